@@ -1,0 +1,241 @@
+"""Open a trace: everything is checked before anything is mapped, and nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from traces.check import check_rows, check_steps
+from traces.errors import TraceError, UserError, one_of
+from traces.format import (
+    MANIFEST_FILE,
+    PREDICTED,
+    REQUESTS_FILE,
+    SIGNALS,
+    STEP_DTYPE,
+    STEPS_FILE,
+    Array,
+    Request,
+    absent_id,
+    check_trailing,
+    refusal,
+    signal_dtype,
+)
+from traces.manifest import FileEntry, Manifest, parse_manifest
+from traces.npy import check_header, read_header
+from traces.requests import parse_requests
+
+VERIFY = ("full", "hash", "shape")
+_MAX_MANIFEST = 16 * 2**20
+_CHUNK = 8 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A trace that has been checked. Arrays are read-only; all but ``steps`` are memory-mapped.
+
+    Shapes: ``expert_ids`` and ``expert_weights`` [N, L, K], ``router_probs`` and ``router_choice``
+    [N, L, E], ``gate_ahead`` [N, L, A, K] (entry a: the gate of layer l + 1 + a on what entered the gate of
+    layer l), ``hidden`` [N, L, D'], ``embedding`` [N, D], ``token_ids`` [N]; None where not recorded.
+    ``requests[r].request == r``. ``sha256`` identifies the trace with all of its files.
+    """
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+    requests: tuple[Request, ...]
+    steps: Array
+    expert_ids: np.memmap
+    expert_weights: np.memmap | None = None
+    router_probs: np.memmap | None = None
+    router_choice: np.memmap | None = None
+    gate_ahead: np.memmap | None = None
+    hidden: np.memmap | None = None
+    embedding: np.memmap | None = None
+    token_ids: np.memmap | None = None
+    _first_steps: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        bounds = np.searchsorted(self.steps["request"], np.arange(len(self.requests) + 1))
+        object.__setattr__(self, "_first_steps", bounds)
+
+    @property
+    def L(self) -> int:  # noqa: N802
+        """MoE layers."""
+        return self.manifest.model.n_layers
+
+    @property
+    def E(self) -> int:  # noqa: N802
+        """Experts per layer."""
+        return self.manifest.model.n_experts
+
+    @property
+    def K(self) -> int:  # noqa: N802
+        """Experts per token and layer, at most."""
+        return self.manifest.model.top_k
+
+    @property
+    def N(self) -> int:  # noqa: N802
+        """Rows: tokens recorded."""
+        return self.manifest.counts.tokens
+
+    @property
+    def absent(self) -> int:
+        """The id that marks an absent entry."""
+        return absent_id(self.E)
+
+    def has(self, signal: str) -> bool:
+        """Say whether ``signal`` was recorded; raises UserError for a name the format does not know."""
+        if signal not in SIGNALS:
+            raise UserError(f"signal is {signal!r}; allowed: {one_of(SIGNALS)}")
+        return getattr(self, signal) is not None
+
+    def steps_of(self, request: int) -> slice:
+        """Return where the steps of ``request`` (0 to the number of requests - 1) lie in ``steps``."""
+        if not 0 <= request < len(self.requests):
+            raise UserError(f"request is {request}; allowed: 0 to {len(self.requests) - 1}")
+        return slice(int(self._first_steps[request]), int(self._first_steps[request + 1]))
+
+
+def open_trace(path: str | os.PathLike[str], verify: str = "full") -> Trace:
+    """Open the trace in folder ``path``.
+
+    ``verify``: "shape" checks the manifest, every header against it and against the size of its file, the
+    requests and the steps; "hash" also the SHA-256 of every file; "full" also every value, in chunks of
+    bounded memory. Raises TraceError with one line that names file, field, value and what is allowed.
+    """
+    if verify not in VERIFY:
+        raise UserError(f"verify is {verify!r}; allowed: {one_of(VERIFY)}")
+    folder = Path(path)
+    try:
+        return _open(folder, verify)
+    except OSError as error:
+        raise TraceError(
+            f"{folder}: {error.strerror or error}; allowed: a readable folder with a trace"
+        ) from None
+
+
+def _open(folder: Path, verify: str) -> Trace:
+    if not folder.is_dir():
+        raise TraceError(f"{folder}: not a folder; allowed: a folder with {MANIFEST_FILE}")
+    with _regular(folder, MANIFEST_FILE) as stream:
+        raw = stream.read(_MAX_MANIFEST + 1)
+    if len(raw) > _MAX_MANIFEST:
+        raise refusal(MANIFEST_FILE, "size", "larger", f"at most {_MAX_MANIFEST} bytes")
+    manifest = parse_manifest(raw)
+    _check_listing(folder, manifest)
+    for name, entry in manifest.files.items():
+        _check_file(folder, name, entry, hashed=verify != "shape")
+
+    with _regular(folder, REQUESTS_FILE) as stream:
+        requests = parse_requests(stream.read())
+    counts = manifest.counts
+    if len(requests) != counts.requests:
+        raise refusal(
+            REQUESTS_FILE, "number of requests", len(requests), f"{counts.requests}, as in {MANIFEST_FILE}"
+        )
+    steps = np.array(_map(folder, STEPS_FILE, manifest, STEP_DTYPE, (counts.steps,)))
+    steps.setflags(write=False)
+    check_steps(requests, steps, 0, counts.tokens)
+    signals = {name: _signal(folder, name, manifest) for name in SIGNALS if f"{name}.npy" in manifest.files}
+    if verify == "full":
+        _check_values(signals, manifest)
+    return Trace(folder, manifest, hashlib.sha256(raw).hexdigest(), requests, steps, **signals)
+
+
+def _regular(folder: Path, name: str) -> BinaryIO:
+    """Open a file that lies in the folder itself: a link could lead out of it, a pipe could hang."""
+    if not stat.S_ISREG((folder / name).lstat().st_mode):
+        raise refusal(name, "kind of file", "not a regular file", "a regular file; links are not followed")
+    return (folder / name).open("rb")
+
+
+def _check_listing(folder: Path, manifest: Manifest) -> None:
+    found = {entry.name for entry in folder.iterdir()}
+    listed = {MANIFEST_FILE, *manifest.files}
+    for name in sorted(found - listed - {PREDICTED}):
+        raise refusal(name, "name", name, f"the files that {MANIFEST_FILE} lists: {one_of(manifest.files)}")
+    for name in sorted(listed - found):
+        raise refusal(name, "file", "missing", f"present, as {MANIFEST_FILE} lists it")
+    if PREDICTED in found:
+        _check_predicted(folder / PREDICTED)
+
+
+def _check_predicted(folder: Path) -> None:
+    """Predictors add their outputs later, so no hash of the trace covers them; still, only plain files."""
+    entries = [folder, *folder.rglob("*")]
+    for entry in entries:
+        name = entry.relative_to(folder.parent).as_posix()
+        mode = entry.lstat().st_mode
+        deep = len(entry.relative_to(folder).parts)
+        if deep < 2 and not stat.S_ISDIR(mode):
+            raise refusal(name, "kind of file", "not a folder", f"folders {PREDICTED}/NAME")
+        if deep >= 2 and not (stat.S_ISREG(mode) and entry.suffix in (".npy", ".json")):
+            raise refusal(name, "kind of file", entry.name, "regular .npy and .json files")
+        if entry.suffix == ".npy" and deep >= 2:
+            with entry.open("rb") as stream:
+                read_header(stream, name)
+
+
+def _check_file(folder: Path, name: str, entry: FileEntry, *, hashed: bool) -> None:
+    with _regular(folder, name) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size != entry.bytes:
+            raise refusal(name, "size", f"{size} bytes", f"{entry.bytes} bytes, as in {MANIFEST_FILE}")
+        if hashed and (found := hash_stream(stream)) != entry.sha256:
+            raise refusal(name, "SHA-256", found, f"{entry.sha256}, as in {MANIFEST_FILE}")
+
+
+def hash_stream(stream: BinaryIO) -> str:
+    """Return the SHA-256 of what remains in ``stream``, read in chunks."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(2**20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _signal(folder: Path, name: str, manifest: Manifest) -> np.memmap:
+    model = manifest.model
+    shape = manifest.files[f"{name}.npy"].shape or ()
+    check_trailing(MANIFEST_FILE, name, shape[1:], model.n_layers, model.n_experts, model.top_k)
+    full = (manifest.counts.tokens, *shape[1:])
+    return _map(folder, f"{name}.npy", manifest, signal_dtype(name, model.n_experts), full)
+
+
+def _map(folder: Path, name: str, manifest: Manifest, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    with _regular(folder, name) as stream:
+        header = read_header(stream, name)
+        check_header(header, name, dtype, shape, os.fstat(stream.fileno()).st_size)
+        entry = manifest.files[name]
+        if (entry.dtype, entry.shape) != (header.descr, header.shape):
+            found = f"{entry.dtype} {entry.shape}"
+            raise refusal(
+                MANIFEST_FILE, f"dtype and shape of {name}", found, f"{header.descr} {header.shape}"
+            )
+        return np.memmap(stream, dtype=dtype, mode="r", offset=header.offset, shape=shape)
+
+
+def row_chunks(rows: int, row_bytes: int) -> Iterator[slice]:
+    """Cut ``rows`` rows into slices of some megabytes, at least one row each."""
+    size = max(1, _CHUNK // max(1, row_bytes))
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))
+
+
+def _check_values(signals: dict[str, np.memmap], manifest: Manifest) -> None:
+    """Check every value, one signal at a time; weights are checked along with their ids."""
+    for name, array in signals.items():
+        together = (
+            {name: array} if name != "expert_weights" else {"expert_ids": signals["expert_ids"], name: array}
+        )
+        row_bytes = sum(part.nbytes // part.shape[0] for part in together.values())
+        for chunk in row_chunks(manifest.counts.tokens, row_bytes):
+            rows = {key: np.asarray(part[chunk]) for key, part in together.items()}
+            check_rows(rows, manifest.model.n_experts, chunk.start)

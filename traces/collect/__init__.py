@@ -1,0 +1,1 @@
+"""The collector: records what a Hugging Face MoE model's routers decide while it generates."""

@@ -1,0 +1,56 @@
+"""`key=value` arguments, checked on entry against a dataclass of defaults."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
+
+from traces.errors import UserError, one_of
+
+T = TypeVar("T")
+
+
+def parse_options(cls: type[T], args: list[str]) -> T:
+    """Build dataclass `cls` from `key=value` arguments.
+
+    A field's annotation (`str`, `int`, `float`) says how its value is read; a field without a default must be
+    given. Raises UserError for an unknown, repeated, missing or unreadable key, naming the allowed set.
+    """
+    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+    given: dict[str, Any] = {}
+    for arg in args:
+        key, equals, value = arg.partition("=")
+        if not equals:
+            raise UserError(f"{arg!r} is not key=value; allowed keys: {one_of(known)}")
+        if key not in known:
+            raise UserError(f"unknown key {key!r} in {arg!r}; allowed: {one_of(known)}")
+        if key in given:
+            raise UserError(f"{key!r} is given twice")
+        given[key] = _read(key, value, str(known[key].type))
+    missing = [f.name for f in known.values() if f.default is MISSING and f.name not in given]
+    if missing:
+        raise UserError(f"missing {one_of(f'{name}=' for name in missing)}; allowed keys: {one_of(known)}")
+    return cls(**given)
+
+
+def _read(key: str, value: str, kind: str) -> object:
+    readers = {"str": str, "int": int, "float": float}
+    try:
+        return readers[kind](value)
+    except ValueError:
+        raise UserError(
+            f"{key}={value!r} is not {'a whole number' if kind == 'int' else 'a number'}"
+        ) from None
+
+
+def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise UserError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise UserError(f"{key}={value!r} is not known; allowed: {one_of(allowed)}")
+
+
+def check_range(key: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Raise UserError unless low <= value <= high (NaN is refused too)."""
+    if not low <= value <= high:
+        allowed = f"at least {low:g}" if high == float("inf") else f"{low:g} to {high:g}"
+        raise UserError(f"{key}={value:g} is out of range; allowed: {allowed}")

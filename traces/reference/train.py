@@ -1,0 +1,162 @@
+"""Train the reference model, seeded and resumable, on a CPU or a GPU.
+
+    python -m traces.reference.train tokens=9000000 [minutes=80] [device=cuda] [seed=0] [folder=.text]
+
+reads the token arrays of `traces.reference.tokens`, keeps FOLDER/run/checkpoint.pt, and resumes from it. The
+model is exported by `traces.reference.export`, from any checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from transformers import OlmoeForCausalLM
+
+from traces.collect.options import check_range, parse_options
+from traces.errors import UserError
+from traces.reference.architecture import SORTED, balance_loss, build
+from traces.reference.text import DOMAINS
+
+BALANCE_WEIGHT = 0.01
+SAVE_EVERY_S = 240.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """`minutes` > 0 anneals early enough to end by then; the run then depends on the machine's speed."""
+
+    tokens: int
+    minutes: float = 0.0
+    seed: int = 0
+    batch: int = 16
+    length: int = 256
+    rate: float = 2e-3
+    warm_up: int = 100
+    decay: float = 0.1
+    device: str = "cpu"
+    folder: str = ".text"
+
+
+class Batches:
+    """Windows of `length` + 1 tokens; domains are drawn with probability ~ sqrt(tokens)."""
+
+    def __init__(self, folder: Path, part: str) -> None:
+        files = [folder / "tokens" / f"{domain.name}.{part}.npy" for domain in DOMAINS]
+        if missing := [file for file in files if not file.exists()]:
+            raise UserError(f"{missing[0]} is missing: run python -m traces.reference.tokens first")
+        self.arrays = [np.load(file, mmap_mode="r") for file in files]
+        sizes = np.sqrt([len(array) for array in self.arrays])
+        self.shares = sizes / sizes.sum()
+
+    def draw(self, seed: int, step: int, batch: int, length: int) -> tuple[Tensor, np.ndarray]:
+        """The batch of `step` (int64 [batch, length + 1]) and its domains [batch]: a function of the seed."""
+        rng = np.random.default_rng([seed, step])
+        domains = rng.choice(len(self.arrays), size=batch, p=self.shares)
+        rows = []
+        for domain in domains:
+            array = self.arrays[domain]
+            start = rng.integers(len(array) - length)
+            rows.append(array[start : start + length + 1].astype(np.int64))
+        return torch.from_numpy(np.stack(rows)), domains
+
+
+def rate_at(progress: float, step: int, options: Options) -> float:
+    """Linear warm-up over steps, then cosine over `progress` (0 to 1) down to 2 % of the peak."""
+    warm = min(1.0, (step + 1) / options.warm_up)
+    return options.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def losses(model: OlmoeForCausalLM, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Next-token loss in nats and balance loss of int64 `batch` [B, T + 1]."""
+    inputs, targets = batch[:, :-1], batch[:, 1:]
+    out = model.model(input_ids=inputs, output_router_logits=True, use_cache=False)
+    logits = model.lm_head(out.last_hidden_state)
+    text = F.cross_entropy(logits.flatten(0, 1).float(), targets.reshape(-1))
+    return text, balance_loss(out.router_logits, model.config.num_experts_per_tok)
+
+
+def optimizer_of(model: nn.Module, options: Options) -> torch.optim.AdamW:
+    """AdamW; norms are not decayed."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": options.decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.95), fused=True)
+
+
+@dataclass
+class Run:
+    """What a checkpoint holds beside the weights: enough to go on, and the run's history."""
+
+    step: int
+    elapsed_s: float
+    curve: list[dict[str, float]]
+
+
+def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: Run, options: Options) -> None:
+    """Write the checkpoint at `path`, atomically."""
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "run": asdict(run)}
+    part = path.with_suffix(".part")
+    torch.save({**state, "options": asdict(options), "command": sys.argv[1:]}, part)
+    part.replace(path)
+
+
+def train(options: Options) -> None:
+    """Train until `tokens` tokens are seen or `minutes` have passed, whichever is first."""
+    check_range("tokens", options.tokens, options.batch * options.length)
+    check_range("minutes", options.minutes, 0)
+    folder = Path(options.folder)
+    checkpoint = folder / "run" / "checkpoint.pt"
+    checkpoint.parent.mkdir(exist_ok=True)
+    batches = Batches(folder, "train")
+    cuda = options.device.startswith("cuda")
+    model = build(options.seed).to(options.device)
+    model.set_experts_implementation("grouped_mm" if cuda else SORTED)
+    optimizer = optimizer_of(model, options)
+    run = Run(0, 0.0, [])
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=options.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        run = Run(**state["run"])
+
+    tokens_per_step = options.batch * options.length
+    started_s = time.monotonic() - run.elapsed_s
+    saved_s = run.elapsed_s
+    progress = 0.0
+    while progress < 1.0:
+        batch, _ = batches.draw(options.seed, run.step, options.batch, options.length)
+        progress = (run.step + 1) * tokens_per_step / options.tokens
+        if options.minutes:
+            progress = max(progress, run.elapsed_s / (60 * options.minutes))
+        rate = rate_at(progress, run.step, options)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(options.device.split(":")[0], torch.bfloat16, enabled=cuda):
+            text, balance = losses(model, batch.to(options.device))
+        (text + BALANCE_WEIGHT * balance).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        run.step += 1
+        run.elapsed_s = time.monotonic() - started_s
+        if run.step % 20 == 0 or progress >= 1.0:
+            point = {"tokens": run.step * tokens_per_step, "loss": text.item(), "balance": balance.item()}
+            run.curve.append({**point, "rate": rate})
+            speed = run.step * tokens_per_step / run.elapsed_s
+            print(json.dumps({**point, "tokens_per_s": round(speed)}), file=sys.stderr, flush=True)
+        if run.elapsed_s - saved_s > SAVE_EVERY_S or progress >= 1.0:
+            save(checkpoint, model, optimizer, run, options)
+            saved_s = run.elapsed_s
+
+
+if __name__ == "__main__":
+    train(parse_options(Options, sys.argv[1:]))

@@ -1,0 +1,106 @@
+"""Strict readers: a plain mapping in, a frozen dataclass out, or one line of error.
+
+A dataclass annotates each key with its reader (``Annotated[int, whole(1)]``); :func:`record` applies
+them. Nothing is defaulted or converted: every key is there, of its type and in its range. Decimals
+become exact fractions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from traces.errors import UserError, one_of
+
+Reader = Callable[[Any, str], Any]
+T = TypeVar("T")
+
+
+def whole(at_least: int) -> Reader:
+    def read(value: Any, where: str) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+            raise refusal(value, where, f"a whole number of at least {at_least}")
+        return value
+
+    return read
+
+
+def number(*, zero: bool = False, at_most: int | None = None) -> Reader:
+    allowed = f"a finite number {'of at least' if zero else 'above'} 0"
+    allowed += f" and at most {at_most}" if at_most is not None else ""
+
+    def read(value: Any, where: str) -> Fraction:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise refusal(value, where, allowed)
+        try:
+            exact = Fraction(str(value))  # the decimal as written: 0.1 is one tenth on every platform
+        except ValueError:
+            raise refusal(value, where, allowed) from None
+        if exact < 0 or (exact == 0 and not zero) or (at_most is not None and exact > at_most):
+            raise refusal(value, where, allowed)
+        return exact
+
+    return read
+
+
+def text(*choices: str) -> Reader:
+    def read(value: Any, where: str) -> str:
+        if not isinstance(value, str) or not value.strip() or (choices and value not in choices):
+            raise refusal(value, where, one_of(choices) if choices else "a text that is not empty")
+        return value
+
+    return read
+
+
+def by_name(item: Reader) -> Reader:
+    def read(value: Any, where: str) -> dict[str, Any]:
+        if not isinstance(value, Mapping) or not value or not all(isinstance(key, str) for key in value):
+            raise refusal(value, where, "a mapping with at least one name")
+        return {key: item(value[key], f"{where}.{key}") for key in value}
+
+    return read
+
+
+def each(item: Reader) -> Reader:
+    def read(value: Any, where: str) -> tuple[Any, ...]:
+        if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+            raise refusal(value, where, "a list")
+        return tuple(item(member, f"{where}[{i}]") for i, member in enumerate(value))
+
+    return read
+
+
+def nullable(item: Reader) -> Reader:
+    return lambda value, where: None if value is None else item(value, where)
+
+
+def record(kind: type[T]) -> Callable[[Any, str], T]:
+    """Read a mapping into the dataclass `kind`, whose annotations carry the reader of each key."""
+
+    def read(value: Any, where: str) -> T:
+        hints = get_type_hints(kind, include_extras=True)
+        readers = {key: hint.__metadata__[0] for key, hint in hints.items() if hasattr(hint, "__metadata__")}
+        if not isinstance(value, Mapping):
+            raise refusal(value, where, f"a mapping with the keys {one_of(readers)}")
+        for key in value:
+            if key not in readers:
+                raise UserError(f"{where}.{key}={value[key]!r}: unknown key; allowed: {one_of(readers)}")
+        for key in readers:
+            if key not in value:
+                raise UserError(f"{where}.{key} is missing; required: {one_of(readers)}")
+        return kind(**{key: reader(value[key], f"{where}.{key}") for key, reader in readers.items()})
+
+    return read
+
+
+def refusal(value: Any, where: str, allowed: str) -> UserError:
+    return UserError(f"{where}={value!r}: allowed: {allowed}")
+
+
+Text = Annotated[str, text()]
+Count = Annotated[int, whole(1)]
+Params = Annotated[int, whole(0)]
+Rate = Annotated[Fraction, number()]
+Delay = Annotated[Fraction, number(zero=True)]
+Share = Annotated[Fraction, number(at_most=1)]

@@ -1,0 +1,100 @@
+"""A machine's figures: published by others or measured here. GB = 10^9 bytes; units are in the names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Any, Self
+
+from sim.profiles.fields import (
+    Count,
+    Delay,
+    Rate,
+    Share,
+    Text,
+    by_name,
+    nullable,
+    number,
+    record,
+    text,
+    whole,
+)
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Share of each peak that is reached; 1 is the bare roofline."""
+
+    flops: Share
+    hbm: Share
+
+
+@dataclass(frozen=True)
+class Gpu:
+    memory_bytes: Count
+    hbm_gb_per_s: Rate
+    tflops: Annotated[
+        dict[str, Fraction], by_name(number())
+    ]  # dense tensor peak, 10^12 flop/s, by compute dtype
+    launch_us: Delay  # per expert launched
+    efficiency: Annotated[Efficiency, record(Efficiency)]
+
+
+@dataclass(frozen=True)
+class Link:
+    h2d_gb_per_s: Rate  # from pinned memory
+    d2h_gb_per_s: Rate
+    overhead_us: Delay  # per copy call
+    depth: Count  # copies handed over at once; these always finish
+    pageable_gb_per_s: Annotated[Fraction | None, nullable(number())]
+
+
+@dataclass(frozen=True)
+class Host:
+    dram_gb_per_s: Annotated[Fraction | None, nullable(number())]
+    cpu_threads: Annotated[int | None, nullable(whole(1))]
+    predictor_threads: Count
+
+
+@dataclass(frozen=True)
+class Software:
+    layer_overhead_us: Delay  # per MoE layer and pass
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where each figure is from; a text that begins with ``inferred`` is a modelling choice."""
+
+    memory_bytes: Text
+    hbm_gb_per_s: Text
+    tflops: Text
+    launch_us: Text
+    h2d_gb_per_s: Text
+    d2h_gb_per_s: Text
+    overhead_us: Text
+    pageable_gb_per_s: Text
+    dram_gb_per_s: Text
+
+
+@dataclass(frozen=True)
+class HardwareProfile:
+    """One GPU, its link and its host."""
+
+    name: Text
+    provenance: Annotated[str, text("published", "measured")]
+    sources: Annotated[Sources, record(Sources)]
+    gpu: Annotated[Gpu, record(Gpu)]
+    link: Annotated[Link, record(Link)]
+    host: Annotated[Host, record(Host)]
+    software: Annotated[Software, record(Software)]
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any], where: str = "hardware") -> Self:
+        """Read the keys above; UserError names the offending one."""
+        return record(cls)(mapping, where)
+
+    @property
+    def inferred(self) -> tuple[str, ...]:
+        """The figures that no source states."""
+        return tuple(key for key, source in vars(self.sources).items() if source.startswith("inferred"))

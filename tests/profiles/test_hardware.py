@@ -1,0 +1,70 @@
+"""The shipped machines and their strict reader."""
+
+import copy
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+from sim.profiles import HardwareProfile, shipped
+from traces.errors import UserError
+
+NAMES = ["a100", "h100", "h200", "jetson_agx_orin", "rtx_3090", "rtx_4090"]
+
+
+def test_every_shipped_machine_is_tested() -> None:
+    assert sorted(file.name for file in (files("conf") / "hardware").iterdir()) == [
+        f"{n}.yaml" for n in NAMES
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_machines_load_and_say_where_their_figures_are_from(name: str) -> None:
+    hardware = HardwareProfile.from_dict(shipped("hardware", name))
+    assert hardware.name == name
+    assert hardware.provenance == "published"
+    assert {"bfloat16", "float16"} <= set(hardware.gpu.tflops)
+    assert hardware.link.h2d_gb_per_s < hardware.gpu.hbm_gb_per_s
+    assert set(hardware.inferred) < set(vars(hardware.sources))
+
+
+def test_the_unpublished_link_of_the_h200_is_marked() -> None:
+    assert "h2d_gb_per_s" in HardwareProfile.from_dict(shipped("hardware", "h200")).inferred
+    assert "h2d_gb_per_s" not in HardwareProfile.from_dict(shipped("hardware", "a100")).inferred
+
+
+def test_decimals_are_exact() -> None:
+    hbm = HardwareProfile.from_dict(shipped("hardware", "rtx_3090")).gpu.hbm_gb_per_s
+    assert (hbm.numerator, hbm.denominator) == (4681, 5)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("provenance", "guessed", r"hardware\.provenance='guessed': allowed: published, measured"),
+        ("link.h2d_gb_per_s", 0, r"hardware\.link\.h2d_gb_per_s=0: .*above 0"),
+        ("link.h2d_gb_per_s", -1.5, r"hardware\.link\.h2d_gb_per_s=-1\.5"),
+        ("link.h2d_gb_per_s", "fast", r"hardware\.link\.h2d_gb_per_s='fast'"),
+        ("link.h2d_gb_per_s", True, r"hardware\.link\.h2d_gb_per_s=True"),
+        ("link.h2d_gb_per_s", float("nan"), r"hardware\.link\.h2d_gb_per_s=nan: .*finite"),
+        ("link.h2d_gb_per_s", float("inf"), r"hardware\.link\.h2d_gb_per_s=inf: .*finite"),
+        ("link.overhead_us", -1, r"hardware\.link\.overhead_us=-1: .*at least 0"),
+        ("link.depth", 0, r"hardware\.link\.depth=0"),
+        ("link.bandwith", 1, r"hardware\.link\.bandwith=1: unknown key; allowed: h2d_gb_per_s"),
+        ("gpu.tflops", {}, r"hardware\.gpu\.tflops=\{\}"),
+        ("gpu.efficiency.hbm", 1.1, r"hardware\.gpu\.efficiency\.hbm=1\.1: .*at most 1"),
+        ("gpu", None, r"hardware\.gpu=None: allowed: a mapping with the keys memory_bytes"),
+        ("sources.tflops", "", r"hardware\.sources\.tflops=''"),
+        ("host.cpu_threads", 0, r"hardware\.host\.cpu_threads=0"),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_line(path: str, value: Any, message: str) -> None:
+    mapping: Any = copy.deepcopy(dict(shipped("hardware", "a100")))
+    *parents, key = path.split(".")
+    node = mapping
+    for parent in parents:
+        node = node[parent]
+    node[key] = value
+    with pytest.raises(UserError, match=message) as error:
+        HardwareProfile.from_dict(mapping)
+    assert "\n" not in str(error.value)

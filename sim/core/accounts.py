@@ -1,0 +1,64 @@
+"""The accounts of rule 5: integers that add up, per run, per phase and per layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+PHASES = ("prefill", "decode")
+HIT_KINDS = ("lookups", "recall", "resident", "complete", "bytes_ready", "bytes_demanded")
+STALLS = ("demand_copy", "late_prefetch", "queueing", "predictor", "cpu_experts")
+FATES = ("useful", "late", "useless", "cancelled", "in_flight_at_end")
+
+# Indices into a hit row, in the order of HIT_KINDS.
+LOOKUPS, RECALL, RESIDENT, COMPLETE, BYTES_READY, BYTES_DEMANDED = range(6)
+PREDICTOR, CPU_EXPERTS = 3, 4
+USEFUL, LATE_FATE, USELESS, CANCELLED, IN_FLIGHT = range(5)
+
+
+@dataclass(slots=True)
+class Accounts:
+    """Counters of one measured window. The core counts experts and bytes, the machine counts nanoseconds."""
+
+    n_layers: int
+    hits: list[list[list[int]]] = field(init=False)
+    """[phase][layer][hit kind], over lookups."""
+    fates: list[int] = field(init=False)
+    """Speculative loads by fate."""
+    fate_bytes: list[int] = field(init=False)
+    issued: int = 0
+    demand_bytes: int = 0
+    speculative_bytes: int = 0
+    predicts: bool = False
+    """Whether the policy declared any prediction (recall is null otherwise)."""
+    compute_ns: int = 0
+    stall_ns: list[list[int]] = field(init=False)
+    """[layer][stall kind]."""
+    link_busy_ns: int = 0
+    start_ns: int = 0
+    end_ns: int = 0
+
+    def __post_init__(self) -> None:
+        self.hits = [[[0] * len(HIT_KINDS) for _ in range(self.n_layers)] for _ in PHASES]
+        self.fates = [0] * len(FATES)
+        self.fate_bytes = [0] * len(FATES)
+        self.stall_ns = [[0] * len(STALLS) for _ in range(self.n_layers)]
+
+    def check(self) -> None:
+        """Assert the sums of rule 5. Raises AssertionError with the two sides."""
+        sides = {
+            "speculative loads": (self.issued, sum(self.fates)),
+            "speculative bytes": (self.speculative_bytes, sum(self.fate_bytes)),
+            "wall time": (self.end_ns - self.start_ns, self.compute_ns + sum(map(sum, self.stall_ns))),
+        }
+        for what, (left, right) in sides.items():
+            if left != right:
+                raise AssertionError(f"the accounts do not add up: {what}: {left} != {right}")
+
+    def hit_row(self, phase: int | None = None) -> list[int]:
+        """Sum of the hit rows over layers, of one phase or of both."""
+        phases = self.hits if phase is None else [self.hits[phase]]
+        return [sum(column) for column in zip(*(row for layers in phases for row in layers), strict=True)]
+
+    def stall_row(self) -> list[int]:
+        """Stalled nanoseconds by cause, over layers."""
+        return [sum(column) for column in zip(*self.stall_ns, strict=True)]

@@ -1,0 +1,336 @@
+"""The passive core: residency, queue, pins and accounts, driven by facts and questions (DESIGN section 4).
+
+It has no clock and does no I/O. A machine (simulated or real) tells it what happened, in time order, and asks it
+what to do next; the same sequence of facts and questions gives the same answers on any machine. The answers are
+hashed as they are given: :meth:`Core.digest`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import deque
+from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
+from typing import Protocol
+
+from policies.api import Actions, LayerEvent, Policy, Setup, Signals, Step
+from sim.core.accounts import CANCELLED, IN_FLIGHT, LATE_FATE, USEFUL, USELESS, Accounts
+from sim.core.state import ARRIVED, DEMAND, LATE, NO_FATE, PENDING, SPECULATIVE, CoreError, State
+
+NONE = -1  # next_chunk: nothing to copy now
+WAIT, END = -1, -2  # next_expert: a load must finish first / all of the event's experts have been handed out
+_EVICTED = -3  # in the digest, the eviction of x is _EVICTED - x
+_FLUSH = 1 << 16
+
+
+Rows = tuple[int, int]
+"""Rows of the trace: (first row, rows)."""
+
+
+class StepSignals(Signals, Protocol):
+    """Signals that the core moves along: only the current step, only the layer whose gate has run."""
+
+    layer: int
+
+    def enter(self, parts: Sequence[Rows]) -> None:
+        """A step begins; no gate has run."""
+
+
+def _overridden(policy: Policy, hook: str) -> bool:
+    return getattr(type(policy), hook) is not getattr(Policy, hook)
+
+
+class Core:
+    """One GPU's experts. ``policy`` decides; the core keeps the rules.
+
+    Facts: :meth:`step_begin`, :meth:`gate`, :meth:`prediction`, :meth:`chunk_done`, :meth:`expert_done`,
+    :meth:`step_end`. Questions: :meth:`next_chunk`, :meth:`next_expert`. Chunks are numbered ``expert * C + i``.
+    """
+
+    def __init__(self, policy: Policy, setup: Setup, signals: StepSignals) -> None:
+        own = policy.gpu_bytes()
+        state = State(
+            setup.n_experts, setup.expert_bytes, setup.chunks, setup.budget - own, policy.layer_budgets()
+        )
+        self.setup, self.policy, self.state, self.own_bytes = setup, policy, state, own
+        self.signals = signals
+        self.accounts = Accounts(setup.n_layers)
+        self.pending = False
+        """Whether asking next_chunk may give a chunk: something is queued and not known to be blocked."""
+        self.predictions: list[tuple[int, int, bool]] = []
+        """Predictions asked for and not yet taken by the machine: (tag, latency ns, blocking)."""
+        self.kind = state.kind
+        self._chunks = setup.chunks
+        self._demand: deque[int] = deque()
+        self._queue: list[tuple[float, int, int]] = []  # (-priority, number, expert), stale entries skipped
+        self._number = [0] * len(state.done)  # of an expert's live queue entry
+        self._issue = 0
+        self._ready: deque[int] = deque()
+        self._uncomputed = 0
+        self._expected: list[set[int]] = [set() for _ in range(setup.n_layers)]
+        self._spec_bytes = [0] * len(state.done)
+        self._answers: list[int] = []
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._step = Step(0, False, 0, (), signals)
+        self._event = LayerEvent(0, False, (), (), signals)
+        self._hits = self.accounts.hits[0]
+        self._on_slot = policy.on_slot if _overridden(policy, "on_slot") else None
+        self._on_complete = policy.on_complete if _overridden(policy, "on_complete") else None
+        self._on_evict = policy.on_evict if _overridden(policy, "on_evict") else None
+        self._keep = policy.keep if _overridden(policy, "keep") else None
+        policy.attach(state, Actions(self._prefetch, self._cancel, self._expect, self._predict))
+
+    # -- facts --------------------------------------------------------------------------------------------------
+
+    def step_begin(
+        self, number: int, prefill: bool, requests: Sequence[int], parts: Sequence[Rows], now: int
+    ) -> None:
+        """A forward pass over ``parts`` begins: the trace's rows of each of ``requests``."""
+        self.signals.enter(parts)
+        step = self._step
+        step.number, step.prefill, step.requests = number, prefill, requests
+        step.rows = sum(rows for _, rows in parts)
+        self._event.prefill = prefill
+        self._hits = self.accounts.hits[0 if prefill else 1]
+        self.policy.on_step(step)
+
+    def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int], now: int) -> None:
+        """The gate of ``layer`` has run: classify, pin, queue what is missing, tell the policy. Rule 3."""
+        state, chunks, spec = self.state, self._chunks, self.state.spec
+        done, pinned, kind = state.done, state.pinned, state.kind
+        ready, queue = self._ready, self._demand
+        complete = resident = bytes_ready = 0
+        for x in demand:
+            pinned[x] = 1
+            arrived = done[x]
+            if arrived == chunks:
+                complete += 1
+                if spec[x]:
+                    self._settle(x, USEFUL)
+                ready.append(x)
+                continue
+            if arrived:
+                bytes_ready += state.arrived_bytes[layer * (chunks + 1) + arrived]
+            if state.slot[x]:
+                resident += 1
+            if spec[x]:  # upgraded where it stands
+                self._settle(x, LATE_FATE)
+                kind[x] = LATE
+                state.dropping[x] = 0
+                if state.given[x] < chunks:
+                    queue.append(x)
+            else:
+                kind[x] = DEMAND
+                queue.append(x)
+        n = len(demand)
+        self._uncomputed = n
+        size = state.size[layer * state.n_experts]
+        row = self._hits[layer]
+        row[0] += n
+        row[2] += complete + resident
+        row[3] += complete
+        row[4] += complete * size + bytes_ready
+        row[5] += n * size
+        expected = self._expected[layer]
+        if expected:
+            row[1] += sum(x in expected for x in demand)
+            expected.clear()
+        if queue:
+            self.pending = True
+        self.signals.layer = layer
+        event = self._event
+        event.layer, event.demand, event.tokens = layer, demand, tokens
+        self.policy.on_gate(event)
+
+    def prediction(self, tag: int, now: int) -> None:
+        """A prediction asked for with ``actions.predict`` is done."""
+        self.policy.on_prediction(tag)
+
+    def chunk_done(self, chunk: int, now: int) -> None:
+        """A chunk that :meth:`next_chunk` gave has arrived."""
+        state = self.state
+        x = chunk // self._chunks
+        arrived = state.done[x] + 1
+        state.done[x] = arrived
+        if arrived == self._chunks:
+            state.dropping[x] = 0
+            if state.pinned[x]:
+                self._ready.append(x)
+            elif state.spec[x] == PENDING:
+                state.spec[x] = ARRIVED
+            if self._on_complete is not None:
+                self._on_complete(x)
+        elif state.dropping[x] and arrived == state.given[x]:
+            state.dropping[x] = 0
+            self._evict(x)
+        if self._demand or self._queue:  # what was on the link can be evicted now
+            self.pending = True
+
+    def expert_done(self, x: int, now: int) -> None:
+        """An expert that :meth:`next_expert` gave has been computed: its pin ends."""
+        self.state.pinned[x] = 0
+        if self._keep is not None and not self._keep(x):
+            self._evict(x)
+        if self._demand or self._queue:
+            self.pending = True
+
+    def step_end(self, now: int) -> None:
+        """The forward pass has ended."""
+        if len(self._answers) > _FLUSH:
+            self._flush()
+
+    # -- questions ----------------------------------------------------------------------------------------------
+
+    def next_expert(self) -> int:
+        """Which expert of the event to compute: complete ones in order of completion; WAIT or END."""
+        if self._ready:
+            x = self._ready.popleft()
+            self._uncomputed -= 1
+        else:
+            x = WAIT if self._uncomputed else END
+        self._answers.append(x)
+        return x
+
+    def next_chunk(self) -> int:
+        """Which chunk to copy: demand before speculative, then priority, then first come. Takes the slot."""
+        queue, state = self._demand, self.state
+        if queue:
+            x = queue[0]
+            if not state.slot[x] and not self._make_room(x, False):
+                # Waves: no room for the first in line, but an upgraded load may hold its slot already.
+                x = next((y for y in queue if state.slot[y]), NONE)
+            if x != NONE:
+                given = state.given[x]
+                state.given[x] = given + 1
+                chunk = x * self._chunks + given
+                if given + 1 == self._chunks:
+                    queue.remove(x)
+                    self.pending = bool(queue or self._queue)
+                self.accounts.demand_bytes += state.chunk_bytes[chunk]
+                self._answers.append(chunk)
+                return chunk
+        x = self._next_speculative()
+        if x == NONE:
+            self.pending = False
+            self._answers.append(NONE)
+            return NONE
+        given = state.given[x]
+        state.given[x] = given + 1
+        chunk = x * self._chunks + given
+        if given + 1 == self._chunks:
+            heappop(self._queue)
+            self.pending = bool(self._queue)
+        self._spec_bytes[x] += state.chunk_bytes[chunk]
+        self.accounts.speculative_bytes += state.chunk_bytes[chunk]
+        self._answers.append(chunk)
+        return chunk
+
+    def digest(self) -> str:
+        """Hash of all answers given so far, evictions included."""
+        self._flush()
+        return self._hash.hexdigest()
+
+    # -- the measured window ------------------------------------------------------------------------------------
+
+    def measure_from(self, now: int) -> None:
+        """Forget what was counted so far (warm-up). Loads without a fate are carried in, with their bytes."""
+        carried = [x for x, fate in enumerate(self.state.spec) if fate]
+        self.accounts = Accounts(self.setup.n_layers, predicts=self.accounts.predicts, start_ns=now)
+        self.accounts.issued = len(carried)
+        self.accounts.speculative_bytes = sum(self._spec_bytes[x] for x in carried)
+        self.state.peak = self.state.used
+
+    def finish(self, now: int) -> Accounts:
+        """Settle the loads without a fate, close the window and return the accounts."""
+        for x, fate in enumerate(self.state.spec):
+            if fate:
+                self._settle(x, USELESS if fate == ARRIVED else IN_FLIGHT)
+        self.accounts.end_ns = now
+        self.accounts.check()
+        return self.accounts
+
+    # -- actions of the policy ----------------------------------------------------------------------------------
+
+    def _prefetch(self, x: int, priority: float = 0.0) -> bool:
+        state = self.state
+        if state.done[x] == self._chunks or (state.pinned[x] and state.done[x] < self._chunks):
+            return False
+        if state.spec[x] == NO_FATE:
+            state.spec[x] = PENDING
+            state.kind[x] = SPECULATIVE
+            self._spec_bytes[x] = 0
+            self.accounts.issued += 1
+        state.dropping[x] = 0
+        if state.given[x] < self._chunks:
+            self._issue += 1
+            self._number[x] = self._issue
+            heappush(self._queue, (-priority, self._issue, x))
+            self.pending = True
+        return True
+
+    def _cancel(self, x: int) -> bool:
+        state = self.state
+        if state.spec[x] != PENDING:
+            return False
+        self._number[x] = 0
+        if state.given[x] > state.done[x]:
+            state.dropping[x] = 1
+        elif state.slot[x]:
+            self._evict(x)
+        else:
+            self._settle(x, CANCELLED)
+        return True
+
+    def _expect(self, experts: Iterable[int]) -> None:
+        self.accounts.predicts = True
+        for x in experts:
+            self._expected[x // self.state.n_experts].add(x)
+
+    def _predict(self, tag: int, latency_ns: int, blocking: bool) -> None:
+        self.predictions.append((tag, latency_ns, blocking))
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _next_speculative(self) -> int:
+        state, heap = self.state, self._queue
+        while heap:
+            _, number, x = heap[0]
+            if state.spec[x] != PENDING or self._number[x] != number:
+                heappop(heap)  # cancelled, upgraded, evicted or queued anew
+            elif state.slot[x] or self._make_room(x, True):
+                return x
+            else:
+                break
+        return NONE
+
+    def _make_room(self, x: int, speculative: bool) -> bool:
+        state = self.state
+        while not state.fits(x):
+            victim = self.policy.victim(x, speculative)
+            if victim is None:
+                return False
+            self._evict(victim)
+        state.take(x)
+        if self._on_slot is not None:
+            self._on_slot(x)
+        return True
+
+    def _evict(self, x: int) -> None:
+        state = self.state
+        state.release(x)
+        if state.spec[x]:
+            self._settle(x, USELESS if state.spec[x] == ARRIVED else CANCELLED)
+        self._answers.append(_EVICTED - x)
+        if self._on_evict is not None:
+            self._on_evict(x)
+
+    def _settle(self, x: int, fate: int) -> None:
+        self.state.spec[x] = NO_FATE
+        self.accounts.fates[fate] += 1
+        self.accounts.fate_bytes[fate] += self._spec_bytes[x]
+        self._spec_bytes[x] = 0
+
+    def _flush(self) -> None:
+        self._hash.update(array("q", self._answers).tobytes())
+        self._answers.clear()

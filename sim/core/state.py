@@ -1,0 +1,136 @@
+"""Residency: who has a slot, how much of it has arrived, who is pinned. No clock, no policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class CoreError(RuntimeError):
+    """An invariant of the core is broken: a bug in the core, in a machine or in a policy, never a user's mistake."""
+
+
+# What a load is, seen from compute that waits for one of its chunks; indexes the stall accounts.
+DEMAND, LATE, SPECULATIVE = 0, 1, 2
+
+# A speculative load's life.
+NO_FATE, PENDING, ARRIVED = 0, 1, 2
+
+
+def split_chunks(nbytes: int, chunks: int) -> list[int]:
+    """Cut one expert into copy calls, the first ones a byte larger where it does not divide."""
+    size, rest = divmod(nbytes, chunks)
+    return [size + (i < rest) for i in range(chunks)]
+
+
+class State:
+    """Flat tables over experts (``layer * E + index``) and chunks (``expert * C + i``); read by policies as the View.
+
+    The lists are shared with the core, which indexes them directly: they are never rebound.
+    """
+
+    __slots__ = (
+        "arrived_bytes",
+        "capacity",
+        "chunk_bytes",
+        "chunks",
+        "dropping",
+        "done",
+        "given",
+        "kind",
+        "layer_capacity",
+        "layer_used",
+        "n_experts",
+        "peak",
+        "pinned",
+        "size",
+        "slot",
+        "spec",
+        "used",
+    )
+
+    def __init__(
+        self,
+        n_experts: int,
+        expert_bytes: Sequence[int],
+        chunks: int,
+        capacity: int,
+        layer_capacity: Sequence[int] | None,
+    ) -> None:
+        total = n_experts * len(expert_bytes)
+        self.n_experts = n_experts
+        self.chunks = chunks
+        self.capacity = capacity
+        self.layer_capacity = list(layer_capacity) if layer_capacity is not None else None
+        self.layer_used = [0] * len(expert_bytes)
+        self.used = 0
+        self.peak = 0
+        self.size = [b for b in expert_bytes for _ in range(n_experts)]
+        self.chunk_bytes = [
+            c for b in expert_bytes for _ in range(n_experts) for c in split_chunks(b, chunks)
+        ]
+        # Bytes on the GPU of an expert of a layer once i chunks are done: index layer * (C + 1) + i.
+        self.arrived_bytes = [
+            sum(split_chunks(b, chunks)[:i]) for b in expert_bytes for i in range(chunks + 1)
+        ]
+        self.slot = bytearray(total)
+        self.given = [0] * total  # chunks handed to the link
+        self.done = [0] * total  # chunks that have arrived
+        self.pinned = bytearray(total)
+        self.kind = [DEMAND] * total  # of the load under way
+        self.spec = [NO_FATE] * total
+        self.dropping = bytearray(total)  # cancelled while a chunk was on the link
+
+    # -- the View -----------------------------------------------------------------------------------------------
+
+    def resident(self, expert: int) -> bool:
+        return self.slot[expert] == 1
+
+    def complete(self, expert: int) -> bool:
+        return self.done[expert] == self.chunks
+
+    def chunks_done(self, expert: int) -> int:
+        return self.done[expert]
+
+    def evictable(self, expert: int) -> bool:
+        return self.slot[expert] == 1 and not self.pinned[expert] and self.given[expert] == self.done[expert]
+
+    def loading(self, expert: int) -> bool:
+        if self.spec[expert] == PENDING:
+            return True
+        return bool(self.pinned[expert]) and self.done[expert] < self.chunks
+
+    def free_bytes(self) -> int:
+        return self.capacity - self.used
+
+    # -- changes, by the core alone -----------------------------------------------------------------------------
+
+    def fits(self, expert: int) -> bool:
+        """Whether a slot for ``expert`` is free, in the pool and in its layer's share."""
+        size = self.size[expert]
+        if self.used + size > self.capacity:
+            return False
+        if self.layer_capacity is None:
+            return True
+        layer = expert // self.n_experts
+        return self.layer_used[layer] + size <= self.layer_capacity[layer]
+
+    def take(self, expert: int) -> None:
+        """Give a slot. Rule 6: the budget holds at every instant."""
+        self.used += self.size[expert]
+        if self.used > self.capacity:
+            raise CoreError(f"budget exceeded: {self.used} > {self.capacity} bytes")
+        if self.used > self.peak:
+            self.peak = self.used
+        self.layer_used[expert // self.n_experts] += self.size[expert]
+        self.slot[expert] = 1
+
+    def release(self, expert: int) -> None:
+        """Take the slot back, with whatever had arrived in it."""
+        if not self.evictable(expert):
+            raise CoreError(
+                f"expert {expert} was to be evicted while it had no slot, was pinned or on the link"
+            )
+        self.used -= self.size[expert]
+        self.layer_used[expert // self.n_experts] -= self.size[expert]
+        self.slot[expert] = 0
+        self.given[expert] = self.done[expert] = 0

@@ -1,0 +1,199 @@
+"""The simulated machine: one GPU stream, one host-to-device link, one predictor thread, on SimPy.
+
+Time is analytic wherever no other actor can act before the next decision: the link is a queue of (end, chunk)
+that is advanced lazily, in time order, and SimPy sees one timeout per layer. Facts at the same time come in the
+order chunk, prediction, expert, gate.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from heapq import heappop, heappush
+
+import simpy
+
+from sim.core.accounts import PREDICTOR, Accounts
+from sim.core.core import NONE, WAIT, Core
+from sim.core.state import CoreError
+from sim.costs import Costs
+from sim.timings import Timings
+from sim.workload import Pass
+
+
+class Link:
+    """Copies chunks in the order that the core gives, ``depth`` of them handed over at a time; runs predictions."""
+
+    def __init__(self, core: Core, copy_ns: Sequence[int], depth: int) -> None:
+        self.core, self.copy_ns, self.depth = core, copy_ns, depth
+        self.under_way: deque[tuple[int, int]] = deque()  # (end, chunk)
+        self.predictions: list[tuple[int, int, int]] = []  # (end, order of asking, tag)
+        self.predictor_free = 0
+        self.asked = 0
+
+    def pump(self, now: int) -> None:
+        """Hand chunks over, as long as the core has some and the link takes them."""
+        core, under_way = self.core, self.under_way
+        while core.pending and len(under_way) < self.depth:
+            chunk = core.next_chunk()
+            if chunk == NONE:
+                return
+            ns = self.copy_ns[chunk]
+            start = under_way[-1][0] if under_way else now
+            core.accounts.link_busy_ns += ns
+            under_way.append((start + ns, chunk))
+
+    def advance(self, now: int) -> None:
+        """Tell the core all that ends up to ``now``, in time order."""
+        core, under_way, predictions = self.core, self.under_way, self.predictions
+        while True:
+            end = under_way[0][0] if under_way else now + 1
+            if predictions and predictions[0][0] < end:
+                end, _, tag = predictions[0]
+                if end > now:
+                    return
+                heappop(predictions)
+                core.prediction(tag, end)
+            elif end <= now:
+                core.chunk_done(under_way.popleft()[1], end)
+            else:
+                return
+            if core.predictions and self.ask(end) > end:
+                raise CoreError("a prediction may block the GPU only from on_step and on_gate")
+            if core.pending:
+                self.pump(end)
+
+    def ask(self, now: int) -> int:
+        """Start the predictions that the policy asked for; returns when the last blocking one ends (or ``now``)."""
+        blocked = now
+        for tag, latency, blocking in self.core.predictions:
+            if blocking:
+                end = blocked = blocked + latency
+            else:
+                end = self.predictor_free = max(now, self.predictor_free) + latency
+            self.asked += 1
+            heappush(self.predictions, (end, self.asked, tag))
+        self.core.predictions.clear()
+        return blocked
+
+    def busy_after(self, now: int) -> int:
+        """Nanoseconds of the copies handed over that lie after ``now``."""
+        left, start = 0, now
+        for end, _ in self.under_way:
+            left += end - start
+            start = end
+        return left
+
+
+class Machine:
+    """Replays passes on one GPU; ``progress`` is told the rows of each pass that has ended."""
+
+    def __init__(
+        self, core: Core, costs: Costs, *, depth: int = 1, progress: Callable[[int], None] | None = None
+    ) -> None:
+        self.core, self.costs = core, costs
+        self.link = Link(core, [costs.copy_ns(b) for b in core.state.chunk_bytes], depth)
+        self.timings = Timings()
+        self.progress = progress
+        self.env = simpy.Environment()
+        self.steps = 0
+
+    def run(self, warmup: Iterable[Pass], measured: Iterable[Pass]) -> Accounts:
+        """Replay ``warmup``, then ``measured``; the accounts are those of the latter."""
+        self.env.process(self._gpu(warmup))
+        self.env.run()
+        start = int(self.env.now)
+        if start:
+            self.core.measure_from(start)
+            self.core.accounts.link_busy_ns = self.link.busy_after(start)
+            self.timings = Timings()
+        self.env.process(self._gpu(measured))
+        self.env.run()
+        now = int(self.env.now)
+        self.core.accounts.link_busy_ns -= self.link.busy_after(now)
+        return self.core.finish(now)
+
+    def _gpu(self, passes: Iterable[Pass]) -> Generator[simpy.Event, object, None]:
+        """The GPU stream: per layer the dense part, the gate, then the experts as they are complete."""
+        env, core, costs, link = self.env, self.core, self.costs, self.link
+        under_way, predictions, kind = link.under_way, link.predictions, core.kind
+        pump, advance, gate = link.pump, link.advance, core.gate
+        next_expert, expert_done = core.next_expert, core.expert_done
+        chunks, launch = core.setup.chunks, costs.launch_ns
+        now = int(env.now)
+        for step in passes:
+            self.steps += 1
+            accounts = core.accounts
+            began, computed, stalled = now, 0, accounts.stall_ns
+            core.step_begin(self.steps, step.prefill, step.requests, step.parts, now)
+            now = self._settle(now, stalled[0])
+            waited = now - began
+            dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
+            single = step.rows == 1
+            for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
+                now += dense
+                computed += dense
+                if (under_way and under_way[0][0] <= now) or predictions:
+                    advance(now)
+                if not demand:
+                    continue
+                gate(layer, demand, tokens, now)
+                if core.pending:
+                    pump(now)
+                if core.predictions:
+                    free = self._settle(now, stalled[layer])
+                    waited += free - now
+                    now = free
+                expert_ns = costs.expert_table(layer, step.rows)
+                ns = expert_ns[1] + launch
+                if not single:
+                    of = dict(zip(demand, tokens, strict=True))
+                while True:
+                    x = next_expert()
+                    if x >= 0:
+                        if not single:
+                            ns = expert_ns[of[x]] + launch
+                        now += ns
+                        computed += ns
+                        if (under_way and under_way[0][0] <= now) or predictions:
+                            advance(now)
+                        expert_done(x, now)
+                        if core.pending:
+                            pump(now)
+                    elif x == WAIT:
+                        if not under_way:
+                            raise CoreError(
+                                f"deadlock in layer {layer}: compute waits and nothing can be copied"
+                            )
+                        end, chunk = under_way[0]
+                        stalled[layer][kind[chunk // chunks]] += end - now
+                        waited += end - now
+                        now = end
+                        advance(now)
+                    else:
+                        break
+                yield env.timeout(now - env.now)
+            head = costs.step_ns(step.rows, step.kv_tokens, step.pairs, len(step.requests))
+            now += head
+            computed += head
+            advance(now)
+            core.step_end(now)
+            yield env.timeout(now - env.now)
+            accounts.compute_ns += computed
+            if now - began != computed + waited:
+                raise CoreError(
+                    f"step {number}: {now - began} ns passed, {computed} + {waited} are accounted for"
+                )
+            self.timings.note(step, began, now)
+            if self.progress is not None:
+                self.progress(step.rows)
+
+    def _settle(self, now: int, stalls: list[int]) -> int:
+        """Let the policy's wishes take effect: copies, then predictions, which may hold the GPU up. Returns when it is free."""
+        self.link.pump(now)
+        if not self.core.predictions:
+            return now
+        free = self.link.ask(now)
+        stalls[PREDICTOR] += free - now
+        self.link.advance(free)
+        return free

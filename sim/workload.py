@@ -1,0 +1,122 @@
+"""Which requests run, in which order, and in which forward passes: a closed loop at batch B."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.costs import attended_pairs
+from sim.demand import Demand, DemandReader, merge
+from traces import DECODE, PREFILL, Trace
+from traces.errors import UserError
+
+
+@dataclass(slots=True)
+class Pass:
+    """One forward pass: the prefill of one request, or one decode token of every active request."""
+
+    prefill: bool
+    requests: tuple[int, ...]
+    parts: list[tuple[int, int]]
+    """Rows of the trace: (first row, rows), one per request."""
+    rows: int
+    kv_tokens: int
+    """Tokens in the KV caches that the pass reads, its own included, summed over requests."""
+    pairs: int
+    """(query, key) pairs that attention computes."""
+    demand: Demand
+    tokens: Demand
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The requests of a run, in order: ``warmup`` are replayed first and not measured."""
+
+    warmup: tuple[int, ...]
+    measured: tuple[int, ...]
+    train: tuple[int, ...]
+    """What a policy may learn from."""
+
+
+def select(trace: Trace, *, seed: int = 0, limit: int | None = None, warmup: int = 0) -> Selection:
+    """Measure the test requests where the trace has a split, else all; a seed other than 0 permutes them.
+
+    Warm-up requests are taken from the train split, or, without a split, from the front. UserError if none is left.
+    """
+    train = tuple(r.request for r in trace.requests if r.split == "train")
+    pool = [r.request for r in trace.requests if r.split != "train"]
+    if seed:
+        pool = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))]
+    before = list(train[:warmup]) if train else pool[:warmup]
+    if not train:
+        pool = pool[warmup:]
+    if warmup > len(before) or not pool:
+        have = len(train) if train else len(before) + len(pool)
+        raise UserError(
+            f"warmup={warmup}: the trace has {have} requests for it, and one must be left to measure"
+        )
+    return Selection(tuple(before), tuple(pool[:limit]), train)
+
+
+_ONES = [[1] * k for k in range(256)]
+
+
+class ClosedLoop:
+    """``batch`` requests are active at a time; when one ends the next is admitted, its prefill running alone."""
+
+    def __init__(self, trace: Trace, batch: int = 1) -> None:
+        self.trace, self.batch = trace, batch
+        self.reader = DemandReader(trace)
+
+    def passes(self, requests: Sequence[int]) -> Iterator[Pass]:
+        """The forward passes that serve ``requests``, in order."""
+        waiting = deque(requests)
+        active: dict[int, Iterator[Pass]] = {}
+        while waiting or active:
+            while waiting and len(active) < self.batch:
+                request = waiting.popleft()
+                yield from self._prefill(request)
+                active[request] = self._decode(request)
+            step = {r: p for r, it in active.items() if (p := next(it, None)) is not None}
+            active = {r: active[r] for r in step}
+            if len(step) == 1:
+                yield from step.values()
+            elif step:
+                yield self._join(list(step.values()))
+
+    def _prefill(self, request: int) -> Iterator[Pass]:
+        for step in self.trace.steps[self.trace.steps_of(request)]:
+            if step["phase"] == PREFILL:
+                n, context = int(step["rows"]), int(step["context"])
+                parts = [(int(step["first_row"]), n)]
+                demand, tokens = self.reader.union(parts)
+                pairs = attended_pairs(n, context)
+                yield Pass(True, (request,), parts, n, context + n, pairs, demand, tokens)
+
+    def _decode(self, request: int) -> Iterator[Pass]:
+        steps = self.trace.steps[self.trace.steps_of(request)]
+        steps = steps[steps["phase"] == DECODE]
+        if not len(steps):
+            return
+        row, context = int(steps["first_row"][0]), int(steps["context"][0])
+        for i, demand in enumerate(self.reader.rows(row, len(steps))):
+            seen = context + i + 1
+            ones = [_ONES[len(d)] for d in demand]
+            yield Pass(False, (request,), [(row + i, 1)], 1, seen, seen, demand, ones)
+
+    @staticmethod
+    def _join(parts: list[Pass]) -> Pass:
+        merged = [merge(list(rows)) for rows in zip(*(p.demand for p in parts), strict=True)]
+        return Pass(
+            False,
+            tuple(p.requests[0] for p in parts),
+            [p.parts[0] for p in parts],
+            len(parts),
+            sum(p.kv_tokens for p in parts),
+            sum(p.pairs for p in parts),
+            [d for d, _ in merged],
+            [t for _, t in merged],
+        )

@@ -145,17 +145,13 @@ class Costs:
         Each is a roofline of its own. Generation wants the logits of one row per request.
         """
         model, dense = self.model, self.model.leading_dense_layers
-        head = self._gpu.ns(
-            2 * model.head_params * logit_rows, model.head_params * model.dense_bytes_per_param
-        )
+        head = self._gpu.ns(2 * model.head_params * logit_rows, model.head_params * model.dense_bytes_per_param)
         return dense.count * self._layer_ns(dense.params_per_layer, tokens, kv_tokens, pairs) + head
 
     def _layer_ns(self, params: int, tokens: int, kv_tokens: int, pairs: int) -> int:
         model = self.model
         flops = 2 * (params * tokens + model.attention_width * pairs)
-        return self._gpu.ns(
-            flops, params * model.dense_bytes_per_param + kv_tokens * model.kv_bytes_per_token
-        )
+        return self._gpu.ns(flops, params * model.dense_bytes_per_param + kv_tokens * model.kv_bytes_per_token)
 
 
 def attended_pairs(tokens: int, context: int) -> int:

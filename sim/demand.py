@@ -20,9 +20,7 @@ class DemandReader:
     def __init__(self, trace: Trace) -> None:
         self._ids = trace.expert_ids
         self._absent = trace.absent
-        self._first = (
-            np.arange(trace.L, dtype=np.int32)[:, None] * trace.E
-        )  # flat number of a layer's expert 0
+        self._first = np.arange(trace.L, dtype=np.int32)[:, None] * trace.E  # flat number of a layer's expert 0
         self._slots = trace.L * trace.E
 
     def rows(self, first: int, count: int) -> Iterator[Demand]:
@@ -33,10 +31,7 @@ class DemandReader:
             if (ids == self._absent).any():
                 absent = (ids == self._absent).tolist()
                 flat = [
-                    [
-                        [x for x, gone in zip(*pair, strict=True) if not gone]
-                        for pair in zip(*row, strict=True)
-                    ]
+                    [[x for x, gone in zip(*pair, strict=True) if not gone] for pair in zip(*row, strict=True)]
                     for row in zip(flat, absent, strict=True)
                 ]
             yield from flat

@@ -162,9 +162,7 @@ class Machine:
                             pump(now)
                     elif x == WAIT:
                         if not under_way:
-                            raise CoreError(
-                                f"deadlock in layer {layer}: compute waits and nothing can be copied"
-                            )
+                            raise CoreError(f"deadlock in layer {layer}: compute waits and nothing can be copied")
                         end, chunk = under_way[0]
                         stalled[layer][kind[chunk // chunks]] += end - now
                         waited += end - now
@@ -181,15 +179,13 @@ class Machine:
             yield env.timeout(now - env.now)
             accounts.compute_ns += computed
             if now - began != computed + waited:
-                raise CoreError(
-                    f"step {number}: {now - began} ns passed, {computed} + {waited} are accounted for"
-                )
+                raise CoreError(f"step {self.steps}: {now - began} ns passed, {computed} + {waited} are accounted for")
             self.timings.note(step, began, now)
             if self.progress is not None:
                 self.progress(step.rows)
 
     def _settle(self, now: int, stalls: list[int]) -> int:
-        """Let the policy's wishes take effect: copies, then predictions, which may hold the GPU up. Returns when it is free."""
+        """Start the copies and predictions that the policy wants; returns when the GPU is free of the latter."""
         self.link.pump(now)
         if not self.core.predictions:
             return now

@@ -33,9 +33,7 @@ class RecordingCore(Core):
         self._now = now
         return now
 
-    def step_begin(
-        self, number: int, prefill: bool, requests: Sequence[int], parts: Sequence[Rows], now: int
-    ) -> None:
+    def step_begin(self, number: int, prefill: bool, requests: Sequence[int], parts: Sequence[Rows], now: int) -> None:
         flat = [n for part in parts for n in part]
         self.log.extend((STEP, self._at(now), number, prefill, len(requests), *requests, *flat))
         super().step_begin(number, prefill, requests, parts, now)
@@ -100,9 +98,7 @@ def replay(log: Sequence[int], core: Core) -> str:
             elif op == STEP:
                 number, prefill, n = take(), bool(take()), take()
                 requests, parts = many(n), many(2 * n)
-                core.step_begin(
-                    number, prefill, requests, list(zip(parts[::2], parts[1::2], strict=True)), now
-                )
+                core.step_begin(number, prefill, requests, list(zip(parts[::2], parts[1::2], strict=True)), now)
             elif op == PREDICTION:
                 core.prediction(take(), now)
             elif op == STEP_END:

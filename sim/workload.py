@@ -55,9 +55,7 @@ def select(trace: Trace, *, seed: int = 0, limit: int | None = None, warmup: int
         pool = pool[warmup:]
     if warmup > len(before) or not pool:
         have = len(train) if train else len(before) + len(pool)
-        raise UserError(
-            f"warmup={warmup}: the trace has {have} requests for it, and one must be left to measure"
-        )
+        raise UserError(f"warmup={warmup}: the trace has {have} requests for it, and one must be left to measure")
     return Selection(tuple(before), tuple(pool[:limit]), train)
 
 

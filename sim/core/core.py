@@ -16,7 +16,7 @@ from typing import Protocol
 
 from policies.api import Actions, LayerEvent, Policy, Setup, Signals, Step
 from sim.core.accounts import CANCELLED, IN_FLIGHT, LATE_FATE, USEFUL, USELESS, Accounts
-from sim.core.state import ARRIVED, DEMAND, LATE, NO_FATE, PENDING, SPECULATIVE, CoreError, State
+from sim.core.state import ARRIVED, DEMAND, LATE, NO_FATE, PENDING, SPECULATIVE, State
 
 NONE = -1  # next_chunk: nothing to copy now
 WAIT, END = -1, -2  # next_expert: a load must finish first / all of the event's experts have been handed out
@@ -50,9 +50,7 @@ class Core:
 
     def __init__(self, policy: Policy, setup: Setup, signals: StepSignals) -> None:
         own = policy.gpu_bytes()
-        state = State(
-            setup.n_experts, setup.expert_bytes, setup.chunks, setup.budget - own, policy.layer_budgets()
-        )
+        state = State(setup.n_experts, setup.expert_bytes, setup.chunks, setup.budget - own, policy.layer_budgets())
         self.setup, self.policy, self.state, self.own_bytes = setup, policy, state, own
         self.signals = signals
         self.accounts = Accounts(setup.n_layers)
@@ -83,9 +81,7 @@ class Core:
 
     # -- facts --------------------------------------------------------------------------------------------------
 
-    def step_begin(
-        self, number: int, prefill: bool, requests: Sequence[int], parts: Sequence[Rows], now: int
-    ) -> None:
+    def step_begin(self, number: int, prefill: bool, requests: Sequence[int], parts: Sequence[Rows], now: int) -> None:
         """A forward pass over ``parts`` begins: the trace's rows of each of ``requests``."""
         self.signals.enter(parts)
         step = self._step

@@ -33,8 +33,8 @@ class State:
         "capacity",
         "chunk_bytes",
         "chunks",
-        "dropping",
         "done",
+        "dropping",
         "given",
         "kind",
         "layer_capacity",
@@ -65,13 +65,9 @@ class State:
         self.used = 0
         self.peak = 0
         self.size = [b for b in expert_bytes for _ in range(n_experts)]
-        self.chunk_bytes = [
-            c for b in expert_bytes for _ in range(n_experts) for c in split_chunks(b, chunks)
-        ]
+        self.chunk_bytes = [c for b in expert_bytes for _ in range(n_experts) for c in split_chunks(b, chunks)]
         # Bytes on the GPU of an expert of a layer once i chunks are done: index layer * (C + 1) + i.
-        self.arrived_bytes = [
-            sum(split_chunks(b, chunks)[:i]) for b in expert_bytes for i in range(chunks + 1)
-        ]
+        self.arrived_bytes = [sum(split_chunks(b, chunks)[:i]) for b in expert_bytes for i in range(chunks + 1)]
         self.slot = bytearray(total)
         self.given = [0] * total  # chunks handed to the link
         self.done = [0] * total  # chunks that have arrived
@@ -127,9 +123,7 @@ class State:
     def release(self, expert: int) -> None:
         """Take the slot back, with whatever had arrived in it."""
         if not self.evictable(expert):
-            raise CoreError(
-                f"expert {expert} was to be evicted while it had no slot, was pinned or on the link"
-            )
+            raise CoreError(f"expert {expert} was to be evicted while it had no slot, was pinned or on the link")
         self.used -= self.size[expert]
         self.layer_used[expert // self.n_experts] -= self.size[expert]
         self.slot[expert] = 0

@@ -18,9 +18,7 @@ __all__ = ["HardwareProfile", "ModelProfile", "shipped"]
 def shipped(group: str, name: str) -> Mapping[str, Any]:
     """The mapping in ``conf/GROUP/NAME.yaml`` (`group`: model, hardware); UserError lists the names there."""
     folder = files("conf") / group
-    names = sorted(
-        file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")
-    )
+    names = sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
     if name not in names:
         raise UserError(f"{group}={name!r}: unknown; allowed: {one_of(names)}")
     loaded: Mapping[str, Any] = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))

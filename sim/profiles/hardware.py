@@ -34,9 +34,7 @@ class Efficiency:
 class Gpu:
     memory_bytes: Count
     hbm_gb_per_s: Rate
-    tflops: Annotated[
-        dict[str, Fraction], by_name(number())
-    ]  # dense tensor peak, 10^12 flop/s, by compute dtype
+    tflops: Annotated[dict[str, Fraction], by_name(number())]  # dense tensor peak, 10^12 flop/s, by compute dtype
     launch_us: Delay  # per expert launched
     efficiency: Annotated[Efficiency, record(Efficiency)]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import OlmoeConfig, OlmoeForCausalLM
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
@@ -13,7 +15,7 @@ SORTED = "reference_sorted"
 
 
 def build(seed: int) -> OlmoeForCausalLM:
-    """OLMoE's routing (16 layers x 64 experts, top-8) at width 128: 14.8 M parameters, freshly initialised."""
+    """OLMoE's routing (16 layers x 64 experts, top-8) at width 128: 14.8 M parameters, not yet trained."""
     torch.manual_seed(seed)
     return OlmoeForCausalLM(
         OlmoeConfig(
@@ -34,7 +36,7 @@ def build(seed: int) -> OlmoeForCausalLM:
     )
 
 
-def sorted_experts(module: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+def sorted_experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
     """Experts over rows sorted by expert: on a CPU a third faster to train than the library's.
 
     hidden [n, D], ids [n, K], weights [n, K] -> [n, D].
@@ -46,10 +48,11 @@ def sorted_experts(module: nn.Module, hidden: Tensor, ids: Tensor, weights: Tens
     place[order] = torch.arange(rows * top_k, device=order.device)
     counts = torch.bincount(flat, minlength=module.num_experts).tolist()
     # unbind and split, not indexing: the gradient of an indexed expert is a zero tensor of all experts.
-    inputs = hidden.index_select(0, order // top_k).split(counts)
-    inner = torch.cat([x @ w.T for x, w in zip(inputs, module.gate_up_proj.unbind(0), strict=True)])
-    inputs = module._apply_gate(inner).split(counts)
-    outputs = torch.cat([x @ w.T for x, w in zip(inputs, module.down_proj.unbind(0), strict=True)])
+    gate_up, down = module.gate_up_proj.unbind(0), module.down_proj.unbind(0)
+    inputs = torch.split(hidden.index_select(0, order // top_k), counts)
+    inner = torch.cat([x @ w.T for x, w in zip(inputs, gate_up, strict=True)])
+    inputs = torch.split(module._apply_gate(inner), counts)
+    outputs = torch.cat([x @ w.T for x, w in zip(inputs, down, strict=True)])
     outputs = outputs.index_select(0, place).view(rows, top_k, -1)
     return torch.bmm(weights.unsqueeze(1), outputs).squeeze(1)
 

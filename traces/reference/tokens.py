@@ -71,10 +71,10 @@ def train_tokenizer(folder: Path) -> Tokenizer:
 def tokenize(tokenizer: Tokenizer, texts: Iterator[str]) -> np.ndarray:
     """uint16 [n]: the documents one after the other, each closed by END_OF_TEXT."""
     end = tokenizer.token_to_id(END_OF_TEXT)
-    parts = []
+    parts: list[np.ndarray] = []
     while batch := list(itertools.islice(texts, 256)):
-        for encoding in tokenizer.encode_batch_fast(batch):
-            parts.append(np.asarray([*encoding.ids, end], dtype=np.uint16))
+        encoded = tokenizer.encode_batch_fast(batch)
+        parts.extend(np.asarray([*encoding.ids, end], dtype=np.uint16) for encoding in encoded)
     return np.concatenate(parts)
 
 

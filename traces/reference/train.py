@@ -12,14 +12,14 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from transformers import OlmoeForCausalLM
 
 from traces.collect.options import check_range, parse_options
 from traces.errors import UserError
@@ -75,8 +75,8 @@ def rate_at(progress: float, step: int, options: Options) -> float:
     return options.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def losses(model: OlmoeForCausalLM, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """Next-token loss in nats and balance loss of int64 `batch` [B, T + 1]."""
+def losses(model: Any, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Next-token loss in nats and balance loss of int64 `batch` [B, T + 1] under an OLMoE `model`."""
     inputs, targets = batch[:, :-1], batch[:, 1:]
     out = model.model(input_ids=inputs, output_router_logits=True, use_cache=False)
     logits = model.lm_head(out.last_hidden_state)
@@ -96,9 +96,15 @@ def optimizer_of(model: nn.Module, options: Options) -> torch.optim.AdamW:
 class Run:
     """What a checkpoint holds beside the weights: enough to go on, and the run's history."""
 
-    step: int
-    elapsed_s: float
-    curve: list[dict[str, float]]
+    step: int = 0
+    elapsed_s: float = 0.0
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+
+def progress_of(run: Run, options: Options) -> float:
+    """The share of the run that is done: of its tokens or of its minutes, whichever is more."""
+    by_tokens = run.step * options.batch * options.length / options.tokens
+    return max(by_tokens, run.elapsed_s / (60 * options.minutes)) if options.minutes else by_tokens
 
 
 def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: Run, options: Options) -> None:
@@ -109,53 +115,59 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: Ru
     part.replace(path)
 
 
+def resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, options: Options) -> Run:
+    """Load the checkpoint at `path`, if there is one; UserError where it was made with other settings."""
+    if not path.exists():
+        return Run()
+    state = torch.load(path, map_location=options.device, weights_only=True)
+    free = {"minutes", "device", "folder"}
+    for key, value in asdict(options).items():
+        if key not in free and state["options"][key] != value:
+            was = state["options"][key]
+            raise UserError(f"{key}={value} cannot resume {path}, made with {key}={was}; or remove that file")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return Run(**state["run"])
+
+
 def train(options: Options) -> None:
     """Train until `tokens` tokens are seen or `minutes` have passed, whichever is first."""
     check_range("tokens", options.tokens, options.batch * options.length)
     check_range("minutes", options.minutes, 0)
-    folder = Path(options.folder)
-    checkpoint = folder / "run" / "checkpoint.pt"
+    checkpoint = Path(options.folder) / "run" / "checkpoint.pt"
     checkpoint.parent.mkdir(exist_ok=True)
-    batches = Batches(folder, "train")
+    batches = Batches(Path(options.folder), "train")
     cuda = options.device.startswith("cuda")
-    model = build(options.seed).to(options.device)
+    model = build(options.seed)
+    nn.Module.to(model, options.device)
     model.set_experts_implementation("grouped_mm" if cuda else SORTED)
     optimizer = optimizer_of(model, options)
-    run = Run(0, 0.0, [])
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=options.device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        run = Run(**state["run"])
+    run = resume(checkpoint, model, optimizer, options)
 
-    tokens_per_step = options.batch * options.length
     started_s = time.monotonic() - run.elapsed_s
     saved_s = run.elapsed_s
-    progress = 0.0
-    while progress < 1.0:
-        batch, _ = batches.draw(options.seed, run.step, options.batch, options.length)
-        progress = (run.step + 1) * tokens_per_step / options.tokens
-        if options.minutes:
-            progress = max(progress, run.elapsed_s / (60 * options.minutes))
-        rate = rate_at(progress, run.step, options)
+    while (progress := progress_of(run, options)) < 1.0:
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate_at(progress, run.step, options)
+        batch, _ = batches.draw(options.seed, run.step, options.batch, options.length)
         with torch.autocast(options.device.split(":")[0], torch.bfloat16, enabled=cuda):
             text, balance = losses(model, batch.to(options.device))
-        (text + BALANCE_WEIGHT * balance).backward()
+        torch.autograd.backward(text + BALANCE_WEIGHT * balance)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         run.step += 1
         run.elapsed_s = time.monotonic() - started_s
-        if run.step % 20 == 0 or progress >= 1.0:
-            point = {"tokens": run.step * tokens_per_step, "loss": text.item(), "balance": balance.item()}
-            run.curve.append({**point, "rate": rate})
-            speed = run.step * tokens_per_step / run.elapsed_s
-            print(json.dumps({**point, "tokens_per_s": round(speed)}), file=sys.stderr, flush=True)
-        if run.elapsed_s - saved_s > SAVE_EVERY_S or progress >= 1.0:
+        if run.step % 20 == 0:
+            tokens = run.step * options.batch * options.length
+            point = {"tokens": tokens, "loss": text.item(), "balance": balance.item()}
+            run.curve.append(point | {"rate": optimizer.param_groups[0]["lr"]})
+            speed = round(tokens / run.elapsed_s)
+            print(json.dumps({**point, "tokens_per_s": speed}), file=sys.stderr, flush=True)
+        if run.elapsed_s - saved_s > SAVE_EVERY_S:
             save(checkpoint, model, optimizer, run, options)
             saved_s = run.elapsed_s
+    save(checkpoint, model, optimizer, run, options)
 
 
 if __name__ == "__main__":

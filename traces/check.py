@@ -30,31 +30,23 @@ def check_steps(requests: Sequence[Request], steps: Array, first_row: int, rows:
     known = requests[0].request
     refuse(~np.isin(np.diff(request, prepend=known), (0, 1)), "request", "non-decreasing, none left out")
     if request[0] != known or request[-1] != requests[-1].request:
-        raise refusal(
-            STEPS_FILE, "requests", f"{request[0]}..{request[-1]}", f"{known}..{requests[-1].request}"
-        )
+        raise refusal(STEPS_FILE, "requests", f"{request[0]}..{request[-1]}", f"{known}..{requests[-1].request}")
     refuse((phase != PREFILL) & (phase != DECODE), "phase", "0 (prefill), 1 (decode)")
     refuse(size < 1, "rows", "at least 1")
     refuse((phase == DECODE) & (size != 1), "rows", "1 for a decode step")
     ends = first_row + np.cumsum(size)
     refuse(first != ends - size, "first_row", "the end of the previous step's rows")
     if ends[-1] != first_row + rows:
-        raise refusal(
-            STEPS_FILE, "rows of all steps", ends[-1] - first_row, f"{rows}, the rows of the arrays"
-        )
+        raise refusal(STEPS_FILE, "rows of all steps", ends[-1] - first_row, f"{rows}, the rows of the arrays")
     same = request[1:] == request[:-1]
     refuse(context < 0, "context", "at least 0")
     grows = np.append(False, same & (context[1:] != context[:-1] + size[:-1]))
     refuse(grows, "context", "the previous step's context plus its rows")
-    refuse(
-        np.append(False, same & (phase[1:] < phase[:-1])), "phase", "1: decode is never followed by prefill"
-    )
+    refuse(np.append(False, same & (phase[1:] < phase[:-1])), "phase", "1: decode is never followed by prefill")
     _check_lengths(requests, request - known, phase, size, context)
 
 
-def _check_lengths(
-    requests: Sequence[Request], owner: Array, phase: Array, size: Array, context: Array
-) -> None:
+def _check_lengths(requests: Sequence[Request], owner: Array, phase: Array, size: Array, context: Array) -> None:
     """Compare the steps with the true token counts of their requests."""
     decode = phase == DECODE
     prompt = np.array([item.prompt_tokens for item in requests])[owner]

@@ -21,9 +21,7 @@ PREFILL, DECODE = 0, 1
 MAX_EXPERTS = 65534
 """The largest E: ids are at most uint16, and its maximum marks an absent entry."""
 
-STEP_DTYPE = np.dtype(
-    [("request", "<i4"), ("phase", "u1"), ("first_row", "<i8"), ("rows", "<i4"), ("context", "<i4")]
-)
+STEP_DTYPE = np.dtype([("request", "<i4"), ("phase", "u1"), ("first_row", "<i8"), ("rows", "<i4"), ("context", "<i4")])
 """One forward pass of one request. ``context``: tokens already in the KV cache when the step begins."""
 
 MANIFEST_FILE, REQUESTS_FILE, STEPS_FILE, PREDICTED = "trace.json", "requests.csv", "steps.npy", "predicted"
@@ -82,9 +80,7 @@ def signal_dtype(name: str, n_experts: int) -> np.dtype:
     return ids_dtype(n_experts) if kind == "ids" else np.dtype(kind)
 
 
-def check_trailing(
-    file: str, name: str, shape: tuple[int, ...], n_layers: int, n_experts: int, top_k: int
-) -> None:
+def check_trailing(file: str, name: str, shape: tuple[int, ...], n_layers: int, n_experts: int, top_k: int) -> None:
     """Refuse a shape without its first axis (N) that the model's L, E and K do not allow.
 
     A, D and D' are free, but at least 1.

@@ -92,9 +92,7 @@ class Manifest:
 def parse_manifest(raw: bytes) -> Manifest:
     """Parse the bytes of ``trace.json``; raises TraceError for anything the format does not know."""
     try:
-        document = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
+        document = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise refusal(MANIFEST_FILE, "content", str(error), "JSON with unique keys") from None
     # The version comes first: another version may have other keys.
@@ -136,9 +134,7 @@ def _model(value: object) -> Model:
             "model.expert_bytes",
             lambda v, f: _integers(v, f, minimum=1, length=n_layers),
         ),
-        shapes=_optional(
-            node["shapes"], "model.shapes", lambda v, f: _mapping(v, f, lambda w, g: _integer(w, g, 1))
-        ),
+        shapes=_optional(node["shapes"], "model.shapes", lambda v, f: _mapping(v, f, lambda w, g: _integer(w, g, 1))),
         dtype=_optional(node["dtype"], "model.dtype", _text),
         scoring=_optional(node["scoring"], "model.scoring", _text),
     )

@@ -6,7 +6,7 @@ import io
 import math
 import re
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def descr_of(dtype: np.dtype) -> str:
     return descr if isinstance(descr, str) else repr(descr)
 
 
-def read_header(stream: BinaryIO, file: str) -> Header:
+def read_header(stream: IO[bytes], file: str) -> Header:
     """Parse the header and leave ``stream`` at the first byte of the data.
 
     Raises TraceError for anything but a version 1 or 2 header in C order, and for object dtypes, which would

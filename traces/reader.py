@@ -117,9 +117,7 @@ def open_trace(path: str | os.PathLike[str], verify: str = "full") -> Trace:
     try:
         return _open(folder, verify)
     except OSError as error:
-        raise TraceError(
-            f"{folder}: {error.strerror or error}; allowed: a readable folder with a trace"
-        ) from None
+        raise TraceError(f"{folder}: {error.strerror or error}; allowed: a readable folder with a trace") from None
 
 
 def _open(folder: Path, verify: str) -> Trace:
@@ -138,9 +136,7 @@ def _open(folder: Path, verify: str) -> Trace:
         requests = parse_requests(stream.read())
     counts = manifest.counts
     if len(requests) != counts.requests:
-        raise refusal(
-            REQUESTS_FILE, "number of requests", len(requests), f"{counts.requests}, as in {MANIFEST_FILE}"
-        )
+        raise refusal(REQUESTS_FILE, "number of requests", len(requests), f"{counts.requests}, as in {MANIFEST_FILE}")
     steps = np.array(_map(folder, STEPS_FILE, manifest, STEP_DTYPE, (counts.steps,)))
     steps.setflags(write=False)
     check_steps(requests, steps, 0, counts.tokens)
@@ -216,9 +212,7 @@ def _map(folder: Path, name: str, manifest: Manifest, dtype: np.dtype, shape: tu
         entry = manifest.files[name]
         if (entry.dtype, entry.shape) != (header.descr, header.shape):
             found = f"{entry.dtype} {entry.shape}"
-            raise refusal(
-                MANIFEST_FILE, f"dtype and shape of {name}", found, f"{header.descr} {header.shape}"
-            )
+            raise refusal(MANIFEST_FILE, f"dtype and shape of {name}", found, f"{header.descr} {header.shape}")
         return np.memmap(stream, dtype=dtype, mode="r", offset=header.offset, shape=shape)
 
 
@@ -232,9 +226,7 @@ def row_chunks(rows: int, row_bytes: int) -> Iterator[slice]:
 def _check_values(signals: dict[str, np.memmap], manifest: Manifest) -> None:
     """Check every value, one signal at a time; weights are checked along with their ids."""
     for name, array in signals.items():
-        together = (
-            {name: array} if name != "expert_weights" else {"expert_ids": signals["expert_ids"], name: array}
-        )
+        together = {name: array} if name != "expert_weights" else {"expert_ids": signals["expert_ids"], name: array}
         row_bytes = sum(part.nbytes // part.shape[0] for part in together.values())
         for chunk in row_chunks(manifest.counts.tokens, row_bytes):
             rows = {key: np.asarray(part[chunk]) for key, part in together.items()}

@@ -74,9 +74,7 @@ class TraceWriter:
         if os.path.lexists(self.path):
             raise TraceError(f"{self.path}: exists already; allowed: a folder that is yet to be made")
         if not self.path.parent.is_dir():
-            raise TraceError(
-                f"{self.path.parent}: no such folder; allowed: an existing one for the trace to lie in"
-            )
+            raise TraceError(f"{self.path.parent}: no such folder; allowed: an existing one for the trace to lie in")
         self.absent = absent_id(n_experts)
         self._counts = Counts(0, 0, 0)
         self._dtypes = {name: signal_dtype(name, n_experts) for name in self._trailing}
@@ -109,9 +107,7 @@ class TraceWriter:
                 f"as declared: {one_of(self._trailing)}",
             )
         if request.request != self._counts.requests:
-            raise refusal(
-                REQUESTS_FILE, "request", request.request, f"{self._counts.requests}, the next number"
-            )
+            raise refusal(REQUESTS_FILE, "request", request.request, f"{self._counts.requests}, the next number")
         table = self._table(request, steps)
         rows = int(table["rows"].sum(dtype=np.int64))
         first = self._counts.tokens
@@ -158,9 +154,7 @@ class TraceWriter:
             scoring=scoring,
         )
         files = {file: self._finish(file) for file in list(self._streams)}
-        manifest = Manifest(
-            model, recorder, dict(decoding), recording, prompts, priced_as, self._counts, files
-        )
+        manifest = Manifest(model, recorder, dict(decoding), recording, prompts, priced_as, self._counts, files)
         raw = manifest.to_json()
         parse_manifest(raw)
         (self._folder / MANIFEST_FILE).write_bytes(raw)

@@ -1,0 +1,35 @@
+"""Turn other people's recordings into traces: one module per format, each with ``import_trace``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every importer is told. None: not given, the importer's own rule holds."""
+
+    split: Fraction = Fraction(7, 10)
+    seed: int = 0
+    limit: int | None = None
+    model: str | None = None
+    source: str | None = None
+    licence: str | None = None
+    n_experts: int | None = None
+    meta: Path | None = None
+
+
+def assign_splits(requests: int, split: Fraction, seed: int) -> list[str | None]:
+    """Assign "train" to floor(split * requests) requests drawn at random, "test" to the others.
+
+    At least one of each where there are two requests or more; a single request belongs to neither (None).
+    """
+    if requests == 1:
+        return [None]
+    train = min(max(int(split * requests), 1), requests - 1)
+    chosen = set(np.random.default_rng(seed).permutation(requests)[:train].tolist())
+    return ["train" if request in chosen else "test" for request in range(requests)]

@@ -1,0 +1,374 @@
+"""The slow oracle: a textbook SimPy machine, with an event for each thing that happens.
+
+Written from DESIGN sections 3-6. It shares the policies with the engine and nothing of ``sim/core``; it fills the
+same :class:`Accounts`, so that the two can be compared field by field.
+
+The GPU is a process, each copy call and each prediction is a process, the link and the predictor's thread are
+resources. What happens at the same nanosecond is ordered by SimPy's own event priority.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import simpy
+
+from policies.api import Actions, LayerEvent, Policy, Setup, Signals, Step
+from sim.core.accounts import Accounts
+from sim.workload import Pass
+
+# Facts of one instant come in this order; SimPy's own bookkeeping (0 and 1) settles between them.
+CHUNK, PREDICTION, EXPERT, GATE = 2, 3, 4, 5
+
+# The names of sim/core/accounts.py, written out again.
+DEMAND_COPY, LATE_PREFETCH, QUEUEING, PREDICTOR = 0, 1, 2, 3
+USEFUL, LATE, USELESS, CANCELLED, IN_FLIGHT = 0, 1, 2, 3, 4
+
+Process = Generator[simpy.Event, Any, None]
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """One expert on its way to the GPU, and afterwards its copy there."""
+
+    expert: int
+    chunks: list[int]
+    speculative: bool
+    """Asked for by a prediction, and not demanded since."""
+    upgraded: bool = False
+    priority: float = 0.0
+    order: int = 0
+    slot: bool = False
+    handed: int = 0
+    done: int = 0
+    dropped: bool = False
+    """To be evicted as soon as no chunk of it is on the link."""
+    speculative_bytes: int = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.done == len(self.chunks)
+
+    @property
+    def on_link(self) -> bool:
+        return self.handed > self.done
+
+
+def split(size: int, chunks: int) -> list[int]:
+    return [size // chunks + (i < size % chunks) for i in range(chunks)]
+
+
+def urgency(load: Load) -> tuple[float, int]:
+    return -load.priority, load.order
+
+
+class Textbook:
+    """One run of one policy. It is also the policy's :class:`View`."""
+
+    def __init__(self, policy: Policy, setup: Setup, signals: Signals, costs: Any, depth: int = 1) -> None:
+        self.policy, self.setup, self.signals, self.costs, self.depth = policy, setup, signals, costs, depth
+        self.env = simpy.Environment()
+        self.link = simpy.PriorityResource(self.env)
+        self.predictor = simpy.Resource(self.env)
+        self.accounts = Accounts(setup.n_layers)
+
+        self.chunks = [split(size, setup.chunks) for size in setup.expert_bytes]
+        self.loads: dict[int, Load] = {}
+        self.demand: list[Load] = []
+        self.speculative: list[Load] = []
+        self.orders = 0
+
+        self.shares = policy.layer_budgets()
+        self.used = self.peak = 0
+        self.used_by_layer = [0] * setup.n_layers
+
+        self.outstanding = self.handed = 0
+        self.copying: Load | None = None
+        self.copying_since = 0
+
+        self.layer = 0
+        self.pinned: set[int] = set()
+        self.ready: deque[int] = deque()
+        self.woken: simpy.Event | None = None
+        self.waiting_since = 0
+        self.blocking: deque[tuple[int, int]] = deque()
+        self.expected: list[set[int]] = [set() for _ in range(setup.n_layers)]
+
+        policy.attach(self, Actions(self.prefetch, self.cancel, self.expect, self.predict))
+
+    def run(self, passes: Iterable[Pass]) -> Accounts:
+        gpu = self.env.process(self.gpu(passes))
+        self.env.run(until=gpu)
+        return self.accounts
+
+    # The GPU
+
+    def gpu(self, passes: Iterable[Pass]) -> Process:
+        costs = self.costs
+        for number, step in enumerate(passes, 1):
+            self.signals.enter(step.parts)
+            self.policy.on_step(Step(number, step.prefill, step.rows, step.requests, self.signals))
+            self.hand_over()
+            self.layer = 0
+            yield from self.predict_blocking()
+            dense_ns = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
+            for layer, demand in enumerate(step.demand):
+                yield self.compute(dense_ns, GATE)
+                if demand:
+                    self.layer = layer
+                    tokens = dict(zip(demand, step.tokens[layer], strict=True))
+                    self.gate(step.prefill, tokens)
+                    yield from self.predict_blocking()
+                    yield from self.experts(tokens)
+            yield self.compute(costs.step_ns(step.rows, step.kv_tokens, step.pairs, len(step.requests)), GATE)
+        self.finish()
+
+    def gate(self, prefill: bool, tokens: dict[int, int]) -> None:
+        self.signals.layer = self.layer
+        self.pinned |= tokens.keys()
+        expected, self.expected[self.layer] = self.expected[self.layer], set()
+        hits = self.accounts.hits[0 if prefill else 1][self.layer]
+        for expert in tokens:
+            load = self.loads.get(expert)
+            ready_bytes = sum(load.chunks[: load.done]) if load else 0
+            seen = (
+                1,
+                expert in expected,
+                load is not None and load.slot,
+                load is not None and load.complete,
+                ready_bytes,
+                self.setup.expert_bytes[self.layer],
+            )
+            for kind, count in enumerate(seen):
+                hits[kind] += count
+            self.want(expert, load)
+        event = LayerEvent(self.layer, prefill, list(tokens), list(tokens.values()), self.signals)
+        self.policy.on_gate(event)
+        self.hand_over()
+
+    def want(self, expert: int, load: Load | None) -> None:
+        """A gate has demanded this expert."""
+        if load is None:
+            load = self.loads[expert] = Load(expert, self.chunks[self.layer], speculative=False)
+            self.demand.append(load)
+        elif load.complete:
+            if load.speculative:
+                self.meet_fate(load, USEFUL)
+            self.ready.append(expert)
+        else:
+            self.meet_fate(load, LATE)
+            self.unqueue(load)
+            load.upgraded, load.dropped = True, False
+            if load.handed < len(load.chunks):
+                self.demand.append(load)
+        load.speculative = False
+
+    def experts(self, tokens: dict[int, int]) -> Process:
+        for _ in tokens:
+            if not self.ready:
+                self.waiting_since = self.env.now
+                self.woken = self.env.event()
+                yield self.woken
+                self.woken = None
+            expert = self.ready.popleft()
+            yield self.compute(self.costs.expert_ns(self.layer, tokens[expert]) + self.costs.launch_ns, EXPERT)
+            self.pinned.remove(expert)
+            if not self.policy.keep(expert):
+                self.evict(self.loads[expert])
+            self.hand_over()
+
+    def compute(self, duration: int, fact: int) -> simpy.Event:
+        self.accounts.compute_ns += duration
+        return self.after(duration, fact)
+
+    def after(self, duration: int, fact: int) -> simpy.Event:
+        event = self.env.event()
+        event._ok, event._value = True, None  # as simpy.Timeout does, which has no priority
+        self.env.schedule(event, fact, duration)
+        return event
+
+    # The link
+
+    def hand_over(self) -> None:
+        """Give the link what it can take."""
+        while self.outstanding < self.depth and (load := self.choose()):
+            nbytes = load.chunks[load.handed]
+            if load.speculative:
+                self.accounts.speculative_bytes += nbytes
+                load.speculative_bytes += nbytes
+            else:
+                self.accounts.demand_bytes += nbytes
+            load.handed += 1
+            if load.handed == len(load.chunks):
+                self.unqueue(load)
+            self.outstanding += 1
+            self.handed += 1
+            self.env.process(self.copy(load, nbytes, self.handed))
+
+    def choose(self) -> Load | None:
+        if self.demand and self.place(self.demand[0]):
+            return self.demand[0]
+        for load in self.demand:
+            if load.slot:
+                return load
+        if self.speculative and self.place(self.speculative[0]):
+            return self.speculative[0]
+        return None
+
+    def place(self, load: Load) -> bool:
+        """Whether the load has a slot, made now if need be."""
+        if load.slot:
+            return True
+        layer, size = self.setup.layer_of(load.expert), sum(load.chunks)
+        budget = self.setup.budget - self.policy.gpu_bytes()
+        while self.used + size > budget or (self.shares and self.used_by_layer[layer] + size > self.shares[layer]):
+            victim = self.policy.victim(load.expert, load.speculative)
+            if victim is None:
+                return False
+            assert self.evictable(victim), f"{self.policy.name} evicts {victim}, which cannot go"
+            self.evict(self.loads[victim])
+        load.slot = True
+        self.used += size
+        self.used_by_layer[layer] += size
+        self.peak = max(self.peak, self.used)
+        self.policy.on_slot(load.expert)
+        return True
+
+    def copy(self, load: Load, nbytes: int, number: int) -> Process:
+        with self.link.request(priority=number) as turn:
+            yield turn
+            self.copying, self.copying_since = load, self.env.now
+            yield self.after(self.costs.copy_ns(nbytes), CHUNK)
+        self.chunk_done(load)
+
+    def chunk_done(self, load: Load) -> None:
+        now = self.env.now
+        self.accounts.link_busy_ns += now - self.copying_since
+        if self.woken is not None:
+            kind = QUEUEING if load.speculative else LATE_PREFETCH if load.upgraded else DEMAND_COPY
+            self.accounts.stall_ns[self.layer][kind] += now - max(self.copying_since, self.waiting_since)
+        self.copying = None
+        self.outstanding -= 1
+        load.done += 1
+        if load.complete:
+            self.policy.on_complete(load.expert)
+            if load.expert in self.pinned:
+                self.ready.append(load.expert)
+                if self.woken is not None and not self.woken.triggered:
+                    self.woken.succeed()
+        elif load.dropped and not load.on_link:
+            self.evict(load)
+        self.hand_over()
+
+    def unqueue(self, load: Load) -> None:
+        for queue in (self.demand, self.speculative):
+            if load in queue:
+                queue.remove(load)
+
+    def evict(self, load: Load) -> None:
+        size = sum(load.chunks)
+        self.used -= size
+        self.used_by_layer[self.setup.layer_of(load.expert)] -= size
+        self.forget(load)
+        self.policy.on_evict(load.expert)
+
+    def forget(self, load: Load) -> None:
+        if load.speculative:
+            self.meet_fate(load, USELESS if load.complete else CANCELLED)
+        self.unqueue(load)
+        del self.loads[load.expert]
+
+    def meet_fate(self, load: Load, fate: int) -> None:
+        self.accounts.fates[fate] += 1
+        self.accounts.fate_bytes[fate] += load.speculative_bytes
+
+    # Predictions
+
+    def predict_blocking(self) -> Process:
+        while self.blocking:
+            tag, latency = self.blocking.popleft()
+            self.accounts.stall_ns[self.layer][PREDICTOR] += latency
+            yield self.after(latency, PREDICTION)
+            self.policy.on_prediction(tag)
+            self.hand_over()
+
+    def predict_aside(self, tag: int, latency: int) -> Process:
+        with self.predictor.request() as turn:
+            yield turn
+            yield self.after(latency, PREDICTION)
+        self.policy.on_prediction(tag)
+        self.hand_over()
+
+    # Actions
+
+    def prefetch(self, expert: int, priority: float) -> bool:
+        load = self.loads.get(expert)
+        if load is None:
+            self.accounts.issued += 1
+            load = self.loads[expert] = Load(expert, self.chunks[self.setup.layer_of(expert)], speculative=True)
+        elif load.complete or not load.speculative:
+            return False
+        self.unqueue(load)
+        self.orders += 1
+        load.priority, load.order, load.dropped = priority, self.orders, False
+        if load.handed < len(load.chunks):
+            insort(self.speculative, load, key=urgency)
+        return True
+
+    def cancel(self, expert: int) -> bool:
+        load = self.loads.get(expert)
+        if load is None or load.complete or not load.speculative:
+            return False
+        if not load.slot:
+            self.forget(load)
+        elif load.on_link:
+            load.dropped = True
+            self.unqueue(load)
+        else:
+            self.evict(load)
+        return True
+
+    def expect(self, experts: Iterable[int]) -> None:
+        self.accounts.predicts = True
+        for expert in experts:
+            self.expected[self.setup.layer_of(expert)].add(expert)
+
+    def predict(self, tag: int, latency_ns: int, blocking: bool) -> None:
+        if blocking:
+            self.blocking.append((tag, latency_ns))
+        else:
+            self.env.process(self.predict_aside(tag, latency_ns))
+
+    # What the policy sees
+
+    def resident(self, expert: int) -> bool:
+        return expert in self.loads and self.loads[expert].slot
+
+    def complete(self, expert: int) -> bool:
+        return expert in self.loads and self.loads[expert].complete
+
+    def chunks_done(self, expert: int) -> int:
+        return self.loads[expert].done if expert in self.loads else 0
+
+    def evictable(self, expert: int) -> bool:
+        return self.resident(expert) and expert not in self.pinned and not self.loads[expert].on_link
+
+    def loading(self, expert: int) -> bool:
+        return expert in self.loads and not self.loads[expert].complete
+
+    def free_bytes(self) -> int:
+        return self.setup.budget - self.policy.gpu_bytes() - self.used
+
+    # The end
+
+    def finish(self) -> None:
+        if self.copying is not None:
+            self.accounts.link_busy_ns += self.env.now - self.copying_since
+        for load in self.loads.values():
+            if load.speculative:
+                self.meet_fate(load, USELESS if load.complete else IN_FLIGHT)
+        self.accounts.end_ns = self.env.now

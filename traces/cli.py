@@ -81,8 +81,8 @@ def _dispatch(args: list[str]) -> int:
         # Collecting needs torch, which the other verbs do without.
         from traces.collect.cli import main as collect
 
-        status = collect(rest)
-        return 0 if status is None else int(status)
+        collect(rest)
+        return 0
     verbs = {"check": (_check, CHECK_HELP), "inspect": (_inspect, INSPECT_HELP), "import": (_import, IMPORT_HELP)}
     if verb not in verbs:
         raise UserError(f"verb is {shown(verb)}; allowed: {one_of([*verbs, 'collect', '--help'])}")

@@ -79,7 +79,10 @@ class TraceWriter:
         self._counts = Counts(0, 0, 0)
         self._dtypes = {name: signal_dtype(name, n_experts) for name in self._trailing}
         self._folder = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.partial")
-        self._folder.mkdir()
+        try:
+            self._folder.mkdir()
+        except OSError as error:
+            raise TraceError(f"{self.path}: {error.strerror}; allowed: a place that can be written") from None
         self._streams: dict[str, BinaryIO] = {}
         for name in (REQUESTS_FILE, STEPS_FILE, *(f"{signal}.npy" for signal in self._trailing)):
             self._streams[name] = (self._folder / name).open("w+b")

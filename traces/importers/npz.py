@@ -16,7 +16,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -72,11 +72,16 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
         signals["expert_weights"] = (n_layers, top_k)
     if "token_ids" in headers:
         signals["token_ids"] = ()
-    with (
-        TraceWriter(target, n_layers=n_layers, n_experts=n_experts, top_k=top_k, signals=signals) as out,
-        _opened(source) as archive,
-    ):
-        streams = {name: _Rows(archive, source, name, headers[name]) for name in _TOKEN_ARRAYS if name in headers}
+    with ExitStack() as stack:
+        out = stack.enter_context(
+            TraceWriter(target, n_layers=n_layers, n_experts=n_experts, top_k=top_k, signals=signals)
+        )
+        archive = stack.enter_context(_opened(source))
+        streams = {
+            name: stack.enter_context(closing(_Rows(archive, source, name, headers[name])))
+            for name in _TOKEN_ARRAYS
+            if name in headers
+        }
         for number in range(count):
             prefill, decode = int(requests.prefill[number]), int(requests.decode[number])
             prompt = int(requests.not_traced[number]) + prefill
@@ -159,7 +164,8 @@ def _read_requests(archive: zipfile.ZipFile, source: Path, headers: dict[str, He
             if len(headers[name].shape) != 1 or not 1 <= size <= _MAX_REQUESTS:
                 allowed = f"(requests,), 1 to {_MAX_REQUESTS} of them"
                 raise refusal(f"{source.name}/{name}.npy", "shape", headers[name].shape, allowed)
-            given[name] = _Rows(archive, source, name, headers[name]).read(size).astype(np.int64)
+            with closing(_Rows(archive, source, name, headers[name])) as stream:
+                given[name] = stream.read(size).astype(np.int64)
     length = given.get("req_len", np.array([rows]))
 
     def refuse(bad: Array, name: str, allowed: str) -> None:
@@ -189,16 +195,16 @@ def _read_requests(archive: zipfile.ZipFile, source: Path, headers: dict[str, He
 
 
 def _count_experts(archive: zipfile.ZipFile, source: Path, header: Header) -> int:
-    stream = _Rows(archive, source, "experts", header)
     largest, left = 0, header.shape[0]
-    while left:
-        part = stream.read(min(left, max(1, _READ // stream.row_bytes)))
-        largest, left = max(largest, int(part.max())), left - len(part)
+    with closing(_Rows(archive, source, "experts", header)) as stream:
+        while left:
+            part = stream.read(min(left, max(1, _READ // stream.row_bytes)))
+            largest, left = max(largest, int(part.max())), left - len(part)
     return -(-(largest + 1) // 4) * 4
 
 
 class _Rows:
-    """The rows of one array of the archive, in order."""
+    """The rows of one array of the archive, read in order."""
 
     def __init__(self, archive: zipfile.ZipFile, source: Path, name: str, header: Header) -> None:
         self._file = f"{source.name}/{name}.npy"
@@ -215,6 +221,9 @@ class _Rows:
         if len(raw) != rows * self.row_bytes:
             raise refusal(self._file, "data", f"{len(raw)} bytes", f"{rows * self.row_bytes} bytes, as claimed")
         return np.frombuffer(raw, self._dtype).reshape(rows, *self._trailing)
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def _sources(options: Options, requests: int, default: str) -> list[str]:

@@ -1,0 +1,163 @@
+"""``.npz`` archives: streamed, never unpickled, never trusted for a size."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from traces import TraceError, open_trace
+from traces.importers import Options
+from traces.importers.npz import import_trace
+from traces.npy import header_bytes
+
+RNG = np.random.default_rng(0)
+EXPERTS = np.argsort(RNG.random((6, 2, 10)), axis=-1)[..., :3].astype(np.uint8)
+WEIGHTS = RNG.random((6, 2, 3)).astype(np.float16)
+GOOD: dict[str, Any] = {
+    "experts": EXPERTS,
+    "weights": WEIGHTS,
+    "token_ids": np.arange(6),
+    "req_len": np.array([4, 2]),
+    "req_offset": np.array([0, 4]),
+    "req_prefill": np.array([3, 0]),
+    "req_prompt_tokens_not_traced": np.array([0, 7]),
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    source = folder / "tiny.npz"
+    np.savez_compressed(source, **{key: value for key, value in (GOOD | changes).items() if value is not None})
+    return source
+
+
+def refused(source: Path, message: str, options: Options | None = None) -> None:
+    before = sorted(source.parent.iterdir())
+    with pytest.raises(TraceError, match=message) as caught:
+        import_trace(source, source.parent / "trace", options or Options())
+    assert "\n" not in str(caught.value)
+    assert sorted(source.parent.iterdir()) == before
+
+
+def test_requests_and_phases(tmp_path: Path) -> None:
+    trace = open_trace(import_trace(write(tmp_path), tmp_path / "trace", Options()))
+    assert (trace.L, trace.K, trace.N) == (2, 3, 6)
+    assert -(-(int(EXPERTS.max()) + 1) // 4) * 4 == trace.E
+    assert trace.steps.tolist() == [(0, 0, 0, 3, 0), (0, 1, 3, 1, 3), (1, 1, 4, 1, 7), (1, 1, 5, 1, 8)]
+    assert [(item.prompt_tokens, item.output_tokens) for item in trace.requests] == [(3, 2), (7, 3)]
+    order = np.argsort(-WEIGHTS, axis=-1, kind="stable")
+    np.testing.assert_array_equal(trace.expert_ids, np.take_along_axis(EXPERTS, order, -1))
+    np.testing.assert_array_equal(trace.expert_weights, np.take_along_axis(WEIGHTS, order, -1))
+    np.testing.assert_array_equal(trace.token_ids, np.arange(6))
+    assert trace.manifest.model.name == "tiny"
+
+
+def test_options(tmp_path: Path) -> None:
+    meta = tmp_path / "meta.json"
+    meta.write_text(json.dumps([{"dataset": "gsm8k"}, {"dataset": "mmlu"}]))
+    options = Options(n_experts=64, model="mine", meta=meta, limit=1)
+    trace = open_trace(import_trace(write(tmp_path), tmp_path / "trace", options))
+    assert (trace.E, trace.manifest.model.name, trace.requests[0].source) == (64, "mine", "gsm8k")
+    assert len(trace.requests) == 1
+
+
+@pytest.mark.parametrize("text", ["[{}]", "[{}, {}]", "{", "{}", '[1, {"dataset": "x"}]', "[" * 10**5])
+def test_bad_meta(tmp_path: Path, text: str) -> None:
+    meta = tmp_path / "meta.json"
+    meta.write_text(text)
+    refused(write(tmp_path), "meta.json: ", Options(meta=meta))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"experts": None}, "experts among them"),
+        ({"experts": EXPERTS.astype(float)}, "dtype is '<f8'; allowed: integers"),
+        ({"experts": EXPERTS.astype(">i2")}, "dtype"),
+        ({"experts": EXPERTS.astype(np.int16) - 1}, "value is -1"),
+        ({"experts": EXPERTS[:, 0]}, "rows, layers, slots"),
+        ({"experts": np.zeros_like(EXPERTS)}, "at most once"),
+        ({"experts": np.array([{}], object)}, "pickled objects are never read"),
+        ({"experts": np.asfortranarray(EXPERTS)}, "order is 'Fortran'"),
+        ({"weights": WEIGHTS[:, :1]}, "as in experts"),
+        ({"weights": np.full_like(WEIGHTS, np.nan)}, "is nan; allowed: finite"),
+        ({"token_ids": np.arange(5)}, "as in experts"),
+        ({"gates": EXPERTS}, "member is 'gates.npy'"),
+        ({"req_len": np.array([4, 3])}, "sum is 7"),
+        ({"req_len": np.array([6, 0])}, "sum is 6|at least 1 per request"),
+        ({"req_len": np.array([7, -1])}, "value 1 is -1"),
+        ({"req_len": np.array([6])}, "as in req_len"),
+        ({"req_offset": np.array([0, 3])}, "req_offset.npy: value 1 is 3"),
+        ({"req_prefill": np.array([5, 0])}, "longer than its request"),
+        ({"req_decode": np.array([1, 1])}, "req_len - req_prefill"),
+        ({"req_prefill": None, "req_prompt_tokens_not_traced": None}, "which say where a prompt ends"),
+    ],
+)
+def test_bad_arrays(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    refused(write(tmp_path, **changes), message)
+
+
+def pack(folder: Path, members: dict[str, bytes]) -> Path:
+    source = folder / "packed.npz"
+    with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, raw in members.items():
+            archive.writestr(name, raw)
+    return source
+
+
+def test_a_header_that_claims_more_than_its_bytes(tmp_path: Path) -> None:
+    bomb = header_bytes(np.dtype("u1"), (10**12, 24, 4)) + b"\0" * 100
+    refused(pack(tmp_path, {"experts.npy": bomb}), "experts.npy: size is .* which its header claims")
+
+
+def test_requests_without_end(tmp_path: Path) -> None:
+    one = io.BytesIO()
+    np.save(one, np.zeros((1, 1, 1), np.uint8))
+    bomb = header_bytes(np.dtype("u1"), (10_000_001,)) + b"\0" * 10_000_001
+    refused(pack(tmp_path, {"experts.npy": one.getvalue(), "req_len.npy": bomb}), "1 to 10000000")
+
+
+def test_files_that_are_no_archives(tmp_path: Path) -> None:
+    source = tmp_path / "x.npz"
+    refused(source, "No such file")
+    source.write_bytes(b"hello")
+    refused(source, "readable .npz")
+    refused(pack(tmp_path, {"experts.txt": b""}), "member")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), length=st.integers(0, 8), new=st.binary(max_size=8))
+def test_mutated_archives_are_imported_or_refused(tmp_path: Path, place: float, length: int, new: bytes) -> None:
+    raw = write(tmp_path).read_bytes()
+    start = int(place * len(raw))
+    source = tmp_path / "mutated.npz"
+    source.write_bytes(raw[:start] + new + raw[start + length :])
+    target = tmp_path / "mutated"
+    try:
+        import_trace(source, target, Options())
+    except TraceError:
+        assert not target.exists()
+    else:
+        open_trace(target)
+        shutil.rmtree(target)
+
+
+def test_gpt_oss_20b(tmp_path: Path, shared_data: Path) -> None:
+    folder = shared_data / "traces"
+    options = Options(model="gpt-oss-20b", limit=20, meta=folder / "gptoss20b_decode.meta.json.gz")
+    trace = open_trace(import_trace(folder / "gptoss20b_decode.npz", tmp_path / "trace", options))
+    assert (trace.L, trace.E, trace.K, len(trace.requests)) == (24, 32, 4, 20)
+    assert trace.requests[0].source == "Polyglot-or-Not_Fact-Completion"
+    assert (trace.requests[0].prompt_tokens, trace.requests[0].output_tokens) == (101, 512)
+    with np.load(folder / "gptoss20b_decode.npz", allow_pickle=False) as archive:
+        # Its slots are by descending weight already: the import changes nothing.
+        np.testing.assert_array_equal(trace.expert_ids, archive["experts"][: trace.N])
+        np.testing.assert_array_equal(trace.expert_weights, archive["weights"][: trace.N])

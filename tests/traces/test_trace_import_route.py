@@ -1,0 +1,149 @@
+"""``route_trace v1``: one turn's prompt is one step, and what is odd in a file is said with its line."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from traces import Trace, TraceError, open_trace
+from traces.importers import Options, assign_splits
+from traces.importers.route_trace import import_trace
+
+HEAD = [
+    "# route_trace v1",
+    "# model=/data/my models/tiny-Q4.gguf arch=x n_layer=2 n_expert=8 n_expert_used=2",
+    "# layer=0 expert_bytes=100 dense_bytes=5",
+    "# layer=1 expert_bytes=200 dense_bytes=5",
+    "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes",
+]
+
+
+def rows(turn: int) -> list[str]:
+    """Two prompt tokens, of which layer 1 sees the last; two decode tokens. The file goes layer by layer."""
+    size = {0: 100, 1: 200}
+    places = [(0, 0, 0), (0, 1, 0), (0, 1, 1), (1, 2, 0), (1, 2, 1), (1, 3, 0), (1, 3, 1)]
+    return [
+        f"{turn},{phase},{step},{layer},{slot},{(step + slot + turn) % 8},{weight},0,{size[layer]}"
+        for phase, step, layer in places
+        for slot, weight in ((0, 0.25), (1, 0.75))
+    ]
+
+
+def write(folder: Path, lines: list[str]) -> Path:
+    source = folder / "tiny.route.csv"
+    source.write_text("\n".join(lines) + "\n")
+    return source
+
+
+def test_turns_become_requests(tmp_path: Path) -> None:
+    source = write(tmp_path, [*HEAD, *rows(0), *rows(4)])
+    trace = open_trace(import_trace(source, tmp_path / "trace", Options()))
+    assert (trace.L, trace.E, trace.K, trace.N) == (2, 8, 2, 8)
+    assert trace.manifest.model.name == "tiny-Q4"
+    assert trace.manifest.model.expert_bytes == (100, 200)
+    assert trace.steps[:4].tolist() == [(0, 0, 0, 2, 0), (0, 1, 2, 1, 2), (0, 1, 3, 1, 3), (1, 0, 4, 2, 0)]
+    assert [(item.prompt_tokens, item.output_tokens) for item in trace.requests] == [(2, 3), (2, 3)]
+    # The file's slots rise in weight: the import turns them round.
+    assert trace.expert_ids[:3].tolist() == [[[1, 0], [255, 255]], [[2, 1], [2, 1]], [[3, 2], [3, 2]]]
+    assert trace.expert_weights is not None
+    assert trace.expert_weights[:2].tolist() == [[[0.75, 0.25], [0, 0]], [[0.75, 0.25], [0.75, 0.25]]]
+    assert sorted(str(item.split) for item in trace.requests) == ["test", "train"]
+
+
+def test_limit_and_the_users_words(tmp_path: Path) -> None:
+    source = write(tmp_path, [*HEAD, *rows(0), *rows(1)])
+    options = Options(limit=1, model="mine", source="chat", licence="MIT")
+    trace = open_trace(import_trace(source, tmp_path / "trace", options))
+    assert len(trace.requests) == 1
+    assert trace.requests[0].split is None
+    assert (trace.manifest.model.name, trace.requests[0].source) == ("mine", "chat")
+    assert trace.manifest.prompts.licence == "MIT"
+
+
+def without(lines: list[str], start: str) -> list[str]:
+    return [line for line in lines if not line.startswith(start)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "line 1, line is ''; allowed: # route_trace v1"),
+        (["# route_trace v2"], "line 1"),
+        (HEAD[:1], "line 2"),
+        (HEAD[:3], "line 4, line is ''; allowed: # layer=1"),
+        ([*HEAD[:4], "turn,phase"], "line 5"),
+        (HEAD, "line 6, line is 'missing'"),
+        ([*HEAD, "0,0,0,0,0,1,x,0,100"], "line 6"),
+        ([*HEAD, "0,2,0,0,0,1,0.5,0,100"], "line 6"),
+        ([*HEAD, "0,0,0,2,0,1,0.5,0,100"], "line 6, layer is 2; allowed: 0 to 1"),
+        ([*HEAD, "0,0,0,0,2,1,0.5,0,100"], "line 6, slot is 2"),
+        ([*HEAD, "0,0,0,0,0,8,0.5,0,100"], "line 6, expert is 8; allowed: 0 to 7"),
+        ([*HEAD, "0,0,0,0,0,1,-0.5,0,100"], "line 6, weight"),
+        ([*HEAD, "0,0,0,0,0,1,1e999,0,100"], "line 6, weight"),
+        ([*HEAD, "0,0,0,0,0,1,1e,0,100"], "line 6, weight"),
+        ([*HEAD, "0,0,0,0,0,1,0.5,0,99"], "line 6, expert_bytes is '99'; allowed: 0 or 100"),
+        ([*HEAD, *rows(0)[:1], *rows(0)], "line 7, slot is 0; allowed: once"),
+        ([*HEAD, *rows(1), *rows(0)], "turn is 0; allowed: above 1"),
+        ([*HEAD, *without(rows(0), "0,0")], "turn 0 is 'without prefill'"),
+        ([*HEAD, *without(rows(0), "0,0,1,1")], "turn 0, step 1, layer 1 is 'missing'"),
+        ([*HEAD, *without(rows(0), "0,0,0,0")[:-2]], "step 3, layer 1 is 'missing'"),
+        ([*HEAD, *without(rows(0), "0,1,3,0")], "step 3, layer 0 is 'missing'"),
+    ],
+)
+def test_bad_files_name_the_line(tmp_path: Path, lines: list[str], message: str) -> None:
+    source = write(tmp_path, lines)
+    with pytest.raises(TraceError, match=message) as caught:
+        import_trace(source, tmp_path / "trace", Options())
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+
+
+@pytest.mark.parametrize(
+    ("requests", "split", "train"),
+    [(1, "0.7", None), (2, "0.99", 1), (2, "0.01", 1), (10, "0.7", 7), (703, "0.7", 492), (100, "0.55", 55)],
+)
+def test_split_rounds_down_and_leaves_one_of_each(requests: int, split: str, train: int | None) -> None:
+    splits = assign_splits(requests, Fraction(split), 0)
+    assert len(splits) == requests
+    assert splits == assign_splits(requests, Fraction(split), 0)
+    assert splits == [None] if train is None else splits.count("train") == train
+    if requests > 2:
+        assert splits != assign_splits(requests, Fraction(split), 1)
+
+
+def replay_lru(trace: Trace, capacity: int, *, last_slot_recent: bool) -> tuple[int, int]:
+    """Replay a global LRU, one event per step and layer; returns hits and lookups."""
+    cache: OrderedDict[tuple[int, int], None] = OrderedDict()
+    hits = lookups = 0
+    for step in trace.steps:
+        for layer in range(trace.L):
+            ids = trace.expert_ids[step["first_row"] : step["first_row"] + step["rows"], layer]
+            tokens = [[int(expert) for expert in row if expert != trace.absent] for row in ids]
+            demand = {expert for token in tokens for expert in token}
+            hits += sum((layer, expert) in cache for expert in demand)
+            lookups += len(demand)
+            for token in tokens:
+                for expert in token if last_slot_recent else token[::-1]:
+                    cache[layer, expert] = None
+                    cache.move_to_end((layer, expert))
+            while len(cache) > capacity:
+                cache.popitem(last=False)
+    return hits, lookups
+
+
+def test_the_devices_own_cache_is_reproduced(tmp_path: Path, shared_data: Path) -> None:
+    source = shared_data / "route_trace" / "gptoss120b.route.csv"
+    trace = open_trace(import_trace(source, tmp_path / "trace", Options()))
+    assert (trace.L, trace.E, trace.K, trace.N, len(trace.steps)) == (36, 128, 2, 149, 65)
+    seen = (trace.expert_ids != trace.absent).all(axis=2)
+    assert np.flatnonzero(~seen[:, 35]).tolist() == list(range(84))
+    assert seen[:, :35].all()
+    assert trace.manifest.model.expert_bytes == (13219200,) * 36
+    capacity = 3000 * 2**20 // 13219200
+    # The device recorded 2,066 hits of 6,375 lookups: the last slot of a token is the most recent one.
+    assert replay_lru(trace, capacity, last_slot_recent=True) == (2066, 6375)
+    assert replay_lru(trace, capacity, last_slot_recent=False) == (2067, 6375)

@@ -1,0 +1,20 @@
+"""First in, first out."""
+
+from __future__ import annotations
+
+from policies.api import Setup
+from policies.ordered import Ordered
+from policies.scoped import Scope
+
+
+class FIFO(Ordered):
+    """Evict the expert that has had its slot for the longest time, however often it was used.
+
+    A folklore baseline; equals libCacheSim's FIFO on one-expert events. ``scope`` as for lru. No ties.
+    O(1) per lookup, O(pinned) per victim. Lossless; needs no signals.
+    """
+
+    name = "fifo"
+
+    def __init__(self, setup: Setup, *, scope: Scope = "global") -> None:
+        super().__init__(setup, scope)

@@ -1,0 +1,138 @@
+"""Which policies there are, and how to build one from a configuration.
+
+A policy is found by itself: any class with a ``name`` in a module of ``policies`` or ``policies.bounds``, or behind
+an entry point of the group ``moe_offload.policies``. Nothing is imported before the first question.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import pkgutil
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from policies.api import Policy, Setup
+from traces.errors import UserError, one_of
+
+GROUP = "moe_offload.policies"
+PACKAGES = ("policies", "policies.bounds")
+_NOUNS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", NoneType: "null"}
+
+
+def names() -> list[str]:
+    """All policies, sorted, the clairvoyant ones included."""
+    return sorted(_catalogue())
+
+
+def find(name: str) -> type[Policy]:
+    """The policy of that name. UserError if there is none."""
+    found = _catalogue().get(name)
+    if found is None:
+        raise UserError(f"policy={name}: unknown; allowed: {one_of(names())}")
+    return found
+
+
+def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
+    """Make a policy. UserError for a parameter that it does not have or of another type, or for too small a budget."""
+    policy_type = find(name)
+    hints = parameters(name)
+    for key, value in params.items():
+        if key not in hints:
+            raise UserError(f"policy.{key}={_shown(value)}: {name} has no such parameter; allowed: {one_of(hints)}")
+        if not _is(value, hints[key]):
+            raise UserError(f"policy.{key}={_shown(value)}: allowed: {_allowed(hints[key])}")
+    for key in hints:
+        if key not in params and key not in defaults(name):
+            raise UserError(f"policy.{key}: missing; allowed: {_allowed(hints[key])}")
+    policy = policy_type(setup, **params)
+    least = policy.min_budget()
+    if setup.budget < least:
+        raise UserError(
+            f"budget={setup.budget}: too small for policy={name}; allowed: at least {least} bytes"
+            f" ({-(-least // 1000) / 1000:.3f} MB)"
+        )
+    return policy
+
+
+def parameters(name: str) -> dict[str, Any]:
+    """The parameters of a policy, with their types."""
+    init = find(name).__init__
+    hints = get_type_hints(init)
+    return {key: hints[key] for key in list(inspect.signature(init).parameters)[2:]}
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The parameters of a policy that have a default, with it."""
+    given = inspect.signature(find(name).__init__).parameters.values()
+    return {p.name: p.default for p in list(given)[2:] if p.default is not p.empty}
+
+
+def source(name: str) -> bytes:
+    """The file that defines the policy, for the digest of the code that a result depends on."""
+    return Path(inspect.getfile(find(name))).read_bytes()
+
+
+@cache
+def _catalogue() -> dict[str, type[Policy]]:
+    found: dict[str, type[Policy]] = {}
+    for policy in (*_ours(), *_others()):
+        if policy.name in found:
+            both = f"{_where(found[policy.name])} and {_where(policy)}"
+            raise UserError(f"policy={policy.name}: defined twice, by {both}; allowed: one policy per name")
+        found[policy.name] = policy
+    return found
+
+
+def _ours() -> Iterator[type[Policy]]:
+    for package in PACKAGES:
+        for info in pkgutil.iter_modules(import_module(package).__path__, f"{package}."):
+            if not info.ispkg:
+                module = import_module(info.name)
+                yield from (c for c in vars(module).values() if _is_policy(c) and c.__module__ == info.name)
+
+
+def _others() -> Iterator[type[Policy]]:
+    for point in sorted(entry_points(group=GROUP)):
+        policy = point.load()
+        if not _is_policy(policy):
+            raise UserError(f"{GROUP}: {point.name}={point.value}: allowed: a class of policies.api.Policy with a name")
+        yield policy
+
+
+def _is_policy(item: object) -> bool:
+    return isinstance(item, type) and issubclass(item, Policy) and "name" in vars(item)
+
+
+def _where(policy: type[Policy]) -> str:
+    return f"{policy.__module__}.{policy.__qualname__}"
+
+
+def _is(value: object, hint: Any) -> bool:
+    """Whether a value is of a parameter's type: nothing is converted, but a whole number is a number."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is(value, h) for h in get_args(hint))
+    if get_origin(hint) is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in get_args(hint))
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    if hint in _NOUNS:
+        return type(value) is hint
+    raise TypeError(f"a parameter of type {hint}: allowed: bool, int, float, str, Literal, X | None")
+
+
+def _allowed(hint: Any) -> str:
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_allowed, get_args(hint)))
+    return one_of(get_args(hint)) if get_origin(hint) is Literal else _NOUNS[hint]
+
+
+def _shown(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return repr(value)

@@ -1,0 +1,55 @@
+"""A fixed set of popular experts."""
+
+from __future__ import annotations
+
+from policies.api import History, Policy, Setup, Step
+from traces.errors import UserError
+
+
+class Static(Policy):
+    """Keep the experts that were demanded most often by the train requests; whatever else is demanded passes through.
+
+    The static popular set of llama.cpp-style splits, and the strongest rival of prefetching in independent tests. The
+    set is the most popular that fits in the budget less ``staging`` experts of the largest size, through which the
+    others stream. It fills on first demand, or with ``preload`` by prefetching, the most popular first, from the first
+    step on. Ties in popularity: lower flat number. O(1) per lookup. Lossless; needs no signals, but train requests.
+    """
+
+    name = "static"
+    learns = True
+
+    def __init__(self, setup: Setup, *, staging: int = 2, preload: bool = False) -> None:
+        super().__init__(setup)
+        if staging < 1:
+            raise UserError(f"policy.staging={staging}: allowed: at least 1 (experts)")
+        self.staging_bytes = staging * max(setup.expert_bytes)
+        self.preload = preload
+        self.kept: dict[int, None] | None = None  # by falling popularity
+
+    def min_budget(self) -> int:
+        return self.staging_bytes
+
+    def fit(self, history: History) -> None:
+        popularity = history.popularity().tolist()
+        if not any(popularity):
+            raise UserError("policy=static: the train requests demand no expert; allowed: a trace with a train split")
+        left, self.kept = self.setup.budget - self.staging_bytes, {}
+        for expert in sorted(range(len(popularity)), key=lambda x: -popularity[x]):
+            size = self.setup.expert_bytes[self.setup.layer_of(expert)]
+            if size <= left:
+                self.kept[expert] = None
+                left -= size
+
+    def on_step(self, step: Step) -> None:
+        if self.kept is None:
+            raise RuntimeError("static was not fitted")
+        if self.preload:
+            self.preload = False
+            for i, expert in enumerate(self.kept):
+                self.actions.prefetch(expert, -float(i))
+
+    def keep(self, expert: int) -> bool:
+        return self.kept is not None and expert in self.kept
+
+    def victim(self, incoming: int, speculative: bool) -> int | None:
+        return None  # there is always room for the set, and for one more once its predecessors are computed

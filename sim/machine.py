@@ -26,6 +26,8 @@ class Link:
 
     def __init__(self, core: Core, copy_ns: Sequence[int], depth: int) -> None:
         self.core, self.copy_ns, self.depth = core, copy_ns, depth
+        self.next_chunk, self.chunk_done = core.next_chunk, core.chunk_done
+        self.busy_ns = 0
         self.under_way: deque[tuple[int, int]] = deque()  # (end, chunk)
         self.predictions: list[tuple[int, int, int]] = []  # (end, order of asking, tag)
         self.predictor_free = 0
@@ -35,33 +37,52 @@ class Link:
         """Hand chunks over, as long as the core has some and the link takes them."""
         core, under_way = self.core, self.under_way
         while core.pending and len(under_way) < self.depth:
-            chunk = core.next_chunk()
+            chunk = self.next_chunk()
             if chunk == NONE:
                 return
             ns = self.copy_ns[chunk]
-            start = under_way[-1][0] if under_way else now
-            core.accounts.link_busy_ns += ns
-            under_way.append((start + ns, chunk))
+            self.busy_ns += ns
+            under_way.append(((under_way[-1][0] if under_way else now) + ns, chunk))
 
     def advance(self, now: int) -> None:
-        """Tell the core all that ends up to ``now``, in time order."""
+        """Tell the core all that ends up to ``now``, in time order, a chunk before a prediction."""
         core, under_way, predictions = self.core, self.under_way, self.predictions
         while True:
-            end = under_way[0][0] if under_way else now + 1
-            if predictions and predictions[0][0] < end:
-                end, _, tag = predictions[0]
-                if end > now:
-                    return
-                heappop(predictions)
+            if under_way and under_way[0][0] <= now and not (predictions and predictions[0][0] < under_way[0][0]):
+                end, chunk = under_way.popleft()
+                self.chunk_done(chunk, end)
+            elif predictions and predictions[0][0] <= now:
+                end, _, tag = heappop(predictions)
                 core.prediction(tag, end)
-            elif end <= now:
-                core.chunk_done(under_way.popleft()[1], end)
             else:
                 return
-            if core.predictions and self.ask(end) > end:
-                raise CoreError("a prediction may block the GPU only from on_step and on_gate")
-            if core.pending:
-                self.pump(end)
+            if core.pending or core.predictions:
+                self.after(end)
+
+    def after(self, now: int) -> None:
+        """Something has ended: what the policy wants next, and what the link can take next."""
+        if self.core.predictions and self.ask(now) > now:
+            raise CoreError("a prediction may block the GPU only from on_step and on_gate")
+        self.pump(now)
+
+    def wait(self, now: int, stalls: list[int]) -> int:
+        """Compute waits until an expert is ready: charge each nanosecond to the chunk on the link; returns when."""
+        core, under_way = self.core, self.under_way
+        ready, kind, chunks = core.ready, core.kind, core.setup.chunks
+        while not ready:
+            if not under_way:
+                raise CoreError("deadlock: compute waits and nothing can be copied")
+            end, chunk = under_way[0]
+            stalls[kind[chunk // chunks]] += end - now
+            now = end
+            if self.predictions:
+                self.advance(now)
+                continue
+            under_way.popleft()
+            self.chunk_done(chunk, now)
+            if core.pending or core.predictions:
+                self.after(now)
+        return now
 
     def ask(self, now: int) -> int:
         """Start the predictions that the policy asked for; returns when the last blocking one ends (or ``now``)."""
@@ -105,21 +126,22 @@ class Machine:
         start = int(self.env.now)
         if self.steps:
             self.core.measure_from(start)
-            self.core.accounts.link_busy_ns = self.link.busy_after(start)
+            self.link.busy_ns = self.link.busy_after(start)
             self.timings = Timings()
         self.env.process(self._gpu(measured))
         self.env.run()
         now = int(self.env.now)
-        self.core.accounts.link_busy_ns -= self.link.busy_after(now)
+        self.core.accounts.link_busy_ns = self.link.busy_ns - self.link.busy_after(now)
         return self.core.finish(now)
 
     def _gpu(self, passes: Iterable[Pass]) -> Generator[simpy.Event, object, None]:
         """The GPU stream: per layer the dense part, the gate, then the experts as they are complete."""
         env, core, costs, link = self.env, self.core, self.costs, self.link
-        under_way, predictions, kind = link.under_way, link.predictions, core.kind
-        pump, advance, gate = link.pump, link.advance, core.gate
+        under_way, predictions = link.under_way, link.predictions
+        pump, advance, wait, gate = link.pump, link.advance, link.wait, core.gate
         next_expert, expert_done = core.next_expert, core.expert_done
-        chunks, launch = core.setup.chunks, costs.launch_ns
+        launch, depth = costs.launch_ns, link.depth
+        single_ns = [costs.expert_table(layer, 1)[1] + launch for layer in range(core.setup.n_layers)]
         now = int(env.now)
         for step in passes:
             self.steps += 1
@@ -129,7 +151,7 @@ class Machine:
             now = self._settle(now, stalled[0])
             waited = now - began
             dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
-            single = step.rows == 1
+            ns_by_layer = single_ns if step.rows == 1 else None
             for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
                 now += dense
                 computed += dense
@@ -144,30 +166,27 @@ class Machine:
                     free = self._settle(now, stalled[layer])
                     waited += free - now
                     now = free
-                expert_ns = costs.expert_table(layer, step.rows)
-                ns = expert_ns[1] + launch
-                if not single:
-                    of = dict(zip(demand, tokens, strict=True))
+                if ns_by_layer is not None:
+                    ns, cost = ns_by_layer[layer], None
+                else:
+                    table = costs.expert_table(layer, step.rows)
+                    cost = {x: table[n] + launch for x, n in zip(demand, tokens, strict=True)}
                 while True:
                     x = next_expert()
                     if x >= 0:
-                        if not single:
-                            ns = expert_ns[of[x]] + launch
+                        if cost is not None:
+                            ns = cost[x]
                         now += ns
                         computed += ns
                         if (under_way and under_way[0][0] <= now) or predictions:
                             advance(now)
                         expert_done(x, now)
-                        if core.pending:
+                        if core.pending and len(under_way) < depth:
                             pump(now)
                     elif x == WAIT:
-                        if not under_way:
-                            raise CoreError(f"deadlock in layer {layer}: compute waits and nothing can be copied")
-                        end, chunk = under_way[0]
-                        stalled[layer][kind[chunk // chunks]] += end - now
-                        waited += end - now
-                        now = end
-                        advance(now)
+                        free = wait(now, stalled[layer])
+                        waited += free - now
+                        now = free
                     else:
                         break
                 yield env.timeout(now - env.now)

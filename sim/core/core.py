@@ -59,12 +59,16 @@ class Core:
         self.predictions: list[tuple[int, int, bool]] = []
         """Predictions asked for and not yet taken by the machine: (tag, latency ns, blocking)."""
         self.kind = state.kind
+        # The hottest tables, without the way through the state.
+        self._slot, self._given, self._done, self._pinned = state.slot, state.given, state.done, state.pinned
+        self._chunk_bytes = state.chunk_bytes
         self._chunks = setup.chunks
         self._demand: deque[int] = deque()
         self._queue: list[tuple[float, int, int]] = []  # (-priority, number, expert), stale entries skipped
         self._number = [0] * len(state.done)  # of an expert's live queue entry
         self._issue = 0
-        self._ready: deque[int] = deque()
+        self.ready: deque[int] = deque()
+        """Experts of the event that could be computed now; read by machines, to wait no longer than needed."""
         self._uncomputed = 0
         self._expected: list[set[int]] = [set() for _ in range(setup.n_layers)]
         self._spec_bytes = [0] * len(state.done)
@@ -73,6 +77,7 @@ class Core:
         self._step = Step(0, False, 0, (), signals)
         self._event = LayerEvent(0, False, (), (), signals)
         self._hits = self.accounts.hits[0]
+        self._on_gate, self._victim = policy.on_gate, policy.victim
         self._on_slot = policy.on_slot if _overridden(policy, "on_slot") else None
         self._on_complete = policy.on_complete if _overridden(policy, "on_complete") else None
         self._on_evict = policy.on_evict if _overridden(policy, "on_evict") else None
@@ -95,7 +100,7 @@ class Core:
         """The gate of ``layer`` has run: classify, pin, queue what is missing, tell the policy. Rule 3."""
         state, chunks, spec = self.state, self._chunks, self.state.spec
         done, pinned, kind = state.done, state.pinned, state.kind
-        ready, queue = self._ready, self._demand
+        ready, queue = self.ready, self._demand
         complete = resident = bytes_ready = 0
         for x in demand:
             pinned[x] = 1
@@ -137,7 +142,7 @@ class Core:
         self.signals.layer = layer
         event = self._event
         event.layer, event.demand, event.tokens = layer, demand, tokens
-        self.policy.on_gate(event)
+        self._on_gate(event)
 
     def prediction(self, tag: int, now: int) -> None:
         """A prediction asked for with ``actions.predict`` is done."""
@@ -145,27 +150,27 @@ class Core:
 
     def chunk_done(self, chunk: int, now: int) -> None:
         """A chunk that :meth:`next_chunk` gave has arrived."""
-        state = self.state
         x = chunk // self._chunks
-        arrived = state.done[x] + 1
-        state.done[x] = arrived
+        arrived = self._done[x] + 1
+        self._done[x] = arrived
         if arrived == self._chunks:
+            state = self.state
             state.dropping[x] = 0
-            if state.pinned[x]:
-                self._ready.append(x)
+            if self._pinned[x]:
+                self.ready.append(x)
             elif state.spec[x] == PENDING:
                 state.spec[x] = ARRIVED
             if self._on_complete is not None:
                 self._on_complete(x)
-        elif state.dropping[x] and arrived == state.given[x]:
-            state.dropping[x] = 0
+        elif self.state.dropping[x] and arrived == self._given[x]:
+            self.state.dropping[x] = 0
             self._evict(x)
         if self._demand or self._queue:  # what was on the link can be evicted now
             self.pending = True
 
     def expert_done(self, x: int, now: int) -> None:
         """An expert that :meth:`next_expert` gave has been computed: its pin ends."""
-        self.state.pinned[x] = 0
+        self._pinned[x] = 0
         if self._keep is not None and not self._keep(x):
             self._evict(x)
         if self._demand or self._queue:
@@ -180,8 +185,8 @@ class Core:
 
     def next_expert(self) -> int:
         """Which expert of the event to compute: complete ones in order of completion; WAIT or END."""
-        if self._ready:
-            x = self._ready.popleft()
+        if self.ready:
+            x = self.ready.popleft()
             self._uncomputed -= 1
         else:
             x = WAIT if self._uncomputed else END
@@ -190,20 +195,19 @@ class Core:
 
     def next_chunk(self) -> int:
         """Which chunk to copy: demand before speculative, then priority, then first come. Takes the slot."""
-        queue, state = self._demand, self.state
+        queue, given, chunks = self._demand, self._given, self._chunks
         if queue:
             x = queue[0]
-            if not state.slot[x] and not self._make_room(x, False):
+            if not self._slot[x] and not self._make_room(x, False):
                 # Waves: no room for the first in line, but an upgraded load may hold its slot already.
-                x = next((y for y in queue if state.slot[y]), NONE)
+                x = next((y for y in queue if self._slot[y]), NONE)
             if x != NONE:
-                given = state.given[x]
-                state.given[x] = given + 1
-                chunk = x * self._chunks + given
-                if given + 1 == self._chunks:
+                chunk = x * chunks + given[x]
+                given[x] += 1
+                if given[x] == chunks:
                     queue.remove(x)
                     self.pending = bool(queue or self._queue)
-                self.accounts.demand_bytes += state.chunk_bytes[chunk]
+                self.accounts.demand_bytes += self._chunk_bytes[chunk]
                 self._answers.append(chunk)
                 return chunk
         x = self._next_speculative()
@@ -211,14 +215,13 @@ class Core:
             self.pending = False
             self._answers.append(NONE)
             return NONE
-        given = state.given[x]
-        state.given[x] = given + 1
-        chunk = x * self._chunks + given
-        if given + 1 == self._chunks:
+        chunk = x * chunks + given[x]
+        given[x] += 1
+        if given[x] == chunks:
             heappop(self._queue)
             self.pending = bool(self._queue)
-        self._spec_bytes[x] += state.chunk_bytes[chunk]
-        self.accounts.speculative_bytes += state.chunk_bytes[chunk]
+        self._spec_bytes[x] += self._chunk_bytes[chunk]
+        self.accounts.speculative_bytes += self._chunk_bytes[chunk]
         self._answers.append(chunk)
         return chunk
 
@@ -303,7 +306,7 @@ class Core:
     def _make_room(self, x: int, speculative: bool) -> bool:
         state = self.state
         while not state.fits(x):
-            victim = self.policy.victim(x, speculative)
+            victim = self._victim(x, speculative)
             if victim is None:
                 return False
             self._evict(victim)

@@ -122,7 +122,7 @@ class State:
 
     def release(self, expert: int) -> None:
         """Take the slot back, with whatever had arrived in it."""
-        if not self.evictable(expert):
+        if not self.slot[expert] or self.pinned[expert] or self.given[expert] != self.done[expert]:
             raise CoreError(f"expert {expert} was to be evicted while it had no slot, was pinned or on the link")
         self.used -= self.size[expert]
         self.layer_used[expert // self.n_experts] -= self.size[expert]

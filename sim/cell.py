@@ -1,0 +1,179 @@
+"""One cell: a checked configuration made real (trace, prices, budget, policy), and its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import policies
+import sim
+import traces
+from policies import registry
+from policies.api import Policy, Setup
+from sim.config import RunConfig
+from sim.costs import Costs
+from sim.profiles import HardwareProfile, ModelProfile, shipped
+from sim.units import parse_budget
+from sim.workload import ClosedLoop, Selection, select
+from traces import Trace, open_trace
+from traces.errors import UserError, one_of
+
+
+class TrainRequests:
+    """The train requests of a trace, for policies that learn: they never see the others (policies.api.History)."""
+
+    def __init__(self, trace: Trace, requests: Sequence[int]) -> None:
+        self._trace, self._requests = trace, requests
+
+    def popularity(self) -> NDArray[np.int64]:
+        """Lookups of every expert, int64 [L * E]: each layer event counts an expert once."""
+        counts = np.zeros(self._trace.L * self._trace.E, np.int64)
+        for step in ClosedLoop(self._trace).passes(self._requests):
+            counts[[x for demand in step.demand for x in demand]] += 1
+        return counts
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """All that determines a result."""
+
+    config: RunConfig
+    trace: Trace
+    model: ModelProfile
+    hardware: HardwareProfile
+    costs: Costs
+    setup: Setup
+    selection: Selection
+
+    @property
+    def total_expert_bytes(self) -> int:
+        """Bytes of all experts of all layers."""
+        return self.setup.n_experts * sum(self.setup.expert_bytes)
+
+    def policy(self, name: str | None = None, params: Mapping[str, Any] | None = None) -> Policy:
+        """Build the configured policy, or another one, for this cell. UserError if something it needs is missing."""
+        given = dict(self.config.policy) if name is None else {"name": name, **(params or {})}
+        policy = registry.build(str(given.pop("name", None)), self.setup, given)
+        for signal in sorted(policy.signals):
+            if not self.trace.has(signal):
+                recorded = one_of(s for s in traces.format.SIGNALS if self.trace.has(s))
+                raise UserError(
+                    f"policy={policy.name} needs the signal {signal}, which trace={self.config.trace} did not record;"
+                    f" recorded: {recorded}"
+                )
+        if policy.learns:
+            if not self.selection.train:
+                raise UserError(
+                    f"policy={policy.name} learns from train requests, and trace={self.config.trace} has no split;"
+                    " import or collect it with split=0.7"
+                )
+            policy.fit(TrainRequests(self.trace, self.selection.train))
+        return policy
+
+    def resolved(self) -> dict[str, Any]:
+        """What the result depends on, but for the code: the trace by hash, everything else by value."""
+        return {
+            "trace": self.trace.sha256,
+            "policy": dict(self.config.policy),
+            "model": asdict(self.model),
+            "dtype": self.costs.dtype,
+            "hardware": _plain(asdict(self.hardware)),
+            "workload": dict(self.config.workload),
+            "budget_bytes": self.setup.budget,
+            **{key: getattr(self.config, key) for key in ("chunks", "warmup", "limit", "seed", "bounds", "log")},
+        }
+
+    def key(self, resolved: Mapping[str, Any] | None = None) -> str:
+        """The cell's address: a hash of the resolved configuration and of the code."""
+        content = {"resolved": resolved or self.resolved(), "code": code_digest(self.config.policy.get("name"))}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def make_cell(config: RunConfig) -> Cell:
+    """Open and check everything that a configuration names. UserError for the first thing that does not fit."""
+    trace = open_trace(find_trace(config.trace))
+    model, dtype = _model(config, trace)
+    for key, ours, its in (
+        ("layers", model.moe_layers, trace.L),
+        ("experts", model.experts, trace.E),
+        ("top_k", model.top_k, trace.K),
+    ):
+        if ours != its:
+            raise UserError(
+                f"model={model.name}: has {key} {ours}, trace={config.trace} has {its};"
+                " a trace is priced only as a model of its own routing shape"
+            )
+    hardware = HardwareProfile.from_dict(config.hardware)
+    costs = Costs(model, hardware, dtype)
+    total = trace.E * sum(costs.expert_bytes)
+    smallest = min(costs.expert_bytes)
+    if config.chunks > smallest:
+        raise UserError(f"chunks={config.chunks}: at most the bytes of one expert, {smallest}")
+    setup = Setup(
+        n_layers=trace.L,
+        n_experts=trace.E,
+        top_k=trace.K,
+        expert_bytes=costs.expert_bytes,
+        chunks=config.chunks,
+        budget=parse_budget(config.budget, total),
+        costs=costs,
+        seed=config.seed,
+    )
+    if setup.budget > hardware.gpu.memory_bytes:
+        raise UserError(
+            f"budget={config.budget}: {setup.budget} bytes, and hardware={hardware.name} has"
+            f" {hardware.gpu.memory_bytes} bytes of memory; allowed: up to that"
+        )
+    chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup)
+    return Cell(config, trace, model, hardware, costs, setup, chosen)
+
+
+def find_trace(name: str) -> Path:
+    """The folder of a shipped trace's name, or the path given. UserError with the names there are."""
+    if name == "sample":
+        return Path(str(files("traces") / "sample"))
+    if not Path(name).is_dir():
+        raise UserError(f"trace={name}: no such trace; allowed: sample, or the folder of a trace")
+    return Path(name)
+
+
+def _model(config: RunConfig, trace: Trace) -> tuple[ModelProfile, str | None]:
+    if config.model.get("name") != "as_traced":
+        return ModelProfile.from_dict(config.model), None
+    if set(config.model) != {"name", "dtype"}:
+        raise UserError(f"model=as_traced: has the keys {one_of(config.model)}; allowed: name, dtype")
+    if trace.manifest.priced_as is not None:
+        return ModelProfile.from_dict(shipped("model", trace.manifest.priced_as)), config.model["dtype"]
+    return ModelProfile.from_manifest(asdict(trace.manifest.model)), config.model["dtype"]
+
+
+@cache
+def code_digest(policy: str | None = None) -> str:
+    """Hash of the code that a result depends on: traces' reader, policies, sim, and the policy's own file."""
+    digest = hashlib.sha256()
+    for package in (traces, policies, sim):
+        root = Path(str(package.__file__)).parent
+        pattern = "*.py" if package is traces else "**/*.py"
+        for path in sorted(root.glob(pattern)):
+            digest.update(f"{package.__name__}/{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    if policy is not None and policy in registry.names():
+        digest.update(registry.source(policy))
+    return digest.hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """Fractions of a profile as exact text, for JSON."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)

@@ -1,0 +1,90 @@
+"""``python -m sim``: stdout carries the result, stderr the rest; a user's mistake is one line and exit status 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+
+from sim.help import HELP, RUN_HELP
+from traces.errors import UserError, one_of
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(HELP)
+        return 0
+    verb, *rest = words
+    try:
+        if verb not in VERBS:
+            raise UserError(f"{verb}: no such command; allowed: {one_of(VERBS)}")
+        return VERBS[verb](rest)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing was written for the unfinished run\n")
+        return 130
+    except BrokenPipeError:
+        return 141
+
+
+def _run(words: Sequence[str]) -> int:
+    if any(word in ("-h", "--help") for word in words):
+        sys.stdout.write(RUN_HELP)
+        return 0
+    if any(word in ("-m", "--multirun") for word in words):
+        from sim.multirun import multirun
+
+        return multirun([word for word in words if word not in ("-m", "--multirun")])
+    overrides, output = split_output(words)
+    from sim.config import read_config
+    from sim.run import run_config, stderr_progress
+
+    result = run_config(read_config(overrides), output["out"], stderr_progress())
+    report(result.document, output["format"])
+    sys.stderr.write(f"{'read from' if result.cached else 'written to'} {result.folder}\n")
+    return 0
+
+
+def report(document: object, form: str) -> None:
+    """Write a result to stdout, as a table or as the content of ``result.json``."""
+    if form == "json":
+        sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        return
+    from rich.console import Console
+
+    from sim.table import show
+
+    width = None if sys.stdout.isatty() else 120
+    show(document, Console(width=width, highlight=False))  # type: ignore[arg-type]
+
+
+def split_output(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Take ``out=`` and ``format=`` out of the words: they do not change the result."""
+    output = {"out": "outputs", "format": "table"}
+    overrides = []
+    for word in words:
+        key, separator, value = word.partition("=")
+        if separator and key in output:
+            output[key] = value
+        elif not separator and not word.startswith("~"):
+            raise UserError(f"{word}: not understood; write key=value (python -m sim run --help)")
+        else:
+            overrides.append(word)
+    if output["format"] not in ("table", "json"):
+        raise UserError(f"format={output['format']}: allowed: table, json")
+    if not output["out"]:
+        raise UserError("out=: a folder is wanted")
+    return overrides, output
+
+
+def _bench(words: Sequence[str]) -> int:
+    from sim.bench import main as bench
+
+    return bench(words)
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "bench": _bench}

@@ -1,0 +1,168 @@
+"""From the words of a command line to a checked configuration: Hydra composes, this module refuses.
+
+Every mistake is a UserError of one line, with the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from policies import registry
+from traces.errors import UserError, one_of
+
+GROUPS = ("policy", "model", "hardware", "workload")
+PATHS = ("trace", "model", "hardware")
+"""Keys whose value may be a path as well as a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """One run, as composed. The groups are checked by those who read them."""
+
+    policy: Mapping[str, Any]
+    model: Mapping[str, Any]
+    hardware: Mapping[str, Any]
+    workload: Mapping[str, Any]
+    trace: str
+    budget: str | int
+    chunks: int
+    warmup: int
+    limit: int | None
+    seed: int
+    bounds: bool
+    log: bool
+
+    @classmethod
+    def from_dict(cls, composed: Mapping[str, Any]) -> RunConfig:
+        """Check names, types and ranges of the top-level keys. UserError names the first that is wrong."""
+        hints = get_type_hints(cls)
+        names = [f.name for f in fields(cls)]
+        for key in composed:
+            if key not in names:
+                raise UserError(f"{key}: no such key; allowed: {one_of(names)}")
+        for name in names:
+            if name not in composed:
+                raise UserError(f"{name}: missing; give {name}=...")
+            _check(name, composed[name], hints[name])
+        config = cls(**composed)
+        for name, least in (("chunks", 1), ("warmup", 0), ("seed", 0), ("limit", 1)):
+            value = getattr(config, name)
+            if value is not None and value < least:
+                raise UserError(f"{name}={value}: at least {least}")
+        batch = config.workload.get("batch")
+        if set(config.workload) != {"name", "batch"} or config.workload["name"] != "closed_loop":
+            raise UserError(f"workload={dict(config.workload)}: allowed: name=closed_loop with batch")
+        if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
+            raise UserError(f"workload.batch={batch}: a whole number, at least 1")
+        return config
+
+
+def _check(name: str, value: object, hint: Any) -> None:
+    kinds = {Mapping[str, Any]: (Mapping, "a group"), str: (str, "a text"), bool: (bool, "true or false")}
+    kinds |= {int: (int, "a whole number"), int | None: (int | None, "a whole number or null")}
+    kinds |= {str | int: (str | int, "a size, such as 8GB, 8GiB or 50%")}
+    kind, meaning = kinds[hint]
+    if not isinstance(value, kind) or (isinstance(value, bool) and hint is not bool):
+        shown = "null" if value is None else value
+        raise UserError(f"{name}={shown}: {meaning}")
+
+
+def read_config(overrides: Sequence[str]) -> RunConfig:
+    """Compose ``conf/`` with ``key=value`` words and check the outcome."""
+    register_policies()
+    words = [prepare(word) for word in overrides]
+    with initialize_config_module("conf", version_base="1.3"):
+        try:
+            composed = compose("config", overrides=words)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_explain(error, words)) from None
+    return RunConfig.from_dict(to_dict(composed))
+
+
+def to_dict(composed: DictConfig) -> dict[str, Any]:
+    """The composed configuration as plain Python, interpolations resolved."""
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from None
+    if not isinstance(plain, dict):
+        raise UserError("the configuration is not a mapping")
+    return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def register_policies() -> None:
+    """Make policies without a file in ``conf/policy`` (other packages', say) known to Hydra, with their defaults."""
+    for name in registry.names():
+        if not (Path(__file__).parent.parent / "conf" / "policy" / f"{name}.yaml").exists():
+            node = {"name": name, **registry.defaults(name)}
+            ConfigStore.instance().store(group="policy", name=name, node=node)
+
+
+def prepare(word: str, sweep: bool = False) -> str:
+    """Let ``trace=``, ``model=`` and ``hardware=`` take paths, whatever characters are in them."""
+    key, separator, value = word.partition("=")
+    if not separator or key not in PATHS or not value:
+        return word
+    if sweep and "," in value:
+        return f"{key}=" + ",".join(prepare(f"{key}={v}").partition("=")[2] for v in value.split(","))
+    if key == "trace":
+        return value_word(key, value)
+    looks_like_path = "/" in value or "\\" in value or value.endswith((".yaml", ".yml"))
+    return f"{key}={_store(key, Path(value))}" if looks_like_path else word
+
+
+def value_word(key: str, value: str) -> str:
+    """An override in Hydra's grammar, quoted where the value needs it."""
+    if re.fullmatch(r"[\w./-]+", value) or value[0] in "'\"":
+        return f"{key}={value}"
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    return f"{key}='{escaped}'"
+
+
+def _store(group: str, path: Path) -> str:
+    """Read a profile's file and make it known to Hydra under a name of its own."""
+    if not path.is_file():
+        raise UserError(f"{group}={path}: no such file")
+    text = path.read_text(encoding="utf-8")
+    try:
+        node = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{group}={path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(node, dict):
+        raise UserError(f"{group}={path}: a mapping of {group} keys is wanted")
+    name = f"file_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    ConfigStore.instance().store(group=group, name=name, node=node)
+    return name
+
+
+def _explain(error: Exception, words: Sequence[str]) -> str:
+    """One line for a person, from Hydra's several."""
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not understood; write key=value"
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        known = [option for option in error.options if not option.startswith("file_")]
+        return f"{group}={name}: unknown; allowed: {one_of(known)}"
+    for override in OverridesParser.create().parse_overrides(list(words)):
+        with initialize_config_module("conf", version_base="1.3"):
+            chosen = [w for w in words if w.partition("=")[0] in GROUPS]
+            node: Any = compose("config", overrides=chosen)
+        for part in override.key_or_group.split("."):
+            if not isinstance(node, DictConfig) or part not in node:
+                allowed = one_of(str(key) for key in node) if isinstance(node, DictConfig) else "no keys in it"
+                return f"{override.key_or_group}={override.value()}: no such key; allowed: {allowed}"
+            node = node[part]
+    return " ".join(str(error).split())

@@ -1,0 +1,42 @@
+"""What ``--help`` prints."""
+
+from __future__ import annotations
+
+HELP = """\
+python -m sim COMMAND [KEY=VALUE ...]
+
+What would happen: replay recorded expert routing against an offloading policy, on a simulated machine.
+
+  run      replay a trace and print latency, hits, bytes and stalls beside the bounds no policy can beat
+  bench    measure the engine's own speed and memory, side by side with a textbook machine
+
+  python -m sim run policy=lru budget=8GB
+  python -m sim run --help
+"""
+
+RUN_HELP = """\
+python -m sim run [KEY=VALUE ...]
+
+  policy=NAME        what decides: on_demand lru lru_layer fifo lfu lfu_incache lfru static random gate_ahead
+  budget=SIZE        GPU bytes for experts, all included: 8GB (10^9), 8GiB, 1500000000, 50% (of all experts)
+  trace=NAME|DIR     recorded routing: sample, or a folder written by python -m traces
+  model=NAME|FILE    what the routing is priced as; as_traced by default; names in conf/model
+  hardware=NAME|FILE the machine: rtx_3090 rtx_4090 a100 h100 h200 jetson_agx_orin
+
+  chunks=N           copy calls per expert (1)
+  workload.batch=N   requests that are active at a time (1)
+  warmup=N           requests replayed first and not measured (0)
+  limit=N            measure only the first N requests
+  seed=N             0: requests as recorded; another: permuted
+  bounds=BOOL        compute the bounds and reference rows as well (true)
+  log=BOOL           keep the log of facts for a clockless replay (false)
+
+  out=DIR            where results go, one folder per run (outputs); a run that is there is read, not run again
+  format=FORM        table, or json: the content of result.json on stdout
+
+Keys inside a group: policy.scope=layer, hardware.link.h2d_gb_per_s=50, model.dtype=fp8.
+Many at once: python -m sim run -m policy=lru,lfu budget=2GB,4GB,8GB
+
+  python -m sim run policy=gate_ahead budget=4GB hardware=h100 chunks=3
+  python -m sim run policy=lru budget=25% trace=my_trace model=gpt_oss_20b format=json
+"""

@@ -1,0 +1,157 @@
+"""Run a cell: the policy's row, the bounds and the reference rows, each found in the store or computed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policies.api import Policy, Setup
+from policies.bounds.belady_bypass import belady_bypass_bytes
+from policies.bounds.future import Clairvoyant, Future
+from policies.bounds.time_lower_bound import compute_at_cheapest_ns, time_lower_bound_ns
+from sim.cell import Cell, make_cell
+from sim.config import RunConfig, read_config
+from sim.core.core import Core
+from sim.machine import Machine
+from sim.replay import RecordingCore
+from sim.results import Outcome, document, reference_row
+from sim.signals import TraceSignals
+from sim.store import Store
+from sim.workload import ClosedLoop, Pass
+
+Progress = Callable[[str, int, int], None]
+"""``progress(row, rows done, rows in all)``"""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished run: its document (DESIGN section 8) and its folder."""
+
+    document: Mapping[str, Any]
+    folder: Path
+    cached: bool
+
+
+def run(*overrides: str, out: str | Path = "outputs", progress: Progress | None = None) -> Result:
+    """Run one configuration given as ``key=value`` words, or read it if it was run before. UserError for mistakes."""
+    return run_config(read_config(overrides), out, progress)
+
+
+def run_config(config: RunConfig, out: str | Path = "outputs", progress: Progress | None = None) -> Result:
+    """Run one composed configuration, or read it if it was run before."""
+    cell = make_cell(config)
+    policy = cell.policy()
+    store = Store(Path(out))
+    folder = store.folder(f"{policy.name}-{cell.setup.budget}-{cell.key()}")
+    found = store.read(folder, "result.json")
+    if found is not None:
+        return Result(found, folder, cached=True)
+    outcome = simulate(cell, policy, progress=progress)
+    bounds = _bounds(cell, store, progress) if config.bounds and policy.lossless else None
+    result = document(cell, outcome, bounds)
+    store.write(folder, result, outcome, config)
+    return Result(result, folder, cached=False)
+
+
+def simulate(
+    cell: Cell, policy: Policy, *, setup: Setup | None = None, name: str = "", progress: Progress | None = None
+) -> Outcome:
+    """Replay the cell's requests under ``policy`` on the simulated machine."""
+    setup = setup or cell.setup
+    core_type = RecordingCore if cell.config.log and not name else Core
+    core = core_type(policy, setup, TraceSignals(cell.trace))
+    total = sum(_rows(cell, r) for r in (*cell.selection.warmup, *cell.selection.measured))
+    done = 0
+
+    def note(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if progress is not None:
+            progress(name or policy.name, done, total)
+
+    machine = Machine(core, cell.costs, depth=cell.hardware.link.depth, progress=note)
+    loop = ClosedLoop(cell.trace, cell.config.workload["batch"])
+    accounts = machine.run(loop.passes(cell.selection.warmup), loop.passes(cell.selection.measured))
+    return Outcome(policy, core, accounts, machine.timings)
+
+
+def _rows(cell: Cell, request: int) -> int:
+    return int(cell.trace.steps["rows"][cell.trace.steps_of(request)].sum())
+
+
+def _passes(cell: Cell) -> Iterator[Pass]:
+    return ClosedLoop(cell.trace, cell.config.workload["batch"]).passes(cell.selection.measured)
+
+
+def _bounds(cell: Cell, store: Store, progress: Progress | None) -> Mapping[str, Any]:
+    """The bounds and reference rows of rule 7: one shared cell for all policies."""
+    resolved = {k: v for k, v in cell.resolved().items() if k not in ("policy", "log")}
+    folder = store.folder(f"bounds-{cell.setup.budget}-{cell.key(resolved)}")
+    found = store.read(folder, "bounds.json")
+    if found is not None:
+        return found
+    setup = cell.setup
+    warm = bool(cell.selection.warmup)
+    measured = Future.of((d for p in _passes(cell) for d in p.demand if d), setup.n_layers * setup.n_experts)
+    nbytes = belady_bypass_bytes(measured, setup.expert_bytes, setup.n_experts, setup.budget, warm=warm)
+    compute = compute_at_cheapest_ns(_passes(cell), cell.costs)
+    rows = {"infinite": reference_row(_infinite(cell, progress))}
+    whole = _whole_future(cell) if warm else measured
+    for name in ("belady_forced", "perfect_next_layer"):
+        policy = cell.policy(name, {})
+        if not isinstance(policy, Clairvoyant):
+            raise TypeError(f"{name} is not clairvoyant")
+        policy.foresee(whole)
+        rows[name] = reference_row(simulate(cell, policy, name=name, progress=progress))
+    content = {
+        "belady_bypass": {"bytes": nbytes},
+        "time_lower_bound": {
+            "ns": time_lower_bound_ns(compute, cell.costs.link_floor_ns(nbytes)),
+            "compute_ns": compute,
+            "link_ns": cell.costs.link_floor_ns(nbytes),
+        },
+        "reference": rows,
+    }
+    store.write_json(folder, "bounds.json", content)
+    return content
+
+
+def _whole_future(cell: Cell) -> Future:
+    loop = ClosedLoop(cell.trace, cell.config.workload["batch"])
+    passes = (p for part in (cell.selection.warmup, cell.selection.measured) for p in loop.passes(part))
+    return Future.of((d for p in passes for d in p.demand if d), cell.setup.n_layers * cell.setup.n_experts)
+
+
+def _infinite(cell: Cell, progress: Progress | None) -> Outcome:
+    """LRU with a budget for all experts."""
+    from dataclasses import replace
+
+    from policies.lru import LRU
+
+    setup = replace(cell.setup, budget=cell.total_expert_bytes)
+    return simulate(cell, LRU(setup), setup=setup, name="infinite", progress=progress)
+
+
+def stderr_progress() -> Progress | None:
+    """A progress bar on stderr for long replays, if a person is looking."""
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    bar = Bar(console=Console(stderr=True), transient=True)
+    tasks: dict[str, Any] = {}
+
+    def show(row: str, done: int, total: int) -> None:
+        if row not in tasks:
+            if not tasks:
+                bar.start()
+            tasks[row] = bar.add_task(row, total=total)
+        bar.update(tasks[row], completed=done)
+        if done >= total and row == "perfect_next_layer":
+            bar.stop()
+
+    return show

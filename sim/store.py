@@ -1,0 +1,119 @@
+"""Results on disk: one folder per cell, addressed by content, there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sim.config import RunConfig
+from sim.core.accounts import HIT_KINDS, PHASES
+from sim.replay import RecordingCore
+from traces.errors import UserError
+
+if TYPE_CHECKING:
+    from sim.results import Outcome
+
+
+class Store:
+    """The folder ``out=``: one folder per run, and one per set of bounds."""
+
+    def __init__(self, root: Path) -> None:
+        if root.exists() and not root.is_dir():
+            raise UserError(f"out={root}: not a folder")
+        self.root = root
+
+    def folder(self, name: str) -> Path:
+        """Where a cell is, or will be."""
+        return self.root / name
+
+    def read(self, folder: Path, file: str) -> dict[str, Any] | None:
+        """A finished cell's document; None if it was never run. UserError if it cannot be read."""
+        path = folder / file
+        if not path.is_file():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path}: not a result ({error}); remove its folder to run the cell again") from None
+        return found
+
+    def write_json(self, folder: Path, file: str, content: Mapping[str, Any]) -> None:
+        """Write a cell that is one document."""
+        self._place(folder, lambda temp: _write_json(temp / file, content))
+
+    def write(self, folder: Path, result: Mapping[str, Any], outcome: Outcome, config: RunConfig) -> None:
+        """Write a run: result.json, requests.parquet, layers.parquet, config.yaml and, if kept, log.npy."""
+
+        def fill(temp: Path) -> None:
+            _write_json(temp / "result.json", result)
+            _requests(outcome, temp / "requests.parquet")
+            _layers(outcome, temp / "layers.parquet")
+            (temp / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
+            if isinstance(outcome.core, RecordingCore):
+                outcome.core.save(temp / "log.npy")
+
+        self._place(folder, fill)
+
+    def _place(self, folder: Path, fill: Callable[[Path], None]) -> None:
+        """Fill a folder beside the final one, then rename; if another process was first, its folder stays."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            temp = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
+        except OSError as error:
+            raise UserError(f"out={self.root}: cannot be written ({error.strerror})") from None
+        try:
+            fill(temp)
+            temp.chmod(0o755)
+            try:
+                os.rename(temp, folder)  # noqa: PTH104 - the atomic step
+            except OSError:
+                if not folder.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temp, ignore_errors=True)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _requests(outcome: Outcome, path: Path) -> None:
+    """One row per measured request, times in ns since the start of the run."""
+    import pandas as pd
+
+    rows = [
+        {
+            "request": request,
+            "admitted_ns": t.admitted,
+            "prefill_end_ns": t.prefill_end,
+            "end_ns": t.end,
+            "prefill_rows": t.prefill_rows,
+            "decode_steps": t.decode_steps,
+            "ttft_ns": t.ttft_ns,
+            "tpot_ns": t.tpot_ns,
+        }
+        for request, t in outcome.timings.requests.items()
+    ]
+    frame = pd.DataFrame(rows)
+    frame.astype({"prefill_end_ns": "Int64", "ttft_ns": "Int64", "tpot_ns": "Float64"}).to_parquet(path, index=False)
+
+
+def _layers(outcome: Outcome, path: Path) -> None:
+    """Hits per phase and layer (over lookups), stalls per layer (on the decode row's layer, over both phases)."""
+    import pandas as pd
+
+    accounts = outcome.accounts
+    rows = [
+        {"phase": phase, "layer": layer, **dict(zip(HIT_KINDS, row, strict=True))}
+        for phase, layers in zip(PHASES, accounts.hits, strict=True)
+        for layer, row in enumerate(layers)
+    ]
+    pd.DataFrame(rows).to_parquet(path, index=False)

@@ -1,0 +1,115 @@
+"""A result as a person likes to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sim.units import format_bytes
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    """Print the row of the policy below its bounds, where its time went, and what the copies were for."""
+    console.print(Group(*_notes(result), "", _rows(result), "", _where(result), _fates(result)))
+
+
+def _notes(result: Mapping[str, Any]) -> list[Text]:
+    source, memory, totals = result["provenance"], result["memory"], result["totals"]
+    machine = source["hardware"]
+    trace = source["trace"]
+    decoding = trace["decoding"]["mode"].replace("_", " ")
+    return [
+        Text(f"{source['pricing']}; {trace['recording']}, {decoding}"),
+        Text(
+            f"{machine['name']} ({machine['provenance']} figures), budget {format_bytes(memory['budget_bytes'])},"
+            f" {totals['requests']} requests ({source['measured_requests']}),"
+            f" {totals['prefill_tokens']} prompt and {totals['generated_tokens']} generated tokens"
+        ),
+    ]
+
+
+def _rows(result: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for name in ("", "TTFT ms", "TPOT ms", "tokens/s", "hits %", "stall ms/token", "copied/token", "time", "bytes"):
+        table.add_column(name, justify="left" if not name else "right")
+    bounds, tokens = result["bounds"], result["totals"]["generated_tokens"]
+    own = sum(result["totals"]["stall_ns"].values()) / 1e6 / tokens
+    wall, nbytes = result["totals"]["wall_ns"], _copied(result["totals"])
+    if bounds is not None:
+        time, belady = bounds["time_lower_bound"], bounds["belady_bypass"]
+        speed = 1000 / time["ms_per_token"] if time["ms_per_token"] else None
+        table.add_row("time_lower_bound", "", "", _n(speed), "", "", "", "1.00x", "", style="cyan")
+        table.add_row("belady_bypass", *[""] * 5, _b(belady["bytes_per_token"]), "", "1.00x", style="cyan")
+        wall_floor, byte_floor = time["wall_ms"] * 1e6, belady["bytes"]
+        for name, row in result["reference"].items():
+            gaps = (_x(row["wall_ns"], wall_floor), _x(row["link_bytes"], byte_floor))
+            table.add_row(name, *_figures(row, row["stall_ms_per_token"], row["bytes_per_token"]), *gaps, style="dim")
+        gaps = (_x(wall, wall_floor), _x(nbytes, byte_floor))
+    else:
+        gaps = ("", "")
+    label = result["config"]["policy"]["name"]
+    table.add_row(label, *_figures(result, own, nbytes / tokens), *gaps, style="bold")
+    return table
+
+
+def _figures(row: Mapping[str, Any], stall: float, nbytes: float) -> tuple[str, ...]:
+    latency = row["latency_ms"]
+    hits = row["hit_rate"]["complete"]
+    return (
+        _n(latency["ttft"] and latency["ttft"]["mean"]),
+        _n(latency["tpot"] and latency["tpot"]["mean"]),
+        _n(row["throughput_tokens_per_s"]),
+        _n(None if hits is None else 100 * hits),
+        _n(stall),
+        _b(nbytes),
+    )
+
+
+def _where(result: Mapping[str, Any]) -> RenderableType:
+    parts = {"compute": result["compute_ms_per_token"], **result["stall_ms_per_token"]}
+    shown = [f"{name.replace('_', ' ')} {_n(ms)}" for name, ms in parts.items() if ms or name == "compute"]
+    rates = []
+    for phase in ("prefill", "decode"):
+        row = result[phase]["hit_rate"]
+        known = [f"{kind} {100 * rate:.1f}" for kind, rate in row.items() if rate is not None]
+        if known:
+            rates.append(f"{phase}: " + ", ".join(known))
+    return Group(
+        Text(f"ms per generated token: {', '.join(shown)}"),
+        Text(f"hit rates in %, {'; '.join(rates)}"),
+    )
+
+
+def _fates(result: Mapping[str, Any]) -> RenderableType:
+    fates = result["prefetch"]
+    link = result["link_utilisation"]
+    busy = (
+        f"link busy {100 * link:.1f} % of the time, peak {format_bytes(result['memory']['peak_bytes'])} of the budget"
+    )
+    if not fates["issued"]:
+        return Text(busy)
+    counts = ", ".join(f"{n} {fate.replace('_', ' ')}" for fate, n in fates.items() if fate != "issued" and n)
+    return Text(f"{busy}; prefetches: {fates['issued']} issued, {counts}")
+
+
+def _copied(totals: Mapping[str, Any]) -> int:
+    return int(totals["demand_bytes"] + sum(totals["speculative_bytes"].values()))
+
+
+def _n(value: float | None) -> str:
+    if value is None:
+        return "-"
+    digits = max(0, 2 - len(str(int(abs(value)))) + 1)
+    return f"{value:,.{min(digits, 2)}f}"
+
+
+def _b(value: float | None) -> str:
+    return "-" if value is None else format_bytes(round(value))
+
+
+def _x(value: float, floor: float) -> str:
+    return f"{value / floor:.2f}x" if floor else "-"

@@ -61,9 +61,9 @@ class Link:
 
     def after(self, now: int) -> None:
         """Something has ended: what the policy wants next, and what the link can take next."""
+        self.pump(now)
         if self.core.predictions and self.ask(now) > now:
             raise CoreError("a prediction may block the GPU only from on_step and on_gate")
-        self.pump(now)
 
     def wait(self, now: int, stalls: list[int]) -> int:
         """Compute waits until an expert is ready: charge each nanosecond to the chunk on the link; returns when."""
@@ -138,7 +138,7 @@ class Machine:
         """The GPU stream: per layer the dense part, the gate, then the experts as they are complete."""
         env, core, costs, link = self.env, self.core, self.costs, self.link
         under_way, predictions = link.under_way, link.predictions
-        pump, advance, wait, gate = link.pump, link.advance, link.wait, core.gate
+        pump, after, advance, wait, gate = link.pump, link.after, link.advance, link.wait, core.gate
         next_expert, expert_done = core.next_expert, core.expert_done
         launch, depth = costs.launch_ns, link.depth
         single_ns = [costs.expert_table(layer, 1)[1] + launch for layer in range(core.setup.n_layers)]
@@ -181,8 +181,8 @@ class Machine:
                         if (under_way and under_way[0][0] <= now) or predictions:
                             advance(now)
                         expert_done(x, now)
-                        if core.pending and len(under_way) < depth:
-                            pump(now)
+                        if (core.pending and len(under_way) < depth) or core.predictions:
+                            after(now)
                     elif x == WAIT:
                         free = wait(now, stalled[layer])
                         waited += free - now

@@ -95,6 +95,8 @@ class Core:
         self._event.prefill = prefill
         self._hits = self.accounts.hits[0 if prefill else 1]
         self.policy.on_step(step)
+        if self._queue:  # what the policy refused to make room for, it may accept now
+            self.pending = True
 
     def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int], now: int) -> None:
         """The gate of ``layer`` has run: classify, pin, queue what is missing, tell the policy. Rule 3."""
@@ -137,7 +139,7 @@ class Core:
         if expected:
             row[1] += sum(x in expected for x in demand)
             expected.clear()
-        if queue:
+        if queue or self._queue:
             self.pending = True
         self.signals.layer = layer
         event = self._event
@@ -147,6 +149,8 @@ class Core:
     def prediction(self, tag: int, now: int) -> None:
         """A prediction asked for with ``actions.predict`` is done."""
         self.policy.on_prediction(tag)
+        if self._demand or self._queue:  # the policy may have freed a slot by cancelling its load
+            self.pending = True
 
     def chunk_done(self, chunk: int, now: int) -> None:
         """A chunk that :meth:`next_chunk` gave has arrived."""
@@ -218,7 +222,9 @@ class Core:
         chunk = x * chunks + given[x]
         given[x] += 1
         if given[x] == chunks:
-            heappop(self._queue)
+            self._number[x] = 0
+            if self._queue[0][2] == x:  # else the policy has queued another one ahead of it, in on_slot or on_evict
+                heappop(self._queue)
             self.pending = bool(self._queue)
         self._spec_bytes[x] += self._chunk_bytes[chunk]
         self.accounts.speculative_bytes += self._chunk_bytes[chunk]
@@ -299,21 +305,24 @@ class Core:
                 heappop(heap)  # cancelled, upgraded, evicted or queued anew
             elif state.slot[x] or self._make_room(x, True):
                 return x
-            else:
+            elif self._number[x] == number:
                 break
         return NONE
 
     def _make_room(self, x: int, speculative: bool) -> bool:
-        state = self.state
+        """Give x a slot. False: none can be had, or the policy has cancelled or re-queued x meanwhile."""
+        state, number = self.state, self._number[x]
         while not state.fits(x):
             victim = self._victim(x, speculative)
             if victim is None:
                 return False
             self._evict(victim)
+            if speculative and self._number[x] != number:
+                return False
         state.take(x)
         if self._on_slot is not None:
             self._on_slot(x)
-        return True
+        return state.slot[x] == 1
 
     def _evict(self, x: int) -> None:
         state = self.state

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import simpy
@@ -95,21 +96,27 @@ class Textbook:
         self.ready: deque[int] = deque()
         self.woken: simpy.Event | None = None
         self.waiting_since = 0
-        self.blocking: deque[tuple[int, int]] = deque()
+        self.blocking: deque[tuple[int, int, float]] = deque()
+        self.asked = 0
         self.expected: list[set[int]] = [set() for _ in range(setup.n_layers)]
 
         policy.attach(self, Actions(self.prefetch, self.cancel, self.expect, self.predict))
 
-    def run(self, passes: Iterable[Pass]) -> Accounts:
-        gpu = self.env.process(self.gpu(passes))
-        self.env.run(until=gpu)
+    def run(self, warmup: Iterable[Pass], measured: Iterable[Pass]) -> Accounts:
+        """Replay ``warmup``, then ``measured``; the accounts are those of the latter."""
+        numbers = count(1)
+        self.env.run(until=self.env.process(self.gpu(warmup, numbers)))
+        self.measure_from_here()
+        self.env.run(until=self.env.process(self.gpu(measured, numbers)))
+        self.finish()
         return self.accounts
 
     # The GPU
 
-    def gpu(self, passes: Iterable[Pass]) -> Process:
+    def gpu(self, passes: Iterable[Pass], numbers: Iterator[int]) -> Process:
         costs = self.costs
-        for number, step in enumerate(passes, 1):
+        for step in passes:
+            number = next(numbers)
             self.signals.enter(step.parts)
             self.policy.on_step(Step(number, step.prefill, step.rows, step.requests, self.signals))
             self.hand_over()
@@ -125,7 +132,6 @@ class Textbook:
                     yield from self.predict_blocking()
                     yield from self.experts(tokens)
             yield self.compute(costs.step_ns(step.rows, step.kv_tokens, step.pairs, len(step.requests)), GATE)
-        self.finish()
 
     def gate(self, prefill: bool, tokens: dict[int, int]) -> None:
         self.signals.layer = self.layer
@@ -143,8 +149,8 @@ class Textbook:
                 ready_bytes,
                 self.setup.expert_bytes[self.layer],
             )
-            for kind, count in enumerate(seen):
-                hits[kind] += count
+            for kind, n in enumerate(seen):
+                hits[kind] += n
             self.want(expert, load)
         event = LayerEvent(self.layer, prefill, list(tokens), list(tokens.values()), self.signals)
         self.policy.on_gate(event)
@@ -181,11 +187,11 @@ class Textbook:
                 self.evict(self.loads[expert])
             self.hand_over()
 
-    def compute(self, duration: int, fact: int) -> simpy.Event:
+    def compute(self, duration: int, fact: float) -> simpy.Event:
         self.accounts.compute_ns += duration
         return self.after(duration, fact)
 
-    def after(self, duration: int, fact: int) -> simpy.Event:
+    def after(self, duration: int, fact: float) -> simpy.Event:
         event = self.env.event()
         event._ok, event._value = True, None  # as simpy.Timeout does, which has no priority
         self.env.schedule(event, fact, duration)
@@ -215,15 +221,23 @@ class Textbook:
         for load in self.demand:
             if load.slot:
                 return load
-        if self.speculative and self.place(self.speculative[0]):
-            return self.speculative[0]
+        while self.speculative:
+            load = self.speculative[0]
+            order = load.order
+            if self.place(load):
+                return load
+            if self.queued_as(load, order):
+                return None
         return None
 
+    def queued_as(self, load: Load, order: int) -> bool:
+        return self.loads.get(load.expert) is load and load.order == order
+
     def place(self, load: Load) -> bool:
-        """Whether the load has a slot, made now if need be."""
+        """Whether the load has a slot, made now if need be. Not if the policy cancels or re-queues it meanwhile."""
         if load.slot:
             return True
-        layer, size = self.setup.layer_of(load.expert), sum(load.chunks)
+        layer, size, order = self.setup.layer_of(load.expert), sum(load.chunks), load.order
         budget = self.setup.budget - self.policy.gpu_bytes()
         while self.used + size > budget or (self.shares and self.used_by_layer[layer] + size > self.shares[layer]):
             victim = self.policy.victim(load.expert, load.speculative)
@@ -231,12 +245,14 @@ class Textbook:
                 return False
             assert self.evictable(victim), f"{self.policy.name} evicts {victim}, which cannot go"
             self.evict(self.loads[victim])
+            if not self.queued_as(load, order):
+                return False
         load.slot = True
         self.used += size
         self.used_by_layer[layer] += size
         self.peak = max(self.peak, self.used)
         self.policy.on_slot(load.expert)
-        return True
+        return load.slot
 
     def copy(self, load: Load, nbytes: int, number: int) -> Process:
         with self.link.request(priority=number) as turn:
@@ -273,6 +289,7 @@ class Textbook:
         size = sum(load.chunks)
         self.used -= size
         self.used_by_layer[self.setup.layer_of(load.expert)] -= size
+        load.slot = False
         self.forget(load)
         self.policy.on_evict(load.expert)
 
@@ -290,16 +307,16 @@ class Textbook:
 
     def predict_blocking(self) -> Process:
         while self.blocking:
-            tag, latency = self.blocking.popleft()
+            tag, latency, fact = self.blocking.popleft()
             self.accounts.stall_ns[self.layer][PREDICTOR] += latency
-            yield self.after(latency, PREDICTION)
+            yield self.after(latency, fact)
             self.policy.on_prediction(tag)
             self.hand_over()
 
-    def predict_aside(self, tag: int, latency: int) -> Process:
+    def predict_aside(self, tag: int, latency: int, fact: float) -> Process:
         with self.predictor.request() as turn:
             yield turn
-            yield self.after(latency, PREDICTION)
+            yield self.after(latency, fact)
         self.policy.on_prediction(tag)
         self.hand_over()
 
@@ -338,10 +355,12 @@ class Textbook:
             self.expected[self.setup.layer_of(expert)].add(expert)
 
     def predict(self, tag: int, latency_ns: int, blocking: bool) -> None:
+        self.asked += 1
+        fact = PREDICTION + self.asked / 1e9  # those that end at the same time: in the order of asking
         if blocking:
-            self.blocking.append((tag, latency_ns))
+            self.blocking.append((tag, latency_ns, fact))
         else:
-            self.env.process(self.predict_aside(tag, latency_ns))
+            self.env.process(self.predict_aside(tag, latency_ns, fact))
 
     # What the policy sees
 
@@ -363,7 +382,15 @@ class Textbook:
     def free_bytes(self) -> int:
         return self.setup.budget - self.policy.gpu_bytes() - self.used
 
-    # The end
+    # The measured window
+
+    def measure_from_here(self) -> None:
+        open_loads = [load for load in self.loads.values() if load.speculative]
+        self.accounts = Accounts(self.setup.n_layers, predicts=self.accounts.predicts, start_ns=self.env.now)
+        self.accounts.issued = len(open_loads)
+        self.accounts.speculative_bytes = sum(load.speculative_bytes for load in open_loads)
+        self.copying_since = self.env.now
+        self.peak = self.used
 
     def finish(self) -> None:
         if self.copying is not None:

@@ -1,0 +1,46 @@
+"""A perfect predictor of one layer ahead, on a cache that knows the future."""
+
+from __future__ import annotations
+
+from policies.api import LayerEvent, Setup
+from policies.bounds.farthest import FarthestNextUse
+
+
+class PerfectNextLayer(FarthestNextUse):
+    """When a gate has run, prefetch what the next gate will demand, from the last layer on into the next step.
+
+    Victims by farthest next use; a speculative load displaces only what is used later than itself, so nothing is
+    copied in vain unless demand itself needs the room. A reference row, not a bound: a deeper look ahead may finish
+    sooner. O(log experts) per lookup.
+    """
+
+    name = "perfect_next_layer"
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.coming: frozenset[int] = frozenset()
+
+    def on_gate(self, event: LayerEvent) -> None:
+        super().on_gate(event)
+        starts, then = self.future.starts, self.now + 1
+        coming = []
+        if then < self.future.n_events:
+            coming = self.future.experts[starts[then] : starts[then + 1]].tolist()
+            self.actions.expect(coming)
+        self.coming = frozenset(coming)
+        for x in coming:
+            self.actions.prefetch(x, 0.0)
+
+    def on_slot(self, expert: int) -> None:
+        if expert in self.coming:
+            self.offer(expert)
+
+    def on_evict(self, expert: int) -> None:
+        if expert in self.coming:  # demand needed the room; fetch it again when there is some
+            self.actions.prefetch(expert, 0.0)
+
+    def victim(self, incoming: int, speculative: bool) -> int | None:
+        victim = self.farthest()
+        if victim is not None and speculative and self.next_use[victim] <= self.next_use[incoming]:
+            return None
+        return victim

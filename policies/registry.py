@@ -98,7 +98,7 @@ def _ours() -> Iterator[type[Policy]]:
 
 
 def _others() -> Iterator[type[Policy]]:
-    for point in sorted(entry_points(group=GROUP)):
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
         policy = point.load()
         if not _is_policy(policy):
             raise UserError(f"{GROUP}: {point.name}={point.value}: allowed: a class of policies.api.Policy with a name")

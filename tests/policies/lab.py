@@ -1,0 +1,298 @@
+"""Synthetic machines, traces and signals to try policies on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies import registry
+from policies.api import Policy, Setup
+from policies.bounds.future import Clairvoyant, Future
+from sim.core.accounts import Accounts
+from sim.core.core import Core
+from sim.machine import Machine
+from sim.replay import RecordingCore
+from sim.workload import Pass
+
+PREDICTED = 2  # layers looked ahead
+ABSENT = 255
+
+
+@dataclass
+class FlatCosts:
+    """Everything costs the same everywhere, in ns."""
+
+    copy: int = 100
+    expert: int = 40
+    launch_ns: int = 5
+    dense: int = 30
+    head: int = 7
+    layer_overhead_ns: int = 3
+
+    def copy_ns(self, nbytes: int) -> int:
+        return self.copy * nbytes // 12
+
+    def expert_ns(self, layer: int, tokens: int) -> int:
+        return self.expert * tokens
+
+    def expert_table(self, layer: int, tokens: int) -> list[int]:
+        return [self.expert_ns(layer, n) for n in range(tokens + 1)]
+
+    def dense_ns(self, rows: int, kv_tokens: int, pairs: int) -> int:
+        return self.dense
+
+    def step_ns(self, rows: int, kv_tokens: int, pairs: int, requests: int) -> int:
+        return self.head
+
+
+FREE = FlatCosts(copy=0, expert=0, launch_ns=0, dense=0, head=0, layer_overhead_ns=0)
+
+
+@dataclass
+class Routing:
+    """A trace in memory: what each row's tokens chose, and what each signal showed, by (row, layer)."""
+
+    ids: NDArray[np.uint8]  # [N, L, K]
+    steps: list[tuple[bool, int, int]]  # (prefill, first row, rows)
+    n_experts: int
+    signals: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def passes(self) -> list[Pass]:
+        out = []
+        for prefill, first, rows in self.steps:
+            demand, tokens = [], []
+            for layer in range(self.ids.shape[1]):
+                count: dict[int, int] = {}
+                for x in self.ids[first : first + rows, layer].ravel().tolist():
+                    flat = layer * self.n_experts + x
+                    count[flat] = count.pop(flat, 0) + 1
+                demand.append(list(count))
+                tokens.append(list(count.values()))
+            out.append(Pass(prefill, (0,), [(first, rows)], rows, rows, rows, demand, tokens))
+        return out
+
+
+class FakeSignals:
+    """Signals of a :class:`Routing`; asking before the gate, or of another layer, is impossible."""
+
+    def __init__(self, signals: dict[str, NDArray[Any]]) -> None:
+        self.arrays = signals
+        self.layer = -1
+        self.parts: Sequence[tuple[int, int]] = ()
+
+    def enter(self, parts: Sequence[tuple[int, int]]) -> None:
+        self.parts, self.layer = parts, -1
+
+    def _rows(self, name: str, *index: int) -> Any:
+        return np.concatenate([self.arrays[name][first : first + n][(slice(None), *index)] for first, n in self.parts])
+
+    def _gated(self, name: str, *index: int) -> Any:
+        assert self.layer >= 0, f"{name} was asked for before a gate had run"
+        return self._rows(name, self.layer, *index)
+
+    def token_ids(self) -> Any:
+        return self._rows("token_ids")
+
+    def embedding(self) -> Any:
+        return self._rows("embedding")
+
+    def expert_ids(self) -> Any:
+        return self._gated("expert_ids")
+
+    def expert_weights(self) -> Any:
+        return self._gated("expert_weights")
+
+    def router_probs(self) -> Any:
+        return self._gated("router_probs")
+
+    def gate_ahead(self, distance: int) -> Any:
+        return self._gated("gate_ahead", distance - 1)
+
+    def hidden(self) -> Any:
+        return self._gated("hidden")
+
+
+def draw(
+    seed: int,
+    n_layers: int = 4,
+    n_experts: int = 8,
+    k: int = 2,
+    decode: int = 14,
+    prompts: int = 2,
+    recall: float = 0.7,
+) -> Routing:
+    """Requests of one prefill and some decode steps, routed by Zipf with repetition; all signals."""
+    rng = np.random.default_rng(seed)
+    steps: list[tuple[bool, int, int]] = []
+    n = 0
+    for _ in range(prompts):
+        rows = int(rng.integers(1, 7))
+        steps += [(True, n, rows), *((False, n + rows + i, 1) for i in range(decode))]
+        n += rows + decode
+    weight = 1 / np.arange(1, n_experts + 1)
+    ids = np.zeros((n, n_layers, k), np.uint8)
+    for layer in range(n_layers):
+        p = rng.permutation(weight / weight.sum())
+        for row in range(n):
+            again = row and rng.random() < 0.3
+            ids[row, layer] = ids[row - 1, layer] if again else rng.choice(n_experts, k, replace=False, p=p)
+    ahead = np.full((n, n_layers, PREDICTED, k), ABSENT, np.uint8)
+    for a in range(1, PREDICTED + 1):
+        guess = np.argsort(rng.random((n, n_layers, n_experts)), axis=-1)[..., :k].astype(np.uint8)
+        right = rng.random((n, n_layers, 1)) < recall
+        ahead[:, : n_layers - a, a - 1] = np.where(right, ids, guess)[:, a:]
+    probs = rng.random((n, n_layers, n_experts))
+    signals: dict[str, NDArray[Any]] = {
+        "expert_ids": ids,
+        "expert_weights": rng.random((n, n_layers, k)).astype(np.float16),
+        "router_probs": (probs / probs.sum(-1, keepdims=True)).astype(np.float16),
+        "gate_ahead": ahead,
+        "hidden": rng.standard_normal((n, n_layers, 6)).astype(np.float16),
+        "embedding": rng.standard_normal((n, 6)).astype(np.float16),
+        "token_ids": rng.integers(0, 50, n).astype(np.int32),
+    }
+    return Routing(ids, steps, n_experts, signals)
+
+
+class FakeHistory:
+    """Some train requests."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.counts = np.random.default_rng(99).integers(0, 40, setup.n_layers * setup.n_experts)
+
+    def popularity(self) -> NDArray[np.int64]:
+        return self.counts
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that was decided until a fact was told."""
+
+    step: int
+    layer: int  # -1: the step's start
+    told: int  # words of the log
+    digest: str
+    expected: tuple[tuple[int, ...], ...]
+    predictions: int
+
+
+class Witness(RecordingCore):
+    """Watches the budget at every answer, and notes what was decided before each step and gate."""
+
+    def __init__(self, policy: Policy, setup: Setup, signals: Any) -> None:
+        self.snapshots: list[Snapshot] = []
+        self.step = -1
+        self.asked = 0
+        super().__init__(policy, setup, signals)
+
+    def _note(self, layer: int) -> None:
+        self.asked += len(self.predictions)
+        expected = tuple(tuple(sorted(x)) for x in self._expected)
+        self.snapshots.append(Snapshot(self.step, layer, len(self.log), self.digest(), expected, self.asked))
+
+    def step_begin(self, number: int, *rest: Any) -> None:
+        self.step = number
+        self._note(-1)
+        super().step_begin(number, *rest)
+
+    def gate(self, layer: int, *rest: Any) -> None:
+        self._note(layer)
+        super().gate(layer, *rest)
+
+    def next_chunk(self) -> int:
+        answer = super().next_chunk()
+        state, setup = self.state, self.setup
+        held = [x for x in range(len(state.slot)) if state.slot[x]]
+        assert sum(state.size[x] for x in held) + self.policy.gpu_bytes() <= setup.budget
+        for layer, share in enumerate(state.layer_capacity or ()):
+            assert sum(state.size[x] for x in held if setup.layer_of(x) == layer) <= share
+        return answer
+
+
+@dataclass
+class Run:
+    policy: Policy
+    core: Witness
+    accounts: Accounts
+    machine: Machine
+
+    @property
+    def hits(self) -> int:
+        return self.accounts.hit_row()[3]
+
+    @property
+    def lookups(self) -> int:
+        return self.accounts.hit_row()[0]
+
+
+def setup_of(
+    routing: Routing, budget: int, *, chunks: int = 1, costs: FlatCosts | None = None, size: int = 12
+) -> Setup:
+    n_layers, k = routing.ids.shape[1:]
+    sizes = (size,) * n_layers
+    return Setup(n_layers, routing.n_experts, k, sizes, chunks, budget, costs or FlatCosts(), seed=1)
+
+
+def ready(policy: Policy, routing: Routing) -> Policy:
+    """Give a policy what it may ask for before the first fact: train requests, the future."""
+    if policy.learns:
+        policy.fit(FakeHistory(policy.setup))
+    if isinstance(policy, Clairvoyant):
+        n_flat = policy.setup.n_layers * policy.setup.n_experts
+        policy.foresee(Future.of((d for p in routing.passes() for d in p.demand), n_flat))
+    return policy
+
+
+def run(policy: Policy, routing: Routing, *, depth: int = 1, core_type: type[Core] = Witness) -> Run:
+    core: Any = core_type(ready(policy, routing), policy.setup, FakeSignals(routing.signals))
+    machine = Machine(core, policy.setup.costs, depth=depth)  # type: ignore[arg-type]
+    accounts = machine.run((), routing.passes())
+    return Run(policy, core, accounts, machine)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A policy with parameters."""
+
+    name: str
+    params: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        return "-".join([self.name, *(f"{k}={v}" for k, v in self.params)])
+
+    def build(self, setup: Setup) -> Policy:
+        return registry.build(self.name, setup, dict(self.params))
+
+    def roomy(self, setup: Setup) -> Setup:
+        """The setup, with the budget raised to what the policy needs."""
+        policy = registry.find(self.name)(setup, **dict(self.params))
+        return replace(setup, budget=max(setup.budget, policy.min_budget()))
+
+
+def variants() -> Iterator[Variant]:
+    """Every policy there is, with its defaults and with each parameter changed to each other value at hand."""
+    for name in registry.names():
+        yield Variant(name)
+        default = registry.defaults(name)
+        for key, hint in registry.parameters(name).items():
+            for other in _others(hint, default.get(key)):
+                yield Variant(name, ((key, other),))
+    yield Variant("gate_ahead", (("latency_us", 0.15), ("blocking", True)))
+    yield Variant("gate_ahead", (("distance", 2), ("outstanding", 3), ("overlap_aware", True), ("latency_us", 0.02)))
+
+
+def _others(hint: Any, default: Any) -> list[Any]:
+    if hint is bool:
+        return [not default]
+    if hint is int:
+        return [default + 1]
+    if hint is float:
+        return [default + 0.1]
+    return [choice for choice in getattr(hint, "__args__", ()) if isinstance(choice, str) and choice != default]
+
+
+PolicyMaker = Callable[[Setup, Routing], Policy]

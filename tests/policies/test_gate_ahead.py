@@ -1,0 +1,240 @@
+"""Prefetching by the gate ahead, worked by hand.
+
+Unless said otherwise: 1 expert per token, dense part 10 ns, expert 100 ns, no overheads; a step of 3 layers.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from lab import ABSENT, FakeSignals, FlatCosts, Routing, Witness, draw, run, setup_of
+
+from policies import registry
+from policies.api import Actions, LayerEvent, Signal
+from policies.gate_ahead import GateAhead
+from sim.core.state import PENDING
+
+SIZE = 12
+
+
+def costs(copy: int) -> FlatCosts:
+    return FlatCosts(copy=copy, expert=100, launch_ns=0, dense=10, head=0, layer_overhead_ns=0)
+
+
+def script(demand: list[list[list[int]]], ahead: list[list[list[int]]], n_experts: int = 8) -> Routing:
+    """Decode steps: demand [step][layer] and what each gate says of the next layer [step][layer], [] if nothing."""
+    ids = np.array(demand, np.uint8)
+    n, n_layers, k = ids.shape
+    guess = np.full((n, n_layers, 1, k), ABSENT, np.uint8)
+    for step, layers in enumerate(ahead):
+        for layer, experts in enumerate(layers):
+            guess[step, layer, 0, : len(experts)] = experts
+    steps = [(False, i, 1) for i in range(n)]
+    return Routing(ids, steps, n_experts, {"gate_ahead": guess})
+
+
+def go(routing: Routing, copy: int, *, room: int = 24, chunks: int = 1, **params: Any) -> Any:
+    policy = registry.build("gate_ahead", setup_of(routing, room * SIZE, chunks=chunks, costs=costs(copy)), params)
+    return run(policy, routing)
+
+
+def sums(done: Any) -> tuple[list[int], list[int], int]:
+    """Fates (useful, late, useless, cancelled, in flight), stalls (demand, late, queueing, predictor, CPU), wall."""
+    a = done.accounts
+    return a.fates, a.stall_row(), a.end_ns - a.start_ns
+
+
+RIGHT = script([[[0], [1], [2]]], [[[1], [2], []]])
+
+
+def test_useful() -> None:
+    """Gate 0 at 10, demand copy to 70, then expert 1 of layer 1 to 130 under compute (70 to 170); and so on."""
+    done = go(RIGHT, 60)
+    assert sums(done) == ([2, 0, 0, 0, 0], [60, 0, 0, 0, 0], 3 * 110 + 60)
+    assert done.accounts.hit_row()[:4] == [3, 2, 2, 2]
+    assert done.accounts.demand_bytes == SIZE
+
+
+def test_late() -> None:
+    """Copies of 150: demand to 160, speculative to 310, gate 1 at 270 waits 40; gate 2 at 420 for 460."""
+    done = go(RIGHT, 150)
+    assert sums(done) == ([0, 2, 0, 0, 0], [150, 80, 0, 0, 0], 3 * 110 + 150 + 80)
+    assert done.accounts.hit_row()[:4] == [3, 2, 2, 0]
+
+
+def test_useless() -> None:
+    """Gate 0 says 5, gate 1 wants 1: what was copied for nothing stays until the end."""
+    done = go(script([[[0], [1], [2]]], [[[5], [2], []]]), 60)
+    assert sums(done) == ([1, 0, 1, 0, 0], [120, 0, 0, 0, 0], 3 * 110 + 120)
+    assert done.accounts.hit_row()[:4] == [3, 1, 1, 1]
+
+
+def test_what_is_queued_for_a_gate_that_did_not_want_it_is_cancelled() -> None:
+    """Two of two wrong, copies of 150: at gate 1 (420), 4 is on the link to 460 and stays; 5 never starts."""
+    routing = script([[[0, 1], [2, 3]]], [[[4, 5], []]])
+    done = go(routing, 150, outstanding=2)
+    # Demand 10-160-310; experts 160-260, 310-410; speculative 310-460 and queued behind it.
+    assert done.accounts.issued == 2
+    # Demand of layer 1 waits to 460 for the former, then copies to 610 and 760 under one compute of 100.
+    assert sums(done) == ([0, 0, 1, 1, 0], [150 + 50 + 150 + 50, 0, 40, 0, 0], 860)
+
+
+def test_a_partial_load_is_dropped_between_chunks() -> None:
+    """The same in three chunks of 50: the chunk on the link at 420 finishes, the other is not copied."""
+    done = go(script([[[0, 1], [2, 3]]], [[[4, 5], []]]), 150, chunks=3, outstanding=2)
+    # Speculative chunks 310-360-410-460 (complete at 460); the second load never starts: as above.
+    assert done.accounts.fates == [0, 0, 1, 1, 0]
+    slower = go(script([[[0, 1], [2, 3]]], [[[4, 5], []]]), 240, chunks=3)
+    # Demand to 250, 490; compute to 350, 590; gate 1 at 600; chunks of 80 to 570, 650: one on the link, one undone.
+    assert slower.accounts.fates == [0, 0, 0, 1, 0]
+    assert slower.accounts.fate_bytes == [0, 0, 0, 8, 0]
+    assert slower.accounts.stall_row()[2] == 50
+
+
+def test_a_perfect_predictor_with_time_leaves_no_stall_after_the_first_layer() -> None:
+    routing = draw(5, n_layers=4, n_experts=16, k=2, decode=40, recall=1.0)
+    for room in (6, 12, 30):
+        done = go(routing, 45, room=room, outstanding=2)
+        stalls = [sum(layer) for layer in done.accounts.stall_ns]
+        assert stalls[0] > 0
+        if room >= 12:  # room for a prefill's layer and the next
+            assert stalls[1:] == [0, 0, 0]
+        row = [sum(c) for c in zip(*(phase[layer] for phase in done.accounts.hits for layer in (1, 2, 3)), strict=True)]
+        assert row[0] == row[1]  # recall is 1
+    assert go(routing, 45, room=30, outstanding=2).accounts.fates[1:] == [0, 0, 0, 0]
+
+
+def test_only_so_many_are_outstanding() -> None:
+    class Counting(Witness):
+        most = 0
+
+        def next_chunk(self) -> int:
+            spec, dropping = self.state.spec, self.state.dropping
+            now = sum(s == PENDING and not d for s, d in zip(spec, dropping, strict=True))
+            Counting.most = max(Counting.most, now)
+            return super().next_chunk()
+
+    for limit in (1, 2, 3):
+        Counting.most = 0
+        for seed in range(4):
+            routing = draw(seed, k=3)
+            setup = setup_of(routing, 20 * SIZE, chunks=2, costs=costs(90))
+            run(GateAhead(setup, outstanding=limit, distance=2), routing, core_type=Counting)
+        assert Counting.most == limit
+
+
+def test_overlap_aware_admits_only_what_fits_under_compute() -> None:
+    """Step 1 loads everything on demand: window 100 - 60 < 60. In step 2 gate 0 hits: 100 >= 60, one is admitted."""
+    routing = script([[[0], [1], [2]], [[0], [4], [2]]], [[[1], [2], []], [[4], [2], []]])
+    done = go(routing, 60, overlap_aware=True)
+    # Gate 1 of step 2 finds 4 there and predicts 2, which is there too: nothing to copy.
+    assert sums(done) == ([1, 0, 0, 0, 0], [180, 0, 0, 0, 0], 6 * 110 + 180)
+    assert done.accounts.hit_row()[1] == 4  # recall counts what was predicted, not what was admitted
+    assert go(routing, 100, overlap_aware=True).accounts.issued == 1
+    assert go(routing, 101, overlap_aware=True).accounts.issued == 0
+    assert go(routing, 101).accounts.issued == 3
+
+
+def test_the_window_is_spent_only_once() -> None:
+    """All of layer 0 is there: two experts compute 200 ns, which admits three copies of 60 but not four."""
+    routing = script([[[0, 1], [0, 1]], [[0, 1], [4, 5]]], [[[], []], [[4, 5], []]])
+    for copy, admitted in ((60, 2), (100, 2), (101, 1), (200, 1), (201, 0)):
+        for outstanding in (1, 2):
+            done = go(routing, copy, overlap_aware=True, outstanding=outstanding)
+            assert done.accounts.issued == admitted
+
+
+def test_a_prediction_takes_its_time() -> None:
+    # A thread: asked at 10, known at 60, behind the demand copy anyway.
+    done = go(RIGHT, 60, latency_us=0.05)
+    assert sums(done) == ([2, 0, 0, 0, 0], [60, 0, 0, 0, 0], 390)
+    # Known at 210, when gate 1 (at 180) has passed; asked again at 180 for gate 2 (at 350 with the demand copy).
+    done = go(RIGHT, 60, latency_us=0.2)
+    assert done.accounts.fates == [0, 0, 0, 0, 0]
+    assert done.accounts.hit_row()[1] == 0
+    assert sums(done)[2] == 330 + 180
+    # On the GPU stream: 200 ns at gates 0 and 1, under which the demand copy is hidden.
+    done = go(RIGHT, 60, latency_us=0.2, blocking=True)
+    assert sums(done) == ([2, 0, 0, 0, 0], [0, 0, 0, 400, 0], 330 + 400)
+    # What is known too late is not mistaken for a prediction of the next step.
+    twice = script([[[0], [1], [2]]] * 2, [[[1], [2], []]] * 2)
+    assert go(twice, 60, latency_us=0.2).accounts.hit_row()[1] == 0
+
+
+class Desk:
+    """A policy on a desk: its facts are told by hand, its actions written down."""
+
+    def __init__(self, **params: Any) -> None:
+        setup = setup_of(draw(0, n_layers=3), 10_000, costs=costs(60))
+        self.policy = GateAhead(setup, **params)
+        self.prefetched: list[int] = []
+        self.expected: list[list[int]] = []
+        self.cancelled: list[int] = []
+        self.pinned: set[int] = set()
+        self.complete: set[int] = set()
+        view: Any = SimpleNamespace(
+            complete=self.complete.__contains__, evictable=lambda x: x not in self.pinned, chunks_done=lambda x: 0
+        )
+        self.policy.attach(
+            view,
+            Actions(
+                prefetch=lambda x, priority: not self.prefetched.append(x),
+                cancel=lambda x: not self.cancelled.append(x),
+                expect=lambda xs: self.expected.append(list(xs)),
+                predict=lambda *_: None,
+            ),
+        )
+
+    def gate(self, layer: int, demand: list[int], ahead: list[list[int]]) -> None:
+        signals: Any = FakeSignals({"gate_ahead": np.array(ahead, np.uint8)[:, None, None].repeat(3, 1)})
+        signals.enter([(0, len(ahead))])
+        signals.layer = layer
+        self.policy.on_gate(LayerEvent(layer, len(ahead) > 1, demand, [1] * len(demand), signals))
+
+
+def test_the_union_comes_most_tokens_first_then_first_come() -> None:
+    desk = Desk(outstanding=9)
+    desk.complete.add(8 + 6)
+    desk.gate(0, [0], [[3, 1], [6, 1], [ABSENT, 3], [5, ABSENT]])
+    assert desk.expected == [[8 + 3, 8 + 1, 8 + 6, 8 + 5]]
+    assert desk.prefetched == [8 + 3, 8 + 1, 8 + 5]  # 6 is there
+    desk.gate(2, [16], [[1, 2]])
+    assert len(desk.expected) == 1  # there is no layer 3
+
+
+def test_what_is_predicted_is_spared() -> None:
+    desk = Desk()
+    for x in (9, 1, 11, 2):
+        desk.policy.on_slot(x)
+    desk.complete.update((9, 1, 11, 2))
+    desk.gate(0, [0], [[1, 3]])  # 9 and 11 in layer 1
+    assert desk.policy.victim(20, True) == 1
+    assert desk.policy.victim(20, False) == 1
+    desk.pinned.update((1, 2, 0))
+    assert desk.policy.victim(20, True) is None
+    assert desk.policy.victim(20, False) == 9  # it yields to demand, the oldest first
+    desk.gate(1, [8], [[ABSENT, ABSENT]])
+    assert desk.policy.victim(20, True) == 9  # its gate has been passed
+
+
+def test_the_next_is_issued_when_one_completes_and_leftovers_are_dropped() -> None:
+    desk = Desk()
+    desk.gate(0, [0], [[1, 2], [3, 1]])
+    assert desk.prefetched == [9]
+    desk.policy.on_slot(9)
+    desk.policy.on_complete(9)
+    assert desk.prefetched == [9, 10]
+    desk.gate(1, [8], [[4, 4]])
+    assert desk.cancelled == [10]  # and 11 is not issued any more
+    assert desk.prefetched == [9, 10, 20]
+    desk.policy.on_step(None)  # type: ignore[arg-type]
+    assert desk.cancelled == [10, 20]
+
+
+def test_it_says_what_it_needs() -> None:
+    assert GateAhead.signals == {Signal.GATE_AHEAD}
+    with pytest.raises(KeyError):
+        run(registry.build("gate_ahead", setup_of(draw(0), 1000), {}), Routing(RIGHT.ids, RIGHT.steps, 8))

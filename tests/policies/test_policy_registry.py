@@ -1,0 +1,144 @@
+"""Policies are found by themselves, and built from strictly checked parameters."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+from lab import draw, setup_of
+
+from policies import registry
+from policies.api import Policy, Setup
+from policies.lru import LRU
+from traces.errors import UserError
+
+SETUP = setup_of(draw(0), 10_000)
+
+
+class Point:
+    """An entry point."""
+
+    def __init__(self, name: str, loaded: Any) -> None:
+        self.name, self.value, self.loaded = name, f"elsewhere:{name}", loaded
+
+    def load(self) -> Any:
+        return self.loaded
+
+
+class Typed(LRU):
+    """Takes one parameter of every kind."""
+
+    name = "typed"
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        must: int,
+        rate: float = 0.5,
+        on: bool = False,
+        word: str = "x",
+        mode: Literal["a", "b"] = "a",
+        some: int | None = None,
+    ) -> None:
+        super().__init__(setup)
+        self.given = (must, rate, on, word, mode, some)
+
+
+@pytest.fixture
+def plug(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    def install(*loaded: Any) -> None:
+        monkeypatch.setattr(registry, "entry_points", lambda group: [Point(f"p{i}", x) for i, x in enumerate(loaded)])
+        registry._catalogue.cache_clear()
+
+    yield install
+    monkeypatch.undo()
+    registry._catalogue.cache_clear()
+
+
+def test_policies_are_found_by_themselves() -> None:
+    ours = {"fifo", "gate_ahead", "lfru", "lfu", "lfu_incache", "lru", "on_demand", "random", "static"}
+    assert ours | {"belady_forced", "perfect_next_layer"} <= set(registry.names())
+    assert registry.names() == sorted(registry.names())
+    assert registry.find("lru") is LRU
+    assert registry.find("belady_forced").clairvoyant
+    assert registry.defaults("lru") == {"scope": "global"}
+    assert b"class LRU" in registry.source("lru")
+
+
+def test_an_unknown_policy() -> None:
+    with pytest.raises(UserError, match=r"^policy=lro: unknown; allowed: .*fifo, .*lru"):
+        registry.build("lro", SETUP, {})
+
+
+def test_another_package_adds_one(plug: Any) -> None:
+    plug(Typed)
+    policy = registry.build("typed", SETUP, {"must": 3, "rate": 1, "on": True, "mode": "b", "some": 4})
+    assert isinstance(policy, Typed)
+    assert policy.given == (3, 1, True, "x", "b", 4)
+    assert registry.defaults("typed") == {"rate": 0.5, "on": False, "word": "x", "mode": "a", "some": None}
+    assert b"class Typed" in registry.source("typed")
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"must": 3, "size": "big"}, "policy.size='big': typed has no such parameter; allowed: must, rate, on, word"),
+        ({}, "policy.must: missing; allowed: a whole number"),
+        ({"must": True}, "policy.must=true: allowed: a whole number"),
+        ({"must": 1.0}, "policy.must=1.0: allowed: a whole number"),
+        ({"must": 1, "rate": "1"}, "policy.rate='1': allowed: a finite number"),
+        ({"must": 1, "rate": float("nan")}, "policy.rate=nan: allowed: a finite number"),
+        ({"must": 1, "rate": True}, "policy.rate=true: allowed: a finite number"),
+        ({"must": 1, "on": 1}, "policy.on=1: allowed: true or false"),
+        ({"must": 1, "word": None}, "policy.word=null: allowed: a text"),
+        ({"must": 1, "mode": "c"}, "policy.mode='c': allowed: a, b"),
+        ({"must": 1, "mode": ["a"]}, "policy.mode=['a']: allowed: a, b"),
+        ({"must": 1, "some": "4"}, "policy.some='4': allowed: a whole number or null"),
+    ],
+)
+def test_parameters_are_checked(plug: Any, params: dict[str, Any], message: str) -> None:
+    plug(Typed)
+    with pytest.raises(UserError) as error:
+        registry.build("typed", SETUP, params)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_is_given_once(plug: Any) -> None:
+    twin = type("Twin", (LRU,), {"name": "lru"})
+    plug(twin)
+    with pytest.raises(UserError, match=r"^policy=lru: defined twice, by policies\.lru\.LRU and .*Twin; allowed: one"):
+        registry.names()
+
+
+@pytest.mark.parametrize("thing", ["a text", int, type("Nameless", (LRU,), {}), Policy])
+def test_an_entry_point_that_is_no_policy(plug: Any, thing: Any) -> None:
+    plug(thing)
+    with pytest.raises(UserError, match=r"^moe_offload\.policies: p0=elsewhere:p0: allowed: a class of"):
+        registry.names()
+
+
+def test_a_parameter_of_an_unsupported_type_is_the_author_s_mistake(plug: Any) -> None:
+    def init(self: LRU, setup: Setup, *, sizes: list = ()) -> None:  # type: ignore[type-arg,assignment]
+        LRU.__init__(self, setup)
+
+    plug(type("Odd", (LRU,), {"name": "odd", "__init__": init}))
+    with pytest.raises(TypeError, match="list"):
+        registry.build("odd", SETUP, {"sizes": [1]})
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("static", {"staging": 0}, "policy.staging=0: allowed: at least 1 (experts)"),
+        ("gate_ahead", {"distance": 0}, "policy.distance=0: allowed: 1 to 3 (layers)"),
+        ("gate_ahead", {"distance": 4}, "policy.distance=4: allowed: 1 to 3 (layers)"),
+        ("gate_ahead", {"outstanding": 0}, "policy.outstanding=0: allowed: at least 1 (loads)"),
+        ("gate_ahead", {"latency_us": -1.0}, "policy.latency_us=-1.0: allowed: at least 0 (microseconds)"),
+    ],
+)
+def test_a_policy_checks_its_ranges(name: str, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        registry.build(name, SETUP, params)
+    assert str(error.value) == message

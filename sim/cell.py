@@ -62,7 +62,10 @@ class Cell:
     def policy(self, name: str | None = None, params: Mapping[str, Any] | None = None) -> Policy:
         """Build the configured policy, or another one, for this cell. UserError if something it needs is missing."""
         given = dict(self.config.policy) if name is None else {"name": name, **(params or {})}
-        policy = registry.build(str(given.pop("name", None)), self.setup, given)
+        chosen = str(given.pop("name", None))
+        if name is None and registry.find(chosen).clairvoyant:
+            raise UserError(f"policy={chosen}: sees the future, so it is a reference row and not a choice")
+        policy = registry.build(chosen, self.setup, given)
         for signal in sorted(policy.signals):
             if not self.trace.has(signal):
                 recorded = one_of(s for s in traces.format.SIGNALS if self.trace.has(s))
@@ -92,9 +95,10 @@ class Cell:
             **{key: getattr(self.config, key) for key in ("chunks", "warmup", "limit", "seed", "bounds", "log")},
         }
 
-    def key(self, resolved: Mapping[str, Any] | None = None) -> str:
-        """The cell's address: a hash of the resolved configuration and of the code."""
-        content = {"resolved": resolved or self.resolved(), "code": code_digest(self.config.policy.get("name"))}
+    def key(self, resolved: Mapping[str, Any] | None = None, *, shared: bool = False) -> str:
+        """The cell's address: a hash of the resolved configuration and of the code; ``shared`` by all policies."""
+        code = code_digest(None if shared else str(self.config.policy["name"]))
+        content = {"resolved": resolved or self.resolved(), "code": code}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -141,7 +145,7 @@ def find_trace(name: str) -> Path:
     """The folder of a shipped trace's name, or the path given. UserError with the names there are."""
     if name == "sample":
         return Path(str(files("traces") / "sample"))
-    if not Path(name).is_dir():
+    if not name or not Path(name).is_dir():
         raise UserError(f"trace={name}: no such trace; allowed: sample, or the folder of a trace")
     return Path(name)
 

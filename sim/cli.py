@@ -84,7 +84,7 @@ def split_output(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 def _bench(words: Sequence[str]) -> int:
     from sim.bench import main as bench
 
-    return bench(words)
+    return int(bench(words))
 
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "bench": _bench}

@@ -71,9 +71,14 @@ class RunConfig:
 
 
 def _check(name: str, value: object, hint: Any) -> None:
-    kinds = {Mapping[str, Any]: (Mapping, "a group"), str: (str, "a text"), bool: (bool, "true or false")}
-    kinds |= {int: (int, "a whole number"), int | None: (int | None, "a whole number or null")}
-    kinds |= {str | int: (str | int, "a size, such as 8GB, 8GiB or 50%")}
+    kinds: dict[Any, tuple[Any, str]] = {
+        Mapping[str, Any]: (Mapping, "a group"),
+        str: (str, "a text"),
+        bool: (bool, "true or false"),
+        int: (int, "a whole number"),
+        int | None: (int | None, "a whole number or null"),
+        str | int: (str | int, "a size, such as 8GB, 8GiB or 50%"),
+    }
     kind, meaning = kinds[hint]
     if not isinstance(value, kind) or (isinstance(value, bool) and hint is not bool):
         shown = "null" if value is None else value
@@ -84,12 +89,16 @@ def read_config(overrides: Sequence[str]) -> RunConfig:
     """Compose ``conf/`` with ``key=value`` words and check the outcome."""
     register_policies()
     words = [prepare(word) for word in overrides]
-    with initialize_config_module("conf", version_base="1.3"):
-        try:
-            composed = compose("config", overrides=words)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(_explain(error, words)) from None
+    try:
+        composed = _compose(words)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(_explain(error, words)) from None
     return RunConfig.from_dict(to_dict(composed))
+
+
+def _compose(words: Sequence[str]) -> DictConfig:
+    with initialize_config_module("conf", version_base="1.3"):
+        return compose("config", overrides=list(words))
 
 
 def to_dict(composed: DictConfig) -> dict[str, Any]:
@@ -106,6 +115,8 @@ def to_dict(composed: DictConfig) -> dict[str, Any]:
 def register_policies() -> None:
     """Make policies without a file in ``conf/policy`` (other packages', say) known to Hydra, with their defaults."""
     for name in registry.names():
+        if registry.find(name).clairvoyant:
+            continue  # a reference row is not a choice
         if not (Path(__file__).parent.parent / "conf" / "policy" / f"{name}.yaml").exists():
             node = {"name": name, **registry.defaults(name)}
             ConfigStore.instance().store(group="policy", name=name, node=node)
@@ -114,6 +125,8 @@ def register_policies() -> None:
 def prepare(word: str, sweep: bool = False) -> str:
     """Let ``trace=``, ``model=`` and ``hardware=`` take paths, whatever characters are in them."""
     key, separator, value = word.partition("=")
+    if not key:
+        raise UserError(f"{word}: not understood; write key=value")
     if not separator or key not in PATHS or not value:
         return word
     if sweep and "," in value:
@@ -156,13 +169,17 @@ def _explain(error: Exception, words: Sequence[str]) -> str:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         known = [option for option in error.options if not option.startswith("file_")]
         return f"{group}={name}: unknown; allowed: {one_of(known)}"
-    for override in OverridesParser.create().parse_overrides(list(words)):
-        with initialize_config_module("conf", version_base="1.3"):
-            chosen = [w for w in words if w.partition("=")[0] in GROUPS]
-            node: Any = compose("config", overrides=chosen)
+    overrides = OverridesParser.create().parse_overrides(list(words))
+    for override in overrides:
+        if override.is_sweep_override():
+            return f"{override.input_line}: several values; add -m to run each"
+        if override.key_or_group in GROUPS and not isinstance(override.value(), str):
+            return f"{override.input_line}: the name of a {override.key_or_group} is wanted"
+    for override in overrides:
+        node: Any = _compose([w for w in words if w.partition("=")[0] in GROUPS])
         for part in override.key_or_group.split("."):
             if not isinstance(node, DictConfig) or part not in node:
-                allowed = one_of(str(key) for key in node) if isinstance(node, DictConfig) else "no keys in it"
-                return f"{override.key_or_group}={override.value()}: no such key; allowed: {allowed}"
+                allowed = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
+                return f"{override.input_line}: no such key; allowed: {one_of(allowed) or 'none here'}"
             node = node[part]
     return " ".join(str(error).split())

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from policies.api import Policy, Setup
 from policies.bounds.belady_bypass import belady_bypass_bytes
 from policies.bounds.future import Clairvoyant, Future
-from policies.bounds.time_lower_bound import compute_at_cheapest_ns, time_lower_bound_ns
+from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_ns
+from policies.lru import LRU
 from sim.cell import Cell, make_cell
 from sim.config import RunConfig, read_config
 from sim.core.core import Core
@@ -89,7 +90,7 @@ def _passes(cell: Cell) -> Iterator[Pass]:
 def _bounds(cell: Cell, store: Store, progress: Progress | None) -> Mapping[str, Any]:
     """The bounds and reference rows of rule 7: one shared cell for all policies."""
     resolved = {k: v for k, v in cell.resolved().items() if k not in ("policy", "log")}
-    folder = store.folder(f"bounds-{cell.setup.budget}-{cell.key(resolved)}")
+    folder = store.folder(f"bounds-{cell.setup.budget}-{cell.key(resolved, shared=True)}")
     found = store.read(folder, "bounds.json")
     if found is not None:
         return found
@@ -97,7 +98,7 @@ def _bounds(cell: Cell, store: Store, progress: Progress | None) -> Mapping[str,
     warm = bool(cell.selection.warmup)
     measured = Future.of((d for p in _passes(cell) for d in p.demand if d), setup.n_layers * setup.n_experts)
     nbytes = belady_bypass_bytes(measured, setup.expert_bytes, setup.n_experts, setup.budget, warm=warm)
-    compute = compute_at_cheapest_ns(_passes(cell), cell.costs)
+    compute = compute_floor_ns(_passes(cell), cell.costs)
     rows = {"infinite": reference_row(_infinite(cell, progress))}
     whole = _whole_future(cell) if warm else measured
     for name in ("belady_forced", "perfect_next_layer"):
@@ -127,10 +128,6 @@ def _whole_future(cell: Cell) -> Future:
 
 def _infinite(cell: Cell, progress: Progress | None) -> Outcome:
     """LRU with a budget for all experts."""
-    from dataclasses import replace
-
-    from policies.lru import LRU
-
     setup = replace(cell.setup, budget=cell.total_expert_bytes)
     return simulate(cell, LRU(setup), setup=setup, name="infinite", progress=progress)
 

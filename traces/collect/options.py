@@ -38,9 +38,7 @@ def _read(key: str, value: str, kind: str) -> object:
     try:
         return readers[kind](value)
     except ValueError:
-        raise UserError(
-            f"{key}={value!r} is not {'a whole number' if kind == 'int' else 'a number'}"
-        ) from None
+        raise UserError(f"{key}={value!r} is not {'a whole number' if kind == 'int' else 'a number'}") from None
 
 
 def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:

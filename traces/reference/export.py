@@ -1,0 +1,91 @@
+"""Turn a checkpoint into the shipped model: bfloat16 safetensors, a tokenizer and the provenance.
+
+python -m traces.reference.export [folder=.text] [out=traces/reference/model] [windows=24]
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+from transformers import __version__ as transformers_version
+
+from traces.collect.load import load, weights_digest
+from traces.collect.options import parse_options
+from traces.errors import UserError
+from traces.reference import MODEL_DIR
+from traces.reference.architecture import build
+from traces.reference.evaluate import evaluate
+from traces.reference.tokens import END_OF_TEXT
+
+SHARD = "15MB"
+MAX_BYTES = 30 << 20
+CURVE_POINTS = 60
+
+
+@dataclass(frozen=True)
+class Options:
+    folder: str = ".text"
+    out: str = str(MODEL_DIR)
+    windows: int = 24
+
+
+def export(options: Options) -> None:
+    """Write model, tokenizer and provenance.json into `out`; the figures are those of the rounded weights."""
+    folder, out = Path(options.folder), Path(options.out)
+    checkpoint = folder / "run" / "checkpoint.pt"
+    if not checkpoint.exists():
+        raise UserError(f"{checkpoint} is missing: run python -m traces.reference.train first")
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    model = build(seed=0)
+    model.load_state_dict(state["model"])
+    nn.Module.to(model, torch.bfloat16)
+    for old in out.glob("*.safetensors*"):
+        old.unlink()
+    model.save_pretrained(out, max_shard_size=SHARD)
+    bpe = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer: Any = PreTrainedTokenizerFast
+    tokenizer(tokenizer_object=bpe, eos_token=END_OF_TEXT).save_pretrained(out)
+
+    shipped = load(str(out), "float32", torch.device("cpu"))
+    record = provenance(state, json.loads((folder / "sources.json").read_text()))
+    record["weights"] = weights_digest(out)
+    record["parameters"] = sum(p.numel() for p in model.parameters())
+    record["evaluation"] = evaluate(shipped.model, folder, options.windows)
+    (out / "provenance.json").write_text(json.dumps(record, indent=1) + "\n")
+    size = sum(file.stat().st_size for file in out.iterdir())
+    if size > MAX_BYTES:
+        raise UserError(f"{out} holds {size} bytes; allowed: {MAX_BYTES}")
+    print(f"wrote {out}: {size} bytes", file=sys.stderr)
+
+
+def provenance(state: dict[str, Any], sources: dict[str, Any]) -> dict[str, Any]:
+    """Where the weights come from: text, command, settings, versions and loss curve."""
+    run, options = state["run"], state["options"]
+    tokens = run["step"] * options["batch"] * options["length"]
+    curve = run["curve"][:: max(1, len(run["curve"]) // CURVE_POINTS)]
+    return {
+        "command": " ".join(["python -m traces.reference.train", *state["command"]]),
+        "settings": {key: value for key, value in options.items() if key != "folder"},
+        "tokens_trained": tokens,
+        "tokens_per_s": round(tokens / run["elapsed_s"]),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "transformers": transformers_version,
+        },
+        "text": sources,
+        "loss_curve": [[point["tokens"], round(point["loss"], 3)] for point in curve],
+    }
+
+
+if __name__ == "__main__":
+    export(parse_options(Options, sys.argv[1:]))

@@ -1,0 +1,122 @@
+"""Write the prompts of the shipped sample: held-out text of permissive licence, and sentences of our own.
+
+    python -m traces.reference.prompts [folder=.text] [out=traces/reference/prompts.jsonl] [each=8] [seed=0]
+
+The handbook's licence does not suit this repository, so its languages are prompted with our own sentences.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from traces.collect.options import check_range, parse_options
+from traces.reference import PROMPTS_FILE
+from traces.reference.text import DOMAINS, Domain
+from traces.reference.tokens import documents
+
+LICENCES = {
+    "mathematics": "CC0-1.0",
+    "python": "PSF-2.0",
+    "speeches": "public domain",
+    "novel": "public domain",
+    "poetry": "public domain",
+}
+PROMPT_TOKENS = (24, 96)
+NEW_TOKENS = (24, 64)
+
+OWN = {
+    "manual_en": (
+        "The administrator connects to the server over the network, checks which services are running, and "
+        "reads the log files to find out why the mail was not delivered.",
+        "To install a new package, first update the list of packages that are available, then",
+    ),
+    "manual_de": (
+        "Der Administrator richtet den neuen Rechner ein, legt ein Benutzerkonto an und prüft danach, ob die "
+        "Sicherung der Daten auf der zweiten Festplatte vollständig ist.",
+        "Wenn das Paket nicht installiert werden kann, weil eine Abhängigkeit fehlt,",
+    ),
+    "manual_fr": (
+        "L'administrateur vérifie la configuration du réseau, redémarre le service concerné et consulte les "
+        "journaux du système afin de comprendre l'origine de l'erreur.",
+        "Pour mettre à jour la distribution, il faut d'abord modifier le fichier qui contient",
+    ),
+    "manual_es": (
+        "El administrador crea una cuenta para cada usuario, define los permisos de los archivos y programa "
+        "una copia de seguridad que se ejecuta todas las noches.",
+        "Antes de instalar el nuevo núcleo es necesario comprobar que la partición de arranque",
+    ),
+    "manual_ru": (
+        "Администратор проверяет настройки сети, запускает службу и читает системный журнал.",
+        "Чтобы установить новый пакет, сначала необходимо обновить список",
+    ),
+    "manual_ja": (
+        "管理者はサーバにログインし、ネットワークの設定を確認してから、サービスを再起動します。",
+        "パッケージをインストールする前に、設定ファイルを",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    folder: str = ".text"
+    out: str = str(PROMPTS_FILE)
+    each: int = 8
+    seed: int = 0
+
+
+def excerpts(domain: Domain, folder: Path, tokenizer: Tokenizer, rng: random.Random) -> Iterator[str]:
+    """Excerpts of PROMPT_TOKENS tokens from the domain's held-out documents, each from a line's start."""
+    low, high = PROMPT_TOKENS
+    texts = list(documents(domain, folder, heldout=True))
+    while True:
+        text = rng.choice(texts)
+        starts = [0, *(i + 1 for i, character in enumerate(text) if character == "\n")]
+        start = rng.choice(starts)
+        encoding = tokenizer.encode(text[start : start + 2000])
+        size = rng.randint(low, high)
+        if len(encoding) < size:
+            continue
+        # A byte-level token may end within a character: end with the last whole one.
+        excerpt = tokenizer.decode(encoding.ids[:size]).rstrip("\ufffd").strip()
+        if low <= len(tokenizer.encode(excerpt)) <= high:
+            yield excerpt
+
+
+def build(options: Options) -> list[dict[str, object]]:
+    """The lines of the prompts file, domains interleaved; a function of the text and the seed."""
+    rng = random.Random(options.seed)
+    folder = Path(options.folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    lines: list[dict[str, object]] = []
+    for domain in DOMAINS:
+        if domain.name in OWN:
+            chosen, licence = list(OWN[domain.name]), "CC0-1.0"
+        else:
+            source = excerpts(domain, folder, tokenizer, rng)
+            chosen, licence = [next(source) for _ in range(options.each)], LICENCES[domain.name]
+        for text in chosen:
+            new_tokens = rng.randint(*NEW_TOKENS)
+            line = {"prompt": text, "source": domain.name, "licence": licence}
+            lines.append({**line, "max_new_tokens": new_tokens})
+    rng.shuffle(lines)
+    return lines
+
+
+def main(options: Options) -> None:
+    """Write the prompts file."""
+    check_range("each", options.each, 1)
+    lines = build(options)
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    Path(options.out).write_text(text, encoding="utf-8")
+    print(f"wrote {len(lines)} prompts", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(parse_options(Options, sys.argv[1:]))

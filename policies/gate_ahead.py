@@ -98,7 +98,7 @@ class GateAhead(LRU):
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
         spared = None
-        for expert in filter(self.view.evictable, self.order(incoming)):
+        for expert in filter(self.view.evictable, self.orders[incoming // self.span]):
             if expert not in self.protected:
                 return expert
             if spared is None:

@@ -21,7 +21,7 @@ class LRU(Ordered):
         super().__init__(setup, scope)
 
     def on_gate(self, event: LayerEvent) -> None:
-        order = self.order(event.demand[0])
+        order = self.orders[event.demand[0] // self.span]
         for expert in event.demand:
             order[expert] = None
             order.move_to_end(expert)

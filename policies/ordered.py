@@ -15,15 +15,11 @@ class Ordered(Scoped):
         super().__init__(setup, scope)
         self.orders = [OrderedDict[int, None]() for _ in range(self.n_pools)]
 
-    def order(self, expert: int) -> OrderedDict[int, None]:
-        """The list that an expert is in, or would be."""
-        return self.orders[self.pool(expert)]
-
     def on_slot(self, expert: int) -> None:
-        self.order(expert)[expert] = None
+        self.orders[expert // self.span][expert] = None
 
     def on_evict(self, expert: int) -> None:
-        del self.order(expert)[expert]
+        del self.orders[expert // self.span][expert]
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        return next(filter(self.view.evictable, self.order(incoming)), None)
+        return next(filter(self.view.evictable, self.orders[incoming // self.span]), None)

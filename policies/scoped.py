@@ -16,6 +16,8 @@ class Scoped(Policy):
         super().__init__(setup)
         self.by_layer = scope == "layer"
         self.n_pools = setup.n_layers if self.by_layer else 1
+        self.span = setup.n_layers * setup.n_experts // self.n_pools
+        """Flat numbers per pool: an expert belongs to pool ``expert // span``."""
 
     def min_budget(self) -> int:
         return sum(self.setup.expert_bytes) if self.by_layer else super().min_budget()
@@ -25,4 +27,4 @@ class Scoped(Policy):
 
     def pool(self, expert: int) -> int:
         """Number of the pool that an expert belongs to."""
-        return expert // self.setup.n_experts if self.by_layer else 0
+        return expert // self.span

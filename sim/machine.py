@@ -67,7 +67,7 @@ class Link:
 
     def wait(self, now: int, stalls: list[int]) -> int:
         """Compute waits until an expert is ready: charge each nanosecond to the chunk on the link; returns when."""
-        core, under_way = self.core, self.under_way
+        core, under_way, predictions, chunk_done = self.core, self.under_way, self.predictions, self.chunk_done
         ready, kind, chunks = core.ready, core.kind, core.setup.chunks
         while not ready:
             if not under_way:
@@ -75,12 +75,14 @@ class Link:
             end, chunk = under_way[0]
             stalls[kind[chunk // chunks]] += end - now
             now = end
-            if self.predictions:
+            if predictions:
                 self.advance(now)
                 continue
             under_way.popleft()
-            self.chunk_done(chunk, now)
-            if core.pending or core.predictions:
+            chunk_done(chunk, now)
+            if core.pending:
+                self.pump(now)
+            if core.predictions:
                 self.after(now)
         return now
 

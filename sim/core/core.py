@@ -312,7 +312,8 @@ class Core:
     def _make_room(self, x: int, speculative: bool) -> bool:
         """Give x a slot. False: none can be had, or the policy has cancelled or re-queued x meanwhile."""
         state, number = self.state, self._number[x]
-        while not state.fits(x):
+        need = state.size[x]
+        while state.used + need > state.capacity or not state.layer_fits(x):
             victim = self._victim(x, speculative)
             if victim is None:
                 return False

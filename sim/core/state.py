@@ -100,15 +100,12 @@ class State:
 
     # -- changes, by the core alone -----------------------------------------------------------------------------
 
-    def fits(self, expert: int) -> bool:
-        """Whether a slot for ``expert`` is free, in the pool and in its layer's share."""
-        size = self.size[expert]
-        if self.used + size > self.capacity:
-            return False
+    def layer_fits(self, expert: int) -> bool:
+        """Whether a slot for ``expert`` is free in its layer's share, if layers have shares."""
         if self.layer_capacity is None:
             return True
         layer = expert // self.n_experts
-        return self.layer_used[layer] + size <= self.layer_capacity[layer]
+        return self.layer_used[layer] + self.size[expert] <= self.layer_capacity[layer]
 
     def take(self, expert: int) -> None:
         """Give a slot. Rule 6: the budget holds at every instant."""

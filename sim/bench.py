@@ -1,0 +1,166 @@
+"""``python -m sim bench``: the engine beside the textbook machine, in layer-steps per second and in memory.
+
+Both replay the same requests with the same policy and must agree on every account. Then the engine alone replays
+all requests, in a process of its own whose memory is read while it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from sim.cell import Cell, make_cell
+from sim.cli import split_output
+from sim.config import read_config
+from sim.core.core import Core
+from sim.machine import Machine
+from sim.signals import TraceSignals
+from sim.workload import ClosedLoop
+from traces.errors import UserError
+
+DEFAULTS = ("budget=25%", "chunks=3", "bounds=false")
+PAIRS = 3  # the two machines take turns; the best of each counts
+ALONE = "alone"  # the mark of the process that measures memory
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the benchmark with the configuration of ``sim run``; ``limit=`` applies to the side-by-side part."""
+    if any(word in ("-h", "--help") for word in words):
+        sys.stdout.write(HELP)
+        return 0
+    if words and words[0] == ALONE:
+        sys.stdout.write(json.dumps(_alone(words[1:])))
+        return 0
+    overrides, output = split_output(words)
+    given = {word.partition("=")[0] for word in overrides}
+    overrides = [*(word for word in DEFAULTS if word.partition("=")[0] not in given), *overrides]
+    side = overrides if "limit" in given else [*overrides, "limit=10"]
+    report = _side_by_side(make_cell(read_config(side)))
+    whole = [word for word in overrides if word.partition("=")[0] != "limit"]
+    sys.stderr.write("all requests, the engine alone ...\n")
+    command = [sys.executable, "-m", "sim", "bench", ALONE, *whole]
+    report["alone"] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603
+    if output["format"] == "json":
+        sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    else:
+        _print(report)
+    return 0
+
+
+def _side_by_side(cell: Cell) -> dict[str, Any]:
+    textbook = _textbook()
+    loop = ClosedLoop(cell.trace, cell.config.workload["batch"])
+    best = {"engine": float("inf"), "textbook": float("inf")}
+    accounts = {}
+    for turn in range(PAIRS):
+        for name in best:
+            sys.stderr.write(f"{name}, {turn + 1} of {PAIRS} ...\n")
+            policy, signals, depth = cell.policy(), TraceSignals(cell.trace), cell.hardware.link.depth
+            if name == "engine":
+                machine: Any = Machine(Core(policy, cell.setup, signals), cell.costs, depth=depth)
+            else:
+                machine = textbook(policy, cell.setup, signals, cell.costs, depth=depth)
+            began = time.process_time()
+            accounts[name] = machine.run([], loop.passes(cell.selection.measured))
+            best[name] = min(best[name], time.process_time() - began)
+    if accounts["engine"] != accounts["textbook"]:
+        raise AssertionError("the engine and the textbook machine disagree")
+    layer_steps = _layer_steps(cell)
+    return {
+        "policy": cell.config.policy["name"],
+        "requests": len(cell.selection.measured),
+        "layer_steps": layer_steps,
+        "engine_layer_steps_per_s": layer_steps / best["engine"],
+        "textbook_layer_steps_per_s": layer_steps / best["textbook"],
+        "ratio": best["textbook"] / best["engine"],
+    }
+
+
+def _alone(words: Sequence[str]) -> dict[str, Any]:
+    """Replay everything; memory is read every thousand passes, from the kernel."""
+    cell = make_cell(read_config(words))
+    machine = Machine(Core(cell.policy(), cell.setup, TraceSignals(cell.trace)), cell.costs)
+    loop = ClosedLoop(cell.trace, cell.config.workload["batch"])
+    private: list[int] = []
+    passes = 0
+
+    def note(_rows: int) -> None:
+        nonlocal passes
+        passes += 1
+        if passes % 1000 == 0:
+            private.append(_private_bytes())
+
+    machine.progress = note
+    began = time.process_time()
+    accounts = machine.run([], loop.passes(cell.selection.measured))
+    seconds = time.process_time() - began
+    half = len(private) // 2
+    return {
+        "requests": len(cell.selection.measured),
+        "tokens": sum(t.prefill_rows + t.decode_steps for t in machine.timings.requests.values()),
+        "layer_steps": _layer_steps(cell),
+        "lookups": accounts.hit_row()[0],
+        "seconds": seconds,
+        "layer_steps_per_s": _layer_steps(cell) / seconds,
+        "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "private_bytes_first_half": max(private[:half], default=_private_bytes()),
+        "private_bytes_second_half": max(private[half:], default=_private_bytes()),
+    }
+
+
+def _layer_steps(cell: Cell) -> int:
+    steps = sum(len(range(*cell.trace.steps_of(r).indices(len(cell.trace.steps)))) for r in cell.selection.measured)
+    return steps * cell.trace.L
+
+
+def _private_bytes() -> int:
+    """Memory of this process that is not mapped from files."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _textbook() -> Any:
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "tests" / "engine" / "textbook.py").exists():
+        raise UserError("bench: the textbook machine is in tests/engine, which only a checkout has; run it there")
+    sys.path.insert(0, str(root))
+    return import_module("tests.engine.textbook").Textbook
+
+
+def _print(report: dict[str, Any]) -> None:
+    alone = report["alone"]
+    mb = 1e6
+    sys.stdout.write(
+        f"side by side, policy {report['policy']}, {report['requests']} requests,"
+        f" {report['layer_steps']:,} layer-steps, accounts equal\n"
+        f"  engine    {report['engine_layer_steps_per_s']:>10,.0f} layer-steps/s\n"
+        f"  textbook  {report['textbook_layer_steps_per_s']:>10,.0f} layer-steps/s\n"
+        f"  ratio     {report['ratio']:>10.2f}\n"
+        f"the engine alone, {alone['requests']} requests, {alone['tokens']:,} tokens,"
+        f" {alone['layer_steps']:,} layer-steps, {alone['lookups']:,} lookups\n"
+        f"  speed     {alone['layer_steps_per_s']:>10,.0f} layer-steps/s, {alone['seconds']:.1f} s\n"
+        f"  memory    {alone['peak_resident_bytes'] / mb:>10,.0f} MB at the peak, mapped input included\n"
+        f"  private   {alone['private_bytes_first_half'] / mb:>10,.1f} MB in the first half of the passes,"
+        f" {alone['private_bytes_second_half'] / mb:,.1f} MB in the second\n"
+    )
+
+
+HELP = """\
+python -m sim bench [KEY=VALUE ...]
+
+Measures the engine beside the textbook machine of tests/engine on the same requests, then the engine alone on all
+requests with its memory. Takes the keys of sim run; budget=25% chunks=3 unless given. limit= sets the requests of
+the side-by-side part (10). Seconds are the process's own CPU time.
+
+  python -m sim bench
+  python -m sim bench trace=DIR model=gpt_oss_20b
+"""

@@ -1,6 +1,8 @@
 """The clairvoyant policies, through the engine."""
 
+import random
 import struct
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import libcachesim
 import numpy as np
 import pytest
-from bounds_toy import Lab, ToyCosts, one_by_one
+from bounds_toy import Lab, ToyCosts, one_by_one, random_lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -110,3 +112,44 @@ def test_perfect_next_layer_wastes_nothing_where_demand_leaves_room(budget: int,
         assert useless == cancelled == 0
     forced = lab.run(BeladyForced(lab.setup))
     assert accounts.end_ns <= forced.end_ns <= lab.run(LRU(lab.setup)).end_ns
+
+
+class Watched:
+    """Holds a clairvoyant policy to what it promises, at each of its decisions."""
+
+    def victim(self, incoming: int, speculative: bool) -> int | None:
+        victim = super().victim(incoming, speculative)
+        can = [x for x in range(self.n_flat) if self.view.evictable(x)]
+        farthest = max(can, key=lambda x: (self.next_use[x], x), default=None)
+        if speculative and can and self.next_use[farthest] <= self.next_use[incoming]:
+            farthest = None
+        assert victim == farthest
+        return victim
+
+
+class WatchedForced(Watched, BeladyForced):
+    pass
+
+
+class WatchedPerfect(Watched, PerfectNextLayer):
+    refetched = 0
+
+    def on_evict(self, expert: int) -> None:
+        super().on_evict(expert)
+        if expert in self.coming:
+            assert self.view.loading(expert)
+            self.refetched += 1
+
+
+@pytest.mark.parametrize("watched", [WatchedForced, WatchedPerfect])
+def test_victims_are_the_farthest_and_what_is_needed_next_is_fetched_again(watched: type) -> None:
+    refetched = 0
+    for seed in range(400):
+        lab = random_lab(random.Random(seed))
+        if seed % 2:  # hardly any room
+            budget = max(lab.setup.expert_bytes) + seed % 16
+            lab = replace(lab, setup=replace(lab.setup, budget=budget, chunks=1 + seed % 5), depth=1 + seed % 3)
+        policy = watched(lab.setup)
+        lab.run(policy)
+        refetched += getattr(policy, "refetched", 1)
+    assert refetched > 0

@@ -26,7 +26,6 @@ class LFRU(Scoped):
         self.scores = np.full(n, np.inf)  # of residents, at the current event, if ``scored``; inf: no resident
         self.scored = False
         self.event = 0
-        self.size = n // self.n_pools
 
     def on_gate(self, event: LayerEvent) -> None:
         demand = np.array(event.demand)
@@ -47,8 +46,8 @@ class LFRU(Scoped):
         if not self.scored:
             self.scores = np.where(self.resident, self.count / (self.event + 1 - self.last), np.inf)
             self.scored = True
-        first = self.pool(incoming) * self.size
-        pool = self.scores[first : first + self.size]
+        first = incoming // self.span * self.span
+        pool = self.scores[first : first + self.span]
         refused: list[tuple[int, float]] = []
         found = None
         while found is None and pool[lowest := int(pool.argmin())] < np.inf:

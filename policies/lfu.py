@@ -36,10 +36,10 @@ class LFU(Scoped):
         self.lookups = now
 
     def on_slot(self, expert: int) -> None:
-        self.rankings[self.pool(expert)].add(expert)
+        self.rankings[expert // self.span].add(expert)
 
     def on_evict(self, expert: int) -> None:
-        self.rankings[self.pool(expert)].discard(expert)
+        self.rankings[expert // self.span].discard(expert)
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        return self.rankings[self.pool(incoming)].lowest(self.view.evictable)
+        return self.rankings[incoming // self.span].lowest(self.view.evictable)

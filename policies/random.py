@@ -25,12 +25,12 @@ class Random(Scoped):
         self.place: dict[int, int] = {}
 
     def on_slot(self, expert: int) -> None:
-        pool = self.pools[self.pool(expert)]
+        pool = self.pools[expert // self.span]
         self.place[expert] = len(pool)
         pool.append(expert)
 
     def on_evict(self, expert: int) -> None:
-        pool = self.pools[self.pool(expert)]
+        pool = self.pools[expert // self.span]
         self.swap(pool, self.place[expert], len(pool) - 1)
         del self.place[pool.pop()]
 
@@ -39,7 +39,7 @@ class Random(Scoped):
         self.place[pool[i]], self.place[pool[j]] = i, j
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        pool = self.pools[self.pool(incoming)]
+        pool = self.pools[incoming // self.span]
         for left in range(len(pool), 0, -1):  # the first ``left`` of the pool have not been drawn
             i = int(self.draw() * left) if left > 1 else 0
             if self.view.evictable(pool[i]):

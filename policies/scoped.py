@@ -24,7 +24,3 @@ class Scoped(Policy):
 
     def layer_budgets(self) -> list[int] | None:
         return self.setup.layer_budgets() if self.by_layer else None
-
-    def pool(self, expert: int) -> int:
-        """Number of the pool that an expert belongs to."""
-        return expert // self.span

@@ -82,7 +82,7 @@ def test_a_textbook_cache_agrees_to_the_last_hit(name: str, shape: Any, capacity
     for now, x in enumerate(flat, 1):
         expected.append(x in cache)
         if x not in cache and len(cache) == capacity:
-            cache.remove(min(cache, key=lambda y: score(y, now)))  # noqa: B023
+            cache.remove(min(cache, key=lambda y: score(y, now)))
         cache.add(x)
         count[x] += 1
         last[x] = now

@@ -12,6 +12,7 @@ import pytest
 from tiny_trace import MANIFEST
 
 from traces import PREFILL, Request, TraceWriter, open_trace
+from traces import reader as reader_module
 from traces.cli import main
 from traces.stats import describe
 
@@ -109,7 +110,9 @@ def test_inspect_shows_tables_and_json_and_a_picture(
     assert document["sources"] == {'a, "b"': 3}
 
 
-def test_figures_are_those_of_a_hand_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chunk", [1, 2**20])
+def test_figures_are_those_of_a_hand_count(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module, "_CHUNK", chunk)
     x = 255
     ids = np.array(
         [

@@ -212,6 +212,12 @@ def test_manifests_that_disagree(tiny: Path, change: Callable[[dict[str, Any]], 
     refused(tiny, message, "shape")
 
 
+def test_keys_that_occur_twice(tiny: Path) -> None:
+    raw = (tiny / "trace.json").read_text()
+    (tiny / "trace.json").write_text(raw.replace('"recording"', '"recording": "recorded", "recording"', 1))
+    refused(tiny, "a key that occurs twice", "shape")
+
+
 @pytest.mark.parametrize(
     "raw",
     [b"", b"[]", b"{", b"\xff", b'{"schema": 1, "schema": 1}', b'{"schema": NaN}', b"[" * 10**5, b"9" * 10**4],

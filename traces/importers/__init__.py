@@ -26,10 +26,11 @@ class Options:
 def assign_splits(requests: int, split: Fraction, seed: int) -> list[str | None]:
     """Assign "train" to floor(split * requests) requests drawn at random, "test" to the others.
 
-    At least one of each where there are two requests or more; a single request belongs to neither (None).
+    ``split`` is between 0 and 1, both excluded. There is at least one of each from two requests on; a single
+    request belongs to neither (None).
     """
     if requests == 1:
         return [None]
-    train = min(max(int(split * requests), 1), requests - 1)
+    train = max(int(split * requests), 1)
     chosen = set(np.random.default_rng(seed).permutation(requests)[:train].tolist())
     return ["train" if request in chosen else "test" for request in range(requests)]

@@ -26,6 +26,7 @@ from sim.workload import Pass
 CHUNK, PREDICTION, EXPERT, GATE = 2, 3, 4, 5
 
 # The names of sim/core/accounts.py, written out again.
+LOOKUPS, RECALL, RESIDENT, COMPLETE, BYTES_READY, BYTES_DEMANDED = 0, 1, 2, 3, 4, 5
 DEMAND_COPY, LATE_PREFETCH, QUEUEING, PREDICTOR = 0, 1, 2, 3
 USEFUL, LATE, USELESS, CANCELLED, IN_FLIGHT = 0, 1, 2, 3, 4
 
@@ -140,17 +141,13 @@ class Textbook:
         hits = self.accounts.hits[0 if prefill else 1][self.layer]
         for expert in tokens:
             load = self.loads.get(expert)
-            ready_bytes = sum(load.chunks[: load.done]) if load else 0
-            seen = (
-                1,
-                expert in expected,
-                load is not None and load.slot,
-                load is not None and load.complete,
-                ready_bytes,
-                self.setup.expert_bytes[self.layer],
-            )
-            for kind, n in enumerate(seen):
-                hits[kind] += n
+            hits[LOOKUPS] += 1
+            hits[RECALL] += expert in expected
+            hits[BYTES_DEMANDED] += self.setup.expert_bytes[self.layer]
+            if load is not None:
+                hits[RESIDENT] += load.slot
+                hits[COMPLETE] += load.complete
+                hits[BYTES_READY] += sum(load.chunks[: load.done])
             self.want(expert, load)
         event = LayerEvent(self.layer, prefill, list(tokens), list(tokens.values()), self.signals)
         self.policy.on_gate(event)

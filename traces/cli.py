@@ -48,6 +48,7 @@ python -m traces import npz SRC.npz DST [key=value ...]
 Imports SRC into the new folder DST.
 
   split=0.7        share of the requests marked "train", rounded down, the rest "test"; at least one of each
+                   (default: no split, and a run measures every request)
   seed=0           which ones: the seed of the permutation
   limit=N          only the first N requests
   model=NAME       name of the model (default: from the file)

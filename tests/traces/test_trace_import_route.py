@@ -51,7 +51,9 @@ def test_turns_become_requests(tmp_path: Path) -> None:
     assert trace.expert_ids[:3].tolist() == [[[1, 0], [255, 255]], [[2, 1], [2, 1]], [[3, 2], [3, 2]]]
     assert trace.expert_weights is not None
     assert trace.expert_weights[:2].tolist() == [[[0.75, 0.25], [0, 0]], [[0.75, 0.25], [0.75, 0.25]]]
-    assert sorted(str(item.split) for item in trace.requests) == ["test", "train"]
+    assert [item.split for item in trace.requests] == [None, None]
+    halves = open_trace(import_trace(tmp_path / source.name, tmp_path / "halves", Options(split=Fraction(1, 2))))
+    assert sorted(str(item.split) for item in halves.requests) == ["test", "train"]
 
 
 def test_limit_and_the_users_words(tmp_path: Path) -> None:
@@ -107,6 +109,7 @@ def test_bad_files_name_the_line(tmp_path: Path, lines: list[str], message: str)
     [(1, "0.7", None), (2, "0.99", 1), (2, "0.01", 1), (10, "0.7", 7), (703, "0.7", 492), (100, "0.55", 55)],
 )
 def test_split_rounds_down_and_leaves_one_of_each(requests: int, split: str, train: int | None) -> None:
+    assert assign_splits(requests, None, 0) == [None] * requests
     splits = assign_splits(requests, Fraction(split), 0)
     assert len(splits) == requests
     assert splits == assign_splits(requests, Fraction(split), 0)

@@ -13,7 +13,7 @@ import numpy as np
 class Options:
     """What every importer is told. None: not given, the importer's own rule holds."""
 
-    split: Fraction = Fraction(7, 10)
+    split: Fraction | None = None
     seed: int = 0
     limit: int | None = None
     model: str | None = None
@@ -23,14 +23,14 @@ class Options:
     meta: Path | None = None
 
 
-def assign_splits(requests: int, split: Fraction, seed: int) -> list[str | None]:
+def assign_splits(requests: int, split: Fraction | None, seed: int) -> list[str | None]:
     """Assign "train" to floor(split * requests) requests drawn at random, "test" to the others.
 
     ``split`` is between 0 and 1, both excluded. There is at least one of each from two requests on; a single
-    request belongs to neither (None).
+    request belongs to neither (None), and no request does where ``split`` is None.
     """
-    if requests == 1:
-        return [None]
+    if requests == 1 or split is None:
+        return [None] * requests
     train = max(int(split * requests), 1)
     chosen = set(np.random.default_rng(seed).permutation(requests)[:train].tolist())
     return ["train" if request in chosen else "test" for request in range(requests)]

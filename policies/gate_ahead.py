@@ -118,7 +118,8 @@ class GateAhead(LRU):
             self.actions.cancel(expert)  # of no effect on a load that was demanded
 
     def _union(self, ids: NDArray[np.integer[Any]], layer: int) -> list[int]:
-        tokens = Counter(ids[ids != np.iinfo(ids.dtype).max].tolist())
+        tokens = Counter(ids.ravel().tolist())
+        tokens.pop(int(np.iinfo(ids.dtype).max), None)  # absent
         return [layer * self.setup.n_experts + x for x in sorted(tokens, key=lambda x: -tokens[x])]
 
     def _foretell(self, layer: int, experts: list[int]) -> None:

@@ -9,10 +9,10 @@ from traces.errors import UserError
 class Static(Policy):
     """Keep the experts that were demanded most often by the train requests; whatever else is demanded passes through.
 
-    The static popular set of llama.cpp-style splits, and the strongest rival of prefetching in independent tests. The
-    set is the most popular that fits in the budget less ``staging`` experts of the largest size, through which the
-    others stream. It fills on first demand, or with ``preload`` by prefetching, the most popular first, from the first
-    step on. Ties in popularity: lower flat number. O(1) per lookup. Lossless; needs no signals, but train requests.
+    The resident set of github.com/HaoningJiang-space/backbone-first-moe, and EVAL's static (arXiv 2608.07911). The set
+    is the most popular that fits in the budget less ``staging`` experts of the largest size, through which the others
+    stream. It fills on first demand, or with ``preload`` by prefetching from the first step on, the most popular first.
+    Ties in popularity: lower flat number. O(1) per lookup. Lossless; needs no signals, but train requests.
     """
 
     name = "static"

@@ -1,7 +1,7 @@
 """The simulated machine: one GPU stream, one host-to-device link, one predictor thread, on SimPy.
 
 Time is analytic wherever no other actor can act before the next decision: the link is a queue of (end, chunk)
-that is advanced lazily, in time order, and SimPy sees one timeout per layer. Facts at the same time come in the
+that is advanced lazily, in time order, and SimPy sees one timeout per pass. Facts at the same time come in the
 order chunk, prediction, expert, gate.
 """
 
@@ -148,7 +148,7 @@ class Machine:
         for step in passes:
             self.steps += 1
             accounts = core.accounts
-            began, computed, stalled = now, 0, accounts.stall_ns
+            began, computed, stalled = now, 0, accounts.stall_ns[0 if step.prefill else 1]
             core.step_begin(self.steps, step.prefill, step.requests, step.parts, now)
             now = self._settle(now, stalled[0])
             waited = now - began
@@ -191,7 +191,6 @@ class Machine:
                         now = free
                     else:
                         break
-                yield env.timeout(now - env.now)
             head = costs.step_ns(step.rows, step.kv_tokens, step.pairs, len(step.requests))
             now += head
             computed += head

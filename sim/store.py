@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sim.config import RunConfig
-from sim.core.accounts import HIT_KINDS, PHASES
+from sim.core.accounts import HIT_KINDS, PHASES, STALLS
 from sim.replay import RecordingCore
 from traces.errors import UserError
 
@@ -107,13 +107,18 @@ def _requests(outcome: Outcome, path: Path) -> None:
 
 
 def _layers(outcome: Outcome, path: Path) -> None:
-    """Hits per phase and layer (over lookups), stalls per layer (on the decode row's layer, over both phases)."""
+    """One row per phase and layer: hits over lookups, and stalls by cause in ns."""
     import pandas as pd
 
     accounts = outcome.accounts
     rows = [
-        {"phase": phase, "layer": layer, **dict(zip(HIT_KINDS, row, strict=True))}
-        for phase, layers in zip(PHASES, accounts.hits, strict=True)
-        for layer, row in enumerate(layers)
+        {
+            "phase": phase,
+            "layer": layer,
+            **dict(zip(HIT_KINDS, row, strict=True)),
+            **{f"stall_{name}_ns": ns for name, ns in zip(STALLS, accounts.stall_ns[i][layer], strict=True)},
+        }
+        for i, phase in enumerate(PHASES)
+        for layer, row in enumerate(accounts.hits[i])
     ]
     pd.DataFrame(rows).to_parquet(path, index=False)

@@ -31,8 +31,8 @@ class Accounts:
     predicts: bool = False
     """Whether the policy declared any prediction (recall is null otherwise)."""
     compute_ns: int = 0
-    stall_ns: list[list[int]] = field(init=False)
-    """[layer][stall kind]."""
+    stall_ns: list[list[list[int]]] = field(init=False)
+    """[phase][layer][stall kind]."""
     link_busy_ns: int = 0
     start_ns: int = 0
     end_ns: int = 0
@@ -41,14 +41,14 @@ class Accounts:
         self.hits = [[[0] * len(HIT_KINDS) for _ in range(self.n_layers)] for _ in PHASES]
         self.fates = [0] * len(FATES)
         self.fate_bytes = [0] * len(FATES)
-        self.stall_ns = [[0] * len(STALLS) for _ in range(self.n_layers)]
+        self.stall_ns = [[[0] * len(STALLS) for _ in range(self.n_layers)] for _ in PHASES]
 
     def check(self) -> None:
         """Assert the sums of rule 5. Raises AssertionError with the two sides."""
         sides = {
             "speculative loads": (self.issued, sum(self.fates)),
             "speculative bytes": (self.speculative_bytes, sum(self.fate_bytes)),
-            "wall time": (self.end_ns - self.start_ns, self.compute_ns + sum(map(sum, self.stall_ns))),
+            "wall time": (self.end_ns - self.start_ns, self.compute_ns + sum(self.stall_row())),
         }
         for what, (left, right) in sides.items():
             if left != right:
@@ -56,9 +56,13 @@ class Accounts:
 
     def hit_row(self, phase: int | None = None) -> list[int]:
         """Sum of the hit rows over layers, of one phase or of both."""
-        phases = self.hits if phase is None else [self.hits[phase]]
-        return [sum(column) for column in zip(*(row for layers in phases for row in layers), strict=True)]
+        return _total(self.hits, phase)
 
-    def stall_row(self) -> list[int]:
-        """Stalled nanoseconds by cause, over layers."""
-        return [sum(column) for column in zip(*self.stall_ns, strict=True)]
+    def stall_row(self, phase: int | None = None) -> list[int]:
+        """Stalled nanoseconds by cause, over layers, of one phase or of both."""
+        return _total(self.stall_ns, phase)
+
+
+def _total(rows: list[list[list[int]]], phase: int | None) -> list[int]:
+    phases = rows if phase is None else [rows[phase]]
+    return [sum(column) for column in zip(*(row for layers in phases for row in layers), strict=True)]

@@ -92,7 +92,7 @@ def layered(L: int, E: int, K: int, steps: int, budget: int, seed: int = 0, band
 def test_on_a_fast_link_perfect_next_layer_stalls_at_the_first_event_only(budget: int) -> None:
     lab = layered(L=4, E=16, K=4, steps=50, budget=budget)
     accounts = lab.run(PerfectNextLayer(lab.setup))
-    first, *rest = accounts.stall_ns
+    first, *rest = (list(map(sum, zip(*phases, strict=True))) for phases in zip(*accounts.stall_ns, strict=True))
     assert first[0] > 0
     assert sum(first[1:]) + sum(map(sum, rest)) == 0
     lookups = accounts.hit_row()

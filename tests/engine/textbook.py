@@ -121,7 +121,7 @@ class Textbook:
             self.signals.enter(step.parts)
             self.policy.on_step(Step(number, step.prefill, step.rows, step.requests, self.signals))
             self.hand_over()
-            self.layer = 0
+            self.phase, self.layer = 0 if step.prefill else 1, 0
             yield from self.predict_blocking()
             dense_ns = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
             for layer, demand in enumerate(step.demand):
@@ -263,7 +263,7 @@ class Textbook:
         self.accounts.link_busy_ns += now - self.copying_since
         if self.woken is not None:
             kind = QUEUEING if load.speculative else LATE_PREFETCH if load.upgraded else DEMAND_COPY
-            self.accounts.stall_ns[self.layer][kind] += now - max(self.copying_since, self.waiting_since)
+            self.accounts.stall_ns[self.phase][self.layer][kind] += now - max(self.copying_since, self.waiting_since)
         self.copying = None
         self.outstanding -= 1
         load.done += 1
@@ -305,7 +305,7 @@ class Textbook:
     def predict_blocking(self) -> Process:
         while self.blocking:
             tag, latency, fact = self.blocking.popleft()
-            self.accounts.stall_ns[self.layer][PREDICTOR] += latency
+            self.accounts.stall_ns[self.phase][self.layer][PREDICTOR] += latency
             yield self.after(latency, fact)
             self.policy.on_prediction(tag)
             self.hand_over()

@@ -27,6 +27,8 @@ python -m traces collect model=NAME prompts=FILE out=DIR [key=value ...]
   signals             default | all | names, comma-separated                                    [default]
   ahead               layers that gate_ahead looks ahead                                        [3]
   dtype, device       auto | bfloat16 | float16 | float32; auto | cpu | cuda | cuda:N           [auto]
+  threads             CPU threads; 1 gives the same sums on any machine of a kind, and is best for a small
+                      model on a busy one; 0: torch's choice                                    [0]
   licence             of the prompts; by default what the lines of a .jsonl say
   priced_as           a model of conf/model/ of the same layers, experts and top-K
 """
@@ -53,6 +55,7 @@ class Options:
     ahead: int = 3
     dtype: str = "auto"
     device: str = "auto"
+    threads: int = 0
     licence: str = ""
     priced_as: str = ""
 
@@ -82,6 +85,7 @@ def main(args: list[str]) -> None:
     check_range("limit", options.limit, 0)
     check_range("split", options.split, 0, 1)
     check_range("ahead", options.ahead, 1)
+    check_range("threads", options.threads, 0)
     signals = signals_of(options.signals)
     out = Path(options.out)
     if out.exists():
@@ -93,6 +97,8 @@ def run(options: Options, signals: frozenset[str], out: Path) -> None:
     """Load, record and write; what takes seconds to import is imported here."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported, or it has no effect
     try:
+        import torch
+
         from traces.collect.load import device_of, load
         from traces.collect.prompts import assign_splits, read_prompts
         from traces.collect.record import Decoding, collect
@@ -112,6 +118,8 @@ def run(options: Options, signals: frozenset[str], out: Path) -> None:
         options.temperature,
         options.seed,
     )
+    if options.threads:
+        torch.set_num_threads(options.threads)
     loaded = load(options.model, options.dtype, device_of(options.device))
     path = collect(loaded, prompts, out, decoding, signals, options.ahead, about, options.priced_as or None)
     print(f"wrote {path}", file=sys.stderr)

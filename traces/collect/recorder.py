@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,21 +26,33 @@ class RecordingError(AssertionError):
     """The model did not do what a trace can hold: a bug of ours or a family that needs support."""
 
 
+@dataclass
+class _Seen:
+    """What one layer showed in a pass, on the model's device: rows n, as the router's input has them."""
+
+    scores: Tensor  # float32 [n, E]
+    hidden: Tensor | None  # [n, D]
+    ahead: list[tuple[Tensor, Tensor]]  # (ids, weights), each [n, K], of the routers that follow
+    ids: Tensor | None = None  # [n, K]
+    weights: Tensor | None = None  # [n, K]
+
+
 class Recorder:
     """Hooks on a model's routers, experts and embedding; `pass_over` hands over what one pass left.
 
-    `signals` are names of the trace format; expert_ids and expert_weights always come. `ahead`: A, for gate_ahead.
+    `signals` are optional ones of the trace format; expert_ids and expert_weights always come. `ahead`: A, the
+    layers that gate_ahead looks ahead.
     """
 
     def __init__(self, moe: MoeModel, signals: frozenset[str], ahead: int) -> None:
         self.moe = moe
-        self.signals = signals | {"expert_ids", "expert_weights"}
+        self.signals = signals
         self.ahead = ahead
         self._layer_of = {id(layer.experts): index for index, layer in enumerate(moe.layers)}
-        self._seen: list[Arrays] = []  # one per layer whose router has run in this pass
+        self._seen: list[_Seen] = []  # one per layer whose router has run in this pass
         self._computed = 0  # layers whose experts have run in this pass
         self._embedding: Tensor | None = None
-        self._delegate: Any = None
+        self._implementation = "eager"
 
     @contextmanager
     def attached(self) -> Iterator[Recorder]:
@@ -47,7 +60,7 @@ class Recorder:
         model = self.moe.model
         before = model.config._experts_implementation
         name = f"traces_collect_{next(_names)}"
-        self._delegate = before
+        self._implementation = before
         with ExitStack() as undo:
             for index, layer in enumerate(self.moe.layers):
                 handle = layer.router.register_forward_hook(self._router_hook(index))
@@ -63,25 +76,35 @@ class Recorder:
         """What the pass over `token_ids` (int [B, T]) recorded: signal -> [n, ...], n its real tokens.
 
         `real`: bool [B, T], False for padding and finished rows. Raises RecordingError unless every MoE layer
-        ran exactly once, for every token.
+        ran exactly once, over every token, and chose the experts with the highest scores.
         """
-        L = len(self.moe.layers)
         seen, computed, embedding = self._seen, self._computed, self._embedding
         self._seen, self._computed, self._embedding = [], 0, None
+        L, n = len(self.moe.layers), token_ids.numel()
         if len(seen) != L or computed != L:
             raise RecordingError(f"{len(seen)} routers and {computed} layers of experts ran; expected {L}")
-        keep = np.ones(token_ids.numel(), bool) if real is None else real.reshape(-1).cpu().numpy()
-        arrays = {}
-        for name in seen[0]:
-            if any(len(layer[name]) != len(keep) for layer in seen):
-                raise RecordingError(f"{name} has not one row for each of the {len(keep)} tokens")
-            arrays[name] = np.stack([layer[name][keep] for layer in seen], axis=1)
-        if "token_ids" in self.signals:
-            arrays["token_ids"] = token_ids.reshape(-1).cpu().numpy()[keep]
+        for index, layer in enumerate(seen):
+            if len(layer.scores) != n:
+                raise RecordingError(f"layer {index}: {len(layer.scores)} rows for {n} tokens")
+        keep = np.ones(n, bool) if real is None else real.reshape(-1).cpu().numpy()
+        scores = _stacked([layer.scores for layer in seen])[keep]
+        ids = _stacked([layer.ids for layer in seen])[keep]
+        weights = _stacked([layer.weights for layer in seen])[keep]
+        check_routing(scores, ids, weights)
+
+        arrays = dict(zip(("expert_ids", "expert_weights"), by_descending_weight(ids, weights), strict=True))
+        if "router_probs" in self.signals:
+            arrays["router_probs"] = scores
+        if "gate_ahead" in self.signals:
+            arrays["gate_ahead"] = self._ahead_ids([layer.ahead for layer in seen], n)[keep]
+        if "hidden" in self.signals:
+            arrays["hidden"] = _stacked([layer.hidden for layer in seen])[keep]
         if "embedding" in self.signals:
             if embedding is None or embedding.shape[:-1] != token_ids.shape:
-                raise RecordingError("the embedding layer did not run once for each token")
+                raise RecordingError("the embedding layer did not run once, over every token")
             arrays["embedding"] = _numpy(embedding.flatten(0, -2))[keep]
+        if "token_ids" in self.signals:
+            arrays["token_ids"] = token_ids.reshape(-1).cpu().numpy()[keep]
         return arrays
 
     def _embedding_hook(self, _module: nn.Module, _args: Any, output: Tensor) -> None:
@@ -95,68 +118,75 @@ class Recorder:
             scores = self.moe.scores(output[0].detach().reshape(len(hidden), -1))
             if scores.shape[-1] != self.moe.n_experts:
                 raise RecordingError(f"router {index} scores {scores.shape[-1]}, not {self.moe.n_experts}")
-            arrays = {"scores": _numpy(scores)}
-            if "hidden" in self.signals:
-                arrays["hidden"] = _numpy(hidden)
-            if "gate_ahead" in self.signals:
-                arrays["gate_ahead"] = self._look_ahead(index, hidden)
-            self._seen.append(arrays)
+            ahead = self._look_ahead(index, hidden) if "gate_ahead" in self.signals else []
+            self._seen.append(_Seen(scores, hidden.clone() if "hidden" in self.signals else None, ahead))
 
         return hook
 
-    def _look_ahead(self, index: int, hidden: Tensor) -> NDArray[Any]:
-        """Ids [n, A, K] that the next A routers choose from what entered this one; absent past the last."""
+    def _look_ahead(self, index: int, hidden: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What the next routers, up to A, choose from what entered this one."""
+        later = self.moe.layers[index + 1 : index + 1 + self.ahead]
+        # forward, not a call: the routers' hooks must not take this for a pass.
+        outputs = [layer.router.forward(hidden) for layer in later]
+        return [(ids.detach(), weights.detach()) for _, weights, ids in outputs]
+
+    def _ahead_ids(self, ahead: list[list[tuple[Tensor, Tensor]]], n: int) -> NDArray[Any]:
+        """[n, L, A, K], by descending weight; absent past the last layer."""
         marker = absent_id(self.moe.n_experts)
-        ids = np.full((len(hidden), self.ahead, self.moe.top_k), marker)
-        for ahead, layer in enumerate(self.moe.layers[index + 1 : index + 1 + self.ahead]):
-            # forward, not a call: the router's hooks must not take this for a pass.
-            _, weights, chosen = layer.router.forward(hidden)
-            ids[:, ahead] = by_descending_weight(_numpy(chosen), _numpy(weights.float()))[0]
-        return ids
+        result = np.full((n, len(ahead), self.ahead, self.moe.top_k), marker)
+        for distance in range(min(self.ahead, len(ahead) - 1)):
+            pairs = [layer[distance] for layer in ahead[: len(ahead) - 1 - distance]]
+            ids, weights = _stacked([ids for ids, _ in pairs]), _stacked([weights for _, weights in pairs])
+            result[:, : len(pairs), distance] = by_descending_weight(ids, weights)[0]
+        return result
 
     def _experts(self, module: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-        """Stand in for the library's experts function: record, check, then let it compute."""
+        """Stand in for the library's experts function: note what it is asked, then let it compute."""
         index = self._layer_of[id(module)]
         if index != self._computed or index >= len(self._seen):
             raise RecordingError(f"the experts of layer {index} ran out of turn")
+        seen = self._seen[index]
+        expected = (len(seen.scores), self.moe.top_k)
+        if ids.shape != expected or weights.shape != expected:
+            raise RecordingError(f"layer {index}: ids {ids.shape}, weights {weights.shape}, not {expected}")
+        seen.ids, seen.weights = ids.detach().clone(), weights.detach().clone()
         self._computed += 1
-        arrays = self._seen[index]
-        chosen, shares = _numpy(ids), _numpy(weights.float())
-        check_routing(index, arrays["scores"], chosen, shares, self.moe.top_k)
-        if "router_probs" in self.signals:
-            arrays["router_probs"] = arrays["scores"]
-        del arrays["scores"]
-        arrays["expert_ids"], arrays["expert_weights"] = by_descending_weight(chosen, shares)
-        original = type(module).forward.__wrapped__  # type: ignore[attr-defined]
-        compute = ALL_EXPERTS_FUNCTIONS.get_interface(self._delegate, original)
+        eager = type(module).forward.__wrapped__  # type: ignore[attr-defined]
+        compute = ALL_EXPERTS_FUNCTIONS.get_interface(self._implementation, eager)
         output: Tensor = compute(module, hidden, ids, weights)
         return output
 
 
-def check_routing(layer: int, scores: NDArray[Any], ids: NDArray[Any], weights: NDArray[Any], top_k: int) -> None:
-    """Raise RecordingError unless `ids` [n, K] are the top-K of `scores` [n, E], weighted in their proportion.
+def check_routing(scores: NDArray[Any], ids: NDArray[Any], weights: NDArray[Any]) -> None:
+    """Raise RecordingError unless `ids` [n, L, K] are the top-K of `scores` [n, L, E], weighted in proportion.
 
     Ties may be broken either way; proportions may differ by what bfloat16 rounds away.
     """
-    n, E = scores.shape
-    if ids.shape != (n, top_k) or weights.shape != (n, top_k):
-        raise RecordingError(f"layer {layer}: ids {ids.shape}, weights {weights.shape}, not ({n}, {top_k})")
-    if ids.min() < 0 or ids.max() >= E:
-        raise RecordingError(f"layer {layer}: ids from {ids.min()} to {ids.max()}; allowed: 0 to {E - 1}")
-    chosen = np.zeros((n, E), bool)
-    np.put_along_axis(chosen, ids, True, axis=1)
-    if (chosen.sum(axis=1) != top_k).any():
-        raise RecordingError(f"layer {layer}: a token chose an expert twice")
-    if (np.where(chosen, scores, np.inf).min(axis=1) < np.where(chosen, -np.inf, scores).max(axis=1)).any():
-        raise RecordingError(f"layer {layer}: the chosen experts are not those with the highest scores")
-    picked = np.take_along_axis(scores, ids, axis=1)
-    shares = picked / picked.sum(axis=1, keepdims=True)
-    if not np.allclose(weights / weights.sum(axis=1, keepdims=True), shares, rtol=0.03, atol=1e-3):
-        raise RecordingError(f"layer {layer}: the weights are not in proportion to the scores")
+    E = scores.shape[-1]
+
+    def refuse(bad: NDArray[Any], message: str) -> None:
+        if bad.any():
+            layer = int(np.argmax(bad.any(axis=0)))
+            raise RecordingError(f"layer {layer}: {message}")
+
+    refuse(((ids < 0) | (ids >= E)).any(axis=-1), f"an expert's number is not 0 to {E - 1}")
+    chosen = np.zeros(scores.shape, bool)
+    np.put_along_axis(chosen, ids, True, axis=-1)
+    refuse(chosen.sum(axis=-1) != ids.shape[-1], "a token chose an expert twice")
+    lowest, highest = np.where(chosen, scores, np.inf), np.where(chosen, -np.inf, scores)
+    refuse(lowest.min(axis=-1) < highest.max(axis=-1), "the chosen experts have not the highest scores")
+    picked = np.take_along_axis(scores, ids, axis=-1)
+    shares, expected = (part / part.sum(axis=-1, keepdims=True) for part in (weights, picked))
+    near = np.isclose(shares, expected, rtol=0.03, atol=1e-3)
+    refuse(~near.all(axis=-1), "the weights are not in proportion to the scores")
+
+
+def _stacked(layers: Sequence[Tensor | None]) -> NDArray[Any]:
+    """[n, layers, ...] of tensors [n, ...], in one transfer."""
+    return _numpy(torch.stack([layer for layer in layers if layer is not None], dim=1))
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:
-    """A copy on the CPU; what numpy has no type for (bfloat16) becomes float32."""
+    """On the CPU; floats that numpy may not know (bfloat16) become float32."""
     tensor = tensor.detach()
-    tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-    return tensor.cpu().numpy().copy()
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()

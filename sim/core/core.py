@@ -7,21 +7,19 @@ hashed as they are given: :meth:`Core.digest`.
 
 from __future__ import annotations
 
-import hashlib
-from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
-from heapq import heappop, heappush
 from typing import Protocol
 
 from policies.api import Actions, LayerEvent, Policy, Setup, Signals, Step
 from sim.core.accounts import CANCELLED, IN_FLIGHT, LATE_FATE, USEFUL, USELESS, Accounts
+from sim.core.digest import Digest
+from sim.core.queue import EMPTY, SpeculativeQueue
 from sim.core.state import ARRIVED, DEMAND, LATE, NO_FATE, PENDING, SPECULATIVE, State
 
 NONE = -1  # next_chunk: nothing to copy now
 WAIT, END = -1, -2  # next_expert: a load must finish first / all of the event's experts have been handed out
 _EVICTED = -3  # in the digest, the eviction of x is _EVICTED - x
-_FLUSH = 1 << 16
 
 
 Rows = tuple[int, int]
@@ -64,16 +62,15 @@ class Core:
         self._chunk_bytes = state.chunk_bytes
         self._chunks = setup.chunks
         self._demand: deque[int] = deque()
-        self._queue: list[tuple[float, int, int]] = []  # (-priority, number, expert), stale entries skipped
-        self._number = [0] * len(state.done)  # of an expert's live queue entry
-        self._issue = 0
+        self._speculative = SpeculativeQueue(len(state.done))
+        self._queue = self._speculative.heap
         self.ready: deque[int] = deque()
         """Experts of the event that could be computed now; read by machines, to wait no longer than needed."""
         self._uncomputed = 0
         self._expected: list[set[int]] = [set() for _ in range(setup.n_layers)]
         self._spec_bytes = [0] * len(state.done)
-        self._answers: list[int] = []
-        self._hash = hashlib.blake2b(digest_size=16)
+        self._digest = Digest()
+        self._answers = self._digest.answers
         self._step = Step(0, False, 0, (), signals)
         self._event = LayerEvent(0, False, (), (), signals)
         self._hits = self.accounts.hits[0]
@@ -182,8 +179,7 @@ class Core:
 
     def step_end(self, now: int) -> None:
         """The forward pass has ended."""
-        if len(self._answers) > _FLUSH:
-            self._flush()
+        self._digest.flush()
 
     # -- questions ----------------------------------------------------------------------------------------------
 
@@ -222,10 +218,8 @@ class Core:
         chunk = x * chunks + given[x]
         given[x] += 1
         if given[x] == chunks:
-            self._number[x] = 0
-            if self._queue[0][2] == x:  # else the policy has queued another one ahead of it, in on_slot or on_evict
-                heappop(self._queue)
-            self.pending = bool(self._queue)
+            self._speculative.drop(x)
+            self.pending = self._speculative.head() != EMPTY
         self._spec_bytes[x] += self._chunk_bytes[chunk]
         self.accounts.speculative_bytes += self._chunk_bytes[chunk]
         self._answers.append(chunk)
@@ -233,8 +227,7 @@ class Core:
 
     def digest(self) -> str:
         """Hash of all answers given so far, evictions included."""
-        self._flush()
-        return self._hash.hexdigest()
+        return self._digest.hexdigest()
 
     # -- the measured window ------------------------------------------------------------------------------------
 
@@ -268,9 +261,7 @@ class Core:
             self.accounts.issued += 1
         state.dropping[x] = 0
         if state.given[x] < self._chunks:
-            self._issue += 1
-            self._number[x] = self._issue
-            heappush(self._queue, (-priority, self._issue, x))
+            self._speculative.push(x, priority)
             self.pending = True
         return True
 
@@ -278,7 +269,7 @@ class Core:
         state = self.state
         if state.spec[x] != PENDING:
             return False
-        self._number[x] = 0
+        self._speculative.drop(x)
         if state.given[x] > state.done[x]:
             state.dropping[x] = 1
         elif state.slot[x]:
@@ -298,27 +289,25 @@ class Core:
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _next_speculative(self) -> int:
-        state, heap = self.state, self._queue
-        while heap:
-            _, number, x = heap[0]
-            if state.spec[x] != PENDING or self._number[x] != number:
-                heappop(heap)  # cancelled, upgraded, evicted or queued anew
-            elif state.slot[x] or self._make_room(x, True):
+        queue = self._speculative
+        while (x := queue.head()) != EMPTY:
+            entry = queue.entry(x)
+            if self._slot[x] or self._make_room(x, True):
                 return x
-            elif self._number[x] == number:
+            if queue.entry(x) == entry:
                 break
         return NONE
 
     def _make_room(self, x: int, speculative: bool) -> bool:
         """Give x a slot. False: none can be had, or the policy has cancelled or re-queued x meanwhile."""
-        state, number = self.state, self._number[x]
+        state, entry = self.state, self._speculative.entry(x)
         need = state.size[x]
         while state.used + need > state.capacity or not state.layer_fits(x):
             victim = self._victim(x, speculative)
             if victim is None:
                 return False
             self._evict(victim)
-            if speculative and self._number[x] != number:
+            if speculative and self._speculative.entry(x) != entry:
                 return False
         state.take(x)
         if self._on_slot is not None:
@@ -336,10 +325,7 @@ class Core:
 
     def _settle(self, x: int, fate: int) -> None:
         self.state.spec[x] = NO_FATE
+        self._speculative.drop(x)
         self.accounts.fates[fate] += 1
         self.accounts.fate_bytes[fate] += self._spec_bytes[x]
         self._spec_bytes[x] = 0
-
-    def _flush(self) -> None:
-        self._hash.update(array("q", self._answers).tobytes())
-        self._answers.clear()

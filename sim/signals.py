@@ -55,8 +55,9 @@ class TraceSignals:
         return self._gated("router_probs")
 
     def gate_ahead(self, distance: int) -> NDArray[np.integer[Any]]:
-        if distance < 1:
-            raise ValueError(f"distance={distance}: at least 1")
+        recorded = None if self._trace is None else self._trace.gate_ahead
+        if recorded is not None and not 1 <= distance <= recorded.shape[2]:
+            raise UserError(f"gate_ahead at distance {distance} was not recorded; allowed: 1 to {recorded.shape[2]}")
         return self._gated("gate_ahead", distance - 1)
 
     def hidden(self) -> NDArray[np.float16]:

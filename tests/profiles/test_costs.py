@@ -78,9 +78,7 @@ def test_dense_and_step_grow_with_tokens_and_context(a: int, b: int, c: int, d: 
 
 
 @given(st.integers(0, 10**15), st.integers(0, 10**12), RATES, RATES)
-def test_a_roofline_is_the_longer_of_two_rounded_up(
-    flops: int, nbytes: int, f: Fraction, b: Fraction
-) -> None:
+def test_a_roofline_is_the_longer_of_two_rounded_up(flops: int, nbytes: int, f: Fraction, b: Fraction) -> None:
     assert Roofline(f, b).ns(flops, nbytes) == math.ceil(max(flops * f, nbytes * b))
 
 
@@ -136,7 +134,5 @@ def test_what_has_no_price_is_refused() -> None:
     with pytest.raises(UserError, match=r"dtype='int3': allowed: bfloat16, fp8, int4"):
         Costs(OLMOE, A100, "int3")
     bare = replace(A100, gpu=replace(A100.gpu, tflops={"float16": Fraction(312)}))
-    with pytest.raises(
-        UserError, match=r"compute_dtype='bfloat16': no peak in hardware 'a100'; allowed: float16"
-    ):
+    with pytest.raises(UserError, match=r"compute_dtype='bfloat16': no peak in hardware 'a100'; allowed: float16"):
         Costs(OLMOE, bare)

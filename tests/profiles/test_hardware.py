@@ -13,9 +13,7 @@ NAMES = ["a100", "h100", "h200", "jetson_agx_orin", "rtx_3090", "rtx_4090"]
 
 
 def test_every_shipped_machine_is_tested() -> None:
-    assert sorted(file.name for file in (files("conf") / "hardware").iterdir()) == [
-        f"{n}.yaml" for n in NAMES
-    ]
+    assert sorted(file.name for file in (files("conf") / "hardware").iterdir()) == [f"{n}.yaml" for n in NAMES]
 
 
 @pytest.mark.parametrize("name", NAMES)

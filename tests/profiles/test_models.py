@@ -141,9 +141,7 @@ def test_a_trace_is_priced_by_its_manifest() -> None:
     assert m.total_expert_bytes() == 120
     assert m.expert_params == 0
     shapes = {"hidden": 8, "expert_width": 4}
-    known = ModelProfile.from_manifest(
-        {**MANIFEST, "expert_bytes": [192] * 2, "shapes": shapes, "dtype": "bfloat16"}
-    )
+    known = ModelProfile.from_manifest({**MANIFEST, "expert_bytes": [192] * 2, "shapes": shapes, "dtype": "bfloat16"})
     assert known.expert_params == 96
     assert known.priced("bfloat16") == (192, 192)
 

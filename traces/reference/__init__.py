@@ -7,3 +7,4 @@ from pathlib import Path
 REFERENCE_DIR = Path(__file__).parent
 MODEL_DIR = REFERENCE_DIR / "model"
 PROMPTS_FILE = REFERENCE_DIR / "prompts.jsonl"
+SAMPLE_DIR = REFERENCE_DIR.parent / "sample"

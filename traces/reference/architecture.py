@@ -1,17 +1,18 @@
-"""The reference model's shape, and the two pieces of it that training does its own way."""
+"""The reference model's shape, and the pieces of it that training does its own way."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import OlmoeConfig, OlmoeForCausalLM
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 from traces.reference.tokens import VOCABULARY
 
-SORTED = "reference_sorted"
+SORTED, GROUPED = "reference_sorted", "reference_grouped"
 
 
 def build(seed: int) -> OlmoeForCausalLM:
@@ -57,6 +58,20 @@ def sorted_experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) ->
     return torch.bmm(weights.unsqueeze(1), outputs).squeeze(1)
 
 
+def grouped_experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """The library's grouped kernel on bfloat16 copies of float32 weights: autocast does not reach into it."""
+    names = ("num_experts", "has_gate", "has_bias", "has_post_expert_norm", "is_transposed")
+    narrow: Any = SimpleNamespace(
+        **{name: getattr(module, name) for name in names},
+        _is_expert_parallel=False,
+        _apply_gate=module._apply_gate,
+        gate_up_proj=module.gate_up_proj.bfloat16(),
+        down_proj=module.down_proj.bfloat16(),
+    )
+    output: Tensor = grouped_mm_experts_forward(narrow, hidden, ids, weights)
+    return output
+
+
 def balance_loss(router_logits: tuple[Tensor, ...], top_k: int) -> Tensor:
     """The load-balancing loss of every layer by itself, averaged; `top_k` when balanced.
 
@@ -72,3 +87,4 @@ def balance_loss(router_logits: tuple[Tensor, ...], top_k: int) -> Tensor:
 
 
 ALL_EXPERTS_FUNCTIONS.register(SORTED, sorted_experts)
+ALL_EXPERTS_FUNCTIONS.register(GROUPED, grouped_experts)

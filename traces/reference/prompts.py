@@ -35,12 +35,13 @@ OWN = {
     "manual_en": (
         "The administrator connects to the server over the network, checks which services are running, and "
         "reads the log files to find out why the mail was not delivered.",
-        "To install a new package, first update the list of packages that are available, then",
+        "To install a new package, first update the list of packages that are available, then choose the version "
+        "that suits the other programs, and finally",
     ),
     "manual_de": (
         "Der Administrator richtet den neuen Rechner ein, legt ein Benutzerkonto an und prüft danach, ob die "
         "Sicherung der Daten auf der zweiten Festplatte vollständig ist.",
-        "Wenn das Paket nicht installiert werden kann, weil eine Abhängigkeit fehlt,",
+        "Wenn das Paket nicht installiert werden kann, weil eine Abhängigkeit fehlt, hilft es meistens,",
     ),
     "manual_fr": (
         "L'administrateur vérifie la configuration du réseau, redémarre le service concerné et consulte les "
@@ -54,11 +55,11 @@ OWN = {
     ),
     "manual_ru": (
         "Администратор проверяет настройки сети, запускает службу и читает системный журнал.",
-        "Чтобы установить новый пакет, сначала необходимо обновить список",
+        "Чтобы установить новый пакет, сначала необходимо обновить список доступных версий, потом",
     ),
     "manual_ja": (
         "管理者はサーバにログインし、ネットワークの設定を確認してから、サービスを再起動します。",
-        "パッケージをインストールする前に、設定ファイルを",
+        "新しいパッケージをインストールする前に、現在の設定ファイルの複製を作成し、その後",
     ),
 }
 

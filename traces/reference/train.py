@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from traces.collect.options import check_range, parse_options
 from traces.errors import UserError
-from traces.reference.architecture import SORTED, balance_loss, build
+from traces.reference.architecture import GROUPED, SORTED, balance_loss, build
 from traces.reference.text import DOMAINS
 
 BALANCE_WEIGHT = 0.01
@@ -140,7 +140,7 @@ def train(options: Options) -> None:
     cuda = options.device.startswith("cuda")
     model = build(options.seed)
     nn.Module.to(model, options.device)
-    model.set_experts_implementation("grouped_mm" if cuda else SORTED)
+    model.set_experts_implementation(GROUPED if cuda else SORTED)
     optimizer = optimizer_of(model, options)
     run = resume(checkpoint, model, optimizer, options)
 

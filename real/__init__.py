@@ -1,0 +1,1 @@
+"""What does happen: the same policy object on hardware (not built yet)."""

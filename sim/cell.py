@@ -21,7 +21,7 @@ from policies import registry
 from policies.api import Policy, Setup
 from sim.config import RunConfig
 from sim.costs import Costs
-from sim.profiles import HardwareProfile, ModelProfile, shipped
+from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, shipped
 from sim.units import parse_budget
 from sim.workload import ClosedLoop, Selection, select
 from traces import Trace, open_trace
@@ -151,10 +151,10 @@ def find_trace(name: str) -> Path:
 
 
 def _model(config: RunConfig, trace: Trace) -> tuple[ModelProfile, str | None]:
-    if config.model.get("name") != "as_traced":
+    if config.model.get("name") != AS_TRACED:
         return ModelProfile.from_dict(config.model), None
     if set(config.model) != {"name", "dtype"}:
-        raise UserError(f"model=as_traced: has the keys {one_of(config.model)}; allowed: name, dtype")
+        raise UserError(f"model={AS_TRACED}: has the keys {one_of(config.model)}; allowed: name, dtype")
     if trace.manifest.priced_as is not None:
         return ModelProfile.from_dict(shipped("model", trace.manifest.priced_as)), config.model["dtype"]
     return ModelProfile.from_manifest(asdict(trace.manifest.model)), config.model["dtype"]

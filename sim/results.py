@@ -67,7 +67,7 @@ def document(cell: Cell, outcome: Outcome, bounds: Mapping[str, Any] | None) -> 
         nulls["hit_rate.recall"] = f"policy {outcome.policy.name} predicts nothing before the gate"
     for i, phase in enumerate(PHASES):
         if not accounts.hit_row(i)[LOOKUPS]:
-            nulls[f"{phase}.hit_rate"] = f"no {phase} lookups"
+            nulls[f"hit_rate.{phase}"] = f"no {phase} lookups"
     per_token = _per(tokens)
     result: dict[str, Any] = {
         "schema": SCHEMA,
@@ -75,9 +75,10 @@ def document(cell: Cell, outcome: Outcome, bounds: Mapping[str, Any] | None) -> 
         "provenance": _provenance(cell, outcome),
         "latency_ms": latency,
         "throughput_tokens_per_s": _ratio(tokens * 1e9, outcome.wall_ns),
-        "hit_rate": hit_rates(accounts),
-        "prefill": {"hit_rate": hit_rates(accounts, 0), "stall_ms": _stalls(accounts, 0)},
-        "decode": {"hit_rate": hit_rates(accounts, 1), "stall_ms": _stalls(accounts, 1)},
+        "hit_rate": {
+            **hit_rates(accounts),
+            **{phase: hit_rates(accounts, i) for i, phase in enumerate(PHASES)},
+        },
         "stall_ms_per_token": {
             name: per_token(ns / NS_PER_MS) for name, ns in zip(STALLS, accounts.stall_row(), strict=True)
         },
@@ -152,10 +153,6 @@ def hit_rates(accounts: Accounts, phase: int | None = None) -> dict[str, float |
         "complete": _ratio(row[COMPLETE], row[LOOKUPS]),
         "bytes": _ratio(row[BYTES_READY], row[BYTES_DEMANDED]),
     }
-
-
-def _stalls(accounts: Accounts, phase: int) -> dict[str, float]:
-    return {name: ns / NS_PER_MS for name, ns in zip(STALLS, accounts.stall_row(phase), strict=True)}
 
 
 def _against(bounds: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:

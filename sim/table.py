@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from policies import registry
 from sim.units import format_bytes
 
 
@@ -51,9 +52,15 @@ def _rows(result: Mapping[str, Any]) -> Table:
         gaps = (_x(wall, wall_floor), _x(nbytes, byte_floor))
     else:
         gaps = ("", "")
-    label = result["config"]["policy"]["name"]
-    table.add_row(label, *_figures(result, own, nbytes / tokens), *gaps, style="bold")
+    table.add_row(_label(result["config"]["policy"]), *_figures(result, own, nbytes / tokens), *gaps, style="bold")
     return table
+
+
+def _label(policy: Mapping[str, Any]) -> str:
+    """The policy's name, with the parameters that are not at their defaults."""
+    defaults = registry.defaults(policy["name"])
+    own = [f"{key}={value}" for key, value in policy.items() if key != "name" and value != defaults.get(key)]
+    return f"{policy['name']} ({', '.join(own)})" if own else str(policy["name"])
 
 
 def _figures(row: Mapping[str, Any], stall: float, nbytes: float) -> tuple[str, ...]:
@@ -74,7 +81,7 @@ def _where(result: Mapping[str, Any]) -> RenderableType:
     shown = [f"{name.replace('_', ' ')} {_n(ms)}" for name, ms in parts.items() if ms or name == "compute"]
     rates = []
     for phase in ("prefill", "decode"):
-        row = result[phase]["hit_rate"]
+        row = result["hit_rate"][phase]
         known = [f"{kind} {100 * rate:.1f}" for kind, rate in row.items() if rate is not None]
         if known:
             rates.append(f"{phase}: " + ", ".join(known))

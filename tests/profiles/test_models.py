@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sim.profiles import ModelProfile, shipped
+from sim.profiles import AS_TRACED, ModelProfile, shipped
 from traces.errors import UserError
 
 # all parameters of the published checkpoints
@@ -36,7 +36,7 @@ def model(name: str) -> ModelProfile:
 
 def test_every_shipped_model_has_its_check() -> None:
     folder = files("conf") / "model"
-    assert {file.name for file in folder.iterdir()} == {f"{name}.yaml" for name in PUBLISHED}
+    assert {file.name for file in folder.iterdir()} == {f"{name}.yaml" for name in [*PUBLISHED, AS_TRACED]}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

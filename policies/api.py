@@ -104,7 +104,7 @@ class Actions:
     """``expect(experts)``: declare a prediction of experts of one layer's next gate, for the recall account."""
     predict: Callable[[int, int, bool], None]
     """``predict(tag, latency_ns, blocking)``: ``on_prediction(tag)`` comes after the latency, on the predictor's
-    thread, or on the GPU stream if ``blocking``."""
+    thread, or on the GPU stream if ``blocking`` (only from ``on_step`` and ``on_gate``)."""
 
 
 @dataclass(frozen=True, slots=True)

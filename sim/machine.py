@@ -14,8 +14,9 @@ from heapq import heappop, heappush
 import simpy
 
 from sim.core.accounts import PREDICTOR, Accounts
-from sim.core.core import NONE, WAIT, Core
+from sim.core.core import Core
 from sim.core.state import CoreError
+from sim.core.words import NONE, WAIT
 from sim.costs import Costs
 from sim.timings import Timings
 from sim.workload import Pass

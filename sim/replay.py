@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from policies.api import Policy, Setup
-from sim.core.core import Core, Rows, StepSignals
+from sim.core.core import Core
 from sim.core.state import CoreError
+from sim.core.words import Rows, StepSignals
 
 STEP, GATE, PREDICTION, CHUNK, EXPERT, STEP_END, NEXT_CHUNK, NEXT_EXPERT = range(8)
 

@@ -9,30 +9,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
-from policies.api import Actions, LayerEvent, Policy, Setup, Signals, Step
+from policies.api import Actions, LayerEvent, Policy, Setup, Step
 from sim.core.accounts import CANCELLED, IN_FLIGHT, LATE_FATE, USEFUL, USELESS, Accounts
 from sim.core.digest import Digest
 from sim.core.queue import EMPTY, SpeculativeQueue
 from sim.core.state import ARRIVED, DEMAND, LATE, NO_FATE, PENDING, SPECULATIVE, State
+from sim.core.words import END, NONE, WAIT, Rows, StepSignals
 
-NONE = -1  # next_chunk: nothing to copy now
-WAIT, END = -1, -2  # next_expert: a load must finish first / all of the event's experts have been handed out
 _EVICTED = -3  # in the digest, the eviction of x is _EVICTED - x
-
-
-Rows = tuple[int, int]
-"""Rows of the trace: (first row, rows)."""
-
-
-class StepSignals(Signals, Protocol):
-    """Signals that the core moves along: only the current step, only the layer whose gate has run."""
-
-    layer: int
-
-    def enter(self, parts: Sequence[Rows]) -> None:
-        """A step begins; no gate has run."""
 
 
 def _overridden(policy: Policy, hook: str) -> bool:

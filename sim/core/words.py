@@ -1,0 +1,26 @@
+"""What a core and a machine say to each other, beside plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from policies.api import Signals
+
+NONE = -1
+"""Answer of ``next_chunk``: nothing to copy now."""
+
+WAIT, END = -1, -2
+"""Answers of ``next_expert``: a load must arrive first; all of the event's experts have been handed out."""
+
+Rows = tuple[int, int]
+"""Rows of the trace: (first row, rows)."""
+
+
+class StepSignals(Signals, Protocol):
+    """Signals that the core moves along: only the current step, only the layer whose gate has run."""
+
+    layer: int
+
+    def enter(self, parts: Sequence[Rows]) -> None:
+        """A step begins; no gate has run."""

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
-from sim.help import HELP, RUN_HELP
 from traces.errors import UserError, one_of
 
 
@@ -14,6 +13,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
+        from sim.help import HELP
+
         sys.stdout.write(HELP)
         return 0
     verb, *rest = words
@@ -33,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int:
     if any(word in ("-h", "--help") for word in words):
-        sys.stdout.write(RUN_HELP)
+        from sim.help import run_help
+
+        sys.stdout.write(run_help())
         return 0
     if any(word in ("-m", "--multirun") for word in words):
         from sim.multirun import multirun
@@ -41,9 +44,12 @@ def _run(words: Sequence[str]) -> int:
         return multirun([word for word in words if word not in ("-m", "--multirun")])
     overrides, output = split_output(words)
     from sim.config import read_config
-    from sim.run import run_config, stderr_progress
+    from sim.progress import progress_bar
+    from sim.run import run_config
 
-    result = run_config(read_config(overrides), output["out"], stderr_progress())
+    config = read_config(overrides)
+    with progress_bar() as progress:
+        result = run_config(config, output["out"], progress)
     report(result.document, output["format"])
     sys.stderr.write(f"{'read from' if result.cached else 'written to'} {result.folder}\n")
     return 0

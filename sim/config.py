@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -112,14 +113,22 @@ def to_dict(composed: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items() if key != "hydra"}
 
 
+def choices(group: str) -> list[str]:
+    """The names that a group has, in ``conf/`` and, for policies, from other packages."""
+    found = {file.name.removesuffix(".yaml") for file in (files("conf") / group).iterdir()}
+    return sorted(found | (set(_policies_elsewhere(found)) if group == "policy" else set()))
+
+
 def register_policies() -> None:
     """Make policies without a file in ``conf/policy`` (other packages', say) known to Hydra, with their defaults."""
-    for name in registry.names():
-        if registry.find(name).clairvoyant:
-            continue  # a reference row is not a choice
-        if not (Path(__file__).parent.parent / "conf" / "policy" / f"{name}.yaml").exists():
-            node = {"name": name, **registry.defaults(name)}
-            ConfigStore.instance().store(group="policy", name=name, node=node)
+    found = {file.name.removesuffix(".yaml") for file in (files("conf") / "policy").iterdir()}
+    for name in _policies_elsewhere(found):
+        ConfigStore.instance().store(group="policy", name=name, node={"name": name, **registry.defaults(name)})
+
+
+def _policies_elsewhere(found: Collection[str]) -> list[str]:
+    """Policies without a file; reference rows, which are no choice, are not among them."""
+    return [name for name in registry.names() if name not in found and not registry.find(name).clairvoyant]
 
 
 def prepare(word: str, sweep: bool = False) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
+from sim.config import choices
+
 HELP = """\
 python -m sim COMMAND [KEY=VALUE ...]
 
@@ -14,14 +18,14 @@ What would happen: replay recorded expert routing against an offloading policy, 
   python -m sim run --help
 """
 
-RUN_HELP = """\
+_RUN_HELP = """\
 python -m sim run [KEY=VALUE ...]
 
-  policy=NAME        what decides: on_demand lru lru_layer fifo lfu lfu_incache lfru static random gate_ahead
+  policy=NAME        what decides:{policy}
   budget=SIZE        GPU bytes for experts, all included: 8GB (10^9), 8GiB, 1500000000, 50% (of all experts)
   trace=NAME|DIR     recorded routing: sample, or a folder written by python -m traces
-  model=NAME|FILE    what the routing is priced as; as_traced by default; names in conf/model
-  hardware=NAME|FILE the machine: rtx_3090 rtx_4090 a100 h100 h200 jetson_agx_orin
+  model=NAME|FILE    what the routing is priced as:{model}
+  hardware=NAME|FILE the machine:{hardware}
 
   chunks=N           copy calls per expert (1)
   workload.batch=N   requests that are active at a time (1)
@@ -40,3 +44,15 @@ Many at once: python -m sim run -m policy=lru,lfu budget=2GB,4GB,8GB
   python -m sim run policy=gate_ahead budget=4GB hardware=h100 chunks=3
   python -m sim run policy=lru budget=25% trace=my_trace model=gpt_oss_20b format=json
 """
+
+
+def run_help() -> str:
+    """The help of ``sim run``, with the names there are."""
+    names = {group: _wrap(choices(group)) for group in ("policy", "model", "hardware")}
+    return _RUN_HELP.format(**names)
+
+
+def _wrap(words: list[str]) -> str:
+    """Names in lines that stand under one another, the first one behind the key."""
+    indent = " " * 21
+    return fill(" ".join(words), width=76, initial_indent=f"\n{indent}", subsequent_indent=indent)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,12 @@ from sim.cell import Cell, make_cell
 from sim.config import RunConfig, read_config
 from sim.core.core import Core
 from sim.machine import Machine
+from sim.progress import Progress
 from sim.replay import RecordingCore
 from sim.results import Outcome, document, reference_row
 from sim.signals import TraceSignals
 from sim.store import Store
 from sim.workload import ClosedLoop, Pass
-
-Progress = Callable[[str, int, int], None]
-"""``progress(row, rows done, rows in all)``"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,25 +127,3 @@ def _infinite(cell: Cell, progress: Progress | None) -> Outcome:
     """LRU with a budget for all experts."""
     setup = replace(cell.setup, budget=cell.total_expert_bytes)
     return simulate(cell, LRU(setup), setup=setup, name="infinite", progress=progress)
-
-
-def stderr_progress() -> Progress | None:
-    """A progress bar on stderr for long replays, if a person is looking."""
-    if not sys.stderr.isatty():
-        return None
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    bar = Bar(console=Console(stderr=True), transient=True)
-    tasks: dict[str, Any] = {}
-
-    def show(row: str, done: int, total: int) -> None:
-        if row not in tasks:
-            if not tasks:
-                bar.start()
-            tasks[row] = bar.add_task(row, total=total)
-        bar.update(tasks[row], completed=done)
-        if done >= total and row == "perfect_next_layer":
-            bar.stop()
-
-    return show

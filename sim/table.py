@@ -34,9 +34,9 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
 
 
 def _rows(result: Mapping[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("", "TTFT ms", "TPOT ms", "tokens/s", "hits %", "stall ms/token", "copied/token", "time", "bytes"):
-        table.add_column(name, justify="left" if not name else "right")
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    for name in ("", "TTFT ms", "TPOT ms", "tok/s", "hits %", "stall ms", "copied", "time", "bytes"):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     bounds, tokens = result["bounds"], result["totals"]["generated_tokens"]
     own = sum(result["totals"]["stall_ns"].values()) / 1e6 / tokens
     wall, nbytes = result["totals"]["wall_ns"], _copied(result["totals"])
@@ -86,6 +86,7 @@ def _where(result: Mapping[str, Any]) -> RenderableType:
         if known:
             rates.append(f"{phase}: " + ", ".join(known))
     return Group(
+        Text("stall and copied: per generated token; time and bytes: multiples of the bounds", style="dim"),
         Text(f"ms per generated token: {', '.join(shown)}"),
         Text(f"hit rates in %, {'; '.join(rates)}"),
     )

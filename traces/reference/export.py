@@ -25,6 +25,7 @@ from traces.reference import MODEL_DIR
 from traces.reference.architecture import build
 from traces.reference.evaluate import evaluate
 from traces.reference.tokens import END_OF_TEXT
+from traces.reference.train import BALANCE_WEIGHT
 
 SHARD = "15MB"
 MAX_BYTES = 30 << 20
@@ -74,7 +75,8 @@ def provenance(state: dict[str, Any], sources: dict[str, Any]) -> dict[str, Any]
     curve = run["curve"][:: max(1, len(run["curve"]) // CURVE_POINTS)]
     return {
         "command": " ".join(["python -m traces.reference.train", *state["command"]]),
-        "settings": {key: value for key, value in options.items() if key != "folder"},
+        "settings": {key: value for key, value in options.items() if key != "folder"}
+        | {"balance_weight": BALANCE_WEIGHT},
         "tokens_trained": tokens,
         "tokens_per_s": round(tokens / run["elapsed_s"]),
         "versions": {

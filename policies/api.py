@@ -70,26 +70,22 @@ class Costs(Protocol):
         """One expert on ``tokens`` tokens, without its launch."""
 
 
-class View(Protocol):
+@dataclass(frozen=True, slots=True)
+class View:
     """The machine's state, read-only. Experts are flat numbers."""
 
-    def resident(self, expert: int) -> bool:
-        """Whether the expert has a slot."""
-
-    def complete(self, expert: int) -> bool:
-        """Whether all of its bytes are on the GPU."""
-
-    def chunks_done(self, expert: int) -> int:
-        """Chunks of it that are on the GPU."""
-
-    def evictable(self, expert: int) -> bool:
-        """Whether it has a slot, is not pinned, and no chunk of it is on the link."""
-
-    def loading(self, expert: int) -> bool:
-        """Whether a load of it is queued or under way."""
-
-    def free_bytes(self) -> int:
-        """Bytes of the budget without an owner."""
+    resident: Callable[[int], bool]
+    """Whether the expert has a slot."""
+    complete: Callable[[int], bool]
+    """Whether all of its bytes are on the GPU."""
+    chunks_done: Callable[[int], int]
+    """Chunks of it that are on the GPU."""
+    evictable: Callable[[int], bool]
+    """Whether it has a slot, is not pinned, and no chunk of it is on the link."""
+    loading: Callable[[int], bool]
+    """Whether a load of it is queued or under way."""
+    free_bytes: Callable[[], int]
+    """Bytes of the budget without an owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +93,13 @@ class Actions:
     """What a policy may ask for. Nothing here takes effect in the past."""
 
     prefetch: Callable[[int, float], bool]
-    """``prefetch(expert, priority)``: queue a speculative load; higher goes first. False if there is no need."""
+    """``prefetch(expert, priority)``: queue a speculative load; higher goes first, a second call moves it. False if
+    there is no need."""
     cancel: Callable[[int], bool]
     """``cancel(expert)``: drop a speculative load that is not complete; the chunk on the link still finishes."""
     expect: Callable[[Iterable[int]], None]
-    """``expect(experts)``: declare a prediction of experts of one layer's next gate, for the recall account."""
+    """``expect(experts)``: declare a prediction, for the recall account: for this step where the layer's gate is still
+    to come, else for the next step. Drop what was predicted for a layer that has been passed."""
     predict: Callable[[int, int, bool], None]
     """``predict(tag, latency_ns, blocking)``: ``on_prediction(tag)`` comes after the latency, on the predictor's
     thread, or on the GPU stream if ``blocking`` (only from ``on_step`` and ``on_gate``)."""
@@ -190,13 +188,17 @@ class Policy(ABC):
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
 
+    def needs(self) -> frozenset[Signal]:
+        """The signals that it reads, with its parameters as they are."""
+        return self.signals
+
     def attach(self, view: View, actions: Actions) -> None:
         """Receive the machine. Called once, before the first fact."""
         self.view, self.actions = view, actions
 
     def min_budget(self) -> int:
-        """Smallest budget in bytes that this policy can work with."""
-        return max(self.setup.expert_bytes)
+        """Smallest budget in bytes that this policy can work with, what it keeps itself included."""
+        return self.gpu_bytes() + max(self.setup.expert_bytes)
 
     def gpu_bytes(self) -> int:
         """Bytes of the budget that the policy itself keeps on the GPU (tables, staging)."""

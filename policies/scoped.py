@@ -20,7 +20,7 @@ class Scoped(Policy):
         """Flat numbers per pool: an expert belongs to pool ``expert // span``."""
 
     def min_budget(self) -> int:
-        return sum(self.setup.expert_bytes) if self.by_layer else super().min_budget()
+        return self.gpu_bytes() + sum(self.setup.expert_bytes) if self.by_layer else super().min_budget()
 
     def layer_budgets(self) -> list[int] | None:
-        return self.setup.layer_budgets() if self.by_layer else None
+        return self.setup.layer_budgets(self.setup.budget - self.gpu_bytes()) if self.by_layer else None

@@ -139,14 +139,15 @@ class Costs:
         params = model.attention_params + model.router_params + model.shared_expert_params
         return self._layer_ns(params, tokens, kv_tokens, pairs)
 
-    def step_ns(self, tokens: int, kv_tokens: int, pairs: int, logit_rows: int) -> int:
-        """Once per pass: the leading dense layers, and the LM head on `logit_rows` rows.
+    def lead_ns(self, tokens: int, kv_tokens: int, pairs: int) -> int:
+        """The leading dense layers, once per pass, before the first MoE layer; arguments as for `dense_ns`."""
+        dense = self.model.leading_dense_layers
+        return dense.count * self._layer_ns(dense.params_per_layer, tokens, kv_tokens, pairs)
 
-        Each is a roofline of its own. Generation wants the logits of one row per request.
-        """
-        model, dense = self.model, self.model.leading_dense_layers
-        head = self._gpu.ns(2 * model.head_params * logit_rows, model.head_params * model.dense_bytes_per_param)
-        return dense.count * self._layer_ns(dense.params_per_layer, tokens, kv_tokens, pairs) + head
+    def head_ns(self, logit_rows: int) -> int:
+        """The LM head, once per pass, after the last layer. Generation wants the logits of one row per request."""
+        model = self.model
+        return self._gpu.ns(2 * model.head_params * logit_rows, model.head_params * model.dense_bytes_per_param)
 
     def _layer_ns(self, params: int, tokens: int, kv_tokens: int, pairs: int) -> int:
         model = self.model

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 
 import simpy
 
@@ -21,18 +21,20 @@ from sim.costs import Costs
 from sim.timings import Timings
 from sim.workload import Pass
 
+_BURST = 1 << 16  # predictions at one instant that no policy can mean
+
 
 class Link:
     """Copies chunks in the order that the core gives, ``depth`` of them handed over at a time; runs predictions."""
 
-    def __init__(self, core: Core, copy_ns: Sequence[int], depth: int) -> None:
+    def __init__(self, core: Core, copy_ns: Sequence[int], depth: int, predictor_threads: int) -> None:
         self.core, self.copy_ns, self.depth = core, copy_ns, depth
         self.next_chunk, self.chunk_done = core.next_chunk, core.chunk_done
         self.busy_ns = 0
         self.under_way: deque[tuple[int, int]] = deque()  # (end, chunk)
         self.predictions: list[tuple[int, int, int]] = []  # (end, order of asking, tag)
-        self.predictor_free = 0
-        self.asked = 0
+        self.predictor_free = [0] * predictor_threads
+        self.asked = self.burst = self.asked_at = 0
 
     def pump(self, now: int) -> None:
         """Hand chunks over, as long as the core has some and the link takes them."""
@@ -90,11 +92,16 @@ class Link:
     def ask(self, now: int) -> int:
         """Start the predictions that the policy asked for; returns when the last blocking one ends (or ``now``)."""
         blocked = now
+        self.burst = self.burst + 1 if now == self.asked_at else 0
+        self.asked_at = now
+        if self.burst > _BURST:
+            raise CoreError(f"a policy asks for one prediction after the other at {now} ns, and time does not pass")
         for tag, latency, blocking in self.core.predictions:
             if blocking:
                 end = blocked = blocked + latency
             else:
-                end = self.predictor_free = max(now, self.predictor_free) + latency
+                end = max(now, self.predictor_free[0]) + latency
+                heapreplace(self.predictor_free, end)
             self.asked += 1
             heappush(self.predictions, (end, self.asked, tag))
         self.core.predictions.clear()
@@ -113,10 +120,16 @@ class Machine:
     """Replays passes on one GPU; ``progress`` is told the rows of each pass that has ended."""
 
     def __init__(
-        self, core: Core, costs: Costs, *, depth: int = 1, progress: Callable[[int], None] | None = None
+        self,
+        core: Core,
+        costs: Costs,
+        *,
+        depth: int = 1,
+        predictor_threads: int = 1,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         self.core, self.costs = core, costs
-        self.link = Link(core, [costs.copy_ns(b) for b in core.state.chunk_bytes], depth)
+        self.link = Link(core, [costs.copy_ns(b) for b in core.state.chunk_bytes], depth, predictor_threads)
         self.timings = Timings()
         self.progress = progress
         self.env = simpy.Environment()
@@ -153,6 +166,9 @@ class Machine:
             core.step_begin(self.steps, step.prefill, step.requests, step.parts, now)
             now = self._settle(now, stalled[0])
             waited = now - began
+            lead = costs.lead_ns(step.rows, step.kv_tokens, step.pairs)
+            now += lead
+            computed += lead
             dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
             ns_by_layer = single_ns if step.rows == 1 else None
             for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
@@ -162,7 +178,7 @@ class Machine:
                     advance(now)
                 if not demand:
                     continue
-                gate(layer, demand, tokens, now)
+                event = gate(layer, demand, tokens, now)
                 if core.pending:
                     pump(now)
                 if core.predictions:
@@ -173,7 +189,7 @@ class Machine:
                     ns, cost = ns_by_layer[layer], None
                 else:
                     table = costs.expert_table(layer, step.rows)
-                    cost = {x: table[n] + launch for x, n in zip(demand, tokens, strict=True)}
+                    cost = {x: table[n] + launch for x, n in zip(event.demand, event.tokens, strict=True)}
                 while True:
                     x = next_expert()
                     if x >= 0:
@@ -192,7 +208,7 @@ class Machine:
                         now = free
                     else:
                         break
-            head = costs.step_ns(step.rows, step.kv_tokens, step.pairs, len(step.requests))
+            head = costs.head_ns(len(step.requests))
             now += head
             computed += head
             advance(now)

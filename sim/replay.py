@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.api import Policy, Setup
+from policies.api import LayerEvent, Policy, Setup
 from sim.core.core import Core
 from sim.core.state import CoreError
 from sim.core.words import Rows, StepSignals
@@ -39,9 +39,9 @@ class RecordingCore(Core):
         self.log.extend((STEP, self._at(now), number, prefill, len(requests), *requests, *flat))
         super().step_begin(number, prefill, requests, parts, now)
 
-    def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int], now: int) -> None:
+    def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int], now: int) -> LayerEvent:
         self.log.extend((GATE, self._at(now), layer, len(demand), *demand, *tokens))
-        super().gate(layer, demand, tokens, now)
+        return super().gate(layer, demand, tokens, now)
 
     def prediction(self, tag: int, now: int) -> None:
         self.log.extend((PREDICTION, self._at(now), tag))

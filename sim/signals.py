@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.api import Signal, Signals
 from traces import Trace
 from traces.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a policy holds (policies.api.Signals): the questions, and no handle to move them."""
+
+    token_ids: Callable[[], NDArray[np.int32]]
+    embedding: Callable[[], NDArray[np.float16]]
+    expert_ids: Callable[[], NDArray[np.integer[Any]]]
+    expert_weights: Callable[[], NDArray[np.float16]]
+    router_probs: Callable[[], NDArray[np.float16]]
+    gate_ahead: Callable[[int], NDArray[np.integer[Any]]]
+    hidden: Callable[[], NDArray[np.float16]]
 
 
 class TraceSignals:
     """Reads the current step's rows, in the current layer, from a memory-mapped trace.
 
-    The core sets ``layer`` when that layer's gate has run; there is no way to name another one.
+    The core sets ``layer`` when that layer's gate has run; there is no way to name another one. ``declared``: the
+    signals that the policy may read (None: all that were recorded); another one is an error that names it.
     """
 
-    def __init__(self, trace: Trace | None) -> None:
+    def __init__(self, trace: Trace | None, declared: Collection[Signal] | None = None) -> None:
         self._trace = trace
+        self._declared = frozenset(Signal) if declared is None else frozenset(declared)
         self._parts: Sequence[tuple[int, int]] = ()
         self.layer = -1
 
@@ -27,38 +44,37 @@ class TraceSignals:
         """A step begins over these rows [(first row, rows)]; no gate has run."""
         self._parts, self.layer = parts, -1
 
+    def shown(self) -> Signals:
+        """The signals as a policy gets them."""
+        return Shown(
+            lambda: self._rows(Signal.TOKEN_IDS),
+            lambda: self._rows(Signal.EMBEDDING),
+            lambda: self._gated("expert_ids"),
+            lambda: self._gated(Signal.WEIGHTS),
+            lambda: self._gated(Signal.ROUTER_PROBS),
+            self._gate_ahead,
+            lambda: self._gated(Signal.HIDDEN),
+        )
+
     def _rows(self, name: str, *index: int) -> NDArray[Any]:
+        if name != "expert_ids" and name not in self._declared:
+            raise RuntimeError(f"the policy reads {name} and does not declare it in its signals")
         array = None if self._trace is None else getattr(self._trace, name)
         if array is None:
-            raise UserError(f"the trace has no {name}")
+            raise UserError(f"the policy needs the signal {name}, which the trace did not record")
         blocks = [array[first : first + rows][(slice(None), *index)] for first, rows in self._parts]
-        return np.asarray(blocks[0] if len(blocks) == 1 else np.concatenate(blocks))
+        # A copy: the whole file can be reached from a view of it.
+        return np.array(blocks[0]) if len(blocks) == 1 else np.concatenate(blocks)
 
     def _gated(self, name: str, *index: int) -> NDArray[Any]:
         if self.layer < 0:
             raise RuntimeError(f"{name} was asked for before a gate had run")
         return self._rows(name, self.layer, *index)
 
-    def token_ids(self) -> NDArray[np.int32]:
-        return self._rows("token_ids")
-
-    def embedding(self) -> NDArray[np.float16]:
-        return self._rows("embedding")
-
-    def expert_ids(self) -> NDArray[np.integer[Any]]:
-        return self._gated("expert_ids")
-
-    def expert_weights(self) -> NDArray[np.float16]:
-        return self._gated("expert_weights")
-
-    def router_probs(self) -> NDArray[np.float16]:
-        return self._gated("router_probs")
-
-    def gate_ahead(self, distance: int) -> NDArray[np.integer[Any]]:
+    def _gate_ahead(self, distance: int) -> NDArray[np.integer[Any]]:
         recorded = None if self._trace is None else self._trace.gate_ahead
         if recorded is not None and not 1 <= distance <= recorded.shape[2]:
-            raise UserError(f"gate_ahead at distance {distance} was not recorded; allowed: 1 to {recorded.shape[2]}")
-        return self._gated("gate_ahead", distance - 1)
-
-    def hidden(self) -> NDArray[np.float16]:
-        return self._gated("hidden")
+            raise UserError(
+                f"the policy wants gate_ahead at distance {distance}; recorded, and allowed: 1 to {recorded.shape[2]}"
+            )
+        return self._gated(Signal.GATE_AHEAD, distance - 1)

@@ -43,7 +43,9 @@ class Timings:
         self.requests: dict[int, RequestTiming] = {}
 
     def note(self, step: Pass, began: int, ended: int) -> None:
-        """A pass has ended."""
+        """A pass has ended. A request's time begins when it was given its place: see ClosedLoop."""
+        for request in step.admits:
+            self.requests[request] = RequestTiming(began)
         for request, (_, rows) in zip(step.requests, step.parts, strict=True):
             timing = self.requests.get(request)
             if timing is None:

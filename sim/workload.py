@@ -12,6 +12,7 @@ from sim.costs import attended_pairs
 from sim.demand import Demand, DemandReader, merge
 from traces import DECODE, PREFILL, Trace
 from traces.errors import UserError
+from traces.format import Array
 
 
 @dataclass(slots=True)
@@ -29,6 +30,9 @@ class Pass:
     """(query, key) pairs that attention computes."""
     demand: Demand
     tokens: Demand
+    """Tokens per expert, aligned with ``demand``."""
+    admits: tuple[int, ...] = ()
+    """Requests that are given a place at the moment this pass begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +63,10 @@ def select(trace: Trace, *, seed: int = 0, limit: int | None = None, warmup: int
     return Selection(tuple(before), tuple(pool[:limit]), train)
 
 
-_ONES = [[1] * k for k in range(256)]
-
-
 class ClosedLoop:
-    """``batch`` requests are active at a time; when one ends the next is admitted, its prefill running alone."""
+    """``batch`` requests have a place at any time. A place is free right after its request's last pass, and the next
+    request is admitted to it then; the prefills of the admitted run one by one, before the others' next decode pass.
+    """
 
     def __init__(self, trace: Trace, batch: int = 1) -> None:
         self.trace, self.batch = trace, batch
@@ -71,19 +74,32 @@ class ClosedLoop:
 
     def passes(self, requests: Sequence[int]) -> Iterator[Pass]:
         """The forward passes that serve ``requests``, in order."""
-        waiting = deque(requests)
-        active: dict[int, Iterator[Pass]] = {}
-        while waiting or active:
-            while waiting and len(active) < self.batch:
-                request = waiting.popleft()
-                yield from self._prefill(request)
-                active[request] = self._decode(request)
-            step = {r: p for r, it in active.items() if (p := next(it, None)) is not None}
-            active = {r: active[r] for r in step}
-            if len(step) == 1:
-                yield from step.values()
-            elif step:
-                yield self._join(list(step.values()))
+        waiting, admitted = deque(requests), deque[int]()
+        decoding: dict[int, Iterator[Pass]] = {}
+        left: dict[int, int] = {}  # decode steps
+        admits: tuple[int, ...] = ()
+        while waiting or admitted or decoding:
+            while waiting and len(admitted) + len(decoding) < self.batch:
+                admitted.append(waiting.popleft())
+                admits += (admitted[-1],)
+            if admitted:
+                request = admitted[0]
+                for step in self._prefill(request):
+                    step.admits, admits = admits, ()
+                    yield step
+                del admitted[0]
+                left[request], steps = self._decode(request)
+                if left[request]:
+                    decoding[request] = steps
+                continue
+            parts = [next(steps) for steps in decoding.values()]
+            step = parts[0] if len(parts) == 1 else self._join(parts)
+            step.admits, admits = admits, ()
+            yield step
+            for request in step.requests:
+                left[request] -= 1
+                if not left[request]:
+                    del decoding[request]
 
     def _prefill(self, request: int) -> Iterator[Pass]:
         for step in self.trace.steps[self.trace.steps_of(request)]:
@@ -94,15 +110,17 @@ class ClosedLoop:
                 pairs = attended_pairs(n, context)
                 yield Pass(True, (request,), parts, n, context + n, pairs, demand, tokens)
 
-    def _decode(self, request: int) -> Iterator[Pass]:
+    def _decode(self, request: int) -> tuple[int, Iterator[Pass]]:
+        """How many decode steps the request has, and their passes."""
         steps = self.trace.steps[self.trace.steps_of(request)]
         steps = steps[steps["phase"] == DECODE]
-        if not len(steps):
-            return
+        return len(steps), self._decode_passes(request, steps)
+
+    def _decode_passes(self, request: int, steps: Array) -> Iterator[Pass]:
         row, context = int(steps["first_row"][0]), int(steps["context"][0])
         for i, demand in enumerate(self.reader.rows(row, len(steps))):
             seen = context + i + 1
-            ones = [_ONES[len(d)] for d in demand]
+            ones = [[1] * len(experts) for experts in demand]
             yield Pass(False, (request,), [(row + i, 1)], 1, seen, seen, demand, ones)
 
     @staticmethod

@@ -35,8 +35,11 @@ class Prices(Protocol):
     def dense_ns(self, tokens: int, kv_tokens: int, pairs: int) -> int:
         """The dense part of one layer."""
 
-    def step_ns(self, tokens: int, kv_tokens: int, pairs: int, logit_rows: int) -> int:
-        """What a pass pays once."""
+    def lead_ns(self, tokens: int, kv_tokens: int, pairs: int) -> int:
+        """What a pass pays once, before its first layer."""
+
+    def head_ns(self, logit_rows: int) -> int:
+        """What a pass pays once, after its last layer."""
 
 
 def compute_floor_ns(passes: Iterable[Work], costs: Prices) -> int:
@@ -47,7 +50,7 @@ def compute_floor_ns(passes: Iterable[Work], costs: Prices) -> int:
     total = 0
     for step in passes:
         total += len(step.tokens) * (costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns)
-        total += costs.step_ns(step.rows, step.kv_tokens, step.pairs, len(step.requests))
+        total += costs.lead_ns(step.rows, step.kv_tokens, step.pairs) + costs.head_ns(len(step.requests))
         for layer, tokens in enumerate(step.tokens):
             if tokens:
                 ns = costs.expert_table(layer, step.rows)

@@ -9,12 +9,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from math import isfinite
 
 from policies.api import Actions, LayerEvent, Policy, Setup, Step
-from sim.core.accounts import CANCELLED, IN_FLIGHT, LATE_FATE, USEFUL, USELESS, Accounts
+from sim.core.accounts import (
+    BYTES_DEMANDED,
+    BYTES_READY,
+    CANCELLED,
+    COMPLETE,
+    IN_FLIGHT,
+    LATE_FATE,
+    LOOKUPS,
+    RECALL,
+    RESIDENT,
+    USEFUL,
+    USELESS,
+    Accounts,
+)
 from sim.core.digest import Digest
 from sim.core.queue import EMPTY, SpeculativeQueue
-from sim.core.state import ARRIVED, DEMAND, LATE, NO_FATE, PENDING, SPECULATIVE, State
+from sim.core.state import ARRIVED, DEMAND, LATE, NO_FATE, PENDING, SPECULATIVE, CoreError, State
 from sim.core.words import END, NONE, WAIT, Rows, StepSignals
 
 _EVICTED = -3  # in the digest, the eviction of x is _EVICTED - x
@@ -28,7 +42,8 @@ class Core:
     """One GPU's experts. ``policy`` decides; the core keeps the rules.
 
     Facts: :meth:`step_begin`, :meth:`gate`, :meth:`prediction`, :meth:`chunk_done`, :meth:`expert_done`,
-    :meth:`step_end`. Questions: :meth:`next_chunk`, :meth:`next_expert`. Chunks are numbered ``expert * C + i``.
+    :meth:`step_end`, each with its time ``now`` for the log. Questions: :meth:`next_chunk`, :meth:`next_expert`.
+    Chunks are numbered ``expert * C + i``.
     """
 
     def __init__(self, policy: Policy, setup: Setup, signals: StepSignals) -> None:
@@ -53,18 +68,20 @@ class Core:
         """Experts of the event that could be computed now; read by machines, to wait no longer than needed."""
         self._uncomputed = 0
         self._expected: list[set[int]] = [set() for _ in range(setup.n_layers)]
+        self._due = [0] * setup.n_layers  # the step that an expectation is for
         self._spec_bytes = [0] * len(state.done)
         self._digest = Digest()
         self._answers = self._digest.answers
-        self._step = Step(0, False, 0, (), signals)
-        self._event = LayerEvent(0, False, (), (), signals)
+        shown = signals.shown()
+        self._step = Step(0, False, 0, (), shown)
+        self._event = LayerEvent(-1, False, (), (), shown)
         self._hits = self.accounts.hits[0]
         self._on_gate, self._victim = policy.on_gate, policy.victim
         self._on_slot = policy.on_slot if _overridden(policy, "on_slot") else None
         self._on_complete = policy.on_complete if _overridden(policy, "on_complete") else None
         self._on_evict = policy.on_evict if _overridden(policy, "on_evict") else None
         self._keep = policy.keep if _overridden(policy, "keep") else None
-        policy.attach(state, Actions(self._prefetch, self._cancel, self._expect, self._predict))
+        policy.attach(state.view(), Actions(self._prefetch, self._cancel, self._expect, self._predict))
 
     # -- facts --------------------------------------------------------------------------------------------------
 
@@ -74,14 +91,17 @@ class Core:
         step = self._step
         step.number, step.prefill, step.requests = number, prefill, requests
         step.rows = sum(rows for _, rows in parts)
-        self._event.prefill = prefill
+        self._event.prefill, self._event.layer = prefill, -1
         self._hits = self.accounts.hits[0 if prefill else 1]
         self.policy.on_step(step)
         if self._queue:  # what the policy refused to make room for, it may accept now
             self.pending = True
 
-    def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int], now: int) -> None:
-        """The gate of ``layer`` has run: classify, pin, queue what is missing, tell the policy. Rule 3."""
+    def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int], now: int) -> LayerEvent:
+        """The gate of ``layer`` has run: classify, pin, queue what is missing, tell the policy (rule 3).
+
+        Returns the event as it is to be computed; it is valid until the next gate.
+        """
         state, chunks, spec = self.state, self._chunks, self.state.spec
         done, pinned, kind = state.done, state.pinned, state.kind
         ready, queue = self.ready, self._demand
@@ -112,14 +132,15 @@ class Core:
         self._uncomputed = n
         size = state.size[layer * state.n_experts]
         row = self._hits[layer]
-        row[0] += n
-        row[2] += complete + resident
-        row[3] += complete
-        row[4] += complete * size + bytes_ready
-        row[5] += n * size
+        row[LOOKUPS] += n
+        row[RESIDENT] += complete + resident
+        row[COMPLETE] += complete
+        row[BYTES_READY] += complete * size + bytes_ready
+        row[BYTES_DEMANDED] += n * size
         expected = self._expected[layer]
-        if expected:
-            row[1] += sum(x in expected for x in demand)
+        if expected and self._due[layer] <= self._step.number:
+            if self._due[layer] == self._step.number:
+                row[RECALL] += sum(x in expected for x in demand)
             expected.clear()
         if queue or self._queue:
             self.pending = True
@@ -127,6 +148,7 @@ class Core:
         event = self._event
         event.layer, event.demand, event.tokens = layer, demand, tokens
         self._on_gate(event)
+        return event
 
     def prediction(self, tag: int, now: int) -> None:
         """A prediction asked for with ``actions.predict`` is done."""
@@ -217,11 +239,12 @@ class Core:
     # -- the measured window ------------------------------------------------------------------------------------
 
     def measure_from(self, now: int) -> None:
-        """Forget what was counted so far (warm-up). Loads without a fate are carried in, with their bytes."""
+        """Forget what was counted so far (warm-up). Loads without a fate are carried in, without their bytes so far."""
         carried = [x for x, fate in enumerate(self.state.spec) if fate]
         self.accounts = Accounts(self.setup.n_layers, predicts=self.accounts.predicts, start_ns=now)
         self.accounts.issued = len(carried)
-        self.accounts.speculative_bytes = sum(self._spec_bytes[x] for x in carried)
+        for x in carried:
+            self._spec_bytes[x] = 0
         self.state.peak = self.state.used
 
     def finish(self, now: int) -> Accounts:
@@ -235,7 +258,14 @@ class Core:
 
     # -- actions of the policy ----------------------------------------------------------------------------------
 
+    def _known(self, x: int) -> None:
+        if not 0 <= x < len(self.state.done):
+            raise CoreError(f"policy {self.policy.name} named expert {x}; there are {len(self.state.done)}")
+
     def _prefetch(self, x: int, priority: float = 0.0) -> bool:
+        self._known(x)
+        if not isfinite(priority):
+            raise CoreError(f"policy {self.policy.name} gave expert {x} the priority {priority}")
         state = self.state
         if state.done[x] == self._chunks or (state.pinned[x] and state.done[x] < self._chunks):
             return False
@@ -251,6 +281,7 @@ class Core:
         return True
 
     def _cancel(self, x: int) -> bool:
+        self._known(x)
         state = self.state
         if state.spec[x] != PENDING:
             return False
@@ -266,9 +297,17 @@ class Core:
     def _expect(self, experts: Iterable[int]) -> None:
         self.accounts.predicts = True
         for x in experts:
-            self._expected[x // self.state.n_experts].add(x)
+            self._known(x)
+            layer = x // self.state.n_experts
+            due = self._step.number + (layer <= self._event.layer)
+            if self._due[layer] != due:
+                self._due[layer] = due
+                self._expected[layer].clear()
+            self._expected[layer].add(x)
 
     def _predict(self, tag: int, latency_ns: int, blocking: bool) -> None:
+        if type(latency_ns) is not int or latency_ns < 0:
+            raise CoreError(f"policy {self.policy.name} predicts in {latency_ns} ns; whole, not negative, is wanted")
         self.predictions.append((tag, latency_ns, blocking))
 
     # -- inside -------------------------------------------------------------------------------------------------

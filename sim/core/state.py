@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from policies.api import View
+
 
 class CoreError(RuntimeError):
     """An invariant of the core is broken: a bug in the core, in a machine or in a policy, never a user's mistake."""
@@ -23,7 +25,7 @@ def split_chunks(nbytes: int, chunks: int) -> list[int]:
 
 
 class State:
-    """Flat tables over experts (``layer * E + index``) and chunks (``expert * C + i``); read by policies as the View.
+    """Flat tables over experts (``layer * E + index``) and chunks (``expert * C + i``).
 
     The lists are shared with the core, which indexes them directly: they are never rebound.
     """
@@ -61,6 +63,10 @@ class State:
         self.chunks = chunks
         self.capacity = capacity
         self.layer_capacity = list(layer_capacity) if layer_capacity is not None else None
+        if self.layer_capacity is not None:
+            small = any(share < size for share, size in zip(self.layer_capacity, expert_bytes, strict=True))
+            if small or sum(self.layer_capacity) > capacity:
+                raise CoreError(f"layer shares {self.layer_capacity} do not suit {capacity} bytes")
         self.layer_used = [0] * len(expert_bytes)
         self.used = 0
         self.peak = 0
@@ -97,6 +103,10 @@ class State:
 
     def free_bytes(self) -> int:
         return self.capacity - self.used
+
+    def view(self) -> View:
+        """What a policy is given: the questions above, and no way to change an answer."""
+        return View(self.resident, self.complete, self.chunks_done, self.evictable, self.loading, self.free_bytes)
 
     # -- changes, by the core alone -----------------------------------------------------------------------------
 

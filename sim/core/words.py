@@ -17,10 +17,16 @@ Rows = tuple[int, int]
 """Rows of the trace: (first row, rows)."""
 
 
-class StepSignals(Signals, Protocol):
-    """Signals that the core moves along: only the current step, only the layer whose gate has run."""
+class StepSignals(Protocol):
+    """Signals that the core moves along: only the current step, only the layer whose gate has run.
+
+    A policy gets :meth:`shown`, which has no way to move them.
+    """
 
     layer: int
 
     def enter(self, parts: Sequence[Rows]) -> None:
         """A step begins; no gate has run."""
+
+    def shown(self) -> Signals:
+        """The signals without the handles."""

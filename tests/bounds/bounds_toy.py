@@ -44,7 +44,10 @@ class ToyCosts:
     def dense_ns(self, tokens: int, kv_tokens: int, pairs: int) -> int:
         return self.dense + (tokens + kv_tokens + pairs) // 100
 
-    def step_ns(self, tokens: int, kv_tokens: int, pairs: int, logit_rows: int) -> int:
+    def lead_ns(self, tokens: int, kv_tokens: int, pairs: int) -> int:
+        return self.dense // 2
+
+    def head_ns(self, logit_rows: int) -> int:
         return self.dense * logit_rows
 
 

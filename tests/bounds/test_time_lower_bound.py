@@ -17,9 +17,9 @@ def test_by_hand() -> None:
     costs = ToyCosts(overhead=0, bytes_per_ns=Fraction(1), expert=40, dense=100, launch=6)
     one = Pass(False, (0,), [(0, 1)], 1, 50, 50, [[0, 1], [], [4]], [[1, 1], [], [1]])
     many = Pass(True, (0,), [(0, 8)], 8, 60, 32, [[1, 0]], [[8, 3]])
-    # dense + software per layer; experts, a launch per event; head
-    first = 3 * (101 + 3) + (40 + 40 + 6) + (42 + 6) + 100
-    second = (101 + 3) + (80 + 40 + 6) + 100
+    # what leads; dense + software per layer; experts, a launch per event; head
+    first = 50 + 3 * (101 + 3) + (40 + 40 + 6) + (42 + 6) + 100
+    second = 50 + (101 + 3) + (80 + 40 + 6) + 100
     assert compute_floor_ns([one, many], costs) == first + second
     assert compute_floor_ns([], costs) == 0
     assert time_lower_bound_ns(7, 5) == time_lower_bound_ns(5, 7) == 7

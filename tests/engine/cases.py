@@ -38,7 +38,10 @@ class FlatCosts:
     def dense_ns(self, tokens: int, kv_tokens: int, pairs: int) -> int:
         return self.dense * tokens
 
-    def step_ns(self, tokens: int, kv_tokens: int, pairs: int, logit_rows: int) -> int:
+    def lead_ns(self, tokens: int, kv_tokens: int, pairs: int) -> int:
+        return 2 * self.per_step
+
+    def head_ns(self, logit_rows: int) -> int:
         return self.per_step * logit_rows
 
 
@@ -50,6 +53,9 @@ class NoSignals:
     """A trace that recorded nothing but its routing."""
 
     layer = -1
+
+    def shown(self) -> Any:
+        return self
 
     def enter(self, parts: Sequence[tuple[int, int]]) -> None:
         self.layer = -1

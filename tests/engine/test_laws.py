@@ -109,7 +109,7 @@ def compute_bound(passes: Sequence[Pass], costs: FlatCosts) -> int:
         dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
         total += dense * len(step.demand)
         total += sum(costs.expert_ns(0, n) + costs.launch_ns for tokens in step.tokens for n in tokens)
-        total += costs.step_ns(step.rows, step.kv_tokens, step.pairs, len(step.requests))
+        total += costs.lead_ns(step.rows, step.kv_tokens, step.pairs) + costs.head_ns(len(step.requests))
     return total
 
 
@@ -174,11 +174,12 @@ class Ledger(RecordingCore):
         super().step_begin(*args)  # type: ignore[arg-type]
         self.watch()
 
-    def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int], now: int) -> None:
+    def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int], now: int) -> LayerEvent:
         self.given_out = []
-        super().gate(layer, demand, tokens, now)
+        event = super().gate(layer, demand, tokens, now)
         assert all(self.state.pinned[x] for x in demand)
         self.watch()
+        return event
 
     def prediction(self, tag: int, now: int) -> None:
         super().prediction(tag, now)
@@ -382,11 +383,11 @@ def test_loads_carried_in_from_the_warm_up_keep_the_sums(per_byte: int, fate: in
     first, then = decode([[[]]], 4), decode([[[1]]], 4)
     accounts, _ = simulate(OneAhead(setup), setup, then, warmup=first)
     accounts.check()
-    assert accounts.start_ns == 10 + 1 + 10
+    assert accounts.start_ns == 20 + 10 + 1 + 10
     assert accounts.issued == accounts.fates[fate] == 1
-    assert accounts.speculative_bytes == accounts.fate_bytes[fate]
-    assert accounts.speculative_bytes + accounts.demand_bytes == 10
+    assert accounts.speculative_bytes == accounts.fate_bytes[fate] == 0  # these were copied before the window
     late = per_byte == 20
+    assert accounts.demand_bytes == (5 if late else 0)
     assert accounts.link_busy_ns == (200 - accounts.start_ns if late else 0)  # the rest of what was under way
 
 
@@ -410,7 +411,7 @@ def test_a_window_is_the_rest_of_the_whole(case: Case) -> None:
     after, by_window = run(case.warmup, case.passes)
     assert by_whole.digest() == by_window.digest()
     assert after.start_ns == before.end_ns
-    for name in ("demand_bytes", "compute_ns", "link_busy_ns"):
+    for name in ("demand_bytes", "speculative_bytes", "compute_ns", "link_busy_ns"):
         assert getattr(whole, name) == getattr(before, name) + getattr(after, name), name
     pairs = zip(before.stall_row(), after.stall_row(), strict=True)
     assert whole.stall_row() == [b + a for b, a in pairs]

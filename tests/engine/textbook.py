@@ -18,8 +18,9 @@ from typing import Any
 
 import simpy
 
-from policies.api import Actions, LayerEvent, Policy, Setup, Signals, Step
+from policies.api import Actions, LayerEvent, Policy, Setup, Step, View
 from sim.core.accounts import Accounts
+from sim.core.words import StepSignals
 from sim.workload import Pass
 
 # Facts of one instant come in this order; SimPy's own bookkeeping (0 and 1) settles between them.
@@ -71,11 +72,14 @@ def urgency(load: Load) -> tuple[float, int]:
 class Textbook:
     """One run of one policy. It is also the policy's :class:`View`."""
 
-    def __init__(self, policy: Policy, setup: Setup, signals: Signals, costs: Any, depth: int = 1) -> None:
+    def __init__(
+        self, policy: Policy, setup: Setup, signals: StepSignals, costs: Any, depth: int = 1, predictor_threads: int = 1
+    ) -> None:
         self.policy, self.setup, self.signals, self.costs, self.depth = policy, setup, signals, costs, depth
+        self.shown = signals.shown()
         self.env = simpy.Environment()
         self.link = simpy.PriorityResource(self.env)
-        self.predictor = simpy.Resource(self.env)
+        self.predictor = simpy.Resource(self.env, capacity=predictor_threads)
         self.accounts = Accounts(setup.n_layers)
 
         self.chunks = [split(size, setup.chunks) for size in setup.expert_bytes]
@@ -99,9 +103,10 @@ class Textbook:
         self.waiting_since = 0
         self.blocking: deque[tuple[int, int, float]] = deque()
         self.asked = 0
-        self.expected: list[set[int]] = [set() for _ in range(setup.n_layers)]
+        self.expected: dict[tuple[int, int], set[int]] = {}  # (step, layer) -> experts
+        self.number, self.gated = 0, -1
 
-        policy.attach(self, Actions(self.prefetch, self.cancel, self.expect, self.predict))
+        policy.attach(self.view(), Actions(self.prefetch, self.cancel, self.expect, self.predict))
 
     def run(self, warmup: Iterable[Pass], measured: Iterable[Pass]) -> Accounts:
         """Replay ``warmup``, then ``measured``; the accounts are those of the latter."""
@@ -118,11 +123,13 @@ class Textbook:
         costs = self.costs
         for step in passes:
             number = next(numbers)
+            self.number, self.gated = number, -1
             self.signals.enter(step.parts)
-            self.policy.on_step(Step(number, step.prefill, step.rows, step.requests, self.signals))
+            self.policy.on_step(Step(number, step.prefill, step.rows, step.requests, self.shown))
             self.hand_over()
             self.phase, self.layer = 0 if step.prefill else 1, 0
             yield from self.predict_blocking()
+            yield self.compute(costs.lead_ns(step.rows, step.kv_tokens, step.pairs), GATE)
             dense_ns = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
             for layer, demand in enumerate(step.demand):
                 yield self.compute(dense_ns, GATE)
@@ -132,12 +139,13 @@ class Textbook:
                     self.gate(step.prefill, tokens)
                     yield from self.predict_blocking()
                     yield from self.experts(tokens)
-            yield self.compute(costs.step_ns(step.rows, step.kv_tokens, step.pairs, len(step.requests)), GATE)
+            yield self.compute(costs.head_ns(len(step.requests)), GATE)
 
     def gate(self, prefill: bool, tokens: dict[int, int]) -> None:
         self.signals.layer = self.layer
         self.pinned |= tokens.keys()
-        expected, self.expected[self.layer] = self.expected[self.layer], set()
+        self.gated = self.layer
+        expected = self.expected.pop((self.number, self.layer), set())
         hits = self.accounts.hits[0 if prefill else 1][self.layer]
         for expert in tokens:
             load = self.loads.get(expert)
@@ -149,7 +157,7 @@ class Textbook:
                 hits[COMPLETE] += load.complete
                 hits[BYTES_READY] += sum(load.chunks[: load.done])
             self.want(expert, load)
-        event = LayerEvent(self.layer, prefill, list(tokens), list(tokens.values()), self.signals)
+        event = LayerEvent(self.layer, prefill, list(tokens), list(tokens.values()), self.shown)
         self.policy.on_gate(event)
         self.hand_over()
 
@@ -349,7 +357,9 @@ class Textbook:
     def expect(self, experts: Iterable[int]) -> None:
         self.accounts.predicts = True
         for expert in experts:
-            self.expected[self.setup.layer_of(expert)].add(expert)
+            layer = self.setup.layer_of(expert)
+            step = self.number if layer > self.gated else self.number + 1
+            self.expected.setdefault((step, layer), set()).add(expert)
 
     def predict(self, tag: int, latency_ns: int, blocking: bool) -> None:
         self.asked += 1
@@ -360,6 +370,9 @@ class Textbook:
             self.env.process(self.predict_aside(tag, latency_ns, fact))
 
     # What the policy sees
+
+    def view(self) -> View:
+        return View(self.resident, self.complete, self.chunks_done, self.evictable, self.loading, self.free_bytes)
 
     def resident(self, expert: int) -> bool:
         return expert in self.loads and self.loads[expert].slot
@@ -385,7 +398,8 @@ class Textbook:
         open_loads = [load for load in self.loads.values() if load.speculative]
         self.accounts = Accounts(self.setup.n_layers, predicts=self.accounts.predicts, start_ns=self.env.now)
         self.accounts.issued = len(open_loads)
-        self.accounts.speculative_bytes = sum(load.speculative_bytes for load in open_loads)
+        for load in open_loads:
+            load.speculative_bytes = 0
         self.copying_since = self.env.now
         self.peak = self.used
 

@@ -45,7 +45,10 @@ class FlatCosts:
     def dense_ns(self, rows: int, kv_tokens: int, pairs: int) -> int:
         return self.dense
 
-    def step_ns(self, rows: int, kv_tokens: int, pairs: int, requests: int) -> int:
+    def lead_ns(self, rows: int, kv_tokens: int, pairs: int) -> int:
+        return 0
+
+    def head_ns(self, requests: int) -> int:
         return self.head
 
 
@@ -83,6 +86,9 @@ class FakeSignals:
         self.arrays = signals
         self.layer = -1
         self.parts: Sequence[tuple[int, int]] = ()
+
+    def shown(self) -> Any:
+        return self
 
     def enter(self, parts: Sequence[tuple[int, int]]) -> None:
         self.parts, self.layer = parts, -1
@@ -199,9 +205,9 @@ class Witness(RecordingCore):
         self._note(-1)
         super().step_begin(number, *rest)
 
-    def gate(self, layer: int, *rest: Any) -> None:
+    def gate(self, layer: int, *rest: Any) -> Any:
         self._note(layer)
-        super().gate(layer, *rest)
+        return super().gate(layer, *rest)
 
     def next_chunk(self) -> int:
         answer = super().next_chunk()

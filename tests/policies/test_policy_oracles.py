@@ -29,9 +29,9 @@ class HitCore(Core):
         super().__init__(*args)
         self.seen: list[int] = []
 
-    def gate(self, layer: int, demand: Sequence[int], *rest: Any) -> None:
+    def gate(self, layer: int, demand: Sequence[int], *rest: Any) -> Any:
         self.seen.append(sum(map(self.state.complete, demand)))
-        super().gate(layer, demand, *rest)
+        return super().gate(layer, demand, *rest)
 
 
 def hits_of(policy: Policy, routing: Routing) -> list[int]:

@@ -29,7 +29,7 @@ def test_figures_by_hand() -> None:
     assert COSTS.expert_ns(0, 4096) == math.ceil(Fraction(2 * 6_291_456 * 4096, 312_000)) == 165_192
     weights = 2 * (16_785_408 + 131_072)
     assert COSTS.dense_ns(1, 1024, 1024) == math.ceil((weights + 1024 * 8192) / hbm)
-    assert COSTS.step_ns(1, 1024, 1024, 1) == math.ceil(2 * 103_024_640 / hbm)
+    assert COSTS.lead_ns(1, 1024, 1024) + COSTS.head_ns(1) == math.ceil(2 * 103_024_640 / hbm)
     assert (COSTS.launch_ns, COSTS.layer_overhead_ns) == (5_000, 0)
 
 
@@ -43,7 +43,8 @@ def test_prefill_is_bound_by_flops() -> None:
 def test_leading_dense_layers_are_paid_once_per_pass() -> None:
     costs = Costs(DEEPSEEK, A100)
     one = math.ceil(Fraction(2 * 81_007_104 + 100 * 1152, 2039))
-    assert costs.step_ns(1, 100, 100, 1) == one + math.ceil(Fraction(2 * 209_717_248, 2039))
+    assert costs.lead_ns(1, 100, 100) == one
+    assert costs.head_ns(1) == math.ceil(Fraction(2 * 209_717_248, 2039))
 
 
 @given(BYTES, BYTES)
@@ -74,7 +75,8 @@ def test_dense_and_step_grow_with_tokens_and_context(a: int, b: int, c: int, d: 
     costs = Costs(DEEPSEEK, A100)
     less, more = (a, a + c, attended_pairs(a, c)), (b, b + d, attended_pairs(b, d))
     assert costs.dense_ns(*less) <= costs.dense_ns(*more)
-    assert costs.step_ns(*less, 1) <= costs.step_ns(*more, 2)
+    assert costs.lead_ns(*less) <= costs.lead_ns(*more)
+    assert costs.head_ns(a) <= costs.head_ns(b)
 
 
 @given(st.integers(0, 10**15), st.integers(0, 10**12), RATES, RATES)
@@ -100,7 +102,7 @@ def test_sizes_differ_by_layer() -> None:
     section = {"name": "tiny", "n_layers": 2, "n_experts": 4, "top_k": 2, "shapes": None, "dtype": None}
     costs = Costs(ModelProfile.from_manifest({**section, "expert_bytes": [2039, 20390]}), A100)
     assert [costs.expert_ns(layer, 4096) for layer in (0, 1)] == [1, 10]  # bytes / HBM, whatever the tokens
-    assert costs.dense_ns(8, 8, 8) == costs.step_ns(8, 8, 8, 1) == 0
+    assert costs.dense_ns(8, 8, 8) == costs.lead_ns(8, 8, 8) == costs.head_ns(1) == 0
 
 
 def test_measured_curves_take_the_place_of_constants() -> None:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -34,7 +33,8 @@ def find(name: str) -> type[Policy]:
     """The policy of that name. UserError if there is none."""
     found = _catalogue().get(name)
     if found is None:
-        raise UserError(f"policy={name}: unknown; allowed: {one_of(names())}")
+        contenders = [known for known, policy in _catalogue().items() if not policy.clairvoyant]
+        raise UserError(f"policy={name}: unknown; allowed: {one_of(sorted(contenders))}")
     return found
 
 
@@ -53,8 +53,9 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
     policy = policy_type(setup, **params)
     least = policy.min_budget()
     if setup.budget < least:
+        own = "".join(f", {key}={_shown(value)}" for key, value in params.items() if value != defaults(name).get(key))
         raise UserError(
-            f"budget={setup.budget}: too small for policy={name}; allowed: at least {least} bytes"
+            f"budget={setup.budget}: too small for policy={name}{own}; allowed: at least {least} bytes"
             f" ({-(-least // 1000) / 1000:.3f} MB)"
         )
     return policy
@@ -73,9 +74,12 @@ def defaults(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in list(given)[2:] if p.default is not p.empty}
 
 
-def source(name: str) -> bytes:
-    """The file that defines the policy, for the digest of the code that a result depends on."""
-    return Path(inspect.getfile(find(name))).read_bytes()
+def normal(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy's name and all of its parameters, defaults included, whole numbers as floats where those are meant."""
+    name = str(given["name"])
+    params = {**defaults(name), **{key: value for key, value in given.items() if key != "name"}}
+    hints = parameters(name)
+    return {"name": name, **{k: float(v) if hints[k] is float else v for k, v in sorted(params.items())}}
 
 
 @cache

@@ -2,7 +2,10 @@
 
 import sys
 
-from sim.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from sim.cli import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:  # before the command had begun
+        sys.exit(130)

@@ -19,10 +19,7 @@ from typing import Any
 from sim.cell import Cell, make_cell
 from sim.cli import split_output
 from sim.config import read_config
-from sim.core.core import Core
-from sim.machine import Machine
 from sim.signals import TraceSignals
-from sim.workload import ClosedLoop
 from traces.errors import UserError
 
 DEFAULTS = ("budget=25%", "chunks=3", "bounds=false")
@@ -56,19 +53,20 @@ def main(words: Sequence[str]) -> int:
 
 def _side_by_side(cell: Cell) -> dict[str, Any]:
     textbook = _textbook()
-    loop = ClosedLoop(cell.trace, cell.config.workload["batch"])
     best = {"engine": float("inf"), "textbook": float("inf")}
     accounts = {}
     for turn in range(PAIRS):
         for name in best:
             sys.stderr.write(f"{name}, {turn + 1} of {PAIRS} ...\n")
-            policy, signals, depth = cell.policy(), TraceSignals(cell.trace), cell.hardware.link.depth
+            policy = cell.policy()
             if name == "engine":
-                machine: Any = Machine(Core(policy, cell.setup, signals), cell.costs, depth=depth)
+                machine: Any = cell.machine(cell.core(policy))
             else:
-                machine = textbook(policy, cell.setup, signals, cell.costs, depth=depth)
+                signals = TraceSignals(cell.trace, policy.needs())
+                link, threads = cell.hardware.link, cell.hardware.host.predictor_threads
+                machine = textbook(policy, cell.setup, signals, cell.costs, link.depth, threads)
             began = time.process_time()
-            accounts[name] = machine.run([], loop.passes(cell.selection.measured))
+            accounts[name] = machine.run([], cell.passes(cell.selection.measured))
             best[name] = min(best[name], time.process_time() - began)
     if accounts["engine"] != accounts["textbook"]:
         raise AssertionError("the engine and the textbook machine disagree")
@@ -86,8 +84,6 @@ def _side_by_side(cell: Cell) -> dict[str, Any]:
 def _alone(words: Sequence[str]) -> dict[str, Any]:
     """Replay everything; memory is read every thousand passes, from the kernel."""
     cell = make_cell(read_config(words))
-    machine = Machine(Core(cell.policy(), cell.setup, TraceSignals(cell.trace)), cell.costs)
-    loop = ClosedLoop(cell.trace, cell.config.workload["batch"])
     private: list[int] = []
     passes = 0
 
@@ -97,9 +93,9 @@ def _alone(words: Sequence[str]) -> dict[str, Any]:
         if passes % 1000 == 0:
             private.append(_private_bytes())
 
-    machine.progress = note
+    machine = cell.machine(cell.core(cell.policy()), note)
     began = time.process_time()
-    accounts = machine.run([], loop.passes(cell.selection.measured))
+    accounts = machine.run([], cell.passes(cell.selection.measured))
     seconds = time.process_time() - began
     half = len(private) // 2
     return {
@@ -116,8 +112,7 @@ def _alone(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _layer_steps(cell: Cell) -> int:
-    steps = sum(len(range(*cell.trace.steps_of(r).indices(len(cell.trace.steps)))) for r in cell.selection.measured)
-    return steps * cell.trace.L
+    return sum(len(step.demand) for step in cell.passes(cell.selection.measured))
 
 
 def _private_bytes() -> int:

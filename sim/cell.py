@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import policies
-import sim
 import traces
 from policies import registry
 from policies.api import Policy, Setup
 from sim.config import RunConfig
+from sim.core.core import Core
 from sim.costs import Costs
+from sim.machine import Machine
 from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, shipped
+from sim.provenance import code_digest
+from sim.replay import RecordingCore
+from sim.signals import TraceSignals
 from sim.units import parse_budget
-from sim.workload import ClosedLoop, Selection, select
+from sim.workload import ClosedLoop, Pass, Selection, select
 from traces import Trace, open_trace
 from traces.errors import UserError, one_of
+
+LONGEST_COPY_NS = 10**13
+"""Of one expert: beyond it a link is a slip, and sums of times would leave 64 bits."""
 
 
 class TrainRequests:
@@ -66,7 +71,7 @@ class Cell:
         if name is None and registry.find(chosen).clairvoyant:
             raise UserError(f"policy={chosen}: sees the future, so it is a reference row and not a choice")
         policy = registry.build(chosen, self.setup, given)
-        for signal in sorted(policy.signals):
+        for signal in sorted(policy.needs()):
             if not self.trace.has(signal):
                 recorded = one_of(s for s in traces.format.SIGNALS if self.trace.has(s))
                 raise UserError(
@@ -82,11 +87,34 @@ class Cell:
             policy.fit(TrainRequests(self.trace, self.selection.train))
         return policy
 
+    def core(self, policy: Policy, *, setup: Setup | None = None, record: bool = False) -> Core:
+        """A fresh core for a policy of this cell, with the signals that the policy declares."""
+        core_type = RecordingCore if record else Core
+        return core_type(policy, setup or self.setup, TraceSignals(self.trace, policy.needs()))
+
+    def machine(self, core: Core, progress: Callable[[int], None] | None = None) -> Machine:
+        """The simulated machine of this cell's hardware."""
+        link, host = self.hardware.link, self.hardware.host
+        threads = host.predictor_threads
+        return Machine(core, self.costs, depth=link.depth, predictor_threads=threads, progress=progress)
+
+    def passes(self, requests: Sequence[int]) -> Iterator[Pass]:
+        """The forward passes of this cell's workload."""
+        return ClosedLoop(self.trace, self.config.workload["batch"]).passes(requests)
+
+    def changed(self, group: str) -> list[str]:
+        """Keys of a model or machine in which it differs from the shipped profile of its name; [] if there is none."""
+        given: Mapping[str, Any] = getattr(self.config, group)
+        try:
+            return sorted(_differences(shipped(group, str(given.get("name"))), given))
+        except UserError:
+            return []
+
     def resolved(self) -> dict[str, Any]:
         """What the result depends on, but for the code: the trace by hash, everything else by value."""
         return {
             "trace": self.trace.sha256,
-            "policy": dict(self.config.policy),
+            "policy": registry.normal(self.config.policy),
             "model": asdict(self.model),
             "dtype": self.costs.dtype,
             "hardware": _plain(asdict(self.hardware)),
@@ -137,6 +165,8 @@ def make_cell(config: RunConfig) -> Cell:
             f"budget={config.budget}: {setup.budget} bytes, and hardware={hardware.name} has"
             f" {hardware.gpu.memory_bytes} bytes of memory; allowed: up to that"
         )
+    if costs.copy_ns(max(costs.expert_bytes)) > LONGEST_COPY_NS:
+        raise UserError(f"hardware.link.h2d_gb_per_s={config.hardware['link']['h2d_gb_per_s']}: an expert takes hours")
     chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup)
     return Cell(config, trace, model, hardware, costs, setup, chosen)
 
@@ -155,23 +185,21 @@ def _model(config: RunConfig, trace: Trace) -> tuple[ModelProfile, str | None]:
         return ModelProfile.from_dict(config.model), None
     if set(config.model) != {"name", "dtype"}:
         raise UserError(f"model={AS_TRACED}: has the keys {one_of(config.model)}; allowed: name, dtype")
+    dtype = config.model["dtype"]
+    if dtype is not None and not isinstance(dtype, str):
+        raise UserError(f"model.dtype={dtype}: a text or null")
     if trace.manifest.priced_as is not None:
-        return ModelProfile.from_dict(shipped("model", trace.manifest.priced_as)), config.model["dtype"]
-    return ModelProfile.from_manifest(asdict(trace.manifest.model)), config.model["dtype"]
+        return ModelProfile.from_dict(shipped("model", trace.manifest.priced_as)), dtype
+    return ModelProfile.from_manifest(asdict(trace.manifest.model)), dtype
 
 
-@cache
-def code_digest(policy: str | None = None) -> str:
-    """Hash of the code that a result depends on: traces' reader, policies, sim, and the policy's own file."""
-    digest = hashlib.sha256()
-    for package in (traces, policies, sim):
-        root = Path(str(package.__file__)).parent
-        pattern = "*.py" if package is traces else "**/*.py"
-        for path in sorted(root.glob(pattern)):
-            digest.update(f"{package.__name__}/{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
-    if policy is not None and policy in registry.names():
-        digest.update(registry.source(policy))
-    return digest.hexdigest()[:16]
+def _differences(ours: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in {*ours, *given}:
+        left, right = ours.get(key), given.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            yield from _differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            yield f"{prefix}{key}"
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -23,13 +24,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"{verb}: no such command; allowed: {one_of(VERBS)}")
         return VERBS[verb](rest)
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {one_line(error)}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; nothing was written for the unfinished run\n")
         return 130
     except BrokenPipeError:
+        # Nobody reads any more: let the flush at the end go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {one_line(where)}{error.strerror or error}\n")
+        return 2
 
 
 def _run(words: Sequence[str]) -> int:
@@ -43,6 +50,9 @@ def _run(words: Sequence[str]) -> int:
 
         return multirun([word for word in words if word not in ("-m", "--multirun")])
     overrides, output = split_output(words)
+    for word in overrides:
+        if word.lstrip("+~").startswith("hydra"):
+            raise UserError(f"{word}: Hydra's own keys have a meaning with -m only")
     from sim.config import read_config
     from sim.progress import progress_bar
     from sim.run import run_config
@@ -53,6 +63,11 @@ def _run(words: Sequence[str]) -> int:
     report(result.document, output["format"])
     sys.stderr.write(f"{'read from' if result.cached else 'written to'} {result.folder}\n")
     return 0
+
+
+def one_line(text: object) -> str:
+    """A message with its line ends written out."""
+    return str(text).replace("\r", "\\r").replace("\n", "\\n")
 
 
 def report(document: object, form: str) -> None:

@@ -147,10 +147,11 @@ def prepare(word: str, sweep: bool = False) -> str:
 
 
 def value_word(key: str, value: str) -> str:
-    """An override in Hydra's grammar, quoted where the value needs it."""
-    if re.fullmatch(r"[\w./-]+", value) or value[0] in "'\"":
+    """An override in Hydra's grammar, quoted where the value needs it, with nothing interpolated."""
+    if re.fullmatch(r"[\w./-]+", value, flags=re.ASCII) or value[0] in "'\"":
         return f"{key}={value}"
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    # Backslashes count only before a quote, the closing one included.
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value.replace("${", "\\${"))
     return f"{key}='{escaped}'"
 
 
@@ -158,13 +159,14 @@ def _store(group: str, path: Path) -> str:
     """Read a profile's file and make it known to Hydra under a name of its own."""
     if not path.is_file():
         raise UserError(f"{group}={path}: no such file")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         node = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{group}={path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(node, dict):
-        raise UserError(f"{group}={path}: a mapping of {group} keys is wanted")
+        if not isinstance(node, dict) or not all(isinstance(key, str) for key in node) or "defaults" in node:
+            raise UserError(f"{group}={path}: a mapping of {group} keys is wanted")
+        OmegaConf.create(node)
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, RecursionError) as error:
+        raise UserError(f"{group}={path}: not a profile in YAML: {' '.join(str(error).split())}") from None
     name = f"file_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     ConfigStore.instance().store(group=group, name=name, node=node)
     return name
@@ -178,6 +180,14 @@ def _explain(error: Exception, words: Sequence[str]) -> str:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         known = [option for option in error.options if not option.startswith("file_")]
         return f"{group}={name}: unknown; allowed: {one_of(known)}"
+    try:
+        return _culprit(words) or " ".join(str(error).split())
+    except (HydraException, OmegaConfBaseException, ValueError):
+        return " ".join(str(error).split())
+
+
+def _culprit(words: Sequence[str]) -> str | None:
+    """Which word it was that Hydra did not take, and why."""
     overrides = OverridesParser.create().parse_overrides(list(words))
     for override in overrides:
         if override.is_sweep_override():
@@ -191,4 +201,4 @@ def _explain(error: Exception, words: Sequence[str]) -> str:
                 allowed = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
                 return f"{override.input_line}: no such key; allowed: {one_of(allowed) or 'none here'}"
             node = node[part]
-    return " ".join(str(error).split())
+    return None

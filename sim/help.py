@@ -36,7 +36,7 @@ python -m sim run [KEY=VALUE ...]
   log=BOOL           keep the log of facts for a clockless replay (false)
 
   out=DIR            where results go, one folder per run (outputs); a run that is there is read, not run again
-  format=FORM        table, or json: the content of result.json on stdout
+  format=FORM        table, or json: the content of result.json on stdout (with -m, one document per line)
 
 Keys inside a group: policy.scope=layer, hardware.link.h2d_gb_per_s=50, model.dtype=fp8.
 Many at once: python -m sim run -m policy=lru,lfu budget=2GB,4GB,8GB

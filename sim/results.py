@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from policies.api import Policy
-from sim.cell import Cell, code_digest
+from sim.cell import Cell
 from sim.core.accounts import (
     BYTES_DEMANDED,
     BYTES_READY,
@@ -23,9 +23,10 @@ from sim.core.accounts import (
     Accounts,
 )
 from sim.core.core import Core
+from sim.provenance import code_digest
+from sim.store import SCHEMA
 from sim.timings import Timings
 
-SCHEMA = 1
 NS_PER_MS = 1_000_000
 
 
@@ -109,12 +110,17 @@ def document(cell: Cell, outcome: Outcome, bounds: Mapping[str, Any] | None) -> 
         "bounds": None,
         "reference": None,
     }
+    if outcome.wall_ns == 0:
+        nulls["throughput_tokens_per_s"] = nulls["link_utilisation"] = "no time passed"
     if bounds is None:
         why = "bounds=false" if outcome.policy.lossless else f"policy {outcome.policy.name} is lossy"
         nulls["bounds"] = nulls["reference"] = why
     else:
         result["bounds"] = _against(bounds, outcome)
         result["reference"] = bounds["reference"]
+        for name, bound in result["bounds"].items():
+            if bound["gap"] is None:
+                nulls[f"bounds.{name}.gap"] = "the bound is 0"
     result["nulls"] = nulls
     return result
 
@@ -189,19 +195,32 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
         "priced_as": cell.model.name,
         "pricing": f"routing from {manifest.model.name}, priced as {'itself' if own else cell.model.name}",
         "compute": "roofline" if cell.model.shapes_known else "bytes / HBM bandwidth (shapes unknown)",
+        "model": {"name": cell.model.name, "changed": cell.changed("model")},
         "hardware": {
             "name": cell.hardware.name,
             "provenance": cell.hardware.provenance,
             "inferred": list(cell.hardware.inferred),
+            "changed": cell.changed("hardware"),
         },
         "lossless": outcome.policy.lossless,
         "clairvoyant": outcome.policy.clairvoyant,
-        "measured_requests": "test split" if cell.selection.train else "all",
+        "measured_requests": _measured(cell),
         "seed": cell.config.seed,
         "code": code_digest(outcome.policy.name),
         "cell": cell.key(),
         "decision_digest": outcome.core.digest(),
     }
+
+
+def _measured(cell: Cell) -> str:
+    """Which requests were measured, in words."""
+    config = cell.config
+    words = ["the test split" if cell.selection.train else "all"]
+    if config.limit is not None:
+        words.append(f"of these the first {config.limit}")
+    if config.warmup:
+        words.append(f"after {config.warmup} to warm up")
+    return ", ".join(words)
 
 
 def _per(tokens: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,9 @@ from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_
 from policies.lru import LRU
 from sim.cell import Cell, make_cell
 from sim.config import RunConfig, read_config
-from sim.core.core import Core
-from sim.machine import Machine
 from sim.progress import Progress
-from sim.replay import RecordingCore
 from sim.results import Outcome, document, reference_row
-from sim.signals import TraceSignals
-from sim.store import Store
-from sim.workload import ClosedLoop, Pass
+from sim.store import SCHEMA, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +42,7 @@ def run_config(config: RunConfig, out: str | Path = "outputs", progress: Progres
     found = store.read(folder, "result.json")
     if found is not None:
         return Result(found, folder, cached=True)
-    outcome = simulate(cell, policy, progress=progress)
+    outcome = simulate(cell, policy, record=config.log, progress=progress)
     bounds = _bounds(cell, store, progress) if config.bounds and policy.lossless else None
     result = document(cell, outcome, bounds)
     store.write(folder, result, outcome, config)
@@ -55,12 +50,16 @@ def run_config(config: RunConfig, out: str | Path = "outputs", progress: Progres
 
 
 def simulate(
-    cell: Cell, policy: Policy, *, setup: Setup | None = None, name: str = "", progress: Progress | None = None
+    cell: Cell,
+    policy: Policy,
+    *,
+    setup: Setup | None = None,
+    name: str = "",
+    record: bool = False,
+    progress: Progress | None = None,
 ) -> Outcome:
-    """Replay the cell's requests under ``policy`` on the simulated machine."""
-    setup = setup or cell.setup
-    core_type = RecordingCore if cell.config.log and not name else Core
-    core = core_type(policy, setup, TraceSignals(cell.trace))
+    """Replay the cell's requests under ``policy`` on the simulated machine; ``name`` is what progress calls it."""
+    core = cell.core(policy, setup=setup, record=record)
     total = sum(_rows(cell, r) for r in (*cell.selection.warmup, *cell.selection.measured))
     done = 0
 
@@ -70,18 +69,13 @@ def simulate(
         if progress is not None:
             progress(name or policy.name, done, total)
 
-    machine = Machine(core, cell.costs, depth=cell.hardware.link.depth, progress=note)
-    loop = ClosedLoop(cell.trace, cell.config.workload["batch"])
-    accounts = machine.run(loop.passes(cell.selection.warmup), loop.passes(cell.selection.measured))
+    machine = cell.machine(core, note)
+    accounts = machine.run(cell.passes(cell.selection.warmup), cell.passes(cell.selection.measured))
     return Outcome(policy, core, accounts, machine.timings)
 
 
 def _rows(cell: Cell, request: int) -> int:
     return int(cell.trace.steps["rows"][cell.trace.steps_of(request)].sum())
-
-
-def _passes(cell: Cell) -> Iterator[Pass]:
-    return ClosedLoop(cell.trace, cell.config.workload["batch"]).passes(cell.selection.measured)
 
 
 def _bounds(cell: Cell, store: Store, progress: Progress | None) -> Mapping[str, Any]:
@@ -93,9 +87,10 @@ def _bounds(cell: Cell, store: Store, progress: Progress | None) -> Mapping[str,
         return found
     setup = cell.setup
     warm = bool(cell.selection.warmup)
-    measured = Future.of((d for p in _passes(cell) for d in p.demand if d), setup.n_layers * setup.n_experts)
+    n_flat = setup.n_layers * setup.n_experts
+    measured = Future.of((d for p in cell.passes(cell.selection.measured) for d in p.demand), n_flat)
     nbytes = belady_bypass_bytes(measured, setup.expert_bytes, setup.n_experts, setup.budget, warm=warm)
-    compute = compute_floor_ns(_passes(cell), cell.costs)
+    compute = compute_floor_ns(cell.passes(cell.selection.measured), cell.costs)
     rows = {"infinite": reference_row(_infinite(cell, progress))}
     whole = _whole_future(cell) if warm else measured
     for name in ("belady_forced", "perfect_next_layer"):
@@ -105,6 +100,7 @@ def _bounds(cell: Cell, store: Store, progress: Progress | None) -> Mapping[str,
         policy.foresee(whole)
         rows[name] = reference_row(simulate(cell, policy, name=name, progress=progress))
     content = {
+        "schema": SCHEMA,
         "belady_bypass": {"bytes": nbytes},
         "time_lower_bound": {
             "ns": time_lower_bound_ns(compute, cell.costs.link_floor_ns(nbytes)),
@@ -118,9 +114,8 @@ def _bounds(cell: Cell, store: Store, progress: Progress | None) -> Mapping[str,
 
 
 def _whole_future(cell: Cell) -> Future:
-    loop = ClosedLoop(cell.trace, cell.config.workload["batch"])
-    passes = (p for part in (cell.selection.warmup, cell.selection.measured) for p in loop.passes(part))
-    return Future.of((d for p in passes for d in p.demand if d), cell.setup.n_layers * cell.setup.n_experts)
+    passes = (p for part in (cell.selection.warmup, cell.selection.measured) for p in cell.passes(part))
+    return Future.of((d for p in passes for d in p.demand), cell.setup.n_layers * cell.setup.n_experts)
 
 
 def _infinite(cell: Cell, progress: Progress | None) -> Outcome:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,12 @@ from traces.errors import UserError
 
 if TYPE_CHECKING:
     from sim.results import Outcome
+
+
+SCHEMA = 1
+"""Version of the documents: result.json and bounds.json."""
+
+ABANDONED_S = 3600.0
 
 
 class Store:
@@ -38,11 +45,15 @@ class Store:
         """A finished cell's document; None if it was never run. UserError if it cannot be read."""
         path = folder / file
         if not path.is_file():
+            if folder.exists():
+                raise UserError(f"{folder}: not a finished run, it has no {file}; remove it to run the cell again")
             return None
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path}: not a result ({error}); remove its folder to run the cell again") from None
+        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+            raise UserError(f"{path}: not a result of schema {SCHEMA}; remove its folder to run the cell again")
         return found
 
     def write_json(self, folder: Path, file: str, content: Mapping[str, Any]) -> None:
@@ -66,6 +77,7 @@ class Store:
         """Fill a folder beside the final one, then rename; if another process was first, its folder stays."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            self._sweep()
             temp = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
         except OSError as error:
             raise UserError(f"out={self.root}: cannot be written ({error.strerror})") from None
@@ -79,6 +91,12 @@ class Store:
                     raise
         finally:
             shutil.rmtree(temp, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left behind, if it is older than any run takes to be written."""
+        for left in self.root.glob(".new-*"):
+            if time.time() - left.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

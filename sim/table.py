@@ -23,14 +23,27 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
     machine = source["hardware"]
     trace = source["trace"]
     decoding = trace["decoding"]["mode"].replace("_", " ")
+    config, batch = result["config"], result["config"]["workload"]["batch"]
+    start = "warm" if config["warmup"] else "cold"
+    chunks = f" in {config['chunks']} chunks" if config["chunks"] > 1 else ""
     return [
-        Text(f"{source['pricing']}; {trace['recording']}, {decoding}"),
         Text(
-            f"{machine['name']} ({machine['provenance']} figures), budget {format_bytes(memory['budget_bytes'])},"
-            f" {totals['requests']} requests ({source['measured_requests']}),"
+            f"{source['pricing']}{_changed(source['model'])} in {config['dtype']}{chunks}; {trace['recording']}, {decoding}"
+        ),
+        Text(
+            f"{machine['name']} ({machine['provenance']} figures{_changed(machine)}),"
+            f" budget {format_bytes(memory['budget_bytes'])},"
+            f" batch {batch}, {start} start, seed {config['seed']}"
+        ),
+        Text(
+            f"{totals['requests']} requests ({source['measured_requests']}):"
             f" {totals['prefill_tokens']} prompt and {totals['generated_tokens']} generated tokens"
         ),
     ]
+
+
+def _changed(profile: Mapping[str, Any]) -> str:
+    return f", changed: {', '.join(profile['changed'])}" if profile["changed"] else ""
 
 
 def _rows(result: Mapping[str, Any]) -> Table:
@@ -79,16 +92,16 @@ def _figures(row: Mapping[str, Any], stall: float, nbytes: float) -> tuple[str, 
 def _where(result: Mapping[str, Any]) -> RenderableType:
     parts = {"compute": result["compute_ms_per_token"], **result["stall_ms_per_token"]}
     shown = [f"{name.replace('_', ' ')} {_n(ms)}" for name, ms in parts.items() if ms or name == "compute"]
-    rates = []
+    rates = [Text("hit rates in %")]
     for phase in ("prefill", "decode"):
         row = result["hit_rate"][phase]
         known = [f"{kind} {100 * rate:.1f}" for kind, rate in row.items() if rate is not None]
         if known:
-            rates.append(f"{phase}: " + ", ".join(known))
+            rates.append(Text(f"  {phase:<8}{', '.join(known)}"))
     return Group(
         Text("stall and copied: per generated token; time and bytes: multiples of the bounds", style="dim"),
         Text(f"ms per generated token: {', '.join(shown)}"),
-        Text(f"hit rates in %, {'; '.join(rates)}"),
+        *rates,
     )
 
 

@@ -57,6 +57,8 @@ def select(trace: Trace, *, seed: int = 0, limit: int | None = None, warmup: int
     before = list(train[:warmup]) if train else pool[:warmup]
     if not train:
         pool = pool[warmup:]
+    if train and not pool:
+        raise UserError("the trace has train requests only, and none to measure; import or collect it with split=0.7")
     if warmup > len(before) or not pool:
         have = len(train) if train else len(before) + len(pool)
         raise UserError(f"warmup={warmup}: the trace has {have} requests for it, and one must be left to measure")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -71,6 +72,10 @@ def main(args: list[str]) -> int:
         # One line whatever a path holds.
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Nobody reads any more: let the flush at the end go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _dispatch(args: list[str]) -> int:

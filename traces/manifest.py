@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any, TypeVar
 
 from traces.errors import one_of
@@ -92,7 +93,9 @@ class Manifest:
 def parse_manifest(raw: bytes) -> Manifest:
     """Parse the bytes of ``trace.json``; raises TraceError for anything the format does not know."""
     try:
-        document = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        document = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise refusal(MANIFEST_FILE, "content", str(error), "JSON with unique keys") from None
     # The version comes first: another version may have other keys.
@@ -230,6 +233,13 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(keys) < len(pairs):
         raise ValueError(f"a key that occurs twice among {one_of(key for key, _ in pairs)}")
     return keys
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"the number {text} is too large")
+    return value
 
 
 def _no_constant(name: str) -> None:

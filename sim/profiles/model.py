@@ -73,7 +73,7 @@ class ModelProfile:
         name, sizes = section["name"], section["expert_bytes"]
         if sizes is None:
             why = f"the trace does not know the bytes of one expert of {name!r}"
-            raise UserError(f"model=null: {why}; name a model of the same shape, as in model=olmoe_1b_7b")
+            raise UserError(f"model=as_traced: {why}; name one of the same routing shape with model=")
         shapes = section["shapes"] or {}
         hidden, width = shapes.get("hidden", 0), shapes.get("expert_width", 0)
         dtype = section["dtype"] or "recorded"

@@ -63,7 +63,6 @@ def test_policies_are_found_by_themselves() -> None:
     assert registry.find("lru") is LRU
     assert registry.find("belady_forced").clairvoyant
     assert registry.defaults("lru") == {"scope": "global"}
-    assert b"class LRU" in registry.source("lru")
 
 
 def test_an_unknown_policy() -> None:
@@ -77,7 +76,6 @@ def test_another_package_adds_one(plug: Any) -> None:
     assert isinstance(policy, Typed)
     assert policy.given == (3, 1, True, "x", "b", 4)
     assert registry.defaults("typed") == {"rate": 0.5, "on": False, "word": "x", "mode": "a", "some": None}
-    assert b"class Typed" in registry.source("typed")
 
 
 @pytest.mark.parametrize(

@@ -139,3 +139,36 @@ def test_a_result_folder_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "out").write_text("")
     assert main(["run", f"out={tmp_path / 'out'}"]) == 2
     assert capsys.readouterr().err.startswith("error: out=")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["polcy=lru,fifo"], ["polcy", "policy"]),
+        (["policy=lru,nosuch"], ["policy", "nosuch", "gate_ahead"]),
+        (["policy=lru,fifo", "seed=0,x"], ["seed", "x", "whole number"]),
+        (["policy=[a,b"], ["policy=[a,b", "key=value"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_a_mistake_in_a_grid_stops_it_before_it_begins(
+    words: list[str], named: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["run", "-m", f"out={out}", *words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1, printed.err
+    for part in named:
+        assert part in printed.err
+    assert not out.exists()
+
+
+def test_an_unfinished_folder_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", f"out={tmp_path}", "limit=1", "bounds=false"]
+    assert main(words) == 0
+    folder = next(tmp_path.glob("lru-*"))
+    (folder / "result.json").unlink()
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "remove it" in capsys.readouterr().err

@@ -220,7 +220,17 @@ def test_keys_that_occur_twice(tiny: Path) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"[]", b"{", b"\xff", b'{"schema": 1, "schema": 1}', b'{"schema": NaN}', b"[" * 10**5, b"9" * 10**4],
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"\xff",
+        b'{"schema": 1, "schema": 1}',
+        b'{"schema": NaN}',
+        b'{"schema": 1e999}',
+        b"[" * 10**5,
+        b"9" * 10**4,
+    ],
 )
 def test_manifests_that_are_not_json(tiny: Path, raw: bytes) -> None:
     (tiny / "trace.json").write_bytes(raw)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from traces import Trace, TraceError, open_trace
+from traces import Trace, TraceError, UserError, open_trace
 from traces.importers import Options, assign_splits
 from traces.importers.route_trace import import_trace
 
@@ -106,16 +106,21 @@ def test_bad_files_name_the_line(tmp_path: Path, lines: list[str], message: str)
 
 @pytest.mark.parametrize(
     ("requests", "split", "train"),
-    [(1, "0.7", None), (2, "0.99", 1), (2, "0.01", 1), (10, "0.7", 7), (703, "0.7", 492), (100, "0.55", 55)],
+    [(2, "0.99", 1), (2, "0.01", 1), (10, "0.7", 7), (703, "0.7", 492), (100, "0.55", 55)],
 )
-def test_split_rounds_down_and_leaves_one_of_each(requests: int, split: str, train: int | None) -> None:
+def test_split_rounds_down_and_leaves_one_of_each(requests: int, split: str, train: int) -> None:
     assert assign_splits(requests, None, 0) == [None] * requests
     splits = assign_splits(requests, Fraction(split), 0)
     assert len(splits) == requests
     assert splits == assign_splits(requests, Fraction(split), 0)
-    assert splits == [None] if train is None else splits.count("train") == train
+    assert splits.count("train") == train
     if requests > 2:
         assert splits != assign_splits(requests, Fraction(split), 1)
+
+
+def test_one_request_cannot_be_split() -> None:
+    with pytest.raises(UserError, match="split: one request"):
+        assign_splits(1, Fraction(1, 2), 0)
 
 
 def replay_lru(trace: Trace, capacity: int, *, last_slot_recent: bool) -> tuple[int, int]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from traces.errors import UserError
+
 
 @dataclass(frozen=True)
 class Options:
@@ -26,11 +28,13 @@ class Options:
 def assign_splits(requests: int, split: Fraction | None, seed: int) -> list[str | None]:
     """Assign "train" to floor(split * requests) requests drawn at random, "test" to the others.
 
-    ``split`` is between 0 and 1, both excluded. There is at least one of each from two requests on; a single
-    request belongs to neither (None), and no request does where ``split`` is None.
+    ``split`` is between 0 and 1, both excluded; None leaves all requests without one. There is at least one of
+    each. Raises UserError for a split of a single request.
     """
-    if requests == 1 or split is None:
+    if split is None:
         return [None] * requests
+    if requests == 1:
+        raise UserError("split: one request cannot be split into train and test; allowed: two requests or more")
     train = max(int(split * requests), 1)
     chosen = set(np.random.default_rng(seed).permutation(requests)[:train].tolist())
     return ["train" if request in chosen else "test" for request in range(requests)]

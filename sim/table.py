@@ -28,7 +28,8 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
     chunks = f" in {config['chunks']} chunks" if config["chunks"] > 1 else ""
     return [
         Text(
-            f"{source['pricing']}{_changed(source['model'])} in {config['dtype']}{chunks}; {trace['recording']}, {decoding}"
+            f"{source['pricing']}{_changed(source['model'])} in {config['dtype']}{chunks};"
+            f" {trace['recording']}, {decoding}"
         ),
         Text(
             f"{machine['name']} ({machine['provenance']} figures{_changed(machine)}),"

@@ -147,5 +147,5 @@ def test_a_trace_is_priced_by_its_manifest() -> None:
 
 
 def test_a_trace_without_sizes_asks_for_a_model() -> None:
-    with pytest.raises(UserError, match=r"model=null: .*'tiny'.*model=olmoe_1b_7b"):
+    with pytest.raises(UserError, match=r"model=as_traced: .*'tiny'.*model="):
         ModelProfile.from_manifest({**MANIFEST, "expert_bytes": None, "shapes": None, "dtype": None})

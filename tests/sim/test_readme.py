@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,9 @@ def test_every_other_command_works(tmp_path: Path) -> None:
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         assert done.stdout or "collect" in command, command
+
+
+def test_the_table_shown_is_the_one_printed(sim: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    printed = sim("run", "policy=lru", "budget=8GB").stdout
+    shown = "\n".join(line.rstrip() for line in printed.splitlines())
+    assert f"```\n{shown}\n```" in README

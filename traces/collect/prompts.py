@@ -69,12 +69,18 @@ def _from_json(line: str, stem: str, where: str) -> Prompt:
 
 
 def assign_splits(prompts: list[Prompt], train_share: float, seed: int) -> list[Prompt]:
-    """Give every prompt without a split one: per source, a seeded `train_share` of them are for training."""
+    """Give every prompt without a split one: per source, a seeded `train_share` of them are for training.
+
+    Where rounding, source by source, would leave no test prompt at all, one drawn at random is for testing.
+    """
     splits = [prompt.split for prompt in prompts]
+    drawn = [i for i, split in enumerate(splits) if split is None]
     for source in dict.fromkeys(prompt.source for prompt in prompts):
         open_ones = [i for i, prompt in enumerate(prompts) if prompt.source == source and splits[i] is None]
         random.Random(f"{seed} {source}").shuffle(open_ones)
         train = round(train_share * len(open_ones))
         for place, index in enumerate(open_ones):
             splits[index] = "train" if place < train else "test"
+    if "test" not in splits and train_share < 1 and len(prompts) > 1 and drawn:
+        splits[random.Random(seed).choice(drawn)] = "test"
     return [replace(prompt, split=split) for prompt, split in zip(prompts, splits, strict=True)]

@@ -96,7 +96,8 @@ class Actions:
     """``prefetch(expert, priority)``: queue a speculative load; higher goes first, a second call moves it. False if
     there is no need."""
     cancel: Callable[[int], bool]
-    """``cancel(expert)``: drop a speculative load that is not complete; the chunk on the link still finishes."""
+    """``cancel(expert)``: drop a speculative load that is not complete. The chunk on the link still finishes; a load
+    that is complete with it stays."""
     expect: Callable[[Iterable[int]], None]
     """``expect(experts)``: declare a prediction, for the recall account: for this step where the layer's gate is still
     to come, else for the next step. Drop what was predicted for a layer that has been passed."""

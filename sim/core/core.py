@@ -8,10 +8,9 @@ hashed as they are given: :meth:`Core.digest`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from math import isfinite
+from collections.abc import Sequence
 
-from policies.api import Actions, LayerEvent, Policy, Setup, Step
+from policies.api import LayerEvent, Policy, Setup, Step
 from sim.core.accounts import (
     BYTES_DEMANDED,
     BYTES_READY,
@@ -26,9 +25,10 @@ from sim.core.accounts import (
     USELESS,
     Accounts,
 )
+from sim.core.acting import Acting
 from sim.core.digest import Digest
 from sim.core.queue import EMPTY, SpeculativeQueue
-from sim.core.state import ARRIVED, DEMAND, LATE, NO_FATE, PENDING, SPECULATIVE, CoreError, State
+from sim.core.state import ARRIVED, DEMAND, LATE, NO_FATE, PENDING, State
 from sim.core.words import END, NONE, WAIT, Rows, StepSignals
 
 _EVICTED = -3  # in the digest, the eviction of x is _EVICTED - x
@@ -62,36 +62,36 @@ class Core:
         self._chunk_bytes = state.chunk_bytes
         self._chunks = setup.chunks
         self._demand: deque[int] = deque()
-        self._speculative = SpeculativeQueue(len(state.done))
-        self._queue = self._speculative.heap
+        self.speculative = SpeculativeQueue(len(state.done))
+        self._queue = self.speculative.heap
         self.ready: deque[int] = deque()
         """Experts of the event that could be computed now; read by machines, to wait no longer than needed."""
         self._uncomputed = 0
-        self._expected: list[set[int]] = [set() for _ in range(setup.n_layers)]
-        self._due = [0] * setup.n_layers  # the step that an expectation is for
-        self._spec_bytes = [0] * len(state.done)
+        self.expected: list[set[int]] = [set() for _ in range(setup.n_layers)]
+        self.due = [0] * setup.n_layers  # the step that an expectation is for
+        self.spec_bytes = [0] * len(state.done)
         self._digest = Digest()
         self._answers = self._digest.answers
         shown = signals.shown()
-        self._step = Step(0, False, 0, (), shown)
-        self._event = LayerEvent(-1, False, (), (), shown)
+        self.step = Step(0, False, 0, (), shown)
+        self.event = LayerEvent(-1, False, (), (), shown)
         self._hits = self.accounts.hits[0]
         self._on_gate, self._victim = policy.on_gate, policy.victim
         self._on_slot = policy.on_slot if _overridden(policy, "on_slot") else None
         self._on_complete = policy.on_complete if _overridden(policy, "on_complete") else None
         self._on_evict = policy.on_evict if _overridden(policy, "on_evict") else None
         self._keep = policy.keep if _overridden(policy, "keep") else None
-        policy.attach(state.view(), Actions(self._prefetch, self._cancel, self._expect, self._predict))
+        policy.attach(state.view(), Acting(self).actions())
 
     # -- facts --------------------------------------------------------------------------------------------------
 
     def step_begin(self, number: int, prefill: bool, requests: Sequence[int], parts: Sequence[Rows], now: int) -> None:
         """A forward pass over ``parts`` begins: the trace's rows of each of ``requests``."""
         self.signals.enter(parts)
-        step = self._step
+        step = self.step
         step.number, step.prefill, step.requests = number, prefill, requests
         step.rows = sum(rows for _, rows in parts)
-        self._event.prefill, self._event.layer = prefill, -1
+        self.event.prefill, self.event.layer = prefill, -1
         self._hits = self.accounts.hits[0 if prefill else 1]
         self.policy.on_step(step)
         if self._queue:  # what the policy refused to make room for, it may accept now
@@ -112,7 +112,7 @@ class Core:
             if arrived == chunks:
                 complete += 1
                 if spec[x]:
-                    self._settle(x, USEFUL)
+                    self.settle(x, USEFUL)
                 ready.append(x)
                 continue
             if arrived:
@@ -120,7 +120,7 @@ class Core:
             if state.slot[x]:
                 resident += 1
             if spec[x]:  # upgraded where it stands
-                self._settle(x, LATE_FATE)
+                self.settle(x, LATE_FATE)
                 kind[x] = LATE
                 state.dropping[x] = 0
                 if state.given[x] < chunks:
@@ -137,15 +137,15 @@ class Core:
         row[COMPLETE] += complete
         row[BYTES_READY] += complete * size + bytes_ready
         row[BYTES_DEMANDED] += n * size
-        expected = self._expected[layer]
-        if expected and self._due[layer] <= self._step.number:
-            if self._due[layer] == self._step.number:
+        expected = self.expected[layer]
+        if expected and self.due[layer] <= self.step.number:
+            if self.due[layer] == self.step.number:
                 row[RECALL] += sum(x in expected for x in demand)
             expected.clear()
         if queue or self._queue:
             self.pending = True
         self.signals.layer = layer
-        event = self._event
+        event = self.event
         event.layer, event.demand, event.tokens = layer, demand, tokens
         self._on_gate(event)
         return event
@@ -172,7 +172,7 @@ class Core:
                 self._on_complete(x)
         elif self.state.dropping[x] and arrived == self._given[x]:
             self.state.dropping[x] = 0
-            self._evict(x)
+            self.evict(x)
         if self._demand or self._queue:  # what was on the link can be evicted now
             self.pending = True
 
@@ -180,7 +180,7 @@ class Core:
         """An expert that :meth:`next_expert` gave has been computed: its pin ends."""
         self._pinned[x] = 0
         if self._keep is not None and not self._keep(x):
-            self._evict(x)
+            self.evict(x)
         if self._demand or self._queue:
             self.pending = True
 
@@ -225,9 +225,9 @@ class Core:
         chunk = x * chunks + given[x]
         given[x] += 1
         if given[x] == chunks:
-            self._speculative.drop(x)
-            self.pending = self._speculative.head() != EMPTY
-        self._spec_bytes[x] += self._chunk_bytes[chunk]
+            self.speculative.drop(x)
+            self.pending = self.speculative.head() != EMPTY
+        self.spec_bytes[x] += self._chunk_bytes[chunk]
         self.accounts.speculative_bytes += self._chunk_bytes[chunk]
         self._answers.append(chunk)
         return chunk
@@ -244,76 +244,22 @@ class Core:
         self.accounts = Accounts(self.setup.n_layers, predicts=self.accounts.predicts, start_ns=now)
         self.accounts.issued = len(carried)
         for x in carried:
-            self._spec_bytes[x] = 0
+            self.spec_bytes[x] = 0
         self.state.peak = self.state.used
 
     def finish(self, now: int) -> Accounts:
         """Settle the loads without a fate, close the window and return the accounts."""
         for x, fate in enumerate(self.state.spec):
             if fate:
-                self._settle(x, USELESS if fate == ARRIVED else IN_FLIGHT)
+                self.settle(x, USELESS if fate == ARRIVED else IN_FLIGHT)
         self.accounts.end_ns = now
         self.accounts.check()
         return self.accounts
 
-    # -- actions of the policy ----------------------------------------------------------------------------------
-
-    def _known(self, x: int) -> None:
-        if not 0 <= x < len(self.state.done):
-            raise CoreError(f"policy {self.policy.name} named expert {x}; there are {len(self.state.done)}")
-
-    def _prefetch(self, x: int, priority: float = 0.0) -> bool:
-        self._known(x)
-        if not isfinite(priority):
-            raise CoreError(f"policy {self.policy.name} gave expert {x} the priority {priority}")
-        state = self.state
-        if state.done[x] == self._chunks or (state.pinned[x] and state.done[x] < self._chunks):
-            return False
-        if state.spec[x] == NO_FATE:
-            state.spec[x] = PENDING
-            state.kind[x] = SPECULATIVE
-            self._spec_bytes[x] = 0
-            self.accounts.issued += 1
-        state.dropping[x] = 0
-        if state.given[x] < self._chunks:
-            self._speculative.push(x, priority)
-            self.pending = True
-        return True
-
-    def _cancel(self, x: int) -> bool:
-        self._known(x)
-        state = self.state
-        if state.spec[x] != PENDING:
-            return False
-        self._speculative.drop(x)
-        if state.given[x] > state.done[x]:
-            state.dropping[x] = 1
-        elif state.slot[x]:
-            self._evict(x)
-        else:
-            self._settle(x, CANCELLED)
-        return True
-
-    def _expect(self, experts: Iterable[int]) -> None:
-        self.accounts.predicts = True
-        for x in experts:
-            self._known(x)
-            layer = x // self.state.n_experts
-            due = self._step.number + (layer <= self._event.layer)
-            if self._due[layer] != due:
-                self._due[layer] = due
-                self._expected[layer].clear()
-            self._expected[layer].add(x)
-
-    def _predict(self, tag: int, latency_ns: int, blocking: bool) -> None:
-        if type(latency_ns) is not int or latency_ns < 0:
-            raise CoreError(f"policy {self.policy.name} predicts in {latency_ns} ns; whole, not negative, is wanted")
-        self.predictions.append((tag, latency_ns, blocking))
-
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _next_speculative(self) -> int:
-        queue = self._speculative
+        queue = self.speculative
         while (x := queue.head()) != EMPTY:
             entry = queue.entry(x)
             if self._slot[x] or self._make_room(x, True):
@@ -324,32 +270,32 @@ class Core:
 
     def _make_room(self, x: int, speculative: bool) -> bool:
         """Give x a slot. False: none can be had, or the policy has cancelled or re-queued x meanwhile."""
-        state, entry = self.state, self._speculative.entry(x)
+        state, entry = self.state, self.speculative.entry(x)
         need = state.size[x]
         while state.used + need > state.capacity or not state.layer_fits(x):
             victim = self._victim(x, speculative)
             if victim is None:
                 return False
-            self._evict(victim)
-            if speculative and self._speculative.entry(x) != entry:
+            self.evict(victim)
+            if speculative and self.speculative.entry(x) != entry:
                 return False
         state.take(x)
         if self._on_slot is not None:
             self._on_slot(x)
         return state.slot[x] == 1
 
-    def _evict(self, x: int) -> None:
+    def evict(self, x: int) -> None:
         state = self.state
         state.release(x)
         if state.spec[x]:
-            self._settle(x, USELESS if state.spec[x] == ARRIVED else CANCELLED)
+            self.settle(x, USELESS if state.spec[x] == ARRIVED else CANCELLED)
         self._answers.append(_EVICTED - x)
         if self._on_evict is not None:
             self._on_evict(x)
 
-    def _settle(self, x: int, fate: int) -> None:
+    def settle(self, x: int, fate: int) -> None:
         self.state.spec[x] = NO_FATE
-        self._speculative.drop(x)
+        self.speculative.drop(x)
         self.accounts.fates[fate] += 1
-        self.accounts.fate_bytes[fate] += self._spec_bytes[x]
-        self._spec_bytes[x] = 0
+        self.accounts.fate_bytes[fate] += self.spec_bytes[x]
+        self.spec_bytes[x] = 0

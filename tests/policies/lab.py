@@ -191,17 +191,17 @@ class Witness(RecordingCore):
 
     def __init__(self, policy: Policy, setup: Setup, signals: Any) -> None:
         self.snapshots: list[Snapshot] = []
-        self.step = -1
+        self.number = -1
         self.asked = 0
         super().__init__(policy, setup, signals)
 
     def _note(self, layer: int) -> None:
         self.asked += len(self.predictions)
-        expected = tuple(tuple(sorted(x)) for x in self._expected)
-        self.snapshots.append(Snapshot(self.step, layer, len(self.log), self.digest(), expected, self.asked))
+        expected = tuple(tuple(sorted(x)) for x in self.expected)
+        self.snapshots.append(Snapshot(self.number, layer, len(self.log), self.digest(), expected, self.asked))
 
     def step_begin(self, number: int, *rest: Any) -> None:
-        self.step = number
+        self.number = number
         self._note(-1)
         super().step_begin(number, *rest)
 

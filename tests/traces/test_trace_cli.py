@@ -17,7 +17,9 @@ from traces.cli import main
 from traces.stats import describe
 
 
-@pytest.mark.parametrize("words", [["--help"], ["check", "--help"], ["inspect", "-h"], ["import", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["check", "--help"], ["inspect", "-h"], ["import", "--help"], ["arrivals", "--help"]]
+)
 def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
     out, err = capsys.readouterr()
@@ -35,18 +37,18 @@ def test_check_says_ok(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "verb is ''; allowed: check, inspect, import, collect"),
+        ([], "verb is ''; allowed: check, inspect, import, arrivals, collect"),
         (["chekc"], "verb is 'chekc'"),
         (["check"], "allowed: DIR"),
         (["check", "nowhere"], "nowhere: not a folder"),
         (["check", "a\nb"], "not a folder"),
         (["check", "x", "y"], "no further words"),
         (["inspect", "x", "format=xml"], "format is 'xml'; allowed: table, json"),
-        (["inspect", "x", "plot=x.jpg"], "FILE.png"),
-        (["inspect", "x", "plot=nowhere/x.png"], "existing folder"),
-        (["inspect", "x", "colour=red"], "option is 'colour=red'; allowed, once each: format=..., plot=..."),
+        (["inspect", "x", "plots="], "plots is ''; allowed: a folder"),
+        (["inspect", "x", "plots=nowhere/x"], "existing folder"),
+        (["inspect", "x", "colour=red"], "option is 'colour=red'; allowed, once each: format=..., plots=..."),
         (["inspect", "x", "format=json", "format=json"], "once each"),
-        (["import", "csv", "x", "y"], "FORMAT is 'csv'; allowed: route_trace, npz"),
+        (["import", "csv", "x", "y"], "FORMAT is 'csv'; allowed: route_trace, npz, jsonl, routed_experts"),
         (["import", "npz", "x"], "FORMAT SRC DST"),
         (["import", "npz", "x", "y", "split=1"], "split is '1'"),
         (["import", "npz", "x", "y", "split=half"], "split is 'half'"),
@@ -58,6 +60,13 @@ def test_check_says_ok(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["import", "npz", "x", "y"], "No such file"),
         (["import", "route_trace", "x", "y"], "No such file"),
         (["import", "route_trace", "x", "y", "n_experts=8"], "option is 'n_experts=8'"),
+        (["import", "jsonl", "x", "y", "meta=z"], "option is 'meta=z'"),
+        (["import", "jsonl", "x", "y"], "No such file"),
+        (["import", "routed_experts", "x", "y", "top_k=0"], "top_k is '0'"),
+        (["import", "routed_experts", "x", "y"], "No such file"),
+        (["import"], "FORMAT is ''; allowed: route_trace"),
+        (["arrivals", "x", "y"], "LOG DIR DST"),
+        (["arrivals", "x", "y", "z"], "y: not a folder"),
     ],
 )
 def test_mistakes_cost_one_line_and_nothing_else(

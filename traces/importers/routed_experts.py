@@ -85,6 +85,8 @@ def _requests(source: Path, options: Options) -> Iterator[Routed]:
     for number, (where, ids, prompt, start) in enumerate(found):
         if number == options.limit:
             return
+        if max(ids.shape[1:]) > MAX_EXPERTS:
+            raise refusal(where, "layers and k", ids.shape[1:], f"at most {MAX_EXPERTS} each")
         if ids.shape[1] <= dense:
             raise refusal(where, "layers", ids.shape[1], f"more than {dense}, the dense_layers")
         routed = ids[:, dense:]

@@ -91,7 +91,14 @@ def bombs(folder: Path) -> dict[str, tuple[str, Path]]:
         "lists": b'{"prompt_tokens":1,"routed_experts":[[' + b"[999]," * (2**20 - 9) + b"[999]]]}",
         "items": b'{"prompt_tokens":1,"routed_experts":[[[' + b"999," * (2**23 - 9) + b"999]]]}",
         "objects": b'{"prompt_tokens":1,"x":[' + b'{"":1.5},' * (2**19 - 9) + b"0]}",
-        "text": b'{"prompt_tokens":1,"routed_experts":"' + b"AAAA" * (2**25 - 99) + b'"}',
+        "strings": b'{"prompt_tokens":1,"x":['
+        + b'"ab",' * (2**23 - 9)
+        + b"0],"
+        + b'"y":'
+        + b"[" * 900
+        + b"]" * 900
+        + b"}",
+        "text": b'{"prompt_tokens":1,"routed_experts":"' + b"AAAA" * (2**24 - 99) + b'"}',
     }
     for name, raw in lines.items():
         found[name] = ("routed_experts", folder / f"{name}.jsonl")

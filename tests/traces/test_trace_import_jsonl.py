@@ -129,7 +129,7 @@ def test_tokens_that_a_cache_held_are_context(tmp_path: Path) -> None:
         ([row(0, 0, [1], request=0), row(0, 0, [1], request=1, token_id=1)], "line 2, keys .* of the file"),
         (["{" + " " * 2**20], "line 1, length is 'over 1048576 bytes'"),
         ([row(0, 65533, list(range(300)))], "one request is '1 tokens x 65534 layers x 300 slots'"),
-        (["[" * (2**18 + 1)], r"line 1, number of \["),
+        (["[" * (2**18 + 1)], r"line 1, content is 'over 262144 times \["),
     ],
 )
 def test_bad_files_name_line_and_field(tmp_path: Path, rows: list[Any], message: str) -> None:

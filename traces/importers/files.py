@@ -97,19 +97,23 @@ def text_lines(source: Path, kind: str, most: int) -> Iterator[tuple[Line, bytes
 
 
 def json_lines(source: Path, most: int = 2**20, lists: int = 2**18, items: int = 2**18) -> Iterator[tuple[Line, Any]]:
-    """Yield the objects of a JSON Lines file.
-
-    ``lists`` and ``items`` bound what a line can cost: a list takes some 60 bytes however few it has in the file.
-    """
+    """Yield the objects of a JSON Lines file, of which a line has at most so many lists and items."""
     for line, raw in text_lines(source, "JSON Lines", most):
-        counts = {"[": (raw.count(b"["), lists), "{": (raw.count(b"{"), 2**19), ",": (raw.count(b","), items)}
-        for sign, (count, limit) in counts.items():
-            if count > limit:
-                raise line.refuse(f"number of {sign}", count, f"at most {limit} in a line")
         try:
-            document = load_json(raw)
+            document = bounded_json(raw, lists, items)
         except ValueError as error:
             raise line.refuse("content", str(error), "one JSON object with unique keys") from None
         if not isinstance(document, dict):
             raise line.refuse("content", shown(document), "one JSON object with unique keys")
         yield line, document
+
+
+def bounded_json(raw: bytes, lists: int, items: int) -> Any:
+    """Parse JSON of bounded cost: a list takes some 60 bytes in memory, a string or an object more.
+
+    Raises ValueError.
+    """
+    for sign, limit in (("[", lists), ("{", 2**19), (",", items)):
+        if raw.count(sign.encode()) > limit:
+            raise ValueError(f"over {limit} times {sign}")
+    return load_json(raw)

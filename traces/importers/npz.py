@@ -23,10 +23,9 @@ from traces.format import DECODE, MAX_EXPERTS, PREFILL, Array, Request, by_desce
 from traces.importers import Importer, Options, assign_splits
 from traces.importers.archive import Archive
 from traces.importers.arrivals import read_arrivals
-from traces.importers.files import check_request_size, open_source, round_experts
+from traces.importers.files import bounded_json, check_request_size, open_source, round_experts
 from traces.manifest import Prompts, Recorder
 from traces.npy import Header
-from traces.strict import load_json
 from traces.words import integer
 from traces.writer import TraceWriter
 
@@ -177,7 +176,7 @@ def _sources(options: Options, requests: int, default: str) -> list[str]:
             raw = (gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file).read(_MAX_META + 1)
         if len(raw) > _MAX_META:
             raise refusal(name, "size", "larger", f"at most {_MAX_META} bytes")
-        entries: Any = load_json(raw)
+        entries: Any = bounded_json(raw, 2**21, 2**22)
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise refusal(name, "content", str(error), "a JSON list, plain or gzipped") from None
     if not isinstance(entries, list) or len(entries) != requests:

@@ -17,7 +17,7 @@ from traces.format import MAX_EXPERTS, Array
 from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size, json_lines
 from traces.npy import read_header
 
-_MAX_LINE = 2**27
+_MAX_LINE = 2**26
 _MAX_LISTS = 2**21
 _MAX_ITEMS = 2**23
 _MAX_INT = 2**31 - 1

@@ -138,7 +138,7 @@ routed_experts: what vLLM (enable_return_routed_experts) and SGLang (return_rout
   of int32), or an .npz with one array per request and prompt_tokens [R]. The prompt's rows are one prefill pass.
   Weights are not returned: the ids of a token stay in the order given.
   n_experts=E      experts per layer (default: the largest id + 1, rounded up to a multiple of 4)
-  n_layers=L top_k=K  the shape of base64 of int32, which has none
+  n_layers=L top_k=K  the shape of base64 of int32, which has none (dense layers included)
   dense_layers=N   leave out the first N layers: SGLang reports layers without experts as zeros (default: 0)
 """,
     {

@@ -115,6 +115,15 @@ def test_sources_are_compared(tmp_path: Path) -> None:
     assert stats.domains == {f"${number}": {"prefill": 2, "decode": 0} for number in range(3)}
 
 
+def test_overlap_is_told_apart_by_source(tmp_path: Path) -> None:
+    with TraceWriter(tmp_path / "t", n_layers=1, n_experts=4, top_k=2) as out:
+        for number, second in enumerate(([0, 1], [2, 1], [2, 3])):
+            ids = np.array([[[0, 1]], [second]])
+            out.add_request(Request(number, 2, 1, None, None, f"{number}"), steps=[(PREFILL, 2, 0)], expert_ids=ids)
+        out.close(**{**MANIFEST, "expert_bytes": None})
+    np.testing.assert_allclose(describe(open_trace(tmp_path / "t")).source_overlap, [1, 0.5, 0])
+
+
 def test_many_sources_are_taken_together(tmp_path: Path) -> None:
     stats = describe(open_trace(many_sources(tmp_path / "t", 40)))
     assert list(stats.domains)[-1] == "29 others"

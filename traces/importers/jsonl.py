@@ -203,11 +203,11 @@ def _arrays(request: _Request, shape: tuple[int, int], absent: int) -> dict[str,
     ids[place] = np.frombuffer(request.ids, np.uint16)
     arrays: dict[str, Array] = {"expert_ids": ids}
     if "weights" in request.keys:
-        # Below every real weight, so that absent entries sort last.
-        weights = np.full(ids.shape, -1, np.float32)
+        # Absent entries stand last already, and stay there among equal weights.
+        weights = np.zeros(ids.shape, np.float32)
         weights[place] = np.frombuffer(request.weights, np.float64)
         ids, weights = by_descending_weight(ids, weights)
-        arrays = {"expert_ids": ids, "expert_weights": np.maximum(weights, 0)}
+        arrays = {"expert_ids": ids, "expert_weights": weights}
     if "token_id" in request.keys:
         arrays["token_ids"] = np.frombuffer(request.token_ids, np.int32)
     return arrays

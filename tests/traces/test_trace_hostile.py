@@ -76,9 +76,7 @@ def test_a_link_to_a_file_is_followed(tmp_path: Path) -> None:
 def test_a_request_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("traces.importers.files.MAX_REQUEST_IDS", 5)
     np.savez(tmp_path / "x.npz", experts=np.zeros((3, 2, 1), np.uint8), req_prefill=[3])
-    with pytest.raises(
-        TraceError, match="x.npz: one request is '3 tokens x 2 layers x 1 slots'; allowed: at most 5 ids"
-    ):
+    with pytest.raises(TraceError, match="one request is '3 tokens x 2 layers x 1 slots'; allowed: at most 5 ids"):
         OURS[1].run(tmp_path / "x.npz", tmp_path / "trace", Options())
     head = ["# route_trace v1", "# model=m arch=x n_layer=1 n_expert=2 n_expert_used=2"]
     head += [
@@ -87,7 +85,7 @@ def test_a_request_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ]
     rows = [f"0,0,{step},0,0,1,0.5,0,9" for step in range(3)]
     (tmp_path / "x.csv").write_text("\n".join([*head, *rows]) + "\n")
-    with pytest.raises(TraceError, match="x.csv: one request is '3 tokens x 1 layers x 2 slots'"):
+    with pytest.raises(TraceError, match="one request is '3 tokens x 1 layers x 2 slots'"):
         OURS[0].run(tmp_path / "x.csv", tmp_path / "trace", Options())
     monkeypatch.setattr("traces.importers.route_trace._MAX_ENTRIES", 2)
     with pytest.raises(TraceError, match="line 7, rows of one turn is 3; allowed: at most 2"):

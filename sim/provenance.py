@@ -15,7 +15,7 @@ from policies import registry
 
 # What only talks to people, or belongs to another command, does not change a result.
 ASIDE = {
-    "traces": {"cli.py", "inspect.py", "stats.py", "__main__.py"},
+    "traces": {"cli.py", "inspect.py", "plots.py", "reuse.py", "stats.py", "words.py", "__main__.py"},
     "sim": {"cli.py", "help.py", "table.py", "progress.py", "multirun.py", "bench.py", "__main__.py"},
 }
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from fractions import Fraction
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from traces.errors import UserError, one_of
-from traces.format import MAX_EXPERTS, shown
-from traces.importers import Options, npz, route_trace
+from traces.format import shown
+from traces.importers import Options
+from traces.importers.arrivals import add_arrivals
+from traces.importers.registry import find, importers
 from traces.reader import open_trace
-
-Parser = Callable[[str], Any]
+from traces.words import folder, integer, member, parse_words, share, text
 
 HELP = """\
 Work with recorded routing of Mixture-of-Experts models.
@@ -22,6 +21,7 @@ Work with recorded routing of Mixture-of-Experts models.
   python -m traces check DIR                     verify a trace: hashes, shapes, every value
   python -m traces inspect DIR [key=value ...]   show what was recorded and how the experts were chosen
   python -m traces import FORMAT SRC DST [...]   turn a recording of another tool into a trace
+  python -m traces arrivals LOG DIR DST          copy a trace, with the arrivals of a log
   python -m traces collect ...                   record a trace from a Hugging Face model
 
 Add --help to a verb for its options. Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
@@ -33,18 +33,19 @@ Checks the trace in folder DIR: trace.json, the hash and shape of every file, th
 value. Prints one line and exits with 0; or prints the first thing that is wrong on stderr and exits with 2.
 """
 INSPECT_HELP = """\
-python -m traces inspect DIR [format=json] [plot=FILE.png]
+python -m traces inspect DIR [format=json] [plots=DIR]
 
-Checks the trace in folder DIR, then shows its counts, phases and sources; how many of its experts a token shares
-with the token before it (uniform chance: K/E); the entropy of expert popularity and the load balance of each
-layer; and, where it was recorded, how well a gate applied some layers early foresees the experts.
+Checks the trace in folder DIR, then shows its counts, phases and sources, and per layer: how many of its experts a
+token shares with the token before it (uniform chance: K/E); how many other experts of the layer are demanded between
+two demands of an expert (reuse distance: a pool of more slots than that hits); the entropy of expert popularity; the
+load of the most popular expert; where it was recorded, how well a gate applied some layers early foresees the
+experts; and how alike the popularities of the sources are.
 
   format=json      print JSON instead of tables; format=table is the default
-  plot=FILE.png    also draw a heat map of popularity, layer by expert
+  plots=DIR        also draw a PNG of each figure into folder DIR
 """
 IMPORT_HELP = """\
-python -m traces import route_trace SRC.csv DST [key=value ...]
-python -m traces import npz SRC.npz DST [key=value ...]
+python -m traces import FORMAT SRC DST [key=value ...]
 
 Imports SRC into the new folder DST.
 
@@ -55,12 +56,18 @@ Imports SRC into the new folder DST.
   model=NAME       name of the model (default: from the file)
   source=TEXT      where the prompts come from
   licence=TEXT     their licence
-npz only:
-  n_experts=E      experts per layer (default: the largest id + 1, rounded up to a multiple of 4)
-  meta=FILE        JSON list, may be gzipped, with one object per request; its "dataset" becomes the source
+  arrivals=FILE    a log of arrivals: Azure's CSV or Mooncake's JSON Lines; its first times, in order, become those
+                   of the requests, in seconds since the first
 
-An npz holds experts [N, L, K]; optional weights [N, L, K], token_ids [N]; and one number per request in req_len,
-req_offset, req_prefill, req_decode, req_prompt_tokens_not_traced, of which one of the last three is needed.
+Formats:
+
+"""
+ARRIVALS_HELP = """\
+python -m traces arrivals LOG DIR DST
+
+Copies the trace in folder DIR to the new folder DST, with arrivals from LOG: Azure's CSV (TIMESTAMP,ContextTokens,
+GeneratedTokens) or Mooncake's JSON Lines (timestamp in ms). Its first times, in order, become those of the requests,
+in seconds since the first. Predictors' outputs (predicted/) are not copied: they belong to the other trace.
 """
 
 
@@ -89,19 +96,25 @@ def _dispatch(args: list[str]) -> int:
 
         collect(rest)
         return 0
-    verbs = {"check": (_check, CHECK_HELP), "inspect": (_inspect, INSPECT_HELP), "import": (_import, IMPORT_HELP)}
+    verbs = {
+        "check": (_check, CHECK_HELP),
+        "inspect": (_inspect, INSPECT_HELP),
+        "import": (_import, IMPORT_HELP),
+        "arrivals": (_arrivals, ARRIVALS_HELP),
+    }
     if verb not in verbs:
         raise UserError(f"verb is {shown(verb)}; allowed: {one_of([*verbs, 'collect', '--help'])}")
-    run, text = verbs[verb]
+    run, help_text = verbs[verb]
     if "-h" in rest or "--help" in rest:
-        print(text, end="")
+        formats = "\n".join(importer.help for importer in importers().values()) if verb == "import" else ""
+        print(help_text + formats, end="")
         return 0
     run(rest)
     return 0
 
 
 def _check(args: list[str]) -> None:
-    (folder,), _ = _words(args, ("DIR",), {})
+    (folder,), _ = parse_words(args, ("DIR",), {})
     trace = open_trace(folder)
     counts = trace.manifest.counts
     print(
@@ -111,14 +124,18 @@ def _check(args: list[str]) -> None:
 
 
 def _inspect(args: list[str]) -> None:
-    keys = {"format": _member("format", ("table", "json")), "plot": _png}
-    (folder,), options = _words(args, ("DIR",), keys)
+    keys = {"format": member("format", ("table", "json")), "plots": folder("plots")}
+    (place,), options = parse_words(args, ("DIR",), keys)
     from traces import inspect, stats
 
-    trace = open_trace(folder)
+    trace = open_trace(place)
     figures = stats.describe(trace)
-    if "plot" in options:
-        inspect.plot_popularity(trace, figures, options["plot"])
+    if "plots" in options:
+        # Plotting is rare, and its import takes a second.
+        from traces.plots import write_plots
+
+        for path in write_plots(trace, figures, options["plots"]):
+            print(f"wrote {path}", file=sys.stderr)
     if options.get("format") == "json":
         print(inspect.as_json(trace, figures))
     else:
@@ -126,77 +143,27 @@ def _inspect(args: list[str]) -> None:
 
 
 def _import(args: list[str]) -> None:
-    importers = {"route_trace": route_trace.import_trace, "npz": npz.import_trace}
-    keys: dict[str, Parser] = {
-        "split": _share,
-        "seed": _integer("seed", 0, 2**32 - 1),
-        "limit": _integer("limit", 1, 2**31),
-        "model": _text("model"),
-        "source": _text("source"),
-        "licence": _text("licence"),
+    kind = args[0] if args else ""
+    importer = find(kind)
+    keys = {
+        "split": share,
+        "seed": integer("seed", 0, 2**32 - 1),
+        "limit": integer("limit", 1, 2**31),
+        "model": text("model"),
+        "source": text("source"),
+        "licence": text("licence"),
+        "arrivals": Path,
+        **importer.keys,
     }
-    if args[:1] == ["npz"]:
-        keys |= {"n_experts": _integer("n_experts", 1, MAX_EXPERTS), "meta": Path}
-    (kind, source, target), options = _words(args, ("FORMAT", "SRC", "DST"), keys)
-    _member("FORMAT", tuple(importers))(kind)
-    importers[kind](Path(source), Path(target), Options(**options))
+    (_, source, target), options = parse_words(args, ("FORMAT", "SRC", "DST"), keys)
+    known = {field.name for field in fields(Options)} - {"own"}
+    common = {key: value for key, value in options.items() if key in known}
+    own = {key: value for key, value in options.items() if key not in known}
+    importer.run(Path(source), Path(target), Options(**common, own=own))
     print(f"imported {source} into {target}: check it with python -m traces check {target}", file=sys.stderr)
 
 
-def _words(args: list[str], names: tuple[str, ...], keys: Mapping[str, Parser]) -> tuple[list[str], dict[str, Any]]:
-    """Split the words into the named positions and the options, each parsed by its key's function."""
-    paths, words = args[: len(names)], args[len(names) :]
-    if len(paths) < len(names):
-        raise UserError(f"arguments are {shown(' '.join(args))}; allowed: {' '.join(names)} [key=value ...]")
-    options: dict[str, Any] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or key not in keys or key in options:
-            allowed = ", ".join(f"{key}=..." for key in keys) or "no further words"
-            raise UserError(f"option is {shown(word)}; allowed, once each: {allowed}")
-        options[key] = keys[key](value)
-    return paths, options
-
-
-def _member(key: str, allowed: tuple[str, ...]) -> Parser:
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise UserError(f"{key} is {shown(text)}; allowed: {one_of(allowed)}")
-        return text
-
-    return parse
-
-
-def _integer(key: str, low: int, high: int) -> Parser:
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) < 12 and low <= int(text) <= high):
-            raise UserError(f"{key} is {shown(text)}; allowed: an integer, {low} to {high}")
-        return int(text)
-
-    return parse
-
-
-def _text(key: str) -> Parser:
-    def parse(text: str) -> str:
-        if not text or not text.isprintable():
-            raise UserError(f"{key} is {shown(text)}; allowed: printable text")
-        return text
-
-    return parse
-
-
-def _share(text: str) -> Fraction:
-    try:
-        share = Fraction(text) if len(text) < 20 else Fraction(0)
-    except (ValueError, ZeroDivisionError):
-        share = Fraction(0)
-    if not 0 < share < 1:
-        raise UserError(f"split is {shown(text)}; allowed: a share between 0 and 1, such as 0.7")
-    return share
-
-
-def _png(text: str) -> Path:
-    path = Path(text)
-    if path.suffix != ".png" or not path.parent.is_dir():
-        raise UserError(f"plot is {shown(text)}; allowed: FILE.png in an existing folder")
-    return path
+def _arrivals(args: list[str]) -> None:
+    (log, source, target), _ = parse_words(args, ("LOG", "DIR", "DST"), {})
+    add_arrivals(Path(log), Path(source), Path(target))
+    print(f"copied {source} to {target}, with the arrivals of {log}", file=sys.stderr)

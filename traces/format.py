@@ -5,6 +5,7 @@ N rows (real tokens, in the order of the steps), L layers, E experts per layer, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ SCHEMA = 1
 PREFILL, DECODE = 0, 1
 MAX_EXPERTS = 65534
 """The largest E: ids are at most uint16, and its maximum marks an absent entry."""
+MAX_ROW = 2**24
+"""The most values that one token has of one signal: whoever reads a row at a time needs bounded memory."""
 
 STEP_DTYPE = np.dtype([("request", "<i4"), ("phase", "u1"), ("first_row", "<i8"), ("rows", "<i4"), ("context", "<i4")])
 """One forward pass of one request. ``context``: tokens already in the KV cache when the step begins."""
@@ -86,6 +89,8 @@ def check_trailing(file: str, name: str, shape: tuple[int, ...], n_layers: int, 
     A, D and D' are free, but at least 1.
     """
     axes = SIGNALS[name].axes
+    if math.prod(shape) > MAX_ROW:
+        raise refusal(file, f"shape of {name} after the rows", shape, f"at most {MAX_ROW} values in a row")
     fixed = {"L": n_layers, "E": n_experts, "K": top_k}
     fits = len(shape) == len(axes) and all(
         size == fixed.get(axis, max(size, 1)) for axis, size in zip(axes, shape, strict=True)
@@ -106,10 +111,13 @@ def by_descending_weight(ids: Array, weights: Array) -> tuple[Array, Array]:
 
 def shown(value: object, limit: int = 80) -> str:
     """Render any value for an error message: one line, never long."""
-    text = ascii(value) if isinstance(value, str) else " ".join(str(value).split())
+    text = ascii(value[: limit + 1]) if isinstance(value, str) else " ".join(str(value)[: 4 * limit].split())
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def refusal(file: str, field: str, value: object, allowed: str) -> TraceError:
     """Build the one-line error of the format: the file, the field, its value and what is allowed."""
+    if not field.isprintable():
+        # A field can be a key of somebody's JSON.
+        field = shown(field)
     return TraceError(f"{file}: {field} is {shown(value)}; allowed: {allowed}")

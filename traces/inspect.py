@@ -1,19 +1,19 @@
-"""Show a trace: tables for a person, JSON for a program, a heat map of expert popularity."""
+"""Show a trace: tables for a person, JSON for a program; the pictures are in traces.plots."""
 
 from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from traces.errors import TraceError
 from traces.format import SIGNALS, Array
 from traces.reader import Trace
+from traces.reuse import Reuse
 from traces.stats import Stats
 
 
@@ -36,31 +36,72 @@ def as_json(trace: Trace, stats: Stats) -> str:
         "overlap": {"uniform": stats.uniform_overlap, "layers": _listed(stats.overlap)},
         "entropy_bits": {"uniform": math.log2(trace.E), "layers": _listed(stats.entropy_bits)},
         "load_max_over_mean": _listed(stats.load_max_over_mean),
-        "gate_recall_by_distance": stats.gate_recall,
+        "reuse_distance": {
+            "median": _listed(stats.reuse.quantile(0.5)),
+            "p90": _listed(stats.reuse.quantile(0.9)),
+            "first_demands": stats.reuse.first.tolist(),
+            "lookups_at_distance": stats.reuse.counts.tolist(),
+            "share_within": _listed(stats.reuse.within()),
+        },
+        "gate_recall_by_distance": stats.gate_recall_by_distance,
+        "gate_recall_by_distance_and_layer": None
+        if stats.gate_recall is None
+        else [_listed(layers) for layers in stats.gate_recall],
+        "by_source": {
+            "tokens": stats.domains,
+            "overlap": _listed(stats.source_overlap),
+            "popularity_cosine": [_listed(row) for row in stats.source_cosine],
+        },
         "popularity": stats.popularity.tolist(),
     }
     return json.dumps(document, indent=1, allow_nan=False)
 
 
 def as_tables(trace: Trace, stats: Stats) -> Group:
-    """Return a rich renderable: the trace as a whole, then one line per layer."""
+    """Return a rich renderable: the trace as a whole, one line per layer, and one per source where there are more."""
     whole = Table(title=Text(str(trace.path)), title_justify="left", show_header=False)
     whole.add_column()
     whole.add_column(overflow="fold")
     for name, text in _facts(trace, stats).items():
         whole.add_row(name, text)
-    layers = Table(title=Text("per layer"), title_justify="left")
-    for heading in ("layer", "overlap", "entropy, bits", "load max / mean", "experts never chosen"):
-        layers.add_column(heading, justify="right")
+    tables = [whole, _layers(trace, stats)]
+    if len(stats.domains) > 1:
+        tables.append(_sources(stats))
+    return Group(*tables)
+
+
+def _layers(trace: Trace, stats: Stats) -> Table:
+    title = "per layer; reuse: distance, median and p90; load: most popular expert / mean; gate: recall 1, 2, ... ahead"
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    recall = [] if stats.gate_recall is None else list(stats.gate_recall)
+    headings = ["layer", "overlap", "reuse p50", "reuse p90", "bits", "load", "unused"]
+    for heading in (*headings, *(f"gate +{a}" for a in range(1, len(recall) + 1))):
+        table.add_column(heading, justify="right")
+    median, p90 = stats.reuse.quantile(0.5), stats.reuse.quantile(0.9)
     for layer in range(trace.L):
-        layers.add_row(
+        table.add_row(
             str(layer),
-            f"{stats.overlap[layer]:.3f}",
-            f"{stats.entropy_bits[layer]:.2f}",
-            f"{stats.load_max_over_mean[layer]:.2f}",
+            _number(stats.overlap[layer]),
+            _number(median[layer], 0),
+            _number(p90[layer], 0),
+            _number(stats.entropy_bits[layer], 2),
+            _number(stats.load_max_over_mean[layer], 2),
             str(int((stats.popularity[layer] == 0).sum())),
+            *(_number(by_layer[layer]) for by_layer in recall),
         )
-    return Group(whole, layers)
+    return table
+
+
+def _sources(stats: Stats) -> Table:
+    title = "by source; alike: cosine of its popularity of experts with the first source's"
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    table.add_column("source")
+    for heading in ("prefill tokens", "decode tokens", "overlap", "alike"):
+        table.add_column(heading, justify="right")
+    for index, (name, tokens) in enumerate(stats.domains.items()):
+        figures = _number(stats.source_overlap[index]), _number(stats.source_cosine[0, index], 2)
+        table.add_row(Text(name), f"{tokens['prefill']:,}", f"{tokens['decode']:,}", *figures)
+    return table
 
 
 def _facts(trace: Trace, stats: Stats) -> dict[str, str]:
@@ -74,38 +115,15 @@ def _facts(trace: Trace, stats: Stats) -> dict[str, str]:
         "requests": f"{len(trace.requests):,} ({_counted(stats.splits)})",
         "steps": _counted(stats.steps),
         "tokens": _counted(stats.tokens),
-        "sources": _counted(stats.sources),
+        "sources": _counted(dict(list(stats.sources.items())[:20])) + (", ..." if len(stats.sources) > 20 else ""),
         "signals": ", ".join(name for name in SIGNALS if trace.has(name)),
         "overlap of adjacent tokens": f"{_mean(stats.overlap)} (uniform {stats.uniform_overlap:.3f})",
+        "reuse distance, median / p90": f"{_pooled(stats, 0.5)} / {_pooled(stats, 0.9)} of {trace.E - 1} other experts",
         "entropy of popularity": f"{_mean(stats.entropy_bits)} bits (uniform {math.log2(trace.E):.3f})",
     }
-    for distance, recall in enumerate(stats.gate_recall or (), start=1):
+    for distance, recall in enumerate(stats.gate_recall_by_distance or (), start=1):
         facts[f"gate recall, {distance} ahead"] = "no such layer" if recall is None else f"{recall:.3f}"
     return {**facts, "sha256": trace.sha256}
-
-
-def plot_popularity(trace: Trace, stats: Stats, target: Path) -> None:
-    """Write a PNG: how much more often than uniformly each expert of each layer was chosen.
-
-    Raises TraceError where ``target`` cannot be written.
-    """
-    # Imported here: plotting is rare, and its import takes a second.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    chosen = stats.popularity / stats.popularity.sum(axis=1, keepdims=True).clip(min=1) * trace.E
-    figure = Figure(figsize=(min(16, 4 + trace.E / 10), min(12, 2 + trace.L / 6)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    # One very popular expert must not make all the others look alike.
-    top = max(2.0, float(sorted(chosen.ravel())[int(0.99 * (chosen.size - 1))]))
-    image = axes.imshow(chosen, aspect="auto", origin="lower", interpolation="nearest", cmap="magma", vmin=0, vmax=top)
-    axes.set(xlabel="expert", ylabel="layer", title=f"{trace.manifest.model.name}: popularity of experts")
-    figure.colorbar(image, ax=axes, label="times chosen / uniform", extend="max")
-    try:
-        figure.savefig(target, dpi=120, format="png")
-    except OSError as error:
-        raise TraceError(f"{target}: {error.strerror}; allowed: a file that can be written") from None
 
 
 def print_tables(trace: Trace, stats: Stats) -> None:
@@ -115,6 +133,16 @@ def print_tables(trace: Trace, stats: Stats) -> None:
 
 def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _pooled(stats: Stats, share: float) -> str:
+    """Return the quantile over the lookups of all layers."""
+    pooled = Reuse(stats.reuse.counts.sum(axis=0, keepdims=True), stats.reuse.first.sum(keepdims=True))
+    return _number(pooled.quantile(share)[0], 0)
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if value == value else "-"
 
 
 def _mean(values: Array) -> str:

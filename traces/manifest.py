@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from math import isfinite
 from typing import Any, TypeVar
 
 from traces.errors import one_of
 from traces.format import MANIFEST_FILE, MAX_EXPERTS, REQUESTS_FILE, SCHEMA, SIGNALS, STEPS_FILE, refusal
+from traces.strict import load_json
 
 DECODING_MODES = ("greedy", "sampled", "teacher_forced", "unknown")
 RECORDINGS = ("recorded", "synthetic")
@@ -93,10 +93,8 @@ class Manifest:
 def parse_manifest(raw: bytes) -> Manifest:
     """Parse the bytes of ``trace.json``; raises TraceError for anything the format does not know."""
     try:
-        document = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite
-        )
-    except (ValueError, RecursionError) as error:
+        document = load_json(raw)
+    except ValueError as error:
         raise refusal(MANIFEST_FILE, "content", str(error), "JSON with unique keys") from None
     # The version comes first: another version may have other keys.
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or document["schema"] is True:
@@ -226,21 +224,3 @@ def _integers(value: object, field: str, minimum: int, length: int | None = None
     if not isinstance(value, list) or (length is not None and len(value) != length):
         raise refusal(MANIFEST_FILE, field, value, f"a list of {length or ''} integers".replace("  ", " "))
     return tuple(_integer(item, f"{field}[{index}]", minimum) for index, item in enumerate(value))
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = dict(pairs)
-    if len(keys) < len(pairs):
-        raise ValueError(f"a key that occurs twice among {one_of(key for key, _ in pairs)}")
-    return keys
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not isfinite(value):
-        raise ValueError(f"the number {text} is too large")
-    return value
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"the number {name}")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from traces import TraceError, open_trace
 from traces.importers import Options
@@ -121,8 +118,8 @@ def test_a_header_that_claims_more_than_its_bytes(tmp_path: Path) -> None:
 def test_requests_without_end(tmp_path: Path) -> None:
     one = io.BytesIO()
     np.save(one, np.zeros((1, 1, 1), np.uint8))
-    bomb = header_bytes(np.dtype("u1"), (10_000_001,)) + b"\0" * 10_000_001
-    refused(pack(tmp_path, {"experts.npy": one.getvalue(), "req_len.npy": bomb}), "1 to 10000000")
+    bomb = header_bytes(np.dtype("u1"), (1_000_001,)) + b"\0" * 1_000_001
+    refused(pack(tmp_path, {"experts.npy": one.getvalue(), "req_len.npy": bomb}), "1 to 1000000")
 
 
 def test_files_that_are_no_archives(tmp_path: Path) -> None:
@@ -131,23 +128,6 @@ def test_files_that_are_no_archives(tmp_path: Path) -> None:
     source.write_bytes(b"hello")
     refused(source, "readable .npz")
     refused(pack(tmp_path, {"experts.txt": b""}), "member")
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(place=st.floats(0, 1, exclude_max=True), length=st.integers(0, 8), new=st.binary(max_size=8))
-def test_mutated_archives_are_imported_or_refused(tmp_path: Path, place: float, length: int, new: bytes) -> None:
-    raw = write(tmp_path).read_bytes()
-    start = int(place * len(raw))
-    source = tmp_path / "mutated.npz"
-    source.write_bytes(raw[:start] + new + raw[start + length :])
-    target = tmp_path / "mutated"
-    try:
-        import_trace(source, target, Options())
-    except TraceError:
-        assert not target.exists()
-    else:
-        open_trace(target)
-        shutil.rmtree(target)
 
 
 def test_gpt_oss_20b(tmp_path: Path, shared_data: Path) -> None:

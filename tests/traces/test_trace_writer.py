@@ -75,6 +75,7 @@ def test_bad_requests_are_refused_and_leave_nothing(tmp_path: Path, changes: Any
         ((3, 8, 2), {"logits": (3, 8)}, "signal is 'logits'"),
         ((3, 8, 2), {"router_probs": (3, 7)}, r"allowed: \(L=3, E=8\)"),
         ((3, 8, 2), {"hidden": (3, 0)}, "D'>=1"),
+        ((2**13, 8, 2), {"hidden": (2**13, 2**12)}, "at most 16777216 values in a row"),
     ],
 )
 def test_impossible_shapes_are_refused(tmp_path: Path, sizes: Any, signals: Any, message: str) -> None:

@@ -1,19 +1,25 @@
-"""Turn other people's recordings into traces: one module per format, each with ``import_trace``."""
+"""Turn other people's recordings into traces: one module per format, each with an ``Importer``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from traces.errors import UserError
+from traces.words import Parser
 
 
 @dataclass(frozen=True)
 class Options:
-    """What every importer is told. None: not given, the importer's own rule holds."""
+    """What every importer is told. None: not given, the importer's own rule holds.
+
+    ``arrivals``: a log, see traces.importers.arrivals. ``own``: the options that only this importer has.
+    """
 
     split: Fraction | None = None
     seed: int = 0
@@ -21,8 +27,25 @@ class Options:
     model: str | None = None
     source: str | None = None
     licence: str | None = None
+    arrivals: Path | None = None
     n_experts: int | None = None
     meta: Path | None = None
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Importer:
+    """A format that ``python -m traces import NAME SRC DST`` reads.
+
+    ``run(source, target, options)`` writes the trace and returns ``target``; ``help`` is shown as it is;
+    ``keys`` are its own options with their parsers: "n_experts" and "meta" arrive as fields of Options, any
+    other in ``options.own``. Another package adds one by an entry point in the group ``moe_offload.importers``.
+    """
+
+    name: str
+    run: Callable[[Path, Path, Options], Path]
+    help: str
+    keys: Mapping[str, Parser] = field(default_factory=dict)
 
 
 def assign_splits(requests: int, split: Fraction | None, seed: int) -> list[str | None]:

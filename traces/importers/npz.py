@@ -9,34 +9,31 @@ rows); at least one of these three. Without ``req_len`` the archive is one reque
 from __future__ import annotations
 
 import gzip
-import json
 import math
-import re
-import struct
-import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from traces.errors import TraceError, one_of
-from traces.format import DECODE, PREFILL, Array, Request, by_descending_weight, refusal, shown
-from traces.importers import Options, assign_splits
+from traces.errors import one_of
+from traces.format import DECODE, MAX_EXPERTS, PREFILL, Array, Request, by_descending_weight, refusal
+from traces.importers import Importer, Options, assign_splits
+from traces.importers.archive import Archive
+from traces.importers.arrivals import read_arrivals
+from traces.importers.files import bounded_json, check_request_size, open_source, round_experts
 from traces.manifest import Prompts, Recorder
-from traces.npy import Header, read_header
+from traces.npy import Header
+from traces.words import integer
 from traces.writer import TraceWriter
 
 _TOKEN_ARRAYS = {"experts": "ui", "weights": "f", "token_ids": "ui"}
 _REQUEST_ARRAYS = ("req_offset", "req_len", "req_prefill", "req_decode", "req_prompt_tokens_not_traced")
-_MAX_REQUESTS = 10_000_000
-_MAX_META = 2**30
-_MAX_ROWS = 2**22
+_MAX_REQUESTS = 1_000_000
+_MAX_META = 2**25
 _READ = 2**22
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, ValueError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -57,15 +54,17 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     a request is its "dataset" in ``options.meta``, a JSON list (may be gzipped) with one object per request.
     Nothing is unpickled, and no array is read whose header claims more than its bytes. Raises TraceError.
     """
-    with _opened(source) as archive:
-        headers = {name: _header(archive, source, name) for name in _names(archive, source)}
+    with Archive(source) as archive:
+        headers = {name: archive.header(name, _TOKEN_ARRAYS.get(name, "ui")) for name in _names(archive)}
         if "experts" not in headers:
             raise refusal(source.name, "arrays", one_of(headers), "experts among them")
         rows, n_layers, top_k = _check_shapes(source, headers)
-        requests = _read_requests(archive, source, headers, rows)
-        n_experts = options.n_experts or _count_experts(archive, source, headers["experts"])
+        requests = _read_requests(archive, headers, rows)
+        check_request_size(source.name, int((requests.prefill + requests.decode).max()), n_layers, top_k)
+        n_experts = options.n_experts or _count_experts(archive, headers["experts"])
     count = min(len(requests.decode), options.limit or len(requests.decode))
     splits = assign_splits(count, options.split, options.seed)
+    arrivals = read_arrivals(options.arrivals, count)
     sources = _sources(options, len(requests.decode), source.name)
     signals: dict[str, tuple[int, ...]] = {}
     if "weights" in headers:
@@ -76,9 +75,9 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
         out = stack.enter_context(
             TraceWriter(target, n_layers=n_layers, n_experts=n_experts, top_k=top_k, signals=signals)
         )
-        archive = stack.enter_context(_opened(source))
+        archive = stack.enter_context(Archive(source))
         streams = {
-            name: stack.enter_context(closing(_Rows(archive, source, name, headers[name])))
+            name: stack.enter_context(closing(archive.rows(name, headers[name])))
             for name in _TOKEN_ARRAYS
             if name in headers
         }
@@ -94,7 +93,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
                 given["expert_ids"], given["expert_weights"] = ordered
             if "token_ids" in part:
                 given["token_ids"] = part["token_ids"]
-            request = Request(number, prompt, decode + 1, None, splits[number], sources[number])
+            request = Request(number, prompt, decode + 1, arrivals[number], splits[number], sources[number])
             out.add_request(request, steps=steps, **given)
         return out.close(
             name=options.model or source.stem,
@@ -105,45 +104,12 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
         )
 
 
-def _opened(source: Path) -> zipfile.ZipFile:
-    with _reading(source):
-        return zipfile.ZipFile(source)
-
-
-@contextmanager
-def _reading(source: Path) -> Iterator[None]:
-    """Turn what zipfile finds wrong with the bytes, at opening or later, into one line."""
-    try:
-        yield
-    except _BROKEN as error:
-        raise TraceError(f"{source}: {shown(str(error))}; allowed: a readable .npz archive") from None
-
-
-def _names(archive: zipfile.ZipFile, source: Path) -> list[str]:
+def _names(archive: Archive) -> list[str]:
     known = (*_TOKEN_ARRAYS, *_REQUEST_ARRAYS)
-    names = []
-    for info in archive.infolist():
-        name = info.filename.removesuffix(".npy")
-        if name == info.filename or name not in known or name in names:
-            raise refusal(source.name, "member", info.filename, f"once each, NAME.npy of {one_of(known)}")
-        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise refusal(source.name, f"compression of {name}", info.compress_type, "none or deflate, no password")
-        names.append(name)
-    return names
-
-
-def _header(archive: zipfile.ZipFile, source: Path, name: str) -> Header:
-    file = f"{source.name}/{name}.npy"
-    info = archive.getinfo(f"{name}.npy")
-    with _reading(source), archive.open(info) as stream:
-        header = read_header(stream, file)
-    kinds = _TOKEN_ARRAYS.get(name, "ui")
-    if not re.fullmatch(rf"[|<][{kinds}][1248]", header.descr):
-        raise refusal(file, "dtype", header.descr, "integers" if kinds == "ui" else "floats")
-    claimed = header.offset + math.prod(header.shape) * np.dtype(header.descr).itemsize
-    if claimed != info.file_size:
-        raise refusal(file, "size", f"{info.file_size} bytes", f"{claimed} bytes, which its header claims")
-    return header
+    for name in archive.names():
+        if name not in known:
+            raise refusal(archive.source.name, "member", f"{name}.npy", f"NAME.npy of {one_of(known)}")
+    return archive.names()
 
 
 def _check_shapes(source: Path, headers: dict[str, Header]) -> tuple[int, int, int]:
@@ -156,15 +122,15 @@ def _check_shapes(source: Path, headers: dict[str, Header]) -> tuple[int, int, i
     return shape[0], shape[1], shape[2]
 
 
-def _read_requests(archive: zipfile.ZipFile, source: Path, headers: dict[str, Header], rows: int) -> _Requests:
-    given = {}
+def _read_requests(archive: Archive, headers: dict[str, Header], rows: int) -> _Requests:
+    source, given = archive.source, {}
     for name in _REQUEST_ARRAYS:
         if name in headers:
             size = math.prod(headers[name].shape)
             if len(headers[name].shape) != 1 or not 1 <= size <= _MAX_REQUESTS:
                 allowed = f"(requests,), 1 to {_MAX_REQUESTS} of them"
                 raise refusal(f"{source.name}/{name}.npy", "shape", headers[name].shape, allowed)
-            with closing(_Rows(archive, source, name, headers[name])) as stream:
+            with closing(archive.rows(name, headers[name])) as stream:
                 given[name] = stream.read(size).astype(np.int64)
     length = given.get("req_len", np.array([rows]))
 
@@ -177,8 +143,6 @@ def _read_requests(archive: zipfile.ZipFile, source: Path, headers: dict[str, He
         if values.shape != length.shape:
             raise refusal(f"{source.name}/{name}.npy", "shape", values.shape, f"{length.shape}, as in req_len")
         refuse((values < 0) | (values >= 2**31), name, "0 to 2147483647")
-    if length.max() > _MAX_ROWS:
-        raise refusal(source.name, "rows of one request", length.max(), f"at most {_MAX_ROWS}")
     if length.sum() != rows or (length < 1).any():
         raise refusal(f"{source.name}/req_len.npy", "sum", length.sum(), f"{rows} rows, at least 1 per request")
     if "req_offset" in given:
@@ -194,36 +158,13 @@ def _read_requests(archive: zipfile.ZipFile, source: Path, headers: dict[str, He
     return _Requests(prefill, length - prefill, given.get("req_prompt_tokens_not_traced", np.zeros_like(length)))
 
 
-def _count_experts(archive: zipfile.ZipFile, source: Path, header: Header) -> int:
+def _count_experts(archive: Archive, header: Header) -> int:
     largest, left = 0, header.shape[0]
-    with closing(_Rows(archive, source, "experts", header)) as stream:
+    with closing(archive.rows("experts", header)) as stream:
         while left:
             part = stream.read(min(left, max(1, _READ // stream.row_bytes)))
             largest, left = max(largest, int(part.max())), left - len(part)
-    return -(-(largest + 1) // 4) * 4
-
-
-class _Rows:
-    """The rows of one array of the archive, read in order."""
-
-    def __init__(self, archive: zipfile.ZipFile, source: Path, name: str, header: Header) -> None:
-        self._file = f"{source.name}/{name}.npy"
-        self._source = source
-        with _reading(source):
-            self._stream: IO[bytes] = archive.open(f"{name}.npy")
-            self._stream.read(header.offset)
-        self._dtype, self._trailing = np.dtype(header.descr), header.shape[1:]
-        self.row_bytes = math.prod(self._trailing) * self._dtype.itemsize
-
-    def read(self, rows: int) -> Array:
-        with _reading(self._source):
-            raw = self._stream.read(rows * self.row_bytes)
-        if len(raw) != rows * self.row_bytes:
-            raise refusal(self._file, "data", f"{len(raw)} bytes", f"{rows * self.row_bytes} bytes, as claimed")
-        return np.frombuffer(raw, self._dtype).reshape(rows, *self._trailing)
-
-    def close(self) -> None:
-        self._stream.close()
+    return round_experts(largest)
 
 
 def _sources(options: Options, requests: int, default: str) -> list[str]:
@@ -231,9 +172,12 @@ def _sources(options: Options, requests: int, default: str) -> list[str]:
         return [options.source or default] * requests
     name = options.meta.name
     try:
-        with gzip.open(options.meta) if name.endswith(".gz") else options.meta.open("rb") as stream:
-            entries: Any = json.loads(stream.read(_MAX_META))
-    except (OSError, ValueError, EOFError, zlib.error, RecursionError) as error:
+        with open_source(options.meta, "JSON") as file:
+            raw = (gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file).read(_MAX_META + 1)
+        if len(raw) > _MAX_META:
+            raise refusal(name, "size", "larger", f"at most {_MAX_META} bytes")
+        entries: Any = bounded_json(raw, 2**21, 2**22)
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise refusal(name, "content", str(error), "a JSON list, plain or gzipped") from None
     if not isinstance(entries, list) or len(entries) != requests:
         found = len(entries) if isinstance(entries, list) else type(entries).__name__
@@ -242,3 +186,16 @@ def _sources(options: Options, requests: int, default: str) -> list[str]:
         if not isinstance(entry, dict) or not isinstance(entry.get("dataset"), str):
             raise refusal(name, f"dataset of entry {index}", entry, "text")
     return [entry["dataset"] for entry in entries]
+
+
+IMPORTER = Importer(
+    "npz",
+    import_trace,
+    """\
+npz: experts [N, L, K]; optional weights [N, L, K], token_ids [N]; and one number per request in req_len, req_offset,
+  req_prefill, req_decode, req_prompt_tokens_not_traced, of which one of the last three is needed.
+  n_experts=E      experts per layer (default: the largest id + 1, rounded up to a multiple of 4)
+  meta=FILE        JSON list, may be gzipped, with one object per request; its "dataset" becomes the source
+""",
+    {"n_experts": integer("n_experts", 1, MAX_EXPERTS), "meta": Path},
+)

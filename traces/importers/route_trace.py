@@ -18,10 +18,13 @@ import numpy as np
 
 from traces.errors import TraceError
 from traces.format import DECODE, PREFILL, Array, Request, by_descending_weight, shown
-from traces.importers import Options, assign_splits
+from traces.importers import Importer, Options, assign_splits
+from traces.importers.arrivals import read_arrivals
+from traces.importers.files import check_request_size, text_lines
 from traces.manifest import Prompts, Recorder
 from traces.writer import TraceWriter
 
+_MAX_ENTRIES = 2**20
 _COLUMNS = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes"
 _MODEL = re.compile(
     r"# model=(?P<model>.+) arch=(?P<arch>\S+) n_layer=(?P<n_layer>\d{1,5}) n_expert=(?P<n_expert>\d{1,5})"
@@ -59,6 +62,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     head = _read_head(source)
     turns = sum(1 for _ in _turns(source, head, options.limit))
     splits = assign_splits(turns, options.split, options.seed)
+    arrivals = read_arrivals(options.arrivals, turns)
     shape = (head.n_layers, head.top_k)
     with TraceWriter(
         target,
@@ -69,6 +73,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     ) as out:
         for number, turn in enumerate(_turns(source, head, options.limit)):
             prompt, generated = _phases(source, head, turn)
+            check_request_size(source.name, len(turn.tokens), *shape)
             ids, weights = _arrays(turn, prompt + generated, shape, out.absent)
             steps = [(PREFILL, len(prompt), 0)]
             steps += [(DECODE, 1, len(prompt) + index) for index in range(len(generated))]
@@ -76,7 +81,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
                 request=number,
                 prompt_tokens=len(prompt),
                 output_tokens=len(generated) + 1,
-                arrival_s=None,
+                arrival_s=arrivals[number],
                 split=splits[number],
                 source=options.source or source.name,
             )
@@ -96,12 +101,8 @@ def _refusal(source: Path, line: int, field: str, value: object, allowed: str) -
 
 
 def _lines(source: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with source.open("rb") as stream:
-            for number, raw in enumerate(iter(lambda: stream.readline(4096), b""), start=1):
-                yield number, raw.decode("latin-1").rstrip("\r\n")
-    except OSError as error:
-        raise TraceError(f"{source}: {error.strerror}; allowed: a readable route_trace file") from None
+    for line, raw in text_lines(source, "route_trace", 4096):
+        yield line.number, raw.decode("latin-1")
 
 
 def _read_head(source: Path) -> _Head:
@@ -132,7 +133,7 @@ def _read_head(source: Path) -> _Head:
 def _turns(source: Path, head: _Head, limit: int | None) -> Iterator[_Turn]:
     """Yield the turns in the order of the file, one in memory at a time."""
     turn: _Turn | None = None
-    count = 0
+    count = entries = 0
     for number, line in _lines(source):
         if number <= head.lines:
             continue
@@ -148,7 +149,7 @@ def _turns(source: Path, head: _Head, limit: int | None) -> Iterator[_Turn]:
             if count == limit:
                 return
             count += 1
-            turn = _Turn(turn_id, number, {})
+            turn, entries = _Turn(turn_id, number, {}), 0
         for field, value, size in (
             ("layer", layer, head.n_layers),
             ("slot", slot, head.top_k),
@@ -162,6 +163,9 @@ def _turns(source: Path, head: _Head, limit: int | None) -> Iterator[_Turn]:
         if (layer, slot) in slots:
             raise _refusal(source, number, "slot", slot, "once per turn, phase, step and layer")
         slots[layer, slot] = (expert, _weight(source, number, match[7]))
+        entries += 1
+        if entries > _MAX_ENTRIES:
+            raise _refusal(source, number, "rows of one turn", entries, f"at most {_MAX_ENTRIES}")
     if turn is None:
         raise _refusal(source, head.lines + 1, "line", "missing", "at least one row")
     yield turn
@@ -205,3 +209,6 @@ def _arrays(turn: _Turn, tokens: list[tuple[int, int]], shape: tuple[int, int], 
             ids[row, layer, slot], weights[row, layer, slot] = expert, weight
     ids, weights = by_descending_weight(ids, weights)
     return ids, np.maximum(weights, 0)
+
+
+IMPORTER = Importer("route_trace", import_trace, "route_trace: the CSV of BigMoeOnEdge's runtime, version 1.\n")

@@ -1,0 +1,85 @@
+"""Files that are wrong somewhere: what is drawn, how it is applied, and what may become of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from traces import TraceError
+
+SHORT = 100
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", SHORT))
+FUZZ = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+TOKENS = [
+    *(b"-1", b"0", b"1", b"255", b"65534", b"65535", b"1e9", b"1e999", b"0.5", b"null", b"true", b"NaN", b"9" * 30),
+    *(b'"', b",", b"\n", b"\r", b"\x00", b"\xff", b"\xef\xbb\xbf", b"[]", b"{}", b"[", b"}", b"[" * 2000, b"\\ud800"),
+    *(b'"layer"', b'"ids"', b'"weights"', b'"phase"', b'"shape"', b"PK", b"\x93NUMPY"),
+]
+EDIT = st.tuples(
+    st.sampled_from(
+        ["replace", "replace", "number", "number", "number", "line twice", "line gone", "lines swapped", "cut"]
+    ),
+    st.floats(0, 1, exclude_max=True),
+    st.integers(0, 12),
+    st.one_of(st.binary(max_size=8), st.sampled_from(TOKENS)),
+)
+EDITS = st.lists(EDIT, min_size=1, max_size=3)
+Edit = tuple[str, float, int, bytes]
+
+running = ""
+outcomes: dict[str, Counter[str]] = defaultdict(Counter)
+slowest: dict[str, float] = defaultdict(float)
+
+
+def mutated(raw: bytes, edits: list[Edit]) -> bytes:
+    """Apply the edits, one after the other."""
+    for kind, place, length, new in edits:
+        start = int(place * len(raw))
+        lines = raw.splitlines(keepends=True)
+        index = int(place * len(lines))
+        if kind == "cut":
+            raw = raw[:start]
+        elif kind == "replace" or not lines:
+            raw = raw[:start] + new + raw[start + length :]
+        elif kind == "number":
+            # The next number of the text, so that structure stays and content changes.
+            digits = next((i for i in range(start, len(raw)) if raw[i : i + 1].isdigit()), len(raw))
+            raw = raw[:digits] + str(length).encode() + raw[digits + 1 :]
+        else:
+            other = (index + length) % len(lines)
+            if kind == "line twice":
+                lines.insert(other, lines[index])
+            elif kind == "line gone":
+                del lines[index]
+            else:
+                lines[index], lines[other] = lines[other], lines[index]
+            raw = b"".join(lines)
+    return raw
+
+
+def accepted_or_refused(attempt: Callable[[], object]) -> bool:
+    """Run ``attempt``: it returns, or refuses with one short line. Says whether it returned."""
+    start = time.perf_counter()
+    outcome = "accepted"
+    try:
+        attempt()
+    except TraceError as error:
+        outcome = "refused"
+        text = str(error)
+        assert "\n" not in text
+        assert len(text) < 1500
+        text.encode()
+    slowest[running] = max(slowest[running], time.perf_counter() - start)
+    assert slowest[running] < 20, "a hang"
+    outcomes[running][outcome] += 1
+    return outcome == "accepted"

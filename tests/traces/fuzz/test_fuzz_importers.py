@@ -1,0 +1,140 @@
+"""Mutated sources are imported, and then open, or refused in one line; what is imported is what the file says."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from mutate import EDITS, FUZZ, Edit, accepted_or_refused, mutated
+
+from traces import Trace, open_trace
+from traces.importers import Options
+from traces.importers.arrivals import read_arrivals
+from traces.importers.registry import find
+
+RNG = np.random.default_rng(0)
+IDS = np.argsort(RNG.random((6, 2, 10)), axis=-1)[..., :3].astype(np.uint8)
+WEIGHTS = RNG.random((6, 2, 3)).astype(np.float16)
+
+
+def npz(compressed: bool) -> bytes:
+    stream = io.BytesIO()
+    save = np.savez_compressed if compressed else np.savez
+    requests = {"req_len": np.array([4, 2]), "req_prefill": np.array([3, 0])}
+    save(stream, experts=IDS, weights=WEIGHTS, token_ids=np.arange(6), **requests)
+    return stream.getvalue()
+
+
+def routed_npz() -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, IDS, IDS, prompt_tokens=np.array([4, 6]))
+    return stream.getvalue()
+
+
+def jsonl(weights: bool) -> bytes:
+    rows = [{"model": "m", "n_experts": 12}]
+    for request in range(2):
+        for token in range(3):
+            for layer in range(2):
+                row = {
+                    "request": request,
+                    "phase": "decode" if token > 1 else "prefill",
+                    "token": token,
+                    "layer": layer,
+                }
+                row |= {"ids": IDS[token, layer].tolist(), "token_id": token}
+                rows.append(row | {"weights": WEIGHTS[token, layer].tolist()} if weights else row)
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def responses() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, IDS)
+    bare = base64.b64encode(IDS.astype("<i4").tobytes()).decode()
+    rows = [
+        {"prompt_tokens": 4, "completion_tokens": 3, "routed_experts": IDS.tolist()},
+        {"usage": {"prompt_tokens": 4}, "choices": [{"routed_experts": base64.b64encode(stream.getvalue()).decode()}]},
+        {"meta_info": {"prompt_tokens": 4, "completion_tokens": 3, "routed_experts": bare}},
+    ]
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def route_trace() -> bytes:
+    lines = ["# route_trace v1", "# model=m.gguf arch=x n_layer=2 n_expert=8 n_expert_used=2"]
+    lines += [f"# layer={layer} expert_bytes=100 dense_bytes=5" for layer in range(2)]
+    lines += ["turn,phase,step,layer,slot,expert,weight,residency,expert_bytes"]
+    for turn in range(2):
+        for phase, step in ((0, 0), (0, 1), (1, 2), (1, 3)):
+            for layer in range(2):
+                lines += [f"{turn},{phase},{step},{layer},{slot},{step + slot},0.{9 - slot},0,100" for slot in range(2)]
+    return "\n".join(lines).encode() + b"\n"
+
+
+SOURCES = {
+    "npz, deflated": ("npz", npz(compressed=True)),
+    "npz, stored": ("npz", npz(compressed=False)),
+    "jsonl": ("jsonl", jsonl(weights=False)),
+    "jsonl, weights": ("jsonl", jsonl(weights=True)),
+    "routed_experts, responses": ("routed_experts", responses()),
+    "routed_experts, npz": ("routed_experts", routed_npz()),
+    "route_trace": ("route_trace", route_trace()),
+}
+OPTIONS = Options(split=Fraction(1, 2), own={"n_layers": 2, "top_k": 3})
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@FUZZ
+@given(edits=EDITS)
+def test_sources(tmp_path: Path, name: str, edits: list[Edit]) -> None:
+    kind, raw = SOURCES[name]
+    source, target = tmp_path / "source", tmp_path / "trace"
+    source.write_bytes(mutated(raw, edits))
+    if accepted_or_refused(lambda: find(kind).run(source, target, OPTIONS)):
+        trace = open_trace(target)
+        if kind == "jsonl":
+            assert says(source) == chosen(trace)
+        shutil.rmtree(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def says(source: Path) -> list[list[frozenset[int]]]:
+    """What the lines say, read without care: per token the sets of experts by layer. A bare CR ends no line."""
+    rows = [json.loads(line) for line in source.read_bytes().split(b"\n") if line]
+    sizes = rows[0] if "ids" not in rows[0] else {}
+    rows = [row for row in rows if "ids" in row]
+    n_layers = sizes.get("n_layers", 1 + max(row["layer"] for row in rows))
+    tokens: dict[tuple[int, int], list[frozenset[int]]] = {}
+    for row in rows:
+        layers = tokens.setdefault((row.get("request", 0), row["token"]), [frozenset()] * n_layers)
+        layers[row["layer"]] = frozenset(row["ids"])
+    return list(tokens.values())
+
+
+def chosen(trace: Trace) -> list[list[frozenset[int]]]:
+    return [[frozenset(ids.tolist()) - {trace.absent} for ids in layers] for layers in trace.expert_ids]
+
+
+LOGS = {
+    "azure": b"TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
+    b"2023-11-16 18:17:03.9799600,4808,10\r\n2023-11-16 18:17:04.0319600,3180,8\r\n2023-11-16 18:17:04.1,1,2\r\n",
+    "mooncake": b'{"timestamp": 0, "input_length": 9, "output_length": 5, "hash_ids": [0, 1]}\n' * 3,
+}
+
+
+@pytest.mark.parametrize("name", LOGS)
+@FUZZ
+@given(edits=EDITS)
+def test_arrivals(tmp_path: Path, name: str, edits: list[Edit]) -> None:
+    source = tmp_path / "log"
+    source.write_bytes(mutated(LOGS[name], edits))
+    if accepted_or_refused(lambda: read_arrivals(source, 3)):
+        times = read_arrivals(source, 3)
+        assert times[0] == 0
+        assert times == sorted(times)

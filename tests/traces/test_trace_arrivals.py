@@ -1,0 +1,115 @@
+"""Logs of arrivals become the arrivals of the requests, in seconds since the first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from traces import TraceError, open_trace
+from traces.cli import main
+from traces.importers.arrivals import read_arrivals
+
+AZURE = [
+    "TIMESTAMP,ContextTokens,GeneratedTokens",
+    "2023-11-16 23:59:59.9799600,4808,10",
+    "2023-11-17 00:00:00.0319600,3180,8",
+    "2023-11-17 00:00:01,0,0",
+]
+MOONCAKE = [{"timestamp": time, "input_length": 9, "output_length": 9, "hash_ids": [0, 1]} for time in (5, 5, 3007)]
+
+
+def log(folder: Path, lines: list[str], end: str = "\n") -> Path:
+    source = folder / "log"
+    source.write_bytes(end.join(lines).encode())
+    return source
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_azure(tmp_path: Path, end: str) -> None:
+    assert read_arrivals(log(tmp_path, AZURE, end), 3) == [0, 0.052, 1.02004]
+    zoned = [AZURE[0], "2024-05-10 00:00:00.009930+00:00,2162,5", "2024-05-10 00:00:00.017335+00:00,2399,6"]
+    assert read_arrivals(log(tmp_path, zoned, end), 2) == [0, 0.007405]
+
+
+def test_mooncake(tmp_path: Path) -> None:
+    source = log(tmp_path, [json.dumps(node) for node in MOONCAKE])
+    assert read_arrivals(source, 3) == [0, 0, 3.002]
+    assert read_arrivals(source, 2) == [0, 0]
+    assert read_arrivals(None, 2) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "line 1, content is b''"),
+        (["time,tokens"], "line 1, content is b'time,tokens'; allowed: TIMESTAMP"),
+        (["\ufeff" + AZURE[0], *AZURE[1:]], "line 1, content"),
+        (AZURE[:3], "number of arrivals is 2; allowed: at least 3"),
+        ([AZURE[0], AZURE[2], AZURE[1], AZURE[3]], "line 3, time is '0.052 s before the line above'"),
+        ([*AZURE[:3], "2023-11-17 00:00:61,1,1"], "line 4, content"),
+        ([*AZURE[:3], "2023-02-30 00:00:01,1,1"], "line 4, content"),
+        ([*AZURE[:3], "2023-11-17 00:00:01,1,-1"], "line 4, content"),
+        ([*AZURE[:3], "2023-11-17 00:00:01,1,1" + "0" * 300], "line 4, length"),
+        ([*AZURE[:3], "2023-11-17 00:00:01\0,1,1"], "line 4, content"),
+        (['{"timestamp": -1}'], "line 1, timestamp is -1"),
+        (['{"timestamp": 1.5}'], "line 1, timestamp is 1.5"),
+        (['{"timestamp": 1' + "0" * 40 + "}"], "line 1, timestamp is 1000"),
+        (['{"timestamp": 1, "arrival": 2}'], "line 1, keys"),
+        (['{"timestamp": 2}', '{"timestamp": 1}'], "line 2, time"),
+        (['{"timestamp": ' + "[" * 10**5], "line 1, content is 'nested too deeply'"),
+    ],
+)
+def test_bad_logs_name_the_line(tmp_path: Path, lines: list[str], message: str) -> None:
+    with pytest.raises(TraceError, match=message) as caught:
+        read_arrivals(log(tmp_path, lines), 3)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_importer_takes_arrivals(tmp_path: Path) -> None:
+    source = log(tmp_path, AZURE)
+    rows = [{"request": r, "token": 0, "layer": 0, "ids": [r]} for r in range(3)]
+    (tmp_path / "jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    response = json.dumps({"prompt_tokens": 1, "routed_experts": [[[0, 1]]]}) + "\n"
+    (tmp_path / "routed_experts").write_text(response * 3)
+    ids = np.zeros((3, 1, 1), np.uint8)
+    np.savez(tmp_path / "npz.npz", experts=ids, req_len=[1] * 3, req_prefill=[1] * 3)
+    (tmp_path / "npz.npz").rename(tmp_path / "npz")
+    head = "# route_trace v1\n# model=m arch=x n_layer=1 n_expert=2 n_expert_used=1\n"
+    head += "# layer=0 expert_bytes=9 dense_bytes=5\n"
+    head += "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes\n"
+    (tmp_path / "route_trace").write_text(head + "".join(f"{turn},0,0,0,0,1,0.5,0,9\n" for turn in range(3)))
+    for kind in ("jsonl", "routed_experts", "npz", "route_trace"):
+        target = tmp_path / f"{kind}.trace"
+        assert main(["import", kind, str(tmp_path / kind), str(target), f"arrivals={source}"]) == 0
+        assert [request.arrival_s for request in open_trace(target).requests] == [0, 0.052, 1.02004]
+
+
+def test_a_trace_gets_arrivals_and_nothing_else_changes(tiny: Path, tmp_path: Path) -> None:
+    target = tmp_path / "timed"
+    assert main(["arrivals", str(log(tmp_path, AZURE)), str(tiny), str(target)]) == 0
+    trace, before = open_trace(target), open_trace(tiny)
+    assert [request.arrival_s for request in trace.requests] == [0, 0.052, 1.02004]
+    for path in tiny.glob("*.npy"):
+        assert (target / path.name).read_bytes() == path.read_bytes()
+    assert (trace.manifest.model, trace.manifest.decoding) == (before.manifest.model, before.manifest.decoding)
+    assert main(["arrivals", str(log(tmp_path, AZURE[:3])), str(tiny), str(tmp_path / "other")]) == 2
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "requests", "last"),
+    [
+        ("AzureLLMInferenceTrace_conv.csv", 19366, 3501.721937),
+        ("AzureLLMInferenceTrace_code.csv", 8819, 3435.948056),
+        ("mooncake_conversation_trace.jsonl", 12031, 3536.999),
+    ],
+)
+def test_the_published_logs(shared_data: Path, name: str, requests: int, last: float) -> None:
+    times = read_arrivals(shared_data / "workloads" / name, requests)
+    assert times[0] == 0
+    assert times[-1] == last
+    with pytest.raises(TraceError, match=f"number of arrivals is {requests}"):
+        read_arrivals(shared_data / "workloads" / name, requests + 1)

@@ -1,0 +1,126 @@
+"""Arrays of a ``.npz`` archive, read as streams: never unpickled, never trusted for a size."""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, BinaryIO
+
+import numpy as np
+
+from traces.errors import TraceError
+from traces.format import Array, refusal, shown
+from traces.importers.files import open_source
+from traces.npy import Header, read_header
+
+_MAX_DIRECTORY = 2**24
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, ValueError, NotImplementedError)
+
+
+class _Bounded:
+    """A file whose reads are bounded until ``limit`` is lifted: zipfile takes the list of members in one."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.limit: int | None = _MAX_DIRECTORY
+        self.seek, self.tell, self.close = stream.seek, stream.tell, stream.close
+
+    def read(self, size: int = -1) -> bytes:
+        if self.limit is not None and size > self.limit:
+            raise zipfile.BadZipFile(f"a list of members of {size} bytes")
+        return self._stream.read(size)
+
+    def seekable(self) -> bool:
+        return True
+
+
+class Archive:
+    """An open archive and the headers of its arrays, in the order of its members."""
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        self._file = _Bounded(open_source(source, ".npz"))
+        self.headers: dict[str, Header] = {}
+        try:
+            with reading(source):
+                self._zip = zipfile.ZipFile(self._file)
+            self._file.limit = None
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+        self._file.close()
+
+    def names(self) -> list[str]:
+        """Return the names of the arrays, each once; refuses what is no plain array."""
+        names: dict[str, None] = {}
+        for info in self._zip.infolist():
+            name = info.filename.removesuffix(".npy")
+            if name == info.filename or name in names or not name.isprintable() or not name:
+                raise refusal(self.source.name, "member", info.filename, "names that end in .npy, once each")
+            if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                allowed = "none or deflate, no password"
+                raise refusal(self.source.name, f"compression of {name}", info.compress_type, allowed)
+            names[name] = None
+        return list(names)
+
+    def header(self, name: str, kinds: str) -> Header:
+        """Read the header of an array of one of ``kinds`` ("ui", "f"), if it claims the bytes that are there."""
+        file = f"{self.source.name}/{name}.npy"
+        info = self._zip.getinfo(f"{name}.npy")
+        with reading(self.source), self._zip.open(info) as stream:
+            header = read_header(stream, file)
+        if not re.fullmatch(rf"[|<][{kinds}][1248]", header.descr):
+            raise refusal(file, "dtype", header.descr, "floats" if kinds == "f" else "integers")
+        claimed = header.offset + math.prod(header.shape) * np.dtype(header.descr).itemsize
+        if claimed != info.file_size:
+            raise refusal(file, "size", f"{info.file_size} bytes", f"{claimed} bytes, which its header claims")
+        return header
+
+    def rows(self, name: str, header: Header) -> Rows:
+        """Open an array for reading in order."""
+        with reading(self.source):
+            return Rows(self._zip.open(f"{name}.npy"), self.source, name, header)
+
+
+class Rows:
+    """The rows of one array of an archive, read in order."""
+
+    def __init__(self, stream: IO[bytes], source: Path, name: str, header: Header) -> None:
+        self._file, self._source, self._stream = f"{source.name}/{name}.npy", source, stream
+        with reading(source):
+            self._stream.read(header.offset)
+        self._dtype, self._trailing = np.dtype(header.descr), header.shape[1:]
+        self.row_bytes = math.prod(self._trailing) * self._dtype.itemsize
+
+    def read(self, rows: int) -> Array:
+        """Return the next rows; the caller bounds their number."""
+        with reading(self._source):
+            raw = self._stream.read(rows * self.row_bytes)
+        if len(raw) != rows * self.row_bytes:
+            raise refusal(self._file, "data", f"{len(raw)} bytes", f"{rows * self.row_bytes} bytes, as claimed")
+        return np.frombuffer(raw, self._dtype).reshape(rows, *self._trailing)
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._stream.close()
+
+
+@contextmanager
+def reading(source: Path) -> Iterator[None]:
+    """Turn what zipfile finds wrong with the bytes, at opening or later, into one line."""
+    try:
+        yield
+    except _BROKEN as error:
+        raise TraceError(f"{source}: {shown(str(error))}; allowed: a readable .npz archive") from None

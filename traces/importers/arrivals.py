@@ -1,0 +1,106 @@
+"""When requests arrive: logs of Azure's LLM inference traces (CSV) and of Mooncake (JSON Lines).
+
+Azure: ``TIMESTAMP,ContextTokens,GeneratedTokens`` with ``2023-11-16 18:17:03.9799600`` (the traces of 2024 add
+``+00:00``). Mooncake: objects with ``timestamp`` in milliseconds, ``input_length``, ``output_length``, ``hash_ids``.
+Only the times are taken, and only as many as there are requests: the lengths are those of the log's own requests.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+from traces.errors import TraceError
+from traces.format import SIGNALS
+from traces.importers.files import Line, json_lines, text_lines
+from traces.reader import open_trace
+from traces.writer import TraceWriter
+
+_AZURE_HEAD = b"TIMESTAMP,ContextTokens,GeneratedTokens"
+_AZURE = re.compile(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:\+00:00)?,(0|[1-9]\d{0,8}),(0|[1-9]\d{0,8})")
+_MOONCAKE = {"timestamp", "input_length", "output_length", "hash_ids"}
+_NS = 10**9
+
+
+def read_arrivals(source: Path | None, requests: int) -> list[float | None]:
+    """Return the arrival of each request in seconds since the first; None for each where there is no log.
+
+    Raises TraceError for a log that has fewer lines, goes back in time, or is of neither format.
+    """
+    if source is None:
+        return [None] * requests
+    times: list[int] = []
+    for line, time in islice(_times(source), requests):
+        if times and time < times[-1]:
+            raise line.refuse("time", f"{(times[-1] - time) / _NS} s before the line above", "ascending times")
+        times.append(time)
+    if len(times) < requests:
+        raise TraceError(f"{source.name}: number of arrivals is {len(times)}; allowed: at least {requests} requests")
+    return [(time - times[0]) / _NS for time in times]
+
+
+def add_arrivals(log: Path, source: Path, target: Path) -> Path:
+    """Copy the trace in folder ``source`` to the new folder ``target``, with the arrivals of ``log``."""
+    trace = open_trace(source)
+    times = read_arrivals(log, len(trace.requests))
+    arrays = {name: getattr(trace, name) for name in SIGNALS if trace.has(name)}
+    signals = {name: array.shape[1:] for name, array in arrays.items() if name != "expert_ids"}
+    with TraceWriter(target, n_layers=trace.L, n_experts=trace.E, top_k=trace.K, signals=signals) as out:
+        for request, time in zip(trace.requests, times, strict=True):
+            steps = trace.steps[trace.steps_of(request.request)]
+            rows = slice(steps["first_row"][0], steps["first_row"][-1] + steps["rows"][-1])
+            out.add_request(
+                replace(request, arrival_s=time),
+                steps=steps[["phase", "rows", "context"]].tolist(),
+                **{name: array[rows] for name, array in arrays.items()},
+            )
+        manifest, model = trace.manifest, trace.manifest.model
+        return out.close(
+            name=model.name,
+            recorder=manifest.recorder,
+            decoding=manifest.decoding,
+            recording=manifest.recording,
+            prompts=manifest.prompts,
+            revision=model.revision,
+            expert_bytes=model.expert_bytes,
+            shapes=model.shapes,
+            dtype=model.dtype,
+            scoring=model.scoring,
+            priced_as=manifest.priced_as,
+        )
+
+
+def _times(source: Path) -> Iterator[tuple[Line, int]]:
+    """Yield the lines with their times in nanoseconds."""
+    first = next(text_lines(source, "arrival log", 2**20), None)
+    if first is not None and first[1] == _AZURE_HEAD:
+        yield from _azure(source)
+    elif first is not None and first[1].startswith(b"{"):
+        yield from _mooncake(source)
+    else:
+        found = b"" if first is None else first[1][:80]
+        allowed = f"{_AZURE_HEAD.decode()}, or a JSON object with timestamp"
+        raise Line(source.name, 1).refuse("content", found, allowed)
+
+
+def _azure(source: Path) -> Iterator[tuple[Line, int]]:
+    for line, raw in islice(text_lines(source, "arrival log", 200), 1, None):
+        match = _AZURE.fullmatch(raw)
+        try:
+            seconds = datetime.fromisoformat(match[1].decode()).replace(tzinfo=UTC) if match else None
+        except ValueError:
+            seconds = None
+        if match is None or seconds is None:
+            raise line.refuse("content", raw, "YYYY-MM-DD HH:MM:SS.FRACTION,ContextTokens,GeneratedTokens")
+        yield line, int(seconds.timestamp()) * _NS + int((match[2] or b"").ljust(9, b"0"))
+
+
+def _mooncake(source: Path) -> Iterator[tuple[Line, int]]:
+    for line, node in json_lines(source):
+        if not {"timestamp"} <= set(node) <= _MOONCAKE:
+            raise line.refuse("keys", ", ".join(node), f"timestamp and others of {', '.join(sorted(_MOONCAKE))}")
+        yield line, line.integer("timestamp", node["timestamp"], 0, 10**14) * 10**6

@@ -1,0 +1,228 @@
+"""Import JSON Lines with one object per token and layer, in the order in which a recorder sees them.
+
+    {"request": 0, "phase": "decode", "token": 17, "layer": 3, "ids": [9, 4], "weights": [0.7, 0.3], "token_id": 42}
+
+``token`` is the position in the request (0: the first token of the prompt) and goes up by one; ``layer`` ascends
+within a token. A layer that is left out did not see the token, a list of fewer ids is a smaller k: both become
+absent entries. ``ids`` go by descending weight, and are sorted so where ``weights`` are given. A request that starts
+at a later position has earlier tokens in its KV cache. Optional, on every line or on none: ``request`` (ascending;
+without it there is one), ``weights``, ``token_id``, and within a request ``phase``: without it every token is taken
+as a decode step of its own, and the manifest says so. All prefill tokens of a request are one pass.
+
+The first line may be a header instead, with any of ``model``, ``n_layers``, ``n_experts``, ``top_k`` and
+``expert_bytes`` (a list, one per layer); what it does not say is taken from the lines.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from traces.errors import one_of
+from traces.format import DECODE, MAX_EXPERTS, PREFILL, Array, Request, by_descending_weight
+from traces.importers import Importer, Options, assign_splits
+from traces.importers.arrivals import read_arrivals
+from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size, json_lines, round_experts
+from traces.manifest import Prompts, Recorder
+from traces.words import integer
+from traces.writer import TraceWriter
+
+_HEAD = ("model", "n_layers", "n_experts", "top_k", "expert_bytes")
+_NEEDED, _MORE = ("token", "layer", "ids"), ("request", "phase", "weights", "token_id")
+_PHASES = {"prefill": PREFILL, "decode": DECODE}
+_MAX_INT = 2**31 - 1
+
+
+@dataclass
+class _Head:
+    """The sizes, as far as they are known: from the header, then from the lines."""
+
+    model: str | None = None
+    n_layers: int = 0
+    n_experts: int = 0
+    top_k: int = 0
+    expert_bytes: list[int] | None = None
+
+
+@dataclass
+class _Request:
+    """One request: per token its phase and id, per line its place and its ids, flat."""
+
+    number: int
+    first: Line
+    start: int
+    keys: frozenset[str]
+    phases: array[int] = field(default_factory=lambda: array("b"))
+    token_ids: array[int] = field(default_factory=lambda: array("i"))
+    places: array[int] = field(default_factory=lambda: array("i"))
+    """Row, layer and number of ids of each line."""
+    ids: array[int] = field(default_factory=lambda: array("H"))
+    weights: array[float] = field(default_factory=lambda: array("d"))
+
+
+def import_trace(source: Path, target: Path, options: Options) -> Path:
+    """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
+
+    E is ``options.n_experts``, else the header's, else the largest id plus one, rounded up to a multiple of 4.
+    ``output_tokens`` is one more than the decode passes. The file is read twice, memory is bounded by the longest
+    request. Raises TraceError with file, line and field.
+    """
+    head = _read_head(source)
+    n_experts, count, phased = options.n_experts or head.n_experts, 0, True
+    most = n_experts or MAX_EXPERTS
+    keys: frozenset[str] = frozenset()
+    layers, largest, widest = 0, 0, 0
+    for request in _requests(source, most, options.limit):
+        count, keys, phased = count + 1, request.keys, phased and "phase" in request.keys
+        places = np.frombuffer(request.places, np.int32).reshape(-1, 3)
+        layers, widest = max(layers, int(places[:, 1].max()) + 1), max(widest, int(places[:, 2].max()))
+        largest = max(largest, max(request.ids))
+        check_request_size(source.name, len(request.phases), head.n_layers or layers, head.top_k or widest)
+    shape = (head.n_layers or layers, head.top_k or widest)
+    for name, found, limit in (("layer", layers - 1, shape[0] - 1), ("number of ids", widest, shape[1])):
+        if found > limit:
+            raise Line(source.name, 1).refuse(name, found, f"at most {limit}, as the header says")
+    if head.expert_bytes is not None and len(head.expert_bytes) != shape[0]:
+        raise Line(source.name, 1).refuse("length of expert_bytes", len(head.expert_bytes), f"{shape[0]}, the layers")
+    splits = assign_splits(count, options.split, options.seed)
+    arrivals = read_arrivals(options.arrivals, count)
+    signals: dict[str, tuple[int, ...]] = {"expert_weights": shape} if "weights" in keys else {}
+    if "token_id" in keys:
+        signals["token_ids"] = ()
+    n_experts = n_experts or round_experts(largest)
+    with TraceWriter(target, n_layers=shape[0], n_experts=n_experts, top_k=shape[1], signals=signals) as out:
+        for number, request in enumerate(_requests(source, most, options.limit)):
+            prompt = request.start + request.phases.count(PREFILL)
+            decode = request.phases.count(DECODE)
+            steps = [(PREFILL, prompt - request.start, request.start)] if prompt > request.start else []
+            steps += [(DECODE, 1, prompt + index) for index in range(decode)]
+            label = Request(number, prompt, decode + 1, arrivals[number], splits[number], options.source or source.name)
+            out.add_request(label, steps=steps, **_arrays(request, shape, out.absent))
+        return out.close(
+            name=options.model or head.model or source.stem,
+            recorder=Recorder("jsonl", None, None),
+            decoding={"mode": "unknown"} if phased else {"mode": "unknown", "phases": "not recorded: all decode"},
+            recording="recorded",
+            prompts=Prompts(options.source, options.licence),
+            expert_bytes=head.expert_bytes,
+        )
+
+
+def _read_head(source: Path) -> _Head:
+    nothing: tuple[Line, dict[str, Any]] = (Line(source.name, 1), {})
+    line, node = next(json_lines(source), nothing)
+    if not node:
+        raise line.refuse("content", "nothing", "a header or a line with token, layer and ids")
+    if set(node) & {*_NEEDED, *_MORE}:
+        return _Head()
+    if not set(node) <= set(_HEAD):
+        raise line.refuse("keys", one_of(node), f"a header with some of {one_of(_HEAD)}")
+    model = node.get("model")
+    if model is not None and not (isinstance(model, str) and model.isprintable() and model):
+        raise line.refuse("model", model, "printable text")
+    sizes = {key: line.integer(key, node[key], 1, MAX_EXPERTS) for key in _HEAD[1:4] if key in node}
+    head = _Head(model, sizes.get("n_layers", 0), sizes.get("n_experts", 0), sizes.get("top_k", 0))
+    if "expert_bytes" in node:
+        head.expert_bytes = line.items("expert_bytes", node["expert_bytes"], MAX_EXPERTS)
+        for index, size in enumerate(head.expert_bytes):
+            line.integer(f"expert_bytes[{index}]", size, 1, 2**62)
+    return head
+
+
+def _requests(source: Path, n_experts: int, limit: int | None) -> Iterator[_Request]:
+    """Yield the requests, one in memory at a time."""
+    request: _Request | None = None
+    count, layer = 0, -1
+    line, always = Line(source.name, 1), None
+    for line, node in json_lines(source):
+        if line.number == 1 and not set(node) & {*_NEEDED, *_MORE}:
+            continue
+        if not set(_NEEDED) <= set(node) <= {*_NEEDED, *_MORE}:
+            raise line.refuse("keys", one_of(node), f"{one_of(_NEEDED)}, and some of {one_of(_MORE)}")
+        keys = frozenset(node) & set(_MORE)
+        always = keys - {"phase"} if always is None else always
+        number = line.integer("request", node.get("request", 0), 0, _MAX_INT)
+        if request is None or number != request.number:
+            if request is not None:
+                yield request
+                if number < request.number:
+                    raise line.refuse("request", number, f"above {request.number}, the one before")
+            if count == limit:
+                return
+            count, layer = count + 1, -1
+            request = _Request(number, line, line.integer("token", node["token"], 0, _MAX_INT - 2**24), keys)
+        if keys != request.keys or keys - {"phase"} != always:
+            raise line.refuse("keys", one_of(node), f"those of line {request.first.number}, and of the file")
+        layer = _add(line, node, request, layer, n_experts)
+    if request is None:
+        raise line.refuse("content", "no routing", "lines with token, layer and ids")
+    yield request
+
+
+def _add(line: Line, node: dict[str, Any], request: _Request, before: int, n_experts: int) -> int:
+    """Append one line to its request; ``before``: the layer of the line above. Returns its own."""
+    last = request.start + len(request.phases) - 1
+    token = line.integer("token", node["token"], 0, _MAX_INT)
+    layer = line.integer("layer", node["layer"], 0, MAX_EXPERTS - 1)
+    phase = node.get("phase", "decode")
+    if not isinstance(phase, str) or phase not in _PHASES:
+        raise line.refuse("phase", phase, one_of(_PHASES))
+    token_id = line.integer("token_id", node.get("token_id", 0), 0, _MAX_INT)
+    if token == last and request.phases:
+        if layer <= before:
+            raise line.refuse("layer", layer, f"above {before}: layers ascend within a token")
+        if (_PHASES[phase], token_id) != (request.phases[-1], request.token_ids[-1]):
+            raise line.refuse("phase or token_id", f"{phase}, {token_id}", "the same on all lines of a token")
+    elif token != last + 1:
+        raise line.refuse("token", token, f"{last + 1}: tokens ascend by one within a request")
+    else:
+        if _PHASES[phase] == PREFILL and request.phases and request.phases[-1] == DECODE:
+            raise line.refuse("phase", phase, "decode: it is never followed by prefill")
+        request.phases.append(_PHASES[phase])
+        request.token_ids.append(token_id)
+    ids = line.ids("ids", node["ids"], n_experts)
+    if len(request.ids) + len(ids) > MAX_REQUEST_IDS:
+        raise line.refuse("ids of one request", "more", f"at most {MAX_REQUEST_IDS}")
+    request.places.extend((len(request.phases) - 1, layer, len(ids)))
+    request.ids.extend(ids)
+    if "weights" in node:
+        request.weights.extend(line.weights("weights", node["weights"], len(ids)))
+    return layer
+
+
+def _arrays(request: _Request, shape: tuple[int, int], absent: int) -> dict[str, Array]:
+    rows, layers, sizes = np.frombuffer(request.places, np.int32).reshape(-1, 3).T
+    slots = np.arange(len(request.ids)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    place = (np.repeat(rows, sizes), np.repeat(layers, sizes), slots)
+    ids = np.full((len(request.phases), *shape), absent, np.uint16)
+    ids[place] = np.frombuffer(request.ids, np.uint16)
+    arrays: dict[str, Array] = {"expert_ids": ids}
+    if "weights" in request.keys:
+        # Absent entries stand last already, and stay there among equal weights.
+        weights = np.zeros(ids.shape, np.float32)
+        weights[place] = np.frombuffer(request.weights, np.float64)
+        ids, weights = by_descending_weight(ids, weights)
+        arrays = {"expert_ids": ids, "expert_weights": weights}
+    if "token_id" in request.keys:
+        arrays["token_ids"] = np.frombuffer(request.token_ids, np.int32)
+    return arrays
+
+
+IMPORTER = Importer(
+    "jsonl",
+    import_trace,
+    """\
+jsonl: one JSON object per line, token and layer, tokens and layers ascending:
+  {"request": 0, "phase": "decode", "token": 17, "layer": 3, "ids": [9, 4], "weights": [0.7, 0.3], "token_id": 42}
+  request, phase (prefill, decode), weights and token_id are optional; without phase every token is a decode step.
+  A layer left out, or fewer ids, become absent entries. The first line may be a header with model, n_layers,
+  n_experts, top_k, expert_bytes.
+  n_experts=E      experts per layer (default: the header's, else the largest id + 1, rounded up to a multiple of 4)
+""",
+    {"n_experts": integer("n_experts", 1, MAX_EXPERTS)},
+)

@@ -1,0 +1,35 @@
+"""Which importers there are: those of this package, and those behind the entry points of other packages."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+
+from traces.errors import UserError, one_of
+from traces.format import shown
+from traces.importers import Importer, jsonl, npz, route_trace, routed_experts
+
+GROUP = "moe_offload.importers"
+OURS = (route_trace.IMPORTER, npz.IMPORTER, jsonl.IMPORTER, routed_experts.IMPORTER)
+
+
+@cache
+def importers() -> dict[str, Importer]:
+    """Return all importers by name, ours first. UserError for a name that two of them have."""
+    found = {importer.name: importer for importer in OURS}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+        where = f"{GROUP}: {point.name}={point.value}"
+        importer = point.load()
+        if not isinstance(importer, Importer):
+            raise UserError(f"{where}: allowed: an instance of traces.importers.Importer")
+        if importer.name in found:
+            raise UserError(f"{where}: {importer.name} is defined twice; allowed: a name besides {one_of(found)}")
+        found[importer.name] = importer
+    return found
+
+
+def find(name: str) -> Importer:
+    """Return the importer of that name. UserError if there is none."""
+    if name not in importers():
+        raise UserError(f"FORMAT is {shown(name)}; allowed: {one_of(importers())}")
+    return importers()[name]

@@ -1,0 +1,122 @@
+"""Tiny traces on disk, and a machine whose prices can be worked out by hand; other tests may import these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sim.config import RunConfig
+from traces import DECODE, PREFILL, Prompts, Recorder, Request, Trace, TraceWriter, open_trace
+
+ABSENT = 255
+SIZE = 12
+"""Bytes of one expert: on MACHINE it takes 12 ns to copy and 4 ns to compute, and nothing else takes any time."""
+
+MACHINE: Mapping[str, Any] = {
+    "name": "by_hand",
+    "provenance": "published",
+    "sources": dict.fromkeys(
+        (
+            "memory_bytes",
+            "hbm_gb_per_s",
+            "tflops",
+            "launch_us",
+            "h2d_gb_per_s",
+            "d2h_gb_per_s",
+            "overhead_us",
+            "pageable_gb_per_s",
+            "dram_gb_per_s",
+        ),
+        "made up",
+    ),
+    "gpu": {
+        "memory_bytes": 10_000,
+        "hbm_gb_per_s": 3,
+        "tflops": {"bfloat16": 1},
+        "launch_us": 0,
+        "efficiency": {"flops": 1, "hbm": 1},
+    },
+    "link": {"h2d_gb_per_s": 1, "d2h_gb_per_s": 1, "overhead_us": 0, "depth": 1, "pageable_gb_per_s": None},
+    "host": {"dram_gb_per_s": None, "cpu_threads": None, "predictor_threads": 1},
+    "software": {"layer_overhead_us": 0},
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One request: rows of each prefill step (none: only decoding was recorded, after ``prompt`` tokens)."""
+
+    prefill: tuple[int, ...] = (1,)
+    decode: int = 0
+    prompt: int = 0
+    split: str | None = None
+
+    @property
+    def rows(self) -> int:
+        return sum(self.prefill) + self.decode
+
+
+def write(
+    path: Path,
+    plans: Sequence[Plan],
+    ids: ArrayLike,
+    *,
+    n_experts: int,
+    signals: Mapping[str, ArrayLike] | None = None,
+    priced_as: str | None = None,
+) -> Trace:
+    """Write requests whose rows follow each other in ``ids`` [N, L, K] and in each of ``signals``, and open them."""
+    arrays = {"expert_ids": np.asarray(ids), **{name: np.asarray(a) for name, a in (signals or {}).items()}}
+    _, n_layers, top_k = arrays["expert_ids"].shape
+    trailing = {name: a.shape[1:] for name, a in arrays.items() if name != "expert_ids"}
+    with TraceWriter(path, n_layers=n_layers, n_experts=n_experts, top_k=top_k, signals=trailing) as out:
+        first = 0
+        for number, plan in enumerate(plans):
+            steps, context = [], plan.prompt
+            for rows in plan.prefill:
+                steps.append((PREFILL, rows, context))
+                context += rows
+            steps += [(DECODE, 1, context + i) for i in range(plan.decode)]
+            request = Request(number, context, plan.decode + 1, None, plan.split, "made up")
+            out.add_request(request, steps=steps, **{n: a[first : first + plan.rows] for n, a in arrays.items()})
+            first += plan.rows
+        out.close(
+            name="tiny",
+            recorder=Recorder("test", "1", None),
+            decoding={"mode": "greedy"},
+            recording="synthetic",
+            prompts=Prompts("made up", "CC0"),
+            expert_bytes=[SIZE] * n_layers,
+            priced_as=priced_as,
+        )
+    assert first == len(arrays["expert_ids"]), "the plans do not cover the rows"
+    return open_trace(path)
+
+
+def one_layer(path: Path, plans: Sequence[Plan], experts: Sequence[int], n_experts: int = 4) -> Trace:
+    """One layer, and each row chooses one expert."""
+    return write(path, plans, np.array(experts)[:, None, None], n_experts=n_experts)
+
+
+def config(trace: Trace | Path, budget: int, *, policy: str = "lru", batch: int = 1, **changes: Any) -> RunConfig:
+    """A run on MACHINE, the trace priced as itself."""
+    given: dict[str, Any] = {
+        "policy": {"name": policy},
+        "model": {"name": "as_traced", "dtype": None},
+        "hardware": MACHINE,
+        "workload": {"name": "closed_loop", "batch": batch},
+        "trace": str(trace.path if isinstance(trace, Trace) else trace),
+        "budget": budget,
+        "chunks": 1,
+        "warmup": 0,
+        "limit": None,
+        "seed": 0,
+        "bounds": False,
+        "log": False,
+    }
+    return RunConfig.from_dict(given | changes)

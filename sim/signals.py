@@ -52,7 +52,7 @@ class TraceSignals:
             lambda: self._gated("expert_ids"),
             lambda: self._gated(Signal.WEIGHTS),
             lambda: self._gated(Signal.ROUTER_PROBS),
-            self._gate_ahead,
+            lambda distance: self._gate_ahead(distance),
             lambda: self._gated(Signal.HIDDEN),
         )
 

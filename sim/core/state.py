@@ -82,31 +82,24 @@ class State:
         self.spec = [NO_FATE] * total
         self.dropping = bytearray(total)  # cancelled while a chunk was on the link
 
-    # -- the View -----------------------------------------------------------------------------------------------
-
-    def resident(self, expert: int) -> bool:
-        return self.slot[expert] == 1
-
-    def complete(self, expert: int) -> bool:
-        return self.done[expert] == self.chunks
-
-    def chunks_done(self, expert: int) -> int:
-        return self.done[expert]
-
-    def evictable(self, expert: int) -> bool:
-        return self.slot[expert] == 1 and not self.pinned[expert] and self.given[expert] == self.done[expert]
-
-    def loading(self, expert: int) -> bool:
-        if self.spec[expert] == PENDING:
-            return True
-        return bool(self.pinned[expert]) and self.done[expert] < self.chunks
-
-    def free_bytes(self) -> int:
-        return self.capacity - self.used
-
     def view(self) -> View:
-        """What a policy is given: the questions above, and no way to change an answer."""
-        return View(self.resident, self.complete, self.chunks_done, self.evictable, self.loading, self.free_bytes)
+        """What a policy is given: questions, and no handle by which to change an answer."""
+        slot, pinned, given, done, spec, chunks = self.slot, self.pinned, self.given, self.done, self.spec, self.chunks
+
+        def evictable(expert: int) -> bool:
+            return slot[expert] == 1 and not pinned[expert] and given[expert] == done[expert]
+
+        def loading(expert: int) -> bool:
+            return spec[expert] == PENDING or (pinned[expert] == 1 and done[expert] < chunks)
+
+        return View(
+            resident=lambda expert: slot[expert] == 1,
+            complete=lambda expert: done[expert] == chunks,
+            chunks_done=lambda expert: done[expert],
+            evictable=evictable,
+            loading=loading,
+            free_bytes=lambda: self.capacity - self.used,
+        )
 
     # -- changes, by the core alone -----------------------------------------------------------------------------
 

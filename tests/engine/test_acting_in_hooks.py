@@ -28,7 +28,7 @@ class Chain(Told):
 def test_a_prefetch_from_on_slot_ahead_of_the_one_handed_over_is_not_lost() -> None:
     setup = make_setup([10], 3, 20, costs=COSTS)
     accounts, core = record(Chain, setup, decode([[[]]], 3))
-    assert [core.state.complete(x) for x in range(3)] == [True, True, False]
+    assert [core.state.view().complete(x) for x in range(3)] == [True, True, False]
     assert accounts.speculative_bytes == 20
     assert accounts.fates[USELESS] == 2
 
@@ -89,7 +89,7 @@ class Fickle(Told):
 def test_a_change_of_mind_counts_from_the_fact_that_brought_it(fact: str, steps: list[list[list[int]]]) -> None:
     setup = make_setup([10], 3, 20, costs=COSTS)
     _, core = record(lambda setup: Fickle(setup, fact), setup, decode(steps, 3))
-    assert core.state.complete(2)
+    assert core.state.view().complete(2)
 
 
 class Dropper(Told):
@@ -115,7 +115,7 @@ class Dropper(Told):
 def test_a_slot_freed_by_cancel_is_used_at_once() -> None:
     setup = make_setup([10], 2, 10, chunks=2, costs=COSTS)
     accounts, core = record(Dropper, setup, decode([[[]]], 2))
-    assert core.state.complete(1)
+    assert core.state.view().complete(1)
     assert accounts.fate_bytes[CANCELLED] == 5
 
 

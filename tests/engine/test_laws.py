@@ -190,7 +190,7 @@ class Ledger(RecordingCore):
         self.watch()
 
     def expert_done(self, x: int, now: int) -> None:
-        assert self.state.complete(x), "computed before it had arrived"
+        assert self.state.view().complete(x), "computed before it had arrived"
         super().expert_done(x, now)
         self.watch()
 

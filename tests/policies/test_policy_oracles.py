@@ -30,7 +30,7 @@ class HitCore(Core):
         self.seen: list[int] = []
 
     def gate(self, layer: int, demand: Sequence[int], *rest: Any) -> Any:
-        self.seen.append(sum(map(self.state.complete, demand)))
+        self.seen.append(sum(map(self.state.view().complete, demand)))
         return super().gate(layer, demand, *rest)
 
 

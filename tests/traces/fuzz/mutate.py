@@ -10,7 +10,7 @@ from collections.abc import Callable
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from traces import TraceError
+from traces import UserError
 
 SHORT = 100
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", SHORT))
@@ -73,7 +73,7 @@ def accepted_or_refused(attempt: Callable[[], object]) -> bool:
     outcome = "accepted"
     try:
         attempt()
-    except TraceError as error:
+    except UserError as error:
         outcome = "refused"
         text = str(error)
         assert "\n" not in text

@@ -1,4 +1,4 @@
-"""Mutated folders are opened or refused with a TraceError of one line; nothing else ever comes out."""
+"""Mutated folders are opened or refused in one line; nothing else ever comes out."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from sim.core.accounts import (
 )
 from sim.core.core import Core
 from sim.timings import Timings
+from traces.errors import one_of
 
 SCHEMA = 1
 NS_PER_MS = 1_000_000
@@ -188,12 +189,13 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
         "routing_from": manifest.model.name,
         "priced_as": cell.model.name,
         "pricing": f"routing from {manifest.model.name}, priced as {'itself' if own else cell.model.name}",
-        "compute": "roofline" if cell.model.shapes_known else "bytes / HBM bandwidth (shapes unknown)",
+        "compute": _compute(cell),
         "hardware": {
             "name": cell.hardware.name,
             "provenance": cell.hardware.provenance,
             "inferred": list(cell.hardware.inferred),
         },
+        "costs": dict(cell.costs.sources),
         "lossless": outcome.policy.lossless,
         "clairvoyant": outcome.policy.clairvoyant,
         "measured_requests": "test split" if cell.selection.train else "all",
@@ -202,6 +204,13 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
         "cell": cell.key(),
         "decision_digest": outcome.core.digest(),
     }
+
+
+def _compute(cell: Cell) -> str:
+    tables = [cost for cost in ("dense", "experts") if cell.costs.sources[cost].startswith("table")]
+    if tables:
+        return f"measured tables ({one_of(tables)}), roofline for the rest"
+    return "roofline" if cell.model.shapes_known else "bytes / HBM bandwidth (shapes unknown)"
 
 
 def _per(tokens: int) -> Any:

@@ -1,0 +1,143 @@
+"""Copy times by size: host memory to device memory and back, alone and with company."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from traces.calibrate.tables import Rows
+from traces.calibrate.timing import Budget, Call, Clock, Sample, beside, measure
+
+SMALLEST = 64 << 10
+CONTENDED_FROM = 1 << 20
+READ_BYTES = 256 << 20
+ALONE = ("copy_h2d_pinned", "copy_h2d_pageable", "copy_d2h_pinned", "copy_d2h_pageable", "copy_h2d_call")
+CONTENDED = ("copy_h2d_with_d2h", "copy_d2h_with_h2d", "copy_h2d_with_compute", "copy_h2d_with_cpu_reads")
+
+
+def sizes(largest: int) -> list[int]:
+    """Powers of two from 64 KiB to `largest` bytes."""
+    return [SMALLEST << i for i in range(int(math.log2(largest // SMALLEST)) + 1)]
+
+
+def contended_sizes(largest: int) -> list[int]:
+    """Every second size from 1 MiB on; the largest alone where there is none."""
+    return [size for size in sizes(largest) if size >= CONTENDED_FROM][::2] or sizes(largest)[-1:]
+
+
+def count_points(largest: int) -> int:
+    return len(ALONE) * len(sizes(largest)) + len(CONTENDED) * len(contended_sizes(largest))
+
+
+class Buffers:
+    """Memory on both sides, and copies that walk through it so that no cache serves them twice in a row."""
+
+    def __init__(self, clock: Clock, largest: int) -> None:
+        self.size, self.cuda = largest, clock.cuda
+        fresh = torch.arange(largest // 8, dtype=torch.int64).view(torch.uint8)  # never zeros: pages must be there
+        self.pageable, self.pinned = fresh, fresh.clone().pin_memory() if clock.cuda else fresh.clone()
+        self.device = fresh.to(clock.device, copy=True)
+        self.device_out = self.device.clone()
+
+    def copy(self, name: str, nbytes: int) -> Call:
+        """The copy of `nbytes` that belongs to curve `name`."""
+        host = self.pageable if "pageable" in name else self.pinned
+        if name.startswith("copy_d2h"):
+            return self._walk(self.device_out, host, nbytes, asynchronous=host is self.pinned)
+        return self._walk(host, self.device, nbytes, asynchronous=host is self.pinned)
+
+    def _walk(self, source: Tensor, target: Tensor, nbytes: int, *, asynchronous: bool) -> Call:
+        places = self.size // nbytes
+
+        def call(i: int) -> None:
+            begin = i % places * nbytes
+            end = begin + nbytes
+            target[begin:end].copy_(source[begin:end], non_blocking=asynchronous)
+
+        if self.cuda:
+            return call
+        to, of = target.numpy(), source.numpy()
+
+        def plain(i: int) -> None:  # NumPy: one thread, and the interpreter's lock is given back
+            begin = i % places * nbytes
+            np.copyto(to[begin : begin + nbytes], of[begin : begin + nbytes])
+
+        return plain
+
+
+def measure_copies(clock: Clock, largest: int, budget: Budget, say: Callable[[str], None]) -> dict[str, Rows]:
+    """Every curve of ALONE and CONTENDED; the contended ones over fewer sizes. On a CPU one thread copies."""
+    buffers = Buffers(clock, largest)
+    curves: dict[str, Rows] = {}
+    for name in ALONE:
+        curves[name] = _curve(sizes(largest), lambda n, name=name: alone(clock, buffers, name, n, budget.share()))
+        say(f"{name}: {_speed(curves[name])}")
+    for name in CONTENDED:
+        load, other = _load(clock, buffers, name)
+        curves[name] = _curve(
+            contended_sizes(largest),
+            lambda n, name=name, load=load, other=other: _contended(
+                clock, buffers, name, n, load(n), other, budget.share()
+            ),
+        )
+        say(f"{name}: {_speed(curves[name])}")
+    return curves
+
+
+def alone(clock: Clock, buffers: Buffers, name: str, nbytes: int, seconds: float) -> Sample:
+    call = buffers.copy(name, nbytes)
+    if name.endswith("_call"):  # every call waits for its end
+        return measure(lambda n: sum(clock.wall_ns(call, 1) for _ in range(n)), seconds)
+    timed = clock.wall_ns if name.endswith("_pageable") else clock.device_ns
+    return measure(lambda n: timed(call, n), seconds)
+
+
+def _contended(
+    clock: Clock, buffers: Buffers, name: str, nbytes: int, load: Call, on_device: bool, seconds: float
+) -> Sample:
+    call = buffers.copy(name, nbytes)
+    if on_device and clock.cuda:
+        own_ns, load_ns = (max(1.0, clock.device_ns(x, 4) / 4) for x in (call, load))
+        return measure(lambda n: clock.beside_ns(call, n, load, load_ns, own_ns), seconds)
+    with beside(load):
+        return measure(lambda n: clock.device_ns(call, n), seconds)
+
+
+def _load(clock: Clock, buffers: Buffers, name: str) -> tuple[Callable[[int], Call], bool]:
+    """What runs beside the copies of curve `name`, by their size; and whether the device does it."""
+    if name.endswith("_cpu_reads"):
+        reads = reader(min(READ_BYTES, 4 * buffers.size))
+        return lambda nbytes: reads, False
+    if name.endswith("_compute"):
+        product = multiply(clock.device, torch.bfloat16 if clock.cuda else torch.float32, 4096 if clock.cuda else 512)
+        return lambda nbytes: product, True
+    back = "copy_d2h_pinned" if "copy_h2d" in name else "copy_h2d_pinned"
+    other = buffers if clock.cuda else Buffers(clock, buffers.size)
+    return lambda nbytes: other.copy(back, nbytes), True
+
+
+def reader(nbytes: int) -> Call:
+    """Read `nbytes` of host memory on all of torch's threads."""
+    memory = torch.ones(nbytes // 4)
+    return lambda i: memory.sum()
+
+
+def multiply(device: torch.device, dtype: torch.dtype, width: int) -> Call:
+    """One square matrix product on random data."""
+    a = torch.randn(width, width, device=device).to(dtype)
+    b, out = torch.randn(width, width, device=device).to(dtype), torch.empty_like(a)
+    return lambda i: torch.mm(a, b, out=out)
+
+
+def _curve(amounts: Sequence[int], sample: Any) -> Rows:
+    return Rows({"bytes": list(amounts)}, [sample(n) for n in amounts])
+
+
+def _speed(rows: Rows) -> str:
+    nbytes, time = rows.axes["bytes"][-1], rows.samples[-1]
+    return f"{nbytes} bytes in {time.median / 1e6:.3f} ms, {nbytes / time.median:.2f} GB/s ({time.count} samples)"

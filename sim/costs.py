@@ -101,7 +101,7 @@ class Costs:
         self._gpu = gpu or _roofline(hardware, model.compute_dtype)
         self.sources = dict.fromkeys(("copy", "launch", "layer_overhead"), "constants")
         self.sources |= dict.fromkeys(("experts", "dense", "step"), "roofline")
-        self._link = link or self._measured_link()
+        self._link = link or self._own_link()
         shared: dict[int, Curve] = {
             n: ExpertRoofline(self._gpu, model.expert_params, n) for n in set(self.expert_bytes)
         }
@@ -114,7 +114,7 @@ class Costs:
         self._tables = [tables[id(curve)] for curve in self._experts]
         self._copies: dict[int, int] = {}
 
-    def _measured_link(self) -> Curve:
+    def _own_link(self) -> Curve:
         link, measured = self.hardware.link, self.hardware.measured
         if measured is None:
             return Affine(link.overhead_us * 1000, 1 / link.h2d_gb_per_s)  # 1 GB/s is one byte per nanosecond
@@ -143,7 +143,8 @@ class Costs:
         rows, contexts = (tuple(sorted(set(table.dense.axes[axis]))) for axis in ("tokens", "context"))
         width = len(contexts)
         self._dense = Grid(rows, contexts, [table.dense.ns[i * width : (i + 1) * width] for i in range(len(rows))])
-        self.sources["dense"] = f"table models.{name}.dense ({_range(rows, 'tokens')}, {_range(contexts, 'context')})"
+        reach = f"tokens {rows[0]} to {rows[-1]}, {_range(contexts, 'context')}"
+        self.sources["dense"] = f"table models.{name}.dense ({reach})"
 
     def copy_ns(self, nbytes: int) -> int:
         """One copy call of `nbytes` from host to GPU: overhead and bytes over bandwidth."""

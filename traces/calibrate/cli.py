@@ -27,6 +27,7 @@ copy within memory, and the profile says so.
   largest       MiB of the largest copy                                                     [512]
   max_tokens    of an expert and a dense part; 0: 4096 on a GPU, 256 on a CPU               [0]
   max_context   of a dense part; 0: 8192 on a GPU, 2048 on a CPU                            [0]
+  threads       CPU threads; 0: torch's choice                                              [0]
   dtype         bfloat16 | float16 | float32, of the model's weights                        [bfloat16]
 """
 
@@ -42,6 +43,7 @@ class Options:
     largest: int = 512
     max_tokens: int = 0
     max_context: int = 0
+    threads: int = 0
     dtype: str = "bfloat16"
 
 
@@ -55,12 +57,13 @@ def main(args: list[str]) -> None:
     check_range("largest", options.largest, 1, 1 << 14)
     check_range("max_tokens", options.max_tokens, 0, 1 << 17)
     check_range("max_context", options.max_context, 0, 1 << 20)
+    check_range("threads", options.threads, 0, 4096)
     check_choice("dtype", options.dtype, ("bfloat16", "float16", "float32"))
     out = Path(options.out)
     if out.suffix not in (".yaml", ".yml") or not out.parent.is_dir() or os.path.lexists(out):
         raise UserError(f"out={options.out!r}; allowed: FILE.yaml, yet to be written, in an existing folder")
     models = options.model.split(",") if options.model else []
-    if len(set(models)) < len(models) or "" in models:
+    if len({Path(name).name for name in models}) < len(models) or "" in models:
         raise UserError(f"model={options.model!r}; allowed: names separated by commas, each once")
     run(options, models, out)
 
@@ -81,6 +84,8 @@ def run(options: Options, models: list[str], out: Path) -> None:
     except ImportError as error:
         need = "pip install 'moe-offload-workbench[hf]'"
         raise UserError(f"calibrate needs torch and transformers ({error}): {need}") from None
+    if options.threads:
+        torch.set_num_threads(options.threads)
     device = device_of(options.device)
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device={options.device!r}; allowed: auto, cpu, cuda, cuda:N")

@@ -117,7 +117,7 @@ def _load(clock: Clock, buffers: Buffers, name: str) -> tuple[Callable[[int], Ca
         product = multiply(clock.device, torch.bfloat16 if clock.cuda else torch.float32, 4096 if clock.cuda else 512)
         return lambda nbytes: product, True
     back = "copy_d2h_pinned" if "copy_h2d" in name else "copy_h2d_pinned"
-    other = buffers if clock.cuda else Buffers(clock, buffers.size)
+    other = Buffers(clock, buffers.size)  # its own memory
     return lambda nbytes: other.copy(back, nbytes), True
 
 

@@ -75,9 +75,9 @@ def assemble(
         "software": {"layer_overhead_us": first["layer_overhead_ns"] / 1000 if first else 0},
         "measured": {
             "date": date,
-            "copies": "over the link between host and GPU memory"
+            "copies": "between host and GPU memory, over the link"
             if cuda
-            else "copies within CPU memory by one thread: no link",
+            else "within CPU memory, by one thread: no link",
             "machine": dict(machine),
             "derived": {
                 "efficiency": "1: the rates are those reached, not peaks",

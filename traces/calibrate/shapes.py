@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from traces.collect.families import ROUTER_NAMES
@@ -121,7 +122,7 @@ def configuration(name: str) -> Any:
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         return AutoConfig.from_pretrained(source, **local)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         why = " ".join(str(error).split())[:200]
         allowed = f"reference, {one_of(PUBLISHED)}, a model's folder or one of the local Hugging Face cache"
         raise UserError(f"model={name!r} is not known ({why}); allowed: {allowed}") from None

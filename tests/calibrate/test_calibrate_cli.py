@@ -35,7 +35,7 @@ def test_a_written_profile_is_measured_and_whole(written: Path) -> None:
     assert (profile.name, profile.provenance, profile.inferred) == ("here", "measured", ())
     tables = profile.measured
     assert tables is not None
-    assert tables.copies == "within CPU memory, by one thread: no link"
+    assert tables.copies == "within CPU memory by one thread: no link"
     assert tables.copy_h2d_pinned.axes["bytes"] == (65536, 131072, 262144, 524288, 1048576)
     assert min(tables.copy_h2d_pinned.count) >= 5
     assert {"device", "host", "python", "torch", "transformers"} <= set(tables.machine)

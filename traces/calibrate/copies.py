@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from traces.calibrate.tables import Rows
-from traces.calibrate.timing import Budget, Call, Clock, Sample, beside, measure
+from traces.calibrate.timing import Budget, Call, Clock, beside, samples, summary
 
+Timed = Callable[[int], float]
 SMALLEST = 64 << 10
+ROUNDS = 5
 CONTENDED_FROM = 1 << 20
 READ_BYTES = 256 << 20
 ALONE = ("copy_h2d_pinned", "copy_h2d_pageable", "copy_d2h_pinned", "copy_d2h_pageable", "copy_h2d_call")
@@ -31,7 +32,7 @@ def contended_sizes(largest: int) -> list[int]:
 
 
 def count_points(largest: int) -> int:
-    return len(ALONE) * len(sizes(largest)) + len(CONTENDED) * len(contended_sizes(largest))
+    return ROUNDS * (len(ALONE) * len(sizes(largest)) + len(CONTENDED) * len(contended_sizes(largest)))
 
 
 class Buffers:
@@ -71,54 +72,59 @@ class Buffers:
 
 
 def measure_copies(clock: Clock, largest: int, budget: Budget, say: Callable[[str], None]) -> dict[str, Rows]:
-    """Every curve of ALONE and CONTENDED; the contended ones over fewer sizes. On a CPU one thread copies."""
-    buffers = Buffers(clock, largest)
-    curves: dict[str, Rows] = {}
+    """Every curve of ALONE and CONTENDED; the contended ones over fewer sizes. On a CPU one thread copies.
+
+    All points are visited several times over, so that a busy moment of the machine is a part of many points and
+    not all of one.
+    """
+    buffers, other = Buffers(clock, largest), Buffers(clock, largest)
+    timed: dict[tuple[str, int], Timed] = {}
     for name in ALONE:
-        curves[name] = _curve(sizes(largest), lambda n, name=name: alone(clock, buffers, name, n, budget.share()))
-        say(f"{name}: {_speed(curves[name])}")
+        timed |= {(name, n): _alone(clock, buffers, name, n) for n in sizes(largest)}
     for name in CONTENDED:
-        load, other = _load(clock, buffers, name)
-        curves[name] = _curve(
-            contended_sizes(largest),
-            lambda n, name=name, load=load, other=other: _contended(
-                clock, buffers, name, n, load(n), other, budget.share()
-            ),
-        )
+        timed |= {(name, n): _contended(clock, buffers, other, name, n) for n in contended_sizes(largest)}
+    spent: dict[tuple[str, int], list[float]] = {point: [] for point in timed}
+    for done in range(ROUNDS):
+        for point, times in spent.items():
+            times += samples(timed[point], budget.share(), 2)
+        say(f"copies: {done + 1} of {ROUNDS} rounds")
+    curves = {}
+    for name in (*ALONE, *CONTENDED):
+        amounts = sizes(largest) if name in ALONE else contended_sizes(largest)
+        curves[name] = Rows({"bytes": amounts}, [summary(spent[name, n]) for n in amounts])
         say(f"{name}: {_speed(curves[name])}")
     return curves
 
 
-def alone(clock: Clock, buffers: Buffers, name: str, nbytes: int, seconds: float) -> Sample:
+def _alone(clock: Clock, buffers: Buffers, name: str, nbytes: int) -> Timed:
     call = buffers.copy(name, nbytes)
     if name.endswith("_call"):  # every call waits for its end
-        return measure(lambda n: sum(clock.wall_ns(call, 1) for _ in range(n)), seconds)
+        return lambda n: sum(clock.wall_ns(call, 1) for _ in range(n))
     timed = clock.wall_ns if name.endswith("_pageable") else clock.device_ns
-    return measure(lambda n: timed(call, n), seconds)
+    return lambda n: timed(call, n)
 
 
-def _contended(
-    clock: Clock, buffers: Buffers, name: str, nbytes: int, load: Call, on_device: bool, seconds: float
-) -> Sample:
-    call = buffers.copy(name, nbytes)
-    if on_device and clock.cuda:
-        own_ns, load_ns = (max(1.0, clock.device_ns(x, 4) / 4) for x in (call, load))
-        return measure(lambda n: clock.beside_ns(call, n, load, load_ns, own_ns), seconds)
-    with beside(load):
-        return measure(lambda n: clock.device_ns(call, n), seconds)
+def _contended(clock: Clock, buffers: Buffers, other: Buffers, name: str, nbytes: int) -> Timed:
+    call, load = buffers.copy(name, nbytes), _load(clock, other, name, nbytes)
+    if clock.cuda and not name.endswith("_cpu_reads"):
+        return lambda n: clock.beside_ns(call, n, load)
+
+    def timed(n: int) -> float:
+        with beside(load):
+            return clock.device_ns(call, n)
+
+    return timed
 
 
-def _load(clock: Clock, buffers: Buffers, name: str) -> tuple[Callable[[int], Call], bool]:
-    """What runs beside the copies of curve `name`, by their size; and whether the device does it."""
+def _load(clock: Clock, other: Buffers, name: str, nbytes: int) -> Call:
+    """What runs beside the copies of curve `name`."""
     if name.endswith("_cpu_reads"):
-        reads = reader(min(READ_BYTES, 4 * buffers.size))
-        return lambda nbytes: reads, False
+        return reader(min(READ_BYTES, 4 * other.size))
     if name.endswith("_compute"):
-        product = multiply(clock.device, torch.bfloat16 if clock.cuda else torch.float32, 4096 if clock.cuda else 512)
-        return lambda nbytes: product, True
+        return multiply(clock.device, torch.bfloat16 if clock.cuda else torch.float32, 4096 if clock.cuda else 512)
+    # A thread copies all it has, and so keeps at it; a stream is given copies of the same size.
     back = "copy_d2h_pinned" if "copy_h2d" in name else "copy_h2d_pinned"
-    other = Buffers(clock, buffers.size)  # its own memory
-    return lambda nbytes: other.copy(back, nbytes), True
+    return other.copy(back, nbytes if clock.cuda else other.size)
 
 
 def reader(nbytes: int) -> Call:
@@ -132,10 +138,6 @@ def multiply(device: torch.device, dtype: torch.dtype, width: int) -> Call:
     a = torch.randn(width, width, device=device).to(dtype)
     b, out = torch.randn(width, width, device=device).to(dtype), torch.empty_like(a)
     return lambda i: torch.mm(a, b, out=out)
-
-
-def _curve(amounts: Sequence[int], sample: Any) -> Rows:
-    return Rows({"bytes": list(amounts)}, [sample(n) for n in amounts])
 
 
 def _speed(rows: Rows) -> str:

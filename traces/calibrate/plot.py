@@ -28,16 +28,17 @@ def _copies(axis: Any, measured: Mapping[str, Any]) -> None:
     for name, table in measured.items():
         if not name.startswith("copy_"):
             continue
-        sizes = [n / 2**20 for n in table["bytes"]]
+        at = [n / 2**20 for n in table["bytes"]]
         rate, slow, fast = (
             [n / ns for n, ns in zip(table["bytes"], table[key], strict=True)]
             for key in ("median_ns", "q3_ns", "q1_ns")
         )
         style = "--" if "_with_" in name else ":" if name.endswith("_call") else "-"
-        (line,) = axis.plot(sizes, rate, style, marker=".", label=name.removeprefix("copy_").replace("_", " "))
-        axis.fill_between(sizes, slow, fast, color=line.get_color(), alpha=0.15, linewidth=0)
-    axis.set(xscale="log", xlabel="MiB per copy", ylabel="GB/s (median, quartiles)", ylim=(0, None))
-    axis.set_xscale("log", base=2)
+        (line,) = axis.plot(at, rate, style, marker=".", label=name.removeprefix("copy_").replace("_", " "))
+        axis.fill_between(at, slow, fast, color=line.get_color(), alpha=0.15, linewidth=0)
+    sizes = [n / 2**20 for n in measured["copy_h2d_pinned"]["bytes"]]
+    axis.set(xlabel="MiB per copy", ylabel="GB/s (median, quartiles)", ylim=(0, None))
+    _powers(axis, sizes)
     axis.legend(fontsize=8, ncols=2)
     axis.grid(alpha=0.3)
 
@@ -53,9 +54,16 @@ def _model(axis: Any, name: str, model: Mapping[str, Any]) -> None:
         rows = [i for i, t in enumerate(cpu["threads"]) if t == threads]
         _times(axis, cpu, rows, f"one expert on the CPU, {threads} thread{'s' * (threads > 1)}", style=":")
     axis.set(title=f"{name}, {model['dtype']}", xlabel="tokens", ylabel="µs (median, quartiles)", yscale="log")
-    axis.set_xscale("log", base=2)
-    axis.legend(fontsize=8)
+    _powers(axis, model["expert"]["tokens"])
+    axis.legend(fontsize=8, loc="upper left")
     axis.grid(alpha=0.3)
+
+
+def _powers(axis: Any, ticks: list[float]) -> None:
+    """A logarithmic axis, marked in plain numbers: a fraction where it is one."""
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ticks, [f"{x:g}" if x >= 1 else f"1/{1 / x:g}" for x in ticks])
+    axis.minorticks_off()
 
 
 def _times(axis: Any, table: Mapping[str, Any], rows: Any, label: str, style: str = "-") -> None:

@@ -13,6 +13,8 @@ import yaml
 from traces.calibrate.tables import Rows
 
 DEPTH = 2
+OVER_LINK = "between host and GPU memory, over the link"
+IN_MEMORY = "within CPU memory by one thread: no link"
 
 
 def assemble(
@@ -75,9 +77,7 @@ def assemble(
         "software": {"layer_overhead_us": first["layer_overhead_ns"] / 1000 if first else 0},
         "measured": {
             "date": date,
-            "copies": "between host and GPU memory, over the link"
-            if cuda
-            else "within CPU memory, by one thread: no link",
+            "copies": OVER_LINK if cuda else IN_MEMORY,
             "machine": dict(machine),
             "derived": {
                 "efficiency": "1: the rates are those reached, not peaks",

@@ -6,7 +6,7 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -76,9 +76,9 @@ class Clock:
         end.synchronize()
         return float(begin.elapsed_time(end)) * 1e6
 
-    def beside_ns(self, call: Call, n: int, load: Call, load_ns: float, own_ns: float) -> float:
-        """As device_ns, while `load` runs on a stream beside it: each takes `load_ns`, a call alone `own_ns`."""
-        assert self.cuda, "on a CPU a load is a thread: see beside"
+    def beside_ns(self, call: Call, n: int, load: Call) -> float:
+        """As device_ns on CUDA, while `load` runs on a stream beside it."""
+        own_ns, load_ns = (max(1.0, self.device_ns(x, 1)) for x in (call, load))
         other, repeats = _stream(), math.ceil(3 * n * own_ns / load_ns) + 2
         for _ in range(4):
             torch.cuda.synchronize(self.device)
@@ -113,13 +113,22 @@ class Clock:
 
 def measure(timed: Callable[[int], float], seconds: float) -> Sample:
     """Repeat `timed(n)`, the time of n calls in ns, for about so many seconds; per call. Two runs warm up."""
+    return summary(samples(timed, seconds, MIN_SAMPLES))
+
+
+def samples(timed: Callable[[int], float], seconds: float, at_least: int) -> list[float]:
+    """As measure, the times of the batches themselves."""
     begin = time.monotonic()
     timed(1)
     once = max(1.0, timed(1))
     n = min(MAX_BATCH, max(1, math.ceil(MIN_BATCH_NS / once)))
     spent: list[float] = []
-    while len(spent) < MIN_SAMPLES or (len(spent) < MAX_SAMPLES and time.monotonic() - begin < seconds):
+    while len(spent) < at_least or (len(spent) < MAX_SAMPLES and time.monotonic() - begin < seconds):
         spent.append(timed(n) / n)
+    return spent
+
+
+def summary(spent: Sequence[float]) -> Sample:
     low, middle, high = (max(1, round(x)) for x in statistics.quantiles(spent, n=4, method="inclusive"))
     return Sample(middle, low, high, len(spent))
 

@@ -3,7 +3,7 @@
     python3 real/measure.py [name=h200_measured] [minutes=8.5] [only=calibrate,train,export] [rehearse=true]
 
 OUT is the environment's; what is done, and what is half done, lies in .text/measure beside the checkout's other
-ignored files. Standard library only. Exit status: 0 all done or to be continued, 1 an item failed, 2 a mistake.
+ignored files; a rehearsal's in .text/rehearsal. Standard library only. Exit status: 0 all done or to be continued, 1 an item failed, 2 a mistake.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = Path(".text")
 TRAVEL = TEXT / "travel.tar.xz"
-WORK = TEXT / "measure"
+WORK, REHEARSAL = TEXT / "measure", TEXT / "rehearsal"
 MAX_FILES, MAX_BYTES = 8, 16 << 20
 TINY = {
     "model_type": "olmoe",
@@ -40,32 +40,38 @@ DEFAULTS = {"name": "h200_measured", "minutes": "8.5", "only": "calibrate,train,
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to measure. It is begun only where `least_s` are left of the call; `resumes` where it was stopped."""
+    """One thing to measure. It is begun only where `least_s` are left of the call."""
 
     name: str
     command: tuple[str, ...]
     least_s: float
-    resumes: bool = False
+    resumes: bool = False  # goes on where it was stopped
+    writes: tuple[Path, ...] = ()  # what a run that was stopped may have left, and the next one would not overwrite
 
 
 def items(name: str, work: Path, rehearse: bool) -> list[Item]:
     """In the order in which they run."""
     python = (sys.executable, "-m")
     profile, model = f"out={work / name}.yaml", f"out={work / 'model'}"
+    files = (work / f"{name}.yaml", work / f"{name}.png")
     if rehearse:
         tiny = work / "tiny"
         tiny.mkdir(parents=True, exist_ok=True)
         (tiny / "config.json").write_text(json.dumps(TINY))
+        for part in ("tokens", "tokenizer.json", "sources.json"):  # its own folder: a checkpoint may lie in .text
+            if not (work / part).exists():
+                (work / part).symlink_to((TEXT / part).resolve())
+        text = f"folder={work}"
         small = ("device=cpu", "seconds=2", "largest=1", "max_tokens=4", "max_context=8", "threads=1")
         return [
-            Item("calibrate", (*python, "traces", "calibrate", profile, f"model={tiny}", *small), 0),
-            Item("train", (*python, "traces.reference.train", "tokens=4096", "batch=4", "length=128"), 0, resumes=True),
-            Item("export", (*python, "traces.reference.export", model, "windows=1"), 0),
+            Item("calibrate", (*python, "traces", "calibrate", profile, f"model={tiny}", *small), 0, writes=files),
+            Item("train", (*python, "traces.reference.train", text, "tokens=4096", "batch=4", "length=128"), 0, True),
+            Item("export", (*python, "traces.reference.export", text, model, "windows=1"), 0),
         ]
-    shapes = "model=olmoe_1b_7b,mixtral_8x7b"
+    shapes = ("model=olmoe_1b_7b,mixtral_8x7b", "device=cuda", "seconds=210")
     train = ("tokens=200000000", "batch=128", "device=cuda")
     return [
-        Item("calibrate", (*python, "traces", "calibrate", profile, shapes, "device=cuda", "seconds=210"), 300),
+        Item("calibrate", (*python, "traces", "calibrate", profile, *shapes), 300, writes=files),
         Item("train", (*python, "traces.reference.train", *train), 60, resumes=True),
         Item("export", (*python, "traces.reference.export", model), 120),
     ]
@@ -82,6 +88,8 @@ def run(plan: Sequence[Item], work: Path, seconds: float) -> dict[str, str]:
         if left < item.least_s:
             outcome[item.name] = f"outstanding: {left:.0f} s are left, it wants {item.least_s:.0f}"
             break
+        for file in item.writes:
+            file.unlink(missing_ok=True)
         began, status = time.monotonic(), _call(item, work / f"{item.name}.log", left)
         took = f"{time.monotonic() - began:.0f} s"
         if status is None and item.resumes:
@@ -112,7 +120,8 @@ def _call(item: Item, log: Path, seconds: float) -> int | None:
 
 def gather(name: str, work: Path, out: Path) -> list[Path]:
     """Copy the result files to `out`: at most 8, of at most 16 MiB each; the rest of the model as one archive."""
-    found = [file for file in (work / f"{name}.yaml", work / f"{name}.png") if file.exists()]
+    profile = (work / f"{name}.yaml", work / f"{name}.png")
+    found = [file for file in profile if file.exists() and (work / "calibrate.done").exists()]
     shards = sorted((work / "model").glob("*.safetensors"))
     if (work / "export.done").exists():
         found += shards
@@ -121,8 +130,8 @@ def gather(name: str, work: Path, out: Path) -> list[Path]:
             for file in sorted(set((work / "model").iterdir()) - set(shards)):
                 archive.add(file, file.name)
         found.append(rest)
-    joined = work / "measure.log"
-    joined.write_text("".join(log.read_text() for log in sorted(work.glob("*.log")) if log != joined))
+    joined = work / "log.txt"
+    joined.write_text("".join(log.read_text() for log in sorted(work.glob("*.log"))))
     found.append(joined)
     if len(found) > MAX_FILES or any(file.stat().st_size > MAX_BYTES for file in found):
         raise SystemExit(f"error: {[(file.name, file.stat().st_size) for file in found]} are too many or too large")
@@ -155,16 +164,18 @@ def main(args: Sequence[str]) -> int:
     given = options(args)
     if "OUT" not in os.environ or given["rehearse"] not in ("true", "false"):
         return _mistake("OUT is not set, or rehearse is neither true nor false; allowed: OUT=a folder for the results")
-    WORK.mkdir(parents=True, exist_ok=True)
+    rehearse = given["rehearse"] == "true"
+    work = REHEARSAL if rehearse else WORK
+    work.mkdir(parents=True, exist_ok=True)
     unpack()
     wanted = given["only"].split(",")
-    plan = items(given["name"], WORK, given["rehearse"] == "true")
+    plan = items(given["name"], work, rehearse)
     if unknown := set(wanted) - {item.name for item in plan}:
         return _mistake(f"only={min(unknown)!r}; allowed: {', '.join(item.name for item in plan)}")
-    outcome = run([item for item in plan if item.name in wanted], WORK, 60 * float(given["minutes"]))
-    for log in sorted(WORK.glob("*.log")):
+    outcome = run([item for item in plan if item.name in wanted], work, 60 * float(given["minutes"]))
+    for log in sorted(work.glob("*.log")):
         print(f"== {log.name}", *log.read_text().splitlines()[-8:], sep="\n")
-    for file in gather(given["name"], WORK, Path(os.environ["OUT"])):
+    for file in gather(given["name"], work, Path(os.environ["OUT"])):
         print(f"{file.stat().st_size:>10} {file.name}")
     for name in wanted:
         print(f"{name}: {outcome.get(name, 'outstanding')}")

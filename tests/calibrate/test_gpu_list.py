@@ -38,6 +38,13 @@ def test_what_runs_out_of_time_goes_on_in_the_next_call(tmp_path: Path) -> None:
     assert not (tmp_path / "slow.done").exists()
 
 
+def test_what_a_stopped_run_left_is_not_in_the_way(tmp_path: Path) -> None:
+    left = tmp_path / "left.yaml"
+    code = f"import pathlib; pathlib.Path({str(left)!r}).open('x').close()"
+    left.touch()
+    assert run([Item("a", python(code), 0, writes=(left,))], tmp_path, 60)["a"].startswith("done in")
+
+
 def test_what_cannot_end_in_time_is_not_begun(tmp_path: Path) -> None:
     outcome = run([Item("long", python("pass"), 100)], tmp_path, 10)
     assert outcome["long"] == "outstanding: 10 s are left, it wants 100"
@@ -47,10 +54,11 @@ def test_what_cannot_end_in_time_is_not_begun(tmp_path: Path) -> None:
 def test_result_files_fit(tmp_path: Path) -> None:
     work, out = tmp_path / "work", tmp_path / "out"
     (work / "model").mkdir(parents=True)
-    for name in ("h.yaml", "h.png", "a.log", "export.done", "model/1.safetensors", "model/config.json"):
+    files = ("h.yaml", "h.png", "a.log", "export.done", "calibrate.done")
+    for name in (*files, "model/1.safetensors", "model/config.json"):
         (work / name).write_text(name)
     names = {file.name for file in gather("h", work, out)}
-    assert names == {"h.yaml", "h.png", "1.safetensors", "model_rest.tar.gz", "measure.log"}
+    assert names == {"h.yaml", "h.png", "1.safetensors", "model_rest.tar.gz", "log.txt"}
     assert names == {file.name for file in gather("h", work, out)}
     with (work / "model" / "2.safetensors").open("wb") as file:
         file.truncate(measure.MAX_BYTES + 1)

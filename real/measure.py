@@ -2,8 +2,8 @@
 
     python3 real/measure.py [name=h200_measured] [minutes=8.5] [only=calibrate,train,export] [rehearse=true]
 
-OUT is the environment's; what is done, and what is half done, lies in .text/measure beside the checkout's other
-ignored files; a rehearsal's in .text/rehearsal. Standard library only. Exit status: 0 all done or to be continued, 1 an item failed, 2 a mistake.
+OUT is the environment's. What is done or half done lies in .text/measure, a rehearsal's in .text/rehearsal: git
+ignores both. Standard library only. Exit status: 0 all done or to be continued, 1 an item failed, 2 a mistake.
 """
 
 from __future__ import annotations

@@ -108,6 +108,7 @@ class Costs:
         self._dense: Grid | None = None
         self._use_tables(shared)
         self._experts = tuple(experts or (shared[n] for n in self.expert_bytes))
+        self.sources |= {key: "given" for key, curve in (("copy", link), ("experts", experts)) if curve is not None}
         if len(self._experts) != model.moe_layers:
             raise ValueError(f"{len(self._experts)} expert curves for {model.moe_layers} layers")
         tables: dict[int, list[int]] = {id(curve): [0] for curve in self._experts}

@@ -14,6 +14,7 @@ from traces.errors import UserError
 torch = pytest.importorskip("torch", reason="the calibrator needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the calibrator needs the extra 'hf'")
 
+from traces.calibrate import layers  # noqa: E402
 from traces.calibrate.layers import NO_EXPERTS, Experts, Grids, expert_forward, layer_call, measure_model  # noqa: E402
 from traces.calibrate.shapes import PUBLISHED, build, configuration  # noqa: E402
 from traces.calibrate.timing import Budget, Clock  # noqa: E402
@@ -75,12 +76,21 @@ def test_a_layer_can_be_called_again_and_again(tiny_model: Path) -> None:
     attended.remove()
 
 
-def test_the_grouped_kernel_gets_k_different_experts(tiny_model: Path) -> None:
-    block = build(str(tiny_model), CPU, "float32")
+def test_the_grouped_kernel_gets_k_different_experts(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block, seen = build(str(tiny_model), CPU, "float32"), []
+    kernel = layers.grouped_mm_experts_forward
+
+    def watched(module: object, x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        seen.append(ids.tolist())
+        return kernel(module, x, ids, weights)
+
+    monkeypatch.setattr(layers, "grouped_mm_experts_forward", watched)
     experts = Experts(block, CPU)
     with torch.inference_mode():
-        for i in range(9):
-            assert experts.top_k(4)(i).shape == (4, block.shape["hidden"])  # type: ignore[attr-defined]
+        call = experts.top_k(4)
+        for i in range(5):
+            assert call(i).shape == (4, block.shape["hidden"])  # type: ignore[attr-defined]
+    assert seen == [[[(2 * i) % 8, (2 * i + 1) % 8]] * 4 for i in range(5)]
 
 
 def test_a_model_is_measured_at_every_point_of_its_grids(tiny_model: Path) -> None:

@@ -5,16 +5,19 @@ rounding to nearest breaks: copying in pieces never takes less than the bytes at
 (:meth:`Costs.link_floor_ns`), and running tokens together never takes more than running them apart.
 
 A :class:`Curve` turns an amount (bytes, tokens) into a duration. The constants of a hardware profile
-make the curves here; a measured table is another curve, handed to :class:`Costs`, and no caller changes.
+make the curves here; the tables of a measured one (:mod:`sim.tables`) take their place where they apply, and
+:attr:`Costs.sources` says which cost is from where.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Protocol
 
 from sim.profiles import HardwareProfile, ModelProfile
+from sim.profiles.measured import MeasuredModel
+from sim.tables import Grid, Table
 from traces.errors import UserError, one_of
 
 
@@ -77,6 +80,7 @@ class Costs:
     launch_ns: int  # per expert launched
     layer_overhead_ns: int  # software, per MoE layer and pass
     expert_bytes: tuple[int, ...]  # of one expert, per layer
+    sources: dict[str, str]  # cost -> the table, constant or model that it is from
 
     def __init__(
         self,
@@ -95,15 +99,53 @@ class Costs:
         self.launch_ns = _ceil(hardware.gpu.launch_us * 1000)
         self.layer_overhead_ns = _ceil(hardware.software.layer_overhead_us * 1000)
         self._gpu = gpu or _roofline(hardware, model.compute_dtype)
-        # 1 GB/s is one byte per nanosecond
-        self._link = link or Affine(hardware.link.overhead_us * 1000, 1 / hardware.link.h2d_gb_per_s)
-        shared = {n: ExpertRoofline(self._gpu, model.expert_params, n) for n in set(self.expert_bytes)}
+        self.sources = dict.fromkeys(("copy", "launch", "layer_overhead"), "constants")
+        self.sources |= dict.fromkeys(("experts", "dense", "step"), "roofline")
+        self._link = link or self._own_link()
+        shared: dict[int, Curve] = {
+            n: ExpertRoofline(self._gpu, model.expert_params, n) for n in set(self.expert_bytes)
+        }
+        self._dense: Grid | None = None
+        self._use_tables(shared)
         self._experts = tuple(experts or (shared[n] for n in self.expert_bytes))
+        self.sources |= {key: "given" for key, curve in (("copy", link), ("experts", experts)) if curve is not None}
         if len(self._experts) != model.moe_layers:
             raise ValueError(f"{len(self._experts)} expert curves for {model.moe_layers} layers")
         tables: dict[int, list[int]] = {id(curve): [0] for curve in self._experts}
         self._tables = [tables[id(curve)] for curve in self._experts]
         self._copies: dict[int, int] = {}
+
+    def _own_link(self) -> Curve:
+        link, measured = self.hardware.link, self.hardware.measured
+        if measured is None:
+            return Affine(link.overhead_us * 1000, 1 / link.h2d_gb_per_s)  # 1 GB/s is one byte per nanosecond
+        copies = measured.copy_h2d_pinned
+        self.sources["copy"] = f"table copy_h2d_pinned ({_range(copies.axes['bytes'], 'bytes')})"
+        return Table(copies.axes["bytes"], copies.ns)
+
+    def _use_tables(self, experts: dict[int, Curve]) -> None:
+        """Put the tables of this very shape and dtype in the place of rooflines; say why where there are none."""
+        measured = self.hardware.measured
+        if measured is None:
+            return
+        name, table, why = _find_tables(self.model, measured.models or {})
+        if table is None:
+            self.sources |= {"experts": f"roofline ({why})", "dense": f"roofline ({why})"}
+            return
+        tokens = table.expert.axes["tokens"]
+        if self.dtype == table.dtype:
+            experts |= dict.fromkeys(experts, Table(tokens, table.expert.ns))
+            self.sources["experts"] = f"table models.{name}.expert ({_range(tokens, 'tokens')})"
+        else:
+            self.sources["experts"] = f"roofline (measured in {table.dtype}, not {self.dtype})"
+        if self.model.compute_dtype != table.dtype:
+            self.sources["dense"] = f"roofline (measured in {table.dtype}, not {self.model.compute_dtype})"
+            return
+        rows, contexts = (tuple(sorted(set(table.dense.axes[axis]))) for axis in ("tokens", "context"))
+        width = len(contexts)
+        self._dense = Grid(rows, contexts, [table.dense.ns[i * width : (i + 1) * width] for i in range(len(rows))])
+        reach = f"tokens {rows[0]} to {rows[-1]}, {_range(contexts, 'context')}"
+        self.sources["dense"] = f"table models.{name}.dense ({reach})"
 
     def copy_ns(self, nbytes: int) -> int:
         """One copy call of `nbytes` from host to GPU: overhead and bytes over bandwidth."""
@@ -134,7 +176,11 @@ class Costs:
         `tokens`: rows of the pass. `kv_tokens`: keys read, summed over its requests (context and own rows).
         `pairs`: query-key pairs, the sum of :func:`attended_pairs`. Weights and keys are read once;
         activations and what the softmax costs are left out. 0 where the model's shapes are unknown.
+
+        A measured table is of one request; several are priced as one that reads as many keys.
         """
+        if self._dense is not None:
+            return self._dense.ns(tokens, kv_tokens - tokens)
         model = self.model
         params = model.attention_params + model.router_params + model.shared_expert_params
         return self._layer_ns(params, tokens, kv_tokens, pairs)
@@ -158,6 +204,19 @@ class Costs:
 def attended_pairs(tokens: int, context: int) -> int:
     """Query-key pairs of one request's `tokens` new rows after `context` cached ones, under a causal mask."""
     return tokens * context + tokens * (tokens + 1) // 2
+
+
+def _find_tables(model: ModelProfile, tables: Mapping[str, MeasuredModel]) -> tuple[str, MeasuredModel | None, str]:
+    if not model.shapes_known:
+        return "", None, "the model's shapes are not all known"
+    for name, table in tables.items():
+        if all(getattr(model, key) == value for key, value in vars(table.shape).items()):
+            return name, table, ""
+    return "", None, f"no table of this shape; measured: {one_of(tables) or 'none'}"
+
+
+def _range(values: Sequence[int], unit: str) -> str:
+    return f"{unit} {values[0]} to {values[-1]}, beyond by asymptote"
 
 
 def _roofline(hardware: HardwareProfile, dtype: str) -> Roofline:

@@ -26,6 +26,7 @@ from sim.core.core import Core
 from sim.provenance import code_digest
 from sim.store import SCHEMA
 from sim.timings import Timings
+from traces.errors import one_of
 
 NS_PER_MS = 1_000_000
 
@@ -194,7 +195,7 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
         "routing_from": manifest.model.name,
         "priced_as": cell.model.name,
         "pricing": f"routing from {manifest.model.name}, priced as {'itself' if own else cell.model.name}",
-        "compute": "roofline" if cell.model.shapes_known else "bytes / HBM bandwidth (shapes unknown)",
+        "compute": _compute(cell),
         "model": {"name": cell.model.name, "changed": cell.changed("model")},
         "hardware": {
             "name": cell.hardware.name,
@@ -202,6 +203,7 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
             "inferred": list(cell.hardware.inferred),
             "changed": cell.changed("hardware"),
         },
+        "costs": dict(cell.costs.sources),
         "lossless": outcome.policy.lossless,
         "clairvoyant": outcome.policy.clairvoyant,
         "measured_requests": _measured(cell),
@@ -221,6 +223,13 @@ def _measured(cell: Cell) -> str:
     if config.warmup:
         words.append(f"after {config.warmup} to warm up")
     return ", ".join(words)
+
+
+def _compute(cell: Cell) -> str:
+    tables = [cost for cost in ("dense", "experts") if cell.costs.sources[cost].startswith("table")]
+    if tables:
+        return f"measured tables ({one_of(tables)}), roofline for the rest"
+    return "roofline" if cell.model.shapes_known else "bytes / HBM bandwidth (shapes unknown)"
 
 
 def _per(tokens: int) -> Any:

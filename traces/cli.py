@@ -23,6 +23,7 @@ Work with recorded routing of Mixture-of-Experts models.
   python -m traces import FORMAT SRC DST [...]   turn a recording of another tool into a trace
   python -m traces arrivals LOG DIR DST          copy a trace, with the arrivals of a log
   python -m traces collect ...                   record a trace from a Hugging Face model
+  python -m traces calibrate out=FILE ...        measure this machine, for the simulator to price by
 
 Add --help to a verb for its options. Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
 """
@@ -90,11 +91,16 @@ def _dispatch(args: list[str]) -> int:
     if verb in ("-h", "--help"):
         print(HELP, end="")
         return 0
+    # Collecting and calibrating need torch, which the other verbs do without.
     if verb == "collect":
-        # Collecting needs torch, which the other verbs do without.
         from traces.collect.cli import main as collect
 
         collect(rest)
+        return 0
+    if verb == "calibrate":
+        from traces.calibrate.cli import main as calibrate
+
+        calibrate(rest)
         return 0
     verbs = {
         "check": (_check, CHECK_HELP),
@@ -103,7 +109,7 @@ def _dispatch(args: list[str]) -> int:
         "arrivals": (_arrivals, ARRIVALS_HELP),
     }
     if verb not in verbs:
-        raise UserError(f"verb is {shown(verb)}; allowed: {one_of([*verbs, 'collect', '--help'])}")
+        raise UserError(f"verb is {shown(verb)}; allowed: {one_of([*verbs, 'collect', 'calibrate', '--help'])}")
     run, help_text = verbs[verb]
     if "-h" in rest or "--help" in rest:
         formats = "\n".join(importer.help for importer in importers().values()) if verb == "import" else ""

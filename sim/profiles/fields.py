@@ -1,8 +1,8 @@
 """Strict readers: a plain mapping in, a frozen dataclass out, or one line of error.
 
 A dataclass annotates each key with its reader (``Annotated[int, whole(1)]``); :func:`record` applies
-them. Nothing is defaulted or converted: every key is there, of its type and in its range. Decimals
-become exact fractions.
+them. Nothing is defaulted or converted: every key is there, of its type and in its range, but for those that
+the dataclass itself gives a default. Decimals become exact fractions.
 """
 
 from __future__ import annotations
@@ -86,10 +86,11 @@ def record(kind: type[T]) -> Callable[[Any, str], T]:
         for key in value:
             if key not in readers:
                 raise UserError(f"{where}.{key}={value[key]!r}: unknown key; allowed: {one_of(readers)}")
-        for key in readers:
+        required = [key for key in readers if not hasattr(kind, key)]  # a default is an attribute of the class
+        for key in required:
             if key not in value:
-                raise UserError(f"{where}.{key} is missing; required: {one_of(readers)}")
-        return kind(**{key: reader(value[key], f"{where}.{key}") for key, reader in readers.items()})
+                raise UserError(f"{where}.{key} is missing; required: {one_of(required)}")
+        return kind(**{key: readers[key](value[key], f"{where}.{key}") for key in readers if key in value})
 
     return read
 

@@ -17,9 +17,11 @@ from sim.profiles.fields import (
     nullable,
     number,
     record,
+    refusal,
     text,
     whole,
 )
+from sim.profiles.measured import Measured
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,30 @@ class HardwareProfile:
     link: Annotated[Link, record(Link)]
     host: Annotated[Host, record(Host)]
     software: Annotated[Software, record(Software)]
+    measured: Annotated[Measured | None, nullable(record(Measured))] = None  # tables, which then take precedence
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any], where: str = "hardware") -> Self:
         """Read the keys above; UserError names the offending one."""
-        return record(cls)(mapping, where)
+        profile = record(cls)(mapping, where)
+        if profile.measured is not None:
+            profile._check_tables(where)
+        return profile
+
+    def _check_tables(self, where: str) -> None:
+        """Tables are of a measured machine, and no constant that they replace was changed beside them."""
+        assert self.measured is not None
+        if self.provenance != "measured":
+            raise refusal(self.provenance, f"{where}.provenance", f"measured, as there is {where}.measured")
+        copies = self.measured.copy_h2d_pinned
+        best = max(n / Fraction(ns) for n, ns in zip(copies.axes["bytes"], copies.ns, strict=True))
+        overhead = max(Fraction(0), copies.ns[0] - copies.axes["bytes"][0] / best) / 1000
+        for key, derived in (("h2d_gb_per_s", best), ("overhead_us", overhead)):
+            given: Fraction = getattr(self.link, key)
+            if abs(given - derived) > derived / 1000 + Fraction(1, 1000):
+                way_out = f"or {where}.measured=null, to price by the constants"
+                allowed = f"{float(derived):.3f}, which {where}.measured.copy_h2d_pinned gives; {way_out}"
+                raise refusal(float(given), f"{where}.link.{key}", allowed)
 
     @property
     def inferred(self) -> tuple[str, ...]:

@@ -116,6 +116,7 @@ def test_measured_curves_take_the_place_of_constants() -> None:
     table: Curve = Table()
     costs = Costs(OLMOE, A100, link=table, experts=[table] * 16)
     assert (costs.copy_ns(3), costs.link_floor_ns(3), costs.expert_table(0, 2)) == (21, 21, [0, 7, 14])
+    assert (costs.sources["copy"], costs.sources["experts"], costs.sources["dense"]) == ("given", "given", "roofline")
     with pytest.raises(ValueError, match="1 expert curves for 16 layers"):
         Costs(OLMOE, A100, experts=[table])
 

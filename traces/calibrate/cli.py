@@ -1,0 +1,126 @@
+"""`python -m traces calibrate`: the command line of the calibrator."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from traces.collect.options import check_choice, check_range, parse_options
+from traces.errors import UserError
+
+USAGE = """\
+python -m traces calibrate out=FILE.yaml [key=value ...]
+
+Measures copies between host and GPU memory by size, and one layer of a model with random weights, and writes a
+hardware profile that python -m sim run takes as hardware=FILE.yaml, with a plot beside it. On a CPU a copy is a
+copy within memory, and the profile says so.
+
+  out           the profile, yet to be written; the plot becomes FILE.png
+  model         names, comma-separated: of conf/model, reference, a model's folder, or one of the local Hugging
+                Face cache; its configuration is enough. Without it only copies are measured
+  device        auto | cpu | cuda | cuda:N                                                  [auto]
+  seconds       about so long, setting up aside                                             [120]
+  largest       MiB of the largest copy                                                     [512]
+  max_tokens    of an expert and a dense part; 0: 4096 on a GPU, 256 on a CPU               [0]
+  max_context   of a dense part; 0: 8192 on a GPU, 2048 on a CPU                            [0]
+  threads       CPU threads; 0: torch's choice                                              [0]
+  dtype         bfloat16 | float16 | float32, of the model's weights                        [bfloat16]
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """See USAGE."""
+
+    out: str
+    model: str = ""
+    device: str = "auto"
+    seconds: float = 120.0
+    largest: int = 512
+    max_tokens: int = 0
+    max_context: int = 0
+    threads: int = 0
+    dtype: str = "bfloat16"
+
+
+def main(args: list[str]) -> None:
+    """Run the command on its arguments; UserError for what the user can mend."""
+    if args in ([], ["--help"], ["-h"]):
+        print(USAGE, end="")
+        return
+    options = parse_options(Options, args)
+    check_range("seconds", options.seconds, 1, 86400)
+    check_range("largest", options.largest, 1, 1 << 14)
+    check_range("max_tokens", options.max_tokens, 0, 1 << 17)
+    check_range("max_context", options.max_context, 0, 1 << 20)
+    check_range("threads", options.threads, 0, 4096)
+    check_choice("dtype", options.dtype, ("bfloat16", "float16", "float32"))
+    out = Path(options.out)
+    if out.suffix not in (".yaml", ".yml") or not out.parent.is_dir() or os.path.lexists(out):
+        raise UserError(f"out={options.out!r}; allowed: FILE.yaml, yet to be written, in an existing folder")
+    models = options.model.split(",") if options.model else []
+    if len({Path(name).name for name in models}) < len(models) or "" in models:
+        raise UserError(f"model={options.model!r}; allowed: names separated by commas, each once")
+    run(options, models, out)
+
+
+def run(options: Options, models: list[str], out: Path) -> None:
+    """Measure and write; what takes seconds to import is imported here."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported, or it has no effect
+    try:
+        import torch
+
+        from traces.calibrate.copies import count_points, measure_copies
+        from traces.calibrate.layers import Grids, measure_model
+        from traces.calibrate.machine import RATE_POINTS, clocks, describe, memory_bytes, rates
+        from traces.calibrate.profile import assemble, write
+        from traces.calibrate.shapes import configuration
+        from traces.calibrate.timing import Budget, Clock
+        from traces.collect.load import device_of
+    except ImportError as error:
+        need = "pip install 'moe-offload-workbench[hf]'"
+        raise UserError(f"calibrate needs torch and transformers ({error}): {need}") from None
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = device_of(options.device)
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device={options.device!r}; allowed: auto, cpu, cuda, cuda:N")
+    for name in models:
+        configuration(name)  # refused before minutes are spent
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    clock, largest = Clock(device), options.largest << 20
+    cuda = clock.cuda
+    grids = Grids.up_to(options.max_tokens or (4096 if cuda else 256), options.max_context or (8192 if cuda else 2048))
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    machine = describe(device)
+    _say(f"measuring {machine['device']} for about {options.seconds:g} s")
+    budget = Budget(options.seconds, RATE_POINTS + count_points(largest) + len(models) * grids.points)
+    found = rates(clock, largest, budget)
+    curves = measure_copies(clock, largest, budget, _say)
+    sections = {Path(name).name: measure_model(name, clock, options.dtype, grids, budget, _say) for name in models}
+    machine |= clocks("at the end")
+    cores = len(os.sched_getaffinity(0))
+    profile = assemble(out.stem, date, machine, memory_bytes(device), cores, found, curves, sections, cuda)
+    write(out, profile)
+    _say(f"wrote {out}")
+    _plot(profile, out.with_suffix(".png"))
+
+
+def _plot(profile: dict[str, Any], path: Path) -> None:
+    from traces.calibrate import plot
+
+    try:
+        plot.draw(profile, path)
+    except ImportError:
+        _say("no plot: matplotlib is not installed")
+        return
+    _say(f"wrote {path}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

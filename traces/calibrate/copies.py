@@ -1,0 +1,145 @@
+"""Copy times by size: host memory to device memory and back, alone and with company."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from traces.calibrate.tables import Rows
+from traces.calibrate.timing import Budget, Call, Clock, beside, samples, summary
+
+Timed = Callable[[int], float]
+SMALLEST = 64 << 10
+ROUNDS = 5
+CONTENDED_FROM = 1 << 20
+READ_BYTES = 256 << 20
+ALONE = ("copy_h2d_pinned", "copy_h2d_pageable", "copy_d2h_pinned", "copy_d2h_pageable", "copy_h2d_call")
+CONTENDED = ("copy_h2d_with_d2h", "copy_d2h_with_h2d", "copy_h2d_with_compute", "copy_h2d_with_cpu_reads")
+
+
+def sizes(largest: int) -> list[int]:
+    """Powers of two from 64 KiB to `largest` bytes."""
+    return [SMALLEST << i for i in range(int(math.log2(largest // SMALLEST)) + 1)]
+
+
+def contended_sizes(largest: int) -> list[int]:
+    """Every second size from 1 MiB on; the largest alone where there is none."""
+    return [size for size in sizes(largest) if size >= CONTENDED_FROM][::2] or sizes(largest)[-1:]
+
+
+def count_points(largest: int) -> int:
+    return ROUNDS * (len(ALONE) * len(sizes(largest)) + len(CONTENDED) * len(contended_sizes(largest)))
+
+
+class Buffers:
+    """Memory on both sides, and copies that walk through it so that no cache serves them twice in a row."""
+
+    def __init__(self, clock: Clock, largest: int) -> None:
+        self.size, self.cuda = largest, clock.cuda
+        fresh = torch.arange(largest // 8, dtype=torch.int64).view(torch.uint8)  # never zeros: pages must be there
+        self.pageable, self.pinned = fresh, fresh.clone().pin_memory() if clock.cuda else fresh.clone()
+        self.device = fresh.to(clock.device, copy=True)
+        self.device_out = self.device.clone()
+
+    def copy(self, name: str, nbytes: int) -> Call:
+        """The copy of `nbytes` that belongs to curve `name`."""
+        host = self.pageable if "pageable" in name else self.pinned
+        if name.startswith("copy_d2h"):
+            return self._walk(self.device_out, host, nbytes, asynchronous=host is self.pinned)
+        return self._walk(host, self.device, nbytes, asynchronous=host is self.pinned)
+
+    def _walk(self, source: Tensor, target: Tensor, nbytes: int, *, asynchronous: bool) -> Call:
+        places = self.size // nbytes
+
+        def call(i: int) -> None:
+            begin = i % places * nbytes
+            end = begin + nbytes
+            target[begin:end].copy_(source[begin:end], non_blocking=asynchronous)
+
+        if self.cuda:
+            return call
+        to, of = target.numpy(), source.numpy()
+
+        def plain(i: int) -> None:  # NumPy: one thread, and the interpreter's lock is given back
+            begin = i % places * nbytes
+            np.copyto(to[begin : begin + nbytes], of[begin : begin + nbytes])
+
+        return plain
+
+
+def measure_copies(clock: Clock, largest: int, budget: Budget, say: Callable[[str], None]) -> dict[str, Rows]:
+    """Every curve of ALONE and CONTENDED; the contended ones over fewer sizes. On a CPU one thread copies.
+
+    All points are visited several times over, so that a busy moment of the machine is a part of many points and
+    not all of one.
+    """
+    buffers, other = Buffers(clock, largest), Buffers(clock, largest)
+    timed: dict[tuple[str, int], Timed] = {}
+    for name in ALONE:
+        timed |= {(name, n): _alone(clock, buffers, name, n) for n in sizes(largest)}
+    for name in CONTENDED:
+        timed |= {(name, n): _contended(clock, buffers, other, name, n) for n in contended_sizes(largest)}
+    spent: dict[tuple[str, int], list[float]] = {point: [] for point in timed}
+    for done in range(ROUNDS):
+        for point, times in spent.items():
+            times += samples(timed[point], budget.share(), 2)
+        say(f"copies: {done + 1} of {ROUNDS} rounds")
+    curves = {}
+    for name in (*ALONE, *CONTENDED):
+        amounts = sizes(largest) if name in ALONE else contended_sizes(largest)
+        curves[name] = Rows({"bytes": amounts}, [summary(spent[name, n]) for n in amounts])
+        say(f"{name}: {_speed(curves[name])}")
+    return curves
+
+
+def _alone(clock: Clock, buffers: Buffers, name: str, nbytes: int) -> Timed:
+    call = buffers.copy(name, nbytes)
+    if name.endswith("_call"):  # every call waits for its end
+        return lambda n: sum(clock.wall_ns(call, 1) for _ in range(n))
+    timed = clock.wall_ns if name.endswith("_pageable") else clock.device_ns
+    return lambda n: timed(call, n)
+
+
+def _contended(clock: Clock, buffers: Buffers, other: Buffers, name: str, nbytes: int) -> Timed:
+    call, load = buffers.copy(name, nbytes), _load(clock, other, name, nbytes)
+    if clock.cuda and not name.endswith("_cpu_reads"):
+        return lambda n: clock.beside_ns(call, n, load)
+
+    def timed(n: int) -> float:
+        with beside(load):
+            return clock.device_ns(call, n)
+
+    return timed
+
+
+def _load(clock: Clock, other: Buffers, name: str, nbytes: int) -> Call:
+    """What runs beside the copies of curve `name`."""
+    if name.endswith("_cpu_reads"):
+        return reader(min(READ_BYTES, 4 * other.size))
+    if name.endswith("_compute"):
+        return multiply(clock.device, torch.bfloat16 if clock.cuda else torch.float32, 4096 if clock.cuda else 512)
+    # A thread copies all it has, and so keeps at it; a stream is given copies of the same size.
+    back = "copy_d2h_pinned" if "copy_h2d" in name else "copy_h2d_pinned"
+    return other.copy(back, nbytes if clock.cuda else other.size)
+
+
+def reader(nbytes: int) -> Call:
+    """Read `nbytes` of host memory on all of torch's threads."""
+    memory = torch.ones(nbytes // 4)
+    return lambda i: memory.sum()
+
+
+def multiply(device: torch.device, dtype: torch.dtype, width: int) -> Call:
+    """One square matrix product on random data."""
+    a = torch.randn(width, width, device=device).to(dtype)
+    b, out = torch.randn(width, width, device=device).to(dtype), torch.empty_like(a)
+    return lambda i: torch.mm(a, b, out=out)
+
+
+def _speed(rows: Rows) -> str:
+    nbytes, time = rows.axes["bytes"][-1], rows.samples[-1]
+    return f"{nbytes} bytes in {time.median / 1e6:.3f} ms, {nbytes / time.median:.2f} GB/s ({time.count} samples)"

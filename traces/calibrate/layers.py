@@ -1,0 +1,210 @@
+"""Times of one layer of a model: its dense part, its experts on the device and on the CPU, the library's loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
+
+from traces.calibrate.shapes import Block, build
+from traces.calibrate.tables import Rows, pooled_grid
+from traces.calibrate.timing import Budget, Call, Clock, measure
+
+NO_EXPERTS, GROUPED = "calibrate_no_experts", "grouped_mm"
+CPU_EXPERTS_BYTES = 512 << 20  # of experts in turn, so that no cache holds them
+BURST = 32  # experts launched in a row
+
+
+@dataclass(frozen=True)
+class Grids:
+    """Where a model is measured."""
+
+    tokens: tuple[int, ...]
+    contexts: tuple[int, ...]
+    cpu_tokens: tuple[int, ...]
+    threads: tuple[int, ...]
+
+    @classmethod
+    def up_to(cls, max_tokens: int, max_context: int) -> Grids:
+        cores = len(os.sched_getaffinity(0))
+        return cls(
+            tokens=tuple(1 << i for i in range(max_tokens.bit_length())),
+            contexts=tuple(c for c in (0, 128, 512, 2048, 8192, 32768) if c <= max_context),
+            cpu_tokens=tuple(n for n in (1, 4, 16, 64) if n <= max_tokens),
+            threads=tuple(sorted({1 << i for i in range(cores.bit_length()) if 1 << i <= cores} | {cores})),
+        )
+
+    @property
+    def dense_tokens(self) -> tuple[int, ...]:
+        """Every second number of tokens: a grid has many points."""
+        return self.tokens[::2]
+
+    @property
+    def points(self) -> int:
+        grid = len(self.dense_tokens) * len(self.contexts)
+        return grid + 2 * len(self.tokens) + len(self.cpu_tokens) * len(self.threads) + 2
+
+
+def measure_model(
+    name: str, clock: Clock, dtype: str, grids: Grids, budget: Budget, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The section `models.NAME` of a profile."""
+    block = build(name, clock.device, dtype)
+    with torch.inference_mode():
+        dense = _dense(block, clock, grids, budget)
+        say(f"{name}: dense part {dense.medians[0] / 1e3:.1f} us for one token")
+        experts = Experts(block, clock.device)
+        expert = experts.curve(clock, grids, budget, experts.one)
+        grouped = experts.curve(clock, grids, budget, experts.top_k)
+        launch = measure(lambda n: clock.wall_ns(experts.one(1), BURST * n) / BURST, budget.share())
+        say(f"{name}: an expert {expert.medians[0] / 1e3:.1f} us, top-K grouped {grouped.medians[0] / 1e3:.1f} us")
+        overhead = _loop_overhead(block, clock, budget)
+        cpu = _cpu_experts(block, grids, budget)
+        say(f"{name}: an expert on the CPU {min(cpu.medians) / 1e3:.1f} us at best")
+    width = len(grids.contexts)
+    medians = [dense.medians[i * width : (i + 1) * width] for i in range(len(grids.dense_tokens))]
+    return {
+        "shape": block.shape,
+        "dtype": dtype,
+        "dense": dense.columns([ns for row in pooled_grid(medians) for ns in row]),
+        "expert": expert.columns(),
+        "grouped": grouped.columns(),
+        "cpu_expert": cpu.columns(cpu.medians),
+        "launch_ns": max(0, launch.median - expert.medians[0]) if clock.cuda else 0,
+        "layer_overhead_ns": overhead,
+    }
+
+
+class Experts:
+    """Calls of one layer's experts on random rows, other experts each time."""
+
+    def __init__(self, block: Block, device: torch.device, module: Any = None) -> None:
+        self.module, self.E, self.K = module or block.experts, block.shape["experts"], block.shape["top_k"]
+        self.hidden, self.device = block.shape["hidden"], device
+        self.dtype = self.module.down_proj.dtype
+
+    def one(self, tokens: int) -> Call:
+        """One expert on `tokens` rows: its two products and what is between them."""
+        x, kept = self._rows(tokens), self.module.down_proj.shape[0]
+        return lambda i: expert_forward(self.module, i % kept, x)
+
+    def top_k(self, tokens: int) -> Call:
+        """The library's grouped kernel on K experts, with `tokens` rows each."""
+        x = self._rows(tokens)
+        weights = torch.full((tokens, self.K), 1 / self.K, dtype=self.dtype, device=self.device)
+        starts = [torch.arange(start, start + self.K, device=self.device) % self.E for start in range(self.E)]
+        ids = [start.expand(tokens, self.K).contiguous() for start in starts]
+        return lambda i: grouped_mm_experts_forward(self.module, x, ids[i * self.K % self.E], weights)
+
+    def curve(self, clock: Clock, grids: Grids, budget: Budget, call: Callable[[int], Call]) -> Rows:
+        samples = []
+        for tokens in grids.tokens:
+            made = call(tokens)
+            samples.append(measure(lambda n, made=made: clock.device_ns(made, n), budget.share()))  # type: ignore[misc]
+        return Rows({"tokens": list(grids.tokens)}, samples)
+
+    def _rows(self, tokens: int) -> Tensor:
+        return torch.randn(tokens, self.hidden, device=self.device).to(self.dtype)
+
+
+def expert_forward(module: Any, expert: int, x: Tensor) -> Tensor:
+    """One expert of a transformers experts module on x [n, D] -> [n, D], without its routing weight."""
+
+    def product(x: Tensor, name: str) -> Tensor:
+        weight = getattr(module, name)[expert]
+        bias = getattr(module, f"{name}_bias")[expert] if module.has_bias else None
+        return torch.nn.functional.linear(x, weight.T if module.is_transposed else weight, bias)
+
+    gated = getattr(module, "has_gate", True)
+    inner = product(x, "gate_up_proj" if gated else "up_proj")
+    return product(module._apply_gate(inner) if gated else module.act_fn(inner), "down_proj")
+
+
+def _dense(block: Block, clock: Clock, grids: Grids, budget: Budget) -> Rows:
+    points = list(product(grids.dense_tokens, grids.contexts))
+    block.model.set_experts_implementation(NO_EXPERTS)
+    samples = []
+    for tokens, context in points:
+        call = layer_call(block, clock.device, tokens, context)
+        samples.append(measure(lambda n, call=call: clock.device_ns(call, n), budget.share()))  # type: ignore[misc]
+    axes = {"tokens": [tokens for tokens, _ in points], "context": [context for _, context in points]}
+    return Rows(axes, samples)
+
+
+def _loop_overhead(block: Block, clock: Clock, budget: Budget) -> int:
+    """What a decode layer of the library's own loop takes longer than the work it gives to the device; ns."""
+    block.model.set_experts_implementation(GROUPED)
+    call = layer_call(block, clock.device, 1, 0)
+    wall = measure(lambda n: clock.wall_ns(call, n), budget.share())
+    return max(0, wall.median - measure(lambda n: clock.device_ns(call, n), 0).median) if clock.cuda else 0
+
+
+def layer_call(block: Block, device: torch.device, tokens: int, context: int) -> Call:
+    """The layer with the arguments the library itself gives it: `tokens` rows after `context` cached ones."""
+    body = block.model.get_decoder() if hasattr(block.model, "get_decoder") else block.model.model
+    vocabulary = block.model.config.get_text_config().vocab_size
+    cache = DynamicCache()
+    caught: list[tuple[Any, Any]] = []
+    for rows in (context, tokens):
+        if not rows:
+            continue
+        ids = torch.randint(vocabulary, (1, rows), device=device)
+        hook = block.layer.register_forward_pre_hook(
+            lambda module, args, kwargs: caught.append((args, kwargs)), with_kwargs=True
+        )
+        body(input_ids=ids, past_key_values=cache, use_cache=True)
+        hook.remove()
+    args, kwargs = caught[-1]
+    cached: Any = cache.layers[-1]
+    keys, values = cached.keys[..., :context, :].clone(), cached.values[..., :context, :].clone()
+
+    def call(i: int) -> None:
+        cached.keys, cached.values = keys, values  # as before the pass, which has added its own rows
+        block.layer(*args, **kwargs)
+
+    return call
+
+
+def _cpu_experts(block: Block, grids: Grids, budget: Budget) -> Rows:
+    """One expert on the CPU by threads and tokens; its weights are there already."""
+    module, cpu = _on_cpu(block.experts), torch.device("cpu")
+    experts, clock = Experts(block, cpu, module), Clock(cpu)
+    points, before, samples = list(product(grids.threads, grids.cpu_tokens)), torch.get_num_threads(), []
+    try:
+        for threads, tokens in points:
+            torch.set_num_threads(threads)
+            call = experts.one(tokens)
+            samples.append(measure(lambda n, call=call: clock.wall_ns(call, n), budget.share()))  # type: ignore[misc]
+    finally:
+        torch.set_num_threads(before)
+    return Rows({"threads": [threads for threads, _ in points], "tokens": [tokens for _, tokens in points]}, samples)
+
+
+def _on_cpu(experts: Any) -> Any:
+    """The experts module with the first few experts' weights on the CPU."""
+    nbytes = sum(p.numel() * p.element_size() for p in experts.parameters()) // experts.num_experts
+    kept = min(experts.num_experts, -(-CPU_EXPERTS_BYTES // nbytes))
+
+    class OnCpu:
+        has_bias, is_transposed = experts.has_bias, experts.is_transposed
+        has_gate = getattr(experts, "has_gate", True)
+        act_fn = experts.act_fn if hasattr(experts, "act_fn") else None
+        _apply_gate = staticmethod(experts._apply_gate)
+
+    for name, parameter in experts.named_parameters():
+        setattr(OnCpu, name, parameter[:kept].to("cpu"))
+    return OnCpu
+
+
+def _no_experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    return hidden
+
+
+ALL_EXPERTS_FUNCTIONS.register(NO_EXPERTS, _no_experts)

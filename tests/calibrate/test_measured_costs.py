@@ -17,17 +17,13 @@ from sim.costs import Costs, attended_pairs
 from sim.machine import Machine
 from sim.profiles import HardwareProfile, ModelProfile, shipped
 from sim.run import run
+from sim.signals import TraceSignals
 from sim.workload import Pass
 from traces.errors import UserError
 
 OLMOE = ModelProfile.from_dict(shipped("model", "olmoe_1b_7b"))
 MIXTRAL = ModelProfile.from_dict(shipped("model", "mixtral_8x7b"))
 Profile = dict[str, Any]
-
-
-class Silent:
-    def enter(self, parts: Any) -> None:
-        pass
 
 
 def test_one_copy_of_any_measured_size_takes_the_measured_time(profile: Profile) -> None:
@@ -38,7 +34,7 @@ def test_one_copy_of_any_measured_size_takes_the_measured_time(profile: Profile)
         model = replace(OLMOE, moe_layers=1, experts=1, top_k=1, expert_bytes={"bfloat16": nbytes})
         costs = Costs(model, hardware)
         setup = Setup(1, 1, 1, (nbytes,), 1, nbytes, costs, 0)
-        machine = Machine(Core(LRU(setup), setup, Silent()), costs, depth=hardware.link.depth)  # type: ignore[arg-type]
+        machine = Machine(Core(LRU(setup), setup, TraceSignals(None)), costs, depth=hardware.link.depth)
         accounts = machine.run([], [step])
         assert accounts.link_busy_ns == ns == sum(accounts.stall_row())
         assert accounts.demand_bytes == nbytes

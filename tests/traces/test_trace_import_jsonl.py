@@ -123,7 +123,7 @@ def test_tokens_that_a_cache_held_are_context(tmp_path: Path) -> None:
         ([row(0, 0, [1, 2], weights=[0.5])], "line 1, length of weights is 1; allowed: 2"),
         ([row(0, 0, [1], weights=[-1])], "line 1, weights is -1"),
         ([row(0, 0, [1], weights=[70000])], "line 1, weights is 70000"),
-        (['{"token": 0, "layer": 0, "ids": [1], "weights": [1e999]}'], "line 1, weights is inf"),
+        (['{"token": 0, "layer": 0, "ids": [1], "weights": [1e999]}'], "line 1, content is .the number 1e999"),
         ([row(0, 0, [1], request=1), row(0, 0, [1], request=0)], "line 2, request is 0; allowed: above 1"),
         ([row(0, 0, [1], request=0), row(0, 1, [1])], "line 2, keys"),
         ([row(0, 0, [1], request=0), row(0, 0, [1], request=1, token_id=1)], "line 2, keys .* of the file"),

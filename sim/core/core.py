@@ -41,9 +41,8 @@ def _overridden(policy: Policy, hook: str) -> bool:
 class Core:
     """One GPU's experts. ``policy`` decides; the core keeps the rules.
 
-    Facts: :meth:`step_begin`, :meth:`gate`, :meth:`prediction`, :meth:`chunk_done`, :meth:`expert_done`,
-    :meth:`step_end`, each with its time ``now`` for the log. Questions: :meth:`next_chunk`, :meth:`next_expert`.
-    Chunks are numbered ``expert * C + i``.
+    Facts: step_begin, gate, prediction, chunk_done, expert_done, step_end, each with its time ``now`` for the log.
+    Questions: next_chunk, next_expert. Chunks are numbered ``expert * C + i``.
     """
 
     def __init__(self, policy: Policy, setup: Setup, signals: StepSignals) -> None:

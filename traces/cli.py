@@ -80,6 +80,9 @@ def main(args: list[str]) -> int:
         # One line whatever a path holds.
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         # Nobody reads any more: let the flush at the end go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

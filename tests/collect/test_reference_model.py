@@ -68,7 +68,7 @@ def test_its_origin_is_stated() -> None:
 
 
 def test_it_has_the_routing_of_olmoe_and_has_learned_its_text() -> None:
-    loaded = load("reference", "float32", torch.device("cpu"))
+    loaded = load("reference", "float32", "cpu")
     config = loaded.model.config
     assert (config.num_hidden_layers, config.num_local_experts, config.num_experts_per_tok) == (16, 64, 8)
     lines = [json.loads(line)["prompt"] for line in PROMPTS_FILE.read_text().splitlines()[:8]]

@@ -80,7 +80,7 @@ def run(options: Options, models: list[str], out: Path) -> None:
         from traces.calibrate.profile import assemble, write
         from traces.calibrate.shapes import configuration
         from traces.calibrate.timing import Budget, Clock
-        from traces.collect.load import device_of
+        from traces.collect.devices import device_of
     except ImportError as error:
         need = "pip install 'moe-offload-workbench[hf]'"
         raise UserError(f"calibrate needs torch and transformers ({error}): {need}") from None

@@ -14,22 +14,39 @@ from traces.format import SIGNALS
 USAGE = """\
 python -m traces collect model=NAME prompts=FILE out=DIR [key=value ...]
 
+Records the routing of a Hugging Face MoE model while it generates. Killed or interrupted, the same command goes on
+where it was; the trace appears when it is whole.
+
   model               reference, a folder, or a model of the local Hugging Face cache (nothing is downloaded)
-  prompts             text, one prompt per line; or .jsonl, {"prompt": ..., and optionally "source", "split",
-                      "licence", "max_new_tokens"} per line
+  prompts             text, one prompt per line; .jsonl with {"prompt": ..., and optionally "source", "split",
+                      "licence", "max_new_tokens"} per line; or chats (.jsonl, .json, .parquet) with "messages",
+                      "conversation" or "conversations", as chat data sets are distributed
   out                 the trace's folder, yet to be made
-  decoding            greedy | sampled | teacher_forced (the continuation is the text's own)    [greedy]
-  max_new_tokens      per prompt                                                                [64]
-  max_prompt_tokens   longer prompts are cut; teacher_forced continues from the cut             [512]
-  temperature, seed   of sampled decoding; the seed also draws the splits                       [1.0, 0]
-  limit               record the first so many prompts; 0: all                                  [0]
-  split               share of the prompts, per source, that are for training                   [0.7]
-  signals             default | all | names, comma-separated                                    [default]
-  ahead               layers that gate_ahead looks ahead                                        [3]
-  dtype, device       auto | bfloat16 | float16 | float32; auto | cpu | cuda | cuda:N           [auto]
+
+  decoding            greedy | sampled | teacher_forced (the continuation is the text's own, or a chat's answer)
+                                                                                                    [greedy]
+  max_new_tokens      per prompt                                                                    [64]
+  max_prompt_tokens   longer prompts are cut; teacher_forced continues from the cut                 [512]
+  temperature, top_p  of sampled decoding                                                           [1.0, 1.0]
+  seed                of sampled decoding and of the splits                                         [0]
+  samples             requests per prompt, one after the other, all in the same split               [1]
+  batch               requests served at once; the trace holds them one by one                      [1]
+
+  chat_template       auto (chats, where the tokenizer has a template) | on (plain prompts too) | off  [auto]
+  turn                of a chat: first (up to the first answer) | last                              [first]
+  limit               record the first so many prompts; 0: all                                      [0]
+  split               share of the prompts, per source, that are for training                       [0.7]
+
+  signals             default | all | names, comma-separated                                        [default]
+  ahead               layers that gate_ahead looks ahead                                            [3]
+  dtype               auto | bfloat16 | float16 | float32                                           [auto]
+  device              auto | cpu | cuda | cuda:N | spread (over GPUs, host memory and disk)         [auto]
+  max_memory          of spread, per device: 0:20GiB,cpu:60GiB
   threads             CPU threads; 1 gives the same sums on any machine of a kind, and is best for a small
-                      model on a busy one; 0: torch's choice                                    [0]
-  licence             of the prompts; by default what the lines of a .jsonl say
+                      model on a busy one; 0: torch's choice                                        [0]
+  overhead            seconds for which the last batch may be repeated, recorded and by plain generate in turns,
+                      to tell what recording costs; at least once; 0: not at all                    [10]
+  licence             of the prompts; by default what the records say
   priced_as           a model of conf/model/ of the same layers, experts and top-K
 """
 
@@ -48,16 +65,41 @@ class Options:
     max_new_tokens: int = 64
     max_prompt_tokens: int = 512
     temperature: float = 1.0
+    top_p: float = 1.0
     seed: int = 0
+    samples: int = 1
+    batch: int = 1
+    chat_template: str = "auto"
+    turn: str = "first"
     limit: int = 0
     split: float = 0.7
     signals: str = "default"
     ahead: int = 3
     dtype: str = "auto"
     device: str = "auto"
+    max_memory: str = ""
     threads: int = 0
+    overhead: float = 10.0
     licence: str = ""
     priced_as: str = ""
+
+    def check(self) -> None:
+        """UserError for a value that is out of range or not known."""
+        check_choice("decoding", self.decoding, ("greedy", "sampled", "teacher_forced"))
+        check_choice("chat_template", self.chat_template, ("auto", "on", "off"))
+        check_choice("turn", self.turn, ("first", "last"))
+        check_choice("dtype", self.dtype, ("auto", "bfloat16", "float16", "float32"))
+        for key in ("max_new_tokens", "max_prompt_tokens", "samples", "batch", "ahead"):
+            check_range(key, getattr(self, key), 1)
+        for key in ("seed", "limit", "threads", "overhead"):
+            check_range(key, getattr(self, key), 0)
+        check_range("temperature", self.temperature, 1e-3)
+        check_range("top_p", self.top_p, 1e-3, 1)
+        check_range("split", self.split, 0, 1)
+        if self.decoding != "sampled":
+            for key in ("temperature", "top_p"):
+                if getattr(self, key) != 1:
+                    raise UserError(f"{key}={getattr(self, key):g} is for decoding=sampled, not {self.decoding}")
 
 
 def signals_of(value: str) -> frozenset[str]:
@@ -77,19 +119,13 @@ def main(args: list[str]) -> None:
         print(USAGE, end="")
         return
     options = parse_options(Options, args)
-    check_choice("decoding", options.decoding, ("greedy", "sampled", "teacher_forced"))
-    check_range("max_new_tokens", options.max_new_tokens, 1)
-    check_range("max_prompt_tokens", options.max_prompt_tokens, 1)
-    check_range("temperature", options.temperature, 1e-3)
-    check_range("seed", options.seed, 0)
-    check_range("limit", options.limit, 0)
-    check_range("split", options.split, 0, 1)
-    check_range("ahead", options.ahead, 1)
-    check_range("threads", options.threads, 0)
+    options.check()
     signals = signals_of(options.signals)
     out = Path(options.out)
-    if out.exists():
+    if os.path.lexists(out):
         raise UserError(f"out={options.out!r} exists already; allowed: a folder yet to be made")
+    if not out.parent.is_dir():
+        raise UserError(f"out={options.out!r}: there is no folder {str(out.parent)!r}; allowed: one that exists")
     run(options, signals, out)
 
 
@@ -99,27 +135,37 @@ def run(options: Options, signals: frozenset[str], out: Path) -> None:
     try:
         import torch
 
-        from traces.collect.load import device_of, load
-        from traces.collect.prompts import assign_splits, read_prompts
-        from traces.collect.record import Decoding, collect
+        from traces.collect.jobs import Decoding
+        from traces.collect.load import load
+        from traces.collect.prompts import PromptFile
+        from traces.collect.record import Wanted, collect
     except ImportError as error:
         need = "pip install 'moe-offload-workbench[hf]'"
         raise UserError(f"collect needs torch and transformers ({error}): {need}") from None
-    from traces.manifest import Prompts
 
-    file = Path(options.prompts)
-    prompts = assign_splits(read_prompts(file, options.limit or None), options.split, options.seed)
-    stated = sorted({prompt.licence for prompt in prompts if prompt.licence})
-    about = Prompts(file.name, options.licence or "; ".join(stated) or None)
-    decoding = Decoding(
-        options.decoding,
-        options.max_new_tokens,
-        options.max_prompt_tokens,
-        options.temperature,
-        options.seed,
+    prompts = PromptFile(
+        Path(options.prompts),
+        limit=options.limit,
+        split=options.split,
+        seed=options.seed,
+        samples=options.samples,
+        turn=options.turn,
     )
+    if prompts.skipped:
+        print(f"{prompts.skipped} chats have nobody's question before an answer and are left out", file=sys.stderr)
     if options.threads:
         torch.set_num_threads(options.threads)
-    loaded = load(options.model, options.dtype, device_of(options.device))
-    path = collect(loaded, prompts, out, decoding, signals, options.ahead, about, options.priced_as or None)
+    loaded = load(options.model, options.dtype, options.device, options.max_memory)
+    decoding = Decoding(
+        mode=options.decoding,
+        max_new_tokens=options.max_new_tokens,
+        max_prompt_tokens=options.max_prompt_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+        chat_template=options.chat_template,
+        batch=options.batch,
+    )
+    wanted = Wanted(signals, options.ahead, options.licence or None, options.priced_as or None, options.overhead)
+    path = collect(loaded, prompts, out, decoding, wanted)
     print(f"wrote {path}", file=sys.stderr)

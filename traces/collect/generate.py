@@ -1,15 +1,20 @@
-"""The passes that serve one prompt: a prefill pass over all of it, then one pass per generated token."""
+"""The passes that serve a batch of prompts: one prefill pass over all of them, then one pass per generated token."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TopPLogitsWarper
 
 Choose = Callable[[Tensor], int]
 """The next token, given the logits [V] of the last position."""
+
+PAD = 0
+"""Fills the rows that are shorter than the longest; any token would do, for nothing attends to it."""
 
 
 def greedy(logits: Tensor) -> int:
@@ -17,13 +22,19 @@ def greedy(logits: Tensor) -> int:
     return int(logits.argmax())
 
 
-def sampled(temperature: float, seed: int) -> Choose:
-    """Draw from softmax(logits / temperature) with a generator of its own, on the CPU on any device."""
+def sampled(temperature: float, seed: int, top_p: float = 1.0) -> Choose:
+    """Draw from softmax(logits / temperature) with a generator of its own, on the CPU on any device.
+
+    `top_p` below 1: from the fewest most likely tokens that together have at least this probability.
+    """
     generator = torch.Generator().manual_seed(seed)
+    narrow: Any = TopPLogitsWarper(top_p) if top_p < 1 else None
 
     def choose(logits: Tensor) -> int:
-        probs = torch.softmax(logits.double().cpu() / temperature, dim=-1)
-        return int(torch.multinomial(probs, 1, generator=generator))
+        scores = logits.double().cpu() / temperature
+        if narrow is not None:
+            scores = narrow(None, scores[None])[0]
+        return int(torch.multinomial(torch.softmax(scores, dim=-1), 1, generator=generator))
 
     return choose
 
@@ -34,20 +45,52 @@ def forced(continuation: list[int]) -> Choose:
     return lambda _logits: next(tokens)
 
 
-def passes(
-    model: Any, prompt: list[int], choose: Choose, max_new_tokens: int, end: Collection[int]
-) -> Iterator[tuple[Tensor, int]]:
-    """Run the passes; after each, yield its token ids (int64 [1, T]) and the token that was chosen from it.
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass. ids: int64 [B, T]; real: bool [B, T], False for padding and for rows that have ended."""
 
-    Stops after `max_new_tokens` tokens or one of `end`. The last token chosen is not fed back, so it has no
-    pass. The model must be in inference mode of the caller's.
+    ids: Tensor
+    real: Tensor
+    chosen: tuple[int | None, ...]  # the next token of each row; None for one that had ended before
+
+
+def passes(
+    model: Any,
+    prompts: Sequence[list[int]],
+    choose: Sequence[Choose],
+    new_tokens: Sequence[int],
+    end: Collection[int],
+) -> Iterator[Pass]:
+    """Run the passes of a batch, and yield each when it has run.
+
+    Row b stops after `new_tokens[b]` tokens or one of `end`; the passes stop with the last row. The last token of a
+    row is not fed back, so it has no pass. The model must be in inference mode of the caller's.
     """
-    chunk, cache = prompt, None
-    for _ in range(max_new_tokens):
-        ids = torch.tensor([chunk], device=model.device)
-        out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        token, cache = choose(out.logits[0, -1]), out.past_key_values
-        yield ids, token
-        if token in end:
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts])
+    real = torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts])
+    ragged = not bool(real.all())  # without padding the library needs neither mask nor positions
+    attended, positions = real, (real.cumsum(1) - 1).clamp(min=0)
+    made, cache = [0] * len(prompts), None
+    while True:
+        given: dict[str, Tensor] = {"attention_mask": attended.long(), "position_ids": positions} if ragged else {}
+        inputs = {name: tensor.to(model.device) for name, tensor in {"input_ids": ids, **given}.items()}
+        out = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache = out.past_key_values
+        alive = real[:, -1].tolist()
+        chosen = tuple(
+            pick(logits) if on else None for pick, logits, on in zip(choose, out.logits[:, -1], alive, strict=True)
+        )
+        yield Pass(ids, real, chosen)
+        made = [count + on for count, on in zip(made, alive, strict=True)]
+        goes_on = [
+            on and count < most and token not in end
+            for on, count, most, token in zip(alive, made, new_tokens, chosen, strict=True)
+        ]
+        if not any(goes_on):
             return
-        chunk = [token]
+        ids = torch.tensor([[token if token is not None else PAD] for token in chosen])
+        real = torch.tensor([[on] for on in goes_on])
+        # The place of a row that has ended stays: some models scale by the farthest position of a batch.
+        positions = positions[:, -1:] + real
+        attended = torch.cat([attended, torch.ones_like(real)], dim=1)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from traces.collect.devices import SPREAD, choose, limits, weights_bytes
 from traces.collect.options import check_choice
 from traces.errors import UserError
 from traces.reference import MODEL_DIR
@@ -21,49 +26,77 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Loaded:
-    """`name`: as the manifest shows it, never a path; `revision`: a commit, or the reference weights' hash."""
+    """`name`: as the manifest shows it, never a path; `revision`: a commit, or the reference weights' hash.
+
+    `files`: size in bytes and time of change in ns of every file of weights, by name, to tell one model from another.
+    """
 
     model: Any
     tokenizer: Any
     name: str
     revision: str | None
+    files: Mapping[str, tuple[int, int]]
 
 
-def device_of(device: str) -> torch.device:
-    """The torch device of `device=`: auto (CUDA if there is one), cpu, cuda or cuda:N; UserError otherwise."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"device={device!r} is not known; allowed: auto, cpu, cuda, cuda:N") from None
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device={device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return chosen
+def load(name: str, dtype: str, device: str = "auto", max_memory: str = "") -> Loaded:
+    """Load `name`: "reference", a folder, or a model of the local Hugging Face cache. UserError if it fails.
 
-
-def device_name(device: torch.device) -> str:
-    """ "cpu", or the GPU's product name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def load(name: str, dtype: str, device: torch.device) -> Loaded:
-    """Load `name`: "reference", a folder, or a model of the local Hugging Face cache. UserError if it fails."""
+    `device`: cpu, cuda, cuda:N; or spread: over the GPUs, then host memory, then disk, by accelerate's device map,
+    within `max_memory` if that is given; auto: the first of these that holds the weights.
+    """
     check_choice("dtype", dtype, DTYPES)
     quiet: Any = logging.disable_progress_bar
     quiet()  # ours are plain lines
-    source = str(MODEL_DIR) if name == REFERENCE else name
+    folder = weights_folder(name)
+    files = sorted(folder.glob("*.safetensors"))
+    where = choose(device, weights_bytes(files, dtype), limited=bool(max_memory))
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    how: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **local}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **local)
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **local)
-    except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"model={name!r} cannot be loaded from this machine: {why}") from None
-    folder = Path(source)
-    revision = weights_digest(folder) if name == REFERENCE else getattr(model.config, "_commit_hash", None)
-    shown = name if name == REFERENCE or not folder.is_dir() else folder.resolve().name
-    return Loaded(model.to(device).eval(), tokenizer, shown, revision)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **local)
+        if where == SPREAD:
+            model = _spread(folder, how, max_memory)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(str(folder), **how).to(torch.device(where))
+    except torch.cuda.OutOfMemoryError:
+        raise UserError(f"model={name!r} does not fit into {where}; allowed: device=spread, device=cpu") from None
+    except (OSError, ValueError, ImportError) as error:
+        raise _not_here(name, error) from None
+    own = Path(name).is_dir()
+    if name == REFERENCE:
+        shown, revision = name, weights_digest(folder)
+    else:
+        # The cache names a snapshot's folder after its commit.
+        shown, revision = (folder.resolve().name, None) if own else (name, folder.name)
+    facts = {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+    return Loaded(model.eval(), tokenizer, shown, revision, facts)
+
+
+def _spread(folder: Path, how: Mapping[str, Any], max_memory: str) -> Any:
+    # Layers that fit into no memory are read from here at every pass; it goes when the model does.
+    spill = tempfile.TemporaryDirectory(prefix="moe-offload-")
+    allowed = limits(max_memory) or None
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        str(folder), device_map="auto", max_memory=allowed, offload_folder=spill.name, **how
+    )
+    model.spill = spill
+    return model
+
+
+def weights_folder(name: str) -> Path:
+    """Where the files of model `name` lie; UserError if they are not on this machine."""
+    if name == REFERENCE:
+        return MODEL_DIR
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise _not_here(name, error) from None
+
+
+def _not_here(name: str, error: Exception) -> UserError:
+    return UserError(f"model={name!r} cannot be loaded from this machine: {' '.join(str(error).split())}")
 
 
 def weights_digest(folder: Path) -> str:

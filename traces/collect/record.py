@@ -1,10 +1,11 @@
-"""Record prompts into a trace."""
+"""Record prompts into a trace, a batch at a time; an interrupted recording goes on where it was."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,90 +14,37 @@ from typing import Any
 import numpy as np
 import torch
 
+from traces.collect import overhead
+from traces.collect.devices import device_name
 from traces.collect.families import MoeModel, inspect_model
-from traces.collect.generate import Choose, forced, greedy, passes, sampled
-from traces.collect.load import Loaded, device_name
-from traces.collect.prompts import Prompt
-from traces.collect.recorder import Arrays, Recorder
+from traces.collect.jobs import Decoding, Job, groups, survey
+from traces.collect.load import Loaded
+from traces.collect.progress import Progress
+from traces.collect.prompts import PromptFile
+from traces.collect.recorder import Recorder
+from traces.collect.serve import serve
 from traces.errors import UserError
-from traces.format import DECODE, PREFILL, Request
+from traces.format import STEP_DTYPE, signal_dtype
 from traces.manifest import Prompts
 from traces.manifest import Recorder as RecorderInfo
 from traces.writer import TraceWriter
 
-Steps = list[tuple[int, int, int]]
-
-DECODINGS = ("greedy", "sampled", "teacher_forced")
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How each prompt is continued. Prompts beyond `max_prompt_tokens` are cut off at their end."""
-
-    mode: str
-    max_new_tokens: int
-    max_prompt_tokens: int
-    temperature: float
-    seed: int
-
-    def settings(self) -> dict[str, Any]:
-        """What the manifest says about it."""
-        settings: dict[str, Any] = {
-            "mode": self.mode,
-            "max_new_tokens": self.max_new_tokens,
-            "max_prompt_tokens": self.max_prompt_tokens,
-        }
-        if self.mode == "sampled":
-            settings |= {"temperature": self.temperature, "seed": self.seed}
-        return settings
+CHECKPOINT_S = 5.0
+"""A killed recording repeats at most this much, and the batch that it was at."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """A tokenised prompt: what is prefilled, and what is chosen after it, at most `new_tokens` times."""
+class Wanted:
+    """What to record beside the experts. `signals`: optional arrays by the format's names; `ahead`: A.
 
-    prompt: Prompt
-    ids: list[int]
-    choose: Choose
-    new_tokens: int
+    `overhead_s`: how long the recording may be compared with plain generate afterwards, at least once; 0: not at all.
+    """
 
-
-def plan(index: int, prompt: Prompt, loaded: Loaded, decoding: Decoding) -> Job:
-    """Tokenise prompt number `index`; UserError where nothing is left to record or the model's window ends."""
-    where = f"prompt {index} ({prompt.source})"
-    ids = loaded.tokenizer(prompt.text)["input_ids"]
-    head, rest = ids[: decoding.max_prompt_tokens], ids[decoding.max_prompt_tokens :]
-    new_tokens = prompt.max_new_tokens or decoding.max_new_tokens
-    choose: Choose = greedy
-    if decoding.mode == "sampled":
-        choose = sampled(decoding.temperature, decoding.seed + index)
-    elif decoding.mode == "teacher_forced":
-        choose, new_tokens = forced(rest), min(new_tokens, len(rest))
-    if not head:
-        raise UserError(f"{where}: no tokens")
-    if not new_tokens:
-        limit = f"max_prompt_tokens={decoding.max_prompt_tokens}"
-        raise UserError(f"{where}: {len(ids)} tokens leave no continuation to force; lower {limit}")
-    window = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-    if window is not None and len(head) + new_tokens > window:
-        asked = f"{len(head)} prompt tokens + {new_tokens} new ones"
-        raise UserError(f"{where}: {asked}; allowed: {window}, the model's window")
-    return Job(prompt, head, choose, new_tokens)
-
-
-def record_request(recorder: Recorder, job: Job, number: int, end: Collection[int]) -> tuple[Request, Steps, Arrays]:
-    """Serve one job under an attached recorder: the request, its steps, and its rows of every signal."""
-    steps: Steps = []
-    parts: list[Arrays] = []
-    context = 0
-    for ids, _token in passes(recorder.moe.model, job.ids, job.choose, job.new_tokens, end):
-        parts.append(recorder.pass_over(ids))
-        rows = ids.shape[1]
-        steps.append((DECODE if steps else PREFILL, rows, context))
-        context += rows
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    request = Request(number, len(job.ids), len(steps), None, job.prompt.split, job.prompt.source)
-    return request, steps, arrays
+    signals: frozenset[str]
+    ahead: int
+    licence: str | None = None
+    priced_as: str | None = None
+    overhead_s: float = 0.0
 
 
 def end_tokens(loaded: Loaded) -> set[int]:
@@ -119,59 +67,112 @@ def signal_shapes(moe: MoeModel, signals: Collection[str], ahead: int) -> dict[s
         "embedding": (width,),
         "token_ids": (),
     }
-    return {name: shape for name, shape in known.items() if name in signals or name == "expert_weights"}
+    shapes = {name: shape for name, shape in known.items() if name in signals or name == "expert_weights"}
+    if "router_probs" in shapes and moe.has_choice:
+        shapes["router_choice"] = (L, E)
+    return shapes
 
 
-def collect(
-    loaded: Loaded,
-    prompts: Sequence[Prompt],
-    out: Path,
-    decoding: Decoding,
-    signals: frozenset[str],
-    ahead: int,
-    about: Prompts,
-    priced_as: str | None = None,
-) -> Path:
-    """Record `prompts`, one at a time, into the new trace `out`; returns its path.
+def bytes_per_row(moe: MoeModel, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Bytes that one token takes in the trace, at most: a decode step's entry included."""
+    arrays = {"expert_ids": (len(moe.layers), moe.top_k), **shapes}
+    sizes = (signal_dtype(name, moe.n_experts).itemsize * int(np.prod(shape)) for name, shape in arrays.items())
+    return sum(sizes) + STEP_DTYPE.itemsize
 
-    `signals`: optional arrays by the format's names; `about`: source and licence of the prompts. Raises
-    UserError for prompts or a model that cannot be recorded, RecordingError for a model that misbehaves.
+
+def check_disk(out: Path, needed: int, rows: int) -> None:
+    """Say what the trace takes at most; UserError where `out`'s disk has less left."""
+    free = shutil.disk_usage(out.parent).free
+    print(f"at most {rows} tokens: {needed / 1e6:.1f} MB on disk, {free / 1e9:.1f} GB are free", file=sys.stderr)
+    if needed > free:
+        asked = f"at most {needed / 1e9:.1f} GB"
+        raise UserError(f"out={str(out)!r} takes {asked}; allowed: {free / 1e9:.1f} GB (lower limit= or signals=)")
+
+
+def recipe(loaded: Loaded, prompts: PromptFile, decoding: Decoding, wanted: Wanted, by: RecorderInfo) -> dict[str, Any]:
+    """All that the trace depends on: a recording that was interrupted goes on only where this is the same."""
+    return {
+        "model": loaded.name,
+        "revision": loaded.revision,
+        "weights": {name: list(about) for name, about in loaded.files.items()},
+        "dtype": str(loaded.model.dtype),
+        "recorder": by.version,
+        "device": by.device,
+        "threads": torch.get_num_threads(),
+        "experts_implementation": loaded.model.config._experts_implementation,
+        "prompts": prompts.sha256,
+        "split": prompts.settings,
+        "decoding": {**decoding.settings(), "seed": decoding.seed},
+        "signals": sorted(wanted.signals),
+        "ahead": wanted.ahead,
+        "licence": wanted.licence,
+        "priced_as": wanted.priced_as,
+    }
+
+
+def collect(loaded: Loaded, prompts: PromptFile, out: Path, decoding: Decoding, wanted: Wanted) -> Path:
+    """Record `prompts` into the new trace `out`; returns its path.
+
+    Interrupted, even by kill -9, the same call goes on after the last checkpoint; on a CPU, with the same number of
+    threads, the trace is the same to the byte. Raises UserError for prompts or a model that cannot be recorded,
+    RecordingError for a model that misbehaves. Memory: one batch, and a few bytes per prompt.
     """
     moe = inspect_model(loaded.model)
-    jobs = [plan(index, prompt, loaded, decoding) for index, prompt in enumerate(prompts)]
-    end: Collection[int] = () if decoding.mode == "teacher_forced" else end_tokens(loaded)
-    recorder = Recorder(moe, signals, ahead)
-    shapes = signal_shapes(moe, recorder.signals, ahead)
+    recorder = Recorder(moe, wanted.signals, wanted.ahead)
+    shapes = signal_shapes(moe, recorder.signals, wanted.ahead)
+    by = RecorderInfo("traces.collect", recorder_version(), device_name(loaded.model.device))
+    asked = survey(prompts, loaded, decoding)
+    per_row = bytes_per_row(moe, shapes)
     sizes = {"n_layers": len(moe.layers), "n_experts": moe.n_experts, "top_k": moe.top_k}
-    started_s, tokens = time.monotonic(), 0
-    with TraceWriter(out, **sizes, signals=shapes) as writer, recorder.attached(), torch.inference_mode():
-        for number, job in enumerate(jobs):
-            request, steps, arrays = record_request(recorder, job, number, end)
-            writer.add_request(request, steps=steps, **arrays)
-            tokens += sum(rows for _, rows, _ in steps)
-            _report(number + 1, len(jobs), tokens, time.monotonic() - started_s)
-        return writer.close(
+    whole = recipe(loaded, prompts, decoding, wanted, by)
+    with TraceWriter(out, **sizes, signals=shapes, recipe=whole) as writer:
+        if writer.requests:
+            print(f"going on after {writer.requests} requests, {writer.tokens} tokens", file=sys.stderr)
+        rows = asked.most_rows - writer.tokens
+        check_disk(out, rows * per_row, rows)
+        last = _record(recorder, writer, loaded, prompts, decoding, asked.most_rows)
+        path = writer.close(
             name=loaded.name,
             revision=loaded.revision,
-            recorder=RecorderInfo("traces.collect", recorder_version(), device_name(loaded.model.device)),
+            recorder=by,
             decoding=decoding.settings(),
             recording="recorded",
-            prompts=about,
+            prompts=Prompts(prompts.name, wanted.licence or "; ".join(prompts.licences) or None),
             expert_bytes=moe.expert_bytes(),
             shapes=moe.shapes(),
             dtype=str(loaded.model.dtype).removeprefix("torch."),
             scoring=moe.scoring,
-            priced_as=priced_as,
+            priced_as=wanted.priced_as,
         )
+    if wanted.overhead_s and last:
+        heads = [job.ids for job in last]
+        new_tokens = min(job.new_tokens for job in last)
+        print(overhead.measure(recorder, heads, new_tokens, wanted.overhead_s), file=sys.stderr)
+    return path
+
+
+def _record(
+    recorder: Recorder, writer: TraceWriter, loaded: Loaded, prompts: PromptFile, decoding: Decoding, most_rows: int
+) -> list[Job]:
+    """Record what is missing, batch by batch; returns the last batch."""
+    end: Collection[int] = () if decoding.mode == "teacher_forced" else end_tokens(loaded)
+    progress = Progress(len(prompts), most_rows, writer.requests, writer.tokens)
+    saved_s = time.monotonic()
+    last: list[Job] = []
+    with recorder.attached(), torch.inference_mode():
+        for jobs in groups(prompts, writer.requests, loaded, decoding):
+            rows = writer.tokens
+            for request, steps, arrays in serve(recorder, jobs, end):
+                writer.add_request(request, steps=steps, **arrays)
+            if time.monotonic() - saved_s >= CHECKPOINT_S:
+                writer.checkpoint()
+                saved_s = time.monotonic()
+            progress.add(len(jobs), writer.tokens - rows, sum(job.most_rows for job in jobs))
+            last = jobs
+    return last
 
 
 def recorder_version() -> str:
     """Our version and those of the two libraries that decide what is computed."""
     ours, *theirs = (version(name) for name in ("moe-offload-workbench", "transformers", "torch"))
     return f"{ours} (transformers {theirs[0]}, torch {theirs[1]})"
-
-
-def _report(done: int, of: int, tokens: int, elapsed_s: float) -> None:
-    speed = tokens / max(elapsed_s, 1e-9)
-    line = f"recorded {done}/{of} requests, {tokens} tokens, {elapsed_s:.1f} s, {speed:.0f} tokens/s"
-    print(line, file=sys.stderr)

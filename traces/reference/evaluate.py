@@ -105,7 +105,7 @@ def rounded(value: Any) -> Any:
 def main(options: Options) -> None:
     """Print the figures as JSON."""
     check_range("windows", options.windows, 1)
-    loaded = load(options.model, "float32", torch.device("cpu"))
+    loaded = load(options.model, "float32", "cpu")
     print(json.dumps(evaluate(loaded.model, Path(options.folder), options.windows), indent=1))
 
 

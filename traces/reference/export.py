@@ -56,7 +56,7 @@ def export(options: Options) -> None:
     tokenizer: Any = PreTrainedTokenizerFast
     tokenizer(tokenizer_object=bpe, eos_token=END_OF_TEXT).save_pretrained(out)
 
-    shipped = load(str(out), "float32", torch.device("cpu"))
+    shipped = load(str(out), "float32", "cpu")
     record = provenance(state, json.loads((folder / "sources.json").read_text()))
     record["weights"] = weights_digest(out)
     record["parameters"] = sum(p.numel() for p in model.parameters())

@@ -1,0 +1,145 @@
+"""An interrupted recording goes on where it was, and the trace is the same to the byte."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
+pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
+
+from traces import UserError, open_trace  # noqa: E402
+from traces.collect import record, serve  # noqa: E402
+from traces.collect.cli import main  # noqa: E402
+
+WORDS = "an interrupted recording goes on where it was and the trace is the same".split()
+REQUESTS = 14
+OPTIONS = ["max_new_tokens=6", "threads=1", "overhead=0", "device=cpu", "batch=2", "signals=all"]
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("prompts") / "p.txt"
+    draw = random.Random(0)
+    lines = [" ".join(draw.choices(WORDS, k=draw.randint(1, 9))) for _ in range(REQUESTS)]
+    file.write_text("\n".join(lines))
+    return file
+
+
+@pytest.fixture(autouse=True)
+def _always_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "CHECKPOINT_S", 0.0)
+
+
+def arguments(saved: Path, prompts: Path, out: Path, *more: str) -> list[str]:
+    return [f"model={saved}", f"prompts={prompts}", f"out={out}", *OPTIONS, *more]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(saved: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("whole") / "trace"
+    main(arguments(saved, prompts, out))
+    return contents(out)
+
+
+class Stop(BaseException):
+    """What no handler expects."""
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3, 6])
+def test_it_goes_on_after_an_interruption(
+    saved: Path,
+    prompts: Path,
+    tmp_path: Path,
+    undisturbed: dict[str, bytes],
+    batches: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "trace"
+    real, served = serve.serve, []
+
+    def stops(*args: Any) -> Any:
+        if len(served) == batches:
+            raise Stop
+        served.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(record, "serve", stops)
+    with pytest.raises(Stop):
+        main(arguments(saved, prompts, out))
+    assert not out.exists()
+    monkeypatch.setattr(record, "serve", lambda *args: served.append(args) or real(*args))
+    served.clear()
+    main(arguments(saved, prompts, out))
+    assert len(served) == REQUESTS // 2 - batches
+    assert (f"going on after {2 * batches} requests" in capsys.readouterr().err) == bool(batches)
+    assert contents(out) == undisturbed
+    assert [entry.name for entry in tmp_path.iterdir()] == ["trace"]
+
+
+def test_other_settings_do_not_go_on(saved: Path, prompts: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    out = tmp_path / "trace"
+    real, served = serve.serve, []
+
+    def stops(*args: Any) -> Any:
+        if served:
+            raise Stop
+        served.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(record, "serve", stops)
+    with pytest.raises(Stop):
+        main(arguments(saved, prompts, out))
+    for other, named in (("seed=4", "seed"), ("limit=3", "limit"), ("ahead=2", "ahead"), ("licence=MIT", "licence")):
+        with pytest.raises(UserError, match=named) as caught:
+            main(arguments(saved, prompts, out, other))
+        assert "\n" not in str(caught.value)
+    more = prompts.with_name("more.txt")
+    more.write_text(prompts.read_text() + "\none more")
+    with pytest.raises(UserError, match="prompts"):
+        main(arguments(saved, more, out))
+
+
+def test_kill_9_and_again(saved: Path, prompts: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """A real process, killed at random moments of its recording until it gets through."""
+    out = tmp_path / "trace"
+    # Slowed down, so that there is something to interrupt: importing torch takes longer than all of the work.
+    code = (
+        "import sys, time\n"
+        "from traces.collect import cli, record\n"
+        "record.CHECKPOINT_S = 0.0\n"
+        "real = record.serve\n"
+        "record.serve = lambda *args: time.sleep(0.1) or real(*args)\n"
+        "cli.main(sys.argv[1:])\n"
+    )
+    draw = random.Random(1)
+    kills = 0
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code, *arguments(saved, prompts, out)], stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b"tokens:" in line:  # the estimate: recording begins
+                break
+        time.sleep(draw.uniform(0.1, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+        assert process.returncode in (0, -signal.SIGKILL)
+        assert out.exists() == (process.returncode == 0)
+    assert kills
+    if not out.exists():
+        main(arguments(saved, prompts, out))
+    assert contents(out) == undisturbed
+    open_trace(out)

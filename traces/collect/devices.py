@@ -1,0 +1,96 @@
+"""Where a model goes: one device, or spread over several and the disk if it does not fit."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from traces.errors import UserError
+
+ALLOWED = "auto, cpu, cuda, cuda:N, spread"
+SPREAD = "spread"
+ROOM = 0.9
+"""Share of a device's memory that weights may take: the rest is for activations and the KV cache."""
+
+
+def device_name(device: torch.device) -> str:
+    """ "cpu", or the GPU's product name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def device_of(device: str) -> torch.device:
+    """The torch device of `device=`: auto (CUDA if there is one), cpu, cuda or cuda:N; UserError otherwise."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = torch.device("meta")
+    if chosen.type not in ("cpu", "cuda"):
+        raise UserError(f"device={device!r} is not known; allowed: auto, cpu, cuda, cuda:N")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return chosen
+
+
+def choose(device: str, size: int, limited: bool = False) -> str:
+    """Where weights of `size` bytes go under `device=`: a device of `device_of`, or "spread".
+
+    auto: the first GPU, else host memory, else spread. `limited`: the user gave `max_memory`, which is for spread.
+    """
+    if limited and device not in ("auto", SPREAD):
+        raise UserError(f"max_memory= goes with device=spread, not device={device}")
+    if device == "auto" and not limited:
+        room = memory()
+        device = next((place for place, bytes_ in room.items() if size <= ROOM * bytes_), SPREAD)
+        if device == SPREAD:
+            has = ", ".join(f"{place} has {bytes_ / 1e9:.1f} GB" for place, bytes_ in room.items())
+            print(f"the weights take {size / 1e9:.1f} GB, {has}: device=spread", file=sys.stderr)
+    if limited or device == SPREAD:
+        if not find_spec("accelerate"):
+            raise UserError("device=spread needs accelerate: pip install 'moe-offload-workbench[hf]'")
+        return SPREAD
+    try:
+        return str(device_of(device))
+    except UserError as error:
+        raise UserError(str(error).replace("allowed: auto, cpu, cuda, cuda:N", f"allowed: {ALLOWED}")) from None
+
+
+def memory() -> dict[str, int]:
+    """Bytes free on the first GPU, if there is one, and bytes of host memory."""
+    room = {"cuda": torch.cuda.mem_get_info(0)[0]} if torch.cuda.is_available() else {}
+    return room | {"cpu": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
+
+
+def limits(value: str) -> dict[int | str, str]:
+    """`max_memory=0:20GiB,cpu:60GiB` -> {0: "20GiB", "cpu": "60GiB"}, as accelerate's device map takes it."""
+    result: dict[int | str, str] = {}
+    for part in value.split(",") if value else []:
+        place, colon, size = part.partition(":")
+        if not colon or not size or not (place == "cpu" or place.isdecimal()):
+            raise UserError(
+                f"max_memory={value!r}: {part!r} is not DEVICE:SIZE; allowed: 0:20GiB,cpu:60GiB and the like"
+            )
+        result[int(place) if place.isdecimal() else place] = size
+    return result
+
+
+def weights_bytes(files: list[Path], dtype: str) -> int:
+    """Bytes of the weights in safetensors `files` once they are of `dtype` (auto: as they are stored)."""
+    item = {"auto": 0, "bfloat16": 2, "float16": 2, "float32": 4}[dtype]
+    if not item:
+        return sum(file.stat().st_size for file in files)
+    total = 0
+    for file in files:
+        try:
+            with safe_open(file, "pt") as weights:
+                for key in weights.keys():  # noqa: SIM118 (it is no mapping)
+                    total += item * torch.Size(weights.get_slice(key).get_shape()).numel()
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{file.name} cannot be read as safetensors: {' '.join(str(error).split())}") from None
+    return total

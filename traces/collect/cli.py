@@ -100,17 +100,17 @@ def run(options: Options, signals: frozenset[str], out: Path) -> None:
         import torch
 
         from traces.collect.load import device_of, load
-        from traces.collect.prompts import assign_splits, read_prompts
+        from traces.collect.prompts import PromptFile
         from traces.collect.record import Decoding, collect
     except ImportError as error:
         need = "pip install 'moe-offload-workbench[hf]'"
         raise UserError(f"collect needs torch and transformers ({error}): {need}") from None
     from traces.manifest import Prompts
 
-    file = Path(options.prompts)
-    prompts = assign_splits(read_prompts(file, options.limit or None), options.split, options.seed)
-    stated = sorted({prompt.licence for prompt in prompts if prompt.licence})
-    about = Prompts(file.name, options.licence or "; ".join(stated) or None)
+    prompts = PromptFile(Path(options.prompts), limit=options.limit, split=options.split, seed=options.seed)
+    if prompts.skipped:
+        print(f"skipped {prompts.skipped} chats in which no user speaks before the answer", file=sys.stderr)
+    about = Prompts(prompts.name, options.licence or "; ".join(prompts.licences) or None)
     decoding = Decoding(
         options.decoding,
         options.max_new_tokens,
@@ -121,5 +121,5 @@ def run(options: Options, signals: frozenset[str], out: Path) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     loaded = load(options.model, options.dtype, device_of(options.device))
-    path = collect(loaded, prompts, out, decoding, signals, options.ahead, about, options.priced_as or None)
+    path = collect(loaded, list(prompts), out, decoding, signals, options.ahead, about, options.priced_as or None)
     print(f"wrote {path}", file=sys.stderr)

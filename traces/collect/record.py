@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from traces.collect.encode import encode
 from traces.collect.families import MoeModel, inspect_model
 from traces.collect.generate import Choose, forced, greedy, passes, sampled
 from traces.collect.load import Loaded, device_name
@@ -64,7 +65,7 @@ class Job:
 def plan(index: int, prompt: Prompt, loaded: Loaded, decoding: Decoding) -> Job:
     """Tokenise prompt number `index`; UserError where nothing is left to record or the model's window ends."""
     where = f"prompt {index} ({prompt.source})"
-    ids = loaded.tokenizer(prompt.text)["input_ids"]
+    ids, _ = encode(loaded.tokenizer, prompt, "auto")
     head, rest = ids[: decoding.max_prompt_tokens], ids[decoding.max_prompt_tokens :]
     new_tokens = prompt.max_new_tokens or decoding.max_new_tokens
     choose: Choose = greedy

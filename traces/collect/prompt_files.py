@@ -63,7 +63,7 @@ def _objects(path: Path) -> Records:
 
 
 def _rows(path: Path) -> Records:
-    """Rows without their nulls. Of a table of chats only the columns that a record may have are read."""
+    """Rows as objects. Of a table of chats only the columns that a record may have are read."""
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
@@ -76,7 +76,7 @@ def _rows(path: Path) -> Records:
             columns = _columns(path.name, table.schema_arrow.names)
             rows = (row for batch in table.iter_batches(_ROWS, columns=columns) for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
-                yield f"{path.name}, row {number}", {key: value for key, value in row.items() if value is not None}
+                yield f"{path.name}, row {number}", row
         except (ArrowException, OSError) as error:
             raise UserError(f"{path.name}: {shown(str(error), 200)}; allowed: a readable Parquet file") from None
 

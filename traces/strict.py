@@ -12,9 +12,7 @@ from traces.errors import one_of
 def load_json(raw: bytes) -> Any:
     """Parse ``raw``, UTF-8 without a byte order mark; raises ValueError with one reason for whatever is wrong."""
     try:
-        return json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite
-        )
+        return json.loads(raw.decode("utf-8"), **_HOOKS)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -35,3 +33,12 @@ def _finite(text: str) -> float:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"the number {name}")
+
+
+_HOOKS: dict[str, Any] = {
+    "object_pairs_hook": _no_duplicates,
+    "parse_constant": _no_constant,
+    "parse_float": _finite,
+}
+DECODER = json.JSONDecoder(**_HOOKS)
+"""As strict as load_json, for text that is read piece by piece."""

@@ -10,7 +10,6 @@ torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'"
 pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
 
 from traces.collect.generate import forced, greedy, passes, sampled  # noqa: E402
-from traces.collect.prompts import Prompt, assign_splits  # noqa: E402
 
 PROMPT = list(range(10, 30))
 
@@ -53,10 +52,3 @@ def test_forced_tokens_are_fed_whatever_the_model_says(model: Any) -> None:
     fed, tokens = run(model, forced([7, 8, 9]), 3)
     assert tokens == [7, 8, 9]
     assert fed[1:] == [[7], [8]]
-
-
-def test_a_few_prompts_of_different_sources_leave_one_to_test() -> None:
-    prompts = [Prompt(f"text {i}", f"source {i}") for i in range(4)]
-    splits = [prompt.split for prompt in assign_splits(prompts, 0.7, 0)]
-    assert sorted(str(split) for split in splits) == ["test", "train", "train", "train"]
-    assert [prompt.split for prompt in assign_splits(prompts, 1.0, 0)] == ["train"] * 4

@@ -8,7 +8,8 @@ from typing import Any
 
 from traces.collect.generate import Choose, forced, greedy, sampled
 from traces.collect.load import Loaded
-from traces.collect.prompts import Prompt, PromptFile, encode
+from traces.collect.encode import encode
+from traces.collect.prompts import Prompt, PromptFile
 from traces.errors import UserError
 
 DECODINGS = ("greedy", "sampled", "teacher_forced")

@@ -119,7 +119,10 @@ def signal_shapes(moe: MoeModel, signals: Collection[str], ahead: int) -> dict[s
         "embedding": (width,),
         "token_ids": (),
     }
-    return {name: shape for name, shape in known.items() if name in signals or name == "expert_weights"}
+    shapes = {name: shape for name, shape in known.items() if name in signals or name == "expert_weights"}
+    if "router_probs" in shapes and moe.has_choice:
+        shapes["router_choice"] = (L, E)
+    return shapes
 
 
 def collect(

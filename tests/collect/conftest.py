@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+FAMILIES = ("olmoe", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v2_greedy", "deepseek_v3")
+FAMILIES += ("gpt_oss", "phimoe", "granitemoe", "glm4_moe")
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -20,12 +23,18 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=["gpt_oss", "mixtral", "olmoe"])
-def model(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """The name of each family's tiny model."""
+    return str(request.param)
+
+
+@pytest.fixture
+def model(family: str) -> Any:
     """A tiny random model of each family."""
     from tiny_models import tiny
 
-    return tiny(request.param)
+    return tiny(family)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Tiny random models of three families, built here: no weights are at hand where the tests run."""
+"""Tiny random models of ten families, built here: no weights are at hand where the tests run."""
 
 from __future__ import annotations
 
@@ -25,33 +25,60 @@ SIZES = {
     "initializer_range": 0.3,  # routers that differ, so that a mix-up cannot hide
 }
 L, E, K = 4, 8, 3
+"""MoE layers, experts and top-K of every one (Phi-MoE's K is 2); dense layers come on top."""
 
-
-def olmoe() -> Any:
-    return transformers.OlmoeConfig(**SIZES, num_experts=E)
-
-
-def mixtral() -> Any:
-    return transformers.MixtralConfig(**SIZES, num_local_experts=E)
-
-
-def gpt_oss() -> Any:
-    sizes = SIZES | {"head_dim": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
-    return transformers.GptOssConfig(**sizes, num_local_experts=E, sliding_window=16, rope_parameters=ROPE)
-
-
+SMALL = {"moe_intermediate_size": 24, "intermediate_size": 40, "num_hidden_layers": 5, "head_dim": 8}
+DEEPSEEK = SIZES | SMALL | {"num_key_value_heads": 4, "kv_lora_rank": 8, "q_lora_rank": 12, "qk_nope_head_dim": 8}
+DEEPSEEK |= {"qk_rope_head_dim": 8, "v_head_dim": 8, "n_routed_experts": E, "n_shared_experts": 2}
+DEEPSEEK |= {"first_k_dense_replace": 1, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
-FAMILIES = {"olmoe": olmoe, "mixtral": mixtral, "gpt_oss": gpt_oss}
+QWEN = SIZES | SMALL | {"num_experts": E}
+GPT_OSS = {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 16, "rope_parameters": ROPE}
+GLM = {"n_routed_experts": E, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1}
+
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "olmoe": ("olmoe", SIZES | {"num_experts": E}),
+    "mixtral": ("mixtral", SIZES | {"num_local_experts": E}),
+    "qwen2_moe": ("qwen2_moe", QWEN | {"shared_expert_intermediate_size": 56, "mlp_only_layers": [1]}),
+    "qwen3_moe": ("qwen3_moe", QWEN | {"num_hidden_layers": 8, "decoder_sparse_step": 2, "norm_topk_prob": True}),
+    "deepseek_v2": ("deepseek_v2", DEEPSEEK | {"topk_method": "group_limited_greedy"}),
+    "deepseek_v2_greedy": ("deepseek_v2", DEEPSEEK | {"topk_method": "greedy"}),
+    "deepseek_v3": ("deepseek_v3", DEEPSEEK | {"norm_topk_prob": True}),
+    "gpt_oss": ("gpt_oss", SIZES | GPT_OSS | {"head_dim": 8, "num_local_experts": E}),
+    "phimoe": ("phimoe", SIZES | {"num_local_experts": E, "num_experts_per_tok": 2, "router_jitter_noise": 0.2}),
+    "granitemoe": ("granitemoe", SIZES | {"num_local_experts": E}),
+    "glm4_moe": ("glm4_moe", SIZES | SMALL | GLM | {"norm_topk_prob": False, "routed_scaling_factor": 1.5}),
+}
+"""Name -> model type and configuration. Dense layers and shared experts have widths of their own."""
+
+ROUTED_LAYERS = {
+    "qwen2_moe": (0, 2, 3, 4),
+    "qwen3_moe": (1, 3, 5, 7),
+    "olmoe": (0, 1, 2, 3),
+    "deepseek_v3": (1, 2, 3, 4),
+}
+ROUTED_LAYERS |= dict.fromkeys(("mixtral", "gpt_oss", "phimoe", "granitemoe"), (0, 1, 2, 3))
+ROUTED_LAYERS |= dict.fromkeys(("deepseek_v2", "deepseek_v2_greedy", "glm4_moe"), (1, 2, 3, 4))
 
 
-def tiny(family: str) -> Any:
-    """A random model of the family, in evaluation mode; biases are random too."""
+def build(model_type: str, **sizes: Any) -> Any:
+    """A random model in evaluation mode; biases are random too, and a router's lie near 5, as DeepSeek-V3's do."""
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(FAMILIES[family]())
+    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(model_type, **sizes))
     for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
+        # Some versions leave some routers at zero, where all experts are equal.
+        if name.endswith("bias") or not parameter.any():
             torch.nn.init.normal_(parameter, std=0.3)
+    for name, tensor in [*model.named_buffers(), *model.named_parameters()]:
+        if name.endswith("e_score_correction_bias"):
+            torch.nn.init.normal_(tensor, mean=5.0, std=0.3)
     return model.eval()
+
+
+def tiny(family: str, **changed: Any) -> Any:
+    """A tiny random model of one of FAMILIES."""
+    model_type, sizes = FAMILIES[family]
+    return build(model_type, **sizes | changed)
 
 
 def save_with_tokenizer(model: Any, folder: Path) -> Path:

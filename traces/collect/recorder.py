@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from traces.collect.families import MoeModel
+from traces.collect.scoring import FAMILIES
+from traces.collect.verify import RecordingError, check_routing
+from traces.errors import UserError, one_of
 from traces.format import absent_id, by_descending_weight
 
 Arrays = dict[str, NDArray[Any]]
@@ -22,31 +25,30 @@ Arrays = dict[str, NDArray[Any]]
 _names = itertools.count()
 
 
-class RecordingError(AssertionError):
-    """The model did not do what a trace can hold: a bug of ours or a family that needs support."""
-
-
 @dataclass
 class _Seen:
-    """What one layer showed in a pass, on the model's device: rows n, as the router's input has them."""
+    """What one layer showed in a pass, on the layer's device: rows n, as the router's input has them."""
 
+    logits: Tensor  # [n, E]
     scores: Tensor  # float32 [n, E]
+    choice: Tensor  # [n, E]; the scores, where top-K is taken from them
     hidden: Tensor | None  # [n, D]
     ahead: list[tuple[Tensor, Tensor]]  # (ids, weights), each [n, K], of the routers that follow
-    ids: Tensor | None = None  # [n, K]
-    weights: Tensor | None = None  # [n, K]
+    routed: list[Tensor] = field(default_factory=list)  # ids, weights, and the weights expected, each [n, K]
 
 
 class Recorder:
     """Hooks on a model's routers, experts and embedding; `pass_over` hands over what one pass left.
 
-    `signals` are optional ones of the trace format; expert_ids and expert_weights always come. `ahead`: A, the
-    layers that gate_ahead looks ahead.
+    `signals` are optional ones of the trace format; expert_ids and expert_weights always come, and router_choice comes
+    with router_probs where the family has one. `ahead`: A, the layers that gate_ahead looks ahead. The model's layers
+    may lie on several devices, or be offloaded by accelerate's hooks.
     """
 
     def __init__(self, moe: MoeModel, signals: frozenset[str], ahead: int) -> None:
         self.moe = moe
-        self.signals = signals
+        with_choice = moe.has_choice and "router_probs" in signals
+        self.signals = signals | {"router_choice"} if with_choice else signals - {"router_choice"}
         self.ahead = ahead
         self._layer_of = {id(layer.experts): index for index, layer in enumerate(moe.layers)}
         self._seen: list[_Seen] = []  # one per layer whose router has run in this pass
@@ -56,45 +58,59 @@ class Recorder:
 
     @contextmanager
     def attached(self) -> Iterator[Recorder]:
-        """Within this block every pass of the model is recorded; it is left as it was found."""
+        """Within this block every pass of the model is recorded; it is left as it was found.
+
+        What is wrong with a family that is listed is a RecordingError; with another one, a UserError.
+        """
         model = self.moe.model
         before = model.config._experts_implementation
         name = f"traces_collect_{next(_names)}"
         self._implementation = before
+        self._seen, self._computed, self._embedding = [], 0, None
         with ExitStack() as undo:
             for index, layer in enumerate(self.moe.layers):
-                handle = layer.router.register_forward_hook(self._router_hook(index))
+                handle = layer.router.register_forward_hook(self._router_hook(index), with_kwargs=True)
                 undo.callback(handle.remove)
             undo.callback(model.get_input_embeddings().register_forward_hook(self._embedding_hook).remove)
             ALL_EXPERTS_FUNCTIONS[name] = self._experts
             undo.callback(ALL_EXPERTS_FUNCTIONS.pop, name)
             model.set_experts_implementation(name)
             undo.callback(model.set_experts_implementation, before)
-            yield self
+            try:
+                yield self
+            except RecordingError as error:
+                if self.moe.is_listed:
+                    raise
+                family = f"model type {model.config.model_type!r} cannot be recorded yet"
+                raise UserError(f"{family}: {error}; tested: {one_of(FAMILIES)}") from error
 
     def pass_over(self, token_ids: Tensor, real: Tensor | None = None) -> Arrays:
         """What the pass over `token_ids` (int [B, T]) recorded: signal -> [n, ...], n its real tokens.
 
         `real`: bool [B, T], False for padding and finished rows. Raises RecordingError unless every MoE layer
-        ran exactly once, over every token, and chose the experts with the highest scores.
+        ran exactly once, over every token, and its experts were chosen and weighted as its router's law says.
         """
         seen, computed, embedding = self._seen, self._computed, self._embedding
         self._seen, self._computed, self._embedding = [], 0, None
         L, n = len(self.moe.layers), token_ids.numel()
-        if len(seen) != L or computed != L:
-            raise RecordingError(f"{len(seen)} routers and {computed} layers of experts ran; expected {L}")
+        for ran, what in ((len(seen), "its router"), (computed, "its experts")):
+            if ran < L:
+                raise RecordingError(f"layer {ran}: {what} did not run in this pass")
         for index, layer in enumerate(seen):
             if len(layer.scores) != n:
                 raise RecordingError(f"layer {index}: {len(layer.scores)} rows for {n} tokens")
         keep = np.ones(n, bool) if real is None else real.reshape(-1).cpu().numpy()
+        ids, weights, expected = (_stacked([layer.routed[i] for layer in seen])[keep] for i in range(3))
         scores = _stacked([layer.scores for layer in seen])[keep]
-        ids = _stacked([layer.ids for layer in seen])[keep]
-        weights = _stacked([layer.weights for layer in seen])[keep]
-        check_routing(scores, ids, weights)
+        choice = _stacked([layer.choice for layer in seen])[keep] if self.moe.has_choice else scores
+        check_routing(choice, ids, weights, expected)
 
         arrays = dict(zip(("expert_ids", "expert_weights"), by_descending_weight(ids, weights), strict=True))
         if "router_probs" in self.signals:
             arrays["router_probs"] = scores
+        if "router_choice" in self.signals:
+            offsets = np.array([layer.law.offset for layer in self.moe.layers], np.float32)
+            arrays["router_choice"] = choice - offsets[:, None]
         if "gate_ahead" in self.signals:
             arrays["gate_ahead"] = self._ahead_ids([layer.ahead for layer in seen], n)[keep]
         if "hidden" in self.signals:
@@ -111,24 +127,47 @@ class Recorder:
         self._embedding = output.detach()
 
     def _router_hook(self, index: int) -> Any:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-            if index != len(self._seen):
-                raise RecordingError(f"router {index} ran out of turn: {len(self._seen)} was expected")
-            hidden = args[0].detach().reshape(-1, args[0].shape[-1])
-            scores = self.moe.scores(output[0].detach().reshape(len(hidden), -1))
-            if scores.shape[-1] != self.moe.n_experts:
-                raise RecordingError(f"router {index} scores {scores.shape[-1]}, not {self.moe.n_experts}")
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            _in_turn(index, len(self._seen), "its router")
+            inputs = [*args, *kwargs.values()]
+            if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
+                raise RecordingError(f"layer {index}: its router takes more than the hidden states")
+            hidden = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
+            logits, _, _ = self._routed(index, output, len(hidden))
+            law = self.moe.layers[index].law
+            scores = law.scores(logits)
+            choice = law.choice(scores) if self.moe.has_choice else scores
             ahead = self._look_ahead(index, hidden) if "gate_ahead" in self.signals else []
-            self._seen.append(_Seen(scores, hidden.clone() if "hidden" in self.signals else None, ahead))
+            kept = hidden.clone() if "hidden" in self.signals else None
+            self._seen.append(_Seen(logits, scores, choice, kept, ahead))
 
         return hook
 
+    def _routed(self, index: int, output: Any, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(logits [n, E], weights [n, K], ids [n, K]) of what the router of layer `index` returned for n tokens."""
+        if not (isinstance(output, tuple) and len(output) == 3 and all(isinstance(x, Tensor) for x in output)):
+            raise RecordingError(f"layer {index}: its router does not return logits, weights and ids")
+        logits, weights, ids = (x.detach() for x in output)
+        if ids.is_floating_point():  # Granite's, before transformers 5.18
+            logits, ids = ids, logits
+        logits = logits.reshape(-1, logits.shape[-1])
+        sizes, E, K = [tuple(x.shape) for x in (logits, weights, ids)], self.moe.n_experts, self.moe.top_k
+        if sizes != [(n, E), (n, K), (n, K)] or ids.is_floating_point():
+            expected = f"for {n} tokens, {E} experts and top-{K}"
+            raise RecordingError(f"layer {index}: its router returns logits, weights, ids of shapes {sizes} {expected}")
+        return logits, weights, ids
+
     def _look_ahead(self, index: int, hidden: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """What the next routers, up to A, choose from what entered this one."""
-        later = self.moe.layers[index + 1 : index + 1 + self.ahead]
-        # forward, not a call: the routers' hooks must not take this for a pass.
-        outputs = [layer.router.forward(hidden) for layer in later]
-        return [(ids.detach(), weights.detach()) for _, weights, ids in outputs]
+        """What the next routers, up to A, choose from what entered this one: (ids, weights) of each."""
+        found = []
+        for later in range(index + 1, min(index + 1 + self.ahead, len(self.moe.layers))):
+            router = self.moe.layers[later].router
+            device = next(router.parameters()).device
+            there = hidden if device.type == "meta" else hidden.to(device)  # accelerate moves it where it is offloaded
+            # forward, not a call: the routers' own hooks must not take this for a pass. accelerate's run within it.
+            _, weights, ids = self._routed(later, router.forward(there), len(hidden))
+            found.append((ids, weights))
+        return found
 
     def _ahead_ids(self, ahead: list[list[tuple[Tensor, Tensor]]], n: int) -> NDArray[Any]:
         """[n, L, A, K], by descending weight; absent past the last layer."""
@@ -140,50 +179,46 @@ class Recorder:
             result[:, : len(pairs), distance] = by_descending_weight(ids, weights)[0]
         return result
 
-    def _experts(self, module: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    def _experts(self, module: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Stand in for the library's experts function: note what it is asked, then let it compute."""
         index = self._layer_of[id(module)]
-        if index != self._computed or index >= len(self._seen):
-            raise RecordingError(f"the experts of layer {index} ran out of turn")
+        _in_turn(index, self._computed, "its experts")
+        if index >= len(self._seen):
+            raise RecordingError(f"layer {index}: its experts ran before its router")
         seen = self._seen[index]
-        expected = (len(seen.scores), self.moe.top_k)
-        if ids.shape != expected or weights.shape != expected:
-            raise RecordingError(f"layer {index}: ids {ids.shape}, weights {weights.shape}, not {expected}")
-        seen.ids, seen.weights = ids.detach().clone(), weights.detach().clone()
+        n, expected = len(seen.logits), (len(seen.logits), self.moe.top_k)
+        if not top_k_index.shape == top_k_weights.shape == expected or len(hidden_states) != n:
+            sizes = f"ids {tuple(top_k_index.shape)} and weights {tuple(top_k_weights.shape)}"
+            received = f"its experts received {len(hidden_states)} tokens with {sizes}"
+            raise RecordingError(f"layer {index}: {received}; its router saw {n}, top-{self.moe.top_k}")
+        ids = top_k_index.detach().to(seen.logits.device, copy=True)
+        weights = top_k_weights.detach().to(seen.logits.device, copy=True)
+        seen.routed = [ids, weights, self.moe.layers[index].law.weights(seen.logits, ids, weights)]
         self._computed += 1
         eager = type(module).forward.__wrapped__  # type: ignore[attr-defined]
         compute = ALL_EXPERTS_FUNCTIONS.get_interface(self._implementation, eager)
-        output: Tensor = compute(module, hidden, ids, weights)
+        output: Tensor = compute(module, hidden_states, top_k_index, top_k_weights)
         return output
 
 
-def check_routing(scores: NDArray[Any], ids: NDArray[Any], weights: NDArray[Any]) -> None:
-    """Raise RecordingError unless `ids` [n, L, K] are the top-K of `scores` [n, L, E], weighted in proportion.
-
-    Ties may be broken either way; proportions may differ by what bfloat16 rounds away.
-    """
-    E = scores.shape[-1]
-
-    def refuse(bad: NDArray[Any], message: str) -> None:
-        if bad.any():
-            layer = int(np.argmax(bad.any(axis=0)))
-            raise RecordingError(f"layer {layer}: {message}")
-
-    refuse(((ids < 0) | (ids >= E)).any(axis=-1), f"an expert's number is not 0 to {E - 1}")
-    chosen = np.zeros(scores.shape, bool)
-    np.put_along_axis(chosen, ids, True, axis=-1)
-    refuse(chosen.sum(axis=-1) != ids.shape[-1], "a token chose an expert twice")
-    lowest, highest = np.where(chosen, scores, np.inf), np.where(chosen, -np.inf, scores)
-    refuse(lowest.min(axis=-1) < highest.max(axis=-1), "the chosen experts have not the highest scores")
-    picked = np.take_along_axis(scores, ids, axis=-1)
-    shares, expected = (part / part.sum(axis=-1, keepdims=True) for part in (weights, picked))
-    near = np.isclose(shares, expected, rtol=0.03, atol=1e-3)
-    refuse(~near.all(axis=-1), "the weights are not in proportion to the scores")
+def _in_turn(index: int, ran: int, what: str) -> None:
+    """Raise RecordingError unless layer `index` is the next one, `ran` being the layers that have run."""
+    if index > ran:
+        raise RecordingError(f"layer {ran}: {what} did not run before that of layer {index}")
+    if index < ran:
+        raise RecordingError(f"layer {index}: {what} ran twice in one pass")
 
 
 def _stacked(layers: Sequence[Tensor | None]) -> NDArray[Any]:
-    """[n, layers, ...] of tensors [n, ...], in one transfer."""
-    return _numpy(torch.stack([layer for layer in layers if layer is not None], dim=1))
+    """[n, layers, ...] of tensors [n, ...], in one transfer per device."""
+    present = [layer for layer in layers if layer is not None]
+    places: dict[torch.device, list[int]] = {}
+    for index, layer in enumerate(present):
+        places.setdefault(layer.device, []).append(index)
+    parts = [_numpy(torch.stack([present[index] for index in indices], dim=1)) for indices in places.values()]
+    order = np.argsort(np.concatenate(list(places.values())))
+    stacked: NDArray[Any] = np.concatenate(parts, axis=1)[:, order] if len(parts) > 1 else parts[0]
+    return stacked
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:

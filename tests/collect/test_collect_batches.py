@@ -36,7 +36,9 @@ def together(model: Any, choose: Any, end: Any = ()) -> tuple[list[list[Any]], l
     return [[step.chosen[b] for step in done if step.chosen[b] is not None] for b in range(len(PROMPTS))], done
 
 
-@pytest.mark.parametrize("choose", [lambda _: greedy, lambda index: sampled(0.9, index, 0.8)], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "choose", [lambda _: greedy, lambda index: sampled(0.9, index, 0.8)], ids=["greedy", "sampled"]
+)
 def test_a_batch_chooses_what_each_request_chooses_alone(model: Any, choose: Any) -> None:
     assert together(model, choose)[0] == alone(model, choose)
 

@@ -19,7 +19,22 @@ from traces import UserError, open_trace  # noqa: E402
 from traces.collect import record, serve  # noqa: E402
 from traces.collect.cli import main  # noqa: E402
 
-WORDS = "an interrupted recording goes on where it was and the trace is the same".split()
+WORDS = [
+    "an",
+    "interrupted",
+    "recording",
+    "goes",
+    "on",
+    "where",
+    "it",
+    "was",
+    "and",
+    "the",
+    "trace",
+    "is",
+    "the",
+    "same",
+]
 REQUESTS = 14
 OPTIONS = ["max_new_tokens=6", "threads=1", "overhead=0", "device=cpu", "batch=2", "signals=all"]
 
@@ -127,7 +142,9 @@ def test_kill_9_and_again(saved: Path, prompts: Path, tmp_path: Path, undisturbe
     draw = random.Random(1)
     kills = 0
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", code, *arguments(saved, prompts, out)], stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments(saved, prompts, out)], stderr=subprocess.PIPE
+        )
         assert process.stderr is not None
         for line in process.stderr:
             if b"tokens:" in line:  # the estimate: recording begins

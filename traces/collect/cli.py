@@ -152,7 +152,7 @@ def run(options: Options, signals: frozenset[str], out: Path) -> None:
         turn=options.turn,
     )
     if prompts.skipped:
-        print(f"{prompts.skipped} chats have nobody's question before an answer and are left out", file=sys.stderr)
+        print(f"skipped {prompts.skipped} chats in which no user speaks before the answer", file=sys.stderr)
     if options.threads:
         torch.set_num_threads(options.threads)
     loaded = load(options.model, options.dtype, options.device, options.max_memory)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from traces.collect.encode import encode
 from traces.collect.generate import Choose, forced, greedy, sampled
 from traces.collect.load import Loaded
-from traces.collect.encode import encode
 from traces.collect.prompts import Prompt, PromptFile
 from traces.errors import UserError
 
@@ -28,13 +28,16 @@ class Decoding:
     chat_template: str = "auto"
     batch: int = 1
 
-    def settings(self) -> dict[str, Any]:
-        """What the manifest says about it."""
+    def settings(self, tokenizer: Any) -> dict[str, Any]:
+        """What the manifest says about it; chat_template: which prompts went through it (on: all)."""
+        applied = self.chat_template
+        if applied == "auto":
+            applied = "chats" if getattr(tokenizer, "chat_template", None) else "off"
         settings: dict[str, Any] = {
             "mode": self.mode,
             "max_new_tokens": self.max_new_tokens,
             "max_prompt_tokens": self.max_prompt_tokens,
-            "chat_template": self.chat_template,
+            "chat_template": applied,
             "batch": self.batch,
         }
         if self.mode == "sampled":

@@ -47,9 +47,9 @@ class PromptFile:
     traces.collect.prompt_files, the records those of traces.collect.prompt_records.
 
     Building it reads the whole file and checks every record that is used, so that a recording of hours does not end
-    at a bad line. `skipped` is then the number of chats that were passed over since no user speaks before the
-    answer: whoever records must say it. `name` is the file's name without its folder, `sha256` the hash of its
-    bytes in hexadecimal, `licences` those that records state, sorted.
+    at a bad line. `settings`: what it was built with, by name. `skipped` is then the number of chats that were passed
+    over since no user speaks before the answer: whoever records must say it. `name` is the file's name without its
+    folder, `sha256` the hash of its bytes in hexadecimal, `licences` those that records state, sorted.
 
     Memory: 1 byte per prompt, 5 while the splits are drawn, one text per distinct source and licence, and a block
     of the file. Raises UserError with file and line for a record that is wrong, for a file without a prompt, and
@@ -71,6 +71,7 @@ class PromptFile:
         check_range("samples", samples, 1)
         check_choice("turn", turn, TURNS)
         self._path, self._limit, self._samples, self._turn = path, limit, samples, turn
+        self.settings = {"limit": limit, "split": split, "split_seed": seed, "samples": samples, "turn": turn}
         self._state = self._stat()
         self.name = path.name
         self.sha256 = _sha256(path)

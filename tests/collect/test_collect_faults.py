@@ -93,6 +93,17 @@ def test_a_router_that_errs(family: str, fault: Any, message: str, signals: froz
         spied_pass(model, signals=signals)
 
 
+def test_an_expert_that_there_is_not() -> None:
+    """The library's grouped kernel computes nothing for it, and says nothing."""
+    model = tiny("mixtral")
+    router = inspect_model(model).layers[1].router
+    sound = router.forward
+    router.forward = lambda hidden: (*sound(hidden)[:2], sound(hidden)[2].index_fill(1, torch.tensor([2]), 8))
+    model.set_experts_implementation("grouped_mm")
+    with pytest.raises(RecordingError, match=r"^layer 1: an expert's number is not 0 to 7"):
+        spied_pass(model)
+
+
 def test_a_second_expert_weighed_as_if_it_were_the_first() -> None:
     """Phi-MoE's own formula: a plain softmax would be in proportion, and wrong."""
     model = tiny("phimoe")

@@ -106,6 +106,8 @@ def _layer(model: nn.Module, family: str, name: str, experts: nn.Module) -> MoeL
         found = one_of(child for child, _ in block.named_children())
         need = f"one of {one_of(ROUTER_NAMES)} with a top_k, as in {one_of(FAMILIES)}"
         raise UserError(f"{where}: {len(routers)} routers among {found}; allowed: {need}")
+    if next(routers[0].parameters()).is_meta and not hasattr(routers[0], "_hf_hook"):
+        raise UserError(f"{where}: its router is on the meta device; allowed: on a device, or offloaded by accelerate")
     try:
         return MoeLayer(name, routers[0], experts, law_of(family, routers[0]))
     except UserError as error:

@@ -50,6 +50,7 @@ class Recorder:
         with_choice = moe.has_choice and "router_probs" in signals
         self.signals = signals | {"router_choice"} if with_choice else signals - {"router_choice"}
         self.ahead = ahead
+        self._offsets = np.array([layer.law.offset for layer in moe.layers], np.float32)
         self._layer_of = {id(layer.experts): index for index, layer in enumerate(moe.layers)}
         self._seen: list[_Seen] = []  # one per layer whose router has run in this pass
         self._computed = 0  # layers whose experts have run in this pass
@@ -109,8 +110,7 @@ class Recorder:
         if "router_probs" in self.signals:
             arrays["router_probs"] = scores
         if "router_choice" in self.signals:
-            offsets = np.array([layer.law.offset for layer in self.moe.layers], np.float32)
-            arrays["router_choice"] = choice - offsets[:, None]
+            arrays["router_choice"] = choice - self._offsets[:, None]
         if "gate_ahead" in self.signals:
             arrays["gate_ahead"] = self._ahead_ids([layer.ahead for layer in seen], n)[keep]
         if "hidden" in self.signals:

@@ -184,11 +184,9 @@ def law_of(family: str, router: Any) -> Law:
 def _tensor(router: Any, name: str) -> Tensor:
     """A parameter or buffer, also one that accelerate keeps elsewhere until the module runs."""
     tensor: Tensor = getattr(router, name)
-    if tensor.is_meta and hasattr(router, "_hf_hook"):
+    if tensor.is_meta:
         from accelerate.utils import align_module_device
 
         with align_module_device(router):
             tensor = getattr(router, name).clone()
-    if tensor.is_meta:
-        raise UserError(f"{name} is on the meta device: the model was never loaded; allowed: one with its weights")
     return tensor.detach()

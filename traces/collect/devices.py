@@ -6,6 +6,7 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,14 @@ ROOM = 0.9
 def device_name(device: torch.device) -> str:
     """ "cpu", or the GPU's product name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a model takes its inputs: of one whose first layers are spread onto the disk, the first GPU or the CPU."""
+    device: torch.device = model.device
+    if device.type == "meta":
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return device
 
 
 def device_of(device: str) -> torch.device:

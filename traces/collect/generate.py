@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import TopPLogitsWarper
 
+from traces.collect.devices import input_device
+
 Choose = Callable[[Tensor], int]
 """The next token, given the logits [V] of the last position."""
 
@@ -71,10 +73,10 @@ def passes(
     real = torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts])
     ragged = not bool(real.all())  # without padding the library needs neither mask nor positions
     attended, positions = real, (real.cumsum(1) - 1).clamp(min=0)
-    made, cache = [0] * len(prompts), None
+    made, cache, device = [0] * len(prompts), None, input_device(model)
     while True:
         given: dict[str, Tensor] = {"attention_mask": attended.long(), "position_ids": positions} if ragged else {}
-        inputs = {name: tensor.to(model.device) for name, tensor in {"input_ids": ids, **given}.items()}
+        inputs = {name: tensor.to(device) for name, tensor in {"input_ids": ids, **given}.items()}
         out = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache = out.past_key_values
         alive = real[:, -1].tolist()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from traces.collect.devices import input_device
 from traces.collect.generate import PAD, greedy, passes
 from traces.collect.recorder import Recorder
 
@@ -61,9 +62,9 @@ def _recorded(recorder: Recorder, prompts: Sequence[list[int]], new_tokens: int)
 
 
 def _plain(model: Any, prompts: Sequence[list[int]], new_tokens: int) -> None:
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    width, device = max(len(prompt) for prompt in prompts), input_device(model)
+    ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     exactly = GenerationConfig(
         max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, pad_token_id=PAD, eos_token_id=None
     )

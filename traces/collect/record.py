@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from traces.collect import overhead
-from traces.collect.devices import device_name
+from traces.collect.devices import device_name, input_device
 from traces.collect.families import MoeModel, inspect_model
 from traces.collect.jobs import Decoding, Job, groups, survey
 from traces.collect.load import Loaded
@@ -120,7 +120,7 @@ def collect(loaded: Loaded, prompts: PromptFile, out: Path, decoding: Decoding, 
     moe = inspect_model(loaded.model)
     recorder = Recorder(moe, wanted.signals, wanted.ahead)
     shapes = signal_shapes(moe, recorder.signals, wanted.ahead)
-    by = RecorderInfo("traces.collect", recorder_version(), device_name(loaded.model.device))
+    by = RecorderInfo("traces.collect", recorder_version(), device_name(input_device(loaded.model)))
     asked = survey(prompts, loaded, decoding)
     per_row = bytes_per_row(moe, shapes)
     sizes = {"n_layers": len(moe.layers), "n_experts": moe.n_experts, "top_k": moe.top_k}

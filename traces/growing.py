@@ -15,12 +15,18 @@ _CHUNK = 2**20
 
 
 class GrowingFile:
-    """The new file ``path``, which starts with ``head``: the head as it is before anything is appended."""
+    """A file that is open at its end; ``mark`` says how much it holds."""
 
-    def __init__(self, path: Path, head: bytes) -> None:
-        self._stream: BinaryIO = path.open("x+b")
-        self._stream.write(head)
-        self._bytes, self._crc32 = len(head), 0
+    def __init__(self, stream: BinaryIO, mark: Mark) -> None:
+        self._stream = stream
+        self._bytes, self._crc32 = mark.bytes, mark.crc32
+
+    @classmethod
+    def begin(cls, path: Path, head: bytes) -> GrowingFile:
+        """Make the file ``path``, with its head as it is before anything is appended."""
+        stream = path.open("x+b")
+        stream.write(head)
+        return cls(stream, Mark(len(head), 0))
 
     @classmethod
     def resume(cls, place: Path, path: Path, mark: Mark, heads: tuple[bytes, bytes]) -> GrowingFile:
@@ -34,8 +40,6 @@ class GrowingFile:
             stream = open_regular(path, os.O_RDWR)
         except OSError as error:
             raise damaged(place, name, str(error.strerror or error), "the file as it was written") from None
-        file = cls.__new__(cls)
-        file._stream, file._bytes, file._crc32 = stream, mark.bytes, mark.crc32
         try:
             size, blank = os.fstat(stream.fileno()).st_size, heads[0]
             if size < mark.bytes:
@@ -44,7 +48,7 @@ class GrowingFile:
             # The head may have been cut off halfway between the two.
             if any(byte not in pair for byte, *pair in zip(head, *heads, strict=True)):
                 raise damaged(place, f"{name}, head", head, "the one that was written")
-            if (found := file._sum(mark.bytes - len(blank))) != mark.crc32:
+            if (found := _sum(stream, mark.bytes - len(blank))) != mark.crc32:
                 raise damaged(place, f"{name}, CRC-32", found, f"{mark.crc32}, as the journal says")
             stream.truncate(mark.bytes)
             stream.seek(0)
@@ -53,7 +57,7 @@ class GrowingFile:
         except BaseException:
             stream.close()
             raise
-        return file
+        return cls(stream, mark)
 
     def append(self, raw: bytes) -> None:
         """Add ``raw``; it is sure once sync() has returned."""
@@ -86,8 +90,10 @@ class GrowingFile:
         with suppress(OSError):
             self._stream.close()
 
-    def _sum(self, left: int) -> int:
-        total = 0
-        while left and (chunk := self._stream.read(min(left, _CHUNK))):
-            total, left = zlib.crc32(chunk, total), left - len(chunk)
-        return total
+
+def _sum(stream: BinaryIO, left: int) -> int:
+    """Return the CRC-32 of the next ``left`` bytes, in memory that does not grow with them."""
+    total = 0
+    while left and (chunk := stream.read(min(left, _CHUNK))):
+        total, left = zlib.crc32(chunk, total), left - len(chunk)
+    return total

@@ -48,7 +48,7 @@ class Layout:
 
     def begin(self, folder: Path) -> dict[str, GrowingFile]:
         """Make the files in ``folder``, which is empty."""
-        return {file: GrowingFile(folder / file, self.head(file, NOTHING)) for file in self.files}
+        return {file: GrowingFile.begin(folder / file, self.head(file, NOTHING)) for file in self.files}
 
     def resume(self, place: Path, folder: Path, last: Checkpoint) -> dict[str, GrowingFile]:
         """Go on with the files in ``folder`` of the recording in ``place``, cut back to the checkpoint ``last``.

@@ -80,6 +80,9 @@ class Partial:
         self._lock = _lock(self.place)
         try:
             self.last = self._look(files)
+        except OSError as error:
+            self.release()
+            raise _not_ours(self.place, error) from None
         except BaseException:
             self.release()
             raise
@@ -191,5 +194,9 @@ def _lock(place: Path) -> int | None:
         if isinstance(error, (BlockingIOError, FileNotFoundError)):
             raise TraceError(f"{place}: another process records there; allowed: one at a time") from None
         if isinstance(error, OSError):
-            raise TraceError(f"{place}: {error.strerror}; allowed: a folder to read, write and lock") from None
+            raise _not_ours(place, error) from None
         raise
+
+
+def _not_ours(place: Path, error: OSError) -> TraceError:
+    return TraceError(f"{place}: {error.strerror}; allowed: a folder to read, write and lock")

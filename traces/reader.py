@@ -31,6 +31,7 @@ from traces.format import (
 from traces.manifest import FileEntry, Manifest, parse_manifest
 from traces.npy import check_header, read_header
 from traces.requests import parse_requests
+from traces.workplace import is_unfinished
 
 VERIFY = ("full", "hash", "shape")
 _MAX_MANIFEST = 16 * 2**20
@@ -123,6 +124,8 @@ def open_trace(path: str | os.PathLike[str], verify: str = "full") -> Trace:
 def _open(folder: Path, verify: str) -> Trace:
     if not folder.is_dir():
         raise TraceError(f"{folder}: not a folder; allowed: a folder with {MANIFEST_FILE}")
+    if is_unfinished(folder):
+        raise TraceError(f"{folder}: an unfinished recording; allowed: a trace, which the command that began it makes")
     with _regular(folder, MANIFEST_FILE) as stream:
         raw = stream.read(_MAX_MANIFEST + 1)
     if len(raw) > _MAX_MANIFEST:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,6 +17,7 @@ from traces.format import (
     MANIFEST_FILE,
     MAX_EXPERTS,
     REQUESTS_FILE,
+    SCHEMA,
     SIGNALS,
     STEP_DTYPE,
     STEPS_FILE,
@@ -27,12 +26,14 @@ from traces.format import (
     absent_id,
     check_trailing,
     refusal,
-    signal_dtype,
 )
+from traces.growing import GrowingFile
+from traces.journal import Checkpoint
+from traces.layout import NOTHING, Layout
 from traces.manifest import Counts, FileEntry, Manifest, Model, Prompts, Recorder, parse_manifest
-from traces.npy import descr_of, header_bytes
-from traces.reader import hash_stream
-from traces.requests import HEADER_LINE, format_request
+from traces.npy import descr_of
+from traces.requests import format_request
+from traces.workplace import Partial, Scratch
 
 
 class TraceWriter:
@@ -49,6 +50,13 @@ class TraceWriter:
     written also opens. The folder is built under a temporary name beside ``path`` and renamed by close(); it
     is removed if the block ends otherwise. Raises TraceError where ``path`` exists or a value breaks the
     format.
+
+    With a ``recipe``, the JSON-able facts that determine the trace, the folder in the making is
+    ``.NAME.partial``, and what came before the last checkpoint() outlives the process: whoever gives the same
+    recipe, sizes and signals again goes on with request number ``writer.requests``, and the finished trace is
+    the same byte for byte. Rows after the checkpoint are cut off, never read. Without any checkpoint the
+    folder is removed as above. Raises TraceError also where the recording was begun from another recipe (it
+    names the first key that differs), is damaged, or is held by another process. See traces.workplace.Partial.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class TraceWriter:
         n_experts: int,
         top_k: int,
         signals: Mapping[str, tuple[int, ...]] | None = None,
+        recipe: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         self._sizes = {"n_layers": n_layers, "n_experts": n_experts, "top_k": top_k}
@@ -71,22 +80,31 @@ class TraceWriter:
             if name not in SIGNALS:
                 raise refusal(MANIFEST_FILE, "signal", name, one_of(SIGNALS))
             check_trailing(f"{name}.npy", name, tuple(shape), n_layers, n_experts, top_k)
-        if os.path.lexists(self.path):
-            raise TraceError(f"{self.path}: exists already; allowed: a folder that is yet to be made")
         if not self.path.parent.is_dir():
             raise TraceError(f"{self.path.parent}: no such folder; allowed: an existing one for the trace to lie in")
         self.absent = absent_id(n_experts)
-        self._counts = Counts(0, 0, 0)
-        self._dtypes = {name: signal_dtype(name, n_experts) for name in self._trailing}
-        self._folder = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.partial")
+        self._layout = Layout(n_experts, self._trailing)
+        self._files: dict[str, GrowingFile] = {}
+        self._open, self._whole = True, True
+        facts = {"format": SCHEMA, **self._sizes, "signals": self._trailing, "recipe": recipe}
+        self._place = Scratch(self.path) if recipe is None else Partial(self.path, facts, self._layout.files)
+        last, folder = self._place.last, self._place.folder
+        self._sure, self._counts = last is not None, NOTHING if last is None else last.counts
         try:
-            self._folder.mkdir()
-        except OSError as error:
-            raise TraceError(f"{self.path}: {error.strerror}; allowed: a place that can be written") from None
-        self._streams: dict[str, BinaryIO] = {}
-        for name in (REQUESTS_FILE, STEPS_FILE, *(f"{signal}.npy" for signal in self._trailing)):
-            self._streams[name] = (self._folder / name).open("w+b")
-            self._streams[name].write(self._head(name))
+            self._files = self._layout.resume(folder.parent, folder, last) if last else self._layout.begin(folder)
+        except BaseException:
+            self._leave()
+            raise
+
+    @property
+    def requests(self) -> int:
+        """How many requests it holds, which is the number of the next one."""
+        return self._counts.requests
+
+    @property
+    def tokens(self) -> int:
+        """How many rows it holds."""
+        return self._counts.tokens
 
     def add_request(
         self,
@@ -101,6 +119,7 @@ class TraceWriter:
         Requests come in order, numbered from 0. Ids may be of any integer dtype, with ``writer.absent`` for
         absent entries; floats are rounded to float16, and what overflows there is refused. Raises TraceError.
         """
+        self._require_whole()
         given = {"expert_ids": expert_ids, **signals}
         if set(given) != set(self._trailing):
             raise refusal(
@@ -118,11 +137,25 @@ class TraceWriter:
         arrays = {name: self._convert(name, np.asarray(values), rows) for name, values in given.items()}
         check_rows(arrays, self._sizes["n_experts"], first)
 
-        self._streams[REQUESTS_FILE].write(format_request(request).encode())
-        self._streams[STEPS_FILE].write(table.tobytes())
+        self._whole = False
+        self._files[REQUESTS_FILE].append(format_request(request).encode())
+        self._files[STEPS_FILE].append(table.tobytes())
         for name, array in arrays.items():
-            self._streams[f"{name}.npy"].write(array.tobytes())
+            self._files[f"{name}.npy"].append(array.tobytes())
         self._counts = Counts(request.request + 1, self._counts.steps + len(table), first + rows)
+        self._whole = True
+
+    def checkpoint(self) -> None:
+        """Make what was added so far outlive the process, and the machine's power; only with a recipe.
+
+        It waits for the disk, some milliseconds or, with much unwritten, seconds.
+        """
+        if isinstance(self._place, Scratch):
+            raise RuntimeError("checkpoint() of a TraceWriter that was given no recipe")
+        self._require_whole()
+        self._whole = False
+        self._place.save(Checkpoint(self._counts, {name: file.sync() for name, file in self._files.items()}))
+        self._sure = self._whole = True
 
     def close(
         self,
@@ -143,8 +176,10 @@ class TraceWriter:
 
         ``expert_bytes``: bytes of one expert, per layer. ``decoding`` needs "mode": greedy, sampled,
         teacher_forced or unknown; ``recording``: recorded or synthetic. Raises TraceError for a trace without
-        requests or a field the format does not allow.
+        requests or a field the format does not allow. With a recipe it makes a checkpoint first, and may be
+        killed anywhere: the same command then goes on, unless the trace is there.
         """
+        self._require_whole()
         if not self._counts.requests:
             raise refusal(REQUESTS_FILE, "number of requests", 0, "at least 1")
         model = Model(
@@ -156,15 +191,16 @@ class TraceWriter:
             dtype=dtype,
             scoring=scoring,
         )
-        files = {file: self._finish(file) for file in list(self._streams)}
+        durable = isinstance(self._place, Partial)
+        if durable:
+            self.checkpoint()
+        self._whole = False
+        files = {file: self._finish(file, durable) for file in self._files}
         manifest = Manifest(model, recorder, dict(decoding), recording, prompts, priced_as, self._counts, files)
         raw = manifest.to_json()
         parse_manifest(raw)
-        (self._folder / MANIFEST_FILE).write_bytes(raw)
-        # A rename replaces an empty folder without a word.
-        if os.path.lexists(self.path):
-            raise TraceError(f"{self.path}: exists already; allowed: a folder that is yet to be made")
-        self._folder.rename(self.path)
+        self._place.publish(raw)
+        self._open = False
         return self.path
 
     def __enter__(self) -> TraceWriter:
@@ -173,12 +209,26 @@ class TraceWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for stream in self._streams.values():
-            stream.close()
-        if self._folder.exists():
-            shutil.rmtree(self._folder)
-            if kind is None:
-                raise RuntimeError("a TraceWriter was left without close(): nothing was written")
+        if not self._open:
+            return
+        self._leave()
+        if kind is None:
+            kept = "what follows the last checkpoint is lost" if self._sure else "nothing was written"
+            raise RuntimeError(f"a TraceWriter was left without close(): {kept}")
+
+    def _leave(self) -> None:
+        """Give up the folder; what was sure in it stays."""
+        self._open = self._whole = False
+        for file in self._files.values():
+            file.close()
+        if self._sure:
+            self._place.release()
+        else:
+            self._place.discard()
+
+    def _require_whole(self) -> None:
+        if not self._whole:
+            raise RuntimeError("a TraceWriter that was closed, or whose writing failed, takes nothing more")
 
     def _table(self, request: Request, steps: Sequence[tuple[int, int, int]]) -> Array:
         phases, rows, contexts = np.array(steps, np.int64).reshape(-1, 3).T
@@ -192,7 +242,7 @@ class TraceWriter:
 
     def _convert(self, name: str, values: Array, rows: int) -> Array:
         """Return ``values`` in the format's dtype; what the dtype cannot hold is refused, never wrapped."""
-        dtype, shape = self._dtypes[name], (rows, *self._trailing[name])
+        dtype, shape = self._layout.dtype(name), (rows, *self._trailing[name])
         if values.shape != shape:
             raise refusal(f"{name}.npy", "shape of the request's rows", values.shape, f"{shape}")
         if dtype.kind == "f":
@@ -206,25 +256,10 @@ class TraceWriter:
             raise refusal(f"{name}.npy", "value", worst, f"{limits.min} to {limits.max}")
         return values.astype(dtype)
 
-    def _head(self, file: str) -> bytes:
-        return HEADER_LINE.encode() if file == REQUESTS_FILE else header_bytes(*self._layout(file))
-
-    def _layout(self, file: str) -> tuple[np.dtype, tuple[int, ...]]:
-        if file == STEPS_FILE:
-            return STEP_DTYPE, (self._counts.steps,)
-        name = file.removesuffix(".npy")
-        return self._dtypes[name], (self._counts.tokens, *self._trailing[name])
-
-    def _finish(self, file: str) -> FileEntry:
+    def _finish(self, file: str, durable: bool) -> FileEntry:
         """Put the final shape into the header, whose length does not depend on it, and hash the file."""
-        stream = self._streams.pop(file)
-        with stream:
-            stream.seek(0)
-            stream.write(self._head(file))
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(0)
-            digest = hash_stream(stream)
+        digest, size = self._files[file].finish(self._layout.head(file, self._counts), durable=durable)
         if file == REQUESTS_FILE:
             return FileEntry(digest, size, None, None)
-        dtype, shape = self._layout(file)
+        dtype, shape = self._layout.array(file, self._counts)
         return FileEntry(digest, size, descr_of(dtype), shape)

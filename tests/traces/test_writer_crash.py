@@ -88,6 +88,18 @@ def test_death_before_every_single_call(tmp_path: Path, player: Player) -> None:
         survive(player, replace(SMALL, folder=str(folder)), [death], expected)
 
 
+def test_death_while_the_remains_of_another_are_removed(tmp_path: Path, player: Player) -> None:
+    """A finished recording left its journal, and the trace has been moved away."""
+    expected = reference(SMALL)
+    for death in range(40):
+        folder = tmp_path / str(death)
+        folder.mkdir()
+        player(replace(SMALL, folder=str(folder), die_at=60))
+        (folder / ".trace.partial" / "unfinished").rename(tmp_path / f"moved {death}")
+        assert player(replace(SMALL, folder=str(folder), die_at=death)).get("resumed", 0) == 0
+        survive(player, replace(SMALL, folder=str(folder)), [], expected)
+
+
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     steps = draw(st.lists(st.integers(0, 3), min_size=1, max_size=5))

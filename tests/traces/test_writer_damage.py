@@ -124,22 +124,48 @@ def edit(place: Path, path: tuple[str, ...], change: Callable[[Any], Any]) -> No
     journal.write_text(json.dumps(at(json.loads(journal.read_bytes()), path)))
 
 
+def test_a_text_is_no_shorter_than_its_head(tmp_path: Path) -> None:
+    for size in (0, 5, 59):
+        edit(lay(tmp_path), ("files", "requests.csv", "bytes"), lambda _, size=size: size)
+        refused(tmp_path, f"files.requests.csv.bytes is {size}; allowed: at least 60")
+
+
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("kind", ["missing", "empty", "one byte short", "link", "pipe", "folder"])
+@pytest.mark.parametrize("kind", ["missing", "empty", "one byte short"])
 def test_a_file_that_does_not_hold_its_mark(tmp_path: Path, name: str, kind: str) -> None:
     file = lay(tmp_path) / "unfinished" / name
     raw = file.read_bytes()
     file.unlink()
-    if kind == "link":
-        (tmp_path / "outside").write_bytes(raw)
-        file.symlink_to(tmp_path / "outside")
-    elif kind == "pipe":
-        os.mkfifo(file)
-    elif kind == "folder":
-        file.mkdir()
-    elif kind != "missing":
+    if kind != "missing":
         file.write_bytes(raw[:-1] if kind == "one byte short" else b"")
     refused(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("place", [0, 5, 7, 20, 59])
+def test_a_head_that_nobody_wrote(tmp_path: Path, name: str, place: int) -> None:
+    file = lay(tmp_path) / "unfinished" / name
+    raw = bytearray(file.read_bytes())
+    raw[place] ^= 0x80
+    file.write_bytes(raw)
+    refused(tmp_path, f"unfinished/{name}, head is")
+
+
+@pytest.mark.parametrize("name", ["journal.json", *(f"unfinished/{name}" for name in (*FILES, "trace.json"))])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_is_no_regular_file(tmp_path: Path, name: str, kind: str) -> None:
+    file, outside = lay(tmp_path) / name, tmp_path / "outside"
+    outside.write_bytes(file.read_bytes() if file.exists() else b"mine")
+    before = outside.read_bytes()
+    file.unlink(missing_ok=True)
+    if kind == "link":
+        file.symlink_to(outside)
+    elif kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.mkdir()
+    refused(tmp_path, Path(name).name)
+    assert outside.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["", "journal.json", "unfinished"])

@@ -49,7 +49,13 @@ def test_a_trace_adds_up(saved: Path, prompts: Path, tmp_path: Path) -> None:
     assert manifest.model.expert_bytes == (3 * 32 * 24 * 4,) * 4
     assert manifest.model.shapes["expert_width"] == 24
     assert manifest.model.scoring == "softmax"
-    assert manifest.decoding == {"mode": "greedy", "max_new_tokens": 5, "max_prompt_tokens": 512}
+    assert manifest.decoding == {
+        "mode": "greedy",
+        "max_new_tokens": 5,
+        "max_prompt_tokens": 512,
+        "chat_template": "off",
+        "batch": 1,
+    }
     assert str(tmp_path) not in (tmp_path / "t" / "trace.json").read_text()
 
 
@@ -115,6 +121,15 @@ def test_other_families(family: str, prompts: Path, tmp_path: Path) -> None:
         ("max_new_tokens=200", "allowed: 128, the model's window"),
         ("decoding=teacher_forced", "leave no continuation to force"),
         ("prompts=nowhere.txt", "given twice"),
+        ("batch=0", "batch=0.*at least 1"),
+        ("samples=0", "samples=0.*at least 1"),
+        ("top_p=0.5", "top_p=0.5 is for decoding=sampled, not greedy"),
+        ("chat_template=yes", "chat_template='yes'.*auto, on, off"),
+        ("chat_template=on", "the tokenizer has no chat template; allowed: auto, off"),
+        ("turn=second", "turn='second'.*first, last"),
+        ("max_memory=20GiB", "'20GiB' is not DEVICE:SIZE; allowed: 0:20GiB"),
+        ("max_memory=cpu:lots", "'cpu:lots' is not DEVICE:SIZE"),
+        ("overhead=-1", "overhead=-1.*at least 0"),
     ],
 )
 def test_mistakes_stop_with_one_line(saved: Path, prompts: Path, tmp_path: Path, option: str, message: str) -> None:

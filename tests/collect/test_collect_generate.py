@@ -16,8 +16,8 @@ PROMPT = list(range(10, 30))
 
 def run(model: Any, choose: Any, new_tokens: int, end: Any = ()) -> tuple[list[list[int]], list[int]]:
     with torch.inference_mode():
-        done = [(ids[0].tolist(), token) for ids, token in passes(model, PROMPT, choose, new_tokens, end)]
-    return [ids for ids, _ in done], [token for _, token in done]
+        done = list(passes(model, [PROMPT], [choose], [new_tokens], end))
+    return [step.ids[0].tolist() for step in done], [int(step.chosen[0]) for step in done]
 
 
 def test_greedy_tokens_equal_plain_generate(model: Any) -> None:

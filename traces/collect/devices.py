@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,11 +81,10 @@ def limits(value: str) -> dict[int | str, str]:
     """`max_memory=0:20GiB,cpu:60GiB` -> {0: "20GiB", "cpu": "60GiB"}, as accelerate's device map takes it."""
     result: dict[int | str, str] = {}
     for part in value.split(",") if value else []:
-        place, colon, size = part.partition(":")
-        if not colon or not size or not (place == "cpu" or place.isdecimal()):
-            raise UserError(
-                f"max_memory={value!r}: {part!r} is not DEVICE:SIZE; allowed: 0:20GiB,cpu:60GiB and the like"
-            )
+        place, _, size = part.partition(":")
+        if not (place == "cpu" or place.isdecimal()) or not re.fullmatch(r"[0-9]+([KMGT]i?)?B", size):
+            wanted = "DEVICE:SIZE; allowed: 0:20GiB,cpu:60GiB and the like"
+            raise UserError(f"max_memory={value!r}: {part!r} is not {wanted}")
         result[int(place) if place.isdecimal() else place] = size
     return result
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,41 +47,45 @@ def load(name: str, dtype: str, device: str = "auto", max_memory: str = "") -> L
     within `max_memory` if that is given; auto: the first of these that holds the weights.
     """
     check_choice("dtype", dtype, DTYPES)
+    allowed = limits(max_memory)
     quiet: Any = logging.disable_progress_bar
     quiet()  # ours are plain lines
     folder = weights_folder(name)
     files = sorted(folder.glob("*.safetensors"))
-    where = choose(device, weights_bytes(files, dtype), limited=bool(max_memory))
+    where = choose(device, weights_bytes(files, dtype), limited=bool(allowed))
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     how: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **local}
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **local)
+        model: Any
         if where == SPREAD:
-            model = _spread(folder, how, max_memory)
+            model = _spread(folder, how, allowed)
         else:
-            model = AutoModelForCausalLM.from_pretrained(str(folder), **how).to(torch.device(where))
+            model = AutoModelForCausalLM.from_pretrained(str(folder), **how)
+            model = model.to(torch.device(where))
     except torch.cuda.OutOfMemoryError:
         raise UserError(f"model={name!r} does not fit into {where}; allowed: device=spread, device=cpu") from None
     except (OSError, ValueError, ImportError) as error:
         raise _not_here(name, error) from None
     own = Path(name).is_dir()
-    if name == REFERENCE:
-        shown, revision = name, weights_digest(folder)
-    else:
-        # The cache names a snapshot's folder after its commit.
-        shown, revision = (folder.resolve().name, None) if own else (name, folder.name)
+    shown = folder.resolve().name if own and name != REFERENCE else name
+    # The cache names a snapshot's folder after its commit.
+    revision = weights_digest(folder) if name == REFERENCE else None if own else folder.name
     facts = {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
     return Loaded(model.eval(), tokenizer, shown, revision, facts)
 
 
-def _spread(folder: Path, how: Mapping[str, Any], max_memory: str) -> Any:
-    # Layers that fit into no memory are read from here at every pass; it goes when the model does.
-    spill = tempfile.TemporaryDirectory(prefix="moe-offload-")
-    allowed = limits(max_memory) or None
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        str(folder), device_map="auto", max_memory=allowed, offload_folder=spill.name, **how
-    )
-    model.spill = spill
+def _spread(folder: Path, how: Mapping[str, Any], allowed: Mapping[int | str, str]) -> Any:
+    # Layers that fit into no memory are read from here at every pass.
+    spill = tempfile.mkdtemp(prefix="moe-offload-")
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder), device_map="auto", max_memory=allowed or None, offload_folder=spill, **how
+        )
+    except BaseException:
+        shutil.rmtree(spill, ignore_errors=True)
+        raise
+    weakref.finalize(model, shutil.rmtree, spill, ignore_errors=True)
     return model
 
 

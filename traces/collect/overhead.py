@@ -65,7 +65,8 @@ def _plain(model: Any, prompts: Sequence[list[int]], new_tokens: int) -> None:
     width, device = max(len(prompt) for prompt in prompts), input_device(model)
     ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    exactly = GenerationConfig(
+    config: Any = GenerationConfig
+    exactly = config(
         max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, pad_token_id=PAD, eos_token_id=None
     )
     model.generate(input_ids=ids, attention_mask=mask, generation_config=exactly)

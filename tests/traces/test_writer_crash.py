@@ -91,7 +91,7 @@ def test_death_before_every_single_call(tmp_path: Path, player: Player) -> None:
 def test_death_while_the_remains_of_another_are_removed(tmp_path: Path, player: Player) -> None:
     """A finished recording left its journal, and the trace has been moved away."""
     expected = reference(SMALL)
-    for death in range(40):
+    for death in range(12):
         folder = tmp_path / str(death)
         folder.mkdir()
         player(replace(SMALL, folder=str(folder), die_at=60))
@@ -108,7 +108,7 @@ def plans(draw: st.DrawFn) -> Plan:
     return Plan("", tuple(steps), tuple(sorted(checkpoints)), tuple(signals))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(plan=plans(), deaths=st.lists(st.integers(0, 300), max_size=4), seed=st.integers(0, 2**32))
 def test_any_plan_survives_any_deaths(player: Player, plan: Plan, deaths: list[int], seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -6,39 +6,17 @@ import gc
 import os
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import pytest
 from recording import Plan, add, contents, interrupted, play, reference, writer
+from tiny_recording import PLAN, RECIPE, begin, finish
 from tiny_trace import MANIFEST
 
 from traces import TraceError, open_trace, workplace
 from traces.cli import main
 from traces.growing import GrowingFile
 
-RECIPE: dict[str, Any] = {
-    "model": "tiny",
-    "seed": 1,
-    "decoding": {"mode": "greedy", "top_p": 1.0},
-    "prompts": ["a", "b"],
-}
-PLAN = Plan("", (1, 0, 2))
-
-
-def begin(path: Path, requests: int = 2, **changes: Any) -> None:
-    """Leave a recording behind, with its last checkpoint after ``requests``, and one request more."""
-    with interrupted(path, recipe=RECIPE, **changes) as out:
-        for number in range(requests):
-            add(out, number, PLAN.steps[number])
-        out.checkpoint()
-        add(out, requests, PLAN.steps[requests])
-
-
-def finish(path: Path, recipe: dict[str, Any] = RECIPE) -> None:
-    with writer(path, recipe=recipe) as out:
-        for number in range(out.requests, len(PLAN.steps)):
-            add(out, number, PLAN.steps[number])
-        out.close(**MANIFEST)
+pytestmark = pytest.mark.usefixtures("without_sync")
 
 
 def test_it_goes_on_after_the_last_checkpoint(tmp_path: Path) -> None:
@@ -90,73 +68,6 @@ def test_only_a_recipe_makes_checkpoints(tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match="no recipe"):
             out.checkpoint()
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("recipe", [{"a": float("nan")}, {"a": {1}}, {"a": 1, 1: {"b": b""}}])
-def test_a_recipe_is_json(tmp_path: Path, recipe: Any) -> None:
-    with pytest.raises((TypeError, ValueError)):
-        writer(tmp_path / "trace", recipe=recipe)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_recipe_of_tuples_equals_one_of_lists(tmp_path: Path) -> None:
-    begin(tmp_path / "trace")
-    finish(tmp_path / "trace", {**RECIPE, "prompts": ("a", "b")})
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seed": 2}, "seed is 2, but 1 in"),
-        ({"seed": 1.0}, "seed is 1.0, but 1 in"),
-        ({"seed": True}, "seed is True, but 1 in"),
-        ({"seed": None, "model": "x"}, "model is 'x', but 'tiny' in"),
-        ({"decoding": {"mode": "greedy", "top_p": 0.5}}, r"decoding\.top_p is 0\.5, but 1\.0 in"),
-        ({"decoding": {"mode": "greedy"}}, r"decoding\.top_p is absent, but 1\.0 in"),
-        ({"decoding": None}, r"decoding is None, but \{'mode'"),
-        ({"prompts": ["a", "c"]}, r"prompts\[1\] is 'c', but 'b' in"),
-        ({"prompts": ["a"]}, "length of prompts is 1, but 2 in"),
-        ({"new\nline": "\ud800"}, r"new\\nline is '\\ud800', but absent in"),
-    ],
-)
-def test_another_recipe_is_refused_by_its_first_difference(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    begin(tmp_path / "trace")
-    refuse(tmp_path, message, recipe={**RECIPE, **change})
-    finish(tmp_path / "trace")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"n_experts": 9}, "n_experts is 9, but 8 in"),
-        ({"signals": {"token_ids": ()}}, r"signals\.token_ids is \[\], but absent in"),
-        ({"recipe": {}}, "model is absent, but 'tiny' in"),
-    ],
-)
-def test_other_sizes_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    begin(tmp_path / "trace")
-    refuse(tmp_path, message, **{"recipe": RECIPE, **change})
-
-
-def test_another_version_of_the_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begin(tmp_path / "trace")
-    monkeypatch.setattr("traces.writer.SCHEMA", 2)
-    refuse(tmp_path, "format is 2, but 1 in", recipe=RECIPE)
-
-
-def refuse(folder: Path, message: str, **changes: Any) -> None:
-    """Expect one line that names the folder and a way out, and not a byte changed."""
-    before = contents(folder)
-    with pytest.raises(TraceError, match=message) as caught:
-        writer(folder / "trace", **changes)
-    text = str(caught.value)
-    assert text.startswith(str(folder / ".trace.partial"))
-    assert "removed" in text
-    assert "\n" not in text
-    assert len(text) < 1000 + len(str(folder))
-    assert contents(folder) == before
 
 
 def test_a_finished_trace_is_never_touched(tmp_path: Path) -> None:

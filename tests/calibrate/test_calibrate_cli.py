@@ -68,7 +68,7 @@ def test_the_simulator_takes_a_written_profile(written: Path, tmp_path: Path) ->
         (["out=a.yaml", "model=a,"], "model='a,'"),
         (["out=a.yaml", "model=olmoe"], "model='olmoe' is not known"),
         (["out=a.yaml", "device=tpu"], "device='tpu'"),
-        (["out=a.yaml", "device=meta"], "device='meta'; allowed: auto, cpu, cuda, cuda:N"),
+        (["out=a.yaml", "device=meta"], "device='meta' is not known; allowed: auto, cpu, cuda, cuda:N"),
         (["out=a.yaml", "seconds=0"], "seconds=0 is out of range; allowed: 1 to 86400"),
         (["out=a.yaml", "seconds=nan"], "seconds=nan is out of range"),
         (["out=a.yaml", "largest=0"], "largest=0"),

@@ -150,7 +150,7 @@ class Restless(Told):
         return self.random.random() < 0.8
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        self.note("victim", incoming, speculative)
+        self.told.append(("victim", incoming, speculative))
         self.seldom()
         if speculative and (incoming + self.tag) % 3 == 0:
             return None

@@ -47,7 +47,7 @@ def test_bypass(case: Case) -> None:
     compare(case, Bypass)
 
 
-@settings(EXAMPLES, max_examples=400)
+@settings(EXAMPLES, max_examples=300)
 @given(cases(), st.integers(0, 50), st.integers(0, 6))
 def test_restless(case: Case, own_bytes: int, eagerness: int) -> None:
     case = replace(case, setup=replace(case.setup, budget=case.setup.budget + own_bytes))
@@ -55,7 +55,7 @@ def test_restless(case: Case, own_bytes: int, eagerness: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [Unruly, Lossy])
-@settings(EXAMPLES, max_examples=250)
+@settings(EXAMPLES, max_examples=150)
 @given(case=cases(), eagerness=st.integers(0, 4))
 def test_routings_and_orders(kind: type[Restless], case: Case, eagerness: int) -> None:
     compare(case, kind, by_layer=case.by_layer, eagerness=eagerness)

@@ -156,8 +156,9 @@ def test_budget_accounts_determinism_and_clockless_replay(
     setup = variant.roomy(given.setup)
     core, accounts = play(variant.build(setup), given.trace, batch)  # the witness checks the budget at every answer
     accounts.check()
-    passes = ClosedLoop(given.trace, batch).passes(range(4))
-    assert accounts.hit_row()[0] == sum(len(set(demand)) for step in passes for demand in step.demand)
+    if core.policy.lossless:
+        passes = ClosedLoop(given.trace, batch).passes(range(4))
+        assert accounts.hit_row()[0] == sum(len(set(demand)) for step in passes for demand in step.demand)
     again, same = play(variant.build(setup), given.trace, batch)
     assert (again.log, again.digest(), same) == (core.log, core.digest(), accounts)
     fresh = variant.build(setup)

@@ -70,8 +70,8 @@ class Turns(deque[int]):
         Its slot is then free, and the demand streams in waves through a budget that cannot hold it (rule 3).
         """
         line, state = self._line, self.state
-        if not line or self or self._out or state.slot[line[0]] or state.given != state.done:
-            return
+        if not line or self or state.slot[line[0]] or state.given != state.done:
+            return  # one that is being computed is at the head of the line, and has its slot
         passing = next((x for x in line if state.done[x] == state.chunks), None)
         if passing is not None:
             line.remove(passing)

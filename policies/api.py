@@ -9,53 +9,28 @@ a pure function of the facts that it was told.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from policies.signals import History, PastStep, Predictor, Signal, Signals, fixed
 
-
-class Signal(StrEnum):
-    """A model output that a policy may declare it needs; the value is the trace's name for it."""
-
-    WEIGHTS = "expert_weights"
-    ROUTER_PROBS = "router_probs"
-    GATE_AHEAD = "gate_ahead"
-    HIDDEN = "hidden"
-    EMBEDDING = "embedding"
-    TOKEN_IDS = "token_ids"  # noqa: S105 - a signal, not a secret
-
-
-class Signals(Protocol):
-    """The model's outputs of the current step, up to and including the layer whose gate has just run.
-
-    ``rows`` are the step's real tokens, in token order. Asking for a signal that was not recorded is an error
-    that names it; what lies in the future cannot be asked for at all.
-    """
-
-    def token_ids(self) -> NDArray[np.int32]:
-        """Token ids, int32 [rows]. From the start of the step."""
-
-    def embedding(self) -> NDArray[np.float16]:
-        """Output of the embedding layer, float16 [rows, D]. From the start of the step."""
-
-    def expert_ids(self) -> NDArray[np.integer[Any]]:
-        """Expert indices chosen in the current layer, [rows, K], by descending weight."""
-
-    def expert_weights(self) -> NDArray[np.float16]:
-        """Weights of ``expert_ids``, float16 [rows, K]."""
-
-    def router_probs(self) -> NDArray[np.float16]:
-        """The router's scores over all experts of the current layer, float16 [rows, E]."""
-
-    def gate_ahead(self, distance: int) -> NDArray[np.integer[Any]]:
-        """Top-K indices that the gate of layer ``l + distance`` gives on the current hidden state, [rows, K]."""
-
-    def hidden(self) -> NDArray[np.float16]:
-        """Hidden state entering the current layer's gate, float16 [rows, D']."""
+__all__ = [
+    "Actions",
+    "Costs",
+    "History",
+    "LayerEvent",
+    "PastStep",
+    "Policy",
+    "Predictor",
+    "Routing",
+    "Schedule",
+    "Setup",
+    "Signal",
+    "Signals",
+    "Step",
+    "View",
+]
 
 
 class Costs(Protocol):
@@ -103,7 +78,10 @@ class Actions:
     to come, else for the next step. Drop what was predicted for a layer that has been passed."""
     predict: Callable[[int, int, bool], None]
     """``predict(tag, latency_ns, blocking)``: ``on_prediction(tag)`` comes after the latency, on the predictor's
-    thread, or on the GPU stream if ``blocking`` (only from ``on_step`` and ``on_gate``)."""
+    thread, or on the GPU stream if ``blocking`` (only from ``on_step``, ``route``, ``on_gate`` and ``schedule``)."""
+    evict: Callable[[int], bool]
+    """``evict(expert)``: give its slot back now, as if :meth:`Policy.victim` had chosen it. False if it is not
+    evictable. From any hook: one that evicts in ``victim`` and thereby makes the room may return None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +98,11 @@ class Setup:
     budget: int
     costs: Costs
     seed: int = 0
+    predictors: Mapping[str, Predictor] = field(default_factory=dict)
+    """The fitted predictors there are, by name."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "predictors", fixed(self.predictors))
 
     def layer_of(self, expert: int) -> int:
         """Layer of a flat expert number."""
@@ -140,21 +123,18 @@ class Setup:
         return shares
 
 
-class History(Protocol):
-    """The train requests of the trace: all that a policy may learn from before it is measured."""
-
-    def popularity(self) -> NDArray[np.int64]:
-        """Lookups of every expert, int64 [L * E], by flat number: each layer event counts an expert once."""
-
-
 @dataclass(slots=True)
 class Step:
-    """One forward pass that is about to begin. Valid during the call only."""
+    """One forward pass that is about to begin. Valid during the call only.
+
+    ``counts``: rows of each of ``requests``; the signals' rows come in this order.
+    """
 
     number: int
     prefill: bool
     rows: int
     requests: Sequence[int]
+    counts: Sequence[int]
     signals: Signals
 
 
@@ -163,14 +143,54 @@ class LayerEvent:
     """One (step, layer) whose gate has just run. Valid during the call only.
 
     ``demand``: flat numbers of the experts demanded, in token order (the last token's experts last); ``tokens``:
-    tokens per expert, aligned with it.
+    tokens per expert, aligned with it; ``requests`` and ``counts``: as in :class:`Step`.
     """
 
     layer: int
     prefill: bool
     demand: Sequence[int]
     tokens: Sequence[int]
+    requests: Sequence[int]
+    counts: Sequence[int]
     signals: Signals
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """The experts that are computed instead of those that the gate chose, with the tokens of each.
+
+    An expert with 0 tokens is fetched and pinned, and its bytes count, but it is no lookup and takes no compute time.
+    A lossless policy may add such experts and nothing else. The rest is what a lossy one knows of the damage: gate
+    mass (weights as the gate gave them, summed over slots) kept and in all; of the event's ``slots`` (token, choice)
+    those with another expert, with none, and with one in a lower precision.
+    """
+
+    demand: Sequence[int]
+    tokens: Sequence[int]
+    kept_mass: float = 0.0
+    gate_mass: float = 0.0
+    slots: int = 0
+    substituted: int = 0
+    skipped: int = 0
+    low_precision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """In which order an event's experts are computed and copied.
+
+    Where the budget cannot hold what the order keeps waiting (the next in turn can get no slot, nothing is on the link
+    and nothing is being computed), the first complete expert of the order has its turn now: waves, as without an order.
+    """
+
+    compute: Sequence[int] | None = None
+    """All of the demand, in the order of compute, each waited for. None: complete ones first, as they complete."""
+    copy: Sequence[int] | None = None
+    """All of the demand that is not complete, in the order of copying. None: as ``compute``, else in token order."""
+    ahead: int | None = None
+    """With ``compute``: a missing expert is queued only when it is at most so many places behind the one that is being
+    computed or waited for (0: on its turn; 1: double buffering). None: all at once. A load that was speculative, and
+    is demanded now, stays queued in any case."""
 
 
 class Policy(ABC):
@@ -180,7 +200,7 @@ class Policy(ABC):
     lossless: ClassVar[bool] = True
     signals: ClassVar[frozenset[Signal]] = frozenset()
     learns: ClassVar[bool] = False
-    """Whether :meth:`fit` wants the train requests."""
+    """Whether it learns from the train requests; see :meth:`wants_history`."""
     clairvoyant: ClassVar[bool] = False
 
     view: View
@@ -192,6 +212,14 @@ class Policy(ABC):
     def needs(self) -> frozenset[Signal]:
         """The signals that it reads, with its parameters as they are."""
         return self.signals
+
+    def predictors(self) -> frozenset[str]:
+        """The fitted predictors that it reads, by name, with its parameters as they are."""
+        return frozenset()
+
+    def wants_history(self) -> bool:
+        """Whether :meth:`fit` wants the train requests, with its parameters as they are."""
+        return self.learns
 
     def attach(self, view: View, actions: Actions) -> None:
         """Receive the machine. Called once, before the first fact."""
@@ -210,13 +238,24 @@ class Policy(ABC):
         return None
 
     def fit(self, history: History) -> None:  # noqa: B027 - optional
-        """Learn from the train requests. Called once, before the first fact, if ``learns``."""
+        """Learn from the train requests. Called once, before the first fact, if it wants them."""
 
     def on_step(self, step: Step) -> None:  # noqa: B027 - optional
         """A forward pass begins."""
 
+    def route(self, event: LayerEvent) -> Routing | None:
+        """A gate has run; nothing is classified or pinned yet. Other experts to compute; None: as the gate chose.
+
+        A lossy policy that answers None is taken to have changed nothing, and to know nothing of the gate mass.
+        """
+        return None
+
     def on_gate(self, event: LayerEvent) -> None:  # noqa: B027 - optional
         """A gate has run; hits have been classified, demanded experts are pinned, missing ones queued."""
+
+    def schedule(self, event: LayerEvent) -> Schedule | None:
+        """After ``on_gate``, before anything is copied: the order of compute and of copies. None: as they complete."""
+        return None
 
     def on_prediction(self, tag: int) -> None:  # noqa: B027 - optional
         """A prediction that was asked for is done."""

@@ -19,7 +19,6 @@ from typing import Any
 from sim.cell import Cell, make_cell
 from sim.cli import split_output
 from sim.config import read_config
-from sim.signals import TraceSignals
 from traces.errors import UserError
 
 DEFAULTS = ("budget=25%", "chunks=3", "bounds=false")
@@ -62,9 +61,8 @@ def _side_by_side(cell: Cell) -> dict[str, Any]:
             if name == "engine":
                 machine: Any = cell.machine(cell.core(policy))
             else:
-                signals = TraceSignals(cell.trace, policy.needs())
                 link, threads = cell.hardware.link, cell.hardware.host.predictor_threads
-                machine = textbook(policy, cell.setup, signals, cell.costs, link.depth, threads)
+                machine = textbook(policy, cell.setup, cell.signals(policy), cell.costs, link.depth, threads)
             began = time.process_time()
             accounts[name] = machine.run([], cell.passes(cell.selection.measured))
             best[name] = min(best[name], time.process_time() - began)

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 import traces
 from policies import registry
-from policies.api import Policy, Setup
+from policies.api import Policy, Predictor, Setup
 from sim.config import RunConfig
 from sim.core.core import Core
 from sim.costs import Costs
+from sim.history import TrainRequests
 from sim.machine import Machine
 from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, shipped
 from sim.provenance import code_digest
@@ -33,18 +34,14 @@ LONGEST_COPY_NS = 10**13
 """Of one expert: beyond it a link is a slip, and sums of times would leave 64 bits."""
 
 
-class TrainRequests:
-    """The train requests of a trace, for policies that learn: they never see the others (policies.api.History)."""
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """The outputs of a fitted predictor for this cell's trace."""
 
-    def __init__(self, trace: Trace, requests: Sequence[int]) -> None:
-        self._trace, self._requests = trace, requests
-
-    def popularity(self) -> NDArray[np.int64]:
-        """Lookups of every expert, int64 [L * E]: each layer event counts an expert once."""
-        counts = np.zeros(self._trace.L * self._trace.E, np.int64)
-        for step in ClosedLoop(self._trace).passes(self._requests):
-            counts[[x for demand in step.demand for x in demand]] += 1
-        return counts
+    predictor: Predictor
+    ids: NDArray[np.integer[Any]]
+    """[N, L, K'], as policies.api.Signals.predicted gives them row by row."""
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +55,8 @@ class Cell:
     costs: Costs
     setup: Setup
     selection: Selection
+    predicted: Mapping[str, Predicted]
+    """By name; what the policy declares of it is part of the key."""
 
     @property
     def total_expert_bytes(self) -> int:
@@ -78,19 +77,29 @@ class Cell:
                     f"policy={policy.name} needs the signal {signal}, which trace={self.config.trace} did not record;"
                     f" recorded: {recorded}"
                 )
-        if policy.learns:
+        for missing in sorted(policy.predictors() - self.predicted.keys()):
+            raise UserError(
+                f"policy={policy.name} needs the predictor {missing}, which was not fitted for"
+                f" trace={self.config.trace}; there are: {one_of(self.predicted) or 'none'}"
+            )
+        if policy.wants_history():
             if not self.selection.train:
                 raise UserError(
                     f"policy={policy.name} learns from train requests, and trace={self.config.trace} has no split;"
                     " import or collect it with split=0.7"
                 )
-            policy.fit(TrainRequests(self.trace, self.selection.train))
+            policy.fit(TrainRequests(self.trace, self.selection.train, policy.needs()))
         return policy
 
     def core(self, policy: Policy, *, setup: Setup | None = None, record: bool = False) -> Core:
         """A fresh core for a policy of this cell, with the signals that the policy declares."""
         core_type = RecordingCore if record else Core
-        return core_type(policy, setup or self.setup, TraceSignals(self.trace, policy.needs()))
+        return core_type(policy, setup or self.setup, self.signals(policy))
+
+    def signals(self, policy: Policy) -> TraceSignals:
+        """The trace's signals and the predictors' outputs, as far as the policy declares them."""
+        ids = {name: found.ids for name, found in self.predicted.items()}
+        return TraceSignals(self.trace, policy.needs(), ids, policy.predictors())
 
     def machine(self, core: Core, progress: Callable[[int], None] | None = None) -> Machine:
         """The simulated machine of this cell's hardware."""
@@ -119,9 +128,18 @@ class Cell:
             "dtype": self.costs.dtype,
             "hardware": _plain(asdict(self.hardware)),
             "workload": dict(self.config.workload),
+            "predictors": self._declared(),
             "budget_bytes": self.setup.budget,
             **{key: getattr(self.config, key) for key in ("chunks", "warmup", "limit", "seed", "bounds", "log")},
         }
+
+    def _declared(self) -> dict[str, str]:
+        """Hashes of the predictors that the configured policy reads."""
+        if not self.predicted:
+            return {}
+        given = dict(self.config.policy)
+        names = registry.build(str(given.pop("name")), self.setup, given).predictors()
+        return {name: self.predicted[name].sha256 for name in sorted(names & self.predicted.keys())}
 
     def key(self, resolved: Mapping[str, Any] | None = None, *, shared: bool = False) -> str:
         """The cell's address: a hash of the resolved configuration and of the code; ``shared`` by all policies."""
@@ -150,6 +168,7 @@ def make_cell(config: RunConfig) -> Cell:
     smallest = min(costs.expert_bytes)
     if config.chunks > smallest:
         raise UserError(f"chunks={config.chunks}: at most the bytes of one expert, {smallest}")
+    predicted = find_predicted(trace)
     setup = Setup(
         n_layers=trace.L,
         n_experts=trace.E,
@@ -159,6 +178,7 @@ def make_cell(config: RunConfig) -> Cell:
         budget=parse_budget(config.budget, total),
         costs=costs,
         seed=config.seed,
+        predictors={name: found.predictor for name, found in predicted.items()},
     )
     if setup.budget > hardware.gpu.memory_bytes:
         raise UserError(
@@ -168,7 +188,12 @@ def make_cell(config: RunConfig) -> Cell:
     if costs.copy_ns(max(costs.expert_bytes)) > LONGEST_COPY_NS:
         raise UserError(f"hardware.link.h2d_gb_per_s={config.hardware['link']['h2d_gb_per_s']}: an expert takes hours")
     chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup)
-    return Cell(config, trace, model, hardware, costs, setup, chosen)
+    return Cell(config, trace, model, hardware, costs, setup, chosen, predicted)
+
+
+def find_predicted(trace: Trace) -> Mapping[str, Predicted]:
+    """The outputs of fitted predictors that lie beside a trace, by name. None are read yet."""
+    return {}
 
 
 def find_trace(name: str) -> Path:

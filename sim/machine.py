@@ -170,7 +170,7 @@ class Machine:
             now += lead
             computed += lead
             dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
-            ns_by_layer = single_ns if step.rows == 1 else None
+            ns_by_layer = single_ns if step.rows == 1 and not core.routes else None
             for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
                 now += dense
                 computed += dense
@@ -189,7 +189,8 @@ class Machine:
                     ns, cost = ns_by_layer[layer], None
                 else:
                     table = costs.expert_table(layer, step.rows)
-                    cost = {x: table[n] + launch for x, n in zip(event.demand, event.tokens, strict=True)}
+                    pairs = zip(event.demand, event.tokens, strict=True)
+                    cost = {x: table[n] + launch if n else 0 for x, n in pairs}
                 while True:
                     x = next_expert()
                     if x >= 0:

@@ -2,6 +2,7 @@
 
 The log is a flat sequence of integers: an operation, then its operands. It holds what the core was told and asked,
 not what it answered; fed to a fresh core with the same policy, it must give the same answers, hence the same digest.
+A gate's demand is logged as it was recorded: what the policy routes instead, and its orders, are answers.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from sim.core.accounts import (
 )
 from sim.core.core import Core
 from sim.provenance import code_digest
+from sim.quality import quality
 from sim.store import SCHEMA
 from sim.timings import Timings
 from traces.errors import one_of
@@ -110,7 +111,10 @@ def document(cell: Cell, outcome: Outcome, bounds: Mapping[str, Any] | None) -> 
         },
         "bounds": None,
         "reference": None,
+        "quality": None,
     }
+    result["quality"], unknown = quality(outcome.policy, accounts)
+    nulls |= unknown
     if outcome.wall_ns == 0:
         nulls["throughput_tokens_per_s"] = nulls["link_utilisation"] = "no time passed"
     if bounds is None:

@@ -80,7 +80,7 @@ def _rows(cell: Cell, request: int) -> int:
 
 def _bounds(cell: Cell, store: Store, progress: Progress | None) -> Mapping[str, Any]:
     """The bounds and reference rows of rule 7: one shared cell for all policies."""
-    resolved = {k: v for k, v in cell.resolved().items() if k not in ("policy", "log")}
+    resolved = {k: v for k, v in cell.resolved().items() if k not in ("policy", "predictors", "log")}
     folder = store.folder(f"bounds-{cell.setup.budget}-{cell.key(resolved, shared=True)}")
     found = store.read(folder, "bounds.json")
     if found is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from policies.api import Signal, Signals
 from traces import Trace
-from traces.errors import UserError
+from traces.errors import UserError, one_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Shown:
     router_probs: Callable[[], NDArray[np.float16]]
     gate_ahead: Callable[[int], NDArray[np.integer[Any]]]
     hidden: Callable[[], NDArray[np.float16]]
+    predicted: Callable[[str], NDArray[np.integer[Any]]]
 
 
 class TraceSignals:
@@ -32,10 +33,18 @@ class TraceSignals:
 
     The core sets ``layer`` when that layer's gate has run; there is no way to name another one. ``declared``: the
     signals that the policy may read (None: all that were recorded); another one is an error that names it.
+    ``predicted``: the outputs of fitted predictors, by name, [N, L, K'], of which the policy may read ``predictors``.
     """
 
-    def __init__(self, trace: Trace | None, declared: Collection[Signal] | None = None) -> None:
+    def __init__(
+        self,
+        trace: Trace | None,
+        declared: Collection[Signal] | None = None,
+        predicted: Mapping[str, NDArray[np.integer[Any]]] | None = None,
+        predictors: Collection[str] = (),
+    ) -> None:
         self._trace = trace
+        self._predicted, self._predictors = dict(predicted or {}), frozenset(predictors)
         self._declared = frozenset(Signal) if declared is None else frozenset(declared)
         self._parts: Sequence[tuple[int, int]] = ()
         self.layer = -1
@@ -54,6 +63,7 @@ class TraceSignals:
             lambda: self._gated(Signal.ROUTER_PROBS),
             lambda distance: self._gate_ahead(distance),
             lambda: self._gated(Signal.HIDDEN),
+            lambda name: self._prediction(name),
         )
 
     def _rows(self, name: str, *index: int) -> NDArray[Any]:
@@ -62,14 +72,30 @@ class TraceSignals:
         array = None if self._trace is None else getattr(self._trace, name)
         if array is None:
             raise UserError(f"the policy needs the signal {name}, which the trace did not record")
+        return self._copied(array, *index)
+
+    def _copied(self, array: Any, *index: int) -> NDArray[Any]:
         blocks = [array[first : first + rows][(slice(None), *index)] for first, rows in self._parts]
         # A copy: the whole file can be reached from a view of it.
         return np.array(blocks[0]) if len(blocks) == 1 else np.concatenate(blocks)
 
-    def _gated(self, name: str, *index: int) -> NDArray[Any]:
+    def _gate_has_run(self, name: str) -> None:
         if self.layer < 0:
             raise RuntimeError(f"{name} was asked for before a gate had run")
+
+    def _gated(self, name: str, *index: int) -> NDArray[Any]:
+        self._gate_has_run(name)
         return self._rows(name, self.layer, *index)
+
+    def _prediction(self, name: str) -> NDArray[np.integer[Any]]:
+        self._gate_has_run(f"predicted {name}")
+        if name not in self._predictors:
+            raise RuntimeError(f"the policy reads the predictor {name} and does not declare it in its predictors")
+        if name not in self._predicted:
+            raise UserError(
+                f"the policy needs the predictor {name}, which was not fitted; there are: {one_of(self._predicted)}"
+            )
+        return self._copied(self._predicted[name], self.layer)
 
     def _gate_ahead(self, distance: int) -> NDArray[np.integer[Any]]:
         recorded = None if self._trace is None else self._trace.gate_ahead

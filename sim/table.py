@@ -15,7 +15,7 @@ from sim.units import format_bytes
 
 def show(result: Mapping[str, Any], console: Console) -> None:
     """Print the row of the policy below its bounds, where its time went, and what the copies were for."""
-    console.print(Group(*_notes(result), "", _rows(result), "", _where(result), _fates(result)))
+    console.print(Group(*_notes(result), "", _rows(result), "", _where(result), _fates(result), *_loss(result)))
 
 
 def _notes(result: Mapping[str, Any]) -> list[Text]:
@@ -66,7 +66,10 @@ def _rows(result: Mapping[str, Any]) -> Table:
         gaps = (_x(wall, wall_floor), _x(nbytes, byte_floor))
     else:
         gaps = ("", "")
-    table.add_row(_label(result["config"]["policy"]), *_figures(result, own, nbytes / tokens), *gaps, style="bold")
+    label, style = _label(result["config"]["policy"]), "bold"
+    if result["quality"] is not None:
+        label, style = f"{label}, lossy", "bold magenta"
+    table.add_row(label, *_figures(result, own, nbytes / tokens), *gaps, style=style)
     return table
 
 
@@ -116,6 +119,19 @@ def _fates(result: Mapping[str, Any]) -> RenderableType:
         return Text(busy)
     counts = ", ".join(f"{n} {fate.replace('_', ' ')}" for fate, n in fates.items() if fate != "issued" and n)
     return Text(f"{busy}; prefetches: {fates['issued']} issued, {counts}")
+
+
+def _loss(result: Mapping[str, Any]) -> list[Text]:
+    """What sets a lossy row apart (rule 8)."""
+    quality = result["quality"]
+    if quality is None:
+        return []
+    known = {key.replace("_", " "): share for key, share in quality.items() if isinstance(share, float)}
+    shares = ", ".join(f"{name} {100 * share:.1f}" for name, share in known.items())
+    return [
+        Text(f"lossy, in % (first-order): {shares or 'nothing is known'}", style="magenta"),
+        Text("another class: its latency ranks with other lossy rows only, and has no bounds", style="magenta"),
+    ]
 
 
 def _copied(totals: Mapping[str, Any]) -> int:

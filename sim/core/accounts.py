@@ -1,4 +1,4 @@
-"""The accounts of rule 5: integers that add up, per run, per phase and per layer."""
+"""The accounts of rule 5: integers that add up, per run, per phase and per layer; and what lossy policies state."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ HIT_KINDS = ("lookups", "recall", "resident", "complete", "bytes_ready", "bytes_
 STALLS = ("demand_copy", "late_prefetch", "queueing", "predictor", "cpu_experts")
 FATES = ("useful", "late", "useless", "cancelled", "in_flight_at_end")
 
+QUALITY = ("kept_mass", "gate_mass", "slots", "substituted", "skipped", "low_precision", "unstated")
+
 # Indices into a hit row, in the order of HIT_KINDS.
 LOOKUPS, RECALL, RESIDENT, COMPLETE, BYTES_READY, BYTES_DEMANDED = range(6)
+# Of the quality sums: the first ones are the fields of policies.api.Routing, in its order.
+KEPT_MASS, GATE_MASS, SLOTS, SUBSTITUTED, SKIPPED, LOW_PRECISION, UNSTATED = range(7)
 PREDICTOR, CPU_EXPERTS = 3, 4
 USEFUL, LATE_FATE, USELESS, CANCELLED, IN_FLIGHT = range(5)
 
@@ -22,6 +26,8 @@ class Accounts:
     n_layers: int
     hits: list[list[list[int]]] = field(init=False)
     """[phase][layer][hit kind], over lookups."""
+    quality: list[list[float]] = field(init=False)
+    """[phase][quality]: sums of what the policy states in its routings; ``unstated``: events of a lossy one without."""
     fates: list[int] = field(init=False)
     """Speculative loads by fate."""
     fate_bytes: list[int] = field(init=False)
@@ -39,6 +45,7 @@ class Accounts:
 
     def __post_init__(self) -> None:
         self.hits = [[[0] * len(HIT_KINDS) for _ in range(self.n_layers)] for _ in PHASES]
+        self.quality = [[0] * len(QUALITY) for _ in PHASES]
         self.fates = [0] * len(FATES)
         self.fate_bytes = [0] * len(FATES)
         self.stall_ns = [[[0] * len(STALLS) for _ in range(self.n_layers)] for _ in PHASES]
@@ -61,6 +68,11 @@ class Accounts:
     def stall_row(self, phase: int | None = None) -> list[int]:
         """Stalled nanoseconds by cause, over layers, of one phase or of both."""
         return _total(self.stall_ns, phase)
+
+    def quality_row(self, phase: int | None = None) -> list[float]:
+        """The quality sums, of one phase or of both."""
+        rows = self.quality if phase is None else [self.quality[phase]]
+        return [sum(column) for column in zip(*rows, strict=True)]
 
 
 def _total(rows: list[list[list[int]]], phase: int | None) -> list[int]:

@@ -19,10 +19,11 @@ class Acting:
 
     def __init__(self, core: Core) -> None:
         self.core, self.state, self.chunks = core, core.state, core.setup.chunks
+        self.evictable = core.state.view().evictable
 
     def actions(self) -> Actions:
         """What the policy is given."""
-        return Actions(self.prefetch, self.cancel, self.expect, self.predict)
+        return Actions(self.prefetch, self.cancel, self.expect, self.predict, self.evict)
 
     def prefetch(self, x: int, priority: float = 0.0) -> bool:
         self.known(x)
@@ -54,6 +55,13 @@ class Acting:
             core.evict(x)
         else:
             core.settle(x, CANCELLED)
+        return True
+
+    def evict(self, x: int) -> bool:
+        self.known(x)
+        if not self.evictable(x):
+            return False
+        self.core.evict(x)
         return True
 
     def expect(self, experts: Iterable[int]) -> None:

@@ -11,34 +11,17 @@ from collections import deque
 from collections.abc import Sequence
 
 from policies.api import LayerEvent, Policy, Setup, Step
-from sim.core.accounts import (
-    BYTES_DEMANDED,
-    BYTES_READY,
-    CANCELLED,
-    COMPLETE,
-    IN_FLIGHT,
-    LATE_FATE,
-    LOOKUPS,
-    RECALL,
-    RESIDENT,
-    USEFUL,
-    USELESS,
-    Accounts,
-)
+from sim.core.accounts import BYTES_DEMANDED, BYTES_READY, COMPLETE, LATE_FATE, LOOKUPS, RECALL, RESIDENT, USEFUL
 from sim.core.acting import Acting
-from sim.core.digest import Digest
-from sim.core.queue import EMPTY, SpeculativeQueue
-from sim.core.state import ARRIVED, DEMAND, LATE, NO_FATE, PENDING, State
+from sim.core.loads import Loads, overridden
+from sim.core.queue import EMPTY
+from sim.core.routing import discount, reroute
+from sim.core.state import ARRIVED, DEMAND, LATE, PENDING
+from sim.core.turns import Turns
 from sim.core.words import END, NONE, WAIT, Rows, StepSignals
 
-_EVICTED = -3  # in the digest, the eviction of x is _EVICTED - x
 
-
-def _overridden(policy: Policy, hook: str) -> bool:
-    return getattr(type(policy), hook) is not getattr(Policy, hook)
-
-
-class Core:
+class Core(Loads):
     """One GPU's experts. ``policy`` decides; the core keeps the rules.
 
     Facts: step_begin, gate, prediction, chunk_done, expert_done, step_end, each with its time ``now`` for the log.
@@ -46,41 +29,25 @@ class Core:
     """
 
     def __init__(self, policy: Policy, setup: Setup, signals: StepSignals) -> None:
-        own = policy.gpu_bytes()
-        state = State(setup.n_experts, setup.expert_bytes, setup.chunks, setup.budget - own, policy.layer_budgets())
-        self.setup, self.policy, self.state, self.own_bytes = setup, policy, state, own
+        super().__init__(policy, setup)
         self.signals = signals
-        self.accounts = Accounts(setup.n_layers)
-        self.pending = False
-        """Whether asking next_chunk may give a chunk: something is queued and not known to be blocked."""
-        self.predictions: list[tuple[int, int, bool]] = []
-        """Predictions asked for and not yet taken by the machine: (tag, latency ns, blocking)."""
-        self.kind = state.kind
-        # The hottest tables, without the way through the state.
-        self._slot, self._given, self._done, self._pinned = state.slot, state.given, state.done, state.pinned
-        self._chunk_bytes = state.chunk_bytes
-        self._chunks = setup.chunks
-        self._demand: deque[int] = deque()
-        self.speculative = SpeculativeQueue(len(state.done))
-        self._queue = self.speculative.heap
-        self.ready: deque[int] = deque()
-        """Experts of the event that could be computed now; read by machines, to wait no longer than needed."""
+        self._turns = Turns(self.state) if overridden(policy, "schedule") else None
+        self.ready: deque[int] = deque() if self._turns is None else self._turns
+        """Experts of the event that may run now; read by machines, to wait no longer than needed."""
         self._uncomputed = 0
         self.expected: list[set[int]] = [set() for _ in range(setup.n_layers)]
         self.due = [0] * setup.n_layers  # the step that an expectation is for
-        self.spec_bytes = [0] * len(state.done)
-        self._digest = Digest()
-        self._answers = self._digest.answers
         shown = signals.shown()
-        self.step = Step(0, False, 0, (), shown)
-        self.event = LayerEvent(-1, False, (), (), shown)
-        self._hits = self.accounts.hits[0]
-        self._on_gate, self._victim = policy.on_gate, policy.victim
-        self._on_slot = policy.on_slot if _overridden(policy, "on_slot") else None
-        self._on_complete = policy.on_complete if _overridden(policy, "on_complete") else None
-        self._on_evict = policy.on_evict if _overridden(policy, "on_evict") else None
-        self._keep = policy.keep if _overridden(policy, "keep") else None
-        policy.attach(state.view(), Acting(self).actions())
+        self.step = Step(0, False, 0, (), (), shown)
+        self.event = LayerEvent(-1, False, (), (), (), (), shown)
+        self.phase = 0
+        """Of the step: an index into accounts by phase."""
+        self._on_gate = policy.on_gate
+        self._route = policy.route if overridden(policy, "route") or not policy.lossless else None
+        self.routes = self._route is not None
+        """Whether an event may be computed otherwise than it was recorded."""
+        self._keep = policy.keep if overridden(policy, "keep") else None
+        policy.attach(self.state.view(), Acting(self).actions())
 
     # -- facts --------------------------------------------------------------------------------------------------
 
@@ -89,9 +56,11 @@ class Core:
         self.signals.enter(parts)
         step = self.step
         step.number, step.prefill, step.requests = number, prefill, requests
-        step.rows = sum(rows for _, rows in parts)
-        self.event.prefill, self.event.layer = prefill, -1
-        self._hits = self.accounts.hits[0 if prefill else 1]
+        step.counts = counts = tuple([rows for _, rows in parts])
+        step.rows = sum(counts)
+        event = self.event
+        event.prefill, event.layer, event.requests, event.counts = prefill, -1, requests, counts
+        self.phase = 0 if prefill else 1
         self.policy.on_step(step)
         if self._queue:  # what the policy refused to make room for, it may accept now
             self.pending = True
@@ -101,6 +70,13 @@ class Core:
 
         Returns the event as it is to be computed; it is valid until the next gate.
         """
+        self.signals.layer = layer
+        event = self.event
+        event.layer, event.demand, event.tokens = layer, demand, tokens
+        foretold = self._foretold(layer) if self.expected[layer] else None
+        if self._route is not None:
+            self._answers.extend(reroute(self, self._route(event)))
+            demand, tokens = event.demand, event.tokens
         state, chunks, spec = self.state, self._chunks, self.state.spec
         done, pinned, kind = state.done, state.pinned, state.kind
         ready, queue = self.ready, self._demand
@@ -130,23 +106,21 @@ class Core:
         n = len(demand)
         self._uncomputed = n
         size = state.size[layer * state.n_experts]
-        row = self._hits[layer]
+        row = self.accounts.hits[self.phase][layer]
         row[LOOKUPS] += n
         row[RESIDENT] += complete + resident
         row[COMPLETE] += complete
         row[BYTES_READY] += complete * size + bytes_ready
         row[BYTES_DEMANDED] += n * size
-        expected = self.expected[layer]
-        if expected and self.due[layer] <= self.step.number:
-            if self.due[layer] == self.step.number:
-                row[RECALL] += sum(x in expected for x in demand)
-            expected.clear()
+        if foretold is not None:
+            row[RECALL] += sum(x in foretold for x in demand)
+        if self._route is not None:
+            discount(row, event, state, foretold)
         if queue or self._queue:
             self.pending = True
-        self.signals.layer = layer
-        event = self.event
-        event.layer, event.demand, event.tokens = layer, demand, tokens
         self._on_gate(event)
+        if self._turns is not None:
+            self._turns.follow(self.policy.schedule(event), event, queue)
         return event
 
     def prediction(self, tag: int, now: int) -> None:
@@ -178,8 +152,10 @@ class Core:
     def expert_done(self, x: int, now: int) -> None:
         """An expert that :meth:`next_expert` gave has been computed: its pin ends."""
         self._pinned[x] = 0
-        if self._keep is not None and not self._keep(x):
+        if self._keep is not None and not self._keep(x) and self._slot[x]:
             self.evict(x)
+        if self._turns is not None:
+            self._turns.computed(x, self._demand)
         if self._demand or self._queue:
             self.pending = True
 
@@ -190,7 +166,7 @@ class Core:
     # -- questions ----------------------------------------------------------------------------------------------
 
     def next_expert(self) -> int:
-        """Which expert of the event to compute: complete ones in order of completion; WAIT or END."""
+        """Which expert of the event to compute: in the policy's order, or as they completed; WAIT or END."""
         if self.ready:
             x = self.ready.popleft()
             self._uncomputed -= 1
@@ -216,6 +192,8 @@ class Core:
                 self.accounts.demand_bytes += self._chunk_bytes[chunk]
                 self._answers.append(chunk)
                 return chunk
+            if self._turns is not None:
+                self._turns.let_one_pass()
         x = self._next_speculative()
         if x == NONE:
             self.pending = False
@@ -225,76 +203,17 @@ class Core:
         given[x] += 1
         if given[x] == chunks:
             self.speculative.drop(x)
-            self.pending = self.speculative.head() != EMPTY
+            self.pending = bool(queue) or self.speculative.head() != EMPTY
         self.spec_bytes[x] += self._chunk_bytes[chunk]
         self.accounts.speculative_bytes += self._chunk_bytes[chunk]
         self._answers.append(chunk)
         return chunk
 
-    def digest(self) -> str:
-        """Hash of all answers given so far, evictions included."""
-        return self._digest.hexdigest()
-
-    # -- the measured window ------------------------------------------------------------------------------------
-
-    def measure_from(self, now: int) -> None:
-        """Forget what was counted so far (warm-up). Loads without a fate are carried in, without their bytes so far."""
-        carried = [x for x, fate in enumerate(self.state.spec) if fate]
-        self.accounts = Accounts(self.setup.n_layers, predicts=self.accounts.predicts, start_ns=now)
-        self.accounts.issued = len(carried)
-        for x in carried:
-            self.spec_bytes[x] = 0
-        self.state.peak = self.state.used
-
-    def finish(self, now: int) -> Accounts:
-        """Settle the loads without a fate, close the window and return the accounts."""
-        for x, fate in enumerate(self.state.spec):
-            if fate:
-                self.settle(x, USELESS if fate == ARRIVED else IN_FLIGHT)
-        self.accounts.end_ns = now
-        self.accounts.check()
-        return self.accounts
-
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _next_speculative(self) -> int:
-        queue = self.speculative
-        while (x := queue.head()) != EMPTY:
-            entry = queue.entry(x)
-            if self._slot[x] or self._make_room(x, True):
-                return x
-            if queue.entry(x) == entry:
-                break
-        return NONE
-
-    def _make_room(self, x: int, speculative: bool) -> bool:
-        """Give x a slot. False: none can be had, or the policy has cancelled or re-queued x meanwhile."""
-        state, entry = self.state, self.speculative.entry(x)
-        need = state.size[x]
-        while state.used + need > state.capacity or not state.layer_fits(x):
-            victim = self._victim(x, speculative)
-            if victim is None:
-                return False
-            self.evict(victim)
-            if speculative and self.speculative.entry(x) != entry:
-                return False
-        state.take(x)
-        if self._on_slot is not None:
-            self._on_slot(x)
-        return state.slot[x] == 1
-
-    def evict(self, x: int) -> None:
-        state = self.state
-        state.release(x)
-        if state.spec[x]:
-            self.settle(x, USELESS if state.spec[x] == ARRIVED else CANCELLED)
-        self._answers.append(_EVICTED - x)
-        if self._on_evict is not None:
-            self._on_evict(x)
-
-    def settle(self, x: int, fate: int) -> None:
-        self.state.spec[x] = NO_FATE
-        self.speculative.drop(x)
-        self.accounts.fates[fate] += 1
-        self.accounts.fate_bytes[fate] += self.spec_bytes[x]
-        self.spec_bytes[x] = 0
+    def _foretold(self, layer: int) -> set[int] | None:
+        """Take what was predicted for this event; None if what there is was meant for another step."""
+        if self.due[layer] > self.step.number:
+            return None
+        foretold, self.expected[layer] = self.expected[layer], set()
+        return foretold if self.due[layer] == self.step.number else None

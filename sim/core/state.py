@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 
 from policies.api import View
 
@@ -16,6 +17,14 @@ DEMAND, LATE, SPECULATIVE = 0, 1, 2
 
 # A speculative load's life.
 NO_FATE, PENDING, ARRIVED = 0, 1, 2
+
+
+def whole(numbers: Sequence[int]) -> list[int]:
+    """Whole numbers that a policy has given, of whatever kind. CoreError if they are not whole."""
+    try:
+        return [index(n) for n in numbers]
+    except TypeError:
+        raise CoreError(f"a policy gave {numbers}; whole numbers are wanted") from None
 
 
 def split_chunks(nbytes: int, chunks: int) -> list[int]:
@@ -102,6 +111,10 @@ class State:
         )
 
     # -- changes, by the core alone -----------------------------------------------------------------------------
+
+    def fits(self, expert: int) -> bool:
+        """Whether there is room for a slot for ``expert``."""
+        return self.used + self.size[expert] <= self.capacity and self.layer_fits(expert)
 
     def layer_fits(self, expert: int) -> bool:
         """Whether a slot for ``expert`` is free in its layer's share, if layers have shares."""

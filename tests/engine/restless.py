@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 
@@ -9,7 +10,7 @@ from cases import FlatCosts, make_pass, make_setup
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from policies.api import LayerEvent, Policy, Setup, Step
+from policies.api import LayerEvent, Policy, Routing, Schedule, Setup, Step
 from sim.workload import Pass
 
 EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -30,10 +31,15 @@ class Told(Policy):
         self.told.append((what, facts, view.free_bytes(), seen))
 
     def on_step(self, step: Step) -> None:
-        self.note("step", step.number, step.prefill, step.rows, tuple(step.requests))
+        self.note("step", step.number, step.prefill, step.rows, tuple(step.requests), tuple(step.counts))
 
     def on_gate(self, event: LayerEvent) -> None:
-        self.note("gate", event.layer, event.prefill, tuple(event.demand), tuple(event.tokens))
+        self.note("gate", *self.facts(event))
+
+    @staticmethod
+    def facts(event: LayerEvent) -> tuple[object, ...]:
+        seen = event.demand, event.tokens, event.requests, event.counts
+        return event.layer, event.prefill, *map(tuple, seen)
 
     def on_prediction(self, tag: int) -> None:
         self.note("prediction", tag)
@@ -90,10 +96,12 @@ class Restless(Told):
     def stir(self, actions: int) -> None:
         for _ in range(actions):
             chance, x = self.random.random(), self.any_expert()
-            if chance < 0.7:
+            if chance < 0.6:
                 self.told.append(self.actions.prefetch(x, self.random.randrange(4)))
-            elif chance < 0.85:
+            elif chance < 0.7:
                 self.told.append(self.actions.cancel(x))
+            elif chance < 0.9:
+                self.told.append(self.actions.evict(x))
             else:
                 self.actions.expect([x, self.any_expert()])
 
@@ -142,9 +150,65 @@ class Restless(Told):
         return self.random.random() < 0.8
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
+        self.told.append(("victim", incoming, speculative))
+        self.seldom()
         if speculative and (incoming + self.tag) % 3 == 0:
             return None
         return super().victim(incoming, speculative)
+
+
+class Unruly(Restless):
+    """Also adds experts to what the gate chose, and computes and copies in an order of its own."""
+
+    name = "unruly"
+
+    def route(self, event: LayerEvent) -> Routing | None:
+        self.note("route", *self.facts(event))
+        self.stir(self.eagerness)
+        self.ask(may_block=True)
+        return self.rerouted(event) if self.random.random() < 0.7 else None
+
+    def rerouted(self, event: LayerEvent) -> Routing:
+        demand, tokens = list(event.demand), list(event.tokens)
+        for x in self.some_of(event.layer):
+            if x not in demand:
+                place = self.random.randint(0, len(demand))
+                demand.insert(place, x)
+                tokens.insert(place, 0)
+        return Routing(demand, tokens)
+
+    def some_of(self, layer: int) -> list[int]:
+        n = self.setup.n_experts
+        return self.random.sample(range(layer * n, layer * n + n), self.random.randint(0, n))
+
+    def schedule(self, event: LayerEvent) -> Schedule | None:
+        self.note("schedule", *self.facts(event))
+        self.stir(self.eagerness)
+        self.ask(may_block=True)
+        compute = self.shuffled(event.demand)
+        copy = self.shuffled(x for x in event.demand if not self.view.complete(x))
+        ahead = self.random.choice([None, 0, 0, 1, 2, 5])
+        return self.random.choice(
+            [None, Schedule(compute, copy, ahead), Schedule(compute, None, ahead), Schedule(None, copy, None)]
+        )
+
+    def shuffled(self, experts: Iterable[int]) -> list[int]:
+        order = list(experts)
+        self.random.shuffle(order)
+        return order
+
+
+class Lossy(Unruly):
+    """Computes what it likes in the place of what the gate chose."""
+
+    name = "lossy"
+    lossless = False
+
+    def rerouted(self, event: LayerEvent) -> Routing:
+        demand, rows, slots = self.some_of(event.layer), sum(event.counts), sum(event.tokens)
+        tokens = [self.random.randint(0, rows) for _ in demand]
+        mass, losses = self.random.random(), [self.random.randint(0, slots) for _ in range(3)]
+        return Routing(demand, tokens, mass * self.random.random(), mass, slots, *losses)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class Asks(LRU):
         lambda policy: policy.actions.prefetch(1, float("nan")),
         lambda policy: policy.actions.cancel(4),
         lambda policy: policy.actions.expect([4]),
+        lambda policy: policy.actions.evict(4),
+        lambda policy: policy.actions.evict(-1),
         lambda policy: policy.actions.predict(0, -50, True),
         lambda policy: policy.actions.predict(0, 0.3, True),
         lambda policy: policy.actions.predict(0, 0, False),  # and again, whenever it is done

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
+import pytest
 from cases import NoSignals, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from restless import EXAMPLES, Bypass, Case, Restless, Told, cases
+from restless import EXAMPLES, Bypass, Case, Lossy, Restless, Told, Unruly, cases
 from textbook import Textbook
 
 from policies.api import Policy, Setup
@@ -46,8 +47,15 @@ def test_bypass(case: Case) -> None:
     compare(case, Bypass)
 
 
-@settings(EXAMPLES, max_examples=400)
+@settings(EXAMPLES, max_examples=300)
 @given(cases(), st.integers(0, 50), st.integers(0, 6))
 def test_restless(case: Case, own_bytes: int, eagerness: int) -> None:
     case = replace(case, setup=replace(case.setup, budget=case.setup.budget + own_bytes))
     compare(case, Restless, by_layer=case.by_layer, own_bytes=own_bytes, eagerness=eagerness)
+
+
+@pytest.mark.parametrize("kind", [Unruly, Lossy])
+@settings(EXAMPLES, max_examples=150)
+@given(case=cases(), eagerness=st.integers(0, 4))
+def test_routings_and_orders(kind: type[Restless], case: Case, eagerness: int) -> None:
+    compare(case, kind, by_layer=case.by_layer, eagerness=eagerness)

@@ -18,7 +18,7 @@ from typing import Any
 
 import simpy
 
-from policies.api import Actions, LayerEvent, Policy, Setup, Step, View
+from policies.api import Actions, LayerEvent, Policy, Schedule, Setup, Step, View
 from sim.core.accounts import Accounts
 from sim.core.words import StepSignals
 from sim.workload import Pass
@@ -30,6 +30,7 @@ CHUNK, PREDICTION, EXPERT, GATE = 2, 3, 4, 5
 LOOKUPS, RECALL, RESIDENT, COMPLETE, BYTES_READY, BYTES_DEMANDED = 0, 1, 2, 3, 4, 5
 DEMAND_COPY, LATE_PREFETCH, QUEUEING, PREDICTOR = 0, 1, 2, 3
 USEFUL, LATE, USELESS, CANCELLED, IN_FLIGHT = 0, 1, 2, 3, 4
+KEPT_MASS, GATE_MASS, SLOTS, SUBSTITUTED, SKIPPED, LOW_PRECISION, UNSTATED = 0, 1, 2, 3, 4, 5, 6
 
 Process = Generator[simpy.Event, Any, None]
 
@@ -98,7 +99,12 @@ class Textbook:
 
         self.layer = 0
         self.pinned: set[int] = set()
-        self.ready: deque[int] = deque()
+        self.computing = False
+        self.arrived: list[int] = []  # complete and not computed, in order of completion
+        self.turns: list[int] | None = None  # not computed, in the policy's order
+        self.ranks: dict[int, int] = {}  # places in the order of copying
+        self.ahead: int | None = None
+        self.held: list[Load] = []  # missing, and not to be queued yet
         self.woken: simpy.Event | None = None
         self.waiting_since = 0
         self.blocking: deque[tuple[int, int, float]] = deque()
@@ -106,7 +112,7 @@ class Textbook:
         self.expected: dict[tuple[int, int], set[int]] = {}  # (step, layer) -> experts
         self.number, self.gated = 0, -1
 
-        policy.attach(self.view(), Actions(self.prefetch, self.cancel, self.expect, self.predict))
+        policy.attach(self.view(), Actions(self.prefetch, self.cancel, self.expect, self.predict, self.give_back))
 
     def run(self, warmup: Iterable[Pass], measured: Iterable[Pass]) -> Accounts:
         """Replay ``warmup``, then ``measured``; the accounts are those of the latter."""
@@ -125,41 +131,77 @@ class Textbook:
             number = next(numbers)
             self.number, self.gated = number, -1
             self.signals.enter(step.parts)
-            self.policy.on_step(Step(number, step.prefill, step.rows, step.requests, self.shown))
+            counts = [rows for _, rows in step.parts]
+            self.policy.on_step(Step(number, step.prefill, step.rows, step.requests, counts, self.shown))
             self.hand_over()
             self.phase, self.layer = 0 if step.prefill else 1, 0
             yield from self.predict_blocking()
             yield self.compute(costs.lead_ns(step.rows, step.kv_tokens, step.pairs), GATE)
             dense_ns = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
-            for layer, demand in enumerate(step.demand):
+            for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
                 yield self.compute(dense_ns, GATE)
                 if demand:
                     self.layer = layer
-                    tokens = dict(zip(demand, step.tokens[layer], strict=True))
-                    self.gate(step.prefill, tokens)
+                    event = LayerEvent(layer, step.prefill, demand, tokens, step.requests, counts, self.shown)
+                    self.gate(event)
                     yield from self.predict_blocking()
-                    yield from self.experts(tokens)
+                    yield from self.experts(dict(zip(event.demand, event.tokens, strict=True)))
             yield self.compute(costs.head_ns(len(step.requests)), GATE)
 
-    def gate(self, prefill: bool, tokens: dict[int, int]) -> None:
-        self.signals.layer = self.layer
-        self.pinned |= tokens.keys()
-        self.gated = self.layer
+    def gate(self, event: LayerEvent) -> None:
+        self.signals.layer = self.gated = self.layer
         expected = self.expected.pop((self.number, self.layer), set())
-        hits = self.accounts.hits[0 if prefill else 1][self.layer]
-        for expert in tokens:
+        self.route(event)
+        self.pinned |= set(event.demand)
+        hits = self.accounts.hits[self.phase][self.layer]
+        for expert, tokens in zip(event.demand, event.tokens, strict=True):
             load = self.loads.get(expert)
-            hits[LOOKUPS] += 1
-            hits[RECALL] += expert in expected
             hits[BYTES_DEMANDED] += self.setup.expert_bytes[self.layer]
             if load is not None:
-                hits[RESIDENT] += load.slot
-                hits[COMPLETE] += load.complete
                 hits[BYTES_READY] += sum(load.chunks[: load.done])
+            if tokens:
+                hits[LOOKUPS] += 1
+                hits[RECALL] += expert in expected
+                hits[RESIDENT] += load is not None and load.slot
+                hits[COMPLETE] += load is not None and load.complete
             self.want(expert, load)
-        event = LayerEvent(self.layer, prefill, list(tokens), list(tokens.values()), self.shown)
         self.policy.on_gate(event)
+        self.set_order(event, self.policy.schedule(event) or Schedule())
         self.hand_over()
+
+    def route(self, event: LayerEvent) -> None:
+        """Let the policy put other experts into the place of those demanded."""
+        routing = self.policy.route(event)
+        quality = self.accounts.quality[self.phase]
+        if routing is not None:
+            event.demand, event.tokens = list(routing.demand), list(routing.tokens)
+            quality[KEPT_MASS] += routing.kept_mass
+            quality[GATE_MASS] += routing.gate_mass
+            quality[SLOTS] += routing.slots
+            quality[SUBSTITUTED] += routing.substituted
+            quality[SKIPPED] += routing.skipped
+            quality[LOW_PRECISION] += routing.low_precision
+        elif not self.policy.lossless:
+            quality[SLOTS] += sum(event.tokens)
+            quality[UNSTATED] += 1
+
+    def set_order(self, event: LayerEvent, schedule: Schedule) -> None:
+        """Order the event's computations and copies."""
+        self.turns = None if schedule.compute is None else list(schedule.compute)
+        self.ahead = schedule.ahead
+        by_copy = schedule.copy or schedule.compute or event.demand
+        self.ranks = {expert: place for place, expert in enumerate(by_copy)}
+        if self.ahead is not None:
+            self.held = [load for load in self.demand if not load.upgraded]
+            self.demand = [load for load in self.demand if load.upgraded]
+        self.queue_what_is_near()
+
+    def queue_what_is_near(self) -> None:
+        if self.turns is not None and self.ahead is not None:
+            near = [load for load in self.held if load.expert in self.turns[: self.ahead + 1]]
+            self.held = [load for load in self.held if load not in near]
+            self.demand += near
+        self.demand.sort(key=lambda load: self.ranks[load.expert])
 
     def want(self, expert: int, load: Load | None) -> None:
         """A gate has demanded this expert."""
@@ -169,7 +211,7 @@ class Textbook:
         elif load.complete:
             if load.speculative:
                 self.meet_fate(load, USEFUL)
-            self.ready.append(expert)
+            self.arrived.append(expert)
         else:
             self.meet_fate(load, LATE)
             self.unqueue(load)
@@ -180,17 +222,42 @@ class Textbook:
 
     def experts(self, tokens: dict[int, int]) -> Process:
         for _ in tokens:
-            if not self.ready:
+            while (expert := self.next_in_turn()) is None:
                 self.waiting_since = self.env.now
                 self.woken = self.env.event()
                 yield self.woken
                 self.woken = None
-            expert = self.ready.popleft()
-            yield self.compute(self.costs.expert_ns(self.layer, tokens[expert]) + self.costs.launch_ns, EXPERT)
+            self.computing = True
+            duration = self.costs.expert_ns(self.layer, tokens[expert]) + self.costs.launch_ns
+            yield self.compute(duration if tokens[expert] else 0, EXPERT)
+            self.computing = False
+            self.arrived.remove(expert)
             self.pinned.remove(expert)
-            if not self.policy.keep(expert):
+            if not self.policy.keep(expert) and self.resident(expert):
                 self.evict(self.loads[expert])
+            if self.turns is not None:
+                self.turns.remove(expert)
+                self.queue_what_is_near()
             self.hand_over()
+
+    def next_in_turn(self) -> int | None:
+        if self.turns is None:
+            return self.arrived[0] if self.arrived else None
+        return self.turns[0] if self.turns[0] in self.arrived else None
+
+    def let_one_pass(self) -> None:
+        """The next in turn finds no room, and nothing is under way that would make any: another one must go first."""
+        if self.turns and not self.computing and not self.outstanding and not self.resident(self.turns[0]):
+            for expert in self.turns:
+                if expert in self.arrived:
+                    self.turns.remove(expert)
+                    self.turns.insert(0, expert)
+                    self.wake()
+                    return
+
+    def wake(self) -> None:
+        if self.woken is not None and not self.woken.triggered and self.next_in_turn() is not None:
+            self.woken.succeed()
 
     def compute(self, duration: int, fact: float) -> simpy.Event:
         self.accounts.compute_ns += duration
@@ -226,6 +293,8 @@ class Textbook:
         for load in self.demand:
             if load.slot:
                 return load
+        if self.demand:
+            self.let_one_pass()
         while self.speculative:
             load = self.speculative[0]
             order = load.order
@@ -244,12 +313,18 @@ class Textbook:
             return True
         layer, size, order = self.setup.layer_of(load.expert), sum(load.chunks), load.order
         budget = self.setup.budget - self.policy.gpu_bytes()
-        while self.used + size > budget or (self.shares and self.used_by_layer[layer] + size > self.shares[layer]):
+
+        def fits() -> bool:
+            in_layer = not self.shares or self.used_by_layer[layer] + size <= self.shares[layer]
+            return self.used + size <= budget and in_layer
+
+        while not fits():
             victim = self.policy.victim(load.expert, load.speculative)
-            if victim is None:
+            if victim is not None:
+                assert self.evictable(victim), f"{self.policy.name} evicts {victim}, which cannot go"
+                self.evict(self.loads[victim])
+            elif not fits():
                 return False
-            assert self.evictable(victim), f"{self.policy.name} evicts {victim}, which cannot go"
-            self.evict(self.loads[victim])
             if not self.queued_as(load, order):
                 return False
         load.slot = True
@@ -278,9 +353,8 @@ class Textbook:
         if load.complete:
             self.policy.on_complete(load.expert)
             if load.expert in self.pinned:
-                self.ready.append(load.expert)
-                if self.woken is not None and not self.woken.triggered:
-                    self.woken.succeed()
+                self.arrived.append(load.expert)
+                self.wake()
         elif load.dropped and not load.on_link:
             self.evict(load)
         self.hand_over()
@@ -352,6 +426,12 @@ class Textbook:
             self.unqueue(load)
         else:
             self.evict(load)
+        return True
+
+    def give_back(self, expert: int) -> bool:
+        if not self.evictable(expert):
+            return False
+        self.evict(self.loads[expert])
         return True
 
     def expect(self, experts: Iterable[int]) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies import registry
-from policies.api import Policy, Setup
+from policies.api import PastStep, Policy, Predictor, Setup
 from policies.bounds.future import Clairvoyant, Future
 from sim.core.accounts import Accounts
 from sim.core.core import Core
@@ -19,6 +20,8 @@ from sim.replay import RecordingCore
 from sim.workload import Pass
 
 PREDICTED = 2  # layers looked ahead
+PREDICTORS = {"near": Predictor("near", 1, 3), "far": Predictor("far", 2, 2, {"recall": 0.7})}
+"""Fitted predictors of every synthetic trace."""
 ABSENT = 255
 
 
@@ -121,6 +124,9 @@ class FakeSignals:
     def hidden(self) -> Any:
         return self._gated("hidden")
 
+    def predicted(self, name: str) -> Any:
+        return self._gated(f"predicted/{name}")
+
 
 def draw(
     seed: int,
@@ -161,17 +167,31 @@ def draw(
         "embedding": rng.standard_normal((n, 6)).astype(np.float16),
         "token_ids": rng.integers(0, 50, n).astype(np.int32),
     }
+    for name, predictor in PREDICTORS.items():
+        outputs = np.argsort(rng.random((n, n_layers, n_experts)), axis=-1).astype(np.uint8)
+        outputs[:, n_layers - predictor.stride :] = ABSENT
+        signals[f"predicted/{name}"] = outputs[..., : predictor.top_k]
     return Routing(ids, steps, n_experts, signals)
 
 
 class FakeHistory:
-    """Some train requests."""
+    """Some train requests, with all signals."""
 
     def __init__(self, setup: Setup) -> None:
+        self.setup = setup
         self.counts = np.random.default_rng(99).integers(0, 40, setup.n_layers * setup.n_experts)
 
     def popularity(self) -> NDArray[np.int64]:
         return self.counts
+
+    def steps(self) -> Iterator[PastStep]:
+        routing = draw(99, self.setup.n_layers, self.setup.n_experts, self.setup.top_k, decode=6)
+        names = [f.name for f in fields(PastStep)[3:]]
+        request = -1
+        for prefill, first, rows in routing.steps:
+            request += prefill
+            readers = (partial(np.copy, routing.signals[name][first : first + rows]) for name in names)
+            yield PastStep(request, prefill, rows, *readers)
 
 
 @dataclass(frozen=True)
@@ -240,12 +260,12 @@ def setup_of(
 ) -> Setup:
     n_layers, k = routing.ids.shape[1:]
     sizes = (size,) * n_layers
-    return Setup(n_layers, routing.n_experts, k, sizes, chunks, budget, costs or FlatCosts(), seed=1)
+    return Setup(n_layers, routing.n_experts, k, sizes, chunks, budget, costs or FlatCosts(), 1, PREDICTORS)
 
 
 def ready(policy: Policy, routing: Routing) -> Policy:
     """Give a policy what it may ask for before the first fact: train requests, the future."""
-    if policy.learns:
+    if policy.wants_history():
         policy.fit(FakeHistory(policy.setup))
     if isinstance(policy, Clairvoyant):
         n_flat = policy.setup.n_layers * policy.setup.n_experts

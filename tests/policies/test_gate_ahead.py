@@ -185,6 +185,7 @@ class Desk:
                 cancel=lambda x: not self.cancelled.append(x),
                 expect=lambda xs: self.expected.append(list(xs)),
                 predict=lambda *_: None,
+                evict=lambda x: False,
             ),
         )
 
@@ -192,7 +193,7 @@ class Desk:
         signals: Any = FakeSignals({"gate_ahead": np.array(ahead, np.uint8)[:, None, None].repeat(3, 1)})
         signals.enter([(0, len(ahead))])
         signals.layer = layer
-        self.policy.on_gate(LayerEvent(layer, len(ahead) > 1, demand, [1] * len(demand), signals))
+        self.policy.on_gate(LayerEvent(layer, len(ahead) > 1, demand, [1] * len(demand), (0,), (len(ahead),), signals))
 
 
 def test_the_union_comes_most_tokens_first_then_first_come() -> None:

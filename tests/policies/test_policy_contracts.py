@@ -129,17 +129,20 @@ def test_the_law_of_causality_catches_the_clairvoyant() -> None:
         assert_causal(make, 1)
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("variant", EVERY, ids=str)
-def test_budget_accounts_determinism_and_clockless_replay(variant: Variant, seed: int) -> None:
+def assert_keeps_the_rules(variant: Variant, seed: int) -> None:
+    """Budget, accounts, determinism, clockless replay; a lossless policy computes what the gates chose."""
     routing, setup = everything(seed)
     setup = variant.roomy(setup)
     depth = 1 + seed % 2
     done = run(variant.build(setup), routing, depth=depth)  # the witness checks the budget at every answer
     done.accounts.check()
     rows = sum(len(set(d)) for p in routing.passes() for d in p.demand)
-    assert done.lookups == rows
-    assert done.accounts.hit_row()[5] == rows * EXPERT
+    if done.policy.lossless:
+        assert done.lookups == rows, "not what the gates chose"
+        assert done.accounts.hit_row()[5] >= rows * EXPERT
+        assert not any(done.accounts.quality_row()[2:]), "a loss"
+    if not done.core.routes:
+        assert done.accounts.hit_row()[5] == rows * EXPERT
     assert done.core.state.peak + done.policy.gpu_bytes() <= setup.budget
     assert done.core.own_bytes == done.policy.gpu_bytes()
 
@@ -151,6 +154,12 @@ def test_budget_accounts_determinism_and_clockless_replay(variant: Variant, seed
     core = Core(ready(variant.build(setup), routing), setup, FakeSignals(routing.signals))
     assert replay(done.core.log, core) == done.core.digest()
     assert core.state.slot == done.core.state.slot
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("variant", EVERY, ids=str)
+def test_budget_accounts_determinism_and_clockless_replay(variant: Variant, seed: int) -> None:
+    assert_keeps_the_rules(variant, seed)
 
 
 @pytest.mark.parametrize("variant", EVERY, ids=str)
@@ -204,7 +213,7 @@ def test_a_policy_says_what_it_is(name: str) -> None:
     text = inspect.getdoc(policy) if "__doc__" in vars(policy) else None
     assert text, f"{name} has no docstring"
     assert "O(" in text
-    assert policy.clairvoyant or ("lossless" in text.lower()) == policy.lossless
+    assert policy.clairvoyant or ("lossless" if policy.lossless else "lossy") in text.lower()
 
 
 def test_the_witness_sees_a_broken_budget() -> None:

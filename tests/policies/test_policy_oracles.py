@@ -208,7 +208,7 @@ def test_static_measures_its_set_in_bytes() -> None:
 def test_static_wants_to_be_fitted() -> None:
     routing = draw(0)
     policy: Any = registry.build("static", setup_of(routing, 1000), {})
-    policy.learns = False
+    policy.wants_history = lambda: False
     with pytest.raises(RuntimeError, match="not fitted"):
         run(policy, routing)
 

@@ -1,0 +1,111 @@
+"""What is known of a model's run: the signals of now, those of the train requests, and what predictors make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Item = TypeVar("Item")
+
+
+class Signal(StrEnum):
+    """A model output that a policy may declare it needs; the value is the trace's name for it."""
+
+    WEIGHTS = "expert_weights"
+    ROUTER_PROBS = "router_probs"
+    GATE_AHEAD = "gate_ahead"
+    HIDDEN = "hidden"
+    EMBEDDING = "embedding"
+    TOKEN_IDS = "token_ids"  # noqa: S105 - a signal, not a secret
+
+
+class Signals(Protocol):
+    """The model's outputs of the current step, up to and including the layer whose gate has just run.
+
+    ``rows`` are the step's real tokens, in token order. Asking for a signal that was not recorded is an error
+    that names it; what lies in the future cannot be asked for at all.
+    """
+
+    def token_ids(self) -> NDArray[np.int32]:
+        """Token ids, int32 [rows]. From the start of the step."""
+
+    def embedding(self) -> NDArray[np.float16]:
+        """Output of the embedding layer, float16 [rows, D]. From the start of the step."""
+
+    def expert_ids(self) -> NDArray[np.integer[Any]]:
+        """Expert indices chosen in the current layer, [rows, K], by descending weight."""
+
+    def expert_weights(self) -> NDArray[np.float16]:
+        """Weights of ``expert_ids``, float16 [rows, K]."""
+
+    def router_probs(self) -> NDArray[np.float16]:
+        """The router's scores over all experts of the current layer, float16 [rows, E]."""
+
+    def gate_ahead(self, distance: int) -> NDArray[np.integer[Any]]:
+        """Top-K indices that the gate of layer ``l + distance`` gives on the current hidden state, [rows, K]."""
+
+    def hidden(self) -> NDArray[np.float16]:
+        """Hidden state entering the current layer's gate, float16 [rows, D']."""
+
+    def predicted(self, name: str) -> NDArray[np.integer[Any]]:
+        """What the predictor of that name says, at the current layer, for the layer its stride names, [rows, K'].
+
+        Expert indices, the likeliest first; the dtype's maximum marks an absent one.
+        """
+
+
+def fixed(given: Mapping[str, Item]) -> Mapping[str, Item]:
+    """A copy that nobody can change."""
+    return MappingProxyType(dict(given))
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A fitted predictor whose outputs lie beside the trace: at layer ``l`` it speaks of layer ``l + stride``."""
+
+    name: str
+    stride: int
+    top_k: int
+    """Experts that it names per token."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """How it was made, and how good it was on held-out requests."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "facts", fixed(self.facts))
+
+
+@dataclass(frozen=True, slots=True)
+class PastStep:
+    """One forward pass of a train request, with the signals of all its layers.
+
+    Each callable reads a copy, [rows, L, ...] (``token_ids`` [rows], ``embedding`` [rows, D]; ``gate_ahead``
+    [rows, L, A, K]). Asking for one that was not recorded, or that the policy does not declare, is an error that
+    names it.
+    """
+
+    request: int
+    prefill: bool
+    rows: int
+    token_ids: Callable[[], NDArray[np.int32]]
+    embedding: Callable[[], NDArray[np.float16]]
+    expert_ids: Callable[[], NDArray[np.integer[Any]]]
+    expert_weights: Callable[[], NDArray[np.float16]]
+    router_probs: Callable[[], NDArray[np.float16]]
+    gate_ahead: Callable[[], NDArray[np.integer[Any]]]
+    hidden: Callable[[], NDArray[np.float16]]
+
+
+class History(Protocol):
+    """The train requests of the trace: all that a policy may learn from before it is measured."""
+
+    def popularity(self) -> NDArray[np.int64]:
+        """Lookups of every expert, int64 [L * E], by flat number: each layer event counts an expert once."""
+
+    def steps(self) -> Iterator[PastStep]:
+        """The forward passes, in order, request by request."""

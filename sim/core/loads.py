@@ -1,0 +1,119 @@
+"""What is loaded: slots, the queue of speculative loads, and what became of each load (rules 4 to 6)."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from policies.api import Policy, Setup
+from sim.core.accounts import CANCELLED, IN_FLIGHT, USELESS, Accounts
+from sim.core.digest import Digest
+from sim.core.queue import EMPTY, SpeculativeQueue
+from sim.core.state import ARRIVED, NO_FATE, State
+from sim.core.words import NONE
+
+_EVICTED = -3  # in the digest, the eviction of x is _EVICTED - x
+
+
+def overridden(policy: Policy, hook: str) -> bool:
+    """Whether a policy has a hook of its own: one that it has not costs nothing."""
+    return getattr(type(policy), hook) is not getattr(Policy, hook)
+
+
+class Loads:
+    """The half of the core that knows no events."""
+
+    def __init__(self, policy: Policy, setup: Setup) -> None:
+        own = policy.gpu_bytes()
+        state = State(setup.n_experts, setup.expert_bytes, setup.chunks, setup.budget - own, policy.layer_budgets())
+        self.setup, self.policy, self.state, self.own_bytes = setup, policy, state, own
+        self.accounts = Accounts(setup.n_layers)
+        self.pending = False
+        """Whether asking next_chunk may give a chunk: something is queued and not known to be blocked."""
+        self.predictions: list[tuple[int, int, bool]] = []
+        """Predictions asked for and not yet taken by the machine: (tag, latency ns, blocking)."""
+        self.kind = state.kind
+        # The hottest tables, without the way through the state.
+        self._slot, self._given, self._done, self._pinned = state.slot, state.given, state.done, state.pinned
+        self._chunk_bytes = state.chunk_bytes
+        self._chunks = setup.chunks
+        self._demand: deque[int] = deque()
+        self.speculative = SpeculativeQueue(len(state.done))
+        self._queue = self.speculative.heap
+        self.spec_bytes = [0] * len(state.done)
+        self._digest = Digest()
+        self._answers = self._digest.answers
+        self._victim = policy.victim
+        self._on_slot = policy.on_slot if overridden(policy, "on_slot") else None
+        self._on_complete = policy.on_complete if overridden(policy, "on_complete") else None
+        self._on_evict = policy.on_evict if overridden(policy, "on_evict") else None
+
+    def digest(self) -> str:
+        """Hash of all answers given so far, evictions included."""
+        return self._digest.hexdigest()
+
+    def evict(self, x: int) -> None:
+        """Take the slot of ``x``, and settle its fate if it was speculative."""
+        state = self.state
+        state.release(x)
+        if state.spec[x]:
+            self.settle(x, USELESS if state.spec[x] == ARRIVED else CANCELLED)
+        self._answers.append(_EVICTED - x)
+        if self._on_evict is not None:
+            self._on_evict(x)
+
+    def settle(self, x: int, fate: int) -> None:
+        """A speculative load has met its fate."""
+        self.state.spec[x] = NO_FATE
+        self.speculative.drop(x)
+        self.accounts.fates[fate] += 1
+        self.accounts.fate_bytes[fate] += self.spec_bytes[x]
+        self.spec_bytes[x] = 0
+
+    # -- the measured window ------------------------------------------------------------------------------------
+
+    def measure_from(self, now: int) -> None:
+        """Forget what was counted so far (warm-up). Loads without a fate are carried in, without their bytes so far."""
+        carried = [x for x, fate in enumerate(self.state.spec) if fate]
+        self.accounts = Accounts(self.setup.n_layers, predicts=self.accounts.predicts, start_ns=now)
+        self.accounts.issued = len(carried)
+        for x in carried:
+            self.spec_bytes[x] = 0
+        self.state.peak = self.state.used
+
+    def finish(self, now: int) -> Accounts:
+        """Settle the loads without a fate, close the window and return the accounts."""
+        for x, fate in enumerate(self.state.spec):
+            if fate:
+                self.settle(x, USELESS if fate == ARRIVED else IN_FLIGHT)
+        self.accounts.end_ns = now
+        self.accounts.check()
+        return self.accounts
+
+    # -- room ---------------------------------------------------------------------------------------------------
+
+    def _next_speculative(self) -> int:
+        queue = self.speculative
+        while (x := queue.head()) != EMPTY:
+            entry = queue.entry(x)
+            if self._slot[x] or self._make_room(x, True):
+                return x
+            if queue.entry(x) == entry:
+                break
+        return NONE
+
+    def _make_room(self, x: int, speculative: bool) -> bool:
+        """Give x a slot. False: none can be had, or the policy has cancelled or re-queued x meanwhile."""
+        state, entry = self.state, self.speculative.entry(x)
+        need = state.size[x]
+        while state.used + need > state.capacity or not state.layer_fits(x):
+            victim = self._victim(x, speculative)
+            if victim is not None:
+                self.evict(victim)
+            elif not state.fits(x):  # else the policy has made the room itself
+                return False
+            if speculative and self.speculative.entry(x) != entry:
+                return False
+        state.take(x)
+        if self._on_slot is not None:
+            self._on_slot(x)
+        return state.slot[x] == 1

@@ -1,0 +1,50 @@
+"""What a lossy policy cost in quality, as far as a replay can know it (rule 8).
+
+First-order: with other experts the later layers and tokens would have been routed otherwise, and no trace shows how.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from policies.api import Policy
+from sim.core.accounts import (
+    GATE_MASS,
+    KEPT_MASS,
+    LOW_PRECISION,
+    PHASES,
+    SKIPPED,
+    SLOTS,
+    SUBSTITUTED,
+    UNSTATED,
+    Accounts,
+)
+
+SHARES = {"substituted": SUBSTITUTED, "skipped": SKIPPED, "low_precision": LOW_PRECISION}
+
+
+def quality(policy: Policy, accounts: Accounts) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """The shares, over both phases and each apart, and why what is null in them is so; None for a lossless policy."""
+    if policy.lossless:
+        return None, {"quality": f"policy {policy.name} is lossless"}
+    nulls: dict[str, str] = {}
+    whole: dict[str, Any] = _shares(policy.name, accounts.quality_row(), "quality", nulls)
+    for i, phase in enumerate(PHASES):
+        whole[phase] = _shares(policy.name, accounts.quality_row(i), f"quality.{phase}", nulls)
+    return whole | {"first_order": True}, nulls
+
+
+def _shares(name: str, row: list[float], prefix: str, nulls: dict[str, str]) -> dict[str, float | None]:
+    slots, mass = row[SLOTS], row[GATE_MASS]
+    shares: dict[str, float | None] = dict.fromkeys(("kept_gate_mass", *SHARES))
+    if not slots:
+        nulls[prefix] = f"policy {name} stated no slots here"
+    else:
+        shares.update({share: row[i] / slots for share, i in SHARES.items()})
+    if row[UNSTATED]:
+        nulls[f"{prefix}.kept_gate_mass"] = f"policy {name} did not state it for {int(row[UNSTATED])} events"
+    elif not mass:
+        nulls[f"{prefix}.kept_gate_mass"] = f"policy {name} stated no gate mass here"
+    else:
+        shares["kept_gate_mass"] = row[KEPT_MASS] / mass
+    return shares

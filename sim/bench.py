@@ -1,7 +1,8 @@
 """``python -m sim bench``: the engine beside the textbook machine, in layer-steps per second and in memory.
 
 Both replay the same requests with the same policy and must agree on every account. Then the engine alone replays
-all requests, in a process of its own whose memory is read while it runs.
+all requests, in a process of its own whose memory is read while it runs. ``beside=`` instead puts other policies beside
+the configured one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from traces.errors import UserError
 
 DEFAULTS = ("budget=25%", "chunks=3", "bounds=false")
 PAIRS = 3  # the two machines take turns; the best of each counts
+BESIDE = "beside"
 ALONE = "alone"  # the mark of the process that measures memory
 
 
@@ -37,6 +39,9 @@ def main(words: Sequence[str]) -> int:
     overrides, output = split_output(words)
     given = {word.partition("=")[0] for word in overrides}
     overrides = [*(word for word in DEFAULTS if word.partition("=")[0] not in given), *overrides]
+    if BESIDE in given:
+        others = [word.partition("=")[2] for word in overrides if word.partition("=")[0] == BESIDE]
+        return _beside([word for word in overrides if word.partition("=")[0] != BESIDE], others, output["format"])
     side = overrides if "limit" in given else [*overrides, "limit=10"]
     report = _side_by_side(make_cell(read_config(side)))
     whole = [word for word in overrides if word.partition("=")[0] != "limit"]
@@ -77,6 +82,31 @@ def _side_by_side(cell: Cell) -> dict[str, Any]:
         "textbook_layer_steps_per_s": layer_steps / best["textbook"],
         "ratio": best["textbook"] / best["engine"],
     }
+
+
+def _beside(words: Sequence[str], others: Sequence[str], form: str) -> int:
+    """The engine with the configured policy and with others, in turns on the same requests; the best of each counts."""
+    own = next((word.partition("=")[2] for word in words if word.startswith("policy=")), "lru")
+    rest = [word for word in words if not word.startswith("policy=")]
+    names = list(dict.fromkeys([own, *(name for other in others for name in other.split(","))]))
+    cells = {name: make_cell(read_config([*rest, f"policy={name}"])) for name in names}
+    best = dict.fromkeys(names, float("inf"))
+    for turn in range(PAIRS):
+        for name, cell in cells.items():
+            sys.stderr.write(f"{name}, {turn + 1} of {PAIRS} ...\n")
+            machine = cell.machine(cell.core(cell.policy()))  # what is learned before the first step is not timed
+            began = time.process_time()
+            machine.run([], cell.passes(cell.selection.measured))
+            best[name] = min(best[name], time.process_time() - began)
+    layer_steps = _layer_steps(cells[own])
+    rows = {name: {"layer_steps_per_s": layer_steps / s, "ratio": best[own] / s} for name, s in best.items()}
+    if form == "json":
+        sys.stdout.write(json.dumps({"layer_steps": layer_steps, "policies": rows}, indent=1) + "\n")
+        return 0
+    sys.stdout.write(f"side by side, {len(cells[own].selection.measured)} requests, {layer_steps:,} layer-steps\n")
+    for name, row in rows.items():
+        sys.stdout.write(f"  {name:<34} {row['layer_steps_per_s']:>10,.0f} layer-steps/s  {row['ratio']:.3f} x {own}\n")
+    return 0
 
 
 def _alone(words: Sequence[str]) -> dict[str, Any]:
@@ -152,8 +182,10 @@ python -m sim bench [KEY=VALUE ...]
 
 Measures the engine beside the textbook machine of tests/engine on the same requests, then the engine alone on all
 requests with its memory. Takes the keys of sim run; budget=25% chunks=3 unless given. limit= sets the requests of
-the side-by-side part (10). Seconds are the process's own CPU time.
+the side-by-side part (10). Seconds are the process's own CPU time. With beside=POLICY,... the engine
+runs these policies in turns with the configured one instead, on all requests.
 
   python -m sim bench
   python -m sim bench trace=DIR model=gpt_oss_20b
+  python -m sim bench policy=lru beside=gate_ahead,lfru budget=8GB chunks=1
 """

@@ -13,7 +13,7 @@ import pytest
 from lab import FlatCosts, Routing, draw, setup_of
 
 from policies.api import PastStep, Setup
-from policies.kept_mass import Profile, Replay, TrainInputs, by_index, profile
+from policies.kept_mass import Profile, Replay, TrainInputs, by_index, copy_ns, profile
 from policies.planner import Genetic, Plan, frequencies, swaps_per_pass, uniform
 
 
@@ -133,6 +133,8 @@ def test_the_profile_is_what_the_sets_would_have_kept(unit: Any, hidden: bool) -
         assert known.kept[f, :, n] == pytest.approx(kept)
         assert known.swap_ns[f, :, n] == pytest.approx(100 * swaps)
     assert known.kept[:, :, -1].sum(1) == pytest.approx([1, 1, 1])
+    computed = [n * 40 + 5 for p in routing.passes() for tokens in p.tokens for n in tokens]
+    assert known.input_ns * train.count == pytest.approx(sum(computed))
 
 
 def test_a_replay_by_an_update_that_changes_nothing() -> None:
@@ -233,6 +235,12 @@ def test_the_uniform_plan_gives_remainders_to_the_lowest_layers() -> None:
     setup = setup_of(draw(0, n_layers=3, n_experts=4), 0)
     assert uniform(setup, 12 * 8 + 11, 5) == Plan(5, (3, 3, 2))
     assert uniform(setup, 12 * 100, 1) == Plan(1, (4, 4, 4))
+
+
+def test_an_expert_is_copied_in_its_chunks() -> None:
+    setup = replace(setup_of(draw(0), 1000, chunks=5, costs=FlatCosts(copy=100)), expert_bytes=(12, 12, 7, 12))
+    assert copy_ns(setup, 0) == 25 + 25 + 16 + 16 + 16  # 3, 3, 2, 2 and 2 of 12 bytes, at 100 / 12 ns, rounded down
+    assert copy_ns(setup, 2) == 16 + 16 + 8 + 8 + 8
 
 
 def test_what_a_frequency_may_be() -> None:

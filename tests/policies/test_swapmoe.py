@@ -101,16 +101,17 @@ def test_the_swaps_by_hand() -> None:
 
 
 def test_the_window_is_that_since_the_last_update() -> None:
-    desk = Desk(frequency=1, swaps_per_step=9, outstanding=1)
+    desk = Desk(frequency=1, swaps_per_step=9)
     desk.step({2: 1.0}, {0: 1.0}, {0: 1.0})
-    desk.step({3: 0.5}, {0: 1.0}, {0: 1.0})
-    assert desk.prefetched == [2]  # for 1
+    desk.step({0: 0.5}, {0: 1.0}, {0: 1.0})  # 2 was important: for 1, as 0 ranks higher
+    assert desk.prefetched == [2]
     desk.policy.on_complete(2)
-    desk.step({0: 0.5}, {0: 1.0}, {0: 1.0})
-    # Only 3 was important in the last pass; 2 and 0 were equals in it, and 2 ranks higher: 3 for 0.
+    desk.step({3: 0.25}, {0: 1.0}, {0: 1.0})  # then 0 alone, and 2 still ranks next: target {0, 2}
+    assert desk.prefetched == [2]
+    desk.step({3: 0.25}, {0: 1.0}, {0: 1.0})  # then 3 alone, and 0 ranks next, for all that 2 once was: 3 for 2
     assert desk.prefetched == [2, 3]
     desk.policy.on_complete(3)
-    assert desk.virtual()[0] == [2, 3]
+    assert desk.virtual()[0] == [0, 3]
 
 
 def test_an_update_leaves_swaps_under_way_alone() -> None:
@@ -138,6 +139,22 @@ def test_who_is_being_computed_leaves_when_it_has_been() -> None:
     assert desk.evicted == []
     desk.computed(1)
     assert (desk.evicted, desk.prefetched) == ([1], [2, 3])
+
+
+def test_a_slot_that_is_still_being_read_is_not_free() -> None:
+    """Two slots for swaps, four swaps: layer 0's incoming is complete, and what it replaces is being computed."""
+    desk = Desk(room=9, outstanding=2, frequency=1, swaps_per_step=9)
+    assert desk.virtual()[0] == [0, 1, 2]
+    desk.step({3: 1.0}, {3: 0.5}, {2: 0.375, 3: 0.25})
+    desk.step({2: 1.0}, {0: 1.0}, {0: 1.0})
+    assert desk.prefetched == [3, 7]
+    desk.pinned = {2}
+    desk.policy.on_complete(3)
+    assert desk.prefetched == [3, 7]
+    desk.policy.on_complete(7)  # one slot is free again, the other is not
+    assert desk.prefetched == [3, 7, 10]
+    desk.computed(2)
+    assert desk.prefetched == [3, 7, 10, 11]
 
 
 def test_an_input_is_a_request_or_a_pass() -> None:

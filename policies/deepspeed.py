@@ -18,11 +18,11 @@ class DeepSpeed(LRU):
     fMoE, arXiv 2502.05370, section 6.1, which gives it an expert cache). ``active``: only what the gate chose, after
     the gate (MoE-OnDemand of Pre-gated MoE, arXiv 2308.12066). ``next_layer``: all of layer l + 1 is prefetched from
     the gate of layer l on, from the last layer into the next step (its MoE-Prefetch; ZeRO-Inference).
-    A layer's experts are copied by index and wait for no other; the gate's compute as they arrive, and the layer ends
-    when all of it is there. All of it counts as used, so ``lru``, of what is a cyclic scan, hits nothing below the
-    budget of the whole model; ``mru`` keeps what came first; ``none`` drops each expert once it is computed.
+    A layer's experts are copied by index; those that the gate chose compute as they arrive, and the layer ends when all
+    of it is there. It keeps its slots until the next gate. All of it counts as used, so ``lru``, on what is a cyclic
+    scan, hits nothing if it is short of the model by a layer; ``mru`` keeps what came first; ``none`` drops the layer.
     What is prefetched is no victim of a prefetch. No ties. A layer's index costs nothing to predict, hence no latency.
-    O(E) per event, O(layers under way x E) per victim. Lossless; needs no signals.
+    O(E) per event, O(E) per victim. Lossless; needs no signals.
     """
 
     name = "deepspeed"
@@ -30,8 +30,8 @@ class DeepSpeed(LRU):
     def __init__(self, setup: Setup, *, fetch: Fetch = "whole_layer", cache: Cache = "lru") -> None:
         super().__init__(setup)
         self.fetch, self.cache = fetch, cache
-        self.coming = -1
-        """The layer that is being prefetched."""
+        self.coming = self.current = -1
+        """The layer that is being prefetched, and the one that is computed."""
 
     def min_budget(self) -> int:
         sizes, n = self.setup.expert_bytes, self.setup.n_experts
@@ -50,6 +50,12 @@ class DeepSpeed(LRU):
 
     def on_gate(self, event: LayerEvent) -> None:
         super().on_gate(event)
+        if self.fetch == "active":
+            return
+        self.current = event.layer
+        if self.cache == "none":
+            for expert in [x for x in self.orders[0] if self.setup.layer_of(x) != event.layer]:
+                self.actions.evict(expert)
         if self.fetch == "next_layer":
             self.coming = (event.layer + 1) % self.setup.n_layers
             coming = self._layer(self.coming)
@@ -58,17 +64,14 @@ class DeepSpeed(LRU):
                 self.actions.prefetch(expert, 0.0)
 
     def keep(self, expert: int) -> bool:
-        return self.cache != "none"
+        return self.cache != "none" or self.fetch != "active"
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        order = reversed(self.orders[0]) if self.cache == "mru" else iter(self.orders[0])
-        spared = None
-        for expert in filter(self.view.evictable, order):
-            if self.setup.layer_of(expert) != self.coming:
+        order, evictable, n = self.orders[0], self.view.evictable, self.setup.n_experts
+        for expert in reversed(order) if self.cache == "mru" else order:
+            if expert // n not in (self.current, self.coming) and evictable(expert):
                 return expert
-            if spared is None:
-                spared = expert
-        return None if speculative else spared
+        return None if speculative else next(filter(evictable, order), None)
 
     def _layer(self, layer: int) -> range:
         return range(layer * self.setup.n_experts, (layer + 1) * self.setup.n_experts)

@@ -303,7 +303,11 @@ class Variant:
 
 
 def variants() -> Iterator[Variant]:
-    """Every policy there is, with its defaults and with each parameter changed to each other value at hand."""
+    """Every policy there is, with its defaults, with each parameter changed to each other value at hand, as shipped."""
+    yield from dict.fromkeys(_variants())
+
+
+def _variants() -> Iterator[Variant]:
     for name in registry.names():
         yield Variant(name)
         default = registry.defaults(name)

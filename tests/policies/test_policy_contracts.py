@@ -21,7 +21,7 @@ from sim.core.core import Core
 from sim.replay import replay
 from traces.errors import UserError
 
-EVERY = list(dict.fromkeys(variants()))
+EVERY = list(variants())
 CAUSAL = [v for v in EVERY if not registry.find(v.name).clairvoyant]
 EXPERT = 12  # bytes
 SLOW = FlatCosts(copy=170, expert=30)  # the link is the bottleneck

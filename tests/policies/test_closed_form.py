@@ -135,14 +135,13 @@ def test_the_gain_is_small_where_compute_cannot_hide_a_copy(compute: int, gain: 
     assert demanded / foreseen == pytest.approx(gain, rel=1e-3)
 
 
-def test_a_prediction_that_takes_as_long_as_the_compute_saves_nothing() -> None:
-    """The saving is of what is left of the compute after the latency; blocking, the latency is added as well."""
-    costs = FlatCosts(copy=300, expert=200, launch_ns=0, dense=100, head=0, layer_overhead_ns=0)
-    routing = no_reuse(3, 4, 1)
-    demanded = wall(play("on_demand", routing, costs))
-    for copy_at_gate in (299, 300):
-        # Layer 0 copies on demand for 300 ns after its gate, under which a thread's latency hides.
-        done = wall(play("gate_ahead", routing, costs, latency_us=copy_at_gate / 1000))
-        assert done < demanded
-    # From the start of a computation to the next gate there are 200 + 100 ns.
-    assert demanded - wall(play("gate_ahead", routing, costs)) == 3 * 3 * 300
+@EXAMPLES
+@given(costs=times, shape=shapes, chunks=st.sampled_from([1, 3]))
+def test_buffers_save_what_a_cache_saves(costs: FlatCosts, shape: tuple[int, int, int], chunks: int) -> None:
+    """Mixtral-Offloading with buffers for all that the next gate names: where nothing is reused, the same."""
+    _, n_layers, k = shape
+    routing = no_reuse(*shape)
+    params = {"speculated": None, "buffers": 2 * k}
+    setup = setup_of(routing, (n_layers * k + 2 * k) * SIZE, chunks=chunks, costs=costs)  # k slots per layer
+    buffered = run(registry.build("mixtral_offloading", setup, params), routing)
+    assert wall(buffered) == wall(play("gate_ahead", routing, costs, chunks, outstanding=k))

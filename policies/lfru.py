@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from policies.api import LayerEvent, Setup
+from policies.ranking import lowest
 from policies.scoped import Scope, Scoped
 
 
@@ -47,15 +48,5 @@ class LFRU(Scoped):
             self.scores = np.where(self.resident, self.count / (self.event + 1 - self.last), np.inf)
             self.scored = True
         first = incoming // self.span * self.span
-        pool = self.scores[first : first + self.span]
-        refused: list[tuple[int, float]] = []
-        found = None
-        while found is None and pool[lowest := int(pool.argmin())] < np.inf:
-            if self.view.evictable(first + lowest):
-                found = first + lowest
-            else:
-                refused.append((lowest, float(pool[lowest])))
-                pool[lowest] = np.inf
-        for i, score in refused:
-            pool[i] = score
-        return found
+        place = lowest(self.scores[first : first + self.span], lambda x: self.view.evictable(first + x))
+        return None if place is None else first + place

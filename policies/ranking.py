@@ -1,11 +1,32 @@
-"""Who ranks lowest, without looking at everybody."""
+"""Who ranks lowest: without looking at everybody, or all at once in numpy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush, heapreplace
 
+import numpy as np
+from numpy.typing import NDArray
+
 Rank = tuple[int, int]
+
+
+def lowest(scores: NDArray[np.float64], allowed: Callable[[int], bool]) -> int | None:
+    """Place of the lowest finite score that is allowed, the first among equals; None if there is none.
+
+    ``scores`` [n] is written to in between, and is as it was in the end. O(n) per place that is refused.
+    """
+    refused: list[tuple[int, float]] = []
+    found = None
+    while found is None and scores[place := int(scores.argmin())] < np.inf:
+        if allowed(place):
+            found = place
+        else:
+            refused.append((place, float(scores[place])))
+            scores[place] = np.inf
+    for place, score in refused:
+        scores[place] = score
+    return found
 
 
 class Ranking:

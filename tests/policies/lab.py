@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from policies import registry
@@ -19,6 +21,7 @@ from sim.machine import Machine
 from sim.replay import RecordingCore
 from sim.workload import Pass
 
+CONF = Path(__file__).parents[2] / "conf" / "policy"
 PREDICTED = 2  # layers looked ahead
 PREDICTORS = {"near": Predictor("near", 1, 3), "far": Predictor("far", 2, 2, {"recall": 0.7})}
 """Fitted predictors of every synthetic trace."""
@@ -300,15 +303,29 @@ class Variant:
 
 
 def variants() -> Iterator[Variant]:
-    """Every policy there is, with its defaults and with each parameter changed to each other value at hand."""
+    """Every policy there is, with its defaults, with each parameter changed to each other value at hand, as shipped."""
+    yield from dict.fromkeys(_variants())
+
+
+def _variants() -> Iterator[Variant]:
     for name in registry.names():
         yield Variant(name)
         default = registry.defaults(name)
         for key, hint in registry.parameters(name).items():
             for other in _others(hint, default.get(key)):
                 yield Variant(name, ((key, other),))
+    yield from shipped()
     yield Variant("gate_ahead", (("latency_us", 0.15), ("blocking", True)))
     yield Variant("gate_ahead", (("distance", 2), ("outstanding", 3), ("overlap_aware", True), ("latency_us", 0.02)))
+
+
+def shipped() -> Iterator[Variant]:
+    """Every YAML that is not a policy's defaults."""
+    for path in sorted(CONF.glob("*.yaml")):
+        given = yaml.safe_load(path.read_text())
+        name = given.pop("name")
+        if given != registry.defaults(name):
+            yield Variant(name, tuple((k, v) for k, v in given.items() if v != registry.defaults(name)[k]))
 
 
 def _others(hint: Any, default: Any) -> list[Any]:

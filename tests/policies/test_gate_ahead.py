@@ -5,46 +5,21 @@ Unless said otherwise: 1 expert per token, dense part 10 ns, expert 100 ns, no o
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from lab import ABSENT, FakeSignals, FlatCosts, Routing, Witness, draw, run, setup_of
+import scripted
+from lab import ABSENT, Routing, Witness, draw, run, setup_of
+from scripted import SIZE, Desk, costs, script, sums
 
 from policies import registry
-from policies.api import Actions, LayerEvent, Signal
+from policies.api import Signal
 from policies.gate_ahead import GateAhead
 from sim.core.state import PENDING
 
-SIZE = 12
 
-
-def costs(copy: int) -> FlatCosts:
-    return FlatCosts(copy=copy, expert=100, launch_ns=0, dense=10, head=0, layer_overhead_ns=0)
-
-
-def script(demand: list[list[list[int]]], ahead: list[list[list[int]]], n_experts: int = 8) -> Routing:
-    """Decode steps: demand [step][layer] and what each gate says of the next layer [step][layer], [] if nothing."""
-    ids = np.array(demand, np.uint8)
-    n, n_layers, k = ids.shape
-    guess = np.full((n, n_layers, 1, k), ABSENT, np.uint8)
-    for step, layers in enumerate(ahead):
-        for layer, experts in enumerate(layers):
-            guess[step, layer, 0, : len(experts)] = experts
-    steps = [(False, i, 1) for i in range(n)]
-    return Routing(ids, steps, n_experts, {"gate_ahead": guess})
-
-
-def go(routing: Routing, copy: int, *, room: int = 24, chunks: int = 1, **params: Any) -> Any:
-    policy = registry.build("gate_ahead", setup_of(routing, room * SIZE, chunks=chunks, costs=costs(copy)), params)
-    return run(policy, routing)
-
-
-def sums(done: Any) -> tuple[list[int], list[int], int]:
-    """Fates (useful, late, useless, cancelled, in flight), stalls (demand, late, queueing, predictor, CPU), wall."""
-    a = done.accounts
-    return a.fates, a.stall_row(), a.end_ns - a.start_ns
+def go(routing: Routing, copy: int, *, room: int = 24, **params: Any) -> Any:
+    return scripted.go("gate_ahead", routing, copy, room=room, **params)
 
 
 RIGHT = script([[[0], [1], [2]]], [[[1], [2], []]])
@@ -164,40 +139,12 @@ def test_a_prediction_takes_its_time() -> None:
     assert go(twice, 60, latency_us=0.2).accounts.hit_row()[1] == 0
 
 
-class Desk:
-    """A policy on a desk: its facts are told by hand, its actions written down."""
-
-    def __init__(self, **params: Any) -> None:
-        setup = setup_of(draw(0, n_layers=3), 10_000, costs=costs(60))
-        self.policy = GateAhead(setup, **params)
-        self.prefetched: list[int] = []
-        self.expected: list[list[int]] = []
-        self.cancelled: list[int] = []
-        self.pinned: set[int] = set()
-        self.complete: set[int] = set()
-        view: Any = SimpleNamespace(
-            complete=self.complete.__contains__, evictable=lambda x: x not in self.pinned, chunks_done=lambda x: 0
-        )
-        self.policy.attach(
-            view,
-            Actions(
-                prefetch=lambda x, priority: not self.prefetched.append(x),
-                cancel=lambda x: not self.cancelled.append(x),
-                expect=lambda xs: self.expected.append(list(xs)),
-                predict=lambda *_: None,
-                evict=lambda x: False,
-            ),
-        )
-
-    def gate(self, layer: int, demand: list[int], ahead: list[list[int]]) -> None:
-        signals: Any = FakeSignals({"gate_ahead": np.array(ahead, np.uint8)[:, None, None].repeat(3, 1)})
-        signals.enter([(0, len(ahead))])
-        signals.layer = layer
-        self.policy.on_gate(LayerEvent(layer, len(ahead) > 1, demand, [1] * len(demand), (0,), (len(ahead),), signals))
+def on_a_desk(**params: Any) -> Desk:
+    return Desk(GateAhead(setup_of(draw(0, n_layers=3), 10_000, costs=costs(60)), **params))
 
 
 def test_the_union_comes_most_tokens_first_then_first_come() -> None:
-    desk = Desk(outstanding=9)
+    desk = on_a_desk(outstanding=9)
     desk.complete.add(8 + 6)
     desk.gate(0, [0], [[3, 1], [6, 1], [ABSENT, 3], [5, ABSENT]])
     assert desk.expected == [[8 + 3, 8 + 1, 8 + 6, 8 + 5]]
@@ -207,7 +154,7 @@ def test_the_union_comes_most_tokens_first_then_first_come() -> None:
 
 
 def test_what_is_predicted_is_spared() -> None:
-    desk = Desk()
+    desk = on_a_desk()
     for x in (9, 1, 11, 2):
         desk.policy.on_slot(x)
     desk.complete.update((9, 1, 11, 2))
@@ -222,7 +169,7 @@ def test_what_is_predicted_is_spared() -> None:
 
 
 def test_the_next_is_issued_when_one_completes_and_leftovers_are_dropped() -> None:
-    desk = Desk()
+    desk = on_a_desk()
     desk.gate(0, [0], [[1, 2], [3, 1]])
     assert desk.prefetched == [9]
     desk.policy.on_slot(9)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from lab import FakeSignals, FlatCosts, Routing, Variant, Witness, draw, ready, run, setup_of, variants
+from lab import CONF, FakeSignals, FlatCosts, Routing, Variant, Witness, draw, ready, run, setup_of, variants
 
 from policies import registry
 from policies.api import LayerEvent, Policy, Setup
@@ -23,7 +23,6 @@ from traces.errors import UserError
 
 EVERY = list(variants())
 CAUSAL = [v for v in EVERY if not registry.find(v.name).clairvoyant]
-CONF = Path(__file__).parents[2] / "conf" / "policy"
 EXPERT = 12  # bytes
 SLOW = FlatCosts(copy=170, expert=30)  # the link is the bottleneck
 FAST = FlatCosts(copy=20, expert=90)  # prefetches arrive in time
@@ -76,7 +75,7 @@ def assert_causal(make, seed: int) -> None:  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("variant", CAUSAL, ids=str)
 def test_nothing_is_decided_by_what_comes_later(variant: Variant, seed: int) -> None:
-    assert_causal(lambda setup, _: variant.build(setup), seed)
+    assert_causal(lambda setup, _: variant.build(variant.roomy(setup)), seed)
 
 
 class Peeker(LRU):

@@ -1,0 +1,77 @@
+"""Offloading that knows layers, not experts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from policies.api import LayerEvent, Routing, Setup
+from policies.lru import LRU
+
+Fetch = Literal["whole_layer", "active", "next_layer"]
+Cache = Literal["lru", "mru", "none"]
+
+
+class DeepSpeed(LRU):
+    """Copy whole layers, whichever of their experts a token needs: three things that papers call DeepSpeed.
+
+    ``whole_layer``: a layer is copied when it is reached, nothing is prefetched (DeepSpeed-Inference as the baseline of
+    fMoE, arXiv 2502.05370, section 6.1, which gives it an expert cache). ``active``: only what the gate chose, after
+    the gate (MoE-OnDemand of Pre-gated MoE, arXiv 2308.12066). ``next_layer``: all of layer l + 1 is prefetched from
+    the gate of layer l on, from the last layer into the next step (its MoE-Prefetch; ZeRO-Inference).
+    A layer's experts are copied by index; those that the gate chose compute as they arrive, and the layer ends when all
+    of it is there. It keeps its slots until the next gate. All of it counts as used, so ``lru``, on what is a cyclic
+    scan, hits nothing if it is short of the model by a layer; ``mru`` keeps what came first; ``none`` drops the layer.
+    What is prefetched is no victim of a prefetch. No ties. A layer's index costs nothing to predict, hence no latency.
+    O(E) per event, O(E) per victim. Lossless; needs no signals.
+    """
+
+    name = "deepspeed"
+
+    def __init__(self, setup: Setup, *, fetch: Fetch = "whole_layer", cache: Cache = "lru") -> None:
+        super().__init__(setup)
+        self.fetch, self.cache = fetch, cache
+        self.coming = self.current = -1
+        """The layer that is being prefetched, and the one that is computed."""
+
+    def min_budget(self) -> int:
+        sizes, n = self.setup.expert_bytes, self.setup.n_experts
+        if self.fetch == "active":
+            return super().min_budget()
+        if self.fetch == "whole_layer":
+            return n * max(sizes)
+        return n * max(size + after for size, after in zip(sizes, (*sizes[1:], sizes[0]), strict=True))
+
+    def route(self, event: LayerEvent) -> Routing | None:
+        if self.fetch == "active":
+            return None
+        tokens = dict(zip(event.demand, event.tokens, strict=True))
+        layer = self._layer(event.layer)
+        return Routing(layer, [tokens.get(x, 0) for x in layer])
+
+    def on_gate(self, event: LayerEvent) -> None:
+        super().on_gate(event)
+        if self.fetch == "active":
+            return
+        self.current = event.layer
+        if self.cache == "none":
+            for expert in [x for x in self.orders[0] if self.setup.layer_of(x) != event.layer]:
+                self.actions.evict(expert)
+        if self.fetch == "next_layer":
+            self.coming = (event.layer + 1) % self.setup.n_layers
+            coming = self._layer(self.coming)
+            self.actions.expect(coming)
+            for expert in coming:
+                self.actions.prefetch(expert, 0.0)
+
+    def keep(self, expert: int) -> bool:
+        return self.cache != "none" or self.fetch != "active"
+
+    def victim(self, incoming: int, speculative: bool) -> int | None:
+        order, evictable, n = self.orders[0], self.view.evictable, self.setup.n_experts
+        for expert in reversed(order) if self.cache == "mru" else order:
+            if expert // n not in (self.current, self.coming) and evictable(expert):
+                return expert
+        return None if speculative else next(filter(evictable, order), None)
+
+    def _layer(self, layer: int) -> range:
+        return range(layer * self.setup.n_experts, (layer + 1) * self.setup.n_experts)

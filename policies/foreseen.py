@@ -1,0 +1,118 @@
+"""What is predicted for a layer to come: asked for, told, loaded a few at a time, dropped when its gate has run."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.api import Setup, Step
+from policies.lru import LRU
+from policies.scoped import Scope
+from traces.errors import UserError
+
+
+def latency_ns(latency_us: float) -> int:
+    """The latency of a prediction in whole nanoseconds. UserError if it is negative."""
+    if latency_us < 0:
+        raise UserError(f"policy.latency_us={latency_us}: allowed: at least 0 (microseconds)")
+    return round(latency_us * 1000)
+
+
+def at_least_one(key: str, value: int, what: str) -> int:
+    """The value of a parameter that counts something. UserError below 1."""
+    if value < 1:
+        raise UserError(f"policy.{key}={value}: allowed: at least 1 ({what})")
+    return value
+
+
+def by_tokens(ids: NDArray[np.integer[Any]], layer: int, n_experts: int) -> list[int]:
+    """The union of what is predicted for each token [rows, K] of ``layer``, as flat numbers.
+
+    Most tokens first, then first come: token by token, by falling score. The dtype's maximum marks an absent one.
+    """
+    tokens = Counter(ids.ravel().tolist())
+    tokens.pop(int(np.iinfo(ids.dtype).max), None)
+    return [layer * n_experts + x for x in sorted(tokens, key=lambda x: -tokens[x])]
+
+
+class Foreseen(LRU):
+    """An LRU cache that loads what is foreseen, at most ``outstanding`` speculative loads at a time, first come.
+
+    At a gate, in this order: ``pass_by`` what has come true or not, ``foresee`` the experts of a later layer (of nearer
+    layers first), ``issue`` loads. ``admit`` may hold the next one back.
+    """
+
+    def __init__(
+        self, setup: Setup, *, outstanding: int, latency_us: float, blocking: bool, scope: Scope = "global"
+    ) -> None:
+        super().__init__(setup, scope=scope)
+        self.outstanding = at_least_one("outstanding", outstanding, "loads")
+        self.latency_ns, self.blocking = latency_ns(latency_us), blocking
+        self.asked: dict[int, tuple[int, list[int]]] = {}  # tag -> (layer, experts), prediction under way
+        self.tags = 0
+        self.predicted = deque[tuple[int, list[int]]]()  # (layer, experts), gate not passed
+        self.protected: set[int] = set()
+        """What is predicted, its gate not passed."""
+        self.waiting = deque[int]()  # predicted, not issued
+        self.issued: dict[int, None] = {}  # not complete
+
+    def on_step(self, step: Step) -> None:
+        self.pass_by(self.setup.n_layers)
+
+    def on_prediction(self, tag: int) -> None:
+        if tag in self.asked:  # else its layer has been passed
+            self._foretell(*self.asked.pop(tag))
+            self.issue()
+
+    def on_complete(self, expert: int) -> None:
+        self.issued.pop(expert, None)
+        self.issue()
+
+    def on_evict(self, expert: int) -> None:
+        super().on_evict(expert)
+        self.issued.pop(expert, None)
+
+    def pass_by(self, layer: int) -> None:
+        """Forget what was predicted up to ``layer``, and cancel what of it is neither complete nor demanded."""
+        for tag in [tag for tag, (target, _) in self.asked.items() if target <= layer]:
+            del self.asked[tag]
+        while self.predicted and self.predicted[0][0] <= layer:
+            self.protected.difference_update(self.predicted.popleft()[1])
+        while self.waiting and self.setup.layer_of(self.waiting[0]) <= layer:
+            self.waiting.popleft()
+        for expert in [x for x in self.issued if self.setup.layer_of(x) <= layer]:
+            self.issued.pop(expert, None)
+            self.actions.cancel(expert)  # of no effect on a load that was demanded
+
+    def foresee(self, layer: int, experts: list[int]) -> None:
+        """Predict ``experts`` of ``layer``, the likeliest first: known at once, or after the latency."""
+        if self.latency_ns:
+            self.tags += 1
+            self.asked[self.tags] = layer, experts
+            self.actions.predict(self.tags, self.latency_ns, self.blocking)
+        else:
+            self._foretell(layer, experts)
+
+    def issue(self) -> None:
+        """Queue what waits, as far as may be."""
+        while self.waiting and len(self.issued) < self.outstanding:
+            expert = self.waiting[0]
+            if not self.view.complete(expert):
+                if not self.admit(expert):
+                    return
+                self.actions.prefetch(expert, 0.0)
+                self.issued[expert] = None
+            self.waiting.popleft()
+
+    def admit(self, expert: int) -> bool:
+        """Whether the next load may be issued now; asked once for each that is."""
+        return True
+
+    def _foretell(self, layer: int, experts: list[int]) -> None:
+        self.actions.expect(experts)
+        self.predicted.append((layer, experts))
+        self.protected.update(experts)
+        self.waiting.extend(experts)

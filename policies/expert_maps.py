@@ -22,18 +22,22 @@ Match = tuple[list[int], list[float]]
 
 
 def distribution(scores: NDArray[Any]) -> Reals:
-    """Scores over experts [..., E], at least 0, to the sum of 1 (sigmoid scores have another), rounded; 0 if all are."""
+    """Scores over experts [..., E], at least 0, brought to the sum of 1 (sigmoid's have another) and rounded."""
     exact = scores.astype(np.float64)
     total = exact.sum(axis=-1, keepdims=True)
     if not total.all():
         total[total == 0] = 1.0
-    return (exact / total).astype(np.float16).astype(np.float64)
+    return _rounded(exact / total)
 
 
 def direction(vectors: NDArray[Any]) -> Reals:
     """Vectors [..., D] to length 1, rounded; 0 stays 0."""
     exact = vectors.astype(np.float64)
-    return (exact / _length(np.square(exact).sum(axis=-1, keepdims=True))).astype(np.float16).astype(np.float64)
+    return _rounded(exact / _length(np.square(exact).sum(axis=-1, keepdims=True)))
+
+
+def _rounded(exact: Reals) -> Reals:
+    return np.asarray(exact.astype(np.float16).astype(np.float64))
 
 
 def _length(squared: Reals) -> Reals:
@@ -95,7 +99,8 @@ class ExpertMaps:
         trajectory = Trajectory(self, len(maps))
         for layer in range(self.n_layers):
             trajectory.observe(layer, maps[:, layer])
-        return self.mixed(trajectory.cosines(self.n_layers - 1), None if embeddings is None else self.semantic(embeddings))
+        by_embedding = None if embeddings is None else self.semantic(embeddings)
+        return self.mixed(trajectory.cosines(self.n_layers - 1), by_embedding)
 
     def mixed(self, by_map: Reals, by_embedding: Reals | None) -> Reals:
         """RDY of the two cosines; where no embeddings are compared, it is that of the maps."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from policies.api import History, LayerEvent, PastStep, Policy, Routing, Schedule, Setup, Signal, Signals, Step
-from policies.expert_maps import ExpertMaps, Reals, Trajectory, best, direction, distribution
+from policies.api import History, LayerEvent, Policy, Routing, Schedule, Setup, Signal, Step
+from policies.expert_contexts import Contexts, Prefill
+from policies.expert_maps import ExpertMaps, Reals, Trajectory, best
 from policies.expert_plans import ByUrgency, Fifo, PrefetchQueue, Selection, choose
+from policies.expert_worth import Eviction, Worth
 from traces.errors import UserError
 
 BLOCK = 256  # contexts of the train requests that are compared at once
@@ -31,9 +31,9 @@ class Found:
 class FMoE(Policy):
     """Find the stored iteration most like this one, prefetch what it routed to, and evict the smallest p x frequency.
 
-    arXiv 2502.05370, section 4. Layers 0 to d - 1: the map of the most similar embedding, at the start. Layer l + d: the
-    map whose layers 0 to l are the most similar to those that the gates have shown, at gate l. Of a layer, the likeliest
-    experts up to a sum of 1 - similarity, at least K; the highest p / (layers to go) first. p: what the map found says.
+    arXiv 2502.05370, section 4. Layers 0 to d - 1: the map of the most similar embedding, at the start. Layer l + d: at
+    gate l, the map of which layers 0 to l are most similar to what the gates have shown. Of a layer, the likeliest
+    experts up to a sum of 1 - similarity, at least K; the highest p / (layers to go) first, p being what the map says.
     A batch searches per request, and takes the largest p and the union of what is chosen. Ties everywhere: lower index.
     The defaults are the paper's, and where it is silent FM-807's, the authors' rewrite (policies/README.md).
     O(C x E) per gate, O(C x D) per step, O(L x E) per victim. Lossless; needs router_probs and embedding, and train
@@ -54,14 +54,14 @@ class FMoE(Policy):
         search: Literal["both", "semantic", "trajectory"] = "both",
         search_us: float = 40.0,
         blocking: bool = False,
-        prefill: Literal["mean", "last", "unpredicted"] = "mean",
+        prefill: Prefill = "mean",
         semantic_at: Literal["step", "gate"] = "step",
         selection: Selection = "threshold",
         replan: Literal["one_layer", "all_later"] = "one_layer",
         queue: Literal["urgency", "fifo_all"] = "urgency",
         outstanding: int = 1,
         protect: bool = True,
-        eviction: Literal["p_freq", "p_freq_whole", "lru", "lfu"] = "p_freq",
+        eviction: Eviction = "p_freq",
         unsearched: Literal["last", "uniform"] = "last",
         forget: bool = False,
         double_buffer: bool = False,
@@ -78,17 +78,17 @@ class FMoE(Policy):
             raise UserError(f"policy.search_us={search_us}: allowed: at least 0 (microseconds)")
         self.distance, self.search_ns, self.blocking = distance, round(search_us * 1000), blocking
         self.by_embedding, self.by_map = search != "trajectory", search != "semantic"
-        self.offline, self.updated, self.choices = store != "online", store != "offline", maps == "choices"
-        self.prefill, self.at_gate = prefill, semantic_at == "gate"
-        self.selection: Selection = selection
+        self.offline, self.updated = store != "online", store != "offline"
+        self.prefill, self.at_gate, self.selection = prefill, semantic_at == "gate", selection
         self.all_later, self.outstanding, self.protect = replan == "all_later", outstanding, protect
-        self.eviction, self.uniform, self.forget = eviction, unsearched == "uniform", forget
-        self.double_buffer, self.fetch_all = double_buffer, fetch_all
+        self.uniform, self.double_buffer, self.fetch_all = unsearched == "uniform", double_buffer, fetch_all
+        self.contexts = Contexts(n_experts, prefill, choices=maps == "choices", embeds=self.by_embedding)
+        self.worth = Worth(n_layers, n_experts, eviction, forget=forget)
         self.queue: PrefetchQueue = ByUrgency(n_experts) if queue == "urgency" else Fifo(n_layers, n_experts)
         self.store = ExpertMaps(n_layers, n_experts, capacity, distance)
 
         self.layer = -1  # whose gate was the last to run in this iteration
-        self.trajectory: Trajectory | None = None  # of this iteration, one row per request; None: not predicted
+        self.trajectory: Trajectory | None = None  # of this pass, a row per request; None: not predicted
         self.embeddings: Reals | None = None
         self.cosines: Reals | None = None  # of the embeddings, with what is stored
         self.line = deque[Found]()  # searches to be done, by one searcher
@@ -98,27 +98,20 @@ class FMoE(Policy):
         self.match: Found | None = None  # by embedding, where no other search follows
         self.replaced = 0  # contexts, whose comparison has not been paid for
 
-        n = n_layers * n_experts
-        self.p = np.full((n_layers, n_experts), 1.0 / n_experts)
-        self.freq, self.last, self.uses = np.zeros(n), np.zeros(n), 0
-        self.resident, self.protected = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
-        self.worth, self.scores, self.scored = np.zeros(n), np.full(n, np.inf), False  # scores: inf for non-residents
+        self.protected: set[int] = set()  # prefetched, gate not passed
         self.issued: dict[int, None] = {}  # not complete, not demanded
         self.missing: set[int] = set()  # demanded, not complete
 
     def needs(self) -> frozenset[Signal]:
-        scores = () if self.choices else (Signal.ROUTER_PROBS,)
-        return frozenset((Signal.EMBEDDING, *scores) if self.by_embedding else scores)
+        return self.contexts.needs()
 
     def wants_history(self) -> bool:
         return self.offline
 
-    # -- contexts -----------------------------------------------------------------------------------------------
-
     def fit(self, history: History) -> None:
         block: list[tuple[Reals, Reals | None]] = []
         for step in history.steps():
-            block.append(self._context(step))
+            block.append(self.contexts.past(step))
             if sum(len(maps) for maps, _ in block) >= BLOCK:
                 self._store(block)
         if block:
@@ -126,29 +119,10 @@ class FMoE(Policy):
         if not self.store.size:
             raise UserError("policy=fmoe: the train requests have no forward pass; allowed: store=online")
 
-    def _context(self, step: PastStep) -> tuple[Reals, Reals | None]:
-        counts = [1] * step.rows if self.prefill == "unpredicted" else [step.rows]
-        seen = self._chosen(step.expert_ids()) if self.choices else step.router_probs()
-        maps = distribution(_mean(seen.reshape(step.rows, -1), counts).reshape(len(counts), *seen.shape[1:]))
-        return maps, self._embedded(step.embedding(), counts) if self.by_embedding else None
-
     def _store(self, block: list[tuple[Reals, Reals | None]]) -> None:
         embeddings = [e for _, e in block if e is not None]
         self.store.add(np.concatenate([m for m, _ in block]), np.concatenate(embeddings) if embeddings else None)
         block.clear()
-
-    def _embedded(self, rows: NDArray[np.float16], counts: Sequence[int]) -> Reals:
-        return direction(rows[np.cumsum(counts) - 1] if self.prefill == "last" else _mean(rows, counts))
-
-    def _chosen(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float16]:
-        """1 for the experts that were chosen, [..., E]; absent ones are none."""
-        out = np.zeros((*ids.shape[:-1], self.setup.n_experts + 1), np.float16)
-        np.put_along_axis(out, np.minimum(ids, self.setup.n_experts).astype(np.intp), np.float16(1), axis=-1)
-        return out[..., :-1]
-
-    def _shown(self, signals: Signals, counts: Sequence[int]) -> Reals:
-        seen = self._chosen(signals.expert_ids()) if self.choices else signals.router_probs()
-        return distribution(_mean(seen, counts))
 
     def _remember(self) -> None:
         """The iteration that has ended goes into the store."""
@@ -167,14 +141,13 @@ class FMoE(Policy):
         self.layer, self.trajectory, self.embeddings, self.cosines = -1, None, None, None
         self.line.clear()
         self.sought = self.held = self.match = None
-        off = step.prefill and self.prefill == "unpredicted"
-        if off or self.uniform:
-            self.p.fill(1.0 / self.setup.n_experts)
-            self.scored = False
-        if not off:
+        predicted = not (step.prefill and self.prefill == "unpredicted")
+        if self.uniform or not predicted:
+            self.worth.unknown()
+        if predicted:
             self.trajectory = Trajectory(self.store, len(step.counts))
             if self.by_embedding:
-                self.embeddings = self._embedded(step.signals.embedding(), step.counts)
+                self.embeddings = self.contexts.embedded(step.signals.embedding(), step.counts)
                 if self.store.size:
                     self.cosines = self.store.semantic(self.embeddings)
                     self._ask(Found(0, self.distance, *best(self.cosines)))
@@ -188,12 +161,7 @@ class FMoE(Policy):
         return Routing(layer, [tokens.get(x, 0) for x in layer])
 
     def on_gate(self, event: LayerEvent) -> None:
-        demand = np.array(event.demand)
-        self.freq[demand] += 1
-        if self.eviction == "lru":
-            self.last[demand] = np.arange(self.uses + 1, self.uses + 1 + len(demand))
-            self.uses += len(demand)
-        self.scored = False
+        self.worth.demanded(event.demand)
         self.layer = event.layer
         complete = self.view.complete
         self.missing = {x for x in event.demand if not complete(x)}
@@ -202,7 +170,7 @@ class FMoE(Policy):
             self._arrive(self.held)
             self.held = None
         if self.trajectory is not None:
-            self.trajectory.observe(event.layer, self._shown(event.signals, event.counts))
+            self.trajectory.observe(event.layer, self.contexts.shown(event.signals, event.counts))
             self._look_ahead(self.trajectory)
         self._issue()
 
@@ -217,12 +185,10 @@ class FMoE(Policy):
         self._issue()
 
     def on_slot(self, expert: int) -> None:
-        self.resident[expert] = True
-        if expert in self.issued:
-            self.protected[expert] = self.protect
-            self.uses += 1
-            self.last[expert] = self.uses
-        self.scores[expert] = self.worth[expert]
+        speculative = expert in self.issued
+        self.worth.enter(expert, speculative=speculative)
+        if speculative and self.protect:
+            self.protected.add(expert)
 
     def on_complete(self, expert: int) -> None:
         self.issued.pop(expert, None)
@@ -230,45 +196,21 @@ class FMoE(Policy):
         self._issue()
 
     def on_evict(self, expert: int) -> None:
-        self.resident[expert] = self.protected[expert] = False
-        self.scores[expert] = np.inf
+        self.worth.leave(expert)
+        self.protected.discard(expert)
         self.issued.pop(expert, None)
-        if self.forget:
-            self.freq[expert] = 0
-            self.scored = False
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        if not self.scored:
-            self.worth = self._worth()
-            self.scores = np.where(self.resident, self.worth, np.inf)
-            self.scored = True
-        scores, refused = self.scores, []
-        found = None
-        while found is None and scores[lowest := int(scores.argmin())] < np.inf:
-            if self.view.evictable(lowest) and not (speculative and self.protected[lowest]):
-                found = lowest
-            else:
-                refused.append((lowest, float(scores[lowest])))
-                scores[lowest] = np.inf
-        for expert, score in refused:
-            scores[expert] = score
-        return found
+        return self.worth.least(self._yields if speculative and self.protected else self.view.evictable)
 
     # -- inside -------------------------------------------------------------------------------------------------
-
-    def _worth(self) -> Reals:
-        """Of keeping each expert, [L * E]."""
-        if self.eviction == "lru":
-            return self.last
-        if self.eviction == "lfu":
-            return self.freq
-        worth = self.p.ravel() * self.freq
-        return np.floor(worth) if self.eviction == "p_freq_whole" else worth
 
     def _pass(self, layer: int, *, missed: bool) -> None:
         """What was predicted up to ``layer`` is of no use any more."""
         self.queue.pass_layer(layer, missed)
-        self.protected[: (layer + 1) * self.setup.n_experts] = False
+        if self.protected:
+            last = (layer + 1) * self.setup.n_experts
+            self.protected = {x for x in self.protected if x >= last}
         for expert in [x for x in self.issued if self.queue.stale(x, layer, missed)]:
             self.issued.pop(expert, None)
             self.actions.cancel(expert)  # of no effect on a load that was demanded
@@ -322,11 +264,10 @@ class FMoE(Policy):
         rows, similarity = maps.reshape(-1, n_experts), found.similarity * n_layers
         chosen = choose(rows, similarity, self.setup.top_k, self.selection)
         probs = rows if n_requests == 1 else maps.max(axis=1)
-        self.p[first : found.end] = probs
-        self.scored = False
+        self.worth.found(first, found.end, probs)
         if n_requests > 1:
             unions = [set().union(*chosen[i : i + n_requests]) for i in range(0, len(chosen), n_requests)]
-            chosen = [sorted(union, key=lambda x, p=p: (-p[x], x)) for union, p in zip(unions, probs, strict=True)]
+            chosen = [sorted(union, key=lambda x: (-p[x], x)) for union, p in zip(unions, probs, strict=True)]
         for i, experts in enumerate(chosen):
             base = (first + i) * n_experts
             self.actions.expect([base + x for x in experts])
@@ -344,11 +285,5 @@ class FMoE(Policy):
     def _needless(self, expert: int) -> bool:
         return self.view.complete(expert) or expert in self.issued
 
-
-def _mean(rows: NDArray[Any], counts: Sequence[int]) -> Reals:
-    """Rows [n, X], averaged over those of each request, [len(counts), X]."""
-    exact = rows.astype(np.float64)
-    if len(counts) == len(rows):
-        return exact
-    totals = np.array(counts)
-    return np.asarray(np.add.reduceat(exact, totals.cumsum() - totals, axis=0) / totals[:, None])
+    def _yields(self, expert: int) -> bool:
+        return expert not in self.protected and self.view.evictable(expert)

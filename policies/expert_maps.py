@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Reals = NDArray[np.float64]
+_LEAST = np.float64(1e-300)  # what is not 0 is more
+
 Match = tuple[list[int], list[float]]
 """Of each iteration: the place of the most similar context, and how similar it is."""
 
@@ -24,10 +26,7 @@ Match = tuple[list[int], list[float]]
 def distribution(scores: NDArray[Any]) -> Reals:
     """Scores over experts [..., E], at least 0, brought to the sum of 1 (sigmoid's have another) and rounded."""
     exact = scores.astype(np.float64)
-    total = exact.sum(axis=-1, keepdims=True)
-    if not total.all():
-        total[total == 0] = 1.0
-    return _rounded(exact / total)
+    return _rounded(exact / np.maximum(np.add.reduce(exact, axis=-1, keepdims=True), _LEAST))
 
 
 def direction(vectors: NDArray[Any]) -> Reals:
@@ -37,7 +36,8 @@ def direction(vectors: NDArray[Any]) -> Reals:
 
 
 def _rounded(exact: Reals) -> Reals:
-    return np.asarray(exact.astype(np.float16).astype(np.float64))
+    rounded: Reals = exact.astype(np.float16).astype(np.float64)
+    return rounded
 
 
 def _length(squared: Reals) -> Reals:
@@ -132,7 +132,7 @@ class Trajectory:
         """Layer ``layer`` has shown these distributions, [n, E] (see :func:`distribution`)."""
         self.maps[:, layer] = probs
         self.dots += probs @ self.store.maps[layer, : self.store.size].T
-        self.squares += (probs[:, None] @ probs[:, :, None])[:, 0]
+        self.squares += np.add.reduce(probs * probs, axis=1, keepdims=True)
 
     def cosines(self, layer: int) -> Reals:
         """Cosines of the flattened layers 0 to ``layer``, all shown, with the stored ones, [n, size]."""

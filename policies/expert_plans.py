@@ -22,16 +22,14 @@ def choose(probs: Reals, similarity: Sequence[float], top_k: int, rule: Selectio
     least ``top_k`` (FM-5c5). ``top_k``: so many. None where all probabilities are 0: that layer was not seen.
     """
     order = (-probs).argsort(axis=1, kind="stable")
-    mass = probs[np.arange(len(probs))[:, None], order].cumsum(axis=1)
-    delta = np.array([[min(max(1.0 - score, 0.0), 1.0)] for score in similarity])
-    if rule == "threshold":
-        counts = ((mass < delta).sum(axis=1) + 1).tolist()
-    elif rule == "one_fewer":
-        counts = (mass <= delta).sum(axis=1).tolist()
-    else:
-        counts = [top_k] * len(probs)
-    seen = mass[:, -1].tolist()
-    return [order[i, : max(n, top_k)].tolist() if seen[i] else [] for i, n in enumerate(counts)]
+    side: Literal["left", "right"] = "left" if rule == "threshold" else "right"
+    chosen = []
+    for row, falling, score in zip(probs, order, similarity, strict=True):
+        n, mass = top_k, row[falling].cumsum()
+        if rule != "top_k":
+            n = max(top_k, int(mass.searchsorted(min(max(1.0 - score, 0.0), 1.0), side)) + (rule == "threshold"))
+        chosen.append(falling[:n].tolist() if mass[-1] else [])
+    return chosen
 
 
 class PrefetchQueue(Protocol):

@@ -62,7 +62,8 @@ class Worth:
         self.scores[expert] = np.inf
         if self.forget:
             self.freq[expert] = 0
-            self.known = False
+            if self.rule != "lru":
+                self.worth[expert] = 0
 
     def least(self, allowed: Callable[[int], bool]) -> int | None:
         """The resident expert of the least worth that is allowed."""

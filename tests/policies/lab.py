@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from policies import registry
@@ -19,6 +21,7 @@ from sim.machine import Machine
 from sim.replay import RecordingCore
 from sim.workload import Pass
 
+CONF = Path(__file__).parents[2] / "conf" / "policy"
 PREDICTED = 2  # layers looked ahead
 PREDICTORS = {"near": Predictor("near", 1, 3), "far": Predictor("far", 2, 2, {"recall": 0.7})}
 """Fitted predictors of every synthetic trace."""
@@ -286,9 +289,16 @@ class Variant:
 
     name: str
     params: tuple[tuple[str, Any], ...] = ()
+    title: str = field(default="", kw_only=True)
 
     def __str__(self) -> str:
-        return "-".join([self.name, *(f"{k}={v}" for k, v in self.params)])
+        return self.title or "-".join([self.name, *(f"{k}={v}" for k, v in self.params)])
+
+    @property
+    def layers(self) -> int:
+        """Layers of a model to try it on: more than it looks ahead."""
+        distance = {**registry.defaults(self.name), **dict(self.params)}.get("distance", 1)
+        return max(3, distance + 1)
 
     def build(self, setup: Setup) -> Policy:
         return registry.build(self.name, setup, dict(self.params))
@@ -300,13 +310,19 @@ class Variant:
 
 
 def variants() -> Iterator[Variant]:
-    """Every policy there is, with its defaults and with each parameter changed to each other value at hand."""
+    """Every policy there is: its defaults, each parameter changed to each other value at hand, each other YAML."""
     for name in registry.names():
         yield Variant(name)
         default = registry.defaults(name)
         for key, hint in registry.parameters(name).items():
             for other in _others(hint, default.get(key)):
                 yield Variant(name, ((key, other),))
+    for path in sorted(CONF.glob("*.yaml")):
+        given = yaml.safe_load(path.read_text())
+        name = given.pop("name")
+        own = tuple((k, v) for k, v in given.items() if v != registry.defaults(name).get(k))
+        if len(own) > 1:
+            yield Variant(name, own, title=path.stem)
     yield Variant("gate_ahead", (("latency_us", 0.15), ("blocking", True)))
     yield Variant("gate_ahead", (("distance", 2), ("outstanding", 3), ("overlap_aware", True), ("latency_us", 0.02)))
 

@@ -52,7 +52,7 @@ class FMoE(Policy):
         store: Literal["offline", "updated", "online"] = "offline",
         maps: Literal["scores", "choices"] = "scores",
         search: Literal["both", "semantic", "trajectory"] = "both",
-        search_us: float = 40.0,
+        search_us: float = 30.0,
         blocking: bool = False,
         prefill: Prefill = "mean",
         semantic_at: Literal["step", "gate"] = "step",

@@ -289,9 +289,16 @@ class Variant:
 
     name: str
     params: tuple[tuple[str, Any], ...] = ()
+    title: str = field(default="", kw_only=True, compare=False)
 
     def __str__(self) -> str:
-        return "-".join([self.name, *(f"{k}={v}" for k, v in self.params)])
+        return self.title or "-".join([self.name, *(f"{k}={v}" for k, v in self.params)])
+
+    @property
+    def layers(self) -> int:
+        """Layers of a model to try it on: more than it looks ahead."""
+        distance = {**registry.defaults(self.name), **dict(self.params)}.get("distance", 1)
+        return max(3, distance + 1)
 
     def build(self, setup: Setup) -> Policy:
         return registry.build(self.name, setup, dict(self.params))
@@ -324,8 +331,9 @@ def shipped() -> Iterator[Variant]:
     for path in sorted(CONF.glob("*.yaml")):
         given = yaml.safe_load(path.read_text())
         name = given.pop("name")
-        if given != registry.defaults(name):
-            yield Variant(name, tuple((k, v) for k, v in given.items() if v != registry.defaults(name)[k]))
+        own = tuple((k, v) for k, v in given.items() if v != registry.defaults(name).get(k))
+        if own:
+            yield Variant(name, own, title=path.stem)
 
 
 def _others(hint: Any, default: Any) -> list[Any]:

@@ -96,6 +96,7 @@ class Fitted(LRU):
 @dataclass(frozen=True)
 class Planted(Variant):
     kind: type[Policy] = LRU
+    layers: int = 3
 
     def build(self, setup: Setup) -> Policy:
         return self.kind(setup)

@@ -28,9 +28,9 @@ SLOW = FlatCosts(copy=170, expert=30)  # the link is the bottleneck
 FAST = FlatCosts(copy=20, expert=90)  # prefetches arrive in time
 
 
-def everything(seed: int) -> tuple[Routing, Setup]:
+def everything(seed: int, layers: int = 3) -> tuple[Routing, Setup]:
     costs = FAST if seed % 2 else SLOW
-    routing = draw(seed, n_layers=3 + seed % 2, decode=10)
+    routing = draw(seed, n_layers=layers + seed % 2, decode=10)
     return routing, setup_of(routing, EXPERT * (5 + seed), chunks=1 + seed % 3, costs=costs)
 
 
@@ -54,9 +54,9 @@ def change_after(routing: Routing, step: int, layer: int, seed: int) -> Routing:
     return Routing(signals["expert_ids"], routing.steps, routing.n_experts, signals)
 
 
-def assert_causal(make, seed: int) -> None:  # type: ignore[no-untyped-def]
+def assert_causal(make, seed: int, layers: int = 3) -> None:  # type: ignore[no-untyped-def]
     """Whatever is decided before t is the same when everything after t is changed; for several t."""
-    routing, setup = everything(seed)
+    routing, setup = everything(seed, layers)
     least = make(replace(setup, budget=10_000), routing).min_budget()
     setup = replace(setup, budget=max(setup.budget, least))
     before = run(make(setup, routing), routing).core
@@ -75,7 +75,7 @@ def assert_causal(make, seed: int) -> None:  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("variant", CAUSAL, ids=str)
 def test_nothing_is_decided_by_what_comes_later(variant: Variant, seed: int) -> None:
-    assert_causal(lambda setup, _: variant.build(variant.roomy(setup)), seed)
+    assert_causal(lambda setup, _: variant.build(setup), seed, variant.layers)
 
 
 class Peeker(LRU):
@@ -131,7 +131,7 @@ def test_the_law_of_causality_catches_the_clairvoyant() -> None:
 
 def assert_keeps_the_rules(variant: Variant, seed: int) -> None:
     """Budget, accounts, determinism, clockless replay; a lossless policy computes what the gates chose."""
-    routing, setup = everything(seed)
+    routing, setup = everything(seed, variant.layers)
     setup = variant.roomy(setup)
     depth = 1 + seed % 2
     done = run(variant.build(setup), routing, depth=depth)  # the witness checks the budget at every answer
@@ -165,8 +165,8 @@ def test_budget_accounts_determinism_and_clockless_replay(variant: Variant, seed
 @pytest.mark.parametrize("variant", EVERY, ids=str)
 def test_the_declared_minimum_is_enough_and_is_enforced(variant: Variant) -> None:
     for seed, sizes in enumerate([(12, 12, 12), (12, 5, 30)]):
-        routing = draw(seed, n_layers=3)
-        setup = replace(setup_of(routing, 10_000, chunks=2, costs=FAST), expert_bytes=sizes)
+        routing, every = draw(seed, n_layers=variant.layers), (sizes * variant.layers)[: variant.layers]
+        setup = replace(setup_of(routing, 10_000, chunks=2, costs=FAST), expert_bytes=every)
         least = variant.build(setup).min_budget()
         done = run(variant.build(replace(setup, budget=least)), routing)
         done.accounts.check()
@@ -186,8 +186,8 @@ def test_no_hash_seed_changes_a_decision() -> None:
 
 
 def print_digests() -> None:
-    routing, setup = everything(2)
-    print(json.dumps({str(v): run(v.build(v.roomy(setup)), routing).core.digest() for v in EVERY}))
+    tried = [(v, *everything(2, v.layers)) for v in EVERY]
+    print(json.dumps({str(v): run(v.build(v.roomy(s)), routing).core.digest() for v, routing, s in tried}))
 
 
 @pytest.mark.parametrize("name", [n for n in registry.names() if not registry.find(n).clairvoyant])
@@ -204,7 +204,7 @@ def test_a_policy_has_a_yaml_with_its_parameters_and_defaults(name: str) -> None
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda p: p.stem)
 def test_a_yaml_builds_a_policy(path: Path) -> None:
     given = yaml.safe_load(path.read_text())
-    registry.build(given.pop("name"), setup_of(draw(0), 10_000), given)
+    registry.build(given.pop("name"), setup_of(draw(0, n_layers=8), 10_000), given)
 
 
 @pytest.mark.parametrize("name", registry.names())

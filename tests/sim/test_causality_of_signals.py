@@ -57,13 +57,13 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], Recorded]:
-    """``recorded(seed, batch)``: a trace with all signals, and others with another future."""
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recorded]:
+    """``recorded(seed, batch, layers=L)``: a trace with all signals, and others with another future."""
 
     @cache
-    def make(seed: int, batch: int) -> Recorded:
+    def make(seed: int, batch: int, layers: int = L) -> Recorded:
         folder = tmp_path_factory.mktemp("traces")
-        routing = draw(seed, n_layers=L, n_experts=E, k=K, decode=5, prompts=4)
+        routing = draw(seed, n_layers=layers, n_experts=E, k=K, decode=5, prompts=4)
         plans = [Plan((rows,), 5) for prefill, _, rows in routing.steps if prefill]
         trace = _write(folder / "base", plans, routing.signals)
         passes = list(ClosedLoop(trace, batch).passes(range(4)))
@@ -73,7 +73,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], R
             arrays = _another_future(routing.signals, passes, index, layer, rng)
             others.append(Changed(index, layer, _write(folder / f"other{number}", plans, arrays)))
         costs = FlatCosts(copy=170, expert=30) if seed % 2 else FlatCosts(copy=20, expert=90)
-        setup = Setup(L, E, K, (SIZE,) * L, 1 + seed % 2, SIZE * (6 + seed), costs, 1, PREDICTORS)  # type: ignore[arg-type]
+        budget = SIZE * (6 + seed)
+        setup = Setup(layers, E, K, (SIZE,) * layers, 1 + seed % 2, budget, costs, 1, PREDICTORS)  # type: ignore[arg-type]
         return Recorded(setup, batch, trace, others)
 
     return make
@@ -94,13 +95,13 @@ def outputs(trace: Trace) -> Arrays:
 
 
 def _another_future(arrays: Arrays, passes: Sequence[Pass], index: int, layer: int, rng: np.random.Generator) -> Arrays:
-    n = len(arrays["expert_ids"])
-    late, begun_late = np.zeros((n, L), bool), np.zeros(n, bool)
+    n, layers = arrays["expert_ids"].shape[:2]
+    late, begun_late = np.zeros((n, layers), bool), np.zeros(n, bool)
     for number, step in enumerate(passes[index:]):
         for first, rows in step.parts:
             late[first : first + rows, 0 if number else max(layer, 0) :] = True
             begun_late[first : first + rows] = number > 0 or layer < 0
-    source = draw(int(rng.integers(1 << 30)), n_layers=L, n_experts=E, k=K, decode=40).signals
+    source = draw(int(rng.integers(1 << 30)), n_layers=layers, n_experts=E, k=K, decode=40).signals
     rows = rng.integers(0, len(source["expert_ids"]), n)
     given = {}
     for name, old in arrays.items():
@@ -140,9 +141,9 @@ SEEDS = [(0, 1), (1, 3), (2, 2)]
 @pytest.mark.parametrize(("seed", "batch"), SEEDS)
 @pytest.mark.parametrize("variant", CAUSAL, ids=str)
 def test_nothing_is_decided_by_what_comes_later(
-    variant: Variant, seed: int, batch: int, recorded: Callable[[int, int], Recorded]
+    variant: Variant, seed: int, batch: int, recorded: Callable[..., Recorded]
 ) -> None:
-    given = recorded(seed, batch)
+    given = recorded(seed, batch, variant.layers)
     setup = variant.roomy(given.setup)
     assert_causal(variant.build, Recorded(setup, batch, given.trace, given.others))
 
@@ -150,9 +151,9 @@ def test_nothing_is_decided_by_what_comes_later(
 @pytest.mark.parametrize(("seed", "batch"), SEEDS)
 @pytest.mark.parametrize("variant", CAUSAL, ids=str)
 def test_budget_accounts_determinism_and_clockless_replay(
-    variant: Variant, seed: int, batch: int, recorded: Callable[[int, int], Recorded]
+    variant: Variant, seed: int, batch: int, recorded: Callable[..., Recorded]
 ) -> None:
-    given = recorded(seed, batch)
+    given = recorded(seed, batch, variant.layers)
     setup = variant.roomy(given.setup)
     core, accounts = play(variant.build(setup), given.trace, batch)  # the witness checks the budget at every answer
     accounts.check()
@@ -270,7 +271,7 @@ TRICKSTERS = [Trickster, Digger, Mover, Enterer, Rebinder]
 @pytest.mark.parametrize(("seed", "batch"), SEEDS)
 @pytest.mark.parametrize("trickster", TRICKSTERS)
 def test_no_trick_gets_the_future_out_of_the_signals(
-    trickster: type[Trickster], seed: int, batch: int, recorded: Callable[[int, int], Recorded]
+    trickster: type[Trickster], seed: int, batch: int, recorded: Callable[..., Recorded]
 ) -> None:
     assert_causal(trickster, recorded(seed, batch))
 
@@ -295,7 +296,7 @@ def leaky(kind: type[FakeSignals]) -> MakeSignals:
     ("trickster", "leak"), [(Digger, Views), (Mover, FakeSignals), (Enterer, FakeSignals), (Mover, Views)]
 )
 def test_the_tricks_work_where_the_signals_leak(
-    trickster: type[Trickster], leak: type[FakeSignals], recorded: Callable[[int, int], Recorded]
+    trickster: type[Trickster], leak: type[FakeSignals], recorded: Callable[..., Recorded]
 ) -> None:
     """Otherwise the test above shows nothing: each trick does get the future out of signals that were not careful."""
     with pytest.raises(AssertionError, match="with knowledge of later"):
@@ -321,7 +322,7 @@ class Halfway(Undeclared):
 
 @pytest.mark.parametrize("planted", [Undeclared, Halfway])
 def test_a_run_refuses_signals_that_its_policy_did_not_declare(
-    planted: type[Policy], recorded: Callable[[int, int], Recorded]
+    planted: type[Policy], recorded: Callable[..., Recorded]
 ) -> None:
     """Else a policy would work on a trace that happens to have them, and say nothing on the next."""
     cell = make_cell(config(recorded(0, 1).trace, 10 * SIZE))

@@ -1,0 +1,61 @@
+"""What fMoE takes from a forward pass: an expert map and an embedding for each of its iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.api import PastStep, Signal, Signals
+from policies.expert_maps import Reals, direction, distribution
+
+Prefill = Literal["mean", "last", "unpredicted"]
+
+
+class Contexts:
+    """Reads contexts from signals; O(rows x E) per layer.
+
+    Of several tokens of a request, the prefill, a map is the mean; an embedding is the mean, or the ``last`` token's.
+    ``choices``: maps give an equal share to each chosen expert. ``embeds``: whether embeddings are read at all.
+    """
+
+    def __init__(self, n_experts: int, prefill: Prefill, *, choices: bool, embeds: bool) -> None:
+        self.n_experts, self.prefill, self.choices, self.embeds = n_experts, prefill, choices, embeds
+
+    def needs(self) -> frozenset[Signal]:
+        """The signals that are read."""
+        wanted = {Signal.ROUTER_PROBS: not self.choices, Signal.EMBEDDING: self.embeds}
+        return frozenset(signal for signal, is_wanted in wanted.items() if is_wanted)
+
+    def past(self, step: PastStep) -> tuple[Reals, Reals | None]:
+        """Maps [n, L, E] and embeddings [n, D] of a train step: one, or one per token where prefill is unpredicted."""
+        counts = [1] * step.rows if self.prefill == "unpredicted" else [step.rows]
+        seen = self._chosen(step.expert_ids()) if self.choices else step.router_probs()
+        maps = _mean(seen.reshape(step.rows, -1), counts).reshape(len(counts), *seen.shape[1:])
+        return distribution(maps), self.embedded(step.embedding(), counts) if self.embeds else None
+
+    def shown(self, signals: Signals, counts: Sequence[int]) -> Reals:
+        """What the current layer's gate shows of each request, [len(counts), E]."""
+        seen = self._chosen(signals.expert_ids()) if self.choices else signals.router_probs()
+        return distribution(_mean(seen, counts))
+
+    def embedded(self, rows: NDArray[np.float16], counts: Sequence[int]) -> Reals:
+        """Embeddings of each request, [len(counts), D], of its rows [n, D]."""
+        return direction(rows[np.cumsum(counts) - 1] if self.prefill == "last" else _mean(rows, counts))
+
+    def _chosen(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float16]:
+        """1 for each expert that was chosen, [..., E]; absent ones are none."""
+        out = np.zeros((*ids.shape[:-1], self.n_experts + 1), np.float16)
+        np.put_along_axis(out, np.minimum(ids, self.n_experts).astype(np.intp), np.float16(1), axis=-1)
+        return out[..., :-1]
+
+
+def _mean(rows: NDArray[Any], counts: Sequence[int]) -> Reals:
+    """Rows [n, X], averaged over those of each request, [len(counts), X]."""
+    exact = rows.astype(np.float64)
+    if len(counts) == len(rows):
+        return exact
+    totals = np.array(counts)
+    return np.asarray(np.add.reduceat(exact, totals.cumsum() - totals, axis=0) / totals[:, None])

@@ -1,0 +1,151 @@
+"""fMoE's expert map store: what earlier iterations routed, and the two searches for one that was alike.
+
+An *iteration* is one forward pass of one request. Its *context* is an embedding and an *expert map*: the router's
+distribution over experts at every layer, [L, E].
+
+All vectors are rounded to float16 with no entry above 1, so that every entry is a whole multiple of 2**-24, and what is
+multiplied and added in a dot product is exact in float64. No order of summation, and with it no number of BLAS threads,
+can therefore change a score, and equal contexts tie exactly (decode steps of the same token have the same embedding).
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Reals = NDArray[np.float64]
+_LEAST = np.float64(1e-300)  # what is not 0 is more
+
+Match = tuple[list[int], list[float]]
+"""Of each iteration: the place of the most similar context, and how similar it is."""
+
+
+def distribution(scores: NDArray[Any]) -> Reals:
+    """Scores over experts [..., E], at least 0, brought to the sum of 1 (sigmoid's have another) and rounded."""
+    exact = scores.astype(np.float64)
+    return _rounded(exact / np.maximum(np.add.reduce(exact, axis=-1, keepdims=True), _LEAST))
+
+
+def direction(vectors: NDArray[Any]) -> Reals:
+    """Vectors [..., D] to length 1, rounded; 0 stays 0."""
+    exact = vectors.astype(np.float64)
+    return _rounded(exact / _length(np.square(exact).sum(axis=-1, keepdims=True)))
+
+
+def _rounded(exact: Reals) -> Reals:
+    rounded: Reals = exact.astype(np.float16).astype(np.float64)
+    return rounded
+
+
+def _length(squared: Reals) -> Reals:
+    """Square roots, where a vector of length 0 is taken to be long, to be similar to nothing."""
+    return np.where(squared > 0, np.sqrt(squared), np.inf)
+
+
+class ExpertMaps:
+    """Up to ``capacity`` contexts. ``distance`` is fMoE's d, the share that embeddings have in a replacement.
+
+    Memory: 8 x capacity x (L x E + D) bytes of the host. A search costs O(capacity x D) for embeddings, and
+    O(capacity x E) per layer for maps, whose dot products :class:`Trajectory` carries from layer to layer.
+    """
+
+    def __init__(self, n_layers: int, n_experts: int, capacity: int, distance: int) -> None:
+        self.n_layers, self.capacity = n_layers, capacity
+        self.weight = distance / n_layers
+        self.size = 0
+        self.maps = np.zeros((n_layers, capacity, n_experts))
+        self.lengths = np.full((n_layers, capacity), np.inf)
+        """Of the flattened first l + 1 layers, [L, C]."""
+        self.embeddings = np.zeros((capacity, 0))
+        self.embedding_lengths = np.full(capacity, np.inf)
+
+    def semantic(self, embeddings: Reals) -> Reals:
+        """Cosines of embeddings [n, D] (see :func:`direction`) with the stored ones, [n, size]."""
+        dots = embeddings @ self.embeddings[: self.size].T
+        lengths = _length(np.square(embeddings).sum(axis=1, keepdims=True))
+        return np.asarray(dots / (lengths * self.embedding_lengths[: self.size]))
+
+    def add(self, maps: Reals, embeddings: Reals | None, redundancy: Reals | None = None) -> None:
+        """Store contexts, one after the other: maps [n, L, E] and embeddings [n, D], or None where none are compared.
+
+        While there is room a context is appended. Then it takes the place of the most redundant one, the argmax of
+        RDY = d/L x cosine of embeddings + (L - d)/L x cosine of maps; ties: the one stored first, in its place.
+        ``redundancy``: RDY with what is stored, [n, size], if it is known.
+        """
+        room = min(self.capacity - self.size, len(maps))
+        for i in range(room):
+            self.size += 1
+            self._put(self.size - 1, maps[i], None if embeddings is None else embeddings[i])
+        if room == len(maps):
+            return
+        maps, embeddings = maps[room:], None if embeddings is None else embeddings[room:]
+        rdy = self.redundancy(maps, embeddings) if redundancy is None or room else redundancy.copy()
+        among = ExpertMaps(self.n_layers, maps.shape[2], len(maps), 0)
+        among.weight = self.weight
+        if len(maps) > 1:
+            among.add(maps, embeddings)
+            mutual = among.redundancy(maps, embeddings)
+        for i in range(len(maps)):
+            y = int(rdy[i].argmax())
+            self._put(y, maps[i], None if embeddings is None else embeddings[i])
+            if i + 1 < len(maps):
+                rdy[i + 1 :, y] = mutual[i + 1 :, i]
+
+    def redundancy(self, maps: Reals, embeddings: Reals | None) -> Reals:
+        """RDY of contexts with the stored ones, [n, size]."""
+        trajectory = Trajectory(self, len(maps))
+        for layer in range(self.n_layers):
+            trajectory.observe(layer, maps[:, layer])
+        by_embedding = None if embeddings is None else self.semantic(embeddings)
+        return self.mixed(trajectory.cosines(self.n_layers - 1), by_embedding)
+
+    def mixed(self, by_map: Reals, by_embedding: Reals | None) -> Reals:
+        """RDY of the two cosines; where no embeddings are compared, it is that of the maps."""
+        return by_map if by_embedding is None else self.weight * by_embedding + (1.0 - self.weight) * by_map
+
+    def _put(self, y: int, one: Reals, embedding: Reals | None) -> None:
+        self.maps[:, y] = one
+        self.lengths[:, y] = _length(np.square(one).sum(axis=1).cumsum())
+        if embedding is not None:
+            if self.embeddings.shape[1] != len(embedding):
+                self.embeddings = np.zeros((self.capacity, len(embedding)))
+            self.embeddings[y] = embedding
+            self.embedding_lengths[y] = _length(np.square(embedding).sum())
+
+
+class Trajectory:
+    """What ``n`` iterations under way have shown so far, and its dot products with all that is stored.
+
+    A layer adds its own products to those of the layers before, O(capacity x E) instead of O(capacity x l x E).
+    """
+
+    def __init__(self, store: ExpertMaps, n: int) -> None:
+        self.store = store
+        self.maps = np.zeros((n, store.n_layers, store.maps.shape[2]))
+        self.dots = np.zeros((n, store.size))
+        self.squares = np.zeros((n, 1))
+
+    def observe(self, layer: int, probs: Reals) -> None:
+        """Layer ``layer`` has shown these distributions, [n, E] (see :func:`distribution`)."""
+        self.maps[:, layer] = probs
+        self.dots += probs @ self.store.maps[layer, : self.store.size].T
+        self.squares += np.add.reduce(probs * probs, axis=1, keepdims=True)
+
+    def cosines(self, layer: int) -> Reals:
+        """Cosines of the flattened layers 0 to ``layer``, all shown, with the stored ones, [n, size]."""
+        return np.asarray(self.dots / (_length(self.squares) * self.store.lengths[layer, : self.store.size]))
+
+    def best(self, layer: int) -> Match:
+        """The most similar ones of :meth:`cosines`, without the own length in every quotient."""
+        places, ratios = best(self.dots / self.store.lengths[layer, : self.store.size])
+        squares = self.squares[:, 0].tolist()
+        return places, [r / sqrt(square) if square else 0.0 for r, square in zip(ratios, squares, strict=True)]
+
+
+def best(rows: Reals) -> Match:
+    """The largest of each row [n, size], the one in the first place among equals."""
+    places = rows.argmax(axis=1).tolist()
+    return places, [float(row[y]) for row, y in zip(rows, places, strict=True)]

@@ -1,0 +1,93 @@
+"""Which resident expert is worth the least (fMoE's section on eviction, and its baselines)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from policies.expert_maps import Reals
+
+Eviction = Literal["p_freq", "p_freq_whole", "lru", "lfu"]
+
+
+class Worth:
+    """p x frequency of every expert: p from the map found last, 1 / E before; each event counts its experts once.
+
+    ``p_freq_whole`` cuts the product to a whole number, ``lfu`` leaves p out, ``lru`` is the time of the last demand,
+    or of the speculative load. ``forget``: an eviction forgets the frequency. Ties: lower flat number.
+    Worths change with each event and each map found, so no heap: O(experts) in numpy at the first victim after that.
+    """
+
+    def __init__(self, n_layers: int, n_experts: int, rule: Eviction, *, forget: bool) -> None:
+        n = n_layers * n_experts
+        self.n_experts, self.rule, self.forget = n_experts, rule, forget
+        self.p = np.full((n_layers, n_experts), 1.0 / n_experts)
+        self.freq, self.last, self.uses = np.zeros(n), np.zeros(n), 0
+        self.resident = np.zeros(n, np.bool_)
+        self.worth, self.scores = np.zeros(n), np.full(n, np.inf)  # scores: the worths of residents, else inf
+        self.known = False  # whether these are up to date
+
+    def found(self, first: int, end: int, probs: Reals) -> None:
+        """A map tells p of the layers ``first`` to ``end`` - 1, [n, E]."""
+        self.p[first:end] = probs
+        self.known = False
+
+    def unknown(self) -> None:
+        """Nothing tells p of any layer."""
+        self.p.fill(1.0 / self.n_experts)
+        self.known = False
+
+    def demanded(self, experts: Sequence[int]) -> None:
+        """An event demands these experts, in token order."""
+        demand = np.array(experts)
+        self.freq[demand] += 1
+        if self.rule == "lru":
+            self.last[demand] = np.arange(self.uses + 1, self.uses + 1 + len(demand))
+            self.uses += len(demand)
+        self.known = False
+
+    def enter(self, expert: int, *, speculative: bool) -> None:
+        """The expert has taken a slot."""
+        self.resident[expert] = True
+        if speculative:
+            self.uses += 1
+            self.last[expert] = self.uses
+        self.scores[expert] = self.worth[expert]
+
+    def leave(self, expert: int) -> None:
+        """The expert has lost its slot."""
+        self.resident[expert] = False
+        self.scores[expert] = np.inf
+        if self.forget:
+            self.freq[expert] = 0
+            if self.rule != "lru":
+                self.worth[expert] = 0
+
+    def least(self, allowed: Callable[[int], bool]) -> int | None:
+        """The resident expert of the least worth that is allowed."""
+        if not self.known:
+            self.worth = self._worth()
+            self.scores = np.where(self.resident, self.worth, np.inf)
+            self.known = True
+        scores = self.scores
+        refused: list[tuple[int, float]] = []
+        found = None
+        while found is None and scores[lowest := int(scores.argmin())] < np.inf:
+            if allowed(lowest):
+                found = lowest
+            else:
+                refused.append((lowest, float(scores[lowest])))
+                scores[lowest] = np.inf
+        for expert, score in refused:
+            scores[expert] = score
+        return found
+
+    def _worth(self) -> Reals:
+        if self.rule == "lru":
+            return self.last
+        if self.rule == "lfu":
+            return self.freq
+        product = self.p.ravel() * self.freq
+        return np.floor(product) if self.rule == "p_freq_whole" else product

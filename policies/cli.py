@@ -15,8 +15,8 @@ from traces.reader import Trace, open_trace
 HELP = """\
 Fit what policies predict with.
 
-  python -m policies fit promoe trace=DIR out=FILE [key=value ...]      fit ProMoE's predictors on train requests
-  python -m policies apply promoe from=FILE trace=DIR [key=value ...]   write what they say beside a trace
+  python -m policies fit promoe trace=DIR out=FILE [...]           fit ProMoE's predictors on train requests
+  python -m policies apply promoe predictor=FILE trace=DIR [...]   write what they say beside a trace
 
 Add --help to a verb for its options. Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
 """
@@ -48,12 +48,12 @@ Needs torch. Progress goes to stderr; FILE.timing.json says how long it took.
   threads      of the CPU; with 1 the same command gives the same bytes on one machine  [1]
 """
 APPLY_HELP = """\
-python -m policies apply promoe from=FILE trace=DIR [key=value ...]
+python -m policies apply promoe predictor=FILE trace=DIR [key=value ...]
 
 Writes predicted/NAME/ into the folder of a trace of the model that the predictor was fitted on: the experts that it
 names for every token and layer, so that python -m sim run policy=promoe trace=DIR needs numpy only.
 
-  from         what python -m policies fit wrote
+  predictor    what python -m policies fit wrote
   trace        the folder of a trace with the predictor's inputs
   beside       the folder of another trace of the same tokens and experts, to write beside that one instead
   name         by default promoe, then _routing, then _strideN unless it is 2
@@ -108,9 +108,9 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class ApplyOptions:
-    """See APPLY_HELP; ``source`` is ``from``, which is a word of Python."""
+    """See APPLY_HELP."""
 
-    source: str
+    predictor: str
     trace: str
     beside: str = ""
     name: str = ""
@@ -182,18 +182,14 @@ def _fit(words: list[str]) -> None:
 
 
 def _apply(words: list[str]) -> None:
-    options = parse_options(ApplyOptions, [_renamed(word) for word in words])
+    options = parse_options(ApplyOptions, words)
     from policies.predictors import promoe, saved
 
-    fitted = saved.load(Path(options.source))
+    fitted = saved.load(Path(options.predictor))
     trace = _open("trace", options.trace)
     beside = _open("beside", options.beside) if options.beside else None
     given: dict[str, Any] = {"name": options.name or None, "overwrite": options.overwrite == "true"}
     promoe.apply(fitted, trace, beside=beside, **given)
-
-
-def _renamed(word: str) -> str:
-    return f"source={word.removeprefix('from=')}" if word.startswith("from=") else word
 
 
 def _open(key: str, word: str) -> Trace:

@@ -74,7 +74,7 @@ class ProMoE(LRU):
         if found is None:
             raise UserError(
                 f"policy=promoe needs the predictor {self.fitted}, which was not fitted for this trace; there are:"
-                f" {one_of(self.setup.predictors) or 'none'}; allowed: python -m policies fit promoe, where the trace has"
+                f" {one_of(self.setup.predictors) or 'none'}; allowed: python -m policies fit promoe, where a trace has"
                 " hidden states, or policy.predictor=routing (fitted with input=routing) or gate_ahead"
             )
         if found.facts.get("input") != self.source:

@@ -62,7 +62,7 @@ def load(path: Path) -> Fitted:
     """Read what :func:`save` wrote. UserError for anything else; nothing is unpickled."""
     module = _safetensors()
     if not path.is_file():
-        raise UserError(f"from={path}: no such file; allowed: one that python -m policies fit wrote")
+        raise UserError(f"predictor={path}: no such file; allowed: one that python -m policies fit wrote")
     try:
         with module.safe_open(str(path), framework="numpy") as stream:
             about = load_json((stream.metadata() or {}).get("predictor", "").encode())
@@ -75,7 +75,9 @@ def load(path: Path) -> Fitted:
         timing = load_json(_timing(path).read_bytes()) if _timing(path).is_file() else {}
     except (module.SafetensorError, ValueError, KeyError, TypeError) as error:
         what = " ".join(str(error).split())[:200]
-        raise UserError(f"from={path}: not a predictor ({what}); allowed: what python -m policies fit wrote") from None
+        raise UserError(
+            f"predictor={path}: not a predictor ({what}); allowed: what python -m policies fit wrote"
+        ) from None
     return Fitted(about, layers, dict(timing), hashlib.sha256(path.read_bytes()).hexdigest())
 
 

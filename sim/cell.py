@@ -101,6 +101,16 @@ class Cell:
         ids = {name: found.ids for name, found in self.predicted.items()}
         return TraceSignals(self.trace, policy.needs(), ids, policy.predictors())
 
+    def facts(self, policy: Policy) -> dict[str, Any]:
+        """What is known of the predictors that the policy reads, by name."""
+        names = sorted(policy.predictors() & self.predicted.keys())
+        known = {name: self.predicted[name] for name in names}
+        return {
+            name: {"sha256": it.sha256, "stride": it.predictor.stride, "top_k": it.predictor.top_k}
+            | dict(it.predictor.facts)
+            for name, it in known.items()
+        }
+
     def machine(self, core: Core, progress: Callable[[int], None] | None = None) -> Machine:
         """The simulated machine of this cell's hardware."""
         link, host = self.hardware.link, self.hardware.host
@@ -192,8 +202,14 @@ def make_cell(config: RunConfig) -> Cell:
 
 
 def find_predicted(trace: Trace) -> Mapping[str, Predicted]:
-    """The outputs of fitted predictors that lie beside a trace, by name. None are read yet."""
-    return {}
+    """The outputs of fitted predictors that lie beside a trace, by name."""
+    found = {}
+    for name, outputs in trace.predicted.items():
+        about = outputs.about
+        facts = {"kind": about.kind, "input": about.input, "accuracy": dict(about.accuracy), "fit": dict(about.fit)}
+        predictor = Predictor(name, about.stride, about.top_k, facts)
+        found[name] = Predicted(predictor, np.asarray(outputs.expert_ids), outputs.sha256)
+    return found
 
 
 def find_trace(name: str) -> Path:

@@ -23,6 +23,7 @@ from sim.core.accounts import (
     Accounts,
 )
 from sim.core.core import Core
+from sim.predictions import predictions
 from sim.provenance import code_digest
 from sim.quality import quality
 from sim.store import SCHEMA
@@ -114,6 +115,8 @@ def document(cell: Cell, outcome: Outcome, bounds: Mapping[str, Any] | None) -> 
         "quality": None,
     }
     result["quality"], unknown = quality(outcome.policy, accounts)
+    nulls |= unknown
+    result["prefetch"]["predictions"], unknown = predictions(outcome.policy, accounts)
     nulls |= unknown
     if outcome.wall_ns == 0:
         nulls["throughput_tokens_per_s"] = nulls["link_utilisation"] = "no time passed"
@@ -208,6 +211,7 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
             "changed": cell.changed("hardware"),
         },
         "costs": dict(cell.costs.sources),
+        "predictors": cell.facts(outcome.policy),
         "lossless": outcome.policy.lossless,
         "clairvoyant": outcome.policy.clairvoyant,
         "measured_requests": _measured(cell),

@@ -10,12 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from policies import registry
+from sim.core.accounts import FATES, PHASES
+from sim.predictions import SHARES
 from sim.units import format_bytes
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
     """Print the row of the policy below its bounds, where its time went, and what the copies were for."""
-    console.print(Group(*_notes(result), "", _rows(result), "", _where(result), _fates(result), *_loss(result)))
+    console.print(
+        Group(
+            *_notes(result), "", _rows(result), "", _where(result), _fates(result), *_foretold(result), *_loss(result)
+        )
+    )
 
 
 def _notes(result: Mapping[str, Any]) -> list[Text]:
@@ -117,8 +123,29 @@ def _fates(result: Mapping[str, Any]) -> RenderableType:
     )
     if not fates["issued"]:
         return Text(busy)
-    counts = ", ".join(f"{n} {fate.replace('_', ' ')}" for fate, n in fates.items() if fate != "issued" and n)
+    counts = ", ".join(f"{fates[fate]} {fate.replace('_', ' ')}" for fate in FATES if fates[fate])
     return Text(f"{busy}; prefetches: {fates['issued']} issued, {counts}")
+
+
+def _foretold(result: Mapping[str, Any]) -> list[Text]:
+    """How good the predictions were, and who made them."""
+    shares, lines = result["prefetch"]["predictions"], []
+    if shares is not None:
+        lines.append(Text("predictions in %"))
+        for phase in PHASES:
+            known = [
+                f"{name.replace('_', ' ')} {100 * shares[phase][name]:.1f}"
+                for name in SHARES
+                if shares[phase]["predicted"]
+            ]
+            if known:
+                lines.append(Text(f"  {phase:<8}{', '.join(known)}"))
+    for name, facts in result["provenance"]["predictors"].items():
+        source = {"hidden": "the gate's input", "routing": "earlier routing, and not on hidden states"}[facts["input"]]
+        lines.append(
+            Text(f"predictor {name} ({facts['sha256'][:12]}): fitted on {source}, {facts['stride']} layers ahead")
+        )
+    return lines
 
 
 def _loss(result: Mapping[str, Any]) -> list[Text]:

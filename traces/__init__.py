@@ -1,8 +1,9 @@
 """What happened: the trace format, its reader and its writer."""
 
 from traces.errors import TraceError, UserError
+from traces.fields import FileEntry
 from traces.format import DECODE, PREFILL, STEP_DTYPE, Request, by_descending_weight
-from traces.manifest import FileEntry, Manifest, Model, Prompts, Recorder
+from traces.manifest import Manifest, Model, Prompts, Recorder
 from traces.reader import Trace, open_trace
 from traces.writer import TraceWriter
 

@@ -121,6 +121,14 @@ def check_rows(arrays: dict[str, Array], n_experts: int, first_row: int = 0) -> 
         _refuse("token_ids", arrays["token_ids"], arrays["token_ids"] < 0, first_row, "at least 0")
 
 
+def check_outputs(file: str, ids: Array, n_experts: int, stride: int, first_row: int = 0) -> None:
+    """Refuse rows [n, L, K'] of a predictor's outputs whose values break the format (traces.predicted)."""
+    name = file.removesuffix(".npy")
+    _check_ids(name, ids, n_experts, first_row)
+    past = (np.arange(ids.shape[1]) >= ids.shape[1] - stride)[:, None]
+    _refuse(name, ids, past & (ids != absent_id(n_experts)), first_row, "absent past the last layer")
+
+
 def _check_ids(name: str, ids: Array, n_experts: int, first_row: int) -> None:
     absent = absent_id(n_experts)
     present = ids != absent
@@ -144,7 +152,8 @@ def _refuse(name: str, array: Array, bad: Array, first_row: int, allowed: str) -
     value = np.broadcast_to(array, bad.shape)[tuple(place)]
     axes = {"L": "layer", "K": "slot", "E": "expert", "A": "ahead", "D": "column", "D'": "column"}
     where = [f"row {first_row + place[0]}"]
-    where += [f"{axes[axis]} {index}" for axis, index in zip(SIGNALS[name].axes, place[1:], strict=True)]
+    named = SIGNALS[name.rpartition("/")[2]].axes  # a predictor's expert_ids have the axes of the trace's own
+    where += [f"{axes[axis]} {index}" for axis, index in zip(named, place[1:], strict=True)]
     raise _value_error(name, ", ".join(where), value, allowed)
 
 

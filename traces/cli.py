@@ -31,7 +31,8 @@ CHECK_HELP = """\
 python -m traces check DIR
 
 Checks the trace in folder DIR: trace.json, the hash and shape of every file, the requests and steps, and every
-value. Prints one line and exits with 0; or prints the first thing that is wrong on stderr and exits with 2.
+value; and the outputs of predictors that lie beside it, in predicted/. Prints one line and exits with 0; or prints
+the first thing that is wrong on stderr and exits with 2.
 """
 INSPECT_HELP = """\
 python -m traces inspect DIR [format=json] [plots=DIR]
@@ -126,9 +127,10 @@ def _check(args: list[str]) -> None:
     (folder,), _ = parse_words(args, ("DIR",), {})
     trace = open_trace(folder)
     counts = trace.manifest.counts
+    predictors = f", predictors {one_of(trace.predicted)}" if trace.predicted else ""
     print(
         f"ok: {folder}: {counts.requests} requests, {counts.steps} steps, {counts.tokens} tokens, "
-        f"{trace.L} layers x {trace.E} experts, top-{trace.K}, sha256 {trace.sha256}"
+        f"{trace.L} layers x {trace.E} experts, top-{trace.K}, sha256 {trace.sha256}{predictors}"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from traces.journal import Mark, damaged, open_regular, sync_stream
-from traces.reader import hash_stream
+from traces.mapped import hash_stream
 
 _CHUNK = 2**20
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from traces.errors import one_of
+from traces.fields import Fields, FileEntry
 from traces.format import MANIFEST_FILE, MAX_EXPERTS, REQUESTS_FILE, SCHEMA, SIGNALS, STEPS_FILE, refusal
 from traces.strict import load_json
 
@@ -16,8 +16,7 @@ DECODING_MODES = ("greedy", "sampled", "teacher_forced", "unknown")
 RECORDINGS = ("recorded", "synthetic")
 REQUIRED_FILES = (REQUESTS_FILE, STEPS_FILE, "expert_ids.npy")
 KNOWN_FILES = (REQUESTS_FILE, STEPS_FILE, *(f"{name}.npy" for name in SIGNALS))
-_MAX_INT = 2**62
-T = TypeVar("T")
+_FIELDS = Fields(MANIFEST_FILE)
 
 
 @dataclass(frozen=True)
@@ -62,16 +61,6 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class FileEntry:
-    """One file: its SHA-256 and size; for arrays also numpy's dtype text and the full shape."""
-
-    sha256: str
-    bytes: int
-    dtype: str | None
-    shape: tuple[int, ...] | None
-
-
-@dataclass(frozen=True)
 class Manifest:
     """The content of ``trace.json``. ``decoding`` holds "mode" and whatever settings the recorder knows."""
 
@@ -101,16 +90,16 @@ def parse_manifest(raw: bytes) -> Manifest:
         found = document.get("schema") if isinstance(document, dict) else document
         raise refusal(MANIFEST_FILE, "schema", found, str(SCHEMA))
     keys = ("schema", "model", "recorder", "decoding", "recording", "prompts", "priced_as", "counts", "files")
-    top = _object(document, "document", keys)
-    decoding = _mapping(top["decoding"], "decoding", _anything)
-    _choice(decoding.get("mode"), "decoding.mode", DECODING_MODES)
+    top = _FIELDS.exactly(document, "document", keys)
+    decoding = _FIELDS.mapping(top["decoding"], "decoding", _FIELDS.anything)
+    _FIELDS.choice(decoding.get("mode"), "decoding.mode", DECODING_MODES)
     manifest = Manifest(
         model=_model(top["model"]),
         recorder=_recorder(top["recorder"]),
         decoding=decoding,
-        recording=_choice(top["recording"], "recording", RECORDINGS),
+        recording=_FIELDS.choice(top["recording"], "recording", RECORDINGS),
         prompts=_prompts(top["prompts"]),
-        priced_as=_optional(top["priced_as"], "priced_as", _text),
+        priced_as=_FIELDS.optional(top["priced_as"], "priced_as", _FIELDS.text),
         counts=_counts(top["counts"]),
         files=_files(top["files"]),
     )
@@ -121,106 +110,52 @@ def parse_manifest(raw: bytes) -> Manifest:
 
 def _model(value: object) -> Model:
     keys = tuple(Model.__dataclass_fields__)
-    node = _object(value, "model", keys)
-    n_layers = _integer(node["n_layers"], "model.n_layers", 1)
-    n_experts = _integer(node["n_experts"], "model.n_experts", 1, MAX_EXPERTS)
+    node = _FIELDS.exactly(value, "model", keys)
+    n_layers = _FIELDS.integer(node["n_layers"], "model.n_layers", 1)
+    n_experts = _FIELDS.integer(node["n_experts"], "model.n_experts", 1, MAX_EXPERTS)
     return Model(
-        name=_text(node["name"], "model.name"),
-        revision=_optional(node["revision"], "model.revision", _text),
+        name=_FIELDS.text(node["name"], "model.name"),
+        revision=_FIELDS.optional(node["revision"], "model.revision", _FIELDS.text),
         n_layers=n_layers,
         n_experts=n_experts,
-        top_k=_integer(node["top_k"], "model.top_k", 1, n_experts),
-        expert_bytes=_optional(
+        top_k=_FIELDS.integer(node["top_k"], "model.top_k", 1, n_experts),
+        expert_bytes=_FIELDS.optional(
             node["expert_bytes"],
             "model.expert_bytes",
-            lambda v, f: _integers(v, f, minimum=1, length=n_layers),
+            lambda v, f: _FIELDS.integers(v, f, minimum=1, length=n_layers),
         ),
-        shapes=_optional(node["shapes"], "model.shapes", lambda v, f: _mapping(v, f, lambda w, g: _integer(w, g, 1))),
-        dtype=_optional(node["dtype"], "model.dtype", _text),
-        scoring=_optional(node["scoring"], "model.scoring", _text),
+        shapes=_FIELDS.optional(
+            node["shapes"], "model.shapes", lambda v, f: _FIELDS.mapping(v, f, lambda w, g: _FIELDS.integer(w, g, 1))
+        ),
+        dtype=_FIELDS.optional(node["dtype"], "model.dtype", _FIELDS.text),
+        scoring=_FIELDS.optional(node["scoring"], "model.scoring", _FIELDS.text),
     )
 
 
 def _recorder(value: object) -> Recorder:
-    node = _object(value, "recorder", ("name", "version", "device"))
+    node = _FIELDS.exactly(value, "recorder", ("name", "version", "device"))
     return Recorder(
-        _text(node["name"], "recorder.name"),
-        _optional(node["version"], "recorder.version", _text),
-        _optional(node["device"], "recorder.device", _text),
+        _FIELDS.text(node["name"], "recorder.name"),
+        _FIELDS.optional(node["version"], "recorder.version", _FIELDS.text),
+        _FIELDS.optional(node["device"], "recorder.device", _FIELDS.text),
     )
 
 
 def _prompts(value: object) -> Prompts:
-    node = _object(value, "prompts", ("source", "licence"))
+    node = _FIELDS.exactly(value, "prompts", ("source", "licence"))
     return Prompts(
-        _optional(node["source"], "prompts.source", _text),
-        _optional(node["licence"], "prompts.licence", _text),
+        _FIELDS.optional(node["source"], "prompts.source", _FIELDS.text),
+        _FIELDS.optional(node["licence"], "prompts.licence", _FIELDS.text),
     )
 
 
 def _counts(value: object) -> Counts:
-    node = _object(value, "counts", ("requests", "steps", "tokens"))
-    return Counts(*(_integer(node[key], f"counts.{key}", 1) for key in ("requests", "steps", "tokens")))
+    node = _FIELDS.exactly(value, "counts", ("requests", "steps", "tokens"))
+    return Counts(*(_FIELDS.integer(node[key], f"counts.{key}", 1) for key in ("requests", "steps", "tokens")))
 
 
 def _files(value: object) -> dict[str, FileEntry]:
-    entries = {}
-    for name, entry in _mapping(value, "files", _anything).items():
-        _choice(name, "name in files", KNOWN_FILES)
-        node = _object(entry, f"files.{name}", ("sha256", "bytes", "dtype", "shape"))
-        digest = _text(node["sha256"], f"files.{name}.sha256")
-        if not re.fullmatch("[0-9a-f]{64}", digest):
-            raise refusal(MANIFEST_FILE, f"files.{name}.sha256", digest, "64 lower-case hexadecimal digits")
-        entries[name] = FileEntry(
-            digest,
-            _integer(node["bytes"], f"files.{name}.bytes", 0),
-            _optional(node["dtype"], f"files.{name}.dtype", _text),
-            _optional(node["shape"], f"files.{name}.shape", lambda v, f: _integers(v, f, minimum=1)),
-        )
-    return entries
-
-
-def _object(value: object, field: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(value, dict) or set(value) != set(keys):
-        found = f"keys {one_of(value)}" if isinstance(value, dict) else value
-        raise refusal(MANIFEST_FILE, field, found, f"exactly the keys {one_of(keys)}")
-    return value
-
-
-def _mapping(value: object, field: str, item: Callable[[object, str], T]) -> dict[str, T]:
-    if not isinstance(value, dict):
-        raise refusal(MANIFEST_FILE, field, value, "an object")
-    return {key: item(entry, f"{field}.{key}") for key, entry in value.items()}
-
-
-def _optional(value: object, field: str, parse: Callable[[object, str], T]) -> T | None:
-    return None if value is None else parse(value, field)
-
-
-def _anything(value: object, _field: str) -> Any:
-    return value
-
-
-def _text(value: object, field: str) -> str:
-    if not isinstance(value, str) or not value.isprintable() or not value:
-        raise refusal(MANIFEST_FILE, field, value, "printable text")
-    return value
-
-
-def _choice(value: object, field: str, allowed: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or value not in allowed:
-        raise refusal(MANIFEST_FILE, field, value, one_of(allowed))
-    return value
-
-
-def _integer(value: object, field: str, minimum: int, maximum: int = _MAX_INT) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
-        upper = "" if maximum == _MAX_INT else f", at most {maximum}"
-        raise refusal(MANIFEST_FILE, field, value, f"an integer, at least {minimum}{upper}")
-    return value
-
-
-def _integers(value: object, field: str, minimum: int, length: int | None = None) -> tuple[int, ...]:
-    if not isinstance(value, list) or (length is not None and len(value) != length):
-        raise refusal(MANIFEST_FILE, field, value, f"a list of {length or ''} integers".replace("  ", " "))
-    return tuple(_integer(item, f"{field}[{index}]", minimum) for index, item in enumerate(value))
+    found = _FIELDS.mapping(value, "files", _FIELDS.anything)
+    for name in found:
+        _FIELDS.choice(name, "name in files", KNOWN_FILES)
+    return {name: _FIELDS.file_entry(entry, f"files.{name}") for name, entry in found.items()}

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -28,14 +26,14 @@ from traces.format import (
     refusal,
     signal_dtype,
 )
-from traces.manifest import FileEntry, Manifest, parse_manifest
-from traces.npy import check_header, read_header
+from traces.manifest import Manifest, parse_manifest
+from traces.mapped import check_file, map_file, open_file, row_chunks
+from traces.predicted import Predicted, open_predicted
 from traces.requests import parse_requests
 from traces.workplace import is_unfinished
 
 VERIFY = ("full", "hash", "shape")
 _MAX_MANIFEST = 16 * 2**20
-_CHUNK = 8 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +43,8 @@ class Trace:
     Shapes: ``expert_ids`` and ``expert_weights`` [N, L, K], ``router_probs`` and ``router_choice``
     [N, L, E], ``gate_ahead`` [N, L, A, K] (entry a: the gate of layer l + 1 + a on what entered the gate of
     layer l), ``hidden`` [N, L, D'], ``embedding`` [N, D], ``token_ids`` [N]; None where not recorded.
-    ``requests[r].request == r``. ``sha256`` identifies the trace with all of its files.
+    ``requests[r].request == r``. ``sha256`` identifies the trace with all of its files. ``predicted``: the outputs of
+    fitted predictors that lie beside it, by name, which come and go without changing it.
     """
 
     path: Path
@@ -61,6 +60,7 @@ class Trace:
     hidden: np.memmap | None = None
     embedding: np.memmap | None = None
     token_ids: np.memmap | None = None
+    predicted: Mapping[str, Predicted] = field(default_factory=dict)
     _first_steps: Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -126,34 +126,30 @@ def _open(folder: Path, verify: str) -> Trace:
         raise TraceError(f"{folder}: not a folder; allowed: a folder with {MANIFEST_FILE}")
     if is_unfinished(folder):
         raise TraceError(f"{folder}: an unfinished recording; allowed: a trace, which the command that began it makes")
-    with _regular(folder, MANIFEST_FILE) as stream:
+    with open_file(folder, MANIFEST_FILE) as stream:
         raw = stream.read(_MAX_MANIFEST + 1)
     if len(raw) > _MAX_MANIFEST:
         raise refusal(MANIFEST_FILE, "size", "larger", f"at most {_MAX_MANIFEST} bytes")
     manifest = parse_manifest(raw)
     _check_listing(folder, manifest)
     for name, entry in manifest.files.items():
-        _check_file(folder, name, entry, hashed=verify != "shape")
+        check_file(folder, name, entry, hashed=verify != "shape")
 
-    with _regular(folder, REQUESTS_FILE) as stream:
+    with open_file(folder, REQUESTS_FILE) as stream:
         requests = parse_requests(stream.read())
     counts = manifest.counts
     if len(requests) != counts.requests:
         raise refusal(REQUESTS_FILE, "number of requests", len(requests), f"{counts.requests}, as in {MANIFEST_FILE}")
-    steps = np.array(_map(folder, STEPS_FILE, manifest, STEP_DTYPE, (counts.steps,)))
+    steps = np.array(map_file(folder, STEPS_FILE, manifest.files[STEPS_FILE], STEP_DTYPE, (counts.steps,)))
     steps.setflags(write=False)
     check_steps(requests, steps, 0, counts.tokens)
     signals = {name: _signal(folder, name, manifest) for name in SIGNALS if f"{name}.npy" in manifest.files}
     if verify == "full":
         _check_values(signals, manifest)
-    return Trace(folder, manifest, hashlib.sha256(raw).hexdigest(), requests, steps, **signals)
-
-
-def _regular(folder: Path, name: str) -> BinaryIO:
-    """Open a file that lies in the folder itself: a link could lead out of it, a pipe could hang."""
-    if not stat.S_ISREG((folder / name).lstat().st_mode):
-        raise refusal(name, "kind of file", "not a regular file", "a regular file; links are not followed")
-    return (folder / name).open("rb")
+    sha256 = hashlib.sha256(raw).hexdigest()
+    beside = os.path.lexists(folder / PREDICTED)
+    predicted = open_predicted(folder, manifest, sha256, verify) if beside else {}
+    return Trace(folder, manifest, sha256, requests, steps, **signals, predicted=predicted)
 
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:
@@ -163,41 +159,6 @@ def _check_listing(folder: Path, manifest: Manifest) -> None:
         raise refusal(name, "name", name, f"the files that {MANIFEST_FILE} lists: {one_of(manifest.files)}")
     for name in sorted(listed - found):
         raise refusal(name, "file", "missing", f"present, as {MANIFEST_FILE} lists it")
-    if PREDICTED in found:
-        _check_predicted(folder / PREDICTED)
-
-
-def _check_predicted(folder: Path) -> None:
-    """Predictors add their outputs later, so no hash of the trace covers them; still, only plain files."""
-    entries = [folder, *folder.rglob("*")]
-    for entry in entries:
-        name = entry.relative_to(folder.parent).as_posix()
-        mode = entry.lstat().st_mode
-        deep = len(entry.relative_to(folder).parts)
-        if deep < 2 and not stat.S_ISDIR(mode):
-            raise refusal(name, "kind of file", "not a folder", f"folders {PREDICTED}/NAME")
-        if deep >= 2 and not (stat.S_ISREG(mode) and entry.suffix in (".npy", ".json")):
-            raise refusal(name, "kind of file", entry.name, "regular .npy and .json files")
-        if entry.suffix == ".npy" and deep >= 2:
-            with entry.open("rb") as stream:
-                read_header(stream, name)
-
-
-def _check_file(folder: Path, name: str, entry: FileEntry, *, hashed: bool) -> None:
-    with _regular(folder, name) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if size != entry.bytes:
-            raise refusal(name, "size", f"{size} bytes", f"{entry.bytes} bytes, as in {MANIFEST_FILE}")
-        if hashed and (found := hash_stream(stream)) != entry.sha256:
-            raise refusal(name, "SHA-256", found, f"{entry.sha256}, as in {MANIFEST_FILE}")
-
-
-def hash_stream(stream: BinaryIO) -> str:
-    """Return the SHA-256 of what remains in ``stream``, read in chunks."""
-    digest = hashlib.sha256()
-    while chunk := stream.read(2**20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _signal(folder: Path, name: str, manifest: Manifest) -> np.memmap:
@@ -205,25 +166,8 @@ def _signal(folder: Path, name: str, manifest: Manifest) -> np.memmap:
     shape = manifest.files[f"{name}.npy"].shape or ()
     check_trailing(MANIFEST_FILE, name, shape[1:], model.n_layers, model.n_experts, model.top_k)
     full = (manifest.counts.tokens, *shape[1:])
-    return _map(folder, f"{name}.npy", manifest, signal_dtype(name, model.n_experts), full)
-
-
-def _map(folder: Path, name: str, manifest: Manifest, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
-    with _regular(folder, name) as stream:
-        header = read_header(stream, name)
-        check_header(header, name, dtype, shape, os.fstat(stream.fileno()).st_size)
-        entry = manifest.files[name]
-        if (entry.dtype, entry.shape) != (header.descr, header.shape):
-            found = f"{entry.dtype} {entry.shape}"
-            raise refusal(MANIFEST_FILE, f"dtype and shape of {name}", found, f"{header.descr} {header.shape}")
-        return np.memmap(stream, dtype=dtype, mode="r", offset=header.offset, shape=shape)
-
-
-def row_chunks(rows: int, row_bytes: int) -> Iterator[slice]:
-    """Cut ``rows`` rows into slices of some megabytes, at least one row each."""
-    size = max(1, _CHUNK // max(1, row_bytes))
-    for start in range(0, rows, size):
-        yield slice(start, min(start + size, rows))
+    file = f"{name}.npy"
+    return map_file(folder, file, manifest.files[file], signal_dtype(name, model.n_experts), full)
 
 
 def _check_values(signals: dict[str, np.memmap], manifest: Manifest) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from traces.format import DECODE, MANIFEST_FILE, PREFILL, Array, refusal
-from traces.reader import Trace, row_chunks
+from traces.mapped import row_chunks
+from traces.reader import Trace
 from traces.reuse import Reuse, reuse_distances
 
 MAX_COUNTED = 2**20

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from traces.check import check_rows, check_steps
 from traces.errors import TraceError, one_of
+from traces.fields import FileEntry
 from traces.format import (
     MANIFEST_FILE,
     MAX_EXPERTS,
@@ -30,7 +31,7 @@ from traces.format import (
 from traces.growing import GrowingFile
 from traces.journal import Checkpoint
 from traces.layout import NOTHING, Layout
-from traces.manifest import Counts, FileEntry, Manifest, Model, Prompts, Recorder, parse_manifest
+from traces.manifest import Counts, Manifest, Model, Prompts, Recorder, parse_manifest
 from traces.npy import descr_of
 from traces.requests import format_request
 from traces.workplace import Partial, Scratch

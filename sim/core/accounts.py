@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 PHASES = ("prefill", "decode")
-HIT_KINDS = ("lookups", "recall", "resident", "complete", "bytes_ready", "bytes_demanded")
+HIT_KINDS = ("lookups", "recall", "resident", "complete", "bytes_ready", "bytes_demanded", "predicted", "fetched")
 STALLS = ("demand_copy", "late_prefetch", "queueing", "predictor", "cpu_experts")
 FATES = ("useful", "late", "useless", "cancelled", "in_flight_at_end")
 
 QUALITY = ("kept_mass", "gate_mass", "slots", "substituted", "skipped", "low_precision", "unstated")
 
-# Indices into a hit row, in the order of HIT_KINDS.
-LOOKUPS, RECALL, RESIDENT, COMPLETE, BYTES_READY, BYTES_DEMANDED = range(6)
+# Indices into a hit row, in the order of HIT_KINDS. All but the last two are over lookups; ``predicted`` counts the
+# experts that were predicted for the event in time, and ``fetched`` those of them that were complete when its gate had
+# run, used or not. ``recall`` of the lookups were predicted: so many of the predicted were used.
+LOOKUPS, RECALL, RESIDENT, COMPLETE, BYTES_READY, BYTES_DEMANDED, PREDICTED, FETCHED = range(8)
 # Of the quality sums: the first ones are the fields of policies.api.Routing, in its order.
 KEPT_MASS, GATE_MASS, SLOTS, SUBSTITUTED, SKIPPED, LOW_PRECISION, UNSTATED = range(7)
 PREDICTOR, CPU_EXPERTS = 3, 4
@@ -25,7 +27,7 @@ class Accounts:
 
     n_layers: int
     hits: list[list[list[int]]] = field(init=False)
-    """[phase][layer][hit kind], over lookups."""
+    """[phase][layer][hit kind]."""
     quality: list[list[float]] = field(init=False)
     """[phase][quality]: sums of what the policy states in its routings; ``unstated``: events of a lossy one without."""
     fates: list[int] = field(init=False)
@@ -60,6 +62,11 @@ class Accounts:
         for what, (left, right) in sides.items():
             if left != right:
                 raise AssertionError(f"the accounts do not add up: {what}: {left} != {right}")
+        row = self.hit_row()
+        if not max(row[RECALL], row[FETCHED]) <= row[PREDICTED]:
+            raise AssertionError(
+                f"the accounts do not add up: of {row[PREDICTED]} predicted, {row} were used and fetched"
+            )
 
     def hit_row(self, phase: int | None = None) -> list[int]:
         """Sum of the hit rows over layers, of one phase or of both."""

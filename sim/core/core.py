@@ -11,7 +11,18 @@ from collections import deque
 from collections.abc import Sequence
 
 from policies.api import LayerEvent, Policy, Setup, Step
-from sim.core.accounts import BYTES_DEMANDED, BYTES_READY, COMPLETE, LATE_FATE, LOOKUPS, RECALL, RESIDENT, USEFUL
+from sim.core.accounts import (
+    BYTES_DEMANDED,
+    BYTES_READY,
+    COMPLETE,
+    FETCHED,
+    LATE_FATE,
+    LOOKUPS,
+    PREDICTED,
+    RECALL,
+    RESIDENT,
+    USEFUL,
+)
 from sim.core.acting import Acting
 from sim.core.loads import Loads, overridden
 from sim.core.queue import EMPTY
@@ -114,6 +125,8 @@ class Core(Loads):
         row[BYTES_DEMANDED] += n * size
         if foretold is not None:
             row[RECALL] += sum(x in foretold for x in demand)
+            row[PREDICTED] += len(foretold)
+            row[FETCHED] += sum(done[x] == chunks for x in foretold)
         if self._route is not None:
             discount(row, event, state, foretold)
         if queue or self._queue:

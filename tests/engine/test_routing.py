@@ -71,7 +71,7 @@ def test_an_expert_without_tokens_costs_its_bytes_and_no_compute() -> None:
     # The first step waits for 4 copies of 10 ns: expert 2 is computed (5 ns) while expert 3 is copied.
     assert (accounts.end_ns, accounts.compute_ns) == (40 + 5, 10)
     assert accounts.demand_bytes == 40
-    assert accounts.hit_row() == [2, 0, 1, 1, 40, 80]
+    assert accounts.hit_row() == [2, 0, 1, 1, 40, 80, 0, 0]
     assert core.accounts.quality_row() == [0] * 7
 
 

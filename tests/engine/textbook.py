@@ -27,7 +27,7 @@ from sim.workload import Pass
 CHUNK, PREDICTION, EXPERT, GATE = 2, 3, 4, 5
 
 # The names of sim/core/accounts.py, written out again.
-LOOKUPS, RECALL, RESIDENT, COMPLETE, BYTES_READY, BYTES_DEMANDED = 0, 1, 2, 3, 4, 5
+LOOKUPS, RECALL, RESIDENT, COMPLETE, BYTES_READY, BYTES_DEMANDED, PREDICTED, FETCHED = 0, 1, 2, 3, 4, 5, 6, 7
 DEMAND_COPY, LATE_PREFETCH, QUEUEING, PREDICTOR = 0, 1, 2, 3
 USEFUL, LATE, USELESS, CANCELLED, IN_FLIGHT = 0, 1, 2, 3, 4
 KEPT_MASS, GATE_MASS, SLOTS, SUBSTITUTED, SKIPPED, LOW_PRECISION, UNSTATED = 0, 1, 2, 3, 4, 5, 6
@@ -154,6 +154,8 @@ class Textbook:
         self.route(event)
         self.pinned |= set(event.demand)
         hits = self.accounts.hits[self.phase][self.layer]
+        hits[PREDICTED] += len(expected)
+        hits[FETCHED] += len([expert for expert in expected if self.complete(expert)])
         for expert, tokens in zip(event.demand, event.tokens, strict=True):
             load = self.loads.get(expert)
             hits[BYTES_DEMANDED] += self.setup.expert_bytes[self.layer]

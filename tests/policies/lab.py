@@ -23,7 +23,13 @@ from sim.workload import Pass
 
 CONF = Path(__file__).parents[2] / "conf" / "policy"
 PREDICTED = 2  # layers looked ahead
-PREDICTORS = {"near": Predictor("near", 1, 3), "far": Predictor("far", 2, 2, {"recall": 0.7})}
+PREDICTORS = {
+    "near": Predictor("near", 1, 3),
+    "far": Predictor("far", 2, 2, {"recall": 0.7}),
+    "promoe": Predictor("promoe", 2, 3, {"input": "hidden"}),
+    "promoe_routing": Predictor("promoe_routing", 2, 3, {"input": "routing"}),
+    "promoe_stride3": Predictor("promoe_stride3", 3, 3, {"input": "hidden"}),
+}
 """Fitted predictors of every synthetic trace."""
 ABSENT = 255
 
@@ -172,7 +178,7 @@ def draw(
     }
     for name, predictor in PREDICTORS.items():
         outputs = np.argsort(rng.random((n, n_layers, n_experts)), axis=-1).astype(np.uint8)
-        outputs[:, n_layers - predictor.stride :] = ABSENT
+        outputs[:, max(0, n_layers - predictor.stride) :] = ABSENT
         signals[f"predicted/{name}"] = outputs[..., : predictor.top_k]
     return Routing(ids, steps, n_experts, signals)
 
@@ -324,6 +330,12 @@ def _variants() -> Iterator[Variant]:
     yield from shipped()
     yield Variant("gate_ahead", (("latency_us", 0.15), ("blocking", True)))
     yield Variant("gate_ahead", (("distance", 2), ("outstanding", 3), ("overlap_aware", True), ("latency_us", 0.02)))
+    quick = ("latency_us", 0.05)  # at this lab's prices all that takes 200 us comes too late
+    yield Variant("promoe", (quick,))
+    yield Variant("promoe", (quick, ("preemption", False)))
+    yield Variant("promoe", (("latency_us", 0.0), ("reordering", False), ("scope", "global")))
+    yield Variant("promoe", (quick, ("predictor", "gate_ahead"), ("preemption", False), ("reordering", False)))
+    yield Variant("promoe", (quick, ("predictor", "routing"), ("blocking", True)))
 
 
 def shipped() -> Iterator[Variant]:

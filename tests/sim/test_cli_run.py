@@ -16,6 +16,7 @@ import pytest
 from policies import registry
 from sim.cell import make_cell
 from sim.config import read_config
+from sim.core.accounts import FATES
 from sim.core.core import Core
 from sim.replay import replay
 from sim.run import run
@@ -36,7 +37,7 @@ SECTION_8 = {
     "stall_ms_per_token": {"demand_copy", "late_prefetch", "queueing", "predictor", "cpu_experts"},
     "compute_ms_per_token": None,
     "bytes_per_token": {"demand", "useful", "late", "useless", "cancelled", "in_flight_at_end"},
-    "prefetch": {"issued", "useful", "late", "useless", "cancelled", "in_flight_at_end"},
+    "prefetch": {"issued", "useful", "late", "useless", "cancelled", "in_flight_at_end", "predictions"},
     "link_utilisation": None,
     "memory": {"budget_bytes", "peak_bytes"},
     "bounds": {"belady_bypass", "time_lower_bound"},
@@ -56,7 +57,7 @@ def test_every_policy_gives_the_whole_document_and_its_sums_hold(policy: str, tm
             assert inner is None or inner <= set(result[key]), key
 
     totals, prefetch = result["totals"], result["prefetch"]
-    fates = [prefetch[fate] for fate in prefetch if fate != "issued"]
+    fates = [prefetch[fate] for fate in FATES]
     assert prefetch["issued"] == sum(fates)
     assert totals["wall_ns"] == totals["compute_ns"] + sum(totals["stall_ns"].values())
     tokens = totals["generated_tokens"]

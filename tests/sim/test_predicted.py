@@ -17,6 +17,7 @@ from sim.cell import Cell, Predicted, make_cell
 from sim.signals import TraceSignals
 from traces import Trace
 from traces.errors import UserError
+from traces.predicted_writer import write_predicted
 
 N, L, E, WIDE = 5, 3, 40, 4
 IDS = np.arange(N * L * WIDE).reshape(N, L, WIDE).astype(np.uint8)
@@ -121,3 +122,50 @@ def test_what_is_declared_is_part_of_the_key_and_nothing_else(cell: Cell) -> Non
     assert other.key() != cell.key()
     plain = replace(cell, config=replace(cell.config, policy={"name": "lru", "scope": "global"}))
     assert plain.resolved()["predictors"] == {}
+
+
+FACTS: dict[str, Any] = {"kind": "made up", "input": "routing", "stride": 1, "top_k": 2, "fit": {"seed": 5}}
+
+
+def two_layers(path: Path) -> Trace:
+    """Three decode rows of two layers, four experts, one each: 0 1, 2 3, 1 1."""
+    return write(path, [Plan((), 3, prompt=1)], np.array([[[0], [1]], [[2], [3]], [[1], [1]]]), n_experts=4)
+
+
+def test_a_cell_reads_what_lies_beside_the_trace(tmp_path: Path) -> None:
+    trace = two_layers(tmp_path / "t")
+    assert make_cell(config(trace, 100)).predicted == {}
+    said = np.array([[[1, 2]], [[0, 3]], [[2, 0]]]).repeat(2, axis=1)
+    said[:, 1] = 255
+    written = write_predicted(trace, [said], name="mlp", **FACTS)
+    cell = make_cell(config(trace, 100))
+    found = cell.predicted["mlp"]
+    np.testing.assert_array_equal(found.ids, said)
+    assert found.sha256 == written.sha256
+    assert (found.predictor.name, found.predictor.stride, found.predictor.top_k) == ("mlp", 1, 2)
+    assert found.predictor.facts["input"] == "routing"
+    assert cell.setup.predictors == {"mlp": found.predictor}
+    signals = TraceSignals(trace, (), {"mlp": found.ids}, {"mlp"})
+    signals.enter([(1, 2)])
+    signals.layer = 0
+    assert signals.shown().predicted("mlp").tolist() == [[0, 3], [2, 0]]
+
+
+def test_a_result_names_its_predictors_and_changes_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {name: registry.find(name) for name in registry.names()}
+    monkeypatch.setattr(registry, "_catalogue", lambda: known | {"reader": Reader})
+    trace = two_layers(tmp_path / "t")
+    said = np.array([[[1, 2], [255, 255]]] * 3)
+    keys = []
+    for seed in (5, 6):
+        write_predicted(trace, [said], name="mlp", overwrite=True, **{**FACTS, "fit": {"seed": seed}})
+        cell = make_cell(config(trace, 100, policy="reader"))
+        keys.append(cell.key())
+        facts = cell.facts(cell.policy())
+        assert facts["mlp"]["sha256"] == cell.predicted["mlp"].sha256 == cell.resolved()["predictors"]["mlp"]
+        assert facts["mlp"]["fit"] == {"seed": seed}
+        # Row 1 uses 3 in layer 1, the others use 1: two of six named.
+        assert facts["mlp"]["accuracy"] == {"all": (1 / 3, None), "train": None, "test": None}
+        lru = make_cell(config(trace, 100))
+        assert lru.facts(lru.policy()) == {}
+    assert keys[0] != keys[1]

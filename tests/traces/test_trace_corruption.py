@@ -166,22 +166,6 @@ def test_unknown_and_missing_files(tiny: Path) -> None:
     refused(tiny, "hidden.npy: file is 'missing'", "shape")
 
 
-def test_predicted_holds_plain_files_only(tiny: Path) -> None:
-    fitted = tiny / "predicted" / "gate"
-    fitted.mkdir(parents=True)
-    np.save(fitted / "scores.npy", np.zeros(3))
-    (fitted / "provenance.json").write_text("{}")
-    open_trace(tiny)
-    (fitted / "more.npy").symlink_to("/etc/passwd")
-    refused(tiny, "predicted/gate/more.npy: kind of file", "shape")
-    (fitted / "more.npy").unlink()
-    (fitted / "run.py").write_text("")
-    refused(tiny, "predicted/gate/run.py", "shape")
-    (fitted / "run.py").unlink()
-    np.save(fitted / "scores.npy", np.array([{}], object), allow_pickle=True)
-    refused(tiny, "pickled objects", "shape")
-
-
 @pytest.mark.parametrize("schema", [2, 0, "1", None, True, 1.5, []])
 def test_other_schema_versions(tiny: Path, schema: Any) -> None:
     edit(tiny, lambda document: document.update(schema=schema))

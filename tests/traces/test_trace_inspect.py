@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_trace import MANIFEST
 
 from traces import DECODE, PREFILL, Request, Trace, TraceError, TraceWriter, open_trace
-from traces import reader as reader_module
+from traces import mapped as mapped_module
 from traces import reuse as reuse_module
 from traces import stats as stats_module
 from traces.cli import main
@@ -60,7 +60,7 @@ def test_a_picture_that_cannot_be_written(tiny: Path, tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize("chunk", [1, 2**20])
 def test_figures_are_those_of_a_hand_count(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader_module, "_CHUNK", chunk)
+    monkeypatch.setattr(mapped_module, "_CHUNK", chunk)
     monkeypatch.setattr(reuse_module, "_CELLS", chunk)
     x = 255
     ids = np.array(

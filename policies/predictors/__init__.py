@@ -1,0 +1,1 @@
+"""Predictors that are fitted before a run, on the train requests of a trace, and whose outputs are replayed."""

@@ -1,0 +1,140 @@
+"""A perceptron of two layers: fitted with torch, used with numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+TENSORS = ("mean", "scale", "w1", "b1", "w2", "b2")
+
+
+@dataclass(frozen=True, slots=True)
+class MLP:
+    """Scores of E experts from F numbers: relu(((x - mean) * scale) w1 + b1) w2 + b2, all float32.
+
+    ``mean``, ``scale`` [F], ``w1`` [F, H], ``b1`` [H], ``w2`` [H, E], ``b2`` [E].
+    """
+
+    mean: Array
+    scale: Array
+    w1: Array
+    b1: Array
+    w2: Array
+    b2: Array
+
+    def scores(self, x: NDArray[np.float16]) -> Array:
+        """Scores [n, E] of rows [n, F]."""
+        inner = np.maximum(((x.astype(np.float32) - self.mean) * self.scale) @ self.w1 + self.b1, 0)
+        return np.asarray(inner @ self.w2 + self.b2, np.float32)
+
+    def top(self, x: NDArray[np.float16], k: int) -> NDArray[np.intp]:
+        """The ``k`` experts of the highest scores, the highest first, the lower index among equals; [n, k]."""
+        return np.argsort(-self.scores(x), axis=1, kind="stable")[:, :k]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were learned."""
+        return sum(a.size for a in (self.w1, self.b1, self.w2, self.b2))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to fit: ``hidden`` units, at most ``epochs``, ended by ``patience`` epochs without a lower held-out loss."""
+
+    hidden: int = 256
+    epochs: int = 40
+    patience: int = 5
+    batch: int = 256
+    rate: float = 1e-3
+    decay: float = 0.01
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Inputs [n, F] and the target's distribution over experts [n, E]."""
+
+    x: NDArray[np.float16]
+    y: NDArray[np.float16]
+
+
+def fit(examples: Examples, held: Examples, settings: Settings) -> tuple[MLP, int, float]:
+    """The MLP of the lowest held-out loss, the epochs run, and that loss in nats.
+
+    AdamW on the soft cross-entropy, the rate falling as a cosine. The same on any run of one machine, with one thread.
+    """
+    import torch
+
+    mean, scale = _moments(examples.x)
+    shape = examples.x.shape[1], settings.hidden, examples.y.shape[1]
+    draw = torch.Generator().manual_seed(settings.seed)
+    w1, b1 = _linear(shape[0], shape[1], draw)
+    w2, b2 = _linear(shape[1], shape[2], draw)
+    weights = [w1, b1, w2, b2]
+    centre, spread = torch.from_numpy(mean), torch.from_numpy(scale)
+    x, y, x_held, y_held = (torch.from_numpy(a) for a in (examples.x, examples.y, held.x, held.y))
+
+    def loss(inputs: Any, target: Any) -> Any:
+        inner = torch.relu(((inputs.float() - centre) * spread) @ w1 + b1)
+        return -(target.float() * torch.log_softmax(inner @ w2 + b2, dim=1)).sum(1)
+
+    adam = torch.optim.AdamW(weights, lr=settings.rate, weight_decay=settings.decay)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, settings.epochs)
+    best, kept, since, epoch = float("inf"), [w.detach().clone() for w in weights], 0, 0
+    while epoch < settings.epochs and since < settings.patience:
+        order = torch.randperm(len(x), generator=draw)
+        for chosen in torch.split(order, settings.batch):
+            adam.zero_grad()
+            loss(x[chosen], y[chosen]).mean().backward()
+            adam.step()
+        cosine.step()
+        epoch, since = epoch + 1, since + 1
+        with torch.no_grad():
+            parts = zip(torch.split(x_held, 8192), torch.split(y_held, 8192), strict=True)
+            total = sum(float(loss(a, b).double().sum()) for a, b in parts) / len(x_held)
+        if total < best:
+            best, since = total, 0
+            kept = [w.detach().clone() for w in weights]
+    return MLP(mean, scale, *(w.numpy() for w in kept)), epoch, best
+
+
+@contextmanager
+def steady(threads: int) -> Iterator[None]:
+    """Torch with so many threads and nothing that may differ from run to run; as it was before, afterwards."""
+    import torch
+
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+
+
+def _linear(inputs: int, outputs: int, draw: Any) -> tuple[Any, Any]:
+    import torch
+
+    bound = inputs**-0.5
+    weight = (torch.rand(inputs, outputs, generator=draw) * 2 - 1) * bound
+    return weight.requires_grad_(), torch.zeros(outputs).requires_grad_()
+
+
+def _moments(x: NDArray[np.float16]) -> tuple[Array, Array]:
+    """Mean and 1 / standard deviation of each column; 1 where a column is constant."""
+    total, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    for first in range(0, len(x), 8192):
+        block = x[first : first + 8192].astype(np.float64)
+        total += block.sum(axis=0)
+        squares += (block**2).sum(axis=0)
+    mean = total / len(x)
+    spread = np.sqrt(np.maximum(squares / len(x) - mean**2, 0))
+    scale = np.where(spread > 1e-6, 1 / np.where(spread > 1e-6, spread, 1), 1)
+    return mean.astype(np.float32), scale.astype(np.float32)

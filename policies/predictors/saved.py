@@ -1,0 +1,105 @@
+"""A fitted predictor as a file: safetensors, which holds numbers and one text of JSON, and no code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policies.predictors.mlp import MLP, TENSORS
+from traces.errors import UserError
+from traces.strict import load_json
+
+SCHEMA = 1
+_KEYS = ("schema", "kind", "input", "stride", "top_k", "layers", "experts", "model", "prompts", "fit")
+_NEED = "allowed: an environment with safetensors: pip install 'moe-offload-workbench[hf]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A predictor of each layer 0..L-stride-1, and how they were made.
+
+    ``about`` holds kind, input, stride, top_k, layers (L), experts (E), model (name, revision), prompts (hashes of
+    those it learned from, or null) and fit (what predictor.json is to say). ``timing``: what depends on the machine's
+    speed, in a file of its own. ``sha256``: of the file.
+    """
+
+    about: Mapping[str, Any]
+    layers: tuple[MLP, ...]
+    timing: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+
+def save(fitted: Fitted, path: Path) -> Fitted:
+    """Write it to ``path``, whole or not at all; returns it with its hash. The same predictor gives the same bytes."""
+    module = _safetensors()
+    tensors = {
+        f"layers.{i}.{name}": np.ascontiguousarray(getattr(mlp, name))
+        for i, mlp in enumerate(fitted.layers)
+        for name in TENSORS
+    }
+    text = json.dumps({"schema": SCHEMA, **fitted.about}, sort_keys=True, allow_nan=False)
+    raw = module.numpy.save(tensors, {"predictor": text})
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        temporary.write_bytes(raw)
+        _timing(path).write_text(json.dumps(dict(fitted.timing), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"out={path}: {error.strerror}; allowed: a file in a folder that can be written") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return replace(fitted, sha256=hashlib.sha256(raw).hexdigest())
+
+
+def load(path: Path) -> Fitted:
+    """Read what :func:`save` wrote. UserError for anything else; nothing is unpickled."""
+    module = _safetensors()
+    if not path.is_file():
+        raise UserError(f"predictor={path}: no such file; allowed: one that python -m policies fit wrote")
+    try:
+        with module.safe_open(str(path), framework="numpy") as stream:
+            about = load_json((stream.metadata() or {}).get("predictor", "").encode())
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - it is no mapping
+        if not isinstance(about, dict) or set(about) != set(_KEYS) or about.pop("schema") != SCHEMA:
+            raise ValueError(f"not of schema {SCHEMA}")
+        layers = tuple(_layer(tensors, i, about) for i in range(about["layers"] - about["stride"]))
+        if tensors or not layers:
+            raise ValueError("tensors of other layers")
+        timing = load_json(_timing(path).read_bytes()) if _timing(path).is_file() else {}
+    except (module.SafetensorError, ValueError, KeyError, TypeError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"predictor={path}: not a predictor ({what}); allowed: what python -m policies fit wrote"
+        ) from None
+    return Fitted(about, layers, dict(timing), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _timing(path: Path) -> Path:
+    return path.with_name(f"{path.name}.timing.json")
+
+
+def _layer(tensors: dict[str, Any], layer: int, about: Mapping[str, Any]) -> MLP:
+    mlp = MLP(**{name: tensors.pop(f"layers.{layer}.{name}") for name in TENSORS})
+    n, (h, e) = len(mlp.mean), mlp.w2.shape
+    shapes = {"mean": (n,), "scale": (n,), "w1": (n, h), "b1": (h,), "w2": (h, about["experts"]), "b2": (e,)}
+    for name, shape in shapes.items():
+        array = getattr(mlp, name)
+        if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
+            raise ValueError(f"layers.{layer}.{name} is {array.dtype} {array.shape}, or not finite; float32 {shape}")
+    return mlp
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError:
+        raise UserError(f"policies: safetensors is not installed; {_NEED}") from None
+    return safetensors

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 from traces.errors import one_of
 from traces.format import MANIFEST_FILE, MAX_EXPERTS, REQUESTS_FILE, SCHEMA, SIGNALS, STEPS_FILE, refusal
@@ -69,6 +69,22 @@ class FileEntry:
     bytes: int
     dtype: str | None
     shape: tuple[int, ...] | None
+
+
+class About(TypedDict):
+    """What a recorder says of a trace beside its rows; see Manifest. ``name`` to ``scoring`` are of the Model."""
+
+    name: str
+    recorder: Recorder
+    decoding: Mapping[str, Any]
+    recording: str
+    prompts: Prompts
+    revision: NotRequired[str | None]
+    expert_bytes: NotRequired[Sequence[int] | None]
+    shapes: NotRequired[Mapping[str, int] | None]
+    dtype: NotRequired[str | None]
+    scoring: NotRequired[str | None]
+    priced_as: NotRequired[str | None]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from traces.errors import UserError, one_of
+from traces.errors import Interrupted, UserError, one_of
 from traces.format import shown
 from traces.importers import Options
 from traces.importers.arrivals import add_arrivals
@@ -81,6 +81,9 @@ def main(args: list[str]) -> int:
         # One line whatever a path holds.
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -17,6 +17,14 @@ class TraceError(UserError):
     """A trace, or a file to be imported as one, breaks the format."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Somebody, or the machine, wants a command to end; the message is its last line. ``status``: 128 + the signal."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 def one_of(allowed: Iterable[object]) -> str:
     """Render the allowed set for an error message."""
     return ", ".join(str(item) for item in allowed)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from traces.errors import one_of
 from traces.fields import Fields, FileEntry
@@ -58,6 +58,22 @@ class Counts:
     requests: int
     steps: int
     tokens: int
+
+
+class About(TypedDict):
+    """What a recorder says of a trace beside its rows; see Manifest. ``name`` to ``scoring`` are of the Model."""
+
+    name: str
+    recorder: Recorder
+    decoding: Mapping[str, Any]
+    recording: str
+    prompts: Prompts
+    revision: NotRequired[str | None]
+    expert_bytes: NotRequired[Sequence[int] | None]
+    shapes: NotRequired[Mapping[str, int] | None]
+    dtype: NotRequired[str | None]
+    scoring: NotRequired[str | None]
+    priced_as: NotRequired[str | None]
 
 
 @dataclass(frozen=True)

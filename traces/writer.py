@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -31,7 +32,7 @@ from traces.format import (
 from traces.growing import GrowingFile
 from traces.journal import Checkpoint
 from traces.layout import NOTHING, Layout
-from traces.manifest import Counts, Manifest, Model, Prompts, Recorder, parse_manifest
+from traces.manifest import About, Counts, Manifest, Model, parse_manifest
 from traces.npy import descr_of
 from traces.requests import format_request
 from traces.workplace import Partial, Scratch
@@ -92,7 +93,8 @@ class TraceWriter:
         last, folder = self._place.last, self._place.folder
         self._sure, self._counts = last is not None, NOTHING if last is None else last.counts
         try:
-            self._files = self._layout.resume(folder.parent, folder, last) if last else self._layout.begin(folder)
+            with self._writing():
+                self._files = self._layout.resume(folder.parent, folder, last) if last else self._layout.begin(folder)
         except BaseException:
             self._leave()
             raise
@@ -138,13 +140,12 @@ class TraceWriter:
         arrays = {name: self._convert(name, np.asarray(values), rows) for name, values in given.items()}
         check_rows(arrays, self._sizes["n_experts"], first)
 
-        self._whole = False
-        self._files[REQUESTS_FILE].append(format_request(request).encode())
-        self._files[STEPS_FILE].append(table.tobytes())
-        for name, array in arrays.items():
-            self._files[f"{name}.npy"].append(array.tobytes())
-        self._counts = Counts(request.request + 1, self._counts.steps + len(table), first + rows)
-        self._whole = True
+        with self._writing():
+            self._files[REQUESTS_FILE].append(format_request(request).encode())
+            self._files[STEPS_FILE].append(table.tobytes())
+            for name, array in arrays.items():
+                self._files[f"{name}.npy"].append(array.tobytes())
+            self._counts = Counts(request.request + 1, self._counts.steps + len(table), first + rows)
 
     def checkpoint(self) -> None:
         """Make what was added so far outlive the process, and the machine's power; only with a recipe.
@@ -154,25 +155,16 @@ class TraceWriter:
         if isinstance(self._place, Scratch):
             raise RuntimeError("checkpoint() of a TraceWriter that was given no recipe")
         self._require_whole()
-        self._whole = False
-        self._place.save(Checkpoint(self._counts, {name: file.sync() for name, file in self._files.items()}))
-        self._sure = self._whole = True
+        with self._writing():
+            self._place.save(Checkpoint(self._counts, {name: file.sync() for name, file in self._files.items()}))
+            self._sure = True
 
-    def close(
-        self,
-        *,
-        name: str,
-        recorder: Recorder,
-        decoding: Mapping[str, Any],
-        recording: str,
-        prompts: Prompts,
-        revision: str | None = None,
-        expert_bytes: Sequence[int] | None = None,
-        shapes: Mapping[str, int] | None = None,
-        dtype: str | None = None,
-        scoring: str | None = None,
-        priced_as: str | None = None,
-    ) -> Path:
+    def check(self, **about: Unpack[About]) -> None:
+        """Raise TraceError now for what close() would refuse of the same arguments, perhaps hours later."""
+        nobody = FileEntry("0" * 64, 0, None, None)
+        self._manifest(Counts(1, 1, 1), dict.fromkeys(self._files, nobody), about)
+
+    def close(self, **about: Unpack[About]) -> Path:
         """Write ``trace.json`` and give the folder its name; returns the path.
 
         ``expert_bytes``: bytes of one expert, per layer. ``decoding`` needs "mode": greedy, sampled,
@@ -183,25 +175,13 @@ class TraceWriter:
         self._require_whole()
         if not self._counts.requests:
             raise refusal(REQUESTS_FILE, "number of requests", 0, "at least 1")
-        model = Model(
-            name,
-            revision,
-            **self._sizes,
-            expert_bytes=None if expert_bytes is None else tuple(int(size) for size in expert_bytes),
-            shapes=None if shapes is None else dict(shapes),
-            dtype=dtype,
-            scoring=scoring,
-        )
         durable = isinstance(self._place, Partial)
         if durable:
             self.checkpoint()
-        self._whole = False
-        files = {file: self._finish(file, durable) for file in self._files}
-        manifest = Manifest(model, recorder, dict(decoding), recording, prompts, priced_as, self._counts, files)
-        raw = manifest.to_json()
-        parse_manifest(raw)
-        self._place.publish(raw)
-        self._open = False
+        with self._writing():
+            files = {file: self._finish(file, durable) for file in self._files}
+            self._place.publish(self._manifest(self._counts, files, about))
+        self._open = self._whole = False
         return self.path
 
     def __enter__(self) -> TraceWriter:
@@ -226,6 +206,18 @@ class TraceWriter:
             self._place.release()
         else:
             self._place.discard()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Take nothing more if what is done within is cut off; TraceError where the disk refuses it."""
+        self._whole = False
+        try:
+            yield
+        except OSError as error:
+            kept = "what the last checkpoint holds is kept" if self._sure else "nothing is kept"
+            why = f"{self.path} cannot be written ({error.strerror or error}), {kept}"
+            raise TraceError(f"{why}; allowed: a disk with room, a folder that can be written") from error
+        self._whole = True
 
     def _require_whole(self) -> None:
         if not self._whole:
@@ -256,6 +248,24 @@ class TraceWriter:
             worst = values.max() if values.max() > limits.max else values.min()
             raise refusal(f"{name}.npy", "value", worst, f"{limits.min} to {limits.max}")
         return values.astype(dtype)
+
+    def _manifest(self, counts: Counts, files: Mapping[str, FileEntry], about: About) -> bytes:
+        """Return the bytes of ``trace.json``, which open; raises TraceError."""
+        rest: dict[str, Any] = dict(about)
+        shapes, sizes = rest.pop("shapes", None), rest.pop("expert_bytes", None)
+        model = Model(
+            rest.pop("name"),
+            rest.pop("revision", None),
+            **self._sizes,
+            expert_bytes=None if sizes is None else tuple(int(size) for size in sizes),
+            shapes=None if shapes is None else dict(shapes),
+            dtype=rest.pop("dtype", None),
+            scoring=rest.pop("scoring", None),
+        )
+        rest = {"priced_as": None, **rest, "decoding": dict(rest["decoding"])}
+        raw = Manifest(model, counts=counts, files=files, **rest).to_json()
+        parse_manifest(raw)
+        return raw
 
     def _finish(self, file: str, durable: bool) -> FileEntry:
         """Put the final shape into the header, whose length does not depend on it, and hash the file."""

@@ -36,6 +36,18 @@ def test_embedding_and_tokens(model: Any) -> None:
     np.testing.assert_array_equal(arrays["embedding"], expected)
 
 
+def test_a_router_is_asked_once_more_for_all_that_it_foresees() -> None:
+    """Where routers are offloaded, each call fetches one: not once per layer looked ahead."""
+    model = tiny("olmoe")
+    asked: list[tuple[int, int]] = []
+    for index, layer in enumerate(inspect_model(model).layers):
+        sound = layer.router.forward
+        layer.router.forward = lambda x, index=index, sound=sound: asked.append((index, x.numel() // 32)) or sound(x)
+    spied_pass(model)
+    own, foreseen = [(index, 24) for index in range(L)], [(1, 24), (2, 48), (3, 48)]  # two layers are looked ahead
+    assert sorted(asked) == sorted(own + foreseen)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_is_not_a_row(model: Any, side: str) -> None:
     """Of two sequences of 12 and 5 tokens, one is padded; what is recorded is what each gives alone."""

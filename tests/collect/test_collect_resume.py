@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'"
 pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
 
 from traces import UserError, open_trace  # noqa: E402
+from traces.cli import main as command  # noqa: E402
 from traces.collect import record, serve  # noqa: E402
 from traces.collect.cli import main  # noqa: E402
 
@@ -125,6 +129,47 @@ def test_other_settings_do_not_go_on(saved: Path, prompts: Path, tmp_path: Path,
     more.write_text(prompts.read_text() + "\none more")
     with pytest.raises(UserError, match="prompts"):
         main(arguments(saved, more, out))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("device", ["cpu", "spread"])
+def test_a_signal_ends_it_in_one_line(
+    saved: Path,
+    prompts: Path,
+    tmp_path: Path,
+    number: signal.Signals,
+    status: int,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And whatever it had put elsewhere is gone."""
+    pytest.importorskip("accelerate", reason="device=spread needs accelerate")
+    real = serve.serve
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(record, "serve", lambda *args: os.kill(os.getpid(), number) or real(*args))
+    words = [word for word in arguments(saved, prompts, tmp_path / "trace") if word != "device=cpu"]
+    words += ["device=cpu"] if device == "cpu" else ["device=spread", "max_memory=cpu:120KB"]
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    assert command(["collect", *words]) == status
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted: the same command goes on"
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_after_the_end_says_so(
+    saved: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(record.overhead, "measure", stop)
+    words = [word for word in arguments(saved, prompts, tmp_path / "trace") if word != "overhead=0"]
+    assert command(["collect", *words]) == 130
+    said = capsys.readouterr().err.splitlines()
+    assert said[-2:] == [f"wrote {tmp_path / 'trace'}", f"interrupted: {tmp_path / 'trace'} is whole"]
+    open_trace(tmp_path / "trace")
 
 
 def test_kill_9_and_again(saved: Path, prompts: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:

@@ -17,12 +17,18 @@ torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'"
 pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
 
 from tiny_models import save_with_tokenizer, tiny  # noqa: E402
-from transformers import AutoTokenizer  # noqa: E402
+from transformers import AutoTokenizer, GenerationConfig  # noqa: E402
 
 from traces import Trace, UserError, open_trace  # noqa: E402
-from traces.collect import devices  # noqa: E402
+from traces.collect import devices, overhead  # noqa: E402
 from traces.collect.cli import main  # noqa: E402
-from traces.collect.progress import Progress, duration  # noqa: E402
+from traces.collect.families import inspect_model  # noqa: E402
+from traces.collect.generate import sampled  # noqa: E402
+from traces.collect.jobs import Job, draw_seed  # noqa: E402
+from traces.collect.load import load  # noqa: E402
+from traces.collect.progress import Progress, duration, size  # noqa: E402
+from traces.collect.prompts import Prompt  # noqa: E402
+from traces.collect.recorder import Recorder  # noqa: E402
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
@@ -110,16 +116,16 @@ def test_disk_is_estimated_and_must_be_there(
     saved: Path, lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace = record(saved, lines, tmp_path / "t", "signals=all", "max_new_tokens=5")
-    said = re.search(r"at most (\d+) tokens: ([\d.]+) MB on disk", capsys.readouterr().err)
+    said = re.search(r"at most (\d+) tokens: (\d+) KB on disk", capsys.readouterr().err)
     assert said is not None
     assert int(said[1]) == trace.manifest.counts.tokens
     size = sum(file.stat().st_size for file in trace.path.glob("*.npy"))
     header = 128 * len(list(trace.path.glob("*.npy")))
-    assert size - header <= float(said[2]) * 1e6 + 5e4 <= size + 1e5
+    assert size - header <= float(said[2]) * 1e3 + 500 <= size + 5e3
 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
-    with pytest.raises(UserError, match=r"at most 0\.0 GB; allowed: 0\.0 GB"):
+    with pytest.raises(UserError, match=r"takes at most \d+ KB; allowed: 1 KB"):
         record(saved, lines, tmp_path / "u", "signals=all")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["p.txt", "t"]
 
@@ -133,6 +139,35 @@ def test_the_cost_of_recording_is_measured(
     assert 0.5 < float(said[1]) < 10
     record(saved, lines, tmp_path / "u", "overhead=0")
     assert "plain generate" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", [[], list(range(300))], ids=["no end", "every token ends"])
+def test_the_cost_compares_the_same_passes(saved: Path, end: list[int]) -> None:
+    """Whatever the model's own generation config asks for."""
+    loaded = load(str(saved), "auto", "cpu")
+    own = GenerationConfig(eos_token_id=end, repetition_penalty=2.0, do_sample=True, temperature=0.5)
+    loaded.model.generation_config = own
+    widths: list[tuple[int, ...]] = []
+    embedding = loaded.model.get_input_embeddings()
+    handle = embedding.register_forward_hook(lambda _module, args, _output: widths.append(tuple(args[0].shape)))
+    prompts = [Prompt(index, "", "", None, None, "", "train", None, None) for index in range(2)]
+    jobs = [Job(prompt, [7] * (3 + prompt.number), sampled(1.0, 0), 4 + prompt.number) for prompt in prompts]
+    cost = overhead.measure(Recorder(inspect_model(loaded.model), frozenset(), 1), jobs, within_s=0.0)
+    handle.remove()
+    assert widths == [(2, 4), (2, 1), (2, 1), (2, 1)] * 2
+    assert cost.rounds == 1
+    assert loaded.model.generation_config is own
+
+
+def test_recordings_with_different_seeds_share_no_draws() -> None:
+    seeds = {draw_seed(seed, number) for seed in range(200) for number in range(1000)}
+    assert len(seeds) == 200_000
+    assert max(seeds) < 2**32
+    assert [draw_seed(0, number) for number in range(3)] == [0, 1, 2]  # as the shipped sample was recorded
+
+
+def test_sizes_in_words() -> None:
+    assert [size(n) for n in (0, 85_400, 16_100_000, 2_300_000_000)] == ["0 KB", "85 KB", "16.1 MB", "2.3 GB"]
 
 
 def test_a_model_spread_over_memory_and_disk_routes_as_one_in_memory(saved: Path, lines: Path, tmp_path: Path) -> None:

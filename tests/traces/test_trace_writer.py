@@ -10,6 +10,8 @@ import pytest
 from tiny_trace import MANIFEST, E, K, L, draw
 
 from traces import DECODE, PREFILL, Request, TraceError, TraceWriter
+from traces.growing import GrowingFile
+from traces.manifest import Prompts
 
 GOOD = Request(0, 4, 2, None, None, "x")
 STEPS = [(PREFILL, 4, 0), (DECODE, 1, 4)]
@@ -144,3 +146,42 @@ def test_a_target_that_appears_meanwhile_wins(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="exists already"), out:
         out.close(**MANIFEST)
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "two\nlines"}, "model.name"),
+        ({"prompts": Prompts("p\t.txt", None)}, "prompts.source"),
+        ({"decoding": {"mode": "beam"}}, "decoding.mode"),
+        ({"expert_bytes": [5]}, "model.expert_bytes"),
+        ({"priced_as": ""}, "priced_as"),
+    ],
+)
+def test_what_close_would_refuse_can_be_asked_before(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    def ask(*facts: dict[str, Any]) -> None:
+        with TraceWriter(tmp_path / "t", n_layers=L, n_experts=E, top_k=K) as out:
+            for about in facts:
+                out.check(**about)
+            raise StopIteration
+
+    with pytest.raises(StopIteration):
+        ask(MANIFEST, MANIFEST)
+    with pytest.raises(TraceError, match=message):
+        ask(MANIFEST, {**MANIFEST, **change})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fact_that_no_manifest_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="license"):
+        write(tmp_path / "t", manifest={**MANIFEST, "license": "MIT"})
+
+
+def test_a_disk_without_room_for_the_first_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(GrowingFile, "begin", full)
+    with pytest.raises(TraceError, match=r"cannot be written \(No space left on device\), nothing is kept"):
+        write(tmp_path / "t")
+    assert list(tmp_path.iterdir()) == []

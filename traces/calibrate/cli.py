@@ -49,7 +49,7 @@ class Options:
 
 def main(args: list[str]) -> None:
     """Run the command on its arguments; UserError for what the user can mend."""
-    if args in ([], ["--help"], ["-h"]):
+    if not args or "--help" in args or "-h" in args:
         print(USAGE, end="")
         return
     options = parse_options(Options, args)
@@ -87,8 +87,6 @@ def run(options: Options, models: list[str], out: Path) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = device_of(options.device)
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device={options.device!r}; allowed: auto, cpu, cuda, cuda:N")
     for name in models:
         configuration(name)  # refused before minutes are spent
     if device.type == "cuda":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from traces.collect.options import check_choice, check_range, parse_options
-from traces.errors import UserError, one_of
+from traces.collect.options import check_choice, check_range, check_text, parse_options
+from traces.errors import Interrupted, UserError, one_of
 from traces.format import SIGNALS
 
 USAGE = """\
@@ -40,7 +41,7 @@ where it was; the trace appears when it is whole.
   signals             default | all | names, comma-separated                                        [default]
   ahead               layers that gate_ahead looks ahead                                            [3]
   dtype               auto | bfloat16 | float16 | float32                                           [auto]
-  device              auto | cpu | cuda | cuda:N | spread (over GPUs, host memory and disk)         [auto]
+  device              auto | cpu | cuda | cuda:N | spread (over GPUs, host memory, and disk under $TMPDIR) [auto]
   max_memory          of spread, per device: 0:20GiB,cpu:60GiB
   threads             CPU threads; 1 gives the same sums on any machine of a kind, and is best for a small
                       model on a busy one; 0: torch's choice                                        [0]
@@ -51,6 +52,8 @@ where it was; the trace appears when it is whole.
 """
 
 DEFAULT_SIGNALS = frozenset({"expert_weights", "router_probs", "gate_ahead", "embedding", "token_ids"})
+_MOST = 2**31 - 1
+"""Steps count in int32."""
 RECORDABLE = frozenset(SIGNALS) - {"expert_ids", "router_choice"}
 
 
@@ -90,12 +93,16 @@ class Options:
         check_choice("turn", self.turn, ("first", "last"))
         check_choice("dtype", self.dtype, ("auto", "bfloat16", "float16", "float32"))
         for key in ("max_new_tokens", "max_prompt_tokens", "samples", "batch", "ahead"):
-            check_range(key, getattr(self, key), 1)
-        for key in ("seed", "limit", "threads", "overhead"):
-            check_range(key, getattr(self, key), 0)
-        check_range("temperature", self.temperature, 1e-3)
+            check_range(key, getattr(self, key), 1, _MOST)
+        for key in ("seed", "limit"):
+            check_range(key, getattr(self, key), 0, _MOST)
+        check_range("threads", self.threads, 0, 4096)
+        check_range("overhead", self.overhead, 0, 86400)
+        check_range("temperature", self.temperature, 1e-3, 1e3)
         check_range("top_p", self.top_p, 1e-3, 1)
         check_range("split", self.split, 0, 1)
+        for key in ("licence", "priced_as"):
+            check_text(key, getattr(self, key))
         if self.decoding != "sampled":
             for key in ("temperature", "top_p"):
                 if getattr(self, key) != 1:
@@ -115,7 +122,7 @@ def signals_of(value: str) -> frozenset[str]:
 
 def main(args: list[str]) -> None:
     """Run the command on its arguments; UserError for what the user can mend."""
-    if args in ([], ["--help"], ["-h"]):
+    if not args or "--help" in args or "-h" in args:
         print(USAGE, end="")
         return
     options = parse_options(Options, args)
@@ -126,7 +133,18 @@ def main(args: list[str]) -> None:
         raise UserError(f"out={options.out!r} exists already; allowed: a folder yet to be made")
     if not out.parent.is_dir():
         raise UserError(f"out={options.out!r}: there is no folder {str(out.parent)!r}; allowed: one that exists")
-    run(options, signals, out)
+    before = signal.signal(signal.SIGTERM, _terminate)  # a batch system's way to say that time is up
+    try:
+        run(options, signals, out)
+    except KeyboardInterrupt as stop:
+        kept = f"{out} is whole" if out.exists() else "the same command goes on"
+        raise Interrupted(f"interrupted: {kept}", getattr(stop, "status", 130)) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, _frame: object) -> None:
+    raise Interrupted("terminated", 128 + number)
 
 
 def run(options: Options, signals: frozenset[str], out: Path) -> None:
@@ -167,5 +185,4 @@ def run(options: Options, signals: frozenset[str], out: Path) -> None:
         batch=options.batch,
     )
     wanted = Wanted(signals, options.ahead, options.licence or None, options.priced_as or None, options.overhead)
-    path = collect(loaded, prompts, out, decoding, wanted)
-    print(f"wrote {path}", file=sys.stderr)
+    collect(loaded, prompts, out, decoding, wanted)

@@ -33,7 +33,7 @@ def input_device(model: Any) -> torch.device:
     return device
 
 
-def device_of(device: str) -> torch.device:
+def device_of(device: str, allowed: str = "auto, cpu, cuda, cuda:N") -> torch.device:
     """The torch device of `device=`: auto (CUDA if there is one), cpu, cuda or cuda:N; UserError otherwise."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -41,8 +41,8 @@ def device_of(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         chosen = torch.device("meta")
-    if chosen.type not in ("cpu", "cuda"):
-        raise UserError(f"device={device!r} is not known; allowed: auto, cpu, cuda, cuda:N")
+    if chosen.type not in ("cpu", "cuda") or device.startswith("cpu:"):
+        raise UserError(f"device={device!r} is not known; allowed: {allowed}")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return chosen
@@ -65,10 +65,7 @@ def choose(device: str, size: int, limited: bool = False) -> str:
         if not find_spec("accelerate"):
             raise UserError("device=spread needs accelerate: pip install 'moe-offload-workbench[hf]'")
         return SPREAD
-    try:
-        return str(device_of(device))
-    except UserError as error:
-        raise UserError(str(error).replace("allowed: auto, cpu, cuda, cuda:N", f"allowed: {ALLOWED}")) from None
+    return str(device_of(device, ALLOWED))
 
 
 def memory() -> dict[str, int]:
@@ -81,11 +78,14 @@ def limits(value: str) -> dict[int | str, str]:
     """`max_memory=0:20GiB,cpu:60GiB` -> {0: "20GiB", "cpu": "60GiB"}, as accelerate's device map takes it."""
     result: dict[int | str, str] = {}
     for part in value.split(",") if value else []:
-        place, _, size = part.partition(":")
-        if not (place == "cpu" or place.isdecimal()) or not re.fullmatch(r"[0-9]+([KMGT]i?)?B", size):
-            wanted = "DEVICE:SIZE; allowed: 0:20GiB,cpu:60GiB and the like"
+        found = re.fullmatch(r"(cpu|[0-9]{1,3}):([0-9]{1,9}[KMGT]i?B)", part)
+        place: int | str = "" if not found else int(found[1]) if found[1].isdecimal() else found[1]
+        if not found or place in result:
+            wanted = "DEVICE:SIZE, each device once; allowed: 0:20GiB,cpu:60GiB and the like"
             raise UserError(f"max_memory={value!r}: {part!r} is not {wanted}")
-        result[int(place) if place.isdecimal() else place] = size
+        if isinstance(place, int) and place >= torch.cuda.device_count():
+            raise UserError(f"max_memory={value!r}: this machine has {torch.cuda.device_count()} CUDA devices")
+        result[place] = found[2]
     return result
 
 

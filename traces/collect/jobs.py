@@ -12,8 +12,6 @@ from traces.collect.load import Loaded
 from traces.collect.prompts import Prompt, PromptFile
 from traces.errors import UserError
 
-DECODINGS = ("greedy", "sampled", "teacher_forced")
-
 
 @dataclass(frozen=True)
 class Decoding:
@@ -61,7 +59,7 @@ class Job:
 
 
 def plan(prompt: Prompt, loaded: Loaded, decoding: Decoding) -> Job:
-    """Tokenise a prompt; UserError where nothing is left to record or the model's window ends."""
+    """Tokenise a prompt; UserError where nothing is left to record, or the model's vocabulary or window ends."""
     ids, answer = encode(loaded.tokenizer, prompt, decoding.chat_template)
     head, rest = ids[: decoding.max_prompt_tokens], ids[decoding.max_prompt_tokens :]
     new_tokens = prompt.max_new_tokens or decoding.max_new_tokens
@@ -69,18 +67,31 @@ def plan(prompt: Prompt, loaded: Loaded, decoding: Decoding) -> Job:
     if not head:
         raise UserError(f"{prompt.where}: no tokens")
     if decoding.mode == "sampled":
-        choose = sampled(decoding.temperature, decoding.seed + prompt.number, decoding.top_p)
+        choose = sampled(decoding.temperature, draw_seed(decoding.seed, prompt.number), decoding.top_p)
     elif decoding.mode == "teacher_forced":
         continuation = rest + (answer or [])
         choose, new_tokens = forced(continuation), min(new_tokens, len(continuation))
         if not new_tokens:
             limit = f"max_prompt_tokens={decoding.max_prompt_tokens}"
             raise UserError(f"{prompt.where}: {len(ids)} tokens leave no continuation to force; lower {limit}")
+    # On a GPU, a token without an embedding would end the process.
+    rows, largest = loaded.model.get_input_embeddings().weight.shape[0], max(ids + (answer or []))
+    if largest >= rows:
+        raise UserError(f"{prompt.where}: the tokenizer gives token {largest}; allowed: 0 to {rows - 1}, the model's")
     window = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     if window is not None and len(head) + new_tokens > window:
         asked = f"{len(head)} prompt tokens + {new_tokens} new ones"
         raise UserError(f"{prompt.where}: {asked}; allowed: {window}, the model's window")
     return Job(prompt, head, choose, new_tokens)
+
+
+def draw_seed(seed: int, number: int) -> int:
+    """The seed of request `number`, below 2**32: torch's generator on the CPU takes no more bits.
+
+    Steps of 2**32 / the golden ratio lie far apart, so recordings with different seeds share no draws; `seed` and
+    `number` merely added would give request 1 of seed 0 those of request 0 of seed 1.
+    """
+    return (seed * 0x9E3779B1 + number) % 2**32
 
 
 @dataclass(frozen=True)

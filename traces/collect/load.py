@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 import tempfile
 import weakref
 from collections.abc import Mapping
@@ -24,6 +25,9 @@ from traces.reference import MODEL_DIR
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 REFERENCE = "reference"
+_LONGEST = 300  # of what the library says
+_AUTO: Any = AutoModelForCausalLM
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 @dataclass(frozen=True)
@@ -48,61 +52,87 @@ def load(name: str, dtype: str, device: str = "auto", max_memory: str = "") -> L
     """
     check_choice("dtype", dtype, DTYPES)
     allowed = limits(max_memory)
-    quiet: Any = logging.disable_progress_bar
-    quiet()  # ours are plain lines
     folder = weights_folder(name)
-    files = sorted(folder.glob("*.safetensors"))
-    where = choose(device, weights_bytes(files, dtype), limited=bool(allowed))
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    how: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **local}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), **local)
-        model: Any
-        if where == SPREAD:
-            model = _spread(folder, how, allowed)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(str(folder), **how)
-            model = model.to(torch.device(where))
+        files = sorted(folder.glob("*.safetensors"))
+        facts = {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+        where = choose(device, weights_bytes(files, dtype), limited=bool(allowed))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **_LOCAL)
+        if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # what the library makes of no tokenizer's files
+            raise UserError(f"model={name!r} has no tokenizer; allowed: a folder that holds one, as tokenizer.json")
+        model = _model(name, folder, where, dtype, allowed)
+    except UserError:
+        raise
     except torch.cuda.OutOfMemoryError:
         raise UserError(f"model={name!r} does not fit into {where}; allowed: device=spread, device=cpu") from None
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # files can be wrong in every way, and the library takes them as they come
         raise _not_here(name, error) from None
-    own = Path(name).is_dir()
-    shown = folder.resolve().name if own and name != REFERENCE else name
+    own = folder == Path(name)
     # The cache names a snapshot's folder after its commit.
     revision = weights_digest(folder) if name == REFERENCE else None if own else folder.name
-    facts = {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
-    return Loaded(model.eval(), tokenizer, shown, revision, facts)
+    return Loaded(model, tokenizer, folder.resolve().name if own else name, revision, facts)
 
 
-def _spread(folder: Path, how: Mapping[str, Any], allowed: Mapping[int | str, str]) -> Any:
+def _model(name: str, folder: Path, where: str, dtype: str, allowed: Mapping[int | str, str]) -> Any:
+    """Load the model, all of it: the library would draw at random what its files lack, and only warn."""
+    how: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **_LOCAL}
+    how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # judged below
+    said: Any = logging
+    verbosity = said.get_verbosity()
+    said.set_verbosity_error()
+    said.disable_progress_bar()  # ours are plain lines
+    try:
+        model, found = _spread(folder, how, allowed) if where == SPREAD else _AUTO.from_pretrained(str(folder), **how)
+    except RuntimeError as error:
+        if "above report" not in str(error):
+            raise
+        raise UserError(f"model={name!r}: its files and its config.json disagree in a tensor's shape") from error
+    finally:
+        said.set_verbosity(verbosity)
+    wrong = [f"{key} is missing" for key in sorted(found["missing_keys"])]
+    wrong += [f"{key} is {list(has)}, not {list(needs)}" for key, has, needs in sorted(found["mismatched_keys"])]
+    if wrong:
+        count = f"{len(wrong)} tensors, such as" if len(wrong) > 1 else "a tensor:"
+        raise UserError(f"model={name!r}: its files and its config.json disagree in {count} {wrong[0]}")
+    if unused := sorted(found["unexpected_keys"]):
+        print(f"not used: {len(unused)} tensors of the model's files, such as {unused[0]}", file=sys.stderr)
+    return (model if where == SPREAD else model.to(torch.device(where))).eval()
+
+
+def _spread(folder: Path, how: Mapping[str, Any], allowed: Mapping[int | str, str]) -> tuple[Any, dict[str, Any]]:
     # Layers that fit into no memory are read from here at every pass.
     spill = tempfile.mkdtemp(prefix="moe-offload-")
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), device_map="auto", max_memory=allowed or None, offload_folder=spill, **how
-        )
+        how = {"device_map": "auto", "max_memory": allowed or None, "offload_folder": spill, **how}
+        model, found = _AUTO.from_pretrained(str(folder), **how)
     except BaseException:
         shutil.rmtree(spill, ignore_errors=True)
         raise
     weakref.finalize(model, shutil.rmtree, spill, ignore_errors=True)
-    return model
+    return model, found
 
 
 def weights_folder(name: str) -> Path:
     """Where the files of model `name` lie; UserError if they are not on this machine."""
     if name == REFERENCE:
         return MODEL_DIR
-    if Path(name).is_dir():
-        return Path(name)
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise _not_here(name, error) from None
+    folder = Path(name)
+    if not (name and folder.is_dir()):
+        try:
+            folder = Path(snapshot_download(name, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+            raise _not_here(name, error) from None
+    for file in ("config.json", "*.safetensors"):
+        if not any(folder.glob(file)):
+            raise UserError(
+                f"model={name!r} has no {file}; allowed: a folder that holds one (pickled weights are not read)"
+            )
+    return folder
 
 
 def _not_here(name: str, error: Exception) -> UserError:
-    return UserError(f"model={name!r} cannot be loaded from this machine: {' '.join(str(error).split())}")
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    return UserError(f"model={name!r} cannot be loaded from this machine: {why[:_LONGEST]}")
 
 
 def weights_digest(folder: Path) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from traces.errors import UserError, one_of
+from traces.format import shown
 
 T = TypeVar("T")
 
@@ -36,19 +38,28 @@ def parse_options(cls: type[T], args: list[str]) -> T:
 def _read(key: str, value: str, kind: str) -> object:
     readers = {"str": str, "int": int, "float": float}
     try:
+        if kind != "str" and not re.fullmatch(r"[-+.0-9a-zA-Z]+", value):
+            raise ValueError("spaces and underscores, which Python lets pass")
         return readers[kind](value)
     except ValueError:
-        raise UserError(f"{key}={value!r} is not {'a whole number' if kind == 'int' else 'a number'}") from None
+        raise UserError(f"{key}={shown(value)} is not {'a whole number' if kind == 'int' else 'a number'}") from None
 
 
 def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise UserError unless `value` is one of `allowed`."""
     if value not in allowed:
-        raise UserError(f"{key}={value!r} is not known; allowed: {one_of(allowed)}")
+        raise UserError(f"{key}={shown(value)} is not known; allowed: {one_of(allowed)}")
+
+
+def check_text(key: str, value: str) -> None:
+    """Raise UserError unless `value` can be printed on one line."""
+    if not value.isprintable():
+        raise UserError(f"{key}={shown(value)}; allowed: printable text")
 
 
 def check_range(key: str, value: float, low: float, high: float = float("inf")) -> None:
     """Raise UserError unless low <= value <= high (NaN is refused too)."""
     if not low <= value <= high:
-        allowed = f"at least {low:g}" if high == float("inf") else f"{low:g} to {high:g}"
-        raise UserError(f"{key}={value:g} is out of range; allowed: {allowed}")
+        allowed = f"at least {low:g}" if high == float("inf") else f"{low:.12g} to {high:.12g}"
+        given = f"{value:g}" if isinstance(value, float) else shown(value)
+        raise UserError(f"{key}={given} is out of range; allowed: {allowed}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -12,8 +12,10 @@ import torch
 from transformers import GenerationConfig
 
 from traces.collect.devices import input_device
-from traces.collect.generate import PAD, greedy, passes
+from traces.collect.generate import PAD, greedy
+from traces.collect.jobs import Job
 from traces.collect.recorder import Recorder
+from traces.collect.serve import serve
 
 
 @dataclass(frozen=True)
@@ -27,22 +29,27 @@ class Overhead:
     def __str__(self) -> str:
         ratio = self.recorded_s / self.plain_s
         return (
-            f"recording takes {ratio:.2f} x the time of plain generate "
+            f"recording takes {ratio:.2f} x the time of plain generate, writing aside "
             f"(last batch again: {self.recorded_s:.2f} s against {self.plain_s:.2f} s, median of {self.rounds})"
         )
 
 
-def measure(recorder: Recorder, prompts: Sequence[list[int]], new_tokens: int, within_s: float) -> Overhead:
-    """Serve `prompts` for `new_tokens` each, recorded and plainly, in turns of up to 3 or `within_s` seconds.
+def measure(recorder: Recorder, jobs: Sequence[Job], within_s: float) -> Overhead:
+    """Serve `jobs`, greedily, recorded and plainly, in turns of up to 3 or `within_s` seconds, at least one.
 
-    Both run the same passes over the same number of tokens; nothing is written to disk. At least one turn.
+    Both run the same passes: every job makes as many tokens as the one that makes fewest, and none ends early. What
+    is recorded is handed over request by request, and not written.
     """
+    new_tokens = min(job.new_tokens for job in jobs)
+    alike = [replace(job, choose=greedy, new_tokens=new_tokens) for job in jobs]
+    prompts = [job.ids for job in jobs]
     recorded_s: list[float] = []
     plain_s: list[float] = []
     deadline_s = time.monotonic() + within_s
     while not plain_s or (len(plain_s) < 3 and time.monotonic() < deadline_s):
         plain_s.append(_timed(lambda: _plain(recorder.moe.model, prompts, new_tokens)))
-        recorded_s.append(_timed(lambda: _recorded(recorder, prompts, new_tokens)))
+        with recorder.attached(), torch.inference_mode():
+            recorded_s.append(_timed(lambda: serve(recorder, alike, ())))
     return Overhead(median(recorded_s), median(plain_s), len(plain_s))
 
 
@@ -54,19 +61,15 @@ def _timed(run: Any) -> float:
     return time.perf_counter() - started_s
 
 
-def _recorded(recorder: Recorder, prompts: Sequence[list[int]], new_tokens: int) -> None:
-    many = len(prompts)
-    with recorder.attached(), torch.inference_mode():
-        for step in passes(recorder.moe.model, prompts, [greedy] * many, [new_tokens] * many, ()):
-            recorder.pass_over(step.ids, step.real)
-
-
 def _plain(model: Any, prompts: Sequence[list[int]], new_tokens: int) -> None:
     width, device = max(len(prompt) for prompt in prompts), input_device(model)
     ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     config: Any = GenerationConfig
-    exactly = config(
-        max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, pad_token_id=PAD, eos_token_id=None
-    )
-    model.generate(input_ids=ids, attention_mask=mask, generation_config=exactly)
+    own = model.generation_config
+    # In place of the model's own, which would fill the gaps: with end tokens, penalties, another cache.
+    model.generation_config = config(max_new_tokens=new_tokens, do_sample=False, pad_token_id=PAD)
+    try:
+        model.generate(input_ids=ids, attention_mask=mask)
+    finally:
+        model.generation_config = own

@@ -43,3 +43,10 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(seconds, 0):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(n_bytes: int) -> str:
+    """85 KB, 16.1 MB, 2.3 GB."""
+    if n_bytes < 1e6:
+        return f"{n_bytes / 1e3:.0f} KB"
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:.1f} GB"

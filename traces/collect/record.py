@@ -19,13 +19,15 @@ from traces.collect.devices import device_name, input_device
 from traces.collect.families import MoeModel, inspect_model
 from traces.collect.jobs import Decoding, Job, groups, survey
 from traces.collect.load import Loaded
-from traces.collect.progress import Progress
+from traces.collect.pricing import check_priced_as
+from traces.collect.progress import Progress, size
 from traces.collect.prompts import PromptFile
 from traces.collect.recorder import Recorder
-from traces.collect.serve import serve
+from traces.collect.serve import Served, serve
+from traces.collect.verify import RecordingError
 from traces.errors import UserError
-from traces.format import STEP_DTYPE, signal_dtype
-from traces.manifest import Prompts
+from traces.format import STEP_DTYPE, shown, signal_dtype
+from traces.manifest import About, Prompts
 from traces.manifest import Recorder as RecorderInfo
 from traces.writer import TraceWriter
 
@@ -48,10 +50,14 @@ class Wanted:
 
 
 def end_tokens(loaded: Loaded) -> set[int]:
-    """The tokens that end a text: the generation config's, and the tokenizer's."""
+    """The tokens that end a text: the generation config's, and the tokenizer's. UserError for what is no token."""
     ends = loaded.model.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    return {int(token) for token in [*ends, loaded.tokenizer.eos_token_id] if token is not None}
+    found = {loaded.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    if bad := [token for token in found if not isinstance(token, int)]:
+        raise UserError(
+            f"eos_token_id={shown(bad[0])} in generation_config.json; allowed: a token's number, or several"
+        )
+    return found
 
 
 def signal_shapes(moe: MoeModel, signals: Collection[str], ahead: int) -> dict[str, tuple[int, ...]]:
@@ -83,10 +89,11 @@ def bytes_per_row(moe: MoeModel, shapes: Mapping[str, tuple[int, ...]]) -> int:
 def check_disk(out: Path, needed: int, rows: int) -> None:
     """Say what the trace takes at most; UserError where `out`'s disk has less left."""
     free = shutil.disk_usage(out.parent).free
-    print(f"at most {rows} tokens: {needed / 1e6:.1f} MB on disk, {free / 1e9:.1f} GB are free", file=sys.stderr)
+    print(f"at most {rows} tokens: {size(needed)} on disk, {size(free)} are free", file=sys.stderr)
     if needed > free:
-        asked = f"at most {needed / 1e9:.1f} GB"
-        raise UserError(f"out={str(out)!r} takes {asked}; allowed: {free / 1e9:.1f} GB (lower limit= or signals=)")
+        raise UserError(
+            f"out={str(out)!r} takes at most {size(needed)}; allowed: {size(free)} (fewer limit= or signals=)"
+        )
 
 
 def recipe(loaded: Loaded, prompts: PromptFile, decoding: Decoding, wanted: Wanted, by: RecorderInfo) -> dict[str, Any]:
@@ -114,41 +121,43 @@ def collect(loaded: Loaded, prompts: PromptFile, out: Path, decoding: Decoding, 
     """Record `prompts` into the new trace `out`; returns its path.
 
     Interrupted, even by kill -9, the same call goes on after the last checkpoint; on a CPU, with the same number of
-    threads, the trace is the same to the byte. Raises UserError for prompts or a model that cannot be recorded,
-    RecordingError for a model that misbehaves. Memory: one batch, and a few bytes per prompt.
+    threads, the trace is the same to the byte. Raises UserError for prompts or a model that cannot be recorded, and
+    for a disk that fills up. Memory: one batch, and a few bytes per prompt.
     """
     moe = inspect_model(loaded.model)
     recorder = Recorder(moe, wanted.signals, wanted.ahead)
     shapes = signal_shapes(moe, recorder.signals, wanted.ahead)
-    by = RecorderInfo("traces.collect", recorder_version(), device_name(input_device(loaded.model)))
-    asked = survey(prompts, loaded, decoding)
-    per_row = bytes_per_row(moe, shapes)
     sizes = {"n_layers": len(moe.layers), "n_experts": moe.n_experts, "top_k": moe.top_k}
+    if wanted.priced_as is not None:
+        check_priced_as(wanted.priced_as, **sizes)
+    by = RecorderInfo("traces.collect", recorder_version(), device_name(input_device(loaded.model)))
+    about: About = {
+        "name": loaded.name,
+        "revision": loaded.revision,
+        "recorder": by,
+        "decoding": decoding.settings(loaded.tokenizer),
+        "recording": "recorded",
+        "prompts": Prompts(prompts.name, wanted.licence or "; ".join(prompts.licences) or None),
+        "expert_bytes": moe.expert_bytes(),
+        "shapes": moe.shapes(),
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "scoring": moe.scoring,
+        "priced_as": wanted.priced_as,
+    }
+    asked = survey(prompts, loaded, decoding)
     whole = recipe(loaded, prompts, decoding, wanted, by)
     with TraceWriter(out, **sizes, signals=shapes, recipe=whole) as writer:
+        writer.check(**about)
         if writer.requests:
             print(f"going on after {writer.requests} requests, {writer.tokens} tokens", file=sys.stderr)
         rows = asked.most_rows - writer.tokens
-        check_disk(out, rows * per_row, rows)
+        check_disk(out, rows * bytes_per_row(moe, shapes), rows)
         last = _record(recorder, writer, loaded, prompts, decoding, asked.most_rows)
-        path = writer.close(
-            name=loaded.name,
-            revision=loaded.revision,
-            recorder=by,
-            decoding=decoding.settings(loaded.tokenizer),
-            recording="recorded",
-            prompts=Prompts(prompts.name, wanted.licence or "; ".join(prompts.licences) or None),
-            expert_bytes=moe.expert_bytes(),
-            shapes=moe.shapes(),
-            dtype=str(loaded.model.dtype).removeprefix("torch."),
-            scoring=moe.scoring,
-            priced_as=wanted.priced_as,
-        )
+        writer.close(**about)
+    print(f"wrote {out}", file=sys.stderr)
     if wanted.overhead_s and last:
-        heads = [job.ids for job in last]
-        new_tokens = min(job.new_tokens for job in last)
-        print(overhead.measure(recorder, heads, new_tokens, wanted.overhead_s), file=sys.stderr)
-    return path
+        print(overhead.measure(recorder, last, wanted.overhead_s), file=sys.stderr)
+    return out
 
 
 def _record(
@@ -162,7 +171,7 @@ def _record(
     with recorder.attached(), torch.inference_mode():
         for jobs in groups(prompts, writer.requests, loaded, decoding):
             rows = writer.tokens
-            for request, steps, arrays in serve(recorder, jobs, end):
+            for request, steps, arrays in _served(recorder, jobs, end):
                 writer.add_request(request, steps=steps, **arrays)
             if time.monotonic() - saved_s >= CHECKPOINT_S:
                 writer.checkpoint()
@@ -170,6 +179,16 @@ def _record(
             progress.add(len(jobs), writer.tokens - rows, sum(job.most_rows for job in jobs))
             last = jobs
     return last
+
+
+def _served(recorder: Recorder, jobs: list[Job], end: Collection[int]) -> list[Served]:
+    try:
+        return serve(recorder, jobs, end)
+    except RecordingError as error:
+        config = recorder.moe.model.config
+        where = f"{config.model_type} in {config.dtype}, {jobs[0].prompt.where}"
+        batch = f" and the {len(jobs) - 1} after it" if len(jobs) > 1 else ""
+        raise RecordingError(f"{error} ({where}{batch})") from error
 
 
 def recorder_version() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ class _Seen:
     scores: Tensor  # float32 [n, E]
     choice: Tensor  # [n, E]; the scores, where top-K is taken from them
     hidden: Tensor | None  # [n, D]
-    ahead: list[tuple[Tensor, Tensor]]  # (ids, weights), each [n, K], of the routers that follow
+    ahead: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # (ids, weights), each [n, K], of later routers
     routed: list[Tensor] = field(default_factory=list)  # ids, weights, and the weights expected, each [n, K]
 
 
@@ -52,9 +53,7 @@ class Recorder:
         self.ahead = ahead
         self._offsets = np.array([layer.law.offset for layer in moe.layers], np.float32)
         self._layer_of = {id(layer.experts): index for index, layer in enumerate(moe.layers)}
-        self._seen: list[_Seen] = []  # one per layer whose router has run in this pass
-        self._computed = 0  # layers whose experts have run in this pass
-        self._embedding: Tensor | None = None
+        self._begin_pass()
         self._implementation = "eager"
 
     @contextmanager
@@ -67,7 +66,7 @@ class Recorder:
         before = model.config._experts_implementation
         name = f"traces_collect_{next(_names)}"
         self._implementation = before
-        self._seen, self._computed, self._embedding = [], 0, None
+        self._begin_pass()
         with ExitStack() as undo:
             for index, layer in enumerate(self.moe.layers):
                 handle = layer.router.register_forward_hook(self._router_hook(index), with_kwargs=True)
@@ -92,7 +91,7 @@ class Recorder:
         ran exactly once, over every token, and its experts were chosen and weighted as its router's law says.
         """
         seen, computed, embedding = self._seen, self._computed, self._embedding
-        self._seen, self._computed, self._embedding = [], 0, None
+        self._begin_pass()
         L, n = len(self.moe.layers), token_ids.numel()
         for ran, what in ((len(seen), "its router"), (computed, "its experts")):
             if ran < L:
@@ -123,6 +122,12 @@ class Recorder:
             arrays["token_ids"] = token_ids.reshape(-1).cpu().numpy()[keep]
         return arrays
 
+    def _begin_pass(self) -> None:
+        self._seen: list[_Seen] = []  # one per layer whose router has run in this pass
+        self._recent: deque[Tensor] = deque(maxlen=self.ahead)  # what entered the last routers, [n, D] each
+        self._computed = 0  # layers whose experts have run in this pass
+        self._embedding: Tensor | None = None
+
     def _embedding_hook(self, _module: nn.Module, _args: Any, output: Tensor) -> None:
         self._embedding = output.detach()
 
@@ -137,9 +142,10 @@ class Recorder:
             law = self.moe.layers[index].law
             scores = law.scores(logits)
             choice = law.choice(scores) if self.moe.has_choice else scores
-            ahead = self._look_ahead(index, hidden) if "gate_ahead" in self.signals else []
-            kept = hidden.clone() if "hidden" in self.signals else None
-            self._seen.append(_Seen(logits, scores, choice, kept, ahead))
+            kept = hidden.clone() if self.signals & {"hidden", "gate_ahead"} else None
+            if kept is not None and "gate_ahead" in self.signals:
+                self._look_back(index, kept)
+            self._seen.append(_Seen(logits, scores, choice, kept if "hidden" in self.signals else None))
 
         return hook
 
@@ -157,17 +163,16 @@ class Recorder:
             raise RecordingError(f"layer {index}: its router returns logits, weights, ids of shapes {sizes} {expected}")
         return logits, weights, ids
 
-    def _look_ahead(self, index: int, hidden: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """What the next routers, up to A, choose from what entered this one: (ids, weights) of each."""
-        found = []
-        for later in range(index + 1, min(index + 1 + self.ahead, len(self.moe.layers))):
-            router = self.moe.layers[later].router
-            device = next(router.parameters()).device
-            there = hidden if device.type == "meta" else hidden.to(device)  # accelerate moves it where it is offloaded
-            # forward, not a call: the routers' own hooks must not take this for a pass. accelerate's run within it.
-            _, weights, ids = self._routed(later, router.forward(there), len(hidden))
-            found.append((ids, weights))
-        return found
+    def _look_back(self, index: int, hidden: Tensor) -> None:
+        """Note what this router chooses from what entered those before it, up to A, nearest first; all in one call."""
+        count = len(self._recent)
+        if count:
+            rows = torch.cat([earlier.to(hidden.device) for earlier in reversed(self._recent)])
+            # forward, not a call: the router's own hook must not take this for a pass. accelerate's run within it.
+            _, weights, ids = self._routed(index, self.moe.layers[index].router.forward(rows), len(rows))
+            for seen, *chosen in zip(reversed(self._seen), ids.chunk(count), weights.chunk(count), strict=False):
+                seen.ahead.append((chosen[0], chosen[1]))
+        self._recent.append(hidden)
 
     def _ahead_ids(self, ahead: list[list[tuple[Tensor, Tensor]]], n: int) -> NDArray[Any]:
         """[n, L, A, K], by descending weight; absent past the last layer."""
@@ -186,14 +191,15 @@ class Recorder:
         if index >= len(self._seen):
             raise RecordingError(f"layer {index}: its experts ran before its router")
         seen = self._seen[index]
-        n, expected = len(seen.logits), (len(seen.logits), self.moe.top_k)
-        if not top_k_index.shape == top_k_weights.shape == expected or len(hidden_states) != n:
+        n, size = len(seen.logits), (len(seen.logits), self.moe.top_k)
+        if not top_k_index.shape == top_k_weights.shape == size or len(hidden_states) != n:
             sizes = f"ids {tuple(top_k_index.shape)} and weights {tuple(top_k_weights.shape)}"
             received = f"its experts received {len(hidden_states)} tokens with {sizes}"
             raise RecordingError(f"layer {index}: {received}; its router saw {n}, top-{self.moe.top_k}")
         ids = top_k_index.detach().to(seen.logits.device, copy=True)
         weights = top_k_weights.detach().to(seen.logits.device, copy=True)
-        seen.routed = [ids, weights, self.moe.layers[index].law.weights(seen.logits, ids, weights)]
+        expected = self.moe.layers[index].law.weights(seen.logits, seen.scores, ids, weights)
+        seen.routed = [ids, weights, expected]
         self._computed += 1
         eager = type(module).forward.__wrapped__  # type: ignore[attr-defined]
         compute = ALL_EXPERTS_FUNCTIONS.get_interface(self._implementation, eager)

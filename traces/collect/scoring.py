@@ -81,12 +81,15 @@ class Law:
         barred = torch.ones_like(worth, dtype=torch.bool).scatter(-1, best, False)
         return grouped.masked_fill(barred[..., None], _BARRED).flatten(1)
 
-    def weights(self, logits: Tensor, ids: Tensor, given: Tensor) -> Tensor:
-        """What the experts `ids` [n, K] should have received, float32 [n, K], where they received `given` [n, K]."""
+    def weights(self, logits: Tensor, scores: Tensor, ids: Tensor, given: Tensor) -> Tensor:
+        """What the experts `ids` [n, K] should have received, float32 [n, K], where they received `given` [n, K].
+
+        `scores` [n, E]: those of `logits` [n, E].
+        """
         ids = ids.clamp(0, logits.shape[-1] - 1)  # numbers out of range are refused elsewhere; on a GPU they abort
         if self.jitter is not None:
             return _sparsemixer(logits, ids, self.jitter)
-        picked = self.scores(logits).gather(-1, ids)
+        picked = scores.gather(-1, ids)
         shares = picked / (picked.sum(dim=-1, keepdim=True) + _TINY)
         if self.normalised is None:
             return shares * given.float().sum(dim=-1, keepdim=True)

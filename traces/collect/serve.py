@@ -15,6 +15,8 @@ from traces.format import DECODE, PREFILL, Request, signal_dtype
 Steps = list[tuple[int, int, int]]
 """(phase, rows, context) of every pass of a request."""
 
+Served = tuple[Request, Steps, Arrays]
+
 
 @dataclass
 class _Row:
@@ -31,7 +33,7 @@ class _Row:
         self.context += rows
 
 
-def serve(recorder: Recorder, jobs: list[Job], end: Collection[int]) -> list[tuple[Request, Steps, Arrays]]:
+def serve(recorder: Recorder, jobs: list[Job], end: Collection[int]) -> list[Served]:
     """Serve a batch of jobs under an attached recorder: each request, its steps, and its rows of every signal."""
     rows = [_Row(job) for job in jobs]
     served = passes(

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from traces.errors import UserError
+
 _ROUNDING = 1e-6
 """Softmax in float32 may swap two logits that differ in their last bit."""
 
 
-class RecordingError(AssertionError):
-    """The model did not do what a trace can hold: a bug of ours or a family that needs support."""
+class RecordingError(UserError):
+    """The model did not do what its family promises: broken weights, a dtype that overflows, or a bug of ours."""
 
 
 def check_routing(choice: NDArray[Any], ids: NDArray[Any], weights: NDArray[Any], expected: NDArray[Any]) -> None:

@@ -84,6 +84,22 @@ def test_no_more_is_speculated_than_fits_the_buffers() -> None:
     assert desk.prefetched == [9, 10, 17, 18]  # both buffers are free again
 
 
+def test_what_has_not_found_its_place_yet_keeps_its_buffer() -> None:
+    """One slot per layer, one buffer: layer 1 demands what it caches and what is buffered."""
+    desk = Desk(MixtralOffloading(setup_of(draw(0, n_layers=3), 4 * SIZE), speculated=1, buffers=1))
+    desk.gate(1, [9], [[ABSENT]])
+    desk.arrive(9)
+    desk.complete.add(0)
+    desk.gate(0, [0], [[2]])
+    desk.arrive(10)
+    desk.pinned.update((9, 10))
+    desk.gate(1, [9, 10], [[5]])
+    assert (desk.evicted, desk.prefetched) == ([], [10])
+    desk.pinned.remove(9)
+    desk.policy.keep(9)
+    assert (desk.evicted, desk.prefetched) == ([9], [10, 21])
+
+
 def test_what_arrives_too_late_to_be_stopped_leaves_its_buffer() -> None:
     desk = on_a_desk()
     desk.complete.update((0, 8))

@@ -95,12 +95,13 @@ def test_the_sum_of_the_matches_is_normalised_layer_by_layer() -> None:
 
 
 def test_a_newcomer_replaces_what_it_is_most_similar_to() -> None:
-    """C shares layers 1 and 2 with A (cosine 8/12) and half of layer 0 with B (2/12): A goes."""
+    """It shares layers 1 and 2 with A: 8/12 = .67; with ten times B half of layer 0: 20/sqrt(12 * 1000) = .18."""
     newcomer = [[0, 2, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0]]
-    found = collection(A, B, newcomer, capacity=2)
+    long = [[10 * n for n in row] for row in B]
+    found = collection(A, long, newcomer, capacity=2)
     assert (found.size, found.counts[:, 0].tolist()) == (2, matrix(newcomer).tolist())
-    assert found.counts[:, 1].tolist() == matrix(B).tolist()
-    assert found.squares.T.tolist() == [[4, 8, 12], [2, 6, 10]]
+    assert found.counts[:, 1].tolist() == matrix(long).tolist()
+    assert found.squares.T.tolist() == [[4, 8, 12], [200, 600, 1000]]
     assert seen(found, 0).nearest(0, 1).tolist() == [1]
     found.add(np.zeros(12))  # a request without decode steps leaves nothing
     assert found.counts[:, 0].tolist() == matrix(newcomer).tolist()

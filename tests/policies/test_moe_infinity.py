@@ -114,6 +114,23 @@ def test_what_has_begun_is_not_withdrawn_what_has_not_is() -> None:
         assert (desk.cancelled, desk.prefetched) == (([], [5, 10]) if begun else ([10], [5, 10, 11]))
 
 
+def test_what_has_begun_is_dropped_when_its_layer_has_been_passed() -> None:
+    desk = on_a_desk()
+    desk.step(0)
+    desk.gate(0, [0])
+    desk.slot(5)
+    desk.gate(1, [6])
+    assert (desk.cancelled, desk.prefetched) == ([5], [5, 10])
+
+
+def test_what_is_there_is_predicted_and_not_prefetched() -> None:
+    desk = on_a_desk(MIXED)
+    desk.arrive(5)
+    desk.step(0)
+    desk.gate(0, [0])
+    assert (desk.expected, desk.prefetched) == ([[4, 5]], [10])
+
+
 def test_several_may_be_outstanding() -> None:
     desk = on_a_desk(MIXED, outstanding=2)
     desk.step(0)
@@ -123,7 +140,8 @@ def test_several_may_be_outstanding() -> None:
     assert desk.prefetched == [5, 10, 4]
 
 
-def test_the_victim_is_the_least_likely_and_early_layers_stay() -> None:
+@pytest.mark.parametrize("there_before", [True, False])
+def test_the_victim_is_the_least_likely_and_early_layers_stay(there_before: bool) -> None:
     """The paper's figure 6: 3 layers of 2 experts, tokens [[1, 2], [0, 3], [0, 3]]; weights 1, 2/3 and 1/3.
 
     Layer 0: 1/3 and 2/3; layer 1: 0 and 1 * 2/3; layer 2: 0 and 1 * 1/3; and epsilon times the weight, which puts the
@@ -132,8 +150,11 @@ def test_the_victim_is_the_least_likely_and_early_layers_stay() -> None:
     past = Past(decoded([0, 1, 1], [1, 1, 1], [1, 1, 1]))
     desk = on_a_desk(past, n_experts=2)
     desk.step(0)
-    desk.gate(0, [1])
-    desk.arrive(*range(6))
+    for now in (there_before, not there_before):
+        if now:
+            desk.arrive(*range(6))
+        else:
+            desk.gate(0, [1])
     order = []
     while (victim := desk.policy.victim(0, False)) is not None:
         order.append(victim)
@@ -209,9 +230,13 @@ def test_a_late_prediction_serves_the_layers_still_to_come() -> None:
     assert desk.priorities[10] == NEAR(2 / 3)
     assert [tag for tag, _, _ in desk.asked] == [1, 2]
     desk.step(0)
-    desk.policy.on_prediction(2)  # its step is over
-    assert desk.prefetched == [10]
     assert desk.cancelled == [10]
+    desk.policy.on_prediction(2)  # its step is over
+    desk.gate(0, [0])
+    desk.policy.on_prediction(2)
+    assert desk.prefetched == [10]
+    desk.policy.on_prediction(3)
+    assert desk.prefetched == [10, 5]
 
 
 def test_the_last_prediction_stands_until_the_next_is_there() -> None:

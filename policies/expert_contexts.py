@@ -33,17 +33,17 @@ class Contexts:
         """Maps [n, L, E] and embeddings [n, D] of a train step: one, or one per token where prefill is unpredicted."""
         counts = [1] * step.rows if self.prefill == "unpredicted" else [step.rows]
         seen = self._chosen(step.expert_ids()) if self.choices else step.router_probs()
-        maps = _mean(seen.reshape(step.rows, -1), counts).reshape(len(counts), *seen.shape[1:])
+        maps = _total(seen.reshape(step.rows, -1), counts).reshape(len(counts), *seen.shape[1:])
         return distribution(maps), self.embedded(step.embedding(), counts) if self.embeds else None
 
     def shown(self, signals: Signals, counts: Sequence[int]) -> Reals:
         """What the current layer's gate shows of each request, [len(counts), E]."""
         seen = self._chosen(signals.expert_ids()) if self.choices else signals.router_probs()
-        return distribution(_mean(seen, counts))
+        return distribution(_total(seen, counts))
 
     def embedded(self, rows: NDArray[np.float16], counts: Sequence[int]) -> Reals:
         """Embeddings of each request, [len(counts), D], of its rows [n, D]."""
-        return direction(rows[np.cumsum(counts) - 1] if self.prefill == "last" else _mean(rows, counts))
+        return direction(rows[np.cumsum(counts) - 1] if self.prefill == "last" else _total(rows, counts))
 
     def _chosen(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float16]:
         """1 for each expert that was chosen, [..., E]; absent ones are none."""
@@ -52,10 +52,10 @@ class Contexts:
         return out[..., :-1]
 
 
-def _mean(rows: NDArray[Any], counts: Sequence[int]) -> Reals:
-    """Rows [n, X], averaged over those of each request, [len(counts), X]."""
+def _total(rows: NDArray[Any], counts: Sequence[int]) -> Reals:
+    """Rows [n, X], summed over those of each request, [len(counts), X]: their mean, up to its length."""
     exact = rows.astype(np.float64)
     if len(counts) == len(rows):
         return exact
-    totals = np.array(counts)
-    return np.asarray(np.add.reduceat(exact, totals.cumsum() - totals, axis=0) / totals[:, None])
+    ends = np.cumsum(counts)
+    return np.add.reduceat(exact, ends - np.array(counts), axis=0)

@@ -56,7 +56,7 @@ def _changed(profile: Mapping[str, Any]) -> str:
 def _rows(result: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     for name in ("", "TTFT ms", "TPOT ms", "tok/s", "hits %", "stall ms", "copied", "time", "bytes"):
-        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
+        table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
     bounds, tokens = result["bounds"], result["totals"]["generated_tokens"]
     own = sum(result["totals"]["stall_ns"].values()) / 1e6 / tokens
     wall, nbytes = result["totals"]["wall_ns"], _copied(result["totals"])

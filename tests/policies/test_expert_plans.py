@@ -41,6 +41,8 @@ def test_ties_zeros_and_rounded_sums() -> None:
         [],  # a layer that was not seen
         [0, 1, 2, 3],  # a sum below delta, from rounding: all, and no more
     ]
+    many = np.tile([0.5, 1, 0.5, 0.25], 64)[None] / 256
+    assert choose(many, [1.0], 200, "top_k")[0][:130] == [*range(1, 256, 4), *range(0, 256, 2)][:130]
     assert choose(probs, [1.0] * 4, 2, "top_k") == [[0, 1], [1, 2], [], [0, 1]]
 
 
@@ -77,15 +79,17 @@ def test_planning_a_layer_anew_forgets_its_old_plan() -> None:
 def test_the_line_of_5c5() -> None:
     """p x (1 - (l - start) / (end + 1)) for the chosen, + 1e-6 for all; layers 1 and 2 of E = 2: flat 2, 3, 4, 5."""
     queue = Fifo(4, 2)
-    queue.add(1, np.array([[0.5, 0.5], [0.2, 0.8]]), [[0], [1]])
-    # 2: .5 x (1 - 0 / 3) = .5; 5: .8 x (1 - 1 / 3) = .533; 3 and 4 are not chosen: 1e-6.
-    assert queue.waiting.tolist() == [5, 2, 3, 4]
+    queue.add(1, np.array([[0.5, 0.5], [0.4, 0.6]]), [[0], [1]])
+    # 2: .5 x (1 - 0 / 3) = .5; 5: .6 x (1 - 1 / 3) = .4; 3 and 4 are not chosen: 1e-6.
+    assert queue.waiting.tolist() == [2, 5, 3, 4]
     never = [].__contains__
-    assert queue.take(-1, never) == (5, 0.0)  # one class of priority
-    queue.add(2, np.array([[0.9, 0.1], [0.3, 0.7]]), [[0], [1]])  # layers 2 and 3: 4 is in line already
-    assert queue.waiting.tolist() == [2, 3, 4, 7, 5, 6]  # .7 x (1 - 1 / 4); 5 has left the line and may come again
+    assert queue.take(-1, never) == (2, 0.0)  # one class of priority
+    queue.add(2, np.array([[0.9, 0.1], [0.3, 0.7]]), [[0], [1]])  # layers 2 and 3: 4 and 5 are in line already
+    assert queue.waiting.tolist() == [5, 3, 4, 7, 6]
+    queue.add(1, np.array([[0.9, 0.1]]), [[0]])
+    assert queue.waiting.tolist() == [5, 3, 4, 7, 6, 2]  # it has left the line, and comes again
     queue.pass_layer(2, missed=False)
-    assert queue.take(2, {2}.__contains__) == (3, 0.0)  # no miss: what has been passed stays in line
+    assert queue.take(2, {5}.__contains__) == (3, 0.0)  # no miss: what has been passed stays in line
     queue.pass_layer(3, missed=True)
     assert [queue.take(3, never) for _ in range(3)] == [(7, 0.0), (6, 0.0), None]
     queue.add(0, np.array([[0.5, 0.5]]), [[0]])
@@ -131,6 +135,15 @@ def test_p_before_a_search_and_after_a_reset_is_even() -> None:
     assert order(w) == [2, 3, 1, 0]  # as by frequency alone
     assert w.p.tolist() == [[0.25] * 4]
     assert Worth(1, 4, "p_freq", forget=False).p.tolist() == [[0.25] * 4]
+
+
+def test_a_new_map_counts_at_once() -> None:
+    w = worth("p_freq")
+    assert order(w)[0] == 3
+    w.found(0, 1, np.array([[0.1, 0.05, 0.4, 0.2]]))
+    assert order(w) == [1, 3, 0, 2]  # .4, .1, .4, .2
+    w.demanded([3])
+    assert order(w) == [1, 0, 2, 3]
 
 
 def test_a_whole_product_counts() -> None:

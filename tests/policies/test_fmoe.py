@@ -192,6 +192,17 @@ def test_a_search_that_is_overtaken_is_not_begun() -> None:
     assert desk.said("expect") == [("expect", 10)]
 
 
+def test_what_is_in_line_does_not_outlive_its_iteration() -> None:
+    desk = Desk(search_us=7.0)
+    desk.step(EAST)
+    desk.gate(0, A[0])  # layer 1 is in line
+    desk.step(NORTH)
+    desk.said()
+    desk.policy.on_prediction(0)  # of no use any more
+    desk.policy.on_prediction(0)
+    assert desk.said("predict", "expect") == [("predict", 7000, False), ("expect", 3)]
+
+
 def test_a_search_may_block_and_costs_by_request() -> None:
     desk = Desk(search_us=7.0, blocking=True)
     desk.step(EAST, NORTH)

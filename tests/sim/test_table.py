@@ -1,0 +1,27 @@
+"""The table that a person reads."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+from small_trace import SIZE, Plan, config, write
+
+from sim.run import run_config
+from sim.table import show
+
+
+def test_a_long_name_leaves_room_for_the_figures(tmp_path: Path) -> None:
+    """A row with many parameters once lost its figures to its name."""
+    trace = write(tmp_path / "t", [Plan((1,), 2)], [[[0], [1]]] * 3, n_experts=4)
+    document = dict(run_config(config(trace, 8 * SIZE), tmp_path).document)
+    given = {f"parameter_{i}": "a_long_value" for i in range(9)}
+    document["config"] = {**document["config"], "policy": {"name": "lru", **given}}
+    out = StringIO()
+    show(document, Console(file=out, width=100, highlight=False))
+    text = out.getvalue()
+    assert "…" not in text
+    assert all(key in text for key in given)
+    speed = f"{document['throughput_tokens_per_s']:,.0f}"
+    assert speed in text

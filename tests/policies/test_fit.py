@@ -240,13 +240,17 @@ def test_a_layer_is_foretold_from_nothing_later(tmp_path: Path, source: Any) -> 
 
 def test_the_outputs_are_what_each_layer_names(tmp_path: Path) -> None:
     arrays = draw()
-    arrays["expert_ids"][5, 0] = ABSENT  # a token that layer 0 did not see
+    arrays["expert_ids"][5, [0, 2]] = ABSENT  # a token that these layers did not see
     written = promoe.apply(by_hand(), write(tmp_path / "t", arrays))
     assert written.about.name == "promoe"
     expected = np.full((len(arrays["hidden"]), L, K), ABSENT)
     expected[:, 0], expected[:, 1] = (0, 1), (1, 2)
     expected[5, 0] = ABSENT
     np.testing.assert_array_equal(written.expert_ids, expected)
+    used = [set(row) & {0, 1} for row in arrays["expert_ids"][:, 2].tolist()]
+    shares = written.about.accuracy["all"]
+    assert shares is not None
+    assert shares[0] == sum(map(len, used)) / (K * (len(used) - 1))  # nothing said is nothing right
 
 
 def test_a_file_gives_back_what_was_fitted(trace: Trace, fitted: Fitted, tmp_path: Path) -> None:

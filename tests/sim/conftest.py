@@ -33,7 +33,7 @@ def sim(tmp_path: Path) -> Sim:
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    """A copy of the sample trace, to be broken."""
+    """A copy of the sample trace, to be broken; without predictors' outputs, which are of the whole one."""
     copy = tmp_path / "broken"
-    shutil.copytree(SAMPLE, copy)
+    shutil.copytree(SAMPLE, copy, ignore=shutil.ignore_patterns("predicted"))
     return copy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +173,18 @@ def test_an_unfinished_folder_in_the_way(tmp_path: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     assert main(words) == 2
     assert "remove it" in capsys.readouterr().err
+
+
+def test_a_predictor_that_was_not_fitted(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _refused(
+        broken, capsys, "policy=promoe", "promoe, which was not", "policies fit promoe", "gate_ahead", policy="promoe"
+    )
+
+
+def test_the_outputs_of_another_trace(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sample = Path(__file__).parents[2] / "traces" / "sample"
+    shutil.copytree(sample / "predicted", broken / "predicted")
+    ids = np.load(broken / "expert_ids.npy")
+    ids[0, 0] = ids[0, 0, ::-1]
+    _rewrite(broken, "expert_ids.npy", ids)
+    _refused(broken, capsys, "predicted/promoe/predictor.json: trace", "the trace that it lies beside", policy="promoe")

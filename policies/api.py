@@ -199,6 +199,8 @@ class Policy(ABC):
     name: ClassVar[str]
     lossless: ClassVar[bool] = True
     signals: ClassVar[frozenset[Signal]] = frozenset()
+    without: ClassVar[Mapping[Signal, str]] = {}
+    """The switch that makes it do without a signal, where there is one: a word of the command line."""
     learns: ClassVar[bool] = False
     """Whether it learns from the train requests; see :meth:`wants_history`."""
     clairvoyant: ClassVar[bool] = False

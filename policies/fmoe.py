@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -41,6 +42,10 @@ class FMoE(Policy):
     """
 
     name = "fmoe"
+    without: ClassVar[Mapping[Signal, str]] = {
+        Signal.ROUTER_PROBS: "policy.maps=choices",
+        Signal.EMBEDDING: "policy.search=trajectory",
+    }
     learns = True
 
     def __init__(

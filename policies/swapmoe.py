@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ class SwapMoE(Policy):
     name = "swapmoe"
     lossless = False
     signals = frozenset({Signal.ROUTER_PROBS, Signal.WEIGHTS})
+    without: ClassVar[Mapping[Signal, str]] = {Signal.HIDDEN: "policy.norms=one"}
 
     def __init__(
         self,

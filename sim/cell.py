@@ -73,9 +73,10 @@ class Cell:
         for signal in sorted(policy.needs()):
             if not self.trace.has(signal):
                 recorded = one_of(s for s in traces.format.SIGNALS if self.trace.has(s))
+                switch = f"; allowed: {policy.without[signal]}" if signal in policy.without else ""
                 raise UserError(
                     f"policy={policy.name} needs the signal {signal}, which trace={self.config.trace} did not record;"
-                    f" recorded: {recorded}"
+                    f" recorded: {recorded}{switch}"
                 )
         for missing in sorted(policy.predictors() - self.predicted.keys()):
             raise UserError(

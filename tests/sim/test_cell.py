@@ -144,6 +144,8 @@ def other(hint: Any, default: Any) -> Any:
         return not default
     if hint in (int, float):
         return default + 1
+    if type(None) in hint.__args__:
+        return 7 if default is None else None
     return next(choice for choice in hint.__args__ if choice != default)
 
 

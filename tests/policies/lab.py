@@ -355,6 +355,8 @@ def _others(hint: Any, default: Any) -> list[Any]:
         return [default + 1]
     if hint is float:
         return [default + 0.1]
+    if type(None) in getattr(hint, "__args__", ()):
+        return [2 if default is None else None]
     return [choice for choice in getattr(hint, "__args__", ()) if isinstance(choice, str) and choice != default]
 
 

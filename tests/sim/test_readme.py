@@ -36,6 +36,6 @@ def test_every_other_command_works(tmp_path: Path) -> None:
 
 
 def test_the_table_shown_is_the_one_printed(sim: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    printed = sim("run", "policy=lru", "budget=8GB").stdout
+    printed = sim("run", "policy=fmoe", "budget=8GB").stdout
     shown = "\n".join(line.rstrip() for line in printed.splitlines())
     assert f"```\n{shown}\n```" in README

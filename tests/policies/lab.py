@@ -355,7 +355,7 @@ def _others(hint: Any, default: Any) -> list[Any]:
         return [default + 1]
     if hint is float:
         return [default + 0.1]
-    if type(None) in getattr(hint, "__args__", ()):
+    if int in getattr(hint, "__args__", ()):  # or null
         return [2 if default is None else None]
     return [choice for choice in getattr(hint, "__args__", ()) if isinstance(choice, str) and choice != default]
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from policies.expert_maps import Reals
+from policies.ranking import lowest
 
 Eviction = Literal["p_freq", "p_freq_whole", "lru", "lfu"]
 
@@ -71,18 +72,7 @@ class Worth:
             self.worth = self._worth()
             self.scores = np.where(self.resident, self.worth, np.inf)
             self.known = True
-        scores = self.scores
-        refused: list[tuple[int, float]] = []
-        found = None
-        while found is None and scores[lowest := int(scores.argmin())] < np.inf:
-            if allowed(lowest):
-                found = lowest
-            else:
-                refused.append((lowest, float(scores[lowest])))
-                scores[lowest] = np.inf
-        for expert, score in refused:
-            scores[expert] = score
-        return found
+        return lowest(self.scores, allowed)
 
     def _worth(self) -> Reals:
         if self.rule == "lru":

@@ -24,7 +24,7 @@ class Past:
         self.requests = requests
 
     def popularity(self) -> NDArray[np.int64]:
-        raise NotImplementedError
+        raise AssertionError("popularity is not asked for")
 
     def steps(self) -> Iterator[PastStep]:
         def unread() -> Any:

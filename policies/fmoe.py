@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from policies.api import History, LayerEvent, Policy, Routing, Schedule, Setup, Signal, Step
-from policies.expert_contexts import Contexts, Prefill
-from policies.expert_maps import ExpertMaps, Reals, Trajectory, best
-from policies.expert_plans import ByUrgency, Fifo, PrefetchQueue, Selection, choose
-from policies.expert_worth import Eviction, Worth
+from policies.parts.expert_contexts import Contexts, Prefill
+from policies.parts.expert_maps import ExpertMaps, Reals, Trajectory, best
+from policies.parts.expert_plans import ByUrgency, Fifo, PrefetchQueue, Selection, choose
+from policies.parts.expert_worth import Eviction, Worth
 from traces.errors import UserError
 
 BLOCK = 256  # contexts of the train requests that are compared at once

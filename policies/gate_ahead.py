@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from policies.api import LayerEvent, Setup, Signal
-from policies.foreseen import Foreseen, by_tokens
-from policies.scoped import Scope
+from policies.parts.foreseen import Foreseen, by_tokens
+from policies.parts.scoped import Scope
 from traces.errors import UserError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from policies.api import LayerEvent, Setup
-from policies.ranking import lowest
-from policies.scoped import Scope, Scoped
+from policies.parts.ranking import lowest
+from policies.parts.scoped import Scope, Scoped
 
 
 class LFRU(Scoped):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from policies.api import LayerEvent, Setup
-from policies.ranking import Rank, Ranking
-from policies.scoped import Scope, Scoped
+from policies.parts.ranking import Rank, Ranking
+from policies.parts.scoped import Scope, Scoped
 
 
 class LFU(Scoped):

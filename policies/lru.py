@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from policies.api import LayerEvent, Setup
-from policies.ordered import Ordered
-from policies.scoped import Scope
+from policies.parts.ordered import Ordered
+from policies.parts.scoped import Scope
 
 
 class LRU(Ordered):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from policies.api import LayerEvent, Schedule, Setup, Signal
-from policies.foreseen import Foreseen, at_least_one, by_tokens
-from policies.ordered import Ordered
-from policies.scoped import Scope
+from policies.parts.foreseen import Foreseen, at_least_one, by_tokens
+from policies.parts.ordered import Ordered
+from policies.parts.scoped import Scope
 from traces.errors import UserError
 
 

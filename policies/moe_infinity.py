@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import Actions, History, LayerEvent, Policy, Setup, Step, View
-from policies.eam import Iteration, Matrix, Requests, by_request, shares
-from policies.foreseen import at_least_one, latency_ns
 from policies.lfu_incache import LFUInCache
-from policies.ranking import lowest
+from policies.parts.eam import Iteration, Matrix, Requests, by_request, shares
+from policies.parts.foreseen import at_least_one, latency_ns
+from policies.parts.ranking import lowest
 from traces.errors import UserError
 
 EPSILON = 1e-6

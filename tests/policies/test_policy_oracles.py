@@ -14,8 +14,8 @@ from lab import FREE, FakeSignals, FlatCosts, Routing, draw, run, setup_of
 
 from policies import registry
 from policies.api import LayerEvent, Policy, Setup
+from policies.parts.ranking import Ranking
 from policies.random import Random
-from policies.ranking import Ranking
 from sim.core.core import Core
 from sim.machine import Machine
 

@@ -14,7 +14,7 @@ from test_planner import Recorded
 from test_policy_contracts import assert_causal, assert_keeps_the_rules
 
 from policies import registry
-from policies.kept_mass import Replay, TrainInputs
+from policies.parts.kept_mass import Replay, TrainInputs
 from policies.swapmoe import SwapMoE
 from sim.machine import Machine
 from traces.errors import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from policies.api import Setup
-from policies.scoped import Scope, Scoped
+from policies.parts.scoped import Scope, Scoped
 
 
 class Ordered(Scoped):

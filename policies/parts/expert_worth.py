@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from policies.expert_maps import Reals
-from policies.ranking import lowest
+from policies.parts.expert_maps import Reals
+from policies.parts.ranking import lowest
 
 Eviction = Literal["p_freq", "p_freq_whole", "lru", "lfu"]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from policies.api import Setup, Step
 from policies.lru import LRU
-from policies.scoped import Scope
+from policies.parts.scoped import Scope
 from traces.errors import UserError
 
 

@@ -1,0 +1,1 @@
+"""What several policies are built from: one idea a module."""

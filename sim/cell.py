@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,6 @@ from sim.config import RunConfig
 from sim.core.core import Core
 from sim.costs import Costs
 from sim.history import TrainRequests
-from sim.machine import Machine
 from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, shipped
 from sim.provenance import code_digest
 from sim.replay import RecordingCore
@@ -29,6 +28,9 @@ from sim.units import parse_budget
 from sim.workload import ClosedLoop, Pass, Selection, select
 from traces import Trace, open_trace
 from traces.errors import UserError, one_of
+
+if TYPE_CHECKING:
+    from sim.machine import Machine
 
 LONGEST_COPY_NS = 10**13
 """Of one expert: beyond it a link is a slip, and sums of times would leave 64 bits."""
@@ -114,6 +116,8 @@ class Cell:
 
     def machine(self, core: Core, progress: Callable[[int], None] | None = None) -> Machine:
         """The simulated machine of this cell's hardware."""
+        from sim.machine import Machine  # and SimPy, which a real machine may lack
+
         link, host = self.hardware.link, self.hardware.host
         threads = host.predictor_threads
         return Machine(core, self.costs, depth=link.depth, predictor_threads=threads, progress=progress)

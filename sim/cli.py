@@ -53,7 +53,7 @@ def _run(words: Sequence[str]) -> int:
     for word in overrides:
         if word.lstrip("+~").startswith("hydra"):
             raise UserError(f"{word}: Hydra's own keys have a meaning with -m only")
-    from sim.config import read_config
+    from sim.compose import read_config
     from sim.progress import progress_bar
     from sim.run import run_config
 

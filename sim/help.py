@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textwrap import fill
 
-from sim.config import choices
+from sim.compose import choices
 
 HELP = """\
 python -m sim COMMAND [KEY=VALUE ...]

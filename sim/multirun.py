@@ -13,7 +13,8 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
 
 from sim.cli import report, split_output
-from sim.config import RunConfig, prepare, read_config, register_policies, to_dict, value_word
+from sim.compose import prepare, read_config, register_policies, to_dict, value_word
+from sim.config import RunConfig
 from sim.run import run_config
 from traces.errors import UserError
 

@@ -13,7 +13,7 @@ from policies.bounds.future import Clairvoyant, Future
 from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_ns
 from policies.lru import LRU
 from sim.cell import Cell, make_cell
-from sim.config import RunConfig, read_config
+from sim.config import RunConfig
 from sim.progress import Progress
 from sim.results import Outcome, document, reference_row
 from sim.store import SCHEMA, Store
@@ -30,6 +30,8 @@ class Result:
 
 def run(*overrides: str, out: str | Path = "outputs", progress: Progress | None = None) -> Result:
     """Run one configuration given as ``key=value`` words, or read it if it was run before. UserError for mistakes."""
+    from sim.compose import read_config
+
     return run_config(read_config(overrides), out, progress)
 
 

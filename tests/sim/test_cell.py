@@ -18,7 +18,8 @@ from small_trace import Plan, config, one_layer, write
 from policies import registry
 from sim.cell import make_cell
 from sim.cli import main
-from sim.config import RunConfig, read_config
+from sim.compose import read_config
+from sim.config import RunConfig
 from sim.profiles import ModelProfile, shipped
 from sim.run import run_config
 

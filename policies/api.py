@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from policies.signals import History, PastStep, Predictor, Signal, Signals, fixed
 
 __all__ = [
@@ -173,6 +176,8 @@ class Routing:
     substituted: int = 0
     skipped: int = 0
     low_precision: int = 0
+    chosen: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
+    """Who computes which token, for a real machine: experts [rows, K'] (E: none) and their weights [rows, K']."""
 
 
 @dataclass(frozen=True, slots=True)

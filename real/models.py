@@ -1,0 +1,54 @@
+"""The model that a run puts on a device: a checkpoint of this machine, or random weights of a known shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from traces.calibrate.shapes import DTYPES, PUBLISHED, configuration
+from traces.collect.load import load
+from traces.errors import UserError, one_of
+
+WEIGHTS = ("auto", "random")
+_AUTO: Any = AutoModelForCausalLM
+
+
+def open_model(name: str, dtype: str, weights: str, layers: int | None = None) -> Any:
+    """A model on the CPU, in evaluation mode, its experts without memory if their weights are random.
+
+    `name`: "reference", a folder or a model of the local cache; with ``weights=random`` also a name of conf/model.
+    `layers`: MoE layers of the trace, for a shape whose depth conf/model gives and transformers' defaults do not.
+    """
+    if weights not in WEIGHTS:
+        raise UserError(f"weights={weights}: allowed: {one_of(WEIGHTS)}")
+    if weights == "auto":
+        if name in PUBLISHED:
+            raise UserError(
+                f"model={name}: its checkpoint is not shipped; add weights=random, or give its folder as checkpoint="
+            )
+        return load(name, dtype, "cpu").model
+    return _random(name, dtype, layers)
+
+
+def _random(name: str, dtype: str, layers: int | None) -> Any:
+    config = configuration(name)
+    text = config.get_text_config()
+    if layers is not None and name in PUBLISHED:
+        dense = int(getattr(text, "first_k_dense_replace", 0) or 0)
+        text.num_hidden_layers = layers + dense
+        for key in ("layer_types", "mlp_layer_types"):
+            if getattr(text, key, None):
+                setattr(text, key, (list(getattr(text, key)) * (layers + dense))[: layers + dense])
+    with torch.device("meta"):
+        model = _AUTO.from_config(config, dtype=DTYPES[dtype]).eval()
+    generator = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for module in model.modules():
+            if not all(hasattr(module, mark) for mark in ("num_experts", "is_transposed", "has_bias")):
+                module.to_empty(device="cpu", recurse=False)
+                model._init_weights(module)
+    torch.random.set_rng_state(generator)
+    return model

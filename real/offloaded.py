@@ -1,0 +1,119 @@
+"""A model whose experts wait in host memory: everything else is on the device, experts come through a machine's pool."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from real.backend import backend_of
+from real.compute import LayerCompute
+from real.machine import Machine
+from real.store import HostStore, check_room
+from sim.workload import Pass
+from traces.collect.families import MoeModel, inspect_model
+from traces.errors import UserError
+
+_names = itertools.count()
+
+
+class Feed(Protocol):
+    """Which experts an event demands: those that the router has chosen, or those of a recorded trace."""
+
+    def forced(self, layer: int) -> NDArray[np.int64] | None:
+        """The experts of each token of the pass [n, K] (E: none) in the place of the router's; None: its own."""
+
+    def demand(self, layer: int, ids: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+        """The demand set of ``ids`` [n, K] in token order, as flat numbers, and tokens per expert."""
+
+
+class Offloaded:
+    """Takes a model's experts into host memory, and the rest of it to the device. UserError where it does not fit."""
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self.moe: MoeModel = inspect_model(model)
+        self.backend = backend_of(device)
+        experts = [layer.experts for layer in self.moe.layers]
+        if device.type != "cpu" or any(p.is_meta for module in experts for p in module.parameters()):
+            check_room(sum(p.numel() * p.element_size() for module in experts for p in module.parameters()))
+        self.store = HostStore(experts, pinned=device.type == "cuda")
+        try:
+            self.model = model.to(device)
+        except torch.cuda.OutOfMemoryError:
+            raise UserError(f"the model's dense part does not fit into {device}; allowed: a larger device") from None
+        self._layer_of = {id(module): index for index, module in enumerate(experts)}
+
+    @contextmanager
+    def attached(self, machine: Machine, feed: Feed) -> Iterator[Run]:
+        """Within this block the model's passes go through ``machine``: between its begin and end."""
+        model, name = self.model, f"real_offload_{next(_names)}"
+        before = model.config._experts_implementation
+        pool = machine.core.pool
+        layers = [LayerCompute(layer.experts, index, pool) for index, layer in enumerate(self.moe.layers)]
+        run = Run(machine, feed)
+
+        def experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+            return run.event(layers[self._layer_of[id(module)]], hidden, ids, weights)
+
+        ALL_EXPERTS_FUNCTIONS[name] = experts
+        model.set_experts_implementation(name)
+        try:
+            with machine, torch.inference_mode():
+                yield run
+        finally:
+            model.set_experts_implementation(before)
+            ALL_EXPERTS_FUNCTIONS.pop(name)
+            self.backend.synchronize()
+
+
+class Run:
+    """The events of a run, pass by pass: :meth:`begin`, the model's forward pass, :meth:`end`."""
+
+    def __init__(self, machine: Machine, feed: Feed) -> None:
+        self.machine, self.feed = machine, feed
+        self._untold: list[Tensor] = []  # ids [n, K] of the layers whose experts are computed
+
+    def begin(self, step: Pass) -> None:
+        self.machine.begin(step)
+
+    def end(self) -> None:
+        """The pass has ended on the device: its logits are known."""
+        if self._untold:
+            for layer, ids in enumerate(torch.stack(self._untold).cpu().numpy()):
+                self.machine.gate(layer, *self.feed.demand(layer, ids))
+                for batch in self.machine.turns():
+                    self.machine.launched(batch)
+            self._untold.clear()
+        self.machine.end()
+
+    def event(self, layer: LayerCompute, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        """One layer event: tell the core, and compute the experts [n, D] as they are complete."""
+        machine, feed, index = self.machine, self.feed, layer.layer
+        core, n_experts = machine.core, layer.pool.store.n_experts
+        forced = feed.forced(index)
+        if machine.resident and layer.pool.holds_all:  # nothing to wait for: the core is told when the pass has ended
+            chosen = ids if forced is None else torch.from_numpy(forced).to(ids)
+            self._untold.append(chosen)
+            return layer.together(hidden, chosen, weights, forced is not None and bool((forced >= n_experts).any()))
+        own = ids.cpu().numpy()  # the device has nothing left to compute now
+        routed = own if forced is None else forced
+        event = machine.gate(index, *feed.demand(index, routed))
+        if core.routing is not None and core.routing.chosen is not None:
+            routed, given = core.routing.chosen
+            weights = torch.from_numpy(given).to(weights)
+        complete = all(core.state.done[x] == core.state.chunks for x in event.demand)
+        if not (complete and layer.can_group):
+            return layer.one_by_one(hidden, routed, weights, machine.turns(), machine.launched)
+        output = hidden
+        on_device = ids if routed is own else torch.from_numpy(np.ascontiguousarray(routed)).to(ids)
+        for batch in machine.turns():  # one, as nothing is missing
+            output = layer.together(hidden, on_device, weights, bool((routed >= n_experts).any()))
+            machine.launched(batch)
+        return output

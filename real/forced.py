@@ -9,10 +9,10 @@ import numpy as np
 
 from policies.api import Policy
 from real.engine import Engine
-from real.feeds import Forced
 from real.machine import DeviceCore, Machine
 from real.offloaded import Offloaded
 from real.pool import Pool
+from real.recorded import Forced
 from sim.cell import Cell
 from sim.results import Outcome
 from sim.workload import Pass

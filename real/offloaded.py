@@ -23,6 +23,8 @@ from traces.errors import UserError
 
 _names = itertools.count()
 
+Array = NDArray[Any]
+
 
 class Feed(Protocol):
     """Which experts an event demands: those that the router has chosen, or those of a recorded trace."""
@@ -30,8 +32,11 @@ class Feed(Protocol):
     def forced(self, layer: int) -> NDArray[np.int64] | None:
         """The experts of each token of the pass [n, K] (E: none) in the place of the router's; None: its own."""
 
-    def demand(self, layer: int, ids: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+    def demand(self, layer: int, ids: NDArray[np.int64], weights: Array) -> tuple[list[int], list[int]]:
         """The demand set of ``ids`` [n, K] in token order, as flat numbers, and tokens per expert."""
+
+    def settle(self) -> None:
+        """The pass has ended."""
 
 
 class Offloaded:
@@ -78,7 +83,7 @@ class Run:
 
     def __init__(self, machine: Machine, feed: Feed) -> None:
         self.machine, self.feed = machine, feed
-        self._untold: list[Tensor] = []  # ids [n, K] of the layers whose experts are computed
+        self._untold: list[tuple[Tensor, Tensor]] = []  # ids and weights [n, K] of layers whose experts are computed
 
     def begin(self, step: Pass) -> None:
         self.machine.begin(step)
@@ -86,12 +91,14 @@ class Run:
     def end(self) -> None:
         """The pass has ended on the device: its logits are known."""
         if self._untold:
-            for layer, ids in enumerate(torch.stack(self._untold).cpu().numpy()):
-                self.machine.gate(layer, *self.feed.demand(layer, ids))
+            ids, weights = (torch.stack(pair) for pair in zip(*self._untold, strict=True))
+            for layer, choice in enumerate(zip(ids.cpu().numpy(), weights.float().cpu().numpy(), strict=True)):
+                self.machine.gate(layer, *self.feed.demand(layer, *choice))
                 for batch in self.machine.turns():
                     self.machine.launched(batch)
             self._untold.clear()
         self.machine.end()
+        self.feed.settle()
 
     def event(self, layer: LayerCompute, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         """One layer event: tell the core, and compute the experts [n, D] as they are complete."""
@@ -100,11 +107,11 @@ class Run:
         forced = feed.forced(index)
         if machine.resident and layer.pool.holds_all:  # nothing to wait for: the core is told when the pass has ended
             chosen = ids if forced is None else torch.from_numpy(forced).to(ids)
-            self._untold.append(chosen)
+            self._untold.append((chosen, weights))
             return layer.together(hidden, chosen, weights, forced is not None and bool((forced >= n_experts).any()))
         own = ids.cpu().numpy()  # the device has nothing left to compute now
         routed = own if forced is None else forced
-        event = machine.gate(index, *feed.demand(index, routed))
+        event = machine.gate(index, *feed.demand(index, routed, weights.float().cpu().numpy()))
         if core.routing is not None and core.routing.chosen is not None:
             routed, given = core.routing.chosen
             weights = torch.from_numpy(given).to(weights)

@@ -63,8 +63,8 @@ class Pool:
     def table(self, layer: int) -> Tensor:
         """Slots of a layer's experts on the device, int64 [E]."""
         if self._stale:
+            self._stale = False  # first: another thread may change a slot while this one copies
             self.on_device.copy_(torch.tensor(self.slot_of, dtype=torch.int64).view(self.on_device.shape))
-            self._stale = False
         return self.on_device[layer]
 
     def facts(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +28,9 @@ class Forced:
     def forced(self, layer: int) -> NDArray[np.int64]:
         return np.ascontiguousarray(self._ids[:, layer])
 
-    def demand(self, layer: int, ids: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+    def demand(self, layer: int, ids: NDArray[np.int64], weights: NDArray[Any]) -> tuple[list[int], list[int]]:
         assert self._step is not None
         return self._step.demand[layer], self._step.tokens[layer]
+
+    def settle(self) -> None:
+        return

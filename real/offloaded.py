@@ -1,4 +1,4 @@
-"""A model whose experts wait in host memory: everything else is on the device, experts come through a machine's pool."""
+"""A model whose experts wait in host memory and come through a machine's pool; all else is on the device."""
 
 from __future__ import annotations
 

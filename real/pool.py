@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class Pool:
         ends = [0]
         for size in split_chunks(nbytes, chunks):
             ends.append(ends[-1] + size)
-        self._spans = list(zip(ends, ends[1:], strict=False))
+        self._spans = list(pairwise(ends))
         self._chunks = chunks
 
     def start_copy(self, chunk: int) -> Ticket:

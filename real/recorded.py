@@ -12,7 +12,7 @@ from traces import Trace
 
 
 class Forced:
-    """The routing of a trace: its rows decide, whatever the model's routers say. For timing at scale, and validation."""
+    """The routing of a trace: its rows decide, whatever the model's routers say."""
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace

@@ -48,7 +48,7 @@ class DemandReader:
 
 
 def ordered_union(flat: NDArray[Any], slots: int) -> tuple[list[int], list[int]]:
-    """Union of one layer's demand over rows of flat numbers [n, K] (``slots`` and above: none), and tokens per expert."""
+    """Union of one layer's demand over rows of flat numbers [n, K] (``slots`` and more: none); tokens per expert."""
     # An expert's place in the order is that of its last use: unique() of the reversed sequence finds it first.
     experts, last, counts = np.unique(flat[::-1, ::-1], return_index=True, return_counts=True)
     order = np.argsort(-last)

@@ -65,6 +65,20 @@ def _run(words: Sequence[str]) -> int:
     return 0
 
 
+def _config(words: Sequence[str]) -> int:
+    """Print the resolved configuration: a run of it needs no Hydra."""
+    many = any(word in ("-m", "--multirun") for word in words)
+    rest = [word for word in words if word not in ("-m", "--multirun")]
+    if wrong := [word for word in rest if word.startswith(("out=", "format="))]:
+        raise UserError(f"{wrong[0]}: no part of a configuration; give it to the command that reads the file")
+    overrides, _ = split_output(rest)
+    from sim.compose import read_config, read_grid
+    from sim.config import dump_configs
+
+    sys.stdout.write(dump_configs(read_grid(overrides) if many else [read_config(overrides)]))
+    return 0
+
+
 def one_line(text: object) -> str:
     """A message with its line ends written out."""
     return str(text).replace("\r", "\\r").replace("\n", "\\n")
@@ -108,4 +122,4 @@ def _bench(words: Sequence[str]) -> int:
     return int(bench(words))
 
 
-VERBS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "bench": _bench}
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "config": _config, "bench": _bench}

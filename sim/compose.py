@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Collection, Sequence
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,27 @@ def read_config(overrides: Sequence[str]) -> RunConfig:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, words)) from None
     return RunConfig.from_dict(to_dict(composed))
+
+
+def read_grid(overrides: Sequence[str]) -> list[RunConfig]:
+    """Every combination of ``key=a,b`` words, in the order of ``sim run -m``: the last word changes fastest."""
+    register_policies()
+    prepared = [prepare(word, sweep=True) for word in overrides]
+    return [read_config(words) for words in product(*sweep_values(prepared))]
+
+
+def sweep_values(prepared: Sequence[str]) -> list[list[str]]:
+    """For each prepared word, the words that its values make; itself alone if it has one value."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(prepared))
+    except OverrideParseException as error:
+        raise UserError(f"{error.override}: not understood; write key=value") from None
+    found = []
+    for word, override in zip(prepared, parsed, strict=True):
+        key = word.partition("=")[0]
+        swept = override.is_sweep_override()
+        found.append([f"{key}={v}" for v in override.sweep_string_iterator()] if swept else [word])
+    return found
 
 
 def _compose(words: Sequence[str]) -> DictConfig:

@@ -5,8 +5,8 @@ Hydra composes one in :mod:`sim.compose`; where it is not installed, :func:`load
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -74,12 +74,25 @@ def _check(name: str, value: object, hint: Any) -> None:
 
 def load_config(path: Path) -> RunConfig:
     """A configuration as a run leaves it in ``config.yaml``. UserError if the file is none."""
+    found = load_configs(path)
+    if len(found) > 1:
+        raise UserError(f"config={path}: holds {len(found)} configurations; allowed here: one")
+    return found[0]
+
+
+def load_configs(path: Path) -> list[RunConfig]:
+    """The configurations of a grid, one YAML document each, as :func:`dump_configs` writes them. UserError for others."""
     try:
-        composed = yaml.safe_load(path.read_text(encoding="utf-8"))
+        documents = [found for found in yaml.safe_load_all(path.read_text(encoding="utf-8")) if found is not None]
     except OSError as error:
         raise UserError(f"config={path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"config={path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(composed, dict):
+    if not documents or not all(isinstance(found, dict) for found in documents):
         raise UserError(f"config={path}: a mapping of keys is wanted, as in the config.yaml of a run")
-    return RunConfig.from_dict({str(key): value for key, value in composed.items()})
+    return [RunConfig.from_dict({str(key): value for key, value in found.items()}) for found in documents]
+
+
+def dump_configs(configs: Sequence[RunConfig]) -> str:
+    """Configurations as YAML, which :func:`load_configs` reads where Hydra is not installed."""
+    return yaml.safe_dump_all([asdict(config) for config in configs], sort_keys=False)

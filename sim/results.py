@@ -209,6 +209,7 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
             "provenance": cell.hardware.provenance,
             "inferred": list(cell.hardware.inferred),
             "changed": cell.changed("hardware"),
+            "overheads": cell.hardware.overheads,
         },
         "costs": dict(cell.costs.sources),
         "predictors": cell.facts(outcome.policy),

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from eam_desk import Past
 from lab import FakeSignals, draw
 from numpy.typing import NDArray
 
-from policies.api import LayerEvent, PastStep
+from policies.api import LayerEvent
 from policies.parts.eam import Collection, Iteration, Requests, by_request, shares
 
 A = [[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0]]
 B = [[1, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 2]]
-
-
-class Past:
-    """Train requests: for each, its steps as (prefill, expert ids [rows, L, K])."""
-
-    def __init__(self, *requests: list[tuple[bool, Any]]) -> None:
-        self.requests = requests
-
-    def popularity(self) -> NDArray[np.int64]:
-        raise AssertionError("popularity is not asked for")
-
-    def steps(self) -> Iterator[PastStep]:
-        def unread() -> Any:
-            raise AssertionError("not declared")
-
-        for request, steps in enumerate(self.requests):
-            for prefill, ids in steps:
-                given = np.array(ids, np.uint8)
-                yield PastStep(request, prefill, len(given), unread, unread, given.copy, *[unread] * 4)
 
 
 def matrix(rows: list[list[int]]) -> NDArray[np.float64]:

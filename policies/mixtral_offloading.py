@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from policies.api import LayerEvent, Schedule, Setup, Signal
 from policies.parts.foreseen import Foreseen, at_least_one, by_tokens
 from policies.parts.ordered import Ordered
@@ -56,6 +59,12 @@ class MixtralOffloading(Foreseen):
 
     def layer_budgets(self) -> list[int] | None:
         return None if self.buffer_bytes else super().layer_budgets()  # buffers may hold any layer: kept to here
+
+    def facts(self) -> Mapping[str, Any]:
+        if not self.by_layer:
+            return {}
+        sizes = zip(self.shares, self.setup.expert_bytes, strict=True)
+        return {"slots_per_layer": [share // size for share, size in sizes]}
 
     def on_gate(self, event: LayerEvent) -> None:
         self.pool = event.demand[0] // self.span

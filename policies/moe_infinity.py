@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +96,10 @@ class MoEInfinity(Policy):
 
     def fit(self, history: History) -> None:
         self.requests.learn(history)
+
+    def facts(self) -> Mapping[str, Any]:
+        decode, prefill = self.requests.collections
+        return {"matrices_prefill": prefill.size, "matrices_decode": decode.size}
 
     def attach(self, view: View, actions: Actions) -> None:
         super().attach(view, actions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,15 @@ class SwapMoE(Policy):
         genetic = Genetic(setup, known, self.room, self.least, self.latency_weight)
         self._begin(genetic.search(self.population, self.generations))
 
+    def facts(self) -> Mapping[str, Any]:
+        plan = self._planned()
+        return {"experts_per_layer": plan.experts, "frequency": plan.frequency, "swaps_per_step": self.swaps_per_step}
+
+    def _planned(self) -> Plan:
+        if self.plan is None:
+            raise RuntimeError("swapmoe was not fitted")
+        return self.plan
+
     def _begin(self, plan: Plan) -> None:
         self.plan, self.experts = plan, np.array(plan.experts)
         self.virtual = self._best()
@@ -122,11 +131,10 @@ class SwapMoE(Policy):
         return best
 
     def on_step(self, step: Step) -> None:
-        if self.plan is None:
-            raise RuntimeError("swapmoe was not fitted")
+        plan = self._planned()
         begun = 1 if self.unit == "pass" else len(set(step.requests) - self.seen)
         self.seen.update(step.requests)
-        if begun and self.inputs >= self.plan.frequency:
+        if begun and self.inputs >= plan.frequency:
             self._update()
         self.inputs += begun
         self.quota = self.swaps_per_step

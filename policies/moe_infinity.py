@@ -107,7 +107,7 @@ class MoEInfinity(Policy):
             self.lfu.attach(view, actions)
 
     def on_step(self, step: Step) -> None:
-        self.requests.close(step.requests)
+        self.requests.close(step.prefill, step.requests)
         self.layer, self.collection = -1, self.requests.collections[step.prefill]
         self.iterations = [Iteration(self.collection) for _ in step.requests]
         self.asked, self.behind = None, False

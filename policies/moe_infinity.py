@@ -145,7 +145,7 @@ class MoEInfinity(Policy):
     def _ask(self) -> None:
         self.tags += 1
         self.asked, self.behind = (self.tags, self._nearest()), False
-        self.actions.predict(self.tags, self.latency_ns, self.blocking)
+        self.actions.predict(self.tags, self.latency_ns * len(self.iterations), self.blocking)
 
     def on_prediction(self, tag: int) -> None:
         if self.asked is None or self.asked[0] != tag:

@@ -68,6 +68,10 @@ def test_a_prediction_takes_what_matching_takes() -> None:
     desk.step(0)
     desk.gate(0, [0])
     assert desk.asked == [(1, 1500, True)]
+    desk = on_a_desk(latency_us=1.5)  # three searches, one after the other
+    desk.step(3, 4, 5)
+    desk.gate(0, [0, 3], requests=(3, 4, 5), ids=[[0], [3], [0]])
+    assert desk.asked == [(1, 4500, False)]
 
 
 def test_a_late_prediction_serves_the_layers_still_to_come() -> None:

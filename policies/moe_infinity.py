@@ -17,6 +17,8 @@ from traces.errors import UserError
 
 EPSILON = 1e-6
 """Alg. 1's, of which the paper gives no value: among experts that no match used, later layers go first."""
+MOST_EAMS = 100_000
+"""What fits in memory; the paper goes to 40 thousand."""
 MATCH_US_PER_EAM = 21 / 1000
 """Appendix B.1 of the paper: 21 us for 1,000 EAMs, 226 us for 10,000."""
 
@@ -53,7 +55,8 @@ class MoEInfinity(Policy):
         blocking: bool = False,
     ) -> None:
         super().__init__(setup)
-        at_least_one("capacity", capacity, "matrices")
+        if not 1 <= capacity <= MOST_EAMS:
+            raise UserError(f"policy.capacity={capacity}: allowed: 1 to {MOST_EAMS} (matrices)")
         self.matches = at_least_one("matches", matches, "matrices")
         self.horizon = setup.n_layers if horizon is None else at_least_one("horizon", horizon, "layers, or null")
         self.outstanding = at_least_one("outstanding", outstanding, "loads")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -151,8 +152,23 @@ def test_it_learns_from_train_requests_unless_it_begins_empty() -> None:
     assert not done.policy.wants_history()
 
 
-@pytest.mark.parametrize("key", ["capacity", "matches", "horizon", "one_in", "outstanding", "band", "latency_us"])
+@pytest.mark.parametrize("key", ["matches", "horizon", "one_in", "outstanding", "band", "latency_us"])
 def test_what_counts_something_is_positive(key: str) -> None:
     wrong: Any = {"band": -1, "latency_us": -1.0}.get(key, 0)
     with pytest.raises(UserError, match=rf"^policy\.{key}={wrong}: allowed: at least [01] \("):
         registry.build("moe_infinity", setup_of(draw(0), 10_000), {key: wrong})
+
+
+@pytest.mark.parametrize("wrong", [0, 100_001, 10**23])
+def test_a_collection_is_one_that_fits_in_memory(wrong: int) -> None:
+    with pytest.raises(UserError, match=rf"^policy\.capacity={wrong}: allowed: 1 to 100000 \(matrices\)$"):
+        registry.build("moe_infinity", setup_of(draw(0), 10_000), {"capacity": wrong})
+
+
+@pytest.mark.parametrize("name", ["moe_infinity", "mixtral_offloading", "gate_ahead"])
+@pytest.mark.parametrize("wrong", [1.1e9, 1e308])
+def test_a_latency_is_one_that_a_run_can_end_with(name: str, wrong: float) -> None:
+    with pytest.raises(
+        UserError, match=rf"^policy\.latency_us={re.escape(str(wrong))}: allowed: at most 1000000000 \("
+    ):
+        registry.build(name, setup_of(draw(0), 10_000), {"latency_us": wrong})

@@ -234,7 +234,6 @@ class MoEInfinity(Policy):
 
     def on_slot(self, expert: int) -> None:
         self.resident[expert] = True
-        self.plan[expert] = 0
         if self.lfu is not None:
             self.lfu.on_slot(expert)
         else:

@@ -158,7 +158,7 @@ class SwapMoE(Policy):
         self.ranking = ranked(self.ranking, self.window)
         best, n_experts = self._best(), self.setup.n_experts
         swaps: list[tuple[float, int, int]] = []
-        for layer in np.nonzero((best & ~self.virtual).any(1) & np.array(self.loaded))[0].tolist():
+        for layer in np.nonzero((best & ~self.virtual).any(1))[0].tolist():
             first, order = layer * n_experts, self.ranking[layer].tolist()
             here, wanted = self.virtual[layer], best[layer]
             ins = [x for x in order if wanted[x] and not here[x] and first + x not in self.coming]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from eam_desk import MIXED, on_a_desk, queued
+from eam_desk import MIXED, Past, decoded, on_a_desk, queued
 
 NEAR = pytest.approx
 
@@ -109,3 +109,50 @@ def test_the_last_prediction_stands_until_the_next_is_there() -> None:
     assert desk.expected == [[], [4, 5], [10], []]  # nothing new
     assert (desk.prefetched, desk.cancelled) == ([5, 10, 10], [])  # with the priority of now
     assert desk.priorities[10] == NEAR(2 / 3)
+
+
+def test_what_was_predicted_in_one_pass_is_none_of_the_next() -> None:
+    """The first pass leaves 10 and 4 in its plan, and layer 1 predicted; the next one's prediction is still to come."""
+    desk = on_a_desk(MIXED, latency_us=1.0)
+    desk.step(0)
+    desk.gate(0, [0])
+    desk.policy.on_prediction(1)
+    assert (desk.prefetched, desk.expected[-1]) == ([5], [4, 5])
+    for _ in range(2):  # the second time, its layers would have come by
+        desk.step(0)
+        before = len(desk.expected)
+        desk.gate(0, [0])
+        assert desk.prefetched == [5]
+        assert not any(desk.expected[before:])
+
+
+def test_experts_of_the_same_index_are_declared_layer_by_layer() -> None:
+    desk = on_a_desk(Past(decoded([0, 1, 1])))
+    desk.step(0)
+    desk.gate(0, [0])
+    desk.gate(1, [5])
+    assert desk.expected == [[5], [9]]
+
+
+def test_what_stood_for_a_passed_layer_is_not_prefetched_any_more() -> None:
+    """The plan is 5, 10, 4; gate 1 runs before its prediction is there: 10 alone is left."""
+    desk = on_a_desk(MIXED, latency_us=1.0)
+    desk.step(0)
+    desk.gate(0, [0])
+    desk.policy.on_prediction(1)
+    desk.gate(1, [6])
+    desk.arrive(10)
+    assert (desk.cancelled, desk.prefetched) == ([5], [5, 10])
+
+
+def test_a_load_that_was_evicted_is_outstanding_no_more() -> None:
+    """Layer 2 has shares 2/3 and 1/3: 10 is on its way, and another takes its slot; then 11 may come."""
+    desk = on_a_desk(Past(decoded([0, 1, 2], [0, 1, 2], [0, 1, 3])), latency_us=1.0)
+    desk.step(0)
+    desk.gate(0, [0])
+    desk.policy.on_prediction(1)
+    desk.arrive(5)
+    desk.slot(10)
+    desk.gone(10)
+    desk.gate(1, [5])
+    assert desk.prefetched == [5, 10, 11]

@@ -7,7 +7,6 @@ from typing import Any
 
 from policies.api import LayerEvent, Schedule, Setup, Signal
 from policies.parts.foreseen import Foreseen, at_least_one, by_tokens
-from policies.parts.ordered import Ordered
 from policies.parts.scoped import Scope
 from traces.errors import UserError
 
@@ -133,10 +132,7 @@ class MixtralOffloading(Foreseen):
         return taken + self._size(expert) <= self.buffer_bytes
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        if speculative and self.buffer_bytes:
-            return None
-        found = Ordered.victim(self, incoming, speculative)
-        return found if found is not None else next(filter(self.view.evictable, self.buffered), None)
+        return None if speculative and self.buffer_bytes else super().victim(incoming, speculative)
 
     def _size(self, expert: int) -> int:
         return self.setup.expert_bytes[self.setup.layer_of(expert)]

@@ -14,6 +14,7 @@ from real.offloaded import Offloaded
 from real.pool import Pool
 from real.recorded import Forced
 from sim.cell import Cell
+from sim.facts import stated
 from sim.profiles import HardwareProfile
 from sim.results import Outcome
 from sim.workload import Pass
@@ -45,6 +46,7 @@ def run_forced(
     pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
     core = DeviceCore(policy, setup, cell.signals(policy), pool)
     machine = machine_of(cell.hardware, model, core)
+    facts = stated(policy)
     feed = Forced(cell.trace)
     vocabulary = int(model.model.config.get_text_config().vocab_size)
     tokens = _tokens(cell.trace, vocabulary)
@@ -74,7 +76,7 @@ def run_forced(
             machine.measure()
         serve(cell.passes(cell.selection.measured), ends)
         accounts = machine.finish()
-    return DeviceRun(Outcome(policy, core, accounts, machine.timings), core, machine)
+    return DeviceRun(Outcome(policy, core, accounts, machine.timings, facts), core, machine)
 
 
 def check_shape(setup: Setup, model: Offloaded, name: str) -> None:

@@ -31,6 +31,7 @@ from sim.cell import Cell, Predicted, find_trace, make_cell, make_setup
 from sim.config import RunConfig
 from sim.core.core import Core
 from sim.costs import Costs
+from sim.facts import stated
 from sim.history import TrainRequests
 from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile
 from sim.replay import replay
@@ -113,7 +114,7 @@ def live(config: RunConfig, options: Options, name: str, *, history_given: bool)
     pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
     core = DeviceCore(policy, setup, signals(policy), pool)
     machine = machine_of(HardwareProfile.from_dict(config.hardware), model, core)
-    batch = int(config.workload["batch"])
+    batch, facts = int(config.workload["batch"]), stated(policy)
     with model.attached(machine, shown) as run, shown.attached():
         generate(run, Engine(model.model, model.backend.device), shown, requests, batch, frozenset(end_tokens(loaded)))
     accounts = machine.finish()
@@ -132,7 +133,9 @@ def live(config: RunConfig, options: Options, name: str, *, history_given: bool)
         "predictors": {key: fitted.sha256 for key, fitted in predictors.items()},
     }
     texts = tuple(loaded.tokenizer.decode(request.made, skip_special_tokens=True) for request in requests)
-    return Session(cell, Outcome(policy, core, accounts, machine.timings), machine, about, texts, folder, scratch)
+    return Session(
+        cell, Outcome(policy, core, accounts, machine.timings, facts), machine, about, texts, folder, scratch
+    )
 
 
 def facts_of(model: Offloaded, machine: Machine, options: Options) -> dict[str, Any]:

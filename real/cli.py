@@ -9,7 +9,12 @@ from importlib import import_module
 from sim.cli import guarded
 from traces.errors import UserError, one_of
 
-VERBS = {"run": "serve prompts, or a trace's routing, on a device"}
+VERBS = {
+    "run": "serve prompts, or a trace's routing, on a device",
+    "validate": "the same routing on a device and in the simulator, and how far apart they are",
+    "diff": "where two logs of facts first differ, in words",
+    "calibrate": "the runtime's own overheads, added to a hardware profile",
+}
 HELP = """\
 python -m real VERB [key=value ...]
 

@@ -6,6 +6,7 @@ device has done it: at the next event at the latest, whose gate waits for the de
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -95,6 +96,8 @@ class Machine:
     # -- threads ------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Machine:
+        self._switch = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
         self._threads = [
             threading.Thread(target=self._guard, args=(loop,), daemon=True) for loop in (self._copy, self._predict)
         ]
@@ -108,6 +111,7 @@ class Machine:
             self._wake()
         for thread in self._threads:
             thread.join()
+        sys.setswitchinterval(self._switch)
 
     def _guard(self, loop: object) -> None:
         try:

@@ -46,16 +46,16 @@ def configuration(rest: Sequence[str], file: str, default_model: str = "referenc
     words = list(rest)
     if not any(word.startswith("model=") for word in words):
         words.append(f"model={default_model}")
-    return read_config(["model=as_traced" if _is_checkpoint(word) else word for word in words])
+    return read_config(["model=as_traced" if is_checkpoint(word) else word for word in words])
 
 
 def checkpoint(rest: Sequence[str], config: RunConfig) -> str:
     """Which model is to be run: the checkpoint that model= names, or the profile's name."""
-    named = [word.partition("=")[2] for word in rest if _is_checkpoint(word)]
+    named = [word.partition("=")[2] for word in rest if is_checkpoint(word)]
     return named[0] if named else str(config.model["name"])
 
 
-def _is_checkpoint(word: str) -> bool:
+def is_checkpoint(word: str) -> bool:
     key, _, value = word.partition("=")
     known = {file.name.removesuffix(".yaml") for file in (files("conf") / "model").iterdir()}
     return key == "model" and value not in known and not value.endswith((".yaml", ".yml"))

@@ -218,7 +218,7 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
         "predictors": cell.facts(outcome.policy),
         "lossless": outcome.policy.lossless,
         "clairvoyant": outcome.policy.clairvoyant,
-        "measured_requests": _measured(cell),
+        "measured_requests": measured_requests(cell),
         "seed": cell.config.seed,
         "code": code_digest(outcome.policy.name),
         "cell": cell.key(),
@@ -226,7 +226,7 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _measured(cell: Cell) -> str:
+def measured_requests(cell: Cell) -> str:
     """Which requests were measured, in words."""
     config = cell.config
     words = ["the test split" if cell.selection.train else "all"]

@@ -98,9 +98,10 @@ def _only(axis: Any, word: str) -> tuple[list[Any], list[str]]:
 
 
 def _ticks(axis: Any, low: float, high: float) -> None:
-    """Plain numbers, at 1, 2 and 5 times each power of ten."""
+    """Plain numbers, at 1, 2 and 5 times each power of ten, or at these alone where there are many."""
+    steps = (1, 2, 5) if high < 300 * low else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    marks = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    marks = [m * 10.0**p for p in powers for m in steps if low <= m * 10.0**p <= high]
     if len(marks) < 2:
         marks = [float(f"{x:.3g}") for x in (low * 1.05, (low * high) ** 0.5, high / 1.05)]
     for which in (axis.set_xticks, axis.set_yticks):

@@ -37,7 +37,8 @@ Needs torch. Progress goes to stderr; FILE.timing.json says how long it took.
                traces without hidden states  [hidden]
   stride       layers from the gate whose input is read to the gate that is foretold  [2]
   top_k        experts named per token; 0: as many as the model chooses  [0]
-  target       probs: learn the later router's scores | chosen: the experts that it chose  [probs]
+  target       probs: learn the later router's scores | chosen: the experts that it chose (where a bias or groups
+               decide, these are not those of the highest scores)  [probs]
   hidden       units of the inner layer (the paper has about 2 M parameters: some 1,000 at 2,048 inputs)  [256]
   epochs       at most  [40]
   patience     epochs without a lower held-out loss that end the fit  [5]
@@ -161,7 +162,7 @@ def _fit(words: list[str]) -> None:
     from traces.predicted_writer import refuse_existing
 
     trace = _open("trace", options.trace)
-    others = [_open("apply", word) for word in options.apply.split(",") if word]
+    others = [_open("apply", word) for word in dict.fromkeys(options.apply.split(",")) if word]
     name, overwrite = options.name or fitted_name(options.input, options.stride), options.overwrite == "true"
     for other in others:
         refuse_existing(other, name, overwrite=overwrite)

@@ -21,7 +21,7 @@ LONGEST_US = 1_000_000
 def latency_ns(latency_us: float) -> int:
     """The latency of a prediction in whole nanoseconds. UserError if it is negative, or beyond LONGEST_US."""
     if not 0 <= latency_us <= LONGEST_US:
-        raise UserError(f"policy.latency_us={latency_us}: allowed: 0 to {LONGEST_US} (microseconds)")
+        raise UserError(f"policy.latency_us={latency_us}: allowed: at least 0 (microseconds), at most {LONGEST_US}")
     return round(latency_us * 1000)
 
 

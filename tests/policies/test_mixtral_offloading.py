@@ -195,5 +195,5 @@ def test_it_needs_the_buffers_and_one_slot_per_layer() -> None:
     assert [least(), least(buffers=1), least(buffers=0)] == [4 * 30 + 47, 30 + 47, 47]
     assert [least(scope="global"), least(scope="global", buffers=0)] == [5 * 30, 30]
     for params in ({"buffers": -1}, {"speculated": 0}, {"latency_us": -0.5}):
-        with pytest.raises(UserError, match=rf"^policy\.{next(iter(params))}=.*: allowed: (at least|0 to) "):
+        with pytest.raises(UserError, match=rf"^policy\.{next(iter(params))}=.*: allowed: at least "):
             least(**params)

@@ -73,3 +73,12 @@ def test_a_queued_prediction_keeps_its_place() -> None:
     desk.gate(2, [8], [])  # demanded: no longer one of the speculative
     desk.gate(0, [0], [[0, 1]])
     assert desk.prefetched == [8, 9, 10, 8, 9]
+
+
+def test_what_was_evicted_half_way_is_queued_again() -> None:
+    desk = Desk(preemption=False)
+    desk.gate(0, [0], [[0, 1]])
+    desk.policy.on_slot(8)
+    desk.policy.on_evict(8)
+    desk.gate(0, [0], [[0, 1]])
+    assert desk.prefetched == [8, 9, 8]

@@ -25,7 +25,9 @@ python -m policies fit promoe trace=DIR out=FILE [key=value ...]
 
 Fits one MLP of two layers per layer of the model, on the train requests of a trace; a tenth of their prompts is held
 out to end the fit. Test requests are never read, and train requests with a test request's prompt are left out.
-Needs torch. Progress goes to stderr; FILE.timing.json says how long it took.
+Needs torch. Progress goes to stderr; FILE.timing.json says how long it took: some 4 minutes of one quiet core for
+100,000 tokens of the reference model's shape (14 predictors, 128 inputs, 64 experts, 40 epochs). To apply it takes
+seconds.
 
   trace        the folder of a trace with a split, and with hidden states (collect it with signals=all)
   out          the predictor's file (safetensors); an existing one is replaced

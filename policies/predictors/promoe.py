@@ -134,7 +134,7 @@ def apply(
         _check_width(trace, layer, about["input"], len(found.mean))
     if beside is not None:
         check_twins(trace, beside)
-    measured = {*measured_keys(trace), *measured_keys(home)}
+    measured = set(measured_keys(trace))  # of a twin, the same
     if leaked := measured.intersection(about["prompts"] or ()):
         raise UserError(
             f"trace={home.path}: {len(leaked)} of its test prompts are among those that the predictor learned from;"

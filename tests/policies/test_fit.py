@@ -89,8 +89,9 @@ def test_the_perceptron_by_hand() -> None:
     np.testing.assert_array_equal(mlp.scores(x), [[3, 1, 3]])
     assert mlp.top(x, 3).tolist() == [[0, 2, 1]]  # the lower index among equals
     assert mlp.parameters == 4 + 2 + 6 + 3
-    flat = MLP(mlp.mean, mlp.scale, mlp.w1, mlp.b1, np.zeros((2, 64), f), np.zeros(64, f))
-    assert flat.top(x, 64).tolist() == [list(range(64))]
+    ties = np.random.default_rng(0).integers(0, 3, 64).astype(f)
+    tied = MLP(mlp.mean, mlp.scale, mlp.w1, mlp.b1, np.zeros((2, 64), f), ties)
+    assert tied.top(x, 64).tolist() == [sorted(range(64), key=lambda i: (-ties[i], i))]
 
 
 def test_inputs_and_targets(trace: Trace, tmp_path: Path) -> None:

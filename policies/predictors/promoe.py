@@ -140,8 +140,8 @@ def apply(
             f"trace={home.path}: {len(leaked)} of its test prompts are among those that the predictor learned from;"
             " allowed: the same split, or fit with apply= of this trace, which leaves them out"
         )
-    checked = about["prompts"] is not None and None not in measured
-    if not checked:
+    unknown = about["prompts"] is None or None in measured
+    if unknown:
         _say(f"{home.path}: not all prompts were recorded, so that it cannot be said whether test prompts were learned")
     written = write_predicted(
         home,
@@ -155,7 +155,7 @@ def apply(
             "weights_sha256": fitted.sha256,
             **about["fit"],
             **({"applied_to": trace.sha256} if beside else {}),
-            "test_prompts_checked": checked,
+            **({"test_prompts_unknown": True} if unknown else {}),
         },
         timing=fitted.timing,
         overwrite=overwrite,

@@ -103,6 +103,8 @@ class Setup:
     seed: int = 0
     predictors: Mapping[str, Predictor] = field(default_factory=dict)
     """The fitted predictors there are, by name."""
+    predictor_threads: int = 1
+    """Predictions that the machine works on at a time; what else is asked for waits its turn."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "predictors", fixed(self.predictors))

@@ -208,6 +208,7 @@ def make_setup(
         costs=costs,
         seed=config.seed,
         predictors={name: found.predictor for name, found in predicted.items()},
+        predictor_threads=hardware.host.predictor_threads,
     )
     if setup.budget > hardware.gpu.memory_bytes:
         raise UserError(

@@ -29,8 +29,8 @@ class Variant:
     @property
     def layers(self) -> int:
         """Layers of a model to try it on: more than it looks ahead."""
-        distance = {**registry.defaults(self.name), **dict(self.params)}.get("distance", 1)
-        return max(3, distance + 1)
+        params = {**registry.defaults(self.name), **dict(self.params)}
+        return max(3, params.get("distance", 1) + 1, params.get("stride", 1) + 1)
 
     def build(self, setup: Setup) -> Policy:
         return registry.build(self.name, setup, dict(self.params))

@@ -84,9 +84,7 @@ def main(words: Sequence[str]) -> int:
     from traces.collect.devices import device_of
 
     device, layers = device_of(options.device), profile.get("moe_layers")
-    weights = open_model(
-        options.checkpoint or options.model, str(profile["dtype"] or "auto"), options.weights, layers
-    )
+    weights = open_model(options.checkpoint or options.model, str(profile["dtype"] or "auto"), options.weights, layers)
     found = add_overheads(Offloaded(weights, device), profile, hardware, out.stem, options)
     write(out, found)
     _say(f"wrote {out}")

@@ -38,7 +38,7 @@ times left aside. Exit status: 0 where the logs tell the same, 1 where they diff
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact of a log without its time, and where it was told: the step, and the layer of the last gate (-1: none)."""
+    """One fact of a log without its time, and where it was told: the step, the layer of the last gate (-1: none)."""
 
     op: int
     words: tuple[int, ...]
@@ -117,7 +117,9 @@ def in_words(fact: Fact | None, n_experts: int, chunks: int) -> str:
     """What happened, and where."""
     if fact is None:
         return "nothing more"
-    where = f"step {fact.step}" + (f", after the gate of layer {fact.layer}" if fact.layer >= 0 else ", before any gate")
+    where = f"step {fact.step}" + (
+        f", after the gate of layer {fact.layer}" if fact.layer >= 0 else ", before any gate"
+    )
     if fact.op == STEP:
         step, prefill, n, *rest = fact.words
         rows = sum(rest[n + 1 :: 2])

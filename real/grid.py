@@ -61,6 +61,8 @@ def _with(config: RunConfig, words: Sequence[str], file: str) -> RunConfig:
         key, _, value = word.partition("=")
         if key not in BESIDE or not value:
             allowed = "hardware=FILE.yaml and trace=DIR alone"
-            raise UserError(f"{word}: not beside --config {file}, which holds the whole configuration; allowed: {allowed}")
+            raise UserError(
+                f"{word}: not beside --config {file}, which holds the whole configuration; allowed: {allowed}"
+            )
         changes[key] = read_profile(Path(value)) if key == "hardware" else value
     return replace(config, **changes)

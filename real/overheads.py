@@ -133,9 +133,7 @@ def least_squares(rows: Sequence[tuple[float, float]], values: Sequence[float]) 
     alone = [(max(0.0, xv / xx), 0.0), (0.0, max(0.0, yv / yy))]
 
     def far(pair: tuple[float, float]) -> float:
-        return sum(
-            (pair[0] * x + pair[1] * y - value) ** 2 for (x, y), value in zip(rows, values, strict=True)
-        )
+        return sum((pair[0] * x + pair[1] * y - value) ** 2 for (x, y), value in zip(rows, values, strict=True))
 
     a, b = min(alone, key=far)
     return round(a), round(b)

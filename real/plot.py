@@ -52,7 +52,9 @@ def _times(axis: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     axis.fill_between([], [], color="#888888", alpha=0.12, label="within 15 %")
     for band, alpha in zip(reversed(BANDS), (0.12, 0.25), strict=True):
         edge = [low, high]
-        axis.fill_between(edge, [x * (1 - band) for x in edge], [x * (1 + band) for x in edge], color="#888888", alpha=alpha, lw=0)
+        axis.fill_between(
+            edge, [x * (1 - band) for x in edge], [x * (1 + band) for x in edge], color="#888888", alpha=alpha, lw=0
+        )
     for row, x, y in seen:
         _point(axis, rows, row, x, y)
     axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))

@@ -79,7 +79,11 @@ def markdown(document: Mapping[str, Any]) -> str:
     for name, errors in document["summary"].items():
         shown = [_share(errors[key], name) for key in ("median", "worst")] if errors else ["-", "-"]
         lines.append(f"| {WORDS[name]} | {shown[0]} | {shown[1]} | {errors['rows'] if errors else 0} |")
-    lines += ["", _row(["policy", "budget", *_heads(), "replay"]), _row(["---", "--:", *["--:"] * (len(_heads())), "---"])]
+    lines += [
+        "",
+        _row(["policy", "budget", *_heads(), "replay"]),
+        _row(["---", "--:", *["--:"] * (len(_heads())), "---"]),
+    ]
     lines += [_row(_cells(row)) for row in rows]
     if document["failed"]:
         lines += ["", "Not run:", ""]

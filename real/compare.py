@@ -45,31 +45,37 @@ class Logs:
     simulated: RecordingCore
 
 
-def compare(cell: Cell, model: Offloaded) -> tuple[dict[str, Any], Logs]:
-    """Run a cell on the device, replay its log without a clock, simulate the same cell: one row of the result."""
-    run = run_forced(cell, model, cell.policy())
-    digest, accounts = replayed(cell, run)
+def compare(cell: Cell, model: Offloaded, repeat: int = 1) -> tuple[dict[str, Any], Logs]:
+    """Run a cell on the device, replay its log without a clock, simulate the same cell: one row of the result.
+
+    Of several runs the one of median time is the row's; ``spread`` says how far apart they are, [least, most].
+    """
+    runs = sorted((_run(cell, model) for _ in range(repeat)), key=lambda it: it.run.outcome.wall_ns)
+    middle = runs[(repeat - 1) // 2]
+    run, digest, unlike = middle.run, middle.digest, middle.unlike
     outcome = simulate(cell, cell.policy(), record=True)
     measured, predicted = document(cell, run.outcome, None), document(cell, outcome, None)
-    unlike = [name for name in COUNTED if getattr(accounts, name) != getattr(run.outcome.accounts, name)]
+    every = [document(cell, it.run.outcome, None) for it in runs]
+    times = {name: [time for it in every if (time := _time(it, name)) is not None] for name in TIMES}
     assert isinstance(outcome.core, RecordingCore)
     logs = Logs(run.core, outcome.core)
-    found = differences(run.core.log, outcome.core.log, cell.setup.n_experts, cell.setup.chunks)
+    parted = differences(run.core.log, outcome.core.log, cell.setup.n_experts, cell.setup.chunks)
     return {
         "policy": dict(cell.resolved()["policy"]),
         "budget": cell.config.budget,
         "budget_bytes": cell.setup.budget,
         "errors": errors(measured, predicted),
+        "spread": {name: [min(found), max(found)] if found else None for name, found in times.items()},
         "replay": {
             "device_digest": run.core.digest(),
             "replayed_digest": digest,
-            "agrees": digest == run.core.digest(),
-            "accounts_agree": not unlike,
+            "agrees": all(it.digest == it.run.core.digest() for it in runs),
+            "accounts_agree": not any(it.unlike for it in runs),
             "unlike": unlike,
         },
         "simulated_digest": outcome.core.digest(),
         "first_differences": [
-            {"of": it.of, "same_before": it.place, "device": it.first, "simulated": it.second} for it in found
+            {"of": it.of, "same_before": it.place, "device": it.first, "simulated": it.second} for it in parted
         ],
         "device": {key: measured[key] for key in KEPT} | {"slots": run.core.pool.facts()},
         "simulated": {key: predicted[key] for key in KEPT},
@@ -78,6 +84,21 @@ def compare(cell: Cell, model: Offloaded) -> tuple[dict[str, Any], Logs]:
         "costs": predicted["provenance"]["costs"],
         "lossless": outcome.policy.lossless,
     }, logs
+
+
+@dataclass(frozen=True)
+class _Run:
+    run: DeviceRun
+    digest: str
+    """Of the log, replayed without a clock."""
+    unlike: list[str]
+    """Accounts in which the replay differs."""
+
+
+def _run(cell: Cell, model: Offloaded) -> _Run:
+    run = run_forced(cell, model, cell.policy())
+    digest, accounts = replayed(cell, run)
+    return _Run(run, digest, [k for k in COUNTED if getattr(accounts, k) != getattr(run.outcome.accounts, k)])
 
 
 def replayed(cell: Cell, run: DeviceRun) -> tuple[str, Accounts]:

@@ -177,12 +177,12 @@ def main(words: Sequence[str]) -> int:
     check_range("experts", options.experts, 0, 1 << 16)
     check_range("chunks", options.chunks, 0, 1 << 30)
     check_choice("format", options.format, ("table", "json"))
-    logs = [_read(key, Path(getattr(options, key))) for key in ("first", "second")]
+    first, second = _read("first", Path(options.first)), _read("second", Path(options.second))
     n_experts, chunks = options.experts, options.chunks
     if not n_experts or not chunks:
         said = _sizes(Path(options.first))
         n_experts, chunks = n_experts or said[0], chunks or said[1]
-    found = differences(*logs, n_experts, chunks)
+    found = differences(first, second, n_experts, chunks)
     if options.format == "json":
         sys.stdout.write(json.dumps([it.document() for it in found], indent=1) + "\n")
     else:

@@ -40,6 +40,7 @@ All keys of python -m sim run; several values, separated by commas, make a grid,
   hardware    the machine that is predicted; without it this one is measured first, in about 30 s
   device      auto | cpu | cuda | cuda:N                                                      [auto]
   threads     CPU threads; 0: torch's choice. As many as the profile was measured with        [0]
+  repeat      runs of each cell on the device; the one of median time is shown                [1]
   diff        true: show in words where device and simulator first part                       [false]
   logs        true: keep both logs of facts of every cell, for python -m real diff            [false]
   out         folder of the results; empty: real/results/HARDWARE
@@ -63,6 +64,7 @@ class Options:
     weights: str = "auto"
     device: str = "auto"
     threads: int = 0
+    repeat: int = 1
     diff: str = "false"
     logs: str = "false"
     out: str = ""
@@ -77,6 +79,7 @@ class Options:
         check_choice("logs", self.logs, ("true", "false"))
         check_choice("format", self.format, ("table", "json"))
         check_range("threads", self.threads, 0, 4096)
+        check_range("repeat", self.repeat, 1, 1000)
         if self.name and not re.fullmatch(r"[\w.-]+", self.name):
             raise UserError(f"name={self.name}: allowed: letters, digits, '.', '_' and '-'")
         if self.out and Path(self.out).exists() and not Path(self.out).is_dir():
@@ -216,7 +219,7 @@ def run_cell(config: RunConfig, bench: Bench, grid: Grid, *, keep: bool) -> None
         cell = make_cell(replace(config, bounds=False))
         model = bench.model(cell)
         check_device(cell.setup, model)
-        row, logs = compare(cell, model)
+        row, logs = compare(cell, model, bench.options.repeat)
     except UserError as error:
         grid.failed.append(where | {"error": " ".join(str(error).split())})
         _say(f"error: {where['policy']} at {where['budget']}: {error}")

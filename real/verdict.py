@@ -65,11 +65,13 @@ def markdown(document: Mapping[str, Any]) -> str:
         "",
         f"- Device: {device['device']} ({device['host']}), {source['date']}, torch {device['torch']}, transformers"
         f" {device['transformers']}",
-        f"- Routing: {trace['routing_from']}, {trace['recording']}, {trace['sha256'][:16]}; {source['measured_requests']}",
+        f"- Routing: {trace['routing_from']}, {trace['recording']}, {trace['sha256'][:16]};"
+        f" {source['measured_requests']}; batch {source['workload']['batch']}",
         f"- Model: {source['model']['name']} in {source['model']['dtype']}, weights={source['model']['weights']}",
         f"- Profile: {hardware['name']}, {hardware['provenance']}; overheads: {hardware['overheads']}"
         + ("" if hardware["of_this_device"] else "; **not measured on this device**"),
-        f"- Code: {source['code']}",
+        f"- Code: {source['code']}; each cell run {source['repeat']} time{'s' * (source['repeat'] > 1)}"
+        + (", the run of median time is shown" if source["repeat"] > 1 else ""),
         "",
         "Error of a time: (measured - predicted) / measured. Of a hit rate: measured - predicted.",
         "",
@@ -100,7 +102,9 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     found = [label(row["policy"]), str(row["budget"])]
     for name in TIMES:
         it = row["errors"][name]
-        found += [_ms(it["device"]), _ms(it["simulated"]), _share(it["error"], name, sign=True)]
+        low, high = row["spread"].get(name) or (None, None)
+        spread = f" ({_ms(low)} to {_ms(high)})" if low != high else ""
+        found += [_ms(it["device"]) + spread, _ms(it["simulated"]), _share(it["error"], name, sign=True)]
     for name in FIGURES[3:]:
         it = row["errors"][name]
         rate = "-" if it["device"] is None else f"{it['device']:.3f}"

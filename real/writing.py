@@ -74,6 +74,7 @@ def provenance(bench: Bench) -> dict[str, Any]:
             "checkpoint": Path(bench.checkpoint).name or None,
         },
         "measured_requests": measured_requests(cell),
+        "repeat": bench.options.repeat,
         "before": "one request of the trace under lru, not measured",
         "workload": dict(cell.config.workload),
         "chunks": cell.setup.chunks,

@@ -81,7 +81,7 @@ def load_config(path: Path) -> RunConfig:
 
 
 def load_configs(path: Path) -> list[RunConfig]:
-    """The configurations of a grid, one YAML document each, as :func:`dump_configs` writes them. UserError for others."""
+    """The configurations of a grid, a YAML document each, as :func:`dump_configs` writes them. UserError for others."""
     try:
         documents = [found for found in yaml.safe_load_all(path.read_text(encoding="utf-8")) if found is not None]
     except OSError as error:

@@ -77,6 +77,8 @@ def main(words: Sequence[str]) -> int:
     hardware = read_profile(Path(options.hardware))
     HardwareProfile.from_dict(hardware)
     profile = model_profile(options.model, options.dtype)
+    if options.weights == "random" and profile["dtype"] is None:
+        raise UserError("dtype=auto: random weights have none; allowed: bfloat16, float16, float32")
     prepare(options.threads)
     from real.models import open_model
     from real.offloaded import Offloaded
@@ -98,7 +100,7 @@ def model_profile(model: str, dtype: str) -> dict[str, Any]:
     """
     try:
         profile = dict(shipped("model", model))
-    except UserError:
+    except UserError:  # a checkpoint
         return {"name": AS_TRACED, "dtype": None if dtype == "auto" else dtype}
     if dtype != "auto":
         profile["dtype"] = dtype

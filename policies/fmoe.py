@@ -110,6 +110,9 @@ class FMoE(Policy):
     def needs(self) -> frozenset[Signal]:
         return self.contexts.needs()
 
+    def uses(self, hook: str) -> bool:
+        return super().uses(hook) and {"route": self.fetch_all, "schedule": self.double_buffer}.get(hook, True)
+
     def wants_history(self) -> bool:
         return self.offline
 
@@ -175,7 +178,8 @@ class FMoE(Policy):
             self._arrive(self.held)
             self.held = None
         if self.trajectory is not None:
-            self.trajectory.observe(event.layer, self.contexts.shown(event.signals, event.counts))
+            if self.updated or (self.by_map and self._next() < self.setup.n_layers):  # else nothing is compared with it
+                self.trajectory.observe(event.layer, self.contexts.shown(event.signals, event.counts))
             self._look_ahead(self.trajectory)
         self._issue()
 
@@ -220,9 +224,13 @@ class FMoE(Policy):
             self.issued.pop(expert, None)
             self.actions.cancel(expert)  # of no effect on a load that was demanded
 
+    def _next(self) -> int:
+        """The first layer that is predicted when the gate of the present one has run."""
+        return self.layer + self.distance + self.all_later
+
     def _look_ahead(self, trajectory: Trajectory) -> None:
         """The gate of a layer has run: the map for the layer (or all layers) that can be predicted now."""
-        first = self.layer + self.distance + self.all_later
+        first = self._next()
         end = self.setup.n_layers if self.all_later else first + 1
         if first >= self.setup.n_layers or not self.store.size:
             return
@@ -265,10 +273,12 @@ class FMoE(Policy):
         n_layers, n_requests, n_experts = found.end - first, len(found.places), self.setup.n_experts
         if n_layers <= 0:
             return
-        maps = self.store.maps[first : found.end, found.places]
-        rows, similarity = maps.reshape(-1, n_experts), found.similarity * n_layers
-        chosen = choose(rows, similarity, self.setup.top_k, self.selection)
-        probs = rows if n_requests == 1 else maps.max(axis=1)
+        if n_requests == 1:
+            probs = rows = self.store.maps[first : found.end, found.places[0]]
+        else:
+            maps = self.store.maps[first : found.end, found.places]
+            probs, rows = maps.max(axis=1), maps.reshape(-1, n_experts)
+        chosen = choose(rows, found.similarity * n_layers, self.setup.top_k, self.selection)
         self.worth.found(first, found.end, probs)
         if n_requests > 1:
             unions = [set().union(*chosen[i : i + n_requests]) for i in range(0, len(chosen), n_requests)]

@@ -11,7 +11,7 @@ from fmoe_desk import EAST, NORTH, A, B, Desk, Past
 from lab import CONF, draw, run, setup_of
 
 from policies import registry
-from policies.api import Schedule, Signal
+from policies.api import LayerEvent, Schedule, Signal
 from policies.fmoe import FMoE
 
 
@@ -265,6 +265,23 @@ def test_the_artifact_fetches_all_experts_of_a_layer() -> None:
     done = run(FMoE(setup_of(routing_of, 64 * 12), **whole), routing_of)
     assert done.accounts.hit_row()[5] == 12 * 8 * 8 * len(routing_of.steps)  # bytes demanded: every expert every time
     assert done.lookups == sum(len(d) for p in routing_of.passes() for d in p.demand)
+
+
+@pytest.mark.parametrize(("key", "hook"), [("fetch_all", "route"), ("double_buffer", "schedule")])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_hook_is_asked_where_a_parameter_wants_it(key: str, hook: str, wanted: bool) -> None:
+    """It costs time at every gate: none where it would change nothing."""
+    routing, asked = draw(3), []
+    policy = FMoE(setup_of(routing, 10 * 12), **{key: wanted})
+    own = getattr(policy, hook)
+
+    def noted(event: LayerEvent) -> Any:
+        asked.append(event.layer)
+        return own(event)
+
+    setattr(policy, hook, noted)
+    run(policy, routing)
+    assert len(asked) == wanted * 4 * len(routing.steps)
 
 
 def test_the_result_names_the_store() -> None:

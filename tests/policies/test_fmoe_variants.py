@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from fmoe_desk import EAST, NORTH, A, B, Desk, Past
-from lab import CONF, draw, run, setup_of
+from lab import CONF, QUICK, Variant, draw, run, setup_of, variants
 
 from policies import registry
 from policies.api import LayerEvent, Schedule, Signal
@@ -287,3 +287,12 @@ def test_a_hook_is_asked_where_a_parameter_wants_it(key: str, hook: str, wanted:
 def test_the_result_names_the_store() -> None:
     for store in ("offline", "updated", "online"):
         assert registry.normal({"name": "fmoe", "store": store})["store"] == store
+
+
+@pytest.mark.parametrize(
+    "variant", [v for v in variants() if v.name == "fmoe" and QUICK["fmoe"][0] in v.params], ids=str
+)
+def test_the_contracts_are_tried_where_it_prefetches(variant: Variant) -> None:
+    """With searches that take longer than a pass, no law would ever see a prediction."""
+    routing = draw(1, n_layers=variant.layers)
+    assert run(variant.build(setup_of(routing, 14 * 12)), routing).accounts.issued > 20

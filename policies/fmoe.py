@@ -93,6 +93,7 @@ class FMoE(Policy):
 
         self.protected: set[int] = set()  # prefetched, gate not passed
         self.issued: dict[int, None] = {}  # not complete, not demanded
+        self.leaving: set[int] = set()  # cancelled, its copy still on the link
         self.missing: set[int] = set()  # demanded, not complete
 
     def needs(self) -> frozenset[Signal]:
@@ -188,6 +189,7 @@ class FMoE(Policy):
 
     def on_complete(self, expert: int) -> None:
         self.issued.pop(expert, None)
+        self.leaving.discard(expert)
         self.missing.discard(expert)
         self._issue()
 
@@ -195,6 +197,9 @@ class FMoE(Policy):
         self.worth.leave(expert)
         self.protected.discard(expert)
         self.issued.pop(expert, None)
+        if expert in self.leaving:
+            self.leaving.remove(expert)
+            self._issue()
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
         return self.worth.least(self._yields if speculative and self.protected else self.view.evictable)
@@ -209,7 +214,8 @@ class FMoE(Policy):
             self.protected = {x for x in self.protected if x >= last}
         for expert in [x for x in self.issued if self.queue.stale(x, layer, missed)]:
             self.issued.pop(expert, None)
-            self.actions.cancel(expert)  # of no effect on a load that was demanded
+            if self.actions.cancel(expert) and self.view.resident(expert):  # of no effect on a load that was demanded
+                self.leaving.add(expert)
 
     def _next(self) -> int:
         """The first layer that is predicted when the gate of the present one has run."""
@@ -272,7 +278,7 @@ class FMoE(Policy):
 
     def _issue(self) -> None:
         """A speculative load, if no demanded expert is waited for; the choice is made when the link could take it."""
-        while len(self.issued) < self.outstanding and not self.missing:
+        while len(self.issued) + len(self.leaving) < self.outstanding and not self.missing:
             found = self.queue.take(self.layer, self._needless)
             if found is None:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from fmoe_desk import EAST, NORTH, A, Desk
 
 
@@ -81,3 +82,21 @@ def test_a_search_may_block_and_costs_by_request() -> None:
     desk = Desk(search_us=7.0, blocking=True)
     desk.step(EAST, NORTH)
     assert desk.said() == [("predict", 14000, True)]
+
+
+@pytest.mark.parametrize("completes", [True, False])
+def test_one_copy_at_a_time_also_when_it_is_of_no_use(completes: bool) -> None:
+    """A copy on the link cannot be recalled: the next load is chosen when it has arrived, or was dropped in between."""
+    desk = Desk(distance=2)
+    desk.step(EAST)
+    desk.load(0, complete=False)
+    desk.gate(0, A[0], demand=[1])
+    assert desk.said("cancel", "prefetch") == [("prefetch", 0, 0.5), ("cancel", 0)]
+    desk.gate(1, A[1], demand=[2])  # 5, which would have been next, is passed
+    assert desk.said("cancel", "prefetch") == []
+    if completes:
+        desk.arrive(0)
+    else:
+        desk.resident.remove(0)
+        desk.policy.on_evict(0)
+    assert desk.said("prefetch") == [("prefetch", 10, 0.5)]

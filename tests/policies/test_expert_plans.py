@@ -160,6 +160,8 @@ def test_an_eviction_forgets_the_frequency_or_not(rule: Eviction) -> None:
         w.leave(0)
         assert w.freq[0] == freq
         assert 0 not in order(w)
+        w.demanded([1])  # all anew: the same
+        assert 0 not in order(w)
         w.enter(0, speculative=False)
         assert (order(w)[0] == 0) is (forget or rule == "p_freq_whole")
         w.demanded([1])  # all anew: the same

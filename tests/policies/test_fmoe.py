@@ -143,6 +143,24 @@ def test_a_batch_takes_the_largest_p_and_the_union() -> None:
     assert desk.said("expect") == [("expect", 10)]
 
 
+def test_each_request_of_a_batch_has_its_own_threshold() -> None:
+    """The first is like A (delta 0: K experts of each layer), the second like nothing (delta 1: all)."""
+    desk = Desk(distance=2, selection="threshold")
+    desk.step(EAST, [0, -1])
+    assert desk.said("expect") == [("expect", 0, 1, 2, 3), ("expect", 5, 6, 4, 7)]
+
+
+def test_similarity_is_by_the_length_of_all_layers_so_far() -> None:
+    """X is long in layer 0, Y in layer 1: over both, of one length (1.25), and alike to what is shown."""
+    sharp, flat = [1.0, 0.0, 0.0, 0.0], [0.25] * 4
+    desk = Desk(Past([[([sharp, flat, A[2]], EAST)], [([flat, sharp, B[2]], NORTH)]]))
+    desk.step(EAST)
+    desk.gate(0, [0.5, 0.5, 0, 0])
+    desk.said()
+    desk.gate(1, [0.5, 0.5, 0, 0])  # .5 x 1 + 2 x .5 x .25 = .75 with both: a tie, the first place
+    assert desk.said("expect") == [("expect", 8 + 2)]
+
+
 def test_the_passes_of_several_tokens() -> None:
     """A prefill is one iteration: the mean of its tokens' embeddings, or the last one's; the mean of its scores."""
     for prefill, expected in (("mean", 3), ("last", 0)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from policies.parts.expert_maps import ExpertMaps, Reals, Trajectory, best
 from policies.parts.expert_plans import ByUrgency, Fifo, PrefetchQueue, Selection, choose
 from policies.parts.expert_searches import Found, Searcher
 from policies.parts.expert_worth import Eviction, Worth
+from policies.parts.foreseen import LONGEST_US
 from traces.errors import UserError
 
 BLOCK = 256  # contexts of the train requests that are compared at once
@@ -70,8 +71,8 @@ class FMoE(Policy):
             raise UserError(f"policy.capacity={capacity}: allowed: 1 to {MOST_MAPS} (maps)")
         if outstanding < 1:
             raise UserError(f"policy.outstanding={outstanding}: allowed: at least 1 (loads)")
-        if not 0 <= search_us <= 1e7:
-            raise UserError(f"policy.search_us={search_us}: allowed: 0 to 1e7 (microseconds)")
+        if not 0 <= search_us <= LONGEST_US:
+            raise UserError(f"policy.search_us={search_us}: allowed: 0 to {LONGEST_US} (microseconds)")
         self.distance, self.blocking = distance, blocking
         self.by_embedding, self.by_map = search != "trajectory", search != "semantic"
         self.offline, self.updated = store != "online", store != "offline"
@@ -115,6 +116,9 @@ class FMoE(Policy):
             self._store(block)
         if not self.store.size:
             raise UserError("policy=fmoe: the train requests have no forward pass; allowed: store=online")
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"maps": self.store.size}
 
     def _store(self, block: list[tuple[Reals, Reals | None]]) -> None:
         embeddings = [e for _, e in block if e is not None]

@@ -190,6 +190,7 @@ def make_cell(config: RunConfig) -> Cell:
         costs=costs,
         seed=config.seed,
         predictors={name: found.predictor for name, found in predicted.items()},
+        predictor_threads=hardware.host.predictor_threads,
     )
     if setup.budget > hardware.gpu.memory_bytes:
         raise UserError(

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from policies import registry
 from sim.core.accounts import FATES, PHASES
+from sim.facts import worded
 from sim.predictions import SHARES
 from sim.units import format_bytes
 
@@ -25,7 +26,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
 
 
 def _notes(result: Mapping[str, Any]) -> list[Text]:
-    source, memory, totals = result["provenance"], result["memory"], result["totals"]
+    source, memory, totals, policy = (result[key] for key in ("provenance", "memory", "totals", "policy"))
     machine = source["hardware"]
     trace = source["trace"]
     decoding = trace["decoding"]["mode"].replace("_", " ")
@@ -46,6 +47,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
             f"{totals['requests']} requests ({source['measured_requests']}):"
             f" {totals['prefill_tokens']} prompt and {totals['generated_tokens']} generated tokens"
         ),
+        *([Text(f"{policy['name']} decided: {worded(policy['facts'])}")] if policy["facts"] else []),
     ]
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import yaml
 from fmoe_desk import EAST, NORTH, A, B, Desk, Past
-from lab import CONF, QUICK, Variant, draw, run, setup_of, variants
+from lab import CONF, Variant, draw, run, setup_of, variants
+from variant import QUICK
 
 from policies import registry
 from policies.api import LayerEvent, Schedule, Signal

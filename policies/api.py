@@ -226,6 +226,10 @@ class Policy(ABC):
         """The fitted predictors that it reads, by name, with its parameters as they are."""
         return frozenset()
 
+    def uses(self, hook: str) -> bool:
+        """Whether it has that optional hook, with its parameters as they are: one that it has not costs nothing."""
+        return getattr(type(self), hook) is not getattr(Policy, hook)
+
     def wants_history(self) -> bool:
         """Whether :meth:`fit` wants the train requests, with its parameters as they are."""
         return self.learns

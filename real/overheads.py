@@ -95,6 +95,7 @@ def samples(
                 "seed": 0,
                 "bounds": False,
                 "log": False,
+                "timeline": False,
             }
         )
         cell = make_cell(config)

@@ -42,6 +42,8 @@ def _times(axis: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     points = [(row, row["errors"][name]) for row in rows]
     seen = [(row, it["device"], it["simulated"]) for row, it in points if it["device"] and it["simulated"]]
     axis.set(title=WORDS[name], xlabel="measured, ms", ylabel="predicted, ms")
+    if left := len(points) - len(seen):
+        axis.set_title(f"{WORDS[name]} ({left} of {len(points)} cells not drawn: 0 or null on one side)")
     if not seen:
         axis.text(0.5, 0.5, "no cell has both above 0", ha="center", transform=axis.transAxes)
         return

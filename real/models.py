@@ -43,8 +43,9 @@ def _random(name: str, dtype: str, layers: int | None, whole: bool) -> Any:
         for key in ("layer_types", "mlp_layer_types"):
             if getattr(text, key, None):
                 setattr(text, key, (list(getattr(text, key)) * (layers + dense))[: layers + dense])
+    kind = DTYPES[dtype] if dtype != "auto" else (getattr(config, "dtype", None) or torch.bfloat16)
     with torch.device("meta"):
-        model = _AUTO.from_config(config, dtype=DTYPES[dtype]).eval()
+        model = _AUTO.from_config(config, dtype=kind).eval()
     generator = torch.random.get_rng_state()
     torch.manual_seed(0)
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,21 @@ UNIFORM = "synthetic routing, uniform over the experts of each layer"
 
 
 def write_uniform(path: Path, model: Offloaded, name: str, plans: Sequence[tuple[int, int]], seed: int) -> Path:
-    """Requests of (prompt tokens, decode steps), each row's K experts of each layer drawn without replacement."""
-    moe, generator = model.moe, np.random.default_rng(seed)
-    L, E, K = len(moe.layers), moe.n_experts, moe.top_k
+    """As :func:`draw`, in the shape of a model that is at hand."""
+    moe = model.moe
+    about = {"shapes": model.shapes, "dtype": str(model.model.dtype).removeprefix("torch.")}
+    sizes = len(moe.layers), moe.n_experts, moe.top_k
+    return draw(path, sizes, name, plans, seed, expert_bytes=[model.store.layout.nbytes] * sizes[0], **about)
+
+
+def draw(
+    path: Path, sizes: tuple[int, int, int], name: str, plans: Sequence[tuple[int, int]], seed: int, **about: Any
+) -> Path:
+    """Requests of (prompt tokens, decode steps), each row's K of E experts in each of L layers without replacement.
+
+    ``sizes``: L, E, K. ``about``: what else is known of the model, as traces.manifest.About.
+    """
+    generator, (L, E, K) = np.random.default_rng(seed), sizes
     with TraceWriter(path, n_layers=L, n_experts=E, top_k=K) as out:
         for number, (prompt, decode) in enumerate(plans):
             steps = [(PREFILL, prompt, 0), *((DECODE, 1, prompt + i) for i in range(decode))]
@@ -28,7 +41,5 @@ def write_uniform(path: Path, model: Offloaded, name: str, plans: Sequence[tuple
             decoding={"mode": "unknown", "seed": seed},
             recording="synthetic",
             prompts=Prompts("drawn", "none"),
-            shapes=model.shapes,
-            dtype=str(model.model.dtype).removeprefix("torch."),
-            expert_bytes=[model.store.layout.nbytes] * L,
+            **about,
         )

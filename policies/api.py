@@ -161,7 +161,7 @@ class LayerEvent:
 class Routing:
     """The experts that are computed instead of those that the gate chose, with the tokens of each.
 
-    An expert with 0 tokens is fetched and pinned, and its bytes count, but it is no lookup and takes no compute time.
+    An expert with 0 tokens is fetched and pinned, but it is no lookup, in no hit rate, and takes no compute time.
     A lossless policy may add such experts and nothing else. The rest is what a lossy one knows of the damage: gate
     mass (weights as the gate gave them, summed over slots) kept and in all; of the event's ``slots`` (token, choice)
     those with another expert, with none, and with one in a lower precision.

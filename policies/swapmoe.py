@@ -16,7 +16,6 @@ from policies.parts.planner import Genetic, Plan, frequencies, swaps_per_pass, u
 from policies.parts.virtual_experts import importance, masked_gate, ranked, token_norms
 from traces.errors import UserError
 
-
 MOST = 1_000_000
 """Of inputs, swaps and shares: more than anything has; what is far beyond it leaves 64 bits."""
 MOST_PLANS = 10_000
@@ -41,6 +40,7 @@ class SwapMoE(Policy):
     lossless = False
     signals = frozenset({Signal.ROUTER_PROBS, Signal.WEIGHTS})
     without: ClassVar[Mapping[Signal, str]] = {Signal.HIDDEN: "policy.norms=one"}
+    unlearned = "policy.planner=uniform policy.start=index"
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ where it was; the trace appears when it is whole.
 
   decoding            greedy | sampled | teacher_forced (the continuation is the text's own, or a chat's answer)
                                                                                                     [greedy]
-  max_new_tokens      per prompt                                                                    [64]
+  max_new_tokens      per prompt, but for those that state their own (trace.json says how many)     [64]
   max_prompt_tokens   longer prompts are cut; teacher_forced continues from the cut                 [512]
   temperature, top_p  of sampled decoding                                                           [1.0, 1.0]
   seed                of sampled decoding and of the splits                                         [0]
@@ -174,6 +174,8 @@ def run(options: Options, signals: frozenset[str], out: Path) -> None:
     )
     if prompts.skipped:
         print(f"skipped {prompts.skipped} chats in which no user speaks before the answer", file=sys.stderr)
+    if own := prompts.stating_length:
+        print(f"max_new_tokens={options.max_new_tokens}: not for {own} prompts, which state their own", file=sys.stderr)
     if options.threads:
         torch.set_num_threads(options.threads)
     loaded = load(options.model, options.dtype, options.device, options.max_memory)

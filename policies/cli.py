@@ -40,7 +40,7 @@ seconds.
   stride       layers from the gate whose input is read to the gate that is foretold  [2]
   top_k        experts named per token; 0: as many as the model chooses  [0]
   target       probs: learn the later router's scores | chosen: the experts that it chose (where a bias or groups
-               decide, these are not those of the highest scores)  [probs]
+               decide, these are not those of the highest scores; all that a trace without router_probs has)  [probs]
   hidden       units of the inner layer (the paper has about 2 M parameters: some 1,000 at 2,048 inputs)  [256]
   epochs       at most  [40]
   patience     epochs without a lower held-out loss that end the fit  [5]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -89,10 +89,14 @@ def test_the_switch_for_the_one_signal_that_is_missing(tmp_path: Path) -> None:
 
 
 class Chain(LRU):
-    """Planted: without hidden states it takes the tokens, and without these nothing, or with ``last`` the scores."""
+    """Planted: without hidden states it takes the tokens, without these the scores, and then it goes round."""
 
     name = "chain"
-    without = {Signal.HIDDEN: "policy.source=tokens", Signal.TOKEN_IDS: "policy.source=scores policy.last=true"}  # noqa: RUF012
+    without: ClassVar[Mapping[Signal, str]] = {
+        Signal.HIDDEN: "policy.source=tokens",
+        Signal.TOKEN_IDS: "policy.source=scores policy.last=true",
+        Signal.ROUTER_PROBS: "policy.source=tokens",
+    }
 
     def __init__(self, setup: Setup, *, source: str = "hidden", last: bool = False) -> None:
         super().__init__(setup)
@@ -162,6 +166,11 @@ FIT = "python -m policies fit promoe"
             ("router_probs", "gate_ahead"),
             {"predictor": "routing"},
             f"{FIT} input=routing, or policy.predictor=gate_ahead",
+        ),
+        (
+            ("router_probs", "gate_ahead"),
+            {"predictor": "routing", "fitted": "mine"},
+            f"{FIT} input=routing name=mine, or policy.fitted=null policy.predictor=gate_ahead",
         ),
         # Three layers ahead were not recorded.
         (("router_probs", "gate_ahead"), {"predictor": "routing", "stride": 3}, f"{FIT} input=routing stride=3"),

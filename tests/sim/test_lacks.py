@@ -132,6 +132,7 @@ def test_a_switch_that_leads_to_what_is_missing_is_followed(
     [
         ("static", ""),
         ("moe_infinity", ", or give policy.filled=false"),
+        ("fmoe", ", or give policy.store=online"),
         ("swapmoe", ", or give policy.planner=uniform policy.start=index"),
     ],
 )

@@ -240,11 +240,7 @@ def make_live_setup(config: RunConfig, model: Offloaded, name: str, predictors: 
 def make_policy(config: RunConfig, setup: Setup, history: Trace | None, predictors: Mapping[str, Fitted]) -> Policy:
     """The configured policy, fitted on the train requests of ``history`` if it wants them. UserError."""
     given = dict(config.policy)
-    try:
-        policy = registry.build(str(given.pop("name")), setup, given)
-    except UserError as error:
-        way = "" if predictors or "predictor" not in str(error) else "; on a device, the file as predictor=FILE"
-        raise UserError(f"{error}{way}") from None
+    policy = registry.build(str(given.pop("name")), setup, given)
     if policy.clairvoyant:
         raise UserError(f"policy={policy.name}: sees the future, and on a device there is none")
     for missing in sorted(policy.predictors() - predictors.keys()):

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import traces
 from policies import registry
 from policies.api import Policy, Predictor, Setup
 from sim.config import RunConfig
 from sim.core.core import Core
 from sim.costs import Costs
 from sim.history import TrainRequests
+from sim.lacks import There, check
 from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, shipped
 from sim.provenance import code_digest
 from sim.replay import RecordingCore
@@ -71,28 +71,12 @@ class Cell:
         """Build the configured policy, or another one, for this cell. UserError if something it needs is missing."""
         given = dict(self.config.policy) if name is None else {"name": name, **(params or {})}
         chosen = str(given.pop("name", None))
-        if name is None and registry.find(chosen).clairvoyant:
-            raise UserError(f"policy={chosen}: sees the future, so it is a reference row and not a choice")
+        if name is None and registry.find(chosen, "policy.name").clairvoyant:
+            raise UserError(f"policy.name={chosen}: sees the future, so it is a reference row and not a choice")
         policy = registry.build(chosen, self.setup, given)
-        for signal in sorted(policy.needs()):
-            if not self.trace.has(signal):
-                recorded = one_of(s for s in traces.format.SIGNALS if self.trace.has(s))
-                switch = f"; allowed: {policy.without[signal]}" if signal in policy.without else ""
-                raise UserError(
-                    f"policy={policy.name} needs the signal {signal}, which trace={self.config.trace} did not record;"
-                    f" recorded: {recorded}{switch}"
-                )
-        for missing in sorted(policy.predictors() - self.predicted.keys()):
-            raise UserError(
-                f"policy={policy.name} needs the predictor {missing}, which was not fitted for"
-                f" trace={self.config.trace}; there are: {one_of(self.predicted) or 'none'}"
-            )
+        there = There(self.config.trace, self.trace, self.predicted.keys(), bool(self.selection.train))
+        check(policy, there, lambda other: registry.build(chosen, self.setup, {**given, **other}))
         if policy.wants_history():
-            if not self.selection.train:
-                raise UserError(
-                    f"policy={policy.name} learns from train requests, and trace={self.config.trace} has no split;"
-                    " import or collect it with split=0.7"
-                )
             policy.fit(TrainRequests(self.trace, self.selection.train, policy.needs()))
         return policy
 

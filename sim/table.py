@@ -63,11 +63,13 @@ def _changed(profile: Mapping[str, Any]) -> str:
 
 def _rows(result: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-    for name in ("", "TTFT ms", "TPOT ms", "tok/s", "hits %", "stall ms", "copied", "time", "bytes"):
-        table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
     bounds, tokens = result["bounds"], result["totals"]["generated_tokens"]
+    multiples = ("time", "bytes") if bounds is not None else ()
+    for name in ("", "TTFT ms", "TPOT ms", "tok/s", "hits %", "stall ms", "copied", *multiples):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
     own = sum(result["totals"]["stall_ns"].values()) / 1e6 / tokens
     wall, nbytes = result["totals"]["wall_ns"], _copied(result["totals"])
+    gaps: tuple[str, ...] = ()
     if bounds is not None:
         time, belady = bounds["time_lower_bound"], bounds["belady_bypass"]
         speed = 1000 / time["ms_per_token"] if time["ms_per_token"] else None
@@ -78,8 +80,6 @@ def _rows(result: Mapping[str, Any]) -> Table:
             gaps = (_x(row["wall_ns"], wall_floor), _x(row["link_bytes"], byte_floor))
             table.add_row(name, *_figures(row, row["stall_ms_per_token"], row["bytes_per_token"]), *gaps, style="dim")
         gaps = (_x(wall, wall_floor), _x(nbytes, byte_floor))
-    else:
-        gaps = ("", "")
     label, style = _label(result["config"]["policy"]), "bold"
     if result["quality"] is not None:
         label, style = f"{label}, lossy", "bold magenta"
@@ -116,8 +116,9 @@ def _where(result: Mapping[str, Any]) -> RenderableType:
         known = [f"{kind} {100 * rate:.1f}" for kind, rate in row.items() if rate is not None]
         if known:
             rates.append(Text(f"  {phase:<8}{', '.join(known)}"))
+    multiples = "; time and bytes: multiples of the bounds" if result["bounds"] is not None else ""
     return Group(
-        Text("stall and copied: per generated token; time and bytes: multiples of the bounds", style="dim"),
+        Text(f"stall and copied: per generated token{multiples}", style="dim"),
         Text(f"ms per generated token: {', '.join(shown)}"),
         *rates,
     )

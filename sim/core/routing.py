@@ -6,7 +6,7 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from policies.api import LayerEvent, Routing
-from sim.core.accounts import COMPLETE, LOOKUPS, RECALL, RESIDENT, SLOTS, UNSTATED
+from sim.core.accounts import BYTES_DEMANDED, BYTES_READY, COMPLETE, LOOKUPS, RECALL, RESIDENT, SLOTS, UNSTATED
 from sim.core.state import CoreError, State, whole
 
 if TYPE_CHECKING:
@@ -44,10 +44,13 @@ def reroute(core: Core, routing: Routing | None) -> list[int]:
 
 
 def discount(row: list[int], event: LayerEvent, state: State, foretold: set[int] | None) -> None:
-    """Take the experts without tokens out of the lookups in a hit row; their bytes stay."""
+    """Take the experts without tokens, which are no lookups, out of a hit row."""
+    first = event.layer * (state.chunks + 1)
     for x, n in zip(event.demand, event.tokens, strict=True):
         if not n:
             row[LOOKUPS] -= 1
+            row[BYTES_READY] -= state.arrived_bytes[first + state.done[x]]
+            row[BYTES_DEMANDED] -= state.size[x]
             row[RECALL] -= foretold is not None and x in foretold
             row[RESIDENT] -= state.slot[x]
             row[COMPLETE] -= state.done[x] == state.chunks

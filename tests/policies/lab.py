@@ -56,6 +56,7 @@ class Witness(RecordingCore):
         self.snapshots: list[Snapshot] = []
         self.number = -1
         self.asked = 0
+        self.demanded_bytes = 0  # of what was to be there for an event, with tokens or without
         super().__init__(policy, setup, signals)
 
     def _note(self, layer: int) -> None:
@@ -70,7 +71,9 @@ class Witness(RecordingCore):
 
     def gate(self, layer: int, *rest: Any) -> Any:
         self._note(layer)
-        return super().gate(layer, *rest)
+        event = super().gate(layer, *rest)
+        self.demanded_bytes += sum(map(self.state.size.__getitem__, event.demand))
+        return event
 
     def next_chunk(self) -> int:
         answer = super().next_chunk()

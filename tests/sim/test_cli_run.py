@@ -57,6 +57,9 @@ def test_every_policy_gives_the_whole_document_and_its_sums_hold(policy: str, tm
         else:
             assert inner is None or inner <= set(result[key]), key
 
+    rates = result["hit_rate"]
+    assert rates["complete"] <= rates["bytes"] <= rates["resident"]  # of experts that all have one size
+
     totals, prefetch = result["totals"], result["prefetch"]
     fates = [prefetch[fate] for fate in FATES]
     assert prefetch["issued"] == sum(fates)

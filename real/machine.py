@@ -15,11 +15,11 @@ from heapq import heappop, heappush
 from policies.api import LayerEvent, Policy, Routing, Setup
 from real.backend import Backend, Ticket
 from real.pool import Pool
-from real.spans import Spans
 from sim.core.accounts import PREDICTOR, Accounts
 from sim.core.state import DEMAND, CoreError
 from sim.core.words import END, NONE, StepSignals
 from sim.replay import RecordingCore
+from sim.timeline import Timeline
 from sim.timings import Timings
 from sim.workload import Pass
 
@@ -72,7 +72,7 @@ class Machine:
     def __init__(self, core: DeviceCore, backend: Backend, *, depth: int = 1, predictor_threads: int = 1) -> None:
         self.core, self.backend, self.depth = core, backend, depth
         self.timings = Timings()
-        self.spans = Spans()
+        self.timeline = Timeline()
         self.steps = 0
         self.resident = False
         """Whether all experts were complete when the last step ended."""
@@ -227,6 +227,7 @@ class Machine:
             assert step is not None
             now = self.now()
             core.step_end(now)
+            self.timeline.step(self._began, now, self.steps, step.prefill)
             core.accounts.compute_ns += now - self._began - self._stalled
             self.timings.note(step, self._began, now)
             self._ended = now
@@ -258,7 +259,7 @@ class Machine:
             began, experts, ticket = self._computing.popleft()
             ticket.wait()
             now = self.now()
-            self.spans.compute(began, now, experts)
+            self.timeline.compute(began, now, experts)
             for x in experts:
                 self.core.expert_done(x, now)
 
@@ -267,16 +268,18 @@ class Machine:
         now = self.now()
         began = max(handed_over, self._link_free)
         self._link_free = now
-        self.spans.copy(began, now, chunk)
+        expert = chunk // self.core.setup.chunks
+        self.timeline.copy(began, now, chunk, self.core.kind[expert])
+        self.timeline.occupancy(now, self.core.state.used)
         self.core.accounts.link_busy_ns += now - began
-        self._charge(self.core.kind[chunk // self.core.setup.chunks], now)
+        self._charge(self.core.kind[expert], now)
         self.core.chunk_done(chunk, now)
 
     def _charge(self, cause: int, now: int) -> None:
         """Compute has waited until now, and ``cause`` is what for."""
         if self._waiting_since is not None:
             waited = now - self._waiting_since
-            self.spans.stall(self._waiting_since, now, cause)
+            self.timeline.stall(self._waiting_since, now, cause)
             self._stalls[cause] += waited
             self._stalled += waited
             self._waiting_since, self._awaited = now, cause

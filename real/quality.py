@@ -27,7 +27,7 @@ from sim.quality import quality
 from sim.store import SCHEMA, Store
 from traces.collect.devices import device_name, device_of
 from traces.collect.jobs import Decoding
-from traces.collect.load import REFERENCE, Loaded, load
+from traces.collect.load import Loaded, load
 from traces.collect.options import check_choice, check_range
 from traces.collect.prompts import PromptFile
 from traces.collect.record import Wanted, collect, recorder_version
@@ -96,10 +96,10 @@ def main(words: list[str]) -> int:
     options.check()
     config = configuration(rest, options.config)
     store = Store(Path(options.out))
-    name = REFERENCE if options.config else checkpoint(rest, config)
-    documents = measure(config, options, name)
+    documents = measure(config, options, checkpoint(rest, config))
     for document in documents:
-        folder = store.folder(f"quality-{document['policy']['name']}-{document['memory']['budget_bytes']}-{_key(document)}")
+        name, budget = document["policy"]["name"], document["memory"]["budget_bytes"]
+        folder = store.folder(f"quality-{name}-{budget}-{_key(document)}")
         store.write_json(folder, "quality.json", document)
         sys.stderr.write(f"written to {folder}\n")
     if options.format == "json":
@@ -123,7 +123,7 @@ def measure(config: RunConfig, options: Options, name: str) -> list[dict[str, An
         for cell in cells:  # a mistake in the last one shows before the first is run
             cell.core(cell.policy())
         model = Offloaded(loaded.model, device)
-        kept = _full(cells[0], model)
+        kept = full_outputs(cells[0], model)
         return [_compared(cell, model, kept, loaded, options) for cell in cells]
 
 
@@ -148,14 +148,15 @@ def _check_source(cell: Cell, loaded: Loaded) -> None:
     """UserError unless the trace was recorded from this model: its tokens would be others, and its routing too."""
     manifest = cell.trace.manifest.model
     ours, its = (loaded.name, loaded.revision), (manifest.name, manifest.revision)
-    if ours != its and (None in (ours[1], its[1]) or ours[1] != its[1]) and ours[0] != its[0]:
+    at = 0 if None in (ours[1], its[1]) else 1  # a folder has no revision
+    if ours[at] != its[at]:
         raise UserError(
             f"trace={cell.config.trace} was recorded from {its[0]}, and model={loaded.name};"
             " allowed: a trace of this model, or prompts=FILE"
         )
 
 
-def _full(cell: Cell, model: Offloaded) -> Kept:
+def full_outputs(cell: Cell, model: Offloaded) -> Kept:
     """The full model's outputs: all experts resident, or, where the device has no room for them, the cell's budget."""
     budget = cell.total_expert_bytes
     if model.backend.device.type == "cuda" and budget > int(torch.cuda.mem_get_info(model.backend.device)[0]):
@@ -198,7 +199,7 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, options:
                 "name": device_name(model.backend.device),
                 "software": recorder_version(),
                 "threads": torch.get_num_threads(),
-                **run.machine.core.pool.facts(),
+                **run.core.pool.facts(),
             },
             "hardware": {"name": cell.hardware.name, "provenance": cell.hardware.provenance},
             "routing": "the model's own on the device; the trace's in the simulator",
@@ -208,7 +209,7 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, options:
             "code_real": _own_digest(),
             "decision_digest": {"device": run.core.digest(), "simulator": simulated.core.digest()},
         },
-        "policy": {"name": policy.name},
+        "policy": {"name": policy.name, "facts": dict(run.outcome.facts)},
         "memory": {"budget_bytes": cell.setup.budget, "peak_bytes": run.core.state.peak + run.core.own_bytes},
         "measured": measured,
         "first_order": first_order,

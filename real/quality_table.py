@@ -21,18 +21,20 @@ def show(documents: Sequence[Mapping[str, Any]]) -> None:
     text, model, device = (first["provenance"][key] for key in ("text", "model", "device"))
     full = first["measured"]
     console.print(
-        Text(f"{model['name']} in {model['dtype']} on {device['name']}; text: {text['prompts']}, {text['split']} split,"),
         Text(
-            f"{text['requests']} requests, {full['tokens']} tokens ({full['prefill']['tokens']} of prompts); what follows"
-            f" a prompt is {text['continuation']}"
+            f"{model['name']} in {model['dtype']} on {device['name']}; text: {text['prompts']}, {text['split']} split,"
+        ),
+        Text(
+            f"{text['requests']} requests, {full['tokens']} tokens ({full['prefill']['tokens']} of prompts);"
+            f" what follows a prompt is {text['continuation']}"
         ),
         Text(
             "perplexity of the full model: "
             + ", ".join(f"{_n(full[part]['perplexity_full'])} ({part})" for part in ("prefill", "decode"))
         ),
-        "",
         sep="\n",
     )
+    console.print()
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     heads = ("perplexity", "KL nats", "max", "agree %", "kept mass %", "substituted %", "skipped %")
     table.add_column(first["policy"]["name"], no_wrap=True)

@@ -35,8 +35,8 @@ class Kept:
                 f"the full model's outputs take {need / 1e9:.1f} GB of temporary files, and {free / 1e9:.1f} GB are"
                 " free; allowed: fewer requests (limit=)"
             )
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the object lives
-        self._logits = np.memmap(self._file, np.float32, "w+", shape=(rows, vocabulary))
+        with tempfile.TemporaryFile() as file:  # which lives as long as it is mapped
+            self._logits = np.memmap(file, np.float32, "w+", shape=(rows, vocabulary))
         self._next = 0
 
     def take(self, step: Pass, logits: Tensor) -> None:
@@ -119,9 +119,9 @@ def compare(truth: Tensor, logits: Tensor, targets: Tensor) -> Sums:
     p, q = (x.double().log_softmax(-1) for x in (truth, logits))
     kl = (p.exp() * (p - q)).sum(-1).clamp(min=0)  # below 0 by rounding alone
     known = (targets >= 0).nonzero()[:, 0]
-    losses = [-x[known, targets[known]].sum().item() for x in (p, q)]
+    full, own = (-x[known, targets[known]].sum().item() for x in (p, q))
     agreed = int((truth.argmax(-1) == logits.argmax(-1)).sum())
-    return Sums(len(truth), len(known), *losses, kl.sum().item(), kl.max().item(), agreed)
+    return Sums(len(truth), len(known), full, own, kl.sum().item(), kl.max().item(), agreed)
 
 
 def _perplexity(loss: float, targets: int) -> float | None:

@@ -14,6 +14,7 @@ from real.machine import DeviceCore
 from real.offloaded import Offloaded
 from real.pool import Pool
 from sim.cell import Cell
+from sim.facts import stated
 from sim.results import Outcome
 from sim.signals import TraceSignals
 from sim.workload import Pass
@@ -28,14 +29,14 @@ def run_taught(cell: Cell, model: Offloaded, policy: Policy, take: Take) -> Devi
     ``take(step, logits)``: of each measured pass, logits [rows, V] of all its tokens. What fitted predictors say is
     what stands beside the trace. UserError for a trace without tokens, or of another model's shape.
     """
-    check_shape(cell, model)
+    check_shape(cell.setup, model, cell.model.name)
     tokens, setup = _tokens(cell, model), cell.setup
     live = Live(model.moe, frozenset(map(str, policy.needs())))
     ids = {name: found.ids for name, found in cell.predicted.items()}
-    signals = TraceSignals(live, policy.needs(), ids, policy.predictors())  # type: ignore[arg-type]
+    signals = TraceSignals(live, policy.needs(), ids, policy.predictors())
     pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
     core = DeviceCore(policy, setup, signals, pool)
-    machine = machine_of(cell, policy, model, core)
+    machine, facts = machine_of(cell.hardware, model, core), stated(policy)
     ends = row_ends(cell.trace)
     with model.attached(machine, live) as run, live.attached():
         engine = Engine(model.model, model.backend.device)
@@ -62,7 +63,7 @@ def run_taught(cell: Cell, model: Offloaded, policy: Policy, take: Take) -> Devi
             machine.measure()
         serve(cell.passes(cell.selection.measured), take)
         accounts = machine.finish()
-    return DeviceRun(Outcome(policy, core, accounts, machine.timings), core, machine)
+    return DeviceRun(Outcome(policy, core, accounts, machine.timings, facts), core, machine)
 
 
 def _tokens(cell: Cell, model: Offloaded) -> list[int]:

@@ -7,6 +7,8 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from real.scores import Scores  # noqa: E402
 from real.taught import run_taught  # noqa: E402
 from sim.cell import Cell, make_cell  # noqa: E402
 from sim.compose import read_config  # noqa: E402
+from sim.config import RunConfig  # noqa: E402
 from traces.collect.jobs import Decoding  # noqa: E402
 from traces.collect.load import Loaded, load  # noqa: E402
 from traces.collect.prompts import PromptFile  # noqa: E402
@@ -31,6 +34,15 @@ from traces.collect.record import Wanted, collect  # noqa: E402
 TEXTS = dict.fromkeys(("the quick brown fox", "a text that is longer than the one before it", "and the third"), "test")
 FIXED = ("policy=swapmoe_uniform", "policy.frequency=1000000", "policy.start=index")
 """The first experts by index, always: static pruning."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny matrices: a second thread only waits. For the tests that import it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def prompts(path: Path, texts: Mapping[str, str] = TEXTS) -> Path:
@@ -52,8 +64,15 @@ def recorded(loaded: Loaded, texts: PromptFile, prompt_tokens: int, new_tokens: 
     return collect(loaded, texts, trace, Decoding("teacher_forced", new_tokens, prompt_tokens), wanted)
 
 
-def cell_of(*words: str) -> Cell:
-    return make_cell(read_config(words))
+@cache
+def _config(words: tuple[str, ...]) -> RunConfig:
+    return read_config(words)
+
+
+def cell_of(*words: str, budget: str | int, batch: int = 1) -> Cell:
+    """A cell of a command's words."""
+    workload = {"name": "closed_loop", "batch": batch}
+    return make_cell(replace(_config(words), budget=str(budget), workload=workload))
 
 
 def outputs(cell: Cell, model: Offloaded, policy: Any = None) -> tuple[Any, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from quality_cases import (  # noqa: E402
     cell_of,
     loss_of,
     masked_routers,
+    one_thread,  # noqa: F401 - a fixture
     outputs,
     plain,
     prompts,
@@ -42,20 +42,12 @@ NORMALISED = {"olmoe": False, "qwen2_moe": False, "qwen3_moe": True, "mixtral": 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 # The policy's choice weighted by another law, summed in another place, or lost on its way to the kernels.
 @pytest.mark.parametrize("family", NORMALISED)
 def test_a_mask_gives_what_the_librarys_model_gives_with_masked_routers(family: str, tmp_path: Path) -> None:
     model, trace = record(family, tmp_path)
     words = (*FIXED, f"trace={trace}", "policy.least=1")
-    first = cell_of(*words, "budget=50%")
+    first = cell_of(*words, budget="50%")
     requests, size = requests_of(first), first.setup.expert_bytes[0]
     full, expected = plain(model, requests), {}
     for per_layer in (5, 2):  # of 8; with 2 and top-3, each token goes without one
@@ -64,7 +56,7 @@ def test_a_mask_gives_what_the_librarys_model_gives_with_masked_routers(family: 
     offloaded = Offloaded(model, CPU)
     for per_layer, masked in expected.items():
         for batch in (1, 2):
-            cell = cell_of(*words, f"budget={(4 * per_layer + 1) * size}", f"workload.batch={batch}")
+            cell = cell_of(*words, budget=(4 * per_layer + 1) * size, batch=batch)
             found, run = outputs(cell, offloaded)
             assert (found - masked).abs().max() < 1e-5 * masked.abs().max()
             assert (found - full).abs().max() > 0.01 * masked.abs().max()
@@ -76,9 +68,9 @@ def test_a_mask_gives_what_the_librarys_model_gives_with_masked_routers(family: 
 @pytest.mark.parametrize("family", ["olmoe", "mixtral", "qwen3_moe", "deepseek_v3"])
 def test_with_all_experts_virtual_the_output_is_the_full_models_to_the_bit(family: str, tmp_path: Path) -> None:
     model, trace = record(family, tmp_path)
-    words = (*FIXED, f"trace={trace}", "workload.batch=2")
-    whole = cell_of(*words, "budget=100%")
-    cell = cell_of(*words, f"budget={(4 * 8 + 1) * whole.setup.expert_bytes[0]}")
+    words = (*FIXED, f"trace={trace}")
+    whole = cell_of(*words, budget="100%", batch=2)
+    cell = cell_of(*words, budget=(4 * 8 + 1) * whole.setup.expert_bytes[0], batch=2)
     offloaded = Offloaded(model, CPU)
     assert torch.equal(outputs(cell, offloaded)[0], outputs(whole, offloaded, LRU(whole.setup))[0])
     figures = scored(cell, offloaded, full_outputs(cell, offloaded))
@@ -89,7 +81,7 @@ def test_with_all_experts_virtual_the_output_is_the_full_models_to_the_bit(famil
 
 def test_perplexity_of_the_full_model_is_the_librarys(tmp_path: Path) -> None:
     model, trace = record("olmoe", tmp_path)
-    cell = cell_of("policy=lru", f"trace={trace}", "budget=30%", "workload.batch=2")
+    cell = cell_of("policy=lru", f"trace={trace}", budget="30%", batch=2)
     requests = requests_of(cell)
     expected = loss_of(plain(model, requests), requests)
     offloaded = Offloaded(model, CPU)
@@ -104,7 +96,7 @@ def test_perplexity_of_the_full_model_is_the_librarys(tmp_path: Path) -> None:
 # A comparison of a run with itself.
 def test_damage_raises_the_divergence(tmp_path: Path) -> None:
     model, trace = record("olmoe", tmp_path)
-    cell = cell_of("policy=lru", f"trace={trace}", "budget=50%")
+    cell = cell_of("policy=lru", f"trace={trace}", budget="50%")
     offloaded = Offloaded(model, CPU)
     kept = full_outputs(cell, offloaded)
     before = offloaded.store.blocks[2].clone()
@@ -125,12 +117,12 @@ def test_damage_raises_the_divergence(tmp_path: Path) -> None:
 def test_a_smaller_budget_is_no_better_on_the_reference_model(tmp_path: Path) -> None:
     """Static pruning to the most important experts of the train texts."""
     loaded = load("reference", "float32", "cpu")
-    texts = [json.loads(line)["prompt"] for line in PROMPTS_FILE.read_text().splitlines()[:12]]
+    texts = [json.loads(line)["prompt"] for line in PROMPTS_FILE.read_text().splitlines()[:9]]
     file = prompts(tmp_path / "texts.jsonl", {text: "train" if i % 3 else "test" for i, text in enumerate(texts)})
     trace = recorded(loaded, PromptFile(file), 16, 4, tmp_path / "trace")
     offloaded = Offloaded(loaded.model, CPU)
     words = (*FIXED[:2], "policy.least=4", f"trace={trace}")
-    cells = [cell_of(*words, f"budget={budget}") for budget in ("10%", "25%", "50%", "75%", "100%")]
+    cells = [cell_of(*words, budget=budget) for budget in ("10%", "25%", "50%", "75%", "100%")]
     kept = full_outputs(cells[0], offloaded)
     figures = [scored(cell, offloaded, kept) for cell in cells]
     divergences = [each["kl_nats"] for each in figures]
@@ -154,7 +146,7 @@ def test_two_distributions_by_hand() -> None:
 # The experts of the gate computed from slots that hold others, or not at all.
 def test_a_lossy_policy_that_does_not_say_who_computes_is_refused(tmp_path: Path) -> None:
     model, trace = record("olmoe", tmp_path)
-    cell = cell_of("policy=lru", f"trace={trace}", "budget=100%")
+    cell = cell_of("policy=lru", f"trace={trace}", budget="100%")
 
     class Silent(LRU):
         name, lossless = "silent", False
@@ -168,7 +160,7 @@ def test_a_lossy_policy_that_does_not_say_who_computes_is_refused(tmp_path: Path
 
 def test_a_traces_routing_is_masked_by_its_recorded_scores(tmp_path: Path) -> None:
     model, trace = record("mixtral", tmp_path)
-    cell = cell_of(*FIXED, f"trace={trace}", "budget=60%")
+    cell = cell_of(*FIXED, f"trace={trace}", budget="60%")
     offloaded = Offloaded(model, CPU)
     policy, seen = cell.policy(), []
     route = policy.route

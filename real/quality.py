@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import sys
@@ -18,6 +19,7 @@ from policies import registry
 from policies.lru import LRU
 from real.offloaded import Offloaded
 from real.scores import Kept, Scores
+from real.session import check_device
 from real.taught import run_taught
 from real.words import checkpoint, configuration, divide, model_dtype
 from sim.cell import Cell, make_cell
@@ -25,7 +27,7 @@ from sim.config import RunConfig
 from sim.provenance import code_digest
 from sim.quality import quality
 from sim.store import SCHEMA, Store
-from traces.collect.devices import device_name, device_of
+from traces.collect.devices import ROOM, device_name, device_of
 from traces.collect.jobs import Decoding
 from traces.collect.load import Loaded, load
 from traces.collect.options import check_choice, check_range
@@ -52,7 +54,7 @@ recorded routing knows (kept gate mass, substituted, skipped: first-order), and 
   texts               of prompts: the first so many; 0: all                                       [64]
   split               of prompts: the share that is for training, where a text does not say       [0.7]
   max_prompt_tokens   of prompts: so many tokens are prefilled, what follows is decoded           [16]
-  max_new_tokens      of prompts: so many are decoded at most                                     [64]
+  max_new_tokens      of prompts: so many are decoded at most, where a text does not say          [64]
 
   device              auto | cpu | cuda | cuda:N                                                  [auto]
   out                 where results go, a folder for each budget                                  [outputs]
@@ -96,8 +98,9 @@ def main(words: list[str]) -> int:
     options.check()
     config = configuration(rest, options.config)
     store = Store(Path(options.out))
-    documents = measure(config, options, checkpoint(rest, config))
-    for document in documents:
+    documents = []
+    for document in measure(config, options, checkpoint(rest, config)):
+        documents.append(document)
         name, budget = document["policy"]["name"], document["memory"]["budget_bytes"]
         folder = store.folder(f"quality-{name}-{budget}-{_key(document)}")
         store.write_json(folder, "quality.json", document)
@@ -112,8 +115,8 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def measure(config: RunConfig, options: Options, name: str) -> list[dict[str, Any]]:
-    """The result documents, one for each budget. ``name``: the checkpoint. UserError for what cannot be."""
+def measure(config: RunConfig, options: Options, name: str) -> Iterator[dict[str, Any]]:
+    """The result documents, one for each budget, as they come. ``name``: the checkpoint. UserError for mistakes."""
     device = device_of(options.device)
     loaded = load(name, model_dtype(config), "cpu")
     with _text(config, options, loaded) as given:
@@ -123,8 +126,12 @@ def measure(config: RunConfig, options: Options, name: str) -> list[dict[str, An
         for cell in cells:  # a mistake in the last one shows before the first is run
             cell.core(cell.policy())
         model = Offloaded(loaded.model, device)
+        for cell in cells:
+            check_device(cell.setup, model)
         kept = full_outputs(cells[0], model)
-        return [_compared(cell, model, kept, loaded, options) for cell in cells]
+        for cell in cells:
+            gc.collect()  # the slots of the run before: its core and its policy hold each other
+            yield _compared(cell, model, kept, loaded, options)
 
 
 @contextmanager
@@ -159,7 +166,8 @@ def _check_source(cell: Cell, loaded: Loaded) -> None:
 def full_outputs(cell: Cell, model: Offloaded) -> Kept:
     """The full model's outputs: all experts resident, or, where the device has no room for them, the cell's budget."""
     budget = cell.total_expert_bytes
-    if model.backend.device.type == "cuda" and budget > int(torch.cuda.mem_get_info(model.backend.device)[0]):
+    device = model.backend.device
+    if device.type == "cuda" and budget > ROOM * torch.cuda.mem_get_info(device)[0]:
         budget = cell.setup.budget
     whole = replace(cell, setup=replace(cell.setup, budget=budget))
     steps = cell.trace.steps

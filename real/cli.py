@@ -9,7 +9,10 @@ from importlib import import_module
 from sim.cli import guarded
 from traces.errors import UserError, one_of
 
-VERBS = {"run": "serve prompts, or a trace's routing, on a device"}
+VERBS = {
+    "run": "serve prompts, or a trace's routing, on a device",
+    "peers": "our runtime beside the library and accelerate",
+}
 HELP = """\
 python -m real VERB [key=value ...]
 

@@ -100,28 +100,15 @@ def live(config: RunConfig, options: Options, name: str, *, history_given: bool)
     loaded = load(name, model_dtype(config), "cpu")
     requests, made_from = _requests(config, options, loaded)
     model = Offloaded(loaded.model, device_of(options.device))
-    history = _history(config, model.moe, history_given)
+    history = find_history(config, model.moe, given=history_given)
     predictors = _predictors(options.predictor)
-    setup = _setup(config, model, loaded, predictors)
-    check_device(setup, model)
-    policy = _policy(config, setup, history, predictors)
-    wanted = frozenset(map(str, policy.needs()))
-    shown = Live(model.moe, wanted, predictors)
-
-    def signals(of: Policy) -> TraceSignals:
-        return TraceSignals(shown, of.needs(), shown.predicted, of.predictors())
-
-    pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
-    core = DeviceCore(policy, setup, signals(policy), pool)
-    machine = machine_of(HardwareProfile.from_dict(config.hardware), model, core)
-    batch, facts = int(config.workload["batch"]), stated(policy)
-    with model.attached(machine, shown) as run, shown.attached():
-        generate(run, Engine(model.model, model.backend.device), shown, requests, batch, frozenset(end_tokens(loaded)))
-    accounts = machine.finish()
+    setup = make_live_setup(config, model, loaded.name, predictors)
+    policy, fresh = (make_policy(config, setup, history, predictors) for _ in range(2))
+    served = serve(config, model, policy, requests, frozenset(end_tokens(loaded)), predictors)
+    shown, machine, core = served.shown, served.machine, served.machine.core
     with torch.inference_mode():
         shown.settle_all()
-    fresh = _policy(config, setup, history, predictors)
-    digest = replay(core.log, Core(fresh, setup, signals(fresh)))
+    digest = replay(core.log, Core(fresh, setup, served.signals(fresh)))
     scratch = tempfile.TemporaryDirectory(prefix="moe-offload-")
     folder = Path(scratch.name) / "trace"
     write_trace(folder, shown, requests, loaded, model, made_from)
@@ -133,9 +120,42 @@ def live(config: RunConfig, options: Options, name: str, *, history_given: bool)
         "predictors": {key: fitted.sha256 for key, fitted in predictors.items()},
     }
     texts = tuple(loaded.tokenizer.decode(request.made, skip_special_tokens=True) for request in requests)
-    return Session(
-        cell, Outcome(policy, core, accounts, machine.timings, facts), machine, about, texts, folder, scratch
-    )
+    return Session(cell, served.outcome, machine, about, texts, folder, scratch)
+
+
+@dataclass(frozen=True)
+class LiveRun:
+    """What serving prompts has left."""
+
+    outcome: Outcome
+    machine: Machine
+    shown: Live
+
+    def signals(self, policy: Policy) -> TraceSignals:
+        """What was shown, as far as a policy declares it."""
+        return TraceSignals(self.shown, policy.needs(), self.shown.predicted, policy.predictors())
+
+
+def serve(
+    config: RunConfig,
+    model: Offloaded,
+    policy: Policy,
+    requests: list[Served],
+    ends: frozenset[int],
+    predictors: Mapping[str, Fitted] | None = None,
+) -> LiveRun:
+    """Serve prompts under a policy, ``workload.batch`` at a time. UserError where the device has no room."""
+    setup = policy.setup
+    check_device(setup, model)
+    shown = Live(model.moe, frozenset(map(str, policy.needs())), predictors)
+    signals = TraceSignals(shown, policy.needs(), shown.predicted, policy.predictors())
+    pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
+    core = DeviceCore(policy, setup, signals, pool)
+    machine, facts = machine_of(HardwareProfile.from_dict(config.hardware), model, core), stated(policy)
+    with model.attached(machine, shown) as run, shown.attached():
+        engine = Engine(model.model, model.backend.device)
+        generate(run, engine, shown, requests, int(config.workload["batch"]), ends)
+    return LiveRun(Outcome(policy, core, machine.finish(), machine.timings, facts), machine, shown)
 
 
 def facts_of(model: Offloaded, machine: Machine, options: Options) -> dict[str, Any]:
@@ -178,7 +198,7 @@ def _requests(config: RunConfig, options: Options, loaded: Loaded) -> tuple[list
     return requests, about
 
 
-def _history(config: RunConfig, moe: MoeModel, given: bool) -> Trace | None:
+def find_history(config: RunConfig, moe: MoeModel, *, given: bool) -> Trace | None:
     """The trace whose train requests are learned from, if it is of the model's routing shape."""
     trace = open_trace(find_trace(config.trace))
     ours, its = (len(moe.layers), moe.n_experts, moe.top_k), (trace.L, trace.E, trace.K)
@@ -196,13 +216,14 @@ def _predictors(file: str) -> dict[str, Fitted]:
     return {fitted_name(str(fitted.about["input"]), int(fitted.about["stride"])): fitted}
 
 
-def _setup(config: RunConfig, model: Offloaded, loaded: Loaded, predictors: Mapping[str, Fitted]) -> Setup:
+def make_live_setup(config: RunConfig, model: Offloaded, name: str, predictors: Mapping[str, Fitted]) -> Setup:
+    """What the policy is to know, without a trace: a checkpoint is priced by its own shapes. UserError."""
     moe, profile = model.moe, config.model
     if profile.get("name") == AS_TRACED:
         sizes = {"n_layers": len(moe.layers), "n_experts": moe.n_experts, "top_k": moe.top_k}
-        dtype = str(loaded.model.dtype).removeprefix("torch.")
-        section = {"name": loaded.name, **sizes, "expert_bytes": [model.store.layout.nbytes] * len(moe.layers)}
-        priced = ModelProfile.from_manifest(section | {"shapes": moe.shapes(), "dtype": dtype})
+        dtype = str(model.model.dtype).removeprefix("torch.")
+        section = {"name": name, **sizes, "expert_bytes": [model.store.layout.nbytes] * len(moe.layers)}
+        priced = ModelProfile.from_manifest(section | {"shapes": model.shapes, "dtype": dtype})
     else:
         priced = ModelProfile.from_dict(profile)
     hardware = HardwareProfile.from_dict(config.hardware)
@@ -216,7 +237,8 @@ def _setup(config: RunConfig, model: Offloaded, loaded: Loaded, predictors: Mapp
     return setup
 
 
-def _policy(config: RunConfig, setup: Setup, history: Trace | None, predictors: Mapping[str, Fitted]) -> Policy:
+def make_policy(config: RunConfig, setup: Setup, history: Trace | None, predictors: Mapping[str, Fitted]) -> Policy:
+    """The configured policy, fitted on the train requests of ``history`` if it wants them. UserError."""
     given = dict(config.policy)
     try:
         policy = registry.build(str(given.pop("name")), setup, given)

@@ -92,21 +92,15 @@ class StepShown:
 
 
 class LiveArray:
-    """One signal over all rows so far, indexed as an array of a trace is: rows first, then the layer."""
+    """One signal over all rows so far, indexed as an array of a trace is, and read then."""
 
     def __init__(self, name: str, live: Live, trailing: tuple[int, ...]) -> None:
         self.name, self.live, self.shape = name, live, (0, *trailing)
 
-    def __getitem__(self, rows: slice) -> _Rows:
-        return _Rows(self.name, *self.live.where(rows))
-
-
-class _Rows:
-    def __init__(self, name: str, step: StepShown, part: slice) -> None:
-        self.name, self.step, self.part = name, step, part
-
-    def __getitem__(self, index: tuple[Any, ...]) -> Array:
-        return self.step.read(self.name, index[1:])[self.part]
+    def __getitem__(self, at: tuple[Any, ...]) -> Array:
+        """``at``: a slice of rows within one pass, then the layer, and the distance of gate_ahead."""
+        step, part = self.live.where(at[0])
+        return step.read(self.name, at[1:])[part]
 
 
 class Live:

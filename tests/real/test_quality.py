@@ -30,7 +30,7 @@ from policies.lru import LRU  # noqa: E402
 from real.forced import run_forced  # noqa: E402
 from real.offloaded import Offloaded  # noqa: E402
 from real.quality import full_outputs  # noqa: E402
-from real.scores import compare  # noqa: E402
+from real.scores import Sums, compare  # noqa: E402
 from sim.core.accounts import SKIPPED, SUBSTITUTED  # noqa: E402
 from sim.core.state import CoreError  # noqa: E402
 from sim.replay import replay  # noqa: E402
@@ -132,15 +132,17 @@ def test_a_smaller_budget_is_no_better_on_the_reference_model(tmp_path: Path) ->
 
 
 def test_two_distributions_by_hand() -> None:
-    truth, other = (
-        torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]),
-        torch.tensor([[0.25, 0.5, 0.25], [0.1, 0.2, 0.7]]),
-    )
+    truth = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])
+    other = torch.tensor([[0.125, 0.625, 0.25], [0.1, 0.2, 0.7]])
     sums = compare(truth.log() + 3, other.log() - 5, torch.tensor([0, -1]))  # a constant is of no effect
-    first = 0.5 * np.log(2) + 0.25 * np.log(0.5)
+    first = 0.5 * np.log(4) + 0.25 * np.log(0.4)
     assert (sums.tokens, sums.targets, sums.agreed) == (2, 1, 1)
     assert (sums.kl, sums.kl_max) == (pytest.approx(first, rel=1e-6), pytest.approx(first, rel=1e-6))
-    assert (sums.loss_full, sums.loss) == (pytest.approx(np.log(2), rel=1e-6), pytest.approx(np.log(4), rel=1e-6))
+    assert (sums.loss_full, sums.loss) == (pytest.approx(np.log(2), rel=1e-6), pytest.approx(np.log(8), rel=1e-6))
+    whole = Sums(2, 1, 1.0, 2.0, 0.5, 0.375, 1) + Sums(2, 2, 3.0, 4.0, 0.25, 0.25, 2)
+    assert whole == Sums(4, 3, 4.0, 6.0, 0.75, 0.375, 3)
+    assert whole.figures()["kl_nats"] == 0.75 / 4
+    assert whole.figures()["perplexity"] == pytest.approx(np.exp(2))
 
 
 # The experts of the gate computed from slots that hold others, or not at all.

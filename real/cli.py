@@ -14,6 +14,7 @@ VERBS = {
     "validate": "the same routing on a device and in the simulator, and how far apart they are",
     "diff": "where two logs of facts first differ, in words",
     "calibrate": "the runtime's own overheads, added to a hardware profile",
+    "quality": "what a lossy policy costs: perplexity, KL, agreement",
     "peers": "our runtime beside the library and accelerate",
 }
 HELP = """\

@@ -16,9 +16,11 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from real.backend import backend_of
 from real.compute import LayerCompute
 from real.machine import Machine
+from real.masked import MaskedGate
 from real.store import HostStore, check_room
 from sim.workload import Pass
 from traces.collect.families import MoeModel, inspect_model
+from traces.collect.scoring import Law
 from traces.errors import UserError
 
 _names = itertools.count()
@@ -34,6 +36,9 @@ class Feed(Protocol):
 
     def demand(self, layer: int, ids: NDArray[np.int64], weights: Array) -> tuple[list[int], list[int]]:
         """The demand set of ``ids`` [n, K] in token order, as flat numbers, and tokens per expert."""
+
+    def gate(self, layer: int, law: Law) -> tuple[Tensor, Tensor] | None:
+        """Logits [n, E] of the gate that has just run, and the weights [n, K] of what it chose; None: not known."""
 
     def settle(self) -> None:
         """The pass has ended."""
@@ -64,6 +69,7 @@ class Offloaded:
         pool = machine.core.pool
         layers = [LayerCompute(layer.experts, index, pool) for index, layer in enumerate(self.moe.layers)]
         run = Run(machine, feed)
+        machine.core.event.masked_weights = MaskedGate(self.moe, machine.core.event, feed.gate)
 
         def experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
             return run.event(layers[self._layer_of[id(module)]], hidden, ids, weights)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -246,6 +246,14 @@ class Policy(ABC):
 
     def fit(self, history: History) -> None:  # noqa: B027 - optional
         """Learn from the train requests. Called once, before the first fact, if it wants them."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """What it has decided before the first fact, for the result: a plan, the size of a store.
+
+        Asked once, when it is built, fitted and attached; what it learns or changes later is not in it. By name, plain
+        JSON: texts, true, false, null, whole and finite numbers, lists of these. CoreError for anything else.
+        """
+        return {}
 
     def on_step(self, step: Step) -> None:  # noqa: B027 - optional
         """A forward pass begins."""

@@ -37,7 +37,7 @@ class DeepSpeed(LRU):
         sizes, n = self.setup.expert_bytes, self.setup.n_experts
         if self.fetch == "active":
             return super().min_budget()
-        if self.fetch == "whole_layer":
+        if self.fetch == "whole_layer" or len(sizes) == 1:
             return n * max(sizes)
         return n * max(size + after for size, after in zip(sizes, (*sizes[1:], sizes[0]), strict=True))
 
@@ -52,6 +52,9 @@ class DeepSpeed(LRU):
         super().on_gate(event)
         if self.fetch == "active":
             return
+        if self.coming not in (-1, event.layer):  # no token saw that layer
+            for expert in self._layer(self.coming):
+                self.actions.cancel(expert)
         self.current = event.layer
         if self.cache == "none":
             for expert in [x for x in self.orders[0] if self.setup.layer_of(x) != event.layer]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -123,6 +123,9 @@ class FMoE(Policy):
             self._store(block)
         if not self.store.size:
             raise UserError("policy=fmoe: the train requests have no forward pass; allowed: store=online")
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"maps": self.store.size}
 
     def _store(self, block: list[tuple[Reals, Reals | None]]) -> None:
         embeddings = [e for _, e in block if e is not None]

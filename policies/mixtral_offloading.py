@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from policies.api import LayerEvent, Schedule, Setup, Signal
 from policies.parts.foreseen import Foreseen, at_least_one, by_tokens
-from policies.parts.ordered import Ordered
 from policies.parts.scoped import Scope
 from traces.errors import UserError
 
@@ -56,6 +58,12 @@ class MixtralOffloading(Foreseen):
 
     def layer_budgets(self) -> list[int] | None:
         return None if self.buffer_bytes else super().layer_budgets()  # buffers may hold any layer: kept to here
+
+    def facts(self) -> Mapping[str, Any]:
+        if not self.by_layer:
+            return {}
+        sizes = zip(self.shares, self.setup.expert_bytes, strict=True)
+        return {"slots_per_layer": [share // size for share, size in sizes]}
 
     def on_gate(self, event: LayerEvent) -> None:
         self.pool = event.demand[0] // self.span
@@ -124,10 +132,7 @@ class MixtralOffloading(Foreseen):
         return taken + self._size(expert) <= self.buffer_bytes
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        if speculative and self.buffer_bytes:
-            return None
-        found = Ordered.victim(self, incoming, speculative)
-        return found if found is not None else next(filter(self.view.evictable, self.buffered), None)
+        return None if speculative and self.buffer_bytes else super().victim(incoming, speculative)
 
     def _size(self, expert: int) -> int:
         return self.setup.expert_bytes[self.setup.layer_of(expert)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from traces.errors import UserError
 
 EPSILON = 1e-6
 """Alg. 1's, of which the paper gives no value: among experts that no match used, later layers go first."""
+MOST_EAMS = 100_000
+"""What fits in memory; the paper goes to 40 thousand."""
 MATCH_US_PER_EAM = 21 / 1000
 """Appendix B.1 of the paper: 21 us for 1,000 EAMs, 226 us for 10,000."""
 
@@ -52,7 +55,8 @@ class MoEInfinity(Policy):
         blocking: bool = False,
     ) -> None:
         super().__init__(setup)
-        at_least_one("capacity", capacity, "matrices")
+        if not 1 <= capacity <= MOST_EAMS:
+            raise UserError(f"policy.capacity={capacity}: allowed: 1 to {MOST_EAMS} (matrices)")
         self.matches = at_least_one("matches", matches, "matrices")
         self.horizon = setup.n_layers if horizon is None else at_least_one("horizon", horizon, "layers, or null")
         self.outstanding = at_least_one("outstanding", outstanding, "loads")
@@ -96,13 +100,17 @@ class MoEInfinity(Policy):
     def fit(self, history: History) -> None:
         self.requests.learn(history)
 
+    def facts(self) -> Mapping[str, Any]:
+        decode, prefill = self.requests.collections
+        return {"matrices_prefill": prefill.size, "matrices_decode": decode.size}
+
     def attach(self, view: View, actions: Actions) -> None:
         super().attach(view, actions)
         if self.lfu is not None:
             self.lfu.attach(view, actions)
 
     def on_step(self, step: Step) -> None:
-        self.requests.close(step.requests)
+        self.requests.close(step.prefill, step.requests)
         self.layer, self.collection = -1, self.requests.collections[step.prefill]
         self.iterations = [Iteration(self.collection) for _ in step.requests]
         self.asked, self.behind = None, False
@@ -140,7 +148,7 @@ class MoEInfinity(Policy):
     def _ask(self) -> None:
         self.tags += 1
         self.asked, self.behind = (self.tags, self._nearest()), False
-        self.actions.predict(self.tags, self.latency_ns, self.blocking)
+        self.actions.predict(self.tags, self.latency_ns * len(self.iterations), self.blocking)
 
     def on_prediction(self, tag: int) -> None:
         if self.asked is None or self.asked[0] != tag:
@@ -226,7 +234,6 @@ class MoEInfinity(Policy):
 
     def on_slot(self, expert: int) -> None:
         self.resident[expert] = True
-        self.plan[expert] = 0
         if self.lfu is not None:
             self.lfu.on_slot(expert)
         else:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
 from policies.api import History, Policy, Setup, Step
 from traces.errors import UserError
 
@@ -39,6 +43,10 @@ class Static(Policy):
             if size <= left:
                 self.kept[expert] = None
                 left -= size
+
+    def facts(self) -> Mapping[str, Any]:
+        layers = Counter(map(self.setup.layer_of, self.kept or ()))
+        return {"kept_per_layer": [layers[layer] for layer in range(self.setup.n_layers)]}
 
     def on_step(self, step: Step) -> None:
         if self.kept is None:

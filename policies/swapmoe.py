@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,15 @@ class SwapMoE(Policy):
         genetic = Genetic(setup, known, self.room, self.least, self.latency_weight)
         self._begin(genetic.search(self.population, self.generations))
 
+    def facts(self) -> Mapping[str, Any]:
+        plan = self._planned()
+        return {"experts_per_layer": plan.experts, "frequency": plan.frequency, "swaps_per_step": self.swaps_per_step}
+
+    def _planned(self) -> Plan:
+        if self.plan is None:
+            raise RuntimeError("swapmoe was not fitted")
+        return self.plan
+
     def _begin(self, plan: Plan) -> None:
         self.plan, self.experts = plan, np.array(plan.experts)
         self.virtual = self._best()
@@ -122,11 +131,10 @@ class SwapMoE(Policy):
         return best
 
     def on_step(self, step: Step) -> None:
-        if self.plan is None:
-            raise RuntimeError("swapmoe was not fitted")
+        plan = self._planned()
         begun = 1 if self.unit == "pass" else len(set(step.requests) - self.seen)
         self.seen.update(step.requests)
-        if begun and self.inputs >= self.plan.frequency:
+        if begun and self.inputs >= plan.frequency:
             self._update()
         self.inputs += begun
         self.quota = self.swaps_per_step
@@ -150,7 +158,7 @@ class SwapMoE(Policy):
         self.ranking = ranked(self.ranking, self.window)
         best, n_experts = self._best(), self.setup.n_experts
         swaps: list[tuple[float, int, int]] = []
-        for layer in np.nonzero((best & ~self.virtual).any(1) & np.array(self.loaded))[0].tolist():
+        for layer in np.nonzero((best & ~self.virtual).any(1))[0].tolist():
             first, order = layer * n_experts, self.ranking[layer].tolist()
             here, wanted = self.virtual[layer], best[layer]
             ins = [x for x in order if wanted[x] and not here[x] and first + x not in self.coming]

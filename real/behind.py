@@ -15,9 +15,9 @@ from heapq import heappop, heappush
 
 from real.backend import Backend, DeviceError, Ticket
 from real.core import DeviceCore
-from real.spans import Spans
 from sim.core.state import DEMAND
 from sim.core.words import NONE
+from sim.timeline import Timeline
 
 
 class Behind:
@@ -28,7 +28,7 @@ class Behind:
 
     def __init__(self, core: DeviceCore, backend: Backend, depth: int, predictor_threads: int) -> None:
         self.core, self.backend, self.depth = core, backend, depth
-        self.spans = Spans()
+        self.timeline = Timeline()
         self._lock = threading.RLock()
         self._ready, self._work, self._due = (threading.Condition(self._lock) for _ in range(3))
         self._link: deque[tuple[int, int, Ticket]] = deque()  # (handed over, chunk, ticket)
@@ -126,7 +126,7 @@ class Behind:
             began, experts, ticket = self._computing.popleft()
             ticket.wait()
             now = self.now()
-            self.spans.compute(began, now, experts)
+            self.timeline.compute(began, now, experts)
             for x in experts:
                 self.core.expert_done(x, now)
 
@@ -135,10 +135,12 @@ class Behind:
         now = self.now()
         began = max(handed_over, self._link_free)
         self._link_free = now
-        self.spans.copy(began, now, chunk)
+        expert = chunk // self.core.setup.chunks
+        self.timeline.copy(began, now, chunk, self.core.kind[expert])
+        self.timeline.occupancy(now, self.core.state.used)
         accounts = self.core.accounts
         accounts.link_busy_ns += now - max(began, accounts.start_ns)  # what lay in the warm-up does not count
-        self._charge(self.core.kind[chunk // self.core.setup.chunks], now)
+        self._charge(self.core.kind[expert], now)
         self.core.chunk_done(chunk, now)
 
     def _charge(self, cause: int, now: int) -> None:
@@ -148,7 +150,7 @@ class Behind:
             self._waiting_since, self._awaited = now, cause
 
     def _stall(self, begin: int, end: int, cause: int) -> None:
-        self.spans.stall(begin, end, cause)
+        self.timeline.stall(begin, end, cause)
         self._stalls[cause] += end - begin
         self._stalled += end - begin
 

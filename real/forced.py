@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policies.api import Policy
+from policies.api import Policy, Setup
 from real.core import DeviceCore
 from real.engine import Engine
 from real.machine import Machine
@@ -15,6 +15,8 @@ from real.offloaded import Offloaded
 from real.pool import Pool
 from real.recorded import Forced
 from sim.cell import Cell
+from sim.facts import stated
+from sim.profiles import HardwareProfile
 from sim.results import Outcome
 from sim.workload import Pass
 from traces import Trace
@@ -30,20 +32,22 @@ class DeviceRun:
     machine: Machine
 
 
-def machine_of(cell: Cell, policy: Policy, model: Offloaded, core: DeviceCore) -> Machine:
-    link, host = cell.hardware.link, cell.hardware.host
-    return Machine(core, model.backend, depth=link.depth, predictor_threads=host.predictor_threads)
+def machine_of(hardware: HardwareProfile, model: Offloaded, core: DeviceCore) -> Machine:
+    """A machine whose link and predictor are as deep and as many as the profile's."""
+    depth, threads = hardware.link.depth, hardware.host.predictor_threads
+    return Machine(core, model.backend, depth=depth, predictor_threads=threads)
 
 
 def run_forced(
     cell: Cell, model: Offloaded, policy: Policy, progress: Callable[[int], None] | None = None
 ) -> DeviceRun:
     """Serve the cell's requests with the trace's routing. UserError where the model is not of the trace's shape."""
-    check_shape(cell, model)
+    check_shape(cell.setup, model, cell.model.name)
     setup = cell.setup
     pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
     core = DeviceCore(policy, setup, cell.signals(policy), pool)
-    machine = machine_of(cell, policy, model, core)
+    machine = machine_of(cell.hardware, model, core)
+    facts = stated(policy)
     feed = Forced(cell.trace)
     vocabulary = int(model.model.config.get_text_config().vocab_size)
     tokens = _tokens(cell.trace, vocabulary)
@@ -73,12 +77,12 @@ def run_forced(
             machine.measure()
         serve(cell.passes(cell.selection.measured), ends)
         accounts = machine.finish()
-    return DeviceRun(Outcome(policy, core, accounts, machine.timings), core, machine)
+    return DeviceRun(Outcome(policy, core, accounts, machine.timings, facts), core, machine)
 
 
-def check_shape(cell: Cell, model: Offloaded) -> None:
-    """UserError unless the model has the layers, experts and bytes that the cell prices."""
-    moe, setup = model.moe, cell.setup
+def check_shape(setup: Setup, model: Offloaded, name: str) -> None:
+    """UserError unless the model has the layers, experts and bytes that the profile ``name`` prices."""
+    moe = model.moe
     for key, has, wants in (
         ("layers of experts", len(moe.layers), setup.n_layers),
         ("experts per layer", moe.n_experts, setup.n_experts),
@@ -87,7 +91,7 @@ def check_shape(cell: Cell, model: Offloaded) -> None:
         ("bytes per expert of the last layer", model.store.layout.nbytes, setup.expert_bytes[-1]),
     ):
         if has != wants:
-            raise UserError(f"the model has {key}: {has}, and model={cell.model.name} says {wants}")
+            raise UserError(f"the model has {key}: {has}, and model={name} says {wants}")
 
 
 def _tokens(trace: Trace, vocabulary: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -22,6 +22,8 @@ from traces.format import absent_id, by_descending_weight, ids_dtype
 Array = NDArray[Any]
 AHEAD = 3
 """Layers that gate_ahead looks ahead at most."""
+KEPT = 4096
+"""Passes whose signals may stay on the device unread: reading them during the run would be charged to the policy."""
 
 
 class StepShown:
@@ -41,6 +43,16 @@ class StepShown:
         if key not in self._read:
             self._read[key] = self._make(name, *index)
         return self._read[key]
+
+    def whole(self, name: str) -> Array:
+        """A signal of all layers, [n, L, ...]."""
+        if name in ("embedding", "token_ids"):
+            return self.read(name, ())
+        layers = range(len(self.live.moe.layers))
+        if name == "gate_ahead":
+            ahead = [[self.read(name, (layer, distance)) for distance in range(AHEAD)] for layer in layers]
+            return np.stack([np.stack(distances, 1) for distances in ahead], 1)
+        return np.stack([self.read(name, (layer,)) for layer in layers], 1)
 
     def _make(self, name: str, layer: int = 0, distance: int = 0) -> Array:
         moe = self.live.moe
@@ -121,6 +133,7 @@ class Live:
             setattr(self, name, LiveArray(name, self, trailing) if name in wanted else None)
         self.predicted: dict[str, Any] = {name: LiveArray(name, self, (L, 0)) for name in self.predictors}
         self.rows = 0
+        self._settled = 0  # steps whose signals are all on the CPU
         self.steps: list[tuple[Pass, StepShown]] = []
         self._at: dict[int, tuple[StepShown, slice]] = {}
 
@@ -138,6 +151,14 @@ class Live:
     def where(self, rows: slice) -> tuple[StepShown, slice]:
         """The pass that rows belong to, and their place in it."""
         return self._at[rows.start]
+
+    def rows_of(self, name: str, parts: Sequence[tuple[int, int]]) -> Array:
+        """A signal's rows over ``parts`` [(first row, rows)], all layers: [n, L, ...], as a trace holds it."""
+        found = []
+        for first, _ in parts:
+            shown, part = self._at[first]
+            found.append(shown.whole(name)[part])
+        return np.concatenate(found)
 
     def forced(self, layer: int) -> None:
         return None
@@ -170,16 +191,20 @@ class Live:
         return hook
 
     def settle(self) -> None:
-        """The pass has ended: bring what the policy has not read to the CPU too, and free the device's copies."""
-        _, shown = self.steps[-1]
-        for layer in range(len(self.moe.layers)):
-            for name in ("expert_ids", "expert_weights", *(self.wanted & {"hidden", "router_probs"})):
-                shown.read(name, (layer,))
-            if "gate_ahead" in self.wanted:
-                for distance in range(AHEAD):
-                    shown.read("gate_ahead", (layer, distance))
-        for name in self.wanted & {"embedding", "token_ids"}:
-            shown.read(name, ())
+        """The pass has ended. What nobody has read stays on the device, for a while."""
+        if len(self.steps) - self._settled > KEPT:
+            self._settle_next()
+
+    def settle_all(self) -> None:
+        """Bring to the CPU what the policy has not read, for the trace, and free the device's copies."""
+        while self._settled < len(self.steps):
+            self._settle_next()
+
+    def _settle_next(self) -> None:
+        _, shown = self.steps[self._settled]
+        self._settled += 1
+        for name in {"expert_ids", "expert_weights", "token_ids"} | self.wanted:
+            shown.whole(name)
         shown.hidden, shown.logits = [], []
 
 

@@ -120,6 +120,7 @@ class Machine(Behind):
             assert step is not None
             now = self.now()
             core.step_end(now)
+            self.timeline.step(self._began, now, self.steps, step.prefill)
             core.accounts.compute_ns += now - self._began - self._stalled
             self.timings.note(step, self._began, now)
             self._ended = now

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from real.store import fill
 from traces.calibrate.shapes import DTYPES, PUBLISHED, configuration
 from traces.collect.load import load
 from traces.errors import UserError, one_of
@@ -15,24 +16,25 @@ WEIGHTS = ("auto", "random")
 _AUTO: Any = AutoModelForCausalLM
 
 
-def open_model(name: str, dtype: str, weights: str, layers: int | None = None) -> Any:
+def open_model(name: str, dtype: str, weights: str, layers: int | None = None, *, whole: bool = False) -> Any:
     """A model on the CPU, in evaluation mode, its experts without memory if their weights are random.
 
     `name`: "reference", a folder or a model of the local cache; with ``weights=random`` also a name of conf/model.
     `layers`: MoE layers of the trace, for a shape whose depth conf/model gives and transformers' defaults do not.
+    `whole`: random experts get their memory too.
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights}: allowed: {one_of(WEIGHTS)}")
     if weights == "auto":
         if name in PUBLISHED:
             raise UserError(
-                f"model={name}: its checkpoint is not shipped; add weights=random, or give its folder as checkpoint="
+                f"model={name}: its checkpoint is not shipped; allowed: weights=random, or the folder of a checkpoint"
             )
         return load(name, dtype, "cpu").model
-    return _random(name, dtype, layers)
+    return _random(name, dtype, layers, whole)
 
 
-def _random(name: str, dtype: str, layers: int | None) -> Any:
+def _random(name: str, dtype: str, layers: int | None, whole: bool) -> Any:
     config = configuration(name)
     text = config.get_text_config()
     if layers is not None and name in PUBLISHED:
@@ -47,8 +49,13 @@ def _random(name: str, dtype: str, layers: int | None) -> Any:
     torch.manual_seed(0)
     with torch.no_grad():
         for module in model.modules():
-            if not all(hasattr(module, mark) for mark in ("num_experts", "is_transposed", "has_bias")):
+            experts = all(hasattr(module, mark) for mark in ("num_experts", "is_transposed", "has_bias"))
+            if whole or not experts:
                 module.to_empty(device="cpu", recurse=False)
+            if not experts:
                 model._init_weights(module)
+            elif whole:
+                for weights in module.parameters(recurse=False):
+                    fill(weights)
     torch.random.set_rng_state(generator)
     return model

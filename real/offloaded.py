@@ -61,6 +61,7 @@ class Offloaded:
     def __init__(self, model: Any, device: torch.device, room: Callable[[], int] = free_memory) -> None:
         self.moe: MoeModel = inspect_model(model)
         self.backend = backend_of(device)
+        self.shapes = self.moe.shapes()  # while the experts have theirs
         experts = [layer.experts for layer in self.moe.layers]
         if device.type != "cpu" or any(p.is_meta for module in experts for p in module.parameters()):
             check_room(sum(p.numel() * p.element_size() for module in experts for p in module.parameters()), room)

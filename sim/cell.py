@@ -179,15 +179,29 @@ def make_cell(config: RunConfig) -> Cell:
             )
     hardware = HardwareProfile.from_dict(config.hardware)
     costs = Costs(model, hardware, dtype)
-    total = trace.E * sum(costs.expert_bytes)
+    predicted = find_predicted(trace)
+    setup = make_setup(config, costs, hardware, trace.E, trace.K, predicted)
+    chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup)
+    return Cell(config, trace, model, hardware, costs, setup, chosen, predicted)
+
+
+def make_setup(
+    config: RunConfig,
+    costs: Costs,
+    hardware: HardwareProfile,
+    n_experts: int,
+    top_k: int,
+    predicted: Mapping[str, Predicted],
+) -> Setup:
+    """What the policy is to know of model and machine. UserError for a budget or a cut that cannot be."""
+    total = n_experts * sum(costs.expert_bytes)
     smallest = min(costs.expert_bytes)
     if config.chunks > smallest:
         raise UserError(f"chunks={config.chunks}: at most the bytes of one expert, {smallest}")
-    predicted = find_predicted(trace)
     setup = Setup(
-        n_layers=trace.L,
-        n_experts=trace.E,
-        top_k=trace.K,
+        n_layers=len(costs.expert_bytes),
+        n_experts=n_experts,
+        top_k=top_k,
         expert_bytes=costs.expert_bytes,
         chunks=config.chunks,
         budget=parse_budget(config.budget, total),
@@ -202,8 +216,7 @@ def make_cell(config: RunConfig) -> Cell:
         )
     if costs.copy_ns(max(costs.expert_bytes)) > LONGEST_COPY_NS:
         raise UserError(f"hardware.link.h2d_gb_per_s={config.hardware['link']['h2d_gb_per_s']}: an expert takes hours")
-    chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup)
-    return Cell(config, trace, model, hardware, costs, setup, chosen, predicted)
+    return setup
 
 
 def find_predicted(trace: Trace) -> Mapping[str, Predicted]:

@@ -19,10 +19,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(HELP)
         return 0
     verb, *rest = words
-    try:
+
+    def command() -> int:
         if verb not in VERBS:
             raise UserError(f"{verb}: no such command; allowed: {one_of(VERBS)}")
         return VERBS[verb](rest)
+
+    return guarded(command)
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command; returns the exit status. A user's mistake is one line on stderr."""
+    try:
+        return command()
     except UserError as error:
         sys.stderr.write(f"error: {one_line(error)}\n")
         return 2

@@ -49,6 +49,8 @@ class DemandReader:
 
 def ordered_union(flat: NDArray[Any], slots: int) -> tuple[list[int], list[int]]:
     """Union of one layer's demand over rows of flat numbers [n, K] (``slots`` and more: none); tokens per expert."""
+    if len(flat) == 1 and int(flat.max()) < slots:  # a token chooses no expert twice
+        return flat[0].tolist(), [1] * flat.shape[1]
     # An expert's place in the order is that of its last use: unique() of the reversed sequence finds it first.
     experts, last, counts = np.unique(flat[::-1, ::-1], return_index=True, return_counts=True)
     order = np.argsort(-last)

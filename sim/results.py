@@ -41,6 +41,8 @@ class Outcome:
     core: Core
     accounts: Accounts
     timings: Timings
+    facts: Mapping[str, Any]
+    """What the policy decided before the first fact."""
 
     @property
     def generated(self) -> int:
@@ -77,6 +79,7 @@ def document(cell: Cell, outcome: Outcome, bounds: Mapping[str, Any] | None) -> 
         "schema": SCHEMA,
         "config": cell.resolved(),
         "provenance": _provenance(cell, outcome),
+        "policy": {"name": outcome.policy.name, "facts": dict(outcome.facts)},
         "latency_ms": latency,
         "throughput_tokens_per_s": _ratio(tokens * 1e9, outcome.wall_ns),
         "hit_rate": {

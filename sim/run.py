@@ -14,6 +14,7 @@ from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_
 from policies.lru import LRU
 from sim.cell import Cell, make_cell
 from sim.config import RunConfig
+from sim.facts import stated
 from sim.progress import Progress
 from sim.results import Outcome, document, reference_row
 from sim.store import SCHEMA, Store
@@ -71,9 +72,10 @@ def simulate(
         if progress is not None:
             progress(name or policy.name, done, total)
 
+    facts = stated(policy)
     machine = cell.machine(core, note)
     accounts = machine.run(cell.passes(cell.selection.warmup), cell.passes(cell.selection.measured))
-    return Outcome(policy, core, accounts, machine.timings)
+    return Outcome(policy, core, accounts, machine.timings, facts)
 
 
 def _rows(cell: Cell, request: int) -> int:

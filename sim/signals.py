@@ -38,7 +38,7 @@ class TraceSignals:
 
     def __init__(
         self,
-        trace: Trace | None,
+        trace: Trace | Any | None,
         declared: Collection[Signal] | None = None,
         predicted: Mapping[str, NDArray[np.integer[Any]]] | None = None,
         predictors: Collection[str] = (),

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from policies import registry
 from sim.core.accounts import FATES, PHASES
+from sim.facts import worded
 from sim.predictions import SHARES
 from sim.units import format_bytes
 
@@ -25,7 +26,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
 
 
 def _notes(result: Mapping[str, Any]) -> list[Text]:
-    source, memory, totals = result["provenance"], result["memory"], result["totals"]
+    source, memory, totals, policy = (result[key] for key in ("provenance", "memory", "totals", "policy"))
     machine = source["hardware"]
     trace = source["trace"]
     decoding = trace["decoding"]["mode"].replace("_", " ")
@@ -38,7 +39,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
             f" {trace['recording']}, {decoding}"
         ),
         Text(
-            f"{machine['name']} ({machine['provenance']} figures{_changed(machine)}),"
+            f"{_where_run(source)}{machine['name']} ({machine['provenance']} figures{_changed(machine)}),"
             f" budget {format_bytes(memory['budget_bytes'])},"
             f" batch {batch}, {start} start, seed {config['seed']}"
         ),
@@ -46,7 +47,14 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
             f"{totals['requests']} requests ({source['measured_requests']}):"
             f" {totals['prefill_tokens']} prompt and {totals['generated_tokens']} generated tokens"
         ),
+        *([Text(f"{policy['name']} decided: {worded(policy['facts'])}")] if policy["facts"] else []),
     ]
+
+
+def _where_run(source: Mapping[str, Any]) -> str:
+    """A device's run was measured there; the profile only told the policy its prices."""
+    device = source.get("device")
+    return f"measured on {device['name']}, {device['date']}; the policy's prices: " if device else ""
 
 
 def _changed(profile: Mapping[str, Any]) -> str:

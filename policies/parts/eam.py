@@ -55,29 +55,35 @@ class Requests:
     def __init__(self, capacity: int, n_layers: int, n_experts: int) -> None:
         self.n_layers, self.n_experts = n_layers, n_experts
         self.collections = [Collection(capacity, n_layers, n_experts) for _ in range(2)]
-        self.matrices: dict[int, list[Matrix]] = {}
+        self.matrices: list[dict[int, Matrix]] = [{}, {}]
+        """Per phase, by request."""
 
     def count(self, request: int, prefill: bool, experts: NDArray[np.int64], tokens: Matrix) -> None:
         """Add tokens of experts, each named once."""
-        if request not in self.matrices:
-            self.matrices[request] = [np.zeros(self.n_layers * self.n_experts) for _ in self.collections]
-        self.matrices[request][prefill][experts] += tokens
+        under_way = self.matrices[prefill]
+        if request not in under_way:
+            under_way[request] = np.zeros(self.n_layers * self.n_experts)
+        under_way[request][experts] += tokens
 
-    def close(self, running: Several[int] = ()) -> None:
-        """Those that are not ``running`` any more have ended: collect their matrices."""
-        for request in [x for x in self.matrices if x not in running]:
-            for collection, matrix in zip(self.collections, self.matrices.pop(request), strict=True):
-                collection.add(matrix)
+    def close(self, prefill: bool, running: Several[int] = ()) -> None:
+        """Collect what has gone through a phase: of those under way in it, all that its next pass leaves out.
+
+        A decode pass has all requests that decode. The prefill of another says nothing of them.
+        """
+        under_way = self.matrices[prefill]
+        for request in [x for x in under_way if x not in running]:
+            self.collections[prefill].add(under_way.pop(request))
 
     def learn(self, history: History) -> None:
         """Collect the train requests, in order."""
         first = np.arange(self.n_layers)[:, None] * self.n_experts
         for step in history.steps():
-            self.close((step.request,))
+            self.close(step.prefill, (step.request,))
             ids = step.expert_ids()
             experts, tokens = np.unique((ids + first)[ids != np.iinfo(ids.dtype).max], return_counts=True)
             self.count(step.request, step.prefill, experts, tokens.astype(np.float64))
-        self.close()
+        for prefill in (False, True):
+            self.close(prefill)
 
 
 class Iteration:

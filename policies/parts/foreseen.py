@@ -13,11 +13,15 @@ from policies.lru import LRU
 from policies.parts.scoped import Scope
 from traces.errors import UserError
 
+LONGEST_US = 1e9
+"""Of a prediction: beyond it a latency is a slip, and sums of times would leave 64 bits."""
+
 
 def latency_ns(latency_us: float) -> int:
-    """The latency of a prediction in whole nanoseconds. UserError if it is negative."""
-    if latency_us < 0:
-        raise UserError(f"policy.latency_us={latency_us}: allowed: at least 0 (microseconds)")
+    """The latency of a prediction in whole nanoseconds. UserError if it is negative, or beyond LONGEST_US."""
+    if not 0 <= latency_us <= LONGEST_US:
+        allowed = "at least 0" if latency_us < 0 else f"at most {LONGEST_US:.0f}"
+        raise UserError(f"policy.latency_us={latency_us}: allowed: {allowed} (microseconds)")
     return round(latency_us * 1000)
 
 

@@ -1,206 +1,40 @@
-"""Synthetic machines, traces and signals to try policies on."""
+"""Policies tried on a synthetic machine, watched at every answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import yaml
-from numpy.typing import NDArray
+from synthetic import ABSENT, FREE, PREDICTORS, FakeHistory, FakeSignals, FlatCosts, Routing, draw, setup_of
+from variant import CONF, Variant, shipped, variants
 
-from policies import registry
-from policies.api import PastStep, Policy, Predictor, Setup
+from policies.api import Policy, Setup
 from policies.bounds.future import Clairvoyant, Future
 from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.machine import Machine
 from sim.replay import RecordingCore
-from sim.workload import Pass
 
-CONF = Path(__file__).parents[2] / "conf" / "policy"
-PREDICTED = 2  # layers looked ahead
-PREDICTORS = {
-    "near": Predictor("near", 1, 3),
-    "far": Predictor("far", 2, 2, {"recall": 0.7}),
-    "promoe": Predictor("promoe", 2, 3, {"input": "hidden"}),
-    "promoe_routing": Predictor("promoe_routing", 2, 3, {"input": "routing"}),
-    "promoe_stride3": Predictor("promoe_stride3", 3, 3, {"input": "hidden"}),
-}
-"""Fitted predictors of every synthetic trace."""
-ABSENT = 255
-
-
-@dataclass
-class FlatCosts:
-    """Everything costs the same everywhere, in ns."""
-
-    copy: int = 100
-    expert: int = 40
-    launch_ns: int = 5
-    dense: int = 30
-    head: int = 7
-    layer_overhead_ns: int = 3
-
-    def copy_ns(self, nbytes: int) -> int:
-        return self.copy * nbytes // 12
-
-    def expert_ns(self, layer: int, tokens: int) -> int:
-        return self.expert * tokens
-
-    def expert_table(self, layer: int, tokens: int) -> list[int]:
-        return [self.expert_ns(layer, n) for n in range(tokens + 1)]
-
-    def dense_ns(self, rows: int, kv_tokens: int, pairs: int) -> int:
-        return self.dense
-
-    def lead_ns(self, rows: int, kv_tokens: int, pairs: int) -> int:
-        return 0
-
-    def head_ns(self, requests: int) -> int:
-        return self.head
-
-
-FREE = FlatCosts(copy=0, expert=0, launch_ns=0, dense=0, head=0, layer_overhead_ns=0)
-
-
-@dataclass
-class Routing:
-    """A trace in memory: what each row's tokens chose, and what each signal showed, by (row, layer)."""
-
-    ids: NDArray[np.uint8]  # [N, L, K]
-    steps: list[tuple[bool, int, int]]  # (prefill, first row, rows)
-    n_experts: int
-    signals: dict[str, NDArray[Any]] = field(default_factory=dict)
-
-    def passes(self) -> list[Pass]:
-        out = []
-        for prefill, first, rows in self.steps:
-            demand, tokens = [], []
-            for layer in range(self.ids.shape[1]):
-                count: dict[int, int] = {}
-                for x in self.ids[first : first + rows, layer].ravel().tolist():
-                    flat = layer * self.n_experts + x
-                    count[flat] = count.pop(flat, 0) + 1
-                demand.append(list(count))
-                tokens.append(list(count.values()))
-            out.append(Pass(prefill, (0,), [(first, rows)], rows, rows, rows, demand, tokens))
-        return out
-
-
-class FakeSignals:
-    """Signals of a :class:`Routing`; asking before the gate, or of another layer, is impossible."""
-
-    def __init__(self, signals: dict[str, NDArray[Any]]) -> None:
-        self.arrays = signals
-        self.layer = -1
-        self.parts: Sequence[tuple[int, int]] = ()
-
-    def shown(self) -> Any:
-        return self
-
-    def enter(self, parts: Sequence[tuple[int, int]]) -> None:
-        self.parts, self.layer = parts, -1
-
-    def _rows(self, name: str, *index: int) -> Any:
-        return np.concatenate([self.arrays[name][first : first + n][(slice(None), *index)] for first, n in self.parts])
-
-    def _gated(self, name: str, *index: int) -> Any:
-        assert self.layer >= 0, f"{name} was asked for before a gate had run"
-        return self._rows(name, self.layer, *index)
-
-    def token_ids(self) -> Any:
-        return self._rows("token_ids")
-
-    def embedding(self) -> Any:
-        return self._rows("embedding")
-
-    def expert_ids(self) -> Any:
-        return self._gated("expert_ids")
-
-    def expert_weights(self) -> Any:
-        return self._gated("expert_weights")
-
-    def router_probs(self) -> Any:
-        return self._gated("router_probs")
-
-    def gate_ahead(self, distance: int) -> Any:
-        return self._gated("gate_ahead", distance - 1)
-
-    def hidden(self) -> Any:
-        return self._gated("hidden")
-
-    def predicted(self, name: str) -> Any:
-        return self._gated(f"predicted/{name}")
-
-
-def draw(
-    seed: int,
-    n_layers: int = 4,
-    n_experts: int = 8,
-    k: int = 2,
-    decode: int = 14,
-    prompts: int = 2,
-    recall: float = 0.7,
-) -> Routing:
-    """Requests of one prefill and some decode steps, routed by Zipf with repetition; all signals."""
-    rng = np.random.default_rng(seed)
-    steps: list[tuple[bool, int, int]] = []
-    n = 0
-    for _ in range(prompts):
-        rows = int(rng.integers(1, 7))
-        steps += [(True, n, rows), *((False, n + rows + i, 1) for i in range(decode))]
-        n += rows + decode
-    weight = 1 / np.arange(1, n_experts + 1)
-    ids = np.zeros((n, n_layers, k), np.uint8)
-    for layer in range(n_layers):
-        p = rng.permutation(weight / weight.sum())
-        for row in range(n):
-            again = row and rng.random() < 0.3
-            ids[row, layer] = ids[row - 1, layer] if again else rng.choice(n_experts, k, replace=False, p=p)
-    ahead = np.full((n, n_layers, PREDICTED, k), ABSENT, np.uint8)
-    for a in range(1, PREDICTED + 1):
-        guess = np.argsort(rng.random((n, n_layers, n_experts)), axis=-1)[..., :k].astype(np.uint8)
-        right = rng.random((n, n_layers, 1)) < recall
-        ahead[:, : n_layers - a, a - 1] = np.where(right, ids, guess)[:, a:]
-    probs = rng.random((n, n_layers, n_experts))
-    signals: dict[str, NDArray[Any]] = {
-        "expert_ids": ids,
-        "expert_weights": rng.random((n, n_layers, k)).astype(np.float16),
-        "router_probs": (probs / probs.sum(-1, keepdims=True)).astype(np.float16),
-        "gate_ahead": ahead,
-        "hidden": rng.standard_normal((n, n_layers, 6)).astype(np.float16),
-        "embedding": rng.standard_normal((n, 6)).astype(np.float16),
-        "token_ids": rng.integers(0, 50, n).astype(np.int32),
-    }
-    for name, predictor in PREDICTORS.items():
-        outputs = np.argsort(rng.random((n, n_layers, n_experts)), axis=-1).astype(np.uint8)
-        outputs[:, max(0, n_layers - predictor.stride) :] = ABSENT
-        signals[f"predicted/{name}"] = outputs[..., : predictor.top_k]
-    return Routing(ids, steps, n_experts, signals)
-
-
-class FakeHistory:
-    """Some train requests, with all signals."""
-
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-        self.counts = np.random.default_rng(99).integers(0, 40, setup.n_layers * setup.n_experts)
-
-    def popularity(self) -> NDArray[np.int64]:
-        return self.counts
-
-    def steps(self) -> Iterator[PastStep]:
-        routing = draw(99, self.setup.n_layers, self.setup.n_experts, self.setup.top_k, decode=6)
-        names = [f.name for f in fields(PastStep)[3:]]
-        request = -1
-        for prefill, first, rows in routing.steps:
-            request += prefill
-            readers = (partial(np.copy, routing.signals[name][first : first + rows]) for name in names)
-            yield PastStep(request, prefill, rows, *readers)
+__all__ = [
+    "ABSENT",
+    "CONF",
+    "FREE",
+    "PREDICTORS",
+    "FakeHistory",
+    "FakeSignals",
+    "FlatCosts",
+    "Routing",
+    "Run",
+    "Snapshot",
+    "Variant",
+    "Witness",
+    "draw",
+    "ready",
+    "run",
+    "setup_of",
+    "shipped",
+    "variants",
+]
 
 
 @dataclass(frozen=True)
@@ -264,14 +98,6 @@ class Run:
         return self.accounts.hit_row()[0]
 
 
-def setup_of(
-    routing: Routing, budget: int, *, chunks: int = 1, costs: FlatCosts | None = None, size: int = 12
-) -> Setup:
-    n_layers, k = routing.ids.shape[1:]
-    sizes = (size,) * n_layers
-    return Setup(n_layers, routing.n_experts, k, sizes, chunks, budget, costs or FlatCosts(), 1, PREDICTORS)
-
-
 def ready(policy: Policy, routing: Routing) -> Policy:
     """Give a policy what it may ask for before the first fact: train requests, the future."""
     if policy.wants_history():
@@ -287,77 +113,3 @@ def run(policy: Policy, routing: Routing, *, depth: int = 1, core_type: type[Cor
     machine = Machine(core, policy.setup.costs, depth=depth)  # type: ignore[arg-type]
     accounts = machine.run((), routing.passes())
     return Run(policy, core, accounts, machine)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A policy with parameters."""
-
-    name: str
-    params: tuple[tuple[str, Any], ...] = ()
-    title: str = field(default="", kw_only=True, compare=False)
-
-    def __str__(self) -> str:
-        return self.title or "-".join([self.name, *(f"{k}={v}" for k, v in self.params)])
-
-    @property
-    def layers(self) -> int:
-        """Layers of a model to try it on: more than it looks ahead."""
-        distance = {**registry.defaults(self.name), **dict(self.params)}.get("distance", 1)
-        return max(3, distance + 1)
-
-    def build(self, setup: Setup) -> Policy:
-        return registry.build(self.name, setup, dict(self.params))
-
-    def roomy(self, setup: Setup) -> Setup:
-        """The setup, with the budget raised to what the policy needs."""
-        policy = registry.find(self.name)(setup, **dict(self.params))
-        return replace(setup, budget=max(setup.budget, policy.min_budget()))
-
-
-def variants() -> Iterator[Variant]:
-    """Every policy there is, with its defaults, with each parameter changed to each other value at hand, as shipped."""
-    yield from dict.fromkeys(_variants())
-
-
-def _variants() -> Iterator[Variant]:
-    for name in registry.names():
-        yield Variant(name)
-        default = registry.defaults(name)
-        for key, hint in registry.parameters(name).items():
-            for other in _others(hint, default.get(key)):
-                yield Variant(name, ((key, other),))
-    yield from shipped()
-    yield Variant("gate_ahead", (("latency_us", 0.15), ("blocking", True)))
-    yield Variant("gate_ahead", (("distance", 2), ("outstanding", 3), ("overlap_aware", True), ("latency_us", 0.02)))
-    quick = ("latency_us", 0.05)  # at this lab's prices all that takes 200 us comes too late
-    yield Variant("promoe", (quick,))
-    yield Variant("promoe", (quick, ("preemption", False)))
-    yield Variant("promoe", (("latency_us", 0.0), ("reordering", False), ("scope", "global")))
-    yield Variant("promoe", (quick, ("predictor", "gate_ahead"), ("preemption", False), ("reordering", False)))
-    yield Variant("promoe", (quick, ("predictor", "routing"), ("blocking", True)))
-
-
-def shipped() -> Iterator[Variant]:
-    """Every YAML that is not a policy's defaults."""
-    for path in sorted(CONF.glob("*.yaml")):
-        given = yaml.safe_load(path.read_text())
-        name = given.pop("name")
-        own = tuple((k, v) for k, v in given.items() if v != registry.defaults(name).get(k))
-        if own:
-            yield Variant(name, own, title=path.stem)
-
-
-def _others(hint: Any, default: Any) -> list[Any]:
-    if hint is bool:
-        return [not default]
-    if hint is int:
-        return [default + 1]
-    if hint is float:
-        return [default + 0.1]
-    if int in getattr(hint, "__args__", ()):  # or null
-        return [2 if default is None else None]
-    return [choice for choice in getattr(hint, "__args__", ()) if isinstance(choice, str) and choice != default]
-
-
-PolicyMaker = Callable[[Setup, Routing], Policy]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from lab import draw, run, setup_of
-from scripted import SIZE, go, held, script, sums
+from scripted import SIZE, Desk, go, held, script, sums
 
 from policies import registry
 from traces.errors import UserError
@@ -94,6 +94,27 @@ def test_what_is_coming_is_no_victim_of_a_prefetch() -> None:
     assert policy.victim(0, False) == 4  # demand may take it
     policy.on_slot(9)
     assert policy.victim(6, True) == policy.victim(0, False) == 9
+
+
+def test_what_was_to_come_for_a_layer_that_no_token_saw_is_dropped() -> None:
+    """Layer 1 is asked for at gate 0 and 5 has come when gate 2 runs; step 2 goes on as ever."""
+    policy: Any = registry.build("deepspeed", setup_of(ONCE, 12 * SIZE), {"fetch": "next_layer", "cache": "none"})
+    desk = Desk(policy)
+    desk.arrive(0, 1, 2, 3)
+    desk.gate(0, [0, 1, 2, 3])
+    assert (desk.prefetched, desk.cancelled) == ([4, 5, 6, 7], [])
+    desk.arrive(5)
+    desk.gate(2, [8, 9, 10, 11])
+    assert desk.cancelled == [4, 5, 6, 7]  # of no effect on 5
+    assert (desk.evicted, desk.prefetched) == ([0, 1, 2, 3, 5], [4, 5, 6, 7, 0, 1, 2, 3])
+    desk.gate(0, [0, 1, 2, 3])
+    assert desk.cancelled == [4, 5, 6, 7]
+
+
+def test_a_model_of_one_layer_needs_room_for_one() -> None:
+    routing = script([[[0]], [[1]]], n_experts=4)
+    done = go("deepspeed", routing, 60, room=4, fetch="next_layer", cache="none")
+    assert (sums(done), done.hits) == (([0] * 5, [60 + 80, 0, 0, 0, 0], 250 + 110), 1)
 
 
 @pytest.mark.parametrize(("cache", "same"), [("none", "on_demand"), ("lru", "lru")])

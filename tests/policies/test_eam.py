@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from eam_desk import Past
 from lab import FakeSignals, draw
 from numpy.typing import NDArray
 
-from policies.api import LayerEvent, PastStep
+from policies.api import LayerEvent
 from policies.parts.eam import Collection, Iteration, Requests, by_request, shares
 
 A = [[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0]]
 B = [[1, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 2]]
-
-
-class Past:
-    """Train requests: for each, its steps as (prefill, expert ids [rows, L, K])."""
-
-    def __init__(self, *requests: list[tuple[bool, Any]]) -> None:
-        self.requests = requests
-
-    def popularity(self) -> NDArray[np.int64]:
-        raise AssertionError("popularity is not asked for")
-
-    def steps(self) -> Iterator[PastStep]:
-        def unread() -> Any:
-            raise AssertionError("not declared")
-
-        for request, steps in enumerate(self.requests):
-            for prefill, ids in steps:
-                given = np.array(ids, np.uint8)
-                yield PastStep(request, prefill, len(given), unread, unread, given.copy, *[unread] * 4)
 
 
 def matrix(rows: list[list[int]]) -> NDArray[np.float64]:
@@ -113,19 +94,23 @@ def test_prefill_and_decode_are_traced_apart_and_requests_add_up() -> None:
     requests = Requests(9, 3, 4)
     requests.learn(Past(first, second))  # type: ignore[arg-type]
     decode, prefill = requests.collections
-    assert (decode.size, prefill.size, requests.matrices) == (1, 2, {})
+    assert (decode.size, prefill.size, requests.matrices) == (1, 2, [{}, {}])
     assert decode.counts[:, 0].reshape(3, 4).tolist() == [[0, 2, 0, 0], [0, 1, 1, 0], [0, 1, 0, 0]]
     assert prefill.counts[:, 0].reshape(3, 4).tolist() == [[1, 0, 0, 1], [0, 2, 0, 0], [0, 0, 2, 0]]
     assert prefill.counts[:, 1].reshape(3, 4).tolist() == [[0, 0, 1, 0]] * 3
 
 
-def test_a_request_is_collected_when_it_has_ended() -> None:
+def test_a_request_is_collected_when_a_pass_of_its_phase_leaves_it_out() -> None:
+    """5 and 6 decode; the prefill of 7 runs in between, and ends neither."""
     requests = Requests(9, 3, 4)
     for request in (5, 6):
         requests.count(request, False, np.array([request]), np.ones(1))
-    requests.close((6, 7))
-    assert list(requests.matrices) == [6]
-    assert requests.collections[0].size == 1
+    requests.close(True, (7,))
+    requests.count(7, True, np.array([1]), np.ones(1))
+    assert [c.size for c in requests.collections] == [0, 0]
+    requests.close(False, (6, 7))
+    assert [list(m) for m in requests.matrices] == [[6], [7]]
+    assert [c.size for c in requests.collections] == [1, 0]
     assert requests.collections[0].counts[:, 0].tolist() == [0] * 5 + [1] + [0] * 6
 
 

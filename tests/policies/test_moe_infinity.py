@@ -1,49 +1,20 @@
-"""MoE-Infinity, worked by hand.
-
-Unless said otherwise: 3 layers of 4 experts, 1 per token, predictions at once.
-"""
+"""MoE-Infinity, worked by hand: what is prefetched, in which order, and who is evicted."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
-import yaml
-from lab import CONF, draw, run, setup_of
-from scripted import SIZE, Desk, costs, go, held, script, sums
-from test_eam import Past
+from eam_desk import MIXED, STRAIGHT, Past, decoded, on_a_desk, queued
+from lab import draw, run, setup_of
+from scripted import SIZE, costs, go, held, script, sums
 
 from policies import registry
 from policies.moe_infinity import MoEInfinity
 from traces.errors import UserError
 
-AS_IN_FINEMOE = yaml.safe_load((CONF / "moe_infinity_as_in_finemoe.yaml").read_text())
 NEAR = pytest.approx
-
-
-def decoded(*steps: list[int]) -> list[tuple[bool, Any]]:
-    """A train request: decode steps of one token, one expert per layer."""
-    return [(False, [[[x] for x in step]]) for step in steps]
-
-
-STRAIGHT = Past(decoded([0, 1, 2], [0, 1, 2]), decoded([3, 3, 3]))
-# 5 tokens: layer 1 has 2 in expert 0 and 3 in 1; layer 2 all in 2.
-MIXED = Past(decoded([0, 0, 2], [0, 0, 2], [0, 1, 2], [0, 1, 2], [0, 1, 2]))
-
-
-def on_a_desk(past: Any = STRAIGHT, n_layers: int = 3, n_experts: int = 4, **params: Any) -> Desk:
-    setup = setup_of(draw(0, n_layers=n_layers, n_experts=n_experts), 10_000, costs=costs(60))
-    policy = MoEInfinity(setup, **{"latency_us": 0.0, **params})
-    if policy.wants_history():
-        policy.fit(past)
-    return Desk(policy)
-
-
-def queued(desk: Desk) -> list[int]:
-    """What is prefetched one after the other until nothing is left to do."""
-    while len(desk.complete) < len(desk.prefetched):
-        desk.arrive(next(x for x in desk.prefetched if x not in desk.complete))
-    return desk.prefetched
 
 
 def test_all_later_layers_are_prefetched_the_nearer_first() -> None:
@@ -172,129 +143,6 @@ def test_without_a_match_the_last_layers_go_first() -> None:
     assert desk.policy.victim(0, True) == desk.policy.victim(0, False) == 9
 
 
-def test_requests_are_collected_as_they_end_and_matched_within_their_phase() -> None:
-    for online in (True, False):
-        desk = on_a_desk(filled=False, online=online)
-        for layer, expert in enumerate((0, 5, 10)):
-            if layer == 0:
-                desk.step(7, prefill=True)
-            desk.gate(layer, [expert], requests=(7,), prefill=True)
-        desk.step(7)
-        desk.gate(0, [0], requests=(7,))
-        assert desk.prefetched == []  # its own prefill is not over with; it is another phase besides
-        desk.gate(1, [6], requests=(7,))
-        desk.step(8, prefill=True)
-        desk.gate(0, [0], requests=(8,), prefill=True)
-        assert desk.prefetched == ([5] if online else [])
-        desk.step(8)
-        desk.gate(0, [0], requests=(8,))
-        assert desk.prefetched == ([5, 6] if online else [])
-
-
-def test_in_a_batch_each_request_is_matched_and_all_are_summed() -> None:
-    """One is like the first request (2 tokens), one like the second (1): layer 1 has shares 2/3 and 1/3."""
-    desk = on_a_desk()
-    desk.step(3, 4)
-    desk.gate(0, [0, 3], requests=(3, 4), ids=[[0], [3]])
-    assert set(queued(desk)) == {5, 7, 10, 11}
-    assert desk.priorities[5] == NEAR(2 / 3 * 2 / 3)
-    assert desk.priorities[7] == NEAR(1 / 3 * 2 / 3)
-    assert desk.priorities[11] == NEAR(1 / 3 * 1 / 3)
-
-
-def test_a_prediction_takes_what_matching_takes() -> None:
-    """Appendix B.1: 21 us for 1,000 matrices; 120 take 2.52."""
-    for capacity, ns in ((120, 2520), (1000, 21_000), (10_000, 210_000)):
-        desk = on_a_desk(capacity=capacity, latency_us=None)
-        desk.step(0)
-        desk.gate(0, [0])
-        assert desk.asked == [(1, ns, False)]
-        assert desk.prefetched == []
-        desk.policy.on_prediction(1)
-        assert desk.prefetched == [5]
-    desk = on_a_desk(latency_us=1.5, blocking=True)
-    desk.step(0)
-    desk.gate(0, [0])
-    assert desk.asked == [(1, 1500, True)]
-
-
-def test_a_late_prediction_serves_the_layers_still_to_come() -> None:
-    """Asked at gate 0, it comes after gate 1: layer 2's expert, weighed from layer 1. Then gate 1 is asked about."""
-    desk = on_a_desk(latency_us=1.0)
-    desk.step(0)
-    desk.gate(0, [0])
-    desk.gate(1, [7])  # only the second request has that; the question of gate 0 is still open
-    assert len(desk.asked) == 1
-    desk.policy.on_prediction(1)
-    assert desk.prefetched == [10]
-    assert desk.priorities[10] == NEAR(2 / 3)
-    assert [tag for tag, _, _ in desk.asked] == [1, 2]
-    desk.step(0)
-    assert desk.cancelled == [10]
-    desk.policy.on_prediction(2)  # its step is over
-    desk.gate(0, [0])
-    desk.policy.on_prediction(2)
-    assert desk.prefetched == [10]
-    desk.policy.on_prediction(3)
-    assert desk.prefetched == [10, 5]
-
-
-def test_the_last_prediction_stands_until_the_next_is_there() -> None:
-    desk = on_a_desk(MIXED, latency_us=1.0)
-    desk.step(0)
-    desk.gate(0, [0])
-    desk.policy.on_prediction(1)
-    desk.arrive(5)
-    assert desk.prefetched == [5, 10]
-    assert desk.expected == [[], [4, 5]]
-    desk.gate(1, [5])
-    assert desk.expected == [[], [4, 5], [10]]  # it spoke of layer 2, too
-    desk.policy.on_prediction(2)
-    assert desk.expected == [[], [4, 5], [10], []]  # nothing new
-    assert (desk.prefetched, desk.cancelled) == ([5, 10, 10], [])  # with the priority of now
-    assert desk.priorities[10] == NEAR(2 / 3)
-
-
-def test_as_in_finemoe_the_top_quarter_of_six_layers() -> None:
-    """9 layers of 8 experts; each later layer has been seen with three experts, 3 : 2 : 1 tokens. A quarter is two."""
-    past = Past([(False, [[[x]] * 9]) for x in (0, 0, 0, 1, 1, 2)])
-    params = {k: v for k, v in AS_IN_FINEMOE.items() if k != "name"}
-    fine = on_a_desk(past, 9, 8, **{**params, "latency_us": 0.0})
-    paper = on_a_desk(past, 9, 8)
-    for desk in (fine, paper):
-        desk.step(0)
-        desk.gate(0, [0])
-        queued(desk)
-    assert sorted(fine.prefetched) == [8 * layer + x for layer in range(1, 7) for x in (0, 1)]
-    assert sorted(paper.prefetched) == [8 * layer + x for layer in range(1, 9) for x in (0, 1, 2)]
-    assert fine.priorities[8] == paper.priorities[8] == NEAR(3 / 6 * 8 / 9)  # linear decay
-    assert fine.expected == [[8, 9]]
-
-
-def test_as_in_finemoe_it_blocks_and_evicts_the_least_frequently_used() -> None:
-    params = {k: v for k, v in AS_IN_FINEMOE.items() if k != "name"}
-    desk = on_a_desk(MIXED, **params)
-    desk.step(0)
-    for layer, expert in ((0, 0), (0, 0), (1, 5)):
-        desk.gate(layer, [expert])
-        desk.arrive(expert)
-    assert desk.asked[0] == (1, 2520, True)
-    desk.arrive(10)  # prefetched, never demanded
-    order = []
-    while (victim := desk.policy.victim(1, False)) is not None:
-        order.append(victim)
-        desk.gone(victim)
-    assert order == [10, 5, 0]  # 0, 1, and 2 demands; the paper would keep the likely 10 and evict by layer
-
-
-def test_a_band_queues_every_expert_of_the_layers_ahead_after_the_likely() -> None:
-    desk = on_a_desk(MIXED, band=1)
-    desk.step(0)
-    desk.gate(0, [0])
-    assert queued(desk) == [5, 10, 4, 6, 7]
-    assert desk.expected == [[4, 5, 6, 7]]
-
-
 def test_it_learns_from_train_requests_unless_it_begins_empty() -> None:
     routing = script([[[0], [1], [2]]] * 3, n_experts=4)
     # Without them nothing is predicted: each step of the only request finds an empty collection.
@@ -304,8 +152,23 @@ def test_it_learns_from_train_requests_unless_it_begins_empty() -> None:
     assert not done.policy.wants_history()
 
 
-@pytest.mark.parametrize("key", ["capacity", "matches", "horizon", "one_in", "outstanding", "band", "latency_us"])
+@pytest.mark.parametrize("key", ["matches", "horizon", "one_in", "outstanding", "band", "latency_us"])
 def test_what_counts_something_is_positive(key: str) -> None:
     wrong: Any = {"band": -1, "latency_us": -1.0}.get(key, 0)
     with pytest.raises(UserError, match=rf"^policy\.{key}={wrong}: allowed: at least [01] \("):
         registry.build("moe_infinity", setup_of(draw(0), 10_000), {key: wrong})
+
+
+@pytest.mark.parametrize("wrong", [0, 100_001, 10**23])
+def test_a_collection_is_one_that_fits_in_memory(wrong: int) -> None:
+    with pytest.raises(UserError, match=rf"^policy\.capacity={wrong}: allowed: 1 to 100000 \(matrices\)$"):
+        registry.build("moe_infinity", setup_of(draw(0), 10_000), {"capacity": wrong})
+
+
+@pytest.mark.parametrize("name", ["moe_infinity", "mixtral_offloading", "gate_ahead"])
+@pytest.mark.parametrize("wrong", [1.1e9, 1e308])
+def test_a_latency_is_one_that_a_run_can_end_with(name: str, wrong: float) -> None:
+    with pytest.raises(
+        UserError, match=rf"^policy\.latency_us={re.escape(str(wrong))}: allowed: at most 1000000000 \("
+    ):
+        registry.build(name, setup_of(draw(0), 10_000), {"latency_us": wrong})

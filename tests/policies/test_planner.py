@@ -231,6 +231,33 @@ def test_the_frequency_rises_until_latency_suffers() -> None:
     assert score == pytest.approx([0.5 - 0.02, 0.495 - 0.005, 0.49, 0.485, 0.48])
 
 
+def test_the_herd_begins_with_the_uniform_plan_at_every_frequency() -> None:
+    """A herd of no more than these: six experts fit, and two in each layer at frequency 4 are the best by far."""
+    kept = np.tile(np.linspace(0, 1 / 3, 5), (4, 3, 1)) * np.array([0.1, 0.1, 1.0, 0.1])[:, None, None]
+    known = Profile((1, 2, 4, 8), kept, np.zeros((4, 3, 5)), 100.0)
+    for seed in range(5):
+        found = Genetic(replace(drawn(0)[1], seed=seed), known, 72, 2, 1.0).search(2, 1)
+        assert found == Plan(4, (2, 2, 2))
+
+
+def test_a_child_exchanges_or_averages_or_has_one_gene_redrawn() -> None:
+    """Parents (3, 1, 3, 1) at place 10 and (1, 3, 1, 3) at place 90 of 100 frequencies, in room for 8: a third each.
+
+    Gene by gene from either: 4 of 16 patterns are no parent's and fit at once. The mean: 2 everywhere, at 50 or 51, if
+    the parents differ. One gene anew, in 1 of 5 the place.
+    """
+    known = Profile(tuple(range(1, 101)), np.zeros((100, 4, 5)), np.zeros((100, 4, 5)), 1.0)
+    setup = setup_of(draw(0, n_layers=4, n_experts=4), 0)
+    parents = np.array([[3, 1, 3, 1, 10], [1, 3, 1, 3, 90]])
+    born = Genetic(setup, known, 8 * 12, 1, 1.0)._children(parents, 3000).tolist()
+    crossed = [x for x in born if x[:4] in ([3, 1, 1, 3], [1, 3, 3, 1], [3, 3, 1, 1], [1, 1, 3, 3])]
+    assert len(crossed) > 3000 / 3 / 2 * 4 / 16 * 0.8
+    meant = [x for x in born if x in ([2, 2, 2, 2, 50], [2, 2, 2, 2, 51])]
+    assert len(meant) > 3000 / 3 / 2 * 0.8
+    redrawn = [x for x in born if x[:4] in ([3, 1, 3, 1], [1, 3, 1, 3]) and x[4] not in (10, 50, 51, 90)]
+    assert 3000 / 3 / 5 * 0.8 < len(redrawn) < 3000 / 3 / 5 * 1.2
+
+
 def test_the_uniform_plan_gives_remainders_to_the_lowest_layers() -> None:
     setup = setup_of(draw(0, n_layers=3, n_experts=4), 0)
     assert uniform(setup, 12 * 8 + 11, 5) == Plan(5, (3, 3, 2))

@@ -18,6 +18,7 @@ from policies.api import LayerEvent, Policy, Setup
 from policies.bounds.future import Future
 from policies.lru import LRU
 from sim.core.core import Core
+from sim.facts import stated
 from sim.replay import replay
 from traces.errors import UserError
 
@@ -174,6 +175,20 @@ def test_the_declared_minimum_is_enough_and_is_enforced(variant: Variant) -> Non
             variant.build(replace(setup, budget=least - 1))
 
 
+@pytest.mark.parametrize("variant", EVERY, ids=str)
+def test_facts_are_plain_the_same_again_and_decide_nothing(variant: Variant) -> None:
+    """Of the train requests alone: nothing has been measured when they are asked for, and asking changes nothing."""
+    routing, setup = everything(3, variant.layers)
+    setup = variant.roomy(setup)
+    told, untold = (ready(variant.build(setup), routing) for _ in range(2))
+    facts = stated(told)
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+    assert stated(ready(variant.build(setup), routing)) == facts
+    for policy in (told, untold):
+        policy.wants_history = lambda: False  # type: ignore[method-assign]
+    assert run(told, routing).core.digest() == run(untold, routing).core.digest()
+
+
 def test_no_hash_seed_changes_a_decision() -> None:
     program = "import test_policy_contracts as t; t.print_digests()"
     outputs = set()
@@ -187,7 +202,9 @@ def test_no_hash_seed_changes_a_decision() -> None:
 
 def print_digests() -> None:
     tried = [(v, *everything(2, v.layers)) for v in EVERY]
-    print(json.dumps({str(v): run(v.build(v.roomy(s)), routing).core.digest() for v, routing, s in tried}))
+    done = {str(v): run(v.build(v.roomy(s)), routing) for v, routing, s in tried}
+    fitted = {str(v): stated(ready(v.build(v.roomy(s)), routing)) for v, routing, s in tried}
+    print(json.dumps({name: (it.core.digest(), fitted[name]) for name, it in done.items()}))
 
 
 @pytest.mark.parametrize("name", [n for n in registry.names() if not registry.find(n).clairvoyant])

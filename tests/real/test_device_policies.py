@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from functools import partial
-
 import pytest
 import yaml
 from lab import CONF, PREDICTORS, Routing, Variant, draw, ready
 from restless import Lossy, Restless, Unruly
-from rig import CPU, All, Ran, Rig, follow, serve, torch
+from rig import CPU, All, Ran, Rig, follow
 from tiny_models import E, K, L, tiny
 
-from policies import registry
-from policies.api import LayerEvent, Policy, Schedule, Setup
 from policies.lru import LRU
 from real.offloaded import Offloaded
-from sim.core.state import CoreError
 from traces.errors import UserError
 
 SHIPPED = [

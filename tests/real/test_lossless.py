@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from rig import CPU, NEW_TOKENS, PROMPTS, All, Rig, serve, torch
 from tiny_models import FAMILIES, tiny
 

@@ -31,6 +31,7 @@ SHIPPED = [name for name in registry.names() if not registry.find(name).clairvoy
 SECTION_8 = {
     "config": {"policy", "trace", "budget_bytes", "seed", "hardware", "model", "workload"},
     "provenance": {"trace", "routing_from", "priced_as", "hardware", "seed", "code", "decision_digest"},
+    "policy": {"name", "facts"},
     "latency_ms": {"ttft", "tpot", "request"},
     "throughput_tokens_per_s": None,
     "hit_rate": {"recall", "resident", "complete", "bytes", "prefill", "decode"},

@@ -15,7 +15,7 @@ FAMILIES = ("olmoe", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepse
 FAMILIES += ("gpt_oss", "phimoe", "granitemoe", "glm4_moe")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
     """Tiny matrices: a second thread of torch only waits. The machine's own threads take turns quickly."""
     import torch

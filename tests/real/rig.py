@@ -26,6 +26,7 @@ from real.offloaded import Offloaded, Run  # noqa: E402
 from real.pool import Pool  # noqa: E402
 from sim.core.accounts import Accounts  # noqa: E402
 from sim.core.core import Core  # noqa: E402
+from sim.demand import ordered_union  # noqa: E402
 from sim.replay import replay  # noqa: E402
 from sim.workload import Pass  # noqa: E402
 
@@ -137,6 +138,19 @@ def serve(
     return Ran(logits, [request.made for request in requests], machine, accounts, again)
 
 
+def passes_of(routing: Routing) -> list[Pass]:
+    """A routing's passes. An expert of 255 is none."""
+    n_layers, n_experts = routing.ids.shape[1], routing.n_experts
+    flat = routing.ids.astype(np.int64) + np.arange(n_layers)[:, None] * n_experts
+    flat[routing.ids == 255] = n_layers * n_experts
+    passes = []
+    for prefill, first, rows in routing.steps:
+        pairs = [ordered_union(flat[first : first + rows, layer], n_layers * n_experts) for layer in range(n_layers)]
+        demand, tokens = (list(column) for column in zip(*pairs, strict=True))
+        passes.append(Pass(prefill, (0,), [(first, rows)], rows, rows, rows, demand, tokens))
+    return passes
+
+
 class Given:
     """The feed of a routing that is held in memory."""
 
@@ -164,7 +178,7 @@ def follow(rig: Rig, policy: Policy, fresh: Policy, routing: Routing) -> Ran:
     feed, logits = Given(routing), list[Any]()
     with rig.model.attached(machine, feed) as run:
         engine = Engine(rig.model.model, CPU)
-        for number, step in enumerate(routing.passes()):
+        for number, step in enumerate(passes_of(routing)):
             feed.enter(step)
             run.begin(step)
             tokens = [(31 * number + i) % 290 for i in range(step.rows)]

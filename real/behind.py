@@ -65,7 +65,8 @@ class Behind:
             self._stop = True
             self._wake()
         while self._threads:
-            self._threads[-1].join()
+            if self._threads[-1].ident is not None:  # it has been started
+                self._threads[-1].join()
             self._threads.pop()
 
     def _guard(self, loop: Callable[[], None]) -> None:

@@ -41,7 +41,11 @@ class Machine(Behind):
         self._ended: int | None = None  # the last step
 
     def __enter__(self) -> Machine:
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # an interrupt between two threads
+            self.stop()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

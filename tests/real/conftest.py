@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-for _other in ("collect", "engine", "policies"):
+for _other in ("collect", "engine", "policies", "sim"):
     sys.path.append(str(Path(__file__).parents[1] / _other))
 
 FAMILIES = ("olmoe", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v2_greedy", "deepseek_v3")

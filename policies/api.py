@@ -103,6 +103,8 @@ class Setup:
     seed: int = 0
     predictors: Mapping[str, Predictor] = field(default_factory=dict)
     """The fitted predictors there are, by name."""
+    predictor_threads: int = 1
+    """Predictions that the machine works on at a time; what else is asked for waits its turn."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "predictors", fixed(self.predictors))
@@ -223,6 +225,10 @@ class Policy(ABC):
     def predictors(self) -> frozenset[str]:
         """The fitted predictors that it reads, by name, with its parameters as they are."""
         return frozenset()
+
+    def uses(self, hook: str) -> bool:
+        """Whether it has that optional hook, with its parameters as they are: one that it has not costs nothing."""
+        return getattr(type(self), hook) is not getattr(Policy, hook)
 
     def wants_history(self) -> bool:
         """Whether :meth:`fit` wants the train requests, with its parameters as they are."""

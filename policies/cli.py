@@ -25,7 +25,9 @@ python -m policies fit promoe trace=DIR out=FILE [key=value ...]
 
 Fits one MLP of two layers per layer of the model, on the train requests of a trace; a tenth of their prompts is held
 out to end the fit. Test requests are never read, and train requests with a test request's prompt are left out.
-Needs torch. Progress goes to stderr; FILE.timing.json says how long it took.
+Needs torch. Progress goes to stderr; FILE.timing.json says how long it took: some 4 minutes of one quiet core for
+100,000 tokens of the reference model's shape (14 predictors, 128 inputs, 64 experts, 40 epochs). To apply it takes
+seconds.
 
   trace        the folder of a trace with a split, and with hidden states (collect it with signals=all)
   out          the predictor's file (safetensors); an existing one is replaced
@@ -37,7 +39,8 @@ Needs torch. Progress goes to stderr; FILE.timing.json says how long it took.
                traces without hidden states  [hidden]
   stride       layers from the gate whose input is read to the gate that is foretold  [2]
   top_k        experts named per token; 0: as many as the model chooses  [0]
-  target       probs: learn the later router's scores | chosen: the experts that it chose  [probs]
+  target       probs: learn the later router's scores | chosen: the experts that it chose (where a bias or groups
+               decide, these are not those of the highest scores)  [probs]
   hidden       units of the inner layer (the paper has about 2 M parameters: some 1,000 at 2,048 inputs)  [256]
   epochs       at most  [40]
   patience     epochs without a lower held-out loss that end the fit  [5]
@@ -161,7 +164,7 @@ def _fit(words: list[str]) -> None:
     from traces.predicted_writer import refuse_existing
 
     trace = _open("trace", options.trace)
-    others = [_open("apply", word) for word in options.apply.split(",") if word]
+    others = [_open("apply", word) for word in dict.fromkeys(options.apply.split(",")) if word]
     name, overwrite = options.name or fitted_name(options.input, options.stride), options.overwrite == "true"
     for other in others:
         refuse_existing(other, name, overwrite=overwrite)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,20 +11,13 @@ from policies.api import History, LayerEvent, Policy, Routing, Schedule, Setup, 
 from policies.parts.expert_contexts import Contexts, Prefill
 from policies.parts.expert_maps import ExpertMaps, Reals, Trajectory, best
 from policies.parts.expert_plans import ByUrgency, Fifo, PrefetchQueue, Selection, choose
+from policies.parts.expert_searches import Found, Searcher
 from policies.parts.expert_worth import Eviction, Worth
+from policies.parts.foreseen import LONGEST_US
 from traces.errors import UserError
 
 BLOCK = 256  # contexts of the train requests that are compared at once
-
-
-@dataclass(slots=True)
-class Found:
-    """The answer of a search: for the layers ``first`` to ``end`` - 1, the map at ``places``, one per request."""
-
-    first: int
-    end: int
-    places: list[int]
-    similarity: list[float]
+MOST_MAPS = 65536  # beyond the 50,000 that the paper's theory asks for, a slip
 
 
 class FMoE(Policy):
@@ -76,12 +67,13 @@ class FMoE(Policy):
         n_layers, n_experts = setup.n_layers, setup.n_experts
         if not 1 <= distance <= max(1, n_layers - 1):
             raise UserError(f"policy.distance={distance}: allowed: 1 to {max(1, n_layers - 1)} (layers)")
-        for key, value, unit in (("capacity", capacity, "maps"), ("outstanding", outstanding, "loads")):
-            if value < 1:
-                raise UserError(f"policy.{key}={value}: allowed: at least 1 ({unit})")
-        if search_us < 0:
-            raise UserError(f"policy.search_us={search_us}: allowed: at least 0 (microseconds)")
-        self.distance, self.search_ns, self.blocking = distance, round(search_us * 1000), blocking
+        if not 1 <= capacity <= MOST_MAPS:
+            raise UserError(f"policy.capacity={capacity}: allowed: 1 to {MOST_MAPS} (maps)")
+        if outstanding < 1:
+            raise UserError(f"policy.outstanding={outstanding}: allowed: at least 1 (loads)")
+        if not 0 <= search_us <= LONGEST_US:
+            raise UserError(f"policy.search_us={search_us}: allowed: 0 to {LONGEST_US} (microseconds)")
+        self.distance, self.blocking = distance, blocking
         self.by_embedding, self.by_map = search != "trajectory", search != "semantic"
         self.offline, self.updated = store != "online", store != "offline"
         self.prefill, self.at_gate, self.selection = prefill, semantic_at == "gate", selection
@@ -90,25 +82,26 @@ class FMoE(Policy):
         self.contexts = Contexts(n_experts, prefill, choices=maps == "choices", embeds=self.by_embedding)
         self.worth = Worth(n_layers, n_experts, eviction, forget=forget)
         self.queue: PrefetchQueue = ByUrgency(n_experts) if queue == "urgency" else Fifo(n_layers, n_experts)
+        self.searcher = Searcher(round(search_us * 1000))
         self.store = ExpertMaps(n_layers, n_experts, capacity, distance)
 
         self.layer = -1  # whose gate was the last to run in this iteration
         self.trajectory: Trajectory | None = None  # of this pass, a row per request; None: not predicted
         self.embeddings: Reals | None = None
         self.cosines: Reals | None = None  # of the embeddings, with what is stored
-        self.line = deque[Found]()  # searches to be done, by one searcher
-        self.searching = False
-        self.sought: Found | None = None  # by the search under way; None: it is of no use any more
         self.held: Found | None = None  # by embedding, until the first gate
         self.match: Found | None = None  # by embedding, where no other search follows
-        self.replaced = 0  # contexts, whose comparison has not been paid for
 
         self.protected: set[int] = set()  # prefetched, gate not passed
         self.issued: dict[int, None] = {}  # not complete, not demanded
+        self.leaving: set[int] = set()  # cancelled, its copy still on the link
         self.missing: set[int] = set()  # demanded, not complete
 
     def needs(self) -> frozenset[Signal]:
         return self.contexts.needs()
+
+    def uses(self, hook: str) -> bool:
+        return super().uses(hook) and {"route": self.fetch_all, "schedule": self.double_buffer}.get(hook, True)
 
     def wants_history(self) -> bool:
         return self.offline
@@ -138,7 +131,7 @@ class FMoE(Policy):
             store, redundancy = self.store, None
             if store.size == store.capacity:
                 redundancy = store.mixed(self.trajectory.cosines(self.setup.n_layers - 1), self.cosines)
-                self.replaced += len(redundancy)
+                self.searcher.unpaid += len(redundancy)
             store.add(self.trajectory.maps, self.embeddings, redundancy)
 
     # -- facts --------------------------------------------------------------------------------------------------
@@ -147,8 +140,8 @@ class FMoE(Policy):
         self._remember()
         self._pass(self.setup.n_layers, missed=False)
         self.layer, self.trajectory, self.embeddings, self.cosines = -1, None, None, None
-        self.line.clear()
-        self.sought = self.held = self.match = None
+        self.searcher.forget()
+        self.held = self.match = None
         predicted = not (step.prefill and self.prefill == "unpredicted")
         if self.uniform or not predicted:
             self.worth.unknown()
@@ -178,7 +171,8 @@ class FMoE(Policy):
             self._arrive(self.held)
             self.held = None
         if self.trajectory is not None:
-            self.trajectory.observe(event.layer, self.contexts.shown(event.signals, event.counts))
+            if self.updated or (self.by_map and self._next() < self.setup.n_layers):  # else nothing is compared with it
+                self.trajectory.observe(event.layer, self.contexts.shown(event.signals, event.counts))
             self._look_ahead(self.trajectory)
         self._issue()
 
@@ -186,9 +180,8 @@ class FMoE(Policy):
         return Schedule(sorted(event.demand), ahead=1) if self.double_buffer else None
 
     def on_prediction(self, tag: int) -> None:
-        self.searching = False
-        if self.sought is not None:
-            self._arrive(self.sought)
+        if (found := self.searcher.end()) is not None:
+            self._arrive(found)
         self._search()
         self._issue()
 
@@ -200,6 +193,7 @@ class FMoE(Policy):
 
     def on_complete(self, expert: int) -> None:
         self.issued.pop(expert, None)
+        self.leaving.discard(expert)
         self.missing.discard(expert)
         self._issue()
 
@@ -207,6 +201,9 @@ class FMoE(Policy):
         self.worth.leave(expert)
         self.protected.discard(expert)
         self.issued.pop(expert, None)
+        if expert in self.leaving:
+            self.leaving.remove(expert)
+            self._issue()
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
         return self.worth.least(self._yields if speculative and self.protected else self.view.evictable)
@@ -221,11 +218,16 @@ class FMoE(Policy):
             self.protected = {x for x in self.protected if x >= last}
         for expert in [x for x in self.issued if self.queue.stale(x, layer, missed)]:
             self.issued.pop(expert, None)
-            self.actions.cancel(expert)  # of no effect on a load that was demanded
+            if self.actions.cancel(expert) and self.view.resident(expert):  # of no effect on a load that was demanded
+                self.leaving.add(expert)
+
+    def _next(self) -> int:
+        """The first layer that is predicted when the gate of the present one has run."""
+        return self.layer + self.distance + self.all_later
 
     def _look_ahead(self, trajectory: Trajectory) -> None:
         """The gate of a layer has run: the map for the layer (or all layers) that can be predicted now."""
-        first = self.layer + self.distance + self.all_later
+        first = self._next()
         end = self.setup.n_layers if self.all_later else first + 1
         if first >= self.setup.n_layers or not self.store.size:
             return
@@ -236,20 +238,15 @@ class FMoE(Policy):
 
     def _ask(self, found: Found) -> None:
         """Let the searcher find it, which takes a while; one that is overtaken by the gates is not begun."""
-        if self.search_ns:
-            self.line.append(found)
+        if self.searcher.ns:
+            self.searcher.line.append(found)
             self._search()
         else:
             self._arrive(found)
 
     def _search(self) -> None:
-        while self.line and not self.searching:
-            found = self.line.popleft()
-            if found.end > self.layer + 1:
-                self.searching, self.sought = True, found
-                latency_ns = self.search_ns * (len(found.places) + self.replaced)
-                self.replaced = 0
-                self.actions.predict(0, latency_ns, self.blocking)
+        if (latency_ns := self.searcher.begin(self.layer)) is not None:
+            self.actions.predict(0, latency_ns, self.blocking)
 
     def _arrive(self, found: Found) -> None:
         """A search has its answer."""
@@ -268,10 +265,12 @@ class FMoE(Policy):
         n_layers, n_requests, n_experts = found.end - first, len(found.places), self.setup.n_experts
         if n_layers <= 0:
             return
-        maps = self.store.maps[first : found.end, found.places]
-        rows, similarity = maps.reshape(-1, n_experts), found.similarity * n_layers
-        chosen = choose(rows, similarity, self.setup.top_k, self.selection)
-        probs = rows if n_requests == 1 else maps.max(axis=1)
+        if n_requests == 1:
+            probs = rows = self.store.maps[first : found.end, found.places[0]]
+        else:
+            maps = self.store.maps[first : found.end, found.places]
+            probs, rows = maps.max(axis=1), maps.reshape(-1, n_experts)
+        chosen = choose(rows, found.similarity * n_layers, self.setup.top_k, self.selection)
         self.worth.found(first, found.end, probs)
         if n_requests > 1:
             unions = [set().union(*chosen[i : i + n_requests]) for i in range(0, len(chosen), n_requests)]
@@ -283,7 +282,7 @@ class FMoE(Policy):
 
     def _issue(self) -> None:
         """A speculative load, if no demanded expert is waited for; the choice is made when the link could take it."""
-        while len(self.issued) < self.outstanding and not self.missing:
+        while len(self.issued) + len(self.leaving) < self.outstanding and not self.missing:
             found = self.queue.take(self.layer, self._needless)
             if found is None:
                 return

@@ -79,4 +79,4 @@ class GateAhead(Foreseen):
         compute = sum(costs.expert_ns(event.layer, n) + costs.launch_ns for n in event.tokens)
         queued = [x for x in event.demand if not view.complete(x)] + list(self.issued)
         copies = sum(self.left_ns[self.setup.layer_of(x)][view.chunks_done(x)] for x in queued)
-        return compute - copies - (0 if self.blocking else self.latency_ns)
+        return compute - copies - (0 if self.line.blocking else self.line.latency_ns)

@@ -152,11 +152,11 @@ def _private_bytes() -> int:
 
 
 def _textbook() -> Any:
-    root = Path(__file__).resolve().parent.parent
-    if not (root / "tests" / "engine" / "textbook.py").exists():
+    folder = Path(__file__).resolve().parent.parent / "tests" / "engine"
+    if not (folder / "textbook.py").exists():
         raise UserError("bench: the textbook machine is in tests/engine, which only a checkout has; run it there")
-    sys.path.insert(0, str(root))
-    return import_module("tests.engine.textbook").Textbook
+    sys.path.insert(0, str(folder))
+    return import_module("textbook").Textbook
 
 
 def _print(report: dict[str, Any]) -> None:

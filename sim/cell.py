@@ -24,6 +24,7 @@ from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, shipped
 from sim.provenance import code_digest
 from sim.replay import RecordingCore
 from sim.signals import TraceSignals
+from sim.timeline import Timeline
 from sim.units import parse_budget
 from sim.workload import ClosedLoop, Pass, Selection, select
 from traces import Trace, open_trace
@@ -32,6 +33,7 @@ from traces.errors import UserError, one_of
 if TYPE_CHECKING:
     from sim.machine import Machine
 
+RUN_KEYS = ("chunks", "warmup", "limit", "seed", "bounds", "log", "timeline")
 LONGEST_COPY_NS = 10**13
 """Of one expert: beyond it a link is a slip, and sums of times would leave 64 bits."""
 
@@ -114,13 +116,21 @@ class Cell:
             for name, it in known.items()
         }
 
-    def machine(self, core: Core, progress: Callable[[int], None] | None = None) -> Machine:
-        """The simulated machine of this cell's hardware."""
+    def machine(
+        self, core: Core, progress: Callable[[int], None] | None = None, timeline: Timeline | None = None
+    ) -> Machine:
+        """The simulated machine of this cell's hardware; ``timeline`` is told what it does when."""
         from sim.machine import Machine  # and SimPy, which a real machine may lack
 
         link, host = self.hardware.link, self.hardware.host
-        threads = host.predictor_threads
-        return Machine(core, self.costs, depth=link.depth, predictor_threads=threads, progress=progress)
+        return Machine(
+            core,
+            self.costs,
+            depth=link.depth,
+            predictor_threads=host.predictor_threads,
+            progress=progress,
+            timeline=timeline,
+        )
 
     def passes(self, requests: Sequence[int]) -> Iterator[Pass]:
         """The forward passes of this cell's workload."""
@@ -145,7 +155,10 @@ class Cell:
             "workload": dict(self.config.workload),
             "predictors": self._declared(),
             "budget_bytes": self.setup.budget,
-            **{key: getattr(self.config, key) for key in ("chunks", "warmup", "limit", "seed", "bounds", "log")},
+            **{
+                key: getattr(self.config, key)
+                for key in ("chunks", "warmup", "limit", "seed", "bounds", "log", "timeline")
+            },
         }
 
     def _declared(self) -> dict[str, str]:
@@ -208,6 +221,7 @@ def make_setup(
         costs=costs,
         seed=config.seed,
         predictors={name: found.predictor for name, found in predicted.items()},
+        predictor_threads=hardware.host.predictor_threads,
     )
     if setup.budget > hardware.gpu.memory_bytes:
         raise UserError(

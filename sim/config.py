@@ -31,6 +31,7 @@ class RunConfig:
     seed: int
     bounds: bool
     log: bool
+    timeline: bool
 
     @classmethod
     def from_dict(cls, composed: Mapping[str, Any]) -> RunConfig:

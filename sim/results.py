@@ -27,6 +27,7 @@ from sim.predictions import predictions
 from sim.provenance import code_digest
 from sim.quality import quality
 from sim.store import SCHEMA
+from sim.timeline import Timeline
 from sim.timings import Timings
 from traces.errors import one_of
 
@@ -43,6 +44,7 @@ class Outcome:
     timings: Timings
     facts: Mapping[str, Any]
     """What the policy decided before the first fact."""
+    timeline: Timeline | None = None
 
     @property
     def generated(self) -> int:

@@ -66,7 +66,7 @@ class Store:
         self._place(folder, fill)
 
     def write(self, folder: Path, result: Mapping[str, Any], outcome: Outcome, config: RunConfig) -> None:
-        """Write a run: result.json, requests.parquet, layers.parquet, config.yaml and, if kept, log.npy."""
+        """Write a run: result.json, requests.parquet, layers.parquet, config.yaml; if kept, log.npy, timeline.json."""
 
         def fill(temp: Path) -> None:
             _write_json(temp / "result.json", result)
@@ -75,6 +75,9 @@ class Store:
             (temp / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
             if isinstance(outcome.core, RecordingCore):
                 outcome.core.save(temp / "log.npy")
+            if outcome.timeline is not None:
+                setup = outcome.core.setup
+                outcome.timeline.save(temp / "timeline.json", setup.n_experts, setup.chunks)
 
         self._place(folder, fill)
 

@@ -22,6 +22,11 @@ class Timeline:
         self.copies, self.computes, self.stalls = array("q"), array("q"), array("q")
         self.steps, self.used = array("q"), array("q")
 
+    def clear(self) -> None:
+        """Forget what was to warm up."""
+        for spans in (self.copies, self.computes, self.stalls, self.steps, self.used):
+            del spans[:]
+
     def copy(self, begin: int, end: int, chunk: int, kind: int) -> None:
         """A chunk was on the link; ``kind`` as sim.core.state has it."""
         self.copies.extend((begin, end, chunk, kind))

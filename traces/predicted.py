@@ -105,7 +105,7 @@ def open_one(folder: Path, name: str, manifest: Manifest, sha256: str, verify: s
         open_file(folder, file_of(name, TIMING_FILE)).close()
     with open_file(folder, file_of(name, ABOUT_FILE)) as stream:
         raw = stream.read(_MAX_ABOUT + 1)
-    about, entry = _parse(raw, name, manifest, sha256)
+    about, entry = check_about(raw, name, manifest, sha256)
     check_file(folder, file_of(name, IDS_FILE), entry, hashed=verify != "shape", listed=file_of(name, ABOUT_FILE))
     shape = manifest.counts.tokens, manifest.model.n_layers, about.top_k
     ours = ids_dtype(manifest.model.n_experts)
@@ -139,7 +139,8 @@ def _refuse_unless_folder(path: Path, shown: str) -> None:
         raise refusal(shown, "kind of file", "not a folder", f"folders {PREDICTED}/NAME; links are not followed")
 
 
-def _parse(raw: bytes, name: str, manifest: Manifest, sha256: str) -> tuple[About, FileEntry]:
+def check_about(raw: bytes, name: str, manifest: Manifest, sha256: str) -> tuple[About, FileEntry]:
+    """What the bytes of a ``predictor.json`` say of the predictor ``name`` and its outputs. TraceError."""
     file = file_of(name, ABOUT_FILE)
     if len(raw) > _MAX_ABOUT:
         raise refusal(file, "size", "larger", f"at most {_MAX_ABOUT} bytes")

@@ -24,6 +24,7 @@ from traces.predicted import (
     TIMING_FILE,
     About,
     Predicted,
+    check_about,
     check_name,
     file_of,
     open_one,
@@ -48,7 +49,8 @@ def write_predicted(
 
     ``blocks``: consecutive rows of the outputs, [n, L, K'] each, of any integer dtype; all N rows in all. The accuracy
     is counted here. Raises TraceError for what the format does not allow, and UserError where NAME exists, unless
-    ``overwrite``, which replaces it as a whole.
+    ``overwrite``, which replaces it as a whole (killed between the two renames, NAME is gone, and the old one lies in
+    ``.NAME.*.old.partial``).
     """
     refuse_existing(trace, name, overwrite=overwrite)
     place = trace.path / PREDICTED
@@ -57,20 +59,24 @@ def write_predicted(
     try:
         place.mkdir(exist_ok=True)
         temporary.mkdir()
-    except OSError as error:
-        raise UserError(f"{place}: {error.strerror}; allowed: a trace in a folder that can be written") from None
-    try:
         tally = _Tally(trace, stride)
         entry = _write_ids(temporary / IDS_FILE, blocks, trace, name, stride, top_k, tally)
-        about = About(name, kind, input, stride, top_k, trace.sha256, dict(fit), tally.accuracy())
-        (temporary / ABOUT_FILE).write_bytes(about.to_json(entry))
+        about = About(name, kind, input, stride, top_k, trace.sha256, dict(fit), tally.accuracy()).to_json(entry)
+        check_about(about, name, trace.manifest, trace.sha256)  # what cannot be read would make the trace unreadable
+        (temporary / ABOUT_FILE).write_bytes(about)
         if timing is not None:
             (temporary / TIMING_FILE).write_text(json.dumps(dict(timing), indent=1, allow_nan=False) + "\n")
         refuse_existing(trace, name, overwrite=overwrite)
         if (place / name).is_dir():
             (place / name).rename(old)
         temporary.rename(place / name)
+    except OSError as error:
+        raise UserError(
+            f"{place / name}: {error.strerror}; allowed: a trace in a folder that can be written, on a disk with room"
+        ) from None
     finally:
+        if old.is_dir() and not (place / name).exists():
+            old.rename(place / name)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     return open_one(trace.path, name, trace.manifest, trace.sha256)

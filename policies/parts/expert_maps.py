@@ -25,13 +25,13 @@ Match = tuple[list[int], list[float]]
 
 def distribution(scores: NDArray[Any]) -> Reals:
     """Scores over experts [..., E], at least 0, brought to the sum of 1 (sigmoid's have another) and rounded."""
-    exact = scores.astype(np.float64)
+    exact = np.asarray(scores, np.float64)
     return _rounded(exact / np.maximum(np.add.reduce(exact, axis=-1, keepdims=True), _LEAST))
 
 
 def direction(vectors: NDArray[Any]) -> Reals:
     """Vectors [..., D] to length 1, rounded; 0 stays 0."""
-    exact = vectors.astype(np.float64)
+    exact = np.asarray(vectors, np.float64)
     return _rounded(exact / _length(np.square(exact).sum(axis=-1, keepdims=True)))
 
 
@@ -126,26 +126,28 @@ class Trajectory:
         self.store = store
         self.maps = np.zeros((n, store.n_layers, store.maps.shape[2]))
         self.dots = np.zeros((n, store.size))
-        self.squares = np.zeros((n, 1))
+        self.squares = np.zeros(n)
 
     def observe(self, layer: int, probs: Reals) -> None:
         """Layer ``layer`` has shown these distributions, [n, E] (see :func:`distribution`)."""
         self.maps[:, layer] = probs
-        self.dots += probs @ self.store.maps[layer, : self.store.size].T
-        self.squares += np.add.reduce(probs * probs, axis=1, keepdims=True)
+        stored = self.store.maps[layer, : self.dots.shape[1]]
+        for i, row in enumerate(probs):
+            self.dots[i] += stored.dot(row)
+            self.squares[i] += row.dot(row)
 
     def cosines(self, layer: int) -> Reals:
         """Cosines of the flattened layers 0 to ``layer``, all shown, with the stored ones, [n, size]."""
-        return np.asarray(self.dots / (_length(self.squares) * self.store.lengths[layer, : self.store.size]))
+        return np.asarray(self.dots / (_length(self.squares)[:, None] * self.store.lengths[layer, : self.store.size]))
 
     def best(self, layer: int) -> Match:
         """The most similar ones of :meth:`cosines`, without the own length in every quotient."""
         places, ratios = best(self.dots / self.store.lengths[layer, : self.store.size])
-        squares = self.squares[:, 0].tolist()
+        squares = self.squares.tolist()
         return places, [r / sqrt(square) if square else 0.0 for r, square in zip(ratios, squares, strict=True)]
 
 
 def best(rows: Reals) -> Match:
     """The largest of each row [n, size], the one in the first place among equals."""
-    places = rows.argmax(axis=1).tolist()
+    places = [int(row.argmax()) for row in rows]
     return places, [float(row[y]) for row, y in zip(rows, places, strict=True)]

@@ -21,14 +21,17 @@ def choose(probs: Reals, similarity: Sequence[float], top_k: int, rule: Selectio
     with a sum of at least delta, and at least ``top_k``. ``one_fewer``: as many as have a sum of at most delta, and at
     least ``top_k`` (FM-5c5). ``top_k``: so many. None where all probabilities are 0: that layer was not seen.
     """
-    order = (-probs).argsort(axis=1, kind="stable")
-    side: Literal["left", "right"] = "left" if rule == "threshold" else "right"
+    order = (-probs).argsort(axis=1, kind="stable").tolist()
     chosen = []
-    for row, falling, score in zip(probs, order, similarity, strict=True):
-        n, mass = top_k, row[falling].cumsum()
-        if rule != "top_k":
-            n = max(top_k, int(mass.searchsorted(min(max(1.0 - score, 0.0), 1.0), side)) + (rule == "threshold"))
-        chosen.append(falling[:n].tolist() if mass[-1] else [])
+    for row, falling, score in zip(probs.tolist(), order, similarity, strict=True):
+        n, mass, wanted = 0, 0.0, min(max(1.0 - score, 0.0), 1.0)
+        for x in falling if rule != "top_k" else ():
+            mass += row[x]
+            if mass > wanted or (mass == wanted and rule == "threshold"):
+                break
+            n += 1
+        n = max(top_k, n + (rule == "threshold"))
+        chosen.append(falling[:n] if row[falling[0]] else [])
     return chosen
 
 
@@ -59,8 +62,8 @@ class ByUrgency:
     def add(self, first: int, probs: Reals, chosen: Sequence[Sequence[int]]) -> None:
         for i, experts in enumerate(chosen):
             base = (first + i) * self.n_experts
-            likely = probs[i, experts].tolist() if experts else []
-            self.plans[first + i] = [(base + x, p) for x, p in zip(reversed(experts), reversed(likely), strict=True)]
+            likely = probs[i].tolist()
+            self.plans[first + i] = [(base + x, likely[x]) for x in reversed(experts)]
 
     def pass_layer(self, layer: int, missed: bool) -> None:
         while self.plans and (earliest := min(self.plans)) <= layer:

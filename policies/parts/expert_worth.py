@@ -26,7 +26,7 @@ class Worth:
         self.n_experts, self.rule, self.forget = n_experts, rule, forget
         self.p = np.full((n_layers, n_experts), 1.0 / n_experts)
         self.freq, self.last, self.uses = np.zeros(n), np.zeros(n), 0
-        self.resident = np.zeros(n, np.bool_)
+        self.absent = np.full(n, np.inf)  # 0 for residents
         self.worth, self.scores = np.zeros(n), np.full(n, np.inf)  # scores: the worths of residents, else inf
         self.known = False  # whether these are up to date
 
@@ -51,7 +51,7 @@ class Worth:
 
     def enter(self, expert: int, *, speculative: bool) -> None:
         """The expert has taken a slot."""
-        self.resident[expert] = True
+        self.absent[expert] = 0
         if speculative:
             self.uses += 1
             self.last[expert] = self.uses
@@ -59,7 +59,7 @@ class Worth:
 
     def leave(self, expert: int) -> None:
         """The expert has lost its slot."""
-        self.resident[expert] = False
+        self.absent[expert] = np.inf
         self.scores[expert] = np.inf
         if self.forget:
             self.freq[expert] = 0
@@ -70,7 +70,7 @@ class Worth:
         """The resident expert of the least worth that is allowed."""
         if not self.known:
             self.worth = self._worth()
-            self.scores = np.where(self.resident, self.worth, np.inf)
+            np.add(self.worth, self.absent, out=self.scores)
             self.known = True
         return lowest(self.scores, allowed)
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import Setup, Step
+from policies.api import Actions, Setup, Step, View
 from policies.lru import LRU
+from policies.parts.predictor_line import PredictorLine
 from policies.parts.scoped import Scope
 from traces.errors import UserError
 
-LONGEST_US = 1e9
-"""Of a prediction: beyond it a latency is a slip, and sums of times would leave 64 bits."""
+LONGEST_US = 1_000_000
+"""A prediction of a second is a slip; sums of much longer ones would leave 64 bits."""
 
 
 def latency_ns(latency_us: float) -> int:
     """The latency of a prediction in whole nanoseconds. UserError if it is negative, or beyond LONGEST_US."""
     if not 0 <= latency_us <= LONGEST_US:
-        allowed = "at least 0" if latency_us < 0 else f"at most {LONGEST_US:.0f}"
-        raise UserError(f"policy.latency_us={latency_us}: allowed: {allowed} (microseconds)")
+        raise UserError(f"policy.latency_us={latency_us}: allowed: at least 0 (microseconds), at most {LONGEST_US}")
     return round(latency_us * 1000)
 
 
@@ -33,13 +33,18 @@ def at_least_one(key: str, value: int, what: str) -> int:
 
 
 def by_tokens(ids: NDArray[np.integer[Any]], layer: int, n_experts: int) -> list[int]:
-    """The union of what is predicted for each token [rows, K] of ``layer``, as flat numbers.
+    """The union of what is predicted for each token [rows, K] of ``layer``, as flat numbers; absent ones left out.
 
-    Most tokens first, then first come: token by token, by falling score. The dtype's maximum marks an absent one.
+    Most tokens first, then first come: token by token, by falling score.
     """
-    tokens = Counter(ids.ravel().tolist())
-    tokens.pop(int(np.iinfo(ids.dtype).max), None)
-    return [layer * n_experts + x for x in sorted(tokens, key=lambda x: -tokens[x])]
+    base, named = layer * n_experts, ids.ravel()
+    named = named[named < n_experts]
+    if len(ids) == 1:
+        return [base + x for x in dict.fromkeys(named.tolist())]
+    tokens = np.bincount(named, minlength=n_experts)
+    first = np.full(n_experts, len(named))
+    first[named[::-1]] = np.arange(len(named))[::-1]  # of several, the last written is the first come
+    return [base + x for x in np.lexsort((first, -tokens)).tolist() if tokens[x]]
 
 
 class Foreseen(LRU):
@@ -54,22 +59,23 @@ class Foreseen(LRU):
     ) -> None:
         super().__init__(setup, scope=scope)
         self.outstanding = at_least_one("outstanding", outstanding, "loads")
-        self.latency_ns, self.blocking = latency_ns(latency_us), blocking
-        self.asked: dict[int, tuple[int, list[int]]] = {}  # tag -> (layer, experts), prediction under way
-        self.tags = 0
+        self.line = PredictorLine(setup, latency_ns(latency_us), blocking, self._foretell)
         self.predicted = deque[tuple[int, list[int]]]()  # (layer, experts), gate not passed
         self.protected: set[int] = set()
         """What is predicted, its gate not passed."""
         self.waiting = deque[int]()  # predicted, not issued
         self.issued: dict[int, None] = {}  # not complete
 
+    def attach(self, view: View, actions: Actions) -> None:
+        super().attach(view, actions)
+        self.line.attach(actions)
+
     def on_step(self, step: Step) -> None:
         self.pass_by(self.setup.n_layers)
 
     def on_prediction(self, tag: int) -> None:
-        if tag in self.asked:  # else its layer has been passed
-            self._foretell(*self.asked.pop(tag))
-            self.issue()
+        self.line.done(tag)
+        self.issue()
 
     def on_complete(self, expert: int) -> None:
         self.issued.pop(expert, None)
@@ -81,8 +87,7 @@ class Foreseen(LRU):
 
     def pass_by(self, layer: int) -> None:
         """Forget what was predicted up to ``layer``, and cancel what of it is neither complete nor demanded."""
-        for tag in [tag for tag, (target, _) in self.asked.items() if target <= layer]:
-            del self.asked[tag]
+        self.line.pass_by(layer)
         while self.predicted and self.predicted[0][0] <= layer:
             self.protected.difference_update(self.predicted.popleft()[1])
         while self.waiting and self.setup.layer_of(self.waiting[0]) <= layer:
@@ -92,13 +97,8 @@ class Foreseen(LRU):
             self.actions.cancel(expert)  # of no effect on a load that was demanded
 
     def foresee(self, layer: int, experts: list[int]) -> None:
-        """Predict ``experts`` of ``layer``, the likeliest first: known at once, or after the latency."""
-        if self.latency_ns:
-            self.tags += 1
-            self.asked[self.tags] = layer, experts
-            self.actions.predict(self.tags, self.latency_ns, self.blocking)
-        else:
-            self._foretell(layer, experts)
+        """Predict ``experts`` of ``layer``, the likeliest first: known at once, or when the predictor has done it."""
+        self.line.ask(layer, experts)
 
     def issue(self) -> None:
         """Queue what waits, as far as may be."""

@@ -38,7 +38,7 @@ def divide(trace: Trace, others: Sequence[Trace], seed: int, share: float = 0.1)
     prompt is that of a test request, here or in one of ``others``, are left out. UserError where too few remain.
     """
     keys = prompt_keys(trace)
-    tested = {key for known in (trace, *others) for key in measured_prompts(known)}
+    tested = {key for known in (trace, *others) for key in measured_keys(known) if key is not None}
     train = [r.request for r in trace.requests if r.split == "train"]
     if not train:
         raise UserError(f"trace={trace.path}: has no train requests; allowed: one imported or collected with split=0.7")
@@ -77,12 +77,11 @@ def prompt_keys(trace: Trace) -> list[str | None]:
     return keys
 
 
-def measured_prompts(trace: Trace) -> set[str]:
-    """Hashes of the prompts of the test requests; without a split, a run measures every request."""
+def measured_keys(trace: Trace) -> list[str | None]:
+    """Those of the test requests; without a split, a run measures every request."""
     split = any(request.split == "train" for request in trace.requests)
-    measured = [r.request for r in trace.requests if r.split == "test" or not split]
     keys = prompt_keys(trace)
-    return {key for r in measured if (key := keys[r]) is not None}
+    return [keys[r.request] for r in trace.requests if r.split == "test" or not split]
 
 
 def rows_of(trace: Trace, requests: Sequence[int], most: int, seed: int) -> Rows:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from traces.errors import UserError
+
 Array = NDArray[np.float32]
 TENSORS = ("mean", "scale", "w1", "b1", "w2", "b2")
 
@@ -65,7 +67,7 @@ class Examples:
 
 
 def fit(examples: Examples, held: Examples, settings: Settings) -> tuple[MLP, int, float]:
-    """The MLP of the lowest held-out loss, the epochs run, and that loss in nats.
+    """The MLP of the lowest held-out loss, the epochs run, and that loss in nats. UserError where none is finite.
 
     AdamW on the soft cross-entropy, the rate falling as a cosine. The same on any run of one machine, with one thread.
     """
@@ -101,6 +103,8 @@ def fit(examples: Examples, held: Examples, settings: Settings) -> tuple[MLP, in
         if total < best:
             best, since = total, 0
             kept = [w.detach().clone() for w in weights]
+    if best == float("inf"):
+        raise UserError(f"rate={settings.rate}: the fit diverged, no held-out loss is finite; allowed: a lower rate")
     return MLP(mean, scale, *(w.numpy() for w in kept)), epoch, best
 
 

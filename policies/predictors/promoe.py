@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,14 +22,14 @@ from policies.predictors.examples import (
     Target,
     divide,
     features,
-    measured_prompts,
+    measured_keys,
     rows_of,
     seen,
     targets,
     width,
 )
 from policies.predictors.mlp import Settings
-from policies.predictors.saved import Fitted, save
+from policies.predictors.saved import Fitted, check_target, save
 from policies.promoe import fitted_name
 from traces import Trace
 from traces.errors import UserError
@@ -62,6 +62,12 @@ def fit(trace: Trace, out: Path, plan: Plan, others: Sequence[Trace] = ()) -> Fi
         raise UserError(f"stride={plan.stride}: allowed: 1 to {trace.L - 1} (layers)")
     if not 1 <= plan.top_k <= trace.E:
         raise UserError(f"top_k={plan.top_k}: allowed: 1 to {trace.E} (experts)")
+    check_target(out)
+    for layer in range(trace.L - plan.stride):
+        wide = width(trace, layer, plan.source)
+        for other in others:
+            _check_model(_model_of(trace), other)
+            _check_width(other, layer, plan.source, wide)
     began = time.perf_counter()
     division = divide(trace, others, plan.settings.seed)
     if division.left_out:
@@ -71,7 +77,6 @@ def fit(trace: Trace, out: Path, plan: Plan, others: Sequence[Trace] = ()) -> Fi
     layers, epochs, losses = [], [], []
     with mlp.steady(plan.threads):
         for layer in range(trace.L - plan.stride):
-            width(trace, layer, plan.source)
             to_fit, to_stop = (_examples(trace, r, layer, plan) for r in (rows, held))
             found, run, loss = mlp.fit(to_fit, to_stop, plan.settings)
             layers.append(found)
@@ -100,9 +105,7 @@ def fit(trace: Trace, out: Path, plan: Plan, others: Sequence[Trace] = ()) -> Fi
         "input": plan.source,
         "stride": plan.stride,
         "top_k": plan.top_k,
-        "layers": trace.L,
-        "experts": trace.E,
-        "model": [trace.manifest.model.name, trace.manifest.model.revision],
+        **_model_of(trace),
         "prompts": None if division.prompts is None else list(division.prompts),
         "fit": facts,
     }
@@ -124,15 +127,22 @@ def apply(
     ``beside``: a trace of the same run with fewer signals: the same tokens, and the same experts.
     """
     about, home = fitted.about, trace if beside is None else beside
-    _check_model(fitted, trace)
+    if about["kind"] != KIND:
+        raise UserError(f"apply promoe: the predictor is of the kind {about['kind']}; allowed: {KIND}")
+    _check_model(about, trace)
+    for layer, found in enumerate(fitted.layers):
+        _check_width(trace, layer, about["input"], len(found.mean))
     if beside is not None:
         check_twins(trace, beside)
-    known = set(about["prompts"] or ())
-    if leaked := known & (measured_prompts(trace) | measured_prompts(home)):
+    measured = set(measured_keys(trace))  # of a twin, the same
+    if leaked := measured.intersection(about["prompts"] or ()):
         raise UserError(
             f"trace={home.path}: {len(leaked)} of its test prompts are among those that the predictor learned from;"
             " allowed: the same split, or fit with apply= of this trace, which leaves them out"
         )
+    unknown = about["prompts"] is None or None in measured
+    if unknown:
+        _say(f"{home.path}: not all prompts were recorded, so that it cannot be said whether test prompts were learned")
     written = write_predicted(
         home,
         _outputs(fitted, trace),
@@ -141,7 +151,12 @@ def apply(
         input=about["input"],
         stride=about["stride"],
         top_k=about["top_k"],
-        fit={"weights_sha256": fitted.sha256, **about["fit"], **({"applied_to": trace.sha256} if beside else {})},
+        fit={
+            "weights_sha256": fitted.sha256,
+            **about["fit"],
+            **({"applied_to": trace.sha256} if beside else {}),
+            **({"test_prompts_unknown": True} if unknown else {}),
+        },
         timing=fitted.timing,
         overwrite=overwrite,
     )
@@ -185,20 +200,26 @@ def _outputs(fitted: Fitted, trace: Trace) -> Iterator[Any]:
         yield block
 
 
-def _check_model(fitted: Fitted, trace: Trace) -> None:
-    about, model = fitted.about, trace.manifest.model
-    ours, its = (about["layers"], about["experts"], *about["model"]), (trace.L, trace.E, model.name, model.revision)
-    if ours != its:
+def _model_of(trace: Trace) -> dict[str, Any]:
+    model = trace.manifest.model
+    return {"layers": trace.L, "experts": trace.E, "model": [model.name, model.revision]}
+
+
+def _check_model(about: Mapping[str, Any], trace: Trace) -> None:
+    its = _model_of(trace)
+    if any(about[key] != its[key] for key in its):
+        words = ["{layers} layers, {experts} experts, {model[0]} {model[1]}".format(**of) for of in (its, about)]
         raise UserError(
-            f"trace={trace.path}: is of {its[0]} layers, {its[1]} experts, {its[2]} {its[3]}; the predictor was fitted"
-            f" on {ours[0]} layers, {ours[1]} experts, {ours[2]} {ours[3]}; allowed: the same model"
+            f"trace={trace.path}: is of {words[0]}; the predictor was fitted on {words[1]}; allowed: the same model"
         )
-    for layer, found in enumerate(fitted.layers):
-        if (wide := width(trace, layer, about["input"])) != len(found.mean):
-            raise UserError(
-                f"trace={trace.path}: gives layer {layer} {wide} numbers of {about['input']}; allowed:"
-                f" {len(found.mean)}, as the predictor was fitted"
-            )
+
+
+def _check_width(trace: Trace, layer: int, source: Input, ours: int) -> None:
+    if (wide := width(trace, layer, source)) != ours:
+        raise UserError(
+            f"trace={trace.path}: gives layer {layer} {wide} numbers of {source}; allowed: {ours}, as the predictor was"
+            " fitted"
+        )
 
 
 def _mean(shares: tuple[float | None, ...] | None) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,10 +15,13 @@ import numpy as np
 
 from policies.predictors.mlp import MLP, TENSORS
 from traces.errors import UserError
+from traces.fields import Fields
+from traces.predicted import INPUTS
 from traces.strict import load_json
 
 SCHEMA = 1
 _KEYS = ("schema", "kind", "input", "stride", "top_k", "layers", "experts", "model", "prompts", "fit")
+_WHERE = "allowed: a file in a folder that can be written"
 _NEED = "allowed: an environment with safetensors: pip install 'moe-offload-workbench[hf]'"
 
 
@@ -36,6 +40,13 @@ class Fitted:
     sha256: str = ""
 
 
+def check_target(path: Path) -> None:
+    """Refuse a place where no predictor can be written: before hours of fitting rather than after them."""
+    _safetensors()
+    if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"out={path}: {_WHERE}")
+
+
 def save(fitted: Fitted, path: Path) -> Fitted:
     """Write it to ``path``, whole or not at all; returns it with its hash. The same predictor gives the same bytes."""
     module = _safetensors()
@@ -49,10 +60,11 @@ def save(fitted: Fitted, path: Path) -> Fitted:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         temporary.write_bytes(raw)
-        _timing(path).write_text(json.dumps(dict(fitted.timing), indent=1) + "\n", encoding="utf-8")
+        _timing(path).unlink(missing_ok=True)  # that of another one
         temporary.replace(path)
+        _timing(path).write_text(json.dumps(dict(fitted.timing), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"out={path}: {error.strerror}; allowed: a file in a folder that can be written") from None
+        raise UserError(f"out={path}: {error.strerror}; {_WHERE}") from None
     finally:
         temporary.unlink(missing_ok=True)
     return replace(fitted, sha256=hashlib.sha256(raw).hexdigest())
@@ -65,10 +77,8 @@ def load(path: Path) -> Fitted:
         raise UserError(f"predictor={path}: no such file; allowed: one that python -m policies fit wrote")
     try:
         with module.safe_open(str(path), framework="numpy") as stream:
-            about = load_json((stream.metadata() or {}).get("predictor", "").encode())
+            about = _about(load_json((stream.metadata() or {}).get("predictor", "").encode()), path)
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - it is no mapping
-        if not isinstance(about, dict) or set(about) != set(_KEYS) or about.pop("schema") != SCHEMA:
-            raise ValueError(f"not of schema {SCHEMA}")
         layers = tuple(_layer(tensors, i, about) for i in range(about["layers"] - about["stride"]))
         if tensors or not layers:
             raise ValueError("tensors of other layers")
@@ -83,6 +93,30 @@ def load(path: Path) -> Fitted:
 
 def _timing(path: Path) -> Path:
     return path.with_name(f"{path.name}.timing.json")
+
+
+def _about(found: object, path: Path) -> dict[str, Any]:
+    """The text of a predictor, each entry as it should be; see :class:`Fitted`. ValueError or TraceError."""
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise ValueError(f"not of schema {SCHEMA}")
+    fields = Fields(f"predictor={path}")
+    top = fields.exactly(found, "entries", _KEYS)
+    sizes = {key: fields.integer(top[key], key, 1) for key in ("stride", "top_k", "layers", "experts")}
+    fields.integer(top["top_k"], "top_k", 1, sizes["experts"])
+    fields.integer(top["stride"], "stride", 1, max(1, sizes["layers"] - 1))
+    model, prompts = top["model"], top["prompts"]
+    if not isinstance(model, list) or len(model) != 2:
+        raise ValueError(f"model is {model}, not a name and a revision")
+    if not isinstance(prompts, list | None):
+        raise ValueError("prompts are no list")
+    return {
+        "kind": fields.text(top["kind"], "kind"),
+        "input": fields.choice(top["input"], "input", INPUTS),
+        **sizes,
+        "model": [fields.text(model[0], "model"), fields.optional(model[1], "revision", fields.text)],
+        "prompts": None if prompts is None else [fields.text(key, "prompts") for key in prompts],
+        "fit": fields.mapping(top["fit"], "fit", fields.anything),
+    }
 
 
 def _layer(tensors: dict[str, Any], layer: int, about: Mapping[str, Any]) -> MLP:

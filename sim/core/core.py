@@ -24,7 +24,7 @@ from sim.core.accounts import (
     USEFUL,
 )
 from sim.core.acting import Acting
-from sim.core.loads import Loads, overridden
+from sim.core.loads import Loads
 from sim.core.queue import EMPTY
 from sim.core.routing import discount, reroute
 from sim.core.state import ARRIVED, DEMAND, LATE, PENDING
@@ -42,7 +42,7 @@ class Core(Loads):
     def __init__(self, policy: Policy, setup: Setup, signals: StepSignals) -> None:
         super().__init__(policy, setup)
         self.signals = signals
-        self._turns = Turns(self.state) if overridden(policy, "schedule") else None
+        self._turns = Turns(self.state) if policy.uses("schedule") else None
         self.ready: deque[int] = deque() if self._turns is None else self._turns
         """Experts of the event that may run now; read by machines, to wait no longer than needed."""
         self._uncomputed = 0
@@ -54,10 +54,10 @@ class Core(Loads):
         self.phase = 0
         """Of the step: an index into accounts by phase."""
         self._on_gate = policy.on_gate
-        self._route = policy.route if overridden(policy, "route") or not policy.lossless else None
+        self._route = policy.route if policy.uses("route") or not policy.lossless else None
         self.routes = self._route is not None
         """Whether an event may be computed otherwise than it was recorded."""
-        self._keep = policy.keep if overridden(policy, "keep") else None
+        self._keep = policy.keep if policy.uses("keep") else None
         policy.attach(self.state.view(), Acting(self).actions())
 
     # -- facts --------------------------------------------------------------------------------------------------

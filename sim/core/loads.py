@@ -14,11 +14,6 @@ from sim.core.words import NONE
 _EVICTED = -3  # in the digest, the eviction of x is _EVICTED - x
 
 
-def overridden(policy: Policy, hook: str) -> bool:
-    """Whether a policy has a hook of its own: one that it has not costs nothing."""
-    return getattr(type(policy), hook) is not getattr(Policy, hook)
-
-
 class Loads:
     """The half of the core that knows no events."""
 
@@ -43,9 +38,9 @@ class Loads:
         self._digest = Digest()
         self._answers = self._digest.answers
         self._victim = policy.victim
-        self._on_slot = policy.on_slot if overridden(policy, "on_slot") else None
-        self._on_complete = policy.on_complete if overridden(policy, "on_complete") else None
-        self._on_evict = policy.on_evict if overridden(policy, "on_evict") else None
+        self._on_slot = policy.on_slot if policy.uses("on_slot") else None
+        self._on_complete = policy.on_complete if policy.uses("on_complete") else None
+        self._on_evict = policy.on_evict if policy.uses("on_evict") else None
 
     def digest(self) -> str:
         """Hash of all answers given so far, evictions included."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from policies.api import Policy, Setup
@@ -124,3 +125,22 @@ def record(
     again = replay(core.log, Core(make_policy(setup), setup, NoSignals()))
     assert again == core.digest(), "the replay of the log decides differently"
     return accounts, core
+
+
+def some_passes(n_layers: int, n_experts: int, steps: int, *, k: int = 2, seed: int = 0) -> list[Pass]:
+    random = Random(seed)
+    return decode([[random.sample(range(n_experts), k) for _ in range(n_layers)] for _ in range(steps)], n_experts)
+
+
+def distinct(passes: Sequence[Pass]) -> set[int]:
+    return {x for step in passes for demand in step.demand for x in demand}
+
+
+def compute_bound(passes: Sequence[Pass], costs: FlatCosts) -> int:
+    total = 0
+    for step in passes:
+        dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
+        total += dense * len(step.demand)
+        total += sum(costs.expert_ns(0, n) + costs.launch_ns for tokens in step.tokens for n in tokens)
+        total += costs.lead_ns(step.rows, step.kv_tokens, step.pairs) + costs.head_ns(len(step.requests))
+    return total

@@ -245,3 +245,7 @@ def cases(draw: st.DrawFn) -> Case:
     warmup = draw(st.sampled_from([0, 0, 1, 3]))
     setup = make_setup(sizes, n_experts, budget, chunks=chunks, costs=costs, seed=seed)
     return Case(setup, passes[:warmup], passes[warmup:], depth, costs, by_layer)
+
+
+def restless(setup: Setup, case: Case) -> Restless:
+    return Restless(setup, by_layer=case.by_layer)

@@ -1,43 +1,32 @@
-"""Laws of the engine. Above each, the bug that it prevents."""
+"""Laws of the engine: hits, time, sums, small budgets. Above each, the bug that it prevents."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from random import Random
-
 import pytest
-from cases import FREE_COMPUTE, FREE_LINK, FlatCosts, NoSignals, decode, make_pass, make_setup, record, simulate
+from cases import (
+    FREE_COMPUTE,
+    FREE_LINK,
+    NoSignals,
+    compute_bound,
+    decode,
+    distinct,
+    make_pass,
+    make_setup,
+    simulate,
+    some_passes,
+)
 from hypothesis import given, settings
 from ledger import Ledger
-from restless import EXAMPLES, Bypass, Case, Restless, cases
+from restless import EXAMPLES, Bypass, Case, cases, restless
 
-from policies.api import LayerEvent, Policy, Setup, Step
+from policies.api import LayerEvent, Setup
 from policies.lru import LRU
-from sim.core.accounts import COMPLETE, LOOKUPS, RESIDENT, USEFUL, Accounts
-from sim.core.core import Core
+from sim.core.accounts import COMPLETE, LOOKUPS, RESIDENT
 from sim.core.state import CoreError
 from sim.machine import Machine
 from sim.replay import RecordingCore
-from sim.workload import Pass
 
 DEMAND_COPY, LATE_PREFETCH, QUEUEING = 0, 1, 2
-
-
-def some_passes(n_layers: int, n_experts: int, steps: int, *, k: int = 2, seed: int = 0) -> list[Pass]:
-    random = Random(seed)
-    return decode([[random.sample(range(n_experts), k) for _ in range(n_layers)] for _ in range(steps)], n_experts)
-
-
-def distinct(passes: Sequence[Pass]) -> set[int]:
-    return {x for step in passes for demand in step.demand for x in demand}
-
-
-def restless(setup: Setup, case: Case) -> Restless:
-    return Restless(setup, by_layer=case.by_layer)
 
 
 # -- hits -------------------------------------------------------------------------------------------------------
@@ -102,16 +91,6 @@ def test_with_room_for_all_only_the_first_use_is_copied() -> None:
 
 
 # -- time -------------------------------------------------------------------------------------------------------
-
-
-def compute_bound(passes: Sequence[Pass], costs: FlatCosts) -> int:
-    total = 0
-    for step in passes:
-        dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
-        total += dense * len(step.demand)
-        total += sum(costs.expert_ns(0, n) + costs.launch_ns for tokens in step.tokens for n in tokens)
-        total += costs.lead_ns(step.rows, step.kv_tokens, step.pairs) + costs.head_ns(len(step.requests))
-    return total
 
 
 # Compute that waits although nothing is under way, or is counted twice.
@@ -218,137 +197,3 @@ def test_a_budget_below_one_expert_is_an_error() -> None:
     setup = make_setup([10], 4, 9)
     with pytest.raises(CoreError, match="deadlock"):
         simulate(LRU(setup), setup, decode([[[0]]], 4))
-
-
-# -- decisions --------------------------------------------------------------------------------------------------
-
-
-class Lowest(Bypass):
-    """Keeps what it has, and evicts the lowest number."""
-
-    name = "lowest"
-
-    def keep(self, expert: int) -> bool:
-        return True
-
-    def victim(self, incoming: int, speculative: bool) -> int | None:
-        return next(filter(self.view.evictable, range(self.setup.n_layers * self.setup.n_experts)), None)
-
-
-# A digest that would pass two machines off as agreeing when they do not.
-def test_the_digest_differs_when_a_decision_differs() -> None:
-    passes = some_passes(2, 5, 20)
-    setup = make_setup([10, 10], 5, 50)
-    _, lru = record(LRU, setup, passes)
-    _, again = record(LRU, setup, passes)
-    _, other = record(Lowest, setup, passes)
-    assert lru.digest() == again.digest() != other.digest()
-
-
-# Evictions left out of the digest: here they alone differ, in the very last one.
-def test_the_digest_holds_the_evictions() -> None:
-    passes = decode([[[0]], [[1]], [[0]], [[2]]], 3)  # the victim of 2 is 1 for LRU, 0 for the other
-    setup = make_setup([10], 3, 20)
-    by_lru, lru = record(LRU, setup, passes)
-    by_other, other = record(Lowest, setup, passes)
-    assert by_lru == by_other
-    assert lru.digest() != other.digest()
-
-
-def fingerprint() -> str:
-    """Accounts and digests of some runs, to compare between processes."""
-    found = []
-    for seed in range(5):
-        setup = make_setup([10, 17, 23], 6, 120, chunks=2, seed=seed)
-        accounts, core = simulate(Restless(setup), setup, some_passes(3, 6, 20, seed=seed), depth=2)
-        found.append((repr(accounts), core.digest()))
-    return repr(found)
-
-
-# Decisions in the order of a set or a dict of objects: another process, another result (rule 10).
-def test_the_result_does_not_depend_on_the_hash_seed() -> None:
-    for hash_seed in ("0", "1", "4711"):
-        here = Path(__file__).parent
-        environment = {
-            **os.environ,
-            "PYTHONHASHSEED": hash_seed,
-            "PYTHONPATH": os.pathsep.join([str(here), *filter(None, sys.path)]),
-        }
-        command = [sys.executable, "-c", "from test_laws import fingerprint; print(fingerprint(), end='')"]
-        other = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        assert other.stdout == fingerprint(), hash_seed
-
-
-# -- events -----------------------------------------------------------------------------------------------------
-
-
-# An event for each copy creeps back in, and the machine is ten times slower (DESIGN section 6).
-@pytest.mark.parametrize("policy", [LRU, Bypass, Restless])
-def test_simpy_sees_one_event_per_step(policy: type[Policy]) -> None:
-    n_layers, steps = 4, 25
-    setup = make_setup([10] * n_layers, 6, 70, chunks=3)
-    machine = Machine(Core(policy(setup), setup, NoSignals()), setup.costs, depth=2)  # type: ignore[arg-type]
-    step, events = machine.env.step, 0
-
-    def counted() -> None:
-        nonlocal events
-        step()
-        events += 1  # not where the schedule was empty
-
-    machine.env.step = counted  # type: ignore[method-assign]
-    machine.run([], some_passes(n_layers, 6, steps))
-    processes = 2  # warm-up and measured, each with a beginning and an end
-    assert events - 2 * processes == steps
-
-
-# -- warm-up ----------------------------------------------------------------------------------------------------
-
-
-class OneAhead(LRU):
-    """Prefetches the expert 1 of the last layer in its first step, and asks for nothing else."""
-
-    def on_step(self, step: Step) -> None:
-        if step.number == 1:
-            self.actions.prefetch(self.setup.n_experts * (self.setup.n_layers - 1) + 1, 0)
-
-
-# Loads that began before the measured window: fates without a load, or bytes without a fate.
-@pytest.mark.parametrize(("per_byte", "fate"), [(1, USEFUL), (20, 1)])
-def test_loads_carried_in_from_the_warm_up_keep_the_sums(per_byte: int, fate: int) -> None:
-    costs = FlatCosts(per_copy=0, per_byte=per_byte, dense=10, per_token=5, per_step=10)
-    setup = make_setup([10], 4, 40, chunks=2, costs=costs)
-    first, then = decode([[[]]], 4), decode([[[1]]], 4)
-    accounts, _ = simulate(OneAhead(setup), setup, then, warmup=first)
-    accounts.check()
-    assert accounts.start_ns == 20 + 10 + 1 + 10
-    assert accounts.issued == accounts.fates[fate] == 1
-    assert accounts.speculative_bytes == accounts.fate_bytes[fate] == 0  # these were copied before the window
-    late = per_byte == 20
-    assert accounts.demand_bytes == (5 if late else 0)
-    assert accounts.link_busy_ns == (200 - accounts.start_ns if late else 0)  # the rest of what was under way
-
-
-# A warm-up that takes no time was counted as measured.
-def test_a_warm_up_that_takes_no_time_is_not_measured() -> None:
-    free = FlatCosts(0, 0, 0, 0, 0, 0, 0)
-    setup = make_setup([10], 4, 40, costs=free)
-    accounts, _ = simulate(LRU(setup), setup, decode([[[0]]], 4), warmup=decode([[[0, 1]]], 4))
-    assert accounts.hit_row()[:4] == [1, 0, 1, 1]
-    assert accounts.demand_bytes == 0
-
-
-@settings(EXAMPLES, max_examples=100)
-@given(cases())
-def test_a_window_is_the_rest_of_the_whole(case: Case) -> None:
-    def run(warmup: list[Pass], passes: list[Pass]) -> tuple[Accounts, Core]:
-        return simulate(restless(case.setup, case), case.setup, passes, warmup=warmup, depth=case.depth)
-
-    whole, by_whole = run([], case.warmup + case.passes)
-    before, _ = run([], case.warmup)
-    after, by_window = run(case.warmup, case.passes)
-    assert by_whole.digest() == by_window.digest()
-    assert after.start_ns == before.end_ns
-    for name in ("demand_bytes", "speculative_bytes", "compute_ns", "link_busy_ns"):
-        assert getattr(whole, name) == getattr(before, name) + getattr(after, name), name
-    pairs = zip(before.stall_row(), after.stall_row(), strict=True)
-    assert whole.stall_row() == [b + a for b, a in pairs]

@@ -1,4 +1,4 @@
-"""Small traces whose later layers follow from earlier hidden states, so that there is something to learn."""
+"""Small traces whose later layers follow from earlier hidden states, so that there is something to learn; and fits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from policies.predictors import promoe
+from policies.predictors.mlp import MLP, Settings
+from policies.predictors.saved import Fitted
 from traces import DECODE, PREFILL, Prompts, Recorder, Request, Trace, TraceWriter, open_trace
 
 L, E, K, D = 4, 8, 2, 6
@@ -17,6 +21,7 @@ STRIDE = 2
 SPLITS = ("train",) * 14 + ("test",) * 6
 ABSENT = 255
 Arrays = dict[str, np.ndarray]
+QUICK = Settings(hidden=16, epochs=25, patience=25, batch=32, rate=1e-2)
 
 
 def draw(seed: int = 0, requests: int = len(SPLITS)) -> Arrays:
@@ -63,3 +68,20 @@ def write(
         }
         out.close(**facts | manifest)
     return open_trace(path)
+
+
+def fit(trace: Trace, out: Path, *, settings: Settings = QUICK, others: Any = (), **changes: Any) -> Fitted:
+    pytest.importorskip("torch")
+    given: dict[str, Any] = {"source": "hidden", "target": "probs", "stride": STRIDE, "top_k": K, "tokens": 10**6}
+    return promoe.fit(trace, out, promoe.Plan(**given | changes, threads=1, settings=settings), others)
+
+
+def by_hand() -> Fitted:
+    """Not fitted at all: whatever comes, layer l names experts l and l + 1, for l + 2."""
+    zero, layers = np.zeros(D, np.float32), []
+    for layer in range(L - STRIDE):
+        scores = np.zeros(E, np.float32)
+        scores[[layer, layer + 1]] = 2, 1
+        layers.append(MLP(zero, zero + 1, np.zeros((D, 3), np.float32), zero[:3], np.zeros((3, E), np.float32), scores))
+    about = {"kind": "promoe", "input": "hidden", "stride": STRIDE, "top_k": K, "layers": L, "experts": E}
+    return Fitted({**about, "model": ["tiny", None], "prompts": None, "fit": {}}, tuple(layers))

@@ -131,11 +131,12 @@ class Desk:
         ids: list[list[int]] | None = None,
         prefill: bool = False,
     ) -> None:
-        """A gate has run; ``ahead``: what it says of the next layer, and ``ids``: the experts chosen, by row."""
+        """A gate has run; ``ahead``: what it says of the next layer, and of the one
+        after it; ``ids``: the experts chosen, by row."""
         rows = len(ahead or ids or [[]])
         arrays = {name: np.array(given, np.uint8)[:, None] for name, given in (("expert_ids", ids),) if given}
         if ahead:
-            arrays["gate_ahead"] = np.array(ahead, np.uint8)[:, None, None]
+            arrays["gate_ahead"] = np.array(ahead, np.uint8)[:, None, None].repeat(2, 2)
         signals: Any = FakeSignals({name: array.repeat(layer + 1, 1) for name, array in arrays.items()})
         signals.enter([(0, rows)])
         signals.layer = layer

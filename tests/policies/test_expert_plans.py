@@ -98,6 +98,14 @@ def test_the_line_of_5c5() -> None:
     assert [queue.stale(x, 2, missed) for x in (3, 4) for missed in (False, True)] == [False, True, False, False]
 
 
+@pytest.mark.parametrize(("likelihood", "first"), [(0.42, 2), (0.39, 5)])
+def test_the_decay_of_5c5(likelihood: float, first: int) -> None:
+    """Of layers 1 (the start) and 2 (the end), .6 in the latter counts as .6 x (1 - 1 / 3) = .4."""
+    queue = Fifo(4, 2)
+    queue.add(1, np.array([[likelihood, 0.1], [0.4, 0.6]]), [[0], [1]])
+    assert queue.waiting[0] == first
+
+
 def worth(rule: Eviction, *, forget: bool = False) -> Worth:
     """One layer of four experts, all resident, demanded 4, 2, 1 and 1 times; p = .1, .3, .4, .2."""
     w = Worth(1, 4, rule, forget=forget)
@@ -159,6 +167,8 @@ def test_an_eviction_forgets_the_frequency_or_not(rule: Eviction) -> None:
         w.least(lambda _: True)
         w.leave(0)
         assert w.freq[0] == freq
+        assert 0 not in order(w)
+        w.demanded([1])  # all anew: the same
         assert 0 not in order(w)
         w.enter(0, speculative=False)
         assert (order(w)[0] == 0) is (forget or rule == "p_freq_whole")

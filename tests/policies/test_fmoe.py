@@ -85,22 +85,6 @@ def test_what_is_there_is_expected_and_not_prefetched() -> None:
     assert desk.said("expect", "prefetch") == [("expect", 0)]
 
 
-def test_a_miss_pauses_prefetching() -> None:
-    """The next is chosen when what was demanded has arrived."""
-    desk = Desk(distance=2)
-    desk.step(EAST)
-    desk.load(0)
-    desk.arrive(5)
-    desk.said()
-    desk.gate(0, A[0], demand=[1, 2], there=False)
-    assert desk.said("prefetch") == []
-    desk.load(1, 2, complete=False)
-    desk.arrive(1)
-    assert desk.said("prefetch") == []
-    desk.arrive(2)
-    assert desk.said("prefetch") == [("prefetch", 10, 0.25)]
-
-
 def test_eviction_by_p_times_frequency() -> None:
     """1 / (p x freq), the largest goes; d = 2 and everything is like A."""
     desk = Desk(distance=2)
@@ -147,68 +131,6 @@ def test_protection_ends_with_the_iteration() -> None:
     assert desk.policy.victim(9, True) == 0
 
 
-def test_what_is_passed_is_dropped() -> None:
-    desk = Desk(distance=2, outstanding=2)
-    desk.step(EAST)
-    assert desk.said("prefetch") == [("prefetch", 0, 0.5), ("prefetch", 5, 0.25)]
-    desk.gate(0, A[0])
-    assert desk.said("cancel", "prefetch") == [("cancel", 0), ("prefetch", 10, 0.25)]
-    desk.step(EAST)
-    assert desk.said("cancel") == [("cancel", 5), ("cancel", 10)]
-
-
-def test_a_search_takes_its_time_on_the_predictor() -> None:
-    """One search at a time; its answer counts for the layers that are still to come."""
-    desk = Desk(distance=2, search_us=7.0, outstanding=9)
-    desk.step(EAST)
-    assert desk.said() == [("predict", 7000, False)]
-    desk.gate(0, A[0], demand=[1])
-    assert desk.said() == []  # the searcher is busy, and has no answer yet
-    desk.policy.on_prediction(0)  # layer 0 is passed: layer 1 alone; then the next search
-    assert desk.said() == [("expect", 5), ("predict", 7000, False), ("prefetch", 5, 0.5)]
-    desk.step(EAST)  # the answer for layer 2 comes too late for its iteration
-    assert desk.said() == [("cancel", 5)]
-    desk.policy.on_prediction(0)
-    assert desk.said() == [("predict", 7000, False)]
-    desk.gate(0, A[0])
-    desk.gate(1, A[1])
-    desk.said()
-    desk.policy.on_prediction(0)
-    assert desk.said() == [("predict", 7000, False)]  # all that embedding predicts is passed, layer 2 is not
-    desk.gate(2, A[2])
-    desk.policy.on_prediction(0)
-    assert desk.said() == []
-
-
-def test_a_search_that_is_overtaken_is_not_begun() -> None:
-    desk = Desk(search_us=7.0)
-    desk.step(EAST)
-    for layer in (0, 1):
-        desk.gate(layer, A[layer])
-    desk.said()
-    desk.policy.on_prediction(0)  # in line: layer 1, which is passed, and layer 2
-    assert desk.said() == [("predict", 7000, False)]
-    desk.policy.on_prediction(0)
-    assert desk.said("expect") == [("expect", 10)]
-
-
-def test_what_is_in_line_does_not_outlive_its_iteration() -> None:
-    desk = Desk(search_us=7.0)
-    desk.step(EAST)
-    desk.gate(0, A[0])  # layer 1 is in line
-    desk.step(NORTH)
-    desk.said()
-    desk.policy.on_prediction(0)  # of no use any more
-    desk.policy.on_prediction(0)
-    assert desk.said("predict", "expect") == [("predict", 7000, False), ("expect", 3)]
-
-
-def test_a_search_may_block_and_costs_by_request() -> None:
-    desk = Desk(search_us=7.0, blocking=True)
-    desk.step(EAST, NORTH)
-    assert desk.said() == [("predict", 14000, True)]
-
-
 def test_a_batch_takes_the_largest_p_and_the_union() -> None:
     """One request like A, one like B: layer 0 has p .5, .25, .25, .5, and 0 and 3 are chosen."""
     desk = Desk(outstanding=9)
@@ -219,6 +141,24 @@ def test_a_batch_takes_the_largest_p_and_the_union() -> None:
     assert desk.said("expect") == [("expect", 4 + 0, 4 + 1)]
     desk.gate(1, B[1], A[1])  # a tie for both, the first place: A
     assert desk.said("expect") == [("expect", 10)]
+
+
+def test_each_request_of_a_batch_has_its_own_threshold() -> None:
+    """The first is like A (delta 0: K experts of each layer), the second like nothing (delta 1: all)."""
+    desk = Desk(distance=2, selection="threshold")
+    desk.step(EAST, [0, -1])
+    assert desk.said("expect") == [("expect", 0, 1, 2, 3), ("expect", 5, 6, 4, 7)]
+
+
+def test_similarity_is_by_the_length_of_all_layers_so_far() -> None:
+    """X is long in layer 0, Y in layer 1: over both, of one length (1.25), and alike to what is shown."""
+    sharp, flat = [1.0, 0.0, 0.0, 0.0], [0.25] * 4
+    desk = Desk(Past([[([sharp, flat, A[2]], EAST)], [([flat, sharp, B[2]], NORTH)]]))
+    desk.step(EAST)
+    desk.gate(0, [0.5, 0.5, 0, 0])
+    desk.said()
+    desk.gate(1, [0.5, 0.5, 0, 0])  # .5 x 1 + 2 x .5 x .25 = .75 with both: a tie, the first place
+    assert desk.said("expect") == [("expect", 8 + 2)]
 
 
 def test_the_passes_of_several_tokens() -> None:
@@ -277,9 +217,11 @@ def test_one_search_or_the_other() -> None:
     [
         ({"distance": 0}, r"policy\.distance=0: allowed: 1 to 3 \(layers\)"),
         ({"distance": 4}, r"policy\.distance=4: allowed: 1 to 3 \(layers\)"),
-        ({"capacity": 0}, r"policy\.capacity=0: allowed: at least 1 \(maps\)"),
+        ({"capacity": 0}, r"policy\.capacity=0: allowed: 1 to 65536 \(maps\)"),
+        ({"capacity": 65537}, r"policy\.capacity=65537: allowed: 1 to 65536 \(maps\)"),
         ({"outstanding": 0}, r"policy\.outstanding=0: allowed: at least 1 \(loads\)"),
-        ({"search_us": -1.0}, r"policy\.search_us=-1\.0: allowed: at least 0 \(microseconds\)"),
+        ({"search_us": -1.0}, r"policy\.search_us=-1\.0: allowed: 0 to 1000000 \(microseconds\)"),
+        ({"search_us": 1.1e6}, r"policy\.search_us=1100000\.0: allowed: 0 to 1000000 \(microseconds\)"),
         ({"selection": "half"}, r"policy\.selection='half': allowed: threshold, one_fewer, top_k"),
         ({"store": "empty"}, r"policy\.store='empty': allowed: offline, updated, online"),
     ],

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import yaml
 from fmoe_desk import EAST, NORTH, A, B, Desk, Past
-from lab import CONF, draw, run, setup_of
+from lab import CONF, Variant, draw, run, setup_of, variants
+from variant import QUICK
 
 from policies import registry
-from policies.api import Schedule, Signal
+from policies.api import LayerEvent, Schedule, Signal
 from policies.fmoe import FMoE
 
 
@@ -267,6 +268,32 @@ def test_the_artifact_fetches_all_experts_of_a_layer() -> None:
     assert done.lookups == sum(len(d) for p in routing_of.passes() for d in p.demand)
 
 
+@pytest.mark.parametrize(("key", "hook"), [("fetch_all", "route"), ("double_buffer", "schedule")])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_hook_is_asked_where_a_parameter_wants_it(key: str, hook: str, wanted: bool) -> None:
+    """It costs time at every gate: none where it would change nothing."""
+    routing, asked = draw(3), []
+    policy = FMoE(setup_of(routing, 10 * 12), **{key: wanted})
+    own = getattr(policy, hook)
+
+    def noted(event: LayerEvent) -> Any:
+        asked.append(event.layer)
+        return own(event)
+
+    setattr(policy, hook, noted)
+    run(policy, routing)
+    assert len(asked) == wanted * 4 * len(routing.steps)
+
+
 def test_the_result_names_the_store() -> None:
     for store in ("offline", "updated", "online"):
         assert registry.normal({"name": "fmoe", "store": store})["store"] == store
+
+
+@pytest.mark.parametrize(
+    "variant", [v for v in variants() if v.name == "fmoe" and QUICK["fmoe"][0] in v.params], ids=str
+)
+def test_the_contracts_are_tried_where_it_prefetches(variant: Variant) -> None:
+    """With searches that take longer than a pass, no law would ever see a prediction."""
+    routing = draw(1, n_layers=variant.layers)
+    assert run(variant.build(setup_of(routing, 14 * 12)), routing).accounts.issued > 20

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import scripted
-from lab import ABSENT, Routing, Witness, draw, run, setup_of
+from lab import ABSENT, FlatCosts, Routing, Witness, draw, run, setup_of
 from scripted import SIZE, Desk, costs, script, sums
 
 from policies import registry
@@ -139,8 +139,37 @@ def test_a_prediction_takes_its_time() -> None:
     assert go(twice, 60, latency_us=0.2).accounts.hit_row()[1] == 0
 
 
-def on_a_desk(**params: Any) -> Desk:
-    return Desk(GateAhead(setup_of(draw(0, n_layers=3), 10_000, costs=costs(60)), **params))
+def on_a_desk(prices: FlatCosts | None = None, **params: Any) -> Desk:
+    return Desk(GateAhead(setup_of(draw(0, n_layers=4), 10_000, costs=prices or costs(60)), **params))
+
+
+@pytest.mark.parametrize(
+    ("params", "missing", "admitted"),
+    [
+        ({}, [], 2),  # an expert and its launch take 110 ns, and a copy 55
+        ({}, [0], 1),  # the event's own copy comes first
+        ({"latency_us": 0.055, "blocking": False}, [], 1),  # known when half of it is over
+        ({"latency_us": 0.056, "blocking": False}, [], 0),
+        ({"latency_us": 0.055, "blocking": True}, [], 2),  # compute begins when it is known
+    ],
+)
+def test_the_window_that_overlap_aware_fills(params: dict[str, Any], missing: list[int], admitted: int) -> None:
+    desk = on_a_desk(FlatCosts(copy=55, expert=100, launch_ns=10), overlap_aware=True, outstanding=9, **params)
+    desk.complete.update({0}.difference(missing))
+    desk.gate(0, [0], [[1, 2, 3, 4]])
+    if params:
+        desk.policy.on_prediction(1)
+    assert desk.prefetched == [9, 10, 11][:admitted]
+
+
+def test_what_is_under_way_for_later_layers_takes_of_the_window() -> None:
+    for arrived, admitted in (([], 0), ([17], 1), ([17, 18], 2)):
+        desk = on_a_desk(FlatCosts(copy=55, expert=100, launch_ns=10), overlap_aware=True, outstanding=9, distance=2)
+        desk.complete.update((0, 8))
+        desk.gate(0, [0], [[1, 2]])
+        desk.arrive(*arrived)
+        desk.gate(1, [8], [[3, 4]])
+        assert desk.prefetched == [17, 18, 27, 28][: 2 + admitted]
 
 
 def test_the_union_comes_most_tokens_first_then_first_come() -> None:
@@ -149,8 +178,8 @@ def test_the_union_comes_most_tokens_first_then_first_come() -> None:
     desk.gate(0, [0], [[3, 1], [6, 1], [ABSENT, 3], [5, ABSENT]])
     assert desk.expected == [[8 + 3, 8 + 1, 8 + 6, 8 + 5]]
     assert desk.prefetched == [8 + 3, 8 + 1, 8 + 5]  # 6 is there
-    desk.gate(2, [16], [[1, 2]])
-    assert len(desk.expected) == 1  # there is no layer 3
+    desk.gate(3, [24], [[1, 2]])
+    assert len(desk.expected) == 1  # there is no layer 4
 
 
 def test_what_is_predicted_is_spared() -> None:

@@ -133,7 +133,7 @@ def test_a_parameter_of_an_unsupported_type_is_the_author_s_mistake(plug: Any) -
         ("gate_ahead", {"distance": 0}, "policy.distance=0: allowed: 1 to 3 (layers)"),
         ("gate_ahead", {"distance": 4}, "policy.distance=4: allowed: 1 to 3 (layers)"),
         ("gate_ahead", {"outstanding": 0}, "policy.outstanding=0: allowed: at least 1 (loads)"),
-        ("gate_ahead", {"latency_us": -1.0}, "policy.latency_us=-1.0: allowed: at least 0 (microseconds)"),
+        ("gate_ahead", {"latency_us": -1}, "policy.latency_us=-1: allowed: at least 0 (microseconds), at most 1000000"),
     ],
 )
 def test_a_policy_checks_its_ranges(name: str, params: dict[str, Any], message: str) -> None:

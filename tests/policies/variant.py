@@ -13,6 +13,12 @@ from policies import registry
 from policies.api import Policy, Setup
 
 CONF = Path(__file__).parents[2] / "conf" / "policy"
+QUICK = {
+    "fmoe": (("search_us", 0.02),),
+    "moe_infinity": (("latency_us", 0.02),),
+    "promoe": (("latency_us", 0.05),),
+}
+"""At the lab's prices what takes microseconds comes too late to matter: times that do not."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,8 @@ class Variant:
     @property
     def layers(self) -> int:
         """Layers of a model to try it on: more than it looks ahead."""
-        distance = {**registry.defaults(self.name), **dict(self.params)}.get("distance", 1)
-        return max(3, distance + 1)
+        params = {**registry.defaults(self.name), **dict(self.params)}
+        return max(3, params.get("distance", 1) + 1, params.get("stride", 1) + 1)
 
     def build(self, setup: Setup) -> Policy:
         return registry.build(self.name, setup, dict(self.params))
@@ -52,8 +58,12 @@ def _variants() -> Iterator[Variant]:
         default = registry.defaults(name)
         for key, hint in registry.parameters(name).items():
             for other in _others(hint, default.get(key)):
-                yield Variant(name, ((key, other),))
+                yield Variant(name, ((key, other), *(p for p in QUICK.get(name, ()) if p[0] != key)))
     yield from shipped()
+    for variant in (Variant("fmoe"), *shipped()):
+        if variant.name in QUICK:
+            own = dict(variant.params) | dict(QUICK[variant.name])
+            yield Variant(variant.name, tuple(own.items()), title=f"{variant}-quick")
     yield Variant("gate_ahead", (("latency_us", 0.15), ("blocking", True)))
     yield Variant("gate_ahead", (("distance", 2), ("outstanding", 3), ("overlap_aware", True), ("latency_us", 0.02)))
     quick = ("latency_us", 0.05)  # at this lab's prices all that takes 200 us comes too late

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_trace import Plan, config, one_layer, write
+from small_trace import MACHINE, Plan, config, one_layer, write
 
 from policies import registry
 from policies.api import LayerEvent, Predictor, Setup
@@ -122,6 +122,13 @@ def test_what_is_declared_is_part_of_the_key_and_nothing_else(cell: Cell) -> Non
     assert other.key() != cell.key()
     plain = replace(cell, config=replace(cell.config, policy={"name": "lru", "scope": "global"}))
     assert plain.resolved()["predictors"] == {}
+
+
+def test_a_policy_knows_how_many_predictions_are_made_at_a_time(tmp_path: Path) -> None:
+    trace = one_layer(tmp_path / "t", [Plan((1,), 2)], [0, 1, 2])
+    for threads in (1, 3):
+        hardware = MACHINE | {"host": MACHINE["host"] | {"predictor_threads": threads}}
+        assert make_cell(config(trace, 100, hardware=hardware)).setup.predictor_threads == threads
 
 
 FACTS: dict[str, Any] = {"kind": "made up", "input": "routing", "stride": 1, "top_k": 2, "fit": {"seed": 5}}

@@ -1,0 +1,190 @@
+"""The textbook machine's loads: slots, queues, fates; what a policy sees of them and does to them (rules 4 to 6)."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from policies.api import Policy, Setup, View
+from sim.core.accounts import Accounts
+
+# The names of sim/core/accounts.py, written out again.
+LOOKUPS, RECALL, RESIDENT, COMPLETE, BYTES_READY, BYTES_DEMANDED, PREDICTED, FETCHED = 0, 1, 2, 3, 4, 5, 6, 7
+DEMAND_COPY, LATE_PREFETCH, QUEUEING, PREDICTOR = 0, 1, 2, 3
+USEFUL, LATE, USELESS, CANCELLED, IN_FLIGHT = 0, 1, 2, 3, 4
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """One expert on its way to the GPU, and afterwards its copy there."""
+
+    expert: int
+    chunks: list[int]
+    speculative: bool
+    """Asked for by a prediction, and not demanded since."""
+    upgraded: bool = False
+    priority: float = 0.0
+    order: int = 0
+    slot: bool = False
+    handed: int = 0
+    done: int = 0
+    dropped: bool = False
+    """To be evicted as soon as no chunk of it is on the link."""
+    speculative_bytes: int = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.done == len(self.chunks)
+
+    @property
+    def on_link(self) -> bool:
+        return self.handed > self.done
+
+
+def split(size: int, chunks: int) -> list[int]:
+    return [size // chunks + (i < size % chunks) for i in range(chunks)]
+
+
+def urgency(load: Load) -> tuple[float, int]:
+    return -load.priority, load.order
+
+
+class Loads:
+    """What has been asked for and what is there, without any time. It is also the policy's :class:`View`."""
+
+    def __init__(self, policy: Policy, setup: Setup) -> None:
+        self.policy, self.setup = policy, setup
+        self.accounts = Accounts(setup.n_layers)
+        self.chunks = [split(size, setup.chunks) for size in setup.expert_bytes]
+        self.loads: dict[int, Load] = {}
+        self.demand: list[Load] = []
+        self.speculative: list[Load] = []
+        self.orders = 0
+
+        self.shares = policy.layer_budgets()
+        self.used = self.peak = 0
+        self.used_by_layer = [0] * setup.n_layers
+        self.pinned: set[int] = set()
+        self.expected: dict[tuple[int, int], set[int]] = {}  # (step, layer) -> experts
+        self.number, self.gated = 0, -1
+
+    # Slots and queues
+
+    def queued_as(self, load: Load, order: int) -> bool:
+        return self.loads.get(load.expert) is load and load.order == order
+
+    def place(self, load: Load) -> bool:
+        """Whether the load has a slot, made now if need be. Not if the policy cancels or re-queues it meanwhile."""
+        if load.slot:
+            return True
+        layer, size, order = self.setup.layer_of(load.expert), sum(load.chunks), load.order
+        budget = self.setup.budget - self.policy.gpu_bytes()
+
+        def fits() -> bool:
+            in_layer = not self.shares or self.used_by_layer[layer] + size <= self.shares[layer]
+            return self.used + size <= budget and in_layer
+
+        while not fits():
+            victim = self.policy.victim(load.expert, load.speculative)
+            if victim is not None:
+                assert self.evictable(victim), f"{self.policy.name} evicts {victim}, which cannot go"
+                self.evict(self.loads[victim])
+            elif not fits():
+                return False
+            if not self.queued_as(load, order):
+                return False
+        load.slot = True
+        self.used += size
+        self.used_by_layer[layer] += size
+        self.peak = max(self.peak, self.used)
+        self.policy.on_slot(load.expert)
+        return load.slot
+
+    def unqueue(self, load: Load) -> None:
+        for queue in (self.demand, self.speculative):
+            if load in queue:
+                queue.remove(load)
+
+    def evict(self, load: Load) -> None:
+        size = sum(load.chunks)
+        self.used -= size
+        self.used_by_layer[self.setup.layer_of(load.expert)] -= size
+        load.slot = False
+        self.forget(load)
+        self.policy.on_evict(load.expert)
+
+    def forget(self, load: Load) -> None:
+        if load.speculative:
+            self.meet_fate(load, USELESS if load.complete else CANCELLED)
+        self.unqueue(load)
+        del self.loads[load.expert]
+
+    def meet_fate(self, load: Load, fate: int) -> None:
+        self.accounts.fates[fate] += 1
+        self.accounts.fate_bytes[fate] += load.speculative_bytes
+
+    # Actions
+
+    def prefetch(self, expert: int, priority: float) -> bool:
+        load = self.loads.get(expert)
+        if load is None:
+            self.accounts.issued += 1
+            load = self.loads[expert] = Load(expert, self.chunks[self.setup.layer_of(expert)], speculative=True)
+        elif load.complete or not load.speculative:
+            return False
+        self.unqueue(load)
+        self.orders += 1
+        load.priority, load.order, load.dropped = priority, self.orders, False
+        if load.handed < len(load.chunks):
+            insort(self.speculative, load, key=urgency)
+        return True
+
+    def cancel(self, expert: int) -> bool:
+        load = self.loads.get(expert)
+        if load is None or load.complete or not load.speculative:
+            return False
+        if not load.slot:
+            self.forget(load)
+        elif load.on_link:
+            load.dropped = True
+            self.unqueue(load)
+        else:
+            self.evict(load)
+        return True
+
+    def give_back(self, expert: int) -> bool:
+        if not self.evictable(expert):
+            return False
+        self.evict(self.loads[expert])
+        return True
+
+    def expect(self, experts: Iterable[int]) -> None:
+        self.accounts.predicts = True
+        for expert in experts:
+            layer = self.setup.layer_of(expert)
+            step = self.number if layer > self.gated else self.number + 1
+            self.expected.setdefault((step, layer), set()).add(expert)
+
+    # What the policy sees
+
+    def view(self) -> View:
+        return View(self.resident, self.complete, self.chunks_done, self.evictable, self.loading, self.free_bytes)
+
+    def resident(self, expert: int) -> bool:
+        return expert in self.loads and self.loads[expert].slot
+
+    def complete(self, expert: int) -> bool:
+        return expert in self.loads and self.loads[expert].complete
+
+    def chunks_done(self, expert: int) -> int:
+        return self.loads[expert].done if expert in self.loads else 0
+
+    def evictable(self, expert: int) -> bool:
+        return self.resident(expert) and expert not in self.pinned and not self.loads[expert].on_link
+
+    def loading(self, expert: int) -> bool:
+        return expert in self.loads and not self.loads[expert].complete
+
+    def free_bytes(self) -> int:
+        return self.setup.budget - self.policy.gpu_bytes() - self.used

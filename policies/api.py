@@ -23,6 +23,7 @@ __all__ = [
     "Costs",
     "History",
     "LayerEvent",
+    "MaskedWeights",
     "PastStep",
     "Policy",
     "Predictor",
@@ -34,6 +35,10 @@ __all__ = [
     "Step",
     "View",
 ]
+
+MaskedWeights = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float32]]
+"""``weigh(ids, open)``: what a gate gives to the experts ``ids`` [rows, K'] (E: none, of weight 0) where it may choose
+among those that are ``open`` [E] alone, by the law of its family: the logits of the others are -inf."""
 
 
 class Costs(Protocol):
@@ -158,6 +163,8 @@ class LayerEvent:
     requests: Sequence[int]
     counts: Sequence[int]
     signals: Signals
+    masked_weights: MaskedWeights | None = None
+    """For :attr:`Routing.chosen`. None where nobody computes: no decision may depend on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +186,8 @@ class Routing:
     skipped: int = 0
     low_precision: int = 0
     chosen: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
-    """Who computes which token, for a real machine: experts [rows, K'] (E: none) and their weights [rows, K']."""
+    """Who computes which token, where the event has ``masked_weights``: indices of the layer's experts, int64
+    [rows, K'] (E: none), and their weights, float32 [rows, K']. None: as the gate chose. Not for a lossless policy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from policies.api import LayerEvent, Policy, Routing, Setup
 from real.pool import Pool
+from sim.core.state import CoreError
 from sim.core.words import StepSignals
 from sim.replay import RecordingCore
 
@@ -21,8 +22,12 @@ class DeviceCore(RecordingCore):
             self._ask_route, self._route = self._route, self._routed
 
     def _routed(self, event: LayerEvent) -> Routing | None:
-        self.routing = self._ask_route(event)
-        return self.routing
+        routing = self.routing = self._ask_route(event)
+        if routing is not None and routing.chosen is None and not self.policy.lossless:
+            wanted = {x: n for x, n in zip(routing.demand, routing.tokens, strict=True) if n}
+            if wanted != dict(zip(event.demand, event.tokens, strict=True)):
+                raise CoreError(f"policy {self.policy.name} does not say who computes which token (Routing.chosen)")
+        return routing
 
     @property
     def queued(self) -> bool:

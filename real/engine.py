@@ -21,16 +21,17 @@ class Engine:
         self._pads: list[int] = []  # of the batch's rows: unused places on the left
         self._length: dict[int, int] = {}
 
-    def prefill(self, request: int, tokens: Sequence[int]) -> Tensor:
-        """The request's next prompt tokens; logits [V] of the last one."""
+    def prefill(self, request: int, tokens: Sequence[int], every: bool = False) -> Tensor:
+        """The request's next prompt tokens; logits [V] of the last one, or of ``every`` one [n, V]."""
         cache = self._own.get(request)
         if cache is None:
             cache = self._own[request] = DynamicCache()
             self._length[request] = 0
         ids = torch.tensor([list(tokens)], device=self.device)
-        logits: Tensor = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        keep = len(tokens) if every else 1
+        logits: Tensor = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits
         self._length[request] += len(tokens)
-        return logits[0, -1]
+        return logits[0] if every else logits[0, -1]
 
     def decode(self, requests: Sequence[int], tokens: Sequence[int]) -> Tensor:
         """One token of each request, in order; logits [B, V]."""

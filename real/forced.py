@@ -71,7 +71,7 @@ def run_forced(
                 if progress is not None:
                     progress(step.rows)
 
-        ends = _ends(cell.trace)
+        ends = row_ends(cell.trace)
         if cell.selection.warmup:
             serve(cell.passes(cell.selection.warmup), ends)
             machine.measure()
@@ -101,7 +101,7 @@ def _tokens(trace: Trace, vocabulary: int) -> np.ndarray:
     return np.random.default_rng(0).integers(vocabulary, size=trace.N)
 
 
-def _ends(trace: Trace) -> dict[int, int]:
+def row_ends(trace: Trace) -> dict[int, int]:
     """The row after each request's last."""
     steps = trace.steps
     return {int(r): int(f + n) for r, f, n in zip(steps["request"], steps["first_row"], steps["rows"], strict=True)}

@@ -15,6 +15,7 @@ from policies.predictors.saved import Fitted
 from sim.demand import ordered_union
 from sim.workload import Pass
 from traces.collect.families import MoeModel
+from traces.collect.scoring import Law
 from traces.collect.verify import read_router
 from traces.errors import UserError
 from traces.format import absent_id, by_descending_weight, ids_dtype
@@ -108,16 +109,11 @@ class LiveArray:
     def __init__(self, name: str, live: Live, trailing: tuple[int, ...]) -> None:
         self.name, self.live, self.shape = name, live, (0, *trailing)
 
-    def __getitem__(self, rows: slice) -> _Rows:
-        return _Rows(self.name, *self.live.where(rows))
-
-
-class _Rows:
-    def __init__(self, name: str, step: StepShown, part: slice) -> None:
-        self.name, self.step, self.part = name, step, part
-
-    def __getitem__(self, index: tuple[Any, ...]) -> Array:
-        return self.step.read(self.name, index[1:])[self.part]
+    def __getitem__(self, key: tuple[Any, ...]) -> Array:
+        """``[rows, layer]``, or less or more, as the signal has axes; the rows are a part of one pass."""
+        rows, *index = key
+        step, part = self.live.where(rows)
+        return step.read(self.name, tuple(index))[part]
 
 
 class Live:
@@ -182,6 +178,13 @@ class Live:
         shown.routed.append(by_descending_weight(ids, weights.astype(np.float32)))
         flat = shown.routed[-1][0].astype(np.int64) + layer * self.moe.n_experts
         return ordered_union(flat, len(self.moe.layers) * self.moe.n_experts)
+
+    def gate(self, layer: int, law: Law) -> tuple[Tensor, Tensor] | None:
+        """The logits [n, E] of the layer whose gate has just run, and the weights [n, K] of what it chose."""
+        shown = self.steps[-1][1]
+        if "router_probs" not in self.wanted:
+            return None
+        return shown.logits[layer], torch.from_numpy(shown.routed[layer][1])
 
     @contextmanager
     def attached(self) -> Iterator[None]:

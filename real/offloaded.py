@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from policies.api import Routing
 from real.backend import DeviceError, backend_of
 from real.compute import LayerCompute
 from real.machine import Machine
+from real.masked import MaskedGate
 from real.store import HostStore, check_room, free_memory
-from sim.core.state import CoreError
 from sim.workload import Pass
 from traces.collect.families import MoeModel, inspect_model
+from traces.collect.scoring import Law
 from traces.errors import UserError
 
 _names = itertools.count()
@@ -47,6 +47,9 @@ class Feed(Protocol):
 
     def demand(self, layer: int, ids: NDArray[np.int64], weights: Array) -> tuple[list[int], list[int]]:
         """The demand set of ``ids`` [n, K] in token order, as flat numbers, and tokens per expert."""
+
+    def gate(self, layer: int, law: Law) -> tuple[Tensor, Tensor] | None:
+        """Logits [n, E] of the gate that has just run, and the weights [n, K] of what it chose; None: not known."""
 
     def settle(self) -> None:
         """The pass has ended."""
@@ -83,6 +86,7 @@ class Offloaded:
         pool = machine.core.pool
         layers = [LayerCompute(layer.experts, index, pool) for index, layer in enumerate(self.moe.layers)]
         run = Run(machine, feed)
+        machine.core.event.masked_weights = MaskedGate(self.moe, machine.core.event, feed.gate)
 
         def experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
             return run.event(layers[self._layer_of[id(module)]], hidden, ids, weights)
@@ -140,8 +144,8 @@ class Run:
         if not demand:  # the layer has seen no token of this pass: no event, as in the simulator
             return torch.zeros_like(hidden)
         event = machine.gate(index, demand, tokens)
-        if core.routing is not None and not core.policy.lossless:
-            routed, given = _chosen(core.policy.name, core.routing, event.demand, index * n_experts, n_experts)
+        if core.routing is not None and core.routing.chosen is not None:
+            routed, given = core.routing.chosen
             weights = torch.from_numpy(given).to(weights)
         complete = all(core.state.done[x] == core.state.chunks for x in event.demand)
         if not (complete and layer.can_group):
@@ -152,13 +156,3 @@ class Run:
             output = layer.together(hidden, on_device, weights, bool((routed >= n_experts).any()))
             machine.launched(batch)
         return torch.zeros_like(hidden) if output is None else output
-
-
-def _chosen(policy: str, routing: Routing, demand: Sequence[int], first: int, n_experts: int) -> tuple[Array, Array]:
-    """Who computes which token, by a lossy policy: experts [n, K] (E: none) of the ``demand``, and weights [n, K]."""
-    if routing.chosen is None:
-        raise CoreError(f"policy {policy} computes other experts and does not say for which token")
-    named = np.unique(routing.chosen[0])
-    if strange := sorted({*(named[named < n_experts] + first).tolist()} - {*demand}):
-        raise CoreError(f"policy {policy} has tokens computed by experts {strange} that it does not demand")
-    return routing.chosen

@@ -156,6 +156,7 @@ class Given:
 
     def __init__(self, routing: Routing) -> None:
         self.ids = np.where(routing.ids == 255, routing.n_experts, routing.ids.astype(np.int64))
+        self.signals = routing.signals["router_probs"], routing.signals["expert_weights"]
         self.step: Pass
 
     def enter(self, step: Pass) -> None:
@@ -167,6 +168,12 @@ class Given:
 
     def demand(self, layer: int, ids: Any, weights: Any) -> tuple[list[int], list[int]]:
         return self.step.demand[layer], self.step.tokens[layer]
+
+    def gate(self, layer: int, law: Any) -> Any:
+        scores, weights = (
+            np.concatenate([array[first : first + n, layer] for first, n in self.step.parts]) for array in self.signals
+        )
+        return torch.from_numpy(scores).float().log(), torch.from_numpy(weights).float()
 
     def settle(self) -> None:
         return

@@ -27,7 +27,7 @@ for name in {MISSING!r}:
     sys.modules[name] = None  # importing it fails, as if it were not there
 import real
 for module in pkgutil.iter_modules(real.__path__):
-    if module.name != "__main__":
+    if module.name != "__main__" and not module.name.endswith("_table"):  # tables are rich's, or else JSON
         importlib.import_module(f"real.{{module.name}}")
 """
 

@@ -44,6 +44,9 @@ class Endless:
     def demand(self, layer: int, ids: Any, weights: Any) -> tuple[list[int], list[int]]:
         return ordered_union(ids + layer * E, self.n_layers * E)
 
+    def gate(self, layer: int, law: Any) -> None:
+        return None
+
     def settle(self) -> None:
         return
 
@@ -92,8 +95,8 @@ def test_ten_thousand_steps_leak_nothing(held: int, before: int) -> None:
             tracemalloc.stop()
     machine.finish()
     assert machine.steps == before + 2100
-    assert last - first < 20_000, "ten bytes a step"
-    assert last_rss - first_rss < 8 << 20
+    assert last - first < 40_000, "20 bytes a step: less than any object has"
+    assert last_rss - first_rss < 16 << 20
     assert len(machine.core.log) - words < 60 * 2000, "numbers of 8 bytes; a step of one layer"
 
 

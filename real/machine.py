@@ -27,7 +27,8 @@ _SPIN_NS = 200_000  # a sleep may last so much longer than asked for
 class Machine(Behind):
     """Drives one core by the clock of the device: what the forward pass tells, by the one thread that runs it.
 
-    Within ``with machine:`` the other threads run; what one of them has died of is raised at its end at the latest.
+    Within ``with machine:`` the other threads run; what one of them has died of is raised by the next call, by
+    :meth:`finish` at the latest.
     """
 
     def __init__(self, core: DeviceCore, backend: Backend, *, depth: int = 1, predictor_threads: int = 1) -> None:
@@ -48,10 +49,8 @@ class Machine(Behind):
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
-        if kind is None:
-            self._check()
 
     def begin(self, step: Pass) -> None:
         """A forward pass begins."""

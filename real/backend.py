@@ -8,6 +8,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from traces.errors import UserError
+
+
+class DeviceError(UserError):
+    """The device has not done what it was given: no room for it, a copy that failed, a driver that gave up."""
+
 
 class Ticket(Protocol):
     """Work that was handed over."""

@@ -13,10 +13,11 @@ from torch import Tensor
 from transformers.integrations.moe import grouped_mm_experts_forward
 
 from real.pool import Pool
-from traces.calibrate.layers import expert_forward
 
 MAX_GROUPS = 1024
 """Groups of one grouped product on a GPU."""
+VECTORS = 64
+"""Numbers that a CPU's loop over vectors takes at a time, at most: two vectors of 32 bfloat16."""
 
 
 class LayerCompute:
@@ -73,12 +74,41 @@ class LayerCompute:
                 index = x - first
                 begin, end = int(ends[index - 1]) if index else 0, int(ends[index])
                 if end > begin:
-                    outputs[begin:end] = expert_forward(self._slots, self.pool.slot_of[x], inputs[begin:end])
+                    outputs[begin:end] = _expert(self._slots, self.pool.slot_of[x], inputs[begin:end])
             tell(batch)
         weighted = outputs * weights.reshape(-1)[place].unsqueeze(-1)
         back = torch.empty_like(place)
         back[place] = torch.arange(len(place), device=device)
         return weighted[back].view(n, top_k, -1).sum(dim=1).to(hidden.dtype)
+
+
+def _expert(module: Any, slot: int, x: Tensor) -> Tensor:
+    """The expert in a slot on x [n, D] -> [n, D], without its routing weight.
+
+    A bias is added to the rounded product, as the grouped kernel does: a product that has it built in rounds otherwise.
+    """
+
+    def product(x: Tensor, name: str) -> Tensor:
+        weight = getattr(module, name)[slot]
+        result = torch.nn.functional.linear(x, weight.T if module.is_transposed else weight)
+        return result.add_(getattr(module, f"{name}_bias")[slot]) if module.has_bias else result
+
+    inner = product(x, "gate_up_proj" if module.has_gate else "up_proj")
+    return product(module._apply_gate(inner) if module.has_gate else module.act_fn(inner), "down_proj")
+
+
+def _gate(module: Any, down: Tensor) -> Any:
+    """The module's gate, [n, 2I] -> [n, I], whose rows do not depend on how many there are.
+
+    A CPU computes what its vectors leave over at the end of a tensor by other instructions, which round otherwise. The
+    library's own gate works on halves of rows, each for itself; another one is given them one by one where I is such
+    that something is left over.
+    """
+    gate = getattr(module, "_apply_gate", None)
+    width = down.shape[1 if module.is_transposed else 2]
+    if gate is None or gate.__name__ == "_default_apply_gate" or down.device.type != "cpu" or width % VECTORS == 0:
+        return gate
+    return lambda x: torch.cat([gate(row) for row in x.split(1)])
 
 
 def _stand_in(module: Any, weights: dict[str, Tensor], n_experts: int) -> Any:
@@ -91,6 +121,6 @@ def _stand_in(module: Any, weights: dict[str, Tensor], n_experts: int) -> Any:
         has_gate=getattr(module, "has_gate", True),
         has_post_expert_norm=False,
         act_fn=getattr(module, "act_fn", None),
-        _apply_gate=getattr(module, "_apply_gate", None),
+        _apply_gate=_gate(module, weights["down_proj"]),
         _is_expert_parallel=False,
     )

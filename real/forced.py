@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.api import Policy, Setup
+from real.core import DeviceCore
 from real.engine import Engine
-from real.machine import DeviceCore, Machine
+from real.machine import Machine
 from real.offloaded import Offloaded
 from real.pool import Pool
 from real.recorded import Forced

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ Array = NDArray[Any]
 AHEAD = 3
 """Layers that gate_ahead looks ahead at most."""
 KEPT = 4096
-"""Passes whose signals may stay on the device unread: reading them during the run would be charged to the policy."""
+"""Rows whose signals may stay on the device unread: reading them during the run would be charged to the policy."""
 
 
 class StepShown:
@@ -37,9 +37,14 @@ class StepShown:
         self.routed: list[tuple[Array, Array]] = []  # ids and weights, [n, K], by descending weight
         self.tokens: Array = np.empty(0, np.int32)
         self._read: dict[tuple[Any, ...], Array] = {}
+        self.kept: dict[str, Array] = {}
+        """Once settled: what there is of all layers, [n, L, ...] by name, and nothing else."""
 
     def read(self, name: str, index: tuple[Any, ...]) -> Array:
         """Signal ``name`` of one layer (and distance): [n, ...]."""
+        if name in self.kept:
+            found: Array = self.kept[name][(slice(None), *index)]
+            return found
         key = (name, *index)
         if key not in self._read:
             self._read[key] = self._make(name, *index)
@@ -47,6 +52,8 @@ class StepShown:
 
     def whole(self, name: str) -> Array:
         """A signal of all layers, [n, L, ...]."""
+        if name in self.kept:
+            return self.kept[name]
         if name in ("embedding", "token_ids"):
             return self.read(name, ())
         layers = range(len(self.live.moe.layers))
@@ -54,6 +61,11 @@ class StepShown:
             ahead = [[self.read(name, (layer, distance)) for distance in range(AHEAD)] for layer in layers]
             return np.stack([np.stack(distances, 1) for distances in ahead], 1)
         return np.stack([self.read(name, (layer,)) for layer in layers], 1)
+
+    def settle(self, names: Iterable[str]) -> None:
+        """Keep these signals on the CPU, as a trace has them, and free all else."""
+        self.kept = {name: self.whole(name) for name in names}
+        self.hidden, self.logits, self.routed, self._read = [], [], [], {}
 
     def _make(self, name: str, layer: int = 0, distance: int = 0) -> Array:
         moe = self.live.moe
@@ -97,16 +109,18 @@ class LiveArray:
     def __init__(self, name: str, live: Live, trailing: tuple[int, ...]) -> None:
         self.name, self.live, self.shape = name, live, (0, *trailing)
 
-    def __getitem__(self, at: tuple[Any, ...]) -> Array:
-        """``at``: a slice of rows within one pass, then the layer, and the distance of gate_ahead."""
-        step, part = self.live.where(at[0])
-        return step.read(self.name, at[1:])[part]
+    def __getitem__(self, key: tuple[Any, ...]) -> Array:
+        """``[rows, layer]``, or less or more, as the signal has axes; the rows are a part of one pass."""
+        rows, *index = key
+        step, part = self.live.where(rows)
+        return step.read(self.name, tuple(index))[part]
 
 
 class Live:
     """The feed of a model that chooses for itself. Read as a trace is, by sim.signals.TraceSignals.
 
-    ``wanted``: signals that are kept. ``predictors``: fitted ones, by name, run on the spot.
+    ``wanted``: signals that are kept. ``predictors``: fitted ones, by name, run on the spot. Memory grows with the rows
+    as a trace does: ids and weights of L x K x 3 or 4 bytes, and what is wanted; on the device with KEPT rows at most.
     """
 
     def __init__(self, moe: MoeModel, wanted: frozenset[str], predictors: Mapping[str, Fitted] | None = None) -> None:
@@ -128,7 +142,7 @@ class Live:
             setattr(self, name, LiveArray(name, self, trailing) if name in wanted else None)
         self.predicted: dict[str, Any] = {name: LiveArray(name, self, (L, 0)) for name in self.predictors}
         self.rows = 0
-        self._settled = 0  # steps whose signals are all on the CPU
+        self._settled = self._settled_rows = 0  # steps whose signals are all on the CPU, and their rows
         self.steps: list[tuple[Pass, StepShown]] = []
         self._at: dict[int, tuple[StepShown, slice]] = {}
 
@@ -194,7 +208,7 @@ class Live:
 
     def settle(self) -> None:
         """The pass has ended. What nobody has read stays on the device, for a while."""
-        if len(self.steps) - self._settled > KEPT:
+        while self.rows - self._settled_rows > KEPT:
             self._settle_next()
 
     def settle_all(self) -> None:
@@ -205,9 +219,8 @@ class Live:
     def _settle_next(self) -> None:
         _, shown = self.steps[self._settled]
         self._settled += 1
-        for name in {"expert_ids", "expert_weights", "token_ids"} | self.wanted:
-            shown.whole(name)
-        shown.hidden, shown.logits = [], []
+        self._settled_rows += shown.rows
+        shown.settle({"expert_ids", "expert_weights", "token_ids"} | self.wanted)
 
 
 def _half(values: Array) -> Array:

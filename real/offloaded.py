@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from real.backend import backend_of
+from real.backend import DeviceError, backend_of
 from real.compute import LayerCompute
 from real.machine import Machine
 from real.masked import MaskedGate
-from real.store import HostStore, check_room
+from real.store import HostStore, check_room, free_memory
 from sim.workload import Pass
 from traces.collect.families import MoeModel, inspect_model
 from traces.collect.scoring import Law
@@ -26,6 +26,17 @@ from traces.errors import UserError
 _names = itertools.count()
 
 Array = NDArray[Any]
+
+
+TAKEN = "real_taken"
+"""What a model computes its experts with while no machine does: nothing, and it says so."""
+
+
+def _taken(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    raise UserError("the model's experts have been taken into host memory; allowed: passes within Offloaded.attached")
+
+
+ALL_EXPERTS_FUNCTIONS.register(TAKEN, _taken)
 
 
 class Feed(Protocol):
@@ -45,27 +56,33 @@ class Feed(Protocol):
 
 
 class Offloaded:
-    """Takes a model's experts into host memory, and the rest of it to the device. UserError where it does not fit."""
+    """Takes a model's experts into host memory, and the rest of it to the device. UserError where it does not fit.
 
-    def __init__(self, model: Any, device: torch.device) -> None:
+    From then on the model computes within :meth:`attached` only. ``room`` says how many bytes of host memory are free.
+    """
+
+    def __init__(self, model: Any, device: torch.device, room: Callable[[], int] = free_memory) -> None:
         self.moe: MoeModel = inspect_model(model)
         self.backend = backend_of(device)
         self.shapes = self.moe.shapes()  # while the experts have theirs
         experts = [layer.experts for layer in self.moe.layers]
         if device.type != "cpu" or any(p.is_meta for module in experts for p in module.parameters()):
-            check_room(sum(p.numel() * p.element_size() for module in experts for p in module.parameters()))
-        self.store = HostStore(experts, pinned=device.type == "cuda")
+            check_room(sum(p.numel() * p.element_size() for module in experts for p in module.parameters()), room)
+        model.set_experts_implementation(TAKEN)
+        self.store = HostStore(experts, pinned=device.type == "cuda", room=room)
         try:
             self.model = model.to(device)
-        except torch.cuda.OutOfMemoryError:
-            raise UserError(f"the model's dense part does not fit into {device}; allowed: a larger device") from None
+        except torch.OutOfMemoryError:
+            raise DeviceError(f"the model's dense part does not fit on {device}; allowed: a larger device") from None
         self._layer_of = {id(module): index for index, module in enumerate(experts)}
 
     @contextmanager
     def attached(self, machine: Machine, feed: Feed) -> Iterator[Run]:
-        """Within this block the model's passes go through ``machine``: between its begin and end."""
+        """Within this block the model's passes go through ``machine``: between its begin and end.
+
+        At its end the machine's threads have ended, and the memory of its pool is free: it is used once.
+        """
         model, name = self.model, f"real_offload_{next(_names)}"
-        before = model.config._experts_implementation
         pool = machine.core.pool
         layers = [LayerCompute(layer.experts, index, pool) for index, layer in enumerate(self.moe.layers)]
         run = Run(machine, feed)
@@ -79,10 +96,13 @@ class Offloaded:
         try:
             with machine, torch.inference_mode():
                 yield run
+                self.backend.synchronize()
         finally:
-            model.set_experts_implementation(before)
+            model.set_experts_implementation(TAKEN)
             ALL_EXPERTS_FUNCTIONS.pop(name)
-            self.backend.synchronize()
+            with suppress(RuntimeError):  # of a device that has failed already, which was told
+                self.backend.synchronize()
+            pool.free()
 
 
 class Run:
@@ -100,9 +120,11 @@ class Run:
         if self._untold:
             ids, weights = (torch.stack(pair) for pair in zip(*self._untold, strict=True))
             for layer, choice in enumerate(zip(ids.cpu().numpy(), weights.float().cpu().numpy(), strict=True)):
-                self.machine.gate(layer, *self.feed.demand(layer, *choice))
-                for batch in self.machine.turns():
-                    self.machine.launched(batch)
+                demand, tokens = self.feed.demand(layer, *choice)
+                if demand:
+                    self.machine.gate(layer, demand, tokens)
+                    for batch in self.machine.turns():
+                        self.machine.launched(batch)
             self._untold.clear()
         self.machine.end()
         self.feed.settle()
@@ -118,16 +140,19 @@ class Run:
             return layer.together(hidden, chosen, weights, forced is not None and bool((forced >= n_experts).any()))
         own = ids.cpu().numpy()  # the device has nothing left to compute now
         routed = own if forced is None else forced
-        event = machine.gate(index, *feed.demand(index, routed, weights.float().cpu().numpy()))
+        demand, tokens = feed.demand(index, routed, weights.float().cpu().numpy())
+        if not demand:  # the layer has seen no token of this pass: no event, as in the simulator
+            return torch.zeros_like(hidden)
+        event = machine.gate(index, demand, tokens)
         if core.routing is not None and core.routing.chosen is not None:
             routed, given = core.routing.chosen
             weights = torch.from_numpy(given).to(weights)
         complete = all(core.state.done[x] == core.state.chunks for x in event.demand)
         if not (complete and layer.can_group):
             return layer.one_by_one(hidden, routed, weights, machine.turns(), machine.launched)
-        output = hidden
+        output = None
         on_device = ids if routed is own else torch.from_numpy(np.ascontiguousarray(routed)).to(ids)
         for batch in machine.turns():  # one, as nothing is missing
             output = layer.together(hidden, on_device, weights, bool((routed >= n_experts).any()))
             machine.launched(batch)
-        return output
+        return torch.zeros_like(hidden) if output is None else output

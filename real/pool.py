@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from real.backend import Backend, Ticket
+from real.backend import Backend, DeviceError, Ticket
 from real.store import HostStore
 from sim.core.state import CoreError, split_chunks
 
@@ -25,7 +25,14 @@ class Pool:
         nbytes, n_layers = store.layout.nbytes, len(store.blocks)
         self.slots = min(capacity // nbytes, n_layers * store.n_experts)
         before = backend.allocated()
-        self.block = torch.empty(self.slots, nbytes, dtype=torch.uint8, device=backend.device)
+        try:
+            self.block = torch.empty(self.slots, nbytes, dtype=torch.uint8, device=backend.device)
+        except RuntimeError as error:
+            said = " ".join(str(error).split())[:200]
+            raise DeviceError(
+                f"{self.slots} experts of {nbytes} bytes do not fit on {backend.device}: {said};"
+                " allowed: a budget that fits beside the dense part"
+            ) from None
         self.allocated = max(self.block.numel(), backend.allocated() - before)
         if self.allocated > capacity:
             raise CoreError(f"the pool took {self.allocated} bytes of a budget of {capacity}")
@@ -67,6 +74,11 @@ class Pool:
             self._stale = False  # first: another thread may change a slot while this one copies
             self.on_device.copy_(torch.tensor(self.slot_of, dtype=torch.int64).view(self.on_device.shape))
         return self.on_device[layer]
+
+    def free(self) -> None:
+        """Give the memory back now, whoever still holds the pool or one of its weights. Nothing may use it any more."""
+        self.weights = {}
+        self.block.untyped_storage().resize_(0)
 
     def facts(self) -> dict[str, Any]:
         """What a result says of the memory that was taken."""

@@ -105,13 +105,16 @@ def main(words: list[str]) -> int:
         folder = store.folder(f"quality-{name}-{budget}-{_key(document)}")
         store.write_json(folder, "quality.json", document)
         sys.stderr.write(f"written to {folder}\n")
-    if options.format == "json":
-        shown = documents if len(documents) > 1 else documents[0]
-        sys.stdout.write(json.dumps(shown, indent=1, allow_nan=False) + "\n")
-    else:
-        from real.quality_table import show
-
-        show(documents)
+    if options.format == "table":
+        try:
+            from real.quality_table import show
+        except ImportError:  # without rich
+            pass
+        else:
+            show(documents)
+            return 0
+    shown = documents if len(documents) > 1 else documents[0]
+    sys.stdout.write(json.dumps(shown, indent=1, allow_nan=False) + "\n")
     return 0
 
 

@@ -17,11 +17,12 @@ from policies.api import Policy, Predictor, Setup
 from policies.predictors.saved import Fitted
 from policies.predictors.saved import load as load_predictor
 from policies.promoe import fitted_name
+from real.core import DeviceCore
 from real.engine import Engine
 from real.forced import check_shape, machine_of, run_forced
 from real.generate import Served, generate
 from real.live import Live
-from real.machine import DeviceCore, Machine
+from real.machine import Machine
 from real.models import open_model
 from real.offloaded import Offloaded
 from real.pool import Pool

@@ -22,13 +22,13 @@ class HostStore:
     `block(layer)`: uint8 [E, nbytes]. The modules keep empty parameters: they cannot compute by themselves any more.
     """
 
-    def __init__(self, experts: Sequence[Any], *, pinned: bool) -> None:
+    def __init__(self, experts: Sequence[Any], *, pinned: bool, room: Callable[[], int]) -> None:
         self.layout: Layout = same_layout(experts)
         self.n_experts = int(experts[0].num_experts)
         self.blocks: list[Tensor] = []
         for module in experts:
             need = self.n_experts * self.layout.nbytes
-            block = _host(need, pinned).view(self.n_experts, self.layout.nbytes)
+            block = _host(need, pinned, room).view(self.n_experts, self.layout.nbytes)
             views = self.layout.views(block)
             for name, view in views.items():
                 weights = getattr(module, name).data
@@ -58,13 +58,8 @@ def fill(view: Tensor) -> None:
     view[1:] = view[0]
 
 
-def _host(nbytes: int, pinned: bool) -> Tensor:
-    free = free_memory()
-    if nbytes > ROOM * free:
-        raise UserError(
-            f"one layer's experts take {nbytes / 1e9:.2f} GB, and {free / 1e9:.2f} GB of host memory are free;"
-            " allowed: a model that fits"
-        )
+def _host(nbytes: int, pinned: bool, room: Callable[[], int]) -> Tensor:
+    check_room(nbytes, room, "one layer's experts")
     try:
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=pinned)
     except RuntimeError as error:
@@ -82,11 +77,11 @@ def free_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def check_room(nbytes: int, probe: Callable[[], int] = free_memory) -> None:
+def check_room(nbytes: int, room: Callable[[], int], what: str = "the experts") -> None:
     """UserError unless the host has room for `nbytes` of experts, before any of them is allocated."""
-    free = probe()
+    free = room()
     if nbytes > ROOM * free:
         raise UserError(
-            f"the experts take {nbytes / 1e9:.2f} GB of host memory, and {free / 1e9:.2f} GB are free;"
+            f"{what} take {nbytes / 1e9:.2f} GB of host memory, and {free / 1e9:.2f} GB are free;"
             " allowed: a model that fits"
         )

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from torch import Tensor
 
 from policies.api import Policy
+from real.core import DeviceCore
 from real.engine import Engine
 from real.forced import DeviceRun, check_shape, machine_of, row_ends
 from real.live import Live
-from real.machine import DeviceCore
 from real.offloaded import Offloaded
 from real.pool import Pool
 from sim.cell import Cell

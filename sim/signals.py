@@ -75,7 +75,7 @@ class TraceSignals:
         return self._copied(array, *index)
 
     def _copied(self, array: Any, *index: int) -> NDArray[Any]:
-        # A memory map takes microseconds to slice; what a device shows is no array before it is read.
+        # A memory map takes microseconds to slice. What a running model shows is no array, and read only where asked.
         plain: Any = np.asarray(array) if isinstance(array, np.ndarray) else array
         blocks = [plain[(slice(first, first + rows), *index)] for first, rows in self._parts]
         # A copy: the whole file can be reached from a view of it.

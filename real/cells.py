@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from real.synthetic import draw
-from sim.compose import read_grid
 from sim.config import dump_configs
 from traces.collect.options import parse_options
 
@@ -28,6 +27,8 @@ class Options:
 
 def write(folder: Path) -> list[Path]:
     """Make the folder anew; returns what is in it."""
+    from sim.compose import read_grid  # Hydra: here, and not where the cells are run
+
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     uniform = draw(folder / "uniform", (MIXTRAL_LAYERS, 8, 2), "mixtral_shape", [(32, 24), (96, 24)], 1)

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from policies.needs import Needs
 from policies.signals import History, PastStep, Predictor, Signal, Signals, fixed
 
@@ -21,6 +24,7 @@ __all__ = [
     "Costs",
     "History",
     "LayerEvent",
+    "MaskedWeights",
     "PastStep",
     "Policy",
     "Predictor",
@@ -32,6 +36,10 @@ __all__ = [
     "Step",
     "View",
 ]
+
+MaskedWeights = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float32]]
+"""``weigh(ids, open)``: what a gate gives to the experts ``ids`` [rows, K'] (E: none, of weight 0) where it may choose
+among those that are ``open`` [E] alone, by the law of its family: the logits of the others are -inf."""
 
 
 class Costs(Protocol):
@@ -156,6 +164,8 @@ class LayerEvent:
     requests: Sequence[int]
     counts: Sequence[int]
     signals: Signals
+    masked_weights: MaskedWeights | None = None
+    """For :attr:`Routing.chosen`. None where nobody computes: no decision may depend on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +186,9 @@ class Routing:
     substituted: int = 0
     skipped: int = 0
     low_precision: int = 0
+    chosen: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
+    """Who computes which token, where the event has ``masked_weights``: indices of the layer's experts, int64
+    [rows, K'] (E: none), and their weights, float32 [rows, K']. None: as the gate chose. Not for a lossless policy."""
 
 
 @dataclass(frozen=True, slots=True)

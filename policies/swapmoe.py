@@ -152,7 +152,7 @@ class SwapMoE(Policy):
         norms = token_norms(signals.hidden()) if self.hidden else None
         self.window[layer] += importance(ids, weights, norms, self.setup.n_experts)
         first = layer * self.setup.n_experts
-        routing = masked_gate(ids, weights, signals.router_probs(), virtual, first)
+        routing = masked_gate(ids, weights, signals.router_probs(), virtual, first, event.masked_weights)
         if self.loaded[layer]:
             return routing
         self.loaded[layer] = True

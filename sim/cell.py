@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +20,20 @@ from sim.core.core import Core
 from sim.costs import Costs
 from sim.history import TrainRequests
 from sim.lacks import There, check
-from sim.machine import Machine
 from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, shipped
 from sim.provenance import code_digest
 from sim.replay import RecordingCore
 from sim.signals import TraceSignals
+from sim.timeline import Timeline
 from sim.units import parse_budget
 from sim.workload import ClosedLoop, Pass, Selection, select
 from traces import Trace, open_trace
 from traces.errors import UserError, one_of
 
+if TYPE_CHECKING:
+    from sim.machine import Machine
+
+RUN_KEYS = ("chunks", "warmup", "limit", "seed", "bounds", "log", "timeline")
 LONGEST_COPY_NS = 10**13
 """Of one expert: beyond it a link is a slip, and sums of times would leave 64 bits."""
 
@@ -96,11 +100,21 @@ class Cell:
             for name, it in known.items()
         }
 
-    def machine(self, core: Core, progress: Callable[[int], None] | None = None) -> Machine:
-        """The simulated machine of this cell's hardware."""
+    def machine(
+        self, core: Core, progress: Callable[[int], None] | None = None, timeline: Timeline | None = None
+    ) -> Machine:
+        """The simulated machine of this cell's hardware; ``timeline`` is told what it does when."""
+        from sim.machine import Machine  # and SimPy, which a real machine may lack
+
         link, host = self.hardware.link, self.hardware.host
-        threads = host.predictor_threads
-        return Machine(core, self.costs, depth=link.depth, predictor_threads=threads, progress=progress)
+        return Machine(
+            core,
+            self.costs,
+            depth=link.depth,
+            predictor_threads=host.predictor_threads,
+            progress=progress,
+            timeline=timeline,
+        )
 
     def passes(self, requests: Sequence[int]) -> Iterator[Pass]:
         """The forward passes of this cell's workload."""
@@ -125,7 +139,10 @@ class Cell:
             "workload": dict(self.config.workload),
             "predictors": self._declared(),
             "budget_bytes": self.setup.budget,
-            **{key: getattr(self.config, key) for key in ("chunks", "warmup", "limit", "seed", "bounds", "log")},
+            **{
+                key: getattr(self.config, key)
+                for key in ("chunks", "warmup", "limit", "seed", "bounds", "log", "timeline")
+            },
         }
 
     def _declared(self) -> dict[str, str]:
@@ -159,15 +176,29 @@ def make_cell(config: RunConfig) -> Cell:
             )
     hardware = HardwareProfile.from_dict(config.hardware)
     costs = Costs(model, hardware, dtype)
-    total = trace.E * sum(costs.expert_bytes)
+    predicted = find_predicted(trace)
+    setup = make_setup(config, costs, hardware, trace.E, trace.K, predicted)
+    chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup)
+    return Cell(config, trace, model, hardware, costs, setup, chosen, predicted)
+
+
+def make_setup(
+    config: RunConfig,
+    costs: Costs,
+    hardware: HardwareProfile,
+    n_experts: int,
+    top_k: int,
+    predicted: Mapping[str, Predicted],
+) -> Setup:
+    """What the policy is to know of model and machine. UserError for a budget or a cut that cannot be."""
+    total = n_experts * sum(costs.expert_bytes)
     smallest = min(costs.expert_bytes)
     if config.chunks > smallest:
         raise UserError(f"chunks={config.chunks}: at most the bytes of one expert, {smallest}")
-    predicted = find_predicted(trace)
     setup = Setup(
-        n_layers=trace.L,
-        n_experts=trace.E,
-        top_k=trace.K,
+        n_layers=len(costs.expert_bytes),
+        n_experts=n_experts,
+        top_k=top_k,
         expert_bytes=costs.expert_bytes,
         chunks=config.chunks,
         budget=parse_budget(config.budget, total),
@@ -183,8 +214,7 @@ def make_cell(config: RunConfig) -> Cell:
         )
     if costs.copy_ns(max(costs.expert_bytes)) > LONGEST_COPY_NS:
         raise UserError(f"hardware.link.h2d_gb_per_s={config.hardware['link']['h2d_gb_per_s']}: an expert takes hours")
-    chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup)
-    return Cell(config, trace, model, hardware, costs, setup, chosen, predicted)
+    return setup
 
 
 def find_predicted(trace: Trace) -> Mapping[str, Predicted]:

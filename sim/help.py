@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textwrap import fill
 
-from sim.config import choices
+from sim.compose import choices
 
 HELP = """\
 python -m sim COMMAND [KEY=VALUE ...]
@@ -12,6 +12,7 @@ python -m sim COMMAND [KEY=VALUE ...]
 What would happen: replay recorded expert routing against an offloading policy, on a simulated machine.
 
   run      replay a trace and print latency, hits, bytes and stalls beside the bounds no policy can beat
+  config   print the resolved configuration of such a run (with -m: of a grid), for a machine without Hydra
   bench    measure the engine's own speed and memory, side by side with a textbook machine
 
   python -m sim run policy=lru budget=8GB

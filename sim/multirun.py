@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
 
 from sim.cli import report, split_output
-from sim.config import RunConfig, prepare, read_config, register_policies, to_dict, value_word
+from sim.compose import prepare, read_config, register_policies, sweep_values, to_dict, value_word
+from sim.config import RunConfig
 from sim.run import run_config
 from traces.errors import UserError
 
@@ -57,15 +56,7 @@ def multirun(words: Sequence[str]) -> int:
 
 def _check_values(words: Sequence[str]) -> None:
     """Compose once with each value of each swept word, so that a mistyped one stops the grid before it begins."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(words))
-    except OverrideParseException as error:
-        raise UserError(f"{error.override}: not understood; write key=value") from None
-    choices = []
-    for word, override in zip(words, parsed, strict=True):
-        key = word.partition("=")[0]
-        swept = override.is_sweep_override()
-        choices.append([f"{key}={v}" for v in override.sweep_string_iterator()] if swept else [word])
+    choices = sweep_values(words)
     first = [values[0] for values in choices]
     read_config(first)
     for i, values in enumerate(choices):

@@ -39,7 +39,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
             f" {trace['recording']}, {decoding}"
         ),
         Text(
-            f"{machine['name']} ({machine['provenance']} figures{_changed(machine)}),"
+            f"{_where_run(source)}{machine['name']} ({machine['provenance']} figures{_changed(machine)}),"
             f" budget {format_bytes(memory['budget_bytes'])},"
             f" batch {batch}, {start} start, seed {config['seed']}"
         ),
@@ -49,6 +49,12 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
         ),
         *([Text(f"{policy['name']} decided: {worded(policy['facts'])}")] if policy["facts"] else []),
     ]
+
+
+def _where_run(source: Mapping[str, Any]) -> str:
+    """A device's run was measured there; the profile only told the policy its prices."""
+    device = source.get("device")
+    return f"measured on {device['name']}, {device['date']}; the policy's prices: " if device else ""
 
 
 def _changed(profile: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from policies import registry
 from sim.cell import make_cell
-from sim.config import read_config
+from sim.compose import read_config
 from sim.core.accounts import FATES
 from sim.core.core import Core
 from sim.replay import replay

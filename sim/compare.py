@@ -192,9 +192,8 @@ def _pairs(values: Values, cells: pd.DataFrame, baseline: str, level: float) -> 
             continue
         seeds = _seeds(both)
         if {_seeds(values[label, budget]), _seeds(values[baseline, budget])} != {seeds}:
-            missing.append(
-                f"{label} at {format_bytes(budget)}: only {seeds} of the seeds are in common with {baseline}; the others are left out."
-            )
+            of = f"{seeds} of the seeds are in common with {baseline}"
+            missing.append(f"{label} at {format_bytes(budget)}: only {of}; the others are left out.")
         rows.append({"policy_label": label, "budget_bytes": budget, "seeds": seeds, **difference(both, level)})
     columns = ("policy_label", "budget_bytes", "seeds", "requests", "relative", "low", "high", "difference_ms", "p")
     pairs = pd.DataFrame(rows, columns=list(columns)).astype(dict.fromkeys(columns[4:], "float64"))

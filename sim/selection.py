@@ -53,8 +53,8 @@ def check_alike(runs: pd.DataFrame) -> None:
     """UserError for the first column of ALIKE with several values, or of OF_A_POLICY within one policy."""
     for key in ALIKE:
         if len(runs[key].unique()) > 1:
-            first = _show(key, runs[key].iloc[0])
-            raise UserError(f"{key}: {_values(runs, key)} in one comparison; choose one of them: {key}={first}")
+            most = _show(key, runs[key].value_counts(dropna=False).sort_index().idxmax())
+            raise UserError(f"{key}: {_values(runs, key)} in one comparison; choose one of them, such as {key}={most}")
     for key in OF_A_POLICY:
         for label, own in runs.groupby("policy_label"):
             if len(own[key].unique()) > 1:

@@ -131,11 +131,6 @@ def _power(found: Comparison) -> list[str]:
             f"{n} requests are few: neighbours count as independent, and intervals are too narrow if they are not"
             f" (from {2 * stats.BLOCKS} requests on, {stats.BLOCKS} blocks of neighbours are the units)."
         )
-    wild = found.cells[found.cells["low"].isna() & (found.cells["requests"] >= stats.LEAST)]
-    if len(wild):
-        rows = zip(wild["policy_label"], wild["budget_bytes"], strict=True)
-        names = _named([f"{label} at {_bytes(budget)}" for label, budget in rows])
-        said.append(f"One block of requests outweighs all others, so that no interval can be given: {names}.")
     tested = int(found.pairs["p"].notna().sum())
     if tested and tested * stats.least_p(int(found.pairs["requests"].min())) > 1 - found.level:
         said.append(f"With so few requests none of {tested} comparisons could be significant, however large.")

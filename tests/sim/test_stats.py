@@ -111,14 +111,31 @@ def test_blocks_are_of_neighbours_and_lose_nothing() -> None:
 
 def test_no_interval_where_requests_give_none() -> None:
     assert stats.mean([1.0, 2, 3, 4, 5]) == stats.Interval(3.0, None, None)
-    outlier = stats.mean([1.0] * 11 + [1000.0])
-    assert outlier.value == pytest.approx(1011 / 12)
-    assert outlier.low is outlier.high is None
     assert stats.mean([7.0] * 20) == stats.Interval(7.0, 7.0, 7.0)
+    assert stats.mean(np.arange(6.0), level=0.99) == stats.Interval(2.5, None, None)
     exactly = stats.relative_difference([1.1 * x for x in range(1, 21)], list(range(1, 21)))
     assert (exactly.value, exactly.low, exactly.high) == pytest.approx((0.1, 0.1, 0.1))
     with pytest.raises(ValueError, match="positive"):
         stats.ratio([1.0] * 6, [0.0] * 6)
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+@pytest.mark.parametrize("n", [6, 9, 12, 40])
+def test_an_interval_is_what_the_test_does_not_reject(n: int, level: float) -> None:
+    rng = np.random.default_rng(n)
+    base = TRUTH + requests(rng, n, 0.3)
+    own = base + requests(rng, n, 0.3)
+    found = stats.ratio(own, base, level)
+    assert found.low < found.value < found.high
+    inside, outside = 1e-6, -1e-6
+    for end, inward in ((found.low, 1), (found.high, -1)):
+        assert stats.sign_flip(own - (end + inward * inside) * base) > 1 - level
+        assert stats.sign_flip(own - (end + inward * outside) * base) <= 1 - level
+
+
+def test_one_outlier_does_not_make_the_interval_absurd() -> None:
+    found = stats.mean([1.0] * 11 + [1000.0])
+    assert 0.9 < found.low < found.value < found.high < 1001
 
 
 def test_an_interval_is_of_the_unit_it_is_given_in() -> None:

@@ -270,3 +270,50 @@ def test_folders_are_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["compare", "--help"]) == 0
     with pytest.raises(UserError):
         compare(tmp_path / "nowhere")
+
+
+def test_seeds_do_not_count_as_requests(out: Path) -> None:
+    """Five seeds that measure the same say what one of them says, and no more."""
+    runs = sim.load(out).query("seed == 1")
+    requests = sim.load_requests(out, runs)
+    one = compare_runs(runs, requests)
+    copies = [(runs.assign(seed=seed), requests.assign(seed=seed)) for seed in range(5)]
+    five = compare_runs(*(pd.concat(parts, ignore_index=True) for parts in zip(*copies, strict=True)))
+    assert set(five.cells["seeds"]) == {5}
+    figures = ["requests", "value", "low", "high"]
+    np.testing.assert_allclose(five.cells[figures], one.cells[figures], rtol=1e-12)
+    figures = ["requests", "relative", "low", "high", "p", "p_adjusted"]
+    np.testing.assert_allclose(five.pairs[figures], one.pairs[figures], rtol=1e-12)
+
+
+def test_runs_of_two_states_of_the_code_are_not_mixed(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    file = next((tmp_path / "out").glob("lru-*")) / "result.json"
+    result = json.loads(file.read_text())
+    result["provenance"] |= {"code": "0ld", "cell": "0ther"}
+    file.write_text(json.dumps(result))
+    with pytest.raises(UserError, match=r"^code: 0ld \(1 runs\), .* among the runs of lru") as caught:
+        compare(tmp_path / "out")
+    assert "code=" in str(caught.value)
+
+
+def test_a_device_s_runs_are_apart(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Repeated runs of a device are measurements of the same, not copies of one."""
+    for i, folder in enumerate(sorted(out.glob("*-*"))):
+        if (folder / "result.json").exists():
+            for again in range(2):
+                here = shutil.copytree(folder, tmp_path / "out" / f"real-{i}-{again}")
+                result = json.loads((here / "result.json").read_text())
+                result["provenance"]["device"] = {"name": "H200", "date": f"2026-01-0{again + 1}"}
+                (here / "result.json").write_text(json.dumps(result))
+                if again:
+                    table = pd.read_parquet(here / "requests.parquet")
+                    table.assign(tpot_ns=table["tpot_ns"] * 3).to_parquet(here / "requests.parquet")
+    found, simulated = compare(tmp_path / "out"), compare(out)
+    assert list(found.cells["value"]) == pytest.approx(list(2 * simulated.cells["value"]))
+    assert main(["compare", str(tmp_path / "out")]) == 0
+    assert "(device, measured on H200)" in " ".join(capsys.readouterr().out.split())
+    shutil.copytree(out, tmp_path / "out" / "simulated")
+    with pytest.raises(UserError, match=r"^source: device \(24 runs\), simulated \(12 runs\)"):
+        compare(tmp_path / "out")
+    assert len(compare(tmp_path / "out", selection=["source=simulated"]).runs) == 12

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.compare import Comparison, compare
-from sim.conclude import NAMES, conclude, limits, share
+from sim.conclude import NAMES, conclude, limits, machine, share
 from sim.frame import REFERENCE_ROWS, SHARES
 from sim.units import format_bytes
 from traces.errors import UserError
@@ -93,8 +93,8 @@ def show(found: Comparison, console: Console) -> None:
     """Print a table per class, the rows of a budget together, and below it what may be said."""
     runs, name = found.runs, NAMES[found.metric]
     first = runs.iloc[0]
-    trace = f"{first['trace'][:12]}, routing from {first['routing_from']}"
-    console.print(f"{name} in ms, mean over requests; {first['model']} on {first['hardware']}, trace {trace}")
+    console.print(f"{name} in ms, mean over requests: {first['model']} in {first['dtype']} on {machine(runs)}")
+    console.print(f"routing from {first['routing_from']}, trace {first['trace'][:12]}")
     for lossless in (True, False):
         if (found.cells["lossless"] == lossless).any():
             console.print()

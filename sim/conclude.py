@@ -108,18 +108,28 @@ def _bytes(nbytes: Any) -> str:
     return format_bytes(int(nbytes))
 
 
+def machine(runs: pd.DataFrame) -> str:
+    """Where the runs were, in words."""
+    first = runs.iloc[0]
+    if first["source"] == "device":
+        return f"{first['device']} (measured; the policies' prices: {first['hardware']})"
+    return f"{first['hardware']} (simulated, {first['figures']} figures)"
+
+
 def _scope(runs: pd.DataFrame) -> str:
     first, seeds = runs.iloc[0], runs["seed"].nunique()
-    simulated = first["source"] == "simulated"
     orders = "one order" if seeds == 1 else f"{seeds} orders"
-    figures = f"{first['figures']} figures" if simulated else f"measured on {first['device']}"
     decoding = str(first["decoding"]).replace("_", " ")
     said = (
         f"This holds for {int(runs['requests'].max())} requests ({first['measured_requests']}; {first['recording']},"
-        f" {decoding}) of one trace, {orders} of them, {first['model']} in {first['dtype']} on {first['hardware']}"
-        f" ({first['source']}, {figures}), batch {first['batch']}: not for another workload, model or machine"
+        f" {decoding}) of one trace, {orders} of them, {first['model']} in {first['dtype']} on {machine(runs)}, batch"
+        f" {first['batch']}: not for another workload, model or machine"
     )
-    return f"{said}, and on hardware only as far as the simulator is validated there." if simulated else f"{said}."
+    if first["source"] == "simulated":
+        return f"{said}, and on hardware only as far as the simulator is validated there."
+    least = runs.groupby(["policy_label", "budget_bytes", "seed"]).size().min()
+    again = "one run of each does not show" if least == 1 else f"at least {least} runs of each are averaged for"
+    return f"{said}. A device's figures also drift from run to run, which {again}."
 
 
 def _power(found: Comparison) -> list[str]:

@@ -312,7 +312,7 @@ def test_a_device_s_runs_are_apart(out: Path, tmp_path: Path, capsys: pytest.Cap
     found, simulated = compare(tmp_path / "out"), compare(out)
     assert list(found.cells["value"]) == pytest.approx(list(2 * simulated.cells["value"]))
     assert main(["compare", str(tmp_path / "out")]) == 0
-    assert "(device, measured on H200)" in " ".join(capsys.readouterr().out.split())
+    assert "on H200 (measured; the policies' prices: by_hand)" in " ".join(capsys.readouterr().out.split())
     shutil.copytree(out, tmp_path / "out" / "simulated")
     with pytest.raises(UserError, match=r"^source: device \(24 runs\), simulated \(12 runs\)"):
         compare(tmp_path / "out")

@@ -131,4 +131,15 @@ def _bench(words: Sequence[str]) -> int:
     return int(bench(words))
 
 
-VERBS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "config": _config, "bench": _bench}
+def _compare(words: Sequence[str]) -> int:
+    from sim.compare_cli import main as compare
+
+    return int(compare(words))
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": _run,
+    "compare": _compare,
+    "config": _config,
+    "bench": _bench,
+}

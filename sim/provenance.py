@@ -16,7 +16,11 @@ from policies import registry
 # What only talks to people, or belongs to another command, does not change a result.
 ASIDE = {
     "traces": {"cli.py", "inspect.py", "plots.py", "reuse.py", "stats.py", "words.py", "__main__.py"},
-    "sim": {"cli.py", "help.py", "table.py", "progress.py", "multirun.py", "bench.py", "__main__.py"},
+    "sim": {
+        *("__init__.py", "__main__.py", "cli.py", "help.py", "table.py", "progress.py", "multirun.py", "bench.py"),
+        *("frame.py", "runs.py", "stats.py", "pareto.py", "selection.py", "target.py"),
+        *("compare.py", "compare_cli.py", "conclude.py"),
+    },
 }
 
 

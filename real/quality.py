@@ -18,6 +18,7 @@ import torch
 from policies import registry
 from policies.lru import LRU
 from real.offloaded import Offloaded
+from real.run import prepare
 from real.scores import Kept, Scores
 from real.session import check_device
 from real.taught import run_taught
@@ -57,6 +58,7 @@ recorded routing knows (kept gate mass, substituted, skipped: first-order), and 
   max_new_tokens      of prompts: so many are decoded at most, where a text does not say          [64]
 
   device              auto | cpu | cuda | cuda:N                                                  [auto]
+  threads             CPU threads; 0: torch's choice                                              [0]
   out                 where results go, a folder for each budget                                  [outputs]
   format              table | json: one document, or a list where there are several budgets       [table]
   --config FILE       a resolved configuration instead of the words (needs no Hydra); budget= may still be given
@@ -74,6 +76,7 @@ class Options:
     max_prompt_tokens: int = 16
     max_new_tokens: int = 64
     device: str = "auto"
+    threads: int = 0
     out: str = "outputs"
     format: str = "table"
     config: str = ""
@@ -83,6 +86,7 @@ class Options:
         check_choice("format", self.format, ("table", "json"))
         check_range("texts", self.texts, 0, 2**31 - 1)
         check_range("split", self.split, 0, 1)
+        check_range("threads", self.threads, 0, 4096)
         for key in ("max_prompt_tokens", "max_new_tokens"):
             check_range(key, getattr(self, key), 1, 2**31 - 1)
         if not self.out:
@@ -97,6 +101,7 @@ def main(words: list[str]) -> int:
     options, rest = divide(words, Options)
     options.check()
     config = configuration(rest, options.config)
+    prepare(options.threads)
     store = Store(Path(options.out))
     documents = []
     for document in measure(config, options, checkpoint(rest, config)):

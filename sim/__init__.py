@@ -1,13 +1,13 @@
-"""What would happen. ``sim.load`` and ``sim.load_requests`` give finished runs as pandas frames."""
+"""What would happen. ``sim.load``, ``sim.load_requests`` and ``sim.load_layers`` give finished runs as frames."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sim.runs import load, load_requests, save
+    from sim.runs import load, load_layers, load_requests, save
 
-__all__ = ["load", "load_requests", "save"]
+__all__ = ["load", "load_layers", "load_requests", "save"]
 
 
 def __getattr__(name: str) -> Any:

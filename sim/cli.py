@@ -137,9 +137,16 @@ def _compare(words: Sequence[str]) -> int:
     return int(compare(words))
 
 
+def _report(words: Sequence[str]) -> int:
+    from sim.report.cli import main as page
+
+    return int(page(words))
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "compare": _compare,
+    "report": _report,
     "config": _config,
     "bench": _bench,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
@@ -49,16 +49,12 @@ def main(words: Sequence[str]) -> int:
             selection.append(word)
     if options["format"] not in ("table", "json"):
         raise UserError(f"format={options['format']}: allowed: table, json")
-    try:
-        level = float(options["level"])
-    except ValueError:
-        raise UserError(f"level={options['level']}: a confidence level, such as 0.95") from None
     found = compare(
         folders[0],
         metric=options["metric"],
         baseline=options["baseline"] or None,
         target=options["target"] or None,
-        level=level,
+        level=level_of(options["level"]),
         selection=selection,
     )
     if options["format"] == "json":
@@ -66,6 +62,14 @@ def main(words: Sequence[str]) -> int:
     else:
         show(found, Console(width=None if sys.stdout.isatty() else 120, highlight=False))
     return 0
+
+
+def level_of(text: str) -> float:
+    """A confidence level. UserError for what is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"level={text}: a confidence level, such as 0.95") from None
 
 
 def document(found: Comparison) -> dict[str, Any]:
@@ -119,16 +123,23 @@ def _table(found: Comparison, lossless: bool) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     for i, name in enumerate(("", f"{NAMES[found.metric]} ms", "interval", *(PAIRED if lossless else LOSSY), "")):
         table.add_column(name, justify="left" if not i else "right", no_wrap=not i)
+    styles = {"group": "bold", "reference": "dim", "": None if lossless else "magenta"}
+    for kind, words in lines_of(found, lossless):
+        table.add_row(Text(words[0] if kind == "group" else f"  {words[0]}"), *words[1:], style=styles[kind])
+    return table
+
+
+def lines_of(found: Comparison, lossless: bool) -> Iterator[tuple[str, list[str]]]:
+    """The rows of the table of one class: "group" (a budget), "reference" or "" (a cell), and the words in them."""
     own = found.cells[found.cells["lossless"] == lossless]
     for budget, cells in own.groupby("budget_bytes", sort=True):
-        table.add_row(Text(f"budget {format_bytes(int(str(budget)))}", style="bold"))
+        yield "group", [f"budget {format_bytes(int(str(budget)))}"]
         for name, value in _reference(found.references, int(str(budget))) if lossless else ():
-            table.add_row(f"  {name}", f"{value:.2f}", style="dim")
+            yield "reference", [name, f"{value:.2f}"]
         for cell in cells.sort_values(["value", "policy_label"]).to_dict("records"):
-            words = [f"  {cell['policy_label']}", f"{cell['value']:.2f}", _span(cell["low"], cell["high"], "{:.2f}")]
+            words = [str(cell["policy_label"]), f"{cell['value']:.2f}", _span(cell["low"], cell["high"], "{:.2f}")]
             words += _paired(found, cell) if lossless else _lossy(cell)
-            table.add_row(*words, "+" if cell["front"] else "", style=None if lossless else "magenta")
-    return table
+            yield "", [*words, "+" if cell["front"] else ""]
 
 
 def _reference(references: pd.DataFrame, budget: int) -> list[tuple[str, float]]:

@@ -14,6 +14,7 @@ What would happen: replay recorded expert routing against an offloading policy, 
   run      replay a trace and print latency, hits, bytes and stalls beside the bounds no policy can beat
   config   print the resolved configuration of such a run (with -m: of a grid), for a machine without Hydra
   compare  policies over budgets in a folder of results: intervals, paired differences, fronts, targets
+  report   the same with pictures and the origin of every row, as one HTML page that needs no network
   bench    measure the engine's own speed and memory, side by side with a textbook machine
 
   python -m sim run policy=lru budget=8GB
@@ -66,6 +67,19 @@ of sim.load.
   python -m sim run -m policy=lru,gate_ahead,fmoe budget=2GB,4GB,8GB seed=0,1
   python -m sim compare outputs target='tpot<=30ms'
   python -m sim compare outputs metric=ttft policy=lru,fmoe budget=8GB format=json
+"""
+
+REPORT_HELP = """\
+python -m sim report DIR [KEY=VALUE ...]
+
+One HTML page of the runs below DIR: the tables of compare, pictures, what may be concluded and what not, where every
+row comes from and the command that makes it again. It holds its pictures and loads nothing.
+
+  out=FILE           the page (report.html in DIR)
+  metric=NAME        as for compare, and so baseline=, target=, level= and every KEY=VALUE that chooses runs
+
+  python -m sim report outputs
+  python -m sim report outputs target='tpot<=30ms' policy=lru,fmoe out=lru_fmoe.html
 """
 
 

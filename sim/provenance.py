@@ -13,13 +13,13 @@ import sim
 import traces
 from policies import registry
 
-# What only talks to people, or belongs to another command, does not change a result.
+# What only talks to people, or belongs to another command, does not change a result. Files, and whole folders.
 ASIDE = {
     "traces": {"cli.py", "inspect.py", "plots.py", "reuse.py", "stats.py", "words.py", "__main__.py"},
     "sim": {
         *("__init__.py", "__main__.py", "cli.py", "help.py", "table.py", "progress.py", "multirun.py", "bench.py"),
         *("frame.py", "runs.py", "stats.py", "pareto.py", "selection.py", "target.py"),
-        *("compare.py", "compare_cli.py", "conclude.py"),
+        *("compare.py", "compare_cli.py", "conclude.py", "pictures", "report"),
     },
 }
 
@@ -46,7 +46,7 @@ def code_digest(policy: str | None = None) -> str:
 def _package(root: Path) -> Iterator[Path]:
     aside = ASIDE[root.name]
     inner = root.glob("*.py") if root.name == "traces" else root.rglob("*.py")
-    return (path for path in inner if path.relative_to(root).as_posix() not in aside)
+    return (path for path in inner if path.relative_to(root).parts[0] not in aside)
 
 
 def _with_imports(path: Path) -> set[Path]:

@@ -1,4 +1,4 @@
-"""Finished runs as tables: ``sim.load`` (a row per run) and ``sim.load_requests`` (a row per run and request)."""
+"""Finished runs as tables: ``sim.load``, a row per run; ``load_requests``, per request; ``load_layers``, per layer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim.core.accounts import HIT_KINDS, STALLS
 from sim.frame import COLUMNS, DTYPES, FRAME_SCHEMA, leaves, row
 from sim.store import SCHEMA
 from traces.errors import UserError, one_of
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"
 REQUESTS = ("requests.parquet", "requests.csv")  # a device may lack Parquet
+LAYERS = ("layers.parquet", "layers.csv")
 RUN_KEY = ("folder", "source", "cell", "policy", "policy_label", "lossless", "budget_bytes", "seed")
 REQUEST_DTYPES = {
     "request": "int64",
@@ -31,6 +33,9 @@ REQUEST_DTYPES = {
     "tpot_ns": "float64",
 }
 """Of the columns that :func:`load_requests` adds to RUN_KEY; times in ns since the start of the run."""
+
+LAYER_COLUMNS = ("phase", "layer", *HIT_KINDS, *(f"stall_{name}_ns" for name in STALLS))
+"""Of the columns that :func:`load_layers` adds to RUN_KEY: counts of lookups, bytes, and ns."""
 
 _GROUPS = ("policy", "model", "hardware", "workload")
 _META = b"moe_offload_frame"
@@ -77,12 +82,33 @@ def load_requests(path: str | Path, runs: pd.DataFrame | None = None) -> pd.Data
     if path.is_file():
         raise UserError(f"{path}: a folder is wanted; requests are read from the runs themselves")
     chosen = load(path) if runs is None else runs
-    parts = [_requests(path / str(folder)) for folder in chosen["folder"]]
+    parts = [_table(path / str(folder), REQUESTS, tuple(REQUEST_DTYPES)) for folder in chosen["folder"]]
     lengths = [len(part["request"]) for part in parts]
     made = chosen[list(RUN_KEY)].loc[chosen.index.repeat(lengths)].reset_index(drop=True)
     for name, dtype in REQUEST_DTYPES.items():
         values = [value for part in parts for value in part[name]]
         made[name] = pd.array(values, dtype="Float64").astype(dtype) if dtype == "float64" else pd.array(values, dtype)  # type: ignore[call-overload]
+    return made
+
+
+def load_layers(path: str | Path, runs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row per run, phase and MoE layer: RUN_KEY and generated_tokens of the run, and LAYER_COLUMNS.
+
+    ``runs``: rows of ``load(path)``; only theirs are read. UserError as :func:`load`.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    if path.is_file():
+        raise UserError(f"{path}: a folder is wanted; layers are read from the runs themselves")
+    chosen = load(path) if runs is None else runs
+    parts = [_table(path / str(folder), LAYERS, LAYER_COLUMNS) for folder in chosen["folder"]]
+    lengths = [len(part["layer"]) for part in parts]
+    keys = [*RUN_KEY, "generated_tokens"]
+    made = chosen[keys].loc[chosen.index.repeat(lengths)].reset_index(drop=True)
+    for name in LAYER_COLUMNS:
+        values = [value for part in parts for value in part[name]]
+        made[name] = pd.array(values, dtype="string" if name == "phase" else "int64")
     return made
 
 
@@ -181,18 +207,18 @@ def _settings(values: Sequence[Any]) -> Any:
         return _array([None if v is None else str(v) for v in values], "string")
 
 
-def _requests(folder: Path) -> dict[str, list[Any]]:
-    """Column by column, None where a request has no such figure. UserError if it is not there or not a table."""
+def _table(folder: Path, names: Sequence[str], columns: Sequence[str]) -> dict[str, list[Any]]:
+    """Column by column, None where a row has no such figure. UserError if it is not there or not a table."""
     import pyarrow as pa
     import pyarrow.csv as pcsv
     import pyarrow.parquet as pq
 
-    file = next((folder / name for name in REQUESTS if (folder / name).is_file()), None)
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None:
-        raise UserError(f"{folder}: has no {one_of(REQUESTS)}; remove it to run the cell again")
+        raise UserError(f"{folder}: has no {one_of(names)}; remove it to run the cell again")
     try:
         parquet = file.suffix == ".parquet"
         table = pq.ParquetFile(file).read(use_threads=False) if parquet else pcsv.read_csv(file)
-        return {name: table.column(name).to_pylist() for name in REQUEST_DTYPES}
+        return {name: table.column(name).to_pylist() for name in columns}
     except (OSError, KeyError, pa.ArrowInvalid) as error:
-        raise UserError(f"{file}: not the requests of a run ({' '.join(str(error).split())})") from None
+        raise UserError(f"{file}: not the {file.stem} of a run ({' '.join(str(error).split())})") from None

@@ -28,9 +28,9 @@ def write_plots(trace: Trace, stats: Stats, target: Path) -> list[Path]:
     """
     drawn: dict[str, Callable[[Trace, Stats], Figure]] = {
         "tokens": _tokens,
-        "popularity": _popularity,
+        "popularity": popularity,
         "overlap": _overlap,
-        "reuse_distance": _reuse,
+        "reuse_distance": reuse_distance,
         "load_balance": _balance,
         "entropy": _entropy,
     }
@@ -111,7 +111,8 @@ def _gate_recall(trace: Trace, stats: Stats) -> Figure:
     return _legend(figure)
 
 
-def _popularity(trace: Trace, stats: Stats) -> Figure:
+def popularity(trace: Trace, stats: Stats) -> Figure:
+    """How often each expert of each layer was chosen, as a multiple of uniform choice."""
     chosen = stats.popularity / stats.popularity.sum(axis=1, keepdims=True).clip(min=1) * trace.E
     figure = Figure(figsize=(min(16, 5 + trace.E / 12), min(12, 2.5 + trace.L / 6)), layout="constrained")
     axes = figure.add_subplot()
@@ -127,7 +128,8 @@ def _popularity(trace: Trace, stats: Stats) -> Figure:
     return figure
 
 
-def _reuse(trace: Trace, stats: Stats) -> Figure:
+def reuse_distance(trace: Trace, stats: Stats) -> Figure:
+    """Distances in experts of the layer: the share of lookups within each, and quantiles by layer."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     figure.suptitle(
         f"{_short(trace.manifest.model.name)}: reuse distance (other experts of the layer demanded between)"

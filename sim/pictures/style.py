@@ -1,0 +1,149 @@
+"""What all pictures share: colours of Okabe and Ito, told apart in grey by marker, dash or hatch; axes; PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
+
+from sim.units import format_bytes
+from traces.errors import UserError, one_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
+DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
+FILLS = (
+    ("#F0E442", ""),
+    ("#0072B2", ""),
+    ("#56B4E9", "///"),
+    ("#D55E00", "\\\\\\"),
+    ("#CC79A7", "..."),
+    ("#FFFFFF", "xxx"),
+)
+"""Of stacked parts, in their order: colour and hatch; neighbours differ in lightness as well."""
+REFERENCES = {"infinite": (0, (1, 1)), "belady_forced": (0, (4, 2)), "perfect_next_layer": (0, (7, 2, 1, 2))}
+GREY = "#666666"
+LONGEST = 44
+
+
+class EmptyPictureError(UserError):
+    """These runs have nothing for a picture; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a policy is drawn, the same in every panel of a figure."""
+
+    colour: str
+    marker: str
+    dash: Any
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Keywords of ``Axes.plot``."""
+        return {
+            "color": self.colour,
+            "marker": self.marker,
+            "linestyle": self.dash,
+            "markersize": 6,
+            "markeredgecolor": "white",
+            "markeredgewidth": 0.6,
+        }
+
+
+def looks(labels: Iterable[object]) -> dict[str, Look]:
+    """A look per policy label. The three cycles have no common factor: 308 policies until one comes again."""
+    names = sorted({str(label) for label in labels})
+    return {
+        name: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
+        for i, name in enumerate(names)
+    }
+
+
+def need(frame: pd.DataFrame, *columns: str) -> None:
+    """UserError where a frame has no rows or lacks a column: it is of something else."""
+    for name in columns:
+        if name not in frame.columns:
+            raise UserError(f"a frame without the column {name}; it has: {one_of(map(str, frame.columns[:8]))}, ...")
+    if frame.empty:
+        raise EmptyPictureError("no runs")
+
+
+def by_budget(runs: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Means over seeds: a row per policy_label and budget_bytes, ``columns``, and lossless as a bool; sorted."""
+    need(runs, "policy_label", "budget_bytes", "lossless", *columns)
+    frame = runs.assign(lossless=runs["lossless"].astype(bool))
+    keys = ["policy_label", "lossless", "budget_bytes"]
+    return frame.groupby(keys, sort=True)[list(columns)].mean().astype("float64").reset_index()
+
+
+def curves(axes: Axes, frame: pd.DataFrame, column: str, looks_of: Mapping[str, Look], scale: float = 1.0) -> None:
+    """A line per policy over its budgets; rows without the figure are left out."""
+    for label, own in frame.dropna(subset=[column]).groupby("policy_label", sort=True):
+        name = str(label)
+        axes.plot(own["budget_bytes"], own[column] * scale, label=short(name), **looks_of[name].line)
+
+
+def over_budgets(axes: Axes, budgets: Iterable[object], title: str, ylabel: str) -> None:
+    """Dress axes with budgets from left to right: logarithmic, ticks at budgets that there are."""
+    seen = sorted({int(str(budget)) for budget in budgets})
+    axes.set(xscale="log", title=title, xlabel="budget for experts (bytes)", ylabel=ylabel)
+    room = max(1.15, (seen[-1] / seen[0]) ** 0.12)
+    axes.set_xlim(seen[0] / room, seen[-1] * room)
+    shown = _apart(seen)
+    axes.set_xticks(shown, [format_bytes(budget) for budget in shown], rotation=30 if len(shown) > 4 else 0)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)
+
+
+def _apart(budgets: Sequence[int]) -> list[int]:
+    """Those with room for a label each, from the smallest up; always the largest."""
+    room = (budgets[-1] / budgets[0]) ** (1 / 8)
+    shown = [budgets[-1]]
+    for budget in reversed(budgets[:-1]):
+        if shown[-1] >= budget * room:
+            shown.append(budget)
+    return shown[::-1]
+
+
+def bound(axes: Axes, values: pd.Series[float], name: str) -> None:
+    """A bound at each budget. It falls as budgets rise, so below one the next larger one's holds: that is shaded."""
+    axes.fill_between(values.index, 0, values, color=GREY, alpha=0.2, linewidth=0, step="pre")
+    axes.plot(values.index, values, "k_", markersize=22, markeredgewidth=2.5, label=name)
+
+
+def legend(figure: Figure, *axes: Axes) -> Figure:
+    """One legend below the panels, where it hides nothing, each name once."""
+    found: dict[str, Any] = {}
+    for each in axes:
+        for handle, name in zip(*each.get_legend_handles_labels(), strict=True):
+            found.setdefault(name, handle)
+    widest = max(map(len, found), default=1)
+    columns = max(1, min(len(found), int(12 * figure.get_figwidth() / (widest + 8))))
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
+    return figure
+
+
+def short(name: object) -> str:
+    """A name that fits beside a figure; a dollar sign would start mathematics, and _ first would hide it."""
+    text = " ".join(str(name).split()).replace("$", r"\$")
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    return f" {text}" if text.startswith("_") else text
+
+
+def png(figure: Figure, dpi: int = 120) -> bytes:
+    """The figure as a PNG, the same bytes for the same figure."""
+    FigureCanvasAgg(figure)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
+    return stream.getvalue()

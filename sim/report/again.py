@@ -1,0 +1,95 @@
+"""How to reproduce a run: the words of ``python -m sim run`` that compose its configuration, checked by composing."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from sim.config import RunConfig, load_config
+from traces.errors import UserError
+
+GROUPS = ("policy", "model", "hardware", "workload")
+UNSAID = ("log", "timeline")
+"""Keys that change no figure of a result."""
+
+
+class Again:
+    """Commands for the runs of one folder. Composing takes Hydra 0.1 s, so groups that were seen are kept."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._words: dict[str, list[str] | None] = {}
+        self._usual: RunConfig | None = None
+
+    def command(self, folder: str, source: str) -> str:
+        """One shell line. A configuration that no words compose here is read from the run's ``config.yaml``."""
+        path = self.root / folder / "config.yaml"
+        try:
+            config = load_config(path)
+        except UserError:
+            return f"none: {path.name} of this run is not there or not readable"
+        verb = "real" if source == "device" else "sim"
+        words = self._compose(config)
+        if words is not None:
+            return shlex.join(["python", "-m", verb, "run", *words])
+        if source == "device":
+            return f"python -m real run {shlex.quote(f'config={path}')}"
+        code = (
+            "import sys, pathlib, sim.config as c, sim.run as r;"
+            " r.run_config(c.load_config(pathlib.Path(sys.argv[1])), 'again')"
+        )
+        return shlex.join(["python", "-c", code, str(path)])
+
+    def _compose(self, config: RunConfig) -> list[str] | None:
+        groups = {group: getattr(config, group) for group in GROUPS}
+        key = json.dumps(groups, sort_keys=True, default=str)
+        if key not in self._words:
+            self._words[key] = self._of_groups(config)
+        own = self._words[key]
+        if own is None or self._usual is None:
+            return None
+        rest = []
+        for field in fields(RunConfig):
+            value = getattr(config, field.name)
+            if field.name not in (*GROUPS, *UNSAID) and value != getattr(self._usual, field.name):
+                rest.append(f"{field.name}={_text(value)}")
+        return [*own, *rest]
+
+    def _of_groups(self, config: RunConfig) -> list[str] | None:
+        """Words that compose the groups, or None: a name alone where it is enough, and what else differs."""
+        from sim.compose import read_config
+
+        try:
+            self._usual = self._usual or read_config(["policy=lru", "budget=1GB"])
+            words = [
+                f"{group}={getattr(config, group)['name']}"
+                for group in GROUPS
+                if group == "policy" or getattr(config, group)["name"] != getattr(self._usual, group)["name"]
+            ]
+            plain = read_config([*words, "budget=1GB"])
+            for group in GROUPS:
+                usual = dict(_leaves(getattr(plain, group)))
+                for path, value in _leaves(getattr(config, group)):
+                    if usual.get(path, ...) != value:
+                        words.append(f"{group}.{path}={_text(value)}")
+            found = read_config([*words, "budget=1GB"])
+        except (UserError, KeyError):
+            return None
+        same = replace(config, **{name: getattr(found, name) for name in asdict(found) if name not in GROUPS})
+        return words if found == same else None
+
+
+def _leaves(group: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in group.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,135 @@
+"""``python -m sim report DIR``: compare the runs, draw them, write one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from traces.errors import UserError
+
+if TYPE_CHECKING:
+    from sim.compare import Comparison
+
+OPTIONS = {"out": "", "metric": "tpot", "target": "", "baseline": "", "level": "0.95"}
+FILE = "report.html"
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; returns the exit status."""
+    from sim.help import REPORT_HELP
+
+    if not words or any(word in ("-h", "--help") for word in words):
+        sys.stdout.write(REPORT_HELP)
+        return 0
+    folders = [word for word in words if "=" not in word]
+    if len(folders) != 1:
+        raise UserError(f"report: one folder of results is wanted, not {len(folders)} (python -m sim report --help)")
+    options, selection = dict(OPTIONS), []
+    for word in words:
+        key, separator, value = word.partition("=")
+        if separator and key in options:
+            options[key] = value
+        elif separator:
+            selection.append(word)
+    root = Path(folders[0])
+    target = Path(options["out"]) if options["out"] else root / FILE
+    if root.is_file():
+        raise UserError(f"{root}: a folder of results is wanted; a table of runs has neither layers nor requests")
+    _writable(target)
+    from sim.compare import compare
+    from sim.compare_cli import level_of
+
+    found = compare(
+        root,
+        metric=options["metric"],
+        baseline=options["baseline"] or None,
+        target=options["target"] or None,
+        level=level_of(options["level"]),
+        selection=selection,
+    )
+    content, missing = build(found, root, words)
+    _place(target, content)
+    for line in missing:
+        sys.stderr.write(f"not drawn: {' '.join(line.split())}\n")
+    sys.stderr.write(f"wrote {target}: {len(found.runs)} runs, {len(content):,} bytes\n")
+    return 0
+
+
+def build(found: Comparison, root: Path, words: Sequence[str]) -> tuple[bytes, list[str]]:
+    """The page of a comparison of runs below ``root``, and what could not be drawn. No clock: same runs, same page."""
+    import shlex
+
+    from sim.conclude import NAMES, conclude, limits, machine
+    from sim.report import tables
+    from sim.report.again import Again
+    from sim.report.draw import draw
+    from sim.report.page import Page
+
+    runs = found.runs
+    first = runs.iloc[0]
+    page = Page(f"{NAMES[found.metric]} of offloading policies: {first['model']} on {machine(runs)}")
+    page.text(
+        f"{len(runs)} runs of {runs['policy_label'].nunique()} policies at {runs['budget_bytes'].nunique()} budgets;"
+        f" routing from {first['routing_from']}, trace {first['trace'][:12]}."
+    )
+    page.heading("What may be concluded")
+    page.points(conclude(found) or ["EmptyPictureError: there is no second policy or budget to compare with."])
+    page.heading("What may not")
+    page.points(limits(found))
+    page.heading("Comparison")
+    for lossless in (True, False):
+        tables.comparison(page, found, lossless)
+    page.text(
+        f"interval: {found.level:.0%}, over blocks of neighbouring requests; difference: to {found.baseline} on the"
+        " same requests; p: Holm, * significant; time and bytes: multiples of the bounds; +: on the Pareto front.",
+        "quiet",
+    )
+    page.heading("Pictures")
+    missing = []
+    for drawn in draw(found, root):
+        if drawn.png is None:
+            missing.append(f"{drawn.name}: {drawn.why}")
+        else:
+            page.picture(drawn.png, drawn.caption)
+    if missing:
+        page.text("Not drawn:")
+        page.points(missing)
+    page.heading("Runs")
+    tables.runs(page, found)
+    tables.nulls(page, found)
+    page.heading("Where every row comes from")
+    page.points(tables.common(found))
+    tables.origin(page, found, Again(root))
+    page.text(
+        "A command makes its row again where the code has the same hash and the trace lies where it lay; run it in the"
+        " folder in which the runs were made. This page:"
+    )
+    page.code(shlex.join(["python", "-m", "sim", "report", *words]))
+    return page.render(), missing
+
+
+def _writable(target: Path) -> None:
+    """UserError before the work, not after it, where the page cannot be written."""
+    if target.is_dir():
+        raise UserError(f"out={target}: a folder; allowed: a file, such as {target / FILE}")
+    folder = target.parent
+    if target.parent.exists() and not os.access(folder, os.W_OK):
+        raise UserError(f"out={target}: cannot be written (no permission for {folder})")
+
+
+def _place(target: Path, content: bytes) -> None:
+    """The file whole, or as it was."""
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(target)
+    except OSError as error:
+        raise UserError(f"out={target}: cannot be written ({error.strerror})") from None
+    finally:
+        if target.parent.is_dir():
+            part.unlink(missing_ok=True)

@@ -21,8 +21,9 @@ def stacked(frame: pd.DataFrame, parts: Mapping[str, str], xlabel: str, title: s
     ``notes``: a column of texts that stand behind the bars. A part that is 0 everywhere is left out of the legend.
     """
     budgets = sorted(set(frame["budget_bytes"]))
+    lines = 1 + max(short(name).count("\n") for name in frame["policy_label"])
     sizes = [int((frame["budget_bytes"] == budget).sum()) for budget in budgets]
-    figure = Figure(figsize=(10, 1.6 + 0.55 * len(budgets) + 0.34 * sum(sizes)), layout="constrained")
+    figure = Figure(figsize=(10, 1.6 + 0.55 * len(budgets) + (0.16 + 0.18 * lines) * sum(sizes)), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(len(budgets), 1, squeeze=False, sharex=True, height_ratios=[n + 0.6 for n in sizes])[:, 0]
     widest = float(frame[list(parts)].sum(axis=1).max())

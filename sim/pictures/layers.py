@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def layers(frame: pd.DataFrame, phase: str = "decode") -> Figure:
     """From ``sim.load_layers``: complete hits (% of lookups) and stall (ms per generated token), seeds together.
 
-    A row per budget and policy, a column per MoE layer; a layer without lookups is white. EmptyPictureError without lookups.
+    A row per budget and policy, a column per MoE layer; one without lookups is white.
+    EmptyPictureError without any.
     """
     if phase not in PHASES:
         raise UserError(f"phase={phase}: allowed: {one_of(PHASES)}")
@@ -39,7 +40,8 @@ def layers(frame: pd.DataFrame, phase: str = "decode") -> Figure:
     waits = sums["stall"].astype(float) / 1e6 / sums["generated_tokens"].astype(float)
     rows = sorted({key[:3] for key in sums.index}, key=lambda key: (not key[0], key[1], key[2]))
     names = [f"{short(name)}{'' if lossless else ' (lossy)'}, {format_bytes(int(b))}" for lossless, b, name in rows]
-    figure = Figure(figsize=(12, 2.2 + 0.3 * len(rows)), layout="constrained")
+    tall = 0.14 + 0.16 * max(1 + name.count("\n") for name in names)
+    figure = Figure(figsize=(12, 2.2 + tall * len(rows)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, values, label, top in (
         (left, rates, f"complete hits, {phase} (% of lookups)", 100.0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
@@ -32,7 +33,8 @@ FILLS = (
 """Of stacked parts, in their order: colour and hatch; neighbours differ in lightness as well."""
 REFERENCES = {"infinite": (0, (1, 1)), "belady_forced": (0, (4, 2)), "perfect_next_layer": (0, (7, 2, 1, 2))}
 GREY = "#666666"
-LONGEST = 44
+WIDTH, LONGEST = 42, 160
+"""Characters of a name in a line, and of a name that is shown whole."""
 
 
 class EmptyPictureError(UserError):
@@ -50,14 +52,8 @@ class Look:
     @property
     def line(self) -> dict[str, Any]:
         """Keywords of ``Axes.plot``."""
-        return {
-            "color": self.colour,
-            "marker": self.marker,
-            "linestyle": self.dash,
-            "markersize": 6,
-            "markeredgecolor": "white",
-            "markeredgewidth": 0.6,
-        }
+        edge = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.6}
+        return {"color": self.colour, "marker": self.marker, "linestyle": self.dash, **edge}
 
 
 def looks(labels: Iterable[object]) -> dict[str, Look]:
@@ -128,17 +124,19 @@ def legend(figure: Figure, *axes: Axes) -> Figure:
     for each in axes:
         for handle, name in zip(*each.get_legend_handles_labels(), strict=True):
             found.setdefault(name, handle)
-    widest = max(map(len, found), default=1)
+    widest = max((len(line) for name in found for line in name.splitlines()), default=1)
     columns = max(1, min(len(found), int(12 * figure.get_figwidth() / (widest + 8))))
     figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
     return figure
 
 
 def short(name: object) -> str:
-    """A name that fits beside a figure; a dollar sign would start mathematics, and _ first would hide it."""
-    text = " ".join(str(name).split()).replace("$", r"\$")
-    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
-    return f" {text}" if text.startswith("_") else text
+    """A name as it is drawn: whole, in lines that fit beside a figure. A dollar sign would start mathematics."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(name).split()))
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"
+    # One that begins with _ would be left out of legends.
+    return ("\u200b" if text.startswith("_") else "") + fill(text, WIDTH).replace("$", r"\$")
 
 
 def png(figure: Figure, dpi: int = 120) -> bytes:

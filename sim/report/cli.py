@@ -36,6 +36,8 @@ def main(words: Sequence[str]) -> int:
         elif separator:
             selection.append(word)
     root = Path(folders[0])
+    if "out=" in words:
+        raise UserError("out=: a file is wanted")
     target = Path(options["out"]) if options["out"] else root / FILE
     if root.is_file():
         raise UserError(f"{root}: a folder of results is wanted; a table of runs has neither layers nor requests")

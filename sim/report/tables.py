@@ -35,7 +35,7 @@ FIGURES = (
 )
 """Columns of the table of runs: head, column of the frame, factor."""
 
-ORIGIN = ("policy", "budget", "seed", "source", "cell", "code", "decisions", "predictors", "result", "command")
+ORIGIN = ("policy", "budget", "seed", "source", "cell", "code", "decisions", "predictors", "result")
 
 
 def comparison(page: Page, found: Comparison, lossless: bool) -> None:
@@ -72,14 +72,17 @@ def nulls(page: Page, found: Comparison) -> None:
 
 def origin(page: Page, found: Comparison, again: Again) -> None:
     """Where every row comes from (rule 9), and the command that makes it again."""
-    rows = []
+    rows: list[Row] = []
+    commands: list[Row] = []
     for run in found.runs.to_dict("records"):
         predictors = ", ".join(f"{n} {sha[:12]}" for n, sha in json.loads(run["predictors"]).items()) or "none"
         source = str(run["source"]) + (f", {run['device']}, {run['device_date']}" if run["source"] == "device" else "")
         hashes = [str(run[name]) for name in ("cell", "code", "decision_digest")]
-        command = again.command(str(run["folder"]), str(run["source"]))
-        rows.append(("", [*_who(run), source, *hashes, predictors, str(run["folder"]), f"`{command}"]))
-    page.table(ORIGIN, rows, "one row per run; cell: hash of configuration and code; decisions: of every one", "text")
+        rows.append(("", [*_who(run), source, *hashes, predictors, str(run["folder"])]))
+        commands.append(("", [*_who(run), f"`{again.command(str(run['folder']), str(run['source']))}"]))
+    caption = "one row per run; cell: hash of configuration and code; decisions: hash of every decision of the policy"
+    page.table(ORIGIN, rows, caption, "text")
+    page.table(("policy", "budget", "seed", "to make it again"), commands, kind="text")
 
 
 def common(found: Comparison) -> Iterator[str]:
@@ -93,8 +96,11 @@ def common(found: Comparison) -> Iterator[str]:
         f"Measured: {first['measured_requests']}; batch {first['batch']}, {first['chunks']} copies per expert,"
         f" {first['warmup']} requests of warm-up."
     )
-    bounds = "bounds belady_bypass and time_lower_bound"
-    yield f"Reference rows: {', '.join(REFERENCE_ROWS)}; {bounds}, computed on the same requests and budget."
+    if found.runs["bound_bytes"].notna().any():
+        bounds = "bounds belady_bypass and time_lower_bound"
+        yield f"Reference rows {', '.join(REFERENCE_ROWS)}, {bounds}: of the same requests and budgets."
+    else:
+        yield "Bounds and reference rows: none; the table of runs says why."
 
 
 def _who(run: dict[Any, Any]) -> list[str]:

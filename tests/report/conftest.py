@@ -1,0 +1,36 @@
+"""A small grid of the shipped sample: two lossless policies and a lossy one, two budgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import sim
+from sim.compare import Comparison, compare
+from sim.compose import read_grid
+from sim.run import run_config
+
+
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report") / "grid"
+    for config in read_grid(["policy=lru,gate_ahead,swapmoe", "budget=2GB,6GB", "limit=3"]):
+        run_config(config, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def runs(grid: Path) -> pd.DataFrame:
+    return sim.load(grid)
+
+
+@pytest.fixture(scope="session")
+def layers(grid: Path) -> pd.DataFrame:
+    return sim.load_layers(grid)
+
+
+@pytest.fixture(scope="session")
+def compared(grid: Path) -> Comparison:
+    return compare(grid)

@@ -1,0 +1,237 @@
+"""The page of a report: whole in itself, every row with its origin, nothing of a name taken for markup."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from sim.cell import make_cell
+from sim.cli import main
+from sim.compare import Comparison
+from sim.compose import read_config
+from sim.conclude import conclude, limits
+from sim.config import dump_configs
+from sim.report.again import Again
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+EVIL = "<script>alert(1)</script>&\"'</td>\x07"
+
+
+class Reader(HTMLParser):
+    """Tags, what they refer to, and the text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.refers: list[str] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.style = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), "a script"
+            if name in ("src", "href", "action", "data", "srcset", "poster", "background", "formaction"):
+                self.refers.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "style":
+            self.style += data
+        else:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.texts)
+
+
+@pytest.fixture(scope="module")
+def html(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    target = tmp_path_factory.mktemp("page") / "new" / "page.html"
+    assert main(["report", str(grid), f"out={target}"]) == 0
+    assert [file.name for file in target.parent.iterdir()] == [target.name]
+    return target.read_text(encoding="utf-8")
+
+
+def test_the_page_needs_nothing_else(html: str) -> None:
+    page = Reader(html)
+    assert html.startswith("<!DOCTYPE html>")
+    assert page.open == []
+    assert not {"script", "iframe", "object", "embed", "base", "form"} & set(page.tags)
+    assert page.refers
+    assert all(reference.startswith("data:") for reference in page.refers)
+    assert "url(" not in page.style
+    assert "@import" not in page.style
+    assert "default-src 'none'" in html
+    assert "http://" not in html
+    assert "https://" not in html
+    pictures = [it for it in page.refers if it.startswith("data:image/png;base64,")]
+    assert len(pictures) == 10
+    for picture in pictures:
+        image = Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2])))
+        assert image.width > 500
+        assert len(image.convert("L").getcolors() or range(256)) > 20, "an empty picture"
+
+
+def test_the_page_holds_every_row_and_sentence(html: str, runs: pd.DataFrame, compared: Comparison) -> None:
+    text = Reader(html).text
+    for run in runs.to_dict("records"):
+        for name in ("cell", "code", "decision_digest", "folder", "trace", "model_sha", "hardware_sha"):
+            assert run[name] in text
+        assert f"{run['tpot_ms_mean']:#.4g}" in text
+        for reason in json.loads(run["nulls"]).values():
+            assert reason in text
+    for said in (*conclude(compared), *limits(compared)):
+        assert said in text
+    for cell in compared.cells.to_dict("records"):
+        assert f"{cell['value']:.2f}" in text
+
+
+def test_the_commands_make_the_rows_again(html: str, runs: pd.DataFrame) -> None:
+    commands = [text for text in Reader(html).texts if text.startswith("python -m sim run ")]
+    assert len(commands) == len(runs)
+    made = {make_cell(read_config(shlex.split(command)[4:])).key() for command in commands}
+    assert made == set(runs["cell"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["policy=fmoe", "policy.distance=1", "policy.eviction=lru", "budget=30%", "seed=3", "chunks=3", "warmup=1"],
+        ["policy=lru_layer", "budget=2GiB", "model=olmoe_1b_7b", "hardware=h100", "hardware.link.h2d_gb_per_s=50.5"],
+        ["policy=lru", "budget=2GB", "workload.batch=2", "bounds=false", "log=true", "model.dtype=fp8"],
+    ],
+)
+def test_words_compose_the_same_configuration(words: list[str], tmp_path: Path) -> None:
+    config = read_config(words)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(dump_configs([config]))
+    command = shlex.split(Again(tmp_path).command("run", "simulated"))
+    assert command[:4] == ["python", "-m", "sim", "run"]
+    assert replace(read_config(command[4:]), log=config.log) == config
+
+
+def test_what_no_words_compose_is_read_from_its_file(grid: Path, runs: pd.DataFrame, tmp_path: Path) -> None:
+    folder = runs["folder"][runs["policy"] == "lru"].iloc[0]
+    shutil.copytree(grid / folder, tmp_path / "it's" / folder)
+    path = tmp_path / "it's" / folder / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["hardware"]["name"] = "nowhere"
+    path.write_text(yaml.safe_dump(config))
+    command = shlex.split(Again(tmp_path / "it's").command(folder, "simulated"))
+    assert command[:2] == ["python", "-c"]
+    done = subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "again").glob("lru-*/result.json"))
+    path.unlink()
+    assert Again(tmp_path / "it's").command(folder, "simulated").startswith("none: ")
+
+
+def test_a_name_is_never_markup(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / EVIL.replace("/", "_").replace("\x07", "")
+    shutil.copytree(grid, copy)
+    for file in copy.glob("gate_ahead-*/result.json"):
+        result = json.loads(file.read_text())
+        result["config"]["policy"] = {"name": EVIL}
+        result["provenance"]["measured_requests"] = EVIL
+        result["nulls"][EVIL] = EVIL
+        file.write_text(json.dumps(result))
+    assert main(["report", str(copy)]) == 0, capsys.readouterr().err
+    page = Reader((copy / "report.html").read_text(encoding="utf-8"))
+    assert "script" not in page.tags
+    assert EVIL.replace("\x07", "\N{REPLACEMENT CHARACTER}") in page.texts
+
+
+def test_the_same_runs_give_the_same_page(grid: Path, html: str, tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    assert main(["report", str(grid), f"out={target}"]) == 0
+    again = target.read_text(encoding="utf-8")
+    assert again.replace(str(target), "") == html.replace(
+        shlex.split(html[html.rindex("out=") :].split("<")[0])[0][4:], ""
+    )
+
+
+def test_what_is_not_drawn_is_said(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "page.html"
+    assert main(["report", str(grid), "policy=lru", f"out={target}"]) == 0
+    assert "not drawn: fates: no policy here copies ahead\n" in capsys.readouterr().err
+    assert "fates: no policy here copies ahead" in Reader(target.read_text()).text
+
+
+def mixed(grid: Path, copy: Path) -> Path:
+    shutil.copytree(grid, copy)
+    file = next(copy.glob("lru-*/result.json"))
+    result = json.loads(file.read_text())
+    result["config"]["trace"] = "f" * 64
+    file.write_text(json.dumps(result))
+    return copy
+
+
+def test_mistakes_are_one_line(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty, file, target = tmp_path / "empty", tmp_path / "file", tmp_path / "page.html"
+    empty.mkdir()
+    file.write_text("here")
+    (damaged := tmp_path / "damaged").mkdir()
+    shutil.copytree(grid, damaged, dirs_exist_ok=True)
+    next(damaged.glob("lru-*/layers.parquet")).write_bytes(b"PAR1 no")
+    for words, named in (
+        ([str(empty)], f"{empty}: no finished run in it or below it (it is empty)"),
+        ([str(tmp_path / "absent")], "absent: no such folder"),
+        (
+            [str(mixed(grid, tmp_path / "mixed"))],
+            "trace: d4199675a015 (5 runs), ffffffffffff (1 runs) in one comparison",
+        ),
+        ([str(damaged)], "not the layers of a run"),
+        ([str(file)], "a folder of results is wanted"),
+        ([str(grid), f"out={file}/page.html"], "cannot be written"),
+        ([str(grid), f"out={empty}"], f"out={empty}: a folder; allowed: a file"),
+        ([str(grid), "out="], "out=: a file is wanted"),
+        ([str(grid), "polcy=lru"], "polcy=lru: not understood"),
+        ([str(grid), "policy=fmoe"], "policy=fmoe: no run has it"),
+        ([str(grid), "level=high"], "level=high: a confidence level"),
+        ([str(grid), str(grid)], "one folder of results is wanted, not 2"),
+    ):
+        own = words if any(word.startswith("out=") for word in words) else [*words, f"out={target}"]
+        assert main(["report", *own]) == 2, words
+        said = capsys.readouterr()
+        assert named in said.err
+        assert said.err.startswith("error: ")
+        assert said.err.count("\n") == 1
+        assert said.out == ""
+        assert not target.exists()
+        assert list(empty.iterdir()) == []
+
+
+def test_a_browser_shows_it(html: str, tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip("no Chromium here; the page is read by a parser in the tests above")
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
+    common = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    url = (tmp_path / "page.html").as_uri()
+    words = [*common, "--window-size=1300,8000", f"--screenshot={tmp_path / 'page.png'}", url]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    assert "Refused to" not in done.stderr, "the page wants what it forbids itself"
+    image = Image.open(tmp_path / "page.png").convert("L")
+    for top in range(0, 7000, 1000):
+        assert len(image.crop((0, top, 1300, top + 1000)).getcolors() or range(256)) > 20, "an empty screen"

@@ -20,14 +20,15 @@ from sim.config import RunConfig
 from sim.core.core import Core
 from sim.costs import Costs
 from sim.history import TrainRequests
+from sim.inputs import Inputs
 from sim.machine import Machine
 from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, shipped
 from sim.provenance import code_digest
 from sim.replay import RecordingCore
 from sim.signals import TraceSignals
 from sim.units import parse_budget
-from sim.workload import ClosedLoop, Pass, Selection, select
-from traces import Trace, open_trace
+from sim.workload import Pass, Selection, select
+from traces import Trace
 from traces.errors import UserError, one_of
 
 LONGEST_COPY_NS = 10**13
@@ -57,6 +58,7 @@ class Cell:
     selection: Selection
     predicted: Mapping[str, Predicted]
     """By name; what the policy declares of it is part of the key."""
+    inputs: Inputs
 
     @property
     def total_expert_bytes(self) -> int:
@@ -120,7 +122,7 @@ class Cell:
 
     def passes(self, requests: Sequence[int]) -> Iterator[Pass]:
         """The forward passes of this cell's workload."""
-        return ClosedLoop(self.trace, self.config.workload["batch"]).passes(requests)
+        return iter(self.inputs.passes(self.trace, self.config.workload["batch"], requests))
 
     def changed(self, group: str) -> list[str]:
         """Keys of a model or machine in which it differs from the shipped profile of its name; [] if there is none."""
@@ -159,9 +161,13 @@ class Cell:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def make_cell(config: RunConfig) -> Cell:
-    """Open and check everything that a configuration names. UserError for the first thing that does not fit."""
-    trace = open_trace(find_trace(config.trace))
+def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
+    """Open and check everything that a configuration names. UserError for the first thing that does not fit.
+
+    ``inputs``: what it has in common with other cells.
+    """
+    inputs = inputs or Inputs()
+    trace = inputs.trace(find_trace(config.trace))
     model, dtype = _model(config, trace)
     for key, ours, its in (
         ("layers", model.moe_layers, trace.L),
@@ -200,7 +206,7 @@ def make_cell(config: RunConfig) -> Cell:
     if costs.copy_ns(max(costs.expert_bytes)) > LONGEST_COPY_NS:
         raise UserError(f"hardware.link.h2d_gb_per_s={config.hardware['link']['h2d_gb_per_s']}: an expert takes hours")
     chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup)
-    return Cell(config, trace, model, hardware, costs, setup, chosen, predicted)
+    return Cell(config, trace, model, hardware, costs, setup, chosen, predicted, inputs)
 
 
 def find_predicted(trace: Trace) -> Mapping[str, Predicted]:

@@ -54,10 +54,13 @@ def _run(words: Sequence[str]) -> int:
         if word.lstrip("+~").startswith("hydra"):
             raise UserError(f"{word}: Hydra's own keys have a meaning with -m only")
     from sim.config import read_config
+    from sim.plan import blamed, check_single
     from sim.progress import progress_bar
     from sim.run import run_config
 
-    config = read_config(overrides)
+    check_single(overrides)
+    with blamed(overrides):
+        config = read_config(overrides)
     with progress_bar() as progress:
         result = run_config(config, output["out"], progress)
     report(result.document, output["format"])

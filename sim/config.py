@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from policies import registry
+from sim.axes import listed
 from traces.errors import UserError, one_of
 
 GROUPS = ("policy", "model", "hardware", "workload")
@@ -88,18 +89,24 @@ def _check(name: str, value: object, hint: Any) -> None:
 
 def read_config(overrides: Sequence[str]) -> RunConfig:
     """Compose ``conf/`` with ``key=value`` words and check the outcome."""
+    composed = to_dict(compose_words(overrides))
+    listed(composed)
+    return RunConfig.from_dict(composed)
+
+
+def compose_words(overrides: Sequence[str], *, hydra: bool = False) -> DictConfig:
+    """Compose ``conf/`` with ``key=value`` words, unchecked; ``hydra``: with Hydra's own settings. UserError."""
     register_policies()
     words = [prepare(word) for word in overrides]
     try:
-        composed = _compose(words)
+        return _compose(words, hydra=hydra)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, words)) from None
-    return RunConfig.from_dict(to_dict(composed))
 
 
-def _compose(words: Sequence[str]) -> DictConfig:
+def _compose(words: Sequence[str], *, hydra: bool = False) -> DictConfig:
     with initialize_config_module("conf", version_base="1.3"):
-        return compose("config", overrides=list(words))
+        return compose("config", overrides=list(words), return_hydra_config=hydra)
 
 
 def to_dict(composed: DictConfig) -> dict[str, Any]:

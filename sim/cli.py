@@ -111,4 +111,16 @@ def _bench(words: Sequence[str]) -> int:
     return int(bench(words))
 
 
-VERBS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "bench": _bench}
+def _check(words: Sequence[str]) -> int:
+    from sim.check.cli import main as check
+
+    return int(check(words))
+
+
+def _curve(words: Sequence[str]) -> int:
+    from sim.curve import main as curve
+
+    return int(curve(words))
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "bench": _bench, "check": _check, "curve": _curve}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -76,7 +77,7 @@ def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
     saved_argv, saved_env = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["sim", "--multirun", *plan.words, value_word("hydra.sweep.dir", str(root / ".multirun"))]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, rather than print them and exit
-    job = Job(str(root), str(folder))
+    job = Job(str(root), str(folder), os.getpid())
     try:
         with watched(count, plan.cells), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the launchers and sweepers, about their own dependencies
@@ -99,7 +100,7 @@ def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
 def _quiet() -> None:
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(logging.WARNING)
 
 
 def _print(told: Sequence[Told], store: Store, form: str, tuned: Path | None) -> None:
@@ -135,7 +136,10 @@ def _close(plan: Plan, told: Sequence[Told], out: str, broken: str | None, secon
     parts = [f"{counts['run']} run", f"{counts['read']} read", *([f"{len(failed)} failed"] if failed else [])]
     if lost:
         parts.append(f"{lost} not reached")
-    sys.stderr.write(f"{plan.cells} cells in {out}: {', '.join(parts)}, in {seconds:.1f} s\n")
+    inside = sum(one.seconds for one in told)
+    sys.stderr.write(
+        f"{plan.cells} cells in {out}: {', '.join(parts)}; {seconds:.1f} s, the jobs took {inside:.1f} s\n"
+    )
     if broken is not None or lost:
         sys.stderr.write("the same command goes on where this one stopped\n")
     return 2 if failed or broken is not None or lost else 0

@@ -11,10 +11,12 @@ import math
 import os
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +27,7 @@ from sim.axes import cells
 from sim.config import RunConfig, to_dict, value_word
 from sim.inputs import Inputs
 from sim.run import run_config
+from sim.unexpected import in_one_line
 from traces.errors import UserError
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -41,6 +44,7 @@ class Told:
     """The cell as words of ``python -m sim run``."""
     folder: str | None = None
     error: str | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +53,12 @@ class Job:
 
     out: str
     told: str
+    parent: int
+    """The process that began the sweep: a worker that is its child ends with it, even after ``kill -9``."""
 
     def __call__(self, composed: DictConfig) -> float | None:
         """Run the job's cells. Returns their mean TPOT in ms, for a sweeper that tunes; None if one has none."""
+        _end_with(self.parent)
         job = HydraConfig.get().job.num
         words = [str(word) for word in HydraConfig.get().overrides.task]
         latencies: list[float | None] = []
@@ -64,20 +71,22 @@ class Job:
             self._tell(Told(job, 0, "failed", words, error=str(error)))
             return None
         for number, cell in enumerate(plain):
+            began = time.monotonic()
             own = _words(words, {key: cell[key] for key in lists})
             try:
                 result = run_config(RunConfig.from_dict(cell), self.out, inputs=inputs)
             except UserError as error:
-                self._tell(Told(job, number, "failed", own, error=str(error)))
+                told = Told(job, number, "failed", own, error=str(error))
                 latencies.append(None)
             except Exception as error:  # a policy's own mistake, say: the others go on
                 traceback.print_exc(file=sys.stderr)
-                self._tell(Told(job, number, "failed", own, error=_where(error)))
+                told = Told(job, number, "failed", own, error=in_one_line(error))
                 latencies.append(None)
             else:
-                self._tell(Told(job, number, "read" if result.cached else "run", own, folder=result.folder.name))
+                told = Told(job, number, "read" if result.cached else "run", own, folder=result.folder.name)
                 latency = result.document["latency_ms"]["tpot"]
                 latencies.append(latency and float(latency["mean"]))
+            self._tell(replace(told, seconds=time.monotonic() - began))
         known = [latency for latency in latencies if latency is not None]
         return math.fsum(known) / len(known) if len(known) == len(latencies) else None
 
@@ -100,6 +109,19 @@ def one_thread() -> None:
         os.environ[name] = "1"
 
 
+@cache
+def _end_with(parent: int) -> None:
+    """End this process when it has lost its parent: nobody would hear it, and joblib's workers wait for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.getppid() == parent:
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def _words(words: list[str], listed: Mapping[str, Any]) -> list[str]:
     """The job's words, with the cell's own values in the place of lists."""
     rest = [word for word in words if word.partition("=")[0].lstrip("+") not in listed]
@@ -110,12 +132,3 @@ def _value(value: object) -> str:
     if value is None:
         return "null"
     return value_word("", value).removeprefix("=") if isinstance(value, str) else str(value)
-
-
-def _where(error: Exception) -> str:
-    """An unexpected error in one line, with the place that raised it."""
-    with suppress(IndexError):
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f" ({Path(last.filename).name}, line {last.lineno})"
-        return " ".join(f"{type(error).__name__}: {error}".split()) + place
-    return type(error).__name__

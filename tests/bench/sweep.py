@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -20,25 +21,27 @@ GRID = ("policy=lru,lfu,gate_ahead,promoe,fmoe", "budget=[2GB,4GB,8GB,10GB]", "s
 TWO = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 
-def sweep(words: list[str]) -> tuple[float, float]:
-    """Wall seconds of a whole sweep in an empty folder, and the seconds its jobs took, summed."""
+def sweep(words: list[str]) -> tuple[float, float, float]:
+    """Wall seconds of a whole sweep in an empty folder, the seconds its jobs took, summed, and CPU seconds in all."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "sim", "run", "-m", *GRID, *words, f"out={out}", "format=json"]
-        began = time.monotonic()
+        began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-        wall = time.monotonic() - began
+        wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     last = done.stderr.splitlines()[-1]
     if done.returncode:
         sys.exit(done.stderr)
     print(last, file=sys.stderr)
-    return wall, float(re.search(r"jobs took ([\d.]+) s", last)[1])  # type: ignore[index]
+    return wall, float(re.search(r"jobs took ([\d.]+) s", last)[1]), cpu  # type: ignore[index]
 
 
 def main(words: list[str]) -> None:
-    one, inside = sweep(words)
-    two, _ = sweep([*words, *TWO])
-    print(f"one core   {one:8.1f} s, outside the jobs {one - inside:.1f} s, a share of {(one - inside) / one:.3f}")
-    print(f"two cores  {two:8.1f} s")
+    one, inside, cpu_one = sweep(words)
+    two, _, cpu_two = sweep([*words, *TWO])
+    outside = one - inside
+    print(f"one core   {one:8.1f} s, {cpu_one:.1f} s of it on the CPU, outside the jobs {outside / one:.3f} of it")
+    print(f"two cores  {two:8.1f} s, {cpu_two:.1f} s on both CPUs together")
     print(f"ratio      {one / two:8.2f} on a machine of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
 
 

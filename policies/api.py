@@ -13,6 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.needs import Needs
 from policies.signals import History, PastStep, Predictor, Signal, Signals, fixed
 
 __all__ = [
@@ -20,6 +24,7 @@ __all__ = [
     "Costs",
     "History",
     "LayerEvent",
+    "MaskedWeights",
     "PastStep",
     "Policy",
     "Predictor",
@@ -31,6 +36,10 @@ __all__ = [
     "Step",
     "View",
 ]
+
+MaskedWeights = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float32]]
+"""``weigh(ids, open)``: what a gate gives to the experts ``ids`` [rows, K'] (E: none, of weight 0) where it may choose
+among those that are ``open`` [E] alone, by the law of its family: the logits of the others are -inf."""
 
 
 class Costs(Protocol):
@@ -155,13 +164,15 @@ class LayerEvent:
     requests: Sequence[int]
     counts: Sequence[int]
     signals: Signals
+    masked_weights: MaskedWeights | None = None
+    """For :attr:`Routing.chosen`. None where nobody computes: no decision may depend on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Routing:
     """The experts that are computed instead of those that the gate chose, with the tokens of each.
 
-    An expert with 0 tokens is fetched and pinned, and its bytes count, but it is no lookup and takes no compute time.
+    An expert with 0 tokens is fetched and pinned, but it is no lookup, in no hit rate, and takes no compute time.
     A lossless policy may add such experts and nothing else. The rest is what a lossy one knows of the damage: gate
     mass (weights as the gate gave them, summed over slots) kept and in all; of the event's ``slots`` (token, choice)
     those with another expert, with none, and with one in a lower precision.
@@ -175,6 +186,9 @@ class Routing:
     substituted: int = 0
     skipped: int = 0
     low_precision: int = 0
+    chosen: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
+    """Who computes which token, where the event has ``masked_weights``: indices of the layer's experts, int64
+    [rows, K'] (E: none), and their weights, float32 [rows, K']. None: as the gate chose. Not for a lossless policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,16 +209,11 @@ class Schedule:
     is demanded now, stays queued in any case."""
 
 
-class Policy(ABC):
+class Policy(Needs, ABC):
     """A policy: its parameters are the keyword arguments of ``__init__``, its docstring the idea and the source."""
 
     name: ClassVar[str]
     lossless: ClassVar[bool] = True
-    signals: ClassVar[frozenset[Signal]] = frozenset()
-    without: ClassVar[Mapping[Signal, str]] = {}
-    """The switch that makes it do without a signal, where there is one: a word of the command line."""
-    learns: ClassVar[bool] = False
-    """Whether it learns from the train requests; see :meth:`wants_history`."""
     clairvoyant: ClassVar[bool] = False
 
     view: View
@@ -213,21 +222,9 @@ class Policy(ABC):
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
 
-    def needs(self) -> frozenset[Signal]:
-        """The signals that it reads, with its parameters as they are."""
-        return self.signals
-
-    def predictors(self) -> frozenset[str]:
-        """The fitted predictors that it reads, by name, with its parameters as they are."""
-        return frozenset()
-
     def uses(self, hook: str) -> bool:
         """Whether it has that optional hook, with its parameters as they are: one that it has not costs nothing."""
         return getattr(type(self), hook) is not getattr(Policy, hook)
-
-    def wants_history(self) -> bool:
-        """Whether :meth:`fit` wants the train requests, with its parameters as they are."""
-        return self.learns
 
     def attach(self, view: View, actions: Actions) -> None:
         """Receive the machine. Called once, before the first fact."""
@@ -245,7 +242,7 @@ class Policy(ABC):
         """Bytes that each layer may hold, [L]; None for one common pool."""
         return None
 
-    def fit(self, history: History) -> None:  # noqa: B027 - optional
+    def fit(self, history: History) -> None:
         """Learn from the train requests. Called once, before the first fact, if it wants them."""
 
     def facts(self) -> Mapping[str, Any]:
@@ -256,7 +253,7 @@ class Policy(ABC):
         """
         return {}
 
-    def on_step(self, step: Step) -> None:  # noqa: B027 - optional
+    def on_step(self, step: Step) -> None:
         """A forward pass begins."""
 
     def route(self, event: LayerEvent) -> Routing | None:
@@ -266,23 +263,23 @@ class Policy(ABC):
         """
         return None
 
-    def on_gate(self, event: LayerEvent) -> None:  # noqa: B027 - optional
+    def on_gate(self, event: LayerEvent) -> None:
         """A gate has run; hits have been classified, demanded experts are pinned, missing ones queued."""
 
     def schedule(self, event: LayerEvent) -> Schedule | None:
         """After ``on_gate``, before anything is copied: the order of compute and of copies. None: as they complete."""
         return None
 
-    def on_prediction(self, tag: int) -> None:  # noqa: B027 - optional
+    def on_prediction(self, tag: int) -> None:
         """A prediction that was asked for is done."""
 
-    def on_slot(self, expert: int) -> None:  # noqa: B027 - optional
+    def on_slot(self, expert: int) -> None:
         """A load has taken its slot: its first chunk starts to copy."""
 
-    def on_complete(self, expert: int) -> None:  # noqa: B027 - optional
+    def on_complete(self, expert: int) -> None:
         """The last chunk of a load has arrived."""
 
-    def on_evict(self, expert: int) -> None:  # noqa: B027 - optional
+    def on_evict(self, expert: int) -> None:
         """The expert has lost its slot, whoever decided it."""
 
     def keep(self, expert: int) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
-from traces.collect.options import check_choice, check_range, parse_options
+from traces.collect.options import Ranges, check_choice, check_ranges, parse_options
 from traces.errors import UserError, one_of
 from traces.predicted import check_name
 from traces.reader import Trace, open_trace
@@ -40,7 +40,7 @@ seconds.
   stride       layers from the gate whose input is read to the gate that is foretold  [2]
   top_k        experts named per token; 0: as many as the model chooses  [0]
   target       probs: learn the later router's scores | chosen: the experts that it chose (where a bias or groups
-               decide, these are not those of the highest scores)  [probs]
+               decide, these are not those of the highest scores; all that a trace without router_probs has)  [probs]
   hidden       units of the inner layer (the paper has about 2 M parameters: some 1,000 at 2,048 inputs)  [256]
   epochs       at most  [40]
   patience     epochs without a lower held-out loss that end the fit  [5]
@@ -68,6 +68,20 @@ names for every token and layer, so that python -m sim run policy=promoe trace=D
 class FitOptions:
     """See FIT_HELP."""
 
+    RANGES: ClassVar[Ranges] = {
+        "stride": (1, 65535),
+        "top_k": (0, 65534),
+        "hidden": (1, 65536),
+        "epochs": (1, 10_000),
+        "patience": (1, 10_000),
+        "batch": (1, 2**20),
+        "tokens": (1, 2**31),
+        "seed": (0, 2**32 - 1),
+        "threads": (1, 1024),
+        "rate": (1e-9, 10.0),
+        "decay": (0.0, 100.0),
+    }
+
     trace: str
     out: str
     apply: str = ""
@@ -91,20 +105,7 @@ class FitOptions:
         check_choice("overwrite", self.overwrite, ("true", "false"))
         check_choice("input", self.input, ("hidden", "routing"))
         check_choice("target", self.target, ("probs", "chosen"))
-        for key, low, high in (
-            ("stride", 1, 65535),
-            ("top_k", 0, 65534),
-            ("hidden", 1, 65536),
-            ("epochs", 1, 10_000),
-            ("patience", 1, 10_000),
-            ("batch", 1, 2**20),
-            ("tokens", 1, 2**31),
-            ("seed", 0, 2**32 - 1),
-            ("threads", 1, 1024),
-            ("rate", 1e-9, 10.0),
-            ("decay", 0.0, 100.0),
-        ):
-            check_range(key, getattr(self, key), low, high)
+        check_ranges(self, self.RANGES)
         if self.name:
             check_name(self.name)
 

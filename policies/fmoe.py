@@ -38,6 +38,7 @@ class FMoE(Policy):
         Signal.EMBEDDING: "policy.search=trajectory",
     }
     learns = True
+    unlearned = "policy.store=online"
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ class GateAhead(Foreseen):
 
     name = "gate_ahead"
     signals = frozenset({Signal.GATE_AHEAD})
+    ahead = "distance"
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ class MoEInfinity(Policy):
 
     name = "moe_infinity"
     learns = True
+    unlearned = "policy.filled=false"
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from policies.api import Actions, LayerEvent, Schedule, Setup, Signal, Step, View
@@ -9,7 +10,7 @@ from policies.lru import LRU
 from policies.parts.foreseen import by_tokens, latency_ns
 from policies.parts.predictor_line import PredictorLine
 from policies.parts.scoped import Scope
-from traces.errors import UserError, one_of
+from traces.errors import UserError
 
 Source = Literal["hidden", "routing", "gate_ahead"]
 
@@ -34,6 +35,7 @@ class ProMoE(LRU):
     """
 
     name = "promoe"
+    ahead = "stride"
 
     def __init__(
         self,
@@ -67,11 +69,7 @@ class ProMoE(LRU):
             return
         found = self.setup.predictors.get(self.fitted)
         if found is None:
-            raise UserError(
-                f"policy=promoe needs the predictor {self.fitted}, which was not fitted for this trace; there are:"
-                f" {one_of(self.setup.predictors) or 'none'}; allowed: python -m policies fit promoe, where a trace has"
-                " hidden states, or policy.predictor=routing (fitted with input=routing) or gate_ahead"
-            )
+            return  # see unfitted
         if found.facts.get("input") != self.source:
             raise UserError(
                 f"policy.fitted={self.fitted}: was fitted on {found.facts.get('input')};"
@@ -85,6 +83,22 @@ class ProMoE(LRU):
 
     def predictors(self) -> frozenset[str]:
         return frozenset() if self.source == "gate_ahead" else frozenset({self.fitted})
+
+    def unfitted(self, recorded: Collection[Signal]) -> Sequence[str]:
+        command = "python -m policies fit promoe"
+        if self.source == "routing" or Signal.HIDDEN not in recorded:
+            command += " input=routing"
+            if Signal.ROUTER_PROBS not in recorded:
+                command += " target=chosen"  # of the experts alone
+        if self.stride != 2:
+            command += f" stride={self.stride}"
+        own = self.fitted != fitted_name(self.source, self.stride)
+        if own:
+            command += f" name={self.fitted}"
+        if self.source == "hidden" and Signal.HIDDEN not in recorded:
+            command = f"policy.predictor=routing after {command}"
+        source = "policy.fitted=null policy.predictor=" if own else "policy.predictor="
+        return command, f"{source}routing", f"{source}gate_ahead"
 
     def attach(self, view: View, actions: Actions) -> None:
         super().attach(view, actions)

@@ -29,12 +29,12 @@ def names() -> list[str]:
     return sorted(_catalogue())
 
 
-def find(name: str) -> type[Policy]:
-    """The policy of that name. UserError if there is none."""
+def find(name: str, key: str = "policy") -> type[Policy]:
+    """The policy of that name, which was given for ``key``. UserError if there is none."""
     found = _catalogue().get(name)
     if found is None:
         contenders = [known for known, policy in _catalogue().items() if not policy.clairvoyant]
-        raise UserError(f"policy={name}: unknown; allowed: {one_of(sorted(contenders))}")
+        raise UserError(f"{key}={name}: unknown; allowed: {one_of(sorted(contenders))}")
     return found
 
 

@@ -16,6 +16,11 @@ from policies.parts.planner import Genetic, Plan, frequencies, swaps_per_pass, u
 from policies.parts.virtual_experts import importance, masked_gate, ranked, token_norms
 from traces.errors import UserError
 
+MOST = 1_000_000
+"""Of inputs, swaps and shares: more than anything has; what is far beyond it leaves 64 bits."""
+MOST_PLANS = 10_000
+"""Per generation, and generations: both together take minutes."""
+
 
 class SwapMoE(Policy):
     """A few experts per layer stand in for all: the gate is masked to them, so that no token ever waits for a copy.
@@ -35,6 +40,7 @@ class SwapMoE(Policy):
     lossless = False
     signals = frozenset({Signal.ROUTER_PROBS, Signal.WEIGHTS})
     without: ClassVar[Mapping[Signal, str]] = {Signal.HIDDEN: "policy.norms=one"}
+    unlearned = "policy.planner=uniform policy.start=index"
 
     def __init__(
         self,
@@ -53,17 +59,17 @@ class SwapMoE(Policy):
         generations: int = 64,
     ) -> None:
         super().__init__(setup)
-        for key, value in (("frequency", frequency), ("outstanding", outstanding), ("swaps_per_step", swaps_per_step)):
-            if value is not None and value < 1:
-                raise UserError(f"policy.{key}={value}: allowed: at least 1")
-        if least is not None and not 1 <= least <= setup.n_experts:
-            raise UserError(f"policy.least={least}: allowed: 1 to {setup.n_experts} (experts per layer), or null")
-        if latency_weight < 0:
-            raise UserError(f"policy.latency_weight={latency_weight}: allowed: at least 0")
-        if population < 2:
-            raise UserError(f"policy.population={population}: allowed: at least 2 (plans)")
-        if generations < 1:
-            raise UserError(f"policy.generations={generations}: allowed: at least 1")
+        for key, value, low, high, what in (
+            ("frequency", frequency, 1, MOST, "inputs, or null"),
+            ("least", least, 1, setup.n_experts, "experts per layer, or null"),
+            ("outstanding", outstanding, 1, MOST, "swaps"),
+            ("swaps_per_step", swaps_per_step, 1, MOST, "swaps, or null"),
+            ("latency_weight", latency_weight, 0, MOST, "shares of gate mass"),
+            ("population", population, 2, MOST_PLANS, "plans"),
+            ("generations", generations, 1, MOST_PLANS, "generations"),
+        ):
+            if value is not None and not low <= value <= high:
+                raise UserError(f"policy.{key}={value}: allowed: {low} to {high} ({what})")
         self.planner, self.frequency, self.unit, self.start = planner, frequency, unit, start
         self.least = setup.top_k if least is None else least
         self.outstanding = outstanding
@@ -146,7 +152,7 @@ class SwapMoE(Policy):
         norms = token_norms(signals.hidden()) if self.hidden else None
         self.window[layer] += importance(ids, weights, norms, self.setup.n_experts)
         first = layer * self.setup.n_experts
-        routing = masked_gate(ids, weights, signals.router_probs(), virtual, first)
+        routing = masked_gate(ids, weights, signals.router_probs(), virtual, first, event.masked_weights)
         if self.loaded[layer]:
             return routing
         self.loaded[layer] = True

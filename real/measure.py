@@ -1,6 +1,6 @@
 """Run what ``real/GPU.md`` lists and is outstanding, and leave the result files in OUT. Start it again to go on.
 
-    python3 real/measure.py [name=h200_measured] [minutes=8.5] [only=calibrate,train,export] [rehearse=true]
+    python3 real/measure.py [name=h200_measured] [minutes=8.5] [only=calibrate,runtime,...] [rehearse=true]
 
 OUT is the environment's. What is done or half done lies in .text/measure, a rehearsal's in .text/rehearsal: git
 ignores both. Standard library only. Exit status: 0 all done or to be continued, 1 an item failed, 2 a mistake.
@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = Path(".text")
 TRAVEL = TEXT / "travel.tar.xz"
+CELLS = TEXT / "cells"  # resolved configurations, and Mixtral's synthetic trace
 WORK, REHEARSAL = TEXT / "measure", TEXT / "rehearsal"
 MAX_FILES, MAX_BYTES = 8, 16 << 20
 TINY = {
@@ -35,7 +36,8 @@ TINY = {
     "num_experts": 8,
     "num_experts_per_tok": 2,
 }
-DEFAULTS = {"name": "h200_measured", "minutes": "8.5", "only": "calibrate,train,export", "rehearse": "false"}
+ITEMS = ("calibrate", "runtime", "validate", "mixtral", "peers", "train", "export")
+DEFAULTS = {"name": "h200_measured", "minutes": "8.5", "only": ",".join(ITEMS), "rehearse": "false"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Item:
     least_s: float
     resumes: bool = False  # goes on where it was stopped
     writes: tuple[Path, ...] = ()  # what a run that was stopped may have left, and the next one would not overwrite
+    needs: str = ""  # the item whose result it reads
 
 
 def items(name: str, work: Path, rehearse: bool) -> list[Item]:
@@ -54,6 +57,9 @@ def items(name: str, work: Path, rehearse: bool) -> list[Item]:
     python = (sys.executable, "-m")
     profile, model = f"out={work / name}.yaml", f"out={work / 'model'}"
     files = (work / f"{name}.yaml", work / f"{name}.png")
+    known, runtime = f"hardware={work / name}.yaml", work / f"{name}_runtime.yaml"
+    priced, results = f"hardware={runtime}", f"out={work / 'results'}"
+    validate = (*python, "real", "validate", priced, results)
     if rehearse:
         tiny = work / "tiny"
         tiny.mkdir(parents=True, exist_ok=True)
@@ -64,16 +70,47 @@ def items(name: str, work: Path, rehearse: bool) -> list[Item]:
         text = f"folder={work}"
         small = ("device=cpu", "seconds=2", "largest=1", "max_tokens=4", "max_context=8", "threads=1")
         return [
-            Item("calibrate", (*python, "traces", "calibrate", profile, f"model={tiny}", *small), 0, writes=files),
+            Item(
+                "calibrate",
+                (*python, "traces", "calibrate", profile, f"model={tiny},reference", "dtype=float32", *small),
+                0,
+                writes=files,
+            ),
+            Item(
+                "runtime",
+                (*python, "real", "calibrate", f"out={runtime}", known, "threads=1", "tokens=4", "repeat=1"),
+                0,
+                writes=(runtime,),
+                needs="calibrate",
+            ),
+            Item(
+                "validate", (*validate, "policy=lru,fmoe", "budget=25%", "limit=1", "threads=1", "name=olmoe_1b_7b"), 0
+            ),
+            Item(
+                "mixtral", (*validate, "--config", str(CELLS / "rehearsal.yaml"), "threads=1", "name=mixtral_8x7b"), 0
+            ),
+            Item("peers", (*python, "real", "peers", "policy=lru", "budget=50%", "new_tokens=4", "threads=1"), 0),
             Item("train", (*python, "traces.reference.train", text, "tokens=4096", "batch=4", "length=128"), 0, True),
-            Item("export", (*python, "traces.reference.export", text, model, "windows=1"), 0),
+            Item("export", (*python, "traces.reference.export", text, model, "windows=1"), 0, needs="train"),
         ]
     shapes = ("model=olmoe_1b_7b,mixtral_8x7b", "device=cuda", "seconds=210")
     train = ("tokens=200000000", "batch=128", "device=cuda")
+    random = ("weights=random", "device=cuda")
+    olmoe, mixtral = (str(CELLS / f"{model}.yaml") for model in ("olmoe_1b_7b", "mixtral_8x7b"))
     return [
         Item("calibrate", (*python, "traces", "calibrate", profile, *shapes), 300, writes=files),
+        Item(
+            "runtime",
+            (*python, "real", "calibrate", f"out={runtime}", known, "model=olmoe_1b_7b", *random),
+            120,
+            writes=(runtime,),
+            needs="calibrate",
+        ),
+        Item("validate", (*validate, "--config", olmoe, "name=olmoe_1b_7b", "repeat=3", *random), 240, needs="runtime"),
+        Item("mixtral", (*validate, "--config", mixtral, "name=mixtral_8x7b", *random), 240, needs="runtime"),
+        Item("peers", (*python, "real", "peers", "--config", str(CELLS / "peers.yaml"), *random), 120),
         Item("train", (*python, "traces.reference.train", *train), 60, resumes=True),
-        Item("export", (*python, "traces.reference.export", model), 120),
+        Item("export", (*python, "traces.reference.export", model), 120, needs="train"),
     ]
 
 
@@ -84,6 +121,9 @@ def run(plan: Sequence[Item], work: Path, seconds: float) -> dict[str, str]:
         mark, left = work / f"{item.name}.done", end - time.monotonic()
         if mark.exists():
             outcome[item.name] = f"done before, {mark.read_text().strip()}"
+            continue
+        if item.needs and not (work / f"{item.needs}.done").exists():
+            outcome[item.name] = f"outstanding: {item.needs} comes first"
             continue
         if left < item.least_s:
             outcome[item.name] = f"outstanding: {left:.0f} s are left, it wants {item.least_s:.0f}"
@@ -97,7 +137,7 @@ def run(plan: Sequence[Item], work: Path, seconds: float) -> dict[str, str]:
             break
         if status != 0:
             outcome[item.name] = f"failed: {'out of time' if status is None else f'status {status}'} after {took}"
-            break
+            continue  # the next ones may not depend on it
         mark.write_text(f"in {took}\n")
         outcome[item.name] = f"done in {took}"
     return outcome
@@ -122,6 +162,13 @@ def gather(name: str, work: Path, out: Path) -> list[Path]:
     """Copy the result files to `out`: at most 8, of at most 16 MiB each; the rest of the model as one archive."""
     profile = (work / f"{name}.yaml", work / f"{name}.png")
     found = [file for file in profile if file.exists() and (work / "calibrate.done").exists()]
+    made = [*sorted((work / "results").glob("*")), work / f"{name}_runtime.yaml"]
+    if present := [file for file in made if file.is_file()]:
+        packed = work / "results.tar.gz"
+        with tarfile.open(packed, "w:gz") as archive:
+            for file in present:
+                archive.add(file, file.name)
+        found.append(packed)
     shards = sorted((work / "model").glob("*.safetensors"))
     if (work / "export.done").exists():
         found += shards

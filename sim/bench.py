@@ -19,7 +19,7 @@ from typing import Any
 
 from sim.cell import Cell, make_cell
 from sim.cli import split_output
-from sim.config import read_config
+from sim.compose import read_config
 from traces.errors import UserError
 
 DEFAULTS = ("budget=25%", "chunks=3", "bounds=false")

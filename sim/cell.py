@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import traces
 from policies import registry
 from policies.api import Policy, Predictor, Setup
 from sim.config import RunConfig
@@ -21,16 +20,21 @@ from sim.core.core import Core
 from sim.costs import Costs
 from sim.history import TrainRequests
 from sim.inputs import Inputs
-from sim.machine import Machine
+from sim.lacks import There, check
 from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, shipped
 from sim.provenance import code_digest
 from sim.replay import RecordingCore
 from sim.signals import TraceSignals
+from sim.timeline import Timeline
 from sim.units import parse_budget
 from sim.workload import Pass, Selection, select
 from traces import Trace
 from traces.errors import UserError, one_of
 
+if TYPE_CHECKING:
+    from sim.machine import Machine
+
+RUN_KEYS = ("chunks", "warmup", "limit", "seed", "bounds", "log", "timeline")
 LONGEST_COPY_NS = 10**13
 """Of one expert: beyond it a link is a slip, and sums of times would leave 64 bits."""
 
@@ -69,28 +73,12 @@ class Cell:
         """Build the configured policy, or another one, for this cell. UserError if something it needs is missing."""
         given = dict(self.config.policy) if name is None else {"name": name, **(params or {})}
         chosen = str(given.pop("name", None))
-        if name is None and registry.find(chosen).clairvoyant:
-            raise UserError(f"policy={chosen}: sees the future, so it is a reference row and not a choice")
+        if name is None and registry.find(chosen, "policy.name").clairvoyant:
+            raise UserError(f"policy.name={chosen}: sees the future, so it is a reference row and not a choice")
         policy = registry.build(chosen, self.setup, given)
-        for signal in sorted(policy.needs()):
-            if not self.trace.has(signal):
-                recorded = one_of(s for s in traces.format.SIGNALS if self.trace.has(s))
-                switch = f"; allowed: {policy.without[signal]}" if signal in policy.without else ""
-                raise UserError(
-                    f"policy={policy.name} needs the signal {signal}, which trace={self.config.trace} did not record;"
-                    f" recorded: {recorded}{switch}"
-                )
-        for missing in sorted(policy.predictors() - self.predicted.keys()):
-            raise UserError(
-                f"policy={policy.name} needs the predictor {missing}, which was not fitted for"
-                f" trace={self.config.trace}; there are: {one_of(self.predicted) or 'none'}"
-            )
+        there = There(self.config.trace, self.trace, self.predicted.keys(), bool(self.selection.train))
+        check(policy, there, lambda other: registry.build(chosen, self.setup, {**given, **other}))
         if policy.wants_history():
-            if not self.selection.train:
-                raise UserError(
-                    f"policy={policy.name} learns from train requests, and trace={self.config.trace} has no split;"
-                    " import or collect it with split=0.7"
-                )
             policy.fit(TrainRequests(self.trace, self.selection.train, policy.needs()))
         return policy
 
@@ -114,11 +102,21 @@ class Cell:
             for name, it in known.items()
         }
 
-    def machine(self, core: Core, progress: Callable[[int], None] | None = None) -> Machine:
-        """The simulated machine of this cell's hardware."""
+    def machine(
+        self, core: Core, progress: Callable[[int], None] | None = None, timeline: Timeline | None = None
+    ) -> Machine:
+        """The simulated machine of this cell's hardware; ``timeline`` is told what it does when."""
+        from sim.machine import Machine  # and SimPy, which a real machine may lack
+
         link, host = self.hardware.link, self.hardware.host
-        threads = host.predictor_threads
-        return Machine(core, self.costs, depth=link.depth, predictor_threads=threads, progress=progress)
+        return Machine(
+            core,
+            self.costs,
+            depth=link.depth,
+            predictor_threads=host.predictor_threads,
+            progress=progress,
+            timeline=timeline,
+        )
 
     def passes(self, requests: Sequence[int]) -> Iterator[Pass]:
         """The forward passes of this cell's workload."""
@@ -143,7 +141,10 @@ class Cell:
             "workload": dict(self.config.workload),
             "predictors": self._declared(),
             "budget_bytes": self.setup.budget,
-            **{key: getattr(self.config, key) for key in ("chunks", "warmup", "limit", "seed", "bounds", "log")},
+            **{
+                key: getattr(self.config, key)
+                for key in ("chunks", "warmup", "limit", "seed", "bounds", "log", "timeline")
+            },
         }
 
     def _declared(self) -> dict[str, str]:
@@ -181,15 +182,29 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
             )
     hardware = HardwareProfile.from_dict(config.hardware)
     costs = Costs(model, hardware, dtype)
-    total = trace.E * sum(costs.expert_bytes)
+    predicted = find_predicted(trace)
+    setup = make_setup(config, costs, hardware, trace.E, trace.K, predicted)
+    chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup)
+    return Cell(config, trace, model, hardware, costs, setup, chosen, predicted, inputs)
+
+
+def make_setup(
+    config: RunConfig,
+    costs: Costs,
+    hardware: HardwareProfile,
+    n_experts: int,
+    top_k: int,
+    predicted: Mapping[str, Predicted],
+) -> Setup:
+    """What the policy is to know of model and machine. UserError for a budget or a cut that cannot be."""
+    total = n_experts * sum(costs.expert_bytes)
     smallest = min(costs.expert_bytes)
     if config.chunks > smallest:
         raise UserError(f"chunks={config.chunks}: at most the bytes of one expert, {smallest}")
-    predicted = find_predicted(trace)
     setup = Setup(
-        n_layers=trace.L,
-        n_experts=trace.E,
-        top_k=trace.K,
+        n_layers=len(costs.expert_bytes),
+        n_experts=n_experts,
+        top_k=top_k,
         expert_bytes=costs.expert_bytes,
         chunks=config.chunks,
         budget=parse_budget(config.budget, total),
@@ -205,8 +220,7 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
         )
     if costs.copy_ns(max(costs.expert_bytes)) > LONGEST_COPY_NS:
         raise UserError(f"hardware.link.h2d_gb_per_s={config.hardware['link']['h2d_gb_per_s']}: an expert takes hours")
-    chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup)
-    return Cell(config, trace, model, hardware, costs, setup, chosen, predicted, inputs)
+    return setup
 
 
 def find_predicted(trace: Trace) -> Mapping[str, Predicted]:

@@ -19,10 +19,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(HELP)
         return 0
     verb, *rest = words
-    try:
+
+    def command() -> int:
         if verb not in VERBS:
             raise UserError(f"{verb}: no such command; allowed: {one_of(VERBS)}")
         return VERBS[verb](rest)
+
+    return guarded(command)
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command; returns the exit status. A user's mistake is one line on stderr."""
+    try:
+        return command()
     except UserError as error:
         sys.stderr.write(f"error: {one_line(error)}\n")
         return 2
@@ -53,7 +62,7 @@ def _run(words: Sequence[str]) -> int:
     for word in overrides:
         if word.lstrip("+~").startswith("hydra"):
             raise UserError(f"{word}: Hydra's own keys have a meaning with -m only")
-    from sim.config import read_config
+    from sim.compose import read_config
     from sim.plan import blamed, check_single
     from sim.progress import progress_bar
     from sim.run import run_config
@@ -65,6 +74,20 @@ def _run(words: Sequence[str]) -> int:
         result = run_config(config, output["out"], progress)
     report(result.document, output["format"])
     sys.stderr.write(f"{'read from' if result.cached else 'written to'} {result.folder}\n")
+    return 0
+
+
+def _config(words: Sequence[str]) -> int:
+    """Print the resolved configuration: a run of it needs no Hydra."""
+    many = any(word in ("-m", "--multirun") for word in words)
+    rest = [word for word in words if word not in ("-m", "--multirun")]
+    if wrong := [word for word in rest if word.startswith(("out=", "format="))]:
+        raise UserError(f"{wrong[0]}: no part of a configuration; give it to the command that reads the file")
+    overrides, _ = split_output(rest)
+    from sim.compose import read_config, read_grid
+    from sim.config import dump_configs
+
+    sys.stdout.write(dump_configs(read_grid(overrides) if many else [read_config(overrides)]))
     return 0
 
 
@@ -111,6 +134,12 @@ def _bench(words: Sequence[str]) -> int:
     return int(bench(words))
 
 
+def _compare(words: Sequence[str]) -> int:
+    from sim.compare_cli import main as compare
+
+    return int(compare(words))
+
+
 def _check(words: Sequence[str]) -> int:
     from sim.check.cli import main as check
 
@@ -123,4 +152,11 @@ def _curve(words: Sequence[str]) -> int:
     return int(curve(words))
 
 
-VERBS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "bench": _bench, "check": _check, "curve": _curve}
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": _run,
+    "compare": _compare,
+    "config": _config,
+    "check": _check,
+    "curve": _curve,
+    "bench": _bench,
+}

@@ -79,6 +79,7 @@ class Costs:
 
     launch_ns: int  # per expert launched
     layer_overhead_ns: int  # software, per MoE layer and pass
+    copy_overhead_ns: int  # software, per copy call
     expert_bytes: tuple[int, ...]  # of one expert, per layer
     sources: dict[str, str]  # cost -> the table, constant or model that it is from
 
@@ -98,8 +99,9 @@ class Costs:
         self.expert_bytes = model.priced(self.dtype)
         self.launch_ns = _ceil(hardware.gpu.launch_us * 1000)
         self.layer_overhead_ns = _ceil(hardware.software.layer_overhead_us * 1000)
+        self.copy_overhead_ns = _ceil(hardware.software.copy_overhead_us * 1000)
         self._gpu = gpu or _roofline(hardware, model.compute_dtype)
-        self.sources = dict.fromkeys(("copy", "launch", "layer_overhead"), "constants")
+        self.sources = dict.fromkeys(("copy", "launch", "layer_overhead", "copy_overhead"), "constants")
         self.sources |= dict.fromkeys(("experts", "dense", "step"), "roofline")
         self._link = link or self._own_link()
         shared: dict[int, Curve] = {
@@ -148,10 +150,10 @@ class Costs:
         self.sources["dense"] = f"table models.{name}.dense ({reach})"
 
     def copy_ns(self, nbytes: int) -> int:
-        """One copy call of `nbytes` from host to GPU: overhead and bytes over bandwidth."""
+        """One copy call of `nbytes` from host to GPU: bytes over bandwidth, the link's overhead and the software's."""
         known = self._copies.get(nbytes)
         if known is None:
-            known = self._copies[nbytes] = self._link.ns(nbytes)
+            known = self._copies[nbytes] = self._link.ns(nbytes) + self.copy_overhead_ns
         return known
 
     def link_floor_ns(self, nbytes: int) -> int:

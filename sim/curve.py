@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from sim.cell import Cell, make_cell
 from sim.cli import split_output
-from sim.config import read_config
+from sim.compose import read_config
 from sim.core.accounts import PHASES
 from sim.units import format_bytes
 from sim.workload import Pass

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from traces import Trace
 
@@ -41,15 +43,19 @@ class DemandReader:
         ids = np.concatenate([self._ids[first : first + rows] for first, rows in parts])
         flat = ids + self._first  # int32 [rows, L, K]
         flat[ids == self._absent] = self._slots
-        # An expert's place in the order is that of its last use: unique() of the reversed sequence finds it first.
-        demand, tokens = [], []
-        for layer in range(flat.shape[1]):
-            experts, last, counts = np.unique(flat[::-1, layer, ::-1], return_index=True, return_counts=True)
-            order = np.argsort(-last)
-            order = order[experts[order] < self._slots]
-            demand.append(experts[order].tolist())
-            tokens.append(counts[order].tolist())
-        return demand, tokens
+        pairs = [ordered_union(flat[:, layer], self._slots) for layer in range(flat.shape[1])]
+        return [demand for demand, _ in pairs], [tokens for _, tokens in pairs]
+
+
+def ordered_union(flat: NDArray[Any], slots: int) -> tuple[list[int], list[int]]:
+    """Union of one layer's demand over rows of flat numbers [n, K] (``slots`` and more: none); tokens per expert."""
+    if len(flat) == 1 and int(flat.max()) < slots:  # a token chooses no expert twice
+        return flat[0].tolist(), [1] * flat.shape[1]
+    # An expert's place in the order is that of its last use: unique() of the reversed sequence finds it first.
+    experts, last, counts = np.unique(flat[::-1, ::-1], return_index=True, return_counts=True)
+    order = np.argsort(-last)
+    order = order[experts[order] < slots]
+    return experts[order].tolist(), counts[order].tolist()
 
 
 def merge(rows: list[list[int]]) -> tuple[list[int], list[int]]:

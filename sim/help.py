@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textwrap import fill
 
-from sim.config import choices
+from sim.compose import choices
 
 HELP = """\
 python -m sim COMMAND [KEY=VALUE ...]
@@ -12,12 +12,15 @@ python -m sim COMMAND [KEY=VALUE ...]
 What would happen: replay recorded expert routing against an offloading policy, on a simulated machine.
 
   run      replay a trace and print latency, hits, bytes and stalls beside the bounds no policy can beat
+  config   print the resolved configuration of such a run (with -m: of a grid), for a machine without Hydra
+  compare  policies over budgets in a folder of results: intervals, paired differences, fronts, targets
   check    try a policy against the contract, also one of another installed package
   curve    LRU's hit rates at every budget, from one pass
   bench    measure the engine's own speed and memory, side by side with a textbook machine
 
   python -m sim run policy=lru budget=8GB
   python -m sim run --help
+  python -m sim compare outputs target='tpot<=30ms'
 """
 
 _RUN_HELP = """\
@@ -54,6 +57,26 @@ A sweep that was stopped goes on with the same command. What failed is listed at
 
   python -m sim run policy=gate_ahead budget=4GB hardware=h100 chunks=3
   python -m sim run policy=lru budget=25% trace=my_trace model=gpt_oss_20b format=json
+"""
+
+COMPARE_HELP = """\
+python -m sim compare DIR [KEY=VALUE ...]
+
+Compares the policies whose results lie in DIR or below it, at each budget, on the same requests of one trace.
+
+  metric=NAME        tpot, ttft or request: the mean over requests (tpot)
+  baseline=POLICY    what the others are set against (lru)
+  target=LATENCY     the smallest budget that meets it: 'tpot<=30ms', 'ttft_p99<=2s' (in quotes: < is the shell's)
+  level=SHARE        of the confidence intervals; 1 - level is that of the tests (0.95)
+  format=FORM        table, or json
+
+Any other KEY=VALUE chooses runs: trace=d4199675 (the beginning of its hash), model=, hardware=,
+source=simulated|device, policy=lru,fmoe, budget=4GB,8GB, seed=0,1, batch=, chunks=, warmup=, limit=, or another column
+of sim.load.
+
+  python -m sim run -m policy=lru,gate_ahead,fmoe budget=2GB,4GB,8GB seed=0,1
+  python -m sim compare outputs target='tpot<=30ms'
+  python -m sim compare outputs metric=ttft policy=lru,fmoe budget=8GB format=json
 """
 
 

@@ -18,6 +18,7 @@ from sim.core.core import Core
 from sim.core.state import CoreError
 from sim.core.words import NONE, WAIT
 from sim.costs import Costs
+from sim.timeline import Timeline
 from sim.timings import Timings
 from sim.workload import Pass
 
@@ -35,6 +36,18 @@ class Link:
         self.predictions: list[tuple[int, int, int]] = []  # (end, order of asking, tag)
         self.predictor_free = [0] * predictor_threads
         self.asked = self.burst = self.asked_at = 0
+        self.timeline: Timeline | None = None
+
+    def show(self, timeline: Timeline) -> None:
+        """Note in ``timeline`` what was on the link, and what compute waited for."""
+        self.timeline, tell, kinds, chunks = timeline, self.chunk_done, self.core.kind, self.core.setup.chunks
+
+        def arrived(chunk: int, now: int) -> None:
+            timeline.copy(now - self.copy_ns[chunk], now, chunk, kinds[chunk // chunks])
+            tell(chunk, now)
+            timeline.occupancy(now, self.core.state.used)
+
+        self.chunk_done = arrived
 
     def pump(self, now: int) -> None:
         """Hand chunks over, as long as the core has some and the link takes them."""
@@ -71,12 +84,14 @@ class Link:
     def wait(self, now: int, stalls: list[int]) -> int:
         """Compute waits until an expert is ready: charge each nanosecond to the chunk on the link; returns when."""
         core, under_way, predictions, chunk_done = self.core, self.under_way, self.predictions, self.chunk_done
-        ready, kind, chunks = core.ready, core.kind, core.setup.chunks
+        ready, kind, chunks, timeline = core.ready, core.kind, core.setup.chunks, self.timeline
         while not ready:
             if not under_way:
                 raise CoreError("deadlock: compute waits and nothing can be copied")
             end, chunk = under_way[0]
             stalls[kind[chunk // chunks]] += end - now
+            if timeline is not None:
+                timeline.stall(now, end, kind[chunk // chunks])
             now = end
             if predictions:
                 self.advance(now)
@@ -127,11 +142,15 @@ class Machine:
         depth: int = 1,
         predictor_threads: int = 1,
         progress: Callable[[int], None] | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
         self.core, self.costs = core, costs
         self.link = Link(core, [costs.copy_ns(b) for b in core.state.chunk_bytes], depth, predictor_threads)
         self.timings = Timings()
         self.progress = progress
+        self.timeline = timeline
+        if timeline is not None:
+            self.link.show(timeline)
         self.env = simpy.Environment()
         self.steps = 0
 
@@ -144,6 +163,8 @@ class Machine:
             self.core.measure_from(start)
             self.link.busy_ns = self.link.busy_after(start)
             self.timings = Timings()
+            if self.timeline is not None:
+                self.timeline.clear()
         self.env.process(self._gpu(measured))
         self.env.run()
         now = int(self.env.now)
@@ -156,7 +177,7 @@ class Machine:
         under_way, predictions = link.under_way, link.predictions
         pump, after, advance, wait, gate = link.pump, link.after, link.advance, link.wait, core.gate
         next_expert, expert_done = core.next_expert, core.expert_done
-        launch, depth = costs.launch_ns, link.depth
+        launch, depth, timeline = costs.launch_ns, link.depth, self.timeline
         single_ns = [costs.expert_table(layer, 1)[1] + launch for layer in range(core.setup.n_layers)]
         now = int(env.now)
         for step in passes:
@@ -198,6 +219,8 @@ class Machine:
                             ns = cost[x]
                         now += ns
                         computed += ns
+                        if timeline is not None:
+                            timeline.compute(now - ns, now, (x,))
                         if (under_way and under_way[0][0] <= now) or predictions:
                             advance(now)
                         expert_done(x, now)
@@ -218,6 +241,8 @@ class Machine:
             accounts.compute_ns += computed
             if now - began != computed + waited:
                 raise CoreError(f"step {self.steps}: {now - began} ns passed, {computed} + {waited} are accounted for")
+            if timeline is not None:
+                timeline.step(began, now, self.steps, step.prefill)
             self.timings.note(step, began, now)
             if self.progress is not None:
                 self.progress(step.rows)
@@ -229,5 +254,7 @@ class Machine:
             return now
         free = self.link.ask(now)
         stalls[PREDICTOR] += free - now
+        if self.timeline is not None:
+            self.timeline.stall(now, free, PREDICTOR)
         self.link.advance(free)
         return free

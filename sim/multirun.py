@@ -19,7 +19,7 @@ import hydra
 import yaml
 
 from sim.cli import one_line, split_output
-from sim.config import value_word
+from sim.compose import value_word
 from sim.plan import Plan, make_plan
 from sim.store import Store
 from sim.sweep import Job, Told, heard, one_thread

@@ -14,7 +14,8 @@ from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
 from sim.axes import AXES, cells
-from sim.config import GROUPS, RunConfig, choices, compose_words, prepare, to_dict
+from sim.compose import GROUPS, choices, compose_words, prepare, to_dict
+from sim.config import RunConfig
 from sim.plugins import check_plugins
 from traces.errors import UserError, one_of
 

@@ -18,7 +18,7 @@ from sim.core.core import Core
 from sim.core.state import CoreError
 from sim.core.words import Rows, StepSignals
 
-STEP, GATE, PREDICTION, CHUNK, EXPERT, STEP_END, NEXT_CHUNK, NEXT_EXPERT = range(8)
+STEP, GATE, PREDICTION, CHUNK, EXPERT, STEP_END, NEXT_CHUNK, NEXT_EXPERT, MEASURE = range(9)
 
 
 class RecordingCore(Core):
@@ -59,6 +59,10 @@ class RecordingCore(Core):
     def step_end(self, now: int) -> None:
         self.log.extend((STEP_END, self._at(now)))
         super().step_end(now)
+
+    def measure_from(self, now: int) -> None:
+        self.log.extend((MEASURE, self._at(now)))
+        super().measure_from(now)
 
     def next_chunk(self) -> int:
         self.log.append(NEXT_CHUNK)
@@ -105,6 +109,8 @@ def replay(log: Sequence[int], core: Core) -> str:
                 core.prediction(take(), now)
             elif op == STEP_END:
                 core.step_end(now)
+            elif op == MEASURE:
+                core.measure_from(now)
             else:
                 raise CoreError(f"unknown operation {op} in the log")
         except StopIteration:

@@ -27,6 +27,7 @@ from sim.predictions import predictions
 from sim.provenance import code_digest
 from sim.quality import quality
 from sim.store import SCHEMA
+from sim.timeline import Timeline
 from sim.timings import Timings
 from traces.errors import one_of
 
@@ -43,6 +44,7 @@ class Outcome:
     timings: Timings
     facts: Mapping[str, Any]
     """What the policy decided before the first fact."""
+    timeline: Timeline | None = None
 
     @property
     def generated(self) -> int:
@@ -212,12 +214,13 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
             "provenance": cell.hardware.provenance,
             "inferred": list(cell.hardware.inferred),
             "changed": cell.changed("hardware"),
+            "overheads": cell.hardware.overheads,
         },
         "costs": dict(cell.costs.sources),
         "predictors": cell.facts(outcome.policy),
         "lossless": outcome.policy.lossless,
         "clairvoyant": outcome.policy.clairvoyant,
-        "measured_requests": _measured(cell),
+        "measured_requests": measured_requests(cell),
         "seed": cell.config.seed,
         "code": code_digest(outcome.policy.name),
         "cell": cell.key(),
@@ -225,7 +228,7 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _measured(cell: Cell) -> str:
+def measured_requests(cell: Cell) -> str:
     """Which requests were measured, in words."""
     config = cell.config
     words = ["the test split" if cell.selection.train else "all"]

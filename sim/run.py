@@ -13,12 +13,13 @@ from policies.bounds.future import Clairvoyant, Future
 from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_ns
 from policies.lru import LRU
 from sim.cell import Cell, make_cell
-from sim.config import RunConfig, read_config
+from sim.config import RunConfig
 from sim.facts import stated
 from sim.inputs import Inputs
 from sim.progress import Progress
 from sim.results import Outcome, document, reference_row
 from sim.store import SCHEMA, Store
+from sim.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Result:
 
 def run(*overrides: str, out: str | Path = "outputs", progress: Progress | None = None) -> Result:
     """Run one configuration given as ``key=value`` words, or read it if it was run before. UserError for mistakes."""
+    from sim.compose import read_config
+
     return run_config(read_config(overrides), out, progress)
 
 
@@ -50,7 +53,7 @@ def run_config(
         found = store.read(folder, "result.json")
         if found is not None:
             return Result(found, folder, cached=True)
-        outcome = simulate(cell, policy, record=config.log, progress=progress)
+        outcome = simulate(cell, policy, record=config.log, shown=config.timeline, progress=progress)
         bounds = _bounds(cell, store, progress) if config.bounds and policy.lossless else None
         result = document(cell, outcome, bounds)
         store.write(folder, result, outcome, config)
@@ -64,9 +67,13 @@ def simulate(
     setup: Setup | None = None,
     name: str = "",
     record: bool = False,
+    shown: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Replay the cell's requests under ``policy`` on the simulated machine; ``name`` is what progress calls it."""
+    """Replay the cell's requests under ``policy`` on the simulated machine; ``name`` is what progress calls it.
+
+    ``record``: keep the log of facts; ``shown``: keep a timeline.
+    """
     core = cell.core(policy, setup=setup, record=record)
     total = sum(_rows(cell, r) for r in (*cell.selection.warmup, *cell.selection.measured))
     done = 0
@@ -78,9 +85,10 @@ def simulate(
             progress(name or policy.name, done, total)
 
     facts = stated(policy)
-    machine = cell.machine(core, note)
+    timeline = Timeline() if shown else None
+    machine = cell.machine(core, note, timeline)
     accounts = machine.run(cell.passes(cell.selection.warmup), cell.passes(cell.selection.measured))
-    return Outcome(policy, core, accounts, machine.timings, facts)
+    return Outcome(policy, core, accounts, machine.timings, facts, timeline)
 
 
 def _rows(cell: Cell, request: int) -> int:
@@ -89,7 +97,7 @@ def _rows(cell: Cell, request: int) -> int:
 
 def _bounds(cell: Cell, store: Store, progress: Progress | None) -> Mapping[str, Any]:
     """The bounds and reference rows of rule 7: one shared cell for all policies."""
-    resolved = {k: v for k, v in cell.resolved().items() if k not in ("policy", "predictors", "log")}
+    resolved = {k: v for k, v in cell.resolved().items() if k not in ("policy", "predictors", "log", "timeline")}
     folder = store.folder(f"bounds-{cell.setup.budget}-{cell.key(resolved, shared=True)}")
     found = store.read(folder, "bounds.json")
     if found is not None:

@@ -38,7 +38,7 @@ class TraceSignals:
 
     def __init__(
         self,
-        trace: Trace | None,
+        trace: Trace | Any | None,
         declared: Collection[Signal] | None = None,
         predicted: Mapping[str, NDArray[np.integer[Any]]] | None = None,
         predictors: Collection[str] = (),
@@ -75,7 +75,8 @@ class TraceSignals:
         return self._copied(array, *index)
 
     def _copied(self, array: Any, *index: int) -> NDArray[Any]:
-        plain: Any = np.asarray(array)  # a memory map takes microseconds to slice
+        # A memory map takes microseconds to slice. What a running model shows is no array, and read only where asked.
+        plain: Any = np.asarray(array) if isinstance(array, np.ndarray) else array
         blocks = [plain[(slice(first, first + rows), *index)] for first, rows in self._parts]
         # A copy: the whole file can be reached from a view of it.
         return np.array(blocks[0]) if len(blocks) == 1 else np.concatenate(blocks)

@@ -82,8 +82,12 @@ class Store:
         """Write a cell that is one document."""
         self._place(folder, lambda temp: _write_json(temp / file, content))
 
+    def place(self, folder: Path, fill: Callable[[Path], None]) -> None:
+        """Let ``fill`` make a folder's files; it is there whole or not at all."""
+        self._place(folder, fill)
+
     def write(self, folder: Path, result: Mapping[str, Any], outcome: Outcome, config: RunConfig) -> None:
-        """Write a run: result.json, requests.parquet, layers.parquet, config.yaml and, if kept, log.npy."""
+        """Write a run: result.json, requests.parquet, layers.parquet, config.yaml; if kept, log.npy, timeline.json."""
 
         def fill(temp: Path) -> None:
             _write_json(temp / "result.json", result)
@@ -92,6 +96,9 @@ class Store:
             (temp / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
             if isinstance(outcome.core, RecordingCore):
                 outcome.core.save(temp / "log.npy")
+            if outcome.timeline is not None:
+                setup = outcome.core.setup
+                outcome.timeline.save(temp / "timeline.json", setup.n_experts, setup.chunks)
 
         self._place(folder, fill)
 
@@ -127,10 +134,21 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _requests(outcome: Outcome, path: Path) -> None:
-    """One row per measured request, times in ns since the start of the run."""
     import pandas as pd
 
-    rows = [
+    frame = pd.DataFrame(request_rows(outcome))
+    frame.astype({"prefill_end_ns": "Int64", "ttft_ns": "Int64", "tpot_ns": "Float64"}).to_parquet(path, index=False)
+
+
+def _layers(outcome: Outcome, path: Path) -> None:
+    import pandas as pd
+
+    pd.DataFrame(layer_rows(outcome)).to_parquet(path, index=False)
+
+
+def request_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """One row per measured request, times in ns since the start of the run."""
+    return [
         {
             "request": request,
             "admitted_ns": t.admitted,
@@ -143,16 +161,12 @@ def _requests(outcome: Outcome, path: Path) -> None:
         }
         for request, t in outcome.timings.requests.items()
     ]
-    frame = pd.DataFrame(rows)
-    frame.astype({"prefill_end_ns": "Int64", "ttft_ns": "Int64", "tpot_ns": "Float64"}).to_parquet(path, index=False)
 
 
-def _layers(outcome: Outcome, path: Path) -> None:
+def layer_rows(outcome: Outcome) -> list[dict[str, Any]]:
     """One row per phase and layer: hits over lookups, and stalls by cause in ns."""
-    import pandas as pd
-
     accounts = outcome.accounts
-    rows = [
+    return [
         {
             "phase": phase,
             "layer": layer,
@@ -162,4 +176,3 @@ def _layers(outcome: Outcome, path: Path) -> None:
         for i, phase in enumerate(PHASES)
         for layer, row in enumerate(accounts.hits[i])
     ]
-    pd.DataFrame(rows).to_parquet(path, index=False)

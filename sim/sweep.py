@@ -24,7 +24,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sim.axes import cells
-from sim.config import RunConfig, to_dict, value_word
+from sim.compose import to_dict, value_word
+from sim.config import RunConfig
 from sim.inputs import Inputs
 from sim.run import run_config
 from sim.unexpected import in_one_line

@@ -39,7 +39,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
             f" {trace['recording']}, {decoding}"
         ),
         Text(
-            f"{machine['name']} ({machine['provenance']} figures{_changed(machine)}),"
+            f"{_where_run(source)}{machine['name']} ({machine['provenance']} figures{_changed(machine)}),"
             f" budget {format_bytes(memory['budget_bytes'])},"
             f" batch {batch}, {start} start, seed {config['seed']}"
         ),
@@ -51,17 +51,25 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
     ]
 
 
+def _where_run(source: Mapping[str, Any]) -> str:
+    """A device's run was measured there; the profile only told the policy its prices."""
+    device = source.get("device")
+    return f"measured on {device['name']}, {device['date']}; the policy's prices: " if device else ""
+
+
 def _changed(profile: Mapping[str, Any]) -> str:
     return f", changed: {', '.join(profile['changed'])}" if profile["changed"] else ""
 
 
 def _rows(result: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-    for name in ("", "TTFT ms", "TPOT ms", "tok/s", "hits %", "stall ms", "copied", "time", "bytes"):
-        table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
     bounds, tokens = result["bounds"], result["totals"]["generated_tokens"]
+    multiples = ("time", "bytes") if bounds is not None else ()
+    for name in ("", "TTFT ms", "TPOT ms", "tok/s", "hits %", "stall ms", "copied", *multiples):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
     own = sum(result["totals"]["stall_ns"].values()) / 1e6 / tokens
     wall, nbytes = result["totals"]["wall_ns"], copied(result["totals"])
+    gaps: tuple[str, ...] = ()
     if bounds is not None:
         time, belady = bounds["time_lower_bound"], bounds["belady_bypass"]
         speed = 1000 / time["ms_per_token"] if time["ms_per_token"] else None
@@ -72,8 +80,6 @@ def _rows(result: Mapping[str, Any]) -> Table:
             gaps = (times(row["wall_ns"], wall_floor), times(row["link_bytes"], byte_floor))
             table.add_row(name, *figures(row, row["stall_ms_per_token"], row["bytes_per_token"]), *gaps, style="dim")
         gaps = (times(wall, wall_floor), times(nbytes, byte_floor))
-    else:
-        gaps = ("", "")
     name, style = label(result["config"]["policy"]), "bold"
     if result["quality"] is not None:
         name, style = f"{name}, lossy", "bold magenta"
@@ -111,8 +117,9 @@ def _where(result: Mapping[str, Any]) -> RenderableType:
         known = [f"{kind} {100 * rate:.1f}" for kind, rate in row.items() if rate is not None]
         if known:
             rates.append(Text(f"  {phase:<8}{', '.join(known)}"))
+    multiples = "; time and bytes: multiples of the bounds" if result["bounds"] is not None else ""
     return Group(
-        Text("stall and copied: per generated token; time and bytes: multiples of the bounds", style="dim"),
+        Text(f"stall and copied: per generated token{multiples}", style="dim"),
         Text(f"ms per generated token: {', '.join(shown)}"),
         *rates,
     )

@@ -46,7 +46,9 @@ def parse_budget(text: object, total_expert_bytes: int, key: str = "budget") -> 
     if unit != "%":
         return _positive(_bytes(text), text, key, forms)
     share = Fraction(number) / 100
-    return _positive(int(share * total_expert_bytes) if share <= 1 else None, text, key, forms)
+    if share > 1:
+        raise UserError(f"{key}={str(text)!r}: above 100%, which is all experts; allowed: {forms}")
+    return _positive(int(share * total_expert_bytes), text, key, forms)
 
 
 def format_bytes(nbytes: int) -> str:

@@ -7,14 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import Routing
+from policies.api import MaskedWeights, Routing
 
 Ids = NDArray[np.integer[Any]]
 Floats = NDArray[np.float64]
 
 
 def masked_gate(
-    ids: Ids, weights: NDArray[Any], probs: NDArray[Any], virtual: NDArray[np.bool_], first: int
+    ids: Ids,
+    weights: NDArray[Any],
+    probs: NDArray[Any],
+    virtual: NDArray[np.bool_],
+    first: int,
+    weigh: MaskedWeights | None = None,
 ) -> Routing:
     """Route each token to its top experts among the virtual ones, as many as the gate chose for it, or all there are.
 
@@ -22,6 +27,7 @@ def masked_gate(
     scores; ``virtual`` [E]; ``first``: flat number of the layer's expert 0. A mask changes no order: what was chosen
     and is virtual stays; the other slots get the highest scores among the remaining virtual experts (ties: lower
     index), or none. Kept mass: weights of the slots whose expert stays. In order of last use, as a demand set is.
+    With ``weigh``, also who computes which token, unless all experts are virtual: then it is as the gate chose.
     """
     present = ids != np.iinfo(ids.dtype).max
     chosen = np.where(present, ids, 0).astype(np.int64)
@@ -46,7 +52,18 @@ def masked_gate(
         slots=slots,
         substituted=len(flat) - kept,
         skipped=slots - len(flat),
+        chosen=None if weigh is None or virtual.all() else _chosen(used, ids.shape[1], len(virtual), weigh, virtual),
     )
+
+
+def _chosen(
+    used: NDArray[np.int64], k: int, n_experts: int, weigh: MaskedWeights, virtual: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The experts that are ``used`` (-1: none) by each row, at most ``k``, and their weights, [rows, k]."""
+    order = np.argsort(used < 0, axis=1, kind="stable")[:, :k]
+    experts = np.take_along_axis(used, order, 1)
+    experts[experts < 0] = n_experts
+    return experts, weigh(experts, virtual)
 
 
 def _fill(used: NDArray[np.int64], wanted: Ids, probs: NDArray[Any], virtual: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -19,8 +19,9 @@ from traces.fields import Fields
 from traces.predicted import INPUTS
 from traces.strict import load_json
 
-SCHEMA = 1
-_KEYS = ("schema", "kind", "input", "stride", "top_k", "layers", "experts", "model", "prompts", "fit")
+SCHEMA = 2
+"""2: with the hash of the content, which nothing tells apart without."""
+_KEYS = ("schema", "kind", "input", "stride", "top_k", "layers", "experts", "model", "prompts", "fit", "sha256")
 _WHERE = "allowed: a file in a folder that can be written"
 _NEED = "allowed: an environment with safetensors: pip install 'moe-offload-workbench[hf]'"
 
@@ -55,7 +56,8 @@ def save(fitted: Fitted, path: Path) -> Fitted:
         for i, mlp in enumerate(fitted.layers)
         for name in TENSORS
     }
-    text = json.dumps({"schema": SCHEMA, **fitted.about}, sort_keys=True, allow_nan=False)
+    about = {"schema": SCHEMA, **fitted.about}
+    text = json.dumps({**about, "sha256": _content(about, tensors)}, sort_keys=True, allow_nan=False)
     raw = module.numpy.save(tensors, {"predictor": text})
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -77,8 +79,11 @@ def load(path: Path) -> Fitted:
         raise UserError(f"predictor={path}: no such file; allowed: one that python -m policies fit wrote")
     try:
         with module.safe_open(str(path), framework="numpy") as stream:
-            about = _about(load_json((stream.metadata() or {}).get("predictor", "").encode()), path)
+            said: Any = load_json((stream.metadata() or {}).get("predictor", "").encode())
+            about = _about(said, path)
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - it is no mapping
+        if said.pop("sha256") != _content(said, tensors):
+            raise ValueError("its SHA-256 is another: the file was changed, or damaged")
         layers = tuple(_layer(tensors, i, about) for i in range(about["layers"] - about["stride"]))
         if tensors or not layers:
             raise ValueError("tensors of other layers")
@@ -91,6 +96,14 @@ def load(path: Path) -> Fitted:
     return Fitted(about, layers, dict(timing), hashlib.sha256(path.read_bytes()).hexdigest())
 
 
+def _content(about: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
+    """SHA-256 of what a predictor says of itself, and of its tensors by name: type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True, allow_nan=False).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tensor.shape}\n".encode() + tensor.tobytes())
+    return digest.hexdigest()
+
+
 def _timing(path: Path) -> Path:
     return path.with_name(f"{path.name}.timing.json")
 
@@ -98,7 +111,7 @@ def _timing(path: Path) -> Path:
 def _about(found: object, path: Path) -> dict[str, Any]:
     """The text of a predictor, each entry as it should be; see :class:`Fitted`. ValueError or TraceError."""
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-        raise ValueError(f"not of schema {SCHEMA}")
+        raise ValueError(f"not of schema {SCHEMA}; fit it again")
     fields = Fields(f"predictor={path}")
     top = fields.exactly(found, "entries", _KEYS)
     sizes = {key: fields.integer(top[key], key, 1) for key in ("stride", "top_k", "layers", "experts")}

@@ -34,6 +34,7 @@ class Witness(RecordingCore):
         self.snapshots: list[Snapshot] = []
         self.number = -1
         self.asked = 0
+        self.demanded_bytes = 0  # of what was to be there for an event, with tokens or without
         super().__init__(policy, setup, signals)
 
     def _note(self, layer: int) -> None:
@@ -48,7 +49,9 @@ class Witness(RecordingCore):
 
     def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int], now: int) -> LayerEvent:
         self._note(layer)
-        return super().gate(layer, demand, tokens, now)
+        event = super().gate(layer, demand, tokens, now)
+        self.demanded_bytes += sum(map(self.state.size.__getitem__, event.demand))
+        return event
 
     def next_chunk(self) -> int:
         answer = super().next_chunk()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from policies.api import LayerEvent, Routing
-from sim.core.accounts import COMPLETE, LOOKUPS, RECALL, RESIDENT, SLOTS, UNSTATED
+from sim.core.accounts import BYTES_DEMANDED, BYTES_READY, COMPLETE, LOOKUPS, RECALL, RESIDENT, SLOTS, UNSTATED
 from sim.core.state import CoreError, State, whole
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ def reroute(core: Core, routing: Routing | None) -> list[int]:
     problem = _unfit(core, demand, tokens) or _unfounded(routing)
     if not problem and core.policy.lossless:
         problem = _lossy(event, routing, demand, tokens)
+    if not problem and routing.chosen is not None:
+        problem = _mischosen(core, routing.chosen, demand, tokens)
     if problem:
         raise CoreError(f"policy {core.policy.name} routes layer {event.layer} to {problem}")
     masses = float(routing.kept_mass), float(routing.gate_mass)
@@ -44,10 +48,13 @@ def reroute(core: Core, routing: Routing | None) -> list[int]:
 
 
 def discount(row: list[int], event: LayerEvent, state: State, foretold: set[int] | None) -> None:
-    """Take the experts without tokens out of the lookups in a hit row; their bytes stay."""
+    """Take the experts without tokens, which are no lookups, out of a hit row."""
+    first = event.layer * (state.chunks + 1)
     for x, n in zip(event.demand, event.tokens, strict=True):
         if not n:
             row[LOOKUPS] -= 1
+            row[BYTES_READY] -= state.arrived_bytes[first + state.done[x]]
+            row[BYTES_DEMANDED] -= state.size[x]
             row[RECALL] -= foretold is not None and x in foretold
             row[RESIDENT] -= state.slot[x]
             row[COMPLETE] -= state.done[x] == state.chunks
@@ -77,5 +84,28 @@ def _lossy(event: LayerEvent, routing: Routing, demand: list[int], tokens: list[
     recorded = dict(zip(event.demand, event.tokens, strict=True))
     if {x: n for x, n in zip(demand, tokens, strict=True) if n} != recorded:
         return f"other experts than the gate did, and is lossless: {demand} with {tokens} tokens, for {recorded}"
+    if routing.chosen is not None:
+        return "tokens of its own choice, and is lossless"
     counts = routing.substituted, routing.skipped, routing.low_precision
     return f"a loss, and is lossless: {counts} of {routing.slots} slots" if any(counts) else None
+
+
+def _mischosen(core: Core, chosen: tuple[Any, Any], demand: list[int], tokens: list[int]) -> str | None:
+    """What a real machine would compute must be what is demanded, priced and counted."""
+    ids, weights = (np.asarray(part) for part in chosen)
+    rows, E = core.step.rows, core.setup.n_experts
+    if ids.dtype != np.int64 or weights.dtype != np.float32 or ids.shape != weights.shape or ids.ndim != 2:
+        kinds = f"{ids.dtype} {ids.shape} and {weights.dtype} {weights.shape}"
+        return f"a choice of {kinds}; int64 and float32 [rows, K'] are wanted"
+    if len(ids) != rows or ids.min(initial=0) < 0 or ids.max(initial=0) > E:
+        return f"a choice of {len(ids)} rows, with experts {ids.min(initial=0)} to {ids.max(initial=0)}; {rows} rows"
+    in_order = np.sort(ids, axis=1)
+    if ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] < E)).any():
+        return "an expert twice for one token"
+    if not np.isfinite(weights).all():
+        return "a weight that is not finite"
+    first = core.event.layer * E
+    counts = np.bincount(ids.ravel(), minlength=E + 1)[:E].tolist()
+    stated = {x - first: n for x, n in zip(demand, tokens, strict=True) if n}
+    found = {x: n for x, n in enumerate(counts) if n}
+    return None if found == stated else f"experts with {stated} tokens, and chooses {found}"

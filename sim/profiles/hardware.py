@@ -60,6 +60,21 @@ class Host:
 @dataclass(frozen=True)
 class Software:
     layer_overhead_us: Delay  # per MoE layer and pass
+    copy_overhead_us: Delay = Fraction(0)  # per copy call, on top of what the link itself takes
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The runtime's own overheads, as ``python -m real calibrate`` found them beside the device's figures."""
+
+    date: Text  # UTC
+    model: Text  # what was run
+    routing: Text  # on which routing: another than the one that is predicted
+    method: Text
+    layer_overhead_us: Delay
+    launch_us: Delay
+    copy_overhead_us: Delay
+    fit: Annotated[dict[str, Fraction], by_name(number(zero=True))]  # how far each run is off once they are in
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,7 @@ class HardwareProfile:
     host: Annotated[Host, record(Host)]
     software: Annotated[Software, record(Software)]
     measured: Annotated[Measured | None, nullable(record(Measured))] = None  # tables, which then take precedence
+    runtime: Annotated[Runtime | None, nullable(record(Runtime))] = None
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any], where: str = "hardware") -> Self:
@@ -96,6 +112,8 @@ class HardwareProfile:
         profile = record(cls)(mapping, where)
         if profile.measured is not None:
             profile._check_tables(where)
+        if profile.runtime is not None:
+            profile._check_runtime(where)
         return profile
 
     def _check_tables(self, where: str) -> None:
@@ -112,6 +130,23 @@ class HardwareProfile:
                 way_out = f"or {where}.measured=null, to price by the constants"
                 allowed = f"{float(derived):.3f}, which {where}.measured.copy_h2d_pinned gives; {way_out}"
                 raise refusal(float(given), f"{where}.link.{key}", allowed)
+
+    def _check_runtime(self, where: str) -> None:
+        """The overheads are those that were found: what is changed is no longer the runtime's."""
+        assert self.runtime is not None
+        for group, key in (("software", "layer_overhead_us"), ("gpu", "launch_us"), ("software", "copy_overhead_us")):
+            given, found = getattr(getattr(self, group), key), getattr(self.runtime, key)
+            if given != found:
+                allowed = f"{float(found):g}, which {where}.runtime.{key} gives; or {where}.runtime=null"
+                raise refusal(float(given), f"{where}.{group}.{key}", allowed)
+
+    @property
+    def overheads(self) -> str:
+        """Whose overheads the prices hold, in words."""
+        runtime = self.runtime
+        if runtime is None:
+            return "none of the runtime's: python -m real calibrate measures them"
+        return f"the runtime's own, measured {runtime.date} with {runtime.model} on {runtime.routing}"
 
     @property
     def inferred(self) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ class ModelProfile:
     expert_width: Params
     expert_params: Params  # of one expert
     dtype: Text  # of the expert weights, unless another is asked for
-    compute_dtype: Annotated[str, text("bfloat16", "float16")]
+    compute_dtype: Annotated[str, text("bfloat16", "float16", "float32")]
     expert_bytes: Annotated[dict[str, int], by_name(whole(1))]  # dtype -> bytes of one expert
     expert_bytes_per_layer: Annotated[
         dict[str, tuple[int, ...]] | None, nullable(by_name(each(whole(1))))

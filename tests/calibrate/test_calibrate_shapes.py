@@ -24,10 +24,10 @@ CPU = torch.device("cpu")
 
 def test_every_model_of_conf_can_be_measured() -> None:
     names = {file.name.removesuffix(".yaml") for file in (files("conf") / "model").iterdir()}
-    assert set(PUBLISHED) == names - {"as_traced"}
+    assert {*PUBLISHED, "reference"} == names - {"as_traced"}
 
 
-@pytest.mark.parametrize("name", sorted(PUBLISHED))
+@pytest.mark.parametrize("name", [*sorted(PUBLISHED), "reference"])
 def test_a_published_shape_has_the_parameters_of_conf(name: str) -> None:
     block = build(name, torch.device("meta"), "bfloat16")
     profile = shipped("model", name)

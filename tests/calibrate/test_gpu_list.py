@@ -14,6 +14,9 @@ from real.measure import Item, gather, items, run
 ROOT = Path(__file__).resolve().parents[2]
 
 
+RUNTIME = ".text/measure/h200_measured_runtime.yaml"
+
+
 def python(code: str) -> tuple[str, ...]:
     return sys.executable, "-c", code
 
@@ -26,6 +29,17 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert outcome["a"].startswith("done before, in")
     assert outcome["b"].startswith("done in")
     assert (tmp_path / "a.log").read_text().count("\nonce") == 1
+
+
+def test_a_failure_stops_only_what_reads_its_result(tmp_path: Path) -> None:
+    plan = [
+        Item("a", python("raise SystemExit(3)"), 0),
+        Item("b", python("pass"), 0, needs="a"),
+        Item("c", python("pass"), 0),
+    ]
+    outcome = run(plan, tmp_path, 60)
+    assert outcome["b"] == "outstanding: a comes first"
+    assert outcome["c"].startswith("done in")
 
 
 def test_what_runs_out_of_time_goes_on_in_the_next_call(tmp_path: Path) -> None:
@@ -67,7 +81,7 @@ def test_result_files_fit(tmp_path: Path) -> None:
 
 
 def test_every_item_stands_in_the_list_with_its_command() -> None:
-    page = " ".join((ROOT / "real" / "GPU.md").read_text().split())
+    page = " ".join((ROOT / "real" / "GPU.md").read_text().split()).replace("$HARDWARE", RUNTIME)
     for item in items("h200_measured", Path(".text/measure"), rehearse=False):
         assert f"`{item.name}`" in page
         for word in item.command[2:]:

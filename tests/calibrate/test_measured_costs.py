@@ -51,6 +51,7 @@ def test_tables_of_the_same_shape_are_the_costs(profile: Profile) -> None:
         "copy": "table copy_h2d_pinned (bytes 65536 to 536870912, beyond by asymptote)",
         "launch": "constants",
         "layer_overhead": "constants",
+        "copy_overhead": "constants",
         "experts": "table models.olmoe_1b_7b.expert (tokens 1 to 128, beyond by asymptote)",
         "dense": "table models.olmoe_1b_7b.dense (tokens 1 to 64, context 0 to 2048, beyond by asymptote)",
         "step": "roofline",

@@ -84,7 +84,7 @@ def test_a_seed_gives_the_same_bytes(saved: Path, prompts: Path, tmp_path: Path)
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_json_lines_carry_their_own_facts(saved: Path, tmp_path: Path) -> None:
+def test_json_lines_carry_their_own_facts(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "p.jsonl"
     lines: list[dict[str, Any]] = [
         {"prompt": "one", "source": "a", "split": "test", "licence": "CC0-1.0", "max_new_tokens": 2},
@@ -94,6 +94,10 @@ def test_json_lines_carry_their_own_facts(saved: Path, tmp_path: Path) -> None:
     trace = record(saved, file, tmp_path / "t", "max_new_tokens=3", "split=1")
     assert [(r.source, r.split, r.output_tokens) for r in trace.requests] == [("a", "test", 2), ("p", "train", 3)]
     assert trace.manifest.prompts.licence == "CC0-1.0; MIT"
+    # The command line's word did not hold for all, and the manifest says for how many it did not.
+    settings = trace.manifest.decoding
+    assert (settings["max_new_tokens"], settings["prompts_with_own_max_new_tokens"]) == (3, 1)
+    assert "max_new_tokens=3: not for 1 prompts, which state their own" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
@@ -110,7 +114,7 @@ def test_other_families(family: str, prompts: Path, tmp_path: Path) -> None:
     [
         ("max_tokens=5", "unknown key 'max_tokens'.*max_new_tokens"),
         ("greedy", "not key=value"),
-        ("seed=1.5", "seed='1.5' is not a whole number"),
+        ("seed=1.5", "seed='1.5' is not a whole number; allowed: 0 to 2147483647"),
         ("decoding=beam", "decoding='beam'.*greedy, sampled, teacher_forced"),
         ("signals=hidden,logits", "'logits' is not known.*hidden"),
         ("split=1.2", "split=1.2.*0 to 1"),

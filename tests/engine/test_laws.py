@@ -143,8 +143,9 @@ def test_the_accounts_add_up_and_the_budget_holds_at_every_event(case: Case) -> 
             row = accounts.hits[phase][layer]
             assert looked == row[LOOKUPS]
             assert row[COMPLETE] <= row[RESIDENT] <= looked
-            assert row[COMPLETE] * case.setup.expert_bytes[layer] <= row[4] <= row[5]
-            assert row[5] == looked * case.setup.expert_bytes[layer]
+            size = case.setup.expert_bytes[layer]  # of all experts of the layer
+            assert row[COMPLETE] * size <= row[4] <= row[RESIDENT] * size
+            assert row[5] == looked * size
 
     ends = [*core.begins[1:], (accounts.end_ns, accounts.compute_ns + sum(accounts.stall_row()))]
     for began, ended in zip(core.begins, ends, strict=True):

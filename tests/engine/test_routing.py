@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from cases import FREE_LINK, FlatCosts, decode, make_pass, make_setup, record, simulate
 from hypothesis import given, settings
@@ -37,9 +38,10 @@ def test_the_accounts_add_up_whatever_is_computed(kind: type[Restless], case: Ca
             events = [(demand, tokens) for p, at, demand, tokens in core.events if (p, at) == (phase, layer)]
             row = accounts.hits[phase][layer]
             assert row[LOOKUPS] == sum(n > 0 for _, tokens in events for n in tokens)
-            assert row[BYTES_DEMANDED] == sum(len(demand) for demand, _ in events) * size
             assert row[COMPLETE] <= row[RESIDENT] <= row[LOOKUPS] >= row[RECALL]
-            assert row[COMPLETE] * size <= row[BYTES_READY] <= row[BYTES_DEMANDED]
+            # All experts of a layer have one size, so that its four hit rates are of the same lookups.
+            assert row[COMPLETE] * size <= row[BYTES_READY] <= row[RESIDENT] * size
+            assert row[BYTES_DEMANDED] == row[LOOKUPS] * size
             if kind.lossless:
                 assert row[LOOKUPS] == sum(len(p.demand[layer]) for p in passes if p.prefill == (phase == 0))
     costs = case.costs
@@ -71,7 +73,8 @@ def test_an_expert_without_tokens_costs_its_bytes_and_no_compute() -> None:
     # The first step waits for 4 copies of 10 ns: expert 2 is computed (5 ns) while expert 3 is copied.
     assert (accounts.end_ns, accounts.compute_ns) == (40 + 5, 10)
     assert accounts.demand_bytes == 40
-    assert accounts.hit_row() == [2, 0, 1, 1, 40, 80, 0, 0]
+    # Of 2 lookups, that of the second step finds its 10 bytes; the others of the layer are in no hit rate.
+    assert accounts.hit_row() == [2, 0, 1, 1, 10, 20, 0, 0]
     assert core.accounts.quality_row() == [0] * 7
 
 
@@ -164,6 +167,30 @@ BAD_IF_LOSSLESS = [
     Routing(*GOOD, slots=3, skipped=1),
     Routing(*GOOD, slots=3, low_precision=1),
 ]
+
+
+def choose(ids: Any, weights: Any = None, kind: Any = np.int64) -> Routing:
+    """As recorded, and who computes which token: expert 4 both rows, expert 5 the first."""
+    given = np.ones(np.shape(ids), np.float32) if weights is None else np.array(weights)
+    return Routing(*GOOD, chosen=(np.array(ids, kind), given))
+
+
+BAD_CHOICES = {
+    "another number of tokens": choose([[0, 4], [0, 4]]),
+    "another expert": choose([[0, 2], [0, 4]]),
+    "one that is not demanded": choose([[0, 1], [0, 2]]),
+    "one twice for one token": Routing(
+        [4, 5], [2, 1], chosen=(np.array([[0, 0], [1, 4]]), np.ones((2, 2), np.float32))
+    ),
+    "a row too few": choose([[0, 1]]),
+    "no such expert": choose([[0, 1], [0, 5]]),
+    "a negative one": choose([[0, 1], [0, -1]]),
+    "small integers": choose([[0, 1], [0, 4]], kind=np.int32),
+    "wide weights": choose([[0, 1], [0, 4]], [[1.0, 1.0], [1.0, 0.0]]),
+    "weights of another shape": choose([[0, 1], [0, 4]], np.ones((2, 3), np.float32)),
+    "a weight that is not a number": choose([[0, 1], [0, 4]], np.full((2, 2), np.nan, np.float32)),
+    "a flat list": choose([0, 1, 0, 4]),
+}
 GOOD_IN_ANY_CASE = [None, Routing(*GOOD), Routing([7, 5, 6, 4], [0, 1, 0, 2])]
 
 
@@ -190,6 +217,21 @@ def test_a_lossless_policy_may_only_add_experts_without_tokens(routing: Routing)
 @pytest.mark.parametrize("routing", GOOD_IN_ANY_CASE, ids=str)
 def test_what_a_lossless_policy_may_do(routing: Routing | None) -> None:
     play(Says, routing)
+
+
+# A device computes what the policy chose, while the accounts count and price what it demanded.
+@pytest.mark.parametrize("what", BAD_CHOICES)
+def test_who_computes_which_token_is_what_is_demanded(what: str) -> None:
+    with pytest.raises(CoreError, match="policy says_lossy routes layer 1 to"):
+        play(SaysLossy, BAD_CHOICES[what])
+
+
+def test_a_choice_is_a_lossy_policys_and_changes_no_account() -> None:
+    routing = choose([[0, 1], [4, 0]])
+    (with_it, core), (without, other) = play(SaysLossy, routing), play(SaysLossy, Routing(*GOOD))
+    assert (with_it, core.digest()) == (without, other.digest())
+    with pytest.raises(CoreError, match="tokens of its own choice, and is lossless"):
+        play(Says, routing)
 
 
 def test_the_losses_are_summed_by_phase() -> None:

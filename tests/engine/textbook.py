@@ -113,11 +113,10 @@ class Textbook(Events):
         hits[FETCHED] += len([expert for expert in expected if self.complete(expert)])
         for expert, tokens in zip(event.demand, event.tokens, strict=True):
             load = self.loads.get(expert)
-            hits[BYTES_DEMANDED] += self.setup.expert_bytes[self.layer]
-            if load is not None:
-                hits[BYTES_READY] += sum(load.chunks[: load.done])
             if tokens:
                 hits[LOOKUPS] += 1
+                hits[BYTES_READY] += 0 if load is None else sum(load.chunks[: load.done])
+                hits[BYTES_DEMANDED] += self.setup.expert_bytes[self.layer]
                 hits[RECALL] += expert in expected
                 hits[RESIDENT] += load is not None and load.slot
                 hits[COMPLETE] += load is not None and load.complete

@@ -121,7 +121,7 @@ def test_they_do_what_they_are_planted_for() -> None:
     recorded = sum(len(d) for p in routing.passes() for d in p.demand)
     assert whole.lookups == fitted.lookups == recorded
     layers = sum(len(p.demand) for p in routing.passes())
-    assert whole.accounts.hit_row()[5] == layers * setup.n_experts * setup.expert_bytes[0]
+    assert whole.core.demanded_bytes == layers * setup.n_experts * setup.expert_bytes[0]
     (kept, mass, slots, substituted, skipped, low, unstated) = masked.accounts.quality_row()
     assert 0 < kept < mass
     assert 0 < substituted < slots

@@ -118,8 +118,10 @@ def test_what_is_no_predictor(fitted: Fitted, trace: Trace, tmp_path: Path) -> N
         "cut": raw[:-4],
         "text": b"{}",
         "other": tensors.save({"x": np.zeros(3)}),
-        "more": tensors.save({"x": np.zeros(3)}, {"predictor": json.dumps({"schema": 1, **fitted.about})}),
-        "version": raw.replace(b'\\"schema\\": 1', b'\\"schema\\": 7'),
+        "more": tensors.save(
+            {"x": np.zeros(3)}, {"predictor": json.dumps({"schema": 2, "sha256": "", **fitted.about})}
+        ),
+        "version": raw.replace(b'\\"schema\\": 2', b'\\"schema\\": 1'),
         "kind": raw.replace(b"F32", b"I32"),
     }
     for name, content in bad.items():
@@ -130,6 +132,23 @@ def test_what_is_no_predictor(fitted: Fitted, trace: Trace, tmp_path: Path) -> N
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="no such file"):
         saved.load(tmp_path / "missing")
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    """Each byte of the numbers; one of a text that reads as well with another."""
+    pytest.importorskip("safetensors")
+    path, made = tmp_path / "f", by_hand()
+    saved.save(Fitted({**made.about, "prompts": ["0123456789abcdef"]}, made.layers), path)
+    raw = path.read_bytes()
+    first = 8 + int.from_bytes(raw[:8], "little")  # the header's length, the header, the numbers
+    for place in (*range(first, len(raw)), raw.index(b"0123456789abcdef")):
+        damaged = bytearray(raw)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"predictor=.*f: not a predictor \(its SHA-256 is another"):
+            saved.load(path)
+    path.write_bytes(raw)
+    saved.load(path)
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,7 @@ def test_the_artifact_fetches_all_experts_of_a_layer() -> None:
     whole.pop("name")
     routing_of = draw(3, n_layers=8)
     done = run(FMoE(setup_of(routing_of, 64 * 12), **whole), routing_of)
-    assert done.accounts.hit_row()[5] == 12 * 8 * 8 * len(routing_of.steps)  # bytes demanded: every expert every time
+    assert done.core.demanded_bytes == 12 * 8 * 8 * len(routing_of.steps)  # every expert every time
     assert done.lookups == sum(len(d) for p in routing_of.passes() for d in p.demand)
 
 

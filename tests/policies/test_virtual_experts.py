@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,32 @@ def test_slots_for_which_no_virtual_expert_is_left_are_skipped() -> None:
     # {2}: token 0 gets it instead of one, token 1 keeps it and loses 0.
     done = gate(IDS, WEIGHTS, PROBS, [2])
     assert done == Routing([2], [2], 0.5, 1.5, slots=4, substituted=1, skipped=2)
+
+
+def test_who_computes_which_token_by_hand() -> None:
+    asked: list[Any] = []
+
+    def weigh(experts: Any, allowed: Any) -> Any:
+        asked.append((experts.tolist(), allowed.tolist()))
+        return np.full(experts.shape, 0.5, np.float32)
+
+    def chosen(virtual: list[int]) -> Any:
+        mask = np.isin(np.arange(4), virtual)
+        given = (np.array(IDS, np.uint8), np.array(WEIGHTS, np.float16), np.array(PROBS, np.float16))
+        done = masked_gate(*given, mask, 0, weigh)
+        assert masked_gate(*given, mask, 0) == replace(done, chosen=None)  # it changes nothing else
+        return None if done.chosen is None else done.chosen[0].tolist()
+
+    # What stays, then what takes the place of the others; 4 is nobody.
+    assert chosen([1, 3]) == [[1, 3], [1, 3]]
+    assert chosen([0, 3]) == [[0, 3], [0, 3]]
+    assert chosen([2]) == [[2, 4], [2, 4]]
+    assert asked[-1] == ([[2, 4], [2, 4]], [False, False, True, False])
+    # All that the gate chose is virtual, and yet a softmax over three is not one over four.
+    assert chosen([0, 1, 2]) == [[0, 1], [2, 0]]
+    before = len(asked)
+    assert chosen([0, 1, 2, 3]) is None  # nothing is masked
+    assert len(asked) == before
 
 
 def test_absent_choices_are_no_slots() -> None:

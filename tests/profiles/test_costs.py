@@ -139,3 +139,12 @@ def test_what_has_no_price_is_refused() -> None:
     bare = replace(A100, gpu=replace(A100.gpu, tflops={"float16": Fraction(312)}))
     with pytest.raises(UserError, match=r"compute_dtype='bfloat16': no peak in hardware 'a100'; allowed: float16"):
         Costs(OLMOE, bare)
+
+
+@given(BYTES, st.integers(1, 40))
+def test_the_software_of_a_copy_is_paid_per_call_and_never_in_a_bound(nbytes: int, calls: int) -> None:
+    software = replace(A100.software, copy_overhead_us=Fraction(7, 2))
+    costs = Costs(OLMOE, replace(A100, software=software))
+    assert calls * costs.copy_ns(nbytes) == calls * (COSTS.copy_ns(nbytes) + 3_500)
+    assert costs.link_floor_ns(nbytes) == COSTS.link_floor_ns(nbytes)
+    assert costs.sources["copy_overhead"] == "constants"

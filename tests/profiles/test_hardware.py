@@ -66,3 +66,45 @@ def test_a_wrong_value_is_named_in_one_line(path: str, value: Any, message: str)
     with pytest.raises(UserError, match=message) as error:
         HardwareProfile.from_dict(mapping)
     assert "\n" not in str(error.value)
+
+
+RUNTIME = {
+    "date": "2026-11-20 13:00 UTC",
+    "model": "reference",
+    "routing": "synthetic routing",
+    "method": "by hand",
+    "layer_overhead_us": 80.5,
+    "launch_us": 30,
+    "copy_overhead_us": 0.1,
+    "fit": {"decode": 0.01},
+}
+
+
+def with_runtime() -> Any:
+    mapping: Any = copy.deepcopy(dict(shipped("hardware", "a100")))
+    mapping["runtime"] = dict(RUNTIME)
+    mapping["software"] = {key: RUNTIME[key] for key in ("layer_overhead_us", "copy_overhead_us")}
+    mapping["gpu"]["launch_us"] = RUNTIME["launch_us"]
+    return mapping
+
+
+def test_a_profile_says_whose_overheads_it_holds() -> None:
+    assert HardwareProfile.from_dict(shipped("hardware", "a100")).overheads.startswith("none of the runtime's")
+    said = HardwareProfile.from_dict(with_runtime()).overheads
+    assert said == "the runtime's own, measured 2026-11-20 13:00 UTC with reference on synthetic routing"
+
+
+@pytest.mark.parametrize("path", ["software.layer_overhead_us", "gpu.launch_us", "software.copy_overhead_us"])
+def test_overheads_that_were_changed_are_no_longer_the_runtimes(path: str) -> None:
+    mapping = with_runtime()
+    group, key = path.split(".")
+    mapping[group][key] += 1
+    with pytest.raises(
+        UserError, match=rf"hardware\.{path}=.*hardware\.runtime\.{key} gives; or hardware\.runtime=null"
+    ):
+        HardwareProfile.from_dict(mapping)
+    assert HardwareProfile.from_dict(mapping | {"runtime": None}).overheads.startswith("none")
+
+
+def test_a_profile_without_an_overhead_per_copy_has_none() -> None:
+    assert HardwareProfile.from_dict(shipped("hardware", "a100")).software.copy_overhead_us == 0

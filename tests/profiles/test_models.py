@@ -18,6 +18,7 @@ PUBLISHED = {
     "qwen3_30b_a3b": 30_532_122_624,
     "gpt_oss_20b": 20_914_757_184,
     "gpt_oss_120b": 116_829_156_672,
+    "reference": 14_819_456,  # our own, counted in its files
 }
 # SYSTEMS.md 0.1: one expert in MB, all routed experts in GB, top-k per token in GB, seconds at 25 GB/s
 TABLE = {
@@ -56,6 +57,7 @@ def test_expert_sizes_follow_from_the_shapes(name: str) -> None:
     assert biases == (3 * 2880 if name.startswith("gpt_oss") else 0)
     sizes = {
         "bfloat16": 2 * m.expert_params,
+        "float32": 4 * m.expert_params,
         "fp8": weights + 4 * weights // 128**2,
         "int4": weights // 2 + 5 * weights // 256,
         "mxfp4": weights // 2 + weights // 32 + 2 * biases,

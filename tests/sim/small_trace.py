@@ -118,5 +118,6 @@ def config(trace: Trace | Path, budget: int, *, policy: str = "lru", batch: int 
         "seed": 0,
         "bounds": False,
         "log": False,
+        "timeline": False,
     }
     return RunConfig.from_dict(given | changes)

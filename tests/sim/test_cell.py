@@ -18,7 +18,8 @@ from small_trace import Plan, config, one_layer, write
 from policies import registry
 from sim.cell import make_cell
 from sim.cli import main
-from sim.config import RunConfig, read_config
+from sim.compose import read_config
+from sim.config import RunConfig
 from sim.profiles import ModelProfile, shipped
 from sim.run import run_config
 
@@ -49,6 +50,7 @@ CHANGES: dict[str, Any] = {
     "seed": 1,
     "bounds": True,
     "log": True,
+    "timeline": True,
 }
 """Another value for every key of a run."""
 
@@ -224,4 +226,4 @@ def test_the_code_changes_the_cell(base: RunConfig, monkeypatch: pytest.MonkeyPa
 def test_bounds_are_shared_by_policies_and_by_nothing_else(base: RunConfig, field: str, tmp_path: Path) -> None:
     for given in (base, changed(base, field)):
         run_config(replace(given, bounds=True), tmp_path)
-    assert len(list(tmp_path.glob("bounds-*"))) == (1 if field in ("policy", "log") else 2)
+    assert len(list(tmp_path.glob("bounds-*"))) == (1 if field in ("policy", "log", "timeline") else 2)

@@ -15,7 +15,7 @@ import pytest
 
 from policies import registry
 from sim.cell import make_cell
-from sim.config import read_config
+from sim.compose import read_config
 from sim.core.accounts import FATES
 from sim.core.core import Core
 from sim.replay import replay
@@ -56,6 +56,9 @@ def test_every_policy_gives_the_whole_document_and_its_sums_hold(policy: str, tm
             assert key in result["nulls"], key
         else:
             assert inner is None or inner <= set(result[key]), key
+
+    rates = result["hit_rate"]
+    assert rates["complete"] <= rates["bytes"] <= rates["resident"]  # of experts that all have one size
 
     totals, prefetch = result["totals"], result["prefetch"]
     fates = [prefetch[fate] for fate in FATES]

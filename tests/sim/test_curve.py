@@ -48,7 +48,7 @@ def test_the_curve_is_the_samples_and_the_command_prints_it(capsys: pytest.Captu
     assert main(["curve", "limit=2", "format=json"]) == 0
     curve = json.loads(capsys.readouterr().out)
     at = curve["budget_bytes"].index(max(b for b in curve["budget_bytes"] if b <= 4_000_000_000))
-    from sim.config import read_config
+    from sim.compose import read_config
 
     cell = make_cell(read_config(["policy=lru", "limit=2", "budget=4GB"]))
     accounts = simulate(cell, cell.policy()).accounts

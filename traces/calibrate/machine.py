@@ -15,7 +15,8 @@ from traces.calibrate.copies import multiply, reader
 from traces.calibrate.timing import Budget, Clock, measure
 
 QUERY = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu,pcie.link.gen.current"
-RATE_POINTS = 5
+RATED = ("bfloat16", "float16", "float32")
+RATE_POINTS = 6
 
 
 def describe(device: torch.device) -> dict[str, str]:
@@ -57,8 +58,8 @@ def rates(clock: Clock, largest: int, budget: Budget) -> dict[str, float]:
     copied = measure(lambda n: clock.device_ns(lambda i: target.copy_(source), n), budget.share())
     found = {"hbm_gb_per_s": 8 * elements / copied.median}
     width = 8192 if clock.cuda else 512
-    for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):
-        product = multiply(clock.device, dtype, width)
+    for name in RATED:
+        product = multiply(clock.device, getattr(torch, name), width)
         took = measure(lambda n, product=product: clock.device_ns(product, n), budget.share())  # type: ignore[misc]
         found[name] = 2 * width**3 / took.median / 1000
     read = reader(largest)

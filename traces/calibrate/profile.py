@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from traces.calibrate.machine import RATED
 from traces.calibrate.tables import Rows
 
 DEPTH = 2
@@ -62,7 +63,7 @@ def assemble(
         "gpu": {
             "memory_bytes": memory_bytes,
             "hbm_gb_per_s": _digits(rates["hbm_gb_per_s"]),
-            "tflops": {dtype: _digits(rates[dtype]) for dtype in ("bfloat16", "float16")},
+            "tflops": {dtype: _digits(rates[dtype]) for dtype in RATED},
             "launch_us": _digits(launch_us),
             "efficiency": {"flops": 1, "hbm": 1},
         },

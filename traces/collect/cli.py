@@ -7,8 +7,9 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from traces.collect.options import check_choice, check_range, check_text, parse_options
+from traces.collect.options import Ranges, check_choice, check_ranges, check_text, parse_options
 from traces.errors import Interrupted, UserError, one_of
 from traces.format import SIGNALS
 
@@ -26,7 +27,7 @@ where it was; the trace appears when it is whole.
 
   decoding            greedy | sampled | teacher_forced (the continuation is the text's own, or a chat's answer)
                                                                                                     [greedy]
-  max_new_tokens      per prompt                                                                    [64]
+  max_new_tokens      per prompt, but for those that state their own (trace.json says how many)     [64]
   max_prompt_tokens   longer prompts are cut; teacher_forced continues from the cut                 [512]
   temperature, top_p  of sampled decoding                                                           [1.0, 1.0]
   seed                of sampled decoding and of the splits                                         [0]
@@ -61,6 +62,16 @@ RECORDABLE = frozenset(SIGNALS) - {"expert_ids", "router_choice"}
 class Options:
     """See USAGE."""
 
+    RANGES: ClassVar[Ranges] = {
+        **dict.fromkeys(("max_new_tokens", "max_prompt_tokens", "samples", "batch", "ahead"), (1, _MOST)),
+        **dict.fromkeys(("seed", "limit"), (0, _MOST)),
+        "threads": (0, 4096),
+        "overhead": (0, 86400),
+        "temperature": (1e-3, 1e3),
+        "top_p": (1e-3, 1),
+        "split": (0, 1),
+    }
+
     model: str
     prompts: str
     out: str
@@ -92,15 +103,7 @@ class Options:
         check_choice("chat_template", self.chat_template, ("auto", "on", "off"))
         check_choice("turn", self.turn, ("first", "last"))
         check_choice("dtype", self.dtype, ("auto", "bfloat16", "float16", "float32"))
-        for key in ("max_new_tokens", "max_prompt_tokens", "samples", "batch", "ahead"):
-            check_range(key, getattr(self, key), 1, _MOST)
-        for key in ("seed", "limit"):
-            check_range(key, getattr(self, key), 0, _MOST)
-        check_range("threads", self.threads, 0, 4096)
-        check_range("overhead", self.overhead, 0, 86400)
-        check_range("temperature", self.temperature, 1e-3, 1e3)
-        check_range("top_p", self.top_p, 1e-3, 1)
-        check_range("split", self.split, 0, 1)
+        check_ranges(self, self.RANGES)
         for key in ("licence", "priced_as"):
             check_text(key, getattr(self, key))
         if self.decoding != "sampled":
@@ -171,6 +174,8 @@ def run(options: Options, signals: frozenset[str], out: Path) -> None:
     )
     if prompts.skipped:
         print(f"skipped {prompts.skipped} chats in which no user speaks before the answer", file=sys.stderr)
+    if own := prompts.stating_length:
+        print(f"max_new_tokens={options.max_new_tokens}: not for {own} prompts, which state their own", file=sys.stderr)
     if options.threads:
         torch.set_num_threads(options.threads)
     loaded = load(options.model, options.dtype, options.device, options.max_memory)

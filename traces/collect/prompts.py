@@ -48,7 +48,8 @@ class PromptFile:
 
     Building it reads the whole file and checks every record that is used, so that a recording of hours does not end
     at a bad line. `settings`: what it was built with, by name. `skipped` is then the number of chats that were passed
-    over since no user speaks before the answer: whoever records must say it. `name` is the file's name without its
+    over since no user speaks before the answer: whoever records must say it. `stating_length` is the number of prompts
+    with a `max_new_tokens` of their own, which goes before the one for all. `name` is the file's name without its
     folder, `sha256` the hash of its bytes in hexadecimal, `licences` those that records state, sorted.
 
     Memory: 1 byte per prompt, 5 while the splits are drawn, one text per distinct source and licence, and a block
@@ -75,7 +76,7 @@ class PromptFile:
         self._state = self._stat()
         self.name = path.name
         self.sha256 = _sha256(path)
-        self.skipped = 0
+        self.skipped = self.stating_length = 0
         self._splits = bytearray()
         undecided: dict[str, array[int]] = {}
         licences: set[str] = set()
@@ -85,6 +86,7 @@ class PromptFile:
                 continue
             if record.split is None:
                 undecided.setdefault(record.source, array("I")).append(len(self._splits))
+            self.stating_length += record.max_new_tokens is not None
             if record.licence:
                 licences.add(record.licence)
             self._splits.append(OPEN if record.split is None else SPLITS.index(record.split))

@@ -135,7 +135,7 @@ def collect(loaded: Loaded, prompts: PromptFile, out: Path, decoding: Decoding, 
         "name": loaded.name,
         "revision": loaded.revision,
         "recorder": by,
-        "decoding": decoding.settings(loaded.tokenizer),
+        "decoding": {**decoding.settings(loaded.tokenizer), **_exceptions(prompts)},
         "recording": "recorded",
         "prompts": Prompts(prompts.name, wanted.licence or "; ".join(prompts.licences) or None),
         "expert_bytes": moe.expert_bytes(),
@@ -158,6 +158,12 @@ def collect(loaded: Loaded, prompts: PromptFile, out: Path, decoding: Decoding, 
     if wanted.overhead_s and last:
         print(overhead.measure(recorder, last, wanted.overhead_s), file=sys.stderr)
     return out
+
+
+def _exceptions(prompts: PromptFile) -> dict[str, int]:
+    """What the manifest says of the prompts that a setting does not hold for."""
+    n = prompts.stating_length
+    return {"prompts_with_own_max_new_tokens": n} if n else {}
 
 
 def _record(

@@ -17,7 +17,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from traces.collect.families import MoeModel
 from traces.collect.scoring import FAMILIES
-from traces.collect.verify import RecordingError, check_routing
+from traces.collect.verify import RecordingError, check_routing, read_router
 from traces.errors import UserError, one_of
 from traces.format import absent_id, by_descending_weight
 
@@ -138,7 +138,7 @@ class Recorder:
             if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
                 raise RecordingError(f"layer {index}: its router takes more than the hidden states")
             hidden = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
-            logits, _, _ = self._routed(index, output, len(hidden))
+            logits, _, _ = read_router(self.moe, index, output, len(hidden))
             law = self.moe.layers[index].law
             scores = law.scores(logits)
             choice = law.choice(scores) if self.moe.has_choice else scores
@@ -149,27 +149,13 @@ class Recorder:
 
         return hook
 
-    def _routed(self, index: int, output: Any, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(logits [n, E], weights [n, K], ids [n, K]) of what the router of layer `index` returned for n tokens."""
-        if not (isinstance(output, tuple) and len(output) == 3 and all(isinstance(x, Tensor) for x in output)):
-            raise RecordingError(f"layer {index}: its router does not return logits, weights and ids")
-        logits, weights, ids = (x.detach() for x in output)
-        if ids.is_floating_point():  # Granite's, before transformers 5.18
-            logits, ids = ids, logits
-        logits = logits.reshape(-1, logits.shape[-1])
-        sizes, E, K = [tuple(x.shape) for x in (logits, weights, ids)], self.moe.n_experts, self.moe.top_k
-        if sizes != [(n, E), (n, K), (n, K)] or ids.is_floating_point():
-            expected = f"for {n} tokens, {E} experts and top-{K}"
-            raise RecordingError(f"layer {index}: its router returns logits, weights, ids of shapes {sizes} {expected}")
-        return logits, weights, ids
-
     def _look_back(self, index: int, hidden: Tensor) -> None:
         """Note what this router chooses from what entered those before it, up to A, nearest first; all in one call."""
         count = len(self._recent)
         if count:
             rows = torch.cat([earlier.to(hidden.device) for earlier in reversed(self._recent)])
             # forward, not a call: the router's own hook must not take this for a pass. accelerate's run within it.
-            _, weights, ids = self._routed(index, self.moe.layers[index].router.forward(rows), len(rows))
+            _, weights, ids = read_router(self.moe, index, self.moe.layers[index].router.forward(rows), len(rows))
             for seen, *chosen in zip(reversed(self._seen), ids.chunk(count), weights.chunk(count), strict=False):
                 seen.ahead.append((chosen[0], chosen[1]))
         self._recent.append(hidden)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from traces.errors import UserError
+
+if TYPE_CHECKING:
+    from traces.collect.families import MoeModel
 
 _ROUNDING = 1e-6
 """Softmax in float32 may swap two logits that differ in their last bit."""
@@ -41,3 +45,18 @@ def check_routing(choice: NDArray[Any], ids: NDArray[Any], weights: NDArray[Any]
     refuse(lowest < highest - _ROUNDING * np.abs(highest), "the chosen experts have not the highest scores")
     near = np.isclose(weights, expected, rtol=0.02, atol=1e-6)
     refuse(~near.all(axis=-1), "the weights do not follow from the scores")
+
+
+def read_router(moe: MoeModel, index: int, output: Any, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(logits [n, E], weights [n, K], ids [n, K]) of what the router of layer `index` returned for n tokens."""
+    if not (isinstance(output, tuple) and len(output) == 3 and all(isinstance(x, Tensor) for x in output)):
+        raise RecordingError(f"layer {index}: its router does not return logits, weights and ids")
+    logits, weights, ids = (x.detach() for x in output)
+    if ids.is_floating_point():  # Granite's, before transformers 5.18
+        logits, ids = ids, logits
+    logits = logits.reshape(-1, logits.shape[-1])
+    sizes, E, K = [tuple(x.shape) for x in (logits, weights, ids)], moe.n_experts, moe.top_k
+    if sizes != [(n, E), (n, K), (n, K)] or ids.is_floating_point():
+        expected = f"for {n} tokens, {E} experts and top-{K}"
+        raise RecordingError(f"layer {index}: its router returns logits, weights, ids of shapes {sizes} {expected}")
+    return logits, weights, ids

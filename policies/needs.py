@@ -1,0 +1,41 @@
+"""What a policy needs of a trace, and how it does without."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar
+
+from policies.signals import Signal
+
+
+class Needs:
+    """A policy's declarations. A switch is a word of the command line, ``policy.KEY=VALUE``, or several of them."""
+
+    signals: ClassVar[frozenset[Signal]] = frozenset()
+    without: ClassVar[Mapping[Signal, str]] = {}
+    """The switch that makes it do without a signal, where there is one."""
+    ahead: ClassVar[str] = ""
+    """The parameter, kept under its name, that says how many layers ahead it reads ``gate_ahead``."""
+    learns: ClassVar[bool] = False
+    """Whether it learns from the train requests; see :meth:`wants_history`."""
+    unlearned: ClassVar[str] = ""
+    """The switch that makes it do without train requests, where there is one."""
+
+    def needs(self) -> frozenset[Signal]:
+        """The signals that it reads, with its parameters as they are."""
+        return self.signals
+
+    def predictors(self) -> frozenset[str]:
+        """The fitted predictors that it reads, by name, with its parameters as they are."""
+        return frozenset()
+
+    def unfitted(self, recorded: Collection[Signal]) -> Sequence[str]:
+        """What there is to do where these were not fitted for a trace of such signals: switches, and commands.
+
+        A user is told the commands, and those of the switches with which nothing is missing.
+        """
+        return ()
+
+    def wants_history(self) -> bool:
+        """Whether :meth:`policies.api.Policy.fit` wants the train requests, with its parameters as they are."""
+        return self.learns

@@ -1,0 +1,216 @@
+"""Where two runs part: the first fact at which their logs differ, times left aside, in words.
+
+The machines have clocks of their own, so that the order of facts differs long before a decision does. Three sequences
+are compared: all facts in their order; the copies alone, which are what the policy decided; and the experts alone, in
+the order in which they were computed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sim.replay import CHUNK, EXPERT, GATE, MEASURE, NEXT_CHUNK, NEXT_EXPERT, PREDICTION, STEP, STEP_END
+from traces.collect.options import check_choice, check_range, parse_options
+from traces.errors import UserError
+
+USAGE = """\
+python -m real diff first=LOG second=LOG [key=value ...]
+
+Shows in words where two runs part: the first fact, the first copy and the first expert computed that differ, with the
+times left aside. Exit status: 0 where the logs tell the same, 1 where they differ.
+
+  first, second   the folder of a run (python -m real run, python -m sim run log=true), or its log.npy
+  experts         per layer; 0: as the first run's result.json says                               [0]
+  chunks          per expert; 0: likewise                                                         [0]
+  format          table, or json                                                                  [table]
+
+  python -m real diff first=outputs/real-lru-... second=outputs/lru-...
+"""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact of a log without its time, and where it was told: the step, the layer of the last gate (-1: none)."""
+
+    op: int
+    words: tuple[int, ...]
+    step: int
+    layer: int
+    demand: tuple[int, ...]
+    """Of the last gate: flat numbers."""
+
+    @property
+    def told(self) -> tuple[int, tuple[int, ...]]:
+        """What is compared."""
+        return self.op, self.words
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first place where two sequences of facts differ. ``first``, ``second``: what each did, in words."""
+
+    of: str
+    """facts, copies or experts"""
+    place: int
+    """How many were the same before."""
+    first: str
+    second: str
+
+    def document(self) -> dict[str, Any]:
+        return {"of": self.of, "same_before": self.place, "first": self.first, "second": self.second}
+
+
+def facts(log: Sequence[int]) -> Iterator[Fact]:
+    """The facts of a log, without the questions. UserError if it is cut or no log."""
+    words = iter(log)
+    step, layer, demand = 0, -1, ()  # type: int, int, tuple[int, ...]
+
+    def many(n: int) -> tuple[int, ...]:
+        return tuple(int(next(words)) for _ in range(n))
+
+    for op in words:
+        if op in (NEXT_CHUNK, NEXT_EXPERT):
+            continue
+        try:
+            next(words)  # the time
+            if op in (CHUNK, EXPERT, PREDICTION):
+                told = many(1)
+            elif op == GATE:
+                layer, n = many(2)
+                demand, tokens = many(n), many(n)
+                told = (layer, *demand, *tokens)
+            elif op == STEP:
+                step, prefill, n = many(3)
+                layer, demand = -1, ()
+                told = (step, prefill, n, *many(3 * n))
+            elif op in (STEP_END, MEASURE):
+                told = ()
+            else:
+                raise UserError(f"a log with the operation {op}; allowed: a log of facts, as log=true keeps it")
+        except StopIteration:
+            raise UserError("a log that ends in the middle of a fact; allowed: a whole one") from None
+        yield Fact(op, told, step, layer, demand)
+
+
+def differences(first: Sequence[int], second: Sequence[int], n_experts: int, chunks: int) -> list[Difference]:
+    """The first difference of each of the three sequences; [] for logs that tell the same."""
+    both = list(facts(first)), list(facts(second))
+    found = []
+    for of, wanted in (("facts", None), ("copies", CHUNK), ("experts", EXPERT)):
+        one, other = ([fact for fact in side if wanted in (None, fact.op)] for side in both)
+        for place, (a, b) in enumerate(zip_longest(one, other)):
+            if a is None or b is None or a.told != b.told:
+                found.append(Difference(of, place, *(in_words(x, n_experts, chunks) for x in (a, b))))
+                break
+    return found
+
+
+def in_words(fact: Fact | None, n_experts: int, chunks: int) -> str:
+    """What happened, and where."""
+    if fact is None:
+        return "nothing more"
+    where = f"step {fact.step}" + (
+        f", after the gate of layer {fact.layer}" if fact.layer >= 0 else ", before any gate"
+    )
+    if fact.op == STEP:
+        step, prefill, n, *rest = fact.words
+        rows = sum(rest[n + 1 :: 2])
+        kind = "prefill" if prefill else "decode"
+        return f"step {step} begins: {kind} of {_list('request', rest[:n])}, {rows} token{'s' * (rows != 1)}"
+    if fact.op == GATE:
+        n = (len(fact.words) - 1) // 2
+        chosen = _list("expert", [x % n_experts for x in fact.words[1 : 1 + n]])
+        return f"step {fact.step}: the gate of layer {fact.layer} asks for {chosen}"
+    if fact.op in (CHUNK, EXPERT):
+        number = fact.words[0]
+        x, part = divmod(number, chunks) if fact.op == CHUNK else (number, 0)
+        layer, expert = divmod(x, n_experts)
+        name = f"expert {expert} of layer {layer}"
+        if fact.op == EXPERT:
+            return f"{where}: {name} has been computed"
+        cut = f" (part {part + 1} of {chunks})" if chunks > 1 else ""
+        asked = "which this event demands" if x in fact.demand else "which this event does not demand"
+        return f"{where}: the copy of {name}{cut} has ended, {asked}"
+    if fact.op == PREDICTION:
+        return f"{where}: prediction {fact.words[0]} has come"
+    return f"{where}: the {'step' if fact.op == STEP_END else 'warm-up'} ends"
+
+
+def lines(found: Sequence[Difference], names: tuple[str, str]) -> str:
+    """The differences for a person."""
+    if not found:
+        return "no difference: the same facts in the same order\n"
+    width = max(map(len, names))
+    text = []
+    for it in found:
+        text += [f"{it.of}: the first {it.place} are the same, then"]
+        text += [f"  {name:{width}}  {words}" for name, words in zip(names, (it.first, it.second), strict=True)]
+    return "\n".join(text) + "\n"
+
+
+def _list(what: str, numbers: Sequence[int]) -> str:
+    return f"{what}{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers))}"
+
+
+@dataclass(frozen=True)
+class Options:
+    """See USAGE."""
+
+    first: str
+    second: str
+    experts: int = 0
+    chunks: int = 0
+    format: str = "table"
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; returns the exit status. UserError for what the user can mend."""
+    options = parse_options(Options, list(words))
+    check_range("experts", options.experts, 0, 1 << 16)
+    check_range("chunks", options.chunks, 0, 1 << 30)
+    check_choice("format", options.format, ("table", "json"))
+    first, second = _read("first", Path(options.first)), _read("second", Path(options.second))
+    n_experts, chunks = options.experts, options.chunks
+    if not n_experts or not chunks:
+        said = _sizes(Path(options.first))
+        n_experts, chunks = n_experts or said[0], chunks or said[1]
+    found = differences(first, second, n_experts, chunks)
+    if options.format == "json":
+        sys.stdout.write(json.dumps([it.document() for it in found], indent=1) + "\n")
+    else:
+        sys.stdout.write(lines(found, ("first", "second")))
+    return 1 if found else 0
+
+
+def _read(key: str, path: Path) -> Sequence[int]:
+    file = path / "log.npy" if path.is_dir() else path
+    try:
+        log = np.load(file, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{key}={path}: no {file.name} ({error.strerror}); allowed: a run with log=true") from None
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{key}={path}: not a log ({error}); allowed: log.npy of a run") from None
+    if not isinstance(log, np.ndarray) or log.dtype != np.int64 or log.ndim != 1:
+        raise UserError(f"{key}={path}: not a log; allowed: log.npy of a run, whole numbers in one row")
+    found: list[int] = log.tolist()
+    return found
+
+
+def _sizes(path: Path) -> tuple[int, int]:
+    """Experts per layer and chunks per expert, as the run's result says."""
+    try:
+        config = json.loads((path / "result.json").read_text(encoding="utf-8"))["config"]
+        return int(config["model"]["experts"]), int(config["chunks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"first={path}: no result.json that says how many experts and chunks there are; allowed: a run's folder,"
+            " or give experts= and chunks="
+        ) from None

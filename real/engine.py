@@ -1,0 +1,99 @@
+"""The model's forward passes for requests that come and go: each has its own KV cache, a decode pass joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+
+class Engine:
+    """Prefill and decode passes of one model. Used in inference mode of the caller's."""
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self._own: dict[int, Any] = {}  # request -> its cache, where it is in no batch
+        self._batch: tuple[int, ...] = ()
+        self._joined: Any = None
+        self._pads: list[int] = []  # of the batch's rows: unused places on the left
+        self._length: dict[int, int] = {}
+
+    def prefill(self, request: int, tokens: Sequence[int], every: bool = False) -> Tensor:
+        """The request's next prompt tokens; logits [V] of the last one, or of ``every`` one [n, V]."""
+        cache = self._own.get(request)
+        if cache is None:
+            cache = self._own[request] = DynamicCache()
+            self._length[request] = 0
+        ids = torch.tensor([list(tokens)], device=self.device)
+        keep = len(tokens) if every else 1
+        logits: Tensor = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits
+        self._length[request] += len(tokens)
+        return logits[0] if every else logits[0, -1]
+
+    def decode(self, requests: Sequence[int], tokens: Sequence[int]) -> Tensor:
+        """One token of each request, in order; logits [B, V]."""
+        self._join(tuple(requests))
+        ids = torch.tensor([[token] for token in tokens], device=self.device)
+        given: dict[str, Tensor] = {}
+        if any(self._pads):
+            width = self._joined.get_seq_length() + 1
+            places = torch.arange(width)[None]
+            mask = places >= torch.tensor(self._pads)[:, None]
+            positions = torch.tensor([[self._length[request]] for request in requests])
+            given = {"attention_mask": mask.long().to(self.device), "position_ids": positions.to(self.device)}
+        logits: Tensor = self.model(
+            input_ids=ids, past_key_values=self._joined, use_cache=True, logits_to_keep=1, **given
+        ).logits
+        for request in requests:
+            self._length[request] += 1
+        return logits[:, -1]
+
+    def drop(self, request: int) -> None:
+        """The request has ended."""
+        if request in self._batch:
+            self._part()
+        self._own.pop(request, None)
+        self._length.pop(request, None)
+
+    def _join(self, requests: tuple[int, ...]) -> None:
+        """Make ``requests`` the batch: rows of shorter caches are filled up on the left."""
+        if requests == self._batch:
+            return
+        self._part()
+        caches = [self._own.pop(request) for request in requests]
+        lengths = [self._length[request] for request in requests]
+        width = max(lengths)
+        self._pads = [width - length for length in lengths]
+        if len(caches) == 1:
+            self._joined = caches[0]
+        else:
+            self._joined = DynamicCache()
+            for index in range(len(caches[0].layers)):
+                layers = [cache.layers[index] for cache in caches]
+                keys, values = (
+                    torch.cat([_widened(getattr(layer, name), width) for layer in layers])
+                    for name in ("keys", "values")
+                )
+                self._joined.update(keys, values, index)
+        self._batch = requests
+
+    def _part(self) -> None:
+        """Give each request of the batch its own cache back."""
+        if len(self._batch) == 1:
+            self._own[self._batch[0]] = self._joined
+        else:
+            for row, (request, pad) in enumerate(zip(self._batch, self._pads, strict=True)):
+                own = DynamicCache()
+                for index, layer in enumerate(self._joined.layers):
+                    keys, values = (x[row : row + 1, ..., pad:, :].clone() for x in (layer.keys, layer.values))
+                    own.update(keys, values, index)
+                self._own[request] = own
+        self._batch, self._joined, self._pads = (), None, []
+
+
+def _widened(cached: Tensor, width: int) -> Tensor:
+    """[1, heads, n, d] -> [1, heads, width, d]."""
+    return torch.nn.functional.pad(cached, (0, 0, width - cached.shape[-2], 0))

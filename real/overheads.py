@@ -1,0 +1,222 @@
+"""What the runtime itself costs, beside the device: per layer event, per expert launched, per copy.
+
+The same cells are run on the device and simulated with the profile's figures of the device alone. Compute that the
+simulation lacks is put down to layer events and to launches, by least squares over runs in which these differ in
+number; then the overhead of a copy is what makes the simulated stalls as long as the measured ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from real.forced import run_forced
+from real.offloaded import Offloaded
+from real.synthetic import write_uniform
+from sim.cell import Cell, make_cell
+from sim.config import RunConfig
+from sim.core.accounts import LOOKUPS, Accounts
+from sim.results import Outcome
+from sim.run import simulate
+
+PREFILLS = (16, 64, 256)
+LONGEST_COPY_OVERHEAD_NS = 10**9
+METHOD = (
+    "device runs less simulations without overheads: compute by least squares over layer events and launches, then the"
+    " overhead per copy that gives the measured stalls of decoding"
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run: what the device took, in ns, and how many layer events and launches it had."""
+
+    name: str
+    config: RunConfig
+    compute: int
+    stall: int
+    events: int
+    launches: int
+    bare: int
+    """Compute as simulated without overheads."""
+
+    @property
+    def wall(self) -> int:
+        return self.compute + self.stall
+
+
+@dataclass(frozen=True)
+class Overheads:
+    """In ns. ``fit``: by run, how far the simulated time is off once they are in, as a share of the measured."""
+
+    layer: int
+    launch: int
+    copy: int
+    fit: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run: decode steps, how often each run is repeated, the budget and the seed of the routing."""
+
+    tokens: int = 48
+    repeat: int = 3
+    budget: str = "50%"
+    seed: int = 1
+
+
+def samples(
+    model: Offloaded,
+    profile: Mapping[str, Any],
+    hardware: Mapping[str, Any],
+    name: str,
+    plan: Plan,
+    scratch: Path,
+    say: Callable[[str], None],
+) -> list[Sample]:
+    """Run all, each ``plan.repeat`` times; of the repetitions the one of median time is taken."""
+    found = []
+    for label, requests, policy, batch in _runs(plan):
+        trace = write_uniform(scratch / label, model, name, requests, plan.seed)
+        config = RunConfig.from_dict(
+            {
+                "policy": {"name": policy},
+                "model": dict(profile),
+                "hardware": without(hardware),
+                "workload": {"name": "closed_loop", "batch": batch},
+                "trace": str(trace),
+                "budget": plan.budget,
+                "chunks": 1,
+                "warmup": batch,
+                "limit": None,
+                "seed": 0,
+                "bounds": False,
+                "log": False,
+                "timeline": False,
+            }
+        )
+        cell = make_cell(config)
+        runs = [_sample(label, cell, model) for _ in range(plan.repeat)]
+        found.append(sorted(runs, key=lambda run: run.wall)[(len(runs) - 1) // 2])
+        say(f"{label}: {found[-1].wall / 1e6:.1f} ms, as simulated without overheads {_simulated(config) / 1e6:.1f} ms")
+    return found
+
+
+def fit(runs: Sequence[Sample]) -> Overheads:
+    """The three overheads, none below 0."""
+    layer, launch = least_squares(
+        [(run.events / run.compute, run.launches / run.compute) for run in runs],
+        [(run.compute - run.bare) / run.compute for run in runs],
+    )
+    decoding = [run for run in runs if run.name.startswith("decode")]
+    measured = sum(run.stall for run in decoding)
+
+    def stalls(copy: int) -> int:
+        return sum(_stall(_priced(run.config, layer, launch, copy)) for run in decoding)
+
+    copy = smallest(stalls, measured, LONGEST_COPY_OVERHEAD_NS)
+    off = {run.name: abs(run.wall - _simulated(put(run.config, layer, launch, copy))) / run.wall for run in runs}
+    return Overheads(layer, launch, copy, {name: round(share, 4) for name, share in off.items()})
+
+
+def least_squares(rows: Sequence[tuple[float, float]], values: Sequence[float]) -> tuple[int, int]:
+    """a, b of at least 0, whole, for which a*x + b*y is nearest to the values."""
+    xx, xy, yy = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
+    xv, yv = (sum(row[i] * value for row, value in zip(rows, values, strict=True)) for i in (0, 1))
+    determinant = xx * yy - xy * xy
+    if determinant > 1e-12 * xx * yy:
+        a, b = (xv * yy - yv * xy) / determinant, (yv * xx - xv * xy) / determinant
+        if a >= 0 and b >= 0:
+            return round(a), round(b)
+    alone = [(max(0.0, xv / xx), 0.0), (0.0, max(0.0, yv / yy))]
+
+    def far(pair: tuple[float, float]) -> float:
+        return sum((pair[0] * x + pair[1] * y - value) ** 2 for (x, y), value in zip(rows, values, strict=True))
+
+    a, b = min(alone, key=far)
+    return round(a), round(b)
+
+
+def smallest(rising: Callable[[int], int], wanted: int, most: int) -> int:
+    """The smallest whole number at which ``rising`` reaches ``wanted``; ``most`` if it does not."""
+    if rising(0) >= wanted:
+        return 0
+    high = 1000
+    while high < most and rising(high) < wanted:
+        high *= 2
+    low, high = high // 2 if high > 1000 else 0, min(high, most)
+    while high - low > max(1, high // 1000):
+        middle = (low + high) // 2
+        low, high = (low, middle) if rising(middle) >= wanted else (middle, high)
+    return high
+
+
+def without(hardware: Mapping[str, Any]) -> dict[str, Any]:
+    """The profile of the device alone."""
+    return put_in(hardware, 0, 0, 0)
+
+
+def put_in(hardware: Mapping[str, Any], layer: int, launch: int, copy: int) -> dict[str, Any]:
+    """The profile with these overheads, in ns."""
+    return dict(hardware) | {
+        "gpu": dict(hardware["gpu"]) | {"launch_us": launch / 1000},
+        "software": {"layer_overhead_us": layer / 1000, "copy_overhead_us": copy / 1000},
+        "runtime": None,
+    }
+
+
+def put(config: RunConfig, layer: int, launch: int, copy: int) -> RunConfig:
+    """The same run on a machine with these overheads."""
+    return replace(config, hardware=put_in(config.hardware, layer, launch, copy))
+
+
+def _runs(plan: Plan) -> list[tuple[str, list[tuple[int, int]], str, int]]:
+    """(name, requests, policy, batch); of each the first batch of requests is to warm up."""
+    runs = [
+        ("decode_on_demand", [(4, 4), (4, plan.tokens)], "on_demand", 1),
+        ("decode_lru", [(4, 4), (4, plan.tokens)], "lru", 1),
+        ("decode_batch_4", [(4, 2)] * 4 + [(4, math.ceil(plan.tokens / 4))] * 4, "lru", 4),
+    ]
+    return runs + [(f"prefill_{n}", [(n, 0)] * 4, "on_demand", 1) for n in PREFILLS]
+
+
+def _sample(name: str, cell: Cell, model: Offloaded) -> Sample:
+    steps = 0
+
+    def count(_rows: int) -> None:
+        nonlocal steps
+        steps += 1
+
+    warm = sum(1 for _ in cell.passes(cell.selection.warmup))
+    outcome = run_forced(cell, model, cell.policy(), count).outcome
+    accounts = outcome.accounts
+    bare = simulate(cell, cell.policy()).accounts
+    return Sample(
+        name,
+        cell.config,
+        accounts.compute_ns,
+        sum(accounts.stall_row()),
+        (steps - warm) * cell.setup.n_layers,
+        accounts.hit_row()[LOOKUPS],
+        bare.compute_ns,
+    )
+
+
+def _priced(config: RunConfig, layer: int, launch: int, copy: int) -> Accounts:
+    return _outcome(put(config, layer, launch, copy)).accounts
+
+
+def _stall(accounts: Accounts) -> int:
+    return sum(accounts.stall_row())
+
+
+def _simulated(config: RunConfig) -> int:
+    return _outcome(config).wall_ns
+
+
+def _outcome(config: RunConfig) -> Outcome:
+    cell = make_cell(config)
+    return simulate(cell, cell.policy())

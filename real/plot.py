@@ -1,0 +1,114 @@
+"""A picture of a validation: each figure as predicted against as measured, a point per cell."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from real.verdict import WORDS, label
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+"""Of Okabe and Ito. Policies are told apart by marker as well."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
+BANDS = (0.05, 0.15)
+
+
+def draw(document: Mapping[str, Any]) -> bytes:
+    """A PNG. ImportError where matplotlib is absent."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows, source = document["cells"], document["provenance"]
+    figure = Figure(figsize=(11, 9.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(
+        f"{source['model']['name']} on {source['hardware']['name']}: predicted against measured, {source['date']}"
+    )
+    axes = figure.subplots(2, 2).ravel()
+    for axis, name in zip(axes[:3], ("tpot_ms", "ttft_ms", "stall_ms_per_token"), strict=True):
+        _times(axis, rows, name)
+    _hits(axes[3], rows)
+    handles, labels = axes[3].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(handles)), fontsize=9)
+    found = io.BytesIO()
+    figure.savefig(found, dpi=110, format="png")
+    return found.getvalue()
+
+
+def _times(axis: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    points = [(row, row["errors"][name]) for row in rows]
+    seen = [(row, it["device"], it["simulated"]) for row, it in points if it["device"] and it["simulated"]]
+    axis.set(title=WORDS[name], xlabel="measured, ms", ylabel="predicted, ms")
+    if left := len(points) - len(seen):
+        axis.set_title(f"{WORDS[name]} ({left} of {len(points)} cells not drawn: 0 or null on one side)")
+    if not seen:
+        axis.text(0.5, 0.5, "no cell has both above 0", ha="center", transform=axis.transAxes)
+        return
+    values = [value for _, *pair in seen for value in pair]
+    low, high = min(values) / 1.3, max(values) * 1.3
+    _diagonal(axis, low, high)
+    axis.fill_between([], [], color="#888888", alpha=0.25, label="within 5 %")
+    axis.fill_between([], [], color="#888888", alpha=0.12, label="within 15 %")
+    for band, alpha in zip(reversed(BANDS), (0.12, 0.25), strict=True):
+        edge = [low, high]
+        axis.fill_between(
+            edge, [x * (1 - band) for x in edge], [x * (1 + band) for x in edge], color="#888888", alpha=alpha, lw=0
+        )
+    for row, x, y in seen:
+        _point(axis, rows, row, x, y)
+    axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+    _ticks(axis, low, high)
+    axis.legend(*_only(axis, "within"), loc="upper left", fontsize=8)
+
+
+def _hits(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    axis.set(title="hit rate (complete)", xlabel="measured", ylabel="predicted", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    _diagonal(axis, 0, 1)
+    for row in rows:
+        it = row["errors"]["hit_complete"]
+        if it["device"] is not None and it["simulated"] is not None:
+            _point(axis, rows, row, it["device"], it["simulated"])
+    axis.grid(alpha=0.3)
+
+
+def _point(axis: Any, rows: Sequence[Mapping[str, Any]], row: Mapping[str, Any], x: float, y: float) -> None:
+    names = list(dict.fromkeys(label(it["policy"]) for it in sorted(rows, key=lambda it: label(it["policy"]))))
+    name = label(row["policy"])
+    place = names.index(name)
+    known = axis.get_legend_handles_labels()[1]
+    axis.plot(
+        [x],
+        [y],
+        MARKERS[place % len(MARKERS)],
+        color=COLOURS[place % len(COLOURS)],
+        markeredgecolor="white",
+        markersize=9,
+        linestyle="none",
+        label=name if name not in known else None,
+    )
+    axis.annotate(str(row["budget"]), (x, y), textcoords="offset points", xytext=(6, -9), fontsize=7)
+
+
+def _diagonal(axis: Any, low: float, high: float) -> None:
+    axis.plot([low, high], [low, high], color="black", linewidth=0.8)
+
+
+def _only(axis: Any, word: str) -> tuple[list[Any], list[str]]:
+    pairs = [(h, text) for h, text in zip(*axis.get_legend_handles_labels(), strict=True) if text.startswith(word)]
+    return [h for h, _ in pairs], [text for _, text in pairs]
+
+
+def _ticks(axis: Any, low: float, high: float) -> None:
+    """Plain numbers, at 1, 2 and 5 times each power of ten, or at these alone where there are many."""
+    steps = (1, 2, 5) if high < 300 * low else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    marks = [m * 10.0**p for p in powers for m in steps if low <= m * 10.0**p <= high]
+    if len(marks) < 2:
+        marks = [float(f"{x:.3g}") for x in (low * 1.05, (low * high) ** 0.5, high / 1.05)]
+    for which in (axis.set_xticks, axis.set_yticks):
+        which(marks, [f"{x:g}" for x in marks])
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)

@@ -1,0 +1,50 @@
+"""Where a run's routing and signals come from: a recorded trace, or the model itself as it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sim.workload import Pass
+from traces import Trace
+from traces.collect.scoring import Law
+
+
+class Forced:
+    """The routing of a trace: its rows decide, whatever the model's routers say."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self._step: Pass | None = None
+        self._ids: NDArray[np.int64] = np.empty((0, 0, 0), np.int64)
+
+    def enter(self, step: Pass) -> None:
+        """A pass begins."""
+        self._step = step
+        ids = np.concatenate([self.trace.expert_ids[first : first + rows] for first, rows in step.parts])
+        self._ids = np.where(ids == self.trace.absent, self.trace.E, ids.astype(np.int64))
+
+    def forced(self, layer: int) -> NDArray[np.int64]:
+        return np.ascontiguousarray(self._ids[:, layer])
+
+    def demand(self, layer: int, ids: NDArray[np.int64], weights: NDArray[Any]) -> tuple[list[int], list[int]]:
+        assert self._step is not None
+        return self._step.demand[layer], self._step.tokens[layer]
+
+    def gate(self, layer: int, law: Law) -> tuple[Tensor, Tensor] | None:
+        """Of the recorded scores: the logits that have them, but for a constant where it is of no effect."""
+        trace, step = self.trace, self._step
+        if trace.router_probs is None or trace.expert_weights is None or step is None:
+            return None
+        scores, weights = (
+            torch.from_numpy(np.concatenate([array[first : first + rows, layer] for first, rows in step.parts])).float()
+            for array in (trace.router_probs, trace.expert_weights)
+        )
+        return scores.logit() if law.scoring == "sigmoid" else scores.log(), weights
+
+    def settle(self) -> None:
+        return

@@ -1,0 +1,60 @@
+"""What a device's run leaves: a folder, and a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from real.session import Session
+from sim.store import Store, layer_rows, request_rows
+
+
+def keep(out: Path, session: Session, document: Mapping[str, Any], *, timeline: bool) -> Path:
+    """Write the folder of a run, whole or not at all; returns it."""
+    store, policy, setup = Store(out), session.outcome.policy, session.cell.setup
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    folder = store.folder(f"real-{policy.name}-{setup.budget}-{stamp}")
+
+    def fill(temp: Path) -> None:
+        (temp / "result.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        _table(temp / "requests.csv", request_rows(session.outcome))
+        _table(temp / "layers.csv", layer_rows(session.outcome))
+        config = yaml.safe_dump(asdict(session.cell.config), sort_keys=False)
+        (temp / "config.yaml").write_text(config, encoding="utf-8")
+        session.core.save(temp / "log.npy")
+        if session.keep_trace is not None:
+            shutil.copytree(session.keep_trace, temp / "trace")
+        if session.texts:
+            lines = [json.dumps({"request": i, "text": text}) for i, text in enumerate(session.texts)]
+            (temp / "texts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if timeline:
+            session.machine.timeline.save(temp / "timeline.json", setup.n_experts, setup.chunks)
+
+    store.place(folder, fill)
+    return folder
+
+
+def show(document: Mapping[str, Any], form: str) -> None:
+    """Write a result to stdout: as a table, or as the content of result.json."""
+    try:
+        from sim.cli import report
+
+        report(document, form)
+    except ImportError:  # without rich
+        sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def _table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,174 @@
+"""From the words of a command line to a checked configuration: Hydra composes, this module refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Sequence
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from policies import registry
+from sim.axes import cells, listed
+from sim.config import RunConfig
+from traces.errors import UserError, one_of
+
+GROUPS = ("policy", "model", "hardware", "workload")
+PATHS = ("trace", "model", "hardware")
+"""Keys whose value may be a path as well as a name."""
+
+
+def read_config(overrides: Sequence[str]) -> RunConfig:
+    """Compose ``conf/`` with ``key=value`` words and check the outcome."""
+    composed = to_dict(compose_words(overrides))
+    listed(composed)
+    return RunConfig.from_dict(composed)
+
+
+def compose_words(overrides: Sequence[str], *, hydra: bool = False) -> DictConfig:
+    """Compose ``conf/`` with ``key=value`` words, unchecked; ``hydra``: with Hydra's own settings. UserError."""
+    register_policies()
+    words = [prepare(word) for word in overrides]
+    try:
+        return _compose(words, hydra=hydra)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(_explain(error, words)) from None
+
+
+def read_grid(overrides: Sequence[str]) -> list[RunConfig]:
+    """Every combination of ``key=a,b`` words and of lists, in the order of ``sim run -m``: the last changes fastest."""
+    register_policies()
+    prepared = [prepare(word, sweep=True) for word in overrides]
+    jobs = (to_dict(compose_words(words)) for words in product(*sweep_values(prepared)))
+    return [RunConfig.from_dict(cell) for job in jobs for cell in cells(job)]
+
+
+def sweep_values(prepared: Sequence[str]) -> list[list[str]]:
+    """For each prepared word, the words that its values make; itself alone if it has one value."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(prepared))
+    except OverrideParseException as error:
+        raise UserError(f"{error.override}: not understood; write key=value") from None
+    found = []
+    for word, override in zip(prepared, parsed, strict=True):
+        key = word.partition("=")[0]
+        swept = override.is_sweep_override()
+        found.append([f"{key}={v}" for v in override.sweep_string_iterator()] if swept else [word])
+    return found
+
+
+def _compose(words: Sequence[str], *, hydra: bool = False) -> DictConfig:
+    with initialize_config_module("conf", version_base="1.3"):
+        return compose("config", overrides=list(words), return_hydra_config=hydra)
+
+
+def to_dict(composed: DictConfig) -> dict[str, Any]:
+    """The composed configuration as plain Python, interpolations resolved."""
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from None
+    if not isinstance(plain, dict):
+        raise UserError("the configuration is not a mapping")
+    return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def choices(group: str) -> list[str]:
+    """The names that a group has, in ``conf/`` and, for policies, from other packages."""
+    found = {file.name.removesuffix(".yaml") for file in (files("conf") / group).iterdir()}
+    return sorted(found | (set(_policies_elsewhere(found)) if group == "policy" else set()))
+
+
+def register_policies() -> None:
+    """Make policies without a file in ``conf/policy`` (other packages', say) known to Hydra, with their defaults."""
+    found = {file.name.removesuffix(".yaml") for file in (files("conf") / "policy").iterdir()}
+    for name in _policies_elsewhere(found):
+        ConfigStore.instance().store(group="policy", name=name, node={"name": name, **registry.defaults(name)})
+
+
+def _policies_elsewhere(found: Collection[str]) -> list[str]:
+    """Policies without a file; reference rows, which are no choice, are not among them."""
+    return [name for name in registry.names() if name not in found and not registry.find(name).clairvoyant]
+
+
+def prepare(word: str, sweep: bool = False) -> str:
+    """Let ``trace=``, ``model=`` and ``hardware=`` take paths, whatever characters are in them."""
+    key, separator, value = word.partition("=")
+    if not key:
+        raise UserError(f"{word}: not understood; write key=value")
+    if not separator or key not in PATHS or not value:
+        return word
+    if sweep and "," in value:
+        return f"{key}=" + ",".join(prepare(f"{key}={v}").partition("=")[2] for v in value.split(","))
+    if key == "trace":
+        return value_word(key, value)
+    looks_like_path = "/" in value or "\\" in value or value.endswith((".yaml", ".yml"))
+    return f"{key}={_store(key, Path(value))}" if looks_like_path else word
+
+
+def value_word(key: str, value: str) -> str:
+    """An override in Hydra's grammar, quoted where the value needs it, with nothing interpolated."""
+    if re.fullmatch(r"[\w./-]+", value, flags=re.ASCII) or value[0] in "'\"":
+        return f"{key}={value}"
+    # Backslashes count only before a quote, the closing one included.
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value.replace("${", "\\${"))
+    return f"{key}='{escaped}'"
+
+
+def _store(group: str, path: Path) -> str:
+    """Read a profile's file and make it known to Hydra under a name of its own."""
+    if not path.is_file():
+        raise UserError(f"{group}={path}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.safe_load(text)
+        if not isinstance(node, dict) or not all(isinstance(key, str) for key in node) or "defaults" in node:
+            raise UserError(f"{group}={path}: a mapping of {group} keys is wanted")
+        OmegaConf.create(node)
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, RecursionError) as error:
+        raise UserError(f"{group}={path}: not a profile in YAML: {' '.join(str(error).split())}") from None
+    name = f"file_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    ConfigStore.instance().store(group=group, name=name, node=node)
+    return name
+
+
+def _explain(error: Exception, words: Sequence[str]) -> str:
+    """One line for a person, from Hydra's several."""
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not understood; write key=value"
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        known = [option for option in error.options if not option.startswith("file_")]
+        return f"{group}={name}: unknown; allowed: {one_of(known)}"
+    try:
+        return _culprit(words) or " ".join(str(error).split())
+    except (HydraException, OmegaConfBaseException, ValueError):
+        return " ".join(str(error).split())
+
+
+def _culprit(words: Sequence[str]) -> str | None:
+    """Which word it was that Hydra did not take, and why."""
+    overrides = OverridesParser.create().parse_overrides(list(words))
+    for override in overrides:
+        if override.is_sweep_override():
+            return f"{override.input_line}: several values; add -m to run each"
+        if override.key_or_group in GROUPS and not isinstance(override.value(), str):
+            return f"{override.input_line}: the name of a {override.key_or_group} is wanted"
+    for override in overrides:
+        node: Any = _compose([w for w in words if w.partition("=")[0] in GROUPS])
+        for part in override.key_or_group.split("."):
+            if not isinstance(node, DictConfig) or part not in node:
+                allowed = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
+                return f"{override.input_line}: no such key; allowed: {one_of(allowed) or 'none here'}"
+            node = node[part]
+    return None

@@ -122,6 +122,7 @@ def test_a_sweep_that_was_killed_goes_on(launcher: tuple[str, ...], undisturbed:
     deadline = time.monotonic() + 120
     while len(list(out.glob("[a-z]*/result.json"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.wait()
     finished = {p: (p.stat().st_ino, p.stat().st_mtime_ns, p.read_bytes()) for p in out.glob("[a-z]*/*")}
@@ -131,6 +132,9 @@ def test_a_sweep_that_was_killed_goes_on(launcher: tuple[str, ...], undisturbed:
     assert again.wait(timeout=300) == 0, (tmp_path / "said").read_text()
     assert {p: (p.stat().st_ino, p.stat().st_mtime_ns, p.read_bytes()) for p in finished} == finished
     assert content(out) == content(undisturbed)
+    if "hydra/launcher=joblib" in launcher:
+        assert workers
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers), "workers outlive the sweep"
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

@@ -63,10 +63,13 @@ def _run(words: Sequence[str]) -> int:
         if word.lstrip("+~").startswith("hydra"):
             raise UserError(f"{word}: Hydra's own keys have a meaning with -m only")
     from sim.compose import read_config
+    from sim.plan import blamed, check_single
     from sim.progress import progress_bar
     from sim.run import run_config
 
-    config = read_config(overrides)
+    check_single(overrides)
+    with blamed(overrides):
+        config = read_config(overrides)
     with progress_bar() as progress:
         result = run_config(config, output["out"], progress)
     report(result.document, output["format"])
@@ -137,9 +140,23 @@ def _compare(words: Sequence[str]) -> int:
     return int(compare(words))
 
 
+def _check(words: Sequence[str]) -> int:
+    from sim.check.cli import main as check
+
+    return int(check(words))
+
+
+def _curve(words: Sequence[str]) -> int:
+    from sim.curve import main as curve
+
+    return int(curve(words))
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "compare": _compare,
     "config": _config,
+    "check": _check,
+    "curve": _curve,
     "bench": _bench,
 }

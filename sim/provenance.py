@@ -17,9 +17,21 @@ from policies import registry
 ASIDE = {
     "traces": {"cli.py", "inspect.py", "plots.py", "reuse.py", "stats.py", "words.py", "__main__.py"},
     "sim": {
-        *("__init__.py", "__main__.py", "cli.py", "help.py", "table.py", "progress.py", "multirun.py", "bench.py"),
+        *(
+            "__init__.py",
+            "__main__.py",
+            "bench.py",
+            "cli.py",
+            "curve.py",
+            "grid.py",
+            "help.py",
+            "progress.py",
+            "table.py",
+        ),
+        *("axes.py", "multirun.py", "table.py", "plan.py", "plugins.py", "sweep.py", "unexpected.py", "watch.py"),
         *("frame.py", "runs.py", "stats.py", "pareto.py", "selection.py", "target.py"),
         *("compare.py", "compare_cli.py", "conclude.py"),
+        "check",
     },
 }
 
@@ -46,7 +58,8 @@ def code_digest(policy: str | None = None) -> str:
 def _package(root: Path) -> Iterator[Path]:
     aside = ASIDE[root.name]
     inner = root.glob("*.py") if root.name == "traces" else root.rglob("*.py")
-    return (path for path in inner if path.relative_to(root).as_posix() not in aside)
+    found = ((path, path.relative_to(root)) for path in inner)
+    return (path for path, within in found if within.as_posix() not in aside and within.parts[0] not in aside)
 
 
 def _with_imports(path: Path) -> set[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import yaml
@@ -12,7 +12,7 @@ import yaml
 from policies import registry
 from policies.api import Policy, Setup
 
-CONF = Path(__file__).parents[2] / "conf" / "policy"
+CONF = files("conf") / "policy"
 QUICK = {
     "fmoe": (("search_us", 0.02),),
     "moe_infinity": (("latency_us", 0.02),),
@@ -36,14 +36,14 @@ class Variant:
     def layers(self) -> int:
         """Layers of a model to try it on: more than it looks ahead."""
         params = {**registry.defaults(self.name), **dict(self.params)}
-        return max(3, params.get("distance", 1) + 1, params.get("stride", 1) + 1)
+        return int(max(3, params.get("distance", 1) + 1, params.get("stride", 1) + 1))
 
     def build(self, setup: Setup) -> Policy:
         return registry.build(self.name, setup, dict(self.params))
 
     def roomy(self, setup: Setup) -> Setup:
         """The setup, with the budget raised to what the policy needs."""
-        policy = registry.find(self.name)(setup, **dict(self.params))
+        policy: Policy = registry.find(self.name)(setup, **dict(self.params))
         return replace(setup, budget=max(setup.budget, policy.min_budget()))
 
 
@@ -54,11 +54,7 @@ def variants() -> Iterator[Variant]:
 
 def _variants() -> Iterator[Variant]:
     for name in registry.names():
-        yield Variant(name)
-        default = registry.defaults(name)
-        for key, hint in registry.parameters(name).items():
-            for other in _others(hint, default.get(key)):
-                yield Variant(name, ((key, other), *(p for p in QUICK.get(name, ()) if p[0] != key)))
+        yield from of_one(name)
     yield from shipped()
     for variant in (Variant("fmoe"), *shipped()):
         if variant.name in QUICK:
@@ -74,14 +70,23 @@ def _variants() -> Iterator[Variant]:
     yield Variant("promoe", (quick, ("predictor", "routing"), ("blocking", True)))
 
 
+def of_one(name: str) -> Iterator[Variant]:
+    """A policy with its defaults, and with each parameter changed to each other value at hand."""
+    yield Variant(name)
+    default = registry.defaults(name)
+    for key, hint in registry.parameters(name).items():
+        for other in _others(hint, default.get(key)):
+            yield Variant(name, ((key, other), *(p for p in QUICK.get(name, ()) if p[0] != key)))
+
+
 def shipped() -> Iterator[Variant]:
     """Every YAML that is not a policy's defaults."""
-    for path in sorted(CONF.glob("*.yaml")):
-        given = yaml.safe_load(path.read_text())
+    for path in sorted(CONF.iterdir(), key=lambda path: path.name):
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
         name = given.pop("name")
         own = tuple((k, v) for k, v in given.items() if v != registry.defaults(name).get(k))
         if own:
-            yield Variant(name, own, title=path.stem)
+            yield Variant(name, own, title=path.name.removesuffix(".yaml"))
 
 
 def _others(hint: Any, default: Any) -> list[Any]:

@@ -68,6 +68,7 @@ class Routing:
     signals: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def passes(self) -> list[Pass]:
+        """Its forward passes, new ones each time."""
         out = []
         for prefill, first, rows in self.steps:
             demand, tokens = [], []
@@ -97,10 +98,12 @@ class FakeSignals:
         self.parts, self.layer = parts, -1
 
     def _rows(self, name: str, *index: int) -> Any:
-        return np.concatenate([self.arrays[name][first : first + n][(slice(None), *index)] for first, n in self.parts])
+        rows = slice(None)
+        return np.concatenate([self.arrays[name][first : first + n][(rows, *index)] for first, n in self.parts])  # type: ignore[arg-type]
 
     def _gated(self, name: str, *index: int) -> Any:
-        assert self.layer >= 0, f"{name} was asked for before a gate had run"
+        if self.layer < 0:
+            raise AssertionError(f"{name} was asked for before a gate had run")
         return self._rows(name, self.layer, *index)
 
     def token_ids(self) -> Any:
@@ -199,4 +202,5 @@ def setup_of(
 ) -> Setup:
     n_layers, k = routing.ids.shape[1:]
     sizes = (size,) * n_layers
+    """A model of so many bytes per expert, of the routing's shape."""
     return Setup(n_layers, routing.n_experts, k, sizes, chunks, budget, costs or FlatCosts(), 1, PREDICTORS)

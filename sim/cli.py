@@ -55,7 +55,7 @@ def _run(words: Sequence[str]) -> int:
         sys.stdout.write(run_help())
         return 0
     if any(word in ("-m", "--multirun") for word in words):
-        from sim.multirun import multirun
+        from sim.sweep.multirun import multirun
 
         return multirun([word for word in words if word not in ("-m", "--multirun")])
     overrides, output = split_output(words)
@@ -63,9 +63,9 @@ def _run(words: Sequence[str]) -> int:
         if word.lstrip("+~").startswith("hydra"):
             raise UserError(f"{word}: Hydra's own keys have a meaning with -m only")
     from sim.compose import read_config
-    from sim.plan import blamed, check_single
     from sim.progress import progress_bar
     from sim.run import run_config
+    from sim.sweep.plan import blamed, check_single
 
     check_single(overrides)
     with blamed(overrides):
@@ -135,7 +135,7 @@ def _bench(words: Sequence[str]) -> int:
 
 
 def _compare(words: Sequence[str]) -> int:
-    from sim.compare_cli import main as compare
+    from sim.compare.cli import main as compare
 
     return int(compare(words))
 

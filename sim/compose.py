@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from policies import registry
-from sim.axes import cells, listed
 from sim.config import RunConfig
+from sim.sweep.axes import cells, listed
 from traces.errors import UserError, one_of
 
 GROUPS = ("policy", "model", "hardware", "workload")

@@ -17,20 +17,8 @@ from policies import registry
 ASIDE = {
     "traces": {"cli.py", "inspect.py", "plots.py", "reuse.py", "stats.py", "words.py", "__main__.py"},
     "sim": {
-        *(
-            "__init__.py",
-            "__main__.py",
-            "bench.py",
-            "cli.py",
-            "curve.py",
-            "grid.py",
-            "help.py",
-            "progress.py",
-            "table.py",
-        ),
-        *("axes.py", "multirun.py", "table.py", "plan.py", "plugins.py", "sweep.py", "unexpected.py", "watch.py"),
-        *("frame.py", "runs.py", "stats.py", "pareto.py", "selection.py", "target.py"),
-        *("compare.py", "compare_cli.py", "conclude.py"),
+        *("__init__.py", "__main__.py", "bench.py", "cli.py", "curve.py", "frame.py", "help.py", "progress.py"),
+        *("runs.py", "table.py", "compare", "sweep"),
         "check",
     },
 }

@@ -20,7 +20,7 @@ from sim.check.laws import (
 )
 from sim.check.synthetic import draw, setup_of
 from sim.check.variants import Variant, of_one, variants
-from sim.unexpected import in_one_line
+from sim.sweep.unexpected import in_one_line
 from traces.errors import UserError
 
 HELP = """\

@@ -10,7 +10,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 
 from sim.cli import main
-from sim.plan import make_plan
+from sim.sweep.plan import make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from policies import registry
-from sim.axes import cells
 from sim.cli import main
 from sim.inputs import Inputs
-from sim.plan import make_plan
 from sim.run import run
-from sim.watch import progress_line
+from sim.sweep.axes import cells
+from sim.sweep.plan import make_plan
+from sim.sweep.watch import progress_line
 from traces.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -214,7 +214,7 @@ def test_mistakes_in_a_sweep(words: list[str], named: str, capsys: pytest.Captur
 def test_what_is_not_installed_says_which_extra(
     word: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sim.plugins.installed", lambda kind: ["basic"])
+    monkeypatch.setattr("sim.sweep.plugins.installed", lambda kind: ["basic"])
     assert main(["run", "-m", word]) == 2
     printed = capsys.readouterr().err
     assert f"{word}: not installed; pip install 'moe-offload-workbench[{extra}]'" in printed

@@ -13,10 +13,10 @@ from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
-from sim.axes import AXES, cells
 from sim.compose import GROUPS, choices, compose_words, prepare, to_dict
 from sim.config import RunConfig
-from sim.plugins import check_plugins
+from sim.sweep.axes import AXES, cells
+from sim.sweep.plugins import check_plugins
 from traces.errors import UserError, one_of
 
 

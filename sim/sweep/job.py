@@ -23,12 +23,12 @@ from typing import Any, Literal
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sim.axes import cells
 from sim.compose import to_dict, value_word
 from sim.config import RunConfig
 from sim.inputs import Inputs
 from sim.run import run_config
-from sim.unexpected import in_one_line
+from sim.sweep.axes import cells
+from sim.sweep.unexpected import in_one_line
 from traces.errors import UserError
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")

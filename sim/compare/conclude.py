@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sim import stats
+from sim.compare import stats
 from sim.units import format_bytes
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ import yaml
 
 from sim.cli import one_line, split_output
 from sim.compose import value_word
-from sim.plan import Plan, make_plan
 from sim.store import Store
-from sim.sweep import Job, Told, heard, one_thread
-from sim.watch import watched
+from sim.sweep.job import Job, Told, heard, one_thread
+from sim.sweep.plan import Plan, make_plan
+from sim.sweep.watch import watched
 from traces.errors import UserError
 
 TUNED = "optimization_results.yaml"
@@ -114,7 +114,7 @@ def _print(told: Sequence[Told], store: Store, form: str, tuned: Path | None) ->
         return
     from rich.console import Console
 
-    from sim.grid import show_grid
+    from sim.sweep.grid import show_grid
 
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     if folders:

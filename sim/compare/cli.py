@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.compare import Comparison, compare
-from sim.conclude import NAMES, conclude, limits, machine, share
+from sim.compare.conclude import NAMES, conclude, limits, machine, share
 from sim.frame import REFERENCE_ROWS, SHARES
 from sim.units import format_bytes
 from traces.errors import UserError

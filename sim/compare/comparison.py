@@ -2,7 +2,7 @@
 
 Requests are the units. Other seeds serve the same requests in another order: they are repeated measurements, and are
 averaged per request before anything else, so that ten seeds do not pass for ten times the requests. Requests stand in
-the order in which they were recorded. ``docs/results.md`` tells the method; the statistics are in :mod:`sim.stats`.
+the order in which they were recorded. ``docs/results.md`` tells the method; :mod:`sim.compare.stats` has the statistics.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim import stats
+from sim.compare import stats
+from sim.compare.pareto import pareto
+from sim.compare.selection import check_alike, select
+from sim.compare.target import Target
 from sim.frame import LATENCIES, REFERENCE_ROWS, SHARES
-from sim.pareto import pareto
 from sim.runs import load, load_requests
-from sim.selection import check_alike, select
-from sim.target import Target
 from sim.units import format_bytes
 from traces.errors import UserError, one_of
 
@@ -50,7 +50,7 @@ class Comparison:
     references: pd.DataFrame
     """A row per budget: the metric of the reference rows, means over seeds; NaN without bounds."""
     targets: pd.DataFrame | None
-    """A row per policy: see :meth:`sim.target.Target.met`."""
+    """A row per policy: see :meth:`sim.compare.target.Target.met`."""
     target: Target | None
     missing: tuple[str, ...]
     """What could not be compared, and why."""

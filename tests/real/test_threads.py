@@ -17,9 +17,9 @@ from tiny_models import E, K, tiny
 
 from policies.api import Policy
 from policies.lru import LRU
-from real.backend import HostBackend
-from real.offloaded import Offloaded
-from real.pool import Pool
+from real.runtime.backend import HostBackend
+from real.runtime.offloaded import Offloaded
+from real.runtime.pool import Pool
 from sim.core.accounts import PREDICTOR, Accounts
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from real.engine import Engine
-from real.live import Live
-from real.offloaded import Run
+from real.runtime.engine import Engine
+from real.runtime.live import Live
+from real.runtime.offloaded import Run
 from sim.costs import attended_pairs
 from sim.workload import Pass
 

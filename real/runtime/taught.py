@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from torch import Tensor
 
 from policies.api import Policy
-from real.core import DeviceCore
-from real.engine import Engine
-from real.forced import DeviceRun, check_shape, machine_of, row_ends
-from real.live import Live
-from real.offloaded import Offloaded
-from real.pool import Pool
+from real.runtime.core import DeviceCore
+from real.runtime.engine import Engine
+from real.runtime.forced import DeviceRun, check_shape, machine_of, row_ends
+from real.runtime.live import Live
+from real.runtime.offloaded import Offloaded
+from real.runtime.pool import Pool
 from sim.cell import Cell
 from sim.facts import stated
 from sim.results import Outcome

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from real.diff import differences
-from real.forced import DeviceRun, run_forced
-from real.offloaded import Offloaded
+from real.runtime.forced import DeviceRun, run_forced
+from real.runtime.offloaded import Offloaded
 from sim.cell import Cell
 from sim.core.accounts import Accounts
 from sim.provenance import code_digest

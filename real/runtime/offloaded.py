@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from real.backend import DeviceError, backend_of
-from real.compute import LayerCompute
-from real.machine import Machine
-from real.masked import MaskedGate
-from real.store import HostStore, check_room, free_memory
+from real.runtime.backend import DeviceError, backend_of
+from real.runtime.compute import LayerCompute
+from real.runtime.machine import Machine
+from real.runtime.masked import MaskedGate
+from real.runtime.store import HostStore, check_room, free_memory
 from sim.workload import Pass
 from traces.collect.families import MoeModel, inspect_model
 from traces.collect.scoring import Law

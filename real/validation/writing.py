@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import real
-from real.verdict import label, markdown, summary, worst_first
+from real.validation.verdict import label, markdown, summary, worst_first
 from sim.replay import RecordingCore
 from sim.results import measured_requests
 from traces.calibrate.machine import describe
@@ -102,7 +102,7 @@ def write_results(document: Mapping[str, Any], grid: Grid, options: Options) -> 
         f"{name}.md": (markdown(document) + f"\n![predicted against measured]({name}.png)\n").encode(),
     }
     try:
-        from real.plot import draw
+        from real.validation.plot import draw
 
         files[f"{name}.png"] = draw(document)
     except ImportError:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from real.generate import Served
-from real.live import AHEAD, Live
-from real.offloaded import Offloaded
+from real.runtime.generate import Served
+from real.runtime.live import AHEAD, Live
+from real.runtime.offloaded import Offloaded
 from traces.collect.devices import device_name
 from traces.collect.load import Loaded
 from traces.collect.record import recorder_version, signal_shapes

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator, Sequence
 
 from policies.api import LayerEvent
-from real.backend import Backend
-from real.behind import Behind
-from real.core import DeviceCore
+from real.runtime.backend import Backend
+from real.runtime.behind import Behind
+from real.runtime.core import DeviceCore
 from sim.core.accounts import PREDICTOR, Accounts
 from sim.core.state import CoreError
 from sim.core.words import END

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from real.store import fill
+from real.runtime.store import fill
 from traces.calibrate.shapes import DTYPES, PUBLISHED, configuration
 from traces.collect.load import load
 from traces.errors import UserError, one_of

@@ -17,7 +17,7 @@ Gate = Callable[[int, Law], tuple[Tensor, Tensor] | None]
 
 
 class MaskedGate:
-    """policies.api.MaskedWeights of the ``event`` that is under way. ``gate(layer, law)``: real.offloaded.Feed.gate."""
+    """policies.api.MaskedWeights of the ``event`` that is under way. ``gate(layer, law)``: that of the Feed."""
 
     def __init__(self, moe: MoeModel, event: LayerEvent, gate: Gate) -> None:
         self.moe, self.event, self.gate = moe, event, gate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from policies.api import LayerEvent, Policy, Routing, Setup
-from real.pool import Pool
+from real.runtime.pool import Pool
 from sim.core.state import CoreError
 from sim.core.words import StepSignals
 from sim.replay import RecordingCore

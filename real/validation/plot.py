@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from real.verdict import WORDS, label
+from real.validation.verdict import WORDS, label
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 """Of Okabe and Ito. Policies are told apart by marker as well."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.api import Policy, Setup
-from real.core import DeviceCore
-from real.engine import Engine
-from real.machine import Machine
-from real.offloaded import Offloaded
-from real.pool import Pool
-from real.recorded import Forced
+from real.runtime.core import DeviceCore
+from real.runtime.engine import Engine
+from real.runtime.machine import Machine
+from real.runtime.offloaded import Offloaded
+from real.runtime.pool import Pool
+from real.runtime.recorded import Forced
 from sim.cell import Cell
 from sim.facts import stated
 from sim.profiles import HardwareProfile

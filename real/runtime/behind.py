@@ -1,7 +1,7 @@
 """What goes on behind the model's back: copies, predictions, and compute that ends. One lock, two threads.
 
 The copy thread waits for copies, and for compute that makes room for one; the predictor's thread for the time at which
-a prediction is due. Both tell the core, under the lock, and so does whoever runs the model (real.machine).
+a prediction is due. Both tell the core, under the lock, and so does whoever runs the model (real.runtime.machine).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from heapq import heappop, heappush
 
-from real.backend import Backend, DeviceError, Ticket
-from real.core import DeviceCore
+from real.runtime.backend import Backend, DeviceError, Ticket
+from real.runtime.core import DeviceCore
 from sim.core.state import DEMAND
 from sim.core.words import NONE
 from sim.timeline import Timeline

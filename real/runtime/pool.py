@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from real.backend import Backend, DeviceError, Ticket
-from real.store import HostStore
+from real.runtime.backend import Backend, DeviceError, Ticket
+from real.runtime.store import HostStore
 from sim.core.state import CoreError, split_chunks
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.integrations.moe import grouped_mm_experts_forward
 
-from real.pool import Pool
+from real.runtime.pool import Pool
 
 MAX_GROUPS = 1024
 """Groups of one grouped product on a GPU."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from real.layout import Layout, same_layout
+from real.runtime.layout import Layout, same_layout
 from traces.errors import UserError
 
 ROOM = 0.95

@@ -18,7 +18,7 @@ from traces.collect.options import check_choice, check_range, parse_options
 from traces.errors import UserError
 
 if TYPE_CHECKING:
-    from real.offloaded import Offloaded
+    from real.runtime.offloaded import Offloaded
 
 USAGE = """\
 python -m real calibrate out=FILE.yaml hardware=PROFILE.yaml [key=value ...]
@@ -80,8 +80,8 @@ def main(words: Sequence[str]) -> int:
     if options.weights == "random" and profile["dtype"] is None:
         raise UserError("dtype=auto: random weights have none; allowed: bfloat16, float16, float32")
     prepare(options.threads)
-    from real.models import open_model
-    from real.offloaded import Offloaded
+    from real.runtime.models import open_model
+    from real.runtime.offloaded import Offloaded
     from traces.calibrate.profile import write
     from traces.collect.devices import device_of
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from real.forced import run_forced
-from real.offloaded import Offloaded
+from real.runtime.forced import run_forced
+from real.runtime.offloaded import Offloaded
 from real.synthetic import write_uniform
 from sim.cell import Cell, make_cell
 from sim.config import RunConfig

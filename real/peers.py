@@ -78,9 +78,9 @@ def measure(config: RunConfig, options: Options, name: str) -> dict[str, Any]:
     """All rows, one after the other, on one model. UserError where it does not fit."""
     import torch
 
-    from real.generate import Served
-    from real.models import open_model
-    from real.offloaded import Offloaded
+    from real.runtime.generate import Served
+    from real.runtime.models import open_model
+    from real.runtime.offloaded import Offloaded
     from real.session import find_history, make_live_setup, make_policy, serve
     from traces.collect.devices import device_name, device_of
     from traces.collect.record import recorder_version
@@ -133,7 +133,7 @@ def _decode(model: Any, device: Any, prompt: list[int], new_tokens: int) -> floa
     """Median over decode passes, ms; the first pass warms up."""
     import torch
 
-    from real.engine import Engine
+    from real.runtime.engine import Engine
 
     engine, spent = Engine(model, device), []
     with torch.inference_mode():

@@ -17,11 +17,11 @@ import torch
 
 from policies import registry
 from policies.lru import LRU
-from real.offloaded import Offloaded
 from real.run import prepare
+from real.runtime.offloaded import Offloaded
+from real.runtime.taught import run_taught
 from real.scores import Kept, Scores
 from real.session import check_device
-from real.taught import run_taught
 from real.words import checkpoint, configuration, divide, model_dtype
 from sim.cell import Cell, make_cell
 from sim.config import RunConfig

@@ -17,16 +17,16 @@ from policies.api import Policy, Predictor, Setup
 from policies.predictors.saved import Fitted
 from policies.predictors.saved import load as load_predictor
 from policies.promoe import fitted_name
-from real.core import DeviceCore
-from real.engine import Engine
-from real.forced import check_shape, machine_of, run_forced
-from real.generate import Served, generate
-from real.live import Live
-from real.machine import Machine
-from real.models import open_model
-from real.offloaded import Offloaded
-from real.pool import Pool
-from real.trace import write_trace
+from real.runtime.core import DeviceCore
+from real.runtime.engine import Engine
+from real.runtime.forced import check_shape, machine_of, run_forced
+from real.runtime.generate import Served, generate
+from real.runtime.live import Live
+from real.runtime.machine import Machine
+from real.runtime.models import open_model
+from real.runtime.offloaded import Offloaded
+from real.runtime.pool import Pool
+from real.runtime.trace import write_trace
 from real.words import model_dtype
 from sim.cell import Cell, Predicted, find_trace, make_cell, make_setup
 from sim.config import RunConfig

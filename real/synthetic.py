@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from real.offloaded import Offloaded
+from real.runtime.offloaded import Offloaded
 from traces import DECODE, PREFILL, Prompts, Recorder, Request, TraceWriter
 
 UNIFORM = "synthetic routing, uniform over the experts of each layer"

@@ -22,8 +22,8 @@ from traces.errors import UserError, one_of
 if TYPE_CHECKING:
     import torch
 
-    from real.compare import Logs
-    from real.offloaded import Offloaded
+    from real.runtime.offloaded import Offloaded
+    from real.validation.compare import Logs
 
 USAGE = """\
 python -m real validate [policy=NAME[,NAME]] [budget=SIZE[,SIZE]] [trace=DIR] [key=value ...]
@@ -101,7 +101,7 @@ def main(words: Sequence[str]) -> int:
     given = names_hardware(rest, options.config)
     configs = read_cells(rest, options.config)  # a mistake is told before anything is measured
     prepare(options.threads)
-    from real.writing import document_of, write_results
+    from real.validation.writing import document_of, write_results
     from traces.collect.devices import device_of
 
     device = device_of(options.device)
@@ -117,7 +117,7 @@ def main(words: Sequence[str]) -> int:
         raise UserError(f"no cell could be run: {grid.failed[0]['error']}")
     document = document_of(grid, bench)
     folder = write_results(document, grid, options)
-    from real.verdict import markdown
+    from real.validation.verdict import markdown
 
     if options.format == "json":
         sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
@@ -155,8 +155,8 @@ class Bench:
 
     def model(self, cell: Cell) -> Offloaded:
         """The cell's model. UserError where it cannot be had, or computes in no dtype of ours."""
-        from real.models import open_model
-        from real.offloaded import Offloaded
+        from real.runtime.models import open_model
+        from real.runtime.offloaded import Offloaded
         from traces.calibrate.shapes import DTYPES
 
         name, dtype = self.checkpoint or cell.model.name, cell.costs.dtype
@@ -173,7 +173,7 @@ class Bench:
 
     def _warm(self, cell: Cell, model: Offloaded) -> None:
         """The first request, unmeasured: what a device does once (its kernels, its memory) is in no cell."""
-        from real.forced import run_forced
+        from real.runtime.forced import run_forced
         from real.session import check_device
 
         check_device(cell.setup, model)
@@ -209,9 +209,9 @@ class Bench:
 
 def run_cell(config: RunConfig, bench: Bench, grid: Grid, *, keep: bool) -> None:
     """Run one cell; what goes wrong is listed, and stops no other."""
-    from real.compare import compare
     from real.session import check_device
-    from real.verdict import label
+    from real.validation.compare import compare
+    from real.validation.verdict import label
 
     where = {"policy": label(config.policy), "budget": str(config.budget)}
     try:
@@ -237,7 +237,7 @@ def run_cell(config: RunConfig, bench: Bench, grid: Grid, *, keep: bool) -> None
 def differences_in_words(document: Mapping[str, Any]) -> str:
     """Where device and simulator part, for each cell."""
     from real.diff import Difference, lines
-    from real.verdict import label
+    from real.validation.verdict import label
 
     text = []
     for row in document["cells"]:

@@ -19,6 +19,7 @@ from sim.config import RunConfig
 from sim.core.core import Core
 from sim.costs import Costs
 from sim.history import TrainRequests
+from sim.inputs import Inputs
 from sim.lacks import There, check
 from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, shipped
 from sim.provenance import code_digest
@@ -26,8 +27,8 @@ from sim.replay import RecordingCore
 from sim.signals import TraceSignals
 from sim.timeline import Timeline
 from sim.units import parse_budget
-from sim.workload import ClosedLoop, Pass, Selection, select
-from traces import Trace, open_trace
+from sim.workload import Pass, Selection, select
+from traces import Trace
 from traces.errors import UserError, one_of
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Cell:
     selection: Selection
     predicted: Mapping[str, Predicted]
     """By name; what the policy declares of it is part of the key."""
+    inputs: Inputs
 
     @property
     def total_expert_bytes(self) -> int:
@@ -118,7 +120,7 @@ class Cell:
 
     def passes(self, requests: Sequence[int]) -> Iterator[Pass]:
         """The forward passes of this cell's workload."""
-        return ClosedLoop(self.trace, self.config.workload["batch"]).passes(requests)
+        return iter(self.inputs.passes(self.trace, self.config.workload["batch"], requests))
 
     def changed(self, group: str) -> list[str]:
         """Keys of a model or machine in which it differs from the shipped profile of its name; [] if there is none."""
@@ -160,9 +162,13 @@ class Cell:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def make_cell(config: RunConfig) -> Cell:
-    """Open and check everything that a configuration names. UserError for the first thing that does not fit."""
-    trace = open_trace(find_trace(config.trace))
+def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
+    """Open and check everything that a configuration names. UserError for the first thing that does not fit.
+
+    ``inputs``: what it has in common with other cells.
+    """
+    inputs = inputs or Inputs()
+    trace = inputs.trace(find_trace(config.trace))
     model, dtype = _model(config, trace)
     for key, ours, its in (
         ("layers", model.moe_layers, trace.L),
@@ -179,7 +185,7 @@ def make_cell(config: RunConfig) -> Cell:
     predicted = find_predicted(trace)
     setup = make_setup(config, costs, hardware, trace.E, trace.K, predicted)
     chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup)
-    return Cell(config, trace, model, hardware, costs, setup, chosen, predicted)
+    return Cell(config, trace, model, hardware, costs, setup, chosen, predicted, inputs)
 
 
 def make_setup(

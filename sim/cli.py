@@ -55,7 +55,7 @@ def _run(words: Sequence[str]) -> int:
         sys.stdout.write(run_help())
         return 0
     if any(word in ("-m", "--multirun") for word in words):
-        from sim.multirun import multirun
+        from sim.sweep.multirun import multirun
 
         return multirun([word for word in words if word not in ("-m", "--multirun")])
     overrides, output = split_output(words)
@@ -65,8 +65,11 @@ def _run(words: Sequence[str]) -> int:
     from sim.compose import read_config
     from sim.progress import progress_bar
     from sim.run import run_config
+    from sim.sweep.plan import blamed, check_single
 
-    config = read_config(overrides)
+    check_single(overrides)
+    with blamed(overrides):
+        config = read_config(overrides)
     with progress_bar() as progress:
         result = run_config(config, output["out"], progress)
     report(result.document, output["format"])
@@ -132,7 +135,7 @@ def _bench(words: Sequence[str]) -> int:
 
 
 def _compare(words: Sequence[str]) -> int:
-    from sim.compare_cli import main as compare
+    from sim.compare.cli import main as compare
 
     return int(compare(words))
 
@@ -143,10 +146,24 @@ def _report(words: Sequence[str]) -> int:
     return int(page(words))
 
 
+def _check(words: Sequence[str]) -> int:
+    from sim.check.cli import main as check
+
+    return int(check(words))
+
+
+def _curve(words: Sequence[str]) -> int:
+    from sim.curve import main as curve
+
+    return int(curve(words))
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "compare": _compare,
     "report": _report,
     "config": _config,
+    "check": _check,
+    "curve": _curve,
     "bench": _bench,
 }

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from policies import registry
 from sim.config import RunConfig
+from sim.sweep.axes import cells, listed
 from traces.errors import UserError, one_of
 
 GROUPS = ("policy", "model", "hardware", "workload")
@@ -29,20 +30,27 @@ PATHS = ("trace", "model", "hardware")
 
 def read_config(overrides: Sequence[str]) -> RunConfig:
     """Compose ``conf/`` with ``key=value`` words and check the outcome."""
+    composed = to_dict(compose_words(overrides))
+    listed(composed)
+    return RunConfig.from_dict(composed)
+
+
+def compose_words(overrides: Sequence[str], *, hydra: bool = False) -> DictConfig:
+    """Compose ``conf/`` with ``key=value`` words, unchecked; ``hydra``: with Hydra's own settings. UserError."""
     register_policies()
     words = [prepare(word) for word in overrides]
     try:
-        composed = _compose(words)
+        return _compose(words, hydra=hydra)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, words)) from None
-    return RunConfig.from_dict(to_dict(composed))
 
 
 def read_grid(overrides: Sequence[str]) -> list[RunConfig]:
-    """Every combination of ``key=a,b`` words, in the order of ``sim run -m``: the last word changes fastest."""
+    """Every combination of ``key=a,b`` words and of lists, in the order of ``sim run -m``: the last changes fastest."""
     register_policies()
     prepared = [prepare(word, sweep=True) for word in overrides]
-    return [read_config(words) for words in product(*sweep_values(prepared))]
+    jobs = (to_dict(compose_words(words)) for words in product(*sweep_values(prepared)))
+    return [RunConfig.from_dict(cell) for job in jobs for cell in cells(job)]
 
 
 def sweep_values(prepared: Sequence[str]) -> list[list[str]]:
@@ -59,9 +67,9 @@ def sweep_values(prepared: Sequence[str]) -> list[list[str]]:
     return found
 
 
-def _compose(words: Sequence[str]) -> DictConfig:
+def _compose(words: Sequence[str], *, hydra: bool = False) -> DictConfig:
     with initialize_config_module("conf", version_base="1.3"):
-        return compose("config", overrides=list(words))
+        return compose("config", overrides=list(words), return_hydra_config=hydra)
 
 
 def to_dict(composed: DictConfig) -> dict[str, Any]:

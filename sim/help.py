@@ -15,6 +15,8 @@ What would happen: replay recorded expert routing against an offloading policy, 
   config   print the resolved configuration of such a run (with -m: of a grid), for a machine without Hydra
   compare  policies over budgets in a folder of results: intervals, paired differences, fronts, targets
   report   the same with pictures and the origin of every row, as one HTML page that needs no network
+  check    try a policy against the contract, also one of another installed package
+  curve    LRU's hit rates at every budget, from one pass
   bench    measure the engine's own speed and memory, side by side with a textbook machine
 
   python -m sim run policy=lru budget=8GB
@@ -43,7 +45,16 @@ python -m sim run [KEY=VALUE ...]
   format=FORM        table, or json: the content of result.json on stdout (with -m, one document per line)
 
 Keys inside a group: policy.scope=layer, hardware.link.h2d_gb_per_s=50, model.dtype=fp8.
-Many at once: python -m sim run -m policy=lru,lfu budget=2GB,4GB,8GB
+
+Many at once, with -m: every combination of the values with commas, each a job of its own
+  policy=lru,fmoe budget=2GB,4GB seed=0,1   also chunks, model, policy.distance and so on; policy=glob(lru*)
+  budget=[2GB,4GB,8GB] seed=[0,1,2]         lists: several cells in one job, which opens the trace once (also chunks,
+                                            warmup, limit)
+  experiment=NAME                           a preset:{experiment}
+  hydra/launcher=NAME                       joblib (all cores), submitit_slurm, ray: extras, pip install '.[joblib]'
+A sweep that was stopped goes on with the same command. What failed is listed at the end.
+
+  python -m sim run -m policy=lru,lfu budget=[2GB,4GB,8GB] seed=0,1,2 hydra/launcher=joblib
 
   python -m sim run policy=gate_ahead budget=4GB hardware=h100 chunks=3
   python -m sim run policy=lru budget=25% trace=my_trace model=gpt_oss_20b format=json
@@ -85,7 +96,7 @@ row comes from and the command that makes it again. It holds its pictures and lo
 
 def run_help() -> str:
     """The help of ``sim run``, with the names there are."""
-    names = {group: _wrap(choices(group)) for group in ("policy", "model", "hardware")}
+    names = {group: _wrap(choices(group)) for group in ("policy", "model", "hardware", "experiment")}
     return _RUN_HELP.format(**names)
 
 

@@ -17,9 +17,9 @@ from policies import registry
 ASIDE = {
     "traces": {"cli.py", "inspect.py", "plots.py", "reuse.py", "stats.py", "words.py", "__main__.py"},
     "sim": {
-        *("__init__.py", "__main__.py", "cli.py", "help.py", "table.py", "progress.py", "multirun.py", "bench.py"),
-        *("frame.py", "runs.py", "stats.py", "pareto.py", "selection.py", "target.py"),
-        *("compare.py", "compare_cli.py", "conclude.py", "pictures", "report"),
+        *("__init__.py", "__main__.py", "bench.py", "cli.py", "curve.py", "frame.py", "help.py", "progress.py"),
+        *("runs.py", "table.py", "compare", "sweep"),
+        *("check", "pictures", "report"),
     },
 }
 
@@ -46,7 +46,8 @@ def code_digest(policy: str | None = None) -> str:
 def _package(root: Path) -> Iterator[Path]:
     aside = ASIDE[root.name]
     inner = root.glob("*.py") if root.name == "traces" else root.rglob("*.py")
-    return (path for path in inner if path.relative_to(root).parts[0] not in aside)
+    found = ((path, path.relative_to(root)) for path in inner)
+    return (path for path, within in found if within.as_posix() not in aside and within.parts[0] not in aside)
 
 
 def _with_imports(path: Path) -> set[Path]:

@@ -15,6 +15,7 @@ from policies.lru import LRU
 from sim.cell import Cell, make_cell
 from sim.config import RunConfig
 from sim.facts import stated
+from sim.inputs import Inputs
 from sim.progress import Progress
 from sim.results import Outcome, document, reference_row
 from sim.store import SCHEMA, Store
@@ -37,19 +38,25 @@ def run(*overrides: str, out: str | Path = "outputs", progress: Progress | None 
     return run_config(read_config(overrides), out, progress)
 
 
-def run_config(config: RunConfig, out: str | Path = "outputs", progress: Progress | None = None) -> Result:
-    """Run one composed configuration, or read it if it was run before."""
-    cell = make_cell(config)
+def run_config(
+    config: RunConfig, out: str | Path = "outputs", progress: Progress | None = None, inputs: Inputs | None = None
+) -> Result:
+    """Run one composed configuration, or read it if it was run before; ``inputs``: shared with other cells."""
+    cell = make_cell(config, inputs)
     policy = cell.policy()
     store = Store(Path(out))
     folder = store.folder(f"{policy.name}-{cell.setup.budget}-{cell.key()}")
     found = store.read(folder, "result.json")
     if found is not None:
         return Result(found, folder, cached=True)
-    outcome = simulate(cell, policy, record=config.log, shown=config.timeline, progress=progress)
-    bounds = _bounds(cell, store, progress) if config.bounds and policy.lossless else None
-    result = document(cell, outcome, bounds)
-    store.write(folder, result, outcome, config)
+    with store.turn(folder):  # two sweeps that meet in one cell run it once
+        found = store.read(folder, "result.json")
+        if found is not None:
+            return Result(found, folder, cached=True)
+        outcome = simulate(cell, policy, record=config.log, shown=config.timeline, progress=progress)
+        bounds = _bounds(cell, store, progress) if config.bounds and policy.lossless else None
+        result = document(cell, outcome, bounds)
+        store.write(folder, result, outcome, config)
     return Result(result, folder, cached=False)
 
 
@@ -95,6 +102,11 @@ def _bounds(cell: Cell, store: Store, progress: Progress | None) -> Mapping[str,
     found = store.read(folder, "bounds.json")
     if found is not None:
         return found
+    with store.turn(folder):  # workers that meet here wait for the first, rather than compute the same
+        return store.read(folder, "bounds.json") or _new_bounds(cell, store, folder, progress)
+
+
+def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | None) -> Mapping[str, Any]:
     setup = cell.setup
     warm = bool(cell.selection.warmup)
     n_flat = setup.n_layers * setup.n_experts

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,26 @@ class Store:
         if not isinstance(found, dict) or found.get("schema") != SCHEMA:
             raise UserError(f"{path}: not a result of schema {SCHEMA}; remove its folder to run the cell again")
         return found
+
+    @contextmanager
+    def turn(self, folder: Path) -> Iterator[None]:
+        """Hold a cell, so that other processes wait; look again whether it is there. A killed holder lets go.
+
+        Where the file system has no locks nobody waits: then a cell may be computed twice, with the same bytes.
+        """
+        path = self.root / f".turn-{folder.name}"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            held = path.open("w")
+        except OSError as error:
+            raise UserError(f"out={self.root}: cannot be written ({error.strerror})") from None
+        with held:
+            with suppress(OSError):
+                fcntl.flock(held, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
     def write_json(self, folder: Path, file: str, content: Mapping[str, Any]) -> None:
         """Write a cell that is one document."""

@@ -68,7 +68,7 @@ def _rows(result: Mapping[str, Any]) -> Table:
     for name in ("", "TTFT ms", "TPOT ms", "tok/s", "hits %", "stall ms", "copied", *multiples):
         table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
     own = sum(result["totals"]["stall_ns"].values()) / 1e6 / tokens
-    wall, nbytes = result["totals"]["wall_ns"], _copied(result["totals"])
+    wall, nbytes = result["totals"]["wall_ns"], copied(result["totals"])
     gaps: tuple[str, ...] = ()
     if bounds is not None:
         time, belady = bounds["time_lower_bound"], bounds["belady_bypass"]
@@ -77,24 +77,25 @@ def _rows(result: Mapping[str, Any]) -> Table:
         table.add_row("belady_bypass", *[""] * 5, _b(belady["bytes_per_token"]), "", "1.00x", style="cyan")
         wall_floor, byte_floor = time["wall_ms"] * 1e6, belady["bytes"]
         for name, row in result["reference"].items():
-            gaps = (_x(row["wall_ns"], wall_floor), _x(row["link_bytes"], byte_floor))
-            table.add_row(name, *_figures(row, row["stall_ms_per_token"], row["bytes_per_token"]), *gaps, style="dim")
-        gaps = (_x(wall, wall_floor), _x(nbytes, byte_floor))
-    label, style = _label(result["config"]["policy"]), "bold"
+            gaps = (times(row["wall_ns"], wall_floor), times(row["link_bytes"], byte_floor))
+            table.add_row(name, *figures(row, row["stall_ms_per_token"], row["bytes_per_token"]), *gaps, style="dim")
+        gaps = (times(wall, wall_floor), times(nbytes, byte_floor))
+    name, style = label(result["config"]["policy"]), "bold"
     if result["quality"] is not None:
-        label, style = f"{label}, lossy", "bold magenta"
-    table.add_row(label, *_figures(result, own, nbytes / tokens), *gaps, style=style)
+        name, style = f"{name}, lossy", "bold magenta"
+    table.add_row(name, *figures(result, own, nbytes / tokens), *gaps, style=style)
     return table
 
 
-def _label(policy: Mapping[str, Any]) -> str:
+def label(policy: Mapping[str, Any]) -> str:
     """The policy's name, with the parameters that are not at their defaults."""
     defaults = registry.defaults(policy["name"])
     own = [f"{key}={value}" for key, value in policy.items() if key != "name" and value != defaults.get(key)]
     return f"{policy['name']} ({', '.join(own)})" if own else str(policy["name"])
 
 
-def _figures(row: Mapping[str, Any], stall: float, nbytes: float) -> tuple[str, ...]:
+def figures(row: Mapping[str, Any], stall: float, nbytes: float) -> tuple[str, ...]:
+    """TTFT, TPOT, speed, hits, stall and bytes, the last two per generated token."""
     latency = row["latency_ms"]
     hits = row["hit_rate"]["complete"]
     return (
@@ -170,7 +171,8 @@ def _loss(result: Mapping[str, Any]) -> list[Text]:
     ]
 
 
-def _copied(totals: Mapping[str, Any]) -> int:
+def copied(totals: Mapping[str, Any]) -> int:
+    """Bytes over the link."""
     return int(totals["demand_bytes"] + sum(totals["speculative_bytes"].values()))
 
 
@@ -185,5 +187,6 @@ def _b(value: float | None) -> str:
     return "-" if value is None else format_bytes(round(value))
 
 
-def _x(value: float, floor: float) -> str:
+def times(value: float, floor: float) -> str:
+    """A multiple of a bound."""
     return f"{value / floor:.2f}x" if floor else "-"

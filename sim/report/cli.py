@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> int:
         raise UserError(f"{root}: a folder of results is wanted; a table of runs has neither layers nor requests")
     _writable(target)
     from sim.compare import compare
-    from sim.compare_cli import level_of
+    from sim.compare.cli import level_of
 
     found = compare(
         root,
@@ -65,7 +65,7 @@ def build(found: Comparison, root: Path, words: Sequence[str]) -> tuple[bytes, l
     """The page of a comparison of runs below ``root``, and what could not be drawn. No clock: same runs, same page."""
     import shlex
 
-    from sim.conclude import NAMES, conclude, limits, machine
+    from sim.compare.conclude import NAMES, conclude, limits, machine
     from sim.report import tables
     from sim.report.again import Again
     from sim.report.draw import draw

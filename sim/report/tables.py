@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sim.compare import Comparison
-from sim.compare_cli import LOSSY, PAIRED, lines_of
-from sim.conclude import NAMES
+from sim.compare.cli import LOSSY, PAIRED, lines_of
+from sim.compare.conclude import NAMES
 from sim.frame import REFERENCE_ROWS
 from sim.report.again import Again
 from sim.report.page import Page

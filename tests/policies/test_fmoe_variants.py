@@ -9,11 +9,11 @@ import pytest
 import yaml
 from fmoe_desk import EAST, NORTH, A, B, Desk, Past
 from lab import CONF, Variant, draw, run, setup_of, variants
-from variant import QUICK
 
 from policies import registry
 from policies.api import LayerEvent, Schedule, Signal
 from policies.fmoe import FMoE
+from sim.check.variants import QUICK
 
 
 def shipped(name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def _one_thread() -> Iterator[None]:
     """Tiny matrices: a second thread of torch only waits. The machine's own threads take turns quickly."""
     import torch
 
-    from real.behind import SWITCH_S
+    from real.runtime.behind import SWITCH_S
 
     threads, interval = torch.get_num_threads(), sys.getswitchinterval()
     torch.set_num_threads(1)

@@ -17,13 +17,13 @@ from lab import FakeSignals, Routing  # noqa: E402
 
 from policies.api import Policy, Setup, Step  # noqa: E402
 from policies.lru import LRU  # noqa: E402
-from real.core import DeviceCore  # noqa: E402
-from real.engine import Engine  # noqa: E402
-from real.generate import Served, generate  # noqa: E402
-from real.live import Live  # noqa: E402
-from real.machine import Machine  # noqa: E402
-from real.offloaded import Offloaded, Run  # noqa: E402
-from real.pool import Pool  # noqa: E402
+from real.runtime.core import DeviceCore  # noqa: E402
+from real.runtime.engine import Engine  # noqa: E402
+from real.runtime.generate import Served, generate  # noqa: E402
+from real.runtime.live import Live  # noqa: E402
+from real.runtime.machine import Machine  # noqa: E402
+from real.runtime.offloaded import Offloaded, Run  # noqa: E402
+from real.runtime.pool import Pool  # noqa: E402
 from sim.core.accounts import Accounts  # noqa: E402
 from sim.core.core import Core  # noqa: E402
 from sim.demand import ordered_union  # noqa: E402

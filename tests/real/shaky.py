@@ -12,10 +12,10 @@ from typing import Any
 from rig import torch
 
 from policies.api import LayerEvent
-from real.backend import HostBackend
-from real.core import DeviceCore
-from real.machine import Machine
-from real.pool import Pool
+from real.runtime.backend import HostBackend
+from real.runtime.core import DeviceCore
+from real.runtime.machine import Machine
+from real.runtime.pool import Pool
 
 POISON = 0xFF
 """Of a slot without an owner: as float32 and as bfloat16 it is NaN."""

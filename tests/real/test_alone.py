@@ -26,9 +26,9 @@ for name in {MISSING!r}:
     assert name not in sys.modules
     sys.modules[name] = None  # importing it fails, as if it were not there
 import real
-for module in pkgutil.iter_modules(real.__path__):
-    if module.name != "__main__" and not module.name.endswith("_table"):  # tables are rich's, or else JSON
-        importlib.import_module(f"real.{{module.name}}")
+for module in pkgutil.walk_packages(real.__path__, "real."):
+    if not module.name.endswith(("__main__", "_table")):  # tables are rich's, or else JSON
+        importlib.import_module(module.name)
 """
 
 RUN = """
@@ -36,9 +36,9 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from real.forced import run_forced
-from real.models import open_model
-from real.offloaded import Offloaded
+from real.runtime.forced import run_forced
+from real.runtime.models import open_model
+from real.runtime.offloaded import Offloaded
 from sim.cell import make_cell
 from sim.config import load_config
 from sim.replay import replay

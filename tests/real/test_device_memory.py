@@ -15,12 +15,12 @@ from rig import CPU, NEW_TOKENS, PROMPTS, Rig, drive, serve, torch
 from tiny_models import E, K, tiny
 
 from policies.lru import LRU
-from real.backend import HostBackend
-from real.compute import LayerCompute
-from real.engine import Engine
-from real.live import Live
-from real.offloaded import Offloaded, Run
-from real.pool import Pool
+from real.runtime.backend import HostBackend
+from real.runtime.compute import LayerCompute
+from real.runtime.engine import Engine
+from real.runtime.live import Live
+from real.runtime.offloaded import Offloaded, Run
+from real.runtime.pool import Pool
 from sim.core.state import CoreError
 from sim.demand import ordered_union
 from sim.workload import Pass

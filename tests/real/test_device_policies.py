@@ -18,8 +18,8 @@ from tiny_models import E, K, tiny
 from policies.api import LayerEvent
 from policies.api import Routing as PolicyRouting
 from policies.lru import LRU
-from real.core import DeviceCore
-from real.offloaded import Offloaded
+from real.runtime.core import DeviceCore
+from real.runtime.offloaded import Offloaded
 from sim.core.state import CoreError
 from traces.errors import UserError
 

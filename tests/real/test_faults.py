@@ -18,10 +18,10 @@ from tiny_models import E, K, tiny
 
 from policies.api import LayerEvent
 from policies.lru import LRU
-from real import pool as pools
-from real.backend import DeviceError, HostBackend
-from real.offloaded import Offloaded
-from real.pool import Pool
+from real.runtime import pool as pools
+from real.runtime.backend import DeviceError, HostBackend
+from real.runtime.offloaded import Offloaded
+from real.runtime.pool import Pool
 from traces.errors import UserError
 
 

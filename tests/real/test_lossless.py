@@ -8,7 +8,7 @@ from rig import CPU, NEW_TOKENS, PROMPTS, All, Rig, serve, torch
 from tiny_models import FAMILIES, tiny
 
 from policies.lru import LRU
-from real.offloaded import Offloaded
+from real.runtime.offloaded import Offloaded
 from traces.collect.load import load
 from traces.collect.scoring import FAMILIES as LISTED
 

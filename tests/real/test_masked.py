@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 
-from real.masked import masked_weights  # noqa: E402
+from real.runtime.masked import masked_weights  # noqa: E402
 from traces.collect.scoring import Law  # noqa: E402
 
 PROBS = [[0.5, 0.25, 0.125, 0.125], [0.125, 0.25, 0.125, 0.5]]

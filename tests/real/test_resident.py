@@ -10,8 +10,8 @@ from rig import CPU, All, Rig, serve, torch
 from tiny_models import tiny
 
 from policies.api import LayerEvent, Step
-from real.core import DeviceCore
-from real.offloaded import Offloaded, Run
+from real.runtime.core import DeviceCore
+from real.runtime.offloaded import Offloaded, Run
 
 READS = ("cpu", "numpy", "tolist", "item", "__bool__", "__int__", "__float__", "__index__", "nonzero", "unique")
 """What makes the CPU wait for a tensor's values."""

@@ -17,9 +17,9 @@ from tiny_models import E, K, tiny
 
 from policies.api import Policy
 from policies.lru import LRU
-from real.backend import HostBackend
-from real.offloaded import Offloaded
-from real.pool import Pool
+from real.runtime.backend import HostBackend
+from real.runtime.offloaded import Offloaded
+from real.runtime.pool import Pool
 from sim.core.accounts import PREDICTOR, Accounts
 
 
@@ -75,7 +75,7 @@ def shake(model: Offloaded) -> Iterator[Any]:
 def test_nothing_depends_on_when_things_end(
     kind: type[Policy], seed: int, shake: Any, routing: Routing, whole: Any
 ) -> None:
-    depth = 1 + seed % 2
+    depth, others = 1 + seed % 2, threading.active_count()
     rig = shake(seed, depth)
     for held in (1, 6, rig.experts)[seed % 2 :]:
         setup = rig.setup(held * rig.nbytes)
@@ -83,7 +83,7 @@ def test_nothing_depends_on_when_things_end(
         assert ran.same_logits(whole), held
         assert rig.model.backend.most_under_way <= depth
         assert ran.core.state.peak <= held * rig.nbytes
-    assert threading.active_count() <= 3  # of the device, and of the machine none
+    assert threading.active_count() <= others + 2  # of the shaky device, and of the machine none
 
 
 @pytest.mark.parametrize("batch", [1, 4])

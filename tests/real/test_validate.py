@@ -12,10 +12,10 @@ import pytest
 import yaml
 from validate_cases import config, one_thread, tiny, words  # noqa: F401
 
-from real import compare as comparing
 from real.cli import main
-from real.forced import DeviceRun, run_forced
-from real.verdict import label, markdown, summary, worst_first
+from real.runtime.forced import DeviceRun, run_forced
+from real.validation import compare as comparing
+from real.validation.verdict import label, markdown, summary, worst_first
 from sim.cell import make_cell
 from sim.cli import main as simulator
 from sim.core.accounts import LOOKUPS

@@ -21,8 +21,8 @@ from PIL import Image
 from sim.cell import make_cell
 from sim.cli import main
 from sim.compare import Comparison
+from sim.compare.conclude import conclude, limits
 from sim.compose import read_config
-from sim.conclude import conclude, limits
 from sim.config import dump_configs
 from sim.report.again import Again
 

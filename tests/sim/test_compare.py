@@ -15,9 +15,9 @@ from many_requests import grid, topical, under_seeds
 
 import sim
 from sim.cli import main
-from sim.compare import compare, compare_runs, difference
-from sim.pareto import pareto
-from sim.target import Target
+from sim.compare.comparison import compare, compare_runs, difference
+from sim.compare.pareto import pareto
+from sim.compare.target import Target
 from traces.errors import UserError
 
 RESAMPLINGS = 200

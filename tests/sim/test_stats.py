@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import stats
+from sim.compare import stats
 
 TRUTH = 20.0
 

@@ -1,0 +1,185 @@
+"""The real machine: the same core, told what happens by the model's own forward pass and by a copy thread.
+
+Calls into the core are serialised by one lock and logged (sim.replay). An expert's compute is told as done when the
+device has done it: at the next event at the latest, whose gate waits for the device anyway, or by the copy thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from policies.api import LayerEvent
+from real.runtime.backend import Backend
+from real.runtime.behind import Behind
+from real.runtime.core import DeviceCore
+from sim.core.accounts import PREDICTOR, Accounts
+from sim.core.state import CoreError
+from sim.core.words import END
+from sim.timings import Timings
+from sim.workload import Pass
+
+_SPIN_NS = 200_000  # a sleep may last so much longer than asked for
+
+
+class Machine(Behind):
+    """Drives one core by the clock of the device: what the forward pass tells, by the one thread that runs it.
+
+    Within ``with machine:`` the other threads run; what one of them has died of is raised by the next call, by
+    :meth:`finish` at the latest.
+    """
+
+    def __init__(self, core: DeviceCore, backend: Backend, *, depth: int = 1, predictor_threads: int = 1) -> None:
+        super().__init__(core, backend, depth, predictor_threads)
+        self.timings = Timings()
+        self.steps = 0
+        self.resident = False
+        """Whether all experts were complete when the last step ended, and have kept their slots since."""
+        self._step: Pass | None = None
+        self._began = self._turn_began = 0
+        self._ended: int | None = None  # the last step
+
+    def __enter__(self) -> Machine:
+        try:
+            self.start()
+        except BaseException:  # an interrupt between two threads
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def begin(self, step: Pass) -> None:
+        """A forward pass begins."""
+        with self._lock:
+            self._check()
+            self._step, self.steps = step, self.steps + 1
+            self._stalls = self.core.accounts.stall_ns[0 if step.prefill else 1][0]
+            now = self.now()
+            if self._ended is None:
+                self._ended = self.core.accounts.start_ns = now
+            self._began = self._ended  # what lies between two steps is the later one's
+            self._stalled = 0
+            self.core.step_begin(self.steps, step.prefill, step.requests, step.parts, now)
+            self.resident = self.resident and self.core.all_have_slots  # the policy may have evicted one
+            blocking = self._go_on()
+        self._block(blocking)
+
+    def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int]) -> LayerEvent:
+        """The gate of a layer has run, and the device has nothing left to compute."""
+        with self._lock:
+            self._check()
+            self._retire(wait=True)
+            step = self._step
+            assert step is not None
+            self._stalls = self.core.accounts.stall_ns[0 if step.prefill else 1][layer]
+            event = self.core.gate(layer, demand, tokens, self.now())
+            blocking = self._go_on()
+        self._block(blocking)
+        return event
+
+    def turns(self) -> Iterator[list[int]]:
+        """The event's experts as they may be computed: all that are complete at that moment, in the core's order.
+
+        Whoever takes them launches them and says so with :meth:`launched` before asking for more.
+        """
+        while True:
+            batch: list[int] = []
+            with self._lock:
+                self._check()
+                while (x := self.core.next_expert()) >= 0:
+                    batch.append(x)
+                running = self._computing[-1][2] if self._computing else None
+                self._turn_began = self.now()
+            if batch:
+                yield batch
+            if x == END:
+                return
+            if not batch:
+                if running is not None:
+                    running.wait()  # without the lock: copies go on meanwhile
+                self._wait()
+
+    def launched(self, experts: list[int]) -> None:
+        """The experts that :meth:`turns` has given last were handed to the device."""
+        ticket = self.backend.mark()
+        with self._lock:
+            self._computing.append((self._turn_began, experts, ticket))
+            self._retire()
+            self._after()
+            if self._computing and self.core.queued:
+                self._work.notify()  # its end may make room, and the copy thread is to know of it
+
+    def end(self) -> None:
+        """The forward pass has ended on the device."""
+        with self._lock:
+            self._check()
+            self._retire(wait=True)
+            self._after()
+            step, core = self._step, self.core
+            assert step is not None
+            now = self.now()
+            core.step_end(now)
+            self.timeline.step(self._began, now, self.steps, step.prefill)
+            core.accounts.compute_ns += now - self._began - self._stalled
+            self.timings.note(step, self._began, now)
+            self._ended = now
+            self.resident = core.whole
+
+    def measure(self) -> None:
+        """What has been so far was to warm up."""
+        with self._lock:
+            self._check()
+            now = self._ended = self.now()
+            self.core.measure_from(now)
+            self.timings = Timings()
+
+    def finish(self) -> Accounts:
+        """Close the accounts, and end the threads. The window ends with the last step; what is still being copied is in
+        flight, and nobody is told of it any more."""
+        self.stop()
+        self._check()
+        ended, accounts = self._ended or 0, self.core.accounts
+        if self._link:
+            began = max(self._link[0][0], self._link_free, accounts.start_ns)
+            accounts.link_busy_ns += max(0, ended - began)
+        return self.core.finish(ended)
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _go_on(self) -> list[tuple[int, int, bool]]:
+        """What the policy wants after a fact of the model's; returns the predictions that are to block the compute."""
+        predictions = self.core.predictions
+        blocking = [asked for asked in predictions if asked[2]]
+        predictions[:] = [asked for asked in predictions if not asked[2]]
+        self._after()
+        return blocking
+
+    def _block(self, predictions: list[tuple[int, int, bool]]) -> None:
+        """Wait for predictions, one after the other, without the lock: copies go on meanwhile."""
+        for tag, latency, _ in predictions:
+            begin = self.now()
+            while (left := begin + latency - self.now()) > 0:
+                if left > _SPIN_NS:
+                    time.sleep((left - _SPIN_NS) / 1e9)
+            with self._lock:
+                self._check()
+                now = self.now()
+                self._stall(begin, now, PREDICTOR)
+                self.core.prediction(tag, now)
+                self._after()
+
+    def _wait(self) -> None:
+        """Compute waits until an expert is complete; the device has nothing left to compute."""
+        with self._lock:
+            self._retire()
+            self._after()
+            self._waiting_since = self.now()
+            while not self.core.ready:
+                self._check()
+                if not self._link and not self._predictions:
+                    raise CoreError("deadlock: compute waits and nothing can be copied")
+                self._ready.wait()
+            self._charge(self._awaited, self.now())
+            self._waiting_since = None

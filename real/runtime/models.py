@@ -1,0 +1,62 @@
+"""The model that a run puts on a device: a checkpoint of this machine, or random weights of a known shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from real.runtime.store import fill
+from traces.calibrate.shapes import DTYPES, PUBLISHED, configuration
+from traces.collect.load import load
+from traces.errors import UserError, one_of
+
+WEIGHTS = ("auto", "random")
+_AUTO: Any = AutoModelForCausalLM
+
+
+def open_model(name: str, dtype: str, weights: str, layers: int | None = None, *, whole: bool = False) -> Any:
+    """A model on the CPU, in evaluation mode, its experts without memory if their weights are random.
+
+    `name`: "reference", a folder or a model of the local cache; with ``weights=random`` also a name of conf/model.
+    `layers`: MoE layers of the trace, for a shape whose depth conf/model gives and transformers' defaults do not.
+    `whole`: random experts get their memory too.
+    """
+    if weights not in WEIGHTS:
+        raise UserError(f"weights={weights}: allowed: {one_of(WEIGHTS)}")
+    if weights == "auto":
+        if name in PUBLISHED:
+            raise UserError(
+                f"model={name}: its checkpoint is not shipped; allowed: weights=random, or the folder of a checkpoint"
+            )
+        return load(name, dtype, "cpu").model
+    return _random(name, dtype, layers, whole)
+
+
+def _random(name: str, dtype: str, layers: int | None, whole: bool) -> Any:
+    config = configuration(name)
+    text = config.get_text_config()
+    if layers is not None and name in PUBLISHED:
+        dense = int(getattr(text, "first_k_dense_replace", 0) or 0)
+        text.num_hidden_layers = layers + dense
+        for key in ("layer_types", "mlp_layer_types"):
+            if getattr(text, key, None):
+                setattr(text, key, (list(getattr(text, key)) * (layers + dense))[: layers + dense])
+    kind = DTYPES[dtype] if dtype != "auto" else (getattr(config, "dtype", None) or torch.bfloat16)
+    with torch.device("meta"):
+        model = _AUTO.from_config(config, dtype=kind).eval()
+    generator = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for module in model.modules():
+            experts = all(hasattr(module, mark) for mark in ("num_experts", "is_transposed", "has_bias"))
+            if whole or not experts:
+                module.to_empty(device="cpu", recurse=False)
+            if not experts:
+                model._init_weights(module)
+            elif whole:
+                for weights in module.parameters(recurse=False):
+                    fill(weights)
+    torch.random.set_rng_state(generator)
+    return model

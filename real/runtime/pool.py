@@ -1,0 +1,85 @@
+"""The slots on the device: one block of memory within the budget, each slot as large as one expert."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from real.runtime.backend import Backend, DeviceError, Ticket
+from real.runtime.store import HostStore
+from sim.core.state import CoreError, split_chunks
+
+
+class Pool:
+    """Which expert lies in which slot. The core says who may have one; here is where it is.
+
+    `weights`: name -> [slots, ...], what the kernels read. `slot_of`: flat number -> slot, -1 without one; the same on
+    the device, int64 [L, E], for the kernels that look up by id.
+    """
+
+    def __init__(self, store: HostStore, capacity: int, chunks: int, backend: Backend) -> None:
+        self.store, self.backend = store, backend
+        nbytes, n_layers = store.layout.nbytes, len(store.blocks)
+        self.slots = min(capacity // nbytes, n_layers * store.n_experts)
+        before = backend.allocated()
+        try:
+            self.block = torch.empty(self.slots, nbytes, dtype=torch.uint8, device=backend.device)
+        except RuntimeError as error:
+            said = " ".join(str(error).split())[:200]
+            raise DeviceError(
+                f"{self.slots} experts of {nbytes} bytes do not fit on {backend.device}: {said};"
+                " allowed: a budget that fits beside the dense part"
+            ) from None
+        self.allocated = max(self.block.numel(), backend.allocated() - before)
+        if self.allocated > capacity:
+            raise CoreError(f"the pool took {self.allocated} bytes of a budget of {capacity}")
+        self.weights = store.layout.views(self.block)
+        self.slot_of = [-1] * (n_layers * store.n_experts)
+        self.on_device = torch.full((n_layers, store.n_experts), -1, dtype=torch.int64, device=backend.device)
+        self._stale = True
+        self.holds_all = self.slots == len(self.slot_of)
+        """Then each expert has the slot of its flat number."""
+        self._free = list(range(self.slots - 1, -1, -1))
+        ends = [0]
+        for size in split_chunks(nbytes, chunks):
+            ends.append(ends[-1] + size)
+        self._spans = list(pairwise(ends))
+        self._chunks = chunks
+
+    def start_copy(self, chunk: int) -> Ticket:
+        """Hand the copy of a chunk over; its expert is given a slot if it has none."""
+        expert, part = divmod(chunk, self._chunks)
+        slot = self.slot_of[expert]
+        if slot < 0:
+            slot = self.slot_of[expert] = expert if self.holds_all else self._free.pop()
+            self._stale = True
+        first, end = self._spans[part]
+        return self.backend.start_copy(self.block[slot, first:end], self.store.expert(expert)[first:end])
+
+    def release(self, expert: int) -> None:
+        """The core has taken the expert's slot back."""
+        slot = self.slot_of[expert]
+        if slot >= 0:
+            self.slot_of[expert] = -1
+            if not self.holds_all:
+                self._free.append(slot)
+            self._stale = True
+
+    def table(self, layer: int) -> Tensor:
+        """Slots of a layer's experts on the device, int64 [E]."""
+        if self._stale:
+            self._stale = False  # first: another thread may change a slot while this one copies
+            self.on_device.copy_(torch.tensor(self.slot_of, dtype=torch.int64).view(self.on_device.shape))
+        return self.on_device[layer]
+
+    def free(self) -> None:
+        """Give the memory back now, whoever still holds the pool or one of its weights. Nothing may use it any more."""
+        self.weights = {}
+        self.block.untyped_storage().resize_(0)
+
+    def facts(self) -> dict[str, Any]:
+        """What a result says of the memory that was taken."""
+        return {"slots": self.slots, "allocated_bytes": self.allocated}

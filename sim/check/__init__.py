@@ -1,0 +1,1 @@
+"""The contract that every policy keeps, as a command and for the tests."""

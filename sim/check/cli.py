@@ -1,0 +1,137 @@
+"""``python -m sim check NAME``: does a policy keep the contract? Also one from another installed package."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from policies import registry
+from sim.check.laws import (
+    assert_causal,
+    assert_facts,
+    assert_keeps_the_rules,
+    assert_minimum,
+    assert_says_what_it_is,
+    digests,
+)
+from sim.check.synthetic import draw, setup_of
+from sim.check.variants import Variant, of_one, variants
+from sim.sweep.unexpected import in_one_line
+from traces.errors import UserError
+
+HELP = """\
+python -m sim check NAME [NAME ...]
+
+Tries a policy, with its defaults and with each parameter changed, on made-up requests and a watched machine:
+
+  causality      nothing that it decides changes when everything after that moment is changed
+  rules          budget at every answer, accounts that add up, the same again, the same from the log without a clock
+  minimum        the budget that it declares as its least is enough, and one byte less is refused
+  facts          what it states is plain JSON, the same again, and asking for it changes nothing
+  hash seeds     the same in processes with other hash seeds
+  docstring      the idea, its complexity O(...), lossless or lossy
+
+NAME: a policy of this project, of conf/policy, or of an installed package with an entry point in the group
+moe_offload.policies. Exit status: 0 it keeps all, 1 it breaks one, 2 there is no such policy.
+"""
+DIGESTS = "digests"  # the mark of the processes that are compared
+
+
+def main(words: Sequence[str]) -> int:
+    """Check each policy that is named; returns the exit status."""
+    if not words or any(word in ("-h", "--help") for word in words):
+        sys.stdout.write(HELP)
+        return 0 if words else 2
+    if words[0] == DIGESTS:
+        sys.stdout.write(json.dumps(digests(_variants(words[1]))))
+        return 0
+    named = {name: _variants(name) for name in words}
+    return max(_check(name, found) for name, found in named.items())
+
+
+def _variants(name: str) -> list[Variant]:
+    """The variants of a policy, or the one of that YAML; UserError if there is none."""
+    titled = [variant for variant in variants() if name in (variant.name, variant.title)]
+    if titled and name not in registry.names():
+        return titled
+    registry.find(name)
+    return [variant for variant in (titled or of_one(name)) if _fits(variant)]
+
+
+def _fits(variant: Variant) -> bool:
+    """Whether the policy takes the changed parameter; its defaults have to be taken."""
+    routing = draw(0, n_layers=variant.layers)
+    try:
+        variant.build(setup_of(routing, 10_000))
+    except UserError:
+        if not variant.params:
+            raise
+        return False
+    return True
+
+
+Trial = tuple[str, Callable[[], None]]
+"""Where, and what is tried there."""
+
+
+def _check(name: str, tried: Sequence[Variant]) -> int:
+    sys.stdout.write(f"{name}: {'1 variant' if len(tried) == 1 else f'{len(tried)} variants'}\n")
+    broken = 0
+    for law, trials in _laws(name, tried).items():
+        problem, number = None, 0
+        for number, (where, trial) in enumerate(trials, 1):  # noqa: B007 - how many there were
+            problem = _problem(trial)
+            if problem is not None:
+                problem = f"BROKEN: {where}{problem}"
+                break
+        broken += problem is not None
+        sys.stdout.write(f"  {law:<12} {problem or f'holds, tried {number} times'}\n")
+        sys.stdout.flush()
+    return 1 if broken else 0
+
+
+def _laws(name: str, tried: Sequence[Variant]) -> dict[str, Iterator[Trial]]:
+    causal = [variant for variant in tried if not registry.find(variant.name).clairvoyant]
+    return {
+        "causality": ((f"{v}, seed {seed}: ", partial(_causal, v, seed)) for v in causal for seed in range(4)),
+        "rules": (
+            (f"{v}, seed {seed}: ", partial(assert_keeps_the_rules, v, seed)) for v in tried for seed in range(6)
+        ),
+        "minimum": ((f"{v}: ", partial(assert_minimum, v)) for v in tried),
+        "facts": ((f"{v}: ", partial(assert_facts, v)) for v in tried),
+        "hash seeds": iter([("", partial(_same_everywhere, name))]),
+        "docstring": iter([("", partial(assert_says_what_it_is, tried[0].name))]),
+    }
+
+
+def _causal(variant: Variant, seed: int) -> None:
+    assert_causal(lambda setup, _: variant.build(setup), seed, variant.layers)
+
+
+def _problem(trial: Callable[[], None]) -> str | None:
+    """What was broken, in one line."""
+    try:
+        trial()
+    except AssertionError as error:
+        return str(error)
+    except Exception as error:  # the policy's own
+        return in_one_line(error)
+    return None
+
+
+def _same_everywhere(name: str) -> None:
+    command = [sys.executable, "-m", "sim", "check", DIGESTS, name]
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    outputs = set()
+    for seed in ("0", "1"):
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            raise AssertionError(f"failed in a process of its own: {(done.stderr.splitlines() or ['?'])[-1]}")
+        outputs.add(done.stdout)
+    if len(outputs) > 1:
+        raise AssertionError("decided otherwise under another PYTHONHASHSEED")

@@ -1,0 +1,158 @@
+"""What every policy owes: causality, budget, accounts, determinism, a true minimum, and to say what it is.
+
+Each law raises AssertionError with what was broken.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from policies import registry
+from policies.api import Policy, Setup
+from sim.check.lab import ready, run
+from sim.check.synthetic import FakeSignals, FlatCosts, Routing, draw, setup_of
+from sim.check.variants import Variant
+from sim.core.core import Core
+from sim.facts import stated
+from sim.replay import replay
+from traces.errors import UserError
+
+EXPERT = 12  # bytes
+SLOW = FlatCosts(copy=170, expert=30)  # the link is the bottleneck
+FAST = FlatCosts(copy=20, expert=90)  # prefetches arrive in time
+
+
+def everything(seed: int, layers: int = 3) -> tuple[Routing, Setup]:
+    """A routing and a machine; other seeds have other budgets, chunks and prices."""
+    costs = FAST if seed % 2 else SLOW
+    routing = draw(seed, n_layers=layers + seed % 2, decode=10)
+    return routing, setup_of(routing, EXPERT * (5 + seed), chunks=1 + seed % 3, costs=costs)
+
+
+def change_after(routing: Routing, step: int, layer: int, seed: int) -> Routing:
+    """Another trace, alike until the gate of ``layer`` in ``step`` (-1: until the step begins)."""
+    rng = np.random.default_rng(seed)
+    _, first, rows = routing.steps[step]
+    _, n_layers, top_k = routing.ids.shape
+    other = draw(seed, n_layers, routing.n_experts, top_k, decode=60)
+    late = np.zeros((len(routing.ids), routing.ids.shape[1]), bool)
+    late[first + rows :] = True
+    late[first : first + rows, max(layer, 0) :] = True
+    signals = {}
+    for name, old in routing.signals.items():
+        new = other.signals[name][rng.integers(0, len(other.ids), len(old))]
+        if old.ndim > 2:
+            signals[name] = np.where(late.reshape(*late.shape, *[1] * (old.ndim - 2)), new, old)
+        else:  # known when the step begins
+            signals[name] = old.copy()
+            begin = first if layer < 0 else first + rows
+            signals[name][begin:] = new[begin:]
+    return Routing(signals["expert_ids"], routing.steps, routing.n_experts, signals)
+
+
+def assert_causal(make: Callable[[Setup, Routing], Policy], seed: int, layers: int = 3) -> None:
+    """Whatever is decided before t is the same when everything after t is changed; for several t."""
+    routing, setup = everything(seed, layers)
+    least = make(replace(setup, budget=10_000), routing).min_budget()
+    setup = replace(setup, budget=max(setup.budget, least))
+    before = run(make(setup, routing), routing).core
+    rng = np.random.default_rng(seed)
+    for _ in range(4):
+        step, layer = int(rng.integers(1, len(routing.steps))), int(rng.integers(-1, setup.n_layers))
+        changed = change_after(routing, step, layer, seed + 1000)
+        after = run(make(setup, changed), changed).core
+        until = next(i for i, s in enumerate(before.snapshots) if (s.step, s.layer) == (step + 1, layer))
+        then = before.snapshots[until]
+        alike = then == after.snapshots[until] and before.log[: then.told] == after.log[: then.told]
+        _hold(alike, f"decided before step {step}, layer {layer}, with knowledge of later")
+
+
+def assert_keeps_the_rules(variant: Variant, seed: int) -> None:
+    """Budget, accounts, determinism, clockless replay; a lossless policy computes what the gates chose."""
+    routing, setup = everything(seed, variant.layers)
+    setup = variant.roomy(setup)
+    depth = 1 + seed % 2
+    done = run(variant.build(setup), routing, depth=depth)  # the witness checks the budget at every answer
+    done.accounts.check()
+    rows = sum(len(set(d)) for p in routing.passes() for d in p.demand)
+    nbytes = done.accounts.hit_row()[5]
+    if done.policy.lossless:
+        _hold(done.lookups == rows, "not what the gates chose")
+        _hold(nbytes >= rows * EXPERT, "fewer bytes were demanded than the gates chose")
+        _hold(not any(done.accounts.quality_row()[2:]), "a loss")
+    if not done.core.routes:
+        _hold(nbytes == rows * EXPERT, "other bytes were demanded than the gates chose")
+    own = done.policy.gpu_bytes()
+    _hold(done.core.state.peak + own <= setup.budget, "more bytes than the budget")
+    _hold(done.core.own_bytes == own, "what it keeps on the GPU itself has changed on the way")
+
+    again = run(variant.build(setup), routing, depth=depth)
+    same = again.core.log == done.core.log and again.core.digest() == done.core.digest()
+    _hold(same and again.accounts == done.accounts, "another answer to the same question")
+
+    core = Core(ready(variant.build(setup), routing), setup, FakeSignals(routing.signals))
+    _hold(replay(done.core.log, core) == done.core.digest(), "decided otherwise where there was no clock")
+    _hold(core.state.slot == done.core.state.slot, "decided otherwise where there was no clock")
+
+
+def assert_minimum(variant: Variant) -> None:
+    """The declared minimum is enough, and one byte less is refused by name; also with layers of unequal sizes."""
+    for seed, sizes in enumerate([(12, 12, 12), (12, 5, 30)]):
+        routing, every = draw(seed, n_layers=variant.layers), (sizes * variant.layers)[: variant.layers]
+        setup = replace(setup_of(routing, 10_000, chunks=2, costs=FAST), expert_bytes=every)
+        least = variant.build(setup).min_budget()
+        run(variant.build(replace(setup, budget=least)), routing).accounts.check()
+        try:
+            variant.build(replace(setup, budget=least - 1))
+        except UserError as error:
+            form = rf"budget={least - 1}: .*{variant.name}.* {least} bytes \(\d+\.\d+ MB\)"
+            _hold(re.fullmatch(form, str(error)) is not None, f"refused, but not by name: {error}")
+        else:
+            raise AssertionError(f"{least - 1} bytes were accepted, and {least} are declared")
+
+
+def assert_facts(variant: Variant) -> None:
+    """What it states is of the train requests alone: plain JSON, the same again, and asking changes nothing."""
+    routing, setup = everything(3, variant.layers)
+    setup = variant.roomy(setup)
+    told, untold = (ready(variant.build(setup), routing) for _ in range(2))
+    facts = stated(told)
+    _hold(json.loads(json.dumps(facts, allow_nan=False)) == facts, "its facts are not plain JSON")
+    _hold(stated(ready(variant.build(setup), routing)) == facts, "its facts are others, asked again")
+    for policy in (told, untold):
+        policy.wants_history = lambda: False  # type: ignore[method-assign]
+    _hold(run(told, routing).core.digest() == run(untold, routing).core.digest(), "asking for its facts changed it")
+
+
+def assert_says_what_it_is(name: str) -> None:
+    """A docstring of its own with the idea, the complexity, and the class of its output."""
+    policy = registry.find(name)
+    text = vars(policy)["__doc__"]  # its own: what it inherits speaks of another
+    if not text:
+        raise AssertionError(f"{name} has no docstring")
+    _hold("O(" in text, "its docstring does not say its complexity, O(...)")
+    kind = "lossless" if policy.lossless else "lossy"
+    _hold(policy.clairvoyant or kind in text.lower(), f"its docstring does not say that it is {kind}")
+
+
+def digests(variants: Iterable[Variant]) -> dict[str, Any]:
+    """What each decides and states, for comparison between processes."""
+    found = {}
+    for variant in variants:
+        routing, setup = everything(2, variant.layers)
+        setup = variant.roomy(setup)
+        facts = stated(ready(variant.build(setup), routing))
+        found[str(variant)] = [run(variant.build(setup), routing).core.digest(), facts]
+    return found
+
+
+def _hold(true: bool, otherwise: str) -> None:
+    """As ``assert``, which ``python -O`` would leave out."""
+    if not true:
+        raise AssertionError(otherwise)

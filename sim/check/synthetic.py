@@ -1,0 +1,206 @@
+"""Prices, traces, signals and train requests that are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.api import PastStep, Predictor, Setup
+from sim.workload import Pass
+
+PREDICTED = 2  # layers looked ahead
+PREDICTORS = {
+    "near": Predictor("near", 1, 3),
+    "far": Predictor("far", 2, 2, {"recall": 0.7}),
+    "promoe": Predictor("promoe", 2, 3, {"input": "hidden"}),
+    "promoe_routing": Predictor("promoe_routing", 2, 3, {"input": "routing"}),
+    "promoe_stride3": Predictor("promoe_stride3", 3, 3, {"input": "hidden"}),
+}
+"""Fitted predictors of every synthetic trace."""
+ABSENT = 255
+
+
+@dataclass
+class FlatCosts:
+    """Everything costs the same everywhere, in ns."""
+
+    copy: int = 100
+    expert: int = 40
+    launch_ns: int = 5
+    dense: int = 30
+    head: int = 7
+    layer_overhead_ns: int = 3
+
+    def copy_ns(self, nbytes: int) -> int:
+        return self.copy * nbytes // 12
+
+    def expert_ns(self, layer: int, tokens: int) -> int:
+        return self.expert * tokens
+
+    def expert_table(self, layer: int, tokens: int) -> list[int]:
+        return [self.expert_ns(layer, n) for n in range(tokens + 1)]
+
+    def dense_ns(self, rows: int, kv_tokens: int, pairs: int) -> int:
+        return self.dense
+
+    def lead_ns(self, rows: int, kv_tokens: int, pairs: int) -> int:
+        return 0
+
+    def head_ns(self, requests: int) -> int:
+        return self.head
+
+
+FREE = FlatCosts(copy=0, expert=0, launch_ns=0, dense=0, head=0, layer_overhead_ns=0)
+
+
+@dataclass
+class Routing:
+    """A trace in memory: what each row's tokens chose, and what each signal showed, by (row, layer)."""
+
+    ids: NDArray[np.uint8]  # [N, L, K]
+    steps: list[tuple[bool, int, int]]  # (prefill, first row, rows)
+    n_experts: int
+    signals: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def passes(self) -> list[Pass]:
+        """Its forward passes, new ones each time."""
+        out = []
+        for prefill, first, rows in self.steps:
+            demand, tokens = [], []
+            for layer in range(self.ids.shape[1]):
+                count: dict[int, int] = {}
+                for x in self.ids[first : first + rows, layer].ravel().tolist():
+                    flat = layer * self.n_experts + x
+                    count[flat] = count.pop(flat, 0) + 1
+                demand.append(list(count))
+                tokens.append(list(count.values()))
+            out.append(Pass(prefill, (0,), [(first, rows)], rows, rows, rows, demand, tokens))
+        return out
+
+
+class FakeSignals:
+    """Signals of a :class:`Routing`; asking before the gate, or of another layer, is impossible."""
+
+    def __init__(self, signals: dict[str, NDArray[Any]]) -> None:
+        self.arrays = signals
+        self.layer = -1
+        self.parts: Sequence[tuple[int, int]] = ()
+
+    def shown(self) -> Any:
+        return self
+
+    def enter(self, parts: Sequence[tuple[int, int]]) -> None:
+        self.parts, self.layer = parts, -1
+
+    def _rows(self, name: str, *index: int) -> Any:
+        rows = slice(None)
+        return np.concatenate([self.arrays[name][first : first + n][(rows, *index)] for first, n in self.parts])  # type: ignore[arg-type]
+
+    def _gated(self, name: str, *index: int) -> Any:
+        if self.layer < 0:
+            raise AssertionError(f"{name} was asked for before a gate had run")
+        return self._rows(name, self.layer, *index)
+
+    def token_ids(self) -> Any:
+        return self._rows("token_ids")
+
+    def embedding(self) -> Any:
+        return self._rows("embedding")
+
+    def expert_ids(self) -> Any:
+        return self._gated("expert_ids")
+
+    def expert_weights(self) -> Any:
+        return self._gated("expert_weights")
+
+    def router_probs(self) -> Any:
+        return self._gated("router_probs")
+
+    def gate_ahead(self, distance: int) -> Any:
+        return self._gated("gate_ahead", distance - 1)
+
+    def hidden(self) -> Any:
+        return self._gated("hidden")
+
+    def predicted(self, name: str) -> Any:
+        return self._gated(f"predicted/{name}")
+
+
+def draw(
+    seed: int,
+    n_layers: int = 4,
+    n_experts: int = 8,
+    k: int = 2,
+    decode: int = 14,
+    prompts: int = 2,
+    recall: float = 0.7,
+) -> Routing:
+    """Requests of one prefill and some decode steps, routed by Zipf with repetition; all signals."""
+    rng = np.random.default_rng(seed)
+    steps: list[tuple[bool, int, int]] = []
+    n = 0
+    for _ in range(prompts):
+        rows = int(rng.integers(1, 7))
+        steps += [(True, n, rows), *((False, n + rows + i, 1) for i in range(decode))]
+        n += rows + decode
+    weight = 1 / np.arange(1, n_experts + 1)
+    ids = np.zeros((n, n_layers, k), np.uint8)
+    for layer in range(n_layers):
+        p = rng.permutation(weight / weight.sum())
+        for row in range(n):
+            again = row and rng.random() < 0.3
+            ids[row, layer] = ids[row - 1, layer] if again else rng.choice(n_experts, k, replace=False, p=p)
+    ahead = np.full((n, n_layers, PREDICTED, k), ABSENT, np.uint8)
+    for a in range(1, PREDICTED + 1):
+        guess = np.argsort(rng.random((n, n_layers, n_experts)), axis=-1)[..., :k].astype(np.uint8)
+        right = rng.random((n, n_layers, 1)) < recall
+        ahead[:, : n_layers - a, a - 1] = np.where(right, ids, guess)[:, a:]
+    probs = rng.random((n, n_layers, n_experts))
+    signals: dict[str, NDArray[Any]] = {
+        "expert_ids": ids,
+        "expert_weights": rng.random((n, n_layers, k)).astype(np.float16),
+        "router_probs": (probs / probs.sum(-1, keepdims=True)).astype(np.float16),
+        "gate_ahead": ahead,
+        "hidden": rng.standard_normal((n, n_layers, 6)).astype(np.float16),
+        "embedding": rng.standard_normal((n, 6)).astype(np.float16),
+        "token_ids": rng.integers(0, 50, n).astype(np.int32),
+    }
+    for name, predictor in PREDICTORS.items():
+        outputs = np.argsort(rng.random((n, n_layers, n_experts)), axis=-1).astype(np.uint8)
+        outputs[:, max(0, n_layers - predictor.stride) :] = ABSENT
+        signals[f"predicted/{name}"] = outputs[..., : predictor.top_k]
+    return Routing(ids, steps, n_experts, signals)
+
+
+class FakeHistory:
+    """Some train requests, with all signals."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.counts = np.random.default_rng(99).integers(0, 40, setup.n_layers * setup.n_experts)
+
+    def popularity(self) -> NDArray[np.int64]:
+        return self.counts
+
+    def steps(self) -> Iterator[PastStep]:
+        routing = draw(99, self.setup.n_layers, self.setup.n_experts, self.setup.top_k, decode=6)
+        names = [f.name for f in fields(PastStep)[3:]]
+        request = -1
+        for prefill, first, rows in routing.steps:
+            request += prefill
+            readers = (partial(np.copy, routing.signals[name][first : first + rows]) for name in names)
+            yield PastStep(request, prefill, rows, *readers)
+
+
+def setup_of(
+    routing: Routing, budget: int, *, chunks: int = 1, costs: FlatCosts | None = None, size: int = 12
+) -> Setup:
+    n_layers, k = routing.ids.shape[1:]
+    sizes = (size,) * n_layers
+    """A model of so many bytes per expert, of the routing's shape."""
+    return Setup(n_layers, routing.n_experts, k, sizes, chunks, budget, costs or FlatCosts(), 1, PREDICTORS)

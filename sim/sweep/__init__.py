@@ -1,0 +1,1 @@
+"""Grids of runs, through Hydra's multirun and whatever launcher and sweeper are chosen."""

@@ -1,0 +1,55 @@
+"""Many results in one table, a row for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sim.table import copied, figures, label, times
+from sim.units import format_bytes
+
+HEADS = ("TTFT ms", "TPOT ms", "tok/s", "hits %", "stall ms", "copied", "time", "bytes")
+VARYING: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "trace": lambda r: r["provenance"]["trace"]["sha256"][:8],
+    "model": lambda r: r["provenance"]["model"]["name"],
+    "hardware": lambda r: r["provenance"]["hardware"]["name"],
+    "batch": lambda r: str(r["config"]["workload"]["batch"]),
+    "chunks": lambda r: str(r["config"]["chunks"]),
+    "warmup": lambda r: str(r["config"]["warmup"]),
+    "limit": lambda r: str(r["config"]["limit"]),
+    "seed": lambda r: str(r["config"]["seed"]),
+}
+"""What has a column where it is not the same in all rows."""
+
+
+def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
+    """Print the policies' rows as ``sim run`` prints them; the bounds are in ``time`` and ``bytes``, as multiples."""
+    rows = list(results)
+    varying = [key for key, of in VARYING.items() if len({of(row) for row in rows}) > 1]
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    for name in ("policy", "budget", *varying, *HEADS):
+        table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
+    for row in rows:
+        totals, bounds = row["totals"], row["bounds"]
+        tokens = totals["generated_tokens"]
+        stall = sum(totals["stall_ns"].values()) / 1e6 / tokens
+        gaps = ("", "")
+        if bounds is not None:
+            floor = bounds["time_lower_bound"]["wall_ms"] * 1e6
+            gaps = (times(totals["wall_ns"], floor), times(copied(totals), bounds["belady_bypass"]["bytes"]))
+        lossy = row["quality"] is not None
+        table.add_row(
+            label(row["config"]["policy"]) + (", lossy" if lossy else ""),
+            format_bytes(row["memory"]["budget_bytes"]),
+            *(VARYING[key](row) for key in varying),
+            *figures(row, stall, copied(totals) / tokens),
+            *gaps,
+            style="magenta" if lossy else "",
+        )
+    console.print(table)
+    console.print("stall and copied: per generated token; time and bytes: multiples of the bounds", style="dim")
+    if any(row["quality"] is not None for row in rows):
+        console.print("lossy rows are another class: their latency ranks with other lossy rows only", style="magenta")

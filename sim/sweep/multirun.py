@@ -1,0 +1,145 @@
+"""``python -m sim run -m``: a grid, through Hydra's multirun and whatever launcher and sweeper are chosen."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+
+from sim.cli import one_line, split_output
+from sim.compose import value_word
+from sim.store import Store
+from sim.sweep.job import Job, Told, heard, one_thread
+from sim.sweep.plan import Plan, make_plan
+from sim.sweep.watch import watched
+from traces.errors import UserError
+
+TUNED = "optimization_results.yaml"
+"""What Hydra's Optuna sweeper leaves."""
+
+ABANDONED_S = 7 * 86400.0
+
+
+def multirun(words: Sequence[str]) -> int:
+    """Run every combination; one failed cell does not stop the others. Returns the exit status: 2 if any failed.
+
+    stdout has the results in the order of the grid, whatever the launcher: a table, or with ``format=json`` one
+    document per line. stderr has progress, and at the end every failure.
+    """
+    overrides, output = split_output(words)
+    plan = make_plan(overrides)
+    store = Store(Path(output["out"]).absolute())
+    began = time.monotonic()
+    with _told_folder(store.root) as folder:
+        broken = _launch(plan, store.root, folder)
+        told = list(heard(folder))
+    tuned = store.root / ".multirun" / TUNED
+    _print(told, store, output["format"], tuned if plan.tunes and not broken else None)
+    return _close(plan, told, output["out"], broken, time.monotonic() - began)
+
+
+@contextmanager
+def _told_folder(root: Path) -> Iterator[Path]:
+    try:
+        (root / ".multirun").mkdir(parents=True, exist_ok=True)
+        for left in (root / ".multirun").glob("told-*"):  # of sweeps that were killed
+            if time.time() - left.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix="told-", dir=root / ".multirun"))
+    except OSError as error:
+        raise UserError(f"out={root}: cannot be written ({error.strerror})") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
+    """Let Hydra run the jobs. Returns what broke, if something other than a cell did."""
+
+    def count() -> tuple[int, int]:
+        states = [told.state for told in heard(folder)]
+        return len(states), states.count("failed")
+
+    one_thread()
+    saved_argv, saved_env = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["sim", "--multirun", *plan.words, value_word("hydra.sweep.dir", str(root / ".multirun"))]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, rather than print them and exit
+    job = Job(str(root), str(folder), os.getpid())
+    try:
+        with watched(count, plan.cells), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the launchers and sweepers, about their own dependencies
+            if plan.tunes:
+                _quiet()
+            hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")(job)()
+    except UserError:
+        raise
+    except Exception as error:  # a worker was killed, a cluster refused: the cells that are done are done
+        return one_line(f"{type(error).__name__}: {error}")
+    finally:
+        sys.argv = saved_argv
+        if saved_env is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = saved_env
+    return None
+
+
+def _quiet() -> None:
+    import optuna
+
+    optuna.logging.set_verbosity(logging.WARNING)
+
+
+def _print(told: Sequence[Told], store: Store, form: str, tuned: Path | None) -> None:
+    """The results to stdout; a cell that the grid names twice is shown twice."""
+    folders = [store.folder(one.folder) for one in told if one.folder is not None]
+    documents = (document for folder in folders if (document := store.read(folder, "result.json")) is not None)
+    best: dict[str, Any] = yaml.safe_load(tuned.read_text(encoding="utf-8")) if tuned and tuned.is_file() else {}
+    if form == "json":
+        for document in documents:
+            sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
+        return
+    from rich.console import Console
+
+    from sim.sweep.grid import show_grid
+
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    if folders:
+        show_grid(documents, console)
+    if best:
+        params = " ".join(f"{key}={value}" for key, value in best["best_params"].items())
+        console.print(f"best: {params} (mean TPOT {best['best_value']:.2f} ms)")
+
+
+def _close(plan: Plan, told: Sequence[Told], out: str, broken: str | None, seconds: float) -> int:
+    """Say on stderr how it ended; returns the exit status."""
+    failed = [one for one in told if one.state == "failed"]
+    lost = plan.cells - len(told)
+    counts = {state: sum(one.state == state for one in told) for state in ("run", "read")}
+    for one in failed:
+        sys.stderr.write(f"error: {one_line(one.error)}\n  python -m sim run {' '.join(one.words)}\n")
+    if broken is not None:
+        sys.stderr.write(f"error: the sweep was broken off: {broken}\n")
+    parts = [f"{counts['run']} run", f"{counts['read']} read", *([f"{len(failed)} failed"] if failed else [])]
+    if lost:
+        parts.append(f"{lost} not reached")
+    inside = sum(one.seconds for one in told)
+    sys.stderr.write(
+        f"{plan.cells} cells in {out}: {', '.join(parts)}; {seconds:.1f} s, the jobs took {inside:.1f} s\n"
+    )
+    if broken is not None or lost:
+        sys.stderr.write("the same command goes on where this one stopped\n")
+    return 2 if failed or broken is not None or lost else 0

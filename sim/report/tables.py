@@ -56,7 +56,7 @@ def runs(page: Page, found: Comparison) -> None:
     for run in found.runs.to_dict("records"):
         figures = [_number(run[column], factor) for _, column, factor in FIGURES]
         rows.append(("", [*_who(run), *figures, str(run["folder"])]))
-    page.table(heads, rows, "one row per run; -: null, and the next table says why")
+    page.table(heads, rows, "one row per run; -: null; the table below says why")
 
 
 def nulls(page: Page, found: Comparison) -> None:
@@ -100,7 +100,7 @@ def common(found: Comparison) -> Iterator[str]:
         bounds = "bounds belady_bypass and time_lower_bound"
         yield f"Reference rows {', '.join(REFERENCE_ROWS)}, {bounds}: of the same requests and budgets."
     else:
-        yield "Bounds and reference rows: none; the table of runs says why."
+        yield "Bounds and reference rows: none; the table of what is null says why."
 
 
 def _who(run: dict[Any, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 HERE = Path(__file__).resolve().parent
@@ -37,8 +38,18 @@ def digest(notebook: nbformat.NotebookNode) -> str:
 def execute(notebook: nbformat.NotebookNode, seconds: float = SECONDS) -> None:
     """Run all cells in place. Raises what a cell raised (nbclient's errors), or TimeoutError."""
     with tempfile.TemporaryDirectory(prefix="moe-offload-") as folder:
-        client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}})
-        asyncio.run(asyncio.wait_for(client.async_execute(), seconds))
+        asyncio.run(_execute(notebook, seconds, folder))
+
+
+async def _execute(notebook: nbformat.NotebookNode, seconds: float, folder: str) -> None:
+    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(Path(folder) / "kernel"))
+    client = NotebookClient(
+        notebook, kernel, timeout=None, coalesce_streams=True, resources={"metadata": {"path": folder}}
+    )
+    try:
+        await asyncio.wait_for(client.async_execute(), seconds)
+    finally:
+        await kernel.shutdown_kernel(now=True)
 
 
 def tidy(notebook: nbformat.NotebookNode) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import base64
 import hashlib
 import os
+import re
 import sys
 import tempfile
 import time
@@ -19,14 +20,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
-from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 HERE = Path(__file__).resolve().parent
 SECONDS = 120
 """For a whole notebook."""
 TAG = "picture="
 """Of a cell whose figure is kept as a file too: ``picture=docs/NAME.png``, below the repository's root."""
+
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+STYLED = re.compile(r"\bT_[0-9a-f]{5}\b|\bT_[0-9a-f]{5}(?=_)")
 
 
 def digest(notebook: nbformat.NotebookNode) -> str:
@@ -38,22 +42,27 @@ def digest(notebook: nbformat.NotebookNode) -> str:
 def execute(notebook: nbformat.NotebookNode, seconds: float = SECONDS) -> None:
     """Run all cells in place. Raises what a cell raised (nbclient's errors), or TimeoutError."""
     with tempfile.TemporaryDirectory(prefix="moe-offload-") as folder:
-        asyncio.run(_execute(notebook, seconds, folder))
-
-
-async def _execute(notebook: nbformat.NotebookNode, seconds: float, folder: str) -> None:
-    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(Path(folder) / "kernel"))
-    client = NotebookClient(
-        notebook, kernel, timeout=None, coalesce_streams=True, resources={"metadata": {"path": folder}}
-    )
-    try:
-        await asyncio.wait_for(client.async_execute(), seconds)
-    finally:
-        await kernel.shutdown_kernel(now=True)
+        # No ports: the kernel is reached through files that nobody else may open.
+        private = Config(KernelManager={"transport": "ipc", "ip": str(Path(folder) / "kernel")})
+        client = NotebookClient(
+            notebook,
+            config=private,
+            kernel_name="python3",
+            timeout=None,
+            coalesce_streams=True,
+            resources={"metadata": {"path": folder}},
+        )
+        begun = time.monotonic()
+        try:
+            asyncio.run(asyncio.wait_for(client.async_execute(), seconds))
+        except Exception as error:
+            if time.monotonic() - begun >= seconds:  # a kernel that is stopped can say that it died
+                raise TimeoutError(f"more than {seconds} s") from error
+            raise
 
 
 def tidy(notebook: nbformat.NotebookNode) -> None:
-    """Leave what the notebook says, and nothing of when and on which Python it ran."""
+    """Leave what the notebook says, and nothing of when and where it ran: run again, it is the same file."""
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -61,8 +70,15 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
             "executed": digest(notebook),
         }
     )
+    tables = 0
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        for data in (out.data for out in cell.get("outputs", ()) if "data" in out):
+            # pandas' styled tables: an address as text, a random name in the page
+            data.update({kind: ADDRESS.sub("", text) for kind, text in data.items() if kind == "text/plain"})
+            if name := STYLED.search(data.get("text/html", "")):
+                tables += 1
+                data["text/html"] = data["text/html"].replace(name[0], f"T_{tables}")
 
 
 def pictures(notebook: nbformat.NotebookNode) -> dict[str, bytes]:

@@ -1,0 +1,114 @@
+"""The notebooks as they are committed: valid, small, and with the outputs of their own code. CI also executes them."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("nbclient")
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+LARGEST_PICTURE = 200_000
+LARGEST = 400_000
+# A folder or a name that is this machine's alone, colours of a terminal, and addresses of objects.
+OWN = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|opt|Users|usr|var)/|localhost|\x1b\[|\bat 0x[0-9a-f]{6,}")
+
+
+@pytest.fixture(scope="module")
+def execute() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("execute", ROOT / "notebooks" / "execute.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def test_there_are_five() -> None:
+    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+
+
+@each
+def test_a_notebook_is_valid_and_its_code_compiles(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.cells[0].cell_type == "markdown"
+    for cell in code_cells(path):
+        ast.parse(cell.source)
+        assert len(cell.source.splitlines()) <= 35, "a cell is to be read"
+
+
+# Code that was changed without being run again: the text below it tells of other figures.
+@each
+def test_outputs_are_those_of_the_code(path: Path, execute: ModuleType) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    again = f"python notebooks/execute.py --write {path.stem[:2]}"
+    assert notebook.metadata.get("executed") == execute.digest(notebook), f"stale: {again}"
+    counts = [cell.execution_count for cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1)), f"not one run from a fresh kernel: {again}"
+
+
+@each
+def test_outputs_are_small_clean_and_of_no_machine(path: Path) -> None:
+    assert path.stat().st_size < LARGEST
+    for cell in code_cells(path):
+        for out in cell.outputs:
+            assert out.output_type != "error"
+            assert out.get("name") != "stderr", out.text
+            for kind, content in out.get("data", {"text/plain": out.get("text", "")}).items():
+                if kind == "image/png":
+                    assert len(base64.b64decode(content)) < LARGEST_PICTURE
+                else:
+                    assert not OWN.search(content), OWN.search(content)
+
+
+@each
+def test_links_lead_somewhere(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            for link in re.findall(r"\]\(([^)#]+)\)", cell.source):
+                assert link.startswith("https://") or (path.parent / link).exists(), link
+            for name in re.findall(r"`((?:docs|real|traces|policies|conf)/[\w/.]+\.\w+)`", cell.source):
+                assert (ROOT / name).exists() or "next_use" in name, name
+
+
+# The README's picture is a notebook's figure, and not that of some earlier state.
+def test_pictures_that_are_kept_as_files_are_the_notebooks(execute: ModuleType) -> None:
+    found = {}
+    for path in NOTEBOOKS:
+        found |= execute.pictures(nbformat.read(path, as_version=4))
+    assert set(found) == {"docs/budget_sweep.png"}
+    for name, content in found.items():
+        assert (ROOT / name).read_bytes() == content, name
+        assert f"]({name})" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def notebook_of(execute: ModuleType, *sources: str) -> nbformat.NotebookNode:
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+
+
+# An error that is only kept in the outputs, or a cell that never ends: CI would pass, or hang.
+def test_an_error_and_a_cell_that_never_ends_fail(execute: ModuleType) -> None:
+    with pytest.raises(Exception, match="planted"):
+        execute.execute(notebook_of(execute, "raise ValueError('planted')"))
+    with pytest.raises(TimeoutError):
+        execute.execute(notebook_of(execute, "import time; time.sleep(60)"), seconds=3)
+
+
+def test_a_notebook_runs_in_a_folder_that_goes_away(execute: ModuleType) -> None:
+    notebook = notebook_of(execute, "import os; open('x', 'w').close(); print(os.getcwd())")
+    execute.execute(notebook)
+    assert not Path(notebook.cells[0].outputs[0].text.strip()).exists()

@@ -27,8 +27,11 @@ def measured(document: Mapping[str, Any]) -> Figure:
         _times(axis, rows, name)
     _hits(axes[3], rows)
     handles, labels = axes[3].get_legend_handles_labels()
+    for budget in _budgets(rows) if handles else ():
+        (dot,) = axes[3].plot([], [], "o", color="#777777", markersize=_size(rows, budget), linestyle="none")
+        handles, labels = [*handles, dot], [*labels, f"budget {budget}"]
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(handles)), fontsize=9)
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(handles)), fontsize=9)
     return figure
 
 
@@ -85,11 +88,21 @@ def _point(axis: Any, rows: Sequence[Mapping[str, Any]], row: Mapping[str, Any],
         MARKERS[place % len(MARKERS)],
         color=COLOURS[place % len(COLOURS)],
         markeredgecolor="white",
-        markersize=9,
+        markersize=_size(rows, row["budget"]),
         linestyle="none",
         label=name if name not in known else None,
     )
-    axis.annotate(str(row["budget"]), (x, y), textcoords="offset points", xytext=(6, -9), fontsize=7)
+
+
+def _budgets(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The budgets of a validation as they were given, by bytes where a row has them, else in their order."""
+    return list(dict.fromkeys(row["budget"] for row in sorted(rows, key=lambda row: row.get("budget_bytes") or 0)))
+
+
+def _size(rows: Sequence[Mapping[str, Any]], budget: Any) -> float:
+    """A larger marker for a larger budget: labels beside the points would lie on one another."""
+    budgets = _budgets(rows)
+    return 6 + 6 * budgets.index(budget) / max(1, len(budgets) - 1)
 
 
 def _diagonal(axis: Any, low: float, high: float) -> None:

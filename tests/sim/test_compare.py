@@ -1,4 +1,4 @@
-"""What compare finds and what it must not: none of a policy to itself, a planted one, whatever the files' order."""
+"""What compare finds and says, whatever the files' order: pairs, fronts, targets, what was mixed, and mistakes."""
 
 from __future__ import annotations
 
@@ -10,56 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
-from many_requests import grid, topical, under_seeds
+from many_requests import grid, topical
 
 import sim
 from sim.cli import main
-from sim.compare.comparison import compare, compare_runs, difference
+from sim.compare.comparison import compare, compare_runs
 from sim.compare.pareto import pareto
 from sim.compare.target import Target
 from traces.errors import UserError
-
-RESAMPLINGS = 200
-PLANTED = 1.03
-
-
-@pytest.fixture(scope="module")
-def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[pd.Series]:
-    """TPOT of LRU under 2 x RESAMPLINGS seeds."""
-    trace = topical(tmp_path_factory.mktemp("seeds") / "trace")
-    return list(under_seeds(trace, range(1, 1 + 2 * RESAMPLINGS)))
-
-
-def pooled(parts: list[pd.Series]) -> pd.Series:
-    return pd.concat(dict(enumerate(parts)), names=["seed", "request"])
-
-
-@pytest.mark.parametrize("pool", [1, 3])
-def test_a_policy_does_not_differ_from_itself_under_other_seeds(seeds: list[pd.Series], pool: int) -> None:
-    trials = RESAMPLINGS // pool
-    positives = moved = 0
-    for i in range(trials):
-        own, base = (pooled(seeds[(2 * i + k) * pool : (2 * i + k + 1) * pool]) for k in (0, 1))
-        found = difference(pd.concat({"own": own, "base": base}, axis=1))
-        positives += found["p"] <= 0.05
-        moved += found["difference_ms"] != 0
-    assert moved > 0.9 * trials, "the order of the requests makes no difference here: nothing is tested"
-    low, high = (int(end) for end in scipy.stats.binom.interval(0.999, trials, 0.05))
-    assert low <= positives <= high
-
-
-def test_a_planted_difference_is_found(seeds: list[pd.Series]) -> None:
-    noise = np.random.default_rng(0)
-    found = []
-    for i in range(0, len(seeds), 4):
-        base = pooled(seeds[i : i + 2])
-        own = PLANTED * base * noise.normal(1, 0.05, len(base))
-        found.append(difference(pd.concat({"own": own, "base": base}, axis=1)))
-    assert sum(it["p"] <= 0.05 for it in found) > 0.9 * len(found)
-    covers = sum(it["low"] <= PLANTED - 1 <= it["high"] for it in found)
-    low, _ = scipy.stats.binom.interval(0.999, len(found), 0.95)
-    assert covers >= low
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +36,7 @@ def test_a_planted_policy_stands_out_among_copies(out: Path) -> None:
     copies = [(lru, requests)]
     for i in range(10):
         name = "slow" if i == 7 else f"copy {i}"
-        scale = (PLANTED if i == 7 else 1) * noise.normal(1, 0.01, len(requests))
+        scale = (1.03 if i == 7 else 1) * noise.normal(1, 0.01, len(requests))
         copies.append(
             (
                 lru.assign(policy=name, policy_label=name),

@@ -172,10 +172,10 @@ class Live:
     def forced(self, layer: int) -> None:
         return None
 
-    def demand(self, layer: int, ids: NDArray[np.int64], weights: Array) -> tuple[list[int], list[int]]:
+    def demand(self, layer: int, ids: NDArray[np.int64], weights: Tensor) -> tuple[list[int], list[int]]:
         """The demand set of a layer event. It is noted, by descending weight as a trace has it."""
         shown = self.steps[-1][1]
-        shown.routed.append(by_descending_weight(ids, weights.astype(np.float32)))
+        shown.routed.append(by_descending_weight(ids, weights.float().cpu().numpy()))
         flat = shown.routed[-1][0].astype(np.int64) + layer * self.moe.n_experts
         return ordered_union(flat, len(self.moe.layers) * self.moe.n_experts)
 

@@ -134,6 +134,7 @@ class Machine(Behind):
             now = self._ended = self.now()
             self.core.measure_from(now)
             self.timings = Timings()
+            self.timeline.clear()
 
     def finish(self) -> Accounts:
         """Close the accounts, and end the threads. The window ends with the last step; what is still being copied is in

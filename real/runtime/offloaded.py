@@ -25,9 +25,6 @@ from traces.errors import UserError
 
 _names = itertools.count()
 
-Array = NDArray[Any]
-
-
 TAKEN = "real_taken"
 """What a model computes its experts with while no machine does: nothing, and it says so."""
 
@@ -45,8 +42,11 @@ class Feed(Protocol):
     def forced(self, layer: int) -> NDArray[np.int64] | None:
         """The experts of each token of the pass [n, K] (E: none) in the place of the router's; None: its own."""
 
-    def demand(self, layer: int, ids: NDArray[np.int64], weights: Array) -> tuple[list[int], list[int]]:
-        """The demand set of ``ids`` [n, K] in token order, as flat numbers, and tokens per expert."""
+    def demand(self, layer: int, ids: NDArray[np.int64], weights: Tensor) -> tuple[list[int], list[int]]:
+        """The demand set of ``ids`` [n, K] in token order, as flat numbers, and tokens per expert.
+
+        ``weights`` [n, K] are brought to the CPU by a feed that reads them: it costs a transfer per event.
+        """
 
     def gate(self, layer: int, law: Law) -> tuple[Tensor, Tensor] | None:
         """Logits [n, E] of the gate that has just run, and the weights [n, K] of what it chose; None: not known."""
@@ -119,7 +119,7 @@ class Run:
         """The pass has ended on the device: its logits are known."""
         if self._untold:
             ids, weights = (torch.stack(pair) for pair in zip(*self._untold, strict=True))
-            for layer, choice in enumerate(zip(ids.cpu().numpy(), weights.float().cpu().numpy(), strict=True)):
+            for layer, choice in enumerate(zip(ids.cpu().numpy(), weights.cpu(), strict=True)):
                 demand, tokens = self.feed.demand(layer, *choice)
                 if demand:
                     self.machine.gate(layer, demand, tokens)
@@ -140,7 +140,7 @@ class Run:
             return layer.together(hidden, chosen, weights, forced is not None and bool((forced >= n_experts).any()))
         own = ids.cpu().numpy()  # the device has nothing left to compute now
         routed = own if forced is None else forced
-        demand, tokens = feed.demand(index, routed, weights.float().cpu().numpy())
+        demand, tokens = feed.demand(index, routed, weights)
         if not demand:  # the layer has seen no token of this pass: no event, as in the simulator
             return torch.zeros_like(hidden)
         event = machine.gate(index, demand, tokens)

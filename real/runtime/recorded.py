@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,7 +29,7 @@ class Forced:
     def forced(self, layer: int) -> NDArray[np.int64]:
         return np.ascontiguousarray(self._ids[:, layer])
 
-    def demand(self, layer: int, ids: NDArray[np.int64], weights: NDArray[Any]) -> tuple[list[int], list[int]]:
+    def demand(self, layer: int, ids: NDArray[np.int64], weights: Tensor) -> tuple[list[int], list[int]]:
         assert self._step is not None
         return self._step.demand[layer], self._step.tokens[layer]
 

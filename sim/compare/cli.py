@@ -37,20 +37,11 @@ def main(words: Sequence[str]) -> int:
     if not words or any(word in ("-h", "--help") for word in words):
         sys.stdout.write(COMPARE_HELP)
         return 0
-    folders = [word for word in words if "=" not in word]
-    if len(folders) != 1:
-        raise UserError(f"compare: one folder of results is wanted, not {len(folders)} (python -m sim compare --help)")
-    options, selection = dict(OPTIONS), []
-    for word in words:
-        key, separator, value = word.partition("=")
-        if separator and key in options:
-            options[key] = value
-        elif separator:
-            selection.append(word)
+    folder, options, selection = divide("compare", words, OPTIONS)
     if options["format"] not in ("table", "json"):
         raise UserError(f"format={options['format']}: allowed: table, json")
     found = compare(
-        folders[0],
+        folder,
         metric=options["metric"],
         baseline=options["baseline"] or None,
         target=options["target"] or None,
@@ -62,6 +53,23 @@ def main(words: Sequence[str]) -> int:
     else:
         show(found, Console(width=None if sys.stdout.isatty() else 120, highlight=False))
     return 0
+
+
+def divide(command: str, words: Sequence[str], known: Mapping[str, str]) -> tuple[str, dict[str, str], list[str]]:
+    """The folder among a command's words, its options as given, and the words that choose runs. UserError."""
+    folders = [word for word in words if "=" not in word]
+    if len(folders) != 1:
+        raise UserError(
+            f"{command}: one folder of results is wanted, not {len(folders)} (python -m sim {command} --help)"
+        )
+    options, selection = dict(known), []
+    for word in words:
+        key, separator, value = word.partition("=")
+        if separator and key in options:
+            options[key] = value
+        elif separator:
+            selection.append(word)
+    return folders[0], options, selection
 
 
 def level_of(text: str) -> float:

@@ -25,17 +25,10 @@ def main(words: Sequence[str]) -> int:
     if not words or any(word in ("-h", "--help") for word in words):
         sys.stdout.write(REPORT_HELP)
         return 0
-    folders = [word for word in words if "=" not in word]
-    if len(folders) != 1:
-        raise UserError(f"report: one folder of results is wanted, not {len(folders)} (python -m sim report --help)")
-    options, selection = dict(OPTIONS), []
-    for word in words:
-        key, separator, value = word.partition("=")
-        if separator and key in options:
-            options[key] = value
-        elif separator:
-            selection.append(word)
-    root = Path(folders[0])
+    from sim.compare.cli import divide
+
+    folder, options, selection = divide("report", words, OPTIONS)
+    root = Path(folder)
     if "out=" in words:
         raise UserError("out=: a file is wanted")
     target = Path(options["out"]) if options["out"] else root / FILE

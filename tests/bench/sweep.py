@@ -2,9 +2,9 @@
 
     python tests/bench/sweep.py trace=DIR [limit=N ...]
 
-5 policies x 4 budgets in one job x 3 seeds. Prints the ratio of the two wall times (1.7 is wanted), and which share of
-the one-core time is not spent inside jobs: starting Python, composing and checking configurations, printing (below a
-quarter is wanted). Run it on a quiet machine.
+5 policies, none of which needs a fitted predictor, x 4 budgets in one job x 3 seeds. Prints the ratio of the two wall
+times (1.7 is wanted), and which share of the one-core time is not spent inside jobs: starting Python, composing and
+checking configurations, printing (below a quarter is wanted). Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 
-GRID = ("policy=lru,lfu,gate_ahead,promoe,fmoe", "budget=[2GB,4GB,8GB,10GB]", "seed=0,1,2", "model=olmoe_1b_7b")
+GRID = ("policy=lru,lfu,gate_ahead,moe_infinity,fmoe", "budget=[2GB,4GB,8GB,10GB]", "seed=0,1,2", "model=olmoe_1b_7b")
 TWO = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 

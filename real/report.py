@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from real.session import Session
+from sim.frame import label
 from sim.store import Store, layer_rows, request_rows
 
 
@@ -37,7 +38,8 @@ def keep(out: Path, session: Session, document: Mapping[str, Any], *, timeline: 
             lines = [json.dumps({"request": i, "text": text}) for i, text in enumerate(session.texts)]
             (temp / "texts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         if timeline:
-            session.machine.timeline.save(temp / "timeline.json", setup.n_experts, setup.chunks)
+            what, name = f"measured on {session.machine.backend.device}", label(session.cell.config.policy)
+            session.machine.timeline.save(temp / "timeline.json", what, name, setup)
 
     store.place(folder, fill)
     return folder

@@ -158,6 +158,12 @@ def _curve(words: Sequence[str]) -> int:
     return int(curve(words))
 
 
+def _timeline(words: Sequence[str]) -> int:
+    from sim.side_by_side import main as timeline
+
+    return int(timeline(words))
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "compare": _compare,
@@ -165,5 +171,6 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "config": _config,
     "check": _check,
     "curve": _curve,
+    "timeline": _timeline,
     "bench": _bench,
 }

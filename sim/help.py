@@ -17,6 +17,7 @@ What would happen: replay recorded expert routing against an offloading policy, 
   report   the same with pictures and the origin of every row, as one HTML page that needs no network
   check    try a policy against the contract, also one of another installed package
   curve    LRU's hit rates at every budget, from one pass
+  timeline lay the timelines of several runs one below the other, for Perfetto
   bench    measure the engine's own speed and memory, side by side with a textbook machine
 
   python -m sim run policy=lru budget=8GB
@@ -40,6 +41,7 @@ python -m sim run [KEY=VALUE ...]
   seed=N             0: requests as recorded; another: permuted
   bounds=BOOL        compute the bounds and reference rows as well (true)
   log=BOOL           keep the log of facts for a clockless replay (false)
+  timeline=BOOL      keep what was when as timeline.json, which opens in Perfetto (false)
 
   out=DIR            where results go, one folder per run (outputs); a run that is there is read, not run again
   format=FORM        table, or json: the content of result.json on stdout (with -m, one document per line)

@@ -18,7 +18,7 @@ from sim.core.core import Core
 from sim.core.state import CoreError
 from sim.core.words import NONE, WAIT
 from sim.costs import Costs
-from sim.timeline import Timeline
+from sim.timeline import LEAD, Timeline
 from sim.timings import Timings
 from sim.workload import Pass
 
@@ -117,6 +117,8 @@ class Link:
             else:
                 end = max(now, self.predictor_free[0]) + latency
                 heapreplace(self.predictor_free, end)
+            if self.timeline is not None:
+                self.timeline.predict(end - latency, end, blocking)
             self.asked += 1
             heappush(self.predictions, (end, self.asked, tag))
         self.core.predictions.clear()
@@ -164,7 +166,7 @@ class Machine:
             self.link.busy_ns = self.link.busy_after(start)
             self.timings = Timings()
             if self.timeline is not None:
-                self.timeline.clear()
+                self.timeline.start(start)
         self.env.process(self._gpu(measured))
         self.env.run()
         now = int(self.env.now)
@@ -190,11 +192,16 @@ class Machine:
             lead = costs.lead_ns(step.rows, step.kv_tokens, step.pairs)
             now += lead
             computed += lead
-            dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
+            software = costs.layer_overhead_ns
+            dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + software
+            if timeline is not None:
+                timeline.layer(now - lead, now, LEAD)
             ns_by_layer = single_ns if step.rows == 1 and not core.routes else None
             for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
                 now += dense
                 computed += dense
+                if timeline is not None:
+                    timeline.layer(now - dense, now - software, layer)
                 if (under_way and under_way[0][0] <= now) or predictions:
                     advance(now)
                 if not demand:
@@ -235,6 +242,8 @@ class Machine:
             head = costs.head_ns(len(step.requests))
             now += head
             computed += head
+            if timeline is not None:
+                timeline.layer(now - head, now, core.setup.n_layers)
             advance(now)
             core.step_end(now)
             yield env.timeout(now - env.now)

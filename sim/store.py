@@ -18,6 +18,7 @@ import yaml
 
 from sim.config import RunConfig
 from sim.core.accounts import HIT_KINDS, PHASES, STALLS
+from sim.frame import label
 from sim.replay import RecordingCore
 from traces.errors import UserError
 
@@ -97,8 +98,7 @@ class Store:
             if isinstance(outcome.core, RecordingCore):
                 outcome.core.save(temp / "log.npy")
             if outcome.timeline is not None:
-                setup = outcome.core.setup
-                outcome.timeline.save(temp / "timeline.json", setup.n_experts, setup.chunks)
+                outcome.timeline.save(temp / "timeline.json", "simulated", label(config.policy), outcome.core.setup)
 
         self._place(folder, fill)
 

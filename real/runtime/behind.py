@@ -178,7 +178,9 @@ class Behind:
     def _schedule(self, tag: int, latency: int) -> None:
         free = self._predictor_free
         thread = min(range(len(free)), key=free.__getitem__)
-        free[thread] = max(self.now(), free[thread]) + latency
+        begin = max(self.now(), free[thread])
+        free[thread] = begin + latency
+        self.timeline.predict(begin, free[thread], blocking=False)
         heappush(self._predictions, (free[thread], self._asked, tag))
         self._due.notify()
 

@@ -16,6 +16,7 @@ from real.runtime.core import DeviceCore
 from sim.core.accounts import PREDICTOR, Accounts
 from sim.core.state import CoreError
 from sim.core.words import END
+from sim.timeline import PASS
 from sim.timings import Timings
 from sim.workload import Pass
 
@@ -38,6 +39,7 @@ class Machine(Behind):
         self._step: Pass | None = None
         self._began = self._turn_began = 0
         self._ended: int | None = None  # the last step
+        self._passed = False
 
     def __enter__(self) -> Machine:
         try:
@@ -59,8 +61,9 @@ class Machine(Behind):
             now = self.now()
             if self._ended is None:
                 self._ended = self.core.accounts.start_ns = now
+                self.timeline.start(now)
             self._began = self._ended  # what lies between two steps is the later one's
-            self._stalled = 0
+            self._stalled, self._passed = 0, False
             self.core.step_begin(self.steps, step.prefill, step.requests, step.parts, now)
             self.resident = self.resident and self.core.all_have_slots  # the policy may have evicted one
             blocking = self._go_on()
@@ -74,10 +77,19 @@ class Machine(Behind):
             step = self._step
             assert step is not None
             self._stalls = self.core.accounts.stall_ns[0 if step.prefill else 1][layer]
-            event = self.core.gate(layer, demand, tokens, self.now())
+            now = self.now()
+            if not self._passed:
+                self.timeline.layer(self.timeline.free, now, layer)
+            event = self.core.gate(layer, demand, tokens, now)
             blocking = self._go_on()
         self._block(blocking)
         return event
+
+    def passed(self) -> None:
+        """All layers have run on the device, and are told only now: nothing had to be waited for."""
+        with self._lock:
+            self.timeline.layer(self.timeline.free, self.now(), PASS)
+            self._passed = True
 
     def turns(self) -> Iterator[list[int]]:
         """The event's experts as they may be computed: all that are complete at that moment, in the core's order.
@@ -121,6 +133,8 @@ class Machine(Behind):
             assert step is not None
             now = self.now()
             core.step_end(now)
+            if not self._passed:
+                self.timeline.layer(self.timeline.free, now, core.setup.n_layers)
             self.timeline.step(self._began, now, self.steps, step.prefill)
             core.accounts.compute_ns += now - self._began - self._stalled
             self.timings.note(step, self._began, now)
@@ -134,7 +148,7 @@ class Machine(Behind):
             now = self._ended = self.now()
             self.core.measure_from(now)
             self.timings = Timings()
-            self.timeline.clear()
+            self.timeline.start(now)
 
     def finish(self) -> Accounts:
         """Close the accounts, and end the threads. The window ends with the last step; what is still being copied is in
@@ -168,6 +182,7 @@ class Machine(Behind):
                 self._check()
                 now = self.now()
                 self._stall(begin, now, PREDICTOR)
+                self.timeline.predict(begin, now, blocking=True)
                 self.core.prediction(tag, now)
                 self._after()
 

@@ -118,6 +118,7 @@ class Run:
     def end(self) -> None:
         """The pass has ended on the device: its logits are known."""
         if self._untold:
+            self.machine.passed()
             ids, weights = (torch.stack(pair) for pair in zip(*self._untold, strict=True))
             for layer, choice in enumerate(zip(ids.cpu().numpy(), weights.cpu(), strict=True)):
                 demand, tokens = self.feed.demand(layer, *choice)

@@ -12,6 +12,7 @@ from tiny_models import tiny
 from policies.api import LayerEvent, Step
 from real.runtime.core import DeviceCore
 from real.runtime.offloaded import Offloaded, Run
+from sim.timeline import PASS
 
 READS = ("cpu", "numpy", "tolist", "item", "__bool__", "__int__", "__float__", "__index__", "nonzero", "unique")
 """What makes the CPU wait for a tensor's values."""
@@ -108,3 +109,7 @@ def test_the_accounts_of_resident_passes_add_up(passes: list[Seen]) -> None:
     assert accounts.speculative_bytes == sum(accounts.fate_bytes)
     assert sum(accounts.fates) == accounts.issued
     assert 0 < accounts.link_busy_ns <= accounts.end_ns - accounts.start_ns
+    dense = ran.machine.timeline.dense
+    whole = sum(layer == PASS for layer in dense[2::3])
+    assert whole == sum(step.resident for step in passes) > 5, "such a pass is one slice"
+    assert len(dense) // 3 - whole == (len(passes) - whole) * (ran.core.setup.n_layers + 1)

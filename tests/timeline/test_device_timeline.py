@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -23,4 +26,15 @@ def test_stalls_and_passes_add_up(warmup: int) -> None:
     for begin, end, cause in zip(timeline.stalls[::3], timeline.stalls[1::3], timeline.stalls[2::3], strict=True):
         by_cause[cause] += end - begin
     assert by_cause == accounts.stall_row()
-    assert sum(timeline.steps[1::4]) - sum(timeline.steps[::4]) == accounts.end_ns - accounts.start_ns
+    assert length(timeline.steps, 4) == accounts.end_ns - accounts.start_ns
+    parts = length(timeline.dense, 3) + length(timeline.computes, 3) + length(timeline.software, 2)
+    assert parts == accounts.compute_ns
+    of_the_gpu = [(timeline.dense, 3), (timeline.computes, 3), (timeline.stalls, 3), (timeline.software, 2)]
+    spans = sorted(span for flat, width in of_the_gpu for span in zip(flat[::width], flat[1::width], strict=True))
+    assert all(one[1] == other[0] for one, other in pairwise(spans)), "one after the other, without a gap"
+    layers = set(timeline.dense[2::3])
+    assert layers == {*range(cell.setup.n_layers + 1)}
+
+
+def length(flat: Sequence[int], width: int) -> int:
+    return sum(flat[1::width]) - sum(flat[::width])

@@ -12,6 +12,7 @@ import pytest
 
 from sim.run import run
 
+COMPUTE = ("dense", "expert", "software")
 WORDS = ("budget=4GB", "limit=2", "bounds=false", "timeline=true")
 
 
@@ -35,6 +36,7 @@ def ns(events: list[dict[str, Any]]) -> int:
         ("policy=fmoe", "warmup=1"),
         ("policy=promoe", "chunks=3"),
         ("policy=gate_ahead", "policy.latency_us=50", "policy.blocking=true"),
+        ("policy=lru", "hardware.software.layer_overhead_us=10"),
     ],
     ids=" ".join,
 )
@@ -46,7 +48,9 @@ def test_slices_add_up_to_the_accounts(words: tuple[str, ...], tmp_path: Path) -
         by_cause[event["args"]["cause"]] += round(1000 * event["dur"])
     assert by_cause == {cause: n for cause, n in totals["stall_ns"].items() if n}
     assert ns(found["step"]) == totals["wall_ns"]
-    assert ns(found["compute"]) <= totals["compute_ns"]  # the rest is dense
+    assert sum(ns(found[part]) for part in COMPUTE) == totals["compute_ns"]
+    software = result.document["config"]["hardware"]["software"]["layer_overhead_us"]
+    assert ns(found["software"]) == float(software) * 1000 * 16 * len(found["step"])
     busy = result.document["link_utilisation"] * totals["wall_ns"]
     assert abs(ns(found["copy"]) - busy) <= 2 * max(round(1000 * e["dur"]) for e in found["copy"])  # cut at the ends
 

@@ -1,0 +1,84 @@
+"""``python -m sim timeline``: the timelines of several runs as one, to be seen one below the other in Perfetto."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sim.timeline import Event, write
+from traces.errors import UserError
+
+HELP = """\
+python -m sim timeline DIR DIR ... [out=FILE]
+
+Lays the timelines of runs one below the other: each a process, its measured window beginning at 0. DIR: a run's folder,
+made by python -m sim run or python -m real run with timeline=true. Open FILE (timelines.json) in Perfetto.
+
+  python -m sim run -m policy=lru,fmoe budget=4GB limit=1 timeline=true out=timed
+  python -m sim timeline timed/*
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; returns the exit status."""
+    if not words or any(word in ("-h", "--help") for word in words):
+        sys.stdout.write(HELP)
+        return 0
+    folders = [Path(word) for word in words if not word.startswith("out=")]
+    out = Path(next((word[4:] for word in words if word.startswith("out=")), "timelines.json"))
+    if not folders:
+        raise UserError("timeline: give the folder of a run, or of several")
+    if out.is_dir() or not out.name:
+        raise UserError(f"out={out}: a file is wanted")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError(f"timeline: the same folder twice among {', '.join(map(str, folders))}")
+    together = side_by_side(folders)
+    temp = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        write(temp, together)
+        temp.replace(out)
+    finally:
+        temp.unlink(missing_ok=True)
+    sys.stderr.write(f"wrote {sum(event['ph'] == 'X' for event in together)} slices of {len(folders)} runs to {out}\n")
+    return 0
+
+
+def side_by_side(folders: Sequence[Path]) -> list[Event]:
+    """The events of runs, each a process of its own, in µs since the beginning of its first forward pass."""
+    runs = [read(folder) for folder in folders]
+    titles = [next(e["args"]["name"] for e in run if e["name"] == "process_name") for run in runs]
+    several = {title for title, n in Counter(titles).items() if n > 1}
+    made: list[Event] = []
+    for number, (folder, title, run) in enumerate(zip(folders, titles, runs, strict=True), 1):
+        begin = min((round(1000 * e["ts"]) for e in run if e.get("cat") == "step"), default=0)
+        for event in run:
+            event["pid"] = number
+            if "ts" in event:
+                event["ts"] = (round(1000 * event["ts"]) - begin) / 1000
+            if event["name"] == "process_name" and title in several:
+                event["args"]["name"] = f"{title} ({folder.name})"
+        made.append({"ph": "M", "name": "process_sort_index", "pid": number, "args": {"sort_index": number}})
+        made += run
+    return made
+
+
+def read(folder: Path) -> list[Event]:
+    """The events of a run's timeline. UserError if it kept none."""
+    path = folder / "timeline.json"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    if not path.is_file():
+        raise UserError(f"{folder}: has no timeline.json; run it with timeline=true")
+    try:
+        document: dict[str, Any] = json.loads(path.read_bytes())
+        events: list[Event] = document["traceEvents"]
+        if not any(event["name"] == "process_name" for event in events):
+            raise ValueError("no process is named")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a timeline of this version ({type(error).__name__}: {error})") from None
+    return events

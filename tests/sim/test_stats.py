@@ -133,6 +133,14 @@ def test_an_interval_is_what_the_test_does_not_reject(n: int, level: float) -> N
         assert stats.sign_flip(own - (end + inward * outside) * base) <= 1 - level
 
 
+def test_rounding_does_not_move_an_end_past_zero() -> None:
+    """Draws that tie with what was seen: the interval ends at 0 exactly, and holds it, as the test does."""
+    base = np.array([15.0, 8, 19, 11, 17, 7, 6, 16, 11, 11, 9, 15])
+    gaps = np.array([0.2, -0.1, 0.2, 0, 0.1, -0.1, 0.2, 0.1, 0.2, 0, 0.1, 0.1])
+    assert 0.05 < stats.sign_flip(gaps) < 0.051
+    assert stats.relative_difference(base + gaps, base).low == 0
+
+
 def test_one_outlier_does_not_make_the_interval_absurd() -> None:
     found = stats.mean([1.0] * 11 + [1000.0])
     assert 0.9 < found.low < found.value < found.high < 1001

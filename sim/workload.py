@@ -46,14 +46,13 @@ class Selection:
 
 
 def select(trace: Trace, *, seed: int = 0, limit: int | None = None, warmup: int = 0) -> Selection:
-    """Measure the test requests where the trace has a split, else all; a seed other than 0 permutes them.
+    """Measure the test requests where the trace has a split, else all; ``limit``: the first so many as recorded.
 
+    A seed other than 0 permutes what is measured: every seed measures the same requests, whatever limit and warm-up.
     Warm-up requests are taken from the train split, or, without a split, from the front. UserError if none is left.
     """
     train = tuple(r.request for r in trace.requests if r.split == "train")
     pool = [r.request for r in trace.requests if r.split != "train"]
-    if seed:
-        pool = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))]
     before = list(train[:warmup]) if train else pool[:warmup]
     if not train:
         pool = pool[warmup:]
@@ -62,7 +61,10 @@ def select(trace: Trace, *, seed: int = 0, limit: int | None = None, warmup: int
     if warmup > len(before) or not pool:
         have = len(train) if train else len(before) + len(pool)
         raise UserError(f"warmup={warmup}: the trace has {have} requests for it, and one must be left to measure")
-    return Selection(tuple(before), tuple(pool[:limit]), train)
+    pool = pool[:limit]
+    if seed:
+        pool = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))]
+    return Selection(tuple(before), tuple(pool), train)
 
 
 class ClosedLoop:

@@ -81,7 +81,7 @@ python -m sim compare DIR [KEY=VALUE ...]
 Compares the policies whose results lie in DIR or below it, at each budget, on the same requests of one trace.
 
   metric=NAME        tpot, ttft or request: the mean over requests (tpot)
-  baseline=POLICY    what the others are set against (lru)
+  baseline=POLICY    what the others are set against (lru, or where it was not run the first, by name)
   target=LATENCY     the smallest budget that meets it: 'tpot<=30ms', 'ttft_p99<=2s' (in quotes: < is the shell's)
   level=SHARE        of the confidence intervals; 1 - level is that of the tests (0.95)
   format=FORM        table, or json

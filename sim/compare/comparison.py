@@ -125,12 +125,16 @@ def measured(requests: pd.DataFrame, metric: str) -> Values:
 
 
 def _baseline(runs: pd.DataFrame, wanted: str | None) -> str:
+    """The label that is wanted; else ``lru``, or where it was not run the first: lossless, at its defaults, by name."""
     labels = sorted(set(runs["policy_label"]))
-    name = wanted or (BASELINE if len(labels) > 1 else labels[0])
-    found = [name] if name in labels else sorted(set(runs["policy_label"][runs["policy"] == name]))
+    if wanted is None:
+        rows = runs[["policy_label", "policy", "lossless"]].drop_duplicates().itertuples(index=False)
+        ranked = min((label != BASELINE, not lossless, label != policy, label) for label, policy, lossless in rows)
+        return str(ranked[-1])
+    found = [wanted] if wanted in labels else sorted(set(runs["policy_label"][runs["policy"] == wanted]))
     if len(found) != 1:
         what = f"one of several, {one_of(found)}" if found else "not among the runs"
-        raise UserError(f"baseline={name}: {what}; allowed: {one_of(labels)}")
+        raise UserError(f"baseline={wanted}: {what}; allowed: {one_of(labels)}")
     return found[0]
 
 

@@ -15,7 +15,7 @@ from small_trace import Plan, one_layer
 
 import sim
 from sim.cli import main
-from sim.compare import Comparison
+from sim.compare import Comparison, comparison
 from sim.compare.cli import document, show
 from sim.compare.comparison import compare, compare_runs, difference
 from sim.compare.conclude import conclude, limits, milliseconds
@@ -138,6 +138,18 @@ def test_one_policy_is_its_own_baseline(five: Path, out: Path) -> None:
     assert compare(five).baseline == "lru"
     text = " ".join(printed(compare(out, selection=["policy=fifo"]), 120))
     assert "p: " not in text
+
+
+def test_without_lru_the_first_is_the_baseline() -> None:
+    def base(*labels: str) -> str:
+        frame = pd.DataFrame({"policy_label": labels, "policy": [label.partition(" ")[0] for label in labels]})
+        return comparison._baseline(frame.assign(lossless=[not label.startswith("keeps") for label in labels]), None)
+
+    assert base("zeta", "lru (scope=layer)", "lru") == "lru"
+    assert base("zeta", "fmoe (distance=1)", "fmoe") == "fmoe"
+    assert base("fmoe (distance=2)", "fmoe (distance=1)") == "fmoe (distance=1)"
+    assert base("keeps", "zeta (a=1)") == "zeta (a=1)", "lossy ones have no say while there are others"
+    assert base("keeps_b", "keeps_a") == "keeps_a"
 
 
 def test_requests_of_one_token_have_no_tpot(tmp_path: Path) -> None:

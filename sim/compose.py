@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Collection, Sequence
 from importlib.resources import files
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from policies import registry
 from sim.config import RunConfig
-from sim.sweep.axes import cells, listed
+from sim.sweep.axes import listed
 from traces.errors import UserError, one_of
 
 GROUPS = ("policy", "model", "hardware", "workload")
@@ -43,28 +42,6 @@ def compose_words(overrides: Sequence[str], *, hydra: bool = False) -> DictConfi
         return _compose(words, hydra=hydra)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, words)) from None
-
-
-def read_grid(overrides: Sequence[str]) -> list[RunConfig]:
-    """Every combination of ``key=a,b`` words and of lists, in the order of ``sim run -m``: the last changes fastest."""
-    register_policies()
-    prepared = [prepare(word, sweep=True) for word in overrides]
-    jobs = (to_dict(compose_words(words)) for words in product(*sweep_values(prepared)))
-    return [RunConfig.from_dict(cell) for job in jobs for cell in cells(job)]
-
-
-def sweep_values(prepared: Sequence[str]) -> list[list[str]]:
-    """For each prepared word, the words that its values make; itself alone if it has one value."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(prepared))
-    except OverrideParseException as error:
-        raise UserError(f"{error.override}: not understood; write key=value") from None
-    found = []
-    for word, override in zip(prepared, parsed, strict=True):
-        key = word.partition("=")[0]
-        swept = override.is_sweep_override()
-        found.append([f"{key}={v}" for v in override.sweep_string_iterator()] if swept else [word])
-    return found
 
 
 def _compose(words: Sequence[str], *, hydra: bool = False) -> DictConfig:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -37,13 +38,29 @@ def make_plan(overrides: Sequence[str]) -> Plan:
         return _plan(overrides)
 
 
-def _plan(overrides: Sequence[str]) -> Plan:
-    words = [prepare(word, sweep=True) for word in overrides]
+def read_grid(overrides: Sequence[str]) -> list[RunConfig]:
+    """Every cell of ``sim run -m`` with these words, an experiment's grid included, in its order. UserError."""
+    check_plugins(overrides)
+    with blamed(overrides):
+        axes, sweeper = _axes([prepare(word, sweep=True) for word in overrides])
+        if "n_trials" in sweeper:
+            raise UserError("hydra/sweeper=optuna: chooses cells by what earlier ones gave; none is known before")
+        jobs = (to_dict(compose_words(words)) for words in product(*axes.values()))
+        return [RunConfig.from_dict(cell) for job in jobs for cell in cells(job)]
+
+
+def _axes(words: Sequence[str]) -> tuple[dict[str, list[str]], Mapping[str, Any]]:
+    """By key, the words that its values make, in Hydra's order (the last is the fastest); the sweeper's settings."""
     own = {_key(str(override.input_line)): _spread(override) for override in _parse(words)}
     sweeper = _sweeper([values[0] for values in own.values()])
     params = [prepare(f"{key}={value}", sweep=True) for key, value in (sweeper.get("params") or {}).items()]
     theirs = {_key(str(override.input_line)): _spread(override) for override in _parse(params)}
-    axes = theirs | own
+    return theirs | own, sweeper
+
+
+def _plan(overrides: Sequence[str]) -> Plan:
+    words = [prepare(word, sweep=True) for word in overrides]
+    axes, sweeper = _axes(words)
     first = {key: values[0] for key, values in axes.items()}
     composed = _check(first)
     for key, values in axes.items():

@@ -29,6 +29,11 @@ from traces.errors import UserError
 TUNED = "optimization_results.yaml"
 """What Hydra's Optuna sweeper leaves."""
 
+TOLD = {
+    "test": "tuned on the measured requests, so judge it on another trace; measure=validation tunes on others",
+    "validation": "tuned on the validation requests; the same parameters with measure=test tell what they are worth",
+}
+
 ABANDONED_S = 7 * 86400.0
 
 
@@ -46,7 +51,7 @@ def multirun(words: Sequence[str]) -> int:
         broken = _launch(plan, store.root, folder)
         told = list(heard(folder))
     tuned = store.root / ".multirun" / TUNED
-    _print(told, store, output["format"], tuned if plan.tunes and not broken else None)
+    _print(told, store, output["format"], plan.measure, tuned if plan.tunes and not broken else None)
     return _close(plan, told, output["out"], broken, time.monotonic() - began)
 
 
@@ -103,7 +108,7 @@ def _quiet() -> None:
     optuna.logging.set_verbosity(logging.WARNING)
 
 
-def _print(told: Sequence[Told], store: Store, form: str, tuned: Path | None) -> None:
+def _print(told: Sequence[Told], store: Store, form: str, measure: str, tuned: Path | None) -> None:
     """The results to stdout; a cell that the grid names twice is shown twice."""
     folders = [store.folder(one.folder) for one in told if one.folder is not None]
     documents = (document for folder in folders if (document := store.read(folder, "result.json")) is not None)
@@ -122,6 +127,7 @@ def _print(told: Sequence[Told], store: Store, form: str, tuned: Path | None) ->
     if best:
         params = " ".join(f"{key}={value}" for key, value in best["best_params"].items())
         console.print(f"best: {params} (mean TPOT {best['best_value']:.2f} ms)")
+        console.print(TOLD[measure], style="dim")
 
 
 def _close(plan: Plan, told: Sequence[Told], out: str, broken: str | None, seconds: float) -> int:

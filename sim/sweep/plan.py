@@ -29,6 +29,8 @@ class Plan:
     cells: int
     tunes: bool
     """A sweeper chooses each job by what earlier ones returned."""
+    measure: str
+    """Which requests it is measured on."""
 
 
 def make_plan(overrides: Sequence[str]) -> Plan:
@@ -66,11 +68,12 @@ def _plan(overrides: Sequence[str]) -> Plan:
     for key, values in axes.items():
         for value in values[1:]:
             _check(first | {key: value})
-    lists = {key: _length(composed[key]) for key in AXES}
+    lists, measure = {key: _length(composed[key]) for key in AXES}, str(composed["measure"])
     if "n_trials" in sweeper:
-        return Plan(words, int(sweeper["n_trials"]) * math.prod(lists.values()), tunes=True)
+        return Plan(words, int(sweeper["n_trials"]) * math.prod(lists.values()), True, measure)
     of_axes = (sum(map(_dense, values)) if key in AXES else len(values) for key, values in axes.items())
-    return Plan(words, math.prod(of_axes) * math.prod(n for key, n in lists.items() if key not in axes), tunes=False)
+    number = math.prod(of_axes) * math.prod(n for key, n in lists.items() if key not in axes)
+    return Plan(words, number, False, measure)
 
 
 def check_single(overrides: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hydra.core.config_store import ConfigStore
 
+import sim
 from sim.cli import main
 from sim.sweep.plan import make_plan
 
@@ -63,8 +64,12 @@ def test_tuning_prints_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(words) == 0
     first = capsys.readouterr()
     assert "best: policy.distance=" in first.out
+    assert "tuned on the validation requests; " in first.out
+    assert set(sim.load(tmp_path)["measure"]) == {"validation"}
     assert "9 cells in" in first.err
     assert main(words) == 0
     again = capsys.readouterr()
     assert again.out == first.out
     assert "0 run, 9 read" in again.err
+    assert main([*words, "measure=test"]) == 0
+    assert "tuned on the measured requests, so judge it on another trace" in capsys.readouterr().out

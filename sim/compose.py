@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Collection, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +26,8 @@ from traces.errors import UserError, one_of
 GROUPS = ("policy", "model", "hardware", "workload")
 PATHS = ("trace", "model", "hardware")
 """Keys whose value may be a path as well as a name."""
+_FILES: dict[str, str] = {}
+"""Profiles' files by the names under which Hydra knows them."""
 
 
 def read_config(overrides: Sequence[str]) -> RunConfig:
@@ -116,7 +119,14 @@ def _store(group: str, path: Path) -> str:
         raise UserError(f"{group}={path}: not a profile in YAML: {' '.join(str(error).split())}") from None
     name = f"file_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     ConfigStore.instance().store(group=group, name=name, node=node)
+    _FILES[name] = str(path)
     return name
+
+
+def shell_word(word: str) -> str:
+    """A prepared word as it is given in a shell: a profile's file by its path, and quoted where the shell wants it."""
+    key, _, value = word.partition("=")
+    return shlex.quote(f"{key}={_FILES.get(value, value)}")
 
 
 def _explain(error: Exception, words: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import hydra
 import yaml
 
 from sim.cli import one_line, split_output
-from sim.compose import value_word
+from sim.compose import shell_word, value_word
 from sim.store import Store
 from sim.sweep.job import Job, Told, heard, one_thread
 from sim.sweep.plan import Plan, make_plan
@@ -38,7 +39,8 @@ ABANDONED_S = 7 * 86400.0
 
 
 def multirun(words: Sequence[str]) -> int:
-    """Run every combination; one failed cell does not stop the others. Returns the exit status: 2 if any failed.
+    """Run every combination; one failed cell does not stop the others. Returns the exit status: 2 if any failed,
+    130 if it was interrupted.
 
     stdout has the results in the order of the grid, whatever the launcher: a table, or with ``format=json`` one
     document per line. stderr has progress, and at the end every failure.
@@ -48,7 +50,11 @@ def multirun(words: Sequence[str]) -> int:
     store = Store(Path(output["out"]).absolute())
     began = time.monotonic()
     with _told_folder(store.root) as folder:
-        broken = _launch(plan, store.root, folder)
+        try:
+            broken = _launch(plan, store.root, folder)
+        except KeyboardInterrupt:
+            _close(plan, list(heard(folder)), output["out"], "interrupted", time.monotonic() - began)
+            return 130
         told = list(heard(folder))
     tuned = store.root / ".multirun" / TUNED
     _print(told, store, output["format"], plan.measure, tuned if plan.tunes and not broken else None)
@@ -136,7 +142,8 @@ def _close(plan: Plan, told: Sequence[Told], out: str, broken: str | None, secon
     lost = plan.cells - len(told)
     counts = {state: sum(one.state == state for one in told) for state in ("run", "read")}
     for one in failed:
-        sys.stderr.write(f"error: {one_line(one.error)}\n  python -m sim run {' '.join(one.words)}\n")
+        words = [*map(shell_word, one.words), *([] if out == "outputs" else [shlex.quote(f"out={out}")])]
+        sys.stderr.write(f"error: {one_line(one.error)}\n  python -m sim run {' '.join(words)}\n")
     if broken is not None:
         sys.stderr.write(f"error: the sweep was broken off: {broken}\n")
     parts = [f"{counts['run']} run", f"{counts['read']} read", *([f"{len(failed)} failed"] if failed else [])]

@@ -216,7 +216,9 @@ def test_the_command_of_a_failed_cell_runs_it_alone(tmp_path: Path, capsys: pyte
     words = [f"trace={trace}", f"hardware={hardware}", "policy=lru", "budget=[12MB,2GB]", "limit=1", "bounds=false"]
     assert sweep(tmp_path / "an out", *words) == 2
     line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("  python -m sim run "))
-    pasted = shlex.split(line)[3:]
+    pasted = shlex.split(line)[4:]
+    assert f"hardware={hardware}" in pasted
+    pasted.insert(0, "run")
     assert main(pasted) == 2
     assert capsys.readouterr().err.startswith("error: budget=12000000: too small for policy=lru; allowed: at least ")
     assert main([*pasted, "budget=2GB"]) == 0

@@ -43,6 +43,11 @@ def test_lists_are_for_axes() -> None:
         (["run", "budget=[2GB,4GB]"], "budget=[2GB,4GB]: several values; add -m to run each"),
         (["run", "-m", "budget=[2GB,8XB,]"], "not understood"),
         (["run", "-m", "seed=[0,x]"], "seed=x: a whole number"),
+        (
+            ["run", "-m", "hydra.launcher.n_jobs=2"],
+            "hydra.launcher.n_jobs=2: no such key; allowed: none here; hydra/launcher=",
+        ),
+        (["run", "-m", "hydra/launcher=joblib", "hydra.launcher.jobs=2"], "jobs=2: no such key; allowed: n_jobs, "),
         (["run", "-m", "hydra/launcher=nosuch"], "hydra/launcher=nosuch: unknown; allowed: basic, joblib, ray"),
         (["run", "-m", "hydra/sweeper=nosuch"], "hydra/sweeper=nosuch: unknown; allowed: basic, optuna"),
     ],

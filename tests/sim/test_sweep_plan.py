@@ -48,6 +48,7 @@ def test_lists_are_for_axes() -> None:
             "hydra.launcher.n_jobs=2: no such key; allowed: none here; hydra/launcher=",
         ),
         (["run", "-m", "hydra/launcher=joblib", "hydra.launcher.jobs=2"], "jobs=2: no such key; allowed: n_jobs, "),
+        (["run", "-m", "experiment=budget_sweep", "colour=1"], "error: colour=1: no such key; allowed: policy, "),
         (["run", "-m", "hydra/launcher=nosuch"], "hydra/launcher=nosuch: unknown; allowed: basic, joblib, ray"),
         (["run", "-m", "hydra/sweeper=nosuch"], "hydra/sweeper=nosuch: unknown; allowed: basic, optuna"),
     ],

@@ -62,10 +62,15 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
 
 
 def parameters(name: str) -> dict[str, Any]:
-    """The parameters of a policy, with their types."""
+    """The parameters of a policy, with their types. UserError if one has none: its values could not be checked."""
     init = find(name).__init__
     hints = get_type_hints(init)
-    return {key: hints[key] for key in list(inspect.signature(init).parameters)[2:]}
+    keys = list(inspect.signature(init).parameters)[2:]
+    for key in keys:
+        if key not in hints:
+            allowed = "bool, int, float, str, a Literal of texts, or one of them or None"
+            raise UserError(f"policy={name}: parameter {key} has no type annotation; allowed: {allowed}")
+    return {key: hints[key] for key in keys}
 
 
 def defaults(name: str) -> dict[str, Any]:

@@ -79,6 +79,11 @@ def _run(words: Sequence[str]) -> int:
 
 def _config(words: Sequence[str]) -> int:
     """Print the resolved configuration: a run of it needs no Hydra."""
+    if any(word in ("-h", "--help") for word in words):
+        from sim.help import CONFIG_HELP
+
+        sys.stdout.write(CONFIG_HELP)
+        return 0
     many = any(word in ("-m", "--multirun") for word in words)
     rest = [word for word in words if word not in ("-m", "--multirun")]
     if wrong := [word for word in rest if word.startswith(("out=", "format="))]:

@@ -20,6 +20,8 @@ What would happen: replay recorded expert routing against an offloading policy, 
   timeline lay the timelines of several runs one below the other, for Perfetto
   bench    measure the engine's own speed and memory, side by side with a textbook machine
 
+Add --help to a command for its keys. Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
+
   python -m sim run policy=lru budget=8GB
   python -m sim run --help
   python -m sim compare outputs target='tpot<=30ms'
@@ -55,12 +57,23 @@ Many at once, with -m: every combination of the values with commas, each a job o
                                             warmup, limit)
   experiment=NAME                           a preset:{experiment}
   hydra/launcher=NAME                       joblib (all cores), submitit_slurm, ray: extras, pip install '.[joblib]'
+  hydra.sweeper.n_trials=N                  of experiment=tune_*: Optuna chooses the values (extra optuna)
 A sweep that was stopped goes on with the same command. What failed is listed at the end.
 
   python -m sim run -m policy=lru,lfu budget=[2GB,4GB,8GB] seed=0,1,2 hydra/launcher=joblib
 
   python -m sim run policy=gate_ahead budget=4GB hardware=h100 chunks=3
   python -m sim run policy=lru budget=25% trace=my_trace model=gpt_oss_20b format=json
+"""
+
+CONFIG_HELP = """\
+python -m sim config [-m] [KEY=VALUE ...]
+
+Prints the resolved configuration of such a run as YAML; with -m, of every run of a grid. python -m real run, validate
+and quality take the file as --config FILE, on a machine without Hydra. Takes the keys of sim run but out= and format=.
+
+  python -m sim config policy=lru budget=8GB >one.yaml
+  python -m sim config -m policy=lru,fmoe budget=4GB,8GB >grid.yaml
 """
 
 COMPARE_HELP = """\

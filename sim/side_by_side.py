@@ -37,14 +37,19 @@ def main(words: Sequence[str]) -> int:
         raise UserError(f"out={out}: a file is wanted")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError(f"timeline: the same folder twice among {', '.join(map(str, folders))}")
-    together = side_by_side(folders)
+    # A run with bounds leaves a folder of them beside its own, which out/* names too.
+    runs = [folder for folder in folders if not (folder / "bounds.json").is_file()] or folders
+    for folder in folders:
+        if folder not in runs:
+            sys.stderr.write(f"{folder}: holds bounds and no run, left out\n")
+    together = side_by_side(runs)
     temp = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         write(temp, together)
         temp.replace(out)
     finally:
         temp.unlink(missing_ok=True)
-    sys.stderr.write(f"wrote {sum(event['ph'] == 'X' for event in together)} slices of {len(folders)} runs to {out}\n")
+    sys.stderr.write(f"wrote {sum(event['ph'] == 'X' for event in together)} slices of {len(runs)} runs to {out}\n")
     return 0
 
 

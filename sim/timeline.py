@@ -19,7 +19,7 @@ from sim.core.accounts import STALLS
 from sim.units import format_bytes
 
 KINDS = ("demand", "late prefetch", "speculative")
-GPU, CPU, LINK, PREDICTOR = 1, 2, 3, 4
+GPU, CPU, LINK, PREDICTOR = 11, 12, 13, 14  # no process has such a number: Perfetto would take it for its main thread
 THREADS = {GPU: "GPU stream", CPU: "CPU, software", LINK: "link, host to device", PREDICTOR: "predictor"}
 LEAD, PASS = -1, -2
 """In the place of a layer: what comes before the first MoE layer; all of a pass, on a device that need not say more.
@@ -95,7 +95,7 @@ class Timeline:
         n_layers, n_experts, chunks = setup.n_layers, setup.n_experts, setup.chunks
         predictions, parts = _lanes(self.predictions), {LEAD: "leading layers", PASS: "all layers", n_layers: "head"}
         yield _about("process_name", 0, name=title)
-        for thread in range(1, PREDICTOR + max((lane for *_, lane in predictions), default=0) + 1):
+        for thread in range(GPU, PREDICTOR + max((lane for *_, lane in predictions), default=0) + 1):
             name = THREADS.get(thread, f"{THREADS[PREDICTOR]} {thread - PREDICTOR + 1}")
             yield _about("thread_name", thread, name=name)
             yield _about("thread_sort_index", thread, sort_index=thread)

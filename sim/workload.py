@@ -58,18 +58,16 @@ class Selection:
 def select(
     trace: Trace, *, seed: int = 0, limit: int | None = None, warmup: int = 0, measure: str = "test"
 ) -> Selection:
-    """Measure the test requests where the trace has a split, else all; a seed other than 0 permutes them.
+    """Measure the test requests where the trace has a split, else all; ``limit``: the first so many as recorded.
 
     ``measure="validation"``: every fifth train request instead (of fewer than five, the last); the others are left to
-    learn from. Warm-up requests are taken from what is learned from, or, without a split, from the front. UserError if
-    none is left.
+    learn from. A seed other than 0 permutes what is measured: every seed measures the same requests, whatever limit and
+    warm-up. Warm-up requests are of those to learn from, or, without a split, from the front. UserError if none is left.
     """
     train = tuple(r.request for r in trace.requests if r.split == "train")
     pool = [r.request for r in trace.requests if r.split != "train"]
     if measure == "validation":
         pool, train = _validation(train)
-    if seed:
-        pool = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))]
     before = list(train[:warmup]) if train else pool[:warmup]
     if not train:
         pool = pool[warmup:]
@@ -78,7 +76,10 @@ def select(
     if warmup > len(before) or not pool:
         have = len(train) if train else len(before) + len(pool)
         raise UserError(f"warmup={warmup}: the trace has {have} requests for it, and one must be left to measure")
-    return Selection(tuple(before), tuple(pool[:limit]), train)
+    pool = pool[:limit]
+    if seed:
+        pool = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))]
+    return Selection(tuple(before), tuple(pool), train)
 
 
 def _validation(train: tuple[int, ...]) -> tuple[list[int], tuple[int, ...]]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from sim.compare import Comparison, compare
-from sim.compare.conclude import NAMES, conclude, limits, machine, share
+from sim.compare.conclude import NAMES, conclude, limits, machine, milliseconds, percent, share
 from sim.frame import REFERENCE_ROWS, SHARES
 from sim.units import format_bytes
 from traces.errors import UserError
@@ -28,6 +29,14 @@ COMPARE_SCHEMA = 1
 OPTIONS = {"metric": "tpot", "target": "", "baseline": "", "level": "0.95", "format": "table"}
 PAIRED = ("difference", "interval", "p", "hits %", "time", "bytes")
 LOSSY = ("hits %", "kept gate mass %", "substituted %", "skipped %", "low precision %")
+DISPENSABLE = (*PAIRED[3:], *LOSSY[2:])
+"""Heads of columns that a narrow console does without, the last one first."""
+
+SAME = (
+    *("source", "trace", "recording", "decoding", "routing_from", "model", "dtype", "hardware", "figures", "device"),
+    *("workload", "batch", "chunks", "warmup", "limit", "measured_requests"),
+)
+"""Columns of ``sim.load`` in which all runs of a comparison are alike."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -89,7 +98,7 @@ def document(found: Comparison) -> dict[str, Any]:
         "unit": "ms",
         "level": found.level,
         "baseline": found.baseline,
-        **{key: str(first[key]) for key in ("source", "trace", "model", "dtype", "hardware", "figures")},
+        **{key: _json(first[key]) for key in SAME},
         "runs": len(found.runs),
         "cells": _records(found.cells),
         "pairs": _records(found.pairs),
@@ -109,17 +118,14 @@ def show(found: Comparison, console: Console) -> None:
     console.print(f"routing from {first['routing_from']}, trace {first['trace'][:12]}")
     for lossless in (True, False):
         if (found.cells["lossless"] == lossless).any():
+            table, left_out = _table(found, lossless, console)
             console.print()
-            console.print(_table(found, lossless))
+            console.print(table)
+            if left_out:
+                why = f"{console.width} columns leave no room for: {', '.join(left_out)} (format=json has them)"
+                console.print(Text(why, style="dim"))
     console.print()
-    level = f"{found.level:.0%}"
-    console.print(
-        Text(
-            f"interval: {level}, over blocks of neighbouring requests; difference: to {found.baseline} on the same"
-            " requests; p: Holm, * significant; time and bytes: multiples of the bounds; +: on the Pareto front",
-            style="dim",
-        )
-    )
+    console.print(Text(legend(found), style="dim"))
     for title, lines in (("What may be concluded", conclude(found)), ("What may not", limits(found))):
         if lines:
             console.print(Text(f"\n{title}", style="bold"))
@@ -127,25 +133,56 @@ def show(found: Comparison, console: Console) -> None:
                 console.print(Padding(Text(f"- {line}"), (0, 0, 0, 1)))
 
 
-def _table(found: Comparison, lossless: bool) -> RenderableType:
+def legend(found: Comparison) -> str:
+    """What the columns mean."""
+    said = [f"interval: {percent(found.level)}, over blocks of neighbouring requests"]
+    if found.cells["lossless"].any():
+        said.append("hits: complete when the gate had run; time and bytes: multiples of the bounds")
+    if len(found.pairs) and found.cells.loc[found.cells["policy_label"] == found.baseline, "lossless"].all():
+        said.append(f"difference: to {found.baseline} on the same requests, with its interval")
+        several = f"corrected for {len(found.pairs)} comparisons (Holm), " if len(found.pairs) > 1 else ""
+        said.append(f"p: {several}* significant")
+    return "; ".join([*said, "+: on the Pareto front"])
+
+
+def _table(found: Comparison, lossless: bool, console: Console) -> tuple[Table, list[str]]:
+    """The table of a class, and the heads of the columns, the last ones, for which the console is too narrow."""
+    heads = ["", f"{NAMES[found.metric]} ms", "interval", *(PAIRED if lossless else LOSSY), ""]
+    lines = [(kind, [*words, *[""] * (len(heads) - len(words))]) for kind, words in lines_of(found, lossless)]
+    shown, left_out = list(range(len(heads))), list[str]()
+    while True:
+        table = _grid(heads, lines, shown, wrap=False)
+        wide = Measurement.get(console, console.options.update(width=10_000), table).maximum
+        if wide <= console.width:
+            return table, left_out[::-1]
+        if heads[shown[-2]] not in DISPENSABLE:
+            return _grid(heads, lines, shown, wrap=True), left_out[::-1]
+        left_out.append(heads[shown.pop(-2)])
+
+
+def _grid(heads: list[str], lines: list[tuple[str, list[str]]], shown: list[int], *, wrap: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-    for i, name in enumerate(("", f"{NAMES[found.metric]} ms", "interval", *(PAIRED if lossless else LOSSY), "")):
-        table.add_column(name, justify="left" if not i else "right", no_wrap=not i)
-    styles = {"group": "bold", "reference": "dim", "": None if lossless else "magenta"}
-    for kind, words in lines_of(found, lossless):
-        table.add_row(Text(words[0] if kind == "group" else f"  {words[0]}"), *words[1:], style=styles[kind])
+    styles = {"group": "bold", "reference": "dim", "": "magenta" if LOSSY[1] in heads else None}
+    for i in shown:
+        table.add_column(heads[i], justify="right" if i else "left", no_wrap=not wrap)
+    for kind, words in lines:
+        first = words[0] if kind == "group" else f"  {words[0]}"
+        table.add_row(Text(first), *(words[i] for i in shown[1:]), style=styles[kind])
     return table
 
 
 def lines_of(found: Comparison, lossless: bool) -> Iterator[tuple[str, list[str]]]:
     """The rows of the table of one class: "group" (a budget), "reference" or "" (a cell), and the words in them."""
     own = found.cells[found.cells["lossless"] == lossless]
+    figures = [*own["value"], *own["low"], *own["high"]]
+    least = min((value for value in figures if value > 0), default=1.0)
     for budget, cells in own.groupby("budget_bytes", sort=True):
         yield "group", [f"budget {format_bytes(int(str(budget)))}"]
         for name, value in _reference(found.references, int(str(budget))) if lossless else ():
-            yield "reference", [name, f"{value:.2f}"]
+            yield "reference", [name, milliseconds(value, least)]
         for cell in cells.sort_values(["value", "policy_label"]).to_dict("records"):
-            words = [str(cell["policy_label"]), f"{cell['value']:.2f}", _span(cell["low"], cell["high"], "{:.2f}")]
+            ends = [milliseconds(cell[end], least) for end in ("low", "high")]
+            words = [str(cell["policy_label"]), milliseconds(cell["value"], least), _span(*ends)]
             words += _paired(found, cell) if lossless else _lossy(cell)
             yield "", [*words, "+" if cell["front"] else ""]
 
@@ -163,27 +200,36 @@ def _paired(found: Comparison, cell: Mapping[Any, Any]) -> list[str]:
     words = ["baseline" if cell["policy_label"] == found.baseline else "-", "", ""]
     for it in own.to_dict("records"):
         p = "-" if math.isnan(it["p_adjusted"]) else f"{it['p_adjusted']:.4f}{'*' if it['significant'] else ' '}"
-        words = [share(it["relative"]), _span(100 * it["low"], 100 * it["high"], "{:+.1f}"), p]
-    gaps = [_known(cell[key], "{:.2f}x") for key in ("bound_time_gap", "bound_bytes_gap")]
-    return [*words, _known(100 * cell["hit_complete"], "{:.1f}"), *gaps]
+        ends = [_known(100 * it[end], "{:+.1f}".format) for end in ("low", "high")]
+        words = [_known(it["relative"], share), _span(*ends), p]
+    gaps = [_known(cell[key], "{:.2f}x".format) for key in ("bound_time_gap", "bound_bytes_gap")]
+    return [*words, _known(100 * cell["hit_complete"], "{:.1f}".format), *gaps]
 
 
 def _lossy(cell: Mapping[Any, Any]) -> list[str]:
     """The cells below LOSSY."""
-    return [_known(100 * cell[key], "{:.1f}") for key in ("hit_complete", *(f"quality_{share}" for share in SHARES))]
+    return [
+        _known(100 * cell[key], "{:.1f}".format) for key in ("hit_complete", *(f"quality_{share}" for share in SHARES))
+    ]
 
 
-def _span(low: float, high: float, form: str) -> str:
-    return "-" if math.isnan(low) or math.isnan(high) else f"{form.format(low)} .. {form.format(high)}"
+def _span(low: str, high: str) -> str:
+    return "-" if low == "-" else f"{low} .. {high}"
 
 
-def _known(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else form.format(value)
+def _known(value: float, form: Callable[[float], str]) -> str:
+    return "-" if math.isnan(value) else form(value)
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return [{str(key): _plain(value) for key, value in record.items()} for record in records]
+
+
+def _json(value: Any) -> Any:
+    import pandas as pd
+
+    return None if pd.isna(value) else _plain(value)
 
 
 def _plain(value: Any) -> Any:

@@ -106,7 +106,7 @@ def compare_runs(
         references=_references(runs, metric),
         targets=None if target is None or at is None else target.met(at, runs),
         target=target,
-        missing=tuple(missing),
+        missing=(*missing, *_two_engines(runs, metric)),
     )
 
 
@@ -126,7 +126,7 @@ def measured(requests: pd.DataFrame, metric: str) -> Values:
 
 def _baseline(runs: pd.DataFrame, wanted: str | None) -> str:
     labels = sorted(set(runs["policy_label"]))
-    name = BASELINE if wanted is None else wanted
+    name = wanted or (BASELINE if len(labels) > 1 else labels[0])
     found = [name] if name in labels else sorted(set(runs["policy_label"][runs["policy"] == name]))
     if len(found) != 1:
         what = f"one of several, {one_of(found)}" if found else "not among the runs"
@@ -191,9 +191,9 @@ def _pairs(values: Values, cells: pd.DataFrame, baseline: str, level: float) -> 
             missing.append(f"{label} at {format_bytes(budget)}: no seed and request in common with {baseline}.")
             continue
         seeds = _seeds(both)
-        if {_seeds(values[label, budget]), _seeds(values[baseline, budget])} != {seeds}:
-            of = f"{seeds} of the seeds are in common with {baseline}"
-            missing.append(f"{label} at {format_bytes(budget)}: only {of}; the others are left out.")
+        if {len(values[label, budget]), len(values[baseline, budget])} != {len(both)}:
+            in_common = f"{seeds} seeds and {_requests(both)} requests are in common with {baseline}"
+            missing.append(f"{label} at {format_bytes(budget)}: only {in_common}; the difference is of these alone.")
         rows.append({"policy_label": label, "budget_bytes": budget, "seeds": seeds, **difference(both, level)})
     columns = ("policy_label", "budget_bytes", "seeds", "requests", "relative", "low", "high", "difference_ms", "p")
     pairs = pd.DataFrame(rows, columns=list(columns)).astype(dict.fromkeys(columns[4:], "float64"))
@@ -208,10 +208,19 @@ def _seeds(values: pd.Series[float] | pd.DataFrame) -> int:
     return len(values.index.unique("seed"))
 
 
+def _requests(values: pd.Series[float] | pd.DataFrame) -> int:
+    return len(values.index.unique("request"))
+
+
 def difference(both: pd.DataFrame, level: float = stats.LEVEL) -> dict[str, Any]:
-    """Of one policy to another on the same requests. ``both``: columns own and base in ms, by seed and request."""
+    """Of one policy to another on the same requests. ``both``: columns own and base in ms, by seed and request.
+
+    There is no relative difference to a base that is 0 in a block: a machine that computes and copies in no time.
+    """
     means = both.groupby(level="request", sort=True).mean()
-    found = stats.relative_difference(means["own"], means["base"], level)
+    found = stats.Interval(float("nan"), None, None)
+    if (stats.blocks(means["base"]) > 0).all():
+        found = stats.relative_difference(means["own"], means["base"], level)
     gaps = means["own"] - means["base"]
     return {
         "requests": len(means),
@@ -224,9 +233,25 @@ def difference(both: pd.DataFrame, level: float = stats.LEVEL) -> dict[str, Any]
 
 
 def _references(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Every lossless run of a budget and seed has the same; policies with more seeds do not count more."""
+    """Every lossless run of a budget and seed has the same (see :func:`_two_engines`); policies with more seeds do
+    not count more.
+    """
     columns = {f"{name}_{metric}_ms_mean": name for name in REFERENCE_ROWS}
     lossless = runs[runs["lossless"]]
     by_seed = lossless.groupby(["budget_bytes", "seed"])[[*columns, "bound_ms_per_token"]].mean()
     found = by_seed.groupby(level="budget_bytes", sort=True).mean().reset_index()
     return found.rename(columns=columns).astype({"budget_bytes": "int64"})
+
+
+def _two_engines(runs: pd.DataFrame, metric: str) -> list[str]:
+    """Reference rows do not depend on the policy: where they differ, the code changed between the policies' runs."""
+    said = []
+    for budget, own in runs[runs["lossless"]].groupby("budget_bytes", sort=True):
+        columns = [f"{name}_{metric}_ms_mean" for name in REFERENCE_ROWS]
+        known = own[["seed", *columns]].dropna(how="all", subset=columns).drop_duplicates()
+        if known["seed"].duplicated().any():
+            said.append(
+                f"At {format_bytes(int(str(budget)))} the reference rows of policies differ, which do not depend on the"
+                " policy: runs of two states of the code are mixed here; run the grid again into another folder."
+            )
+    return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sim.compare import Comparison
+    from sim.compare.target import Target
 
 NAMES = {"ttft": "TTFT", "tpot": "TPOT", "request": "request time"}
 MOST_NAMED = 6
@@ -24,7 +26,21 @@ def conclude(found: Comparison) -> list[str]:
 
 def limits(found: Comparison) -> list[str]:
     """Sentences on what may not be concluded."""
-    return [_scope(found.runs), *_power(found), *_lossy(found), *found.missing]
+    return [_scope(found), *_power(found), *_lossy(found), *found.missing]
+
+
+def percent(level: float) -> str:
+    """``95 %``, ``99.9 %``."""
+    return f"{100 * level:.6g} %"
+
+
+def milliseconds(value: float, least: float = math.inf) -> str:
+    """Two decimals, or as many as give the smallest of the figures beside it, ``least``, three digits."""
+    if math.isnan(value):
+        return "-"
+    small = min(abs(value), least)
+    decimals = 2 if small >= 1 or small == 0 else min(6, 2 - math.floor(math.log10(small)))
+    return f"{value:.{decimals}f}"
 
 
 def share(value: float, digits: int = 1) -> str:
@@ -38,10 +54,13 @@ def _differences(found: Comparison) -> list[str]:
         return []
     sure, unsure = pairs[pairs["significant"]], pairs[~pairs["significant"]]
     said = []
-    for words, of in (("lower", sure[sure["relative"] < 0]), ("higher", sure[sure["relative"] >= 0])):
+    # A lossy policy may be faster because it computes less.
+    lossless = found.cells.set_index("policy_label")["lossless"]
+    but = "" if lossless.loc[[found.baseline]].all() else ", whatever either keeps of the quality"
+    for words, of in (("lower", sure[sure["difference_ms"] < 0]), ("higher", sure[sure["difference_ms"] > 0])):
         if len(of):
             said.append(
-                f"Significantly {words} {name} than {found.baseline} at the same budget:"
+                f"Significantly {words} {name} than {found.baseline} at the same budget{but}:"
                 f" {_named([_pair(row, interval=True) for row in of.itertuples()])}."
             )
     if len(unsure):
@@ -77,31 +96,37 @@ def _target(found: Comparison) -> list[str]:
     if found.targets is None or found.target is None:
         return []
     goal, said = found.target, []
-    interval = "" if goal.part == "mean" else " (a percentile, without an interval)"
+    on = "by the mean" if goal.part == "mean" else "a percentile, without an interval"
     for lossless, kind in ((True, ""), (False, "lossy, ")):
         own = found.targets[found.targets["lossless"] == lossless]
         meets, not_ = own[own["budget_bytes"].notna()], own[own["budget_bytes"].isna()]
         if len(meets):
             rows = meets.sort_values(["budget_bytes", "value_ms"]).to_dict("records")
-            names = "; ".join(_met(row, goal.part == "mean") for row in rows)
-            said.append(f"The smallest budgets here that meet {goal.text}{interval}, {kind}least first: {names}.")
+            names = "; ".join(_met(row, goal) for row in rows)
+            said.append(f"Meet {goal.text} ({on}), {kind}the smallest budget here of each, least first: {names}.")
         if len(not_):
             rows = not_.sort_values("best_ms").to_dict("records")
             names = "; ".join(
-                f"{r['policy_label']} ({r['best_ms']:.2f} ms at {_bytes(r['best_budget_bytes'])})" for r in rows
+                f"{r['policy_label']} ({milliseconds(r['best_ms'])} ms at {_bytes(r['best_budget_bytes'])})"
+                for r in rows
             )
-            said.append(f"No budget here meets {goal.text}, {kind}the best of each: {names}.")
+            said.append(f"Miss {goal.text} ({on}) at every budget here, {kind}the best of each: {names}.")
     return said
 
 
-def _met(row: Mapping[Any, Any], has_interval: bool) -> str:
-    text = f"{row['policy_label']} {_bytes(row['budget_bytes'])} ({row['value_ms']:.2f} ms"
-    sure = (
-        None if row["sure_budget_bytes"] != row["sure_budget_bytes"] or not has_interval else row["sure_budget_bytes"]
-    )
-    if has_interval and sure != row["budget_bytes"]:
-        text += ", but its interval reaches above it" + ("" if sure is None else f" up to {_bytes(sure)}")
-    return f"{text}{', and a larger budget misses it' if row['gap_above'] else ''})"
+def _met(row: Mapping[Any, Any], goal: Target) -> str:
+    import pandas as pd
+
+    said = [f"{milliseconds(row['value_ms'])} ms"]
+    if goal.part == "mean" and math.isnan(row["high_ms"]):
+        said.append("without an interval")
+    elif goal.part == "mean" and row["high_ms"] > goal.ms:
+        sure = row["sure_budget_bytes"]
+        wholly = "" if pd.isna(sure) else f" and meets it wholly only at {_bytes(sure)}"
+        said.append(f"but its interval reaches up to {milliseconds(row['high_ms'])} ms{wholly}")
+    if row["gap_above"]:
+        said.append("and a larger budget misses it")
+    return f"{row['policy_label']} {_bytes(row['budget_bytes'])} ({', '.join(said)})"
 
 
 def _bytes(nbytes: Any) -> str:
@@ -116,12 +141,14 @@ def machine(runs: pd.DataFrame) -> str:
     return f"{first['hardware']} (simulated, {first['figures']} figures)"
 
 
-def _scope(runs: pd.DataFrame) -> str:
-    first, seeds = runs.iloc[0], runs["seed"].nunique()
+def _scope(found: Comparison) -> str:
+    runs, n = found.runs, int(found.cells["requests"].max())
+    first, seeds, all_ = runs.iloc[0], runs["seed"].nunique(), int(runs["requests"].max())
     orders = "one order" if seeds == 1 else f"{seeds} orders"
     decoding = str(first["decoding"]).replace("_", " ")
+    of = "" if n >= all_ else f" that have a {NAMES[found.metric]}, of {all_}"
     said = (
-        f"This holds for {int(runs['requests'].max())} requests ({first['measured_requests']}; {first['recording']},"
+        f"This holds for {n} requests{of} ({first['measured_requests']}; {first['recording']},"
         f" {decoding}) of one trace, {orders} of them, {first['model']} in {first['dtype']} on {machine(runs)}, batch"
         f" {first['batch']}: not for another workload, model or machine"
     )
@@ -133,19 +160,41 @@ def _scope(runs: pd.DataFrame) -> str:
 
 
 def _power(found: Comparison) -> list[str]:
-    n, said = int(found.cells["requests"].min()), []
+    n, level, said = int(found.cells["requests"].min()), percent(found.level), []
     if n < stats.LEAST:
         said.append(f"{n} requests are too few for any interval or test; at least {stats.LEAST}.")
     elif n < 2 * stats.BLOCKS:
         said.append(
-            f"{n} requests are few: neighbours count as independent, and intervals are too narrow if they are not"
-            f" (from {2 * stats.BLOCKS} requests on, {stats.BLOCKS} blocks of neighbours are the units)."
+            f"{n} requests are few: neighbours count as independent; if they are not, intervals are too narrow and p"
+            f" values too small (from {2 * stats.BLOCKS} requests on, {stats.BLOCKS} blocks of neighbours are the"
+            " units)."
         )
-    tested = int(found.pairs["p"].notna().sum())
-    if tested and tested * stats.least_p(int(found.pairs["requests"].min())) > 1 - found.level:
-        said.append(f"With so few requests none of {tested} comparisons could be significant, however large.")
-    if tested > 1:
-        said.append(f"p values are corrected for {tested} comparisons (Holm); intervals are each at {found.level:.0%}.")
+    elif n < 4 * stats.BLOCKS:
+        said.append(
+            f"{n} requests are not many: {stats.BLOCKS} blocks of them are short; if topics come in longer runs,"
+            " intervals are too narrow and p values too small."
+        )
+    if n >= stats.LEAST and found.cells["low"].isna().any():
+        said.append(f"No interval at {level}: {stats.n_blocks(n)} blocks of requests do not reach that level.")
+    return [*said, *_corrected(found)]
+
+
+def _corrected(found: Comparison) -> list[str]:
+    tested = found.pairs[found.pairs["p"].notna()]
+    if tested.empty:
+        return []
+    m, level, said = len(tested), percent(found.level), []
+    q = stats.n_blocks(int(tested["requests"].max()))
+    if m * stats.least_p(q) > 1 - found.level:
+        more = "measure more requests, or " if q < stats.BLOCKS else ""
+        said.append(
+            f"No p value of {q} blocks of requests is below {stats.least_p(q):.2g}, so none of {m} comparisons could be"
+            f" significant, however large the difference: {more}choose fewer (policy=, budget=)."
+        )
+    if m > 1:
+        alone = tested[~tested["significant"] & ((tested["low"] > 0) | (tested["high"] < 0))]
+        besides = f"; {len(alone)} of them leave out 0 where the corrected p is not significant" if len(alone) else ""
+        said.append(f"p values are corrected for {m} comparisons (Holm); intervals are each at {level}{besides}.")
     return said
 
 

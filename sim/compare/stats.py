@@ -62,8 +62,13 @@ def mean(values: ArrayLike, level: float = LEVEL) -> Interval:
 def relative_difference(values: ArrayLike, base: ArrayLike, level: float = LEVEL) -> Interval:
     """By what share the mean of values [n] differs from that of base [n], the same requests in the same order."""
     found = ratio(values, base, level)
-    low, high = (None if end is None else end - 1 for end in (found.low, found.high))
-    return Interval(found.value - 1, low, high)
+    low, high = (None if end is None else _less_one(end) for end in (found.low, found.high))
+    return Interval(_less_one(found.value), low, high)
+
+
+def _less_one(share: float) -> float:
+    """``share - 1``; rounding does not keep 0 out of an interval that ends there."""
+    return 0.0 if abs(share - 1) < 1e-12 else share - 1
 
 
 def ratio(values: ArrayLike, base: ArrayLike, level: float = LEVEL) -> Interval:

@@ -40,7 +40,8 @@ class Target:
 
     def met(self, cells: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per policy: the smallest budget that meets it on the figure (`budget_bytes`, NA if none does), and
-        the smallest whose whole interval lies below it (`sure_budget_bytes`; NA for percentiles, which have none).
+        the smallest whose whole interval meets it (`sure_budget_bytes`; NA for percentiles, which have none).
+        `value_ms` and `high_ms`, the upper end of its interval, are those at `budget_bytes`.
 
         ``cells``: of ``Comparison``, of this metric. `best_ms` at `best_budget_bytes` is the lowest figure there is.
         `gap_above`: a larger budget misses what this one meets.
@@ -64,6 +65,7 @@ class Target:
                     "lossless": bool(best["lossless"]),
                     "budget_bytes": first,
                     "value_ms": own["value"][meets].iloc[0] if meets.any() else float("nan"),
+                    "high_ms": own["high"][meets].iloc[0] if meets.any() else float("nan"),
                     "sure_budget_bytes": own["budget_bytes"][sure].min() if sure.any() else pd.NA,
                     "best_ms": best["value"],
                     "best_budget_bytes": best["budget_bytes"],

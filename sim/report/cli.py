@@ -58,6 +58,7 @@ def build(found: Comparison, root: Path, words: Sequence[str]) -> tuple[bytes, l
     """The page of a comparison of runs below ``root``, and what could not be drawn. No clock: same runs, same page."""
     import shlex
 
+    from sim.compare.cli import legend
     from sim.compare.conclude import NAMES, conclude, limits, machine
     from sim.report import tables
     from sim.report.again import Again
@@ -72,17 +73,13 @@ def build(found: Comparison, root: Path, words: Sequence[str]) -> tuple[bytes, l
         f" routing from {first['routing_from']}, trace {first['trace'][:12]}."
     )
     page.heading("What may be concluded")
-    page.points(conclude(found) or ["EmptyPictureError: there is no second policy or budget to compare with."])
+    page.points(conclude(found) or ["Nothing: there is no second policy or budget to compare with."])
     page.heading("What may not")
     page.points(limits(found))
     page.heading("Comparison")
     for lossless in (True, False):
         tables.comparison(page, found, lossless)
-    page.text(
-        f"interval: {found.level:.0%}, over blocks of neighbouring requests; difference: to {found.baseline} on the"
-        " same requests; p: Holm, * significant; time and bytes: multiples of the bounds; +: on the Pareto front.",
-        "quiet",
-    )
+    page.text(f"{legend(found)}.", "quiet")
     page.heading("Pictures")
     missing = []
     for drawn in draw(found, root):

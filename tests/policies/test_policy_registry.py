@@ -153,3 +153,18 @@ def test_a_policy_checks_its_ranges(name: str, params: dict[str, Any], message: 
     with pytest.raises(UserError) as error:
         registry.build(name, SETUP, params)
     assert str(error.value) == message
+
+
+# Typed into a notebook without types, then kept as a file: not a traceback, and not the whole of `sim check` down.
+def test_a_parameter_without_a_type_is_named(plug) -> None:  # type: ignore[no-untyped-def]
+    class Bare(LRU):
+        """Takes anything."""
+
+        name = "bare"
+
+        def __init__(self, setup, *, memory=0.9) -> None:  # type: ignore[no-untyped-def]
+            super().__init__(setup)
+
+    plug(Bare)
+    with pytest.raises(UserError, match=r"^policy=bare: parameter memory has no type annotation; allowed: bool, int"):
+        registry.build("bare", SETUP, {"memory": 0.5})

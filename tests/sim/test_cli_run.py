@@ -15,6 +15,7 @@ import pytest
 
 from policies import registry
 from sim.cell import make_cell
+from sim.cli import VERBS, main
 from sim.compose import read_config
 from sim.core.accounts import FATES
 from sim.core.core import Core
@@ -188,6 +189,14 @@ def test_help_is_for_people(sim: Sim) -> None:
     listed = sim("run", "--help").stdout
     for name in SHIPPED:
         assert name in listed
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_command_has_a_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"python -m sim {verb} ")
+    assert not shown.err
 
 
 @pytest.mark.skipif(not ROUTE.exists(), reason="the public recording is not beside this checkout")

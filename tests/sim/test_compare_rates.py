@@ -11,6 +11,7 @@ from many_requests import topical, under_seeds
 from sim.compare.comparison import difference
 
 RESAMPLINGS = 200
+REPAIRINGS = 1000
 PLANTED = 1.03
 
 
@@ -27,16 +28,18 @@ def pooled(parts: list[pd.Series]) -> pd.Series:
 
 @pytest.mark.parametrize("pool", [1, 3])
 def test_a_policy_does_not_differ_from_itself_under_other_seeds(seeds: list[pd.Series], pool: int) -> None:
-    trials = RESAMPLINGS // pool
-    positives = moved = 0
-    for i in range(trials):
-        own, base = (pooled(seeds[(2 * i + k) * pool : (2 * i + k + 1) * pool]) for k in (0, 1))
-        found = difference(pd.concat({"own": own, "base": base}, axis=1))
-        positives += found["p"] <= 0.05
-        moved += found["difference_ms"] != 0
-    assert moved > 0.9 * trials, "the order of the requests makes no difference here: nothing is tested"
-    low, high = (int(end) for end in scipy.stats.binom.interval(0.999, trials, 0.05))
-    assert low <= positives <= high
+    """At most at the nominal rate. What one request loses to the order another wins, so that it is some 3 %, not 5."""
+    drawn, found = np.random.default_rng(1), []
+    for _ in range(REPAIRINGS):
+        picked = drawn.choice(len(seeds), 2 * pool, replace=False)
+        own, base = (pooled([seeds[i] for i in half]) for half in np.split(picked, 2))
+        found.append(difference(pd.concat({"own": own, "base": base}, axis=1)))
+    moved = sum(it["difference_ms"] != 0 for it in found)
+    assert moved > 0.9 * REPAIRINGS, "the order of the requests makes no difference here: nothing is tested"
+    _, high = scipy.stats.binom.interval(0.999, REPAIRINGS, 0.05)
+    assert 0.01 * REPAIRINGS <= sum(it["p"] <= 0.05 for it in found) <= high
+    for it in found:
+        assert (it["p"] > 0.05) == (it["low"] <= 0 <= it["high"])
 
 
 def test_a_planted_difference_is_found(seeds: list[pd.Series]) -> None:

@@ -45,6 +45,19 @@ def adds_up(found: Sequence[Any], document: dict[str, Any]) -> None:
         assert row.shallowest == row.deepest == (row.lane == "GPU stream" and row.category != "step"), row
 
 
+# out/* names the folder of the bounds that the runs share, too.
+def test_a_folder_of_bounds_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("policy=lru", "budget=4GB", "limit=1", "timeline=true", out=tmp_path)
+    folders = sorted(map(str, tmp_path.iterdir()))
+    assert len(folders) == 2
+    out = tmp_path / "all.json"
+    capsys.readouterr()
+    assert main(["timeline", *folders, f"out={out}"]) == 0
+    said = capsys.readouterr().err
+    assert f"{folders[0]}: holds bounds and no run, left out" in said
+    assert "slices of 1 runs" in said
+
+
 @pytest.mark.parametrize(
     "words",
     [

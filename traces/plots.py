@@ -180,7 +180,7 @@ def _sources(trace: Trace, stats: Stats) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(2, 1), sharey=True)
     image = left.imshow(stats.source_cosine, aspect="auto", cmap="cividis", vmin=0, vmax=1)
     for (row, column), value in np.ndenumerate(stats.source_cosine):
-        colour = "black" if value > 0.6 else "white"
+        colour = "black" if value > 0.5 else "white"
         left.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize="small", color=colour)
     left.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor")
     left.set_yticks(range(count), names)

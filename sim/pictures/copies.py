@@ -9,15 +9,15 @@ from matplotlib.figure import Figure
 from sim.core.accounts import FATES
 from sim.pictures.bars import stacked
 from sim.pictures.style import (
-    GREY,
-    REFERENCES,
     EmptyPictureError,
+    Looks,
     bound,
     by_budget,
     curves,
     legend,
     looks,
     over_budgets,
+    reference,
 )
 
 if TYPE_CHECKING:
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 MB = 1e-6
 
 
-def fates(runs: pd.DataFrame) -> Figure:
+def fates(runs: pd.DataFrame, page: int = 1) -> Figure:
     """From ``sim.load``: the five fates as shares of the loads issued ahead (%), with how many were issued.
 
-    Policies that issued none at a budget have no bar there. EmptyPictureError where no policy issued any.
+    Policies that issued none at a budget have no bar there. EmptyPictureError where no policy issued any, and after
+    the last page.
     """
     columns = {f"prefetch_{fate}": fate.replace("_", " ") for fate in FATES}
     frame = by_budget(runs, "prefetch_issued", *columns)
@@ -38,18 +39,17 @@ def fates(runs: pd.DataFrame) -> Figure:
         raise EmptyPictureError("no policy here copies ahead")
     shares = {column: 100 * frame[column] / frame["prefetch_issued"] for column in columns}
     frame = frame.assign(**shares, note=[f"{issued:,.0f} loads" for issued in frame["prefetch_issued"]])
-    return stacked(frame, columns, "share of the loads issued ahead (%)", "what became of prefetches", "note")
+    return stacked(frame, columns, "share of the loads issued ahead (%)", "what became of prefetches", "note", page)
 
 
-def link(runs: pd.DataFrame) -> Figure:
+def link(runs: pd.DataFrame, look: Looks | None = None) -> Figure:
     """From ``sim.load``: how busy the link was (%), and MB copied per generated token beside ``belady_bypass``."""
     wanted = ("link_utilisation", "bytes_per_token", "bound_bytes", "generated_tokens", "belady_forced_bytes_per_token")
     frame = by_budget(runs, *wanted)
     if not frame[["link_utilisation", "bytes_per_token"]].notna().any(axis=None):
         raise EmptyPictureError("no time passed")
-    named = frame["policy_label"].where(frame["lossless"], frame["policy_label"] + " (lossy)")
-    frame = frame.assign(policy_label=named, floor=frame["bound_bytes"] / frame["generated_tokens"])
-    style = looks(frame["policy_label"])
+    frame = frame.assign(floor=frame["bound_bytes"] / frame["generated_tokens"])
+    style = look or looks(runs["policy_label"])
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     curves(left, frame, "link_utilisation", style, 100)
@@ -57,10 +57,7 @@ def link(runs: pd.DataFrame) -> Figure:
     left.set_ylim(0, 104)
     curves(right, frame, "bytes_per_token", style, MB)
     floor = frame.dropna(subset=["floor"]).groupby("budget_bytes")["floor"].mean() * MB
-    forced = frame.dropna(subset=[wanted[-1]]).groupby("budget_bytes")[wanted[-1]].mean() * MB
-    if len(forced):
-        dash = REFERENCES["belady_forced"]
-        right.plot(forced.index, forced, color=GREY, linestyle=dash, marker=".", label="belady_forced (reference)")
+    reference(right, frame, "belady_forced", wanted[-1], MB)
     if len(floor):
         bound(right, floor, "belady_bypass (bound, lossless)")
     over_budgets(right, frame["budget_bytes"], "bytes over the link", "copied per generated token (MB)")

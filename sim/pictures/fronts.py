@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.pictures.style import COLOURS, GREY, EmptyPictureError, legend, looks, need, over_budgets, short
+from sim.pictures.style import COLOURS, GREY, EmptyPictureError, Looks, legend, looks, need, over_budgets, short
 from sim.units import format_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sim.pictures.style import Look
+HOLLOW: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "none", "markeredgewidth": 1.5}
+"""Policies that are as good lie on top of each other."""
 
 
-def front(cells: pd.DataFrame, metric: str = "tpot") -> Figure:
+def front(cells: pd.DataFrame, metric: str = "tpot", look: Looks | None = None) -> Figure:
     """From ``sim.compare``'s cells: the metric in ms with its interval, against the budget; the front as a stair.
 
-    Lossy rows: the metric against the kept gate mass (%), each with its budget. A ring marks the front. A lossy row
-    that does not say what mass it keeps cannot be placed, and is named in the panel's title.
+    Lossy rows: the metric against the kept gate mass (%), a larger marker for a larger budget. A ring marks the front.
+    A lossy row that does not say what mass it keeps cannot be placed; the panel's title says how many.
     """
     need(cells, "policy_label", "lossless", "budget_bytes", "value", "low", "high", "front", "quality_kept_gate_mass")
     lossless, lossy = cells[cells["lossless"]], cells[~cells["lossless"]]
@@ -28,9 +29,9 @@ def front(cells: pd.DataFrame, metric: str = "tpot") -> Figure:
     drawn = [own for own in (lossless, known) if len(own)]
     if not drawn:
         raise EmptyPictureError("no lossless row, and no lossy one says what gate mass it keeps")
-    figure = Figure(figsize=(6.2 * len(drawn), 5.4), layout="constrained")
+    figure = Figure(figsize=(1.8 + 6.2 * len(drawn), 5.4), layout="constrained")
     panels = figure.subplots(1, len(drawn), squeeze=False)[0]
-    style = looks(cells["policy_label"])
+    style = look or looks(cells["policy_label"])
     for axes, own in zip(panels, drawn, strict=True):
         if own is lossless:
             _memory(axes, own, metric, style)
@@ -40,19 +41,13 @@ def front(cells: pd.DataFrame, metric: str = "tpot") -> Figure:
     return legend(figure, *panels)
 
 
-def _memory(axes: Axes, own: pd.DataFrame, metric: str, style: dict[str, Look]) -> None:
-    # Hollow: policies that are as good lie on top of each other.
-    hollow = {"linestyle": "none", "markerfacecolor": "none", "markeredgewidth": 1.5, "markersize": 8}
+def _memory(axes: Axes, own: pd.DataFrame, metric: str, style: Looks) -> None:
     for label, rows in own.groupby("policy_label", sort=True):
         look = style[str(label)]
         ends = rows.dropna(subset=["low", "high"])
         axes.vlines(ends["budget_bytes"], ends["low"], ends["high"], color=look.colour, linewidth=1)
-        axes.plot(
-            rows["budget_bytes"],
-            rows["value"],
-            **look.line | hollow | {"markeredgecolor": look.colour},
-            label=short(label),
-        )
+        hollow = HOLLOW | {"marker": look.marker, "markeredgecolor": look.colour, "markersize": look.size + 2}
+        axes.plot(rows["budget_bytes"], rows["value"], **hollow, label=short(label))
     best = own[own["front"]].sort_values("budget_bytes")
     axes.step(best["budget_bytes"], best["value"], where="post", color=GREY, linestyle="--", zorder=0, label="front")
     _ring(axes, best["budget_bytes"], best["value"])
@@ -60,20 +55,25 @@ def _memory(axes: Axes, own: pd.DataFrame, metric: str, style: dict[str, Look]) 
     axes.set_ylim(bottom=0)
 
 
-def _quality(axes: Axes, own: pd.DataFrame, metric: str, style: dict[str, Look], unknown: int) -> None:
+def _quality(axes: Axes, own: pd.DataFrame, metric: str, style: Looks, unknown: int) -> None:
+    budgets = sorted({int(budget) for budget in own["budget_bytes"]})
+    # Labels beside the points would lie on one another.
+    sizes = {budget: 5 + 9 * place / max(1, len(budgets) - 1) for place, budget in enumerate(budgets)}
     for label, rows in own.groupby("policy_label", sort=True):
+        look = style[str(label)]
         mass = 100 * rows["quality_kept_gate_mass"]
-        look = style[str(label)].line | {"linestyle": ":"}
-        axes.plot(mass, rows["value"], **look, label=f"{short(label)} (lossy)")
+        hollow = HOLLOW | {"marker": look.marker, "markeredgecolor": look.colour}
+        axes.plot(mass, rows["value"], color=look.colour, linestyle=":", zorder=1)
+        axes.plot([], [], **hollow, markersize=9, label=f"{short(label)} (lossy)")
         for x, y, budget in zip(mass, rows["value"], rows["budget_bytes"], strict=True):
-            axes.annotate(
-                format_bytes(int(budget)), (x, y), (0, 13), textcoords="offset points", ha="center", fontsize="small"
-            )
+            axes.plot(x, y, **hollow, markersize=sizes[int(budget)])
+    for budget in dict.fromkeys((budgets[0], budgets[len(budgets) // 2], budgets[-1])):
+        axes.plot([], [], "o", color=GREY, markersize=sizes[budget], label=f"budget {format_bytes(budget)} (lossy)")
     best = own[own["front"]]
     _ring(axes, 100 * best["quality_kept_gate_mass"], best["value"])
     left_out = f"\n({unknown} rows do not say what they keep)" if unknown else ""
     axes.set(title=f"lossy: latency, memory and quality{left_out}", xlabel="kept gate mass (%), first-order")
-    axes.set(ylabel=f"{metric.upper()} (ms), mean", xlim=(-4, 108), ylim=(0, 1.25 * float(own["value"].max()) or 1))
+    axes.set(ylabel=f"{metric.upper()} (ms), mean", xlim=(-4, 108), ylim=(0, 1.15 * float(own["value"].max()) or 1))
     axes.grid(alpha=0.3)
 
 

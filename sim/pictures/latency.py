@@ -9,15 +9,15 @@ from matplotlib.figure import Figure
 
 from sim.frame import LATENCIES, REFERENCE_ROWS
 from sim.pictures.style import (
-    GREY,
-    REFERENCES,
     EmptyPictureError,
+    Looks,
     bound,
     by_budget,
     curves,
     legend,
     looks,
     over_budgets,
+    reference,
 )
 from traces.errors import UserError, one_of
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NAMES = {"ttft": "time to first token", "tpot": "time per output token", "request": "time of a request"}
 
 
-def latency(runs: pd.DataFrame, metric: str = "tpot") -> Figure:
+def latency(runs: pd.DataFrame, metric: str = "tpot", look: Looks | None = None) -> Figure:
     """From ``sim.load``: the mean of a latency (ttft, tpot, request; ms) and the time per generated token (ms).
 
     The time lower bound is one of the whole window, so it stands in the second panel. Lossy policies have a row of
@@ -43,17 +43,17 @@ def latency(runs: pd.DataFrame, metric: str = "tpot") -> Figure:
     if frame.empty:
         raise EmptyPictureError(f"no run has {metric}: what the trace did not record is null")
     frame = frame.assign(window=1000 / frame["throughput_tokens_per_s"])
-    frame["policy_label"] = frame["policy_label"].where(frame["lossless"], frame["policy_label"] + " (lossy)")
     classes = [own for lossless in (True, False) if len(own := frame[frame["lossless"] == lossless])]
     figure = Figure(figsize=(11, 0.9 + 3.9 * len(classes)), layout="constrained")
     panels = figure.subplots(len(classes), 2, squeeze=False)
-    style = looks(frame["policy_label"])
+    style = look or looks(runs["policy_label"])
     for own, (left, right) in zip(classes, panels, strict=True):
         lossless = bool(own["lossless"].iloc[0])
         kind = "lossless" if lossless else "lossy, not ranked with the others"
         curves(left, own, column, style)
         if lossless:
-            _cheats(left, own, {name: f"{name}_{column}" for name in REFERENCE_ROWS})
+            for name in REFERENCE_ROWS:
+                reference(left, own, name, f"{name}_{column}")
         over_budgets(left, own["budget_bytes"], f"{NAMES[metric]} ({kind})", f"{metric.upper()} (ms), mean")
         left.set_ylim(bottom=0)
         if lossless:
@@ -66,20 +66,12 @@ def latency(runs: pd.DataFrame, metric: str = "tpot") -> Figure:
     return legend(figure, *panels.ravel())
 
 
-def _window(axes: Axes, own: pd.DataFrame, style: dict) -> None:  # type: ignore[type-arg]
+def _window(axes: Axes, own: pd.DataFrame, style: Looks) -> None:
     curves(axes, own, "window", style)
-    speeds = {name: 1000 / own[f"{name}_throughput_tokens_per_s"] for name in REFERENCE_ROWS}
-    _cheats(axes, own.assign(**speeds), {name: name for name in REFERENCE_ROWS})
+    for name in REFERENCE_ROWS:
+        reference(axes, own.assign(window=1000 / own[f"{name}_throughput_tokens_per_s"]), name, "window")
     floor = own.dropna(subset=["bound_ms_per_token"]).groupby("budget_bytes")["bound_ms_per_token"].mean()
     if len(floor):
         bound(axes, floor, "time_lower_bound (bound)")
     over_budgets(axes, own["budget_bytes"], "whole window (lossless)", "time per generated token (ms)")
     axes.set_ylim(bottom=0)
-
-
-def _cheats(axes: Axes, own: pd.DataFrame, columns: dict[str, str]) -> None:
-    """The reference rows, in grey: all runs of a budget have the same."""
-    for name, column in columns.items():
-        row = own.dropna(subset=[column]).groupby("budget_bytes")[column].mean()
-        if len(row):
-            axes.plot(row.index, row, color=GREY, linestyle=REFERENCES[name], marker=".", label=f"{name} (reference)")

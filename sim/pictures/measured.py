@@ -9,33 +9,35 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from sim.frame import label
-from sim.pictures.style import COLOURS, MARKERS
+from sim.pictures.style import GREY, Looks, legend, looks, short
 
 WORDS = {"tpot_ms": "TPOT", "ttft_ms": "TTFT", "stall_ms_per_token": "stall per token"}
 BANDS = (0.05, 0.15)
+POINT: dict[str, Any] = {"linestyle": "none", "clip_on": True}
 
 
-def measured(document: Mapping[str, Any]) -> Figure:
+def measured(document: Mapping[str, Any], look: Looks | None = None) -> Figure:
     """From the content of a validation's JSON: times in ms on logarithmic axes, complete hits as shares."""
-    rows, source = document["cells"], document["provenance"]
+    # Small markers, of small budgets, last: they lie on the large ones.
+    rows = sorted(document["cells"], key=lambda row: _size(document["cells"], row["budget"]), reverse=True)
+    source, style = document["provenance"], look or looks(label(row["policy"]) for row in rows)
     figure = Figure(figsize=(11, 9.2), layout="constrained")
     figure.suptitle(
         f"{source['model']['name']} on {source['hardware']['name']}: predicted against measured, {source['date']}"
     )
     axes = figure.subplots(2, 2).ravel()
     for axis, name in zip(axes[:3], WORDS, strict=True):
-        _times(axis, rows, name)
-    _hits(axes[3], rows)
-    handles, labels = axes[3].get_legend_handles_labels()
-    for budget in _budgets(rows) if handles else ():
-        (dot,) = axes[3].plot([], [], "o", color="#777777", markersize=_size(rows, budget), linestyle="none")
-        handles, labels = [*handles, dot], [*labels, f"budget {budget}"]
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(handles)), fontsize=9)
-    return figure
+        _times(axis, rows, name, style)
+    _hits(axes[3], rows, style)
+    for name in sorted({label(row["policy"]) for row in rows}):
+        axes[3].plot([], [], **style[name].line | POINT | {"markersize": 9}, label=short(name))
+    for budget in _budgets(rows):
+        axes[3].plot([], [], "o", color=GREY, markersize=_size(rows, budget), label=f"budget {budget}")
+    # The bands last, below with the rest: inside, they would lie on points far above the line.
+    return legend(figure, axes[3], *axes[:3])
 
 
-def _times(axis: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+def _times(axis: Any, rows: Sequence[Mapping[str, Any]], name: str, style: Looks) -> None:
     points = [(row, row["errors"][name]) for row in rows]
     seen = [(row, it["device"], it["simulated"]) for row, it in points if it["device"] and it["simulated"]]
     axis.set(title=WORDS[name], xlabel="measured, ms", ylabel="predicted, ms")
@@ -55,13 +57,12 @@ def _times(axis: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
             edge, [x * (1 - band) for x in edge], [x * (1 + band) for x in edge], color="#888888", alpha=alpha, lw=0
         )
     for row, x, y in seen:
-        _point(axis, rows, row, x, y)
+        _point(axis, rows, row, style, x, y)
     axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
     _ticks(axis, low, high)
-    axis.legend(*_only(axis, "within"), loc="upper left", fontsize=8)
 
 
-def _hits(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+def _hits(axis: Any, rows: Sequence[Mapping[str, Any]], style: Looks) -> None:
     axis.set(
         title="hit rate (complete)",
         xlabel="measured, share",
@@ -73,25 +74,13 @@ def _hits(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         it = row["errors"]["hit_complete"]
         if it["device"] is not None and it["simulated"] is not None:
-            _point(axis, rows, row, it["device"], it["simulated"])
+            _point(axis, rows, row, style, it["device"], it["simulated"])
     axis.grid(alpha=0.3)
 
 
-def _point(axis: Any, rows: Sequence[Mapping[str, Any]], row: Mapping[str, Any], x: float, y: float) -> None:
-    names = list(dict.fromkeys(label(it["policy"]) for it in sorted(rows, key=lambda it: label(it["policy"]))))
-    name = label(row["policy"])
-    place = names.index(name)
-    known = axis.get_legend_handles_labels()[1]
-    axis.plot(
-        [x],
-        [y],
-        MARKERS[place % len(MARKERS)],
-        color=COLOURS[place % len(COLOURS)],
-        markeredgecolor="white",
-        markersize=_size(rows, row["budget"]),
-        linestyle="none",
-        label=name if name not in known else None,
-    )
+def _point(axis: Any, rows: Sequence[Mapping[str, Any]], row: Mapping[str, Any], style: Looks, *at: float) -> None:
+    x, y = at
+    axis.plot([x], [y], **style[label(row["policy"])].line | POINT | {"markersize": _size(rows, row["budget"])})
 
 
 def _budgets(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -107,11 +96,6 @@ def _size(rows: Sequence[Mapping[str, Any]], budget: Any) -> float:
 
 def _diagonal(axis: Any, low: float, high: float) -> None:
     axis.plot([low, high], [low, high], color="black", linewidth=0.8)
-
-
-def _only(axis: Any, word: str) -> tuple[list[Any], list[str]]:
-    pairs = [(h, text) for h, text in zip(*axis.get_legend_handles_labels(), strict=True) if text.startswith(word)]
-    return [h for h, _ in pairs], [text for _, text in pairs]
 
 
 def _ticks(axis: Any, low: float, high: float) -> None:

@@ -31,8 +31,13 @@ FILLS = (
     ("#FFFFFF", "xxx"),
 )
 """Of stacked parts, in their order: colour and hatch; neighbours differ in lightness as well."""
-REFERENCES = {"infinite": (0, (1, 1)), "belady_forced": (0, (4, 2)), "perfect_next_layer": (0, (7, 2, 1, 2))}
 GREY = "#666666"
+REFERENCES: dict[str, dict[str, Any]] = {
+    "infinite": {"linestyle": (0, (1, 1)), "marker": "1"},
+    "belady_forced": {"linestyle": (0, (4, 2)), "marker": "2"},
+    "perfect_next_layer": {"linestyle": (0, (7, 2, 1, 2)), "marker": "4"},
+}
+"""Rows that cheat: grey, with markers that no policy has, since at one budget there is no line to tell them by."""
 WIDTH, LONGEST = 42, 160
 """Characters of a name in a line, and of a name that is shown whole."""
 
@@ -43,24 +48,32 @@ class EmptyPictureError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a policy is drawn, the same in every panel of a figure."""
+    """How a policy is drawn, the same in every panel of a figure; ``size`` of its marker in points."""
 
     colour: str
     marker: str
     dash: Any
+    size: float = 6.0
 
     @property
     def line(self) -> dict[str, Any]:
-        """Keywords of ``Axes.plot``."""
-        edge = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.6}
-        return {"color": self.colour, "marker": self.marker, "linestyle": self.dash, **edge}
+        """Keywords of ``Axes.plot``. A marker at 0 or at 100 % is drawn whole."""
+        edge = {"markersize": self.size, "markeredgecolor": "white", "markeredgewidth": 0.6}
+        return {"color": self.colour, "marker": self.marker, "linestyle": self.dash, "clip_on": False, **edge}
+
+
+Looks = Mapping[str, Look]
 
 
 def looks(labels: Iterable[object]) -> dict[str, Look]:
-    """A look per policy label. The three cycles have no common factor: 308 policies until one comes again."""
+    """A look per policy label. The three cycles have no common factor: 308 policies until one comes again.
+
+    Markers shrink from the first to the last, which is drawn on top: of policies that are equal, all are seen.
+    """
     names = sorted({str(label) for label in labels})
+    step = 4 / max(1, len(names) - 1)
     return {
-        name: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
+        name: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)], 10 - step * i)
         for i, name in enumerate(names)
     }
 
@@ -75,18 +88,28 @@ def need(frame: pd.DataFrame, *columns: str) -> None:
 
 
 def by_budget(runs: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """Means over seeds: a row per policy_label and budget_bytes, ``columns``, and lossless as a bool; sorted."""
+    """Means over seeds: a row per policy_label and budget_bytes, ``columns``, and lossless as a bool; sorted.
+
+    ``name``: the label as it is drawn; that of a lossy policy says so.
+    """
     need(runs, "policy_label", "budget_bytes", "lossless", *columns)
     frame = runs.assign(lossless=runs["lossless"].astype(bool))
     keys = ["policy_label", "lossless", "budget_bytes"]
-    return frame.groupby(keys, sort=True)[list(columns)].mean().astype("float64").reset_index()
+    found = frame.groupby(keys, sort=True)[list(columns)].mean().astype("float64").reset_index()
+    return found.assign(name=found["policy_label"].where(found["lossless"], found["policy_label"] + " (lossy)"))
 
 
-def curves(axes: Axes, frame: pd.DataFrame, column: str, looks_of: Mapping[str, Look], scale: float = 1.0) -> None:
-    """A line per policy over its budgets; rows without the figure are left out."""
-    for label, own in frame.dropna(subset=[column]).groupby("policy_label", sort=True):
-        name = str(label)
-        axes.plot(own["budget_bytes"], own[column] * scale, label=short(name), **looks_of[name].line)
+def curves(axes: Axes, frame: pd.DataFrame, column: str, look: Looks, scale: float = 1.0) -> None:
+    """A line per policy of :func:`by_budget` over its budgets; rows without the figure are left out."""
+    for (label, name), own in frame.dropna(subset=[column]).groupby(["policy_label", "name"], sort=True):
+        axes.plot(own["budget_bytes"], own[column] * scale, label=short(name), **look[str(label)].line)
+
+
+def reference(axes: Axes, frame: pd.DataFrame, name: str, column: str, scale: float = 1.0) -> None:
+    """A row that cheats, in grey: all runs of a budget have the same."""
+    row = frame.dropna(subset=[column]).groupby("budget_bytes")[column].mean() * scale
+    if len(row):
+        axes.plot(row.index, row, color=GREY, label=f"{name} (reference)", markersize=9, **REFERENCES[name])
 
 
 def over_budgets(axes: Axes, budgets: Iterable[object], title: str, ylabel: str) -> None:
@@ -95,16 +118,15 @@ def over_budgets(axes: Axes, budgets: Iterable[object], title: str, ylabel: str)
     axes.set(xscale="log", title=title, xlabel="budget for experts (bytes)", ylabel=ylabel)
     room = max(1.15, (seen[-1] / seen[0]) ** 0.12)
     axes.set_xlim(seen[0] / room, seen[-1] * room)
-    shown = _apart(seen)
+    shown = _apart(seen, (room**2 * seen[-1] / seen[0]) ** (1 / 8))
     axes.set_xticks(shown, [format_bytes(budget) for budget in shown], rotation=30 if len(shown) > 4 else 0)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
 
 
-def _apart(budgets: Sequence[int]) -> list[int]:
-    """Those with room for a label each, from the smallest up; always the largest."""
-    room = (budgets[-1] / budgets[0]) ** (1 / 8)
+def _apart(budgets: Sequence[int], room: float) -> list[int]:
+    """Those at least ``room`` times the one below, from the largest down: an eighth of the axis for each label."""
     shown = [budgets[-1]]
     for budget in reversed(budgets[:-1]):
         if shown[-1] >= budget * room:
@@ -119,14 +141,18 @@ def bound(axes: Axes, values: pd.Series[float], name: str) -> None:
 
 
 def legend(figure: Figure, *axes: Axes) -> Figure:
-    """One legend below the panels, where it hides nothing, each name once."""
+    """One legend below the panels, where it hides nothing, each name once. The figure grows by what it takes."""
     found: dict[str, Any] = {}
     for each in axes:
         for handle, name in zip(*each.get_legend_handles_labels(), strict=True):
             found.setdefault(name, handle)
     widest = max((len(line) for name in found for line in name.splitlines()), default=1)
     columns = max(1, min(len(found), int(12 * figure.get_figwidth() / (widest + 8))))
-    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
+    made = figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns, handlelength=3.4)
+    # A line of it is in the figure's own height; more would be taken from the panels, down to nothing.
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    taken = made.get_window_extent(renderer).height / figure.dpi
+    figure.set_figheight(figure.get_figheight() + max(0.0, taken - 0.4))
     return figure
 
 

@@ -13,8 +13,6 @@ from sim.config import RunConfig, load_config
 from traces.errors import UserError
 
 GROUPS = ("policy", "model", "hardware", "workload")
-UNSAID = ("log", "timeline")
-"""Keys that change no figure of a result."""
 
 
 class Again:
@@ -32,17 +30,30 @@ class Again:
             config = load_config(path)
         except UserError:
             return f"none: {path.name} of this run is not there or not readable"
-        verb = "real" if source == "device" else "sim"
+        if source == "device":
+            return self._on_device(folder, config)
         words = self._compose(config)
         if words is not None:
-            return shlex.join(["python", "-m", verb, "run", *words])
-        if source == "device":
-            return f"python -m real run {shlex.quote(f'config={path}')}"
+            return shlex.join(["python", "-m", "sim", "run", *words])
         code = (
             "import sys, pathlib, sim.config as c, sim.run as r;"
             " r.run_config(c.load_config(pathlib.Path(sys.argv[1])), 'again')"
         )
         return shlex.join(["python", "-c", code, str(path)])
+
+    def _on_device(self, folder: str, config: RunConfig) -> str:
+        """What is no key of a configuration (threads, weights) stands in the result; prompts do not."""
+        about = json.loads((self.root / folder / "result.json").read_bytes())["provenance"]["device"]
+        if about.get("routing") != "of the trace":
+            return "none: prompts and decoding are in no configuration; the trace of what was generated is kept"
+        words = self._compose(config)
+        if words is None:
+            return f"none: no words compose {self.root / folder / 'config.yaml'} here"
+        # The words' own default is another model, and the routing of a trace is asked for by another key.
+        words = [word for word in words if not word.startswith(("trace=", "model=", "bounds="))]
+        words += [f"model={config.model['name']}", f"routing={config.trace}", f"weights={about['weights']}"]
+        words += [f"threads={about['threads']}", *(["device=cpu"] if about["name"] == "cpu" else [])]
+        return shlex.join(["python", "-m", "real", "run", *words])
 
     def _compose(self, config: RunConfig) -> list[str] | None:
         groups = {group: getattr(config, group) for group in GROUPS}
@@ -55,7 +66,10 @@ class Again:
         rest = []
         for field in fields(RunConfig):
             value = getattr(config, field.name)
-            if field.name not in (*GROUPS, *UNSAID) and value != getattr(self._usual, field.name):
+            if field.name in GROUPS:
+                continue
+            # Of the usual configuration the budget alone is not the defaults'.
+            if field.name == "budget" or value != getattr(self._usual, field.name):
                 rest.append(f"{field.name}={_text(value)}")
         return [*own, *rest]
 

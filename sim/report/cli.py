@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 OPTIONS = {"out": "", "metric": "tpot", "target": "", "baseline": "", "level": "0.95"}
 FILE = "report.html"
+INTRODUCTION = (
+    "A Mixture-of-Experts model that does not fit on the GPU keeps its experts in host memory. A policy decides which"
+    " of them are on the GPU, within a budget of its memory, and what is copied ahead. TTFT: time to the first token of"
+    " a request; TPOT: time per output token after it; lower is better. Bounds are what no lossless policy can beat;"
+    " reference rows cheat, and show how much cheating would help; lossy policies change the model's output."
+)
 
 
 def main(words: Sequence[str]) -> int:
@@ -72,6 +78,7 @@ def build(found: Comparison, root: Path, words: Sequence[str]) -> tuple[bytes, l
         f"{len(runs)} runs of {runs['policy_label'].nunique()} policies at {runs['budget_bytes'].nunique()} budgets;"
         f" routing from {first['routing_from']}, trace {first['trace'][:12]}."
     )
+    page.text(INTRODUCTION)
     page.heading("What may be concluded")
     page.points(conclude(found) or ["Nothing: there is no second policy or budget to compare with."])
     page.heading("What may not")
@@ -79,7 +86,7 @@ def build(found: Comparison, root: Path, words: Sequence[str]) -> tuple[bytes, l
     page.heading("Comparison")
     for lossless in (True, False):
         tables.comparison(page, found, lossless)
-    page.text(f"{legend(found)}.", "quiet")
+    page.text(f"{legend(found)}; in italics: reference rows, which cheat.", "quiet")
     page.heading("Pictures")
     missing = []
     for drawn in draw(found, root):
@@ -96,9 +103,10 @@ def build(found: Comparison, root: Path, words: Sequence[str]) -> tuple[bytes, l
     page.heading("Where every row comes from")
     page.points(tables.common(found))
     tables.origin(page, found, Again(root))
+    measured = " A device's row is measured again, and so is another." if (runs["source"] == "device").any() else ""
     page.text(
         "A command makes its row again where the code has the same hash and the trace lies where it lay; run it in the"
-        " folder in which the runs were made. This page:"
+        f" folder in which the runs were made.{measured} This page:"
     )
     page.code(shlex.join(["python", "-m", "sim", "report", *words]))
     return page.render(), missing

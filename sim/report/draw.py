@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ from sim.cell import find_trace
 from sim.compare import Comparison
 from sim.config import load_config
 from sim.core.accounts import PHASES
+from sim.frame import label
+from sim.pictures.style import Looks, looks
 from sim.runs import load_layers
 from traces import Trace, open_trace
 from traces.errors import TraceError, UserError
@@ -37,16 +41,19 @@ class Drawn:
 def draw(found: Comparison, root: Path) -> list[Drawn]:
     """All pictures of a comparison of the runs below ``root``, in the order of the page."""
     runs, metric = found.runs, found.metric
-    layers = load_layers(root, runs)
+    layers, validations = load_layers(root, runs), _validations(root)
+    # One for the page: a policy looks the same in every picture, also where another has nothing to show.
+    look = looks([*runs["policy_label"], *(name for _, document in validations for name in _policies(document))])
     drawn = [
-        _draw("latency", LATENCY, lambda: pictures.latency(runs, metric)),
-        _draw("front", FRONT, lambda: pictures.front(found.cells, metric)),
-        _draw("stalls", STALLS, lambda: pictures.stalls(runs)),
-        _draw("hits", HITS, lambda: pictures.hits(runs)),
-        _draw("fates", FATES, lambda: pictures.fates(runs)),
-        _draw("link", LINK, lambda: pictures.link(runs)),
+        _draw("latency", LATENCY, lambda: pictures.latency(runs, metric, look)),
+        _draw("front", FRONT, lambda: pictures.front(found.cells, metric, look)),
+        *_pages("stalls", STALLS, lambda page: pictures.stalls(runs, page)),
+        _draw("hits", HITS, lambda: pictures.hits(runs, look)),
+        *_pages("fates", FATES, lambda page: pictures.fates(runs, page)),
+        _draw("link", LINK, lambda: pictures.link(runs, look)),
     ]
-    drawn += [_draw(f"layers_{phase}", f"{LAYERS} ({phase})", _layers(layers, phase)) for phase in PHASES]
+    for phase in PHASES:
+        drawn += _pages(f"layers_{phase}", f"{LAYERS} ({phase})", partial(pictures.layers, layers, phase))
     trace, why = _trace(runs, root)
     if trace is None:
         drawn += [Drawn(name, caption, None, why) for name, caption in (("popularity", POPULARITY), ("reuse", REUSE))]
@@ -54,8 +61,8 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
         stats = describe(trace)
         drawn.append(_draw("popularity", POPULARITY, lambda: pictures.popularity(trace, stats)))
         drawn.append(_draw("reuse", REUSE, lambda: pictures.reuse(trace, stats)))
-    for path, document in _validations(root):
-        drawn.append(_draw(f"measured {path}", f"{MEASURED} ({path})", _measured(document)))
+    for path, document in validations:
+        drawn.append(_draw(f"measured {path}", f"{MEASURED} ({path})", _measured(document, look)))
     return drawn
 
 
@@ -81,14 +88,29 @@ def _draw(name: str, caption: str, make: Callable[[], Figure]) -> Drawn:
         return Drawn(name, caption, None, str(error))
 
 
-def _layers(frame: pd.DataFrame, phase: str) -> Callable[[], Figure]:
-    return lambda: pictures.layers(frame, phase)
+def _pages(name: str, caption: str, make: Callable[[int], Figure]) -> Iterator[Drawn]:
+    """As many pictures as it takes."""
+    for page in count(1):
+        drawn = _draw(name, caption if page == 1 else f"{caption} (page {page})", partial(make, page))
+        if page > 1 and drawn.png is None:
+            return
+        yield drawn
+        if drawn.png is None:
+            return
 
 
-def _measured(document: Mapping[str, Any]) -> Callable[[], Figure]:
+def _policies(document: Mapping[str, Any]) -> list[str]:
+    """The policies of a validation; none of what is no validation, which says so when it is drawn."""
+    try:
+        return [label(row["policy"]) for row in document["cells"]]
+    except (KeyError, TypeError, AttributeError):
+        return []
+
+
+def _measured(document: Mapping[str, Any], look: Looks) -> Callable[[], Figure]:
     def make() -> Figure:
         try:
-            return pictures.measured(document)
+            return pictures.measured(document, look)
         except (KeyError, TypeError, AttributeError) as error:
             raise pictures.EmptyPictureError(f"not a validation that this version reads ({error!r})") from None
 

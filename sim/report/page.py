@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #111; background: #fff; }
-body { max-width: 78rem; margin: 2rem auto; padding: 0 1rem; }
+body { max-width: 78rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.4rem; border-bottom: 1px solid #bbb; }
 table { border-collapse: collapse; font-size: .85rem; } caption { text-align: left; padding: .4rem 0; color: #444; }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
@@ -18,8 +18,14 @@ th { border-bottom: 2px solid #888; } th:first-child, td:first-child, .text td, 
 tr.group td { font-weight: bold; padding-top: .7rem; } tr.reference td { color: #555; font-style: italic; }
 .wide { overflow-x: auto; } figure { margin: 1.2rem 0; } figcaption { color: #333; }
 img { max-width: 100%; height: auto; }
+@media screen and (max-width: 50rem) { figure { overflow-x: auto; } img { max-width: none; width: 56rem; } }
 code { font: .8rem ui-monospace, monospace; } td code { white-space: pre; user-select: all; } .quiet { color: #555; }
-@media print { .wide { overflow: visible; } td code { white-space: pre-wrap; } }
+@media print {
+  @page { size: A4 landscape; margin: 1cm; } body { margin: 0; max-width: none; padding: 0; }
+  .wide { overflow: visible; } table { font-size: 6.5pt; } code { font-size: 6pt; }
+  th, td { white-space: normal; overflow-wrap: break-word; padding: .1rem .25rem; } td code { white-space: pre-wrap; }
+  h2 { break-after: avoid; } figure, tr { break-inside: avoid; } img { max-height: 15cm; width: auto; }
+}
 """
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import sim
+from sim.cli import main
 from sim.compare import Comparison, compare
 from sim.run import run_config
 from sim.sweep.plan import read_grid
@@ -34,3 +35,11 @@ def layers(grid: Path) -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def compared(grid: Path) -> Comparison:
     return compare(grid)
+
+
+@pytest.fixture(scope="session")
+def html(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    target = tmp_path_factory.mktemp("page") / "new" / "page.html"
+    assert main(["report", str(grid), f"out={target}"]) == 0
+    assert [file.name for file in target.parent.iterdir()] == [target.name]
+    return target.read_text(encoding="utf-8")

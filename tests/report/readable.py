@@ -1,14 +1,20 @@
-"""Whether a figure can be read: labelled axes with something in them, and no text upon text."""
+"""Whether a figure can be read: labelled axes of some size with something in them, no text or legend upon another."""
 
 from __future__ import annotations
 
 import itertools
+import math
+import warnings
+from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axis import Tick
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.text import Text
 
+Corners = np.ndarray
 COUNTED = ("MoE layer", "policy", "expert", "measured, ms", "predicted, ms")
 """Labels that are a number or a name, or say their unit without brackets."""
 
@@ -16,15 +22,24 @@ COUNTED = ("MoE layer", "policy", "expert", "measured, ms", "predicted, ms")
 def faults(figure: Figure) -> list[str]:
     """What is wrong; empty for a figure that can be read."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        canvas.draw()
+    found = [str(it.message) for it in said]
     renderer = canvas.get_renderer()
-    found = []
     for axes in figure.axes:
         if not axes.get_visible():
             continue
         bar = axes.get_label() == "<colorbar>"
         if not (axes.lines or axes.patches or axes.images or axes.collections):
             found.append(f"empty axes {axes.get_title()}")
+        panel = axes.get_window_extent(renderer)
+        wide, high = panel.width / figure.dpi, panel.height / figure.dpi
+        if not bar and (wide < 1.5 or high < 0.25):
+            found.append(f"axes {axes.get_title()!r} of {wide:.2f} by {high:.2f} inches")
+        boxes_of_legends = [_corners(each.get_window_extent(renderer).extents) for each in _legends(figure)]
+        if any(_both(box, _corners(panel.extents)) for box in boxes_of_legends):
+            found.append(f"a legend upon axes {axes.get_title()!r}")
         for side, label in (("x", axes.get_xlabel()), ("y", axes.get_ylabel())):
             outer = bar or (side == "x" and not axes.xaxis.get_tick_params()["labelbottom"])
             outer = outer or (side == "y" and not axes.yaxis.get_tick_params()["labelleft"])
@@ -38,17 +53,53 @@ def faults(figure: Figure) -> list[str]:
     texts = [text for text in figure.findobj(Text) if id(text) not in hidden and _shown(text, ticks, drawn)]
     width, height = canvas.get_width_height()
     boxes = [(text, text.get_window_extent(renderer)) for text in texts]
-    for text, box in boxes:
+    legends = [("a legend", legend.get_window_extent(renderer)) for legend in _legends(figure)]
+    for what, box in [*((repr(text.get_text()), box) for text, box in boxes), *legends]:
         if box.x0 < -1 or box.y0 < -1 or box.x1 > width + 1 or box.y1 > height + 1:
-            found.append(f"{text.get_text()!r} leaves the picture")
-    for (one, a), (two, b) in itertools.combinations(boxes, 2):
-        if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1:
+            found.append(f"{what} leaves the picture")
+    places = [(text, box, _turned(text, renderer)) for text, box in boxes]
+    for (one, a, its), (two, b, other) in itertools.combinations(places, 2):
+        if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1 and _both(its, other):
             found.append(f"{one.get_text()!r} upon {two.get_text()!r}")
     return found
 
 
+def _legends(figure: Figure) -> Sequence[Legend]:
+    own = (axes.get_legend() for axes in figure.axes)
+    return [*figure.legends, *(legend for legend in own if legend is not None)]
+
+
+def _corners(extents: Sequence[float]) -> Corners:
+    x0, y0, x1, y1 = extents
+    return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+
+
+def _turned(text: Text, renderer: RendererAgg) -> Corners:
+    """The corners of a text as it is turned: its upright box is larger than the text."""
+    middle = _corners(text.get_window_extent(renderer).extents).mean(axis=0)
+    angle = text.get_rotation()
+    text.set_rotation(0)
+    upright = _corners(text.get_window_extent(renderer).extents)
+    text.set_rotation(angle)
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    return (upright - upright.mean(axis=0)) @ np.array([(cos, sin), (-sin, cos)]) + middle
+
+
+def _both(one: Corners, two: Corners) -> bool:
+    """Whether two rectangles have more than a pixel in common: no side of either divides them."""
+    for corners in (one, two):
+        for start, end in ((0, 1), (1, 2)):
+            side = corners[end] - corners[start]
+            if not side.any():
+                return False
+            across = np.array((-side[1], side[0])) / np.hypot(*side)
+            a, b = one @ across, two @ across
+            if min(a.max(), b.max()) - max(a.min(), b.min()) <= 1:
+                return False
+    return True
+
+
 def _shown(text: Text, ticks: set[int], drawn: set[int]) -> bool:
-    """Drawn, upright or at a right angle (the box of any other is larger than the text)."""
-    if not text.get_text().strip() or not text.get_visible() or text.get_rotation() % 90:
+    if not text.get_text().strip() or not text.get_visible():
         return False
     return id(text) not in ticks or id(text) in drawn

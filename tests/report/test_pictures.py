@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from sim.cell import find_trace
 from sim.compare import Comparison, compare_runs
 from sim.core.accounts import STALLS
 from sim.pictures import style
+from sim.pictures.pages import page_of
 from traces import open_trace
 from traces.errors import UserError
 
@@ -33,22 +35,107 @@ OF_RUNS: tuple[Callable[[pd.DataFrame], Figure], ...] = (
 )
 
 
-def many(runs: pd.DataFrame, policies: int, budgets: int) -> pd.DataFrame:
+def many(runs: pd.DataFrame, policies: int, budgets: int, step: float = 1.5) -> pd.DataFrame:
     """Rows of a sweep: long names, budgets from 100 MB up, none of a value that the real ones have not."""
     parts = []
     for i in range(policies):
         own = runs[runs["policy"] == ("lru", "gate_ahead", "swapmoe")[i % 3]].iloc[:1]
         for b in range(budgets):
             name = f"policy_{i} (scope=layer, other={'x' * 3 * i})" if i else "_$lru_$"
-            parts.append(own.assign(policy_label=name, budget_bytes=int(1e8 * 1.5**b)))
+            parts.append(own.assign(policy_label=name, budget_bytes=int(1e8 * step**b)))
     return pd.concat(parts, ignore_index=True)
 
 
 @pytest.mark.parametrize("draw", OF_RUNS, ids=lambda draw: draw.__name__)
 def test_pictures_of_runs_can_be_read(draw: Callable[[pd.DataFrame], Figure], runs: pd.DataFrame) -> None:
     alone = runs[(runs["policy"] == "gate_ahead") & (runs["budget_bytes"] == 2_000_000_000)]
-    for frame in (runs, alone, many(runs, 6, 6)):
-        assert faults(draw(frame)) == []
+    frames = [runs, alone, many(runs, 6, 6), many(runs, 24, 2), many(runs, 3, 2, step=1.008), many(runs, 2, 13)]
+    frames.append(runs[~runs["lossless"].astype(bool)])
+    for frame in frames:
+        if draw is not pictures.fates or frame["prefetch_issued"].any():
+            assert faults(draw(frame)) == []
+
+
+def test_no_panel_pays_for_the_legend(runs: pd.DataFrame, compared: Comparison) -> None:
+    lru = runs[runs["policy"] == "lru"]
+    for draw, few, more in (
+        (pictures.latency, lru, many(lru.assign(policy="gate_ahead"), 2, 2)),
+        (pictures.link, lru, many(runs, 24, 2)),
+        (pictures.front, compared.cells[:1], _variants(compared.cells, 24)),
+    ):
+        heights = []
+        for frame in (few, more):
+            figure = draw(frame)  # type: ignore[operator]
+            assert faults(figure) == []
+            panel = figure.axes[0].get_window_extent()
+            heights.append(panel.height)
+        assert heights[1] > 0.85 * heights[0], draw
+
+
+def _variants(cells: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Variants with long names, all alike: what they differ in is too little to be seen."""
+    own = cells[:1]
+    return pd.concat(
+        [own.assign(policy_label=f"fmoe (distance={i}, eviction=lru, search=trajectory)") for i in range(count)],
+        ignore_index=True,
+    )
+
+
+def test_equal_policies_are_all_seen(runs: pd.DataFrame) -> None:
+    alike = many(runs[runs["policy"] == "lru"], 1, 1)
+    frame = pd.concat([alike.assign(policy_label=f"p{i}") for i in range(9)])
+    lines = [line for line in pictures.latency(frame).axes[0].lines if str(line.get_label()).startswith("p")][:9]
+    sizes = [line.get_markersize() for line in lines]
+    assert sizes == sorted(set(sizes), reverse=True), "the last is on top, so it is the smallest"
+    markers = [line.get_marker() for line in pictures.latency(alike).axes[0].lines]
+    assert len(set(markers)) == len(markers) == 4, "at one budget there is no line to tell the reference rows by"
+
+
+def test_long_pictures_have_pages(runs: pd.DataFrame, layers: pd.DataFrame) -> None:
+    frame = many(runs, 24, 2)
+    of_layers = pd.concat([layers.assign(policy_label=f"p{i}") for i in range(20)])
+    for draw, rows in (
+        (lambda page: pictures.stalls(frame, page), 48),
+        (lambda page: pictures.fates(frame, page), 48 // 3 * int((frame["prefetch_issued"] > 0).mean() * 3)),
+        (lambda page: pictures.layers(of_layers, "decode", page), 20 * len(set(of_layers["budget_bytes"])) * 2),
+    ):
+        seen, scales, page = 0, set(), 1
+        while True:
+            try:
+                figure = draw(page)
+            except pictures.EmptyPictureError as error:
+                assert "there are" in str(error)  # noqa: PT017 - how many is not known before
+                break
+            assert faults(figure) == []
+            assert figure.get_figheight() < 24
+            panels = [axes for axes in figure.axes if axes.get_ylabel().startswith("policy")]
+            seen += sum(len(axes.get_yticks()) for axes in panels)
+            images = [axes.images[0].get_clim() for axes in figure.axes if axes.images]
+            scales.add(tuple(images) or panels[0].get_xlim())
+            page += 1
+        assert (seen, len(scales)) == (rows, 1)
+        assert page > 2 or rows <= 32
+    assert [page_of("aabbbcc", 1), page_of("a" * 70, 3)] == [(slice(0, 7), ""), (slice(64, 70), " (3 of 3)")]
+    assert page_of("a" * 20 + "b" * 20 + "c" * 5, 2) == (slice(20, 45), " (2 of 2)")
+
+
+def test_one_look_for_a_whole_page(runs: pd.DataFrame, compared: Comparison) -> None:
+    look = style.looks(["aaa", *runs["policy_label"]])
+    for figure in (
+        pictures.latency(runs, "tpot", look),
+        pictures.hits(runs, look),
+        pictures.link(runs, look),
+        pictures.front(compared.cells, "tpot", look),
+    ):
+        seen = {}
+        for line in itertools.chain.from_iterable(axes.lines for axes in figure.axes):
+            name = str(line.get_label()).removesuffix(" (lossy)")
+            if name in look:
+                assert line.get_marker() == look[name].marker
+                colour = line.get_markeredgecolor() if line.get_linestyle() == "None" else line.get_color()
+                assert colour == look[name].colour
+                seen[name] = True
+        assert set(seen) == set(runs["policy_label"])
 
 
 def test_the_other_pictures_can_be_read(
@@ -67,6 +154,8 @@ def test_the_other_pictures_can_be_read(
         pictures.latency(runs, "ttft"),
         pictures.latency(runs[runs["policy"] == "swapmoe"]),
         pictures.latency(runs.assign(quality_kept_gate_mass=float("nan"))),
+        pictures.front(_variants(compared.cells[~compared.cells["lossless"]], 9)),
+        pictures.hits(runs.assign(hit_prefill_recall=float("nan"))),
     ):
         assert faults(figure) == []
     requests = sim.load_requests(grid).assign(tpot_ns=lambda frame: frame["tpot_ns"] * (1 + frame["request"] / 50))
@@ -82,6 +171,17 @@ def test_what_is_unreadable_is_found(runs: pd.DataFrame) -> None:
     assert any("'here' upon" in fault or "upon 'here'" in fault for fault in faults(figure))
     figure.add_subplot(label="another")
     assert any("empty axes" in fault for fault in faults(figure))
+    figure = pictures.latency(runs)
+    figure.axes[0].legend()
+    assert any("a legend upon axes" in fault for fault in faults(figure))
+    figure = pictures.latency(runs)
+    figure.axes[0].set_xticks([2e9, 2.05e9], ["2.00 GB", "2.05 GB"], rotation=30)
+    assert any("'2.00 GB' upon '2.05 GB'" in fault for fault in faults(figure))
+    figure.set_figheight(2)
+    assert any("collapsed" in fault for fault in faults(figure))
+    figure = pictures.link(runs)
+    figure.set_figwidth(3)
+    assert any(" inches" in fault for fault in faults(figure))
 
 
 def test_the_parts_of_a_token_add_up_to_the_window(runs: pd.DataFrame) -> None:

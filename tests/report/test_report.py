@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from sim.compose import read_config
 from sim.config import dump_configs
 from sim.report.again import Again
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 EVIL = "<script>alert(1)</script>&\"'</td>\x07"
 
 
@@ -63,14 +61,6 @@ class Reader(HTMLParser):
     @property
     def text(self) -> str:
         return "\n".join(self.texts)
-
-
-@pytest.fixture(scope="module")
-def html(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    target = tmp_path_factory.mktemp("page") / "new" / "page.html"
-    assert main(["report", str(grid), f"out={target}"]) == 0
-    assert [file.name for file in target.parent.iterdir()] == [target.name]
-    return target.read_text(encoding="utf-8")
 
 
 def test_the_page_needs_nothing_else(html: str) -> None:
@@ -120,6 +110,7 @@ def test_the_commands_make_the_rows_again(html: str, runs: pd.DataFrame) -> None
         ["policy=fmoe", "policy.distance=1", "policy.eviction=lru", "budget=30%", "seed=3", "chunks=3", "warmup=1"],
         ["policy=lru_layer", "budget=2GiB", "model=olmoe_1b_7b", "hardware=h100", "hardware.link.h2d_gb_per_s=50.5"],
         ["policy=lru", "budget=2GB", "workload.batch=2", "bounds=false", "log=true", "model.dtype=fp8"],
+        ["policy=lru", "budget=1GB", "timeline=true"],
     ],
 )
 def test_words_compose_the_same_configuration(words: list[str], tmp_path: Path) -> None:
@@ -128,7 +119,7 @@ def test_words_compose_the_same_configuration(words: list[str], tmp_path: Path) 
     (tmp_path / "run" / "config.yaml").write_text(dump_configs([config]))
     command = shlex.split(Again(tmp_path).command("run", "simulated"))
     assert command[:4] == ["python", "-m", "sim", "run"]
-    assert replace(read_config(command[4:]), log=config.log) == config
+    assert read_config(command[4:]) == config
 
 
 def test_what_no_words_compose_is_read_from_its_file(grid: Path, runs: pd.DataFrame, tmp_path: Path) -> None:
@@ -145,6 +136,29 @@ def test_what_no_words_compose_is_read_from_its_file(grid: Path, runs: pd.DataFr
     assert list((tmp_path / "again").glob("lru-*/result.json"))
     path.unlink()
     assert Again(tmp_path / "it's").command(folder, "simulated").startswith("none: ")
+
+
+def test_the_command_of_a_device_names_what_its_configuration_lacks(tmp_path: Path) -> None:
+    words = ["policy=lru", "budget=50%", "limit=2", "model=olmoe_1b_7b", "trace=sample", "bounds=false"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(dump_configs([read_config(words)]))
+    about = {"name": "cpu", "threads": 2, "weights": "random", "routing": "of the trace"}
+    result = tmp_path / "run" / "result.json"
+    result.write_text(json.dumps({"provenance": {"device": about}}))
+    command = shlex.split(Again(tmp_path).command("run", "device"))
+    assert command[:4] == ["python", "-m", "real", "run"]
+    assert {"model=olmoe_1b_7b", "routing=sample", "weights=random", "threads=2", "device=cpu"} < set(command)
+    assert not any(word.startswith("trace=") for word in command), "its requests are asked for by routing="
+    result.write_text(json.dumps({"provenance": {"device": about | {"routing": "of the model"}}}))
+    assert Again(tmp_path).command("run", "device").startswith("none: prompts and decoding")
+
+
+def test_a_page_of_which_nothing_may_be_concluded(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sim.compare.conclude.conclude", lambda found: [])
+    target = tmp_path / "page.html"
+    assert main(["report", str(grid), "policy=lru", "budget=2GB", f"out={target}"]) == 0
+    text = Reader(target.read_text()).text
+    assert "\nNothing: there is no second policy or budget to compare with." in text
 
 
 def test_a_name_is_never_markup(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,18 +234,3 @@ def test_mistakes_are_one_line(grid: Path, tmp_path: Path, capsys: pytest.Captur
         assert said.out == ""
         assert not target.exists()
         assert list(empty.iterdir()) == []
-
-
-def test_a_browser_shows_it(html: str, tmp_path: Path) -> None:
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip("no Chromium here; the page is read by a parser in the tests above")
-    (tmp_path / "page.html").write_text(html, encoding="utf-8")
-    common = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    url = (tmp_path / "page.html").as_uri()
-    words = [*common, "--window-size=1300,8000", f"--screenshot={tmp_path / 'page.png'}", url]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
-    assert "Refused to" not in done.stderr, "the page wants what it forbids itself"
-    image = Image.open(tmp_path / "page.png").convert("L")
-    for top in range(0, 7000, 1000):
-        assert len(image.crop((0, top, 1300, top + 1000)).getcolors() or range(256)) > 20, "an empty screen"

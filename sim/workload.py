@@ -62,7 +62,7 @@ def select(
 
     ``measure="validation"``: every fifth train request instead (of fewer than five, the last); the others are left to
     learn from. A seed other than 0 permutes what is measured: every seed measures the same requests, whatever limit and
-    warm-up. Warm-up requests are from those to learn from, or, with no split, from the front. UserError if none is left.
+    warm-up. Warm-up requests are of those to learn from, or, with no split, from the front. UserError if none is left.
     """
     train = tuple(r.request for r in trace.requests if r.split == "train")
     pool = [r.request for r in trace.requests if r.split != "train"]

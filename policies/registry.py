@@ -108,7 +108,14 @@ def _ours() -> Iterator[type[Policy]]:
 
 def _others() -> Iterator[type[Policy]]:
     for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
-        policy = point.load()
+        try:
+            policy = point.load()
+        except Exception as error:  # whatever their module does when it is imported
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            package = point.dist.name if point.dist else "its package"
+            raise UserError(
+                f"{GROUP}: {point.name}={point.value} cannot be loaded ({why}); mend or uninstall {package}"
+            ) from error
         if not _is_policy(policy):
             raise UserError(f"{GROUP}: {point.name}={point.value}: allowed: a class of policies.api.Policy with a name")
         yield policy

@@ -27,7 +27,7 @@ class Options:
 
 def write(folder: Path) -> list[Path]:
     """Make the folder anew; returns what is in it."""
-    from sim.compose import read_grid  # Hydra: here, and not where the cells are run
+    from sim.sweep.plan import read_grid  # Hydra: here, and not where the cells are run
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -31,7 +31,7 @@ def read_cells(rest: Sequence[str], file: str, profile: Path | None = None) -> l
     if not any(word.startswith(("model=", "trace=")) for word in words):
         words.append("model=reference")
     try:
-        from sim.compose import read_grid
+        from sim.sweep.plan import read_grid
     except ImportError as error:
         raise UserError(f"Hydra is not installed ({error.name}); allowed: --config FILE, resolved elsewhere") from None
     return read_grid([f"model={AS_TRACED}" if is_checkpoint(word) else word for word in words])

@@ -98,6 +98,8 @@ def forced(config: RunConfig, options: Options, name: str) -> Session:
 
 def live(config: RunConfig, options: Options, name: str, *, history_given: bool) -> Session:
     """Continue prompts. The trace of it is made, and the result is told of that trace."""
+    if config.measure != "test":
+        raise UserError(f"measure={config.measure}: prompts are measured, no recorded requests; allowed: test")
     loaded = load(name, model_dtype(config), "cpu")
     requests, made_from = _requests(config, options, loaded)
     model = Offloaded(loaded.model, device_of(options.device))

@@ -34,7 +34,7 @@ from traces.errors import UserError, one_of
 if TYPE_CHECKING:
     from sim.machine import Machine
 
-RUN_KEYS = ("chunks", "warmup", "limit", "seed", "bounds", "log", "timeline")
+RUN_KEYS = ("chunks", "warmup", "limit", "measure", "seed", "bounds", "log", "timeline")
 LONGEST_COPY_NS = 10**13
 """Of one expert: beyond it a link is a slip, and sums of times would leave 64 bits."""
 
@@ -76,7 +76,8 @@ class Cell:
         if name is None and registry.find(chosen, "policy.name").clairvoyant:
             raise UserError(f"policy.name={chosen}: sees the future, so it is a reference row and not a choice")
         policy = registry.build(chosen, self.setup, given)
-        there = There(self.config.trace, self.trace, self.predicted.keys(), bool(self.selection.train))
+        train, validation = bool(self.selection.train), self.config.measure == "validation"
+        there = There(self.config.trace, self.trace, self.predicted.keys(), train, validation)
         check(policy, there, lambda other: registry.build(chosen, self.setup, {**given, **other}))
         if policy.wants_history():
             policy.fit(TrainRequests(self.trace, self.selection.train, policy.needs()))
@@ -141,10 +142,7 @@ class Cell:
             "workload": dict(self.config.workload),
             "predictors": self._declared(),
             "budget_bytes": self.setup.budget,
-            **{
-                key: getattr(self.config, key)
-                for key in ("chunks", "warmup", "limit", "seed", "bounds", "log", "timeline")
-            },
+            **{key: getattr(self.config, key) for key in RUN_KEYS},
         }
 
     def _declared(self) -> dict[str, str]:
@@ -182,9 +180,10 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
             )
     hardware = HardwareProfile.from_dict(config.hardware)
     costs = Costs(model, hardware, dtype)
-    predicted = find_predicted(trace)
+    # A predictor was fitted on the train requests, those for validation among them.
+    predicted = find_predicted(trace) if config.measure == "test" else {}
     setup = make_setup(config, costs, hardware, trace.E, trace.K, predicted)
-    chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup)
+    chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup, measure=config.measure)
     return Cell(config, trace, model, hardware, costs, setup, chosen, predicted, inputs)
 
 

@@ -89,9 +89,12 @@ def _config(words: Sequence[str]) -> int:
     if wrong := [word for word in rest if word.startswith(("out=", "format="))]:
         raise UserError(f"{wrong[0]}: no part of a configuration; give it to the command that reads the file")
     overrides, _ = split_output(rest)
-    from sim.compose import read_config, read_grid
+    from sim.compose import read_config
     from sim.config import dump_configs
+    from sim.sweep.plan import check_single, read_grid
 
+    if not many:
+        check_single(overrides)
     sys.stdout.write(dump_configs(read_grid(overrides) if many else [read_config(overrides)]))
     return 0
 

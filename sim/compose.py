@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Collection, Sequence
 from importlib.resources import files
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from policies import registry
 from sim.config import RunConfig
-from sim.sweep.axes import cells, listed
+from sim.sweep.axes import listed
+from sim.sweep.plugins import EXTRAS, check_plugin
 from traces.errors import UserError, one_of
 
 GROUPS = ("policy", "model", "hardware", "workload")
+CHOICES = (*GROUPS, "experiment", "hydra/launcher", "hydra/sweeper")
+"""Keys whose value is the name of a file."""
 PATHS = ("trace", "model", "hardware")
 """Keys whose value may be a path as well as a name."""
+_FILES: dict[str, str] = {}
+"""Profiles' files by the names under which Hydra knows them."""
 
 
 def read_config(overrides: Sequence[str]) -> RunConfig:
@@ -43,28 +48,8 @@ def compose_words(overrides: Sequence[str], *, hydra: bool = False) -> DictConfi
         return _compose(words, hydra=hydra)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, words)) from None
-
-
-def read_grid(overrides: Sequence[str]) -> list[RunConfig]:
-    """Every combination of ``key=a,b`` words and of lists, in the order of ``sim run -m``: the last changes fastest."""
-    register_policies()
-    prepared = [prepare(word, sweep=True) for word in overrides]
-    jobs = (to_dict(compose_words(words)) for words in product(*sweep_values(prepared)))
-    return [RunConfig.from_dict(cell) for job in jobs for cell in cells(job)]
-
-
-def sweep_values(prepared: Sequence[str]) -> list[list[str]]:
-    """For each prepared word, the words that its values make; itself alone if it has one value."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(prepared))
-    except OverrideParseException as error:
-        raise UserError(f"{error.override}: not understood; write key=value") from None
-    found = []
-    for word, override in zip(prepared, parsed, strict=True):
-        key = word.partition("=")[0]
-        swept = override.is_sweep_override()
-        found.append([f"{key}={v}" for v in override.sweep_string_iterator()] if swept else [word])
-    return found
+    except yaml.YAMLError as error:  # of a file in conf/, which it names
+        raise UserError(f"not YAML: {' '.join(str(error).split())}") from None
 
 
 def _compose(words: Sequence[str], *, hydra: bool = False) -> DictConfig:
@@ -139,15 +124,24 @@ def _store(group: str, path: Path) -> str:
         raise UserError(f"{group}={path}: not a profile in YAML: {' '.join(str(error).split())}") from None
     name = f"file_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     ConfigStore.instance().store(group=group, name=name, node=node)
+    _FILES[name] = str(path)
     return name
 
 
+def shell_word(word: str) -> str:
+    """A prepared word as it is given in a shell: a profile's file by its path, and quoted where the shell wants it."""
+    key, _, value = word.partition("=")
+    return shlex.quote(f"{key}={_FILES.get(value, value)}")
+
+
 def _explain(error: Exception, words: Sequence[str]) -> str:
-    """One line for a person, from Hydra's several."""
+    """One line for a person, from Hydra's several. UserError for an extra that is not installed."""
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not understood; write key=value"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        if group in ("hydra/launcher", "hydra/sweeper"):
+            check_plugin(group.removeprefix("hydra/"), name)
         known = [option for option in error.options if not option.startswith("file_")]
         return f"{group}={name}: unknown; allowed: {one_of(known)}"
     try:
@@ -164,11 +158,17 @@ def _culprit(words: Sequence[str]) -> str | None:
             return f"{override.input_line}: several values; add -m to run each"
         if override.key_or_group in GROUPS and not isinstance(override.value(), str):
             return f"{override.input_line}: the name of a {override.key_or_group} is wanted"
+    chosen = [w for w in words if w.partition("=")[0].lstrip("+") in CHOICES]
     for override in overrides:
-        node: Any = _compose([w for w in words if w.partition("=")[0] in GROUPS])
+        if override.key_or_group in CHOICES:
+            continue
+        node: Any = _compose(chosen, hydra=override.key_or_group.startswith("hydra."))
         for part in override.key_or_group.split("."):
             if not isinstance(node, DictConfig) or part not in node:
-                allowed = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
-                return f"{override.input_line}: no such key; allowed: {one_of(allowed) or 'none here'}"
+                known = [str(key) for key in node] if isinstance(node, DictConfig) else []
+                allowed = [key for key in known if key != "hydra" and not key.startswith("_")]
+                kind = next((k for k in EXTRAS if override.key_or_group.startswith(f"hydra.{k}.")), None)
+                more = f"; hydra/{kind}=NAME chooses another {kind}" if kind else ""
+                return f"{override.input_line}: no such key; allowed: {one_of(allowed) or 'none here'}{more}"
             node = node[part]
     return None

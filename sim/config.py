@@ -6,13 +6,16 @@ Hydra composes one in :mod:`sim.compose`; where it is not installed, :func:`load
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
 
 from traces.errors import UserError, one_of
+
+MEASURES = ("test", "validation")
+"""What ``measure`` may be: see :func:`sim.workload.select`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +35,29 @@ class RunConfig:
     bounds: bool
     log: bool
     timeline: bool
+    measure: str = "test"
 
     @classmethod
     def from_dict(cls, composed: Mapping[str, Any]) -> RunConfig:
         """Check names, types and ranges of the top-level keys. UserError names the first that is wrong."""
         hints = get_type_hints(cls)
         names = [f.name for f in fields(cls)]
+        needed = [f.name for f in fields(cls) if f.default is MISSING]
         for key in composed:
             if key not in names:
                 raise UserError(f"{key}: no such key; allowed: {one_of(names)}")
         for name in names:
-            if name not in composed:
+            if name in composed:
+                _check(name, composed[name], hints[name])
+            elif name in needed:
                 raise UserError(f"{name}: missing; give {name}=...")
-            _check(name, composed[name], hints[name])
         config = cls(**composed)
         for name, least in (("chunks", 1), ("warmup", 0), ("seed", 0), ("limit", 1)):
             value = getattr(config, name)
             if value is not None and value < least:
                 raise UserError(f"{name}={value}: at least {least}")
+        if config.measure not in MEASURES:
+            raise UserError(f"measure={config.measure}: allowed: {one_of(MEASURES)}")
         batch = config.workload.get("batch")
         if set(config.workload) != {"name", "batch"} or config.workload["name"] != "closed_loop":
             raise UserError(f"workload={dict(config.workload)}: allowed: name=closed_loop with batch")

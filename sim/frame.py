@@ -56,6 +56,7 @@ def _columns() -> Iterator[Column]:
     yield Column("chunks", whole, "", "copy calls per expert", "config.chunks")
     yield Column("warmup", whole, "requests", "replayed first and not measured", "config.warmup")
     yield Column("limit", whole, "requests", "only the first so many are measured", "config.limit")
+    yield Column("measure", text, "", "test, or validation: a part of the train requests, to tune with")
     yield Column("measured_requests", text, "", "which, in words", "provenance.measured_requests")
     yield Column("trace", text, "SHA-256", "the trace", "config.trace")
     yield Column("recording", text, "", "recorded or synthetic", "provenance.trace.recording")
@@ -140,6 +141,7 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     config, source = result["config"], result["provenance"]
     policy = config["policy"]
     made["folder"] = folder
+    made["measure"] = config.get("measure", "test")
     made["source"] = "device" if "device" in source else "simulated"
     made["policy_label"] = label(policy)
     made["policy_params"] = _json({key: value for key, value in policy.items() if key != "name"})

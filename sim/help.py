@@ -40,6 +40,7 @@ python -m sim run [KEY=VALUE ...]
   workload.batch=N   requests that are active at a time (1)
   warmup=N           requests replayed first and not measured (0)
   limit=N            measure only the first N requests
+  measure=PART       test, or validation: every fifth train request, which the policy does not learn from (test)
   seed=N             0: requests as recorded; another: permuted
   bounds=BOOL        compute the bounds and reference rows as well (true)
   log=BOOL           keep the log of facts for a clockless replay (false)

@@ -19,12 +19,16 @@ Build = Callable[[Mapping[str, Any]], Policy]
 
 @dataclass(frozen=True, slots=True)
 class There:
-    """What there is: a trace, by the word that names it, predictors beside it, and whether it has train requests."""
+    """What there is: a trace, by the word that names it, predictors beside it, and whether it has train requests.
+
+    ``validation``: some of these are measured, so no predictor that was fitted on them counts.
+    """
 
     word: str
     trace: Trace
     predictors: Collection[str]
     train: bool
+    validation: bool = False
 
     @property
     def signals(self) -> list[Signal]:
@@ -86,6 +90,13 @@ def _predictors(policy: Policy, there: There) -> Lack | None:
     missing = sorted(policy.predictors() - set(there.predictors))
     if not missing:
         return None
+    if there.validation:
+        switches = [way for way in policy.unfitted(there.signals) if way.startswith("policy.") and " after " not in way]
+        return Lack(
+            f"policy={policy.name} needs the predictor {one_of(missing)}, which was fitted on the requests that"
+            " measure=validation measures",
+            (*switches, "measure=test"),
+        )
     return Lack(
         f"policy={policy.name} needs the predictor {one_of(missing)}, which was not fitted for trace={there.word};"
         f" there are: {one_of(there.predictors) or 'none'}",

@@ -232,6 +232,8 @@ def measured_requests(cell: Cell) -> str:
     """Which requests were measured, in words."""
     config = cell.config
     words = ["the test split" if cell.selection.train else "all"]
+    if config.measure == "validation":
+        words = ["a part of the train split, not learned from"]
     if config.limit is not None:
         words.append(f"of these the first {config.limit}")
     if config.warmup:

@@ -103,7 +103,10 @@ class Store:
         self._place(folder, fill)
 
     def _place(self, folder: Path, fill: Callable[[Path], None]) -> None:
-        """Fill a folder beside the final one, then rename; if another process was first, its folder stays."""
+        """Fill a folder beside the final one, then rename; if another process was first, its folder stays.
+
+        UserError where it cannot be written: the disk is full, say.
+        """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             self._sweep()
@@ -118,6 +121,9 @@ class Store:
             except OSError:
                 if not folder.is_dir():
                     raise
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else error  # pyarrow has words of its own for it
+            raise UserError(f"{folder}: cannot be written ({why})") from None
         finally:
             shutil.rmtree(temp, ignore_errors=True)
 

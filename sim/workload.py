@@ -14,6 +14,9 @@ from traces import DECODE, PREFILL, Trace
 from traces.errors import UserError
 from traces.format import Array
 
+VALIDATION_EVERY = 5
+"""Of so many train requests one is measured with ``measure=validation``."""
+
 
 @dataclass(slots=True)
 class Pass:
@@ -37,22 +40,34 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The requests of a run, in order: ``warmup`` are replayed first and not measured."""
+    """The requests of a run, in order: ``warmup`` are replayed first and not measured.
+
+    RuntimeError if a policy could learn from what is measured.
+    """
 
     warmup: tuple[int, ...]
     measured: tuple[int, ...]
     train: tuple[int, ...]
     """What a policy may learn from."""
 
+    def __post_init__(self) -> None:
+        if both := set(self.train) & set(self.measured):
+            raise RuntimeError(f"requests {sorted(both)} are measured, and learned from before")
 
-def select(trace: Trace, *, seed: int = 0, limit: int | None = None, warmup: int = 0) -> Selection:
+
+def select(
+    trace: Trace, *, seed: int = 0, limit: int | None = None, warmup: int = 0, measure: str = "test"
+) -> Selection:
     """Measure the test requests where the trace has a split, else all; ``limit``: the first so many as recorded.
 
-    A seed other than 0 permutes what is measured: every seed measures the same requests, whatever limit and warm-up.
-    Warm-up requests are taken from the train split, or, without a split, from the front. UserError if none is left.
+    ``measure="validation"``: every fifth train request instead (of fewer than five, the last); the others are left to
+    learn from. A seed other than 0 permutes what is measured: every seed measures the same requests, whatever limit and
+    warm-up. Warm-up requests are of those to learn from, or, with no split, from the front. UserError if none is left.
     """
     train = tuple(r.request for r in trace.requests if r.split == "train")
     pool = [r.request for r in trace.requests if r.split != "train"]
+    if measure == "validation":
+        pool, train = _validation(train)
     before = list(train[:warmup]) if train else pool[:warmup]
     if not train:
         pool = pool[warmup:]
@@ -65,6 +80,17 @@ def select(trace: Trace, *, seed: int = 0, limit: int | None = None, warmup: int
     if seed:
         pool = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))]
     return Selection(tuple(before), tuple(pool), train)
+
+
+def _validation(train: tuple[int, ...]) -> tuple[list[int], tuple[int, ...]]:
+    """What is measured, and what is left to learn from."""
+    if len(train) < 2:
+        raise UserError(
+            f"measure=validation: measures some of the train requests, of which the trace has {len(train)}; allowed:"
+            " test, or a trace with at least 2 (import or collect it with split=0.7)"
+        )
+    held = train[VALIDATION_EVERY - 1 :: VALIDATION_EVERY] or train[-1:]
+    return list(held), tuple(request for request in train if request not in set(held))
 
 
 class ClosedLoop:

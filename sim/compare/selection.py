@@ -24,6 +24,7 @@ ALIKE = (
     "batch",
     "chunks",
     "warmup",
+    "measure",
     "limit",
 )
 """Columns in which the runs of one comparison have one value, in the order in which a difference is named."""

@@ -20,6 +20,7 @@ VARYING: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "chunks": lambda r: str(r["config"]["chunks"]),
     "warmup": lambda r: str(r["config"]["warmup"]),
     "limit": lambda r: str(r["config"]["limit"]),
+    "measure": lambda r: r["config"].get("measure", "test"),
     "seed": lambda r: str(r["config"]["seed"]),
 }
 """What has a column where it is not the same in all rows."""

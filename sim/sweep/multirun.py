@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import hydra
 import yaml
 
 from sim.cli import one_line, split_output
-from sim.compose import value_word
+from sim.compose import shell_word, value_word
 from sim.store import Store
 from sim.sweep.job import Job, Told, heard, one_thread
 from sim.sweep.plan import Plan, make_plan
@@ -29,11 +30,17 @@ from traces.errors import UserError
 TUNED = "optimization_results.yaml"
 """What Hydra's Optuna sweeper leaves."""
 
+TOLD = {
+    "test": "tuned on the measured requests, so judge it on another trace; measure=validation tunes on others",
+    "validation": "tuned on the validation requests; the same parameters with measure=test tell what they are worth",
+}
+
 ABANDONED_S = 7 * 86400.0
 
 
 def multirun(words: Sequence[str]) -> int:
-    """Run every combination; one failed cell does not stop the others. Returns the exit status: 2 if any failed.
+    """Run every combination; one failed cell does not stop the others. Returns the exit status: 2 if any failed,
+    130 if it was interrupted.
 
     stdout has the results in the order of the grid, whatever the launcher: a table, or with ``format=json`` one
     document per line. stderr has progress, and at the end every failure.
@@ -43,10 +50,14 @@ def multirun(words: Sequence[str]) -> int:
     store = Store(Path(output["out"]).absolute())
     began = time.monotonic()
     with _told_folder(store.root) as folder:
-        broken = _launch(plan, store.root, folder)
+        try:
+            broken = _launch(plan, store.root, folder)
+        except KeyboardInterrupt:
+            _close(plan, list(heard(folder)), output["out"], "interrupted", time.monotonic() - began)
+            return 130
         told = list(heard(folder))
     tuned = store.root / ".multirun" / TUNED
-    _print(told, store, output["format"], tuned if plan.tunes and not broken else None)
+    _print(told, store, output["format"], plan.measure, tuned if plan.tunes and not broken else None)
     return _close(plan, told, output["out"], broken, time.monotonic() - began)
 
 
@@ -103,7 +114,7 @@ def _quiet() -> None:
     optuna.logging.set_verbosity(logging.WARNING)
 
 
-def _print(told: Sequence[Told], store: Store, form: str, tuned: Path | None) -> None:
+def _print(told: Sequence[Told], store: Store, form: str, measure: str, tuned: Path | None) -> None:
     """The results to stdout; a cell that the grid names twice is shown twice."""
     folders = [store.folder(one.folder) for one in told if one.folder is not None]
     documents = (document for folder in folders if (document := store.read(folder, "result.json")) is not None)
@@ -122,6 +133,7 @@ def _print(told: Sequence[Told], store: Store, form: str, tuned: Path | None) ->
     if best:
         params = " ".join(f"{key}={value}" for key, value in best["best_params"].items())
         console.print(f"best: {params} (mean TPOT {best['best_value']:.2f} ms)")
+        console.print(TOLD[measure], style="dim")
 
 
 def _close(plan: Plan, told: Sequence[Told], out: str, broken: str | None, seconds: float) -> int:
@@ -130,7 +142,8 @@ def _close(plan: Plan, told: Sequence[Told], out: str, broken: str | None, secon
     lost = plan.cells - len(told)
     counts = {state: sum(one.state == state for one in told) for state in ("run", "read")}
     for one in failed:
-        sys.stderr.write(f"error: {one_line(one.error)}\n  python -m sim run {' '.join(one.words)}\n")
+        words = [*map(shell_word, one.words), *([] if out == "outputs" else [shlex.quote(f"out={out}")])]
+        sys.stderr.write(f"error: {one_line(one.error)}\n  python -m sim run {' '.join(words)}\n")
     if broken is not None:
         sys.stderr.write(f"error: the sweep was broken off: {broken}\n")
     parts = [f"{counts['run']} run", f"{counts['read']} read", *([f"{len(failed)} failed"] if failed else [])]

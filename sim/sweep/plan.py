@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -28,6 +29,8 @@ class Plan:
     cells: int
     tunes: bool
     """A sweeper chooses each job by what earlier ones returned."""
+    measure: str
+    """Which requests it is measured on."""
 
 
 def make_plan(overrides: Sequence[str]) -> Plan:
@@ -37,23 +40,40 @@ def make_plan(overrides: Sequence[str]) -> Plan:
         return _plan(overrides)
 
 
-def _plan(overrides: Sequence[str]) -> Plan:
-    words = [prepare(word, sweep=True) for word in overrides]
+def read_grid(overrides: Sequence[str]) -> list[RunConfig]:
+    """Every cell of ``sim run -m`` with these words, an experiment's grid included, in its order. UserError."""
+    check_plugins(overrides)
+    with blamed(overrides):
+        axes, sweeper = _axes([prepare(word, sweep=True) for word in overrides])
+        if "n_trials" in sweeper:
+            raise UserError("hydra/sweeper=optuna: chooses cells by what earlier ones gave; none is known before")
+        jobs = (to_dict(compose_words(words)) for words in product(*axes.values()))
+        return [RunConfig.from_dict(cell) for job in jobs for cell in cells(job)]
+
+
+def _axes(words: Sequence[str]) -> tuple[dict[str, list[str]], Mapping[str, Any]]:
+    """By key, the words that its values make, in Hydra's order (the last is the fastest); the sweeper's settings."""
     own = {_key(str(override.input_line)): _spread(override) for override in _parse(words)}
     sweeper = _sweeper([values[0] for values in own.values()])
     params = [prepare(f"{key}={value}", sweep=True) for key, value in (sweeper.get("params") or {}).items()]
     theirs = {_key(str(override.input_line)): _spread(override) for override in _parse(params)}
-    axes = theirs | own
+    return theirs | own, sweeper
+
+
+def _plan(overrides: Sequence[str]) -> Plan:
+    words = [prepare(word, sweep=True) for word in overrides]
+    axes, sweeper = _axes(words)
     first = {key: values[0] for key, values in axes.items()}
     composed = _check(first)
     for key, values in axes.items():
         for value in values[1:]:
             _check(first | {key: value})
-    lists = {key: _length(composed[key]) for key in AXES}
+    lists, measure = {key: _length(composed[key]) for key in AXES}, str(composed["measure"])
     if "n_trials" in sweeper:
-        return Plan(words, int(sweeper["n_trials"]) * math.prod(lists.values()), tunes=True)
+        return Plan(words, int(sweeper["n_trials"]) * math.prod(lists.values()), True, measure)
     of_axes = (sum(map(_dense, values)) if key in AXES else len(values) for key, values in axes.items())
-    return Plan(words, math.prod(of_axes) * math.prod(n for key, n in lists.items() if key not in axes), tunes=False)
+    number = math.prod(of_axes) * math.prod(n for key, n in lists.items() if key not in axes)
+    return Plan(words, number, False, measure)
 
 
 def check_single(overrides: Sequence[str]) -> None:

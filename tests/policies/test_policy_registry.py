@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
 from typing import Any, Literal
 
 import pytest
@@ -114,6 +115,18 @@ def test_a_name_is_given_once(plug: Any) -> None:
 def test_an_entry_point_that_is_no_policy(plug: Any, thing: Any) -> None:
     plug(thing)
     with pytest.raises(UserError, match=r"^moe_offload\.policies: p0=elsewhere:p0: allowed: a class of"):
+        registry.names()
+
+
+@pytest.mark.parametrize("value", ["nosuch_module:Theirs", "policies.lru:Theirs"])
+def test_an_entry_point_that_cannot_be_loaded(value: str, monkeypatch: pytest.MonkeyPatch, plug: Any) -> None:
+    plug()
+    point = EntryPoint("theirs", value, registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    message = (
+        rf"^moe_offload\.policies: theirs={value} cannot be loaded \(\w+Error: .*\); mend or uninstall its package$"
+    )
+    with pytest.raises(UserError, match=message):
         registry.names()
 
 

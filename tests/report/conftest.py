@@ -10,8 +10,8 @@ import pytest
 import sim
 from sim.cli import main
 from sim.compare import Comparison, compare
-from sim.compose import read_grid
 from sim.run import run_config
+from sim.sweep.plan import read_grid
 
 
 @pytest.fixture(scope="session")

@@ -24,12 +24,13 @@ from sim.profiles import ModelProfile, shipped
 from sim.run import run_config
 
 PLANS = [
+    Plan((1,), split="train"),
     Plan((1,), 2, split="train"),
     Plan((2,), 1, split="test"),
     Plan((1,), 1, split="test"),
     Plan((1,), split="test"),
 ]
-EXPERTS = [0, 1, 2, 3, 2, 1, 0, 3, 2]
+EXPERTS = [1, 0, 1, 2, 3, 2, 1, 0, 3, 2]
 SHAPE = {"moe_layers": 1, "experts": 4, "top_k": 1}
 MODEL: Mapping[str, Any] = dict(shipped("model", "olmoe_1b_7b")) | SHAPE
 HARDWARE: Mapping[str, Any] = shipped("hardware", "rtx_4090")
@@ -51,6 +52,7 @@ CHANGES: dict[str, Any] = {
     "bounds": True,
     "log": True,
     "timeline": True,
+    "measure": "validation",
 }
 """Another value for every key of a run."""
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from hydra.core.config_store import ConfigStore
 
+from sim import load
 from sim.cli import main
 from sim.sweep.plan import make_plan
 
+Sim = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
@@ -39,6 +44,7 @@ def test_a_single_cell_of_an_experiment(tmp_path: Path, capsys: pytest.CaptureFi
         ("defaults: [{override /policy: nosuch}]", "policy=nosuch: unknown; allowed: "),
         ("budget: [2GB]\nlimit: x", "limit=x: a whole number or null"),
         ("chunks: [1, x]", "chunks=x: a whole number"),
+        ("hydra: {sweper: {params: {policy: lru}}}", "In 'experiment/slip_"),
     ],
 )
 def test_a_slip_in_an_experiment_names_it(
@@ -49,6 +55,26 @@ def test_a_slip_in_an_experiment_names_it(
     assert main(["run", "-m", f"experiment={name}", f"out={tmp_path / 'out'}"]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith(f"error: experiment={name}: {named}")
+    assert printed.count("\n") == 1
+
+
+def test_a_preset_that_is_no_yaml(sim: Sim, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "here" / "conf")
+    (tmp_path / "here" / "conf" / "experiment" / "slip.yaml").write_text("# @package _global_\nbudget: [2GB\n")
+    done = sim("run", "-m", "experiment=slip")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: experiment=slip: not YAML: while parsing a flow sequence in ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_tuning_without_optuna_says_which_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = ConfigStore.instance().repo["hydra"]["sweeper"]
+    monkeypatch.delitem(known, "optuna.yaml")
+    assert main(["run", "-m", "experiment=tune_fmoe"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: experiment=tune_fmoe: hydra/sweeper=optuna: not installed; pip install 'moe-off")
     assert printed.count("\n") == 1
 
 
@@ -63,8 +89,12 @@ def test_tuning_prints_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(words) == 0
     first = capsys.readouterr()
     assert "best: policy.distance=" in first.out
+    assert "tuned on the validation requests; " in first.out
+    assert set(load(tmp_path)["measure"]) == {"validation"}
     assert "9 cells in" in first.err
     assert main(words) == 0
     again = capsys.readouterr()
     assert again.out == first.out
     assert "0 run, 9 read" in again.err
+    assert main([*words, "measure=test"]) == 0
+    assert "tuned on the measured requests, so judge it on another trace" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from small_trace import Plan, config, one_layer
 
 from sim.cell import make_cell
 from sim.cli import main
-from sim.compose import read_config, read_grid
+from sim.compose import read_config
 from sim.config import dump_configs, load_config, load_configs
 from sim.replay import replay
 from sim.run import simulate
+from sim.sweep.plan import read_grid
+from sim.units import parse_bytes
 from traces.errors import UserError
 
 
@@ -24,6 +27,21 @@ def test_a_grid_is_every_combination_the_last_word_fastest() -> None:
         ("fifo", "25%", 3),
         ("fifo", "1GB", 3),
     ]
+
+
+def test_the_grid_of_an_experiment_is_what_its_sweep_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["-m", "experiment=first_comparison", "limit=1", "bounds=false", "budget=[2GB,4GB]", "policy=glob(l*u)"]
+    assert main(["run", *words, f"out={tmp_path}", "format=json"]) == 0
+    ran = [
+        (d["config"]["policy"]["name"], d["memory"]["budget_bytes"])
+        for d in map(json.loads, capsys.readouterr().out.splitlines())
+    ]
+    assert main(["config", *words]) == 0
+    (tmp_path / "grid.yaml").write_text(capsys.readouterr().out)
+    listed = load_configs(tmp_path / "grid.yaml")
+    assert [(it.policy["name"], parse_bytes(str(it.budget))) for it in listed] == ran
+    assert len(ran) == 6
+    assert len(read_grid(["experiment=first_comparison"])) == 27, "what the preset itself sweeps"
 
 
 def test_what_is_written_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +70,14 @@ def test_what_is_no_configuration_is_refused(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["config", "policy=lru,fifo"], ["config", "out=x"], ["config", "-m", "policy=nosuch,lru"]]
+    "words",
+    [
+        ["config", "policy=lru,fifo"],
+        ["config", "out=x"],
+        ["config", "-m", "policy=nosuch,lru"],
+        ["config", "experiment=first_comparison", "budget=2GB"],
+        ["config", "-m", "experiment=tune_fmoe"],
+    ],
 )
 def test_a_mistake_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2

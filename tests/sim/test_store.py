@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -92,7 +93,7 @@ def test_what_fails_in_the_middle_leaves_nothing(tmp_path: Path, error: type[Bas
         (folder / "a").write_text("a" * 1000)
         raise error
 
-    with pytest.raises(error):
+    with pytest.raises(UserError if error is OSError else error):
         store._place(store.folder("cell"), half)
     assert list(store.root.iterdir()) == []
     store._place(store.folder("cell"), fill)
@@ -119,7 +120,7 @@ def test_a_folder_that_cannot_be_renamed_is_an_error(tmp_path: Path) -> None:
     def blocked(folder: Path) -> None:
         store.folder("cell").write_text("a file")
 
-    with pytest.raises(OSError, match="cell"):
+    with pytest.raises(UserError, match=r"cell: cannot be written \(Not a directory\)"):
         store._place(store.folder("cell"), blocked)
     assert [path.name for path in store.root.iterdir()] == ["cell"]
 
@@ -161,6 +162,21 @@ def test_a_run_is_never_seen_incomplete(tmp_path: Path) -> None:
     assert seen[0] is None
     assert seen[-1] == expected
     assert all(found in (None, expected) for found in seen)
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever notices it: Python, or pyarrow in words of its own."""
+    given = config(one_layer(tmp_path / "t", [Plan((1,), 2)], [0, 1, 0]), 2 * SIZE)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28]")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sim.store, "_layers", full)
+        with pytest.raises(UserError, match=r"lru-24-\w+: cannot be written \(No space left on device\)$"):
+            run_config(given, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert not run_config(given, tmp_path / "out").cached
 
 
 def test_out_must_be_a_place_to_write(tmp_path: Path) -> None:

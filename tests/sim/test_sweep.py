@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,17 +16,21 @@ from pathlib import Path
 
 import pytest
 
+import sim
 from policies import registry
 from sim.cli import main
 from sim.inputs import Inputs
 from sim.run import run
-from sim.sweep.axes import cells
-from sim.sweep.plan import make_plan
-from sim.sweep.watch import progress_line
-from traces.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = ("policy=lru,fmoe", "budget=[2GB,4GB]", "seed=0,1", "limit=1", "bounds=false")
+SIXTY = (
+    "policy=lru,lfu,gate_ahead,promoe,fmoe",
+    "budget=[2GB,4GB,6GB,8GB]",
+    "seed=0,1,2",
+    "limit=1",
+    "bounds=false",
+)
 FAST = [pytest.param((), id="basic"), pytest.param(("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"), id="joblib")]
 SLOW = [
     pytest.param(("hydra/launcher=submitit_local",), id="submitit"),
@@ -44,6 +51,23 @@ def content(out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.glob("[a-z]*/*"))}
 
 
+def read(folder: Path) -> int:
+    """How many cells the sweep whose stderr is there did not run, but found."""
+    found = re.search(r"\d+ run, (\d+) read; ", (folder / "said").read_text())
+    assert found
+    return int(found[1])
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    return path.stat().st_ino, path.stat().st_mtime_ns
+
+
+def parquet(out: Path, folder: Path) -> bytes:
+    """The frame of the runs, as it is saved."""
+    sim.save(sim.load(out), folder / "runs.parquet")
+    return (folder / "runs.parquet").read_bytes()
+
+
 def begin(out: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
     """A sweep in a process of its own."""
     env = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -53,10 +77,23 @@ def begin(out: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=said)
 
 
+def wait_for_cells(out: Path, n: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("[a-z]*/result.json"))) < n and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     assert sweep(out, *GRID) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def sixty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("sixty") / "out"
+    assert sweep(out, *SIXTY) == 0
     return out
 
 
@@ -119,9 +156,7 @@ def test_any_launcher_gives_the_same_bytes(
 def test_a_sweep_that_was_killed_goes_on(launcher: tuple[str, ...], undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = begin(out, [*GRID, *launcher])
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("[a-z]*/result.json"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for_cells(out, 3)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.wait()
@@ -131,10 +166,32 @@ def test_a_sweep_that_was_killed_goes_on(launcher: tuple[str, ...], undisturbed:
     again = begin(out, [*GRID, *launcher])
     assert again.wait(timeout=300) == 0, (tmp_path / "said").read_text()
     assert {p: (p.stat().st_ino, p.stat().st_mtime_ns, p.read_bytes()) for p in finished} == finished
+    assert read(tmp_path) >= sum(path.name == "result.json" for path in finished)
     assert content(out) == content(undisturbed)
+    assert parquet(out, tmp_path) == parquet(undisturbed, tmp_path)
     if "hydra/launcher=joblib" in launcher:
         assert workers
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers), "workers outlive the sweep"
+
+
+@pytest.mark.skipif(not os.environ.get("LAUNCHERS"), reason="bash .ci/launchers runs it")
+@pytest.mark.parametrize("launcher", [*FAST, SLOW[1]])
+def test_sixty_cells_are_killed_again_and_again(launcher: tuple[str, ...], sixty: Path, tmp_path: Path) -> None:
+    """At three moments; no finished cell is touched, and the frame is that of an undisturbed sweep."""
+    out, seen = tmp_path / "out", dict[Path, tuple[int, int]]()
+    for cells in (7, 23, 41):
+        process = begin(out, [*SIXTY, *launcher])
+        wait_for_cells(out, cells)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert {p: stamp(p) for p in seen} == seen
+        seen = {p: stamp(p) for p in out.glob("[a-z]*/*")}
+    assert begin(out, [*SIXTY, *launcher]).wait(timeout=300) == 0, (tmp_path / "said").read_text()
+    assert {p: stamp(p) for p in seen} == seen
+    assert read(tmp_path) >= sum(path.name == "result.json" for path in seen) >= 41
+    assert len(list(out.glob("[a-z]*/result.json"))) == 60
+    assert content(out) == content(sixty)
+    assert parquet(out, tmp_path) == parquet(sixty, tmp_path)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -151,6 +208,38 @@ def test_failures_are_listed_at_the_end_and_stop_nothing(
     assert "2 run, 0 read, 2 failed" in printed.err.splitlines()[-1]
 
 
+def test_the_command_of_a_failed_cell_runs_it_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pasted into a shell; a profile is named by its file, not by what Hydra calls it."""
+    trace, hardware = tmp_path / "a trace; $HOME", tmp_path / "here.yaml"
+    shutil.copytree(ROOT / "traces" / "sample", trace)
+    shutil.copy(ROOT / "conf" / "hardware" / "h100.yaml", hardware)
+    words = [f"trace={trace}", f"hardware={hardware}", "policy=lru", "budget=[12MB,2GB]", "limit=1", "bounds=false"]
+    assert sweep(tmp_path / "an out", *words) == 2
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("  python -m sim run "))
+    pasted = shlex.split(line)[4:]
+    assert f"hardware={hardware}" in pasted
+    pasted.insert(0, "run")
+    assert main(pasted) == 2
+    assert capsys.readouterr().err.startswith("error: budget=12000000: too small for policy=lru; allowed: at least ")
+    assert main([*pasted, "budget=2GB"]) == 0
+    assert f"read from {tmp_path / 'an out'}" in capsys.readouterr().err
+
+
+def test_an_interrupted_sweep_says_what_is_there(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children would ignore it
+    process = begin(out, ["policy=lru,fmoe", "budget=[12MB,2GB,4GB,8GB]", "seed=[0,1,2,3,4,5,6,7,8,9]", "bounds=false"])
+    signal.signal(signal.SIGINT, before)
+    wait_for_cells(out, 2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    said = (tmp_path / "said").read_text().splitlines()
+    assert "error: the sweep was broken off: interrupted" in said
+    assert said[-2].startswith(f"80 cells in {out}: ")
+    assert said[-1] == "the same command goes on where this one stopped"
+    assert not list((out / ".multirun").glob("told-*"))
+
+
 def test_a_policys_own_mistake_stops_no_other_cell(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,66 +251,3 @@ def test_a_policys_own_mistake_stops_no_other_cell(
     printed = capsys.readouterr()
     assert [json.loads(line)["config"]["policy"]["name"] for line in printed.out.splitlines()] == ["lru"]
     assert "error: KeyError: 'slip' (test_sweep.py, line" in printed.err
-
-
-@pytest.mark.parametrize(
-    ("words", "n"),
-    [
-        (["policy=lru,fifo", "budget=[2GB,4GB,8GB]", "seed=0,1"], 12),
-        (["policy=lru", "budget=[2GB,4GB],[8GB]"], 3),
-        (["policy=glob(lru*)"], 2),
-        (["experiment=first_comparison"], 27),
-        (["experiment=first_comparison", "policy=lru", "budget=1GB,2GB"], 2),
-        (["experiment=tune_gate_ahead", "hydra.sweeper.n_trials=4"], 12),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
-)
-def test_a_plan_knows_how_many_cells_there_will_be(words: list[str], n: int) -> None:
-    assert make_plan(words).cells == n
-
-
-def test_lists_are_for_axes() -> None:
-    assert [c["seed"] for c in cells({"seed": [0, 1], "budget": "8GB"})] == [0, 1]
-    with pytest.raises(UserError, match=r"bounds=\[True\]: a list; allowed for: budget, "):
-        list(cells({"bounds": [True]}))
-    with pytest.raises(UserError, match=r"seed=\[\]: at least one"):
-        list(cells({"seed": []}))
-
-
-@pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        (["run", "budget=[2GB,4GB]"], "budget=[2GB,4GB]: several values; add -m to run each"),
-        (["run", "-m", "budget=[2GB,8XB,]"], "not understood"),
-        (["run", "-m", "seed=[0,x]"], "seed=x: a whole number"),
-        (["run", "-m", "hydra/launcher=nosuch"], "hydra/launcher=nosuch: unknown; allowed: basic, joblib, ray"),
-        (["run", "-m", "hydra/sweeper=nosuch"], "hydra/sweeper=nosuch: unknown; allowed: basic, optuna"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_mistakes_in_a_sweep(words: list[str], named: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main([*words, f"out={tmp_path / 'out'}"]) == 2
-    printed = capsys.readouterr().err
-    assert named in printed
-    assert printed.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("word", "extra"),
-    [("hydra/launcher=ray", "ray"), ("hydra/launcher=submitit_slurm", "submitit"), ("hydra/sweeper=optuna", "optuna")],
-)
-def test_what_is_not_installed_says_which_extra(
-    word: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sim.sweep.plugins.installed", lambda kind: ["basic"])
-    assert main(["run", "-m", word]) == 2
-    printed = capsys.readouterr().err
-    assert f"{word}: not installed; pip install 'moe-offload-workbench[{extra}]'" in printed
-    assert printed.count("\n") == 1
-
-
-def test_progress_is_one_line() -> None:
-    assert progress_line(0, 0, 60, 5.0) == "cells 0 of 60"
-    assert progress_line(12, 1, 60, 50.0) == "cells 12 of 60, 1 failed, about 3:20 left"
-    assert progress_line(1, 0, 1001, 5.0) == "cells 1 of 1001, about 1:23:20 left"

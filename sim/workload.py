@@ -15,7 +15,7 @@ from traces.errors import UserError
 from traces.format import Array
 
 VALIDATION_EVERY = 5
-"""Of so many train requests one is measured with ``measure=validation``."""
+"""Of so many prompts of the train requests one is measured with ``measure=validation``."""
 
 
 @dataclass(slots=True)
@@ -60,14 +60,15 @@ def select(
 ) -> Selection:
     """Measure the test requests where the trace has a split, else all; ``limit``: the first so many as recorded.
 
-    ``measure="validation"``: every fifth train request instead (of fewer than five, the last); the others are left to
-    learn from. A seed other than 0 permutes what is measured: every seed measures the same requests, whatever limit and
-    warm-up. Warm-up requests are of those to learn from, or, with no split, from the front. UserError if none is left.
+    ``measure="validation"``: the train requests of every fifth prompt instead (of fewer than five, of the last); the
+    others are left to learn from. A seed other than 0 permutes what is measured: every seed measures the same requests,
+    whatever limit and warm-up. Warm-up requests are of those to learn from, or, with no split, from the front.
+    UserError if none is left.
     """
     train = tuple(r.request for r in trace.requests if r.split == "train")
     pool = [r.request for r in trace.requests if r.split != "train"]
     if measure == "validation":
-        pool, train = _validation(train)
+        pool, train = _validation(trace, train)
     before = list(train[:warmup]) if train else pool[:warmup]
     if not train:
         pool = pool[warmup:]
@@ -82,15 +83,28 @@ def select(
     return Selection(tuple(before), tuple(pool), train)
 
 
-def _validation(train: tuple[int, ...]) -> tuple[list[int], tuple[int, ...]]:
-    """What is measured, and what is left to learn from."""
-    if len(train) < 2:
+def _validation(trace: Trace, train: tuple[int, ...]) -> tuple[list[int], tuple[int, ...]]:
+    """What is measured, and what is left to learn from. Several samples of one prompt stay together."""
+    prompts = {request: _prompt(trace, request) for request in train}
+    kinds = list(dict.fromkeys(prompts.values()))
+    if len(kinds) < 2:
         raise UserError(
-            f"measure=validation: measures some of the train requests, of which the trace has {len(train)}; allowed:"
-            " test, or a trace with at least 2 (import or collect it with split=0.7)"
+            f"measure=validation: measures the train requests of some prompts, of which the trace has {len(kinds)};"
+            " allowed: test, or a trace with at least 2 (import or collect it with split=0.7)"
         )
-    held = train[VALIDATION_EVERY - 1 :: VALIDATION_EVERY] or train[-1:]
-    return list(held), tuple(request for request in train if request not in set(held))
+    held = set(kinds[VALIDATION_EVERY - 1 :: VALIDATION_EVERY] or kinds[-1:])
+    measured = [request for request in train if prompts[request] in held]
+    return measured, tuple(request for request in train if prompts[request] not in held)
+
+
+def _prompt(trace: Trace, request: int) -> bytes | int:
+    """The token ids of a request's prompt; where they were not recorded the request, as one of a prompt of its own."""
+    steps = trace.steps[trace.steps_of(request)]
+    prefill = steps[steps["phase"] == PREFILL]
+    if trace.token_ids is None or not len(prefill):
+        return request
+    spans = prefill[["first_row", "rows"]].tolist()
+    return b"".join(trace.token_ids[first : first + rows].tobytes() for first, rows in spans)
 
 
 class ClosedLoop:

@@ -17,9 +17,10 @@ from sim.cell import make_cell
 from sim.cli import main
 from sim.run import run_config
 from sim.workload import select
-from traces import Trace
+from traces import Trace, open_trace
 from traces.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 SPLITS = ["train"] * 3 + ["test"] + ["train"] * 4 + ["test"] + ["train"] * 4
 TRAIN = [i for i, split in enumerate(SPLITS) if split == "train"]
 HELD = [TRAIN[4], TRAIN[9]]
@@ -50,6 +51,16 @@ def test_every_fifth_train_request_is_measured_and_not_learned_from(tmp_path: Pa
     assert select(few, measure="validation").train == (0,)
 
 
+def test_samples_of_one_prompt_stay_together() -> None:
+    sample = open_trace(ROOT / "traces" / "sample")
+    trace = replace(sample, token_ids=np.zeros_like(sample.token_ids))  # prompts of one length are the same
+    chosen = select(trace, measure="validation")
+    lengths = [{trace.requests[i].prompt_tokens for i in some} for some in (chosen.measured, chosen.train)]
+    assert not lengths[0] & lengths[1]
+    assert {*chosen.measured, *chosen.train} == {*select(trace).train}
+    assert len(chosen.measured) > len(lengths[0]), "some prompts have several samples"
+
+
 def learned(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[int]]:
     """What a policy is shown to learn from: the requests, and what it can count in them."""
     shown: list[Any] = []
@@ -70,7 +81,7 @@ def test_nothing_of_what_is_measured_is_learned(tmp_path: Path, monkeypatch: pyt
 
 def test_a_leak_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = replace(config(given(tmp_path / "t"), 2 * SIZE, policy="static"), measure="validation")
-    monkeypatch.setattr("sim.workload._validation", lambda train: (list(train[:2]), train))
+    monkeypatch.setattr("sim.workload._validation", lambda _, train: (list(train[:2]), train))
     with pytest.raises(RuntimeError, match=r"requests \[0, 1\] are measured, and learned from before"):
         run_config(run, tmp_path / "out")
 

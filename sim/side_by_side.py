@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.timeline import Event, write
+from sim.units import counted
 from traces.errors import UserError
 
 HELP = """\
@@ -49,7 +50,9 @@ def main(words: Sequence[str]) -> int:
         temp.replace(out)
     finally:
         temp.unlink(missing_ok=True)
-    sys.stderr.write(f"wrote {sum(event['ph'] == 'X' for event in together)} slices of {len(runs)} runs to {out}\n")
+    sys.stderr.write(
+        f"wrote {sum(event['ph'] == 'X' for event in together)} slices of {counted(len(runs), 'run')} to {out}\n"
+    )
     return 0
 
 

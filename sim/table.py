@@ -13,7 +13,7 @@ from policies import registry
 from sim.core.accounts import FATES, PHASES
 from sim.facts import worded
 from sim.predictions import SHARES
-from sim.units import format_bytes
+from sim.units import counted, format_bytes
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
@@ -44,7 +44,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
             f" batch {batch}, {start} start, seed {config['seed']}"
         ),
         Text(
-            f"{totals['requests']} requests ({source['measured_requests']}):"
+            f"{counted(totals['requests'], 'request')} ({source['measured_requests']}):"
             f" {totals['prefill_tokens']} prompt and {totals['generated_tokens']} generated tokens"
         ),
         *([Text(f"{policy['name']} decided: {worded(policy['facts'])}")] if policy["facts"] else []),

@@ -61,6 +61,11 @@ def format_bytes(nbytes: int) -> str:
     return f"{float(size):.{digits}f} {reached[-1]}"
 
 
+def counted(n: int, one: str, several: str = "") -> str:
+    """A number of things: ``1 run``, ``2 runs``."""
+    return f"{n} {one if n == 1 else several or one + 's'}"
+
+
 def _split(text: object) -> tuple[str, str]:
     match = _NUMBER.fullmatch(text) if isinstance(text, str) else None
     return (match[1], match[2]) if match else ("", "")

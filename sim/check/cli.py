@@ -21,6 +21,7 @@ from sim.check.laws import (
 from sim.check.synthetic import draw, setup_of
 from sim.check.variants import Variant, of_one, variants
 from sim.sweep.unexpected import in_one_line
+from sim.units import counted
 from traces.errors import UserError
 
 HELP = """\
@@ -79,7 +80,7 @@ Trial = tuple[str, Callable[[], None]]
 
 
 def _check(name: str, tried: Sequence[Variant]) -> int:
-    sys.stdout.write(f"{name}: {'1 variant' if len(tried) == 1 else f'{len(tried)} variants'}\n")
+    sys.stdout.write(f"{name}: {counted(len(tried), 'variant')}\n")
     broken = 0
     for law, trials in _laws(name, tried).items():
         problem, number = None, 0
@@ -89,7 +90,8 @@ def _check(name: str, tried: Sequence[Variant]) -> int:
                 problem = f"BROKEN: {where}{problem}"
                 break
         broken += problem is not None
-        sys.stdout.write(f"  {law:<12} {problem or f'holds, tried {number} times'}\n")
+        held = f"holds, tried {counted(number, 'time')}"
+        sys.stdout.write(f"  {law:<12} {problem or held}\n")
         sys.stdout.flush()
     return 1 if broken else 0
 

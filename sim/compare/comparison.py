@@ -18,7 +18,7 @@ from sim.compare.selection import check_alike, select
 from sim.compare.target import Target
 from sim.frame import LATENCIES, REFERENCE_ROWS, SHARES
 from sim.runs import load, load_requests
-from sim.units import format_bytes
+from sim.units import counted, format_bytes
 from traces.errors import UserError, one_of
 
 if TYPE_CHECKING:
@@ -196,7 +196,9 @@ def _pairs(values: Values, cells: pd.DataFrame, baseline: str, level: float) -> 
             continue
         seeds = _seeds(both)
         if {len(values[label, budget]), len(values[baseline, budget])} != {len(both)}:
-            in_common = f"{seeds} seeds and {_requests(both)} requests are in common with {baseline}"
+            in_common = (
+                f"{counted(seeds, 'seed')} and {counted(_requests(both), 'request')} are in common with {baseline}"
+            )
             missing.append(f"{label} at {format_bytes(budget)}: only {in_common}; the difference is of these alone.")
         rows.append({"policy_label": label, "budget_bytes": budget, "seeds": seeds, **difference(both, level)})
     columns = ("policy_label", "budget_bytes", "seeds", "requests", "relative", "low", "high", "difference_ms", "p")

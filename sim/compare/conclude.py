@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sim.compare import stats
-from sim.units import format_bytes
+from sim.units import counted, format_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,7 +148,7 @@ def _scope(found: Comparison) -> str:
     decoding = str(first["decoding"]).replace("_", " ")
     of = "" if n >= all_ else f" that have a {NAMES[found.metric]}, of {all_}"
     said = (
-        f"This holds for {n} requests{of} ({first['measured_requests']}; {first['recording']},"
+        f"This holds for {counted(n, 'request')}{of} ({first['measured_requests']}; {first['recording']},"
         f" {decoding}) of one trace, {orders} of them, {first['model']} in {first['dtype']} on {machine(runs)}, batch"
         f" {first['batch']}: not for another workload, model or machine"
     )
@@ -162,7 +162,7 @@ def _scope(found: Comparison) -> str:
 def _power(found: Comparison) -> list[str]:
     n, level, said = int(found.cells["requests"].min()), percent(found.level), []
     if n < stats.LEAST:
-        said.append(f"{n} requests are too few for any interval or test; at least {stats.LEAST}.")
+        said.append(f"Too few for any interval or test: {counted(n, 'request')}; at least {stats.LEAST} are wanted.")
     elif n < 2 * stats.BLOCKS:
         said.append(
             f"{n} requests are few: neighbours count as independent; if they are not, intervals are too narrow and p"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sim.units import parse_bytes
+from sim.units import counted, parse_bytes
 from traces.errors import UserError, one_of
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _matches(runs: pd.DataFrame, key: str, value: str) -> pd.Series[bool]:
 
 def _values(runs: pd.DataFrame, key: str) -> str:
     counts = runs["budget_bytes" if key == "budget" else key].value_counts(dropna=False).sort_index()
-    return one_of(f"{_show(key, value)} ({count} runs)" for value, count in counts.items())
+    return one_of(f"{_show(key, value)} ({counted(count, 'run')})" for value, count in counts.items())
 
 
 def _show(key: str, value: object) -> str:

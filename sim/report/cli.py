@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sim.units import counted
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def main(words: Sequence[str]) -> int:
     _place(target, content)
     for line in missing:
         sys.stderr.write(f"not drawn: {' '.join(line.split())}\n")
-    sys.stderr.write(f"wrote {target}: {len(found.runs)} runs, {len(content):,} bytes\n")
+    sys.stderr.write(f"wrote {target}: {counted(len(found.runs), 'run')}, {len(content):,} bytes\n")
     return 0
 
 
@@ -75,7 +76,8 @@ def build(found: Comparison, root: Path, words: Sequence[str]) -> tuple[bytes, l
     first = runs.iloc[0]
     page = Page(f"{NAMES[found.metric]} of offloading policies: {first['model']} on {machine(runs)}")
     page.text(
-        f"{len(runs)} runs of {runs['policy_label'].nunique()} policies at {runs['budget_bytes'].nunique()} budgets;"
+        f"{counted(len(runs), 'run')} of {counted(runs['policy_label'].nunique(), 'policy', 'policies')} at"
+        f" {counted(runs['budget_bytes'].nunique(), 'budget')};"
         f" routing from {first['routing_from']}, trace {first['trace'][:12]}."
     )
     page.text(INTRODUCTION)

@@ -25,6 +25,7 @@ from sim.store import Store
 from sim.sweep.job import Job, Told, heard, one_thread
 from sim.sweep.plan import Plan, make_plan
 from sim.sweep.watch import watched
+from sim.units import counted
 from traces.errors import UserError
 
 TUNED = "optimization_results.yaml"
@@ -151,7 +152,7 @@ def _close(plan: Plan, told: Sequence[Told], out: str, broken: str | None, secon
         parts.append(f"{lost} not reached")
     inside = sum(one.seconds for one in told)
     sys.stderr.write(
-        f"{plan.cells} cells in {out}: {', '.join(parts)}; {seconds:.1f} s, the jobs took {inside:.1f} s\n"
+        f"{counted(plan.cells, 'cell')} in {out}: {', '.join(parts)}; {seconds:.1f} s, the jobs took {inside:.1f} s\n"
     )
     if broken is not None or lost:
         sys.stderr.write("the same command goes on where this one stopped\n")

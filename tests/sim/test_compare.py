@@ -187,7 +187,7 @@ def test_what_is_mixed_is_named_and_can_be_chosen(
     assert error.startswith(f"error: {key}: ")
     assert error.count("\n") == 1
     assert "(2 runs)" in error
-    assert "(1 runs)" in error
+    assert "(1 run)" in error
     word = error.rstrip().rpartition(" ")[2]
     assert word.startswith(f"{key}=")
     assert main(["compare", str(out), word]) == 0
@@ -250,7 +250,7 @@ def test_runs_of_two_states_of_the_code_are_not_mixed(out: Path, tmp_path: Path)
     result = json.loads(file.read_text())
     result["provenance"] |= {"code": "0ld", "cell": "0ther"}
     file.write_text(json.dumps(result))
-    with pytest.raises(UserError, match=r"^code: 0ld \(1 runs\), .* among the runs of lru") as caught:
+    with pytest.raises(UserError, match=r"^code: 0ld \(1 run\), .* among the runs of lru") as caught:
         compare(tmp_path / "out")
     assert "code=" in str(caught.value)
 

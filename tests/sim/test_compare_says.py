@@ -61,7 +61,7 @@ def test_of_an_interval_that_is_not_there_nothing_is_said(five: Path) -> None:
     assert "lru 48 B (0.0" in text
     assert "ms, without an interval)" in text
     assert "reaches" not in text
-    assert "5 requests are too few for any interval" in text
+    assert "Too few for any interval or test: 5 requests" in text
 
 
 def test_a_target_between_mean_and_end_of_the_interval(out: Path) -> None:
@@ -205,7 +205,7 @@ def test_only_what_both_have_is_counted(out: Path) -> None:
     runs, requests = copies(out, "other")
     gone = (requests["policy_label"] == "other") & (requests["request"] >= 28) & (requests["budget_bytes"] == 48)
     text = said(compare_runs(runs, requests[~gone]))
-    assert "other at 48 B: only 1 seeds and 28 requests are in common with lru" in text
+    assert "other at 48 B: only 1 seed and 28 requests are in common with lru" in text
     assert "other at 96 B: only" not in text
 
 

@@ -99,7 +99,10 @@ def load_configs(path: Path) -> list[RunConfig]:
         raise UserError(f"config={path}: not YAML: {' '.join(str(error).split())}") from None
     if not documents or not all(isinstance(found, dict) for found in documents):
         raise UserError(f"config={path}: a mapping of keys is wanted, as in the config.yaml of a run")
-    return [RunConfig.from_dict({str(key): value for key, value in found.items()}) for found in documents]
+    try:
+        return [RunConfig.from_dict({str(key): value for key, value in found.items()}) for found in documents]
+    except UserError as error:
+        raise UserError(f"config={path}: {error}") from None
 
 
 def dump_configs(configs: Sequence[RunConfig]) -> str:

@@ -1,0 +1,73 @@
+"""Slips on the command line of ``python -m real``: one line with what is allowed, status 2, and nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from real.cli import main
+
+BASE = ("policy=lru", "budget=25%")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", *BASE, "decoding=beam"), ("decoding='beam'", "greedy", "sampled")),
+        (("run", *BASE, "device=tpu"), ("device='tpu'", "cpu", "cuda")),
+        (("run", *BASE, "device=cuda:99"), ("device='cuda:99'",)),
+        (("run", *BASE, "weights=new"), ("weights='new'", "auto", "random")),
+        (("run", *BASE, "weights=random"), ("weights=random", "routing=TRACE")),
+        (("run", *BASE, "timeline=yes"), ("timeline='yes'", "true", "false")),
+        (("run", *BASE, "format=xml"), ("format='xml'", "table", "json")),
+        (("run", *BASE, "max_new_tokens=0"), ("max_new_tokens=0", "1")),
+        (("run", *BASE, "max_new_tokens=few"), ("max_new_tokens='few'", "whole number")),
+        (("run", *BASE, "temperature=0.5"), ("temperature=", "decoding=sampled")),
+        (("run", *BASE, "top_p=0", "decoding=sampled"), ("top_p=0",)),
+        (("run", *BASE, "threads=-1"), ("threads=-1",)),
+        (("run", *BASE, "prompts=a", "routing=sample"), ("routing=sample", "prompts=")),
+        (("run", *BASE, "prompts={tmp}/none.jsonl"), ("none.jsonl",)),
+        (("run", *BASE, "measure=validation"), ("measure=validation", "allowed: test")),
+        (("run", *BASE, "model={tmp}"), ("{tmp}",)),
+        (("run", *BASE, "model=olmoe_1b_7b"), ("model=olmoe_1b_7b", "prompts=FILE")),
+        (("run", *BASE, "model=nobody/nothing", "prompts={prompts}"), ("nobody/nothing",)),
+        (("run", *BASE, "model.dtype=fp8"), ("dtype=fp8",)),
+        (("run", *BASE, "routing={tmp}"), ("{tmp}",)),
+        (("run", *BASE, "predictor={tmp}/none.safetensors"), ("none.safetensors",)),
+        (("run", "policy=best", "budget=25%"), ("policy=best", "lru")),
+        (("run", "policy=lru", "budget=1B"), ("budget",)),
+        (("run", "policy=lru", "budget=300%"), ("budget=",)),
+        (("run", *BASE, "chunk=2"), ("chunk=2",)),
+        (("run", "policy=lru,fmoe", "budget=25%"), ("policy=lru,fmoe",)),
+        (("run", "--config", "{tmp}/none.yaml"), ("none.yaml",)),
+        (("run", "policy=lru", "--config", "{prompts}"), ("policy=lru", "config=")),
+        (("run", "--config", "{prompts}"), ("prompts.jsonl", "prompt: no such key")),
+        (("run", "--config"), ("--config",)),
+        (("serve", *BASE), ("serve", "run", "validate")),
+        (("validate", *BASE, "repeat=0"), ("repeat=0",)),
+        (("peers", *BASE, "threads=x"), ("threads='x'", "whole number")),
+        (("calibrate", "hardware=nothing"), ("out=", "FILE.yaml")),
+        (("diff", "first={tmp}", "second={tmp}"), ("{tmp}",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_slip_is_one_line(
+    words: tuple[str, ...], said: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "a"}\n')
+    places = {"tmp": tmp_path, "prompts": prompts}
+    own = [word.format(**places) for word in words]
+    out = tmp_path / "out"
+    if own[0] != "diff":
+        own.append(f"out={out}")
+    if "--config" in own[-2:]:
+        own = own[:-1]  # nothing after it
+    assert main(own) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1, error
+    for word in said:
+        assert word.format(**places) in error
+    assert not out.exists()

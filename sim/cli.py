@@ -6,8 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from traces.errors import UserError, one_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,12 +113,16 @@ def report(document: object, form: str) -> None:
     if form == "json":
         sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
         return
-    from rich.console import Console
-
     from sim.table import show
 
-    width = None if sys.stdout.isatty() else 120
-    show(document, Console(width=width, highlight=False))  # type: ignore[arg-type]
+    show(document, stdout_console())  # type: ignore[arg-type]
+
+
+def stdout_console(width: int = 120) -> Console:
+    """Where tables are printed, ``width`` wide where stdout is no terminal. Brackets in a name are no markup."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=False, emoji=False)
 
 
 def split_output(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

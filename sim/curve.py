@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cell import Cell, make_cell
-from sim.cli import split_output
+from sim.cli import split_output, stdout_console
 from sim.compose import read_config
 from sim.core.accounts import PHASES
 from sim.units import format_bytes
@@ -120,7 +120,6 @@ def document(cell: Cell, curve: Curve) -> dict[str, Any]:
 
 
 def _print(cell: Cell, curve: Curve) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     size, total = cell.setup.expert_bytes[0], len(curve.hits[0]) - 1
@@ -131,7 +130,7 @@ def _print(cell: Cell, curve: Curve) -> None:
         hits = curve.hits[:, n].tolist()
         rates = [*zip(hits, curve.lookups, strict=True), (sum(hits), sum(curve.lookups))]
         table.add_row(format_bytes(n * size), str(n), *(f"{100 * h / of:.1f}" if of else "-" for h, of in rates))
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = stdout_console()
     console.print(table)
     console.print(
         f"complete hits of lru, exact from {curve.least} slots on: the largest layer event wants so many", style="dim"

@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sim.cli import stdout_console
 from sim.compare import Comparison, compare
 from sim.compare.conclude import NAMES, conclude, limits, machine, milliseconds, percent, share
 from sim.frame import REFERENCE_ROWS, SHARES
@@ -60,7 +61,7 @@ def main(words: Sequence[str]) -> int:
     if options["format"] == "json":
         sys.stdout.write(json.dumps(document(found), indent=1, allow_nan=False) + "\n")
     else:
-        show(found, Console(width=None if sys.stdout.isatty() else 120, highlight=False))
+        show(found, stdout_console())
     return 0
 
 

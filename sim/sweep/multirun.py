@@ -19,7 +19,7 @@ from typing import Any
 import hydra
 import yaml
 
-from sim.cli import one_line, split_output
+from sim.cli import one_line, split_output, stdout_console
 from sim.compose import shell_word, value_word
 from sim.store import Store
 from sim.sweep.job import Job, Told, heard, one_thread
@@ -124,11 +124,9 @@ def _print(told: Sequence[Told], store: Store, form: str, measure: str, tuned: P
         for document in documents:
             sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
         return
-    from rich.console import Console
-
     from sim.sweep.grid import show_grid
 
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = stdout_console(160)
     if folders:
         show_grid(documents, console)
     if best:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -227,6 +228,16 @@ def test_a_table_is_whole_at_any_width(out: Path, width: int) -> None:
     assert len(rows) == 4
     assert all(" .. " in row for row in rows)
     assert any("leave no room for: hits %, time, bytes" in line for line in lines) == (width == 80)
+
+
+def test_a_name_is_never_markup(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    for file in (tmp_path / "out").glob("*/result.json"):
+        result = json.loads(file.read_text())
+        result["provenance"]["routing_from"] = "of[/me] :fire: [bold]"
+        file.write_text(json.dumps(result))
+    assert main(["compare", str(tmp_path / "out")]) == 0
+    assert "routing from of[/me] :fire: [bold], trace" in capsys.readouterr().out
 
 
 def test_figures_below_a_millisecond_have_digits() -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,8 @@ def main(words: Sequence[str]) -> int:
     if "budget" in given:
         raise UserError("budget: the curve has every budget; leave it out")
     policy = [] if "policy" in given else ["policy=lru"]
-    cell = make_cell(read_config([*policy, "budget=10%", *overrides]))  # a budget that any machine has
+    cell = make_cell(read_config([*policy, "budget=1B", *overrides]))  # any machine has so much, and no policy enough
+    cell = replace(cell, setup=replace(cell.setup, budget=cell.total_expert_bytes))
     curve = curve_of(cell)
     if output["format"] == "json":
         sys.stdout.write(json.dumps(document(cell, curve), indent=1) + "\n")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_trace import ABSENT, SIZE, Plan, config, write
+from small_trace import ABSENT, SIZE, Plan, config, one_layer, write
 
 from sim.cell import make_cell
 from sim.cli import main
@@ -66,6 +66,15 @@ def test_below_the_largest_event_it_would_not_be_exact(tmp_path: Path) -> None:
     assert curve.least == 4
     assert curve.hits[1, 2] == 1
     assert simulated(tmp_path / "t", 2)[1] == 0
+
+
+# No share of it is a budget that every policy takes and every machine has.
+def test_a_model_of_a_few_experts_has_a_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one_layer(tmp_path / "t", [Plan((1,), 3)], [0, 1, 0, 1])
+    assert main(["curve", f"trace={tmp_path / 't'}", "format=json"]) == 0
+    curve = json.loads(capsys.readouterr().out)
+    assert curve["budget_bytes"] == [SIZE, 2 * SIZE, 3 * SIZE, 4 * SIZE]
+    assert curve["complete_hits"] == {"prefill": [0, 0, 0, 0], "decode": [0, 2, 2, 2]}
 
 
 @pytest.mark.parametrize(

@@ -67,18 +67,19 @@ def main(words: Sequence[str]) -> int:
 
 def divide(command: str, words: Sequence[str], known: Mapping[str, str]) -> tuple[str, dict[str, str], list[str]]:
     """The folder among a command's words, its options as given, and the words that choose runs. UserError."""
-    folders = [word for word in words if "=" not in word]
+    folders, selection, options = list[str](), list[str](), dict(known)
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator or "/" in key:  # no key has one: a folder like outputs/budget=4GB
+            folders.append(word)
+        elif key in options:
+            options[key] = value
+        else:
+            selection.append(word)
     if len(folders) != 1:
         raise UserError(
             f"{command}: one folder of results is wanted, not {len(folders)} (python -m sim {command} --help)"
         )
-    options, selection = dict(known), []
-    for word in words:
-        key, separator, value = word.partition("=")
-        if separator and key in options:
-            options[key] = value
-        elif separator:
-            selection.append(word)
     return folders[0], options, selection
 
 

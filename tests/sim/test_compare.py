@@ -220,6 +220,12 @@ def test_a_mistake_is_one_line(
         assert part in printed.err
 
 
+def test_a_folder_may_be_named_like_a_setting(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(out, tmp_path / "seed=0, 1")
+    assert main(["compare", str(tmp_path / "seed=0, 1"), "policy=lru,fifo", "format=json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"] == 8
+
+
 def test_folders_are_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(tmp_path)]) == 2
     assert "no finished run" in capsys.readouterr().err

@@ -130,6 +130,6 @@ def _words(words: list[str], listed: Mapping[str, Any]) -> list[str]:
 
 
 def _value(value: object) -> str:
-    if value is None:
-        return "null"
-    return value_word("", value).removeprefix("=") if isinstance(value, str) else str(value)
+    if isinstance(value, str):
+        return value_word("", value).removeprefix("=") if value else "''"
+    return "null" if value is None else str(value)

@@ -208,6 +208,13 @@ def test_failures_are_listed_at_the_end_and_stop_nothing(
     assert "2 run, 0 read, 2 failed" in printed.err.splitlines()[-1]
 
 
+def test_an_empty_value_fails_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(tmp_path, "policy=lru", "budget=['',2GB]", "limit=1", "bounds=false") == 2
+    printed = capsys.readouterr().err
+    assert "error: budget='': not a positive size" in printed
+    assert "1 run, 0 read, 1 failed" in printed
+
+
 def test_the_command_of_a_failed_cell_runs_it_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Pasted into a shell; a profile is named by its file, not by what Hydra calls it."""
     trace, hardware = tmp_path / "a trace; $HOME", tmp_path / "here.yaml"

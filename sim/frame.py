@@ -11,6 +11,7 @@ from typing import Any
 
 from policies import registry
 from sim.core.accounts import FATES, PHASES, STALLS
+from sim.predictions import SHARES as FORETOLD
 from traces.errors import UserError
 
 FRAME_SCHEMA = 1
@@ -21,7 +22,6 @@ DTYPES = {"text": "string", "whole": "Int64", "number": "float64", "truth": "boo
 
 RATES = ("recall", "resident", "complete", "bytes")
 SHARES = ("kept_gate_mass", "substituted", "skipped", "low_precision")
-FORETOLD = ("accuracy", "fetch_rate", "good_pred")
 REFERENCE_ROWS = ("infinite", "belady_forced", "perfect_next_layer")
 LATENCIES = ("ttft", "tpot", "request")
 SPREAD = ("mean", "p50", "p90", "p99")

@@ -9,9 +9,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from policies import registry
 from sim.core.accounts import FATES, PHASES
 from sim.facts import worded
+from sim.frame import label
 from sim.predictions import SHARES
 from sim.units import counted, format_bytes
 
@@ -85,13 +85,6 @@ def _rows(result: Mapping[str, Any]) -> Table:
         name, style = f"{name}, lossy", "bold magenta"
     table.add_row(name, *figures(result, own, nbytes / tokens), *gaps, style=style)
     return table
-
-
-def label(policy: Mapping[str, Any]) -> str:
-    """The policy's name, with the parameters that are not at their defaults."""
-    defaults = registry.defaults(policy["name"])
-    own = [f"{key}={value}" for key, value in policy.items() if key != "name" and value != defaults.get(key)]
-    return f"{policy['name']} ({', '.join(own)})" if own else str(policy["name"])
 
 
 def figures(row: Mapping[str, Any], stall: float, nbytes: float) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sim.table import copied, figures, label, times
+from sim.frame import label
+from sim.table import copied, figures, times
 from sim.units import format_bytes
 
 HEADS = ("TTFT ms", "TPOT ms", "tok/s", "hits %", "stall ms", "copied", "time", "bytes")

@@ -34,7 +34,8 @@ REQUEST_DTYPES = {
 }
 """Of the columns that :func:`load_requests` adds to RUN_KEY; times in ns since the start of the run."""
 
-LAYER_COLUMNS = ("phase", "layer", *HIT_KINDS, *(f"stall_{name}_ns" for name in STALLS))
+_COUNTS = ("layer", *HIT_KINDS, *(f"stall_{name}_ns" for name in STALLS))
+LAYER_DTYPES = {"phase": "string", **dict.fromkeys(_COUNTS, "int64")}
 """Of the columns that :func:`load_layers` adds to RUN_KEY: counts of lookups, bytes, and ns."""
 
 _GROUPS = ("policy", "model", "hardware", "workload")
@@ -76,39 +77,35 @@ def load_requests(path: str | Path, runs: pd.DataFrame | None = None) -> pd.Data
 
     ``runs``: rows of ``load(path)``; only theirs are read. UserError as :func:`load`.
     """
-    import pandas as pd
-
-    path = Path(path)
-    if path.is_file():
-        raise UserError(f"{path}: a folder is wanted; requests are read from the runs themselves")
-    chosen = load(path) if runs is None else runs
-    parts = [_table(path / str(folder), REQUESTS, tuple(REQUEST_DTYPES)) for folder in chosen["folder"]]
-    lengths = [len(part["request"]) for part in parts]
-    made = chosen[list(RUN_KEY)].loc[chosen.index.repeat(lengths)].reset_index(drop=True)
-    for name, dtype in REQUEST_DTYPES.items():
-        values = [value for part in parts for value in part[name]]
-        made[name] = pd.array(values, dtype="Float64").astype(dtype) if dtype == "float64" else pd.array(values, dtype)  # type: ignore[call-overload]
-    return made
+    return _inside(path, runs, REQUESTS, RUN_KEY, REQUEST_DTYPES)
 
 
 def load_layers(path: str | Path, runs: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One row per run, phase and MoE layer: RUN_KEY and generated_tokens of the run, and LAYER_COLUMNS.
+    """One row per run, phase and MoE layer: RUN_KEY and generated_tokens of the run, and LAYER_DTYPES.
 
     ``runs``: rows of ``load(path)``; only theirs are read. UserError as :func:`load`.
     """
-    import pandas as pd
+    return _inside(path, runs, LAYERS, (*RUN_KEY, "generated_tokens"), LAYER_DTYPES)
 
+
+def _inside(
+    path: str | Path,
+    runs: pd.DataFrame | None,
+    files: Sequence[str],
+    keys: Sequence[str],
+    dtypes: Mapping[str, str],
+) -> pd.DataFrame:
+    """The rows of a table that each run holds in one of ``files``, beside the ``keys`` of the run."""
     path = Path(path)
     if path.is_file():
-        raise UserError(f"{path}: a folder is wanted; layers are read from the runs themselves")
+        what = files[0].partition(".")[0]
+        raise UserError(f"{path}: a folder is wanted; {what} are read from the runs themselves")
     chosen = load(path) if runs is None else runs
-    parts = [_table(path / str(folder), LAYERS, LAYER_COLUMNS) for folder in chosen["folder"]]
-    lengths = [len(part["layer"]) for part in parts]
-    keys = [*RUN_KEY, "generated_tokens"]
-    made = chosen[keys].loc[chosen.index.repeat(lengths)].reset_index(drop=True)
-    for name in LAYER_COLUMNS:
-        values = [value for part in parts for value in part[name]]
-        made[name] = pd.array(values, dtype="string" if name == "phase" else "int64")
+    parts = [_table(path / str(folder), files, tuple(dtypes)) for folder in chosen["folder"]]
+    lengths = [len(next(iter(part.values()))) for part in parts]
+    made = chosen[list(keys)].loc[chosen.index.repeat(lengths)].reset_index(drop=True)
+    for name, dtype in dtypes.items():
+        made[name] = _array([value for part in parts for value in part[name]], dtype)
     return made
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,15 +55,16 @@ def load(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if path.is_file():
         return _read(path)
-    rows, configs = [], []
+    rows, settings = [], []
     for folder in _folders(path):
         result = _result(folder / RESULT)
         try:
             rows.append(row(result, folder.relative_to(path).as_posix()))
-        except (KeyError, TypeError, AttributeError) as error:
+            config = result["config"]
+            settings.append([(g, str(config[g]["name"]), dict(leaves(config[g], g))) for g in _GROUPS])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{folder / RESULT}: not the result of a run ({error!r} is wrong or missing)") from None
-        configs.append(result["config"])
-    for made, extra in zip(rows, _differing(configs), strict=True):
+    for made, extra in zip(rows, _differing(settings), strict=True):
         made.update(extra)
     frame = pd.DataFrame({c.name: _array([r[c.name] for r in rows], DTYPES[c.kind]) for c in COLUMNS})
     fixed = {column.name for column in COLUMNS}
@@ -122,9 +124,11 @@ def save(frame: pd.DataFrame, path: str | Path) -> None:
         pq.write_table(table.replace_schema_metadata(about), temp)
         temp.replace(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+        why = os.strerror(error.errno) if error.errno else error  # pyarrow has words of its own for it
+        raise UserError(f"{path}: cannot be written ({why})") from None
     finally:
-        temp.unlink(missing_ok=True)
+        with suppress(OSError):  # there may be no such folder
+            temp.unlink()
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -174,17 +178,19 @@ def _result(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def _differing(configs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """For each run the settings in which it and another of the same policy, model, machine or workload differ."""
-    flat = [{group: dict(leaves(config[group], group)) for group in _GROUPS} for config in configs]
+def _differing(runs: Sequence[Iterable[tuple[str, str, Mapping[str, Any]]]]) -> Iterator[dict[str, Any]]:
+    """For each run the settings in which it and another of the same policy, model, machine or workload differ.
+
+    ``runs``: of each, group, name and settings.
+    """
     seen: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    for config, groups in zip(configs, flat, strict=True):
-        for group, settings in groups.items():
+    for groups in runs:
+        for group, name, settings in groups:
             for key, value in settings.items():
-                seen[group, str(config[group]["name"]), key].add(repr(value))
+                seen[group, name, key].add(repr(value))
     differ = {key for (_, _, key), values in seen.items() if len(values) > 1} - {"workload.batch"}
-    for groups in flat:
-        yield {key: value for settings in groups.values() for key, value in settings.items() if key in differ}
+    for groups in runs:
+        yield {key: value for *_, settings in groups for key, value in settings.items() if key in differ}
 
 
 def _array(values: Sequence[Any], dtype: str) -> Any:

@@ -104,6 +104,9 @@ def test_parquet_gives_the_same_frame_back(runs: Path, tmp_path: Path) -> None:
     again = sim.load(tmp_path / "runs.parquet")
     pd.testing.assert_frame_equal(frame, again)
     assert [path.name for path in tmp_path.iterdir()] == ["runs.parquet"]
+    for place, why in (("nowhere", "No such file or directory"), ("runs.parquet", "Not a directory")):
+        with pytest.raises(UserError, match=rf"/{place}/here: cannot be written \({why}\)"):
+            sim.save(frame, tmp_path / place / "here")
 
 
 def test_a_run_of_a_device_is_marked(runs: Path, tmp_path: Path) -> None:
@@ -153,6 +156,8 @@ def test_what_is_no_result_is_an_error(runs: Path, tmp_path: Path) -> None:
     assert one.name in error(out)
     _edit(one, lambda it: it.update(schema=1) or it.pop("latency_ms"))
     assert pd.isna(sim.load(out)["tpot_ms_mean"]).sum() == 1
+    _edit(one, lambda it: it["config"].pop("workload"))
+    assert "'workload'" in error(out)
     _edit(one, lambda it: it.pop("provenance"))
     assert "provenance" in error(out)
     (one / "result.json").write_text('{"schema": 1')

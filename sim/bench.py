@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.cell import Cell, make_cell
-from sim.cli import split_output
+from sim.cli import split_output, wants_help
 from sim.compose import read_config
 from traces.errors import UserError
 
@@ -30,7 +30,7 @@ ALONE = "alone"  # the mark of the process that measures memory
 
 def main(words: Sequence[str]) -> int:
     """Run the benchmark with the configuration of ``sim run``; ``limit=`` applies to the side-by-side part."""
-    if any(word in ("-h", "--help") for word in words):
+    if wants_help(words):
         sys.stdout.write(HELP)
         return 0
     if words and words[0] == ALONE:

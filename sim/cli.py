@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from traces.errors import UserError, one_of
@@ -53,7 +54,7 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    if any(word in ("-h", "--help") for word in words):
+    if wants_help(words):
         from sim.help import run_help
 
         sys.stdout.write(run_help())
@@ -83,7 +84,7 @@ def _run(words: Sequence[str]) -> int:
 
 def _config(words: Sequence[str]) -> int:
     """Print the resolved configuration: a run of it needs no Hydra."""
-    if any(word in ("-h", "--help") for word in words):
+    if wants_help(words):
         from sim.help import CONFIG_HELP
 
         sys.stdout.write(CONFIG_HELP)
@@ -101,6 +102,11 @@ def _config(words: Sequence[str]) -> int:
         check_single(overrides)
     sys.stdout.write(dump_configs(read_grid(overrides) if many else [read_config(overrides)]))
     return 0
+
+
+def wants_help(words: Sequence[str]) -> bool:
+    """Whether a command is asked for its help, wherever among its words."""
+    return any(word in ("-h", "--help") for word in words)
 
 
 def one_line(text: object) -> str:
@@ -144,49 +150,22 @@ def split_output(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return overrides, output
 
 
-def _bench(words: Sequence[str]) -> int:
-    from sim.bench import main as bench
+def _main_of(module: str) -> Callable[[Sequence[str]], int]:
+    """The ``main`` of a module that is imported when its command is given."""
 
-    return int(bench(words))
+    def command(words: Sequence[str]) -> int:
+        return int(import_module(module).main(words))
 
-
-def _compare(words: Sequence[str]) -> int:
-    from sim.compare.cli import main as compare
-
-    return int(compare(words))
-
-
-def _report(words: Sequence[str]) -> int:
-    from sim.report.cli import main as page
-
-    return int(page(words))
-
-
-def _check(words: Sequence[str]) -> int:
-    from sim.check.cli import main as check
-
-    return int(check(words))
-
-
-def _curve(words: Sequence[str]) -> int:
-    from sim.curve import main as curve
-
-    return int(curve(words))
-
-
-def _timeline(words: Sequence[str]) -> int:
-    from sim.side_by_side import main as timeline
-
-    return int(timeline(words))
+    return command
 
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
-    "compare": _compare,
-    "report": _report,
+    "compare": _main_of("sim.compare.cli"),
+    "report": _main_of("sim.report.cli"),
     "config": _config,
-    "check": _check,
-    "curve": _curve,
-    "timeline": _timeline,
-    "bench": _bench,
+    "check": _main_of("sim.check.cli"),
+    "curve": _main_of("sim.curve"),
+    "timeline": _main_of("sim.side_by_side"),
+    "bench": _main_of("sim.bench"),
 }

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cell import Cell, make_cell
-from sim.cli import split_output, stdout_console
+from sim.cli import split_output, stdout_console, wants_help
 from sim.compose import read_config
 from sim.core.accounts import PHASES
 from sim.units import format_bytes
@@ -88,7 +88,7 @@ def curve_of(cell: Cell) -> Curve:
 
 def main(words: Sequence[str]) -> int:
     """Print the curve with the configuration of ``sim run``; returns the exit status."""
-    if any(word in ("-h", "--help") for word in words):
+    if wants_help(words):
         sys.stdout.write(HELP)
         return 0
     overrides, output = split_output(words)

@@ -1,10 +1,8 @@
-"""What ``--help`` prints."""
+"""What ``--help`` prints of ``sim``, ``sim run`` and ``sim config``; the other commands have theirs beside them."""
 
 from __future__ import annotations
 
 from textwrap import fill
-
-from sim.compose import choices
 
 HELP = """\
 python -m sim COMMAND [KEY=VALUE ...]
@@ -76,42 +74,11 @@ and quality take the file as --config FILE, on a machine without Hydra. Takes th
   python -m sim config -m policy=lru,fmoe budget=4GB,8GB >grid.yaml
 """
 
-COMPARE_HELP = """\
-python -m sim compare DIR [KEY=VALUE ...]
-
-Compares the policies whose results lie in DIR or below it, at each budget, on the same requests of one trace.
-
-  metric=NAME        tpot, ttft or request: the mean over requests (tpot)
-  baseline=POLICY    what the others are set against (lru, or where it was not run the first, by name)
-  target=LATENCY     the smallest budget that meets it: 'tpot<=30ms', 'ttft_p99<=2s' (in quotes: < is the shell's)
-  level=SHARE        of the confidence intervals; 1 - level is that of the tests (0.95)
-  format=FORM        table, or json
-
-Any other KEY=VALUE chooses runs: trace=d4199675 (the beginning of its hash), model=, hardware=,
-source=simulated|device, policy=lru,fmoe, budget=4GB,8GB, seed=0,1, batch=, chunks=, warmup=, limit=, or another column
-of sim.load.
-
-  python -m sim run -m policy=lru,gate_ahead,fmoe budget=2GB,4GB,8GB seed=0,1
-  python -m sim compare outputs target='tpot<=30ms'
-  python -m sim compare outputs metric=ttft policy=lru,fmoe budget=8GB format=json
-"""
-
-REPORT_HELP = """\
-python -m sim report DIR [KEY=VALUE ...]
-
-One HTML page of the runs below DIR: the tables of compare, pictures, what may be concluded and what not, where every
-row comes from and the command that makes it again. It holds its pictures and loads nothing.
-
-  out=FILE           the page (report.html in DIR)
-  metric=NAME        as for compare, and so baseline=, target=, level= and every KEY=VALUE that chooses runs
-
-  python -m sim report outputs
-  python -m sim report outputs target='tpot<=30ms' policy=lru,fmoe out=lru_fmoe.html
-"""
-
 
 def run_help() -> str:
     """The help of ``sim run``, with the names there are."""
+    from sim.compose import choices
+
     names = {group: _wrap(choices(group)) for group in ("policy", "model", "hardware", "experiment")}
     return _RUN_HELP.format(**names)
 

@@ -20,6 +20,7 @@ from sim.check.laws import (
 )
 from sim.check.synthetic import draw, setup_of
 from sim.check.variants import Variant, of_one, variants
+from sim.cli import wants_help
 from sim.sweep.unexpected import in_one_line
 from sim.units import counted
 from traces.errors import UserError
@@ -44,7 +45,7 @@ DIGESTS = "digests"  # the mark of the processes that are compared
 
 def main(words: Sequence[str]) -> int:
     """Check each policy that is named; returns the exit status."""
-    if not words or any(word in ("-h", "--help") for word in words):
+    if not words or wants_help(words):
         sys.stdout.write(HELP)
         return 0 if words else 2
     if words[0] == DIGESTS:

@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sim.cli import stdout_console
+from sim.cli import stdout_console, wants_help
 from sim.compare import Comparison, compare
 from sim.compare.conclude import NAMES, conclude, limits, machine, milliseconds, percent, share
 from sim.frame import REFERENCE_ROWS, SHARES
@@ -26,6 +26,26 @@ if TYPE_CHECKING:
 
 COMPARE_SCHEMA = 1
 """Version of the document that ``format=json`` prints."""
+
+HELP = """\
+python -m sim compare DIR [KEY=VALUE ...]
+
+Compares the policies whose results lie in DIR or below it, at each budget, on the same requests of one trace.
+
+  metric=NAME        tpot, ttft or request: the mean over requests (tpot)
+  baseline=POLICY    what the others are set against (lru, or where it was not run the first, by name)
+  target=LATENCY     the smallest budget that meets it: 'tpot<=30ms', 'ttft_p99<=2s' (in quotes: < is the shell's)
+  level=SHARE        of the confidence intervals; 1 - level is that of the tests (0.95)
+  format=FORM        table, or json
+
+Any other KEY=VALUE chooses runs: trace=d4199675 (the beginning of its hash), model=, hardware=,
+source=simulated|device, policy=lru,fmoe, budget=4GB,8GB, seed=0,1, batch=, chunks=, warmup=, limit=, or another column
+of sim.load.
+
+  python -m sim run -m policy=lru,gate_ahead,fmoe budget=2GB,4GB,8GB seed=0,1
+  python -m sim compare outputs target='tpot<=30ms'
+  python -m sim compare outputs metric=ttft policy=lru,fmoe budget=8GB format=json
+"""
 
 OPTIONS = {"metric": "tpot", "target": "", "baseline": "", "level": "0.95", "format": "table"}
 PAIRED = ("difference", "interval", "p", "hits %", "time", "bytes")
@@ -42,10 +62,8 @@ SAME = (
 
 def main(words: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
-    from sim.help import COMPARE_HELP
-
-    if not words or any(word in ("-h", "--help") for word in words):
-        sys.stdout.write(COMPARE_HELP)
+    if not words or wants_help(words):
+        sys.stdout.write(HELP)
         return 0
     folder, options, selection = divide("compare", words, OPTIONS)
     if options["format"] not in ("table", "json"):

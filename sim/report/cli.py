@@ -9,11 +9,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sim.cli import wants_help
 from sim.units import counted
 from traces.errors import UserError
 
 if TYPE_CHECKING:
     from sim.compare import Comparison
+
+HELP = """\
+python -m sim report DIR [KEY=VALUE ...]
+
+One HTML page of the runs below DIR: the tables of compare, pictures, what may be concluded and what not, where every
+row comes from and the command that makes it again. It holds its pictures and loads nothing.
+
+  out=FILE           the page (report.html in DIR)
+  metric=NAME        as for compare, and so baseline=, target=, level= and every KEY=VALUE that chooses runs
+
+  python -m sim report outputs
+  python -m sim report outputs target='tpot<=30ms' policy=lru,fmoe out=lru_fmoe.html
+"""
 
 OPTIONS = {"out": "", "metric": "tpot", "target": "", "baseline": "", "level": "0.95"}
 FILE = "report.html"
@@ -27,10 +41,8 @@ INTRODUCTION = (
 
 def main(words: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
-    from sim.help import REPORT_HELP
-
-    if not words or any(word in ("-h", "--help") for word in words):
-        sys.stdout.write(REPORT_HELP)
+    if not words or wants_help(words):
+        sys.stdout.write(HELP)
         return 0
     from sim.compare.cli import divide
 

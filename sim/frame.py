@@ -138,17 +138,16 @@ _PATHS = tuple((column.name, tuple(column.path.split("."))) for column in COLUMN
 def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """One row: the content of a ``result.json``, flat. KeyError or TypeError where it is not one."""
     made = {name: _at(result, path) for name, path in _PATHS}
-    config, source = result["config"], result["provenance"]
-    policy = config["policy"]
+    config, policy = result["config"], result["config"]["policy"]
     made["folder"] = folder
     made["measure"] = config.get("measure", "test")
-    made["source"] = "device" if "device" in source else "simulated"
+    made["source"] = "device" if "device" in result["provenance"] else "simulated"
     made["policy_label"] = label(policy)
     made["policy_params"] = _json({key: value for key, value in policy.items() if key != "name"})
     made["predictors"] = _json(config["predictors"])
     made["nulls"] = _json(result["nulls"])
     for group in ("model", "hardware"):
-        made[group] = _changed(source[group], config[group])
+        made[group] = profile_label(result, group)
         made[f"{group}_sha"] = hashlib.sha256(_json(config[group]).encode()).hexdigest()[:16]
     made["stall_ms_per_token"] = _sum(result["stall_ms_per_token"])
     made["bytes_per_token"] = _sum(result["bytes_per_token"])
@@ -160,6 +159,13 @@ def label(policy: Mapping[str, Any]) -> str:
     defaults = _defaults(str(policy["name"]))
     own = [f"{key}={value}" for key, value in policy.items() if key != "name" and value != defaults.get(key)]
     return f"{policy['name']} ({', '.join(own)})" if own else str(policy["name"])
+
+
+def profile_label(result: Mapping[str, Any], group: str) -> str:
+    """The name of a run's model or hardware, with the settings in which it is not the shipped one of that name."""
+    profile, config = result["provenance"][group], result["config"][group]
+    own = [f"{path}={_at(config, tuple(path.split('.')))}" for path in profile["changed"]]
+    return f"{profile['name']} ({', '.join(own)})" if own else str(profile["name"])
 
 
 @cache
@@ -184,12 +190,6 @@ def schema_table() -> str:
     lines = ["| column | kind | unit | meaning |", "|---|---|---|---|"]
     lines += [f"| `{c.name}` | {c.kind} | {c.unit} | {c.meaning} |" for c in COLUMNS]
     return "\n".join(lines) + "\n"
-
-
-def _changed(profile: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """A profile's name, with the settings in which it is not the shipped one of that name."""
-    own = [f"{path}={_at(config, tuple(path.split('.')))}" for path in profile["changed"]]
-    return f"{profile['name']} ({', '.join(own)})" if own else str(profile["name"])
 
 
 def _at(node: Any, path: tuple[str, ...]) -> Any:

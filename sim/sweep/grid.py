@@ -8,15 +8,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sim.frame import label
+from sim.frame import label, profile_label
 from sim.table import copied, figures, times
 from sim.units import format_bytes
 
 HEADS = ("TTFT ms", "TPOT ms", "tok/s", "hits %", "stall ms", "copied", "time", "bytes")
 VARYING: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "trace": lambda r: r["provenance"]["trace"]["sha256"][:8],
-    "model": lambda r: r["provenance"]["model"]["name"],
-    "hardware": lambda r: r["provenance"]["hardware"]["name"],
+    "model": lambda r: profile_label(r, "model"),
+    "dtype": lambda r: r["config"]["dtype"],
+    "hardware": lambda r: profile_label(r, "hardware"),
     "batch": lambda r: str(r["config"]["workload"]["batch"]),
     "chunks": lambda r: str(r["config"]["chunks"]),
     "warmup": lambda r: str(r["config"]["warmup"]),

@@ -247,6 +247,15 @@ def test_an_interrupted_sweep_says_what_is_there(tmp_path: Path) -> None:
     assert not list((out / ".multirun").glob("told-*"))
 
 
+def test_rows_of_other_settings_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("model.dtype=bfloat16,fp8", "hardware.link.h2d_gb_per_s=20,30", "budget=2GB", "limit=1", "bounds=false")
+    assert main(["run", "-m", *words, f"out={tmp_path}"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("lru ")]
+    expected = [(dtype, f"h2d_gb_per_s={rate})") for dtype in ("bfloat16", "fp8") for rate in (20, 30)]
+    assert len(rows) == 4
+    assert all(dtype in row and rate in row for row, (dtype, rate) in zip(rows, expected, strict=True))
+
+
 def test_a_policys_own_mistake_stops_no_other_cell(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

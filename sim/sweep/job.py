@@ -95,13 +95,19 @@ class Job:
         handle, name = tempfile.mkstemp(prefix=".new-", dir=self.told)
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             json.dump(asdict(told), stream)
-        Path(name).rename(Path(self.told) / f"{told.job:08d}-{told.cell:08d}.json")
+        Path(name).rename(Path(self.told) / f"{told.job:08d}-{told.cell:08d}.{told.state}.json")
 
 
 def heard(folder: Path) -> Iterator[Told]:
     """What the jobs have told until now, in the order of the grid."""
     for path in sorted(folder.glob("[0-9]*.json")):
         yield Told(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def tally(folder: Path) -> tuple[int, int]:
+    """How many cells the jobs have told of until now, and how many of these failed. By names: a sweep may be large."""
+    names = [path.name for path in folder.glob("[0-9]*.json")]
+    return len(names), sum(name.endswith(".failed.json") for name in names)
 
 
 def one_thread() -> None:

@@ -12,7 +12,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import yaml
 from sim.cli import one_line, split_output, stdout_console
 from sim.compose import shell_word, value_word
 from sim.store import Store
-from sim.sweep.job import Job, Told, heard, one_thread
+from sim.sweep.job import Job, Told, heard, one_thread, tally
 from sim.sweep.plan import Plan, make_plan
 from sim.sweep.watch import watched
 from sim.units import counted
@@ -67,8 +68,9 @@ def _told_folder(root: Path) -> Iterator[Path]:
     try:
         (root / ".multirun").mkdir(parents=True, exist_ok=True)
         for left in (root / ".multirun").glob("told-*"):  # of sweeps that were killed
-            if time.time() - left.stat().st_mtime > ABANDONED_S:
-                shutil.rmtree(left, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another sweep has just ended
+                if time.time() - left.stat().st_mtime > ABANDONED_S:
+                    shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix="told-", dir=root / ".multirun"))
     except OSError as error:
         raise UserError(f"out={root}: cannot be written ({error.strerror})") from None
@@ -81,17 +83,13 @@ def _told_folder(root: Path) -> Iterator[Path]:
 def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
     """Let Hydra run the jobs. Returns what broke, if something other than a cell did."""
 
-    def count() -> tuple[int, int]:
-        states = [told.state for told in heard(folder)]
-        return len(states), states.count("failed")
-
     one_thread()
     saved_argv, saved_env = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["sim", "--multirun", *plan.words, value_word("hydra.sweep.dir", str(root / ".multirun"))]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, rather than print them and exit
     job = Job(str(root), str(folder), os.getpid())
     try:
-        with watched(count, plan.cells), warnings.catch_warnings():
+        with watched(partial(tally, folder), plan.cells), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the launchers and sweepers, about their own dependencies
             if plan.tunes:
                 _quiet()

@@ -21,6 +21,7 @@ from policies import registry
 from sim.cli import main
 from sim.inputs import Inputs
 from sim.run import run
+from sim.sweep.job import Job, Told, heard, tally
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = ("policy=lru,fmoe", "budget=[2GB,4GB]", "seed=0,1", "limit=1", "bounds=false")
@@ -230,6 +231,20 @@ def test_the_command_of_a_failed_cell_runs_it_alone(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().err.startswith("error: budget=12000000: too small for policy=lru; allowed: at least ")
     assert main([*pasted, "budget=2GB"]) == 0
     assert f"read from {tmp_path / 'an out'}" in capsys.readouterr().err
+
+
+def test_the_tally_is_what_was_heard(tmp_path: Path) -> None:
+    job = Job("out", str(tmp_path), 0)
+    for number, state in enumerate(("run", "failed", "read", "failed")):
+        job._tell(Told(number, 0, state, []))
+    assert [told.state for told in heard(tmp_path)] == ["run", "failed", "read", "failed"]
+    assert tally(tmp_path) == (4, 2)
+
+
+def test_another_sweep_may_end_meanwhile(tmp_path: Path) -> None:
+    (tmp_path / ".multirun").mkdir()
+    (tmp_path / ".multirun" / "told-gone").symlink_to("nowhere")  # listed, and no longer there when it is looked at
+    assert sweep(tmp_path, "policy=lru", "limit=1", "bounds=false") == 0
 
 
 def test_an_interrupted_sweep_says_what_is_there(tmp_path: Path) -> None:

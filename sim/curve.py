@@ -49,9 +49,9 @@ class Curve:
 
 
 def lru_curve(warmup: Iterable[Pass], measured: Iterable[Pass], n_experts: int) -> Curve:
-    """Stack distances of the demand, in O(n_experts) per layer event; ``warmup`` is replayed first and not counted.
+    """Stack distances of the demand; ``warmup`` is replayed first and not counted.
 
-    ``n_experts``: of all layers together.
+    ``n_experts``: of all layers together. O(n log n) of them per layer event.
     """
     last = np.full(n_experts, -1, np.int64)  # when an expert was last demanded
     counts = np.zeros((2, n_experts + 1), np.int64)

@@ -200,7 +200,7 @@ class FakeHistory:
 def setup_of(
     routing: Routing, budget: int, *, chunks: int = 1, costs: FlatCosts | None = None, size: int = 12
 ) -> Setup:
+    """A model of ``size`` bytes per expert, of the routing's shape."""
     n_layers, k = routing.ids.shape[1:]
     sizes = (size,) * n_layers
-    """A model of so many bytes per expert, of the routing's shape."""
     return Setup(n_layers, routing.n_experts, k, sizes, chunks, budget, costs or FlatCosts(), 1, PREDICTORS)

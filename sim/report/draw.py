@@ -21,7 +21,7 @@ from sim.frame import label
 from sim.pictures.style import Looks, looks
 from sim.runs import load_layers
 from traces import Trace, open_trace
-from traces.errors import TraceError, UserError
+from traces.errors import UserError
 from traces.stats import describe
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _trace(runs: pd.DataFrame, root: Path) -> tuple[Trace | None, str]:
     try:
         word = load_config(root / str(runs["folder"].iloc[0]) / "config.yaml").trace
         trace = open_trace(find_trace(word))
-    except (UserError, TraceError, OSError) as error:
+    except (UserError, OSError) as error:
         return None, f"the trace cannot be read again: {error}"
     if trace.sha256 != wanted:
         return None, f"trace={word} is another one now ({trace.sha256[:12]}, the runs replayed {wanted[:12]})"

@@ -23,7 +23,8 @@ DTYPES = {"text": "string", "whole": "Int64", "number": "float64", "truth": "boo
 RATES = ("recall", "resident", "complete", "bytes")
 SHARES = ("kept_gate_mass", "substituted", "skipped", "low_precision")
 REFERENCE_ROWS = ("infinite", "belady_forced", "perfect_next_layer")
-LATENCIES = ("ttft", "tpot", "request")
+LATENCY_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "request": "request time"}
+LATENCIES = tuple(LATENCY_NAMES)
 SPREAD = ("mean", "p50", "p90", "p99")
 
 
@@ -136,7 +137,7 @@ _PATHS = tuple((column.name, tuple(column.path.split("."))) for column in COLUMN
 
 
 def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """One row: the content of a ``result.json``, flat. KeyError or TypeError where it is not one."""
+    """One row: the content of a ``result.json``, flat. KeyError, TypeError, AttributeError, ValueError if none."""
     made = {name: _at(result, path) for name, path in _PATHS}
     config, policy = result["config"], result["config"]["policy"]
     made["folder"] = folder

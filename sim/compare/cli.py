@@ -16,8 +16,8 @@ from rich.text import Text
 
 from sim.cli import stdout_console, wants_help
 from sim.compare import Comparison, compare
-from sim.compare.conclude import NAMES, conclude, limits, machine, milliseconds, percent, share
-from sim.frame import REFERENCE_ROWS, SHARES
+from sim.compare.conclude import conclude, limits, machine, milliseconds, percent, share
+from sim.frame import LATENCY_NAMES, REFERENCE_ROWS, SHARES
 from sim.units import format_bytes
 from traces.errors import UserError
 
@@ -132,7 +132,7 @@ def document(found: Comparison) -> dict[str, Any]:
 
 def show(found: Comparison, console: Console) -> None:
     """Print a table per class, the rows of a budget together, and below it what may be said."""
-    runs, name = found.runs, NAMES[found.metric]
+    runs, name = found.runs, LATENCY_NAMES[found.metric]
     first = runs.iloc[0]
     console.print(f"{name} in ms, mean over requests: {first['model']} in {first['dtype']} on {machine(runs)}")
     console.print(f"routing from {first['routing_from']}, trace {first['trace'][:12]}")
@@ -167,7 +167,7 @@ def legend(found: Comparison) -> str:
 
 def _table(found: Comparison, lossless: bool, console: Console) -> tuple[Table, list[str]]:
     """The table of a class, and the heads of the columns, the last ones, for which the console is too narrow."""
-    heads = ["", f"{NAMES[found.metric]} ms", "interval", *(PAIRED if lossless else LOSSY), ""]
+    heads = ["", f"{LATENCY_NAMES[found.metric]} ms", "interval", *(PAIRED if lossless else LOSSY), ""]
     lines = [(kind, [*words, *[""] * (len(heads) - len(words))]) for kind, words in lines_of(found, lossless)]
     shown, left_out = list(range(len(heads))), list[str]()
     while True:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sim.compare import stats
+from sim.frame import LATENCY_NAMES
 from sim.units import counted, format_bytes
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from sim.compare import Comparison
     from sim.compare.target import Target
 
-NAMES = {"ttft": "TTFT", "tpot": "TPOT", "request": "request time"}
 MOST_NAMED = 6
 
 
@@ -49,7 +49,7 @@ def share(value: float, digits: int = 1) -> str:
 
 
 def _differences(found: Comparison) -> list[str]:
-    pairs, name = found.pairs, NAMES[found.metric]
+    pairs, name = found.pairs, LATENCY_NAMES[found.metric]
     if pairs.empty:
         return []
     sure, unsure = pairs[pairs["significant"]], pairs[~pairs["significant"]]
@@ -146,7 +146,7 @@ def _scope(found: Comparison) -> str:
     first, seeds, all_ = runs.iloc[0], runs["seed"].nunique(), int(runs["requests"].max())
     orders = "one order" if seeds == 1 else f"{seeds} orders"
     decoding = str(first["decoding"]).replace("_", " ")
-    of = "" if n >= all_ else f" that have a {NAMES[found.metric]}, of {all_}"
+    of = "" if n >= all_ else f" that have a {LATENCY_NAMES[found.metric]}, of {all_}"
     said = (
         f"This holds for {counted(n, 'request')}{of} ({first['measured_requests']}; {first['recording']},"
         f" {decoding}) of one trace, {orders} of them, {first['model']} in {first['dtype']} on {machine(runs)}, batch"

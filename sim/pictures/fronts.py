@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sim.frame import LATENCY_NAMES
 from sim.pictures.style import COLOURS, GREY, EmptyPictureError, Looks, legend, looks, need, over_budgets, short
 from sim.units import format_bytes
 
@@ -51,7 +52,7 @@ def _memory(axes: Axes, own: pd.DataFrame, metric: str, style: Looks) -> None:
     best = own[own["front"]].sort_values("budget_bytes")
     axes.step(best["budget_bytes"], best["value"], where="post", color=GREY, linestyle="--", zorder=0, label="front")
     _ring(axes, best["budget_bytes"], best["value"])
-    over_budgets(axes, own["budget_bytes"], "lossless: latency and memory", f"{metric.upper()} (ms), mean")
+    over_budgets(axes, own["budget_bytes"], "lossless: latency and memory", f"{LATENCY_NAMES[metric]} (ms), mean")
     axes.set_ylim(bottom=0)
 
 
@@ -73,7 +74,9 @@ def _quality(axes: Axes, own: pd.DataFrame, metric: str, style: Looks, unknown: 
     _ring(axes, 100 * best["quality_kept_gate_mass"], best["value"])
     left_out = f"\n({unknown} rows do not say what they keep)" if unknown else ""
     axes.set(title=f"lossy: latency, memory and quality{left_out}", xlabel="kept gate mass (%), first-order")
-    axes.set(ylabel=f"{metric.upper()} (ms), mean", xlim=(-4, 108), ylim=(0, 1.15 * float(own["value"].max()) or 1))
+    axes.set(
+        ylabel=f"{LATENCY_NAMES[metric]} (ms), mean", xlim=(-4, 108), ylim=(0, 1.15 * float(own["value"].max()) or 1)
+    )
     axes.grid(alpha=0.3)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.frame import LATENCIES, REFERENCE_ROWS
+from sim.frame import LATENCIES, LATENCY_NAMES, REFERENCE_ROWS
 from sim.pictures.style import (
     EmptyPictureError,
     Looks,
@@ -54,7 +54,7 @@ def latency(runs: pd.DataFrame, metric: str = "tpot", look: Looks | None = None)
         if lossless:
             for name in REFERENCE_ROWS:
                 reference(left, own, name, f"{name}_{column}")
-        over_budgets(left, own["budget_bytes"], f"{NAMES[metric]} ({kind})", f"{metric.upper()} (ms), mean")
+        over_budgets(left, own["budget_bytes"], f"{NAMES[metric]} ({kind})", f"{LATENCY_NAMES[metric]} (ms), mean")
         left.set_ylim(bottom=0)
         if lossless:
             _window(right, own, style)

@@ -78,7 +78,8 @@ def build(found: Comparison, root: Path, words: Sequence[str]) -> tuple[bytes, l
     import shlex
 
     from sim.compare.cli import legend
-    from sim.compare.conclude import NAMES, conclude, limits, machine
+    from sim.compare.conclude import conclude, limits, machine
+    from sim.frame import LATENCY_NAMES
     from sim.report import tables
     from sim.report.again import Again
     from sim.report.draw import draw
@@ -86,7 +87,7 @@ def build(found: Comparison, root: Path, words: Sequence[str]) -> tuple[bytes, l
 
     runs = found.runs
     first = runs.iloc[0]
-    page = Page(f"{NAMES[found.metric]} of offloading policies: {first['model']} on {machine(runs)}")
+    page = Page(f"{LATENCY_NAMES[found.metric]} of offloading policies: {first['model']} on {machine(runs)}")
     page.text(
         f"{counted(len(runs), 'run')} of {counted(runs['policy_label'].nunique(), 'policy', 'policies')} at"
         f" {counted(runs['budget_bytes'].nunique(), 'budget')};"
@@ -131,7 +132,7 @@ def _writable(target: Path) -> None:
     if target.is_dir():
         raise UserError(f"out={target}: a folder; allowed: a file, such as {target / FILE}")
     folder = target.parent
-    if target.parent.exists() and not os.access(folder, os.W_OK):
+    if folder.exists() and not os.access(folder, os.W_OK):
         raise UserError(f"out={target}: cannot be written (no permission for {folder})")
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from sim.compare import Comparison
 from sim.compare.cli import LOSSY, PAIRED, lines_of
-from sim.compare.conclude import NAMES
-from sim.frame import REFERENCE_ROWS
+from sim.frame import LATENCY_NAMES, REFERENCE_ROWS
 from sim.report.again import Again
 from sim.report.page import Page
 from sim.units import format_bytes
@@ -42,7 +41,7 @@ def comparison(page: Page, found: Comparison, lossless: bool) -> None:
     """The table that ``sim compare`` prints of one class, if it has rows."""
     if not (found.cells["lossless"] == lossless).any():
         return
-    heads = ["", f"{NAMES[found.metric]} ms", "interval", *(PAIRED if lossless else LOSSY), "front"]
+    heads = ["", f"{LATENCY_NAMES[found.metric]} ms", "interval", *(PAIRED if lossless else LOSSY), "front"]
     rows: list[Row] = []
     for kind, cells in lines_of(found, lossless):
         rows.append((kind, [*cells, *[""] * (len(heads) - len(cells))]))

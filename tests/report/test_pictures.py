@@ -218,6 +218,12 @@ def test_lossless_lines_lie_above_the_bound_and_lossy_ones_elsewhere(runs: pd.Da
     assert (lines["belady_forced (reference)"].get_ydata() >= floor).all()
 
 
+def test_axes_name_the_latency_as_tables_do(runs: pd.DataFrame, compared: Comparison) -> None:
+    for metric, name in (("tpot", "TPOT"), ("request", "request time")):
+        for figure in (pictures.latency(runs, metric), pictures.front(compared.cells, metric)):
+            assert figure.axes[0].get_ylabel() == f"{name} (ms), mean"
+
+
 def test_seeds_are_averaged(runs: pd.DataFrame) -> None:
     other = runs.assign(seed=1, tpot_ms_mean=runs["tpot_ms_mean"] + 10)
     line = next(it for it in pictures.latency(pd.concat([runs, other])).axes[0].lines if it.get_label() == "lru")

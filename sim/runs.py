@@ -39,7 +39,9 @@ _COUNTS = ("layer", *HIT_KINDS, *(f"stall_{name}_ns" for name in STALLS))
 LAYER_DTYPES = {"phase": "string", **dict.fromkeys(_COUNTS, "int64")}
 """Of the columns that :func:`load_layers` adds to RUN_KEY: counts of lookups, bytes, and ns."""
 
-_GROUPS = ("policy", "model", "hardware", "workload")
+GROUPS = ("policy", "model", "hardware", "workload")
+"""Of the keys of a configuration, those that are mappings with a name."""
+
 _META = b"moe_offload_frame"
 
 
@@ -61,7 +63,7 @@ def load(path: str | Path) -> pd.DataFrame:
         try:
             rows.append(row(result, folder.relative_to(path).as_posix()))
             config = result["config"]
-            settings.append([(g, str(config[g]["name"]), dict(leaves(config[g], g))) for g in _GROUPS])
+            settings.append([(g, str(config[g]["name"]), dict(leaves(config[g], g))) for g in GROUPS])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{folder / RESULT}: not the result of a run ({error!r} is wrong or missing)") from None
     for made, extra in zip(rows, _differing(settings), strict=True):

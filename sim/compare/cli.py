@@ -167,8 +167,7 @@ def legend(found: Comparison) -> str:
 
 def _table(found: Comparison, lossless: bool, console: Console) -> tuple[Table, list[str]]:
     """The table of a class, and the heads of the columns, the last ones, for which the console is too narrow."""
-    heads = ["", f"{LATENCY_NAMES[found.metric]} ms", "interval", *(PAIRED if lossless else LOSSY), ""]
-    lines = [(kind, [*words, *[""] * (len(heads) - len(words))]) for kind, words in lines_of(found, lossless)]
+    heads, lines = [*heads_of(found, lossless)[:-1], ""], list(lines_of(found, lossless))
     shown, left_out = list(range(len(heads))), list[str]()
     while True:
         table = _grid(heads, lines, shown, wrap=False)
@@ -191,15 +190,21 @@ def _grid(heads: list[str], lines: list[tuple[str, list[str]]], shown: list[int]
     return table
 
 
+def heads_of(found: Comparison, lossless: bool) -> list[str]:
+    """The heads of the table of one class."""
+    return ["", f"{LATENCY_NAMES[found.metric]} ms", "interval", *(PAIRED if lossless else LOSSY), "front"]
+
+
 def lines_of(found: Comparison, lossless: bool) -> Iterator[tuple[str, list[str]]]:
-    """The rows of the table of one class: "group" (a budget), "reference" or "" (a cell), and the words in them."""
+    """The rows below these heads: "group" (a budget), "reference" or "" (a cell), and the words in them."""
+    blank = [""] * len(heads_of(found, lossless))
     own = found.cells[found.cells["lossless"] == lossless]
     figures = [*own["value"], *own["low"], *own["high"]]
     least = min((value for value in figures if value > 0), default=1.0)
     for budget, cells in own.groupby("budget_bytes", sort=True):
-        yield "group", [f"budget {format_bytes(int(str(budget)))}"]
+        yield "group", [f"budget {format_bytes(int(str(budget)))}", *blank[1:]]
         for name, value in _reference(found.references, int(str(budget))) if lossless else ():
-            yield "reference", [name, milliseconds(value, least)]
+            yield "reference", [name, milliseconds(value, least), *blank[2:]]
         for cell in cells.sort_values(["value", "policy_label"]).to_dict("records"):
             ends = [milliseconds(cell[end], least) for end in ("low", "high")]
             words = [str(cell["policy_label"]), milliseconds(cell["value"], least), _span(*ends)]

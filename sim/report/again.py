@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sim.config import RunConfig, load_config
+from sim.runs import GROUPS
 from traces.errors import UserError
-
-GROUPS = ("policy", "model", "hardware", "workload")
 
 
 class Again:

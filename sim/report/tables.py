@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sim.compare import Comparison
-from sim.compare.cli import LOSSY, PAIRED, lines_of
-from sim.frame import LATENCY_NAMES, REFERENCE_ROWS
+from sim.compare.cli import heads_of, lines_of
+from sim.frame import REFERENCE_ROWS
 from sim.report.again import Again
 from sim.report.page import Page
 from sim.units import format_bytes
@@ -41,11 +41,8 @@ def comparison(page: Page, found: Comparison, lossless: bool) -> None:
     """The table that ``sim compare`` prints of one class, if it has rows."""
     if not (found.cells["lossless"] == lossless).any():
         return
-    heads = ["", f"{LATENCY_NAMES[found.metric]} ms", "interval", *(PAIRED if lossless else LOSSY), "front"]
-    rows: list[Row] = []
-    for kind, cells in lines_of(found, lossless):
-        rows.append((kind, [*cells, *[""] * (len(heads) - len(cells))]))
-    page.table(heads, rows, "lossless policies" if lossless else "lossy policies: another class, not ranked with those")
+    caption = "lossless policies" if lossless else "lossy policies: another class, not ranked with those"
+    page.table(heads_of(found, lossless), lines_of(found, lossless), caption)
 
 
 def runs(page: Page, found: Comparison) -> None:

@@ -89,6 +89,8 @@ def test_the_page_holds_every_row_and_sentence(html: str, runs: pd.DataFrame, co
         for name in ("cell", "code", "decision_digest", "folder", "trace", "model_sha", "hardware_sha"):
             assert run[name] in text
         assert f"{run['tpot_ms_mean']:#.4g}" in text
+        for name in ("link_utilisation", "hit_complete", "hit_bytes"):
+            assert f"{100 * run[name]:#.4g}" in text
         for reason in json.loads(run["nulls"]).values():
             assert reason in text
     for said in (*conclude(compared), *limits(compared)):
@@ -190,6 +192,21 @@ def test_what_is_not_drawn_is_said(grid: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(["report", str(grid), "policy=lru", f"out={target}"]) == 0
     assert "not drawn: fates: no policy here copies ahead\n" in capsys.readouterr().err
     assert "fates: no policy here copies ahead" in Reader(target.read_text()).text
+
+
+def test_another_trace_in_the_place_of_theirs_is_not_drawn(
+    grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(grid, copy)
+    for file in copy.glob("lru-*/result.json"):
+        result = json.loads(file.read_text())
+        result["config"]["trace"] = "f" * 64
+        file.write_text(json.dumps(result))
+    assert main(["report", str(copy), "policy=lru"]) == 0
+    printed = capsys.readouterr().err
+    for name in ("popularity", "reuse"):
+        assert f"not drawn: {name}: trace=sample is another one now (d4199675a015, the runs replayed fff" in printed
 
 
 def mixed(grid: Path, copy: Path) -> Path:

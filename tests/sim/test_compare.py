@@ -118,8 +118,19 @@ def test_the_smallest_budget_that_meets_a_target() -> None:
     assert found.loc["a", "value_ms"] == 29
     assert pd.isna(found.loc["b", "budget_bytes"])
     assert (found.loc["b", "best_ms"], found.loc["b", "best_budget_bytes"]) == (50, 1)
+    assert (found.loc["c", "best_ms"], found.loc["c", "best_budget_bytes"]) == (10, 1)
     assert list(found["gap_above"]) == [False, False, True]
     assert Target.parse("ttft_p99<=2s") == Target("ttft", "p99", 2000.0, "ttft_p99<=2s")
+
+
+def test_a_target_for_a_percentile_is_met_by_the_runs() -> None:
+    given = cells(("a", 1, 10, 11), ("a", 2, 9, 10))
+    runs = pd.DataFrame({"policy_label": "a", "budget_bytes": [1, 1, 2], "tpot_ms_p99": [35.0, 45.0, 25.0]})
+    found = Target.parse("tpot_p99<=30ms").met(given, runs).iloc[0]
+    assert (found["budget_bytes"], found["value_ms"], found["best_ms"]) == (2, 25, 25)
+    assert pd.isna(found["high_ms"])
+    assert pd.isna(found["sure_budget_bytes"])
+    assert Target.parse("tpot_p99<=40ms").met(given, runs)["budget_bytes"].iloc[0] == 1, "the mean over seeds"
 
 
 def test_lossy_rows_are_not_ranked_with_lossless_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,7 +287,9 @@ def test_a_device_s_runs_are_apart(out: Path, tmp_path: Path, capsys: pytest.Cap
     found, simulated = compare(tmp_path / "out"), compare(out)
     assert list(found.cells["value"]) == pytest.approx(list(2 * simulated.cells["value"]))
     assert main(["compare", str(tmp_path / "out")]) == 0
-    assert "on H200 (measured; the policies' prices: by_hand)" in " ".join(capsys.readouterr().out.split())
+    text = " ".join(capsys.readouterr().out.split())
+    assert "on H200 (measured; the policies' prices: by_hand)" in text
+    assert "drift from run to run, which at least 2 runs of each are averaged for" in text
     shutil.copytree(out, tmp_path / "out" / "simulated")
     with pytest.raises(UserError, match=r"^source: device \(24 runs\), simulated \(12 runs\)"):
         compare(tmp_path / "out")

@@ -219,6 +219,17 @@ def test_nothing_is_relative_to_no_time() -> None:
     assert found["p"] == 2 / 2**6
 
 
+def test_a_row_has_its_figures_and_the_best_comes_first(out: Path) -> None:
+    runs, requests = copies(out, "zeta")
+    requests.loc[requests["policy_label"] == "zeta", "tpot_ns"] /= 2
+    figures = {"hit_complete": 0.333, "bound_time_gap": 1.5, "bound_bytes_gap": 2.5}
+    lines = printed(compare_runs(runs.assign(**figures), requests), 120)
+    rows = [line.split() for line in lines if re.match(r"  (lru|zeta) ", line)]
+    assert [row[0] for row in rows] == ["zeta", "lru"] * 2
+    assert all(row[-4:-1] == ["33.3", "1.50x", "2.50x"] for row in rows if row[-1] == "+")
+    assert rows[0][5:7] == ["-50.0", "%"]
+
+
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_a_table_is_whole_at_any_width(out: Path, width: int) -> None:
     lines = printed(compare(out), width)

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from sim.check.synthetic import draw, setup_of
 from sim.run import run
+from sim.timeline import PREDICTOR, Timeline
 
 COMPUTE = ("dense", "expert", "software")
 WORDS = ("budget=4GB", "limit=2", "bounds=false", "timeline=true")
@@ -60,6 +62,17 @@ def test_nothing_overlaps_on_a_stream(tmp_path: Path) -> None:
     for lane in (found["copy"], [*found["compute"], *found["stall"]], found["step"]):
         spans = sorted((round(1000 * e["ts"]), round(1000 * (e["ts"] + e["dur"]))) for e in lane)
         assert all(one[1] <= other[0] for one, other in pairwise(spans))
+
+
+def test_predictions_at_a_time_have_lanes_of_their_own() -> None:
+    timeline = Timeline()
+    for begin, end in ((0, 10), (5, 15), (12, 20), (11, 13)):
+        timeline.predict(begin, end, blocking=False)
+    events = list(timeline.events("it", setup_of(draw(0), 100)))
+    lanes = {event["ts"] * 1000: event["tid"] - PREDICTOR for event in events if event.get("cat") == "prediction"}
+    assert lanes == {0: 0, 5: 1, 11: 0, 12: 2}
+    named = [event["args"]["name"] for event in events if event["name"] == "thread_name"]
+    assert named[-3:] == ["predictor", "predictor 2", "predictor 3"]
 
 
 def test_the_counter_keeps_the_budget(tmp_path: Path) -> None:

@@ -214,6 +214,8 @@ def test_lossless_lines_lie_above_the_bound_and_lossy_ones_elsewhere(runs: pd.Da
     _, copied = pictures.link(runs).axes
     lines = {str(line.get_label()): line for line in copied.lines}
     floor = lines["belady_bypass (bound, lossless)"].get_ydata()
+    lru = runs[runs["policy"] == "lru"]
+    assert floor == pytest.approx((lru["bound_bytes"] / lru["generated_tokens"] / 1e6).to_numpy(dtype=float))
     assert (lines["lru"].get_ydata() >= floor).all()
     assert (lines["belady_forced (reference)"].get_ydata() >= floor).all()
 
@@ -228,6 +230,17 @@ def test_seeds_are_averaged(runs: pd.DataFrame) -> None:
     other = runs.assign(seed=1, tpot_ms_mean=runs["tpot_ms_mean"] + 10)
     line = next(it for it in pictures.latency(pd.concat([runs, other])).axes[0].lines if it.get_label() == "lru")
     assert line.get_ydata() == pytest.approx(runs["tpot_ms_mean"][runs["policy"] == "lru"].to_numpy() + 5)
+
+
+def test_hits_are_in_percent(runs: pd.DataFrame, layers: pd.DataFrame) -> None:
+    lru = runs[runs["policy"] == "lru"]
+    axes = next(it for it in pictures.hits(runs).axes if it.get_title().startswith("complete"))
+    line = next(it for it in axes.lines if it.get_label() == "lru")
+    assert line.get_ydata() == pytest.approx(100 * lru["hit_prefill_complete"].to_numpy())
+    seen = layers[layers["phase"] == "decode"].set_index("layer")
+    own = seen[(seen["policy"] == "lru") & (seen["budget_bytes"] == lru["budget_bytes"].min())]
+    image = np.asarray(pictures.layers(layers[layers["policy"] == "lru"]).axes[0].images[0].get_array())
+    assert image[0] == pytest.approx((100 * own["complete"] / own["lookups"]).to_numpy(dtype=float))
 
 
 def test_layers_add_up_to_the_run(runs: pd.DataFrame, layers: pd.DataFrame) -> None:

@@ -156,6 +156,10 @@ def test_what_is_no_result_is_an_error(runs: Path, tmp_path: Path) -> None:
     assert one.name in error(out)
     _edit(one, lambda it: it.update(schema=1) or it.pop("latency_ms"))
     assert pd.isna(sim.load(out)["tpot_ms_mean"]).sum() == 1
+    _edit(one, lambda it: it["stall_ms_per_token"].update(queueing=None))
+    assert pd.isna(sim.load(out)["stall_ms_per_token"]).sum() == 1, "no sum of what is not known"
+    shutil.copytree(one, one / "copy")
+    assert len(sim.load(out)) == 7, "what lies inside a run is no run"
     _edit(one, lambda it: it["config"].pop("workload"))
     assert "'workload'" in error(out)
     _edit(one, lambda it: it.pop("provenance"))

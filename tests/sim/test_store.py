@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,6 +99,14 @@ def test_what_fails_in_the_middle_leaves_nothing(tmp_path: Path, error: type[Bas
     assert list(store.root.iterdir()) == []
     store._place(store.folder("cell"), fill)
     assert whole(store.folder("cell"))
+
+
+def test_only_what_was_left_long_ago_is_removed(tmp_path: Path) -> None:
+    for name in (".new-young", ".new-old"):
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / ".new-old", (0, 0))
+    Store(tmp_path).place(tmp_path / "cell", fill)
+    assert {path.name for path in tmp_path.iterdir()} == {".new-young", "cell"}
 
 
 def test_who_was_first_stays(tmp_path: Path) -> None:

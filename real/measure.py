@@ -65,7 +65,7 @@ def items(name: str, work: Path, rehearse: bool) -> list[Item]:
         tiny.mkdir(parents=True, exist_ok=True)
         (tiny / "config.json").write_text(json.dumps(TINY))
         for part in ("tokens", "tokenizer.json", "sources.json"):  # its own folder: a checkpoint may lie in .text
-            if not (work / part).exists():
+            if not (work / part).is_symlink() and not (work / part).exists():  # it may lead nowhere
                 (work / part).symlink_to((TEXT / part).resolve())
         text = f"folder={work}"
         small = ("device=cpu", "seconds=2", "largest=1", "max_tokens=4", "max_context=8", "threads=1")

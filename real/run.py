@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from real.words import checkpoint, configuration, divide
@@ -84,7 +84,7 @@ def main(words: Sequence[str]) -> int:
     options.check()
     if options.routing:
         rest = [word for word in rest if not word.startswith("trace=")] + [f"trace={options.routing}"]
-    config = configuration(rest, options.config)
+    config = replace(configuration(rest, options.config), timeline=options.timeline == "true")
     name = checkpoint(rest, config)
     if options.weights == "random" and not options.routing:
         raise UserError("weights=random: generates nothing worth reading; add routing=TRACE")
@@ -97,7 +97,7 @@ def main(words: Sequence[str]) -> int:
 
     session = forced(config, options, name) if options.routing else live(config, options, name, history_given=given)
     document = session.document()
-    folder = keep(Path(options.out), session, document, timeline=options.timeline == "true")
+    folder = keep(Path(options.out), session, document, timeline=config.timeline)
     show(document, options.format)
     sys.stderr.write(f"written to {folder}\n")
     return 0

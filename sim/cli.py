@@ -145,6 +145,7 @@ def split_output(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             overrides.append(word)
     if output["format"] not in ("table", "json"):
         raise UserError(f"format={output['format']}: allowed: table, json")
+    output["out"] = os.path.expanduser(output["out"])  # noqa: PTH111 - of ~user, too, and no shell does it after out=
     if not output["out"]:
         raise UserError("out=: a folder is wanted")
     return overrides, output

@@ -14,6 +14,7 @@ from sim.timeline import Event, write
 from sim.units import counted
 from traces.errors import UserError
 
+RUN_AGAIN = "run it with timeline=true"
 HELP = """\
 python -m sim timeline DIR DIR ... [out=FILE]
 
@@ -31,9 +32,10 @@ def main(words: Sequence[str]) -> int:
         sys.stdout.write(HELP)
         return 0
     folders = [Path(word) for word in words if not word.startswith("out=")]
-    out = Path(next((word[4:] for word in words if word.startswith("out=")), "timelines.json"))
+    out = Path(next((word[4:] for word in reversed(words) if word.startswith("out=")), "timelines.json"))
     if not folders:
         raise UserError("timeline: give the folder of a run, or of several")
+    out = out.expanduser()
     if out.is_dir() or not out.name:
         raise UserError(f"out={out}: a file is wanted")
     if len({folder.resolve() for folder in folders}) < len(folders):
@@ -44,6 +46,7 @@ def main(words: Sequence[str]) -> int:
         if folder not in runs:
             sys.stderr.write(f"{folder}: holds bounds and no run, left out\n")
     together = side_by_side(runs)
+    out.parent.mkdir(parents=True, exist_ok=True)
     temp = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         write(temp, together)
@@ -61,15 +64,17 @@ def side_by_side(folders: Sequence[Path]) -> list[Event]:
     runs = [read(folder) for folder in folders]
     titles = [next(e["args"]["name"] for e in run if e["name"] == "process_name") for run in runs]
     several = {title for title, n in Counter(titles).items() if n > 1}
+    names = [folder.name for folder in folders]
+    ways = names if len(set(names)) == len(names) else list(map(str, folders))  # results that were copied
     made: list[Event] = []
-    for number, (folder, title, run) in enumerate(zip(folders, titles, runs, strict=True), 1):
+    for number, (way, title, run) in enumerate(zip(ways, titles, runs, strict=True), 1):
         begin = min((round(1000 * e["ts"]) for e in run if e.get("cat") == "step"), default=0)
         for event in run:
             event["pid"] = number
             if "ts" in event:
                 event["ts"] = (round(1000 * event["ts"]) - begin) / 1000
             if event["name"] == "process_name" and title in several:
-                event["args"]["name"] = f"{title} ({folder.name})"
+                event["args"]["name"] = f"{title} ({way})"
         made.append({"ph": "M", "name": "process_sort_index", "pid": number, "args": {"sort_index": number}})
         made += run
     return made
@@ -81,7 +86,8 @@ def read(folder: Path) -> list[Event]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     if not path.is_file():
-        raise UserError(f"{folder}: has no timeline.json; run it with timeline=true")
+        runs = any(folder.glob("*/timeline.json"))
+        raise UserError(f"{folder}: has no timeline.json; {'give its runs, DIR/*' if runs else RUN_AGAIN}")
     try:
         document: dict[str, Any] = json.loads(path.read_bytes())
         events: list[Event] = document["traceEvents"]

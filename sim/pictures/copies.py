@@ -14,6 +14,7 @@ from sim.pictures.style import (
     bound,
     by_budget,
     curves,
+    from_zero,
     legend,
     looks,
     over_budgets,
@@ -61,5 +62,5 @@ def link(runs: pd.DataFrame, look: Looks | None = None) -> Figure:
     if len(floor):
         bound(right, floor, "belady_bypass (bound, lossless)")
     over_budgets(right, frame["budget_bytes"], "bytes over the link", "copied per generated token (MB)")
-    right.set_ylim(bottom=0)
+    from_zero(right)
     return legend(figure, left, right)

@@ -8,7 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sim.frame import LATENCY_NAMES
-from sim.pictures.style import COLOURS, GREY, EmptyPictureError, Looks, legend, looks, need, over_budgets, short
+from sim.pictures.style import (
+    COLOURS,
+    GREY,
+    EmptyPictureError,
+    Looks,
+    from_zero,
+    legend,
+    looks,
+    need,
+    over_budgets,
+    short,
+)
 from sim.units import format_bytes
 
 if TYPE_CHECKING:
@@ -53,7 +64,7 @@ def _memory(axes: Axes, own: pd.DataFrame, metric: str, style: Looks) -> None:
     axes.step(best["budget_bytes"], best["value"], where="post", color=GREY, linestyle="--", zorder=0, label="front")
     _ring(axes, best["budget_bytes"], best["value"])
     over_budgets(axes, own["budget_bytes"], "lossless: latency and memory", f"{LATENCY_NAMES[metric]} (ms), mean")
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
 
 
 def _quality(axes: Axes, own: pd.DataFrame, metric: str, style: Looks, unknown: int) -> None:

@@ -14,6 +14,7 @@ from sim.pictures.style import (
     bound,
     by_budget,
     curves,
+    from_zero,
     legend,
     looks,
     over_budgets,
@@ -55,7 +56,7 @@ def latency(runs: pd.DataFrame, metric: str = "tpot", look: Looks | None = None)
             for name in REFERENCE_ROWS:
                 reference(left, own, name, f"{name}_{column}")
         over_budgets(left, own["budget_bytes"], f"{NAMES[metric]} ({kind})", f"{LATENCY_NAMES[metric]} (ms), mean")
-        left.set_ylim(bottom=0)
+        from_zero(left)
         if lossless:
             _window(right, own, style)
         else:
@@ -74,4 +75,4 @@ def _window(axes: Axes, own: pd.DataFrame, style: Looks) -> None:
     if len(floor):
         bound(axes, floor, "time_lower_bound (bound)")
     over_budgets(axes, own["budget_bytes"], "whole window (lossless)", "time per generated token (ms)")
-    axes.set_ylim(bottom=0)
+    from_zero(axes)

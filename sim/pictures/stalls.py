@@ -24,5 +24,5 @@ def stalls(runs: pd.DataFrame, page: int = 1) -> Figure:
     frame = by_budget(runs, *parts).dropna(subset=["compute_ms_per_token"])
     if frame.empty:
         raise EmptyPictureError("no tokens were generated")
-    frame = frame.assign(note=[f"{total:#.3g} ms" for total in frame[list(parts)].sum(axis=1)])
+    frame = frame.assign(note=[f"{total:#.3g}".rstrip(".") + " ms" for total in frame[list(parts)].sum(axis=1)])
     return stacked(frame, parts, "time per generated token (ms)", "where the time goes", "note", page)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -123,6 +124,12 @@ def over_budgets(axes: Axes, budgets: Iterable[object], title: str, ylabel: str)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
+
+
+def from_zero(axes: Axes) -> None:
+    """Let y begin at 0, with room for a marker above the highest point: the margin of a narrow spread has none."""
+    top = axes.dataLim.y1
+    axes.set_ylim(0, 1.06 * top if np.isfinite(top) and top > 0 else 1)
 
 
 def _apart(budgets: Sequence[int], room: float) -> list[int]:

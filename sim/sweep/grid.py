@@ -34,7 +34,8 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
     varying = [key for key, of in VARYING.items() if len({of(row) for row in rows}) > 1]
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     for name in ("policy", "budget", *varying, *HEADS):
-        table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
+        words = name == "policy"  # a label may take several lines, so that no figure is cut
+        table.add_column(name, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in rows:
         totals, bounds = row["totals"], row["bounds"]
         tokens = totals["generated_tokens"]

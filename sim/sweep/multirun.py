@@ -121,16 +121,14 @@ def _print(told: Sequence[Told], store: Store, form: str, measure: str, tuned: P
     if form == "json":
         for document in documents:
             sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
-        return
-    from sim.sweep.grid import show_grid
+    elif folders:
+        from sim.sweep.grid import show_grid
 
-    console = stdout_console(160)
-    if folders:
-        show_grid(documents, console)
+        show_grid(documents, stdout_console(160))
     if best:
         params = " ".join(f"{key}={value}" for key, value in best["best_params"].items())
-        console.print(f"best: {params} (mean TPOT {best['best_value']:.2f} ms)")
-        console.print(TOLD[measure], style="dim")
+        said = f"best: {params} (mean TPOT {best['best_value']:.2f} ms)\n{TOLD[measure]}\n"
+        (sys.stderr if form == "json" else sys.stdout).write(said)
 
 
 def _close(plan: Plan, told: Sequence[Told], out: str, broken: str | None, seconds: float) -> int:
@@ -151,5 +149,5 @@ def _close(plan: Plan, told: Sequence[Told], out: str, broken: str | None, secon
         f"{counted(plan.cells, 'cell')} in {out}: {', '.join(parts)}; {seconds:.1f} s, the jobs took {inside:.1f} s\n"
     )
     if broken is not None or lost:
-        sys.stderr.write("the same command goes on where this one stopped\n")
+        sys.stderr.write("the same command reads what is there, and runs the rest\n")
     return 2 if failed or broken is not None or lost else 0

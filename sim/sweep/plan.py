@@ -64,6 +64,10 @@ def _plan(overrides: Sequence[str]) -> Plan:
     words = [prepare(word, sweep=True) for word in overrides]
     axes, sweeper = _axes(words)
     first = {key: values[0] for key, values in axes.items()}
+    if len(presets := axes.get("experiment", [])) > 1:
+        raise UserError(f"{', '.join(presets)}: one preset at a time, as each brings a grid of its own")
+    if "n_trials" in sweeper:
+        _check_tuned(axes)
     composed = _check(first)
     for key, values in axes.items():
         for value in values[1:]:
@@ -74,6 +78,15 @@ def _plan(overrides: Sequence[str]) -> Plan:
     of_axes = (sum(map(_dense, values)) if key in AXES else len(values) for key, values in axes.items())
     number = math.prod(of_axes) * math.prod(n for key, n in lists.items() if key not in axes)
     return Plan(words, number, False, measure)
+
+
+def _check_tuned(axes: Mapping[str, Sequence[str]]) -> None:
+    """UserError for what a sweeper would choose by its latency, and nobody means to tune: a seed, a larger budget."""
+    for key, values in axes.items():
+        if len(values) > 1 and not key.startswith("policy.") and key != "chunks":
+            several = ",".join(value.partition("=")[2] for value in values)
+            way = f"a list, {key}=[{several}], to average over" if key in AXES else "one value"
+            raise UserError(f"{key}={several}: Optuna would choose the fastest of them; allowed: {way}")
 
 
 def check_single(overrides: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from matplotlib.axis import Tick
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 Corners = np.ndarray
@@ -40,6 +41,7 @@ def faults(figure: Figure) -> list[str]:
         boxes_of_legends = [_corners(each.get_window_extent(renderer).extents) for each in _legends(figure)]
         if any(_both(box, _corners(panel.extents)) for box in boxes_of_legends):
             found.append(f"a legend upon axes {axes.get_title()!r}")
+        found += [f"a marker of {each.get_label()!r} on the frame" for each in axes.lines if _on_frame(each, panel.y1)]
         for side, label in (("x", axes.get_xlabel()), ("y", axes.get_ylabel())):
             outer = bar or (side == "x" and not axes.xaxis.get_tick_params()["labelbottom"])
             outer = outer or (side == "y" and not axes.yaxis.get_tick_params()["labelleft"])
@@ -62,6 +64,16 @@ def faults(figure: Figure) -> list[str]:
         if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1 and _both(its, other):
             found.append(f"{one.get_text()!r} upon {two.get_text()!r}")
     return found
+
+
+def _on_frame(line: Line2D, top: float) -> bool:
+    """Whether a marker lies on the upper frame of its axes."""
+    if line.get_marker() in ("None", None, "", " ") or not len(line.get_xydata()):
+        return False
+    figure = line.get_figure(root=True)
+    half = line.get_markersize() / 2 * figure.dpi / 72
+    high = line.get_transform().transform(line.get_xydata())[:, 1]
+    return bool(np.any((high < top + half) & (high > top - 0.5 * half)))
 
 
 def _legends(figure: Figure) -> Sequence[Legend]:

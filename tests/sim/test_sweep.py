@@ -258,7 +258,7 @@ def test_an_interrupted_sweep_says_what_is_there(tmp_path: Path) -> None:
     said = (tmp_path / "said").read_text().splitlines()
     assert "error: the sweep was broken off: interrupted" in said
     assert said[-2].startswith(f"80 cells in {out}: ")
-    assert said[-1] == "the same command goes on where this one stopped"
+    assert said[-1] == "the same command reads what is there, and runs the rest"
     assert not list((out / ".multirun").glob("told-*"))
 
 

@@ -29,6 +29,21 @@ def test_a_plan_knows_how_many_cells_there_will_be(words: list[str], n: int) -> 
     assert make_plan(words).cells == n
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["experiment=first_comparison,budget_sweep"], r"experiment=first_comparison, .*: one preset at a time"),
+        (["experiment=tune_gate_ahead", "seed=0,1"], r"seed=0,1: .* allowed: a list, seed=\[0,1\], to average over"),
+        (["experiment=tune_gate_ahead", "budget=2GB,8GB"], r"budget=2GB,8GB: Optuna would choose the fastest"),
+        (["experiment=tune_gate_ahead", "measure=test,validation"], r"measure=test,validation: .* allowed: one value"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_would_be_chosen_by_mistake_is_refused(words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        make_plan(words)
+
+
 def test_lists_are_for_axes() -> None:
     assert [c["seed"] for c in cells({"seed": [0, 1], "budget": "8GB"})] == [0, 1]
     with pytest.raises(UserError, match=r"bounds=\[True\]: a list; allowed for: budget, "):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from trace_processor import Processor
 
 from sim.cli import main
+from sim.config import load_config
 from sim.run import run
 
 COMPUTE = ("dense", "expert", "software")
@@ -101,6 +103,7 @@ def test_a_device_and_the_simulator_side_by_side(tmp_path: Path, capsys: pytest.
     trace = Processor(out)
     assert [row.name for row in trace.rows(FAULTS)] == []
     found = list(trace.rows(SLICES))
+    assert load_config(measured / "config.yaml").timeline, "so that the same is made again"
     runs = sorted({row.run for row in found})
     assert runs == ["measured on cpu: gate_ahead, 12.6 MB", "simulated: gate_ahead, 12.6 MB"]
     for name, document in zip(runs, documents, strict=True):
@@ -109,7 +112,7 @@ def test_a_device_and_the_simulator_side_by_side(tmp_path: Path, capsys: pytest.
     assert set(begins.values()) == {0}, "both begin at 0"
 
 
-def test_the_same_run_twice_is_told_apart(tmp_path: Path) -> None:
+def test_the_same_run_twice_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [
         run("policy=lru", "budget=4GB", "limit=1", "bounds=false", "timeline=true", f"chunks={n}", out=tmp_path).folder
         for n in (1, 2)
@@ -120,6 +123,13 @@ def test_the_same_run_twice_is_told_apart(tmp_path: Path) -> None:
     names = [event["args"]["name"] for event in events if event["name"] == "process_name"]
     assert names == [f"simulated: lru, 4.00 GB ({folder.name})" for folder in folders]
     assert {event["pid"] for event in events} == {1, 2}
+    copy = Path(shutil.copytree(folders[0], tmp_path / "copied" / folders[0].name))
+    out = tmp_path / "made" / "both.json"
+    assert main(["timeline", str(folders[0]), str(copy), f"out={out}"]) == 0
+    names = [e["args"]["name"] for e in json.loads(out.read_text())["traceEvents"] if e["name"] == "process_name"]
+    assert names == [f"simulated: lru, 4.00 GB ({folder})" for folder in (folders[0], copy)]
+    assert main(["timeline", str(tmp_path)]) == 2
+    assert "has no timeline.json; give its runs, DIR/*" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def main(words: Sequence[str]) -> int:
     if words and words[0] == ALONE:
         sys.stdout.write(json.dumps(_alone(words[1:])))
         return 0
-    overrides, output = split_output(words)
+    overrides, output = split_output(words, writes=False)
     given = {word.partition("=")[0] for word in overrides}
     overrides = [*(word for word in DEFAULTS if word.partition("=")[0] not in given), *overrides]
     if BESIDE in given:

@@ -131,12 +131,15 @@ def stdout_console(width: int = 120) -> Console:
     return Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=False, emoji=False)
 
 
-def split_output(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Take ``out=`` and ``format=`` out of the words: they do not change the result."""
+def split_output(words: Sequence[str], *, writes: bool = True) -> tuple[list[str], dict[str, str]]:
+    """Take ``out=`` and ``format=`` out of the words: they do not change the result. UserError for a slip, and for an
+    ``out=`` where nothing is written."""
     output = {"out": "outputs", "format": "table"}
     overrides = []
     for word in words:
         key, separator, value = word.partition("=")
+        if key == "out" and not writes:
+            raise UserError(f"{word}: this command prints, and writes nothing; leave it out")
         if separator and key in output:
             output[key] = value
         elif not separator and not word.startswith("~"):

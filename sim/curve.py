@@ -91,7 +91,7 @@ def main(words: Sequence[str]) -> int:
     if wants_help(words):
         sys.stdout.write(HELP)
         return 0
-    overrides, output = split_output(words)
+    overrides, output = split_output(words, writes=False)
     given = {word.partition("=")[0] for word in overrides}
     if "budget" in given:
         raise UserError("budget: the curve has every budget; leave it out")

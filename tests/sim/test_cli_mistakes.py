@@ -190,3 +190,9 @@ def test_the_outputs_of_another_trace(broken: Path, capsys: pytest.CaptureFixtur
     ids[0, 0] = ids[0, 0, ::-1]
     _rewrite(broken, "expert_ids.npy", ids)
     _refused(broken, capsys, "predicted/promoe/predictor.json: trace", "the trace that it lies beside", policy="promoe")
+
+
+@pytest.mark.parametrize("verb", ["curve", "bench", "config"])
+def test_what_writes_nothing_takes_no_folder(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "policy=lru", "out=somewhere"]) == 2
+    assert capsys.readouterr().err.startswith("error: out=somewhere: ")

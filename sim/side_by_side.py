@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sim.cli import wants_help
 from sim.timeline import Event, write
 from sim.units import counted
 from traces.errors import UserError
@@ -28,7 +29,7 @@ made by python -m sim run or python -m real run with timeline=true. Open FILE (t
 
 def main(words: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
-    if not words or any(word in ("-h", "--help") for word in words):
+    if not words or wants_help(words):
         sys.stdout.write(HELP)
         return 0
     folders = [Path(word) for word in words if not word.startswith("out=")]

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from traces.collect.cache import cache_key
+
 
 class Engine:
     """Prefill and decode passes of one model. Used in inference mode of the caller's."""
 
     def __init__(self, model: Any, device: torch.device) -> None:
         self.model, self.device = model, device
+        self._cache_key = cache_key(model)
         self._own: dict[int, Any] = {}  # request -> its cache, where it is in no batch
         self._batch: tuple[int, ...] = ()
         self._joined: Any = None
@@ -29,7 +32,7 @@ class Engine:
             self._length[request] = 0
         ids = torch.tensor([list(tokens)], device=self.device)
         keep = len(tokens) if every else 1
-        logits: Tensor = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits
+        logits = self._logits(ids, cache, logits_to_keep=keep)
         self._length[request] += len(tokens)
         return logits[0] if every else logits[0, -1]
 
@@ -44,12 +47,14 @@ class Engine:
             mask = places >= torch.tensor(self._pads)[:, None]
             positions = torch.tensor([[self._length[request]] for request in requests])
             given = {"attention_mask": mask.long().to(self.device), "position_ids": positions.to(self.device)}
-        logits: Tensor = self.model(
-            input_ids=ids, past_key_values=self._joined, use_cache=True, logits_to_keep=1, **given
-        ).logits
+        logits = self._logits(ids, self._joined, logits_to_keep=1, **given)
         for request in requests:
             self._length[request] += 1
         return logits[:, -1]
+
+    def _logits(self, ids: Tensor, cache: Any, **given: Any) -> Tensor:
+        logits: Tensor = self.model(input_ids=ids, use_cache=True, **{self._cache_key: cache}, **given).logits
+        return logits
 
     def drop(self, request: int) -> None:
         """The request has ended."""

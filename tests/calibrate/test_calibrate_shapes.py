@@ -18,6 +18,7 @@ from traces.calibrate import layers  # noqa: E402
 from traces.calibrate.layers import NO_EXPERTS, Experts, Grids, expert_forward, layer_call, measure_model  # noqa: E402
 from traces.calibrate.shapes import PUBLISHED, build, configuration  # noqa: E402
 from traces.calibrate.timing import Budget, Clock  # noqa: E402
+from traces.collect.cache import cache_key  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -63,7 +64,7 @@ def test_a_layer_can_be_called_again_and_again(tiny_model: Path) -> None:
     block.model.set_experts_implementation(NO_EXPERTS)
     seen: list[int] = []
     attended = block.layer.self_attn.register_forward_hook(
-        lambda module, args, kwargs, out: seen.append(kwargs["past_key_values"].layers[-1].keys.shape[-2]),
+        lambda module, args, kwargs, out: seen.append(kwargs[cache_key(module)].layers[-1].keys.shape[-2]),
         with_kwargs=True,
     )
     with torch.inference_mode():

@@ -16,6 +16,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_expe
 from traces.calibrate.shapes import Block, build
 from traces.calibrate.tables import Rows, pooled_grid
 from traces.calibrate.timing import Budget, Call, Clock, measure
+from traces.collect.cache import cache_key
 
 NO_EXPERTS, GROUPED = "calibrate_no_experts", "grouped_mm"
 CPU_EXPERTS_BYTES = 512 << 20  # of experts in turn, so that no cache holds them
@@ -159,7 +160,7 @@ def layer_call(block: Block, device: torch.device, tokens: int, context: int) ->
         hook = block.layer.register_forward_pre_hook(
             lambda module, args, kwargs: caught.append((args, kwargs)), with_kwargs=True
         )
-        body(input_ids=ids, past_key_values=cache, use_cache=True)
+        body(input_ids=ids, use_cache=True, **{cache_key(body): cache})
         hook.remove()
     args, kwargs = caught[-1]
     cached: Any = cache.layers[-1]

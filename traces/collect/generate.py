@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import TopPLogitsWarper
 
+from traces.collect.cache import cache_key
 from traces.collect.devices import input_device
 
 Choose = Callable[[Tensor], int]
@@ -73,12 +74,12 @@ def passes(
     real = torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts])
     ragged = not bool(real.all())  # without padding the library needs neither mask nor positions
     attended, positions = real, (real.cumsum(1) - 1).clamp(min=0)
-    made, cache, device = [0] * len(prompts), None, input_device(model)
+    made, cache, device, key = [0] * len(prompts), None, input_device(model), cache_key(model)
     while True:
         given: dict[str, Tensor] = {"attention_mask": attended.long(), "position_ids": positions} if ragged else {}
         inputs = {name: tensor.to(device) for name, tensor in {"input_ids": ids, **given}.items()}
-        out = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = out.past_key_values
+        out = model(**inputs, **{key: cache}, use_cache=True, logits_to_keep=1)
+        cache = out[key]
         alive = real[:, -1].tolist()
         chosen = tuple(
             pick(logits) if on else None for pick, logits, on in zip(choose, out.logits[:, -1], alive, strict=True)

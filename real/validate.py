@@ -101,7 +101,6 @@ def main(words: Sequence[str]) -> int:
     given = names_hardware(rest, options.config)
     configs = read_cells(rest, options.config)  # a mistake is told before anything is measured
     prepare(options.threads)
-    from real.validation.writing import document_of, write_results
     from traces.collect.devices import device_of
 
     device = device_of(options.device)
@@ -112,13 +111,29 @@ def main(words: Sequence[str]) -> int:
         configs = [replace(config, hardware=hardware) for config in configs]
     grid = Grid()
     for config in configs:
-        run_cell(config, bench, grid, keep=options.logs == "true")
+        run_cell(config, bench, grid)
     if not grid.cells:
         raise UserError(f"no cell could be run: {grid.failed[0]['error']}")
-    document = document_of(grid, bench)
-    folder = write_results(document, grid, options)
-    from real.validation.verdict import markdown
+    return conclude(grid, bench)
 
+
+def conclude(grid: Grid, bench: Bench) -> int:
+    """Write and show what came of the cells; the exit status."""
+    from real.validation.ran import runtime_digest
+    from real.validation.verdict import markdown
+    from real.validation.writing import Source, document_of, now, word, write_logs, write_results
+    from traces.calibrate.machine import describe
+
+    options = bench.options
+    assert bench.cell is not None
+    about = (describe(bench.device), options.weights, bench.checkpoint, options.repeat, now(), runtime_digest())
+    document = document_of(grid.cells, grid.failed, Source(bench.cell, *about))
+    source = document["provenance"]
+    folder = Path(options.out) if options.out else Path("real") / "results" / word(source["hardware"]["name"])
+    if options.logs == "true":
+        for row, logs in grid.logs:
+            write_logs(folder, options.name or word(source["model"]["name"]), row, logs)
+    write_results(document, folder, options.name)
     if options.format == "json":
         sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
     else:
@@ -207,7 +222,7 @@ class Bench:
         return calibrate.add_overheads(model, dict(cell.config.model), profile, name, plan)
 
 
-def run_cell(config: RunConfig, bench: Bench, grid: Grid, *, keep: bool) -> None:
+def run_cell(config: RunConfig, bench: Bench, grid: Grid) -> None:
     """Run one cell; what goes wrong is listed, and stops no other."""
     from real.session import check_device
     from real.validation.compare import compare
@@ -229,7 +244,7 @@ def run_cell(config: RunConfig, bench: Bench, grid: Grid, *, keep: bool) -> None
         return
     bench.cell = cell
     grid.cells.append(row)
-    if keep:
+    if bench.options.logs == "true":
         grid.logs.append((row, logs))
     _say(f"{where['policy']} at {where['budget']}: {_brief(row)}")
 

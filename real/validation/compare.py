@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from real.diff import differences
-from real.runtime.forced import DeviceRun, run_forced
+from real.runtime.forced import run_forced
 from real.runtime.offloaded import Offloaded
+from real.validation.ran import COUNTED, Ran, counted
 from sim.cell import Cell
 from sim.core.accounts import Accounts
 from sim.provenance import code_digest
 from sim.replay import RecordingCore, replay
-from sim.results import document
+from sim.results import Outcome, document
 from sim.run import simulate
 
 TIMES = ("tpot_ms", "ttft_ms", "stall_ms_per_token")
@@ -33,78 +34,106 @@ KEPT = (
     "nulls",
 )
 """Of a result document: what differs between device and simulator. The rest is the cell's."""
-COUNTED = ("hits", "fates", "fate_bytes", "issued", "demand_bytes", "speculative_bytes", "predicts", "quality")
-"""Of the accounts: what the core counts, which a replay must count alike. Nanoseconds are the machine's."""
 
 
 @dataclass(frozen=True)
 class Logs:
-    """The two logs of a cell."""
+    """The two logs of facts of a cell."""
 
-    device: RecordingCore
-    simulated: RecordingCore
+    device: Sequence[int]
+    simulated: Sequence[int]
 
 
 def compare(cell: Cell, model: Offloaded, repeat: int = 1) -> tuple[dict[str, Any], Logs]:
-    """Run a cell on the device, replay its log without a clock, simulate the same cell: one row of the result.
+    """Run a cell on the device, and judge it: one row of the result."""
+    return judge(cell, [Ran.of(cell, run_forced(cell, model, cell.policy())) for _ in range(repeat)])
+
+
+def judge(cell: Cell, runs: Sequence[Ran], priced: Cell | None = None) -> tuple[dict[str, Any], Logs]:
+    """Replay the logs of a cell's runs without a clock, and simulate it: one row of the result.
 
     Of several runs the one of median time is the row's; ``spread`` says how far apart they are, [least, most].
+    ``priced``: the same cell with the prices that are to predict, where they were known only after the run.
     """
-    runs = sorted((_run(cell, model) for _ in range(repeat)), key=lambda it: it.run.outcome.wall_ns)
-    middle = runs[(repeat - 1) // 2]
-    run, digest, unlike = middle.run, middle.digest, middle.unlike
-    outcome = simulate(cell, cell.policy(), record=True)
-    measured, predicted = document(cell, run.outcome, None), document(cell, outcome, None)
-    every = [document(cell, it.run.outcome, None) for it in runs]
-    times = {name: [time for it in every if (time := _time(it, name)) is not None] for name in TIMES}
+    priced = priced or cell
+    found = sorted(runs, key=lambda ran: ran.wall_ns)
+    ran = found[(len(found) - 1) // 2]
+    replays = [_replayed(cell, it) for it in found]
+    digest, unlike = replays[(len(found) - 1) // 2]
+    outcome = simulate(priced, priced.policy(), record=True)
+    measured, predicted = ran.document, document(priced, outcome, None)
+    times = {name: [time for it in found if (time := _time(it.document, name)) is not None] for name in TIMES}
     assert isinstance(outcome.core, RecordingCore)
-    logs = Logs(run.core, outcome.core)
-    parted = differences(run.core.log, outcome.core.log, cell.setup.n_experts, cell.setup.chunks)
-    return {
+    parted = differences(ran.log, outcome.core.log, cell.setup.n_experts, cell.setup.chunks)
+    row = {
         "policy": dict(cell.resolved()["policy"]),
         "budget": cell.config.budget,
         "budget_bytes": cell.setup.budget,
         "errors": errors(measured, predicted),
-        "spread": {name: [min(found), max(found)] if found else None for name, found in times.items()},
+        "spread": {name: [min(values), max(values)] if values else None for name, values in times.items()},
+        "decides": decides(predicted),
+        "link": link(priced, ran, outcome),
         "replay": {
-            "device_digest": run.core.digest(),
+            "device_digest": ran.digest,
             "replayed_digest": digest,
-            "agrees": all(it.digest == it.run.core.digest() for it in runs),
-            "accounts_agree": not any(it.unlike for it in runs),
+            "agrees": all(again == it.digest for it, (again, _) in zip(found, replays, strict=True)),
+            "accounts_agree": not any(differ for _, differ in replays),
             "unlike": unlike,
         },
         "simulated_digest": outcome.core.digest(),
         "first_differences": [
             {"of": it.of, "same_before": it.place, "device": it.first, "simulated": it.second} for it in parted
         ],
-        "device": {key: measured[key] for key in KEPT} | {"slots": run.core.pool.facts()},
+        "device": {key: measured[key] for key in KEPT} | {"slots": dict(ran.slots)},
         "simulated": {key: predicted[key] for key in KEPT},
         "code": code_digest(outcome.policy.name),
         "cell": cell.key(),
-        "costs": predicted["provenance"]["costs"],
-        "lossless": outcome.policy.lossless,
-    }, logs
+    }
+    return row, Logs(ran.log, outcome.core.log)
 
 
-@dataclass(frozen=True)
-class _Run:
-    run: DeviceRun
-    digest: str
-    """Of the log, replayed without a clock."""
-    unlike: list[str]
-    """Accounts in which the replay differs."""
+def decides(predicted: Mapping[str, Any]) -> str:
+    """What most of the predicted time is spent on: "link", where compute waits more than it works, or "software".
+
+    Known before anything is measured. Of a cell where the link decides, the error of a time is the link model's.
+    """
+    totals = predicted["totals"]
+    return "link" if 2 * sum(totals["stall_ns"].values()) > totals["wall_ns"] else "software"
 
 
-def _run(cell: Cell, model: Offloaded) -> _Run:
-    run = run_forced(cell, model, cell.policy())
-    digest, accounts = replayed(cell, run)
-    return _Run(run, digest, [k for k in COUNTED if getattr(accounts, k) != getattr(run.outcome.accounts, k)])
+def link(cell: Cell, ran: Ran, outcome: Outcome) -> dict[str, float | None]:
+    """GB/s while the link copies: the device's, the simulated, and of the profile's table at the size of a chunk.
+
+    ``of_table``: the device's as a share of the table's. Bytes per busy nanosecond: how busy a link is, is the
+    policy's and not the link's.
+    """
+    sizes, curve = set(outcome.core.state.chunk_bytes), cell.costs
+    alone = {size / max(1, curve.copy_ns(size) - curve.copy_overhead_ns) for size in sizes}
+    rate, accounts = _rate(ran.link["bytes"], ran.link["busy_ns"]), outcome.accounts
+    table = min(alone) if len(alone) == 1 else None
+    return {
+        "gb_per_s": rate,
+        "simulated_gb_per_s": _rate(accounts.demand_bytes + accounts.speculative_bytes, accounts.link_busy_ns),
+        "table_gb_per_s": table,
+        "of_table": rate / table if rate is not None and table else None,
+    }
 
 
-def replayed(cell: Cell, run: DeviceRun) -> tuple[str, Accounts]:
-    """The device's log fed to a fresh core of the same cell, without a clock: its digest and its accounts."""
+def _rate(nbytes: int, ns: int) -> float | None:
+    return nbytes / ns if ns else None
+
+
+def _replayed(cell: Cell, ran: Ran) -> tuple[str, list[str]]:
+    """The digest of a log that is fed to a fresh core without a clock, and the accounts in which it differs."""
+    digest, accounts = replayed(cell, ran.log)
+    again = counted(accounts)
+    return digest, [key for key in COUNTED if again[key] != ran.counted[key]]
+
+
+def replayed(cell: Cell, log: Sequence[int]) -> tuple[str, Accounts]:
+    """A device's log fed to a fresh core of the same cell, without a clock: its digest and its accounts."""
     core = cell.core(cell.policy())
-    digest = replay(run.core.log, core)
+    digest = replay(log, core)
     return digest, core.finish(core.accounts.start_ns)  # no nanosecond is told: a window of none
 
 

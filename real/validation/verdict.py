@@ -70,8 +70,8 @@ def markdown(document: Mapping[str, Any]) -> str:
         f"- Model: {source['model']['name']} in {source['model']['dtype']}, weights={source['model']['weights']}",
         f"- Profile: {hardware['name']}, {hardware['provenance']}; overheads: {hardware['overheads']}"
         + ("" if hardware["of_this_device"] else "; **not measured on this device**"),
-        f"- Code: {source['code']}; each cell run {source['repeat']} time{'s' * (source['repeat'] > 1)}"
-        + (", the run of median time is shown" if source["repeat"] > 1 else ""),
+        f"- Experts: {_way(source['exact'])}; code: {source['code']}; each cell run {source['repeat']}"
+        f" time{'s' * (source['repeat'] > 1)}" + (", the run of median time is shown" if source["repeat"] > 1 else ""),
         "",
         "Error of a time: (measured - predicted) / measured. Of a hit rate: measured - predicted.",
         "",
@@ -81,10 +81,14 @@ def markdown(document: Mapping[str, Any]) -> str:
     for name, errors in document["summary"].items():
         shown = [_share(errors[key], name) for key in ("median", "worst")] if errors else ["-", "-"]
         lines.append(f"| {WORDS[name]} | {shown[0]} | {shown[1]} | {errors['rows'] if errors else 0} |")
+    lines += ["", *_criteria(document["criteria"])]
     lines += [
         "",
-        _row(["policy", "budget", *_heads(), "replay"]),
-        _row(["---", "--:", *["--:"] * (len(_heads())), "---"]),
+        "*Decides*: what most of the predicted time goes to, known before the run. *Expected*: how far TPOT may be off"
+        " by the scatter of what was measured beforehand. *Link*: GB/s while it copies, and its share of the table's.",
+        "",
+        _row(["policy", "budget", *_heads(), "decides", "link, GB/s (of table)", "replay"]),
+        _row(["---", "--:", *["--:"] * (len(_heads())), "---", "--:", "---"]),
     ]
     lines += [_row(_cells(row)) for row in rows]
     if document["failed"]:
@@ -95,7 +99,29 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 def _heads() -> list[str]:
     times = [f"{WORDS[name]} {what}" for name in TIMES for what in ("measured, ms", "predicted", "error")]
+    times.insert(3, "expected")
     return times + [f"{WORDS[name]} (error)" for name in FIGURES[3:]]
+
+
+def _way(exact: bool) -> str:
+    return "one by one, whatever is in memory" if exact else "in one grouped kernel where all are there"
+
+
+def _criteria(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The criteria as a table; [] where no cell falls under any."""
+    rows = [it for it in found if it["value"] is not None]
+    if not rows:
+        return []
+    lines = [_row(["criterion", "cells", "found", "wanted", ""]), _row(["---", "--:", "--:", "--:", "---"])]
+    for it in rows:
+        wanted = [
+            f"{how} {it[key]:g}" for key, how in (("least", "at least"), ("most", "at most")) if it[key] is not None
+        ]
+        said = "holds" if it["holds"] else "**fails**" if it["judged"] else "off"
+        said = said if it["judged"] else f"{said}; expected, not judged"
+        where = "" if it["over"] == "all" else f"; cells where the {it['over']} decides"
+        lines.append(_row([f"{it['what']}{where}", str(it["cells"]), f"{it['value']:.4g}", ", ".join(wanted), said]))
+    return lines
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -105,12 +131,16 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         low, high = row["spread"].get(name) or (None, None)
         spread = f" ({_ms(low)} to {_ms(high)})" if low != high else ""
         found += [_ms(it["device"]) + spread, _ms(it["simulated"]), _share(it["error"], name, sign=True)]
+        if name == TIMES[0]:
+            found.append(_share(row.get("expected"), name))
     for name in FIGURES[3:]:
         it = row["errors"][name]
         rate = "-" if it["device"] is None else f"{it['device']:.3f}"
         found.append(f"{rate} ({_share(it['error'], name, sign=True)})")
-    replay = row["replay"]
-    return [*found, "agrees" if replay["agrees"] and replay["accounts_agree"] else "**differs**"]
+    replay, link = row["replay"], row["link"]
+    rate = "-" if link["gb_per_s"] is None else f"{link['gb_per_s']:.3g}"
+    rate += "" if link["of_table"] is None else f" ({link['of_table']:.3f})"
+    return [*found, row["decides"], rate, "agrees" if replay["agrees"] and replay["accounts_agree"] else "**differs**"]
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -3,53 +3,76 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
-import secrets
 import sys
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-import real
+from real.validation.compare import Logs
+from real.validation.criteria import criteria
 from real.validation.verdict import label, markdown, summary, worst_first
-from sim.replay import RecordingCore
+from sim.cell import Cell
 from sim.results import measured_requests
-from traces.calibrate.machine import describe
 from traces.errors import UserError
-
-if TYPE_CHECKING:
-    from real.validate import Bench, Grid, Options
+from traces.whole import write_whole
 
 SCHEMA = 1
 
 
-def document_of(grid: Grid, bench: Bench) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of a document are from. ``device``: as traces.calibrate.machine.describe gives it."""
+
+    cell: Cell
+    """Any of those that were run."""
+    device: Mapping[str, str]
+    weights: str
+    checkpoint: str
+    repeat: int
+    date: str
+    code: str
+    """Of the runtime."""
+    exact: bool = True
+
+
+def now() -> str:
+    """The date and time of a measurement, as documents have it."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def document_of(
+    cells: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]], source: Source
+) -> dict[str, Any]:
     """All that is known of a grid: where it was run, what came of it, the worst cell first."""
-    assert bench.cell is not None
-    rows = worst_first(grid.cells)
+    rows = worst_first(cells)
     return {
         "schema": SCHEMA,
-        "provenance": provenance(bench),
+        "provenance": provenance(source),
         "summary": summary(rows),
+        "criteria": criteria(rows),
         "cells": rows,
-        "failed": grid.failed,
+        "failed": list(failed),
     }
 
 
-def provenance(bench: Bench) -> dict[str, Any]:
+def provenance(source: Source) -> dict[str, Any]:
     """Device, versions, date, profile, trace, model and code; what a cell has of its own stands with the cell."""
-    cell, device = bench.cell, describe(bench.device)
-    assert cell is not None
+    cell, device = source.cell, source.device
     manifest, hardware = cell.trace.manifest, cell.config.hardware
     profile = cell.hardware
     measured = hardware.get("measured") or {}
     return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "device": device,
+        "date": source.date,
+        "device": dict(device),
         "hardware": {
             "name": profile.name,
             "provenance": profile.provenance,
@@ -69,34 +92,24 @@ def provenance(bench: Bench) -> dict[str, Any]:
         "model": {
             "name": cell.model.name,
             "dtype": cell.costs.dtype,
-            "weights": bench.options.weights,
+            "weights": source.weights,
             "expert_bytes": cell.setup.expert_bytes[0],
-            "checkpoint": Path(bench.checkpoint).name or None,
+            "checkpoint": Path(source.checkpoint).name or None,
         },
         "measured_requests": measured_requests(cell),
-        "repeat": bench.options.repeat,
+        "repeat": source.repeat,
         "before": "one request of the trace under lru, not measured",
         "workload": dict(cell.config.workload),
         "chunks": cell.setup.chunks,
         "seed": cell.config.seed,
-        "code": runtime_digest(),
+        "exact": source.exact,
+        "code": source.code,
     }
 
 
-def runtime_digest() -> str:
-    """Hash of the runtime's own files; the simulator's and the policy's stand with each cell."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(str(real.__file__)).parent.glob("*.py")):
-        content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)} ".encode() + content)
-    return digest.hexdigest()[:16]
-
-
-def write_results(document: Mapping[str, Any], grid: Grid, options: Options) -> Path:
-    """Write NAME.json, NAME.md, NAME.png and, if kept, the logs; returns the folder. UserError where it cannot be."""
-    source = document["provenance"]
-    folder = Path(options.out) if options.out else Path("real") / "results" / _word(source["hardware"]["name"])
-    name = options.name or _word(source["model"]["name"])
+def write_results(document: Mapping[str, Any], folder: Path, name: str = "") -> None:
+    """Write NAME.json, NAME.md and NAME.png into the folder. UserError where it cannot be."""
+    name = name or word(document["provenance"]["model"]["name"])
     files = {
         f"{name}.json": (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),
         f"{name}.md": (markdown(document) + f"\n![predicted against measured]({name}.png)\n").encode(),
@@ -107,38 +120,36 @@ def write_results(document: Mapping[str, Any], grid: Grid, options: Options) -> 
         files[f"{name}.png"] = draw(document)
     except ImportError:
         sys.stderr.write("no plot: matplotlib is not installed\n")
-    try:
-        for row, logs in grid.logs:
-            inner = folder / "logs" / _word(f"{name}-{label(row['policy'])}-{row['budget']}")
-            inner.mkdir(parents=True, exist_ok=True)
-            for side in ("device", "simulated"):
-                _place(inner / f"{side}.npy", _npy(getattr(logs, side)))
+    with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
-            _place(folder / file, content)
+            write_whole(folder / file, content)
+
+
+def write_logs(folder: Path, name: str, row: Mapping[str, Any], logs: Logs) -> None:
+    """Write both logs of a cell, for ``python -m real diff``. UserError where they cannot be."""
+    inner = folder / "logs" / word(f"{name}-{label(row['policy'])}-{row['budget']}")
+    with writable(folder):
+        inner.mkdir(parents=True, exist_ok=True)
+        for side in ("device", "simulated"):
+            write_whole(inner / f"{side}.npy", _npy(getattr(logs, side)))
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """UserError where ``out=`` cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise UserError(f"out={folder}: cannot be written ({error.strerror}); allowed: a folder that can") from None
-    return folder
 
 
-def _place(path: Path, content: bytes) -> None:
-    """The file whole, or as it was."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _npy(core: RecordingCore) -> bytes:
-    import io
-
+def _npy(log: Sequence[int]) -> bytes:
     stream = io.BytesIO()
-    np.save(stream, np.frombuffer(core.log, dtype=np.int64), allow_pickle=False)
+    np.save(stream, np.frombuffer(array("q", log), dtype=np.int64), allow_pickle=False)
     return stream.getvalue()
 
 
-def _word(text: str) -> str:
+def word(text: str) -> str:
     """A text as the name of a file."""
     return re.sub(r"[^\w.-]+", "_", text).strip("._") or "unnamed"

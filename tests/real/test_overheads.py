@@ -127,5 +127,4 @@ def _as_simulated(run: overheads.Sample, planted: tuple[int, int, int]) -> overh
         sum(accounts.stall_row()),
         run.events,
         run.launches,
-        run.bare,
     )

@@ -1,0 +1,120 @@
+"""What a run on a device leaves, as data: it can be judged where it was made, or later and elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import real
+from real.runtime.forced import DeviceRun
+from sim.cell import Cell
+from sim.config import RunConfig
+from sim.core.accounts import Accounts
+from sim.results import document
+from traces.errors import UserError
+from traces.whole import write_whole
+
+COUNTED = ("hits", "fates", "fate_bytes", "issued", "demand_bytes", "speculative_bytes", "predicts", "quality")
+"""Of the accounts: what the core counts, which a replay must count alike. Nanoseconds are the machine's."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One run. ``document``: the result, as the simulator's; ``log``: the facts, int64 words as sim.replay has them.
+
+    ``counted``: COUNTED of the accounts. ``link``: nanoseconds in which it copied, and the bytes of those copies.
+    ``code``: of the runtime that ran it.
+    """
+
+    document: Mapping[str, Any]
+    digest: str
+    counted: Mapping[str, Any]
+    log: Sequence[int]
+    slots: Mapping[str, Any]
+    link: Mapping[str, int]
+    trace: str
+    """SHA-256 of the trace whose routing it was."""
+    code: str
+
+    @classmethod
+    def of(cls, cell: Cell, run: DeviceRun) -> Ran:
+        """Of a run that has ended."""
+        accounts = run.outcome.accounts
+        return cls(
+            document(cell, run.outcome, None),
+            run.core.digest(),
+            counted(accounts),
+            run.core.log,
+            run.core.pool.facts(),
+            {"busy_ns": accounts.link_busy_ns, "bytes": accounts.demand_bytes + accounts.speculative_bytes},
+            cell.trace.sha256,
+            runtime_digest(),
+        )
+
+    @property
+    def wall_ns(self) -> int:
+        """The measured window."""
+        return int(self.document["totals"]["wall_ns"])
+
+
+def counted(accounts: Accounts) -> dict[str, Any]:
+    """What a replay must count alike, as JSON has it."""
+    found: dict[str, Any] = json.loads(json.dumps({key: getattr(accounts, key) for key in COUNTED}))
+    return found
+
+
+@cache
+def runtime_digest() -> str:
+    """Hash of the runtime's own files; the simulator's and the policy's stand with each cell."""
+    digest = hashlib.sha256()
+    root = Path(str(real.__file__)).parent / "runtime"
+    for path in sorted(root.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(content)} ".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def save(path: Path, config: RunConfig, ran: Ran, **more: Any) -> None:
+    """Write PATH.json and, before it, PATH.npz with the log: where the first is, the run is whole.
+
+    ``more``: what is to stand beside it.
+    """
+    stream = io.BytesIO()
+    np.savez_compressed(stream, log=np.frombuffer(array("q", ran.log), dtype=np.int64))
+    write_whole(path.with_name(f"{path.name}.npz"), stream.getvalue())
+    content = {key: value for key, value in vars(ran).items() if key != "log"}
+    text = json.dumps({"config": asdict(config), "ran": content, **more}, indent=1, allow_nan=False)
+    write_whole(path.with_name(f"{path.name}.json"), f"{text}\n")
+
+
+def load(path: Path, traces: Path) -> tuple[RunConfig, Ran, dict[str, Any]]:
+    """What :func:`save` wrote as PATH.json: the configuration, the run, and what stood beside it.
+
+    ``traces``: the folder in which a trace lies that the configuration names by a relative path. UserError for a file
+    that is damaged.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
+            log = array("q", arrays["log"].astype(np.int64).tobytes())
+        config, ran = RunConfig.from_dict(found.pop("config")), Ran(log=log, **found.pop("ran"))
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or path}: {error.strerror}; allowed: what python -m real measure wrote"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{path}: not a run of python -m real measure ({why}); measure it again") from None
+    if config.trace != "sample" and not Path(config.trace).is_absolute():
+        config = replace(config, trace=str(traces / config.trace))
+    return config, ran, found

@@ -18,6 +18,7 @@ from traces.collect.options import check_choice, check_range, parse_options
 from traces.errors import UserError
 
 if TYPE_CHECKING:
+    from real.overheads import Overheads
     from real.runtime.offloaded import Offloaded
 
 USAGE = """\
@@ -113,25 +114,34 @@ def add_overheads(
 ) -> dict[str, Any]:
     """The hardware profile, called `name`, with the overheads of the runtime as it runs `model`."""
     from real import overheads
-    from real.synthetic import UNIFORM
 
     plan = overheads.Plan(options.tokens, options.repeat, options.budget, options.seed)
     with tempfile.TemporaryDirectory(prefix="moe-offload-") as folder:
         runs = overheads.samples(model, profile, hardware, options.model, plan, Path(folder), _say)
         found = overheads.fit(runs)
+    made = f"{options.model}, weights={options.weights}"
+    put = with_overheads(hardware, found, name, made, options.seed, datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    figures = ("layer_overhead_us", "launch_us", "copy_overhead_us")
+    _say(", ".join(f"{key} {put['runtime'][key]:g}" for key in figures))
+    return put
+
+
+def with_overheads(
+    hardware: Mapping[str, Any], found: Overheads, name: str, model: str, seed: int, date: str
+) -> dict[str, Any]:
+    """The hardware profile, called ``name``, with overheads that were found on ``model``: it says whose they are."""
+    from real import overheads
+    from real.synthetic import UNIFORM
+
     put = overheads.put_in(hardware, found.layer, found.launch, found.copy)
-    figures = {
+    put["runtime"] = {
+        "date": date,
+        "model": model,
+        "routing": f"{UNIFORM}, seed {seed}",
+        "method": overheads.METHOD,
         "layer_overhead_us": put["software"]["layer_overhead_us"],
         "launch_us": put["gpu"]["launch_us"],
         "copy_overhead_us": put["software"]["copy_overhead_us"],
-    }
-    _say(", ".join(f"{key} {value:g}" for key, value in figures.items()))
-    put["runtime"] = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "model": f"{options.model}, weights={options.weights}",
-        "routing": f"{UNIFORM}, seed {options.seed}",
-        "method": overheads.METHOD,
-        **figures,
         "fit": dict(found.fit),
     }
     put["sources"] = dict(put["sources"]) | {"launch_us": "measured: the runtime's own, see runtime"}

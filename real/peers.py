@@ -8,13 +8,16 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from real.run import prepare
 from real.words import checkpoint, configuration, divide, model_dtype
 from sim.config import RunConfig
 from traces.collect.options import check_choice, check_range
 from traces.errors import UserError
+
+if TYPE_CHECKING:
+    from real.runtime.offloaded import Offloaded
 
 USAGE = """\
 python -m real peers policy=NAME budget=50% [key=value ...]
@@ -28,6 +31,7 @@ budget. Milliseconds per token, medians over decode passes, and the ratio to the
 
   prompt_tokens   of the request, drawn at random                                                 [64]
   new_tokens      decode passes that are timed                                                    [48]
+  accelerate_tokens   decode passes of accelerate's, which is slow                                [4]
   format          table | json                                                                    [table]
 """
 
@@ -45,6 +49,7 @@ class Options:
     threads: int = 0
     prompt_tokens: int = 64
     new_tokens: int = 48
+    accelerate_tokens: int = 4
     format: str = "table"
     config: str = ""
 
@@ -54,6 +59,7 @@ class Options:
         check_choice("format", self.format, ("table", "json"))
         check_range("prompt_tokens", self.prompt_tokens, 1, 1 << 16)
         check_range("new_tokens", self.new_tokens, 2, 1 << 16)
+        check_range("accelerate_tokens", self.accelerate_tokens, 2, 1 << 16)
         check_range("threads", self.threads, 0, 4096)
 
 
@@ -64,6 +70,8 @@ def main(words: Sequence[str]) -> int:
     config = configuration(rest, options.config)
     prepare(options.threads)
     rows = measure(config, options, checkpoint(rest, config))
+    for what, why in rows["left_out"].items():
+        sys.stderr.write(f"no row for {what}: {why}\n")
     if options.format == "json":
         sys.stdout.write(json.dumps(rows, indent=1, allow_nan=False) + "\n")
         return 0
@@ -76,57 +84,72 @@ def main(words: Sequence[str]) -> int:
 
 def measure(config: RunConfig, options: Options, name: str) -> dict[str, Any]:
     """All rows, one after the other, on one model. UserError where it does not fit."""
-    import torch
-
-    from real.runtime.generate import Served
     from real.runtime.models import open_model
     from real.runtime.offloaded import Offloaded
-    from real.session import find_history, make_live_setup, make_policy, serve
-    from traces.collect.devices import device_name, device_of
+    from traces.collect.devices import device_of
+
+    layers = int(config.model.get("moe_layers", 0)) or None
+    model = Offloaded(open_model(name, model_dtype(config), options.weights, layers), device_of(options.device))
+    return beside(model, config, options, name)
+
+
+def beside(model: Offloaded, config: RunConfig, options: Options, name: str) -> dict[str, Any]:
+    """All rows, of a model that is offloaded already: the library's first, whose weights are copied from the store.
+
+    A row that cannot be had is left out; ``left_out`` says why. UserError where the library's cannot.
+    """
+    from real.runtime.library import accelerated, resident
+    from real.runtime.store import check_room, free_memory
+    from traces.collect.devices import device_name
     from traces.collect.record import recorder_version
 
-    device = device_of(options.device)
-    model = open_model(
-        name, model_dtype(config), options.weights, int(config.model.get("moe_layers", 0)) or None, whole=True
-    )
-    vocabulary = int(model.config.get_text_config().vocab_size)
-    many = torch.randint(vocabulary, (WARM_UP,), generator=torch.Generator().manual_seed(1)).tolist()
-    prompt = torch.randint(vocabulary, (options.prompt_tokens,), generator=torch.Generator().manual_seed(0)).tolist()
-    model = _on(model, device)
-    rows = [{"name": "library, all on the device", "ms_per_token": _decode(model, device, prompt, options.new_tokens)}]
-    offloaded = _accelerated(model.to("cpu"), device)
-    if offloaded is not None:
-        row = {
-            "name": "accelerate, CPU offload",
-            "ms_per_token": _decode(offloaded, device, prompt, options.new_tokens),
-        }
-        rows.append(row)
-        _plain(offloaded)
-    runtime = Offloaded(model, device)
-    history = find_history(config, runtime.moe, given=False)
-    everything = replace(config, budget="100%", policy={"name": "lru"})
-    for chosen in (everything, config):
-        policy = make_policy(chosen, make_live_setup(chosen, runtime, name, {}), history, {})
+    device, prompt = model.backend.device, _tokens(model, options.prompt_tokens, 0)
+    with resident(model) as whole:
+        rows = [_row("library, all on the device", _decode(whole, device, prompt, options.new_tokens))]
+    left_out = {}
+    try:
+        check_room(model.store.nbytes, free_memory, "the experts, once more,")
+        with accelerated(model) as whole:
+            rows.append(_row("accelerate, CPU offload", _decode(whole, device, prompt, options.accelerate_tokens)))
+    except UserError as error:
+        left_out["accelerate, CPU offload"] = str(error)
+    rows += ours(model, config, name, prompt, options.new_tokens)
+    about = {"device": device_name(device), "software": recorder_version()}
+    return {"model": name, **about, "prompt_tokens": options.prompt_tokens, "rows": rows, "left_out": left_out}
+
+
+def ours(
+    model: Offloaded, config: RunConfig, name: str, prompt: Sequence[int], new_tokens: int
+) -> list[dict[str, Any]]:
+    """Our runtime's rows: with room for all experts, and as configured."""
+    from real.runtime.generate import Served
+    from real.session import find_history, make_live_setup, make_policy, serve
+
+    rows, many = [], _tokens(model, WARM_UP, 1)
+    history = find_history(config, model.moe, given=False)
+    for chosen in (replace(config, budget="100%", policy={"name": "lru"}), config):
+        policy = make_policy(chosen, make_live_setup(chosen, model, name, {}), history, {})
         requests = [
-            Served(i, tokens, lambda logits: int(logits.argmax()), n)
-            for i, (tokens, n) in enumerate(((many, 2), (prompt, options.new_tokens + 1)))
+            Served(i, list(tokens), lambda logits: int(logits.argmax()), n)
+            for i, (tokens, n) in enumerate(((many, 2), (prompt, new_tokens + 1)))
         ]
-        machine = serve(chosen, runtime, policy, requests, frozenset()).machine
+        machine = serve(chosen, model, policy, requests, frozenset()).machine
         steps = machine.timeline.steps  # (begin, end, number, whether prefill)
-        spent = [end - begin for begin, end in zip(steps[::4], steps[1::4], strict=True)][-options.new_tokens + 1 :]
-        rows.append({"name": f"ours, {policy.name} at {chosen.budget}", "ms_per_token": statistics.median(spent) / 1e6})
-    return {"model": name, "device": device_name(device), "software": recorder_version(), "rows": rows}
+        spent = [end - begin for begin, end in zip(steps[::4], steps[1::4], strict=True)][-new_tokens + 1 :]
+        rows.append(_row(f"ours, {policy.name} at {chosen.budget}", statistics.median(spent) / 1e6))
+    return rows
 
 
-def _on(model: Any, device: Any) -> Any:
+def _row(name: str, ms: float) -> dict[str, Any]:
+    return {"name": name, "ms_per_token": ms}
+
+
+def _tokens(model: Offloaded, n: int, seed: int) -> list[int]:
     import torch
 
-    try:
-        return model.to(device)
-    except torch.cuda.OutOfMemoryError:
-        raise UserError(
-            f"the model does not fit into {device}; allowed: one that does, as it is to be compared"
-        ) from None
+    vocabulary = int(model.model.config.get_text_config().vocab_size)
+    drawn: list[int] = torch.randint(vocabulary, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return drawn
 
 
 def _decode(model: Any, device: Any, prompt: list[int], new_tokens: int) -> float:
@@ -143,18 +166,3 @@ def _decode(model: Any, device: Any, prompt: list[int], new_tokens: int) -> floa
             token = int(engine.decode([0], [token])[0].argmax())
             spent.append(time.perf_counter_ns() - began)
     return statistics.median(spent[1:]) / 1e6
-
-
-def _accelerated(model: Any, device: Any) -> Any:
-    try:
-        from accelerate import cpu_offload
-    except ImportError:
-        sys.stderr.write("no row for accelerate: it is not installed\n")
-        return None
-    return cpu_offload(model, execution_device=device)
-
-
-def _plain(model: Any) -> None:
-    from accelerate.hooks import remove_hook_from_submodules
-
-    remove_hook_from_submodules(model)

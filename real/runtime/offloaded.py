@@ -68,6 +68,8 @@ class Offloaded:
         experts = [layer.experts for layer in self.moe.layers]
         if device.type != "cpu" or any(p.is_meta for module in experts for p in module.parameters()):
             check_room(sum(p.numel() * p.element_size() for module in experts for p in module.parameters()), room)
+        self.library = str(model.config.get_text_config()._experts_implementation)
+        """How the library computes these experts by itself."""
         model.set_experts_implementation(TAKEN)
         self.store = HostStore(experts, pinned=device.type == "cuda", room=room)
         try:

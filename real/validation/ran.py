@@ -20,6 +20,7 @@ from real.runtime.forced import DeviceRun
 from sim.cell import Cell
 from sim.config import RunConfig
 from sim.core.accounts import Accounts
+from sim.frame import label
 from sim.results import document
 from traces.errors import UserError
 from traces.whole import write_whole
@@ -84,21 +85,18 @@ def runtime_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def save(path: Path, config: RunConfig, ran: Ran, **more: Any) -> None:
-    """Write PATH.json and, before it, PATH.npz with the log: where the first is, the run is whole.
-
-    ``more``: what is to stand beside it.
-    """
+def save(path: Path, config: RunConfig, ran: Ran) -> None:
+    """Write PATH.json and, before it, PATH.npz with the log: where the first is, the run is whole."""
     stream = io.BytesIO()
     np.savez_compressed(stream, log=np.frombuffer(array("q", ran.log), dtype=np.int64))
     write_whole(path.with_name(f"{path.name}.npz"), stream.getvalue())
     content = {key: value for key, value in vars(ran).items() if key != "log"}
-    text = json.dumps({"config": asdict(config), "ran": content, **more}, indent=1, allow_nan=False)
+    text = json.dumps({"config": asdict(config), "ran": content}, indent=1, allow_nan=False)
     write_whole(path.with_name(f"{path.name}.json"), f"{text}\n")
 
 
-def load(path: Path, traces: Path) -> tuple[RunConfig, Ran, dict[str, Any]]:
-    """What :func:`save` wrote as PATH.json: the configuration, the run, and what stood beside it.
+def load(path: Path, traces: Path) -> tuple[RunConfig, Ran]:
+    """What :func:`save` wrote as PATH.json: the configuration and the run.
 
     ``traces``: the folder in which a trace lies that the configuration names by a relative path. UserError for a file
     that is damaged.
@@ -107,7 +105,7 @@ def load(path: Path, traces: Path) -> tuple[RunConfig, Ran, dict[str, Any]]:
         found = json.loads(path.read_text(encoding="utf-8"))
         with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
             log = array("q", arrays["log"].astype(np.int64).tobytes())
-        config, ran = RunConfig.from_dict(found.pop("config")), Ran(log=log, **found.pop("ran"))
+        config, ran = RunConfig.from_dict(found["config"]), Ran(log=log, **found["ran"])
     except OSError as error:
         raise UserError(
             f"{error.filename or path}: {error.strerror}; allowed: what python -m real measure wrote"
@@ -117,4 +115,20 @@ def load(path: Path, traces: Path) -> tuple[RunConfig, Ran, dict[str, Any]]:
         raise UserError(f"{path}: not a run of python -m real measure ({why}); measure it again") from None
     if config.trace != "sample" and not Path(config.trace).is_absolute():
         config = replace(config, trace=str(traces / config.trace))
-    return config, ran, found
+    return config, ran
+
+
+Runs = dict[tuple[str, str], tuple[RunConfig, list[Ran]]]
+"""By policy, as its label says it, and budget: the configuration, and all runs of it."""
+
+
+def load_all(folder: Path, traces: Path) -> Runs:
+    """All runs in a folder. UserError for two of one policy and budget that were not run alike."""
+    found: Runs = {}
+    for path in sorted(folder.glob("*.json")):
+        config, ran = load(path, traces)
+        kept = found.setdefault((label(config.policy), str(config.budget)), (config, []))
+        if kept[0] != config:
+            raise UserError(f"{path}: of another configuration than the run before it; measure into a new folder")
+        kept[1].append(ran)
+    return found

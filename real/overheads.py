@@ -166,10 +166,10 @@ def without(hardware: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def put_in(hardware: Mapping[str, Any], layer: int, launch: int, copy: int) -> dict[str, Any]:
-    """The profile with these overheads, in ns."""
+    """The profile with these overheads, in ns; what it charges for a policy's own decisions stays."""
     return dict(hardware) | {
         "gpu": dict(hardware["gpu"]) | {"launch_us": launch / 1000},
-        "software": {"layer_overhead_us": layer / 1000, "copy_overhead_us": copy / 1000},
+        "software": dict(hardware["software"]) | {"layer_overhead_us": layer / 1000, "copy_overhead_us": copy / 1000},
         "runtime": None,
     }
 

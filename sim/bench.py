@@ -2,7 +2,7 @@
 
 Both replay the same requests with the same policy and must agree on every account. Then the engine alone replays
 all requests, in a process of its own whose memory is read while it runs. ``beside=`` instead puts other policies beside
-the configured one.
+the configured one, and ``policy_us=`` measures what the decisions of policies take.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,16 @@ from typing import Any
 from sim.cell import Cell, make_cell
 from sim.cli import split_output, wants_help
 from sim.compose import read_config
+from sim.policy_time import BASELINE, REPEAT, Logged, measure_policy_time
+from sim.replay import RecordingCore
+from sim.run import simulate
 from traces.errors import UserError
 
 DEFAULTS = ("budget=25%", "chunks=3", "bounds=false")
+FEW = "limit=10"  # requests of what is measured in turns
 PAIRS = 3  # the two machines take turns; the best of each counts
 BESIDE = "beside"
+DECISIONS = "policy_us"
 ALONE = "alone"  # the mark of the process that measures memory
 
 
@@ -39,10 +45,11 @@ def main(words: Sequence[str]) -> int:
     overrides, output = split_output(words, writes=False)
     given = {word.partition("=")[0] for word in overrides}
     overrides = [*(word for word in DEFAULTS if word.partition("=")[0] not in given), *overrides]
-    if BESIDE in given:
-        others = [word.partition("=")[2] for word in overrides if word.partition("=")[0] == BESIDE]
-        return _beside([word for word in overrides if word.partition("=")[0] != BESIDE], others, output["format"])
-    side = overrides if "limit" in given else [*overrides, "limit=10"]
+    for mode, run in ((BESIDE, _beside), (DECISIONS, _decisions)):
+        if mode in given:
+            names = [word.partition("=")[2] for word in overrides if word.partition("=")[0] == mode]
+            return run([word for word in overrides if word.partition("=")[0] != mode], names, output["format"])
+    side = overrides if "limit" in given else [*overrides, FEW]
     report = _side_by_side(make_cell(read_config(side)))
     whole = [word for word in overrides if word.partition("=")[0] != "limit"]
     sys.stderr.write("all requests, the engine alone ...\n")
@@ -67,7 +74,8 @@ def _side_by_side(cell: Cell) -> dict[str, Any]:
                 machine: Any = cell.machine(cell.core(policy))
             else:
                 link, threads = cell.hardware.link, cell.hardware.host.predictor_threads
-                machine = textbook(policy, cell.setup, cell.signals(policy), cell.costs, link.depth, threads)
+                own = cell.policy_time(policy.name).ns()
+                machine = textbook(policy, cell.setup, cell.signals(policy), cell.costs, link.depth, threads, own)
             began = time.process_time()
             accounts[name] = machine.run([], cell.passes(cell.selection.measured))
             best[name] = min(best[name], time.process_time() - began)
@@ -107,6 +115,42 @@ def _beside(words: Sequence[str], others: Sequence[str], form: str) -> int:
     for name, row in rows.items():
         sys.stdout.write(f"  {name:<34} {row['layer_steps_per_s']:>10,.0f} layer-steps/s  {row['ratio']:.3f} x {own}\n")
     return 0
+
+
+def _decisions(words: Sequence[str], given: Sequence[str], form: str) -> int:
+    """CPU time of policies' own decisions above on_demand's, and the words that charge it."""
+    if not any(word.startswith("limit=") for word in words):
+        words = [*words, FEW]
+    rest = [word for word in words if not word.startswith(("policy=", "policy."))]
+    own = [word for word in words if word.startswith("policy.")]
+    on_demand = _logged(make_cell(read_config([*rest, f"policy={BASELINE}"])))
+    found = {}
+    for name in dict.fromkeys(name for several in given for name in several.split(",")):
+        cell = make_cell(read_config([*rest, f"policy={name}", *own]))
+        sys.stderr.write(f"{name}, {REPEAT} times in turns with {BASELINE} ...\n")
+        found[name] = (str(cell.config.policy["name"]), measure_policy_time(_logged(cell), on_demand))
+    if form == "json":
+        rows = {name: {"policy": policy, **asdict(taken)} for name, (policy, taken) in found.items()}
+        sys.stdout.write(json.dumps({"policies": rows}, indent=1) + "\n")
+        return 0
+    sys.stdout.write(f"CPU time of a policy's own decisions per pass, above {BASELINE}'s\n")
+    for name, (policy, taken) in found.items():
+        for phase, it in (("prefill", taken.prefill), ("decode", taken.decode)):
+            if it is not None:
+                sys.stdout.write(
+                    f"  {name:<34} {phase:<7} {it.us / 1000:>7.3f} ms  turns {it.lowest_us / 1000:.3f} to"
+                    f" {it.highest_us / 1000:.3f}, {it.passes:,} passes of {it.tokens:.1f} tokens\n"
+                )
+        charge = (f"+hardware.software.policy_us.{policy}.{phase}={us}" for phase, us in taken.policy_us().items())
+        sys.stdout.write(f"    {' '.join(charge)}\n")
+    return 0
+
+
+def _logged(cell: Cell) -> Logged:
+    """A simulated run's log, and fresh cores for it."""
+    core = simulate(cell, cell.policy(), record=True).core
+    assert isinstance(core, RecordingCore)
+    return Logged(core.log, lambda: cell.core(cell.policy()))
 
 
 def _alone(words: Sequence[str]) -> dict[str, Any]:
@@ -182,10 +226,14 @@ python -m sim bench [KEY=VALUE ...]
 
 Measures the engine beside the textbook machine of tests/engine on the same requests, then the engine alone on all
 requests with its memory. Takes the keys of sim run; budget=25% chunks=3 unless given. limit= sets the requests of
-the side-by-side part (10). Seconds are the process's own CPU time. With beside=POLICY,... the engine
-runs these policies in turns with the configured one instead, on all requests.
+the side-by-side part (10). Seconds are the process's own CPU time.
+
+With beside=POLICY,... the engine runs these policies in turns with the configured one instead, on all requests.
+With policy_us=POLICY,... it measures instead what each one's decisions take on this CPU, per pass and above
+on_demand's, and prints the words with which sim run charges it; limit= sets the requests (10).
 
   python -m sim bench
   python -m sim bench trace=DIR model=gpt_oss_20b
   python -m sim bench policy=lru beside=gate_ahead,lfru budget=8GB chunks=1
+  python -m sim bench policy_us=gate_ahead,fmoe budget=8GB chunks=1
 """

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from sim.history import TrainRequests
 from sim.inputs import Inputs
 from sim.lacks import There, check
 from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, shipped
+from sim.profiles.hardware import PolicyTime
 from sim.provenance import code_digest
 from sim.replay import RecordingCore
 from sim.signals import TraceSignals
@@ -104,9 +106,17 @@ class Cell:
         }
 
     def machine(
-        self, core: Core, progress: Callable[[int], None] | None = None, timeline: Timeline | None = None
+        self,
+        core: Core,
+        progress: Callable[[int], None] | None = None,
+        timeline: Timeline | None = None,
+        *,
+        charged: bool = True,
     ) -> Machine:
-        """The simulated machine of this cell's hardware; ``timeline`` is told what it does when."""
+        """The simulated machine of this cell's hardware; ``timeline`` is told what it does when.
+
+        ``charged``: the policy's own time is, where the profile has one; a reference row's is not.
+        """
         from sim.machine import Machine  # and SimPy, which a real machine may lack
 
         link, host = self.hardware.link, self.hardware.host
@@ -117,7 +127,12 @@ class Cell:
             predictor_threads=host.predictor_threads,
             progress=progress,
             timeline=timeline,
+            policy_ns=self.policy_time(core.policy.name).ns() if charged else (0, 0),
         )
+
+    def policy_time(self, name: str) -> PolicyTime:
+        """What this cell's hardware charges for a policy's own decisions; 0 where it says nothing of the policy."""
+        return self.hardware.software.policy_us.get(name) or PolicyTime()
 
     def passes(self, requests: Sequence[int]) -> Iterator[Pass]:
         """The forward passes of this cell's workload."""
@@ -127,7 +142,7 @@ class Cell:
         """Keys of a model or machine in which it differs from the shipped profile of its name; [] if there is none."""
         given: Mapping[str, Any] = getattr(self.config, group)
         try:
-            return sorted(_differences(shipped(group, str(given.get("name"))), given))
+            return sorted(_differences(_charging(shipped(group, str(given.get("name")))), _charging(given)))
         except UserError:
             return []
 
@@ -138,7 +153,7 @@ class Cell:
             "policy": registry.normal(self.config.policy),
             "model": asdict(self.model),
             "dtype": self.costs.dtype,
-            "hardware": _plain(asdict(self.hardware)),
+            "hardware": _charging(_plain(asdict(self.hardware))),
             "workload": dict(self.config.workload),
             "predictors": self._declared(),
             "budget_bytes": self.setup.budget,
@@ -262,6 +277,16 @@ def _differences(ours: Mapping[str, Any], given: Mapping[str, Any], prefix: str 
             yield from _differences(left, right, f"{prefix}{key}.")
         elif left != right:
             yield f"{prefix}{key}"
+
+
+def _charging(profile: Mapping[str, Any]) -> dict[str, Any]:
+    """A profile without what charges nothing for a policy's decisions: to charge 0 is the same cell as not to."""
+    if "software" not in profile:  # a model's
+        return dict(profile)
+    software = dict(profile["software"])
+    own = software.pop("policy_us", {})
+    charged = {name: us for name, us in own.items() if any(Fraction(str(figure)) for figure in us.values())}
+    return dict(profile) | {"software": software | ({"policy_us": charged} if charged else {})}
 
 
 def _plain(value: Any) -> Any:

@@ -134,7 +134,12 @@ class Link:
 
 
 class Machine:
-    """Replays passes on one GPU; ``progress`` is told the rows of each pass that has ended."""
+    """Replays passes on one GPU; ``progress`` is told the rows of each pass that has ended.
+
+    ``policy_ns``: the policy's own time, per prefill and per decode pass. It is spread evenly over the pass's layer
+    events, the first one's with the remainder (a pass without any has decided nothing): after each gate compute waits
+    for it, within ``compute_ns``, while copies go on.
+    """
 
     def __init__(
         self,
@@ -145,8 +150,9 @@ class Machine:
         predictor_threads: int = 1,
         progress: Callable[[int], None] | None = None,
         timeline: Timeline | None = None,
+        policy_ns: tuple[int, int] = (0, 0),
     ) -> None:
-        self.core, self.costs = core, costs
+        self.core, self.costs, self.policy_ns = core, costs, policy_ns
         self.link = Link(core, [costs.copy_ns(b) for b in core.state.chunk_bytes], depth, predictor_threads)
         self.timings = Timings()
         self.progress = progress
@@ -196,6 +202,7 @@ class Machine:
             dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + software
             if timeline is not None:
                 timeline.layer(now - lead, now, LEAD)
+            own, rest = self._own_ns(step)
             ns_by_layer = single_ns if step.rows == 1 and not core.routes else None
             for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
                 now += dense
@@ -213,6 +220,15 @@ class Machine:
                     free = self._settle(now, stalled[layer])
                     waited += free - now
                     now = free
+                if own or rest:
+                    spent, rest = own + rest, 0
+                    now += spent
+                    computed += spent
+                    accounts.policy_ns += spent
+                    if timeline is not None:
+                        timeline.decide(now - spent, now)
+                    if (under_way and under_way[0][0] <= now) or predictions:
+                        advance(now)
                 if ns_by_layer is not None:
                     ns, cost = ns_by_layer[layer], None
                 else:
@@ -255,6 +271,12 @@ class Machine:
             self.timings.note(step, began, now)
             if self.progress is not None:
                 self.progress(step.rows)
+
+    def _own_ns(self, step: Pass) -> tuple[int, int]:
+        """The policy's own time for each layer event of the pass, and what the first one has more."""
+        own = self.policy_ns[0 if step.prefill else 1]
+        events = sum(map(bool, step.demand)) if own else 0
+        return divmod(own, events) if events else (0, 0)
 
     def _settle(self, now: int, stalls: list[int]) -> int:
         """Start the copies and predictions that the policy wants; returns when the GPU is free of the latter."""

@@ -8,8 +8,9 @@ A gate's demand is logged as it was recorded: what the policy routes instead, an
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,40 +80,43 @@ class RecordingCore(Core):
 
 def replay(log: Sequence[int], core: Core) -> str:
     """Feed a log to a fresh core, without any clock; returns the decision digest. CoreError if the log is cut."""
+    for _, call, operands in calls(log, core):
+        call(*operands)
+    return core.digest()
+
+
+def calls(log: Sequence[int], core: Core) -> Iterator[tuple[int, Callable[..., object], tuple[Any, ...]]]:
+    """What a log tells and asks, in order: (operation, method of ``core``, its operands). CoreError if it is cut."""
     words = iter(log)
     take = words.__next__
 
     def many(n: int) -> list[int]:
         return [take() for _ in range(n)]
 
+    plain = {NEXT_CHUNK: core.next_chunk, NEXT_EXPERT: core.next_expert}
+    timed = {STEP_END: core.step_end, MEASURE: core.measure_from}
+    one = {CHUNK: core.chunk_done, EXPERT: core.expert_done, PREDICTION: core.prediction}
     for op in words:
+        operands: tuple[Any, ...]
         try:
-            if op == NEXT_CHUNK:
-                core.next_chunk()
-                continue
-            if op == NEXT_EXPERT:
-                core.next_expert()
+            if op in plain:
+                yield op, plain[op], ()
                 continue
             now = take()
-            if op == CHUNK:
-                core.chunk_done(take(), now)
-            elif op == EXPERT:
-                core.expert_done(take(), now)
+            if op in one:
+                yield op, one[op], (take(), now)
+            elif op in timed:
+                yield op, timed[op], (now,)
             elif op == GATE:
                 layer, n = take(), take()
-                core.gate(layer, many(n), many(n), now)
+                operands = (layer, many(n), many(n), now)
+                yield op, core.gate, operands
             elif op == STEP:
                 number, prefill, n = take(), bool(take()), take()
                 requests, parts = many(n), many(2 * n)
-                core.step_begin(number, prefill, requests, list(zip(parts[::2], parts[1::2], strict=True)), now)
-            elif op == PREDICTION:
-                core.prediction(take(), now)
-            elif op == STEP_END:
-                core.step_end(now)
-            elif op == MEASURE:
-                core.measure_from(now)
+                operands = (number, prefill, requests, list(zip(parts[::2], parts[1::2], strict=True)), now)
+                yield op, core.step_begin, operands
             else:
                 raise CoreError(f"unknown operation {op} in the log")
         except StopIteration:
             raise CoreError("the log ends in the middle of a fact") from None
-    return core.digest()

@@ -111,6 +111,7 @@ def document(cell: Cell, outcome: Outcome, bounds: Mapping[str, Any] | None) -> 
             "complete_hits": accounts.hit_row()[COMPLETE],
             "wall_ns": outcome.wall_ns,
             "compute_ns": accounts.compute_ns,
+            **({"policy_ns": accounts.policy_ns} if accounts.policy_ns else {}),
             "stall_ns": dict(zip(STALLS, accounts.stall_row(), strict=True)),
             "demand_bytes": accounts.demand_bytes,
             "speculative_bytes": dict(zip(FATES, accounts.fate_bytes, strict=True)),
@@ -215,6 +216,7 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
             "inferred": list(cell.hardware.inferred),
             "changed": cell.changed("hardware"),
             "overheads": cell.hardware.overheads,
+            **_own_time(cell, outcome),
         },
         "costs": dict(cell.costs.sources),
         "predictors": cell.facts(outcome.policy),
@@ -226,6 +228,14 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
         "cell": cell.key(),
         "decision_digest": outcome.core.digest(),
     }
+
+
+def _own_time(cell: Cell, outcome: Outcome) -> dict[str, Any]:
+    """What was charged for the policy's own decisions, in microseconds per pass; nothing where none was."""
+    if not outcome.accounts.policy_ns:
+        return {}
+    prefill, decode = cell.policy_time(outcome.policy.name).ns()
+    return {"policy_us": {"prefill": prefill / 1000, "decode": decode / 1000, "within": "compute"}}
 
 
 def measured_requests(cell: Cell) -> str:

@@ -66,13 +66,15 @@ def simulate(
     *,
     setup: Setup | None = None,
     name: str = "",
+    reference: bool = False,
     record: bool = False,
     shown: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
     """Replay the cell's requests under ``policy`` on the simulated machine; ``name`` is what progress calls it.
 
-    ``record``: keep the log of facts; ``shown``: keep a timeline.
+    ``reference``: as a reference row, which is charged no time of its own; ``record``: keep the log of facts;
+    ``shown``: keep a timeline.
     """
     core = cell.core(policy, setup=setup, record=record)
     total = sum(_rows(cell, r) for r in (*cell.selection.warmup, *cell.selection.measured))
@@ -86,7 +88,7 @@ def simulate(
 
     facts = stated(policy)
     timeline = Timeline() if shown else None
-    machine = cell.machine(core, note, timeline)
+    machine = cell.machine(core, note, timeline, charged=not reference)
     accounts = machine.run(cell.passes(cell.selection.warmup), cell.passes(cell.selection.measured))
     return Outcome(policy, core, accounts, machine.timings, facts, timeline)
 
@@ -120,7 +122,7 @@ def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | Non
         if not isinstance(policy, Clairvoyant):
             raise TypeError(f"{name} is not clairvoyant")
         policy.foresee(whole)
-        rows[name] = reference_row(simulate(cell, policy, name=name, progress=progress))
+        rows[name] = reference_row(simulate(cell, policy, name=name, reference=True, progress=progress))
     content = {
         "schema": SCHEMA,
         "belady_bypass": {"bytes": nbytes},
@@ -143,4 +145,4 @@ def _whole_future(cell: Cell) -> Future:
 def _infinite(cell: Cell, progress: Progress | None) -> Outcome:
     """LRU with a budget for all experts."""
     setup = replace(cell.setup, budget=cell.total_expert_bytes)
-    return simulate(cell, LRU(setup), setup=setup, name="infinite", progress=progress)
+    return simulate(cell, LRU(setup), setup=setup, name="infinite", reference=True, progress=progress)

@@ -114,8 +114,19 @@ def _where(result: Mapping[str, Any]) -> RenderableType:
     return Group(
         Text(f"stall and copied: per generated token{multiples}", style="dim"),
         Text(f"ms per generated token: {', '.join(shown)}"),
+        *_own_time(result),
         *rates,
     )
+
+
+def _own_time(result: Mapping[str, Any]) -> list[Text]:
+    """What the policy's own decisions took, where the profile charges it."""
+    charged, totals = result["provenance"]["hardware"].get("policy_us"), result["totals"]
+    if charged is None:
+        return []
+    ms = _n(totals["policy_ns"] / 1e6 / totals["generated_tokens"])
+    us = f"{charged['prefill']:,g} us per prefill pass, {charged['decode']:,g} us per decode pass"
+    return [Text(f"of compute, the policy's own decisions: {ms} ms per generated token ({us})")]
 
 
 def _fates(result: Mapping[str, Any]) -> RenderableType:

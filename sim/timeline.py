@@ -1,8 +1,9 @@
 """What a machine did when, as a Chrome trace: opens in Perfetto. The same for the simulator and for a device.
 
 Four lanes. On the GPU stream every forward pass is a slice, and inside it its dense parts, experts and stalls follow
-one another; whatever is left of a pass is software, on the CPU's lane. So the slices of a run add up: dense parts,
-experts and software to its compute, stalls to its stalls by cause, all of them to its wall time.
+one another; whatever is left of a pass is software, on the CPU's lane, where a policy's own time, if it is charged, has
+slices of its own. So the slices of a run add up: dense parts, experts, software and policy to its compute, stalls to
+its stalls by cause, all of them to its wall time.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class Timeline:
     """
 
     def __init__(self) -> None:
-        self._all = [array("q") for _ in range(8)]
+        self._all = [array("q") for _ in range(9)]
         self.copies, self.computes, self.stalls, self.dense = self._all[:4]
-        self.steps, self.used, self.software, self.predictions = self._all[4:]
+        self.steps, self.used, self.software, self.predictions, self.decisions = self._all[4:]
         self.free = 0
         """Up to here the GPU's time is shown."""
 
@@ -64,6 +65,11 @@ class Timeline:
         cuts = [begin + (end - begin) * i // len(experts) for i in range(len(experts) + 1)]
         for x, span in zip(experts, pairwise(cuts), strict=True):
             self.computes.extend((*span, x))
+        self.free = end
+
+    def decide(self, begin: int, end: int) -> None:
+        """The policy's own time passed."""
+        self.decisions.extend((self._until(begin), end))
         self.free = end
 
     def stall(self, begin: int, end: int, cause: int) -> None:
@@ -111,6 +117,8 @@ class Timeline:
             yield _slice(f"stall: {STALLS[cause]}", "stall", GPU, begin, end, {"cause": STALLS[cause]})
         for begin, end in _rows(self.software, 2):
             yield _slice("software", "software", CPU, begin, end, {})
+        for begin, end in _rows(self.decisions, 2):
+            yield _slice("policy", "software policy", CPU, begin, end, {})
         for begin, end, chunk, kind in _rows(self.copies, 4):
             layer, index = divmod(chunk // chunks, n_experts)
             about = {"layer": layer, "expert": index, "chunk": chunk % chunks, "kind": KINDS[kind]}

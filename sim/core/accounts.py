@@ -39,6 +39,8 @@ class Accounts:
     predicts: bool = False
     """Whether the policy declared any prediction (recall is null otherwise)."""
     compute_ns: int = 0
+    policy_ns: int = 0
+    """Of compute: the policy's own time, where the profile charges one."""
     stall_ns: list[list[list[int]]] = field(init=False)
     """[phase][layer][stall kind]."""
     link_busy_ns: int = 0

@@ -8,6 +8,7 @@ the dataclass itself gives a default. Decimals become exact fractions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field
 from fractions import Fraction
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -86,7 +87,8 @@ def record(kind: type[T]) -> Callable[[Any, str], T]:
         for key in value:
             if key not in readers:
                 raise UserError(f"{where}.{key}={value[key]!r}: unknown key; allowed: {one_of(readers)}")
-        required = [key for key in readers if not hasattr(kind, key)]  # a default is an attribute of the class
+        known: Mapping[str, Field[Any]] = getattr(kind, "__dataclass_fields__", {})
+        required = [key for key in readers if known[key].default is known[key].default_factory is MISSING]
         for key in required:
             if key not in value:
                 raise UserError(f"{where}.{key} is missing; required: {one_of(required)}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Annotated, Any, Self
 
+from policies import registry
 from sim.profiles.fields import (
     Count,
     Delay,
@@ -22,6 +23,8 @@ from sim.profiles.fields import (
     whole,
 )
 from sim.profiles.measured import Measured
+
+OwnTime = Annotated[Fraction, number(zero=True, at_most=10**9)]
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,33 @@ class Host:
 
 
 @dataclass(frozen=True)
+class PolicyTime:
+    """CPU time of a policy's own decisions, above those of on_demand, whose are within the overhead per layer."""
+
+    prefill: OwnTime = Fraction(0)  # per prefill pass, whatever its tokens
+    decode: OwnTime = Fraction(0)  # per decode pass
+
+    def ns(self) -> tuple[int, int]:
+        """Whole nanoseconds per pass, rounded up: (prefill, decode)."""
+        return -(-self.prefill * 1000 // 1), -(-self.decode * 1000 // 1)
+
+
+def _by_policy(value: Any, where: str) -> dict[str, PolicyTime]:
+    if not isinstance(value, Mapping):
+        raise refusal(value, where, "a mapping of policies to microseconds per pass, {prefill, decode}; {}: none")
+    for name, item in value.items():
+        if registry.find(str(name), where).clairvoyant:
+            raise refusal(name, where, "policies that can be chosen; a reference row is charged nothing")
+        if item == {}:
+            raise refusal(item, f"{where}.{name}", "a mapping with prefill, decode or both")
+    return {name: record(PolicyTime)(item, f"{where}.{name}") for name, item in value.items()}
+
+
+@dataclass(frozen=True)
 class Software:
     layer_overhead_us: Delay  # per MoE layer and pass
     copy_overhead_us: Delay = Fraction(0)  # per copy call, on top of what the link itself takes
+    policy_us: Annotated[dict[str, PolicyTime], _by_policy] = field(default_factory=dict)  # by policy; one not named: 0
 
 
 @dataclass(frozen=True)

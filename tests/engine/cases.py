@@ -105,10 +105,12 @@ def simulate(
     warmup: Iterable[Pass] = (),
     costs: FlatCosts | None = None,
     depth: int = 1,
+    policy_ns: tuple[int, int] = (0, 0),
 ) -> tuple[Accounts, Core]:
     """Run the engine."""
     core = Core(policy, setup, NoSignals())
-    return Machine(core, costs or setup.costs, depth=depth).run(warmup, passes), core  # type: ignore[arg-type]
+    machine = Machine(core, costs or setup.costs, depth=depth, policy_ns=policy_ns)  # type: ignore[arg-type]
+    return machine.run(warmup, passes), core
 
 
 def record(
@@ -118,10 +120,12 @@ def record(
     *,
     warmup: Iterable[Pass] = (),
     depth: int = 1,
+    policy_ns: tuple[int, int] = (0, 0),
 ) -> tuple[Accounts, RecordingCore]:
     """Run the engine, and replay its log without a clock on a fresh policy: the decisions must be the same."""
     core = RecordingCore(make_policy(setup), setup, NoSignals())
-    accounts = Machine(core, setup.costs, depth=depth).run(warmup, passes)  # type: ignore[arg-type]
+    machine = Machine(core, setup.costs, depth=depth, policy_ns=policy_ns)  # type: ignore[arg-type]
+    accounts = machine.run(warmup, passes)
     again = replay(core.log, Core(make_policy(setup), setup, NoSignals()))
     assert again == core.digest(), "the replay of the log decides differently"
     return accounts, core

@@ -220,6 +220,8 @@ class Case:
     costs: FlatCosts
     by_layer: bool
     """Whether a policy that can is to share the budget out over layers."""
+    policy_ns: tuple[int, int] = (0, 0)
+    """The policy's own time per prefill and per decode pass, for who charges it."""
 
 
 @st.composite
@@ -244,7 +246,8 @@ def cases(draw: st.DrawFn) -> Case:
     passes = [one_pass() for _ in range(draw(st.integers(1, 8)))]
     warmup = draw(st.sampled_from([0, 0, 1, 3]))
     setup = make_setup(sizes, n_experts, budget, chunks=chunks, costs=costs, seed=seed)
-    return Case(setup, passes[:warmup], passes[warmup:], depth, costs, by_layer)
+    own = draw(st.tuples(*[st.sampled_from([0, 0, 1, 5, 40, 200])] * 2))
+    return Case(setup, passes[:warmup], passes[warmup:], depth, costs, by_layer, own)
 
 
 def restless(setup: Setup, case: Case) -> Restless:

@@ -49,10 +49,18 @@ class Textbook(Events):
     """One run of one policy."""
 
     def __init__(
-        self, policy: Policy, setup: Setup, signals: StepSignals, costs: Any, depth: int = 1, predictor_threads: int = 1
+        self,
+        policy: Policy,
+        setup: Setup,
+        signals: StepSignals,
+        costs: Any,
+        depth: int = 1,
+        predictor_threads: int = 1,
+        policy_ns: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__(policy, setup)
         self.signals, self.costs, self.depth = signals, costs, depth
+        self.policy_ns = policy_ns
         self.shown = signals.shown()
         self.env = simpy.Environment()
         self.link = simpy.PriorityResource(self.env)
@@ -92,6 +100,7 @@ class Textbook(Events):
             self.phase, self.layer = 0 if step.prefill else 1, 0
             yield from self.predict_blocking()
             yield self.compute(costs.lead_ns(step.rows, step.kv_tokens, step.pairs), GATE)
+            thinking = self.thinking(step)
             dense_ns = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
             for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
                 yield self.compute(dense_ns, GATE)
@@ -100,8 +109,20 @@ class Textbook(Events):
                     event = LayerEvent(layer, step.prefill, demand, tokens, step.requests, counts, self.shown)
                     self.gate(event)
                     yield from self.predict_blocking()
+                    if thinks := thinking.pop():
+                        self.accounts.policy_ns += thinks
+                        yield self.compute(thinks, GATE)
                     yield from self.experts(dict(zip(event.demand, event.tokens, strict=True)))
             yield self.compute(costs.head_ns(len(step.requests)), GATE)
+
+    def thinking(self, step: Pass) -> list[int]:
+        """The policy's own time at each layer event, the last event's first."""
+        total = self.policy_ns[0] if step.prefill else self.policy_ns[1]
+        events = len([demand for demand in step.demand if demand])
+        shares = [total // events] * events if events else []
+        if events:
+            shares[-1] += total - sum(shares)
+        return shares
 
     def gate(self, event: LayerEvent) -> None:
         self.signals.layer = self.gated = self.layer

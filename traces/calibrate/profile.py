@@ -75,7 +75,7 @@ def assemble(
             "pageable_gb_per_s": _digits(pageable),
         },
         "host": {"dram_gb_per_s": _digits(rates["dram_gb_per_s"]), "cpu_threads": cores, "predictor_threads": 1},
-        "software": {"layer_overhead_us": first["layer_overhead_ns"] / 1000 if first else 0},
+        "software": {"layer_overhead_us": first["layer_overhead_ns"] / 1000 if first else 0, "policy_us": {}},
         "measured": {
             "date": date,
             "copies": OVER_LINK if cuda else IN_MEMORY,

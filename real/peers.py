@@ -99,7 +99,7 @@ def beside(model: Offloaded, config: RunConfig, options: Options, name: str) -> 
     A row that cannot be had is left out; ``left_out`` says why. UserError where the library's cannot.
     """
     from real.runtime.library import accelerated, resident
-    from real.runtime.store import check_room, free_memory
+    from real.runtime.host import Host
     from traces.collect.devices import device_name
     from traces.collect.record import recorder_version
 
@@ -108,7 +108,7 @@ def beside(model: Offloaded, config: RunConfig, options: Options, name: str) -> 
         rows = [_row("library, all on the device", _decode(whole, device, prompt, options.new_tokens))]
     left_out = {}
     try:
-        check_room(model.store.nbytes, free_memory, "the experts, once more,")
+        Host().check(model.store.nbytes, "the experts, once more,")
         with accelerated(model) as whole:
             rows.append(_row("accelerate, CPU offload", _decode(whole, device, prompt, options.accelerate_tokens)))
     except UserError as error:

@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from real.runtime.host import Host
+from real.runtime.intake import open_checkpoint
 from real.runtime.store import fill
 from traces.calibrate.shapes import DTYPES, PUBLISHED, configuration
+from traces.collect.families import is_experts
 from traces.collect.load import load
 from traces.errors import UserError, one_of
 
@@ -16,12 +19,22 @@ WEIGHTS = ("auto", "random")
 _AUTO: Any = AutoModelForCausalLM
 
 
-def open_model(name: str, dtype: str, weights: str, layers: int | None = None, *, whole: bool = False) -> Any:
-    """A model on the CPU, in evaluation mode, its experts without memory if their weights are random.
+def open_model(
+    name: str,
+    dtype: str,
+    weights: str,
+    layers: int | None = None,
+    *,
+    whole: bool = False,
+    host_memory: int | None = None,
+) -> Any:
+    """A model on the CPU, in evaluation mode, its experts where a store takes them as they are, or without memory if
+    their weights are random.
 
     `name`: "reference", a folder or a model of the local cache; with ``weights=random`` also a name of conf/model.
     `layers`: MoE layers of the trace, for a shape whose depth conf/model gives and transformers' defaults do not.
-    `whole`: random experts get their memory too.
+    `whole`: it is to go to the device as it is; random experts get their memory too.
+    `host_memory`: what the user says that there is, in the place of what is free.
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights}: allowed: {one_of(WEIGHTS)}")
@@ -30,7 +43,8 @@ def open_model(name: str, dtype: str, weights: str, layers: int | None = None, *
             raise UserError(
                 f"model={name}: its checkpoint is not shipped; allowed: weights=random, or the folder of a checkpoint"
             )
-        return load(name, dtype, "cpu").model
+        host = Host(host_memory)
+        return (load(name, dtype, "cpu", within=host.room_for) if whole else open_checkpoint(name, dtype, host)).model
     return _random(name, dtype, layers, whole)
 
 
@@ -50,7 +64,7 @@ def _random(name: str, dtype: str, layers: int | None, whole: bool) -> Any:
     torch.manual_seed(0)
     with torch.no_grad():
         for module in model.modules():
-            experts = all(hasattr(module, mark) for mark in ("num_experts", "is_transposed", "has_bias"))
+            experts = is_experts(module)
             if whole or not experts:
                 module.to_empty(device="cpu", recurse=False)
             if not experts:

@@ -15,9 +15,10 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from real.runtime.backend import DeviceError, backend_of
 from real.runtime.compute import LayerCompute
+from real.runtime.host import Host, free_memory
 from real.runtime.machine import Machine
 from real.runtime.masked import MaskedGate
-from real.runtime.store import HostStore, check_room, free_memory
+from real.runtime.store import HostStore
 from sim.workload import Pass
 from traces.collect.families import MoeModel, inspect_model
 from traces.collect.scoring import Law
@@ -58,23 +59,32 @@ class Feed(Protocol):
 class Offloaded:
     """Takes a model's experts into host memory, and the rest of it to the device. UserError where it does not fit.
 
-    From then on the model computes within :meth:`attached` only. ``room`` says how many bytes of host memory are free.
+    From then on the model computes within :meth:`attached` only. ``room`` says how many bytes of host memory are free,
+    ``host_memory`` what the user says that there is, in its place.
     """
 
-    def __init__(self, model: Any, device: torch.device, room: Callable[[], int] = free_memory) -> None:
+    def __init__(
+        self,
+        model: Any,
+        device: torch.device,
+        room: Callable[[], int] = free_memory,
+        host_memory: int | None = None,
+    ) -> None:
         self.moe: MoeModel = inspect_model(model)
         self.backend = backend_of(device)
         self.shapes = self.moe.shapes()  # while the experts have theirs
         experts = [layer.experts for layer in self.moe.layers]
-        if device.type != "cpu" or any(p.is_meta for module in experts for p in module.parameters()):
-            check_room(sum(p.numel() * p.element_size() for module in experts for p in module.parameters()), room)
+        unmade = [p for module in experts for p in module.parameters() if p.is_meta]
+        if unmade:
+            Host(host_memory, room).check(sum(p.numel() * p.element_size() for p in unmade))
         self.library = str(model.config.get_text_config()._experts_implementation)
         """How the library computes these experts by itself."""
         model.set_experts_implementation(TAKEN)
-        self.store = HostStore(experts, pinned=device.type == "cuda", room=room)
+        self.store = HostStore(experts, pinned=device.type == "cuda", room=room, host_memory=host_memory)
         try:
             self.model = model.to(device)
         except torch.OutOfMemoryError:
+            self.store.close()
             raise DeviceError(f"the model's dense part does not fit on {device}; allowed: a larger device") from None
         self._layer_of = {id(module): index for index, module in enumerate(experts)}
 

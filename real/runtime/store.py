@@ -2,42 +2,69 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from real.runtime.host import Host, free_memory, in_parallel
 from real.runtime.layout import Layout, same_layout
-from traces.errors import UserError
-
-ROOM = 0.95
-"""Share of the host memory that is free which experts may take."""
+from real.runtime.pinned import PageLocks
 
 
 class HostStore:
     """All experts of all layers in host memory; takes the weights out of the modules that it is given.
 
-    `block(layer)`: uint8 [E, nbytes]. The modules keep empty parameters: they cannot compute by themselves any more.
+    `blocks`: a layer's experts each, uint8 [E, nbytes], in memory of its own. The modules keep empty parameters: they
+    cannot compute by themselves any more. Weights that lie in such a block already are not copied; those on the meta
+    device become random ones. The memory is given back by :meth:`close`, or when nothing refers to the store any more.
+
+    `pinned`: for a GPU. `room`: bytes that are free now; `host_memory`: what the user says that there is. UserError
+    where the host has too little; DeviceError where the memory cannot be page-locked.
     """
 
-    def __init__(self, experts: Sequence[Any], *, pinned: bool, room: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        experts: Sequence[Any],
+        *,
+        pinned: bool,
+        room: Callable[[], int] = free_memory,
+        host_memory: int | None = None,
+    ) -> None:
         self.layout: Layout = same_layout(experts)
         self.n_experts = int(experts[0].num_experts)
         self.blocks: list[Tensor] = []
-        for module in experts:
-            need = self.n_experts * self.layout.nbytes
-            block = _host(need, pinned, room).view(self.n_experts, self.layout.nbytes)
-            views = self.layout.views(block)
+        self._locks = PageLocks()
+        memory = Host(host_memory, room).blocks(self.n_experts * self.layout.nbytes, len(experts))
+        try:
+            for module in experts:
+                block = block_of(module, self.layout)
+                if block is None:
+                    block = next(memory).view(self.n_experts, self.layout.nbytes)
+                    self._put(module, block)
+                for part in self.layout.parts:
+                    setattr(module, part.name, nn.Parameter(torch.empty(0, dtype=part.dtype), requires_grad=False))
+                if pinned:
+                    self._locks.lock(block)
+                self.blocks.append(block)
+        except BaseException:
+            self.close()
+            raise
+
+    def _put(self, module: Any, block: Tensor) -> None:
+        """Copy a module's weights into its block [E, nbytes]; random ones are drawn for the first layer alone."""
+        views = self.layout.views(block)
+        if not any(getattr(module, name).is_meta for name in views):
             for name, view in views.items():
-                weights = getattr(module, name).data
-                if weights.is_meta:  # random weights: any finite numbers, small enough not to overflow
-                    fill(view)
-                else:
-                    view.copy_(weights)
-                setattr(module, name, nn.Parameter(torch.empty(0, dtype=view.dtype), requires_grad=False))
-            self.blocks.append(block)
+                view.copy_(getattr(module, name).data)
+            return
+        if self.blocks:
+            block[0].copy_(self.blocks[0][0])
+        else:
+            for view in views.values():
+                draw(view[0])
+        repeat(block)
 
     @property
     def nbytes(self) -> int:
@@ -49,39 +76,47 @@ class HostStore:
         layer, index = divmod(flat, self.n_experts)
         return self.blocks[layer][index]
 
+    def close(self) -> None:
+        """Give the memory back: nothing may be copied from it any more. A second call does nothing."""
+        self._locks.close()
+        self.blocks.clear()
+
+
+def block_of(module: Any, layout: Layout) -> Tensor | None:
+    """The block [E, nbytes] in which an experts module's weights lie already, as ``layout`` has them; None: elsewhere."""
+    weights = {part.name: getattr(module, part.name).data for part in layout.parts}
+    first = weights[layout.parts[0].name]
+    if first.device.type != "cpu":
+        return None
+    storage, n_experts = first.untyped_storage(), int(module.num_experts)
+    if storage.nbytes() != n_experts * layout.nbytes:
+        return None
+    block = torch.empty(0, dtype=torch.uint8).set_(storage).view(n_experts, layout.nbytes)
+
+    def place(tensor: Tensor) -> tuple[Any, ...]:
+        return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+    return block if all(place(view) == place(weights[name]) for name, view in layout.views(block).items()) else None
+
 
 def fill(view: Tensor) -> None:
     """Random weights [n, ...] for a model whose timing is wanted: one expert's are drawn, the others' are the same."""
-    generator = torch.Generator().manual_seed(0)
-    scale = 1 / max(view.shape[1:], default=1) ** 0.5
-    view[0].copy_(torch.randn(view.shape[1:], generator=generator) * scale)
+    draw(view[0])
     view[1:] = view[0]
 
 
-def _host(nbytes: int, pinned: bool, room: Callable[[], int]) -> Tensor:
-    check_room(nbytes, room, "one layer's experts")
-    try:
-        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=pinned)
-    except RuntimeError as error:
-        raise UserError(
-            f"{nbytes / 1e9:.2f} GB of host memory cannot be had: {' '.join(str(error).split())[:200]}"
-        ) from None
+def draw(weights: Tensor) -> None:
+    """Any finite numbers, small enough not to overflow."""
+    generator = torch.Generator().manual_seed(0)
+    scale = 1 / max(weights.shape, default=1) ** 0.5
+    weights.copy_(torch.randn(weights.shape, generator=generator) * scale)
 
 
-def free_memory() -> int:
-    """Bytes of host memory that are free, or can be freed."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123 - it is no file of ours
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def repeat(block: Tensor) -> None:
+    """Copy the first expert of a block, uint8 [E, nbytes], over the others, on several threads."""
+    rows = block.numpy()
 
+    def copy(first: int, end: int) -> None:
+        rows[max(first, 1) : end] = rows[0]
 
-def check_room(nbytes: int, room: Callable[[], int], what: str = "the experts") -> None:
-    """UserError unless the host has room for `nbytes` of experts, before any of them is allocated."""
-    free = room()
-    if nbytes > ROOM * free:
-        raise UserError(
-            f"{what} take {nbytes / 1e9:.2f} GB of host memory, and {free / 1e9:.2f} GB are free;"
-            " allowed: a model that fits"
-        )
+    in_parallel(copy, len(rows), max(1, -(-(64 << 20) // max(1, rows.shape[1]))))

@@ -79,7 +79,7 @@ def inspect_model(model: nn.Module) -> MoeModel:
     """
     config: Any = model.config
     family = config.model_type
-    layers = tuple(_layer(model, family, name, module) for name, module in model.named_modules() if _dispatches(module))
+    layers = tuple(_layer(model, family, name, module) for name, module in model.named_modules() if is_experts(module))
     if not layers:
         raise UserError(f"model type {family!r}: this one has no layer of experts; tested: {one_of(FAMILIES)}")
     shapes = {(int(layer.experts.num_experts), int(layer.router.top_k)) for layer in layers}
@@ -92,7 +92,7 @@ def inspect_model(model: nn.Module) -> MoeModel:
     return MoeModel(model, layers, n_experts, top_k, scorings.pop())
 
 
-def _dispatches(module: nn.Module) -> bool:
+def is_experts(module: nn.Module) -> bool:
     """Whether `module`'s forward goes through ALL_EXPERTS_FUNCTIONS; the library's decorator leaves these."""
     return hasattr(module, "num_experts") and hasattr(module, "is_transposed") and hasattr(module, "has_bias")
 

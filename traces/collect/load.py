@@ -7,7 +7,8 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from transformers.utils import logging
 
 from traces.collect.devices import SPREAD, choose, limits, weights_bytes
 from traces.collect.options import check_choice
+from traces.collect.quantised import check_computable, dequantising, method_of
 from traces.errors import UserError
 from traces.reference import MODEL_DIR
 
@@ -44,11 +46,18 @@ class Loaded:
     files: Mapping[str, tuple[int, int]]
 
 
-def load(name: str, dtype: str, device: str = "auto", max_memory: str = "") -> Loaded:
+def load(
+    name: str,
+    dtype: str,
+    device: str = "auto",
+    max_memory: str = "",
+    within: Callable[[int], AbstractContextManager[object]] = nullcontext,
+) -> Loaded:
     """Load `name`: "reference", a folder, or a model of the local Hugging Face cache. UserError if it fails.
 
     `device`: cpu, cuda, cuda:N; or spread: over the GPUs, then host memory, then disk, by accelerate's device map,
     within `max_memory` if that is given; auto: the first of these that holds the weights.
+    `within`: a block within which the weights are read, of so many bytes. Quantised ones are dequantised, or refused.
     """
     check_choice("dtype", dtype, DTYPES)
     allowed = limits(max_memory)
@@ -56,11 +65,19 @@ def load(name: str, dtype: str, device: str = "auto", max_memory: str = "") -> L
     try:
         files = sorted(folder.glob("*.safetensors"))
         facts = {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
-        where = choose(device, weights_bytes(files, dtype), limited=bool(allowed))
+        method = method_of(folder)
+        how: dict[str, Any] = {"dtype": dtype}
+        if method is None:
+            nbytes = weights_bytes(files, dtype)
+        else:
+            how["config"], how["dtype"], nbytes = dequantising(name, folder, method, dtype, _LOCAL)
+        where = choose(device, nbytes, limited=bool(allowed))
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **_LOCAL)
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # what the library makes of no tokenizer's files
             raise UserError(f"model={name!r} has no tokenizer; allowed: a folder that holds one, as tokenizer.json")
-        model = _model(name, folder, where, dtype, allowed)
+        with within(nbytes):
+            model = _model(name, folder, where, how, allowed)
+        check_computable(name, model)
     except UserError:
         raise
     except torch.cuda.OutOfMemoryError:
@@ -73,9 +90,9 @@ def load(name: str, dtype: str, device: str = "auto", max_memory: str = "") -> L
     return Loaded(model, tokenizer, folder.resolve().name if own else name, revision, facts)
 
 
-def _model(name: str, folder: Path, where: str, dtype: str, allowed: Mapping[int | str, str]) -> Any:
+def _model(name: str, folder: Path, where: str, how: Mapping[str, Any], allowed: Mapping[int | str, str]) -> Any:
     """Load the model, all of it: the library would draw at random what its files lack, and only warn."""
-    how: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **_LOCAL}
+    how = {"use_safetensors": True, **how, **_LOCAL}
     how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # judged below
     said: Any = logging
     verbosity = said.get_verbosity()

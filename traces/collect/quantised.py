@@ -1,0 +1,80 @@
+"""Checkpoints whose weights are stored in fewer bits: dequantised knowingly, or refused; never kept as they are."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from traces.errors import UserError, one_of
+
+DEQUANTISED = ("fp8", "mxfp4")
+"""What the library dequantises as it reads: fine-grained FP8, and MXFP4 as GPT-OSS has it."""
+_COMPUTED = (torch.bfloat16, torch.float16, torch.float32)
+_KEYS = ("quantization_config", "compression_config")
+_AUTO_CONFIG: Any = AutoConfig
+_AUTO: Any = AutoModelForCausalLM
+
+
+def method_of(folder: Path) -> str | None:
+    """How config.json says that the weights of `folder` are quantised, by the library's name; None: not at all."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None  # as the library will say
+    parts = [config, *config.values()] if isinstance(config, dict) else []
+    for part in (part for part in parts if isinstance(part, dict)):
+        for key in _KEYS:
+            if part.get(key) is not None:
+                return _name(part[key])
+    return None
+
+
+def _name(said: object) -> str:
+    if not isinstance(said, Mapping):
+        return "unknown"
+    if said.get("load_in_8bit") or said.get("load_in_4bit"):  # which once had no name
+        return "bitsandbytes"
+    return str(said.get("quant_method", "unknown"))
+
+
+def dequantising(name: str, folder: Path, method: str, dtype: str, local: Mapping[str, Any]) -> tuple[Any, str, int]:
+    """The configuration with which the library dequantises `folder`, to which dtype, and the bytes that result.
+
+    `dtype`: as asked for; auto: the one that config.json says, if it is one to compute in. UserError for a method that
+    is not one of DEQUANTISED.
+    """
+    if method not in DEQUANTISED:
+        raise UserError(
+            f"model={name!r} is quantised as {method[:40]!r}; allowed: {one_of(DEQUANTISED)}, which are dequantised, or"
+            " weights in bfloat16, float16 or float32"
+        )
+    config = _AUTO_CONFIG.from_pretrained(str(folder), **local)
+    own = getattr(config, "quantization_config", None) or getattr(config.get_text_config(), "quantization_config", None)
+    if not isinstance(own, dict):
+        raise UserError(f"model={name!r} is quantised as {method!r} in a part that is no language model; allowed: none")
+    own["dequantize"] = True
+    if dtype == "auto":
+        own_dtype = config.dtype if config.dtype in _COMPUTED else torch.bfloat16
+        dtype = str(own_dtype).removeprefix("torch.")
+    with torch.device("meta"):
+        model = _AUTO.from_config(config, dtype=getattr(torch, dtype))
+    nbytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    print(f"model={name!r} is quantised as {method}: dequantised to {dtype}, {nbytes / 1e9:.1f} GB", file=sys.stderr)
+    return config, dtype, nbytes
+
+
+def check_computable(name: str, model: Any) -> None:
+    """UserError where a parameter is of a type in which no kernel here computes: the library has kept it."""
+    kept = {key: p.dtype for key, p in model.named_parameters() if p.dtype not in (*_COMPUTED, torch.float64)}
+    if kept:
+        key = min(kept)
+        raise UserError(
+            f"model={name!r}: {len(kept)} of its tensors are not dequantised, such as {key} in"
+            f" {str(kept[key]).removeprefix('torch.')}; allowed: bfloat16, float16, float32"
+        )

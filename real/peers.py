@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from real.run import prepare
-from real.words import checkpoint, configuration, divide, model_dtype
+from real.words import checkpoint, configuration, divide, host_bytes, model_dtype
 from sim.config import RunConfig
 from traces.collect.options import check_choice, check_range
 from traces.errors import UserError
@@ -23,8 +23,8 @@ Decodes one request in one process: with the library's own experts, all on the d
 which copies every layer's weights at every pass; with our runtime and room for all experts; and with our runtime at the
 budget. Milliseconds per token, medians over decode passes, and the ratio to the first.
 
-  policy, budget, hardware, chunks and policy.KEY as in python -m sim run; model, weights, device, threads, trace and
-  --config as in python -m real run
+  policy, budget, hardware, chunks and policy.KEY as in python -m sim run; model, weights, device, threads, host_memory,
+  trace and --config as in python -m real run
 
   prompt_tokens   of the request, drawn at random                                                 [64]
   new_tokens      decode passes that are timed                                                    [48]
@@ -47,6 +47,7 @@ class Options:
     new_tokens: int = 48
     format: str = "table"
     config: str = ""
+    host_memory: str = ""
 
     def check(self) -> None:
         """UserError for a value that is out of range or not known."""
@@ -55,6 +56,7 @@ class Options:
         check_range("prompt_tokens", self.prompt_tokens, 1, 1 << 16)
         check_range("new_tokens", self.new_tokens, 2, 1 << 16)
         check_range("threads", self.threads, 0, 4096)
+        host_bytes(self.host_memory)
 
 
 def main(words: Sequence[str]) -> int:
@@ -86,9 +88,8 @@ def measure(config: RunConfig, options: Options, name: str) -> dict[str, Any]:
     from traces.collect.record import recorder_version
 
     device = device_of(options.device)
-    model = open_model(
-        name, model_dtype(config), options.weights, int(config.model.get("moe_layers", 0)) or None, whole=True
-    )
+    host, layers = host_bytes(options.host_memory), int(config.model.get("moe_layers", 0)) or None
+    model = open_model(name, model_dtype(config), options.weights, layers, whole=True, host_memory=host)
     vocabulary = int(model.config.get_text_config().vocab_size)
     many = torch.randint(vocabulary, (WARM_UP,), generator=torch.Generator().manual_seed(1)).tolist()
     prompt = torch.randint(vocabulary, (options.prompt_tokens,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -102,7 +103,7 @@ def measure(config: RunConfig, options: Options, name: str) -> dict[str, Any]:
         }
         rows.append(row)
         _plain(offloaded)
-    runtime = Offloaded(model, device)
+    runtime = Offloaded(model, device, host_memory=host)
     history = find_history(config, runtime.moe, given=False)
     everything = replace(config, budget="100%", policy={"name": "lru"})
     for chosen in (everything, config):

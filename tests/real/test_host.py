@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ GB = 10**9
 
 def machine(root: Path, files: dict[str, Any], groups: str = "0::/") -> Path:
     """A system's files below `root`: 100 GB are available."""
-    files = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable:   {100 * GB // 1024} kB\n", "proc/self/cgroup": groups} | files
-    for name, content in files.items():
+    there = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable:   {100 * GB // 1024} kB", "proc/self/cgroup": groups}
+    for name, content in (there | files).items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(f"{content}\n")
     return root
@@ -68,9 +68,7 @@ CACHED = "anon 5\nactive_file 1000000000\ninactive_file 2000000000\nfile 9000000
         ("2:memory:/", {f"{V1}/memory.limit_in_bytes": 2**63 - 4096, f"{V1}/memory.usage_in_bytes": 6 * GB}, 100),
     ],
 )
-def test_a_control_group_is_part_of_what_is_free(
-    groups: str, files: dict[str, Any], free: int, tmp_path: Path
-) -> None:
+def test_a_control_group_is_part_of_what_is_free(groups: str, files: dict[str, Any], free: int, tmp_path: Path) -> None:
     assert free_memory(machine(tmp_path, files, groups)) // 1024 == free * GB // 1024
 
 
@@ -116,7 +114,9 @@ def test_memory_that_others_take_meanwhile_is_missed_before_it_is_touched(monkey
     blocks = there.host().blocks(10 * GB, 2)
     next(blocks)
     there.used += 9 * GB
-    with pytest.raises(UserError, match=r"^the experts take 20.0 GB of host memory: 14.0 GB were had, and 1.00 GB are free;"):
+    with pytest.raises(
+        UserError, match=r"^the experts take 20.0 GB of host memory: 14.0 GB were had, and 1.00 GB are free;"
+    ):
         next(blocks)
     assert there.waited == 0, "it is what it shows: nothing is to come"
 
@@ -124,7 +124,9 @@ def test_memory_that_others_take_meanwhile_is_missed_before_it_is_touched(monkey
 def test_a_machine_that_grows_with_use_is_used_as_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """It shows 20 of 128 GB: without host_memory= the model is refused, with it the memory comes step by step."""
     there = Machine(monkeypatch, 128 * GB, 20 * GB, 2 * GB)
-    with pytest.raises(UserError, match="take 93.0 GB of host memory, and 20.0 GB are free; .* host_memory=SIZE where"):
+    with pytest.raises(
+        UserError, match=r"take 93.0 GB of host memory, and 20.0 GB are free; .* host_memory=SIZE where"
+    ):
         there.host().check(93 * GB)
     host = there.host(110 * GB)
     host.check(93 * GB)
@@ -146,7 +148,8 @@ def test_a_machine_that_has_not_what_the_user_says_stops_in_one_line(monkeypatch
 
 
 def test_an_address_space_that_ends_is_one_line() -> None:
-    with pytest.raises(UserError, match="the experts take .* of host memory: 0 B were had, and the system refuses more"):
+    said = r"the experts take .* of host memory: 0 B were had, and the system refuses more"
+    with pytest.raises(UserError, match=said):
         next(Host().blocks(1 << 62, 1))
 
 
@@ -181,7 +184,7 @@ def test_what_fails_on_a_thread_fails() -> None:
 
 
 @pytest.fixture
-def hardware(tmp_path: Path) -> Iterator[Callable[[str], list[str]]]:
+def hardware(tmp_path: Path) -> Callable[[str], list[str]]:
     """The words of each verb that loads a model."""
     import yaml
 
@@ -196,7 +199,7 @@ def hardware(tmp_path: Path) -> Iterator[Callable[[str], list[str]]]:
         "peers": ["policy=lru", "budget=50%"],
         "calibrate": [f"out={tmp_path / 'c.yaml'}", f"hardware={file}"],
     }
-    yield lambda verb: words[verb]
+    return lambda verb: words[verb]
 
 
 @pytest.mark.parametrize("verb", ["run", "validate", "quality", "peers", "calibrate"])

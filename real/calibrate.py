@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from real.grid import read_profile
 from real.run import prepare
+from real.words import host_bytes
 from sim.profiles import AS_TRACED, HardwareProfile, shipped
 from traces.collect.options import check_choice, check_range, parse_options
 from traces.errors import UserError
@@ -40,6 +41,7 @@ overheads, and writes the profile with the three figures in it. A result then sa
   budget      of the runs                                                                        [50%]
   seed        of the routing                                                                     [1]
   threads     CPU threads; 0: torch's choice. As many as the profile was measured with           [0]
+  host_memory what the host has for the model, such as 110GB, where it shows less as free  [what is free]
 
   python -m real calibrate out=cpu_runtime.yaml hardware=cpu.yaml threads=1
 """
@@ -61,6 +63,7 @@ class Options:
     budget: str = "50%"
     seed: int = 1
     threads: int = 0
+    host_memory: str = ""
 
 
 def main(words: Sequence[str]) -> int:
@@ -72,6 +75,7 @@ def main(words: Sequence[str]) -> int:
     check_range("repeat", options.repeat, 1, 1000)
     check_range("seed", options.seed, 0, 1 << 31)
     check_range("threads", options.threads, 0, 4096)
+    host = host_bytes(options.host_memory)
     out = Path(options.out)
     if out.suffix not in (".yaml", ".yml") or not out.parent.is_dir() or os.path.lexists(out):
         raise UserError(f"out={options.out}; allowed: FILE.yaml, yet to be written, in an existing folder")
@@ -87,8 +91,9 @@ def main(words: Sequence[str]) -> int:
     from traces.collect.devices import device_of
 
     device, layers = device_of(options.device), profile.get("moe_layers")
-    weights = open_model(options.checkpoint or options.model, str(profile["dtype"] or "auto"), options.weights, layers)
-    found = add_overheads(Offloaded(weights, device), profile, hardware, out.stem, options)
+    name, dtype = options.checkpoint or options.model, str(profile["dtype"] or "auto")
+    weights = open_model(name, dtype, options.weights, layers, host_memory=host)
+    found = add_overheads(Offloaded(weights, device, host_memory=host), profile, hardware, out.stem, options)
     write(out, found)
     _say(f"wrote {out}")
     return 0

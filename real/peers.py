@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from real.run import prepare
-from real.words import checkpoint, configuration, divide, model_dtype
+from real.words import checkpoint, configuration, divide, host_bytes, model_dtype
 from sim.config import RunConfig
 from traces.collect.options import check_choice, check_range
 from traces.errors import UserError
@@ -26,8 +26,8 @@ Decodes one request in one process: with the library's own experts, all on the d
 which copies every layer's weights at every pass; with our runtime and room for all experts; and with our runtime at the
 budget. Milliseconds per token, medians over decode passes, and the ratio to the first.
 
-  policy, budget, hardware, chunks and policy.KEY as in python -m sim run; model, weights, device, threads, trace and
-  --config as in python -m real run
+  policy, budget, hardware, chunks and policy.KEY as in python -m sim run; model, weights, device, threads, host_memory,
+  trace and --config as in python -m real run
 
   prompt_tokens   of the request, drawn at random                                                 [64]
   new_tokens      decode passes that are timed                                                    [48]
@@ -52,6 +52,7 @@ class Options:
     accelerate_tokens: int = 4
     format: str = "table"
     config: str = ""
+    host_memory: str = ""
 
     def check(self) -> None:
         """UserError for a value that is out of range or not known."""
@@ -61,6 +62,7 @@ class Options:
         check_range("new_tokens", self.new_tokens, 2, 1 << 16)
         check_range("accelerate_tokens", self.accelerate_tokens, 2, 1 << 16)
         check_range("threads", self.threads, 0, 4096)
+        host_bytes(self.host_memory)
 
 
 def main(words: Sequence[str]) -> int:
@@ -88,8 +90,9 @@ def measure(config: RunConfig, options: Options, name: str) -> dict[str, Any]:
     from real.runtime.offloaded import Offloaded
     from traces.collect.devices import device_of
 
-    layers = int(config.model.get("moe_layers", 0)) or None
-    model = Offloaded(open_model(name, model_dtype(config), options.weights, layers), device_of(options.device))
+    host, layers = host_bytes(options.host_memory), int(config.model.get("moe_layers", 0)) or None
+    made = open_model(name, model_dtype(config), options.weights, layers, host_memory=host)
+    model = Offloaded(made, device_of(options.device), host_memory=host)
     return beside(model, config, options, name)
 
 
@@ -98,8 +101,8 @@ def beside(model: Offloaded, config: RunConfig, options: Options, name: str) -> 
 
     A row that cannot be had is left out; ``left_out`` says why. UserError where the library's cannot.
     """
-    from real.runtime.library import accelerated, resident
     from real.runtime.host import Host
+    from real.runtime.library import accelerated, resident
     from traces.collect.devices import device_name
     from traces.collect.record import recorder_version
 
@@ -108,7 +111,7 @@ def beside(model: Offloaded, config: RunConfig, options: Options, name: str) -> 
         rows = [_row("library, all on the device", _decode(whole, device, prompt, options.new_tokens))]
     left_out = {}
     try:
-        Host().check(model.store.nbytes, "the experts, once more,")
+        Host(host_bytes(options.host_memory)).check(model.store.nbytes, "the experts, once more,")
         with accelerated(model) as whole:
             rows.append(_row("accelerate, CPU offload", _decode(whole, device, prompt, options.accelerate_tokens)))
     except UserError as error:

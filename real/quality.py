@@ -18,11 +18,13 @@ import torch
 from policies import registry
 from policies.lru import LRU
 from real.run import prepare
+from real.runtime.host import Host
+from real.runtime.intake import open_checkpoint
 from real.runtime.offloaded import Offloaded
 from real.runtime.taught import run_taught
 from real.scores import Kept, Scores
 from real.session import check_device
-from real.words import checkpoint, configuration, divide, model_dtype
+from real.words import checkpoint, configuration, divide, host_bytes, model_dtype
 from sim.cell import Cell, make_cell
 from sim.config import RunConfig
 from sim.provenance import code_digest
@@ -30,7 +32,7 @@ from sim.quality import quality
 from sim.store import SCHEMA, Store
 from traces.collect.devices import ROOM, device_name, device_of
 from traces.collect.jobs import Decoding
-from traces.collect.load import Loaded, load
+from traces.collect.load import Loaded
 from traces.collect.options import check_choice, check_range
 from traces.collect.prompts import PromptFile
 from traces.collect.record import Wanted, collect, recorder_version
@@ -59,6 +61,7 @@ recorded routing knows (kept gate mass, substituted, skipped: first-order), and 
 
   device              auto | cpu | cuda | cuda:N                                                  [auto]
   threads             CPU threads; 0: torch's choice                                              [0]
+  host_memory         what the host has for the model, such as 110GB where it shows less as free  [what is free]
   out                 where results go, a folder for each budget                                  [outputs]
   format              table | json: one document, or a list where there are several budgets       [table]
   --config FILE       a resolved configuration instead of the words (needs no Hydra); budget= may still be given
@@ -80,6 +83,7 @@ class Options:
     out: str = "outputs"
     format: str = "table"
     config: str = ""
+    host_memory: str = ""
 
     def check(self) -> None:
         """UserError for a value that is out of range or not known."""
@@ -87,6 +91,7 @@ class Options:
         check_range("texts", self.texts, 0, 2**31 - 1)
         check_range("split", self.split, 0, 1)
         check_range("threads", self.threads, 0, 4096)
+        host_bytes(self.host_memory)
         for key in ("max_prompt_tokens", "max_new_tokens"):
             check_range(key, getattr(self, key), 1, 2**31 - 1)
         if not self.out:
@@ -126,14 +131,15 @@ def main(words: list[str]) -> int:
 def measure(config: RunConfig, options: Options, name: str) -> Iterator[dict[str, Any]]:
     """The result documents, one for each budget, as they come. ``name``: the checkpoint. UserError for mistakes."""
     device = device_of(options.device)
-    loaded = load(name, model_dtype(config), "cpu")
+    host = host_bytes(options.host_memory)
+    loaded = open_checkpoint(name, model_dtype(config), Host(host))
     with _text(config, options, loaded) as given:
         budgets = options.budget.split(",") if options.budget else [str(given.budget)]
         cells = [make_cell(replace(given, budget=budget, bounds=False, log=False)) for budget in budgets]
         _check_source(cells[0], loaded)
         for cell in cells:  # a mistake in the last one shows before the first is run
             cell.core(cell.policy())
-        model = Offloaded(loaded.model, device)
+        model = Offloaded(loaded.model, device, host_memory=host)
         for cell in cells:
             check_device(cell.setup, model)
         kept = full_outputs(cells[0], model)

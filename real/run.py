@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from real.words import checkpoint, configuration, divide
+from real.words import checkpoint, configuration, divide, host_bytes
 from traces.collect.options import check_choice, check_range
 from traces.errors import UserError
 
@@ -35,6 +35,7 @@ generated, which the simulator takes as trace=.
 
   device      auto | cpu | cuda | cuda:N                                                          [auto]
   threads     CPU threads; 0: torch's choice                                                      [0]
+  host_memory what the host has for the model, such as 110GB, where it shows less as free  [what is free]
   timeline    true | false: keep timeline.json, which opens in Perfetto                           [false]
   out, format as in python -m sim run                                                             [outputs, table]
   --config    FILE: a resolved configuration, where Hydra is not installed (python -m sim config)
@@ -60,6 +61,7 @@ class Options:
     out: str = "outputs"
     format: str = "table"
     config: str = ""
+    host_memory: str = ""
 
     def check(self) -> None:
         """UserError for a value that is out of range or not known."""
@@ -72,6 +74,7 @@ class Options:
         check_range("temperature", self.temperature, 1e-3, 1e3)
         check_range("top_p", self.top_p, 1e-3, 1)
         check_range("threads", self.threads, 0, 4096)
+        host_bytes(self.host_memory)
         if self.prompts and self.routing:
             raise UserError(f"routing={self.routing}: instead of prompts=, not beside it")
         if self.decoding != "sampled" and (self.temperature, self.top_p) != (1.0, 1.0):

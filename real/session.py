@@ -21,13 +21,15 @@ from real.runtime.core import DeviceCore
 from real.runtime.engine import Engine
 from real.runtime.forced import check_shape, machine_of, run_forced
 from real.runtime.generate import Served, generate
+from real.runtime.host import Host
+from real.runtime.intake import open_checkpoint
 from real.runtime.live import Live
 from real.runtime.machine import Machine
 from real.runtime.models import open_model
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from real.runtime.trace import write_trace
-from real.words import model_dtype
+from real.words import host_bytes, model_dtype
 from sim.cell import Cell, Predicted, find_trace, make_cell, make_setup
 from sim.config import RunConfig
 from sim.core.core import Core
@@ -43,7 +45,7 @@ from traces import Trace, open_trace
 from traces.collect.devices import device_name, device_of
 from traces.collect.families import MoeModel
 from traces.collect.jobs import Decoding, plan
-from traces.collect.load import Loaded, load
+from traces.collect.load import Loaded
 from traces.collect.prompts import PromptFile
 from traces.collect.record import end_tokens, recorder_version
 from traces.errors import UserError
@@ -83,7 +85,9 @@ def forced(config: RunConfig, options: Options, name: str) -> Session:
     """Serve a trace's requests with its routing. UserError where model and trace do not suit each other."""
     cell = make_cell(replace(config, bounds=False))
     device = device_of(options.device)
-    model = Offloaded(open_model(name, model_dtype(config), options.weights, cell.setup.n_layers), device)
+    host = host_bytes(options.host_memory)
+    loaded = open_model(name, model_dtype(config), options.weights, cell.setup.n_layers, host_memory=host)
+    model = Offloaded(loaded, device, host_memory=host)
     check_device(cell.setup, model)
     policy = cell.policy()
     run = run_forced(cell, model, policy)
@@ -100,9 +104,10 @@ def live(config: RunConfig, options: Options, name: str, *, history_given: bool)
     """Continue prompts. The trace of it is made, and the result is told of that trace."""
     if config.measure != "test":
         raise UserError(f"measure={config.measure}: prompts are measured, no recorded requests; allowed: test")
-    loaded = load(name, model_dtype(config), "cpu")
+    host = host_bytes(options.host_memory)
+    loaded = open_checkpoint(name, model_dtype(config), Host(host))
     requests, made_from = _requests(config, options, loaded)
-    model = Offloaded(loaded.model, device_of(options.device))
+    model = Offloaded(loaded.model, device_of(options.device), host_memory=host)
     history = find_history(config, model.moe, given=history_given)
     predictors = _predictors(options.predictor)
     setup = make_live_setup(config, model, loaded.name, predictors)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from real.grid import names_hardware, read_cells
 from real.run import prepare
-from real.words import divide, is_checkpoint
+from real.words import divide, host_bytes, is_checkpoint
 from sim.cell import Cell, make_cell
 from sim.config import RunConfig
 from traces.collect.options import check_choice, check_range
@@ -39,6 +39,7 @@ All keys of python -m sim run; several values, separated by commas, make a grid,
   hardware    the machine that is predicted; without it this one is measured first, in about 30 s
   device      auto | cpu | cuda | cuda:N                                                      [auto]
   threads     CPU threads; 0: torch's choice. As many as the profile was measured with        [0]
+  host_memory what the host has for the model, such as 110GB, where it shows less as free  [what is free]
   repeat      runs of each cell on the device; the one of median time is shown                [1]
   diff        true: show in words where device and simulator first part                       [false]
   logs        true: keep both logs of facts of every cell, for python -m real diff            [false]
@@ -70,6 +71,7 @@ class Options:
     name: str = ""
     format: str = "table"
     config: str = ""
+    host_memory: str = ""
 
     def check(self) -> None:
         """UserError for a value that is not known."""
@@ -78,6 +80,7 @@ class Options:
         check_choice("logs", self.logs, ("true", "false"))
         check_choice("format", self.format, ("table", "json"))
         check_range("threads", self.threads, 0, 4096)
+        host_bytes(self.host_memory)
         check_range("repeat", self.repeat, 1, 1000)
         if self.name and not re.fullmatch(r"[\w.-]+", self.name):
             raise UserError(f"name={self.name}: allowed: letters, digits, '.', '_' and '-'")
@@ -179,9 +182,12 @@ class Bench:
             raise UserError(f"model.dtype={dtype}: a device computes here in {one_of(DTYPES)}; give one of these")
         key = (name, dtype, cell.setup.n_layers)
         if key != self._key:
-            self._model = self._key = None  # its memory first
-            loaded = open_model(name, dtype, self.options.weights, cell.setup.n_layers)
-            self._model, self._key = Offloaded(loaded, self.device), key
+            if self._model is not None:  # its memory first
+                self._model.store.close()
+            self._model = self._key = None
+            host = host_bytes(self.options.host_memory)
+            loaded = open_model(name, dtype, self.options.weights, cell.setup.n_layers, host_memory=host)
+            self._model, self._key = Offloaded(loaded, self.device, host_memory=host), key
             self._warm(cell, self._model)
         assert self._model is not None
         return self._model

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sim.config import RunConfig, load_config
+from sim.units import parse_bytes
 from traces.collect.options import parse_options
 from traces.errors import UserError
 
@@ -47,6 +48,11 @@ def configuration(rest: Sequence[str], file: str, default_model: str = "referenc
     if not any(word.startswith("model=") for word in words):
         words.append(f"model={default_model}")
     return read_config(["model=as_traced" if is_checkpoint(word) else word for word in words])
+
+
+def host_bytes(value: str) -> int | None:
+    """What ``host_memory=`` says that the machine has for the model, in bytes; None without it. UserError."""
+    return parse_bytes(value, "host_memory") if value else None
 
 
 def checkpoint(rest: Sequence[str], config: RunConfig) -> str:

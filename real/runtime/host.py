@@ -23,10 +23,11 @@ ROOM = 0.95
 STEP = 4 * 10**9
 """Bytes that are touched between two looks at what is still free."""
 LEAST = 256 * 10**6
-"""A machine that is to grow need not show more than this at a time."""
+"""What a machine that is to grow must show twice of."""
 PATIENCE_S = 10
 """How long a machine that is to have more than it shows may take to show the next step."""
-_SLICE = 64 << 20
+SLICE = 64 << 20
+"""Bytes that a thread touches, or copies, at a time."""
 _MOST_THREADS = 16
 _ROOT = Path("/")
 
@@ -93,14 +94,14 @@ class Host:
 
     def _next_step(self, left: int) -> tuple[int, int]:
         """Bytes that are free, and how many of those `left` may be touched now; 0: the machine has no more."""
-        for _ in range(1 if self.given is None else 4 * PATIENCE_S):
+        for _ in range(4 * PATIENCE_S):
             free, step = self.free(), min(left, STEP)
-            if self.given is not None:  # it is to grow: go no further than what it shows, and look again
-                step = min(step, max(free // 2, LEAST))
-            if step <= ROOM * free:
+            if self.given is None:
+                return free, step if step <= ROOM * free else 0
+            step = min(step, max(free // 2, LEAST))  # it is to grow: half of what it shows, and another look
+            if step <= free // 2:
                 return free, step
-            if self.given is not None:
-                self.wait(0.25)
+            self.wait(0.25)
         return free, 0
 
     def _too_small(self, asked: int, had: int, why: str) -> UserError:
@@ -112,8 +113,8 @@ class Host:
 
 
 def touch(pages: np.ndarray) -> None:
-    """Have the system back `pages`, uint8 [n], by writing a zero to each, on several threads: it clears a page first."""
-    in_parallel(lambda first, end: pages[first : end : mmap.PAGESIZE].fill(0), len(pages), _SLICE)
+    """Write a zero to each page of `pages`, uint8 [n], on several threads: the system clears it at the first write."""
+    in_parallel(lambda first, end: pages[first : end : mmap.PAGESIZE].fill(0), len(pages), SLICE)
 
 
 def in_parallel(work: Callable[[int, int], object], n: int, slice_: int) -> None:
@@ -123,7 +124,8 @@ def in_parallel(work: Callable[[int, int], object], n: int, slice_: int) -> None
         for each in slices:
             work(*each)
         return
-    with ThreadPoolExecutor(min(len(slices), len(os.sched_getaffinity(0)), _MOST_THREADS)) as threads:
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(len(slices), cpus, _MOST_THREADS)) as threads:
         for done in [threads.submit(work, *each) for each in slices]:
             done.result()
 
@@ -143,10 +145,10 @@ def _groups(root: Path) -> Iterator[int]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:  # version 2
-            bases = (root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified")
+            bases = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
             limit, usage, kinds = "memory.max", "memory.current", ("inactive_file", "active_file")
         elif "memory" in controllers.split(","):
-            bases = (root / "sys/fs/cgroup/memory",)
+            bases = [root / "sys/fs/cgroup/memory"]
             limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
             kinds = ("total_inactive_file", "total_active_file")
         else:

@@ -14,7 +14,6 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from real.runtime.host import Host
 from real.runtime.layout import Layout, same_layout
 from real.runtime.store import block_of
-from sim.units import format_bytes
 from traces.collect.families import is_experts
 from traces.collect.load import Loaded, load
 from traces.errors import UserError
@@ -66,7 +65,8 @@ class Intake:
         self.host.check(nbytes, "the model's weights")
         before = os.environ.get(ONE_BY_ONE)
         os.environ[ONE_BY_ONE] = "1"
-        hook = register_module_parameter_registration_hook(self._registered)
+        registered: Any = self._registered  # torch's types do not know that it may return another parameter
+        hook = register_module_parameter_registration_hook(registered)
         try:
             yield
         finally:

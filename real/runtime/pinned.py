@@ -12,6 +12,8 @@ from torch import Tensor
 from real.runtime.backend import DeviceError
 from sim.units import format_bytes
 
+_CUDA: Any = torch.cuda
+
 
 class PageLocks:
     """The blocks that are registered, each once, and once unregistered: by :meth:`close`, or with the object's end.
@@ -27,7 +29,7 @@ class PageLocks:
 
     def lock(self, block: Tensor) -> None:
         """Page-lock `block`, uint8 [nbytes], whole, so that no copy spans two registrations. DeviceError."""
-        cudart: Any = torch.cuda.cudart()
+        cudart = _CUDA.cudart()
         code = cudart.cudaHostRegister(block.data_ptr(), block.numel(), 0)
         if int(code):
             raise DeviceError(
@@ -40,10 +42,12 @@ class PageLocks:
 
 def _unlock(held: list[tuple[int, Tensor]]) -> None:
     """Unregister blocks, the last one first, when no copy reads them any more. They exist until then."""
-    cudart: Any = torch.cuda.cudart() if held else None
+    if not held:
+        return
     for device in sorted({device for device, _ in held}):
         with suppress(RuntimeError):  # of a device that has failed already, which was told
             torch.cuda.synchronize(device)
+    cudart = _CUDA.cudart()
     while held:
         cudart.cudaHostUnregister(held[-1][1].data_ptr())  # where it fails, the device has: all ends with the process
         held.pop()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from real.runtime.host import Host, free_memory, in_parallel
+from real.runtime.host import SLICE, Host, free_memory, in_parallel
 from real.runtime.layout import Layout, same_layout
 from real.runtime.pinned import PageLocks
 
@@ -83,7 +83,7 @@ class HostStore:
 
 
 def block_of(module: Any, layout: Layout) -> Tensor | None:
-    """The block [E, nbytes] in which an experts module's weights lie already, as ``layout`` has them; None: elsewhere."""
+    """The block [E, nbytes] in which a module's weights lie already, as ``layout`` has them; None: they do not."""
     weights = {part.name: getattr(module, part.name).data for part in layout.parts}
     first = weights[layout.parts[0].name]
     if first.device.type != "cpu":
@@ -119,4 +119,4 @@ def repeat(block: Tensor) -> None:
     def copy(first: int, end: int) -> None:
         rows[max(first, 1) : end] = rows[0]
 
-    in_parallel(copy, len(rows), max(1, -(-(64 << 20) // max(1, rows.shape[1]))))
+    in_parallel(copy, len(rows), max(1, SLICE // rows.shape[1]))

@@ -172,3 +172,24 @@ def test_the_pool_is_within_the_budget(held: int) -> None:
     rounding.asked = held * nbytes
     with pytest.raises(CoreError, match=rf"the pool took \d+ bytes of a budget of {held * nbytes}$"):
         Pool(store, held * nbytes, 1, rounding)
+
+
+# -- on a GPU ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_registered_memory_is_pinned_for_torch() -> None:
+    """So that a copy with non_blocking=True returns before it is made."""
+    store = Offloaded(tiny("olmoe"), torch.device("cuda")).store
+    assert all(store.expert(flat).is_pinned() for flat in range(len(store.blocks) * E))
+    target, stream, block = torch.zeros_like(store.blocks[0], device="cuda"), torch.cuda.Stream(), store.blocks[0]
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(1 << 30)
+        target.copy_(block, non_blocking=True)
+        assert not stream.query(), "the copy has not been waited for"
+    stream.synchronize()
+    assert torch.equal(target.cpu(), block)
+    store.close()
+    assert not block.is_pinned()

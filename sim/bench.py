@@ -141,8 +141,9 @@ def _decisions(words: Sequence[str], given: Sequence[str], form: str) -> int:
                     f"  {name:<34} {phase:<7} {it.us / 1000:>7.3f} ms  turns {it.lowest_us / 1000:.3f} to"
                     f" {it.highest_us / 1000:.3f}, {it.passes:,} passes of {it.tokens:.1f} tokens\n"
                 )
-        charge = (f"+hardware.software.policy_us.{policy}.{phase}={us}" for phase, us in taken.policy_us().items())
-        sys.stdout.write(f"    {' '.join(charge)}\n")
+        above = {phase: us for phase, us in taken.policy_us().items() if us}
+        charge = (f"+hardware.software.policy_us.{policy}.{phase}={us}" for phase, us in above.items())
+        sys.stdout.write(f"    {' '.join(charge) or 'nothing to charge'}\n")
     return 0
 
 

@@ -118,7 +118,7 @@ class Timeline:
         for begin, end in _rows(self.software, 2):
             yield _slice("software", "software", CPU, begin, end, {})
         for begin, end in _rows(self.decisions, 2):
-            yield _slice("policy", "software policy", CPU, begin, end, {})
+            yield _slice("policy", "policy", CPU, begin, end, {})
         for begin, end, chunk, kind in _rows(self.copies, 4):
             layer, index = divmod(chunk // chunks, n_experts)
             about = {"layer": layer, "expert": index, "chunk": chunk % chunks, "kind": KINDS[kind]}

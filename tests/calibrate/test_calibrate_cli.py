@@ -33,6 +33,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_written_profile_is_measured_and_whole(written: Path) -> None:
     profile = HardwareProfile.from_dict(yaml.safe_load(written.read_text()))
     assert (profile.name, profile.provenance, profile.inferred) == ("here", "measured", ())
+    assert yaml.safe_load(written.read_text())["software"]["policy_us"] == profile.software.policy_us == {}
     tables = profile.measured
     assert tables is not None
     assert tables.copies == "within CPU memory by one thread: no link"

@@ -26,6 +26,21 @@ def test_shipped_machines_load_and_say_where_their_figures_are_from(name: str) -
     assert set(hardware.inferred) < set(vars(hardware.sources))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_published_machine_charges_nothing_for_decisions(name: str) -> None:
+    assert shipped("hardware", name)["software"]["policy_us"] == {}
+    assert HardwareProfile.from_dict(shipped("hardware", name)).software.policy_us == {}
+
+
+def test_decisions_are_charged_in_whole_nanoseconds() -> None:
+    mapping: Any = copy.deepcopy(dict(shipped("hardware", "a100")))
+    mapping["software"]["policy_us"] = {"fmoe": {"decode": 0.0011}, "lru": {"prefill": 7, "decode": 2.5}}
+    policy_us = HardwareProfile.from_dict(mapping).software.policy_us
+    assert {name: own.ns() for name, own in policy_us.items()} == {"fmoe": (0, 2), "lru": (7000, 2500)}
+    del mapping["software"]["policy_us"]  # as in a profile that was written before
+    assert HardwareProfile.from_dict(mapping).software.policy_us == {}
+
+
 def test_the_unpublished_link_of_the_h200_is_marked() -> None:
     assert "h2d_gb_per_s" in HardwareProfile.from_dict(shipped("hardware", "h200")).inferred
     assert "h2d_gb_per_s" not in HardwareProfile.from_dict(shipped("hardware", "a100")).inferred
@@ -54,6 +69,22 @@ def test_decimals_are_exact() -> None:
         ("gpu", None, r"hardware\.gpu=None: allowed: a mapping with the keys memory_bytes"),
         ("sources.tflops", "", r"hardware\.sources\.tflops=''"),
         ("host.cpu_threads", 0, r"hardware\.host\.cpu_threads=0"),
+        ("software.policy_us", None, r"hardware\.software\.policy_us=None: allowed: a mapping of policies"),
+        ("software.policy_us", {"fmeo": {"decode": 1}}, r"software\.policy_us=fmeo: unknown; allowed: .*fmoe, "),
+        ("software.policy_us", {7: {"decode": 1}}, r"software\.policy_us=7: unknown; allowed: .*fmoe, "),
+        ("software.policy_us", {"belady_forced": {"decode": 1}}, r"policy_us='belady_forced': .*reference row"),
+        ("software.policy_us", {"fmoe": {}}, r"policy_us\.fmoe=\{\}: allowed: .*prefill, decode"),
+        ("software.policy_us", {"fmoe": 5000}, r"policy_us\.fmoe=5000: allowed: .*prefill, decode"),
+        ("software.policy_us", {"fmoe": {"token": 1}}, r"policy_us\.fmoe\.token=1: .*allowed: prefill, decode"),
+        ("software.policy_us", {"fmoe": {"decode": -1}}, r"policy_us\.fmoe\.decode=-1: .*at least 0"),
+        ("software.policy_us", {"fmoe": {"decode": True}}, r"policy_us\.fmoe\.decode=True: "),
+        ("software.policy_us", {"fmoe": {"decode": "5ms"}}, r"policy_us\.fmoe\.decode='5ms': "),
+        ("software.policy_us", {"fmoe": {"decode": float("nan")}}, r"policy_us\.fmoe\.decode=nan: .*finite"),
+        (
+            "software.policy_us",
+            {"fmoe": {"decode": 1e12}},
+            r"fmoe\.decode=1000000000000\.0: .*at most 1000000000",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(path: str, value: Any, message: str) -> None:

@@ -73,6 +73,18 @@ def test_the_smallest_stops_where_nothing_rises() -> None:
     assert overheads.smallest(lambda x: 1, 2, 5000) == 5000
 
 
+def test_what_is_charged_for_decisions_stays_in_the_profile() -> None:
+    hardware = dict(shipped("hardware", "a100"))
+    own = {"fmoe": {"prefill": 5000, "decode": 1700}}
+    for policy_us in ({}, own):
+        given = hardware | {"software": dict(hardware["software"]) | {"policy_us": policy_us}}
+        put = HardwareProfile.from_dict(overheads.put_in(given, 80_000, 30_000, 100)).software
+        assert (put.layer_overhead_us, float(put.copy_overhead_us)) == (80, 0.1)
+        assert {name: time.ns() for name, time in put.policy_us.items()} == dict.fromkeys(
+            policy_us, (5_000_000, 1_700_000)
+        )
+
+
 def test_a_profile_is_written_with_them_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _, _ = tiny()
     given, out = tmp_path / "a100.yaml", tmp_path / "mine.yaml"

@@ -40,7 +40,9 @@ def digests(policy: str) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("policy", choices("policy"))
 def test_every_decision_is_as_it_was(policy: str) -> None:
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
-    assert dict(digests(policy)) == {key: value for key, value in golden.items() if key.split()[0] == f"policy={policy}"}
+    assert dict(digests(policy)) == {
+        key: value for key, value in golden.items() if key.split()[0] == f"policy={policy}"
+    }
 
 
 def test_no_digest_is_of_a_policy_that_is_gone() -> None:

@@ -14,7 +14,7 @@ from sim.check.synthetic import draw, setup_of
 from sim.run import run
 from sim.timeline import PREDICTOR, Timeline
 
-COMPUTE = ("dense", "expert", "software")
+COMPUTE = ("dense", "expert", "software", "policy")
 WORDS = ("budget=4GB", "limit=2", "bounds=false", "timeline=true")
 
 
@@ -39,6 +39,8 @@ def ns(events: list[dict[str, Any]]) -> int:
         ("policy=promoe", "chunks=3"),
         ("policy=gate_ahead", "policy.latency_us=50", "policy.blocking=true"),
         ("policy=lru", "hardware.software.layer_overhead_us=10"),
+        ("policy=lru", "hardware.software.layer_overhead_us=10", "+hardware.software.policy_us.lru.decode=700.001"),
+        ("policy=fmoe", "warmup=1", "chunks=3", "+hardware.software.policy_us.fmoe={prefill:3000,decode:2000}"),
     ],
     ids=" ".join,
 )
@@ -53,6 +55,7 @@ def test_slices_add_up_to_the_accounts(words: tuple[str, ...], tmp_path: Path) -
     assert sum(ns(found[part]) for part in COMPUTE) == totals["compute_ns"]
     software = result.document["config"]["hardware"]["software"]["layer_overhead_us"]
     assert ns(found["software"]) == float(software) * 1000 * 16 * len(found["step"])
+    assert ns(found["policy"]) == totals.get("policy_ns", 0)
     busy = result.document["link_utilisation"] * totals["wall_ns"]
     assert abs(ns(found["copy"]) - busy) <= 2 * max(round(1000 * e["dur"]) for e in found["copy"])  # cut at the ends
 

@@ -11,6 +11,7 @@ from traces.collect.options import Ranges, check_choice, check_ranges, parse_opt
 from traces.errors import UserError, one_of
 from traces.predicted import check_name
 from traces.reader import Trace, open_trace
+from traces.version import SHOWN
 
 HELP = """\
 Fit what policies predict with.
@@ -18,7 +19,8 @@ Fit what policies predict with.
   python -m policies fit promoe trace=DIR out=FILE [...]           fit ProMoE's predictors on train requests
   python -m policies apply promoe predictor=FILE trace=DIR [...]   write what they say beside a trace
 
-Add --help to a verb for its options. Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
+Add --help to a verb for its options; --version says which this is.
+Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
 """
 FIT_HELP = """\
 python -m policies fit promoe trace=DIR out=FILE [key=value ...]
@@ -143,6 +145,9 @@ def _dispatch(args: list[str]) -> int:
     verb, rest = (args[0], args[1:]) if args else ("--help", [])
     if verb in ("-h", "--help"):
         print(HELP, end="")
+        return 0
+    if verb == "--version":
+        print(SHOWN, end="")
         return 0
     if verb not in verbs:
         raise UserError(f"{verb}: no such command; allowed: {one_of([*verbs, '--help'])}")

@@ -8,6 +8,7 @@ from importlib import import_module
 
 from sim.cli import guarded
 from traces.errors import UserError, one_of
+from traces.version import SHOWN
 
 VERBS = {
     "run": "serve prompts, or a trace's routing, on a device",
@@ -24,7 +25,7 @@ The offloading runtime: the simulator's policies and core on a device, a GPU or 
 
 {verbs}
 
-python -m real VERB --help says more.
+python -m real VERB --help says more; python -m real --version says which this is.
 """
 
 
@@ -33,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(HELP.format(verbs="\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items())))
+        return 0
+    if words[0] == "--version":
+        sys.stdout.write(SHOWN)
         return 0
 
     def command() -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sim.config import RunConfig, load_config
 from sim.units import parse_bytes
+from traces import conf
 from traces.collect.options import parse_options
 from traces.errors import UserError
 
@@ -63,8 +63,7 @@ def checkpoint(rest: Sequence[str], config: RunConfig) -> str:
 
 def is_checkpoint(word: str) -> bool:
     key, _, value = word.partition("=")
-    known = {file.name.removesuffix(".yaml") for file in (files("conf") / "model").iterdir()}
-    return key == "model" and value not in known and not value.endswith((".yaml", ".yml"))
+    return key == "model" and value not in conf.names("model") and not value.endswith((".yaml", ".yml"))
 
 
 def model_dtype(config: RunConfig) -> str:

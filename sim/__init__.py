@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sim.runs import load, load_layers, load_requests, save
+    from traces.version import __version__
 
-__all__ = ["load", "load_layers", "load_requests", "save"]
+__all__ = ["__version__", "load", "load_layers", "load_requests", "save"]
 
 
 def __getattr__(name: str) -> Any:
     """The tables, imported when they are asked for: a run needs none of them."""
+    if name == "__version__":
+        from traces.version import __version__
+
+        return __version__
     if name in __all__:
         from sim import runs
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from traces.errors import UserError, one_of
+from traces.version import SHOWN
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from sim.help import HELP
 
         sys.stdout.write(HELP)
+        return 0
+    if words[0] == "--version":
+        sys.stdout.write(SHOWN)
         return 0
     verb, *rest = words
 

@@ -6,12 +6,11 @@ import hashlib
 import re
 import shlex
 from collections.abc import Collection, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -22,6 +21,7 @@ from policies import registry
 from sim.config import RunConfig
 from sim.sweep.axes import listed
 from sim.sweep.plugins import EXTRAS, check_plugin
+from traces import conf
 from traces.errors import UserError, one_of
 
 GROUPS = ("policy", "model", "hardware", "workload")
@@ -53,7 +53,7 @@ def compose_words(overrides: Sequence[str], *, hydra: bool = False) -> DictConfi
 
 
 def _compose(words: Sequence[str], *, hydra: bool = False) -> DictConfig:
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_dir(str(conf.FOLDER), version_base="1.3"):
         return compose("config", overrides=list(words), return_hydra_config=hydra)
 
 
@@ -70,14 +70,13 @@ def to_dict(composed: DictConfig) -> dict[str, Any]:
 
 def choices(group: str) -> list[str]:
     """The names that a group has, in ``conf/`` and, for policies, from other packages."""
-    found = {file.name.removesuffix(".yaml") for file in (files("conf") / group).iterdir()}
+    found = conf.names(group)
     return sorted(found | (set(_policies_elsewhere(found)) if group == "policy" else set()))
 
 
 def register_policies() -> None:
     """Make policies without a file in ``conf/policy`` (other packages', say) known to Hydra, with their defaults."""
-    found = {file.name.removesuffix(".yaml") for file in (files("conf") / "policy").iterdir()}
-    for name in _policies_elsewhere(found):
+    for name in _policies_elsewhere(conf.names("policy")):
         ConfigStore.instance().store(group="policy", name=name, node={"name": name, **registry.defaults(name)})
 
 

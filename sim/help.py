@@ -18,7 +18,8 @@ What would happen: replay recorded expert routing against an offloading policy, 
   timeline lay the timelines of several runs one below the other, for Perfetto
   bench    measure the engine's own speed and memory, side by side with a textbook machine
 
-Add --help to a command for its keys. Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
+Add --help to a command for its keys; --version says which this is.
+Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
 
   python -m sim run policy=lru budget=8GB
   python -m sim run --help

@@ -15,7 +15,7 @@ from policies import registry
 
 # What only talks to people, or belongs to another command, does not change a result. Files, and whole folders.
 ASIDE = {
-    "traces": {"cli.py", "inspect.py", "plots.py", "reuse.py", "stats.py", "words.py", "__main__.py"},
+    "traces": {"cli.py", "inspect.py", "plots.py", "reuse.py", "stats.py", "version.py", "words.py", "__main__.py"},
     "sim": {
         *("__init__.py", "__main__.py", "bench.py", "cli.py", "curve.py", "frame.py", "help.py", "policy_time.py"),
         *("progress.py", "runs.py", "side_by_side.py", "table.py", "compare", "sweep"),

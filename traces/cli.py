@@ -13,6 +13,7 @@ from traces.importers import Options
 from traces.importers.arrivals import add_arrivals
 from traces.importers.registry import find, importers
 from traces.reader import open_trace
+from traces.version import SHOWN
 from traces.words import folder, integer, member, parse_words, share, text
 
 HELP = """\
@@ -25,7 +26,8 @@ Work with recorded routing of Mixture-of-Experts models.
   python -m traces collect ...                   record a trace from a Hugging Face model
   python -m traces calibrate out=FILE ...        measure this machine, for the simulator to price by
 
-Add --help to a verb for its options. Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
+Add --help to a verb for its options; --version says which this is.
+Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
 """
 CHECK_HELP = """\
 python -m traces check DIR
@@ -97,6 +99,9 @@ def _dispatch(args: list[str]) -> int:
     verb, rest = (args[0], args[1:]) if args else ("", [])
     if verb in ("-h", "--help"):
         print(HELP, end="")
+        return 0
+    if verb == "--version":
+        print(SHOWN, end="")
         return 0
     # Collecting and calibrating need torch, which the other verbs do without.
     if verb == "collect":

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from typing import Any
 
 import yaml
 
 from policies import registry
 from policies.api import Policy, Setup
+from traces import conf
 
-CONF = files("conf") / "policy"
 QUICK = {
     "fmoe": (("search_us", 0.02),),
     "moe_infinity": (("latency_us", 0.02),),
@@ -81,12 +80,13 @@ def of_one(name: str) -> Iterator[Variant]:
 
 def shipped() -> Iterator[Variant]:
     """Every YAML that is not a policy's defaults."""
-    for path in sorted(CONF.iterdir(), key=lambda path: path.name):
+    for title in sorted(conf.names("policy")):
+        path = conf.FOLDER / "policy" / f"{title}.yaml"
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
         name = given.pop("name")
         own = tuple((k, v) for k, v in given.items() if v != registry.defaults(name).get(k))
         if own:
-            yield Variant(name, own, title=path.name.removesuffix(".yaml"))
+            yield Variant(name, own, title=title)
 
 
 def _others(hint: Any, default: Any) -> list[Any]:

@@ -27,6 +27,7 @@ from sim.sweep.job import Job, Told, heard, one_thread, tally
 from sim.sweep.plan import Plan, make_plan
 from sim.sweep.watch import watched
 from sim.units import counted
+from traces import conf
 from traces.errors import UserError
 
 TUNED = "optimization_results.yaml"
@@ -93,7 +94,7 @@ def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
             warnings.simplefilter("ignore")  # of the launchers and sweepers, about their own dependencies
             if plan.tunes:
                 _quiet()
-            hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")(job)()
+            hydra.main(config_path=str(conf.FOLDER), config_name="config", version_base="1.3")(job)()
     except UserError:
         raise
     except Exception as error:  # a worker was killed, a cluster refused: the cells that are done are done

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from tiny_configs import MIXTRAL, write_config
 
 from sim.profiles import shipped
+from traces import conf
 from traces.errors import UserError
 
 torch = pytest.importorskip("torch", reason="the calibrator needs the extra 'hf'")
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def test_every_model_of_conf_can_be_measured() -> None:
-    names = {file.name.removesuffix(".yaml") for file in (files("conf") / "model").iterdir()}
+    names = conf.names("model")
     assert {*PUBLISHED, "reference"} == names - {"as_traced"}
 
 

@@ -1,19 +1,19 @@
 """The shipped machines and their strict reader."""
 
 import copy
-from importlib.resources import files
 from typing import Any
 
 import pytest
 
 from sim.profiles import HardwareProfile, shipped
+from traces import conf
 from traces.errors import UserError
 
 NAMES = ["a100", "h100", "h200", "jetson_agx_orin", "rtx_3090", "rtx_4090"]
 
 
 def test_every_shipped_machine_is_tested() -> None:
-    assert sorted(file.name for file in (files("conf") / "hardware").iterdir()) == [f"{n}.yaml" for n in NAMES]
+    assert sorted(conf.names("hardware")) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

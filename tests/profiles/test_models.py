@@ -1,11 +1,11 @@
 """The shipped models against their published totals, and the strict reader."""
 
-from importlib.resources import files
 from typing import Any
 
 import pytest
 
 from sim.profiles import AS_TRACED, ModelProfile, shipped
+from traces import conf
 from traces.errors import UserError
 
 # all parameters of the published checkpoints
@@ -36,8 +36,7 @@ def model(name: str) -> ModelProfile:
 
 
 def test_every_shipped_model_has_its_check() -> None:
-    folder = files("conf") / "model"
-    assert {file.name for file in folder.iterdir()} == {f"{name}.yaml" for name in [*PUBLISHED, AS_TRACED]}
+    assert conf.names("model") == {*PUBLISHED, AS_TRACED}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -25,7 +25,8 @@ def project(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", *LARGE))
     for name in LARGE:
         (copy / "traces" / name).symlink_to(ROOT / "traces" / name)
-    shutil.copy(ROOT / "pyproject.toml", copy)
+    for file in ("pyproject.toml", "moe_offload.py"):
+        shutil.copy(ROOT / file, copy)
     return copy
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +13,8 @@ from hydra.core.config_store import ConfigStore
 from sim import load
 from sim.cli import main
 from sim.sweep.plan import make_plan
+from traces import conf
 
-Sim = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
@@ -58,13 +56,16 @@ def test_a_slip_in_an_experiment_names_it(
     assert printed.count("\n") == 1
 
 
-def test_a_preset_that_is_no_yaml(sim: Sim, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "conf", tmp_path / "here" / "conf")
-    (tmp_path / "here" / "conf" / "experiment" / "slip.yaml").write_text("# @package _global_\nbudget: [2GB\n")
-    done = sim("run", "-m", "experiment=slip")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: experiment=slip: not YAML: while parsing a flow sequence in ")
-    assert done.stderr.count("\n") == 1
+def test_a_preset_that_is_no_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf" / "experiment" / "slip.yaml").write_text("# @package _global_\nbudget: [2GB\n")
+    monkeypatch.setattr(conf, "FOLDER", tmp_path / "conf")
+    assert main(["run", "-m", "experiment=slip"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: experiment=slip: not YAML: while parsing a flow sequence in ")
+    assert printed.count("\n") == 1
 
 
 def test_tuning_without_optuna_says_which_extra(

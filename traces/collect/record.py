@@ -7,12 +7,12 @@ import sys
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 
 from traces.collect import overhead
 from traces.collect.devices import device_name, input_device
@@ -29,6 +29,7 @@ from traces.errors import UserError
 from traces.format import STEP_DTYPE, shown, signal_dtype
 from traces.manifest import About, Prompts
 from traces.manifest import Recorder as RecorderInfo
+from traces.version import __version__
 from traces.writer import TraceWriter
 
 CHECKPOINT_S = 5.0
@@ -199,5 +200,4 @@ def _served(recorder: Recorder, jobs: list[Job], end: Collection[int]) -> list[S
 
 def recorder_version() -> str:
     """Our version and those of the two libraries that decide what is computed."""
-    ours, *theirs = (version(name) for name in ("moe-offload-workbench", "transformers", "torch"))
-    return f"{ours} (transformers {theirs[0]}, torch {theirs[1]})"
+    return f"{__version__} (transformers {transformers.__version__}, torch {torch.__version__})"

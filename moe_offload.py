@@ -1,0 +1,94 @@
+"""The program ``moe-offload``, and why a user's own folders may be called as our packages are.
+
+Python looks for ``sim`` first where the user stands, if asked for ``python -m sim``, and in every entry of PYTHONPATH.
+Nothing but the standard library is imported here before our packages are sure to be found.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+ROOMS = {
+    "traces": "what happened: recorded routing, checked, shown, imported and recorded",
+    "policies": "the decisions: fit what they predict with",
+    "sim": "what would happen: replay a trace against a policy on a simulated machine",
+    "real": "what does happen: the same policy on a GPU or on this machine's CPU",
+}
+HELP = """\
+moe-offload {rooms} COMMAND [KEY=VALUE ...]
+
+{lines}
+
+Add --help to any of them for its commands; moe-offload --version says which this is. python -m sim and so on are the
+same, but for what lies in the folder where you stand: moe-offload never imports from there.
+
+  moe-offload sim run policy=fmoe budget=8GB
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command, by default that of ``sys.argv``; returns the exit status, or leaves with SystemExit."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    ours_first(ROOT)
+    if not _is(sys.path[0], ROOT):
+        os.environ["PYTHONSAFEPATH"] = "1"  # child processes: sys.executable -m sim, a launcher's workers
+    if not words or words[0] in ("-h", "--help", "help"):
+        lines = "\n".join(f"  {room:10}{what}" for room, what in ROOMS.items())
+        sys.stdout.write(HELP.format(rooms="|".join(ROOMS), lines=lines))
+        return 0
+    if words[0] == "--version":
+        from traces.version import SHOWN
+
+        sys.stdout.write(SHOWN)
+        return 0
+    if words[0] not in ROOMS:
+        from traces.errors import one_of
+
+        shown = words[0].replace("\r", "\\r").replace("\n", "\\n")
+        sys.stderr.write(f"error: {shown}: no such command; allowed: {one_of([*ROOMS, '--help', '--version'])}\n")
+        return 2
+    sys.argv = [f"moe-offload {words[0]}", *words[1:]]
+    runpy.run_module(words[0], run_name="__main__")
+    return 0
+
+
+def ours_first(root: Path) -> None:
+    """Let our packages in `root` be found before modules of these names elsewhere, here and in child processes.
+
+    Nothing is changed where they are found already. A folder without ``__init__.py`` (a namespace) never wins over a
+    package, wherever on the path that one lies.
+    """
+    place = len(sys.path)
+    for number, entry in enumerate(sys.path):
+        if _is(entry, root):
+            return
+        if any(_shadows(entry, room, root) for room in ROOMS):
+            place = number
+            break
+    unsafe = [] if sys.flags.safe_path else [sys.path[0] or str(Path.cwd())]  # children keep it, behind ours
+    given = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(root), *unsafe, *([given] if given else [])])
+    os.environ["PYTHONSAFEPATH"] = "1"
+    sys.path.insert(place, str(root))
+
+
+def _shadows(entry: str, room: str, root: Path) -> bool:
+    """Whether an entry of the path has a package or a module of that name, and not our own by a link."""
+    spec = PathFinder.find_spec(room, [entry or str(Path.cwd())])
+    if spec is None or spec.origin is None:
+        return False
+    return Path(spec.origin).resolve().parents[1] != root
+
+
+def _is(entry: str, root: Path) -> bool:
+    return Path(entry).resolve() == root
+
+
+if __name__ == "__main__":
+    sys.exit(main())

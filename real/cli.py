@@ -17,6 +17,8 @@ VERBS = {
     "calibrate": "the runtime's own overheads, added to a hardware profile",
     "quality": "what a lossy policy costs: perplexity, KL, agreement",
     "peers": "our runtime beside the library and accelerate",
+    "measure": "a machine with a GPU in one go, within minutes",
+    "evaluate": "what measure left: replayed, simulated, fitted and judged",
 }
 HELP = """\
 python -m real VERB [key=value ...]

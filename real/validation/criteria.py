@@ -39,12 +39,15 @@ CRITERIA = (
 )
 
 
-def criteria(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each criterion with its figure, the cells that it is over, and whether it holds; null where there is no cell."""
-    return [_judged(each, rows) for each in CRITERIA]
+def criteria(rows: Sequence[Mapping[str, Any]], *, own: bool = True) -> list[dict[str, Any]]:
+    """Each criterion with its figure, the cells that it is over, and whether it holds; null where there is no cell.
+
+    ``own``: the prices were measured on this very device; by others no time is judged.
+    """
+    return [_judged(each, rows, own) for each in CRITERIA]
 
 
-def _judged(it: Criterion, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _judged(it: Criterion, rows: Sequence[Mapping[str, Any]], own: bool) -> dict[str, Any]:
     values = [x for row in rows if it.over in ("all", row["decides"]) if (x := _figure(it.name, row)) is not None]
     value = None if not values else max(values) if it.name.endswith("_worst") else median(values)
     holds = value is None or ((it.least is None or value >= it.least) and (it.most is None or value <= it.most))
@@ -56,7 +59,7 @@ def _judged(it: Criterion, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "value": value,
         "least": it.least,
         "most": it.most,
-        "judged": it.judged,
+        "judged": it.judged and (own or it.over == "all"),
         "holds": holds if value is not None else None,
     }
 

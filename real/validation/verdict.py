@@ -118,7 +118,7 @@ def _criteria(found: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{how} {it[key]:g}" for key, how in (("least", "at least"), ("most", "at most")) if it[key] is not None
         ]
         said = "holds" if it["holds"] else "**fails**" if it["judged"] else "off"
-        said = said if it["judged"] else f"{said}; expected, not judged"
+        said = said if it["judged"] else f"{said}; not judged"
         where = "" if it["over"] == "all" else f"; cells where the {it['over']} decides"
         lines.append(_row([f"{it['what']}{where}", str(it["cells"]), f"{it['value']:.4g}", ", ".join(wanted), said]))
     return lines

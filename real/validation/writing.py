@@ -53,12 +53,12 @@ def document_of(
     cells: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]], source: Source
 ) -> dict[str, Any]:
     """All that is known of a grid: where it was run, what came of it, the worst cell first."""
-    rows = worst_first(cells)
+    rows, about = worst_first(cells), provenance(source)
     return {
         "schema": SCHEMA,
-        "provenance": provenance(source),
+        "provenance": about,
         "summary": summary(rows),
-        "criteria": criteria(rows),
+        "criteria": criteria(rows, own=about["hardware"]["of_this_device"]),
         "cells": rows,
         "failed": list(failed),
     }

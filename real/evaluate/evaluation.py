@@ -1,0 +1,122 @@
+"""All that is found in a folder of measurements."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from real.evaluate.prices import expected, fitted
+from real.grid import read_profile
+from real.measure.record import read
+from real.validation.compare import judge
+from real.validation.own_time import own_time
+from real.validation.ran import Runs, load_all
+from real.validation.writing import Source, document_of
+from sim.cell import make_cell
+from sim.inputs import Inputs
+from traces.errors import UserError
+
+GRIDS = {"cells": "recorded routing", "link": "drawn routing on few, large experts, for the link alone"}
+
+
+class Evaluation:
+    """Of the folder ``folder``; ``name``: of the profile. UserError for a folder that is none, or damaged."""
+
+    def __init__(self, folder: Path, name: str = "") -> None:
+        self.folder, self.inputs = folder, Inputs(keep=True)
+        self.record = read(folder)
+        self.about: Mapping[str, Any] = self.record["about"]
+        self.runs = {grid: load_all(folder / grid, folder / "traces") for grid in GRIDS}
+        profile = folder / "profile.yaml"
+        self.device_only = read_profile(profile) if profile.exists() else None
+        self.name = name or str((self.device_only or {}).get("name", "unmeasured"))
+
+    def step(self, name: str) -> Any:
+        """What a step wrote as NAME.json; None where it did not come to it. UserError if it cannot be read."""
+        path = self.folder / f"{name}.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON ({error}); measure this step again: remove the file") from None
+
+    @cached_property
+    def hardware(self) -> dict[str, Any] | None:
+        """The profile that predicts; None where no copies were measured: then each cell's own is taken."""
+        if self.device_only is None:
+            return None
+        found, raw = dict(self.device_only) | {"name": self.name}, self.step("overheads")
+        if raw is not None:
+            found = fitted(found, raw, self.folder / "traces", self.name)
+        return found | {"software": dict(found["software"]) | {"policy_us": dict(self.decisions["policy_us"])}}
+
+    @cached_property
+    def decisions(self) -> dict[str, Any]:
+        """The policies' own time per pass, as measured beside the device; else on this machine, and said so."""
+        found: dict[str, Any] | None = self.step("decisions")
+        if found is not None:
+            return found
+        here = own_time(self.runs["cells"], "50%", self.inputs)
+        return {"where": "on this machine, not on the one that was measured", "policy_us": here}
+
+    @cached_property
+    def documents(self) -> dict[str, dict[str, Any]]:
+        """A validation's document for each grid that has runs."""
+        return {grid: self._document(runs) for grid, runs in self.runs.items() if runs}
+
+    def _document(self, runs: Runs) -> dict[str, Any]:
+        rows, failed, last = [], [], None
+        for (policy, budget), (config, found) in runs.items():
+            try:
+                cell = make_cell(config, self.inputs)
+                if any(ran.trace != cell.trace.sha256 for ran in found):
+                    raise UserError(f"trace={config.trace} is another one now than what was run")
+                hardware = self.hardware or dict(config.hardware)
+                priced = make_cell(replace(config, hardware=hardware), self.inputs)
+                row, _ = judge(cell, found, priced)
+            except UserError as error:
+                failed.append({"policy": policy, "budget": budget, "error": " ".join(str(error).split())})
+                continue
+            rows.append(row | {"expected": expected(priced), "runs": len(found)})
+            last = priced, found[0]
+            _say(f"{policy} at {budget}: replay {'agrees' if row['replay']['agrees'] else 'DIFFERS'}")
+        if last is None:
+            raise UserError(f"{self.folder}: no cell can be judged: {failed[0]['error']}")
+        weights = "random" if self.about["size"] == "full" else "auto"
+        repeat = max(row["runs"] for row in rows)
+        date = str((self.step("copies") or {}).get("date", "unknown"))
+        return document_of(rows, failed, Source(last[0], self.about, weights, "", repeat, date, last[1].code))
+
+    @property
+    def holds(self) -> bool:
+        """Whether every replay agrees, and no criterion fails that is judged."""
+        rows = [row for document in self.documents.values() for row in document["cells"]]
+        agree = all(row["replay"]["agrees"] and row["replay"]["accounts_agree"] for row in rows)
+        judged = [it for document in self.documents.values() for it in document["criteria"] if it["judged"]]
+        exact = self.step("exact")
+        return agree and all(it["holds"] is not False for it in judged) and (exact is None or bool(exact["equal"]))
+
+    def summary(self) -> dict[str, Any]:
+        """What a program may want of it."""
+        return {
+            "name": self.name,
+            "about": dict(self.about),
+            "steps": self.record["steps"],
+            "holds": self.holds,
+            "grids": {
+                grid: {"summary": it["summary"], "criteria": it["criteria"], "failed": it["failed"]}
+                for grid, it in self.documents.items()
+            },
+            "peers": self.step("peers"),
+            "exact": self.step("exact"),
+            "decisions": self.decisions,
+            "runtime": (self.hardware or {}).get("runtime"),
+        }
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

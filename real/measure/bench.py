@@ -1,0 +1,275 @@
+"""What the steps share: the folder, the device, the sizes, the machine's profile so far, and the models in memory."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from real.grid import read_profile
+from real.measure.clock import Clock
+from real.measure.record import Record
+from real.runtime.forced import run_forced
+from real.runtime.models import open_model
+from real.runtime.offloaded import Offloaded
+from real.synthetic import draw
+from real.validation.ran import runtime_digest
+from real.words import host_bytes
+from sim.cell import Cell, make_cell
+from sim.config import RunConfig
+from sim.inputs import Inputs
+from sim.profiles import shipped
+from traces.calibrate.machine import describe
+from traces.errors import UserError
+from traces.whole import write_whole
+
+if TYPE_CHECKING:
+    from real.measure import Options
+
+MAIN, LINK = "main", "link"
+FALLBACK = "h200"
+"""The published profile that policies are told of where copies could not be measured."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is run, and on which routing. ``layers``: of a shape that conf/model has deeper."""
+
+    model: str
+    weights: str
+    dtype: str
+    trace: str
+    limit: int | None
+    warmup: int
+    layers: int | None = None
+    drawn: tuple[tuple[int, int], ...] = ()
+    """Requests (prompt tokens, decode steps) of drawn routing; none: the trace is recorded."""
+
+    def profile(self) -> dict[str, Any]:
+        """Its sizes, as conf/model has them."""
+        known = dict(shipped("model", self.model))
+        return known | {"dtype": self.dtype} | ({"moe_layers": self.layers} if self.layers else {})
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large everything is."""
+
+    main: Subject
+    link: Subject
+    shapes: tuple[str, ...]
+    """Models of which one layer is timed."""
+    grid: tuple[tuple[str, str], ...]
+    """(policy, budget) of the cells, the most telling first."""
+    link_grid: tuple[tuple[str, str], ...]
+    again: tuple[tuple[str, str], ...]
+    largest: int  # MiB of a copy
+    max_tokens: int
+    max_context: int
+    copies_s: float
+    layers_s: float
+    overhead_tokens: int
+    new_tokens: int
+    accelerate_tokens: int
+
+
+PROFILED = ("lru", "gate_ahead", "promoe", "fmoe")
+GRID = (("on_demand", "25%"), *((policy, budget) for budget in ("25%", "50%", "75%") for policy in PROFILED))
+LINK_GRID = (("on_demand", "25%"), ("lru", "25%"), ("lru", "75%"))
+AGAIN = (("on_demand", "25%"), ("lru", "25%"), ("lru", "50%"), ("lru", "75%"))
+FULL = Size(
+    Subject("olmoe_1b_7b", "random", "bfloat16", "sample", 4, 1),
+    Subject("mixtral_8x7b", "random", "bfloat16", "link", None, 1, layers=4, drawn=((8, 4), (32, 24), (96, 24))),
+    ("olmoe_1b_7b", "mixtral_8x7b"),
+    GRID,
+    LINK_GRID,
+    AGAIN,
+    largest=128,
+    max_tokens=512,
+    max_context=2048,
+    copies_s=40,
+    layers_s=45,
+    overhead_tokens=48,
+    new_tokens=48,
+    accelerate_tokens=4,
+)
+TINY = Size(
+    Subject("reference", "auto", "float32", "sample", 1, 0),
+    Subject("reference", "auto", "float32", "link", None, 1, drawn=((4, 2), (8, 4))),
+    ("reference",),
+    GRID,
+    LINK_GRID,
+    AGAIN[:2],
+    largest=1,
+    max_tokens=16,
+    max_context=128,
+    copies_s=4,
+    layers_s=6,
+    overhead_tokens=4,
+    new_tokens=6,
+    accelerate_tokens=3,
+)
+
+
+@dataclass
+class Bench:
+    """See the module."""
+
+    folder: Path
+    device: torch.device
+    options: Options
+    clock: Clock
+    inputs: Inputs = field(default_factory=lambda: Inputs(keep=True))
+    longest: dict[str, float] = field(default_factory=dict)
+    """Seconds of the longest cell so far, by subject."""
+    _models: dict[str, Offloaded] = field(default_factory=dict)
+
+    def open(self) -> None:
+        """Make the folder, or go on in it. UserError where it cannot be written or is of another machine."""
+        self.size = TINY if self.options.rehearse == "true" else FULL
+        about = describe(self.device)
+        about = {key: about[key] for key in ("device", "host", "python", "torch", "transformers")}
+        from real.measure.steps import STEPS
+
+        try:
+            for inner in ("", "cells", "link", "traces"):
+                (self.folder / inner).mkdir(parents=True, exist_ok=True)
+            about |= {"size": "tiny" if self.size is TINY else "full", "code": runtime_digest()}
+            self.record = Record(self.folder, about, [step.name for step in STEPS])
+        except OSError as error:
+            raise UserError(
+                f"out={self.folder}: cannot be written ({error.strerror}); allowed: a folder that can"
+            ) from None
+
+    # -- files --------------------------------------------------------------------------------------------------
+
+    def write(self, name: str, content: Any) -> None:
+        """A step's result as NAME.json."""
+        write_whole(self.folder / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+    def read(self, name: str) -> Any:
+        """A step's result; None where there is none yet."""
+        path = self.folder / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def profile(self) -> Mapping[str, Any]:
+        """The machine as measured so far, without the runtime's overheads; else a published one."""
+        path = self.folder / "profile.yaml"
+        return read_profile(path) if path.exists() else dict(shipped("hardware", FALLBACK))
+
+    # -- what is run --------------------------------------------------------------------------------------------
+
+    def subject(self, which: str) -> Subject:
+        found: Subject = getattr(self.size, which)
+        return found
+
+    def model(self, which: str) -> Offloaded:
+        """A subject's model, loaded once and warmed up; another is dropped where there is no room for both."""
+        if which not in self._models:
+            same = next((kept for other, kept in self._models.items() if self._alike(which, other)), None)
+            self._models[which] = same or self._load(which)
+            self._warm(which)
+        return self._models[which]
+
+    def _alike(self, which: str, other: str) -> bool:
+        a, b = self.subject(which), self.subject(other)
+        return (a.model, a.weights, a.dtype, a.layers) == (b.model, b.weights, b.dtype, b.layers)
+
+    def _load(self, which: str) -> Offloaded:
+        subject = self.subject(which)
+        profile = subject.profile()
+        name, layers = subject.model, subject.layers or profile.get("moe_layers")
+
+        def load() -> Offloaded:
+            made = open_model(name, subject.dtype, subject.weights, layers)
+            return Offloaded(made, self.device, host_memory=host_bytes(self.options.host_memory))
+
+        try:
+            return load()
+        except UserError:
+            if not self._models:
+                raise
+            say(f"no room for {name} beside {next(iter(self._models))}, which is dropped")
+            self.drop()
+        return load()
+
+    def _warm(self, which: str) -> None:
+        """The first request, unmeasured: what a device does once (its kernels, its memory) is in no cell."""
+        cell = self.cell(which, "lru", "25%", limit=1, warmup=0)
+        run_forced(cell, self._models[which], cell.policy())
+
+    def drop(self) -> None:
+        """Give the models' memory back."""
+        for model in self._models.values():
+            model.store.close()
+        self._models.clear()
+        gc.collect()
+        self.empty_cache()
+
+    def empty_cache(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def config(self, which: str, policy: str, budget: str, **more: Any) -> RunConfig:
+        """One run of a subject; the trace by the name under which it lies in the folder."""
+        subject = self.subject(which)
+        return RunConfig.from_dict(
+            {
+                "policy": {"name": policy},
+                "model": subject.profile(),
+                "hardware": dict(self.profile()),
+                "workload": {"name": "closed_loop", "batch": 1},
+                "trace": subject.trace,
+                "budget": budget,
+                "chunks": 1,
+                "warmup": subject.warmup,
+                "limit": subject.limit,
+                "seed": 0,
+                "bounds": False,
+                "log": False,
+                "timeline": False,
+            }
+            | more
+        )
+
+    def cell(self, which: str, policy: str, budget: str, **more: Any) -> Cell:
+        """The same, made real."""
+        config = self.config(which, policy, budget, **more)
+        return make_cell(replace(config, trace=self.trace(which)), self.inputs)
+
+    def reference(self) -> Cell:
+        """One request of the reference model on its own sample, under lru at 25 %."""
+        config = self.config(MAIN, "lru", "25%", limit=1, warmup=0, model=dict(shipped("model", "reference")))
+        return make_cell(replace(config, trace="sample"), self.inputs)
+
+    def expert_bytes(self, which: str) -> int:
+        """Bytes of all experts of a subject's model."""
+        subject, profile = self.subject(which), self.subject(which).profile()
+        return int(profile["moe_layers"] * profile["experts"] * profile["expert_bytes"][subject.dtype])
+
+    def date(self) -> str:
+        """When the machine was measured; now, where it was not."""
+        found = self.read("copies")
+        return str(found["date"]) if found else datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+    def trace(self, which: str) -> str:
+        """Where a subject's routing is: drawn on the spot where it is to be drawn."""
+        subject = self.subject(which)
+        if not subject.drawn:
+            return subject.trace
+        path, profile = self.folder / "traces" / subject.trace, subject.profile()
+        if not path.exists():
+            sizes = profile["moe_layers"], profile["experts"], profile["top_k"]
+            draw(path, sizes, f"{subject.model}_shape", subject.drawn, 1)
+        return str(path)
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

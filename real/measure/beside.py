@@ -1,0 +1,147 @@
+"""The runtime beside others and beside itself: the library, accelerate, equal outputs, and where a pass's time goes."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from real import peers as comparing
+from real.measure.bench import MAIN, Bench
+from real.runtime.engine import Engine
+from real.runtime.forced import run_forced
+from real.runtime.library import resident
+from real.runtime.offloaded import Offloaded
+from real.runtime.taught import run_taught
+from sim.cell import Cell
+from sim.workload import Pass
+from traces.errors import UserError
+from traces.whole import write_whole
+
+PASSES = (4, 7)
+"""After so many passes the profiler begins, and ends."""
+SHOWN = 60
+EQUAL = (("on_demand", "25%"), ("lru", "25%"), ("lru", "100%"))
+"""Runs whose outputs must be equal to the bit: experts come at other times, and in another order."""
+
+
+def peers(bench: Bench) -> str:
+    """Milliseconds per token of the library, of accelerate, and of this runtime: ``peers.json``."""
+    size, subject = bench.size, bench.size.main
+    options = comparing.Options(new_tokens=size.new_tokens, accelerate_tokens=size.accelerate_tokens)
+    rows = comparing.beside(bench.model(MAIN), bench.config(MAIN, "gate_ahead", "50%"), options, subject.model)
+    bench.write("peers", rows)
+    return ", ".join(f"{row['name']} {row['ms_per_token']:.3g} ms" for row in rows["rows"])
+
+
+def exactness(bench: Bench) -> str:
+    """Whether outputs depend on what was in memory, and how far they are from the library's: ``exact.json``."""
+    model, first = bench.model(MAIN), bench.cell(MAIN, "lru", "100%", limit=1, warmup=0)
+    logits = {}
+    for policy, budget in EQUAL:
+        cell = bench.cell(MAIN, policy, budget, limit=1, warmup=0)
+        logits[f"{policy} at {budget}"] = _logits(partial(_taught, cell, model))
+    with resident(model) as whole:
+        library = _logits(partial(_library, first, whole, bench.device))
+    digests = {name: hashlib.sha256(b"".join(_bytes(x) for x in found)).hexdigest() for name, found in logits.items()}
+    found: dict[str, Any] = {
+        "passes": len(library),
+        "digests": digests,
+        "equal": len(set(digests.values())) == 1,
+        "library": _apart(logits["lru at 100%"], library),
+    }
+    model.exact = False
+    try:
+        grouped = _logits(partial(_taught, first, model))
+    finally:
+        model.exact = True
+    found["grouped"] = _apart(grouped, library) | {"from_exact": _apart(grouped, logits["lru at 100%"])}
+    bench.write("exact", found)
+    if not found["equal"]:
+        raise UserError("outputs depend on the policy or the budget: see exact.json")
+    return f"equal between policies; from the library's at most {found['library']['largest']:.3g} apart"
+
+
+def profile(bench: Bench) -> str:
+    """Three decode passes under torch's profiler: ``passes.json.gz`` opens in Perfetto, ``passes.json`` sums it up."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (bench.device.type == "cuda")
+    cell, done = bench.cell(MAIN, "lru", "50%", limit=1, warmup=0), 0
+    with tempfile.TemporaryDirectory(prefix="moe-offload-") as scratch:
+        made = profiler(activities=kinds)
+
+        def count(_rows: int) -> None:
+            nonlocal done
+            done += 1
+            if done == PASSES[0]:
+                made.start()
+            elif done == PASSES[1]:
+                made.stop()
+
+        run_forced(cell, bench.model(MAIN), cell.policy(), count)
+        if done < PASSES[1]:
+            raise UserError(f"the request has {done} passes; allowed: one of {PASSES[1]} and more")
+        path = Path(scratch) / "passes.json"
+        made.export_chrome_trace(str(path))
+        write_whole(bench.folder / "passes.json.gz", gzip.compress(path.read_bytes(), mtime=0))
+    rows = sorted((_operation(it) for it in made.key_averages()), key=lambda row: -row["cpu_us"] - row["device_us"])
+    passes = PASSES[1] - PASSES[0]
+    launched = sum(row["calls"] for row in rows if row["name"] in ("cudaLaunchKernel", "cuLaunchKernelEx"))
+    operations = sum(row["calls"] for row in rows if row["name"].startswith("aten::"))
+    sums = {"passes": passes, "aten_calls_per_pass": operations / passes, "launches_per_pass": launched / passes}
+    bench.write("passes", sums | {"policy": "lru", "budget": "50%", "rows": rows[:SHOWN]})
+    return f"{operations / passes:.0f} operations a pass, nested ones counted too"
+
+
+def _operation(it: Any) -> dict[str, Any]:
+    device = getattr(it, "self_device_time_total", 0) or 0
+    return {"name": it.key, "calls": it.count, "cpu_us": it.self_cpu_time_total, "device_us": device}
+
+
+def _logits(run: Callable[[Callable[[Pass, Tensor], None]], object]) -> list[Tensor]:
+    found: list[Tensor] = []
+    run(lambda _step, logits: found.append(logits.float().cpu()))
+    return found
+
+
+def _taught(cell: Cell, model: Offloaded, take: Callable[[Pass, Tensor], None]) -> None:
+    run_taught(cell, model, cell.policy(), take)
+
+
+def _library(cell: Cell, model: Any, device: torch.device, take: Callable[[Pass, Tensor], None]) -> None:
+    """The same passes by the library itself, all experts on the device."""
+    engine, tokens = Engine(model, device), cell.trace.token_ids
+    assert tokens is not None
+    with torch.inference_mode():
+        for step in cell.passes(cell.selection.measured):
+            given = [int(token) for first, rows in step.parts for token in tokens[first : first + rows]]
+            if step.prefill:
+                take(step, engine.prefill(step.requests[0], given, every=True))
+            else:
+                take(step, engine.decode(step.requests, given))
+
+
+def _apart(ours: list[Tensor], theirs: list[Tensor]) -> dict[str, Any]:
+    """How far two runs' logits are apart, beside the largest of them, and the share of rows with the same argmax."""
+    pairs = list(zip(ours, theirs, strict=True))
+    rows = sum(len(a) for a, _ in pairs)
+    same = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in pairs)
+    return {
+        "largest": max(float((a - b).abs().max()) for a, b in pairs),
+        "largest_logit": max(float(b.abs().max()) for _, b in pairs),
+        "same_argmax": same / rows,
+        "equal": all(torch.equal(a, b) for a, b in pairs),
+    }
+
+
+def _bytes(logits: Tensor) -> bytes:
+    return logits.contiguous().numpy().tobytes()

@@ -1,0 +1,84 @@
+"""The device alone: copies by size, and one layer by tokens; the profile that policies are told of."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from real.measure.bench import Bench, say
+from traces.calibrate.copies import count_points, measure_copies
+from traces.calibrate.layers import Grids, measure_model
+from traces.calibrate.machine import RATE_POINTS, clocks, describe, memory_bytes, rates
+from traces.calibrate.profile import assemble, write
+from traces.calibrate.tables import Rows
+from traces.calibrate.timing import Budget, Clock, Sample
+
+
+def copies(bench: Bench) -> str:
+    """Bare rates, and the time of a copy by its size, alone and beside other work: ``copies.json``."""
+    size, clock = bench.size, Clock(bench.device)
+    largest = size.largest << 20
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    budget = Budget(_seconds(bench, size.copies_s), RATE_POINTS + count_points(largest))
+    found = rates(clock, largest, budget)
+    curves = measure_copies(clock, largest, budget, say)
+    shown = {name: {"axes": rows.axes, "samples": [asdict(it) for it in rows.samples]} for name, rows in curves.items()}
+    machine = describe(bench.device) | clocks("after the copies")
+    bench.write("copies", {"date": date, "machine": machine, "rates": found, "curves": shown})
+    write_profile(bench)
+    pinned = curves["copy_h2d_pinned"]
+    return f"{pinned.axes['bytes'][-1] / pinned.medians[-1]:.2f} GB/s pinned, host to device"
+
+
+def layers(bench: Bench) -> str:
+    """The dense part, an expert and top-K experts of one layer of each shape by tokens: ``layers.json``."""
+    size, clock = bench.size, Clock(bench.device)
+    grids = Grids.up_to(size.max_tokens, size.max_context)
+    budget = Budget(_seconds(bench, size.layers_s), len(size.shapes) * grids.points)
+    sections = dict(bench.read("layers") or {})
+    for name in size.shapes:  # each written when it ends: the first is the one that matters
+        if name not in sections:
+            dtype = next(it.dtype for it in (size.main, size.link) if it.model == name)
+            sections[name] = measure_model(name, clock, dtype, grids, budget, say)
+            bench.empty_cache()
+            bench.write("layers", sections)
+            write_profile(bench)
+    expert, dense = (sections[size.shapes[0]][part]["ns"][0] / 1e3 for part in ("expert", "dense"))
+    return f"{size.shapes[0]}: an expert {expert:.1f} us, the dense part {dense:.1f} us"
+
+
+def write_profile(bench: Bench) -> None:
+    """``profile.yaml`` of what has been measured so far: as python -m traces calibrate writes it."""
+    found, sections = bench.read("copies"), bench.read("layers") or {}
+    if found is None:
+        return
+    curves = {
+        name: Rows(it["axes"], [Sample(**sample) for sample in it["samples"]]) for name, it in found["curves"].items()
+    }
+    cuda = bench.device.type == "cuda"
+    profile = assemble(
+        name_of(bench),
+        found["date"],
+        found["machine"],
+        memory_bytes(bench.device),
+        len(os.sched_getaffinity(0)),
+        found["rates"],
+        curves,
+        sections,
+        cuda,
+    )
+    write(bench.folder / "profile.yaml", profile)
+
+
+def name_of(bench: Bench) -> str:
+    """What the machine's profile is called: the device's name as one word."""
+    import re
+
+    words = re.sub(r"[^a-z0-9]+", "_", bench.record.about["device"].lower()).strip("_")
+    return f"{words.removeprefix('nvidia_')}_measured"
+
+
+def _seconds(bench: Bench, seconds: float) -> float:
+    """Of the time that is left, no more than its share: a short run measures all points, each less often."""
+    return max(1.0, seconds * min(1.0, bench.clock.seconds / 540))

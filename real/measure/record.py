@@ -1,0 +1,75 @@
+"""What has been done: ``measure.json``, written after each step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from traces.errors import UserError
+from traces.whole import write_whole
+
+FILE = "measure.json"
+SCHEMA = 1
+GROWS = ("host",)
+"""Of what is told of a machine: it may show more memory than before."""
+
+
+@dataclass
+class State:
+    """One step: done, failed, stopped (out of its time) or outstanding; ``said``: why, or what came of it."""
+
+    state: str = "outstanding"
+    said: str = ""
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+
+class Record:
+    """The states of all steps of one folder, and what was measured where. UserError for another machine's folder."""
+
+    def __init__(self, folder: Path, about: Mapping[str, Any], steps: list[str]) -> None:
+        self.path, self.about = folder / FILE, dict(about)
+        self.states = {name: State() for name in steps}
+        found = read(folder) if self.path.exists() else None
+        if found is None:
+            return
+        for key, value in self.about.items():
+            if key not in GROWS and found["about"].get(key) != value:
+                was = found["about"].get(key)
+                raise UserError(
+                    f"out={folder}: was measured with {key}={was}, and this is {value}; allowed: a new folder"
+                )
+        for name, state in found["steps"].items():
+            if name in self.states:
+                self.states[name] = State(**state)
+
+    def note(self, name: str, state: State) -> None:
+        """A step has ended: write it down."""
+        self.states[name] = state
+        steps = {name: asdict(state) for name, state in self.states.items()}
+        content = {"schema": SCHEMA, "about": self.about, "steps": steps}
+        write_whole(self.path, json.dumps(content, indent=1) + "\n")
+
+    def table(self) -> str:
+        """A line per step, for a person."""
+        lines = [f"{'step':10} {'state':12} {'wall s':>7} {'CPU s':>7}"]
+        for name, it in self.states.items():
+            lines.append(f"{name:10} {it.state:12} {it.wall_s:7.1f} {it.cpu_s:7.1f}  {it.said}".rstrip())
+        return "\n".join(lines) + "\n"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The content of a folder's record. UserError where there is none, or another one."""
+    path = folder / FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; allowed: a folder of python -m real measure") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a record of python -m real measure ({error})") from None
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not {"about", "steps"} <= found.keys():
+        raise UserError(f"{path}: not a record of schema {SCHEMA}; measure again into a new folder")
+    return found

@@ -1,0 +1,95 @@
+"""Runs of policies on the device: the store, the runtime's own overheads, the grid, the clean test of the link."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from real import overheads as fitting
+from real.measure.bench import LINK, MAIN, Bench, say
+from real.measure.clock import OutOfTimeError
+from real.runtime.forced import run_forced
+from real.session import check_device
+from real.validation.own_time import own_time
+from real.validation.ran import Ran, load_all, save
+from traces.errors import UserError
+
+SLACK = 1.2
+"""A cell is begun where so many times the longest one's seconds are left."""
+
+
+def store(bench: Bench) -> str:
+    """Load the model, its experts into host memory, once for all that follows."""
+    began = time.monotonic()
+    model = bench.model(MAIN)
+    nbytes = model.store.nbytes
+    bench.write("store", {"expert_bytes": nbytes, "seconds": round(time.monotonic() - began, 2)})
+    return f"{nbytes / 1e9:.2f} GB of experts in host memory"
+
+
+def overheads(bench: Bench) -> str:
+    """Short runs on drawn routing, from which the runtime's own overheads are fitted later: ``overheads.json``."""
+    model, subject = bench.model(MAIN), bench.size.main
+    plan = fitting.Plan(tokens=bench.size.overhead_tokens, repeat=1)
+    folder = bench.folder / "traces"
+    runs = fitting.samples(model, subject.profile(), bench.profile(), subject.model, plan, folder, say)
+    rows = []
+    for run in runs:
+        config = replace(run.config, trace=Path(run.config.trace).name)
+        rows.append({key: value for key, value in vars(run).items() if key != "config"} | {"config": asdict(config)})
+    about = {"model": f"{subject.model}, weights={subject.weights}", "seed": plan.seed}
+    bench.write("overheads", about | {"date": bench.date(), "samples": rows})
+    return f"{len(rows)} runs"
+
+
+def cells(bench: Bench) -> str:
+    """The grid on the recorded trace: each cell's log and accounts in ``cells/`` when it ends."""
+    return _grid(bench, MAIN, bench.size.grid, "cells", "")
+
+
+def again(bench: Bench) -> str:
+    """Second runs of some cells: how far one run is from another."""
+    return _grid(bench, MAIN, bench.size.again, "cells", ".2")
+
+
+def decisions(bench: Bench) -> str:
+    """The policies' own time on this host's CPU, from the logs of the grid: ``decisions.json``."""
+    runs = load_all(bench.folder / "cells", bench.folder / "traces")
+    found = own_time(runs, "50%", bench.inputs)
+    bench.write("decisions", {"where": "on the host of the device", "budget": "50%", "policy_us": found})
+    return ", ".join(f"{name} {it.get('decode', 0) / 1000:.2f} ms a decode pass" for name, it in found.items())
+
+
+def link(bench: Bench) -> str:
+    """Experts so large that the link decides, on drawn routing: the clean test of its model."""
+    return _grid(bench, LINK, bench.size.link_grid, "link", "")
+
+
+def _grid(bench: Bench, which: str, grid: tuple[tuple[str, str], ...], folder: str, suffix: str) -> str:
+    wrong, ran = [], 0
+    for policy, budget in grid:
+        path = bench.folder / folder / f"{policy}-{budget.removesuffix('%')}{suffix}"
+        if path.with_name(f"{path.name}.json").exists():
+            ran += 1
+            continue
+        model = bench.model(which)
+        if bench.clock.left() < SLACK * bench.longest.get(which, 0):
+            raise OutOfTimeError
+        began = time.monotonic()
+        try:
+            cell = bench.cell(which, policy, budget)
+            check_device(cell.setup, model)
+            run = run_forced(cell, model, cell.policy())
+        except UserError as error:
+            wrong.append(f"{policy} at {budget}: {error}")
+            continue
+        save(path, bench.config(which, policy, budget), Ran.of(cell, run))
+        ran += 1
+        spent = time.monotonic() - began
+        bench.longest[which] = max(spent, bench.longest.get(which, 0))
+        tpot = run.outcome.timings.requests and Ran.of(cell, run).document["latency_ms"]["tpot"]
+        say(f"{policy} at {budget}: TPOT {tpot['mean']:.3g} ms, {spent:.1f} s" if tpot else f"{policy} at {budget}")
+    if wrong:
+        raise UserError(f"{ran} of {len(grid)} cells ran; not {'; '.join(wrong)}")
+    return f"{ran} cells"

@@ -1,0 +1,116 @@
+"""The steps in their order, and how they are run: each within its time, what fails is named, what is done stays."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from real.measure import beside, device, preflight, served
+from real.measure.bench import Bench
+from real.measure.clock import Clock, OutOfTimeError
+from real.measure.record import State
+from traces.errors import UserError, one_of
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to measure. It is begun only where ``least_s`` are left, and has at most ``most_s``, of 9 minutes.
+
+    ``run`` returns a line of what came of it. It may be called again after it was stopped: it goes on.
+    """
+
+    name: str
+    run: Callable[[Bench], str]
+    least_s: float
+    most_s: float
+    needs: tuple[str, ...] = ()
+
+
+STEPS = (
+    Step("preflight", preflight.run, 5, 90),
+    Step("copies", device.copies, 10, 60),
+    Step("layers", device.layers, 15, 75),
+    Step("store", served.store, 10, 120),
+    Step("overheads", served.overheads, 10, 60, ("store",)),
+    Step("cells", served.cells, 10, 180, ("store",)),
+    Step("peers", beside.peers, 10, 60, ("store",)),
+    Step("exact", beside.exactness, 10, 45, ("store",)),
+    Step("link", served.link, 15, 90),
+    Step("decisions", served.decisions, 10, 45, ("cells",)),
+    Step("again", served.again, 10, 120, ("cells",)),
+    Step("profile", beside.profile, 10, 45, ("store",)),
+)
+MINUTES = 9.0
+"""What ``most_s`` is meant for; with more time each step may take longer in proportion."""
+
+
+def chosen(only: str) -> list[Step]:
+    """The steps named in ``only=``, all without it. UserError for a name that is none."""
+    names = only.split(",") if only else [step.name for step in STEPS]
+    known = {step.name: step for step in STEPS}
+    for name in names:
+        if name not in known:
+            raise UserError(f"only={only}: {name!r} is no step; allowed: {one_of(known)}")
+    return [step for step in STEPS if step.name in names]
+
+
+def run(plan: Sequence[Step], bench: Bench, clock: Clock) -> dict[str, str]:
+    """Run what is not done, in order, as time allows; the state of each step of the plan.
+
+    A preflight that fails ends it: nothing that came after could be trusted.
+    """
+    record = bench.record
+    for step in plan:
+        state = record.states[step.name]
+        missing = [need for need in step.needs if record.states[need].state not in ("done", "stopped")]
+        if state.state == "done" and step.name != "store":  # a model is in no file
+            _say(f"{step.name}: done before")
+        elif missing:
+            record.note(step.name, State("outstanding", f"needs {one_of(missing)}"))
+        elif clock.left() < step.least_s:
+            record.note(step.name, State("outstanding", f"{max(0.0, clock.left()):.0f} s were left"))
+        else:
+            record.note(step.name, _run(step, bench, clock))
+        if step.name == "preflight" and record.states[step.name].state == "failed":
+            break
+    return {step.name: record.states[step.name].state for step in plan}
+
+
+def _run(step: Step, bench: Bench, clock: Clock) -> State:
+    before = bench.record.states[step.name]
+    wall, cpu = time.monotonic(), time.process_time()
+
+    def ended(state: str, said: str) -> State:
+        spent = time.monotonic() - wall, time.process_time() - cpu
+        _say(f"{step.name}: {state} in {spent[0]:.1f} s{': ' * bool(said)}{said}")
+        return State(state, said, round(before.wall_s + spent[0], 2), round(before.cpu_s + spent[1], 2))
+
+    def last_words() -> None:
+        bench.record.note(step.name, ended("failed", "hung in one call; the process was ended"))
+        sys.stdout.write(bench.record.table())
+
+    _say(f"{step.name}: {clock.left():.0f} s left")
+    seconds = min(clock.left(), step.most_s * max(1.0, clock.seconds / (60 * MINUTES)))
+    try:
+        with clock.limit(seconds, last_words):
+            said = step.run(bench)
+    except OutOfTimeError:
+        state = ended("stopped", f"after {seconds:.0f} s, which it may have")
+    except UserError as error:
+        state = ended("failed", " ".join(str(error).split()))
+    except Exception as error:  # a bug of ours, or a device that gave up: the next steps are still worth having
+        traceback.print_exc()
+        state = ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    else:
+        return ended("done", said)
+    gc.collect()  # what the failed step still held on the device
+    bench.empty_cache()
+    return state
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

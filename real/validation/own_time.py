@@ -1,0 +1,33 @@
+"""The policies' own time, from the logs of a grid's runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from real.validation.ran import Ran, Runs
+from sim.cell import make_cell
+from sim.config import RunConfig
+from sim.inputs import Inputs
+from sim.policy_time import BASELINE, Logged, measure_policy_time
+
+
+def own_time(runs: Runs, budget: str, inputs: Inputs, repeat: int = 3) -> dict[str, Any]:
+    """By policy that ran at ``budget``: microseconds of this machine's CPU per pass, above on_demand's.
+
+    As ``software.policy_us`` of a hardware profile takes them; {} where on_demand has not run. See sim.policy_time.
+    """
+    base = next((it for (policy, _), it in runs.items() if policy == BASELINE), None)
+    if base is None:
+        return {}
+    found = {}
+    for (policy, size), it in runs.items():
+        if size == budget and policy != BASELINE:
+            measured = measure_policy_time(_logged(it, inputs), _logged(base, inputs), repeat=repeat)
+            found[it[0].policy["name"]] = measured.policy_us()
+    return found
+
+
+def _logged(it: tuple[RunConfig, list[Ran]], inputs: Inputs) -> Logged:
+    config, runs = it
+    cell = make_cell(config, inputs)
+    return Logged(runs[0].log, lambda: cell.core(cell.policy()))

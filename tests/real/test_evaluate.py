@@ -1,0 +1,165 @@
+"""What was measured is judged elsewhere: logs are replayed, cells simulated, damages told. Of a small rehearsal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
+pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
+
+from real.cli import main
+from real.evaluate.prices import shifted
+from real.validation.criteria import CRITERIA, criteria
+from sim.profiles import HardwareProfile
+from sim.replay import NEXT_CHUNK
+
+STEPS = "preflight,copies,layers,store,overheads,link,exact,profile"
+WORDS = ["rehearse=true", "device=cpu", "threads=1", "minutes=5"]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which all but the long steps were rehearsed."""
+    folder = tmp_path_factory.mktemp("measured") / "here"
+    assert main(["measure", f"out={folder}", f"only={STEPS}", *WORDS]) == 0
+    return folder
+
+
+def copied(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to / "copy")
+    return to / "copy"
+
+
+def test_it_goes_on_with_what_is_missing(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(measured, tmp_path)
+    gone = folder / "link" / "lru-25.json"
+    gone.unlink()
+    record = json.loads((folder / "measure.json").read_text())
+    record["steps"]["link"]["state"] = "stopped"
+    (folder / "measure.json").write_text(json.dumps(record))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json") if path.name != "measure.json"}
+    assert main(["measure", f"out={folder}", "only=copies,link", *WORDS]) == 0
+    assert gone.exists()
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert "copies: done before" in capsys.readouterr().err
+
+
+def test_the_page_says_what_was_found(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(measured), f"out={tmp_path}/out", "name=mine"]) == 0
+    page = capsys.readouterr().out
+    assert page == (tmp_path / "out" / "README.md").read_text()
+    assert "3 of 3 logs give the device's decisions again" in page
+    assert "outputs are equal to the bit" in page
+    found = json.loads((tmp_path / "out" / "reference_link.json").read_text())
+    assert found["criteria"] == criteria(found["cells"])
+    for row in found["cells"]:
+        assert row["replay"]["agrees"]
+        assert row["replay"]["accounts_agree"]
+        assert row["errors"]["hit_complete"]["error"] == 0
+        assert row["expected"] > 0
+        assert row["link"]["gb_per_s"] > 0
+    profile = HardwareProfile.from_dict(yaml.safe_load((tmp_path / "out" / "mine.yaml").read_text()))
+    assert profile.name == "mine"
+    assert profile.runtime is not None
+    assert (tmp_path / "out" / "reference_link.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_log_that_decides_otherwise_is_found(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(measured, tmp_path)
+    path = folder / "link" / "lru-25.npz"
+    log = np.load(path)["log"]
+    np.savez_compressed(path, log=np.append(log, NEXT_CHUNK))
+    assert main(["evaluate", str(folder), "format=json"]) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["holds"] is False
+    assert "lru at 25%: replay DIFFERS" in printed.err
+
+
+def test_outputs_that_differ_do_not_hold(measured: Path, tmp_path: Path) -> None:
+    folder = copied(measured, tmp_path)
+    exact = json.loads((folder / "exact.json").read_text())
+    (folder / "exact.json").write_text(json.dumps(exact | {"equal": False}))
+    assert main(["evaluate", str(folder)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "measure.json").unlink(), ("measure.json", "No such file")),
+        (lambda folder: (folder / "link" / "lru-25.npz").unlink(), ("lru-25.npz", "No such file")),
+        (lambda folder: (folder / "link" / "lru-25.npz").write_bytes(b"PK"), ("lru-25.json", "measure it again")),
+        (lambda folder: (folder / "link" / "lru-25.json").write_text("[]"), ("lru-25.json", "measure it again")),
+        (lambda folder: (folder / "exact.json").write_text("{"), ("exact.json", "not JSON")),
+        (lambda folder: (folder / "overheads.json").write_text('{"samples": [{}]}'), ("overheads.json",)),
+        (lambda folder: (folder / "profile.yaml").write_text("[1"), ("profile.yaml", "YAML")),
+    ],
+)
+def test_what_is_damaged_is_told_in_one_line(
+    measured: Path, tmp_path: Path, damage: Any, said: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(measured, tmp_path)
+    damage(folder)
+    assert main(["evaluate", str(folder), f"out={tmp_path}/out"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert all(word in error for word in said), error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "0 folders"),
+        (["a", "b"], "2 folders"),
+        (["{tmp}/none"], "No such file"),
+        (["a", "format=xml"], "page, json"),
+    ],
+)
+def test_a_slip_is_one_line(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", *(word.format(tmp=tmp_path) for word in words)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert said in error
+
+
+def test_quartiles_move_the_prices_both_ways(measured: Path) -> None:
+    hardware = yaml.safe_load((measured / "profile.yaml").read_text())
+    fast, middle, slow = (
+        HardwareProfile.from_dict(it).measured
+        for it in (shifted(hardware, "q1_ns"), hardware, shifted(hardware, "q3_ns"))
+    )
+    assert fast is not None
+    assert middle is not None
+    assert slow is not None
+    for low, mid, high in zip(*(it.copy_h2d_pinned.ns for it in (fast, middle, slow)), strict=True):
+        assert low <= mid <= high
+
+
+def test_criteria_are_over_the_cells_that_they_name() -> None:
+    def row(decides: str, tpot: float | None, share: float | None, hit: float, recall: float | None) -> dict[str, Any]:
+        errors = {"tpot_ms": {"error": tpot}, "hit_complete": {"error": hit}, "hit_recall": {"device": recall}}
+        return {"decides": decides, "errors": errors, "link": {"of_table": share}}
+
+    rows = [row("link", -0.04, 0.9, 0.0, None), row("link", 0.2, 0.98, 0.3, 0.5), row("software", 0.9, 0.1, 0.0, None)]
+    found = {it["name"]: it for it in criteria(rows)}
+    assert {name: (it["cells"], it["value"], it["holds"]) for name, it in found.items()} == {
+        "link_rate": (2, pytest.approx(0.94), False),
+        "tpot_median": (2, pytest.approx(0.12), False),
+        "tpot_worst": (2, 0.2, False),
+        "hits_worst": (2, 0.0, True),
+        "tpot_software": (1, 0.9, False),
+    }
+    assert [it.judged for it in CRITERIA if it.name == "tpot_software"] == [False]
+    assert all(it["holds"] is None and it["value"] is None for it in criteria([]))
+    foreign = {it["name"]: it["judged"] for it in criteria(rows, own=False)}
+    assert [name for name, judged in foreign.items() if judged] == ["hits_worst"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +88,13 @@ class Again:
                 usual = dict(_leaves(getattr(plain, group)))
                 for path, value in _leaves(getattr(config, group)):
                     if usual.get(path, ...) != value:
-                        words.append(f"{group}.{path}={_text(value)}")
+                        new = "" if path in usual else "+"  # as a policy's own time in a profile that has none
+                        words.append(f"{new}{group}.{path}={_text(value)}")
             found = read_config([*words, "budget=1GB"])
         except (UserError, KeyError):
             return None
-        same = replace(config, **{name: getattr(found, name) for name in asdict(found) if name not in GROUPS})
-        return words if found == same else None
+        same = all(dict(_leaves(getattr(found, group))) == dict(_leaves(getattr(config, group))) for group in GROUPS)
+        return words if same else None
 
 
 def _leaves(group: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 from small_trace import MACHINE, SIZE, Plan, config, one_layer
 
@@ -23,6 +25,7 @@ from sim.cell import make_cell
 from sim.compose import read_config
 from sim.config import RunConfig
 from sim.policy_time import Logged, measure_policy_time
+from sim.report.again import Again
 from sim.run import Result, run, run_config
 from sim.table import show
 from traces import Trace
@@ -199,6 +202,38 @@ def test_to_charge_nothing_is_the_same_cell(runs: Runs, policy_us: Any) -> None:
     assert json.dumps(other.document) == text
     assert "policy_us" not in text
     assert "policy_ns" not in text
+
+
+def test_what_was_changed_in_a_shipped_machine_is_named() -> None:
+    def changed(*words: str) -> list[str]:
+        return make_cell(read_config(["policy=lru", "budget=4GB", *words])).changed("hardware")
+
+    assert changed() == changed("+hardware.software.policy_us.lru.decode=0") == []
+    assert changed("+hardware.software.policy_us.fmoe.decode=5000") == ["software.policy_us"]
+    without = read_config(["policy=lru", "budget=4GB"])
+    older = dict(without.hardware) | {"software": {"layer_overhead_us": 0, "copy_overhead_us": 0}}
+    assert make_cell(replace(without, hardware=older)).changed("hardware") == []
+
+
+@pytest.mark.parametrize("words", [(), ("+hardware.software.policy_us.lru={prefill:3,decode:0.5}",)], ids=len)
+def test_the_command_that_makes_a_run_again_charges_it_too(words: tuple[str, ...], tmp_path: Path) -> None:
+    own = run("policy=lru", "budget=4GB", "limit=1", "bounds=false", *words, out=tmp_path)
+    command = shlex.split(Again(tmp_path).command(own.folder.name, "simulated"))
+    assert command[:4] == ["python", "-m", "sim", "run"]
+    assert [word for word in command if "policy_us" in word] == (
+        [] if not words else [f"+hardware.software.policy_us.lru.{key}" for key in ("prefill=3", "decode=0.5")]
+    )
+    assert run(*command[4:], out=tmp_path).folder == own.folder
+
+
+def test_a_run_from_before_the_knob_is_made_again_in_words(tmp_path: Path) -> None:
+    own = run("policy=lru", "budget=4GB", "limit=1", "bounds=false", out=tmp_path)
+    path = own.folder / "config.yaml"
+    before = yaml.safe_load(path.read_text())
+    del before["hardware"]["software"]["policy_us"]
+    path.write_text(yaml.safe_dump(before))
+    command = Again(tmp_path).command(own.folder.name, "simulated")
+    assert command == "python -m sim run policy=lru budget=4GB limit=1 bounds=false"
 
 
 def test_another_policys_time_costs_nothing(runs: Runs) -> None:

@@ -15,7 +15,7 @@ from sim.cli import main
 from sim.config import load_config
 from sim.run import run
 
-COMPUTE = ("dense", "expert", "software")
+COMPUTE = ("dense", "expert", "software", "policy")
 SLICES = """
     select process.name as run, thread.name as lane, slice.name as name, category, count(*) as n, sum(slice.dur) as ns,
            min(depth) as shallowest, max(depth) as deepest
@@ -83,6 +83,7 @@ def test_it_loads_and_adds_up(words: tuple[str, ...], tmp_path: Path) -> None:
     assert {"GPU stream", "link, host to device"} <= lanes
     assert ("predictor" in lanes) == (words[0] != "policy=lru")
     assert ("CPU, software" in lanes) == (words[0] == "policy=lru")
+    assert any(row.category == "policy" for row in found) == ("policy_ns" in result.document["totals"])
     [used] = trace.rows(COUNTER)
     assert 0 < used.most <= 4_000_000_000
 

@@ -168,6 +168,8 @@ def _culprit(words: Sequence[str]) -> str | None:
                 allowed = [key for key in known if key != "hydra" and not key.startswith("_")]
                 kind = next((k for k in EXTRAS if override.key_or_group.startswith(f"hydra.{k}.")), None)
                 more = f"; hydra/{kind}=NAME chooses another {kind}" if kind else ""
+                if override.key_or_group.startswith("hardware.software.policy_us."):
+                    more = f"; a policy's own time is added: +{override.input_line}"
                 return f"{override.input_line}: no such key; allowed: {one_of(allowed) or 'none here'}{more}"
             node = node[part]
     return None

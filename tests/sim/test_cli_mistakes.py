@@ -22,6 +22,7 @@ WORDS = [
     (["policy=nosuch"], ["policy", "nosuch", "lru", "gate_ahead"]),
     (["polcy=lru"], ["polcy", "policy"]),
     (["policy.scop=layer"], ["policy.scop", "scope"]),
+    (["hardware.software.policy_us.lru.decode=5"], ["no such key", "+hardware.software.policy_us.lru.decode=5"]),
     (["policy.scope=both"], ["policy.scope", "both", "global", "layer"]),
     (["policy=lru,fifo"], ["policy=lru,fifo", "-m"]),
     (["policy.name=belady_forced"], ["policy.name=belady_forced", "future"]),

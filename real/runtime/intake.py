@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from real.runtime.host import Host
+from real.runtime.host import Host, trim
 from real.runtime.layout import Layout, same_layout
 from real.runtime.store import block_of
 from traces.collect.families import is_experts
@@ -71,6 +71,7 @@ class Intake:
             yield
         finally:
             hook.remove()
+            trim()
             self._seen.clear()
             self._views.clear()
             if before is None:
@@ -90,6 +91,7 @@ class Intake:
         view = self._views.get(module, {}).get(name)
         if view is None or (view.shape, view.dtype) != (weights.shape, weights.dtype):
             return None
+        trim()  # what the layer before has left
         view.copy_(weights.data)
         taken = nn.Parameter(view, requires_grad=weights.requires_grad)
         taken.__dict__.update(weights.__dict__)  # the library's mark that these are loaded, not to be drawn at random

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from traces.collect.devices import SPREAD, choose, limits, weights_bytes
 from traces.collect.options import check_choice
-from traces.collect.quantised import check_computable, dequantising, method_of
+from traces.collect.quantised import check_computable, check_stored, dequantising, method_of
 from traces.errors import UserError
 from traces.reference import MODEL_DIR
 
@@ -65,7 +65,7 @@ def load(
     try:
         files = sorted(folder.glob("*.safetensors"))
         facts = {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
-        method = method_of(folder)
+        check_stored(name, files, method := method_of(folder))
         how: dict[str, Any] = {"dtype": dtype}
         if method is None:
             nbytes = weights_bytes(files, dtype)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from traces.errors import UserError, one_of
@@ -41,6 +42,29 @@ def _name(said: object) -> str:
     if said.get("load_in_8bit") or said.get("load_in_4bit"):  # which once had no name
         return "bitsandbytes"
     return str(said.get("quant_method", "unknown"))
+
+
+def check_stored(name: str, files: Sequence[Path], method: str | None) -> None:
+    """UserError where a tensor of 8 bits or fewer has no scale: the library would take its numbers as they are.
+
+    `method`: of config.json; without one no scale is read.
+    """
+    kinds: dict[str, str] = {}
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            kinds |= {key: str(tensors.get_slice(key).get_dtype()) for key in tensors.keys()}  # noqa: SIM118
+    alone = sorted(
+        key
+        for key, kind in kinds.items()
+        if kind.startswith(("F8", "F6", "F4")) and not key.endswith(("_scale_inv", ".scale"))
+        if method is None or kinds.keys().isdisjoint((f"{key}_scale_inv", f"{key.removesuffix('.weight')}.scale"))
+    )
+    if alone:
+        why = "config.json names no quantisation" if method is None else f"no {alone[0].rpartition('.')[2]}_scale_inv"
+        raise UserError(
+            f"model={name!r}: {len(alone)} of its tensors are in {kinds[alone[0]]}, such as {alone[0]}, and {why};"
+            f" allowed: weights in bfloat16, float16 or float32, or quantised as {one_of(DEQUANTISED)}, with scales"
+        )
 
 
 def dequantising(name: str, folder: Path, method: str, dtype: str, local: Mapping[str, Any]) -> tuple[Any, str, int]:

@@ -16,6 +16,7 @@ from real.runtime.layout import Layout, same_layout
 from real.runtime.store import block_of
 from traces.collect.families import is_experts
 from traces.collect.load import Loaded, load
+from traces.collect.quantised import COMPUTED
 from traces.errors import UserError
 
 ONE_BY_ONE = "HF_DEACTIVATE_ASYNC_LOAD"
@@ -89,10 +90,10 @@ class Intake:
         if module in self._seen and not self._views:
             self._take()
         view = self._views.get(module, {}).get(name)
-        if view is None or (view.shape, view.dtype) != (weights.shape, weights.dtype):
+        if view is None or view.shape != weights.shape or weights.dtype not in COMPUTED:
             return None
         trim()  # what the layer before has left
-        view.copy_(weights.data)
+        view.copy_(weights.data)  # of the same type, but where a version dequantises to another one than is asked for
         taken = nn.Parameter(view, requires_grad=weights.requires_grad)
         taken.__dict__.update(weights.__dict__)  # the library's mark that these are loaded, not to be drawn at random
         return taken

@@ -11,11 +11,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from real.runtime.host import Host
+from real.runtime.host import Host, trim
 from real.runtime.layout import Layout, same_layout
 from real.runtime.store import block_of
 from traces.collect.families import is_experts
 from traces.collect.load import Loaded, load
+from traces.collect.quantised import COMPUTED
 from traces.errors import UserError
 
 ONE_BY_ONE = "HF_DEACTIVATE_ASYNC_LOAD"
@@ -71,6 +72,7 @@ class Intake:
             yield
         finally:
             hook.remove()
+            trim()
             self._seen.clear()
             self._views.clear()
             if before is None:
@@ -88,9 +90,10 @@ class Intake:
         if module in self._seen and not self._views:
             self._take()
         view = self._views.get(module, {}).get(name)
-        if view is None or (view.shape, view.dtype) != (weights.shape, weights.dtype):
+        if view is None or view.shape != weights.shape or weights.dtype not in COMPUTED:
             return None
-        view.copy_(weights.data)
+        trim()  # what the layer before has left
+        view.copy_(weights.data)  # of the same type, but where a version dequantises to another one than is asked for
         taken = nn.Parameter(view, requires_grad=weights.requires_grad)
         taken.__dict__.update(weights.__dict__)  # the library's mark that these are loaded, not to be drawn at random
         return taken

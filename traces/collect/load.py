@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from traces.collect.devices import SPREAD, choose, limits, weights_bytes
 from traces.collect.options import check_choice
-from traces.collect.quantised import check_computable, dequantising, method_of
+from traces.collect.quantised import check_computable, check_stored, dequantising, method_of
 from traces.errors import UserError
 from traces.reference import MODEL_DIR
 
@@ -65,18 +65,20 @@ def load(
     try:
         files = sorted(folder.glob("*.safetensors"))
         facts = {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
-        method = method_of(folder)
+        check_stored(name, files, method := method_of(folder))
         how: dict[str, Any] = {"dtype": dtype}
-        if method is None:
-            nbytes = weights_bytes(files, dtype)
-        else:
-            how["config"], how["dtype"], nbytes = dequantising(name, folder, method, dtype, _LOCAL)
+        full = None if method is None else dequantising(name, folder, method, dtype, _LOCAL)
+        if full is not None:
+            how = {"dtype": full.dtype, "config": full.config}
+        nbytes = weights_bytes(files, dtype) if full is None else full.nbytes
         where = choose(device, nbytes, limited=bool(allowed))
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **_LOCAL)
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # what the library makes of no tokenizer's files
             raise UserError(f"model={name!r} has no tokenizer; allowed: a folder that holds one, as tokenizer.json")
         with within(nbytes):
             model = _model(name, folder, where, how, allowed)
+        if full is not None:
+            full.settle(model)
         check_computable(name, model)
     except UserError:
         raise

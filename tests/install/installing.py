@@ -59,6 +59,10 @@ class Installed:
         """``python -m`` with these words."""
         return self._call([str(self.python), "-m", *words], cwd, more)
 
+    def code(self, code: str, *, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+        """``python -c``, as a notebook imports: from where it lies, too."""
+        return self._call([str(self.python), "-c", code], cwd, more)
+
     @staticmethod
     def _call(command: list[str], cwd: Path, more: dict[str, str]) -> subprocess.CompletedProcess[str]:
         env = plain_environment() | more

@@ -79,6 +79,33 @@ def test_the_child_processes_of_python_m(editable: Installed, tmp_path: Path) ->
     assert done.returncode == 0
 
 
+def test_an_import_beside_namespaces(installed: Installed, tmp_path: Path) -> None:
+    here = folders_of_the_user(tmp_path, OURS, "namespace")
+    code = (
+        "import sim, traces, policies.registry as r; print(sim.load.__module__, traces.__version__, r.find('lru').name)"
+    )
+    done = installed.code(code, cwd=here)
+    assert done.stdout == f"sim.runs {__version__} lru\n", done.stderr
+
+
+WORKER = """
+import subprocess, sys
+from moe_offload import ROOT, ours_first
+{before}
+ours_first(ROOT)
+sys.exit(subprocess.run([sys.executable, "-c", "import plugin, traces; print(traces.__version__)"]).returncode)
+"""
+
+
+@pytest.mark.parametrize("before", ["", "sys.path.remove('')"])  # as python -c begins, and as the program does
+def test_a_child_process_that_is_told_nothing(wheel: Installed, before: str, tmp_path: Path) -> None:
+    here = folders_of_the_user(tmp_path, OURS, "package")
+    (here / "plugin.py").write_text("")
+    path = {"PYTHONPATH": str(here)} if before else {}
+    done = wheel.code(WORKER.format(before=before), cwd=here, **path)
+    assert done.stdout == f"{__version__}\n", done.stderr  # of ours, and the user's plug-in was found as well
+
+
 def test_a_module_that_is_one_file_is_survived_as_well(wheel: Installed, tmp_path: Path) -> None:
     for name in ("traces.py", "policies.py"):
         (tmp_path / name).write_text("theirs = True\n")

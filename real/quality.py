@@ -28,7 +28,7 @@ from sim.config import RunConfig
 from sim.provenance import code_digest
 from sim.quality import quality
 from sim.store import SCHEMA, Store
-from traces.collect.devices import ROOM, device_name, device_of
+from traces.collect.devices import ROOM, device_name, device_of, free_memory
 from traces.collect.jobs import Decoding
 from traces.collect.load import Loaded, load
 from traces.collect.options import check_choice, check_range
@@ -175,7 +175,7 @@ def full_outputs(cell: Cell, model: Offloaded) -> Kept:
     """The full model's outputs: all experts resident, or, where the device has no room for them, the cell's budget."""
     budget = cell.total_expert_bytes
     device = model.backend.device
-    if device.type == "cuda" and budget > ROOM * torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and budget > ROOM * free_memory(device):
         budget = cell.setup.budget
     whole = replace(cell, setup=replace(cell.setup, budget=budget))
     steps = cell.trace.steps

@@ -40,7 +40,7 @@ from sim.results import Outcome, document
 from sim.signals import TraceSignals
 from sim.workload import select
 from traces import Trace, open_trace
-from traces.collect.devices import device_name, device_of
+from traces.collect.devices import device_name, device_of, free_memory
 from traces.collect.families import MoeModel
 from traces.collect.jobs import Decoding, plan
 from traces.collect.load import Loaded, load
@@ -178,7 +178,7 @@ def check_device(setup: Setup, model: Offloaded) -> None:
     """UserError where the device has no room for the budget beside the dense part."""
     if model.backend.device.type != "cuda":
         return
-    free = int(torch.cuda.mem_get_info(model.backend.device)[0])
+    free = free_memory(model.backend.device)
     if setup.budget > free:
         raise UserError(f"budget={setup.budget}: {free} bytes are free on {model.backend.device} beside the dense part")
 

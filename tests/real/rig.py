@@ -162,9 +162,8 @@ class Given:
     def enter(self, step: Pass) -> None:
         self.step = step
 
-    def forced(self, layer: int) -> Any:
-        rows = [self.ids[first : first + n, layer] for first, n in self.step.parts]
-        return np.ascontiguousarray(np.concatenate(rows))
+    def routing(self) -> Any:
+        return np.concatenate([self.ids[first : first + n] for first, n in self.step.parts])
 
     def demand(self, layer: int, ids: Any, weights: Any) -> tuple[list[int], list[int]]:
         return self.step.demand[layer], self.step.tokens[layer]

@@ -38,7 +38,7 @@ class Endless:
     def draw(self) -> list[Any]:
         return [torch.from_numpy(self.random.permutation(E)[None, :K]) for _ in range(self.n_layers)]
 
-    def forced(self, layer: int) -> None:
+    def routing(self) -> None:
         return None
 
     def demand(self, layer: int, ids: Any, weights: Any) -> tuple[list[int], list[int]]:

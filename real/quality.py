@@ -58,6 +58,8 @@ recorded routing knows (kept gate mass, substituted, skipped: first-order), and 
   max_new_tokens      of prompts: so many are decoded at most, where a text does not say          [64]
 
   device              auto | cpu | cuda | cuda:N                                                  [auto]
+  exact               true: experts are computed one by one, so that all that differs is the policy's | false: in the
+                      library's grouped kernel where it is fast; on a GPU it rounds otherwise     [true]
   threads             CPU threads; 0: torch's choice                                              [0]
   out                 where results go, a folder for each budget                                  [outputs]
   format              table | json: one document, or a list where there are several budgets       [table]
@@ -76,6 +78,7 @@ class Options:
     max_prompt_tokens: int = 16
     max_new_tokens: int = 64
     device: str = "auto"
+    exact: str = "true"
     threads: int = 0
     out: str = "outputs"
     format: str = "table"
@@ -84,6 +87,7 @@ class Options:
     def check(self) -> None:
         """UserError for a value that is out of range or not known."""
         check_choice("format", self.format, ("table", "json"))
+        check_choice("exact", self.exact, ("true", "false"))
         check_range("texts", self.texts, 0, 2**31 - 1)
         check_range("split", self.split, 0, 1)
         check_range("threads", self.threads, 0, 4096)
@@ -133,7 +137,7 @@ def measure(config: RunConfig, options: Options, name: str) -> Iterator[dict[str
         _check_source(cells[0], loaded)
         for cell in cells:  # a mistake in the last one shows before the first is run
             cell.core(cell.policy())
-        model = Offloaded(loaded.model, device)
+        model = Offloaded(loaded.model, device, exact=options.exact == "true")
         for cell in cells:
             check_device(cell.setup, model)
         kept = full_outputs(cells[0], model)
@@ -215,6 +219,7 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, options:
                 "name": device_name(model.backend.device),
                 "software": recorder_version(),
                 "threads": torch.get_num_threads(),
+                "experts": model.computes(run.core.pool),
                 **run.core.pool.facts(),
             },
             "hardware": {"name": cell.hardware.name, "provenance": cell.hardware.provenance},

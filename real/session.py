@@ -83,7 +83,8 @@ def forced(config: RunConfig, options: Options, name: str) -> Session:
     """Serve a trace's requests with its routing. UserError where model and trace do not suit each other."""
     cell = make_cell(replace(config, bounds=False))
     device = device_of(options.device)
-    model = Offloaded(open_model(name, model_dtype(config), options.weights, cell.setup.n_layers), device)
+    weights = open_model(name, model_dtype(config), options.weights, cell.setup.n_layers)
+    model = Offloaded(weights, device, exact=options.exact == "true")
     check_device(cell.setup, model)
     policy = cell.policy()
     run = run_forced(cell, model, policy)
@@ -102,7 +103,7 @@ def live(config: RunConfig, options: Options, name: str, *, history_given: bool)
         raise UserError(f"measure={config.measure}: prompts are measured, no recorded requests; allowed: test")
     loaded = load(name, model_dtype(config), "cpu")
     requests, made_from = _requests(config, options, loaded)
-    model = Offloaded(loaded.model, device_of(options.device))
+    model = Offloaded(loaded.model, device_of(options.device), exact=options.exact == "true")
     history = find_history(config, model.moe, given=history_given)
     predictors = _predictors(options.predictor)
     setup = make_live_setup(config, model, loaded.name, predictors)
@@ -170,6 +171,7 @@ def facts_of(model: Offloaded, machine: Machine, options: Options) -> dict[str, 
         "software": recorder_version(),
         "weights": options.weights,
         "link_depth": machine.depth,
+        "experts": model.computes(machine.core.pool),
         **machine.core.pool.facts(),
     }
 

@@ -23,9 +23,7 @@ class Feed(Protocol):
         """The experts of each token of the pass that has begun, int64 [n, L, K] (E: none), in the place of the
         routers'; None: their own."""
 
-    def demand(
-        self, layer: int, ids: NDArray[np.int64], weights: NDArray[Any] | None
-    ) -> tuple[list[int], list[int]]:
+    def demand(self, layer: int, ids: NDArray[np.int64], weights: NDArray[Any] | None) -> tuple[list[int], list[int]]:
         """The demand set of ``ids`` [n, K] in token order, as flat numbers, and tokens per expert.
 
         ``weights`` [n, K]: the router's own; None where :meth:`routing` has said who computes what.

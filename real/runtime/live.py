@@ -172,9 +172,7 @@ class Live:
     def routing(self) -> None:
         return None
 
-    def demand(
-        self, layer: int, ids: NDArray[np.int64], weights: NDArray[Any] | None
-    ) -> tuple[list[int], list[int]]:
+    def demand(self, layer: int, ids: NDArray[np.int64], weights: NDArray[Any] | None) -> tuple[list[int], list[int]]:
         """The demand set of a layer event. It is noted, by descending weight as a trace has it."""
         shown = self.steps[-1][1]
         assert weights is not None

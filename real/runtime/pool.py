@@ -12,7 +12,6 @@ from real.runtime.backend import Backend, DeviceError, Ticket
 from real.runtime.store import HostStore
 from sim.core.state import CoreError, split_chunks
 
-
 ALIGNED = 16
 """Bytes: a GPU's kernels choose by whether what they read begins at a multiple of it."""
 

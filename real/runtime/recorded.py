@@ -30,9 +30,7 @@ class Forced:
         ids = np.concatenate([self.trace.expert_ids[first : first + rows] for first, rows in self._step.parts])
         return np.where(ids == self.trace.absent, self.trace.E, ids.astype(np.int64))
 
-    def demand(
-        self, layer: int, ids: NDArray[np.int64], weights: NDArray[Any] | None
-    ) -> tuple[list[int], list[int]]:
+    def demand(self, layer: int, ids: NDArray[np.int64], weights: NDArray[Any] | None) -> tuple[list[int], list[int]]:
         assert self._step is not None
         return self._step.demand[layer], self._step.tokens[layer]
 

@@ -18,8 +18,9 @@ from policies.lru import LRU
 from real.runtime.backend import HostBackend
 from real.runtime.compute import LayerCompute
 from real.runtime.engine import Engine
+from real.runtime.events import Run
 from real.runtime.live import Live
-from real.runtime.offloaded import Offloaded, Run
+from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from sim.core.state import CoreError
 from sim.demand import ordered_union

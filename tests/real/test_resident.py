@@ -11,7 +11,8 @@ from tiny_models import tiny
 
 from policies.api import LayerEvent, Step
 from real.runtime.core import DeviceCore
-from real.runtime.offloaded import Offloaded, Run
+from real.runtime.events import Run
+from real.runtime.offloaded import Offloaded
 from sim.timeline import PASS
 
 READS = ("cpu", "numpy", "tolist", "item", "__bool__", "__int__", "__float__", "__index__", "nonzero", "unique")

@@ -85,7 +85,7 @@ def memory() -> dict[str, int]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of a GPU that can be had: those that are free, and those that torch's allocator holds and has not given out.
+    """Bytes of a GPU that can be had: what is free, and what torch's allocator holds and has not given out.
 
     The driver counts the latter as used; the allocator gives them back before it says that there is no room.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -74,8 +75,15 @@ class NoSync:
     def __enter__(self) -> None:
         if self.cuda:
             self._before = torch.cuda.get_sync_debug_mode()
-            torch.cuda.set_sync_debug_mode("error")
+            self._set(2)
 
     def __exit__(self, *_: object) -> None:
         if self.cuda:
-            torch.cuda.set_sync_debug_mode(self._before)
+            self._set(self._before)
+
+    @staticmethod
+    def _set(mode: int) -> None:
+        """0: nothing, 1: warn, 2: raise."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is a prototype, and does not see everything
+            torch.cuda.set_sync_debug_mode(mode)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import NoSignals
 from lab import draw
 from rig import All, Given, Rig, passes_of, serve, torch
 from tiny_models import E, K, tiny
@@ -69,7 +70,7 @@ def forced(seen: Counted, held: int, policy: type[LRU] = LRU, rows: int = 1) -> 
     last = drawn.ids[-1].copy()
     drawn.ids[:] = last
     policy_of, feed = policy(rig.setup(held * rig.nbytes)), Given(drawn)
-    machine = rig.machine(policy_of, NoScores(drawn))
+    machine = rig.machine(policy_of, NoSignals())
     passes = [step for step in passes_of(drawn) if not step.prefill]
     with rig.model.attached(machine, feed) as run:
         engine = Engine(rig.model.model, CPU)
@@ -80,12 +81,6 @@ def forced(seen: Counted, held: int, policy: type[LRU] = LRU, rows: int = 1) -> 
             run.end()
         machine.finish()
     return seen.passes
-
-
-def NoScores(drawn: Any) -> Any:  # noqa: N802
-    from cases import NoSignals
-
-    return NoSignals()
 
 
 # Each layer read the ids that it did not need, and sent the order of its rows: 2 waits, 34 in a pass of 16 layers.
@@ -122,7 +117,7 @@ def test_with_everything_resident_and_grouped_it_reads_once(monkeypatch: pytest.
 def test_a_pass_of_several_tokens_sends_its_routing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = counted(monkeypatch)
     rig, drawn = made.rig, draw(3, LAYERS, E, K, decode=0)
-    machine, feed = rig.machine(LRU(rig.setup(9 * rig.nbytes)), NoScores(drawn)), Given(drawn)
+    machine, feed = rig.machine(LRU(rig.setup(9 * rig.nbytes)), NoSignals()), Given(drawn)
     (step, *_) = [step for step in passes_of(drawn) if step.prefill and step.rows > 1]
     with rig.model.attached(machine, feed) as run:
         feed.enter(step)

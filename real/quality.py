@@ -30,7 +30,7 @@ from sim.config import RunConfig
 from sim.provenance import code_digest
 from sim.quality import quality
 from sim.store import SCHEMA, Store
-from traces.collect.devices import ROOM, device_name, device_of
+from traces.collect.devices import ROOM, device_name, device_of, free_memory
 from traces.collect.jobs import Decoding
 from traces.collect.load import Loaded
 from traces.collect.options import check_choice, check_range
@@ -60,6 +60,8 @@ recorded routing knows (kept gate mass, substituted, skipped: first-order), and 
   max_new_tokens      of prompts: so many are decoded at most, where a text does not say          [64]
 
   device              auto | cpu | cuda | cuda:N                                                  [auto]
+  exact               true: experts are computed one by one, so that all that differs is the policy's | false: in the
+                      library's grouped kernel where it is fast; on a GPU it rounds otherwise     [true]
   threads             CPU threads; 0: torch's choice                                              [0]
   host_memory         what the host has for the model, such as 110GB where it shows less as free  [what is free]
   out                 where results go, a folder for each budget                                  [outputs]
@@ -79,6 +81,7 @@ class Options:
     max_prompt_tokens: int = 16
     max_new_tokens: int = 64
     device: str = "auto"
+    exact: str = "true"
     threads: int = 0
     out: str = "outputs"
     format: str = "table"
@@ -88,6 +91,7 @@ class Options:
     def check(self) -> None:
         """UserError for a value that is out of range or not known."""
         check_choice("format", self.format, ("table", "json"))
+        check_choice("exact", self.exact, ("true", "false"))
         check_range("texts", self.texts, 0, 2**31 - 1)
         check_range("split", self.split, 0, 1)
         check_range("threads", self.threads, 0, 4096)
@@ -139,7 +143,7 @@ def measure(config: RunConfig, options: Options, name: str) -> Iterator[dict[str
         _check_source(cells[0], loaded)
         for cell in cells:  # a mistake in the last one shows before the first is run
             cell.core(cell.policy())
-        model = Offloaded(loaded.model, device, host_memory=host)
+        model = Offloaded(loaded.model, device, host_memory=host, exact=options.exact == "true")
         for cell in cells:
             check_device(cell.setup, model)
         kept = full_outputs(cells[0], model)
@@ -181,7 +185,7 @@ def full_outputs(cell: Cell, model: Offloaded) -> Kept:
     """The full model's outputs: all experts resident, or, where the device has no room for them, the cell's budget."""
     budget = cell.total_expert_bytes
     device = model.backend.device
-    if device.type == "cuda" and budget > ROOM * torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and budget > ROOM * free_memory(device):
         budget = cell.setup.budget
     whole = replace(cell, setup=replace(cell.setup, budget=budget))
     steps = cell.trace.steps
@@ -221,6 +225,7 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, options:
                 "name": device_name(model.backend.device),
                 "software": recorder_version(),
                 "threads": torch.get_num_threads(),
+                "experts": model.computes(run.core.pool),
                 **run.core.pool.facts(),
             },
             "hardware": {"name": cell.hardware.name, "provenance": cell.hardware.provenance},

@@ -34,6 +34,9 @@ generated, which the simulator takes as trace=.
   max_new_tokens, max_prompt_tokens, temperature, top_p as in python -m traces collect
 
   device      auto | cpu | cuda | cuda:N                                                          [auto]
+  exact       true: experts are computed one by one, and no bit of the output depends on the policy or the budget |
+              false: in the library's grouped kernel, where a layer's are all there and torch has a fast one (CUDA 9.x
+              and 10.x, bfloat16); on a GPU it rounds otherwise, and so does the library's own forward     [true]
   threads     CPU threads; 0: torch's choice                                                      [0]
   host_memory what the host has for the model, such as 110GB, where it shows less as free  [what is free]
   timeline    true | false: keep timeline.json, which opens in Perfetto                           [false]
@@ -56,6 +59,7 @@ class Options:
     temperature: float = 1.0
     top_p: float = 1.0
     device: str = "auto"
+    exact: str = "true"
     threads: int = 0
     timeline: str = "false"
     out: str = "outputs"
@@ -67,6 +71,7 @@ class Options:
         """UserError for a value that is out of range or not known."""
         check_choice("weights", self.weights, ("auto", "random"))
         check_choice("decoding", self.decoding, ("greedy", "sampled"))
+        check_choice("exact", self.exact, ("true", "false"))
         check_choice("timeline", self.timeline, ("true", "false"))
         check_choice("format", self.format, ("table", "json"))
         check_range("max_new_tokens", self.max_new_tokens, 1, 1 << 20)
@@ -107,8 +112,9 @@ def main(words: Sequence[str]) -> int:
 
 
 def prepare(threads: int) -> None:
-    """Before torch is used: nothing is fetched, threads are set, and two threads share the interpreter fairly."""
+    """Before torch is used: nothing is fetched, threads are set, and a GPU's products give the same bits each time."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS: one workspace, whatever the stream
     try:
         import torch
         import transformers  # noqa: F401 - here, so that its absence is told

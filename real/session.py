@@ -42,7 +42,7 @@ from sim.results import Outcome, document
 from sim.signals import TraceSignals
 from sim.workload import select
 from traces import Trace, open_trace
-from traces.collect.devices import device_name, device_of
+from traces.collect.devices import device_name, device_of, free_memory
 from traces.collect.families import MoeModel
 from traces.collect.jobs import Decoding, plan
 from traces.collect.load import Loaded
@@ -87,7 +87,7 @@ def forced(config: RunConfig, options: Options, name: str) -> Session:
     device = device_of(options.device)
     host = host_bytes(options.host_memory)
     loaded = open_model(name, model_dtype(config), options.weights, cell.setup.n_layers, host_memory=host)
-    model = Offloaded(loaded, device, host_memory=host)
+    model = Offloaded(loaded, device, host_memory=host, exact=options.exact == "true")
     check_device(cell.setup, model)
     policy = cell.policy()
     run = run_forced(cell, model, policy)
@@ -107,7 +107,8 @@ def live(config: RunConfig, options: Options, name: str, *, history_given: bool)
     host = host_bytes(options.host_memory)
     loaded = open_checkpoint(name, model_dtype(config), Host(host))
     requests, made_from = _requests(config, options, loaded)
-    model = Offloaded(loaded.model, device_of(options.device), host_memory=host)
+    device = device_of(options.device)
+    model = Offloaded(loaded.model, device, host_memory=host, exact=options.exact == "true")
     history = find_history(config, model.moe, given=history_given)
     predictors = _predictors(options.predictor)
     setup = make_live_setup(config, model, loaded.name, predictors)
@@ -175,6 +176,7 @@ def facts_of(model: Offloaded, machine: Machine, options: Options) -> dict[str, 
         "software": recorder_version(),
         "weights": options.weights,
         "link_depth": machine.depth,
+        "experts": model.computes(machine.core.pool),
         **machine.core.pool.facts(),
     }
 
@@ -183,7 +185,7 @@ def check_device(setup: Setup, model: Offloaded) -> None:
     """UserError where the device has no room for the budget beside the dense part."""
     if model.backend.device.type != "cuda":
         return
-    free = int(torch.cuda.mem_get_info(model.backend.device)[0])
+    free = free_memory(model.backend.device)
     if setup.budget > free:
         raise UserError(f"budget={setup.budget}: {free} bytes are free on {model.backend.device} beside the dense part")
 

@@ -7,8 +7,8 @@ replays hold what the core itself does for them, and ``on_demand`` decides nothi
 layer.
 
 The form is a figure per prefill pass and one per decode pass. A prompt's tokens count for little, since they choose
-nearly all experts of a layer together: from 16 to 1,024 tokens fMoE's figure rises by half and gate_ahead's, which reads
-a prediction per token, to less than twice; others' hardly.
+nearly all experts of a layer together: from 16 to 1,024 tokens fMoE's figure rises by half and gate_ahead's, which
+reads a prediction per token, to less than twice; others' hardly.
 """
 
 from __future__ import annotations

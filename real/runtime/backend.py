@@ -1,4 +1,8 @@
-"""What differs between a GPU and a CPU: memory, streams, and how one waits for work. All else is one code path."""
+"""What differs between a GPU and a CPU: memory, streams, and how one waits for work. All else is one code path.
+
+Values cross between host and device here and nowhere else in a pass: :meth:`Backend.upload` never waits,
+:meth:`Backend.download` and a ticket's ``wait`` do.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from traces.collect.devices import indexed
 from traces.errors import UserError
 
 
@@ -30,8 +36,19 @@ class Backend(Protocol):
 
     device: torch.device
 
+    def enter(self) -> None:
+        """The calling thread is going to use the device."""
+
     def start_copy(self, target: Tensor, source: Tensor) -> Ticket:
         """Hand a copy from host memory over."""
+
+    def upload(self, host: Tensor) -> Tensor:
+        """A small tensor of the host's on the device, for the compute that is launched after it. ``host`` is the
+        backend's from then on."""
+
+    def download(self, *tensors: Tensor) -> list[NDArray[Any]]:
+        """Small tensors of the device's on the host (bfloat16 as float32), in one wait: for them, and so for all
+        compute that was launched before."""
 
     def mark(self) -> Ticket:
         """The end of the compute that was launched so far."""
@@ -41,6 +58,19 @@ class Backend(Protocol):
 
     def allocated(self) -> int:
         """Bytes that the allocator has given out on the device; 0 where it does not say."""
+
+
+def upload(host: Tensor, device: torch.device) -> Tensor:
+    """A small tensor of the host's on a device, for what is launched after it on the current stream; nobody waits."""
+    if device.type != "cuda":
+        return host
+    # The allocator of page-locked memory keeps the staging tensor until the copy has ended.
+    return host.pin_memory().to(device, non_blocking=True)
+
+
+def _numpy(host: Tensor) -> NDArray[Any]:
+    found: NDArray[Any] = (host.float() if host.dtype == torch.bfloat16 else host).numpy()
+    return found
 
 
 class _Done:
@@ -72,8 +102,17 @@ class HostBackend:
     device = torch.device("cpu")
     _nothing = _Done()
 
+    def enter(self) -> None:
+        return
+
     def start_copy(self, target: Tensor, source: Tensor) -> Ticket:
         return _HostCopy(lambda: target.copy_(source))
+
+    def upload(self, host: Tensor) -> Tensor:
+        return host
+
+    def download(self, *tensors: Tensor) -> list[NDArray[Any]]:
+        return [_numpy(tensor) for tensor in tensors]
 
     def mark(self) -> Ticket:
         return self._nothing
@@ -86,6 +125,8 @@ class HostBackend:
 
 
 class _Event:
+    """Its wait spins, which ends some 10 us sooner than a sleep, and without the interpreter's lock."""
+
     def __init__(self, event: Any) -> None:
         self._event = event
 
@@ -97,18 +138,36 @@ class _Event:
 
 
 class CudaBackend:
-    """A GPU: copies from page-locked memory on a stream of their own."""
+    """A GPU: copies from page-locked memory on a stream of their own, which waits for no other.
+
+    What orders the two streams is the CPU: compute is launched when a copy's event has been waited for, and a slot is
+    given away when the event of the compute that read it has been (real.runtime.machine). So no tensor needs
+    ``record_stream``; memory that the allocator hands from one to the other is waited for where it is taken (Pool).
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        torch.cuda.set_device(device)
+        self.device = indexed(device)
+        self.enter()
         stream: Any = torch.cuda.Stream
-        self._copies = stream(device)
+        self._copies = stream(self.device)
+
+    def enter(self) -> None:
+        torch.cuda.set_device(self.device)  # each thread has a current device of its own
 
     def start_copy(self, target: Tensor, source: Tensor) -> Ticket:
         with torch.cuda.stream(self._copies):
             target.copy_(source, non_blocking=True)
             return self._record(self._copies)
+
+    def upload(self, host: Tensor) -> Tensor:
+        return upload(host, self.device)
+
+    def download(self, *tensors: Tensor) -> list[NDArray[Any]]:
+        hosts = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+        for host, tensor in zip(hosts, tensors, strict=True):
+            host.copy_(tensor, non_blocking=True)
+        self.mark().wait()
+        return [_numpy(host) for host in hosts]
 
     def mark(self) -> Ticket:
         return self._record(torch.cuda.current_stream(self.device))

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from heapq import heappop, heappush
 
+import torch
+
 from real.runtime.backend import Backend, DeviceError, Ticket
 from real.runtime.core import DeviceCore
 from sim.core.state import DEMAND
@@ -81,7 +83,9 @@ class Behind:
 
     def _guard(self, loop: Callable[[], None]) -> None:
         try:
-            loop()
+            self.backend.enter()
+            with torch.inference_mode():  # as the model's thread: a policy may read what the model has shown
+                loop()
         except BaseException as error:  # told to the one who waits
             with self._lock:
                 self._failure = self._failure or error
@@ -114,8 +118,14 @@ class Behind:
                 self._retire()
                 if chunk != NONE:
                     self._arrived()
+                if wanted := bool(self.core.ready):
+                    self._ready.notify()
+            # Compute that waits wakes up from here on, while the link is refilled, and is first where it is quick.
+            with self._lock:
+                if self._stop:
+                    return
                 self._after()
-                if self.core.ready:
+                if self.core.ready and not wanted:  # an order of the policy's has given way, as nothing can be copied
                     self._ready.notify()
 
     def _predict(self) -> None:
@@ -133,9 +143,13 @@ class Behind:
 
     def _retire(self, wait: bool = False) -> None:
         """Tell the core of compute that has ended; with ``wait``, of all that was launched."""
-        while self._computing and (wait or self._computing[0][2].done()):
-            began, experts, ticket = self._computing.popleft()
-            ticket.wait()
+        while self._computing:
+            began, experts, ticket = self._computing[0]
+            if not ticket.done():
+                if not wait:
+                    return
+                ticket.wait()
+            self._computing.popleft()
             now = self.now()
             self.timeline.compute(began, now, experts)
             for x in experts:

@@ -1,38 +1,73 @@
-"""The experts' compute: complete ones one by one or all in one kernel, summed in one order whatever came first."""
+"""The experts' compute: one by one as they are complete, or all in one kernel; summed in one order whatever came first.
+
+One by one, an expert's products have the same shapes and the same order of sums whatever else is resident, so that no
+bit of the output depends on the policy or the budget: that is ``exact``. The grouped kernel cuts its products into
+other tiles and rounds otherwise; on a CPU the two agree to the bit (tested), on a GPU to the rounding of the dtype.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers.integrations.moe import grouped_mm_experts_forward
 
-from real.runtime.pool import Pool
+from real.runtime.layout import Layout
+from real.runtime.placing import Places
+from real.runtime.pool import ALIGNED, Pool
 
 MAX_GROUPS = 1024
-"""Groups of one grouped product on a GPU."""
+"""torch's grouped product on a GPU takes fewer groups than this."""
 VECTORS = 64
 """Numbers that a CPU's loop over vectors takes at a time, at most: two vectors of 32 bfloat16."""
 
 
-class LayerCompute:
-    """One layer's experts module, with the pool's slots as its weights."""
+def can_group(pool: Pool) -> bool:
+    """Whether the grouped kernel takes the pool's slots, and is no loop over all of them."""
+    device = pool.backend.device
+    if device.type == "cpu":  # it visits every group, used or not: over a pool 13 times as long as one by one
+        return pool.holds_all
+    return has_fast_kernel(device, pool.store.layout, pool.store.n_experts if pool.holds_all else pool.slots)
 
-    def __init__(self, module: Any, layer: int, pool: Pool) -> None:
-        self.pool, self.layer = pool, layer
-        self._slots = _stand_in(module, pool.weights, pool.slots)
+
+def has_fast_kernel(device: torch.device, layout: Layout, groups: int) -> bool:
+    """Whether torch has a kernel for so many groups of experts in this layout, and no loop (aten: GroupedBlas.cpp).
+
+    It is for compute capability 9 and 10, and bfloat16; the tensor memory accelerator that it uses wants every row of
+    every matrix, and every expert, at a multiple of 16 bytes. It refuses 1,024 groups. Otherwise torch waits for the
+    sizes of the groups and loops over all of them, those without a token too.
+    """
+    if device.type != "cuda" or torch.version.cuda is None or not groups < MAX_GROUPS:
+        return False
+    if torch.cuda.get_device_capability(device)[0] not in (9, 10):
+        return False
+    matrices = [part for part in layout.parts if len(part.shape) == 2]
+    rows = all(size * part.dtype.itemsize % ALIGNED == 0 for part in matrices for size in part.shape)
+    starts = layout.nbytes % ALIGNED == 0 and all(part.offset % ALIGNED == 0 for part in matrices)
+    return rows and starts and all(part.dtype == torch.bfloat16 for part in layout.parts)
+
+
+class LayerCompute:
+    """One layer's experts module, with the pool's slots as its weights.
+
+    ``exact``: one by one, always; otherwise in the grouped kernel, where there is a fast one (:attr:`groups`).
+    """
+
+    def __init__(self, module: Any, layer: int, pool: Pool, exact: bool = True) -> None:
+        self.pool, self.layer, self.groups = pool, layer, not exact and can_group(pool)
+        self.module = _stand_in(module, pool.weights, pool.slots)
+        transposed = not module.is_transposed  # then weights are [out, in], and the product wants [in, out]
+        first = "gate_up_proj" if self.module.has_gate else "up_proj"
+        self._first, self._second = (pool.each(name, transposed) for name in (first, "down_proj"))
+        self._biases = [pool.each(f"{name}_bias") for name in (first, "down_proj")] if module.has_bias else None
+        self._act = self.module._apply_gate if self.module.has_gate else self.module.act_fn
         if pool.holds_all:  # each expert has a slot of its own: a layer's are as in the library's module
-            first = layer * pool.store.n_experts
-            own = {name: weight[first : first + pool.store.n_experts] for name, weight in pool.weights.items()}
+            begin = layer * pool.store.n_experts
+            own = {name: weight[begin : begin + pool.store.n_experts] for name, weight in pool.weights.items()}
             self._whole = _stand_in(module, own, pool.store.n_experts)
-        # A CPU's kernel visits every group, used or not: over a pool it takes 13 times as long as one expert at a time.
-        on_gpu = pool.backend.device.type != "cpu"
-        self.can_group = pool.holds_all or (on_gpu and pool.slots <= MAX_GROUPS)
 
     def together(self, hidden: Tensor, ids: Tensor, weights: Tensor, some_absent: bool = False) -> Tensor:
         """All experts that the tokens chose, which are complete, in the library's grouped kernel.
@@ -40,61 +75,69 @@ class LayerCompute:
         hidden [n, D]; ids int64 [n, K] on the device; weights [n, K] -> [n, D]. ``some_absent``: ids of E and above
         stand for no expert.
         """
-        module, n_experts = self._slots, self.pool.store.n_experts
+        module, n_experts = self.module, self.pool.store.n_experts
         if self.pool.holds_all:
             module = self._whole
         else:
-            ids = torch.where(
-                ids < n_experts, self.pool.table(self.layer)[ids.clamp(max=n_experts - 1)], self.pool.slots
-            )
+            slots = self.pool.table(self.layer)
+            if some_absent:
+                ids = torch.where(ids < n_experts, slots[ids.clamp(max=n_experts - 1)], self.pool.slots)
+            else:
+                ids = slots[ids]
         module._is_expert_parallel = some_absent
         return grouped_mm_experts_forward(module, hidden, ids, weights)
 
     def one_by_one(
         self,
         hidden: Tensor,
-        ids: NDArray[Any],
+        places: Places,
         weights: Tensor,
-        turns: Iterator[list[int]],
-        tell: Callable[[list[int]], None],
+        turns: Iterable[list[int]],
+        tell: Callable[[list[int]], None] = lambda experts: None,
+        every: bool = False,
     ) -> Tensor:
-        """Each expert when it has its turn. ``ids`` [n, K], of E and above for no expert; ``turns``: flat numbers that
-        may be computed now, until none is left; ``tell`` is called when they have been launched."""
-        n, top_k = ids.shape
-        device, n_experts = hidden.device, self.pool.store.n_experts
-        flat = ids.reshape(-1).astype(np.int64)
-        order = np.argsort(flat, kind="stable")
-        ends = np.cumsum(np.bincount(flat, minlength=n_experts)[:n_experts])
-        place = torch.from_numpy(order).to(device)
-        inputs = hidden[place // top_k]
-        outputs = torch.zeros_like(inputs)
-        first = self.layer * n_experts
+        """Each expert when it has its turn. hidden [n, D]; weights [n, K] -> [n, D].
+
+        ``turns``: flat numbers that may be computed now, until none is left; ``tell`` is called when they have been
+        launched. ``every``: each row's expert will have its turn.
+        """
+        n, top_k = places.ids.shape
+        first, slot_of, spans = self.layer * self.pool.store.n_experts, self.pool.slot_of, places.spans
+        rows, tokens = n * top_k, places.tokens
+        # Without a token twice in a row there is nothing to gather: the one there is goes to all its experts.
+        inputs = None if tokens is None else hidden.index_select(0, tokens)
+        make = hidden.new_empty if every else hidden.new_zeros
+        outputs = make((rows, hidden.shape[-1]))
         for batch in turns:
             for x in batch:
-                index = x - first
-                begin, end = int(ends[index - 1]) if index else 0, int(ends[index])
-                if end > begin:
-                    outputs[begin:end] = _expert(self._slots, self.pool.slot_of[x], inputs[begin:end])
+                if (span := spans.get(x - first)) is not None:
+                    begin, end = span
+                    self.expert(slot_of[x], hidden if inputs is None else inputs[begin:end], outputs[begin:end])
             tell(batch)
-        weighted = outputs * weights.reshape(-1)[place].unsqueeze(-1)
-        back = torch.empty_like(place)
-        back[place] = torch.arange(len(place), device=device)
-        return weighted[back].view(n, top_k, -1).sum(dim=1).to(hidden.dtype)
+        if places.back is not None:
+            outputs = outputs.index_select(0, places.back)
+        weighted = outputs * weights.reshape(-1, 1)
+        return weighted.view(n, top_k, -1).sum(dim=1).to(hidden.dtype)
 
+    def expert(self, slot: int, x: Tensor, out: Tensor) -> None:
+        """The expert in a slot on x [n, D] -> out [n, D], without its routing weight.
 
-def _expert(module: Any, slot: int, x: Tensor) -> Tensor:
-    """The expert in a slot on x [n, D] -> [n, D], without its routing weight.
+        A bias is added to the rounded product, as the grouped kernel does: a product that has it built in rounds
+        otherwise.
+        """
+        inner = torch.mm(x, self._first[slot])
+        if self._biases is not None:
+            inner.add_(self._biases[0][slot])
+        torch.mm(self._act(inner), self._second[slot], out=out)
+        if self._biases is not None:
+            out.add_(self._biases[1][slot])
 
-    A bias is added to the rounded product, as the grouped kernel does: a product that has it built in rounds otherwise.
-    """
-
-    def product(x: Tensor, name: str) -> Tensor:
-        weight = getattr(module, name)[slot]
-        result = torch.nn.functional.linear(x, weight.T if module.is_transposed else weight)
-        return result.add_(getattr(module, f"{name}_bias")[slot]) if module.has_bias else result
-
-    inner = product(x, "gate_up_proj" if module.has_gate else "up_proj")
-    return product(module._apply_gate(inner) if module.has_gate else module.act_fn(inner), "down_proj")
+    def warm_up(self, rows: Iterable[int] = (1, 2, 4, 8, 16, 32, 64, 128)) -> None:
+        """Launch an expert's products once for so many rows each, so that no measured pass loads their kernels."""
+        width = self._first[0].shape[0]
+        for n in rows:
+            x = self._first[0].new_zeros((n, width))
+            self.expert(0, x, torch.empty_like(x))
 
 
 def _gate(module: Any, down: Tensor) -> Any:

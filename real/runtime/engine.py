@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from real.runtime.backend import upload
 from traces.collect.cache import cache_key
 
 
@@ -30,7 +31,7 @@ class Engine:
         if cache is None:
             cache = self._own[request] = DynamicCache()
             self._length[request] = 0
-        ids = torch.tensor([list(tokens)], device=self.device)
+        ids = upload(torch.tensor([list(tokens)]), self.device)
         keep = len(tokens) if every else 1
         logits = self._logits(ids, cache, logits_to_keep=keep)
         self._length[request] += len(tokens)
@@ -39,14 +40,17 @@ class Engine:
     def decode(self, requests: Sequence[int], tokens: Sequence[int]) -> Tensor:
         """One token of each request, in order; logits [B, V]."""
         self._join(tuple(requests))
-        ids = torch.tensor([[token] for token in tokens], device=self.device)
+        ids = upload(torch.tensor([[token] for token in tokens]), self.device)
         given: dict[str, Tensor] = {}
         if any(self._pads):
             width = self._joined.get_seq_length() + 1
             places = torch.arange(width)[None]
             mask = places >= torch.tensor(self._pads)[:, None]
             positions = torch.tensor([[self._length[request]] for request in requests])
-            given = {"attention_mask": mask.long().to(self.device), "position_ids": positions.to(self.device)}
+            given = {
+                "attention_mask": upload(mask.long(), self.device),
+                "position_ids": upload(positions, self.device),
+            }
         logits = self._logits(ids, self._joined, logits_to_keep=1, **given)
         for request in requests:
             self._length[request] += 1

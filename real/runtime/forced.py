@@ -63,7 +63,7 @@ def run_forced(
                     logits = engine.prefill(step.requests[0], tokens[first : first + rows].tolist())[None]
                 else:
                     logits = engine.decode(step.requests, [int(tokens[first]) for first, _ in step.parts])
-                logits.argmax(-1).tolist()  # as one who generates: the device has ended the pass
+                machine.read(logits.argmax(-1))  # as one who generates: the device has ended the pass
                 run.end()
                 for request, (first, rows) in zip(step.requests, step.parts, strict=True):
                     if first + rows == ends[request]:

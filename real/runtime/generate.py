@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from real.runtime.engine import Engine
+from real.runtime.events import Run
 from real.runtime.live import Live
-from real.runtime.offloaded import Run
 from sim.costs import attended_pairs
 from sim.workload import Pass
 

@@ -169,13 +169,14 @@ class Live:
             found.append(shown.whole(name)[part])
         return np.concatenate(found)
 
-    def forced(self, layer: int) -> None:
+    def routing(self) -> None:
         return None
 
-    def demand(self, layer: int, ids: NDArray[np.int64], weights: Tensor) -> tuple[list[int], list[int]]:
+    def demand(self, layer: int, ids: NDArray[np.int64], weights: NDArray[Any] | None) -> tuple[list[int], list[int]]:
         """The demand set of a layer event. It is noted, by descending weight as a trace has it."""
         shown = self.steps[-1][1]
-        shown.routed.append(by_descending_weight(ids, weights.float().cpu().numpy()))
+        assert weights is not None
+        shown.routed.append(by_descending_weight(ids, weights.astype(np.float32)))
         flat = shown.routed[-1][0].astype(np.int64) + layer * self.moe.n_experts
         return ordered_union(flat, len(self.moe.layers) * self.moe.n_experts)
 

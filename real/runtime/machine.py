@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+from torch import Tensor
 
 from policies.api import LayerEvent
 from real.runtime.backend import Backend
@@ -15,7 +19,7 @@ from real.runtime.behind import Behind
 from real.runtime.core import DeviceCore
 from sim.core.accounts import PREDICTOR, Accounts
 from sim.core.state import CoreError
-from sim.core.words import END
+from sim.core.words import END, NONE
 from sim.timeline import PASS
 from sim.timings import Timings
 from sim.workload import Pass
@@ -69,6 +73,18 @@ class Machine(Behind):
             blocking = self._go_on()
         self._block(blocking)
 
+    def settle(self) -> None:
+        """Wait for the compute that was launched so far, the gate's with it: the one wait of a layer whose choice is
+        known. Told earlier, a demand would be on the link before a router can have asked for it, and what arrives
+        meanwhile would be no hit. Without the lock: copies go on."""
+        with self._copying(NONE):
+            self.backend.mark().wait()
+
+    def read(self, *tensors: Tensor) -> list[NDArray[Any]]:
+        """Their values, which is as long a wait as :meth:`settle`."""
+        with self._copying(NONE):
+            return self.backend.download(*tensors)
+
     def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int]) -> LayerEvent:
         """The gate of a layer has run, and the device has nothing left to compute."""
         with self._lock:
@@ -110,12 +126,14 @@ class Machine(Behind):
                 return
             if not batch:
                 if running is not None:
-                    running.wait()  # without the lock: copies go on meanwhile
+                    with self._copying(NONE):
+                        running.wait()  # without the lock: copies go on meanwhile
                 self._wait()
 
     def launched(self, experts: list[int]) -> None:
         """The experts that :meth:`turns` has given last were handed to the device."""
-        ticket = self.backend.mark()
+        with self._copying(NONE):
+            ticket = self.backend.mark()
         with self._lock:
             self._computing.append((self._turn_began, experts, ticket))
             self._retire()
@@ -155,6 +173,9 @@ class Machine(Behind):
         flight, and nobody is told of it any more."""
         self.stop()
         self._check()
+        for _, chunk, ticket in self._link:
+            with self._copying(chunk):
+                ticket.wait()  # one that fails now is told, though nobody wants it any more
         ended, accounts = self._ended or 0, self.core.accounts
         if self._link:
             began = max(self._link[0][0], self._link_free, accounts.start_ns)
@@ -194,8 +215,12 @@ class Machine(Behind):
             self._waiting_since = self.now()
             while not self.core.ready:
                 self._check()
-                if not self._link and not self._predictions:
-                    raise CoreError("deadlock: compute waits and nothing can be copied")
+                if not self._link:  # the copy thread may have told of a chunk, and not yet asked for the next
+                    self._after()
+                    if self.core.ready:
+                        break
+                    if not self._link and not self._predictions:
+                        raise CoreError("deadlock: compute waits and nothing can be copied")
                 self._ready.wait()
             self._charge(self._awaited, self.now())
             self._waiting_since = None

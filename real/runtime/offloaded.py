@@ -5,23 +5,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from real.runtime.backend import DeviceError, backend_of
-from real.runtime.compute import LayerCompute
+from real.runtime.compute import LayerCompute, can_group
+from real.runtime.engine import Engine
+from real.runtime.events import Feed, Run
 from real.runtime.host import Host, free_memory
+from real.runtime.layout import same_layout
 from real.runtime.machine import Machine
 from real.runtime.masked import MaskedGate
+from real.runtime.pool import ALIGNED, Pool
 from real.runtime.store import HostStore
-from sim.workload import Pass
 from traces.collect.families import MoeModel, inspect_model
-from traces.collect.scoring import Law
 from traces.errors import UserError
 
 _names = itertools.count()
@@ -37,30 +37,15 @@ def _taken(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
 ALL_EXPERTS_FUNCTIONS.register(TAKEN, _taken)
 
 
-class Feed(Protocol):
-    """Which experts an event demands: those that the router has chosen, or those of a recorded trace."""
-
-    def forced(self, layer: int) -> NDArray[np.int64] | None:
-        """The experts of each token of the pass [n, K] (E: none) in the place of the router's; None: its own."""
-
-    def demand(self, layer: int, ids: NDArray[np.int64], weights: Tensor) -> tuple[list[int], list[int]]:
-        """The demand set of ``ids`` [n, K] in token order, as flat numbers, and tokens per expert.
-
-        ``weights`` [n, K] are brought to the CPU by a feed that reads them: it costs a transfer per event.
-        """
-
-    def gate(self, layer: int, law: Law) -> tuple[Tensor, Tensor] | None:
-        """Logits [n, E] of the gate that has just run, and the weights [n, K] of what it chose; None: not known."""
-
-    def settle(self) -> None:
-        """The pass has ended."""
-
-
 class Offloaded:
     """Takes a model's experts into host memory, and the rest of it to the device. UserError where it does not fit.
 
     From then on the model computes within :meth:`attached` only. ``room`` says how many bytes of host memory are free,
     ``host_memory`` what the user says that there is, in its place.
+
+    ``exact``: experts are computed one by one, so that no bit of the output depends on what was resident. Otherwise in
+    the library's grouped kernel where all that a layer wants is there, and where torch has a fast one: on a GPU it
+    rounds otherwise. The library's own forward is that kernel: on a GPU it differs from ``exact`` by rounding.
     """
 
     def __init__(
@@ -68,15 +53,23 @@ class Offloaded:
         model: Any,
         device: torch.device,
         room: Callable[[], int] = free_memory,
+        *,
         host_memory: int | None = None,
+        exact: bool = True,
     ) -> None:
         self.moe: MoeModel = inspect_model(model)
         self.backend = backend_of(device)
+        device, self.exact = self.backend.device, exact
         self.shapes = self.moe.shapes()  # while the experts have theirs
         experts = [layer.experts for layer in self.moe.layers]
         unmade = [p for module in experts for p in module.parameters() if p.is_meta]
         if unmade:
             Host(host_memory, room).check(sum(p.numel() * p.element_size() for p in unmade))
+        if exact and device.type == "cuda" and same_layout(experts).nbytes % ALIGNED:
+            raise UserError(
+                f"exact=true: an expert has {same_layout(experts).nbytes} bytes, no multiple of {ALIGNED}, and a GPU's"
+                " kernels may round otherwise in every second slot; allowed: exact=false"
+            )
         self.library = str(model.config.get_text_config()._experts_implementation)
         """How the library computes these experts by itself."""
         model.set_experts_implementation(TAKEN)
@@ -87,6 +80,11 @@ class Offloaded:
             self.store.close()
             raise DeviceError(f"the model's dense part does not fit on {device}; allowed: a larger device") from None
         self._layer_of = {id(module): index for index, module in enumerate(experts)}
+        self._warm = device.type == "cpu"  # nothing is loaded on first use there
+
+    def computes(self, pool: Pool) -> str:
+        """How experts are computed with that pool, as a result says it: exact, or grouped."""
+        return "grouped" if not self.exact and can_group(pool) else "exact"
 
     @contextmanager
     def attached(self, machine: Machine, feed: Feed) -> Iterator[Run]:
@@ -96,76 +94,51 @@ class Offloaded:
         """
         model, name = self.model, f"real_offload_{next(_names)}"
         pool = machine.core.pool
-        layers = [LayerCompute(layer.experts, index, pool) for index, layer in enumerate(self.moe.layers)]
-        run = Run(machine, feed)
+        layers = [LayerCompute(layer.experts, i, pool, self.exact) for i, layer in enumerate(self.moe.layers)]
+        run = Run(machine, feed, layers[0].groups)
         machine.core.event.masked_weights = MaskedGate(self.moe, machine.core.event, feed.gate)
 
         def experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
             return run.event(layers[self._layer_of[id(module)]], hidden, ids, weights)
 
-        ALL_EXPERTS_FUNCTIONS[name] = experts
-        model.set_experts_implementation(name)
         try:
-            with machine, torch.inference_mode():
-                yield run
-                self.backend.synchronize()
+            with torch.inference_mode():
+                if not self._warm:
+                    self.warm_up(layers[0])
+                ALL_EXPERTS_FUNCTIONS[name] = experts
+                model.set_experts_implementation(name)
+                with machine:
+                    yield run
+                    self.backend.synchronize()
         finally:
             model.set_experts_implementation(TAKEN)
-            ALL_EXPERTS_FUNCTIONS.pop(name)
+            ALL_EXPERTS_FUNCTIONS.pop(name, None)
             with suppress(RuntimeError):  # of a device that has failed already, which was told
                 self.backend.synchronize()
             pool.free()
 
+    def warm_up(self, layer: LayerCompute) -> None:
+        """Run what a pass runs, without experts, and an expert's products: kernels are loaded on first use, handles and
+        memory are made then, and all that takes milliseconds. DeviceError where the device cannot."""
 
-class Run:
-    """The events of a run, pass by pass: :meth:`begin`, the model's forward pass, :meth:`end`."""
-
-    def __init__(self, machine: Machine, feed: Feed) -> None:
-        self.machine, self.feed = machine, feed
-        self._untold: list[tuple[Tensor, Tensor]] = []  # ids and weights [n, K] of layers whose experts are computed
-
-    def begin(self, step: Pass) -> None:
-        self.machine.begin(step)
-
-    def end(self) -> None:
-        """The pass has ended on the device: its logits are known."""
-        if self._untold:
-            self.machine.passed()
-            ids, weights = (torch.stack(pair) for pair in zip(*self._untold, strict=True))
-            for layer, choice in enumerate(zip(ids.cpu().numpy(), weights.cpu(), strict=True)):
-                demand, tokens = self.feed.demand(layer, *choice)
-                if demand:
-                    self.machine.gate(layer, demand, tokens)
-                    for batch in self.machine.turns():
-                        self.machine.launched(batch)
-            self._untold.clear()
-        self.machine.end()
-        self.feed.settle()
-
-    def event(self, layer: LayerCompute, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-        """One layer event: tell the core, and compute the experts [n, D] as they are complete."""
-        machine, feed, index = self.machine, self.feed, layer.layer
-        core, n_experts = machine.core, layer.pool.store.n_experts
-        forced = feed.forced(index)
-        if machine.resident and layer.pool.holds_all:  # nothing to wait for: the core is told when the pass has ended
-            chosen = ids if forced is None else torch.from_numpy(forced).to(ids)
-            self._untold.append((chosen, weights))
-            return layer.together(hidden, chosen, weights, forced is not None and bool((forced >= n_experts).any()))
-        own = ids.cpu().numpy()  # the device has nothing left to compute now
-        routed = own if forced is None else forced
-        demand, tokens = feed.demand(index, routed, weights)
-        if not demand:  # the layer has seen no token of this pass: no event, as in the simulator
+        def nothing(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
             return torch.zeros_like(hidden)
-        event = machine.gate(index, demand, tokens)
-        if core.routing is not None and core.routing.chosen is not None:
-            routed, given = core.routing.chosen
-            weights = torch.from_numpy(given).to(weights)
-        complete = all(core.state.done[x] == core.state.chunks for x in event.demand)
-        if not (complete and layer.can_group):
-            return layer.one_by_one(hidden, routed, weights, machine.turns(), machine.launched)
-        output = None
-        on_device = ids if routed is own else torch.from_numpy(np.ascontiguousarray(routed)).to(ids)
-        for batch in machine.turns():  # one, as nothing is missing
-            output = layer.together(hidden, on_device, weights, bool((routed >= n_experts).any()))
-            machine.launched(batch)
-        return torch.zeros_like(hidden) if output is None else output
+
+        name = f"{TAKEN}_{next(_names)}"
+        ALL_EXPERTS_FUNCTIONS[name] = nothing
+        self.model.set_experts_implementation(name)
+        try:
+            engine = Engine(self.model, self.backend.device)
+            engine.prefill(0, [0, 1, 2, 3])
+            for _ in range(2):
+                engine.decode((0,), (1,))
+            if layer.pool.slots:
+                layer.warm_up()
+            self.backend.synchronize()
+        except RuntimeError as error:
+            said = " ".join(str(error).split())[:200]
+            raise DeviceError(f"the model cannot be run on {self.backend.device}: {said}") from error
+        finally:
+            self.model.set_experts_implementation(TAKEN)
+            ALL_EXPERTS_FUNCTIONS.pop(name)
+        self._warm = True

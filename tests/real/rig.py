@@ -19,10 +19,11 @@ from policies.api import Policy, Setup, Step  # noqa: E402
 from policies.lru import LRU  # noqa: E402
 from real.runtime.core import DeviceCore  # noqa: E402
 from real.runtime.engine import Engine  # noqa: E402
+from real.runtime.events import Run  # noqa: E402
 from real.runtime.generate import Served, generate  # noqa: E402
 from real.runtime.live import Live  # noqa: E402
 from real.runtime.machine import Machine  # noqa: E402
-from real.runtime.offloaded import Offloaded, Run  # noqa: E402
+from real.runtime.offloaded import Offloaded  # noqa: E402
 from real.runtime.pool import Pool  # noqa: E402
 from sim.core.accounts import Accounts  # noqa: E402
 from sim.core.core import Core  # noqa: E402
@@ -162,9 +163,8 @@ class Given:
     def enter(self, step: Pass) -> None:
         self.step = step
 
-    def forced(self, layer: int) -> Any:
-        rows = [self.ids[first : first + n, layer] for first, n in self.step.parts]
-        return np.ascontiguousarray(np.concatenate(rows))
+    def routing(self) -> Any:
+        return np.concatenate([self.ids[first : first + n] for first, n in self.step.parts])
 
     def demand(self, layer: int, ids: Any, weights: Any) -> tuple[list[int], list[int]]:
         return self.step.demand[layer], self.step.tokens[layer]

@@ -188,3 +188,4 @@ class WatchedMachine(Machine):
             assert torch.equal(block, pool.store.expert(x)), f"expert {x} is computed with other bytes"
         self.backend.next_experts = experts
         super().launched(experts)
+        self.backend.next_experts = []

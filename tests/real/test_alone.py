@@ -19,6 +19,7 @@ pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
 
 ROOT = Path(__file__).parents[2]
 MISSING = ("pyarrow", "pandas", "hydra", "omegaconf", "simpy", "matplotlib", "scipy", "sklearn", "rich")
+MISSING += ("pytest", "hypothesis")
 
 PROLOGUE = f"""
 import sys, pkgutil, importlib
@@ -50,6 +51,14 @@ print(run.outcome.accounts.hit_row()[0])
 """
 
 
+CHECKS = """
+import torch
+torch.set_num_threads(1)
+from real.runtime.selfcheck import run_checks
+sys.exit(len(run_checks(torch.device("cpu"), print)))
+"""
+
+
 def python(code: str, *words: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]), "HF_HUB_OFFLINE": "1"}
     return subprocess.run([sys.executable, "-c", code, *words], env=env, capture_output=True, text=True, check=False)
@@ -64,3 +73,9 @@ def test_it_runs_without_what_a_server_may_lack(tmp_path: Path) -> None:
     done = python(PROLOGUE + RUN, str(tmp_path / "config.yaml"))
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 4 * 16 * 8
+
+
+def test_a_device_is_checked_without_them_too() -> None:
+    done = python(PROLOGUE + CHECKS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "forced_passes_agree: " in done.stdout

@@ -18,8 +18,9 @@ from policies.lru import LRU
 from real.runtime.backend import HostBackend
 from real.runtime.compute import LayerCompute
 from real.runtime.engine import Engine
+from real.runtime.events import Run
 from real.runtime.live import Live
-from real.runtime.offloaded import Offloaded, Run
+from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from sim.core.state import CoreError
 from sim.demand import ordered_union
@@ -38,7 +39,7 @@ class Endless:
     def draw(self) -> list[Any]:
         return [torch.from_numpy(self.random.permutation(E)[None, :K]) for _ in range(self.n_layers)]
 
-    def forced(self, layer: int) -> None:
+    def routing(self) -> None:
         return None
 
     def demand(self, layer: int, ids: Any, weights: Any) -> tuple[list[int], list[int]]:

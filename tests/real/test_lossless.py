@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 from rig import CPU, NEW_TOKENS, PROMPTS, All, Rig, serve, torch
@@ -34,7 +36,15 @@ def test_every_listed_family_is_tried(family: str) -> None:
     assert family in FAMILIES
 
 
+def grouped(rig: Rig) -> Rig:
+    """The same model, computed by the library's grouped kernel where all is resident, and without a wait per layer."""
+    model = copy(rig.model)
+    model.exact = False
+    return replace(rig, model=model)
+
+
 # An expert computed with another's weights, a slot taken too early, a sum in the order of arrival, a mask off by one.
+# On a CPU the library's grouped kernel gives the same bits.
 def test_logits_do_not_depend_on_the_budget(family: str) -> None:
     model = tiny(family)
     expected = library(model)
@@ -44,6 +54,7 @@ def test_logits_do_not_depend_on_the_budget(family: str) -> None:
         whole = serve(rig, All, rig.experts * rig.nbytes, batch, ends=ends).check()
         assert whole.machine.resident
         assert whole.made == until(expected, ends)
+        assert serve(grouped(rig), All, rig.experts * rig.nbytes, batch, ends=ends).check().same_logits(whole)
         for held in (1, rig.experts // 3):
             some = serve(rig, LRU, held * rig.nbytes, batch, ends=ends).check()
             assert some.core.state.peak == held * rig.nbytes
@@ -54,6 +65,7 @@ def test_logits_in_bfloat16_do_not_either(family: str) -> None:
     rig = Rig(Offloaded(tiny(family).to(torch.bfloat16), CPU), depth=2)
     whole = serve(rig, All, rig.experts * rig.nbytes, 4).check()
     assert whole.machine.resident
+    assert serve(grouped(rig), All, rig.experts * rig.nbytes, 4).check().same_logits(whole)
     for held in (1, rig.experts // 2):
         assert serve(rig, LRU, held * rig.nbytes, 4).check().same_logits(whole), held
 
@@ -65,6 +77,8 @@ def test_the_reference_model_too() -> None:
     rig = Rig(Offloaded(model, CPU))
     whole = serve(rig, All, rig.experts * rig.nbytes, 4, prompts=prompts, new_tokens=wanted).check()
     assert whole.made == expected
+    every = serve(grouped(rig), All, rig.experts * rig.nbytes, 4, prompts=prompts, new_tokens=wanted).check()
+    assert every.same_logits(whole)
     for held in (1, 200):
         some = serve(rig, LRU, held * rig.nbytes, 4, prompts=prompts, new_tokens=wanted).check()
         assert some.same_logits(whole), held

@@ -19,6 +19,8 @@ BASE = ("policy=lru", "budget=25%")
         (("run", *BASE, "device=cuda:99"), ("device='cuda:99'",)),
         (("run", *BASE, "weights=new"), ("weights='new'", "auto", "random")),
         (("run", *BASE, "weights=random"), ("weights=random", "routing=TRACE")),
+        (("run", *BASE, "exact=yes"), ("exact='yes'", "true", "false")),
+        (("quality", *BASE, "exact=1"), ("exact='1'", "true", "false")),
         (("run", *BASE, "timeline=yes"), ("timeline='yes'", "true", "false")),
         (("run", *BASE, "format=xml"), ("format='xml'", "table", "json")),
         (("run", *BASE, "max_new_tokens=0"), ("max_new_tokens=0", "1")),

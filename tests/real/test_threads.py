@@ -99,31 +99,50 @@ def test_nor_with_the_model_s_own_routing(batch: int, model: Offloaded, shake: A
 # -- the slots' table -------------------------------------------------------------------------------------------
 
 
-class _Meanwhile:
-    """A table on the device; while it is written, something else happens."""
+class _Meanwhile(HostBackend):
+    """While a table is sent to the device, something else happens."""
 
-    def __init__(self, table: Any, happens: Any) -> None:
-        self.table, self.happens, self.shape = table, happens, table.shape
+    def __init__(self) -> None:
+        self.happens: Any = None
+        self.sent = 0
 
-    def copy_(self, source: Any) -> None:
-        self.table.copy_(source)
-        self.happens()
-
-    def __getitem__(self, layer: int) -> Any:
-        return self.table[layer]
+    def upload(self, host: Any) -> Any:
+        self.sent += 1
+        happens, self.happens = self.happens, None
+        if happens:
+            happens()
+        return host
 
 
 # The table was marked as fresh after it had been read: what the copy thread changed meanwhile was never seen.
 def test_a_slot_that_is_given_while_the_table_is_read_is_in_the_next_one(model: Offloaded) -> None:
-    pool = Pool(model.store, 5 * model.store.layout.nbytes, 1, HostBackend())
+    device = _Meanwhile()
+    pool = Pool(model.store, 5 * model.store.layout.nbytes, 1, device)
     pool.start_copy(2).wait()
-    once = iter([lambda: pool.start_copy(4).wait()])
-    pool.on_device = _Meanwhile(pool.on_device, lambda: next(once, lambda: None)())
+    device.happens = lambda: pool.start_copy(4).wait()
     pool.table(0)
     assert pool.table(0).tolist() == [-1, -1, 0, -1, 1, -1, -1, -1]
     pool.release(2)
     pool.start_copy(9).wait()
     assert [pool.table(0)[2].item(), pool.table(1)[1].item()] == [-1, 0]
+
+
+# The whole table was sent whenever a slot of any layer had changed.
+def test_a_table_is_sent_only_where_it_has_changed(model: Offloaded) -> None:
+    device = _Meanwhile()
+    pool = Pool(model.store, 5 * model.store.layout.nbytes, 1, device)
+    for layer in (0, 1, 0, 1):
+        pool.table(layer)
+    assert device.sent == 2
+    pool.start_copy(9).wait()
+    pool.start_copy(9).wait()  # its second chunk, as it were: the slot is the same
+    for layer in (0, 1, 1, 0):
+        pool.table(layer)
+    assert device.sent == 3
+    pool.release(9)
+    assert pool.table(1)[1].item() == -1
+    assert pool.table(0).tolist() == [-1] * E
+    assert device.sent == 4
 
 
 # -- what waits for what ----------------------------------------------------------------------------------------

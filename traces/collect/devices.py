@@ -29,12 +29,15 @@ def input_device(model: Any) -> torch.device:
     """Where a model takes its inputs: of one whose first layers are spread onto the disk, the first GPU or the CPU."""
     device: torch.device = model.device
     if device.type == "meta":
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = indexed(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return device
 
 
 def device_of(device: str, allowed: str = "auto, cpu, cuda, cuda:N") -> torch.device:
-    """The torch device of `device=`: auto (CUDA if there is one), cpu, cuda or cuda:N; UserError otherwise."""
+    """The torch device of `device=`: auto (CUDA if there is one), cpu, cuda or cuda:N; UserError otherwise.
+
+    One of CUDA's always has its index: `cuda` is the current one.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -45,13 +48,20 @@ def device_of(device: str, allowed: str = "auto, cpu, cuda, cuda:N") -> torch.de
         raise UserError(f"device={device!r} is not known; allowed: {allowed}")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return chosen
+    return indexed(chosen)
+
+
+def indexed(device: torch.device) -> torch.device:
+    """The device with its index, which torch.cuda.set_device and comparisons want: `cuda` is the current one."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def choose(device: str, size: int, limited: bool = False) -> str:
     """Where weights of `size` bytes go under `device=`: a device of `device_of`, or "spread".
 
-    auto: the first GPU, else host memory, else spread. `limited`: the user gave `max_memory`, which is for spread.
+    auto: the current GPU, else host memory, else spread. `limited`: the user gave `max_memory`, which is for spread.
     """
     if limited and device not in ("auto", SPREAD):
         raise UserError(f"max_memory= goes with device=spread, not device={device}")
@@ -69,9 +79,18 @@ def choose(device: str, size: int, limited: bool = False) -> str:
 
 
 def memory() -> dict[str, int]:
-    """Bytes free on the first GPU, if there is one, and bytes of host memory."""
-    room = {"cuda": torch.cuda.mem_get_info(0)[0]} if torch.cuda.is_available() else {}
+    """Bytes free on the current GPU, if there is one, and bytes of host memory."""
+    room = {"cuda": free_memory(indexed(torch.device("cuda")))} if torch.cuda.is_available() else {}
     return room | {"cpu": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a GPU that can be had: what is free, and what torch's allocator holds and has not given out.
+
+    The driver counts the latter as used; the allocator gives them back before it says that there is no room.
+    """
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + max(0, held)
 
 
 def limits(value: str) -> dict[int | str, str]:

@@ -1,0 +1,89 @@
+"""How often a pass crosses between host and device, and waits for it: a backend that counts, for checks and benches."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import Counter
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from real.runtime.backend import Backend, Ticket
+
+
+class _Counted:
+    def __init__(self, ticket: Ticket, count: Counting) -> None:
+        self._ticket, self._count = ticket, count
+
+    def done(self) -> bool:
+        return self._ticket.done()
+
+    def wait(self) -> None:
+        self._count.note("waits")
+        self._ticket.wait()
+
+
+class Counting:
+    """Another backend, whose crossings are counted in ``seen``: `uploads`, `downloads` and `waits` of the thread that
+    runs the model. The copy thread's are not: it has nothing else to do than to wait."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.device = backend, backend.device
+        self.seen: Counter[str] = Counter()
+        self._thread = threading.get_ident()
+
+    def note(self, what: str) -> None:
+        if threading.get_ident() == self._thread:
+            self.seen[what] += 1
+
+    def enter(self) -> None:
+        self.backend.enter()
+
+    def start_copy(self, target: Tensor, source: Tensor) -> Ticket:
+        return _Counted(self.backend.start_copy(target, source), self)
+
+    def upload(self, host: Tensor) -> Tensor:
+        self.note("uploads")
+        return self.backend.upload(host)
+
+    def download(self, *tensors: Tensor) -> list[NDArray[Any]]:
+        self.note("downloads")
+        return self.backend.download(*tensors)
+
+    def mark(self) -> Ticket:
+        return _Counted(self.backend.mark(), self)
+
+    def synchronize(self) -> None:
+        self.note("waits")
+        self.backend.synchronize()
+
+    def allocated(self) -> int:
+        return self.backend.allocated()
+
+
+class NoSync:
+    """Within it, a call that waits for the device in torch's own ways (a blocking copy, a value that Python asks for)
+    is an error on a GPU: what waits for an event is not. On a CPU nothing is noticed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self._before = 0
+
+    def __enter__(self) -> None:
+        if self.cuda:
+            self._before = torch.cuda.get_sync_debug_mode()
+            self._set(2)
+
+    def __exit__(self, *_: object) -> None:
+        if self.cuda:
+            self._set(self._before)
+
+    @staticmethod
+    def _set(mode: int) -> None:
+        """0: nothing, 1: warn, 2: raise."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is a prototype, and does not see everything
+            torch.cuda.set_sync_debug_mode(mode)

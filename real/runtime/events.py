@@ -1,0 +1,131 @@
+"""The events of a pass: what the model's layers tell the core, and what they compute."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from real.runtime.compute import LayerCompute
+from real.runtime.machine import Machine
+from real.runtime.placing import Places, place
+from sim.workload import Pass
+from traces.collect.scoring import Law
+
+
+class Feed(Protocol):
+    """Which experts an event demands: those that the router has chosen, or those of a recorded trace."""
+
+    def routing(self) -> NDArray[np.int64] | None:
+        """The experts of each token of the pass that has begun, int64 [n, L, K] (E: none), in the place of the
+        routers'; None: their own."""
+
+    def demand(self, layer: int, ids: NDArray[np.int64], weights: NDArray[Any] | None) -> tuple[list[int], list[int]]:
+        """The demand set of ``ids`` [n, K] in token order, as flat numbers, and tokens per expert.
+
+        ``weights`` [n, K]: the router's own; None where :meth:`routing` has said who computes what.
+        """
+
+    def gate(self, layer: int, law: Law) -> tuple[Tensor, Tensor] | None:
+        """Logits [n, E] of the gate that has just run, and the weights [n, K] of what it chose; None: not known."""
+
+    def settle(self) -> None:
+        """The pass has ended."""
+
+
+class Run:
+    """The events of a run, pass by pass: :meth:`begin`, the model's forward pass, :meth:`end`.
+
+    Whatever crosses between host and device does so by the machine's backend: in a decode pass of one request with a
+    recorded routing, no values; with the model's own, each layer's ids and weights. ``grouped``: the grouped kernel may
+    be used, which wants the ids on the device.
+    """
+
+    def __init__(self, machine: Machine, feed: Feed, grouped: bool = False) -> None:
+        self.machine, self.feed, self.grouped = machine, feed, grouped
+        self._places: list[Places] | None = None  # of the layers, where the feed says who computes what
+        self._untold: list[tuple[Places | None, Tensor, Tensor]] = []  # layers that are computed: places, ids, weights
+
+    def begin(self, step: Pass) -> None:
+        self.machine.begin(step)
+        ids = self.feed.routing()
+        self._places = None if ids is None else self._place(ids)
+
+    def end(self) -> None:
+        """The pass has ended on the device: its logits are known."""
+        if self._untold:
+            self.machine.passed()
+            for layer, (ids, weights) in enumerate(self._known()):
+                demand, tokens = self.feed.demand(layer, ids, weights)
+                if demand:
+                    self.machine.gate(layer, demand, tokens)
+                    for batch in self.machine.turns():
+                        self.machine.launched(batch)
+            self._untold.clear()
+        self.machine.end()
+        self.feed.settle()
+
+    def event(self, layer: LayerCompute, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        """One layer event: tell the core, and compute the experts [n, D] as they are complete."""
+        machine, feed, index = self.machine, self.feed, layer.layer
+        core = machine.core
+        places = None if self._places is None else self._places[index]
+        given: NDArray[Any] | None = None
+        if machine.resident and layer.pool.holds_all and (places is not None or layer.groups):
+            return self._resident(layer, hidden, ids, weights, places)
+        if places is None:
+            routed, given = machine.read(ids, weights)
+        else:
+            routed = places.ids
+            machine.settle()
+        demand, tokens = feed.demand(index, routed, given)
+        if not demand:  # the layer has seen no token of this pass: no event, as in the simulator
+            return torch.zeros_like(hidden)
+        event = machine.gate(index, demand, tokens)
+        if core.routing is not None and core.routing.chosen is not None:
+            routed, chosen = core.routing.chosen
+            places, weights = None, machine.backend.upload(torch.from_numpy(chosen).to(weights.dtype))
+        if places is None:
+            (places,) = self._place(np.ascontiguousarray(routed)[:, None])
+        if not layer.groups or any(core.state.done[x] < core.state.chunks for x in event.demand):
+            every = places.full and not core.routes
+            return layer.one_by_one(hidden, places, weights, machine.turns(), machine.launched, every)
+        output = None
+        for batch in machine.turns():  # one, as nothing is missing
+            output = self._together(layer, hidden, places, weights)
+            machine.launched(batch)
+        return torch.zeros_like(hidden) if output is None else output
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _resident(
+        self, layer: LayerCompute, hidden: Tensor, ids: Tensor, weights: Tensor, places: Places | None
+    ) -> Tensor:
+        """Nothing to wait for: the core is told when the pass has ended."""
+        self._untold.append((places, ids, weights))
+        if layer.groups:
+            if places is None:
+                return layer.together(hidden, ids, weights)
+            return self._together(layer, hidden, places, weights)
+        assert places is not None
+        first = layer.layer * layer.pool.store.n_experts
+        return layer.one_by_one(hidden, places, weights, [[first + x for x in places.spans]], every=places.full)
+
+    def _known(self) -> list[tuple[NDArray[np.int64], NDArray[Any] | None]]:
+        """The ids and weights [n, K] of the layers that are computed and untold, which are read at once."""
+        known = [places for places, _, _ in self._untold if places is not None]
+        if known:
+            return [(places.ids, None) for places in known]
+        _, ids, weights = zip(*self._untold, strict=True)
+        read = self.machine.read(torch.stack(ids), torch.stack(weights))
+        return list(zip(*read, strict=True))
+
+    def _together(self, layer: LayerCompute, hidden: Tensor, places: Places, weights: Tensor) -> Tensor:
+        assert places.on_device is not None
+        return layer.together(hidden, places.on_device, weights, not places.full)
+
+    def _place(self, ids: NDArray[np.int64]) -> list[Places]:
+        return place(ids, self.machine.core.setup.n_experts, self.machine.backend, self.grouped)

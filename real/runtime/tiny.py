@@ -1,0 +1,175 @@
+"""A tiny model with random weights, and passes over it, made in code: for checks of a device, without any file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModelForCausalLM, OlmoeConfig
+
+from policies.api import Policy, Setup
+from real.runtime.core import DeviceCore
+from real.runtime.engine import Engine
+from real.runtime.events import Run
+from real.runtime.generate import Served, generate
+from real.runtime.live import Live
+from real.runtime.machine import Machine
+from real.runtime.offloaded import Offloaded
+from real.runtime.pool import Pool
+from sim.core.core import Core
+from sim.demand import ordered_union
+from sim.replay import replay
+from sim.signals import TraceSignals
+from sim.workload import Pass
+
+L, E, K, WIDTH, VOCABULARY = 3, 8, 2, 128, 128
+CHUNKS, DEPTH = 2, 2
+_AUTO: Any = AutoModelForCausalLM
+
+
+def tiny_model(device: torch.device, dtype: torch.dtype = torch.bfloat16, *, exact: bool = True) -> Offloaded:
+    """OLMoE's architecture with L layers of E experts, top-K; the same weights each time."""
+    config = OlmoeConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=L,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        num_experts=E,
+        num_experts_per_tok=K,
+        max_position_embeddings=64,
+        initializer_range=0.1,
+        pad_token_id=None,
+        eos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = _AUTO.from_config(config, dtype=dtype).eval()
+    return Offloaded(model, device, exact=exact)
+
+
+class FreeOfCharge:
+    """Costs for policies that read none."""
+
+    launch_ns = 0
+
+    def copy_ns(self, nbytes: int) -> int:
+        return nbytes
+
+    def expert_ns(self, layer: int, tokens: int) -> int:
+        return tokens
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What passes have left: their logits [rows, V] on the host, the machine, and whether the log's replay agrees."""
+
+    logits: list[NDArray[Any]]
+    machine: Machine
+    agrees: bool
+
+    def same(self, other: Ran) -> bool:
+        """To the last bit."""
+        return len(self.logits) == len(other.logits) and all(map(np.array_equal, self.logits, other.logits))
+
+
+class Drawn:
+    """The feed of a routing that is drawn: two requests, a prefill each, decode passes of both and then of one.
+
+    From the second decode pass of one on they choose the same experts: with room for these there are no misses.
+    """
+
+    def __init__(self, seed: int = 0, alone: int = 4) -> None:
+        random, first = np.random.default_rng(seed), 0
+        self.passes: list[Pass] = []
+        self._ids: dict[int, NDArray[np.int64]] = {}
+        shapes = [(True, (0,), 5), (True, (1,), 3), *[(False, (0, 1), 2)] * 2, *[(False, (0,), 1)] * alone]
+        for number, (prefill, requests, rows) in enumerate(shapes):
+            ids = random.random((rows, L, E)).argsort(axis=-1)[..., :K]
+            if number > 4:
+                ids = self._ids[id(self.passes[4])]
+            each = rows // len(requests)
+            parts = [(first + i * each, each) for i in range(len(requests))]
+            pairs = [ordered_union(ids[:, layer] + layer * E, L * E) for layer in range(L)]
+            demand, tokens = (list(column) for column in zip(*pairs, strict=True))
+            step = Pass(prefill, requests, parts, rows, rows, rows, demand, tokens)
+            self.passes.append(step)
+            self._ids[id(step)], first = ids, first + rows
+        self.step = self.passes[0]
+
+    def enter(self, step: Pass) -> None:
+        self.step = step
+
+    def routing(self) -> NDArray[np.int64]:
+        return self._ids[id(self.step)]
+
+    def demand(self, layer: int, ids: NDArray[np.int64], weights: Any) -> tuple[list[int], list[int]]:
+        return self.step.demand[layer], self.step.tokens[layer]
+
+    def gate(self, layer: int, law: Any) -> None:
+        return None
+
+    def settle(self) -> None:
+        return
+
+
+def machine_of(model: Offloaded, make: type[Policy], held: int) -> tuple[Machine, Callable[[], Core]]:
+    """A machine with room for so many experts, and a maker of cores to replay its log with."""
+    nbytes = model.store.layout.nbytes
+    setup = Setup(L, E, K, (nbytes,) * L, CHUNKS, held * nbytes, FreeOfCharge())
+    pool = Pool(model.store, setup.budget, CHUNKS, model.backend)
+    core = DeviceCore(make(setup), setup, TraceSignals(None, ()), pool)
+    return Machine(core, model.backend, depth=DEPTH), lambda: Core(make(setup), setup, TraceSignals(None, ()))
+
+
+def follow(
+    model: Offloaded,
+    make: type[Policy],
+    held: int,
+    watch: Callable[[Run, Pass, Callable[[], Tensor]], Tensor] | None = None,
+) -> Ran:
+    """Drawn passes under a policy. ``watch(run, step, forward)``: is to call ``forward``, and return what it does."""
+    feed = Drawn()
+    machine, fresh = machine_of(model, make, held)
+    logits = []
+    with model.attached(machine, feed) as run:
+        engine = Engine(model.model, model.backend.device)
+        for number, step in enumerate(feed.passes):
+
+            def forward(number: int = number, step: Pass = step) -> Tensor:
+                tokens = [(31 * number + 7 * i) % VOCABULARY for i in range(step.rows)]
+                if step.prefill:
+                    return engine.prefill(step.requests[0], tokens)[None]
+                return engine.decode(step.requests, tokens)
+
+            feed.enter(step)
+            run.begin(step)
+            scores = forward() if watch is None else watch(run, step, forward)
+            logits.append(machine.read(scores)[0].copy())
+            run.end()
+        machine.finish().check()
+    return Ran(logits, machine, replay(machine.core.log, fresh()) == machine.core.digest())
+
+
+def speak(
+    model: Offloaded, make: type[Policy], held: int, prompts: Sequence[Sequence[int]] = ((5, 9, 100), (77,) * 6, (8,))
+) -> Ran:
+    """Prompts continued greedily, with the model's own routing, two at a time."""
+    machine, fresh = machine_of(model, make, held)
+    live, logits = Live(model.moe, frozenset()), []
+
+    def choose(scores: Tensor) -> int:
+        logits.append(machine.read(scores)[0].copy())
+        return int(logits[-1].argmax())
+
+    requests = [Served(i, list(prompt), choose, 4) for i, prompt in enumerate(prompts)]
+    with model.attached(machine, live) as run, live.attached():
+        generate(run, Engine(model.model, model.backend.device), live, requests, 2, frozenset())
+        machine.finish().check()
+    return Ran(logits, machine, replay(machine.core.log, fresh()) == machine.core.digest())

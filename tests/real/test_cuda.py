@@ -1,0 +1,83 @@
+"""What must hold on a device before anything is measured on it: on a GPU all of it, on this CPU what it has."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
+pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
+
+from real.runtime import selfcheck  # noqa: E402
+from real.runtime.backend import HostBackend  # noqa: E402
+from real.runtime.compute import LayerCompute  # noqa: E402
+from real.runtime.pool import Pool  # noqa: E402
+from real.runtime.selfcheck import CHECKS, ONLY_CUDA, run_checks  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", CHECKS)
+def test_on_a_gpu(name: str) -> None:
+    CHECKS[name](torch.device("cuda", torch.cuda.current_device()))
+
+
+@pytest.mark.parametrize("name", sorted(CHECKS.keys() - ONLY_CUDA))
+def test_on_a_cpu(name: str) -> None:
+    CHECKS[name](CPU)
+
+
+# -- each can fail ----------------------------------------------------------------------------------------------
+
+
+def failing(name: str) -> str:
+    said: list[str] = []
+    failed = run_checks(CPU, said.append)
+    assert name in failed
+    return next(line for line in said if line.startswith(f"{name}: failed: "))
+
+
+def test_a_copy_that_comes_too_late_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(HostBackend):
+        def start_copy(self, target: object, source: object) -> object:
+            return self._nothing
+
+    monkeypatch.setattr(selfcheck, "backend_of", lambda device: Late())
+    monkeypatch.setattr(selfcheck, "CHECKS", {"copies_arrive_in_order": selfcheck.copies_arrive_in_order})
+    assert "the last of four copies left [0], not 4" in failing("copies_arrive_in_order")
+
+
+def test_experts_in_other_slots_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Pool.start_copy
+    monkeypatch.setattr(Pool, "start_copy", lambda pool, chunk: start(pool, chunk ^ 2))
+    monkeypatch.setattr(selfcheck, "CHECKS", {"slots_hold_their_experts": selfcheck.slots_hold_their_experts})
+    assert "other bytes" in failing("slots_hold_their_experts")
+
+
+def test_bits_that_depend_on_what_is_resident_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if what lies in the first slots were computed by another kernel."""
+    expert = LayerCompute.expert
+
+    def rounding(layer: LayerCompute, slot: int, x: object, out: torch.Tensor) -> None:
+        expert(layer, slot, x, out)
+        if slot < 2:
+            out.mul_(1.01)
+
+    monkeypatch.setattr(LayerCompute, "expert", rounding)
+    checks = {name: CHECKS[name] for name in ("forced_passes_agree", "live_passes_agree")}
+    monkeypatch.setattr(selfcheck, "CHECKS", checks)
+    assert "other bits than lru, 24 experts" in failing("forced_passes_agree")
+    assert "other bits than lru, 24 experts" in failing("live_passes_agree")
+
+
+def test_a_wait_more_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_by_one = LayerCompute.one_by_one
+
+    def waiting(layer: LayerCompute, *args: object, **kwargs: object) -> torch.Tensor:
+        layer.pool.backend.synchronize()
+        return one_by_one(layer, *args, **kwargs)
+
+    monkeypatch.setattr(LayerCompute, "one_by_one", waiting)
+    monkeypatch.setattr(selfcheck, "CHECKS", {"passes_cross_seldom": selfcheck.passes_cross_seldom})
+    assert "not 3 waits" in failing("passes_cross_seldom")

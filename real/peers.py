@@ -27,7 +27,7 @@ which copies every layer's weights at every pass; with our runtime and room for 
 budget. Milliseconds per token, medians over decode passes, and the ratio to the first.
 
   policy, budget, hardware, chunks and policy.KEY as in python -m sim run; model, weights, device, threads, host_memory,
-  trace and --config as in python -m real run
+  exact, trace and --config as in python -m real run
 
   prompt_tokens   of the request, drawn at random                                                 [64]
   new_tokens      decode passes that are timed                                                    [48]
@@ -53,6 +53,7 @@ class Options:
     format: str = "table"
     config: str = ""
     host_memory: str = ""
+    exact: str = "true"
 
     def check(self) -> None:
         """UserError for a value that is out of range or not known."""
@@ -63,6 +64,7 @@ class Options:
         check_range("accelerate_tokens", self.accelerate_tokens, 2, 1 << 16)
         check_range("threads", self.threads, 0, 4096)
         host_bytes(self.host_memory)
+        check_choice("exact", self.exact, ("true", "false"))
 
 
 def main(words: Sequence[str]) -> int:
@@ -92,7 +94,7 @@ def measure(config: RunConfig, options: Options, name: str) -> dict[str, Any]:
 
     host, layers = host_bytes(options.host_memory), int(config.model.get("moe_layers", 0)) or None
     made = open_model(name, model_dtype(config), options.weights, layers, host_memory=host)
-    model = Offloaded(made, device_of(options.device), host_memory=host)
+    model = Offloaded(made, device_of(options.device), host_memory=host, exact=options.exact == "true")
     return beside(model, config, options, name)
 
 

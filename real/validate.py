@@ -39,6 +39,8 @@ All keys of python -m sim run; several values, separated by commas, make a grid,
   hardware    the machine that is predicted; without it this one is measured first, in about 30 s
   device      auto | cpu | cuda | cuda:N                                                      [auto]
   threads     CPU threads; 0: torch's choice. As many as the profile was measured with        [0]
+  exact       true: experts are computed one by one, whatever is in memory | false: in the library's grouped kernel
+              where it is fast                                                                [true]
   host_memory what the host has for the model, such as 110GB, where it shows less as free  [what is free]
   repeat      runs of each cell on the device; the one of median time is shown                [1]
   diff        true: show in words where device and simulator first part                       [false]
@@ -72,6 +74,7 @@ class Options:
     format: str = "table"
     config: str = ""
     host_memory: str = ""
+    exact: str = "true"
 
     def check(self) -> None:
         """UserError for a value that is not known."""
@@ -81,6 +84,7 @@ class Options:
         check_choice("format", self.format, ("table", "json"))
         check_range("threads", self.threads, 0, 4096)
         host_bytes(self.host_memory)
+        check_choice("exact", self.exact, ("true", "false"))
         check_range("repeat", self.repeat, 1, 1000)
         if self.name and not re.fullmatch(r"[\w.-]+", self.name):
             raise UserError(f"name={self.name}: allowed: letters, digits, '.', '_' and '-'")
@@ -130,7 +134,7 @@ def conclude(grid: Grid, bench: Bench) -> int:
     options = bench.options
     assert bench.cell is not None
     about = (describe(bench.device), options.weights, bench.checkpoint, options.repeat, now(), runtime_digest())
-    document = document_of(grid.cells, grid.failed, Source(bench.cell, *about))
+    document = document_of(grid.cells, grid.failed, Source(bench.cell, *about, exact=options.exact == "true"))
     source = document["provenance"]
     folder = Path(options.out) if options.out else Path("real") / "results" / word(source["hardware"]["name"])
     if options.logs == "true":
@@ -185,9 +189,9 @@ class Bench:
             if self._model is not None:  # its memory first
                 self._model.store.close()
             self._model = self._key = None
-            host = host_bytes(self.options.host_memory)
+            host, exact = host_bytes(self.options.host_memory), self.options.exact == "true"
             loaded = open_model(name, dtype, self.options.weights, cell.setup.n_layers, host_memory=host)
-            self._model, self._key = Offloaded(loaded, self.device, host_memory=host), key
+            self._model, self._key = Offloaded(loaded, self.device, host_memory=host, exact=exact), key
             self._warm(cell, self._model)
         assert self._model is not None
         return self._model

@@ -113,7 +113,9 @@ def test_a_store_is_closed_where_the_dense_part_does_not_fit(monkeypatch: pytest
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(model, "to", refuse)
-    monkeypatch.setattr(offloaded, "backend_of", lambda device: HostBackend())
+    backend = HostBackend()
+    backend.device = torch.device("cuda:0")
+    monkeypatch.setattr(offloaded, "backend_of", lambda device: backend)
     with pytest.raises(DeviceError, match="dense part does not fit"):
         Offloaded(model, torch.device("cuda"))
     assert cuda.of("unregister") == cuda.of("register")[::-1] != []

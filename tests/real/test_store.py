@@ -114,8 +114,9 @@ def test_a_store_is_closed_where_the_dense_part_does_not_fit(monkeypatch: pytest
 
     monkeypatch.setattr(model, "to", refuse)
     monkeypatch.setattr(offloaded, "backend_of", lambda device: HostBackend())
-    with pytest.raises(DeviceError, match="dense part does not fit"):
+    with pytest.raises(DeviceError, match="dense part does not fit") as caught:
         Offloaded(model, torch.device("cuda"))
+    assert caught.traceback, "which holds the store"
     assert cuda.of("unregister") == cuda.of("register")[::-1] != []
 
 

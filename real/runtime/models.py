@@ -13,6 +13,7 @@ from real.runtime.store import fill
 from traces.calibrate.shapes import DTYPES, PUBLISHED, configuration
 from traces.collect.families import is_experts
 from traces.collect.load import load
+from traces.collect.quantised import COMPUTED
 from traces.errors import UserError, one_of
 
 WEIGHTS = ("auto", "random")
@@ -38,17 +39,17 @@ def open_model(
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights}: allowed: {one_of(WEIGHTS)}")
+    host = Host(host_memory)
     if weights == "auto":
         if name in PUBLISHED:
             raise UserError(
                 f"model={name}: its checkpoint is not shipped; allowed: weights=random, or the folder of a checkpoint"
             )
-        host = Host(host_memory)
         return (load(name, dtype, "cpu", within=host.room_for) if whole else open_checkpoint(name, dtype, host)).model
-    return _random(name, dtype, layers, whole)
+    return _random(name, dtype, layers, host if whole else None)
 
 
-def _random(name: str, dtype: str, layers: int | None, whole: bool) -> Any:
+def _random(name: str, dtype: str, layers: int | None, whole: Host | None) -> Any:
     config = configuration(name)
     text = config.get_text_config()
     if layers is not None and name in PUBLISHED:
@@ -57,19 +58,22 @@ def _random(name: str, dtype: str, layers: int | None, whole: bool) -> Any:
         for key in ("layer_types", "mlp_layer_types"):
             if getattr(text, key, None):
                 setattr(text, key, (list(getattr(text, key)) * (layers + dense))[: layers + dense])
-    kind = DTYPES[dtype] if dtype != "auto" else (getattr(config, "dtype", None) or torch.bfloat16)
+    stated = getattr(config, "dtype", None)
+    kind = DTYPES[dtype] if dtype != "auto" else stated if stated in COMPUTED else torch.bfloat16
     with torch.device("meta"):
         model = _AUTO.from_config(config, dtype=kind).eval()
+    if whole is not None:
+        whole.check(sum(p.numel() * p.element_size() for p in model.parameters()), "the model's weights")
     generator = torch.random.get_rng_state()
     torch.manual_seed(0)
     with torch.no_grad():
         for module in model.modules():
             experts = is_experts(module)
-            if whole or not experts:
+            if whole is not None or not experts:
                 module.to_empty(device="cpu", recurse=False)
             if not experts:
                 model._init_weights(module)
-            elif whole:
+            elif whole is not None:
                 for weights in module.parameters(recurse=False):
                     fill(weights)
     torch.random.set_rng_state(generator)

@@ -13,6 +13,7 @@ transformers = pytest.importorskip("transformers", reason="the collector needs t
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny_models import save_with_tokenizer, tiny  # noqa: E402
+from transformers.quantizers import quantizer_mxfp4  # noqa: E402
 
 from real.runtime.host import Host  # noqa: E402
 from real.runtime.intake import open_checkpoint  # noqa: E402
@@ -119,6 +120,25 @@ def test_what_the_library_dequantises_is_what_it_stands_for(
         with torch.inference_mode():
             assert torch.isfinite(model(ids).logits).all()
     Offloaded(model, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("method", ["fp8", "mxfp4"])
+def test_a_card_that_computes_in_it_changes_nothing(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the library would keep it, unless it is told not to."""
+    folder = tmp_path / "model"
+    if method == "fp8":
+        fp8("olmoe", folder)
+    else:
+        mxfp4(folder)
+    expected = load(str(folder), "auto", "cpu").model
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device("cuda"))
+    for asked in ("is_triton_available", "is_kernels_available"):
+        monkeypatch.setattr(quantizer_mxfp4, asked, lambda *_: True)
+    assert_same(load(str(folder), "auto", "cpu").model, expected)
 
 
 def test_the_size_that_results_is_what_must_fit(tmp_path: Path) -> None:

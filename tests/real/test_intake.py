@@ -163,6 +163,10 @@ def test_a_host_without_room_is_told_before_anything_is_read(tmp_path: Path, mon
     rooms = iter([1 << 30, 1000])  # for the weights in all, and for the experts
     with pytest.raises(UserError, match=r"^the experts take 295 KB of host memory, and 1.00 KB are free"):
         open_checkpoint(str(folder), "auto", Host(free=lambda: next(rooms)))
+    with pytest.raises(UserError, match=r"^host_memory=100 KB: the model's weights take 4\d\d KB"):
+        open_model(str(folder), "auto", "random", whole=True, host_memory=100_000)
+    with pytest.raises(UserError, match=r"^host_memory=100 KB: the experts take 147 KB; allowed"):  # in bfloat16
+        Offloaded(open_model(str(folder), "bfloat16", "random"), CPU, host_memory=100_000)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
     with pytest.raises(UserError, match=r"^host_memory=100 KB: the model's weights take 4\d\d KB"):
         open_model(str(folder), "auto", "auto", host_memory=100_000)
@@ -229,7 +233,9 @@ def test_loading_takes_no_second_copy(large: Path) -> None:
     size = sum(file.stat().st_size for file in files)
     assert 2 * 10**9 < size < 3 * 10**9
     assert any(".experts.3.gate_proj.weight" in name for name in json.loads((large / INDEX).read_text())["weight_map"])
-    child = subprocess.run([sys.executable, "-c", PEAK, str(large)], check=True, capture_output=True, text=True)
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "HF_HUB_OFFLINE": "1"}
+    words = [sys.executable, "-c", PEAK, str(large)]
+    child = subprocess.run(words, env=env, check=True, capture_output=True, text=True)
     experts, most, left = map(int, child.stdout.split())
     assert experts == 20 * 16 * 3 * 1024 * 1024 * 2
     assert experts < left < 1.01 * size

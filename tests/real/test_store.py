@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,8 +118,9 @@ def test_a_store_is_closed_where_the_dense_part_does_not_fit(monkeypatch: pytest
     backend = HostBackend()
     backend.device = torch.device("cuda:0")
     monkeypatch.setattr(offloaded, "backend_of", lambda device: backend)
-    with pytest.raises(DeviceError, match="dense part does not fit"):
+    with pytest.raises(DeviceError, match="dense part does not fit") as caught:
         Offloaded(model, torch.device("cuda"))
+    assert caught.traceback, "which holds the store"
     assert cuda.of("unregister") == cuda.of("register")[::-1] != []
 
 
@@ -162,7 +165,8 @@ for how in "warm", "close", "drop":
 
 def test_memory_is_as_large_as_the_experts_and_given_back() -> None:
     """By the system's figures: two blocks of 66 MB each, which powers of two would make 134 MB."""
-    done = subprocess.run([sys.executable, "-c", ANONYMOUS], check=True, capture_output=True, text=True)
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", ANONYMOUS], env=env, check=True, capture_output=True, text=True)
     closed, dropped = ([int(word) for word in line.split()] for line in done.stdout.splitlines()[1:])
     for nbytes, taken, left in (closed, dropped):
         assert nbytes == 2 * 3 * 22_000_000

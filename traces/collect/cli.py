@@ -19,7 +19,8 @@ python -m traces collect model=NAME prompts=FILE out=DIR [key=value ...]
 Records the routing of a Hugging Face MoE model while it generates. Killed or interrupted, the same command goes on
 where it was; the trace appears when it is whole.
 
-  model               reference, a folder, or a model of the local Hugging Face cache (nothing is downloaded)
+  model               reference, a folder, or a model of the local Hugging Face cache (nothing is downloaded); what is
+                      quantised as fp8 or mxfp4 is dequantised
   prompts             text, one prompt per line; .jsonl with {"prompt": ..., and optionally "source", "split",
                       "licence", "max_new_tokens"} per line; or chats (.jsonl, .json, .parquet) with "messages",
                       "conversation" or "conversations", as chat data sets are distributed

@@ -38,7 +38,7 @@ class Dequantised:
         """Give the parameters their types: some versions dequantise to bfloat16 whatever is asked for, or leave what
         is stored in full as it is stored."""
         for key, parameter in model.named_parameters():
-            if parameter.dtype in COMPUTED:
+            if parameter.dtype in COMPUTED and not parameter.is_meta:
                 parameter.data = parameter.data.to(self.dtypes.get(key, parameter.dtype))
 
 
@@ -105,15 +105,9 @@ def dequantising(name: str, folder: Path, method: str, dtype: str, local: Mappin
         dtype = str(stated).removeprefix("torch.")
     with torch.device("meta"):
         model = _AUTO.from_config(config, dtype=getattr(torch, dtype))
-    made = Dequantised(config, dtype, {key: p.dtype for key, p in model.named_parameters()}, _bytes(model))
-    print(
-        f"model={name!r} is quantised as {method}: dequantised to {dtype}, {made.nbytes / 1e9:.1f} GB", file=sys.stderr
-    )
-    return made
-
-
-def _bytes(model: Any) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+    nbytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    print(f"model={name!r} is quantised as {method}: dequantised to {dtype}, {nbytes / 1e9:.1f} GB", file=sys.stderr)
+    return Dequantised(config, dtype, {key: p.dtype for key, p in model.named_parameters()}, nbytes)
 
 
 def check_computable(name: str, model: Any) -> None:

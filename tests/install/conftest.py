@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,10 @@ def installed(request: pytest.FixtureRequest) -> Installed:
 
 
 def _install(folder: Path, *how: str) -> Installed:
-    """What the project needs is this environment's."""
+    """What the project needs is this environment's, pip and setuptools among it."""
+    for tool in ("pip", "setuptools"):
+        if find_spec(tool) is None:
+            pytest.skip(f"installing needs {tool}, which this environment lacks")
     venv.create(folder / "env", symlinks=True)
     python = folder / "env" / "bin" / "python"
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "env")}))

@@ -63,9 +63,10 @@ def test_every_direct_dependency_stands_in_it_within_its_range(python: str) -> N
             assert one.specifier.contains(found[name], prereleases=True), f"{one}: constraints.txt has {found[name]}"
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", ".ci/run", ".ci/launchers"])
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "traces/README.md", ".ci/run", ".ci/launchers"])
 def test_every_command_that_installs_the_project_uses_it(file: str) -> None:
-    commands = re.findall(r'pip install [^|&\n`]*?"?\.(?=["\[\s])[^\n`]*', (ROOT / file).read_text(encoding="utf-8"))
+    text = (ROOT / file).read_text(encoding="utf-8")
+    commands = re.findall(r"""pip install [^|&\n`]*?["']?\.(?=["'[\s])[^\n`]*""", text)
     assert commands
     assert not [command for command in commands if not re.search(r"-c \S*constraints\.txt", command)]
 

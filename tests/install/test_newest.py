@@ -57,7 +57,8 @@ def steps(
     monkeypatch.setattr(newest, "_run", run)
 
 
-BROKEN = subprocess.CalledProcessError(1, ["python", "-m"], output="1 failed\n", stderr="WARNING\nERROR: no network\n")
+SAID = "WARNING\n  ERROR: no network\nnote: not of pip\n"
+BROKEN = subprocess.CalledProcessError(1, ["python", "-m"], output="1 failed\n", stderr=SAID)
 LATE = subprocess.TimeoutExpired(["python", "-m", "pip", "install"], 80.0)
 
 

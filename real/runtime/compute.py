@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.integrations.moe import grouped_mm_experts_forward
 
 from real.runtime.layout import Layout
-from real.runtime.placing import Places
+from real.runtime.placing import Places, place
 from real.runtime.pool import ALIGNED, Pool
 
 MAX_GROUPS = 1024
@@ -133,11 +134,20 @@ class LayerCompute:
             out.add_(self._biases[1][slot])
 
     def warm_up(self, rows: Iterable[int] = (1, 2, 4, 8, 16, 32, 64, 128)) -> None:
-        """Launch an expert's products once for so many rows each, so that no measured pass loads their kernels."""
-        width = self._first[0].shape[0]
+        """Launch once what a pass may launch, on whatever lies in the first slot, so that no measured pass loads
+        kernels: an expert's products for so many rows each, and what is around them for one token and for several."""
+        first, backend = self._first[0], self.pool.backend
         for n in rows:
-            x = self._first[0].new_zeros((n, width))
+            x = first.new_zeros((n, first.shape[0]))
             self.expert(0, x, torch.empty_like(x))
+        for n in (1, 4):
+            (places,) = place(np.zeros((n, 1, 1), np.int64), self.pool.store.n_experts, backend, self.groups)
+            hidden, weights = first.new_zeros((n, first.shape[0])), first.new_ones((n, 1))
+            self.one_by_one(hidden, places, weights, ())
+            if places.on_device is not None:
+                module = self._whole if self.pool.holds_all else self.module
+                grouped_mm_experts_forward(module, hidden, places.on_device, weights)
+            backend.download(weights)
 
 
 def _gate(module: Any, down: Tensor) -> Any:

@@ -282,7 +282,7 @@ CHECKS: dict[str, Check] = {
 }
 """By name, the simplest first."""
 ONLY_CUDA = frozenset({"copies_from_registered_memory", "copies_overlap_compute", "cached_memory_is_free"})
-"""Those that a CPU has nothing for."""
+"""A CPU has nothing for these."""
 
 
 def run_checks(device: torch.device, say: Callable[[str], None]) -> list[str]:

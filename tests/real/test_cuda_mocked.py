@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -230,3 +232,60 @@ def test_a_device_that_cannot_run_the_model_says_so(monkeypatch: pytest.MonkeyPa
 
 def test_there_is_a_check_for_each_of_these() -> None:
     assert selfcheck.CHECKS.keys() > selfcheck.ONLY_CUDA
+
+
+# -- the backend itself -----------------------------------------------------------------------------------------
+
+
+class _Event:
+    """An event that has ended once somebody has waited for it."""
+
+    made: int = 0
+
+    def __init__(self, blocking: bool = True) -> None:
+        assert not blocking
+        self.recorded: Any = None
+        self.over = False
+        _Event.made += 1
+
+    def record(self, stream: Any) -> None:
+        self.recorded = stream
+
+    def query(self) -> bool:
+        return self.over
+
+    def synchronize(self) -> None:
+        assert self.recorded is not None
+        self.over = True
+
+
+def test_passes_go_through_the_gpu_s_backend(cuda: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own lines, over tensors of the CPU: copies are on the copies' stream, marks on the current one."""
+    used: list[str] = []
+
+    @contextmanager
+    def stream(given: Any) -> Iterator[None]:
+        used.append(given)
+        yield
+
+    empty = torch.empty
+    for name, replacement in (
+        ("set_device", lambda device: None),
+        ("Stream", lambda device: "copies"),
+        ("stream", stream),
+        ("current_stream", lambda device: "compute"),
+        ("Event", _Event),
+        ("synchronize", lambda device: used.append("all")),
+        ("memory_stats", lambda device: {"requested_bytes.all.current": 0}),
+    ):
+        monkeypatch.setattr(torch.cuda, name, replacement)
+    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory=False, **given: empty(*size, **given))
+    rig = Rig(Offloaded(tiny("olmoe"), CPU), chunks=2, depth=2)
+    plain = serve(rig, LRU, 6 * rig.nbytes, 4).check()
+    rig.model.backend = backend = CudaBackend(CUDA)
+    backend.device = CPU  # where the tensors are
+    ran = serve(rig, LRU, 6 * rig.nbytes, 4).check()
+    assert ran.same_logits(plain)
+    assert used.count("copies") >= 2 * rig.experts
+    assert used[0] == "all", "memory is waited for where it is taken"
+    assert _Event.made > used.count("copies"), "and marks"

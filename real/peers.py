@@ -23,8 +23,8 @@ USAGE = """\
 python -m real peers policy=NAME budget=50% [key=value ...]
 
 Decodes one request in one process: with the library's own experts, all on the device; with accelerate's CPU offload,
-which copies every layer's weights at every pass; with our runtime and room for all experts; and with our runtime at the
-budget. Milliseconds per token, medians over decode passes, and the ratio to the first.
+which copies every layer's weights at every pass; with our runtime and room for all experts, exact and grouped; and with
+our runtime at the budget. Milliseconds per token, medians over decode passes, and the ratio to the first.
 
   policy, budget, hardware, chunks and policy.KEY as in python -m sim run; model, weights, device, threads, host_memory,
   exact, trace and --config as in python -m real run
@@ -126,13 +126,15 @@ def beside(model: Offloaded, config: RunConfig, options: Options, name: str) -> 
 def ours(
     model: Offloaded, config: RunConfig, name: str, prompt: Sequence[int], new_tokens: int
 ) -> list[dict[str, Any]]:
-    """Our runtime's rows: with room for all experts, and as configured."""
+    """Our runtime's rows: with room for all experts, each way of computing them, and as configured."""
     from real.runtime.generate import Served
     from real.session import find_history, make_live_setup, make_policy, serve
 
     rows, many = [], _tokens(model, WARM_UP, 1)
     history = find_history(config, model.moe, given=False)
-    for chosen in (replace(config, budget="100%", policy={"name": "lru"}), config):
+    everything, own = replace(config, budget="100%", policy={"name": "lru"}), model.exact
+    for chosen, exact in ((everything, True), (everything, False), (config, own)):
+        model.exact = exact
         policy = make_policy(chosen, make_live_setup(chosen, model, name, {}), history, {})
         requests = [
             Served(i, list(tokens), lambda logits: int(logits.argmax()), n)
@@ -141,7 +143,8 @@ def ours(
         machine = serve(chosen, model, policy, requests, frozenset()).machine
         steps = machine.timeline.steps  # (begin, end, number, whether prefill)
         spent = [end - begin for begin, end in zip(steps[::4], steps[1::4], strict=True)][-new_tokens + 1 :]
-        rows.append(_row(f"ours, {policy.name} at {chosen.budget}", statistics.median(spent) / 1e6))
+        way = "" if chosen is config else f", {'exact' if exact else 'grouped'}"
+        rows.append(_row(f"ours, {policy.name} at {chosen.budget}{way}", statistics.median(spent) / 1e6))
     return rows
 
 

@@ -54,7 +54,8 @@ def test_peers_has_a_row_for_each_way_and_says_which_is_left_out(
     words = ["policy=lru", "budget=25%", "new_tokens=2", "accelerate_tokens=2", "prompt_tokens=2", "threads=1"]
     assert main(["peers", *words, "format=json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    names = ["library, all on the device", "accelerate, CPU offload", "ours, lru at 100%", "ours, lru at 25%"]
+    names = ["library, all on the device", "accelerate, CPU offload"]
+    names += ["ours, lru at 100%, exact", "ours, lru at 100%, grouped", "ours, lru at 25%"]
     assert [row["name"] for row in found["rows"]] == names
     assert all(row["ms_per_token"] > 0 for row in found["rows"])
     assert found["left_out"] == {}

@@ -148,6 +148,12 @@ def _exact(found: Evaluation) -> Iterator[str]:
     for name, key in (("one expert at a time", "library"), ("grouped kernel", "grouped")):
         it = exact[key]
         yield _row(name, f"{it['largest']:.3g}", f"{it['largest_logit']:.3g}", _share(it["same_argmax"]))
+    ways = exact["tpot_ms"]
+    yield ""
+    yield (
+        f"TPOT of one request under lru at 75 % ({ways['exact']['slots']} slots): {_number(ways['exact']['mean'])} ms"
+        f" one at a time, {_number(ways['grouped']['mean'])} ms grouped."
+    )
 
 
 def _passes(found: Evaluation) -> Iterator[str]:

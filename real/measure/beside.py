@@ -21,6 +21,7 @@ from real.runtime.library import resident
 from real.runtime.offloaded import Offloaded
 from real.runtime.taught import run_taught
 from sim.cell import Cell
+from sim.results import latencies
 from sim.workload import Pass
 from traces.errors import UserError
 from traces.whole import write_whole
@@ -63,6 +64,7 @@ def exactness(bench: Bench) -> str:
     finally:
         model.exact = True
     found["grouped"] = _apart(grouped, library) | {"from_exact": _apart(grouped, logits["lru at 100%"])}
+    found["tpot_ms"] = {way: _tpot(bench, model, exact) for way, exact in (("exact", True), ("grouped", False))}
     bench.write("exact", found)
     if not found["equal"]:
         raise UserError("outputs depend on the policy or the budget: see exact.json")
@@ -111,6 +113,18 @@ def _logits(run: Callable[[Callable[[Pass, Tensor], None]], object]) -> list[Ten
     found: list[Tensor] = []
     run(lambda _step, logits: found.append(logits.float().cpu()))
     return found
+
+
+def _tpot(bench: Bench, model: Offloaded, exact: bool) -> dict[str, Any]:
+    """TPOT of one request where most experts are there, in one way of computing them: the kernel's groups are slots."""
+    cell = bench.cell(MAIN, "lru", "75%", limit=1, warmup=0)
+    model.exact = exact
+    try:
+        run = run_forced(cell, model, cell.policy())
+    finally:
+        model.exact = True
+    spread = latencies(run.outcome.timings)["tpot"]
+    return {"mean": spread["mean"] if spread else None, "slots": run.core.pool.slots}
 
 
 def _taught(cell: Cell, model: Offloaded, take: Callable[[Pass, Tensor], None]) -> None:

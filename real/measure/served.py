@@ -84,11 +84,12 @@ def _grid(bench: Bench, which: str, grid: tuple[tuple[str, str], ...], folder: s
         except UserError as error:
             wrong.append(f"{policy} at {budget}: {error}")
             continue
-        save(path, bench.config(which, policy, budget), Ran.of(cell, run))
+        left = Ran.of(cell, run)
+        save(path, bench.config(which, policy, budget), left)
         ran += 1
         spent = time.monotonic() - began
         bench.longest[which] = max(spent, bench.longest.get(which, 0))
-        tpot = run.outcome.timings.requests and Ran.of(cell, run).document["latency_ms"]["tpot"]
+        tpot = left.document["latency_ms"]["tpot"]
         say(f"{policy} at {budget}: TPOT {tpot['mean']:.3g} ms, {spent:.1f} s" if tpot else f"{policy} at {budget}")
     if wrong:
         raise UserError(f"{ran} of {len(grid)} cells ran; not {'; '.join(wrong)}")

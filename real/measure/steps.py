@@ -40,9 +40,9 @@ STEPS = (
     Step("peers", beside.peers, 10, 60, ("store",)),
     Step("exact", beside.exactness, 10, 45, ("store",)),
     Step("link", served.link, 15, 90),
-    Step("decisions", served.decisions, 10, 45, ("cells",)),
     Step("again", served.again, 10, 120, ("cells",)),
     Step("profile", beside.profile, 10, 45, ("store",)),
+    Step("decisions", served.decisions, 10, 45, ("cells",)),
 )
 MINUTES = 9.0
 """What ``most_s`` is meant for; with more time each step may take longer in proportion."""

@@ -59,7 +59,7 @@ def _with_weights(model: Offloaded, device: torch.device) -> Iterator[None]:
     store, whole = model.store, model.model
     try:
         for layer, block in zip(model.moe.layers, store.blocks, strict=True):
-            there = block.to(device, copy=True)
+            there = block.to(device)
             for name, view in store.layout.views(there).items():
                 kept = view.clone(memory_format=torch.contiguous_format)
                 setattr(layer.experts, name, nn.Parameter(kept, requires_grad=False))

@@ -74,12 +74,12 @@ def main(words: Sequence[str]) -> int:
     clock = Clock(60 * options.minutes)  # imports take seconds of it
     prepare(options.threads)
     from real.measure.bench import Bench
-    from real.measure.steps import chosen, run
+    from real.measure.steps import STEPS, chosen, run
     from traces.collect.devices import device_of
 
     plan = chosen(options.only)
     bench = Bench(Path(options.out), device_of(options.device), options, clock)
-    bench.open()
+    bench.open([step.name for step in STEPS])
     states = run(plan, bench, clock)
     sys.stdout.write(bench.record.table())
     return 0 if all(state == "done" for state in states.values()) else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,18 +131,16 @@ class Bench:
     """Seconds of the longest cell so far, by subject."""
     _models: dict[str, Offloaded] = field(default_factory=dict)
 
-    def open(self) -> None:
+    def open(self, steps: Sequence[str]) -> None:
         """Make the folder, or go on in it. UserError where it cannot be written or is of another machine."""
         self.size = TINY if self.options.rehearse == "true" else FULL
         about = describe(self.device)
         about = {key: about[key] for key in ("device", "host", "python", "torch", "transformers")}
-        from real.measure.steps import STEPS
-
         try:
             for inner in ("", "cells", "link", "traces"):
                 (self.folder / inner).mkdir(parents=True, exist_ok=True)
             about |= {"size": "tiny" if self.size is TINY else "full", "code": runtime_digest()}
-            self.record = Record(self.folder, about, [step.name for step in STEPS])
+            self.record = Record(self.folder, about, list(steps))
         except OSError as error:
             raise UserError(
                 f"out={self.folder}: cannot be written ({error.strerror}); allowed: a folder that can"

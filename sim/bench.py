@@ -128,7 +128,7 @@ def _decisions(words: Sequence[str], given: Sequence[str], form: str) -> int:
     for name in dict.fromkeys(name for several in given for name in several.split(",")):
         cell = make_cell(read_config([*rest, f"policy={name}", *own]))
         sys.stderr.write(f"{name}, {REPEAT} times in turns with {BASELINE} ...\n")
-        found[name] = (str(cell.config.policy["name"]), measure_policy_time(_logged(cell), on_demand))
+        found[name] = (str(cell.config.policy["name"]), measure_policy_time(_logged(cell), on_demand, repeat=REPEAT))
     if form == "json":
         rows = {name: {"policy": policy, **asdict(taken)} for name, (policy, taken) in found.items()}
         sys.stdout.write(json.dumps({"policies": rows}, indent=1) + "\n")

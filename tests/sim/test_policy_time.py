@@ -150,17 +150,20 @@ def test_it_needs_numpy_alone() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_the_bench_prints_words_that_charge_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bench_prints_words_that_charge_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sim.bench.REPEAT", 1)
     assert bench(["policy_us=fmoe", "budget=8GB", "limit=1"]) == 0
     *_, words = capsys.readouterr().out.splitlines()
     given = read_config(["policy=fmoe", *words.split()]).hardware["software"]["policy_us"]
     assert set(given) == {"fmoe"}
     assert set(given["fmoe"]) <= {"prefill", "decode"}
     assert given["fmoe"]["decode"] > 0
-    assert bench(["policy_us=fmoe_2026,lru", "budget=8GB", "limit=1", "format=json"]) == 0
+    assert bench(["policy_us=lru_layer,lru", "budget=8GB", "limit=1", "format=json"]) == 0
     rows = json.loads(capsys.readouterr().out)["policies"]
     assert [(name, row["policy"], row["prefill"]["passes"]) for name, row in rows.items()] == [
-        ("fmoe_2026", "fmoe", 1),
+        ("lru_layer", "lru", 1),
         ("lru", "lru", 1),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -70,6 +71,8 @@ def _plain(model: Any, prompts: Sequence[list[int]], new_tokens: int) -> None:
     # In place of the model's own, which would fill the gaps: with end tokens, penalties, another cache.
     model.generation_config = config(max_new_tokens=new_tokens, do_sample=False, pad_token_id=PAD)
     try:
-        model.generate(input_ids=ids, attention_mask=mask)
+        with warnings.catch_warnings():  # of a model whose first layers are on the disk, its device is "meta"
+            warnings.filterwarnings("ignore", message="You are calling .generate.. with the `input_ids`")
+            model.generate(input_ids=ids, attention_mask=mask)
     finally:
         model.generation_config = own

@@ -62,7 +62,7 @@ def grouped_experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -
     """The library's grouped kernel on bfloat16 copies of float32 weights: autocast does not reach into it."""
     names = ("num_experts", "has_gate", "has_bias", "has_post_expert_norm", "is_transposed")
     narrow: Any = SimpleNamespace(
-        **{name: getattr(module, name) for name in names},
+        **{name: getattr(module, name) for name in names if hasattr(module, name)},  # of the release's asking
         _is_expert_parallel=False,
         _apply_gate=module._apply_gate,
         gate_up_proj=module.gate_up_proj.bfloat16(),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import tomllib
 from collections.abc import Callable
@@ -97,6 +99,27 @@ def test_no_step_is_given_more_than_is_left(tmp_path: Path) -> None:
         time.sleep(30)
     clock = Clock(0.3)
     assert run([step("copies", lambda: time.sleep(30) or "")], bench(tmp_path), clock) == {"copies": "stopped"}
+
+
+# The alarm rang while the block's end was put away: the guard was left, and ended the process in the next step.
+def test_an_alarm_at_the_very_end_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, threads, real = signal.getsignal(signal.SIGALRM), threading.active_count(), signal.setitimer
+
+    def just_before(which: int, seconds: float) -> None:
+        if not seconds:
+            signal.raise_signal(signal.SIGALRM)
+        real(which, seconds)
+
+    monkeypatch.setattr(signal, "setitimer", just_before)
+    with Clock(60).limit(60, lambda: None):
+        pass
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGALRM) == before
+    for _ in range(100):
+        if threading.active_count() == threads:
+            break
+        time.sleep(0.01)
+    assert threading.active_count() == threads
 
 
 def test_a_call_that_never_comes_back_ends_the_process_with_what_there_is(tmp_path: Path) -> None:

@@ -110,12 +110,17 @@ class Offloaded:
                 with machine:
                     yield run
                     self.backend.synchronize()
-        finally:
-            model.set_experts_implementation(TAKEN)
-            ALL_EXPERTS_FUNCTIONS.pop(name, None)
-            with suppress(RuntimeError):  # of a device that has failed already, which was told
-                self.backend.synchronize()
-            pool.free()
+        finally:  # each whatever interrupts the one before: nothing copies any more when the memory is given back
+            try:
+                model.set_experts_implementation(TAKEN)
+            finally:
+                try:
+                    machine.stop()
+                    with suppress(RuntimeError):  # of a device that has failed already, which was told
+                        self.backend.synchronize()
+                finally:
+                    ALL_EXPERTS_FUNCTIONS.pop(name, None)
+                    pool.free()
 
     def warm_up(self, layer: LayerCompute) -> None:
         """Run what a pass runs, without experts, and an expert's products: kernels are loaded on first use, handles and

@@ -12,16 +12,27 @@ from typing import Any
 
 from real.evaluate.prices import expected, fitted
 from real.grid import read_profile
-from real.measure.record import read
+from real.measure.record import FILE, read
 from real.validation.compare import judge
 from real.validation.own_time import own_time
 from real.validation.ran import Runs, load_all
 from real.validation.writing import Source, document_of
 from sim.cell import make_cell
 from sim.inputs import Inputs
-from traces.errors import UserError
+from sim.profiles import HardwareProfile
+from traces.errors import UserError, one_of
 
 GRIDS = {"cells": "recorded routing", "link": "drawn routing on few, large experts, for the link alone"}
+ABOUT = ("device", "host", "python", "torch", "transformers", "size", "code")
+KEYS = {
+    "copies": ("date", "curves"),
+    "overheads": ("samples", "model", "seed", "date"),
+    "decisions": ("where", "policy_us"),
+    "peers": ("rows", "left_out"),
+    "exact": ("equal", "digests", "passes", "library", "grouped"),
+    "passes": ("passes", "aten_calls_per_pass", "launches_per_pass", "policy", "budget"),
+}
+"""What a step's file is read for."""
 
 
 class Evaluation:
@@ -31,18 +42,31 @@ class Evaluation:
         self.folder, self.inputs = folder, Inputs(keep=True)
         self.record = read(folder)
         self.about: Mapping[str, Any] = self.record["about"]
+        if missing := [key for key in ABOUT if key not in self.about]:
+            raise UserError(
+                f"{folder}/{FILE}: does not say {one_of(missing)} of the machine; measure into a new folder"
+            )
         self.runs = {grid: load_all(folder / grid, folder / "traces") for grid in GRIDS}
         profile = folder / "profile.yaml"
         self.device_only = read_profile(profile) if profile.exists() else None
+        if self.device_only is not None:
+            HardwareProfile.from_dict(self.device_only)
         self.name = name or str((self.device_only or {}).get("name", "unmeasured"))
 
     def step(self, name: str) -> Any:
         """What a step wrote as NAME.json; None where it did not come to it. UserError if it cannot be read."""
         path = self.folder / f"{name}.json"
+        if not path.exists():
+            return None
+        again = "remove the file, and measure this step again"
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+            found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{path}: not JSON ({error}); measure this step again: remove the file") from None
+            raise UserError(f"{path}: not JSON ({error}); {again}") from None
+        missing = [key for key in KEYS[name] if not isinstance(found, dict) or key not in found]
+        if missing:
+            raise UserError(f"{path}: without {one_of(missing)}, damaged or of another version; {again}")
+        return found
 
     @cached_property
     def hardware(self) -> dict[str, Any] | None:
@@ -93,8 +117,11 @@ class Evaluation:
 
     @property
     def holds(self) -> bool:
-        """Whether every replay agrees, and no criterion fails that is judged."""
+        """Whether every replay agrees, and no criterion fails that is judged. Without a cell, or where one cannot be
+        judged, nothing does."""
         rows = [row for document in self.documents.values() for row in document["cells"]]
+        if not rows or any(document["failed"] for document in self.documents.values()):
+            return False
         agree = all(row["replay"]["agrees"] and row["replay"]["accounts_agree"] for row in rows)
         judged = [it for document in self.documents.values() for it in document["criteria"] if it["judged"]]
         exact = self.step("exact")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,14 @@ def read(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error.strerror}; allowed: a folder of python -m real measure") from None
     except ValueError as error:
         raise UserError(f"{path}: not a record of python -m real measure ({error})") from None
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not {"about", "steps"} <= found.keys():
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not _whole(found):
         raise UserError(f"{path}: not a record of schema {SCHEMA}; measure again into a new folder")
     return found
+
+
+def _whole(found: Mapping[str, Any]) -> bool:
+    about, steps = found.get("about"), found.get("steps")
+    if not isinstance(about, dict) or not isinstance(steps, dict):
+        return False
+    wanted = {it.name for it in fields(State)}
+    return all(isinstance(it, dict) and it.keys() == wanted for it in steps.values())

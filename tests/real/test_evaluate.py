@@ -91,6 +91,32 @@ def test_outputs_that_differ_do_not_hold(measured: Path, tmp_path: Path) -> None
     assert main(["evaluate", str(folder)]) == 1
 
 
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# "0 of 0 logs ... Every criterion holds.", and 0: a machine that failed its preflight had passed.
+def test_without_a_cell_nothing_holds(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(measured, tmp_path)
+    shutil.rmtree(folder / "link")
+    assert main(["evaluate", str(folder)]) == 1
+    assert "nothing can be judged" in (page := capsys.readouterr().out)
+    assert "holds" not in page.partition("## ")[0]
+
+
+def test_a_cell_that_cannot_be_judged_does_not_hold(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(measured, tmp_path)
+    cell = folder / "link" / "lru-25.json"
+    found = json.loads(cell.read_text())
+    edit(cell, ran=found["ran"] | {"trace": "of another one"})
+    assert main(["evaluate", str(folder)]) == 1
+    page = capsys.readouterr().out
+    assert "**1 cells cannot be judged**" in page
+    assert "**Not every criterion holds.**" in page
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -99,6 +125,13 @@ def test_outputs_that_differ_do_not_hold(measured: Path, tmp_path: Path) -> None
         (lambda folder: (folder / "link" / "lru-25.npz").write_bytes(b"PK"), ("lru-25.json", "measure it again")),
         (lambda folder: (folder / "link" / "lru-25.json").write_text("[]"), ("lru-25.json", "measure it again")),
         (lambda folder: (folder / "exact.json").write_text("{"), ("exact.json", "not JSON")),
+        (lambda folder: (folder / "exact.json").write_text("{}"), ("exact.json", "equal", "remove the file")),
+        (lambda folder: (folder / "copies.json").write_text('"x"'), ("copies.json", "curves", "remove the file")),
+        (lambda folder: (folder / "passes.json").write_text("null"), ("passes.json", "remove the file")),
+        (lambda folder: (folder / "profile.yaml").write_text("{}"), ("name",)),
+        (lambda folder: edit(folder / "measure.json", steps={"copies": 1}), ("measure.json", "not a record")),
+        (lambda folder: edit(folder / "measure.json", about=[]), ("measure.json", "not a record")),
+        (lambda folder: edit(folder / "measure.json", about={"device": "x"}), ("measure.json", "torch", "size")),
         (lambda folder: (folder / "overheads.json").write_text('{"samples": [{}]}'), ("overheads.json",)),
         (lambda folder: (folder / "profile.yaml").write_text("[1"), ("profile.yaml", "YAML")),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
 
 from real.cli import main
-from real.evaluate.prices import shifted
+from real.evaluate.prices import fitted, shifted
+from real.measure import bench
 from real.validation.criteria import CRITERIA, criteria
-from sim.profiles import HardwareProfile
+from real.validation.ran import load_all
+from sim.profiles import HardwareProfile, shipped
 from sim.replay import NEXT_CHUNK
 
 STEPS = "preflight,copies,layers,store,overheads,link,exact,profile"
@@ -49,6 +52,29 @@ def test_it_goes_on_with_what_is_missing(measured: Path, tmp_path: Path, capsys:
     assert gone.exists()
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert "copies: done before" in capsys.readouterr().err
+
+
+# The profile grows as layers are measured: a second run of a cell was then of another configuration, and the whole
+# folder was refused.
+def test_a_second_run_is_of_the_same_cell_whatever_was_measured_since(
+    measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, folder = (("on_demand", "25%"),), tmp_path / "here"
+    monkeypatch.setattr(bench, "TINY", replace(bench.TINY, grid=one, again=one))
+    assert main(["measure", f"out={folder}", "only=store,cells", *WORDS]) == 0
+    shutil.copy(measured / "profile.yaml", folder)
+    assert main(["measure", f"out={folder}", "only=again", *WORDS]) == 0
+    ((_, (_, runs)),) = load_all(folder / "cells", folder / "traces").items()
+    assert len(runs) == 2
+
+
+# With a machine's layers measured after its overheads, these were fitted to a roofline and added to the layers.
+def test_overheads_are_fitted_to_the_machine_as_it_is_known_now(measured: Path) -> None:
+    hardware, raw = (yaml.safe_load((measured / name).read_text()) for name in ("profile.yaml", "overheads.json"))
+    wanted = fitted(hardware, raw, measured / "traces", "mine")
+    for row in raw["samples"]:
+        row["config"]["hardware"] = dict(shipped("hardware", "h200"))
+    assert fitted(hardware, raw, measured / "traces", "mine") == wanted
 
 
 def test_the_page_says_what_was_found(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

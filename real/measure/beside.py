@@ -28,6 +28,8 @@ from traces.whole import write_whole
 PASSES = (4, 7)
 """After so many passes the profiler begins, and ends."""
 SHOWN = 60
+LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel")
+"""How the names of the calls that launch a kernel begin: libraries use those of several versions."""
 EQUAL = (("on_demand", "25%"), ("lru", "25%"), ("lru", "100%"))
 """Runs whose outputs must be equal to the bit: experts come at other times, and in another order."""
 
@@ -35,7 +37,11 @@ EQUAL = (("on_demand", "25%"), ("lru", "25%"), ("lru", "100%"))
 def peers(bench: Bench) -> str:
     """Milliseconds per token of the library, of accelerate, and of this runtime: ``peers.json``."""
     size, subject = bench.size, bench.size.main
-    options = comparing.Options(new_tokens=size.new_tokens, accelerate_tokens=size.accelerate_tokens)
+    options = comparing.Options(
+        new_tokens=size.new_tokens,
+        accelerate_tokens=size.accelerate_tokens,
+        host_memory=bench.options.host_memory,
+    )
     rows = comparing.beside(bench.model(MAIN), bench.config(MAIN, "gate_ahead", "50%"), options, subject.model)
     bench.write("peers", rows)
     return ", ".join(f"{row['name']} {row['ms_per_token']:.3g} ms" for row in rows["rows"])
@@ -95,7 +101,7 @@ def profile(bench: Bench) -> str:
         write_whole(bench.folder / "passes.json.gz", gzip.compress(path.read_bytes(), mtime=0))
     rows = sorted((_operation(it) for it in made.key_averages()), key=lambda row: -row["cpu_us"] - row["device_us"])
     passes = PASSES[1] - PASSES[0]
-    launched = sum(row["calls"] for row in rows if row["name"] in ("cudaLaunchKernel", "cuLaunchKernelEx"))
+    launched = sum(row["calls"] for row in rows if row["name"].startswith(LAUNCHES))
     operations = sum(row["calls"] for row in rows if row["name"].startswith("aten::"))
     sums = {"passes": passes, "aten_calls_per_pass": operations / passes, "launches_per_pass": launched / passes}
     bench.write("passes", sums | {"policy": "lru", "budget": "50%", "rows": rows[:SHOWN]})

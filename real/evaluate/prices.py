@@ -31,7 +31,9 @@ def samples(found: Mapping[str, Any], traces: Path, hardware: Mapping[str, Any])
             config |= priced | {"trace": str(traces / config["trace"])}
             runs.append(Sample(config=RunConfig.from_dict(config), **given))
     except (KeyError, TypeError) as error:
-        raise UserError(f"overheads.json: not of python -m real measure ({error}); measure it again") from None
+        raise UserError(
+            f"overheads.json: not of python -m real measure ({error}); remove it, and measure it again"
+        ) from None
     return runs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -68,10 +69,19 @@ def link(bench: Bench) -> str:
     return _grid(bench, LINK, bench.size.link_grid, "link", "")
 
 
+def files(grid: Iterable[tuple[str, str]], folder: str, suffix: str = "") -> list[str]:
+    """What the cells of a grid leave, of which the last is written last."""
+    return [f"{folder}/{_name(*cell, suffix)}.{kind}" for cell in grid for kind in ("npz", "json")]
+
+
+def _name(policy: str, budget: str, suffix: str) -> str:
+    return f"{policy}-{budget.removesuffix('%')}{suffix}"
+
+
 def _config(bench: Bench, which: str, policy: str, budget: str, folder: Path) -> RunConfig:
     """As the cell was run before, if it was: the machine's profile may say more by now, and a second run is of the
     same cell."""
-    ran = sorted(folder.glob(f"{policy}-{budget.removesuffix('%')}*.json"))
+    ran = sorted(folder.glob(f"{_name(policy, budget, '')}*.json"))
     if not ran:
         return bench.config(which, policy, budget)
     return replace(load(ran[0], folder)[0], trace=bench.subject(which).trace)
@@ -80,8 +90,8 @@ def _config(bench: Bench, which: str, policy: str, budget: str, folder: Path) ->
 def _grid(bench: Bench, which: str, grid: tuple[tuple[str, str], ...], folder: str, suffix: str) -> str:
     wrong, ran = [], 0
     for policy, budget in grid:
-        path = bench.folder / folder / f"{policy}-{budget.removesuffix('%')}{suffix}"
-        if path.with_name(f"{path.name}.json").exists():
+        path = bench.folder / folder / _name(policy, budget, suffix)
+        if all((bench.folder / name).exists() for name in files([(policy, budget)], folder, suffix)):
             ran += 1
             continue
         model = bench.model(which)

@@ -6,7 +6,7 @@ import gc
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from real.measure import beside, device, preflight, served
@@ -20,7 +20,8 @@ from traces.errors import UserError, one_of
 class Step:
     """One thing to measure. It is begun only where ``least_s`` are left, and has at most ``most_s``, of 9 minutes.
 
-    ``run`` returns a line of what came of it. It may be called again after it was stopped: it goes on.
+    ``run`` returns a line of what came of it. It may be called again after it was stopped: it goes on. ``leaves``: the
+    files without which it is not done, whatever the record says.
     """
 
     name: str
@@ -28,21 +29,26 @@ class Step:
     least_s: float
     most_s: float
     needs: tuple[str, ...] = ()
+    leaves: Callable[[Bench], Iterable[str]] = lambda _: ()
+
+
+def _files(*names: str) -> Callable[[Bench], Iterable[str]]:
+    return lambda _: names
 
 
 STEPS = (
-    Step("preflight", preflight.run, 5, 90),
-    Step("copies", device.copies, 10, 60),
-    Step("layers", device.layers, 15, 75),
+    Step("preflight", preflight.run, 5, 90, (), _files("preflight.json")),
+    Step("copies", device.copies, 10, 60, (), _files("copies.json", "profile.yaml")),
+    Step("layers", device.layers, 15, 75, (), _files("layers.json")),
     Step("store", served.store, 10, 120),
-    Step("overheads", served.overheads, 10, 60, ("store",)),
-    Step("cells", served.cells, 10, 180, ("store",)),
-    Step("peers", beside.peers, 10, 60, ("store",)),
-    Step("exact", beside.exactness, 10, 45, ("store",)),
-    Step("link", served.link, 15, 90),
-    Step("decisions", served.decisions, 10, 45, ("cells",)),
-    Step("again", served.again, 10, 120, ("cells",)),
-    Step("profile", beside.profile, 10, 45, ("store",)),
+    Step("overheads", served.overheads, 10, 60, ("store",), _files("overheads.json")),
+    Step("cells", served.cells, 10, 180, ("store",), lambda it: served.files(it.size.grid, "cells")),
+    Step("peers", beside.peers, 10, 60, ("store",), _files("peers.json")),
+    Step("exact", beside.exactness, 10, 45, ("store",), _files("exact.json")),
+    Step("link", served.link, 15, 90, (), lambda it: served.files(it.size.link_grid, "link")),
+    Step("decisions", served.decisions, 10, 45, ("cells",), _files("decisions.json")),
+    Step("again", served.again, 10, 120, ("cells",), lambda it: served.files(it.size.again, "cells", ".2")),
+    Step("profile", beside.profile, 10, 45, ("store",), _files("passes.json", "passes.json.gz")),
 )
 MINUTES = 9.0
 """What ``most_s`` is meant for; with more time each step may take longer in proportion."""
@@ -67,7 +73,8 @@ def run(plan: Sequence[Step], bench: Bench, clock: Clock) -> dict[str, str]:
     for step in plan:
         state = record.states[step.name]
         missing = [need for need in step.needs if record.states[need].state not in ("done", "stopped")]
-        if state.state == "done" and step.name != "store":  # a model is in no file
+        gone = [name for name in step.leaves(bench) if not (bench.folder / name).exists()]
+        if state.state == "done" and not gone and step.name != "store":  # a model is in no file
             _say(f"{step.name}: done before")
         elif missing:
             record.note(step.name, State("outstanding", f"needs {one_of(missing)}"))

@@ -22,7 +22,8 @@ pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
 
 from real.cli import main
-from real.measure import preflight
+from real.measure import beside, preflight
+from real.measure.bench import TINY
 from real.measure.clock import Clock, OutOfTimeError
 from real.measure.record import Record
 from real.measure.steps import STEPS, Step, run
@@ -33,7 +34,7 @@ NAMES = [step.name for step in STEPS]
 
 
 def bench(folder: Path) -> Any:
-    return SimpleNamespace(record=Record(folder, {"device": "a"}, NAMES), empty_cache=lambda: None)
+    return SimpleNamespace(folder=folder, record=Record(folder, {"device": "a"}, NAMES), empty_cache=lambda: None)
 
 
 def step(name: str, work: Callable[[], str] = lambda: "", **more: Any) -> Step:
@@ -73,6 +74,51 @@ def test_what_needs_a_failed_step_waits_and_what_is_done_is_not_done_again(tmp_p
     plan[0] = step("store")
     assert set(run(plan, bench(tmp_path), Clock(60)).values()) == {"done"}
     assert calls == ["link", "cells"]
+
+
+# "remove the file, and measure this step again" it is told of a damaged one: the record alone kept it from that.
+def test_a_step_whose_file_is_gone_is_done_again(tmp_path: Path) -> None:
+    calls = []
+
+    def work() -> str:
+        calls.append("copies")
+        (tmp_path / "copies.json").touch()
+        return ""
+
+    plan = [step("copies", work, leaves=lambda _: ("copies.json",))]
+    for _ in range(2):
+        assert run(plan, bench(tmp_path), Clock(60)) == {"copies": "done"}
+    assert calls == ["copies"]
+    (tmp_path / "copies.json").unlink()
+    assert run(plan, bench(tmp_path), Clock(60)) == {"copies": "done"}
+    assert calls == ["copies", "copies"]
+
+
+# A wrong name of an API is an AttributeError: it ended the checks, and nothing was said of the others.
+def test_every_check_is_heard_whatever_one_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = [("one", raising(AttributeError("no such name"))), ("two", lambda: "as it should")]
+    monkeypatch.setattr(preflight, "_checks", lambda _: checks)
+    written: dict[str, Any] = {}
+    with pytest.raises(UserError, match=r"not fit: one: AttributeError: no such name; allowed: only="):
+        preflight.run(SimpleNamespace(write=written.__setitem__))  # type: ignore[arg-type]
+    assert [(it["name"], it["ok"]) for it in written["preflight"]] == [("one", False), ("two", True)]
+
+
+# The row of accelerate was left out on a machine that has more memory than it shows, though it had been told so.
+def test_peers_are_told_of_the_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def told(model: Any, config: Any, options: Any, name: str) -> dict[str, Any]:
+        given.append(options.host_memory)
+        return {"rows": []}
+
+    monkeypatch.setattr(beside.comparing, "beside", told)
+    nothing: Callable[..., Any] = lambda *_: None  # noqa: E731
+    fake: Any = SimpleNamespace(
+        size=TINY, options=SimpleNamespace(host_memory="110GB"), model=nothing, config=nothing, write=nothing
+    )
+    beside.peers(fake)
+    assert given == ["110GB"]
 
 
 def test_a_preflight_that_fails_ends_it(tmp_path: Path) -> None:

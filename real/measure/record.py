@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 from traces.errors import UserError
 from traces.whole import write_whole
 
-FILE = "measure.json"
+FILE, LOCK = "measure.json", ".lock"
 SCHEMA = 1
 GROWS = ("host",)
 """Of what is told of a machine: it may show more memory than before."""
@@ -59,6 +61,22 @@ class Record:
         for name, it in self.states.items():
             lines.append(f"{name:10} {it.state:12} {it.wall_s:7.1f} {it.cpu_s:7.1f}  {it.said}".rstrip())
         return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Within this block the folder is this process's, which may end as it likes. UserError where it is another's: each
+    would write over what the other has done."""
+    with (folder / LOCK).open("wb") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"out={folder}: another python -m real measure is at work in it; allowed: another folder, or to wait"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def read(folder: Path) -> dict[str, Any]:

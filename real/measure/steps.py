@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from real.measure import beside, device, preflight, served
 from real.measure.bench import Bench
 from real.measure.clock import Clock, OutOfTimeError
-from real.measure.record import State
+from real.measure.record import State, claim
 from traces.errors import UserError, one_of
 
 
@@ -67,8 +67,13 @@ def chosen(only: str) -> list[Step]:
 def run(plan: Sequence[Step], bench: Bench, clock: Clock) -> dict[str, str]:
     """Run what is not done, in order, as time allows; the state of each step of the plan.
 
-    A preflight that fails ends it: nothing that came after could be trusted.
+    A preflight that fails ends it: nothing that came after could be trusted. UserError where another process is at it.
     """
+    with claim(bench.folder):
+        return _run_all(plan, bench, clock)
+
+
+def _run_all(plan: Sequence[Step], bench: Bench, clock: Clock) -> dict[str, str]:
     record = bench.record
     for step in plan:
         state = record.states[step.name]

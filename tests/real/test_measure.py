@@ -25,7 +25,7 @@ from real.cli import main
 from real.measure import beside, preflight
 from real.measure.bench import TINY
 from real.measure.clock import Clock, OutOfTimeError
-from real.measure.record import Record
+from real.measure.record import Record, claim
 from real.measure.steps import STEPS, Step, run
 from traces.errors import UserError
 
@@ -192,6 +192,14 @@ def test_a_folder_is_of_one_machine(tmp_path: Path) -> None:
     (tmp_path / "measure.json").write_text("{")
     with pytest.raises(UserError, match="not a record"):
         Record(tmp_path, {"device": "a"}, NAMES)
+
+
+def test_a_folder_is_measured_into_by_one_process_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["measure", f"out={tmp_path}", "rehearse=true", "device=cpu", "only=profile"]
+    with claim(tmp_path):
+        assert main(words) == 2
+        assert "another python -m real measure is at work in it" in capsys.readouterr().err
+    assert main(words) == 1, "profile needs the store: outstanding"
 
 
 def test_the_versions_that_are_wanted_are_those_of_the_project() -> None:

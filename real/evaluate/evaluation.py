@@ -18,6 +18,7 @@ from real.validation.own_time import own_time
 from real.validation.ran import Runs, load_all
 from real.validation.writing import Source, document_of
 from sim.cell import make_cell
+from sim.core.state import CoreError
 from sim.inputs import Inputs
 from sim.profiles import HardwareProfile
 from traces.errors import UserError, one_of
@@ -33,6 +34,8 @@ KEYS = {
     "passes": ("passes", "aten_calls_per_pass", "launches_per_pass", "policy", "budget"),
 }
 """What a step's file is read for."""
+UNREAD = (CoreError, ValueError, LookupError, TypeError)
+"""What a log raises that is cut, or told by a runtime whose facts are others than this one's."""
 
 
 class Evaluation:
@@ -84,7 +87,11 @@ class Evaluation:
         found: dict[str, Any] | None = self.step("decisions")
         if found is not None:
             return found
-        here = own_time(self.runs["cells"], "50%", self.inputs)
+        try:
+            here = own_time(self.runs["cells"], "50%", self.inputs)
+        except UNREAD as error:  # of a cell that is told of as one that cannot be judged
+            _say(f"the policies' own time is left out: {_unread(error)}")
+            here = {}
         return {"where": "on this machine, not on the one that was measured", "policy_us": here}
 
     @cached_property
@@ -104,6 +111,9 @@ class Evaluation:
                 row, _ = judge(cell, found, priced)
             except UserError as error:
                 failed.append({"policy": policy, "budget": budget, "error": " ".join(str(error).split())})
+                continue
+            except UNREAD as error:
+                failed.append({"policy": policy, "budget": budget, "error": _unread(error)})
                 continue
             rows.append(row | {"expected": expected(priced), "runs": len(found)})
             last = priced, found[0]
@@ -143,6 +153,11 @@ class Evaluation:
             "decisions": self.decisions,
             "runtime": (self.hardware or {}).get("runtime"),
         }
+
+
+def _unread(error: Exception) -> str:
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return f"the log cannot be replayed ({said}): it is damaged, or another version's"
 
 
 def _say(line: str) -> None:

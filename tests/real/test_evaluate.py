@@ -107,6 +107,26 @@ def test_a_log_that_decides_otherwise_is_found(
     assert "lru at 25%: replay DIFFERS" in printed.err
 
 
+@pytest.mark.parametrize("change", [lambda log: log[:-1], lambda log: np.arange(50)])
+def test_a_log_that_cannot_be_replayed_is_told_of_and_the_others_are_judged(
+    change: Any, measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(measured, tmp_path)
+    path = folder / "link" / "lru-25.npz"
+    np.savez_compressed(path, log=change(np.load(path)["log"]))
+    for name in ("lru-25", "on_demand-25"):  # the policies' own time is of these
+        for kind in ("json", "npz"):
+            shutil.copy(folder / "link" / f"{name}.{kind}", folder / "cells")
+    cell = folder / "cells" / "lru-25.json"
+    edit(cell, config=json.loads(cell.read_text())["config"] | {"budget": "50%"})
+    assert main(["evaluate", str(folder)]) == 1
+    printed = capsys.readouterr()
+    for where in ("lru at 25%", "lru at 50%"):
+        assert f"not judged: {where}: the log cannot be replayed (" in printed.out
+    assert "3 of 3 logs give the device's decisions again" in printed.out
+    assert "own time is left out: the log cannot be replayed (" in printed.err
+
+
 def test_outputs_that_differ_do_not_hold(measured: Path, tmp_path: Path) -> None:
     folder = copied(measured, tmp_path)
     exact = json.loads((folder / "exact.json").read_text())

@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from real.measure import beside, device, preflight, served
@@ -119,8 +120,9 @@ def _run(step: Step, bench: Bench, clock: Clock) -> State:
         state = ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
     else:
         return ended("done", said)
-    gc.collect()  # what the failed step still held on the device
-    bench.empty_cache()
+    with suppress(RuntimeError):  # of a device that has given up: each step that is left will say so
+        gc.collect()  # what the failed step still held on the device
+        bench.empty_cache()
     return state
 
 

@@ -63,6 +63,19 @@ def test_a_failed_step_is_named_and_the_next_begins(tmp_path: Path) -> None:
     assert "failed" in found.record.table()
 
 
+# Giving its memory back raised once more, and the step that had failed was in no record.
+def test_a_device_that_has_given_up_is_named_in_every_step(tmp_path: Path) -> None:
+    gone = RuntimeError("CUDA error: an illegal memory access was encountered")
+    found = bench(tmp_path)
+    found.empty_cache = raising(gone)
+    assert run([step("copies", raising(gone)), step("layers", raising(gone))], found, Clock(60)) == {
+        "copies": "failed",
+        "layers": "failed",
+    }
+    written = json.loads((tmp_path / "measure.json").read_text())["steps"]
+    assert "illegal memory access" in written["copies"]["said"]
+
+
 def test_what_needs_a_failed_step_waits_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     calls: list[str] = []
     plan = [

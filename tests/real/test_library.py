@@ -39,6 +39,19 @@ def test_the_library_computes_what_it_did_before(name: str) -> None:
             logits(model.model)
 
 
+# As the library has them: in strides of whole experts its row would be of other memory than a user's.
+@pytest.mark.parametrize("name", ["olmoe", "gpt_oss"])
+def test_the_library_s_weights_are_its_own_and_contiguous(name: str) -> None:
+    model = Offloaded(tiny(name), torch.device("cpu"))
+    ours = {block.untyped_storage().data_ptr() for block in model.store.blocks}
+    with resident(model):
+        held = [p for layer in model.moe.layers for p in layer.experts.parameters()]
+        assert all(p.is_contiguous() for p in held)
+        own = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in held}
+        assert sum(own.values()) == model.store.nbytes
+        assert not ours & own.keys()
+
+
 def test_an_error_within_leaves_nothing_behind() -> None:
     model = Offloaded(tiny("olmoe"), torch.device("cpu"))
     with pytest.raises(RuntimeError, match="planted"), accelerated(model):

@@ -241,7 +241,9 @@ def test_an_old_version_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "said"),
     [
         ([], ("out=",)),
+        (["out=", "rehearse=true", "device=cpu", "only=profile"], ("out=", "a folder")),
         (["out={tmp}/m", "device=cpu"], ("device=cpu", "cuda", "rehearse=true")),
+        (["out={tmp}/m", "device=auto", "only=profile"], ("device=auto", "cuda", "rehearse=true")),
         (["out={tmp}/m", "device=cuda:99"], ("cuda:99",)),
         (["out={tmp}/m", "rehearse=yes"], ("rehearse='yes'", "true, false")),
         (["out={tmp}/m", "rehearse=true", "device=cpu", "minutes=0"], ("minutes=0", "0.1")),

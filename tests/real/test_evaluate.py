@@ -127,6 +127,20 @@ def test_a_log_that_cannot_be_replayed_is_told_of_and_the_others_are_judged(
     assert "own time is left out: the log cannot be replayed (" in printed.err
 
 
+def test_a_criterion_that_fails_is_status_1(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(measured, tmp_path)
+    cell = folder / "link" / "lru-25.json"
+    found = json.loads(cell.read_text())
+    found["ran"]["document"]["hit_rate"]["complete"] += 0.01
+    edit(cell, **found)
+    assert main(["evaluate", str(folder), "format=json"]) == 1
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["holds"] is False
+    assert [it["name"] for it in summary["grids"]["link"]["criteria"] if it["holds"] is False and it["judged"]] == [
+        "hits_worst"
+    ]
+
+
 def test_outputs_that_differ_do_not_hold(measured: Path, tmp_path: Path) -> None:
     folder = copied(measured, tmp_path)
     exact = json.loads((folder / "exact.json").read_text())

@@ -6,7 +6,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -98,58 +98,88 @@ def measure(config: RunConfig, options: Options, name: str) -> dict[str, Any]:
     return beside(model, config, options, name)
 
 
-def beside(model: Offloaded, config: RunConfig, options: Options, name: str) -> dict[str, Any]:
-    """All rows, of a model that is offloaded already: the library's first, whose weights are copied from the store.
+def beside(
+    model: Offloaded,
+    config: RunConfig,
+    options: Options,
+    name: str,
+    note: Callable[[dict[str, Any]], None] = lambda rows: None,
+) -> dict[str, Any]:
+    """All rows, of a model that is offloaded already; the library's weights are copied from the store.
 
-    A row that cannot be had is left out; ``left_out`` says why. UserError where the library's cannot.
+    A row that cannot be had is left out; ``left_out`` says why. ``note`` is told after each row of those there are.
     """
     from real.runtime.host import Host
     from real.runtime.library import accelerated, resident
     from traces.collect.devices import device_name
     from traces.collect.record import recorder_version
 
-    device, prompt = model.backend.device, _tokens(model, options.prompt_tokens, 0)
-    with resident(model) as whole:
-        rows = [_row("library, all on the device", _decode(whole, device, prompt, options.new_tokens))]
-    left_out = {}
-    try:
-        Host(host_bytes(options.host_memory)).check(model.store.nbytes, "the experts, once more,")
-        with accelerated(model) as whole:
-            rows.append(_row("accelerate, CPU offload", _decode(whole, device, prompt, options.accelerate_tokens)))
-    except UserError as error:
-        left_out["accelerate, CPU offload"] = str(error)
-    rows += ours(model, config, name, prompt, options.new_tokens)
+    device, prompt, store = model.backend.device, _tokens(model, options.prompt_tokens, 0), model.store
     about = {"device": device_name(device), "software": recorder_version()}
-    return {"model": name, **about, "prompt_tokens": options.prompt_tokens, "rows": rows, "left_out": left_out}
+    found: dict[str, Any] = {"model": name, **about, "prompt_tokens": options.prompt_tokens, "rows": [], "left_out": {}}
+
+    def library() -> float:
+        with resident(model) as whole:
+            return _decode(whole, device, prompt, options.new_tokens)
+
+    def accelerate() -> float:
+        host = Host(host_bytes(options.host_memory))
+        host.check(store.nbytes, "the experts, once more,")
+        had = list(host.blocks(store.blocks[0].numel(), len(store.blocks)))  # step by step, as it is used: it is there
+        del had
+        with accelerated(model) as whole:
+            return _decode(whole, device, prompt, options.accelerate_tokens)
+
+    for row, measured in (
+        ("library, all on the device", library),
+        *ours(model, config, name, prompt, options.new_tokens),
+        ("accelerate, CPU offload", accelerate),  # last, as it takes the longest
+    ):
+        try:
+            found["rows"].append({"name": row, "ms_per_token": measured()})
+        except UserError as error:
+            found["left_out"][row] = str(error)
+        note(found)
+    if not found["rows"]:
+        raise UserError(f"no row can be had: {'; '.join(f'{row}: {why}' for row, why in found['left_out'].items())}")
+    return found
 
 
 def ours(
     model: Offloaded, config: RunConfig, name: str, prompt: Sequence[int], new_tokens: int
-) -> list[dict[str, Any]]:
+) -> list[tuple[str, Callable[[], float]]]:
     """Our runtime's rows: with room for all experts, each way of computing them, and as configured."""
-    from real.runtime.generate import Served
-    from real.session import find_history, make_live_setup, make_policy, serve
+    from functools import partial
 
-    rows, many = [], _tokens(model, WARM_UP, 1)
+    from real.session import find_history
+
     history = find_history(config, model.moe, given=False)
-    everything, own = replace(config, budget="100%", policy={"name": "lru"}), model.exact
-    for chosen, exact in ((everything, True), (everything, False), (config, own)):
-        model.exact = exact
-        policy = make_policy(chosen, make_live_setup(chosen, model, name, {}), history, {})
-        requests = [
-            Served(i, list(tokens), lambda logits: int(logits.argmax()), n)
-            for i, (tokens, n) in enumerate(((many, 2), (prompt, new_tokens + 1)))
-        ]
-        machine = serve(chosen, model, policy, requests, frozenset()).machine
-        steps = machine.timeline.steps  # (begin, end, number, whether prefill)
-        spent = [end - begin for begin, end in zip(steps[::4], steps[1::4], strict=True)][-new_tokens + 1 :]
-        way = "" if chosen is config else f", {'exact' if exact else 'grouped'}"
-        rows.append(_row(f"ours, {policy.name} at {chosen.budget}{way}", statistics.median(spent) / 1e6))
-    return rows
+    everything, own = replace(config, budget="100%", policy={"name": "lru"}), str(config.policy["name"])
+    rows = [
+        ("ours, lru at 100%, exact", everything, True),
+        ("ours, lru at 100%, grouped", everything, False),
+        (f"ours, {own} at {config.budget}", config, model.exact),
+    ]
+    return [
+        (row, partial(_served, model, chosen, name, history, prompt, new_tokens, exact)) for row, chosen, exact in rows
+    ]
 
 
-def _row(name: str, ms: float) -> dict[str, Any]:
-    return {"name": name, "ms_per_token": ms}
+def _served(
+    model: Offloaded, config: RunConfig, name: str, history: Any, prompt: Sequence[int], new_tokens: int, exact: bool
+) -> float:
+    """Median over decode passes, ms, of one request after one that brings experts in."""
+    from real.runtime.generate import Served
+    from real.session import make_live_setup, make_policy, serve
+
+    policy = make_policy(config, make_live_setup(config, model, name, {}), history, {})
+    both = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1))
+    requests = [Served(i, list(tokens), lambda logits: int(logits.argmax()), n) for i, (tokens, n) in enumerate(both)]
+    with model.computing(exact=exact):
+        machine = serve(config, model, policy, requests, frozenset()).machine
+    steps = machine.timeline.steps  # (begin, end, number, whether prefill)
+    spent = [end - begin for begin, end in zip(steps[::4], steps[1::4], strict=True)][-new_tokens + 1 :]
+    return statistics.median(spent) / 1e6
 
 
 def _tokens(model: Offloaded, n: int, seed: int) -> list[int]:

@@ -121,5 +121,7 @@ def prepare(threads: int) -> None:
     except ImportError as error:
         need = "pip install 'moe-offload-workbench[hf]'"
         raise UserError(f"real needs torch and transformers ({error}): {need}") from None
+    # cuDNN's attention plans anew for each length of the KV cache, which takes longer than a pass.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if threads:
         torch.set_num_threads(threads)

@@ -23,7 +23,8 @@ machine's own profile, and writes how far each prediction was off, against crite
   format   page | json, on stdout                                                                 [page]
 
 Written: NAME.yaml, the profile, which takes hardware=; a table and a picture for each model; README.md, the page.
-Exit status: 0; 1 where a replay does not agree or a criterion fails; 2 for a mistake.
+Exit status: 0; 1 where a replay does not agree, a criterion fails or a cell cannot be judged, or none was run; 2 for a
+mistake.
 
   python -m real evaluate measured out=real/results/mine
 """

@@ -12,16 +12,30 @@ from typing import Any
 
 from real.evaluate.prices import expected, fitted
 from real.grid import read_profile
-from real.measure.record import read
+from real.measure.record import FILE, read
 from real.validation.compare import judge
 from real.validation.own_time import own_time
 from real.validation.ran import Runs, load_all
 from real.validation.writing import Source, document_of
 from sim.cell import make_cell
+from sim.core.state import CoreError
 from sim.inputs import Inputs
-from traces.errors import UserError
+from sim.profiles import HardwareProfile
+from traces.errors import UserError, one_of
 
 GRIDS = {"cells": "recorded routing", "link": "drawn routing on few, large experts, for the link alone"}
+ABOUT = ("device", "host", "python", "torch", "transformers", "size", "code")
+KEYS = {
+    "copies": ("date", "curves"),
+    "overheads": ("samples", "model", "seed", "date"),
+    "decisions": ("where", "policy_us"),
+    "peers": ("rows", "left_out"),
+    "exact": ("equal", "digests", "passes", "library", "grouped", "tpot_ms"),
+    "passes": ("passes", "aten_calls_per_pass", "launches_per_pass", "policy", "budget"),
+}
+"""What a step's file is read for."""
+UNREAD = (CoreError, ValueError, LookupError, TypeError)
+"""What a log raises that is cut, or told by a runtime whose facts are others than this one's."""
 
 
 class Evaluation:
@@ -31,18 +45,31 @@ class Evaluation:
         self.folder, self.inputs = folder, Inputs(keep=True)
         self.record = read(folder)
         self.about: Mapping[str, Any] = self.record["about"]
+        if missing := [key for key in ABOUT if key not in self.about]:
+            raise UserError(
+                f"{folder}/{FILE}: does not say {one_of(missing)} of the machine; measure into a new folder"
+            )
         self.runs = {grid: load_all(folder / grid, folder / "traces") for grid in GRIDS}
         profile = folder / "profile.yaml"
         self.device_only = read_profile(profile) if profile.exists() else None
+        if self.device_only is not None:
+            HardwareProfile.from_dict(self.device_only)
         self.name = name or str((self.device_only or {}).get("name", "unmeasured"))
 
     def step(self, name: str) -> Any:
         """What a step wrote as NAME.json; None where it did not come to it. UserError if it cannot be read."""
         path = self.folder / f"{name}.json"
+        if not path.exists():
+            return None
+        again = "remove the file, and measure this step again"
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+            found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{path}: not JSON ({error}); measure this step again: remove the file") from None
+            raise UserError(f"{path}: not JSON ({error}); {again}") from None
+        missing = [key for key in KEYS[name] if not isinstance(found, dict) or key not in found]
+        if missing:
+            raise UserError(f"{path}: without {one_of(missing)}, damaged or of another version; {again}")
+        return found
 
     @cached_property
     def hardware(self) -> dict[str, Any] | None:
@@ -60,7 +87,11 @@ class Evaluation:
         found: dict[str, Any] | None = self.step("decisions")
         if found is not None:
             return found
-        here = own_time(self.runs["cells"], "50%", self.inputs)
+        try:
+            here = own_time(self.runs["cells"], "50%", self.inputs)
+        except UNREAD as error:  # of a cell that is told of as one that cannot be judged
+            _say(f"the policies' own time is left out: {_unread(error)}")
+            here = {}
         return {"where": "on this machine, not on the one that was measured", "policy_us": here}
 
     @cached_property
@@ -81,6 +112,9 @@ class Evaluation:
             except UserError as error:
                 failed.append({"policy": policy, "budget": budget, "error": " ".join(str(error).split())})
                 continue
+            except UNREAD as error:
+                failed.append({"policy": policy, "budget": budget, "error": _unread(error)})
+                continue
             rows.append(row | {"expected": expected(priced), "runs": len(found)})
             last = priced, found[0]
             _say(f"{policy} at {budget}: replay {'agrees' if row['replay']['agrees'] else 'DIFFERS'}")
@@ -93,8 +127,11 @@ class Evaluation:
 
     @property
     def holds(self) -> bool:
-        """Whether every replay agrees, and no criterion fails that is judged."""
+        """Whether every replay agrees, and no criterion fails that is judged. Without a cell, or where one cannot be
+        judged, nothing does."""
         rows = [row for document in self.documents.values() for row in document["cells"]]
+        if not rows or any(document["failed"] for document in self.documents.values()):
+            return False
         agree = all(row["replay"]["agrees"] and row["replay"]["accounts_agree"] for row in rows)
         judged = [it for document in self.documents.values() for it in document["criteria"] if it["judged"]]
         exact = self.step("exact")
@@ -116,6 +153,11 @@ class Evaluation:
             "decisions": self.decisions,
             "runtime": (self.hardware or {}).get("runtime"),
         }
+
+
+def _unread(error: Exception) -> str:
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return f"the log cannot be replayed ({said}): it is damaged, or another version's"
 
 
 def _say(line: str) -> None:

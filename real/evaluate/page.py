@@ -31,6 +31,8 @@ def page(found: Evaluation) -> str:
 def _finding(found: Evaluation) -> str:
     """The first line: what was found, in words."""
     rows = [row for document in found.documents.values() for row in document["cells"]]
+    if not rows:
+        return "**No cell was run: nothing can be judged.** What each step came to stands below."
     agree = sum(row["replay"]["agrees"] and row["replay"]["accounts_agree"] for row in rows)
     said = [f"{agree} of {len(rows)} logs give the device's decisions again without a clock"]
     for kind, where in (("link", "the link decides"), ("software", "software decides")):
@@ -40,10 +42,13 @@ def _finding(found: Evaluation) -> str:
         if off:
             worst = f"TPOT is predicted to {median(off):.1%} in the median, {max(off):.1%} at worst"
             said.append(f"where {where} ({len(off)} cells) {worst}")
+    if failed := sum(len(document["failed"]) for document in found.documents.values()):
+        said.append(f"**{failed} cells cannot be judged**")
     exact = found.step("exact")
     if exact is not None:
         said.append(f"outputs are {'' if exact['equal'] else '**not** '}equal to the bit between policies and budgets")
-    return f"**{'; '.join(said)}.** {'Every criterion holds.' if found.holds else '**Not every criterion holds.**'}"
+    judged = "Every criterion that could be judged holds." if found.holds else "**Not every criterion holds.**"
+    return f"**{'; '.join(said)}.** {judged}"
 
 
 def _criteria(found: Evaluation) -> Iterator[str]:
@@ -79,6 +84,8 @@ def _grids(found: Evaluation) -> Iterator[str]:
             it, rate = row["errors"]["tpot_ms"], row["link"]["gb_per_s"]
             figures = (_number(it["device"]), _number(it["simulated"]), _share(it["error"]), _share(row["expected"]))
             yield _row(row["policy"]["name"], row["budget"], *figures, row["decides"], _number(rate))
+        if document["failed"]:
+            yield ""
         for it in document["failed"]:
             yield f"- not judged: {it['policy']} at {it['budget']}: {it['error']}"
 

@@ -19,22 +19,27 @@ from traces.calibrate.tables import pooled
 from traces.errors import UserError
 
 
-def samples(found: Mapping[str, Any], traces: Path) -> list[Sample]:
-    """The runs of the step overheads, as it wrote them; their traces lie in ``traces``. UserError if damaged."""
+def samples(found: Mapping[str, Any], traces: Path, hardware: Mapping[str, Any]) -> list[Sample]:
+    """The runs of the step overheads, priced by ``hardware`` without overheads: what is measured of the device may
+    have been less when they were made. Their traces lie in ``traces``. UserError if damaged."""
+    priced = {"hardware": overheads.without(hardware)}
     try:
         runs = []
         for row in found["samples"]:
             config = dict(row["config"])
             given = {key: value for key, value in row.items() if key != "config"}
-            runs.append(Sample(config=RunConfig.from_dict(config | {"trace": str(traces / config["trace"])}), **given))
+            config |= priced | {"trace": str(traces / config["trace"])}
+            runs.append(Sample(config=RunConfig.from_dict(config), **given))
     except (KeyError, TypeError) as error:
-        raise UserError(f"overheads.json: not of python -m real measure ({error}); measure it again") from None
+        raise UserError(
+            f"overheads.json: not of python -m real measure ({error}); remove it, and measure it again"
+        ) from None
     return runs
 
 
 def fitted(hardware: Mapping[str, Any], found: Mapping[str, Any], traces: Path, name: str) -> dict[str, Any]:
     """The profile with the overheads that the runs show."""
-    runs = samples(found, traces)
+    runs = samples(found, traces, hardware)
     return with_overheads(hardware, overheads.fit(runs), name, found["model"], found["seed"], found["date"])
 
 

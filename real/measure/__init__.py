@@ -59,9 +59,11 @@ class Options:
         check_range("minutes", self.minutes, 0.1, 24 * 60)
         check_range("threads", self.threads, 0, 4096)
         host_bytes(self.host_memory)
+        if not self.out:
+            raise UserError("out=: allowed: a folder, which is made where it is not there")
         if Path(self.out).exists() and not Path(self.out).is_dir():
             raise UserError(f"out={self.out}: not a folder")
-        if self.rehearse == "false" and self.device.startswith("cpu"):
+        if self.rehearse == "false" and not self.device.startswith("cuda"):
             raise UserError(f"device={self.device}: measures a GPU; allowed: cuda, cuda:N, or rehearse=true beside it")
 
 

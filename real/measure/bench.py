@@ -153,9 +153,12 @@ class Bench:
         write_whole(self.folder / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     def read(self, name: str) -> Any:
-        """A step's result; None where there is none yet."""
+        """A step's result; None where there is none yet. UserError if it is damaged."""
         path = self.folder / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON ({error}); remove the file, and measure this step again") from None
 
     def profile(self) -> Mapping[str, Any]:
         """The machine as measured so far, without the runtime's overheads; else a published one."""

@@ -29,6 +29,8 @@ from traces.whole import write_whole
 PASSES = (4, 7)
 """After so many passes the profiler begins, and ends."""
 SHOWN = 60
+LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel")
+"""How the names of the calls that launch a kernel begin: libraries use those of several versions."""
 EQUAL = (("on_demand", "25%"), ("lru", "25%"), ("lru", "100%"))
 """Runs whose outputs must be equal to the bit: experts come at other times, and in another order."""
 
@@ -36,9 +38,13 @@ EQUAL = (("on_demand", "25%"), ("lru", "25%"), ("lru", "100%"))
 def peers(bench: Bench) -> str:
     """Milliseconds per token of the library, of accelerate, and of this runtime: ``peers.json``."""
     size, subject = bench.size, bench.size.main
-    options = comparing.Options(new_tokens=size.new_tokens, accelerate_tokens=size.accelerate_tokens)
-    rows = comparing.beside(bench.model(MAIN), bench.config(MAIN, "gate_ahead", "50%"), options, subject.model)
-    bench.write("peers", rows)
+    options = comparing.Options(
+        new_tokens=size.new_tokens,
+        accelerate_tokens=size.accelerate_tokens,
+        host_memory=bench.options.host_memory,
+    )
+    config = bench.config(MAIN, "gate_ahead", "50%")
+    rows = comparing.beside(bench.model(MAIN), config, options, subject.model, partial(bench.write, "peers"))
     return ", ".join(f"{row['name']} {row['ms_per_token']:.3g} ms" for row in rows["rows"])
 
 
@@ -58,11 +64,8 @@ def exactness(bench: Bench) -> str:
         "equal": len(set(digests.values())) == 1,
         "library": _apart(logits["lru at 100%"], library),
     }
-    model.exact = False
-    try:
+    with model.computing(exact=False):
         grouped = _logits(partial(_taught, first, model))
-    finally:
-        model.exact = True
     found["grouped"] = _apart(grouped, library) | {"from_exact": _apart(grouped, logits["lru at 100%"])}
     found["tpot_ms"] = {way: _tpot(bench, model, exact) for way, exact in (("exact", True), ("grouped", False))}
     bench.write("exact", found)
@@ -89,7 +92,11 @@ def profile(bench: Bench) -> str:
             elif done == PASSES[1]:
                 made.stop()
 
-        run_forced(cell, bench.model(MAIN), cell.policy(), count)
+        try:
+            run_forced(cell, bench.model(MAIN), cell.policy(), count)
+        finally:
+            if PASSES[0] <= done < PASSES[1]:  # stopped between the two: nothing after it is to be watched
+                made.stop()
         if done < PASSES[1]:
             raise UserError(f"the request has {done} passes; allowed: one of {PASSES[1]} and more")
         path = Path(scratch) / "passes.json"
@@ -97,7 +104,7 @@ def profile(bench: Bench) -> str:
         write_whole(bench.folder / "passes.json.gz", gzip.compress(path.read_bytes(), mtime=0))
     rows = sorted((_operation(it) for it in made.key_averages()), key=lambda row: -row["cpu_us"] - row["device_us"])
     passes = PASSES[1] - PASSES[0]
-    launched = sum(row["calls"] for row in rows if row["name"] in ("cudaLaunchKernel", "cuLaunchKernelEx"))
+    launched = sum(row["calls"] for row in rows if row["name"].startswith(LAUNCHES))
     operations = sum(row["calls"] for row in rows if row["name"].startswith("aten::"))
     sums = {"passes": passes, "aten_calls_per_pass": operations / passes, "launches_per_pass": launched / passes}
     bench.write("passes", sums | {"policy": "lru", "budget": "50%", "rows": rows[:SHOWN]})
@@ -118,11 +125,8 @@ def _logits(run: Callable[[Callable[[Pass, Tensor], None]], object]) -> list[Ten
 def _tpot(bench: Bench, model: Offloaded, exact: bool) -> dict[str, Any]:
     """TPOT of one request where most experts are there, in one way of computing them: the kernel's groups are slots."""
     cell = bench.cell(MAIN, "lru", "75%", limit=1, warmup=0)
-    model.exact = exact
-    try:
+    with model.computing(exact=exact):
         run = run_forced(cell, model, cell.policy())
-    finally:
-        model.exact = True
     spread = latencies(run.outcome.timings)["tpot"]
     return {"mean": spread["mean"] if spread else None, "slots": run.core.pool.slots}
 

@@ -40,8 +40,11 @@ class Clock:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("a limit is kept by a signal, which only the main thread gets")
 
+        over = False
+
         def late(*_: Any) -> None:
-            raise OutOfTimeError
+            if not over:  # else the block ended just before: what is put away below is not to be interrupted
+                raise OutOfTimeError
 
         def stuck() -> None:
             last_words()
@@ -53,10 +56,11 @@ class Clock:
         guard = threading.Timer(seconds + GRACE_S, stuck)
         guard.daemon = True
         guard.start()
-        signal.setitimer(signal.ITIMER_REAL, max(1e-3, seconds))
         try:
+            signal.setitimer(signal.ITIMER_REAL, max(1e-3, seconds))
             yield
         finally:
+            over = True
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
             guard.cancel()

@@ -35,6 +35,10 @@ ROOM = 2 * 10**9
 """Host memory beside the experts."""
 
 
+SLOW = ("copies overlap compute", "pinned and registered")
+"""What is off by its speed alone: that is said, and measured all the same."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One thing that was looked at."""
@@ -44,6 +48,11 @@ class Check:
     said: str
     seconds: float
 
+    @property
+    def stops(self) -> bool:
+        """Whether nothing that came after could be trusted."""
+        return not self.ok and self.name not in SLOW
+
 
 def run(bench: Bench) -> str:
     """All checks, each reported; UserError, the last line of the report, where one is off: ``preflight.json``."""
@@ -52,14 +61,18 @@ def run(bench: Bench) -> str:
         began = time.monotonic()
         try:
             ok, said = True, check()
-        except (UserError, AssertionError, RuntimeError, ImportError) as error:
+        except Exception as error:  # whatever it is: the other checks are still to be heard
             ok, said = False, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
         found.append(Check(name, ok, said, round(time.monotonic() - began, 2)))
         say(f"  {'ok ' if ok else 'OFF'} {name}: {said}")
     bench.write("preflight", [asdict(check) for check in found])
-    if wrong := [check for check in found if not check.ok]:
-        raise UserError(f"the machine is not fit: {'; '.join(f'{it.name}: {it.said}' for it in wrong)}")
-    return f"{len(found)} checks"
+    if wrong := [check for check in found if check.stops]:
+        raise UserError(
+            f"the machine is not fit: {'; '.join(f'{it.name}: {it.said}' for it in wrong)};"
+            " allowed: only= with other steps, which goes on all the same"
+        )
+    slow = [check.name for check in found if not check.ok]
+    return f"{len(found)} checks" + (f"; off: {', '.join(slow)}" if slow else "")
 
 
 def _checks(bench: Bench) -> list[tuple[str, Callable[[], str]]]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
 from traces.whole import write_whole
 
-FILE = "measure.json"
+FILE, LOCK = "measure.json", ".lock"
 SCHEMA = 1
 GROWS = ("host",)
 """Of what is told of a machine: it may show more memory than before."""
@@ -61,6 +63,22 @@ class Record:
         return "\n".join(lines) + "\n"
 
 
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Within this block the folder is this process's, which may end as it likes. UserError where it is another's: each
+    would write over what the other has done."""
+    with (folder / LOCK).open("wb") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"out={folder}: another python -m real measure is at work in it; allowed: another folder, or to wait"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
 def read(folder: Path) -> dict[str, Any]:
     """The content of a folder's record. UserError where there is none, or another one."""
     path = folder / FILE
@@ -70,6 +88,14 @@ def read(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error.strerror}; allowed: a folder of python -m real measure") from None
     except ValueError as error:
         raise UserError(f"{path}: not a record of python -m real measure ({error})") from None
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not {"about", "steps"} <= found.keys():
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not _whole(found):
         raise UserError(f"{path}: not a record of schema {SCHEMA}; measure again into a new folder")
     return found
+
+
+def _whole(found: Mapping[str, Any]) -> bool:
+    about, steps = found.get("about"), found.get("steps")
+    if not isinstance(about, dict) or not isinstance(steps, dict):
+        return False
+    wanted = {it.name for it in fields(State)}
+    return all(isinstance(it, dict) and it.keys() == wanted for it in steps.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from real.measure.clock import OutOfTimeError
 from real.runtime.forced import run_forced
 from real.session import check_device
 from real.validation.own_time import own_time
-from real.validation.ran import Ran, load_all, save
+from real.validation.ran import Ran, load, load_all, save
+from sim.cell import make_cell
+from sim.config import RunConfig
 from traces.errors import UserError
 
 SLACK = 1.2
@@ -66,11 +69,29 @@ def link(bench: Bench) -> str:
     return _grid(bench, LINK, bench.size.link_grid, "link", "")
 
 
+def files(grid: Iterable[tuple[str, str]], folder: str, suffix: str = "") -> list[str]:
+    """What the cells of a grid leave, of which the last is written last."""
+    return [f"{folder}/{_name(*cell, suffix)}.{kind}" for cell in grid for kind in ("npz", "json")]
+
+
+def _name(policy: str, budget: str, suffix: str) -> str:
+    return f"{policy}-{budget.removesuffix('%')}{suffix}"
+
+
+def _config(bench: Bench, which: str, policy: str, budget: str, folder: Path) -> RunConfig:
+    """As the cell was run before, if it was: the machine's profile may say more by now, and a second run is of the
+    same cell."""
+    ran = sorted(folder.glob(f"{_name(policy, budget, '')}*.json"))
+    if not ran:
+        return bench.config(which, policy, budget)
+    return replace(load(ran[0], folder)[0], trace=bench.subject(which).trace)
+
+
 def _grid(bench: Bench, which: str, grid: tuple[tuple[str, str], ...], folder: str, suffix: str) -> str:
     wrong, ran = [], 0
     for policy, budget in grid:
-        path = bench.folder / folder / f"{policy}-{budget.removesuffix('%')}{suffix}"
-        if path.with_name(f"{path.name}.json").exists():
+        path = bench.folder / folder / _name(policy, budget, suffix)
+        if all((bench.folder / name).exists() for name in files([(policy, budget)], folder, suffix)):
             ran += 1
             continue
         model = bench.model(which)
@@ -78,14 +99,15 @@ def _grid(bench: Bench, which: str, grid: tuple[tuple[str, str], ...], folder: s
             raise OutOfTimeError
         began = time.monotonic()
         try:
-            cell = bench.cell(which, policy, budget)
+            config = _config(bench, which, policy, budget, path.parent)
+            cell = make_cell(replace(config, trace=bench.trace(which)), bench.inputs)
             check_device(cell.setup, model)
             run = run_forced(cell, model, cell.policy())
         except UserError as error:
             wrong.append(f"{policy} at {budget}: {error}")
             continue
         left = Ran.of(cell, run)
-        save(path, bench.config(which, policy, budget), left)
+        save(path, config, left)
         ran += 1
         spent = time.monotonic() - began
         bench.longest[which] = max(spent, bench.longest.get(which, 0))

@@ -6,13 +6,14 @@ import gc
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from real.measure import beside, device, preflight, served
 from real.measure.bench import Bench
 from real.measure.clock import Clock, OutOfTimeError
-from real.measure.record import State
+from real.measure.record import State, claim
 from traces.errors import UserError, one_of
 
 
@@ -20,7 +21,8 @@ from traces.errors import UserError, one_of
 class Step:
     """One thing to measure. It is begun only where ``least_s`` are left, and has at most ``most_s``, of 9 minutes.
 
-    ``run`` returns a line of what came of it. It may be called again after it was stopped: it goes on.
+    ``run`` returns a line of what came of it. It may be called again after it was stopped: it goes on. ``leaves``: the
+    files without which it is not done, whatever the record says.
     """
 
     name: str
@@ -28,21 +30,26 @@ class Step:
     least_s: float
     most_s: float
     needs: tuple[str, ...] = ()
+    leaves: Callable[[Bench], Iterable[str]] = lambda _: ()
+
+
+def _files(*names: str) -> Callable[[Bench], Iterable[str]]:
+    return lambda _: names
 
 
 STEPS = (
-    Step("preflight", preflight.run, 5, 90),
-    Step("copies", device.copies, 10, 60),
-    Step("layers", device.layers, 15, 75),
+    Step("preflight", preflight.run, 5, 90, (), _files("preflight.json")),
+    Step("copies", device.copies, 10, 60, (), _files("copies.json", "profile.yaml")),
+    Step("layers", device.layers, 15, 75, (), _files("layers.json")),
     Step("store", served.store, 10, 120),
-    Step("overheads", served.overheads, 10, 60, ("store",)),
-    Step("cells", served.cells, 10, 180, ("store",)),
-    Step("peers", beside.peers, 10, 60, ("store",)),
-    Step("exact", beside.exactness, 10, 45, ("store",)),
-    Step("link", served.link, 15, 90),
-    Step("again", served.again, 10, 120, ("cells",)),
-    Step("profile", beside.profile, 10, 45, ("store",)),
-    Step("decisions", served.decisions, 10, 45, ("cells",)),
+    Step("overheads", served.overheads, 10, 60, ("store",), _files("overheads.json")),
+    Step("cells", served.cells, 10, 180, ("store",), lambda it: served.files(it.size.grid, "cells")),
+    Step("peers", beside.peers, 10, 60, ("store",), _files("peers.json")),
+    Step("exact", beside.exactness, 10, 45, ("store",), _files("exact.json")),
+    Step("link", served.link, 15, 90, (), lambda it: served.files(it.size.link_grid, "link")),
+    Step("again", served.again, 10, 120, ("cells",), lambda it: served.files(it.size.again, "cells", ".2")),
+    Step("profile", beside.profile, 10, 45, ("store",), _files("passes.json", "passes.json.gz")),
+    Step("decisions", served.decisions, 10, 45, ("cells",), _files("decisions.json")),
 )
 MINUTES = 9.0
 """What ``most_s`` is meant for; with more time each step may take longer in proportion."""
@@ -61,13 +68,18 @@ def chosen(only: str) -> list[Step]:
 def run(plan: Sequence[Step], bench: Bench, clock: Clock) -> dict[str, str]:
     """Run what is not done, in order, as time allows; the state of each step of the plan.
 
-    A preflight that fails ends it: nothing that came after could be trusted.
+    A preflight that fails ends it: nothing that came after could be trusted. UserError where another process is at it.
     """
+    with claim(bench.folder):
+        return _run_all(plan, bench, clock)
+
+
+def _run_all(plan: Sequence[Step], bench: Bench, clock: Clock) -> dict[str, str]:
     record = bench.record
     for step in plan:
-        state = record.states[step.name]
         missing = [need for need in step.needs if record.states[need].state not in ("done", "stopped")]
-        if state.state == "done" and step.name != "store":  # a model is in no file
+        wanted = step.name == "store" and any(_outstanding(it, bench) for it in plan if "store" in it.needs)
+        if not _outstanding(step, bench) and not wanted:  # a model is in no file
             _say(f"{step.name}: done before")
         elif missing:
             record.note(step.name, State("outstanding", f"needs {one_of(missing)}"))
@@ -78,6 +90,12 @@ def run(plan: Sequence[Step], bench: Bench, clock: Clock) -> dict[str, str]:
         if step.name == "preflight" and record.states[step.name].state == "failed":
             break
     return {step.name: record.states[step.name].state for step in plan}
+
+
+def _outstanding(step: Step, bench: Bench) -> bool:
+    return bench.record.states[step.name].state != "done" or not all(
+        (bench.folder / name).exists() for name in step.leaves(bench)
+    )
 
 
 def _run(step: Step, bench: Bench, clock: Clock) -> State:
@@ -107,8 +125,9 @@ def _run(step: Step, bench: Bench, clock: Clock) -> State:
         state = ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
     else:
         return ended("done", said)
-    gc.collect()  # what the failed step still held on the device
-    bench.empty_cache()
+    with suppress(RuntimeError):  # of a device that has given up: each step that is left will say so
+        gc.collect()  # what the failed step still held on the device
+        bench.empty_cache()
     return state
 
 

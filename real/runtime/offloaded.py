@@ -82,6 +82,15 @@ class Offloaded:
         self._layer_of = {id(module): index for index, module in enumerate(experts)}
         self._warm = device.type == "cpu"  # nothing is loaded on first use there
 
+    @contextmanager
+    def computing(self, *, exact: bool) -> Iterator[None]:
+        """Within this block experts are computed in that way."""
+        before, self.exact = self.exact, exact
+        try:
+            yield
+        finally:
+            self.exact = before
+
     def computes(self, pool: Pool) -> str:
         """How experts are computed with that pool, as a result says it: exact, or grouped."""
         return "grouped" if not self.exact and can_group(pool) else "exact"
@@ -110,12 +119,17 @@ class Offloaded:
                 with machine:
                     yield run
                     self.backend.synchronize()
-        finally:
-            model.set_experts_implementation(TAKEN)
-            ALL_EXPERTS_FUNCTIONS.pop(name, None)
-            with suppress(RuntimeError):  # of a device that has failed already, which was told
-                self.backend.synchronize()
-            pool.free()
+        finally:  # each whatever interrupts the one before: nothing copies any more when the memory is given back
+            try:
+                model.set_experts_implementation(TAKEN)
+            finally:
+                try:
+                    machine.stop()
+                    with suppress(RuntimeError):  # of a device that has failed already, which was told
+                        self.backend.synchronize()
+                finally:
+                    ALL_EXPERTS_FUNCTIONS.pop(name, None)
+                    pool.free()
 
     def warm_up(self, layer: LayerCompute) -> None:
         """Run what a pass runs, without experts, and an expert's products: kernels are loaded on first use, handles and

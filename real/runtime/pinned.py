@@ -32,12 +32,19 @@ class PageLocks:
         cudart = _CUDA.cudart()
         code = cudart.cudaHostRegister(block.data_ptr(), block.numel(), 0)
         if int(code):
+            _forget(block)
             raise DeviceError(
                 f"{format_bytes(block.numel())} of host memory cannot be page-locked, after"
                 f" {format_bytes(sum(held.numel() for _, held in self._held))}: {cudart.cudaGetErrorString(code)};"
                 " allowed: a system that lets the GPU's driver lock them"
             )
         self._held.append((torch.cuda.current_device(), block))
+
+
+def _forget(block: Tensor) -> None:
+    """CUDA keeps the last error until somebody asks, and the next launch would raise it: let one launch do so now."""
+    with suppress(RuntimeError, AssertionError):
+        torch.zeros(1, device="cuda").add_(block.numel())
 
 
 def _unlock(held: list[tuple[int, Tensor]]) -> None:

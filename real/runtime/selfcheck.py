@@ -71,7 +71,7 @@ def copies_from_registered_memory(device: torch.device) -> None:
     driver = cuda.cudart()
     source = torch.arange(1 << 20, dtype=torch.int64)
     status = driver.cudaHostRegister(source.data_ptr(), source.numel() * source.element_size(), 0)
-    expect(int(status) == 0, f"cudaHostRegister: {status}")
+    expect(int(status) == 0, f"cudaHostRegister: {driver.cudaGetErrorString(status)}")
     try:
         expect(source.is_pinned(), "registered memory is not page-locked")
         target = torch.zeros_like(source, device=device)

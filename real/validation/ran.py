@@ -112,7 +112,9 @@ def load(path: Path, traces: Path) -> tuple[RunConfig, Ran]:
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{path}: not a run of python -m real measure ({why}); measure it again") from None
+        raise UserError(
+            f"{path}: not a run of python -m real measure ({why}); remove it, and measure it again"
+        ) from None
     if config.trace != "sample" and not Path(config.trace).is_absolute():
         config = replace(config, trace=str(traces / config.trace))
     return config, ran

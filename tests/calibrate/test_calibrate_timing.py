@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +64,23 @@ def test_a_call_is_given_other_memory_each_time() -> None:
     clock.wall_ns(numbers.append, 3)
     clock.device_ns(numbers.append, 2)
     assert numbers == [0, 1, 2, 3, 4]
+
+
+# A step's alarm left it running for ever, beside all that was measured afterwards.
+def test_a_load_ends_where_its_start_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if timeout == 30:
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    monkeypatch.setattr(timing.threading, "Event", Interrupted)
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt), beside(ran.append):
+        pass
+    assert set(threading.enumerate()) == before
 
 
 def test_a_load_runs_beside_and_ends() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
 
 from real.cli import main
-from real.evaluate.prices import shifted
+from real.evaluate.prices import fitted, shifted
+from real.measure import bench
 from real.validation.criteria import CRITERIA, criteria
-from sim.profiles import HardwareProfile
+from real.validation.ran import load_all
+from sim.profiles import HardwareProfile, shipped
 from sim.replay import NEXT_CHUNK
 
 STEPS = "preflight,copies,layers,store,overheads,link,exact,profile"
@@ -41,14 +44,34 @@ def test_it_goes_on_with_what_is_missing(measured: Path, tmp_path: Path, capsys:
     folder = copied(measured, tmp_path)
     gone = folder / "link" / "lru-25.json"
     gone.unlink()
-    record = json.loads((folder / "measure.json").read_text())
-    record["steps"]["link"]["state"] = "stopped"
-    (folder / "measure.json").write_text(json.dumps(record))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json") if path.name != "measure.json"}
     assert main(["measure", f"out={folder}", "only=copies,link", *WORDS]) == 0
     assert gone.exists()
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert "copies: done before" in capsys.readouterr().err
+
+
+# The profile grows as layers are measured: a second run of a cell was then of another configuration, and the whole
+# folder was refused.
+def test_a_second_run_is_of_the_same_cell_whatever_was_measured_since(
+    measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, folder = (("on_demand", "25%"),), tmp_path / "here"
+    monkeypatch.setattr(bench, "TINY", replace(bench.TINY, grid=one, again=one))
+    assert main(["measure", f"out={folder}", "only=store,cells", *WORDS]) == 0
+    shutil.copy(measured / "profile.yaml", folder)
+    assert main(["measure", f"out={folder}", "only=again", *WORDS]) == 0
+    ((_, (_, runs)),) = load_all(folder / "cells", folder / "traces").items()
+    assert len(runs) == 2
+
+
+# With a machine's layers measured after its overheads, these were fitted to a roofline and added to the layers.
+def test_overheads_are_fitted_to_the_machine_as_it_is_known_now(measured: Path) -> None:
+    hardware, raw = (yaml.safe_load((measured / name).read_text()) for name in ("profile.yaml", "overheads.json"))
+    wanted = fitted(hardware, raw, measured / "traces", "mine")
+    for row in raw["samples"]:
+        row["config"]["hardware"] = dict(shipped("hardware", "h200"))
+    assert fitted(hardware, raw, measured / "traces", "mine") == wanted
 
 
 def test_the_page_says_what_was_found(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,11 +107,71 @@ def test_a_log_that_decides_otherwise_is_found(
     assert "lru at 25%: replay DIFFERS" in printed.err
 
 
+@pytest.mark.parametrize("change", [lambda log: log[:-1], lambda log: np.arange(50)])
+def test_a_log_that_cannot_be_replayed_is_told_of_and_the_others_are_judged(
+    change: Any, measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(measured, tmp_path)
+    path = folder / "link" / "lru-25.npz"
+    np.savez_compressed(path, log=change(np.load(path)["log"]))
+    for name in ("lru-25", "on_demand-25"):  # the policies' own time is of these
+        for kind in ("json", "npz"):
+            shutil.copy(folder / "link" / f"{name}.{kind}", folder / "cells")
+    cell = folder / "cells" / "lru-25.json"
+    edit(cell, config=json.loads(cell.read_text())["config"] | {"budget": "50%"})
+    assert main(["evaluate", str(folder)]) == 1
+    printed = capsys.readouterr()
+    for where in ("lru at 25%", "lru at 50%"):
+        assert f"not judged: {where}: the log cannot be replayed (" in printed.out
+    assert "3 of 3 logs give the device's decisions again" in printed.out
+    assert "own time is left out: the log cannot be replayed (" in printed.err
+
+
+def test_a_criterion_that_fails_is_status_1(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(measured, tmp_path)
+    cell = folder / "link" / "lru-25.json"
+    found = json.loads(cell.read_text())
+    found["ran"]["document"]["hit_rate"]["complete"] += 0.01
+    edit(cell, **found)
+    assert main(["evaluate", str(folder), "format=json"]) == 1
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["holds"] is False
+    assert [it["name"] for it in summary["grids"]["link"]["criteria"] if it["holds"] is False and it["judged"]] == [
+        "hits_worst"
+    ]
+
+
 def test_outputs_that_differ_do_not_hold(measured: Path, tmp_path: Path) -> None:
     folder = copied(measured, tmp_path)
     exact = json.loads((folder / "exact.json").read_text())
     (folder / "exact.json").write_text(json.dumps(exact | {"equal": False}))
     assert main(["evaluate", str(folder)]) == 1
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# "0 of 0 logs ... Every criterion holds.", and 0: a machine that failed its preflight had passed.
+def test_without_a_cell_nothing_holds(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(measured, tmp_path)
+    shutil.rmtree(folder / "link")
+    assert main(["evaluate", str(folder)]) == 1
+    assert "nothing can be judged" in (page := capsys.readouterr().out)
+    assert "holds" not in page.partition("## ")[0]
+
+
+def test_a_cell_that_cannot_be_judged_does_not_hold(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(measured, tmp_path)
+    cell = folder / "link" / "lru-25.json"
+    found = json.loads(cell.read_text())
+    edit(cell, ran=found["ran"] | {"trace": "of another one"})
+    assert main(["evaluate", str(folder)]) == 1
+    page = capsys.readouterr().out
+    assert "**1 cells cannot be judged**" in page
+    assert "**Not every criterion holds.**" in page
 
 
 @pytest.mark.parametrize(
@@ -99,6 +182,13 @@ def test_outputs_that_differ_do_not_hold(measured: Path, tmp_path: Path) -> None
         (lambda folder: (folder / "link" / "lru-25.npz").write_bytes(b"PK"), ("lru-25.json", "measure it again")),
         (lambda folder: (folder / "link" / "lru-25.json").write_text("[]"), ("lru-25.json", "measure it again")),
         (lambda folder: (folder / "exact.json").write_text("{"), ("exact.json", "not JSON")),
+        (lambda folder: (folder / "exact.json").write_text("{}"), ("exact.json", "equal", "remove the file")),
+        (lambda folder: (folder / "copies.json").write_text('"x"'), ("copies.json", "curves", "remove the file")),
+        (lambda folder: (folder / "passes.json").write_text("null"), ("passes.json", "remove the file")),
+        (lambda folder: (folder / "profile.yaml").write_text("{}"), ("name",)),
+        (lambda folder: edit(folder / "measure.json", steps={"copies": 1}), ("measure.json", "not a record")),
+        (lambda folder: edit(folder / "measure.json", about=[]), ("measure.json", "not a record")),
+        (lambda folder: edit(folder / "measure.json", about={"device": "x"}), ("measure.json", "torch", "size")),
         (lambda folder: (folder / "overheads.json").write_text('{"samples": [{}]}'), ("overheads.json",)),
         (lambda folder: (folder / "profile.yaml").write_text("[1"), ("profile.yaml", "YAML")),
     ],

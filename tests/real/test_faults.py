@@ -12,16 +12,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from cases import NoSignals
 from lab import Routing, draw
 from rig import CPU, Rig, follow, serve, torch
 from shaky import Shaky
 from tiny_models import E, K, tiny
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from policies.api import LayerEvent
 from policies.lru import LRU
 from real.runtime import pool as pools
 from real.runtime.backend import DeviceError, HostBackend
-from real.runtime.offloaded import Offloaded
+from real.runtime.live import Live
+from real.runtime.offloaded import TAKEN, Offloaded
 from real.runtime.pool import Pool
 from traces.errors import UserError
 
@@ -244,3 +247,42 @@ def test_a_model_is_used_by_one_machine_after_the_other(model: Offloaded) -> Non
     rig = Rig(model)
     first, second = (serve(rig, LRU, held * rig.nbytes) for held in (3, 12))
     assert first.same_logits(second)
+
+
+class Interrupt(BaseException):
+    """An alarm, or Ctrl-C."""
+
+
+# An alarm in the cleanup left the pool's memory taken for good, or gave it back under the copy thread's feet.
+@pytest.mark.parametrize("where", ["join", "model", "device"])
+def test_an_interrupt_while_all_is_given_back_keeps_nothing(
+    where: str, rig: Rig, routing: Routing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rang = rig.model, []
+
+    def once(owner: Any, name: str, wanted: Any = lambda *args: True) -> None:
+        usual = getattr(owner, name)
+
+        def ringing(*args: Any, **more: Any) -> Any:
+            if not rang and wanted(*args):
+                rang.append(name)
+                raise Interrupt
+            return usual(*args, **more)
+
+        monkeypatch.setattr(owner, name, ringing)
+
+    setup = rig.setup(6 * rig.nbytes)
+    machine = rig.machine(LRU(setup), NoSignals())
+    known = set(ALL_EXPERTS_FUNCTIONS.valid_keys())
+    arm = {
+        "join": lambda: once(threading.Thread, "join"),
+        "model": lambda: once(model.model, "set_experts_implementation", lambda name: name == TAKEN),
+        "device": lambda: once(model.backend, "synchronize"),
+    }
+    with pytest.raises(Interrupt), model.attached(machine, Live(model.moe, frozenset())):
+        arm[where]()
+    assert rang
+    assert machine._threads == []
+    assert set(ALL_EXPERTS_FUNCTIONS.valid_keys()) == known
+    monkeypatch.undo()
+    follow(rig, LRU(setup), LRU(setup), routing).check()

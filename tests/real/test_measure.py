@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import tomllib
 from collections.abc import Callable
@@ -20,9 +22,10 @@ pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
 
 from real.cli import main
-from real.measure import preflight
+from real.measure import beside, preflight
+from real.measure.bench import TINY
 from real.measure.clock import Clock, OutOfTimeError
-from real.measure.record import Record
+from real.measure.record import Record, claim
 from real.measure.steps import STEPS, Step, run
 from traces.errors import UserError
 
@@ -31,7 +34,7 @@ NAMES = [step.name for step in STEPS]
 
 
 def bench(folder: Path) -> Any:
-    return SimpleNamespace(record=Record(folder, {"device": "a"}, NAMES), empty_cache=lambda: None)
+    return SimpleNamespace(folder=folder, record=Record(folder, {"device": "a"}, NAMES), empty_cache=lambda: None)
 
 
 def step(name: str, work: Callable[[], str] = lambda: "", **more: Any) -> Step:
@@ -60,6 +63,19 @@ def test_a_failed_step_is_named_and_the_next_begins(tmp_path: Path) -> None:
     assert "failed" in found.record.table()
 
 
+# Giving its memory back raised once more, and the step that had failed was in no record.
+def test_a_device_that_has_given_up_is_named_in_every_step(tmp_path: Path) -> None:
+    gone = RuntimeError("CUDA error: an illegal memory access was encountered")
+    found = bench(tmp_path)
+    found.empty_cache = raising(gone)
+    assert run([step("copies", raising(gone)), step("layers", raising(gone))], found, Clock(60)) == {
+        "copies": "failed",
+        "layers": "failed",
+    }
+    written = json.loads((tmp_path / "measure.json").read_text())["steps"]
+    assert "illegal memory access" in written["copies"]["said"]
+
+
 def test_what_needs_a_failed_step_waits_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     calls: list[str] = []
     plan = [
@@ -71,6 +87,51 @@ def test_what_needs_a_failed_step_waits_and_what_is_done_is_not_done_again(tmp_p
     plan[0] = step("store")
     assert set(run(plan, bench(tmp_path), Clock(60)).values()) == {"done"}
     assert calls == ["link", "cells"]
+
+
+# "remove the file, and measure this step again" it is told of a damaged one: the record alone kept it from that.
+def test_a_step_whose_file_is_gone_is_done_again(tmp_path: Path) -> None:
+    calls = []
+
+    def work() -> str:
+        calls.append("copies")
+        (tmp_path / "copies.json").touch()
+        return ""
+
+    plan = [step("copies", work, leaves=lambda _: ("copies.json",))]
+    for _ in range(2):
+        assert run(plan, bench(tmp_path), Clock(60)) == {"copies": "done"}
+    assert calls == ["copies"]
+    (tmp_path / "copies.json").unlink()
+    assert run(plan, bench(tmp_path), Clock(60)) == {"copies": "done"}
+    assert calls == ["copies", "copies"]
+
+
+# A wrong name of an API is an AttributeError: it ended the checks, and nothing was said of the others.
+def test_every_check_is_heard_whatever_one_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = [("one", raising(AttributeError("no such name"))), ("two", lambda: "as it should")]
+    monkeypatch.setattr(preflight, "_checks", lambda _: checks)
+    written: dict[str, Any] = {}
+    with pytest.raises(UserError, match=r"not fit: one: AttributeError: no such name; allowed: only="):
+        preflight.run(SimpleNamespace(write=written.__setitem__))  # type: ignore[arg-type]
+    assert [(it["name"], it["ok"]) for it in written["preflight"]] == [("one", False), ("two", True)]
+
+
+# The row of accelerate was left out on a machine that has more memory than it shows, though it had been told so.
+def test_peers_are_told_of_the_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def told(model: Any, config: Any, options: Any, name: str, note: Any) -> dict[str, Any]:
+        given.append(options.host_memory)
+        return {"rows": []}
+
+    monkeypatch.setattr(beside.comparing, "beside", told)
+    nothing: Callable[..., Any] = lambda *_: None  # noqa: E731
+    fake: Any = SimpleNamespace(
+        size=TINY, options=SimpleNamespace(host_memory="110GB"), model=nothing, config=nothing, write=nothing
+    )
+    beside.peers(fake)
+    assert given == ["110GB"]
 
 
 def test_a_preflight_that_fails_ends_it(tmp_path: Path) -> None:
@@ -99,6 +160,27 @@ def test_no_step_is_given_more_than_is_left(tmp_path: Path) -> None:
     assert run([step("copies", lambda: time.sleep(30) or "")], bench(tmp_path), clock) == {"copies": "stopped"}
 
 
+# The alarm rang while the block's end was put away: the guard was left, and ended the process in the next step.
+def test_an_alarm_at_the_very_end_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, threads, real = signal.getsignal(signal.SIGALRM), threading.active_count(), signal.setitimer
+
+    def just_before(which: int, seconds: float) -> None:
+        if not seconds:
+            signal.raise_signal(signal.SIGALRM)
+        real(which, seconds)
+
+    monkeypatch.setattr(signal, "setitimer", just_before)
+    with Clock(60).limit(60, lambda: None):
+        pass
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGALRM) == before
+    for _ in range(100):
+        if threading.active_count() == threads:
+            break
+        time.sleep(0.01)
+    assert threading.active_count() == threads
+
+
 def test_a_call_that_never_comes_back_ends_the_process_with_what_there_is(tmp_path: Path) -> None:
     """A driver that hangs: no signal reaches the interpreter."""
     code = """
@@ -123,6 +205,14 @@ def test_a_folder_is_of_one_machine(tmp_path: Path) -> None:
     (tmp_path / "measure.json").write_text("{")
     with pytest.raises(UserError, match="not a record"):
         Record(tmp_path, {"device": "a"}, NAMES)
+
+
+def test_a_folder_is_measured_into_by_one_process_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["measure", f"out={tmp_path}", "rehearse=true", "device=cpu", "only=profile"]
+    with claim(tmp_path):
+        assert main(words) == 2
+        assert "another python -m real measure is at work in it" in capsys.readouterr().err
+    assert main(words) == 1, "profile needs the store: outstanding"
 
 
 def test_the_versions_that_are_wanted_are_those_of_the_project() -> None:
@@ -151,7 +241,9 @@ def test_an_old_version_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "said"),
     [
         ([], ("out=",)),
+        (["out=", "rehearse=true", "device=cpu", "only=profile"], ("out=", "a folder")),
         (["out={tmp}/m", "device=cpu"], ("device=cpu", "cuda", "rehearse=true")),
+        (["out={tmp}/m", "device=auto", "only=profile"], ("device=auto", "cuda", "rehearse=true")),
         (["out={tmp}/m", "device=cuda:99"], ("cuda:99",)),
         (["out={tmp}/m", "rehearse=yes"], ("rehearse='yes'", "true, false")),
         (["out={tmp}/m", "rehearse=true", "device=cpu", "minutes=0"], ("minutes=0", "0.1")),
@@ -170,3 +262,33 @@ def test_a_slip_is_one_line(
     assert error.count("\n") == 1, error
     assert all(word.format(tmp=tmp_path) in error for word in said), error
     assert not (tmp_path / "m").exists()
+
+
+def test_the_store_is_filled_again_only_for_a_step_that_wants_it(tmp_path: Path) -> None:
+    calls: list[str] = []
+    plan = [
+        step("store", lambda: calls.append("store") or ""),
+        step("cells", lambda: calls.append("cells") or "", needs=("store",)),
+        step("link", lambda: calls.append("link") or ""),
+    ]
+    run(plan[:2], bench(tmp_path), Clock(60))
+    run(plan, bench(tmp_path), Clock(60))
+    assert calls == ["store", "cells", "link"]
+    found = bench(tmp_path)
+    found.record.states["cells"].state = "stopped"
+    run(plan, found, Clock(60))
+    assert calls == ["store", "cells", "link", "store", "cells"]
+
+
+def test_what_is_off_by_its_speed_alone_is_said_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow() -> str:
+        raise UserError("20 GB/s")
+
+    found = SimpleNamespace(write=lambda name, content: None)
+    monkeypatch.setattr(preflight, "_checks", lambda _: [("pinned and registered", slow)])
+    assert preflight.run(found) == "1 checks; off: pinned and registered"  # type: ignore[arg-type]
+    monkeypatch.setattr(preflight, "_checks", lambda _: [("host memory", slow)])
+    with pytest.raises(UserError, match="not fit: host memory: UserError: 20 GB/s"):
+        preflight.run(found)  # type: ignore[arg-type]

@@ -86,6 +86,7 @@ def run(options: Options, models: list[str], out: Path) -> None:
         raise UserError(f"calibrate needs torch and transformers ({error}): {need}") from None
     if options.threads:
         torch.set_num_threads(options.threads)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in real.run: it plans anew for each length of the KV cache
     device = device_of(options.device)
     for name in models:
         configuration(name)  # refused before minutes are spent

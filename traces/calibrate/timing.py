@@ -146,13 +146,14 @@ def beside(load: Call) -> Iterator[None]:
             i += 1
 
     thread = threading.Thread(target=loop, daemon=True)
-    thread.start()
-    started.wait(timeout=30)
     try:
+        thread.start()
+        started.wait(timeout=30)
         yield
-    finally:
+    finally:  # an interrupt while it starts is no reason to go on for ever
         stop.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
 
 
 def hold(ns: float) -> None:

@@ -71,8 +71,8 @@ def _plain(model: Any, prompts: Sequence[list[int]], new_tokens: int) -> None:
     # In place of the model's own, which would fill the gaps: with end tokens, penalties, another cache.
     model.generation_config = config(max_new_tokens=new_tokens, do_sample=False, pad_token_id=PAD)
     try:
-        with warnings.catch_warnings():  # of a model whose first layers are on the disk, its device is "meta"
-            warnings.filterwarnings("ignore", message="You are calling .generate.. with the `input_ids`")
+        with warnings.catch_warnings():  # a model whose first layers are on the disk is on "meta", some releases warn
+            warnings.simplefilter("ignore", UserWarning)
             model.generate(input_ids=ids, attention_mask=mask)
     finally:
         model.generation_config = own

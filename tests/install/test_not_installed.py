@@ -14,6 +14,8 @@ from installing import copy_of_the_project, plain_environment
 pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
 
+pytestmark = pytest.mark.ci
+
 import traces
 
 HIDDEN = """\

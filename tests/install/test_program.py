@@ -10,6 +10,8 @@ from installing import FORMS, OURS, Installed, folders_of_the_user
 
 from traces.version import __version__
 
+pytestmark = pytest.mark.ci
+
 SMALL = ("budget=4GB", "limit=1", "bounds=false")
 RUN = ("policy=lru", *SMALL, "format=json")
 SWEEP = ("-m", "policy=lru,fifo", *SMALL, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")

@@ -23,6 +23,7 @@ def test_there_are_two_set_up_commands() -> None:
     assert [block.count("\n") for block in _blocks("sh setup")] == [1, 1]
 
 
+@pytest.mark.ci
 def test_every_other_command_works(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="collecting needs the hf extra")
     (tmp_path / "traces").symlink_to(ROOT / "traces")

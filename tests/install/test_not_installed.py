@@ -14,9 +14,9 @@ from installing import copy_of_the_project, plain_environment
 pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
 
-pytestmark = pytest.mark.ci
-
 import traces
+
+pytestmark = pytest.mark.ci
 
 HIDDEN = """\
 import importlib.metadata as metadata

@@ -94,7 +94,7 @@ def main(words: Sequence[str]) -> int:
     name, dtype = options.checkpoint or options.model, str(profile["dtype"] or "auto")
     weights = open_model(name, dtype, options.weights, layers, host_memory=host)
     found = add_overheads(Offloaded(weights, device, host_memory=host), profile, hardware, out.stem, options)
-    write(out, found)
+    write(out, found, "real calibrate")
     _say(f"wrote {out}")
     return 0
 

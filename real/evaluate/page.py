@@ -40,7 +40,7 @@ def _finding(found: Evaluation) -> str:
             abs(e) for row in rows if row["decides"] == kind and (e := row["errors"]["tpot_ms"]["error"]) is not None
         ]
         if off:
-            worst = f"TPOT is predicted to {median(off):.1%} in the median, {max(off):.1%} at worst"
+            worst = f"the prediction of TPOT is off by {median(off):.1%} in the median, {max(off):.1%} at worst"
             said.append(f"where {where} ({len(off)} cells) {worst}")
     if failed := sum(len(document["failed"]) for document in found.documents.values()):
         said.append(f"**{failed} cells cannot be judged**")

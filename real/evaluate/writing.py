@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from real.evaluate.evaluation import Evaluation
 from real.validation.writing import word, writable, write_results
 from sim.profiles import HardwareProfile
+from traces.calibrate.profile import write as write_profile
 from traces.whole import write_whole
 
 
@@ -18,8 +17,7 @@ def write(found: Evaluation, page: str, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         if found.hardware is not None:
             HardwareProfile.from_dict(found.hardware)  # what is written can be read
-            text = yaml.safe_dump(found.hardware, sort_keys=False, default_flow_style=None, width=118)
-            write_whole(out / f"{found.name}.yaml", f"# Written by python -m real evaluate. Times in ns.\n{text}")
+            write_profile(out / f"{found.name}.yaml", found.hardware, "real evaluate")
         write_whole(out / "README.md", page)
     for grid, document in found.documents.items():
         write_results(document, out, file_of(grid, document["provenance"]["model"]["name"]))

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from real.measure import beside, device, preflight, served
-from real.measure.bench import Bench
+from real.measure.bench import Bench, say
 from real.measure.clock import Clock, OutOfTimeError
 from real.measure.record import State, claim
 from traces.errors import UserError, one_of
@@ -80,7 +80,7 @@ def _run_all(plan: Sequence[Step], bench: Bench, clock: Clock) -> dict[str, str]
         missing = [need for need in step.needs if record.states[need].state not in ("done", "stopped")]
         wanted = step.name == "store" and any(_outstanding(it, bench) for it in plan if "store" in it.needs)
         if not _outstanding(step, bench) and not wanted:  # a model is in no file
-            _say(f"{step.name}: done before")
+            say(f"{step.name}: done before")
         elif missing:
             record.note(step.name, State("outstanding", f"needs {one_of(missing)}"))
         elif clock.left() < step.least_s:
@@ -104,14 +104,14 @@ def _run(step: Step, bench: Bench, clock: Clock) -> State:
 
     def ended(state: str, said: str) -> State:
         spent = time.monotonic() - wall, time.process_time() - cpu
-        _say(f"{step.name}: {state} in {spent[0]:.1f} s{': ' * bool(said)}{said}")
+        say(f"{step.name}: {state} in {spent[0]:.1f} s{': ' * bool(said)}{said}")
         return State(state, said, round(before.wall_s + spent[0], 2), round(before.cpu_s + spent[1], 2))
 
     def last_words() -> None:
         bench.record.note(step.name, ended("failed", "hung in one call; the process was ended"))
         sys.stdout.write(bench.record.table())
 
-    _say(f"{step.name}: {clock.left():.0f} s left")
+    say(f"{step.name}: {clock.left():.0f} s left")
     seconds = min(clock.left(), step.most_s * max(1.0, clock.seconds / (60 * MINUTES)))
     try:
         with clock.limit(seconds, last_words):
@@ -129,7 +129,3 @@ def _run(step: Step, bench: Bench, clock: Clock) -> State:
         gc.collect()  # what the failed step still held on the device
         bench.empty_cache()
     return state
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from real.runtime.backend import Backend, Ticket
+from policies.lru import LRU
+from real.runtime.backend import Backend, DeviceError, Ticket
+from real.runtime.events import Run
+from real.runtime.tiny import follow, tiny_model
+from sim.workload import Pass
 
 
 class _Counted:
@@ -87,3 +92,30 @@ class NoSync:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it is a prototype, and does not see everything
             torch.cuda.set_sync_debug_mode(mode)
+
+
+def count_forced(device: torch.device, held: int) -> dict[str, int]:
+    """Crossings of the last decode pass that follows a recorded routing; DeviceError where a layer waits otherwise."""
+    model = tiny_model(device)
+    model.backend = counting = Counting(model.backend)
+    last: dict[str, int] = {}
+
+    def watch(run: Run, step: Pass, forward: Callable[[], Tensor]) -> Tensor:
+        event = Run.event
+
+        def strict(*args: Any) -> Tensor:
+            with NoSync(counting.device):
+                return event(run, *args)
+
+        run.event = strict  # type: ignore[method-assign, assignment]
+        counting.seen.clear()
+        try:
+            logits = forward()
+        except RuntimeError as error:
+            raise DeviceError(f"a layer waits for the device: {' '.join(str(error).split())[:200]}") from error
+        last.clear()
+        last.update(counting.seen)
+        return logits
+
+    follow(model, LRU, held, watch)
+    return last

@@ -9,10 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from real.runtime.host import Host
 from real.runtime.intake import open_checkpoint
-from real.runtime.store import fill
 from traces.calibrate.shapes import DTYPES, PUBLISHED, configuration
 from traces.collect.families import is_experts
-from traces.collect.load import load
 from traces.collect.quantised import COMPUTED
 from traces.errors import UserError, one_of
 
@@ -26,7 +24,6 @@ def open_model(
     weights: str,
     layers: int | None = None,
     *,
-    whole: bool = False,
     host_memory: int | None = None,
 ) -> Any:
     """A model on the CPU, in evaluation mode, its experts where a store takes them as they are, or without memory if
@@ -34,22 +31,20 @@ def open_model(
 
     `name`: "reference", a folder or a model of the local cache; with ``weights=random`` also a name of conf/model.
     `layers`: MoE layers of the trace, for a shape whose depth conf/model gives and transformers' defaults do not.
-    `whole`: it is to go to the device as it is; random experts get their memory too.
     `host_memory`: what the user says that there is, in the place of what is free.
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights}: allowed: {one_of(WEIGHTS)}")
-    host = Host(host_memory)
     if weights == "auto":
         if name in PUBLISHED:
             raise UserError(
                 f"model={name}: its checkpoint is not shipped; allowed: weights=random, or the folder of a checkpoint"
             )
-        return (load(name, dtype, "cpu", within=host.room_for) if whole else open_checkpoint(name, dtype, host)).model
-    return _random(name, dtype, layers, host if whole else None)
+        return open_checkpoint(name, dtype, Host(host_memory)).model
+    return _random(name, dtype, layers)
 
 
-def _random(name: str, dtype: str, layers: int | None, whole: Host | None) -> Any:
+def _random(name: str, dtype: str, layers: int | None) -> Any:
     config = configuration(name)
     text = config.get_text_config()
     if layers is not None and name in PUBLISHED:
@@ -62,19 +57,12 @@ def _random(name: str, dtype: str, layers: int | None, whole: Host | None) -> An
     kind = DTYPES[dtype] if dtype != "auto" else stated if stated in COMPUTED else torch.bfloat16
     with torch.device("meta"):
         model = _AUTO.from_config(config, dtype=kind).eval()
-    if whole is not None:
-        whole.check(sum(p.numel() * p.element_size() for p in model.parameters()), "the model's weights")
     generator = torch.random.get_rng_state()
     torch.manual_seed(0)
     with torch.no_grad():
         for module in model.modules():
-            experts = is_experts(module)
-            if whole is not None or not experts:
+            if not is_experts(module):
                 module.to_empty(device="cpu", recurse=False)
-            if not experts:
                 model._init_weights(module)
-            elif whole is not None:
-                for weights in module.parameters(recurse=False):
-                    fill(weights)
     torch.random.set_rng_state(generator)
     return model

@@ -16,14 +16,12 @@ from torch import Tensor
 
 from policies.lru import LRU
 from policies.on_demand import OnDemand
-from real.runtime.backend import DeviceError, backend_of
+from real.runtime.backend import backend_of
 from real.runtime.compute import LayerCompute
-from real.runtime.counting import Counting, NoSync
-from real.runtime.events import Run
+from real.runtime.counting import count_forced
 from real.runtime.placing import place
 from real.runtime.pool import Pool
 from real.runtime.tiny import E, K, L, Ran, follow, speak, tiny_model
-from sim.workload import Pass
 from traces.collect.devices import device_of, free_memory
 
 Check = Callable[[torch.device], None]
@@ -222,33 +220,6 @@ def passes_cross_seldom(device: torch.device) -> None:
     for held, waits in ((HALF, L), (L * E - 1, L)):
         seen = count_forced(device, held)
         expect(seen == {"waits": waits}, f"{held} experts: a decode pass has {dict(seen)}, not {waits} waits")
-
-
-def count_forced(device: torch.device, held: int) -> dict[str, int]:
-    """Crossings of the last decode pass that follows a recorded routing; DeviceError where a layer waits otherwise."""
-    model = tiny_model(device)
-    model.backend = counting = Counting(model.backend)
-    last: dict[str, int] = {}
-
-    def watch(run: Run, step: Pass, forward: Callable[[], Tensor]) -> Tensor:
-        event = Run.event
-
-        def strict(*args: Any) -> Tensor:
-            with NoSync(counting.device):
-                return event(run, *args)
-
-        run.event = strict  # type: ignore[method-assign, assignment]
-        counting.seen.clear()
-        try:
-            logits = forward()
-        except RuntimeError as error:
-            raise DeviceError(f"a layer waits for the device: {' '.join(str(error).split())[:200]}") from error
-        last.clear()
-        last.update(counting.seen)
-        return logits
-
-    follow(model, LRU, held, watch)
-    return last
 
 
 def cached_memory_is_free(device: torch.device) -> None:

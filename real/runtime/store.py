@@ -99,12 +99,6 @@ def block_of(module: Any, layout: Layout) -> Tensor | None:
     return block if all(place(view) == place(weights[name]) for name, view in layout.views(block).items()) else None
 
 
-def fill(view: Tensor) -> None:
-    """Random weights [n, ...] for a model whose timing is wanted: one expert's are drawn, the others' are the same."""
-    draw(view[0])
-    view[1:] = view[0]
-
-
 def draw(weights: Tensor) -> None:
     """Any finite numbers, small enough not to overflow."""
     generator = torch.Generator().manual_seed(0)

@@ -15,8 +15,9 @@ import torch
 
 from real.measure import bench as benches
 from real.measure import served
-from real.measure.bench import FULL, LINK, MAIN, Bench
+from real.measure.bench import LINK, MAIN, Bench
 from real.measure.clock import Clock, OutOfTimeError
+from real.measure.sizes import FULL
 from traces.errors import UserError
 
 
@@ -37,7 +38,7 @@ class Stub:
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     Stub.there.clear()
     monkeypatch.setattr(benches, "Offloaded", Stub)
-    monkeypatch.setattr(benches, "open_model", lambda name, *_: name)
+    monkeypatch.setattr(benches, "open_model", lambda name, *_, **__: name)
     monkeypatch.setattr(Bench, "_warm", lambda *_: None)
     made = Bench(tmp_path, torch.device("cpu"), SimpleNamespace(host_memory=""), Clock(60))  # type: ignore[arg-type]
     made.size = FULL

@@ -16,7 +16,7 @@ from tiny_models import E, tiny
 from real.runtime import offloaded
 from real.runtime.backend import DeviceError, HostBackend
 from real.runtime.offloaded import Offloaded
-from real.runtime.store import HostStore, fill
+from real.runtime.store import HostStore, draw
 from traces.collect.families import inspect_model
 from traces.errors import UserError
 
@@ -175,12 +175,13 @@ def test_memory_is_as_large_as_the_experts_and_given_back() -> None:
 
 
 def test_random_experts_are_the_same_in_every_layer() -> None:
-    """Drawn once, and copied; as a model that is made whole has them."""
+    """Drawn once, and copied over the others of every layer."""
     model, made = tiny("olmoe", num_hidden_layers=2), tiny("olmoe", num_hidden_layers=2)
     for module, other in zip(experts_of(model), experts_of(made), strict=True):
         module.to("meta")
         for weights in other.parameters():
-            fill(weights.data)
+            draw(weights.data[0])
+            weights.data[1:] = weights.data[0]
     drawn, expected = (HostStore(experts_of(each), pinned=False) for each in (model, made))
     for block, wanted in zip(drawn.blocks, expected.blocks, strict=True):
         assert torch.equal(block, wanted)

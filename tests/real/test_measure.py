@@ -23,9 +23,9 @@ pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
 
 from real.cli import main
 from real.measure import beside, preflight
-from real.measure.bench import TINY
 from real.measure.clock import Clock, OutOfTimeError
 from real.measure.record import Record, claim
+from real.measure.sizes import TINY
 from real.measure.steps import STEPS, Step, run
 from traces.errors import UserError
 

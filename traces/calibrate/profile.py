@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 
 from traces.calibrate.machine import RATED
 from traces.calibrate.tables import Rows
+from traces.whole import write_whole
 
 DEPTH = 2
 OVER_LINK = "between host and GPU memory, over the link"
@@ -105,12 +105,7 @@ def _digits(value: float) -> float:
     return float(f"{value:.7g}")
 
 
-def write(path: Path, profile: Mapping[str, Any]) -> None:
-    """Write the profile as YAML: whole or not at all."""
+def write(path: Path, profile: Mapping[str, Any], by: str = "traces calibrate") -> None:
+    """Write the profile as YAML, whole or not at all. ``by``: the command whose profile it is."""
     text = yaml.safe_dump(dict(profile), sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        part.write_text(f"# Written by python -m traces calibrate. Times in ns, sizes in bytes.\n{text}")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, f"# Written by python -m {by}. Times in ns, sizes in bytes.\n{text}")

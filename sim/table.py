@@ -14,6 +14,7 @@ from sim.facts import worded
 from sim.frame import label
 from sim.predictions import SHARES
 from sim.units import counted, format_bytes
+from traces.noise import in_words
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
@@ -47,6 +48,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
             f"{counted(totals['requests'], 'request')} ({source['measured_requests']}):"
             f" {totals['prefill_tokens']} prompt and {totals['generated_tokens']} generated tokens"
         ),
+        *([Text(f"prices from noisy measurements: {in_words(machine['noisy'])}")] if machine.get("noisy") else []),
         *([Text(f"{policy['name']} decided: {worded(policy['facts'])}")] if policy["facts"] else []),
     ]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from traces.collect.options import check_choice, check_range, parse_options
 from traces.errors import UserError
+from traces.noise import WIDE
 
 USAGE = """\
 python -m traces calibrate out=FILE.yaml [key=value ...]
@@ -23,7 +24,8 @@ copy within memory, and the profile says so.
   model         names, comma-separated: of conf/model, reference, a model's folder, or one of the local Hugging
                 Face cache; its configuration is enough. Without it only copies are measured
   device        auto | cpu | cuda | cuda:N                                                  [auto]
-  seconds       about so long, setting up aside                                             [120]
+  seconds       to share among all points. Each takes a least number of samples: how long all
+                of it will take is tried out and said before it begins               [120]
   largest       MiB of the largest copy                                                     [512]
   max_tokens    of an expert and a dense part; 0: 4096 on a GPU, 256 on a CPU               [0]
   max_context   of a dense part; 0: 8192 on a GPU, 2048 on a CPU                            [0]
@@ -74,12 +76,12 @@ def run(options: Options, models: list[str], out: Path) -> None:
     try:
         import torch
 
-        from traces.calibrate.copies import count_points, measure_copies
-        from traces.calibrate.layers import Grids, measure_model
-        from traces.calibrate.machine import RATE_POINTS, clocks, describe, memory_bytes, rates
+        from traces.calibrate.forecast import Plan
+        from traces.calibrate.layers import Grids
+        from traces.calibrate.machine import clocks, describe, memory_bytes
         from traces.calibrate.profile import assemble, write
         from traces.calibrate.shapes import configuration
-        from traces.calibrate.timing import Budget, Clock
+        from traces.calibrate.timing import Clock
         from traces.collect.devices import device_of
     except ImportError as error:
         need = "pip install 'moe-offload-workbench[hf]'"
@@ -97,17 +99,28 @@ def run(options: Options, models: list[str], out: Path) -> None:
     grids = Grids.up_to(options.max_tokens or (4096 if cuda else 256), options.max_context or (8192 if cuda else 2048))
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     machine = describe(device)
-    _say(f"measuring {machine['device']} for about {options.seconds:g} s")
-    budget = Budget(options.seconds, RATE_POINTS + count_points(largest) + len(models) * grids.points)
-    found = rates(clock, largest, budget)
-    curves = measure_copies(clock, largest, budget, _say)
-    sections = {Path(name).name: measure_model(name, clock, options.dtype, grids, budget, _say) for name in models}
+    _say(f"{machine['device']}: trying each kind of measurement once, to say how long they take")
+    plan = Plan(clock, largest, models, options.dtype, grids)
+    plan.announce(options.seconds, _say)
+    found, curves, sections = plan.measure(options.seconds, _say)
     machine |= clocks("at the end")
     cores = len(os.sched_getaffinity(0))
     profile = assemble(out.stem, date, machine, memory_bytes(device), cores, found, curves, sections, cuda)
     write(out, profile)
     _say(f"wrote {out}")
+    _warn(profile["measured"]["noise"])
     _plot(profile, out.with_suffix(".png"))
+
+
+def _warn(noise: dict[str, Any]) -> None:
+    """Which tables are noisy: the profile says so, too, and so does every run that they price."""
+    noisy = noise["noisy"] or {}
+    if noisy:
+        _say(f"warning: noisy, with quartiles more than {100 * WIDE:g} % of the median apart:")
+    for name, points in noisy.items():
+        _say(f"  {name:<24} {points}, up to {100 * noise['spread'][name]:.0f} %")
+    if noisy:
+        _say("  The profile says so. Measure again while nothing else runs, or with more seconds=.")
 
 
 def _plot(profile: dict[str, Any], path: Path) -> None:

@@ -25,6 +25,7 @@ class MixtralOffloading(Foreseen):
 
     name = "mixtral_offloading"
     signals = frozenset({Signal.GATE_AHEAD})
+    ahead = 1
 
     def __init__(
         self,

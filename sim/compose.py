@@ -77,7 +77,11 @@ def choices(group: str) -> list[str]:
 def register_policies() -> None:
     """Make policies without a file in ``conf/policy`` (other packages', say) known to Hydra, with their defaults."""
     for name in _policies_elsewhere(conf.names("policy")):
-        ConfigStore.instance().store(group="policy", name=name, node={"name": name, **registry.defaults(name)})
+        try:
+            known = registry.defaults(name) if registry.parameters(name) else {}
+        except UserError:  # told where the policy is asked for: others can still be
+            known = {}
+        ConfigStore.instance().store(group="policy", name=name, node={"name": name, **known})
 
 
 def _policies_elsewhere(found: Collection[str]) -> list[str]:

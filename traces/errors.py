@@ -31,6 +31,12 @@ def one_of(allowed: Iterable[object]) -> str:
     return ", ".join(str(item) for item in allowed)
 
 
+def allowing(value: object, allowed: Iterable[object]) -> str:
+    """Render the allowed set behind what was given: "allowed: X, Y; did you mean X?"."""
+    listed = list(allowed)
+    return f"allowed: {one_of(listed)}{meant(value, listed)}"
+
+
 def meant(value: object, allowed: Iterable[object]) -> str:
     """Return "; did you mean X?" where ``value`` is close to one of ``allowed``, else nothing.
 
@@ -38,7 +44,7 @@ def meant(value: object, allowed: Iterable[object]) -> str:
     "-", "_" or "." ("Belady-Bypass": belady_bypass).
     """
     plain = {_plain(item): str(item) for item in reversed(list(allowed))}
-    found = get_close_matches(_plain(value), plain, n=1, cutoff=0.7)
+    found = get_close_matches(_plain(value), plain, n=1, cutoff=0.65)
     return f"; did you mean {plain[found[0]]}?" if found else ""
 
 

@@ -18,8 +18,7 @@ from sim.check.laws import (
     assert_says_what_it_is,
     digests,
 )
-from sim.check.synthetic import draw, setup_of
-from sim.check.variants import Variant, of_one, variants
+from sim.check.variants import Variant, named
 from sim.cli import wants_help
 from sim.sweep.unexpected import in_one_line
 from sim.units import counted
@@ -49,39 +48,36 @@ def main(words: Sequence[str]) -> int:
         sys.stdout.write(HELP)
         return 0 if words else 2
     if words[0] == DIGESTS:
-        sys.stdout.write(json.dumps(digests(_variants(words[1]))))
+        sys.stdout.write(json.dumps(digests(_variants(words[1])[0])))
         return 0
-    named = {name: _variants(name) for name in words}
-    return max(_check(name, found) for name, found in named.items())
+    found = {name: _variants(name) for name in words}
+    return max(_check(name, taken, refused) for name, (taken, refused) in found.items())
 
 
-def _variants(name: str) -> list[Variant]:
-    """The variants of a policy, or the one of that YAML; UserError if there is none."""
-    titled = [variant for variant in variants() if name in (variant.name, variant.title)]
-    if titled and name not in registry.names():
-        return titled
-    registry.find(name)
-    return [variant for variant in (titled or of_one(name)) if _fits(variant)]
-
-
-def _fits(variant: Variant) -> bool:
-    """Whether the policy takes the changed parameter; its defaults have to be taken."""
-    routing = draw(0, n_layers=variant.layers)
-    try:
-        variant.build(setup_of(routing, 10_000))
-    except UserError:
-        if not variant.params:
-            raise
-        return False
-    return True
+def _variants(name: str) -> tuple[list[Variant], list[str]]:
+    """The variants of a policy, or the one of that YAML, and what it refuses. UserError if there is none."""
+    first, *_ = every = named(name)
+    taken, refused = [], []
+    for variant in every:
+        try:
+            variant.world  # noqa: B018 - it is built
+        except UserError:
+            if variant == first:
+                raise
+            refused.append(str(variant).removeprefix(f"{name}-"))
+        else:
+            taken.append(variant)
+    return taken, refused
 
 
 Trial = tuple[str, Callable[[], None]]
 """Where, and what is tried there."""
 
 
-def _check(name: str, tried: Sequence[Variant]) -> int:
+def _check(name: str, tried: Sequence[Variant], refused: Sequence[str]) -> int:
     sys.stdout.write(f"{name}: {counted(len(tried), 'variant')}\n")
+    if refused:
+        sys.stdout.write(f"  left out, as it refuses them: {', '.join(refused)}\n")
     broken = 0
     for law, trials in _laws(name, tried).items():
         problem, number = None, 0
@@ -112,7 +108,7 @@ def _laws(name: str, tried: Sequence[Variant]) -> dict[str, Iterator[Trial]]:
 
 
 def _causal(variant: Variant, seed: int) -> None:
-    assert_causal(lambda setup, _: variant.build(setup), seed, variant.layers)
+    assert_causal(lambda setup, _: variant.build(setup), seed, variant.world)
 
 
 def _problem(trial: Callable[[], None]) -> str | None:

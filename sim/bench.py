@@ -31,6 +31,7 @@ FEW = "limit=10"  # requests of what is measured in turns
 PAIRS = 3  # the two machines take turns; the best of each counts
 BESIDE = "beside"
 DECISIONS = "policy_us"
+UNITS = "layer-step: one layer of one forward pass; s: the process's own CPU time; MB: 10^6 bytes"
 ALONE = "alone"  # the mark of the process that measures memory
 
 
@@ -114,6 +115,7 @@ def _beside(words: Sequence[str], others: Sequence[str], form: str) -> int:
     sys.stdout.write(f"side by side, {len(cells[own].selection.measured)} requests, {layer_steps:,} layer-steps\n")
     for name, row in rows.items():
         sys.stdout.write(f"  {name:<34} {row['layer_steps_per_s']:>10,.0f} layer-steps/s  {row['ratio']:.3f} x {own}\n")
+    sys.stdout.write(f"{UNITS.rpartition(';')[0]}\n")
     return 0
 
 
@@ -219,6 +221,7 @@ def _print(report: dict[str, Any]) -> None:
         f"  memory    {alone['peak_resident_bytes'] / mb:>10,.0f} MB at the peak, mapped input included\n"
         f"  private   {alone['private_bytes_first_half'] / mb:>10,.1f} MB in the first half of the passes,"
         f" {alone['private_bytes_second_half'] / mb:,.1f} MB in the second\n"
+        f"{UNITS}\n"
     )
 
 

@@ -22,7 +22,7 @@ from sim.config import RunConfig
 from sim.sweep.axes import listed
 from sim.sweep.plugins import EXTRAS, check_plugin
 from traces import conf
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing
 
 GROUPS = ("policy", "model", "hardware", "workload")
 CHOICES = (*GROUPS, "experiment", "hydra/launcher", "hydra/sweeper")
@@ -146,7 +146,7 @@ def _explain(error: Exception, words: Sequence[str]) -> str:
         if group in ("hydra/launcher", "hydra/sweeper"):
             check_plugin(group.removeprefix("hydra/"), name)
         known = [option for option in error.options if not option.startswith("file_")]
-        return f"{group}={name}: unknown; allowed: {one_of(known)}"
+        return f"{group}={name}: unknown; {allowing(name, known)}"
     try:
         return _culprit(words) or " ".join(str(error).split())
     except (HydraException, OmegaConfBaseException, ValueError):
@@ -174,6 +174,6 @@ def _culprit(words: Sequence[str]) -> str | None:
                 more = f"; hydra/{kind}=NAME chooses another {kind}" if kind else ""
                 if override.key_or_group.startswith("hardware.software.policy_us."):
                     more = f"; a policy's own time is added: +{override.input_line}"
-                return f"{override.input_line}: no such key; allowed: {one_of(allowed) or 'none here'}{more}"
+                return f"{override.input_line}: no such key; {allowing(part, allowed or ['none here'])}{more}"
             node = node[part]
     return None

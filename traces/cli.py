@@ -7,7 +7,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from traces.errors import Interrupted, UserError, one_of
+from traces.errors import Interrupted, UserError, allowing, one_of
 from traces.format import shown
 from traces.importers import Options
 from traces.importers.arrivals import add_arrivals
@@ -20,12 +20,14 @@ from traces.words import folder, integer, member, parse_words, share, text
 HELP = """\
 Work with recorded routing of Mixture-of-Experts models.
 
-  python -m traces check DIR                     verify a trace: hashes, shapes, every value
-  python -m traces inspect DIR [key=value ...]   show what was recorded and how the experts were chosen
-  python -m traces import FORMAT SRC DST [...]   turn a recording of another tool into a trace
-  python -m traces arrivals LOG DIR DST          copy a trace, with the arrivals of a log
-  python -m traces collect ...                   record a trace from a Hugging Face model
-  python -m traces calibrate out=FILE ...        measure this machine, for the simulator to price by
+python -m traces VERB ...
+
+  check DIR                     verify a trace: hashes, shapes, every value
+  inspect DIR [...]             show what was recorded, and how experts were chosen
+  import FORMAT SRC DST [...]   turn a recording of another tool into a trace
+  arrivals LOG DIR DST          copy a trace, with the arrivals of a log
+  collect ...                   record a trace from a Hugging Face model
+  calibrate out=FILE ...        measure this machine, for the simulator's prices
 
 Add --help to a verb for its options; --version says which this is.
 Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
@@ -33,18 +35,21 @@ Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
 CHECK_HELP = """\
 python -m traces check DIR
 
-Checks the trace in folder DIR: trace.json, the hash and shape of every file, the requests and steps, and every
-value; and the outputs of predictors that lie beside it, in predicted/. Prints one line and exits with 0; or prints
-the first thing that is wrong on stderr and exits with 2.
+Checks the trace in folder DIR: trace.json, the hash and shape of every file,
+the requests and steps, and every value; and the outputs of predictors that lie
+beside it, in predicted/. Prints one line and exits with 0; or prints the first
+thing that is wrong on stderr and exits with 2.
 """
 INSPECT_HELP = """\
 python -m traces inspect DIR [format=json] [plots=DIR]
 
-Checks the trace in folder DIR, then shows its counts, phases and sources, and per layer: how many of its experts a
-token shares with the token before it (uniform chance: K/E); how many other experts of the layer are demanded between
-two demands of an expert (reuse distance: a pool of more slots than that hits); the entropy of expert popularity; the
-load of the most popular expert; where it was recorded, how well a gate applied some layers early foresees the
-experts; and how alike the popularities of the sources are.
+Checks the trace in folder DIR, then shows its counts, phases and sources, and
+per layer: how many of its experts a token shares with the token before it
+(uniform chance: K/E); how many other experts of the layer are demanded between
+two demands of an expert (reuse distance: a pool of more slots than that hits);
+the entropy of expert popularity; the load of the most popular expert; where it
+was recorded, how well a gate applied some layers early foresees the experts;
+and how alike the popularities of the sources are.
 
   format=json      print JSON instead of tables; format=table is the default
   plots=DIR        also draw a PNG of each figure into folder DIR
@@ -70,9 +75,11 @@ Formats:
 ARRIVALS_HELP = """\
 python -m traces arrivals LOG DIR DST
 
-Copies the trace in folder DIR to the new folder DST, with arrivals from LOG: Azure's CSV (TIMESTAMP,ContextTokens,
-GeneratedTokens) or Mooncake's JSON Lines (timestamp in ms). Its first times, in order, become those of the requests,
-in seconds since the first. Predictors' outputs (predicted/) are not copied: they belong to the other trace.
+Copies the trace in folder DIR to the new folder DST, with arrivals from LOG:
+Azure's CSV (TIMESTAMP,ContextTokens,GeneratedTokens) or Mooncake's JSON Lines
+(timestamp in ms). Its first times, in order, become those of the requests, in
+seconds since the first. Predictors' outputs (predicted/) are not copied: they
+belong to the other trace.
 """
 
 
@@ -122,7 +129,7 @@ def _dispatch(args: list[str]) -> int:
         "arrivals": (_arrivals, ARRIVALS_HELP),
     }
     if verb not in verbs:
-        raise UserError(f"verb is {shown(verb)}; allowed: {one_of([*verbs, 'collect', 'calibrate', '--help'])}")
+        raise UserError(f"verb is {shown(verb)}; {allowing(verb, [*verbs, 'collect', 'calibrate', '--help'])}")
     run, help_text = verbs[verb]
     if "-h" in rest or "--help" in rest:
         formats = "\n".join(importer.help for importer in importers().values()) if verb == "import" else ""

@@ -23,7 +23,7 @@ from sim.profiles.fields import (
     text,
     whole,
 )
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing, one_of
 from traces.noise import noisy, spreads
 
 COLUMNS = ("ns", "median_ns", "q1_ns", "q3_ns", "count")
@@ -51,7 +51,7 @@ def points(*axes: str) -> Reader:
             raise refusal(value, where, f"a mapping with the keys {one_of(keys)}")
         for key in value:
             if key not in keys:
-                raise UserError(f"{where}.{key}: unknown key; allowed: {one_of(keys)}")
+                raise UserError(f"{where}.{key}: unknown key; {allowing(key, keys)}")
         lists = {}
         for key in keys:
             if key not in value:

@@ -76,8 +76,12 @@ def test_overheads_are_fitted_to_the_machine_as_it_is_known_now(measured: Path) 
 
 def test_the_page_says_what_was_found(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(measured), f"out={tmp_path}/out", "name=mine"]) == 0
-    page = capsys.readouterr().out
-    assert page == (tmp_path / "out" / "README.md").read_text()
+    shown = capsys.readouterr().out
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "|--" in page
+    assert not any(mark in shown for mark in ("|--", "**", "# "))  # the terminal gets what the Markdown means
+    assert max(map(len, shown.splitlines())) <= 120
+    assert "3 of 3 logs give the device's decisions again" in " ".join(shown.split())
     assert "3 of 3 logs give the device's decisions again" in page
     assert "outputs are equal to the bit" in page
     found = json.loads((tmp_path / "out" / "reference_link.json").read_text())

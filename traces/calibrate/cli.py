@@ -16,21 +16,25 @@ from traces.noise import WIDE
 USAGE = """\
 python -m traces calibrate out=FILE.yaml [key=value ...]
 
-Measures copies between host and GPU memory by size, and one layer of a model with random weights, and writes a
-hardware profile that python -m sim run takes as hardware=FILE.yaml, with a plot beside it. On a CPU a copy is a
-copy within memory, and the profile says so.
+Measures copies between host and GPU memory by size, and one layer of a model
+with random weights, and writes a hardware profile that python -m sim run takes
+as hardware=FILE.yaml, with a plot beside it. On a CPU a copy is a copy within
+memory, and the profile says so.
 
   out           the profile, yet to be written; the plot becomes FILE.png
-  model         names, comma-separated: of conf/model, reference, a model's folder, or one of the local Hugging
-                Face cache; its configuration is enough. Without it only copies are measured
-  device        auto | cpu | cuda | cuda:N                                                  [auto]
-  seconds       to share among all points. Each takes a least number of samples: how long all
-                of it will take is tried out and said before it begins               [120]
-  largest       MiB of the largest copy                                                     [512]
-  max_tokens    of an expert and a dense part; 0: 4096 on a GPU, 256 on a CPU               [0]
-  max_context   of a dense part; 0: 8192 on a GPU, 2048 on a CPU                            [0]
-  threads       CPU threads; 0: torch's choice                                              [0]
-  dtype         bfloat16 | float16 | float32, of the model's weights                        [bfloat16]
+  model         names, comma-separated: of conf/model, reference, a model's
+                folder, or one of the local Hugging Face cache; its
+                configuration is enough. Without it only copies are measured
+  device        auto | cpu | cuda | cuda:N  [auto]
+  seconds       to share among all points. Each takes a least number of samples:
+                how long all of it will take is tried out and said before it
+                begins  [120]
+  largest       MiB of the largest copy  [512]
+  max_tokens    of an expert and a dense part; 0: 4096 on a GPU, 256 on a CPU
+                [0]
+  max_context   of a dense part; 0: 8192 on a GPU, 2048 on a CPU  [0]
+  threads       CPU threads; 0: torch's choice  [0]
+  dtype         bfloat16 | float16 | float32, of the model's weights  [bfloat16]
 """
 
 

@@ -35,7 +35,7 @@ def test_a_narrow_console_has_fewer_columns_and_says_which(tmp_path: Path) -> No
     rows = [run_config(config(trace, 8 * SIZE, seed=seed), tmp_path / "out").document for seed in (0, 1)]
     rows[0] = {**rows[0], "config": {**rows[0]["config"], "policy": {"name": "lru", "a": "long_enough_to_need_room"}}}
     seen = {}
-    for width in (60, 80, 120):
+    for width in (56, 66, 120):
         out = StringIO()
         show_grid(rows, Console(file=out, width=width, highlight=False))
         lines = [line.rstrip() for line in out.getvalue().splitlines()]
@@ -47,5 +47,5 @@ def test_a_narrow_console_has_fewer_columns_and_says_which(tmp_path: Path) -> No
         assert ("no room" in " ".join(lines)) == bool(gone)
         seen[width] = set(gone)
         assert lines[:2] == ["routing of by_hand, priced as itself,", "simulated on by_hand (published figures)"]
-    assert seen[60] > seen[80] > seen[120] == set()
-    assert {"TPOT ms", "ms/token", "hits %"}.isdisjoint(seen[60])
+    assert seen[56] > seen[66] > seen[120] == set()
+    assert {"TPOT ms", "ms/token", "hits %"}.isdisjoint(seen[56])

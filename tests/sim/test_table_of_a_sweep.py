@@ -46,6 +46,6 @@ def test_a_narrow_console_has_fewer_columns_and_says_which(tmp_path: Path) -> No
         assert (said in " ".join(lines)) == bool(gone)
         assert ("no room" in " ".join(lines)) == bool(gone)
         seen[width] = set(gone)
-        assert lines[:2] == ["routing of by_hand, priced as itself,", "simulated on by_hand (published figures)"]
+        assert lines[:2] == ["routing of tiny, priced as itself,", "simulated on by_hand (published figures)"]
     assert seen[56] > seen[66] > seen[120] == set()
-    assert {"TPOT ms", "ms/token", "hits %"}.isdisjoint(seen[56])
+    assert {"TPOT ms", "ms/token", "hits %"}.isdisjoint(seen[66])

@@ -54,8 +54,9 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
         _draw("link", LINK, lambda: pictures.link(runs, look)),
     ]
     drawn += [Drawn("layers of a run", LAYERS, None, line) for line in damaged]
-    for phase in PHASES if layers is not None else ():
-        drawn += _pages(f"layers_{phase}", f"{LAYERS} ({phase})", partial(pictures.layers, layers, phase))
+    if layers is not None:
+        for phase in PHASES:
+            drawn += _pages(f"layers_{phase}", f"{LAYERS} ({phase})", partial(pictures.layers, layers, phase))
     trace, why = _trace(runs, root)
     if trace is None:
         drawn += [Drawn(name, caption, None, why) for name, caption in (("popularity", POPULARITY), ("reuse", REUSE))]

@@ -8,7 +8,7 @@ the order in which they were recorded. ``docs/results.md`` tells the method, :mo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,18 +67,21 @@ def compare(
 ) -> Comparison:
     """Compare the runs below a folder; ``selection`` are words like ``trace=d419`` or ``policy=lru,fmoe``.
 
-    UserError where runs of different traces, models or machines are mixed, and for a word that cannot be meant.
+    UserError where runs of different traces, models or machines are mixed (:class:`MixedRunsError`, which has the
+    words that choose), and for a word that cannot be meant.
     """
     if metric not in LATENCIES:
         raise UserError(f"metric={metric}: allowed: {one_of(LATENCIES)}")
     if not 0.5 <= level < 1:
         raise UserError(f"level={level}: a confidence level from 0.5 to below 1, such as 0.95")
     goal = None if target is None else Target.parse(target)
-    runs = select(load(path), selection)
+    damaged = list[str]()
+    runs = select(load(path, damaged), selection)
     check_alike(runs)
-    # The same cell in two folders is one run.
-    runs = runs[(runs["source"] == "device") | ~runs.duplicated("cell")].reset_index(drop=True)
-    return compare_runs(runs, load_requests(path, runs), metric=metric, baseline=baseline, target=goal, level=level)
+    requests = load_requests(path, runs, damaged)
+    runs = runs[runs["folder"].isin(requests["folder"])].reset_index(drop=True)
+    found = compare_runs(runs, requests, metric=metric, baseline=baseline, target=goal, level=level)
+    return replace(found, missing=(*found.missing, *(f"Left out, as it is damaged: {line}." for line in damaged)))
 
 
 def compare_runs(

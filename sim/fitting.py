@@ -9,15 +9,14 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 LABEL = 20
 """A label that is no longer than this stays on one line as long as there is a column that can go instead."""
 
-Row = tuple[str, int, Sequence[str]]
-"""Style, indent of the label, and a text for each head, of which the last ones may be missing."""
+Row = tuple[str, str, Sequence[str]]
+"""Style, what stands before the label (blanks, a mark), and a text for each head, of which the last may be missing."""
 
 
 def fitted(
@@ -31,7 +30,7 @@ def fitted(
     may go, the first one first; ``elsewhere``: where they are then."""
     cells = [[*words, *[""] * (len(heads) - len(words))] for _, _, words in rows]
     widths = [max(map(cell_len, column)) for column in zip(heads, *cells, strict=True)]
-    longest = max((indent + cell_len(words[0]) for _, indent, words in rows), default=0)
+    longest = max((cell_len(before + words[0]) for _, before, words in rows), default=0)
     widths[0] = max(cell_len(heads[0]), longest)
     shown, gone = list(range(len(heads))), list[int]()
     least = min(widths[0], LABEL)
@@ -51,9 +50,10 @@ def fitted(
     table.add_column(heads[0], width=first, overflow="fold")
     for i in shown[1:]:
         table.add_column(heads[i], justify="right", no_wrap=fits, overflow="fold")
-    for (style, indent, _), words in zip(rows, cells, strict=True):
-        label = Padding(Text(words[0]), (0, 0, 0, indent))
-        table.add_row(label, *(words[i] for i in shown[1:]), style=style)
+    for (style, before, _), words in zip(rows, cells, strict=True):
+        label = Table.grid()  # what a long label goes on with stands below its beginning
+        label.add_row(before, Text(words[0], overflow="fold"))
+        table.add_row(label if before else Text(words[0]), *(words[i] for i in shown[1:]), style=style)
     if not gone:
         return [table]
     names = ", ".join(heads[i].strip() for i in sorted(gone))

@@ -48,11 +48,13 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
     setting = [f"batch {config['workload']['batch']}", f"{'warm' if config['warmup'] else 'cold'} start"]
     if config["chunks"] > 1:
         setting.insert(1, f"{config['chunks']} copies per expert")
+    if (device := source.get("device")) is not None:
+        setting.insert(0, str(device["date"]))
     order = "recorded order" if config["seed"] == 0 else f"another order (seed {config['seed']})"
     return [
         Text(_finding(result), style="bold"),
         Text(f"{said.work}{priced_in(config['dtype'])},"),
-        Text(f"{said.where}{_prices(result)}, {', '.join(setting)}"),
+        Text(f"{said.where}, {', '.join(setting)}"),
         Text(
             f"{counted(totals['requests'], 'request')} ({source['measured_requests']}):"
             f" {totals['prefill_tokens']:,} prompt and {totals['generated_tokens']:,} generated tokens"
@@ -77,14 +79,6 @@ def priced_in(dtype: str) -> str:
     return "" if dtype == "recorded" else f" in {dtype}"
 
 
-def _prices(result: Mapping[str, Any]) -> str:
-    """A device's run was measured there on a day; the profile only told the policy its prices."""
-    device = result["provenance"].get("device")
-    if device is None:
-        return ""
-    return f" on {device['date']} (the policy's prices: {titles({**row(result, ''), 'source': 'simulated'}).machine})"
-
-
 def _recording(trace: Mapping[str, Any]) -> str:
     """``recorded with sampled decoding``: where the routing is from, and how its tokens were chosen."""
     mode = trace["decoding"]["mode"].replace("_", "-")
@@ -101,18 +95,18 @@ def _rows(result: Mapping[str, Any], console: Console) -> list[RenderableType]:
     rows, bounds = list[Row](), result["bounds"]
     if bounds is not None:
         time, belady = bounds["time_lower_bound"], bounds["belady_bypass"]
-        rows.append(("cyan", 0, ["time_lower_bound", "", "", "", figure(time["ms_per_token"]), "", "", "1.00x", ""]))
-        rows.append(("cyan", 0, ["belady_bypass", *[""] * 5, _bytes(belady["bytes_per_token"]), "", "1.00x"]))
+        rows.append(("cyan", "", ["time_lower_bound", "", "", "", figure(time["ms_per_token"]), "", "", "1.00x", ""]))
+        rows.append(("cyan", "", ["belady_bypass", *[""] * 5, _bytes(belady["bytes_per_token"]), "", "1.00x"]))
         for name, found in result["reference"].items():
             speed = found["throughput_tokens_per_s"]
             wall = None if speed is None else 1000 / speed
             gaps = _gaps(bounds, found["wall_ns"], found["link_bytes"])
             words = figures(found, wall, found["stall_ms_per_token"], found["bytes_per_token"])
-            rows.append(("dim", 0, [name, *words, *gaps]))
+            rows.append(("dim", "", [name, *words, *gaps]))
     name, style = label(result["config"]["policy"]), "bold"
     if result["quality"] is not None:
         name, style = f"{name}, lossy", "bold magenta"
-    rows.append((style, 0, [name, *own_figures(result)]))
+    rows.append((style, "", [name, *own_figures(result)]))
     return fitted(["", *(HEADS if bounds is not None else HEADS[:-2])], rows, console)
 
 

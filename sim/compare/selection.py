@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sim.units import counted, parse_bytes
 from traces.errors import UserError, one_of
@@ -48,8 +48,8 @@ class MixedRunsError(UserError):
     def with_choice(self, choice: str) -> str:
         """The error in one line; ``choice``: how the user makes it."""
         return (
-            f"these runs are not alike: {'; '.join(self.differences)}. The largest group that is has"
-            f" {counted(self.count, 'run')}: {choice}"
+            f"these runs are not alike: {'; '.join(self.differences)}. The largest group of runs that are has"
+            f" {self.count}, chosen by: {choice}"
         )
 
 
@@ -111,15 +111,15 @@ def _matches(runs: pd.DataFrame, key: str, value: str) -> pd.Series[bool]:
     return texts.isin([value, *value.split(",")])
 
 
-def _several(values: pd.Series[object]) -> bool:
+def _several(values: pd.Series[Any]) -> bool:
     return len(values.unique()) > 1
 
 
-def _texts(values: pd.Series[object]) -> pd.Series[str]:
+def _texts(values: pd.Series[Any]) -> pd.Series[str]:
     return values.astype("string").fillna("null")
 
 
-def _commonest(values: pd.Series[object]) -> object:
+def _commonest(values: pd.Series[Any]) -> object:
     """Of equally many the first."""
     return values.value_counts().sort_index().idxmax()
 

@@ -49,7 +49,7 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
             *(VARYING[key](row) for key in varying),
             *own_figures(row),
         ]
-        lines.append(("magenta" if lossy else "", 0, words))
+        lines.append(("magenta" if lossy else "", "", words))
     for shared in (said for said in zip(*(_about(row) for row in rows), strict=True) if len(set(said)) == 1):
         console.print(shared[0])
     heads = ["policy", "budget", *varying, *(HEADS if bounded else HEADS[:-2])]

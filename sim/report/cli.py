@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 HELP = """\
 python -m sim report DIR [KEY=VALUE ...]
 
-One HTML page of the runs below DIR: the tables of compare, pictures, what may be concluded and what not, where every
-row comes from and the command that makes it again. It holds its pictures and loads nothing.
+One HTML page of the runs below DIR: the tables of compare, pictures, what may
+be concluded and what not, where every row comes from and the command that makes
+it again. It holds its pictures and loads nothing.
 
   out=FILE           the page (report.html in DIR)
-  metric=NAME        as for compare, and so baseline=, target=, level= and every KEY=VALUE that chooses runs
+  metric=NAME        as for compare; and so baseline=, target=, level= and every
+                     KEY=VALUE that chooses runs
 
   python -m sim report outputs
-  python -m sim report outputs target='tpot<=30ms' policy=lru,fmoe out=lru_fmoe.html
+  python -m sim report outputs target='tpot<=30ms' policy=lru,fmoe out=two.html
 """
 
 OPTIONS = {"out": "", "metric": "tpot", "target": "", "baseline": "", "level": "0.95"}

@@ -12,6 +12,7 @@ import yaml
 
 from policies.api import Policy
 from traces.errors import UserError, one_of
+from traces.fields import MAX_INT
 
 _NOUNS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", NoneType: "null"}
 _TYPES = "bool, int, float, str, a Literal of texts, or one of them or None"
@@ -69,6 +70,8 @@ def is_of(value: object, hint: Any) -> bool:
         return any(is_of(value, h) for h in get_args(hint))
     if get_origin(hint) is Literal:
         return any(type(value) is type(choice) and value == choice for choice in get_args(hint))
+    if isinstance(value, int) and abs(value) > MAX_INT:
+        return False
     if hint is float:
         return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
     return type(value) is hint

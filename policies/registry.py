@@ -26,6 +26,7 @@ from policies.parameters import (
     shown_value,
 )
 from traces.errors import UserError, allowing, meant
+from traces.fields import MAX_INT
 
 GROUP = "moe_offload.policies"
 PACKAGES = ("policies", "policies.bounds")
@@ -55,7 +56,8 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
             allowed = allowing(key, hints) if hints else "it has none"
             raise UserError(f"{given}: {name} has no such parameter; {allowed}")
         if not is_of(value, hints[key]):
-            raise UserError(f"{given}: allowed: {allowed_of(hints[key])}{meant(value, choices_of(hints[key]))}")
+            huge = f", of at most {MAX_INT}" if isinstance(value, int) and abs(value) > MAX_INT else ""
+            raise UserError(f"{given}: allowed: {allowed_of(hints[key])}{meant(value, choices_of(hints[key]))}{huge}")
     for key in hints:
         if key not in params and key not in usual:
             raise UserError(f"policy.{key}: missing; allowed: {allowed_of(hints[key])}")

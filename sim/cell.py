@@ -22,7 +22,7 @@ from sim.costs import Costs
 from sim.history import TrainRequests
 from sim.inputs import Inputs
 from sim.lacks import There, check
-from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, shipped
+from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, figures, shipped
 from sim.profiles.hardware import PolicyTime
 from sim.provenance import code_digest
 from sim.replay import RecordingCore
@@ -70,6 +70,11 @@ class Cell:
     def total_expert_bytes(self) -> int:
         """Bytes of all experts of all layers."""
         return self.setup.n_experts * sum(self.setup.expert_bytes)
+
+    @property
+    def limit(self) -> int | None:
+        """The configured limit, where it leaves a request out."""
+        return self.config.limit if self.selection.left_out else None
 
     def policy(self, name: str | None = None, params: Mapping[str, Any] | None = None) -> Policy:
         """Build the configured policy, or another one, for this cell. UserError if something it needs is missing."""
@@ -142,7 +147,8 @@ class Cell:
         """Keys of a model or machine in which it differs from the shipped profile of its name; [] if there is none."""
         given: Mapping[str, Any] = getattr(self.config, group)
         try:
-            return sorted(_differences(_charging(shipped(group, str(given.get("name")))), _charging(given)))
+            usual = figures(shipped(group, str(given.get("name"))))
+            return sorted(_differences(_charging(usual), _charging(figures(given))))
         except UserError:
             return []
 
@@ -151,13 +157,14 @@ class Cell:
         return {
             "trace": self.trace.sha256,
             "policy": registry.normal(self.config.policy),
-            "model": asdict(self.model),
+            "model": figures(asdict(self.model)),
             "dtype": self.costs.dtype,
-            "hardware": _charging(_plain(asdict(self.hardware))),
+            "hardware": _charging(_plain(figures(asdict(self.hardware)))),
             "workload": dict(self.config.workload),
             "predictors": self._declared(),
             "budget_bytes": self.setup.budget,
             **{key: getattr(self.config, key) for key in RUN_KEYS},
+            "limit": self.limit,
         }
 
     def _declared(self) -> dict[str, str]:

@@ -141,9 +141,10 @@ def _print(cell: Cell, curve: Curve) -> None:
 HELP = """\
 python -m sim curve [KEY=VALUE ...]
 
-LRU's hit rates at every budget, from one pass over the demand: exact, equal to python -m sim run policy=lru hit for
-hit, from the budget that holds the largest layer event. Takes the keys of sim run but budget=; with format=json every
-number of slots. Latency wants the simulator.
+LRU's hit rates at every budget, from one pass over the demand. They are exact,
+equal to python -m sim run policy=lru hit for hit, from the budget on that holds
+the largest layer event. Takes the keys of sim run but budget=; with format=json
+every number of slots. For latency, run the simulator.
 
   python -m sim curve
   python -m sim curve trace=my_trace workload.batch=4 format=json

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from policies import registry
+from sim import titles
 from sim.core.accounts import FATES, PHASES, STALLS
 from sim.predictions import SHARES as FORETOLD
 from traces.errors import UserError
@@ -19,6 +20,9 @@ FRAME_SCHEMA = 1
 
 DTYPES = {"text": "string", "whole": "Int64", "number": "float64", "truth": "boolean"}
 """What a kind is in pandas. A number that is null in the result is NaN, anything else is NA."""
+
+NEEDED = ("policy", "lossless", "budget_bytes", "seed", "trace")
+"""Columns that no result leaves null."""
 
 RATES = ("recall", "resident", "complete", "bytes")
 SHARES = ("kept_gate_mass", "substituted", "skipped", "low_precision")
@@ -42,6 +46,7 @@ class Column:
 def _columns() -> Iterator[Column]:
     text, whole, number, truth = DTYPES
     yield Column("folder", text, "", "the run's folder, below the path that was loaded")
+    yield Column("also_in", text, "JSON", "other folders of this run, which differ in bounds, log or timeline at most")
     yield Column("source", text, "", "simulated, or device: measured by real/")
     yield Column("cell", text, "", "the run's address: hash of configuration and code", "provenance.cell")
     yield Column("decision_digest", text, "", "hash of every decision the policy took", "provenance.decision_digest")
@@ -64,9 +69,11 @@ def _columns() -> Iterator[Column]:
     yield Column("decoding", text, "", "how it was recorded", "provenance.trace.decoding.mode")
     yield Column("routing_from", text, "", "the model whose routing it is", "provenance.routing_from")
     yield Column("model", text, "", "the model it is priced as, with what was changed")
+    yield Column("model_title", text, "", "what people call it, with what was changed")
     yield Column("model_sha", text, "SHA-256/64", "the whole profile")
     yield Column("dtype", text, "", "of the experts", "config.dtype")
     yield Column("hardware", text, "", "the machine, with what was changed")
+    yield Column("hardware_title", text, "", "what people call it, with what was changed")
     yield Column("hardware_sha", text, "SHA-256/64", "the whole profile")
     yield Column("figures", text, "", "published or measured figures of it", "provenance.hardware.provenance")
     yield Column("compute", text, "", "how compute is priced", "provenance.compute")
@@ -140,7 +147,7 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """One row: the content of a ``result.json``, flat. KeyError, TypeError, AttributeError, ValueError if none."""
     made = {name: _at(result, path) for name, path in _PATHS}
     config, policy = result["config"], result["config"]["policy"]
-    made["folder"] = folder
+    made["folder"], made["also_in"] = folder, "[]"
     made["measure"] = config.get("measure", "test")
     made["source"] = "device" if "device" in result["provenance"] else "simulated"
     made["policy_label"] = label(policy)
@@ -149,6 +156,7 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     made["nulls"] = _json(result["nulls"])
     for group in ("model", "hardware"):
         made[group] = profile_label(result, group)
+        made[f"{group}_title"] = titles.profile(result, group)
         made[f"{group}_sha"] = hashlib.sha256(_json(config[group]).encode()).hexdigest()[:16]
     made["stall_ms_per_token"] = _sum(result["stall_ms_per_token"])
     made["bytes_per_token"] = _sum(result["bytes_per_token"])
@@ -164,9 +172,7 @@ def label(policy: Mapping[str, Any]) -> str:
 
 def profile_label(result: Mapping[str, Any], group: str) -> str:
     """The name of a run's model or hardware, with the settings in which it is not the shipped one of that name."""
-    profile, config = result["provenance"][group], result["config"][group]
-    own = [f"{path}={_at(config, tuple(path.split('.')))}" for path in profile["changed"]]
-    return f"{profile['name']} ({', '.join(own)})" if own else str(profile["name"])
+    return titles.with_changes(result, group, str(result["provenance"][group]["name"]))
 
 
 @cache
@@ -194,9 +200,12 @@ def schema_table() -> str:
 
 
 def _at(node: Any, path: tuple[str, ...]) -> Any:
+    """What lies at a path; None where there is nothing. TypeError where something else is in its place."""
     for part in path:
-        if not isinstance(node, Mapping):
+        if node is None:
             return None
+        if not isinstance(node, Mapping):
+            raise TypeError(f"{'.'.join(path)}: {node!r}")
         node = node.get(part)
     return node
 

@@ -23,7 +23,7 @@ Work with recorded routing of Mixture-of-Experts models.
 python -m traces VERB ...
 
   check DIR                     verify a trace: hashes, shapes, every value
-  inspect DIR [...]             show what was recorded, and how experts were chosen
+  inspect DIR [...]             show what was recorded, and which experts
   import FORMAT SRC DST [...]   turn a recording of another tool into a trace
   arrivals LOG DIR DST          copy a trace, with the arrivals of a log
   collect ...                   record a trace from a Hugging Face model

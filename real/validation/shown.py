@@ -24,8 +24,8 @@ def show(document: Mapping[str, Any], console: Console) -> None:
     console.print()
     console.print(_summary(document))
     console.print(Text("error of a time: (measured - predicted) / measured; of a rate: measured - predicted"))
-    for line in _criteria(document):
-        console.print(line)
+    for said in _criteria(document):
+        console.print(said)
     console.print()
     console.print(_cells(document, wide=console.width >= WIDE))
     more = "stalls" if console.width >= WIDE else "TTFT, stalls"

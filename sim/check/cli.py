@@ -33,8 +33,8 @@ the policy refuses are left out, and named.
 
   causality      nothing that it decides changes when everything after that
                  moment is changed
-  rules          budget at every answer, accounts that add up, the same again,
-                 the same from the log without a clock
+  rules          the budget holds at every answer, accounts add up, and it does
+                 the same again, also from the log without a clock
   minimum        the budget that it declares as its least is enough, and one
                  byte less is refused
   facts          what it states is plain JSON, the same again, and asking for it

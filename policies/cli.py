@@ -171,7 +171,7 @@ def _dispatch(args: list[str]) -> int:
         return 0
     kind, words = (rest[0], rest[1:]) if rest else ("", [])
     if kind != "promoe":
-        raise UserError(f"{verb} {kind}: nothing is fitted under that name; allowed: promoe")
+        raise UserError(f"{verb} {kind or '(nothing)'}: no such predictor; {allowing(kind, ['promoe'])}")
     run(words)
     return 0
 

@@ -92,6 +92,8 @@ class Options:
         host_bytes(self.host_memory)
         if self.prompts and self.routing:
             raise UserError(f"routing={self.routing}: instead of prompts=, not beside it")
+        if self.routing not in ("", "sample") and not Path(self.routing).is_dir():
+            raise UserError(f"routing={self.routing}: no such trace; allowed: sample, or the folder of a trace")
         if self.decoding != "sampled" and (self.temperature, self.top_p) != (1.0, 1.0):
             raise UserError("temperature= and top_p= are for decoding=sampled")
 

@@ -174,7 +174,7 @@ def _quoted(key: str, value: str) -> str:
 def _store(group: str, path: Path) -> str:
     """Read a profile's file and make it known to Hydra under a name of its own."""
     if not path.is_file():
-        raise UserError(f"{group}={path}: no such file")
+        raise UserError(f"{group}={path}: no such file; allowed: a profile's file, or {one_of(choices(group))}")
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.safe_load(text)

@@ -20,11 +20,11 @@ from typing import Any
 
 from sim.cell import Cell, make_cell
 from sim.cli import split_output, wants_help
-from sim.compose import read_config
+from sim.compose import choices, read_config
 from sim.policy_time import BASELINE, REPEAT, Logged, measure_policy_time
 from sim.replay import RecordingCore
 from sim.run import simulate
-from traces.errors import UserError
+from traces.errors import UserError, allowing
 
 DEFAULTS = ("budget=25%", "chunks=3", "bounds=false")
 FEW = "limit=10"  # requests of what is measured in turns
@@ -49,6 +49,9 @@ def main(words: Sequence[str]) -> int:
     for mode, run in ((BESIDE, _beside), (DECISIONS, _decisions)):
         if mode in given:
             names = [word.partition("=")[2] for word in overrides if word.partition("=")[0] == mode]
+            for name in (name for several in names for name in several.split(",")):
+                if name not in choices("policy"):
+                    raise UserError(f"{mode}={name}: unknown; {allowing(name, choices('policy'))}")
             return run([word for word in overrides if word.partition("=")[0] != mode], names, output["format"])
     side = overrides if "limit" in given else [*overrides, FEW]
     report = _side_by_side(make_cell(read_config(side)))

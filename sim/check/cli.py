@@ -58,6 +58,10 @@ def main(words: Sequence[str]) -> int:
     if words[0] == DIGESTS:
         sys.stdout.write(json.dumps(digests(_variants(words[1])[0])))
         return 0
+    for word in words:
+        if "=" in word or word.startswith("-"):
+            name = word.rpartition("=")[2].lstrip("-")
+            raise UserError(f"{word}: no word of sim check; allowed: names of policies, such as {name or 'lru'}")
     found = {name: _variants(name) for name in words}
     return max(_check(name, taken, refused) for name, (taken, refused) in found.items())
 

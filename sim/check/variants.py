@@ -16,7 +16,7 @@ from policies.api import Policy, Predictor, Setup, Signal
 from sim.check.synthetic import PLAIN, PREDICTORS, Routing, World, setup_of
 from sim.check.values import at_first, one_other, others
 from traces import conf
-from traces.errors import UserError
+from traces.errors import UserError, allowing
 
 QUICK = {
     "fmoe": (("search_us", 0.02),),
@@ -101,7 +101,7 @@ def named(name: str) -> list[Variant]:
     """
     known = name in registry.names()
     if not known and name not in conf.names("policy"):
-        registry.find(name)
+        raise UserError(f"policy={name}: unknown; {allowing(name, sorted({*registry.names(), *conf.names('policy')}))}")
     by_hand = [variant for variant in _by_hand() if name in (variant.name, variant.title)]
     return list(dict.fromkeys([*of_one(name, others), *by_hand] if known else by_hand))
 

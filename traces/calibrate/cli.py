@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from traces.collect.options import check_choice, check_range, parse_options
+from traces.collect.options import Ranges, check_choice, check_ranges, parse_options
 from traces.errors import UserError
 from traces.noise import WIDE
 
@@ -42,6 +42,14 @@ memory, and the profile says so.
 class Options:
     """See USAGE."""
 
+    RANGES: ClassVar[Ranges] = {
+        "seconds": (1, 86400),
+        "largest": (1, 1 << 14),
+        "max_tokens": (0, 1 << 17),
+        "max_context": (0, 1 << 20),
+        "threads": (0, 4096),
+    }
+
     out: str
     model: str = ""
     device: str = "auto"
@@ -59,11 +67,7 @@ def main(args: list[str]) -> None:
         print(USAGE, end="")
         return
     options = parse_options(Options, args)
-    check_range("seconds", options.seconds, 1, 86400)
-    check_range("largest", options.largest, 1, 1 << 14)
-    check_range("max_tokens", options.max_tokens, 0, 1 << 17)
-    check_range("max_context", options.max_context, 0, 1 << 20)
-    check_range("threads", options.threads, 0, 4096)
+    check_ranges(options, Options.RANGES)
     check_choice("dtype", options.dtype, ("bfloat16", "float16", "float32"))
     out = Path(options.out)
     if out.suffix not in (".yaml", ".yml") or not out.parent.is_dir() or os.path.lexists(out):

@@ -17,7 +17,7 @@ from tiny_models import FAMILIES, ROUTED_LAYERS, E, L, build, save_with_tokenize
 
 from traces import open_trace  # noqa: E402
 from traces.check import check_rows  # noqa: E402
-from traces.collect import scoring  # noqa: E402
+from traces.collect import laws  # noqa: E402
 from traces.collect.cli import main  # noqa: E402
 from traces.collect.families import inspect_model  # noqa: E402
 from traces.errors import UserError  # noqa: E402
@@ -32,7 +32,7 @@ def top(choice: Any, k: int) -> Any:
 
 
 def test_every_family_that_is_listed_has_a_tiny_model() -> None:
-    assert {model_type for model_type, _ in FAMILIES.values()} == set(scoring.FAMILIES)
+    assert {model_type for model_type, _ in FAMILIES.values()} == set(laws.FAMILIES)
 
 
 def test_only_routed_layers_count(family: str, model: Any) -> None:
@@ -192,6 +192,6 @@ def test_another_family_that_keeps_no_known_law_is_refused(model_type: str, mess
         if "bias" in name:
             torch.nn.init.normal_(buffer)
     before = model.config._experts_implementation
-    with pytest.raises(UserError, match=f"'{model_type}' cannot be recorded yet: layer 0: {message}; tested: deepseek"):
+    with pytest.raises(UserError, match=f"'{model_type}' cannot be recorded: layer 0: {message}"):
         spied_pass(model)
     assert model.config._experts_implementation == before

@@ -12,7 +12,7 @@ from tiny_models import FAMILIES, tiny
 from policies.lru import LRU
 from real.runtime.offloaded import Offloaded
 from traces.collect.load import load
-from traces.collect.scoring import FAMILIES as LISTED
+from traces.collect.laws import FAMILIES as LISTED
 
 
 def library(model: Any, prompts: Any = PROMPTS, new_tokens: Any = NEW_TOKENS) -> list[list[int]]:

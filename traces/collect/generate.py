@@ -12,6 +12,7 @@ from transformers import TopPLogitsWarper
 
 from traces.collect.cache import cache_key, known
 from traces.collect.devices import input_device
+from traces.collect.routers import RecordingError
 
 Choose = Callable[[Tensor], int]
 """The next token, given the logits [V] of the last position."""
@@ -79,7 +80,9 @@ def passes(
         given = {"position_ids": positions} | ({"attention_mask": attended.long()} if ragged else {})
         inputs = {name: tensor.to(device) for name, tensor in {"input_ids": ids, **known(model, **given)}.items()}
         out = model(**inputs, **{key: cache}, use_cache=True, **known(model, logits_to_keep=1))
-        cache = out[key]
+        cache = getattr(out, key, None)
+        if cache is None:
+            raise RecordingError("its forward returns no cache, without which a token would know of none before it")
         alive = real[:, -1].tolist()
         chosen = tuple(
             pick(logits) if on else None for pick, logits, on in zip(choose, out.logits[:, -1], alive, strict=True)

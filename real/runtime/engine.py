@@ -11,6 +11,18 @@ from transformers import DynamicCache
 
 from real.runtime.backend import upload
 from traces.collect.cache import cache_key, known
+from traces.errors import UserError
+
+
+def check_cache(model: Any) -> None:
+    """UserError where the model's cache holds more than keys and values of every token, which are joined here."""
+    layers = DynamicCache(config=model.config.get_text_config()).layers
+    odd = {type(layer).__name__ for layer in layers} - {"DynamicLayer", "DynamicSlidingWindowLayer"}
+    if odd:
+        raise UserError(
+            f"model type {model.config.model_type!r} cannot be run here: its cache has layers of type {min(odd)};"
+            " allowed: a model that keeps keys and values of every token"
+        )
 
 
 class Engine:

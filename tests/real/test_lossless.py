@@ -11,8 +11,8 @@ from tiny_models import FAMILIES, tiny
 
 from policies.lru import LRU
 from real.runtime.offloaded import Offloaded
-from traces.collect.load import load
 from traces.collect.laws import FAMILIES as LISTED
+from traces.collect.load import load
 
 
 def library(model: Any, prompts: Any = PROMPTS, new_tokens: Any = NEW_TOKENS) -> list[list[int]]:

@@ -115,7 +115,8 @@ def _by_score_function(router: Any, block: Any) -> Law:
     config = block.experts.config
     if config.scoring_func not in SCORINGS:
         raise UserError(f"scoring_func={config.scoring_func!r}; allowed: {one_of(SCORINGS)}")
-    law = partial(Law, config.scoring_func, normalised=True, factor=float(router.routed_scaling_factor))
+    factor = float(router.routed_scaling_factor)
+    law = partial(Law, config.scoring_func, normalised=True, factor=factor, native=True)
     return law(table=tensor_of(router, "tid2eid")) if hasattr(router, "tid2eid") else law(bias=bias_of(router, block))
 
 
@@ -125,10 +126,10 @@ def _cohere2(router: Any, _block: Any) -> Law:
     return Law("sigmoid", normalised=bool(router.norm_topk_prob))
 
 
-def _plain_sigmoid(router: Any, block: Any, on_logits: bool = False) -> Law:
+def _plain_sigmoid(router: Any, block: Any, on_logits: bool = False, native: bool = False) -> Law:
     factor = float(getattr(router, "routed_scaling_factor", 1.0))
-    bias = bias_of(router, block)
-    return Law("sigmoid", bool(router.norm_topk_prob), factor=factor, bias=bias, on_logits=on_logits)
+    law = partial(Law, "sigmoid", bool(router.norm_topk_prob), factor=factor, on_logits=on_logits, native=native)
+    return law(bias=bias_of(router, block))
 
 
 def _by_structure(router: Any, block: Any) -> Law:
@@ -169,7 +170,7 @@ OTHERS: Mapping[str, MakeLaw] = {
     "flint": _plain_sigmoid,
     "inkling2": _by_score_function,
     "kolibri1": partial(_plain_sigmoid, on_logits=True),
-    "lfm2_moe": _plain_sigmoid,
+    "lfm2_moe": partial(_plain_sigmoid, native=True),
 }
 """Those whose law their settings tell, and their structure does not."""
 

@@ -17,7 +17,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from traces.collect.families import INPUTS, INTERFACE, MoeModel, family_of
 from traces.collect.handed import Received, Routed, by_call, by_inputs
-from traces.collect.routers import Asked, RecordingError
+from traces.collect.routers import Asked, RecordingError, ask
 from traces.collect.verify import check_routing, read_router
 from traces.errors import UserError
 from traces.format import absent_id, by_descending_weight
@@ -56,6 +56,7 @@ class Recorder:
         self.signals = signals | {"router_choice"} if with_choice else signals - {"router_choice"}
         self.ahead = ahead
         self._offsets = np.array([layer.law.offset for layer in moe.layers], np.float32)
+        self._chooses = moe.has_choice or any(layer.law.native for layer in moe.layers)
         self._layer_of = {id(layer.experts): index for index, layer in enumerate(moe.layers)}
         self._begin_pass()
         self._implementation = "eager"
@@ -111,7 +112,7 @@ class Recorder:
         keep = np.ones(n, bool) if real is None else real.reshape(-1).cpu().numpy()
         ids, weights, expected = (_stacked([layer.routed[i] for layer in seen])[keep] for i in range(3))
         scores = _stacked([layer.scores for layer in seen])[keep]
-        choice = _stacked([layer.choice for layer in seen])[keep] if self.moe.has_choice else scores
+        choice = _stacked([layer.choice for layer in seen])[keep] if self._chooses else scores
         check_routing(choice, ids, weights, expected)
 
         E = self.moe.n_experts
@@ -121,7 +122,7 @@ class Recorder:
         if "router_probs" in self.signals:
             arrays["router_probs"] = scores[..., :E]
         if "router_choice" in self.signals:
-            arrays["router_choice"] = choice - self._offsets[:, None]
+            arrays["router_choice"] = (choice - self._offsets[:, None])[..., :E]
         if "gate_ahead" in self.signals:
             arrays["gate_ahead"] = self._ahead_ids([layer.ahead for layer in seen], n)[keep]
         if "hidden" in self.signals:
@@ -146,11 +147,11 @@ class Recorder:
     def _router_hook(self, index: int) -> Any:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             _in_turn(index, len(self._seen), "its router")
-            asked = Asked.of(index, args, kwargs)
+            asked = Asked.of(index, self.moe.layers[index].router, args, kwargs)
             logits, weights, ids = read_router(self.moe, index, output, len(asked.hidden))
             law = self.moe.layers[index].law
             scores = law.scores(logits)
-            choice = law.choice(logits, scores, asked.tokens) if self.moe.has_choice else scores
+            choice = law.choice(logits, scores, asked.tokens) if self._chooses else scores
             kept = asked.hidden.clone() if self.signals & {"hidden", "gate_ahead"} else None
             if kept is not None and "gate_ahead" in self.signals:
                 self._look_back(index, asked, kept)
@@ -164,7 +165,9 @@ class Recorder:
         count = len(self._recent)
         if count:
             rows = torch.cat([earlier.to(hidden.device) for earlier in reversed(self._recent)])
-            output = asked.again(self.moe.layers[index].router, rows)
+            layer = self.moe.layers[index]
+            tokens = None if asked.tokens is None else asked.tokens.repeat(count)
+            output = ask(layer.router, layer.law.bias, rows, tokens)
             _, weights, ids = read_router(self.moe, index, output, len(rows))
             for seen, *chosen in zip(reversed(self._seen), ids.chunk(count), weights.chunk(count), strict=False):
                 seen.ahead.append((chosen[0], chosen[1]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from inspect import signature
 from typing import Any
 
 from torch import Tensor
@@ -18,50 +20,57 @@ class RecordingError(UserError):
     """The model did not do what its family promises: broken weights, a dtype that overflows, or a bug of ours."""
 
 
+_BIASES = ("e_score_correction_bias", "expert_bias")
+_TOKENS = "input_ids"
+
+
 @dataclass(frozen=True)
 class Asked:
-    """What a router was given in a pass: `hidden` [n, D], and `more`: a bias of its block, or the pass's token ids.
-
-    `deep`: the hidden states came as [B, T, D].
-    """
+    """What a router was given in a pass: hidden states [n, D], and the pass's token ids [n], where it wants them."""
 
     hidden: Tensor
-    deep: bool
-    more: tuple[Tensor | None, ...]
+    tokens: Tensor | None
 
     @classmethod
-    def of(cls, index: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Asked:
-        """RecordingError where there is something that says nothing of a choice by other hidden states."""
-        given, *more = [*args, *kwargs.values()] or [None]
-        if not isinstance(given, Tensor):
+    def of(cls, index: int, router: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Asked:
+        """RecordingError where it is given what says nothing of its choice by other hidden states."""
+        names = _takes(router)
+        given = dict(zip(names, args, strict=False)) | dict(kwargs)
+        hidden = given.pop(names[0], None)
+        if not isinstance(hidden, Tensor):
             raise RecordingError(f"layer {index}: its router takes no hidden states")
-        hidden = given.detach().reshape(-1, given.shape[-1])
-        for other in more:
-            if isinstance(other, Tensor) and (other.ndim == 1 or _is_tokens(other, len(hidden))):
-                continue
-            if other is not None:
-                raise RecordingError(f"layer {index}: its router takes more than hidden states, a bias and token ids")
-        return cls(hidden, given.ndim == 3, tuple(more))
-
-    @property
-    def tokens(self) -> Tensor | None:
-        """The pass's token ids [n], where the router is given them."""
-        return next((x.reshape(-1) for x in self.more if x is not None and _is_tokens(x, len(self.hidden))), None)
-
-    def again(self, router: Any, rows: Tensor) -> Any:
-        """What `router` returns for other hidden states [m, D]: of the same n tokens, once or several times over.
-
-        By its forward, not by a call: hooks on the router must not take this for a pass. accelerate's run within it.
-        """
-        times = len(rows) // max(len(self.hidden), 1)
-        more = [
-            x.reshape(-1).repeat(times) if x is not None and _is_tokens(x, len(self.hidden)) else x for x in self.more
-        ]
-        return router.forward(rows[None] if self.deep else rows, *more)
+        tokens = given.pop(_TOKENS, None)
+        if others := [name for name, value in given.items() if value is not None and name not in _BIASES]:
+            raise RecordingError(
+                f"layer {index}: its router takes more than hidden states, a bias and tokens: {others[0]}"
+            )
+        return cls(hidden.detach().reshape(-1, hidden.shape[-1]), None if tokens is None else tokens.reshape(-1))
 
 
-def _is_tokens(given: Tensor, n: int) -> bool:
-    return not given.is_floating_point() and given.numel() == n
+def ask(router: Any, bias: Tensor | None, rows: Tensor, tokens: Tensor | None = None) -> Any:
+    """What `router` returns for hidden states [m, D]; `tokens` [m]: for one that chooses by them.
+
+    By its forward, not by a call: hooks on the router must not take this for a pass. accelerate's run within it.
+    """
+    given: dict[str, Any] = {}
+    for name in _takes(router)[1:]:
+        if name in _BIASES:
+            given[name] = None if bias is None else bias.to(rows.device)
+        elif name == _TOKENS:
+            given[name] = tokens
+    deep = type(router).__name__.startswith("Afmoe")  # it wants [B, T, D]
+    return router.forward(rows[None] if deep else rows, **given)
+
+
+def _takes(router: Any) -> list[str]:
+    """The names of what its forward takes. Of the class: accelerate's hooks hide an instance's own signature."""
+    kind: Any = type(router)
+    return _parameters(kind)
+
+
+@cache
+def _parameters(kind: Any) -> list[str]:
+    return list(signature(kind.forward).parameters)[1:]
 
 
 def reader(family: str, router: Any, block: Any, top_k: int) -> Read:

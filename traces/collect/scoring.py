@@ -32,6 +32,8 @@ class Law:
     """The bias is added to the logits, and not to the scores."""
     table: Tensor | None = None
     """[V, K]: the experts of each token of the vocabulary, whatever their scores (hash routing)."""
+    native: bool = False
+    """The router computes its scores in the type of its logits: what rounds alike there is a tie."""
     barred: float = _BARRED
     """The choice of an expert whose group is not open."""
     groups: int = 1
@@ -57,12 +59,8 @@ class Law:
 
     def scores(self, logits: Tensor) -> Tensor:
         """float32 [n, E], 0 to 1, of `logits` [n, E]."""
-        if self.scoring == "softmax":
-            return logits.float().softmax(dim=-1)
-        if self.scoring == "sigmoid":
-            return logits.float().sigmoid()
-        raw = _sqrtsoftplus(logits)
-        return raw / (raw.sum(dim=-1, keepdim=True) + _TINY)
+        raw = self._raw(logits.float())
+        return raw / (raw.sum(dim=-1, keepdim=True) + _TINY) if self.scoring == "sqrtsoftplus" else raw
 
     def logits(self, scores: Tensor) -> Tensor:
         """Logits [n, E] that have these scores; of softmax and sqrtsoftplus some of many."""
@@ -75,16 +73,17 @@ class Law:
 
         `scores` [n, E]: those of `logits` [n, E]. `tokens` [n]: for a law with a table.
         """
-        if self.table is not None:
-            assert tokens is not None
-            open_ = self.table.to(tokens.device)[tokens.reshape(-1)].to(scores.device).long()
-            return torch.full_like(scores, _BARRED).scatter(-1, open_, scores.gather(-1, open_))
         if self.on_logits:
             scores = logits.float()
-        elif self.scoring == "sqrtsoftplus" and self.bias is not None:
-            scores = _sqrtsoftplus(logits)  # as they are: what is divided by its sum has another place beside a bias
+        elif self.native or self.scoring == "sqrtsoftplus":  # not divided by their sum: that is not where a bias goes
+            scores = self._raw(logits if self.native else logits.float())
+        if self.table is not None:
+            assert tokens is not None
+            theirs = self.table.to(tokens.device)[tokens].to(scores.device).long()
+            return torch.full_like(scores, _BARRED).scatter(-1, theirs, scores.gather(-1, theirs)).float()
         if self.bias is not None:
             scores = scores + self.bias.to(scores.device)
+        scores = scores.float()
         if self.open_groups == self.groups:
             return scores
         grouped = scores.reshape(len(scores), self.groups, -1)
@@ -108,13 +107,14 @@ class Law:
         weights = (shares if self.normalised else picked) * self.factor
         return weights if self.scale is None else weights * self._scale_of(ids)
 
+    def _raw(self, logits: Tensor) -> Tensor:
+        if self.scoring == "softmax":
+            return logits.softmax(dim=-1)
+        return logits.sigmoid() if self.scoring == "sigmoid" else softplus(logits).sqrt()
+
     def _scale_of(self, ids: Tensor) -> Tensor:
         assert self.scale is not None
         return self.scale.float().to(ids.device)[ids.clamp(max=len(self.scale) - 1)]
-
-
-def _sqrtsoftplus(logits: Tensor) -> Tensor:
-    return softplus(logits.float()).sqrt()
 
 
 def _sparsemixer(logits: Tensor, ids: Tensor, jitter: float) -> Tensor:

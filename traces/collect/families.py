@@ -92,10 +92,18 @@ class MoeModel:
             "kv_heads": "num_key_value_heads",
             "vocab": "vocab_size",
         }
-        sizes = {key: getattr(config, name, None) for key, name in names.items()}
+        sizes = {key: _setting(config, name) for key, name in names.items()}
         sizes["expert_width"] = _width(self.layers[0])
         order = ("hidden", "expert_width", "layers", "heads", "kv_heads", "vocab")
         return {name: int(size) for name in order if isinstance(size := sizes[name], int) and size}
+
+
+def _setting(config: Any, name: str) -> Any:
+    """None where there is no such setting, or one per layer, which some configurations refuse to give."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # of the library's own kind
+        return None
 
 
 def family_of(config: Any) -> str:
@@ -113,7 +121,7 @@ def inspect_model(model: nn.Module) -> MoeModel:
     config: Any = model.config
     family = family_of(config)
     if family in REFUSED:
-        raise UserError(f"model type {family!r} cannot be recorded: {REFUSED[family]}; tested: {one_of(FAMILIES)}")
+        raise UserError(f"model type {family!r} cannot be recorded: {REFUSED[family]}")
     found = [(name, module, way) for name, module in model.named_modules() if (way := _way(family, module))]
     if not found:
         raise UserError(f"model type {family!r}: this one has no layer of experts; tested: {one_of(FAMILIES)}")

@@ -34,6 +34,11 @@ VERDICTS |= dict.fromkeys(
 )
 """Model type -> RECORDED, PADDING, or why it is refused."""
 
+RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+"""Of the installed library."""
+SINCE = dict.fromkeys(("aria_text", "jamba", "longcat_flash"), (5, 23))
+"""Before, their routers keep their logits to themselves, which refuses them."""
+
 _GENERAL = SIZES | {"moe_intermediate_size": 24, "head_dim": 8}
 _GENERAL |= dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), E)
 _GENERAL |= dict.fromkeys(("moe_k", "moe_topk", "top_k_experts"), K)
@@ -75,7 +80,13 @@ _OWN: dict[str, dict[str, Any]] = {
     "lfm2_moe": _GENERAL | {"layer_types": ["conv", "full_attention"] * 2},
     "minimax": _GENERAL | {"layer_types": ["linear_attention", "full_attention"] * 2},
     "qwen4_exp_text": _GENERAL
-    | {"indexer_budget": 64, "indexer_compress_ratio": 4, "indexer_num_heads": 2, "indexer_head_dim": 8},
+    | {
+        "indexer_budget": 64,
+        "indexer_compress_ratio": 4,
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+    },
     "zaya": _GENERAL | {"num_experts_per_tok": 1},
 }
 

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'"
 pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
 
 from by_hand import route_more  # noqa: E402
+from every_family import RELEASE, SINCE  # noqa: E402
 from spy import ALL, TOKENS, spied_pass  # noqa: E402
 from tiny_models import MORE, E, K, L, tiny  # noqa: E402
 
@@ -32,7 +33,14 @@ SCORING = {"deepseek_v4": "sqrtsoftplus"} | dict.fromkeys(("ernie4_5_moe", "gemm
 @pytest.fixture(params=sorted(MORE))
 def family(request: pytest.FixtureRequest) -> str:
     """Each of the eight."""
-    return str(request.param)
+    return there(str(request.param))
+
+
+def there(family: str) -> str:
+    """The family; skips where the installed library is too old for it."""
+    if SINCE.get(family, RELEASE) > RELEASE:
+        pytest.skip("its router keeps its logits to itself in this release")
+    return family
 
 
 @cache
@@ -90,7 +98,7 @@ def test_routing_by_hand(family: str) -> None:
 
 
 def test_idle_experts_are_no_lookup() -> None:
-    _, arrays, _, calls = recorded("longcat_flash")
+    _, arrays, _, calls = recorded(there("longcat_flash"))
     idle = sum(int((call[1] >= E).sum()) for call in calls)
     assert idle == (arrays["expert_ids"] == ABSENT).sum() > 20
     assert (arrays["router_probs"].sum(-1) < 0.999).any(), "the scores of those that compute nothing are no expert's"

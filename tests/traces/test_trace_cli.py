@@ -12,7 +12,8 @@ from traces.cli import main
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["help"], ["--help"], ["check", "--help"], ["inspect", "-h"], ["import", "--help"], ["arrivals", "--help"]]
+    "words",
+    [[], ["help"], ["--help"], ["check", "--help"], ["inspect", "-h"], ["import", "--help"], ["arrivals", "--help"]],
 )
 def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
@@ -31,7 +32,10 @@ def test_check_says_ok(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["chekc"], "verb is 'chekc'; allowed: check, inspect, import, arrivals, collect, calibrate, --help; did you mean"),
+        (
+            ["chekc"],
+            "verb is 'chekc'; allowed: check, inspect, import, arrivals, collect, calibrate, --help; did you mean",
+        ),
         (["check"], "allowed: DIR"),
         (["check", "nowhere"], "nowhere: not a folder"),
         (["check", "a\nb"], "not a folder"),

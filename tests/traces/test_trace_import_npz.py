@@ -86,7 +86,10 @@ def test_bad_meta(tmp_path: Path, text: str) -> None:
         ({"experts": np.full_like(EXPERTS, 3)}, r"row 0, layer 0 is \[3, 3, 3\]; allowed: an expert at most once"),
         ({"experts": np.array([{}], object)}, "pickled objects are never read"),
         ({"weights": WEIGHTS[:, :1]}, "as in experts"),
-        ({"weights": np.full_like(WEIGHTS, np.nan)}, "request 0: weights of token row 0, layer 0, slot 0 is nan; allowed: finite"),
+        (
+            {"weights": np.full_like(WEIGHTS, np.nan)},
+            "request 0: weights of token row 0, layer 0, slot 0 is nan; allowed: finite",
+        ),
         ({"token_ids": np.arange(5)}, "as in experts"),
         ({"gates": EXPERTS}, "member is 'gates.npy'"),
         ({"req_len": np.array([4, 3])}, "sum of req_len is 7"),

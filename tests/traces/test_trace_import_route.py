@@ -172,7 +172,10 @@ def without(lines: list[str], start: str) -> list[str]:
         ([*HEAD[:4], HEAD[4] + ",turn"], "line 5, column is 'turn'; allowed: .*once each"),
         ([*HEAD[:4], "turn,phase,step,slot,expert"], "line 5, columns is .*allowed: layer among them"),
         (["layer,expert,count", "0,1,7"], "line 1, content is 'counts per expert, without an order'"),
-        ([*HEAD[:2], "# layer=0 expert_bytes=0 dense_bytes=5", *HEAD[3:], *rows(0)], "line 6, layer is 0; allowed: one"),
+        (
+            [*HEAD[:2], "# layer=0 expert_bytes=0 dense_bytes=5", *HEAD[3:], *rows(0)],
+            "line 6, layer is 0; allowed: one",
+        ),
         ([*HEAD, *without(rows(0), "0,0,1,1")], "turn 0, step 1, layer 1 is 'missing'"),
         ([*HEAD, *without(rows(0), "0,0,0,0")[:-2]], "step 3, layer 1 is 'missing'"),
         ([*HEAD, *without(rows(0), "0,1,3,0")], "step 3, layer 0 is 'missing'"),

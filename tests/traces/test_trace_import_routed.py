@@ -56,7 +56,10 @@ def imported(source: Path, options: Options) -> Trace:
             "choices": [{"routed_experts": IDS[4:].tolist()}],
         },
         {"text": "x", "meta_info": {"prompt_tokens": 4, "completion_tokens": 4, "routed_experts": bare(IDS)}},
-        {"usage": {"prompt_tokens": 4, "completion_tokens": 4}, "choices": [{"sgl_ext": {"routed_experts": bare(IDS)}}]},
+        {
+            "usage": {"prompt_tokens": 4, "completion_tokens": 4},
+            "choices": [{"sgl_ext": {"routed_experts": bare(IDS)}}],
+        },
     ],
     ids=["list", "vllm", "int16", "vllm-0.21", "sglang", "sgl_ext"],
 )
@@ -133,7 +136,10 @@ GOOD = {"prompt_tokens": 4, "completion_tokens": 4, "routed_experts": IDS.tolist
         (GOOD | {"routed_experts": (IDS - 2).tolist()}, "row . is -2; allowed: integers, .*-1 where absent"),
         (GOOD | {"routed_experts": npy(IDS - 2)}, r"token row \d, layer \d, slot \d is -2; allowed: 0 to"),
         (GOOD | {"routed_experts": npy(IDS * 0)}, "routed_experts is 'zeros alone'"),
-        (GOOD | {"routed_experts": npy(IDS.astype("f4"))}, r"dtype of routed_experts is 'floats \(<f4\)'; allowed: integers, little-endian"),
+        (
+            GOOD | {"routed_experts": npy(IDS.astype("f4"))},
+            r"dtype of routed_experts is 'floats \(<f4\)'; allowed: integers, little-endian",
+        ),
         (GOOD | {"routed_experts": npy(IDS.astype(">i4"))}, r"is 'big-endian integers \(>i4\)'"),
         (GOOD | {"routed_experts": npy(IDS[0])}, "shape of routed_experts"),
         (GOOD | {"routed_experts": npy(IDS > 3)}, r"is 'booleans \(\|b1\)'"),
@@ -164,9 +170,7 @@ def refused(source: Path, message: str, options: Options) -> None:
 
 def test_more_mistakes(tmp_path: Path) -> None:
     refused(write(tmp_path), "line 1, content is 'nothing'", Options())
-    refused(
-        write(tmp_path, GOOD | {"routed_experts": bare(IDS)}), "options n_layers= and top_k=", Options()
-    )
+    refused(write(tmp_path, GOOD | {"routed_experts": bare(IDS)}), "options n_layers= and top_k=", Options())
     refused(write(tmp_path, GOOD), r"slot \d is \d+; allowed: 0 to 7", Options(n_experts=8))
     refused(write(tmp_path, GOOD), "without_layers leaves out all 3 layers", Options(own={"dense_layers": 3}))
     other = GOOD | {"routed_experts": IDS[:, :2].tolist()}

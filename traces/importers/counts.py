@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from traces.strict import load_json
+
 COUNTS = "counts per expert, without an order"
 WANTED = "the experts of each token in their order: what a cache hits depends on it, and counts do not tell it"
 _COUNT = re.compile(
@@ -25,6 +27,16 @@ def are_counts(names: Collection[str]) -> bool:
         return False
     counted = [name for name in plain if _COUNT.fullmatch(name)]
     return bool(counted) and (len(counted) == len(plain) or any(_OF.fullmatch(name) for name in plain))
+
+
+def are_counts_in(line: str) -> bool:
+    """Say whether a line, of CSV or of JSON, is of a file of counts."""
+    if line.startswith("{"):
+        try:
+            return is_histogram(load_json(line.encode()))
+        except ValueError:
+            return False
+    return are_counts(line.split(","))
 
 
 def is_histogram(node: Any) -> bool:

@@ -26,7 +26,6 @@ from traces.importers.found import Found as Found
 from traces.importers.layers import kept_layers, named, spans
 from traces.manifest import Prompts
 from traces.repeats import Repeats, warning
-from traces.workplace import refuse_existing
 from traces.writer import TraceWriter
 
 
@@ -64,7 +63,6 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
     what the file says, else the largest id plus one, rounded up to a multiple of 4. Raises TraceError with file, place
     and value.
     """
-    refuse_existing(target)
     survey, blanks = Survey(), Blanks()
     for request in _limited(source, options, file, read, blanks):
         _look(request, survey)

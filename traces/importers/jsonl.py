@@ -197,12 +197,15 @@ IMPORTER = Importer(
     "jsonl",
     import_trace,
     """\
-jsonl: one JSON object per line, token and layer, tokens and layers ascending:
-  {"request": 0, "phase": "decode", "token": 17, "layer": 3, "ids": [9, 4], "weights": [0.7, 0.3], "token_id": 42}
-  request, phase (prefill, decode), weights and token_id are optional; without phase every token is a decode step.
-  A layer left out, or fewer ids, become absent entries. The first line may be a header with model, n_layers,
-  n_experts, top_k, expert_bytes.
-  n_experts=E      experts per layer (default: the header's, else the largest id + 1, rounded up to a multiple of 4)
+jsonl: one JSON object per line, token and layer, tokens and layers ascending
+  {"request": 0, "phase": "decode", "token": 17, "layer": 3, "ids": [9, 4],
+   "weights": [0.7, 0.3], "token_id": 42}
+  request, phase (prefill, decode), weights and token_id are optional; without
+  phase every token is a decode step. A layer left out for a token, or fewer
+  ids, become absent entries. The first line may be a header with model,
+  n_layers, n_experts, top_k, expert_bytes.
+  n_experts=E      experts per layer (default: the header's, else the largest
+                   id + 1, rounded up to a multiple of 4)
 """,
     {"n_experts": integer("n_experts", 1, MAX_EXPERTS)},
 )

@@ -266,7 +266,7 @@ def test_a_batchs_output_is_read(tmp_path: Path) -> None:
 
 
 def test_counts_may_be_the_lengths_of_lists(tmp_path: Path) -> None:
-    answer = {"prompt_token_ids": [7] * 6, "outputs": None, "token_ids": [8] * 5, "routed_experts": ROWS.tolist()}
+    answer = {"prompt_token_ids": [7] * 6, "outputs": [{"token_ids": [8] * 5, "routed_experts": ROWS.tolist()}]}
     trace, _ = imported(tmp_path, [answer])
     assert (trace.requests[0].prompt_tokens, trace.requests[0].output_tokens) == (6, 5)
 
@@ -300,6 +300,11 @@ GOOD = COUNTS | {"routed_experts": ROWS.tolist()}
         ([GOOD | {"routed_experts": [[["3"]]]}], "row 0 is '3'; allowed: integers"),
         ([GOOD | {"completion_tokens": None, "cached_tokens": 7}], "cached_tokens is 7; allowed: an integer, 0 to 6"),
         ([GOOD | {"choices": [GOOD, GOOD]}], "choices is .*one object: with several"),
+        ([{"token": 0, "layer": 0, "ids": [1]}], "keys is 'token, layer, ids'; .*such lines are read by import jsonl"),
+        (
+            [{"id": "a", "choices": []}, GOOD | {"id": "b"}],
+            "line 1, keys is .*the parts of one stream follow each other",
+        ),
     ],
 )
 def test_what_went_wrong_is_said_with_its_line(tmp_path: Path, answers: list[Any], message: str) -> None:

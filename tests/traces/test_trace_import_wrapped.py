@@ -145,6 +145,7 @@ def test_routing_is_not_taken_for_counts() -> None:
         {"usage": {}, "choices": [], "id": "x", "created": 3, "load": 1, "expert": 2},
         {"type": "route", "req_id": "r0", "token_idx": 0, "layer": 2, "topk_ids": [3, 1]},
         {"step": 0, "layer": 0, "num_tokens": 2, "topk": 2, "top_indices": [[1, 2]]},
+        {"model": "m", "layers": 27, "expert_count": 64},
         {"model": "m", "n_layers": 2, "n_experts": 8, "top_k": 2},
         {},
     ]

@@ -96,7 +96,9 @@ def _read_head(source: Path) -> _Head:
     if set(node) & {*_NEEDED, *_MORE}:
         return _Head()
     if not set(node) <= set(_HEAD):
-        raise line.refuse("keys", one_of(node), f"a header with some of {one_of(_HEAD)}")
+        served = set(node) & {"routed_experts", "choices", "meta_info", "usage"}
+        hint = "; answers of servers are read by import routed_experts" if served else ""
+        raise line.refuse("keys", one_of(node), f"a header with some of {one_of(_HEAD)}{hint}")
     model = node.get("model")
     if model is not None and not (isinstance(model, str) and model.isprintable() and model):
         raise line.refuse("model", model, "printable text")

@@ -150,6 +150,7 @@ def test_a_prompt_of_zeros_is_named_and_the_rest_can_be_had(tmp_path: Path, top_
     trace, notes = imported(tmp_path, [answer], phases="decode")
     assert trace.steps.tolist() == [(0, 1, i, 1, 6 + i) for i in range(4)]
     assert any("no prompts; 4 decode passes" in note for note in notes)
+    assert trace.manifest.decoding["phases"] == "decode alone: prompts were left out"
 
 
 def test_a_top_1_router_may_choose_expert_0(tmp_path: Path) -> None:
@@ -170,6 +171,8 @@ def test_layers_without_experts_can_be_left_out(tmp_path: Path, fill: int) -> No
     if fill == 0:
         with pytest.raises(TraceError, match=r"layers 0,2 .* zeros alone, .*allowed: without_layers=0,2, which"):
             imported(tmp_path, [answer])
+        with pytest.raises(TraceError, match=r"layer 2 .*allowed: without_layers=0,2, which"):
+            imported(tmp_path, [answer], without_layers=frozenset({0}))
         trace, notes = imported(tmp_path, [answer], without_layers=frozenset({0, 2}))
     else:
         trace, notes = imported(tmp_path, [answer])

@@ -18,7 +18,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     """
     head = _read_head(source)
     most = options.n_experts or head.n_experts or MAX_EXPERTS
-    phased = all("phase" in request.keys for request in islice(_requests(source, head, most), options.limit))
+    decoding: dict[str, Any] = {}
     file = File(
         recorder=Recorder("jsonl", None, None),
         model=head.model or source.stem,
@@ -81,11 +80,17 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
         n_experts=head.n_experts or None,
         top_k=head.top_k or None,
         expert_bytes=head.expert_bytes,
-        decoding={} if phased else {"phases": "not recorded: all decode"},
+        decoding=decoding,
     )
-    if not phased:
-        options.note("no phase in the file: every token is a decode pass of its own; phase in each line states it")
-    return build(source, target, options, file, lambda: map(_found, _requests(source, head, most)))
+
+    def read() -> Iterator[Found]:
+        for request in _requests(source, head, most):
+            if "phase" not in request.keys and not decoding:
+                decoding["phases"] = "not recorded: all decode"
+                options.note("no phase in the file: every token is a decode pass; phase in each line states it")
+            yield _found(request)
+
+    return build(source, target, options, file, read)
 
 
 def _read_head(source: Path) -> _Head:

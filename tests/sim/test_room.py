@@ -103,7 +103,7 @@ def test_a_run_says_how_much_room_there_was(tmp_path: Path, capsys: pytest.Captu
     assert make_cell(config(trace, AUTO)).setup.budget == EXPERTS * SIZE
     report(result.document, "table")
     printed = capsys.readouterr().out
-    assert f"\n{said}\n" in printed
+    assert "\nroom for experts: 60 B of 60 B, the rest of the model being unknown\n" in printed
     assert "\n3 requests are very few: with others, the order of the policies may turn. compare wants 6" in printed
 
 

@@ -92,7 +92,7 @@ def record(kind: type[T]) -> Callable[[Any, str], T]:
     """Read a mapping into the dataclass `kind`, whose annotations carry the reader of each key."""
 
     def read(value: Any, where: str) -> T:
-        readers = _readers(kind)
+        readers = _readers(kind)  # type: ignore[arg-type]
         if not isinstance(value, Mapping):
             raise refusal(value, where, f"a mapping with the keys {one_of(readers)}")
         for key in value:

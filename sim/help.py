@@ -30,7 +30,9 @@ _RUN_HELP = """\
 python -m sim run [KEY=VALUE ...]
 
   policy=NAME        what decides:{policy}
-  budget=SIZE        GPU bytes for experts, all included: 8GB (10^9), 8GiB, 1500000000, 50% (of all experts)
+  budget=SIZE        GPU bytes for experts, all included: 8GB (10^9), 8GiB,
+                     1500000000, 50% (of all experts), or auto: all that the
+                     rest of the model and the KV cache leave
   trace=NAME|DIR     recorded routing: sample, or a folder written by python -m traces
   model=NAME|FILE    what the routing is priced as:{model}
   hardware=NAME|FILE the machine:{hardware}

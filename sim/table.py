@@ -9,6 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sim import room
+from sim.compare.stats import BLOCKS, LEAST, few
 from sim.core.accounts import FATES, PHASES
 from sim.facts import worded
 from sim.frame import label
@@ -47,8 +49,16 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
             f"{counted(totals['requests'], 'request')} ({source['measured_requests']}):"
             f" {totals['prefill_tokens']} prompt and {totals['generated_tokens']} generated tokens"
         ),
+        *([Text(room.line(memory["room"]), style="dim")] if "room" in memory else []),  # older results have none
+        *_few(totals["requests"]),
         *([Text(f"{policy['name']} decided: {worded(policy['facts'])}")] if policy["facts"] else []),
     ]
+
+
+def _few(requests: int) -> list[Text]:
+    """That so few requests rank nothing, and how many would."""
+    said = few(requests)
+    return [Text(f"{said} compare wants {LEAST}, better {4 * BLOCKS}.", style="yellow")] if said else []
 
 
 def _where_run(source: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import re
 from fractions import Fraction
 
 from traces.errors import UserError, one_of
+from traces.fields import MAX_INT
 
 UNITS: dict[str, int] = {
     "B": 1,
@@ -83,4 +84,6 @@ def _bytes(text: object) -> int | None:
 def _positive(nbytes: int | None, text: object, key: str, forms: str) -> int:
     if nbytes is None or nbytes <= 0:
         raise UserError(f"{key}={str(text)!r}: not a positive size; allowed: {forms}")
+    if nbytes > MAX_INT:
+        raise UserError(f"{key}={str(text)!r}: more than any machine has; allowed: up to {MAX_INT} bytes")
     return nbytes

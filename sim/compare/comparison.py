@@ -8,7 +8,7 @@ the order in which they were recorded. ``docs/results.md`` tells the method, :mo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,11 +74,13 @@ def compare(
     if not 0.5 <= level < 1:
         raise UserError(f"level={level}: a confidence level from 0.5 to below 1, such as 0.95")
     goal = None if target is None else Target.parse(target)
-    runs = select(load(path), selection)
+    damaged = list[str]()
+    runs = select(load(path, damaged), selection)
     check_alike(runs)
-    # The same cell in two folders is one run.
-    runs = runs[(runs["source"] == "device") | ~runs.duplicated("cell")].reset_index(drop=True)
-    return compare_runs(runs, load_requests(path, runs), metric=metric, baseline=baseline, target=goal, level=level)
+    requests = load_requests(path, runs, damaged)
+    runs = runs[runs["folder"].isin(requests["folder"])].reset_index(drop=True)
+    found = compare_runs(runs, requests, metric=metric, baseline=baseline, target=goal, level=level)
+    return replace(found, missing=(*found.missing, *(f"Left out, as it is damaged: {line}." for line in damaged)))
 
 
 def compare_runs(

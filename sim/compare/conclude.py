@@ -160,7 +160,8 @@ def _scope(found: Comparison) -> str:
 
 
 def _power(found: Comparison) -> list[str]:
-    n, level, said = int(found.cells["requests"].min()), percent(found.level), []
+    n, level = int(found.cells["requests"].min()), percent(found.level)
+    said = [few] if (few := stats.few(n)) else []
     if n < stats.LEAST:
         said.append(f"Too few for any interval or test: {counted(n, 'request')}; at least {stats.LEAST} are wanted.")
     elif n < 2 * stats.BLOCKS:

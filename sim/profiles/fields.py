@@ -10,26 +10,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field
 from fractions import Fraction
+from functools import cache
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from traces.errors import UserError, one_of
+from traces.fields import MAX_INT
 
 Reader = Callable[[Any, str], Any]
 T = TypeVar("T")
 
 
-def whole(at_least: int) -> Reader:
+def whole(at_least: int, at_most: int = MAX_INT) -> Reader:
     def read(value: Any, where: str) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
             raise refusal(value, where, f"a whole number of at least {at_least}")
+        if value > at_most:
+            raise refusal(value, where, f"at most {at_most}")
         return value
 
     return read
 
 
-def number(*, zero: bool = False, at_most: int | None = None) -> Reader:
+SMALLEST = Fraction(1, 10**9)
+LARGEST = 10**12
+"""Of rates and delays in whatever unit: beyond them a figure is a slip, and times would leave 64 bits."""
+
+
+def number(*, zero: bool = False, at_most: int = LARGEST) -> Reader:
     allowed = f"a finite number {'of at least' if zero else 'above'} 0"
-    allowed += f" and at most {at_most}" if at_most is not None else ""
+    allowed += f" and at most {at_most}" if at_most < LARGEST else ""
 
     def read(value: Any, where: str) -> Fraction:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -38,8 +47,11 @@ def number(*, zero: bool = False, at_most: int | None = None) -> Reader:
             exact = Fraction(str(value))  # the decimal as written: 0.1 is one tenth on every platform
         except ValueError:
             raise refusal(value, where, allowed) from None
-        if exact < 0 or (exact == 0 and not zero) or (at_most is not None and exact > at_most):
-            raise refusal(value, where, allowed)
+        if exact < 0 or exact > at_most or (exact == 0 and not zero):
+            more = f" and at most {at_most:g}" if at_most == LARGEST and exact > 0 else ""
+            raise refusal(value, where, f"{allowed}{more}")
+        if 0 < exact < SMALLEST:
+            raise refusal(value, where, f"{allowed}, and of at least {float(SMALLEST):g}")
         return exact
 
     return read
@@ -80,8 +92,7 @@ def record(kind: type[T]) -> Callable[[Any, str], T]:
     """Read a mapping into the dataclass `kind`, whose annotations carry the reader of each key."""
 
     def read(value: Any, where: str) -> T:
-        hints = get_type_hints(kind, include_extras=True)
-        readers = {key: hint.__metadata__[0] for key, hint in hints.items() if hasattr(hint, "__metadata__")}
+        readers = _readers(kind)  # type: ignore[arg-type]
         if not isinstance(value, Mapping):
             raise refusal(value, where, f"a mapping with the keys {one_of(readers)}")
         for key in value:
@@ -97,11 +108,18 @@ def record(kind: type[T]) -> Callable[[Any, str], T]:
     return read
 
 
+@cache
+def _readers(kind: type[Any]) -> dict[str, Reader]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {key: hint.__metadata__[0] for key, hint in hints.items() if hasattr(hint, "__metadata__")}
+
+
 def refusal(value: Any, where: str, allowed: str) -> UserError:
     return UserError(f"{where}={value!r}: allowed: {allowed}")
 
 
 Text = Annotated[str, text()]
+Threads = Annotated[int, whole(1, 2**16)]
 Count = Annotated[int, whole(1)]
 Params = Annotated[int, whole(0)]
 Rate = Annotated[Fraction, number()]

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from sim.compare.stats import VERY_FEW, few
 from sim.frame import label, profile_label
 from sim.table import copied, figures, times
 from sim.units import format_bytes
@@ -55,5 +56,7 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
         )
     console.print(table)
     console.print("stall and copied: per generated token; time and bytes: multiples of the bounds", style="dim")
+    if said := few(min((row["totals"]["requests"] for row in rows), default=VERY_FEW)):
+        console.print(said, style="yellow")
     if any(row["quality"] is not None for row in rows):
         console.print("lossy rows are another class: their latency ranks with other lossy rows only", style="magenta")

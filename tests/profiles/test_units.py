@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sim.units import UNITS, format_bytes, parse_budget, parse_bytes
 from traces.errors import UserError
+from traces.fields import MAX_INT
 
 WHOLE = st.integers(1, 10**15)
 
@@ -76,13 +77,17 @@ def test_a_share_is_of_all_experts_and_another_key_is_named() -> None:
 
 @given(WHOLE, st.sampled_from(sorted(UNITS)))
 def test_a_unit_multiplies(count: int, unit: str) -> None:
-    assert parse_bytes(f"{count}{unit}") == count * UNITS[unit]
+    if (nbytes := count * UNITS[unit]) <= MAX_INT:
+        assert parse_bytes(f"{count}{unit}") == nbytes
+    else:
+        with pytest.raises(UserError, match=f"{count}{unit}.*up to {MAX_INT} bytes"):
+            parse_bytes(f"{count}{unit}")
 
 
 @given(st.integers(0, 10**6), st.integers(0, 999_999), st.sampled_from(sorted(UNITS)))
 def test_decimals_round_down_from_the_exact_product(whole: int, millionths: int, unit: str) -> None:
     exact = (whole + Fraction(millionths, 10**6)) * UNITS[unit]
-    if exact >= 1:
+    if 1 <= exact <= MAX_INT:
         assert parse_bytes(f"{whole}.{millionths:06d}{unit}") == exact // 1
 
 

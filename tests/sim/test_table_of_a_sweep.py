@@ -27,3 +27,4 @@ def test_long_labels_leave_room_for_the_figures(width: int, tmp_path: Path) -> N
     assert f"{document['throughput_tokens_per_s']:,.0f}" in text
     assert all(key in text.replace("\n", "") for key in given) or width < 100
     assert max(map(len, text.splitlines())) <= width
+    assert "1 request is very few: with others, the order of the policies may turn." in text.replace("\n", " ")

@@ -34,15 +34,15 @@ def machine(runs: pd.DataFrame) -> str:
 
 
 def _front(found: Comparison) -> list[str]:
-    said, less = [], f"less memory and less {LATENCY_NAMES[found.metric]}"
-    for lossless, axes in ((True, less), (False, f"{less} and more of the gate's mass")):
+    said, name = [], LATENCY_NAMES[found.metric]
+    for lossless, axes in ((True, f"memory and {name}"), (False, f"memory, {name} and kept gate mass, lossy")):
         of_class = found.cells[found.cells["lossless"] == lossless]
         front = of_class[of_class["front"]]
         if len(front):
             at = {str(label): list(own["budget_bytes"]) for label, own in front.groupby("policy_label")}
             order = sorted(at, key=lambda label: (min(at[label]), label))
             names = "; ".join(f"{label} at {budgets(at[label], of_class['budget_bytes'])}" for label in order)
-            said.append(f"Pareto front of the {'' if lossless else 'lossy '}means (no row has {axes}): {names}.")
+            said.append(f"Pareto front of {axes}, by the means: {names}.")
     return said
 
 

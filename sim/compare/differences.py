@@ -34,12 +34,11 @@ def differences(found: Comparison) -> list[str]:
         if clause:
             said.append((effect, f"{name}: {clause}"))
         else:
-            unsure.append((effect, name + ("" if all_ is None else f" ({_interval(all_)})")))
+            unsure.append((effect, name + ("" if all_ is None else f" (on average {_interval(all_)})")))
     lines = [clause for _, clause in sorted(said)]
     if unsure:
         names = listed([name for _, name in sorted(unsure)])
-        mean = " (on average over its budgets)" if len(overall) else ""
-        lines.append(f"No difference from {found.baseline} is shown{mean}, nor that there is none: {names}.")
+        lines.append(f"Neither a difference from {found.baseline} nor its absence is shown: {names}.")
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -68,15 +69,20 @@ def _grid(console: Console, rows: Iterable[tuple[str, str]], style: str = "") ->
 def meanings(found: Comparison) -> list[tuple[str, str]]:
     """The heads that want a word, and what they mean."""
     cells, pairs, name = found.cells, found.pairs, LATENCY_NAMES[found.metric]
-    said = [("interval", f"{percent(found.level)}, over blocks of neighbouring requests")]
+    said = []
+    if cells["low"].notna().any():
+        said.append(("interval", f"{percent(found.level)}, over blocks of neighbouring requests"))
     lossless = bool(cells.loc[cells["policy_label"] == found.baseline, "lossless"].all())
     if len(pairs) and lossless:
-        said.append(("diff %", f"to {found.baseline} (base) on the same requests, with its interval; * significant"))
-        several = f", corrected for {len(pairs)} comparisons (Holm)" if len(pairs) > 1 else ""
-        said.append(("p", f"of no difference{several}"))
+        tested = bool(pairs["p"].notna().any())
+        more = ", with its interval; * significant" if tested else ""
+        said.append(("diff %", f"to {found.baseline} (base) on the same requests{more}"))
+        if tested:
+            several = f", corrected for {len(pairs)} comparisons (Holm)" if len(pairs) > 1 else ""
+            said.append(("p", f"of no difference{several}"))
         if len(found.overall):
-            tests = counted(len(found.overall), "test")
-            said.append(("together", f"the mean of the differences at these budgets; {tests}, corrected apart"))
+            tests = f"; {counted(len(found.overall), 'test')}, corrected apart" if tested else ""
+            said.append(("together", f"the mean of the differences at these budgets{tests}"))
     if cells["lossless"].any():
         said.append(("hits %", "lookups whose expert was complete when the gate had run"))
         if cells["bound_time_gap"].notna().any():
@@ -133,7 +139,11 @@ def _table(found: Comparison, lossless: bool, console: Console) -> list[Any]:
         before = "" if kind == "group" else f"{words[-1] or ' '} "
         rows.append((styles[kind], before, words[:-1]))
     heads = heads_of(found, lossless)[:-1]
-    return fitted(heads, rows, console, [place for place in GOING[lossless] if place < len(heads)])
+    # Too few requests for intervals and tests: that is said once, and not by a column of nothing.
+    said = [not heads[i] or any(words[i] not in ("", "-") for *_, words in rows) for i in range(len(heads))]
+    rows = [(style, before, list(compress(words, said))) for style, before, words in rows]
+    going = [sum(said[:place]) for place in GOING[lossless] if place < len(heads) and said[place]]
+    return fitted(list(compress(heads, said)), rows, console, going)
 
 
 def _reference(references: pd.DataFrame, budget: int) -> list[tuple[str, float]]:

@@ -64,17 +64,15 @@ def _scope(found: Comparison) -> str:
 
 
 def _power(found: Comparison) -> list[str]:
-    n, level, said = int(found.cells["requests"].min()), percent(found.level), []
+    n, level, said = int(found.cells["requests"].min()), percent(found.level), list[str]()
+    very_few = stats.few(n)
     if n < stats.LEAST:
-        return [
-            f"{counted(n, 'request')} are too few for any interval or test (from {stats.LEAST} on there are some): no"
-            " difference in this table is a finding."
-        ]
+        return [f"{very_few} For intervals and tests at least {stats.LEAST} requests are wanted."]
     if n < 2 * stats.BLOCKS:
         said.append(
-            f"{n} requests are few: neighbours count as independent, and if they are not, intervals are too narrow and"
-            f" p values too small (from {2 * stats.BLOCKS} requests on, {stats.BLOCKS} blocks of neighbours are the"
-            " units)."
+            f"{very_few or f'{n} requests are few.'} Neighbours count as independent here; if they are not, intervals"
+            f" are too narrow and p values too small (from {2 * stats.BLOCKS} requests on, {stats.BLOCKS} blocks of"
+            " neighbours are the units)."
         )
     elif n < 4 * stats.BLOCKS:
         said.append(

@@ -68,7 +68,7 @@ def test_with_too_few_requests_no_column_is_empty(tmp_path: Path) -> None:
         heads = next(line for line in lines if "TPOT ms" in line)
         assert "interval" not in heads
         assert " p " not in heads
-        assert sum("too few" in line for line in lines) == 1
+        assert sum("very few" in line for line in lines) == 1
         assert not any("significant" in line or "corrected" in line for line in lines)
 
 

@@ -135,8 +135,10 @@ def _print(cell: Cell, curve: Curve) -> None:
         table.add_row(format_bytes(n * size), str(n), *(f"{100 * h / of:.1f}" if of else "-" for h, of in rates))
     console = stdout_console()
     console.print(table)
+    console.print("slots: experts that the budget holds; %: lookups whose expert is there, under lru", style="dim")
     console.print(
-        f"complete hits of lru, exact from {curve.least} slots on: the largest layer event wants so many", style="dim"
+        f"exact from {curve.least} slots on, as many as the largest layer event demands; below, run the simulator",
+        style="dim",
     )
     if cell.room.bytes < cell.total_expert_bytes:
         console.print(f"{room.line(cell.room.document())}: no larger budget fits on {cell.hardware.name}", style="dim")

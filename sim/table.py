@@ -225,7 +225,7 @@ def _loss(result: Mapping[str, Any]) -> list[Text]:
     known = {key.replace("_", " "): share for key, share in quality.items() if isinstance(share, float)}
     shares = ", ".join(f"{name} {100 * share:.1f}" for name, share in known.items())
     return [
-        Text(f"lossy, in %: {shares or 'nothing is known'}", style="magenta"),
+        Text(f"lossy, %: {shares or 'nothing is known'}", style="magenta"),
         Text("these are first-order: with another output, later layers would route otherwise", style="magenta"),
         Text("a lossy row is compared with lossy rows only, and has no bounds", style="magenta"),
     ]

@@ -52,7 +52,9 @@ def _clause(found: Comparison, label: str, own: pd.DataFrame, all_: Mapping[Any,
         sure = own[own["significant"] & (sign * own["difference_ms"] > 0)]
         if len(sure):
             where = budgets(sure["budget_bytes"], own["budget_bytes"])
-            parts.append(f"{sizes(sure['relative'])} {word}{than if not parts else ''} at {where}")
+            ends = sure[["low", "high"]].iloc[0]
+            alone = f" ({interval(ends['low'], ends['high'])})" if len(sure) == 1 else ""
+            parts.append(f"{sizes(sure['relative'])} {word}{than if not parts else ''} at {where}{alone}")
     if all_ is None:
         return f"{'; '.join(parts)}{but}." if parts else ""
     if all_["significant"]:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 PAIRED = ("diff %", "interval", "p", "hits %", "time", "bytes")
 LOSSY = ("hits %", "kept gate mass %", "substituted %", "skipped %", "low precision %")
 FRONT = "front"
+BASE = "base"
+NOTHING = ("", "-", BASE)
+"""What a column may hold and yet say nothing."""
 GOING = {True: (5, 2, 8, 7, 6), False: (7, 6, 2, 5)}
 """Columns that a narrow console does without, the first one first, by class: p, interval, bytes, time, hits of the
 lossless; the last shares and the interval of the lossy."""
@@ -140,7 +143,7 @@ def _table(found: Comparison, lossless: bool, console: Console) -> list[Any]:
         rows.append((styles[kind], before, words[:-1]))
     heads = heads_of(found, lossless)[:-1]
     # Too few requests for intervals and tests: that is said once, and not by a column of nothing.
-    said = [not heads[i] or any(words[i] not in ("", "-") for *_, words in rows) for i in range(len(heads))]
+    said = [not heads[i] or any(words[i].strip() not in NOTHING for *_, words in rows) for i in range(len(heads))]
     rows = [(style, before, list(compress(words, said))) for style, before, words in rows]
     going = [sum(said[:place]) for place in GOING[lossless] if place < len(heads) and said[place]]
     return fitted(list(compress(heads, said)), rows, console, going)
@@ -160,7 +163,7 @@ def _paired(found: Comparison, cell: Mapping[Any, Any]) -> list[str]:
     """The cells below PAIRED."""
     pairs = found.pairs
     own = pairs[(pairs["policy_label"] == cell["policy_label"]) & (pairs["budget_bytes"] == cell["budget_bytes"])]
-    words = ["base " if cell["policy_label"] == found.baseline else "-", "", ""]
+    words = [f"{BASE} " if cell["policy_label"] == found.baseline else "-", "", ""]
     for it in own.to_dict("records"):
         words = _difference(it)
     gaps = [_known(cell[key], "{:.2f}x".format) for key in ("bound_time_gap", "bound_bytes_gap")]

@@ -34,7 +34,7 @@ def test_a_policy_is_one_clause_by_effect(out: Path) -> None:
         " (14.6 to 15.3 %)."
     )
     both = conclude(compare_runs(*scaled(out, "turns", {48: 0.9, 96: 1.1})))[0]
-    assert both.startswith("turns: 10.0 % lower TPOT than lru at 48 B; 10.0 % higher at 96 B; on average over ")
+    assert both.startswith("turns: 10.0 % lower TPOT than lru at 48 B (10.0 %); 10.0 % higher at 96 B (10.0 %); on ")
     assert "not shown to differ (" in both
     same = conclude(compare_runs(*scaled(out, "same", {})))[0]
     assert same == "Neither a difference from lru nor its absence is shown: same (on average +0.0 %, +0.0 to +0.0)."

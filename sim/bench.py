@@ -235,13 +235,15 @@ def _print(report: dict[str, Any]) -> None:
 HELP = """\
 python -m sim bench [KEY=VALUE ...]
 
-Measures the engine beside the textbook machine of tests/engine on the same requests, then the engine alone on all
-requests with its memory. Takes the keys of sim run; budget=25% chunks=3 unless given. limit= sets the requests of
+Measures the engine beside the textbook machine of tests/engine on the same
+requests, and then the engine alone on all requests, with its memory. Takes the
+keys of sim run; budget=25% chunks=3 unless given; limit= sets the requests of
 the side-by-side part (10). Seconds are the process's own CPU time.
 
-With beside=POLICY,... the engine runs these policies in turns with the configured one instead, on all requests.
-With policy_us=POLICY,... it measures instead what each one's decisions take on this CPU, per pass and above
-on_demand's, and prints the words with which sim run charges it; limit= sets the requests (10).
+With beside=POLICY,... these policies run in turns with the configured one
+instead, on all requests. With policy_us=POLICY,... it measures instead what the
+decisions of each take on this CPU: microseconds per pass above on_demand's, and
+the words with which sim run charges them; limit= sets the requests (10).
 
   python -m sim bench
   python -m sim bench trace=DIR model=gpt_oss_20b

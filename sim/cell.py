@@ -23,7 +23,7 @@ from sim.costs import Costs
 from sim.history import TrainRequests
 from sim.inputs import Inputs
 from sim.lacks import There, check
-from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, shipped
+from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, figures, shipped
 from sim.profiles.hardware import PolicyTime
 from sim.provenance import code_digest
 from sim.replay import RecordingCore
@@ -151,7 +151,8 @@ class Cell:
         if given.get("name") == AS_TRACED:
             return ["dtype"] if self.model.shapes_known and given["dtype"] not in (None, self._own_dtype()) else []
         try:
-            return sorted(_differences(_charging(shipped(group, str(given.get("name")))), _charging(given)))
+            usual = figures(shipped(group, str(given.get("name"))))
+            return sorted(_differences(_charging(usual), _charging(figures(given))))
         except UserError:
             return []
 
@@ -163,9 +164,9 @@ class Cell:
         return {
             "trace": self.trace.sha256,
             "policy": registry.normal(self.config.policy),
-            "model": asdict(self.model),
+            "model": figures(asdict(self.model)),
             "dtype": self.costs.dtype,
-            "hardware": _charging(_plain(asdict(self.hardware))),
+            "hardware": _charging(_plain(figures(asdict(self.hardware)))),
             "workload": dict(self.config.workload),
             "predictors": self._declared(),
             "budget_bytes": self.setup.budget,

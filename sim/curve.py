@@ -135,8 +135,10 @@ def _print(cell: Cell, curve: Curve) -> None:
         table.add_row(format_bytes(n * size), str(n), *(f"{100 * h / of:.1f}" if of else "-" for h, of in rates))
     console = stdout_console()
     console.print(table)
+    console.print("slots: experts that the budget holds; %: lookups whose expert is there, under lru", style="dim")
     console.print(
-        f"complete hits of lru, exact from {curve.least} slots on: the largest layer event wants so many", style="dim"
+        f"exact from {curve.least} slots on, as many as the largest layer event demands; below, run the simulator",
+        style="dim",
     )
     if cell.room.bytes < cell.total_expert_bytes:
         console.print(f"{room.line(cell.room.document())}: no larger budget fits on {cell.hardware.name}", style="dim")
@@ -145,9 +147,10 @@ def _print(cell: Cell, curve: Curve) -> None:
 HELP = """\
 python -m sim curve [KEY=VALUE ...]
 
-LRU's hit rates at every budget, from one pass over the demand: exact, equal to python -m sim run policy=lru hit for
-hit, from the budget that holds the largest layer event. Takes the keys of sim run but budget=; with format=json every
-number of slots. Latency wants the simulator.
+LRU's hit rates at every budget, from one pass over the demand. They are exact,
+equal to python -m sim run policy=lru hit for hit, from the budget on that holds
+the largest layer event. Takes the keys of sim run but budget=; with format=json
+every number of slots. For latency, run the simulator.
 
   python -m sim curve
   python -m sim curve trace=my_trace workload.batch=4 format=json

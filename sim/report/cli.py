@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 HELP = """\
 python -m sim report DIR [KEY=VALUE ...]
 
-One HTML page of the runs below DIR: the tables of compare, pictures, what may be concluded and what not, where every
-row comes from and the command that makes it again. It holds its pictures and loads nothing.
+One HTML page of the runs below DIR: the tables of compare, pictures, what may
+be concluded and what not, where every row comes from and the command that makes
+it again. It holds its pictures and loads nothing.
 
   out=FILE           the page (report.html in DIR)
-  metric=NAME        as for compare, and so baseline=, target=, level= and every KEY=VALUE that chooses runs
+  metric=NAME        as for compare; and so baseline=, target=, level= and every
+                     KEY=VALUE that chooses runs
 
   python -m sim report outputs
-  python -m sim report outputs target='tpot<=30ms' policy=lru,fmoe out=lru_fmoe.html
+  python -m sim report outputs target='tpot<=30ms' policy=lru,fmoe out=two.html
 """
 
 OPTIONS = {"out": "", "metric": "tpot", "target": "", "baseline": "", "level": "0.95"}
@@ -54,17 +56,9 @@ def main(words: Sequence[str]) -> int:
     if root.is_file():
         raise UserError(f"{root}: a folder of results is wanted; a table of runs has neither layers nor requests")
     _writable(target)
-    from sim.compare import compare
-    from sim.compare.cli import level_of
+    from sim.compare.cli import compared
 
-    found = compare(
-        root,
-        metric=options["metric"],
-        baseline=options["baseline"] or None,
-        target=options["target"] or None,
-        level=level_of(options["level"]),
-        selection=selection,
-    )
+    found = compared("report", words, folder, options, selection)
     content, missing = build(found, root, words)
     _place(target, content)
     for line in missing:
@@ -77,8 +71,8 @@ def build(found: Comparison, root: Path, words: Sequence[str]) -> tuple[bytes, l
     """The page of a comparison of runs below ``root``, and what could not be drawn. No clock: same runs, same page."""
     import shlex
 
-    from sim.compare.cli import legend
     from sim.compare.conclude import conclude, limits, machine
+    from sim.compare.table import legend
     from sim.frame import LATENCY_NAMES
     from sim.report import tables
     from sim.report.again import Again

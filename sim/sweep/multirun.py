@@ -128,7 +128,7 @@ def _print(told: Sequence[Told], store: Store, form: str, measure: str, tuned: P
     elif folders:
         from sim.sweep.grid import show_grid
 
-        show_grid(documents, stdout_console(160))
+        show_grid(documents, stdout_console())
     if best:
         params = " ".join(f"{key}={value}" for key, value in best["best_params"].items())
         said = f"best: {params} (mean TPOT {best['best_value']:.2f} ms)\n{TOLD[measure]}\n"

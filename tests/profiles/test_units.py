@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.units import UNITS, format_bytes, parse_budget, parse_bytes
+from sim.units import UNITS, figure, format_bytes, parse_budget, parse_bytes
 from traces.errors import UserError
 from traces.fields import MAX_INT
 
@@ -100,6 +100,20 @@ def test_printing_keeps_three_figures(nbytes: int) -> None:
 
 
 def test_printing() -> None:
-    sizes = {0: "0 B", 512: "512 B", 999: "999 B", 1000: "1.00 KB", 999_499: "999 KB", 999_500: "1.00 MB"}
-    sizes |= {12_582_912: "12.6 MB", 12_884_901_888: "12.9 GB", 141 * 10**9: "141 GB", 5 * 10**15: "5000 TB"}
+    sizes = {0: "0 B", 512: "512 B", 999: "999 B", 1000: "1 KB", 999_499: "999 KB", 999_500: "1.00 MB"}
+    sizes |= {12_582_912: "12.6 MB", 12_884_901_888: "12.9 GB", 141 * 10**9: "141 GB", 5 * 10**15: "5,000 TB"}
+    sizes |= {
+        8 * 10**9: "8 GB",
+        10**10: "10 GB",
+        8_000_000_001: "8.00 GB",
+        7_990_149_120: "7.99 GB",
+        15 * 10**8: "1.5 GB",
+    }
     assert {size: format_bytes(size) for size in sizes} == sizes
+
+
+def test_a_number_has_three_figures_whatever_its_size() -> None:
+    given = {0.0631: "0.0631", 0.63215: "0.632", 3.26195: "3.26", 9.996: "10.0", 21.7: "21.7", 172.6: "173"}
+    given |= {999.6: "1,000", 1234.5: "1,234", -16.5: "-16.5", 0.0: "0", float("nan"): "-", 7.3e-7: "0.000000730"}
+    assert {value: figure(value) for value in given} == given
+    assert figure(None) == "-"

@@ -1,0 +1,102 @@
+"""Recordings by forward pass: a runtime that has one request at a time writes passes, and requests are made of them.
+
+Where a request begins, such a file does not say. It is seen by the number of tokens: a pass of several tokens is a
+prompt, or a chunk of one; a pass of one token after it is a decode step. Where that does not tell, it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from traces.format import Array
+from traces.importers.build import Found
+from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass: for each layer of the file the ids [rows, k] of its tokens, -1 where absent.
+
+    A layer with fewer rows than ``rows`` computed the last tokens alone. ``line``: where it begins. ``prefill``: None
+    where the file does not say it. ``begins``: the file says that a request begins here.
+    """
+
+    line: Line
+    rows: int
+    ids: Mapping[int, Array]
+    weights: Mapping[int, Array] = field(default_factory=dict)
+    prefill: bool | None = None
+    begins: bool = False
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How passes become requests.
+
+    ``chunk``: tokens of a full chunk of a prompt, after which the prompt may go on; None: prompts are one pass.
+    ``again``: a pass of several tokens after a decode step begins the next request, though the file does not say so.
+    ``hint``: what to do where it cannot be told.
+    """
+
+    chunk: int | None
+    again: bool
+    hint: str
+
+    def requests(self, passes: Iterable[Pass]) -> Iterator[Found]:
+        """Yield the requests, one in memory at a time. Raises TraceError with the line of the pass."""
+        request: list[Pass] = []
+        prompt, size = 0, 0
+        for one in passes:
+            prefill = one.rows > 1 if one.prefill is None else one.prefill
+            told = one.prefill is not None
+            if request and (one.begins or (prefill and not told and self._is_next(one, request, prompt))):
+                yield _found(request, prompt)
+                request, prompt, size = [], 0, 0
+            if prefill and self.chunk is not None and one.rows > self.chunk:
+                raise one.line.refuse("tokens of a pass", one.rows, f"at most {self.chunk}; {self.hint}")
+            prompt += one.rows if prefill or not request else 0
+            request.append(one)
+            size += sum(ids.size for ids in one.ids.values())
+            if size > MAX_REQUEST_IDS:
+                raise one.line.refuse("ids of one request", size, f"at most {MAX_REQUEST_IDS}")
+        if request:
+            yield _found(request, prompt)
+
+    def _is_next(self, one: Pass, request: list[Pass], prompt: int) -> bool:
+        """Say whether a prefill pass begins the next request; if not, it goes on with a prompt."""
+        before = request[-1]
+        if sum(item.rows for item in request) > prompt:
+            if not self.again:
+                found = f"{one.rows} tokens after a decode step"
+                raise one.line.refuse("a pass", found, f"decode steps of one token, once decoding began; {self.hint}")
+            return True
+        if before.rows == self.chunk:
+            return False
+        found = f"{one.rows} tokens after a pass of {before.rows}"
+        raise one.line.refuse("a pass", found, f"decode steps of one token after a prompt; {self.hint}")
+
+
+def _found(request: list[Pass], prompt: int) -> Found:
+    first = request[0].line
+    rows = sum(one.rows for one in request)
+    n_layers = 1 + max(max(one.ids) for one in request)
+    slots = max(ids.shape[1] for one in request for ids in one.ids.values())
+    where = f"{first.file}: request from {first.where} on"
+    check_request_size(where, rows, n_layers, slots)
+    ids = np.full((rows, n_layers, slots), -1, np.int32)
+    weighed = any(one.weights for one in request)
+    weights = np.zeros(ids.shape if weighed else 0, np.float32)
+    end, chunks = 0, []
+    for one in request:
+        if end < prompt:
+            chunks.append(one.rows)
+        end += one.rows
+        for layer, part in one.ids.items():
+            ids[end - len(part) : end, layer, : part.shape[1]] = part
+        for layer, part in one.weights.items():
+            weights[end - len(part) : end, layer, : part.shape[1]] = part
+    signals = {"expert_weights": weights} if weighed else {}
+    return Found(where, ids, prefill=prompt, chunks=tuple(chunks), signals=signals)

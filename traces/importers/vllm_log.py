@@ -1,0 +1,180 @@
+"""Import the JSON Lines of routing loggers that are patched into vLLM's FusedMoE (VLLM_LOG_MOE=FILE).
+
+    {"type": "meta", "model_id": "Qwen/Qwen1.5-MoE-A2.7B-Chat", "layers_logged": [0, 1], "top_k": 4, "num_experts": 60}
+    {"type": "route", "req_id": "r0", "token_idx": 0, "layer": 0, "topk_ids": [43, 5, 7, 58], "topk_weights": [...]}
+
+Sources: moe_logger.py of weiran0129/vLLM-MoE-Logger and of KaxitPandya/cerebras-assesment2, vllm-v0.15.1-moe-logger.patch
+of KennethWang1221/vllm-expert-profiler. They agree in the fields and differ in what ``token_idx`` counts:
+
+- the tokens of a request, ``token_idx=request``, the default. It ascends by one per request and layer; lines of several
+  requests may alternate. A request that begins at a later token has earlier ones in its KV cache.
+- the rows of a forward pass, ``token_idx=pass``: it begins again at 0 in every pass, and ``req_id`` is one constant, or
+  a new one per pass. Whose rows they are is known only where requests were served one at a time.
+
+A call of the logger writes the rows of one layer, so with two layers or more the order of the lines shows the passes: of
+several rows, the prompt or a chunk of it, of one row, a decode step. With one layer it does not: ``prompt_tokens=N``
+states where the prompts end. A line of type meta in the middle begins another run, whose requests are others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from traces.errors import UserError, one_of
+from traces.format import MAX_EXPERTS
+from traces.importers import Importer, Options
+from traces.importers.build import File, Found, build
+from traces.importers.files import Line, json_lines
+from traces.importers.passes import Turns
+from traces.importers.vllm_requests import Route, by_pass, by_request
+from traces.manifest import Recorder
+from traces.words import integer, member
+
+_META = ("model_id", "vllm_version", "torch_version", "device", "seed", "layers_logged", "top_k", "num_experts", "created_at")
+_NEEDED, _MORE = ("token_idx", "layer", "topk_ids"), ("type", "req_id", "topk_weights", "timestamp")
+_MAX_INT = 2**31 - 1
+_MAX_REQUESTS = 2**20
+
+
+@dataclass
+class Head:
+    """What the lines of type meta say, and what a first reading finds."""
+
+    model: str | None = None
+    n_experts: int | None = None
+    top_k: int | None = None
+    layers: set[int] = field(default_factory=set)
+    weighed: bool = False
+    last: dict[tuple[int, str], int] = field(default_factory=dict)
+    """The last line of each request, by the run and its id."""
+
+
+def import_trace(source: Path, target: Path, options: Options) -> Path:
+    """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
+
+    The file is read three times: for its layers and requests, and as in traces.importers.build. Memory is bounded by
+    the requests whose lines alternate. Raises TraceError with file, line and field, UserError for an option that is
+    needed, or that the file contradicts.
+    """
+    own = options.own
+    passes = own.get("token_idx", "request") == "pass"
+    head = _survey(source)
+    single = len(head.layers) == 1
+    if single and not passes and "prompt_tokens" not in own:
+        raise UserError(
+            f"{source.name}: with one layer logged, the file does not say where a prompt ends; allowed: prompt_tokens=N, "
+            "the first N tokens of every request (0: every token is a decode step), or token_idx=pass, where token_idx "
+            "counts the rows of a forward pass"
+        )
+    for key, fits in (("prompt_tokens", single and not passes), ("chunk", passes)):
+        if key in own and not fits:
+            needs = "token_idx=pass" if key == "chunk" else "a file with one layer; here the passes say where prompts end"
+            raise UserError(f"{key} is {own[key]}; allowed: only with {needs}")
+    hint = (
+        "with several requests in a pass, or prompts in chunks, the log does not say whose rows they are: serve one "
+        "request at a time, and state chunk=N where prompts came in chunks of N"
+    )
+    turns = Turns(own.get("chunk"), again=True, hint=hint)
+    prompt = own.get("prompt_tokens")
+
+    def read() -> Iterator[Found]:
+        routes = _routes(source, Head())
+        if passes:
+            return turns.requests(by_pass(routes, head.layers, head.weighed))
+        return by_request(routes, head.layers, head.weighed, head.last, prompt)
+
+    if passes:
+        options.note("requests: one after the other (token_idx=pass); a pass of several rows is a prompt")
+    else:
+        told = "the first passes of several rows" if prompt is None else f"the first {prompt} tokens (prompt_tokens)"
+        options.note(f"prompts: {told} of each req_id; token_idx counts the tokens of a request")
+    file = File(Recorder("vllm_log", None, None), head.model or source.stem, n_experts=head.n_experts, top_k=head.top_k)
+    return build(source, target, options, file, read)
+
+
+def _survey(source: Path) -> Head:
+    head = Head()
+    logged: set[int] = set()
+    for route in _routes(source, head):
+        logged.add(route.layer)
+        head.weighed = route.weights is not None
+        key = (route.run, route.request)
+        if key not in head.last and len(head.last) == _MAX_REQUESTS:
+            raise route.line.refuse("requests", "more", f"at most {_MAX_REQUESTS}")
+        head.last[key] = route.line.number
+    if not logged:
+        raise Line(source.name, 1).refuse("content", "no routing", f"lines with {one_of(_NEEDED)}")
+    head.layers = logged
+    return head
+
+
+def _routes(source: Path, head: Head) -> Iterator[Route]:
+    """Yield the lines of type route; those of type meta go into ``head``."""
+    run, weighed = 0, None
+    for line, node in json_lines(source):
+        kind = node.get("type", "route")
+        if kind == "meta":
+            _read_meta(line, node, head, run)
+            run += 1
+            continue
+        if kind != "route":
+            raise line.refuse("type", kind, "meta, route")
+        if not set(_NEEDED) <= set(node) <= {*_NEEDED, *_MORE}:
+            raise line.refuse("keys", one_of(node), f"{one_of(_NEEDED)}, and some of {one_of(_MORE)}")
+        request = node.get("req_id", "")
+        if type(request) is int:
+            request = str(request)
+        if not isinstance(request, str) or len(request) > 200:
+            raise line.refuse("req_id", request, "text of at most 200 characters")
+        token = line.integer("token_idx", node["token_idx"], 0, _MAX_INT - 2**24)
+        layer = line.integer("layer", node["layer"], 0, MAX_EXPERTS - 1)
+        ids = line.items("topk_ids", node["topk_ids"], head.top_k or MAX_EXPERTS)
+        for item in ids:
+            line.integer("topk_ids", item, -1, (head.n_experts or MAX_EXPERTS) - 1)
+        weights = node.get("topk_weights")
+        if weighed not in (None, weights is not None):
+            raise line.refuse("topk_weights", "missing" if weighed else "there", "on every line, or on none")
+        weighed = weights is not None
+        if weighed:
+            weights = line.weights("topk_weights", weights, len(ids))
+        yield Route(line, run, request, token, layer, ids, weights)
+
+
+def _read_meta(line: Line, node: dict[str, Any], head: Head, run: int) -> None:
+    model = node.get("model_id")
+    found = (
+        model if isinstance(model, str) and model.isprintable() and model else None,
+        line.integer("num_experts", node["num_experts"], 1, MAX_EXPERTS) if node.get("num_experts") is not None else None,
+        line.integer("top_k", node["top_k"], 1, MAX_EXPERTS) if node.get("top_k") is not None else None,
+    )
+    if run and found != (head.model, head.n_experts, head.top_k):
+        raise line.refuse("model_id, num_experts, top_k", found, f"{(head.model, head.n_experts, head.top_k)}, as above")
+    head.model, head.n_experts, head.top_k = found
+
+
+IMPORTER = Importer(
+    "vllm_log",
+    import_trace,
+    """\
+vllm_log: JSON Lines of routing loggers in vLLM (VLLM_LOG_MOE): lines of type
+  meta, and of type route with req_id, token_idx, layer, topk_ids, topk_weights.
+  token_idx=request  token_idx counts the tokens of a request (the default)
+  token_idx=pass   it counts the rows of a forward pass, and requests were
+                   served one at a time: a pass of several rows is a prompt
+  chunk=N          with token_idx=pass: prompts come in chunks of N tokens
+  prompt_tokens=N  with one layer logged: the first N tokens of each request are
+                   its prompt (0: every token is a decode step)
+  n_experts=E      experts per layer (default: the file's num_experts, else the
+                   largest id + 1, rounded up to a multiple of 4)
+""",
+    {
+        "token_idx": member("token_idx", ("request", "pass")),
+        "chunk": integer("chunk", 2, 2**24),
+        "prompt_tokens": integer("prompt_tokens", 0, 2**24),
+        "n_experts": integer("n_experts", 1, MAX_EXPERTS),
+    },
+)

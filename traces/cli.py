@@ -11,6 +11,7 @@ from traces.errors import Interrupted, UserError, one_of
 from traces.format import shown
 from traces.importers import Options
 from traces.importers.arrivals import add_arrivals
+from traces.importers.layers import parse_layers
 from traces.importers.registry import find, importers
 from traces.reader import open_trace
 from traces.version import SHOWN
@@ -172,14 +173,19 @@ def _import(args: list[str]) -> None:
         "source": text("source"),
         "licence": text("licence"),
         "arrivals": Path,
+        "without_layers": parse_layers,
         **importer.keys,
     }
     (_, source, target), options = parse_words(args, ("FORMAT", "SRC", "DST"), keys)
     known = {field.name for field in fields(Options)} - {"own"}
     common = {key: value for key, value in options.items() if key in known}
     own = {key: value for key, value in options.items() if key not in known}
-    importer.run(Path(source), Path(target), Options(**common, own=own))
+    importer.run(Path(source), Path(target), Options(**common, own=own, note=_note))
     print(f"imported {source} into {target}: check it with python -m traces check {target}", file=sys.stderr)
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 def _arrivals(args: list[str]) -> None:

@@ -17,12 +17,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from traces.errors import TraceError
-from traces.format import DECODE, PREFILL, Array, Request, by_descending_weight, shown
-from traces.importers import Importer, Options, assign_splits
-from traces.importers.arrivals import read_arrivals
+from traces.format import DECODE, PREFILL, Array, shown
+from traces.importers import Importer, Options
+from traces.importers.build import File, Found, build
 from traces.importers.files import check_request_size, text_lines
-from traces.manifest import Prompts, Recorder
-from traces.writer import TraceWriter
+from traces.manifest import Recorder
 
 _MAX_ENTRIES = 2**20
 _COLUMNS = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes"
@@ -60,40 +59,23 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     bounded by the longest turn. Raises TraceError with file, line and field.
     """
     head = _read_head(source)
-    turns = sum(1 for _ in _turns(source, head, options.limit))
-    splits = assign_splits(turns, options.split, options.seed)
-    arrivals = read_arrivals(options.arrivals, turns)
-    shape = (head.n_layers, head.top_k)
-    with TraceWriter(
-        target,
+    file = File(
+        recorder=Recorder("route_trace", "1", None),
+        model=head.model,
         n_layers=head.n_layers,
         n_experts=head.n_experts,
         top_k=head.top_k,
-        signals={"expert_weights": shape},
-    ) as out:
-        for number, turn in enumerate(_turns(source, head, options.limit)):
-            prompt, generated = _phases(source, head, turn)
-            check_request_size(source.name, len(turn.tokens), *shape)
-            ids, weights = _arrays(turn, prompt + generated, shape, out.absent)
-            steps = [(PREFILL, len(prompt), 0)]
-            steps += [(DECODE, 1, len(prompt) + index) for index in range(len(generated))]
-            request = Request(
-                request=number,
-                prompt_tokens=len(prompt),
-                output_tokens=len(generated) + 1,
-                arrival_s=arrivals[number],
-                split=splits[number],
-                source=options.source or source.name,
-            )
-            out.add_request(request, steps=steps, expert_ids=ids, expert_weights=weights)
-        return out.close(
-            name=options.model or head.model,
-            recorder=Recorder("route_trace", "1", None),
-            decoding={"mode": "unknown"},
-            recording="recorded",
-            prompts=Prompts(options.source, options.licence),
-            expert_bytes=head.expert_bytes,
-        )
+        expert_bytes=head.expert_bytes,
+    )
+    return build(source, target, options, file, lambda: (_found(source, head, turn) for turn in _turns(source, head)))
+
+
+def _found(source: Path, head: _Head, turn: _Turn) -> Found:
+    prompt, generated = _phases(source, head, turn)
+    shape = (head.n_layers, head.top_k)
+    check_request_size(source.name, len(turn.tokens), *shape)
+    ids, weights = _arrays(turn, prompt + generated, shape)
+    return Found(f"{source.name}: turn {turn.number}", ids, len(prompt), signals={"expert_weights": weights})
 
 
 def _refusal(source: Path, line: int, field: str, value: object, allowed: str) -> TraceError:
@@ -130,10 +112,10 @@ def _read_head(source: Path) -> _Head:
     return _Head(name, n_layers, int(model["n_expert"]), int(model["n_expert_used"]), tuple(sizes), number)
 
 
-def _turns(source: Path, head: _Head, limit: int | None) -> Iterator[_Turn]:
+def _turns(source: Path, head: _Head) -> Iterator[_Turn]:
     """Yield the turns in the order of the file, one in memory at a time."""
     turn: _Turn | None = None
-    count = entries = 0
+    entries = 0
     for number, line in _lines(source):
         if number <= head.lines:
             continue
@@ -146,9 +128,6 @@ def _turns(source: Path, head: _Head, limit: int | None) -> Iterator[_Turn]:
                 yield turn
                 if turn_id < turn.number:
                     raise _refusal(source, number, "turn", turn_id, f"above {turn.number}, the previous turn")
-            if count == limit:
-                return
-            count += 1
             turn, entries = _Turn(turn_id, number, {}), 0
         for field, value, size in (
             ("layer", layer, head.n_layers),
@@ -200,15 +179,13 @@ def _phases(source: Path, head: _Head, turn: _Turn) -> tuple[list[tuple[int, int
     return prompt, generated
 
 
-def _arrays(turn: _Turn, tokens: list[tuple[int, int]], shape: tuple[int, int], absent: int) -> tuple[Array, Array]:
-    ids = np.full((len(tokens), *shape), absent, np.int64)
-    # Below every real weight, so that absent entries sort last.
-    weights = np.full(ids.shape, -1.0)
+def _arrays(turn: _Turn, tokens: list[tuple[int, int]], shape: tuple[int, int]) -> tuple[Array, Array]:
+    ids = np.full((len(tokens), *shape), -1, np.int32)
+    weights = np.zeros(ids.shape)
     for row, token in enumerate(tokens):
         for (layer, slot), (expert, weight) in turn.tokens[token].items():
             ids[row, layer, slot], weights[row, layer, slot] = expert, weight
-    ids, weights = by_descending_weight(ids, weights)
-    return ids, np.maximum(weights, 0)
+    return ids, weights
 
 
 IMPORTER = Importer("route_trace", import_trace, "route_trace: the CSV of BigMoeOnEdge's runtime, version 1.\n")

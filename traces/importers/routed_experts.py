@@ -20,94 +20,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-
-from traces.format import DECODE, MAX_EXPERTS, PREFILL, Array, Request, refusal
-from traces.importers import Importer, Options, assign_splits
+from traces.format import MAX_EXPERTS, Array, refusal
+from traces.importers import Importer, Options
 from traces.importers.archive import Archive
-from traces.importers.arrivals import read_arrivals
-from traces.importers.files import check_request_size, open_source, round_experts
+from traces.importers.build import File, Found, build
+from traces.importers.files import check_request_size
 from traces.importers.responses import read_responses
-from traces.manifest import Prompts, Recorder
+from traces.manifest import Recorder
+from traces.sources import open_source
 from traces.words import integer
-from traces.writer import TraceWriter
-
-
-class Routed(NamedTuple):
-    """One request: where it stands, its ids [rows, layers, k] from token ``start`` on."""
-
-    where: str
-    ids: Array
-    prompt: int
-    start: int
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
     """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
 
-    E is ``options.n_experts``, else the largest id plus one, rounded up to a multiple of 4. The prompt is one
-    pass, ``output_tokens`` one more than the decode passes. The file is read twice, memory is bounded by the
-    longest request. Raises TraceError with file, line and field.
+    The prompt is one pass. See traces.importers.build. Raises TraceError with file, line and field.
     """
-    shape, largest, count = (0, 0), 0, 0
-    for where, ids, _, _ in _requests(source, options):
-        if count and ids.shape[1:] != shape:
-            raise refusal(where, "layers and k", ids.shape[1:], f"{shape}, as in the first request")
-        shape, largest, count = ids.shape[1:], max(largest, int(ids.max())), count + 1
-    n_experts = options.n_experts or round_experts(largest)
-    splits = assign_splits(count, options.split, options.seed)
-    arrivals = read_arrivals(options.arrivals, count)
-    with TraceWriter(target, n_layers=shape[0], n_experts=n_experts, top_k=shape[1]) as out:
-        for number, (_, ids, prompt, start) in enumerate(_requests(source, options)):
-            decode = start + len(ids) - prompt
-            steps = [(PREFILL, prompt - start, start)] if prompt > start else []
-            steps += [(DECODE, 1, prompt + index) for index in range(decode)]
-            label = Request(number, prompt, decode + 1, arrivals[number], splits[number], options.source or source.name)
-            out.add_request(label, steps=steps, expert_ids=ids)
-        return out.close(
-            name=options.model or source.stem,
-            recorder=Recorder("routed_experts", None, None),
-            decoding={"mode": "unknown", "order_within_k": "as returned, not by weight"},
-            recording="recorded",
-            prompts=Prompts(options.source, options.licence),
-        )
+    options = replace(options, without_layers=options.without_layers | set(range(options.own.get("dense_layers", 0))))
+    file = File(
+        recorder=Recorder("routed_experts", None, None),
+        model=source.stem,
+        decoding={"order_within_k": "as returned, not by weight"},
+        ids="routed_experts",
+        padded=True,
+    )
+    return build(source, target, options, file, lambda: _requests(source, options))
 
 
-def _requests(source: Path, options: Options) -> Iterator[Routed]:
-    """Yield the requests, checked, without their dense layers."""
+def _requests(source: Path, options: Options) -> Iterator[Found]:
+    """Yield the requests, all of one shape."""
     with open_source(source, "routed_experts") as stream:
         zipped = stream.read(2) == b"PK"
-    dense, most = options.own.get("dense_layers", 0), (options.n_experts or MAX_EXPERTS) - 1
-    found = _archived(source) if zipped else read_responses(source, options.own)
-    for number, (where, ids, prompt, start) in enumerate(found):
-        if number == options.limit:
-            return
-        if max(ids.shape[1:]) > MAX_EXPERTS:
-            raise refusal(where, "layers and k", ids.shape[1:], f"at most {MAX_EXPERTS} each")
-        if ids.shape[1] <= dense:
-            raise refusal(where, "layers", ids.shape[1], f"more than {dense}, the dense_layers")
-        routed = ids[:, dense:]
-        if not start <= prompt <= start + len(routed):
-            raise refusal(where, "prompt_tokens", prompt, f"{start} to {start + len(routed)}, the rows that are there")
-        _check_ids(where, routed, dense, most)
-        yield Routed(where, routed, prompt, start)
-
-
-def _check_ids(where: str, ids: Array, dense: int, most: int) -> None:
-    place = np.argwhere((ids < 0) | (ids > most))
-    if len(place):
-        row, layer, slot = place[0]
-        field = f"routed_experts of token row {row}, layer {layer + dense}, slot {slot}"
-        raise refusal(where, field, ids[row, layer, slot], f"0 to {most}")
-    ordered = np.sort(ids, axis=-1)
-    twice = (ordered[..., 1:] == ordered[..., :-1]).any(axis=-1)
-    if twice.any():
-        row, layer = np.argwhere(twice)[0]
-        hint = "distinct ids; dense_layers=N leaves out leading layers without experts"
-        raise refusal(where, f"routed_experts of token row {row}, layer {layer + dense}", ids[row, layer], hint)
+    shape: tuple[int, ...] | None = None
+    for where, ids, prompt, start in _archived(source) if zipped else read_responses(source, options.own):
+        shape = shape or ids.shape[1:]
+        if ids.shape[1:] != shape:
+            raise refusal(where, "layers and k", ids.shape[1:], f"{shape}, as in the first request")
+        if max(shape) > MAX_EXPERTS:
+            raise refusal(where, "layers and k", shape, f"at most {MAX_EXPERTS} each")
+        if not start <= prompt <= start + len(ids):
+            raise refusal(where, "prompt_tokens", prompt, f"{start} to {start + len(ids)}, the rows that are there")
+        yield Found(where, ids, prompt - start, start)
 
 
 def _archived(source: Path) -> Iterator[tuple[str, Array, int, int]]:

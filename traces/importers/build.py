@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,12 @@ class Found:
     """One request as its file has it: n rows, one per token, of L layers and K slots.
 
     ``where``: its place in the file, for errors. ``expert_ids`` [n, L, K]: integers, -1 where absent. ``prefill``: how
-    many of the rows, the first ones, are one pass of the prompt; each of the others is a decode pass. ``start``:
-    tokens in the KV cache before the first row. ``prompt_tokens``: where it is more than start + prefill.
-    ``output_tokens``: where it is not one more than the decode passes (the prompt's pass yields the first token).
-    ``signals``: "expert_weights" [n, L, K], "token_ids" [n]; the same ones in every request. ``first_row``: the number
-    of the first row in the file, for errors. ``source``: of its prompt, where the file says it.
+    many of the rows, the first ones, are the prompt's; each of the others is a decode pass. ``chunks``: rows of each
+    pass of the prompt, where it was not one. ``start``: tokens in the KV cache before the first row.
+    ``prompt_tokens``: where it is more than start + prefill. ``output_tokens``: where it is not one more than the
+    decode passes (the prompt's pass yields the first token). ``signals``: "expert_weights" [n, L, K], "token_ids" [n];
+    the same ones in every request. ``first_row``: the number of the first row in the file, for errors. ``source``: of
+    its prompt, where the file says it.
     """
 
     where: str
@@ -50,6 +51,12 @@ class Found:
     signals: Mapping[str, Array] = field(default_factory=dict)
     first_row: int = 0
     source: str | None = None
+    chunks: Sequence[int] = ()
+
+    @property
+    def prompt_passes(self) -> list[int]:
+        """The rows of each pass of the prompt."""
+        return list(self.chunks) or [self.prefill] * (self.prefill > 0)
 
     @property
     def decode(self) -> int:
@@ -82,6 +89,7 @@ class Survey:
 
     requests: int = 0
     prompt_rows: int = 0
+    prompt_passes: int = 0
     decode_rows: int = 0
     started: int = 0
     """Requests that begin with tokens in the KV cache."""
@@ -119,7 +127,8 @@ def build(
     with TraceWriter(target, n_layers=shape[0], n_experts=n_experts, top_k=top_k, signals=signals) as out:
         for number, request in enumerate(_limited(source, options, file, read)):
             prompt = request.start + request.prefill
-            steps = [(PREFILL, request.prefill, request.start)] if request.prefill else []
+            ends = [request.start, *(request.start + np.cumsum(request.prompt_passes)).tolist()]
+            steps = [(PREFILL, end - begin, begin) for begin, end in pairwise(ends)]
             steps += [(DECODE, 1, prompt + index) for index in range(request.decode)]
             label = Request(
                 request=number,
@@ -189,6 +198,7 @@ def _look(request: Found, survey: Survey) -> None:
     present = ids >= 0
     survey.requests += 1
     survey.prompt_rows += request.prefill
+    survey.prompt_passes += len(request.prompt_passes)
     survey.decode_rows += request.decode
     survey.started += request.start > 0
     survey.largest = max(survey.largest, int(ids.max(initial=0)))
@@ -237,7 +247,9 @@ def _say(options: Options, file: File, survey: Survey, kept: Array, n_experts: i
     ]
     if found:
         options.note(f"{', '.join(found)}: as many as the tokens of the file have")
-    prompts = f"{survey.prompt_rows:,} tokens of prompts, one pass per request" if survey.prompt_rows else "no prompts"
+    one_each = survey.prompt_passes <= survey.requests
+    passes = "one pass per request" if one_each else f"in {survey.prompt_passes:,} passes"
+    prompts = f"{survey.prompt_rows:,} tokens of prompts, {passes}" if survey.prompt_rows else "no prompts"
     options.note(f"{survey.requests:,} requests: {prompts}; {survey.decode_rows:,} decode passes")
     if survey.started:
         options.note(f"{survey.started:,} of them begin with tokens in the KV cache, which have no routing here")

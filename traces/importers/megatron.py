@@ -27,7 +27,7 @@ import numpy as np
 from traces.errors import one_of
 from traces.format import MAX_EXPERTS, Array
 from traces.importers import Importer, Options
-from traces.importers.build import File, build
+from traces.importers.build import File, Found, build
 from traces.importers.files import MAX_REQUEST_IDS, Line, json_lines
 from traces.importers.passes import Pass, Turns
 from traces.manifest import Recorder
@@ -67,13 +67,18 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     turns = Turns(options.own.get("chunk"), again=True, hint=_HINT)
     left_out = _LeftOut()
 
-    def read() -> Iterator[Any]:
+    def read() -> Iterator[Found]:
         left_out.lines = 0
         passes = _passes(source, left_out)
-        return turns.requests(replace(one, begins=True, prefill=True) for one in passes) if training else turns.requests(passes)
+        if training:
+            passes = (replace(one, begins=True, prefill=True) for one in passes)
+        return turns.requests(passes)
 
     what = "each pass is one, of all tokens in it (mode=training)" if training else "passes of several tokens"
-    options.note(f"prompts: {what}; " + ("" if training else "a pass of one token is a decode step; ") + _RANK)
+    options.note(f"prompts: {what}" + ("" if training else "; a pass of one token is a decode step"))
+    options.note(
+        "the tokens are those that this file's rank saw: with parallelism over tokens or layers, a part of them"
+    )
     file = File(
         recorder=Recorder("megatron", None, None),
         model=source.stem,
@@ -83,9 +88,6 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     if left_out.lines:
         options.note(f"{left_out.lines} lines of block mtp are left out: layers of multi-token prediction")
     return target
-
-
-_RANK = "they are those of this file's rank alone"
 
 
 def _passes(source: Path, left_out: _LeftOut) -> Iterator[Pass]:

@@ -52,9 +52,10 @@ class Batches:
     _unfinished: Session | None = None
     _decoded: bool = False
 
-    def add(self, number: int, mode: int, positions: Sequence[int], first_row: int, lengths: Sequence[int] | None) -> None:
-        """Add pass ``number`` of the file, whose rows begin at ``first_row``; raises TraceError."""
-        where = f"records[{number}]"
+    def add(
+        self, where: str, mode: int, positions: Sequence[int], first_row: int, lengths: Sequence[int] | None
+    ) -> None:
+        """Add the pass at ``where`` in the file, whose rows begin at ``first_row``; raises TraceError."""
         if mode == IDLE and not positions:
             return
         if mode == EXTEND:

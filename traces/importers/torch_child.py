@@ -32,7 +32,7 @@ _MAX_ID = 65534
 _PASS = ("input_ids", "positions", "extend_seq_lens", "forward_mode", "forward_pass_id", "rank", "topk_ids_of_layer")
 
 
-class Refused(Exception):
+class FileError(Exception):
     """What is wrong with the file: the field, its value, what is allowed."""
 
 
@@ -54,7 +54,7 @@ def limit(source: Path, headroom: int = HEADROOM) -> None:
 
 
 def convert(source: Path, folder: Path) -> None:
-    """Load ``source`` and write its arrays into ``folder``; raises Refused."""
+    """Load ``source`` and write its arrays into ``folder``; raises FileError."""
     import torch
 
     try:
@@ -65,25 +65,30 @@ def convert(source: Path, folder: Path) -> None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # torch's advice on how to unpickle it all the same is not repeated.
         reason = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), lines[0] if lines else "")
-        raise Refused("content", f"{type(error).__name__}: {reason}", "a file that torch reads with weights_only") from None
+        raise FileError(
+            "content", f"{type(error).__name__}: {reason}", "a file that torch reads with weights_only"
+        ) from None
     records = _records(content)
     table = _array(torch, content.get("last_physical_to_logical_map"), "last_physical_to_logical_map", 2)
     _write(folder, "map", table, np.int64)
     passes: list[tuple[int, ...]] = []
     lengths: list[int] = []
     tokens: list[Any] = []
-    total, shape = 0, ()
+    total = 0
+    shape: tuple[int, ...] = ()
     for number, record in enumerate(records):
         one, sequences, pair, (n_layers, rows, slots) = _pass(torch, record, f"records[{number}]")
         if shape and (n_layers, slots) != shape:
-            raise Refused(f"records[{number}].topk_ids_of_layer", f"{n_layers} layers, {slots} slots", f"{shape}, as above")
+            raise FileError(
+                f"records[{number}].topk_ids_of_layer", f"{n_layers} layers, {slots} slots", f"{shape}, as above"
+            )
         shape = (n_layers, slots)
         passes.append(one)
         lengths += sequences
         tokens.append(pair)
         total += rows
     if not total:
-        raise Refused("records", f"{len(records)} passes without tokens", "at least one token")
+        raise FileError("records", f"{len(records)} passes without tokens", "at least one token")
     _write(folder, "passes", np.array(passes), np.int64)
     _write(folder, "lengths", np.array(lengths), np.int64)
     _write(folder, "tokens", np.concatenate(tokens, axis=1), np.int64)
@@ -94,44 +99,45 @@ def convert(source: Path, folder: Path) -> None:
             field = f"records[{number}].topk_ids_of_layer"
             ids = _array(torch, record["topk_ids_of_layer"], field, 3)
             if ids.size and not -1 <= int(ids.min()) <= int(ids.max()) <= _MAX_ID:
-                raise Refused(field, f"{ids.min()} to {ids.max()}", f"-1 to {_MAX_ID}")
+                raise FileError(field, f"{ids.min()} to {ids.max()}", f"-1 to {_MAX_ID}")
             stream.write(np.ascontiguousarray(ids.transpose(1, 0, 2), "<i4").data)
 
 
 def _records(content: Any) -> list[Any]:
     counts = "the recorder's mode per_token; this file has counts of experts, without their order"
     if not isinstance(content, dict):
-        raise Refused("content", type(content).__name__, "a dict with records")
+        raise FileError("content", type(content).__name__, "a dict with records")
     if "logical_count" in content and "records" not in content:
-        raise Refused("logical_count (mode stat)", "counts", counts)
+        raise FileError("logical_count (mode stat)", "counts", counts)
     records = content.get("records")
     if not isinstance(records, list) or not all(type(record) is dict for record in records):
-        raise Refused("records", _short(records), "a list of dicts, one per forward pass")
+        raise FileError("records", _short(records), "a list of dicts, one per forward pass")
     if not records:
-        raise Refused("records", "an empty list", "at least one forward pass")
+        raise FileError("records", "an empty list", "at least one forward pass")
     if any("topk_ids_of_layer" not in record for record in records):
         missing = [number for number, record in enumerate(records) if "topk_ids_of_layer" not in record]
         if all("global_physical_count" in records[number] for number in missing):
-            raise Refused(f"records[{missing[0]}].global_physical_count (mode per_pass)", "counts", counts)
-        raise Refused(f"records[{missing[0]}].topk_ids_of_layer", "missing", counts)
+            raise FileError(f"records[{missing[0]}].global_physical_count (mode per_pass)", "counts", counts)
+        raise FileError(f"records[{missing[0]}].topk_ids_of_layer", "missing", counts)
     return records
 
 
-def _pass(torch: Any, record: dict[str, Any], where: str) -> tuple[tuple[int, ...], list[int], Any, tuple[int, int, int]]:
+def _pass(torch: Any, record: dict[str, Any], where: str) -> tuple[tuple[int, ...], list[int], Any, tuple[int, ...]]:
+    """Return a row of passes.npy, the lengths of its sequences, its tokens [2, rows], and the shape of its ids."""
     for key in _PASS:
         if key not in record:
-            raise Refused(f"{where}.{key}", "missing", ", ".join(_PASS))
+            raise FileError(f"{where}.{key}", "missing", ", ".join(_PASS))
     if record.get("gatherer_key", "primary") != "primary":
-        raise Refused(f"{where}.gatherer_key", _short(record["gatherer_key"]), "primary: no two-batch overlap")
+        raise FileError(f"{where}.gatherer_key", _short(record["gatherer_key"]), "primary: no two-batch overlap")
     field = f"{where}.topk_ids_of_layer"
     ids = _tensor(torch, record["topk_ids_of_layer"], field, 3)
     n_layers, rows, slots = ids.shape
     if not n_layers or not slots:
-        raise Refused(f"shape of {field}", f"{tuple(ids.shape)}", "(layers, tokens, slots)")
+        raise FileError(f"shape of {field}", f"{tuple(ids.shape)}", "(layers, tokens, slots)")
     pair = [_integers(torch, record[key], f"{where}.{key}") for key in ("input_ids", "positions")]
     for key, values in zip(("input_ids", "positions"), pair, strict=True):
         if len(values) != rows:
-            raise Refused(f"length of {where}.{key}", len(values), f"{rows}, the tokens of topk_ids_of_layer")
+            raise FileError(f"length of {where}.{key}", len(values), f"{rows}, the tokens of topk_ids_of_layer")
     given = record["extend_seq_lens"]
     sequences = [] if given is None else _integers(torch, given, f"{where}.extend_seq_lens").tolist()
     numbers = [_integer(record[key], f"{where}.{key}") for key in ("forward_mode", "rank", "forward_pass_id")]
@@ -143,13 +149,15 @@ def _tensor(torch: Any, value: Any, field: str, axes: int) -> Any:
     """Return ``value`` if it is a plain tensor of integers whose storage has all of its values."""
     integers = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
     if type(value) is not torch.Tensor:
-        raise Refused(field, type(value).__name__, "a tensor")
+        raise FileError(field, type(value).__name__, "a tensor")
     if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in integers:
-        raise Refused(f"kind of {field}", f"{value.dtype}, {value.layout}, {value.device}", "a plain tensor of integers")
+        raise FileError(
+            f"kind of {field}", f"{value.dtype}, {value.layout}, {value.device}", "a plain tensor of integers"
+        )
     if value.dim() != axes:
-        raise Refused(f"shape of {field}", f"{tuple(value.shape)}", f"{axes} axes")
+        raise FileError(f"shape of {field}", f"{tuple(value.shape)}", f"{axes} axes")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise Refused(f"shape of {field}", f"{tuple(value.shape)}", "as many values as its storage has")
+        raise FileError(f"shape of {field}", f"{tuple(value.shape)}", "as many values as its storage has")
     return value
 
 
@@ -162,10 +170,10 @@ def _integers(torch: Any, value: Any, field: str) -> Any:
     if type(value) is torch.Tensor:
         array = _array(torch, value, field, 1)
         if array.size and not 0 <= int(array.min()) <= int(array.max()) <= _MAX_INT:
-            raise Refused(field, f"{array.min()} to {array.max()}", f"0 to {_MAX_INT}")
+            raise FileError(field, f"{array.min()} to {array.max()}", f"0 to {_MAX_INT}")
         return array.astype(np.int64)
     if type(value) is not list:
-        raise Refused(field, _short(value), "a list of integers")
+        raise FileError(field, _short(value), "a list of integers")
     for item in value:
         _integer(item, field)
     return np.array(value, np.int64)
@@ -173,7 +181,7 @@ def _integers(torch: Any, value: Any, field: str) -> Any:
 
 def _integer(value: Any, field: str) -> int:
     if type(value) is not int or not 0 <= value <= _MAX_INT:
-        raise Refused(field, _short(value), f"an integer, 0 to {_MAX_INT}")
+        raise FileError(field, _short(value), f"an integer, 0 to {_MAX_INT}")
     return value
 
 
@@ -195,7 +203,7 @@ def run(source: Path, folder: Path) -> int:
     try:
         limit(source)
         convert(source, folder)
-    except Refused as refused:
+    except FileError as refused:
         _say(["refused", json.dumps([str(part)[:400] for part in refused.args])])
         return 1
     except MemoryError:

@@ -19,7 +19,7 @@ import numpy as np
 
 from traces.errors import TraceError, UserError
 from traces.format import Array, refusal, shown
-from traces.importers.archive import reading
+from traces.importers.archive import Bounded, reading
 from traces.importers.files import open_source
 from traces.npy import descr_of, read_header
 
@@ -72,7 +72,7 @@ def _check_archive(source: Path) -> None:
         start, size = stream.read(4), os.fstat(stream.fileno()).st_size
         if start != b"PK\x03\x04":
             raise refusal(source.name, "first bytes", start, "those of a file that torch.save wrote (a zip archive)")
-        with reading(source, ".pt"), zipfile.ZipFile(stream) as archive:
+        with reading(source, ".pt"), zipfile.ZipFile(Bounded(stream)) as archive:
             members = archive.infolist()
         pickled = [member for member in members if member.filename.endswith("data.pkl")]
         if len(pickled) != 1 or pickled[0].file_size > MAX_PICKLE:

@@ -3,16 +3,17 @@
     {"type": "meta", "model_id": "Qwen/Qwen1.5-MoE-A2.7B-Chat", "layers_logged": [0, 1], "top_k": 4, "num_experts": 60}
     {"type": "route", "req_id": "r0", "token_idx": 0, "layer": 0, "topk_ids": [43, 5, 7, 58], "topk_weights": [...]}
 
-Sources: moe_logger.py of weiran0129/vLLM-MoE-Logger and of KaxitPandya/cerebras-assesment2, vllm-v0.15.1-moe-logger.patch
-of KennethWang1221/vllm-expert-profiler. They agree in the fields and differ in what ``token_idx`` counts:
+Sources: moe_logger.py of weiran0129/vLLM-MoE-Logger and of KaxitPandya/cerebras-assesment2, and
+vllm-v0.15.1-moe-logger.patch of KennethWang1221/vllm-expert-profiler. They agree in the fields and differ in what
+``token_idx`` counts:
 
 - the tokens of a request, ``token_idx=request``, the default. It ascends by one per request and layer; lines of several
   requests may alternate. A request that begins at a later token has earlier ones in its KV cache.
 - the rows of a forward pass, ``token_idx=pass``: it begins again at 0 in every pass, and ``req_id`` is one constant, or
   a new one per pass. Whose rows they are is known only where requests were served one at a time.
 
-A call of the logger writes the rows of one layer, so with two layers or more the order of the lines shows the passes: of
-several rows, the prompt or a chunk of it, of one row, a decode step. With one layer it does not: ``prompt_tokens=N``
+A call of the logger writes the rows of one layer, so with two layers or more the order of the lines shows the passes:
+of several rows, the prompt or a chunk of it, of one row, a decode step. With one layer it does not: ``prompt_tokens=N``
 states where the prompts end. A line of type meta in the middle begins another run, whose requests are others.
 """
 
@@ -20,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from traces.importers.vllm_requests import Route, by_pass, by_request
 from traces.manifest import Recorder
 from traces.words import integer, member
 
-_META = ("model_id", "vllm_version", "torch_version", "device", "seed", "layers_logged", "top_k", "num_experts", "created_at")
 _NEEDED, _MORE = ("token_idx", "layer", "topk_ids"), ("type", "req_id", "topk_weights", "timestamp")
 _MAX_INT = 2**31 - 1
 _MAX_REQUESTS = 2**20
@@ -48,7 +47,6 @@ class Head:
     n_experts: int | None = None
     top_k: int | None = None
     layers: set[int] = field(default_factory=set)
-    weighed: bool = False
     last: dict[tuple[int, str], int] = field(default_factory=dict)
     """The last line of each request, by the run and its id."""
 
@@ -66,13 +64,15 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     single = len(head.layers) == 1
     if single and not passes and "prompt_tokens" not in own:
         raise UserError(
-            f"{source.name}: with one layer logged, the file does not say where a prompt ends; allowed: prompt_tokens=N, "
-            "the first N tokens of every request (0: every token is a decode step), or token_idx=pass, where token_idx "
-            "counts the rows of a forward pass"
+            f"{source.name}: with one layer logged, the file does not say where a prompt ends; allowed: "
+            "prompt_tokens=N, the first N tokens of every request (0: every token is a decode step), or "
+            "token_idx=pass, where token_idx counts the rows of a forward pass"
         )
     for key, fits in (("prompt_tokens", single and not passes), ("chunk", passes)):
         if key in own and not fits:
-            needs = "token_idx=pass" if key == "chunk" else "a file with one layer; here the passes say where prompts end"
+            needs = (
+                "token_idx=pass" if key == "chunk" else "a file with one layer; here the passes say where prompts end"
+            )
             raise UserError(f"{key} is {own[key]}; allowed: only with {needs}")
     hint = (
         "with several requests in a pass, or prompts in chunks, the log does not say whose rows they are: serve one "
@@ -84,8 +84,8 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     def read() -> Iterator[Found]:
         routes = _routes(source, Head())
         if passes:
-            return turns.requests(by_pass(routes, head.layers, head.weighed))
-        return by_request(routes, head.layers, head.weighed, head.last, prompt)
+            return turns.requests(by_pass(routes, head.layers))
+        return by_request(routes, head.layers, head.last, prompt)
 
     if passes:
         options.note("requests: one after the other (token_idx=pass); a pass of several rows is a prompt")
@@ -101,11 +101,10 @@ def _survey(source: Path) -> Head:
     logged: set[int] = set()
     for route in _routes(source, head):
         logged.add(route.layer)
-        head.weighed = route.weights is not None
         key = (route.run, route.request)
         if key not in head.last and len(head.last) == _MAX_REQUESTS:
             raise route.line.refuse("requests", "more", f"at most {_MAX_REQUESTS}")
-        head.last[key] = route.line.number
+        head.last[key] = route.number
     if not logged:
         raise Line(source.name, 1).refuse("content", "no routing", f"lines with {one_of(_NEEDED)}")
     head.layers = logged
@@ -115,7 +114,7 @@ def _survey(source: Path) -> Head:
 def _routes(source: Path, head: Head) -> Iterator[Route]:
     """Yield the lines of type route; those of type meta go into ``head``."""
     run, weighed = 0, None
-    for line, node in json_lines(source):
+    for number, (line, node) in enumerate(json_lines(source)):
         kind = node.get("type", "route")
         if kind == "meta":
             _read_meta(line, node, head, run)
@@ -141,18 +140,20 @@ def _routes(source: Path, head: Head) -> Iterator[Route]:
         weighed = weights is not None
         if weighed:
             weights = line.weights("topk_weights", weights, len(ids))
-        yield Route(line, run, request, token, layer, ids, weights)
+        yield Route(line, number, run, request, token, layer, ids, weights)
 
 
 def _read_meta(line: Line, node: dict[str, Any], head: Head, run: int) -> None:
+    """Note what a line of type meta says; the seed, the versions and whatever else it has stay unread."""
     model = node.get("model_id")
-    found = (
-        model if isinstance(model, str) and model.isprintable() and model else None,
-        line.integer("num_experts", node["num_experts"], 1, MAX_EXPERTS) if node.get("num_experts") is not None else None,
-        line.integer("top_k", node["top_k"], 1, MAX_EXPERTS) if node.get("top_k") is not None else None,
+    n_experts, top_k = (
+        None if node.get(key) is None else line.integer(key, node[key], 1, MAX_EXPERTS)
+        for key in ("num_experts", "top_k")
     )
-    if run and found != (head.model, head.n_experts, head.top_k):
-        raise line.refuse("model_id, num_experts, top_k", found, f"{(head.model, head.n_experts, head.top_k)}, as above")
+    found = (model if isinstance(model, str) and model.isprintable() and model else None, n_experts, top_k)
+    before = (head.model, head.n_experts, head.top_k)
+    if run and found != before:
+        raise line.refuse("model_id, num_experts, top_k", found, f"{before}, as above")
     head.model, head.n_experts, head.top_k = found
 
 

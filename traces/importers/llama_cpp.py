@@ -3,7 +3,8 @@
 ``layer,expert`` (examples/moe-trace of ggml-org/llama.cpp, pull request 28544): after this header, one row per routed
 activation. Per ubatch the MoE layers follow one another, per layer its tokens, per token its top-k experts. There are
 no tokens in it: a layer number that does not ascend begins the next ubatch, and ``top_k`` rows are a token. The prompt
-is evaluated in ubatches of ``ubatch`` tokens (the last one may be smaller), then one token at a time. Files that were
+is evaluated in ubatches of ``ubatch`` tokens (the last one may be smaller), then one token at a time; where the last
+one is full or of one token, only ``prompt_tokens`` says where decoding begins. Files that were
 put one behind the other are requests: each begins with its header.
 
 ``pos,layer,id0,id1,...`` without a header (tools/moe-trace of thecodacus/llama.cpp): one row per token and layer.
@@ -62,20 +63,25 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     wide = _is_wide(source)
     read, turns = _reading(source, options, wide)
     layers: set[int] = set()
+    prompts = False
     for group in read():
         layers.add(group.layer)
+        prompts = prompts or not wide or (group.position or 0) < 0
     file = File(
         recorder=Recorder("llama_cpp", None, None),
         model=source.stem,
         top_k=options.own.get("top_k"),
-        decoding={"order_within_k": "as written, not by weight"},
+        decoding={"order_within_k": "as written, not by weight", **({} if prompts else {"context": "unknown"})},
     )
-    options.note(
-        "prompts: the rows with negative positions"
-        if wide
-        else f"prompts: the first ubatches up to one of fewer than {turns.chunk} tokens; a last one of a single token "
-        "cannot be told from a decode step"
-    )
+    if not prompts:
+        options.note("prompts: none in the file, so how many tokens came before is not known and counted as 0")
+    elif wide:
+        options.note("prompts: the rows with negative positions")
+    else:
+        options.note(
+            f"prompts: the ubatches up to the first of fewer than {turns.chunk} tokens, or up to the prompt_tokens; "
+            "then one token is a decode step"
+        )
     return build(source, target, options, file, lambda: turns.requests(_passes(source, read(), sorted(layers))))
 
 
@@ -94,7 +100,7 @@ def _is_wide(source: Path) -> bool:
 
 def _reading(source: Path, options: Options, wide: bool) -> tuple[Callable[[], Iterator[_Group]], Turns]:
     if wide:
-        for key in ("top_k", "ubatch"):
+        for key in ("top_k", "ubatch", "prompt_tokens"):
             if key in options.own:
                 raise UserError(f"{key} is given; allowed: not for this file, whose rows have positions and all ids")
         return partial(_wide_groups, source), Turns(None, again=True, hint="positions that say where a prompt ends")
@@ -105,7 +111,7 @@ def _reading(source: Path, options: Options, wide: bool) -> tuple[Callable[[], I
             "ubatch=N, llama.cpp's -ub (512 where it was not given)"
         )
     hint = "top_k= and ubatch= as they were, and one sequence at a time; another request begins with a header"
-    turns = Turns(options.own["ubatch"], again=False, hint=hint)
+    turns = Turns(options.own["ubatch"], again=False, hint=hint, prompt=options.own.get("prompt_tokens"))
     return partial(_groups, source, options.own["top_k"]), turns
 
 
@@ -197,13 +203,19 @@ class _Prompt:
     tokens: int = 0
     before: int = 0
     full: int = 0
+    decoded: int = 0
 
     def place(self, one: Pass, group: _Group) -> Pass:
         """Return the pass; where only another prompt fits, it begins a request. Raises TraceError."""
-        if not one.prefill:
-            self.tokens = self.full = 0
+        if group.position is None:
             return one
-        assert group.position is not None
+        if not one.prefill:
+            if group.position != self.decoded:
+                raise one.line.refuse("pos", group.position, f"{self.decoded}, the next decode step")
+            self.tokens = self.full = 0
+            self.decoded += 1
+            return one
+        self.decoded = 0
         before = -group.position - 1
         same_batch = self.full > 0 and before == self.before
         if not same_batch and before == 0:
@@ -248,12 +260,15 @@ llama_cpp: experts that tools around llama.cpp wrote from ffn_moe_topk, as CSV:
   top_k=K          experts per token
   ubatch=N         tokens of a full ubatch (llama.cpp's -ub, by default 512):
                    prompts are evaluated in such chunks, each is one pass
+  prompt_tokens=N  tokens of the prompt: needed only where its last ubatch is
+                   full or has one token
   n_experts=E      experts per layer (default: the largest id + 1, rounded up
                    to a multiple of 4)
 """,
     {
         "top_k": integer("top_k", 1, MAX_EXPERTS),
         "ubatch": integer("ubatch", 1, 2**24),
+        "prompt_tokens": integer("prompt_tokens", 1, 2**24),
         "n_experts": integer("n_experts", 1, MAX_EXPERTS),
     },
 )

@@ -64,7 +64,8 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     Memory is bounded by the longest request; see traces.importers.build. Raises TraceError with file, line and field.
     """
     training = options.own.get("mode", "inference") == "training"
-    turns = Turns(options.own.get("chunk"), again=True, hint=_HINT)
+    prompt = None if training else options.own.get("prompt_tokens")
+    turns = Turns(options.own.get("chunk"), again=True, hint=_HINT, prompt=prompt)
     left_out = _LeftOut()
 
     def read() -> Iterator[Found]:
@@ -177,12 +178,15 @@ megatron: router_trace_rankN.jsonl of Megatron Core (--moe-routing-trace-path):
                    decode step (the default)
   mode=training    every pass is a prompt of its own
   chunk=N          prompts come in chunks of N tokens, the last may be smaller
+  prompt_tokens=N  tokens of each prompt: needed only where a last chunk is full
+                   or has one token
   n_experts=E      experts per layer (default: the largest id + 1, rounded up
                    to a multiple of 4)
 """,
     {
         "mode": member("mode", ("inference", "training")),
         "chunk": integer("chunk", 2, 2**24),
+        "prompt_tokens": integer("prompt_tokens", 1, 2**24),
         "n_experts": integer("n_experts", 1, MAX_EXPERTS),
     },
 )

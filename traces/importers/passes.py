@@ -37,6 +37,8 @@ class Turns:
     """How passes become requests.
 
     ``chunk``: tokens of a full chunk of a prompt, after which the prompt may go on; None: prompts are one pass.
+    ``prompt``: tokens of each prompt, where they were stated. Without them, a single token after a full chunk is refused:
+    it can be the prompt's last as well as the first decode step.
     ``again``: a pass of several tokens after a decode step begins the next request, though the file does not say so.
     ``hint``: what to do where it cannot be told.
     """
@@ -44,26 +46,45 @@ class Turns:
     chunk: int | None
     again: bool
     hint: str
+    prompt: int | None = None
 
     def requests(self, passes: Iterable[Pass]) -> Iterator[Found]:
         """Yield the requests, one in memory at a time. Raises TraceError with the line of the pass."""
         request: list[Pass] = []
-        prompt, size = 0, 0
+        prompt, size, decoded = 0, 0, 0
         for one in passes:
-            prefill = one.rows > 1 if one.prefill is None else one.prefill
             told = one.prefill is not None
+            prefill = one.rows > 1 if one.prefill is None else one.prefill
             if request and (one.begins or (prefill and not told and self._is_next(one, request, prompt))):
-                yield _found(request, prompt)
+                yield self._checked(request, prompt)
                 request, prompt, size = [], 0, 0
             if prefill and self.chunk is not None and one.rows > self.chunk:
                 raise one.line.refuse("tokens of a pass", one.rows, f"at most {self.chunk}; {self.hint}")
-            prompt += one.rows if prefill or not request else 0
+            if request and not prefill and not told and request[-1].rows == self.chunk and decoded == 0:
+                prefill = self._ends_prompt(one, prompt)
+            decoded = 0 if not request or prefill else decoded + 1
+            # The first pass of all is the prompt, even of one token, unless the file says otherwise.
+            prompt += one.rows if prefill or not (request or told) else 0
             request.append(one)
             size += sum(ids.size for ids in one.ids.values())
             if size > MAX_REQUEST_IDS:
                 raise one.line.refuse("ids of one request", size, f"at most {MAX_REQUEST_IDS}")
         if request:
-            yield _found(request, prompt)
+            yield self._checked(request, prompt)
+
+    def _ends_prompt(self, one: Pass, prompt: int) -> bool:
+        """Say whether a single token after a full chunk is the prompt's last."""
+        if self.prompt is None:
+            found = f"1 token after a full chunk of {self.chunk}"
+            allowed = "the last of the prompt, or the first decode step: prompt_tokens=N says which"
+            raise one.line.refuse("a pass", found, allowed)
+        return prompt < self.prompt
+
+    def _checked(self, request: list[Pass], prompt: int) -> Found:
+        if self.prompt not in (None, prompt):
+            line = request[0].line
+            raise line.refuse("tokens of the prompt from here on", prompt, f"{self.prompt}, the prompt_tokens")
+        return _found(request, prompt)
 
     def _is_next(self, one: Pass, request: list[Pass], prompt: int) -> bool:
         """Say whether a prefill pass begins the next request; if not, it goes on with a prompt."""

@@ -68,7 +68,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
             "prompt_tokens=N, the first N tokens of every request (0: every token is a decode step), or "
             "token_idx=pass, where token_idx counts the rows of a forward pass"
         )
-    for key, fits in (("prompt_tokens", single and not passes), ("chunk", passes)):
+    for key, fits in (("prompt_tokens", "chunk" in own if passes else single), ("chunk", passes)):
         if key in own and not fits:
             needs = (
                 "token_idx=pass" if key == "chunk" else "a file with one layer; here the passes say where prompts end"
@@ -78,8 +78,8 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
         "with several requests in a pass, or prompts in chunks, the log does not say whose rows they are: serve one "
         "request at a time, and state chunk=N where prompts came in chunks of N"
     )
-    turns = Turns(own.get("chunk"), again=True, hint=hint)
     prompt = own.get("prompt_tokens")
+    turns = Turns(own.get("chunk"), again=True, hint=hint, prompt=prompt)
 
     def read() -> Iterator[Found]:
         routes = _routes(source, Head())
@@ -168,7 +168,8 @@ vllm_log: JSON Lines of routing loggers in vLLM (VLLM_LOG_MOE): lines of type
                    served one at a time: a pass of several rows is a prompt
   chunk=N          with token_idx=pass: prompts come in chunks of N tokens
   prompt_tokens=N  with one layer logged: the first N tokens of each request are
-                   its prompt (0: every token is a decode step)
+                   its prompt (0: every token is a decode step); with chunk=,
+                   needed only where a last chunk is full or has one token
   n_experts=E      experts per layer (default: the file's num_experts, else the
                    largest id + 1, rounded up to a multiple of 4)
 """,

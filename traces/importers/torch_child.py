@@ -36,12 +36,12 @@ class FileError(Exception):
     """What is wrong with the file: the field, its value, what is allowed."""
 
 
-def limit(source: Path, headroom: int = HEADROOM) -> None:
+def limit(source: Path) -> None:
     """Bound the memory, the time and the output of this process by the size of ``source``, in bytes."""
     size = source.stat().st_size
     taken = Path("/proc/self/statm")  # Linux; elsewhere as much as torch takes with room to spare
     pages = int(taken.read_text().split()[0]) if taken.exists() else 2**22
-    memory = pages * resource.getpagesize() + size + headroom
+    memory = pages * resource.getpagesize() + size + HEADROOM
     seconds = 60 + size // 2**22
     for what, most in (
         (resource.RLIMIT_AS, memory),

@@ -7,13 +7,14 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from traces.errors import Interrupted, UserError, one_of
+from traces.errors import Interrupted, UserError, meant, one_of
 from traces.format import shown
 from traces.importers import Options
 from traces.importers.arrivals import add_arrivals
 from traces.importers.layers import parse_layers
 from traces.importers.registry import find, importers
 from traces.reader import open_trace
+from traces.repeats import repeats_of, warning
 from traces.version import SHOWN
 from traces.words import folder, integer, member, parse_words, share, text
 
@@ -98,7 +99,7 @@ def main(args: list[str]) -> int:
 
 def _dispatch(args: list[str]) -> int:
     verb, rest = (args[0], args[1:]) if args else ("", [])
-    if verb in ("-h", "--help"):
+    if verb in ("", "-h", "--help", "help"):
         print(HELP, end="")
         return 0
     if verb == "--version":
@@ -122,7 +123,8 @@ def _dispatch(args: list[str]) -> int:
         "arrivals": (_arrivals, ARRIVALS_HELP),
     }
     if verb not in verbs:
-        raise UserError(f"verb is {shown(verb)}; allowed: {one_of([*verbs, 'collect', 'calibrate', '--help'])}")
+        allowed = [*verbs, "collect", "calibrate", "--help"]
+        raise UserError(f"verb is {shown(verb)}; allowed: {one_of(allowed)}{meant(verb, allowed)}")
     run, help_text = verbs[verb]
     if "-h" in rest or "--help" in rest:
         formats = "\n".join(importer.help for importer in importers().values()) if verb == "import" else ""
@@ -135,12 +137,15 @@ def _dispatch(args: list[str]) -> int:
 def _check(args: list[str]) -> None:
     (folder,), _ = parse_words(args, ("DIR",), {})
     trace = open_trace(folder)
-    counts = trace.manifest.counts
+    counts, repeats = trace.manifest.counts, repeats_of(trace)
     predictors = f", predictors {one_of(trace.predicted)}" if trace.predicted else ""
     print(
         f"ok: {folder}: {counts.requests} requests, {counts.steps} steps, {counts.tokens} tokens, "
-        f"{trace.L} layers x {trace.E} experts, top-{trace.K}, sha256 {trace.sha256}{predictors}"
+        f"{trace.L} layers x {trace.E} experts, top-{trace.K}, sha256 {trace.sha256}{predictors}, "
+        f"repeated rows {repeats}"
     )
+    if (text := warning(repeats)) is not None:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def _inspect(args: list[str]) -> None:
@@ -160,6 +165,8 @@ def _inspect(args: list[str]) -> None:
         print(inspect.as_json(trace, figures))
     else:
         inspect.print_tables(trace, figures)
+    if (text := warning(figures.repeats)) is not None:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def _import(args: list[str]) -> None:
@@ -174,6 +181,7 @@ def _import(args: list[str]) -> None:
         "licence": text("licence"),
         "arrivals": Path,
         "without_layers": parse_layers,
+        "phases": member("phases", ("all", "decode")),
         **importer.keys,
     }
     (_, source, target), options = parse_words(args, ("FORMAT", "SRC", "DST"), keys)
@@ -185,7 +193,7 @@ def _import(args: list[str]) -> None:
 
 
 def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+    print(text if text.startswith("warning: ") else f"note: {text}", file=sys.stderr)
 
 
 def _arrivals(args: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Recordings as SGLang's recorder writes them, made by torch, and torch_child run in a fork instead of a new process."""
+"""Recordings as SGLang writes them, made by torch; and torch_child in a fork instead of a process of its own."""
 
 from __future__ import annotations
 
@@ -55,21 +55,48 @@ def recording(*records: dict[str, Any], **more: Any) -> bytes:
     return saved({"records": list(records), "last_physical_to_logical_map": torch.tensor(MAP), **more})
 
 
-def forked(source: Path, folder: Path) -> str:
-    """Stand in for torch_file.spawn: the same program with the same limits, without the seconds that torch takes."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        # pytest may have put something else in the place of sys.stdout.
-        sys.stdout, sys.stderr = os.fdopen(write, "w"), io.StringIO()
-        try:
-            torch_child.run(source, folder)
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read, errors="replace") as stream:
-        lines = stream.read().splitlines()
-    status = os.waitpid(child, 0)[1]
-    if os.WIFSIGNALED(status):
-        return f"torch was ended by signal {os.WTERMSIG(status)}"
-    return lines[-1] if lines else "torch failed"
+class Fork:
+    """Stands in for torch_file.spawn: the same program under the same limits, in a fork that serves many files.
+
+    A process of its own for each would take the seconds in which torch is imported.
+    """
+
+    def __init__(self) -> None:
+        self._child = self._left = 0
+        self._ask, self._answers = io.StringIO(), io.StringIO()
+
+    def __call__(self, source: Path, folder: Path) -> str:
+        if not self._left:
+            self._begin()
+        self._left -= 1
+        print(source, folder, sep="\t", file=self._ask, flush=True)
+        answer = self._answers.readline().rstrip("\n")
+        if answer and self._left:
+            return answer
+        self._ask.close()
+        self._answers.close()
+        self._left, status = 0, os.waitpid(self._child, 0)[1]
+        return answer or f"torch was ended by signal {os.WTERMSIG(status)}"
+
+    def _begin(self) -> None:
+        asked, ask = os.pipe()
+        answers, answer = os.pipe()
+        self._left, self._child = _FILES, os.fork()
+        if self._child == 0:
+            os.close(ask)
+            # pytest may have put something else in the place of sys.stdout.
+            sys.stdout, sys.stderr = os.fdopen(answer, "w"), io.StringIO()
+            try:
+                for line in os.fdopen(asked):
+                    source, folder = line.rstrip("\n").split("\t")
+                    torch_child.run(Path(source), Path(folder))
+            finally:
+                os._exit(0)
+        os.close(asked)
+        os.close(answer)
+        self._ask, self._answers = os.fdopen(ask, "w"), os.fdopen(answers, errors="replace")
+
+
+_FILES = 200
+"""Files that one fork serves, well below its limit of time."""
+forked = Fork()

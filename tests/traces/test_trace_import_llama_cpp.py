@@ -1,4 +1,4 @@
-"""llama.cpp's two CSVs: ubatches are passes, layers' order ends them, and what does not add up is said with its line."""
+"""llama.cpp's two CSVs: ubatches are passes, the order of layers ends them; what does not add up is named by line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_rows_of_activations(tmp_path: Path) -> None:
         "3 tokens of prompts, in 2 passes",
     ):
         assert part in said
-    assert "layers 0,2-3 of 5" in said
+    assert "layers 0,2-3 of the 5" in said
 
 
 def test_files_one_behind_the_other_are_requests(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_layers_are_left_out(tmp_path: Path) -> None:
         (narrow(UBATCHES[0], UBATCHES[0]), {"top_k": 2, "ubatch": 3}, "a pass is '2 tokens after a pass of 2'"),
         (narrow(["1,7", "1,2", "1,2", "1,1", "4,1", "4,2"]), {"top_k": 1, "ubatch": 3}, "tokens of layer 4 is 2"),
         (narrow(["1,7", "1,2", "4,2"]), {"top_k": 1, "ubatch": 1}, "tokens of a pass is 2; allowed: at most 1"),
-        (narrow(["1,7", "1,7", "4,2", "4,2"]), {"top_k": 2, "ubatch": 1}, "layer 1 is [7, 7]; allowed: distinct ids"),
+        (narrow(["1,7", "1,7", "4,2", "4,2"]), {"top_k": 2, "ubatch": 1}, "layer 1 is [7, 7]; allowed: an expert"),
     ],
 )
 def test_what_does_not_add_up(tmp_path: Path, text: str, own: dict[str, int], message: str) -> None:

@@ -13,12 +13,8 @@ from traces.importers import Options
 from traces.importers.registry import find
 
 HEAD = "Layer ID,Batch Number,Token,Activated Expert IDs"
-ROWS = [
-    '1,0,<｜begin▁of▁sentence｜>,"[8, 3]"',
-    '1,0,",","[4, 5]"',
-    '2,0,<｜begin▁of▁sentence｜>,"[0, 9]"',
-    '2,0,",","[1, 2]"',
-]
+START = "<\uff5cbegin\u2581of\u2581sentence\uff5c>"
+ROWS = [f'1,0,{START},"[8, 3]"', '1,0,",","[4, 5]"', f'2,0,{START},"[0, 9]"', '2,0,",","[1, 2]"']
 IDS = [[[8, 3], [0, 9]], [[4, 5], [1, 2]]]
 
 
@@ -34,7 +30,7 @@ def test_a_prompt_is_one_pass(tmp_path: Path) -> None:
     assert ids(trace) == IDS
     assert (trace.requests[0].prompt_tokens, trace.requests[0].output_tokens) == (2, 1)
     assert trace.manifest.decoding["generated"] == "nothing: prompts alone"
-    assert "layers 0 of 3" in "\n".join(found.notes)
+    assert "layer 0 of the 3" in "\n".join(found.notes)
 
 
 def test_batches_embeddings_and_further_headers(tmp_path: Path) -> None:
@@ -85,7 +81,7 @@ def test_a_folder_by_the_numbers_in_its_names(tmp_path: Path) -> None:
             text(*ROWS) + text(*ROWS[:2]),
             "line 7, layer 2 of this prompt is 'missing'; allowed: the layers of the first",
         ),
-        (text("1,0,a,[]"), "no token has an expert"),
+        (text("1,0,a,[]"), "line 2 on: routing is 'missing from every row'"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, content: str, message: str) -> None:

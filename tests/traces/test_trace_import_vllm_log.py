@@ -70,7 +70,7 @@ def test_requests_that_alternate(tmp_path: Path) -> None:
     assert trace.expert_weights is not None
     assert trace.expert_weights[:2].tolist() == [[[0.5, 0.25]] * 2] * 2
     said = "\n".join(found.notes)
-    assert "layers 0,2 of 4" in said
+    assert "layers 0,2 of the 4" in said
     assert "the first passes of several rows of each req_id" in said
 
 

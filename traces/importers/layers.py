@@ -37,6 +37,12 @@ def spans(layers: Iterable[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
+def named(layers: Iterable[int]) -> str:
+    """Write "layer 3", or "layers 0,2-4"."""
+    text = spans(layers)
+    return f"layer {text}" if text.isdigit() else f"layers {text}"
+
+
 def kept_layers(file: str, n_layers: int, without: frozenset[int]) -> Array:
     """Return for each of ``n_layers`` whether it stays. TraceError for one that the file lacks, or if none stays."""
     if without and max(without) >= n_layers:

@@ -37,8 +37,8 @@ class Turns:
     """How passes become requests.
 
     ``chunk``: tokens of a full chunk of a prompt, after which the prompt may go on; None: prompts are one pass.
-    ``prompt``: tokens of each prompt, where they were stated. Without them, a single token after a full chunk is refused:
-    it can be the prompt's last as well as the first decode step.
+    ``prompt``: tokens of each prompt, where they were stated. Without them, a single token after a full chunk is
+    refused: it can be the prompt's last as well as the first decode step.
     ``again``: a pass of several tokens after a decode step begins the next request, though the file does not say so.
     ``hint``: what to do where it cannot be told.
     """

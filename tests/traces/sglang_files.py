@@ -73,10 +73,15 @@ class Fork:
         answer = self._answers.readline().rstrip("\n")
         if answer and self._left:
             return answer
+        status = self.close()
+        return answer or f"torch was ended by signal {os.WTERMSIG(status)}"
+
+    def close(self) -> int:
+        """End the fork; returns its status."""
         self._ask.close()
         self._answers.close()
-        self._left, status = 0, os.waitpid(self._child, 0)[1]
-        return answer or f"torch was ended by signal {os.WTERMSIG(status)}"
+        self._left = 0
+        return os.waitpid(self._child, 0)[1]
 
     def _begin(self) -> None:
         asked, ask = os.pipe()

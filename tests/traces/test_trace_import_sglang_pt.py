@@ -230,9 +230,10 @@ def _enlarged(raw: bytes) -> bytes:
 def test_memory_and_time_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A pickle of 512 kB whose empty lists take 32 MB and more.
     monkeypatch.setattr(torch_child, "HEADROOM", 2**24)
-    monkeypatch.setattr(torch_file, "spawn", Fork())
+    monkeypatch.setattr(torch_file, "spawn", fork := Fork())
     pickled = b"\x80\x02}X\x07\x00\x00\x00records](" + b"]" * 2**19 + b"es."
     refuse(tmp_path, "sglang_pt", rezipped({"data.pkl": pickled}), "larger in memory than its size allows")
+    fork.close()
     for word, message in (
         ("torch was ended by signal 9", "signal 9"),
         ("?", "content is '?'; allowed: a file that torch"),

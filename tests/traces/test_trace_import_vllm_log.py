@@ -126,6 +126,11 @@ def test_token_idx_of_forward_passes(tmp_path: Path) -> None:
         assert steps(trace) == expected
         assert ids(trace)[:4] == [row(0, 0), row(0, 1), row(0, 2), row(0, 0)]
         assert trace.expert_weights is not None
+    warm = [*one_pass("r0", *range(9)), *one_pass("r0", 0, 1)]
+    third = tmp_path / "third"
+    third.mkdir()
+    refuse(third, "vllm_log", text(*warm, *constant), "'2 tokens after a pass of 9'", token_idx="pass")
+    assert steps(take(third, "vllm_log", text(*warm, *constant), token_idx="pass", skip=2).trace) == expected
     single = [line for line in constant if line["layer"] == 1]
     assert steps(take(tmp_path, "vllm_log", text(*single), token_idx="pass").trace) == expected
 
@@ -180,6 +185,9 @@ IN_PASSES = {"token_idx": "pass"}
         # Options that the file contradicts.
         (TWO, {"prompt_tokens": 2}, "prompt_tokens is 2; allowed: only with a file with one layer"),
         (TWO, {"chunk": 2}, "chunk is 2; allowed: only with token_idx=pass"),
+        (TWO, {"skip": 2}, "skip is 2; allowed: only with token_idx=pass"),
+        ([*one_pass("r0", 0)], {**IN_PASSES, "skip": 9}, "content is nothing; allowed: at least one request"),
+        (TWO, {**IN_PASSES, "prompt_tokens": 2}, "prompt_tokens is 2; allowed: only with chunk="),
         (TWO, IN_PASSES, "line 6, token_idx is 2; allowed: 0, or 2 in layer 3: rows of a pass ascend by one"),
         (TWO[1:], IN_PASSES, "line 2, token_idx is 1; allowed: 0: the first row of a pass"),
         (

@@ -10,7 +10,8 @@ vllm-v0.15.1-moe-logger.patch of KennethWang1221/vllm-expert-profiler. They agre
 - the tokens of a request, ``token_idx=request``, the default. It ascends by one per request and layer; lines of several
   requests may alternate. A request that begins at a later token has earlier ones in its KV cache.
 - the rows of a forward pass, ``token_idx=pass``: it begins again at 0 in every pass, and ``req_id`` is one constant, or
-  a new one per pass. Whose rows they are is known only where requests were served one at a time.
+  a new one per pass. Whose rows they are is known only where requests were served one at a time. The first passes are
+  those in which vLLM warms up, on tokens that nobody sent: ``skip=N`` leaves them out.
 
 A call of the logger writes the rows of one layer, so with two layers or more the order of the lines shows the passes:
 of several rows, the prompt or a chunk of it, of one row, a decode step. With one layer it does not: ``prompt_tokens=N``
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +70,15 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
             "prompt_tokens=N, the first N tokens of every request (0: every token is a decode step), or "
             "token_idx=pass, where token_idx counts the rows of a forward pass"
         )
-    for key, fits in (("prompt_tokens", "chunk" in own if passes else single), ("chunk", passes)):
+    for key, fits in (("prompt_tokens", "chunk" in own if passes else single), ("chunk", passes), ("skip", passes)):
         if key in own and not fits:
-            needs = (
-                "token_idx=pass" if key == "chunk" else "a file with one layer; here the passes say where prompts end"
-            )
+            needs = "token_idx=pass"
+            if key == "prompt_tokens":
+                needs = "chunk=" if passes else "a file with one layer: here the passes say where prompts end"
             raise UserError(f"{key} is {own[key]}; allowed: only with {needs}")
     hint = (
         "with several requests in a pass, or prompts in chunks, the log does not say whose rows they are: serve one "
-        "request at a time, and state chunk=N where prompts came in chunks of N"
+        "request at a time, and state chunk=N where prompts came in chunks of N; skip=N leaves out N warm-up passes"
     )
     prompt = own.get("prompt_tokens")
     turns = Turns(own.get("chunk"), again=True, hint=hint, prompt=prompt)
@@ -84,7 +86,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     def read() -> Iterator[Found]:
         routes = _routes(source, Head())
         if passes:
-            return turns.requests(by_pass(routes, head.layers))
+            return turns.requests(islice(by_pass(routes, head.layers), own.get("skip", 0), None))
         return by_request(routes, head.layers, head.last, prompt)
 
     if passes:
@@ -166,6 +168,8 @@ vllm_log: JSON Lines of routing loggers in vLLM (VLLM_LOG_MOE): lines of type
   token_idx=request  token_idx counts the tokens of a request (the default)
   token_idx=pass   it counts the rows of a forward pass, and requests were
                    served one at a time: a pass of several rows is a prompt
+  skip=N           with token_idx=pass: leave out the first N passes, those in
+                   which vLLM warms up
   chunk=N          with token_idx=pass: prompts come in chunks of N tokens
   prompt_tokens=N  with one layer logged: the first N tokens of each request are
                    its prompt (0: every token is a decode step); with chunk=,
@@ -175,6 +179,7 @@ vllm_log: JSON Lines of routing loggers in vLLM (VLLM_LOG_MOE): lines of type
 """,
     {
         "token_idx": member("token_idx", ("request", "pass")),
+        "skip": integer("skip", 1, 2**31),
         "chunk": integer("chunk", 2, 2**24),
         "prompt_tokens": integer("prompt_tokens", 0, 2**24),
         "n_experts": integer("n_experts", 1, MAX_EXPERTS),

@@ -141,8 +141,8 @@ def _check(args: list[str]) -> None:
     predictors = f", predictors {one_of(trace.predicted)}" if trace.predicted else ""
     print(
         f"ok: {folder}: {counts.requests} requests, {counts.steps} steps, {counts.tokens} tokens, "
-        f"{trace.L} layers x {trace.E} experts, top-{trace.K}, sha256 {trace.sha256}{predictors}, "
-        f"repeated rows {repeats}"
+        f"{trace.L} layers x {trace.E} experts, top-{trace.K}, {repeats.equal} repeated rows, "
+        f"sha256 {trace.sha256}{predictors}"
     )
     if (text := warning(repeats)) is not None:
         print(f"warning: {text}", file=sys.stderr)

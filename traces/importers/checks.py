@@ -54,6 +54,8 @@ def checked(request: Found, kept: Array, file: File, options: Options, blanks: B
         if not request.decode:
             raise refusal(request.where, "decode passes", 0, "at least one in each request with phases=decode")
         request = _from_row(request, request.prefill)
+    if not kept.any():
+        raise TraceError(f"{request.where}: without_layers leaves out all {len(kept)} layers; allowed: fewer")
     if not kept.all():
         request = replace(request, expert_ids=np.where(kept[:, None], request.expert_ids.astype(np.int32), -1))
     _check_range(request, file, options)

@@ -144,7 +144,9 @@ def _add(line: Line, node: dict[str, Any], request: _Request, before: int, head:
     """Append one line to its request; ``before``: the layer of the line above. Returns its own."""
     last = request.start + len(request.phases) - 1
     token = line.integer("token", node["token"], 0, _MAX_INT)
-    layer = line.integer("layer", node["layer"], 0, (head.n_layers or MAX_EXPERTS) - 1)
+    layer = line.integer("layer", node["layer"], 0, MAX_EXPERTS - 1)
+    if head.n_layers and layer >= head.n_layers:
+        raise line.refuse("layer", layer, f"at most {head.n_layers - 1}, as the header says")
     phase = node.get("phase", "decode")
     if not isinstance(phase, str) or phase not in _PHASES:
         raise line.refuse("phase", phase, one_of(_PHASES))

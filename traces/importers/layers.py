@@ -44,11 +44,8 @@ def named(layers: Iterable[int]) -> str:
 
 
 def kept_layers(file: str, n_layers: int, without: frozenset[int]) -> Array:
-    """Return for each of ``n_layers`` whether it stays. TraceError for one that the file lacks, or if none stays."""
+    """Return for each of ``n_layers`` whether it stays. TraceError for one that the file lacks."""
     if without and max(without) >= n_layers:
         found, allowed = spans(layer for layer in without if layer >= n_layers), f"0 to {n_layers - 1}, its layers"
         raise TraceError(f"{file}: without_layers names {shown(found)}; allowed: {allowed}")
-    kept = ~np.isin(np.arange(n_layers), list(without))
-    if not kept.any():
-        raise TraceError(f"{file}: without_layers leaves out all {n_layers} layers; allowed: fewer")
-    return kept
+    return ~np.isin(np.arange(n_layers), list(without))

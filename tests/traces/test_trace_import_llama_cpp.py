@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from imported import ids, refuse, steps, take
 
+from traces import TraceError
 from traces.importers import Options
 
 # Two layers, top-2, ubatches of 2: a prompt of 3 tokens, whose last layer (4) has the last token of an ubatch alone.
@@ -46,6 +47,16 @@ def test_files_one_behind_the_other_are_requests(tmp_path: Path) -> None:
     assert steps(trace) == [(0, 0, 2, 0), (0, 1, 1, 2), (0, 1, 1, 3), (1, 0, 2, 0)]
     assert ids(trace)[4:] == [[[7, 2], [5, 6]], [[3, 0], [1, 0]]]
     assert trace.E == 16
+
+
+def test_a_file_that_was_cut_off(tmp_path: Path) -> None:
+    cut = narrow(*UBATCHES) + narrow(["1,7", "1,2", "1,3", "4,5"])
+    trace = take(tmp_path, "llama_cpp", cut, Options(limit=1), top_k=2, ubatch=3).trace
+    assert steps(trace) == [(0, 0, 2, 0), (0, 1, 1, 2), (0, 1, 1, 3)]
+    refuse(tmp_path, "llama_cpp", cut, "line 17, rows of layer 1", top_k=2, ubatch=3)
+    (other := tmp_path / "other").mkdir()
+    with pytest.raises(TraceError, match="line 17, rows of layer 1"):
+        take(other, "llama_cpp", cut, Options(limit=2), top_k=2, ubatch=3)
 
 
 def test_a_prompt_that_fills_its_ubatches(tmp_path: Path) -> None:

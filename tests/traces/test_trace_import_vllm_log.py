@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from imported import ids, refuse, steps, take
 
+from traces import TraceError
 from traces.importers import Options
 
 META = {
@@ -135,6 +136,16 @@ def test_token_idx_of_forward_passes(tmp_path: Path) -> None:
     assert steps(take(tmp_path, "vllm_log", text(*single), token_idx="pass").trace) == expected
 
 
+def test_a_file_that_was_cut_off(tmp_path: Path) -> None:
+    whole = text(*one_pass("r0", 0, 1), *one_pass("r0", 2), *one_pass("r1", 0), *one_pass("r1", 1))
+    cut = whole[:-20]
+    assert steps(take(tmp_path, "vllm_log", cut, Options(limit=1)).trace) == [(0, 0, 2, 0), (0, 1, 1, 2)]
+    refuse(tmp_path, "vllm_log", cut, "line 11, content")
+    (other := tmp_path / "other").mkdir()
+    with pytest.raises(TraceError, match="line 11, content"):
+        take(other, "vllm_log", cut, Options(limit=2))
+
+
 def test_chunks_and_absent_experts(tmp_path: Path) -> None:
     lines = [*one_pass("r0", 0, 1), *one_pass("r0", 0, 1), *one_pass("r0", 0)]
     lines[0] = {**lines[0], "topk_ids": [5, -1]}
@@ -183,6 +194,7 @@ IN_PASSES = {"token_idx": "pass"}
         ),
         ([*one_pass("r0", 0), *one_pass("r0", 1), *one_pass("r0", 2, 3)], {}, "is '2 tokens after a decode step'"),
         # Options that the file contradicts.
+        ([*call("r0", 1, 0, 1)], {"prompt_tokens": 5}, "tokens of req_id 'r0' is 2; allowed: at least 5, the prompt_"),
         (TWO, {"prompt_tokens": 2}, "prompt_tokens is 2; allowed: only with a file with one layer"),
         (TWO, {"chunk": 2}, "chunk is 2; allowed: only with token_idx=pass"),
         (TWO, {"skip": 2}, "skip is 2; allowed: only with token_idx=pass"),

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from traces.errors import UserError
+from traces.errors import TraceError, UserError
 from traces.format import MAX_EXPERTS
 from traces.importers import Importer, Options
 from traces.importers.build import File, build
@@ -39,6 +39,7 @@ _HEAD = "layer,expert"
 _ROW = re.compile(rb"(\d{1,5}),(\d{1,5})")
 _WIDE_ROW = re.compile(rb"(-?\d{1,9}),(\d{1,5})((?:,\d{1,5})+)")
 _MAX_LINE = 2**16
+_CUT = "of a file that was cut off, leave its last rows out, or take the requests before them with limit=N"
 
 
 @dataclass
@@ -48,6 +49,7 @@ class _Group:
     line: Line
     layer: int
     begins: bool = False
+    ends: bool = False
     ids: array[int] = field(default_factory=lambda: array("i"))
     rows: int = 0
     slots: int = 1
@@ -64,9 +66,14 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     read, turns = _reading(source, options, wide)
     layers: set[int] = set()
     prompts = False
-    for group in read():
-        layers.add(group.layer)
-        prompts = prompts or not wide or (group.position or 0) < 0
+    try:
+        for group in read():
+            layers.add(group.layer)
+            prompts = prompts or not wide or (group.position or 0) < 0
+    except TraceError:
+        # What is wrong behind the requests that are wanted does not matter; what is wrong in them is found again.
+        if options.limit is None:
+            raise
     file = File(
         recorder=Recorder("llama_cpp", None, None),
         model=source.stem,
@@ -118,34 +125,38 @@ def _reading(source: Path, options: Options, wide: bool) -> tuple[Callable[[], I
 def _groups(source: Path, top_k: int) -> Iterator[_Group]:
     """Yield the groups of ``layer,expert``, each of whole tokens."""
     group: _Group | None = None
-    begins = False
+    empty = True
     for line, raw in text_lines(source, "CSV", _MAX_LINE):
         match = _ROW.fullmatch(raw)
         if match is None:
             if raw != _HEAD.encode():
                 raise line.refuse("content", raw.decode("latin-1"), f"{_HEAD}, two numbers")
-            begins = True
             if group is not None:
+                group.ends = True
                 yield _whole(group, top_k)
                 group = None
             continue
-        layer, expert = int(match[1]), line.integer("expert", int(match[2]), 0, MAX_EXPERTS - 1)
+        layer, expert = int(match[1]), int(match[2])
         if group is None or layer != group.layer:
             if group is not None:
                 yield _whole(group, top_k)
-            group = _Group(line, line.integer("layer", layer, 0, MAX_EXPERTS - 1), begins, slots=top_k)
-            begins = False
-        _extend(line, group, [expert])
-    if group is None:
+            group = _Group(line, line.integer("layer", layer, 0, MAX_EXPERTS - 1), slots=top_k)
+            empty = False
+        if expert >= MAX_EXPERTS or len(group.ids) == MAX_REQUEST_IDS:
+            line.integer("expert", expert, 0, MAX_EXPERTS - 1)
+            raise line.refuse("ids of one pass", "more", f"at most {MAX_REQUEST_IDS}")
+        group.ids.append(expert)
+    if empty:
         raise Line(source.name, 1).refuse("content", "no routing", f"rows of {_HEAD}")
-    yield _whole(group, top_k)
+    if group is not None:
+        yield _whole(group, top_k)
 
 
 def _whole(group: _Group, top_k: int) -> _Group:
     group.rows, rest = divmod(len(group.ids), top_k)
     if rest:
         found = f"{len(group.ids)} from here on"
-        allowed = f"a multiple of top_k={top_k}; of a file that was cut off, leave out the rows from here on"
+        allowed = f"a multiple of top_k={top_k}; {_CUT}"
         raise group.line.refuse(f"rows of layer {group.layer}", found, allowed)
     return group
 
@@ -193,7 +204,11 @@ def _passes(source: Path, groups: Iterator[_Group], layers: list[int]) -> Iterat
             yield prompt.place(_complete(ubatch, layers), ubatch[0])
             ubatch = []
         ubatch.append(group)
-    yield prompt.place(_complete(ubatch, layers), ubatch[0])
+        if group.ends:
+            yield prompt.place(_complete(ubatch, layers), ubatch[0])
+            ubatch = []
+    if ubatch:
+        yield prompt.place(_complete(ubatch, layers), ubatch[0])
 
 
 @dataclass
@@ -238,7 +253,7 @@ def _complete(ubatch: list[_Group], layers: list[int]) -> Pass:
         group = by_layer.get(layer)
         spared = layer == last and (rows > 1 or bool(prefill))
         if group is None and not spared:
-            allowed = "every layer of the file in each ubatch; of a file that was cut off, leave out its last rows"
+            allowed = f"every layer of the file in each ubatch; {_CUT}"
             raise first.refuse(f"layer {layer} of this ubatch", "missing", allowed)
         if group is not None and group.rows != rows and not (spared and group.rows == 1):
             allowed = f"{rows}, as in layer {ubatch[0].layer} of this ubatch"
@@ -246,7 +261,7 @@ def _complete(ubatch: list[_Group], layers: list[int]) -> Pass:
         if group is not None and not prefill and group.position != ubatch[0].position:
             raise group.line.refuse("pos", group.position, f"{ubatch[0].position}, as in the layers before")
     ids = {group.layer: np.array(group.ids, np.int32).reshape(group.rows, group.slots) for group in ubatch}
-    return Pass(first, rows, ids, prefill=prefill, begins=ubatch[0].begins)
+    return Pass(first, rows, ids, prefill=prefill, begins=ubatch[0].begins, ends=ubatch[-1].ends)
 
 
 IMPORTER = Importer(

@@ -72,7 +72,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
         left_out.lines = 0
         passes = _passes(source, left_out)
         if training:
-            passes = (replace(one, begins=True, prefill=True) for one in passes)
+            passes = (replace(one, ends=True, prefill=True) for one in passes)
         return turns.requests(passes)
 
     what = "each pass is one, of all tokens in it (mode=training)" if training else "passes of several tokens"
@@ -119,7 +119,7 @@ def _complete(records: list[_Record], layers: list[int]) -> Pass:
         what = "missing" if odd in layers else "there"
         allowed = (
             "the layers of the first pass in each; activation recomputation writes layers again, and a file that was "
-            "cut off ends within a pass: leave its last lines out"
+            "cut off ends within a pass: leave its last lines out, or take the requests before them with limit=N"
         )
         raise line.refuse(f"layer {odd} of the pass from here on (step {records[0].step})", what, allowed)
     for one, two in pairwise(records):

@@ -21,7 +21,7 @@ class Pass:
     """One forward pass: for each layer of the file the ids [rows, k] of its tokens, -1 where absent.
 
     A layer with fewer rows than ``rows`` computed the last tokens alone. ``line``: where it begins. ``prefill``: None
-    where the file does not say it. ``begins``: the file says that a request begins here.
+    where the file does not say it. ``begins``, ``ends``: the file says that a request begins or ends with it.
     """
 
     line: Line
@@ -30,6 +30,7 @@ class Pass:
     weights: Mapping[int, Array] = field(default_factory=dict)
     prefill: bool | None = None
     begins: bool = False
+    ends: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ class Turns:
             size += sum(ids.size for ids in one.ids.values())
             if size > MAX_REQUEST_IDS:
                 raise one.line.refuse("ids of one request", size, f"at most {MAX_REQUEST_IDS}")
+            if one.ends:
+                yield self._checked(request, prompt)
+                request, prompt, size = [], 0, 0
         if request:
             yield self._checked(request, prompt)
 

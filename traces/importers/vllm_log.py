@@ -26,7 +26,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from traces.errors import UserError, one_of
+from traces.errors import TraceError, UserError, one_of
 from traces.format import MAX_EXPERTS
 from traces.importers import Importer, Options
 from traces.importers.build import File, Found, build
@@ -62,7 +62,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     """
     own = options.own
     passes = own.get("token_idx", "request") == "pass"
-    head = _survey(source)
+    head = _survey(source, options.limit)
     single = len(head.layers) == 1
     if single and not passes and "prompt_tokens" not in own:
         raise UserError(
@@ -98,15 +98,24 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     return build(source, target, options, file, read)
 
 
-def _survey(source: Path) -> Head:
+def _survey(source: Path, limit: int | None) -> Head:
+    """Read the file once; with a ``limit``, what is wrong behind the requests that are wanted does not matter."""
     head = Head()
     logged: set[int] = set()
-    for route in _routes(source, head):
-        logged.add(route.layer)
-        key = (route.run, route.request)
-        if key not in head.last and len(head.last) == _MAX_REQUESTS:
-            raise route.line.refuse("requests", "more", f"at most {_MAX_REQUESTS}")
-        head.last[key] = route.number
+    begun = 0
+    try:
+        for route in _routes(source, head):
+            logged.add(route.layer)
+            key = (route.run, route.request)
+            if key not in head.last and len(head.last) == _MAX_REQUESTS:
+                raise route.line.refuse("requests", "more", f"at most {_MAX_REQUESTS}")
+            begun = begun if key in head.last else route.number
+            head.last[key] = route.number
+    except TraceError:
+        if limit is None or not logged:
+            raise
+        # Whoever was still being written when the last request began may have more lines.
+        head.last = {key: last for key, last in head.last.items() if last < begun}
     if not logged:
         raise Line(source.name, 1).refuse("content", "no routing", f"lines with {one_of(_NEEDED)}")
     head.layers = logged

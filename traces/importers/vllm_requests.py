@@ -15,7 +15,7 @@ from traces.importers.build import Found
 from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size
 from traces.importers.passes import Pass
 
-_CUT = "of a file that was cut off, leave its last lines out"
+_CUT = "of a file that was cut off, leave its last lines out, or take the requests before them with limit=N"
 
 
 class Route(NamedTuple):
@@ -77,7 +77,11 @@ class _Request:
             if have != rows:
                 allowed = f"{rows}, as in other layers; {_CUT}"
                 raise self.first.refuse(f"tokens of {self.name} in layer {layer}", have, allowed)
-        stated = min(max((prompt or 0) - self.start, 0), rows)
+        if prompt is not None and prompt > self.start + rows:
+            raise self.first.refuse(
+                f"tokens of {self.name}", self.start + rows, f"at least {prompt}, the prompt_tokens"
+            )
+        stated = max((prompt or 0) - self.start, 0)
         chunks = self._chunks() if prompt is None else (stated,) * (stated > 0)
         ids, weights = self._arrays(where, rows)
         signals = {} if weights is None else {"expert_weights": weights}
@@ -147,7 +151,7 @@ def by_request(
         if size > MAX_REQUEST_IDS:
             allowed = f"at most {MAX_REQUEST_IDS} ids of requests whose lines alternate"
             raise route.line.refuse("requests at once", f"{len(held)}, with more ids", allowed)
-        if last[key] == route.number:
+        if last.get(key) == route.number:
             complete.add(key)
         while held and (first := next(iter(held))) in complete:
             done = held.pop(first)
@@ -167,8 +171,7 @@ def by_pass(routes: Iterator[Route], layers: set[int]) -> Iterator[Pass]:
             if route.token != 0:
                 allowed = f"0, or {before.token + 1} in layer {before.layer}: rows of a pass ascend by one"
                 raise route.line.refuse("token_idx", route.token, allowed)
-            other = (route.run, route.request) != (before.run, before.request)
-            if other or route.layer <= before.layer:
+            if route.run != before.run or route.layer <= before.layer:
                 yield _pass(lines, order)
                 lines, size = [], 0
         elif before is None and route.token != 0:
@@ -182,8 +185,7 @@ def by_pass(routes: Iterator[Route], layers: set[int]) -> Iterator[Pass]:
 
 
 def _continues(route: Route, before: Route) -> bool:
-    same = (route.run, route.request, route.layer) == (before.run, before.request, before.layer)
-    return same and route.token == before.token + 1
+    return (route.run, route.layer, route.token) == (before.run, before.layer, before.token + 1)
 
 
 def _pass(lines: list[Route], order: list[int]) -> Pass:

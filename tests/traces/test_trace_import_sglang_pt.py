@@ -137,7 +137,7 @@ class Evil:
     """A pickle that would run a command."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, ("touch pwned",)
+        return os.system, ("exit 3",)
 
 
 def nested() -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import sys
 import zipfile
@@ -104,7 +105,7 @@ def says_wide_llama(raw: bytes) -> Rows:
 
 def says_megatron(raw: bytes) -> Rows:
     found: Rows = defaultdict(list)
-    for row in map(json.loads, text_lines(raw)):
+    for row in json_rows(raw):
         if row.get("block") != "mtp":
             found[row["layer"]] += [frozenset(ids) - {-1} for ids in row["top_indices"]]
     return found
@@ -119,7 +120,7 @@ def says_moe_beyond(raw: bytes) -> Rows:
         elif row:
             head = max(key for key in batches if key[1] < 0)
             layers = batches.setdefault((head[0], int(row[1])), defaultdict(list))
-            layers[int(row[0])].append(frozenset(json.loads(row[3])))
+            layers[int(row[0])].append(frozenset(map(int, re.findall(r"\d+", row[3]))))
     for layers in batches.values():
         for layer, sets in layers.items():
             found[layer] += sets
@@ -129,7 +130,7 @@ def says_moe_beyond(raw: bytes) -> Rows:
 def says_vllm(raw: bytes) -> Rows:
     requests: dict[tuple[int, Any], Rows] = {}
     run = 0
-    for row in map(json.loads, text_lines(raw)):
+    for row in json_rows(raw):
         run += row.get("type") == "meta"
         if row.get("type", "route") == "route":
             layers = requests.setdefault((run, str(row.get("req_id", ""))), defaultdict(list))
@@ -139,6 +140,20 @@ def says_vllm(raw: bytes) -> Rows:
         for layer, sets in layers.items():
             found[layer] += sets
     return found
+
+
+def says_vllm_passes(raw: bytes) -> Rows:
+    found: Rows = defaultdict(list)
+    for row in json_rows(raw):
+        if row.get("type", "route") == "route":
+            found[row["layer"]].append(frozenset(row["topk_ids"]) - {-1})
+    return found
+
+
+def json_rows(raw: bytes) -> list[dict[str, Any]]:
+    """The objects, also behind the field name of a server-sent event; its other fields and comments say nothing."""
+    found = [line.removeprefix(b"data:") for line in text_lines(raw) if not re.match(rb"(event|id|retry)?:", line)]
+    return [json.loads(line) for line in found if line.strip() != b"[DONE]"]
 
 
 def text_lines(raw: bytes) -> list[bytes]:
@@ -158,7 +173,7 @@ SOURCES: dict[str, tuple[str, bytes, dict[str, Any], Callable[[bytes], Rows]]] =
     "megatron, training": ("megatron", megatron(), {"mode": "training"}, says_megatron),
     "moe_beyond": ("moe_beyond", moe_beyond(), {}, says_moe_beyond),
     "vllm_log, requests": ("vllm_log", vllm(passes=False), {}, says_vllm),
-    "vllm_log, passes": ("vllm_log", vllm(passes=True), {"token_idx": "pass"}, says_vllm),
+    "vllm_log, passes": ("vllm_log", vllm(passes=True), {"token_idx": "pass"}, says_vllm_passes),
 }
 
 
@@ -168,6 +183,7 @@ SOURCES: dict[str, tuple[str, bytes, dict[str, Any], Callable[[bytes], Rows]]] =
 def test_texts(tmp_path: Path, name: str, edits: list[Edit]) -> None:
     kind, raw, own, says = SOURCES[name]
     source, target = tmp_path / "source", tmp_path / "trace"
+    shutil.rmtree(target, ignore_errors=True)
     source.write_bytes(changed := mutated(raw, edits))
     options = Options(split=Fraction(1, 2), own=own)
     if accepted_or_refused(lambda: find(kind).run(source, target, options)):

@@ -17,16 +17,20 @@ from traces.reader import open_trace
 from traces.repeats import repeats_of, warning
 from traces.version import SHOWN
 from traces.words import folder, integer, member, parse_words, share, text
+from traces.workplace import refuse_existing
 
 HELP = """\
 Work with recorded routing of Mixture-of-Experts models.
 
-  python -m traces check DIR                     verify a trace: hashes, shapes, every value
-  python -m traces inspect DIR [key=value ...]   show what was recorded and how the experts were chosen
-  python -m traces import FORMAT SRC DST [...]   turn a recording of another tool into a trace
-  python -m traces arrivals LOG DIR DST          copy a trace, with the arrivals of a log
-  python -m traces collect ...                   record a trace from a Hugging Face model
-  python -m traces calibrate out=FILE ...        measure this machine, for the simulator to price by
+  python -m traces check DIR               verify a trace: every file and value
+  python -m traces inspect DIR [...]       show how the experts were chosen
+  python -m traces import FORMAT SRC DST   turn a recording of another tool into
+                                           a trace
+  python -m traces arrivals LOG DIR DST    copy a trace, with a log's arrivals
+  python -m traces collect ...             record a trace from a Hugging Face
+                                           model
+  python -m traces calibrate out=FILE ...  measure this machine, for the
+                                           simulator to price by
 
 Add --help to a verb for its options; --version says which this is.
 Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
@@ -34,18 +38,33 @@ Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
 CHECK_HELP = """\
 python -m traces check DIR
 
-Checks the trace in folder DIR: trace.json, the hash and shape of every file, the requests and steps, and every
-value; and the outputs of predictors that lie beside it, in predicted/. Prints one line and exits with 0; or prints
-the first thing that is wrong on stderr and exits with 2.
+Checks the trace in folder DIR: trace.json, the hash and shape of every file,
+the requests and steps, and every value; and the outputs of predictors that lie
+beside it, in predicted/. Prints one line and exits with 0; or prints the first
+thing that is wrong on stderr and exits with 2.
+
+The line also counts rows that name the same experts as the row before in every
+layer. Where they are more than chance makes (4 rows and 1 % more than expected
+and 1.5 times as many, or a run of 4 and more that one trace in a thousand has),
+a warning on stderr says so: a recorder that is stuck writes such rows.
 """
 INSPECT_HELP = """\
 python -m traces inspect DIR [format=json] [plots=DIR]
 
-Checks the trace in folder DIR, then shows its counts, phases and sources, and per layer: how many of its experts a
-token shares with the token before it (uniform chance: K/E); how many other experts of the layer are demanded between
-two demands of an expert (reuse distance: a pool of more slots than that hits); the entropy of expert popularity; the
-load of the most popular expert; where it was recorded, how well a gate applied some layers early foresees the
-experts; and how alike the popularities of the sources are.
+Checks the trace in folder DIR, then shows its counts, phases and sources, and
+per layer:
+  overlap   how many of its experts a token shares with the one before it
+            (by chance: K/E)
+  reuse     how many other experts of the layer are demanded between two
+            demands of an expert: a pool of more slots than that hits
+  bits      the entropy of expert popularity
+  load      demands of the most popular expert, divided by the mean
+  unused    experts that no token chose
+  gate +a   how well a gate, applied a layers early, foresees the experts;
+            where that was recorded
+Rows that repeat the row before in every layer are counted, with a warning where
+chance cannot have made them (see check). Where there are several sources, their
+overlap and how alike the popularities of their experts are.
 
   format=json      print JSON instead of tables; format=table is the default
   plots=DIR        also draw a PNG of each figure into folder DIR
@@ -53,17 +72,29 @@ experts; and how alike the popularities of the sources are.
 IMPORT_HELP = """\
 python -m traces import FORMAT SRC DST [key=value ...]
 
-Imports SRC into the new folder DST.
+Imports SRC into the new folder DST. What the file does not say and is inferred
+is told on stderr, each with the option that states it. Text may be gzipped,
+begin with a byte order mark and have blank lines; JSON Lines may also be one
+JSON array, or the data: lines of a stream of events.
 
-  split=0.7        share of the requests marked "train", rounded down, the rest "test"; at least one of each
-                   (default: no split, and a run measures every request)
+  split=0.7        share of the requests marked "train", rounded down, the rest
+                   "test"; at least one of each (default: no split, and a run
+                   measures every request)
   seed=0           which ones: the seed of the permutation
   limit=N          only the first N requests
-  model=NAME       name of the model (default: from the file)
+  without_layers=0,2,4-6
+                   leave out these layers of the file, counted from 0: such as
+                   have no experts. Layers in which no token has an expert are
+                   left out in any case, and named
+  phases=decode    only the decode passes; the prompts become context
+  model=NAME       name of the model (default: from the file). One of
+                   conf/model with as many layers, experts and top-k also
+                   prices the trace, so that sim needs no model=
   source=TEXT      where the prompts come from
   licence=TEXT     their licence
-  arrivals=FILE    a log of arrivals: Azure's CSV or Mooncake's JSON Lines; its first times, in order, become those
-                   of the requests, in seconds since the first
+  arrivals=FILE    a log of arrivals, Azure's CSV or Mooncake's JSON Lines; its
+                   first times, in order, become those of the requests, in
+                   seconds since the first
 
 Formats:
 
@@ -71,9 +102,11 @@ Formats:
 ARRIVALS_HELP = """\
 python -m traces arrivals LOG DIR DST
 
-Copies the trace in folder DIR to the new folder DST, with arrivals from LOG: Azure's CSV (TIMESTAMP,ContextTokens,
-GeneratedTokens) or Mooncake's JSON Lines (timestamp in ms). Its first times, in order, become those of the requests,
-in seconds since the first. Predictors' outputs (predicted/) are not copied: they belong to the other trace.
+Copies the trace in folder DIR to the new folder DST, with arrivals from LOG:
+Azure's CSV (TIMESTAMP,ContextTokens,GeneratedTokens) or Mooncake's JSON Lines
+(timestamp in ms). Its first times, in order, become those of the requests, in
+seconds since the first. Predictors' outputs (predicted/) are not copied: they
+belong to the other trace.
 """
 
 
@@ -188,6 +221,7 @@ def _import(args: list[str]) -> None:
     known = {field.name for field in fields(Options)} - {"own"}
     common = {key: value for key, value in options.items() if key in known}
     own = {key: value for key, value in options.items() if key not in known}
+    refuse_existing(Path(target))  # now, and not after a large file has been read
     importer.run(Path(source), Path(target), Options(**common, own=own, note=_note))
     print(f"imported {source} into {target}: check it with python -m traces check {target}", file=sys.stderr)
 

@@ -125,7 +125,7 @@ def _facts(trace: Trace, stats: Stats) -> dict[str, str]:
         "tokens": _counted(stats.tokens),
         "sources": _counted(dict(list(stats.sources.items())[:20])) + (", ..." if len(stats.sources) > 20 else ""),
         "signals": ", ".join(name for name in SIGNALS if trace.has(name)),
-        "rows that repeat the row before": f"{stats.repeats}{', suspicious' if stats.repeats.suspicious else ''}",
+        "repeated rows": f"{stats.repeats}{', suspicious' if stats.repeats.suspicious else ''}",
         "overlap of adjacent tokens": f"{_mean(stats.overlap)} (uniform {stats.uniform_overlap:.3f})",
         "reuse distance, median / p90": f"{_pooled(stats, 0.5)} / {_pooled(stats, 0.9)} of {trace.E - 1} other experts",
         "entropy of popularity": f"{_mean(stats.entropy_bits)} bits (uniform {math.log2(trace.E):.3f})",

@@ -87,6 +87,10 @@ def test_tokens_that_a_cache_held_are_context(tmp_path: Path) -> None:
         ([{"model": "m"}], "line 1, content is 'no routing'"),
         ([{"model": 3}, *GOOD], "line 1, model is 3; allowed: printable"),
         ([{"model": "m", "layers": 2}, *GOOD], "line 1, keys is 'model, layers'"),
+        (
+            [{"prompt_tokens": 3, "routed_experts": []}],
+            "line 1, keys .*answers of servers are read by import routed_exp",
+        ),
         ([{"n_layers": 0}, *GOOD], "line 1, n_layers is 0"),
         ([{"n_layers": 1}, *GOOD], "line 3, layer is 1; allowed: at most 0, as the header says"),
         ([{"top_k": 1}, *GOOD], "line 2, number of ids is 2; allowed: at most 1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,44 @@ def test_requests_and_phases(tmp_path: Path) -> None:
     np.testing.assert_array_equal(trace.expert_weights, np.take_along_axis(WEIGHTS, order, -1))
     np.testing.assert_array_equal(trace.token_ids, np.arange(6))
     assert trace.manifest.model.name == "tiny"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"req_len": None, "req_decode": np.array([1, 2]), "req_offset": None},
+        {"req_len": None, "req_decode": np.array([1, 2])},
+        {"req_len": None},
+    ],
+    ids=["prefill and decode", "and offset", "offset alone"],
+)
+def test_lengths_come_from_what_is_there(tmp_path: Path, changes: dict[str, Any]) -> None:
+    trace = open_trace(import_trace(write(tmp_path, **changes), tmp_path / "trace", Options()))
+    assert trace.steps.tolist() == [(0, 0, 0, 3, 0), (0, 1, 3, 1, 3), (1, 1, 4, 1, 7), (1, 1, 5, 1, 8)]
+
+
+def test_fortran_order_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = {"experts": np.asfortranarray(EXPERTS), "weights": np.asfortranarray(WEIGHTS)}
+    trace = open_trace(import_trace(write(tmp_path, **turned), tmp_path / "trace", Options()))
+    order = np.argsort(-WEIGHTS, axis=-1, kind="stable")
+    np.testing.assert_array_equal(trace.expert_ids, np.take_along_axis(EXPERTS, order, -1))
+    np.testing.assert_array_equal(trace.expert_weights, np.take_along_axis(WEIGHTS, order, -1))
+    # Its rows are spread over the member, which is then in memory as a whole.
+    shutil.rmtree(trace.path)
+    monkeypatch.setattr("traces.importers.archive.MAX_REQUEST_IDS", 35)
+    refused(write(tmp_path, **turned), "experts.npy: order is 'Fortran'; allowed: C order above 35 values")
+
+
+def test_minus_one_is_absent_and_layers_can_be_left_out(tmp_path: Path) -> None:
+    experts = EXPERTS.astype(np.int16)
+    experts[:, 1, 2] = experts[4, 1] = -1
+    trace = open_trace(import_trace(write(tmp_path, experts=experts, weights=None), tmp_path / "trace", Options()))
+    assert trace.expert_ids[4, 1].tolist() == [255] * 3
+    assert trace.expert_ids[0, 1].tolist() == [*EXPERTS[0, 1, :2].tolist(), 255]
+    options = Options(without_layers=frozenset({0}))
+    trace = open_trace(import_trace(write(tmp_path, experts=experts, weights=None), tmp_path / "other", options))
+    assert (trace.L, trace.K) == (1, 2)
+    np.testing.assert_array_equal(trace.expert_ids[:4, 0], EXPERTS[:4, 1, :2])
 
 
 def test_options(tmp_path: Path) -> None:

@@ -76,4 +76,9 @@ def test_every_importer_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> No
         assert importer.help.endswith("\n")
         for key in importer.keys:
             assert f"{key}=" in importer.help
-    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_every_help_page_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ([], ["check"], ["inspect"], ["import"], ["arrivals"]):
+        assert main([*verb, "--help"]) == 0
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 80

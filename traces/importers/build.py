@@ -26,7 +26,6 @@ from traces.importers.found import Found as Found
 from traces.importers.layers import kept_layers, named, spans
 from traces.manifest import Prompts
 from traces.repeats import Repeats, warning
-from traces.workplace import refuse_existing
 from traces.writer import TraceWriter
 
 
@@ -65,11 +64,10 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
     what the file says, else the largest id plus one, rounded up to a multiple of 4. Raises TraceError with file, place
     and value.
     """
-    refuse_existing(target)
     survey, blanks = Survey(), Blanks()
     for request in _limited(source, options, file, read, blanks):
         _look(request, survey)
-    blanks.check(source.name)
+    blanks.check(source.name, options.without_layers)
     kept = _kept(source, options, file, survey)
     shape = (int(kept.sum()), file.top_k or survey.widest)
     n_experts, priced_as = _price(options, file, survey, shape)
@@ -95,6 +93,8 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
             )
             out.add_request(label, steps=steps, **_arrays(request, kept, shape[1], out.absent))
         decoding = {"mode": "unknown", **file.decoding}
+        if options.phases == "decode":
+            decoding["phases"] = "decode alone: prompts were left out"
         if not kept.all():
             decoding["layers"] = f"{spans(np.flatnonzero(kept).tolist())} of the {len(kept)} in the file"
         return out.close(

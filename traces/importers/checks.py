@@ -32,13 +32,13 @@ class Blanks:
     zeros: dict[int, str] = field(default_factory=dict)
     routed: set[int] = field(default_factory=set)
 
-    def check(self, file: str) -> None:
-        """Refuse layers of zeros, all of them in one error."""
+    def check(self, file: str, without: frozenset[int]) -> None:
+        """Refuse layers of zeros, all of them in one error; ``without``: what the user leaves out already."""
         dense = [layer for layer in self.zeros if layer not in self.routed]
         if dense:
             raise TraceError(
                 f"{file}: {named(dense)} (counted from 0): zeros alone, which is how servers write layers "
-                f"without experts; allowed: without_layers={spans(dense)}, which leaves them out"
+                f"without experts; allowed: without_layers={spans({*dense, *without})}, which leaves them out"
             )
         for layer, where in self.zeros.items():
             raise refusal(where, f"layer {layer}", "zeros alone", "routing, as in other requests of the file")

@@ -182,10 +182,14 @@ IMPORTER = Importer(
     "npz",
     import_trace,
     """\
-npz: experts [N, L, K]; optional weights [N, L, K], token_ids [N]; and one number per request in req_len, req_offset,
-  req_prefill, req_decode, req_prompt_tokens_not_traced, of which one of the last three is needed.
-  n_experts=E      experts per layer (default: the largest id + 1, rounded up to a multiple of 4)
-  meta=FILE        JSON list, may be gzipped, with one object per request; its "dataset" becomes the source
+npz: an archive of arrays
+  experts [N, L, K]; optional weights [N, L, K] and token_ids [N]; and one
+  number per request in req_len, req_offset, req_prefill, req_decode,
+  req_prompt_tokens_not_traced, of which one of the last three is needed.
+  n_experts=E      experts per layer (default: the largest id + 1, rounded up to
+                   a multiple of 4)
+  meta=FILE        JSON list, may be gzipped, with one object per request; its
+                   "dataset" becomes the source
 """,
     {"n_experts": integer("n_experts", 1, MAX_EXPERTS), "meta": Path},
 )

@@ -64,8 +64,12 @@ def _found(response: _Response, own: Mapping[str, Any]) -> Found:
     line = response.line
     routed, before = response.first("routed_experts"), response.first("prompt_routed_experts")
     if routed is None and before is None:
-        keys = ", ".join(response.places[0])
-        raise line.refuse("keys", keys, "routed_experts, itself or in meta_info or the only choice")
+        node, allowed = response.places[0], "routed_experts, itself or in meta_info or the only choice"
+        if {"token", "layer", "ids"} <= set(node):
+            allowed += "; such lines are read by import jsonl"
+        elif _name(node):
+            allowed += "; the parts of one stream follow each other"
+        raise line.refuse("keys", ", ".join(node), allowed)
     prompt = response.count(0, _MAX_INT, "prompt_tokens", "input_tokens", ids=("prompt_token_ids", "prompt_ids"))
     if prompt is None:
         raise line.refuse("prompt_tokens", None, "how many tokens the prompt has")
@@ -124,8 +128,13 @@ def _name(node: dict[str, Any]) -> object:
     return found if isinstance(found, str) and found else None
 
 
+def _choices(node: dict[str, Any]) -> Any:
+    """Return what a server calls choices, and vLLM's offline engine outputs."""
+    return node.get("choices", node.get("outputs"))
+
+
 def _has_routing(node: dict[str, Any]) -> bool:
-    choices = node.get("choices")
+    choices = _choices(node)
     places = [node, *(choices if isinstance(choices, list) else [])]
     return any(
         isinstance(place, dict)
@@ -155,7 +164,7 @@ def _joined(parts: list[tuple[Line, dict[str, Any]]], seen: set[int]) -> _Respon
 def _places(line: Line, node: dict[str, Any]) -> list[dict[str, Any]]:
     """The objects of a response in which a field may stand."""
     places = [node]
-    choices = node.get("choices")
+    choices = _choices(node)
     if choices is not None and choices != []:
         if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
             raise line.refuse("choices", choices, "one object: with several, their prompt would count several times")

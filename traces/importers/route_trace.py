@@ -26,7 +26,7 @@ from traces.errors import TraceError, one_of
 from traces.format import DECODE, PREFILL, Array, shown
 from traces.importers import Importer, Options
 from traces.importers.build import File, Found, build
-from traces.importers.counts import are_counts
+from traces.importers.counts import are_counts_in
 from traces.importers.files import Line, check_request_size, text_lines
 from traces.manifest import Recorder
 from traces.words import member
@@ -131,7 +131,7 @@ def _lines(source: Path) -> Iterator[tuple[Line, str]]:
 def _read_head(source: Path) -> _Head:
     lines = _lines(source)
     line, text = next(lines, (Line(source.name, 1), ""))
-    if are_counts(text.split(",")):
+    if are_counts_in(text):
         raise line.refuse_counts()
     if text != "# route_trace v1":
         raise _refusal(source, line.number, "line", text, "# route_trace v1")

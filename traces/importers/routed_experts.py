@@ -1,19 +1,24 @@
 """Import the ``routed_experts`` arrays [tokens, layers, k] that vLLM and SGLang return per request.
 
 Both cover the prompt and the generated tokens but the last, which is never fed to the model: prompt + completion - 1
-rows. Weights are not returned, and so the ids of a token stay in the order given, which need not be by descending
-weight. The source is one of two:
+rows, or one more, where a recorder has one for the last, too. Tokens of a prompt that were cached (``cached_tokens``,
+or leading rows of nothing but -1 or 0) are context, whether the answer has rows for them or not; any other -1 is an
+absent entry. Weights are not returned, and so the ids of a token stay in the order given, which need not be by
+descending weight. The source is one of two:
 
 JSON Lines of responses. ``routed_experts`` is a nested list (vLLM to 0.21), base64 of a .npy file (vLLM since) or
-base64 of bare little-endian int32 (SGLang), for which ``n_layers=`` and ``top_k=`` are needed. It lies in the
-object itself, in its ``meta_info`` (SGLang), in its only choice (``choices``), or in the ``sgl_ext`` of that; so do
-``prompt_tokens`` (also under ``usage``) and ``completion_tokens``, which is optional. vLLM 0.21 returned the prompt's
-rows apart, as ``prompt_routed_experts``. ``routed_experts_start_len`` (SGLang) or ``routed_experts_prompt_start``
-(vLLM), as sent with the request, says that earlier rows were left out. Anything else in a response is ignored.
+base64 of bare little-endian int32 (SGLang), for which ``n_layers=`` and ``top_k=`` are needed, or an object of
+``data`` (base64), ``shape`` and ``dtype``. It lies in the object itself, in its ``meta_info`` (SGLang), in its only
+choice (``choices``), or in the ``sgl_ext`` of that; so do ``prompt_tokens``, ``completion_tokens`` and
+``cached_tokens`` (also under ``usage``). Without ``completion_tokens`` nothing tells whether rows of a cached prefix
+were left out, unless ``cached_tokens`` is 0. vLLM 0.21 returned the prompt's rows apart, as ``prompt_routed_experts``.
+``routed_experts_start_len`` (SGLang) or ``routed_experts_prompt_start`` (vLLM), as sent with the request, says that
+earlier rows were left out. The parts of a stream are put together by their ``id``. Anything else is ignored.
 
-A ``.npz`` archive: ``prompt_tokens`` [R], and R arrays of any name, one per request, in their order.
+A ``.npz`` archive: ``prompt_tokens`` [R], optional ``completion_tokens`` [R] and ``cached_tokens`` [R], and R arrays
+of any name, one per request, in their order.
 
-SGLang reports dense layers as zeros: ``dense_layers=N`` leaves out the first N.
+SGLang reports layers without experts as zeros: ``without_layers=`` leaves them out, ``dense_layers=N`` the first N.
 """
 
 from __future__ import annotations
@@ -118,13 +123,21 @@ IMPORTER = Importer(
     "routed_experts",
     import_trace,
     """\
-routed_experts: what vLLM (enable_return_routed_experts) and SGLang (return_routed_experts) return, [tokens, layers, k]
-  per request: JSON Lines of responses with prompt_tokens and routed_experts (a nested list, base64 of .npy, or base64
-  of int32), or an .npz with one array per request and prompt_tokens [R]. The prompt's rows are one prefill pass.
-  Weights are not returned: the ids of a token stay in the order given.
-  n_experts=E      experts per layer (default: the largest id + 1, rounded up to a multiple of 4)
-  n_layers=L top_k=K  the shape of base64 of int32, which has none (dense layers included)
-  dense_layers=N   leave out the first N layers: SGLang reports layers without experts as zeros (default: 0)
+routed_experts: what vLLM (enable_return_routed_experts) and SGLang
+                (return_routed_experts) answer
+  JSON Lines of responses with prompt_tokens, completion_tokens and
+  routed_experts [tokens, layers, k]: a nested list, base64 of .npy or of int32,
+  or data with its shape and dtype. Or an .npz with one array per request,
+  prompt_tokens [R] and, optional, completion_tokens [R], cached_tokens [R].
+  The prompt's rows are one prefill pass, after the tokens that the server had
+  cached (cached_tokens, or leading rows of -1 or 0). A later -1 is an absent
+  entry. Weights are not returned: ids stay in the order given.
+  n_experts=E      experts per layer (default: the largest id + 1, rounded up to
+                   a multiple of 4)
+  n_layers=L top_k=K
+                   the shape of base64 of int32, which has none (all layers)
+  dense_layers=N   short for without_layers=0-(N-1): SGLang writes layers
+                   without experts as zeros
 """,
     {
         "n_experts": integer("n_experts", 1, MAX_EXPERTS),

@@ -87,9 +87,8 @@ def open_text(source: Path, what: str) -> BinaryIO:
         head = reader.peek(16)
         kind = content_of(head)
         if kind not in ("text", "nothing"):
-            raise refusal(
-                source.name, "content", kind + " inside gzip" * packed, f"UTF-8 text, {what}, or that gzipped"
-            )
+            found = f"{kind}, inside gzip" if packed else kind
+            raise refusal(source.name, "content", found, f"UTF-8 text, {what}, plain or gzipped")
         if head.startswith(_BOM):
             reader.read(len(_BOM))
     except OSError as error:

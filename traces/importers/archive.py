@@ -25,7 +25,7 @@ _MAX_DIRECTORY = 2**24
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, ValueError, NotImplementedError)
 
 
-class _Bounded:
+class Bounded:
     """A file whose reads are bounded until ``limit`` is lifted: zipfile takes the list of members in one."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -47,7 +47,7 @@ class Archive:
 
     def __init__(self, source: Path) -> None:
         self.source = source
-        self._file = _Bounded(open_source(source, ".npz"))
+        self._file = Bounded(open_source(source, ".npz"))
         self.headers: dict[str, Header] = {}
         try:
             with reading(source):
@@ -134,9 +134,9 @@ class Rows:
 
 
 @contextmanager
-def reading(source: Path) -> Iterator[None]:
+def reading(source: Path, kind: str = ".npz") -> Iterator[None]:
     """Turn what zipfile finds wrong with the bytes, at opening or later, into one line."""
     try:
         yield
     except _BROKEN as error:
-        raise TraceError(f"{source}: {shown(str(error))}; allowed: a readable .npz archive") from None
+        raise TraceError(f"{source}: {shown(str(error))}; allowed: a readable {kind} archive") from None

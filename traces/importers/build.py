@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ class Survey:
 
     requests: int = 0
     prompt_rows: int = 0
+    prompt_passes: int = 0
     decode_rows: int = 0
     started: int = 0
     """Requests that begin with tokens in the KV cache."""
@@ -79,7 +80,8 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
     with TraceWriter(target, n_layers=shape[0], n_experts=n_experts, top_k=shape[1], signals=signals) as out:
         for number, request in enumerate(_limited(source, options, file, read, Blanks())):
             prompt = request.start + request.prefill
-            steps = [(PREFILL, request.prefill, request.start)] if request.prefill else []
+            ends = accumulate(request.prompt_passes, initial=request.start)
+            steps = [(PREFILL, end - begin, begin) for begin, end in pairwise(ends)]
             steps += [(DECODE, 1, prompt + index) for index in range(request.decode)]
             label = Request(
                 request=number,
@@ -125,6 +127,7 @@ def _look(request: Found, survey: Survey) -> None:
     present = ids >= 0
     survey.requests += 1
     survey.prompt_rows += request.prefill
+    survey.prompt_passes += len(request.prompt_passes)
     survey.decode_rows += request.decode
     survey.started += request.start > 0
     survey.largest = max(survey.largest, int(ids.max(initial=0)))
@@ -193,7 +196,9 @@ def _say(options: Options, file: File, survey: Survey, shape: tuple[int, int], n
     inferred = [f"{name} {found[name]}" for name in said if not said[name]]
     if inferred:
         options.note(f"{', '.join(inferred)}: what the tokens of the file have")
-    prompts = f"{survey.prompt_rows:,} tokens of prompts, one pass per request" if survey.prompt_rows else "no prompts"
+    one_each = survey.prompt_passes <= survey.requests
+    passes = "one pass per request" if one_each else f"in {survey.prompt_passes:,} passes"
+    prompts = f"{survey.prompt_rows:,} tokens of prompts, {passes}" if survey.prompt_rows else "no prompts"
     options.note(
         f"{_counted(survey.requests, 'request')}: {prompts}; {_counted(survey.decode_rows, 'decode pass')}; "
         f"rows that repeat the one before: {survey.repeats}"

@@ -8,6 +8,7 @@ that the server had cached: they are context, and the prefill starts after them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -76,10 +77,12 @@ def _from_row(request: Found, rows: int) -> Found:
     """Make the first ``rows`` rows, which are of the prompt, context."""
     if not rows:
         return request
+    ends = [end - rows for end in accumulate(request.prompt_passes) if end > rows]
     return replace(
         request,
         expert_ids=request.expert_ids[rows:],
         prefill=request.prefill - rows,
+        chunks=[end - begin for begin, end in pairwise([0, *ends])],
         start=request.start + rows,
         first_row=request.first_row + rows,
         signals={name: array[rows:] for name, array in request.signals.items()},

@@ -15,8 +15,9 @@ class Found:
     """One request as its file has it: n rows, one per token, of L layers and K slots.
 
     ``where``: its place in the file, for errors. ``expert_ids`` [n, L, K]: integers, -1 where absent. ``prefill``: how
-    many of the rows, the first ones, are one pass of the prompt; each of the others is a decode pass. ``start``:
-    tokens in the KV cache before the first row. ``prompt_tokens``: where it is more than start + prefill.
+    many of the rows, the first ones, are the prompt's; each of the others is a decode pass. ``chunks``: rows of each
+    pass of the prompt, where it was not one. ``start``: tokens in the KV cache before the first row.
+    ``prompt_tokens``: where it is more than start + prefill.
     ``output_tokens``: where it is not one more than the decode passes (the prompt's pass yields the first token).
     ``signals``: "expert_weights" [n, L, K], "token_ids" [n]; the same ones in every request. ``first_row``: the number
     of the first row in the file, for errors. ``source``: of its prompt, where the file says it.
@@ -31,6 +32,12 @@ class Found:
     signals: Mapping[str, Array] = field(default_factory=dict)
     first_row: int = 0
     source: str | None = None
+    chunks: Sequence[int] = ()
+
+    @property
+    def prompt_passes(self) -> list[int]:
+        """The rows of each pass of the prompt."""
+        return list(self.chunks) if self.chunks else [self.prefill] * (self.prefill > 0)
 
     @property
     def decode(self) -> int:

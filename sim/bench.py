@@ -48,10 +48,7 @@ def main(words: Sequence[str]) -> int:
     overrides = [*(word for word in DEFAULTS if word.partition("=")[0] not in given), *overrides]
     for mode, run in ((BESIDE, _beside), (DECISIONS, _decisions)):
         if mode in given:
-            names = [word.partition("=")[2] for word in overrides if word.partition("=")[0] == mode]
-            for name in (name for several in names for name in several.split(",")):
-                if name not in choices("policy"):
-                    raise UserError(f"{mode}={name}: unknown; {allowing(name, choices('policy'))}")
+            names = _policies(mode, [word for word in overrides if word.partition("=")[0] == mode])
             return run([word for word in overrides if word.partition("=")[0] != mode], names, output["format"])
     side = overrides if "limit" in given else [*overrides, FEW]
     report = _side_by_side(make_cell(read_config(side)))
@@ -64,6 +61,16 @@ def main(words: Sequence[str]) -> int:
     else:
         _print(report)
     return 0
+
+
+def _policies(key: str, words: Sequence[str]) -> list[str]:
+    """The policies that ``KEY=POLICY,...`` names, each once. UserError for one that there is not, an empty one too."""
+    known = choices("policy")
+    names = list(dict.fromkeys(name for word in words for name in word.partition("=")[2].split(",")))
+    for name in names:
+        if name not in known:
+            raise UserError(f"{key}={name}: unknown; {allowing(name, known)}")
+    return names
 
 
 def _side_by_side(cell: Cell) -> dict[str, Any]:
@@ -100,7 +107,7 @@ def _beside(words: Sequence[str], others: Sequence[str], form: str) -> int:
     """The engine with the configured policy and with others, in turns on the same requests; the best of each counts."""
     own = next((word.partition("=")[2] for word in words if word.startswith("policy=")), "lru")
     rest = [word for word in words if not word.startswith("policy=")]
-    names = list(dict.fromkeys([own, *(name for other in others for name in other.split(","))]))
+    names = list(dict.fromkeys([own, *others]))
     cells = {name: make_cell(read_config([*rest, f"policy={name}"])) for name in names}
     best = dict.fromkeys(names, float("inf"))
     for turn in range(PAIRS):
@@ -130,7 +137,7 @@ def _decisions(words: Sequence[str], given: Sequence[str], form: str) -> int:
     own = [word for word in words if word.startswith("policy.")]
     on_demand = _logged(make_cell(read_config([*rest, f"policy={BASELINE}"])))
     found = {}
-    for name in dict.fromkeys(name for several in given for name in several.split(",")):
+    for name in given:
         cell = make_cell(read_config([*rest, f"policy={name}", *own]))
         sys.stderr.write(f"{name}, {REPEAT} times in turns with {BASELINE} ...\n")
         found[name] = (str(cell.config.policy["name"]), measure_policy_time(_logged(cell), on_demand, repeat=REPEAT))

@@ -35,7 +35,8 @@ python -m sim run [KEY=VALUE ...]
 
   policy=NAME        what decides:{policy}
   budget=SIZE        GPU bytes for experts, all included: 8GB (10^9), 8GiB,
-                     1500000000, or 50% of all experts
+                     1500000000, 50% of all experts, or auto: all that the rest
+                     of the model and the KV cache leave
   trace=NAME|DIR     recorded routing: sample, or a folder that python -m traces
                      wrote
   model=NAME|FILE    what the routing is priced as:{model}

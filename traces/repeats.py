@@ -2,51 +2,93 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from traces.format import Array
-
-MANY = 8
-"""Repeated rows in a trace from which on they are worth a warning: where routing moves at all, chance makes none."""
-LONG = 4
-"""Repeated rows in a run, that is five equal rows, from which on they are, too."""
+from traces.mapped import row_chunks
+from traces.reader import Trace
 
 
 @dataclass
 class Repeats:
-    """Counts, over rows that have a row of the same request before them and any expert at all.
+    """Counts over pairs of adjacent rows of one request, of which the second has any expert at all.
 
-    ``pairs``: how many there are; ``equal``: how many name the same experts in the same order in every layer;
-    ``longest``: the longest run of such rows.
+    ``pairs``: how many there are; ``equal``: how many of them name the same experts in the same order in every layer;
+    ``by_layer`` [L]: how many do in this layer; ``longest``: the longest run of equal ones.
     """
 
     pairs: int = 0
     equal: int = 0
+    by_layer: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     longest: int = 0
     run: int = 0
-    """The run that the last row seen is in."""
+    """How many equal pairs the last row seen ends."""
 
-    def add(self, ids: Array, absent: int, joined: bool = False) -> None:
-        """Count rows [n, L, K] of one request; ``joined``: the first of them was seen before, as the last one."""
-        if not joined:
+    def add(self, ids: Array, absent: int, related: Array | None = None) -> None:
+        """Count rows [n + 1, L, K]: of one request; or, with ``related`` [n], the first is the last one of before.
+
+        ``related``: whether a row is of the same request as the row above it.
+        """
+        if related is None:
             self.run = 0
-        flat = ids.reshape(len(ids), -1)
-        present = (flat[1:] != absent).any(axis=1)
-        equal = (flat[1:] == flat[:-1]).all(axis=1) & present
-        self.pairs += int(present.sum())
+        same = (ids[1:] == ids[:-1]).all(axis=2)
+        there = (ids[1:] != absent).any(axis=(1, 2)) & (True if related is None else related)
+        equal = same.all(axis=1) & there
+        self.pairs += int(there.sum())
         self.equal += int(equal.sum())
-        for_runs = np.flatnonzero(~equal)
-        if not len(for_runs):
-            self.run += len(equal)
-            self.longest = max(self.longest, self.run)
-            return
-        gaps = np.diff(np.concatenate([[-1 - self.run], for_runs, [len(equal)]])) - 1
-        self.longest = max(self.longest, int(gaps.max()))
-        self.run = int(gaps[-1])
+        by_layer = same[there].sum(axis=0)
+        self.by_layer = np.pad(self.by_layer, (0, max(0, len(by_layer) - len(self.by_layer))))
+        self.by_layer[: len(by_layer)] += by_layer
+        breaks = np.flatnonzero(~equal)
+        ends = np.concatenate([[-1 - self.run], breaks, [len(equal)]])
+        runs = np.diff(ends) - 1
+        self.longest = max(self.longest, int(runs.max()))
+        self.run = int(runs[-1])
 
     @property
     def share(self) -> float | None:
-        """The share of repeated rows; None where no row has one before it."""
+        """The share of pairs that are equal; None where there are no pairs."""
         return self.equal / self.pairs if self.pairs else None
+
+    @property
+    def expected(self) -> float:
+        """The share that there would be if each layer repeated as often as it does, for itself."""
+        return float(np.prod(self.by_layer / self.pairs)) if self.pairs else 0.0
+
+    @property
+    def suspicious(self) -> bool:
+        """Say whether it cannot be chance: far more repeats, or far longer runs, than layers alone make.
+
+        That is 4 pairs and 1 % more than expected, and 1.5 times as many; or a run of 4 and more that one would see
+        once in a thousand such traces. A model that generates one token for ever may look like this, too.
+        """
+        share, expected = self.share or 0.0, self.expected
+        many = self.equal - expected * self.pairs >= 4 and share >= 1.5 * expected + 0.01
+        return many or (self.longest >= 4 and self.pairs * expected**self.longest < 1e-3)
+
+    def __str__(self) -> str:
+        share = f" ({100 * self.equal / self.pairs:.1f} %)" if self.pairs else ""
+        return f"{self.equal:,} of {self.pairs:,}{share}, longest run {self.longest:,}"
+
+
+def warning(repeats: Repeats) -> str | None:
+    """Return the one line to say of a trace whose rows repeat too often, else None."""
+    if not repeats.suspicious:
+        return None
+    return (
+        f"rows that repeat the row before in every layer: {repeats}; chance would make {100 * repeats.expected:.2g} %. "
+        "A recorder that is stuck writes this, or a model that generates one token for ever; hit rates mean little"
+    )
+
+
+def repeats_of(trace: Trace) -> Repeats:
+    """Count the rows of a trace, in chunks of bounded memory."""
+    repeats = Repeats()
+    owner = np.repeat(trace.steps["request"], trace.steps["rows"])
+    for chunk in row_chunks(trace.N - 1, 8 * trace.L * trace.K) if trace.N > 1 else ():
+        rows = slice(chunk.start, chunk.stop + 1)
+        of = owner[rows]
+        repeats.add(np.asarray(trace.expert_ids[rows]), trace.absent, of[1:] == of[:-1])
+    return repeats

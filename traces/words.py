@@ -26,9 +26,13 @@ def parse_words(
         key, equals, value = word.partition("=")
         if not equals or key not in keys or key in options:
             allowed = ", ".join(f"{key}=..." for key in keys) or "no further words"
-            raise UserError(f"option is {shown(word)}; allowed, once each: {allowed}{meant(key, keys)}")
+            raise UserError(f"option is {shown(word)}; allowed, once each: {allowed}{_hint(key, options, keys)}")
         options[key] = keys[key](value)
     return paths, options
+
+
+def _hint(key: str, given: Words, keys: Mapping[str, Parser]) -> str:
+    return f"; {key} is given twice" if key in given else "" if key in keys else meant(key, keys)
 
 
 def member(key: str, allowed: tuple[str, ...]) -> Parser:

@@ -7,73 +7,26 @@ in which no token of the file has an expert: nothing is demanded there, and a bu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from traces.conf import model_sizes
 from traces.errors import TraceError
-from traces.format import DECODE, MAX_EXPERTS, PREFILL, Array, Request, by_descending_weight, refusal
+from traces.format import DECODE, PREFILL, Array, Request, by_descending_weight, refusal
 from traces.importers import Options, assign_splits
 from traces.importers.arrivals import read_arrivals
-from traces.importers.files import check_request_size, round_experts
-from traces.importers.layers import kept_layers, spans
-from traces.manifest import Prompts, Recorder
-from traces.repeats import Repeats
+from traces.importers.checks import SURE, Blanks, checked
+from traces.importers.files import round_experts
+from traces.importers.found import File as File
+from traces.importers.found import Found as Found
+from traces.importers.layers import kept_layers, named, spans
+from traces.manifest import Prompts
+from traces.repeats import Repeats, warning
 from traces.writer import TraceWriter
-
-MAX_WEIGHT = 65504
-"""The largest float16."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """One request as its file has it: n rows, one per token, of L layers and K slots.
-
-    ``where``: its place in the file, for errors. ``expert_ids`` [n, L, K]: integers, -1 where absent. ``prefill``: how
-    many of the rows, the first ones, are one pass of the prompt; each of the others is a decode pass. ``start``:
-    tokens in the KV cache before the first row. ``prompt_tokens``: where it is more than start + prefill.
-    ``output_tokens``: where it is not one more than the decode passes (the prompt's pass yields the first token).
-    ``signals``: "expert_weights" [n, L, K], "token_ids" [n]; the same ones in every request. ``first_row``: the number
-    of the first row in the file, for errors. ``source``: of its prompt, where the file says it.
-    """
-
-    where: str
-    expert_ids: Array
-    prefill: int
-    start: int = 0
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    signals: Mapping[str, Array] = field(default_factory=dict)
-    first_row: int = 0
-    source: str | None = None
-
-    @property
-    def decode(self) -> int:
-        """How many decode passes it has."""
-        return len(self.expert_ids) - self.prefill
-
-
-@dataclass(frozen=True)
-class File:
-    """What a file says as a whole; None: nothing, and it is found in the requests.
-
-    ``expert_bytes``: of one expert, by layer of the file; 0 for a layer without experts. ``ids``: what the file calls
-    the experts of a token, for errors. ``padded``: rows of zeros stand for "not recorded".
-    """
-
-    recorder: Recorder
-    model: str
-    n_layers: int | None = None
-    n_experts: int | None = None
-    top_k: int | None = None
-    expert_bytes: Sequence[int] | None = None
-    decoding: Mapping[str, Any] = field(default_factory=dict)
-    ids: str = "expert ids"
-    padded: bool = False
 
 
 @dataclass
@@ -82,6 +35,7 @@ class Survey:
 
     requests: int = 0
     prompt_rows: int = 0
+    prompt_passes: int = 0
     decode_rows: int = 0
     started: int = 0
     """Requests that begin with tokens in the KV cache."""
@@ -89,37 +43,45 @@ class Survey:
     widest: int = 0
     routed: Array = field(default_factory=lambda: np.zeros(0, bool))
     """Per layer of the file: whether any token has an expert there."""
+    above_zero: Array = field(default_factory=lambda: np.zeros(0, bool))
+    """Per layer of the file: whether any token has another expert than 0 there."""
+    rows: int = 0
+    absent: int = 0
+    """Rows without an expert in any layer."""
     signals: tuple[str, ...] = ()
     repeats: Repeats = field(default_factory=Repeats)
 
+    def zero_layers(self) -> list[int]:
+        """Return the layers of a top-1 router in which only expert 0 was ever chosen, by too many tokens for chance."""
+        sure = self.widest == 1 and self.rows >= SURE
+        return np.flatnonzero(self.routed & ~self.above_zero).tolist() if sure else []
 
-def build(
-    source: Path, target: Path, options: Options, file: File, read: Callable[[], Iterator[Found]], *, say: bool = True
-) -> Path:
+
+def build(source: Path, target: Path, options: Options, file: File, read: Callable[[], Iterator[Found]]) -> Path:
     """Write the requests that ``read()`` yields, each time from the first, as a trace in ``target``; returns it.
 
     Ids are put by descending weight where there are weights, and absent ones last. E is ``options.n_experts``, else
     what the file says, else the largest id plus one, rounded up to a multiple of 4. Raises TraceError with file, place
     and value.
     """
-    survey = Survey()
-    for request in _limited(source, options, file, read):
+    survey, blanks = Survey(), Blanks()
+    for request in _limited(source, options, file, read, blanks):
         _look(request, survey)
+    blanks.check(source.name, options.without_layers)
     kept = _kept(source, options, file, survey)
-    n_experts = options.n_experts or file.n_experts or round_experts(survey.largest)
-    top_k = file.top_k or survey.widest
+    shape = (int(kept.sum()), file.top_k or survey.widest)
+    n_experts, priced_as = _price(options, file, survey, shape)
     sizes = None if file.expert_bytes is None else [file.expert_bytes[layer] for layer in np.flatnonzero(kept).tolist()]
     splits = assign_splits(survey.requests, options.split, options.seed)
     arrivals = read_arrivals(options.arrivals, survey.requests)
-    if say:
-        _say(options, file, survey, kept, n_experts, top_k)
-    shape = (int(kept.sum()), top_k)
+    _say(options, file, survey, shape, n_experts)
     shapes = {"expert_weights": shape, "token_ids": ()}
     signals = {name: shapes[name] for name in survey.signals}
-    with TraceWriter(target, n_layers=shape[0], n_experts=n_experts, top_k=top_k, signals=signals) as out:
-        for number, request in enumerate(_limited(source, options, file, read)):
+    with TraceWriter(target, n_layers=shape[0], n_experts=n_experts, top_k=shape[1], signals=signals) as out:
+        for number, request in enumerate(_limited(source, options, file, read, Blanks())):
             prompt = request.start + request.prefill
-            steps = [(PREFILL, request.prefill, request.start)] if request.prefill else []
+            ends = accumulate(request.prompt_passes, initial=request.start)
+            steps = [(PREFILL, end - begin, begin) for begin, end in pairwise(ends)]
             steps += [(DECODE, 1, prompt + index) for index in range(request.decode)]
             label = Request(
                 request=number,
@@ -129,8 +91,10 @@ def build(
                 split=splits[number],
                 source=request.source or options.source or source.name,
             )
-            out.add_request(label, steps=steps, **_arrays(request, kept, top_k, out.absent))
+            out.add_request(label, steps=steps, **_arrays(request, kept, shape[1], out.absent))
         decoding = {"mode": "unknown", **file.decoding}
+        if options.phases == "decode":
+            decoding["phases"] = "decode alone: prompts were left out"
         if not kept.all():
             decoding["layers"] = f"{spans(np.flatnonzero(kept).tolist())} of the {len(kept)} in the file"
         return out.close(
@@ -140,48 +104,22 @@ def build(
             recording="recorded",
             prompts=Prompts(options.source, options.licence),
             expert_bytes=sizes,
+            priced_as=priced_as,
         )
 
 
-def _limited(source: Path, options: Options, file: File, read: Callable[[], Iterator[Found]]) -> Iterator[Found]:
+def _limited(
+    source: Path, options: Options, file: File, read: Callable[[], Iterator[Found]], blanks: Blanks
+) -> Iterator[Found]:
     """Yield the requests that are wanted, checked, the layers that are left out emptied."""
     empty = True
     for request in islice(read(), options.limit):
         empty = False
-        layers = np.asarray(request.expert_ids).shape[1]
-        # Where the file does not say how many layers it has, no request need have them all.
-        outside = file.n_layers is None and options.without_layers and max(options.without_layers) >= layers
-        known = {layer for layer in options.without_layers if layer < layers} if outside else options.without_layers
-        kept = kept_layers(source.name, layers, frozenset(known)) if known else np.ones(layers, bool)
-        yield _checked(request, kept, file, options)
+        # Where the file does not say how many layers it has, a request need not have them all.
+        layers = request.expert_ids.shape[1]
+        yield checked(request, ~np.isin(np.arange(layers), list(options.without_layers)), file, options, blanks)
     if empty:
         raise TraceError(f"{source.name}: content is nothing; allowed: at least one request")
-
-
-def _checked(request: Found, kept: Array, file: File, options: Options) -> Found:
-    ids = request.expert_ids
-    check_request_size(request.where, *ids.shape)
-    if not kept.all():
-        ids = np.where(kept[:, None], ids.astype(np.int32), -1)
-    most = (options.n_experts or file.n_experts or MAX_EXPERTS) - 1
-    bad = (ids < -1) | (ids > most)
-    if bad.any():
-        row, layer, slot = np.argwhere(bad)[0]
-        where = f"{file.ids} of token row {request.first_row + row}, layer {layer}, slot {slot}"
-        raise refusal(request.where, where, ids[row, layer, slot], f"0 to {most}, or -1 where absent")
-    ordered = np.sort(ids, axis=-1)
-    twice = ((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)).any(axis=-1)
-    if twice.any():
-        row, layer = np.argwhere(twice)[0]
-        where = f"{file.ids} of token row {request.first_row + row}, layer {layer}"
-        allowed = "distinct ids; without_layers=0,2,4-6 leaves out layers without experts"
-        raise refusal(request.where, where, ids[row, layer].tolist(), allowed)
-    weights = request.signals.get("expert_weights")
-    if weights is not None and not ((weights >= 0) & (weights <= MAX_WEIGHT)).all():
-        row, layer, slot = np.argwhere(~((weights >= 0) & (weights <= MAX_WEIGHT)))[0]
-        where = f"weights of token row {request.first_row + row}, layer {layer}, slot {slot}"
-        raise refusal(request.where, where, weights[row, layer, slot], "finite numbers, at least 0, that float16 holds")
-    return replace(request, expert_ids=ids)
 
 
 def _look(request: Found, survey: Survey) -> None:
@@ -189,15 +127,22 @@ def _look(request: Found, survey: Survey) -> None:
     present = ids >= 0
     survey.requests += 1
     survey.prompt_rows += request.prefill
+    survey.prompt_passes += len(request.prompt_passes)
     survey.decode_rows += request.decode
     survey.started += request.start > 0
     survey.largest = max(survey.largest, int(ids.max(initial=0)))
     survey.widest = max(survey.widest, int(present.sum(axis=2).max(initial=0)))
-    routed: Array = present.any(axis=(0, 2))
-    size = max(len(routed), len(survey.routed))
-    survey.routed = np.pad(survey.routed, (0, size - len(survey.routed))) | np.pad(routed, (0, size - len(routed)))
+    survey.rows += len(ids)
+    survey.absent += int((~present).all(axis=(1, 2)).sum())
+    survey.routed = _either(survey.routed, np.asarray(present.any(axis=(0, 2))))
+    survey.above_zero = _either(survey.above_zero, np.asarray((ids > 0).any(axis=(0, 2))))
     survey.signals = tuple(request.signals)
     survey.repeats.add(ids, -1)
+
+
+def _either(some: Array, others: Array) -> Array:
+    size = max(len(some), len(others))
+    return np.asarray(np.pad(some, (0, size - len(some))) | np.pad(others, (0, size - len(others))))
 
 
 def _kept(source: Path, options: Options, file: File, survey: Survey) -> Array:
@@ -207,14 +152,14 @@ def _kept(source: Path, options: Options, file: File, survey: Survey) -> Array:
         if said and found > said:
             raise TraceError(f"{source.name}: {name} is {found}; allowed: at most {said}, as its head says")
     kept = kept_layers(source.name, n_layers, options.without_layers)
-    routed = np.pad(survey.routed, (0, n_layers - len(survey.routed)))
+    routed: Array = np.pad(survey.routed, (0, n_layers - len(survey.routed)))
     if not routed.any():
         raise TraceError(f"{source.name}: no token has an expert; allowed: at least one with routing")
-    silent = spans(np.flatnonzero(kept & ~routed).tolist())
+    silent = np.flatnonzero(kept & ~routed).tolist()
     if silent:
         options.note(
-            f"layers {silent} of {n_layers} (counted from 0) are left out: no token in the file has an expert there; "
-            f"without_layers={silent} states it"
+            f"left out: {named(silent)} of the {n_layers} (counted from 0), where no token of the file has an expert; "
+            f"without_layers={spans(silent)} states it"
         )
     kept &= routed
     if file.expert_bytes is not None and not all(np.array(file.expert_bytes)[kept] > 0):
@@ -223,24 +168,59 @@ def _kept(source: Path, options: Options, file: File, survey: Survey) -> Array:
     return kept
 
 
-def _say(options: Options, file: File, survey: Survey, kept: Array, n_experts: int, top_k: int) -> None:
-    """Tell what was inferred."""
-    if not options.n_experts and not file.n_experts:
+def _price(options: Options, file: File, survey: Survey, shape: tuple[int, int]) -> tuple[int, str | None]:
+    """Return E, and the model of conf/model that the user names, if it has these sizes and the file has no prices."""
+    n_experts = options.n_experts or file.n_experts or 0
+    sizes = model_sizes(options.model) if options.model else None
+    if sizes and not n_experts and sizes[0] == shape[0] and sizes[2] == shape[1] and survey.largest < sizes[1]:
+        n_experts = sizes[1]
+        options.note(f"{n_experts} experts per layer, as {options.model} has; n_experts=E states another number")
+    elif not n_experts:
+        n_experts = round_experts(survey.largest)
         options.note(
             f"{n_experts} experts per layer: the largest id is {survey.largest}, rounded up to a multiple of 4; "
             "n_experts=E states it"
         )
-    found = [
-        f"{name} {value}"
-        for name, value, said in (("layers", int(kept.sum()), file.n_layers), ("top-k", top_k, file.top_k))
-        if not said
-    ]
-    if found:
-        options.note(f"{', '.join(found)}: as many as the tokens of the file have")
-    prompts = f"{survey.prompt_rows:,} tokens of prompts, one pass per request" if survey.prompt_rows else "no prompts"
-    options.note(f"{survey.requests:,} requests: {prompts}; {survey.decode_rows:,} decode passes")
+    found = (shape[0], n_experts, shape[1])
+    if sizes and sizes != found:
+        has, needs = (f"{layers} layers, {experts} experts, top-{top_k}" for layers, experts, top_k in (found, sizes))
+        options.note(f"not priced as {options.model}, which has {needs}: the file has {has}")
+    same = sizes == found and file.expert_bytes is None
+    return n_experts, options.model if same else None
+
+
+def _say(options: Options, file: File, survey: Survey, shape: tuple[int, int], n_experts: int) -> None:
+    """Tell what was inferred."""
+    said = {"layers": file.n_layers, "top-k": file.top_k}
+    found = dict(zip(said, shape, strict=True))
+    inferred = [f"{name} {found[name]}" for name in said if not said[name]]
+    if inferred:
+        options.note(f"{', '.join(inferred)}: what the tokens of the file have")
+    one_each = survey.prompt_passes <= survey.requests
+    passes = "one pass per request" if one_each else f"in {survey.prompt_passes:,} passes"
+    prompts = f"{survey.prompt_rows:,} tokens of prompts, {passes}" if survey.prompt_rows else "no prompts"
+    options.note(
+        f"{_counted(survey.requests, 'request')}: {prompts}; {_counted(survey.decode_rows, 'decode pass')}; "
+        f"rows that repeat the one before: {survey.repeats}"
+    )
     if survey.started:
-        options.note(f"{survey.started:,} of them begin with tokens in the KV cache, which have no routing here")
+        options.note(
+            f"tokens in the KV cache before the first row: {_counted(survey.started, 'request')}; they are context"
+        )
+    if survey.absent:
+        options.note(f"{_counted(survey.absent, 'token')} without an expert in any layer: absent entries")
+    zeros = [layer for layer in survey.zero_layers() if n_experts > 1]
+    if zeros:
+        options.note(
+            f"{named(zeros)} (counted from 0): every token has expert 0; if no expert is there at all, "
+            f"without_layers={spans(zeros)} leaves it out"
+        )
+    if (text := warning(survey.repeats)) is not None:
+        options.note(f"warning: {text}")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def _arrays(request: Found, kept: Array, top_k: int, absent: int) -> dict[str, Array]:

@@ -7,6 +7,7 @@ server-sent events. A line's number is always that of the (unpacked) file.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO
 
 from traces.errors import TraceError, UserError
 from traces.format import MAX_EXPERTS, refusal, shown
-from traces.importers.counts import COUNTS, WANTED, are_counts, is_histogram
+from traces.importers.counts import COUNTS, WANTED, are_counts_in, is_histogram
 from traces.importers.wrappings import open_text
 from traces.json_array import json_objects
 from traces.sources import open_source as open_source
@@ -145,12 +146,12 @@ def _one_a_line(source: Path, most: int, lists: int, items: int) -> Iterator[tup
         try:
             document = bounded_json(raw, lists, items)
         except ValueError as error:
-            if are_counts(raw.decode("latin-1").split(",")):
+            if are_counts_in(raw[:4096].decode("latin-1")):
                 raise line.refuse_counts() from None
-            why = f"{error}: the file ends in this line" if line.cut and line.number > 1 else str(error)
+            why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             allowed = "one JSON object with unique keys"
             if line.cut and line.number > 1:
-                allowed += "; limit=N takes the N requests before it"
+                allowed += "; the file ends in this line, and limit=N takes the N requests before it"
             raise line.refuse("content", why, allowed) from None
         yield line, document
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     """
     head = _read_head(source)
     most = options.n_experts or head.n_experts or MAX_EXPERTS
-    phased = all("phase" in request.keys for request in islice(_requests(source, head, most), options.limit))
+    decoding: dict[str, Any] = {}
     file = File(
         recorder=Recorder("jsonl", None, None),
         model=head.model or source.stem,
@@ -81,11 +80,17 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
         n_experts=head.n_experts or None,
         top_k=head.top_k or None,
         expert_bytes=head.expert_bytes,
-        decoding={} if phased else {"phases": "not recorded: all decode"},
+        decoding=decoding,
     )
-    if not phased:
-        options.note("no phase in the file: every token is a decode pass of its own; phase in each line states it")
-    return build(source, target, options, file, lambda: map(_found, _requests(source, head, most)))
+
+    def read() -> Iterator[Found]:
+        for request in _requests(source, head, most):
+            if "phase" not in request.keys and not decoding:
+                decoding["phases"] = "not recorded: all decode"
+                options.note("no phase in the file: every token is a decode pass; phase in each line states it")
+            yield _found(request)
+
+    return build(source, target, options, file, read)
 
 
 def _read_head(source: Path) -> _Head:
@@ -96,7 +101,9 @@ def _read_head(source: Path) -> _Head:
     if set(node) & {*_NEEDED, *_MORE}:
         return _Head()
     if not set(node) <= set(_HEAD):
-        raise line.refuse("keys", one_of(node), f"a header with some of {one_of(_HEAD)}")
+        served = set(node) & {"routed_experts", "choices", "meta_info", "usage"}
+        hint = "; answers of servers are read by import routed_experts" if served else ""
+        raise line.refuse("keys", one_of(node), f"a header with some of {one_of(_HEAD)}{hint}")
     model = node.get("model")
     if model is not None and not (isinstance(model, str) and model.isprintable() and model):
         raise line.refuse("model", model, "printable text")
@@ -144,7 +151,9 @@ def _add(line: Line, node: dict[str, Any], request: _Request, before: int, head:
     """Append one line to its request; ``before``: the layer of the line above. Returns its own."""
     last = request.start + len(request.phases) - 1
     token = line.integer("token", node["token"], 0, _MAX_INT)
-    layer = line.integer("layer", node["layer"], 0, (head.n_layers or MAX_EXPERTS) - 1)
+    layer = line.integer("layer", node["layer"], 0, MAX_EXPERTS - 1)
+    if head.n_layers and layer >= head.n_layers:
+        raise line.refuse("layer", layer, f"at most {head.n_layers - 1}, as the header says")
     phase = node.get("phase", "decode")
     if not isinstance(phase, str) or phase not in _PHASES:
         raise line.refuse("phase", phase, one_of(_PHASES))
@@ -195,12 +204,15 @@ IMPORTER = Importer(
     "jsonl",
     import_trace,
     """\
-jsonl: one JSON object per line, token and layer, tokens and layers ascending:
-  {"request": 0, "phase": "decode", "token": 17, "layer": 3, "ids": [9, 4], "weights": [0.7, 0.3], "token_id": 42}
-  request, phase (prefill, decode), weights and token_id are optional; without phase every token is a decode step.
-  A layer left out, or fewer ids, become absent entries. The first line may be a header with model, n_layers,
-  n_experts, top_k, expert_bytes.
-  n_experts=E      experts per layer (default: the header's, else the largest id + 1, rounded up to a multiple of 4)
+jsonl: one JSON object per line, token and layer, tokens and layers ascending
+  {"request": 0, "phase": "decode", "token": 17, "layer": 3, "ids": [9, 4],
+   "weights": [0.7, 0.3], "token_id": 42}
+  request, phase (prefill, decode), weights and token_id are optional; without
+  phase every token is a decode step. A layer left out for a token, or fewer
+  ids, become absent entries. The first line may be a header with model,
+  n_layers, n_experts, top_k, expert_bytes.
+  n_experts=E      experts per layer (default: the header's, else the largest
+                   id + 1, rounded up to a multiple of 4)
 """,
     {"n_experts": integer("n_experts", 1, MAX_EXPERTS)},
 )

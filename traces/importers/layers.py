@@ -37,12 +37,15 @@ def spans(layers: Iterable[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
+def named(layers: Iterable[int]) -> str:
+    """Write "layer 3", or "layers 0,2-4"."""
+    text = spans(layers)
+    return f"layer {text}" if text.isdigit() else f"layers {text}"
+
+
 def kept_layers(file: str, n_layers: int, without: frozenset[int]) -> Array:
-    """Return for each of ``n_layers`` whether it stays. TraceError for one that the file lacks, or if none stays."""
+    """Return for each of ``n_layers`` whether it stays. TraceError for one that the file lacks."""
     if without and max(without) >= n_layers:
         found, allowed = spans(layer for layer in without if layer >= n_layers), f"0 to {n_layers - 1}, its layers"
         raise TraceError(f"{file}: without_layers names {shown(found)}; allowed: {allowed}")
-    kept = ~np.isin(np.arange(n_layers), list(without))
-    if not kept.any():
-        raise TraceError(f"{file}: without_layers leaves out all {n_layers} layers; allowed: fewer")
-    return kept
+    return ~np.isin(np.arange(n_layers), list(without))

@@ -3,7 +3,8 @@
 ``experts`` [N, L, K] integers; optional ``weights`` [N, L, K] floats and ``token_ids`` [N]; per request (R of
 them, their rows one after the other) ``req_len`` and ``req_offset``, ``req_prefill`` (leading rows that were one
 prefill pass), ``req_decode`` (the rows after them) and ``req_prompt_tokens_not_traced`` (prompt tokens without
-rows); at least one of these three. Without ``req_len`` the archive is one request.
+rows); at least one of these three. Without ``req_len`` the lengths are those of prefill and decode together, or come
+from ``req_offset``; without any of them the archive is one request.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from traces.format import MAX_EXPERTS, Array, refusal
 from traces.importers import Importer, Options
 from traces.importers.archive import Archive
 from traces.importers.build import File, Found, build
+from traces.importers.counts import COUNTS, WANTED, are_counts
 from traces.importers.files import bounded_json, check_request_size
 from traces.manifest import Recorder
 from traces.npy import Header
@@ -89,6 +91,8 @@ def _requests(
 
 def _names(archive: Archive) -> list[str]:
     known = (*_TOKEN_ARRAYS, *_REQUEST_ARRAYS)
+    if are_counts(archive.names()):
+        raise refusal(archive.source.name, "arrays", COUNTS, WANTED)
     for name in archive.names():
         if name not in known:
             raise refusal(archive.source.name, "member", f"{name}.npy", f"NAME.npy of {one_of(known)}")
@@ -106,7 +110,7 @@ def _check_shapes(source: Path, headers: dict[str, Header]) -> tuple[int, int, i
 
 
 def _read_requests(archive: Archive, headers: dict[str, Header], rows: int) -> _Requests:
-    source, given = archive.source, {}
+    source, given = archive.source, dict[str, Array]()
     for name in _REQUEST_ARRAYS:
         if name in headers:
             size = math.prod(headers[name].shape)
@@ -115,19 +119,20 @@ def _read_requests(archive: Archive, headers: dict[str, Header], rows: int) -> _
                 raise refusal(f"{source.name}/{name}.npy", "shape", headers[name].shape, allowed)
             with closing(archive.rows(name, headers[name])) as stream:
                 given[name] = stream.read(size).astype(np.int64)
-    length = given.get("req_len", np.array([rows]))
 
     def refuse(bad: Array, name: str, allowed: str) -> None:
         if bad.any():
             index = int(np.argmax(bad))
             raise refusal(f"{source.name}/{name}.npy", f"value {index}", given[name][index], allowed)
 
+    first = next(iter(given), "")
     for name, values in given.items():
-        if values.shape != length.shape:
-            raise refusal(f"{source.name}/{name}.npy", "shape", values.shape, f"{length.shape}, as in req_len")
+        if values.shape != given[first].shape:
+            raise refusal(f"{source.name}/{name}.npy", "shape", values.shape, f"{given[first].shape}, as in {first}")
         refuse((values < 0) | (values >= 2**31), name, "0 to 2147483647")
+    said, length = _lengths(given, rows)
     if length.sum() != rows or (length < 1).any():
-        raise refusal(f"{source.name}/req_len.npy", "sum", length.sum(), f"{rows} rows, at least 1 per request")
+        raise refusal(source.name, f"sum of {said}", length.sum(), f"{rows} rows, at least 1 per request")
     if "req_offset" in given:
         refuse(given["req_offset"] != np.cumsum(length) - length, "req_offset", "the sum of the lengths before")
     if not {"req_prefill", "req_decode", "req_prompt_tokens_not_traced"} & set(given):
@@ -139,6 +144,17 @@ def _read_requests(archive: Archive, headers: dict[str, Header], rows: int) -> _
     if "req_decode" in given:
         refuse(given["req_decode"] != length - prefill, "req_decode", "req_len - req_prefill")
     return _Requests(prefill, length - prefill, given.get("req_prompt_tokens_not_traced", np.zeros_like(length)))
+
+
+def _lengths(given: dict[str, Array], rows: int) -> tuple[str, Array]:
+    """Return which arrays tell the rows of each request, and how many there are."""
+    if "req_len" in given:
+        return "req_len", given["req_len"]
+    if {"req_prefill", "req_decode"} <= set(given):
+        return "req_prefill and req_decode", given["req_prefill"] + given["req_decode"]
+    if "req_offset" in given:
+        return "req_offset", np.diff(given["req_offset"], append=rows)
+    return "req_len, which is missing: one request", np.array([rows])
 
 
 def _sources(options: Options, requests: int) -> list[str] | None:
@@ -166,10 +182,14 @@ IMPORTER = Importer(
     "npz",
     import_trace,
     """\
-npz: experts [N, L, K]; optional weights [N, L, K], token_ids [N]; and one number per request in req_len, req_offset,
-  req_prefill, req_decode, req_prompt_tokens_not_traced, of which one of the last three is needed.
-  n_experts=E      experts per layer (default: the largest id + 1, rounded up to a multiple of 4)
-  meta=FILE        JSON list, may be gzipped, with one object per request; its "dataset" becomes the source
+npz: an archive of arrays
+  experts [N, L, K]; optional weights [N, L, K] and token_ids [N]; and one
+  number per request in req_len, req_offset, req_prefill, req_decode,
+  req_prompt_tokens_not_traced, of which one of the last three is needed.
+  n_experts=E      experts per layer (default: the largest id + 1, rounded up to
+                   a multiple of 4)
+  meta=FILE        JSON list, may be gzipped, with one object per request; its
+                   "dataset" becomes the source
 """,
     {"n_experts": integer("n_experts", 1, MAX_EXPERTS), "meta": Path},
 )

@@ -7,10 +7,24 @@ from importlib.metadata import entry_points
 
 from traces.errors import UserError, allowing, one_of
 from traces.format import shown
-from traces.importers import Importer, jsonl, npz, route_trace, routed_experts
+from traces.importers import (
+    Importer,
+    jsonl,
+    llama_cpp,
+    megatron,
+    moe_beyond,
+    npz,
+    route_trace,
+    routed_experts,
+    sglang_pt,
+    vllm_log,
+)
 
 GROUP = "moe_offload.importers"
-OURS = (route_trace.IMPORTER, npz.IMPORTER, jsonl.IMPORTER, routed_experts.IMPORTER)
+OURS = tuple(
+    module.IMPORTER
+    for module in (route_trace, npz, jsonl, routed_experts, vllm_log, sglang_pt, llama_cpp, megatron, moe_beyond)
+)
 
 
 @cache

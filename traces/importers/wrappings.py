@@ -15,7 +15,7 @@ from traces.sources import open_source
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _OTHERS = {
-    _GZIP: "gzip inside gzip",
+    _GZIP: "gzip",
     b"PK\3\4": "a zip archive (.npz, or .pt of PyTorch)",
     b"PK\5\6": "an empty zip archive",
     b"\x93NUMPY": "a .npy array",
@@ -30,6 +30,15 @@ _OTHERS = {
     b"\xfe\xff": "UTF-16 text",
     **{bytes([0x80, version]): "a pickle, which is never read" for version in range(2, 6)},
 }
+
+
+def content_of(head: bytes) -> str:
+    """Say what the first bytes of a file are of: "text" where nothing else is known."""
+    found = next((name for magic, name in _OTHERS.items() if head.startswith(magic)), None)
+    wide = len(head) > 3 and (head[:2].count(0), head[2:4].count(0)) == (1, 1)
+    return found or ("UTF-16 text" if wide else "text" if head else "nothing")
+
+
 _FREE = 2**24
 _RATIO = 100
 """Bytes that any gzip may hold, and beyond them how many of each compressed byte: JSON packs into a tenth or so."""
@@ -65,27 +74,26 @@ class _Unpacked(io.RawIOBase):
         super().close()
 
 
-def open_text(source: Path, kind: str) -> BinaryIO:
+def open_text(source: Path, what: str) -> BinaryIO:
     """Open a text file at its first character: gzip (by its first bytes) is unpacked, a BOM of UTF-8 skipped.
 
     Raises TraceError for what is no text of one byte a character: archives, other compressions, UTF-16, pickles.
     """
-    stream: BinaryIO = open_source(source, kind)
+    stream: BinaryIO = open_source(source, what)
     try:
         assert isinstance(stream, io.BufferedReader)
         packed = stream.peek(8).startswith(_GZIP)
         reader = io.BufferedReader(_Unpacked(source, stream)) if packed else stream
         head = reader.peek(16)
-        wide = len(head) > 3 and (head[:2].count(0), head[2:4].count(0)) == (1, 1)
-        for magic, name in {**_OTHERS, **({head[:4]: "UTF-16 text"} if wide else {})}.items():
-            if head.startswith(magic) and (packed or magic != _GZIP):
-                hint = f"UTF-8 text, {kind}, plain or gzipped"
-                raise refusal(source.name, "content", name, hint)
+        kind = content_of(head)
+        if kind not in ("text", "nothing"):
+            found = f"{kind}, inside gzip" if packed else kind
+            raise refusal(source.name, "content", found, f"UTF-8 text, {what}, plain or gzipped")
         if head.startswith(_BOM):
             reader.read(len(_BOM))
     except OSError as error:
         stream.close()
-        raise TraceError(f"{source}: {error.strerror}; allowed: a readable {kind} file") from None
+        raise TraceError(f"{source}: {error.strerror}; allowed: a readable {what} file") from None
     except BaseException:
         stream.close()
         raise

@@ -31,14 +31,21 @@ def one_of(allowed: Iterable[object]) -> str:
     return ", ".join(str(item) for item in allowed)
 
 
+def allowing(value: object, allowed: Iterable[object]) -> str:
+    """Render the allowed set behind what was given: "allowed: X, Y; did you mean X?"."""
+    listed = list(allowed)
+    return f"allowed: {one_of(listed)}{meant(value, listed)}"
+
+
 def meant(value: object, allowed: Iterable[object]) -> str:
     """Return "; did you mean X?" where ``value`` is close to one of ``allowed``, else nothing.
 
     To be put behind the allowed set: capitals count for nothing, nor does it matter whether words are joined by
-    "-", "_" or "." ("Belady-Bypass": belady_bypass).
+    "-", "_" or "." ("Belady-Bypass": belady_bypass). What only one of them begins with is close to it, too.
     """
     plain = {_plain(item): str(item) for item in reversed(list(allowed))}
-    found = get_close_matches(_plain(value), plain, n=1, cutoff=0.7)
+    begun = [item for item in plain if len(_plain(value)) > 2 and item.startswith(_plain(value))]
+    found = begun if len(begun) == 1 else get_close_matches(_plain(value), plain, n=1, cutoff=0.65)
     return f"; did you mean {plain[found[0]]}?" if found else ""
 
 

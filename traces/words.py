@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from traces.errors import UserError, meant, one_of
+from traces.errors import UserError, allowing, meant
 from traces.format import shown
 
 Parser = Callable[[str], Any]
@@ -40,7 +40,7 @@ def member(key: str, allowed: tuple[str, ...]) -> Parser:
 
     def parse(word: str) -> str:
         if word not in allowed:
-            raise UserError(f"{key} is {shown(word)}; allowed: {one_of(allowed)}{meant(word, allowed)}")
+            raise UserError(f"{key} is {shown(word)}; {allowing(word, allowed)}")
         return word
 
     return parse

@@ -13,7 +13,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing, one_of
 from traces.fields import MAX_INT
 
 Reader = Callable[[Any, str], Any]
@@ -97,7 +97,7 @@ def record(kind: type[T]) -> Callable[[Any, str], T]:
             raise refusal(value, where, f"a mapping with the keys {one_of(readers)}")
         for key in value:
             if key not in readers:
-                raise UserError(f"{where}.{key}={value[key]!r}: unknown key; allowed: {one_of(readers)}")
+                raise UserError(f"{where}.{key}={value[key]!r}: unknown key; {allowing(key, readers)}")
         known: Mapping[str, Field[Any]] = getattr(kind, "__dataclass_fields__", {})
         required = [key for key in readers if known[key].default is known[key].default_factory is MISSING]
         for key in required:

@@ -74,7 +74,10 @@ LATENCY = (
     " shaded area; reference rows cheat, and show how much cheating would help (infinite has another budget)."
 )
 FRONT = "The Pareto front, by means. Lossy rows have axes of their own, with what they cost in quality."
-STALLS = "Where the time of a generated token goes. The parts add up to the whole window, exactly."
+STALLS = (
+    "Where the time of a generated token goes. The parts add up, exactly, to all the time from the start of the first"
+    " measured request to the end of the last."
+)
 HITS = "The four hit rates that papers mix up, over the lookups of each phase."
 FATES = "What became of the copies that were asked for ahead; late ones were demanded before they were complete."
 LINK = "How busy the link was, and what was copied. Nothing lossless copies less than the bound."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import entry_points
 
-from traces.errors import UserError, meant, one_of
+from traces.errors import UserError, allowing, one_of
 from traces.format import shown
 from traces.importers import (
     Importer,
@@ -45,5 +45,5 @@ def importers() -> dict[str, Importer]:
 def find(name: str) -> Importer:
     """Return the importer of that name. UserError if there is none."""
     if name not in importers():
-        raise UserError(f"FORMAT is {shown(name)}; allowed: {one_of(importers())}{meant(name, importers())}")
+        raise UserError(f"FORMAT is {shown(name)}; {allowing(name, importers())}")
     return importers()[name]

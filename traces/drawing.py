@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
@@ -43,7 +43,7 @@ def dress(axes: Axes, grid: str = "y") -> None:
 
 
 def finish(figure: Figure, title: str, subtitle: str = "", legend: Sequence[Any] = ()) -> Figure:
-    """Put the title above and one legend below, of the artists in ``legend``. The figure grows by both: no panel pays for them."""
+    """Put the title above, and a legend of the artists in ``legend`` below. The figure grows by both: no panel pays."""
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     wide, high = figure.get_size_inches()
     above: list[tuple[str, FontProperties, str]] = []
@@ -67,8 +67,8 @@ def finish(figure: Figure, title: str, subtitle: str = "", legend: Sequence[Any]
     figure.set_layout_engine("constrained", rect=(0, bottom / whole, 1, high / whole))
     down = 0.08
     for line, font, colour in above:
-        text = figure.text(0.1 / wide, 1 - down / whole, line, font=font, color=colour, va="top")
-        text.set_in_layout(False)
+        written = figure.text(0.1 / wide, 1 - down / whole, line, font=font, color=colour, va="top")
+        written.set_in_layout(False)
         down += 1.35 * font.get_size_in_points() / 72
     return figure
 
@@ -134,6 +134,16 @@ def name_ends(axes: Axes, lines: Sequence[Any]) -> bool:
     return True
 
 
+def series(count: int) -> list[dict[str, Any]]:
+    """Keywords of ``Axes.plot`` for lines that are no policies: dark to light, told apart by marker and dash too."""
+    marks, dashes = ("o", "s", "^", "D", "v", "P"), ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
+    shades = [to_hex(mpl.colormaps["cividis"](0.1 + 0.65 * i / max(1, count - 1))) for i in range(count)]
+    return [
+        {"color": shade, "marker": marks[i % 6], "linestyle": dashes[i % 4], "markersize": 4, "linewidth": 1.3}
+        for i, shade in enumerate(shades)
+    ]
+
+
 def readable(colour: Any) -> str:
     """The colour, darkened until text of it can be read on white (4.5 : 1, WCAG 2.1)."""
     rgb = to_rgb(colour)
@@ -191,9 +201,16 @@ def png(figure: Figure, dpi: int = 120) -> bytes:
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure as an SVG, the same bytes for the same figure; letters as paths, so that it needs no fonts."""
-    with matplotlib.rc_context({"svg.hashsalt": "moe-offload", "svg.fonttype": "path"}):
-        return _saved(figure, "svg", metadata={"Date": None, "Creator": None})
+    """The figure as an SVG, the same bytes for the same figure.
+
+    Letters are text in a font of the reader's (DejaVu Sans, Verdana, which is as wide, or a narrower one): as paths,
+    they would be nine tenths of the file.
+    """
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with mpl.rc_context({"svg.hashsalt": "moe-offload", "svg.fonttype": "none"}):
+        made = _saved(figure, "svg", metadata=nothing)
+    start = made.index(b"<svg ")
+    return re.sub(rb"<!--.*?-->|\n\s*(?=<)|^ +", b"", made[start:], flags=re.DOTALL | re.MULTILINE)
 
 
 def _saved(figure: Figure, kind: str, **options: Any) -> bytes:

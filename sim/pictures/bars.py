@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from sim.pictures.pages import ROWS, page_of
-from sim.pictures.style import Panel
 from sim.units import format_bytes
 from traces.drawing import INK, LABEL, dress, short
+from traces.panels import Panel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ def stacked_panels(it: Stack) -> list[Panel]:
             more = "" if len(own) <= ROWS else f" ({start + 1} to {start + len(rows)} of {len(own)})"
             draw = partial(_draw, it=it, rows=rows, widest=float(own["length"].max()), floor=float(floor))
             high = 0.75 + 0.08 * len(rows) + 0.17 * (lines + _gap(rows))
-            panels.append(Panel(f"{format_bytes(int(str(budget)))}: {it.title(own)}{more}", draw, 7.4, high, len(rows)))
+            panels.append(Panel(f"{format_bytes(int(str(budget)))}: {it.title(own)}{more}", draw, 5.8, high, len(rows)))
     return panels
 
 
@@ -67,7 +67,7 @@ def page_of_panels(panels: Sequence[Panel], page: int) -> tuple[list[Panel], str
 
 def _gap(rows: pd.DataFrame) -> float:
     """Of a bar's height, between lossless and lossy ones."""
-    return 0.7 if rows["lossless"].nunique() > 1 else 0.0
+    return 0.7 if len(set(rows["lossless"])) > 1 else 0.0
 
 
 def _draw(axes: Axes, *, it: Stack, rows: pd.DataFrame, widest: float, floor: float) -> Sequence[Any]:
@@ -78,7 +78,13 @@ def _draw(axes: Axes, *, it: Stack, rows: pd.DataFrame, widest: float, floor: fl
         if not it.frame[column].fillna(0).any():
             continue
         values = rows[column].fillna(0).to_numpy(dtype=float)
-        style = {"color": colour, "hatch": hatch, "edgecolor": "#444444", "linewidth": 0.5, "height": 0.72}
+        style: dict[str, Any] = {
+            "color": colour,
+            "hatch": hatch,
+            "edgecolor": "#444444",
+            "linewidth": 0.5,
+            "height": 0.72,
+        }
         named.append(axes.barh(places, values, left=start, label=label, **style))
         start += values
     for place, end, note in zip(places, start, rows["note"], strict=True):

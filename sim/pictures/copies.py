@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from sim.core.accounts import FATES
 from sim.pictures.bars import Stack, page_of_panels, stacked_panels
 from sim.pictures.colours import ENDS, Looks, looks
-from sim.pictures.findings import about, number, span, times
+from sim.pictures.findings import about, differs, number, span, times
 from sim.pictures.lines import Figures
-from sim.pictures.style import Panel, by_budget, together
+from sim.pictures.style import by_budget
 from traces.drawing import EmptyPictureError
+from traces.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,10 +71,10 @@ def link_panels(runs: pd.DataFrame, look: Looks | None = None) -> list[Panel]:
     if not frame[["link_utilisation", "bytes_per_token"]].notna().any(axis=None):
         raise EmptyPictureError("no time passed")
     style, panels = look or looks(runs["policy_label"]), []
-    if frame["link_utilisation"].nunique() > 1:
+    if differs(frame["link_utilisation"]):
         busy = Figures(frame, "link_utilisation", "time that the link is busy (%)", style, scale=100, share=True)
         panels.append(Panel(f"The link is busy {span(frame, 'link_utilisation')} of the time", busy.draw))
-    if frame["bytes_per_token"].nunique() > 1:
+    if differs(frame["bytes_per_token"]):
         words = "no lossless policy copies so little"
         cheats = {"belady_forced": wanted[-1]}
         copied = Figures(

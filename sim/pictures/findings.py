@@ -31,6 +31,12 @@ def number(value: float) -> str:
     return f"{value:#.3g}".rstrip(".") if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def differs(values: pd.Series[float]) -> bool:
+    """Whether there are two values: one alone is no picture."""
+    known = values.dropna()
+    return len(known) > 0 and bool((known != known.iloc[0]).any())
+
+
 def at(budget: Any) -> str:
     """``at 8 GB``."""
     return f"at {format_bytes(int(budget))}"

@@ -12,11 +12,12 @@ from matplotlib.lines import Line2D
 
 from sim.frame import LATENCY_NAMES
 from sim.pictures.colours import Looks, looks
-from sim.pictures.findings import lowest, number
+from sim.pictures.findings import differs, lowest, number
 from sim.pictures.lines import Figures, target_line
-from sim.pictures.style import Panel, need, together
+from sim.pictures.style import need
 from sim.units import format_bytes
 from traces.drawing import GREY, INK, EmptyPictureError, dress, short
+from traces.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,8 +73,8 @@ def front_panels(
 
 def _memory(figures: Figures, axes: Axes) -> Sequence[Any]:
     named = figures.draw(axes)
-    best, one = figures.frame[figures.frame["front"]], figures.frame["budget_bytes"].nunique() == 1
-    if one:
+    best = figures.frame[figures.frame["front"]]
+    if not differs(figures.frame["budget_bytes"]):
         return named
     return [*named, axes.scatter(best["budget_bytes"], best["value"], label="on the front", zorder=3, **RING)]
 
@@ -85,13 +86,18 @@ def _quality(own: pd.DataFrame, label: str, style: Looks, target: float | None, 
     named: list[Any] = []
     for policy, rows in own.groupby("policy_label", sort=True):
         look, mass = style[str(policy)], 100 * rows["quality_kept_gate_mass"]
-        hollow = {"marker": look.marker, "markeredgecolor": look.colour, "markerfacecolor": "none", "linestyle": "none"}
+        hollow: dict[str, Any] = {
+            "marker": look.marker,
+            "markeredgecolor": look.colour,
+            "markerfacecolor": "none",
+            "linestyle": "none",
+        }
         axes.plot(mass, rows["value"], color=look.colour, linestyle=":", zorder=1)
         named.append(Line2D([], [], **hollow, markersize=8, label=f"{short(policy)} (lossy)"))
         for x, y, budget in zip(mass, rows["value"], rows["budget_bytes"], strict=True):
             axes.plot(x, y, **hollow, markersize=sizes[int(budget)])
     for budget in dict.fromkeys((budgets[0], budgets[len(budgets) // 2], budgets[-1])):
-        dot = {"marker": "o", "linestyle": "none", "color": GREY, "markersize": sizes[budget]}
+        dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "color": GREY, "markersize": sizes[budget]}
         named.append(Line2D([], [], **dot, label=f"budget {format_bytes(budget)}"))
     best = own[own["front"]]
     named.append(

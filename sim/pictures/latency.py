@@ -10,9 +10,10 @@ from sim.frame import LATENCIES, LATENCY_NAMES, REFERENCE_ROWS
 from sim.pictures.colours import Looks, looks
 from sim.pictures.findings import about, lowest, number, times
 from sim.pictures.lines import Figures
-from sim.pictures.style import Panel, by_budget, together
+from sim.pictures.style import by_budget
 from traces.drawing import EmptyPictureError
 from traces.errors import UserError, one_of
+from traces.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd

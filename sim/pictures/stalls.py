@@ -10,8 +10,9 @@ from sim.core.accounts import STALLS
 from sim.pictures.bars import Stack, page_of_panels, stacked_panels
 from sim.pictures.colours import CAUSES, COMPUTE
 from sim.pictures.findings import about, number
-from sim.pictures.style import Panel, by_budget, together
+from sim.pictures.style import by_budget
 from traces.drawing import EmptyPictureError
+from traces.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from sim.pictures.pages import ROWS, page_of
 from sim.units import format_bytes
@@ -50,10 +51,10 @@ def stacked_panels(it: Stack) -> list[Panel]:
         floor = own[it.floor].mean() if it.floor else float("nan")
         for start in range(0, len(own), ROWS):
             rows = own.iloc[start : start + ROWS]
-            lines = sum(1 + short(name).count("\n") for name in rows["name"])
             more = "" if len(own) <= ROWS else f" ({start + 1} to {start + len(rows)} of {len(own)})"
             draw = partial(_draw, it=it, rows=rows, widest=float(own["length"].max()), floor=float(floor))
-            high = 0.75 + 0.08 * len(rows) + 0.17 * (lines + _gap(rows))
+            lines = max(1 + short(name).count("\n") for name in rows["name"])
+            high = 0.7 + (0.09 + 0.17 * lines) * (len(rows) + _gap(rows))
             panels.append(Panel(f"{format_bytes(int(str(budget)))}: {it.title(own)}{more}", draw, 5.8, high, len(rows)))
     return panels
 
@@ -94,9 +95,8 @@ def _draw(axes: Axes, *, it: Stack, rows: pd.DataFrame, widest: float, floor: fl
     axes.set(ylim=(places[-1] + 0.55, -0.55), xlim=(0, widest * 1.2 or 1), xlabel=it.label, ylabel="policy")
     dress(axes, "x")
     # Room for the notes is not part of the scale.
-    axes.set_xticks(
-        ticks := [tick for tick in axes.get_xticks() if 0 <= tick <= widest * 1.05], [f"{t:,g}" for t in ticks]
-    )
+    ticks = MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(0, widest)
+    axes.set_xticks(ticks := [tick for tick in ticks if 0 <= tick <= widest * 1.05], [f"{t:,g}" for t in ticks])
     lossless = places[rows["lossless"].to_numpy(dtype=bool)]
     if np.isfinite(floor) and len(lossless):
         ends = (-0.5, lossless[-1] + 0.5)

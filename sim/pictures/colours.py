@@ -41,11 +41,11 @@ COMPUTE = ("#D9D9D9", "")
 CAUSES: Mapping[str, tuple[str, str]] = dict(
     zip(
         STALLS,
-        (("#3D4F66", ""), ("#8497B0", "///"), ("#C9BBA8", "\\\\\\"), ("#6E5F53", "|||"), ("#F4F1E8", "xxx")),
+        (("#3D4F66", ""), ("#8497B0", "///"), ("#C9BBA8", "\\\\\\"), ("#6E5F53", "|||"), ("#96D5CE", "xxx")),
         strict=True,
     )
 )
-"""Colour and hatch of each cause of a stall: slates and browns, next to each other light and dark."""
+"""Colour and hatch of each cause of a stall: slates, browns and a pale teal, next to each other light and dark."""
 ENDS: Mapping[str, tuple[str, str]] = dict(
     zip(
         FATES,

@@ -73,7 +73,7 @@ def link_panels(runs: pd.DataFrame, look: Looks | None = None) -> list[Panel]:
     style, panels = look or looks(runs["policy_label"]), []
     if differs(frame["link_utilisation"]):
         busy = Figures(frame, "link_utilisation", "time that the link is busy (%)", style, scale=100, share=True)
-        panels.append(Panel(f"The link is busy {span(frame, 'link_utilisation')} of the time", busy.draw))
+        panels.append(busy.panel(f"The link is busy {span(frame, 'link_utilisation')} of the time"))
     if differs(frame["bytes_per_token"]):
         words = "no lossless policy copies so little"
         cheats = {"belady_forced": wanted[-1]}
@@ -81,9 +81,7 @@ def link_panels(runs: pd.DataFrame, look: Looks | None = None) -> list[Panel]:
             frame, "bytes_per_token", "copied per generated token (MB)", style, MB, False, cheats, "floor", words
         )
         said = times(frame[frame["lossless"]], "bytes_per_token", "floor")
-        panels.append(
-            Panel(f"The best copies {said} the bytes of the bound" if said else "Bytes over the link", copied.draw)
-        )
+        panels.append(copied.panel(f"The best copies {said} the bytes of the bound" if said else "Bytes over the link"))
     if not panels:
         busy_, bytes_ = frame["link_utilisation"].iloc[0], frame["bytes_per_token"].iloc[0]
         raise EmptyPictureError(

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from sim.frame import LATENCY_NAMES
 from sim.pictures.colours import Looks, looks
-from sim.pictures.findings import differs, lowest, number
+from sim.pictures.findings import alike, differs, lowest, number
 from sim.pictures.lines import Figures, target_line
 from sim.pictures.style import need
 from sim.units import format_bytes
@@ -56,18 +56,18 @@ def front_panels(
     label = f"{LATENCY_NAMES[metric]} (ms), mean"
     if len(exact) > 1:
         title = lowest(exact, "value", f"mean {LATENCY_NAMES[metric]}")
-        panels.append(Panel(title, partial(_memory, Figures(exact, "value", label, style, target=wanted))))
-    if len(known) > 1:
+        figures = Figures(exact, "value", label, style, target=wanted)
+        panels.append(Panel(title, partial(_memory, figures), high=figures.high))
+    if len(known) and alike(known["value"]) is None:
         mass = known["quality_kept_gate_mass"]
         title = f"Lossy: {number(100 * mass.min())} to {number(100 * mass.max())} % of the gate mass is kept"
         if len(known) < len(lossy):
             title += f" ({len(lossy) - len(known)} rows do not say what they keep)"
         panels.append(Panel(title, partial(_quality, known, label, style, wanted)))
     if not panels:
-        said = [
-            f"{row['name']} {number(row['value'])} ms" for row in (*exact.to_dict("records"), *known.to_dict("records"))
-        ]
-        raise EmptyPictureError(f"one figure is no picture: {'; '.join(said)}")
+        rows = [*exact.to_dict("records"), *known.to_dict("records")]
+        said = f"{rows[0]['name']} {number(rows[0]['value'])} ms{', and so all' * (len(rows) > 1)}"
+        raise EmptyPictureError(f"one figure is no picture: {said}")
     return panels
 
 

@@ -49,7 +49,7 @@ def hits_panels(runs: pd.DataFrame, look: Looks | None = None) -> list[Panel]:
         own = frame.dropna(subset=[column])
         if differs(own[column]):
             found = Figures(own, column, f"{phase} lookups (%)", style, scale=100, share=True)
-            panels.append(Panel(f"{rate} ({MEANING[rate]}), {phase}: {span(own, column)}", found.draw))
+            panels.append(found.panel(f"{rate} ({MEANING[rate]}), {phase}: {span(own, column)}"))
         elif len(own):
             alike.append(f"{rate} in {phase}: {number(100 * own[column].iloc[0])} %")
     if not panels:

@@ -15,6 +15,7 @@ from sim.pictures.colours import Looks
 from sim.pictures.findings import differs
 from sim.units import format_bytes
 from traces.drawing import GREY, INK, LABEL, dress, log_scale, name_ends, short
+from traces.panels import Panel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +52,18 @@ class Figures:
     """On that bound."""
     target: float | None = None
     """A value to be met."""
+
+    def panel(self, title: str) -> Panel:
+        """The axes; high enough for its rows, where there is one budget."""
+        return Panel(title, self.draw, high=self.high)
+
+    @property
+    def high(self) -> float:
+        """Inches."""
+        known = self.frame.dropna(subset=[self.column])
+        if differs(known["budget_bytes"]):
+            return Panel.high
+        return max(1.6, 0.8 + sum(0.12 + 0.17 * (1 + short(name).count("\n")) for name in known["name"]))
 
     def draw(self, axes: Axes) -> Sequence[Any]:
         """Draw them; returns what a legend is to name."""
@@ -106,7 +119,7 @@ def _rows(axes: Axes, frame: pd.DataFrame, it: Figures) -> Sequence[Any]:
             found.append(axes.axvline(frame[column].mean() * it.scale, label=f"{name} (reference)", **style))
     axes.set_yticks(range(len(frame)), [short(name) for name in frame["name"]])
     axes.set(ylim=(len(frame) - 0.5, -0.5), xlabel=it.label, ylabel="policy")
-    axes.set_xlim(0, 104 if it.share else 1.06 * float(_seen(frame, it).max()) or 1)
+    axes.set_xlim(0, 104 if it.share else 1.06 * max(float(_seen(frame, it).max()), it.target or 0) or 1)
     dress(axes, "x")
     if it.target is not None:
         style = {"color": INK, "linewidth": 1, "linestyle": (0, (6, 3))}
@@ -123,15 +136,10 @@ def _ends(frame: pd.DataFrame, it: Figures) -> tuple[pd.Series[float], pd.Series
 
 def _seen(frame: pd.DataFrame, it: Figures) -> np.ndarray:
     """All figures that are to be within the axes."""
-    columns = [
-        it.column,
-        *it.references.values(),
-        *({"low", "high"} & set(frame.columns)),
-        *([it.floor] * bool(it.floor)),
-    ]
-    seen = np.append(frame[columns].to_numpy(dtype=float) * it.scale, [] if it.target is None else [it.target])
-    found: np.ndarray = seen[np.isfinite(seen)]
-    return found
+    beside = [name for name in ("low", "high", it.floor) if name in frame]
+    seen: np.ndarray = frame[[it.column, *it.references.values(), *beside]].to_numpy(dtype=float) * it.scale
+    known: np.ndarray = seen[np.isfinite(seen)]
+    return known
 
 
 def _limits(axes: Axes, frame: pd.DataFrame, it: Figures) -> None:
@@ -141,7 +149,10 @@ def _limits(axes: Axes, frame: pd.DataFrame, it: Figures) -> None:
         return
     seen = _seen(frame, it)
     low, high = float(seen.min()), float(seen.max())
-    if low > 0 and high >= WIDE * low:
+    log = 0 < low <= high / WIDE
+    if it.target is not None:
+        low, high = min(low, it.target), max(high, it.target)
+    if log:
         room = (high / low) ** 0.06
         axes.set_ylim(low / room**2, high * room)
         log_scale(axes, "y")

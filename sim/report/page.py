@@ -18,8 +18,8 @@ _DIGEST = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
 POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_DIGEST}'"
 """What the page tells a browser: load nothing from anywhere, and run that script alone."""
 
-NARROW = 4
-"""Columns that a narrow screen has room for."""
+NARROW, LONG = 4, 30
+"""Columns, and characters of a cell, that a narrow screen has room for."""
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
@@ -81,7 +81,8 @@ class Page:
         self, heads: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], caption: str = "", kind: str = ""
     ) -> None:
         """Rows with a class each. A cell that begins with a backtick is a command."""
-        if len(heads) > NARROW:
+        listed = list(rows)
+        if len(heads) > NARROW or any(len(cell) > LONG for _, cells in listed for cell in cells):
             self._say(self._body, "p", "The table is wider than this screen: scroll it sideways.", "hint")
         # What scrolls is to be reached by the keyboard.
         scrolled = {"class": "wide", "tabindex": "0", "role": "region", "aria-label": caption or ", ".join(heads[:3])}
@@ -94,7 +95,7 @@ class Page:
         for head in heads:
             self._say(top, "th", head).set("scope", "col")
         body = SubElement(table, "tbody")
-        for style, cells in rows:
+        for style, cells in listed:
             row = SubElement(body, "tr", {"class": style} if style else {})
             for cell in cells:
                 if cell.startswith("`"):

@@ -103,6 +103,7 @@ def document(cell: Cell, outcome: Outcome, bounds: Mapping[str, Any] | None) -> 
             "budget_bytes": cell.setup.budget,
             "peak_bytes": outcome.core.state.peak + outcome.core.own_bytes,
             "policy_bytes": outcome.core.own_bytes,
+            "room": cell.room.document(),
         },
         "totals": {
             "requests": len(outcome.timings.requests),
@@ -246,8 +247,8 @@ def measured_requests(cell: Cell) -> str:
     words = ["the test split" if cell.selection.train else "all"]
     if config.measure == "validation":
         words = ["a part of the train split, not learned from"]
-    if config.limit is not None:
-        words.append(f"of these the first {config.limit}")
+    if cell.limit is not None:
+        words.append(f"of these the first {cell.limit}")
     if config.warmup:
         words.append(f"after {config.warmup} to warm up")
     return ", ".join(words)

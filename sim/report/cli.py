@@ -25,11 +25,11 @@ it again. It holds its pictures and loads nothing. Beside it lies the table of
 the runs as CSV, under the same name.
 
   out=FILE           the page (report.html in DIR)
-  metric=NAME        as for compare, and so baseline=, target=, level= and every
+  metric=NAME        as for compare; and so baseline=, target=, level= and every
                      KEY=VALUE that chooses runs
 
   python -m sim report outputs
-  python -m sim report outputs target='tpot<=30ms' policy=lru,fmoe out=lru_fmoe.html
+  python -m sim report outputs target='tpot<=30ms' policy=lru,fmoe out=two.html
 """
 
 OPTIONS = {"out": "", "metric": "tpot", "target": "", "baseline": "", "level": "0.95"}
@@ -44,6 +44,7 @@ HEADINGS = {
     "layers_prefill": "Layers, prefill",
     "layers_decode": "Layers, decode",
     "popularity": "Popularity of experts",
+    "layers": "Layers",
     "reuse": "Reuse distances",
     "measured": "Predicted against measured",
 }
@@ -71,17 +72,9 @@ def main(words: Sequence[str]) -> int:
     if root.is_file():
         raise UserError(f"{root}: a folder of results is wanted; a table of runs has neither layers nor requests")
     _writable(target)
-    from sim.compare import compare
-    from sim.compare.cli import level_of
+    from sim.compare.cli import compared
 
-    found = compare(
-        root,
-        metric=options["metric"],
-        baseline=options["baseline"] or None,
-        target=options["target"] or None,
-        level=level_of(options["level"]),
-        selection=selection,
-    )
+    found = compared("report", words, folder, options, selection)
     beside = target.with_suffix(".csv")
     content, missing = build(found, root, words, beside.name)
     try:
@@ -103,8 +96,8 @@ def build(found: Comparison, root: Path, words: Sequence[str], beside: str) -> t
     """
     import shlex
 
-    from sim.compare.cli import legend
     from sim.compare.conclude import conclude, limits
+    from sim.compare.table import legend
     from sim.frame import LATENCY_NAMES
     from sim.pictures.findings import about
     from sim.report import tables

@@ -50,7 +50,8 @@ class Drawn:
 def draw(found: Comparison, root: Path) -> list[Drawn]:
     """All pictures of a comparison of the runs below ``root``, in the order of the page."""
     runs, metric = found.runs, found.metric
-    layers, validations = load_layers(root, runs), _validations(root)
+    damaged = list[str]()
+    layers, validations = _load(root, runs, damaged), _validations(root)
     lossy = found.cells[~found.cells["lossless"].astype(bool)]
     # One for the page: marker and dash of variants too are the same in every picture.
     look = looks([*runs["policy_label"], *(name for _, document in validations for name in _policies(document))])
@@ -64,8 +65,10 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
         _draw("fates", FATES, said, lambda: fates_panels(runs)),
         _draw("link", LINK, said, lambda: link_panels(runs, look)),
     ]
-    for phase in PHASES:
-        drawn.append(_draw(f"layers_{phase}", f"{LAYERS} ({phase})", said, partial(_layers, layers, phase)))
+    drawn += [Drawn("layers of a run", LAYERS, (), line) for line in damaged]
+    if layers is not None:
+        for phase in PHASES:
+            drawn.append(_draw(f"layers_{phase}", f"{LAYERS} ({phase})", said, partial(_layers, layers, phase)))
     trace, why = _trace(runs, root)
     if trace is None:
         drawn += [Drawn(name, caption, (), why) for name, caption in (("popularity", POPULARITY), ("reuse", REUSE))]
@@ -138,6 +141,15 @@ def _measured(path: str, document: Mapping[str, Any], look: Looks) -> Drawn:
         return _draw(name, caption, about_of(document), lambda: measured_panels(document, look))
     except (KeyError, TypeError, AttributeError) as error:
         return Drawn(name, caption, (), f"not a validation that this version reads ({error!r})")
+
+
+def _load(root: Path, runs: pd.DataFrame, damaged: list[str]) -> pd.DataFrame | None:
+    """The layers of the runs; ``damaged`` is given a line for each table that cannot be read. None if none can."""
+    try:
+        return load_layers(root, runs, damaged)
+    except UserError as error:
+        damaged.append(str(error))
+        return None
 
 
 def _trace(runs: pd.DataFrame, root: Path) -> tuple[Trace | None, str]:

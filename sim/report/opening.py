@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sim.compare.conclude import milliseconds, percent
+from sim.compare.words import milliseconds, percent
 from sim.frame import LATENCY_NAMES
 from sim.units import format_bytes
 

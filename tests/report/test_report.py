@@ -294,7 +294,7 @@ def test_mistakes_are_one_line(grid: Path, tmp_path: Path, capsys: pytest.Captur
         ([str(tmp_path / "absent")], "absent: no such folder"),
         (
             [str(mixed(grid, tmp_path / "mixed"))],
-            "trace: d4199675a015 (5 runs), ffffffffffff (1 run) in one comparison",
+            "not alike: trace is d4199675a015 (5 runs), ffffffffffff (1 run). The largest",
         ),
         ([str(damaged)], "not the layers of a run"),
         ([str(file)], "a folder of results is wanted"),

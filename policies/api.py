@@ -213,6 +213,8 @@ class Policy(Needs, ABC):
     """A policy: its parameters are the keyword arguments of ``__init__``, its docstring the idea and the source."""
 
     name: ClassVar[str]
+    title: ClassVar[str] = ""
+    """What its paper or the field calls it, for pictures; "": its name. It is typed by its name."""
     lossless: ClassVar[bool] = True
     clairvoyant: ClassVar[bool] = False
 

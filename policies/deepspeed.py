@@ -26,6 +26,7 @@ class DeepSpeed(LRU):
     """
 
     name = "deepspeed"
+    title = "DeepSpeed"
 
     def __init__(self, setup: Setup, *, fetch: Fetch = "whole_layer", cache: Cache = "lru") -> None:
         super().__init__(setup)

@@ -15,6 +15,7 @@ class FIFO(Ordered):
     """
 
     name = "fifo"
+    title = "FIFO"
 
     def __init__(self, setup: Setup, *, scope: Scope = "global") -> None:
         super().__init__(setup, scope)

@@ -19,6 +19,7 @@ class GateAhead(Foreseen):
     """
 
     name = "gate_ahead"
+    title = "gate-ahead"
     signals = frozenset({Signal.GATE_AHEAD})
     ahead = "distance"
 

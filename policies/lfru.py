@@ -19,6 +19,7 @@ class LFRU(Scoped):
     """
 
     name = "lfru"
+    title = "LFRU"
 
     def __init__(self, setup: Setup, *, scope: Scope = "global") -> None:
         super().__init__(setup, scope)

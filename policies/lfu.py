@@ -16,6 +16,7 @@ class LFU(Scoped):
     """
 
     name = "lfu"
+    title = "LFU"
 
     def __init__(self, setup: Setup, *, scope: Scope = "global") -> None:
         super().__init__(setup, scope)

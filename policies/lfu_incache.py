@@ -14,6 +14,7 @@ class LFUInCache(LFU):
     """
 
     name = "lfu_incache"
+    title = "LFU in cache"
 
     def on_evict(self, expert: int) -> None:
         super().on_evict(expert)

@@ -16,6 +16,7 @@ class LRU(Ordered):
     """
 
     name = "lru"
+    title = "LRU"
 
     def __init__(self, setup: Setup, *, scope: Scope = "global") -> None:
         super().__init__(setup, scope)

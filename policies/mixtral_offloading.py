@@ -24,6 +24,7 @@ class MixtralOffloading(Foreseen):
     """
 
     name = "mixtral_offloading"
+    title = "Mixtral-Offloading"
     signals = frozenset({Signal.GATE_AHEAD})
 
     def __init__(

@@ -36,6 +36,7 @@ class MoEInfinity(Policy):
     """
 
     name = "moe_infinity"
+    title = "MoE-Infinity"
     learns = True
     unlearned = "policy.filled=false"
 

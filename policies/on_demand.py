@@ -13,6 +13,7 @@ class OnDemand(Policy):
     """
 
     name = "on_demand"
+    title = "on-demand"
 
     def keep(self, expert: int) -> bool:
         return False

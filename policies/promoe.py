@@ -35,6 +35,7 @@ class ProMoE(LRU):
     """
 
     name = "promoe"
+    title = "ProMoE"
     ahead = "stride"
 
     def __init__(

@@ -37,6 +37,7 @@ class SwapMoE(Policy):
     """
 
     name = "swapmoe"
+    title = "SwapMoE"
     lossless = False
     signals = frozenset({Signal.ROUTER_PROBS, Signal.WEIGHTS})
     without: ClassVar[Mapping[Signal, str]] = {Signal.HIDDEN: "policy.norms=one"}

@@ -22,7 +22,7 @@ from sim.costs import Costs
 from sim.history import TrainRequests
 from sim.inputs import Inputs
 from sim.lacks import There, check
-from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, shipped
+from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, figures, shipped
 from sim.profiles.hardware import PolicyTime
 from sim.provenance import code_digest
 from sim.replay import RecordingCore
@@ -142,7 +142,8 @@ class Cell:
         """Keys of a model or machine in which it differs from the shipped profile of its name; [] if there is none."""
         given: Mapping[str, Any] = getattr(self.config, group)
         try:
-            return sorted(_differences(_charging(shipped(group, str(given.get("name")))), _charging(given)))
+            usual = figures(shipped(group, str(given.get("name"))))
+            return sorted(_differences(_charging(usual), _charging(figures(given))))
         except UserError:
             return []
 
@@ -151,9 +152,9 @@ class Cell:
         return {
             "trace": self.trace.sha256,
             "policy": registry.normal(self.config.policy),
-            "model": asdict(self.model),
+            "model": figures(asdict(self.model)),
             "dtype": self.costs.dtype,
-            "hardware": _charging(_plain(asdict(self.hardware))),
+            "hardware": _charging(_plain(figures(asdict(self.hardware)))),
             "workload": dict(self.config.workload),
             "predictors": self._declared(),
             "budget_bytes": self.setup.budget,

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from policies import registry
+from sim import titles
 from sim.core.accounts import FATES, PHASES, STALLS
 from sim.predictions import SHARES as FORETOLD
 from traces.errors import UserError
@@ -64,9 +65,11 @@ def _columns() -> Iterator[Column]:
     yield Column("decoding", text, "", "how it was recorded", "provenance.trace.decoding.mode")
     yield Column("routing_from", text, "", "the model whose routing it is", "provenance.routing_from")
     yield Column("model", text, "", "the model it is priced as, with what was changed")
+    yield Column("model_title", text, "", "what people call it, with what was changed")
     yield Column("model_sha", text, "SHA-256/64", "the whole profile")
     yield Column("dtype", text, "", "of the experts", "config.dtype")
     yield Column("hardware", text, "", "the machine, with what was changed")
+    yield Column("hardware_title", text, "", "what people call it, with what was changed")
     yield Column("hardware_sha", text, "SHA-256/64", "the whole profile")
     yield Column("figures", text, "", "published or measured figures of it", "provenance.hardware.provenance")
     yield Column("compute", text, "", "how compute is priced", "provenance.compute")
@@ -149,6 +152,7 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     made["nulls"] = _json(result["nulls"])
     for group in ("model", "hardware"):
         made[group] = profile_label(result, group)
+        made[f"{group}_title"] = titles.profile(result, group)
         made[f"{group}_sha"] = hashlib.sha256(_json(config[group]).encode()).hexdigest()[:16]
     made["stall_ms_per_token"] = _sum(result["stall_ms_per_token"])
     made["bytes_per_token"] = _sum(result["bytes_per_token"])
@@ -164,9 +168,7 @@ def label(policy: Mapping[str, Any]) -> str:
 
 def profile_label(result: Mapping[str, Any], group: str) -> str:
     """The name of a run's model or hardware, with the settings in which it is not the shipped one of that name."""
-    profile, config = result["provenance"][group], result["config"][group]
-    own = [f"{path}={_at(config, tuple(path.split('.')))}" for path in profile["changed"]]
-    return f"{profile['name']} ({', '.join(own)})" if own else str(profile["name"])
+    return titles.with_changes(result, group, str(result["provenance"][group]["name"]))
 
 
 @cache

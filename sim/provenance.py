@@ -18,7 +18,7 @@ ASIDE = {
     "traces": {"cli.py", "inspect.py", "plots.py", "reuse.py", "stats.py", "version.py", "words.py", "__main__.py"},
     "sim": {
         *("__init__.py", "__main__.py", "bench.py", "cli.py", "curve.py", "frame.py", "help.py", "policy_time.py"),
-        *("progress.py", "runs.py", "side_by_side.py", "table.py", "compare", "sweep"),
+        *("progress.py", "runs.py", "side_by_side.py", "table.py", "titles.py", "compare", "sweep"),
         *("check", "pictures", "report"),
     },
 }

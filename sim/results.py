@@ -24,6 +24,7 @@ from sim.core.accounts import (
 )
 from sim.core.core import Core
 from sim.predictions import predictions
+from sim.profiles import own_title
 from sim.provenance import code_digest
 from sim.quality import quality
 from sim.store import SCHEMA
@@ -209,9 +210,10 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
         "priced_as": cell.model.name,
         "pricing": f"routing from {manifest.model.name}, priced as {'itself' if own else cell.model.name}",
         "compute": _compute(cell),
-        "model": {"name": cell.model.name, "changed": cell.changed("model")},
+        "model": {"name": cell.model.name, **own_title("model", cell.model), "changed": cell.changed("model")},
         "hardware": {
             "name": cell.hardware.name,
+            **own_title("hardware", cell.hardware),
             "provenance": cell.hardware.provenance,
             "inferred": list(cell.hardware.inferred),
             "changed": cell.changed("hardware"),

@@ -21,6 +21,7 @@ from real.validation.compare import Logs
 from real.validation.criteria import criteria
 from real.validation.verdict import label, markdown, summary, worst_first
 from sim.cell import Cell
+from sim.profiles import figures
 from sim.results import measured_requests
 from traces.errors import UserError
 from traces.whole import write_whole
@@ -78,7 +79,7 @@ def provenance(source: Source) -> dict[str, Any]:
             "provenance": profile.provenance,
             "overheads": profile.overheads,
             "of_this_device": measured.get("machine", {}).get("device") == device["device"],
-            "sha256": hashlib.sha256(json.dumps(hardware, sort_keys=True, default=str).encode()).hexdigest(),
+            "sha256": hashlib.sha256(json.dumps(figures(hardware), sort_keys=True, default=str).encode()).hexdigest(),
             **{key: hardware[key] for key in ("gpu", "link", "host", "software")},
             "runtime": hardware.get("runtime"),
             "measured": {key: measured[key] for key in ("date", "copies", "machine") if key in measured} or None,

@@ -132,6 +132,7 @@ class HardwareProfile:
     software: Annotated[Software, record(Software)]
     measured: Annotated[Measured | None, nullable(record(Measured))] = None  # tables, which then take precedence
     runtime: Annotated[Runtime | None, nullable(record(Runtime))] = None
+    title: Text = ""  # what people call it; no figure, so that no cell's key and no stored profile has it
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any], where: str = "hardware") -> Self:

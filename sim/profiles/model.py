@@ -46,10 +46,11 @@ class ModelProfile:
     head_params: Params  # LM head and final norm
     dense_bytes_per_param: Count
     shapes_known: bool = True  # False: built by from_manifest, the dense part costs nothing
+    title: Text = ""  # what people call it; no figure, so that no cell's key and no stored profile has it
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any], where: str = "model") -> Self:
-        """Read the keys above (all but `shapes_known`); UserError names the offending one."""
+        """Read the keys above (all but `shapes_known`; `title` may be left out); UserError names the offending one."""
         profile = record(cls)(mapping, where)
         if profile.top_k > profile.experts:
             raise refusal(profile.top_k, f"{where}.top_k", f"at most experts={profile.experts}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.config import RunConfig, load_config
+from sim.profiles import figures
 from sim.runs import GROUPS
 from traces.errors import UserError
 
@@ -85,15 +86,16 @@ class Again:
             ]
             plain = read_config([*words, "budget=1GB"])
             for group in GROUPS:
-                usual = dict(_leaves(getattr(plain, group)))
-                for path, value in _leaves(getattr(config, group)):
+                usual = dict(_leaves(figures(getattr(plain, group))))
+                for path, value in _leaves(figures(getattr(config, group))):
                     if usual.get(path, ...) != value:
                         new = "" if path in usual else "+"  # as a policy's own time in a profile that has none
                         words.append(f"{new}{group}.{path}={_text(value)}")
             found = read_config([*words, "budget=1GB"])
         except (UserError, KeyError):
             return None
-        same = all(dict(_leaves(getattr(found, group))) == dict(_leaves(getattr(config, group))) for group in GROUPS)
+        pairs = ((figures(getattr(found, group)), figures(getattr(config, group))) for group in GROUPS)
+        same = all(dict(_leaves(one)) == dict(_leaves(other)) for one, other in pairs)
         return words if same else None
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sim.profiles import AS_TRACED, ModelProfile, shipped
+from sim.profiles import AS_TRACED, ModelProfile, figures, shipped
 from traces import conf
 from traces.errors import UserError
 
@@ -109,8 +109,8 @@ def test_a_wrong_key_or_value_is_named_in_one_line(change: dict[str, Any], messa
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("key", shipped("model", "olmoe_1b_7b"))
-def test_no_key_is_optional(key: str) -> None:
+@pytest.mark.parametrize("key", figures(shipped("model", "olmoe_1b_7b")))
+def test_no_figure_is_optional(key: str) -> None:
     mapping = {k: v for k, v in shipped("model", "olmoe_1b_7b").items() if k != key}
     with pytest.raises(UserError, match=rf"model\.{key} is missing"):
         ModelProfile.from_dict(mapping)

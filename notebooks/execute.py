@@ -108,6 +108,8 @@ def main(words: Sequence[str]) -> int:
         print(f"no notebook begins with {' or '.join(chosen)}", file=sys.stderr)
         return 2
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    # This checkout's code, whichever is installed.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
     failed = 0
     for path in paths:
         notebook, begun = nbformat.read(path, as_version=4), time.monotonic()

@@ -1,82 +1,85 @@
-"""What all pictures share: colours of Okabe and Ito, told apart in grey by marker, dash or hatch; axes; PNG."""
+"""What pictures of runs share: frames by budget, lines over budgets, bounds, and panels that stand alone or together."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
+from sim.pictures.colours import Look, Looks, looks
 from sim.units import format_bytes
+from traces.drawing import GREY, LABEL, PALE, EmptyPictureError, dress, finish, name_ends, png, short, svg
 from traces.errors import UserError, one_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
-DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
-FILLS = (
-    ("#F0E442", ""),
-    ("#0072B2", ""),
-    ("#56B4E9", "///"),
-    ("#D55E00", "\\\\\\"),
-    ("#CC79A7", "..."),
-    ("#FFFFFF", "xxx"),
-)
-"""Of stacked parts, in their order: colour and hatch; neighbours differ in lightness as well."""
-GREY = "#666666"
+__all__ = [
+    "EmptyPictureError",
+    "Look",
+    "Looks",
+    "Panel",
+    "bound",
+    "by_budget",
+    "curves",
+    "from_zero",
+    "looks",
+    "need",
+    "over_budgets",
+    "png",
+    "reference",
+    "short",
+    "svg",
+    "together",
+]
+
 REFERENCES: dict[str, dict[str, Any]] = {
     "infinite": {"linestyle": (0, (1, 1)), "marker": "1"},
     "belady_forced": {"linestyle": (0, (4, 2)), "marker": "2"},
     "perfect_next_layer": {"linestyle": (0, (7, 2, 1, 2)), "marker": "4"},
 }
 """Rows that cheat: grey, with markers that no policy has, since at one budget there is no line to tell them by."""
-WIDTH, LONGEST = 42, 160
-"""Characters of a name in a line, and of a name that is shown whole."""
+BOUND = "no lossless policy can be here"
+FAR = 10
+"""From so many times the smallest budget to the largest on, budgets are on a logarithmic axis."""
 
 
-class EmptyPictureError(UserError):
-    """These runs have nothing for a picture; says why."""
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes. ``draw`` returns whether the legend below is to name what it drew."""
+
+    title: str
+    draw: Callable[[Axes], bool]
+    name: str = ""
+    wide: float = 5.6
+    high: float = 3.3
+    """Inches, without titles and legend."""
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """How a policy is drawn, the same in every panel of a figure; ``size`` of its marker in points."""
-
-    colour: str
-    marker: str
-    dash: Any
-    size: float = 6.0
-
-    @property
-    def line(self) -> dict[str, Any]:
-        """Keywords of ``Axes.plot``. A marker at 0 or at 100 % is drawn whole."""
-        edge = {"markersize": self.size, "markeredgecolor": "white", "markeredgewidth": 0.6}
-        return {"color": self.colour, "marker": self.marker, "linestyle": self.dash, "clip_on": False, **edge}
-
-
-Looks = Mapping[str, Look]
-
-
-def looks(labels: Iterable[object]) -> dict[str, Look]:
-    """A look per policy label. The three cycles have no common factor: 308 policies until one comes again.
-
-    Markers shrink from the first to the last, which is drawn on top: of policies that are equal, all are seen.
-    """
-    names = sorted({str(label) for label in labels})
-    step = 4 / max(1, len(names) - 1)
-    return {
-        name: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)], 10 - step * i)
-        for i, name in enumerate(names)
-    }
+def together(
+    panels: Sequence[Panel], title: str = "", subtitle: str = "", columns: int = 2, **shared: bool
+) -> Figure:
+    """One figure of ``panels``: a single one's title is the figure's. ``shared``: ``sharex`` and ``sharey``."""
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    size = (columns * panels[0].wide, rows * (panels[0].high + 0.3 * (len(panels) > 1)))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, **shared).ravel()  # type: ignore[arg-type]
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    named = []
+    for axes, panel in zip(grid, panels, strict=False):
+        if panel.draw(axes):
+            named.append(axes)
+        if len(panels) > 1:
+            axes.set_title(panel.title, loc="left", fontsize="medium", wrap=True)
+    return finish(figure, title or panels[0].title, subtitle, named)
 
 
 def need(frame: pd.DataFrame, *columns: str) -> None:
@@ -100,30 +103,49 @@ def by_budget(runs: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return found.assign(name=found["policy_label"].where(found["lossless"], found["policy_label"] + " (lossy)"))
 
 
-def curves(axes: Axes, frame: pd.DataFrame, column: str, look: Looks, scale: float = 1.0) -> None:
+def curves(axes: Axes, frame: pd.DataFrame, column: str, look: Looks, scale: float = 1.0) -> list[Any]:
     """A line per policy of :func:`by_budget` over its budgets; rows without the figure are left out."""
+    drawn = []
     for (label, name), own in frame.dropna(subset=[column]).groupby(["policy_label", "name"], sort=True):
-        axes.plot(own["budget_bytes"], own[column] * scale, label=short(name), **look[str(label)].line)
+        drawn += axes.plot(own["budget_bytes"], own[column] * scale, label=short(name), **look[str(label)].line)
+    return drawn
 
 
-def reference(axes: Axes, frame: pd.DataFrame, name: str, column: str, scale: float = 1.0) -> None:
+def reference(axes: Axes, frame: pd.DataFrame, name: str, column: str, scale: float = 1.0) -> list[Any]:
     """A row that cheats, in grey: all runs of a budget have the same."""
     row = frame.dropna(subset=[column]).groupby("budget_bytes")[column].mean() * scale
-    if len(row):
-        axes.plot(row.index, row, color=GREY, label=f"{name} (reference)", markersize=9, **REFERENCES[name])
+    if not len(row):
+        return []
+    style = {"color": GREY, "markersize": 8, "linewidth": 1, "zorder": 1.5, **REFERENCES[name]}
+    return list(axes.plot(row.index, row, label=f"{name} (reference)", **style))
 
 
-def over_budgets(axes: Axes, budgets: Iterable[object], title: str, ylabel: str) -> None:
-    """Dress axes with budgets from left to right: logarithmic, ticks at budgets that there are."""
+def over_budgets(axes: Axes, budgets: Iterable[object], ylabel: str) -> None:
+    """Dress axes with budgets from left to right, ticks at budgets that there are; logarithmic where they are far apart."""
     seen = sorted({int(str(budget)) for budget in budgets})
-    axes.set(xscale="log", title=title, xlabel="budget for experts (bytes)", ylabel=ylabel)
-    room = max(1.15, (seen[-1] / seen[0]) ** 0.12)
-    axes.set_xlim(seen[0] / room, seen[-1] * room)
-    shown = _apart(seen, (room**2 * seen[-1] / seen[0]) ** (1 / 8))
-    axes.set_xticks(shown, [format_bytes(budget) for budget in shown], rotation=30 if len(shown) > 4 else 0)
+    far = seen[-1] >= FAR * seen[0]
+    axes.set(xlabel="GPU memory for experts" + (" (log scale)" if far else ""), ylabel=ylabel)
+    if far:
+        room = (seen[-1] / seen[0]) ** 0.05
+        axes.set(xscale="log", xlim=(seen[0] / room, seen[-1] * room))
+    else:
+        room = 0.05 * (seen[-1] - seen[0]) or 0.15 * seen[0]
+        axes.set_xlim(seen[0] - room, seen[-1] + room)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.grid(alpha=0.3)
+    axes.set_xticks(shown := _apart(axes, seen), [format_bytes(budget) for budget in shown])
+    dress(axes)
+
+
+def _apart(axes: Axes, budgets: Sequence[int]) -> list[int]:
+    """Those at least an eighth of the axis apart, from the largest down: room for each label."""
+    place = {budget: axes.transData.transform((budget, 0))[0] for budget in budgets}
+    room = axes.bbox.width / 8
+    shown = [budgets[-1]]
+    for budget in reversed(budgets[:-1]):
+        if place[shown[-1]] - place[budget] >= room:
+            shown.append(budget)
+    return shown[::-1]
 
 
 def from_zero(axes: Axes) -> None:
@@ -132,49 +154,35 @@ def from_zero(axes: Axes) -> None:
     axes.set_ylim(0, 1.06 * top if np.isfinite(top) and top > 0 else 1)
 
 
-def _apart(budgets: Sequence[int], room: float) -> list[int]:
-    """Those at least ``room`` times the one below, from the largest down: an eighth of the axis for each label."""
-    shown = [budgets[-1]]
-    for budget in reversed(budgets[:-1]):
-        if shown[-1] >= budget * room:
-            shown.append(budget)
-    return shown[::-1]
+def bound(axes: Axes, values: pd.Series[float], words: str = BOUND, *, exact: bool = False) -> bool:
+    """Grey the area below a bound that falls as budgets rise, and write ``words`` in it. Call it last: it fills down
+    to the lower limit, and leaves the limits as they are. False where the words do not fit: a legend is to have them.
 
-
-def bound(axes: Axes, values: pd.Series[float], name: str) -> None:
-    """A bound at each budget. It falls as budgets rise, so below one the next larger one's holds: that is shaded."""
-    axes.fill_between(values.index, 0, values, color=GREY, alpha=0.2, linewidth=0, step="pre")
-    axes.plot(values.index, values, "k_", markersize=22, markeredgewidth=2.5, label=name)
-
-
-def legend(figure: Figure, *axes: Axes) -> Figure:
-    """One legend below the panels, where it hides nothing, each name once. The figure grows by what it takes."""
-    found: dict[str, Any] = {}
-    for each in axes:
-        for handle, name in zip(*each.get_legend_handles_labels(), strict=True):
-            found.setdefault(name, handle)
-    widest = max((len(line) for name in found for line in name.splitlines()), default=1)
-    columns = max(1, min(len(found), int(12 * figure.get_figwidth() / (widest + 8))))
-    made = figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns, handlelength=3.4)
-    # A line of it is in the figure's own height; more would be taken from the panels, down to nothing.
-    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
-    taken = made.get_window_extent(renderer).height / figure.dpi
-    figure.set_figheight(figure.get_figheight() + max(0.0, taken - 0.4))
-    return figure
-
-
-def short(name: object) -> str:
-    """A name as it is drawn: whole, in lines that fit beside a figure. A dollar sign would start mathematics."""
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(name).split()))
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"
-    # One that begins with _ would be left out of legends.
-    return ("\u200b" if text.startswith("_") else "") + fill(text, WIDTH).replace("$", r"\$")
-
-
-def png(figure: Figure, dpi: int = 120) -> bytes:
-    """The figure as a PNG, the same bytes for the same figure."""
-    FigureCanvasAgg(figure)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
-    return stream.getvalue()
+    ``values``: by budget in bytes. ``exact``: they are so dense that a line is the bound. Else it is known at these
+    budgets alone, and below one the next larger one's holds: steps, never a line between two of them.
+    """
+    known = values.dropna().sort_index()
+    if known.empty:
+        return True
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    x, y = known.index.to_numpy(dtype=float), known.to_numpy(dtype=float)
+    if x[0] > left:
+        x, y = np.concatenate(([left], x)), np.concatenate((y[:1], y))
+    step: dict[str, Any] = {} if exact else {"step": "pre"}
+    area = axes.fill_between(x, bottom, y, color=PALE, linewidth=0, zorder=0.5, **step)
+    axes.plot(x, y, drawstyle="default" if exact else "steps-pre", color=GREY, linewidth=1, zorder=1.2, label="_bound")
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    to_axes = axes.transData + axes.transAxes.inverted()
+    places = to_axes.transform(np.column_stack((x, y)))
+    inches = axes.bbox.size / axes.get_figure(root=True).dpi
+    for lines in range(1, 5):
+        text = fill(words, -(-len(words) // lines) + 2)
+        tall = 0.05 + (1 + text.count("\n")) * 1.3 * LABEL / 72 / inches[1]
+        wide = 0.04 + max(len(line) for line in text.splitlines()) * 0.6 * LABEL / 72 / inches[0]
+        if wide < places[-1, 0] and places[np.searchsorted(places[:, 0], wide), 1] > tall:
+            # The row with infinite memory may pass below.
+            box = {"facecolor": PALE, "edgecolor": "none", "pad": 1}
+            axes.text(0.03, 0.04, text, transform=axes.transAxes, fontsize=LABEL, zorder=4, bbox=box)
+            return True
+    area.set_label(words)
+    return False

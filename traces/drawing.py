@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
 
@@ -22,6 +23,7 @@ INK, GREY, PALE = "#1A1A1A", "#666666", "#D9D9D9"
 """Of text; of context; of areas and grids."""
 TITLE, SUBTITLE, LABEL = 12.0, 8.5, 8.5
 """Sizes of type in points."""
+LEADER = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3, "relpos": (0.0, 0.5)}
 WIDTH, LONGEST = 42, 160
 """Characters of a name in a line, and of a name that is shown whole."""
 
@@ -35,10 +37,13 @@ def dress(axes: Axes, grid: str = "y") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color=PALE, linewidth=0.6)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
+    axes.tick_params(labelsize=LABEL)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_fontsize(LABEL + 0.5)
 
 
-def finish(figure: Figure, title: str, subtitle: str = "", legend: Iterable[Axes] = ()) -> Figure:
-    """Put the title above and one legend of all ``legend`` below. The figure grows by both: no panel pays for them."""
+def finish(figure: Figure, title: str, subtitle: str = "", legend: Sequence[Any] = ()) -> Figure:
+    """Put the title above and one legend below, of the artists in ``legend``. The figure grows by both: no panel pays for them."""
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     wide, high = figure.get_size_inches()
     above: list[tuple[str, FontProperties, str]] = []
@@ -47,9 +52,8 @@ def finish(figure: Figure, title: str, subtitle: str = "", legend: Iterable[Axes
         above += [(line, font, colour) for line in _wrapped(text, font, wide - 0.2, renderer, figure.dpi)]
     top = 0.08 + sum(1.35 * font.get_size_in_points() / 72 for _, font, _ in above) + 0.06 * bool(above)
     found: dict[str, Any] = {}
-    for each in legend:
-        for handle, name in zip(*each.get_legend_handles_labels(), strict=True):
-            found.setdefault(name, handle)
+    for handle in legend:
+        found.setdefault(str(handle.get_label()), handle)
     bottom, made = 0.0, None
     if found:
         longest = max(len(line) for name in found for line in name.splitlines())
@@ -72,7 +76,9 @@ def finish(figure: Figure, title: str, subtitle: str = "", legend: Iterable[Axes
 def _wrapped(text: str, font: FontProperties, inches: float, renderer: Any, dpi: float) -> list[str]:
     """Lines of at most ``inches``. A dollar sign would start mathematics."""
     lines: list[str] = []
-    for word in text.replace("$", r"\$").split():
+    if not text:
+        return lines
+    for word in glued(text.replace("$", r"\$")).split(" "):
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and renderer.get_text_width_height_descent(longer, font, False)[0] <= inches * dpi:
             lines[-1] = longer
@@ -81,11 +87,17 @@ def _wrapped(text: str, font: FontProperties, inches: float, renderer: Any, dpi:
     return lines
 
 
-def name_ends(axes: Axes, lines: Sequence[Any], inches: float) -> bool:
+def glued(text: str) -> str:
+    """A number and its unit are not to be divided: ``8 GB``, ``15 %``."""
+    return re.sub(r"(?<=\d) (?=(%|ms|[KMGT]?i?B)(\W|$))", "\N{NO-BREAK SPACE}", text)
+
+
+def name_ends(axes: Axes, lines: Sequence[Any]) -> bool:
     """Write the label of each line at its right end, in its colour, and apart. False where they do not fit.
 
-    ``inches``: the height of the axes, about; their limits are those of the finished picture.
+    The limits of the axes are to be those of the finished picture. They will be somewhat lower than they are now.
     """
+    inches = 0.85 * axes.bbox.height / axes.get_figure(root=True).dpi  # type: ignore[union-attr]
     names = [str(line.get_label()) for line in lines]
     step = 1.3 * LABEL / 72 / inches  # of the height of the axes
     rows = [1 + name.count("\n") for name in names]
@@ -110,14 +122,14 @@ def name_ends(axes: Axes, lines: Sequence[Any], inches: float) -> bool:
         axes.annotate(
             names[i],
             xy=(x, y),
-            xytext=(right + 0.045, at[i]),
+            xytext=(right + 0.09, at[i]),
             xycoords=axes.transAxes,
             textcoords=axes.transAxes,
             color=readable(colour),
             fontsize=LABEL,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
+            arrowprops={"color": colour, **LEADER},
         )
     return True
 
@@ -136,7 +148,7 @@ def _luminance(rgb: Sequence[float]) -> float:
 
 
 def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """Round numbers within a logarithmic axis, from 2 to ``most``: at 1, 2, 3, 5, 7, or 1, 2, 5, or powers of ten."""
+    """Round numbers within a logarithmic axis, from 3 to ``most``: at 1, 2, 3, 5, 7, or 1, 2, 5, or powers of ten."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         marks = [m * 10.0**p for p in powers for m in steps if low <= m * 10.0**p <= high]
@@ -144,7 +156,7 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
             break
     if len(marks) > most:
         marks = marks[:: math.ceil(len(marks) / most)]
-    if len(marks) >= 2:
+    if len(marks) >= 3:
         return [float(f"{mark:.12g}") for mark in marks]
     # Within one step of those: even steps of 1, 2 or 5, of which there are 3 to 7 in any range.
     step = 10.0 ** math.floor(math.log10((high - low) / 2))

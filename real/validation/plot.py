@@ -9,6 +9,6 @@ from typing import Any
 def draw(document: Mapping[str, Any]) -> bytes:
     """A PNG. ImportError where matplotlib is absent."""
     from sim.pictures.measured import measured
-    from sim.pictures.style import png
+    from traces.drawing import png
 
-    return png(measured(document), dpi=110)
+    return png(measured(document))

@@ -68,7 +68,7 @@ class Look:
     @property
     def line(self) -> dict[str, Any]:
         """Keywords of ``Axes.plot``. A marker at 0 or at 100 % is drawn whole."""
-        edge = {"markersize": self.size, "markeredgecolor": "white", "markeredgewidth": 0.6}
+        edge = {"linewidth": 1.3, "markersize": self.size, "markeredgecolor": "white", "markeredgewidth": 0.6}
         return {"color": self.colour, "marker": self.marker, "linestyle": self.dash, "clip_on": False, **edge}
 
 
@@ -84,7 +84,7 @@ def looks(labels: Iterable[object]) -> dict[str, Look]:
     Markers shrink from the first to the last, which is drawn on top: of policies that are equal, all are seen.
     """
     names = sorted({str(label) for label in labels})
-    step = 4 / max(1, len(names) - 1)
+    step = 3.5 / max(1, len(names) - 1)
     free = list(product(SPARE_MARKERS, DASHES)) + list(product((m for _, m in POLICIES.values()), DASHES))
     taken: set[Any] = set()
     found = {}
@@ -98,7 +98,7 @@ def looks(labels: Iterable[object]) -> dict[str, Look]:
             chosen = next((it for it in order if it[0] not in {m for m, _ in taken}), None)
             marker, dash = chosen or next((it for it in order if it not in taken), order[0])
             taken.add((marker, dash))
-        found[name] = Look(colour_of(name), marker, dash, 9 - step * i)
+        found[name] = Look(colour_of(name), marker, dash, 8 - step * i)
     return found
 
 

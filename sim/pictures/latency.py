@@ -1,27 +1,17 @@
-"""Latency against budget, with intervals, what cheats and what is wanted; and time beside the bound that holds it."""
+"""Latency against budget, with intervals and what is wanted; and the time of a token beside its bound."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sim.frame import LATENCIES, LATENCY_NAMES, REFERENCE_ROWS
-from sim.pictures.style import (
-    EmptyPictureError,
-    Looks,
-    Panel,
-    bound,
-    by_budget,
-    curves,
-    from_zero,
-    looks,
-    name,
-    over_budgets,
-    reference,
-    together,
-)
+from sim.pictures.colours import Looks, looks
+from sim.pictures.findings import about, lowest, number, times
+from sim.pictures.lines import Figures
+from sim.pictures.style import Panel, by_budget, together
+from traces.drawing import EmptyPictureError
 from traces.errors import UserError, one_of
 
 if TYPE_CHECKING:
@@ -29,4 +19,86 @@ if TYPE_CHECKING:
 
     from sim.compare.target import Target
 
-NAMES = {"ttft": "time to first token", "tpot": "time per output token", "request": "time of a request"}
+WORDS = {"ttft": "time to first token", "tpot": "time per output token", "request": "time of a request"}
+
+
+def latency(
+    runs: pd.DataFrame,
+    metric: str = "tpot",
+    look: Looks | None = None,
+    cells: pd.DataFrame | None = None,
+    target: Target | None = None,
+) -> Figure:
+    """From ``sim.load``: the mean of a latency (ttft, tpot, request; ms), and the time per generated token (ms).
+
+    ``cells``: those of ``sim.compare``, whose intervals are drawn; ``target``: drawn where it is one of this mean.
+    The time lower bound is one of the whole window, so it stands in a panel of its own. Lossy policies have panels
+    of their own, with the gate mass that they keep (rule 8). EmptyPictureError where no run has the latency, and where
+    there is one figure alone.
+    """
+    panels = latency_panels(runs, metric, look, cells, target)
+    return together(panels, "Latency against GPU memory" if len(panels) > 1 else "", about(runs))
+
+
+def latency_panels(
+    runs: pd.DataFrame,
+    metric: str = "tpot",
+    look: Looks | None = None,
+    cells: pd.DataFrame | None = None,
+    target: Target | None = None,
+) -> list[Panel]:
+    """The panels of :func:`latency`."""
+    if metric not in LATENCIES:
+        raise UserError(f"metric={metric}: allowed: {one_of(LATENCIES)}")
+    column = f"{metric}_ms_mean"
+    cheats = [f"{name}_{part}" for name in REFERENCE_ROWS for part in (column, "throughput_tokens_per_s")]
+    wanted = (column, "throughput_tokens_per_s", "bound_ms_per_token", "quality_kept_gate_mass", *cheats)
+    frame = by_budget(runs, *wanted)
+    frame = frame[frame[column].notna()]
+    if frame.empty:
+        raise EmptyPictureError(f"no run has {metric}: what the trace did not record is null")
+    if len(frame) == 1:
+        (only,) = frame.to_dict("records")
+        raise EmptyPictureError(f"one figure is no picture: {only['name']} has a mean of {number(only[column])} ms")
+    frame = frame.assign(window=1000 / frame["throughput_tokens_per_s"])
+    if cells is not None:
+        ends = cells.set_index(["policy_label", "budget_bytes"])[["low", "high"]]
+        frame = frame.join(ends, on=["policy_label", "budget_bytes"])
+    style = look or looks(runs["policy_label"])
+    wanted_ms = target.ms if target and (target.metric, target.part) == (metric, "mean") else None
+    panels = []
+    for lossless in (True, False):
+        own = frame[frame["lossless"] == lossless]
+        if own.empty:
+            continue
+        panels.append(_metric(own, metric, style, wanted_ms))
+        panels += [_window(own, style)] if lossless else _quality(own, style)
+    return panels
+
+
+def _metric(own: pd.DataFrame, metric: str, style: Looks, target: float | None) -> Panel:
+    column, lossless = f"{metric}_ms_mean", bool(own["lossless"].iloc[0])
+    cheats = {name: f"{name}_{column}" for name in REFERENCE_ROWS} if lossless else {}
+    label = f"{LATENCY_NAMES[metric]} (ms), mean"
+    kind = "" if lossless else "Lossy, not ranked with the others. "
+    found = Figures(own, column, label, style, references=cheats, target=target)
+    return Panel(kind + lowest(own, column, f"mean {LATENCY_NAMES[metric]}"), found.draw)
+
+
+def _window(own: pd.DataFrame, style: Looks) -> Panel:
+    cheats = {name: f"{name}_window" for name in REFERENCE_ROWS}
+    own = own.assign(**{column: 1000 / own[f"{name}_throughput_tokens_per_s"] for name, column in cheats.items()})
+    own = own.drop(columns=["low", "high"], errors="ignore")
+    label, floor = "time per generated token (ms)", "bound_ms_per_token"
+    found = Figures(own, "window", label, style, references=cheats, floor=floor)
+    said = times(own, "window", floor)
+    said = f"The best takes {said} as long as the bound" if said else lowest(own, "window", "time per generated token")
+    return Panel(said, found.draw)
+
+
+def _quality(own: pd.DataFrame, style: Looks) -> list[Panel]:
+    column = "quality_kept_gate_mass"
+    if not own[column].notna().any():
+        return []
+    found = Figures(own, column, "kept gate mass (%), first-order", style, scale=100, share=True)
+    return [Panel("What that costs: gate mass that is not kept", found.draw)]

@@ -18,7 +18,7 @@ from sim.compare import Comparison
 from sim.config import load_config
 from sim.core.accounts import PHASES
 from sim.frame import label
-from sim.pictures.style import Looks, looks
+from sim.pictures.colours import Looks, looks
 from sim.runs import load_layers
 from traces import Trace, open_trace
 from traces.errors import UserError

@@ -21,11 +21,11 @@ from sim.bounds import floors
 from sim.cell import make_cell
 from sim.compare.comparison import compare_runs
 from sim.compose import read_config
-from sim.pictures.colours import looks
-from sim.pictures.style import bound, over_budgets
+from sim.pictures import bound, looks
 from sim.run import run
 from sim.titles import policy as title_of
 from sim.titles import titles
+from sim.units import format_bytes
 from traces.drawing import GREY, dress, finish, log_scale, readable, svg
 from traces.version import __version__
 
@@ -119,7 +119,8 @@ def verdict(numbers: pd.DataFrame) -> str:
     own, more = 100 * (1 - ms[LAYER] / ms[BASE]), 100 * (ms[LAYER] - best) / ms[BASE]
     gaps = best / ms[BOUND]
     return (
-        f"a cache for each layer saves {own.min():.0f} to {own.max():.0f} % of LRU's time; the best prefetching saves"
+        "Where an MoE model's experts wait in host memory,"
+        f" a cache for each layer saves {own.min():.0f} to {own.max():.0f} % of LRU's time; the best prefetching saves"
         f" at most {more.max():.1f} points more, and still takes {gaps.min():.1f} to {gaps.max():.1f} times the bound"
         " that no policy can beat."
     )
@@ -146,8 +147,10 @@ def _times(axes: Axes, numbers: pd.DataFrame) -> None:
     for label in sorted(POLICIES, key=NAMED.__contains__):
         line = style[label].line | {"markersize": 6} if label in NAMED else {"color": CONTEXT, "linewidth": 1}
         axes.plot(own[label].index, own[label], **line)
-    over_budgets(axes, BUDGETS, "")
-    axes.set_xlabel("GPU memory for experts")
+    axes.set_xticks(BUDGETS, [format_bytes(budget) for budget in BUDGETS])
+    axes.set_xlabel("GPU memory for experts", fontsize=LABEL)
+    axes.set_xlim(FINE[0], BUDGETS[-1] + GB // 2)
+    _dress(axes, "y")
     axes.set_title("ms per generated token, prompts included (log scale)", loc="left", fontsize=HEAD)
     axes.set_ylim(1.8, 85)
     log_scale(axes)
@@ -187,11 +190,17 @@ def _differences(axes: Axes, rows: pd.DataFrame) -> None:
     axes.text(0.6, len(rows) - 0.6, "LRU", color=readable(style[BASE].colour), fontsize=LABEL)
     axes.set_yticks(range(len(rows)), [title_of(str(label)) for label in rows.index])
     axes.set(ylim=(-0.6, len(rows) - 0.3), xlim=(100 * rows["low"].min() - 7, 100 * rows["high"].max() + 4))
-    axes.set_xlabel("%, with 95 % intervals")
+    axes.set_xticks(range(-30, 11, 10))
+    axes.set_xlabel("%, with 95 % intervals", fontsize=LABEL)
     axes.set_title(f"the same at {AT // GB} GB, against LRU", loc="left", fontsize=HEAD)
-    dress(axes, "x")
+    _dress(axes, "x")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
+
+
+def _dress(axes: Axes, grid: str) -> None:
+    dress(axes, grid)
+    axes.tick_params(labelsize=LABEL)
 
 
 def small(picture: bytes) -> bytes:

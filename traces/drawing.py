@@ -185,6 +185,13 @@ def short(name: object) -> str:
     return ("\u200b" if text.startswith("_") else "") + fill(text, WIDTH).replace("$", r"\$")
 
 
+class Picture(Figure):
+    """A figure that a notebook shows by itself: Jupyter draws a plain one only where pyplot has drawn before."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
 def png(figure: Figure, dpi: int = 120) -> bytes:
     """The figure as a PNG, the same bytes for the same figure."""
     return _saved(figure, "png", dpi=dpi, metadata={"Software": None})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from traces.drawing import TITLE, EmptyPictureError, finish, glued
+from traces.drawing import TITLE, EmptyPictureError, Picture, finish, glued
 from traces.errors import UserError, one_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def together(panels: Sequence[Panel], title: str = "", subtitle: str = "", colum
     alone, columns = len(panels) == 1, min(columns, len(panels))
     rows = [list(panels[start : start + columns]) for start in range(0, len(panels), columns)]
     high = [max(panel.high for panel in row) + (0 if alone else 0.35) for row in rows]
-    figure = Figure(figsize=(columns * panels[0].wide, sum(high)), layout="constrained")
+    figure = Picture(figsize=(columns * panels[0].wide, sum(high)), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=high, **shared).ravel()  # type: ignore[arg-type]
     for axes in grid[len(panels) :]:
         axes.remove()

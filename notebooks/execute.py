@@ -59,7 +59,9 @@ def execute(notebook: nbformat.NotebookNode, seconds: float = SECONDS) -> None:
         )
         begun = time.monotonic()
         try:
-            asyncio.run(asyncio.wait_for(client.async_execute(), seconds))
+            # What it puts into a temporary folder goes away, too.
+            running = client.async_execute(env=os.environ | {"TMPDIR": folder})
+            asyncio.run(asyncio.wait_for(running, seconds))
         except Exception as error:
             if time.monotonic() - begun >= seconds:  # a kernel that is stopped can say that it died
                 raise TimeoutError(f"more than {seconds} s") from error

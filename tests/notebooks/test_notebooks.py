@@ -11,6 +11,9 @@ from types import ModuleType
 
 import pytest
 
+from sim.pictures.style import Panel, together
+from traces.drawing import Picture
+
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 
@@ -95,6 +98,29 @@ def test_an_error_and_a_cell_that_never_ends_fail(execute: ModuleType) -> None:
 
 
 def test_a_notebook_runs_in_a_folder_that_goes_away(execute: ModuleType) -> None:
-    notebook = notebook_of(execute, "import os; open('x', 'w').close(); print(os.getcwd())")
+    notebook = notebook_of(execute, "import os, tempfile; print(os.getcwd()); print(tempfile.mkdtemp())")
     execute.execute(notebook)
-    assert not Path(notebook.cells[0].outputs[0].text.strip()).exists()
+    here, temporary = notebook.cells[0].outputs[0].text.split()
+    assert Path(temporary).is_relative_to(here)
+    assert not Path(here).exists()
+
+
+# Said above, and something else printed below.
+@each
+def test_the_figures_of_what_is_found_are_printed_below(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    (finding,) = re.findall(r"^\*\*(.*?)\*\*$", notebook.cells[0].source, flags=re.MULTILINE | re.DOTALL)
+    printed = " ".join(
+        re.sub("<[^>]*>", " ", str(out.get("data", {}).get("text/html", out.get("text", ""))))
+        for cell in code_cells(path)
+        for out in cell.outputs
+    )
+    for figure in re.findall(r"\d+(?:\.\d+)?", finding):
+        assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\.?\d)", printed), figure
+
+
+def test_a_picture_shows_itself_whole() -> None:
+    picture = together([Panel("What was found", lambda axes: axes.plot([1, 2], label="lru"))])
+    assert isinstance(picture, Picture)
+    assert picture._repr_png_().startswith(b"\x89PNG")
+    assert list(picture.get_tightbbox().size) == list(picture.get_size_inches())

@@ -18,6 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from policies.api import Policy, Setup
 from traces.errors import UserError, one_of
+from traces.fields import MAX_INT
 
 GROUP = "moe_offload.policies"
 PACKAGES = ("policies", "policies.bounds")
@@ -46,7 +47,8 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
         if key not in hints:
             raise UserError(f"policy.{key}={_shown(value)}: {name} has no such parameter; allowed: {one_of(hints)}")
         if not _is(value, hints[key]):
-            raise UserError(f"policy.{key}={_shown(value)}: allowed: {_allowed(hints[key])}")
+            huge = f", of at most {MAX_INT}" if isinstance(value, int) and abs(value) > MAX_INT else ""
+            raise UserError(f"policy.{key}={_shown(value)}: allowed: {_allowed(hints[key])}{huge}")
     for key in hints:
         if key not in params and key not in defaults(name):
             raise UserError(f"policy.{key}: missing; allowed: {_allowed(hints[key])}")
@@ -135,6 +137,8 @@ def _is(value: object, hint: Any) -> bool:
         return any(_is(value, h) for h in get_args(hint))
     if get_origin(hint) is Literal:
         return any(type(value) is type(choice) and value == choice for choice in get_args(hint))
+    if isinstance(value, int) and abs(value) > MAX_INT:
+        return False
     if hint is float:
         return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
     if hint in _NOUNS:

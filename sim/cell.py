@@ -71,6 +71,11 @@ class Cell:
         """Bytes of all experts of all layers."""
         return self.setup.n_experts * sum(self.setup.expert_bytes)
 
+    @property
+    def limit(self) -> int | None:
+        """The configured limit, where it leaves a request out."""
+        return self.config.limit if self.selection.left_out else None
+
     def policy(self, name: str | None = None, params: Mapping[str, Any] | None = None) -> Policy:
         """Build the configured policy, or another one, for this cell. UserError if something it needs is missing."""
         given = dict(self.config.policy) if name is None else {"name": name, **(params or {})}
@@ -159,6 +164,7 @@ class Cell:
             "predictors": self._declared(),
             "budget_bytes": self.setup.budget,
             **{key: getattr(self.config, key) for key in RUN_KEYS},
+            "limit": self.limit,
         }
 
     def _declared(self) -> dict[str, str]:

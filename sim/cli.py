@@ -114,8 +114,8 @@ def wants_help(words: Sequence[str]) -> bool:
 
 
 def one_line(text: object) -> str:
-    """A message with its line ends written out."""
-    return str(text).replace("\r", "\\r").replace("\n", "\\n")
+    """A message with its line ends, and whatever else a terminal would obey, written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def report(document: object, form: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -44,6 +47,7 @@ def compose_words(overrides: Sequence[str], *, hydra: bool = False) -> DictConfi
     """Compose ``conf/`` with ``key=value`` words, unchecked; ``hydra``: with Hydra's own settings. UserError."""
     register_policies()
     words = [prepare(word) for word in overrides]
+    _check_names(words)
     try:
         return _compose(words, hydra=hydra)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -62,7 +66,7 @@ def to_dict(composed: DictConfig) -> dict[str, Any]:
     try:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from None
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     if not isinstance(plain, dict):
         raise UserError("the configuration is not a mapping")
     return {str(key): value for key, value in plain.items() if key != "hydra"}
@@ -86,24 +90,78 @@ def _policies_elsewhere(found: Collection[str]) -> list[str]:
 
 
 def prepare(word: str, sweep: bool = False) -> str:
-    """Let ``trace=``, ``model=`` and ``hardware=`` take paths, whatever characters are in them."""
+    """A word in Hydra's grammar: what it does not take as a value is plain text, for whoever reads the key to judge.
+
+    ``trace=``, ``model=`` and ``hardware=`` take paths, whatever characters are in them. UserError for no key.
+    """
     key, separator, value = word.partition("=")
     if not key:
         raise UserError(f"{word}: not understood; write key=value")
-    if not separator or key not in PATHS or not value:
-        return word
-    if sweep and "," in value:
+    if "\0" in word or not _is_unicode(word):
+        raise UserError(f"{ascii(word)[1:-1]}: not a text in UTF-8")
+    if not separator or not value:
+        return _parsable(word)
+    if sweep and value[0] in "[{":  # a list was meant, and is not one text
+        return _parsable(word, quoting=False)
+    if sweep and "," in value and key in PATHS:
         return f"{key}=" + ",".join(prepare(f"{key}={v}").partition("=")[2] for v in value.split(","))
     if key == "trace":
-        return value_word(key, value)
+        return _parsable(value_word(key, value))
     looks_like_path = "/" in value or "\\" in value or value.endswith((".yaml", ".yml"))
-    return f"{key}={_store(key, Path(value))}" if looks_like_path else word
+    return f"{key}={_store(key, Path(value))}" if key in PATHS and looks_like_path else _parsable(word)
+
+
+def _parsable(word: str, *, quoting: bool = True) -> str:
+    """The word, its value quoted if Hydra has no other way to read it. UserError for what has no key."""
+    key, separator, value = word.partition("=")
+    quoting = quoting and bool(separator)
+    for tried in (word, _quoted(key, value)) if quoting else (word,):
+        with suppress(HydraException):
+            parse(tried)
+            return tried
+    if not quoting:
+        raise UserError(f"{word}: not understood; write key=value")
+    raise UserError(f"{word}: no such key (python -m sim run --help lists them)")
+
+
+@cache
+def parse(word: str) -> Override:
+    """What Hydra reads in a word. HydraException."""
+    return OverridesParser.create().parse_override(word)
+
+
+def _is_unicode(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:  # bytes that a shell let pass
+        return False
+    return True
+
+
+def _check_names(words: Sequence[str]) -> None:
+    """UserError where the name of a group's file is wanted, and something else is given."""
+    for override in map(parse, words):
+        group, value = override.key_or_group, override.value()
+        if group not in GROUPS or override.is_delete() or override.is_sweep_override():
+            continue
+        if not isinstance(value, str) or "${" in value:
+            allowed = one_of(choices(group))
+            raise UserError(f"{override.input_line}: the name of a {group} is wanted; allowed: {allowed}")
 
 
 def value_word(key: str, value: str) -> str:
-    """An override in Hydra's grammar, quoted where the value needs it, with nothing interpolated."""
-    if re.fullmatch(r"[\w./-]+", value, flags=re.ASCII) or value[0] in "'\"":
+    """An override in Hydra's grammar that gives a text, quoted where that needs it, with nothing interpolated."""
+    if value[0] in "'\"" or (re.fullmatch(r"[\w./-]+", value, flags=re.ASCII) and isinstance(_read(value), str)):
         return f"{key}={value}"
+    return _quoted(key, value)
+
+
+def _read(value: str) -> object:
+    """A plain value as Hydra reads it: a number, a truth, null or a text."""
+    return parse(f"key={value}").value()
+
+
+def _quoted(key: str, value: str) -> str:
     # Backslashes count only before a quote, the closing one included.
     escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value.replace("${", "\\${"))
     return f"{key}='{escaped}'"
@@ -151,12 +209,10 @@ def _explain(error: Exception, words: Sequence[str]) -> str:
 
 def _culprit(words: Sequence[str]) -> str | None:
     """Which word it was that Hydra did not take, and why."""
-    overrides = OverridesParser.create().parse_overrides(list(words))
+    overrides = [parse(word) for word in words]
     for override in overrides:
         if override.is_sweep_override():
             return f"{override.input_line}: several values; add -m to run each"
-        if override.key_or_group in GROUPS and not isinstance(override.value(), str):
-            return f"{override.input_line}: the name of a {override.key_or_group} is wanted"
     chosen = [w for w in words if w.partition("=")[0].lstrip("+") in CHOICES]
     for override in overrides:
         if override.key_or_group in CHOICES:
@@ -172,4 +228,15 @@ def _culprit(words: Sequence[str]) -> str | None:
                     more = f"; a policy's own time is added: +{override.input_line}"
                 return f"{override.input_line}: no such key; allowed: {one_of(allowed) or 'none here'}{more}"
             node = node[part]
+        if isinstance(node, DictConfig) and not override.is_delete():
+            return _no_group(override, [str(key) for key in node])
     return None
+
+
+def _no_group(override: Override, known: Sequence[str]) -> str | None:
+    """Why a value cannot take the place of a group of keys."""
+    value, key = override.value(), override.key_or_group
+    if not isinstance(value, Mapping):
+        return f"{override.input_line}: a group of keys; allowed: {one_of(f'{key}.{k}' for k in known)}"
+    unknown = next((k for k in value if str(k) not in known), None)
+    return None if unknown is None else f"{override.input_line}: {key} has no key {unknown}; allowed: {one_of(known)}"

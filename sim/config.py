@@ -13,9 +13,13 @@ from typing import Any, get_type_hints
 import yaml
 
 from traces.errors import UserError, one_of
+from traces.fields import MAX_INT
 
 MEASURES = ("test", "validation")
 """What ``measure`` may be: see :func:`sim.workload.select`."""
+
+LEAST = {"chunks": 1, "warmup": 0, "seed": 0, "limit": 1}
+"""The least that whole numbers may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +56,34 @@ class RunConfig:
             elif name in needed:
                 raise UserError(f"{name}: missing; give {name}=...")
         config = cls(**composed)
-        for name, least in (("chunks", 1), ("warmup", 0), ("seed", 0), ("limit", 1)):
-            value = getattr(config, name)
-            if value is not None and value < least:
-                raise UserError(f"{name}={value}: at least {least}")
+        for name, least in LEAST.items():
+            _check_range(name, getattr(config, name), least)
         if config.measure not in MEASURES:
             raise UserError(f"measure={config.measure}: allowed: {one_of(MEASURES)}")
+        for key, value in config.workload.items():
+            if key not in ("name", "batch"):
+                raise UserError(f"workload.{key}={shown_value(value)}: no such key; allowed: name, batch")
+        if (kind := config.workload.get("name")) != "closed_loop":
+            raise UserError(f"workload.name={shown_value(kind)}: allowed: closed_loop")
         batch = config.workload.get("batch")
-        if set(config.workload) != {"name", "batch"} or config.workload["name"] != "closed_loop":
-            raise UserError(f"workload={dict(config.workload)}: allowed: name=closed_loop with batch")
-        if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
-            raise UserError(f"workload.batch={batch}: a whole number, at least 1")
+        if not isinstance(batch, int) or isinstance(batch, bool):
+            raise UserError(f"workload.batch={shown_value(batch)}: a whole number, at least 1")
+        _check_range("workload.batch", batch, 1)
         return config
+
+
+def shown_value(value: object) -> str:
+    """A value of a configuration as one writes it on the command line."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
+
+
+def _check_range(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise UserError(f"{name}={value}: at least {least}")
+    if value is not None and value > MAX_INT:
+        raise UserError(f"{name}={value}: at most {MAX_INT}, which a result can hold")
 
 
 def _check(name: str, value: object, hint: Any) -> None:
@@ -73,12 +93,11 @@ def _check(name: str, value: object, hint: Any) -> None:
         bool: (bool, "true or false"),
         int: (int, "a whole number"),
         int | None: (int | None, "a whole number or null"),
-        str | int: (str | int, "a size, such as 8GB, 8GiB or 50%"),
+        str | int: (str | int, "a size, such as 8GB, 8GiB or 50%, or auto"),
     }
     kind, meaning = kinds[hint]
     if not isinstance(value, kind) or (isinstance(value, bool) and hint is not bool):
-        shown = "null" if value is None else value
-        raise UserError(f"{name}={shown}: {meaning}")
+        raise UserError(f"{name}={shown_value(value)}: {meaning}")
 
 
 def load_config(path: Path) -> RunConfig:

@@ -21,6 +21,9 @@ FRAME_SCHEMA = 1
 DTYPES = {"text": "string", "whole": "Int64", "number": "float64", "truth": "boolean"}
 """What a kind is in pandas. A number that is null in the result is NaN, anything else is NA."""
 
+NEEDED = ("policy", "lossless", "budget_bytes", "seed", "trace")
+"""Columns that no result leaves null."""
+
 RATES = ("recall", "resident", "complete", "bytes")
 SHARES = ("kept_gate_mass", "substituted", "skipped", "low_precision")
 REFERENCE_ROWS = ("infinite", "belady_forced", "perfect_next_layer")
@@ -43,6 +46,7 @@ class Column:
 def _columns() -> Iterator[Column]:
     text, whole, number, truth = DTYPES
     yield Column("folder", text, "", "the run's folder, below the path that was loaded")
+    yield Column("also_in", text, "JSON", "other folders of this run, which differ in bounds, log or timeline at most")
     yield Column("source", text, "", "simulated, or device: measured by real/")
     yield Column("cell", text, "", "the run's address: hash of configuration and code", "provenance.cell")
     yield Column("decision_digest", text, "", "hash of every decision the policy took", "provenance.decision_digest")
@@ -143,7 +147,7 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """One row: the content of a ``result.json``, flat. KeyError, TypeError, AttributeError, ValueError if none."""
     made = {name: _at(result, path) for name, path in _PATHS}
     config, policy = result["config"], result["config"]["policy"]
-    made["folder"] = folder
+    made["folder"], made["also_in"] = folder, "[]"
     made["measure"] = config.get("measure", "test")
     made["source"] = "device" if "device" in result["provenance"] else "simulated"
     made["policy_label"] = label(policy)
@@ -196,9 +200,12 @@ def schema_table() -> str:
 
 
 def _at(node: Any, path: tuple[str, ...]) -> Any:
+    """What lies at a path; None where there is nothing. TypeError where something else is in its place."""
     for part in path:
-        if not isinstance(node, Mapping):
+        if node is None:
             return None
+        if not isinstance(node, Mapping):
+            raise TypeError(f"{'.'.join(path)}: {node!r}")
         node = node.get(part)
     return node
 

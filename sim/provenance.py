@@ -17,8 +17,9 @@ from policies import registry
 ASIDE = {
     "traces": {"cli.py", "inspect.py", "plots.py", "reuse.py", "stats.py", "version.py", "words.py", "__main__.py"},
     "sim": {
-        *("__init__.py", "__main__.py", "bench.py", "cli.py", "curve.py", "frame.py", "help.py", "policy_time.py"),
-        *("progress.py", "runs.py", "side_by_side.py", "table.py", "titles.py", "compare", "sweep"),
+        *("__init__.py", "__main__.py", "bench.py", "cli.py", "curve.py", "finished.py", "fitting.py", "frame.py"),
+        *("help.py", "policy_time.py", "progress.py", "runs.py", "side_by_side.py", "table.py", "titles.py"),
+        *("twins.py", "compare", "sweep"),
         *("check", "pictures", "report"),
     },
 }

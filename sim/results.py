@@ -246,8 +246,8 @@ def measured_requests(cell: Cell) -> str:
     words = ["the test split" if cell.selection.train else "all"]
     if config.measure == "validation":
         words = ["a part of the train split, not learned from"]
-    if config.limit is not None:
-        words.append(f"of these the first {config.limit}")
+    if cell.limit is not None:
+        words.append(f"of these the first {cell.limit}")
     if config.warmup:
         words.append(f"after {config.warmup} to warm up")
     return ", ".join(words)

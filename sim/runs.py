@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,16 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.core.accounts import HIT_KINDS, STALLS
-from sim.frame import COLUMNS, DTYPES, FRAME_SCHEMA, leaves, row
-from sim.store import SCHEMA
-from traces.errors import UserError, one_of
+from sim.finished import LAYERS, REQUESTS, RESULT, finished, no_result, table, tell
+from sim.frame import COLUMNS, DTYPES, FRAME_SCHEMA, NEEDED, leaves, row
+from sim.twins import Run, runs
+from traces.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RESULT = "result.json"
-REQUESTS = ("requests.parquet", "requests.csv")  # a device may lack Parquet
-LAYERS = ("layers.parquet", "layers.csv")
 RUN_KEY = ("folder", "source", "cell", "policy", "policy_label", "lossless", "budget_bytes", "seed")
 REQUEST_DTYPES = {
     "request": "int64",
@@ -42,54 +41,59 @@ LAYER_DTYPES = {"phase": "string", **dict.fromkeys(_COUNTS, "int64")}
 GROUPS = ("policy", "model", "hardware", "workload")
 """Of the keys of a configuration, those that are mappings with a name."""
 
+LARGEST = 2**63 - 1
+"""What a column of whole numbers holds; no time or size is larger."""
+
 _META = b"moe_offload_frame"
 
 
-def load(path: str | Path) -> pd.DataFrame:
+def load(path: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
     """One row per finished run below a folder, or of a Parquet file that :func:`save` wrote.
 
     The columns are ``sim.frame.COLUMNS`` and, after them, the settings in which rows of one name differ. Rows are in
-    the order of policy, budget, seed and folder, whatever the order of the files. UserError if nothing is there to
-    read, if a result cannot be read, or if results are of other schemas than this version's.
+    the order of policy, budget, seed and folder, whatever the order of the files. Results that differ only in what
+    was kept beside them are one run (:mod:`sim.twins`).
+
+    ``damaged``: is given a line for each result that cannot be read, or is of another schema; without it they are
+    warned of. UserError if there is nothing to read, or nothing that can be read.
     """
     import pandas as pd
 
     path = Path(path)
     if path.is_file():
         return _read(path)
-    rows, settings = [], []
-    for folder in _folders(path):
-        result = _result(folder / RESULT)
+    made, faults = [], list[str]()
+    for run in runs(finished(path, faults)):
         try:
-            rows.append(row(result, folder.relative_to(path).as_posix()))
-            config = result["config"]
-            settings.append([(g, str(config[g]["name"]), dict(leaves(config[g], g))) for g in GROUPS])
+            made.append(_row(run))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise UserError(f"{folder / RESULT}: not the result of a run ({error!r} is wrong or missing)") from None
-    for made, extra in zip(rows, _differing(settings), strict=True):
-        made.update(extra)
+            faults.append(no_result(path / run.folder / RESULT, error))
+    tell(faults, damaged, nothing=not made)
+    rows = [own for own, _ in made]
+    for own, extra in zip(rows, _differing([groups for _, groups in made]), strict=True):
+        own.update(extra)
     frame = pd.DataFrame({c.name: _array([r[c.name] for r in rows], DTYPES[c.kind]) for c in COLUMNS})
     fixed = {column.name for column in COLUMNS}
-    for name in sorted({name for made in rows for name in made} - fixed):
-        frame[name] = _settings([made.get(name) for made in rows])
+    for name in sorted({name for own in rows for name in own} - fixed):
+        frame[name] = _settings([own.get(name) for own in rows])
     order = ["policy_label", "budget_bytes", "seed", "source", "folder"]
     return frame.sort_values(order, kind="stable", ignore_index=True)
 
 
-def load_requests(path: str | Path, runs: pd.DataFrame | None = None) -> pd.DataFrame:
+def load_requests(path: str | Path, runs: pd.DataFrame | None = None, damaged: list[str] | None = None) -> pd.DataFrame:
     """One row per run and measured request: RUN_KEY of the run, and REQUEST_DTYPES.
 
-    ``runs``: rows of ``load(path)``; only theirs are read. UserError as :func:`load`.
+    ``runs``: rows of ``load(path)``; only theirs are read. ``damaged`` and UserError: as of :func:`load`.
     """
-    return _inside(path, runs, REQUESTS, RUN_KEY, REQUEST_DTYPES)
+    return _inside(path, runs, REQUESTS, RUN_KEY, REQUEST_DTYPES, damaged)
 
 
-def load_layers(path: str | Path, runs: pd.DataFrame | None = None) -> pd.DataFrame:
+def load_layers(path: str | Path, runs: pd.DataFrame | None = None, damaged: list[str] | None = None) -> pd.DataFrame:
     """One row per run, phase and MoE layer: RUN_KEY and generated_tokens of the run, and LAYER_DTYPES.
 
-    ``runs``: rows of ``load(path)``; only theirs are read. UserError as :func:`load`.
+    ``runs``: rows of ``load(path)``; only theirs are read. ``damaged`` and UserError: as of :func:`load`.
     """
-    return _inside(path, runs, LAYERS, (*RUN_KEY, "generated_tokens"), LAYER_DTYPES)
+    return _inside(path, runs, LAYERS, (*RUN_KEY, "generated_tokens"), LAYER_DTYPES, damaged)
 
 
 def _inside(
@@ -98,19 +102,39 @@ def _inside(
     files: Sequence[str],
     keys: Sequence[str],
     dtypes: Mapping[str, str],
+    damaged: list[str] | None,
 ) -> pd.DataFrame:
     """The rows of a table that each run holds in one of ``files``, beside the ``keys`` of the run."""
     path = Path(path)
     if path.is_file():
         what = files[0].partition(".")[0]
         raise UserError(f"{path}: a folder is wanted; {what} are read from the runs themselves")
-    chosen = load(path) if runs is None else runs
-    parts = [_table(path / str(folder), files, tuple(dtypes)) for folder in chosen["folder"]]
-    lengths = [len(next(iter(part.values()))) for part in parts]
-    made = chosen[list(keys)].loc[chosen.index.repeat(lengths)].reset_index(drop=True)
-    for name, dtype in dtypes.items():
-        made[name] = _array([value for part in parts for value in part[name]], dtype)
+    faults = list[str]()
+    chosen = load(path, faults) if runs is None else runs
+    parts = [_any_table(path, own, files, dtypes, faults) for own in chosen.to_dict("records")]
+    there = [part is not None for part in parts]
+    tell(faults, damaged, nothing=bool(len(chosen)) and not any(there), depth=4)
+    known = [part for part in parts if part is not None]
+    lengths = [len(next(iter(part.values()))) for part in known]
+    own_keys = chosen.loc[there, list(keys)]
+    made = own_keys.loc[own_keys.index.repeat(lengths)].reset_index(drop=True)
+    for name in dtypes:
+        made[name] = _array([value for part in known for value in part[name]], dtypes[name])
     return made
+
+
+def _any_table(
+    path: Path, run: Mapping[Any, Any], files: Sequence[str], dtypes: Mapping[str, str], faults: list[str]
+) -> dict[str, list[Any]] | None:
+    """A run's table, from whichever of its folders has one that can be read."""
+    why = list[str]()
+    for folder in (run["folder"], *json.loads(run.get("also_in") or "[]")):
+        try:
+            return table(path / str(folder), files, dtypes)
+        except UserError as error:
+            why.append(str(error))
+    faults.append(why[0])
+    return None
 
 
 def save(frame: pd.DataFrame, path: str | Path) -> None:
@@ -148,36 +172,29 @@ def _read(path: Path) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
-def _folders(path: Path) -> list[Path]:
-    """The folders of finished runs, sorted; hidden ones are unfinished. What lies inside a run is the run's."""
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder")
-    found, others = [], 0
-    for here, below, files in os.walk(path):
-        if RESULT in files:
-            found.append(Path(here))
-            below.clear()
-        below[:] = [name for name in below if not name.startswith(".")]
-        others += len(files)
-    if not found:
-        what = "it is empty" if not others else f"none of its files is a {RESULT}"
-        raise UserError(f"{path}: no finished run in it or below it ({what}); python -m sim run out={path} makes one")
-    return sorted(found)
+def _row(run: Run) -> tuple[dict[str, Any], list[tuple[str, str, dict[str, Any]]]]:
+    """A run's row, and the settings of its groups. KeyError, TypeError, AttributeError, ValueError if it has none."""
+    made = row(run.result, run.folder)
+    made["also_in"] = json.dumps(run.also_in)
+    for column in COLUMNS:
+        value = made[column.name]
+        if not _fits(value, column.kind) or (value is None and column.name in NEEDED):
+            raise ValueError(f"{column.name}={value!r}")
+    config = run.result["config"]
+    return made, [(g, str(config[g]["name"]), dict(leaves(config[g], g))) for g in GROUPS]
 
 
-def _result(path: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: not a result ({error})") from None
-    if not isinstance(found, dict) or "schema" not in found:
-        raise UserError(f"{path}: not a result of python -m sim run or python -m real run")
-    if found["schema"] != SCHEMA:
-        raise UserError(
-            f"{path}: a result of schema {found['schema']}; this version reads {SCHEMA}. Run it again, or keep results"
-            " of different schemas in different folders"
-        )
-    return found
+def _fits(value: object, kind: str) -> bool:
+    """Whether a column of a frame can hold a value; null it always can."""
+    if value is None:
+        return True
+    if kind == "text":
+        return isinstance(value, str)
+    if kind == "truth" or isinstance(value, bool):
+        return kind == "truth" and isinstance(value, bool)
+    if not isinstance(value, int | float):
+        return False
+    return abs(value) <= LARGEST and (kind == "number" or isinstance(value, int))
 
 
 def _differing(runs: Sequence[Iterable[tuple[str, str, Mapping[str, Any]]]]) -> Iterator[dict[str, Any]]:
@@ -207,23 +224,14 @@ def _array(values: Sequence[Any], dtype: str) -> Any:
 def _settings(values: Sequence[Any]) -> Any:
     """Settings as one type: numbers (a profile's exact fractions too) where all are, else text."""
     try:
-        return _array([None if v is None else float(Fraction(str(v))) for v in values], "float64")
-    except (ValueError, ZeroDivisionError):
+        return _array([None if v is None else _number(str(v)) for v in values], "float64")
+    except (ValueError, ZeroDivisionError, OverflowError):
         return _array([None if v is None else str(v) for v in values], "string")
 
 
-def _table(folder: Path, names: Sequence[str], columns: Sequence[str]) -> dict[str, list[Any]]:
-    """Column by column, None where a row has no such figure. UserError if it is not there or not a table."""
-    import pyarrow as pa
-    import pyarrow.csv as pcsv
-    import pyarrow.parquet as pq
-
-    file = next((folder / name for name in names if (folder / name).is_file()), None)
-    if file is None:
-        raise UserError(f"{folder}: has no {one_of(names)}; remove it to run the cell again")
-    try:
-        parquet = file.suffix == ".parquet"
-        table = pq.ParquetFile(file).read(use_threads=False) if parquet else pcsv.read_csv(file)
-        return {name: table.column(name).to_pylist() for name in columns}
-    except (OSError, KeyError, pa.ArrowInvalid) as error:
-        raise UserError(f"{file}: not the {file.stem} of a run ({' '.join(str(error).split())})") from None
+def _number(text: str) -> float:
+    """``0.1``, ``1e-3`` or ``1/3``. ValueError, ZeroDivisionError or OverflowError for others."""
+    value = float(Fraction(text)) if "/" in text else float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value

@@ -53,7 +53,7 @@ class Store:
             return None
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: not a result ({error}); remove its folder to run the cell again") from None
         if not isinstance(found, dict) or found.get("schema") != SCHEMA:
             raise UserError(f"{path}: not a result of schema {SCHEMA}; remove its folder to run the cell again")
@@ -123,7 +123,7 @@ class Store:
                     raise
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else error  # pyarrow has words of its own for it
-            raise UserError(f"{folder}: cannot be written ({why})") from None
+            raise UserError(f"out={self.root}: {folder.name}: cannot be written ({why})") from None
         finally:
             shutil.rmtree(temp, ignore_errors=True)
 

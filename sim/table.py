@@ -6,117 +6,163 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from sim.core.accounts import FATES, PHASES
 from sim.facts import worded
-from sim.frame import label
+from sim.fitting import Row, fitted
+from sim.frame import label, row
 from sim.predictions import SHARES
-from sim.units import counted, format_bytes
+from sim.titles import titles
+from sim.units import counted, figure, format_bytes
+
+HEADS = ("TTFT ms", "TPOT ms", "hits %", "ms/token", "stall", "copied", "time", "bytes")
+"""Of the figures of a row; the last two where there are bounds."""
+
+MEANING = "per generated token, prompts included: ms/token, stall (a part of it), copied"
+MULTIPLES = "time, bytes: multiples of the two bounds, the least that a lossless policy needs"
+"""What the heads mean."""
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
     """Print the row of the policy below its bounds, where its time went, and what the copies were for."""
     console.print(
         Group(
-            *_notes(result), "", _rows(result), "", _where(result), _fates(result), *_foretold(result), *_loss(result)
+            *_notes(result),
+            "",
+            *_rows(result, console),
+            "",
+            *_where(result),
+            *_hits(result),
+            *_copies(result),
+            *_foretold(result),
+            *_loss(result),
         )
     )
 
 
 def _notes(result: Mapping[str, Any]) -> list[Text]:
-    source, memory, totals, policy = (result[key] for key in ("provenance", "memory", "totals", "policy"))
-    machine = source["hardware"]
-    trace = source["trace"]
-    decoding = trace["decoding"]["mode"].replace("_", " ")
-    config, batch = result["config"], result["config"]["workload"]["batch"]
-    start = "warm" if config["warmup"] else "cold"
-    chunks = f" in {config['chunks']} chunks" if config["chunks"] > 1 else ""
+    """The finding, and what it was found on."""
+    source, policy, config = (result[key] for key in ("provenance", "policy", "config"))
+    totals, said = result["totals"], titles(row(result, ""))
+    setting = [f"batch {config['workload']['batch']}", f"{'warm' if config['warmup'] else 'cold'} start"]
+    if config["chunks"] > 1:
+        setting.insert(1, f"{config['chunks']} copies per expert")
+    if (device := source.get("device")) is not None:
+        setting.insert(0, str(device["date"]))
+    order = "recorded order" if config["seed"] == 0 else f"another order (seed {config['seed']})"
     return [
-        Text(
-            f"{source['pricing']}{_changed(source['model'])} in {config['dtype']}{chunks};"
-            f" {trace['recording']}, {decoding}"
-        ),
-        Text(
-            f"{_where_run(source)}{machine['name']} ({machine['provenance']} figures{_changed(machine)}),"
-            f" budget {format_bytes(memory['budget_bytes'])},"
-            f" batch {batch}, {start} start, seed {config['seed']}"
-        ),
+        Text(_finding(result), style="bold"),
+        Text(f"{said.work}{priced_in(config['dtype'])},"),
+        Text(f"{said.where}, {', '.join(setting)}"),
         Text(
             f"{counted(totals['requests'], 'request')} ({source['measured_requests']}):"
-            f" {totals['prefill_tokens']} prompt and {totals['generated_tokens']} generated tokens"
+            f" {totals['prefill_tokens']:,} prompt and {totals['generated_tokens']:,} generated tokens"
         ),
+        Text(f"{_recording(source['trace'])}, served in {order}"),
         *([Text(f"{policy['name']} decided: {worded(policy['facts'])}")] if policy["facts"] else []),
     ]
 
 
-def _where_run(source: Mapping[str, Any]) -> str:
-    """A device's run was measured there; the profile only told the policy its prices."""
-    device = source.get("device")
-    return f"measured on {device['name']}, {device['date']}; the policy's prices: " if device else ""
+def _finding(result: Mapping[str, Any]) -> str:
+    name, budget = label(result["config"]["policy"]), format_bytes(result["memory"]["budget_bytes"])
+    speed = figure(result["throughput_tokens_per_s"])
+    said = f"{name} at {budget}: {figure(_wall(result))} ms per token ({speed} tokens/s)"
+    if result["quality"] is not None:
+        return f"{said}, lossy"
+    gap = result["bounds"]["time_lower_bound"]["gap"] if result["bounds"] is not None else None
+    return said if gap is None else f"{said}, {gap:.2f} times the bound"
 
 
-def _changed(profile: Mapping[str, Any]) -> str:
-    return f", changed: {', '.join(profile['changed'])}" if profile["changed"] else ""
+def priced_in(dtype: str) -> str:
+    """`` in bfloat16``; nothing where a trace knows the bytes of its experts and no dtype."""
+    return "" if dtype == "recorded" else f" in {dtype}"
 
 
-def _rows(result: Mapping[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-    bounds, tokens = result["bounds"], result["totals"]["generated_tokens"]
-    multiples = ("time", "bytes") if bounds is not None else ()
-    for name in ("", "TTFT ms", "TPOT ms", "tok/s", "hits %", "stall ms", "copied", *multiples):
-        table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
-    own = sum(result["totals"]["stall_ns"].values()) / 1e6 / tokens
-    wall, nbytes = result["totals"]["wall_ns"], copied(result["totals"])
-    gaps: tuple[str, ...] = ()
+def _recording(trace: Mapping[str, Any]) -> str:
+    """``recorded with sampled decoding``: where the routing is from, and how its tokens were chosen."""
+    mode = trace["decoding"]["mode"].replace("_", "-")
+    how = ", decoding unknown" if mode == "unknown" else f" with {mode} decoding"
+    return f"{trace['recording']}{how}"
+
+
+def _wall(result: Mapping[str, Any]) -> float:
+    """Of the measured window, ms per generated token."""
+    return float(result["totals"]["wall_ns"] / 1e6 / result["totals"]["generated_tokens"])
+
+
+def _rows(result: Mapping[str, Any], console: Console) -> list[RenderableType]:
+    rows, bounds = list[Row](), result["bounds"]
     if bounds is not None:
         time, belady = bounds["time_lower_bound"], bounds["belady_bypass"]
-        speed = 1000 / time["ms_per_token"] if time["ms_per_token"] else None
-        table.add_row("time_lower_bound", "", "", _n(speed), "", "", "", "1.00x", "", style="cyan")
-        table.add_row("belady_bypass", *[""] * 5, _b(belady["bytes_per_token"]), "", "1.00x", style="cyan")
-        wall_floor, byte_floor = time["wall_ms"] * 1e6, belady["bytes"]
-        for name, row in result["reference"].items():
-            gaps = (times(row["wall_ns"], wall_floor), times(row["link_bytes"], byte_floor))
-            table.add_row(name, *figures(row, row["stall_ms_per_token"], row["bytes_per_token"]), *gaps, style="dim")
-        gaps = (times(wall, wall_floor), times(nbytes, byte_floor))
+        rows.append(("cyan", "", ["time_lower_bound", "", "", "", figure(time["ms_per_token"]), "", "", "1.00x", ""]))
+        rows.append(("cyan", "", ["belady_bypass", *[""] * 5, _bytes(belady["bytes_per_token"]), "", "1.00x"]))
+        for name, found in result["reference"].items():
+            speed = found["throughput_tokens_per_s"]
+            wall = None if speed is None else 1000 / speed
+            gaps = _gaps(bounds, found["wall_ns"], found["link_bytes"])
+            words = figures(found, wall, found["stall_ms_per_token"], found["bytes_per_token"])
+            rows.append(("dim", "", [name, *words, *gaps]))
     name, style = label(result["config"]["policy"]), "bold"
     if result["quality"] is not None:
         name, style = f"{name}, lossy", "bold magenta"
-    table.add_row(name, *figures(result, own, nbytes / tokens), *gaps, style=style)
-    return table
+    rows.append((style, "", [name, *own_figures(result)]))
+    return fitted(["", *(HEADS if bounds is not None else HEADS[:-2])], rows, console)
 
 
-def figures(row: Mapping[str, Any], stall: float, nbytes: float) -> tuple[str, ...]:
-    """TTFT, TPOT, speed, hits, stall and bytes, the last two per generated token."""
+def own_figures(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """A run's row below HEADS; without bounds the last two are missing."""
+    totals, bounds = result["totals"], result["bounds"]
+    tokens, nbytes = totals["generated_tokens"], copied(totals)
+    stall = sum(totals["stall_ns"].values()) / 1e6 / tokens
+    gaps = () if bounds is None else _gaps(bounds, totals["wall_ns"], nbytes)
+    return (*figures(result, _wall(result), stall, nbytes / tokens), *gaps)
+
+
+def figures(row: Mapping[str, Any], wall: float | None, stall: float, nbytes: float) -> tuple[str, ...]:
+    """TTFT, TPOT, hits; and time, the part of it that is stalls, and bytes, per generated token."""
     latency = row["latency_ms"]
     hits = row["hit_rate"]["complete"]
     return (
-        _n(latency["ttft"] and latency["ttft"]["mean"]),
-        _n(latency["tpot"] and latency["tpot"]["mean"]),
-        _n(row["throughput_tokens_per_s"]),
-        _n(None if hits is None else 100 * hits),
-        _n(stall),
-        _b(nbytes),
+        figure(latency["ttft"] and latency["ttft"]["mean"]),
+        figure(latency["tpot"] and latency["tpot"]["mean"]),
+        "-" if hits is None else f"{100 * hits:.1f}",
+        figure(wall),
+        figure(stall),
+        _bytes(nbytes),
     )
 
 
-def _where(result: Mapping[str, Any]) -> RenderableType:
-    parts = {"compute": result["compute_ms_per_token"], **result["stall_ms_per_token"]}
-    shown = [f"{name.replace('_', ' ')} {_n(ms)}" for name, ms in parts.items() if ms or name == "compute"]
-    rates = [Text("hit rates in %")]
-    for phase in ("prefill", "decode"):
-        row = result["hit_rate"][phase]
-        known = [f"{kind} {100 * rate:.1f}" for kind, rate in row.items() if rate is not None]
+def _gaps(bounds: Mapping[str, Any], wall_ns: float, nbytes: float) -> tuple[str, str]:
+    """Multiples of the bounds of time and bytes."""
+    time, least = bounds["time_lower_bound"]["wall_ms"] * 1e6, bounds["belady_bypass"]["bytes"]
+    return _times(wall_ns, time), _times(nbytes, least)
+
+
+def _times(value: float, floor: float) -> str:
+    return f"{value / floor:.2f}x" if floor else "-"
+
+
+def _where(result: Mapping[str, Any]) -> list[Text]:
+    """What the columns are, and where the time of a token went."""
+    causes = {"compute": result["compute_ms_per_token"], **result["stall_ms_per_token"]}
+    parts = [f"{name.replace('_', ' ')} {figure(ms)}" for name, ms in causes.items() if ms or name == "compute"]
+    return [
+        Text(MEANING, style="dim"),
+        *([Text(MULTIPLES, style="dim")] if result["bounds"] is not None else []),
+        Text(f"ms/token: {' + '.join(parts)}"),
+        *_own_time(result),
+    ]
+
+
+def _hits(result: Mapping[str, Any]) -> list[Text]:
+    rates = []
+    for phase in PHASES:
+        shares = result["hit_rate"][phase]
+        known = [f"{kind} {100 * rate:.1f}" for kind, rate in shares.items() if rate is not None]
         if known:
             rates.append(Text(f"  {phase:<8}{', '.join(known)}"))
-    multiples = "; time and bytes: multiples of the bounds" if result["bounds"] is not None else ""
-    return Group(
-        Text(f"stall and copied: per generated token{multiples}", style="dim"),
-        Text(f"ms per generated token: {', '.join(shown)}"),
-        *_own_time(result),
-        *rates,
-    )
+    return [Text("hit rates in %"), *rates] if rates else []
 
 
 def _own_time(result: Mapping[str, Any]) -> list[Text]:
@@ -124,21 +170,20 @@ def _own_time(result: Mapping[str, Any]) -> list[Text]:
     charged, totals = result["provenance"]["hardware"].get("policy_us"), result["totals"]
     if charged is None:
         return []
-    ms = _n(totals["policy_ns"] / 1e6 / totals["generated_tokens"])
+    ms = figure(totals["policy_ns"] / 1e6 / totals["generated_tokens"])
     us = f"{charged['prefill']:,g} us per prefill pass, {charged['decode']:,g} us per decode pass"
-    return [Text(f"of compute, the policy's own decisions: {ms} ms per generated token ({us})")]
+    return [Text(f"of compute, the policy's own decisions: {ms} ms/token ({us})")]
 
 
-def _fates(result: Mapping[str, Any]) -> RenderableType:
-    fates = result["prefetch"]
-    link = result["link_utilisation"]
-    busy = (
-        f"link busy {100 * link:.1f} % of the time, peak {format_bytes(result['memory']['peak_bytes'])} of the budget"
-    )
-    if not fates["issued"]:
-        return Text(busy)
-    counts = ", ".join(f"{fates[fate]} {fate.replace('_', ' ')}" for fate in FATES if fates[fate])
-    return Text(f"{busy}; prefetches: {fates['issued']} issued, {counts}")
+def _copies(result: Mapping[str, Any]) -> list[Text]:
+    """How busy the link was, how full the budget, and what the copies ahead were good for."""
+    fates, busy = result["prefetch"], result["link_utilisation"]
+    share = "-" if busy is None else f"{100 * busy:.1f}"
+    said = [Text(f"link busy {share} % of the time; at most {format_bytes(result['memory']['peak_bytes'])} in use")]
+    if fates["issued"]:
+        counts = ", ".join(f"{fates[fate]:,} {fate.replace('_', ' ')}" for fate in FATES if fates[fate])
+        said.append(Text(f"{fates['issued']:,} prefetches: {counts}"))
+    return said
 
 
 def _foretold(result: Mapping[str, Any]) -> list[Text]:
@@ -170,8 +215,9 @@ def _loss(result: Mapping[str, Any]) -> list[Text]:
     known = {key.replace("_", " "): share for key, share in quality.items() if isinstance(share, float)}
     shares = ", ".join(f"{name} {100 * share:.1f}" for name, share in known.items())
     return [
-        Text(f"lossy, in % (first-order): {shares or 'nothing is known'}", style="magenta"),
-        Text("another class: its latency ranks with other lossy rows only, and has no bounds", style="magenta"),
+        Text(f"lossy, in %: {shares or 'nothing is known'}", style="magenta"),
+        Text("these are first-order: with another output, later layers would route otherwise", style="magenta"),
+        Text("a lossy row is compared with lossy rows only, and has no bounds", style="magenta"),
     ]
 
 
@@ -180,17 +226,5 @@ def copied(totals: Mapping[str, Any]) -> int:
     return int(totals["demand_bytes"] + sum(totals["speculative_bytes"].values()))
 
 
-def _n(value: float | None) -> str:
-    if value is None:
-        return "-"
-    digits = max(0, 2 - len(str(int(abs(value)))) + 1)
-    return f"{value:,.{min(digits, 2)}f}"
-
-
-def _b(value: float | None) -> str:
+def _bytes(value: float | None) -> str:
     return "-" if value is None else format_bytes(round(value))
-
-
-def times(value: float, floor: float) -> str:
-    """A multiple of a bound."""
-    return f"{value / floor:.2f}x" if floor else "-"

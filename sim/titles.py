@@ -29,6 +29,8 @@ class Titles:
     """``simulated`` or ``measured``"""
     machine: str
     """``RTX 4090 (published figures)``; a device's run: ``H200``"""
+    prices: str = ""
+    """Of a device's run, what told the policies their prices: ``RTX 4090, published figures``"""
 
     def __str__(self) -> str:
         """:attr:`work` and :attr:`where` in one line."""
@@ -41,20 +43,21 @@ class Titles:
 
     @property
     def where(self) -> str:
-        """``simulated on RTX 4090 (published figures)``, ``measured on H200``"""
-        return f"{self.how} on {self.machine}"
+        """``simulated on RTX 4090 (published figures)``, ``measured on H200 (policies' prices: ...)``"""
+        return f"{self.how} on {self.machine}" + (f" (policies' prices: {self.prices})" if self.prices else "")
 
 
-def titles(row: Mapping[str, Any]) -> Titles:
+def titles(row: Any) -> Titles:
     """Of a row of ``sim.load``, or of a result by way of :func:`sim.frame.row`."""
     own = row["routing_from"] == row["model"]
     device = row["source"] == "device"
-    machine = row["device"] if device else _with(str(_title(row, "hardware")), f"{row['figures']} figures")
+    profile, figures = str(_title(row, "hardware")), f"{row['figures']} figures"
     return Titles(
         routing=title_of("model", str(row["routing_from"])),
         priced_as="itself" if own else str(_title(row, "model")),
         how="measured" if device else "simulated",
-        machine=str(machine),
+        machine=str(row["device"]) if device else _with(profile, figures),
+        prices=f"{profile}, {figures}" if device else "",
     )
 
 
@@ -88,7 +91,7 @@ def with_changes(result: Mapping[str, Any], group: str, name: str) -> str:
     return f"{name} ({', '.join(own)})" if own else name
 
 
-def _title(row: Mapping[str, Any], group: str) -> Any:
+def _title(row: Any, group: str) -> Any:
     """Tables that were saved by an earlier version have no titles."""
     return row.get(f"{group}_title") or title_of(group, str(row[group]))
 

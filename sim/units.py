@@ -6,10 +6,12 @@ is guessed here: a unit is spelt exactly, and a bare number is bytes.
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 
 from traces.errors import UserError, one_of
+from traces.fields import MAX_INT
 
 UNITS: dict[str, int] = {
     "B": 1,
@@ -52,13 +54,31 @@ def parse_budget(text: object, total_expert_bytes: int, key: str = "budget") -> 
 
 
 def format_bytes(nbytes: int) -> str:
-    """Print bytes for people, in decimal units and three significant figures: ``12.9 GB``, ``512 B``."""
+    """Print bytes for people, in decimal units: exact where few figures are (``8 GB``), else three of them.
+
+    ``12.9 GB``, ``512 B``; ``8.00 GB`` is nearly 8 GB.
+    """
     reached = [unit for unit in ("KB", "MB", "GB", "TB") if abs(nbytes) * 10_000 >= 9_995 * UNITS[unit]]
     if not reached:
         return f"{nbytes} B"
     size = Fraction(nbytes, UNITS[reached[-1]])
     digits = sum(abs(size) * 1000 < limit for limit in (9_995, 99_950))
-    return f"{float(size):.{digits}f} {reached[-1]}"
+    shown = f"{float(size):,.{digits}f}"
+    exact = digits and Fraction(shown) == size
+    return f"{shown.rstrip('0').rstrip('.') if exact else shown} {reached[-1]}"
+
+
+def figure(value: float | None) -> str:
+    """A number for people, in three significant figures and whole above them: ``0.0631``, ``21.7``, ``1,234``.
+
+    ``-`` is what there is not.
+    """
+    if value is None or math.isnan(value):
+        return "-"
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(float(f"{abs(value):.2e}")))
+    return f"{value:,.{min(9, max(0, 2 - size))}f}"
 
 
 def counted(n: int, one: str, several: str = "") -> str:
@@ -83,4 +103,6 @@ def _bytes(text: object) -> int | None:
 def _positive(nbytes: int | None, text: object, key: str, forms: str) -> int:
     if nbytes is None or nbytes <= 0:
         raise UserError(f"{key}={str(text)!r}: not a positive size; allowed: {forms}")
+    if nbytes > MAX_INT:
+        raise UserError(f"{key}={str(text)!r}: more than any machine has; allowed: up to {MAX_INT} bytes")
     return nbytes

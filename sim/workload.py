@@ -49,6 +49,8 @@ class Selection:
     measured: tuple[int, ...]
     train: tuple[int, ...]
     """What a policy may learn from."""
+    left_out: int = 0
+    """Requests that the limit left out: with 0 there might as well be none."""
 
     def __post_init__(self) -> None:
         if both := set(self.train) & set(self.measured):
@@ -77,10 +79,11 @@ def select(
     if warmup > len(before) or not pool:
         have = len(train) if train else len(before) + len(pool)
         raise UserError(f"warmup={warmup}: the trace has {have} requests for it, and one must be left to measure")
-    pool = pool[:limit]
+    chosen = pool[:limit]
+    left_out = len(pool) - len(chosen)
     if seed:
-        pool = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))]
-    return Selection(tuple(before), tuple(pool), train)
+        chosen = [chosen[i] for i in np.random.default_rng(seed).permutation(len(chosen))]
+    return Selection(tuple(before), tuple(chosen), train, left_out)
 
 
 def _validation(trace: Trace, train: tuple[int, ...]) -> tuple[list[int], tuple[int, ...]]:

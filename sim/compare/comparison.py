@@ -8,24 +8,22 @@ the order in which they were recorded. ``docs/results.md`` tells the method, :mo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sim.compare import stats
+from sim.compare.pairing import Values, pairs
 from sim.compare.pareto import pareto
 from sim.compare.selection import check_alike, select
 from sim.compare.target import Target
 from sim.frame import LATENCIES, REFERENCE_ROWS, SHARES
 from sim.runs import load, load_requests
-from sim.units import counted, format_bytes
+from sim.units import format_bytes
 from traces.errors import UserError, one_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Values = dict[tuple[str, int], "pd.Series[float]"]
-"""By policy_label and budget_bytes: a figure by seed and request."""
 
 BASELINE = "lru"
 AVERAGED = ("hit_complete", "throughput_tokens_per_s", "bytes_per_token", "bound_time_gap", "bound_bytes_gap")
@@ -47,6 +45,10 @@ class Comparison:
     pairs: pd.DataFrame
     """A row per policy of the baseline's class and budget: relative difference of the metric to the baseline's with
     low and high, difference_ms, p, p_adjusted (Holm, over all rows), significant."""
+    overall: pd.DataFrame
+    """A row per policy of the baseline's class that has two budgets or more in common with it (`budgets`, from
+    `least_bytes` to `most_bytes`): the mean of its relative differences, with the columns of ``pairs``; p_adjusted is
+    over these rows alone."""
     references: pd.DataFrame
     """A row per budget: the metric of the reference rows, means over seeds; NaN without bounds."""
     targets: pd.DataFrame | None
@@ -67,18 +69,21 @@ def compare(
 ) -> Comparison:
     """Compare the runs below a folder; ``selection`` are words like ``trace=d419`` or ``policy=lru,fmoe``.
 
-    UserError where runs of different traces, models or machines are mixed, and for a word that cannot be meant.
+    UserError where runs of different traces, models or machines are mixed (:class:`MixedRunsError`, which has the
+    words that choose), and for a word that cannot be meant.
     """
     if metric not in LATENCIES:
         raise UserError(f"metric={metric}: allowed: {one_of(LATENCIES)}")
     if not 0.5 <= level < 1:
         raise UserError(f"level={level}: a confidence level from 0.5 to below 1, such as 0.95")
     goal = None if target is None else Target.parse(target)
-    runs = select(load(path), selection)
+    damaged = list[str]()
+    runs = select(load(path, damaged), selection)
     check_alike(runs)
-    # The same cell in two folders is one run.
-    runs = runs[(runs["source"] == "device") | ~runs.duplicated("cell")].reset_index(drop=True)
-    return compare_runs(runs, load_requests(path, runs), metric=metric, baseline=baseline, target=goal, level=level)
+    requests = load_requests(path, runs, damaged)
+    runs = runs[runs["folder"].isin(requests["folder"])].reset_index(drop=True)
+    found = compare_runs(runs, requests, metric=metric, baseline=baseline, target=goal, level=level)
+    return replace(found, missing=(*found.missing, *(f"Left out, as it is damaged: {line}." for line in damaged)))
 
 
 def compare_runs(
@@ -94,7 +99,7 @@ def compare_runs(
     base = _baseline(runs, baseline)
     values = {m: measured(requests, m) for m in {metric, target.metric if target else metric}}
     cells = _cells(runs, values[metric], metric, level)
-    pairs, missing = _pairs(values[metric], cells, base, level)
+    single, overall, missing = pairs(values[metric], cells, base, level)
     at = None if target is None else _cells(runs, values[target.metric], target.metric, level)
     return Comparison(
         metric=metric,
@@ -102,7 +107,8 @@ def compare_runs(
         baseline=base,
         runs=runs,
         cells=cells,
-        pairs=pairs,
+        pairs=single,
+        overall=overall,
         references=_references(runs, metric),
         targets=None if target is None or at is None else target.met(at, runs),
         target=target,
@@ -175,67 +181,6 @@ def _cells(runs: pd.DataFrame, values: Values, metric: str, level: float) -> pd.
             axes = axes.assign(loss=1 - group["quality_kept_gate_mass"])
         cells.loc[group.index, "front"] = pareto(axes.to_numpy(dtype=float))
     return cells
-
-
-def _pairs(values: Values, cells: pd.DataFrame, baseline: str, level: float) -> tuple[pd.DataFrame, list[str]]:
-    import pandas as pd
-
-    of_class = cells["lossless"] == bool(cells["lossless"][cells["policy_label"] == baseline].iloc[0])
-    budgets = set(cells["budget_bytes"][cells["policy_label"] == baseline])
-    rows, missing = [], []
-    for label, budget in cells.loc[of_class, ["policy_label", "budget_bytes"]].itertuples(index=False):
-        if label == baseline:
-            continue
-        if budget not in budgets:
-            missing.append(f"{label} at {format_bytes(budget)}: {baseline} was not run there.")
-            continue
-        both = pd.concat({"own": values[label, budget], "base": values[baseline, budget]}, axis=1)
-        both = both.dropna()
-        if both.empty:
-            missing.append(f"{label} at {format_bytes(budget)}: no seed and request in common with {baseline}.")
-            continue
-        seeds = _seeds(both)
-        if {len(values[label, budget]), len(values[baseline, budget])} != {len(both)}:
-            in_common = (
-                f"{counted(seeds, 'seed')} and {counted(_requests(both), 'request')} are in common with {baseline}"
-            )
-            missing.append(f"{label} at {format_bytes(budget)}: only {in_common}; the difference is of these alone.")
-        rows.append({"policy_label": label, "budget_bytes": budget, "seeds": seeds, **difference(both, level)})
-    columns = ("policy_label", "budget_bytes", "seeds", "requests", "relative", "low", "high", "difference_ms", "p")
-    pairs = pd.DataFrame(rows, columns=list(columns)).astype(dict.fromkeys(columns[4:], "float64"))
-    known = pairs["p"].notna()
-    pairs["p_adjusted"] = float("nan")
-    pairs.loc[known, "p_adjusted"] = stats.holm(list(pairs.loc[known, "p"]))
-    pairs["significant"] = pairs["p_adjusted"] <= 1 - level + 1e-12
-    return pairs, missing
-
-
-def _seeds(values: pd.Series[float] | pd.DataFrame) -> int:
-    return len(values.index.unique("seed"))
-
-
-def _requests(values: pd.Series[float] | pd.DataFrame) -> int:
-    return len(values.index.unique("request"))
-
-
-def difference(both: pd.DataFrame, level: float = stats.LEVEL) -> dict[str, Any]:
-    """Of one policy to another on the same requests. ``both``: columns own and base in ms, by seed and request.
-
-    There is no relative difference to a base that is 0 in a block: a machine that computes and copies in no time.
-    """
-    means = both.groupby(level="request", sort=True).mean()
-    found = stats.Interval(float("nan"), None, None)
-    if (stats.blocks(means["base"]) > 0).all():
-        found = stats.relative_difference(means["own"], means["base"], level)
-    gaps = means["own"] - means["base"]
-    return {
-        "requests": len(means),
-        "relative": found.value,
-        "low": found.low,
-        "high": found.high,
-        "difference_ms": gaps.mean(),
-        "p": stats.sign_flip(gaps),
-    }
 
 
 def _references(runs: pd.DataFrame, metric: str) -> pd.DataFrame:

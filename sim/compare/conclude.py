@@ -2,143 +2,48 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sim.compare import stats
+from sim.compare.answer import answer
+from sim.compare.differences import can_be_found, differences
+from sim.compare.words import budgets, percent
 from sim.frame import LATENCY_NAMES
-from sim.units import counted, format_bytes
+from sim.titles import titles
+from sim.units import counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from sim.compare import Comparison
-    from sim.compare.target import Target
-
-MOST_NAMED = 6
 
 
 def conclude(found: Comparison) -> list[str]:
-    """Sentences on what was seen."""
-    return [*_differences(found), *_front(found), *_target(found)]
+    """Sentences on what was seen: the target's answer first, then a clause per policy, then the front."""
+    return [*answer(found), *differences(found), *_front(found)]
 
 
 def limits(found: Comparison) -> list[str]:
     """Sentences on what may not be concluded."""
-    return [_scope(found), *_power(found), *_lossy(found), *found.missing]
-
-
-def percent(level: float) -> str:
-    """``95 %``, ``99.9 %``."""
-    return f"{100 * level:.6g} %"
-
-
-def milliseconds(value: float, least: float = math.inf) -> str:
-    """Two decimals, or as many as give the smallest of the figures beside it, ``least``, three digits."""
-    if math.isnan(value):
-        return "-"
-    small = min(abs(value), least)
-    decimals = 2 if small >= 1 or small == 0 else min(6, 2 - math.floor(math.log10(small)))
-    return f"{value:.{decimals}f}"
-
-
-def share(value: float, digits: int = 1) -> str:
-    """``-4.0 %``, with its sign."""
-    return f"{100 * value:+.{digits}f} %"
-
-
-def _differences(found: Comparison) -> list[str]:
-    pairs, name = found.pairs, LATENCY_NAMES[found.metric]
-    if pairs.empty:
-        return []
-    sure, unsure = pairs[pairs["significant"]], pairs[~pairs["significant"]]
-    said = []
-    # A lossy policy may be faster because it computes less.
-    lossless = found.cells.set_index("policy_label")["lossless"]
-    but = "" if lossless.loc[[found.baseline]].all() else ", whatever either keeps of the quality"
-    for words, of in (("lower", sure[sure["difference_ms"] < 0]), ("higher", sure[sure["difference_ms"] > 0])):
-        if len(of):
-            said.append(
-                f"Significantly {words} {name} than {found.baseline} at the same budget{but}:"
-                f" {_named([_pair(row, interval=True) for row in of.itertuples()])}."
-            )
-    if len(unsure):
-        names = _named([_pair(row, interval=False) for row in unsure.itertuples()])
-        said.append(f"Not significant, so neither a difference nor its absence is shown: {names}.")
-    return said
-
-
-def _pair(row: object, *, interval: bool) -> str:
-    at = f"{row.policy_label} at {format_bytes(row.budget_bytes)}"  # type: ignore[attr-defined]
-    if not interval:
-        return at
-    return f"{at} by {100 * abs(row.relative):.1f} % ({share(row.low)} to {share(row.high)})"  # type: ignore[attr-defined]
-
-
-def _named(parts: list[str]) -> str:
-    more = len(parts) - MOST_NAMED
-    return "; ".join(parts if more <= 0 else [*parts[:MOST_NAMED], f"and {more} more, in the table"])
-
-
-def _front(found: Comparison) -> list[str]:
-    said = []
-    for lossless, axes in ((True, "latency and memory"), (False, "latency, memory and kept gate mass")):
-        own = found.cells[(found.cells["lossless"] == lossless) & found.cells["front"]]
-        if len(own):
-            budgets = own.sort_values("budget_bytes").groupby("policy_label", sort=True)["budget_bytes"]
-            names = "; ".join(f"{name} at {', '.join(map(_bytes, at))}" for name, at in budgets)
-            said.append(f"On the front of {axes}, {'lossless' if lossless else 'lossy'} rows by their means: {names}.")
-    return said
-
-
-def _target(found: Comparison) -> list[str]:
-    if found.targets is None or found.target is None:
-        return []
-    goal, said = found.target, []
-    on = "by the mean" if goal.part == "mean" else "a percentile, without an interval"
-    for lossless, kind in ((True, ""), (False, "lossy, ")):
-        own = found.targets[found.targets["lossless"] == lossless]
-        meets, not_ = own[own["budget_bytes"].notna()], own[own["budget_bytes"].isna()]
-        if len(meets):
-            rows = meets.sort_values(["budget_bytes", "value_ms"]).to_dict("records")
-            names = "; ".join(_met(row, goal) for row in rows)
-            said.append(f"Meet {goal.text} ({on}), {kind}the smallest budget here of each, least first: {names}.")
-        if len(not_):
-            rows = not_.sort_values("best_ms").to_dict("records")
-            names = "; ".join(
-                f"{r['policy_label']} ({milliseconds(r['best_ms'])} ms at {_bytes(r['best_budget_bytes'])})"
-                for r in rows
-            )
-            said.append(f"Miss {goal.text} ({on}) at every budget here, {kind}the best of each: {names}.")
-    return said
-
-
-def _met(row: Mapping[Any, Any], goal: Target) -> str:
-    import pandas as pd
-
-    said = [f"{milliseconds(row['value_ms'])} ms"]
-    if goal.part == "mean" and math.isnan(row["high_ms"]):
-        said.append("without an interval")
-    elif goal.part == "mean" and row["high_ms"] > goal.ms:
-        sure = row["sure_budget_bytes"]
-        wholly = "" if pd.isna(sure) else f" and meets it wholly only at {_bytes(sure)}"
-        said.append(f"but its interval reaches up to {milliseconds(row['high_ms'])} ms{wholly}")
-    if row["gap_above"]:
-        said.append("and a larger budget misses it")
-    return f"{row['policy_label']} {_bytes(row['budget_bytes'])} ({', '.join(said)})"
-
-
-def _bytes(nbytes: Any) -> str:
-    return format_bytes(int(nbytes))
+    return [*_power(found), _scope(found), *_lossy(found), *found.missing]
 
 
 def machine(runs: pd.DataFrame) -> str:
     """Where the runs were, in words."""
-    first = runs.iloc[0]
-    if first["source"] == "device":
-        return f"{first['device']} (measured; the policies' prices: {first['hardware']})"
-    return f"{first['hardware']} (simulated, {first['figures']} figures)"
+    return titles(runs.iloc[0]).where
+
+
+def _front(found: Comparison) -> list[str]:
+    said, less = [], f"less memory and less {LATENCY_NAMES[found.metric]}"
+    for lossless, axes in ((True, less), (False, f"{less} and more of the gate's mass")):
+        of_class = found.cells[found.cells["lossless"] == lossless]
+        front = of_class[of_class["front"]]
+        if len(front):
+            at = {str(label): list(own["budget_bytes"]) for label, own in front.groupby("policy_label")}
+            order = sorted(at, key=lambda label: (min(at[label]), label))
+            names = "; ".join(f"{label} at {budgets(at[label], of_class['budget_bytes'])}" for label in order)
+            said.append(f"Pareto front of the {'' if lossless else 'lossy '}means (no row has {axes}): {names}.")
+    return said
 
 
 def _scope(found: Comparison) -> str:
@@ -149,52 +54,59 @@ def _scope(found: Comparison) -> str:
     of = "" if n >= all_ else f" that have a {LATENCY_NAMES[found.metric]}, of {all_}"
     said = (
         f"This holds for {counted(n, 'request')}{of} ({first['measured_requests']}; {first['recording']},"
-        f" {decoding}) of one trace, {orders} of them, {first['model']} in {first['dtype']} on {machine(runs)}, batch"
-        f" {first['batch']}: not for another workload, model or machine"
+        f" {decoding}) in {orders}, batch {first['batch']}; another workload, model or machine may rank them otherwise."
     )
     if first["source"] == "simulated":
-        return f"{said}, and on hardware only as far as the simulator is validated there."
+        return f"{said} It is simulated: true of hardware as far as the simulator is validated there."
     least = runs.groupby(["policy_label", "budget_bytes", "seed"]).size().min()
     again = "one run of each does not show" if least == 1 else f"at least {least} runs of each are averaged for"
-    return f"{said}. A device's figures also drift from run to run, which {again}."
+    return f"{said} A device's figures also drift from run to run, which {again}."
 
 
 def _power(found: Comparison) -> list[str]:
     n, level, said = int(found.cells["requests"].min()), percent(found.level), []
     if n < stats.LEAST:
-        said.append(f"Too few for any interval or test: {counted(n, 'request')}; at least {stats.LEAST} are wanted.")
-    elif n < 2 * stats.BLOCKS:
+        return [
+            f"{counted(n, 'request')} are too few for any interval or test (from {stats.LEAST} on there are some): no"
+            " difference in this table is a finding."
+        ]
+    if n < 2 * stats.BLOCKS:
         said.append(
-            f"{n} requests are few: neighbours count as independent; if they are not, intervals are too narrow and p"
-            f" values too small (from {2 * stats.BLOCKS} requests on, {stats.BLOCKS} blocks of neighbours are the"
+            f"{n} requests are few: neighbours count as independent, and if they are not, intervals are too narrow and"
+            f" p values too small (from {2 * stats.BLOCKS} requests on, {stats.BLOCKS} blocks of neighbours are the"
             " units)."
         )
     elif n < 4 * stats.BLOCKS:
         said.append(
-            f"{n} requests are not many: {stats.BLOCKS} blocks of them are short; if topics come in longer runs,"
+            f"{n} requests are not many: {stats.BLOCKS} blocks of them are short, and if topics come in longer runs,"
             " intervals are too narrow and p values too small."
         )
-    if n >= stats.LEAST and found.cells["low"].isna().any():
+    if found.cells["low"].isna().any():
         said.append(f"No interval at {level}: {stats.n_blocks(n)} blocks of requests do not reach that level.")
     return [*said, *_corrected(found)]
 
 
 def _corrected(found: Comparison) -> list[str]:
-    tested = found.pairs[found.pairs["p"].notna()]
-    if tested.empty:
+    pairs, overall = (frame[frame["p"].notna()] for frame in (found.pairs, found.overall))
+    if pairs.empty:
         return []
-    m, level, said = len(tested), percent(found.level), []
-    q = stats.n_blocks(int(tested["requests"].max()))
-    if m * stats.least_p(q) > 1 - found.level:
+    q, m, level, said = stats.n_blocks(int(pairs["requests"].max())), len(pairs), percent(found.level), []
+    if not can_be_found(pairs, found.level):
         more = "measure more requests, or " if q < stats.BLOCKS else ""
+        way_out = f"{more}choose fewer (policy=, budget=)"
+        if can_be_found(overall, found.level):
+            way_out += "; over all budgets together there are fewer tests"
         said.append(
-            f"No p value of {q} blocks of requests is below {stats.least_p(q):.2g}, so none of {m} comparisons could be"
-            f" significant, however large the difference: {more}choose fewer (policy=, budget=)."
+            f"No p value of {q} blocks of requests is below {stats.least_p(q):.2g}, so none of {m} comparisons at"
+            f" single budgets could be significant, however large the difference: {way_out}."
         )
     if m > 1:
-        alone = tested[~tested["significant"] & ((tested["low"] > 0) | (tested["high"] < 0))]
-        besides = f"; {len(alone)} of them leave out 0 where the corrected p is not significant" if len(alone) else ""
-        said.append(f"p values are corrected for {m} comparisons (Holm); intervals are each at {level}{besides}.")
+        apart = f", and apart from them for the {len(overall)} over all budgets" if len(overall) > 1 else ""
+        alone = pairs[~pairs["significant"] & ((pairs["low"] > 0) | (pairs["high"] < 0))]
+        besides = f"; {len(alone)} leave out 0 where the corrected p is not significant" if len(alone) else ""
+        said.append(
+            f"p values are corrected for {m} comparisons (Holm){apart}; intervals, each at {level}, are not{besides}."
+        )
     return said
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sim.units import counted, parse_bytes
 from traces.errors import UserError, one_of
@@ -27,7 +28,7 @@ ALIKE = (
     "measure",
     "limit",
 )
-"""Columns in which the runs of one comparison have one value, in the order in which a difference is named."""
+"""Columns in which the runs of one comparison have one value, in the order in which differences are named."""
 
 OF_A_POLICY = ("code", "predictors")
 """Columns in which the runs of one policy have one value."""
@@ -35,6 +36,21 @@ OF_A_POLICY = ("code", "predictors")
 KEYS = (*ALIKE, *OF_A_POLICY, "policy", "budget", "seed")
 HASHES = ("trace", "model_sha", "hardware_sha", "code")
 SHOWN = 12
+
+
+class MixedRunsError(UserError):
+    """Runs that are not alike. ``words``: what chooses the most of them that are; ``count``: how many these are."""
+
+    def __init__(self, differences: Sequence[str], words: Sequence[str], count: int) -> None:
+        self.differences, self.words, self.count = tuple(differences), tuple(words), count
+        super().__init__(self.with_choice(" ".join(words)))
+
+    def with_choice(self, choice: str) -> str:
+        """The error in one line; ``choice``: how the user makes it."""
+        return (
+            f"these runs are not alike: {'; '.join(self.differences)}. The largest group of runs that are has"
+            f" {self.count}, chosen by: {choice}"
+        )
 
 
 def select(runs: pd.DataFrame, words: Sequence[str]) -> pd.DataFrame:
@@ -51,18 +67,34 @@ def select(runs: pd.DataFrame, words: Sequence[str]) -> pd.DataFrame:
 
 
 def check_alike(runs: pd.DataFrame) -> None:
-    """UserError for the first column of ALIKE with several values, or of OF_A_POLICY within one policy."""
-    for key in ALIKE:
-        if len(runs[key].unique()) > 1:
-            most = _show(key, runs[key].value_counts(dropna=False).sort_index().idxmax())
-            raise UserError(f"{key}: {_values(runs, key)} in one comparison; choose one of them, such as {key}={most}")
+    """MixedRunsError that names every column of ALIKE with several values, and every one of OF_A_POLICY within a
+    policy."""
+    differences = [f"{key} is {_values(runs, key)}" for key in ALIKE if _several(runs[key])]
     for key in OF_A_POLICY:
         for label, own in runs.groupby("policy_label"):
-            if len(own[key].unique()) > 1:
-                raise UserError(
-                    f"{key}: {_values(own, key)} among the runs of {label}; choose with {key}=, or run the grid again"
-                    " into another folder"
-                )
+            if _several(own[key]):
+                differences.append(f"{key} of {label} is {_values(own, key)}")
+    if differences:
+        words, chosen = _largest(runs)
+        raise MixedRunsError(differences, words, len(chosen))
+
+
+def _largest(runs: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
+    """The words that choose the largest group of runs that are alike, no more than it takes; and that group."""
+    alike = runs.groupby([_texts(runs[key]) for key in ALIKE], sort=True)
+    largest = max((group for _, group in alike), key=len)  # of equally many the first, by its values
+    words, left = list[str](), runs
+    for key in ALIKE:
+        if _several(left[key]):
+            words.append(f"{key}={_show(key, largest[key].iloc[0])}")
+            left = select(left, words[-1:])
+    for key in OF_A_POLICY:
+        if any(_several(own[key]) for _, own in left.groupby("policy_label")):
+            # Of each policy the commonest: its code is its own, and so is what it reads.
+            most = {_show(key, _commonest(own[key])) for _, own in left.groupby("policy")} - {""}
+            words.append(f"{key}={','.join(sorted(most))}")
+            left = select(left, words[-1:])
+    return words, left
 
 
 def _matches(runs: pd.DataFrame, key: str, value: str) -> pd.Series[bool]:
@@ -71,20 +103,43 @@ def _matches(runs: pd.DataFrame, key: str, value: str) -> pd.Series[bool]:
         return runs["policy"].isin(wanted) | runs["policy_label"].isin(wanted)
     if key == "budget":
         return runs["budget_bytes"].isin([parse_bytes(part) for part in value.split(",")])
-    texts = runs[key].astype("string").fillna("null")
+    texts, beginnings = _texts(runs[key]), tuple(value.split(","))
+    if key == "predictors":  # of what reads none, there is nothing to choose
+        return texts.map(lambda text: not (own := _shas(text)) or any(sha.startswith(beginnings) for sha in own))
     if key in HASHES:
-        return texts.str.startswith(tuple(value.split(",")))
+        return texts.str.startswith(beginnings)
     return texts.isin([value, *value.split(",")])
+
+
+def _several(values: pd.Series[Any]) -> bool:
+    return len(values.unique()) > 1
+
+
+def _texts(values: pd.Series[Any]) -> pd.Series[str]:
+    return values.astype("string").fillna("null")
+
+
+def _commonest(values: pd.Series[Any]) -> object:
+    """Of equally many the first."""
+    return values.value_counts().sort_index().idxmax()
+
+
+def _shas(predictors: object) -> list[str]:
+    """The hashes in a cell of the column ``predictors``."""
+    return sorted(json.loads(str(predictors)).values())
 
 
 def _values(runs: pd.DataFrame, key: str) -> str:
     counts = runs["budget_bytes" if key == "budget" else key].value_counts(dropna=False).sort_index()
-    return one_of(f"{_show(key, value)} ({counted(count, 'run')})" for value, count in counts.items())
+    return one_of(f"{_show(key, value) or 'none'} ({counted(count, 'run')})" for value, count in counts.items())
 
 
 def _show(key: str, value: object) -> str:
+    """A value as it is typed in a word, and shown."""
     import pandas as pd
 
     if pd.isna(value):  # type: ignore[call-overload]
         return "null"
+    if key == "predictors":
+        return ",".join(sha[:SHOWN] for sha in _shas(value))
     return str(value)[:SHOWN] if key in HASHES else str(value)

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from traces.errors import UserError, one_of
+from traces.fields import MAX_INT
 
 Reader = Callable[[Any, str], Any]
 T = TypeVar("T")
@@ -22,14 +23,21 @@ def whole(at_least: int) -> Reader:
     def read(value: Any, where: str) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
             raise refusal(value, where, f"a whole number of at least {at_least}")
+        if value > MAX_INT:
+            raise refusal(value, where, f"at most {MAX_INT}")
         return value
 
     return read
 
 
-def number(*, zero: bool = False, at_most: int | None = None) -> Reader:
+SMALLEST = Fraction(1, 10**9)
+LARGEST = 10**12
+"""Of rates and delays in whatever unit: beyond them a figure is a slip, and times would leave 64 bits."""
+
+
+def number(*, zero: bool = False, at_most: int = LARGEST) -> Reader:
     allowed = f"a finite number {'of at least' if zero else 'above'} 0"
-    allowed += f" and at most {at_most}" if at_most is not None else ""
+    allowed += f" and at most {at_most}" if at_most < LARGEST else ""
 
     def read(value: Any, where: str) -> Fraction:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -38,8 +46,11 @@ def number(*, zero: bool = False, at_most: int | None = None) -> Reader:
             exact = Fraction(str(value))  # the decimal as written: 0.1 is one tenth on every platform
         except ValueError:
             raise refusal(value, where, allowed) from None
-        if exact < 0 or (exact == 0 and not zero) or (at_most is not None and exact > at_most):
-            raise refusal(value, where, allowed)
+        if exact < 0 or exact > at_most or (exact == 0 and not zero):
+            more = f" and at most {at_most:g}" if at_most == LARGEST and exact > 0 else ""
+            raise refusal(value, where, f"{allowed}{more}")
+        if 0 < exact < SMALLEST:
+            raise refusal(value, where, f"{allowed}, and of at least {float(SMALLEST):g}")
         return exact
 
     return read

@@ -54,17 +54,9 @@ def main(words: Sequence[str]) -> int:
     if root.is_file():
         raise UserError(f"{root}: a folder of results is wanted; a table of runs has neither layers nor requests")
     _writable(target)
-    from sim.compare import compare
-    from sim.compare.cli import level_of
+    from sim.compare.cli import compared
 
-    found = compare(
-        root,
-        metric=options["metric"],
-        baseline=options["baseline"] or None,
-        target=options["target"] or None,
-        level=level_of(options["level"]),
-        selection=selection,
-    )
+    found = compared("report", words, folder, options, selection)
     content, missing = build(found, root, words)
     _place(target, content)
     for line in missing:
@@ -77,8 +69,8 @@ def build(found: Comparison, root: Path, words: Sequence[str]) -> tuple[bytes, l
     """The page of a comparison of runs below ``root``, and what could not be drawn. No clock: same runs, same page."""
     import shlex
 
-    from sim.compare.cli import legend
     from sim.compare.conclude import conclude, limits, machine
+    from sim.compare.table import legend
     from sim.frame import LATENCY_NAMES
     from sim.report import tables
     from sim.report.again import Again

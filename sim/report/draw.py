@@ -41,7 +41,8 @@ class Drawn:
 def draw(found: Comparison, root: Path) -> list[Drawn]:
     """All pictures of a comparison of the runs below ``root``, in the order of the page."""
     runs, metric = found.runs, found.metric
-    layers, validations = load_layers(root, runs), _validations(root)
+    damaged = list[str]()
+    layers, validations = _layers(root, runs, damaged), _validations(root)
     # One for the page: a policy looks the same in every picture, also where another has nothing to show.
     look = looks([*runs["policy_label"], *(name for _, document in validations for name in _policies(document))])
     drawn = [
@@ -52,8 +53,10 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
         *_pages("fates", FATES, lambda page: pictures.fates(runs, page)),
         _draw("link", LINK, lambda: pictures.link(runs, look)),
     ]
-    for phase in PHASES:
-        drawn += _pages(f"layers_{phase}", f"{LAYERS} ({phase})", partial(pictures.layers, layers, phase))
+    drawn += [Drawn("layers of a run", LAYERS, None, line) for line in damaged]
+    if layers is not None:
+        for phase in PHASES:
+            drawn += _pages(f"layers_{phase}", f"{LAYERS} ({phase})", partial(pictures.layers, layers, phase))
     trace, why = _trace(runs, root)
     if trace is None:
         drawn += [Drawn(name, caption, None, why) for name, caption in (("popularity", POPULARITY), ("reuse", REUSE))]
@@ -115,6 +118,15 @@ def _measured(document: Mapping[str, Any], look: Looks) -> Callable[[], Figure]:
             raise pictures.EmptyPictureError(f"not a validation that this version reads ({error!r})") from None
 
     return make
+
+
+def _layers(root: Path, runs: pd.DataFrame, damaged: list[str]) -> pd.DataFrame | None:
+    """The layers of the runs; ``damaged`` is given a line for each table that cannot be read. None if none can."""
+    try:
+        return load_layers(root, runs, damaged)
+    except UserError as error:
+        damaged.append(str(error))
+        return None
 
 
 def _trace(runs: pd.DataFrame, root: Path) -> tuple[Trace | None, str]:

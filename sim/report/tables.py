@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sim.compare import Comparison
-from sim.compare.cli import heads_of, lines_of
+from sim.compare.table import heads_of, lines_of
 from sim.frame import REFERENCE_ROWS
 from sim.report.again import Again
 from sim.report.page import Page

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from sim.fitting import Row, fitted
 from sim.frame import label, profile_label
-from sim.table import copied, figures, times
+from sim.frame import row as frame_row
+from sim.table import HEADS, MEANING, MULTIPLES, own_figures
+from sim.titles import titles
 from sim.units import format_bytes
 
-HEADS = ("TTFT ms", "TPOT ms", "tok/s", "hits %", "stall ms", "copied", "time", "bytes")
 VARYING: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "trace": lambda r: r["provenance"]["trace"]["sha256"][:8],
     "model": lambda r: profile_label(r, "model"),
@@ -27,33 +28,40 @@ VARYING: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 """What has a column where it is not the same in all rows."""
 
+GOING = ("stall", "copied", "TTFT ms", "hits %")
+"""Columns that a narrow console does without, the first one first."""
+
 
 def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
-    """Print the policies' rows as ``sim run`` prints them; the bounds are in ``time`` and ``bytes``, as multiples."""
+    """Print the policies' rows as ``sim run`` prints them; the bounds are in ``time`` and ``bytes``, as multiples.
+
+    Above them stands what they are of, where it is the same for all.
+    """
     rows = list(results)
     varying = [key for key, of in VARYING.items() if len({of(row) for row in rows}) > 1]
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-    for name in ("policy", "budget", *varying, *HEADS):
-        words = name == "policy"  # a label may take several lines, so that no figure is cut
-        table.add_column(name, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+    bounded = any(row["bounds"] is not None for row in rows)
+    lines: list[Row] = []
     for row in rows:
-        totals, bounds = row["totals"], row["bounds"]
-        tokens = totals["generated_tokens"]
-        stall = sum(totals["stall_ns"].values()) / 1e6 / tokens
-        gaps = ("", "")
-        if bounds is not None:
-            floor = bounds["time_lower_bound"]["wall_ms"] * 1e6
-            gaps = (times(totals["wall_ns"], floor), times(copied(totals), bounds["belady_bypass"]["bytes"]))
         lossy = row["quality"] is not None
-        table.add_row(
+        words = [
             label(row["config"]["policy"]) + (", lossy" if lossy else ""),
             format_bytes(row["memory"]["budget_bytes"]),
             *(VARYING[key](row) for key in varying),
-            *figures(row, stall, copied(totals) / tokens),
-            *gaps,
-            style="magenta" if lossy else "",
-        )
-    console.print(table)
-    console.print("stall and copied: per generated token; time and bytes: multiples of the bounds", style="dim")
+            *own_figures(row),
+        ]
+        lines.append(("magenta" if lossy else "", "", words))
+    for shared in (said for said in zip(*(_about(row) for row in rows), strict=True) if len(set(said)) == 1):
+        console.print(shared[0])
+    heads = ["policy", "budget", *varying, *(HEADS if bounded else HEADS[:-2])]
+    going = [heads.index(name) for name in GOING]
+    console.print(*fitted(heads, lines, console, going), sep="\n")
+    console.print(MEANING, style="dim")
+    if bounded:
+        console.print(MULTIPLES, style="dim")
     if any(row["quality"] is not None for row in rows):
-        console.print("lossy rows are another class: their latency ranks with other lossy rows only", style="magenta")
+        console.print("a lossy row is compared with lossy rows only, and has no bounds", style="magenta")
+
+
+def _about(row: Mapping[str, Any]) -> tuple[str, str]:
+    said = titles(frame_row(row, ""))
+    return f"{said.work},", said.where

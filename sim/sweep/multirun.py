@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -98,6 +99,8 @@ def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
     except UserError:
         raise
     except Exception as error:  # a worker was killed, a cluster refused: the cells that are done are done
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return f"out={root}: cannot be written ({error.strerror})"
         return one_line(f"{type(error).__name__}: {error}")
     finally:
         sys.argv = saved_argv
@@ -125,7 +128,7 @@ def _print(told: Sequence[Told], store: Store, form: str, measure: str, tuned: P
     elif folders:
         from sim.sweep.grid import show_grid
 
-        show_grid(documents, stdout_console(160))
+        show_grid(documents, stdout_console())
     if best:
         params = " ".join(f"{key}={value}" for key, value in best["best_params"].items())
         said = f"best: {params} (mean TPOT {best['best_value']:.2f} ms)\n{TOLD[measure]}\n"

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.units import UNITS, format_bytes, parse_budget, parse_bytes
+from sim.units import UNITS, figure, format_bytes, parse_budget, parse_bytes
 from traces.errors import UserError
+from traces.fields import MAX_INT
 
 WHOLE = st.integers(1, 10**15)
 
@@ -76,13 +77,17 @@ def test_a_share_is_of_all_experts_and_another_key_is_named() -> None:
 
 @given(WHOLE, st.sampled_from(sorted(UNITS)))
 def test_a_unit_multiplies(count: int, unit: str) -> None:
-    assert parse_bytes(f"{count}{unit}") == count * UNITS[unit]
+    if (nbytes := count * UNITS[unit]) <= MAX_INT:
+        assert parse_bytes(f"{count}{unit}") == nbytes
+    else:
+        with pytest.raises(UserError, match=f"{count}{unit}.*up to {MAX_INT} bytes"):
+            parse_bytes(f"{count}{unit}")
 
 
 @given(st.integers(0, 10**6), st.integers(0, 999_999), st.sampled_from(sorted(UNITS)))
 def test_decimals_round_down_from_the_exact_product(whole: int, millionths: int, unit: str) -> None:
     exact = (whole + Fraction(millionths, 10**6)) * UNITS[unit]
-    if exact >= 1:
+    if 1 <= exact <= MAX_INT:
         assert parse_bytes(f"{whole}.{millionths:06d}{unit}") == exact // 1
 
 
@@ -95,6 +100,20 @@ def test_printing_keeps_three_figures(nbytes: int) -> None:
 
 
 def test_printing() -> None:
-    sizes = {0: "0 B", 512: "512 B", 999: "999 B", 1000: "1.00 KB", 999_499: "999 KB", 999_500: "1.00 MB"}
-    sizes |= {12_582_912: "12.6 MB", 12_884_901_888: "12.9 GB", 141 * 10**9: "141 GB", 5 * 10**15: "5000 TB"}
+    sizes = {0: "0 B", 512: "512 B", 999: "999 B", 1000: "1 KB", 999_499: "999 KB", 999_500: "1.00 MB"}
+    sizes |= {12_582_912: "12.6 MB", 12_884_901_888: "12.9 GB", 141 * 10**9: "141 GB", 5 * 10**15: "5,000 TB"}
+    sizes |= {
+        8 * 10**9: "8 GB",
+        10**10: "10 GB",
+        8_000_000_001: "8.00 GB",
+        7_990_149_120: "7.99 GB",
+        15 * 10**8: "1.5 GB",
+    }
     assert {size: format_bytes(size) for size in sizes} == sizes
+
+
+def test_a_number_has_three_figures_whatever_its_size() -> None:
+    given = {0.0631: "0.0631", 0.63215: "0.632", 3.26195: "3.26", 9.996: "10.0", 21.7: "21.7", 172.6: "173"}
+    given |= {999.6: "1,000", 1234.5: "1,234", -16.5: "-16.5", 0.0: "0", float("nan"): "-", 7.3e-7: "0.000000730"}
+    assert {value: figure(value) for value in given} == given
+    assert figure(None) == "-"

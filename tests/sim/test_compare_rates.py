@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from many_requests import topical, under_seeds
 
-from sim.compare.comparison import difference
+from sim.compare.pairing import difference
 
 RESAMPLINGS = 200
 REPAIRINGS = 1000

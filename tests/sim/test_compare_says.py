@@ -18,9 +18,11 @@ import sim
 from sim.cli import main
 from sim.compare import Comparison, comparison
 from sim.compare.cli import document, show
-from sim.compare.comparison import compare, compare_runs, difference
-from sim.compare.conclude import conclude, limits, milliseconds
+from sim.compare.comparison import compare, compare_runs
+from sim.compare.conclude import conclude, limits
+from sim.compare.pairing import difference
 from sim.compare.target import Target
+from sim.compare.words import milliseconds
 from sim.workload import select
 
 ROOT = Path(__file__).parents[2]
@@ -59,20 +61,20 @@ def copies(out: Path, *names: str, **columns: object) -> tuple[pd.DataFrame, pd.
 
 def test_of_an_interval_that_is_not_there_nothing_is_said(five: Path) -> None:
     text = said(compare(five, target="tpot<=1ms"))
-    assert "lru 48 B (0.0" in text
-    assert "ms, without an interval)" in text
+    assert "that meets tpot<=1ms (by the mean over requests): 48 B with lru (0.0" in text
     assert "reaches" not in text
-    assert "Too few for any interval or test: 5 requests" in text
+    assert text.count("too few") == text.count("interval") == 1, "said once"
+    assert "5 requests are too few for any interval or test" in text
 
 
 def test_a_target_between_mean_and_end_of_the_interval(out: Path) -> None:
     cells = compare(out, selection=["policy=lru"]).cells.set_index("budget_bytes")
     mean, high = cells.loc[48, ["value", "high"]]
     text = said(compare(out, target=f"tpot<={(mean + high) / 2 * 1e6:.6f}ns"))
-    assert f"lru 48 B ({milliseconds(mean)} ms, but its interval reaches up to {milliseconds(high)} ms" in text
-    assert "and meets it wholly only at 96 B)" in text
+    assert f"48 B with lru ({milliseconds(mean)} ms; its interval reaches {milliseconds(high)} ms" in text
+    assert "and stays below only from 96 B on)" in text
     text = said(compare(out, target=f"tpot<={high * 1e6 + 1:.6f}ns"))
-    assert f"lru 48 B ({milliseconds(mean)} ms)" in text
+    assert f"48 B with lru ({milliseconds(mean)} ms)" in text
     text = said(compare(out, target="tpot_p90<=1ms"))
     assert "(a percentile, without an interval)" in text
     assert "reaches" not in text
@@ -83,10 +85,10 @@ def test_a_target_that_some_miss(out: Path) -> None:
     between = values.mean() * 1e6
     first, second = values.sort_values().index
     meets, misses = (line for line in conclude(compare(out, target=f"tpot<={between:.6f}ns")) if "tpot<=" in line)
-    assert meets.startswith("Meet tpot<=")
+    assert meets.startswith("The smallest budget here that meets tpot<=")
     assert first in meets
     assert second not in meets
-    assert misses.startswith("Miss tpot<=")
+    assert misses.startswith("Missing tpot<=")
     assert second in misses
 
 
@@ -94,7 +96,7 @@ def test_a_budget_above_that_misses_the_target_is_named(out: Path) -> None:
     runs, requests = copies(out)
     requests.loc[requests["budget_bytes"] == 96, "tpot_ns"] *= 100
     found = compare_runs(runs, requests, target=Target.parse("tpot<=100ns"))
-    assert "and a larger budget misses it)" in said(found)
+    assert "; a larger budget misses it)" in said(found)
 
 
 def test_too_many_comparisons_are_not_put_on_few_requests(out: Path) -> None:
@@ -106,7 +108,10 @@ def test_too_many_comparisons_are_not_put_on_few_requests(out: Path) -> None:
     text = said(found)
     assert "No p value of 12 blocks of requests is below 0.00049, so none of 104 comparisons" in text
     assert "measure more" not in text
-    assert "104 of them leave out 0 where the corrected p is not significant" in text
+    assert "over all budgets together there are fewer tests" in text
+    assert found.overall["significant"].all()
+    assert "copy 0: 100.0 % higher TPOT than lru on average over 48 and 96 B (100.0 %), at no budget by itself." in text
+    assert "104 leave out 0 where the corrected p is not significant" in text
     fewer = runs["policy_label"].isin(["lru", *(f"copy {i}" for i in range(51))])
     found = compare_runs(runs[fewer], requests[requests["policy_label"].isin(runs["policy_label"][fewer])])
     assert found.pairs["significant"].all()
@@ -116,8 +121,8 @@ def test_too_many_comparisons_are_not_put_on_few_requests(out: Path) -> None:
 @pytest.mark.parametrize(("level", "shown"), [(0.999, "99.9 %"), (0.995, "99.5 %"), (0.95, "95 %")])
 def test_a_level_is_shown_as_it_is(out: Path, level: float, shown: str) -> None:
     found = compare(out, level=level)
-    assert any(line.startswith(f"interval: {shown}, over") for line in printed(found, 120))
-    assert f"intervals are each at {shown}" in said(found)
+    assert any(re.match(rf"interval +{shown}, over", line) for line in printed(found, 120))
+    assert f"intervals, each at {shown}, are not" in said(found)
 
 
 def test_a_level_makes_every_interval(out: Path) -> None:
@@ -191,7 +196,8 @@ def test_lossy_policies_are_not_set_against_each_other_without_a_word(out: Path)
     runs, requests = copies(out, "keeps", "loses", lossless=False)
     requests.loc[requests["policy_label"] == "loses", "tpot_ns"] *= 0.5
     text = said(compare_runs(runs, requests, baseline="keeps"))
-    assert "lower TPOT than keeps at the same budget, whatever either keeps of the quality: loses at 48 B" in text
+    assert "loses: 50 % lower TPOT than keeps at 48 and 96 B; " in text
+    assert ", whatever either keeps of the quality." in text
 
 
 def test_two_states_of_the_engine_are_seen_in_the_reference_rows(out: Path) -> None:
@@ -224,10 +230,13 @@ def test_a_row_has_its_figures_and_the_best_comes_first(out: Path) -> None:
     requests.loc[requests["policy_label"] == "zeta", "tpot_ns"] /= 2
     figures = {"hit_complete": 0.333, "bound_time_gap": 1.5, "bound_bytes_gap": 2.5}
     lines = printed(compare_runs(runs.assign(**figures), requests), 120)
-    rows = [line.split() for line in lines if re.match(r"  (lru|zeta) ", line)]
-    assert [row[0] for row in rows] == ["zeta", "lru"] * 2
-    assert all(row[-4:-1] == ["33.3", "1.50x", "2.50x"] for row in rows if row[-1] == "+")
-    assert rows[0][5:7] == ["-50.0", "%"]
+    rows = [line.split() for line in lines if re.match(r"[+ ] (lru|zeta) ", line)]
+    assert rows[0] == ["zeta", "-50.0*", *rows[0][2:]], "over both budgets"
+    at = rows[1:]
+    assert [row[row[0] == "+"] for row in at] == ["zeta", "lru"] * 2
+    assert all(row[-3:] == ["33.3", "1.50x", "2.50x"] for row in at)
+    assert [row[0] for row in at] == ["+", "lru"] * 2
+    assert "-50.0*" in at[0]
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])
@@ -235,10 +244,12 @@ def test_a_table_is_whole_at_any_width(out: Path, width: int) -> None:
     lines = printed(compare(out), width)
     assert max(map(len, lines)) <= width
     assert not any("…" in line for line in lines)
-    rows = [line for line in lines if re.match(r"  (lru|fifo) ", line)]
-    assert len(rows) == 4
-    assert all(" .. " in row for row in rows)
-    assert any("leave no room for: hits %, time, bytes" in line for line in lines) == (width == 80)
+    rows = [line for line in lines if re.match(r"[+ ] (lru|fifo) ", line)]
+    assert len(rows) == 5
+    assert all(".." in row for row in rows)
+    heads = next(line for line in lines if "TPOT ms" in line).split()
+    assert heads[-2:] == ["hits", "%"], "p goes before hits"
+    assert any(f"no room in {width} columns for: p (" in line for line in lines) == (" p " not in " ".join(heads))
 
 
 def test_a_name_is_never_markup(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,12 +259,12 @@ def test_a_name_is_never_markup(out: Path, tmp_path: Path, capsys: pytest.Captur
         result["provenance"]["routing_from"] = "of[/me] :fire: [bold]"
         file.write_text(json.dumps(result))
     assert main(["compare", str(tmp_path / "out")]) == 0
-    assert "routing from of[/me] :fire: [bold], trace" in capsys.readouterr().out
+    assert "routing of of[/me] :fire: [bold], priced as tiny" in capsys.readouterr().out
 
 
 def test_figures_below_a_millisecond_have_digits() -> None:
     assert [milliseconds(x) for x in (1234.5, 12.345, 1.0, 0.0456, 0.0000456, 0.0)] == [
-        *("1234.50", "12.35", "1.00", "0.0456", "0.000046", "0.00")
+        *("1,234.50", "12.35", "1.00", "0.0456", "0.000046", "0.00")
     ]
     assert milliseconds(12.5, 0.5) == "12.500"
     assert milliseconds(float("nan")) == "-"

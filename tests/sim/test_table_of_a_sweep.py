@@ -10,7 +10,8 @@ from rich.console import Console
 from small_trace import SIZE, Plan, config, write
 
 from sim.run import run_config
-from sim.sweep.grid import show_grid
+from sim.sweep.grid import HEADS, show_grid
+from sim.units import figure
 
 
 # A preset of many parameters, whose labels took the room of the figures: not one could be read.
@@ -24,6 +25,27 @@ def test_long_labels_leave_room_for_the_figures(width: int, tmp_path: Path) -> N
     show_grid([document], Console(file=out, width=width, highlight=False))
     text = out.getvalue()
     assert "…" not in text
-    assert f"{document['throughput_tokens_per_s']:,.0f}" in text
-    assert all(key in text.replace("\n", "") for key in given) or width < 100
+    assert f" {figure(1000 / document['throughput_tokens_per_s'])} " in text
+    assert all(key in text for key in given)
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_narrow_console_has_fewer_columns_and_says_which(tmp_path: Path) -> None:
+    trace = write(tmp_path / "t", [Plan((1,), 2)], [[[0], [1]]] * 3, n_experts=4)
+    rows = [run_config(config(trace, 8 * SIZE, seed=seed), tmp_path / "out").document for seed in (0, 1)]
+    rows[0] = {**rows[0], "config": {**rows[0]["config"], "policy": {"name": "lru", "a": "long_enough_to_need_room"}}}
+    seen = {}
+    for width in (56, 66, 120):
+        out = StringIO()
+        show_grid(rows, Console(file=out, width=width, highlight=False))
+        lines = [line.rstrip() for line in out.getvalue().splitlines()]
+        assert max(map(len, lines)) <= width
+        heads = next(line for line in lines if line.startswith("policy"))
+        gone = [head for head in HEADS[:-2] if head not in heads]  # without bounds there are no multiples
+        said = f"no room in {width} columns for: {', '.join(gone)} (format=json has them)"
+        assert (said in " ".join(lines)) == bool(gone)
+        assert ("no room" in " ".join(lines)) == bool(gone)
+        seen[width] = set(gone)
+        assert lines[:2] == ["routing of tiny, priced as itself,", "simulated on by_hand (published figures)"]
+    assert seen[56] > seen[66] > seen[120] == set()
+    assert {"TPOT ms", "ms/token", "hits %"}.isdisjoint(seen[66])

@@ -76,7 +76,7 @@ def test_a_run_says_whose_routing_and_whose_price_it_is(tmp_path: Path) -> None:
     assert of.priced_as == "Mine"
     assert of.where == "simulated on RTX 4090 (gpu.launch_us=6, link.depth=2, published figures)"
     device = titles({**row(result, ""), "source": "device", "device": "H200"})
-    assert device.where == "measured on H200"
+    assert device.where == "measured on H200 (policies' prices: RTX 4090, published figures)"
 
 
 def test_without_a_title_the_name_stands(tmp_path: Path) -> None:

@@ -123,13 +123,13 @@ def test_the_same_run_twice_is_told_apart(tmp_path: Path, capsys: pytest.Capture
     assert main(["timeline", *map(str, folders), f"out={out}"]) == 0
     events = json.loads(out.read_text())["traceEvents"]
     names = [event["args"]["name"] for event in events if event["name"] == "process_name"]
-    assert names == [f"simulated: lru, 4.00 GB ({folder.name})" for folder in folders]
+    assert names == [f"simulated: lru, 4 GB ({folder.name})" for folder in folders]
     assert {event["pid"] for event in events} == {1, 2}
     copy = Path(shutil.copytree(folders[0], tmp_path / "copied" / folders[0].name))
     out = tmp_path / "made" / "both.json"
     assert main(["timeline", str(folders[0]), str(copy), f"out={out}"]) == 0
     names = [e["args"]["name"] for e in json.loads(out.read_text())["traceEvents"] if e["name"] == "process_name"]
-    assert names == [f"simulated: lru, 4.00 GB ({folder})" for folder in (folders[0], copy)]
+    assert names == [f"simulated: lru, 4 GB ({folder})" for folder in (folders[0], copy)]
     assert main(["timeline", str(tmp_path)]) == 2
     assert "has no timeline.json; give its runs, DIR/*" in capsys.readouterr().err
 

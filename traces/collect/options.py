@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from traces.errors import UserError, one_of
+from traces.fields import MAX_INT
 from traces.format import shown
 
 T = TypeVar("T")
@@ -44,11 +45,14 @@ def _read(key: str, value: str, kind: str, between: tuple[float, float] | None) 
     try:
         if kind != "str" and not re.fullmatch(r"[-+.0-9a-zA-Z]+", value):
             raise ValueError("spaces and underscores, which Python lets pass")
-        return readers[kind](value)
+        read = readers[kind](value)
     except ValueError:
         noun = "a whole number" if kind == "int" else "a number"
         allowed = f"; allowed: {_between(*between)}" if between else ""
         raise UserError(f"{key}={shown(value)} is not {noun}{allowed}") from None
+    if isinstance(read, int):
+        check_range(key, read, *(between or (-MAX_INT, MAX_INT)))
+    return read
 
 
 def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -1,0 +1,75 @@
+"""What a comparison found of each policy, a clause for each: by how much it differs from the baseline, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sim.compare import stats
+from sim.compare.words import budgets, interval, listed, signed, sizes
+from sim.frame import LATENCY_NAMES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sim.compare import Comparison
+
+
+def can_be_found(frame: pd.DataFrame, level: float) -> bool:
+    """Whether any of these differences could be significant, however large it is."""
+    tested = frame[frame["p"].notna()]
+    return len(tested) > 0 and len(tested) * stats.least_p(int(tested["requests"].max())) <= 1 - level + 1e-12
+
+
+def differences(found: Comparison) -> list[str]:
+    """A clause per policy that differs from the baseline, the largest gain first; and one that names the others."""
+    if not any(can_be_found(frame, found.level) for frame in (found.pairs, found.overall)):
+        return []
+    overall = {str(row["policy_label"]): row for row in found.overall.to_dict("records")}
+    said, unsure = [], []
+    for label, own in found.pairs.groupby("policy_label", sort=True):
+        name, all_ = str(label), overall.get(str(label))
+        effect = float(own["relative"].mean() if all_ is None else all_["relative"])
+        clause = _clause(found, name, own, all_)
+        if clause:
+            said.append((effect, f"{name}: {clause}"))
+        else:
+            unsure.append((effect, name + ("" if all_ is None else f" ({_interval(all_)})")))
+    lines = [clause for _, clause in sorted(said)]
+    if unsure:
+        names = listed([name for _, name in sorted(unsure)])
+        mean = " (on average over its budgets)" if len(overall) else ""
+        lines.append(f"No difference from {found.baseline} is shown{mean}, nor that there is none: {names}.")
+    return lines
+
+
+def _clause(found: Comparison, label: str, own: pd.DataFrame, all_: Mapping[Any, Any] | None) -> str:
+    """What was found of one policy; "" where nothing was."""
+    # A lossy policy may be faster because it computes less.
+    lossless = found.cells.set_index("policy_label")["lossless"]
+    but = "" if lossless.loc[[found.baseline]].all() else ", whatever either keeps of the quality"
+    than, parts = f" {LATENCY_NAMES[found.metric]} than {found.baseline}", list[str]()
+    for word, sign in (("lower", -1), ("higher", 1)):
+        sure = own[own["significant"] & (sign * own["difference_ms"] > 0)]
+        if len(sure):
+            where = budgets(sure["budget_bytes"], own["budget_bytes"])
+            parts.append(f"{sizes(sure['relative'])} {word}{than if not parts else ''} at {where}")
+    if all_ is None:
+        return f"{'; '.join(parts)}{but}." if parts else ""
+    if all_["significant"]:
+        word = "lower" if all_["difference_ms"] < 0 else "higher"
+        parts.append(
+            f"{sizes([all_['relative']])} {word}{than if not parts else ''} on average over {_all(own)}"
+            f" ({interval(all_['low'], all_['high'])}){'' if parts else ', at no budget by itself'}"
+        )
+    elif parts:
+        parts.append(f"on average over {_all(own)} not shown to differ ({_interval(all_)})")
+    return f"{'; '.join(parts)}{but}." if parts else ""
+
+
+def _all(own: pd.DataFrame) -> str:
+    return budgets(own["budget_bytes"], own["budget_bytes"])
+
+
+def _interval(row: Mapping[Any, Any]) -> str:
+    return f"{signed(row['relative'])} %, {signed(row['low'])} to {signed(row['high'])}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,9 @@ def grid() -> list[Floor]:
 def test_more_memory_never_raises_a_bound_and_gains_less_and_less(grid: list[Floor]) -> None:
     for figure in ("nbytes", "ns"):
         values = [getattr(floor, figure) for floor in grid]
-        gains = [here - there for here, there in zip(values, values[1:], strict=False)]
+        gains = [here - there for here, there in pairwise(values)]
         assert min(gains) >= 0
-        assert all(first >= second - 1 for first, second in zip(gains, gains[1:], strict=False)), "not convex"
+        assert all(first >= second - 1 for first, second in pairwise(gains)), "not convex"
 
 
 # Pictures of six budgets joined the bound by straight lines, and shaded what can be reached.

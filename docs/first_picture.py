@@ -73,7 +73,7 @@ def measure(out: Path) -> tuple[str, pd.DataFrame]:
     rows = rows.assign(ms_per_token=1000 / rows["throughput_tokens_per_s"])
     rows = rows.drop(columns="policy").rename(columns={"policy_label": "policy", "relative": "against_lru"})
     numbers = pd.concat([rows, least()], ignore_index=True).assign(version=__version__)
-    return about(runs.iloc[0].to_dict()), numbers[list(COLUMNS)]
+    return about(runs.to_dict("records")[0]), numbers[list(COLUMNS)]
 
 
 def least(budgets: Iterable[int] = FINE) -> pd.DataFrame:

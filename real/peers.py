@@ -171,9 +171,11 @@ def _served(
     """Median over decode passes, ms, of one request after one that brings experts in."""
     from real.runtime.generate import Served
     from real.session import make_live_setup, make_policy, serve
+    from sim.room import Context
 
-    policy = make_policy(config, make_live_setup(config, model, name, {}), history, {})
     both = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1))
+    context = Context.of((len(tokens) + n for tokens, n in both), config.workload["batch"])
+    policy = make_policy(config, make_live_setup(config, model, name, {}, context), history, {})
     requests = [Served(i, list(tokens), lambda logits: int(logits.argmax()), n) for i, (tokens, n) in enumerate(both)]
     with model.computing(exact=exact):
         machine = serve(config, model, policy, requests, frozenset()).machine

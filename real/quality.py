@@ -23,7 +23,7 @@ from real.runtime.intake import open_checkpoint
 from real.runtime.offloaded import Offloaded
 from real.runtime.taught import run_taught
 from real.scores import Kept, Scores
-from real.session import check_device
+from real.session import on_device
 from real.words import checkpoint, configuration, divide, host_bytes, model_dtype
 from sim.cell import Cell, make_cell
 from sim.config import RunConfig
@@ -144,8 +144,7 @@ def measure(config: RunConfig, options: Options, name: str) -> Iterator[dict[str
         for cell in cells:  # a mistake in the last one shows before the first is run
             cell.core(cell.policy())
         model = Offloaded(loaded.model, device, host_memory=host, exact=options.exact == "true")
-        for cell in cells:
-            check_device(cell.setup, model)
+        cells = [on_device(cell, model) for cell in cells]
         kept = full_outputs(cells[0], model)
         for cell in cells:
             gc.collect()  # the slots of the run before: its core and its policy hold each other

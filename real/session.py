@@ -39,10 +39,11 @@ from sim.history import TrainRequests
 from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile
 from sim.replay import replay
 from sim.results import Outcome, document
+from sim.room import AUTO, Context, Room
 from sim.signals import TraceSignals
 from sim.workload import select
 from traces import Trace, open_trace
-from traces.collect.devices import device_name, device_of, free_memory
+from traces.collect.devices import ROOM, device_name, device_of, free_memory
 from traces.collect.families import MoeModel
 from traces.collect.jobs import Decoding, plan
 from traces.collect.load import Loaded
@@ -88,7 +89,7 @@ def forced(config: RunConfig, options: Options, name: str) -> Session:
     host = host_bytes(options.host_memory)
     loaded = open_model(name, model_dtype(config), options.weights, cell.setup.n_layers, host_memory=host)
     model = Offloaded(loaded, device, host_memory=host, exact=options.exact == "true")
-    check_device(cell.setup, model)
+    cell = on_device(cell, model)
     policy = cell.policy()
     run = run_forced(cell, model, policy)
     fresh = cell.policy()
@@ -111,7 +112,11 @@ def live(config: RunConfig, options: Options, name: str, *, history_given: bool)
     model = Offloaded(loaded.model, device, host_memory=host, exact=options.exact == "true")
     history = find_history(config, model.moe, given=history_given)
     predictors = _predictors(options.predictor)
-    setup = make_live_setup(config, model, loaded.name, predictors)
+    context = Context.of((len(request.prompt) + request.new_tokens for request in requests), config.workload["batch"])
+    setup = make_live_setup(config, model, loaded.name, predictors, context)
+    if config.budget == AUTO:  # decided here: the trace that is made asks for less context
+        config = replace(config, budget=budget_there(setup, model))
+        setup = make_live_setup(config, model, loaded.name, predictors, context)
     policy, fresh = (make_policy(config, setup, history, predictors) for _ in range(2))
     served = serve(config, model, policy, requests, frozenset(end_tokens(loaded)), predictors)
     shown, machine, core = served.shown, served.machine, served.machine.core
@@ -190,6 +195,20 @@ def check_device(setup: Setup, model: Offloaded) -> None:
         raise UserError(f"budget={setup.budget}: {free} bytes are free on {model.backend.device} beside the dense part")
 
 
+def on_device(cell: Cell, model: Offloaded) -> Cell:
+    """The cell, with budget=auto as what there is on the device. UserError where that has no room for the budget."""
+    if cell.config.budget == AUTO and (there := budget_there(cell.setup, model)) < cell.setup.budget:
+        cell = make_cell(replace(cell.config, budget=there), cell.inputs)
+    check_device(cell.setup, model)
+    return cell
+
+
+def budget_there(setup: Setup, model: Offloaded) -> int:
+    """The budget, or what a GPU has free beside the dense part for it, some left for activations and the KV cache."""
+    device = model.backend.device
+    return setup.budget if device.type != "cuda" else min(setup.budget, int(ROOM * free_memory(device)))
+
+
 def _requests(config: RunConfig, options: Options, loaded: Loaded) -> tuple[list[Served], dict[str, Any]]:
     path = Path(options.prompts) if options.prompts else PROMPTS_FILE
     prompts = PromptFile(path, limit=config.limit or 0, split=0)
@@ -226,7 +245,9 @@ def _predictors(file: str) -> dict[str, Fitted]:
     return {fitted_name(str(fitted.about["input"]), int(fitted.about["stride"])): fitted}
 
 
-def make_live_setup(config: RunConfig, model: Offloaded, name: str, predictors: Mapping[str, Fitted]) -> Setup:
+def make_live_setup(
+    config: RunConfig, model: Offloaded, name: str, predictors: Mapping[str, Fitted], context: Context
+) -> Setup:
     """What the policy is to know, without a trace: a checkpoint is priced by its own shapes. UserError."""
     moe, profile = model.moe, config.model
     if profile.get("name") == AS_TRACED:
@@ -242,7 +263,8 @@ def make_live_setup(config: RunConfig, model: Offloaded, name: str, predictors: 
     for name, fitted in predictors.items():
         about = Predictor(name, int(fitted.about["stride"]), int(fitted.about["top_k"]), {})
         known[name] = Predicted(about, np.empty((0, 0, 0), np.uint16), fitted.sha256)
-    setup = make_setup(config, costs, hardware, moe.n_experts, moe.top_k, known)
+    room = Room.of(priced, hardware, context)
+    setup = make_setup(config, costs, hardware, room, moe.n_experts, moe.top_k, known)
     check_shape(setup, model, priced.name)
     return setup
 

@@ -199,10 +199,9 @@ class Bench:
     def _warm(self, cell: Cell, model: Offloaded) -> None:
         """The first request, unmeasured: what a device does once (its kernels, its memory) is in no cell."""
         from real.runtime.forced import run_forced
-        from real.session import check_device
+        from real.session import on_device
 
-        check_device(cell.setup, model)
-        config = replace(cell.config, policy={"name": "lru"}, limit=1, warmup=0, bounds=False)
+        config = replace(on_device(cell, model).config, policy={"name": "lru"}, limit=1, warmup=0, bounds=False)
         small = make_cell(config)
         run_forced(small, model, small.policy())
 
@@ -234,7 +233,7 @@ class Bench:
 
 def run_cell(config: RunConfig, bench: Bench, grid: Grid) -> None:
     """Run one cell; what goes wrong is listed, and stops no other."""
-    from real.session import check_device
+    from real.session import on_device
     from real.validation.compare import compare
     from real.validation.verdict import label
 
@@ -242,7 +241,7 @@ def run_cell(config: RunConfig, bench: Bench, grid: Grid) -> None:
     try:
         cell = make_cell(replace(config, bounds=False))
         model = bench.model(cell)
-        check_device(cell.setup, model)
+        cell = on_device(cell, model)
         row, logs = compare(cell, model, bench.options.repeat)
     except UserError as error:
         grid.failed.append(where | {"error": " ".join(str(error).split())})

@@ -20,11 +20,11 @@ from typing import Any
 
 from sim.cell import Cell, make_cell
 from sim.cli import split_output, wants_help
-from sim.compose import read_config
+from sim.compose import choices, read_config
 from sim.policy_time import BASELINE, REPEAT, Logged, measure_policy_time
 from sim.replay import RecordingCore
 from sim.run import simulate
-from traces.errors import UserError
+from traces.errors import UserError, one_of
 
 DEFAULTS = ("budget=25%", "chunks=3", "bounds=false")
 FEW = "limit=10"  # requests of what is measured in turns
@@ -47,7 +47,7 @@ def main(words: Sequence[str]) -> int:
     overrides = [*(word for word in DEFAULTS if word.partition("=")[0] not in given), *overrides]
     for mode, run in ((BESIDE, _beside), (DECISIONS, _decisions)):
         if mode in given:
-            names = [word.partition("=")[2] for word in overrides if word.partition("=")[0] == mode]
+            names = _policies(mode, [word for word in overrides if word.partition("=")[0] == mode])
             return run([word for word in overrides if word.partition("=")[0] != mode], names, output["format"])
     side = overrides if "limit" in given else [*overrides, FEW]
     report = _side_by_side(make_cell(read_config(side)))
@@ -60,6 +60,16 @@ def main(words: Sequence[str]) -> int:
     else:
         _print(report)
     return 0
+
+
+def _policies(key: str, words: Sequence[str]) -> list[str]:
+    """The policies that ``KEY=POLICY,...`` names, each once. UserError for one that there is not, an empty one too."""
+    known = choices("policy")
+    names = list(dict.fromkeys(name for word in words for name in word.partition("=")[2].split(",")))
+    for name in names:
+        if name not in known:
+            raise UserError(f"{key}={name}: unknown; allowed: {one_of(known)}")
+    return names
 
 
 def _side_by_side(cell: Cell) -> dict[str, Any]:
@@ -96,7 +106,7 @@ def _beside(words: Sequence[str], others: Sequence[str], form: str) -> int:
     """The engine with the configured policy and with others, in turns on the same requests; the best of each counts."""
     own = next((word.partition("=")[2] for word in words if word.startswith("policy=")), "lru")
     rest = [word for word in words if not word.startswith("policy=")]
-    names = list(dict.fromkeys([own, *(name for other in others for name in other.split(","))]))
+    names = list(dict.fromkeys([own, *others]))
     cells = {name: make_cell(read_config([*rest, f"policy={name}"])) for name in names}
     best = dict.fromkeys(names, float("inf"))
     for turn in range(PAIRS):
@@ -125,7 +135,7 @@ def _decisions(words: Sequence[str], given: Sequence[str], form: str) -> int:
     own = [word for word in words if word.startswith("policy.")]
     on_demand = _logged(make_cell(read_config([*rest, f"policy={BASELINE}"])))
     found = {}
-    for name in dict.fromkeys(name for several in given for name in several.split(",")):
+    for name in given:
         cell = make_cell(read_config([*rest, f"policy={name}", *own]))
         sys.stderr.write(f"{name}, {REPEAT} times in turns with {BASELINE} ...\n")
         found[name] = (str(cell.config.policy["name"]), measure_policy_time(_logged(cell), on_demand, repeat=REPEAT))
@@ -225,13 +235,15 @@ def _print(report: dict[str, Any]) -> None:
 HELP = """\
 python -m sim bench [KEY=VALUE ...]
 
-Measures the engine beside the textbook machine of tests/engine on the same requests, then the engine alone on all
-requests with its memory. Takes the keys of sim run; budget=25% chunks=3 unless given. limit= sets the requests of
+Measures the engine beside the textbook machine of tests/engine on the same
+requests, and then the engine alone on all requests, with its memory. Takes the
+keys of sim run; budget=25% chunks=3 unless given; limit= sets the requests of
 the side-by-side part (10). Seconds are the process's own CPU time.
 
-With beside=POLICY,... the engine runs these policies in turns with the configured one instead, on all requests.
-With policy_us=POLICY,... it measures instead what each one's decisions take on this CPU, per pass and above
-on_demand's, and prints the words with which sim run charges it; limit= sets the requests (10).
+With beside=POLICY,... these policies run in turns with the configured one
+instead, on all requests. With policy_us=POLICY,... it measures instead what the
+decisions of each take on this CPU: microseconds per pass above on_demand's, and
+the words with which sim run charges them; limit= sets the requests (10).
 
   python -m sim bench
   python -m sim bench trace=DIR model=gpt_oss_20b

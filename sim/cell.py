@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +27,11 @@ from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, figures, ship
 from sim.profiles.hardware import PolicyTime
 from sim.provenance import code_digest
 from sim.replay import RecordingCore
+from sim.room import Context, Room, budget_bytes, tokens_of
 from sim.signals import TraceSignals
 from sim.timeline import Timeline
-from sim.units import parse_budget
 from sim.workload import Pass, Selection, select
-from traces import Trace
+from traces import Trace, conf
 from traces.errors import UserError, one_of
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Cell:
     hardware: HardwareProfile
     costs: Costs
     setup: Setup
+    room: Room
     selection: Selection
     predicted: Mapping[str, Predicted]
     """By name; what the policy declares of it is part of the key."""
@@ -146,11 +148,16 @@ class Cell:
     def changed(self, group: str) -> list[str]:
         """Keys of a model or machine in which it differs from the shipped profile of its name; [] if there is none."""
         given: Mapping[str, Any] = getattr(self.config, group)
+        if given.get("name") == AS_TRACED:
+            return ["dtype"] if self.model.shapes_known and given["dtype"] not in (None, self._own_dtype()) else []
         try:
             usual = figures(shipped(group, str(given.get("name"))))
             return sorted(_differences(_charging(usual), _charging(figures(given))))
         except UserError:
             return []
+
+    def _own_dtype(self) -> str:
+        return str(shipped("model", self.model.name)["dtype"])
 
     def resolved(self) -> dict[str, Any]:
         """What the result depends on, but for the code: the trace by hash, everything else by value."""
@@ -204,15 +211,18 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
     costs = Costs(model, hardware, dtype)
     # A predictor was fitted on the train requests, those for validation among them.
     predicted = find_predicted(trace) if config.measure == "test" else {}
-    setup = make_setup(config, costs, hardware, trace.E, trace.K, predicted)
     chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup, measure=config.measure)
-    return Cell(config, trace, model, hardware, costs, setup, chosen, predicted, inputs)
+    served = (trace.requests[request] for request in (*chosen.warmup, *chosen.measured))
+    room = Room.of(model, hardware, Context.of(tokens_of(served), config.workload["batch"]))
+    setup = make_setup(config, costs, hardware, room, trace.E, trace.K, predicted)
+    return Cell(config, trace, model, hardware, costs, setup, room, chosen, predicted, inputs)
 
 
 def make_setup(
     config: RunConfig,
     costs: Costs,
     hardware: HardwareProfile,
+    room: Room,
     n_experts: int,
     top_k: int,
     predicted: Mapping[str, Predicted],
@@ -228,17 +238,12 @@ def make_setup(
         top_k=top_k,
         expert_bytes=costs.expert_bytes,
         chunks=config.chunks,
-        budget=parse_budget(config.budget, total),
+        budget=budget_bytes(config.budget, total, room, hardware.name),
         costs=costs,
         seed=config.seed,
         predictors={name: found.predictor for name, found in predicted.items()},
         predictor_threads=hardware.host.predictor_threads,
     )
-    if setup.budget > hardware.gpu.memory_bytes:
-        raise UserError(
-            f"budget={config.budget}: {setup.budget} bytes, and hardware={hardware.name} has"
-            f" {hardware.gpu.memory_bytes} bytes of memory; allowed: up to that"
-        )
     if costs.copy_ns(max(costs.expert_bytes)) > LONGEST_COPY_NS:
         raise UserError(f"hardware.link.h2d_gb_per_s={config.hardware['link']['h2d_gb_per_s']}: an expert takes hours")
     return setup
@@ -272,9 +277,25 @@ def _model(config: RunConfig, trace: Trace) -> tuple[ModelProfile, str | None]:
     dtype = config.model["dtype"]
     if dtype is not None and not isinstance(dtype, str):
         raise UserError(f"model.dtype={dtype}: a text or null")
-    if trace.manifest.priced_as is not None:
-        return ModelProfile.from_dict(shipped("model", trace.manifest.priced_as)), dtype
-    return ModelProfile.from_manifest(asdict(trace.manifest.model)), dtype
+    name = trace.manifest.priced_as or _named(trace)
+    if name is None:
+        return ModelProfile.from_manifest(asdict(trace.manifest.model)), dtype
+    return ModelProfile.from_dict({**shipped("model", name), **({} if dtype is None else {"dtype": dtype})}), None
+
+
+def _named(trace: Trace) -> str | None:
+    """The shipped model that a trace without sizes of its own says it is of: by its name here or at its source."""
+    model = trace.manifest.model
+    if model.expert_bytes is not None:
+        return None
+    return _shipped_models().get(model.name)
+
+
+@cache
+def _shipped_models() -> dict[str, str]:
+    """The models of ``conf/model``, by their names and by those that they have where they are published."""
+    names = sorted(conf.names("model") - {AS_TRACED})
+    return {str(shipped("model", name)["source"]).split()[0]: name for name in names} | {name: name for name in names}
 
 
 def _differences(ours: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

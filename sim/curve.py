@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sim import room
 from sim.cell import Cell, make_cell
 from sim.cli import split_output, stdout_console, wants_help
 from sim.compose import read_config
@@ -114,6 +115,7 @@ def document(cell: Cell, curve: Curve) -> dict[str, Any]:
         "policy": "lru",
         "trace": cell.trace.sha256,
         "expert_bytes": size,
+        "room_bytes": cell.room.bytes,
         "lookups": dict(zip(PHASES, curve.lookups, strict=True)),
         "budget_bytes": [n * size for n in slots],
         "complete_hits": {phase: curve.hits[i, curve.least :].tolist() for i, phase in enumerate(PHASES)},
@@ -133,17 +135,22 @@ def _print(cell: Cell, curve: Curve) -> None:
         table.add_row(format_bytes(n * size), str(n), *(f"{100 * h / of:.1f}" if of else "-" for h, of in rates))
     console = stdout_console()
     console.print(table)
+    console.print("slots: experts that the budget holds; %: lookups whose expert is there, under lru", style="dim")
     console.print(
-        f"complete hits of lru, exact from {curve.least} slots on: the largest layer event wants so many", style="dim"
+        f"exact from {curve.least} slots on, as many as the largest layer event demands; below, run the simulator",
+        style="dim",
     )
+    if cell.room.bytes < cell.total_expert_bytes:
+        console.print(f"{room.line(cell.room.document())}: no larger budget fits on {cell.hardware.name}", style="dim")
 
 
 HELP = """\
 python -m sim curve [KEY=VALUE ...]
 
-LRU's hit rates at every budget, from one pass over the demand: exact, equal to python -m sim run policy=lru hit for
-hit, from the budget that holds the largest layer event. Takes the keys of sim run but budget=; with format=json every
-number of slots. Latency wants the simulator.
+LRU's hit rates at every budget, from one pass over the demand. They are exact,
+equal to python -m sim run policy=lru hit for hit, from the budget on that holds
+the largest layer event. Takes the keys of sim run but budget=; with format=json
+every number of slots. For latency, run the simulator.
 
   python -m sim curve
   python -m sim curve trace=my_trace workload.batch=4 format=json

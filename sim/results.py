@@ -103,6 +103,7 @@ def document(cell: Cell, outcome: Outcome, bounds: Mapping[str, Any] | None) -> 
             "budget_bytes": cell.setup.budget,
             "peak_bytes": outcome.core.state.peak + outcome.core.own_bytes,
             "policy_bytes": outcome.core.own_bytes,
+            "room": cell.room.document(),
         },
         "totals": {
             "requests": len(outcome.timings.requests),

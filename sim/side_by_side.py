@@ -19,11 +19,13 @@ RUN_AGAIN = "run it with timeline=true"
 HELP = """\
 python -m sim timeline DIR DIR ... [out=FILE]
 
-Lays the timelines of runs one below the other: each a process, its measured window beginning at 0. DIR: a run's folder,
-made by python -m sim run or python -m real run with timeline=true. Open FILE (timelines.json) in Perfetto.
+Puts the timelines of runs into one, one below the other: each is a process, and
+its measured window begins at 0. DIR: the folder of a run that was made by
+python -m sim run or python -m real run with timeline=true. Open FILE
+(timelines.json) in Perfetto.
 
-  python -m sim run -m policy=lru,fmoe budget=4GB limit=1 timeline=true out=timed
-  python -m sim timeline timed/*
+  python -m sim run -m policy=lru,fmoe budget=4GB limit=1 timeline=true out=two
+  python -m sim timeline two/*
 """
 
 

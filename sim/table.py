@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from sim import room
+from sim.compare.stats import BLOCKS, LEAST, few
 from sim.core.accounts import FATES, PHASES
 from sim.facts import worded
 from sim.fitting import Row, fitted
@@ -43,7 +45,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
 
 def _notes(result: Mapping[str, Any]) -> list[Text]:
     """The finding, and what it was found on."""
-    source, policy, config = (result[key] for key in ("provenance", "policy", "config"))
+    source, policy, config, memory = (result[key] for key in ("provenance", "policy", "config", "memory"))
     totals, said = result["totals"], titles(row(result, ""))
     setting = [f"batch {config['workload']['batch']}", f"{'warm' if config['warmup'] else 'cold'} start"]
     if config["chunks"] > 1:
@@ -60,6 +62,8 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
             f" {totals['prefill_tokens']:,} prompt and {totals['generated_tokens']:,} generated tokens"
         ),
         Text(f"{_recording(source['trace'])}, served in {order}"),
+        *([Text(room.line(memory["room"]), style="dim")] if "room" in memory else []),  # older results have none
+        *_few(totals["requests"]),
         *([Text(f"{policy['name']} decided: {worded(policy['facts'])}")] if policy["facts"] else []),
     ]
 
@@ -72,6 +76,12 @@ def _finding(result: Mapping[str, Any]) -> str:
         return f"{said}, lossy"
     gap = result["bounds"]["time_lower_bound"]["gap"] if result["bounds"] is not None else None
     return said if gap is None else f"{said}, {gap:.2f} times the bound"
+
+
+def _few(requests: int) -> list[Text]:
+    """That so few requests rank nothing, and how many would."""
+    said = few(requests)
+    return [Text(f"{said} compare wants {LEAST}, better {4 * BLOCKS}.", style="yellow")] if said else []
 
 
 def priced_in(dtype: str) -> str:
@@ -215,7 +225,7 @@ def _loss(result: Mapping[str, Any]) -> list[Text]:
     known = {key.replace("_", " "): share for key, share in quality.items() if isinstance(share, float)}
     shares = ", ".join(f"{name} {100 * share:.1f}" for name, share in known.items())
     return [
-        Text(f"lossy, in %: {shares or 'nothing is known'}", style="magenta"),
+        Text(f"lossy, %: {shares or 'nothing is known'}", style="magenta"),
         Text("these are first-order: with another output, later layers would route otherwise", style="magenta"),
         Text("a lossy row is compared with lossy rows only, and has no bounds", style="magenta"),
     ]

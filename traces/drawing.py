@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
 from traces.errors import UserError
@@ -44,7 +44,7 @@ def dress(axes: Axes, grid: str = "y") -> None:
 
 
 def finish(figure: Figure, title: str, subtitle: str = "", legend: Sequence[Any] = ()) -> Figure:
-    """Put the title above and one legend below, of the artists in ``legend``. The figure grows by both: no panel pays for them."""
+    """Put the title above, and a legend of the artists in ``legend`` below. The figure grows by both: no panel pays."""
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     wide, high = figure.get_size_inches()
     above: list[tuple[str, FontProperties, str]] = []
@@ -68,18 +68,18 @@ def finish(figure: Figure, title: str, subtitle: str = "", legend: Sequence[Any]
     figure.set_layout_engine("constrained", rect=(0, bottom / whole, 1, high / whole))
     down = 0.08
     for line, font, colour in above:
-        text = figure.text(0.1 / wide, 1 - down / whole, line, font=font, color=colour, va="top")
-        text.set_in_layout(False)
+        written = figure.text(0.1 / wide, 1 - down / whole, line, font=font, color=colour, va="top")
+        written.set_in_layout(False)
         down += 1.35 * font.get_size_in_points() / 72
     return figure
 
 
 def _wrapped(text: str, font: FontProperties, inches: float, renderer: Any, dpi: float) -> list[str]:
-    """Lines of at most ``inches``. A dollar sign would start mathematics."""
+    """Lines of at most ``inches``."""
     lines: list[str] = []
     if not text:
         return lines
-    for word in glued(text.replace("$", r"\$")).split(" "):
+    for word in sentence(text).split(" "):
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and renderer.get_text_width_height_descent(longer, font, False)[0] <= inches * dpi:
             lines[-1] = longer
@@ -88,9 +88,14 @@ def _wrapped(text: str, font: FontProperties, inches: float, renderer: Any, dpi:
     return lines
 
 
-def glued(text: str) -> str:
-    """A number and its unit are not to be divided: ``8 GB``, ``15 %``."""
-    return re.sub(r"(?<=\d) (?=(%|ms|[KMGT]?i?B)(\W|$))", "\N{NO-BREAK SPACE}", text)
+def sentence(text: str) -> str:
+    """As it is drawn: a dollar sign would start mathematics; a number and its unit are not to be divided."""
+    return re.sub(r"(?<=\d) (?=(%|ms|[KMGT]?i?B)(\W|$))", "\N{NO-BREAK SPACE}", printable(text)).replace("$", r"\$")
+
+
+def printable(text: str) -> str:
+    """Without what no font has."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def name_ends(axes: Axes, lines: Sequence[Any]) -> bool:
@@ -100,7 +105,7 @@ def name_ends(axes: Axes, lines: Sequence[Any]) -> bool:
     """
     inches = 0.85 * axes.bbox.height / axes.get_figure(root=True).dpi  # type: ignore[union-attr]
     names = [str(line.get_label()) for line in lines]
-    step = 1.3 * LABEL / 72 / inches  # of the height of the axes
+    step = 1.5 * LABEL / 72 / inches  # of the height of the axes
     rows = [1 + name.count("\n") for name in names]
     if not lines or sum(rows) * step > 1 or max(len(name) for name in names) > 30:
         return False
@@ -135,6 +140,16 @@ def name_ends(axes: Axes, lines: Sequence[Any]) -> bool:
     return True
 
 
+def series(count: int) -> list[dict[str, Any]]:
+    """Keywords of ``Axes.plot`` for lines that are no policies: dark to light, told apart by marker and dash too."""
+    marks, dashes = ("o", "s", "^", "D", "v", "P"), ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
+    shades = [to_hex(mpl.colormaps["cividis"](0.1 + 0.65 * i / max(1, count - 1))) for i in range(count)]
+    return [
+        {"color": shade, "marker": marks[i % 6], "linestyle": dashes[i % 4], "markersize": 4, "linewidth": 1.3}
+        for i, shade in enumerate(shades)
+    ]
+
+
 def readable(colour: Any) -> str:
     """The colour, darkened until text of it can be read on white (4.5 : 1, WCAG 2.1)."""
     rgb = to_rgb(colour)
@@ -159,10 +174,9 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
         marks = marks[:: math.ceil(len(marks) / most)]
     if len(marks) >= 3:
         return [float(f"{mark:.12g}") for mark in marks]
-    # Within one step of those: even steps of 1, 2 or 5, of which there are 3 to 7 in any range.
-    step = 10.0 ** math.floor(math.log10((high - low) / 2))
-    step = next(step * m for m in (5, 2, 1) if (high - low) / (step * m) >= 2)
-    return [float(f"{i * step:.12g}") for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    # Within a step of those: even steps.
+    exact = MaxNLocator(nbins=most - 1, steps=[1, 2, 5, 10], min_n_ticks=3).tick_values(low, high)
+    return [float(f"{mark:.12g}") for mark in exact if low <= mark <= high]
 
 
 def log_scale(axes: Axes, which: str = "y") -> None:
@@ -179,7 +193,7 @@ def log_scale(axes: Axes, which: str = "y") -> None:
 
 def short(name: object) -> str:
     """A name as it is drawn: whole, in lines that fit beside a figure. A dollar sign would start mathematics."""
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(name).split()))
+    text = printable(" ".join(str(name).split()))
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"
     # One that begins with _ would be left out of legends.
@@ -203,9 +217,25 @@ def png(figure: Figure, dpi: int = 120) -> bytes:
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure as an SVG, the same bytes for the same figure; letters as paths, so that it needs no fonts."""
-    with matplotlib.rc_context({"svg.hashsalt": "moe-offload", "svg.fonttype": "path"}):
-        return _saved(figure, "svg", metadata={"Date": None, "Creator": None})
+    """The figure as an SVG, the same bytes for the same figure.
+
+    Letters are text in a font of the reader's (DejaVu Sans, Verdana, which is as wide, or a narrower one): as paths,
+    they would be nine tenths of the file.
+    """
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with mpl.rc_context({"svg.hashsalt": "moe-offload", "svg.fonttype": "none"}):
+        made = _saved(figure, "svg", metadata=nothing)
+    made = re.sub(rb"<!--.*?-->|\n\s*(?=<)", b"", made[made.index(b"<svg ") :], flags=re.DOTALL)
+    # Layout is exact to some 13 digits, and names of parts are hashes of them all: hundredths of a point, and numbers.
+    names = {name: b"i%d" % number for number, name in enumerate(dict.fromkeys(re.findall(rb' id="([^"]+)"', made)))}
+
+    def plain(tag: re.Match[bytes]) -> bytes:
+        if b"base64" in tag[0]:
+            return tag[0]
+        short = re.sub(rb"(\.\d\d)\d+", rb"\1", tag[0])
+        return re.sub(rb'(?<=[ "(#])[a-z][\w.]*(?=[")])', lambda name: names.get(name[0], name[0]), short)
+
+    return re.sub(rb"<[^>]*>", plain, made)
 
 
 def _saved(figure: Figure, kind: str, **options: Any) -> bytes:

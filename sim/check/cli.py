@@ -28,17 +28,23 @@ from traces.errors import UserError
 HELP = """\
 python -m sim check NAME [NAME ...]
 
-Tries a policy, with its defaults and with each parameter changed, on made-up requests and a watched machine:
+Tries a policy, with its defaults and with each parameter changed, on made-up
+requests and a watched machine:
 
-  causality      nothing that it decides changes when everything after that moment is changed
-  rules          budget at every answer, accounts that add up, the same again, the same from the log without a clock
-  minimum        the budget that it declares as its least is enough, and one byte less is refused
-  facts          what it states is plain JSON, the same again, and asking for it changes nothing
+  causality      nothing that it decides changes when everything after that
+                 moment is changed
+  rules          the budget holds at every answer, accounts add up, and it does
+                 the same again, also from the log without a clock
+  minimum        the budget that it declares as its least is enough, and one
+                 byte less is refused
+  facts          what it states is plain JSON, the same again, and asking for it
+                 changes nothing
   hash seeds     the same in processes with other hash seeds
   docstring      the idea, its complexity O(...), lossless or lossy
 
-NAME: a policy of this project, of conf/policy, or of an installed package with an entry point in the group
-moe_offload.policies. Exit status: 0 it keeps all, 1 it breaks one, 2 there is no such policy.
+NAME: a policy of this project, of conf/policy, or of an installed package with
+an entry point in the group moe_offload.policies.
+Exit status: 0 it keeps all, 1 it breaks one, 2 there is no such policy.
 """
 DIGESTS = "digests"  # the mark of the processes that are compared
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sim.compare.words import milliseconds
+from sim.compare.words import first, milliseconds
 from sim.units import format_bytes
 
 if TYPE_CHECKING:
@@ -25,14 +25,15 @@ def answer(found: Comparison) -> list[str]:
         if len(meets):
             by_budget = []
             for budget, rows in meets.groupby("budget_bytes", sort=True):
-                names = ", ".join(_met(row, goal) for row in rows.sort_values("value_ms").to_dict("records"))
+                names = first([_met(row, goal) for row in rows.sort_values("value_ms").to_dict("records")])
                 by_budget.append(f"{_bytes(budget)} with {names}")
             said.append(f"{kind}the smallest budget here that meets {goal.text} ({on}): {'; '.join(by_budget)}.")
         if len(not_):
-            names = ", ".join(
+            best = [
                 f"{row['policy_label']} ({milliseconds(row['best_ms'])} ms at {_bytes(row['best_budget_bytes'])})"
                 for row in not_.sort_values("best_ms").to_dict("records")
-            )
+            ]
+            names = first(best)
             said.append(f"{kind}missing {goal.text} ({on}) at every budget here, the best of each: {names}.")
     return [line[0].upper() + line[1:] for line in said]
 

@@ -24,21 +24,26 @@ COMPARE_SCHEMA = 1
 HELP = """\
 python -m sim compare DIR [KEY=VALUE ...]
 
-Compares the policies whose results lie in DIR or below it, at each budget, on the same requests of one trace.
+Compares the policies whose results lie in DIR or below it, on the same requests
+of one trace: at each budget, and over all budgets together.
 
-  metric=NAME        tpot, ttft or request: the mean over requests (tpot)
-  baseline=POLICY    what the others are set against (lru, or where it was not run the first, by name)
-  target=LATENCY     the smallest budget that meets it: 'tpot<=30ms', 'ttft_p99<=2s' (in quotes: < is the shell's)
-  level=SHARE        of the confidence intervals; 1 - level is that of the tests (0.95)
+  metric=NAME        tpot (time per output token after the first), ttft (time to
+                     the first) or request (a whole one): means over requests
+                     (tpot)
+  baseline=POLICY    what the others are compared with (lru; where it was not
+                     run the first, by name)
+  target=LATENCY     which budget meets it? 'tpot<=30ms', 'ttft_p99<=2s'
+                     (in quotes: < is the shell's)
+  level=SHARE        of the confidence intervals; tests are at 1 - level (0.95)
   format=FORM        table, or json
 
-Any other KEY=VALUE chooses runs: trace=d4199675 (the beginning of its hash), model=, hardware=,
-source=simulated|device, policy=lru,fmoe, budget=4GB,8GB, seed=0,1, batch=, chunks=, warmup=, limit=, or another column
-of sim.load.
+Any other KEY=VALUE chooses runs: trace=d4199675 (the beginning of its hash),
+model=, hardware=, source=simulated or device, policy=lru,fmoe, budget=4GB,8GB,
+seed=0,1, batch=, chunks=, warmup=, limit=, or another column of sim.load.
 
   python -m sim run -m policy=lru,gate_ahead,fmoe budget=2GB,4GB,8GB seed=0,1
   python -m sim compare outputs target='tpot<=30ms'
-  python -m sim compare outputs metric=ttft policy=lru,fmoe budget=8GB format=json
+  python -m sim compare outputs metric=ttft policy=lru,fmoe budget=8GB
 """
 
 OPTIONS = {"metric": "tpot", "target": "", "baseline": "", "level": "0.95", "format": "table"}

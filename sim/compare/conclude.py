@@ -34,15 +34,15 @@ def machine(runs: pd.DataFrame) -> str:
 
 
 def _front(found: Comparison) -> list[str]:
-    said, less = [], f"less memory and less {LATENCY_NAMES[found.metric]}"
-    for lossless, axes in ((True, less), (False, f"{less} and more of the gate's mass")):
+    said, name = [], LATENCY_NAMES[found.metric]
+    for lossless, axes in ((True, f"memory and {name}"), (False, f"memory, {name} and kept gate mass, lossy")):
         of_class = found.cells[found.cells["lossless"] == lossless]
         front = of_class[of_class["front"]]
         if len(front):
             at = {str(label): list(own["budget_bytes"]) for label, own in front.groupby("policy_label")}
             order = sorted(at, key=lambda label: (min(at[label]), label))
             names = "; ".join(f"{label} at {budgets(at[label], of_class['budget_bytes'])}" for label in order)
-            said.append(f"Pareto front of the {'' if lossless else 'lossy '}means (no row has {axes}): {names}.")
+            said.append(f"Pareto front of {axes}, by the means: {names}.")
     return said
 
 
@@ -64,17 +64,15 @@ def _scope(found: Comparison) -> str:
 
 
 def _power(found: Comparison) -> list[str]:
-    n, level, said = int(found.cells["requests"].min()), percent(found.level), []
+    n, level, said = int(found.cells["requests"].min()), percent(found.level), list[str]()
+    very_few = stats.few(n)
     if n < stats.LEAST:
-        return [
-            f"{counted(n, 'request')} are too few for any interval or test (from {stats.LEAST} on there are some): no"
-            " difference in this table is a finding."
-        ]
+        return [f"{very_few} For intervals and tests at least {stats.LEAST} requests are wanted."]
     if n < 2 * stats.BLOCKS:
         said.append(
-            f"{n} requests are few: neighbours count as independent, and if they are not, intervals are too narrow and"
-            f" p values too small (from {2 * stats.BLOCKS} requests on, {stats.BLOCKS} blocks of neighbours are the"
-            " units)."
+            f"{very_few or f'{n} requests are few.'} Neighbours count as independent here; if they are not, intervals"
+            f" are too narrow and p values too small (from {2 * stats.BLOCKS} requests on, {stats.BLOCKS} blocks of"
+            " neighbours are the units)."
         )
     elif n < 4 * stats.BLOCKS:
         said.append(

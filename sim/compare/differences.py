@@ -34,12 +34,11 @@ def differences(found: Comparison) -> list[str]:
         if clause:
             said.append((effect, f"{name}: {clause}"))
         else:
-            unsure.append((effect, name + ("" if all_ is None else f" ({_interval(all_)})")))
+            unsure.append((effect, name + ("" if all_ is None else f" (on average {_interval(all_)})")))
     lines = [clause for _, clause in sorted(said)]
     if unsure:
         names = listed([name for _, name in sorted(unsure)])
-        mean = " (on average over its budgets)" if len(overall) else ""
-        lines.append(f"No difference from {found.baseline} is shown{mean}, nor that there is none: {names}.")
+        lines.append(f"Neither a difference from {found.baseline} nor its absence is shown: {names}.")
     return lines
 
 
@@ -53,7 +52,9 @@ def _clause(found: Comparison, label: str, own: pd.DataFrame, all_: Mapping[Any,
         sure = own[own["significant"] & (sign * own["difference_ms"] > 0)]
         if len(sure):
             where = budgets(sure["budget_bytes"], own["budget_bytes"])
-            parts.append(f"{sizes(sure['relative'])} {word}{than if not parts else ''} at {where}")
+            ends = sure[["low", "high"]].iloc[0]
+            alone = f" ({interval(ends['low'], ends['high'])})" if len(sure) == 1 else ""
+            parts.append(f"{sizes(sure['relative'])} {word}{than if not parts else ''} at {where}{alone}")
     if all_ is None:
         return f"{'; '.join(parts)}{but}." if parts else ""
     if all_["significant"]:

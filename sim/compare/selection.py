@@ -48,8 +48,8 @@ class MixedRunsError(UserError):
     def with_choice(self, choice: str) -> str:
         """The error in one line; ``choice``: how the user makes it."""
         return (
-            f"these runs are not alike: {'; '.join(self.differences)}. The largest group of runs that are has"
-            f" {self.count}, chosen by: {choice}"
+            f"these runs are not alike: {'; '.join(self.differences)}. The largest group that is alike,"
+            f" {counted(self.count, 'run')}: {choice}"
         )
 
 
@@ -81,20 +81,26 @@ def check_alike(runs: pd.DataFrame) -> None:
 
 def _largest(runs: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
     """The words that choose the largest group of runs that are alike, no more than it takes; and that group."""
-    alike = runs.groupby([_texts(runs[key]) for key in ALIKE], sort=True)
-    largest = max((group for _, group in alike), key=len)  # of equally many the first, by its values
+    alike = [group for _, group in runs.groupby([_texts(runs[key]) for key in ALIKE], sort=True)]
+    largest = max(alike, key=lambda group: len(_of_one_code(group)[1]))  # of equally many the first, by its values
     words, left = list[str](), runs
     for key in ALIKE:
         if _several(left[key]):
             words.append(f"{key}={_show(key, largest[key].iloc[0])}")
             left = select(left, words[-1:])
+    more, left = _of_one_code(left)
+    return [*words, *more], left
+
+
+def _of_one_code(runs: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
+    """The words that leave of each policy one state of the code, the commonest, and of what it reads; and the rest."""
+    words = list[str]()
     for key in OF_A_POLICY:
-        if any(_several(own[key]) for _, own in left.groupby("policy_label")):
-            # Of each policy the commonest: its code is its own, and so is what it reads.
-            most = {_show(key, _commonest(own[key])) for _, own in left.groupby("policy")} - {""}
+        if any(_several(own[key]) for _, own in runs.groupby("policy_label")):
+            most = {_show(key, _commonest(own[key])) for _, own in runs.groupby("policy")} - {""}
             words.append(f"{key}={','.join(sorted(most))}")
-            left = select(left, words[-1:])
-    return words, left
+            runs = select(runs, words[-1:])
+    return words, runs
 
 
 def _matches(runs: pd.DataFrame, key: str, value: str) -> pd.Series[bool]:

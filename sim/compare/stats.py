@@ -30,7 +30,18 @@ BLOCKS = 12
 LEAST = 6
 """Fewer requests than this say nothing: no interval, no test."""
 
+VERY_FEW = BLOCKS
+"""With fewer requests than this a ranking of policies turns easily: it was seen to."""
+
 LEVEL = 0.95
+
+
+def few(n: int) -> str:
+    """What so few requests do not bear out; "" where they are not very few."""
+    if n >= VERY_FEW:
+        return ""
+    are = "1 request is" if n == 1 else f"{n} requests are"
+    return f"{are} very few: with others, the order of the policies may turn."
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 PAIRED = ("diff %", "interval", "p", "hits %", "time", "bytes")
 LOSSY = ("hits %", "kept gate mass %", "substituted %", "skipped %", "low precision %")
 FRONT = "front"
+BASE = "base"
+NOTHING = ("", "-", BASE)
+"""What a column may hold and yet say nothing."""
 GOING = {True: (5, 2, 8, 7, 6), False: (7, 6, 2, 5)}
 """Columns that a narrow console does without, the first one first, by class: p, interval, bytes, time, hits of the
 lossless; the last shares and the interval of the lossy."""
@@ -68,15 +72,20 @@ def _grid(console: Console, rows: Iterable[tuple[str, str]], style: str = "") ->
 def meanings(found: Comparison) -> list[tuple[str, str]]:
     """The heads that want a word, and what they mean."""
     cells, pairs, name = found.cells, found.pairs, LATENCY_NAMES[found.metric]
-    said = [("interval", f"{percent(found.level)}, over blocks of neighbouring requests")]
+    said = []
+    if cells["low"].notna().any():
+        said.append(("interval", f"{percent(found.level)}, over blocks of neighbouring requests"))
     lossless = bool(cells.loc[cells["policy_label"] == found.baseline, "lossless"].all())
     if len(pairs) and lossless:
-        said.append(("diff %", f"to {found.baseline} (base) on the same requests, with its interval; * significant"))
-        several = f", corrected for {len(pairs)} comparisons (Holm)" if len(pairs) > 1 else ""
-        said.append(("p", f"of no difference{several}"))
+        tested = bool(pairs["p"].notna().any())
+        more = ", with its interval; * significant" if tested else ""
+        said.append(("diff %", f"to {found.baseline} (base) on the same requests{more}"))
+        if tested:
+            several = f", corrected for {len(pairs)} comparisons (Holm)" if len(pairs) > 1 else ""
+            said.append(("p", f"of no difference{several}"))
         if len(found.overall):
-            tests = counted(len(found.overall), "test")
-            said.append(("together", f"the mean of the differences at these budgets; {tests}, corrected apart"))
+            tests = f"; {counted(len(found.overall), 'test')}, corrected apart" if tested else ""
+            said.append(("together", f"the mean of the differences at these budgets{tests}"))
     if cells["lossless"].any():
         said.append(("hits %", "lookups whose expert was complete when the gate had run"))
         if cells["bound_time_gap"].notna().any():
@@ -133,7 +142,11 @@ def _table(found: Comparison, lossless: bool, console: Console) -> list[Any]:
         before = "" if kind == "group" else f"{words[-1] or ' '} "
         rows.append((styles[kind], before, words[:-1]))
     heads = heads_of(found, lossless)[:-1]
-    return fitted(heads, rows, console, [place for place in GOING[lossless] if place < len(heads)])
+    # Too few requests for intervals and tests: that is said once, and not by a column of nothing.
+    said = [not heads[i] or any(words[i].strip() not in NOTHING for *_, words in rows) for i in range(len(heads))]
+    rows = [(style, before, list(compress(words, said))) for style, before, words in rows]
+    going = [sum(said[:place]) for place in GOING[lossless] if place < len(heads) and said[place]]
+    return fitted(list(compress(heads, said)), rows, console, going)
 
 
 def _reference(references: pd.DataFrame, budget: int) -> list[tuple[str, float]]:
@@ -150,7 +163,7 @@ def _paired(found: Comparison, cell: Mapping[Any, Any]) -> list[str]:
     """The cells below PAIRED."""
     pairs = found.pairs
     own = pairs[(pairs["policy_label"] == cell["policy_label"]) & (pairs["budget_bytes"] == cell["budget_bytes"])]
-    words = ["base " if cell["policy_label"] == found.baseline else "-", "", ""]
+    words = [f"{BASE} " if cell["policy_label"] == found.baseline else "-", "", ""]
     for it in own.to_dict("records"):
         words = _difference(it)
     gaps = [_known(cell[key], "{:.2f}x".format) for key in ("bound_time_gap", "bound_bytes_gap")]

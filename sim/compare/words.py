@@ -24,7 +24,7 @@ def milliseconds(value: float, least: float = math.inf) -> str:
 
 def signed(value: float) -> str:
     """A share as percent with its sign: ``-4.0``; ``-`` where there is none."""
-    return "-" if math.isnan(value) else f"{100 * value:+.1f}"
+    return "-" if math.isnan(value) else f"{100 * value:+,.1f}"
 
 
 def sizes(values: Iterable[float]) -> str:
@@ -42,6 +42,12 @@ def interval(low: float, high: float) -> str:
     """Of a difference whose sign is said, from its smaller end: ``8.1 to 15.4 %``."""
     near, far = sorted((abs(100 * low), abs(100 * high)))
     return f"{far:.1f} %" if f"{near:.1f}" == f"{far:.1f}" else f"{near:.1f} to {far:.1f} %"
+
+
+def first(words: Sequence[str], most: int = 8) -> str:
+    """``a, b, c`` as far as a sentence holds them: ``a, b and 3 more``."""
+    more = len(words) - most
+    return ", ".join(words) if more <= 0 else f"{', '.join(words[:most])} and {more} more"
 
 
 def listed(words: Sequence[str]) -> str:

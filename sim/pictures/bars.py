@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from sim.pictures.pages import ROWS, page_of
-from sim.pictures.style import Panel
 from sim.units import format_bytes
 from traces.drawing import INK, LABEL, dress, short
+from traces.panels import Panel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,11 +51,11 @@ def stacked_panels(it: Stack) -> list[Panel]:
         floor = own[it.floor].mean() if it.floor else float("nan")
         for start in range(0, len(own), ROWS):
             rows = own.iloc[start : start + ROWS]
-            lines = sum(1 + short(name).count("\n") for name in rows["name"])
             more = "" if len(own) <= ROWS else f" ({start + 1} to {start + len(rows)} of {len(own)})"
             draw = partial(_draw, it=it, rows=rows, widest=float(own["length"].max()), floor=float(floor))
-            high = 0.75 + 0.08 * len(rows) + 0.17 * (lines + _gap(rows))
-            panels.append(Panel(f"{format_bytes(int(str(budget)))}: {it.title(own)}{more}", draw, 7.4, high, len(rows)))
+            lines = max(1 + short(name).count("\n") for name in rows["name"])
+            high = 0.7 + (0.09 + 0.17 * lines) * (len(rows) + _gap(rows))
+            panels.append(Panel(f"{format_bytes(int(str(budget)))}: {it.title(own)}{more}", draw, 5.8, high, len(rows)))
     return panels
 
 
@@ -67,7 +68,7 @@ def page_of_panels(panels: Sequence[Panel], page: int) -> tuple[list[Panel], str
 
 def _gap(rows: pd.DataFrame) -> float:
     """Of a bar's height, between lossless and lossy ones."""
-    return 0.7 if rows["lossless"].nunique() > 1 else 0.0
+    return 0.7 if len(set(rows["lossless"])) > 1 else 0.0
 
 
 def _draw(axes: Axes, *, it: Stack, rows: pd.DataFrame, widest: float, floor: float) -> Sequence[Any]:
@@ -78,7 +79,13 @@ def _draw(axes: Axes, *, it: Stack, rows: pd.DataFrame, widest: float, floor: fl
         if not it.frame[column].fillna(0).any():
             continue
         values = rows[column].fillna(0).to_numpy(dtype=float)
-        style = {"color": colour, "hatch": hatch, "edgecolor": "#444444", "linewidth": 0.5, "height": 0.72}
+        style: dict[str, Any] = {
+            "color": colour,
+            "hatch": hatch,
+            "edgecolor": "#444444",
+            "linewidth": 0.5,
+            "height": 0.72,
+        }
         named.append(axes.barh(places, values, left=start, label=label, **style))
         start += values
     for place, end, note in zip(places, start, rows["note"], strict=True):
@@ -88,9 +95,8 @@ def _draw(axes: Axes, *, it: Stack, rows: pd.DataFrame, widest: float, floor: fl
     axes.set(ylim=(places[-1] + 0.55, -0.55), xlim=(0, widest * 1.2 or 1), xlabel=it.label, ylabel="policy")
     dress(axes, "x")
     # Room for the notes is not part of the scale.
-    axes.set_xticks(
-        ticks := [tick for tick in axes.get_xticks() if 0 <= tick <= widest * 1.05], [f"{t:,g}" for t in ticks]
-    )
+    ticks = MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(0, widest)
+    axes.set_xticks(ticks := [tick for tick in ticks if 0 <= tick <= widest * 1.05], [f"{t:,g}" for t in ticks])
     lossless = places[rows["lossless"].to_numpy(dtype=bool)]
     if np.isfinite(floor) and len(lossless):
         ends = (-0.5, lossless[-1] + 0.5)

@@ -51,11 +51,12 @@ def _write(axes: Axes, words: str, x: np.ndarray, y: np.ndarray) -> bool:
     """At the lower left, where the area is highest, in so many lines that they are within it. False if none fits."""
     to_axes = axes.transData + axes.transAxes.inverted()
     places = to_axes.transform(np.column_stack((x, y)))
-    inches = axes.bbox.size / axes.get_figure(root=True).dpi  # type: ignore[union-attr]
+    figure: Any = axes.get_figure(root=True)
+    wide_in, high_in = axes.bbox.width / figure.dpi, axes.bbox.height / figure.dpi
     for lines in range(1, 5):
         text = fill(words, -(-len(words) // lines) + 2)
-        tall = 0.06 + (1 + text.count("\n")) * 1.3 * LABEL / 72 / inches[1]
-        wide = 0.05 + max(len(line) for line in text.splitlines()) * 0.6 * LABEL / 72 / inches[0]
+        tall = 0.06 + (1 + text.count("\n")) * 1.3 * LABEL / 72 / high_in
+        wide = 0.05 + max(len(line) for line in text.splitlines()) * 0.6 * LABEL / 72 / wide_in
         if wide < places[-1, 0] and places[np.searchsorted(places[:, 0], wide), 1] > tall:
             # The row with infinite memory may pass below.
             box = {"facecolor": PALE, "edgecolor": "none", "pad": 1}

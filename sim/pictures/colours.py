@@ -41,15 +41,15 @@ COMPUTE = ("#D9D9D9", "")
 CAUSES: Mapping[str, tuple[str, str]] = dict(
     zip(
         STALLS,
-        (("#3D4F66", ""), ("#8497B0", "///"), ("#C9BBA8", "\\\\\\"), ("#6E5F53", "..."), ("#F4F1E8", "xxx")),
+        (("#3D4F66", ""), ("#8497B0", "///"), ("#C9BBA8", "\\\\\\"), ("#6E5F53", "|||"), ("#96D5CE", "xxx")),
         strict=True,
     )
 )
-"""Colour and hatch of each cause of a stall: slates and browns, next to each other light and dark."""
+"""Colour and hatch of each cause of a stall: slates, browns and a pale teal, next to each other light and dark."""
 ENDS: Mapping[str, tuple[str, str]] = dict(
     zip(
         FATES,
-        (("#A8D5A2", ""), ("#F3D9A4", "///"), ("#E8B4B0", "xxx"), ("#D5D3EE", "..."), ("#FFFFFF", "")),
+        (("#A8D5A2", ""), ("#F3D9A4", "///"), ("#E8B4B0", "xxx"), ("#D5D3EE", "|||"), ("#FFFFFF", "")),
         strict=True,
     )
 )
@@ -79,8 +79,8 @@ def looks(labels: Iterable[object]) -> dict[str, Look]:
     """A look per policy label, ``lru`` or ``lru (scope=layer)``.
 
     The colour depends on the policy's name alone: no shipped ones share one, and others have one of thousands each.
-    Marker and dash of a shipped policy at its defaults depend on its name alone too. Those of others follow from the label, but for the
-    second of two that would have the same: no pair of them comes twice in 140 policies.
+    Marker and dash of a shipped policy at its defaults depend on its name alone too. Those of others follow from the
+    label, but for the second of two that would have the same: no pair of them comes twice in 130 policies.
     Markers shrink from the first to the last, which is drawn on top: of policies that are equal, all are seen.
     """
     names = sorted({str(label) for label in labels})

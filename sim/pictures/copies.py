@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from sim.core.accounts import FATES
 from sim.pictures.bars import Stack, page_of_panels, stacked_panels
 from sim.pictures.colours import ENDS, Looks, looks
-from sim.pictures.findings import about, number, span, times
+from sim.pictures.findings import about, differs, number, span, times
 from sim.pictures.lines import Figures
-from sim.pictures.style import Panel, by_budget, together
+from sim.pictures.style import by_budget
 from traces.drawing import EmptyPictureError
+from traces.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,19 +71,17 @@ def link_panels(runs: pd.DataFrame, look: Looks | None = None) -> list[Panel]:
     if not frame[["link_utilisation", "bytes_per_token"]].notna().any(axis=None):
         raise EmptyPictureError("no time passed")
     style, panels = look or looks(runs["policy_label"]), []
-    if frame["link_utilisation"].nunique() > 1:
+    if differs(frame["link_utilisation"]):
         busy = Figures(frame, "link_utilisation", "time that the link is busy (%)", style, scale=100, share=True)
-        panels.append(Panel(f"The link is busy {span(frame, 'link_utilisation')} of the time", busy.draw))
-    if frame["bytes_per_token"].nunique() > 1:
+        panels.append(busy.panel(f"The link is busy {span(frame, 'link_utilisation')} of the time"))
+    if differs(frame["bytes_per_token"]):
         words = "no lossless policy copies so little"
         cheats = {"belady_forced": wanted[-1]}
         copied = Figures(
             frame, "bytes_per_token", "copied per generated token (MB)", style, MB, False, cheats, "floor", words
         )
         said = times(frame[frame["lossless"]], "bytes_per_token", "floor")
-        panels.append(
-            Panel(f"The best copies {said} the bytes of the bound" if said else "Bytes over the link", copied.draw)
-        )
+        panels.append(copied.panel(f"The best copies {said} the bytes of the bound" if said else "Bytes over the link"))
     if not panels:
         busy_, bytes_ = frame["link_utilisation"].iloc[0], frame["bytes_per_token"].iloc[0]
         raise EmptyPictureError(

@@ -31,6 +31,18 @@ def number(value: float) -> str:
     return f"{value:#.3g}".rstrip(".") if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def differs(values: pd.Series[float]) -> bool:
+    """Whether there are two values: one alone is no picture."""
+    known = values.dropna()
+    return len(known) > 0 and bool((known != known.iloc[0]).any())
+
+
+def alike(values: pd.Series[float]) -> str | None:
+    """What all values are, in three digits; None where they differ in these."""
+    low, high = number(values.min()), number(values.max())
+    return low if low == high else None
+
+
 def at(budget: Any) -> str:
     """``at 8 GB``."""
     return f"at {format_bytes(int(budget))}"
@@ -48,10 +60,14 @@ def lowest(frame: pd.DataFrame, column: str, what: str) -> str:
         return f"{names[0]}: {what} of {span}"
     first = known[known[column] == known["budget_bytes"].map(least)].groupby("name")["budget_bytes"].nunique()
     most = sorted(first[first == first.max()].index)
-    if len(most) == len(names):
+    if len(most) == len(names) and first.max() == len(least):
         return f"All alike: {what} of {span}"
     if len(most) > 1 and first.max() < len(least):
-        return f"No policy is the lowest at most budgets; the lowest {what}: {span}"
+        ends = [known[(known["budget_bytes"] == at_) & (known[column] == least[at_])].iloc[0] for at_ in least.index]
+        low, high = (
+            f"{number(end[column])} ms {at(end['budget_bytes'])} ({end['name']})" for end in (ends[0], ends[-1])
+        )
+        return f"Policies take turns: the lowest {what} is {low} to {high}"
     who = " and ".join(most[:2]) + (f" and {len(most) - 2} more" if len(most) > 2 else "")
     if first.max() < len(least):
         return f"{who}: the lowest {what} at {first.max()} of {len(least)} budgets"

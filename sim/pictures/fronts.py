@@ -12,11 +12,12 @@ from matplotlib.lines import Line2D
 
 from sim.frame import LATENCY_NAMES
 from sim.pictures.colours import Looks, looks
-from sim.pictures.findings import lowest, number
+from sim.pictures.findings import alike, differs, lowest, number
 from sim.pictures.lines import Figures, target_line
-from sim.pictures.style import Panel, need, together
+from sim.pictures.style import need
 from sim.units import format_bytes
 from traces.drawing import GREY, INK, EmptyPictureError, dress, short
+from traces.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,25 +56,25 @@ def front_panels(
     label = f"{LATENCY_NAMES[metric]} (ms), mean"
     if len(exact) > 1:
         title = lowest(exact, "value", f"mean {LATENCY_NAMES[metric]}")
-        panels.append(Panel(title, partial(_memory, Figures(exact, "value", label, style, target=wanted))))
-    if len(known) > 1:
+        figures = Figures(exact, "value", label, style, target=wanted)
+        panels.append(Panel(title, partial(_memory, figures), high=figures.high))
+    if len(known) and alike(known["value"]) is None:
         mass = known["quality_kept_gate_mass"]
         title = f"Lossy: {number(100 * mass.min())} to {number(100 * mass.max())} % of the gate mass is kept"
         if len(known) < len(lossy):
             title += f" ({len(lossy) - len(known)} rows do not say what they keep)"
         panels.append(Panel(title, partial(_quality, known, label, style, wanted)))
     if not panels:
-        said = [
-            f"{row['name']} {number(row['value'])} ms" for row in (*exact.to_dict("records"), *known.to_dict("records"))
-        ]
-        raise EmptyPictureError(f"one figure is no picture: {'; '.join(said)}")
+        rows = [*exact.to_dict("records"), *known.to_dict("records")]
+        said = f"{rows[0]['name']} {number(rows[0]['value'])} ms{', and so all' * (len(rows) > 1)}"
+        raise EmptyPictureError(f"one figure is no picture: {said}")
     return panels
 
 
 def _memory(figures: Figures, axes: Axes) -> Sequence[Any]:
     named = figures.draw(axes)
-    best, one = figures.frame[figures.frame["front"]], figures.frame["budget_bytes"].nunique() == 1
-    if one:
+    best = figures.frame[figures.frame["front"]]
+    if not differs(figures.frame["budget_bytes"]):
         return named
     return [*named, axes.scatter(best["budget_bytes"], best["value"], label="on the front", zorder=3, **RING)]
 
@@ -85,13 +86,18 @@ def _quality(own: pd.DataFrame, label: str, style: Looks, target: float | None, 
     named: list[Any] = []
     for policy, rows in own.groupby("policy_label", sort=True):
         look, mass = style[str(policy)], 100 * rows["quality_kept_gate_mass"]
-        hollow = {"marker": look.marker, "markeredgecolor": look.colour, "markerfacecolor": "none", "linestyle": "none"}
+        hollow: dict[str, Any] = {
+            "marker": look.marker,
+            "markeredgecolor": look.colour,
+            "markerfacecolor": "none",
+            "linestyle": "none",
+        }
         axes.plot(mass, rows["value"], color=look.colour, linestyle=":", zorder=1)
         named.append(Line2D([], [], **hollow, markersize=8, label=f"{short(policy)} (lossy)"))
         for x, y, budget in zip(mass, rows["value"], rows["budget_bytes"], strict=True):
             axes.plot(x, y, **hollow, markersize=sizes[int(budget)])
     for budget in dict.fromkeys((budgets[0], budgets[len(budgets) // 2], budgets[-1])):
-        dot = {"marker": "o", "linestyle": "none", "color": GREY, "markersize": sizes[budget]}
+        dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "color": GREY, "markersize": sizes[budget]}
         named.append(Line2D([], [], **dot, label=f"budget {format_bytes(budget)}"))
     best = own[own["front"]]
     named.append(

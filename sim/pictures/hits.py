@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from sim.core.accounts import PHASES
 from sim.frame import RATES
 from sim.pictures.colours import Looks, looks
-from sim.pictures.findings import about, number, span
+from sim.pictures.findings import about, differs, number, span
 from sim.pictures.lines import Figures
-from sim.pictures.style import Panel, by_budget, together
+from sim.pictures.style import by_budget
 from traces.drawing import EmptyPictureError
+from traces.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,9 +47,9 @@ def hits_panels(runs: pd.DataFrame, look: Looks | None = None) -> list[Panel]:
     style, panels, alike = look or looks(runs["policy_label"]), [], []
     for column, (phase, rate) in columns.items():
         own = frame.dropna(subset=[column])
-        if own[column].nunique() > 1:
+        if differs(own[column]):
             found = Figures(own, column, f"{phase} lookups (%)", style, scale=100, share=True)
-            panels.append(Panel(f"{rate} ({MEANING[rate]}), {phase}: {span(own, column)}", found.draw))
+            panels.append(found.panel(f"{rate} ({MEANING[rate]}), {phase}: {span(own, column)}"))
         elif len(own):
             alike.append(f"{rate} in {phase}: {number(100 * own[column].iloc[0])} %")
     if not panels:

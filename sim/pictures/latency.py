@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 
 from sim.frame import LATENCIES, LATENCY_NAMES, REFERENCE_ROWS
 from sim.pictures.colours import Looks, looks
-from sim.pictures.findings import about, lowest, number, times
+from sim.pictures.findings import about, alike, lowest, number, span, times
 from sim.pictures.lines import Figures
-from sim.pictures.style import Panel, by_budget, together
+from sim.pictures.style import by_budget
 from traces.drawing import EmptyPictureError
 from traces.errors import UserError, one_of
+from traces.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,8 +72,12 @@ def latency_panels(
         own = frame[frame["lossless"] == lossless]
         if own.empty:
             continue
-        panels.append(_metric(own, metric, style, wanted_ms))
-        panels += [_window(own, style)] if lossless else _quality(own, style)
+        if lossless or alike(own[column]) is None:
+            panels.append(_metric(own, metric, style, wanted_ms))
+        panels += [_window(own, style)] if lossless else _quality(own, column, metric, style)
+    if not panels:
+        each = number(float(frame[column].max()))
+        raise EmptyPictureError(f"all lossy, none says what gate mass it keeps, and the mean is {each} ms for all")
     return panels
 
 
@@ -82,7 +87,7 @@ def _metric(own: pd.DataFrame, metric: str, style: Looks, target: float | None) 
     label = f"{LATENCY_NAMES[metric]} (ms), mean"
     kind = "" if lossless else "Lossy, not ranked with the others. "
     found = Figures(own, column, label, style, references=cheats, target=target)
-    return Panel(kind + lowest(own, column, f"mean {LATENCY_NAMES[metric]}"), found.draw)
+    return found.panel(kind + lowest(own, column, f"mean {LATENCY_NAMES[metric]}"))
 
 
 def _window(own: pd.DataFrame, style: Looks) -> Panel:
@@ -93,12 +98,14 @@ def _window(own: pd.DataFrame, style: Looks) -> Panel:
     found = Figures(own, "window", label, style, references=cheats, floor=floor)
     said = times(own, "window", floor)
     said = f"The best takes {said} as long as the bound" if said else lowest(own, "window", "time per generated token")
-    return Panel(said, found.draw)
+    return found.panel(said)
 
 
-def _quality(own: pd.DataFrame, style: Looks) -> list[Panel]:
+def _quality(own: pd.DataFrame, latency: str, metric: str, style: Looks) -> list[Panel]:
     column = "quality_kept_gate_mass"
     if not own[column].notna().any():
         return []
+    same = alike(own[latency])
+    first = f"Lossy, mean {LATENCY_NAMES[metric]} {same} ms everywhere" if same else "Lossy"
     found = Figures(own, column, "kept gate mass (%), first-order", style, scale=100, share=True)
-    return [Panel("What that costs: gate mass that is not kept", found.draw)]
+    return [found.panel(f"{first}: {span(own, column)} of the gate mass is kept")]

@@ -14,10 +14,11 @@ from matplotlib.ticker import MaxNLocator
 from sim.core.accounts import PHASES, STALLS
 from sim.pictures.findings import number
 from sim.pictures.pages import page_of
-from sim.pictures.style import Panel, need, together
+from sim.pictures.style import need
 from sim.units import format_bytes
 from traces.drawing import LABEL, EmptyPictureError, short
 from traces.errors import UserError, one_of
+from traces.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +73,8 @@ def _finding(values: pd.Series[float], label: str, unit: str) -> str:
     low, high = number(means.min()), number(means.max())
     if low == high:
         return f"{what}: {high}{unit} in every layer, by the mean of all rows"
-    return f"{what}: least in layer {means.idxmin()} ({low}{unit}), most in layer {means.idxmax()} ({high}{unit}), on average"
+    ends = f"least in layer {means.idxmin()} ({low}{unit}), most in layer {means.idxmax()} ({high}{unit})"
+    return f"{what}: {ends}, on average"
 
 
 def _name(key: tuple[bool, int, str]) -> str:

@@ -1,4 +1,4 @@
-"""A figure of each policy over budgets: lines, or a row of each where there is one budget; what bounds it, and cheats."""
+"""A figure of each policy over budgets, as lines, or as a row each at one budget; with what bounds it, and cheats."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from matplotlib.ticker import NullFormatter, NullLocator
 
 from sim.pictures.bounds import WORDS, bound, bound_beside
 from sim.pictures.colours import Looks
+from sim.pictures.findings import differs
 from sim.units import format_bytes
 from traces.drawing import GREY, INK, LABEL, dress, log_scale, name_ends, short
+from traces.panels import Panel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,11 +53,23 @@ class Figures:
     target: float | None = None
     """A value to be met."""
 
+    def panel(self, title: str) -> Panel:
+        """The axes; high enough for its rows, where there is one budget."""
+        return Panel(title, self.draw, high=self.high)
+
+    @property
+    def high(self) -> float:
+        """Inches."""
+        known = self.frame.dropna(subset=[self.column])
+        if differs(known["budget_bytes"]):
+            return Panel.high
+        return max(1.6, 0.8 + sum(0.12 + 0.17 * (1 + short(name).count("\n")) for name in known["name"]))
+
     def draw(self, axes: Axes) -> Sequence[Any]:
         """Draw them; returns what a legend is to name."""
         frame = self.frame.dropna(subset=[self.column])
-        one = frame["budget_bytes"].nunique() == 1
-        return _rows(axes, frame, self) if one else _lines(axes, frame, self)
+        drawn = _lines if differs(frame["budget_bytes"]) else _rows
+        return drawn(axes, frame, self)
 
 
 def _lines(axes: Axes, frame: pd.DataFrame, it: Figures) -> Sequence[Any]:
@@ -71,15 +85,16 @@ def _lines(axes: Axes, frame: pd.DataFrame, it: Figures) -> Sequence[Any]:
         if len(row):  # all runs of a budget have the same
             style = {"color": GREY, "markersize": 8, "linewidth": 1, "zorder": 1.5, **REFERENCES[name]}
             lines += axes.plot(row.index, row, label=f"{name} (reference)", **style)
-    floors = frame.groupby("budget_bytes")[it.floor].mean().dropna() * it.scale if it.floor else []
     _budgets(axes, frame["budget_bytes"])
     axes.set_ylabel(it.label)
-    _limits(axes, it, floors)
+    _limits(axes, frame, it)
     dress(axes)
     if it.target is not None:
         target_line(axes, it.target)
     unnamed = [] if name_ends(axes, lines) else lines
-    return [*unnamed, *(bound(axes, floors, it.words) if it.floor else [])]
+    if not it.floor:
+        return unnamed
+    return [*unnamed, *bound(axes, frame.groupby("budget_bytes")[it.floor].mean() * it.scale, it.words)]
 
 
 def target_line(axes: Axes, ms: float) -> None:
@@ -104,9 +119,7 @@ def _rows(axes: Axes, frame: pd.DataFrame, it: Figures) -> Sequence[Any]:
             found.append(axes.axvline(frame[column].mean() * it.scale, label=f"{name} (reference)", **style))
     axes.set_yticks(range(len(frame)), [short(name) for name in frame["name"]])
     axes.set(ylim=(len(frame) - 0.5, -0.5), xlabel=it.label, ylabel="policy")
-    known = [line.get_xdata()[0] for line in axes.lines] + ([it.target] if it.target is not None else [])
-    most = max(*(frame["high"] * it.scale if "high" in frame else []), *known)  # type: ignore[arg-type]
-    axes.set_xlim(0, 104 if it.share else 1.06 * most or 1)
+    axes.set_xlim(0, 104 if it.share else 1.06 * max(float(_seen(frame, it).max()), it.target or 0) or 1)
     dress(axes, "x")
     if it.target is not None:
         style = {"color": INK, "linewidth": 1, "linestyle": (0, (6, 3))}
@@ -121,18 +134,25 @@ def _ends(frame: pd.DataFrame, it: Figures) -> tuple[pd.Series[float], pd.Series
     return frame["low"] * it.scale, frame["high"] * it.scale
 
 
-def _limits(axes: Axes, it: Figures, floors: Sequence[float]) -> None:
+def _seen(frame: pd.DataFrame, it: Figures) -> np.ndarray:
+    """All figures that are to be within the axes."""
+    beside = [name for name in ("low", "high", it.floor) if name in frame]
+    seen: np.ndarray = frame[[it.column, *it.references.values(), *beside]].to_numpy(dtype=float) * it.scale
+    known: np.ndarray = seen[np.isfinite(seen)]
+    return known
+
+
+def _limits(axes: Axes, frame: pd.DataFrame, it: Figures) -> None:
     """Shares from 0 to 100; times from 0, or on a logarithmic axis; with room for a marker above the highest."""
     if it.share:
         axes.set_ylim(0, 104)
         return
-    seen = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
-    for ends in axes.collections:
-        seen = np.concatenate([seen, *(path.vertices[:, 1] for path in ends.get_paths())])
-    seen = np.concatenate([seen, floors, [] if it.target is None else [it.target]])
-    seen = seen[np.isfinite(seen)]
-    low, high = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 1.0)
-    if low > 0 and high >= WIDE * low:
+    seen = _seen(frame, it)
+    low, high = float(seen.min()), float(seen.max())
+    log = 0 < low <= high / WIDE
+    if it.target is not None:
+        low, high = min(low, it.target), max(high, it.target)
+    if log:
         room = (high / low) ** 0.06
         axes.set_ylim(low / room**2, high * room)
         log_scale(axes, "y")

@@ -14,8 +14,9 @@ from matplotlib.lines import Line2D
 from sim.frame import label
 from sim.pictures.colours import Looks, looks
 from sim.pictures.findings import number
-from sim.pictures.style import Panel, together
+from sim.profiles import title_of
 from traces.drawing import GREY, INK, PALE, EmptyPictureError, dress, log_scale, short
+from traces.panels import Panel, together
 
 WORDS = {"tpot_ms": "TPOT", "ttft_ms": "TTFT", "stall_ms_per_token": "stall per token"}
 HITS = "hit_complete"
@@ -31,12 +32,16 @@ def measured(document: Mapping[str, Any], look: Looks | None = None) -> Figure:
 
     EmptyPictureError where no figure is known on both sides.
     """
-    source = document["provenance"]
-    words = f"{source['model']['name']} on {source['hardware']['name']}, measured {source['date']}; a point per cell"
     panels = measured_panels(document, look)
-    return together(
-        panels, "Predicted by the simulator against measured on the device" if len(panels) > 1 else "", words
-    )
+    title = "Predicted by the simulator against measured on the device" if len(panels) > 1 else ""
+    return together(panels, title, about_of(document))
+
+
+def about_of(document: Mapping[str, Any]) -> str:
+    """What was measured, where and when."""
+    source = document["provenance"]
+    model, machine = source["model"]["name"], source["hardware"]["name"]
+    return f"{title_of('model', model)} on {title_of('hardware', machine)}, measured {source['date']}; a point per cell"
 
 
 def measured_panels(document: Mapping[str, Any], look: Looks | None = None) -> list[Panel]:
@@ -63,7 +68,8 @@ def measured_panels(document: Mapping[str, Any], look: Looks | None = None) -> l
 def _finding(words: str, seen: Sequence[tuple[Any, float, float]], name: str) -> str:
     if name == HITS:
         worst = max(abs(simulated - device) for _, device, simulated in seen)
-        return f"{words}: {'equal' if worst == 0 else f'at most {number(100 * worst)} percentage points apart'} in {len(seen)} cells"
+        apart = f"at most {number(100 * worst)} percentage points apart" if worst else "equal"
+        return f"{words}: {apart} in {len(seen)} cells"
     errors = [abs(simulated / device - 1) for _, device, simulated in seen]
     within = sum(error <= max(BANDS) for error in errors)
     return f"{words}: within {max(BANDS):.0%} in {within} of {len(seen)} cells, at worst {max(errors):.0%} off".replace(
@@ -101,10 +107,11 @@ def _draw(
     else:
         log_scale(axes, "x")
         log_scale(axes, "y")
-    for name in sorted({label(row["policy"]) for row in rows}):
-        named.append(Line2D([], [], **style[name].line | {"linestyle": "none", "markersize": 8}, label=short(name)))
+    alone: dict[str, Any] = {"linestyle": "none", "markersize": 8}
+    names = sorted({label(row["policy"]) for row in rows})
+    named += [Line2D([], [], **style[name].line | alone, label=short(name)) for name in names]
     for budget in _budgets(rows):
-        dot = {"marker": "o", "linestyle": "none", "color": GREY, "markersize": _size(rows, budget)}
+        dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "color": GREY, "markersize": _size(rows, budget)}
         named.append(Line2D([], [], **dot, label=f"budget {budget}"))
     return named
 

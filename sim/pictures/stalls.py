@@ -10,8 +10,9 @@ from sim.core.accounts import STALLS
 from sim.pictures.bars import Stack, page_of_panels, stacked_panels
 from sim.pictures.colours import CAUSES, COMPUTE
 from sim.pictures.findings import about, number
-from sim.pictures.style import Panel, by_budget, together
+from sim.pictures.style import by_budget
 from traces.drawing import EmptyPictureError
+from traces.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,7 @@ def stalls_panels(runs: pd.DataFrame) -> list[Panel]:
     frame = frame.assign(total=total, note=[f"{number(ms)} ms" for ms in total])
 
     def title(own: pd.DataFrame) -> str:
+        own = own[own["lossless"]] if own["lossless"].any() else own
         shares = 1 - own["compute_ms_per_token"] / own["total"]
         low, high = number(100 * shares.min()), number(100 * shares.max())
         return f"{low if low == high else f'{low} to {high}'} % of the time is waiting"

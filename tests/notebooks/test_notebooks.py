@@ -11,8 +11,8 @@ from types import ModuleType
 
 import pytest
 
-from sim.pictures.style import Panel, together
 from traces.drawing import Picture
+from traces.panels import Panel, together
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")

@@ -191,11 +191,12 @@ def test_help_is_for_people(sim: Sim) -> None:
         assert name in listed
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_command_has_a_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([verb, "--help"]) == 0
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_every_command_has_a_help_that_fits_80_columns(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"] if verb else ["--help"]) == 0
     shown = capsys.readouterr()
-    assert shown.out.startswith(f"python -m sim {verb} ")
+    assert shown.out.startswith(f"python -m sim {verb or 'COMMAND'} ")
+    assert [line for line in shown.out.splitlines() if len(line) > 80] == []
     assert not shown.err
 
 

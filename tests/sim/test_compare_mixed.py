@@ -55,7 +55,7 @@ def test_all_that_differs_is_named_at_once_and_the_command_works(
         ("limit", r"4 \(1 run\), null \(6 runs\)"),
     ):
         assert re.search(rf"{key} is {values}", error), (key, error)
-    assert "has 4, chosen by: " in error
+    assert "The largest group that is alike, 4 runs: python -m sim compare " in error
     words = offered(error)
     assert words[:4] == ["compare", str(mixed), "target=tpot<=30ms", "format=json"], "what was asked for stays"
     assert {word.partition("=")[0] for word in words[4:]} == {"trace", "warmup"}, "no more words than it takes"

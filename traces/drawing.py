@@ -16,6 +16,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
+from matplotlib.transforms import Bbox
 
 from traces.errors import UserError
 
@@ -197,6 +198,17 @@ def short(name: object) -> str:
         text = f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"
     # One that begins with _ would be left out of legends.
     return ("\u200b" if text.startswith("_") else "") + fill(text, WIDTH).replace("$", r"\$")
+
+
+class Picture(Figure):
+    """A figure that a notebook shows whole, and by itself: a plain one it shows only where pyplot has drawn before."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+    def get_tightbbox(self, *_: Any, **__: Any) -> Bbox:
+        """All of it, in inches: what Jupyter would cut off are the title and the legend."""
+        return Bbox.from_bounds(0, 0, *self.get_size_inches())
 
 
 def png(figure: Figure, dpi: int = 120) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from traces.drawing import TITLE, finish, sentence
+from traces.drawing import TITLE, Picture, finish, sentence
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def together(panels: Sequence[Panel], title: str = "", subtitle: str = "", colum
     rows = [list(panels[start : start + columns]) for start in range(0, len(panels), columns)]
     high = [max(panel.high for panel in row) for row in rows]
     wide = [panel.wide for panel in rows[0]]
-    figure = Figure(figsize=(sum(wide), sum(high)), layout="constrained")
+    figure = Picture(figsize=(sum(wide), sum(high)), layout="constrained")
     grid: Any = figure.add_gridspec(len(rows), columns, height_ratios=high, width_ratios=wide)
     grid_axes = grid.subplots(squeeze=False, **shared).ravel()
     for axes in grid_axes[len(panels) :]:

@@ -1,9 +1,11 @@
-"""Execute the notebooks, each in a fresh kernel and an empty folder; any error, or more than 120 s, ends in status 1.
+"""Execute the notebooks, each in a fresh kernel and an empty folder.
 
-    python notebooks/execute.py                  # all of them, as CI does
-    python notebooks/execute.py --write 03       # keep the outputs of one; its tagged figure goes to docs/
+    python notebooks/execute.py                  # all of them, as CI does: what they say is what was saved
+    python notebooks/execute.py --write 03       # keep the outputs of one
 
-Needs the ``notebooks`` extra. Beside its outputs a notebook keeps the digest of the code that they came from.
+Status 1 for an error, for more than 120 s, and where an output is not the saved one: whatever code prints it, the
+notebook's or the project's. Needs the ``notebooks`` extra. A notebook keeps the digest of its own code beside its
+outputs, so that the tests see outputs that are stale without running anything.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import io
 import os
 import re
 import sys
@@ -21,13 +24,15 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
+from stale import differences
 from traitlets.config import Config
 
 HERE = Path(__file__).resolve().parent
 SECONDS = 120
 """For a whole notebook."""
-TAG = "picture="
-"""Of a cell whose figure is kept as a file too: ``picture=docs/NAME.png``, below the repository's root."""
+COLOURS = 128
+"""Of a picture: more cannot be told apart in a chart, and take four times the bytes."""
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 STYLED = re.compile(r"\bT_[0-9a-f]{5}\b|\bT_[0-9a-f]{5}(?=_)")
@@ -54,7 +59,9 @@ def execute(notebook: nbformat.NotebookNode, seconds: float = SECONDS) -> None:
         )
         begun = time.monotonic()
         try:
-            asyncio.run(asyncio.wait_for(client.async_execute(), seconds))
+            # What it puts into a temporary folder goes away, too.
+            running = client.async_execute(env=os.environ | {"TMPDIR": folder})
+            asyncio.run(asyncio.wait_for(running, seconds))
         except Exception as error:
             if time.monotonic() - begun >= seconds:  # a kernel that is stopped can say that it died
                 raise TimeoutError(f"more than {seconds} s") from error
@@ -79,17 +86,19 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
             if name := STYLED.search(data.get("text/html", "")):
                 tables += 1
                 data["text/html"] = data["text/html"].replace(name[0], f"T_{tables}")
+            if "image/png" in data:
+                data["image/png"] = base64.b64encode(_small(base64.b64decode(data["image/png"]))).decode()
 
 
-def pictures(notebook: nbformat.NotebookNode) -> dict[str, bytes]:
-    """The figures of tagged cells as PNG, by their path below the repository's root."""
-    found = {}
-    for cell in notebook.cells:
-        for tag in cell.metadata.get("tags", ()):
-            if tag.startswith(TAG):
-                data = [out.data["image/png"] for out in cell.outputs if "image/png" in out.get("data", {})]
-                found[tag.removeprefix(TAG)] = base64.b64decode(data[-1])
-    return found
+def _small(png: bytes) -> bytes:
+    """A picture of few colours; small already, it stays as it is."""
+    with Image.open(io.BytesIO(png)) as image:
+        if image.mode == "P":
+            return png
+        few = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    stream = io.BytesIO()
+    few.save(stream, "PNG", optimize=True)
+    return stream.getvalue()
 
 
 def main(words: Sequence[str]) -> int:
@@ -101,6 +110,8 @@ def main(words: Sequence[str]) -> int:
         print(f"no notebook begins with {' or '.join(chosen)}", file=sys.stderr)
         return 2
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    # This checkout's code, whichever is installed.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
     failed = 0
     for path in paths:
         notebook, begun = nbformat.read(path, as_version=4), time.monotonic()
@@ -111,11 +122,13 @@ def main(words: Sequence[str]) -> int:
             print(f"{path.name}: {type(error).__name__}: {error}", flush=True)
             continue
         print(f"{path.name}: {time.monotonic() - begun:.0f} s", flush=True)
+        tidy(notebook)
         if write:
-            tidy(notebook)
             nbformat.write(notebook, path)
-            for name, content in pictures(notebook).items():
-                (HERE.parent / name).write_bytes(content)
+        elif found := list(differences(nbformat.read(path, as_version=4), notebook)):
+            failed += 1
+            again = f"python notebooks/execute.py --write {path.stem[:2]}"
+            print(f"{path.name}: its outputs are not what was saved; {again}", *found, sep="\n", flush=True)
     return 1 if failed else 0
 
 

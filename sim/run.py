@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from policies.api import Policy, Setup
-from policies.bounds.belady_bypass import belady_bypass_bytes
 from policies.bounds.future import Clairvoyant, Future
-from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_ns
 from policies.lru import LRU
+from sim.bounds import floors, future_of
 from sim.cell import Cell, make_cell
 from sim.config import RunConfig
 from sim.facts import stated
@@ -117,14 +116,10 @@ def _bounds(cell: Cell, store: Store, progress: Progress | None) -> Mapping[str,
 
 
 def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | None) -> Mapping[str, Any]:
-    setup = cell.setup
-    warm = bool(cell.selection.warmup)
-    n_flat = setup.n_layers * setup.n_experts
-    measured = Future.of((d for p in cell.passes(cell.selection.measured) for d in p.demand), n_flat)
-    nbytes = belady_bypass_bytes(measured, setup.expert_bytes, setup.n_experts, setup.budget, warm=warm)
-    compute = compute_floor_ns(cell.passes(cell.selection.measured), cell.costs)
+    measured = future_of(cell)
+    (floor,) = floors(cell, [cell.setup.budget], measured)
     rows = {"infinite": reference_row(_infinite(cell, progress))}
-    whole = _whole_future(cell) if warm else measured
+    whole = _whole_future(cell) if cell.selection.warmup else measured
     for name in ("belady_forced", "perfect_next_layer"):
         policy = cell.policy(name, {})
         if not isinstance(policy, Clairvoyant):
@@ -133,12 +128,8 @@ def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | Non
         rows[name] = reference_row(simulate(cell, policy, name=name, reference=True, progress=progress))
     content = {
         "schema": SCHEMA,
-        "belady_bypass": {"bytes": nbytes},
-        "time_lower_bound": {
-            "ns": time_lower_bound_ns(compute, cell.costs.link_floor_ns(nbytes)),
-            "compute_ns": compute,
-            "link_ns": cell.costs.link_floor_ns(nbytes),
-        },
+        "belady_bypass": {"bytes": floor.nbytes},
+        "time_lower_bound": {"ns": floor.ns, "compute_ns": floor.compute_ns, "link_ns": floor.link_ns},
         "reference": rows,
     }
     store.write_json(folder, "bounds.json", content)

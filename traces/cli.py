@@ -22,15 +22,14 @@ from traces.workplace import refuse_existing
 HELP = """\
 Work with recorded routing of Mixture-of-Experts models.
 
-  python -m traces check DIR               verify a trace: every file and value
-  python -m traces inspect DIR [...]       show how the experts were chosen
-  python -m traces import FORMAT SRC DST   turn a recording of another tool into
-                                           a trace
-  python -m traces arrivals LOG DIR DST    copy a trace, with a log's arrivals
-  python -m traces collect ...             record a trace from a Hugging Face
-                                           model
-  python -m traces calibrate out=FILE ...  measure this machine, for the
-                                           simulator to price by
+python -m traces VERB ...
+
+  check DIR                     verify a trace: hashes, shapes, every value
+  inspect DIR [...]             show what was recorded, and which experts
+  import FORMAT SRC DST [...]   turn a recording of another tool into a trace
+  arrivals LOG DIR DST          copy a trace, with the arrivals of a log
+  collect ...                   record a trace from a Hugging Face model
+  calibrate out=FILE ...        measure this machine, for the simulator's prices
 
 Add --help to a verb for its options; --version says which this is.
 Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
@@ -156,8 +155,7 @@ def _dispatch(args: list[str]) -> int:
         "arrivals": (_arrivals, ARRIVALS_HELP),
     }
     if verb not in verbs:
-        allowed = [*verbs, "collect", "calibrate", "--help"]
-        raise UserError(f"verb is {shown(verb)}; {allowing(verb, allowed)}")
+        raise UserError(f"verb is {shown(verb)}; {allowing(verb, [*verbs, 'collect', 'calibrate', '--help'])}")
     run, help_text = verbs[verb]
     if "-h" in rest or "--help" in rest:
         formats = "\n".join(importer.help for importer in importers().values()) if verb == "import" else ""

@@ -2,64 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
-from sim.pictures.pages import page_of
-from sim.pictures.style import FILLS, legend, short
+from sim.pictures.pages import ROWS, page_of
 from sim.units import format_bytes
+from traces.drawing import INK, LABEL, dress, short
+from traces.panels import Panel
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def stacked(
-    frame: pd.DataFrame, parts: Mapping[str, str], xlabel: str, title: str, notes: str = "", page: int = 1
-) -> Figure:
-    """``frame``: of :func:`sim.pictures.style.by_budget`; ``parts``: column to label, from left to right.
+@dataclass(frozen=True)
+class Stack:
+    """What is drawn."""
 
-    ``notes``: a column of texts that stand behind the bars. A part that is 0 everywhere is left out of the legend.
-    All pages have the scale and the legend of all bars.
+    frame: pd.DataFrame
+    """Of :func:`sim.pictures.style.by_budget`, with a column ``note`` of texts that stand behind the bars."""
+    parts: Mapping[str, tuple[str, tuple[str, str]]]
+    """From left to right: column to label, and colour and hatch. One that is 0 everywhere is not in the legend."""
+    label: str
+    title: Callable[[pd.DataFrame], str]
+    """What the bars of a budget show."""
+    floor: str = ""
+    """The column of a bound."""
+    largest: bool = False
+    """The largest first; else the smallest."""
+
+
+def stacked_panels(it: Stack) -> list[Panel]:
+    """A panel of at most ROWS bars: of one budget, sorted by length; lossless ones first, lossy ones are another class.
+
+    A budget has one scale, however many panels it takes.
     """
-    # Lossless ones first: lossy ones are another class, and say so.
-    frame = frame.sort_values(["budget_bytes", "lossless", "policy_label"], ascending=[True, False, True])
-    widest = float(frame[list(parts)].sum(axis=1).max())
-    drawn = {column: label for column, label in parts.items() if frame[column].fillna(0).any()}
-    fills = dict(zip(parts, FILLS, strict=False))
-    rows, of = page_of(list(frame["budget_bytes"]), page)
-    frame = frame.iloc[rows]
-    budgets = sorted(set(frame["budget_bytes"]))
-    lines = 1 + max(short(name).count("\n") for name in frame["name"])
-    sizes = [int((frame["budget_bytes"] == budget).sum()) for budget in budgets]
-    figure = Figure(figsize=(10, 1.6 + 0.55 * len(budgets) + (0.16 + 0.18 * lines) * sum(sizes)), layout="constrained")
-    figure.suptitle(title + of)
-    panels = figure.subplots(len(budgets), 1, squeeze=False, sharex=True, height_ratios=[n + 0.6 for n in sizes])[:, 0]
-    for axes, budget in zip(panels, budgets, strict=True):
-        own = frame[frame["budget_bytes"] == budget]
-        places, start = np.arange(len(own)), np.zeros(len(own))
-        for column, label in drawn.items():
-            colour, hatch = fills[column]
-            values = own[column].fillna(0).to_numpy(dtype=float)
-            style = {"color": colour, "hatch": hatch, "edgecolor": "black", "linewidth": 0.6}
-            axes.barh(places, values, left=start, label=label, **style)
-            start += values
-        if notes:
-            for place, end, note in zip(places, start, own[notes], strict=True):
-                axes.annotate(
-                    str(note), (end, place), (4, 0), textcoords="offset points", va="center", fontsize="small"
-                )
-        axes.set_yticks(places, [short(name) for name in own["name"]])
-        axes.set_ylim(len(own) - 0.4, -0.6)
-        axes.set_xlim(0, widest * (1.2 if notes else 1.03) or 1)
-        axes.set_title(f"budget {format_bytes(int(budget))}", loc="left", fontsize="medium")
-        axes.grid(axis="x", alpha=0.3)
-        axes.set_axisbelow(True)
-        axes.set_ylabel("policy")
-    figure.align_ylabels(panels)
+    frame = it.frame.assign(length=it.frame[list(it.parts)].fillna(0).sum(axis=1))
+    frame = frame.sort_values(
+        ["budget_bytes", "lossless", "length", "policy_label"], ascending=[True, False, not it.largest, True]
+    )
+    panels = []
+    for budget, own in frame.groupby("budget_bytes", sort=True):
+        floor = own[it.floor].mean() if it.floor else float("nan")
+        for start in range(0, len(own), ROWS):
+            rows = own.iloc[start : start + ROWS]
+            more = "" if len(own) <= ROWS else f" ({start + 1} to {start + len(rows)} of {len(own)})"
+            draw = partial(_draw, it=it, rows=rows, widest=float(own["length"].max()), floor=float(floor))
+            lines = max(1 + short(name).count("\n") for name in rows["name"])
+            high = 0.7 + (0.09 + 0.17 * lines) * (len(rows) + _gap(rows))
+            panels.append(Panel(f"{format_bytes(int(str(budget)))}: {it.title(own)}{more}", draw, 5.8, high, len(rows)))
+    return panels
+
+
+def page_of_panels(panels: Sequence[Panel], page: int) -> tuple[list[Panel], str]:
+    """Those of a page of at most ROWS bars, and what its title adds. EmptyPictureError where there is no such page."""
+    rows, of = page_of([i for i, panel in enumerate(panels) for _ in range(panel.rows)], page)
+    ends = np.cumsum([panel.rows for panel in panels])
+    return [panel for panel, end in zip(panels, ends, strict=True) if rows.start < end <= rows.stop], of
+
+
+def _gap(rows: pd.DataFrame) -> float:
+    """Of a bar's height, between lossless and lossy ones."""
+    return 0.7 if len(set(rows["lossless"])) > 1 else 0.0
+
+
+def _draw(axes: Axes, *, it: Stack, rows: pd.DataFrame, widest: float, floor: float) -> Sequence[Any]:
+    places = np.arange(len(rows)) + np.where(rows["lossless"], 0.0, _gap(rows))
+    start = np.zeros(len(rows))
+    named: list[Any] = []
+    for column, (label, (colour, hatch)) in it.parts.items():
+        if not it.frame[column].fillna(0).any():
+            continue
+        values = rows[column].fillna(0).to_numpy(dtype=float)
+        style: dict[str, Any] = {
+            "color": colour,
+            "hatch": hatch,
+            "edgecolor": "#444444",
+            "linewidth": 0.5,
+            "height": 0.72,
+        }
+        named.append(axes.barh(places, values, left=start, label=label, **style))
+        start += values
+    for place, end, note in zip(places, start, rows["note"], strict=True):
+        at: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": LABEL}
+        axes.annotate(str(note), (end, place), (4, 0), **at)
+    axes.set_yticks(places, [short(name) for name in rows["name"]])
+    axes.set(ylim=(places[-1] + 0.55, -0.55), xlim=(0, widest * 1.2 or 1), xlabel=it.label, ylabel="policy")
+    dress(axes, "x")
     # Room for the notes is not part of the scale.
-    panels[-1].set_xticks([tick for tick in panels[-1].get_xticks() if 0 <= tick <= widest * 1.05])
-    panels[-1].set_xlabel(xlabel)
-    return legend(figure, *panels)
+    ticks = MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(0, widest)
+    axes.set_xticks(ticks := [tick for tick in ticks if 0 <= tick <= widest * 1.05], [f"{t:,g}" for t in ticks])
+    lossless = places[rows["lossless"].to_numpy(dtype=bool)]
+    if np.isfinite(floor) and len(lossless):
+        ends = (-0.5, lossless[-1] + 0.5)
+        (line,) = axes.plot(
+            [floor, floor], ends, color=INK, linewidth=2, label="bound: no lossless policy takes less", zorder=5
+        )
+        named.append(line)
+    return named

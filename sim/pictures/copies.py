@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from sim.core.accounts import FATES
-from sim.pictures.bars import stacked
-from sim.pictures.style import (
-    EmptyPictureError,
-    Looks,
-    bound,
-    by_budget,
-    curves,
-    from_zero,
-    legend,
-    looks,
-    over_budgets,
-    reference,
-)
+from sim.pictures.bars import Stack, page_of_panels, stacked_panels
+from sim.pictures.colours import ENDS, Looks, looks
+from sim.pictures.findings import about, differs, number, span, times
+from sim.pictures.lines import Figures
+from sim.pictures.style import by_budget
+from traces.drawing import EmptyPictureError
+from traces.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,39 +22,70 @@ MB = 1e-6
 
 
 def fates(runs: pd.DataFrame, page: int = 1) -> Figure:
-    """From ``sim.load``: the five fates as shares of the loads issued ahead (%), with how many were issued.
+    """From ``sim.load``: the loads that were issued ahead, by what became of them; most first.
 
     Policies that issued none at a budget have no bar there. EmptyPictureError where no policy issued any, and after
     the last page.
     """
-    columns = {f"prefetch_{fate}": fate.replace("_", " ") for fate in FATES}
-    frame = by_budget(runs, "prefetch_issued", *columns)
+    panels, of = page_of_panels(fates_panels(runs), page)
+    return together(panels, f"What became of the loads issued ahead{of}", about(runs), columns=1)
+
+
+def fates_panels(runs: pd.DataFrame) -> list[Panel]:
+    """The panels of :func:`fates`, one per budget, or more where there are many policies."""
+    parts = {f"prefetch_{fate}": (fate.replace("_", " "), ENDS[fate]) for fate in FATES}
+    frame = by_budget(runs, "prefetch_issued", *parts)
     frame = frame[frame["prefetch_issued"] > 0]
     if frame.empty:
         raise EmptyPictureError("no policy here copies ahead")
-    shares = {column: 100 * frame[column] / frame["prefetch_issued"] for column in columns}
-    frame = frame.assign(**shares, note=[f"{issued:,.0f} loads" for issued in frame["prefetch_issued"]])
-    return stacked(frame, columns, "share of the loads issued ahead (%)", "what became of prefetches", "note", page)
+
+    def title(own: pd.DataFrame) -> str:
+        in_time = (own["prefetch_useful"] / own["prefetch_issued"]).max()
+        return (
+            f"at most {number(100 * in_time)} % of a policy's loads were there in time" if in_time else "none in time"
+        )
+
+    frame = frame.assign(
+        note=[
+            f"{useful / issued:.0%} useful".replace("%", " %")
+            for useful, issued in zip(frame["prefetch_useful"], frame["prefetch_issued"], strict=True)
+        ]
+    )
+    return stacked_panels(Stack(frame, parts, "loads issued ahead", title, largest=True))
 
 
 def link(runs: pd.DataFrame, look: Looks | None = None) -> Figure:
-    """From ``sim.load``: how busy the link was (%), and MB copied per generated token beside ``belady_bypass``."""
+    """From ``sim.load``: how busy the link was (%), and MB copied per generated token beside ``belady_bypass``.
+
+    EmptyPictureError where no time passed, nothing was copied, or there is one run alone.
+    """
+    panels = link_panels(runs, look)
+    return together(panels, "What crosses the link" if len(panels) > 1 else "", about(runs))
+
+
+def link_panels(runs: pd.DataFrame, look: Looks | None = None) -> list[Panel]:
+    """The panels of :func:`link`."""
     wanted = ("link_utilisation", "bytes_per_token", "bound_bytes", "generated_tokens", "belady_forced_bytes_per_token")
     frame = by_budget(runs, *wanted)
+    frame = frame.assign(floor=frame["bound_bytes"] / frame["generated_tokens"])
     if not frame[["link_utilisation", "bytes_per_token"]].notna().any(axis=None):
         raise EmptyPictureError("no time passed")
-    frame = frame.assign(floor=frame["bound_bytes"] / frame["generated_tokens"])
-    style = look or looks(runs["policy_label"])
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    curves(left, frame, "link_utilisation", style, 100)
-    over_budgets(left, frame["budget_bytes"], "link utilisation", "time that the link is busy (%)")
-    left.set_ylim(0, 104)
-    curves(right, frame, "bytes_per_token", style, MB)
-    floor = frame.dropna(subset=["floor"]).groupby("budget_bytes")["floor"].mean() * MB
-    reference(right, frame, "belady_forced", wanted[-1], MB)
-    if len(floor):
-        bound(right, floor, "belady_bypass (bound, lossless)")
-    over_budgets(right, frame["budget_bytes"], "bytes over the link", "copied per generated token (MB)")
-    from_zero(right)
-    return legend(figure, left, right)
+    style, panels = look or looks(runs["policy_label"]), []
+    if differs(frame["link_utilisation"]):
+        busy = Figures(frame, "link_utilisation", "time that the link is busy (%)", style, scale=100, share=True)
+        panels.append(busy.panel(f"The link is busy {span(frame, 'link_utilisation')} of the time"))
+    if differs(frame["bytes_per_token"]):
+        words = "no lossless policy copies so little"
+        cheats = {"belady_forced": wanted[-1]}
+        copied = Figures(
+            frame, "bytes_per_token", "copied per generated token (MB)", style, MB, False, cheats, "floor", words
+        )
+        said = times(frame[frame["lossless"]], "bytes_per_token", "floor")
+        panels.append(copied.panel(f"The best copies {said} the bytes of the bound" if said else "Bytes over the link"))
+    if not panels:
+        busy_, bytes_ = frame["link_utilisation"].iloc[0], frame["bytes_per_token"].iloc[0]
+        raise EmptyPictureError(
+            f"the same for all runs: the link is busy {number(100 * busy_)} % of the time, {number(MB * bytes_)} MB are"
+            " copied per generated token"
+        )
+    return panels

@@ -2,94 +2,117 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sim.frame import LATENCY_NAMES
-from sim.pictures.style import (
-    COLOURS,
-    GREY,
-    EmptyPictureError,
-    Looks,
-    from_zero,
-    legend,
-    looks,
-    need,
-    over_budgets,
-    short,
-)
+from sim.pictures.colours import Looks, looks
+from sim.pictures.findings import alike, differs, lowest, number
+from sim.pictures.lines import Figures, target_line
+from sim.pictures.style import need
 from sim.units import format_bytes
+from traces.drawing import GREY, INK, EmptyPictureError, dress, short
+from traces.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd
 
-HOLLOW: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "none", "markeredgewidth": 1.5}
-"""Policies that are as good lie on top of each other."""
+    from sim.compare.target import Target
+
+RING: dict[str, Any] = {"s": 170, "facecolors": "none", "edgecolors": INK, "linewidths": 1.1}
 
 
-def front(cells: pd.DataFrame, metric: str = "tpot", look: Looks | None = None) -> Figure:
-    """From ``sim.compare``'s cells: the metric in ms with its interval, against the budget; the front as a stair.
+def front(
+    cells: pd.DataFrame, metric: str = "tpot", look: Looks | None = None, target: Target | None = None, about: str = ""
+) -> Figure:
+    """From ``sim.compare``'s cells: the metric in ms with its interval against the budget, rings on the front.
 
-    Lossy rows: the metric against the kept gate mass (%), a larger marker for a larger budget. A ring marks the front.
-    A lossy row that does not say what mass it keeps cannot be placed; the panel's title says how many.
+    Lossy rows: the metric against the kept gate mass (%), a larger marker for a larger budget. A lossy row that does
+    not say what mass it keeps cannot be placed; the panel's title says how many. ``about``: the subtitle.
+    EmptyPictureError where there is nothing to place, and where there is one row alone.
     """
+    panels = front_panels(cells, metric, look, target)
+    return together(panels, "Latency and memory, and what lossy policies give up" if len(panels) > 1 else "", about)
+
+
+def front_panels(
+    cells: pd.DataFrame, metric: str = "tpot", look: Looks | None = None, target: Target | None = None
+) -> list[Panel]:
+    """The panels of :func:`front`: of lossless rows, and of lossy ones."""
     need(cells, "policy_label", "lossless", "budget_bytes", "value", "low", "high", "front", "quality_kept_gate_mass")
-    lossless, lossy = cells[cells["lossless"]], cells[~cells["lossless"]]
+    lossless = cells["lossless"].astype(bool)
+    cells = cells.assign(name=cells["policy_label"].where(lossless, cells["policy_label"] + " (lossy)"))
+    exact, lossy, style = cells[lossless], cells[~lossless], look or looks(cells["policy_label"])
     known = lossy[lossy["quality_kept_gate_mass"].notna()]
-    drawn = [own for own in (lossless, known) if len(own)]
-    if not drawn:
+    if exact.empty and known.empty:
         raise EmptyPictureError("no lossless row, and no lossy one says what gate mass it keeps")
-    figure = Figure(figsize=(1.8 + 6.2 * len(drawn), 5.4), layout="constrained")
-    panels = figure.subplots(1, len(drawn), squeeze=False)[0]
-    style = look or looks(cells["policy_label"])
-    for axes, own in zip(panels, drawn, strict=True):
-        if own is lossless:
-            _memory(axes, own, metric, style)
-        else:
-            _quality(axes, own, metric, style, len(lossy) - len(known))
-        axes.scatter([], [], s=260, facecolors="none", edgecolors="black", linewidths=1.4, label="on the front")
-    return legend(figure, *panels)
+    wanted = target.ms if target and (target.metric, target.part) == (metric, "mean") else None
+    panels = []
+    label = f"{LATENCY_NAMES[metric]} (ms), mean"
+    if len(exact) > 1:
+        title = lowest(exact, "value", f"mean {LATENCY_NAMES[metric]}")
+        figures = Figures(exact, "value", label, style, target=wanted)
+        panels.append(Panel(title, partial(_memory, figures), high=figures.high))
+    if len(known) and alike(known["value"]) is None:
+        mass = known["quality_kept_gate_mass"]
+        title = f"Lossy: {number(100 * mass.min())} to {number(100 * mass.max())} % of the gate mass is kept"
+        if len(known) < len(lossy):
+            title += f" ({len(lossy) - len(known)} rows do not say what they keep)"
+        panels.append(Panel(title, partial(_quality, known, label, style, wanted)))
+    if not panels:
+        rows = [*exact.to_dict("records"), *known.to_dict("records")]
+        said = f"{rows[0]['name']} {number(rows[0]['value'])} ms{', and so all' * (len(rows) > 1)}"
+        raise EmptyPictureError(f"one figure is no picture: {said}")
+    return panels
 
 
-def _memory(axes: Axes, own: pd.DataFrame, metric: str, style: Looks) -> None:
-    for label, rows in own.groupby("policy_label", sort=True):
-        look = style[str(label)]
-        ends = rows.dropna(subset=["low", "high"])
-        axes.vlines(ends["budget_bytes"], ends["low"], ends["high"], color=look.colour, linewidth=1)
-        hollow = HOLLOW | {"marker": look.marker, "markeredgecolor": look.colour, "markersize": look.size + 2}
-        axes.plot(rows["budget_bytes"], rows["value"], **hollow, label=short(label))
-    best = own[own["front"]].sort_values("budget_bytes")
-    axes.step(best["budget_bytes"], best["value"], where="post", color=GREY, linestyle="--", zorder=0, label="front")
-    _ring(axes, best["budget_bytes"], best["value"])
-    over_budgets(axes, own["budget_bytes"], "lossless: latency and memory", f"{LATENCY_NAMES[metric]} (ms), mean")
-    from_zero(axes)
+def _memory(figures: Figures, axes: Axes) -> Sequence[Any]:
+    named = figures.draw(axes)
+    best = figures.frame[figures.frame["front"]]
+    if not differs(figures.frame["budget_bytes"]):
+        return named
+    return [*named, axes.scatter(best["budget_bytes"], best["value"], label="on the front", zorder=3, **RING)]
 
 
-def _quality(axes: Axes, own: pd.DataFrame, metric: str, style: Looks, unknown: int) -> None:
+def _quality(own: pd.DataFrame, label: str, style: Looks, target: float | None, axes: Axes) -> Sequence[Any]:
     budgets = sorted({int(budget) for budget in own["budget_bytes"]})
     # Labels beside the points would lie on one another.
-    sizes = {budget: 5 + 9 * place / max(1, len(budgets) - 1) for place, budget in enumerate(budgets)}
-    for label, rows in own.groupby("policy_label", sort=True):
-        look = style[str(label)]
-        mass = 100 * rows["quality_kept_gate_mass"]
-        hollow = HOLLOW | {"marker": look.marker, "markeredgecolor": look.colour}
+    sizes = {budget: 5 + 7 * place / max(1, len(budgets) - 1) for place, budget in enumerate(budgets)}
+    named: list[Any] = []
+    for policy, rows in own.groupby("policy_label", sort=True):
+        look, mass = style[str(policy)], 100 * rows["quality_kept_gate_mass"]
+        hollow: dict[str, Any] = {
+            "marker": look.marker,
+            "markeredgecolor": look.colour,
+            "markerfacecolor": "none",
+            "linestyle": "none",
+        }
         axes.plot(mass, rows["value"], color=look.colour, linestyle=":", zorder=1)
-        axes.plot([], [], **hollow, markersize=9, label=f"{short(label)} (lossy)")
+        named.append(Line2D([], [], **hollow, markersize=8, label=f"{short(policy)} (lossy)"))
         for x, y, budget in zip(mass, rows["value"], rows["budget_bytes"], strict=True):
             axes.plot(x, y, **hollow, markersize=sizes[int(budget)])
     for budget in dict.fromkeys((budgets[0], budgets[len(budgets) // 2], budgets[-1])):
-        axes.plot([], [], "o", color=GREY, markersize=sizes[budget], label=f"budget {format_bytes(budget)} (lossy)")
+        dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "color": GREY, "markersize": sizes[budget]}
+        named.append(Line2D([], [], **dot, label=f"budget {format_bytes(budget)}"))
     best = own[own["front"]]
-    _ring(axes, 100 * best["quality_kept_gate_mass"], best["value"])
-    left_out = f"\n({unknown} rows do not say what they keep)" if unknown else ""
-    axes.set(title=f"lossy: latency, memory and quality{left_out}", xlabel="kept gate mass (%), first-order")
-    axes.set(
-        ylabel=f"{LATENCY_NAMES[metric]} (ms), mean", xlim=(-4, 108), ylim=(0, 1.15 * float(own["value"].max()) or 1)
+    named.append(
+        axes.scatter(100 * best["quality_kept_gate_mass"], best["value"], label="on the front", zorder=3, **RING)
     )
-    axes.grid(alpha=0.3)
-
-
-def _ring(axes: Axes, x: pd.Series[float], y: pd.Series[float]) -> None:
-    axes.scatter(x, y, s=260, facecolors="none", edgecolors=COLOURS[-1], linewidths=1.4, zorder=3)
+    # What a lossy policy keeps is told by how far it is from all of it.
+    low = max(0.0, 100 * float(own["quality_kept_gate_mass"].min()) - 8)
+    high = 1.12 * max(float(own["value"].max()), target or 0)
+    axes.set(
+        xlabel="kept gate mass (%), first-order",
+        ylabel=label,
+        xlim=(low, 102 + 0.02 * (100 - low)),
+        ylim=(0, high or 1),
+    )
+    dress(axes, "both")
+    if target is not None:
+        target_line(axes, target)
+    return named

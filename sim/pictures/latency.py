@@ -1,39 +1,54 @@
-"""Latency against budget, with the bound that it cannot beat and the rows that cheat."""
+"""Latency against budget, with intervals and what is wanted; and the time of a token beside its bound."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sim.frame import LATENCIES, LATENCY_NAMES, REFERENCE_ROWS
-from sim.pictures.style import (
-    EmptyPictureError,
-    Looks,
-    bound,
-    by_budget,
-    curves,
-    from_zero,
-    legend,
-    looks,
-    over_budgets,
-    reference,
-)
+from sim.pictures.colours import Looks, looks
+from sim.pictures.findings import about, alike, lowest, number, span, times
+from sim.pictures.lines import Figures
+from sim.pictures.style import by_budget
+from traces.drawing import EmptyPictureError
 from traces.errors import UserError, one_of
+from traces.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NAMES = {"ttft": "time to first token", "tpot": "time per output token", "request": "time of a request"}
+    from sim.compare.target import Target
+
+WORDS = {"ttft": "time to first token", "tpot": "time per output token", "request": "time of a request"}
 
 
-def latency(runs: pd.DataFrame, metric: str = "tpot", look: Looks | None = None) -> Figure:
-    """From ``sim.load``: the mean of a latency (ttft, tpot, request; ms) and the time per generated token (ms).
+def latency(
+    runs: pd.DataFrame,
+    metric: str = "tpot",
+    look: Looks | None = None,
+    cells: pd.DataFrame | None = None,
+    target: Target | None = None,
+) -> Figure:
+    """From ``sim.load``: the mean of a latency (ttft, tpot, request; ms), and the time per generated token (ms).
 
-    The time lower bound is one of the whole window, so it stands in the second panel. Lossy policies have a row of
-    panels of their own, with the gate mass that they keep (rule 8). EmptyPictureError where no run has the latency.
+    ``cells``: those of ``sim.compare``, whose intervals are drawn; ``target``: drawn where it is one of this mean.
+    The time lower bound is one of the whole window, so it stands in a panel of its own. Lossy policies have panels
+    of their own, with the gate mass that they keep (rule 8). EmptyPictureError where no run has the latency, and where
+    there is one figure alone.
     """
+    panels = latency_panels(runs, metric, look, cells, target)
+    return together(panels, "Latency against GPU memory" if len(panels) > 1 else "", about(runs))
+
+
+def latency_panels(
+    runs: pd.DataFrame,
+    metric: str = "tpot",
+    look: Looks | None = None,
+    cells: pd.DataFrame | None = None,
+    target: Target | None = None,
+) -> list[Panel]:
+    """The panels of :func:`latency`."""
     if metric not in LATENCIES:
         raise UserError(f"metric={metric}: allowed: {one_of(LATENCIES)}")
     column = f"{metric}_ms_mean"
@@ -43,36 +58,54 @@ def latency(runs: pd.DataFrame, metric: str = "tpot", look: Looks | None = None)
     frame = frame[frame[column].notna()]
     if frame.empty:
         raise EmptyPictureError(f"no run has {metric}: what the trace did not record is null")
+    if len(frame) == 1:
+        (only,) = frame.to_dict("records")
+        raise EmptyPictureError(f"one figure is no picture: {only['name']} has a mean of {number(only[column])} ms")
     frame = frame.assign(window=1000 / frame["throughput_tokens_per_s"])
-    classes = [own for lossless in (True, False) if len(own := frame[frame["lossless"] == lossless])]
-    figure = Figure(figsize=(11, 0.9 + 3.9 * len(classes)), layout="constrained")
-    panels = figure.subplots(len(classes), 2, squeeze=False)
+    if cells is not None:
+        ends = cells.set_index(["policy_label", "budget_bytes"])[["low", "high"]]
+        frame = frame.join(ends, on=["policy_label", "budget_bytes"])
     style = look or looks(runs["policy_label"])
-    for own, (left, right) in zip(classes, panels, strict=True):
-        lossless = bool(own["lossless"].iloc[0])
-        kind = "lossless" if lossless else "lossy, not ranked with the others"
-        curves(left, own, column, style)
-        if lossless:
-            for name in REFERENCE_ROWS:
-                reference(left, own, name, f"{name}_{column}")
-        over_budgets(left, own["budget_bytes"], f"{NAMES[metric]} ({kind})", f"{LATENCY_NAMES[metric]} (ms), mean")
-        from_zero(left)
-        if lossless:
-            _window(right, own, style)
-        else:
-            right.set_visible(bool(own["quality_kept_gate_mass"].notna().any()))
-            curves(right, own, "quality_kept_gate_mass", style, 100)
-            over_budgets(right, own["budget_bytes"], "what that costs, first-order", "kept gate mass (%)")
-            right.set_ylim(0, 104)
-    return legend(figure, *panels.ravel())
+    wanted_ms = target.ms if target and (target.metric, target.part) == (metric, "mean") else None
+    panels = []
+    for lossless in (True, False):
+        own = frame[frame["lossless"] == lossless]
+        if own.empty:
+            continue
+        if lossless or alike(own[column]) is None:
+            panels.append(_metric(own, metric, style, wanted_ms))
+        panels += [_window(own, style)] if lossless else _quality(own, column, metric, style)
+    if not panels:
+        each = number(float(frame[column].max()))
+        raise EmptyPictureError(f"all lossy, none says what gate mass it keeps, and the mean is {each} ms for all")
+    return panels
 
 
-def _window(axes: Axes, own: pd.DataFrame, style: Looks) -> None:
-    curves(axes, own, "window", style)
-    for name in REFERENCE_ROWS:
-        reference(axes, own.assign(window=1000 / own[f"{name}_throughput_tokens_per_s"]), name, "window")
-    floor = own.dropna(subset=["bound_ms_per_token"]).groupby("budget_bytes")["bound_ms_per_token"].mean()
-    if len(floor):
-        bound(axes, floor, "time_lower_bound (bound)")
-    over_budgets(axes, own["budget_bytes"], "whole window (lossless)", "time per generated token (ms)")
-    from_zero(axes)
+def _metric(own: pd.DataFrame, metric: str, style: Looks, target: float | None) -> Panel:
+    column, lossless = f"{metric}_ms_mean", bool(own["lossless"].iloc[0])
+    cheats = {name: f"{name}_{column}" for name in REFERENCE_ROWS} if lossless else {}
+    label = f"{LATENCY_NAMES[metric]} (ms), mean"
+    kind = "" if lossless else "Lossy, not ranked with the others. "
+    found = Figures(own, column, label, style, references=cheats, target=target)
+    return found.panel(kind + lowest(own, column, f"mean {LATENCY_NAMES[metric]}"))
+
+
+def _window(own: pd.DataFrame, style: Looks) -> Panel:
+    cheats = {name: f"{name}_window" for name in REFERENCE_ROWS}
+    own = own.assign(**{column: 1000 / own[f"{name}_throughput_tokens_per_s"] for name, column in cheats.items()})
+    own = own.drop(columns=["low", "high"], errors="ignore")
+    label, floor = "time per generated token (ms)", "bound_ms_per_token"
+    found = Figures(own, "window", label, style, references=cheats, floor=floor)
+    said = times(own, "window", floor)
+    said = f"The best takes {said} as long as the bound" if said else lowest(own, "window", "time per generated token")
+    return found.panel(said)
+
+
+def _quality(own: pd.DataFrame, latency: str, metric: str, style: Looks) -> list[Panel]:
+    column = "quality_kept_gate_mass"
+    if not own[column].notna().any():
+        return []
+    same = alike(own[latency])
+    first = f"Lossy, mean {LATENCY_NAMES[metric]} {same} ms everywhere" if same else "Lossy"
+    found = Figures(own, column, "kept gate mass (%), first-order", style, scale=100, share=True)
+    return [found.panel(f"{first}: {span(own, column)} of the gate mass is kept")]

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from sim.core.accounts import PHASES, STALLS
+from sim.pictures.findings import number
 from sim.pictures.pages import page_of
-from sim.pictures.style import EmptyPictureError, need, short
+from sim.pictures.style import need
 from sim.units import format_bytes
+from traces.drawing import LABEL, EmptyPictureError, short
 from traces.errors import UserError, one_of
+from traces.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def layers(frame: pd.DataFrame, phase: str = "decode", page: int = 1) -> Figure:
+def layers(frame: pd.DataFrame, phase: str = "decode", page: int = 1, about: str = "") -> Figure:
     """From ``sim.load_layers``: complete hits (% of lookups) and stall (ms per generated token), seeds together.
 
-    A row per budget and policy, a column per MoE layer; one without lookups is white.
+    A row per budget and policy, a column per MoE layer; one without lookups is white; ``about``: the subtitle.
     EmptyPictureError without any, and after the last page; all pages have the same colours.
     """
+    panels, of = layers_panels(frame, phase, page)
+    return together(panels, f"Layer by layer, {phase}{of}", about, sharey=True)
+
+
+def layers_panels(frame: pd.DataFrame, phase: str = "decode", page: int = 1) -> tuple[list[Panel], str]:
+    """The panels of a page of :func:`layers`, and which page it is. What is 0 everywhere is left out."""
     if phase not in PHASES:
         raise UserError(f"phase={phase}: allowed: {one_of(PHASES)}")
     stalls = [f"stall_{name}_ns" for name in STALLS]
@@ -42,33 +51,54 @@ def layers(frame: pd.DataFrame, phase: str = "decode", page: int = 1) -> Figure:
     waits = sums["stall"].astype(float) / 1e6 / sums["generated_tokens"].astype(float)
     ordered = sorted({key[:3] for key in sums.index}, key=lambda key: (not key[0], key[1], key[2]))
     shown, of = page_of([key[:2] for key in ordered], page)
-    rows, longest = ordered[shown], float(waits.max())
-    names = [f"{short(name)}{'' if lossless else ' (lossy)'}, {format_bytes(int(b))}" for lossless, b, name in rows]
-    tall = (0.14 + 0.16 * max(1 + name.count("\n") for name in names)) * len(rows)
-    figure = Figure(figsize=(12, 2.2 + tall), layout="constrained")
-    figure.suptitle(f"layer by layer, {phase}{of}")
-    left, right = figure.subplots(1, 2, sharey=True)
-    for axes, values, label, most in (
-        (left, rates, f"complete hits, {phase} (% of lookups)", 100.0),
-        (right, waits, f"stall, {phase} (ms per generated token)", longest if longest > 0 else 1.0),
-    ):
-        grid = values.unstack("layer").loc[rows].to_numpy(dtype=float)  # noqa: PD010 - a series
-        image = _heat(axes, grid, most, int(values.index.get_level_values("layer").min()))
-        # In parts of the panel's height: the same gap, however many rows there are.
-        figure.colorbar(image, ax=axes, label=label, location="top", shrink=0.9, pad=0.05 / max(1.0, tall))
-    left.set_yticks(range(len(rows)), names, fontsize="small")
-    left.set_ylabel("policy and budget")
-    for below, (upper, lower) in enumerate(pairwise(rows)):
-        if upper[:2] != lower[:2]:
-            for axes in (left, right):
-                axes.axhline(below + 0.5, color="white", linewidth=2)
-    return figure
+    drawn = (
+        (rates, f"complete hits, {phase} (% of lookups)", 100.0, "cividis", " %"),
+        (waits, f"stall, {phase} (ms per generated token)", float(waits.max()), "YlOrBr", " ms"),
+    )
+    panels = []
+    for values, label, most, colours, unit in drawn:
+        if values.any():
+            draw = partial(_heat, values=values, rows=ordered[shown], label=label, most=most, colours=colours)
+            tall = sum(0.1 + 0.15 * _name(key).count("\n") + 0.13 for key in ordered[shown])
+            panels.append(Panel(_finding(values, label, unit), draw, 6.4, 1.35 + tall))
+    if not panels:
+        raise EmptyPictureError(f"no {phase} lookup hits, and none waits")
+    return panels, of
 
 
-def _heat(axes: Axes, grid: np.ndarray, most: float, first: int) -> AxesImage:
-    """Rows downwards; cividis: its lightness alone tells the values."""
+def _finding(values: pd.Series[float], label: str, unit: str) -> str:
+    """The layers in which the mean of all rows is lowest and highest."""
+    means = values.groupby(level="layer").mean().dropna()
+    what = label.partition(" (")[0].capitalize()
+    low, high = number(means.min()), number(means.max())
+    if low == high:
+        return f"{what}: {high}{unit} in every layer, by the mean of all rows"
+    ends = f"least in layer {means.idxmin()} ({low}{unit}), most in layer {means.idxmax()} ({high}{unit})"
+    return f"{what}: {ends}, on average"
+
+
+def _name(key: tuple[bool, int, str]) -> str:
+    return f"{short(key[2])}{'' if key[0] else ' (lossy)'}, {format_bytes(int(key[1]))}"
+
+
+def _heat(
+    axes: Axes, *, values: pd.Series[float], rows: list[tuple[bool, int, str]], label: str, most: float, colours: str
+) -> Sequence[Any]:
+    """Rows downwards; the lightness of the colours alone tells the values."""
+    grid = values.unstack("layer").loc[rows].to_numpy(dtype=float)  # noqa: PD010 - a series
+    first = int(values.index.get_level_values("layer").min())
     extent = (first - 0.5, first + grid.shape[1] - 0.5, len(grid) - 0.5, -0.5)
+    style: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "cmap": colours, "vmin": 0}
+    image = axes.imshow(grid, vmax=most, extent=extent, **style)
     axes.set_xlabel("MoE layer")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    style = {"aspect": "auto", "interpolation": "nearest", "cmap": "cividis", "vmin": 0}
-    return axes.imshow(grid, vmax=most, extent=extent, **style)  # type: ignore[arg-type]
+    bar = axes.get_figure(root=True).colorbar(image, ax=axes, location="bottom", aspect=40, pad=0.02)  # type: ignore[union-attr]
+    bar.set_label(label, fontsize=LABEL)
+    bar.ax.tick_params(labelsize=LABEL)
+    axes.tick_params(labelsize=LABEL)
+    axes.set_yticks(range(len(rows)), [_name(key) for key in rows])
+    axes.set_ylabel("policy and budget")
+    for below, (upper, lower) in enumerate(pairwise(rows)):
+        if upper[:2] != lower[:2]:
+            axes.axhline(below + 0.5, color="white", linewidth=2)
+    return ()

@@ -2,110 +2,126 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sim.frame import label
-from sim.pictures.style import GREY, Looks, legend, looks, short
+from sim.pictures.colours import Looks, looks
+from sim.pictures.findings import number
+from sim.profiles import title_of
+from traces.drawing import GREY, INK, PALE, EmptyPictureError, dress, log_scale, short
+from traces.panels import Panel, together
 
 WORDS = {"tpot_ms": "TPOT", "ttft_ms": "TTFT", "stall_ms_per_token": "stall per token"}
-BANDS = (0.05, 0.15)
-POINT: dict[str, Any] = {"linestyle": "none", "clip_on": True}
+HITS = "hit_complete"
+BANDS = {0.15: "#EDEDED", 0.05: "#CFCFCF"}
+"""Shares of the measured figure, and the greys of the areas within."""
+NARROW = 1.6
+"""A range of times below so many times its lowest is widened: a few percent are not to look like much."""
+Rows = Sequence[Mapping[str, Any]]
 
 
 def measured(document: Mapping[str, Any], look: Looks | None = None) -> Figure:
-    """From the content of a validation's JSON: times in ms on logarithmic axes, complete hits as shares."""
+    """From the content of a validation's JSON: times in ms on logarithmic axes, complete hits as shares.
+
+    EmptyPictureError where no figure is known on both sides.
+    """
+    panels = measured_panels(document, look)
+    title = "Predicted by the simulator against measured on the device" if len(panels) > 1 else ""
+    return together(panels, title, about_of(document))
+
+
+def about_of(document: Mapping[str, Any]) -> str:
+    """What was measured, where and when."""
+    source = document["provenance"]
+    model, machine = source["model"]["name"], source["hardware"]["name"]
+    return f"{title_of('model', model)} on {title_of('hardware', machine)}, measured {source['date']}; a point per cell"
+
+
+def measured_panels(document: Mapping[str, Any], look: Looks | None = None) -> list[Panel]:
+    """The panels of :func:`measured`, square, each with the same axis on both sides."""
     # Small markers, of small budgets, last: they lie on the large ones.
     rows = sorted(document["cells"], key=lambda row: _size(document["cells"], row["budget"]), reverse=True)
-    source, style = document["provenance"], look or looks(label(row["policy"]) for row in rows)
-    figure = Figure(figsize=(11, 9.2), layout="constrained")
-    figure.suptitle(
-        f"{source['model']['name']} on {source['hardware']['name']}: predicted against measured, {source['date']}"
+    style = look or looks(label(row["policy"]) for row in rows)
+    panels = []
+    for name, words in (*WORDS.items(), (HITS, "hit rate (complete)")):
+        pairs = [(row, row["errors"][name]["device"], row["errors"][name]["simulated"]) for row in rows]
+        seen = [it for it in pairs if None not in it[1:] and (name == HITS or min(it[1:]) > 0)]
+        if seen:
+            title = _finding(words, seen, name)
+            if len(seen) < len(rows):
+                title += (
+                    f" ({len(rows) - len(seen)} of {len(rows)} not drawn: {'0 or ' * (name != HITS)}null on one side)"
+                )
+            panels.append(Panel(title, partial(_draw, rows=rows, seen=seen, style=style, share=name == HITS), 5.0, 4.6))
+    if not panels:
+        raise EmptyPictureError("no cell has a figure both predicted and measured")
+    return panels
+
+
+def _finding(words: str, seen: Sequence[tuple[Any, float, float]], name: str) -> str:
+    if name == HITS:
+        worst = max(abs(simulated - device) for _, device, simulated in seen)
+        apart = f"at most {number(100 * worst)} percentage points apart" if worst else "equal"
+        return f"{words}: {apart} in {len(seen)} cells"
+    errors = [abs(simulated / device - 1) for _, device, simulated in seen]
+    within = sum(error <= max(BANDS) for error in errors)
+    return f"{words}: within {max(BANDS):.0%} in {within} of {len(seen)} cells, at worst {max(errors):.0%} off".replace(
+        "%", " %"
     )
-    axes = figure.subplots(2, 2).ravel()
-    for axis, name in zip(axes[:3], WORDS, strict=True):
-        _times(axis, rows, name, style)
-    _hits(axes[3], rows, style)
-    for name in sorted({label(row["policy"]) for row in rows}):
-        axes[3].plot([], [], **style[name].line | POINT | {"markersize": 9}, label=short(name))
-    for budget in _budgets(rows):
-        axes[3].plot([], [], "o", color=GREY, markersize=_size(rows, budget), label=f"budget {budget}")
-    # The bands last, below with the rest: inside, they would lie on points far above the line.
-    return legend(figure, axes[3], *axes[:3])
 
 
-def _times(axis: Any, rows: Sequence[Mapping[str, Any]], name: str, style: Looks) -> None:
-    points = [(row, row["errors"][name]) for row in rows]
-    seen = [(row, it["device"], it["simulated"]) for row, it in points if it["device"] and it["simulated"]]
-    axis.set(title=WORDS[name], xlabel="measured, ms", ylabel="predicted, ms")
-    if left := len(points) - len(seen):
-        axis.set_title(f"{WORDS[name]} ({left} of {len(points)} cells not drawn: 0 or null on one side)")
-    if not seen:
-        axis.text(0.5, 0.5, "no cell has both above 0", ha="center", transform=axis.transAxes)
-        return
+def _draw(
+    axes: Axes, *, rows: Rows, seen: Sequence[tuple[Any, float, float]], style: Looks, share: bool
+) -> Sequence[Any]:
     values = [value for _, *pair in seen for value in pair]
-    low, high = min(values) / 1.3, max(values) * 1.3
-    _diagonal(axis, low, high)
-    axis.fill_between([], [], color="#888888", alpha=0.25, label="within 5 %")
-    axis.fill_between([], [], color="#888888", alpha=0.12, label="within 15 %")
-    for band, alpha in zip(reversed(BANDS), (0.12, 0.25), strict=True):
-        edge = [low, high]
-        axis.fill_between(
-            edge, [x * (1 - band) for x in edge], [x * (1 + band) for x in edge], color="#888888", alpha=alpha, lw=0
-        )
-    for row, x, y in seen:
-        _point(axis, rows, row, style, x, y)
-    axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-    _ticks(axis, low, high)
+    low, high = min(values), max(values)
+    if share:
+        low, high = -0.03, 1.03
+    else:
+        spread = max((high / low) ** 0.05, (NARROW * low / high) ** 0.5)
+        low, high = low / spread, high * spread
+    named: list[Any] = []
+    edge = np.array([low, high])
+    for band, grey in {} if share else BANDS.items():
+        area = axes.fill_between(edge, edge * (1 - band), edge * (1 + band), color=grey, linewidth=0)
+        area.set_label(f"within {100 * band:g} %")
+        named.append(area)
+    axes.plot(edge, edge, color=INK, linewidth=0.8, label="_equal")
+    for row, device, simulated in seen:
+        own = {"linestyle": "none", "clip_on": True, "markersize": _size(rows, row["budget"]), "label": "_point"}
+        axes.plot([device], [simulated], **style[label(row["policy"])].line | own)
+    unit = "share" if share else "ms"
+    axes.set(xlabel=f"measured, {unit}", ylabel=f"predicted, {unit}", xlim=(low, high), ylim=(low, high))
+    axes.set_box_aspect(1)
+    dress(axes, "both")
+    axes.grid(color=PALE, linewidth=0.6)
+    if share:
+        axes.set(xticks=(ticks := (0, 0.2, 0.4, 0.6, 0.8, 1)), yticks=ticks)
+    else:
+        log_scale(axes, "x")
+        log_scale(axes, "y")
+    alone: dict[str, Any] = {"linestyle": "none", "markersize": 8}
+    names = sorted({label(row["policy"]) for row in rows})
+    named += [Line2D([], [], **style[name].line | alone, label=short(name)) for name in names]
+    for budget in _budgets(rows):
+        dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "color": GREY, "markersize": _size(rows, budget)}
+        named.append(Line2D([], [], **dot, label=f"budget {budget}"))
+    return named
 
 
-def _hits(axis: Any, rows: Sequence[Mapping[str, Any]], style: Looks) -> None:
-    axis.set(
-        title="hit rate (complete)",
-        xlabel="measured, share",
-        ylabel="predicted, share",
-        xlim=(-0.03, 1.03),
-        ylim=(-0.03, 1.03),
-    )
-    _diagonal(axis, 0, 1)
-    for row in rows:
-        it = row["errors"]["hit_complete"]
-        if it["device"] is not None and it["simulated"] is not None:
-            _point(axis, rows, row, style, it["device"], it["simulated"])
-    axis.grid(alpha=0.3)
-
-
-def _point(axis: Any, rows: Sequence[Mapping[str, Any]], row: Mapping[str, Any], style: Looks, *at: float) -> None:
-    x, y = at
-    axis.plot([x], [y], **style[label(row["policy"])].line | POINT | {"markersize": _size(rows, row["budget"])})
-
-
-def _budgets(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _budgets(rows: Rows) -> list[Any]:
     """The budgets of a validation as they were given, by bytes where a row has them, else in their order."""
     return list(dict.fromkeys(row["budget"] for row in sorted(rows, key=lambda row: row.get("budget_bytes") or 0)))
 
 
-def _size(rows: Sequence[Mapping[str, Any]], budget: Any) -> float:
+def _size(rows: Rows, budget: Any) -> float:
     """A larger marker for a larger budget: labels beside the points would lie on one another."""
     budgets = _budgets(rows)
-    return 6 + 6 * budgets.index(budget) / max(1, len(budgets) - 1)
-
-
-def _diagonal(axis: Any, low: float, high: float) -> None:
-    axis.plot([low, high], [low, high], color="black", linewidth=0.8)
-
-
-def _ticks(axis: Any, low: float, high: float) -> None:
-    """Plain numbers, at 1, 2 and 5 times each power of ten, or at these alone where there are many."""
-    steps = (1, 2, 5) if high < 300 * low else (1,)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    marks = [m * 10.0**p for p in powers for m in steps if low <= m * 10.0**p <= high]
-    if len(marks) < 2:
-        marks = [float(f"{x:.3g}") for x in (low * 1.05, (low * high) ** 0.5, high / 1.05)]
-    for which in (axis.set_xticks, axis.set_yticks):
-        which(marks, [f"{x:g}" for x in marks])
-    axis.minorticks_off()
-    axis.grid(alpha=0.3)
+    return 5 + 6 * budgets.index(budget) / max(1, len(budgets) - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from itertools import groupby
 
-from sim.pictures.style import EmptyPictureError
+from traces.drawing import EmptyPictureError
 
 ROWS = 32
 """Bars or rows of a heat map in one picture."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from sim.profiles import title_of
 from traces import plots
 from traces.reader import Trace
 from traces.stats import Stats, describe
@@ -11,9 +12,14 @@ from traces.stats import Stats, describe
 
 def popularity(trace: Trace, stats: Stats | None = None) -> Figure:
     """How often each expert of each layer was chosen, as a multiple of uniform choice."""
-    return plots.popularity(trace, stats or describe(trace))
+    return plots.popularity(trace, stats or describe(trace), of(trace))
 
 
 def reuse(trace: Trace, stats: Stats | None = None) -> Figure:
     """Reuse distances in experts of the layer: the share of lookups within each, and quantiles by layer."""
-    return plots.reuse_distance(trace, stats or describe(trace))
+    return plots.reuse_distance(trace, stats or describe(trace), of(trace))
+
+
+def of(trace: Trace) -> str:
+    """Whose routing it is, by the model's title."""
+    return f"routing of {title_of('model', trace.manifest.model.name)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from sim.cli import wants_help
 from sim.units import counted
 from traces.errors import UserError
+from traces.whole import write_whole
 
 if TYPE_CHECKING:
     from sim.compare import Comparison
@@ -21,7 +21,8 @@ python -m sim report DIR [KEY=VALUE ...]
 
 One HTML page of the runs below DIR: the tables of compare, pictures, what may
 be concluded and what not, where every row comes from and the command that makes
-it again. It holds its pictures and loads nothing.
+it again. It holds its pictures and loads nothing. Beside it lies the table of
+the runs as CSV, under the same name.
 
   out=FILE           the page (report.html in DIR)
   metric=NAME        as for compare; and so baseline=, target=, level= and every
@@ -33,6 +34,21 @@ it again. It holds its pictures and loads nothing.
 
 OPTIONS = {"out": "", "metric": "tpot", "target": "", "baseline": "", "level": "0.95"}
 FILE = "report.html"
+HEADINGS = {
+    "latency": "Latency and the bound",
+    "front": "Lossy policies",
+    "stalls": "Where the time goes",
+    "hits": "Hit rates",
+    "fates": "Prefetches",
+    "link": "The link",
+    "layers_prefill": "Layers, prefill",
+    "layers_decode": "Layers, decode",
+    "popularity": "Popularity of experts",
+    "layers": "Layers",
+    "reuse": "Reuse distances",
+    "measured": "Predicted against measured",
+}
+"""Of the pictures, by their names."""
 INTRODUCTION = (
     "A Mixture-of-Experts model that does not fit on the GPU keeps its experts in host memory. A policy decides which"
     " of them are on the GPU, within a budget of its memory, and what is copied ahead. TTFT: time to the first token of"
@@ -59,35 +75,46 @@ def main(words: Sequence[str]) -> int:
     from sim.compare.cli import compared
 
     found = compared("report", words, folder, options, selection)
-    content, missing = build(found, root, words)
-    _place(target, content)
+    beside = target.with_suffix(".csv")
+    content, missing = build(found, root, words, beside.name)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(beside, data(found))
+        write_whole(target, content)
+    except OSError as error:
+        raise UserError(f"out={target}: cannot be written ({error.strerror})") from None
     for line in missing:
         sys.stderr.write(f"not drawn: {' '.join(line.split())}\n")
     sys.stderr.write(f"wrote {target}: {counted(len(found.runs), 'run')}, {len(content):,} bytes\n")
     return 0
 
 
-def build(found: Comparison, root: Path, words: Sequence[str]) -> tuple[bytes, list[str]]:
-    """The page of a comparison of runs below ``root``, and what could not be drawn. No clock: same runs, same page."""
+def build(found: Comparison, root: Path, words: Sequence[str], beside: str) -> tuple[bytes, list[str]]:
+    """The page of a comparison of runs below ``root``, and what could not be drawn. No clock: same runs, same page.
+
+    ``beside``: the name of the file that holds :func:`data`.
+    """
     import shlex
 
-    from sim.compare.conclude import conclude, limits, machine
+    from sim.compare.conclude import conclude, limits
     from sim.compare.table import legend
     from sim.frame import LATENCY_NAMES
+    from sim.pictures.findings import about
     from sim.report import tables
     from sim.report.again import Again
     from sim.report.draw import draw
+    from sim.report.opening import opening
     from sim.report.page import Page
 
     runs = found.runs
-    first = runs.iloc[0]
-    page = Page(f"{LATENCY_NAMES[found.metric]} of offloading policies: {first['model']} on {machine(runs)}")
+    page = Page(f"{LATENCY_NAMES[found.metric]} of offloading policies: {about(runs)}")
+    page.text(opening(found), "first")
     page.text(
         f"{counted(len(runs), 'run')} of {counted(runs['policy_label'].nunique(), 'policy', 'policies')} at"
-        f" {counted(runs['budget_bytes'].nunique(), 'budget')};"
-        f" routing from {first['routing_from']}, trace {first['trace'][:12]}."
+        f" {counted(runs['budget_bytes'].nunique(), 'budget')}. {INTRODUCTION}"
     )
-    page.text(INTRODUCTION)
+    page.link("The runs as a table, with the intervals of the figures below: ", beside, ".")
+    page.contents()
     page.heading("What may be concluded")
     page.points(conclude(found) or ["Nothing: there is no second policy or budget to compare with."])
     page.heading("What may not")
@@ -99,10 +126,11 @@ def build(found: Comparison, root: Path, words: Sequence[str]) -> tuple[bytes, l
     page.heading("Pictures")
     missing = []
     for drawn in draw(found, root):
-        if drawn.png is None:
-            missing.append(f"{drawn.name}: {drawn.why}")
+        if drawn.panels:
+            page.heading(HEADINGS[drawn.name.partition(" ")[0]], 3)
+            page.pictures(drawn.panels, drawn.caption)
         else:
-            page.picture(drawn.png, drawn.caption)
+            missing.append(f"{drawn.name}: {drawn.why}")
     if missing:
         page.text("Not drawn:")
         page.points(missing)
@@ -121,24 +149,19 @@ def build(found: Comparison, root: Path, words: Sequence[str]) -> tuple[bytes, l
     return page.render(), missing
 
 
+def data(found: Comparison) -> bytes:
+    """The runs as CSV: the columns of ``sim.load``, and the interval of the cell's metric in the two last."""
+    ends = found.cells.set_index(["policy_label", "budget_bytes"])[["low", "high"]]
+    ends = ends.rename(columns={end: f"{found.metric}_ms_{end}" for end in ends})
+    return found.runs.join(ends, on=["policy_label", "budget_bytes"]).to_csv(index=False).encode()
+
+
 def _writable(target: Path) -> None:
     """UserError before the work, not after it, where the page cannot be written."""
     if target.is_dir():
         raise UserError(f"out={target}: a folder; allowed: a file, such as {target / FILE}")
+    if target.suffix == ".csv":
+        raise UserError(f"out={target}: the table of the runs takes that name; allowed: such as {target.stem}.html")
     folder = target.parent
     if folder.exists() and not os.access(folder, os.W_OK):
         raise UserError(f"out={target}: cannot be written (no permission for {folder})")
-
-
-def _place(target: Path, content: bytes) -> None:
-    """The file whole, or as it was."""
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(target)
-    except OSError as error:
-        raise UserError(f"out={target}: cannot be written ({error.strerror})") from None
-    finally:
-        if target.parent.is_dir():
-            part.unlink(missing_ok=True)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from matplotlib.figure import Figure
 
 from sim import pictures
 from sim.cell import find_trace
@@ -18,10 +16,20 @@ from sim.compare import Comparison
 from sim.config import load_config
 from sim.core.accounts import PHASES
 from sim.frame import label
-from sim.pictures.style import Looks, looks
+from sim.pictures.colours import Looks, looks
+from sim.pictures.copies import fates_panels, link_panels
+from sim.pictures.findings import about
+from sim.pictures.fronts import front_panels
+from sim.pictures.hits import hits_panels
+from sim.pictures.latency import latency_panels
+from sim.pictures.layers import layers_panels
+from sim.pictures.measured import about_of, measured_panels
+from sim.pictures.routing import of as routing_of
+from sim.pictures.stalls import stalls_panels
 from sim.runs import load_layers
-from traces import Trace, open_trace
+from traces import Trace, open_trace, plots
 from traces.errors import UserError
+from traces.panels import Panel, together
 from traces.stats import describe
 
 if TYPE_CHECKING:
@@ -30,11 +38,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A picture, or why there is none."""
+    """A picture's panels, each an image of its own, or why there are none."""
 
     name: str
     caption: str
-    png: bytes | None
+    panels: Sequence[tuple[str, bytes]]
+    """What each shows, and its SVG."""
     why: str = ""
 
 
@@ -42,67 +51,80 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
     """All pictures of a comparison of the runs below ``root``, in the order of the page."""
     runs, metric = found.runs, found.metric
     damaged = list[str]()
-    layers, validations = _layers(root, runs, damaged), _validations(root)
-    # One for the page: a policy looks the same in every picture, also where another has nothing to show.
+    layers, validations = _load(root, runs, damaged), _validations(root)
+    lossy = found.cells[~found.cells["lossless"].astype(bool)]
+    # One for the page: marker and dash of variants too are the same in every picture.
     look = looks([*runs["policy_label"], *(name for _, document in validations for name in _policies(document))])
-    drawn = [
-        _draw("latency", LATENCY, lambda: pictures.latency(runs, metric, look)),
-        _draw("front", FRONT, lambda: pictures.front(found.cells, metric, look)),
-        *_pages("stalls", STALLS, lambda page: pictures.stalls(runs, page)),
-        _draw("hits", HITS, lambda: pictures.hits(runs, look)),
-        *_pages("fates", FATES, lambda page: pictures.fates(runs, page)),
-        _draw("link", LINK, lambda: pictures.link(runs, look)),
+    said = about(runs)
+    drawn = [_draw("latency", LATENCY, said, lambda: latency_panels(runs, metric, look, found.cells, found.target))]
+    if len(lossy):
+        drawn.append(_draw("front", FRONT, said, lambda: front_panels(lossy, metric, look, found.target)))
+    drawn += [
+        _draw("stalls", STALLS, said, lambda: stalls_panels(runs)),
+        _draw("hits", HITS, said, lambda: hits_panels(runs, look)),
+        _draw("fates", FATES, said, lambda: fates_panels(runs)),
+        _draw("link", LINK, said, lambda: link_panels(runs, look)),
     ]
-    drawn += [Drawn("layers of a run", LAYERS, None, line) for line in damaged]
+    drawn += [Drawn("layers of a run", LAYERS, (), line) for line in damaged]
     if layers is not None:
         for phase in PHASES:
-            drawn += _pages(f"layers_{phase}", f"{LAYERS} ({phase})", partial(pictures.layers, layers, phase))
+            drawn.append(_draw(f"layers_{phase}", f"{LAYERS} ({phase})", said, partial(_layers, layers, phase)))
     trace, why = _trace(runs, root)
     if trace is None:
-        drawn += [Drawn(name, caption, None, why) for name, caption in (("popularity", POPULARITY), ("reuse", REUSE))]
+        drawn += [Drawn(name, caption, (), why) for name, caption in (("popularity", POPULARITY), ("reuse", REUSE))]
     else:
         stats = describe(trace)
-        drawn.append(_draw("popularity", POPULARITY, lambda: pictures.popularity(trace, stats)))
-        drawn.append(_draw("reuse", REUSE, lambda: pictures.reuse(trace, stats)))
+        whose = plots.subtitle(trace, stats, routing_of(trace))
+        drawn.append(_draw("popularity", POPULARITY, whose, lambda: [plots.popularity_panel(trace, stats)]))
+        drawn.append(_draw("reuse", REUSE, whose, lambda: plots.reuse_panels(trace, stats)))
     for path, document in validations:
-        drawn.append(_draw(f"measured {path}", f"{MEASURED} ({path})", _measured(document, look)))
+        drawn.append(_measured(path, document, look))
     return drawn
 
 
 LATENCY = (
-    "Latency against budget. Lines between budgets guide the eye. Nothing lossless that computes on the GPU lies in the"
-    " shaded area; reference rows cheat, and show how much cheating would help (infinite has another budget)."
+    "Latency against GPU memory. Lines between budgets guide the eye. Nothing lossless that computes on the GPU can lie"
+    " in the grey area: its upper edge is exact at the budgets that were run, and between two of them the larger one's"
+    " holds. Reference rows cheat, and show how much cheating would help (infinite has all the memory there is)."
 )
-FRONT = "The Pareto front, by means. Lossy rows have axes of their own, with what they cost in quality."
+FRONT = "Latency against what lossy policies keep of the model's output; a larger marker for a larger budget."
 STALLS = (
     "Where the time of a generated token goes. The parts add up, exactly, to all the time from the start of the first"
-    " measured request to the end of the last."
+    " measured request to the end of the last. Each budget has a scale of its own."
 )
 HITS = "The four hit rates that papers mix up, over the lookups of each phase."
-FATES = "What became of the copies that were asked for ahead; late ones were demanded before they were complete."
+FATES = (
+    "What became of the copies that were asked for ahead: useful ones were complete before they were demanded, late"
+    " ones after."
+)
 LINK = "How busy the link was, and what was copied. Nothing lossless copies less than the bound."
 LAYERS = "Layer by layer: complete hits, and stalls"
-POPULARITY = "How often each expert was chosen, over the whole trace."
-REUSE = "Reuse distances, over the whole trace: a layer's pool of c slots under LRU hits the lookups below c."
+POPULARITY = "How often each expert was chosen, over the whole trace: orange is more often than by uniform choice."
+REUSE = (
+    "Reuse distances, over the whole trace: how many other experts of its layer were demanded since an expert's last"
+    " demand. A layer's pool of c slots under LRU hits the lookups below c, as long as a step's demand fits into it."
+)
 MEASURED = "Predicted by the simulator against measured on the device"
 
 
-def _draw(name: str, caption: str, make: Callable[[], Figure]) -> Drawn:
+def _draw(name: str, caption: str, said: str, make: Callable[[], Sequence[Panel]]) -> Drawn:
     try:
-        return Drawn(name, caption, pictures.png(make()))
+        return Drawn(name, caption, [(it.title, pictures.svg(together([it], "", said))) for it in make()])
     except pictures.EmptyPictureError as error:
-        return Drawn(name, caption, None, str(error))
+        return Drawn(name, caption, (), str(error))
 
 
-def _pages(name: str, caption: str, make: Callable[[int], Figure]) -> Iterator[Drawn]:
-    """As many pictures as it takes."""
+def _layers(layers: pd.DataFrame, phase: str) -> list[Panel]:
+    """All pages."""
+    panels: list[Panel] = []
     for page in count(1):
-        drawn = _draw(name, caption if page == 1 else f"{caption} (page {page})", partial(make, page))
-        if page > 1 and drawn.png is None:
-            return
-        yield drawn
-        if drawn.png is None:
-            return
+        try:
+            panels += layers_panels(layers, phase, page)[0]
+        except pictures.EmptyPictureError:
+            if page == 1:
+                raise
+            break
+    return panels
 
 
 def _policies(document: Mapping[str, Any]) -> list[str]:
@@ -113,17 +135,15 @@ def _policies(document: Mapping[str, Any]) -> list[str]:
         return []
 
 
-def _measured(document: Mapping[str, Any], look: Looks) -> Callable[[], Figure]:
-    def make() -> Figure:
-        try:
-            return pictures.measured(document, look)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise pictures.EmptyPictureError(f"not a validation that this version reads ({error!r})") from None
-
-    return make
+def _measured(path: str, document: Mapping[str, Any], look: Looks) -> Drawn:
+    name, caption = f"measured {path}", f"{MEASURED} ({path})"
+    try:
+        return _draw(name, caption, about_of(document), lambda: measured_panels(document, look))
+    except (KeyError, TypeError, AttributeError) as error:
+        return Drawn(name, caption, (), f"not a validation that this version reads ({error!r})")
 
 
-def _layers(root: Path, runs: pd.DataFrame, damaged: list[str]) -> pd.DataFrame | None:
+def _load(root: Path, runs: pd.DataFrame, damaged: list[str]) -> pd.DataFrame | None:
     """The layers of the runs; ``damaged`` is given a line for each table that cannot be read. None if none can."""
     try:
         return load_layers(root, runs, damaged)

@@ -12,6 +12,7 @@ from sim.compare.table import heads_of, lines_of
 from sim.frame import REFERENCE_ROWS
 from sim.report.again import Again
 from sim.report.page import Page
+from sim.titles import titles
 from sim.units import format_bytes
 
 Row = tuple[str, Sequence[str]]
@@ -85,8 +86,9 @@ def common(found: Comparison) -> Iterator[str]:
     """What all rows share: compare refuses runs in which it differs."""
     first = found.runs.iloc[0]
     decoding = str(first["decoding"]).replace("_", " ")
-    yield f"Trace {first['trace']}: {first['recording']}, {decoding}, routing from {first['routing_from']}."
-    yield f"Priced as {first['model']} in {first['dtype']} (profile {first['model_sha']}); compute: {first['compute']}."
+    said = titles({str(key): value for key, value in first.items()})
+    yield f"Trace {first['trace']}: {first['recording']}, {decoding}, routing of {said.routing}."
+    yield f"Priced as {said.priced_as} in {first['dtype']} (profile {first['model_sha']}); compute: {first['compute']}."
     yield f"Machine {first['hardware']} (profile {first['hardware_sha']}): {first['figures']} figures."
     yield (
         f"Measured: {first['measured_requests']}; batch {first['batch']}, {first['chunks']} copies per expert,"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import base64
-import importlib.util
+import importlib
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from traces.drawing import Picture
+from traces.panels import Panel, together
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
@@ -17,20 +20,17 @@ pytest.importorskip("nbclient")
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-LARGEST_PICTURE = 200_000
-LARGEST = 400_000
+LARGEST_PICTURE = 60_000
+LARGEST = 150_000
 # A folder or a name that is this machine's alone, colours of a terminal, and addresses of objects.
 OWN = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|opt|Users|usr|var)/|localhost|\x1b\[|\bat 0x[0-9a-f]{6,}")
 
 
 @pytest.fixture(scope="module")
 def execute() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("execute", ROOT / "notebooks" / "execute.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "notebooks")
+        return importlib.import_module("execute")
 
 
 def code_cells(path: Path) -> list[nbformat.NotebookNode]:
@@ -85,17 +85,6 @@ def test_links_lead_somewhere(path: Path) -> None:
                 assert (ROOT / name).exists() or "next_use" in name, name
 
 
-# The README's picture is a notebook's figure, and not that of some earlier state.
-def test_pictures_that_are_kept_as_files_are_the_notebooks(execute: ModuleType) -> None:
-    found = {}
-    for path in NOTEBOOKS:
-        found |= execute.pictures(nbformat.read(path, as_version=4))
-    assert set(found) == {"docs/budget_sweep.png"}
-    for name, content in found.items():
-        assert (ROOT / name).read_bytes() == content, name
-        assert f"]({name})" in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
 def notebook_of(execute: ModuleType, *sources: str) -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
 
@@ -109,6 +98,29 @@ def test_an_error_and_a_cell_that_never_ends_fail(execute: ModuleType) -> None:
 
 
 def test_a_notebook_runs_in_a_folder_that_goes_away(execute: ModuleType) -> None:
-    notebook = notebook_of(execute, "import os; open('x', 'w').close(); print(os.getcwd())")
+    notebook = notebook_of(execute, "import os, tempfile; print(os.getcwd()); print(tempfile.mkdtemp())")
     execute.execute(notebook)
-    assert not Path(notebook.cells[0].outputs[0].text.strip()).exists()
+    here, temporary = notebook.cells[0].outputs[0].text.split()
+    assert Path(temporary).is_relative_to(here)
+    assert not Path(here).exists()
+
+
+# Said above, and something else printed below.
+@each
+def test_the_figures_of_what_is_found_are_printed_below(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    (finding,) = re.findall(r"^\*\*(.*?)\*\*$", notebook.cells[0].source, flags=re.MULTILINE | re.DOTALL)
+    printed = " ".join(
+        re.sub("<[^>]*>", " ", str(out.get("data", {}).get("text/html", out.get("text", ""))))
+        for cell in code_cells(path)
+        for out in cell.outputs
+    )
+    for figure in re.findall(r"\d+(?:\.\d+)?", finding):
+        assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\.?\d)", printed), figure
+
+
+def test_a_picture_shows_itself_whole() -> None:
+    picture = together([Panel("What was found", lambda axes: axes.plot([1, 2], label="lru"))])
+    assert isinstance(picture, Picture)
+    assert picture._repr_png_().startswith(b"\x89PNG")
+    assert list(picture.get_tightbbox().size) == list(picture.get_size_inches())

@@ -16,7 +16,15 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 Corners = np.ndarray
-COUNTED = ("MoE layer", "policy", "expert", "measured, ms", "predicted, ms")
+COUNTED = (
+    "MoE layer",
+    "policy",
+    "expert",
+    "measured, ms",
+    "predicted, ms",
+    "GPU memory for experts",
+    "loads issued ahead",
+)
 """Labels that are a number or a name, or say their unit without brackets."""
 
 
@@ -54,7 +62,8 @@ def faults(figure: Figure) -> list[str]:
     hidden = {id(text) for axes in figure.axes if not axes.get_visible() for text in axes.findobj(Text)}
     texts = [text for text in figure.findobj(Text) if id(text) not in hidden and _shown(text, ticks, drawn)]
     width, height = canvas.get_width_height()
-    boxes = [(text, text.get_window_extent(renderer)) for text in texts]
+    # That of an annotation itself has its arrow within.
+    boxes = [(text, Text.get_window_extent(text, renderer)) for text in texts]
     legends = [("a legend", legend.get_window_extent(renderer)) for legend in _legends(figure)]
     for what, box in [*((repr(text.get_text()), box) for text, box in boxes), *legends]:
         if box.x0 < -1 or box.y0 < -1 or box.x1 > width + 1 or box.y1 > height + 1:

@@ -19,16 +19,27 @@ BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-c
 WIDTHS = (400, 1280)
 PROBE = """<script>addEventListener("load", () => {
   const root = document.documentElement, images = [...document.images];
-  const inside = e => e.closest(".wide, figure");
+  const tables = [...document.querySelectorAll(".wide")];
   const style = getComputedStyle(document.body);
+  const order = () => [...document.querySelector("table").tBodies[0].rows].map(row => row.cells[0].textContent);
+  const before = order(), head = document.querySelectorAll("th button")[1];
+  head.click();
+  const up = order(), sorted = head.parentElement.getAttribute("aria-sort");
+  head.click();
   document.body.setAttribute("data-probe", JSON.stringify({
     width: root.clientWidth, needs: root.scrollWidth, height: root.scrollHeight,
     images: images.map(i => i.complete ? Math.min(i.naturalWidth, i.naturalHeight) : 0),
-    over: [...document.querySelectorAll("body *")].filter(e => !inside(e) &&
+    over: [...document.querySelectorAll("body *")].filter(e => !e.closest(".wide") &&
       e.getBoundingClientRect().right > root.clientWidth + 1).map(e => e.tagName + ": " + e.textContent.slice(0, 40)),
-    unscrollable: [...document.querySelectorAll(".wide, figure")].filter(e =>
-      e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX != "auto").length,
-    colours: [style.color, style.backgroundColor],
+    unscrollable: tables.filter(e => e.scrollWidth > e.clientWidth + 1 &&
+      getComputedStyle(e).overflowX != "auto").length,
+    scrolled: tables.filter(e => e.scrollWidth > e.clientWidth + 1).length,
+    hints: [...document.querySelectorAll(".hint")].filter(e => e.offsetHeight > 0).length,
+    lost: tables.filter(e => { e.scrollLeft = 9999; const first = e.querySelector("tbody tr:last-child td");
+      return Math.abs(first.getBoundingClientRect().left - e.getBoundingClientRect().left) > 2; }).length,
+    tall: Math.max(...[...document.querySelectorAll("td:first-child")].map(e => e.offsetHeight)),
+    colours: [style.color, style.backgroundColor], before, up, sorted, down: order(),
+    reached: tables.every(e => e.tabIndex == 0) && head.tabIndex == 0,
   }));
 })</script></body>"""
 
@@ -47,9 +58,10 @@ def browse(page: Path, *flags: str) -> subprocess.CompletedProcess[str]:
 
 
 def probed(html: str, page: Path, width: int) -> dict[str, Any]:
-    """What a script sees of the page, which forbids scripts, so that this one is let in."""
+    """What a script sees of the page, which forbids all but its own, so that this one is let in."""
     assert html.count("</body>") == 1
-    page.write_text(html.replace(POLICY, f"{POLICY}; script-src 'unsafe-inline'").replace("</body>", PROBE))
+    open_policy = POLICY.partition("script-src")[0] + "script-src 'unsafe-inline'"
+    page.write_text(html.replace(POLICY, open_policy).replace("</body>", PROBE))
     dom = browse(page, f"--window-size={width},900", "--dump-dom").stdout
     found = re.search('data-probe="([^"]*)"', dom)
     assert found is not None
@@ -71,9 +83,40 @@ def test_everything_fits_and_is_there(html: str, tmp_path: Path, width: int) -> 
     assert seen["needs"] <= seen["width"] <= width, "the page is wider than the window"
     assert seen["over"] == []
     assert seen["unscrollable"] == 0
-    assert len(seen["images"]) == html.count("<img ") == 10
-    assert min(seen["images"]) > 200
+    assert len(seen["images"]) == html.count("<img ") > 20
+    assert min(seen["images"]) > 150
     assert seen["colours"] == ["rgb(17, 17, 17)", "rgb(255, 255, 255)"]
+    assert seen["lost"] == 0, "the first column stays where a table is scrolled"
+    assert seen["tall"] < 80, "names are not broken letter by letter"
+    assert seen["reached"], "by the keyboard"
+    if width < 960:
+        assert seen["hints"] >= seen["scrolled"] > 0
+    else:
+        assert seen["hints"] == 0
+
+
+def test_a_head_sorts_within_its_groups(html: str, tmp_path: Path) -> None:
+    seen = probed(html, tmp_path / "page.html", 1280)
+    groups = [place for place, name in enumerate(seen["before"]) if name.startswith("budget")]
+    assert len(groups) == 2
+    assert seen["sorted"] == "ascending"
+    rows = dict(re.findall(r"<tr[^>]*><td>([^<]*)</td><td>([\d.]+)</td>", html[html.index("<tbody>") :][:6000]))
+    for which, reverse in (("up", False), ("down", True)):
+        assert [place for place, name in enumerate(seen[which]) if name.startswith("budget")] == groups
+        assert [seen[which][place] for place in groups] == [seen["before"][place] for place in groups]
+        last = seen[which][groups[1] + 1 :]
+        assert sorted(last) == sorted(seen["before"][groups[1] + 1 :])
+        values = [float(rows[name]) for name in last]
+        assert values == sorted(values, reverse=reverse)
+    assert seen["up"] != seen["down"]
+
+
+def test_its_own_script_runs_and_no_other(html: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(html.replace("</body>", "<script>document.title = 'changed'</script></body>"))
+    dom = browse(page, "--dump-dom").stdout
+    assert '<th scope="col"><button type="button">' in dom
+    assert "<title>changed" not in dom
 
 
 def test_it_is_silent_and_asks_for_nothing(html: str, tmp_path: Path) -> None:
@@ -86,7 +129,8 @@ def test_a_broken_page_is_found(html: str, tmp_path: Path) -> None:
     foreign = html.replace("</body>", '<img src="https://example.invalid/x.png"></body>')
     assert any("violates" in line for line in complaints(foreign, page))
     assert "https://example.invalid/x.png" in complaints(foreign.replace(POLICY, ""), page)
-    broken = html.replace("data:image/png;base64,iVBOR", "data:image/png;base64,AAAAA", 1)
+    broken = html.replace("data:image/svg+xml,%3Csvg", "data:image/svg+xml,%3Cno", 1)
+    assert broken != html
     wide = broken.replace("</body>", f"<p style='white-space: nowrap'>{'wide ' * 300}</p></body>")
     seen = probed(wide, page, 1280)
     assert min(seen["images"]) == 0

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from readable import faults
 
+from real.validation.plot import draw
+from real.validation.plot import main as redraw
 from sim import pictures
 from sim.cli import main
+from traces.errors import UserError
 
 
 def validation(cells: int = 6) -> dict[str, Any]:
@@ -33,7 +37,42 @@ def validation(cells: int = 6) -> dict[str, Any]:
 def test_it_can_be_read_and_says_what_it_leaves_out() -> None:
     figure = pictures.measured(validation())
     assert faults(figure) == []
-    assert "1 of 6 cells not drawn" in figure.axes[0].get_title()
+    assert "1 of 6 not drawn" in figure.axes[0].get_title(loc="left")
+    tpot = "TPOT: within 15 % in 5 of 5 cells, at worst 10 % off"
+    assert tpot in " ".join(figure.axes[0].get_title(loc="left").split())
+
+
+def test_both_axes_are_one(tmp_path: Path) -> None:
+    """Square, with the same range and the same ticks, of which there are enough; and it is what ``real`` draws."""
+    document = validation()
+    figure = pictures.measured(document)
+    FigureCanvasAgg(figure).draw()
+    assert len(figure.axes) == 4
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        assert box.width == pytest.approx(box.height, rel=1e-3)
+        assert axes.get_xlim() == axes.get_ylim()
+        assert list(axes.get_xticks()) == list(axes.get_yticks())
+        assert 3 <= len(axes.get_xticks()) <= 7
+    assert draw(document) == pictures.png(pictures.measured(document), 100)
+    file = tmp_path / "it.json"
+    file.write_text(json.dumps(document))
+    assert redraw([str(file)]) == 0
+    assert file.with_suffix(".png").read_bytes() == draw(document)
+    with pytest.raises(UserError, match=r"no.json: "):
+        redraw([str(tmp_path / "no.json")])
+    file.write_text("{}")
+    with pytest.raises(UserError, match="not a validation"):
+        redraw([str(file)])
+
+
+def test_nothing_to_compare_is_said() -> None:
+    document = validation(1)
+    document["cells"][0]["errors"] = {
+        name: {"device": None, "simulated": None} for name in document["cells"][0]["errors"]
+    }
+    with pytest.raises(pictures.EmptyPictureError, match="no cell has a figure both predicted and measured"):
+        pictures.measured(document)
 
 
 def test_a_report_holds_the_validations_of_its_folder(

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree as ET
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from PIL import Image
 
 from sim.cell import make_cell
 from sim.cli import main
-from sim.compare import Comparison
+from sim.compare import Comparison, compare
 from sim.compare.conclude import conclude, limits
 from sim.compose import read_config
 from sim.config import dump_configs
 from sim.report.again import Again
+from sim.report.cli import data
+from sim.report.opening import opening
+from sim.report.page import POLICY, SCRIPT
 
 EVIL = "<script>alert(1)</script>&\"'</td>\x07"
 
@@ -37,13 +45,15 @@ class Reader(HTMLParser):
         self.refers: list[str] = []
         self.texts: list[str] = []
         self.open: list[str] = []
-        self.style = ""
+        self.style, self.script = "", ""
+        self.places: list[str] = []
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         if tag not in ("meta", "link", "img"):
             self.open.append(tag)
+        self.places += [value or "" for name, value in attrs if name == "id"]
         for name, value in attrs:
             assert not name.startswith("on"), "a script"
             if name in ("src", "href", "action", "data", "srcset", "poster", "background", "formaction"):
@@ -55,6 +65,8 @@ class Reader(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] == "style":
             self.style += data
+        elif self.open and self.open[-1] == "script":
+            self.script += data
         else:
             self.texts.append(data)
 
@@ -67,20 +79,69 @@ def test_the_page_needs_nothing_else(html: str) -> None:
     page = Reader(html)
     assert html.startswith("<!DOCTYPE html>")
     assert page.open == []
-    assert not {"script", "iframe", "object", "embed", "base", "form"} & set(page.tags)
-    assert page.refers
-    assert all(reference.startswith("data:") for reference in page.refers)
+    assert not {"iframe", "object", "embed", "base", "form"} & set(page.tags)
+    assert page.tags.count("script") == 1
+    assert page.script == SCRIPT
+    digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" == POLICY
+    assert html.count(POLICY) == 1, "that script, and nothing else"
+    loaded = [it for it in page.refers if not it.startswith("#") and it != "./page.csv"]
+    assert loaded
+    assert all(reference.startswith("data:") for reference in loaded)
     assert "url(" not in page.style
     assert "@import" not in page.style
-    assert "default-src 'none'" in html
-    assert "http://" not in html
+    assert "http://" not in re.sub('src="data:[^"]*"', "", html)
     assert "https://" not in html
-    pictures = [it for it in page.refers if it.startswith("data:image/png;base64,")]
-    assert len(pictures) == 10
-    for picture in pictures:
-        image = Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2])))
-        assert image.width > 500
-        assert len(image.convert("L").getcolors() or range(256)) > 20, "an empty picture"
+
+
+def test_the_contents_lead_to_every_section(html: str) -> None:
+    page = Reader(html)
+    links = [it[1:] for it in page.refers if it.startswith("#")]
+    assert links == page.places
+    assert len(links) == len(set(links)) == page.tags.count("h2") + page.tags.count("h3") > 10
+
+
+def test_a_panel_is_an_image_of_its_own(html: str) -> None:
+    """As SVG, none wider than 14 cm, so that none is lost at the side of a narrow screen; of a bounded size."""
+    images = [unquote(it.partition(",")[2]) for it in Reader(html).refers if it.startswith("data:image/svg+xml,")]
+    assert len(images) == html.count("<img ") > 20
+    for image in images:
+        root = ET.fromstring(image)
+        assert float(root.attrib["width"].removesuffix("pt")) <= 6.5 * 72
+        shapes = sum(it.tag.endswith(("}path", "}use", "}image")) for it in root.iter())
+        assert shapes > 15, "an empty picture"
+        assert len(image) < 60_000
+        assert not any(it.tag.endswith(("}script", "}foreignObject")) for it in root.iter())
+    assert len(html) < 1_000_000
+
+
+def test_the_runs_lie_beside_as_csv(html: str, grid: Path, runs: pd.DataFrame) -> None:
+    assert html.count('href="./page.csv"') == 1
+    beside = pd.read_csv(io.BytesIO(data(compare(grid, metric="request"))))
+    assert list(beside.columns) == [*runs.columns, "request_ms_low", "request_ms_high"]
+    merged = beside.merge(runs, on="cell", suffixes=("", "_own"))
+    assert len(merged) == len(beside) == len(runs)
+    assert merged["tpot_ms_mean"].to_numpy() == pytest.approx(merged["tpot_ms_mean_own"].to_numpy(), rel=1e-12)
+
+
+def test_the_opening_sentence_is_of_the_figures(compared: Comparison, runs: pd.DataFrame, html: str) -> None:
+    said = opening(compared)
+    assert said in Reader(html).text
+    exact = compared.cells[compared.cells["lossless"]]
+    for part, budget in zip(said.split(". "), (exact["budget_bytes"].max(), exact["budget_bytes"].min()), strict=True):
+        own = exact[exact["budget_bytes"] == budget]
+        best = own.loc[own["value"].idxmin()]
+        assert best["policy_label"] in part
+        assert f"{best['value']:.2f} ms" in part
+        run = runs[(runs["policy_label"] == best["policy_label"]) & (runs["budget_bytes"] == budget)]
+        assert f"{run['bound_time_gap'].iloc[0]:.2f} times the bound" in part
+    sure = replace(compared, cells=compared.cells.assign(low=1.0, high=9.0, bound_time_gap=np.nan))
+    assert "ms (95 % interval 1.00 to 9.00)." in opening(sure).partition(". ")[0] + "."
+    lossy = replace(compared, cells=compared.cells[~compared.cells["lossless"]])
+    assert "the mean TPOT of lossy swapmoe is 2." in opening(lossy)
+    assert opening(lossy).count("GB") == 2
+    one = replace(compared, cells=exact[exact["budget_bytes"] == exact["budget_bytes"].max()])
+    assert opening(one).count("GB") == 1
 
 
 def test_the_page_holds_every_row_and_sentence(html: str, runs: pd.DataFrame, compared: Comparison) -> None:
@@ -174,7 +235,10 @@ def test_a_name_is_never_markup(grid: Path, tmp_path: Path, capsys: pytest.Captu
         file.write_text(json.dumps(result))
     assert main(["report", str(copy)]) == 0, capsys.readouterr().err
     page = Reader((copy / "report.html").read_text(encoding="utf-8"))
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1
+    assert page.script == SCRIPT
+    for image in [unquote(it.partition(",")[2]) for it in page.refers if it.startswith("data:image/svg+xml,")]:
+        assert not any(it.tag.endswith("}script") for it in ET.fromstring(image).iter())
     assert EVIL.replace("\x07", "\N{REPLACEMENT CHARACTER}") in page.texts
 
 
@@ -233,6 +297,10 @@ def test_mistakes_are_one_line(grid: Path, tmp_path: Path, capsys: pytest.Captur
         ([str(grid), f"out={file}/page.html"], "cannot be written"),
         ([str(grid), f"out={empty}"], f"out={empty}: a folder; allowed: a file"),
         ([str(grid), "out="], "out=: a file is wanted"),
+        (
+            [str(grid), f"out={tmp_path}/it.csv"],
+            "it.csv: the table of the runs takes that name; allowed: such as it.html",
+        ),
         ([str(grid), "polcy=lru"], "polcy=lru: not understood"),
         ([str(grid), "policy=fmoe"], "policy=fmoe: no run has it"),
         ([str(grid), "level=high"], "level=high: a confidence level"),

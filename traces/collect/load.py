@@ -67,12 +67,12 @@ def load(
     try:
         files = sorted(folder.glob("*.safetensors"))
         facts = {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
-        check_type(name, _AUTO_CONFIG.from_pretrained(str(folder), **_LOCAL))
         check_stored(name, files, method := method_of(folder))
         how: dict[str, Any] = {"dtype": dtype}
         full = None if method is None else dequantising(name, folder, method, dtype, _LOCAL)
         if full is not None:
             how = {"dtype": full.dtype, "config": full.config}
+        check_type(name, _AUTO_CONFIG.from_pretrained(str(folder), **_LOCAL))
         nbytes = weights_bytes(files, dtype) if full is None else full.nbytes
         where = choose(device, nbytes, limited=bool(allowed))
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **_LOCAL)

@@ -49,7 +49,7 @@ def test_a_cache_that_says_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_padding_that_the_library_itself_gets_wrong() -> None:
-    with pytest.raises(UserError, match=rf"layer 1: {BEYOND}.*; for padding alone; allowed: batch=1$"):
+    with pytest.raises(UserError, match=rf"layer 1: {BEYOND}.*; only in a padded batch; allowed: batch=1$"):
         check_cache(inspect_model(minimax()), [PROMPT, PROMPT])
 
 

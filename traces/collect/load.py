@@ -100,9 +100,7 @@ def check_type(name: str, config: Any) -> None:
     kind = f"model={name!r} is of type {config.model_type!r}"
     loaded: Any = MODEL_FOR_CAUSAL_LM_MAPPING
     if getattr(config, "is_encoder_decoder", False):
-        raise UserError(
-            f"{kind}, an encoder with a decoder; allowed: a decoder alone, whose passes a trace's steps are"
-        )
+        raise UserError(f"{kind}, an encoder with a decoder; allowed: a decoder alone")
     if type(config) not in loaded:
         raise UserError(f"{kind}, of which the library has no language model for text alone; allowed: one that it has")
     if (family := family_of(config)) in REFUSED:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from traces.collect.options import Ranges, check_choice, check_ranges, parse_options
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing
 from traces.predicted import check_name
 from traces.reader import Trace, open_trace
 from traces.version import SHOWN
@@ -16,8 +16,10 @@ from traces.version import SHOWN
 HELP = """\
 Fit what policies predict with.
 
-  python -m policies fit promoe trace=DIR out=FILE [...]           fit ProMoE's predictors on train requests
-  python -m policies apply promoe predictor=FILE trace=DIR [...]   write what they say beside a trace
+  python -m policies fit promoe trace=DIR out=FILE [...]
+      fit ProMoE's predictors on train requests
+  python -m policies apply promoe predictor=FILE trace=DIR [...]
+      write what they say beside a trace
 
 Add --help to a verb for its options; --version says which this is.
 Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
@@ -25,42 +27,54 @@ Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
 FIT_HELP = """\
 python -m policies fit promoe trace=DIR out=FILE [key=value ...]
 
-Fits one MLP of two layers per layer of the model, on the train requests of a trace; a tenth of their prompts is held
-out to end the fit. Test requests are never read, and train requests with a test request's prompt are left out.
-Needs torch. Progress goes to stderr; FILE.timing.json says how long it took: some 4 minutes of one quiet core for
-100,000 tokens of the reference model's shape (14 predictors, 128 inputs, 64 experts, 40 epochs). To apply it takes
-seconds.
+Fits one MLP of two layers per layer of the model, on the train requests of a
+trace; a tenth of their prompts is held out to end the fit. Test requests are
+never read, and train requests with a test request's prompt are left out. Needs
+torch. Progress goes to stderr; FILE.timing.json says how long it took: some 4
+minutes of one quiet core for 100,000 tokens of the reference model's shape (14
+predictors, 128 inputs, 64 experts, 40 epochs). To apply it takes seconds.
 
-  trace        the folder of a trace with a split, and with hidden states (collect it with signals=all)
+  trace        the folder of a trace with a split, and with hidden states
+               (collect it with signals=all)
   out          the predictor's file (safetensors); an existing one is replaced
-  apply        folders of traces, comma-separated: write what it says of them, as python -m policies apply does  []
-  name         under which; by default promoe, then _routing, then _strideN unless it is 2
+  apply        folders of traces, comma-separated: write what it says of them,
+               as python -m policies apply does  []
+  name         under which; by default promoe, then _routing, then _strideN
+               unless it is 2
   overwrite    true: replace what has that name beside those traces  [false]
 
-  input        hidden: what enters the gate | routing: the router's scores of this and all earlier layers, for
-               traces without hidden states  [hidden]
-  stride       layers from the gate whose input is read to the gate that is foretold  [2]
+  input        hidden: what enters the gate | routing: the router's scores of
+               this and all earlier layers, for traces without hidden states
+               [hidden]
+  stride       layers from the gate whose input is read to the gate that is
+               foretold  [2]
   top_k        experts named per token; 0: as many as the model chooses  [0]
-  target       probs: learn the later router's scores | chosen: the experts that it chose (where a bias or groups
-               decide, these are not those of the highest scores; all that a trace without router_probs has)  [probs]
-  hidden       units of the inner layer (the paper has about 2 M parameters: some 1,000 at 2,048 inputs)  [256]
+  target       probs: learn the later router's scores | chosen: the experts that
+               it chose (where a bias or groups decide, these are not those of
+               the highest scores; all that a trace without router_probs has)
+               [probs]
+  hidden       units of the inner layer (the paper has about 2 M parameters:
+               some 1,000 at 2,048 inputs)  [256]
   epochs       at most  [40]
   patience     epochs without a lower held-out loss that end the fit  [5]
   batch        tokens per step  [256]
   rate, decay  of AdamW  [0.001, 0.01]
   tokens       of more train tokens, draw so many  [200000]
   seed         of the division, the weights and the order  [0]
-  threads      of the CPU; with 1 the same command gives the same bytes on one machine  [1]
+  threads      of the CPU; with 1 the same command gives the same bytes on one
+               machine  [1]
 """
 APPLY_HELP = """\
 python -m policies apply promoe predictor=FILE trace=DIR [key=value ...]
 
-Writes predicted/NAME/ into the folder of a trace of the model that the predictor was fitted on: the experts that it
-names for every token and layer, so that python -m sim run policy=promoe trace=DIR needs numpy only.
+Writes predicted/NAME/ into the folder of a trace of the model that the
+predictor was fitted on: the experts that it names for every token and layer, so
+that python -m sim run policy=promoe trace=DIR needs numpy only.
 
   predictor    what python -m policies fit wrote
   trace        the folder of a trace with the predictor's inputs
-  beside       the folder of another trace of the same tokens and experts, to write beside that one instead
+  beside       the folder of another trace of the same tokens and experts, to
+               write beside that one instead
   name         by default promoe, then _routing, then _strideN unless it is 2
   overwrite    true: replace what has that name  [false]
 """
@@ -150,14 +164,14 @@ def _dispatch(args: list[str]) -> int:
         print(SHOWN, end="")
         return 0
     if verb not in verbs:
-        raise UserError(f"{verb}: no such command; allowed: {one_of([*verbs, '--help'])}")
+        raise UserError(f"{verb}: no such command; {allowing(verb, [*verbs, '--help'])}")
     run, text = verbs[verb]
     if "-h" in rest or "--help" in rest:
         print(text, end="")
         return 0
     kind, words = (rest[0], rest[1:]) if rest else ("", [])
     if kind != "promoe":
-        raise UserError(f"{verb} {kind}: nothing is fitted under that name; allowed: promoe")
+        raise UserError(f"{verb} {kind or '(nothing)'}: no such predictor; {allowing(kind, ['promoe'])}")
     run(words)
     return 0
 

@@ -33,6 +33,7 @@ class FMoE(Policy):
     """
 
     name = "fmoe"
+    ahead = "distance"
     title = "fMoE"
     without: ClassVar[Mapping[Signal, str]] = {
         Signal.ROUTER_PROBS: "policy.maps=choices",

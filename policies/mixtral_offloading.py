@@ -26,6 +26,7 @@ class MixtralOffloading(Foreseen):
     name = "mixtral_offloading"
     title = "Mixtral-Offloading"
     signals = frozenset({Signal.GATE_AHEAD})
+    ahead = 1
 
     def __init__(
         self,

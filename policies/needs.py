@@ -14,8 +14,9 @@ class Needs:
     signals: ClassVar[frozenset[Signal]] = frozenset()
     without: ClassVar[Mapping[Signal, str]] = {}
     """The switch that makes it do without a signal, where there is one."""
-    ahead: ClassVar[str] = ""
-    """The parameter, kept under its name, that says how many layers ahead it reads ``gate_ahead``."""
+    ahead: ClassVar[str | int] = ""
+    """How many layers ahead it looks, and reads ``gate_ahead`` if it does: a number, or the name of the parameter, kept
+    under its name, that says so."""
     learns: ClassVar[bool] = False
     """Whether it learns from the train requests; see :meth:`wants_history`."""
     unlearned: ClassVar[str] = ""
@@ -24,6 +25,12 @@ class Needs:
     def needs(self) -> frozenset[Signal]:
         """The signals that it reads, with its parameters as they are."""
         return self.signals
+
+    def layers_ahead(self) -> int | None:
+        """How many layers ahead it looks, with its parameters as they are; None where it does not say."""
+        if isinstance(self.ahead, int):
+            return self.ahead
+        return int(getattr(self, self.ahead)) if self.ahead else None
 
     def predictors(self) -> frozenset[str]:
         """The fitted predictors that it reads, by name, with its parameters as they are."""

@@ -6,23 +6,30 @@ an entry point of the group ``moe_offload.policies``. Nothing is imported before
 
 from __future__ import annotations
 
-import inspect
-import math
 import pkgutil
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from policies.api import Policy, Setup
-from traces.errors import UserError, one_of
+from policies.parameters import (
+    allowed_of,
+    check_complete,
+    check_made,
+    choices_of,
+    declared,
+    defaults_of,
+    is_of,
+    shown_value,
+)
+from traces.errors import UserError, allowing, meant
 from traces.fields import MAX_INT
 
 GROUP = "moe_offload.policies"
 PACKAGES = ("policies", "policies.bounds")
-_NOUNS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", NoneType: "null"}
 
 
 def names() -> list[str]:
@@ -35,27 +42,34 @@ def find(name: str, key: str = "policy") -> type[Policy]:
     found = _catalogue().get(name)
     if found is None:
         contenders = [known for known, policy in _catalogue().items() if not policy.clairvoyant]
-        raise UserError(f"{key}={name}: unknown; allowed: {one_of(sorted(contenders))}")
+        raise UserError(f"{key}={name}: unknown; {allowing(name, sorted(contenders))}")
     return found
 
 
 def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
     """Make a policy. UserError for a parameter that it does not have or of another type, or for too small a budget."""
     policy_type = find(name)
-    hints = parameters(name)
+    hints, usual = parameters(name), defaults(name)
     for key, value in params.items():
+        given = f"policy.{key}={shown_value(value)}"
         if key not in hints:
-            raise UserError(f"policy.{key}={_shown(value)}: {name} has no such parameter; allowed: {one_of(hints)}")
-        if not _is(value, hints[key]):
+            allowed = allowing(key, hints) if hints else "it has none"
+            raise UserError(f"{given}: {name} has no such parameter; {allowed}")
+        if not is_of(value, hints[key]):
             huge = f", of at most {MAX_INT}" if isinstance(value, int) and abs(value) > MAX_INT else ""
-            raise UserError(f"policy.{key}={_shown(value)}: allowed: {_allowed(hints[key])}{huge}")
+            raise UserError(f"{given}: allowed: {allowed_of(hints[key])}{meant(value, choices_of(hints[key]))}{huge}")
     for key in hints:
-        if key not in params and key not in defaults(name):
-            raise UserError(f"policy.{key}: missing; allowed: {_allowed(hints[key])}")
-    policy = policy_type(setup, **params)
+        if key not in params and key not in usual:
+            raise UserError(f"policy.{key}: missing; allowed: {allowed_of(hints[key])}")
+    check_complete(policy_type)
+    own = "".join(f", {key}={shown_value(value)}" for key, value in params.items() if value != usual.get(key))
+    try:
+        policy = policy_type(setup, **params)
+    except ValueError as error:  # Python's own word for a value that will not do
+        raise UserError(f"policy={name}{own}: refused by it ({' '.join(str(error).split()) or 'ValueError'})") from None
+    check_made(policy, setup)
     least = policy.min_budget()
     if setup.budget < least:
-        own = "".join(f", {key}={_shown(value)}" for key, value in params.items() if value != defaults(name).get(key))
         raise UserError(
             f"budget={setup.budget}: too small for policy={name}{own}; allowed: at least {least} bytes"
             f" ({-(-least // 1000) / 1000:.3f} MB)"
@@ -64,21 +78,13 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
 
 
 def parameters(name: str) -> dict[str, Any]:
-    """The parameters of a policy, with their types. UserError if one has none: its values could not be checked."""
-    init = find(name).__init__
-    hints = get_type_hints(init)
-    keys = list(inspect.signature(init).parameters)[2:]
-    for key in keys:
-        if key not in hints:
-            allowed = "bool, int, float, str, a Literal of texts, or one of them or None"
-            raise UserError(f"policy={name}: parameter {key} has no type annotation; allowed: {allowed}")
-    return {key: hints[key] for key in keys}
+    """The parameters of a policy, with their types. UserError for one whose values could not be given or checked."""
+    return declared(find(name))
 
 
 def defaults(name: str) -> dict[str, Any]:
     """The parameters of a policy that have a default, with it."""
-    given = inspect.signature(find(name).__init__).parameters.values()
-    return {p.name: p.default for p in list(given)[2:] if p.default is not p.empty}
+    return defaults_of(find(name))
 
 
 def normal(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,6 +126,10 @@ def _others() -> Iterator[type[Policy]]:
             ) from error
         if not _is_policy(policy):
             raise UserError(f"{GROUP}: {point.name}={point.value}: allowed: a class of policies.api.Policy with a name")
+        if not isinstance(policy.name, str) or not re.fullmatch(r"[A-Za-z]\w*", policy.name, re.ASCII):
+            raise UserError(
+                f"{GROUP}: {point.name}={point.value}: name={policy.name!r}; allowed: letters, digits and _"
+            )
         yield policy
 
 
@@ -129,30 +139,3 @@ def _is_policy(item: object) -> bool:
 
 def _where(policy: type[Policy]) -> str:
     return f"{policy.__module__}.{policy.__qualname__}"
-
-
-def _is(value: object, hint: Any) -> bool:
-    """Whether a value is of a parameter's type: nothing is converted, but a whole number is a number."""
-    if get_origin(hint) in (Union, UnionType):
-        return any(_is(value, h) for h in get_args(hint))
-    if get_origin(hint) is Literal:
-        return any(type(value) is type(choice) and value == choice for choice in get_args(hint))
-    if isinstance(value, int) and abs(value) > MAX_INT:
-        return False
-    if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-    if hint in _NOUNS:
-        return type(value) is hint
-    raise TypeError(f"a parameter of type {hint}: allowed: bool, int, float, str, Literal, X | None")
-
-
-def _allowed(hint: Any) -> str:
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(map(_allowed, get_args(hint)))
-    return one_of(get_args(hint)) if get_origin(hint) is Literal else _NOUNS[hint]
-
-
-def _shown(value: object) -> str:
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    return repr(value)

@@ -25,23 +25,27 @@ if TYPE_CHECKING:
 USAGE = """\
 python -m real calibrate out=FILE.yaml hardware=PROFILE.yaml [key=value ...]
 
-Measures what the runtime costs beside the device: per layer event, per expert launched, per copy. It runs the runtime
-itself on synthetic routing, which is drawn evenly and validates nothing, compares the runs with simulations without
-overheads, and writes the profile with the three figures in it. A result then says that the profile holds them.
+Measures what the runtime costs beside the device: per layer event, per expert
+launched, per copy. It runs the runtime itself on synthetic routing, which is
+drawn evenly and validates nothing, compares the runs with simulations without
+overheads, and writes the profile with the three figures in it. A result then
+says that the profile holds them.
 
   out         the profile, yet to be written
   hardware    the profile of the device, as python -m traces calibrate writes it
-  model       of conf/model, or a checkpoint                                                     [reference]
+  model       of conf/model, or a checkpoint  [reference]
   checkpoint  its weights, where model= is a name of conf/model that ships none
-  weights     auto | random (of model='s shape, without a checkpoint)                            [auto]
-  dtype       of the experts; auto: the profile's of model=                                      [auto]
-  device      auto | cpu | cuda | cuda:N                                                         [auto]
-  tokens      decode steps of a run                                                              [48]
-  repeat      how often each run is made; the one of median time counts                          [3]
-  budget      of the runs                                                                        [50%]
-  seed        of the routing                                                                     [1]
-  threads     CPU threads; 0: torch's choice. As many as the profile was measured with           [0]
-  host_memory what the host has for the model, such as 110GB, where it shows less as free  [what is free]
+  weights     auto | random (of model='s shape, without a checkpoint)  [auto]
+  dtype       of the experts; auto: the profile's of model=  [auto]
+  device      auto | cpu | cuda | cuda:N  [auto]
+  tokens      decode steps of a run  [48]
+  repeat      how often each run is made; the one of median time counts  [3]
+  budget      of the runs  [50%]
+  seed        of the routing  [1]
+  threads     CPU threads; 0: torch's choice. As many as the profile was
+              measured with  [0]
+  host_memory what the host has for the model, such as 110GB, where it shows
+              less as free  [what is free]
 
   python -m real calibrate out=cpu_runtime.yaml hardware=cpu.yaml threads=1
 """

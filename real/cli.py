@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from sim.cli import guarded
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing
 from traces.version import SHOWN
 
 VERBS = {
     "run": "serve prompts, or a trace's routing, on a device",
-    "validate": "the same routing on a device and in the simulator, and how far apart they are",
+    "validate": "the same routing on a device and simulated: how far apart they are",
     "diff": "where two logs of facts first differ, in words",
     "calibrate": "the runtime's own overheads, added to a hardware profile",
     "quality": "what a lossy policy costs: perplexity, KL, agreement",
@@ -23,11 +23,12 @@ VERBS = {
 HELP = """\
 python -m real VERB [key=value ...]
 
-The offloading runtime: the simulator's policies and core on a device, a GPU or this machine's CPU.
+The offloading runtime: the simulator's policies and core on a device, a GPU or
+this machine's CPU.
 
 {verbs}
 
-python -m real VERB --help says more; python -m real --version says which this is.
+python -m real VERB --help says more; --version says which release this is.
 """
 
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> int:
         verb, *rest = words
         if verb not in VERBS:
-            raise UserError(f"{verb}: no such command; allowed: {one_of(VERBS)}")
+            raise UserError(f"{verb}: no such command; {allowing(verb, VERBS)}")
         module = import_module(f"real.{verb}")
         if any(word in ("-h", "--help") for word in rest):
             sys.stdout.write(module.USAGE)

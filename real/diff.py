@@ -24,13 +24,15 @@ from traces.errors import UserError
 USAGE = """\
 python -m real diff first=LOG second=LOG [key=value ...]
 
-Shows in words where two runs part: the first fact, the first copy and the first expert computed that differ, with the
-times left aside. Exit status: 0 where the logs tell the same, 1 where they differ.
+Shows in words where two runs part: the first fact, the first copy and the first
+expert computed that differ, with the times left aside. Exit status: 0 where the
+logs tell the same, 1 where they differ.
 
-  first, second   the folder of a run (python -m real run, python -m sim run log=true), or its log.npy
-  experts         per layer; 0: as the first run's result.json says                               [0]
-  chunks          per expert; 0: likewise                                                         [0]
-  format          table, or json                                                                  [table]
+  first, second   the folder of a run (python -m real run, python -m sim run
+                  log=true), or its log.npy
+  experts         per layer; 0: as the first run's result.json says  [0]
+  chunks          per expert; 0: likewise  [0]
+  format          table, or json  [table]
 
   python -m real diff first=outputs/real-lru-... second=outputs/lru-...
 """

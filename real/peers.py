@@ -22,17 +22,21 @@ if TYPE_CHECKING:
 USAGE = """\
 python -m real peers policy=NAME budget=50% [key=value ...]
 
-Decodes one request in one process: with the library's own experts, all on the device; with accelerate's CPU offload,
-which copies every layer's weights at every pass; with our runtime and room for all experts, exact and grouped; and with
-our runtime at the budget. Milliseconds per token, medians over decode passes, and the ratio to the first.
+Decodes one request in one process: with the library's own experts, all on the
+device; with accelerate's CPU offload, which copies every layer's weights at
+every pass; with our runtime and room for all experts, exact and grouped; and
+with our runtime at the budget. Milliseconds per token, medians over decode
+passes, and the ratio to the first.
 
-  policy, budget, hardware, chunks and policy.KEY as in python -m sim run; model, weights, device, threads, host_memory,
-  exact, trace and --config as in python -m real run
+  policy, budget, hardware, chunks and policy.KEY as in python -m sim run
+  model, weights, device, threads, host_memory, exact, trace and --config as in
+                  python -m real run
 
-  prompt_tokens   of the request, drawn at random                                                 [64]
-  new_tokens      decode passes that are timed                                                    [48]
-  accelerate_tokens   decode passes of accelerate's, which is slow                                [4]
-  format          table | json                                                                    [table]
+  prompt_tokens   of the request, drawn at random  [64]
+  new_tokens      decode passes that are timed  [48]
+  accelerate_tokens
+                  decode passes of accelerate's, which is slow  [4]
+  format          table | json  [table]
 """
 
 

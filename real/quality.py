@@ -42,31 +42,47 @@ from traces.format import SIGNALS
 USAGE = """\
 python -m real quality policy=NAME budget=SIZE[,SIZE ...] [key=value ...]
 
-Runs held-out text through the model under a policy that changes its output, teacher-forced, in the same passes as the
-simulator (prefill, then decode steps), and compares every next-token distribution with the full model's: perplexity,
-KL divergence (nats per token), share of tokens whose likeliest next one is the same. Beside them what a replay of the
-recorded routing knows (kept gate mass, substituted, skipped: first-order), and the same figures of the device's run.
+Runs held-out text through the model under a policy that changes its output,
+teacher-forced, in the same passes as the simulator (prefill, then decode
+steps), and compares every next-token distribution with the full model's:
+perplexity, KL divergence (nats per token), share of tokens whose likeliest next
+one is the same. Beside them what a replay of the recorded routing knows (kept
+gate mass, substituted, skipped: first-order), and the same figures of the
+device's run.
 
-  policy, hardware, chunks, seed, limit, warmup, workload.batch and policy.KEY are those of python -m sim run
-  budget              one size or several, such as 10%,50%,100%: a row for each, beside one run of the full model
+  policy, hardware, chunks, seed, limit, warmup, workload.batch and policy.KEY
+                      as in python -m sim run
+  budget              one size or several, such as 10%,50%,100%: a row for each,
+                      beside one run of the full model
 
-  model               reference, a checkpoint's folder, or a model of the Hugging Face cache     [reference]
-  trace               whose test requests are the text: recorded from this model, with token_ids  [sample]
-  prompts             a file of texts instead of a trace, as python -m traces collect takes it: their routing is
-                      recorded first; policies learn from its train split
-  texts               of prompts: the first so many; 0: all                                       [64]
-  split               of prompts: the share that is for training, where a text does not say       [0.7]
-  max_prompt_tokens   of prompts: so many tokens are prefilled, what follows is decoded           [16]
-  max_new_tokens      of prompts: so many are decoded at most, where a text does not say          [64]
+  model               reference, a checkpoint's folder, or a model of the
+                      Hugging Face cache  [reference]
+  trace               whose test requests are the text: recorded from this
+                      model, with token_ids  [sample]
+  prompts             a file of texts instead of a trace, as python -m traces
+                      collect takes it: their routing is recorded first;
+                      policies learn from its train split
+  texts               of prompts: the first so many; 0: all  [64]
+  split               of prompts: the share that is for training, where a text
+                      does not say  [0.7]
+  max_prompt_tokens   of prompts: so many tokens are prefilled, what follows is
+                      decoded  [16]
+  max_new_tokens      of prompts: so many are decoded at most, where a text does
+                      not say  [64]
 
-  device              auto | cpu | cuda | cuda:N                                                  [auto]
-  exact               true: experts are computed one by one, so that all that differs is the policy's | false: in the
-                      library's grouped kernel where it is fast; on a GPU it rounds otherwise     [true]
-  threads             CPU threads; 0: torch's choice                                              [0]
-  host_memory         what the host has for the model, such as 110GB where it shows less as free  [what is free]
-  out                 where results go, a folder for each budget                                  [outputs]
-  format              table | json: one document, or a list where there are several budgets       [table]
-  --config FILE       a resolved configuration instead of the words (needs no Hydra); budget= may still be given
+  device              auto | cpu | cuda | cuda:N  [auto]
+  exact               true: experts are computed one by one, so that all that
+                      differs is the policy's | false: in the library's grouped
+                      kernel where it is fast; on a GPU it rounds otherwise
+                      [true]
+  threads             CPU threads; 0: torch's choice  [0]
+  host_memory         what the host has for the model, such as 110GB where it
+                      shows less as free  [what is free]
+  out                 where results go, a folder for each budget  [outputs]
+  format              table | json: one document, or a list where there are
+                      several budgets  [table]
+  --config FILE       a resolved configuration instead of the words (needs no
+                      Hydra); budget= may still be given
 """
 
 

@@ -15,33 +15,43 @@ from traces.errors import UserError
 USAGE = """\
 python -m real run policy=NAME budget=8GB [key=value ...]
 
-Serves prompts on a device, experts in host memory, under the same policy object as the simulator. Writes a folder:
-result.json as python -m sim run writes it, requests.csv, layers.csv, the log of facts, and the trace of what was
-generated, which the simulator takes as trace=.
+Serves prompts on a device, experts in host memory, under the same policy object
+as the simulator. Writes a folder: result.json as python -m sim run writes it,
+requests.csv, layers.csv, the log of facts, and the trace of what was generated,
+which the simulator takes as trace=.
 
-  policy, budget, hardware, chunks, seed, limit, workload.batch and policy.KEY are those of python -m sim run;
-  hardware= gives the policy its prices, and the link its depth
+  policy, budget, hardware, chunks, seed, limit, workload.batch and policy.KEY
+              as in python -m sim run; hardware= gives the policy its prices,
+              and the link its depth
 
-  model       reference, a checkpoint's folder, a model of the Hugging Face cache, or a name of conf/model [reference]
-  weights     auto, the checkpoint's | random, of a name of conf/model                            [auto]
-  model.dtype bfloat16 | float16 | float32                                                        [the profile's]
-  prompts     a file as python -m traces collect takes it                     [the reference model's own prompts]
-  routing     a trace instead of prompts: its requests, tokens and experts, whatever the model's routers say
-  trace       whose train requests the policy learns from                                         [sample]
+  model       reference, a checkpoint's folder, a model of the Hugging Face
+              cache, or a name of conf/model  [reference]
+  weights     auto, the checkpoint's | random, of a name of conf/model  [auto]
+  model.dtype bfloat16 | float16 | float32  [the profile's]
+  prompts     a file as python -m traces collect takes it
+              [the reference model's own prompts]
+  routing     a trace instead of prompts: its requests, tokens and experts,
+              whatever the model's routers say
+  trace       whose train requests the policy learns from  [sample]
   predictor   a file of python -m policies fit, for a policy that reads one
 
-  decoding    greedy | sampled                                                                    [greedy]
-  max_new_tokens, max_prompt_tokens, temperature, top_p as in python -m traces collect
+  decoding    greedy | sampled  [greedy]
+  max_new_tokens, max_prompt_tokens, temperature, top_p
+              as in python -m traces collect
 
-  device      auto | cpu | cuda | cuda:N                                                          [auto]
-  exact       true: experts are computed one by one, and no bit of the output depends on the policy or the budget |
-              false: in the library's grouped kernel, where a layer's are all there and torch has a fast one (CUDA 9.x
-              and 10.x, bfloat16); on a GPU it rounds otherwise, and so does the library's own forward     [true]
-  threads     CPU threads; 0: torch's choice                                                      [0]
-  host_memory what the host has for the model, such as 110GB, where it shows less as free  [what is free]
-  timeline    true | false: keep timeline.json, which opens in Perfetto                           [false]
-  out, format as in python -m sim run                                                             [outputs, table]
-  --config    FILE: a resolved configuration, where Hydra is not installed (python -m sim config)
+  device      auto | cpu | cuda | cuda:N  [auto]
+  exact       true: experts are computed one by one, and no bit of the output
+              depends on the policy or the budget | false: in the library's
+              grouped kernel, where a layer's are all there and torch has a fast
+              one (CUDA 9.x and 10.x, bfloat16); on a GPU it rounds otherwise,
+              and so does the library's own forward  [true]
+  threads     CPU threads; 0: torch's choice  [0]
+  host_memory what the host has for the model, such as 110GB, where it shows
+              less as free  [what is free]
+  timeline    true | false: keep timeline.json, which opens in Perfetto  [false]
+  out, format as in python -m sim run  [outputs, table]
+  --config    FILE: a resolved configuration, where Hydra is not installed
+              (python -m sim config)
 """
 
 
@@ -82,6 +92,8 @@ class Options:
         host_bytes(self.host_memory)
         if self.prompts and self.routing:
             raise UserError(f"routing={self.routing}: instead of prompts=, not beside it")
+        if self.routing not in ("", "sample") and not Path(self.routing).is_dir():
+            raise UserError(f"routing={self.routing}: no such trace; allowed: sample, or the folder of a trace")
         if self.decoding != "sampled" and (self.temperature, self.top_p) != (1.0, 1.0):
             raise UserError("temperature= and top_p= are for decoding=sampled")
 

@@ -26,32 +26,43 @@ if TYPE_CHECKING:
     from real.validation.compare import Logs
 
 USAGE = """\
-python -m real validate [policy=NAME[,NAME]] [budget=SIZE[,SIZE]] [trace=DIR] [key=value ...]
+python -m real validate [policy=NAME[,NAME]] [budget=SIZE[,SIZE]] [trace=DIR]
+                        [key=value ...]
 
-Runs a recorded trace's routing on a device and in the simulator, and prints how far the prediction was off, the worst
-cell first. The device's log of facts, replayed without a clock, must give the device's decisions and its hit rates.
-All keys of python -m sim run; several values, separated by commas, make a grid, for which the model is loaded once.
+Runs a recorded trace's routing on a device and in the simulator, and prints how
+far the prediction was off, the worst cell first. The device's log of facts,
+replayed without a clock, must give the device's decisions and its hit rates.
+All keys of python -m sim run; several values, separated by commas, make a grid,
+for which the model is loaded once.
 
-  trace       a recorded trace; without it and model=, the reference model's own sample       [sample]
-  model       of conf/model, or a checkpoint, priced as it is                                 [reference]
+  trace       a recorded trace; without it and model=, the reference model's own
+              sample  [sample]
+  model       of conf/model, or a checkpoint, priced as it is  [reference]
   checkpoint  weights for a model= of conf/model that ships none
-  weights     auto | random (of model='s shape, without a checkpoint)                         [auto]
-  hardware    the machine that is predicted; without it this one is measured first, in about 30 s
-  device      auto | cpu | cuda | cuda:N                                                      [auto]
-  threads     CPU threads; 0: torch's choice. As many as the profile was measured with        [0]
-  exact       true: experts are computed one by one, whatever is in memory | false: in the library's grouped kernel
-              where it is fast                                                                [true]
-  host_memory what the host has for the model, such as 110GB, where it shows less as free  [what is free]
-  repeat      runs of each cell on the device; the one of median time is shown                [1]
-  diff        true: show in words where device and simulator first part                       [false]
-  logs        true: keep both logs of facts of every cell, for python -m real diff            [false]
+  weights     auto | random (of model='s shape, without a checkpoint)  [auto]
+  hardware    the machine that is predicted; without it this one is measured
+              first, in about 30 s
+  device      auto | cpu | cuda | cuda:N  [auto]
+  threads     CPU threads; 0: torch's choice. As many as the profile was
+              measured with  [0]
+  exact       true: experts are computed one by one, whatever is in memory |
+              false: in the library's grouped kernel where it is fast  [true]
+  host_memory what the host has for the model, such as 110GB, where it shows
+              less as free  [what is free]
+  repeat      runs of each cell on the device; the one of median time is shown
+              [1]
+  diff        true: show in words where device and simulator first part  [false]
+  logs        true: keep both logs of facts of every cell, for python -m real
+              diff  [false]
   out         folder of the results; empty: real/results/HARDWARE
   name        of the result's files; empty: the model's
-  format      table: Markdown; json: the content of the result's file                         [table]
-  --config    FILE: resolved configurations, where Hydra is not installed (python -m sim config -m);
-              beside it hardware=FILE.yaml and trace=DIR alone may be given
+  format      table, or json: the content of the result's file  [table]
+  --config    FILE: resolved configurations, where Hydra is not installed
+              (python -m sim config -m); beside it hardware=FILE.yaml and
+              trace=DIR alone may be given
 
-Written: NAME.json, NAME.md, NAME.png. Exit status: 0; 1 where a replay does not agree; 2 where a cell could not be run.
+Written: NAME.json, NAME.md, NAME.png. Exit status: 0; 1 where a replay does not
+agree; 2 where a cell could not be run.
 
   python -m real validate policy=lru,gate_ahead budget=25%,50%,75% limit=2
 """
@@ -127,7 +138,6 @@ def main(words: Sequence[str]) -> int:
 def conclude(grid: Grid, bench: Bench) -> int:
     """Write and show what came of the cells; the exit status."""
     from real.validation.ran import runtime_digest
-    from real.validation.verdict import markdown
     from real.validation.writing import Source, document_of, now, word, write_logs, write_results
     from traces.calibrate.machine import describe
 
@@ -144,7 +154,7 @@ def conclude(grid: Grid, bench: Bench) -> int:
     if options.format == "json":
         sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
     else:
-        sys.stdout.write(markdown(document))
+        _show(document)
         if options.diff == "true":
             sys.stdout.write("\n" + differences_in_words(document))
     _say(f"written to {folder}")
@@ -152,6 +162,20 @@ def conclude(grid: Grid, bench: Bench) -> int:
         _say("error: a replay without a clock does not give what the device decided")
         return 1
     return 2 if grid.failed else 0
+
+
+def _show(document: Mapping[str, Any]) -> None:
+    """As tables; as the Markdown of its file where rich is not installed."""
+    try:
+        from real.validation.shown import show
+    except ImportError:
+        from real.validation.verdict import markdown
+
+        sys.stdout.write(markdown(document))
+        return
+    from sim.cli import stdout_console
+
+    show(document, stdout_console())
 
 
 def first_cell(configs: Sequence[RunConfig]) -> Cell:

@@ -11,7 +11,7 @@ from sim.config import RunConfig, load_config
 from sim.units import parse_bytes
 from traces import conf
 from traces.collect.options import parse_options
-from traces.errors import UserError
+from traces.errors import UserError, allowing
 
 T = TypeVar("T")
 
@@ -24,9 +24,16 @@ def divide(words: Sequence[str], options: type[T]) -> tuple[T, list[str]]:
         if at + 1 == len(plain):
             raise UserError("--config: a file is wanted, as python -m sim config writes it")
         plain[at : at + 2] = [f"config={plain[at + 1]}"]
-    keys = {field.name for field in fields(options)}  # type: ignore[arg-type]
+    keys = [field.name for field in fields(options)]  # type: ignore[arg-type]
     own = [word for word in plain if word.partition("=")[0] in keys]
-    return parse_options(options, own), [word for word in plain if word not in own]
+    found = parse_options(options, own)
+    every = list(dict.fromkeys([*keys, *(field.name for field in fields(RunConfig))]))
+    for word in (word for word in plain if word not in own):
+        key, equals, _ = word.lstrip("+~").partition("=")
+        root = key.partition(".")[0].partition("/")[0]
+        if equals and root not in {*every, "hydra", "experiment"}:
+            raise UserError(f"{word}: no such key; {allowing(root, every)}")
+    return found, [word for word in plain if word not in own]
 
 
 def configuration(rest: Sequence[str], file: str, default_model: str = "reference") -> RunConfig:

@@ -24,13 +24,14 @@ from sim.compose import choices, read_config
 from sim.policy_time import BASELINE, REPEAT, Logged, measure_policy_time
 from sim.replay import RecordingCore
 from sim.run import simulate
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing
 
 DEFAULTS = ("budget=25%", "chunks=3", "bounds=false")
 FEW = "limit=10"  # requests of what is measured in turns
 PAIRS = 3  # the two machines take turns; the best of each counts
 BESIDE = "beside"
 DECISIONS = "policy_us"
+UNITS = "layer-step: one layer of one forward pass; s: the process's own CPU time; MB: 10^6 bytes"
 ALONE = "alone"  # the mark of the process that measures memory
 
 
@@ -68,7 +69,7 @@ def _policies(key: str, words: Sequence[str]) -> list[str]:
     names = list(dict.fromkeys(name for word in words for name in word.partition("=")[2].split(",")))
     for name in names:
         if name not in known:
-            raise UserError(f"{key}={name}: unknown; allowed: {one_of(known)}")
+            raise UserError(f"{key}={name}: unknown; {allowing(name, known)}")
     return names
 
 
@@ -124,6 +125,7 @@ def _beside(words: Sequence[str], others: Sequence[str], form: str) -> int:
     sys.stdout.write(f"side by side, {len(cells[own].selection.measured)} requests, {layer_steps:,} layer-steps\n")
     for name, row in rows.items():
         sys.stdout.write(f"  {name:<34} {row['layer_steps_per_s']:>10,.0f} layer-steps/s  {row['ratio']:.3f} x {own}\n")
+    sys.stdout.write(f"{UNITS.rpartition(';')[0]}\n")
     return 0
 
 
@@ -229,6 +231,7 @@ def _print(report: dict[str, Any]) -> None:
         f"  memory    {alone['peak_resident_bytes'] / mb:>10,.0f} MB at the peak, mapped input included\n"
         f"  private   {alone['private_bytes_first_half'] / mb:>10,.1f} MB in the first half of the passes,"
         f" {alone['private_bytes_second_half'] / mb:,.1f} MB in the second\n"
+        f"{UNITS}\n"
     )
 
 

@@ -245,7 +245,10 @@ def make_setup(
         predictor_threads=hardware.host.predictor_threads,
     )
     if costs.copy_ns(max(costs.expert_bytes)) > LONGEST_COPY_NS:
-        raise UserError(f"hardware.link.h2d_gb_per_s={config.hardware['link']['h2d_gb_per_s']}: an expert takes hours")
+        figures = (
+            f"h2d_gb_per_s={float(hardware.link.h2d_gb_per_s):g}, overhead_us={float(hardware.link.overhead_us):g}"
+        )
+        raise UserError(f"hardware.link ({figures}): the copy of an expert takes hours; allowed: up to 10,000 s")
     return setup
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing
 from traces.version import SHOWN
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         if verb not in VERBS:
-            raise UserError(f"{verb}: no such command; allowed: {one_of(VERBS)}")
+            raise UserError(f"{verb}: no such command; {allowing(verb, VERBS)}")
         return VERBS[verb](rest)
 
     return guarded(command)
@@ -151,7 +151,7 @@ def split_output(words: Sequence[str], *, writes: bool = True) -> tuple[list[str
         else:
             overrides.append(word)
     if output["format"] not in ("table", "json"):
-        raise UserError(f"format={output['format']}: allowed: table, json")
+        raise UserError(f"format={output['format']}: {allowing(output['format'], ('table', 'json'))}")
     output["out"] = os.path.expanduser(output["out"])  # noqa: PTH111 - of ~user, too, and no shell does it after out=
     if not output["out"]:
         raise UserError("out=: a folder is wanted")

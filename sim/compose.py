@@ -25,7 +25,7 @@ from sim.config import RunConfig
 from sim.sweep.axes import listed
 from sim.sweep.plugins import EXTRAS, check_plugin
 from traces import conf
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing, one_of
 
 GROUPS = ("policy", "model", "hardware", "workload")
 CHOICES = (*GROUPS, "experiment", "hydra/launcher", "hydra/sweeper")
@@ -81,7 +81,11 @@ def choices(group: str) -> list[str]:
 def register_policies() -> None:
     """Make policies without a file in ``conf/policy`` (other packages', say) known to Hydra, with their defaults."""
     for name in _policies_elsewhere(conf.names("policy")):
-        ConfigStore.instance().store(group="policy", name=name, node={"name": name, **registry.defaults(name)})
+        try:
+            known = registry.defaults(name) if registry.parameters(name) else {}
+        except UserError:  # told where the policy is asked for: others can still be
+            known = {}
+        ConfigStore.instance().store(group="policy", name=name, node={"name": name, **known})
 
 
 def _policies_elsewhere(found: Collection[str]) -> list[str]:
@@ -170,7 +174,7 @@ def _quoted(key: str, value: str) -> str:
 def _store(group: str, path: Path) -> str:
     """Read a profile's file and make it known to Hydra under a name of its own."""
     if not path.is_file():
-        raise UserError(f"{group}={path}: no such file")
+        raise UserError(f"{group}={path}: no such file; allowed: a profile's file, or {one_of(choices(group))}")
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.safe_load(text)
@@ -200,7 +204,7 @@ def _explain(error: Exception, words: Sequence[str]) -> str:
         if group in ("hydra/launcher", "hydra/sweeper"):
             check_plugin(group.removeprefix("hydra/"), name)
         known = [option for option in error.options if not option.startswith("file_")]
-        return f"{group}={name}: unknown; allowed: {one_of(known)}"
+        return f"{group}={name}: unknown; {allowing(name, known)}"
     try:
         return _culprit(words) or " ".join(str(error).split())
     except (HydraException, OmegaConfBaseException, ValueError):
@@ -226,7 +230,7 @@ def _culprit(words: Sequence[str]) -> str | None:
                 more = f"; hydra/{kind}=NAME chooses another {kind}" if kind else ""
                 if override.key_or_group.startswith("hardware.software.policy_us."):
                     more = f"; a policy's own time is added: +{override.input_line}"
-                return f"{override.input_line}: no such key; allowed: {one_of(allowed) or 'none here'}{more}"
+                return f"{override.input_line}: no such key; {allowing(part, allowed or ['none here'])}{more}"
             node = node[part]
         if isinstance(node, DictConfig) and not override.is_delete():
             return _no_group(override, [str(key) for key in node])
@@ -239,4 +243,4 @@ def _no_group(override: Override, known: Sequence[str]) -> str | None:
     if not isinstance(value, Mapping):
         return f"{override.input_line}: a group of keys; allowed: {one_of(f'{key}.{k}' for k in known)}"
     unknown = next((k for k in value if str(k) not in known), None)
-    return None if unknown is None else f"{override.input_line}: {key} has no key {unknown}; allowed: {one_of(known)}"
+    return None if unknown is None else f"{override.input_line}: {key} has no key {unknown}; {allowing(unknown, known)}"

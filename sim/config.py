@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing, one_of
 from traces.fields import MAX_INT
 
 MEASURES = ("test", "validation")
@@ -49,7 +49,7 @@ class RunConfig:
         needed = [f.name for f in fields(cls) if f.default is MISSING]
         for key in composed:
             if key not in names:
-                raise UserError(f"{key}: no such key; allowed: {one_of(names)}")
+                raise UserError(f"{key}: no such key; {allowing(key, names)}")
         for name in names:
             if name in composed:
                 _check(name, composed[name], hints[name])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.store import SCHEMA
-from sim.twins import Found, runs
+from sim.twins import Found
 from sim.units import counted
 from traces.errors import UserError, one_of
 
@@ -33,13 +33,11 @@ def finished(path: Path, faults: list[str]) -> Iterator[Found]:
         except UserError as error:
             faults.append(str(error))
             continue
-        one = Found(folder.relative_to(path).as_posix(), result, any((folder / name).is_file() for name in REQUESTS))
+        complete = any((folder / name).is_file() for name in REQUESTS)
         try:
-            runs([one])  # what tells runs apart is there
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            yield Found.of(folder.relative_to(path).as_posix(), result, complete=complete)
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             faults.append(no_result(folder / RESULT, error))
-        else:
-            yield one
 
 
 def _folders(path: Path, faults: list[str]) -> list[Path]:

@@ -75,13 +75,15 @@ def _signals(policy: Policy, there: There) -> Lack | None:
 
 
 def _distance(policy: Policy, there: There) -> Lack | None:
-    if not policy.ahead or Signal.GATE_AHEAD not in policy.needs():
+    asked = policy.layers_ahead()
+    if asked is None or Signal.GATE_AHEAD not in policy.needs():
         return None
-    asked, recorded = getattr(policy, policy.ahead), there.trace.gate_ahead.shape[2]  # type: ignore[union-attr]
+    recorded = there.trace.gate_ahead.shape[2]  # type: ignore[union-attr]
     if asked <= recorded:
         return None
+    by = f"policy.{policy.ahead}={asked}: " if isinstance(policy.ahead, str) else ""
     return Lack(
-        f"policy.{policy.ahead}={asked}: policy={policy.name} reads gate_ahead so many layers ahead;"
+        f"{by}policy={policy.name} reads gate_ahead {'so many' if by else asked} layers ahead;"
         f" trace={there.word} recorded, and allowed: 1 to {recorded}"
     )
 

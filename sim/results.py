@@ -220,6 +220,7 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
             "changed": cell.changed("hardware"),
             "overheads": cell.hardware.overheads,
             **_own_time(cell, outcome),
+            **_noisy(cell),
         },
         "costs": dict(cell.costs.sources),
         "predictors": cell.facts(outcome.policy),
@@ -231,6 +232,15 @@ def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
         "cell": cell.key(),
         "decision_digest": outcome.core.digest(),
     }
+
+
+def _noisy(cell: Cell) -> dict[str, Any]:
+    """Of the measured tables that priced this run, those whose samples lay far apart."""
+    measured = cell.hardware.measured
+    found = measured.noisy() if measured is not None else {}
+    used = " ".join(cell.costs.sources.values())
+    mine = {name: points for name, points in found.items() if f"{name} (" in used}
+    return {"noisy": mine} if mine else {}
 
 
 def _own_time(cell: Cell, outcome: Outcome) -> dict[str, Any]:

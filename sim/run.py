@@ -19,6 +19,8 @@ from sim.progress import Progress
 from sim.results import Outcome, document, reference_row
 from sim.store import SCHEMA, Store
 from sim.timeline import Timeline
+from traces.errors import UserError
+from traces.fields import MAX_INT
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,12 @@ def simulate(
     timeline = Timeline() if shown else None
     machine = cell.machine(core, note, timeline, charged=not reference)
     accounts = machine.run(cell.passes(cell.selection.warmup), cell.passes(cell.selection.measured))
+    if accounts.end_ns > MAX_INT:  # no table holds it
+        years = accounts.end_ns // (365 * 86400 * 10**9)
+        raise UserError(
+            f"hardware={cell.hardware.name}: a run takes {years:,} years on it, so that a figure is a slip"
+            f" ({', '.join(cell.changed('hardware')) or 'none differs from the shipped profile'}); allowed: up to 146"
+        )
     return Outcome(policy, core, accounts, machine.timings, facts, timeline)
 
 

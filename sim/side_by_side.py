@@ -13,7 +13,7 @@ from typing import Any
 from sim.cli import wants_help
 from sim.timeline import Event, write
 from sim.units import counted
-from traces.errors import UserError
+from traces.errors import UserError, allowing
 
 RUN_AGAIN = "run it with timeline=true"
 HELP = """\
@@ -35,6 +35,10 @@ def main(words: Sequence[str]) -> int:
         sys.stdout.write(HELP)
         return 0
     folders = [Path(word) for word in words if not word.startswith("out=")]
+    for word in map(str, folders):
+        if ("=" in word or word.startswith("-")) and not Path(word).exists():
+            key = word.partition("=")[0]
+            raise UserError(f"{word}: no such key; {allowing(key, ['out'])}, and folders of runs")
     out = Path(next((word[4:] for word in reversed(words) if word.startswith("out=")), "timelines.json"))
     if not folders:
         raise UserError("timeline: give the folder of a run, or of several")

@@ -17,6 +17,7 @@ from sim.frame import label, row
 from sim.predictions import SHARES
 from sim.titles import titles
 from sim.units import counted, figure, format_bytes
+from traces.noise import in_words
 
 HEADS = ("TTFT ms", "TPOT ms", "hits %", "ms/token", "stall", "copied", "time", "bytes")
 """Of the figures of a row; the last two where there are bounds."""
@@ -53,6 +54,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
     if (device := source.get("device")) is not None:
         setting.insert(0, str(device["date"]))
     order = "recorded order" if config["seed"] == 0 else f"another order (seed {config['seed']})"
+    noisy = source["hardware"].get("noisy")
     return [
         Text(_finding(result), style="bold"),
         Text(f"{said.work}{priced_in(config['dtype'])},"),
@@ -61,6 +63,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
             f"{counted(totals['requests'], 'request')} ({source['measured_requests']}):"
             f" {totals['prefill_tokens']:,} prompt and {totals['generated_tokens']:,} generated tokens"
         ),
+        *([Text(f"prices from noisy measurements: {in_words(noisy)}")] if noisy else []),
         Text(f"{_recording(source['trace'])}, served in {order}"),
         *([Text(room.line(memory["room"]), style="dim")] if "room" in memory else []),  # older results have none
         *_few(totals["requests"]),

@@ -27,11 +27,36 @@ Result = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A result and the folder in which it lies; ``complete``: with its table of requests."""
+    """A result, the folder in which it lies, and what tells it from others."""
 
     folder: str
     result: Result
-    complete: bool = True
+    complete: bool
+    """With its table of requests."""
+    run: str
+    """What the result depends on: alike for results of one run."""
+    window: str | None
+    """What bounds depend on: alike for those that may share them; None for those that may not."""
+    floors: Mapping[str, int] | None
+    """The bounds in bytes and ns, where there are any to share."""
+
+    @classmethod
+    def of(cls, folder: str, result: Result, *, complete: bool = True) -> Found:
+        """Of the content of a ``result.json``. KeyError, TypeError, AttributeError or ValueError for what is none."""
+        totals, source = result["totals"], result["provenance"]
+        served = [totals[key] for key in SERVED]
+        _figures(totals)
+        if "device" in source:  # whatever is measured again differs
+            return cls(folder, result, complete, f"device {folder}", None, None)
+        window = {"measure": "test", **result["config"]}  # older results name no part
+        for key in (*INERT, "limit"):
+            window.pop(key, None)
+        own = {key: window.pop(key) for key in OF_THE_POLICY}
+        shared = _text([window, served])
+        floors = None if result["bounds"] is None else _floors(result["bounds"])
+        # The limit, as the requests that it left, is among those that were served.
+        run = f"{source['code']} {_text(own)} {shared}"
+        return cls(folder, result, complete, run, shared if source["lossless"] else None, floors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,79 +69,54 @@ class Run:
 
 
 def runs(found: Iterable[Found]) -> list[Run]:
-    """One run for each set of results that say the same, in the order of the folders; each of a device is one.
-
-    KeyError, TypeError or AttributeError for what is no result.
-    """
+    """One run for each set of results that say the same, in the order of the folders; each of a device is one."""
     alike: dict[str, list[Found]] = defaultdict(list)
     for one in sorted(found, key=lambda one: one.folder):
-        alike[_of_a_run(one)].append(one)
-    lent = _shared(one.result for group in alike.values() for one in group)
+        alike[one.run].append(one)
+    lenders = _lenders(one for group in alike.values() for one in group)
     made = []
     for group in alike.values():
-        best = min(group, key=lambda one: (not one.complete, one.result["bounds"] is None, one.folder))
+        best = min(group, key=lambda one: (not one.complete, one.floors is None, one.folder))
         others = tuple(one.folder for one in group if one is not best)
-        made.append(Run(best.folder, _with_bounds(best.result, lent), others))
+        made.append(Run(best.folder, _with_bounds(best, lenders), others))
     return sorted(made, key=lambda run: run.folder)
 
 
-def _of_a_run(one: Found) -> str:
-    """What a result depends on; the limit as the requests that it left."""
-    result = one.result
-    if "device" in result["provenance"]:  # whatever is measured again differs
-        return f"device {one.folder}"
-    return _text([_config(result, INERT), result["totals"]["requests"], result["provenance"]["code"]])
-
-
-def _of_bounds(result: Result) -> str:
-    served = [result["totals"][key] for key in SERVED]
-    return _text([_config(result, (*INERT, *OF_THE_POLICY)), served])
-
-
-def _config(result: Result, without: Iterable[str]) -> dict[str, Any]:
-    config = {"measure": "test", **result["config"]}  # older results name no part
-    return {key: value for key, value in config.items() if key not in (*without, "limit")}
-
-
-def _shared(results: Iterable[Result]) -> dict[str, Result]:
-    """By what bounds depend on, a result that has them; none where results disagree, as those of two engines may."""
-    known: dict[str, Result] = {}
+def _lenders(found: Iterable[Found]) -> dict[str, Found]:
+    """By window, a result with bounds; none where results disagree, as those of two engines may."""
+    known: dict[str, Found] = {}
     seen: dict[str, set[str]] = defaultdict(set)
-    for result in results:
-        if result["bounds"] is not None and "device" not in result["provenance"]:
-            key = _of_bounds(result)
-            known[key] = result
-            seen[key].add(_text([_floors(result), result["reference"]]))
-    return {key: result for key, result in known.items() if len(seen[key]) == 1}
+    for one in found:
+        if one.floors is not None and one.window is not None:
+            known[one.window] = one
+            seen[one.window].add(_text([one.floors, one.result["reference"]]))
+    return {window: one for window, one in known.items() if len(seen[window]) == 1}
 
 
-def _floors(result: Result) -> dict[str, int]:
-    """The bounds themselves, in bytes and ns."""
-    bounds = result["bounds"]
-    return {
-        "belady_bypass": int(bounds["belady_bypass"]["bytes"]),
-        "time_lower_bound": round(bounds["time_lower_bound"]["wall_ms"] * 1_000_000),
-    }
-
-
-def _with_bounds(result: Result, shared: Mapping[str, Result]) -> Result:
-    """A lossless, simulated result without bounds with those that it shares, and its own multiples of them."""
-    if result["bounds"] is not None or "device" in result["provenance"] or not result["provenance"]["lossless"]:
+def _with_bounds(one: Found, lenders: Mapping[str, Found]) -> Result:
+    """A result without bounds with those of its window, and its own multiples of them."""
+    result = one.result
+    lender = lenders.get(one.window) if one.floors is None and one.window is not None else None
+    if lender is None or lender.floors is None:
         return result
-    totals = result["totals"]
-    own = {
-        "belady_bypass": totals["demand_bytes"] + sum(totals["speculative_bytes"].values()),
-        "time_lower_bound": totals["wall_ns"],
-    }
-    lender = shared.get(_of_bounds(result))
-    if lender is None:
-        return result
+    own = _figures(result["totals"])
     bounds, nulls = {}, {k: why for k, why in result["nulls"].items() if k not in ("bounds", "reference")}
-    for name, floor in _floors(lender).items():
-        bounds[name] = {**lender["bounds"][name], "gap": own[name] / floor if floor else None}
+    for name, floor in lender.floors.items():
+        bounds[name] = {**lender.result["bounds"][name], "gap": own[name] / floor if floor else None}
         if not floor:
             nulls[f"bounds.{name}.gap"] = "the bound is 0"
-    return {**result, "bounds": bounds, "reference": lender["reference"], "nulls": nulls}
+    return {**result, "bounds": bounds, "reference": lender.result["reference"], "nulls": nulls}
+
+
+def _figures(totals: Mapping[str, Any]) -> dict[str, int]:
+    """What is set against each bound: bytes over the link, and ns."""
+    copied = totals["demand_bytes"] + sum(totals["speculative_bytes"].values())
+    return {"belady_bypass": int(copied), "time_lower_bound": int(totals["wall_ns"])}
+
+
+def _floors(bounds: Mapping[str, Any]) -> dict[str, int]:
+    nbytes, ms = bounds["belady_bypass"]["bytes"], bounds["time_lower_bound"]["wall_ms"]
+    return {"belady_bypass": int(nbytes), "time_lower_bound": round(ms * 1_000_000)}
 
 
 def _text(value: object) -> str:

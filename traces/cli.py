@@ -7,24 +7,29 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from traces.errors import Interrupted, UserError, one_of
+from traces.errors import Interrupted, UserError, allowing, one_of
 from traces.format import shown
 from traces.importers import Options
 from traces.importers.arrivals import add_arrivals
+from traces.importers.layers import parse_layers
 from traces.importers.registry import find, importers
 from traces.reader import open_trace
+from traces.repeats import repeats_of, warning
 from traces.version import SHOWN
 from traces.words import folder, integer, member, parse_words, share, text
+from traces.workplace import refuse_existing
 
 HELP = """\
 Work with recorded routing of Mixture-of-Experts models.
 
-  python -m traces check DIR                     verify a trace: hashes, shapes, every value
-  python -m traces inspect DIR [key=value ...]   show what was recorded and how the experts were chosen
-  python -m traces import FORMAT SRC DST [...]   turn a recording of another tool into a trace
-  python -m traces arrivals LOG DIR DST          copy a trace, with the arrivals of a log
-  python -m traces collect ...                   record a trace from a Hugging Face model
-  python -m traces calibrate out=FILE ...        measure this machine, for the simulator to price by
+python -m traces VERB ...
+
+  check DIR                     verify a trace: hashes, shapes, every value
+  inspect DIR [...]             show what was recorded, and which experts
+  import FORMAT SRC DST [...]   turn a recording of another tool into a trace
+  arrivals LOG DIR DST          copy a trace, with the arrivals of a log
+  collect ...                   record a trace from a Hugging Face model
+  calibrate out=FILE ...        measure this machine, for the simulator's prices
 
 Add --help to a verb for its options; --version says which this is.
 Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
@@ -32,18 +37,33 @@ Exit status: 0 done, 2 an error that is yours to mend (one line on stderr).
 CHECK_HELP = """\
 python -m traces check DIR
 
-Checks the trace in folder DIR: trace.json, the hash and shape of every file, the requests and steps, and every
-value; and the outputs of predictors that lie beside it, in predicted/. Prints one line and exits with 0; or prints
-the first thing that is wrong on stderr and exits with 2.
+Checks the trace in folder DIR: trace.json, the hash and shape of every file,
+the requests and steps, and every value; and the outputs of predictors that lie
+beside it, in predicted/. Prints one line and exits with 0; or prints the first
+thing that is wrong on stderr and exits with 2.
+
+The line also counts rows that name the same experts as the row before in every
+layer. Where they are more than chance makes (4 rows and 1 % more than expected
+and 1.5 times as many, or a run of 4 and more that one trace in a thousand has),
+a warning on stderr says so: a recorder that is stuck writes such rows.
 """
 INSPECT_HELP = """\
 python -m traces inspect DIR [format=json] [plots=DIR]
 
-Checks the trace in folder DIR, then shows its counts, phases and sources, and per layer: how many of its experts a
-token shares with the token before it (uniform chance: K/E); how many other experts of the layer are demanded between
-two demands of an expert (reuse distance: a pool of more slots than that hits); the entropy of expert popularity; the
-load of the most popular expert; where it was recorded, how well a gate applied some layers early foresees the
-experts; and how alike the popularities of the sources are.
+Checks the trace in folder DIR, then shows its counts, phases and sources, and
+per layer:
+  overlap   how many of its experts a token shares with the one before it
+            (by chance: K/E)
+  reuse     how many other experts of the layer are demanded between two
+            demands of an expert: a pool of more slots than that hits
+  bits      the entropy of expert popularity
+  load      demands of the most popular expert, divided by the mean
+  unused    experts that no token chose
+  gate +a   how well a gate, applied a layers early, foresees the experts;
+            where that was recorded
+Rows that repeat the row before in every layer are counted, with a warning where
+chance cannot have made them (see check). Where there are several sources, their
+overlap and how alike the popularities of their experts are.
 
   format=json      print JSON instead of tables; format=table is the default
   plots=DIR        also draw a PNG of each figure into folder DIR
@@ -51,17 +71,29 @@ experts; and how alike the popularities of the sources are.
 IMPORT_HELP = """\
 python -m traces import FORMAT SRC DST [key=value ...]
 
-Imports SRC into the new folder DST.
+Imports SRC into the new folder DST. What the file does not say and is inferred
+is told on stderr, each with the option that states it. Text may be gzipped,
+begin with a byte order mark and have blank lines; JSON Lines may also be one
+JSON array, or the data: lines of a stream of events.
 
-  split=0.7        share of the requests marked "train", rounded down, the rest "test"; at least one of each
-                   (default: no split, and a run measures every request)
+  split=0.7        share of the requests marked "train", rounded down, the rest
+                   "test"; at least one of each (default: no split, and a run
+                   measures every request)
   seed=0           which ones: the seed of the permutation
   limit=N          only the first N requests
-  model=NAME       name of the model (default: from the file)
+  without_layers=0,2,4-6
+                   leave out these layers of the file, counted from 0: such as
+                   have no experts. Layers in which no token has an expert are
+                   left out in any case, and named
+  phases=decode    only the decode passes; the prompts become context
+  model=NAME       name of the model (default: from the file). One of
+                   conf/model with as many layers, experts and top-k also
+                   prices the trace, so that sim needs no model=
   source=TEXT      where the prompts come from
   licence=TEXT     their licence
-  arrivals=FILE    a log of arrivals: Azure's CSV or Mooncake's JSON Lines; its first times, in order, become those
-                   of the requests, in seconds since the first
+  arrivals=FILE    a log of arrivals, Azure's CSV or Mooncake's JSON Lines; its
+                   first times, in order, become those of the requests, in
+                   seconds since the first
 
 Formats:
 
@@ -69,9 +101,11 @@ Formats:
 ARRIVALS_HELP = """\
 python -m traces arrivals LOG DIR DST
 
-Copies the trace in folder DIR to the new folder DST, with arrivals from LOG: Azure's CSV (TIMESTAMP,ContextTokens,
-GeneratedTokens) or Mooncake's JSON Lines (timestamp in ms). Its first times, in order, become those of the requests,
-in seconds since the first. Predictors' outputs (predicted/) are not copied: they belong to the other trace.
+Copies the trace in folder DIR to the new folder DST, with arrivals from LOG:
+Azure's CSV (TIMESTAMP,ContextTokens,GeneratedTokens) or Mooncake's JSON Lines
+(timestamp in ms). Its first times, in order, become those of the requests, in
+seconds since the first. Predictors' outputs (predicted/) are not copied: they
+belong to the other trace.
 """
 
 
@@ -97,7 +131,7 @@ def main(args: list[str]) -> int:
 
 def _dispatch(args: list[str]) -> int:
     verb, rest = (args[0], args[1:]) if args else ("", [])
-    if verb in ("-h", "--help"):
+    if verb in ("", "-h", "--help", "help"):
         print(HELP, end="")
         return 0
     if verb == "--version":
@@ -121,7 +155,7 @@ def _dispatch(args: list[str]) -> int:
         "arrivals": (_arrivals, ARRIVALS_HELP),
     }
     if verb not in verbs:
-        raise UserError(f"verb is {shown(verb)}; allowed: {one_of([*verbs, 'collect', 'calibrate', '--help'])}")
+        raise UserError(f"verb is {shown(verb)}; {allowing(verb, [*verbs, 'collect', 'calibrate', '--help'])}")
     run, help_text = verbs[verb]
     if "-h" in rest or "--help" in rest:
         formats = "\n".join(importer.help for importer in importers().values()) if verb == "import" else ""
@@ -134,12 +168,15 @@ def _dispatch(args: list[str]) -> int:
 def _check(args: list[str]) -> None:
     (folder,), _ = parse_words(args, ("DIR",), {})
     trace = open_trace(folder)
-    counts = trace.manifest.counts
+    counts, repeats = trace.manifest.counts, repeats_of(trace)
     predictors = f", predictors {one_of(trace.predicted)}" if trace.predicted else ""
     print(
         f"ok: {folder}: {counts.requests} requests, {counts.steps} steps, {counts.tokens} tokens, "
-        f"{trace.L} layers x {trace.E} experts, top-{trace.K}, sha256 {trace.sha256}{predictors}"
+        f"{trace.L} layers x {trace.E} experts, top-{trace.K}, {repeats.equal} repeated rows, "
+        f"sha256 {trace.sha256}{predictors}"
     )
+    if (text := warning(repeats)) is not None:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def _inspect(args: list[str]) -> None:
@@ -159,6 +196,8 @@ def _inspect(args: list[str]) -> None:
         print(inspect.as_json(trace, figures))
     else:
         inspect.print_tables(trace, figures)
+    if (text := warning(figures.repeats)) is not None:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def _import(args: list[str]) -> None:
@@ -172,14 +211,21 @@ def _import(args: list[str]) -> None:
         "source": text("source"),
         "licence": text("licence"),
         "arrivals": Path,
+        "without_layers": parse_layers,
+        "phases": member("phases", ("all", "decode")),
         **importer.keys,
     }
     (_, source, target), options = parse_words(args, ("FORMAT", "SRC", "DST"), keys)
     known = {field.name for field in fields(Options)} - {"own"}
     common = {key: value for key, value in options.items() if key in known}
     own = {key: value for key, value in options.items() if key not in known}
-    importer.run(Path(source), Path(target), Options(**common, own=own))
+    refuse_existing(Path(target))  # now, and not after a large file has been read
+    importer.run(Path(source), Path(target), Options(**common, own=own, note=_note))
     print(f"imported {source} into {target}: check it with python -m traces check {target}", file=sys.stderr)
+
+
+def _note(text: str) -> None:
+    print(text if text.startswith("warning: ") else f"note: {text}", file=sys.stderr)
 
 
 def _arrivals(args: list[str]) -> None:

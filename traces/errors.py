@@ -7,6 +7,7 @@ Anything else is a bug of ours and keeps its traceback.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -28,3 +29,25 @@ class Interrupted(KeyboardInterrupt):
 def one_of(allowed: Iterable[object]) -> str:
     """Render the allowed set for an error message."""
     return ", ".join(str(item) for item in allowed)
+
+
+def allowing(value: object, allowed: Iterable[object]) -> str:
+    """Render the allowed set behind what was given: "allowed: X, Y; did you mean X?"."""
+    listed = list(allowed)
+    return f"allowed: {one_of(listed)}{meant(value, listed)}"
+
+
+def meant(value: object, allowed: Iterable[object]) -> str:
+    """Return "; did you mean X?" where ``value`` is close to one of ``allowed``, else nothing.
+
+    To be put behind the allowed set: capitals count for nothing, nor does it matter whether words are joined by
+    "-", "_" or "." ("Belady-Bypass": belady_bypass). What only one of them begins with is close to it, too.
+    """
+    plain = {_plain(item): str(item) for item in reversed(list(allowed))}
+    begun = [item for item in plain if len(_plain(value)) > 2 and item.startswith(_plain(value))]
+    found = begun if len(begun) == 1 else get_close_matches(_plain(value), plain, n=1, cutoff=0.65)
+    return f"; did you mean {plain[found[0]]}?" if found else ""
+
+
+def _plain(word: object) -> str:
+    return str(word)[:200].lower().replace("-", "_").replace(".", "_")

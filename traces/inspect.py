@@ -43,6 +43,14 @@ def as_json(trace: Trace, stats: Stats) -> str:
             "lookups_at_distance": stats.reuse.counts.tolist(),
             "share_within": _listed(stats.reuse.within()),
         },
+        "repeated_rows": {
+            "pairs": stats.repeats.pairs,
+            "equal": stats.repeats.equal,
+            "share": stats.repeats.share,
+            "expected_share": stats.repeats.expected,
+            "longest_run": stats.repeats.longest,
+            "suspicious": stats.repeats.suspicious,
+        },
         "gate_recall_by_distance": stats.gate_recall_by_distance,
         "gate_recall_by_distance_and_layer": None
         if stats.gate_recall is None
@@ -117,6 +125,7 @@ def _facts(trace: Trace, stats: Stats) -> dict[str, str]:
         "tokens": _counted(stats.tokens),
         "sources": _counted(dict(list(stats.sources.items())[:20])) + (", ..." if len(stats.sources) > 20 else ""),
         "signals": ", ".join(name for name in SIGNALS if trace.has(name)),
+        "repeated rows": f"{stats.repeats}{', suspicious' if stats.repeats.suspicious else ''}",
         "overlap of adjacent tokens": f"{_mean(stats.overlap)} (uniform {stats.uniform_overlap:.3f})",
         "reuse distance, median / p90": f"{_pooled(stats, 0.5)} / {_pooled(stats, 0.9)} of {trace.E - 1} other experts",
         "entropy of popularity": f"{_mean(stats.entropy_bits)} bits (uniform {math.log2(trace.E):.3f})",

@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from traces.format import refusal
+from traces.format import Array, refusal
 
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 4096
@@ -22,11 +22,12 @@ _HEADER = re.compile(
 
 @dataclass(frozen=True)
 class Header:
-    """What the head of a .npy file says: numpy's text of the dtype, the shape, where the data start."""
+    """What the head of a .npy file says: numpy's text of the dtype, the shape, where the data start, their order."""
 
     descr: str
     shape: tuple[int, ...]
     offset: int
+    fortran: bool = False
 
 
 def descr_of(dtype: np.dtype) -> str:
@@ -38,8 +39,8 @@ def descr_of(dtype: np.dtype) -> str:
 def read_header(stream: IO[bytes], file: str) -> Header:
     """Parse the header and leave ``stream`` at the first byte of the data.
 
-    Raises TraceError for anything but a version 1 or 2 header in C order, and for object dtypes, which would
-    have to be unpickled.
+    Raises TraceError for anything but a version 1 or 2 header, and for object dtypes, which would have to be
+    unpickled.
     """
     start = stream.read(8)
     if start[:6] != _MAGIC or start[6:] not in (b"\x01\x00", b"\x02\x00"):
@@ -54,15 +55,30 @@ def read_header(stream: IO[bytes], file: str) -> Header:
         raise refusal(file, "header", raw, "a complete .npy header")
     descr = match["descr"].strip("'")
     if "O" in descr:
-        raise refusal(file, "dtype", descr, "numbers; pickled objects are never read")
-    if match["fortran"] == "True":
-        raise refusal(file, "order", "Fortran", "C")
+        raise refusal(file, "dtype", named(descr), "numbers; pickled objects are never read")
     shape = tuple(int(size) for size in match["shape"].replace(",", " ").split())
-    return Header(descr, shape, 8 + width + length)
+    return Header(descr, shape, 8 + width + length, match["fortran"] == "True")
+
+
+def named(descr: str) -> str:
+    """Say in words what numpy's text of a dtype stands for, the text behind it."""
+    kinds = {"f": "floats", "c": "complex numbers", "b": "booleans", "U": "text", "S": "bytes", "M": "dates"}
+    kinds |= {"i": "integers", "u": "unsigned integers", "V": "records", "O": "Python objects", "m": "durations"}
+    kind = kinds.get(descr.lstrip("<>|=")[:1], "records" if descr.startswith("[") else "something else")
+    return f"{'big-endian ' if descr.startswith('>') else ''}{kind} ({descr})"
+
+
+def in_c_order(flat: Array, shape: tuple[int, ...], *, fortran: bool) -> Array:
+    """Give the elements of a .npy file their shape."""
+    if not fortran:
+        return flat.reshape(shape)
+    return np.ascontiguousarray(flat.reshape(shape[::-1]).T)
 
 
 def check_header(header: Header, file: str, dtype: np.dtype, shape: tuple[int, ...], size: int) -> None:
-    """Refuse a header that is not of ``dtype`` and ``shape``, or does not fill a file of ``size`` bytes."""
+    """Refuse a header that is not of ``dtype``, ``shape`` and in C order, or does not fill a file of ``size`` bytes."""
+    if header.fortran:
+        raise refusal(file, "order", "Fortran", "C")
     if header.descr != descr_of(dtype):
         raise refusal(file, "dtype", header.descr, descr_of(dtype))
     if header.shape != shape:

@@ -126,6 +126,9 @@ def _open(folder: Path, verify: str) -> Trace:
         raise TraceError(f"{folder}: not a folder; allowed: a folder with {MANIFEST_FILE}")
     if is_unfinished(folder):
         raise TraceError(f"{folder}: an unfinished recording; allowed: a trace, which the command that began it makes")
+    if not os.path.lexists(folder / MANIFEST_FILE):
+        found = "the folder is empty" if not any(folder.iterdir()) else f"it has no {MANIFEST_FILE}"
+        raise TraceError(f"{folder}: no trace, {found}; allowed: a folder that import or collect has made")
     with open_file(folder, MANIFEST_FILE) as stream:
         raw = stream.read(_MAX_MANIFEST + 1)
     if len(raw) > _MAX_MANIFEST:

@@ -10,6 +10,7 @@ import numpy as np
 from traces.format import DECODE, MANIFEST_FILE, PREFILL, Array, refusal
 from traces.mapped import row_chunks
 from traces.reader import Trace
+from traces.repeats import Repeats, repeats_of
 from traces.reuse import Reuse, reuse_distances
 
 MAX_COUNTED = 2**20
@@ -26,7 +27,8 @@ class Stats:
     of the times that experts were chosen. ``reuse``: distances between demands. ``gate_recall[a - 1, l]``: share of
     the experts of layer l that its gate, applied to what entered the gate of layer l - a, names too; None where no
     gate was applied ahead. By source, S of them in ``domains``: ``source_overlap`` [S], the mean over the layers;
-    ``source_cosine`` [S, S], between the popularities of all experts (1: alike).
+    ``source_cosine`` [S, S], between the popularities of all experts (1: alike). ``repeats``: rows that repeat the row
+    before.
     """
 
     steps: dict[str, int]
@@ -46,6 +48,7 @@ class Stats:
     """Per source its tokens by phase."""
     source_overlap: Array
     source_cosine: Array
+    repeats: Repeats
 
 
 def describe(trace: Trace) -> Stats:
@@ -105,6 +108,7 @@ def describe(trace: Trace) -> Stats:
         domains=domains,
         source_overlap=by_source,
         source_cosine=_cosine(popularity.reshape(len(names), -1)),
+        repeats=repeats_of(trace),
     )
 
 

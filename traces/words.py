@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing, meant
 from traces.format import shown
 
 Parser = Callable[[str], Any]
@@ -26,9 +26,13 @@ def parse_words(
         key, equals, value = word.partition("=")
         if not equals or key not in keys or key in options:
             allowed = ", ".join(f"{key}=..." for key in keys) or "no further words"
-            raise UserError(f"option is {shown(word)}; allowed, once each: {allowed}")
+            raise UserError(f"option is {shown(word)}; allowed, once each: {allowed}{_hint(key, options, keys)}")
         options[key] = keys[key](value)
     return paths, options
+
+
+def _hint(key: str, given: Words, keys: Mapping[str, Parser]) -> str:
+    return f"; {key} is given twice" if key in given else "" if key in keys else meant(key, keys)
 
 
 def member(key: str, allowed: tuple[str, ...]) -> Parser:
@@ -36,7 +40,7 @@ def member(key: str, allowed: tuple[str, ...]) -> Parser:
 
     def parse(word: str) -> str:
         if word not in allowed:
-            raise UserError(f"{key} is {shown(word)}; allowed: {one_of(allowed)}")
+            raise UserError(f"{key} is {shown(word)}; {allowing(word, allowed)}")
         return word
 
     return parse

@@ -40,14 +40,14 @@ class Scratch:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _refuse_existing(path)
+        refuse_existing(path)
         self.folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-        _make(self.folder)
+        _make(self.folder, path)
 
     def publish(self, manifest: bytes) -> None:
         """Add ``trace.json`` and give the folder its name."""
         (self.folder / MANIFEST_FILE).write_bytes(manifest)
-        _refuse_existing(self.path)
+        refuse_existing(self.path)
         self.folder.rename(self.path)
 
     def discard(self) -> None:
@@ -75,8 +75,8 @@ class Partial:
         self.place = path.with_name(f".{path.name}.partial")
         self.folder = self.place / DATA
         if not os.path.lexists(self.place):
-            _refuse_existing(path)
-            _make(self.place, exist_ok=True)
+            refuse_existing(path)
+            _make(self.place, path, exist_ok=True)
         self._lock = _lock(self.place)
         try:
             self.last = self._look(files)
@@ -99,7 +99,7 @@ class Partial:
             stream.write(manifest)
             sync_stream(stream)
         sync_folder(self.folder)
-        _refuse_existing(self.path)
+        refuse_existing(self.path)
         self.folder.rename(self.path)
         sync_folder(self.path.parent)
         self.discard()
@@ -124,7 +124,7 @@ class Partial:
             if DATA not in found:
                 # The process that finished this trace was killed before it had tidied up.
                 shutil.rmtree(self.place)
-            _refuse_existing(self.path)
+            refuse_existing(self.path)
         if {JOURNAL, DATA} <= found:
             last = read_journal(self.place, self._facts, files)
             # trace.json: of a close() that was cut off; the next one replaces it.
@@ -161,17 +161,19 @@ def _is_hidden_partial(name: str) -> bool:
     return name.startswith(".") and name.endswith(".partial")
 
 
-def _refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path) -> None:
+    """Refuse a place for a trace where something is."""
     # A rename replaces an empty folder without a word.
     if os.path.lexists(path):
         raise TraceError(f"{path}: exists already; allowed: a folder that is yet to be made")
 
 
-def _make(folder: Path, *, exist_ok: bool = False) -> None:
+def _make(folder: Path, path: Path, *, exist_ok: bool = False) -> None:
+    """Make the folder in which the trace ``path`` comes about; an error names ``path``, which the user knows."""
     try:
         folder.mkdir(exist_ok=exist_ok)
     except OSError as error:
-        raise TraceError(f"{folder}: {error.strerror}; allowed: a place that can be written") from None
+        raise TraceError(f"{path}: {error.strerror}; allowed: a place that can be written") from None
 
 
 def _lock(place: Path) -> int | None:

@@ -14,17 +14,20 @@ from traces.errors import UserError
 USAGE = """\
 python -m real evaluate DIR [key=value ...]
 
-DIR is what python -m real measure left, on this machine or another one; no GPU is needed. Fits the runtime's overheads,
-replays every log without a clock (it must give the device's decisions and counts), simulates every cell with the
-machine's own profile, and writes how far each prediction was off, against criteria that were stated before.
+DIR is what python -m real measure left, on this machine or another one; no GPU
+is needed. Fits the runtime's overheads, replays every log without a clock (it
+must give the device's decisions and counts), simulates every cell with the
+machine's own profile, and writes how far each prediction was off, against
+criteria that were stated before.
 
   out      folder of the results; empty: DIR/evaluated
   name     of the machine's profile; empty: as it was measured
-  format   page | json, on stdout                                                                 [page]
+  format   page (on a terminal as it looks), or json, on stdout  [page]
 
-Written: NAME.yaml, the profile, which takes hardware=; a table and a picture for each model; README.md, the page.
-Exit status: 0; 1 where a replay does not agree, a criterion fails or a cell cannot be judged, or none was run; 2 for a
-mistake.
+Written: NAME.yaml, the profile, which takes hardware=; a table and a picture
+for each model; README.md, the page.
+Exit status: 0; 1 where a replay does not agree, a criterion fails or a cell
+cannot be judged, or none was run; 2 for a mistake.
 
   python -m real evaluate measured out=real/results/mine
 """
@@ -65,8 +68,21 @@ def main(words: Sequence[str]) -> int:
     out = Path(options.out) if options.out else folder / "evaluated"
     text = page(found)
     write(found, text, out)
-    sys.stdout.write(
-        json.dumps(found.summary(), indent=1, allow_nan=False) + "\n" if options.format == "json" else text
-    )
+    if options.format == "json":
+        sys.stdout.write(json.dumps(found.summary(), indent=1, allow_nan=False) + "\n")
+    else:
+        _show(text)
     sys.stderr.write(f"written to {out}\n")
     return 0 if found.holds else 1
+
+
+def _show(page: str) -> None:
+    """The page as its Markdown means it; as it is written where rich is not installed."""
+    try:
+        from rich.markdown import Markdown
+
+        from sim.cli import stdout_console
+    except ImportError:
+        sys.stdout.write(page)
+        return
+    stdout_console().print(Markdown(page))

@@ -15,29 +15,34 @@ from traces.errors import UserError
 USAGE = """\
 python -m real measure out=DIR [minutes=9] [key=value ...]
 
-Measures a machine with a GPU, in one process and in the time given: whether it is fit for this (versions, memory, the
-CUDA paths on a tiny model), copies by size, one layer of the model by tokens, what this runtime adds, then policies by
-budgets on a recorded trace's routing at OLMoE-1B-7B's size with random weights, the runtime beside the library and
-accelerate, whether outputs are equal to the bit, experts of Mixtral's size (where the link decides), second runs,
-a profile of three passes, and the policies' own time. Nothing is simulated: python -m real evaluate DIR does that, on
-any machine, afterwards.
+Measures a machine with a GPU, in one process and in the time given: whether it
+is fit for this (versions, memory, the CUDA paths on a tiny model), copies by
+size, one layer of the model by tokens, what this runtime adds, then policies by
+budgets on a recorded trace's routing at OLMoE-1B-7B's size with random weights,
+the runtime beside the library and accelerate, whether outputs are equal to the
+bit, experts of Mixtral's size (where the link decides), second runs, a profile
+of three passes, and the policies' own time. Nothing is simulated: python -m
+real evaluate DIR does that, on any machine, afterwards.
 
-Each step's result is written when it ends, whole or not at all. A step that fails is named, and the next begins. The
-same command again goes on with what is missing. Needs torch, transformers, NumPy and PyYAML alone, and accelerate for
+Each step's result is written when it ends, whole or not at all. A step that
+fails is named, and the next begins. The same command again goes on with what is
+missing. Needs torch, transformers, NumPy and PyYAML alone, and accelerate for
 its own row.
 
   out          the folder of the results
-  minutes      about so long, the last step's end included                                         [9]
-  only         steps, separated by commas; of what they need, nothing is added                     [all]
-  device       cuda | cuda:N                                                                       [cuda]
-  host_memory  of the machine, where it does not say it (110GB)                                    [as found]
-  threads      CPU threads; 0: torch's choice                                                      [0]
-  rehearse     true: everything at a tiny size, on the CPU too                                     [false]
+  minutes      about so long, the last step's end included  [9]
+  only         steps, separated by commas; of what they need, nothing is added
+               [all]
+  device       cuda | cuda:N  [cuda]
+  host_memory  of the machine, where it does not say it (110GB)  [as found]
+  threads      CPU threads; 0: torch's choice  [0]
+  rehearse     true: everything at a tiny size, on the CPU too  [false]
 
-Exit status: 0 where all steps are done, 1 where one failed or is outstanding, 2 for a mistake.
+Exit status: 0 where all steps are done, 1 where one failed or is outstanding, 2
+for a mistake.
 
   python -m real measure out=measured
-  python -m real measure out=rehearsed rehearse=true device=cpu threads=1 minutes=3
+  python -m real measure out=tried rehearse=true device=cpu threads=1 minutes=3
 """
 
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 from real.measure.bench import Bench, say
-from traces.calibrate.copies import count_points, measure_copies
-from traces.calibrate.layers import Grids, measure_model
+from traces.calibrate.copies import Copies, count_points
+from traces.calibrate.layers import Grids, Layer
 from traces.calibrate.machine import RATE_POINTS, clocks, describe, memory_bytes, rates
 from traces.calibrate.profile import assemble, write
 from traces.calibrate.tables import Rows
@@ -22,7 +22,7 @@ def copies(bench: Bench) -> str:
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     budget = Budget(_seconds(bench, size.copies_s), RATE_POINTS + count_points(largest))
     found = rates(clock, largest, budget)
-    curves = measure_copies(clock, largest, budget, say)
+    curves = Copies(clock, largest).measure(budget, say)
     shown = {name: {"axes": rows.axes, "samples": [asdict(it) for it in rows.samples]} for name, rows in curves.items()}
     machine = describe(bench.device) | clocks("after the copies")
     bench.write("copies", {"date": date, "machine": machine, "rates": found, "curves": shown})
@@ -43,7 +43,9 @@ def layers(bench: Bench) -> str:
     for name in size.shapes:  # each written when it ends: the first is the one that matters
         if name not in sections:
             dtype = next(it.dtype for it in (size.main, size.link) if it.model == name)
-            sections[name] = measure_model(name, clock, dtype, grids if name == size.shapes[0] else fewer, budget, say)
+            layer = Layer(name, clock, dtype, grids if name == size.shapes[0] else fewer)
+            sections[name] = layer.measure(budget, say)
+            del layer
             bench.empty_cache()
             bench.write("layers", sections)
             write_profile(bench)

@@ -14,7 +14,7 @@ from real.measure import beside, device, preflight, served
 from real.measure.bench import Bench, say
 from real.measure.clock import Clock, OutOfTimeError
 from real.measure.record import State, claim
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing, one_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def chosen(only: str) -> list[Step]:
     known = {step.name: step for step in STEPS}
     for name in names:
         if name not in known:
-            raise UserError(f"only={only}: {name!r} is no step; allowed: {one_of(known)}")
+            raise UserError(f"only={only}: {name!r} is no step; {allowing(name, known)}")
     return [step for step in STEPS if step.name in names]
 
 

@@ -10,7 +10,19 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from real.runtime.backend import upload
-from traces.collect.cache import cache_key
+from traces.collect.cache import cache_key, known
+from traces.errors import UserError
+
+
+def check_cache(model: Any) -> None:
+    """UserError where the model's cache holds more than keys and values of every token, which are joined here."""
+    layers = DynamicCache(config=model.config.get_text_config()).layers
+    odd = {type(layer).__name__ for layer in layers} - {"DynamicLayer", "DynamicSlidingWindowLayer"}
+    if odd:
+        raise UserError(
+            f"model type {model.config.model_type!r} cannot be run here: its cache has layers of type {min(odd)};"
+            " allowed: a model that keeps keys and values of every token"
+        )
 
 
 class Engine:
@@ -31,33 +43,30 @@ class Engine:
         if cache is None:
             cache = self._own[request] = DynamicCache()
             self._length[request] = 0
-        ids = upload(torch.tensor([list(tokens)]), self.device)
-        keep = len(tokens) if every else 1
-        logits = self._logits(ids, cache, logits_to_keep=keep)
+        begin, keep = self._length[request], len(tokens) if every else 1
+        places = list(range(begin, begin + len(tokens)))
+        logits = self._logits([list(tokens)], [places], cache, logits_to_keep=keep)
         self._length[request] += len(tokens)
         return logits[0] if every else logits[0, -1]
 
     def decode(self, requests: Sequence[int], tokens: Sequence[int]) -> Tensor:
         """One token of each request, in order; logits [B, V]."""
         self._join(tuple(requests))
-        ids = upload(torch.tensor([[token] for token in tokens]), self.device)
+        lengths = [self._length[request] for request in requests]
         given: dict[str, Tensor] = {}
         if any(self._pads):
-            width = self._joined.get_seq_length() + 1
-            places = torch.arange(width)[None]
-            mask = places >= torch.tensor(self._pads)[:, None]
-            positions = torch.tensor([[self._length[request]] for request in requests])
-            given = {
-                "attention_mask": upload(mask.long(), self.device),
-                "position_ids": upload(positions, self.device),
-            }
-        logits = self._logits(ids, self._joined, logits_to_keep=1, **given)
+            mask = torch.arange(max(lengths) + 1)[None] >= torch.tensor(self._pads)[:, None]
+            given = {"attention_mask": upload(mask.long(), self.device)}
+        ids, places = [[token] for token in tokens], [[length] for length in lengths]
+        logits = self._logits(ids, places, self._joined, logits_to_keep=1, **given)
         for request in requests:
             self._length[request] += 1
         return logits[:, -1]
 
-    def _logits(self, ids: Tensor, cache: Any, **given: Any) -> Tensor:
-        logits: Tensor = self.model(input_ids=ids, use_cache=True, **{self._cache_key: cache}, **given).logits
+    def _logits(self, ids: list[list[int]], places: list[list[int]], cache: Any, **given: Any) -> Tensor:
+        tokens, positions = upload(torch.tensor([ids, places]), self.device)  # at once
+        given = known(self.model, position_ids=positions, **given)
+        logits: Tensor = self.model(input_ids=tokens, use_cache=True, **{self._cache_key: cache}, **given).logits
         return logits
 
     def drop(self, request: int) -> None:

@@ -15,6 +15,7 @@ from policies.predictors.saved import Fitted
 from sim.demand import ordered_union
 from sim.workload import Pass
 from traces.collect.families import MoeModel
+from traces.collect.routers import ask
 from traces.collect.scoring import Law
 from traces.collect.verify import read_router
 from traces.errors import UserError
@@ -92,7 +93,8 @@ class StepShown:
         if later >= len(moe.layers):
             return np.full((self.rows, moe.top_k), absent_id(moe.n_experts), ids_dtype(moe.n_experts))
         hidden = self.hidden[layer]
-        _, weights, ids = read_router(moe, later, moe.layers[later].router.forward(hidden), len(hidden))
+        asked = ask(moe.layers[later].router, moe.layers[later].law.bias, hidden)
+        _, weights, ids = read_router(moe, later, asked, len(hidden))
         return by_descending_weight(_numpy(ids), _numpy(weights))[0].astype(ids_dtype(moe.n_experts))
 
     def _predicted(self, name: str, layer: int) -> Array:

@@ -12,7 +12,7 @@ from real.runtime.intake import open_checkpoint
 from traces.calibrate.shapes import DTYPES, PUBLISHED, configuration
 from traces.collect.families import is_experts
 from traces.collect.quantised import COMPUTED
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing
 
 WEIGHTS = ("auto", "random")
 _AUTO: Any = AutoModelForCausalLM
@@ -34,7 +34,7 @@ def open_model(
     `host_memory`: what the user says that there is, in the place of what is free.
     """
     if weights not in WEIGHTS:
-        raise UserError(f"weights={weights}: allowed: {one_of(WEIGHTS)}")
+        raise UserError(f"weights={weights}: {allowing(weights, WEIGHTS)}")
     if weights == "auto":
         if name in PUBLISHED:
             raise UserError(

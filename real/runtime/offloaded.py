@@ -13,7 +13,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from real.runtime.backend import DeviceError, backend_of
 from real.runtime.compute import LayerCompute, can_group
-from real.runtime.engine import Engine
+from real.runtime.engine import Engine, check_cache
 from real.runtime.events import Feed, Run
 from real.runtime.host import Host, free_memory
 from real.runtime.layout import same_layout
@@ -21,7 +21,7 @@ from real.runtime.machine import Machine
 from real.runtime.masked import MaskedGate
 from real.runtime.pool import ALIGNED, Pool
 from real.runtime.store import HostStore
-from traces.collect.families import MoeModel, inspect_model
+from traces.collect.families import INTERFACE, MoeModel, inspect_model
 from traces.errors import UserError
 
 _names = itertools.count()
@@ -58,6 +58,12 @@ class Offloaded:
         exact: bool = True,
     ) -> None:
         self.moe: MoeModel = inspect_model(model)
+        check_cache(model)
+        if any(layer.way != INTERFACE for layer in self.moe.layers):
+            raise UserError(
+                f"model type {model.config.model_type!r} cannot be run here: its experts do not go through the"
+                " library's experts interface; allowed: to record it with python -m traces collect"
+            )
         self.backend = backend_of(device)
         device, self.exact = self.backend.device, exact
         self.shapes = self.moe.shapes()  # while the experts have theirs

@@ -43,7 +43,7 @@ class Forced:
             torch.from_numpy(np.concatenate([array[first : first + rows, layer] for first, rows in step.parts])).float()
             for array in (trace.router_probs, trace.expert_weights)
         )
-        return scores.logit() if law.scoring == "sigmoid" else scores.log(), weights
+        return law.logits(scores), weights
 
     def settle(self) -> None:
         return

@@ -56,22 +56,29 @@ def label(policy: Mapping[str, Any]) -> str:
     return f"{name} ({', '.join(other)})" if other else name
 
 
+def about(source: Mapping[str, Any]) -> list[str]:
+    """What was run on what, a line each."""
+    trace, hardware, device = source["trace"], source["hardware"], source["device"]
+    return [
+        f"Device: {device['device']} ({device['host']}), {source['date']}, torch {device['torch']}, transformers"
+        f" {device['transformers']}",
+        f"Routing: {trace['routing_from']}, {trace['recording']}, {trace['sha256'][:16]};"
+        f" {source['measured_requests']}; batch {source['workload']['batch']}",
+        f"Model: {source['model']['name']} in {source['model']['dtype']}, weights={source['model']['weights']}",
+        f"Profile: {hardware['name']}, {hardware['provenance']}; overheads: {hardware['overheads']}"
+        + ("" if hardware["of_this_device"] else "; not measured on this device"),
+        f"Experts: {_way(source['exact'])}; code: {source['code']}; each cell run {source['repeat']}"
+        f" time{'s' * (source['repeat'] > 1)}" + (", the run of median time is shown" if source["repeat"] > 1 else ""),
+    ]
+
+
 def markdown(document: Mapping[str, Any]) -> str:
     """The document for a person: what was run, the errors summed up, a row per cell with the worst first."""
     source, rows = document["provenance"], document["cells"]
-    trace, hardware, device = source["trace"], source["hardware"], source["device"]
     lines = [
-        f"# Predicted against measured: {source['model']['name']} on {hardware['name']}",
+        f"# Predicted against measured: {source['model']['name']} on {source['hardware']['name']}",
         "",
-        f"- Device: {device['device']} ({device['host']}), {source['date']}, torch {device['torch']}, transformers"
-        f" {device['transformers']}",
-        f"- Routing: {trace['routing_from']}, {trace['recording']}, {trace['sha256'][:16]};"
-        f" {source['measured_requests']}; batch {source['workload']['batch']}",
-        f"- Model: {source['model']['name']} in {source['model']['dtype']}, weights={source['model']['weights']}",
-        f"- Profile: {hardware['name']}, {hardware['provenance']}; overheads: {hardware['overheads']}"
-        + ("" if hardware["of_this_device"] else "; **not measured on this device**"),
-        f"- Experts: {_way(source['exact'])}; code: {source['code']}; each cell run {source['repeat']}"
-        f" time{'s' * (source['repeat'] > 1)}" + (", the run of median time is shown" if source["repeat"] > 1 else ""),
+        *(f"- {line}" for line in about(source)),
         "",
         "Error of a time: (measured - predicted) / measured. Of a hit rate: measured - predicted.",
         "",
@@ -79,7 +86,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         "|---|--:|--:|--:|",
     ]
     for name, errors in document["summary"].items():
-        shown = [_share(errors[key], name) for key in ("median", "worst")] if errors else ["-", "-"]
+        shown = [share(errors[key], name) for key in ("median", "worst")] if errors else ["-", "-"]
         lines.append(f"| {WORDS[name]} | {shown[0]} | {shown[1]} | {errors['rows'] if errors else 0} |")
     lines += ["", *_criteria(document["criteria"])]
     lines += [
@@ -114,14 +121,17 @@ def _criteria(found: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     lines = [_row(["criterion", "cells", "found", "wanted", ""]), _row(["---", "--:", "--:", "--:", "---"])]
     for it in rows:
-        wanted = [
-            f"{how} {it[key]:g}" for key, how in (("least", "at least"), ("most", "at most")) if it[key] is not None
-        ]
-        said = "holds" if it["holds"] else "**fails**" if it["judged"] else "off"
-        said = said if it["judged"] else f"{said}; not judged"
-        where = "" if it["over"] == "all" else f"; cells where the {it['over']} decides"
-        lines.append(_row([f"{it['what']}{where}", str(it["cells"]), f"{it['value']:.4g}", ", ".join(wanted), said]))
+        what, figure, wanted, said = judgement(it)
+        lines.append(_row([what, str(it["cells"]), figure, wanted, said.replace("fails", "**fails**")]))
     return lines
+
+
+def judgement(it: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Of a criterion with a figure: what it is over, the figure, what was wanted, and whether it holds."""
+    wanted = [f"{how} {it[key]:g}" for key, how in (("least", "at least"), ("most", "at most")) if it[key] is not None]
+    said = "holds" if it["holds"] else "fails" if it["judged"] else "off"
+    where = "" if it["over"] == "all" else f"; cells where the {it['over']} decides"
+    return f"{it['what']}{where}", f"{it['value']:.4g}", ", ".join(wanted), said + "; not judged" * (not it["judged"])
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -129,14 +139,18 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     for name in TIMES:
         it = row["errors"][name]
         low, high = row["spread"].get(name) or (None, None)
-        spread = f" ({_ms(low)} to {_ms(high)})" if low != high else ""
-        found += [_ms(it["device"]) + spread, _ms(it["simulated"]), _share(it["error"], name, sign=True)]
+        spread = f" ({milliseconds(low)} to {milliseconds(high)})" if low != high else ""
+        found += [
+            milliseconds(it["device"]) + spread,
+            milliseconds(it["simulated"]),
+            share(it["error"], name, sign=True),
+        ]
         if name == TIMES[0]:
-            found.append(_share(row.get("expected"), name))
+            found.append(share(row.get("expected"), name))
     for name in FIGURES[3:]:
         it = row["errors"][name]
         rate = "-" if it["device"] is None else f"{it['device']:.3f}"
-        found.append(f"{rate} ({_share(it['error'], name, sign=True)})")
+        found.append(f"{rate} ({share(it['error'], name, sign=True)})")
     replay, link = row["replay"], row["link"]
     rate = "-" if link["gb_per_s"] is None else f"{link['gb_per_s']:.3g}"
     rate += "" if link["of_table"] is None else f" ({link['of_table']:.3f})"
@@ -147,11 +161,13 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _ms(value: float | None) -> str:
+def milliseconds(value: float | None) -> str:
+    """Three digits."""
     return "-" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
-def _share(value: float | None, name: str, sign: bool = False) -> str:
+def share(value: float | None, name: str, sign: bool = False) -> str:
+    """An error: of a time as a percentage, of a rate as it is."""
     if value is None:
         return "-"
     if name in TIMES:

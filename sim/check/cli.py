@@ -18,8 +18,7 @@ from sim.check.laws import (
     assert_says_what_it_is,
     digests,
 )
-from sim.check.synthetic import draw, setup_of
-from sim.check.variants import Variant, of_one, variants
+from sim.check.variants import Variant, named
 from sim.cli import wants_help
 from sim.sweep.unexpected import in_one_line
 from sim.units import counted
@@ -29,7 +28,8 @@ HELP = """\
 python -m sim check NAME [NAME ...]
 
 Tries a policy, with its defaults and with each parameter changed, on made-up
-requests and a watched machine:
+requests and a watched machine. A parameter is changed by its type; values that
+the policy refuses are left out, and named.
 
   causality      nothing that it decides changes when everything after that
                  moment is changed
@@ -43,7 +43,8 @@ requests and a watched machine:
   docstring      the idea, its complexity O(...), lossless or lossy
 
 NAME: a policy of this project, of conf/policy, or of an installed package with
-an entry point in the group moe_offload.policies.
+an entry point in the group moe_offload.policies. To have the layers that it
+needs, a policy that looks further than one layer ahead says so in ahead.
 Exit status: 0 it keeps all, 1 it breaks one, 2 there is no such policy.
 """
 DIGESTS = "digests"  # the mark of the processes that are compared
@@ -55,39 +56,40 @@ def main(words: Sequence[str]) -> int:
         sys.stdout.write(HELP)
         return 0 if words else 2
     if words[0] == DIGESTS:
-        sys.stdout.write(json.dumps(digests(_variants(words[1]))))
+        sys.stdout.write(json.dumps(digests(_variants(words[1])[0])))
         return 0
-    named = {name: _variants(name) for name in words}
-    return max(_check(name, found) for name, found in named.items())
+    for word in words:
+        if "=" in word or word.startswith("-"):
+            name = word.rpartition("=")[2].lstrip("-")
+            raise UserError(f"{word}: no word of sim check; allowed: names of policies, such as {name or 'lru'}")
+    found = {name: _variants(name) for name in words}
+    return max(_check(name, taken, refused) for name, (taken, refused) in found.items())
 
 
-def _variants(name: str) -> list[Variant]:
-    """The variants of a policy, or the one of that YAML; UserError if there is none."""
-    titled = [variant for variant in variants() if name in (variant.name, variant.title)]
-    if titled and name not in registry.names():
-        return titled
-    registry.find(name)
-    return [variant for variant in (titled or of_one(name)) if _fits(variant)]
-
-
-def _fits(variant: Variant) -> bool:
-    """Whether the policy takes the changed parameter; its defaults have to be taken."""
-    routing = draw(0, n_layers=variant.layers)
-    try:
-        variant.build(setup_of(routing, 10_000))
-    except UserError:
-        if not variant.params:
-            raise
-        return False
-    return True
+def _variants(name: str) -> tuple[list[Variant], list[str]]:
+    """The variants of a policy, or the one of that YAML, and what it refuses. UserError if there is none."""
+    first, *_ = every = named(name)
+    taken, refused = [], []
+    for variant in every:
+        try:
+            variant.world  # noqa: B018 - it is built
+        except UserError:
+            if variant == first:
+                raise
+            refused.append(str(variant).removeprefix(f"{name}-"))
+        else:
+            taken.append(variant)
+    return taken, refused
 
 
 Trial = tuple[str, Callable[[], None]]
 """Where, and what is tried there."""
 
 
-def _check(name: str, tried: Sequence[Variant]) -> int:
+def _check(name: str, tried: Sequence[Variant], refused: Sequence[str]) -> int:
     sys.stdout.write(f"{name}: {counted(len(tried), 'variant')}\n")
+    if refused:
+        sys.stdout.write(f"  left out, as it refuses them: {', '.join(refused)}\n")
     broken = 0
     for law, trials in _laws(name, tried).items():
         problem, number = None, 0
@@ -118,7 +120,7 @@ def _laws(name: str, tried: Sequence[Variant]) -> dict[str, Iterator[Trial]]:
 
 
 def _causal(variant: Variant, seed: int) -> None:
-    assert_causal(lambda setup, _: variant.build(setup), seed, variant.layers)
+    assert_causal(lambda setup, _: variant.build(setup), seed, variant.world)
 
 
 def _problem(trial: Callable[[], None]) -> str | None:

@@ -88,7 +88,7 @@ class Run:
 def ready(policy: Policy, routing: Routing) -> Policy:
     """Give a policy what it may ask for before the first fact: train requests, the future."""
     if policy.wants_history():
-        policy.fit(FakeHistory(policy.setup))
+        policy.fit(FakeHistory(policy.setup, routing.world))
     if isinstance(policy, Clairvoyant):
         n_flat = policy.setup.n_layers * policy.setup.n_experts
         policy.foresee(Future.of((d for p in routing.passes() for d in p.demand), n_flat))

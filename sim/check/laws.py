@@ -16,7 +16,7 @@ import numpy as np
 from policies import registry
 from policies.api import Policy, Setup
 from sim.check.lab import ready, run
-from sim.check.synthetic import FakeSignals, FlatCosts, Routing, draw, setup_of
+from sim.check.synthetic import PLAIN, FakeSignals, FlatCosts, Routing, World, draw, setup_of
 from sim.check.variants import Variant
 from sim.core.core import Core
 from sim.facts import stated
@@ -28,10 +28,10 @@ SLOW = FlatCosts(copy=170, expert=30)  # the link is the bottleneck
 FAST = FlatCosts(copy=20, expert=90)  # prefetches arrive in time
 
 
-def everything(seed: int, layers: int = 3) -> tuple[Routing, Setup]:
+def everything(seed: int, world: World = PLAIN) -> tuple[Routing, Setup]:
     """A routing and a machine; other seeds have other budgets, chunks and prices."""
     costs = FAST if seed % 2 else SLOW
-    routing = draw(seed, n_layers=layers + seed % 2, decode=10)
+    routing = draw(seed, n_layers=world.layers + seed % 2, decode=10, world=world)
     return routing, setup_of(routing, EXPERT * (5 + seed), chunks=1 + seed % 3, costs=costs)
 
 
@@ -40,7 +40,7 @@ def change_after(routing: Routing, step: int, layer: int, seed: int) -> Routing:
     rng = np.random.default_rng(seed)
     _, first, rows = routing.steps[step]
     _, n_layers, top_k = routing.ids.shape
-    other = draw(seed, n_layers, routing.n_experts, top_k, decode=60)
+    other = draw(seed, n_layers, routing.n_experts, top_k, decode=60, world=routing.world)
     late = np.zeros((len(routing.ids), routing.ids.shape[1]), bool)
     late[first + rows :] = True
     late[first : first + rows, max(layer, 0) :] = True
@@ -53,12 +53,12 @@ def change_after(routing: Routing, step: int, layer: int, seed: int) -> Routing:
             signals[name] = old.copy()
             begin = first if layer < 0 else first + rows
             signals[name][begin:] = new[begin:]
-    return Routing(signals["expert_ids"], routing.steps, routing.n_experts, signals)
+    return Routing(signals["expert_ids"], routing.steps, routing.n_experts, signals, routing.world)
 
 
-def assert_causal(make: Callable[[Setup, Routing], Policy], seed: int, layers: int = 3) -> None:
+def assert_causal(make: Callable[[Setup, Routing], Policy], seed: int, world: World = PLAIN) -> None:
     """Whatever is decided before t is the same when everything after t is changed; for several t."""
-    routing, setup = everything(seed, layers)
+    routing, setup = everything(seed, world)
     least = make(replace(setup, budget=10_000), routing).min_budget()
     setup = replace(setup, budget=max(setup.budget, least))
     before = run(make(setup, routing), routing).core
@@ -75,7 +75,7 @@ def assert_causal(make: Callable[[Setup, Routing], Policy], seed: int, layers: i
 
 def assert_keeps_the_rules(variant: Variant, seed: int) -> None:
     """Budget, accounts, determinism, clockless replay; a lossless policy computes what the gates chose."""
-    routing, setup = everything(seed, variant.layers)
+    routing, setup = everything(seed, variant.world)
     setup = variant.roomy(setup)
     depth = 1 + seed % 2
     done = run(variant.build(setup), routing, depth=depth)  # the witness checks the budget at every answer
@@ -104,7 +104,8 @@ def assert_keeps_the_rules(variant: Variant, seed: int) -> None:
 def assert_minimum(variant: Variant) -> None:
     """The declared minimum is enough, and one byte less is refused by name; also with layers of unequal sizes."""
     for seed, sizes in enumerate([(12, 12, 12), (12, 5, 30)]):
-        routing, every = draw(seed, n_layers=variant.layers), (sizes * variant.layers)[: variant.layers]
+        world = variant.world
+        routing, every = draw(seed, n_layers=world.layers, world=world), (sizes * world.layers)[: world.layers]
         setup = replace(setup_of(routing, 10_000, chunks=2, costs=FAST), expert_bytes=every)
         least = variant.build(setup).min_budget()
         run(variant.build(replace(setup, budget=least)), routing).accounts.check()
@@ -119,7 +120,7 @@ def assert_minimum(variant: Variant) -> None:
 
 def assert_facts(variant: Variant) -> None:
     """What it states is of the train requests alone: plain JSON, the same again, and asking changes nothing."""
-    routing, setup = everything(3, variant.layers)
+    routing, setup = everything(3, variant.world)
     setup = variant.roomy(setup)
     told, untold = (ready(variant.build(setup), routing) for _ in range(2))
     facts = stated(told)
@@ -145,7 +146,7 @@ def digests(variants: Iterable[Variant]) -> dict[str, Any]:
     """What each decides and states, for comparison between processes."""
     found = {}
     for variant in variants:
-        routing, setup = everything(2, variant.layers)
+        routing, setup = everything(2, variant.world)
         setup = variant.roomy(setup)
         facts = stated(ready(variant.build(setup), routing))
         found[str(variant)] = [run(variant.build(setup), routing).core.digest(), facts]

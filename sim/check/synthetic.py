@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from policies.api import PastStep, Predictor, Setup
 from sim.workload import Pass
 
-PREDICTED = 2  # layers looked ahead
 PREDICTORS = {
     "near": Predictor("near", 1, 3),
     "far": Predictor("far", 2, 2, {"recall": 0.7}),
@@ -23,6 +22,18 @@ PREDICTORS = {
 }
 """Fitted predictors of every synthetic trace."""
 ABSENT = 255
+
+
+@dataclass(frozen=True)
+class World:
+    """What a policy is tried on: the model's layers, gates ahead that are recorded, fitted predictors."""
+
+    layers: int = 3
+    ahead: int = 2
+    predictors: tuple[Predictor, ...] = tuple(PREDICTORS.values())
+
+
+PLAIN = World()
 
 
 @dataclass
@@ -66,6 +77,7 @@ class Routing:
     steps: list[tuple[bool, int, int]]  # (prefill, first row, rows)
     n_experts: int
     signals: dict[str, NDArray[Any]] = field(default_factory=dict)
+    world: World = PLAIN
 
     def passes(self) -> list[Pass]:
         """Its forward passes, new ones each time."""
@@ -122,6 +134,9 @@ class FakeSignals:
         return self._gated("router_probs")
 
     def gate_ahead(self, distance: int) -> Any:
+        recorded = self.arrays["gate_ahead"].shape[2]
+        if not 1 <= distance <= recorded:
+            raise AssertionError(f"it reads gate_ahead {distance} layers ahead; it declares, and has, 1 to {recorded}")
         return self._gated("gate_ahead", distance - 1)
 
     def hidden(self) -> Any:
@@ -139,8 +154,9 @@ def draw(
     decode: int = 14,
     prompts: int = 2,
     recall: float = 0.7,
+    world: World = PLAIN,
 ) -> Routing:
-    """Requests of one prefill and some decode steps, routed by Zipf with repetition; all signals."""
+    """Requests of one prefill and some decode steps, routed by Zipf with repetition; all signals of the world."""
     rng = np.random.default_rng(seed)
     steps: list[tuple[bool, int, int]] = []
     n = 0
@@ -155,8 +171,8 @@ def draw(
         for row in range(n):
             again = row and rng.random() < 0.3
             ids[row, layer] = ids[row - 1, layer] if again else rng.choice(n_experts, k, replace=False, p=p)
-    ahead = np.full((n, n_layers, PREDICTED, k), ABSENT, np.uint8)
-    for a in range(1, PREDICTED + 1):
+    ahead = np.full((n, n_layers, world.ahead, k), ABSENT, np.uint8)
+    for a in range(1, min(world.ahead, n_layers - 1) + 1):
         guess = np.argsort(rng.random((n, n_layers, n_experts)), axis=-1)[..., :k].astype(np.uint8)
         right = rng.random((n, n_layers, 1)) < recall
         ahead[:, : n_layers - a, a - 1] = np.where(right, ids, guess)[:, a:]
@@ -170,25 +186,26 @@ def draw(
         "embedding": rng.standard_normal((n, 6)).astype(np.float16),
         "token_ids": rng.integers(0, 50, n).astype(np.int32),
     }
-    for name, predictor in PREDICTORS.items():
+    for predictor in world.predictors:
         outputs = np.argsort(rng.random((n, n_layers, n_experts)), axis=-1).astype(np.uint8)
         outputs[:, max(0, n_layers - predictor.stride) :] = ABSENT
-        signals[f"predicted/{name}"] = outputs[..., : predictor.top_k]
-    return Routing(ids, steps, n_experts, signals)
+        signals[f"predicted/{predictor.name}"] = outputs[..., : predictor.top_k]
+    return Routing(ids, steps, n_experts, signals, world)
 
 
 class FakeHistory:
     """Some train requests, with all signals."""
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
+    def __init__(self, setup: Setup, world: World = PLAIN) -> None:
+        self.setup, self.world = setup, world
         self.counts = np.random.default_rng(99).integers(0, 40, setup.n_layers * setup.n_experts)
 
     def popularity(self) -> NDArray[np.int64]:
         return self.counts
 
     def steps(self) -> Iterator[PastStep]:
-        routing = draw(99, self.setup.n_layers, self.setup.n_experts, self.setup.top_k, decode=6)
+        shape = (self.setup.n_layers, self.setup.n_experts, self.setup.top_k)
+        routing = draw(99, *shape, decode=6, world=self.world)
         names = [f.name for f in fields(PastStep)[3:]]
         request = -1
         for prefill, first, rows in routing.steps:
@@ -200,7 +217,7 @@ class FakeHistory:
 def setup_of(
     routing: Routing, budget: int, *, chunks: int = 1, costs: FlatCosts | None = None, size: int = 12
 ) -> Setup:
-    """A model of ``size`` bytes per expert, of the routing's shape."""
+    """A model of ``size`` bytes per expert, of the routing's shape, with its world's predictors."""
     n_layers, k = routing.ids.shape[1:]
-    sizes = (size,) * n_layers
-    return Setup(n_layers, routing.n_experts, k, sizes, chunks, budget, costs or FlatCosts(), 1, PREDICTORS)
+    sizes, predictors = (size,) * n_layers, {it.name: it for it in routing.world.predictors}
+    return Setup(n_layers, routing.n_experts, k, sizes, chunks, budget, costs or FlatCosts(), 1, predictors)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import islice, product
 from typing import Any
 
+import numpy as np
 import yaml
 
 from policies import registry
-from policies.api import Policy, Setup
+from policies.api import Policy, Predictor, Setup, Signal
+from sim.check.synthetic import PLAIN, PREDICTORS, Routing, World, setup_of
+from sim.check.values import at_first, one_other, others
 from traces import conf
+from traces.errors import UserError, allowing
 
 QUICK = {
     "fmoe": (("search_us", 0.02),),
@@ -18,6 +24,10 @@ QUICK = {
     "promoe": (("latency_us", 0.05),),
 }
 """At the lab's prices what takes microseconds comes too late to matter: times that do not."""
+UNDECLARED = 9
+"""Layers for a policy that reads the gates ahead and does not say how far."""
+LARGEST = 257
+"""Layers of the largest model that is tried, where a policy refuses smaller ones."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +42,14 @@ class Variant:
         return self.title or "-".join([self.name, *(f"{k}={v}" for k, v in self.params)])
 
     @property
+    def world(self) -> World:
+        """What to try it on: more layers than it looks ahead, and the gates and predictors that it declares."""
+        return _world(self)
+
+    @property
     def layers(self) -> int:
-        """Layers of a model to try it on: more than it looks ahead."""
-        params = {**registry.defaults(self.name), **dict(self.params)}
-        return int(max(3, params.get("distance", 1) + 1, params.get("stride", 1) + 1))
+        """Layers of a model to try it on."""
+        return self.world.layers
 
     def build(self, setup: Setup) -> Policy:
         return registry.build(self.name, setup, dict(self.params))
@@ -46,14 +60,79 @@ class Variant:
         return replace(setup, budget=max(setup.budget, policy.min_budget()))
 
 
+@cache
+def _world(variant: Variant) -> World:
+    policy = _smallest(variant, PLAIN)
+    declared, reads = policy.layers_ahead(), Signal.GATE_AHEAD in policy.needs()
+    own = sorted(policy.predictors() - set(PREDICTORS))
+    predictors = (*PREDICTORS.values(), *(Predictor(name, 1, 3) for name in own))
+    if own:
+        _smallest(variant, World(predictors=predictors))  # it may refuse a predictor that was made up
+    if declared is None and reads:
+        return World(UNDECLARED, UNDECLARED - 1, predictors)
+    strides = (PREDICTORS[name].stride + 1 for name in policy.predictors() if name in PREDICTORS)
+    farthest = declared or 1
+    return World(max(3, farthest + 1, *strides), max(2, farthest) if reads else 2, predictors)
+
+
+def _smallest(variant: Variant, world: World) -> Policy:
+    """It, for the smallest model that it takes, with that world's predictors; UserError where it takes none."""
+    layers = 3
+    while True:
+        try:
+            ids = np.zeros((1, layers, 2), np.uint8)
+            return variant.build(setup_of(Routing(ids, [(False, 0, 1)], 8, world=world), 10**9))
+        except UserError:
+            layers = 2 * layers - 1
+            if layers > LARGEST:
+                raise
+
+
 def variants() -> Iterator[Variant]:
     """Every policy there is, with its defaults, with each parameter changed to each other value at hand, as shipped."""
-    yield from dict.fromkeys(_variants())
+    alone = (variant for name in registry.names() for variant in of_one(name))
+    yield from dict.fromkeys([*alone, *_by_hand()])
 
 
-def _variants() -> Iterator[Variant]:
-    for name in registry.names():
-        yield from of_one(name)
+def named(name: str) -> list[Variant]:
+    """Of a policy, every variant, with more values of each parameter than :func:`variants` has; or of a YAML, that one.
+
+    UserError where there is neither.
+    """
+    known = name in registry.names()
+    if not known and name not in conf.names("policy"):
+        raise UserError(f"policy={name}: unknown; {allowing(name, sorted({*registry.names(), *conf.names('policy')}))}")
+    by_hand = [variant for variant in _by_hand() if name in (variant.name, variant.title)]
+    return list(dict.fromkeys([*of_one(name, others), *by_hand] if known else by_hand))
+
+
+def of_one(name: str, values: Callable[[Any, Any], list[Any]] = one_other) -> Iterator[Variant]:
+    """A policy with its defaults, and with each parameter changed to each other value at hand."""
+    base = _required(name)
+    yield Variant(name, base)
+    default = {**registry.defaults(name), **dict(base)}
+    for key, hint in registry.parameters(name).items():
+        for other in values(hint, default.get(key)):
+            changed = {**dict(base), key: other} | {k: v for k, v in QUICK.get(name, ()) if k != key}
+            yield Variant(name, tuple(changed.items()))
+
+
+@cache
+def _required(name: str) -> tuple[tuple[str, Any], ...]:
+    """Parameters without a default, at the first values that the policy takes."""
+    usual = registry.defaults(name)
+    keys = {key: at_first(hint) for key, hint in registry.parameters(name).items() if key not in usual}
+    tried = [tuple(zip(keys, values, strict=True)) for values in islice(product(*keys.values()), 500)]
+    for params in tried[:-1]:
+        try:
+            _smallest(Variant(name, params), PLAIN)
+        except UserError:
+            continue
+        return params
+    return tried[-1]
+
+
+def _by_hand() -> Iterator[Variant]:
     yield from shipped()
     for variant in (Variant("fmoe"), *shipped()):
         if variant.name in QUICK:
@@ -69,15 +148,6 @@ def _variants() -> Iterator[Variant]:
     yield Variant("promoe", (quick, ("predictor", "routing"), ("blocking", True)))
 
 
-def of_one(name: str) -> Iterator[Variant]:
-    """A policy with its defaults, and with each parameter changed to each other value at hand."""
-    yield Variant(name)
-    default = registry.defaults(name)
-    for key, hint in registry.parameters(name).items():
-        for other in _others(hint, default.get(key)):
-            yield Variant(name, ((key, other), *(p for p in QUICK.get(name, ()) if p[0] != key)))
-
-
 def shipped() -> Iterator[Variant]:
     """Every YAML that is not a policy's defaults."""
     for title in sorted(conf.names("policy")):
@@ -87,15 +157,3 @@ def shipped() -> Iterator[Variant]:
         own = tuple((k, v) for k, v in given.items() if v != registry.defaults(name).get(k))
         if own:
             yield Variant(name, own, title=title)
-
-
-def _others(hint: Any, default: Any) -> list[Any]:
-    if hint is bool:
-        return [not default]
-    if hint is int:
-        return [default + 1]
-    if hint is float:
-        return [default + 0.1]
-    if int in getattr(hint, "__args__", ()):  # or null
-        return [2 if default is None else None]
-    return [choice for choice in getattr(hint, "__args__", ()) if isinstance(choice, str) and choice != default]

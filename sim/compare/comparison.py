@@ -20,7 +20,7 @@ from sim.compare.target import Target
 from sim.frame import LATENCIES, REFERENCE_ROWS, SHARES
 from sim.runs import load, load_requests
 from sim.units import format_bytes
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing, one_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ def compare(
     words that choose), and for a word that cannot be meant.
     """
     if metric not in LATENCIES:
-        raise UserError(f"metric={metric}: allowed: {one_of(LATENCIES)}")
+        raise UserError(f"metric={metric}: {allowing(metric, LATENCIES)}")
     if not 0.5 <= level < 1:
         raise UserError(f"level={level}: a confidence level from 0.5 to below 1, such as 0.95")
     goal = None if target is None else Target.parse(target)
@@ -140,7 +140,7 @@ def _baseline(runs: pd.DataFrame, wanted: str | None) -> str:
     found = [wanted] if wanted in labels else sorted(set(runs["policy_label"][runs["policy"] == wanted]))
     if len(found) != 1:
         what = f"one of several, {one_of(found)}" if found else "not among the runs"
-        raise UserError(f"baseline={wanted}: {what}; allowed: {one_of(labels)}")
+        raise UserError(f"baseline={wanted}: {what}; {allowing(wanted, labels)}")
     return found[0]
 
 

@@ -11,7 +11,7 @@ import yaml
 from sim.profiles.hardware import HardwareProfile
 from sim.profiles.model import ModelProfile
 from traces import conf
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing
 
 __all__ = ["AS_TRACED", "HardwareProfile", "ModelProfile", "figures", "own_title", "shipped", "title_of"]
 
@@ -23,7 +23,7 @@ def shipped(group: str, name: str) -> Mapping[str, Any]:
     """The mapping in ``conf/GROUP/NAME.yaml`` (`group`: model, hardware); UserError lists the names there."""
     names = sorted(conf.names(group) - {AS_TRACED})
     if name not in names:
-        raise UserError(f"{group}={name!r}: unknown; allowed: {one_of(names)}")
+        raise UserError(f"{group}={name!r}: unknown; {allowing(name, names)}")
     loaded: Mapping[str, Any] = yaml.safe_load((conf.FOLDER / group / f"{name}.yaml").read_text(encoding="utf-8"))
     return loaded
 

@@ -10,21 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field
 from fractions import Fraction
+from functools import cache
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing, one_of
 from traces.fields import MAX_INT
 
 Reader = Callable[[Any, str], Any]
 T = TypeVar("T")
 
 
-def whole(at_least: int) -> Reader:
+def whole(at_least: int, at_most: int = MAX_INT) -> Reader:
     def read(value: Any, where: str) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
             raise refusal(value, where, f"a whole number of at least {at_least}")
-        if value > MAX_INT:
-            raise refusal(value, where, f"at most {MAX_INT}")
+        if value > at_most:
+            raise refusal(value, where, f"at most {at_most}")
         return value
 
     return read
@@ -91,13 +92,12 @@ def record(kind: type[T]) -> Callable[[Any, str], T]:
     """Read a mapping into the dataclass `kind`, whose annotations carry the reader of each key."""
 
     def read(value: Any, where: str) -> T:
-        hints = get_type_hints(kind, include_extras=True)
-        readers = {key: hint.__metadata__[0] for key, hint in hints.items() if hasattr(hint, "__metadata__")}
+        readers = _readers(kind)  # type: ignore[arg-type]
         if not isinstance(value, Mapping):
             raise refusal(value, where, f"a mapping with the keys {one_of(readers)}")
         for key in value:
             if key not in readers:
-                raise UserError(f"{where}.{key}={value[key]!r}: unknown key; allowed: {one_of(readers)}")
+                raise UserError(f"{where}.{key}={value[key]!r}: unknown key; {allowing(key, readers)}")
         known: Mapping[str, Field[Any]] = getattr(kind, "__dataclass_fields__", {})
         required = [key for key in readers if known[key].default is known[key].default_factory is MISSING]
         for key in required:
@@ -108,11 +108,18 @@ def record(kind: type[T]) -> Callable[[Any, str], T]:
     return read
 
 
+@cache
+def _readers(kind: type[Any]) -> dict[str, Reader]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {key: hint.__metadata__[0] for key, hint in hints.items() if hasattr(hint, "__metadata__")}
+
+
 def refusal(value: Any, where: str, allowed: str) -> UserError:
     return UserError(f"{where}={value!r}: allowed: {allowed}")
 
 
 Text = Annotated[str, text()]
+Threads = Annotated[int, whole(1, 2**16)]
 Count = Annotated[int, whole(1)]
 Params = Annotated[int, whole(0)]
 Rate = Annotated[Fraction, number()]

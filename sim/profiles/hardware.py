@@ -14,6 +14,7 @@ from sim.profiles.fields import (
     Rate,
     Share,
     Text,
+    Threads,
     by_name,
     nullable,
     number,
@@ -56,8 +57,8 @@ class Link:
 @dataclass(frozen=True)
 class Host:
     dram_gb_per_s: Annotated[Fraction | None, nullable(number())]
-    cpu_threads: Annotated[int | None, nullable(whole(1))]
-    predictor_threads: Count
+    cpu_threads: Annotated[int | None, nullable(whole(1, 2**16))]
+    predictor_threads: Threads
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise, product
 from typing import Annotated, Any
 
-from sim.profiles.fields import Count, Params, Reader, Text, by_name, each, nullable, record, refusal, text, whole
-from traces.errors import UserError, one_of
+from sim.profiles.fields import (
+    Count,
+    Params,
+    Reader,
+    Share,
+    Text,
+    by_name,
+    each,
+    nullable,
+    number,
+    record,
+    refusal,
+    text,
+    whole,
+)
+from traces.errors import UserError, allowing, one_of
+from traces.noise import noisy, spreads
 
 COLUMNS = ("ns", "median_ns", "q1_ns", "q3_ns", "count")
 
@@ -35,7 +51,7 @@ def points(*axes: str) -> Reader:
             raise refusal(value, where, f"a mapping with the keys {one_of(keys)}")
         for key in value:
             if key not in keys:
-                raise UserError(f"{where}.{key}: unknown key; allowed: {one_of(keys)}")
+                raise UserError(f"{where}.{key}: unknown key; {allowing(key, keys)}")
         lists = {}
         for key in keys:
             if key not in value:
@@ -126,6 +142,15 @@ class MeasuredModel:
     layer_overhead_ns: Params  # what a layer of the library's own loop takes longer than its device work
 
 
+@dataclass(frozen=True)
+class Noise:
+    """How far the samples were apart, by table; a model's is NAME.expert and so on."""
+
+    threshold: Share  # quartiles further apart than this share of the median: a noisy point
+    spread: Annotated[dict[str, Fraction], by_name(number(zero=True))]  # the widest
+    noisy: Annotated[dict[str, str] | None, nullable(by_name(text()))]  # tables with noisy points, and how many
+
+
 Copies = Annotated[Points, curve("bytes")]
 
 
@@ -147,3 +172,11 @@ class Measured:
     copy_h2d_with_compute: Copies
     copy_h2d_with_cpu_reads: Copies
     models: Annotated[dict[str, MeasuredModel] | None, nullable(by_name(record(MeasuredModel)))]
+    noise: Annotated[Noise | None, nullable(record(Noise))] = None  # null in profiles of before it was written
+
+    def noisy(self) -> dict[str, str]:
+        """The tables with noisy points, and how many: of the samples themselves, which old profiles have, too."""
+        found = {key: table for key, table in vars(self).items() if isinstance(table, Points)}
+        for name, model in (self.models or {}).items():
+            found |= {f"{name}.{key}": table for key, table in vars(model).items() if isinstance(table, Points)}
+        return noisy({name: spreads(it.median_ns, it.q1_ns, it.q3_ns) for name, it in found.items()})

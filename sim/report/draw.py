@@ -89,8 +89,8 @@ LATENCY = (
 )
 FRONT = "Latency against what lossy policies keep of the model's output; a larger marker for a larger budget."
 STALLS = (
-    "Where the time of a generated token goes. The parts add up to the whole time, exactly; each budget has a scale of"
-    " its own."
+    "Where the time of a generated token goes. The parts add up, exactly, to all the time from the start of the first"
+    " measured request to the end of the last. Each budget has a scale of its own."
 )
 HITS = "The four hit rates that papers mix up, over the lookups of each phase."
 FATES = (

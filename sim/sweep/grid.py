@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from sim.compare.stats import VERY_FEW, few
 from sim.fitting import Row, fitted
 from sim.frame import label, profile_label
 from sim.frame import row as frame_row
@@ -58,6 +59,8 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
     console.print(MEANING, style="dim")
     if bounded:
         console.print(MULTIPLES, style="dim")
+    if said := few(min((row["totals"]["requests"] for row in rows), default=VERY_FEW)):
+        console.print(said, style="yellow")
     if any(row["quality"] is not None for row in rows):
         console.print("a lossy row is compared with lossy rows only, and has no bounds", style="magenta")
 

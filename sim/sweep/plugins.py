@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing, one_of
 
 EXTRAS = {
     "launcher": {
@@ -42,7 +42,7 @@ def check_plugin(kind: str, name: str) -> None:
             f"hydra/{kind}={name}: not installed; pip install 'moe-offload-workbench[{extra}]', or in a checkout"
             f" pip install -e '.[{extra}]'; installed: {one_of(there)}"
         )
-    raise UserError(f"hydra/{kind}={name}: unknown; allowed: {one_of(sorted({*there, *EXTRAS[kind]}))}")
+    raise UserError(f"hydra/{kind}={name}: unknown; {allowing(name, sorted({*there, *EXTRAS[kind]}))}")
 
 
 def installed(kind: str) -> list[str]:

@@ -62,14 +62,14 @@ def fewest_bytes(events: list[list[int]], sizes: list[int], capacity: int, warm:
     return float(found.fun) + constant
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(EVENTS, st.integers(0, N), st.booleans())
 def test_equals_exhaustive_search_on_whole_experts(events: list[list[int]], slots: int, warm: bool) -> None:
     bound = belady_bypass_bytes(Future.of(events, N), [1], N, slots, warm=warm)
     assert bound == fewest_copies(events, slots, warm)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(EVENTS, SIZES, st.floats(0, 1), st.booleans())
 def test_equals_the_linear_programme_on_unequal_sizes(
     events: list[list[int]], sizes: list[int], share: float, warm: bool
@@ -79,7 +79,6 @@ def test_equals_the_linear_programme_on_unequal_sizes(
     assert bound == pytest.approx(fewest_bytes(events, sizes, capacity, warm), abs=1e-6)
 
 
-@settings(deadline=None)
 @given(EVENTS, SIZES)
 def test_warm_is_at_most_cold_and_both_fall_with_capacity(events: list[list[int]], sizes: list[int]) -> None:
     future, total = Future.of(events, N), sum(sizes)

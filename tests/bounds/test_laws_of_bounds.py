@@ -17,7 +17,7 @@ def runs(lab: Lab, name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(lab=LABS)
 def test_no_policy_beats_the_bounds(name: str, lab: Lab) -> None:
     if runs(lab, name):
@@ -27,7 +27,7 @@ def test_no_policy_beats_the_bounds(name: str, lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(lab=LABS, share=st.floats(0.1, 0.9))
 def test_nor_after_a_warm_up(name: str, lab: Lab, share: float) -> None:
     warmup = int(share * len(lab.passes))
@@ -37,7 +37,7 @@ def test_nor_after_a_warm_up(name: str, lab: Lab, share: float) -> None:
         assert accounts.end_ns - accounts.start_ns >= lab.least_ns(warmup)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(LABS)
 def test_with_room_for_all_lru_copies_what_the_bound_says(lab: Lab) -> None:
     setup = replace(lab.setup, budget=setup_bytes(lab))

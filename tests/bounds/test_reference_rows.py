@@ -42,7 +42,7 @@ def fewest_misses(sequence: list[int], slots: int) -> int:
     return least(0, frozenset())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.integers(0, 5), max_size=25), st.integers(1, 5))
 def test_belady_forced_equals_exhaustive_search(sequence: list[int], slots: int) -> None:
     assert misses(one_by_one(sequence, 6, slots)) == fewest_misses(sequence, slots)
@@ -69,7 +69,7 @@ def test_belady_forced_equals_libcachesim_to_the_last_hit(slots: int, tmp_path: 
     assert misses(one_by_one(sequence, 64, slots)) == round(ratio * len(sequence))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=150), st.integers(1, 9))
 def test_one_slot_more_makes_up_for_forced_admission(sequence: list[int], slots: int) -> None:
     """What is bypassed can pass through that slot: the bound is tight to within one slot."""

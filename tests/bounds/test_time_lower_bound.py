@@ -25,7 +25,7 @@ def test_by_hand() -> None:
     assert time_lower_bound_ns(7, 5) == time_lower_bound_ns(5, 7) == 7
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32))
 def test_the_engine_computes_that_and_a_launch_per_further_expert(seed: int) -> None:
     lab = random_lab(random.Random(seed))

@@ -18,6 +18,7 @@ pytest.importorskip("torch", reason="the calibrator needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the calibrator needs the extra 'hf'")
 
 TINY = ("device=cpu", "seconds=1", "largest=1", "max_tokens=4", "max_context=8", "threads=1")
+MODEL_TABLES = {f"tiny_mixtral.{table}" for table in ("dense", "expert", "grouped", "cpu_expert")}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,6 +44,9 @@ def test_a_written_profile_is_measured_and_whole(written: Path) -> None:
     assert tables.models is not None
     assert tables.models["tiny_mixtral"].dense.axes["context"] == (0, 0)
     assert [file.name for file in written.parent.iterdir() if file.name.startswith(".")] == []
+    assert tables.noise is not None
+    assert {*tables.noise.spread} == {*(key for key in vars(tables) if key.startswith("copy_")), *MODEL_TABLES}
+    assert (tables.noise.noisy or {}) == tables.noisy()
 
 
 def test_a_plot_lies_beside_it(written: Path) -> None:
@@ -53,6 +57,7 @@ def test_the_simulator_takes_a_written_profile(written: Path, tmp_path: Path) ->
     result = run(f"hardware={written}", "policy=lru", "budget=4GB", "limit=1", out=tmp_path).document
     hardware = result["provenance"]["hardware"]
     assert hardware.pop("overheads").startswith("none of the runtime's")
+    hardware.pop("noisy", None)  # as busy as this machine was
     assert hardware == {"name": "here", "provenance": "measured", "inferred": [], "changed": []}
     assert result["provenance"]["costs"]["copy"].startswith("table copy_h2d_pinned (bytes 65536 to 1048576")
     assert result["provenance"]["costs"]["experts"] == "roofline (no table of this shape; measured: tiny_mixtral)"
@@ -68,11 +73,18 @@ def test_the_simulator_takes_a_written_profile(written: Path, tmp_path: Path) ->
         (["out=a.yaml", "model=a,a"], "model='a,a'; allowed: names separated by commas, each once"),
         (["out=a.yaml", "model=x/a,y/a"], "each once"),
         (["out=a.yaml", "model=a,"], "model='a,'"),
-        (["out=a.yaml", "model=olmoe"], "model='olmoe' is not known"),
+        (
+            ["out=a.yaml", "model=olmoe"],
+            "model='olmoe' is not known (no such folder, and not in the local",
+        ),
+        (["out=a.yaml", "model=olmoe_1b7b"], "; did you mean olmoe_1b_7b?"),
+        (["out=a.yaml", "dtyp=float32"], "; did you mean dtype?"),
         (["out=a.yaml", "device=tpu"], "device='tpu'"),
         (["out=a.yaml", "device=meta"], "device='meta' is not known; allowed: auto, cpu, cuda, cuda:N"),
         (["out=a.yaml", "seconds=0"], "seconds=0 is out of range; allowed: 1 to 86400"),
         (["out=a.yaml", "seconds=nan"], "seconds=nan is out of range"),
+        (["out=a.yaml", "seconds=5s"], "seconds='5s' is not a number; allowed: 1 to 86400"),
+        (["out=a.yaml", f"threads={9**30}"], "is out of range; allowed: 0 to 4096"),
         (["out=a.yaml", "largest=0"], "largest=0"),
         (["out=a.yaml", "max_tokens=-1"], "max_tokens=-1"),
         (["out=a.yaml", "dtype=fp8"], "dtype='fp8' is not known; allowed: bfloat16, float16, float32"),
@@ -118,4 +130,8 @@ def test_a_machine_without_our_other_packages_can_calibrate(tmp_path: Path) -> N
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "no plot: matplotlib is not installed" in done.stderr
+    assert "\nthe whole will take about " in done.stderr
+    busy = yaml.safe_load((tmp_path / "bare.yaml").read_text())["measured"]["noise"]["noisy"] or {}
+    assert all(f"\n  {name}" in done.stderr for name in busy)
+    assert ("warning: noisy" in done.stderr) == bool(busy)
     assert (tmp_path / "bare.yaml").is_file()

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="the calibrator needs the extra 'hf'
 pytest.importorskip("transformers", reason="the calibrator needs the extra 'hf'")
 
 from traces.calibrate import layers  # noqa: E402
-from traces.calibrate.layers import NO_EXPERTS, Experts, Grids, expert_forward, layer_call, measure_model  # noqa: E402
+from traces.calibrate.layers import NO_EXPERTS, Experts, Grids, Layer, expert_forward, layer_call  # noqa: E402
 from traces.calibrate.shapes import PUBLISHED, build, configuration  # noqa: E402
 from traces.calibrate.timing import Budget, Clock  # noqa: E402
 from traces.collect.cache import cache_key  # noqa: E402
@@ -97,7 +97,7 @@ def test_the_grouped_kernel_gets_k_different_experts(tiny_model: Path, monkeypat
 def test_a_model_is_measured_at_every_point_of_its_grids(tiny_model: Path) -> None:
     grids = Grids(tokens=(1, 2, 4), contexts=(0, 8), cpu_tokens=(1, 4), threads=(1,))
     lines: list[str] = []
-    found = measure_model(str(tiny_model), Clock(CPU), "bfloat16", grids, Budget(0, grids.points), lines.append)
+    found = Layer(str(tiny_model), Clock(CPU), "bfloat16", grids).measure(Budget(0, grids.points), lines.append)
     assert found["dense"]["tokens"] == [1, 1, 4, 4]
     assert found["dense"]["context"] == [0, 8, 0, 8]
     assert found["expert"]["tokens"] == found["grouped"]["tokens"] == [1, 2, 4]

@@ -59,3 +59,61 @@ def route(config: Any, router: Any, hidden: Any) -> tuple[Any, Any, Any]:
     for row, (_, _, chosen) in zip(weights, tokens, strict=True):
         row[list(chosen)] = list(chosen.values())
     return np.stack([scores for scores, _, _ in tokens]), np.stack([choice for _, choice, _ in tokens]), weights
+
+
+def _sigmoid(logits: Any) -> Any:
+    return 1 / (1 + np.exp(-logits))
+
+
+def _weight(tensors: dict[str, Any]) -> Any:
+    names = ("weight", "gate.weight", "proj.weight", "classifier.weight")
+    return next(tensors[name] for name in names if name in tensors)
+
+
+def _bias(router: Any, block: Any) -> Any:
+    """What is added to the scores: of the router, of a part of it, or of the block that it is in."""
+    tensors = [*router.named_buffers(), *router.named_parameters()]
+    tensors += [*block.named_buffers(recurse=False), *block.named_parameters(recurse=False)]
+    found = [x for name, x in tensors if name.rpartition(".")[2] in ("e_score_correction_bias", "expert_bias")]
+    return found[0].detach().double().numpy().reshape(-1) if found else 0.0
+
+
+def route_more(
+    config: Any, router: Any, block: Any, hidden: Any, tokens: Any
+) -> tuple[Any, Any, list[dict[int, float]]]:
+    """Of the families of tiny_models.MORE: scores and choice [n, E] of `hidden`, and each token's experts and weights.
+
+    E counts what computes nothing (LongCat's) too. The choice has the bias as it is.
+    """
+    family = config.model_type.removesuffix("_text")
+    of = {name: x.detach().double().numpy() for name, x in [*router.named_parameters(), *router.named_buffers()]}
+    rows = hidden.double().numpy()
+    if family == "gemma4":
+        rows = rows / np.sqrt((rows**2).mean(-1, keepdims=True) + config.rms_norm_eps)
+        rows = rows * of["scale"] / np.sqrt(rows.shape[1])
+    logits = rows @ _weight(of).T
+    softmax = np.array([_softmax(row) for row in logits])
+    scores = {
+        "deepseek_v4": np.sqrt(np.log1p(np.exp(logits))),
+        **dict.fromkeys(("ernie4_5_moe", "gemma4", "longcat_flash"), softmax),
+    }.get(family, _sigmoid(logits))
+    choice = scores + _bias(router, block)
+    top_k = config.top_k_experts if family == "gemma4" else config.num_experts_per_tok
+    chosen = [sorted(range(len(row)), key=lambda expert: -row[expert])[:top_k] for row in choice]
+    if "tid2eid" in of:
+        chosen = [[int(expert) for expert in of["tid2eid"][token]] for token in tokens]
+        barred = np.full(choice.shape, -np.inf)
+        for row, own, experts in zip(barred, scores, chosen, strict=True):
+            row[experts] = own[experts]
+        choice = barred
+    factors = {"afmoe": "route_scale", "hy_v3": "router_scaling_factor"}
+    factors |= dict.fromkeys(("deepseek_v4", "longcat_flash"), "routed_scaling_factor")
+    factor = getattr(config, factors[family]) if family in factors else 1.0
+    weights = []
+    for row, experts in zip(scores, chosen, strict=True):
+        share = 1.0 if family in ("llama4", "longcat_flash") else row[experts].sum()
+        each = {expert: factor * row[expert] / share for expert in experts}
+        if family == "gemma4":
+            each = {expert: weight * of["per_expert_scale"][expert] for expert, weight in each.items()}
+        weights.append(each)
+    return scores, choice, weights

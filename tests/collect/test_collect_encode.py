@@ -55,7 +55,7 @@ def plain(text: str) -> Prompt:
     return Prompt(0, "p.txt, line 3", text, None, None, "p", "train", None, None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(TEXTS, min_size=1, max_size=4), TEXTS)
 def test_prompt_and_answer_are_the_whole_conversation(contents: list[str], answer: str) -> None:
     messages = tuple({"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents))

@@ -13,11 +13,11 @@ pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
 
 from by_hand import route  # noqa: E402
 from spy import spied_pass  # noqa: E402
-from tiny_models import FAMILIES, ROUTED_LAYERS, E, L, build, save_with_tokenizer, tiny  # noqa: E402
+from tiny_models import FAMILIES, MORE, ROUTED_LAYERS, E, L, build, save_with_tokenizer, tiny  # noqa: E402
 
 from traces import open_trace  # noqa: E402
 from traces.check import check_rows  # noqa: E402
-from traces.collect import scoring  # noqa: E402
+from traces.collect import laws  # noqa: E402
 from traces.collect.cli import main  # noqa: E402
 from traces.collect.families import inspect_model  # noqa: E402
 from traces.errors import UserError  # noqa: E402
@@ -32,7 +32,8 @@ def top(choice: Any, k: int) -> Any:
 
 
 def test_every_family_that_is_listed_has_a_tiny_model() -> None:
-    assert {model_type for model_type, _ in FAMILIES.values()} == set(scoring.FAMILIES)
+    types = {model_type.removesuffix("_text") for model_type, _ in (FAMILIES | MORE).values()}
+    assert types == set(laws.FAMILIES)
 
 
 def test_only_routed_layers_count(family: str, model: Any) -> None:
@@ -152,9 +153,7 @@ def test_models_that_cannot_be_recorded() -> None:
         assert "\n" not in str(caught.value)
 
     sizes = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    refused(
-        build("llama", **sizes, intermediate_size=24), "'llama': this one has no layer of experts; tested: deepseek"
-    )
+    refused(build("llama", **sizes, intermediate_size=24), "'llama': this one has no layer of experts; tested: afmoe")
     refused(tiny("qwen2_moe", mlp_only_layers=[0, 1, 2, 3, 4]), "'qwen2_moe': this one has no layer of experts")
     found = "layers.1.mlp.experts: 0 routers among experts, chooser; allowed: one of gate, router"
     refused(broken(rename), found)
@@ -178,20 +177,28 @@ def test_another_family_of_a_known_structure_is_recorded(model_type: str) -> Non
         np.testing.assert_array_equal(np.sort(arrays["expert_ids"][:, layer]), np.sort(ids))
 
 
-@pytest.mark.parametrize(
-    ("model_type", "message"),
-    [
-        ("ernie4_5_moe", "the chosen experts have not the highest scores"),  # a bias, in a module of its own
-        ("afmoe", "its router takes more than the hidden states"),
-    ],
-)
-def test_another_family_that_keeps_no_known_law_is_refused(model_type: str, message: str) -> None:
-    sizes = {"moe_num_experts": E, "moe_k": 3, "moe_layer_end_index": 3, "num_dense_layers": 1, "num_experts": E}
-    model = build(model_type, **FAMILIES["qwen2_moe"][1] | sizes)
-    for name, buffer in [*model.named_buffers(), *model.named_parameters()]:
-        if "bias" in name:
-            torch.nn.init.normal_(buffer)
+def test_another_family_that_keeps_no_known_law_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its structure, ERNIE's router would be a sigmoid with a bias; it is a softmax with one."""
+    model = tiny("ernie4_5_moe")
+    monkeypatch.delitem(laws.FAMILIES, "ernie4_5_moe")  # type: ignore[attr-defined]
     before = model.config._experts_implementation
-    with pytest.raises(UserError, match=f"'{model_type}' cannot be recorded yet: layer 0: {message}; tested: deepseek"):
+    message = "'ernie4_5_moe' cannot be recorded: layer 0: the chosen experts have not the highest scores"
+    with pytest.raises(UserError, match=message):
         spied_pass(model)
     assert model.config._experts_implementation == before
+
+
+def test_a_router_that_asks_for_more_is_refused() -> None:
+    """What an earlier router has left, say: then its choice by other hidden states is not known."""
+    model = tiny("afmoe")
+    router = inspect_model(model).layers[0].router
+
+    class Curious(type(router)):  # type: ignore[misc]
+        def forward(self, hidden_states: Any, expert_bias: Any, router_states: Any = 0) -> Any:
+            return super().forward(hidden_states, expert_bias)
+
+    router.__class__ = Curious
+    spied_pass(model)
+    router.register_forward_pre_hook(lambda _module, args: (*args, args[0]))
+    with pytest.raises(UserError, match=r"layer 0: its router takes more than hidden states, .*: router_states$"):
+        spied_pass(model)

@@ -14,7 +14,7 @@ from spy import ALL, spied_pass  # noqa: E402
 from tiny_models import K, tiny  # noqa: E402
 
 from traces.collect.families import inspect_model  # noqa: E402
-from traces.collect.recorder import RecordingError  # noqa: E402
+from traces.collect.routers import RecordingError  # noqa: E402
 
 NOTHING: frozenset[str] = frozenset()
 Routing = tuple[Any, Any, Any]

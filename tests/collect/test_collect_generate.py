@@ -52,3 +52,40 @@ def test_forced_tokens_are_fed_whatever_the_model_says(model: Any) -> None:
     fed, tokens = run(model, forced([7, 8, 9]), 3)
     assert tokens == [7, 8, 9]
     assert fed[1:] == [[7], [8]]
+
+
+HYBRID = {"num_local_experts": 8, "head_dim": 8, "layer_types": ["linear_attention", "full_attention"] * 2}
+
+
+def test_positions_are_given_where_a_cache_cannot_tell_them() -> None:
+    """MiniMax's first layer is linear attention, which keeps no keys: its cache says that it holds 0 tokens."""
+    from tiny_models import SIZES, build
+
+    model = build("minimax", **SIZES | HYBRID)
+    _, made = run(model, greedy, 6)
+    text = list(PROMPT)
+    with torch.inference_mode():
+        for _ in range(6):
+            text.append(int(model(input_ids=torch.tensor([text]), use_cache=False).logits[0, -1].argmax()))
+    assert made == text[len(PROMPT) :]
+
+
+def test_every_pass_says_where_its_tokens_are(model: Any) -> None:
+    given: list[Any] = []
+    model.register_forward_pre_hook(lambda _model, _args, kwargs: given.append(kwargs), with_kwargs=True)
+    run(model, greedy, 3)
+    assert [kwargs["position_ids"].tolist() for kwargs in given] == [[list(range(20))], [[20]], [[21]]]
+    assert all("attention_mask" not in kwargs for kwargs in given), "nothing is padded"
+
+
+def test_a_forward_without_such_a_keyword_is_not_given_it() -> None:
+    from tiny_models import tiny
+
+    from traces.collect.cache import known
+
+    class Plain(torch.nn.Module):
+        def forward(self, input_ids: Any, attention_mask: Any = None) -> None: ...
+
+    given = {"position_ids": 1, "attention_mask": 2, "logits_to_keep": 3}
+    assert known(Plain(), **given) == {"attention_mask": 2}
+    assert known(tiny("olmoe"), **given) == given

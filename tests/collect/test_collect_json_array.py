@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traces import UserError
-from traces.collect import json_array as module
-from traces.collect.json_array import json_array
+from traces import json_array as module
+from traces.json_array import json_array
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["é日🙂", '"\\/\n\t\u2028', "\0"]
@@ -38,7 +38,7 @@ def outcome(path: Path, block: int) -> tuple[list[Any], str]:
     return found, ""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.dictionaries(TEXTS, VALUES, max_size=3), max_size=4), st.booleans(), st.lists(SPACE, min_size=9), BLOCKS
 )
@@ -52,7 +52,7 @@ def test_any_block_size_gives_the_objects(
     assert outcome(path, block) == (records, "")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data(), BLOCKS)
 def test_any_block_size_finds_the_same_fault(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, block: int

@@ -94,7 +94,7 @@ def test_the_splits_of_the_sample_are_still_drawn() -> None:
     assert [(prompt.split, prompt.source) for prompt in PromptFile(PROMPTS_FILE)] == recorded
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from("abc"), min_size=2, max_size=60), st.integers(1, 9), st.integers(0, 3), st.data())
 def test_the_share_is_exact_per_source(
     tmp_path_factory: pytest.TempPathFactory, sources: list[str], tenths: int, seed: int, data: st.DataObject

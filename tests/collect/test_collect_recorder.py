@@ -14,7 +14,9 @@ from spy import ALL, TOKENS, spied_pass  # noqa: E402
 from tiny_models import E, K, L, tiny  # noqa: E402
 
 from traces.collect.families import inspect_model  # noqa: E402
-from traces.collect.recorder import Recorder, RecordingError, check_routing  # noqa: E402
+from traces.collect.recorder import Recorder  # noqa: E402
+from traces.collect.routers import RecordingError  # noqa: E402
+from traces.collect.verify import check_routing  # noqa: E402
 
 
 def test_ids_and_weights_are_what_the_experts_received(model: Any) -> None:

@@ -51,6 +51,32 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name -> model type and configuration. Dense layers and shared experts have widths of their own."""
 
+ERNIE = {"moe_num_experts": E, "moe_k": K, "moe_num_shared_experts": 1, "moe_layer_start_index": 1}
+GEMMA = {"enable_moe_block": True, "num_experts": E, "top_k_experts": K, "vocab_size_per_layer_input": 300}
+GEMMA |= {"hidden_size_per_layer_input": 4, "global_head_dim": 8, "sliding_window": 16, "num_hidden_layers": 4}
+GEMMA |= {"layer_types": ["sliding_attention"] * 3 + ["full_attention"]}
+DEEPSEEK_V4 = {"num_hidden_layers": 4, "intermediate_size": 24, "num_key_value_heads": 1, "q_lora_rank": 12}
+DEEPSEEK_V4 |= {"n_routed_experts": E, "o_groups": 2, "partial_rotary_factor": 0.5, "sliding_window": 16}
+DEEPSEEK_V4 |= {"o_lora_rank": 8, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 4, "hc_mult": 2}
+DEEPSEEK_V4 |= {"mlp_layer_types": ["hash_moe", "moe", "moe", "moe"]}
+LONGCAT = {"num_layers": 4, "n_routed_experts": E, "zero_expert_num": 3, "moe_topk": K, "expert_ffn_hidden_size": 24}
+LONGCAT |= {"ffn_hidden_size": 40, "qk_head_dim": 16, "head_dim": 8, "routed_scaling_factor": 2.5}
+LONGCAT |= {name: value for name, value in DEEPSEEK.items() if name.endswith(("_rank", "qk_nope_head_dim"))}
+LONGCAT |= {"qk_rope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 4}
+AFMOE = {"num_dense_layers": 1, "num_shared_experts": 1, "route_scale": 2.5, "sliding_window": 16}
+
+MORE: dict[str, tuple[str, dict[str, Any]]] = {
+    "afmoe": ("afmoe", QWEN | AFMOE),
+    "deepseek_v4": ("deepseek_v4", SIZES | SMALL | DEEPSEEK_V4),
+    "ernie4_5_moe": ("ernie4_5_moe", SIZES | SMALL | ERNIE),
+    "gemma4": ("gemma4_text", SIZES | SMALL | GEMMA),
+    "hy_v3": ("hy_v3", QWEN | {"num_shared_experts": 1, "router_scaling_factor": 2.5}),
+    "llama4": ("llama4_text", SIZES | {"num_local_experts": E, "head_dim": 8, "intermediate_size_mlp": 40}),
+    "longcat_flash": ("longcat_flash", {k: v for k, v in SIZES.items() if "layers" not in k} | LONGCAT),
+    "minimax_m2": ("minimax_m2", SIZES | {"num_local_experts": E, "head_dim": 8}),
+}
+"""As FAMILIES: those that have tests of their own in test_collect_more_families.py alone."""
+
 ROUTED_LAYERS = {
     "qwen2_moe": (0, 2, 3, 4),
     "qwen3_moe": (1, 3, 5, 7),
@@ -70,14 +96,18 @@ def build(model_type: str, **sizes: Any) -> Any:
         if name.endswith("bias") or not parameter.any():
             torch.nn.init.normal_(parameter, std=0.3)
     for name, tensor in [*model.named_buffers(), *model.named_parameters()]:
-        if name.endswith("e_score_correction_bias"):
+        if name.endswith(("e_score_correction_bias", "expert_bias")):
             torch.nn.init.normal_(tensor, mean=5.0, std=0.3)
+        if name.endswith("per_expert_scale"):
+            torch.nn.init.uniform_(tensor, 0.5, 2.0)
+        if name.endswith("tid2eid"):
+            tensor.copy_(torch.rand(len(tensor), E).argsort(dim=-1)[:, : tensor.shape[1]])
     return model.eval()
 
 
 def tiny(family: str, **changed: Any) -> Any:
-    """A tiny random model of one of FAMILIES."""
-    model_type, sizes = FAMILIES[family]
+    """A tiny random model of one of FAMILIES or MORE."""
+    model_type, sizes = (FAMILIES | MORE)[family]
     return build(model_type, **sizes | changed)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from policies.api import LayerEvent, Policy, Routing, Schedule, Setup, Step
 from sim.workload import Pass
 
-EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+EXAMPLES = settings(max_examples=150)
 
 
 class Told(Policy):

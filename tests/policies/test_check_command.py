@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = '''
 """Somebody else's policies."""
+from policies.api import Signal
 from policies.lru import LRU
 
 
@@ -28,6 +29,27 @@ class Theirs(LRU):
     def victim(self, incoming, speculative):
         order = self.orders[incoming // self.span]
         return next((x for x in (reversed(order) if self.newest else order) if self.view.evictable(x)), None)
+
+
+class Far(LRU):
+    """What a later gate wants, early. O(rows x K). Lossless."""
+
+    name = "far"
+    signals = frozenset({Signal.GATE_AHEAD})
+    ahead = "reach"
+
+    def __init__(self, setup, *, reach: int = 3) -> None:
+        super().__init__(setup)
+        if reach < 3:
+            raise ValueError("too near")
+        self.reach = reach
+
+    def on_gate(self, event):
+        super().on_gate(event)
+        layer = event.layer + self.reach
+        if layer < self.setup.n_layers:
+            for x in event.signals.gate_ahead(self.reach).ravel().tolist():
+                self.actions.prefetch(layer * self.setup.n_experts + x, 0.0)
 
 
 class Grabber(LRU):
@@ -47,7 +69,7 @@ class Hasty(LRU):
         raise KeyError(event.layer)
 '''
 POINTS = "[moe_offload.policies]\n" + "".join(
-    f"{n.lower()} = their_package:{n}\n" for n in ("Theirs", "Grabber", "Hasty")
+    f"{n.lower()} = their_package:{n}\n" for n in ("Theirs", "Far", "Grabber", "Hasty")
 )
 
 
@@ -69,8 +91,9 @@ def sim(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_policy_of_another_package_is_checked(site: Path) -> None:
-    done = sim(site, "check", "theirs", "lru")
+    done = sim(site, "check", "theirs", "far")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "far: 3 variants\n  left out, as it refuses them: reach=2\n  causality    holds, tried 12" in done.stdout
     assert done.stdout.startswith("theirs: 2 variants\n  causality    holds, tried 8 times\n")
     assert done.stdout.count("holds") == 12
 

@@ -21,7 +21,7 @@ from lab import ABSENT, FlatCosts, Routing, Run, run, setup_of
 from policies import registry
 
 SIZE = 12
-EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True)
+EXAMPLES = settings(max_examples=60)
 
 times = st.builds(
     lambda copy, expert, launch, dense, head, overhead: FlatCosts(copy, expert, launch, dense, head, overhead),

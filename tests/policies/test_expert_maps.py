@@ -58,7 +58,7 @@ def test_the_semantic_search_compares_embeddings() -> None:
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 9), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_running_dot_products_are_the_full_cosines(seed: int, n_layers: int, n_experts: int, n: int) -> None:
     maps, _ = drawn(seed, 12, n_layers, n_experts)
     store = ExpertMaps(n_layers, n_experts, 8, 1)
@@ -76,7 +76,7 @@ def test_running_dot_products_are_the_full_cosines(seed: int, n_layers: int, n_e
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_products_and_sums_are_exact(seed: int) -> None:
     """So neither threads nor vector units can change a score, whatever the order in which they add."""
     maps, embeddings = drawn(seed, 4, 3, 40)
@@ -132,7 +132,7 @@ def by_definition(store: ExpertMaps, one: Reals, embedding: Reals | None) -> lis
 
 
 @given(st.integers(0, 10**6), st.integers(1, 7), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_contexts_together_are_stored_as_one_by_one(seed: int, capacity: int, embedded: bool) -> None:
     maps, embeddings = drawn(seed, 15, 3, 4)
     together, singly = ExpertMaps(3, 4, capacity, 1), ExpertMaps(3, 4, capacity, 1)

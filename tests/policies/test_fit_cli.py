@@ -44,8 +44,8 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ("words", "message"),
     [
         (["learn"], "learn: no such command; allowed: fit, apply, --help"),
-        (["fit"], "fit : nothing is fitted under that name; allowed: promoe"),
-        (["fit", "lru"], "fit lru: nothing is fitted under that name; allowed: promoe"),
+        (["fit"], "fit (nothing): no such predictor; allowed: promoe"),
+        (["fit", "lru"], "fit lru: no such predictor; allowed: promoe"),
         (["fit", "promoe"], "missing trace=, out="),
         (["fit", "promoe", "trace=nowhere", "out=x"], "trace=nowhere: no such folder"),
         (["fit", "promoe", "trace=x", "out=x", "epochs=0"], "epochs=0 is out of range; allowed: 1 to 10000"),

@@ -295,5 +295,5 @@ def test_the_result_names_the_store() -> None:
 )
 def test_the_contracts_are_tried_where_it_prefetches(variant: Variant) -> None:
     """With searches that take longer than a pass, no law would ever see a prediction."""
-    routing = draw(1, n_layers=variant.layers)
+    routing = draw(1, n_layers=variant.world.layers)
     assert run(variant.build(setup_of(routing, 14 * 12)), routing).accounts.issued > 20

@@ -31,7 +31,7 @@ CAUSAL = [v for v in EVERY if not registry.find(v.name).clairvoyant]
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("variant", CAUSAL, ids=str)
 def test_nothing_is_decided_by_what_comes_later(variant: Variant, seed: int) -> None:
-    assert_causal(lambda setup, _: variant.build(setup), seed, variant.layers)
+    assert_causal(lambda setup, _: variant.build(setup), seed, variant.world)
 
 
 class Peeker(LRU):

@@ -20,7 +20,9 @@ from real.runtime.backend import CudaBackend, HostBackend
 from real.runtime.compute import MAX_GROUPS, LayerCompute, can_group, has_fast_kernel
 from real.runtime.layout import Layout, Part
 from real.runtime.offloaded import Offloaded
-from real.session import check_device
+from real.session import check_device, on_device
+from sim.cell import make_cell
+from sim.compose import read_config
 from traces.collect.devices import ROOM, choose, device_of, free_memory, memory
 from traces.errors import UserError
 
@@ -124,6 +126,19 @@ def test_a_budget_may_take_it(cuda: dict[str, int]) -> None:
     check_device(rig.setup(6 * GB), rig.model)
     with pytest.raises(UserError, match=rf"budget={6 * GB + 1}: {6 * GB} bytes are free on cuda:0"):
         check_device(rig.setup(6 * GB + 1), rig.model)
+
+
+def test_auto_is_what_the_device_has_free(cuda: dict[str, int]) -> None:
+    rig = Rig(Offloaded(tiny("olmoe"), CPU))
+    cell = make_cell(read_config(["budget=auto", "bounds=false"]))
+    assert on_device(cell, rig.model) is cell, "without a GPU the profile has the say"
+    rig.model.backend.device = CUDA
+    assert cell.setup.budget == cell.total_expert_bytes > 6 * GB
+    there = on_device(cell, rig.model)
+    assert there.setup.budget == there.config.budget == int(ROOM * 6 * GB)
+    given = make_cell(read_config(["budget=8GB", "bounds=false"]))
+    with pytest.raises(UserError, match=r"bytes are free on cuda:0"):
+        on_device(given, rig.model)
 
 
 # -- the grouped kernel -----------------------------------------------------------------------------------------

@@ -76,8 +76,12 @@ def test_overheads_are_fitted_to_the_machine_as_it_is_known_now(measured: Path) 
 
 def test_the_page_says_what_was_found(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(measured), f"out={tmp_path}/out", "name=mine"]) == 0
-    page = capsys.readouterr().out
-    assert page == (tmp_path / "out" / "README.md").read_text()
+    shown = capsys.readouterr().out
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "| --" in page
+    assert not any(mark in shown for mark in ("| --", "**", "# "))  # the terminal gets what the Markdown means
+    assert max(map(len, shown.splitlines())) <= 120
+    assert "3 of 3 logs give the device's decisions again" in " ".join(shown.split())
     assert "3 of 3 logs give the device's decisions again" in page
     assert "outputs are equal to the bit" in page
     found = json.loads((tmp_path / "out" / "reference_link.json").read_text())
@@ -122,8 +126,8 @@ def test_a_log_that_cannot_be_replayed_is_told_of_and_the_others_are_judged(
     assert main(["evaluate", str(folder)]) == 1
     printed = capsys.readouterr()
     for where in ("lru at 25%", "lru at 50%"):
-        assert f"not judged: {where}: the log cannot be replayed (" in printed.out
-    assert "3 of 3 logs give the device's decisions again" in printed.out
+        assert f"not judged: {where}: the log cannot be replayed (" in page_of(folder)
+    assert "3 of 3 logs give the device's decisions again" in page_of(folder)
     assert "own time is left out: the log cannot be replayed (" in printed.err
 
 
@@ -148,6 +152,10 @@ def test_outputs_that_differ_do_not_hold(measured: Path, tmp_path: Path) -> None
     assert main(["evaluate", str(folder)]) == 1
 
 
+def page_of(folder: Path) -> str:
+    return (folder / "evaluated" / "README.md").read_text()
+
+
 def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -157,8 +165,8 @@ def test_without_a_cell_nothing_holds(measured: Path, tmp_path: Path, capsys: py
     folder = copied(measured, tmp_path)
     shutil.rmtree(folder / "link")
     assert main(["evaluate", str(folder)]) == 1
-    assert "nothing can be judged" in (page := capsys.readouterr().out)
-    assert "holds" not in page.partition("## ")[0]
+    assert "nothing can be judged" in capsys.readouterr().out
+    assert "holds" not in page_of(folder).partition("## ")[0]
 
 
 def test_a_cell_that_cannot_be_judged_does_not_hold(
@@ -169,7 +177,8 @@ def test_a_cell_that_cannot_be_judged_does_not_hold(
     found = json.loads(cell.read_text())
     edit(cell, ran=found["ran"] | {"trace": "of another one"})
     assert main(["evaluate", str(folder)]) == 1
-    page = capsys.readouterr().out
+    assert "1 cells cannot be judged" in capsys.readouterr().out
+    page = page_of(folder)
     assert "**1 cells cannot be judged**" in page
     assert "**Not every criterion holds.**" in page
 

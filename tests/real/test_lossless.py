@@ -11,8 +11,8 @@ from tiny_models import FAMILIES, tiny
 
 from policies.lru import LRU
 from real.runtime.offloaded import Offloaded
+from traces.collect.laws import FAMILIES as LISTED
 from traces.collect.load import load
-from traces.collect.scoring import FAMILIES as LISTED
 
 
 def library(model: Any, prompts: Any = PROMPTS, new_tokens: Any = NEW_TOKENS) -> list[list[int]]:
@@ -82,3 +82,13 @@ def test_the_reference_model_too() -> None:
     for held in (1, 200):
         some = serve(rig, LRU, held * rig.nbytes, 4, prompts=prompts, new_tokens=wanted).check()
         assert some.same_logits(whole), held
+
+
+def test_every_pass_says_where_its_tokens_are() -> None:
+    """A prompt in two parts, then two requests of different lengths at once."""
+    rig, given = Rig(Offloaded(tiny("olmoe"), CPU)), []
+    rig.model.model.register_forward_pre_hook(
+        lambda _model, _args, kwargs: given.append(kwargs["position_ids"].tolist()), with_kwargs=True
+    )
+    serve(rig, All, rig.experts * rig.nbytes, 2, prompts=((5, 9, 200), (7,)), new_tokens=(3, 2)).check()
+    assert given == [[[0, 1, 2]], [[0]], [[3], [1]], [[4]]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 from validate_cases import config, one_thread, tiny, words  # noqa: F401
 
 from real.cli import main
 from real.runtime.forced import DeviceRun, run_forced
 from real.validation import compare as comparing
+from real.validation.shown import show
 from real.validation.verdict import label, markdown, summary, worst_first
 from sim.cell import make_cell
 from sim.cli import main as simulator
@@ -152,6 +155,22 @@ def test_the_files_are_whole_and_say_where_they_are_from(grid: tuple[Path, int])
     assert all(len(row["code"]) == 16 and row["replay"]["agrees"] for row in found["cells"])
     assert markdown(found) in (out / "tiny.md").read_text()
     assert str(tiny()[0].parent) not in (out / "tiny.json").read_text()  # no machine's path
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_gets_a_table_and_no_markdown(grid: tuple[Path, int], width: int) -> None:
+    found = json.loads((grid[0] / "tiny.json").read_text())
+    console = Console(file=io.StringIO(), width=width)
+    show(found, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= width
+    assert not any("|" in line or "**" in line for line in lines)
+    for row in found["cells"]:  # each on a line of its own, with its figures
+        (line,) = [x for x in lines if x.startswith(f"{label(row['policy'])} ") and f" {row['budget']} " in x]
+        assert line.split()[-1] == "agrees"
+        assert f"{row['errors']['hit_complete']['device']:.3f}" in line
+    assert sum(line.startswith("not run: ") for line in lines) == len(found["failed"]) > 0
+    assert ("TTFT" in next(x for x in lines if "TPOT      TPOT" in x)) == (width == 120)
 
 
 def test_the_logs_that_were_kept_are_those_of_the_row(

@@ -286,9 +286,6 @@ def test_mistakes_are_one_line(grid: Path, tmp_path: Path, capsys: pytest.Captur
     empty, file, target = tmp_path / "empty", tmp_path / "file", tmp_path / "page.html"
     empty.mkdir()
     file.write_text("here")
-    (damaged := tmp_path / "damaged").mkdir()
-    shutil.copytree(grid, damaged, dirs_exist_ok=True)
-    next(damaged.glob("lru-*/layers.parquet")).write_bytes(b"PAR1 no")
     for words, named in (
         ([str(empty)], f"{empty}: no finished run in it or below it (it is empty)"),
         ([str(tmp_path / "absent")], "absent: no such folder"),
@@ -296,7 +293,6 @@ def test_mistakes_are_one_line(grid: Path, tmp_path: Path, capsys: pytest.Captur
             [str(mixed(grid, tmp_path / "mixed"))],
             "not alike: trace is d4199675a015 (5 runs), ffffffffffff (1 run). The largest",
         ),
-        ([str(damaged)], "not the layers of a run"),
         ([str(file)], "a folder of results is wanted"),
         ([str(grid), f"out={file}/page.html"], "cannot be written"),
         ([str(grid), f"out={empty}"], f"out={empty}: a folder; allowed: a file"),

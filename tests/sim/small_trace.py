@@ -69,6 +69,8 @@ def write(
     n_experts: int,
     signals: Mapping[str, ArrayLike] | None = None,
     priced_as: str | None = None,
+    name: str = "tiny",
+    sizes: bool = True,
 ) -> Trace:
     """Write requests whose rows follow each other in ``ids`` [N, L, K] and in each of ``signals``, and open them."""
     arrays = {"expert_ids": np.asarray(ids), **{name: np.asarray(a) for name, a in (signals or {}).items()}}
@@ -86,12 +88,12 @@ def write(
             out.add_request(request, steps=steps, **{n: a[first : first + plan.rows] for n, a in arrays.items()})
             first += plan.rows
         out.close(
-            name="tiny",
+            name=name,
             recorder=Recorder("test", "1", None),
             decoding={"mode": "greedy"},
             recording="synthetic",
             prompts=Prompts("made up", "CC0"),
-            expert_bytes=[SIZE] * n_layers,
+            expert_bytes=[SIZE] * n_layers if sizes else None,
             priced_as=priced_as,
         )
     assert first == len(arrays["expert_ids"]), "the plans do not cover the rows"
@@ -103,7 +105,7 @@ def one_layer(path: Path, plans: Sequence[Plan], experts: Sequence[int], n_exper
     return write(path, plans, np.array(experts)[:, None, None], n_experts=n_experts)
 
 
-def config(trace: Trace | Path, budget: int, *, policy: str = "lru", batch: int = 1, **changes: Any) -> RunConfig:
+def config(trace: Trace | Path, budget: int | str, *, policy: str = "lru", batch: int = 1, **changes: Any) -> RunConfig:
     """A run on MACHINE, the trace priced as itself."""
     given: dict[str, Any] = {
         "policy": {"name": policy},

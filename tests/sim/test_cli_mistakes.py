@@ -18,7 +18,23 @@ WORDS = [
     (["budget=0"], ["budget", "positive"]),
     (["budget=200%"], ["budget='200%': above 100%, which is all experts; allowed: "]),
     (["budget=12MB"], ["budget", "12000000", "12582912"]),
-    (["budget=25GB"], ["budget", "25GB", "24000000000"]),
+    (["budget=24GB"], ["budget=24GB: 23.0 GB are there for experts on rtx_4090: 24.0 GB, less 541 MB dense part, "]),
+    (["budget=23.1GB"], ["budget=23.1GB: 23.0 GB ", "; allowed: up to 23.026GB, or auto"]),
+    (["budget=100%", "hardware.gpu.memory_bytes=12000000000"], ["budget=100%: 11.0 GB are there for experts"]),
+    (["budget=auto", "hardware.gpu.memory_bytes=900000000"], ["budget=auto: 0 B are there for experts"]),
+    (["budget=9999999TB"], ["budget='9999999TB'", "up to 4611686018427387904 bytes"]),
+    (["seed=9999999999999999999999"], ["seed=9999999999999999999999: at most 4611686018427387904"]),
+    (["limit=9999999999999999999999"], ["limit=9999999999999999999999: at most 4611686018427387904"]),
+    (["policy=fmoe", "policy.distance=99999999999999999999"], ["policy.distance=9999", "at most 4611686018427387904"]),
+    (["hardware.gpu.memory_bytes=99999999999999999999"], ["hardware.gpu.memory_bytes=9999", "at most 4611686018"]),
+    (["policy.scope=層"], ["policy.scope='層': allowed: global, layer"]),
+    (["policy.scope=${x}"], ["policy.scope: ", "'x' not found"]),
+    (["model=${x}"], ["model=${x}: the name of a model is wanted; allowed: as_traced, "]),
+    (["policy=[1,2]"], ["policy=[1,2]: the name of a policy is wanted; allowed: "]),
+    (["模=3"], ["模=3: no such key"]),
+    (["hardware.link=[]"], ["hardware.link=[]: a group of keys; allowed: hardware.link.h2d_gb_per_s, "]),
+    (["hardware.link={a:1}"], ["hardware.link has no key a; allowed: h2d_gb_per_s, "]),
+    (["seed=\udcff"], ["seed=\\udcff: not a text in UTF-8"]),
     (["policy=nosuch"], ["policy", "nosuch", "lru", "gate_ahead"]),
     (["polcy=lru"], ["polcy", "policy"]),
     (["policy.scop=layer"], ["policy.scop", "scope"]),
@@ -191,6 +207,16 @@ def test_the_outputs_of_another_trace(broken: Path, capsys: pytest.CaptureFixtur
     ids[0, 0] = ids[0, 0, ::-1]
     _rewrite(broken, "expert_ids.npy", ids)
     _refused(broken, capsys, "predicted/promoe/predictor.json: trace", "the trace that it lies beside", policy="promoe")
+
+
+@pytest.mark.parametrize("key", ["policy_us", "beside"])
+@pytest.mark.parametrize("value", ["", "lru,", "lru,nosuch"])
+def test_a_policy_that_is_measured_is_blamed_by_its_own_key(
+    key: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", f"{key}={value}"]) == 2
+    name = value.partition(",")[2]
+    assert capsys.readouterr().err.startswith(f"error: {key}={name}: unknown; allowed: deepspeed, ")
 
 
 @pytest.mark.parametrize("verb", ["curve", "bench", "config"])

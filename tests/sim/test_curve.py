@@ -25,7 +25,7 @@ def simulated(path: Path, slots: int, **changes: int) -> tuple[int, int]:
     return accounts.hit_row(0)[3], accounts.hit_row(1)[3]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data(), batch=st.integers(1, 3), chunks=st.integers(1, 3), warmup=st.integers(0, 2))
 def test_the_curve_is_the_simulators_at_every_budget_that_holds_an_event(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, batch: int, chunks: int, warmup: int

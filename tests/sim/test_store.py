@@ -182,7 +182,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patched:
         patched.setattr(sim.store, "_layers", full)
-        with pytest.raises(UserError, match=r"lru-24-\w+: cannot be written \(No space left on device\)$"):
+        with pytest.raises(UserError, match=r"^out=.*/out: lru-24-\w+: cannot be written \(No space left on device\)$"):
             run_config(given, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
     assert not run_config(given, tmp_path / "out").cached

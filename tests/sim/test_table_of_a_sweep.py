@@ -28,6 +28,7 @@ def test_long_labels_leave_room_for_the_figures(width: int, tmp_path: Path) -> N
     assert f" {figure(1000 / document['throughput_tokens_per_s'])} " in text
     assert all(key in text for key in given)
     assert max(map(len, text.splitlines())) <= width
+    assert "1 request is very few: with others, the order of the policies may turn." in text.replace("\n", " ")
 
 
 def test_a_narrow_console_has_fewer_columns_and_says_which(tmp_path: Path) -> None:

@@ -56,14 +56,14 @@ def test_a_key_tells_runs_apart_if_and_only_if_it_can_change_a_figure(trace: Tra
     plain = result(usual, tmp_path)
     for key, value in changes.items():
         changed = result(RunConfig.from_dict({**_dict(usual), key: value}), tmp_path)
-        one = len(runs([Found("a", plain), Found("b", changed)])) == 1
+        one = len(runs([Found.of("a", plain), Found.of("b", changed)])) == 1
         assert one == (key in KEPT), key
         if one:
             figures = {"latency_ms", "hit_rate", "stall_ms_per_token", "bytes_per_token", "memory", "totals"}
             assert {k: plain[k] for k in figures} == {k: changed[k] for k in figures}
             assert plain["provenance"]["decision_digest"] == changed["provenance"]["decision_digest"]
     elsewhere = shutil.copytree(trace.path, tmp_path / "elsewhere")
-    assert len(runs([Found("a", plain), Found("b", result(config(elsewhere, 4 * SIZE), tmp_path / "x"))])) == 1
+    assert len(runs([Found.of("a", plain), Found.of("b", result(config(elsewhere, 4 * SIZE), tmp_path / "x"))])) == 1
 
 
 def _dict(given: RunConfig) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def test_bounds_on_which_results_disagree_are_nobody_elses(trace: Trace, tmp_pat
         for policy, bounds in (("lru", True), ("fifo", True), ("random", False))
     )
     fifo["bounds"]["belady_bypass"]["bytes"] += 1
-    found = [Found(name, it) for name, it in (("a", lru), ("b", fifo), ("c", other))]
+    found = [Found.of(name, it) for name, it in (("a", lru), ("b", fifo), ("c", other))]
     assert [run.result["bounds"] is None for run in runs(found)] == [False, False, True]
     assert [run.result["bounds"] is None for run in runs(found[::2])] == [False, False]
 
@@ -135,6 +135,9 @@ def test_neither_lossy_rows_nor_devices_borrow(trace: Trace, tmp_path: Path) -> 
     plain = result(config(trace, 3 * SIZE, policy="fifo"), tmp_path)
     for own in ({"lossless": False}, {"device": {"name": "H200"}}):
         other = {**plain, "provenance": {**plain["provenance"], **own}}
-        assert [run.result["bounds"] is None for run in runs([Found("a", lru), Found("b", other)])] == [False, True]
-    twice = [Found("a", other), Found("b", other)]
+        assert [run.result["bounds"] is None for run in runs([Found.of("a", lru), Found.of("b", other)])] == [
+            False,
+            True,
+        ]
+    twice = [Found.of("a", other), Found.of("b", other)]
     assert len(runs(twice)) == 2, "what is measured again is another run"

@@ -12,7 +12,8 @@ from traces.cli import main
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["check", "--help"], ["inspect", "-h"], ["import", "--help"], ["arrivals", "--help"]]
+    "words",
+    [[], ["help"], ["--help"], ["check", "--help"], ["inspect", "-h"], ["import", "--help"], ["arrivals", "--help"]],
 )
 def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
@@ -31,8 +32,10 @@ def test_check_says_ok(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "verb is ''; allowed: check, inspect, import, arrivals, collect"),
-        (["chekc"], "verb is 'chekc'"),
+        (
+            ["chekc"],
+            "verb is 'chekc'; allowed: check, inspect, import, arrivals, collect, calibrate, --help; did you mean",
+        ),
         (["check"], "allowed: DIR"),
         (["check", "nowhere"], "nowhere: not a folder"),
         (["check", "a\nb"], "not a folder"),
@@ -41,7 +44,17 @@ def test_check_says_ok(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["inspect", "x", "plots="], "plots is ''; allowed: a folder"),
         (["inspect", "x", "plots=nowhere/x"], "existing folder"),
         (["inspect", "x", "colour=red"], "option is 'colour=red'; allowed, once each: format=..., plots=..."),
-        (["inspect", "x", "format=json", "format=json"], "once each"),
+        (["inspect", "x", "format=json", "format=json"], "once each: format=..., plots=...; format is given twice"),
+        (["inspect", "x", "formt=json"], "plots=...; did you mean format?"),
+        (["inspect", "x", "format=JSON"], "allowed: table, json; did you mean json?"),
+        (["import", "Jsonl", "x", "y"], "did you mean jsonl?"),
+        (["import", "route-trace", "x", "y"], "did you mean route_trace?"),
+        (["import", "npz", "x", "y", "without_layers=a"], "without_layers is 'a'; allowed: numbers of layers"),
+        (["import", "npz", "x", "y", "without_layers=3-1"], "without_layers is '3-1'"),
+        (["import", "npz", "x", "y", "without_layers="], "without_layers is ''"),
+        (["import", "npz", "x", "y", "without_layers=1,,2"], "without_layers is '1,,2'"),
+        (["import", "npz", "x", "y", "without_layers=99999"], "without_layers is '99999'"),
+        (["import", "npz", "x", "y", "phases=prefill"], "phases is 'prefill'; allowed: all, decode"),
         (["import", "csv", "x", "y"], "FORMAT is 'csv'; allowed: route_trace, npz, jsonl, routed_experts"),
         (["import", "npz", "x"], "FORMAT SRC DST"),
         (["import", "npz", "x", "y", "split=1"], "split is '1'"),

@@ -269,4 +269,6 @@ def test_steps_that_contradict(tiny: Path, forge: Forge, step: int, field: str, 
 
 def test_folders_that_are_no_traces(tmp_path: Path) -> None:
     refused(tmp_path / "nothing", "not a folder")
-    refused(tmp_path, "trace.json|No such file")
+    refused(tmp_path, "no trace, the folder is empty; allowed: a folder that import or collect has made")
+    (tmp_path / "expert_ids.npy").write_bytes(b"")
+    refused(tmp_path, "no trace, it has no trace.json")

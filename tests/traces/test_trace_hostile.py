@@ -83,7 +83,7 @@ def test_a_request_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "# layer=0 expert_bytes=9 dense_bytes=5",
         "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes",
     ]
-    rows = [f"0,0,{step},0,0,1,0.5,0,9" for step in range(3)]
+    rows = [f"0,0,{step},0,{slot},{slot},0.5,0,9" for step in range(3) for slot in range(2)]
     (tmp_path / "x.csv").write_text("\n".join([*head, *rows]) + "\n")
     with pytest.raises(TraceError, match="one request is '3 tokens x 1 layers x 2 slots'"):
         OURS[0].run(tmp_path / "x.csv", tmp_path / "trace", Options())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,44 @@ def test_requests_and_phases(tmp_path: Path) -> None:
     assert trace.manifest.model.name == "tiny"
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"req_len": None, "req_decode": np.array([1, 2]), "req_offset": None},
+        {"req_len": None, "req_decode": np.array([1, 2])},
+        {"req_len": None},
+    ],
+    ids=["prefill and decode", "and offset", "offset alone"],
+)
+def test_lengths_come_from_what_is_there(tmp_path: Path, changes: dict[str, Any]) -> None:
+    trace = open_trace(import_trace(write(tmp_path, **changes), tmp_path / "trace", Options()))
+    assert trace.steps.tolist() == [(0, 0, 0, 3, 0), (0, 1, 3, 1, 3), (1, 1, 4, 1, 7), (1, 1, 5, 1, 8)]
+
+
+def test_fortran_order_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = {"experts": np.asfortranarray(EXPERTS), "weights": np.asfortranarray(WEIGHTS)}
+    trace = open_trace(import_trace(write(tmp_path, **turned), tmp_path / "trace", Options()))
+    order = np.argsort(-WEIGHTS, axis=-1, kind="stable")
+    np.testing.assert_array_equal(trace.expert_ids, np.take_along_axis(EXPERTS, order, -1))
+    np.testing.assert_array_equal(trace.expert_weights, np.take_along_axis(WEIGHTS, order, -1))
+    # Its rows are spread over the member, which is then in memory as a whole.
+    shutil.rmtree(trace.path)
+    monkeypatch.setattr("traces.importers.archive.MAX_REQUEST_IDS", 35)
+    refused(write(tmp_path, **turned), "experts.npy: order is 'Fortran'; allowed: C order above 35 values")
+
+
+def test_minus_one_is_absent_and_layers_can_be_left_out(tmp_path: Path) -> None:
+    experts = EXPERTS.astype(np.int16)
+    experts[:, 1, 2] = experts[4, 1] = -1
+    trace = open_trace(import_trace(write(tmp_path, experts=experts, weights=None), tmp_path / "trace", Options()))
+    assert trace.expert_ids[4, 1].tolist() == [255] * 3
+    assert trace.expert_ids[0, 1].tolist() == [*EXPERTS[0, 1, :2].tolist(), 255]
+    options = Options(without_layers=frozenset({0}))
+    trace = open_trace(import_trace(write(tmp_path, experts=experts, weights=None), tmp_path / "other", options))
+    assert (trace.L, trace.K) == (1, 2)
+    np.testing.assert_array_equal(trace.expert_ids[:4, 0], EXPERTS[:4, 1, :2])
+
+
 def test_options(tmp_path: Path) -> None:
     meta = tmp_path / "meta.json"
     meta.write_text(json.dumps([{"dataset": "gsm8k"}, {"dataset": "mmlu"}]))
@@ -77,21 +116,25 @@ def test_bad_meta(tmp_path: Path, text: str) -> None:
     ("changes", "message"),
     [
         ({"experts": None}, "experts among them"),
-        ({"experts": EXPERTS.astype(float)}, "dtype is '<f8'; allowed: integers"),
-        ({"experts": EXPERTS.astype(">i2")}, "dtype"),
-        ({"experts": EXPERTS.astype(np.int16) - 1}, "value is -1"),
+        ({"experts": EXPERTS.astype(float)}, r"dtype is 'floats \(<f8\)'; allowed: integers, little-endian"),
+        ({"experts": EXPERTS.astype(">i2")}, r"dtype is 'big-endian integers \(>i2\)'"),
+        ({"experts": EXPERTS > 3}, r"dtype is 'booleans \(\|b1\)'"),
+        ({"experts": EXPERTS.astype(np.int16) - 2}, "request 0: experts of token row ., layer .* is -2; allowed: 0 to"),
         ({"experts": EXPERTS[:, 0]}, "rows, layers, slots"),
-        ({"experts": np.zeros_like(EXPERTS)}, "at most once"),
+        ({"experts": np.zeros_like(EXPERTS)}, "request 0: experts is 'zeros alone'"),
+        ({"experts": np.full_like(EXPERTS, 3)}, r"row 0, layer 0 is \[3, 3, 3\]; allowed: an expert at most once"),
         ({"experts": np.array([{}], object)}, "pickled objects are never read"),
-        ({"experts": np.asfortranarray(EXPERTS)}, "order is 'Fortran'"),
         ({"weights": WEIGHTS[:, :1]}, "as in experts"),
-        ({"weights": np.full_like(WEIGHTS, np.nan)}, "is nan; allowed: finite"),
+        (
+            {"weights": np.full_like(WEIGHTS, np.nan)},
+            "request 0: weights of token row 0, layer 0, slot 0 is nan; allowed: finite",
+        ),
         ({"token_ids": np.arange(5)}, "as in experts"),
         ({"gates": EXPERTS}, "member is 'gates.npy'"),
-        ({"req_len": np.array([4, 3])}, "sum is 7"),
-        ({"req_len": np.array([6, 0])}, "sum is 6|at least 1 per request"),
+        ({"req_len": np.array([4, 3])}, "sum of req_len is 7"),
+        ({"req_len": np.array([6, 0])}, "sum of req_len is 6; .*at least 1 per request"),
         ({"req_len": np.array([7, -1])}, "value 1 is -1"),
-        ({"req_len": np.array([6])}, "as in req_len"),
+        ({"req_len": np.array([6])}, "as in req_offset"),
         ({"req_offset": np.array([0, 3])}, "req_offset.npy: value 1 is 3"),
         ({"req_prefill": np.array([5, 0])}, "longer than its request"),
         ({"req_decode": np.array([1, 1])}, "req_len - req_prefill"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,8 +36,81 @@ def rows(turn: int) -> list[str]:
 
 def write(folder: Path, lines: list[str]) -> Path:
     source = folder / "tiny.route.csv"
-    source.write_text("\n".join(lines) + "\n")
+    source.write_text("\n".join(lines) + ("" if lines and lines[-1].count(",") == 6 else "\n"))
     return source
+
+
+def imported(folder: Path, lines: list[str], **options: Any) -> tuple[Trace, list[str]]:
+    """The trace of a file of these lines, and what was said of it."""
+    notes: list[str] = []
+    source = write(folder, lines)
+    return open_trace(import_trace(source, folder / "trace", Options(**options, note=notes.append))), notes
+
+
+def test_columns_go_by_name(tmp_path: Path) -> None:
+    """Later versions append columns, and a consumer may drop those that it need not have."""
+    expected = imported(tmp_path, [*HEAD, *rows(0)])[0]
+    order = [5, 0, 1, 2, 4, 3, 6]
+    names = HEAD[4].split(",")
+    turned = [",".join(line.split(",")[index] for index in order) for line in rows(0)]
+    (tmp_path / "trace").rename(tmp_path / "first")
+    trace, _ = imported(tmp_path, [*HEAD[:4], ",".join(names[index] for index in order), *turned])
+    np.testing.assert_array_equal(trace.expert_ids, np.load(tmp_path / "first" / "expert_ids.npy"))
+    assert trace.steps.tolist() == expected.steps.tolist()
+
+
+def test_what_the_device_dropped_stays_unless_it_is_left_out(tmp_path: Path) -> None:
+    head = [*HEAD[:4], HEAD[4] + ",dropped"]
+    body = [f"{line},{int(line.split(',')[4] == '0' and line.startswith('0,1'))}" for line in rows(0)]
+    trace, notes = imported(tmp_path, [*head, *body])
+    assert trace.expert_ids[2].tolist() == [[3, 2], [3, 2]]
+    assert any("4 experts that the device dropped" in note and "dropped=absent" in note for note in notes)
+    (tmp_path / "trace").rename(tmp_path / "first")
+    trace, _ = imported(tmp_path, [*head, *body], own={"dropped": "absent"})
+    assert trace.expert_ids[2].tolist() == [[3, 255], [3, 255]]
+    assert trace.expert_weights is not None
+    assert trace.expert_weights[2].tolist() == [[0.75, 0], [0.75, 0]]
+    assert trace.manifest.decoding["dropped"] == "absent"
+
+
+def test_residency_2_is_read(tmp_path: Path) -> None:
+    body = [line.replace(",0,100", ",2,0") for line in rows(0)]
+    assert imported(tmp_path, [*HEAD, *body])[0].N == 4
+
+
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_without_weights_the_slots_stay_in_their_order(tmp_path: Path, all_of_them: bool) -> None:
+    body = [line.replace(",0.25,", ",nan,") for line in rows(0)]
+    body = [line.replace(",0.75,", ",nan,") for line in body] if all_of_them else body
+    trace, notes = imported(tmp_path, [*HEAD, *body])
+    assert trace.expert_weights is None
+    assert trace.expert_ids[2].tolist() == [[2, 3], [2, 3]]
+    assert any("weights are left out" in note for note in notes)
+
+
+def test_dense_layers_are_left_out_and_dense_bytes_kept(tmp_path: Path) -> None:
+    head = [HEAD[0], HEAD[1].replace("n_layer=2", "n_layer=3"), "# layer=0 expert_bytes=0 dense_bytes=7"]
+    head += ["# layer=1 expert_bytes=100 dense_bytes=5", "# layer=2 expert_bytes=200 dense_bytes=5", HEAD[4]]
+    body = [",".join([*cells[:3], str(int(cells[3]) + 1), *cells[4:]]) for cells in (r.split(",") for r in rows(0))]
+    trace, notes = imported(tmp_path, [*head, *body])
+    assert (trace.L, trace.manifest.model.expert_bytes) == (2, (100, 200))
+    assert trace.manifest.decoding["dense_bytes"] == [7, 5, 5]
+    assert any("layer 0 of the 3 (counted from 0)" in note and "without_layers=0" in note for note in notes)
+    (tmp_path / "trace").rename(tmp_path / "first")
+    # A layer that the file has may be left out, too, and its rows may then be missing.
+    trace, _ = imported(tmp_path, [*head, *(r for r in body if ",2,0," not in r)], without_layers=frozenset({0, 2}))
+    assert (trace.L, trace.manifest.model.expert_bytes) == (1, (100,))
+
+
+def test_a_turn_may_begin_in_its_context(tmp_path: Path) -> None:
+    """A step is a position: a conversation that goes on has the earlier ones in the cache, and so has decode alone."""
+    later = [",".join([*cells[:2], str(int(cells[2]) + 40), *cells[3:]]) for cells in (r.split(",") for r in rows(0))]
+    decode = without(rows(1), "1,0")
+    trace, notes = imported(tmp_path, [*HEAD, *later, *decode])
+    assert trace.steps.tolist()[:2] == [(0, 0, 0, 2, 40), (0, 1, 2, 1, 42)]
+    assert trace.steps.tolist()[3:] == [(1, 1, 4, 1, 2), (1, 1, 5, 1, 3)]
+    assert [request.prompt_tokens for request in trace.requests] == [42, 2]
+    assert any("before the first row: 2 requests" in note for note in notes)
 
 
 def test_turns_become_requests(tmp_path: Path) -> None:
@@ -77,7 +151,7 @@ def without(lines: list[str], start: str) -> list[str]:
         (["# route_trace v2"], "line 1"),
         (HEAD[:1], "line 2"),
         (HEAD[:3], "line 4, line is ''; allowed: # layer=1"),
-        ([*HEAD[:4], "turn,phase"], "line 5"),
+        ([*HEAD[:4], "turn,phase"], "line 5, columns is .*allowed: step among them"),
         (HEAD, "line 6, line is 'missing'"),
         ([*HEAD, "0,0,0,0,0,1,x,0,100"], "line 6"),
         ([*HEAD, "0,2,0,0,0,1,0.5,0,100"], "line 6"),
@@ -90,7 +164,18 @@ def without(lines: list[str], start: str) -> list[str]:
         ([*HEAD, "0,0,0,0,0,1,0.5,0,99"], "line 6, expert_bytes is '99'; allowed: 0 or 100"),
         ([*HEAD, *rows(0)[:1], *rows(0)], "line 7, slot is 0; allowed: once"),
         ([*HEAD, *rows(1), *rows(0)], "turn is 0; allowed: above 1"),
-        ([*HEAD, *without(rows(0), "0,0")], "turn 0 is 'without prefill'"),
+        ([*HEAD, *without(rows(0), "0,0,1,")], "turn 0, step after 0 is 2; allowed: 1: positions in the context"),
+        ([*HEAD, *rows(0)[1:]], "turn 0, step 0, layer 0, slot 0 is 'missing'|step 0, layer 0 is 'missing'"),
+        ([*HEAD, rows(0)[0], *rows(0)[2:]], "turn 0, step 0, layer 0, slot 1 is 'missing'; allowed: every layer, and"),
+        ([*HEAD, rows(0)[0][:-9]], "line 6, line is .*; the file ends in this line, and limit=N takes the N turns"),
+        ([*HEAD[:4], HEAD[4] + ",gate"], "line 5, column is 'gate'; allowed: turn, phase, step, layer, slot, expert"),
+        ([*HEAD[:4], HEAD[4] + ",turn"], "line 5, column is 'turn'; allowed: .*once each"),
+        ([*HEAD[:4], "turn,phase,step,slot,expert"], "line 5, columns is .*allowed: layer among them"),
+        (["layer,expert,count", "0,1,7"], "line 1, content is 'counts per expert, without an order'"),
+        (
+            [*HEAD[:2], "# layer=0 expert_bytes=0 dense_bytes=5", *HEAD[3:], *rows(0)],
+            "line 6, layer is 0; allowed: one",
+        ),
         ([*HEAD, *without(rows(0), "0,0,1,1")], "turn 0, step 1, layer 1 is 'missing'"),
         ([*HEAD, *without(rows(0), "0,0,0,0")[:-2]], "step 3, layer 1 is 'missing'"),
         ([*HEAD, *without(rows(0), "0,1,3,0")], "step 3, layer 0 is 'missing'"),

@@ -166,7 +166,7 @@ def textbook(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
     return counts, first
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     plan=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 5)).filter(any), min_size=1, max_size=6),
     n_experts=st.sampled_from([2, 5, 254, 255, 300]),

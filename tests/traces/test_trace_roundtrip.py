@@ -77,7 +77,7 @@ def _requests(draw_from: st.DrawFn) -> list[tuple[int, list[int], int]]:
     return draw_from(st.lists(request, min_size=1, max_size=4))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     plan=_requests(),
     n_layers=st.integers(1, 3),

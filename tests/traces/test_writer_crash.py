@@ -108,7 +108,7 @@ def plans(draw: st.DrawFn) -> Plan:
     return Plan("", tuple(steps), tuple(sorted(checkpoints)), tuple(signals))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(plan=plans(), deaths=st.lists(st.integers(0, 300), max_size=4), seed=st.integers(0, 2**32))
 def test_any_plan_survives_any_deaths(player: Player, plan: Plan, deaths: list[int], seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

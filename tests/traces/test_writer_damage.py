@@ -214,7 +214,7 @@ def test_the_folder_may_be_a_file(tmp_path: Path) -> None:
     refused(tmp_path, "kind is 'no folder'")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(name=st.sampled_from(sorted(kept())), place=st.integers(0, 10**6), flip=st.integers(1, 255))
 def test_no_flipped_byte_gets_into_a_trace(name: str, place: int, flip: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -7,34 +7,48 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from traces.collect.options import check_choice, check_range, parse_options
+from traces.collect.options import Ranges, check_choice, check_ranges, parse_options
 from traces.errors import UserError
+from traces.noise import WIDE
 
 USAGE = """\
 python -m traces calibrate out=FILE.yaml [key=value ...]
 
-Measures copies between host and GPU memory by size, and one layer of a model with random weights, and writes a
-hardware profile that python -m sim run takes as hardware=FILE.yaml, with a plot beside it. On a CPU a copy is a
-copy within memory, and the profile says so.
+Measures copies between host and GPU memory by size, and one layer of a model
+with random weights, and writes a hardware profile that python -m sim run takes
+as hardware=FILE.yaml, with a plot beside it. On a CPU a copy is a copy within
+memory, and the profile says so.
 
   out           the profile, yet to be written; the plot becomes FILE.png
-  model         names, comma-separated: of conf/model, reference, a model's folder, or one of the local Hugging
-                Face cache; its configuration is enough. Without it only copies are measured
-  device        auto | cpu | cuda | cuda:N                                                  [auto]
-  seconds       about so long, setting up aside                                             [120]
-  largest       MiB of the largest copy                                                     [512]
-  max_tokens    of an expert and a dense part; 0: 4096 on a GPU, 256 on a CPU               [0]
-  max_context   of a dense part; 0: 8192 on a GPU, 2048 on a CPU                            [0]
-  threads       CPU threads; 0: torch's choice                                              [0]
-  dtype         bfloat16 | float16 | float32, of the model's weights                        [bfloat16]
+  model         names, comma-separated: of conf/model, reference, a model's
+                folder, or one of the local Hugging Face cache; its
+                configuration is enough. Without it only copies are measured
+  device        auto | cpu | cuda | cuda:N  [auto]
+  seconds       to share among all points. Each takes a least number of samples:
+                how long all of it will take is tried out and said before it
+                begins  [120]
+  largest       MiB of the largest copy  [512]
+  max_tokens    of an expert and a dense part; 0: 4096 on a GPU, 256 on a CPU
+                [0]
+  max_context   of a dense part; 0: 8192 on a GPU, 2048 on a CPU  [0]
+  threads       CPU threads; 0: torch's choice  [0]
+  dtype         bfloat16 | float16 | float32, of the model's weights  [bfloat16]
 """
 
 
 @dataclass(frozen=True)
 class Options:
     """See USAGE."""
+
+    RANGES: ClassVar[Ranges] = {
+        "seconds": (1, 86400),
+        "largest": (1, 1 << 14),
+        "max_tokens": (0, 1 << 17),
+        "max_context": (0, 1 << 20),
+        "threads": (0, 4096),
+    }
 
     out: str
     model: str = ""
@@ -53,11 +67,7 @@ def main(args: list[str]) -> None:
         print(USAGE, end="")
         return
     options = parse_options(Options, args)
-    check_range("seconds", options.seconds, 1, 86400)
-    check_range("largest", options.largest, 1, 1 << 14)
-    check_range("max_tokens", options.max_tokens, 0, 1 << 17)
-    check_range("max_context", options.max_context, 0, 1 << 20)
-    check_range("threads", options.threads, 0, 4096)
+    check_ranges(options, Options.RANGES)
     check_choice("dtype", options.dtype, ("bfloat16", "float16", "float32"))
     out = Path(options.out)
     if out.suffix not in (".yaml", ".yml") or not out.parent.is_dir() or os.path.lexists(out):
@@ -74,12 +84,12 @@ def run(options: Options, models: list[str], out: Path) -> None:
     try:
         import torch
 
-        from traces.calibrate.copies import count_points, measure_copies
-        from traces.calibrate.layers import Grids, measure_model
-        from traces.calibrate.machine import RATE_POINTS, clocks, describe, memory_bytes, rates
+        from traces.calibrate.forecast import Plan
+        from traces.calibrate.layers import Grids
+        from traces.calibrate.machine import clocks, describe, memory_bytes
         from traces.calibrate.profile import assemble, write
         from traces.calibrate.shapes import configuration
-        from traces.calibrate.timing import Budget, Clock
+        from traces.calibrate.timing import Clock
         from traces.collect.devices import device_of
     except ImportError as error:
         need = "pip install 'moe-offload-workbench[hf]'"
@@ -97,17 +107,28 @@ def run(options: Options, models: list[str], out: Path) -> None:
     grids = Grids.up_to(options.max_tokens or (4096 if cuda else 256), options.max_context or (8192 if cuda else 2048))
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     machine = describe(device)
-    _say(f"measuring {machine['device']} for about {options.seconds:g} s")
-    budget = Budget(options.seconds, RATE_POINTS + count_points(largest) + len(models) * grids.points)
-    found = rates(clock, largest, budget)
-    curves = measure_copies(clock, largest, budget, _say)
-    sections = {Path(name).name: measure_model(name, clock, options.dtype, grids, budget, _say) for name in models}
+    _say(f"{machine['device']}: trying each kind of measurement once, to say how long they take")
+    plan = Plan(clock, largest, models, options.dtype, grids)
+    plan.announce(options.seconds, _say)
+    found, curves, sections = plan.measure(options.seconds, _say)
     machine |= clocks("at the end")
     cores = len(os.sched_getaffinity(0))
     profile = assemble(out.stem, date, machine, memory_bytes(device), cores, found, curves, sections, cuda)
     write(out, profile)
     _say(f"wrote {out}")
+    _warn(profile["measured"]["noise"])
     _plot(profile, out.with_suffix(".png"))
+
+
+def _warn(noise: dict[str, Any]) -> None:
+    """Which tables are noisy: the profile says so, too, and so does every run that they price."""
+    noisy = noise["noisy"] or {}
+    if noisy:
+        _say(f"warning: noisy, with quartiles more than {100 * WIDE:g} % of the median apart:")
+    for name, points in noisy.items():
+        _say(f"  {name:<24} {points}, up to {100 * noise['spread'][name]:.0f} %")
+    if noisy:
+        _say("  The profile says so. Measure again while nothing else runs, or with more seconds=.")
 
 
 def _plot(profile: dict[str, Any], path: Path) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from traces.calibrate.plan import Part, Timed
 from traces.calibrate.tables import Rows
 from traces.calibrate.timing import Budget, Call, Clock, beside, samples, summary
 
-Timed = Callable[[int], float]
 SMALLEST = 64 << 10
 ROUNDS = 5
 CONTENDED_FROM = 1 << 20
@@ -71,60 +73,61 @@ class Buffers:
         return plain
 
 
-def measure_copies(clock: Clock, largest: int, budget: Budget, say: Callable[[str], None]) -> dict[str, Rows]:
-    """Every curve of ALONE and CONTENDED; the contended ones over fewer sizes. On a CPU one thread copies.
+class Copies:
+    """Every curve of ALONE and CONTENDED; the contended ones over fewer sizes. On a CPU one thread copies."""
 
-    All points are visited several times over, so that a busy moment of the machine is a part of many points and
-    not all of one.
-    """
-    buffers, other = Buffers(clock, largest), Buffers(clock, largest)
-    timed: dict[tuple[str, int], Timed] = {}
-    for name in ALONE:
-        timed |= {(name, n): _alone(clock, buffers, name, n) for n in sizes(largest)}
-    for name in CONTENDED:
-        timed |= {(name, n): _contended(clock, buffers, other, name, n) for n in contended_sizes(largest)}
-    spent: dict[tuple[str, int], list[float]] = {point: [] for point in timed}
-    for done in range(ROUNDS):
-        for point, times in spent.items():
-            times += samples(timed[point], budget.share(), 2)
-        say(f"copies: {done + 1} of {ROUNDS} rounds")
-    curves = {}
-    for name in (*ALONE, *CONTENDED):
-        amounts = sizes(largest) if name in ALONE else contended_sizes(largest)
-        curves[name] = Rows({"bytes": amounts}, [summary(spent[name, n]) for n in amounts])
-        say(f"{name}: {_speed(curves[name])}")
-    return curves
+    def __init__(self, clock: Clock, largest: int) -> None:
+        self.clock, self.buffers, self.other = clock, Buffers(clock, largest), Buffers(clock, largest)
+        self._memory = reader(min(READ_BYTES, 4 * largest))
+        self.parts = [
+            *(Part(name, {"bytes": sizes(largest)}, partial(self._alone, name), 2) for name in ALONE),
+            *(Part(name, {"bytes": contended_sizes(largest)}, partial(self._contended, name), 2) for name in CONTENDED),
+        ]
 
+    def measure(self, budget: Budget, say: Callable[[str], None]) -> dict[str, Rows]:
+        """All points are visited several times over, so that a busy moment of the machine is a part of many points
+        and not all of one."""
+        timed = {(part.name, *point): part.timed(*point) for part in self.parts for point in part.points}
+        spent: dict[tuple[Any, ...], list[float]] = {point: [] for point in timed}
+        for done in range(ROUNDS):
+            for point, times in spent.items():
+                times += samples(timed[point], budget.share(), 2)
+            say(f"copies: {done + 1} of {ROUNDS} rounds")
+        curves = {}
+        for part in self.parts:
+            found = [summary(spent[part.name, *point]) for point in part.points]
+            curves[part.name] = Rows({key: list(values) for key, values in part.axes.items()}, found)
+            say(f"{part.name}: {_speed(curves[part.name])}")
+        return curves
 
-def _alone(clock: Clock, buffers: Buffers, name: str, nbytes: int) -> Timed:
-    call = buffers.copy(name, nbytes)
-    if name.endswith("_call"):  # every call waits for its end
-        return lambda n: sum(clock.wall_ns(call, 1) for _ in range(n))
-    timed = clock.wall_ns if name.endswith("_pageable") else clock.device_ns
-    return lambda n: timed(call, n)
+    def _alone(self, name: str, nbytes: int) -> Timed:
+        clock, call = self.clock, self.buffers.copy(name, nbytes)
+        if name.endswith("_call"):  # every call waits for its end
+            return lambda n: sum(clock.wall_ns(call, 1) for _ in range(n))
+        timed = clock.wall_ns if name.endswith("_pageable") else clock.device_ns
+        return lambda n: timed(call, n)
 
+    def _contended(self, name: str, nbytes: int) -> Timed:
+        clock, call, load = self.clock, self.buffers.copy(name, nbytes), self._load(name, nbytes)
+        if clock.cuda and not name.endswith("_cpu_reads"):
+            return lambda n: clock.beside_ns(call, n, load)
 
-def _contended(clock: Clock, buffers: Buffers, other: Buffers, name: str, nbytes: int) -> Timed:
-    call, load = buffers.copy(name, nbytes), _load(clock, other, name, nbytes)
-    if clock.cuda and not name.endswith("_cpu_reads"):
-        return lambda n: clock.beside_ns(call, n, load)
+        def timed(n: int) -> float:
+            with beside(load):
+                return clock.device_ns(call, n)
 
-    def timed(n: int) -> float:
-        with beside(load):
-            return clock.device_ns(call, n)
+        return timed
 
-    return timed
-
-
-def _load(clock: Clock, other: Buffers, name: str, nbytes: int) -> Call:
-    """What runs beside the copies of curve `name`."""
-    if name.endswith("_cpu_reads"):
-        return reader(min(READ_BYTES, 4 * other.size))
-    if name.endswith("_compute"):
-        return multiply(clock.device, torch.bfloat16 if clock.cuda else torch.float32, 4096 if clock.cuda else 512)
-    # A thread copies all it has, and so keeps at it; a stream is given copies of the same size.
-    back = "copy_d2h_pinned" if "copy_h2d" in name else "copy_h2d_pinned"
-    return other.copy(back, nbytes if clock.cuda else other.size)
+    def _load(self, name: str, nbytes: int) -> Call:
+        """What runs beside the copies of curve `name`."""
+        if name.endswith("_cpu_reads"):
+            return self._memory
+        if name.endswith("_compute"):
+            cuda = self.clock.cuda
+            return multiply(self.clock.device, torch.bfloat16 if cuda else torch.float32, 4096 if cuda else 512)
+        # A thread copies all it has, and so keeps at it; a stream is given copies of the same size.
+        back = "copy_d2h_pinned" if "copy_h2d" in name else "copy_h2d_pinned"
+        return self.other.copy(back, nbytes if self.clock.cuda else self.other.size)
 
 
 def reader(nbytes: int) -> Call:

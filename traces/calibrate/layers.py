@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import product
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
+from traces.calibrate.plan import Part, Timed, Tried, measured
 from traces.calibrate.shapes import Block, build
 from traces.calibrate.tables import Rows, pooled_grid
 from traces.calibrate.timing import Budget, Call, Clock, measure
@@ -21,6 +24,7 @@ from traces.collect.cache import cache_key
 NO_EXPERTS, GROUPED = "calibrate_no_experts", "grouped_mm"
 CPU_EXPERTS_BYTES = 512 << 20  # of experts in turn, so that no cache holds them
 BURST = 32  # experts launched in a row
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -53,34 +57,95 @@ class Grids:
         return grid + 2 * len(self.tokens) + len(self.cpu_tokens) * len(self.threads) + 2
 
 
-def measure_model(
-    name: str, clock: Clock, dtype: str, grids: Grids, budget: Budget, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """The section `models.NAME` of a profile."""
-    block = build(name, clock.device, dtype)
-    with torch.inference_mode():
-        dense = _dense(block, clock, grids, budget)
-        say(f"{name}: dense part {dense.medians[0] / 1e3:.1f} us for one token")
-        experts = Experts(block, clock.device)
-        expert = experts.curve(clock, grids, budget, experts.one)
-        grouped = experts.curve(clock, grids, budget, experts.top_k)
-        launch = measure(lambda n: clock.wall_ns(experts.one(1), BURST * n) / BURST, budget.share())
-        say(f"{name}: an expert {expert.medians[0] / 1e3:.1f} us, top-K grouped {grouped.medians[0] / 1e3:.1f} us")
-        overhead = _loop_overhead(block, clock, budget)
-        cpu = _cpu_experts(block, grids, budget)
-        say(f"{name}: an expert on the CPU {min(cpu.medians) / 1e3:.1f} us at best")
-    width = len(grids.contexts)
-    medians = [dense.medians[i * width : (i + 1) * width] for i in range(len(grids.dense_tokens))]
-    return {
-        "shape": block.shape,
-        "dtype": dtype,
-        "dense": dense.columns([ns for row in pooled_grid(medians) for ns in row]),
-        "expert": expert.columns(),
-        "grouped": grouped.columns(),
-        "cpu_expert": cpu.columns(cpu.medians),
-        "launch_ns": max(0, launch.median - expert.medians[0]) if clock.cuda else 0,
-        "layer_overhead_ns": overhead,
-    }
+class Layer:
+    """One layer of a model with random weights, and all that is measured of it. Builds the model: seconds, memory."""
+
+    def __init__(self, name: str, clock: Clock, dtype: str, grids: Grids) -> None:
+        self.name, self.clock, self.dtype, self.grids = name, clock, dtype, grids
+        self.block = build(name, clock.device, dtype)
+        self.experts = Experts(self.block, clock.device)
+        tokens = {"tokens": grids.tokens}
+        dense = list(product(grids.dense_tokens, grids.contexts))
+        on_cpu = list(product(grids.threads, grids.cpu_tokens))
+        self.dense = Part("dense", _axes(("tokens", "context"), dense), partial(self._layer, NO_EXPERTS))
+        self.expert = Part("expert", tokens, lambda n: self._device(self.experts.one(n)))
+        self.grouped = Part("grouped", tokens, lambda n: self._device(self.experts.top_k(n)))
+        self.burst = Part("launch", {}, self._burst)
+        self.loop = Part("layer_overhead", {}, lambda: self._layer(GROUPED, 1, 0, wall=True))
+        self.cpu = Part(
+            "cpu_expert", _axes(("threads", "tokens"), on_cpu), self._on_cpu, falling=frozenset({"threads"})
+        )
+        self.parts = (self.dense, self.expert, self.grouped, self.burst, self.loop, self.cpu)
+
+    def tried(self) -> list[Tried]:
+        """Every part, its end points tried."""
+        with torch.inference_mode(), _threads_kept():
+            return [Tried(part) for part in self.parts]
+
+    def measure(self, budget: Budget, say: Callable[[str], None]) -> dict[str, Any]:
+        """The section `models.NAME` of a profile."""
+        name, clock = self.name, self.clock
+        with torch.inference_mode(), _threads_kept():
+            dense = self._rows(self.dense, budget)
+            say(f"{name}: dense part {dense.medians[0] / 1e3:.1f} us for one token")
+            expert, grouped = (self._rows(part, budget) for part in (self.expert, self.grouped))
+            (launch,) = measured(self.burst, budget)
+            say(f"{name}: an expert {expert.medians[0] / 1e3:.1f} us, top-K grouped {grouped.medians[0] / 1e3:.1f} us")
+            (wall,) = measured(self.loop, budget)
+            # What a decode layer of the library's own loop takes longer than the work it gives to the device.
+            device = measure(self._layer(GROUPED, 1, 0), 0) if clock.cuda else wall
+            cpu = self._rows(self.cpu, budget)
+            say(f"{name}: an expert on the CPU {min(cpu.medians) / 1e3:.1f} us at best")
+        width = len(self.grids.contexts)
+        medians = [dense.medians[i * width : (i + 1) * width] for i in range(len(self.grids.dense_tokens))]
+        return {
+            "shape": self.block.shape,
+            "dtype": self.dtype,
+            "dense": dense.columns([ns for row in pooled_grid(medians) for ns in row]),
+            "expert": expert.columns(),
+            "grouped": grouped.columns(),
+            "cpu_expert": cpu.columns(cpu.medians),
+            "launch_ns": max(0, launch.median - expert.medians[0]) if clock.cuda else 0,
+            "layer_overhead_ns": max(0, wall.median - device.median),
+        }
+
+    def _rows(self, part: Part, budget: Budget) -> Rows:
+        return Rows({key: list(values) for key, values in part.axes.items()}, measured(part, budget))
+
+    def _device(self, call: Call) -> Timed:
+        return lambda n: self.clock.device_ns(call, n)
+
+    def _burst(self) -> Timed:
+        call = self.experts.one(1)
+        return lambda n: self.clock.wall_ns(call, BURST * n) / BURST
+
+    def _layer(self, experts: str, tokens: int, context: int, *, wall: bool = False) -> Timed:
+        self.block.model.set_experts_implementation(experts)
+        call, timed = layer_call(self.block, self.clock.device, tokens, context), self.clock.device_ns
+        return lambda n: self.clock.wall_ns(call, n) if wall else timed(call, n)
+
+    def _on_cpu(self, threads: int, tokens: int) -> Timed:
+        """One expert on the CPU; its weights are there already."""
+        torch.set_num_threads(threads)
+        call, clock = self.cpu_experts.one(tokens), Clock(CPU)
+        return lambda n: clock.wall_ns(call, n)
+
+    @cached_property
+    def cpu_experts(self) -> Experts:
+        return Experts(self.block, CPU, _on_cpu(self.block.experts))
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _axes(names: tuple[str, ...], points: Sequence[tuple[int, ...]]) -> dict[str, list[int]]:
+    return {name: [point[i] for point in points] for i, name in enumerate(names)}
 
 
 class Experts:
@@ -104,13 +169,6 @@ class Experts:
         ids = [start.expand(tokens, self.K).contiguous() for start in starts]
         return lambda i: grouped_mm_experts_forward(self.module, x, ids[i * self.K % self.E], weights)
 
-    def curve(self, clock: Clock, grids: Grids, budget: Budget, call: Callable[[int], Call]) -> Rows:
-        samples = []
-        for tokens in grids.tokens:
-            made = call(tokens)
-            samples.append(measure(lambda n, made=made: clock.device_ns(made, n), budget.share()))  # type: ignore[misc]
-        return Rows({"tokens": list(grids.tokens)}, samples)
-
     def _rows(self, tokens: int) -> Tensor:
         return torch.randn(tokens, self.hidden, device=self.device).to(self.dtype)
 
@@ -126,25 +184,6 @@ def expert_forward(module: Any, expert: int, x: Tensor) -> Tensor:
     gated = getattr(module, "has_gate", True)
     inner = product(x, "gate_up_proj" if gated else "up_proj")
     return product(module._apply_gate(inner) if gated else module.act_fn(inner), "down_proj")
-
-
-def _dense(block: Block, clock: Clock, grids: Grids, budget: Budget) -> Rows:
-    points = list(product(grids.dense_tokens, grids.contexts))
-    block.model.set_experts_implementation(NO_EXPERTS)
-    samples = []
-    for tokens, context in points:
-        call = layer_call(block, clock.device, tokens, context)
-        samples.append(measure(lambda n, call=call: clock.device_ns(call, n), budget.share()))  # type: ignore[misc]
-    axes = {"tokens": [tokens for tokens, _ in points], "context": [context for _, context in points]}
-    return Rows(axes, samples)
-
-
-def _loop_overhead(block: Block, clock: Clock, budget: Budget) -> int:
-    """What a decode layer of the library's own loop takes longer than the work it gives to the device; ns."""
-    block.model.set_experts_implementation(GROUPED)
-    call = layer_call(block, clock.device, 1, 0)
-    wall = measure(lambda n: clock.wall_ns(call, n), budget.share())
-    return max(0, wall.median - measure(lambda n: clock.device_ns(call, n), 0).median) if clock.cuda else 0
 
 
 def layer_call(block: Block, device: torch.device, tokens: int, context: int) -> Call:
@@ -171,21 +210,6 @@ def layer_call(block: Block, device: torch.device, tokens: int, context: int) ->
         block.layer(*args, **kwargs)
 
     return call
-
-
-def _cpu_experts(block: Block, grids: Grids, budget: Budget) -> Rows:
-    """One expert on the CPU by threads and tokens; its weights are there already."""
-    module, cpu = _on_cpu(block.experts), torch.device("cpu")
-    experts, clock = Experts(block, cpu, module), Clock(cpu)
-    points, before, samples = list(product(grids.threads, grids.cpu_tokens)), torch.get_num_threads(), []
-    try:
-        for threads, tokens in points:
-            torch.set_num_threads(threads)
-            call = experts.one(tokens)
-            samples.append(measure(lambda n, call=call: clock.wall_ns(call, n), budget.share()))  # type: ignore[misc]
-    finally:
-        torch.set_num_threads(before)
-    return Rows({"threads": [threads for threads, _ in points], "tokens": [tokens for _, tokens in points]}, samples)
 
 
 def _on_cpu(experts: Any) -> Any:

@@ -6,17 +6,20 @@ import os
 import platform
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import torch
 import transformers
 
 from traces.calibrate.copies import multiply, reader
-from traces.calibrate.timing import Budget, Clock, measure
+from traces.calibrate.plan import Part, Timed, measured
+from traces.calibrate.timing import Budget, Clock
 
 QUERY = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu,pcie.link.gen.current"
 RATED = ("bfloat16", "float16", "float32")
 RATE_POINTS = 6
+KERNELS = 100  # launched in a row
 
 
 def describe(device: torch.device) -> dict[str, str]:
@@ -51,22 +54,48 @@ def memory_bytes(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else _host_bytes()
 
 
+def rate_parts(clock: Clock, largest: int) -> list[Part]:
+    """A copy within the device's memory, a matrix product by dtype, a sum over host memory, a small kernel."""
+    elements, width = _elements(clock, largest), _width(clock)
+    host = Clock(torch.device("cpu"))
+
+    def copied() -> Timed:
+        source, target = (torch.rand(elements, device=clock.device) for _ in range(2))
+        return lambda n: clock.device_ns(lambda i: target.copy_(source), n)
+
+    def product(dtype: str) -> Timed:
+        call = multiply(clock.device, getattr(torch, dtype), width)
+        return lambda n: clock.device_ns(call, n)
+
+    def read() -> Timed:
+        call = reader(largest)
+        return lambda n: host.wall_ns(call, n)
+
+    def kernel() -> Timed:
+        one = torch.ones(1, device=clock.device)
+        return lambda n: clock.wall_ns(lambda i: one.add_(1), KERNELS * n) / KERNELS
+
+    products = (Part(dtype, {}, partial(product, dtype)) for dtype in RATED)
+    return [Part("hbm", {}, copied), *products, Part("dram", {}, read), Part("kernel", {}, kernel)]
+
+
 def rates(clock: Clock, largest: int, budget: Budget) -> dict[str, float]:
     """hbm_gb_per_s (read and written), TFLOP/s by dtype, dram_gb_per_s, and the launch of a kernel in ns."""
-    elements = (largest * (4 if clock.cuda else 1)) // 4
-    source, target = (torch.rand(elements, device=clock.device) for _ in range(2))
-    copied = measure(lambda n: clock.device_ns(lambda i: target.copy_(source), n), budget.share())
-    found = {"hbm_gb_per_s": 8 * elements / copied.median}
-    width = 8192 if clock.cuda else 512
-    for name in RATED:
-        product = multiply(clock.device, getattr(torch, name), width)
-        took = measure(lambda n, product=product: clock.device_ns(product, n), budget.share())  # type: ignore[misc]
-        found[name] = 2 * width**3 / took.median / 1000
-    read = reader(largest)
-    found["dram_gb_per_s"] = largest / measure(lambda n: Clock(torch.device("cpu")).wall_ns(read, n), 0.2).median
-    one = torch.ones(1, device=clock.device)
-    found["kernel_ns"] = measure(lambda n: clock.wall_ns(lambda i: one.add_(1), 100 * n) / 100, 0.2).median
-    return found
+    found = {part.name: measured(part, budget)[0].median for part in rate_parts(clock, largest)}
+    return {
+        "hbm_gb_per_s": 8 * _elements(clock, largest) / found["hbm"],
+        **{dtype: 2 * _width(clock) ** 3 / found[dtype] / 1000 for dtype in RATED},
+        "dram_gb_per_s": largest / found["dram"],
+        "kernel_ns": found["kernel"],
+    }
+
+
+def _elements(clock: Clock, largest: int) -> int:
+    return (largest * (4 if clock.cuda else 1)) // 4
+
+
+def _width(clock: Clock) -> int:
+    return 8192 if clock.cuda else 512
 
 
 def _cpu_name() -> str:

@@ -11,6 +11,7 @@ import yaml
 
 from traces.calibrate.machine import RATED
 from traces.calibrate.tables import Rows
+from traces.noise import noise_of
 from traces.whole import write_whole
 
 DEPTH = 2
@@ -91,6 +92,7 @@ def assemble(
             },
             **tables,
             "models": {key: dict(model) for key, model in models.items()} or None,
+            "noise": noise_of(tables, models),
         },
     }
 

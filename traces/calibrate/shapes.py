@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from traces.collect.families import ROUTER_NAMES
-from traces.errors import UserError, one_of
+from traces.errors import UserError, meant, one_of
 from traces.reference import MODEL_DIR
 
 _GPT_OSS = {
@@ -123,9 +124,12 @@ def configuration(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(source, **local)
     except (OSError, ValueError, StrictDataclassError) as error:
-        why = " ".join(str(error).split())[:200]
+        why = "no such folder, and not in the local Hugging Face cache"
+        if Path(source).exists():
+            why = " ".join(str(error).split())[:200]
         allowed = f"reference, {one_of(PUBLISHED)}, a model's folder or one of the local Hugging Face cache"
-        raise UserError(f"model={name!r} is not known ({why}); allowed: {allowed}") from None
+        near = meant(name, ["reference", *PUBLISHED])
+        raise UserError(f"model={name!r} is not known ({why}); allowed: {allowed}{near}") from None
 
 
 def build(name: str, device: torch.device, dtype: str) -> Block:

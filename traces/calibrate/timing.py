@@ -120,12 +120,16 @@ def samples(timed: Callable[[int], float], seconds: float, at_least: int) -> lis
     """As measure, the times of the batches themselves."""
     begin = time.monotonic()
     timed(1)
-    once = max(1.0, timed(1))
-    n = min(MAX_BATCH, max(1, math.ceil(MIN_BATCH_NS / once)))
+    n = batch(timed(1))
     spent: list[float] = []
     while len(spent) < at_least or (len(spent) < MAX_SAMPLES and time.monotonic() - begin < seconds):
         spent.append(timed(n) / n)
     return spent
+
+
+def batch(once_ns: float) -> int:
+    """How many calls of so many ns make one sample."""
+    return min(MAX_BATCH, max(1, math.ceil(MIN_BATCH_NS / max(1.0, once_ns))))
 
 
 def summary(spent: Sequence[float]) -> Sample:

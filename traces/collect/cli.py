@@ -16,41 +16,55 @@ from traces.format import SIGNALS
 USAGE = """\
 python -m traces collect model=NAME prompts=FILE out=DIR [key=value ...]
 
-Records the routing of a Hugging Face MoE model while it generates. Killed or interrupted, the same command goes on
-where it was; the trace appears when it is whole.
+Records the routing of a Hugging Face MoE model while it generates. Killed or
+interrupted, the same command goes on where it was; the trace appears when it is
+whole.
 
-  model               reference, a folder, or a model of the local Hugging Face cache (nothing is downloaded); what is
-                      quantised as fp8 or mxfp4 is dequantised
-  prompts             text, one prompt per line; .jsonl with {"prompt": ..., and optionally "source", "split",
-                      "licence", "max_new_tokens"} per line; or chats (.jsonl, .json, .parquet) with "messages",
-                      "conversation" or "conversations", as chat data sets are distributed
+  model               reference, a folder, or a model of the local Hugging Face
+                      cache (nothing is downloaded); what is quantised as fp8 or
+                      mxfp4 is dequantised
+  prompts             text, one prompt per line; .jsonl with {"prompt": ..., and
+                      optionally "source", "split", "licence", "max_new_tokens"}
+                      per line; or chats (.jsonl, .json, .parquet) with
+                      "messages", "conversation" or "conversations", as chat
+                      data sets are distributed
   out                 the trace's folder, yet to be made
 
-  decoding            greedy | sampled | teacher_forced (the continuation is the text's own, or a chat's answer)
-                                                                                                    [greedy]
-  max_new_tokens      per prompt, but for those that state their own (trace.json says how many)     [64]
-  max_prompt_tokens   longer prompts are cut; teacher_forced continues from the cut                 [512]
-  temperature, top_p  of sampled decoding                                                           [1.0, 1.0]
-  seed                of sampled decoding and of the splits                                         [0]
-  samples             requests per prompt, one after the other, all in the same split               [1]
-  batch               requests served at once; the trace holds them one by one                      [1]
+  decoding            greedy | sampled | teacher_forced (the continuation is the
+                      text's own, or a chat's answer)  [greedy]
+  max_new_tokens      per prompt, but for those that state their own (trace.json
+                      says how many)  [64]
+  max_prompt_tokens   longer prompts are cut; teacher_forced continues from the
+                      cut  [512]
+  temperature, top_p  of sampled decoding  [1.0, 1.0]
+  seed                of sampled decoding and of the splits  [0]
+  samples             requests per prompt, one after the other, all in the same
+                      split  [1]
+  batch               requests served at once; the trace holds them one by one
+                      [1]
 
-  chat_template       auto (chats, where the tokenizer has a template) | on (plain prompts too) | off  [auto]
-  turn                of a chat: first (up to the first answer) | last                              [first]
-  limit               record the first so many prompts; 0: all                                      [0]
-  split               share of the prompts, per source, that are for training                       [0.7]
+  chat_template       auto (chats, where the tokenizer has a template) | on
+                      (plain prompts too) | off  [auto]
+  turn                of a chat: first (up to the first answer) | last  [first]
+  limit               record the first so many prompts; 0: all  [0]
+  split               share of the prompts, per source, that are for training
+                      [0.7]
 
-  signals             default | all | names, comma-separated                                        [default]
-  ahead               layers that gate_ahead looks ahead                                            [3]
-  dtype               auto | bfloat16 | float16 | float32                                           [auto]
-  device              auto | cpu | cuda | cuda:N | spread (over GPUs, host memory, and disk under $TMPDIR) [auto]
+  signals             default | all | names, comma-separated  [default]
+  ahead               layers that gate_ahead looks ahead  [3]
+  dtype               auto | bfloat16 | float16 | float32  [auto]
+  device              auto | cpu | cuda | cuda:N | spread (over GPUs, host
+                      memory, and disk under $TMPDIR)  [auto]
   max_memory          of spread, per device: 0:20GiB,cpu:60GiB
-  threads             CPU threads; 1 gives the same sums on any machine of a kind, and is best for a small
-                      model on a busy one; 0: torch's choice                                        [0]
-  overhead            seconds for which the last batch may be repeated, recorded and by plain generate in turns,
-                      to tell what recording costs; at least once; 0: not at all                    [10]
+  threads             CPU threads; 1 gives the same sums on any machine of a
+                      kind, and is best for a small model on a busy one; 0:
+                      torch's choice  [0]
+  overhead            seconds for which the last batch may be repeated, recorded
+                      and by plain generate in turns, to tell what recording
+                      costs; at least once; 0: not at all  [10]
   licence             of the prompts; by default what the records say
-  priced_as           a model of conf/model/ of the same layers, experts and top-K
+  priced_as           a model of conf/model/ of the same layers, experts and
+                      top-K
 """
 
 DEFAULT_SIGNALS = frozenset({"expert_weights", "router_probs", "gate_ahead", "embedding", "token_ids"})

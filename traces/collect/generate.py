@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import TopPLogitsWarper
 
-from traces.collect.cache import cache_key
+from traces.collect.cache import cache_key, known
 from traces.collect.devices import input_device
+from traces.collect.routers import RecordingError
 
 Choose = Callable[[Tensor], int]
 """The next token, given the logits [V] of the last position."""
@@ -72,14 +73,16 @@ def passes(
     width = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts])
     real = torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts])
-    ragged = not bool(real.all())  # without padding the library needs neither mask nor positions
+    ragged = not bool(real.all())  # without padding no family needs a mask, and some kernels are faster without
     attended, positions = real, (real.cumsum(1) - 1).clamp(min=0)
     made, cache, device, key = [0] * len(prompts), None, input_device(model), cache_key(model)
     while True:
-        given: dict[str, Tensor] = {"attention_mask": attended.long(), "position_ids": positions} if ragged else {}
-        inputs = {name: tensor.to(device) for name, tensor in {"input_ids": ids, **given}.items()}
-        out = model(**inputs, **{key: cache}, use_cache=True, logits_to_keep=1)
-        cache = out[key]
+        given = {"position_ids": positions} | ({"attention_mask": attended.long()} if ragged else {})
+        inputs = {name: tensor.to(device) for name, tensor in {"input_ids": ids, **known(model, **given)}.items()}
+        out = model(**inputs, **{key: cache}, use_cache=True, **known(model, logits_to_keep=1))
+        cache = getattr(out, key, None)
+        if cache is None:
+            raise RecordingError("its forward returns no cache, without which a token would know of none before it")
         alive = real[:, -1].tolist()
         chosen = tuple(
             pick(logits) if on else None for pick, logits, on in zip(choose, out.logits[:, -1], alive, strict=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing, meant, one_of
 from traces.fields import MAX_INT
 from traces.format import shown
 
@@ -28,9 +28,9 @@ def parse_options(cls: type[T], args: list[str]) -> T:
     for arg in args:
         key, equals, value = arg.partition("=")
         if not equals:
-            raise UserError(f"{arg!r} is not key=value; allowed keys: {one_of(known)}")
+            raise UserError(f"{arg!r} is not key=value; allowed keys: {one_of(known)}{meant(key, known)}")
         if key not in known:
-            raise UserError(f"unknown key {key!r} in {arg!r}; allowed: {one_of(known)}")
+            raise UserError(f"unknown key {key!r} in {arg!r}; {allowing(key, known)}")
         if key in given:
             raise UserError(f"{key!r} is given twice")
         given[key] = _read(key, value, str(known[key].type), ranges.get(key))
@@ -58,7 +58,7 @@ def _read(key: str, value: str, kind: str, between: tuple[float, float] | None) 
 def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise UserError unless `value` is one of `allowed`."""
     if value not in allowed:
-        raise UserError(f"{key}={shown(value)} is not known; allowed: {one_of(allowed)}")
+        raise UserError(f"{key}={shown(value)} is not known; {allowing(value, allowed)}")
 
 
 def check_text(key: str, value: str) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from traces.collect.json_array import MAX_RECORD, json_array
 from traces.collect.prompt_records import CHATS, KEYS
 from traces.errors import UserError, one_of
 from traces.format import shown
-from traces.importers.files import open_source, text_lines
+from traces.importers.files import open_source, plain_lines
+from traces.json_array import MAX_RECORD, json_array
 from traces.strict import load_json
 
 Records = Iterator[tuple[str, Any]]
@@ -53,7 +53,7 @@ def _json_lines(path: Path) -> Records:
 
 
 def _lines(path: Path, kind: str) -> Iterator[tuple[str, bytes]]:
-    for line, raw in text_lines(path, kind, MAX_RECORD):
+    for line, raw in plain_lines(path, kind, MAX_RECORD):
         yield f"{path.name}, line {line.number}", raw
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from traces.collect.families import MoeModel, inspect_model
 from traces.collect.jobs import Decoding, Job, groups, survey
 from traces.collect.load import Loaded
 from traces.collect.pricing import check_priced_as
+from traces.collect.probe import check_cache
 from traces.collect.progress import Progress, size
 from traces.collect.prompts import PromptFile
 from traces.collect.recorder import Recorder
+from traces.collect.routers import RecordingError
 from traces.collect.serve import Served, serve
-from traces.collect.verify import RecordingError
 from traces.errors import UserError
 from traces.format import STEP_DTYPE, shown, signal_dtype
 from traces.manifest import About, Prompts
@@ -146,6 +148,9 @@ def collect(loaded: Loaded, prompts: PromptFile, out: Path, decoding: Decoding, 
         "priced_as": wanted.priced_as,
     }
     asked = survey(prompts, loaded, decoding)
+    first = next(groups(prompts, 0, loaded, decoding))
+    with _named(moe, first):
+        check_cache(moe, [job.ids for job in first])
     whole = recipe(loaded, prompts, decoding, wanted, by)
     with TraceWriter(out, **sizes, signals=shapes, recipe=whole) as writer:
         writer.check(**about)
@@ -189,10 +194,17 @@ def _record(
 
 
 def _served(recorder: Recorder, jobs: list[Job], end: Collection[int]) -> list[Served]:
-    try:
+    with _named(recorder.moe, jobs):
         return serve(recorder, jobs, end)
+
+
+@contextmanager
+def _named(moe: MoeModel, jobs: list[Job]) -> Iterator[None]:
+    """Within this block a RecordingError also says of which model, and at which prompts."""
+    try:
+        yield
     except RecordingError as error:
-        config = recorder.moe.model.config
+        config = moe.model.config
         where = f"{config.model_type} in {config.dtype}, {jobs[0].prompt.where}"
         batch = f" and the {len(jobs) - 1} after it" if len(jobs) > 1 else ""
         raise RecordingError(f"{error} ({where}{batch})") from error

@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from traces.collect.families import MoeModel
-from traces.collect.scoring import FAMILIES
-from traces.collect.verify import RecordingError, check_routing, read_router
-from traces.errors import UserError, one_of
+from traces.collect.families import INPUTS, INTERFACE, MoeModel, family_of
+from traces.collect.handed import Received, Routed, by_call, by_inputs
+from traces.collect.routers import Asked, RecordingError, ask
+from traces.collect.verify import check_routing, read_router
+from traces.errors import UserError
 from traces.format import absent_id, by_descending_weight
 
 Arrays = dict[str, NDArray[Any]]
+RAW = ("routed_ids", "routed_weights", "router_logits")
+"""Signals [n, L, K], [n, L, K], [n, L, E] that no trace holds: as the routers gave them, idle choices included."""
 
 _names = itertools.count()
 
@@ -34,7 +37,8 @@ class _Seen:
     scores: Tensor  # float32 [n, E]
     choice: Tensor  # [n, E]; the scores, where top-K is taken from them
     hidden: Tensor | None  # [n, D]
-    ahead: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # (ids, weights), each [n, K], of later routers
+    given: tuple[Tensor, Tensor, Tensor] | None  # ids and weights of the router, and what it was given [n, D]
+    ahead: list[Routed] = field(default_factory=list)  # of later routers
     routed: list[Tensor] = field(default_factory=list)  # ids, weights, and the weights expected, each [n, K]
 
 
@@ -52,9 +56,12 @@ class Recorder:
         self.signals = signals | {"router_choice"} if with_choice else signals - {"router_choice"}
         self.ahead = ahead
         self._offsets = np.array([layer.law.offset for layer in moe.layers], np.float32)
+        self._chooses = moe.has_choice or any(layer.law.native for layer in moe.layers)
         self._layer_of = {id(layer.experts): index for index, layer in enumerate(moe.layers)}
         self._begin_pass()
         self._implementation = "eager"
+        self.forced: Sequence[tuple[NDArray[Any], NDArray[Any]]] | None = None
+        """Per layer the ids and weights [n, K] that experts compute with, in the place of what their router chose."""
 
     @contextmanager
     def attached(self) -> Iterator[Recorder]:
@@ -71,6 +78,10 @@ class Recorder:
             for index, layer in enumerate(self.moe.layers):
                 handle = layer.router.register_forward_hook(self._router_hook(index), with_kwargs=True)
                 undo.callback(handle.remove)
+                if layer.way != INTERFACE:
+                    hook = (by_inputs if layer.way == INPUTS else by_call)(index, self._note)
+                    handle = layer.experts.register_forward_pre_hook(hook, with_kwargs=True)
+                    undo.callback(handle.remove)
             undo.callback(model.get_input_embeddings().register_forward_hook(self._embedding_hook).remove)
             ALL_EXPERTS_FUNCTIONS[name] = self._experts
             undo.callback(ALL_EXPERTS_FUNCTIONS.pop, name)
@@ -81,8 +92,7 @@ class Recorder:
             except RecordingError as error:
                 if self.moe.is_listed:
                     raise
-                family = f"model type {model.config.model_type!r} cannot be recorded yet"
-                raise UserError(f"{family}: {error}; tested: {one_of(FAMILIES)}") from error
+                raise UserError(f"model type {family_of(model.config)!r} cannot be recorded: {error}") from error
 
     def pass_over(self, token_ids: Tensor, real: Tensor | None = None) -> Arrays:
         """What the pass over `token_ids` (int [B, T]) recorded: signal -> [n, ...], n its real tokens.
@@ -102,14 +112,17 @@ class Recorder:
         keep = np.ones(n, bool) if real is None else real.reshape(-1).cpu().numpy()
         ids, weights, expected = (_stacked([layer.routed[i] for layer in seen])[keep] for i in range(3))
         scores = _stacked([layer.scores for layer in seen])[keep]
-        choice = _stacked([layer.choice for layer in seen])[keep] if self.moe.has_choice else scores
+        choice = _stacked([layer.choice for layer in seen])[keep] if self._chooses else scores
         check_routing(choice, ids, weights, expected)
 
-        arrays = dict(zip(("expert_ids", "expert_weights"), by_descending_weight(ids, weights), strict=True))
+        E = self.moe.n_experts
+        arrays = dict(zip(("expert_ids", "expert_weights"), self._ordered(ids, weights), strict=True))
+        if self.signals >= set(RAW):
+            arrays |= zip(RAW, (ids, weights, _stacked([layer.logits for layer in seen])[keep]), strict=True)
         if "router_probs" in self.signals:
-            arrays["router_probs"] = scores
+            arrays["router_probs"] = scores[..., :E]
         if "router_choice" in self.signals:
-            arrays["router_choice"] = choice - self._offsets[:, None]
+            arrays["router_choice"] = (choice - self._offsets[:, None])[..., :E]
         if "gate_ahead" in self.signals:
             arrays["gate_ahead"] = self._ahead_ids([layer.ahead for layer in seen], n)[keep]
         if "hidden" in self.signals:
@@ -134,28 +147,28 @@ class Recorder:
     def _router_hook(self, index: int) -> Any:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             _in_turn(index, len(self._seen), "its router")
-            inputs = [*args, *kwargs.values()]
-            if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
-                raise RecordingError(f"layer {index}: its router takes more than the hidden states")
-            hidden = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
-            logits, _, _ = read_router(self.moe, index, output, len(hidden))
+            asked = Asked.of(index, self.moe.layers[index].router, args, kwargs)
+            logits, weights, ids = read_router(self.moe, index, output, len(asked.hidden))
             law = self.moe.layers[index].law
             scores = law.scores(logits)
-            choice = law.choice(scores) if self.moe.has_choice else scores
-            kept = hidden.clone() if self.signals & {"hidden", "gate_ahead"} else None
+            choice = law.choice(logits, scores, asked.tokens) if self._chooses else scores
+            kept = asked.hidden.clone() if self.signals & {"hidden", "gate_ahead"} else None
             if kept is not None and "gate_ahead" in self.signals:
-                self._look_back(index, kept)
-            self._seen.append(_Seen(logits, scores, choice, kept if "hidden" in self.signals else None))
+                self._look_back(index, asked, kept)
+            given = (ids, weights, asked.hidden)
+            self._seen.append(_Seen(logits, scores, choice, kept if "hidden" in self.signals else None, given))
 
         return hook
 
-    def _look_back(self, index: int, hidden: Tensor) -> None:
+    def _look_back(self, index: int, asked: Asked, hidden: Tensor) -> None:
         """Note what this router chooses from what entered those before it, up to A, nearest first; all in one call."""
         count = len(self._recent)
         if count:
             rows = torch.cat([earlier.to(hidden.device) for earlier in reversed(self._recent)])
-            # forward, not a call: the router's own hook must not take this for a pass. accelerate's run within it.
-            _, weights, ids = read_router(self.moe, index, self.moe.layers[index].router.forward(rows), len(rows))
+            layer = self.moe.layers[index]
+            tokens = None if asked.tokens is None else asked.tokens.repeat(count)
+            output = ask(layer.router, layer.law.bias, rows, tokens)
+            _, weights, ids = read_router(self.moe, index, output, len(rows))
             for seen, *chosen in zip(reversed(self._seen), ids.chunk(count), weights.chunk(count), strict=False):
                 seen.ahead.append((chosen[0], chosen[1]))
         self._recent.append(hidden)
@@ -167,30 +180,49 @@ class Recorder:
         for distance in range(min(self.ahead, len(ahead) - 1)):
             pairs = [layer[distance] for layer in ahead[: len(ahead) - 1 - distance]]
             ids, weights = _stacked([ids for ids, _ in pairs]), _stacked([weights for _, weights in pairs])
-            result[:, : len(pairs), distance] = by_descending_weight(ids, weights)[0]
+            result[:, : len(pairs), distance] = self._ordered(ids, weights)[0]
         return result
+
+    def _ordered(self, ids: NDArray[Any], weights: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """By descending weight; a choice that is no expert is absent, which has no weight."""
+        if self.moe.idle:
+            absent = ids >= self.moe.n_experts
+            ids, weights = np.where(absent, absent_id(self.moe.n_experts), ids), np.where(absent, 0, weights)
+        return by_descending_weight(ids, weights)
 
     def _experts(self, module: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Stand in for the library's experts function: note what it is asked, then let it compute."""
         index = self._layer_of[id(module)]
+        asked = top_k_index, top_k_weights
+        ids, weights = self._note(index, len(hidden_states), lambda *_chosen: asked) or asked
+        eager = type(module).forward.__wrapped__  # type: ignore[attr-defined]
+        compute = ALL_EXPERTS_FUNCTIONS.get_interface(self._implementation, eager)
+        output: Tensor = compute(module, hidden_states, ids, weights)
+        return output
+
+    def _note(self, index: int, rows: int, received: Received) -> Routed | None:
+        """Note what the experts of a layer received for so many tokens; returns what is forced upon them."""
         _in_turn(index, self._computed, "its experts")
         if index >= len(self._seen):
             raise RecordingError(f"layer {index}: its experts ran before its router")
         seen = self._seen[index]
         n, size = len(seen.logits), (len(seen.logits), self.moe.top_k)
-        if not top_k_index.shape == top_k_weights.shape == size or len(hidden_states) != n:
-            sizes = f"ids {tuple(top_k_index.shape)} and weights {tuple(top_k_weights.shape)}"
-            received = f"its experts received {len(hidden_states)} tokens with {sizes}"
-            raise RecordingError(f"layer {index}: {received}; its router saw {n}, top-{self.moe.top_k}")
-        ids = top_k_index.detach().to(seen.logits.device, copy=True)
-        weights = top_k_weights.detach().to(seen.logits.device, copy=True)
+        assert seen.given is not None
+        given = ids, weights = received(*seen.given)
+        seen.given = None  # it may be large
+        if not ids.shape == weights.shape == size or rows != n:
+            sizes = f"ids {tuple(ids.shape)} and weights {tuple(weights.shape)}"
+            raise RecordingError(
+                f"layer {index}: its experts received {rows} tokens with {sizes}; its router saw {n}, top-{size[1]}"
+            )
+        ids, weights = (x.detach().to(seen.logits.device, copy=True) for x in given)
         expected = self.moe.layers[index].law.weights(seen.logits, seen.scores, ids, weights)
         seen.routed = [ids, weights, expected]
         self._computed += 1
-        eager = type(module).forward.__wrapped__  # type: ignore[attr-defined]
-        compute = ALL_EXPERTS_FUNCTIONS.get_interface(self._implementation, eager)
-        output: Tensor = compute(module, hidden_states, top_k_index, top_k_weights)
-        return output
+        if self.forced is None:
+            return None
+        ids, weights = (torch.from_numpy(mine).to(x) for mine, x in zip(self.forced[index], given, strict=True))
+        return ids, weights
 
 
 def _in_turn(index: int, ran: int, what: str) -> None:

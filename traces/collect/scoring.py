@@ -1,36 +1,17 @@
-"""How the routers of each family get from logits to a choice: what the collector checks every token against.
+"""From a router's logits to its choice and its weights: what the collector checks every token against.
 
 A router's *scores* are what its logits become before anything is chosen: softmax or sigmoid, over all E experts. Its
-*choice* is what top-K is taken from, where that is not the scores. Its *weights* are what the experts receive.
-
-    gpt_oss, granitemoe, mixtral    softmax; top-K of the scores [1]; weights: the scores / their sum over the K
-    olmoe, qwen2_moe, qwen3_moe     softmax; top-K of the scores; weights: the scores, / their sum if `norm_topk_prob`
-    phimoe                          softmax; top-2 of the scores [1]; weights: sparsemixer [2]
-    deepseek_v2                     softmax; top-K of the scores, if `group_limited_greedy` within the groups that have
-                                    the highest maxima; weights: the scores x `routed_scaling_factor`
-    deepseek_v3, glm4_moe           sigmoid; top-K of scores + bias, within the groups whose two best sum highest;
-                                    weights: the scores without the bias, / their sum if `norm_topk_prob`,
-                                    x `routed_scaling_factor`
-    any other                       as deepseek_v3 where the router has an `e_score_correction_bias`, else as olmoe;
-                                    weights: in proportion to the scores
-
-[1] The library takes the top-K of the logits, which is the same: softmax keeps their order. The softmax over the K
-chosen logits alone (gpt_oss, granitemoe) is the softmax over all, divided by its sum over the K.
-[2] The weight of the best expert is its share in a softmax over those experts whose logit l is near the largest one, m:
-(m - l) / max(|l|, m) <= 2 x `router_jitter_noise`; that of the second likewise, with the best one left out. So both can
-be 1, and the second can outweigh the first (arXiv:2409.12136).
+*choice* is what top-K is taken from, where that is not the scores. Its *weights* are what the experts receive. `laws`
+says which family does what.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-
-from traces.errors import UserError
+from torch.nn.functional import softplus
 
 _BARRED = float("-inf")
 _TINY = 1e-20  # a sum of sigmoids can underflow to 0
@@ -38,12 +19,23 @@ _TINY = 1e-20  # a sum of sigmoids can underflow to 0
 
 @dataclass(frozen=True, eq=False)
 class Law:
-    """One router's law; see the table above. `bias`: [E]; `normalised` None: any factor per token will do."""
+    """One router's law; see `laws`. `bias`, `scale`: [E]; `normalised` None: any factor per token will do."""
 
     scoring: str
+    """softmax; sigmoid; or sqrtsoftplus: sqrt(log(1 + exp(logit))), divided by its sum: a trace's scores are 0 to 1."""
     normalised: bool | None
     factor: float = 1.0
+    scale: Tensor | None = None
+    """What the weight of each expert is multiplied with at last."""
     bias: Tensor | None = None
+    on_logits: bool = False
+    """The bias is added to the logits, and not to the scores."""
+    table: Tensor | None = None
+    """[V, K]: the experts of each token of the vocabulary, whatever their scores (hash routing)."""
+    native: bool = False
+    """The router computes its scores in the type of its logits: what rounds alike there is a tie."""
+    barred: float = _BARRED
+    """The choice of an expert whose group is not open."""
     groups: int = 1
     open_groups: int = 1
     group_best: int = 1
@@ -54,7 +46,7 @@ class Law:
     @property
     def has_choice(self) -> bool:
         """Whether top-K is taken from something else than the scores."""
-        return self.bias is not None or self.open_groups < self.groups
+        return self.bias is not None or self.table is not None or self.open_groups < self.groups
 
     @property
     def offset(self) -> float:
@@ -67,19 +59,38 @@ class Law:
 
     def scores(self, logits: Tensor) -> Tensor:
         """float32 [n, E], 0 to 1, of `logits` [n, E]."""
-        return logits.float().sigmoid() if self.scoring == "sigmoid" else logits.float().softmax(dim=-1)
+        raw = self._raw(logits.float())
+        return raw / (raw.sum(dim=-1, keepdim=True) + _TINY) if self.scoring == "sqrtsoftplus" else raw
 
-    def choice(self, scores: Tensor) -> Tensor:
-        """What top-K is taken from, [n, E]: -inf where an expert's group is not open to the token."""
+    def logits(self, scores: Tensor) -> Tensor:
+        """Logits [n, E] that have these scores; of softmax and sqrtsoftplus some of many."""
+        if self.scoring == "softmax":
+            return scores.log()
+        return scores.logit() if self.scoring == "sigmoid" else (scores**2).expm1().log()
+
+    def choice(self, logits: Tensor, scores: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """What top-K is taken from, [n, E]: -inf where an expert is not open to the token.
+
+        `scores` [n, E]: those of `logits` [n, E]. `tokens` [n]: for a law with a table.
+        """
+        if self.on_logits:
+            scores = logits.float()
+        elif self.native or self.scoring == "sqrtsoftplus":  # not divided by their sum: that is not where a bias goes
+            scores = self._raw(logits if self.native else logits.float())
+        if self.table is not None:
+            assert tokens is not None
+            theirs = self.table.to(tokens.device)[tokens].to(scores.device).long()
+            return torch.full_like(scores, _BARRED).scatter(-1, theirs, scores.gather(-1, theirs)).float()
         if self.bias is not None:
             scores = scores + self.bias.to(scores.device)
+        scores = scores.float()
         if self.open_groups == self.groups:
             return scores
         grouped = scores.reshape(len(scores), self.groups, -1)
         worth = grouped.topk(self.group_best, dim=-1).values.sum(dim=-1)
         best = worth.topk(self.open_groups, dim=-1, sorted=False).indices
         barred = torch.ones_like(worth, dtype=torch.bool).scatter(-1, best, False)
-        return grouped.masked_fill(barred[..., None], _BARRED).flatten(1)
+        return grouped.masked_fill(barred[..., None], self.barred).flatten(1)
 
     def weights(self, logits: Tensor, scores: Tensor, ids: Tensor, given: Tensor) -> Tensor:
         """What the experts `ids` [n, K] should have received, float32 [n, K], where they received `given` [n, K].
@@ -93,7 +104,17 @@ class Law:
         shares = picked / (picked.sum(dim=-1, keepdim=True) + _TINY)
         if self.normalised is None:
             return shares * given.float().sum(dim=-1, keepdim=True)
-        return (shares if self.normalised else picked) * self.factor
+        weights = (shares if self.normalised else picked) * self.factor
+        return weights if self.scale is None else weights * self._scale_of(ids)
+
+    def _raw(self, logits: Tensor) -> Tensor:
+        if self.scoring == "softmax":
+            return logits.softmax(dim=-1)
+        return logits.sigmoid() if self.scoring == "sigmoid" else softplus(logits).sqrt()
+
+    def _scale_of(self, ids: Tensor) -> Tensor:
+        assert self.scale is not None
+        return self.scale.float().to(ids.device)[ids.clamp(max=len(self.scale) - 1)]
 
 
 def _sparsemixer(logits: Tensor, ids: Tensor, jitter: float) -> Tensor:
@@ -106,90 +127,3 @@ def _sparsemixer(logits: Tensor, ids: Tensor, jitter: float) -> Tensor:
         return left.masked_fill(far, _BARRED).softmax(dim=-1).float().gather(-1, ids)
 
     return torch.where(ids == first, share(logits), share(logits.scatter(-1, first, _BARRED)))
-
-
-def _divided(_router: Any) -> Law:
-    return Law("softmax", normalised=True)
-
-
-def _plain_or_divided(router: Any) -> Law:
-    return Law("softmax", normalised=bool(router.norm_topk_prob))
-
-
-def _phimoe(router: Any) -> Law:
-    if router.top_k != 2:
-        raise UserError(f"num_experts_per_tok={router.top_k}; allowed for phimoe: 2, what its router chooses")
-    return Law("softmax", normalised=False, jitter=float(router.router_jitter_noise))
-
-
-def _deepseek_v2(router: Any) -> Law:
-    method, factor = router.topk_method, float(router.routed_scaling_factor)
-    if method == "greedy":
-        return Law("softmax", normalised=False, factor=factor)
-    if method != "group_limited_greedy":
-        raise UserError(f"topk_method={method!r}; allowed for deepseek_v2: greedy, group_limited_greedy")
-    groups, open_groups = int(router.num_group), int(router.topk_group)
-    return Law("softmax", normalised=False, factor=factor, groups=groups, open_groups=open_groups)
-
-
-def _biased_sigmoid(router: Any) -> Law:
-    return Law(
-        "sigmoid",
-        normalised=bool(router.norm_topk_prob),
-        factor=float(router.routed_scaling_factor),
-        bias=_tensor(router, "e_score_correction_bias"),
-        groups=int(router.num_group),
-        open_groups=int(router.topk_group),
-        group_best=2,
-    )
-
-
-def _by_structure(router: Any) -> Law:
-    if router.top_k < 2:
-        raise UserError(f"num_experts_per_tok={router.top_k}: a single weight shows no proportions; allowed: 2 or more")
-    if getattr(router, "e_score_correction_bias", None) is None:
-        return Law("softmax", normalised=None)
-    return Law(
-        "sigmoid",
-        normalised=None,
-        bias=_tensor(router, "e_score_correction_bias"),
-        groups=int(getattr(router, "num_group", 1)),
-        open_groups=int(getattr(router, "topk_group", 1)),
-        group_best=2,
-    )
-
-
-FAMILIES: Mapping[str, Callable[[Any], Law]] = {
-    "deepseek_v2": _deepseek_v2,
-    "deepseek_v3": _biased_sigmoid,
-    "glm4_moe": _biased_sigmoid,
-    "gpt_oss": _divided,
-    "granitemoe": _divided,
-    "mixtral": _divided,
-    "olmoe": _plain_or_divided,
-    "phimoe": _phimoe,
-    "qwen2_moe": _plain_or_divided,
-    "qwen3_moe": _plain_or_divided,
-}
-"""Model type -> the law of one of its routers. A family enters with tests that recompute its scores by hand."""
-
-
-def law_of(family: str, router: Any) -> Law:
-    """The law of `router`, of model type `family`; UserError where its settings follow none."""
-    law = FAMILIES.get(family, _by_structure)(router)
-    n_open = int(router.num_experts) // law.groups * law.open_groups if law.groups > 1 else router.top_k
-    if n_open < router.top_k:
-        grouping = f"n_group={law.groups}, topk_group={law.open_groups}"
-        raise UserError(f"{grouping} leave {n_open} experts to choose {router.top_k} from; allowed: that many or more")
-    return law
-
-
-def _tensor(router: Any, name: str) -> Tensor:
-    """A parameter or buffer, also one that accelerate keeps elsewhere until the module runs."""
-    tensor: Tensor = getattr(router, name)
-    if tensor.is_meta:
-        from accelerate.utils import align_module_device
-
-        with align_module_device(router):
-            tensor = getattr(router, name).clone()
-    return tensor.detach()

@@ -8,17 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from traces.errors import UserError
+from traces.collect.routers import RecordingError
 
 if TYPE_CHECKING:
     from traces.collect.families import MoeModel
 
 _ROUNDING = 1e-6
 """Softmax in float32 may swap two logits that differ in their last bit."""
-
-
-class RecordingError(UserError):
-    """The model did not do what its family promises: broken weights, a dtype that overflows, or a bug of ours."""
 
 
 def check_routing(choice: NDArray[Any], ids: NDArray[Any], weights: NDArray[Any], expected: NDArray[Any]) -> None:
@@ -48,14 +44,16 @@ def check_routing(choice: NDArray[Any], ids: NDArray[Any], weights: NDArray[Any]
 
 
 def read_router(moe: MoeModel, index: int, output: Any, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(logits [n, E], weights [n, K], ids [n, K]) of what the router of layer `index` returned for n tokens."""
-    if not (isinstance(output, tuple) and len(output) == 3 and all(isinstance(x, Tensor) for x in output)):
-        raise RecordingError(f"layer {index}: its router does not return logits, weights and ids")
-    logits, weights, ids = (x.detach() for x in output)
-    if ids.is_floating_point():  # Granite's, before transformers 5.18
-        logits, ids = ids, logits
+    """(logits [n, E], weights [n, K], ids [n, K]) of what the router of layer `index` returned for n tokens.
+
+    E: all that it chooses from, idle experts included.
+    """
+    try:
+        logits, weights, ids = (x.detach() for x in moe.layers[index].read(output))
+    except (ValueError, TypeError, AttributeError):
+        raise RecordingError(f"layer {index}: its router does not return logits, weights and ids") from None
     logits = logits.reshape(-1, logits.shape[-1])
-    sizes, E, K = [tuple(x.shape) for x in (logits, weights, ids)], moe.n_experts, moe.top_k
+    sizes, E, K = [tuple(x.shape) for x in (logits, weights, ids)], moe.n_choices, moe.top_k
     if sizes != [(n, E), (n, K), (n, K)] or ids.is_floating_point():
         expected = f"for {n} tokens, {E} experts and top-{K}"
         raise RecordingError(f"layer {index}: its router returns logits, weights, ids of shapes {sizes} {expected}")

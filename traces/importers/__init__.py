@@ -18,7 +18,11 @@ from traces.words import Parser
 class Options:
     """What every importer is told. None: not given, the importer's own rule holds.
 
-    ``arrivals``: a log, see traces.importers.arrivals. ``own``: the options that only this importer has.
+    ``arrivals``: a log, see traces.importers.arrivals. ``without_layers``: layers of the file that are left out.
+    ``phases``: "all", or "decode" for the decode passes alone, after prompts that are context.
+    ``own``: the options that only this importer has. ``note``: takes one line for each thing that was inferred and
+    not read, in plain words, with the option that states it;
+    one that begins with "warning: " is a warning. traces.importers.build keeps to all of them.
     """
 
     split: Fraction | None = None
@@ -30,7 +34,10 @@ class Options:
     arrivals: Path | None = None
     n_experts: int | None = None
     meta: Path | None = None
+    without_layers: frozenset[int] = frozenset()
+    phases: str = "all"
     own: Mapping[str, Any] = field(default_factory=dict)
+    note: Callable[[str], None] = field(default=lambda _: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

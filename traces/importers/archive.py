@@ -16,14 +16,16 @@ import numpy as np
 
 from traces.errors import TraceError
 from traces.format import Array, refusal, shown
-from traces.importers.files import open_source
-from traces.npy import Header, read_header
+from traces.importers.files import MAX_REQUEST_IDS
+from traces.importers.wrappings import content_of
+from traces.npy import Header, in_c_order, named, read_header
+from traces.sources import open_source
 
 _MAX_DIRECTORY = 2**24
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, ValueError, NotImplementedError)
 
 
-class _Bounded:
+class Bounded:
     """A file whose reads are bounded until ``limit`` is lifted: zipfile takes the list of members in one."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -45,10 +47,13 @@ class Archive:
 
     def __init__(self, source: Path) -> None:
         self.source = source
-        self._file = _Bounded(open_source(source, ".npz"))
+        self._file = Bounded(open_source(source, ".npz"))
         self.headers: dict[str, Header] = {}
         try:
             with reading(source):
+                kind = content_of(self._file.read(16))
+                if not kind.startswith("a zip"):
+                    raise zipfile.BadZipFile(f"it holds {kind}")
                 self._zip = zipfile.ZipFile(self._file)
             self._file.limit = None
         except BaseException:
@@ -82,10 +87,15 @@ class Archive:
         with reading(self.source), self._zip.open(info) as stream:
             header = read_header(stream, file)
         if not re.fullmatch(rf"[|<][{kinds}][1248]", header.descr):
-            raise refusal(file, "dtype", header.descr, "floats" if kinds == "f" else "integers")
+            allowed = "floats" if kinds == "f" else "integers, little-endian"
+            raise refusal(file, "dtype", named(header.descr), allowed)
         claimed = header.offset + math.prod(header.shape) * np.dtype(header.descr).itemsize
         if claimed != info.file_size:
             raise refusal(file, "size", f"{info.file_size} bytes", f"{claimed} bytes, which its header claims")
+        if header.fortran and math.prod(header.shape) > MAX_REQUEST_IDS:
+            # Its rows are spread over the whole member, so that it would have to be in memory as a whole.
+            allowed = f"C order above {MAX_REQUEST_IDS} values: numpy.ascontiguousarray makes it so"
+            raise refusal(file, "order", "Fortran", allowed)
         return header
 
     def rows(self, name: str, header: Header) -> Rows:
@@ -102,14 +112,20 @@ class Rows:
         with reading(source):
             self._stream.read(header.offset)
         self._dtype, self._trailing = np.dtype(header.descr), header.shape[1:]
-        self.row_bytes = math.prod(self._trailing) * self._dtype.itemsize
+        self._row_bytes, self._at = math.prod(self._trailing) * self._dtype.itemsize, 0
+        self._whole: Array | None = None
+        if header.fortran:
+            self._whole = in_c_order(self.read(header.shape[0]).reshape(-1), header.shape, fortran=True)
 
     def read(self, rows: int) -> Array:
         """Return the next rows; the caller bounds their number."""
+        if self._whole is not None:
+            self._at += rows
+            return self._whole[self._at - rows : self._at]
         with reading(self._source):
-            raw = self._stream.read(rows * self.row_bytes)
-        if len(raw) != rows * self.row_bytes:
-            raise refusal(self._file, "data", f"{len(raw)} bytes", f"{rows * self.row_bytes} bytes, as claimed")
+            raw = self._stream.read(rows * self._row_bytes)
+        if len(raw) != rows * self._row_bytes:
+            raise refusal(self._file, "data", f"{len(raw)} bytes", f"{rows * self._row_bytes} bytes, as claimed")
         return np.frombuffer(raw, self._dtype).reshape(rows, *self._trailing)
 
     def close(self) -> None:
@@ -118,9 +134,9 @@ class Rows:
 
 
 @contextmanager
-def reading(source: Path) -> Iterator[None]:
+def reading(source: Path, kind: str = ".npz") -> Iterator[None]:
     """Turn what zipfile finds wrong with the bytes, at opening or later, into one line."""
     try:
         yield
     except _BROKEN as error:
-        raise TraceError(f"{source}: {shown(str(error))}; allowed: a readable .npz archive") from None
+        raise TraceError(f"{source}: {shown(str(error))}; allowed: a readable {kind} archive") from None

@@ -1,31 +1,30 @@
-"""Sources from strangers: regular files, lines of bounded length, strict JSON, and errors that name the line."""
+"""Sources from strangers: lines of bounded length, strict JSON in everyday wrappings, errors that name the line.
+
+Text may be gzipped, begin with a byte order mark, have blank lines and end its lines with CR LF. Where JSON Lines are
+read, one JSON array of objects is, too, and objects that go over several lines, and the ``data:`` lines of a stream of
+server-sent events. A line's number is always that of the (unpacked) file.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-import stat
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from traces.errors import TraceError
+from traces.errors import TraceError, UserError
 from traces.format import MAX_EXPERTS, refusal, shown
+from traces.importers.counts import COUNTS, WANTED, are_counts_in, is_histogram
+from traces.importers.wrappings import open_text
+from traces.json_array import json_objects
+from traces.sources import open_source as open_source
 from traces.strict import load_json
 
 MAX_REQUEST_IDS = 2**24
 """The most expert ids of one request, which is what an importer holds in memory."""
-
-
-def open_source(source: Path, kind: str) -> BinaryIO:
-    """Open a regular file; a pipe or a device could hang or never end. Links are followed: the user named them."""
-    try:
-        if not stat.S_ISREG(source.stat().st_mode):
-            raise TraceError(f"{source}: not a regular file; allowed: a readable {kind} file")
-        return source.open("rb")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TraceError(f"{source}: {reason}; allowed: a readable {kind} file") from None
 
 
 def check_request_size(file: str, rows: int, n_layers: int, top_k: int) -> None:
@@ -42,14 +41,29 @@ def round_experts(largest: int) -> int:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a file, for errors and for typed access to the values in it."""
+    """One line of a file, for errors and for typed access to the values in it.
+
+    ``item``: the number of the object that begins there, where objects are not one a line. ``cut``: the file ends in
+    this line.
+    """
 
     file: str
     number: int
+    item: int = 0
+    cut: bool = False
+
+    @property
+    def where(self) -> str:
+        """Say where it is: the line, and the object."""
+        return f"line {self.number}, object {self.item}" if self.item else f"line {self.number}"
 
     def refuse(self, field: str, value: object, allowed: str) -> TraceError:
         """Build the error for a field of this line."""
-        return refusal(self.file, f"line {self.number}, {field}", value, allowed)
+        return refusal(self.file, f"{self.where}, {field}", value, allowed)
+
+    def refuse_counts(self) -> TraceError:
+        """Build the error for counts where the experts of tokens belong."""
+        return self.refuse("content", COUNTS, WANTED)
 
     def integer(self, field: str, value: object, low: int, high: int) -> int:
         """Return ``value`` if it is an integer from ``low`` to ``high``."""
@@ -84,28 +98,89 @@ class Line:
 
 
 def text_lines(source: Path, kind: str, most: int) -> Iterator[tuple[Line, bytes]]:
-    """Yield the lines without their ends; a line of more than ``most`` bytes is refused."""
+    """Yield the lines that are not blank, without their ends; a line of more than ``most`` bytes is refused."""
+    with open_text(source, kind) as stream:
+        for line, raw in _lines(source, stream, kind, most):
+            if raw.strip():
+                yield line, raw
+
+
+def plain_lines(source: Path, kind: str, most: int) -> Iterator[tuple[Line, bytes]]:
+    """Yield all lines of a file that is not wrapped in anything, blank ones too; otherwise as text_lines."""
     with open_source(source, kind) as stream:
-        try:
-            for number, raw in enumerate(iter(lambda: stream.readline(most + 1), b""), start=1):
-                line = Line(source.name, number)
-                if len(raw) > most:
-                    raise line.refuse("length", f"over {most} bytes", f"at most {most} bytes")
-                yield line, raw.rstrip(b"\r\n")
-        except OSError as error:
-            raise TraceError(f"{source}: {error.strerror}; allowed: a readable {kind} file") from None
+        yield from _lines(source, stream, kind, most)
+
+
+def _lines(source: Path, stream: BinaryIO, kind: str, most: int) -> Iterator[tuple[Line, bytes]]:
+    try:
+        for number, raw in enumerate(iter(lambda: stream.readline(most + 1), b""), start=1):
+            line = Line(source.name, number, cut=not raw.endswith(b"\n"))
+            if len(raw) > most:
+                raise line.refuse("length", f"over {most} bytes", f"at most {most} bytes")
+            yield line, raw.rstrip(b"\r\n")
+    except OSError as error:
+        raise TraceError(f"{source}: {error.strerror}; allowed: a readable {kind} file") from None
 
 
 def json_lines(source: Path, most: int = 2**20, lists: int = 2**18, items: int = 2**18) -> Iterator[tuple[Line, Any]]:
-    """Yield the objects of a JSON Lines file, of which a line has at most so many lists and items."""
+    """Yield the objects of a JSON Lines file, of which each has at most so many lists and items.
+
+    Also of a JSON array, of objects over several lines, and of server-sent events. Objects of counts are refused.
+    """
+    spread = _is_spread(source)
+    for line, document in _spread(source, lists, items) if spread else _one_a_line(source, most, lists, items):
+        if not isinstance(document, dict):
+            raise line.refuse("content", shown(document), "one JSON object with unique keys")
+        if is_histogram(document):
+            raise line.refuse_counts()
+        yield line, document
+
+
+def _one_a_line(source: Path, most: int, lists: int, items: int) -> Iterator[tuple[Line, Any]]:
     for line, raw in text_lines(source, "JSON Lines", most):
+        found = re.match(rb"(data|event|id|retry)?:", raw)
+        if found:
+            raw = raw[found.end() :].strip()
+            if found[1] != b"data" or raw == b"[DONE]":
+                continue
         try:
             document = bounded_json(raw, lists, items)
         except ValueError as error:
-            raise line.refuse("content", str(error), "one JSON object with unique keys") from None
-        if not isinstance(document, dict):
-            raise line.refuse("content", shown(document), "one JSON object with unique keys")
+            if are_counts_in(raw[:4096].decode("latin-1")):
+                raise line.refuse_counts() from None
+            why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+            allowed = "one JSON object with unique keys"
+            if line.cut and line.number > 1:
+                allowed += "; the file ends in this line, and limit=N takes the N requests before it"
+            raise line.refuse("content", why, allowed) from None
         yield line, document
+
+
+def _spread(source: Path, lists: int, items: int) -> Iterator[tuple[Line, Any]]:
+    with open_text(source, "JSON") as stream:
+        try:
+            for number, (line, document) in enumerate(json_objects(stream, source.name, lists, items), start=1):
+                yield Line(source.name, line, number), document
+        except TraceError:
+            raise
+        except UserError as error:
+            raise TraceError(str(error)) from None
+
+
+def _is_spread(source: Path) -> bool:
+    """Say whether objects are not one a line: an array, or an object whose first line does not end it."""
+    with open_text(source, "JSON Lines") as stream:
+        head, number = b"", 1
+        while not head.strip() and (block := stream.read(2**16)):
+            number += head.count(b"\n")
+            head = block
+        number += head[: len(head) - len(head.lstrip())].count(b"\n")
+        head = head.lstrip()
+        if re.match(rb"\[[\s\[]*-?[0-9]", head):
+            found, allowed = "a list of numbers", f"objects with {WANTED}"
+            raise Line(source.name, number).refuse("content", found, allowed)
+        first, ends, _ = head.partition(b"\n")
+        return head.startswith(b"[") or (head.startswith(b"{") and bool(ends) and not first.rstrip().endswith(b"}"))
 
 
 def bounded_json(raw: bytes, lists: int, items: int) -> Any:

@@ -24,13 +24,12 @@ from typing import Any
 import numpy as np
 
 from traces.errors import one_of
-from traces.format import DECODE, MAX_EXPERTS, PREFILL, Array, Request, by_descending_weight
-from traces.importers import Importer, Options, assign_splits
-from traces.importers.arrivals import read_arrivals
-from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size, json_lines, round_experts
-from traces.manifest import Prompts, Recorder
+from traces.format import DECODE, MAX_EXPERTS, PREFILL, Array
+from traces.importers import Importer, Options
+from traces.importers.build import File, Found, build
+from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size, json_lines
+from traces.manifest import Recorder
 from traces.words import integer
-from traces.writer import TraceWriter
 
 _HEAD = ("model", "n_layers", "n_experts", "top_k", "expert_bytes")
 _NEEDED, _MORE = ("token", "layer", "ids"), ("request", "phase", "weights", "token_id")
@@ -68,49 +67,30 @@ class _Request:
 def import_trace(source: Path, target: Path, options: Options) -> Path:
     """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
 
-    E is ``options.n_experts``, else the header's, else the largest id plus one, rounded up to a multiple of 4.
-    ``output_tokens`` is one more than the decode passes. The file is read twice, memory is bounded by the longest
-    request. Raises TraceError with file, line and field.
+    E is ``options.n_experts``, else the header's; see traces.importers.build. Raises TraceError with file, line and
+    field.
     """
     head = _read_head(source)
-    n_experts, count, phased = options.n_experts or head.n_experts, 0, True
-    most = n_experts or MAX_EXPERTS
-    keys: frozenset[str] = frozenset()
-    layers, largest, widest = 0, 0, 0
-    for request in _requests(source, most, options.limit):
-        count, keys, phased = count + 1, request.keys, phased and "phase" in request.keys
-        places = np.frombuffer(request.places, np.int32).reshape(-1, 3)
-        layers, widest = max(layers, int(places[:, 1].max()) + 1), max(widest, int(places[:, 2].max()))
-        largest = max(largest, max(request.ids))
-        check_request_size(source.name, len(request.phases), head.n_layers or layers, head.top_k or widest)
-    shape = (head.n_layers or layers, head.top_k or widest)
-    for name, found, limit in (("layer", layers - 1, shape[0] - 1), ("number of ids", widest, shape[1])):
-        if found > limit:
-            raise Line(source.name, 1).refuse(name, found, f"at most {limit}, as the header says")
-    if head.expert_bytes is not None and len(head.expert_bytes) != shape[0]:
-        raise Line(source.name, 1).refuse("length of expert_bytes", len(head.expert_bytes), f"{shape[0]}, the layers")
-    splits = assign_splits(count, options.split, options.seed)
-    arrivals = read_arrivals(options.arrivals, count)
-    signals: dict[str, tuple[int, ...]] = {"expert_weights": shape} if "weights" in keys else {}
-    if "token_id" in keys:
-        signals["token_ids"] = ()
-    n_experts = n_experts or round_experts(largest)
-    with TraceWriter(target, n_layers=shape[0], n_experts=n_experts, top_k=shape[1], signals=signals) as out:
-        for number, request in enumerate(_requests(source, most, options.limit)):
-            prompt = request.start + request.phases.count(PREFILL)
-            decode = request.phases.count(DECODE)
-            steps = [(PREFILL, prompt - request.start, request.start)] if prompt > request.start else []
-            steps += [(DECODE, 1, prompt + index) for index in range(decode)]
-            label = Request(number, prompt, decode + 1, arrivals[number], splits[number], options.source or source.name)
-            out.add_request(label, steps=steps, **_arrays(request, shape, out.absent))
-        return out.close(
-            name=options.model or head.model or source.stem,
-            recorder=Recorder("jsonl", None, None),
-            decoding={"mode": "unknown"} if phased else {"mode": "unknown", "phases": "not recorded: all decode"},
-            recording="recorded",
-            prompts=Prompts(options.source, options.licence),
-            expert_bytes=head.expert_bytes,
-        )
+    most = options.n_experts or head.n_experts or MAX_EXPERTS
+    decoding: dict[str, Any] = {}
+    file = File(
+        recorder=Recorder("jsonl", None, None),
+        model=head.model or source.stem,
+        n_layers=head.n_layers or None,
+        n_experts=head.n_experts or None,
+        top_k=head.top_k or None,
+        expert_bytes=head.expert_bytes,
+        decoding=decoding,
+    )
+
+    def read() -> Iterator[Found]:
+        for request in _requests(source, head, most):
+            if "phase" not in request.keys and not decoding:
+                decoding["phases"] = "not recorded: all decode"
+                options.note("no phase in the file: every token is a decode pass; phase in each line states it")
+            yield _found(request)
+
+    return build(source, target, options, file, read)
 
 
 def _read_head(source: Path) -> _Head:
@@ -121,7 +101,9 @@ def _read_head(source: Path) -> _Head:
     if set(node) & {*_NEEDED, *_MORE}:
         return _Head()
     if not set(node) <= set(_HEAD):
-        raise line.refuse("keys", one_of(node), f"a header with some of {one_of(_HEAD)}")
+        served = set(node) & {"routed_experts", "choices", "meta_info", "usage"}
+        hint = "; answers of servers are read by import routed_experts" if served else ""
+        raise line.refuse("keys", one_of(node), f"a header with some of {one_of(_HEAD)}{hint}")
     model = node.get("model")
     if model is not None and not (isinstance(model, str) and model.isprintable() and model):
         raise line.refuse("model", model, "printable text")
@@ -130,14 +112,17 @@ def _read_head(source: Path) -> _Head:
     if "expert_bytes" in node:
         head.expert_bytes = line.items("expert_bytes", node["expert_bytes"], MAX_EXPERTS)
         for index, size in enumerate(head.expert_bytes):
-            line.integer(f"expert_bytes[{index}]", size, 1, 2**62)
+            line.integer(f"expert_bytes[{index}]", size, 0, 2**62)
+        if head.n_layers and len(head.expert_bytes) != head.n_layers:
+            raise line.refuse("length of expert_bytes", len(head.expert_bytes), f"{head.n_layers}, the layers")
+        head.n_layers = len(head.expert_bytes)
     return head
 
 
-def _requests(source: Path, n_experts: int, limit: int | None) -> Iterator[_Request]:
+def _requests(source: Path, head: _Head, n_experts: int) -> Iterator[_Request]:
     """Yield the requests, one in memory at a time."""
     request: _Request | None = None
-    count, layer = 0, -1
+    layer = -1
     line, always = Line(source.name, 1), None
     for line, node in json_lines(source):
         if line.number == 1 and not set(node) & {*_NEEDED, *_MORE}:
@@ -152,23 +137,23 @@ def _requests(source: Path, n_experts: int, limit: int | None) -> Iterator[_Requ
                 yield request
                 if number < request.number:
                     raise line.refuse("request", number, f"above {request.number}, the one before")
-            if count == limit:
-                return
-            count, layer = count + 1, -1
+            layer = -1
             request = _Request(number, line, line.integer("token", node["token"], 0, _MAX_INT - 2**24), keys)
         if keys != request.keys or keys - {"phase"} != always:
             raise line.refuse("keys", one_of(node), f"those of line {request.first.number}, and of the file")
-        layer = _add(line, node, request, layer, n_experts)
+        layer = _add(line, node, request, layer, head, n_experts)
     if request is None:
         raise line.refuse("content", "no routing", "lines with token, layer and ids")
     yield request
 
 
-def _add(line: Line, node: dict[str, Any], request: _Request, before: int, n_experts: int) -> int:
+def _add(line: Line, node: dict[str, Any], request: _Request, before: int, head: _Head, n_experts: int) -> int:
     """Append one line to its request; ``before``: the layer of the line above. Returns its own."""
     last = request.start + len(request.phases) - 1
     token = line.integer("token", node["token"], 0, _MAX_INT)
     layer = line.integer("layer", node["layer"], 0, MAX_EXPERTS - 1)
+    if head.n_layers and layer >= head.n_layers:
+        raise line.refuse("layer", layer, f"at most {head.n_layers - 1}, as the header says")
     phase = node.get("phase", "decode")
     if not isinstance(phase, str) or phase not in _PHASES:
         raise line.refuse("phase", phase, one_of(_PHASES))
@@ -186,6 +171,8 @@ def _add(line: Line, node: dict[str, Any], request: _Request, before: int, n_exp
         request.phases.append(_PHASES[phase])
         request.token_ids.append(token_id)
     ids = line.ids("ids", node["ids"], n_experts)
+    if head.top_k and len(ids) > head.top_k:
+        raise line.refuse("number of ids", len(ids), f"at most {head.top_k}, as the header says")
     if len(request.ids) + len(ids) > MAX_REQUEST_IDS:
         raise line.refuse("ids of one request", "more", f"at most {MAX_REQUEST_IDS}")
     request.places.extend((len(request.phases) - 1, layer, len(ids)))
@@ -195,34 +182,37 @@ def _add(line: Line, node: dict[str, Any], request: _Request, before: int, n_exp
     return layer
 
 
-def _arrays(request: _Request, shape: tuple[int, int], absent: int) -> dict[str, Array]:
+def _found(request: _Request) -> Found:
     rows, layers, sizes = np.frombuffer(request.places, np.int32).reshape(-1, 3).T
+    shape = (len(request.phases), int(layers.max()) + 1, int(sizes.max()))
+    where = f"{request.first.file}: {request.first.where}"
+    check_request_size(where, *shape)
     slots = np.arange(len(request.ids)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     place = (np.repeat(rows, sizes), np.repeat(layers, sizes), slots)
-    ids = np.full((len(request.phases), *shape), absent, np.uint16)
+    ids = np.full(shape, -1, np.int32)
     ids[place] = np.frombuffer(request.ids, np.uint16)
-    arrays: dict[str, Array] = {"expert_ids": ids}
+    signals: dict[str, Array] = {}
     if "weights" in request.keys:
-        # Absent entries stand last already, and stay there among equal weights.
-        weights = np.zeros(ids.shape, np.float32)
-        weights[place] = np.frombuffer(request.weights, np.float64)
-        ids, weights = by_descending_weight(ids, weights)
-        arrays = {"expert_ids": ids, "expert_weights": weights}
+        signals["expert_weights"] = np.zeros(ids.shape, np.float32)
+        signals["expert_weights"][place] = np.frombuffer(request.weights, np.float64)
     if "token_id" in request.keys:
-        arrays["token_ids"] = np.frombuffer(request.token_ids, np.int32)
-    return arrays
+        signals["token_ids"] = np.frombuffer(request.token_ids, np.int32)
+    return Found(where, ids, request.phases.count(PREFILL), request.start, signals=signals, first_row=request.start)
 
 
 IMPORTER = Importer(
     "jsonl",
     import_trace,
     """\
-jsonl: one JSON object per line, token and layer, tokens and layers ascending:
-  {"request": 0, "phase": "decode", "token": 17, "layer": 3, "ids": [9, 4], "weights": [0.7, 0.3], "token_id": 42}
-  request, phase (prefill, decode), weights and token_id are optional; without phase every token is a decode step.
-  A layer left out, or fewer ids, become absent entries. The first line may be a header with model, n_layers,
-  n_experts, top_k, expert_bytes.
-  n_experts=E      experts per layer (default: the header's, else the largest id + 1, rounded up to a multiple of 4)
+jsonl: one JSON object per line, token and layer, tokens and layers ascending
+  {"request": 0, "phase": "decode", "token": 17, "layer": 3, "ids": [9, 4],
+   "weights": [0.7, 0.3], "token_id": 42}
+  request, phase (prefill, decode), weights and token_id are optional; without
+  phase every token is a decode step. A layer left out for a token, or fewer
+  ids, become absent entries. The first line may be a header with model,
+  n_layers, n_experts, top_k, expert_bytes.
+  n_experts=E      experts per layer (default: the header's, else the largest
+                   id + 1, rounded up to a multiple of 4)
 """,
     {"n_experts": integer("n_experts", 1, MAX_EXPERTS)},
 )

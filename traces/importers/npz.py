@@ -3,7 +3,8 @@
 ``experts`` [N, L, K] integers; optional ``weights`` [N, L, K] floats and ``token_ids`` [N]; per request (R of
 them, their rows one after the other) ``req_len`` and ``req_offset``, ``req_prefill`` (leading rows that were one
 prefill pass), ``req_decode`` (the rows after them) and ``req_prompt_tokens_not_traced`` (prompt tokens without
-rows); at least one of these three. Without ``req_len`` the archive is one request.
+rows); at least one of these three. Without ``req_len`` the lengths are those of prefill and decode together, or come
+from ``req_offset``; without any of them the archive is one request.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +21,22 @@ from typing import Any
 import numpy as np
 
 from traces.errors import one_of
-from traces.format import DECODE, MAX_EXPERTS, PREFILL, Array, Request, by_descending_weight, refusal
-from traces.importers import Importer, Options, assign_splits
+from traces.format import MAX_EXPERTS, Array, refusal
+from traces.importers import Importer, Options
 from traces.importers.archive import Archive
-from traces.importers.arrivals import read_arrivals
-from traces.importers.files import bounded_json, check_request_size, open_source, round_experts
-from traces.manifest import Prompts, Recorder
+from traces.importers.build import File, Found, build
+from traces.importers.counts import COUNTS, WANTED, are_counts
+from traces.importers.files import bounded_json, check_request_size
+from traces.manifest import Recorder
 from traces.npy import Header
+from traces.sources import open_source
 from traces.words import integer
-from traces.writer import TraceWriter
 
 _TOKEN_ARRAYS = {"experts": "ui", "weights": "f", "token_ids": "ui"}
+_SIGNALS = {"weights": "expert_weights", "token_ids": "token_ids"}
 _REQUEST_ARRAYS = ("req_offset", "req_len", "req_prefill", "req_decode", "req_prompt_tokens_not_traced")
 _MAX_REQUESTS = 1_000_000
 _MAX_META = 2**25
-_READ = 2**22
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,8 @@ class _Requests:
 def import_trace(source: Path, target: Path, options: Options) -> Path:
     """Import the archive ``source`` as a trace in the new folder ``target``; returns ``target``.
 
-    E is ``options.n_experts``, else the largest id plus one, rounded up to a multiple of 4 lest the last experts
-    were never chosen. Slots that are not by descending weight are sorted, ties as they came.
-    ``output_tokens`` is one more than the decode passes: the prompt's pass yields the first token. The source of
-    a request is its "dataset" in ``options.meta``, a JSON list (may be gzipped) with one object per request.
+    The source of a request is its "dataset" in ``options.meta``, a JSON list (may be gzipped) with one object per
+    request. See traces.importers.build for E and the order of slots.
     Nothing is unpickled, and no array is read whose header claims more than its bytes. Raises TraceError.
     """
     with Archive(source) as archive:
@@ -61,51 +62,37 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
         rows, n_layers, top_k = _check_shapes(source, headers)
         requests = _read_requests(archive, headers, rows)
         check_request_size(source.name, int((requests.prefill + requests.decode).max()), n_layers, top_k)
-        n_experts = options.n_experts or _count_experts(archive, headers["experts"])
-    count = min(len(requests.decode), options.limit or len(requests.decode))
-    splits = assign_splits(count, options.split, options.seed)
-    arrivals = read_arrivals(options.arrivals, count)
-    sources = _sources(options, len(requests.decode), source.name)
-    signals: dict[str, tuple[int, ...]] = {}
-    if "weights" in headers:
-        signals["expert_weights"] = (n_layers, top_k)
-    if "token_ids" in headers:
-        signals["token_ids"] = ()
+    sources = _sources(options, len(requests.decode))
+    file = File(Recorder("npz", None, None), source.stem, n_layers, None, None, ids="experts")
+    return build(source, target, options, file, lambda: _requests(source, headers, requests, sources))
+
+
+def _requests(
+    source: Path, headers: dict[str, Header], requests: _Requests, sources: list[str] | None
+) -> Iterator[Found]:
     with ExitStack() as stack:
-        out = stack.enter_context(
-            TraceWriter(target, n_layers=n_layers, n_experts=n_experts, top_k=top_k, signals=signals)
-        )
         archive = stack.enter_context(Archive(source))
         streams = {
             name: stack.enter_context(closing(archive.rows(name, headers[name])))
             for name in _TOKEN_ARRAYS
             if name in headers
         }
-        for number in range(count):
-            prefill, decode = int(requests.prefill[number]), int(requests.decode[number])
-            prompt = int(requests.not_traced[number]) + prefill
+        first = 0
+        for number, (prefill, decode, before) in enumerate(
+            zip(requests.prefill.tolist(), requests.decode.tolist(), requests.not_traced.tolist(), strict=True)
+        ):
             part = {name: stream.read(prefill + decode) for name, stream in streams.items()}
-            steps = [(PREFILL, prefill, prompt - prefill)] if prefill else []
-            steps += [(DECODE, 1, prompt + index) for index in range(decode)]
-            given = {"expert_ids": part["experts"]}
-            if "weights" in part:
-                ordered = by_descending_weight(part["experts"], part["weights"])
-                given["expert_ids"], given["expert_weights"] = ordered
-            if "token_ids" in part:
-                given["token_ids"] = part["token_ids"]
-            request = Request(number, prompt, decode + 1, arrivals[number], splits[number], sources[number])
-            out.add_request(request, steps=steps, **given)
-        return out.close(
-            name=options.model or source.stem,
-            recorder=Recorder("npz", None, None),
-            decoding={"mode": "unknown"},
-            recording="recorded",
-            prompts=Prompts(options.source, options.licence),
-        )
+            signals = {_SIGNALS[name]: array for name, array in part.items() if name in _SIGNALS}
+            where = f"{source.name}: request {number}"
+            source_of = sources[number] if sources else None
+            yield Found(where, part["experts"], prefill, before, signals=signals, first_row=first, source=source_of)
+            first += prefill + decode
 
 
 def _names(archive: Archive) -> list[str]:
     known = (*_TOKEN_ARRAYS, *_REQUEST_ARRAYS)
+    if are_counts(archive.names()):
+        raise refusal(archive.source.name, "arrays", COUNTS, WANTED)
     for name in archive.names():
         if name not in known:
             raise refusal(archive.source.name, "member", f"{name}.npy", f"NAME.npy of {one_of(known)}")
@@ -123,7 +110,7 @@ def _check_shapes(source: Path, headers: dict[str, Header]) -> tuple[int, int, i
 
 
 def _read_requests(archive: Archive, headers: dict[str, Header], rows: int) -> _Requests:
-    source, given = archive.source, {}
+    source, given = archive.source, dict[str, Array]()
     for name in _REQUEST_ARRAYS:
         if name in headers:
             size = math.prod(headers[name].shape)
@@ -132,19 +119,20 @@ def _read_requests(archive: Archive, headers: dict[str, Header], rows: int) -> _
                 raise refusal(f"{source.name}/{name}.npy", "shape", headers[name].shape, allowed)
             with closing(archive.rows(name, headers[name])) as stream:
                 given[name] = stream.read(size).astype(np.int64)
-    length = given.get("req_len", np.array([rows]))
 
     def refuse(bad: Array, name: str, allowed: str) -> None:
         if bad.any():
             index = int(np.argmax(bad))
             raise refusal(f"{source.name}/{name}.npy", f"value {index}", given[name][index], allowed)
 
+    first = next(iter(given), "")
     for name, values in given.items():
-        if values.shape != length.shape:
-            raise refusal(f"{source.name}/{name}.npy", "shape", values.shape, f"{length.shape}, as in req_len")
+        if values.shape != given[first].shape:
+            raise refusal(f"{source.name}/{name}.npy", "shape", values.shape, f"{given[first].shape}, as in {first}")
         refuse((values < 0) | (values >= 2**31), name, "0 to 2147483647")
+    said, length = _lengths(given, rows)
     if length.sum() != rows or (length < 1).any():
-        raise refusal(f"{source.name}/req_len.npy", "sum", length.sum(), f"{rows} rows, at least 1 per request")
+        raise refusal(source.name, f"sum of {said}", length.sum(), f"{rows} rows, at least 1 per request")
     if "req_offset" in given:
         refuse(given["req_offset"] != np.cumsum(length) - length, "req_offset", "the sum of the lengths before")
     if not {"req_prefill", "req_decode", "req_prompt_tokens_not_traced"} & set(given):
@@ -158,18 +146,20 @@ def _read_requests(archive: Archive, headers: dict[str, Header], rows: int) -> _
     return _Requests(prefill, length - prefill, given.get("req_prompt_tokens_not_traced", np.zeros_like(length)))
 
 
-def _count_experts(archive: Archive, header: Header) -> int:
-    largest, left = 0, header.shape[0]
-    with closing(archive.rows("experts", header)) as stream:
-        while left:
-            part = stream.read(min(left, max(1, _READ // stream.row_bytes)))
-            largest, left = max(largest, int(part.max())), left - len(part)
-    return round_experts(largest)
+def _lengths(given: dict[str, Array], rows: int) -> tuple[str, Array]:
+    """Return which arrays tell the rows of each request, and how many there are."""
+    if "req_len" in given:
+        return "req_len", given["req_len"]
+    if {"req_prefill", "req_decode"} <= set(given):
+        return "req_prefill and req_decode", given["req_prefill"] + given["req_decode"]
+    if "req_offset" in given:
+        return "req_offset", np.diff(given["req_offset"], append=rows)
+    return "req_len, which is missing: one request", np.array([rows])
 
 
-def _sources(options: Options, requests: int, default: str) -> list[str]:
+def _sources(options: Options, requests: int) -> list[str] | None:
     if options.meta is None:
-        return [options.source or default] * requests
+        return None
     name = options.meta.name
     try:
         with open_source(options.meta, "JSON") as file:
@@ -192,10 +182,14 @@ IMPORTER = Importer(
     "npz",
     import_trace,
     """\
-npz: experts [N, L, K]; optional weights [N, L, K], token_ids [N]; and one number per request in req_len, req_offset,
-  req_prefill, req_decode, req_prompt_tokens_not_traced, of which one of the last three is needed.
-  n_experts=E      experts per layer (default: the largest id + 1, rounded up to a multiple of 4)
-  meta=FILE        JSON list, may be gzipped, with one object per request; its "dataset" becomes the source
+npz: an archive of arrays
+  experts [N, L, K]; optional weights [N, L, K] and token_ids [N]; and one
+  number per request in req_len, req_offset, req_prefill, req_decode,
+  req_prompt_tokens_not_traced, of which one of the last three is needed.
+  n_experts=E      experts per layer (default: the largest id + 1, rounded up to
+                   a multiple of 4)
+  meta=FILE        JSON list, may be gzipped, with one object per request; its
+                   "dataset" becomes the source
 """,
     {"n_experts": integer("n_experts", 1, MAX_EXPERTS), "meta": Path},
 )

@@ -5,12 +5,26 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import entry_points
 
-from traces.errors import UserError, one_of
+from traces.errors import UserError, allowing, one_of
 from traces.format import shown
-from traces.importers import Importer, jsonl, npz, route_trace, routed_experts
+from traces.importers import (
+    Importer,
+    jsonl,
+    llama_cpp,
+    megatron,
+    moe_beyond,
+    npz,
+    route_trace,
+    routed_experts,
+    sglang_pt,
+    vllm_log,
+)
 
 GROUP = "moe_offload.importers"
-OURS = (route_trace.IMPORTER, npz.IMPORTER, jsonl.IMPORTER, routed_experts.IMPORTER)
+OURS = tuple(
+    module.IMPORTER
+    for module in (route_trace, npz, jsonl, routed_experts, vllm_log, sglang_pt, llama_cpp, megatron, moe_beyond)
+)
 
 
 @cache
@@ -31,5 +45,5 @@ def importers() -> dict[str, Importer]:
 def find(name: str) -> Importer:
     """Return the importer of that name. UserError if there is none."""
     if name not in importers():
-        raise UserError(f"FORMAT is {shown(name)}; allowed: {one_of(importers())}")
+        raise UserError(f"FORMAT is {shown(name)}; {allowing(name, importers())}")
     return importers()[name]

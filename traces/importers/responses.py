@@ -1,129 +1,174 @@
-"""Responses of vLLM and SGLang, one per line: where their routed experts are, and how they are encoded."""
+"""Responses of vLLM and SGLang: where their routed experts are, and of which tokens they are.
+
+A line is a response; or a part of one, when consecutive parts with one ``id`` come from a stream (the last parts have
+the routing and the usage); or a line of a batch's output file, whose ``response.body`` is the response.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
-import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from traces.errors import TraceError
-from traces.format import MAX_EXPERTS, Array
-from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size, json_lines
-from traces.npy import read_header
+from traces.importers.encodings import decode
+from traces.importers.files import Line, json_lines
+from traces.importers.found import Found
+from traces.importers.span import Counts, placed
 
 _MAX_LINE = 2**26
 _MAX_LISTS = 2**21
 _MAX_ITEMS = 2**23
 _MAX_INT = 2**31 - 1
+_MAX_IDS = 2**20
 _STARTS = ("routed_experts_start_len", "routed_experts_prompt_start")
+_INSIDE = ("meta_info", "sgl_ext", "usage", "prompt_tokens_details", "input_tokens_details")
 
 
-def read_responses(source: Path, own: Mapping[str, Any]) -> Iterator[tuple[str, Array, int, int]]:
-    """Yield per response where it is, its ids [rows, layers, k], its prompt tokens and the token of the first row.
+@dataclass(frozen=True)
+class _Response:
+    """A response: the objects in which a field may stand, with the line where it ends."""
 
-    ``own``: n_layers and top_k, where the options give them. Raises TraceError with the line and the field.
+    line: Line
+    places: list[dict[str, Any]]
+
+    def first(self, *keys: str) -> Any:
+        """Return the first value of any of these keys that is not null."""
+        return next((place[key] for key in keys for place in self.places if place.get(key) is not None), None)
+
+    def count(self, low: int, high: int, *keys: str, ids: tuple[str, ...] = ()) -> int | None:
+        """Return a number of tokens: stated under a key, or the length of a list of token ids; None: not stated."""
+        value = self.first(*keys)
+        if value is None:
+            listed = self.first(*ids)
+            value = len(listed) if isinstance(listed, list) else None
+        return None if value is None else self.line.integer(keys[0], value, low, high)
+
+
+def read_responses(source: Path, own: Mapping[str, Any]) -> Iterator[Found]:
+    """Yield the responses; raises TraceError with the line and the field.
+
+    ``own``: n_layers and top_k, where the options give them.
     """
     line = Line(source.name, 0)
-    for line, node in json_lines(source, _MAX_LINE, _MAX_LISTS, _MAX_ITEMS):
-        places = _places(line, node)
-        found = _first(places, "routed_experts")
-        if found is None:
-            raise line.refuse("keys", ", ".join(node), "routed_experts, itself or in meta_info or the only choice")
-        ids = _decode(line, "routed_experts", found, own)
-        prompt_ids = _first(places, "prompt_routed_experts")
-        prompt = line.integer("prompt_tokens", _first(places, "prompt_tokens"), 0, _MAX_INT)
-        if prompt_ids is not None:
-            before = _decode(line, "prompt_routed_experts", prompt_ids, own)
-            if len(before) != prompt or before.shape[1:] != ids.shape[1:]:
-                raise line.refuse("shape of prompt_routed_experts", before.shape, f"{(prompt, *ids.shape[1:])}")
-            ids = np.concatenate([before, ids])
-        starts = [value for key in _STARTS if (value := _first(places, key)) is not None]
-        start = line.integer("start of routed_experts", starts[0] if starts else 0, 0, prompt)
-        completion = _first(places, "completion_tokens")
-        if completion is not None:
-            rows = prompt + line.integer("completion_tokens", completion, 1, _MAX_INT) - 1 - start
-            if len(ids) != rows:
-                allowed = f"{rows}: prompt_tokens + completion_tokens - 1, less those before the start"
-                raise line.refuse("rows of routed_experts", len(ids), allowed)
-        yield f"{source.name}: line {line.number}", ids, prompt, start
+    for response in _responses(source):
+        line = response.line
+        yield _found(response, own)
     if line.number == 0:
         raise Line(source.name, 1).refuse("content", "nothing", "at least one response")
+
+
+def _found(response: _Response, own: Mapping[str, Any]) -> Found:
+    line = response.line
+    routed, before = response.first("routed_experts"), response.first("prompt_routed_experts")
+    if routed is None and before is None:
+        node, allowed = response.places[0], "routed_experts, itself or in meta_info or the only choice"
+        if {"token", "layer", "ids"} <= set(node):
+            allowed += "; such lines are read by import jsonl"
+        elif _name(node):
+            allowed += "; the parts of one stream follow each other"
+        raise line.refuse("keys", ", ".join(node), allowed)
+    prompt = response.count(0, _MAX_INT, "prompt_tokens", "input_tokens", ids=("prompt_token_ids", "prompt_ids"))
+    if prompt is None:
+        raise line.refuse("prompt_tokens", None, "how many tokens the prompt has")
+    names = ("completion_tokens", "output_tokens")
+    completion = response.count(0, _MAX_INT, *names, ids=("token_ids", "output_ids", "completion_token_ids"))
+    cached = response.count(0, prompt, "cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens")
+    counts = Counts(prompt, completion, cached, response.count(0, prompt, *_STARTS))
+    where = f"{line.file}: {line.where}"
+    if before is None:
+        return placed(where, line.refuse, decode(line, "routed_experts", routed, own), counts)
+    ahead = decode(line, "prompt_routed_experts", before, own)
+    rest = ahead[:0] if routed in (None, []) else decode(line, "routed_experts", routed, own)
+    known = {prompt - (left_out or 0) for left_out in (0, cached, counts.start)}
+    if len(ahead) not in known or ahead.shape[1:] != rest.shape[1:]:
+        raise line.refuse("shape of prompt_routed_experts", ahead.shape, f"{(prompt, *rest.shape[1:])}")
+    if completion is not None and not completion - 1 <= len(rest) <= completion:
+        raise line.refuse("rows of routed_experts", len(rest), f"{completion} (completion_tokens), or one fewer")
+    return placed(where, line.refuse, np.concatenate([ahead, rest]), counts, prompt - len(ahead))
+
+
+def _responses(source: Path) -> Iterator[_Response]:
+    """Yield whole responses, the parts of a stream put together."""
+    seen: set[int] = set()
+    parts: list[tuple[Line, dict[str, Any]]] = []
+    name: object = None
+    for line, raw in json_lines(source, _MAX_LINE, _MAX_LISTS, _MAX_ITEMS):
+        node = _body(line, raw)
+        this = _name(node)
+        if parts and (this is None or this != name):
+            yield _joined(parts, seen)
+            parts = []
+        # What a stream repeats in each part is not kept.
+        parts.append((line, node))
+        name = this
+        if len(parts) > 2 and not _has_routing(parts[-2][1]):
+            del parts[-2]
+    if parts:
+        yield _joined(parts, seen)
+
+
+def _body(line: Line, node: dict[str, Any]) -> dict[str, Any]:
+    """Return the response in a line of a batch's output, or the line itself; refuses what tells of a fault."""
+    response = node.get("response")
+    if isinstance(response, dict) and isinstance(response.get("body"), dict) and not node.get("error"):
+        node = response["body"]
+    error = node.get("error") or (node if node.get("object") == "error" else None)
+    if error:
+        found = error.get("message", error) if isinstance(error, dict) else error
+        raise line.refuse("error", found, "answers: take failed requests out")
+    return node
+
+
+def _name(node: dict[str, Any]) -> object:
+    meta = node.get("meta_info")
+    found = node.get("id", meta.get("id") if isinstance(meta, dict) else None)
+    return found if isinstance(found, str) and found else None
+
+
+def _choices(node: dict[str, Any]) -> Any:
+    """Return what a server calls choices, and vLLM's offline engine outputs."""
+    return node.get("choices", node.get("outputs"))
+
+
+def _has_routing(node: dict[str, Any]) -> bool:
+    choices = _choices(node)
+    places = [node, *(choices if isinstance(choices, list) else [])]
+    return any(
+        isinstance(place, dict)
+        and any(
+            isinstance(inside, dict) and inside.get("routed_experts") is not None
+            for inside in (place, place.get("meta_info"), place.get("sgl_ext"))
+        )
+        for place in places
+    )
+
+
+def _joined(parts: list[tuple[Line, dict[str, Any]]], seen: set[int]) -> _Response:
+    """Put the parts of one response together: what the last ones say goes first."""
+    line = parts[-1][0]
+    routed = [part for part in parts if _has_routing(part[1])]
+    name = _name(parts[0][1])
+    if len(routed) > 1 or (name is not None and hash(name) in seen):
+        raise routed[-1][0].refuse("id", name, "each response once") if routed else line.refuse("id", name, "once")
+    if name is not None and len(seen) < _MAX_IDS:
+        seen.add(hash(name))
+    places: list[dict[str, Any]] = []
+    for at, node in reversed(parts):
+        places += _places(at, node)
+    return _Response(routed[0][0] if routed else line, places)
 
 
 def _places(line: Line, node: dict[str, Any]) -> list[dict[str, Any]]:
     """The objects of a response in which a field may stand."""
     places = [node]
-    choices = node.get("choices")
-    if choices is not None:
+    choices = _choices(node)
+    if choices is not None and choices != []:
         if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
             raise line.refuse("choices", choices, "one object: with several, their prompt would count several times")
         places.append(choices[0])
-    return places + [
-        place[key] for place in places for key in ("meta_info", "sgl_ext", "usage") if isinstance(place.get(key), dict)
-    ]
-
-
-def _first(places: list[dict[str, Any]], key: str) -> Any:
-    return next((place[key] for place in places if place.get(key) is not None), None)
-
-
-def _decode(line: Line, field: str, value: object, own: Mapping[str, Any]) -> Array:
-    if isinstance(value, list):
-        ids = _nested(line, field, value)
-    elif isinstance(value, str):
-        ids = _base64(line, field, value, own)
-    else:
-        raise line.refuse(field, value, "a list [tokens][layers][k], or base64 text")
-    return ids
-
-
-def _nested(line: Line, field: str, rows: list[Any]) -> Array:
-    """Flatten the list, if it is regular and holds nothing but small integers."""
-    first = rows[0] if rows else None
-    layers = len(first) if isinstance(first, list) else 0
-    top_k = len(first[0]) if isinstance(first, list) and first and isinstance(first[0], list) else 0
-    if not layers or not top_k:
-        raise line.refuse(f"start of {field}", first, "lists [tokens][layers][k], none of them empty")
-    check_request_size(line.file, len(rows), layers, top_k)
-    ids = np.empty((len(rows), layers, top_k), np.int32)
-    for index, row in enumerate(rows):
-        regular = isinstance(row, list) and len(row) == layers
-        if not regular or any(not isinstance(ids_of, list) or len(ids_of) != top_k for ids_of in row):
-            raise line.refuse(f"{field} of row {index}", row, f"{layers} layers of {top_k} ids, as in the first row")
-        for item in (item for ids_of in row for item in ids_of):
-            line.integer(f"{field} of row {index}", item, 0, MAX_EXPERTS - 1)
-        ids[index] = row
-    return ids
-
-
-def _base64(line: Line, field: str, text: str, own: Mapping[str, Any]) -> Array:
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise line.refuse(f"{field} ({error})", text, "base64") from None
-    if raw.startswith(b"\x93NUMPY"):
-        stream = io.BytesIO(raw)
-        try:
-            header = read_header(stream, field)
-        except TraceError as error:
-            raise line.refuse(field, "not a .npy file", str(error)) from None
-        descr, shape, offset = header.descr, header.shape, header.offset
-    else:
-        if not {"n_layers", "top_k"} <= set(own):
-            raise line.refuse(field, "base64 of bare numbers", "base64 of .npy, or the options n_layers= and top_k=")
-        width = 4 * own["n_layers"] * own["top_k"]
-        descr, shape, offset = "<i4", (len(raw) // width, own["n_layers"], own["top_k"]), 0
-    if descr not in ("|u1", "|i1", "<u2", "<i2", "<i4", "<u4", "<i8", "<u8"):
-        raise line.refuse(f"dtype of {field}", descr, "integers")
-    if len(shape) != 3 or 0 in shape or math.prod(shape) > MAX_REQUEST_IDS:
-        raise line.refuse(f"shape of {field}", shape, f"(tokens, layers, k), none of them 0, {MAX_REQUEST_IDS} ids")
-    claimed = offset + math.prod(shape) * np.dtype(descr).itemsize
-    if claimed != len(raw):
-        raise line.refuse(f"bytes of {field}", len(raw), f"{claimed}, as the shape {shape} needs")
-    return np.frombuffer(raw, descr, offset=offset).reshape(shape)
+    for place in places:
+        places += [place[key] for key in _INSIDE if isinstance(place.get(key), dict)]
+    return places

@@ -1,37 +1,55 @@
 """Import ``route_trace v1``: a CSV that a runtime on a device wrote while it served from flash.
 
-Header lines give the bytes of one expert per layer; then one row per (turn, phase, step, layer, slot). A step
-of the file is one token. Prefill was one pass: its tokens become one step of the trace. The runtime computes
-the last layer only for the token it needs, the last of the prompt; the others are absent there. Residency, bytes
-read and ``dense_bytes`` belong to that run of the device and not to the routing: checked, then dropped.
+The format is BigMoeOnEdge's (github.com/Helldez/BigMoeOnEdge, docs on metrics). Header lines give the bytes of one
+expert per layer, 0 for a dense one; then one row per (turn, phase, step, layer, slot), its columns by name, of which
+the later ones may be missing. A step is a position in the context. Prefill was one pass: its tokens become one step of
+the trace; a turn that begins at a later position, or with a decode step, has the earlier ones in its KV cache. The
+runtime computes the last layer only for the token it needs, the last of the prompt; the others are absent there.
+
+Residency (2: the first use of a prefetched expert) and bytes read belong to that run of the device and not to the
+routing: checked, then left out. So does ``dropped``, which marks what the router chose and the device did not compute:
+it stays, being what the router chose, unless ``dropped=absent`` is given. ``dense_bytes`` is kept with the decoding.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from traces.errors import TraceError
-from traces.format import DECODE, PREFILL, Array, Request, by_descending_weight, shown
-from traces.importers import Importer, Options, assign_splits
-from traces.importers.arrivals import read_arrivals
-from traces.importers.files import check_request_size, text_lines
-from traces.manifest import Prompts, Recorder
-from traces.writer import TraceWriter
+from traces.errors import TraceError, one_of
+from traces.format import DECODE, PREFILL, Array, shown
+from traces.importers import Importer, Options
+from traces.importers.build import File, Found, build
+from traces.importers.counts import are_counts_in
+from traces.importers.files import Line, check_request_size, text_lines
+from traces.manifest import Recorder
+from traces.words import member
 
 _MAX_ENTRIES = 2**20
-_COLUMNS = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes"
+_COLUMNS: Mapping[str, str] = {
+    "turn": r"\d{1,9}",
+    "phase": "[01]",
+    "step": r"\d{1,9}",
+    "layer": r"\d{1,5}",
+    "slot": r"\d{1,5}",
+    "expert": r"\d{1,5}",
+    "weight": r"[0-9.e+-]{1,30}|nan",
+    "residency": "[012]",
+    "expert_bytes": r"\d{1,18}",
+    "dropped": "[01]",
+}
+_NEEDED = 6
 _MODEL = re.compile(
-    r"# model=(?P<model>.+) arch=(?P<arch>\S+) n_layer=(?P<n_layer>\d{1,5}) n_expert=(?P<n_expert>\d{1,5})"
-    r" n_expert_used=(?P<n_expert_used>\d{1,5})"
+    r"# model=(?P<model>.+) arch=(?P<arch>\S+) n_layer=(?P<n_layer>[1-9]\d{0,4}) n_expert=(?P<n_expert>[1-9]\d{0,4})"
+    r" n_expert_used=(?P<n_expert_used>[1-9]\d{0,4})"
 )
-_LAYER = re.compile(r"# layer=(\d{1,5}) expert_bytes=([1-9]\d{0,17}) dense_bytes=(\d{1,18})")
-_ROW = re.compile(r"(\d{1,9}),([01]),(\d{1,9}),(\d{1,5}),(\d{1,5}),(\d{1,5}),([0-9.e+-]{1,30}),([01]),(\d{1,18})")
+_LAYER = re.compile(r"# layer=(\d{1,5}) expert_bytes=(\d{1,18}) dense_bytes=(\d{1,18})")
 
 
 @dataclass(frozen=True)
@@ -41,6 +59,8 @@ class _Head:
     n_experts: int
     top_k: int
     expert_bytes: tuple[int, ...]
+    dense_bytes: tuple[int, ...]
+    row: re.Pattern[str]
     lines: int
 
 
@@ -55,100 +75,134 @@ class _Turn:
 def import_trace(source: Path, target: Path, options: Options) -> Path:
     """Import the CSV file ``source`` as a trace in the new folder ``target``; returns ``target``.
 
-    Each turn becomes a request that starts with an empty KV cache. Slots are put by descending weight.
-    ``output_tokens`` is one more than the decode passes: the prompt's pass yields the first token. Memory is
-    bounded by the longest turn. Raises TraceError with file, line and field.
+    Each turn becomes a request. Slots are put by descending weight; where a weight is nan, which is how the device says
+    that it knows none, no weights are imported and the slots stay in the router's order. Memory is bounded by the
+    longest turn. Raises TraceError with file, line and field.
     """
     head = _read_head(source)
-    turns = sum(1 for _ in _turns(source, head, options.limit))
-    splits = assign_splits(turns, options.split, options.seed)
-    arrivals = read_arrivals(options.arrivals, turns)
-    shape = (head.n_layers, head.top_k)
-    with TraceWriter(
-        target,
+    weighted, dropped = _scan(source, head)
+    if not weighted:
+        options.note("weights are left out: the file does not know them (nan); slots stay in the router's order")
+    absent = options.own.get("dropped") == "absent"
+    if dropped:
+        done = "are absent entries" if absent else "stay, as the router chose them; dropped=absent leaves them out"
+        options.note(f"{dropped:,} experts that the device dropped and did not compute {done}")
+    file = File(
+        recorder=Recorder("route_trace", "1", None),
+        model=head.model,
         n_layers=head.n_layers,
         n_experts=head.n_experts,
         top_k=head.top_k,
-        signals={"expert_weights": shape},
-    ) as out:
-        for number, turn in enumerate(_turns(source, head, options.limit)):
-            prompt, generated = _phases(source, head, turn)
-            check_request_size(source.name, len(turn.tokens), *shape)
-            ids, weights = _arrays(turn, prompt + generated, shape, out.absent)
-            steps = [(PREFILL, len(prompt), 0)]
-            steps += [(DECODE, 1, len(prompt) + index) for index in range(len(generated))]
-            request = Request(
-                request=number,
-                prompt_tokens=len(prompt),
-                output_tokens=len(generated) + 1,
-                arrival_s=arrivals[number],
-                split=splits[number],
-                source=options.source or source.name,
-            )
-            out.add_request(request, steps=steps, expert_ids=ids, expert_weights=weights)
-        return out.close(
-            name=options.model or head.model,
-            recorder=Recorder("route_trace", "1", None),
-            decoding={"mode": "unknown"},
-            recording="recorded",
-            prompts=Prompts(options.source, options.licence),
-            expert_bytes=head.expert_bytes,
-        )
+        expert_bytes=head.expert_bytes,
+        decoding={"dense_bytes": list(head.dense_bytes), **({"dropped": "absent"} if dropped and absent else {})},
+        ids="expert",
+    )
+    seen = [layer for layer, size in enumerate(head.expert_bytes) if size and layer not in options.without_layers]
+
+    def read() -> Iterator[Found]:
+        return (_found(source, head, turn, seen, weighted=weighted) for turn in _turns(source, head, absent=absent))
+
+    return build(source, target, options, file, read)
+
+
+def _found(source: Path, head: _Head, turn: _Turn, seen: list[int], *, weighted: bool) -> Found:
+    prompt, generated = _phases(source, head, turn, seen)
+    shape = (head.n_layers, head.top_k)
+    check_request_size(source.name, len(turn.tokens), *shape)
+    ids, weights = _arrays(turn, prompt + generated, shape)
+    return Found(
+        where=f"{source.name}: turn {turn.number}",
+        expert_ids=ids,
+        prefill=len(prompt),
+        start=(prompt + generated)[0][1],
+        signals={"expert_weights": weights} if weighted else {},
+    )
 
 
 def _refusal(source: Path, line: int, field: str, value: object, allowed: str) -> TraceError:
     return TraceError(f"{source.name}: line {line}, {field} is {shown(value)}; allowed: {allowed}")
 
 
-def _lines(source: Path) -> Iterator[tuple[int, str]]:
+def _lines(source: Path) -> Iterator[tuple[Line, str]]:
     for line, raw in text_lines(source, "route_trace", 4096):
-        yield line.number, raw.decode("latin-1")
+        yield line, raw.decode("latin-1")
 
 
 def _read_head(source: Path) -> _Head:
     lines = _lines(source)
-    number, line = next(lines, (1, ""))
-    if line != "# route_trace v1":
-        raise _refusal(source, number, "line", line, "# route_trace v1")
-    number, line = next(lines, (2, ""))
-    model = _MODEL.fullmatch(line)
+    line, text = next(lines, (Line(source.name, 1), ""))
+    if are_counts_in(text):
+        raise line.refuse_counts()
+    if text != "# route_trace v1":
+        raise _refusal(source, line.number, "line", text, "# route_trace v1")
+    line, text = next(lines, (Line(source.name, 2), ""))
+    model = _MODEL.fullmatch(text)
     if model is None:
         allowed = "# model=PATH arch=NAME n_layer=L n_expert=E n_expert_used=K"
-        raise _refusal(source, number, "line", line, allowed)
+        raise _refusal(source, line.number, "line", text, allowed)
     n_layers = int(model["n_layer"])
-    sizes: list[int] = []
+    sizes: list[tuple[int, int]] = []
     for layer in range(n_layers):
-        number, line = next(lines, (number + 1, ""))
-        match = _LAYER.fullmatch(line)
+        line, text = next(lines, (Line(source.name, line.number + 1), ""))
+        match = _LAYER.fullmatch(text)
         if match is None or int(match[1]) != layer:
-            raise _refusal(source, number, "line", line, f"# layer={layer} expert_bytes=BYTES dense_bytes=BYTES")
-        sizes.append(int(match[2]))
-    number, line = next(lines, (number + 1, ""))
-    if line != _COLUMNS:
-        raise _refusal(source, number, "line", line, _COLUMNS)
+            allowed = f"# layer={layer} expert_bytes=BYTES dense_bytes=BYTES"
+            raise _refusal(source, line.number, "line", text, allowed)
+        sizes.append((int(match[2]), int(match[3])))
+    line, text = next(lines, (Line(source.name, line.number + 1), ""))
+    row = _row_pattern(line, text)
     name = PurePosixPath(model["model"]).name.removesuffix(".gguf")
-    return _Head(name, n_layers, int(model["n_expert"]), int(model["n_expert_used"]), tuple(sizes), number)
+    experts, dense = zip(*sizes, strict=True)
+    sized = int(model["n_expert"]), int(model["n_expert_used"])
+    return _Head(name, n_layers, *sized, experts, dense, row, line.number)
 
 
-def _turns(source: Path, head: _Head, limit: int | None) -> Iterator[_Turn]:
-    """Yield the turns in the order of the file, one in memory at a time."""
-    turn: _Turn | None = None
-    count = entries = 0
-    for number, line in _lines(source):
-        if number <= head.lines:
+def _row_pattern(line: Line, text: str) -> re.Pattern[str]:
+    """Return the pattern of a row whose columns, in any order, are those of the line ``text``."""
+    columns = text.split(",")
+    for column in columns:
+        if column not in _COLUMNS or columns.count(column) > 1:
+            raise line.refuse("column", column, f"{one_of(_COLUMNS)}, once each")
+    for column in list(_COLUMNS)[:_NEEDED]:
+        if column not in columns:
+            raise line.refuse("columns", text, f"{column} among them")
+    return re.compile(",".join(f"(?P<{column}>{_COLUMNS[column]})" for column in columns))
+
+
+def _rows(source: Path, head: _Head) -> Iterator[tuple[Line, dict[str, str]]]:
+    for line, text in _lines(source):
+        if line.number <= head.lines:
             continue
-        match = _ROW.fullmatch(line)
+        match = head.row.fullmatch(text)
         if match is None:
-            raise _refusal(source, number, "line", line, f"the columns {_COLUMNS}")
-        turn_id, phase, step, layer, slot, expert = (int(text) for text in match.groups()[:6])
+            allowed = f"the columns {one_of(head.row.groupindex)}"
+            if line.cut:
+                allowed += "; the file ends in this line, and limit=N takes the N turns before it"
+            raise line.refuse("line", text, allowed)
+        yield line, match.groupdict()
+
+
+def _scan(source: Path, head: _Head) -> tuple[bool, int]:
+    """Say whether every row has a weight, and how many experts were dropped."""
+    weighted, dropped = "weight" in head.row.groupindex, 0
+    for _, row in _rows(source, head):
+        weighted = weighted and row["weight"] != "nan"
+        dropped += row.get("dropped") == "1"
+    return weighted, dropped
+
+
+def _turns(source: Path, head: _Head, *, absent: bool) -> Iterator[_Turn]:
+    """Yield the turns in the order of the file, one in memory at a time; ``absent``: without what was dropped."""
+    turn: _Turn | None = None
+    entries = 0
+    for line, row in _rows(source, head):
+        number = line.number
+        turn_id, phase, step, layer, slot, expert = (int(row[column]) for column in list(_COLUMNS)[:_NEEDED])
         if turn is None or turn_id != turn.number:
             if turn is not None:
                 yield turn
                 if turn_id < turn.number:
                     raise _refusal(source, number, "turn", turn_id, f"above {turn.number}, the previous turn")
-            if count == limit:
-                return
-            count += 1
             turn, entries = _Turn(turn_id, number, {}), 0
         for field, value, size in (
             ("layer", layer, head.n_layers),
@@ -157,12 +211,16 @@ def _turns(source: Path, head: _Head, limit: int | None) -> Iterator[_Turn]:
         ):
             if value >= size:
                 raise _refusal(source, number, field, value, f"0 to {size - 1}")
-        if int(match[9]) not in (0, head.expert_bytes[layer]):
-            raise _refusal(source, number, "expert_bytes", match[9], f"0 or {head.expert_bytes[layer]}")
+        if not head.expert_bytes[layer]:
+            raise _refusal(source, number, "layer", layer, "one whose expert_bytes in the header are not 0")
+        if int(row.get("expert_bytes", 0)) not in (0, head.expert_bytes[layer]):
+            allowed = f"0 or {head.expert_bytes[layer]}"
+            raise _refusal(source, number, "expert_bytes", row["expert_bytes"], allowed)
         slots = turn.tokens.setdefault((phase, step), {})
         if (layer, slot) in slots:
             raise _refusal(source, number, "slot", slot, "once per turn, phase, step and layer")
-        slots[layer, slot] = (expert, _weight(source, number, match[7]))
+        gone = absent and row.get("dropped") == "1"
+        slots[layer, slot] = (-1 if gone else expert, _weight(source, number, row.get("weight", "nan")))
         entries += 1
         if entries > _MAX_ENTRIES:
             raise _refusal(source, number, "rows of one turn", entries, f"at most {_MAX_ENTRIES}")
@@ -172,43 +230,59 @@ def _turns(source: Path, head: _Head, limit: int | None) -> Iterator[_Turn]:
 
 
 def _weight(source: Path, number: int, text: str) -> float:
+    if text == "nan":
+        return math.nan
     try:
         weight = float(text)
     except ValueError:
         weight = math.nan
     if not 0 <= weight < math.inf:
-        raise _refusal(source, number, "weight", text, "a finite number, at least 0")
+        raise _refusal(source, number, "weight", text, "a finite number, at least 0, or nan")
     return weight
 
 
-def _phases(source: Path, head: _Head, turn: _Turn) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Return the tokens of the prompt and the generated ones, in order, if each saw the layers it must."""
+def _phases(
+    source: Path, head: _Head, turn: _Turn, seen: list[int]
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return the tokens of the prompt and the generated ones, in order, if each saw the layers ``seen``, as it must."""
     tokens = sorted(turn.tokens)
     prompt = [token for token in tokens if token[0] == PREFILL]
     generated = [token for token in tokens if token[0] == DECODE]
     where = f"turn {turn.number}"
-    if not prompt:
-        raise _refusal(source, turn.line, where, "without prefill", "prefill rows, which give the length of the prompt")
-    if generated and generated[0][1] <= prompt[-1][1]:
+    if prompt and generated and generated[0][1] <= prompt[-1][1]:
         raise _refusal(source, turn.line, f"{where}, first decode step", generated[0][1], f"above {prompt[-1][1]}")
+    for before, token in pairwise(tokens):
+        if token[1] != before[1] + 1:
+            allowed = f"{before[1] + 1}: positions in the context, none left out"
+            raise _refusal(source, turn.line, f"{where}, step after {before[1]}", token[1], allowed)
     for token in tokens:
-        layers = {layer for layer, _ in turn.tokens[token]}
-        needed = head.n_layers - (token in prompt[:-1])
-        if not set(range(needed)) <= layers:
-            missing = min(set(range(needed)) - layers)
-            raise _refusal(source, turn.line, f"{where}, step {token[1]}, layer {missing}", "missing", "every layer")
+        cells = turn.tokens[token]
+        # The last layer is computed for the last token of a prompt alone.
+        for layer in seen if token not in prompt[:-1] else [layer for layer in seen if layer != head.n_layers - 1]:
+            for slot in range(head.top_k):
+                if (layer, slot) not in cells:
+                    lost = f"layer {layer}" if (layer, 0) not in cells else f"layer {layer}, slot {slot}"
+                    where = f"turn {turn.number}, step {token[1]}, {lost}"
+                    raise _refusal(source, turn.line, where, "missing", "every layer, and every slot of it")
     return prompt, generated
 
 
-def _arrays(turn: _Turn, tokens: list[tuple[int, int]], shape: tuple[int, int], absent: int) -> tuple[Array, Array]:
-    ids = np.full((len(tokens), *shape), absent, np.int64)
-    # Below every real weight, so that absent entries sort last.
-    weights = np.full(ids.shape, -1.0)
+def _arrays(turn: _Turn, tokens: list[tuple[int, int]], shape: tuple[int, int]) -> tuple[Array, Array]:
+    ids = np.full((len(tokens), *shape), -1, np.int32)
+    weights = np.zeros(ids.shape)
     for row, token in enumerate(tokens):
         for (layer, slot), (expert, weight) in turn.tokens[token].items():
-            ids[row, layer, slot], weights[row, layer, slot] = expert, weight
-    ids, weights = by_descending_weight(ids, weights)
-    return ids, np.maximum(weights, 0)
+            ids[row, layer, slot], weights[row, layer, slot] = expert, 0 if expert < 0 else weight
+    return ids, weights
 
 
-IMPORTER = Importer("route_trace", import_trace, "route_trace: the CSV of BigMoeOnEdge's runtime, version 1.\n")
+IMPORTER = Importer(
+    "route_trace",
+    import_trace,
+    """\
+route_trace: the CSV of BigMoeOnEdge's runtime, version 1, a turn per request
+  dropped=absent   experts that the device dropped are absent entries
+                   (default: they stay, as the router chose them)
+""",
+    {"dropped": member("dropped", ("keep", "absent"))},
+)

@@ -1,145 +1,143 @@
 """Import the ``routed_experts`` arrays [tokens, layers, k] that vLLM and SGLang return per request.
 
 Both cover the prompt and the generated tokens but the last, which is never fed to the model: prompt + completion - 1
-rows. Weights are not returned, and so the ids of a token stay in the order given, which need not be by descending
-weight. The source is one of two:
+rows, or one more, where a recorder has one for the last, too. Tokens of a prompt that were cached (``cached_tokens``,
+or leading rows of nothing but -1 or 0) are context, whether the answer has rows for them or not; any other -1 is an
+absent entry. Weights are not returned, and so the ids of a token stay in the order given, which need not be by
+descending weight. The source is one of two:
 
 JSON Lines of responses. ``routed_experts`` is a nested list (vLLM to 0.21), base64 of a .npy file (vLLM since) or
-base64 of bare little-endian int32 (SGLang), for which ``n_layers=`` and ``top_k=`` are needed. It lies in the
-object itself, in its ``meta_info`` (SGLang), in its only choice (``choices``), or in the ``sgl_ext`` of that; so do
-``prompt_tokens`` (also under ``usage``) and ``completion_tokens``, which is optional. vLLM 0.21 returned the prompt's
-rows apart, as ``prompt_routed_experts``. ``routed_experts_start_len`` (SGLang) or ``routed_experts_prompt_start``
-(vLLM), as sent with the request, says that earlier rows were left out. Anything else in a response is ignored.
+base64 of bare little-endian int32 (SGLang), for which ``n_layers=`` and ``top_k=`` are needed, or an object of
+``data`` (base64), ``shape`` and ``dtype``. It lies in the object itself, in its ``meta_info`` (SGLang), in its only
+choice (``choices``), or in the ``sgl_ext`` of that; so do ``prompt_tokens``, ``completion_tokens`` and
+``cached_tokens`` (also under ``usage``). Without ``completion_tokens`` nothing tells whether rows of a cached prefix
+were left out, unless ``cached_tokens`` is 0. vLLM 0.21 returned the prompt's rows apart, as ``prompt_routed_experts``.
+``routed_experts_start_len`` (SGLang) or ``routed_experts_prompt_start`` (vLLM), as sent with the request, says that
+earlier rows were left out. The parts of a stream are put together by their ``id``. Anything else is ignored.
 
-A ``.npz`` archive: ``prompt_tokens`` [R], and R arrays of any name, one per request, in their order.
+A ``.npz`` archive: ``prompt_tokens`` [R], optional ``completion_tokens`` [R] and ``cached_tokens`` [R], and R arrays
+of any name, one per request, in their order.
 
-SGLang reports dense layers as zeros: ``dense_layers=N`` leaves out the first N.
+SGLang reports layers without experts as zeros: ``without_layers=`` leaves them out, ``dense_layers=N`` the first N.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-
-from traces.format import DECODE, MAX_EXPERTS, PREFILL, Array, Request, refusal
-from traces.importers import Importer, Options, assign_splits
+from traces.errors import one_of
+from traces.format import MAX_EXPERTS, refusal
+from traces.importers import Importer, Options
 from traces.importers.archive import Archive
-from traces.importers.arrivals import read_arrivals
-from traces.importers.files import check_request_size, open_source, round_experts
+from traces.importers.build import File, build
+from traces.importers.counts import COUNTS, WANTED, are_counts
+from traces.importers.files import check_request_size
+from traces.importers.found import Found
 from traces.importers.responses import read_responses
-from traces.manifest import Prompts, Recorder
+from traces.importers.span import Counts, placed
+from traces.manifest import Recorder
+from traces.sources import open_source
 from traces.words import integer
-from traces.writer import TraceWriter
 
-
-class Routed(NamedTuple):
-    """One request: where it stands, its ids [rows, layers, k] from token ``start`` on."""
-
-    where: str
-    ids: Array
-    prompt: int
-    start: int
+_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens")
+"""Arrays of an archive that hold one number per request."""
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
     """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
 
-    E is ``options.n_experts``, else the largest id plus one, rounded up to a multiple of 4. The prompt is one
-    pass, ``output_tokens`` one more than the decode passes. The file is read twice, memory is bounded by the
-    longest request. Raises TraceError with file, line and field.
+    The prompt is one pass. See traces.importers.build. Raises TraceError with file, line and field.
     """
-    shape, largest, count = (0, 0), 0, 0
-    for where, ids, _, _ in _requests(source, options):
-        if count and ids.shape[1:] != shape:
-            raise refusal(where, "layers and k", ids.shape[1:], f"{shape}, as in the first request")
-        shape, largest, count = ids.shape[1:], max(largest, int(ids.max())), count + 1
-    n_experts = options.n_experts or round_experts(largest)
-    splits = assign_splits(count, options.split, options.seed)
-    arrivals = read_arrivals(options.arrivals, count)
-    with TraceWriter(target, n_layers=shape[0], n_experts=n_experts, top_k=shape[1]) as out:
-        for number, (_, ids, prompt, start) in enumerate(_requests(source, options)):
-            decode = start + len(ids) - prompt
-            steps = [(PREFILL, prompt - start, start)] if prompt > start else []
-            steps += [(DECODE, 1, prompt + index) for index in range(decode)]
-            label = Request(number, prompt, decode + 1, arrivals[number], splits[number], options.source or source.name)
-            out.add_request(label, steps=steps, expert_ids=ids)
-        return out.close(
-            name=options.model or source.stem,
-            recorder=Recorder("routed_experts", None, None),
-            decoding={"mode": "unknown", "order_within_k": "as returned, not by weight"},
-            recording="recorded",
-            prompts=Prompts(options.source, options.licence),
-        )
+    options = replace(options, without_layers=options.without_layers | set(range(options.own.get("dense_layers", 0))))
+    file = File(
+        recorder=Recorder("routed_experts", None, None),
+        model=source.stem,
+        decoding={"order_within_k": "as returned, not by weight"},
+        ids="routed_experts",
+        padded=True,
+    )
+    return build(source, target, options, file, lambda: _requests(source, options))
 
 
-def _requests(source: Path, options: Options) -> Iterator[Routed]:
-    """Yield the requests, checked, without their dense layers."""
+def _requests(source: Path, options: Options) -> Iterator[Found]:
+    """Yield the requests, all of one shape."""
     with open_source(source, "routed_experts") as stream:
         zipped = stream.read(2) == b"PK"
-    dense, most = options.own.get("dense_layers", 0), (options.n_experts or MAX_EXPERTS) - 1
-    found = _archived(source) if zipped else read_responses(source, options.own)
-    for number, (where, ids, prompt, start) in enumerate(found):
-        if number == options.limit:
-            return
-        if max(ids.shape[1:]) > MAX_EXPERTS:
-            raise refusal(where, "layers and k", ids.shape[1:], f"at most {MAX_EXPERTS} each")
-        if ids.shape[1] <= dense:
-            raise refusal(where, "layers", ids.shape[1], f"more than {dense}, the dense_layers")
-        routed = ids[:, dense:]
-        if not start <= prompt <= start + len(routed):
-            raise refusal(where, "prompt_tokens", prompt, f"{start} to {start + len(routed)}, the rows that are there")
-        _check_ids(where, routed, dense, most)
-        yield Routed(where, routed, prompt, start)
+    shape: tuple[int, ...] | None = None
+    for request in _archived(source, options) if zipped else read_responses(source, options.own):
+        shape = shape or request.expert_ids.shape[1:]
+        if request.expert_ids.shape[1:] != shape:
+            found = request.expert_ids.shape[1:]
+            raise refusal(request.where, "layers and k", found, f"{shape}, as in the first request")
+        if max(shape) > MAX_EXPERTS:
+            raise refusal(request.where, "layers and k", shape, f"at most {MAX_EXPERTS} each")
+        yield request
 
 
-def _check_ids(where: str, ids: Array, dense: int, most: int) -> None:
-    place = np.argwhere((ids < 0) | (ids > most))
-    if len(place):
-        row, layer, slot = place[0]
-        field = f"routed_experts of token row {row}, layer {layer + dense}, slot {slot}"
-        raise refusal(where, field, ids[row, layer, slot], f"0 to {most}")
-    ordered = np.sort(ids, axis=-1)
-    twice = (ordered[..., 1:] == ordered[..., :-1]).any(axis=-1)
-    if twice.any():
-        row, layer = np.argwhere(twice)[0]
-        hint = "distinct ids; dense_layers=N leaves out leading layers without experts"
-        raise refusal(where, f"routed_experts of token row {row}, layer {layer + dense}", ids[row, layer], hint)
-
-
-def _archived(source: Path) -> Iterator[tuple[str, Array, int, int]]:
+def _archived(source: Path, options: Options) -> Iterator[Found]:
     with Archive(source) as archive:
-        names = [name for name in archive.names() if name != "prompt_tokens"]
-        if len(names) == len(archive.names()) or not names:
-            raise refusal(source.name, "arrays", ", ".join(names), "prompt_tokens, and one array per request")
-        header = archive.header("prompt_tokens", "ui")
-        if header.shape != (len(names),):
-            raise refusal(f"{source.name}/prompt_tokens.npy", "shape", header.shape, f"({len(names)},)")
-        with closing(archive.rows("prompt_tokens", header)) as stream:
-            prompts = stream.read(len(names)).tolist()
-        for name, prompt in zip(names, prompts, strict=True):
+        if are_counts([name for name in archive.names() if name not in _COUNTS]):
+            raise refusal(source.name, "arrays", COUNTS, WANTED)
+        names = [name for name in archive.names() if name not in _COUNTS]
+        if "prompt_tokens" not in archive.names() or not names:
+            raise refusal(source.name, "arrays", one_of(archive.names()), "prompt_tokens, and one array per request")
+        given = {name: _numbers(archive, name, len(names)) for name in _COUNTS if name in archive.names()}
+        if len(given) == 1:
+            options.note(
+                "every array is taken to begin with the first token of its prompt; "
+                "completion_tokens [R] or cached_tokens [R] in the archive states it"
+            )
+            given["cached_tokens"] = [0] * len(names)
+        for number, name in enumerate(names):
             where, header = f"{source.name}/{name}.npy", archive.header(name, "ui")
             if len(header.shape) != 3 or 0 in header.shape:
                 raise refusal(where, "shape", header.shape, "(tokens, layers, k), none of them 0")
             check_request_size(where, *header.shape)
+            prompt, completion, cached = (given[key][number] if key in given else None for key in _COUNTS)
+            assert prompt is not None
+            if cached is not None and cached > prompt:
+                raise refusal(where, "cached_tokens", cached, f"0 to {prompt}, the prompt_tokens")
             with closing(archive.rows(name, header)) as stream:
-                yield where, stream.read(header.shape[0]), prompt, 0
+                ids = stream.read(header.shape[0])
+            yield placed(where, partial(refusal, where), ids, Counts(prompt, completion, cached))
+
+
+def _numbers(archive: Archive, name: str, requests: int) -> list[int]:
+    """Return one number of tokens per request."""
+    where, header = f"{archive.source.name}/{name}.npy", archive.header(name, "ui")
+    if header.shape != (requests,):
+        raise refusal(where, "shape", header.shape, f"({requests},)")
+    with closing(archive.rows(name, header)) as stream:
+        found: list[int] = stream.read(requests).tolist()
+    for value in found:
+        if not 0 <= value < 2**31:
+            raise refusal(where, "value", value, "0 to 2147483647")
+    return found
 
 
 IMPORTER = Importer(
     "routed_experts",
     import_trace,
     """\
-routed_experts: what vLLM (enable_return_routed_experts) and SGLang (return_routed_experts) return, [tokens, layers, k]
-  per request: JSON Lines of responses with prompt_tokens and routed_experts (a nested list, base64 of .npy, or base64
-  of int32), or an .npz with one array per request and prompt_tokens [R]. The prompt's rows are one prefill pass.
-  Weights are not returned: the ids of a token stay in the order given.
-  n_experts=E      experts per layer (default: the largest id + 1, rounded up to a multiple of 4)
-  n_layers=L top_k=K  the shape of base64 of int32, which has none (dense layers included)
-  dense_layers=N   leave out the first N layers: SGLang reports layers without experts as zeros (default: 0)
+routed_experts: what vLLM (enable_return_routed_experts) and SGLang
+                (return_routed_experts) answer
+  JSON Lines of responses with prompt_tokens, completion_tokens and
+  routed_experts [tokens, layers, k]: a nested list, base64 of .npy or of int32,
+  or data with its shape and dtype. Or an .npz with one array per request,
+  prompt_tokens [R] and, optional, completion_tokens [R], cached_tokens [R].
+  The prompt's rows are one prefill pass, after the tokens that the server had
+  cached (cached_tokens, or leading rows of -1 or 0). A later -1 is an absent
+  entry. Weights are not returned: ids stay in the order given.
+  n_experts=E      experts per layer (default: the largest id + 1, rounded up to
+                   a multiple of 4)
+  n_layers=L top_k=K
+                   the shape of base64 of int32, which has none (all layers)
+  dense_layers=N   short for without_layers=0-(N-1): SGLang writes layers
+                   without experts as zeros
 """,
     {
         "n_experts": integer("n_experts", 1, MAX_EXPERTS),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from mutate import EDITS, FUZZ, Edit, accepted_or_refused, mutated
+from hypothesis import given, settings
+from mutate import EDITS, EXAMPLES, FUZZ, SHORT, Edit, accepted_or_refused, mutated
 
 from traces import Trace, open_trace
 from traces.importers import Options
@@ -29,6 +33,12 @@ def npz(compressed: bool) -> bytes:
     save = np.savez_compressed if compressed else np.savez
     requests = {"req_len": np.array([4, 2]), "req_prefill": np.array([3, 0])}
     save(stream, experts=IDS, weights=WEIGHTS, token_ids=np.arange(6), **requests)
+    return stream.getvalue()
+
+
+def fortran() -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, experts=np.asfortranarray(IDS), req_prefill=np.array([3, 0]), req_decode=np.array([1, 2]))
     return stream.getvalue()
 
 
@@ -60,7 +70,10 @@ def responses() -> bytes:
     bare = base64.b64encode(IDS.astype("<i4").tobytes()).decode()
     rows = [
         {"prompt_tokens": 4, "completion_tokens": 3, "routed_experts": IDS.tolist()},
-        {"usage": {"prompt_tokens": 4}, "choices": [{"routed_experts": base64.b64encode(stream.getvalue()).decode()}]},
+        {
+            "usage": {"prompt_tokens": 4, "completion_tokens": 3},
+            "choices": [{"routed_experts": base64.b64encode(stream.getvalue()).decode()}],
+        },
         {"meta_info": {"prompt_tokens": 4, "completion_tokens": 3, "routed_experts": bare}},
     ]
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
@@ -77,6 +90,38 @@ def route_trace() -> bytes:
     return "\n".join(lines).encode() + b"\n"
 
 
+def cached() -> bytes:
+    """Prefixes that were cached or left out, absent entries, a stream of parts, and a layer that is left out."""
+    ids = np.concatenate([np.zeros((6, 1, 3), int), IDS], axis=1)
+    holes = np.where(np.arange(6)[:, None, None] == 4, -1, ids)
+    raw = {"data": base64.b64encode(ids.astype("u1").tobytes()).decode(), "shape": [6, 3, 3], "dtype": "uint8"}
+    usage = {"prompt_tokens": 4, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}
+    rows = [
+        {"usage": usage, "choices": [{"routed_experts": raw}]},
+        {"prompt_tokens": 6, "completion_tokens": 3, "cached_tokens": 2, "routed_experts": holes.tolist()},
+        {
+            "usage": usage,
+            "prompt_routed_experts": holes[:4].tolist(),
+            "choices": [{"routed_experts": ids[4:].tolist()}],
+        },
+        {"id": "a", "choices": [{"routed_experts": ids.tolist()}]},
+        {"id": "a", "choices": [], "usage": usage},
+    ]
+    return b"".join(b"data: " + json.dumps(row).encode() + b"\n\n" for row in rows) + b"data: [DONE]\n"
+
+
+def dropped() -> bytes:
+    """The columns of today, a dense layer, and a turn that begins in its context."""
+    lines = ["# route_trace v1", "# model=m.gguf arch=x n_layer=3 n_expert=8 n_expert_used=2"]
+    lines += [f"# layer={layer} expert_bytes={100 * (layer > 0)} dense_bytes=5" for layer in range(3)]
+    lines += ["turn,phase,step,layer,slot,expert,weight,residency,expert_bytes,dropped"]
+    for turn, steps in enumerate([((0, 3), (0, 4), (1, 5)), ((1, 7), (1, 8))]):
+        for phase, step in steps:
+            for layer in (1, 2):
+                lines += [f"{turn},{phase},{step},{layer},{slot},{slot + turn},nan,2,0,{slot}" for slot in range(2)]
+    return "\n".join(lines).encode() + b"\n"
+
+
 SOURCES = {
     "npz, deflated": ("npz", npz(compressed=True)),
     "npz, stored": ("npz", npz(compressed=False)),
@@ -86,35 +131,62 @@ SOURCES = {
     "routed_experts, npz": ("routed_experts", routed_npz()),
     "route_trace": ("route_trace", route_trace()),
 }
-OPTIONS = Options(split=Fraction(1, 2), own={"n_layers": 2, "top_k": 3})
+MORE = {
+    "routed_experts, cached": ("routed_experts", cached()),
+    "route_trace, dropped": ("route_trace", dropped()),
+    "npz, Fortran": ("npz", fortran()),
+    "jsonl, array": ("jsonl", b"[" + b",\n".join(jsonl(weights=True).splitlines()) + b"]"),
+    "jsonl, gzipped": ("jsonl", gzip.compress(jsonl(weights=False), mtime=0)),
+}
+OPTIONS = Options(split=Fraction(1, 2), own={"n_layers": 2, "top_k": 3, "dropped": "absent"})
+WITHOUT = {"routed_experts, cached": frozenset({0})}
 
 
 @pytest.mark.parametrize("name", SOURCES)
 @FUZZ
 @given(edits=EDITS)
 def test_sources(tmp_path: Path, name: str, edits: list[Edit]) -> None:
-    kind, raw = SOURCES[name]
+    import_one(tmp_path, name, *SOURCES[name], edits)
+
+
+@pytest.mark.parametrize("name", MORE)
+@settings(FUZZ, max_examples=EXAMPLES if EXAMPLES > SHORT else 25)
+@given(edits=EDITS)
+def test_more_sources(tmp_path: Path, name: str, edits: list[Edit]) -> None:
+    import_one(tmp_path, name, *MORE[name], edits)
+
+
+def import_one(tmp_path: Path, name: str, kind: str, raw: bytes, edits: list[Edit]) -> None:
     source, target = tmp_path / "source", tmp_path / "trace"
     source.write_bytes(mutated(raw, edits))
-    if accepted_or_refused(lambda: find(kind).run(source, target, OPTIONS)):
+    options = replace(OPTIONS, without_layers=WITHOUT.get(name, frozenset()))
+    if accepted_or_refused(lambda: find(kind).run(source, target, options)):
         trace = open_trace(target)
-        if kind == "jsonl":
+        if kind == "jsonl" and name != "jsonl, gzipped":
             assert says(source) == chosen(trace)
         shutil.rmtree(target)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def says(source: Path) -> list[list[frozenset[int]]]:
-    """What the lines say, read without care: per token the sets of experts by layer. A bare CR ends no line."""
-    rows = [json.loads(line) for line in source.read_bytes().split(b"\n") if line]
-    sizes = rows[0] if "ids" not in rows[0] else {}
+    """What the file says, read without care: per token the sets of experts of the layers that any token has some in."""
+    rows = list(objects(source.read_bytes().decode()))
     rows = [row for row in rows if "ids" in row]
-    n_layers = sizes.get("n_layers", 1 + max(row["layer"] for row in rows))
-    tokens: dict[tuple[int, int], list[frozenset[int]]] = {}
+    layers = sorted({row["layer"] for row in rows})
+    tokens: dict[tuple[int, int], dict[int, frozenset[int]]] = {}
     for row in rows:
-        layers = tokens.setdefault((row.get("request", 0), row["token"]), [frozenset()] * n_layers)
-        layers[row["layer"]] = frozenset(row["ids"])
-    return list(tokens.values())
+        tokens.setdefault((row.get("request", 0), row["token"]), {})[row["layer"]] = frozenset(row["ids"])
+    return [[found.get(layer, frozenset()) for layer in layers] for found in tokens.values()]
+
+
+def objects(text: str) -> Iterator[dict[str, Any]]:
+    """The objects of a text, one a line or not, in an array or not; comments of a stream of events are no objects."""
+    text = "\n".join(line for line in text.split("\n") if not line.startswith(":"))
+    at = text.find("{")
+    while at >= 0:
+        found, at = json.JSONDecoder().raw_decode(text, at)
+        yield found
+        at = text.find("{", at)
 
 
 def chosen(trace: Trace) -> list[list[frozenset[int]]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from traces.errors import UserError
-from traces.importers.files import open_source
+from traces.sources import open_source
 from traces.strict import DECODER
 
 MAX_RECORD = 2**26
@@ -29,33 +29,68 @@ def json_array(path: Path, block: int = _BLOCK) -> Iterator[tuple[int, dict[str,
         text = _Text(path.name, stream, block)
         if text.peek() != "[":
             raise text.fault("no array begins here (JSON lines go by the suffix .jsonl)")
-        text.at += 1
-        number = 0
-        while number or text.peek() != "]":
-            if text.peek() != "{":
-                raise text.fault("an object is expected here")
-            number += 1
-            yield number, text.decode_object()
-            if text.peek() != ",":
-                break
+        for number, (_, record) in enumerate(_array(text), start=1):
+            yield number, record
+
+
+def json_objects(stream: BinaryIO, name: str, lists: int, items: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of one array, or those that stand one after the other, with the lines where they begin.
+
+    ``lists`` and ``items``: about how many lists and items one object may have. Raises UserError as json_array does.
+    """
+    text = _Text(name, stream, _BLOCK, {"[": lists, ",": items, "{": 2**19}, "JSON objects, or one array of them")
+    if text.peek() == "[":
+        yield from _array(text)
+        return
+    while text.peek():
+        yield _object(text)
+
+
+def _array(text: _Text) -> Iterator[tuple[int, dict[str, Any]]]:
+    text.at += 1
+    if text.peek() != "]":
+        yield _object(text)
+        while text.peek() == ",":
             text.at += 1
-        if text.peek() != "]":
-            raise text.fault("a comma or the array's end is expected here")
-        text.at += 1
-        if text.peek():
-            raise text.fault("the array has ended before")
+            text.peek()
+            yield _object(text)
+    if text.peek() != "]":
+        raise text.fault("a comma or the array's end is expected here")
+    text.at += 1
+    if text.peek():
+        raise text.fault("the array has ended before")
+
+
+def _object(text: _Text) -> tuple[int, dict[str, Any]]:
+    if text.peek() != "{":
+        raise text.fault("an object is expected here")
+    line = text.line
+    return line, text.decode_object()
 
 
 class _Text:
     """The characters of a file, decoded block by block. `at`: where we are in `text`; what was before is let go."""
 
-    def __init__(self, name: str, stream: BinaryIO, block: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        stream: BinaryIO,
+        block: int,
+        most: Mapping[str, int] | None = None,
+        allowed: str = "one JSON array of objects",
+    ) -> None:
         self.text, self.at = "", 0
         self._name, self._stream, self._block = name, stream, block
+        self._most, self._allowed = most or {}, allowed
         self._line, self._column = 1, 1  # of text[0]
         self._bytes = 0
         self._broken: UserError | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    @property
+    def line(self) -> int:
+        """The line of the present position."""
+        return self._place(self.at)[0]
 
     def peek(self) -> str:
         """Go to the next character that is no white space and return it; "" at the end of the file."""
@@ -70,6 +105,10 @@ class _Text:
     def decode_object(self) -> Any:
         """Decode the object that begins here, reading on while it may merely be cut off."""
         while True:
+            # What has been read may go on behind the object, by no more than the object's own length.
+            for sign, most in self._most.items() if len(self.text) - self.at > _BLOCK else ():
+                if self.text.count(sign, self.at) > 2 * most + _BLOCK:
+                    raise self.fault(f"an object with over {most} times {sign}")
             try:
                 value, self.at = DECODER.raw_decode(self.text, self.at)
                 return value
@@ -87,7 +126,7 @@ class _Text:
     def fault(self, what: str, at: int | None = None) -> UserError:
         """Build the error for position `at` of the text, by default the present one."""
         line, column = self._place(self.at if at is None else at)
-        return UserError(f"{self._name}, line {line}, column {column}: {what}; allowed: one JSON array of objects")
+        return UserError(f"{self._name}, line {line}, column {column}: {what}; allowed: {self._allowed}")
 
     def _place(self, at: int) -> tuple[int, int]:
         breaks = self.text.count("\n", 0, at)

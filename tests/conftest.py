@@ -1,0 +1,12 @@
+"""How all tests that draw their examples do so.
+
+By default every machine and every run draws the same examples (derandomized, without a database), so that a change
+is judged by what it changes; and no example has a deadline, which a busy machine would miss. To look for what these do
+not find, ``--hypothesis-profile=search`` draws other ones each time, and ten times as many where a test does not say.
+"""
+
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True, database=None)
+settings.register_profile("search", max_examples=1000)
+settings.load_profile("same")

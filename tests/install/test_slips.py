@@ -1,0 +1,62 @@
+"""What a new user mistypes: one line with the key, the value and what is allowed, and the name that was meant."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from traces.errors import allowing, meant
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("sim check policy=lru", "policy=lru: no word of sim check; allowed: names of policies, such as lru"),
+        ("sim check --lru", "--lru: no word of sim check"),
+        ("sim check lru_layr", "policy=lru_layr: unknown; allowed: belady_forced, deepspeed,"),
+        ("sim check lru_layr", "; did you mean lru_layer?"),
+        ("sim check belady", "; did you mean belady_forced?"),
+        ("sim bench beside=", "beside=: unknown; allowed: deepspeed"),
+        ("sim bench beside=fmoe,lro", "beside=lro: unknown; allowed: "),
+        ("sim bench policy_us=lro", "policy_us=lro: unknown; allowed: "),
+        ("sim bench polcy=lru", "; did you mean policy?"),
+        ("sim bench model=mixtral", "; did you mean mixtral_8x7b?"),
+        ("sim bench hardware=rtx4090", "; did you mean rtx_4090?"),
+        ("sim bench format=jsn", "format=jsn: allowed: table, json; did you mean json?"),
+        ("sim curve policy.scop=layer", "policy.scop=layer: no such key; allowed: name, scope; did you mean scope?"),
+        ("sim curve workload.bach=2", "; did you mean batch?"),
+        ("sim curve policy=fmoe", "policy=fmoe: the curve is LRU's; allowed: lru with scope=global"),
+        ("sim timeline . ot=x.json", "ot=x.json: no such key; allowed: out; did you mean out?"),
+        ("sim timeline --out", "--out: no such key; allowed: out; did you mean out?"),
+        ("policies fit promo trace=x out=y", "fit promo: no such predictor; allowed: promoe; did you mean promoe?"),
+        ("policies fit promoe trace=x out=y epocs=3", "; did you mean epochs?"),
+        ("policies fit promoe trace=x out=y input=hiden", "; did you mean hidden?"),
+        ("traces calibrate out=x.yaml dtype=bf16", "dtype='bf16' is not known; allowed: bfloat16, float16, float32"),
+        ("traces import jsnl a b", "; did you mean jsonl?"),
+    ],
+)
+def test_a_slip_is_one_line_with_what_is_allowed(
+    command: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    program, *words = command.split()
+    assert import_module(f"{program}.cli").main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert said in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [("lro", "lru"), ("LRU", "lru"), ("polciy", "policy"), ("mixtral", "mixtral_8x7b"), ("xyz", "")],
+)
+def test_what_is_near_and_what_is_not(given: str, near: str) -> None:
+    names = ["lru", "fifo", "policy", "mixtral_8x7b", "gpt-oss-20b", "gpt-oss-120b"]
+    found = meant(given, names)
+    assert found == (f"; did you mean {near}?" if near else "")
+    assert allowing(given, names) == f"allowed: {', '.join(names)}{found}"

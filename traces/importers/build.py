@@ -1,0 +1,250 @@
+"""From the requests that an importer reads to a trace: what all importers have in common.
+
+A file is read twice, one request in memory at a time. The first reading finds the layers that have routing, E and K,
+and tells what it had to infer; the second one writes. Left out are the layers that ``without_layers`` names, and those
+in which no token of the file has an expert: nothing is demanded there, and a budget must not be shared with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate, islice, pairwise
+from pathlib import Path
+
+import numpy as np
+
+from traces.conf import model_sizes
+from traces.errors import TraceError
+from traces.format import DECODE, PREFILL, Array, Request, by_descending_weight, refusal
+from traces.importers import Options, assign_splits
+from traces.importers.arrivals import read_arrivals
+from traces.importers.checks import SURE, Blanks, checked
+from traces.importers.files import round_experts
+from traces.importers.found import File as File
+from traces.importers.found import Found as Found
+from traces.importers.layers import kept_layers, named, spans
+from traces.manifest import Prompts
+from traces.repeats import Repeats, warning
+from traces.writer import TraceWriter
+
+
+@dataclass
+class Survey:
+    """What the first reading finds."""
+
+    requests: int = 0
+    prompt_rows: int = 0
+    prompt_passes: int = 0
+    decode_rows: int = 0
+    started: int = 0
+    """Requests that begin with tokens in the KV cache."""
+    largest: int = 0
+    widest: int = 0
+    routed: Array = field(default_factory=lambda: np.zeros(0, bool))
+    """Per layer of the file: whether any token has an expert there."""
+    above_zero: Array = field(default_factory=lambda: np.zeros(0, bool))
+    """Per layer of the file: whether any token has another expert than 0 there."""
+    rows: int = 0
+    absent: int = 0
+    """Rows without an expert in any layer."""
+    signals: tuple[str, ...] = ()
+    repeats: Repeats = field(default_factory=Repeats)
+
+    def zero_layers(self) -> list[int]:
+        """Return the layers of a top-1 router in which only expert 0 was ever chosen, by too many tokens for chance."""
+        sure = self.widest == 1 and self.rows >= SURE
+        return np.flatnonzero(self.routed & ~self.above_zero).tolist() if sure else []
+
+
+def build(source: Path, target: Path, options: Options, file: File, read: Callable[[], Iterator[Found]]) -> Path:
+    """Write the requests that ``read()`` yields, each time from the first, as a trace in ``target``; returns it.
+
+    Ids are put by descending weight where there are weights, and absent ones last. E is ``options.n_experts``, else
+    what the file says, else the largest id plus one, rounded up to a multiple of 4. Raises TraceError with file, place
+    and value.
+    """
+    survey, blanks = Survey(), Blanks()
+    for request in _limited(source, options, file, read, blanks):
+        _look(request, survey)
+    blanks.check(source.name, options.without_layers)
+    kept = _kept(source, options, file, survey)
+    shape = (int(kept.sum()), file.top_k or survey.widest)
+    n_experts, priced_as = _price(options, file, survey, shape)
+    sizes = None if file.expert_bytes is None else [file.expert_bytes[layer] for layer in np.flatnonzero(kept).tolist()]
+    splits = assign_splits(survey.requests, options.split, options.seed)
+    arrivals = read_arrivals(options.arrivals, survey.requests)
+    _say(options, file, survey, shape, n_experts)
+    shapes = {"expert_weights": shape, "token_ids": ()}
+    signals = {name: shapes[name] for name in survey.signals}
+    with TraceWriter(target, n_layers=shape[0], n_experts=n_experts, top_k=shape[1], signals=signals) as out:
+        for number, request in enumerate(_limited(source, options, file, read, Blanks())):
+            prompt = request.start + request.prefill
+            ends = accumulate(request.prompt_passes, initial=request.start)
+            steps = [(PREFILL, end - begin, begin) for begin, end in pairwise(ends)]
+            steps += [(DECODE, 1, prompt + index) for index in range(request.decode)]
+            label = Request(
+                request=number,
+                prompt_tokens=prompt if request.prompt_tokens is None else request.prompt_tokens,
+                output_tokens=request.decode + 1 if request.output_tokens is None else request.output_tokens,
+                arrival_s=arrivals[number],
+                split=splits[number],
+                source=request.source or options.source or source.name,
+            )
+            out.add_request(label, steps=steps, **_arrays(request, kept, shape[1], out.absent))
+        decoding = {"mode": "unknown", **file.decoding}
+        if options.phases == "decode":
+            decoding["phases"] = "decode alone: prompts were left out"
+        if not kept.all():
+            decoding["layers"] = f"{spans(np.flatnonzero(kept).tolist())} of the {len(kept)} in the file"
+        return out.close(
+            name=options.model or file.model,
+            recorder=file.recorder,
+            decoding=decoding,
+            recording="recorded",
+            prompts=Prompts(options.source, options.licence),
+            expert_bytes=sizes,
+            priced_as=priced_as,
+        )
+
+
+def _limited(
+    source: Path, options: Options, file: File, read: Callable[[], Iterator[Found]], blanks: Blanks
+) -> Iterator[Found]:
+    """Yield the requests that are wanted, checked, the layers that are left out emptied."""
+    empty = True
+    for request in islice(read(), options.limit):
+        empty = False
+        # Where the file does not say how many layers it has, a request need not have them all.
+        layers = request.expert_ids.shape[1]
+        yield checked(request, ~np.isin(np.arange(layers), list(options.without_layers)), file, options, blanks)
+    if empty:
+        raise TraceError(f"{source.name}: content is nothing; allowed: at least one request")
+
+
+def _look(request: Found, survey: Survey) -> None:
+    ids = request.expert_ids
+    present = ids >= 0
+    survey.requests += 1
+    survey.prompt_rows += request.prefill
+    survey.prompt_passes += len(request.prompt_passes)
+    survey.decode_rows += request.decode
+    survey.started += request.start > 0
+    survey.largest = max(survey.largest, int(ids.max(initial=0)))
+    survey.widest = max(survey.widest, int(present.sum(axis=2).max(initial=0)))
+    survey.rows += len(ids)
+    survey.absent += int((~present).all(axis=(1, 2)).sum())
+    survey.routed = _either(survey.routed, np.asarray(present.any(axis=(0, 2))))
+    survey.above_zero = _either(survey.above_zero, np.asarray((ids > 0).any(axis=(0, 2))))
+    survey.signals = tuple(request.signals)
+    survey.repeats.add(ids, -1)
+
+
+def _either(some: Array, others: Array) -> Array:
+    size = max(len(some), len(others))
+    return np.asarray(np.pad(some, (0, size - len(some))) | np.pad(others, (0, size - len(others))))
+
+
+def _kept(source: Path, options: Options, file: File, survey: Survey) -> Array:
+    """Return which layers of the file are layers of the trace."""
+    n_layers = file.n_layers or len(survey.routed)
+    for name, found, said in (("layers", len(survey.routed), n_layers), ("top-k", survey.widest, file.top_k)):
+        if said and found > said:
+            raise TraceError(f"{source.name}: {name} is {found}; allowed: at most {said}, as its head says")
+    kept = kept_layers(source.name, n_layers, options.without_layers)
+    routed: Array = np.pad(survey.routed, (0, n_layers - len(survey.routed)))
+    if not routed.any():
+        raise TraceError(f"{source.name}: no token has an expert; allowed: at least one with routing")
+    silent = np.flatnonzero(kept & ~routed).tolist()
+    if silent:
+        options.note(
+            f"left out: {named(silent)} of the {n_layers} (counted from 0), where no token of the file has an expert; "
+            f"without_layers={spans(silent)} states it"
+        )
+    kept &= routed
+    if file.expert_bytes is not None and not all(np.array(file.expert_bytes)[kept] > 0):
+        layer = int(np.flatnonzero(kept & (np.array(file.expert_bytes) == 0))[0])
+        raise refusal(source.name, f"expert_bytes of layer {layer}", 0, "more, since tokens have experts there")
+    return kept
+
+
+def _price(options: Options, file: File, survey: Survey, shape: tuple[int, int]) -> tuple[int, str | None]:
+    """Return E, and the model of conf/model that the user names, if it has these sizes and the file has no prices."""
+    n_experts = options.n_experts or file.n_experts or 0
+    sizes = model_sizes(options.model) if options.model else None
+    if sizes and not n_experts and sizes[0] == shape[0] and sizes[2] == shape[1] and survey.largest < sizes[1]:
+        n_experts = sizes[1]
+        options.note(f"{n_experts} experts per layer, as {options.model} has; n_experts=E states another number")
+    elif not n_experts:
+        n_experts = round_experts(survey.largest)
+        options.note(
+            f"{n_experts} experts per layer: the largest id is {survey.largest}, rounded up to a multiple of 4; "
+            "n_experts=E states it"
+        )
+    found = (shape[0], n_experts, shape[1])
+    if sizes and sizes != found:
+        has, needs = (f"{layers} layers, {experts} experts, top-{top_k}" for layers, experts, top_k in (found, sizes))
+        options.note(f"not priced as {options.model}, which has {needs}: the file has {has}")
+    same = sizes == found and file.expert_bytes is None
+    return n_experts, options.model if same else None
+
+
+def _say(options: Options, file: File, survey: Survey, shape: tuple[int, int], n_experts: int) -> None:
+    """Tell what was inferred."""
+    said = {"layers": file.n_layers, "top-k": file.top_k}
+    found = dict(zip(said, shape, strict=True))
+    inferred = [f"{name} {found[name]}" for name in said if not said[name]]
+    if inferred:
+        options.note(f"{', '.join(inferred)}: what the tokens of the file have")
+    one_each = survey.prompt_passes <= survey.requests
+    passes = "one pass per request" if one_each else f"in {survey.prompt_passes:,} passes"
+    prompts = f"{survey.prompt_rows:,} tokens of prompts, {passes}" if survey.prompt_rows else "no prompts"
+    options.note(
+        f"{_counted(survey.requests, 'request')}: {prompts}; {_counted(survey.decode_rows, 'decode pass')}; "
+        f"rows that repeat the one before: {survey.repeats}"
+    )
+    if survey.started:
+        options.note(
+            f"tokens in the KV cache before the first row: {_counted(survey.started, 'request')}; they are context"
+        )
+    if survey.absent:
+        options.note(f"{_counted(survey.absent, 'token')} without an expert in any layer: absent entries")
+    zeros = [layer for layer in survey.zero_layers() if n_experts > 1]
+    if zeros:
+        options.note(
+            f"{named(zeros)} (counted from 0): every token has expert 0; if no expert is there at all, "
+            f"without_layers={spans(zeros)} leaves it out"
+        )
+    if (text := warning(survey.repeats)) is not None:
+        options.note(f"warning: {text}")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
+def _arrays(request: Found, kept: Array, top_k: int, absent: int) -> dict[str, Array]:
+    """Return the arrays of a request as the trace has them."""
+    ids, weights = request.expert_ids, request.signals.get("expert_weights")
+    arrays: dict[str, Array] = {name: array for name, array in request.signals.items() if name != "expert_weights"}
+    if weights is not None:
+        # Below every real weight, so that absent entries come last.
+        ids, weights = by_descending_weight(ids, np.where(ids < 0, -1, weights))
+        arrays["expert_weights"] = np.maximum(_shaped(weights, kept, top_k, 0), 0)
+    elif (ids < 0).any():
+        ids = np.take_along_axis(ids, np.argsort(ids < 0, axis=-1, kind="stable"), axis=-1)
+    ids = _shaped(ids, kept, top_k, -1)
+    arrays["expert_ids"] = np.where(ids < 0, absent, ids) if ids.dtype.kind == "i" else ids
+    return arrays
+
+
+def _shaped(array: Array, kept: Array, top_k: int, fill: int) -> Array:
+    """Bring [n, L, K], absent entries last, to the layers that stay and to ``top_k`` slots."""
+    n, layers, slots = array.shape
+    if layers < len(kept) or slots < top_k:
+        kind = np.result_type(array.dtype, np.int8) if fill < 0 else array.dtype
+        padded = np.full((n, len(kept), max(slots, top_k)), fill, kind)
+        padded[:, :layers, :slots] = array
+        array = padded
+    shaped: Array = array[:, kept, :top_k]
+    return shaped

@@ -1,0 +1,154 @@
+"""One request of a file: the checks of its ids and weights, and what stands for "not recorded" in it.
+
+-1 is an absent entry. Rows of the prompt that hold nothing but -1, or nothing but zeros, at its beginning are a prefix
+that the server had cached: they are context, and the prefill starts after them. Zeros elsewhere are no routing either
+(with top-2 and more, no token chooses expert 0 twice) and are named as what they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
+
+import numpy as np
+
+from traces.errors import TraceError
+from traces.format import MAX_EXPERTS, Array, refusal
+from traces.importers import Options
+from traces.importers.files import check_request_size
+from traces.importers.found import File, Found
+from traces.importers.layers import named, spans
+
+MAX_WEIGHT = 65504
+"""The largest float16."""
+SURE = 8
+"""Zeros of a top-1 router's rows that cannot all be expert 0 by chance."""
+
+
+@dataclass
+class Blanks:
+    """Layers that some request has zeros alone in (the place of the first), and layers that any has routing in."""
+
+    zeros: dict[int, str] = field(default_factory=dict)
+    routed: set[int] = field(default_factory=set)
+
+    def check(self, file: str, without: frozenset[int]) -> None:
+        """Refuse layers of zeros, all of them in one error; ``without``: what the user leaves out already."""
+        dense = [layer for layer in self.zeros if layer not in self.routed]
+        if dense:
+            raise TraceError(
+                f"{file}: {named(dense)} (counted from 0): zeros alone, which is how servers write layers "
+                f"without experts; allowed: without_layers={spans({*dense, *without})}, which leaves them out"
+            )
+        for layer, where in self.zeros.items():
+            raise refusal(where, f"layer {layer}", "zeros alone", "routing, as in other requests of the file")
+
+
+def checked(request: Found, kept: Array, file: File, options: Options, blanks: Blanks) -> Found:
+    """Return the request with what stands for "not recorded" taken out of it; ``kept`` [L]: the layers that stay.
+
+    Raises TraceError with the place of what is no routing.
+    """
+    check_request_size(request.where, *request.expert_ids.shape)
+    if options.phases == "decode":
+        if not request.decode:
+            raise refusal(request.where, "decode passes", 0, "at least one in each request with phases=decode")
+        request = _from_row(request, request.prefill)
+    if not kept.any():
+        raise TraceError(f"{request.where}: without_layers leaves out all {len(kept)} layers; allowed: fewer")
+    if not kept.all():
+        request = replace(request, expert_ids=np.where(kept[:, None], request.expert_ids.astype(np.int32), -1))
+    _check_range(request, file, options)
+    request = _without_zeros(request, kept, file, blanks)
+    empty = (request.expert_ids[: request.prefill] < 0).all(axis=(1, 2))
+    request = _from_row(request, _leading(np.asarray(empty)))
+    if not len(request.expert_ids):
+        raise refusal(request.where, "routing", "missing from every row", "at least one row with experts")
+    _check_distinct(request, file)
+    _check_weights(request)
+    return request
+
+
+def _leading(flags: Array) -> int:
+    return int(np.argmin(flags)) if not flags.all() else len(flags)
+
+
+def _from_row(request: Found, rows: int) -> Found:
+    """Make the first ``rows`` rows, which are of the prompt, context."""
+    if not rows:
+        return request
+    ends = [end - rows for end in accumulate(request.prompt_passes) if end > rows]
+    return replace(
+        request,
+        expert_ids=request.expert_ids[rows:],
+        prefill=request.prefill - rows,
+        chunks=[end - begin for begin, end in pairwise([0, *ends])],
+        start=request.start + rows,
+        first_row=request.first_row + rows,
+        signals={name: array[rows:] for name, array in request.signals.items()},
+    )
+
+
+def _check_range(request: Found, file: File, options: Options) -> None:
+    ids, most = request.expert_ids, (options.n_experts or file.n_experts or MAX_EXPERTS) - 1
+    if ids.dtype.itemsize == 1 and options.n_experts and options.n_experts > np.iinfo(ids.dtype).max + 1:
+        found, allowed = f"{ids.dtype}, which ends at {np.iinfo(ids.dtype).max}", f"ids to {most}: 16 bits or more"
+        raise refusal(request.where, f"dtype of {file.ids}", found, allowed)
+    if ids.min(initial=0) < -1 or ids.max(initial=0) > most:
+        row, layer, slot = np.argwhere((ids < -1) | (ids > most))[0]
+        where = f"{file.ids} of token row {request.first_row + row}, layer {layer}, slot {slot}"
+        raise refusal(request.where, where, ids[row, layer, slot], f"0 to {most}, or -1 where absent")
+
+
+def _without_zeros(request: Found, kept: Array, file: File, blanks: Blanks) -> Found:
+    """Take out layers and rows of zeros."""
+    ids, several = request.expert_ids, request.expert_ids.shape[2] > 1
+    zero = (ids == 0).all(axis=2)
+    if not several and not file.padded:
+        zero[:] = False
+    whole = zero.all(axis=0) & kept if several else np.zeros(len(kept), bool)
+    if several and (whole | ~kept).all():
+        raise refusal(request.where, file.ids, "zeros alone", "the experts of tokens: this request was not recorded")
+    blanks.routed.update(np.flatnonzero((ids >= 0).any(axis=(0, 2)) & ~whole).tolist())
+    if whole.any():
+        for layer in np.flatnonzero(whole).tolist():
+            blanks.zeros.setdefault(layer, request.where)
+        ids = np.where(whole[:, None], -1, ids.astype(np.int32))
+        request = replace(request, expert_ids=ids)
+    rows = zero[: request.prefill, kept & ~whole].all(axis=1)
+    leading = _leading(rows)
+    sure = several or leading * int(kept.sum()) >= SURE
+    if leading and sure and leading < request.prefill:
+        return _from_row(request, leading)
+    # A top-1 router may choose expert 0 all the time: then it does in decode passes, too.
+    decoded = zero[request.prefill :, kept & ~whole]
+    if leading and sure and (several or not decoded.size or decoded.mean() < 0.5):
+        found = f"zeros alone in all {leading} rows: not recorded"
+        allowed = "the experts of its tokens; phases=decode imports the decode passes, whose context is known"
+        raise refusal(request.where, f"{file.ids} of the prompt", found, allowed)
+    return request
+
+
+def _check_distinct(request: Found, file: File) -> None:
+    ids = request.expert_ids
+    ordered = np.sort(ids, axis=-1)
+    twice = ((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)).any(axis=-1)
+    if not twice.any():
+        return
+    row, layer = np.argwhere(twice)[0]
+    found, where = ids[row, layer].tolist(), f"{file.ids} of token row {request.first_row + row}, layer {layer}"
+    allowed = "an expert at most once per token and layer"
+    if not any(found):
+        allowed += "; zeros stand for what was not recorded, -1 would be read as absent"
+    elif ids.dtype.itemsize == 1 and file.n_experts is None:
+        allowed += f"; ids above {np.iinfo(ids.dtype).max} do not fit into {ids.dtype} and come back as others"
+    raise refusal(request.where, where, found, allowed)
+
+
+def _check_weights(request: Found) -> None:
+    weights = request.signals.get("expert_weights")
+    if weights is None or ((weights >= 0) & (weights <= MAX_WEIGHT)).all():
+        return
+    row, layer, slot = np.argwhere(~((weights >= 0) & (weights <= MAX_WEIGHT)))[0]
+    where = f"weights of token row {request.first_row + row}, layer {layer}, slot {slot}"
+    raise refusal(request.where, where, weights[row, layer, slot], "finite numbers, at least 0, that float16 holds")

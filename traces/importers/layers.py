@@ -1,0 +1,51 @@
+"""Which layers of a file become layers of the trace: those with routing, without those that the user leaves out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+from traces.errors import TraceError, UserError
+from traces.format import MAX_EXPERTS, Array, shown
+
+_PART = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+
+
+def parse_layers(word: str) -> frozenset[int]:
+    """Parse "0,2,4-6"; raises UserError."""
+    found: set[int] = set()
+    for part in word.split(",") if len(word) <= 4096 else [word]:
+        match = _PART.fullmatch(part) if part.isascii() else None
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < MAX_EXPERTS:
+            allowed = f"numbers of layers below {MAX_EXPERTS}, and spans of them, such as 0,2,4-6"
+            raise UserError(f"without_layers is {shown(word)}; allowed: {allowed}")
+        found.update(range(first, last + 1))
+    return frozenset(found)
+
+
+def spans(layers: Iterable[int]) -> str:
+    """Write layers as parse_layers reads them."""
+    parts: list[list[int]] = []
+    for layer in sorted(layers):
+        if parts and parts[-1][1] == layer - 1:
+            parts[-1][1] = layer
+        else:
+            parts.append([layer, layer])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def named(layers: Iterable[int]) -> str:
+    """Write "layer 3", or "layers 0,2-4"."""
+    text = spans(layers)
+    return f"layer {text}" if text.isdigit() else f"layers {text}"
+
+
+def kept_layers(file: str, n_layers: int, without: frozenset[int]) -> Array:
+    """Return for each of ``n_layers`` whether it stays. TraceError for one that the file lacks."""
+    if without and max(without) >= n_layers:
+        found, allowed = spans(layer for layer in without if layer >= n_layers), f"0 to {n_layers - 1}, its layers"
+        raise TraceError(f"{file}: without_layers names {shown(found)}; allowed: {allowed}")
+    return ~np.isin(np.arange(n_layers), list(without))

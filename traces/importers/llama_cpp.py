@@ -1,0 +1,289 @@
+"""Import the experts that tools around llama.cpp write from its callback on ``ffn_moe_topk``: one of two CSVs.
+
+``layer,expert`` (examples/moe-trace of ggml-org/llama.cpp, pull request 28544): after this header, one row per routed
+activation. Per ubatch the MoE layers follow one another, per layer its tokens, per token its top-k experts. There are
+no tokens in it: a layer number that does not ascend begins the next ubatch, and ``top_k`` rows are a token. The prompt
+is evaluated in ubatches of ``ubatch`` tokens (the last one may be smaller), then one token at a time; where the last
+one is full or of one token, only ``prompt_tokens`` says where decoding begins. Files that were
+put one behind the other are requests: each begins with its header.
+
+``pos,layer,id0,id1,...`` without a header (tools/moe-trace of thecodacus/llama.cpp): one row per token and layer.
+Negative positions are the prompt, counted from the end of its batch; from 0 on, decode steps.
+
+In both, llama.cpp computes the last layer of a prompt only for the tokens whose logits it needs: one of an ubatch, or
+none. The others are absent there. Weights are not written: the ids of a token stay in the order given.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from traces.errors import TraceError, UserError
+from traces.format import MAX_EXPERTS
+from traces.importers import Importer, Options
+from traces.importers.build import File, build
+from traces.importers.counts import are_counts
+from traces.importers.files import MAX_REQUEST_IDS, Line, text_lines
+from traces.importers.passes import Pass, Turns
+from traces.manifest import Recorder
+from traces.words import integer
+
+_HEAD = "layer,expert"
+_ROW = re.compile(rb"(\d{1,5}),(\d{1,5})")
+_WIDE_ROW = re.compile(rb"(-?\d{1,9}),(\d{1,5})((?:,\d{1,5})+)")
+_MAX_LINE = 2**16
+_CUT = "of a file that was cut off, leave its last rows out, or take the requests before them with limit=N"
+
+
+@dataclass
+class _Group:
+    """The rows of one layer in one ubatch. ``position``: of its last row, where the file has positions."""
+
+    line: Line
+    layer: int
+    begins: bool = False
+    ends: bool = False
+    ids: array[int] = field(default_factory=lambda: array("i"))
+    rows: int = 0
+    slots: int = 1
+    position: int | None = None
+
+
+def import_trace(source: Path, target: Path, options: Options) -> Path:
+    """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
+
+    The file is read three times: for its layers, and as in traces.importers.build. Memory is bounded by the longest
+    request. Raises TraceError with file, line and field, UserError where top_k or ubatch are needed and not given.
+    """
+    wide = _is_wide(source)
+    read, turns = _reading(source, options, wide)
+    layers: set[int] = set()
+    prompts = False
+    try:
+        for group in read():
+            layers.add(group.layer)
+            prompts = prompts or not wide or (group.position or 0) < 0
+    except TraceError:
+        # What is wrong behind the requests that are wanted does not matter; what is wrong in them is found again.
+        if options.limit is None:
+            raise
+    file = File(
+        recorder=Recorder("llama_cpp", None, None),
+        model=source.stem,
+        top_k=options.own.get("top_k"),
+        decoding={"order_within_k": "as written, not by weight", **({} if prompts else {"context": "unknown"})},
+    )
+    if not prompts:
+        options.note("prompts: none in the file, so how many tokens came before is not known and counted as 0")
+    elif wide:
+        options.note("prompts: the rows with negative positions")
+    else:
+        options.note(
+            f"prompts: the ubatches up to the first of fewer than {turns.chunk} tokens, or up to the prompt_tokens; "
+            "then one token is a decode step"
+        )
+    return build(source, target, options, file, lambda: turns.requests(_passes(source, read(), sorted(layers))))
+
+
+def _is_wide(source: Path) -> bool:
+    for line, raw in text_lines(source, "CSV", _MAX_LINE):
+        if raw == _HEAD.encode():
+            return False
+        if _WIDE_ROW.fullmatch(raw):
+            return True
+        names = raw.decode("latin-1").split(",")
+        if are_counts(names):
+            raise line.refuse_counts()
+        raise line.refuse("content", raw.decode("latin-1"), f"the header {_HEAD}, or rows pos,layer,id0,id1,...")
+    raise Line(source.name, 1).refuse("content", "nothing", f"the header {_HEAD}, or rows pos,layer,id0,id1,...")
+
+
+def _reading(source: Path, options: Options, wide: bool) -> tuple[Callable[[], Iterator[_Group]], Turns]:
+    if wide:
+        for key in ("top_k", "ubatch", "prompt_tokens"):
+            if key in options.own:
+                raise UserError(f"{key} is given; allowed: not for this file, whose rows have positions and all ids")
+        return partial(_wide_groups, source), Turns(None, again=True, hint="positions that say where a prompt ends")
+    missing = [key for key in ("top_k", "ubatch") if key not in options.own]
+    if missing:
+        raise UserError(
+            f"{source.name}: {' and '.join(missing)} of this file must be given: top_k=K, the experts of a token, and "
+            "ubatch=N, llama.cpp's -ub (512 where it was not given)"
+        )
+    hint = "top_k= and ubatch= as they were, and one sequence at a time; another request begins with a header"
+    turns = Turns(options.own["ubatch"], again=False, hint=hint, prompt=options.own.get("prompt_tokens"))
+    return partial(_groups, source, options.own["top_k"]), turns
+
+
+def _groups(source: Path, top_k: int) -> Iterator[_Group]:
+    """Yield the groups of ``layer,expert``, each of whole tokens."""
+    group: _Group | None = None
+    empty = True
+    for line, raw in text_lines(source, "CSV", _MAX_LINE):
+        match = _ROW.fullmatch(raw)
+        if match is None:
+            if raw != _HEAD.encode():
+                raise line.refuse("content", raw.decode("latin-1"), f"{_HEAD}, two numbers")
+            if group is not None:
+                group.ends = True
+                yield _whole(group, top_k)
+                group = None
+            continue
+        layer, expert = int(match[1]), int(match[2])
+        if group is None or layer != group.layer:
+            if group is not None:
+                yield _whole(group, top_k)
+            group = _Group(line, line.integer("layer", layer, 0, MAX_EXPERTS - 1), slots=top_k)
+            empty = False
+        if expert >= MAX_EXPERTS or len(group.ids) == MAX_REQUEST_IDS:
+            line.integer("expert", expert, 0, MAX_EXPERTS - 1)
+            raise line.refuse("ids of one pass", "more", f"at most {MAX_REQUEST_IDS}")
+        group.ids.append(expert)
+    if empty:
+        raise Line(source.name, 1).refuse("content", "no routing", f"rows of {_HEAD}")
+    if group is not None:
+        yield _whole(group, top_k)
+
+
+def _whole(group: _Group, top_k: int) -> _Group:
+    group.rows, rest = divmod(len(group.ids), top_k)
+    if rest:
+        found = f"{len(group.ids)} from here on"
+        allowed = f"a multiple of top_k={top_k}; {_CUT}"
+        raise group.line.refuse(f"rows of layer {group.layer}", found, allowed)
+    return group
+
+
+def _wide_groups(source: Path) -> Iterator[_Group]:
+    """Yield the groups of ``pos,layer,id0,...``: rows of one layer whose negative positions ascend by one."""
+    group: _Group | None = None
+    decoding = False
+    for line, raw in text_lines(source, "CSV", _MAX_LINE):
+        match = _WIDE_ROW.fullmatch(raw)
+        if match is None:
+            raise line.refuse("content", raw.decode("latin-1"), "pos,layer,id0,id1,...: integers")
+        position, layer = int(match[1]), line.integer("layer", int(match[2]), 0, MAX_EXPERTS - 1)
+        ids = [line.integer("id", int(word), 0, MAX_EXPERTS - 1) for word in match[3].split(b",")[1:]]
+        goes_on = group is not None and layer == group.layer and position < 0 and group.position == position - 1
+        if group is None or not goes_on:
+            if group is not None:
+                yield group
+            group = _Group(line, layer, begins=decoding and position < 0, slots=len(ids))
+            decoding = position >= 0
+        if len(ids) != group.slots:
+            raise line.refuse("number of ids", len(ids), f"{group.slots}, as above in this layer")
+        _extend(line, group, ids)
+        group.position = position
+        group.rows += 1
+    assert group is not None
+    yield group
+
+
+def _extend(line: Line, group: _Group, ids: list[int]) -> None:
+    if len(group.ids) + len(ids) > MAX_REQUEST_IDS:
+        raise line.refuse("ids of one pass", "more", f"at most {MAX_REQUEST_IDS}")
+    group.ids.extend(ids)
+
+
+def _passes(source: Path, groups: Iterator[_Group], layers: list[int]) -> Iterator[Pass]:
+    """Put the groups of one ubatch together."""
+    if len(layers) == 1:
+        found = f"{layers[0]} alone"
+        raise Line(source.name, 1).refuse("layer", found, "several layers: their order says where an ubatch ends")
+    ubatch: list[_Group] = []
+    prompt = _Prompt()
+    for group in groups:
+        if ubatch and (group.begins or group.layer <= ubatch[-1].layer):
+            yield prompt.place(_complete(ubatch, layers), ubatch[0])
+            ubatch = []
+        ubatch.append(group)
+        if group.ends:
+            yield prompt.place(_complete(ubatch, layers), ubatch[0])
+            ubatch = []
+    if ubatch:
+        yield prompt.place(_complete(ubatch, layers), ubatch[0])
+
+
+@dataclass
+class _Prompt:
+    """Where the prompt stands whose ubatches have positions: each says how many tokens earlier batches had."""
+
+    tokens: int = 0
+    before: int = 0
+    full: int = 0
+    decoded: int = 0
+
+    def place(self, one: Pass, group: _Group) -> Pass:
+        """Return the pass; where only another prompt fits, it begins a request. Raises TraceError."""
+        if group.position is None:
+            return one
+        if not one.prefill:
+            if group.position != self.decoded:
+                raise one.line.refuse("pos", group.position, f"{self.decoded}, the next decode step")
+            self.tokens = self.full = 0
+            self.decoded += 1
+            return one
+        self.decoded = 0
+        before = -group.position - 1
+        same_batch = self.full > 0 and before == self.before
+        if not same_batch and before == 0:
+            self.tokens, one = 0, replace(one, begins=True)
+        elif not same_batch and before != self.tokens:
+            allowed = f"{-self.tokens - one.rows}, behind the {self.tokens} tokens of this prompt so far"
+            raise one.line.refuse("pos", group.position - one.rows + 1, allowed)
+        self.full = one.rows if not same_batch or one.rows == self.full else 0
+        self.tokens, self.before = self.tokens + one.rows, before
+        return one
+
+
+def _complete(ubatch: list[_Group], layers: list[int]) -> Pass:
+    """Check that an ubatch has all layers, of the same tokens; the last layer of a prompt may have one or none."""
+    rows, first = ubatch[0].rows, ubatch[0].line
+    prefill = None if ubatch[0].position is None else ubatch[0].position < 0
+    by_layer = {group.layer: group for group in ubatch}
+    last = layers[-1]
+    for layer in layers:
+        group = by_layer.get(layer)
+        spared = layer == last and (rows > 1 or bool(prefill))
+        if group is None and not spared:
+            allowed = f"every layer of the file in each ubatch; {_CUT}"
+            raise first.refuse(f"layer {layer} of this ubatch", "missing", allowed)
+        if group is not None and group.rows != rows and not (spared and group.rows == 1):
+            allowed = f"{rows}, as in layer {ubatch[0].layer} of this ubatch"
+            raise group.line.refuse(f"tokens of layer {layer}", group.rows, allowed)
+        if group is not None and not prefill and group.position != ubatch[0].position:
+            raise group.line.refuse("pos", group.position, f"{ubatch[0].position}, as in the layers before")
+    ids = {group.layer: np.array(group.ids, np.int32).reshape(group.rows, group.slots) for group in ubatch}
+    return Pass(first, rows, ids, prefill=prefill, begins=ubatch[0].begins, ends=ubatch[-1].ends)
+
+
+IMPORTER = Importer(
+    "llama_cpp",
+    import_trace,
+    """\
+llama_cpp: experts that tools around llama.cpp wrote from ffn_moe_topk, as CSV:
+  layer,expert (examples/moe-trace), a row per activation, which needs top_k
+  and ubatch; or pos,layer,id0,id1,... (tools/moe-trace), which needs neither.
+  Weights are not written: the ids of a token stay in the order given.
+  top_k=K          experts per token
+  ubatch=N         tokens of a full ubatch (llama.cpp's -ub, by default 512):
+                   prompts are evaluated in such chunks, each is one pass
+  prompt_tokens=N  tokens of the prompt: needed only where its last ubatch is
+                   full or has one token
+  n_experts=E      experts per layer (default: the largest id + 1, rounded up
+                   to a multiple of 4)
+""",
+    {
+        "top_k": integer("top_k", 1, MAX_EXPERTS),
+        "ubatch": integer("ubatch", 1, 2**24),
+        "prompt_tokens": integer("prompt_tokens", 1, 2**24),
+        "n_experts": integer("n_experts", 1, MAX_EXPERTS),
+    },
+)

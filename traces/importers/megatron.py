@@ -1,0 +1,192 @@
+"""Import the router trace of Megatron Core: ``router_trace_rankN.jsonl``, one line per step, block and layer.
+
+    {"step": 0, "stage": "pre_dispatch", "block": "decoder", "layer": 3, "rank": 0, "num_tokens": 128, "topk": 22,
+     "top_indices": [[12, 45, ...], ...]}
+
+Source: RouterTracer in megatron/core/transformer/moe/router_trace.py of NVIDIA/Megatron-LM (--moe-routing-trace-path).
+``top_indices`` [num_tokens][topk] are the rows of one forward pass as this rank's router saw them; -1 is absent. Of a
+boolean routing map the tracer writes the experts by ascending number, so their order says nothing of the weights, which
+are not written. Layers of multi-token prediction (block "mtp") are left out. Hidden states and logits lie in other
+files (``hs_*``, ``logit_*``) and are not read.
+
+A pass is a run of ascending layers of one step. It holds the tokens of all requests in it and no request ids. So
+``mode=inference``, the default, takes passes of one request after the other: several tokens are a prompt, one token is
+a decode step. ``mode=training`` takes every pass as a prompt of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from traces.errors import one_of
+from traces.format import MAX_EXPERTS, Array
+from traces.importers import Importer, Options
+from traces.importers.build import File, Found, build
+from traces.importers.files import MAX_REQUEST_IDS, Line, json_lines
+from traces.importers.passes import Pass, Turns
+from traces.manifest import Recorder
+from traces.words import integer, member
+
+_NEEDED = ("step", "layer", "num_tokens", "topk", "top_indices")
+_MORE = ("stage", "block", "mtp_idx", "rank")
+_SIDECARS = ("hs_offset", "hs_bytes", "hs_shape", "logit_offset", "logit_bytes", "logit_shape")
+_MAX_INT = 2**31 - 1
+_HINT = (
+    "with several requests in a pass, or prompts in chunks, a trace does not say whose tokens they are: serve one "
+    "request at a time, state chunk=N, or take each pass as a prompt with mode=training"
+)
+
+
+@dataclass(frozen=True)
+class _Record:
+    line: Line
+    step: int
+    layer: int
+    ids: Array
+
+
+@dataclass
+class _LeftOut:
+    """How many lines of blocks other than the decoder there were."""
+
+    lines: int = 0
+
+
+def import_trace(source: Path, target: Path, options: Options) -> Path:
+    """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
+
+    Memory is bounded by the longest request; see traces.importers.build. Raises TraceError with file, line and field.
+    """
+    training = options.own.get("mode", "inference") == "training"
+    prompt = None if training else options.own.get("prompt_tokens")
+    turns = Turns(options.own.get("chunk"), again=True, hint=_HINT, prompt=prompt)
+    left_out = _LeftOut()
+
+    def read() -> Iterator[Found]:
+        left_out.lines = 0
+        passes = _passes(source, left_out)
+        if training:
+            passes = (replace(one, ends=True, prefill=True) for one in passes)
+        return turns.requests(passes)
+
+    what = "each pass is one, of all tokens in it (mode=training)" if training else "passes of several tokens"
+    options.note(f"prompts: {what}" + ("" if training else "; a pass of one token is a decode step"))
+    options.note(
+        "the tokens are those that this file's rank saw: with parallelism over tokens or layers, a part of them"
+    )
+    file = File(
+        recorder=Recorder("megatron", None, None),
+        model=source.stem,
+        decoding={"order_within_k": "as written, not by weight", "passes": "training" if training else "inference"},
+    )
+    build(source, target, options, file, read)
+    if left_out.lines:
+        options.note(f"{left_out.lines} lines of block mtp are left out: layers of multi-token prediction")
+    return target
+
+
+def _passes(source: Path, left_out: _LeftOut) -> Iterator[Pass]:
+    layers: list[int] = []
+    records: list[_Record] = []
+    size = 0
+    for record in _records(source, left_out):
+        if records and (record.step != records[-1].step or record.layer <= records[-1].layer):
+            yield _complete(records, layers)
+            records, size = [], 0
+        size += record.ids.size
+        if size > MAX_REQUEST_IDS:
+            raise record.line.refuse("ids of one pass", size, f"at most {MAX_REQUEST_IDS}")
+        records.append(record)
+    if not records:
+        raise Line(source.name, 1).refuse("content", "no routing of a decoder", f"lines with {one_of(_NEEDED)}")
+    yield _complete(records, layers)
+
+
+def _complete(records: list[_Record], layers: list[int]) -> Pass:
+    """Check a pass against the layers of the first one, which are noted in ``layers``."""
+    found = [record.layer for record in records]
+    line = records[0].line
+    if not layers:
+        layers += found
+    if found != layers:
+        odd = min(set(found) ^ set(layers))
+        what = "missing" if odd in layers else "there"
+        allowed = (
+            "the layers of the first pass in each; activation recomputation writes layers again, and a file that was "
+            "cut off ends within a pass: leave its last lines out, or take the requests before them with limit=N"
+        )
+        raise line.refuse(f"layer {odd} of the pass from here on (step {records[0].step})", what, allowed)
+    for one, two in pairwise(records):
+        if len(one.ids) != len(two.ids):
+            raise two.line.refuse("num_tokens", len(two.ids), f"{len(one.ids)}, as in layer {one.layer} of this pass")
+    return Pass(line, len(records[0].ids), {record.layer: record.ids for record in records})
+
+
+def _records(source: Path, left_out: _LeftOut) -> Iterator[_Record]:
+    rank, step = None, 0
+    for line, node in json_lines(source, 2**26, 2**20, 2**23):
+        if not set(_NEEDED) <= set(node) <= {*_NEEDED, *_MORE, *_SIDECARS}:
+            raise line.refuse("keys", one_of(node), f"{one_of(_NEEDED)}, and some of {one_of((*_MORE, *_SIDECARS))}")
+        if node.get("stage", "pre_dispatch") != "pre_dispatch":
+            raise line.refuse("stage", node["stage"], "pre_dispatch")
+        own = line.integer("rank", node.get("rank", 0), 0, _MAX_INT)
+        if rank not in (None, own):
+            raise line.refuse("rank", own, f"{rank}, as above: a file has the passes of one rank")
+        rank = own
+        if node.get("block", "decoder") not in ("decoder", "mtp"):
+            raise line.refuse("block", node["block"], "decoder, mtp")
+        if line.integer("step", node["step"], 0, _MAX_INT) < step:
+            raise line.refuse("step", node["step"], f"at least {step}, the one before")
+        step = node["step"]
+        if node.get("block") == "mtp":
+            left_out.lines += 1
+            continue
+        layer = line.integer("layer", node["layer"], 0, MAX_EXPERTS - 1)
+        yield _Record(line, step, layer, _ids(line, node))
+
+
+def _ids(line: Line, node: dict[str, Any]) -> Array:
+    rows = line.integer("num_tokens", node["num_tokens"], 1, MAX_REQUEST_IDS)
+    slots = line.integer("topk", node["topk"], 1, MAX_EXPERTS)
+    top = line.items("top_indices", node["top_indices"], rows)
+    if len(top) != rows:
+        raise line.refuse("length of top_indices", len(top), f"{rows}, the num_tokens")
+    for index, ids in enumerate(top):
+        field = f"top_indices of token {index}"
+        if len(line.items(field, ids, slots)) != slots:
+            raise line.refuse(f"length of {field}", len(ids), f"{slots}, the topk")
+        for item in ids:
+            line.integer(field, item, -1, MAX_EXPERTS - 1)
+    return np.array(top, np.int32)
+
+
+IMPORTER = Importer(
+    "megatron",
+    import_trace,
+    """\
+megatron: router_trace_rankN.jsonl of Megatron Core (--moe-routing-trace-path):
+  step, block, layer, rank, num_tokens, topk, top_indices per line. Tokens of a
+  pass carry no request: serve one request at a time. Weights are not written:
+  the ids of a token stay in the order given.
+  mode=inference   a pass of several tokens is a prompt, one of one token a
+                   decode step (the default)
+  mode=training    every pass is a prompt of its own
+  chunk=N          prompts come in chunks of N tokens, the last may be smaller
+  prompt_tokens=N  tokens of each prompt: needed only where a last chunk is full
+                   or has one token
+  n_experts=E      experts per layer (default: the largest id + 1, rounded up
+                   to a multiple of 4)
+""",
+    {
+        "mode": member("mode", ("inference", "training")),
+        "chunk": integer("chunk", 2, 2**24),
+        "prompt_tokens": integer("prompt_tokens", 1, 2**24),
+        "n_experts": integer("n_experts", 1, MAX_EXPERTS),
+    },
+)

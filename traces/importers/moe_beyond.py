@@ -1,0 +1,151 @@
+"""Import the CSVs of MoE-Beyond's data set, in which DeepSeek-V2-Lite routed prompts: a file per prompt, or a folder.
+
+    Layer ID,Batch Number,Token,Activated Expert IDs
+    1,0,<|begin_of_sentence|>,"[8, 26, 56, 57, 60, 43]"
+
+Source: expert_activation_scripts/generate_deepseek_logs_eamc.py of ngavhane/moe-beyond; generate_deepseek_logs_v2.py
+adds a column ``Token Embedding Vector``, which is not read. Layer by layer, all tokens of the prompt in their order, by
+batch: nothing numbers them, so the n-th row of a layer is its n-th token. Each prompt was one pass and nothing was
+generated. Token is text, not an id. Weights are not written, and the ids come as an unsorted top-k gave them.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from traces.errors import TraceError
+from traces.format import MAX_EXPERTS
+from traces.importers import Importer, Options
+from traces.importers.build import File, Found, build
+from traces.importers.counts import are_counts
+from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size, text_lines
+from traces.manifest import Recorder
+from traces.words import integer
+
+_HEAD = "Layer ID,Batch Number,Token,Activated Expert IDs"
+_HEADS = (_HEAD.encode(), f"{_HEAD},Token Embedding Vector".encode())
+_ROW = re.compile(
+    rb'(?P<layer>\d{1,5}),(?P<batch>\d{1,9}),("(?:[^"]|"")*"|[^",]*),"?\[(?P<ids>(?:\d{1,5}(?:, ?\d{1,5})*)?)\]"?'
+    rb'(,"?\[[-+0-9.e, naif]*\]"?)?'
+)
+_MAX_LINE = 2**22
+_MAX_FILES = 2**20
+
+
+class _Batch:
+    """One prompt: per layer its ids, flat, and how many of them each token has."""
+
+    def __init__(self, line: Line, batch: int) -> None:
+        self.line, self.batch = line, batch
+        self.ids: dict[int, array[int]] = {}
+        self.sizes: dict[int, array[int]] = {}
+
+    def add(self, layer: int, ids: list[int]) -> None:
+        """Append a token of a layer."""
+        self.ids.setdefault(layer, array("i")).extend(ids)
+        self.sizes.setdefault(layer, array("i")).append(len(ids))
+
+    def found(self) -> Found:
+        """Return the request; TraceError where the layers are not of the same tokens."""
+        where = f"{self.line.file}: prompt from line {self.line.number} on"
+        lengths = {layer: len(sizes) for layer, sizes in self.sizes.items()}
+        rows = max(lengths.values())
+        for layer, length in lengths.items():
+            if length != rows:
+                allowed = f"{rows}, as in other layers: one of a file that was cut off leaves out its last layer"
+                raise self.line.refuse(f"tokens of layer {layer} in batch {self.batch}", length, allowed)
+        slots = max(max(sizes) for sizes in self.sizes.values())
+        check_request_size(where, rows, max(lengths) + 1, slots)
+        ids = np.full((rows, max(lengths) + 1, slots), -1, np.int32)
+        for layer, flat in self.ids.items():
+            sizes = np.frombuffer(self.sizes[layer], np.int32)
+            ids[:, layer][np.arange(slots) < sizes[:, None]] = np.frombuffer(flat, np.int32)
+        return Found(where, ids, prefill=rows)
+
+
+def import_trace(source: Path, target: Path, options: Options) -> Path:
+    """Import the file or the folder of files ``source`` as a trace in the new folder ``target``; returns ``target``.
+
+    Of a folder, the ``.csv`` files in the order of the numbers in their names. Memory is bounded by one file's longest
+    run of prompts with one header; see traces.importers.build. Raises TraceError with file, line and field.
+    """
+    file = File(
+        recorder=Recorder("moe_beyond", None, None),
+        model=source.stem,
+        decoding={"order_within_k": "as written, not by weight", "generated": "nothing: prompts alone"},
+    )
+    options.note("prompts: every token is of a prompt, one pass each; nothing was generated")
+    return build(source, target, options, file, lambda: _requests(source))
+
+
+def _requests(source: Path) -> Iterator[Found]:
+    layers: set[int] = set()
+    for path in _files(source):
+        for batch in _read(path):
+            layers = layers or set(batch.ids)
+            if odd := layers ^ set(batch.ids):
+                what = "missing" if min(odd) in layers else "there"
+                raise batch.line.refuse(f"layer {min(odd)} of this prompt", what, "the layers of the first prompt")
+            yield batch.found()
+
+
+def _files(source: Path) -> list[Path]:
+    if not source.is_dir():
+        return [source]
+    try:
+        files = [path for path in source.iterdir() if path.name.endswith((".csv", ".csv.gz"))]
+    except OSError as error:
+        raise TraceError(f"{source}: {error.strerror}; allowed: a readable folder of CSV files") from None
+    if not 1 <= len(files) <= _MAX_FILES:
+        raise TraceError(f"{source}: {len(files)} CSV files; allowed: 1 to {_MAX_FILES}")
+    return sorted(files, key=lambda path: ([int(word) for word in re.findall(r"\d{1,18}", path.name)], path.name))
+
+
+def _read(path: Path) -> Iterator[_Batch]:
+    """Yield the prompts of one file: those behind each header, by batch."""
+    batches: dict[int, _Batch] = {}
+    size, before = 0, 0
+    line, headed = Line(path.name, 1), False
+    for line, raw in text_lines(path, "CSV", _MAX_LINE):
+        if raw in _HEADS:
+            yield from batches.values()
+            batches, size, before, headed = {}, 0, 0, True
+            continue
+        match = _ROW.fullmatch(raw)
+        if match is None or not headed:
+            if are_counts(raw.decode("latin-1").split(",")):
+                raise line.refuse_counts()
+            raise line.refuse("content", raw.decode("utf-8", "replace"), f"the header {_HEAD}, and rows of it")
+        layer = line.integer("Layer ID", int(match["layer"]), 0, MAX_EXPERTS - 1)
+        if layer < before:
+            raise line.refuse("Layer ID", layer, f"at least {before}: all tokens of a layer, then the next layer")
+        before, number = layer, int(match["batch"])
+        words = match["ids"].split(b",") if match["ids"] else []
+        ids = [line.integer("Activated Expert IDs", int(word), 0, MAX_EXPERTS - 1) for word in words]
+        size += len(ids) + 1
+        if size > MAX_REQUEST_IDS:
+            raise line.refuse("ids of prompts with one header", size, f"at most {MAX_REQUEST_IDS}")
+        batches.setdefault(number, _Batch(line, number)).add(layer, ids)
+    if not batches:
+        raise line.refuse("content", "no routing", f"the header {_HEAD}, and rows of it")
+    yield from batches.values()
+
+
+IMPORTER = Importer(
+    "moe_beyond",
+    import_trace,
+    """\
+moe_beyond: the CSVs of MoE-Beyond's data set (DeepSeek-V2-Lite): Layer ID,
+  Batch Number, Token, Activated Expert IDs. SRC is one of them, or their folder:
+  each prompt is a request of one pass, and nothing was generated. Weights are
+  not written: the ids of a token stay in the order given.
+  n_experts=E      experts per layer (default: the largest id + 1, rounded up
+                   to a multiple of 4)
+""",
+    {"n_experts": integer("n_experts", 1, MAX_EXPERTS)},
+)

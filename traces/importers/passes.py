@@ -1,0 +1,127 @@
+"""Recordings by forward pass: a runtime that has one request at a time writes passes, and requests are made of them.
+
+Where a request begins, such a file does not say. It is seen by the number of tokens: a pass of several tokens is a
+prompt, or a chunk of one; a pass of one token after it is a decode step. Where that does not tell, it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from traces.format import Array
+from traces.importers.build import Found
+from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass: for each layer of the file the ids [rows, k] of its tokens, -1 where absent.
+
+    A layer with fewer rows than ``rows`` computed the last tokens alone. ``line``: where it begins. ``prefill``: None
+    where the file does not say it. ``begins``, ``ends``: the file says that a request begins or ends with it.
+    """
+
+    line: Line
+    rows: int
+    ids: Mapping[int, Array]
+    weights: Mapping[int, Array] = field(default_factory=dict)
+    prefill: bool | None = None
+    begins: bool = False
+    ends: bool = False
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How passes become requests.
+
+    ``chunk``: tokens of a full chunk of a prompt, after which the prompt may go on; None: prompts are one pass.
+    ``prompt``: tokens of each prompt, where they were stated. Without them, a single token after a full chunk is
+    refused: it can be the prompt's last as well as the first decode step.
+    ``again``: a pass of several tokens after a decode step begins the next request, though the file does not say so.
+    ``hint``: what to do where it cannot be told.
+    """
+
+    chunk: int | None
+    again: bool
+    hint: str
+    prompt: int | None = None
+
+    def requests(self, passes: Iterable[Pass]) -> Iterator[Found]:
+        """Yield the requests, one in memory at a time. Raises TraceError with the line of the pass."""
+        request: list[Pass] = []
+        prompt, size, decoded = 0, 0, 0
+        for one in passes:
+            told = one.prefill is not None
+            prefill = one.rows > 1 if one.prefill is None else one.prefill
+            if request and (one.begins or (prefill and not told and self._is_next(one, request, prompt))):
+                yield self._checked(request, prompt)
+                request, prompt, size = [], 0, 0
+            if prefill and self.chunk is not None and one.rows > self.chunk:
+                raise one.line.refuse("tokens of a pass", one.rows, f"at most {self.chunk}; {self.hint}")
+            if request and not prefill and not told and request[-1].rows == self.chunk and decoded == 0:
+                prefill = self._ends_prompt(one, prompt)
+            decoded = 0 if not request or prefill else decoded + 1
+            # The first pass of all is the prompt, even of one token, unless the file says otherwise.
+            prompt += one.rows if prefill or not (request or told) else 0
+            request.append(one)
+            size += sum(ids.size for ids in one.ids.values())
+            if size > MAX_REQUEST_IDS:
+                raise one.line.refuse("ids of one request", size, f"at most {MAX_REQUEST_IDS}")
+            if one.ends:
+                yield self._checked(request, prompt)
+                request, prompt, size = [], 0, 0
+        if request:
+            yield self._checked(request, prompt)
+
+    def _ends_prompt(self, one: Pass, prompt: int) -> bool:
+        """Say whether a single token after a full chunk is the prompt's last."""
+        if self.prompt is None:
+            found = f"1 token after a full chunk of {self.chunk}"
+            allowed = "the last of the prompt, or the first decode step: prompt_tokens=N says which"
+            raise one.line.refuse("a pass", found, allowed)
+        return prompt < self.prompt
+
+    def _checked(self, request: list[Pass], prompt: int) -> Found:
+        if self.prompt not in (None, prompt):
+            line = request[0].line
+            raise line.refuse("tokens of the prompt from here on", prompt, f"{self.prompt}, the prompt_tokens")
+        return _found(request, prompt)
+
+    def _is_next(self, one: Pass, request: list[Pass], prompt: int) -> bool:
+        """Say whether a prefill pass begins the next request; if not, it goes on with a prompt."""
+        before = request[-1]
+        if sum(item.rows for item in request) > prompt:
+            if not self.again:
+                found = f"{one.rows} tokens after a decode step"
+                raise one.line.refuse("a pass", found, f"decode steps of one token, once decoding began; {self.hint}")
+            return True
+        if before.rows == self.chunk:
+            return False
+        found = f"{one.rows} tokens after a pass of {before.rows}"
+        raise one.line.refuse("a pass", found, f"decode steps of one token after a prompt; {self.hint}")
+
+
+def _found(request: list[Pass], prompt: int) -> Found:
+    first = request[0].line
+    rows = sum(one.rows for one in request)
+    n_layers = 1 + max(max(one.ids) for one in request)
+    slots = max(ids.shape[1] for one in request for ids in one.ids.values())
+    where = f"{first.file}: request from {first.where} on"
+    check_request_size(where, rows, n_layers, slots)
+    ids = np.full((rows, n_layers, slots), -1, np.int32)
+    weighed = any(one.weights for one in request)
+    weights = np.zeros(ids.shape if weighed else 0, np.float32)
+    end, chunks = 0, []
+    for one in request:
+        if end < prompt:
+            chunks.append(one.rows)
+        end += one.rows
+        for layer, part in one.ids.items():
+            ids[end - len(part) : end, layer, : part.shape[1]] = part
+        for layer, part in one.weights.items():
+            weights[end - len(part) : end, layer, : part.shape[1]] = part
+    signals = {"expert_weights": weights} if weighed else {}
+    return Found(where, ids, prefill=prompt, chunks=tuple(chunks), signals=signals)

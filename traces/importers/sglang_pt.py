@@ -1,0 +1,120 @@
+"""Import what SGLang's expert distribution recorder wrote per token: ``expert_distribution_recorder_TIME_RANK.pt``.
+
+Source: srt/eplb/expert_distribution.py of sgl-project/sglang (--expert-distribution-recorder-mode per_token). The file
+is a dict of ``records``, one per forward pass with ``input_ids``, ``positions``, ``extend_seq_lens``, ``forward_mode``
+and ``topk_ids_of_layer`` [layers, tokens, 8], and ``last_physical_to_logical_map`` [layers, physical experts]. The
+modes stat, stat_approx and per_pass write counts, which have no order, and are refused.
+
+The ids are of physical experts, of which a logical one may have several: they are translated by the map, which holds
+for the end of the recording (a rebalancing during it would be misread). Slots and layers in which nothing was written
+are -1: a model of smaller top-k leaves slots free, a dense layer all of them. Requests are told apart by their
+positions, see traces.importers.sglang_batches. One file has the tokens that one rank saw: with tensor parallelism each
+rank writes all of them, and one file is enough; with data parallel attention each has its own.
+
+The file is never unpickled here: see traces.importers.torch_file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from traces.errors import TraceError
+from traces.format import MAX_EXPERTS, Array, refusal
+from traces.importers import Importer, Options
+from traces.importers.build import File, Found, build
+from traces.importers.files import check_request_size
+from traces.importers.sglang_batches import Batches, Session
+from traces.importers.torch_file import load
+from traces.manifest import Recorder
+from traces.mapped import row_chunks
+from traces.words import integer
+
+
+def import_trace(source: Path, target: Path, options: Options) -> Path:
+    """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
+
+    E is what the map says. A copy of the ids lies beside ``target`` while it works; memory is bounded by the longest
+    request and some bytes per token. Raises TraceError with the pass and the field, UserError where torch is absent.
+    """
+    if not target.parent.is_dir():
+        raise TraceError(f"{target.parent}: no such folder; allowed: an existing one for the trace to lie in")
+    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        arrays = load(source, Path(folder))
+        n_experts = _experts(source, arrays)
+        sessions = _sessions(source, arrays)
+        physical = arrays["map"].shape[1]
+        options.note(
+            f"{n_experts} experts per layer: the logical ones of {physical} physical experts, by the file's "
+            "last_physical_to_logical_map"
+        )
+        options.note("requests: by their positions, since the recorder writes no request ids; one rank's tokens")
+        file = File(
+            recorder=Recorder("sglang_pt", None, None),
+            model=source.stem,
+            n_experts=n_experts,
+            decoding={"order_within_k": "as recorded, not by weight"},
+            ids="topk_ids_of_layer",
+        )
+        return build(source, target, options, file, lambda: map(partial(_found, source, arrays), sessions))
+
+
+def _experts(source: Path, arrays: Mapping[str, Array]) -> int:
+    """Return E, once the map and the ids are known to fit each other."""
+    ids, table = arrays["ids"], arrays["map"]
+    if ids.ndim != 3 or table.ndim != 2 or 0 in table.shape or table.shape[0] != ids.shape[1]:
+        raise refusal(source.name, "shape of last_physical_to_logical_map", table.shape, f"({ids.shape[1]}, experts)")
+    low, high = int(table.min()), int(table.max())
+    if low < 0 or high >= MAX_EXPERTS:
+        raise refusal(source.name, "last_physical_to_logical_map", f"{low} to {high}", f"0 to {MAX_EXPERTS - 1}")
+    for rows in row_chunks(len(ids), ids[0].nbytes):
+        largest = int(ids[rows].max())
+        if largest >= table.shape[1]:
+            allowed = f"below {table.shape[1]}, the physical experts: shared experts must not be fused into them"
+            raise refusal(source.name, "largest id of topk_ids_of_layer", largest, allowed)
+    return high + 1
+
+
+def _sessions(source: Path, arrays: Mapping[str, Array]) -> list[Session]:
+    batches = Batches(source.name)
+    positions, lengths = arrays["tokens"][1], arrays["lengths"].tolist()
+    row = at = 0
+    ranks = {int(rank) for rank in arrays["passes"][:, 2]}
+    if len(ranks) > 1:
+        raise refusal(source.name, "rank of the records", sorted(ranks), "one: each rank writes a file of its own")
+    for number, (rows, mode, _, _, parts) in enumerate(arrays["passes"].tolist()):
+        own = None if parts < 0 else lengths[at : at + parts]
+        batches.add(f"records[{number}]", mode, positions[row : row + rows].tolist(), row, own)
+        row, at = row + rows, at + max(parts, 0)
+    return batches.sessions
+
+
+def _found(source: Path, arrays: Mapping[str, Array], session: Session) -> Found:
+    rows, table = np.frombuffer(session.rows, np.int64), arrays["map"]
+    n_layers, slots = arrays["ids"].shape[1:]
+    where = f"{source.name}: request from token row {rows[0]} on"
+    check_request_size(where, len(rows), n_layers, slots)
+    ids = arrays["ids"][rows]
+    logical = np.where(ids < 0, -1, table[np.arange(n_layers)[:, None], ids])
+    signals = {"token_ids": arrays["tokens"][0][rows]}
+    chunks = tuple(session.chunks)
+    return Found(where, logical, prefill=sum(chunks), start=session.start, chunks=chunks, signals=signals)
+
+
+IMPORTER = Importer(
+    "sglang_pt",
+    import_trace,
+    """\
+sglang_pt: expert_distribution_recorder_*.pt of SGLang, recorded with
+  --expert-distribution-recorder-mode per_token (the other modes write counts).
+  torch reads it in a process of its own, never by unpickling, and is needed.
+  Physical ids become logical ones, requests are told apart by their positions.
+  Weights are not recorded: the ids of a token stay in the order given.
+  n_experts=E      experts per layer (default: by the file's map)
+""",
+    {"n_experts": integer("n_experts", 1, MAX_EXPERTS)},
+)

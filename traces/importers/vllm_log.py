@@ -1,0 +1,196 @@
+"""Import the JSON Lines of routing loggers that are patched into vLLM's FusedMoE (VLLM_LOG_MOE=FILE).
+
+    {"type": "meta", "model_id": "Qwen/Qwen1.5-MoE-A2.7B-Chat", "layers_logged": [0, 1], "top_k": 4, "num_experts": 60}
+    {"type": "route", "req_id": "r0", "token_idx": 0, "layer": 0, "topk_ids": [43, 5, 7, 58], "topk_weights": [...]}
+
+Sources: moe_logger.py of weiran0129/vLLM-MoE-Logger and of KaxitPandya/cerebras-assesment2, and
+vllm-v0.15.1-moe-logger.patch of KennethWang1221/vllm-expert-profiler. They agree in the fields and differ in what
+``token_idx`` counts:
+
+- the tokens of a request, ``token_idx=request``, the default. It ascends by one per request and layer; lines of several
+  requests may alternate. A request that begins at a later token has earlier ones in its KV cache.
+- the rows of a forward pass, ``token_idx=pass``: it begins again at 0 in every pass, and ``req_id`` is one constant, or
+  a new one per pass. Whose rows they are is known only where requests were served one at a time. The first passes are
+  those in which vLLM warms up, on tokens that nobody sent: ``skip=N`` leaves them out.
+
+A call of the logger writes the rows of one layer, so with two layers or more the order of the lines shows the passes:
+of several rows, the prompt or a chunk of it, of one row, a decode step. With one layer it does not: ``prompt_tokens=N``
+states where the prompts end. A line of type meta in the middle begins another run, whose requests are others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from traces.errors import TraceError, UserError, one_of
+from traces.format import MAX_EXPERTS
+from traces.importers import Importer, Options
+from traces.importers.build import File, Found, build
+from traces.importers.files import Line, json_lines
+from traces.importers.passes import Turns
+from traces.importers.vllm_requests import Route, by_pass, by_request
+from traces.manifest import Recorder
+from traces.words import integer, member
+
+_NEEDED, _MORE = ("token_idx", "layer", "topk_ids"), ("type", "req_id", "topk_weights", "timestamp")
+_MAX_INT = 2**31 - 1
+_MAX_REQUESTS = 2**20
+
+
+@dataclass
+class Head:
+    """What the lines of type meta say, and what a first reading finds."""
+
+    model: str | None = None
+    n_experts: int | None = None
+    top_k: int | None = None
+    layers: set[int] = field(default_factory=set)
+    last: dict[tuple[int, str], int] = field(default_factory=dict)
+    """The last line of each request, by the run and its id."""
+
+
+def import_trace(source: Path, target: Path, options: Options) -> Path:
+    """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
+
+    The file is read three times: for its layers and requests, and as in traces.importers.build. Memory is bounded by
+    the requests whose lines alternate. Raises TraceError with file, line and field, UserError for an option that is
+    needed, or that the file contradicts.
+    """
+    own = options.own
+    passes = own.get("token_idx", "request") == "pass"
+    head = _survey(source, options.limit)
+    single = len(head.layers) == 1
+    if single and not passes and "prompt_tokens" not in own:
+        raise UserError(
+            f"{source.name}: with one layer logged, the file does not say where a prompt ends; allowed: "
+            "prompt_tokens=N, the first N tokens of every request (0: every token is a decode step), or "
+            "token_idx=pass, where token_idx counts the rows of a forward pass"
+        )
+    for key, fits in (("prompt_tokens", "chunk" in own if passes else single), ("chunk", passes), ("skip", passes)):
+        if key in own and not fits:
+            needs = "token_idx=pass"
+            if key == "prompt_tokens":
+                needs = "chunk=" if passes else "a file with one layer: here the passes say where prompts end"
+            raise UserError(f"{key} is {own[key]}; allowed: only with {needs}")
+    hint = (
+        "with several requests in a pass, or prompts in chunks, the log does not say whose rows they are: serve one "
+        "request at a time, and state chunk=N where prompts came in chunks of N; skip=N leaves out N warm-up passes"
+    )
+    prompt = own.get("prompt_tokens")
+    turns = Turns(own.get("chunk"), again=True, hint=hint, prompt=prompt)
+
+    def read() -> Iterator[Found]:
+        routes = _routes(source, Head())
+        if passes:
+            return turns.requests(islice(by_pass(routes, head.layers), own.get("skip", 0), None))
+        return by_request(routes, head.layers, head.last, prompt)
+
+    if passes:
+        options.note("requests: one after the other (token_idx=pass); a pass of several rows is a prompt")
+    else:
+        told = "the first passes of several rows" if prompt is None else f"the first {prompt} tokens (prompt_tokens)"
+        options.note(f"prompts: {told} of each req_id; token_idx counts the tokens of a request")
+    file = File(Recorder("vllm_log", None, None), head.model or source.stem, n_experts=head.n_experts, top_k=head.top_k)
+    return build(source, target, options, file, read)
+
+
+def _survey(source: Path, limit: int | None) -> Head:
+    """Read the file once; with a ``limit``, what is wrong behind the requests that are wanted does not matter."""
+    head = Head()
+    logged: set[int] = set()
+    begun = 0
+    try:
+        for route in _routes(source, head):
+            logged.add(route.layer)
+            key = (route.run, route.request)
+            if key not in head.last and len(head.last) == _MAX_REQUESTS:
+                raise route.line.refuse("requests", "more", f"at most {_MAX_REQUESTS}")
+            begun = begun if key in head.last else route.number
+            head.last[key] = route.number
+    except TraceError:
+        if limit is None or not logged:
+            raise
+        # Whoever was still being written when the last request began may have more lines.
+        head.last = {key: last for key, last in head.last.items() if last < begun}
+    if not logged:
+        raise Line(source.name, 1).refuse("content", "no routing", f"lines with {one_of(_NEEDED)}")
+    head.layers = logged
+    return head
+
+
+def _routes(source: Path, head: Head) -> Iterator[Route]:
+    """Yield the lines of type route; those of type meta go into ``head``."""
+    run, weighed = 0, None
+    for number, (line, node) in enumerate(json_lines(source)):
+        kind = node.get("type", "route")
+        if kind == "meta":
+            _read_meta(line, node, head, run)
+            run += 1
+            continue
+        if kind != "route":
+            raise line.refuse("type", kind, "meta, route")
+        if not set(_NEEDED) <= set(node) <= {*_NEEDED, *_MORE}:
+            raise line.refuse("keys", one_of(node), f"{one_of(_NEEDED)}, and some of {one_of(_MORE)}")
+        request = node.get("req_id", "")
+        if type(request) is int:
+            request = str(request)
+        if not isinstance(request, str) or len(request) > 200:
+            raise line.refuse("req_id", request, "text of at most 200 characters")
+        token = line.integer("token_idx", node["token_idx"], 0, _MAX_INT - 2**24)
+        layer = line.integer("layer", node["layer"], 0, MAX_EXPERTS - 1)
+        ids = line.items("topk_ids", node["topk_ids"], head.top_k or MAX_EXPERTS)
+        for item in ids:
+            line.integer("topk_ids", item, -1, (head.n_experts or MAX_EXPERTS) - 1)
+        weights = node.get("topk_weights")
+        if weighed not in (None, weights is not None):
+            raise line.refuse("topk_weights", "missing" if weighed else "there", "on every line, or on none")
+        weighed = weights is not None
+        if weighed:
+            weights = line.weights("topk_weights", weights, len(ids))
+        yield Route(line, number, run, request, token, layer, ids, weights)
+
+
+def _read_meta(line: Line, node: dict[str, Any], head: Head, run: int) -> None:
+    """Note what a line of type meta says; the seed, the versions and whatever else it has stay unread."""
+    model = node.get("model_id")
+    n_experts, top_k = (
+        None if node.get(key) is None else line.integer(key, node[key], 1, MAX_EXPERTS)
+        for key in ("num_experts", "top_k")
+    )
+    found = (model if isinstance(model, str) and model.isprintable() and model else None, n_experts, top_k)
+    before = (head.model, head.n_experts, head.top_k)
+    if run and found != before:
+        raise line.refuse("model_id, num_experts, top_k", found, f"{before}, as above")
+    head.model, head.n_experts, head.top_k = found
+
+
+IMPORTER = Importer(
+    "vllm_log",
+    import_trace,
+    """\
+vllm_log: JSON Lines of routing loggers in vLLM (VLLM_LOG_MOE): lines of type
+  meta, and of type route with req_id, token_idx, layer, topk_ids, topk_weights.
+  token_idx=request  token_idx counts the tokens of a request (the default)
+  token_idx=pass   it counts the rows of a forward pass, and requests were
+                   served one at a time: a pass of several rows is a prompt
+  skip=N           with token_idx=pass: leave out the first N passes, those in
+                   which vLLM warms up
+  chunk=N          with token_idx=pass: prompts come in chunks of N tokens
+  prompt_tokens=N  with one layer logged: the first N tokens of each request are
+                   its prompt (0: every token is a decode step); with chunk=,
+                   needed only where a last chunk is full or has one token
+  n_experts=E      experts per layer (default: the file's num_experts, else the
+                   largest id + 1, rounded up to a multiple of 4)
+""",
+    {
+        "token_idx": member("token_idx", ("request", "pass")),
+        "skip": integer("skip", 1, 2**31),
+        "chunk": integer("chunk", 2, 2**24),
+        "prompt_tokens": integer("prompt_tokens", 0, 2**24),
+        "n_experts": integer("n_experts", 1, MAX_EXPERTS),
+    },
+)

@@ -181,7 +181,9 @@ def says(source: Path) -> list[list[frozenset[int]]]:
 
 def objects(text: str) -> Iterator[dict[str, Any]]:
     """The objects of a text, one a line or not, in an array or not; comments of a stream of events are no objects."""
-    text = "\n".join(line for line in text.split("\n") if not line.startswith(":"))
+    first = text.strip().partition("\n")[0].strip()
+    if first.endswith("}") and not first.startswith("["):
+        text = "\n".join(line for line in text.split("\n") if not line.startswith(":"))
     at = text.find("{")
     while at >= 0:
         found, at = json.JSONDecoder().raw_decode(text, at)

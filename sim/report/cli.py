@@ -44,7 +44,6 @@ HEADINGS = {
     "layers_prefill": "Layers, prefill",
     "layers_decode": "Layers, decode",
     "popularity": "Popularity of experts",
-    "layers": "Layers",
     "reuse": "Reuse distances",
     "measured": "Predicted against measured",
 }

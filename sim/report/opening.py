@@ -29,7 +29,7 @@ def opening(found: Comparison) -> str:
     said = f"{_at(last)}, {has} {_figure(last, percent(found.level) + ' interval ')}{_times(last, bound)}."
     if len(rows) == 1:
         return said
-    who = "it is" if alone else f"it is {first['policy_label']}:"
+    who = "it is" if first["policy_label"] == last["policy_label"] else f"it is {first['policy_label']}:"
     return f"{said} {_at(first)} {who} {_figure(first)}{_times(first, 'the bound')}."
 
 

@@ -42,6 +42,11 @@ def test_it_can_be_read_and_says_what_it_leaves_out() -> None:
     assert tpot in " ".join(figure.axes[0].get_title(loc="left").split())
 
 
+def test_what_was_measured_here_can_be_read() -> None:
+    document = json.loads((Path(__file__).parents[2] / "real" / "results" / "cpu" / "reference.json").read_bytes())
+    assert faults(pictures.measured(document)) == []
+
+
 def test_both_axes_are_one(tmp_path: Path) -> None:
     """Square, with the same range and the same ticks, of which there are enough; and it is what ``real`` draws."""
     document = validation()

@@ -131,7 +131,7 @@ def test_the_opening_sentence_is_of_the_figures(compared: Comparison, runs: pd.D
     for part, budget in zip(said.split(". "), (exact["budget_bytes"].max(), exact["budget_bytes"].min()), strict=True):
         own = exact[exact["budget_bytes"] == budget]
         best = own.loc[own["value"].idxmin()]
-        assert best["policy_label"] in part
+        assert best["policy_label"] in said
         assert f"{best['value']:.2f} ms" in part
         run = runs[(runs["policy_label"] == best["policy_label"]) & (runs["budget_bytes"] == budget)]
         assert f"{run['bound_time_gap'].iloc[0]:.2f} times the bound" in part

@@ -114,9 +114,7 @@ def test_memory_that_others_take_meanwhile_is_missed_before_it_is_touched(monkey
     blocks = there.host().blocks(10 * GB, 2)
     next(blocks)
     there.used += 9 * GB
-    with pytest.raises(
-        UserError, match=r"^the experts take 20 GB of host memory: 14 GB were had, and 1 GB are free;"
-    ):
+    with pytest.raises(UserError, match=r"^the experts take 20 GB of host memory: 14 GB were had, and 1 GB are free;"):
         next(blocks)
     assert there.waited == 0, "it is what it shows: nothing is to come"
 

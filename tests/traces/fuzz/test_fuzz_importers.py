@@ -170,7 +170,7 @@ def import_one(tmp_path: Path, name: str, kind: str, raw: bytes, edits: list[Edi
 
 def says(source: Path) -> list[list[frozenset[int]]]:
     """What the file says, read without care: per token the sets of experts of the layers that any token has some in."""
-    rows = list(objects(source.read_bytes().decode()))
+    rows = list(objects(source.read_bytes().decode(errors="replace")))
     rows = [row for row in rows if "ids" in row]
     layers = sorted({row["layer"] for row in rows})
     tokens: dict[tuple[int, int], dict[int, frozenset[int]]] = {}

@@ -6,7 +6,6 @@ read, the others are run: two minutes on one core. The title is made from the nu
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -203,19 +202,11 @@ def _dress(axes: Axes, grid: str) -> None:
     axes.tick_params(labelsize=LABEL)
 
 
-def small(picture: bytes) -> bytes:
-    """An SVG of matplotlib's in hundredths of a point, its letters placed by short words."""
-    text = re.sub(r"(?<!scale\()(?<![\d.])(-?\d+\.\d\d)\d+", r"\1", picture.decode())
-    text = re.sub(r'transform="translate\(([\d.]+) 0\)"/>', r'x="\1"/>', text)
-    text = re.sub(r" ?\n *([A-Z<])", r"\n\1", text).replace("DejaVuSans-", "")
-    return re.sub(r"(\d)\n([LQMC])", r"\1\2", text).encode()
-
-
 def main() -> int:
     """Run the command; returns the exit status."""
     said, numbers = measure(HERE.parent / "outputs" / "first_picture")
     write(said, numbers)
-    PICTURE.write_bytes(small(svg(draw(*read()))))
+    PICTURE.write_bytes(svg(draw(*read())))
     print(finding(numbers))
     return 0
 

@@ -7,6 +7,6 @@ not find, ``--hypothesis-profile=search`` draws other ones each time, and ten ti
 
 from hypothesis import settings
 
-settings.register_profile("same", derandomize=True, database=None)
-settings.register_profile("search", max_examples=1000)
+settings.register_profile("same", deadline=None, derandomize=True, database=None)
+settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile("same")

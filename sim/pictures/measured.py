@@ -59,7 +59,7 @@ def measured_panels(document: Mapping[str, Any], look: Looks | None = None) -> l
                 title += (
                     f" ({len(rows) - len(seen)} of {len(rows)} not drawn: {'0 or ' * (name != HITS)}null on one side)"
                 )
-            panels.append(Panel(title, partial(_draw, rows=rows, seen=seen, style=style, share=name == HITS), 5.0, 4.9))
+            panels.append(Panel(title, partial(_draw, rows=rows, seen=seen, style=style, share=name == HITS), 5.0, 5.0))
     if not panels:
         raise EmptyPictureError("no cell has a figure both predicted and measured")
     return panels

@@ -10,7 +10,7 @@ from typing import Any
 from tiny_models import FAMILIES, MORE, SIZES, E, K, transformers
 
 RECORDED = ""
-PADDING = "for padding alone; allowed: batch=1"
+PADDING = "only in a padded batch; allowed: batch=1"
 """Recorded, but not in a padded batch: there the library itself says something else than without padding."""
 
 VERDICTS: dict[str, str] = {

@@ -70,8 +70,10 @@ def test_positions_are_given_where_a_cache_cannot_tell_them() -> None:
     assert made == text[len(PROMPT) :]
 
 
-def test_every_pass_says_where_its_tokens_are(model: Any) -> None:
-    given: list[Any] = []
+def test_every_pass_says_where_its_tokens_are() -> None:
+    from tiny_models import tiny
+
+    model, given = tiny("gpt_oss"), list[Any]()
     model.register_forward_pre_hook(lambda _model, _args, kwargs: given.append(kwargs), with_kwargs=True)
     run(model, greedy, 3)
     assert [kwargs["position_ids"].tolist() for kwargs in given] == [[list(range(20))], [[20]], [[21]]]

@@ -138,9 +138,9 @@ def test_recording_changes_nothing_and_ends(family: str) -> None:
     assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()] == hooks
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_with_a_cache_as_without(family: str, dtype: Any) -> None:
-    check_cache(inspect_model(tiny(family).to(dtype)), [PROMPT])
+def test_with_a_cache_as_without(family: str) -> None:
+    """Also where scores are rounded before they are chosen from; float32 is below, by the tokens that are made."""
+    check_cache(inspect_model(tiny(family).to(torch.bfloat16)), [PROMPT])
 
 
 def test_greedy_tokens_equal_plain_generate(family: str) -> None:

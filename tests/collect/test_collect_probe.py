@@ -49,7 +49,7 @@ def test_a_cache_that_says_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_padding_that_the_library_itself_gets_wrong() -> None:
-    with pytest.raises(UserError, match=rf"layer 1: {BEYOND}.*; for padding alone; allowed: batch=1$"):
+    with pytest.raises(UserError, match=rf"layer 1: {BEYOND}.*; only in a padded batch; allowed: batch=1$"):
         check_cache(inspect_model(minimax()), [PROMPT, PROMPT])
 
 
@@ -77,7 +77,7 @@ def test_a_short_window_is_passed() -> None:
 def scale_values(model: Any) -> None:
     """What one layer puts into its cache is not what it takes from it."""
     attention = model.model.layers[2].self_attn
-    attention.v_proj.register_forward_hook(lambda _module, _args, out: out * 1.5 if out.shape[1] == 1 else out)
+    attention.v_proj.register_forward_hook(lambda _module, _args, out: -out if out.shape[1] == 1 else out)
 
 
 def another_token(model: Any) -> None:
@@ -90,7 +90,7 @@ def another_token(model: Any) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (scale_values, rf"^layer [23]: {BEYOND}, first for token 8 of 11, in decode pass 1"),
+        (scale_values, rf"^layer [23]: {BEYOND}, first for token \d+ of 11, in decode pass \d"),
         (another_token, rf"^{BEYOND} in what they say after token 7 of 11, though all is routed alike$"),
     ],
 )

@@ -93,3 +93,14 @@ def test_a_report_holds_the_validations_of_its_folder(
     html = (copy / "report.html").read_text()
     assert "measured on the device (checked/tiny.json)" in html
     assert "not drawn: measured checked/other.json: not a validation that this version reads" in capsys.readouterr().err
+
+
+def test_titles_keep_clear_of_the_axes_above() -> None:
+    """Square panels are as high as they are wide: rows that were less high ran into each other."""
+    document = validation(12)
+    document["cells"][0]["errors"]["stall_ms_per_token"]["device"] = 0.0  # said in two lines more
+    figure = pictures.measured(document)
+    FigureCanvasAgg(figure).draw()
+    above, _, below, _ = figure.axes
+    assert len(figure.axes) == 4
+    assert below.get_tightbbox().y1 <= above.get_tightbbox().y0

@@ -20,7 +20,7 @@ from sim.cell import make_cell
 from sim.cli import main
 from sim.compose import read_config
 from sim.config import RunConfig
-from sim.profiles import ModelProfile, shipped
+from sim.profiles import ModelProfile, figures, shipped
 from sim.run import run_config
 
 PLANS = [
@@ -126,19 +126,19 @@ def with_another(mapping: Mapping[str, Any], path: tuple[str, ...]) -> dict[str,
     return given
 
 
-@pytest.mark.parametrize("path", [p for p in variations(MODEL) if p[0] not in SHAPE], ids=".".join)
+@pytest.mark.parametrize("path", [p for p in variations(figures(MODEL)) if p[0] not in SHAPE], ids=".".join)
 def test_every_key_of_a_model_changes_the_cell(base: RunConfig, path: tuple[str, ...]) -> None:
     assert key(replace(base, model=with_another(MODEL, path))) != key(base)
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(ModelProfile)])
+@pytest.mark.parametrize("name", figures({field.name: field for field in fields(ModelProfile)}))
 def test_every_field_of_a_profile_changes_the_cell(base: RunConfig, name: str) -> None:
     """Also the shape, in which a model may not differ from the trace, and what no file gives."""
     cell = make_cell(base)
     assert replace(cell, model=replace(cell.model, **{name: "another"})).key() != cell.key()
 
 
-@pytest.mark.parametrize("path", list(variations(HARDWARE)), ids=".".join)
+@pytest.mark.parametrize("path", list(variations(figures(HARDWARE))), ids=".".join)
 def test_every_key_of_a_machine_changes_the_cell(base: RunConfig, path: tuple[str, ...]) -> None:
     assert key(replace(base, hardware=with_another(HARDWARE, path))) != key(base)
 

@@ -18,7 +18,7 @@ WORDS = [
     (["budget=0"], ["budget", "positive"]),
     (["budget=200%"], ["budget='200%': above 100%, which is all experts; allowed: "]),
     (["budget=12MB"], ["budget", "12000000", "12582912"]),
-    (["budget=24GB"], ["budget=24GB: 23.0 GB are there for experts on rtx_4090: 24.0 GB, less 541 MB dense part, "]),
+    (["budget=24GB"], ["budget=24GB: 23.0 GB are there for experts on rtx_4090: 24 GB, less 541 MB dense part, "]),
     (["budget=23.1GB"], ["budget=23.1GB: 23.0 GB ", "; allowed: up to 23.026GB, or auto"]),
     (["budget=100%", "hardware.gpu.memory_bytes=12000000000"], ["budget=100%: 11.0 GB are there for experts"]),
     (["budget=auto", "hardware.gpu.memory_bytes=900000000"], ["budget=auto: 0 B are there for experts"]),

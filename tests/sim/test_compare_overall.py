@@ -15,7 +15,7 @@ from sim.compare.comparison import compare, compare_runs
 from sim.compare.pairing import average, together
 
 BUDGETS = 6
-TRIALS = 1500
+TRIALS = 800
 N = 48
 LEVELS = np.array([50.0, 36.0, 23.0, 13.0, 7.0, 3.5])[:, None]
 """Of a token at each budget, in ms: a factor of 14, as on the sample."""
@@ -37,7 +37,7 @@ def served(drawn: np.random.Generator, effect: float, shared: float = 0.5) -> tu
 def p_values(effect: float, shared: float = 0.5) -> Iterator[tuple[float, list[float]]]:
     """Over all budgets, and at each."""
     drawn = np.random.default_rng(5)
-    for _ in range(TRIALS if effect == 0 else TRIALS // 5):
+    for _ in range(TRIALS if effect == 0 else TRIALS // 4):
         own, base = served(drawn, effect, shared)
         averaged = average(own, base)
         alone = [stats.sign_flip(a - b) for a, b in zip(own, base, strict=True)] if effect else []

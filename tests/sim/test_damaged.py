@@ -192,7 +192,7 @@ def test_compare_and_report_show_the_rest(
     assert first.name in capsys.readouterr().out.replace("\n", "").replace(" ", "")
     (second / "layers.parquet").unlink()
     # Pictures take seconds, and are none of this.
-    monkeypatch.setattr(draw, "_draw", lambda name, caption, make: draw.Drawn(name, caption, None, "not asked for"))
+    monkeypatch.setattr(draw, "_draw", lambda name, caption, *_: draw.Drawn(name, caption, (), "not asked for"))
     assert main(["report", str(out)]) == 0
     page = (out / "report.html").read_text()
     assert first.name in page

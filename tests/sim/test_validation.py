@@ -111,6 +111,8 @@ def test_the_result_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     runs = sim.load(tmp_path)
     assert sorted(runs["measure"]) == ["test", "validation"]
     assert main(["compare", str(tmp_path), "baseline=static"]) == 2
-    assert capsys.readouterr().err.startswith("error: measure: test (1 run), validation (1 run) in one comparison")
+    assert capsys.readouterr().err.startswith(
+        "error: these runs are not alike: measure is test (1 run), validation (1 run)."
+    )
     assert main([*words, "measure=train"]) == 2
     assert capsys.readouterr().err == "error: measure=train: allowed: test, validation\n"

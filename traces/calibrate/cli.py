@@ -128,7 +128,7 @@ def _warn(noise: dict[str, Any]) -> None:
     for name, points in noisy.items():
         _say(f"  {name:<24} {points}, up to {100 * noise['spread'][name]:.0f} %")
     if noisy:
-        _say("  The profile says so. Measure again while nothing else runs, or with more seconds=.")
+        _say("  The profile says so. Measure again while nothing else runs, or longer (seconds=).")
 
 
 def _plot(profile: dict[str, Any], path: Path) -> None:

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from traces.collect.devices import SPREAD, choose, limits, weights_bytes
+from traces.collect.families import REFUSED, family_of
 from traces.collect.options import check_choice
 from traces.collect.quantised import check_computable, check_stored, dequantising, method_of
 from traces.errors import UserError
@@ -29,6 +30,7 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 REFERENCE = "reference"
 _LONGEST = 300  # of what the library says
 _AUTO: Any = AutoModelForCausalLM
+_AUTO_CONFIG: Any = AutoConfig
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -70,6 +72,7 @@ def load(
         full = None if method is None else dequantising(name, folder, method, dtype, _LOCAL)
         if full is not None:
             how = {"dtype": full.dtype, "config": full.config}
+        check_type(name, _AUTO_CONFIG.from_pretrained(str(folder), **_LOCAL))
         nbytes = weights_bytes(files, dtype) if full is None else full.nbytes
         where = choose(device, nbytes, limited=bool(allowed))
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **_LOCAL)
@@ -90,6 +93,18 @@ def load(
     # The cache names a snapshot's folder after its commit.
     revision = weights_digest(folder) if name == REFERENCE else None if own else folder.name
     return Loaded(model, tokenizer, folder.resolve().name if own else name, revision, facts)
+
+
+def check_type(name: str, config: Any) -> None:
+    """UserError for a model that is no decoder alone, or whose routing no trace can hold; no weights are read."""
+    kind = f"model={name!r} is of type {config.model_type!r}"
+    loaded: Any = MODEL_FOR_CAUSAL_LM_MAPPING
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"{kind}, an encoder with a decoder; allowed: a decoder alone")
+    if type(config) not in loaded:
+        raise UserError(f"{kind}, of which the library has no language model for text alone; allowed: one that it has")
+    if (family := family_of(config)) in REFUSED:
+        raise UserError(f"{kind}, which cannot be recorded: {REFUSED[family]}")
 
 
 def _model(name: str, folder: Path, where: str, how: Mapping[str, Any], allowed: Mapping[int | str, str]) -> Any:

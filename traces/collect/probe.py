@@ -63,7 +63,7 @@ def check_cache(moe: MoeModel, prompts: Sequence[Sequence[int]]) -> None:
                 try:
                     _compare(moe, ran, _without_cache(recorder, row, ran))
                 except RecordingError as error:
-                    raise RecordingError(f"{error}; for padding alone; allowed: batch=1") from None
+                    raise RecordingError(f"{error}; only in a padded batch; allowed: batch=1") from None
 
 
 def tolerance(dtype: torch.dtype) -> float:

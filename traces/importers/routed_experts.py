@@ -83,9 +83,9 @@ def _requests(source: Path, options: Options) -> Iterator[Found]:
         if request.expert_ids.shape[1:] != shape:
             found = request.expert_ids.shape[1:]
             raise refusal(request.where, "layers and k", found, f"{shape}, as in the first request")
-        for name, found in zip(("n_layers", "top_k"), shape, strict=True):
-            if (stated := options.own.get(name, found)) != found:
-                raise refusal(request.where, name, stated, f"{found}, which this array has")
+        for name, size in zip(("n_layers", "top_k"), shape, strict=True):
+            if (stated := options.own.get(name, size)) != size:
+                raise refusal(request.where, name, stated, f"{size}, which this array has")
         if max(shape) > MAX_EXPERTS:
             raise refusal(request.where, "layers and k", shape, f"at most {MAX_EXPERTS} each")
         yield request

@@ -29,7 +29,7 @@ from traces.errors import TraceError, UserError
 from traces.format import MAX_EXPERTS
 from traces.importers import Importer, Options
 from traces.importers.build import File, build
-from traces.importers.counts import are_counts
+from traces.importers.counts import are_counts_in
 from traces.importers.files import MAX_REQUEST_IDS, Line, text_lines
 from traces.importers.passes import MAX_LAYERS, Pass, Turns
 from traces.manifest import Recorder
@@ -98,8 +98,7 @@ def _is_wide(source: Path) -> bool:
             return False
         if _WIDE_ROW.fullmatch(raw):
             return True
-        names = raw.decode("latin-1").split(",")
-        if are_counts(names):
+        if are_counts_in(raw.decode("latin-1")):
             raise line.refuse_counts()
         raise line.refuse("content", raw.decode("latin-1"), f"the header {_HEAD}, or rows pos,layer,id0,id1,...")
     raise Line(source.name, 1).refuse("content", "nothing", f"the header {_HEAD}, or rows pos,layer,id0,id1,...")

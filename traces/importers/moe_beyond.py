@@ -22,7 +22,7 @@ from traces.errors import TraceError
 from traces.format import MAX_EXPERTS
 from traces.importers import Importer, Options
 from traces.importers.build import File, Found, build
-from traces.importers.counts import are_counts
+from traces.importers.counts import are_counts_in
 from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size, text_lines
 from traces.importers.passes import MAX_LAYERS
 from traces.manifest import Recorder
@@ -120,7 +120,7 @@ def _read(path: Path) -> Iterator[_Batch]:
             continue
         match = _ROW.fullmatch(raw)
         if match is None or not headed:
-            if are_counts(raw.decode("latin-1").split(",")):
+            if are_counts_in(raw.decode("latin-1")):
                 raise line.refuse_counts()
             raise line.refuse("content", raw.decode("utf-8", "replace"), f"the header {_HEAD}, and rows of it")
         layer = line.integer("Layer ID", int(match["layer"]), 0, MAX_LAYERS - 1)

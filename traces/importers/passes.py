@@ -15,7 +15,6 @@ from traces.format import Array
 from traces.importers.build import Found
 from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size
 
-
 MAX_LAYERS = 2**12
 """Layers are numbered below this, many times what models have: a file is held with all layers up to its last one."""
 

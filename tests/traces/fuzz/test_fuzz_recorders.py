@@ -239,6 +239,7 @@ def test_sglang_pt(tmp_path: Path, part: str, edits: list[Edit], member: int, mo
     )
     if accepted_or_refused(lambda: find("sglang_pt").run(source, target, Options())):
         trace = open_trace(target)
-        assert (trace.L, trace.N) <= (3, 13)
+        assert trace.L <= 3
+        assert trace.N <= 14
         shutil.rmtree(target)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

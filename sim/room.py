@@ -15,7 +15,7 @@ from typing import Any
 from sim.profiles import HardwareProfile, ModelProfile
 from sim.units import format_bytes, parse_budget
 from traces import Request
-from traces.errors import UserError
+from traces.errors import UserError, meant
 
 AUTO = "auto"
 """As a budget: the whole room, or all experts where they take less."""
@@ -103,7 +103,11 @@ def budget_bytes(budget: str | int, total_expert_bytes: int, room: Room, hardwar
         raise UserError(f"budget={budget}: {there}; allowed: a larger GPU, a smaller batch or shorter requests")
     if budget == AUTO:
         return min(room.bytes, total_expert_bytes)
-    nbytes = parse_budget(budget, total_expert_bytes)
+    try:
+        nbytes = parse_budget(budget, total_expert_bytes)
+    except UserError as error:
+        close = meant(budget, [AUTO])
+        raise UserError(f"{error}, or {AUTO}{close}") from None
     if nbytes > room.bytes:
         raise UserError(f"budget={budget}: {there}; allowed: up to {_typed(room.bytes)}, or {AUTO}")
     return nbytes

@@ -66,7 +66,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
         ),
         *([Text(f"prices from noisy measurements: {in_words(noisy)}")] if noisy else []),
         Text(f"{_recording(source['trace'])}, served in {order}"),
-        *([Text(fill(room.line(memory["room"]), 80, subsequent_indent="  "), style="dim")] if "room" in memory else []),  # older results have none
+        *_room(memory),
         *_few(totals["requests"]),
         *([Text(f"{policy['name']} decided: {worded(policy['facts'])}")] if policy["facts"] else []),
     ]
@@ -80,6 +80,11 @@ def _finding(result: Mapping[str, Any]) -> str:
         return f"{said}, lossy"
     gap = result["bounds"]["time_lower_bound"]["gap"] if result["bounds"] is not None else None
     return said if gap is None else f"{said}, {gap:.2f} times the bound"
+
+
+def _room(memory: Mapping[str, Any]) -> list[Text]:
+    """What the card has left for experts; older results do not say."""
+    return [Text(fill(room.line(memory["room"]), 80, subsequent_indent="  "), style="dim")] if "room" in memory else []
 
 
 def _few(requests: int) -> list[Text]:

@@ -17,7 +17,7 @@ from traces.reader import open_trace
 from traces.repeats import repeats_of, warning
 from traces.version import SHOWN
 from traces.words import folder, integer, member, parse_words, share, text
-from traces.workplace import refuse_existing
+from traces.workplace import refuse_place
 
 HELP = """\
 Work with recorded routing of Mixture-of-Experts models.
@@ -219,7 +219,7 @@ def _import(args: list[str]) -> None:
     known = {field.name for field in fields(Options)} - {"own"}
     common = {key: value for key, value in options.items() if key in known}
     own = {key: value for key, value in options.items() if key not in known}
-    refuse_existing(Path(target))  # now, and not after a large file has been read
+    refuse_place(Path(target))  # now, and not after a large file has been read
     importer.run(Path(source), Path(target), Options(**common, own=own, note=_note))
     print(f"imported {source} into {target}: check it with python -m traces check {target}", file=sys.stderr)
 

@@ -168,6 +168,13 @@ def refuse_existing(path: Path) -> None:
         raise TraceError(f"{path}: exists already; allowed: a folder that is yet to be made")
 
 
+def refuse_place(path: Path) -> None:
+    """Refuse a place where a trace cannot come to lie: something is there, or its folder is missing."""
+    if not path.parent.is_dir():
+        raise TraceError(f"{path.parent}: no such folder; allowed: an existing one for the trace to lie in")
+    refuse_existing(path)
+
+
 def _make(folder: Path, path: Path, *, exist_ok: bool = False) -> None:
     """Make the folder in which the trace ``path`` comes about; an error names ``path``, which the user knows."""
     try:

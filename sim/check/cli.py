@@ -18,7 +18,7 @@ from sim.check.laws import (
     assert_says_what_it_is,
     digests,
 )
-from sim.check.variants import Variant, named
+from sim.check.variants import Variant, known_names, named
 from sim.cli import wants_help
 from sim.sweep.unexpected import in_one_line
 from sim.units import counted
@@ -60,8 +60,9 @@ def main(words: Sequence[str]) -> int:
         return 0
     for word in words:
         if "=" in word or word.startswith("-"):
-            name = word.rpartition("=")[2].lstrip("-")
-            raise UserError(f"{word}: no word of sim check; allowed: names of policies, such as {name or 'lru'}")
+            key, _, value = word.lstrip("-").partition("=")
+            name = next((name for name in (value, key) if name in known_names()), "lru")
+            raise UserError(f"{word}: no word of sim check; allowed: names of policies, such as {name}")
     found = {name: _variants(name) for name in words}
     return max(_check(name, taken, refused) for name, (taken, refused) in found.items())
 

@@ -94,14 +94,19 @@ def variants() -> Iterator[Variant]:
     yield from dict.fromkeys([*alone, *_by_hand()])
 
 
+def known_names() -> list[str]:
+    """The names of policies, and of their files."""
+    return sorted({*registry.names(), *conf.names("policy")})
+
+
 def named(name: str) -> list[Variant]:
     """Of a policy, every variant, with more values of each parameter than :func:`variants` has; or of a YAML, that one.
 
     UserError where there is neither.
     """
     known = name in registry.names()
-    if not known and name not in conf.names("policy"):
-        raise UserError(f"policy={name}: unknown; {allowing(name, sorted({*registry.names(), *conf.names('policy')}))}")
+    if name not in known_names():
+        raise UserError(f"policy={name}: unknown; {allowing(name, known_names())}")
     by_hand = [variant for variant in _by_hand() if name in (variant.name, variant.title)]
     return list(dict.fromkeys([*of_one(name, others), *by_hand] if known else by_hand))
 

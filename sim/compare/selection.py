@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sim.units import counted, parse_bytes
-from traces.errors import UserError, one_of
+from traces.errors import UserError, meant, one_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,9 @@ OF_A_POLICY = ("code", "predictors")
 """Columns in which the runs of one policy have one value."""
 
 KEYS = (*ALIKE, *OF_A_POLICY, "policy", "budget", "seed")
+OPTIONS = ("metric", "baseline", "target", "level", "format")
+"""Words that choose no runs, for whoever mistypes one."""
+
 HASHES = ("trace", "model_sha", "hardware_sha", "code")
 SHOWN = 12
 
@@ -58,7 +61,8 @@ def select(runs: pd.DataFrame, words: Sequence[str]) -> pd.DataFrame:
     for word in words:
         key, separator, value = word.partition("=")
         if not separator or not value or (key not in KEYS and key not in runs.columns):
-            raise UserError(f"{word}: not understood; write KEY=VALUE with one of {one_of(KEYS)}")
+            close = "" if key in KEYS else meant(key, (*KEYS, *OPTIONS))
+            raise UserError(f"{word}: not understood; write KEY=VALUE with one of {one_of(KEYS)}{close}")
         chosen = _matches(runs, key, value)
         if not chosen.any():
             raise UserError(f"{word}: no run has it; there are: {_values(runs, key)}")

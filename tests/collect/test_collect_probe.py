@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
@@ -103,31 +103,34 @@ def test_what_a_decode_pass_does_otherwise(fault: Callable[[Any], None], message
         check_cache(inspect_model(model), [PROMPT])
 
 
-def test_rounding_is_no_difference() -> None:
+def test_rounding_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some numbers of every layer are a unit in the last place off, in the cached passes alone: experts of near scores
     change places, and that is all. What is forced upon the other pass keeps the rest comparable."""
     dtype = torch.bfloat16
-    model = build("qwen3_moe", **SIZES | {"num_experts": 32, "num_hidden_layers": 12, "moe_intermediate_size": 24}).to(
-        dtype
-    )
-    draw, eps, on = torch.Generator().manual_seed(0), torch.finfo(dtype).eps, [True]
+    sizes = {"num_experts": 32, "num_hidden_layers": 12, "moe_intermediate_size": 24, "num_experts_per_tok": 1}
+    model = build("qwen3_moe", **SIZES | sizes, norm_topk_prob=True).to(dtype)
+    draw, eps, text = torch.Generator().manual_seed(0), torch.finfo(dtype).eps, PROMPT * 4
 
     def shaken(_module: Any, _args: Any, out: Any) -> Any:
-        noise = torch.rand(out.shape, generator=draw) if on[0] else torch.full(out.shape, 0.5)
+        noise = torch.rand(out.shape, generator=draw)
         return (out.float() * (1 + eps * ((noise < 1 / 6).float() - (noise > 5 / 6).float()))).to(out.dtype)
 
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear):
-            module.register_forward_hook(shaken)
     recorder = Recorder(inspect_model(model), frozenset(RAW), ahead=1)
-    with recorder.attached(), torch.inference_mode():
-        (ran,) = probe._with_cache(recorder, [PROMPT * 4])
-        on[0] = False
-        alone = probe._without_cache(recorder, PROMPT * 4, ran)
-    assert (np.sort(ran.ids) != np.sort(alone.ids)).any(), "or this would show nothing"
+    with recorder.attached(), torch.inference_mode(), ExitStack() as undo:
+        with ExitStack() as hooks:
+            for module in model.modules():
+                if isinstance(module, torch.nn.Linear):
+                    hooks.callback(module.register_forward_hook(shaken).remove)
+            (ran,) = probe._with_cache(recorder, [text])
+        alone = probe._without_cache(recorder, text, ran)
+        unheard = property(lambda _: None, lambda *_: None)
+        undo.enter_context(monkeypatch.context()).setattr(Recorder, "forced", unheard, raising=False)
+        free = probe._without_cache(recorder, text, ran)
+    assert (ran.ids != alone.ids).any()
     probe._compare(recorder.moe, ran, alone)
-    apart = probe._distance(ran.routers, alone.routers).max()
-    assert 0 < apart < tolerance(dtype) / 2
+    assert 0 < probe._distance(ran.routers, alone.routers).max() < tolerance(dtype) / 2
+    with pytest.raises(RecordingError, match=BEYOND):
+        probe._compare(recorder.moe, ran, free)
 
 
 def test_a_model_that_cannot_be_compared() -> None:

@@ -15,6 +15,9 @@ from traces.errors import allowing, meant
     [
         ("sim check policy=lru", "policy=lru: no word of sim check; allowed: names of policies, such as lru"),
         ("sim check --lru", "--lru: no word of sim check"),
+        ("sim check lru seed=3", "seed=3: no word of sim check; allowed: names of policies, such as lru"),
+        ("sim check fmoe=1", "fmoe=1: no word of sim check; allowed: names of policies, such as fmoe"),
+        ("sim check policy=best", "such as lru"),
         ("sim check lru_layr", "policy=lru_layr: unknown; allowed: belady_forced, deepspeed,"),
         ("sim check lru_layr", "; did you mean lru_layer?"),
         ("sim check belady", "; did you mean belady_forced?"),

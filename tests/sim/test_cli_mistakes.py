@@ -14,6 +14,7 @@ from sim.cli import main
 
 WORDS = [
     (["budget=8GBB"], ["budget", "8GBB", "GiB"]),
+    (["budget=Auto"], ["budget='Auto': not a positive size", ", such as 50%, or auto; did you mean auto?"]),
     (["budget=-1GB"], ["budget", "-1GB", "positive"]),
     (["budget=0"], ["budget", "positive"]),
     (["budget=200%"], ["budget='200%': above 100%, which is all experts; allowed: "]),

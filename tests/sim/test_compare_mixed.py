@@ -117,3 +117,11 @@ def compare_words(folder: Path) -> tuple[str, ...]:
     with pytest.raises(MixedRunsError) as caught:
         compare(folder)
     return caught.value.words
+
+
+@pytest.mark.parametrize(("word", "near"), [("bach=1", "batch"), ("metrc=ttft", "metric"), ("polcy=lru", "policy")])
+def test_the_word_that_was_meant(mixed: Path, word: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(mixed), word]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {word}: not understood")
+    assert error.endswith(f"; did you mean {near}?\n")

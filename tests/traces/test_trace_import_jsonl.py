@@ -94,7 +94,7 @@ def test_tokens_that_a_cache_held_are_context(tmp_path: Path) -> None:
         ([{"n_layers": 0}, *GOOD], "line 1, n_layers is 0"),
         ([{"n_layers": 1}, *GOOD], "line 3, layer is 1; allowed: at most 0, as the header says"),
         ([{"top_k": 1}, *GOOD], "line 2, number of ids is 2; allowed: at most 1"),
-        ([{"n_experts": 4}, *GOOD], "line 4, ids is 4; allowed: an integer, 0 to 3"),
+        ([{"n_experts": 4}, *GOOD], "line 4, ids is 4; allowed: an integer, -1 to 3"),
         ([{"expert_bytes": [1]}, *GOOD], "line 3, layer is 1; allowed: at most 0, as the header says"),
         ([{"n_layers": 2, "expert_bytes": [1]}, *GOOD], "line 1, length of expert_bytes is 1; allowed: 2"),
         ([{"expert_bytes": [1, 0]}, *GOOD], "expert_bytes of layer 1 is 0; allowed: more, since tokens"),

@@ -73,6 +73,8 @@ def test_a_folder_by_the_numbers_in_its_names(tmp_path: Path) -> None:
         ("layer,expert,count\n1,2,3\n", "line 1, content is 'counts per expert"),
         (text("1,0,a,[1]", "1,0,b,c,[1]"), "line 3, content is '1,0,b,c,[1]'"),
         (text('1,0,a,"[1, -2]"'), "line 2, content"),
+        (text('1,0,a,"[1, 2]'), "line 2, content"),
+        (text("1,0,a,[1, 2]"), "line 2, content"),
         (text('1,0,a,"[1, 65534]"'), "line 2, Activated Expert IDs is 65534"),
         (text('1,0,a,"[1, 1]"'), "prompt from line 2 on: expert ids of token row 0, layer 1 is [1, 1]"),
         (text("2,0,a,[1]", "1,0,a,[1]"), "line 3, Layer ID is 1; allowed: at least 2"),

@@ -170,7 +170,7 @@ IN_PASSES = {"token_idx": "pass"}
         ([route("r0", 0, 1, rank=1)], {}, "line 2, keys"),
         ([route("r0", 0, 1, req_id=[1])], {}, "line 2, req_id is [1]"),
         ([route("r0", 0, 1, token_idx=-1)], {}, "line 2, token_idx is -1"),
-        ([route("r0", 0, 65534)], {}, "line 2, layer is 65534"),
+        ([route("r0", 0, 4096)], {}, "line 2, layer is 4096; allowed: an integer, 0 to 4095"),
         ([route("r0", 0, 1, topk_ids=[60, 1])], {}, "line 2, topk_ids is 60; allowed: an integer, -1 to 59"),
         ([route("r0", 0, 1, topk_ids=[1, 2, 3])], {}, "line 2, topk_ids is [1, 2, 3]; allowed: a list of 1 to 2 items"),
         ([route("r0", 0, 1, topk_ids=[1, 1]), route("r0", 0, 3)], {}, "line 2 on: expert ids of token row 0, layer 1"),

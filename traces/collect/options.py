@@ -8,7 +8,6 @@ from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from traces.errors import UserError, allowing, meant, one_of
-from traces.fields import MAX_INT
 from traces.format import shown
 
 T = TypeVar("T")
@@ -50,8 +49,8 @@ def _read(key: str, value: str, kind: str, between: tuple[float, float] | None) 
         noun = "a whole number" if kind == "int" else "a number"
         allowed = f"; allowed: {_between(*between)}" if between else ""
         raise UserError(f"{key}={shown(value)} is not {noun}{allowed}") from None
-    if isinstance(read, int):
-        check_range(key, read, *(between or (-MAX_INT, MAX_INT)))
+    if between and isinstance(read, int):
+        check_range(key, read, *between)
     return read
 
 

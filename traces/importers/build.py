@@ -64,7 +64,7 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
     what the file says, else the largest id plus one, rounded up to a multiple of 4. Raises TraceError with file, place
     and value.
     """
-    survey, blanks = Survey(), Blanks()
+    survey, blanks, before = Survey(), Blanks(), _state(source)
     for request in _limited(source, options, file, read, blanks):
         _look(request, survey)
     blanks.check(source.name, options.without_layers)
@@ -79,6 +79,7 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
     signals = {name: shapes[name] for name in survey.signals}
     with TraceWriter(target, n_layers=shape[0], n_experts=n_experts, top_k=shape[1], signals=signals) as out:
         for number, request in enumerate(_limited(source, options, file, read, Blanks())):
+            _refuse_change(source, before)
             prompt = request.start + request.prefill
             ends = accumulate(request.prompt_passes, initial=request.start)
             steps = [(PREFILL, end - begin, begin) for begin, end in pairwise(ends)]
@@ -92,6 +93,7 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
                 source=request.source or options.source or source.name,
             )
             out.add_request(label, steps=steps, **_arrays(request, kept, shape[1], out.absent))
+        _refuse_change(source, before)
         decoding = {"mode": "unknown", **file.decoding}
         if options.phases == "decode":
             decoding["phases"] = "decode alone: prompts were left out"
@@ -106,6 +108,21 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
             expert_bytes=sizes,
             priced_as=priced_as,
         )
+
+
+def _state(source: Path) -> tuple[int, ...] | None:
+    """Return what changes when somebody writes to the file; None where there is no file."""
+    try:
+        found = source.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _refuse_change(source: Path, before: tuple[int, ...] | None) -> None:
+    """Refuse a file that is not what the first reading saw, as one is to which a recorder still writes."""
+    if _state(source) != before:
+        raise refusal(source.name, "content", "changed while it was read", "a file that nobody writes to any more")
 
 
 def _limited(
@@ -198,7 +215,7 @@ def _say(options: Options, file: File, survey: Survey, shape: tuple[int, int], n
         options.note(f"{', '.join(inferred)}: what the tokens of the file have")
     one_each = survey.prompt_passes <= survey.requests
     passes = "one pass per request" if one_each else f"in {survey.prompt_passes:,} passes"
-    prompts = f"{survey.prompt_rows:,} tokens of prompts, {passes}" if survey.prompt_rows else "no prompts"
+    prompts = f"{_counted(survey.prompt_rows, 'token')} of prompts, {passes}" if survey.prompt_rows else "no prompts"
     options.note(
         f"{_counted(survey.requests, 'request')}: {prompts}; {_counted(survey.decode_rows, 'decode pass')}; "
         f"rows that repeat the one before: {survey.repeats}"

@@ -56,6 +56,7 @@ def checked(request: Found, kept: Array, file: File, options: Options, blanks: B
         request = _from_row(request, request.prefill)
     if not kept.any():
         raise TraceError(f"{request.where}: without_layers leaves out all {len(kept)} layers; allowed: fewer")
+    _check_dtype(request, kept, file, options)
     if not kept.all():
         request = replace(request, expert_ids=np.where(kept[:, None], request.expert_ids.astype(np.int32), -1))
     _check_range(request, file, options)
@@ -89,11 +90,30 @@ def _from_row(request: Found, rows: int) -> Found:
     )
 
 
+def _check_dtype(request: Found, kept: Array, file: File, options: Options) -> None:
+    """Refuse a dtype that ends below E, and -1 that became the largest value of an unsigned one."""
+    ids, largest = request.expert_ids, int(np.iinfo(request.expert_ids.dtype).max)
+    if ids.dtype.itemsize == 1 and options.n_experts and options.n_experts > largest + 1:
+        found, allowed = f"{ids.dtype}, which ends at {largest}", f"ids to {options.n_experts - 1}: 16 bits or more"
+        raise refusal(request.where, f"dtype of {file.ids}", found, allowed)
+    if ids.dtype.kind != "u":
+        return
+    filled = (ids == largest).all(axis=2) & kept
+    if ids.shape[2] == 1:
+        # It may be an expert. Rows and layers of it alone are none, unless E was stated to go so far.
+        rows, layers = filled[:, kept].all(axis=1), filled.all(axis=0)
+        filled = filled & (rows[:, None] | layers)
+        if filled.sum() < SURE or (options.n_experts or file.n_experts or 0) > largest:
+            return
+    if filled.any():
+        row, layer = np.argwhere(filled)[0]
+        where = f"{file.ids} of token row {request.first_row + row}, layer {layer}"
+        allowed = f"experts; {largest} in every slot is -1 in {ids.dtype}: write it into a signed dtype, such as int16"
+        raise refusal(request.where, where, ids[row, layer].tolist(), allowed)
+
+
 def _check_range(request: Found, file: File, options: Options) -> None:
     ids, most = request.expert_ids, (options.n_experts or file.n_experts or MAX_EXPERTS) - 1
-    if ids.dtype.itemsize == 1 and options.n_experts and options.n_experts > np.iinfo(ids.dtype).max + 1:
-        found, allowed = f"{ids.dtype}, which ends at {np.iinfo(ids.dtype).max}", f"ids to {most}: 16 bits or more"
-        raise refusal(request.where, f"dtype of {file.ids}", found, allowed)
     if ids.min(initial=0) < -1 or ids.max(initial=0) > most:
         row, layer, slot = np.argwhere((ids < -1) | (ids > most))[0]
         where = f"{file.ids} of token row {request.first_row + row}, layer {layer}, slot {slot}"
@@ -106,7 +126,9 @@ def _without_zeros(request: Found, kept: Array, file: File, blanks: Blanks) -> F
     zero = (ids == 0).all(axis=2)
     if not several and not file.padded:
         zero[:] = False
-    whole = zero.all(axis=0) & kept if several else np.zeros(len(kept), bool)
+    # A cached prefix may be -1 in the layers without experts, too.
+    nothing = (zero | (ids < 0).all(axis=2)).all(axis=0) & zero.any(axis=0)
+    whole = nothing & kept if several else np.zeros(len(kept), bool)
     if several and (whole | ~kept).all():
         raise refusal(request.where, file.ids, "zeros alone", "the experts of tokens: this request was not recorded")
     blanks.routed.update(np.flatnonzero((ids >= 0).any(axis=(0, 2)) & ~whole).tolist())

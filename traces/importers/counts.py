@@ -21,9 +21,13 @@ _ORDER = re.compile(
 )
 
 
+def _plain(name: str) -> str:
+    return re.sub(r"[ -]", "_", name.strip().lower())
+
+
 def are_counts(names: Collection[str]) -> bool:
     """Say whether columns, keys or arrays of these names are counts of experts: a count, and nothing of an order."""
-    plain = [name.strip().lower() for name in names]
+    plain = [_plain(name) for name in names]
     if any(_ORDER.fullmatch(name) for name in plain):
         return False
     counted = [name for name in plain if _COUNT.fullmatch(name)]
@@ -46,8 +50,8 @@ def is_histogram(node: Any) -> bool:
         return False
     if are_counts(node):
         # One number that is called a count may be a size of the model: counts are by expert.
-        lists = any(isinstance(node[name], list | dict) for name in node if _COUNT.fullmatch(name.strip().lower()))
-        return lists or any(_EXPERT.fullmatch(name.strip().lower()) for name in node)
+        lists = any(isinstance(node[name], list | dict) for name in node if _COUNT.fullmatch(_plain(name)))
+        return lists or any(_EXPERT.fullmatch(_plain(name)) for name in node)
     return all(map(_is_number, node)) and all(map(_all_numbers, node.values()))
 
 

@@ -78,11 +78,15 @@ class Line:
         return value
 
     def ids(self, field: str, value: object, n_experts: int) -> list[int]:
-        """Return ``value`` if it is a list of distinct ids of ``n_experts`` experts."""
+        """Return ``value`` if it is a list of distinct ids of ``n_experts`` experts, -1 where absent.
+
+        Zeros alone are let through: they stand for what was not recorded, which traces.importers.checks names.
+        """
         ids = self.items(field, value, n_experts)
         for item in ids:
-            self.integer(field, item, 0, n_experts - 1)
-        if len(set(ids)) < len(ids):
+            self.integer(field, item, -1, n_experts - 1)
+        there = [item for item in ids if item >= 0]
+        if any(there) and len(set(there)) < len(there):
             raise self.refuse(field, value, "an expert at most once per token and layer")
         return ids
 

@@ -3,11 +3,12 @@
     {"request": 0, "phase": "decode", "token": 17, "layer": 3, "ids": [9, 4], "weights": [0.7, 0.3], "token_id": 42}
 
 ``token`` is the position in the request (0: the first token of the prompt) and goes up by one; ``layer`` ascends
-within a token. A layer that is left out did not see the token, a list of fewer ids is a smaller k: both become
-absent entries. ``ids`` go by descending weight, and are sorted so where ``weights`` are given. A request that starts
-at a later position has earlier tokens in its KV cache. Optional, on every line or on none: ``request`` (ascending;
-without it there is one), ``weights``, ``token_id``, and within a request ``phase``: without it every token is taken
-as a decode step of its own, and the manifest says so. All prefill tokens of a request are one pass.
+within a token. A layer that is left out did not see the token, a list of fewer ids is a smaller k, and -1 is no
+expert: all become absent entries. ``ids`` go by descending weight, and are sorted so where ``weights`` are given. A
+request that starts at a later position has earlier tokens in its KV cache. Optional, on every line or on none:
+``request`` (ascending; without it there is one), ``weights``, ``token_id``, and within a request ``phase``: without it
+every token is taken as a decode step of its own, and the manifest says so. All prefill tokens of a request are one
+pass.
 
 The first line may be a header instead, with any of ``model``, ``n_layers``, ``n_experts``, ``top_k`` and
 ``expert_bytes`` (a list, one per layer); what it does not say is taken from the lines.
@@ -60,7 +61,7 @@ class _Request:
     token_ids: array[int] = field(default_factory=lambda: array("i"))
     places: array[int] = field(default_factory=lambda: array("i"))
     """Row, layer and number of ids of each line."""
-    ids: array[int] = field(default_factory=lambda: array("H"))
+    ids: array[int] = field(default_factory=lambda: array("i"))
     weights: array[float] = field(default_factory=lambda: array("d"))
 
 
@@ -124,8 +125,8 @@ def _requests(source: Path, head: _Head, n_experts: int) -> Iterator[_Request]:
     request: _Request | None = None
     layer = -1
     line, always = Line(source.name, 1), None
-    for line, node in json_lines(source):
-        if line.number == 1 and not set(node) & {*_NEEDED, *_MORE}:
+    for number, (line, node) in enumerate(json_lines(source)):
+        if number == 0 and not set(node) & {*_NEEDED, *_MORE}:
             continue
         if not set(_NEEDED) <= set(node) <= {*_NEEDED, *_MORE}:
             raise line.refuse("keys", one_of(node), f"{one_of(_NEEDED)}, and some of {one_of(_MORE)}")
@@ -190,7 +191,7 @@ def _found(request: _Request) -> Found:
     slots = np.arange(len(request.ids)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     place = (np.repeat(rows, sizes), np.repeat(layers, sizes), slots)
     ids = np.full(shape, -1, np.int32)
-    ids[place] = np.frombuffer(request.ids, np.uint16)
+    ids[place] = np.frombuffer(request.ids, np.int32)
     signals: dict[str, Array] = {}
     if "weights" in request.keys:
         signals["expert_weights"] = np.zeros(ids.shape, np.float32)
@@ -208,8 +209,8 @@ jsonl: one JSON object per line, token and layer, tokens and layers ascending
   {"request": 0, "phase": "decode", "token": 17, "layer": 3, "ids": [9, 4],
    "weights": [0.7, 0.3], "token_id": 42}
   request, phase (prefill, decode), weights and token_id are optional; without
-  phase every token is a decode step. A layer left out for a token, or fewer
-  ids, become absent entries. The first line may be a header with model,
+  phase every token is a decode step. A layer left out for a token, fewer ids,
+  or -1 become absent entries. The first line may be a header with model,
   n_layers, n_experts, top_k, expert_bytes.
   n_experts=E      experts per layer (default: the header's, else the largest
                    id + 1, rounded up to a multiple of 4)

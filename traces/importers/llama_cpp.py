@@ -29,9 +29,9 @@ from traces.errors import TraceError, UserError
 from traces.format import MAX_EXPERTS
 from traces.importers import Importer, Options
 from traces.importers.build import File, build
-from traces.importers.counts import are_counts
+from traces.importers.counts import are_counts_in
 from traces.importers.files import MAX_REQUEST_IDS, Line, text_lines
-from traces.importers.passes import Pass, Turns
+from traces.importers.passes import MAX_LAYERS, Pass, Turns
 from traces.manifest import Recorder
 from traces.words import integer
 
@@ -98,8 +98,7 @@ def _is_wide(source: Path) -> bool:
             return False
         if _WIDE_ROW.fullmatch(raw):
             return True
-        names = raw.decode("latin-1").split(",")
-        if are_counts(names):
+        if are_counts_in(raw.decode("latin-1")):
             raise line.refuse_counts()
         raise line.refuse("content", raw.decode("latin-1"), f"the header {_HEAD}, or rows pos,layer,id0,id1,...")
     raise Line(source.name, 1).refuse("content", "nothing", f"the header {_HEAD}, or rows pos,layer,id0,id1,...")
@@ -140,7 +139,7 @@ def _groups(source: Path, top_k: int) -> Iterator[_Group]:
         if group is None or layer != group.layer:
             if group is not None:
                 yield _whole(group, top_k)
-            group = _Group(line, line.integer("layer", layer, 0, MAX_EXPERTS - 1), slots=top_k)
+            group = _Group(line, line.integer("layer", layer, 0, MAX_LAYERS - 1), slots=top_k)
             empty = False
         if expert >= MAX_EXPERTS or len(group.ids) == MAX_REQUEST_IDS:
             line.integer("expert", expert, 0, MAX_EXPERTS - 1)
@@ -169,7 +168,7 @@ def _wide_groups(source: Path) -> Iterator[_Group]:
         match = _WIDE_ROW.fullmatch(raw)
         if match is None:
             raise line.refuse("content", raw.decode("latin-1"), "pos,layer,id0,id1,...: integers")
-        position, layer = int(match[1]), line.integer("layer", int(match[2]), 0, MAX_EXPERTS - 1)
+        position, layer = int(match[1]), line.integer("layer", int(match[2]), 0, MAX_LAYERS - 1)
         ids = [line.integer("id", int(word), 0, MAX_EXPERTS - 1) for word in match[3].split(b",")[1:]]
         goes_on = group is not None and layer == group.layer and position < 0 and group.position == position - 1
         if group is None or not goes_on:

@@ -29,7 +29,7 @@ from traces.format import MAX_EXPERTS, Array
 from traces.importers import Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.files import MAX_REQUEST_IDS, Line, json_lines
-from traces.importers.passes import Pass, Turns
+from traces.importers.passes import MAX_LAYERS, Pass, Turns
 from traces.manifest import Recorder
 from traces.words import integer, member
 
@@ -147,7 +147,7 @@ def _records(source: Path, left_out: _LeftOut) -> Iterator[_Record]:
         if node.get("block") == "mtp":
             left_out.lines += 1
             continue
-        layer = line.integer("layer", node["layer"], 0, MAX_EXPERTS - 1)
+        layer = line.integer("layer", node["layer"], 0, MAX_LAYERS - 1)
         yield _Record(line, step, layer, _ids(line, node))
 
 

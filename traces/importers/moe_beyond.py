@@ -22,16 +22,18 @@ from traces.errors import TraceError
 from traces.format import MAX_EXPERTS
 from traces.importers import Importer, Options
 from traces.importers.build import File, Found, build
-from traces.importers.counts import are_counts
+from traces.importers.counts import are_counts_in
 from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size, text_lines
+from traces.importers.passes import MAX_LAYERS
 from traces.manifest import Recorder
 from traces.words import integer
 
 _HEAD = "Layer ID,Batch Number,Token,Activated Expert IDs"
 _HEADS = (_HEAD.encode(), f"{_HEAD},Token Embedding Vector".encode())
 _ROW = re.compile(
-    rb'(?P<layer>\d{1,5}),(?P<batch>\d{1,9}),("(?:[^"]|"")*"|[^",]*),"?\[(?P<ids>(?:\d{1,5}(?:, ?\d{1,5})*)?)\]"?'
-    rb'(,"?\[[-+0-9.e, naif]*\]"?)?'
+    rb'(?P<layer>\d{1,5}),(?P<batch>\d{1,9}),("(?:[^"]|"")*"|[^",]*),'
+    rb'(?:"\[(?P<ids>\d{1,5}(?:, ?\d{1,5})*)\]"|\[(?P<one>(?:\d{1,5})?)\])'
+    rb'(,(?:"\[[-+0-9.e, naif]*\]"|\[[-+0-9.e naif]*\]))?'
 )
 _MAX_LINE = 2**22
 _MAX_FILES = 2**20
@@ -118,14 +120,14 @@ def _read(path: Path) -> Iterator[_Batch]:
             continue
         match = _ROW.fullmatch(raw)
         if match is None or not headed:
-            if are_counts(raw.decode("latin-1").split(",")):
+            if are_counts_in(raw.decode("latin-1")):
                 raise line.refuse_counts()
             raise line.refuse("content", raw.decode("utf-8", "replace"), f"the header {_HEAD}, and rows of it")
-        layer = line.integer("Layer ID", int(match["layer"]), 0, MAX_EXPERTS - 1)
+        layer = line.integer("Layer ID", int(match["layer"]), 0, MAX_LAYERS - 1)
         if layer < before:
             raise line.refuse("Layer ID", layer, f"at least {before}: all tokens of a layer, then the next layer")
         before, number = layer, int(match["batch"])
-        words = match["ids"].split(b",") if match["ids"] else []
+        words = (match["ids"] or match["one"] or b"").replace(b",", b" ").split()
         ids = [line.integer("Activated Expert IDs", int(word), 0, MAX_EXPERTS - 1) for word in words]
         size += len(ids) + 1
         if size > MAX_REQUEST_IDS:

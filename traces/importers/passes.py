@@ -16,6 +16,10 @@ from traces.importers.build import Found
 from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size
 
 
+MAX_LAYERS = 2**12
+"""Layers are numbered below this, many times what models have: a file is held with all layers up to its last one."""
+
+
 @dataclass(frozen=True)
 class Pass:
     """One forward pass: for each layer of the file the ids [rows, k] of its tokens, -1 where absent.

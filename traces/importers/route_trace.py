@@ -263,7 +263,10 @@ def _phases(
                 if (layer, slot) not in cells:
                     lost = f"layer {layer}" if (layer, 0) not in cells else f"layer {layer}, slot {slot}"
                     where = f"turn {turn.number}, step {token[1]}, {lost}"
-                    raise _refusal(source, turn.line, where, "missing", "every layer, and every slot of it")
+                    allowed = "every layer, and every slot of it"
+                    if (layer, 0) not in cells:
+                        allowed += f"; without_layers={layer} leaves the layer out"
+                    raise _refusal(source, turn.line, where, "missing", allowed)
     return prompt, generated
 
 

@@ -60,25 +60,38 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
         ids="routed_experts",
         padded=True,
     )
+    if _is_archive(source):
+        with Archive(source) as archive:
+            if not {"completion_tokens", "cached_tokens"} & set(archive.names()):
+                options.note(
+                    "every array is taken to begin with the first token of its prompt; "
+                    "completion_tokens [R] or cached_tokens [R] in the archive states it"
+                )
     return build(source, target, options, file, lambda: _requests(source, options))
+
+
+def _is_archive(source: Path) -> bool:
+    with open_source(source, "routed_experts") as stream:
+        return stream.read(2) == b"PK"
 
 
 def _requests(source: Path, options: Options) -> Iterator[Found]:
     """Yield the requests, all of one shape."""
-    with open_source(source, "routed_experts") as stream:
-        zipped = stream.read(2) == b"PK"
     shape: tuple[int, ...] | None = None
-    for request in _archived(source, options) if zipped else read_responses(source, options.own):
+    for request in _archived(source) if _is_archive(source) else read_responses(source, options.own):
         shape = shape or request.expert_ids.shape[1:]
         if request.expert_ids.shape[1:] != shape:
             found = request.expert_ids.shape[1:]
             raise refusal(request.where, "layers and k", found, f"{shape}, as in the first request")
+        for name, size in zip(("n_layers", "top_k"), shape, strict=True):
+            if (stated := options.own.get(name, size)) != size:
+                raise refusal(request.where, name, stated, f"{size}, which this array has")
         if max(shape) > MAX_EXPERTS:
             raise refusal(request.where, "layers and k", shape, f"at most {MAX_EXPERTS} each")
         yield request
 
 
-def _archived(source: Path, options: Options) -> Iterator[Found]:
+def _archived(source: Path) -> Iterator[Found]:
     with Archive(source) as archive:
         if are_counts([name for name in archive.names() if name not in _COUNTS]):
             raise refusal(source.name, "arrays", COUNTS, WANTED)
@@ -87,10 +100,6 @@ def _archived(source: Path, options: Options) -> Iterator[Found]:
             raise refusal(source.name, "arrays", one_of(archive.names()), "prompt_tokens, and one array per request")
         given = {name: _numbers(archive, name, len(names)) for name in _COUNTS if name in archive.names()}
         if len(given) == 1:
-            options.note(
-                "every array is taken to begin with the first token of its prompt; "
-                "completion_tokens [R] or cached_tokens [R] in the archive states it"
-            )
             given["cached_tokens"] = [0] * len(names)
         for number, name in enumerate(names):
             where, header = f"{source.name}/{name}.npy", archive.header(name, "ui")

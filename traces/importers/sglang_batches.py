@@ -89,6 +89,9 @@ class Batches:
             row += length
 
     def _decode(self, where: str, positions: Sequence[int], first_row: int) -> None:
+        if 0 in positions:
+            found, allowed = "0 in a decode pass", "1 or more, behind a prompt: rows of padding are no tokens"
+            raise refusal(self.file, f"{where}.positions", found, allowed)
         if not self._decoded:
             self._begin(positions)
         chosen = self._chosen(where, positions)

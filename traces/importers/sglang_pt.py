@@ -23,7 +23,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from traces.errors import TraceError
 from traces.format import MAX_EXPERTS, Array, refusal
 from traces.importers import Importer, Options
 from traces.importers.build import File, Found, build
@@ -33,6 +32,7 @@ from traces.importers.torch_file import load
 from traces.manifest import Recorder
 from traces.mapped import row_chunks
 from traces.words import integer
+from traces.workplace import refuse_place
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
@@ -41,8 +41,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     E is what the map says. A copy of the ids lies beside ``target`` while it works; memory is bounded by the longest
     request and some bytes per token. Raises TraceError with the pass and the field, UserError where torch is absent.
     """
-    if not target.parent.is_dir():
-        raise TraceError(f"{target.parent}: no such folder; allowed: an existing one for the trace to lie in")
+    refuse_place(target)
     with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         arrays = load(source, Path(folder))
         n_experts = _experts(source, arrays)

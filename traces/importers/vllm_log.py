@@ -31,7 +31,7 @@ from traces.format import MAX_EXPERTS
 from traces.importers import Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.files import Line, json_lines
-from traces.importers.passes import Turns
+from traces.importers.passes import MAX_LAYERS, Turns
 from traces.importers.vllm_requests import Route, by_pass, by_request
 from traces.manifest import Recorder
 from traces.words import integer, member
@@ -141,7 +141,7 @@ def _routes(source: Path, head: Head) -> Iterator[Route]:
         if not isinstance(request, str) or len(request) > 200:
             raise line.refuse("req_id", request, "text of at most 200 characters")
         token = line.integer("token_idx", node["token_idx"], 0, _MAX_INT - 2**24)
-        layer = line.integer("layer", node["layer"], 0, MAX_EXPERTS - 1)
+        layer = line.integer("layer", node["layer"], 0, MAX_LAYERS - 1)
         ids = line.items("topk_ids", node["topk_ids"], head.top_k or MAX_EXPERTS)
         for item in ids:
             line.integer("topk_ids", item, -1, (head.n_experts or MAX_EXPERTS) - 1)

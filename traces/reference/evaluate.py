@@ -104,7 +104,7 @@ def rounded(value: Any) -> Any:
 
 def main(options: Options) -> None:
     """Print the figures as JSON."""
-    check_range("windows", options.windows, 1)
+    check_range("windows", options.windows, 1, 2**31 - 1)
     loaded = load(options.model, "float32", "cpu")
     print(json.dumps(evaluate(loaded.model, Path(options.folder), options.windows), indent=1))
 

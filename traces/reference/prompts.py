@@ -112,7 +112,8 @@ def build(options: Options) -> list[dict[str, object]]:
 
 def main(options: Options) -> None:
     """Write the prompts file."""
-    check_range("each", options.each, 1)
+    check_range("each", options.each, 1, 2**31 - 1)
+    check_range("seed", options.seed, 0, 2**31 - 1)
     lines = build(options)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     Path(options.out).write_text(text, encoding="utf-8")

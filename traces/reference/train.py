@@ -132,6 +132,8 @@ def resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, optio
 
 def train(options: Options) -> None:
     """Train until `tokens` tokens are seen or `minutes` have passed, whichever is first."""
+    for key in ("seed", "batch", "length", "warm_up"):
+        check_range(key, getattr(options, key), 0 if key in ("seed", "warm_up") else 1, 2**31 - 1)
     check_range("tokens", options.tokens, options.batch * options.length)
     check_range("minutes", options.minutes, 0)
     checkpoint = Path(options.folder) / "run" / "checkpoint.pt"

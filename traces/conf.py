@@ -24,3 +24,10 @@ def model_sizes(name: str) -> tuple[int, int, int] | None:
     model = yaml.safe_load((FOLDER / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
     sizes = tuple(model.get(key) for key in ("moe_layers", "experts", "top_k"))
     return sizes if all(isinstance(size, int) for size in sizes) else None
+
+
+def model_title(name: str) -> str:
+    """What people call a model of ``conf/model``; the name itself where there is none of it."""
+    if name not in names("model"):
+        return name
+    return str(yaml.safe_load((FOLDER / "model" / f"{name}.yaml").read_text(encoding="utf-8")).get("title") or name)

@@ -13,6 +13,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from traces.conf import model_title
 from traces.drawing import GREY, INK, LABEL, PALE, dress, name_ends, png, series, short
 from traces.errors import TraceError
 from traces.format import Array
@@ -51,10 +52,10 @@ def write_plots(trace: Trace, stats: Stats, target: Path) -> list[Path]:
     return paths
 
 
-def subtitle(trace: Trace, stats: Stats, about: str = "") -> str:
-    """Whose routing it is (``about``; else the model's name), and how much of it."""
+def subtitle(trace: Trace, stats: Stats) -> str:
+    """Whose routing it is, and how much of it."""
     tokens = f"{sum(stats.tokens.values()):,} tokens, {trace.L} MoE layers of {trace.E} experts, top-{trace.K}"
-    return f"{about or f'routing of {short(trace.manifest.model.name)}'}, {trace.manifest.recording}: {tokens}"
+    return f"routing of {model_title(trace.manifest.model.name)}, {trace.manifest.recording}: {tokens}"
 
 
 def _span(values: Array, digits: int = 3) -> str:
@@ -132,9 +133,9 @@ def _gate_recall(trace: Trace, stats: Stats) -> Figure:
     return together([Panel(title, draw)], "", subtitle(trace, stats))
 
 
-def popularity(trace: Trace, stats: Stats, about: str = "") -> Figure:
+def popularity(trace: Trace, stats: Stats) -> Figure:
     """How often each expert of each layer was chosen, as a multiple of uniform choice: white is 1."""
-    return together([popularity_panel(trace, stats)], "", subtitle(trace, stats, about))
+    return together([popularity_panel(trace, stats)], "", subtitle(trace, stats))
 
 
 def popularity_panel(trace: Trace, stats: Stats) -> Panel:
@@ -161,11 +162,11 @@ def popularity_panel(trace: Trace, stats: Stats) -> Panel:
     return Panel(title, draw, min(14, 4.4 + trace.E / 32), min(12, 1.6 + trace.L / 8))
 
 
-def reuse_distance(trace: Trace, stats: Stats, about: str = "") -> Figure:
+def reuse_distance(trace: Trace, stats: Stats) -> Figure:
     """Distances in experts of the layer: the share of lookups within each, and quantiles by layer."""
     panels = reuse_panels(trace, stats)
     title = "Reuse distance: other experts of the layer demanded between" if len(panels) > 1 else ""
-    return together(panels, title, subtitle(trace, stats, about))
+    return together(panels, title, subtitle(trace, stats))
 
 
 def reuse_panels(trace: Trace, stats: Stats) -> list[Panel]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from sim.profiles import title_of
 from traces import plots
 from traces.reader import Trace
 from traces.stats import Stats, describe
@@ -12,14 +11,9 @@ from traces.stats import Stats, describe
 
 def popularity(trace: Trace, stats: Stats | None = None) -> Figure:
     """How often each expert of each layer was chosen, as a multiple of uniform choice."""
-    return plots.popularity(trace, stats or describe(trace), of(trace))
+    return plots.popularity(trace, stats or describe(trace))
 
 
 def reuse(trace: Trace, stats: Stats | None = None) -> Figure:
     """Reuse distances in experts of the layer: the share of lookups within each, and quantiles by layer."""
-    return plots.reuse_distance(trace, stats or describe(trace), of(trace))
-
-
-def of(trace: Trace) -> str:
-    """Whose routing it is, by the model's title."""
-    return f"routing of {title_of('model', trace.manifest.model.name)}"
+    return plots.reuse_distance(trace, stats or describe(trace))

@@ -24,7 +24,6 @@ from sim.pictures.hits import hits_panels
 from sim.pictures.latency import latency_panels
 from sim.pictures.layers import layers_panels
 from sim.pictures.measured import about_of, measured_panels
-from sim.pictures.routing import of as routing_of
 from sim.pictures.stalls import stalls_panels
 from sim.runs import load_layers
 from traces import Trace, open_trace, plots
@@ -74,7 +73,7 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
         drawn += [Drawn(name, caption, (), why) for name, caption in (("popularity", POPULARITY), ("reuse", REUSE))]
     else:
         stats = describe(trace)
-        whose = plots.subtitle(trace, stats, routing_of(trace))
+        whose = plots.subtitle(trace, stats)
         drawn.append(_draw("popularity", POPULARITY, whose, lambda: [plots.popularity_panel(trace, stats)]))
         drawn.append(_draw("reuse", REUSE, whose, lambda: plots.reuse_panels(trace, stats)))
     for path, document in validations:

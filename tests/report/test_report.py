@@ -135,6 +135,8 @@ def test_the_opening_sentence_is_of_the_figures(compared: Comparison, runs: pd.D
         assert f"{best['value']:.2f} ms" in part
         run = runs[(runs["policy_label"] == best["policy_label"]) & (runs["budget_bytes"] == budget)]
         assert f"{run['bound_time_gap'].iloc[0]:.2f} times the bound" in part
+    named = exact.assign(policy_label=exact["policy_label"].replace("lru", "a slower one"))
+    assert "gate_ahead" in opening(replace(compared, cells=named)), "not the first by name"
     sure = replace(compared, cells=compared.cells.assign(low=1.0, high=9.0, bound_time_gap=np.nan))
     assert "ms (95 % interval 1.00 to 9.00)." in opening(sure).partition(". ")[0] + "."
     lossy = replace(compared, cells=compared.cells[~compared.cells["lossless"]])

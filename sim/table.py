@@ -66,10 +66,16 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
         ),
         *([Text(f"prices from noisy measurements: {in_words(noisy)}")] if noisy else []),
         Text(f"{_recording(source['trace'])}, served in {order}"),
-        *([Text(fill(room.line(memory["room"]), 80, subsequent_indent="  "), style="dim")] if "room" in memory else []),  # older results have none
+        *_room(memory),
         *_few(totals["requests"]),
         *([Text(f"{policy['name']} decided: {worded(policy['facts'])}")] if policy["facts"] else []),
     ]
+
+
+def _room(memory: Mapping[str, Any]) -> list[Text]:
+    """Older results have none."""
+    lines = [room.line(memory["room"])] if "room" in memory else []
+    return [Text(fill(line, 80, subsequent_indent="  "), style="dim") for line in lines]
 
 
 def _finding(result: Mapping[str, Any]) -> str:

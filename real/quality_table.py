@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sim.cli import stdout_console
 from sim.quality import SHARES
 from sim.units import format_bytes
 
 
 def show(documents: Sequence[Mapping[str, Any]]) -> None:
     """One row for each budget: what was measured, then what is known to the first order, simulated / on the device."""
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = stdout_console()
     first = documents[0]
     text, model, device = (first["provenance"][key] for key in ("text", "model", "device"))
     full = first["measured"]

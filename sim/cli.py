@@ -129,10 +129,14 @@ def report(document: object, form: str) -> None:
 
 
 def stdout_console(width: int = 120) -> Console:
-    """Where tables are printed, ``width`` wide where stdout is no terminal. Brackets in a name are no markup."""
+    """Where tables are printed: as wide as the terminal, or as COLUMNS says, else ``width``.
+
+    Brackets in a name are no markup.
+    """
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=False, emoji=False)
+    own = sys.stdout.isatty() or os.environ.get("COLUMNS", "").lstrip("0").isdecimal()  # Rich reads both
+    return Console(width=None if own else width, highlight=False, markup=False, emoji=False)
 
 
 def split_output(words: Sequence[str], *, writes: bool = True) -> tuple[list[str], dict[str, str]]:

@@ -97,10 +97,12 @@ def worded(room: Mapping[str, Any]) -> str:
 
 def budget_bytes(budget: str | int, total_expert_bytes: int, room: Room, hardware: str) -> int:
     """A budget in bytes: a size, a share of all experts, or ``auto``. UserError for more than there is room for."""
-    sum_ = f"{format_bytes(room.bytes)} are there for experts on {hardware}: {worded(room.document())}"
-    there = f"{sum_} (activations not counted)"
-    if not room.bytes:
-        raise UserError(f"budget={budget}: {there}; allowed: a larger GPU, a smaller batch or shorter requests")
+    here = f"{format_bytes(room.bytes)} are there for experts"
+    why = f"{worded(room.document())} (activations not counted)"
+    there = f"{here} on {hardware}: {why}"
+    if not room.bytes:  # whatever the budget
+        more = "a larger GPU, a smaller batch or shorter requests"
+        raise UserError(f"hardware={hardware}: {here}: {why}; allowed: {more}")
     if budget == AUTO:
         return min(room.bytes, total_expert_bytes)
     try:

@@ -72,7 +72,7 @@ def _world(variant: Variant) -> World:
         return World(UNDECLARED, UNDECLARED - 1, predictors)
     strides = (PREDICTORS[name].stride + 1 for name in policy.predictors() if name in PREDICTORS)
     farthest = declared or 1
-    return World(max(3, farthest + 1, *strides), max(2, farthest) if reads else 2, predictors)
+    return World(max(3, farthest + 1, *strides), farthest if reads else 2, predictors)
 
 
 def _smallest(variant: Variant, world: World) -> Policy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,16 +27,22 @@ def differences(found: Comparison) -> list[str]:
     if not any(can_be_found(frame, found.level) for frame in (found.pairs, found.overall)):
         return []
     overall = {str(row["policy_label"]): row for row in found.overall.to_dict("records")}
-    said, unsure = [], []
+    said, unsure, equal = [], [], []
     for label, own in found.pairs.groupby("policy_label", sort=True):
         name, all_ = str(label), overall.get(str(label))
+        if (own[["relative", "low", "high"]] == 0).all(axis=None):
+            equal.append(name)
+            continue
         effect = float(own["relative"].mean() if all_ is None else all_["relative"])
         clause = _clause(found, name, own, all_)
         if clause:
             said.append((effect, f"{name}: {clause}"))
         else:
-            unsure.append((effect, name + ("" if all_ is None else f" (on average {_interval(all_)})")))
+            known = all_ is not None and not math.isnan(all_["relative"])
+            unsure.append((effect, f"{name} (on average {_interval(all_)})" if known and all_ else name))
     lines = [clause for _, clause in sorted(said)]
+    if equal:
+        lines.append(f"Equal to {found.baseline} wherever both were run: {listed(equal)}.")
     if unsure:
         names = listed([name for _, name in sorted(unsure)])
         lines.append(f"Neither a difference from {found.baseline} nor its absence is shown: {names}.")
@@ -50,12 +57,13 @@ def _clause(found: Comparison, label: str, own: pd.DataFrame, all_: Mapping[Any,
     than, parts = f" {LATENCY_NAMES[found.metric]} than {found.baseline}", list[str]()
     for word, sign in (("lower", -1), ("higher", 1)):
         sure = own[own["significant"] & (sign * own["difference_ms"] > 0)]
+        sure = sure[sure["relative"].notna()]  # there is no share of a baseline that takes no time
         if len(sure):
             where = budgets(sure["budget_bytes"], own["budget_bytes"])
             ends = sure[["low", "high"]].iloc[0]
             alone = f" ({interval(ends['low'], ends['high'])})" if len(sure) == 1 else ""
             parts.append(f"{sizes(sure['relative'])} {word}{than if not parts else ''} at {where}{alone}")
-    if all_ is None:
+    if all_ is None or math.isnan(all_["relative"]):
         return f"{'; '.join(parts)}{but}." if parts else ""
     if all_["significant"]:
         word = "lower" if all_["difference_ms"] < 0 else "higher"

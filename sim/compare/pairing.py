@@ -44,6 +44,8 @@ def pairs(
             shared[budget] = both
             about = {"policy_label": label, "budget_bytes": budget, "seeds": _n(both, "seed")}
             rows.append(about | difference(both, level))
+            if np.isnan(rows[-1]["relative"]):
+                missing.append(f"{at}: {baseline} takes no time there, of which there is no share.")
         if len(shared) > 1:
             ends = {"least_bytes": min(shared), "most_bytes": max(shared)}
             about = {"policy_label": label, "budgets": len(shared), **ends}

@@ -22,7 +22,7 @@ WORDS = [
     (["budget=24GB"], ["budget=24GB: 23.0 GB are there for experts on rtx_4090: 24 GB, less 541 MB dense part, "]),
     (["budget=23.1GB"], ["budget=23.1GB: 23.0 GB ", "; allowed: up to 23.026GB, or auto"]),
     (["budget=100%", "hardware.gpu.memory_bytes=12000000000"], ["budget=100%: 11.0 GB are there for experts"]),
-    (["budget=auto", "hardware.gpu.memory_bytes=900000000"], ["budget=auto: 0 B are there for experts"]),
+    (["budget=auto", "hardware.gpu.memory_bytes=900000000"], ["hardware=rtx_4090: 0 B are there for experts: 900 MB"]),
     (["budget=9999999TB"], ["budget='9999999TB'", "up to 4611686018427387904 bytes"]),
     (["seed=9999999999999999999999"], ["seed=9999999999999999999999: at most 4611686018427387904"]),
     (["limit=9999999999999999999999"], ["limit=9999999999999999999999: at most 4611686018427387904"]),

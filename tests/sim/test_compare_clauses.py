@@ -36,8 +36,18 @@ def test_a_policy_is_one_clause_by_effect(out: Path) -> None:
     both = conclude(compare_runs(*scaled(out, "turns", {48: 0.9, 96: 1.1})))[0]
     assert both.startswith("turns: 10.0 % lower TPOT than lru at 48 B (10.0 %); 10.0 % higher at 96 B (10.0 %); on ")
     assert "not shown to differ (" in both
-    same = conclude(compare_runs(*scaled(out, "same", {})))[0]
-    assert same == "Neither a difference from lru nor its absence is shown: same (on average +0.0 %, +0.0 to +0.0)."
+    assert conclude(compare_runs(*scaled(out, "same", {})))[0] == "Equal to lru wherever both were run: same."
+
+
+def test_there_is_no_share_of_a_baseline_that_takes_no_time(out: Path) -> None:
+    runs, requests = scaled(out, "fast", {48: 0.9})
+    nothing = (requests["policy_label"] == "lru") & (requests["budget_bytes"] == 96)
+    requests["tpot_ns"] = requests["tpot_ns"].astype("Float64").mask(nothing, 0.0)
+    found = compare_runs(runs, requests)
+    assert conclude(found)[0] == "fast: 10.0 % lower TPOT than lru at 48 B (10.0 %)."
+    assert "fast at 96 B: lru takes no time there, of which there is no share." in found.missing
+    requests["tpot_ns"] = requests["tpot_ns"] * 0
+    assert conclude(compare_runs(runs, requests))[0] == "Neither a difference from lru nor its absence is shown: fast."
 
 
 def test_the_largest_gain_comes_first(out: Path) -> None:

@@ -118,6 +118,13 @@ def test_the_curve_says_which_budgets_do_not_fit(capsys: pytest.CaptureFixture[s
     assert "room for experts: 11.0 GB of 12 GB" in capsys.readouterr().out
 
 
+def test_a_machine_without_room_is_named_and_no_budget_that_nobody_gave(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["curve", "limit=1", "hardware.gpu.memory_bytes=900000000"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: hardware=rtx_4090: 0 B are there for experts: 900 MB, less ")
+    assert "budget" not in said
+
+
 def test_a_trace_is_priced_as_the_model_that_it_names(tmp_path: Path) -> None:
     """Where it has no sizes of its own, by the name here or at the source; model= has the last word."""
     ids = [[[*range(8)]] * 16] * 4

@@ -11,9 +11,18 @@ import pytest
 from rich.console import Console
 from small_trace import SIZE, Plan, config, write
 
+from sim.cli import stdout_console
 from sim.run import run, run_config
 from sim.table import show
 from sim.units import figure
+
+
+def test_tables_are_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, width in (("80", 80), ("100", 100), ("", 120), ("0", 120), ("wide", 120)):
+        monkeypatch.setenv("COLUMNS", given)
+        assert stdout_console().width == width
+    monkeypatch.delenv("COLUMNS")
+    assert stdout_console().width == 120
 
 
 def test_a_long_name_leaves_room_for_the_figures(tmp_path: Path) -> None:

@@ -157,8 +157,10 @@ def test_pickled_weights_are_not_read(saved: Path, prompts: Path, tmp_path: Path
 
 
 def test_a_model_that_is_not_here_is_not_fetched(prompts: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be loaded from this machine"):
-        record(Path("nobody/no-such-model"), prompts, tmp_path / "t")
+    said = "cannot be loaded from this machine: no such folder, and not in the local Hugging Face cache; allowed: "
+    for name, end in (("nobody/no-such-model", "that cache$"), ("referense", "did you mean reference\\?$")):
+        with pytest.raises(UserError, match=f"{said}.*{end}"):
+            record(Path(name), prompts, tmp_path / "t")
 
 
 def test_a_family_that_keeps_no_known_law_is_refused(

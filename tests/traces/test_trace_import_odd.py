@@ -15,6 +15,7 @@ from traces import TraceError, UserError
 from traces.cli import main
 from traces.importers import Options, build
 from traces.importers.jsonl import import_trace
+from traces.importers.registry import find
 from traces.importers.sglang_batches import DECODING, EXTEND, Batches
 
 ROWS = np.argsort(np.random.default_rng(2).random((9, 3, 15)), axis=-1)[..., :2] + 1
@@ -162,6 +163,32 @@ def test_a_file_that_is_still_written_to(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(UserError, match="content is 'changed while it was read'"):
         import_trace(source, tmp_path / "trace", Options())
     assert [path.name for path in tmp_path.iterdir()] == ["made.jsonl"]
+
+
+def beyond(prompts: int, k: int = 2, layers: int = 2) -> str:
+    """A CSV of MoE-Beyond with so many prompts of one token."""
+    ids = list(range(k))
+    rows = "".join(f'{layer},0,x,"{ids}"\n' for layer in range(layers))
+    return ("Layer ID,Batch Number,Token,Activated Expert IDs\n" + rows) * prompts
+
+
+def test_a_folder_may_hold_the_trace_that_is_made_of_it(tmp_path: Path) -> None:
+    (tmp_path / "prompt_1.csv").write_text(beyond(2))
+    assert main(["import", "moe_beyond", str(tmp_path), str(tmp_path / "trace")]) == 0
+
+
+@pytest.mark.parametrize("later", [beyond(3), beyond(1), beyond(2, k=4), beyond(2, layers=3)])
+def test_a_folder_that_is_still_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: str) -> None:
+    (tmp_path / "prompt_1.csv").write_text(beyond(2))
+    between = build._kept
+
+    def kept(*args: Any) -> Any:
+        (tmp_path / "prompt_1.csv").write_text(later)
+        return between(*args)
+
+    monkeypatch.setattr(build, "_kept", kept)
+    with pytest.raises(UserError, match="content is 'changed while it was read'"):
+        find("moe_beyond").run(tmp_path, tmp_path / "trace", Options())
 
 
 def test_a_missing_folder_is_said_before_the_file_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from traces.collect.devices import SPREAD, choose, limits, weights_bytes
 from traces.collect.families import REFUSED, family_of
 from traces.collect.options import check_choice
 from traces.collect.quantised import check_computable, check_stored, dequantising, method_of
-from traces.errors import UserError
+from traces.errors import UserError, meant
 from traces.reference import MODEL_DIR
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -154,7 +154,13 @@ def weights_folder(name: str) -> Path:
     if not (name and folder.is_dir()):
         try:
             folder = Path(snapshot_download(name, local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        except LocalEntryNotFoundError:
+            # The library's own line advises to download, which is not done here.
+            raise UserError(
+                f"model={name!r} cannot be loaded from this machine: no such folder, and not in the local Hugging Face "
+                f"cache; allowed: reference, a folder, or a name in that cache{meant(name, [REFERENCE])}"
+            ) from None
+        except (HFValidationError, OSError) as error:
             raise _not_here(name, error) from None
     for file in ("config.json", "*.safetensors"):
         if not any(folder.glob(file)):

@@ -7,6 +7,7 @@ in which no token of the file has an expert: nothing is demanded there, and a bu
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, islice, pairwise
@@ -79,7 +80,9 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
     signals = {name: shapes[name] for name in survey.signals}
     with TraceWriter(target, n_layers=shape[0], n_experts=n_experts, top_k=shape[1], signals=signals) as out:
         for number, request in enumerate(_limited(source, options, file, read, Blanks())):
-            _refuse_change(source, before)
+            ids = request.expert_ids
+            wider = ids.shape[2] > shape[1] and (ids >= 0).sum(axis=2).max() > shape[1]
+            _refuse_change(source, before, number >= survey.requests or ids.shape[1] > len(kept) or bool(wider))
             prompt = request.start + request.prefill
             ends = accumulate(request.prompt_passes, initial=request.start)
             steps = [(PREFILL, end - begin, begin) for begin, end in pairwise(ends)]
@@ -93,7 +96,7 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
                 source=request.source or options.source or source.name,
             )
             out.add_request(label, steps=steps, **_arrays(request, kept, shape[1], out.absent))
-        _refuse_change(source, before)
+        _refuse_change(source, before, number + 1 < survey.requests)
         decoding = {"mode": "unknown", **file.decoding}
         if options.phases == "decode":
             decoding["phases"] = "decode alone: prompts were left out"
@@ -111,17 +114,22 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
 
 
 def _state(source: Path) -> tuple[int, ...] | None:
-    """Return what changes when somebody writes to the file; None where there is no file."""
+    """Return what changes when somebody writes to the file; None for a folder, in which the trace itself may come."""
     try:
         found = source.stat()
     except OSError:
         return None
+    if stat.S_ISDIR(found.st_mode):
+        return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _refuse_change(source: Path, before: tuple[int, ...] | None) -> None:
-    """Refuse a file that is not what the first reading saw, as one is to which a recorder still writes."""
-    if _state(source) != before:
+def _refuse_change(source: Path, before: tuple[int, ...] | None, misfit: bool = False) -> None:
+    """Refuse what is not as the first reading saw it, as a file to which a recorder still writes.
+
+    ``misfit``: a request has no place in the trace that the first reading promised.
+    """
+    if misfit or _state(source) != before:
         raise refusal(source.name, "content", "changed while it was read", "a file that nobody writes to any more")
 
 

@@ -66,7 +66,9 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
         ),
         *([Text(f"prices from noisy measurements: {in_words(noisy)}")] if noisy else []),
         Text(f"{_recording(source['trace'])}, served in {order}"),
-        *([Text(fill(room.line(memory["room"]), 80, subsequent_indent="  "), style="dim")] if "room" in memory else []),  # older results have none
+        *(
+            [Text(fill(room.line(memory["room"]), 80, subsequent_indent="  "), style="dim")] if "room" in memory else []
+        ),  # older results have none
         *_few(totals["requests"]),
         *([Text(f"{policy['name']} decided: {worded(policy['facts'])}")] if policy["facts"] else []),
     ]

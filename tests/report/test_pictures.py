@@ -26,6 +26,7 @@ from sim.compare import Comparison, compare_runs
 from sim.compare.target import Target
 from sim.core.accounts import STALLS
 from sim.frame import REFERENCE_ROWS
+from sim.pictures.copies import fates_panels
 from sim.pictures.findings import lowest
 from sim.pictures.pages import page_of
 from traces import open_trace
@@ -117,7 +118,9 @@ def test_long_pictures_have_pages(runs: pd.DataFrame, layers: pd.DataFrame) -> N
                 break
             assert faults(figure) == []
             assert figure.get_figheight() < 24
-            panels = [axes for axes in figure.axes if axes.get_ylabel().startswith("policy")]
+            named = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+            panels = [axes for axes in named if axes.yaxis.get_tick_params()["labelleft"]]
+            assert {axes.get_ylabel() for axes in panels} == {""}, "names need no word above them"
             seen += sum(len(axes.get_yticks()) for axes in panels)
             images = [axes.images[0].get_clim() for axes in figure.axes if axes.images]
             scales.add(tuple(images) or panels[0].get_xlim())
@@ -351,6 +354,21 @@ def test_layers_of_a_device_are_the_same_in_csv(grid: Path, layers: pd.DataFrame
     next(copy.glob("*/layers.csv")).unlink()
     with pytest.raises(UserError, match=r"has no layers.parquet, layers.csv"):
         sim.load_layers(copy)
+
+
+def test_titles_of_fates_and_layers_say_of_what(runs: pd.DataFrame, layers: pd.DataFrame) -> None:
+    for issued, useful, said in (([8, 8], [1, 6], "at best 75.0 %"), ([8, 0], [2, 0], "25.0 %")):
+        frame = runs[runs["budget_bytes"] == runs["budget_bytes"].min()].iloc[:2]
+        frame = frame.assign(prefetch_issued=issued, prefetch_useful=useful)
+        (panel,) = fates_panels(frame)
+        assert panel.title.partition(": ")[2] == f"{said} of the prefetches were useful"
+    keys = ["policy_label", "budget_bytes"]
+    some = layers[layers["budget_bytes"] == layers["budget_bytes"].min()]
+    for frame in (layers, some, some[some["policy_label"] == some["policy_label"].iloc[0]]):
+        count = len(frame[keys].drop_duplicates())
+        texts = " ".join(axes.get_title(loc="left") for axes in pictures.layers(frame).axes).replace("\n", " ")
+        assert texts.count(f", on average over {count} runs") == (2 if count > 1 else 0)
+        assert ("on average" in texts) == (count > 1)
 
 
 def test_there_are_no_empty_pictures(runs: pd.DataFrame, layers: pd.DataFrame, compared: Comparison) -> None:

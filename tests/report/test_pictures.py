@@ -26,9 +26,13 @@ from sim.compare import Comparison, compare_runs
 from sim.compare.target import Target
 from sim.core.accounts import STALLS
 from sim.frame import REFERENCE_ROWS
+from sim.pictures.colours import looks
 from sim.pictures.copies import fates_panels
 from sim.pictures.findings import lowest
+from sim.pictures.latency import latency_panels
 from sim.pictures.pages import page_of
+from sim.pictures.stalls import stalls_panels
+from sim.report.draw import _of_latency
 from traces import open_trace
 from traces.drawing import log_ticks
 from traces.errors import UserError
@@ -354,6 +358,20 @@ def test_layers_of_a_device_are_the_same_in_csv(grid: Path, layers: pd.DataFrame
     next(copy.glob("*/layers.csv")).unlink()
     with pytest.raises(UserError, match=r"has no layers.parquet, layers.csv"):
         sim.load_layers(copy)
+
+
+def test_what_is_said_of_latency_is_there_to_be_seen(runs: pd.DataFrame) -> None:
+    lossy = ~runs["lossless"].astype(bool)
+    for frame, apart in ((runs, True), (runs[~lossy], False), (runs[lossy], False)):
+        for panel in stalls_panels(frame):
+            assert panel.title.endswith("% of the time is waiting" + ", lossy policies apart" * apart)
+    one = runs[runs["budget_bytes"] == runs["budget_bytes"].min()]
+    titles = [panel.title for panel in latency_panels(one, "tpot", looks(one["policy_label"]))]
+    assert not any("everywhere" in title for title in titles)
+    bare = runs.assign(**dict.fromkeys([name for name in runs if name.startswith((*REFERENCE_ROWS, "bound_"))], np.nan))
+    words = ("Lines", "grey area", "edge", "cheat")
+    found = [[word in _of_latency(frame) for word in words] for frame in (runs, bare, one)]
+    assert found == [[True] * 4, [True, False, False, False], [False, True, False, True]]
 
 
 def test_titles_of_fates_and_layers_say_of_what(runs: pd.DataFrame, layers: pd.DataFrame) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import io
 import os
 import re
 import sys
@@ -24,15 +23,14 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from PIL import Image
 from stale import differences
 from traitlets.config import Config
+
+from traces.drawing import few_colours
 
 HERE = Path(__file__).resolve().parent
 SECONDS = 120
 """For a whole notebook."""
-COLOURS = 128
-"""Of a picture: more cannot be told apart in a chart, and take four times the bytes."""
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 STYLED = re.compile(r"\bT_[0-9a-f]{5}\b|\bT_[0-9a-f]{5}(?=_)")
@@ -87,18 +85,7 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
                 tables += 1
                 data["text/html"] = data["text/html"].replace(name[0], f"T_{tables}")
             if "image/png" in data:
-                data["image/png"] = base64.b64encode(_small(base64.b64decode(data["image/png"]))).decode()
-
-
-def _small(png: bytes) -> bytes:
-    """A picture of few colours; small already, it stays as it is."""
-    with Image.open(io.BytesIO(png)) as image:
-        if image.mode == "P":
-            return png
-        few = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    stream = io.BytesIO()
-    few.save(stream, "PNG", optimize=True)
-    return stream.getvalue()
+                data["image/png"] = base64.b64encode(few_colours(base64.b64decode(data["image/png"]))).decode()
 
 
 def main(words: Sequence[str]) -> int:

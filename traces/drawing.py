@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
+from PIL import Image
 
 from traces.errors import UserError
 
@@ -25,6 +26,8 @@ INK, GREY, PALE = "#1A1A1A", "#666666", "#D9D9D9"
 TITLE, SUBTITLE, LABEL = 12.0, 8.5, 8.5
 """Sizes of type in points."""
 LEADER = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3, "relpos": (0.0, 0.5)}
+COLOURS = 128
+"""Of a picture that is kept: more cannot be told apart in a chart, and take three times the bytes."""
 WIDTH, LONGEST = 42, 160
 """Characters of a name in a line, and of a name that is shown whole."""
 
@@ -204,7 +207,7 @@ class Picture(Figure):
     """A figure that a notebook shows whole, and by itself: a plain one it shows only where pyplot has drawn before."""
 
     def _repr_png_(self) -> bytes:
-        return png(self)
+        return png(self, 100)
 
     def get_tightbbox(self, *_: Any, **__: Any) -> Bbox:
         """All of it, in inches: what Jupyter would cut off are the title and the legend."""
@@ -214,6 +217,17 @@ class Picture(Figure):
 def png(figure: Figure, dpi: int = 120) -> bytes:
     """The figure as a PNG, the same bytes for the same figure."""
     return _saved(figure, "png", dpi=dpi, metadata={"Software": None})
+
+
+def few_colours(drawn: bytes) -> bytes:
+    """The PNG with at most COLOURS colours; one that has a palette stays as it is."""
+    with Image.open(io.BytesIO(drawn)) as image:
+        if image.mode == "P":
+            return drawn
+        few = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    stream = io.BytesIO()
+    few.save(stream, "PNG", optimize=True)
+    return stream.getvalue()
 
 
 def svg(figure: Figure) -> bytes:

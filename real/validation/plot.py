@@ -17,9 +17,9 @@ from traces.errors import UserError
 def draw(document: Mapping[str, Any]) -> bytes:
     """A PNG. ImportError where matplotlib is absent."""
     from sim.pictures.measured import measured
-    from traces.drawing import png
+    from traces.drawing import few_colours, png
 
-    return png(measured(document), 100)
+    return few_colours(png(measured(document), 100))
 
 
 def main(words: Sequence[str]) -> int:

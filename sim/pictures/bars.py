@@ -92,7 +92,7 @@ def _draw(axes: Axes, *, it: Stack, rows: pd.DataFrame, widest: float, floor: fl
         at: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": LABEL}
         axes.annotate(str(note), (end, place), (4, 0), **at)
     axes.set_yticks(places, [short(name) for name in rows["name"]])
-    axes.set(ylim=(places[-1] + 0.55, -0.55), xlim=(0, widest * 1.2 or 1), xlabel=it.label, ylabel="policy")
+    axes.set(ylim=(places[-1] + 0.55, -0.55), xlim=(0, widest * 1.2 or 1), xlabel=it.label)
     dress(axes, "x")
     # Room for the notes is not part of the scale.
     ticks = MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(0, widest)

@@ -41,9 +41,8 @@ def fates_panels(runs: pd.DataFrame) -> list[Panel]:
 
     def title(own: pd.DataFrame) -> str:
         in_time = (own["prefetch_useful"] / own["prefetch_issued"]).max()
-        return (
-            f"at most {number(100 * in_time)} % of a policy's loads were there in time" if in_time else "none in time"
-        )
+        most = f"at best {number(100 * in_time)} %" if len(own) > 1 else f"{number(100 * in_time)} %"
+        return f"{most} of the prefetches were useful" if in_time else "no prefetch was useful"
 
     frame = frame.assign(
         note=[

@@ -106,6 +106,7 @@ def _quality(own: pd.DataFrame, latency: str, metric: str, style: Looks) -> list
     if not own[column].notna().any():
         return []
     same = alike(own[latency])
-    first = f"Lossy, mean {LATENCY_NAMES[metric]} {same} ms everywhere" if same else "Lossy"
+    everywhere = " everywhere" if len(own) > 1 else ""
+    first = f"Lossy, mean {LATENCY_NAMES[metric]} {same} ms{everywhere}" if same else "Lossy"
     found = Figures(own, column, "kept gate mass (%), first-order", style, scale=100, share=True)
     return [found.panel(f"{first}: {span(own, column)} of the gate mass is kept")]

@@ -69,12 +69,14 @@ def layers_panels(frame: pd.DataFrame, phase: str = "decode", page: int = 1) -> 
 def _finding(values: pd.Series[float], label: str, unit: str) -> str:
     """The layers in which the mean of all rows is lowest and highest."""
     means = values.groupby(level="layer").mean().dropna()
+    rows = len(values.index.droplevel("layer").unique())
+    of = f", on average over {rows} runs" if rows > 1 else ""
     what = label.partition(" (")[0].capitalize()
     low, high = number(means.min()), number(means.max())
     if low == high:
-        return f"{what}: {high}{unit} in every layer, by the mean of all rows"
+        return f"{what}: {high}{unit} in every layer{of}"
     ends = f"least in layer {means.idxmin()} ({low}{unit}), most in layer {means.idxmax()} ({high}{unit})"
-    return f"{what}: {ends}, on average"
+    return f"{what}: {ends}{of}"
 
 
 def _name(key: tuple[bool, int, str]) -> str:
@@ -97,7 +99,6 @@ def _heat(
     bar.ax.tick_params(labelsize=LABEL)
     axes.tick_params(labelsize=LABEL)
     axes.set_yticks(range(len(rows)), [_name(key) for key in rows])
-    axes.set_ylabel("policy and budget")
     for below, (upper, lower) in enumerate(pairwise(rows)):
         if upper[:2] != lower[:2]:
             axes.axhline(below + 0.5, color="white", linewidth=2)

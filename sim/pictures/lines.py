@@ -118,7 +118,7 @@ def _rows(axes: Axes, frame: pd.DataFrame, it: Figures) -> Sequence[Any]:
             style = {"color": GREY, "linewidth": 1, "linestyle": REFERENCES[name]["linestyle"], "zorder": 1.5}
             found.append(axes.axvline(frame[column].mean() * it.scale, label=f"{name} (reference)", **style))
     axes.set_yticks(range(len(frame)), [short(name) for name in frame["name"]])
-    axes.set(ylim=(len(frame) - 0.5, -0.5), xlabel=it.label, ylabel="policy")
+    axes.set(ylim=(len(frame) - 0.5, -0.5), xlabel=it.label)
     axes.set_xlim(0, 104 if it.share else 1.06 * max(float(_seen(frame, it).max()), it.target or 0) or 1)
     dress(axes, "x")
     if it.target is not None:

@@ -42,9 +42,10 @@ def stalls_panels(runs: pd.DataFrame) -> list[Panel]:
     frame = frame.assign(total=total, note=[f"{number(ms)} ms" for ms in total])
 
     def title(own: pd.DataFrame) -> str:
+        of = ", lossy policies apart" if len(set(own["lossless"])) > 1 else ""
         own = own[own["lossless"]] if own["lossless"].any() else own
         shares = 1 - own["compute_ms_per_token"] / own["total"]
         low, high = number(100 * shares.min()), number(100 * shares.max())
-        return f"{low if low == high else f'{low} to {high}'} % of the time is waiting"
+        return f"{low if low == high else f'{low} to {high}'} % of the time is waiting{of}"
 
     return stacked_panels(Stack(frame, parts, "time per generated token (ms)", title, floor="bound_ms_per_token"))

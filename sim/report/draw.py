@@ -15,7 +15,7 @@ from sim.cell import find_trace
 from sim.compare import Comparison
 from sim.config import load_config
 from sim.core.accounts import PHASES
-from sim.frame import label
+from sim.frame import REFERENCE_ROWS, label
 from sim.pictures.colours import Looks, looks
 from sim.pictures.copies import fates_panels, link_panels
 from sim.pictures.findings import about
@@ -55,7 +55,9 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
     # One for the page: marker and dash of variants too are the same in every picture.
     look = looks([*runs["policy_label"], *(name for _, document in validations for name in _policies(document))])
     said = about(runs)
-    drawn = [_draw("latency", LATENCY, said, lambda: latency_panels(runs, metric, look, found.cells, found.target))]
+    drawn = [
+        _draw("latency", _of_latency(runs), said, lambda: latency_panels(runs, metric, look, found.cells, found.target))
+    ]
     if len(lossy):
         drawn.append(_draw("front", FRONT, said, lambda: front_panels(lossy, metric, look, found.target)))
     drawn += [
@@ -81,11 +83,19 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
     return drawn
 
 
-LATENCY = (
-    "Latency against GPU memory. Lines between budgets guide the eye. Nothing lossless that computes on the GPU can lie"
-    " in the grey area: its upper edge is exact at the budgets that were run, and between two of them the larger one's"
-    " holds. Reference rows cheat, and show how much cheating would help (infinite has all the memory there is)."
-)
+def _of_latency(runs: pd.DataFrame) -> str:
+    """What there is to see: one budget has no lines; runs without bounds have neither area nor cheats."""
+    lines = len(set(runs["budget_bytes"])) > 1
+    bound = bool(runs["bound_ms_per_token"].notna().any())
+    cheats = runs[[f"{name}_tpot_ms_mean" for name in REFERENCE_ROWS]].notna().any(axis=None)
+    return LATENCY + LINES * lines + BOUND * bound + EDGE * (bound and lines) + CHEATS * bool(cheats)
+
+
+LATENCY = "Latency against GPU memory."
+LINES = " Lines between budgets guide the eye."
+BOUND = " Nothing lossless that computes on the GPU can lie in the grey area."
+EDGE = " Its upper edge is exact at the budgets that were run; between two of them the larger one's holds."
+CHEATS = " Reference rows cheat, and show how much cheating would help (infinite has all the memory there is)."
 FRONT = "Latency against what lossy policies keep of the model's output; a larger marker for a larger budget."
 STALLS = (
     "Where the time of a generated token goes. The parts add up, exactly, to all the time from the start of the first"

@@ -16,6 +16,7 @@ from traces import DECODE, PREFILL, Trace, open_trace  # noqa: E402
 from traces.collect.cli import main  # noqa: E402
 from traces.collect.load import load, weights_digest  # noqa: E402
 from traces.reference import MODEL_DIR, PROMPTS_FILE, SAMPLE_DIR  # noqa: E402
+from traces.reference.export import compact  # noqa: E402
 
 MIB = 1 << 20
 UNIFORM = 8 / 64
@@ -52,6 +53,9 @@ def overlap(trace: Trace) -> float:
 def test_the_model_is_small_and_holds_no_pickle() -> None:
     files = list(MODEL_DIR.iterdir())
     assert sum(file.stat().st_size for file in files) <= 30 * MIB
+    for file in (MODEL_DIR / "tokenizer.json", MODEL_DIR / "model.safetensors.index.json"):
+        text = file.read_text(encoding="utf-8")
+        assert text == compact(text), "white space is most of it"
     assert max(file.stat().st_size for file in files) <= 16 * MIB
     assert {file.suffix for file in files} == {".json", ".safetensors"}
 

@@ -144,6 +144,7 @@ def test_the_files_are_whole_and_say_where_they_are_from(grid: tuple[Path, int])
     out, _ = grid
     assert {path.name for path in out.iterdir()} == {"tiny.json", "tiny.md", "tiny.png", "logs"}
     assert (out / "tiny.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "tiny.png").read_bytes()[25] == 3, "colours of a palette: a third of the bytes"
     found = json.loads((out / "tiny.json").read_text())
     source = found["provenance"]
     for key in ("date", "device", "hardware", "trace", "model", "code", "measured_requests"):

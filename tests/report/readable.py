@@ -53,7 +53,7 @@ def faults(figure: Figure) -> list[str]:
         for side, label in (("x", axes.get_xlabel()), ("y", axes.get_ylabel())):
             outer = bar or (side == "x" and not axes.xaxis.get_tick_params()["labelbottom"])
             outer = outer or (side == "y" and not axes.yaxis.get_tick_params()["labelleft"])
-            if not outer and not ("(" in label or "share" in label or label in COUNTED or label == "policy and budget"):
+            if not outer and not ("(" in label or "share" in label or label in COUNTED or (side, label) == ("y", "")):
                 found.append(f"{side} of {axes.get_title()!r} without a unit: {label!r}")
     ticks = {id(label) for tick in figure.findobj(Tick) for label in (tick.label1, tick.label2)}
     # Ticks outside the view exist and are not drawn; only this method of matplotlib's tells which are.

@@ -26,8 +26,13 @@ from sim.compare import Comparison, compare_runs
 from sim.compare.target import Target
 from sim.core.accounts import STALLS
 from sim.frame import REFERENCE_ROWS
+from sim.pictures.colours import looks
+from sim.pictures.copies import fates_panels
 from sim.pictures.findings import lowest
+from sim.pictures.latency import latency_panels
 from sim.pictures.pages import page_of
+from sim.pictures.stalls import stalls_panels
+from sim.report.draw import _of_latency
 from traces import open_trace
 from traces.drawing import log_ticks
 from traces.errors import UserError
@@ -119,7 +124,9 @@ def test_long_pictures_have_pages(runs: pd.DataFrame, layers: pd.DataFrame) -> N
                 break
             assert faults(figure) == []
             assert figure.get_figheight() < 24
-            panels = [axes for axes in figure.axes if axes.get_ylabel().startswith("policy")]
+            named = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+            panels = [axes for axes in named if axes.yaxis.get_tick_params()["labelleft"]]
+            assert {axes.get_ylabel() for axes in panels} == {""}, "names need no word above them"
             seen += sum(len(axes.get_yticks()) for axes in panels)
             images = [axes.images[0].get_clim() for axes in figure.axes if axes.images]
             scales.add(tuple(images) or panels[0].get_xlim())
@@ -357,6 +364,35 @@ def test_layers_of_a_device_are_the_same_in_csv(grid: Path, layers: pd.DataFrame
     with pytest.warns(UserWarning, match=r"left out: .* has no layers.parquet, layers.csv"):
         rest = sim.load_layers(copy)
     assert set(layers["folder"]) - set(rest["folder"]) == {gone.parent.name}
+
+
+def test_what_is_said_of_latency_is_there_to_be_seen(runs: pd.DataFrame) -> None:
+    lossy = ~runs["lossless"].astype(bool)
+    for frame, apart in ((runs, True), (runs[~lossy], False), (runs[lossy], False)):
+        for panel in stalls_panels(frame):
+            assert panel.title.endswith("% of the time is waiting" + ", lossy policies apart" * apart)
+    one = runs[runs["budget_bytes"] == runs["budget_bytes"].min()]
+    titles = [panel.title for panel in latency_panels(one, "tpot", looks(one["policy_label"]))]
+    assert not any("everywhere" in title for title in titles)
+    bare = runs.assign(**dict.fromkeys([name for name in runs if name.startswith((*REFERENCE_ROWS, "bound_"))], np.nan))
+    words = ("Lines", "grey area", "edge", "cheat")
+    found = [[word in _of_latency(frame) for word in words] for frame in (runs, bare, one)]
+    assert found == [[True] * 4, [True, False, False, False], [False, True, False, True]]
+
+
+def test_titles_of_fates_and_layers_say_of_what(runs: pd.DataFrame, layers: pd.DataFrame) -> None:
+    for issued, useful, said in (([8, 8], [1, 6], "at best 75.0 %"), ([8, 0], [2, 0], "25.0 %")):
+        frame = runs[runs["budget_bytes"] == runs["budget_bytes"].min()].iloc[:2]
+        frame = frame.assign(prefetch_issued=issued, prefetch_useful=useful)
+        (panel,) = fates_panels(frame)
+        assert panel.title.partition(": ")[2] == f"{said} of the prefetches were useful"
+    keys = ["policy_label", "budget_bytes"]
+    some = layers[layers["budget_bytes"] == layers["budget_bytes"].min()]
+    for frame in (layers, some, some[some["policy_label"] == some["policy_label"].iloc[0]]):
+        count = len(frame[keys].drop_duplicates())
+        texts = " ".join(axes.get_title(loc="left") for axes in pictures.layers(frame).axes).replace("\n", " ")
+        assert texts.count(f", on average over {count} runs") == (2 if count > 1 else 0)
+        assert ("on average" in texts) == (count > 1)
 
 
 def test_there_are_no_empty_pictures(runs: pd.DataFrame, layers: pd.DataFrame, compared: Comparison) -> None:

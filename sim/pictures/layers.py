@@ -70,7 +70,7 @@ def _finding(values: pd.Series[float], label: str, unit: str) -> str:
     """The layers in which the mean of all rows is lowest and highest."""
     means = values.groupby(level="layer").mean().dropna()
     rows = len(values.unstack("layer"))  # noqa: PD010 - a series
-    of = f", on average over {rows} runs" if rows > 1 else ""
+    of = f", on average over {rows} rows" if rows > 1 else ""
     what = label.partition(" (")[0].capitalize()
     low, high = number(means.min()), number(means.max())
     if low == high:

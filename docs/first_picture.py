@@ -121,8 +121,8 @@ def verdict(numbers: pd.DataFrame) -> str:
         "In simulation, on one recording of a 14 M parameter model priced as OLMoE-1B-7B on an RTX 4090: one LRU cache"
         f" per layer takes {own.min():.0f} to {own.max():.0f} % less time than one LRU cache for all layers; the best"
         f" prefetching policy saves at most {more.max():.1f} points more, and still takes {gaps.min():.1f} to"
-        f" {gaps.max():.1f} times the bound that no lossless policy can beat. Other routings may rank policies otherwise:"
-        " ask with a trace of yours."
+        f" {gaps.max():.1f} times the bound that no lossless policy can beat. Other routings may rank policies"
+        " otherwise: ask with a trace of yours."
     )
 
 

@@ -69,8 +69,8 @@ def layers_panels(frame: pd.DataFrame, phase: str = "decode", page: int = 1) -> 
 def _finding(values: pd.Series[float], label: str, unit: str) -> str:
     """The layers in which the mean of all rows is lowest and highest."""
     means = values.groupby(level="layer").mean().dropna()
-    rows = len(values.index.droplevel("layer").unique())
-    of = f", on average over {rows} runs" if rows > 1 else ""
+    rows = len(values.unstack("layer"))  # noqa: PD010 - a series
+    of = f", on average over {rows} rows" if rows > 1 else ""
     what = label.partition(" (")[0].capitalize()
     low, high = number(means.min()), number(means.max())
     if low == high:

@@ -391,7 +391,7 @@ def test_titles_of_fates_and_layers_say_of_what(runs: pd.DataFrame, layers: pd.D
     for frame in (layers, some, some[some["policy_label"] == some["policy_label"].iloc[0]]):
         count = len(frame[keys].drop_duplicates())
         texts = " ".join(axes.get_title(loc="left") for axes in pictures.layers(frame).axes).replace("\n", " ")
-        assert texts.count(f", on average over {count} runs") == (2 if count > 1 else 0)
+        assert texts.count(f", on average over {count} rows") == (2 if count > 1 else 0)
         assert ("on average" in texts) == (count > 1)
 
 

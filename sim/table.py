@@ -72,12 +72,6 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
     ]
 
 
-def _room(memory: Mapping[str, Any]) -> list[Text]:
-    """Older results have none."""
-    lines = [room.line(memory["room"])] if "room" in memory else []
-    return [Text(fill(line, 80, subsequent_indent="  "), style="dim") for line in lines]
-
-
 def _finding(result: Mapping[str, Any]) -> str:
     name, budget = label(result["config"]["policy"]), format_bytes(result["memory"]["budget_bytes"])
     speed = figure(result["throughput_tokens_per_s"])

@@ -135,6 +135,7 @@ def test_bad_meta(tmp_path: Path, text: str) -> None:
         ({"req_len": np.array([6, 0])}, "sum of req_len is 6; .*at least 1 per request"),
         ({"req_len": np.array([7, -1])}, "value 1 is -1"),
         ({"req_len": np.array([6])}, "as in req_offset"),
+        ({"req_len": None, "req_offset": None}, r"req_prefill.npy: shape is \(2,\); allowed: \(1,\): without req_len"),
         ({"req_offset": np.array([0, 3])}, "req_offset.npy: value 1 is 3"),
         ({"req_prefill": np.array([5, 0])}, "longer than its request"),
         ({"req_decode": np.array([1, 1])}, "req_len - req_prefill"),

@@ -67,6 +67,22 @@ def test_an_object_of_an_array_is_named_with_its_line(tmp_path: Path) -> None:
         find("jsonl").run(tmp_path / "source", tmp_path / "trace", Options())
 
 
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (b": a comment\n" + TEXT, 1),
+        (TEXT + b"id: 7\n", 7),
+        (TEXT + b"data: " + TEXT, 7),
+        (b"data: " + TEXT, 2),
+    ],
+)
+def test_a_stream_of_events_is_one_to_its_end(tmp_path: Path, text: bytes, number: int) -> None:
+    """Else a line that was damaged would pass for a comment."""
+    (tmp_path / "source").write_bytes(text)
+    with pytest.raises(TraceError, match=f"^source: line {number}, content"):
+        find("jsonl").run(tmp_path / "source", tmp_path / "trace", Options())
+
+
 OTHERS = {
     "UTF-16 text": TEXT.decode().encode("utf-16"),
     "UTF-16 text ": TEXT.decode().encode("utf-16-le"),

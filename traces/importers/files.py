@@ -137,12 +137,24 @@ def json_lines(source: Path, most: int = 2**20, lists: int = 2**18, items: int =
 
 
 def _one_a_line(source: Path, most: int, lists: int, items: int) -> Iterator[tuple[Line, Any]]:
+    """Read an object a line; or, where the first one stands in a data: line, a stream of events to its end."""
+    events: bool | None = None
+    around: tuple[Line, bytes] | None = None
     for line, raw in text_lines(source, "JSON Lines", most):
-        found = re.match(rb"(data|event|id|retry)?:", raw)
+        found = re.match(rb"(data|event|id|retry)?:", raw) if events is not False else None
+        if found and found[1] != b"data":
+            around = around or (line, raw)
+            continue
+        if events is None:
+            events = found is not None
+            if around and not events:
+                raise around[0].refuse("content", around[1][:80], "one JSON object with unique keys")
         if found:
             raw = raw[found.end() :].strip()
-            if found[1] != b"data" or raw == b"[DONE]":
+            if raw == b"[DONE]":
                 continue
+        elif events:
+            raise line.refuse("content", raw[:80], "data: and one JSON object, as in the lines before")
         try:
             document = bounded_json(raw, lists, items)
         except ValueError as error:

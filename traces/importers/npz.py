@@ -131,6 +131,9 @@ def _read_requests(archive: Archive, headers: dict[str, Header], rows: int) -> _
             raise refusal(f"{source.name}/{name}.npy", "shape", values.shape, f"{given[first].shape}, as in {first}")
         refuse((values < 0) | (values >= 2**31), name, "0 to 2147483647")
     said, length = _lengths(given, rows)
+    if first and given[first].shape != length.shape:
+        allowed = f"{length.shape}: without req_len, or prefill and decode together, the archive is one request"
+        raise refusal(f"{source.name}/{first}.npy", "shape", given[first].shape, allowed)
     if length.sum() != rows or (length < 1).any():
         raise refusal(source.name, f"sum of {said}", length.sum(), f"{rows} rows, at least 1 per request")
     if "req_offset" in given:

@@ -170,7 +170,7 @@ def import_one(tmp_path: Path, name: str, kind: str, raw: bytes, edits: list[Edi
 
 def says(source: Path) -> list[list[frozenset[int]]]:
     """What the file says, read without care: per token the sets of experts of the layers that any token has some in."""
-    rows = list(objects(source.read_bytes().decode()))
+    rows = list(objects(source.read_bytes().decode(errors="replace")))
     rows = [row for row in rows if "ids" in row]
     layers = sorted({row["layer"] for row in rows})
     tokens: dict[tuple[int, int], dict[int, frozenset[int]]] = {}
@@ -181,7 +181,9 @@ def says(source: Path) -> list[list[frozenset[int]]]:
 
 def objects(text: str) -> Iterator[dict[str, Any]]:
     """The objects of a text, one a line or not, in an array or not; comments of a stream of events are no objects."""
-    text = "\n".join(line for line in text.split("\n") if not line.startswith(":"))
+    first = text.strip().partition("\n")[0].strip()
+    if first.endswith("}") and not first.startswith("["):
+        text = "\n".join(line for line in text.split("\n") if not line.startswith(":"))
     at = text.find("{")
     while at >= 0:
         found, at = json.JSONDecoder().raw_decode(text, at)

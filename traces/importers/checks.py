@@ -122,6 +122,8 @@ def _check_range(request: Found, file: File, options: Options) -> None:
 
 def _without_zeros(request: Found, kept: Array, file: File, blanks: Blanks) -> Found:
     """Take out layers and rows of zeros."""
+    if file.exact:
+        return request
     ids, several = request.expert_ids, request.expert_ids.shape[2] > 1
     zero = (ids == 0).all(axis=2)
     if not several and not file.padded:

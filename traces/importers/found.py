@@ -50,7 +50,7 @@ class File:
     """What a file says as a whole; None: nothing, and it is found in the requests.
 
     ``expert_bytes``: of one expert, by layer of the file; 0 for a layer without experts. ``ids``: what the file calls
-    the experts of a token, for errors. ``padded``: rows of zeros stand for "not recorded".
+    the experts of a token, for errors. ``padded``: rows of zeros stand for "not recorded". ``exact``: they never do.
     """
 
     recorder: Recorder
@@ -62,3 +62,4 @@ class File:
     decoding: Mapping[str, Any] = field(default_factory=dict)
     ids: str = "expert ids"
     padded: bool = False
+    exact: bool = False

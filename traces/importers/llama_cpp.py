@@ -76,6 +76,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
             raise
     file = File(
         recorder=Recorder("llama_cpp", None, None),
+        exact=True,
         model=source.stem,
         top_k=options.own.get("top_k"),
         decoding={"order_within_k": "as written, not by weight", **({} if prompts else {"context": "unknown"})},

@@ -82,6 +82,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     )
     file = File(
         recorder=Recorder("megatron", None, None),
+        exact=True,
         model=source.stem,
         decoding={"order_within_k": "as written, not by weight", "passes": "training" if training else "inference"},
     )

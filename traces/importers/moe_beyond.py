@@ -78,6 +78,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     """
     file = File(
         recorder=Recorder("moe_beyond", None, None),
+        exact=True,
         model=source.stem,
         decoding={"order_within_k": "as written, not by weight", "generated": "nothing: prompts alone"},
     )

@@ -54,6 +54,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
         options.note("requests: by their positions, since the recorder writes no request ids; one rank's tokens")
         file = File(
             recorder=Recorder("sglang_pt", None, None),
+            exact=True,
             model=source.stem,
             n_experts=n_experts,
             decoding={"order_within_k": "as recorded, not by weight"},

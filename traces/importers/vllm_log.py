@@ -94,7 +94,13 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     else:
         told = "the first passes of several rows" if prompt is None else f"the first {prompt} tokens (prompt_tokens)"
         options.note(f"prompts: {told} of each req_id; token_idx counts the tokens of a request")
-    file = File(Recorder("vllm_log", None, None), head.model or source.stem, n_experts=head.n_experts, top_k=head.top_k)
+    file = File(
+        recorder=Recorder("vllm_log", None, None),
+        exact=True,
+        model=head.model or source.stem,
+        n_experts=head.n_experts,
+        top_k=head.top_k,
+    )
     return build(source, target, options, file, read)
 
 

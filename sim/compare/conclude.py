@@ -101,9 +101,10 @@ def _corrected(found: Comparison) -> list[str]:
     if m > 1:
         apart = f", and apart from them for the {len(overall)} over all budgets" if len(overall) > 1 else ""
         alone = pairs[~pairs["significant"] & ((pairs["low"] > 0) | (pairs["high"] < 0))]
-        besides = f"; {len(alone)} leave out 0 where the corrected p is not significant" if len(alone) else ""
+        besides = f": {len(alone)} of them exclude 0 without a significant p" if len(alone) else ""
         said.append(
-            f"p values are corrected for {m} comparisons (Holm){apart}; intervals, each at {level}, are not{besides}."
+            f"p values are corrected for {m} comparisons (Holm){apart}. Intervals ({level} each) are not"
+            f" corrected{besides}."
         )
     return said
 

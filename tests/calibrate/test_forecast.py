@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,6 +131,12 @@ def test_every_point_that_is_measured_was_in_the_forecast(tmp_path: Path, monkey
     plan.measure(0, lines.append)
     assert len(asked) == len(plan.costs()) > len(plan.costs(shorter=True))
     assert lines[0].startswith("the whole will take about ")
+    assert lines[0].endswith(f"; {words(plan.tried_s)} of it are over")
+    assert plan.tried_s > 0
+    plan.tried_s += 400  # trying is a part of the whole
+    plan.announce(1e-3, lines.append)
+    assert re.search(r"about [78] min; [78] min of it", lines[-3])
+    assert re.search(r"would take about [78] min", lines[-1])
     assert lines[1] == "(seconds=0.001 is too few for the least number of samples at each point;"
     assert lines[2].startswith(" largest=1 max_tokens=1 max_context=2 would take about ")
 

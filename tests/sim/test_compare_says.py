@@ -90,7 +90,7 @@ def test_too_many_comparisons_are_not_put_on_few_requests(out: Path) -> None:
     assert "over all budgets together there are fewer tests" in text
     assert found.overall["significant"].all()
     assert "copy 0: 100.0 % higher TPOT than lru on average over 48 and 96 B (100.0 %), at no budget by itself." in text
-    assert "104 leave out 0 where the corrected p is not significant" in text
+    assert "104 of them exclude 0 without a significant p" in text
     fewer = runs["policy_label"].isin(["lru", *(f"copy {i}" for i in range(51))])
     found = compare_runs(runs[fewer], requests[requests["policy_label"].isin(runs["policy_label"][fewer])])
     assert found.pairs["significant"].all()
@@ -101,7 +101,7 @@ def test_too_many_comparisons_are_not_put_on_few_requests(out: Path) -> None:
 def test_a_level_is_shown_as_it_is(out: Path, level: float, shown: str) -> None:
     found = compare(out, level=level)
     assert any(re.match(rf"interval +{shown}, over", line) for line in printed(found, 120))
-    assert f"intervals, each at {shown}, are not" in said(found)
+    assert f"Intervals ({shown} each) are not corrected" in said(found)
 
 
 def test_a_level_makes_every_interval(out: Path) -> None:

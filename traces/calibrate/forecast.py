@@ -22,6 +22,7 @@ class Plan:
     """All that is measured. Making one tries the ends of every table, and builds each model once."""
 
     def __init__(self, clock: Clock, largest: int, models: Sequence[str], dtype: str, grids: Grids) -> None:
+        begun = time.monotonic()
         self._clock, self._largest, self._models, self._dtype, self._grids = clock, largest, models, dtype, grids
         self._copies = Copies(clock, largest)
         self._rates = [Tried(part) for part in rate_parts(clock, largest)]
@@ -37,6 +38,8 @@ class Plan:
             if len(models) == 1:  # several may not have room side by side
                 self._layers[name] = layer
                 self._tables[-1] = (0.0, self._tables[-1][1])
+        self.tried_s = time.monotonic() - begun
+        """What trying took."""
 
     def costs(self, *, shorter: bool = False) -> list[Cost]:
         """What each point costs, in the order of :meth:`measure`; ``shorter``: with the words of :meth:`less`."""
@@ -58,10 +61,10 @@ class Plan:
 
     def announce(self, seconds: float, say: Say) -> None:
         """Say how long it will take, and where that is much longer than was asked for, what would be shorter."""
-        expected = total_s(self.costs(), seconds)
-        say(f"the whole will take about {words(expected)}")
+        tried, expected = self.tried_s, total_s(self.costs(), seconds)
+        say(f"the whole will take about {words(tried + expected)}; {words(tried)} of it are over")
         if expected > 1.5 * seconds:
-            shorter = total_s(self.costs(shorter=True), seconds)
+            shorter = tried + total_s(self.costs(shorter=True), seconds)
             say(f"(seconds={seconds:g} is too few for the least number of samples at each point;")
             say(f" {self.less()} would take about {words(shorter)})")
 

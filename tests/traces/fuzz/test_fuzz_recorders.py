@@ -153,7 +153,15 @@ def says_vllm_passes(raw: bytes) -> Rows:
 def json_rows(raw: bytes) -> list[dict[str, Any]]:
     """The objects, also behind the field name of a server-sent event; its other fields and comments say nothing."""
     found = [line.removeprefix(b"data:") for line in text_lines(raw) if not re.match(rb"(event|id|retry)?:", line)]
-    return [json.loads(line) for line in found if line.strip() != b"[DONE]"]
+    try:
+        return [json.loads(line) for line in found if line.strip() != b"[DONE]"]
+    except ValueError:
+        # Objects over several lines, or in an array.
+        text, rows, at = raw.decode("utf-8-sig"), [], 0
+        while match := re.compile(r"[\s,\[\]]*(?={)").match(text, at):
+            row, at = json.JSONDecoder().raw_decode(text, match.end())
+            rows.append(row)
+        return rows
 
 
 def text_lines(raw: bytes) -> list[bytes]:

@@ -97,9 +97,8 @@ def test_layers_are_left_out(tmp_path: Path) -> None:
         (narrow(["1,-1"]), {"top_k": 2, "ubatch": 2}, "line 2, content is '1,-1'"),
         (narrow(["1,65535"]), {"top_k": 1, "ubatch": 2}, "line 2, expert is 65535; allowed: an integer, 0 to 65533"),
         (narrow(["1,1", "1,2"]), {"top_k": 2, "ubatch": 2}, "layer is '1 alone'; allowed: several layers"),
-        # Counts that do not add up: cut off, a lost row, another top-k.
-        (narrow(*UBATCHES, ["1,3"]), {"top_k": 2, "ubatch": 2}, "line 16, rows of layer 1 is '1 from here on'"),
-        (narrow(*UBATCHES, ["1,3", "1,4"]), {"top_k": 2, "ubatch": 3}, "line 16, layer 4 of this ubatch is 'missing'"),
+        # Counts that do not add up: nothing whole, a lost row, another top-k.
+        (narrow(["1,3", "1,4", "4,1"]), {"top_k": 2, "ubatch": 2}, "line 4, rows of layer 4 is '1 from here on'"),
         (narrow(*UBATCHES, ["4,3", "4,4"]), {"top_k": 2, "ubatch": 3}, "line 14, tokens of layer 4 is 2; allowed: 1"),
         (narrow(UBATCHES[0], UBATCHES[1][1:]), {"top_k": 2, "ubatch": 2}, "line 8, rows of layer 1"),
         (narrow(*UBATCHES), {"top_k": 1, "ubatch": 8}, "line 6, tokens of layer 4 is 2; allowed: 4, as in layer 1"),
@@ -114,6 +113,18 @@ def test_layers_are_left_out(tmp_path: Path) -> None:
 )
 def test_what_does_not_add_up(tmp_path: Path, text: str, own: dict[str, int], message: str) -> None:
     refuse(tmp_path, "llama_cpp", text, message, **own)
+
+
+@pytest.mark.parametrize("rest", [["1,3"], ["1,3", "1,4"], ["1,3", "1,4", "4,5"]])
+def test_a_file_that_was_cut_off_keeps_what_is_whole(tmp_path: Path, rest: list[str]) -> None:
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    whole = take(tmp_path / "whole", "llama_cpp", narrow(*UBATCHES), top_k=2, ubatch=3)
+    found = take(tmp_path / "cut", "llama_cpp", narrow(*UBATCHES, rest), top_k=2, ubatch=3)
+    assert ids(found.trace) == ids(whole.trace)
+    said = "left out: the rows from line 16 on, since the file ends in the middle of an ubatch"
+    assert found.notes.count(said) == 1
+    assert not any("middle" in note for note in whole.notes)
 
 
 # The other CSV: n_batch 4 and n_ubatch 2, a prompt of 5 tokens: its positions count back from the end of each batch.

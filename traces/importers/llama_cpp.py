@@ -11,7 +11,8 @@ put one behind the other are requests: each begins with its header.
 Negative positions are the prompt, counted from the end of its batch; from 0 on, decode steps.
 
 In both, llama.cpp computes the last layer of a prompt only for the tokens whose logits it needs: one of an ubatch, or
-none. The others are absent there. Weights are not written: the ids of a token stay in the order given.
+none. The others are absent there. A file that ends in the middle of an ubatch gives what is whole, and says so. Weights
+are not written: the ids of a token stay in the order given.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _HEAD = "layer,expert"
 _ROW = re.compile(rb"(\d{1,5}),(\d{1,5})")
 _WIDE_ROW = re.compile(rb"(-?\d{1,9}),(\d{1,5})((?:,\d{1,5})+)")
 _MAX_LINE = 2**16
-_CUT = "of a file that was cut off, leave its last rows out, or take the requests before them with limit=N"
+_CUT = "where this is not the end of the file, no row may be missing"
 
 
 @dataclass
@@ -54,6 +55,8 @@ class _Group:
     rows: int = 0
     slots: int = 1
     position: int | None = None
+    rest: int = 0
+    """Rows behind the last whole token, of a file that ends in the middle of one."""
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
@@ -90,7 +93,15 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
             f"prompts: the ubatches up to the first of fewer than {turns.chunk} tokens, or up to the prompt_tokens; "
             "then one token is a decode step"
         )
-    return build(source, target, options, file, lambda: turns.requests(_passes(source, read(), sorted(layers))))
+    said = set[int]()
+
+    def cut(line: Line) -> None:
+        if line.number not in said:  # the file is read twice
+            where = f"the rows from line {line.number} on"
+            options.note(f"left out: {where}, since the file ends in the middle of an ubatch")
+        said.add(line.number)
+
+    return build(source, target, options, file, lambda: turns.requests(_passes(source, read(), sorted(layers), cut)))
 
 
 def _is_wide(source: Path) -> bool:
@@ -149,16 +160,20 @@ def _groups(source: Path, top_k: int) -> Iterator[_Group]:
     if empty:
         raise Line(source.name, 1).refuse("content", "no routing", f"rows of {_HEAD}")
     if group is not None:
-        yield _whole(group, top_k)
+        group.rows, group.rest = divmod(len(group.ids), top_k)
+        yield group
 
 
 def _whole(group: _Group, top_k: int) -> _Group:
     group.rows, rest = divmod(len(group.ids), top_k)
     if rest:
-        found = f"{len(group.ids)} from here on"
-        allowed = f"a multiple of top_k={top_k}; {_CUT}"
-        raise group.line.refuse(f"rows of layer {group.layer}", found, allowed)
+        raise _partial(group)
     return group
+
+
+def _partial(group: _Group) -> TraceError:
+    found = f"{len(group.ids)} from here on"
+    return group.line.refuse(f"rows of layer {group.layer}", found, f"a multiple of top_k={group.slots}; {_CUT}")
 
 
 def _wide_groups(source: Path) -> Iterator[_Group]:
@@ -192,23 +207,36 @@ def _extend(line: Line, group: _Group, ids: list[int]) -> None:
     group.ids.extend(ids)
 
 
-def _passes(source: Path, groups: Iterator[_Group], layers: list[int]) -> Iterator[Pass]:
-    """Put the groups of one ubatch together."""
+def _passes(source: Path, groups: Iterator[_Group], layers: list[int], cut: Callable[[Line], None]) -> Iterator[Pass]:
+    """Put the groups of one ubatch together. One in which the file ends is left out, and ``cut`` is told where."""
     if len(layers) == 1:
         found = f"{layers[0]} alone"
         raise Line(source.name, 1).refuse("layer", found, "several layers: their order says where an ubatch ends")
     ubatch: list[_Group] = []
-    prompt = _Prompt()
+    prompt, whole = _Prompt(), False
     for group in groups:
         if ubatch and (group.begins or group.layer <= ubatch[-1].layer):
             yield prompt.place(_complete(ubatch, layers), ubatch[0])
-            ubatch = []
+            ubatch, whole = [], True
         ubatch.append(group)
         if group.ends:
             yield prompt.place(_complete(ubatch, layers), ubatch[0])
-            ubatch = []
-    if ubatch:
+            ubatch, whole = [], True
+    if ubatch and whole and _is_cut(ubatch, layers):
+        cut(ubatch[0].line)
+    elif ubatch:
         yield prompt.place(_complete(ubatch, layers), ubatch[0])
+
+
+def _is_cut(ubatch: list[_Group], layers: list[int]) -> bool:
+    """Whether an ubatch stops in its last group: all layers before are there and as long as the first."""
+    *before, last = ubatch
+    present, rows = [group.layer for group in ubatch], ubatch[0].rows
+    if present != layers[: len(present)] or any(group.rows != rows for group in before) or last.rows > rows:
+        return False
+    # llama.cpp itself spares tokens in the last layer of a prompt.
+    spared = last.rest == 0 and rows > 1 and (last.layer == layers[-1] or present == layers[:-1])
+    return not spared and (last.rest > 0 or last.rows < rows or len(present) < len(layers))
 
 
 @dataclass
@@ -246,6 +274,8 @@ class _Prompt:
 def _complete(ubatch: list[_Group], layers: list[int]) -> Pass:
     """Check that an ubatch has all layers, of the same tokens; the last layer of a prompt may have one or none."""
     rows, first = ubatch[0].rows, ubatch[0].line
+    if ubatch[-1].rest:
+        raise _partial(ubatch[-1])
     prefill = None if ubatch[0].position is None else ubatch[0].position < 0
     by_layer = {group.layer: group for group in ubatch}
     last = layers[-1]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from real.validation.verdict import TIMES, WORDS, about, judgement, label, milliseconds, share
 from sim.units import counted
+
+if TYPE_CHECKING:  # a server may lack it, and prints Markdown then
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 WIDE = 100
 """Columns of a terminal that has room for TTFT as well."""
@@ -18,6 +19,8 @@ WIDE = 100
 
 def show(document: Mapping[str, Any], console: Console) -> None:
     """Print what was run, the errors summed up, the criteria, and a row per cell with the worst first."""
+    from rich.text import Text
+
     console.print(Text(f"predicted against measured: {document['provenance']['model']['name']}", style="bold"))
     for line in about(document["provenance"]):
         console.print(Text(line))
@@ -50,6 +53,8 @@ def _summary(document: Mapping[str, Any]) -> Table:
 
 
 def _criteria(document: Mapping[str, Any]) -> Iterator[Text]:
+    from rich.text import Text
+
     for it in document["criteria"]:
         if it["value"] is not None:
             what, found, wanted, said = judgement(it)
@@ -58,6 +63,8 @@ def _criteria(document: Mapping[str, Any]) -> Iterator[Text]:
 
 
 def _cells(document: Mapping[str, Any], *, wide: bool) -> Table:
+    from rich.text import Text
+
     shown = TIMES[:2] if wide else TIMES[:1]
     heads = [f"{WORDS[name]}\n{what}" for name in shown for what in ("measured", "predicted", "error")]
     table = _table("policy", "budget", *heads, "hits")
@@ -80,6 +87,8 @@ def _cells(document: Mapping[str, Any], *, wide: bool) -> Table:
 
 
 def _table(first: str, *heads: str) -> Table:
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column(first, overflow="fold")
     for name in heads:

@@ -159,7 +159,7 @@ def test_what_counts_something_is_positive(key: str) -> None:
         registry.build("moe_infinity", setup_of(draw(0), 10_000), {key: wrong})
 
 
-@pytest.mark.parametrize("wrong", [0, 100_001, 10**23])
+@pytest.mark.parametrize("wrong", [0, 100_001, 10**18])
 def test_a_collection_is_one_that_fits_in_memory(wrong: int) -> None:
     with pytest.raises(UserError, match=rf"^policy\.capacity={wrong}: allowed: 1 to 100000 \(matrices\)$"):
         registry.build("moe_infinity", setup_of(draw(0), 10_000), {"capacity": wrong})

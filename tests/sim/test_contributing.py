@@ -30,6 +30,7 @@ def project(tmp_path: Path) -> Path:
     return copy
 
 
+@pytest.mark.ci
 def test_the_recipe_works_as_it_stands(project: Path) -> None:
     files = re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)^```$", RECIPE, flags=re.MULTILINE | re.DOTALL)
     assert [name for name, _ in files] == ["policies/mru.py", "conf/policy/mru.yaml"]

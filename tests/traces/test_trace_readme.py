@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "traces" / "README.md").read_text(encoding="utf-8")
 ELSEWHERE = PAGE.partition("## Bring a trace from elsewhere")[2].partition("\n## ")[0]
 
 
+@pytest.mark.ci
 def test_the_commands_work_as_they_stand(tmp_path: Path) -> None:
     write_own_hook(tmp_path / "routing.jsonl")
     write_responses(tmp_path / "responses.jsonl")

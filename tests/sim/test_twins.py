@@ -99,23 +99,23 @@ def test_a_limit_that_leaves_all_requests_is_none(trace: Trace, tmp_path: Path) 
 
 def test_bounds_are_lent_to_every_row_for_which_they_hold(trace: Trace, tmp_path: Path) -> None:
     """As if each had been asked for its own: to the last digit, and with the reason gone."""
-    for name, bounds in (("own", True), ("lent", False)):
+    for name, bounds in (("own", True), ("shared", False)):
         grid(trace, tmp_path / name, ("lru", "fifo", "random"), (3, 5), (0, 1), bounds=bounds)
-    grid(trace, tmp_path / "lent", ("on_demand",), (3,), (0, 1), bounds=True)
-    run_config(config(trace, 3 * SIZE, limit=4), tmp_path / "lent")
-    own, lent = sim.load(tmp_path / "own"), sim.load(tmp_path / "lent")
-    lent = lent[(lent["policy"] != "on_demand")]
+    grid(trace, tmp_path / "shared", ("on_demand",), (3,), (0, 1), bounds=True)
+    run_config(config(trace, 3 * SIZE, limit=4), tmp_path / "shared")
+    own, shared = sim.load(tmp_path / "own"), sim.load(tmp_path / "shared")
+    shared = shared[(shared["policy"] != "on_demand")]
     columns = [name for name in own if name.startswith(("bound_", "infinite_", "belady_", "perfect_"))]
     assert len(columns) > 20
-    some = (lent["budget_bytes"] == 3 * SIZE) & lent["limit"].isna()
+    some = (shared["budget_bytes"] == 3 * SIZE) & shared["limit"].isna()
     assert some.sum() == 6
     key = ["policy", "seed"]
     pd.testing.assert_frame_equal(
-        lent[some].set_index(key)[columns].sort_index(),
+        shared[some].set_index(key)[columns].sort_index(),
         own[own["budget_bytes"] == 3 * SIZE].set_index(key)[columns].sort_index(),
     )
-    assert lent[~some][columns].isna().all(axis=None), "another budget, and another window"
-    assert set(lent[some]["nulls"]) == set(own[own["budget_bytes"] == 3 * SIZE]["nulls"])
+    assert shared[~some][columns].isna().all(axis=None), "another budget, and another window"
+    assert set(shared[some]["nulls"]) == set(own[own["budget_bytes"] == 3 * SIZE]["nulls"])
 
 
 def test_bounds_on_which_results_disagree_are_nobody_elses(trace: Trace, tmp_path: Path) -> None:

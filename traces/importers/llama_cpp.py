@@ -18,13 +18,9 @@ are not written: the ids of a token stay in the order given.
 from __future__ import annotations
 
 import re
-from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from traces.errors import TraceError, UserError
 from traces.format import MAX_EXPERTS
@@ -32,7 +28,8 @@ from traces.importers import Importer, Options
 from traces.importers.build import File, build
 from traces.importers.counts import are_counts_in
 from traces.importers.files import MAX_REQUEST_IDS, Line, text_lines
-from traces.importers.passes import MAX_LAYERS, Pass, Turns
+from traces.importers.llama_ubatches import Group, partial_token, passes
+from traces.importers.passes import MAX_LAYERS, Turns
 from traces.manifest import Recorder
 from traces.words import integer
 
@@ -40,23 +37,6 @@ _HEAD = "layer,expert"
 _ROW = re.compile(rb"(\d{1,5}),(\d{1,5})")
 _WIDE_ROW = re.compile(rb"(-?\d{1,9}),(\d{1,5})((?:,\d{1,5})+)")
 _MAX_LINE = 2**16
-_CUT = "where this is not the end of the file, no row may be missing"
-
-
-@dataclass
-class _Group:
-    """The rows of one layer in one ubatch. ``position``: of its last row, where the file has positions."""
-
-    line: Line
-    layer: int
-    begins: bool = False
-    ends: bool = False
-    ids: array[int] = field(default_factory=lambda: array("i"))
-    rows: int = 0
-    slots: int = 1
-    position: int | None = None
-    rest: int = 0
-    """Rows behind the last whole token, of a file that ends in the middle of one."""
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
@@ -101,7 +81,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
             options.note(f"left out: {where}, since the file ends in the middle of an ubatch")
         said.add(line.number)
 
-    return build(source, target, options, file, lambda: turns.requests(_passes(source, read(), sorted(layers), cut)))
+    return build(source, target, options, file, lambda: turns.requests(passes(source, read(), sorted(layers), cut)))
 
 
 def _is_wide(source: Path) -> bool:
@@ -116,7 +96,7 @@ def _is_wide(source: Path) -> bool:
     raise Line(source.name, 1).refuse("content", "nothing", f"the header {_HEAD}, or rows pos,layer,id0,id1,...")
 
 
-def _reading(source: Path, options: Options, wide: bool) -> tuple[Callable[[], Iterator[_Group]], Turns]:
+def _reading(source: Path, options: Options, wide: bool) -> tuple[Callable[[], Iterator[Group]], Turns]:
     if wide:
         for key in ("top_k", "ubatch", "prompt_tokens"):
             if key in options.own:
@@ -133,9 +113,9 @@ def _reading(source: Path, options: Options, wide: bool) -> tuple[Callable[[], I
     return partial(_groups, source, options.own["top_k"]), turns
 
 
-def _groups(source: Path, top_k: int) -> Iterator[_Group]:
+def _groups(source: Path, top_k: int) -> Iterator[Group]:
     """Yield the groups of ``layer,expert``, each of whole tokens."""
-    group: _Group | None = None
+    group: Group | None = None
     empty = True
     for line, raw in text_lines(source, "CSV", _MAX_LINE):
         match = _ROW.fullmatch(raw)
@@ -151,7 +131,7 @@ def _groups(source: Path, top_k: int) -> Iterator[_Group]:
         if group is None or layer != group.layer:
             if group is not None:
                 yield _whole(group, top_k)
-            group = _Group(line, line.integer("layer", layer, 0, MAX_LAYERS - 1), slots=top_k)
+            group = Group(line, line.integer("layer", layer, 0, MAX_LAYERS - 1), slots=top_k)
             empty = False
         if expert >= MAX_EXPERTS or len(group.ids) == MAX_REQUEST_IDS:
             line.integer("expert", expert, 0, MAX_EXPERTS - 1)
@@ -164,21 +144,16 @@ def _groups(source: Path, top_k: int) -> Iterator[_Group]:
         yield group
 
 
-def _whole(group: _Group, top_k: int) -> _Group:
+def _whole(group: Group, top_k: int) -> Group:
     group.rows, rest = divmod(len(group.ids), top_k)
     if rest:
-        raise _partial(group)
+        raise partial_token(group)
     return group
 
 
-def _partial(group: _Group) -> TraceError:
-    found = f"{len(group.ids)} from here on"
-    return group.line.refuse(f"rows of layer {group.layer}", found, f"a multiple of top_k={group.slots}; {_CUT}")
-
-
-def _wide_groups(source: Path) -> Iterator[_Group]:
+def _wide_groups(source: Path) -> Iterator[Group]:
     """Yield the groups of ``pos,layer,id0,...``: rows of one layer whose negative positions ascend by one."""
-    group: _Group | None = None
+    group: Group | None = None
     decoding = False
     for line, raw in text_lines(source, "CSV", _MAX_LINE):
         match = _WIDE_ROW.fullmatch(raw)
@@ -190,7 +165,7 @@ def _wide_groups(source: Path) -> Iterator[_Group]:
         if group is None or not goes_on:
             if group is not None:
                 yield group
-            group = _Group(line, layer, begins=decoding and position < 0, slots=len(ids))
+            group = Group(line, layer, begins=decoding and position < 0, slots=len(ids))
             decoding = position >= 0
         if len(ids) != group.slots:
             raise line.refuse("number of ids", len(ids), f"{group.slots}, as above in this layer")
@@ -201,97 +176,10 @@ def _wide_groups(source: Path) -> Iterator[_Group]:
     yield group
 
 
-def _extend(line: Line, group: _Group, ids: list[int]) -> None:
+def _extend(line: Line, group: Group, ids: list[int]) -> None:
     if len(group.ids) + len(ids) > MAX_REQUEST_IDS:
         raise line.refuse("ids of one pass", "more", f"at most {MAX_REQUEST_IDS}")
     group.ids.extend(ids)
-
-
-def _passes(source: Path, groups: Iterator[_Group], layers: list[int], cut: Callable[[Line], None]) -> Iterator[Pass]:
-    """Put the groups of one ubatch together. One in which the file ends is left out, and ``cut`` is told where."""
-    if len(layers) == 1:
-        found = f"{layers[0]} alone"
-        raise Line(source.name, 1).refuse("layer", found, "several layers: their order says where an ubatch ends")
-    ubatch: list[_Group] = []
-    prompt, whole = _Prompt(), False
-    for group in groups:
-        if ubatch and (group.begins or group.layer <= ubatch[-1].layer):
-            yield prompt.place(_complete(ubatch, layers), ubatch[0])
-            ubatch, whole = [], True
-        ubatch.append(group)
-        if group.ends:
-            yield prompt.place(_complete(ubatch, layers), ubatch[0])
-            ubatch, whole = [], True
-    if ubatch and whole and _is_cut(ubatch, layers):
-        cut(ubatch[0].line)
-    elif ubatch:
-        yield prompt.place(_complete(ubatch, layers), ubatch[0])
-
-
-def _is_cut(ubatch: list[_Group], layers: list[int]) -> bool:
-    """Whether an ubatch stops in its last group: all layers before are there and as long as the first."""
-    *before, last = ubatch
-    present, rows = [group.layer for group in ubatch], ubatch[0].rows
-    if present != layers[: len(present)] or any(group.rows != rows for group in before) or last.rows > rows:
-        return False
-    # llama.cpp itself spares tokens in the last layer of a prompt.
-    spared = last.rest == 0 and rows > 1 and (last.layer == layers[-1] or present == layers[:-1])
-    return not spared and (last.rest > 0 or last.rows < rows or len(present) < len(layers))
-
-
-@dataclass
-class _Prompt:
-    """Where the prompt stands whose ubatches have positions: each says how many tokens earlier batches had."""
-
-    tokens: int = 0
-    before: int = 0
-    full: int = 0
-    decoded: int = 0
-
-    def place(self, one: Pass, group: _Group) -> Pass:
-        """Return the pass; where only another prompt fits, it begins a request. Raises TraceError."""
-        if group.position is None:
-            return one
-        if not one.prefill:
-            if group.position != self.decoded:
-                raise one.line.refuse("pos", group.position, f"{self.decoded}, the next decode step")
-            self.tokens = self.full = 0
-            self.decoded += 1
-            return one
-        self.decoded = 0
-        before = -group.position - 1
-        same_batch = self.full > 0 and before == self.before
-        if not same_batch and before == 0:
-            self.tokens, one = 0, replace(one, begins=True)
-        elif not same_batch and before != self.tokens:
-            allowed = f"{-self.tokens - one.rows}, behind the {self.tokens} tokens of this prompt so far"
-            raise one.line.refuse("pos", group.position - one.rows + 1, allowed)
-        self.full = one.rows if not same_batch or one.rows == self.full else 0
-        self.tokens, self.before = self.tokens + one.rows, before
-        return one
-
-
-def _complete(ubatch: list[_Group], layers: list[int]) -> Pass:
-    """Check that an ubatch has all layers, of the same tokens; the last layer of a prompt may have one or none."""
-    rows, first = ubatch[0].rows, ubatch[0].line
-    if ubatch[-1].rest:
-        raise _partial(ubatch[-1])
-    prefill = None if ubatch[0].position is None else ubatch[0].position < 0
-    by_layer = {group.layer: group for group in ubatch}
-    last = layers[-1]
-    for layer in layers:
-        group = by_layer.get(layer)
-        spared = layer == last and (rows > 1 or bool(prefill))
-        if group is None and not spared:
-            allowed = f"every layer of the file in each ubatch; {_CUT}"
-            raise first.refuse(f"layer {layer} of this ubatch", "missing", allowed)
-        if group is not None and group.rows != rows and not (spared and group.rows == 1):
-            allowed = f"{rows}, as in layer {ubatch[0].layer} of this ubatch"
-            raise group.line.refuse(f"tokens of layer {layer}", group.rows, allowed)
-        if group is not None and not prefill and group.position != ubatch[0].position:
-            raise group.line.refuse("pos", group.position, f"{ubatch[0].position}, as in the layers before")
-    ids = {group.layer: np.array(group.ids, np.int32).reshape(group.rows, group.slots) for group in ubatch}
-    return Pass(first, rows, ids, prefill=prefill, begins=ubatch[0].begins, ends=ubatch[-1].ends)
 
 
 IMPORTER = Importer(

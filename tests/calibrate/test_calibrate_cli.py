@@ -115,6 +115,7 @@ def test_what_is_there_is_not_overwritten(written: Path, capsys: pytest.CaptureF
 
 
 # The GPU machine has torch, transformers and NumPy, and none of these.
+@pytest.mark.ci
 def test_a_machine_without_our_other_packages_can_calibrate(tmp_path: Path) -> None:
     model = write_config(tmp_path / "tiny", MIXTRAL)
     words = ["calibrate", f"out={tmp_path / 'bare.yaml'}", f"model={model}", *TINY]

@@ -64,6 +64,7 @@ def python(code: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *words], env=env, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.ci
 def test_it_runs_without_what_a_server_may_lack(tmp_path: Path) -> None:
     ids = np.random.default_rng(0).permuted(np.tile(np.arange(64), (8, 16, 1)), axis=-1)[..., :8]
     write(tmp_path / "trace", [Plan((4,), 1), Plan((2,), 1)], ids, n_experts=64)
@@ -75,6 +76,7 @@ def test_it_runs_without_what_a_server_may_lack(tmp_path: Path) -> None:
     assert int(done.stdout) > 4 * 16 * 8
 
 
+@pytest.mark.ci
 def test_a_device_is_checked_without_them_too() -> None:
     done = python(PROLOGUE + CHECKS)
     assert done.returncode == 0, done.stdout + done.stderr

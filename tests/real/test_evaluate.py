@@ -23,6 +23,7 @@ from real.validation.ran import load_all
 from sim.profiles import HardwareProfile, shipped
 from sim.replay import NEXT_CHUNK
 
+pytestmark = pytest.mark.ci  # the rehearsal alone takes half a minute
 STEPS = "preflight,copies,layers,store,overheads,link,exact,profile"
 WORDS = ["rehearse=true", "device=cpu", "threads=1", "minutes=5"]
 

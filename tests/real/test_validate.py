@@ -193,6 +193,7 @@ def test_the_logs_that_were_kept_are_those_of_the_row(
     assert [it["first"] for it in shown] == [it["device"] for it in row["first_differences"]]
 
 
+@pytest.mark.ci
 def test_without_hydra_and_pyarrow_a_resolved_grid_gives_the_same_decisions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

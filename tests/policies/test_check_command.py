@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.ci  # it installs a package
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = '''
 """Somebody else's policies."""

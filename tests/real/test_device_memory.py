@@ -66,6 +66,7 @@ def rss() -> int:
 
 
 # Tickets, predictions, requests or tensors that nobody lets go: a run of a day ends for want of memory.
+@pytest.mark.ci
 @pytest.mark.parametrize(("held", "before"), [(3, 500), (E, STEPS - 2000)])
 def test_ten_thousand_steps_leak_nothing(held: int, before: int) -> None:
     """With little room, where experts come and go, and with all resident; the last 2,000 steps are watched."""

@@ -223,6 +223,7 @@ def large(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.ci
 def test_loading_takes_no_second_copy(large: Path) -> None:
     """Converted to another type of the same size, so that each tensor is made anew: the most anonymous memory that
     loading takes is the checkpoint's size and a seventh. Pages of mapped files are not anonymous."""

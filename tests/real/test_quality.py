@@ -38,6 +38,7 @@ from traces.collect.load import load  # noqa: E402
 from traces.collect.prompts import PromptFile  # noqa: E402
 from traces.reference import PROMPTS_FILE  # noqa: E402
 
+pytestmark = pytest.mark.ci  # whole models, many times
 NORMALISED = {"olmoe": False, "qwen2_moe": False, "qwen3_moe": True, "mixtral": True}
 CPU = torch.device("cpu")
 

@@ -32,7 +32,8 @@ SIXTY = (
     "limit=1",
     "bounds=false",
 )
-FAST = [pytest.param((), id="basic"), pytest.param(("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"), id="joblib")]
+JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+FAST = [pytest.param((), id="basic"), pytest.param(JOBLIB, id="joblib", marks=pytest.mark.ci)]
 SLOW = [
     pytest.param(("hydra/launcher=submitit_local",), id="submitit"),
     pytest.param(("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"), id="ray"),

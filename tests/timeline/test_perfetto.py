@@ -15,6 +15,7 @@ from sim.cli import main
 from sim.config import load_config
 from sim.run import run
 
+pytestmark = pytest.mark.ci  # a trace processor is started for each
 COMPUTE = ("dense", "expert", "software", "policy")
 SLICES = """
     select process.name as run, thread.name as lane, slice.name as name, category, count(*) as n, sum(slice.dur) as ns,

@@ -206,6 +206,7 @@ def test_quantiles_are_those_of_the_distances() -> None:
     np.testing.assert_allclose(reuse.within(), np.array([1, 1, 9, 10]) / 13)
 
 
+@pytest.mark.ci
 def test_gpt_oss_20b_has_the_published_figures(tmp_path: Path, shared_data: Path) -> None:
     source = shared_data / "traces" / "gptoss20b_decode.npz"
     assert main(["import", "npz", str(source), str(tmp_path / "t"), "model=gpt-oss-20b"]) == 0

@@ -179,12 +179,14 @@ def main(words: Sequence[str]) -> int:
     try:
         cells = grid(before, given)
         out = Path(given.get("out", [HERE / "outputs" / "same_results"])[-1])
-        sides = Checkout(before, out), Checkout(after, out)
+        sides = [Checkout(before, out), Checkout(after, out)]
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    if sides[0].kept == sides[1].kept:  # the same code
+        sides[1] = sides[0]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda side: side.answer(cells), sides))
+        list(pool.map(lambda side: side.answer(cells), sides[:1] if sides[0] is sides[1] else sides))
     counts = dict.fromkeys(("same", "refused alike", "different"), 0)
     for words in cells:
         old, new = (side.answers[words][1] for side in sides)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from small_trace import ABSENT, Plan, write
 
+from tests.sim.small_trace import ABSENT, Plan, write
 from traces import Trace, open_trace
-from traces.predicted_writer import write_predicted
+from traces.writing.predicted import write_predicted
 
 WIDTH, AHEAD, STRIDE = 6, 3, 2
 """Numbers in an embedding; layers ahead of which the gates are recorded; those that the fitted predictors name."""

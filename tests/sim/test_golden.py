@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 import yaml
-from golden_traces import write_traces
-from small_trace import MACHINE, config
 
-from sim.cell import make_cell
-from sim.run import simulate
-from sim.store import layer_rows, request_rows
-from traces import Trace, conf
+from sim.experiment.cell import make_cell
+from sim.experiment.run import simulate
+from sim.results.store import layer_rows, request_rows
+from tests.sim.golden_traces import write_traces
+from tests.sim.small_trace import MACHINE, config
+from traces import Trace
+from traces.kit import conf
 
 GOLDEN = Path(__file__).with_name("golden.json")
 LOOKS: dict[str, tuple[str, str, dict[str, Any]]] = {

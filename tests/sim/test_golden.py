@@ -2,7 +2,7 @@
 
 No change may alter one where nothing new is configured: a new part of the machine, a new account or a new option
 leaves this file as it is. Only a change of one policy that is meant to decide otherwise may, and then the diff names
-no other policy. ``python tests/sim/test_golden.py --write`` makes the file again.
+no other policy. ``python -m tests.sim.test_golden --write`` makes the file again.
 """
 
 from __future__ import annotations

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
+import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("traces", "policies", "sim", "real", "conf")
@@ -38,6 +44,18 @@ def folders_of_the_user(where: Path, names: Sequence[str], form: str) -> Path:
         if form == "package":
             (where / name / "__init__.py").write_text("theirs = True\n")
     return where
+
+
+def environment_of_its_own(folder: Path) -> Path:
+    """The Python of a new environment: what the project needs, pip and setuptools among it, and not the project."""
+    for tool in ("pip", "setuptools"):
+        if find_spec(tool) is None:
+            pytest.skip(f"installing needs {tool}, which this environment lacks")
+    venv.create(folder, symlinks=True)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    # As plain entries of the path: an installation of the project that is there does not come along.
+    (site / "needs.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+    return folder / "bin" / "python"
 
 
 def plain_environment() -> dict[str, str]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.install.installing import environment_of_its_own, plain_environment
+from tests.install.installing import ROOT, copy_of_the_project, environment_of_its_own, plain_environment
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 RECIPES = dict(re.findall(r"^## Add an? (\w+) in ten minutes\n(.*?)(?=^## )", PAGE, flags=re.MULTILINE | re.DOTALL))
 BLOCK = re.compile(r"(?:^`([\w/.]+)`[^\n]*:\n\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 """The name of a file, if it is one; a language; the text."""
-LARGE = ("sample", "reference")
 PIP = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_QUIET": "1"}
 """Nothing is downloaded; 0 is pip's word for no isolation."""
 
@@ -25,23 +22,11 @@ Follow = Callable[[str], list[str]]
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """The project, what is large by a link."""
-    copy = tmp_path / "project"
-    for name in ("policies", "sim", "traces", "conf", "tests"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", *LARGE))
-    for name in LARGE:
-        (copy / "traces" / name).symlink_to(ROOT / "traces" / name)
-    for file in ("pyproject.toml", "moe_offload.py"):
-        shutil.copy(ROOT / file, copy)
-    return copy
-
-
-@pytest.fixture
-def follow(project: Path, tmp_path: Path) -> Follow:
-    """Write a recipe's files into the project, and give its commands there; what they say on stdout."""
+def follow(tmp_path: Path) -> Follow:
+    """Write a recipe's files into a copy of the project, and give its commands there; what they say on stdout."""
 
     def do(recipe: str) -> list[str]:
+        project = copy_of_the_project(tmp_path / "project", "tests")
         path = environment_of_its_own(tmp_path / "env").parent
         env = {key: value for key, value in plain_environment().items() if not key.startswith("PYTEST_")}
         env |= {"PYTHONPATH": str(project), "PATH": f"{path}:{env['PATH']}", "PYTEST_ADDOPTS": "-n 0", **PIP}

@@ -20,6 +20,7 @@ from sim.bounds import floors
 from sim.cell import make_cell
 from sim.compare.comparison import compare_runs
 from sim.compose import read_config
+from sim.experiment.make import passes_of
 from sim.pictures import bound, looks
 from sim.run import run
 from sim.titles import policy as title_of
@@ -78,7 +79,7 @@ def measure(out: Path) -> tuple[str, pd.DataFrame]:
 def least(budgets: Iterable[int] = FINE) -> pd.DataFrame:
     """The bound at each of ``budgets``."""
     cell = make_cell(read_config([*POLICIES[BASE], f"budget={AT}B"]))
-    tokens = sum(len(one.requests) for one in cell.passes(cell.selection.measured))
+    tokens = sum(len(one.requests) for one in passes_of(cell, cell.selection.measured))
     rows = [(BOUND, floor.budget_bytes, floor.ns / 1e6 / tokens) for floor in floors(cell, budgets)]
     return pd.DataFrame(rows, columns=list(COLUMNS[:3]))
 

@@ -25,6 +25,7 @@ from real.validation.ran import runtime_digest
 from real.words import host_bytes
 from sim.cell import Cell, make_cell
 from sim.config import RunConfig
+from sim.experiment.make import make_policy
 from sim.inputs import Inputs
 from sim.profiles import shipped
 from traces.calibrate.machine import describe
@@ -126,7 +127,7 @@ class Bench:
     def _warm(self, which: str) -> None:
         """The first request, unmeasured: what a device does once (its kernels, its memory) is in no cell."""
         cell = self.cell(which, "lru", "25%", limit=1, warmup=0)
-        run_forced(cell, self._models[which], cell.policy())
+        run_forced(cell, self._models[which], make_policy(cell))
 
     def drop(self) -> None:
         """Give the models' memory back."""

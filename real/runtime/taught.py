@@ -14,6 +14,7 @@ from real.runtime.live import Live
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from sim.cell import Cell
+from sim.experiment.make import passes_of
 from sim.facts import stated
 from sim.results import Outcome
 from sim.signals import TraceSignals
@@ -59,9 +60,9 @@ def run_taught(cell: Cell, model: Offloaded, policy: Policy, take: Take) -> Devi
                         engine.drop(request)
 
         if cell.selection.warmup:
-            serve(cell.passes(cell.selection.warmup), None)
+            serve(passes_of(cell, cell.selection.warmup), None)
             machine.measure()
-        serve(cell.passes(cell.selection.measured), take)
+        serve(passes_of(cell, cell.selection.measured), take)
         accounts = machine.finish()
     return DeviceRun(Outcome(policy, core, accounts, machine.timings, facts), core, machine)
 

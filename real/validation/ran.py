@@ -20,8 +20,8 @@ from real.runtime.forced import DeviceRun
 from sim.cell import Cell
 from sim.config import RunConfig
 from sim.core.accounts import Accounts
+from sim.experiment.provenance import result_of
 from sim.frame import label
-from sim.results import document
 from traces.errors import UserError
 from traces.whole import write_whole
 
@@ -52,7 +52,7 @@ class Ran:
         """Of a run that has ended."""
         accounts = run.outcome.accounts
         return cls(
-            document(cell, run.outcome, None),
+            result_of(cell, run.outcome, None),
             run.core.digest(),
             counted(accounts),
             run.core.log,

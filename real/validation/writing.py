@@ -21,8 +21,8 @@ from real.validation.compare import Logs
 from real.validation.criteria import criteria
 from real.validation.verdict import label, markdown, summary, worst_first
 from sim.cell import Cell
+from sim.experiment.provenance import measured_requests
 from sim.profiles import figures
-from sim.results import measured_requests
 from traces.errors import UserError
 from traces.whole import write_whole
 

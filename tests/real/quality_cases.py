@@ -26,6 +26,7 @@ from real.scores import Scores  # noqa: E402
 from sim.cell import Cell, make_cell  # noqa: E402
 from sim.compose import read_config  # noqa: E402
 from sim.config import RunConfig  # noqa: E402
+from sim.experiment.make import make_policy  # noqa: E402
 from traces.collect.jobs import Decoding  # noqa: E402
 from traces.collect.load import Loaded, load  # noqa: E402
 from traces.collect.prompts import PromptFile  # noqa: E402
@@ -84,14 +85,14 @@ def outputs(cell: Cell, model: Offloaded, policy: Any = None) -> tuple[Any, Any]
         found.append(logits.clone())
         rows.extend(row for first, n in step.parts for row in range(first, first + n))
 
-    run = run_taught(cell, model, policy or cell.policy(), take)
+    run = run_taught(cell, model, policy or make_policy(cell), take)
     return torch.cat(found)[np.argsort(rows)], run
 
 
 def scored(cell: Cell, model: Offloaded, kept: Any, policy: Any = None) -> dict[str, Any]:
     """Figures of a run, against the full model's outputs."""
     scores = Scores(cell.trace, kept)
-    run_taught(cell, model, policy or cell.policy(), scores.take)
+    run_taught(cell, model, policy or make_policy(cell), scores.take)
     return scores.figures()
 
 

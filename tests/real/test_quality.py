@@ -33,6 +33,7 @@ from real.runtime.offloaded import Offloaded  # noqa: E402
 from real.scores import Sums, compare  # noqa: E402
 from sim.core.accounts import SKIPPED, SUBSTITUTED  # noqa: E402
 from sim.core.state import CoreError  # noqa: E402
+from sim.experiment.make import make_core, make_policy  # noqa: E402
 from sim.replay import replay  # noqa: E402
 from traces.collect.load import load  # noqa: E402
 from traces.collect.prompts import PromptFile  # noqa: E402
@@ -165,7 +166,7 @@ def test_a_traces_routing_is_masked_by_its_recorded_scores(tmp_path: Path) -> No
     model, trace = record("mixtral", tmp_path)
     cell = cell_of(*FIXED, f"trace={trace}", budget="60%")
     offloaded = Offloaded(model, CPU)
-    policy, seen = cell.policy(), []
+    policy, seen = make_policy(cell), []
     route = policy.route
 
     def spy(event: LayerEvent) -> Routing:
@@ -176,7 +177,7 @@ def test_a_traces_routing_is_masked_by_its_recorded_scores(tmp_path: Path) -> No
 
     policy.route = spy  # type: ignore[method-assign]
     run = run_forced(cell, offloaded, policy)
-    assert replay(run.core.log, cell.core(cell.policy())) == run.core.digest()
+    assert replay(run.core.log, make_core(cell, make_policy(cell))) == run.core.digest()
     layer, ids, weights = seen[0]
     first = int(cell.trace.steps["first_row"][cell.trace.steps_of(cell.selection.measured[0])][0])
     scores = cell.trace.router_probs[first : first + len(ids), layer].astype(np.float64)

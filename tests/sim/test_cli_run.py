@@ -19,6 +19,7 @@ from sim.cli import VERBS, main
 from sim.compose import read_config
 from sim.core.accounts import FATES
 from sim.core.core import Core
+from sim.experiment.make import make_policy
 from sim.replay import replay
 from sim.run import run
 from sim.signals import TraceSignals
@@ -145,7 +146,7 @@ def test_the_kept_log_replays_to_the_digest(tmp_path: Path) -> None:
     result = run(*words, out=tmp_path)
     log = np.load(result.folder / "log.npy")
     cell = make_cell(read_config(words))
-    core = Core(cell.policy(), cell.setup, TraceSignals(cell.trace))
+    core = Core(make_policy(cell), cell.setup, TraceSignals(cell.trace))
     assert replay(log.tolist(), core) == result.document["provenance"]["decision_digest"]
 
 

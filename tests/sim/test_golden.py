@@ -15,6 +15,7 @@ import pytest
 
 from sim.cell import make_cell
 from sim.compose import choices, read_config
+from sim.experiment.make import make_policy
 from sim.inputs import Inputs
 from sim.run import simulate
 
@@ -34,7 +35,7 @@ def digests(policy: str) -> Iterator[tuple[str, str]]:
     """By cell, in the words of the command line."""
     for words in CELLS:
         cell = make_cell(read_config([f"policy={policy}", *words, "bounds=false"]), inputs())
-        yield " ".join([f"policy={policy}", *words]), simulate(cell, cell.policy()).core.digest()
+        yield " ".join([f"policy={policy}", *words]), simulate(cell, make_policy(cell)).core.digest()
 
 
 @pytest.mark.parametrize("policy", choices("policy"))

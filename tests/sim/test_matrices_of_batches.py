@@ -11,6 +11,7 @@ import pytest
 from small_trace import SIZE, Plan, config, write
 
 from sim.cell import make_cell
+from sim.experiment.make import make_policy
 from sim.run import simulate
 
 PLANS = [Plan((2, 1), 3), Plan((1,), 7), Plan((3,), 2), Plan((1,), 0), Plan((2,), 5), Plan((1,), 1), Plan((1,), 4)]
@@ -24,7 +25,7 @@ def test_every_request_that_has_ended_left_its_own_matrices(batch: int, tmp_path
     trace = write(tmp_path / "t", PLANS, ids, n_experts=4)
     given = config(trace, 8 * SIZE, batch=batch)
     cell = make_cell(replace(given, policy={"name": "moe_infinity", "filled": False}))
-    policy: Any = simulate(cell, cell.policy()).policy
+    policy: Any = simulate(cell, make_policy(cell)).policy
     policy.requests.close(False)  # the last have ended, and nothing came after them
     policy.requests.close(True)
     first, whole = 0, {False: [], True: []}  # type: ignore[var-annotated]

@@ -15,6 +15,7 @@ from policies.api import History
 from policies.static import Static
 from sim.cell import make_cell
 from sim.cli import main
+from sim.experiment.make import make_policy
 from sim.run import run_config
 from sim.workload import select
 from traces import Trace, open_trace
@@ -69,7 +70,7 @@ def learned(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], l
         shown.extend(([step.request for step in history.steps()], history.popularity().tolist()))
 
     monkeypatch.setattr(Static, "fit", fit)
-    make_cell(replace(config(trace, 2 * SIZE, policy="static"), measure="validation")).policy()
+    make_policy(make_cell(replace(config(trace, 2 * SIZE, policy="static"), measure="validation")))
     return shown[0], shown[1]
 
 

@@ -1,0 +1,1 @@
+"""From the words of a configuration to a finished run: composed, opened, made, replayed, kept."""

@@ -1,0 +1,1 @@
+"""What compute and copies take: models' sizes, machines' figures, and the prices that follow from both."""

@@ -10,14 +10,14 @@ from real.diff import differences
 from real.runtime.forced import run_forced
 from real.runtime.offloaded import Offloaded
 from real.validation.ran import COUNTED, Ran, counted
-from sim.cell import Cell
 from sim.core.accounts import Accounts
+from sim.core.replay import RecordingCore, replay
+from sim.experiment.cell import Cell
 from sim.experiment.identity import identify
 from sim.experiment.make import make_core, make_policy
 from sim.experiment.provenance import result_of
-from sim.replay import RecordingCore, replay
-from sim.results import Outcome
-from sim.run import simulate
+from sim.experiment.run import simulate
+from sim.results.document import Outcome
 
 TIMES = ("tpot_ms", "ttft_ms", "stall_ms_per_token")
 HITS = ("recall", "resident", "complete", "bytes")

@@ -20,11 +20,11 @@ import numpy as np
 from real.validation.compare import Logs
 from real.validation.criteria import criteria
 from real.validation.verdict import label, markdown, summary, worst_first
-from sim.cell import Cell
+from sim.experiment.cell import Cell
 from sim.experiment.provenance import measured_requests
-from sim.profiles import figures
-from traces.errors import UserError
-from traces.whole import write_whole
+from sim.prices import figures
+from traces.kit.errors import UserError
+from traces.kit.whole import write_whole
 
 SCHEMA = 1
 

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from policies import registry
-from sim.cell import Cell
+from sim.experiment.cell import Cell
+from sim.experiment.digest import code_digest
+from sim.prices import figures
 from sim.prices.changed import charging
-from sim.profiles import figures
-from sim.provenance import code_digest
 
 RUN_KEYS = ("chunks", "warmup", "limit", "measure", "seed", "bounds", "log", "timeline")
 OF_THE_POLICY = ("policy", "predictors", "log", "timeline")

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from policies import registry
 from policies.api import Policy, Setup
-from sim.cell import Cell
 from sim.core.core import Core
-from sim.history import TrainRequests
-from sim.lacks import There, check
-from sim.profiles.hardware import HardwareProfile, PolicyTime
-from sim.replay import RecordingCore
-from sim.signals import TraceSignals
-from sim.timeline import Timeline
-from sim.workload import Pass
-from traces.errors import UserError
+from sim.core.replay import RecordingCore
+from sim.experiment.cell import Cell
+from sim.experiment.lacks import There, check
+from sim.prices.hardware import HardwareProfile, PolicyTime
+from sim.results.timeline import Timeline
+from sim.workload.history import TrainRequests
+from sim.workload.passes import Pass
+from sim.workload.signals import TraceSignals
+from traces.kit.errors import UserError
 
 if TYPE_CHECKING:
     from sim.machine import Machine

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from policies.api import Policy
-from sim.cell import Cell
+from sim.experiment.cell import Cell
 from sim.experiment.identity import Identity, identify
 from sim.experiment.make import policy_time
+from sim.prices import own_title
 from sim.prices.changed import changed
-from sim.profiles import own_title
-from sim.results import Outcome, document
-from traces.errors import one_of
+from sim.results.document import Outcome, document
+from traces.kit.errors import one_of
 
 
 def result_of(

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from sim.profiles import AS_TRACED, ModelProfile, shipped
-from traces import Trace, conf
-from traces.errors import UserError, one_of
+from sim.prices import AS_TRACED, ModelProfile, shipped
+from traces import Trace
+from traces.kit import conf
+from traces.kit.errors import UserError, one_of
 
 
 def model_of(given: Mapping[str, Any], trace: Trace) -> tuple[ModelProfile, str | None]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-from sim.profiles import AS_TRACED, ModelProfile, figures, shipped
-from traces.errors import UserError
+from sim.prices import AS_TRACED, ModelProfile, figures, shipped
+from traces.kit.errors import UserError
 
 
 def changed(group: str, given: Mapping[str, Any], stands_for: ModelProfile | None = None) -> list[str]:

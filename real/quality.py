@@ -30,8 +30,9 @@ from sim.experiment.config import RunConfig
 from sim.experiment.digest import code_digest
 from sim.experiment.identity import identify
 from sim.experiment.make import make_core, make_policy
+from sim.results.document import SCHEMA
 from sim.results.quality import quality
-from sim.results.store import SCHEMA, Store
+from sim.results.store import Store
 from traces.collect.record import Wanted, collect, recorder_version
 from traces.format.layout import SIGNALS
 from traces.kit.errors import UserError

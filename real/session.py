@@ -31,19 +31,19 @@ from real.runtime.trace import write_trace
 from real.words import host_bytes, model_dtype
 from sim.core.core import Core
 from sim.core.replay import replay
-from sim.experiment.cell import Cell, Predicted, find_trace, make_cell, make_setup
+from sim.core.stated import stated
+from sim.experiment.cell import Cell, Predicted, make_cell, make_setup
 from sim.experiment.config import RunConfig
 from sim.experiment.lacks import There
 from sim.experiment.make import make_core, make_policy, policy_of
 from sim.experiment.provenance import result_of
 from sim.experiment.room import AUTO, Context, Room
-from sim.experiment.stated import stated
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile
 from sim.prices.costs import Costs
 from sim.results.document import Outcome
 from sim.workload.passes import select
 from sim.workload.signals import TraceSignals
-from traces import Trace, open_trace
+from traces import Trace, find_trace, open_trace
 from traces.collect.record import end_tokens, recorder_version
 from traces.kit.errors import UserError
 from traces.models.devices import ROOM, device_name, device_of, free_memory

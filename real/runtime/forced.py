@@ -14,9 +14,9 @@ from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from real.runtime.recorded import Forced
+from sim.core.stated import stated
 from sim.experiment.cell import Cell
 from sim.experiment.make import make_signals, passes_of
-from sim.experiment.stated import stated
 from sim.prices import HardwareProfile
 from sim.results.document import Outcome
 from sim.workload.passes import Pass

@@ -13,9 +13,9 @@ from real.runtime.forced import DeviceRun, check_shape, machine_of, row_ends
 from real.runtime.live import Live
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
+from sim.core.stated import stated
 from sim.experiment.cell import Cell
 from sim.experiment.make import passes_of
-from sim.experiment.stated import stated
 from sim.results.document import Outcome
 from sim.workload.passes import Pass
 from sim.workload.signals import TraceSignals

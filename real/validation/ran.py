@@ -21,7 +21,7 @@ from sim.core.accounts import Accounts
 from sim.experiment.cell import Cell
 from sim.experiment.config import RunConfig
 from sim.experiment.provenance import result_of
-from sim.results.columns import label
+from sim.results.label import label
 from traces.kit.errors import UserError
 from traces.kit.whole import write_whole
 

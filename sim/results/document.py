@@ -24,11 +24,12 @@ from sim.core.accounts import (
 from sim.core.core import Core
 from sim.results.predictions import predictions
 from sim.results.quality import quality
-from sim.results.store import SCHEMA
 from sim.results.timeline import Timeline
 from sim.timings import Timings
 
 NS_PER_MS = 1_000_000
+SCHEMA = 1
+"""Version of the documents: result.json and bounds.json."""
 
 
 @dataclass(slots=True)

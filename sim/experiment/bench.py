@@ -216,9 +216,10 @@ of sim run; budget=25% chunks=3 unless given. Seconds are the process's own CPU
 time.
 
 With beside=POLICY,... these policies run in turns with the configured one
-instead, on the same requests. With policy_us=POLICY,... it measures instead what
-the decisions of each take on this CPU: microseconds per pass above on_demand's,
-and the words with which sim run charges them; limit= sets the requests (10).
+instead, on the same requests. With policy_us=POLICY,... it measures instead
+what the decisions of each take on this CPU: microseconds per pass above
+on_demand's, and the words with which sim run charges them; limit= sets the
+requests (10).
 
   python -m sim bench
   python -m sim bench trace=DIR model=gpt_oss_20b

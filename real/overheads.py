@@ -20,6 +20,7 @@ from real.synthetic import write_uniform
 from sim.core.accounts import LOOKUPS, Accounts
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
+from sim.experiment.make import make_policy, passes_of
 from sim.experiment.run import simulate
 from sim.results.document import Outcome
 
@@ -196,8 +197,8 @@ def _sample(name: str, cell: Cell, model: Offloaded) -> Sample:
         nonlocal steps
         steps += 1
 
-    warm = sum(1 for _ in cell.passes(cell.selection.warmup))
-    outcome = run_forced(cell, model, cell.policy(), count).outcome
+    warm = sum(1 for _ in passes_of(cell, cell.selection.warmup))
+    outcome = run_forced(cell, model, make_policy(cell), count).outcome
     accounts = outcome.accounts
     return Sample(
         name,
@@ -223,4 +224,4 @@ def _simulated(config: RunConfig) -> int:
 
 def _outcome(config: RunConfig) -> Outcome:
     cell = make_cell(config)
-    return simulate(cell, cell.policy())
+    return simulate(cell, make_policy(cell))

@@ -174,12 +174,14 @@ def _served(
 ) -> float:
     """Median over decode passes, ms, of one request after one that brings experts in."""
     from real.runtime.generate import Served
-    from real.session import make_live_setup, make_policy, serve
+    from real.session import make_live_setup, serve, there
+    from sim.experiment.make import policy_of
     from sim.experiment.room import Context
 
     both = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1))
     context = Context.of((len(tokens) + n for tokens, n in both), config.workload["batch"])
-    policy = make_policy(config, make_live_setup(config, model, name, {}, context), history, {})
+    setup = make_live_setup(config, model, name, {}, context)
+    policy = policy_of(config.policy, setup, there(config, history, {}))
     requests = [Served(i, list(tokens), lambda logits: int(logits.argmax()), n) for i, (tokens, n) in enumerate(both)]
     with model.computing(exact=exact):
         machine = serve(config, model, policy, requests, frozenset()).machine

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from real.session import Session
-from sim.results.columns import label
+from sim.results.label import label
 from sim.results.store import Store, layer_rows, request_rows
 
 

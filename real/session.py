@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from policies import registry
-from policies.api import Policy, Predictor, Setup
+from policies.api import Policy, Predictor, Setup, Signal
 from policies.predictors.saved import Fitted
 from policies.predictors.saved import load as load_predictor
 from policies.promoe import fitted_name
@@ -23,7 +22,7 @@ from real.runtime.forced import check_shape, machine_of, run_forced
 from real.runtime.generate import Served, generate
 from real.runtime.host import Host
 from real.runtime.intake import open_checkpoint
-from real.runtime.live import Live
+from real.runtime.live import AHEAD, Live
 from real.runtime.machine import Machine
 from real.runtime.models import open_model
 from real.runtime.offloaded import Offloaded
@@ -32,17 +31,19 @@ from real.runtime.trace import write_trace
 from real.words import host_bytes, model_dtype
 from sim.core.core import Core
 from sim.core.replay import replay
-from sim.experiment.cell import Cell, Predicted, find_trace, make_cell, make_setup
+from sim.core.stated import stated
+from sim.experiment.cell import Cell, Predicted, make_cell, make_setup
 from sim.experiment.config import RunConfig
+from sim.experiment.lacks import There
+from sim.experiment.make import make_core, make_policy, policy_of
+from sim.experiment.provenance import result_of
 from sim.experiment.room import AUTO, Context, Room
-from sim.experiment.stated import stated
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile
 from sim.prices.costs import Costs
-from sim.results.document import Outcome, document
-from sim.workload.history import TrainRequests
+from sim.results.document import Outcome
 from sim.workload.passes import select
 from sim.workload.signals import TraceSignals
-from traces import Trace, open_trace
+from traces import Trace, find_trace, open_trace
 from traces.kit.errors import UserError
 from traces.kit.shipped import PROMPTS_FILE
 from traces.models.devices import ROOM, device_name, device_of, free_memory
@@ -75,7 +76,7 @@ class Session:
 
     def document(self) -> dict[str, Any]:
         """The result document of the simulator, with what is to be said of the device."""
-        made = document(self.cell, self.outcome, None)
+        made = result_of(self.cell, self.outcome, None)
         made["nulls"]["bounds"] = made["nulls"]["reference"] = "a device's run: python -m sim run has them"
         made["provenance"]["device"] = dict(self.about)
         return made
@@ -89,10 +90,10 @@ def forced(config: RunConfig, options: Options, name: str) -> Session:
     loaded = open_model(name, model_dtype(config), options.weights, cell.setup.n_layers, host_memory=host)
     model = Offloaded(loaded, device, host_memory=host, exact=options.exact == "true")
     cell = on_device(cell, model)
-    policy = cell.policy()
+    policy = make_policy(cell)
     run = run_forced(cell, model, policy)
-    fresh = cell.policy()
-    digest = replay(run.core.log, cell.core(fresh))
+    fresh = make_policy(cell)
+    digest = replay(run.core.log, make_core(cell, fresh))
     about = facts_of(model, run.machine, options) | {
         "routing": "of the trace",
         "replay_agrees": digest == run.core.digest(),
@@ -116,7 +117,7 @@ def live(config: RunConfig, options: Options, name: str, *, history_given: bool)
     if config.budget == AUTO:  # decided here: the trace that is made asks for less context
         config = replace(config, budget=budget_there(setup, model))
         setup = make_live_setup(config, model, loaded.name, predictors, context)
-    policy, fresh = (make_policy(config, setup, history, predictors) for _ in range(2))
+    policy, fresh = (policy_of(config.policy, setup, there(config, history, predictors)) for _ in range(2))
     served = serve(config, model, policy, requests, frozenset(end_tokens(loaded)), predictors)
     shown, machine, core = served.shown, served.machine, served.machine.core
     with torch.inference_mode():
@@ -268,21 +269,7 @@ def make_live_setup(
     return setup
 
 
-def make_policy(config: RunConfig, setup: Setup, history: Trace | None, predictors: Mapping[str, Fitted]) -> Policy:
-    """The configured policy, fitted on the train requests of ``history`` if it wants them. UserError."""
-    given = dict(config.policy)
-    policy = registry.build(str(given.pop("name")), setup, given)
-    if policy.clairvoyant:
-        raise UserError(f"policy={policy.name}: sees the future, and on a device there is none")
-    for missing in sorted(policy.predictors() - predictors.keys()):
-        raise UserError(
-            f"policy={policy.name} needs the predictor {missing}: give predictor=FILE, of python -m policies fit"
-        )
-    if policy.wants_history():
-        train = select(history).train if history is not None else ()
-        if history is None or not train:
-            raise UserError(
-                f"policy={policy.name} learns from train requests: give trace=, of this model, with a split"
-            )
-        policy.fit(TrainRequests(history, train, policy.needs()))
-    return policy
+def there(config: RunConfig, history: Trace | None, predictors: Mapping[str, Fitted]) -> There:
+    """What a policy has of a model that runs; ``history``: the trace whose train requests it learns from."""
+    train = select(history).train if history is not None else ()
+    return There(config.trace, history, train, predictors.keys(), tuple(Signal), AHEAD, live=True)

@@ -14,8 +14,9 @@ from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from real.runtime.recorded import Forced
+from sim.core.stated import stated
 from sim.experiment.cell import Cell
-from sim.experiment.stated import stated
+from sim.experiment.make import make_signals, passes_of
 from sim.prices import HardwareProfile
 from sim.results.document import Outcome
 from sim.workload.passes import Pass
@@ -45,7 +46,7 @@ def run_forced(
     check_shape(cell.setup, model, cell.model.name)
     setup = cell.setup
     pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
-    core = DeviceCore(policy, setup, cell.signals(policy), pool)
+    core = DeviceCore(policy, setup, make_signals(cell, policy), pool)
     machine = machine_of(cell.hardware, model, core)
     facts = stated(policy)
     feed = Forced(cell.trace)
@@ -73,9 +74,9 @@ def run_forced(
 
         ends = row_ends(cell.trace)
         if cell.selection.warmup:
-            serve(cell.passes(cell.selection.warmup), ends)
+            serve(passes_of(cell, cell.selection.warmup), ends)
             machine.measure()
-        serve(cell.passes(cell.selection.measured), ends)
+        serve(passes_of(cell, cell.selection.measured), ends)
         accounts = machine.finish()
     return DeviceRun(Outcome(policy, core, accounts, machine.timings, facts), core, machine)
 

@@ -13,8 +13,9 @@ from real.runtime.forced import DeviceRun, check_shape, machine_of, row_ends
 from real.runtime.live import Live
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
+from sim.core.stated import stated
 from sim.experiment.cell import Cell
-from sim.experiment.stated import stated
+from sim.experiment.make import passes_of
 from sim.results.document import Outcome
 from sim.workload.passes import Pass
 from sim.workload.signals import TraceSignals
@@ -59,9 +60,9 @@ def run_taught(cell: Cell, model: Offloaded, policy: Policy, take: Take) -> Devi
                         engine.drop(request)
 
         if cell.selection.warmup:
-            serve(cell.passes(cell.selection.warmup), None)
+            serve(passes_of(cell, cell.selection.warmup), None)
             machine.measure()
-        serve(cell.passes(cell.selection.measured), take)
+        serve(passes_of(cell, cell.selection.measured), take)
         accounts = machine.finish()
     return DeviceRun(Outcome(policy, core, accounts, machine.timings, facts), core, machine)
 

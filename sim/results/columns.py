@@ -6,14 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from policies import registry
 from sim.core.accounts import FATES, PHASES, STALLS
 from sim.results import titles
+from sim.results.label import label
 from sim.results.predictions import SHARES as FORETOLD
-from traces.kit.errors import UserError
 
 FRAME_SCHEMA = 1
 """Version of the columns. A column may be added under the same number; one that goes or changes raises it."""
@@ -163,24 +161,9 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     return made
 
 
-def label(policy: Mapping[str, Any]) -> str:
-    """The policy's name, with the parameters that are not at their defaults; all of them if it is not installed."""
-    defaults = _defaults(str(policy["name"]))
-    own = [f"{key}={value}" for key, value in policy.items() if key != "name" and value != defaults.get(key)]
-    return f"{policy['name']} ({', '.join(own)})" if own else str(policy["name"])
-
-
 def profile_label(result: Mapping[str, Any], group: str) -> str:
     """The name of a run's model or hardware, with the settings in which it is not the shipped one of that name."""
     return titles.with_changes(result, group, str(result["provenance"][group]["name"]))
-
-
-@cache
-def _defaults(policy: str) -> Mapping[str, Any]:
-    try:
-        return registry.defaults(policy)
-    except UserError:  # of a package that is not installed here
-        return {}
 
 
 def leaves(group: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

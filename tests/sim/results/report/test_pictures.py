@@ -20,7 +20,6 @@ from matplotlib.path import Path as Outline
 
 import sim
 from sim.core.accounts import STALLS
-from sim.experiment.cell import find_trace
 from sim.results import pictures
 from sim.results.columns import REFERENCE_ROWS
 from sim.results.compare import Comparison, compare_runs
@@ -33,7 +32,7 @@ from sim.results.pictures.pages import page_of
 from sim.results.pictures.stalls import stalls_panels
 from sim.results.report.draw import _of_latency
 from tests.sim.results.report.readable import faults
-from traces import open_trace
+from traces import find_trace, open_trace
 from traces.kit.drawing import log_ticks
 from traces.kit.errors import UserError
 

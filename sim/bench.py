@@ -22,7 +22,6 @@ from sim.cell import Cell, make_cell
 from sim.cli import split_output, wants_help
 from sim.compose import choices, read_config
 from sim.policy_time import BASELINE, REPEAT, Logged, measure_policy_time
-from sim.replay import RecordingCore
 from sim.run import simulate
 from traces.errors import UserError, allowing
 
@@ -161,9 +160,7 @@ def _decisions(words: Sequence[str], given: Sequence[str], form: str) -> int:
 
 def _logged(cell: Cell) -> Logged:
     """A simulated run's log, and fresh cores for it."""
-    core = simulate(cell, cell.policy(), record=True).core
-    assert isinstance(core, RecordingCore)
-    return Logged(core.log, lambda: cell.core(cell.policy()))
+    return Logged(simulate(cell, cell.policy(), record=True).core.log, lambda: cell.core(cell.policy()))
 
 
 def _alone(words: Sequence[str]) -> dict[str, Any]:

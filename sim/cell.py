@@ -19,6 +19,7 @@ from policies import registry
 from policies.api import Policy, Predictor, Setup
 from sim.config import RunConfig
 from sim.core.core import Core
+from sim.core.log import record as recorded
 from sim.costs import Costs
 from sim.history import TrainRequests
 from sim.inputs import Inputs
@@ -26,7 +27,6 @@ from sim.lacks import There, check
 from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile, figures, shipped
 from sim.profiles.hardware import PolicyTime
 from sim.provenance import code_digest
-from sim.replay import RecordingCore
 from sim.room import Context, Room, budget_bytes, tokens_of
 from sim.signals import TraceSignals
 from sim.timeline import Timeline
@@ -94,8 +94,8 @@ class Cell:
 
     def core(self, policy: Policy, *, setup: Setup | None = None, record: bool = False) -> Core:
         """A fresh core for a policy of this cell, with the signals that the policy declares."""
-        core_type = RecordingCore if record else Core
-        return core_type(policy, setup or self.setup, self.signals(policy))
+        core = Core(policy, setup or self.setup, self.signals(policy))
+        return recorded(core) if record else core
 
     def signals(self, policy: Policy) -> TraceSignals:
         """The trace's signals and the predictors' outputs, as far as the policy declares them."""

@@ -18,8 +18,8 @@ import yaml
 
 from sim.config import RunConfig
 from sim.core.accounts import HIT_KINDS, PHASES, STALLS
+from sim.core.log import save
 from sim.frame import label
-from sim.replay import RecordingCore
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ class Store:
             _requests(outcome, temp / "requests.parquet")
             _layers(outcome, temp / "layers.parquet")
             (temp / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
-            if isinstance(outcome.core, RecordingCore):
-                outcome.core.save(temp / "log.npy")
+            if outcome.core.log:
+                save(outcome.core.log, temp / "log.npy")
             if outcome.timeline is not None:
                 outcome.timeline.save(temp / "timeline.json", "simulated", label(config.policy), outcome.core.setup)
 

@@ -13,7 +13,7 @@ from real.validation.ran import COUNTED, Ran, counted
 from sim.cell import Cell
 from sim.core.accounts import Accounts
 from sim.provenance import code_digest
-from sim.replay import RecordingCore, replay
+from sim.replay import replay
 from sim.results import Outcome, document
 from sim.run import simulate
 
@@ -63,7 +63,6 @@ def judge(cell: Cell, runs: Sequence[Ran], priced: Cell | None = None) -> tuple[
     outcome = simulate(priced, priced.policy(), record=True)
     measured, predicted = ran.document, document(priced, outcome, None)
     times = {name: [time for it in found if (time := _time(it.document, name)) is not None] for name in TIMES}
-    assert isinstance(outcome.core, RecordingCore)
     parted = differences(ran.log, outcome.core.log, cell.setup.n_experts, cell.setup.chunks)
     row = {
         "policy": dict(cell.resolved()["policy"]),

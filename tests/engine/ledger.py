@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from cases import NoSignals
 
 from policies.api import LayerEvent, Policy, Setup
-from sim.replay import RecordingCore
+from sim.core.core import Core
 
 
-class Ledger(RecordingCore):
+class Ledger(Core):
     """Checks at every fact and question what must always hold, and adds up for itself what the link was given."""
 
     def __init__(self, policy: Policy, setup: Setup) -> None:

@@ -14,7 +14,7 @@ from validate_cases import config, one_thread  # noqa: F401
 from real.cli import main
 from real.diff import differences, facts, in_words
 from sim.cell import make_cell
-from sim.replay import CHUNK, EXPERT, NEXT_CHUNK, RecordingCore
+from sim.core.log import CHUNK, EXPERT, NEXT_CHUNK
 from sim.run import simulate
 from traces.errors import UserError
 
@@ -24,9 +24,7 @@ E, C = 8, 2
 @pytest.fixture(scope="module")
 def log() -> array[int]:
     cell = make_cell(config("policy=lru", "budget=40%", f"chunks={C}", "warmup=1"))
-    core = simulate(cell, cell.policy(), record=True).core
-    assert isinstance(core, RecordingCore)
-    return core.log
+    return simulate(cell, cell.policy(), record=True).core.log
 
 
 def places(log: array[int], op: int) -> list[int]:

@@ -22,8 +22,9 @@ from real.validation.verdict import label, markdown, summary, worst_first
 from sim.cell import make_cell
 from sim.cli import main as simulator
 from sim.core.accounts import LOOKUPS
+from sim.core.log import NEXT_CHUNK
 from sim.profiles import shipped
-from sim.replay import NEXT_CHUNK, replay
+from sim.replay import replay
 
 ROOT = Path(__file__).resolve().parents[2]
 

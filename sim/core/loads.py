@@ -56,7 +56,7 @@ class Loads:
         return self._digest.hexdigest()
 
     def listen(self, listener: FactListener) -> None:
-        """From now on ``listener`` hears of all; of several, the last one first. To be done before a machine is made."""
+        """From now on ``listener`` hears of all; of several, the last one first. Before a machine is made of it."""
         overheard(self, listener)
 
     def take_predictions(self, *, may_block: bool) -> list[Prediction]:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from sim.core.log import CHUNK, EXPERT, GATE, MEASURE, NEXT_CHUNK, NEXT_EXPERT, PREDICTION, STEP, STEP_END
-from traces.collect.options import check_choice, check_range, parse_options
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.kit.options import check_choice, check_range, parse_options
 
 USAGE = """\
 python -m real diff first=LOG second=LOG [key=value ...]

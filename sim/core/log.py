@@ -1,4 +1,4 @@
-"""A run's log of facts (rule 1): written while a core is driven, read by whoever drives another one (sim.replay).
+"""A run's log of facts (rule 1): written while a core is driven, read by whoever drives another one (sim.core.replay).
 
 The log is a flat sequence of integers: an operation, then its operands. It holds what the core was told and asked,
 not what it answered; fed to a fresh core with the same policy, it must give the same answers, hence the same digest.

@@ -21,7 +21,7 @@ from real.measure import bench
 from real.validation.criteria import CRITERIA, criteria
 from real.validation.ran import load_all
 from sim.core.log import NEXT_CHUNK
-from sim.profiles import HardwareProfile, shipped
+from sim.prices import HardwareProfile, shipped
 
 pytestmark = pytest.mark.ci  # the rehearsal alone takes half a minute
 STEPS = "preflight,copies,layers,store,overheads,link,exact,profile"

@@ -13,7 +13,7 @@ from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.core.listener import FactListener
 from sim.core.log import record
-from sim.machine import Machine
+from sim.machine.machine import Machine
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from traces.kit import conf
 from traces.kit.errors import UserError, one_of
 
 if TYPE_CHECKING:
-    from sim.machine import Machine
+    from sim.machine.machine import Machine
 
 RUN_KEYS = ("chunks", "warmup", "limit", "measure", "seed", "bounds", "log", "timeline")
 LONGEST_COPY_NS = 10**13
@@ -125,7 +125,7 @@ class Cell:
 
         ``charged``: the policy's own time is, where the profile has one; a reference row's is not.
         """
-        from sim.machine import Machine  # and SimPy, which a real machine may lack
+        from sim.machine.machine import Machine  # and SimPy, which a real machine may lack
 
         link, host = self.hardware.link, self.hardware.host
         return Machine(
@@ -134,7 +134,7 @@ class Cell:
             depth=link.depth,
             predictor_threads=host.predictor_threads,
             progress=progress,
-            timeline=timeline,
+            listener=timeline,
             policy_ns=self.policy_time(core.policy.name).ns() if charged else (0, 0),
         )
 

@@ -24,12 +24,12 @@ from sim.core.accounts import (
 from sim.core.core import Core
 from sim.experiment.cell import Cell
 from sim.experiment.digest import code_digest
+from sim.machine.timings import Timings
 from sim.prices import own_title
 from sim.results.predictions import predictions
 from sim.results.quality import quality
 from sim.results.store import SCHEMA
 from sim.results.timeline import Timeline
-from sim.timings import Timings
 from traces.kit.errors import one_of
 
 NS_PER_MS = 1_000_000

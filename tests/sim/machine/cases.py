@@ -12,7 +12,7 @@ from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.core.log import record as recorded
 from sim.core.replay import replay
-from sim.machine import Machine
+from sim.machine.machine import Machine
 from sim.workload.passes import Pass
 
 

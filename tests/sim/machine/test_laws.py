@@ -11,7 +11,7 @@ from sim.core.accounts import COMPLETE, LOOKUPS, RESIDENT
 from sim.core.core import Core
 from sim.core.log import record
 from sim.core.state import CoreError
-from sim.machine import Machine
+from sim.machine.machine import Machine
 from tests.sim.machine.cases import (
     FREE_COMPUTE,
     FREE_LINK,

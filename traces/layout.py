@@ -11,10 +11,11 @@ import numpy as np
 
 from traces.format import REQUESTS_FILE, STEP_DTYPE, STEPS_FILE, signal_dtype
 from traces.growing import GrowingFile
-from traces.journal import JOURNAL, Checkpoint, damaged
+from traces.journal import Checkpoint, damaged
 from traces.manifest import Counts
 from traces.npy import header_bytes
 from traces.requests import HEADER_LINE
+from traces.whole import JOURNAL
 
 NOTHING = Counts(0, 0, 0)
 

@@ -27,6 +27,7 @@ from sim.titles import titles
 from sim.units import format_bytes
 from traces.drawing import GREY, dress, finish, log_scale, readable, svg
 from traces.version import __version__
+from traces.whole import write_whole
 
 HERE = Path(__file__).resolve().parent
 PICTURE, NUMBERS = HERE / "first_picture.svg", HERE / "first_picture.csv"
@@ -90,7 +91,7 @@ def about(row: Mapping[str, Any]) -> str:
 
 def write(said: str, numbers: pd.DataFrame, path: Path = NUMBERS) -> None:
     """What the numbers are of in a first line, then a table."""
-    path.write_text(f"# {said}\n{numbers.to_csv(index=False, float_format='%.6g')}", encoding="utf-8")
+    write_whole(path, f"# {said}\n{numbers.to_csv(index=False, float_format='%.6g')}")
 
 
 def read(path: Path = NUMBERS) -> tuple[str, pd.DataFrame]:
@@ -207,7 +208,7 @@ def main() -> int:
     """Run the command; returns the exit status."""
     said, numbers = measure(HERE.parent / "outputs" / "first_picture")
     write(said, numbers)
-    PICTURE.write_bytes(svg(draw(*read())))
+    write_whole(PICTURE, svg(draw(*read())))
     print(finding(numbers))
     return 0
 

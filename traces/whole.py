@@ -17,8 +17,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import FileLock
-
 from traces.errors import UserError
 
 ABANDONED_S = 7 * 86400.0
@@ -79,7 +77,7 @@ def remove_abandoned(folder: Path, name: str = "") -> None:
     """Remove what killed processes have left in ``folder`` of ``name``, or of anything."""
     spelling = re.compile(rf"\.{re.escape(name) or '.+'}\.[0-9a-f]{{8}}\.partial")
     with suppress(OSError):  # another process may be at the same
-        for left in (folder / found for found in os.listdir(folder) if spelling.fullmatch(found)):
+        for left in (path for path in folder.iterdir() if spelling.fullmatch(path.name)):
             with suppress(FileNotFoundError):
                 changed = max(path.lstat().st_mtime for path in (left, *left.rglob("*")))
                 if time.time() - changed > ABANDONED_S and not (left / JOURNAL).exists():
@@ -106,11 +104,15 @@ def sync_path(path: Path) -> None:
 @contextmanager
 def held(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock file ``path`` during the block; a killed holder lets go. Where another process has it, wait for it,
-    or raise filelock.Timeout. Nobody is held up where the file system has no locks. OSError where it cannot be made.
+    or raise BlockingIOError. Nobody is held up where the file system has no locks. OSError where it cannot be made.
     """
+    from filelock import FileLock, Timeout
+
     lock = FileLock(path, timeout=-1 if wait else 0)
     try:
         lock.acquire()
+    except Timeout:
+        raise BlockingIOError(errno.EAGAIN, "held by another process", str(path)) from None
     except NotImplementedError:
         pass
     except OSError as error:
@@ -125,13 +127,13 @@ def held(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def writable(what: object, allowed: str = "") -> Iterator[None]:
+def writable(what: str) -> Iterator[None]:
     """UserError for an OSError in this block: ``what`` cannot be written, and why."""
     try:
         yield
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else error  # pyarrow has words of its own for it
-        raise UserError(f"{what}: cannot be written ({why}){allowed and f'; allowed: {allowed}'}") from None
+        raise UserError(f"{what}: cannot be written ({why})") from None
 
 
 def _exchange(part: Path, path: Path) -> None:

@@ -29,7 +29,7 @@ from sim.inputs import Inputs
 from sim.profiles import shipped
 from traces.calibrate.machine import describe
 from traces.errors import UserError
-from traces.whole import write_whole
+from traces.whole import writable, write_whole
 
 if TYPE_CHECKING:
     from real.measure import Options
@@ -57,15 +57,11 @@ class Bench:
         self.size = TINY if self.options.rehearse == "true" else FULL
         about = describe(self.device)
         about = {key: about[key] for key in ("device", "host", "python", "torch", "transformers")}
-        try:
+        about |= {"size": "tiny" if self.size is TINY else "full", "code": runtime_digest()}
+        with writable(f"out={self.folder}"):
             for inner in ("", "cells", "link", "traces"):
                 (self.folder / inner).mkdir(parents=True, exist_ok=True)
-            about |= {"size": "tiny" if self.size is TINY else "full", "code": runtime_digest()}
             self.record = Record(self.folder, about, list(steps))
-        except OSError as error:
-            raise UserError(
-                f"out={self.folder}: cannot be written ({error.strerror}); allowed: a folder that can"
-            ) from None
 
     # -- files --------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,7 @@ import json
 import re
 import sys
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +22,7 @@ from real.validation.verdict import label, markdown, summary, worst_first
 from sim.cell import Cell
 from sim.profiles import figures
 from sim.results import measured_requests
-from traces.errors import UserError
-from traces.whole import write_whole
+from traces.whole import writable, write_whole
 
 SCHEMA = 1
 
@@ -121,7 +119,7 @@ def write_results(document: Mapping[str, Any], folder: Path, name: str = "") -> 
         files[f"{name}.png"] = draw(document)
     except ImportError:
         sys.stderr.write("no plot: matplotlib is not installed\n")
-    with writable(folder):
+    with writable(f"out={folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
             write_whole(folder / file, content)
@@ -130,19 +128,10 @@ def write_results(document: Mapping[str, Any], folder: Path, name: str = "") -> 
 def write_logs(folder: Path, name: str, row: Mapping[str, Any], logs: Logs) -> None:
     """Write both logs of a cell, for ``python -m real diff``. UserError where they cannot be."""
     inner = folder / "logs" / word(f"{name}-{label(row['policy'])}-{row['budget']}")
-    with writable(folder):
+    with writable(f"out={folder}"):
         inner.mkdir(parents=True, exist_ok=True)
         for side in ("device", "simulated"):
             write_whole(inner / f"{side}.npy", _npy(getattr(logs, side)))
-
-
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """UserError where ``out=`` cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"out={folder}: cannot be written ({error.strerror}); allowed: a folder that can") from None
 
 
 def _npy(log: Sequence[int]) -> bytes:

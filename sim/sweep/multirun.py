@@ -9,11 +9,10 @@ import os
 import shlex
 import shutil
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from sim.sweep.watch import watched
 from sim.units import counted
 from traces import conf
 from traces.errors import UserError
+from traces.whole import remove_abandoned, temporary, writable
 
 TUNED = "optimization_results.yaml"
 """What Hydra's Optuna sweeper leaves."""
@@ -38,8 +38,6 @@ TOLD = {
     "test": "tuned on the measured requests, so judge it on another trace; measure=validation tunes on others",
     "validation": "tuned on the validation requests; the same parameters with measure=test tell what they are worth",
 }
-
-ABANDONED_S = 7 * 86400.0
 
 
 def multirun(words: Sequence[str]) -> int:
@@ -67,15 +65,12 @@ def multirun(words: Sequence[str]) -> int:
 
 @contextmanager
 def _told_folder(root: Path) -> Iterator[Path]:
-    try:
-        (root / ".multirun").mkdir(parents=True, exist_ok=True)
-        for left in (root / ".multirun").glob("told-*"):  # of sweeps that were killed
-            with suppress(FileNotFoundError):  # another sweep has just ended
-                if time.time() - left.stat().st_mtime > ABANDONED_S:
-                    shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix="told-", dir=root / ".multirun"))
-    except OSError as error:
-        raise UserError(f"out={root}: cannot be written ({error.strerror})") from None
+    place = root / ".multirun"
+    with writable(f"out={root}"):
+        place.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(place, "told")
+        folder = temporary(place / "told")
+        folder.mkdir()
     try:
         yield folder
     finally:

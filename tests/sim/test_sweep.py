@@ -244,7 +244,9 @@ def test_the_tally_is_what_was_heard(tmp_path: Path) -> None:
 
 def test_another_sweep_may_end_meanwhile(tmp_path: Path) -> None:
     (tmp_path / ".multirun").mkdir()
-    (tmp_path / ".multirun" / "told-gone").symlink_to("nowhere")  # listed, and no longer there when it is looked at
+    (tmp_path / ".multirun" / ".told.0123abcd.partial").symlink_to(
+        "nowhere"
+    )  # listed, and no longer there when it is looked at
     assert sweep(tmp_path, "policy=lru", "limit=1", "bounds=false") == 0
 
 
@@ -260,7 +262,7 @@ def test_an_interrupted_sweep_says_what_is_there(tmp_path: Path) -> None:
     assert "error: the sweep was broken off: interrupted" in said
     assert said[-2].startswith(f"80 cells in {out}: ")
     assert said[-1] == "the same command reads what is there, and runs the rest"
-    assert not list((out / ".multirun").glob("told-*"))
+    assert not list((out / ".multirun").glob(".told*"))
 
 
 def test_rows_of_other_settings_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

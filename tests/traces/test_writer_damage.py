@@ -18,7 +18,6 @@ from recording import Plan, add, contents, interrupted, play, reference, writer
 from traces import TraceError
 from traces.requests import HEADER_LINE
 
-pytestmark = pytest.mark.usefixtures("without_sync")
 PLAN = Plan("", (1, 0, 2), (0, 1, 2))
 RECIPE = {"steps": PLAN.steps}
 FILES = ("requests.csv", "steps.npy", "expert_ids.npy")

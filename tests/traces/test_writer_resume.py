@@ -16,8 +16,6 @@ from traces import TraceError, open_trace, workplace
 from traces.cli import main
 from traces.growing import GrowingFile
 
-pytestmark = pytest.mark.usefixtures("without_sync")
-
 
 def test_it_goes_on_after_the_last_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "trace"

@@ -25,6 +25,7 @@ from traces.collect.options import check_range, parse_options
 from traces.errors import UserError
 from traces.reference.architecture import GROUPED, SORTED, balance_loss, build
 from traces.reference.text import DOMAINS
+from traces.whole import whole
 
 BALANCE_WEIGHT = 0.01
 SAVE_EVERY_S = 240.0
@@ -110,9 +111,8 @@ def progress_of(run: Run, options: Options) -> float:
 def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: Run, options: Options) -> None:
     """Write the checkpoint at `path`, atomically."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "run": asdict(run)}
-    part = path.with_suffix(".part")
-    torch.save({**state, "options": asdict(options), "command": sys.argv[1:]}, part)
-    part.replace(path)
+    with whole(path) as part:
+        torch.save({**state, "options": asdict(options), "command": sys.argv[1:]}, part)
 
 
 def resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, options: Options) -> Run:

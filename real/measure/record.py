@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from traces.errors import UserError
-from traces.whole import held, write_whole
+from traces.kit.errors import UserError
+from traces.kit.whole import held, write_whole
 
 FILE, LOCK = "measure.json", ".lock"
 SCHEMA = 1

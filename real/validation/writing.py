@@ -19,10 +19,10 @@ import numpy as np
 from real.validation.compare import Logs
 from real.validation.criteria import criteria
 from real.validation.verdict import label, markdown, summary, worst_first
-from sim.cell import Cell
-from sim.profiles import figures
-from sim.results import measured_requests
-from traces.whole import writable, write_whole
+from sim.experiment.cell import Cell
+from sim.prices import figures
+from sim.results.document import measured_requests
+from traces.kit.whole import writable, write_whole
 
 SCHEMA = 1
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
-from traces.whole import whole
+from traces.kit.whole import whole
 
 Documents = Iterator[tuple[str, str]]
 

@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from traces.collect.options import check_range, parse_options
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.kit.options import check_range, parse_options
+from traces.kit.whole import whole
 from traces.reference.architecture import GROUPED, SORTED, balance_loss, build
 from traces.reference.text import DOMAINS
-from traces.whole import whole
 
 BALANCE_WEIGHT = 0.01
 SAVE_EVERY_S = 240.0

@@ -24,12 +24,15 @@ from sim.cli import one_line, split_output, stdout_console
 from sim.experiment.compose import shell_word, value_word
 from sim.experiment.sweep.job import Job, Told, heard, one_thread, tally
 from sim.experiment.sweep.plan import Plan, make_plan
-from sim.experiment.sweep.watch import watched
 from sim.results.store import Store
 from traces.kit import conf
 from traces.kit.errors import UserError
+from traces.kit.progress import left, showing
 from traces.kit.units import counted
 from traces.kit.whole import remove_abandoned, temporary, writable
+
+LINE_S = 10.0
+"""How often progress is written where nobody looks at a terminal."""
 
 TUNED = "optimization_results.yaml"
 """What Hydra's Optuna sweeper leaves."""
@@ -86,7 +89,7 @@ def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, rather than print them and exit
     job = Job(str(root), str(folder), os.getpid())
     try:
-        with watched(partial(tally, folder), plan.cells), warnings.catch_warnings():
+        with showing(partial(_state, folder, plan.cells, time.monotonic()), LINE_S), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the launchers and sweepers, about their own dependencies
             if plan.tunes:
                 _quiet()
@@ -104,6 +107,17 @@ def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
         else:
             os.environ["HYDRA_FULL_ERROR"] = saved_env
     return None
+
+
+def _state(folder: Path, total: int, began: float) -> tuple[float, str]:
+    done, failed = tally(folder)
+    return done / max(1, total), progress_line(done, failed, total, time.monotonic() - began)
+
+
+def progress_line(done: int, failed: int, total: int, seconds: float) -> str:
+    """``cells 12 of 60, 1 failed, about 3:20 left``."""
+    line = f"cells {done} of {total}" + (f", {failed} failed" if failed else "")
+    return f"{line}, about {left(done, total, seconds)} left" if done else line
 
 
 def _quiet() -> None:

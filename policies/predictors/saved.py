@@ -16,7 +16,7 @@ from policies.predictors.mlp import MLP, TENSORS
 from traces.format.predicted import INPUTS
 from traces.kit.errors import UserError
 from traces.kit.fields import Fields
-from traces.kit.strict import load_json
+from traces.kit.strict import dump_json, load_json
 from traces.kit.whole import whole, write_whole
 
 SCHEMA = 2
@@ -63,7 +63,7 @@ def save(fitted: Fitted, path: Path) -> Fitted:
         with whole(path) as part:
             part.write_bytes(raw)
             _timing(path).unlink(missing_ok=True)  # that of another one
-        write_whole(_timing(path), json.dumps(dict(fitted.timing), indent=1) + "\n")
+        write_whole(_timing(path), dump_json(dict(fitted.timing)))
     except OSError as error:
         raise UserError(f"out={path}: {error.strerror}; {_WHERE}") from None
     return replace(fitted, sha256=hashlib.sha256(raw).hexdigest())

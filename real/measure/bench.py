@@ -29,6 +29,7 @@ from sim.experiment.inputs import Inputs
 from sim.prices import shipped
 from traces.calibrate.machine import describe
 from traces.kit.errors import UserError
+from traces.kit.strict import dump_json
 from traces.kit.whole import writable, write_whole
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Bench:
 
     def write(self, name: str, content: Any) -> None:
         """A step's result as NAME.json."""
-        write_whole(self.folder / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_whole(self.folder / f"{name}.json", dump_json(content))
 
     def read(self, name: str) -> Any:
         """A step's result; None where there is none yet. UserError if it is damaged."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.kit.errors import UserError
+from traces.kit.strict import dump_json
 from traces.kit.whole import held, write_whole
 
 FILE, LOCK = "measure.json", ".lock"
@@ -52,7 +53,7 @@ class Record:
         self.states[name] = state
         steps = {name: asdict(state) for name, state in self.states.items()}
         content = {"schema": SCHEMA, "about": self.about, "steps": steps}
-        write_whole(self.path, json.dumps(content, indent=1) + "\n")
+        write_whole(self.path, dump_json(content))
 
     def table(self) -> str:
         """A line per step, for a person."""

@@ -22,6 +22,7 @@ from real.validation.verdict import label, markdown, summary, worst_first
 from sim.experiment.cell import Cell
 from sim.prices import figures
 from sim.results.document import measured_requests
+from traces.kit.strict import dump_json
 from traces.kit.whole import writable, write_whole
 
 SCHEMA = 1
@@ -110,7 +111,7 @@ def write_results(document: Mapping[str, Any], folder: Path, name: str = "") -> 
     """Write NAME.json, NAME.md and NAME.png into the folder. UserError where it cannot be."""
     name = name or word(document["provenance"]["model"]["name"])
     files = {
-        f"{name}.json": (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),
+        f"{name}.json": dump_json(document).encode(),
         f"{name}.md": (markdown(document) + f"\n![predicted against measured]({name}.png)\n").encode(),
     }
     try:

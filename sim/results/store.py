@@ -16,6 +16,7 @@ from sim.core.replay import RecordingCore
 from sim.experiment.config import RunConfig
 from sim.results.columns import label
 from traces.kit.errors import UserError
+from traces.kit.strict import dump_json
 from traces.kit.whole import held, remove_abandoned, whole, writable
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Store:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(dump_json(content), encoding="utf-8")
 
 
 def _requests(outcome: Outcome, path: Path) -> None:

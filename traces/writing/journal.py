@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from traces.format.manifest import Counts
 from traces.kit.errors import TraceError, one_of, refusal, shown
-from traces.kit.strict import load_json
+from traces.kit.strict import dump_json, load_json
 from traces.kit.whole import JOURNAL, publish
 
 NEXT_JOURNAL = f"{JOURNAL}.new"
@@ -54,7 +54,7 @@ def as_json(facts: Mapping[str, Any]) -> dict[str, Any]:
 def write_journal(place: Path, facts: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """Replace the journal of folder ``place`` at once; it survives a power cut as soon as this returns."""
     document = {"schema": _SCHEMA, "facts": facts, **asdict(checkpoint)}
-    raw = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode("ascii")
+    raw = dump_json(document).encode("ascii")
     if len(raw) > _MAX_BYTES:
         raise refusal(str(place), "size of the journal", f"{len(raw)} bytes", f"at most {_MAX_BYTES}: a smaller recipe")
     (place / NEXT_JOURNAL).write_bytes(raw)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from traces.format.predicted import (
 from traces.format.reader import Trace
 from traces.kit.errors import UserError, refusal
 from traces.kit.fields import FileEntry
+from traces.kit.strict import dump_json
 from traces.kit.whole import whole
 
 
@@ -63,7 +63,7 @@ def write_predicted(
             check_about(about, name, trace.manifest, trace.sha256)  # else nobody could read the trace any more
             (part / ABOUT_FILE).write_bytes(about)
             if timing is not None:
-                (part / TIMING_FILE).write_text(json.dumps(dict(timing), indent=1, allow_nan=False) + "\n")
+                (part / TIMING_FILE).write_text(dump_json(dict(timing)))
             refuse_existing(trace, name, overwrite=overwrite)
     except OSError as error:
         raise UserError(

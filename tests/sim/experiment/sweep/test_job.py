@@ -284,4 +284,4 @@ def test_a_policys_own_mistake_stops_no_other_cell(
     assert sweep(tmp_path, "policy=static,lru", "limit=1", "bounds=false") == 2
     printed = capsys.readouterr()
     assert [json.loads(line)["config"]["policy"]["name"] for line in printed.out.splitlines()] == ["lru"]
-    assert "error: KeyError: 'slip' (test_sweep.py, line" in printed.err
+    assert "error: KeyError: 'slip' (test_job.py, line" in printed.err

@@ -117,7 +117,7 @@ def test_a_cell_is_read_when_asked_again(tmp_path: Path) -> None:
     assert again.document == json.loads(json.dumps(first.document))
     assert not other.cached
     assert len(list(tmp_path.glob("bounds-*"))) == 1  # shared by all policies
-    assert not list(tmp_path.glob(".new-*"))
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_another_seed_permutes_requests_and_changes_the_cell(tmp_path: Path) -> None:

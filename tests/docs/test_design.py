@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from sim.experiment.run import run_config
 from tests.sim.small_trace import SIZE, Plan, config, one_layer
-from sim.run import run_config
-from traces.format import PREDICTED
-from traces.manifest import KNOWN_FILES, MANIFEST_FILE
+from traces.format.layout import PREDICTED
+from traces.format.manifest import KNOWN_FILES, MANIFEST_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/design.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a policy sees and what it may do (DESIGN sections 3-5).
+"""What a policy sees and what it may do (docs/design.md).
 
 An expert is named by one integer, its *flat number* ``layer * E + index``. A policy is told facts through its
 ``on_*`` methods, in time order; it reads the machine through :class:`View`, the model's outputs through

@@ -1,4 +1,4 @@
-"""The future: the whole demand sequence, and the class of policies that may read it (rule 2)."""
+"""The future: the whole demand sequence, and the class of policies that may read it (docs/design.md, rule 2)."""
 
 from __future__ import annotations
 

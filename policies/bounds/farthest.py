@@ -10,7 +10,7 @@ from policies.bounds.future import Clairvoyant, Future, FutureError
 
 
 class FarthestNextUse(Clairvoyant):
-    """Victims by farthest next use, the larger flat number first among equals.
+    """Victims by farthest next use, the larger expert number first among equals.
 
     A heap holds what may be evicted, keyed by next use, an expert entering when its compute has ended. An expert that
     is demanded again leaves its entry behind; such entries lie at the bottom and are swept out once they are the

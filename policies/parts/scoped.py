@@ -17,7 +17,7 @@ class Scoped(Policy):
         self.by_layer = scope == "layer"
         self.n_pools = setup.n_layers if self.by_layer else 1
         self.span = setup.n_layers * setup.n_experts // self.n_pools
-        """Flat numbers per pool: an expert belongs to pool ``expert // span``."""
+        """Expert numbers per pool: an expert belongs to pool ``expert // span``."""
 
     def min_budget(self) -> int:
         return self.gpu_bytes() + sum(self.setup.expert_bytes) if self.by_layer else super().min_budget()

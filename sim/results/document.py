@@ -1,4 +1,4 @@
-"""The result document (DESIGN section 8): derived from the accounts, with nothing left out silently."""
+"""The result document (docs/design.md, The result): derived from the accounts, with nothing left out silently."""
 
 from __future__ import annotations
 

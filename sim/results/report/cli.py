@@ -50,7 +50,7 @@ HEADINGS = {
 """Of the pictures, by their names."""
 INTRODUCTION = (
     "A Mixture-of-Experts model that does not fit on the GPU keeps its experts in host memory. A policy decides which"
-    " of them are on the GPU, within a budget of its memory, and what is copied ahead. TTFT: time to the first token of"
+    " of them are on the GPU, within a budget of its memory, and what is prefetched. TTFT: time to the first token of"
     " a request; TPOT: time per output token after it; lower is better. Bounds are what no lossless policy can beat;"
     " reference rows cheat, and show how much cheating would help; lossy policies change the model's output."
 )

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies.predictors import promoe
-from policies.predictors.mlp import MLP, Settings
+from policies.predictors import fitting
+from policies.predictors.mlp import MLP
 from policies.predictors.saved import Fitted
+from policies.promoe.fit import Options, ProMoEFitter
 from traces import DECODE, PREFILL, Prompts, Recorder, Request, Trace, TraceWriter, open_trace
+from traces.predicted import Predicted
 
 L, E, K, D = 4, 8, 2, 6
 PROMPT, DECODED = 8, 8
@@ -21,7 +23,7 @@ STRIDE = 2
 SPLITS = ("train",) * 14 + ("test",) * 6
 ABSENT = 255
 Arrays = dict[str, np.ndarray]
-QUICK = Settings(hidden=16, epochs=25, patience=25, batch=32, rate=1e-2)
+PROMOE = ProMoEFitter("promoe")
 
 
 def draw(seed: int = 0, requests: int = len(SPLITS)) -> Arrays:
@@ -70,10 +72,14 @@ def write(
     return open_trace(path)
 
 
-def fit(trace: Trace, out: Path, *, settings: Settings = QUICK, others: Any = (), **changes: Any) -> Fitted:
+def fit(trace: Trace, out: Path, *, others: Any = (), **changes: Any) -> Fitted:
     pytest.importorskip("torch")
-    given: dict[str, Any] = {"source": "hidden", "target": "probs", "stride": STRIDE, "top_k": K, "tokens": 10**6}
-    return promoe.fit(trace, out, promoe.Plan(**given | changes, threads=1, settings=settings), others)
+    quick: dict[str, Any] = {"hidden": 16, "epochs": 25, "patience": 25, "batch": 32, "rate": 1e-2, "tokens": 10**6}
+    return fitting.fit(PROMOE, Options(str(trace.path), str(out), **quick | changes), trace, others)
+
+
+def apply(fitted: Fitted, trace: Trace, **given: Any) -> Predicted:
+    return fitting.apply(PROMOE, fitted, trace, **given)
 
 
 def by_hand() -> Fitted:

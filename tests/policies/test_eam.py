@@ -11,7 +11,7 @@ from lab import FakeSignals, draw
 from numpy.typing import NDArray
 
 from policies.api import LayerEvent
-from policies.parts.eam import Collection, Iteration, Requests, by_request, shares
+from policies.moe_infinity.eam import Collection, Iteration, Requests, by_request, shares
 
 A = [[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0]]
 B = [[1, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 2]]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.parts.expert_maps import ExpertMaps, Reals, Trajectory, best, direction, distribution
+from policies.fmoe.maps import ExpertMaps, Reals, Trajectory, best, direction, distribution
 
 
 def store_of(maps: list[list[list[float]]], embeddings: list[list[float]] | None = None, d: int = 1) -> ExpertMaps:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policies.parts.expert_plans import ByUrgency, Fifo, choose
-from policies.parts.expert_worth import Eviction, Worth
+from policies.fmoe.plans import ByUrgency, Fifo, choose
+from policies.fmoe.worth import Eviction, Worth
 
 P = [0.5, 0.25, 0.125, 0.125]  # cumulated: .5, .75, .875, 1
 

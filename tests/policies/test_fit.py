@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fit_traces import ROWS, SPLITS, STRIDE, D, E, K, L, draw, fit, write
+from fit_traces import ROWS, SPLITS, STRIDE, D, E, K, L, apply, draw, fit, write
 
-from policies.predictors import promoe
 from policies.predictors.examples import features, prompt_keys, rows_of, targets
-from policies.predictors.mlp import MLP, Settings
+from policies.predictors.mlp import MLP
 from policies.predictors.saved import Fitted
 from traces import Trace
 
@@ -20,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_it_learns_what_there_is_to_learn(trace: Trace, fitted: Fitted) -> None:
     """Chance is K / E = 0.25; the gates are functions of the inputs."""
-    accuracy = promoe.apply(fitted, trace, name="learned", overwrite=True).about.accuracy
+    accuracy = apply(fitted, trace, name="learned", overwrite=True).about.accuracy
     for split in ("train", "test"):
         shares = accuracy[split]
         assert shares is not None
@@ -42,7 +41,7 @@ def test_the_same_command_gives_the_same_bytes(trace: Trace, fitted: Fitted, tmp
     again = fit(trace, tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == (trace.path.parent / "fitted.safetensors").read_bytes()
     assert again.sha256 == fitted.sha256
-    other = fit(trace, tmp_path / "other", settings=Settings(16, 25, 25, 32, 1e-2, seed=1))
+    other = fit(trace, tmp_path / "other", seed=1)
     assert other.sha256 != fitted.sha256
 
 
@@ -50,7 +49,7 @@ def test_the_fit_ends_when_the_held_out_loss_does_not_fall(tmp_path: Path) -> No
     arrays = draw()
     arrays["router_probs"] = np.random.default_rng(3).permutation(arrays["router_probs"])  # nothing to learn
     noise = write(tmp_path / "t", arrays)
-    found = fit(noise, tmp_path / "f", settings=Settings(hidden=64, epochs=200, patience=2, batch=16, rate=1e-2))
+    found = fit(noise, tmp_path / "f", hidden=64, epochs=200, patience=2, batch=16, rate=1e-2)
     assert max(found.about["fit"]["epochs"]) < 100
 
 

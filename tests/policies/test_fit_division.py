@@ -9,7 +9,7 @@ import pytest
 from fit_traces import PROMPT, ROWS, SPLITS, draw, fit, write
 
 from policies.predictors.examples import divide, prompt_keys, rows_of
-from policies.predictors.mlp import MLP, Settings
+from policies.predictors.mlp import MLP
 from policies.predictors.saved import Fitted
 from traces import Trace, UserError
 
@@ -44,7 +44,7 @@ def test_a_prompt_that_is_also_tested_is_left_out(tmp_path: Path, capsys: pytest
     other = write(tmp_path / "other", draw(), ["test" if r == 3 else "train" for r in range(20)])
     assert 3 not in (division := divide(plain, [other], 0)).fitted + division.held
     assert divide(plain, (), 0).left_out == 0
-    found = fit(leaky, tmp_path / "f", settings=Settings(hidden=2, epochs=1))
+    found = fit(leaky, tmp_path / "f", hidden=2, epochs=1)
     assert found.about["fit"]["requests"]["left_out"] == 1
     assert "1 train requests are left out: their prompts are test prompts" in capsys.readouterr().err
     assert prompt_keys(leaky)[15] not in found.about["prompts"]

@@ -13,8 +13,8 @@ import pytest
 from lab import FlatCosts, Routing, draw, setup_of
 
 from policies.api import PastStep, Setup
-from policies.parts.kept_mass import Profile, Replay, TrainInputs, by_index, copy_ns, profile
-from policies.parts.planner import Genetic, Plan, frequencies, swaps_per_pass, uniform
+from policies.swapmoe.kept_mass import Profile, Replay, TrainInputs, by_index, copy_ns, profile
+from policies.swapmoe.planner import Genetic, Plan, frequencies, swaps_per_pass, uniform
 
 
 class Recorded:

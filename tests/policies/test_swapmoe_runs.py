@@ -14,8 +14,8 @@ from test_planner import Recorded
 from test_policy_contracts import assert_causal, assert_keeps_the_rules
 
 from policies import registry
-from policies.parts.kept_mass import Replay, TrainInputs
 from policies.swapmoe import SwapMoE
+from policies.swapmoe.kept_mass import Replay, TrainInputs
 from sim.machine import Machine
 from traces.errors import UserError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from policies.api import Routing
-from policies.parts.virtual_experts import importance, masked_gate, ranked, token_norms
+from policies.swapmoe.virtual_experts import importance, masked_gate, ranked, token_norms
 
 NONE = 255
 

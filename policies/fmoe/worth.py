@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from policies.parts.expert_maps import Reals
+from policies.fmoe.maps import Reals
 from policies.parts.ranking import lowest
 
 Eviction = Literal["p_freq", "p_freq_whole", "lru", "lfu"]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import PastStep, Signal, Signals
-from policies.parts.expert_maps import Reals, direction, distribution
+from policies.fmoe.maps import Reals, direction, distribution
 
 Prefill = Literal["mean", "last", "unpredicted"]
 

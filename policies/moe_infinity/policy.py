@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from policies.api import Actions, History, LayerEvent, Policy, Setup, Step, View
 from policies.lfu_incache import LFUInCache
-from policies.parts.eam import Iteration, Matrix, Requests, by_request, shares
+from policies.moe_infinity.eam import Iteration, Matrix, Requests, by_request, shares
 from policies.parts.foreseen import at_least_one, latency_ns
 from policies.parts.ranking import lowest
 from traces.errors import UserError

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import History, LayerEvent, Policy, Routing, Setup, Signal, Step
-from policies.parts.kept_mass import TrainInputs, Unit, by_index, profile
-from policies.parts.planner import Genetic, Plan, frequencies, swaps_per_pass, uniform
-from policies.parts.virtual_experts import importance, masked_gate, ranked, token_norms
+from policies.swapmoe.kept_mass import TrainInputs, Unit, by_index, profile
+from policies.swapmoe.planner import Genetic, Plan, frequencies, swaps_per_pass, uniform
+from policies.swapmoe.virtual_experts import importance, masked_gate, ranked, token_norms
 from traces.errors import UserError
 
 MOST = 1_000_000

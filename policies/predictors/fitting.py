@@ -1,124 +1,91 @@
-"""ProMoE's predictors (arXiv 2410.22134, section 4): one MLP per layer, from its gate's input to a later gate's output.
-
-The paper: two layers, about 2 M parameters at hidden states of 2,048 and more, trained offline on traces divided nine
-to one, emitting exactly top-K. Here the width is a setting, and the loss is the cross-entropy to the scores of the
-later gate (``target=probs``) or to the experts that it chose (``target=chosen``); the paper names no loss.
-"""
+"""Fit the predictors of a policy on the train requests of a trace, and write what they say beside traces."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from policies.predictors import mlp
-from policies.predictors.examples import (
-    Input,
-    Target,
-    divide,
-    features,
-    measured_keys,
-    rows_of,
-    seen,
-    targets,
-    width,
-)
-from policies.predictors.mlp import Settings
+from policies.predictors.examples import Examples, divide, features, measured_keys, rows_of, seen, targets, width
+from policies.predictors.fitter import OF_A_RUN, FitOptions, Fitter
 from policies.predictors.saved import Fitted, check_target, save
-from policies.promoe import fitted_name
 from traces import Trace
 from traces.errors import UserError
 from traces.mapped import row_chunks
 from traces.predicted import Predicted
 from traces.predicted_writer import write_predicted
 
-KIND = "promoe"
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to fit; ``tokens``: of more train tokens, so many are drawn."""
-
-    source: Input
-    target: Target
-    stride: int
-    top_k: int
-    tokens: int
-    threads: int
-    settings: Settings
-
-
-def fit(trace: Trace, out: Path, plan: Plan, others: Sequence[Trace] = ()) -> Fitted:
-    """Fit on the train requests of ``trace`` and write ``out``.
+def fit(fitter: Fitter, options: FitOptions, trace: Trace, others: Sequence[Trace] = ()) -> Fitted:
+    """Fit on the train requests of ``trace`` and write ``options.out``.
 
     ``others``: traces that it will be applied to, whose test prompts it must not have seen. UserError.
     """
-    if not 1 <= plan.stride < trace.L:
-        raise UserError(f"stride={plan.stride}: allowed: 1 to {trace.L - 1} (layers)")
-    if not 1 <= plan.top_k <= trace.E:
-        raise UserError(f"top_k={plan.top_k}: allowed: 1 to {trace.E} (experts)")
+    began, out, top_k, layers = time.perf_counter(), Path(options.out), options.top_k or trace.K, range(trace.L)
+    versions = fitter.versions()
+    if not 1 <= options.stride < trace.L:
+        raise UserError(f"stride={options.stride}: allowed: 1 to {trace.L - 1} (layers)")
+    if not 1 <= top_k <= trace.E:
+        raise UserError(f"top_k={top_k}: allowed: 1 to {trace.E} (experts)")
     check_target(out)
-    for layer in range(trace.L - plan.stride):
-        wide = width(trace, layer, plan.source)
+    for layer in layers[: -options.stride]:
+        wide = width(trace, layer, options.input)
         for other in others:
             _check_model(_model_of(trace), other)
-            _check_width(other, layer, plan.source, wide)
-    began = time.perf_counter()
-    division = divide(trace, others, plan.settings.seed)
+            _check_width(other, layer, options.input, wide)
+    division = divide(trace, others, options.seed)
     if division.left_out:
         _say(f"{division.left_out} train requests are left out: their prompts are test prompts")
-    rows = rows_of(trace, division.fitted, plan.tokens, plan.settings.seed)
-    held = rows_of(trace, division.held, plan.tokens, plan.settings.seed)
-    layers, epochs, losses = [], [], []
-    with mlp.steady(plan.threads):
-        for layer in range(trace.L - plan.stride):
-            to_fit, to_stop = (_examples(trace, r, layer, plan) for r in (rows, held))
-            found, run, loss = mlp.fit(to_fit, to_stop, plan.settings)
-            layers.append(found)
-            epochs.append(run)
-            losses.append(round(loss, 6))
-            so_far = time.perf_counter() - began
-            _say(f"layer {layer}: {run} epochs, held-out loss {loss:.4f} nats, {so_far:.0f} s so far")
-    settings = {**asdict(plan.settings), "target": plan.target, "tokens": plan.tokens, "threads": plan.threads}
-    facts = {
-        "trace": {
-            "model": trace.manifest.model.name,
-            "sha256": trace.sha256,
-            "decoding": trace.manifest.decoding["mode"],
-        },
-        "requests": {"fitted": len(division.fitted), "held_out": len(division.held), "left_out": division.left_out},
-        "tokens": {"fitted": len(rows), "held_out": len(held)},
-        "prompts_known": division.prompts is not None,
-        "settings": settings,
-        "epochs": epochs,
-        "held_out_loss_nats": losses,
-        "parameters": [found.parameters for found in layers],
-        "versions": _versions(),
-    }
+    rows, held = (rows_of(trace, of, options.tokens, options.seed) for of in (division.fitted, division.held))
+    fitted, told = [], []
+    with fitter.steady(options):
+        for layer in layers[: -options.stride]:
+            found, facts = fitter.learn(*(_examples(trace, of, layer, options) for of in (rows, held)), options)
+            fitted.append(found)
+            told.append(facts)
+            spent = time.perf_counter() - began
+            _say(f"layer {layer}: {', '.join(f'{key} {value}' for key, value in facts.items())}; {spent:.0f} s so far")
     about = {
-        "kind": KIND,
-        "input": plan.source,
-        "stride": plan.stride,
-        "top_k": plan.top_k,
+        "kind": fitter.kind,
+        "input": options.input,
+        "stride": options.stride,
+        "top_k": top_k,
         **_model_of(trace),
         "prompts": None if division.prompts is None else list(division.prompts),
-        "fit": facts,
+        "fit": {
+            "trace": {
+                "model": trace.manifest.model.name,
+                "sha256": trace.sha256,
+                "decoding": trace.manifest.decoding["mode"],
+            },
+            "requests": {
+                "fitted": len(division.fitted),
+                "held_out": len(division.held),
+                "left_out": division.left_out,
+            },
+            "tokens": {"fitted": len(rows), "held_out": len(held)},
+            "prompts_known": division.prompts is not None,
+            "settings": {key: value for key, value in asdict(options).items() if key not in OF_A_RUN},
+            **{key: [facts[key] for facts in told] for key in told[0]},
+            "versions": versions,
+        },
     }
     spent = round(time.perf_counter() - began, 1)
     _say(f"fitted in {spent} s: {out}")
-    return save(Fitted(about, tuple(layers), {"fit_s": spent, "threads": plan.threads}), out)
+    return save(Fitted(about, tuple(fitted), {"fit_s": spent, "threads": options.threads}), out)
 
 
 def apply(
+    fitter: Fitter,
     fitted: Fitted,
     trace: Trace,
     *,
-    name: str | None = None,
+    name: str = "",
     beside: Trace | None = None,
     overwrite: bool = False,
 ) -> Predicted:
@@ -127,11 +94,11 @@ def apply(
     ``beside``: a trace of the same run with fewer signals: the same tokens, and the same experts.
     """
     about, home = fitted.about, trace if beside is None else beside
-    if about["kind"] != KIND:
-        raise UserError(f"apply promoe: the predictor is of the kind {about['kind']}; allowed: {KIND}")
+    if about["kind"] != fitter.kind:
+        raise UserError(f"apply {fitter.kind}: the predictor is of the kind {about['kind']}; allowed: {fitter.kind}")
     _check_model(about, trace)
     for layer, found in enumerate(fitted.layers):
-        _check_width(trace, layer, about["input"], len(found.mean))
+        _check_width(trace, layer, about["input"], found.inputs)
     if beside is not None:
         check_twins(trace, beside)
     measured = set(measured_keys(trace))  # of a twin, the same
@@ -146,7 +113,7 @@ def apply(
     written = write_predicted(
         home,
         _outputs(fitted, trace),
-        name=name or fitted_name(about["input"], about["stride"]),
+        name=name or fitter.called(about["input"], about["stride"]),
         kind=about["kind"],
         input=about["input"],
         stride=about["stride"],
@@ -181,12 +148,12 @@ def check_twins(one: Trace, other: Trace) -> None:
             )
 
 
-def _examples(trace: Trace, rows: Any, layer: int, plan: Plan) -> mlp.Examples:
-    known = seen(trace, rows, layer, layer + plan.stride)
+def _examples(trace: Trace, rows: Any, layer: int, options: FitOptions) -> Examples:
+    later = layer + options.stride
+    known = seen(trace, rows, layer, later)
     if not len(known):
-        raise UserError(f"trace={trace.path}: no train token saw the layers {layer} and {layer + plan.stride}")
-    x = features(trace, known, layer, plan.source)
-    return mlp.Examples(x, targets(trace, known, layer + plan.stride, plan.target))
+        raise UserError(f"trace={trace.path}: no train token saw the layers {layer} and {later}")
+    return Examples(features(trace, known, layer, options.input), targets(trace, known, later, options.target))
 
 
 def _outputs(fitted: Fitted, trace: Trace) -> Iterator[Any]:
@@ -195,7 +162,7 @@ def _outputs(fitted: Fitted, trace: Trace) -> Iterator[Any]:
         block = np.full((rows.stop - rows.start, trace.L, about["top_k"]), trace.absent, np.uint16)
         for layer, found in enumerate(fitted.layers):
             here = np.asarray(trace.expert_ids[rows, layer, 0]) != trace.absent
-            said = found.top(features(trace, rows, layer, cast(Input, about["input"])), about["top_k"])
+            said = found.top(features(trace, rows, layer, about["input"]), about["top_k"])
             block[:, layer] = np.where(here[:, None], said, trace.absent)
         yield block
 
@@ -214,7 +181,7 @@ def _check_model(about: Mapping[str, Any], trace: Trace) -> None:
         )
 
 
-def _check_width(trace: Trace, layer: int, source: Input, ours: int) -> None:
+def _check_width(trace: Trace, layer: int, source: str, ours: int) -> None:
     if (wide := width(trace, layer, source)) != ours:
         raise UserError(
             f"trace={trace.path}: gives layer {layer} {wide} numbers of {source}; allowed: {ours}, as the predictor was"
@@ -225,12 +192,6 @@ def _check_width(trace: Trace, layer: int, source: Input, ours: int) -> None:
 def _mean(shares: tuple[float | None, ...] | None) -> float | None:
     known = [share for share in shares or () if share is not None]
     return sum(known) / len(known) if known else None
-
-
-def _versions() -> dict[str, str]:
-    import torch
-
-    return {"torch": str(torch.__version__), "numpy": np.__version__}
 
 
 def _say(line: str) -> None:

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from policies.api import History, LayerEvent, Policy, Routing, Schedule, Setup, Signal, Step
-from policies.parts.expert_contexts import Contexts, Prefill
-from policies.parts.expert_maps import ExpertMaps, Reals, Trajectory, best
-from policies.parts.expert_plans import ByUrgency, Fifo, PrefetchQueue, Selection, choose
-from policies.parts.expert_searches import Found, Searcher
-from policies.parts.expert_worth import Eviction, Worth
+from policies.fmoe.contexts import Contexts, Prefill
+from policies.fmoe.maps import ExpertMaps, Reals, Trajectory, best
+from policies.fmoe.plans import ByUrgency, Fifo, PrefetchQueue, Selection, choose
+from policies.fmoe.searches import Found, Searcher
+from policies.fmoe.worth import Eviction, Worth
 from policies.parts.foreseen import LONGEST_US
 from traces.errors import UserError
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import Setup
-from policies.parts.kept_mass import Profile, copy_ns
-from policies.parts.virtual_experts import Floats
+from policies.swapmoe.kept_mass import Profile, copy_ns
+from policies.swapmoe.virtual_experts import Floats
 
 Plans = NDArray[np.int64]
 """[P, L + 1]: experts per layer, then the index of the frequency."""

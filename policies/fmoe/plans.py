@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from policies.parts.expert_maps import Reals
+from policies.fmoe.maps import Reals
 
 Selection = Literal["threshold", "one_fewer", "top_k"]
 BAND = 1e-6

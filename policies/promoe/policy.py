@@ -37,6 +37,7 @@ class ProMoE(LRU):
     name = "promoe"
     title = "ProMoE"
     ahead = "stride"
+    fitter = "policies.promoe.fit:ProMoEFitter"
 
     def __init__(
         self,
@@ -71,9 +72,9 @@ class ProMoE(LRU):
         found = self.setup.predictors.get(self.fitted)
         if found is None:
             return  # see unfitted
-        if found.facts.get("input") != self.source:
+        if (read := found.facts.get("input", self.source)) != self.source:
             raise UserError(
-                f"policy.fitted={self.fitted}: was fitted on {found.facts.get('input')};"
+                f"policy.fitted={self.fitted}: was fitted on {read};"
                 f" allowed with policy.predictor={self.source}: one fitted with input={self.source}"
             )
         if found.stride != self.stride:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import History, PastStep, Setup
-from policies.parts.virtual_experts import Floats, Ids, importance, ranked, token_norms
+from policies.swapmoe.virtual_experts import Floats, Ids, importance, ranked, token_norms
 
 Unit = Literal["request", "pass"]
 Ranking = NDArray[np.int64]

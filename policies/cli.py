@@ -6,10 +6,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from traces.collect.options import check_choice, parse_options
-from traces.errors import UserError, allowing
-from traces.predicted import check_name
-from traces.reader import Trace, open_trace
+from traces.format.predicted import check_name
+from traces.format.reader import Trace, open_trace
+from traces.kit.errors import UserError, allowing
+from traces.kit.options import check_choice, parse_options
 from traces.version import SHOWN
 
 HELP = """\
@@ -93,7 +93,7 @@ def _help_of_fit(kind: str) -> str:
 def _fit(kind: str, words: list[str]) -> None:
     from policies.predictors import fitting
     from policies.predictors.fitter import fitter_of
-    from traces.predicted_writer import refuse_existing
+    from traces.writing.predicted import refuse_existing
 
     fitter = fitter_of(kind, f"fit {kind or '(nothing)'}")
     options = parse_options(fitter.options, words)

@@ -14,7 +14,7 @@ from policies.fmoe.plans import ByUrgency, Fifo, PrefetchQueue, Selection, choos
 from policies.fmoe.searches import Found, Searcher
 from policies.fmoe.worth import Eviction, Worth
 from policies.parts.foreseen import LONGEST_US
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 BLOCK = 256  # contexts of the train requests that are compared at once
 MOST_MAPS = 65536  # beyond the 50,000 that the paper's theory asks for, a slip

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from policies import registry
 from policies.predictors.examples import Examples
-from traces.collect.options import Ranges, check_choice, check_ranges
-from traces.errors import UserError, allowing
-from traces.predicted import check_name
+from traces.format.predicted import check_name
+from traces.kit.errors import UserError, allowing
+from traces.kit.options import Ranges, check_choice, check_ranges
 
 
 class Layer(Protocol):

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.predictors.examples import Examples
-from traces.collect.options import Ranges
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.kit.options import Ranges
 
 Array = NDArray[np.float32]
 

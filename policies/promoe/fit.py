@@ -16,7 +16,7 @@ from policies.predictors import mlp
 from policies.predictors.examples import Examples
 from policies.predictors.fitter import FitOptions, Fitter, Layer
 from policies.promoe.policy import fitted_name
-from traces.collect.options import Ranges
+from traces.kit.options import Ranges
 
 TEXT = """\
 python -m policies fit promoe trace=DIR out=FILE [key=value ...]

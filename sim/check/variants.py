@@ -16,8 +16,8 @@ from policies import registry
 from policies.api import Policy, Predictor, Setup, Signal
 from sim.check.synthetic import PLAIN, PREDICTORS, Routing, World, setup_of
 from sim.check.values import at_first, one_other, others
-from traces import conf
-from traces.errors import UserError, allowing
+from traces.kit import conf
+from traces.kit.errors import UserError, allowing
 
 UNDECLARED = 9
 """Layers for a policy that reads the gates ahead and does not say how far."""

@@ -14,7 +14,7 @@ from policies.predictors.mlp import MLP
 from policies.predictors.saved import Fitted
 from policies.promoe.fit import Options, ProMoEFitter
 from traces import DECODE, PREFILL, Prompts, Recorder, Request, Trace, TraceWriter, open_trace
-from traces.predicted import Predicted
+from traces.format.predicted import Predicted
 
 L, E, K, D = 4, 8, 2, 6
 PROMPT, DECODED = 8, 8

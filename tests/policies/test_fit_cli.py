@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fit_traces import draw, write
 
 from policies.cli import main
 from policies.predictors import mlp
 from policies.predictors.examples import Examples, features, targets
+from tests.policies.fit_traces import draw, write
 from traces import Trace, UserError, open_trace
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -58,7 +58,7 @@ class DeepSpeed(LRU):
                 self.actions.cancel(expert)
         self.current = event.layer
         if self.cache == "none":
-            for expert in [x for x in self.orders[0] if self.setup.layer_of(x) != event.layer]:
+            for expert in [x for x in self.pools[0] if self.setup.layer_of(x) != event.layer]:
                 self.actions.evict(expert)
         if self.fetch == "next_layer":
             self.coming = (event.layer + 1) % self.setup.n_layers
@@ -71,7 +71,7 @@ class DeepSpeed(LRU):
         return self.cache != "none" or self.fetch != "active"
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        order, evictable, n = self.orders[0], self.view.evictable, self.setup.n_experts
+        order, evictable, n = self.pools[0], self.view.evictable, self.setup.n_experts
         for expert in reversed(order) if self.cache == "mru" else order:
             if expert // n not in (self.current, self.coming) and evictable(expert):
                 return expert

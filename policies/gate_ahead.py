@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from policies.api import LayerEvent, Setup, Signal
 from policies.parts.foreseen import Foreseen, by_tokens
-from policies.parts.scoped import Scope
+from policies.parts.pools import Scope
 from traces.kit.errors import UserError
 
 
@@ -69,7 +69,7 @@ class GateAhead(Foreseen):
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
         spared = None
-        for expert in filter(self.view.evictable, self.orders[incoming // self.span]):
+        for expert in filter(self.view.evictable, self.pools[incoming // self.span]):
             if expert not in self.protected:
                 return expert
             if spared is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from policies.api import LayerEvent, Schedule, Setup, Signal
 from policies.parts.foreseen import Foreseen, at_least_one, by_tokens
-from policies.parts.scoped import Scope
+from policies.parts.pools import Scope
 from traces.kit.errors import UserError
 
 
@@ -47,7 +47,7 @@ class MixtralOffloading(Foreseen):
         cache = setup.budget - self.buffer_bytes
         self.shares = setup.layer_budgets(cache) if self.by_layer else [cache]
         """Bytes of cache per pool."""
-        self.cached = [0] * self.n_pools
+        self.cached = [0] * len(self.pools)
         """Bytes in it; above the share while what is pinned waits in buffers."""
         self.buffered: dict[int, None] = {}
         self.pool = 0
@@ -144,7 +144,7 @@ class MixtralOffloading(Foreseen):
         if not self.buffer_bytes:
             return
         while self.cached[self.pool] > self.shares[self.pool]:
-            victim = next(filter(self.view.evictable, self.orders[self.pool]), None)
+            victim = next(filter(self.view.evictable, self.pools[self.pool]), None)
             if victim is None:
                 return
             self.actions.evict(victim)

@@ -201,7 +201,7 @@ class FMoE(Policy):
         self._issue()
 
     def on_evict(self, expert: int) -> None:
-        self.worth.leave(expert)
+        self.worth.discard(expert)
         self.protected.discard(expert)
         self.issued.pop(expert, None)
         if expert in self.leaving:
@@ -209,7 +209,7 @@ class FMoE(Policy):
             self._issue()
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        return self.worth.least(self._yields if speculative and self.protected else self.view.evictable)
+        return self.worth.lowest(self._yields if speculative and self.protected else self.view.evictable)
 
     # -- inside -------------------------------------------------------------------------------------------------
 

@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from policies.fmoe.maps import Reals
-from policies.parts.ranking import lowest
+from policies.parts.orders import Scores
 
 Eviction = Literal["p_freq", "p_freq_whole", "lru", "lfu"]
 
 
-class Worth:
+class Worth(Scores):
     """p x frequency of every expert: p from the map found last, 1 / E before; each event counts its experts once.
 
     ``p_freq_whole`` cuts the product to a whole number, ``lfu`` leaves p out, ``lru`` is the time of the last demand,
     or of the speculative load. ``forget``: an eviction forgets the frequency. Ties: lower flat number.
-    Worths change with each event and each map found, so no heap: O(experts) in numpy at the first victim after that.
     """
 
     def __init__(self, n_layers: int, n_experts: int, rule: Eviction, *, forget: bool) -> None:
         n = n_layers * n_experts
+        super().__init__(range(n), self._worth)
         self.n_experts, self.rule, self.forget = n_experts, rule, forget
         self.p = np.full((n_layers, n_experts), 1.0 / n_experts)
         self.freq, self.last, self.uses = np.zeros(n), np.zeros(n), 0
-        self.absent = np.full(n, np.inf)  # 0 for residents
-        self.worth, self.scores = np.zeros(n), np.full(n, np.inf)  # scores: the worths of residents, else inf
-        self.known = False  # whether these are up to date
 
     def found(self, first: int, end: int, probs: Reals) -> None:
         """A map tells p of the layers ``first`` to ``end`` - 1, [n, E]."""
         self.p[first:end] = probs
-        self.known = False
+        self.stale = True
 
     def unknown(self) -> None:
         """Nothing tells p of any layer."""
         self.p.fill(1.0 / self.n_experts)
-        self.known = False
+        self.stale = True
 
     def demanded(self, experts: Sequence[int]) -> None:
         """An event demands these experts, in token order."""
@@ -47,34 +44,23 @@ class Worth:
         if self.rule == "lru":
             self.last[demand] = np.arange(self.uses + 1, self.uses + 1 + len(demand))
             self.uses += len(demand)
-        self.known = False
+        self.stale = True
 
     def enter(self, expert: int, *, speculative: bool) -> None:
         """The expert has taken a slot."""
-        self.absent[expert] = 0
         if speculative:
             self.uses += 1
             self.last[expert] = self.uses
-        self.scores[expert] = self.worth[expert]
+        self.add(expert)
 
-    def leave(self, expert: int) -> None:
-        """The expert has lost its slot."""
-        self.absent[expert] = np.inf
-        self.scores[expert] = np.inf
+    def discard(self, expert: int) -> None:
+        super().discard(expert)
         if self.forget:
             self.freq[expert] = 0
             if self.rule != "lru":
                 self.worth[expert] = 0
 
-    def least(self, allowed: Callable[[int], bool]) -> int | None:
-        """The resident expert of the least worth that is allowed."""
-        if not self.known:
-            self.worth = self._worth()
-            np.add(self.worth, self.absent, out=self.scores)
-            self.known = True
-        return lowest(self.scores, allowed)
-
-    def _worth(self) -> Reals:
+    def _worth(self, experts: slice) -> Reals:
         if self.rule == "lru":
             return self.last
         if self.rule == "lfu":

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import Actions, History, LayerEvent, Policy, Setup, Step, View
+from policies.api import History, LayerEvent, Policy, Setup, Step
 from policies.lfu_incache import LFUInCache
 from policies.moe_infinity.eam import Iteration, Matrix, Requests, by_request, shares
 from policies.parts.foreseen import at_least_one, latency_ns
-from policies.parts.ranking import lowest
+from policies.parts.orders import Scores
 from traces.kit.errors import UserError
 
 EPSILON = 1e-6
@@ -92,9 +92,8 @@ class MoEInfinity(Policy):
         self.plan = np.zeros(n_layers * n_experts)
         """Priority of what may still be prefetched; 0: nothing to do."""
         self.issued: dict[int, None] = {}  # not complete
-        self.resident = np.zeros(n_layers * n_experts, np.bool_)
-        self.worth = np.full(n_layers * n_experts, np.inf)
-        """Of residents, Alg. 1's p; inf: no resident."""
+        self.worth = Scores(range(n_layers * n_experts), self._worth)
+        """Of residents, Alg. 1's p."""
 
     def wants_history(self) -> bool:
         return self.filled
@@ -105,11 +104,6 @@ class MoEInfinity(Policy):
     def facts(self) -> Mapping[str, Any]:
         decode, prefill = self.requests.collections
         return {"matrices_prefill": prefill.size, "matrices_decode": decode.size}
-
-    def attach(self, view: View, actions: Actions) -> None:
-        super().attach(view, actions)
-        if self.lfu is not None:
-            self.lfu.attach(view, actions)
 
     def on_step(self, step: Step) -> None:
         self.requests.close(step.prefill, step.requests)
@@ -166,11 +160,10 @@ class MoEInfinity(Policy):
             self.matched = places
             total = sum(map(self.collection.total, matched), np.zeros(len(self.plan)))
             self.likely = shares(total, self.setup.n_layers)
-            if self.lfu is None:
-                self.worth = np.where(self.resident, self._worth(), np.inf)
+            self.worth.stale = True
         self._rank()
 
-    def _worth(self) -> Matrix:
+    def _worth(self, experts: slice) -> Matrix:
         worth: Matrix = ((self.likely + EPSILON) * self.nearness).ravel()
         return worth
 
@@ -189,7 +182,7 @@ class MoEInfinity(Policy):
             band = self.ranked[after : after + self.band]
             np.maximum(band, EPSILON, out=band)
         self._declare()
-        self.plan = np.where(self.resident, 0.0, self.ranked.ravel())
+        self.plan = np.where(self.worth.present, 0.0, self.ranked.ravel())
         begun = {x: None for x in self.issued if self.view.resident(x)}
         waiting, self.issued = self.issued.keys() - begun, begun
         best = self._best()
@@ -235,21 +228,16 @@ class MoEInfinity(Policy):
     # -- cache --------------------------------------------------------------------------------------------------
 
     def on_slot(self, expert: int) -> None:
-        self.resident[expert] = True
+        self.worth.add(expert)
         if self.lfu is not None:
             self.lfu.on_slot(expert)
-        else:
-            layer, index = divmod(expert, self.setup.n_experts)
-            self.worth[expert] = (self.likely[layer, index] + EPSILON) * self.nearness[layer, 0]
 
     def on_evict(self, expert: int) -> None:
-        self.resident[expert] = False
+        self.worth.discard(expert)
         self.issued.pop(expert, None)
-        self.worth[expert] = np.inf
         if self.lfu is not None:
             self.lfu.on_evict(expert)
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        if self.lfu is not None:
-            return self.lfu.victim(incoming, speculative)
-        return lowest(self.worth, self.view.evictable)
+        order = self.worth if self.lfu is None else self.lfu.pools[0]
+        return order.lowest(self.view.evictable)

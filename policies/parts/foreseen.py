@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from policies.api import Actions, Setup, Step, View
 from policies.lru import LRU
+from policies.parts.pools import Scope
 from policies.parts.predictor_line import PredictorLine
-from policies.parts.scoped import Scope
 from traces.kit.errors import UserError
 
 LONGEST_US = 1_000_000

@@ -8,8 +8,8 @@ from typing import Literal
 from policies.api import Actions, LayerEvent, Schedule, Setup, Signal, Step, View
 from policies.lru import LRU
 from policies.parts.foreseen import by_tokens, latency_ns
+from policies.parts.pools import Scope
 from policies.parts.predictor_line import PredictorLine
-from policies.parts.scoped import Scope
 from traces.kit.errors import UserError
 
 Source = Literal["hidden", "routing", "gate_ahead"]
@@ -148,7 +148,7 @@ class ProMoE(LRU):
         self.low[self.setup.layer_of(expert)].pop(expert, None)
 
     def _foretell(self, layer: int, experts: list[int]) -> None:
-        view, low, order = self.view, self.low[layer], self.orders[layer * self.setup.n_experts // self.span]
+        view, low, order = self.view, self.low[layer], self.pools[layer * self.setup.n_experts // self.span]
         self.actions.expect(experts)
         for expert in experts:
             if view.resident(expert):

@@ -28,7 +28,7 @@ class Theirs(LRU):
         self.newest = newest
 
     def victim(self, incoming, speculative):
-        order = self.orders[incoming // self.span]
+        order = self.pools[incoming // self.span]
         return next((x for x in (reversed(order) if self.newest else order) if self.view.evictable(x)), None)
 
 

@@ -60,7 +60,7 @@ class Schemer(LRU):
         self.left = [x for event in demand for x in event]
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        able = [x for x in self.orders[incoming // self.span] if self.view.evictable(x)]
+        able = [x for x in self.pools[incoming // self.span] if self.view.evictable(x)]
         return min(able, key=lambda x: self.left.count(x), default=None)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from policies import registry
 from policies.api import LayerEvent, Policy, Setup
-from policies.parts.ranking import Ranking
+from policies.parts.orders import Ranking
 from policies.random import Random
 from sim.core.core import Core
 from sim.machine import Machine

@@ -39,7 +39,7 @@ def test_digests_follow_the_code_that_matters(code: Path) -> None:
         ("policies/api.py", "1111"),
         ("policies/bounds/belady_bypass.py", "1111"),
         ("policies/lru.py", "1111"),  # the reference row infinite is LRU
-        ("policies/parts/ranking.py", "0010"),  # imported by LFU, which lfu_incache extends
+        ("policies/parts/orders.py", "0010"),  # imported by LFU, which lfu_incache extends
         ("policies/gate_ahead.py", "0001"),
         ("policies/random.py", "0000"),
         ("sim/experiment/help.py", "0000"),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from policies.api import PastStep, Signal, Signals
 from policies.fmoe.maps import Reals, direction, distribution
+from policies.parts.marks import marks
 
 Prefill = Literal["mean", "last", "unpredicted"]
 
@@ -32,24 +33,18 @@ class Contexts:
     def past(self, step: PastStep) -> tuple[Reals, Reals | None]:
         """Maps [n, L, E] and embeddings [n, D] of a train step: one, or one per token where prefill is unpredicted."""
         counts = [1] * step.rows if self.prefill == "unpredicted" else [step.rows]
-        seen = self._chosen(step.expert_ids()) if self.choices else step.router_probs()
+        seen = marks(step.expert_ids(), self.n_experts) if self.choices else step.router_probs()
         maps = _total(seen.reshape(step.rows, -1), counts).reshape(len(counts), *seen.shape[1:])
         return distribution(maps), self.embedded(step.embedding(), counts) if self.embeds else None
 
     def shown(self, signals: Signals, counts: Sequence[int]) -> Reals:
         """What the current layer's gate shows of each request, [len(counts), E]."""
-        seen = self._chosen(signals.expert_ids()) if self.choices else signals.router_probs()
+        seen = marks(signals.expert_ids(), self.n_experts) if self.choices else signals.router_probs()
         return distribution(_total(seen, counts))
 
     def embedded(self, rows: NDArray[np.float16], counts: Sequence[int]) -> Reals:
         """Embeddings of each request, [len(counts), D], of its rows [n, D]."""
         return direction(rows[np.cumsum(counts) - 1] if self.prefill == "last" else _total(rows, counts))
-
-    def _chosen(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float16]:
-        """1 for each expert that was chosen, [..., E]; absent ones are none."""
-        out = np.zeros((*ids.shape[:-1], self.n_experts + 1), np.float16)
-        np.put_along_axis(out, np.minimum(ids, self.n_experts).astype(np.intp), np.float16(1), axis=-1)
-        return out[..., :-1]
 
 
 def _total(rows: NDArray[Any], counts: Sequence[int]) -> Reals:

@@ -13,7 +13,7 @@ from policies.fmoe.maps import ExpertMaps, Reals, Trajectory, best
 from policies.fmoe.plans import ByUrgency, Fifo, PrefetchQueue, Selection, choose
 from policies.fmoe.searches import Found, Searcher
 from policies.fmoe.worth import Eviction, Worth
-from policies.parts.foreseen import LONGEST_US
+from policies.parts.ranges import at_least, between, latency_ns, layers_ahead
 from traces.kit.errors import UserError
 
 BLOCK = 256  # contexts of the train requests that are compared at once
@@ -68,25 +68,18 @@ class FMoE(Policy):
     ) -> None:
         super().__init__(setup)
         n_layers, n_experts = setup.n_layers, setup.n_experts
-        if not 1 <= distance <= max(1, n_layers - 1):
-            raise UserError(f"policy.distance={distance}: allowed: 1 to {max(1, n_layers - 1)} (layers)")
-        if not 1 <= capacity <= MOST_MAPS:
-            raise UserError(f"policy.capacity={capacity}: allowed: 1 to {MOST_MAPS} (maps)")
-        if outstanding < 1:
-            raise UserError(f"policy.outstanding={outstanding}: allowed: at least 1 (loads)")
-        if not 0 <= search_us <= LONGEST_US:
-            raise UserError(f"policy.search_us={search_us}: allowed: 0 to {LONGEST_US} (microseconds)")
-        self.distance, self.blocking = distance, blocking
+        self.distance, self.blocking = layers_ahead("distance", distance, setup), blocking
+        self.outstanding = at_least(1, "outstanding", outstanding, "loads")
         self.by_embedding, self.by_map = search != "trajectory", search != "semantic"
         self.offline, self.updated = store != "online", store != "offline"
         self.prefill, self.at_gate, self.selection = prefill, semantic_at == "gate", selection
-        self.all_later, self.outstanding, self.protect = replan == "all_later", outstanding, protect
+        self.all_later, self.protect = replan == "all_later", protect
         self.uniform, self.double_buffer, self.fetch_all = unsearched == "uniform", double_buffer, fetch_all
         self.contexts = Contexts(n_experts, prefill, choices=maps == "choices", embeds=self.by_embedding)
         self.worth = Worth(n_layers, n_experts, eviction, forget=forget)
         self.queue: PrefetchQueue = ByUrgency(n_experts) if queue == "urgency" else Fifo(n_layers, n_experts)
-        self.searcher = Searcher(round(search_us * 1000))
-        self.store = ExpertMaps(n_layers, n_experts, capacity, distance)
+        self.searcher = Searcher(latency_ns("search_us", search_us))
+        self.store = ExpertMaps(n_layers, n_experts, between("capacity", capacity, 1, MOST_MAPS, "maps"), distance)
 
         self.layer = -1  # whose gate was the last to run in this iteration
         self.trajectory: Trajectory | None = None  # of this pass, a row per request; None: not predicted
@@ -158,11 +151,7 @@ class FMoE(Policy):
         self._issue()
 
     def route(self, event: LayerEvent) -> Routing | None:
-        if not self.fetch_all:
-            return None
-        n, tokens = self.setup.n_experts, dict(zip(event.demand, event.tokens, strict=True))
-        layer = range(event.layer * n, (event.layer + 1) * n)
-        return Routing(layer, [tokens.get(x, 0) for x in layer])
+        return Routing.whole(event, self.setup.experts_of(event.layer)) if self.fetch_all else None
 
     def on_gate(self, event: LayerEvent) -> None:
         self.worth.demanded(event.demand)

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from policies.api import History, LayerEvent, Policy, Setup, Step
 from policies.lfu_incache import LFUInCache
 from policies.moe_infinity.eam import Iteration, Matrix, Requests, by_request, shares
-from policies.parts.foreseen import at_least_one, latency_ns
 from policies.parts.orders import Scores
-from traces.kit.errors import UserError
+from policies.parts.ranges import at_least, between, latency_ns
 
 EPSILON = 1e-6
 """Alg. 1's, of which the paper gives no value: among experts that no match used, later layers go first."""
@@ -57,17 +56,14 @@ class MoEInfinity(Policy):
         blocking: bool = False,
     ) -> None:
         super().__init__(setup)
-        if not 1 <= capacity <= MOST_EAMS:
-            raise UserError(f"policy.capacity={capacity}: allowed: 1 to {MOST_EAMS} (matrices)")
-        self.matches = at_least_one("matches", matches, "matrices")
-        self.horizon = setup.n_layers if horizon is None else at_least_one("horizon", horizon, "layers, or null")
-        self.outstanding = at_least_one("outstanding", outstanding, "loads")
-        at_least_one("one_in", one_in, "experts")
-        if band < 0:
-            raise UserError(f"policy.band={band}: allowed: at least 0 (layers)")
-        self.filled, self.online, self.band, self.blocking = filled, online, band, blocking
-        self.top = max(1, setup.n_experts // one_in)
-        self.latency_ns = latency_ns(capacity * MATCH_US_PER_EAM if latency_us is None else latency_us)
+        self.matches = at_least(1, "matches", matches, "matrices")
+        self.horizon = setup.n_layers if horizon is None else at_least(1, "horizon", horizon, "layers, or null")
+        self.outstanding = at_least(1, "outstanding", outstanding, "loads")
+        self.top = max(1, setup.n_experts // at_least(1, "one_in", one_in, "experts"))
+        self.band = at_least(0, "band", band, "layers")
+        self.filled, self.online, self.blocking = filled, online, blocking
+        between("capacity", capacity, 1, MOST_EAMS, "matrices")
+        self.latency_ns = latency_ns("latency_us", capacity * MATCH_US_PER_EAM if latency_us is None else latency_us)
         self.lfu = LFUInCache(setup) if eviction == "lfu_incache" else None
 
         n_layers, n_experts = setup.n_layers, setup.n_experts

@@ -32,8 +32,8 @@ class Queue(OrderedDict[int, None]):
 class Scores:
     """Lowest score first, the lower expert among equals, where the scores of all may change at once.
 
-    ``score(experts)`` gives those of a slice of all experts. It is asked at the first victim after ``stale`` was set, in
-    numpy; until then scores stand as they were, of those who enter, too. O(experts), then and per one that is refused.
+    ``score(experts)`` gives those of a slice of all. Asked at the first victim after ``stale`` was set, in numpy;
+    until then scores stand as they were, of those who enter, too. O(experts), then and per one that is refused.
     """
 
     def __init__(self, members: range, score: Callable[[slice], Reals]) -> None:

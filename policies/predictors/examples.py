@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.parts.marks import marks
 from traces import PREFILL, Trace
 from traces.kit.errors import UserError
 
@@ -128,14 +129,14 @@ def features(trace: Trace, rows: Rows | slice, layer: int, source: str) -> NDArr
     if trace.router_probs is not None:
         said = np.asarray(trace.router_probs[rows, : layer + 1], np.float16)
     else:
-        said = np.stack([_chosen(trace, rows, i) for i in range(layer + 1)], axis=1)
+        said = marks(np.asarray(trace.expert_ids[rows, : layer + 1]), trace.E)
     return said.reshape(len(said), -1)
 
 
 def targets(trace: Trace, rows: Rows, layer: int, target: str) -> NDArray[np.float16]:
     """What the gate of ``layer`` said, [n, E], sums of 1: its scores, or equal shares of the experts that it chose."""
     if target == "chosen":
-        said = _chosen(trace, rows, layer).astype(np.float32)
+        said = marks(np.asarray(trace.expert_ids[rows, layer]), trace.E).astype(np.float32)
     elif trace.router_probs is None:
         raise UserError(f"target=probs: trace={trace.path} has no router_probs; allowed: target=chosen")
     else:
@@ -149,10 +150,3 @@ def seen(trace: Trace, rows: Rows, *layers: int) -> Rows:
     for layer in layers:
         rows = rows[np.asarray(trace.expert_ids[rows, layer, 0]) != trace.absent]
     return rows
-
-
-def _chosen(trace: Trace, rows: Rows | slice, layer: int) -> NDArray[np.float16]:
-    ids = np.asarray(trace.expert_ids[rows, layer])
-    marks = np.zeros((len(ids), trace.E + 1), np.float16)
-    np.put_along_axis(marks, np.minimum(ids, trace.E).astype(np.intp), 1, axis=1)
-    return marks[:, : trace.E]

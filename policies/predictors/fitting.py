@@ -45,7 +45,8 @@ def fit(fitter: Fitter, options: FitOptions, trace: Trace, others: Sequence[Trac
     fitted, told = [], []
     with fitter.steady(options):
         for layer in layers[: -options.stride]:
-            found, facts = fitter.learn(*(_examples(trace, of, layer, options) for of in (rows, held)), options)
+            to_fit, to_stop = (_examples(trace, of, layer, options) for of in (rows, held))
+            found, facts = fitter.learn(to_fit, to_stop, options)
             fitted.append(found)
             told.append(facts)
             spent = time.perf_counter() - began

@@ -64,7 +64,7 @@ predictors, 128 inputs, 64 experts, 40 epochs). To apply it takes seconds.
 class Options(mlp.Settings, FitOptions):
     """Of the perceptrons, too."""
 
-    RANGES: ClassVar[Ranges] = FitOptions.RANGES | mlp.Settings.RANGES
+    RANGES: ClassVar[Ranges] = {**FitOptions.RANGES, **mlp.Settings.RANGES}
     stride: int = 2
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Literal
 
-from policies.api import Actions, LayerEvent, Schedule, Setup, Signal, Step, View
+from policies.api import LayerEvent, Schedule, Setup, Signal, Step
 from policies.lru import LRU
-from policies.parts.foreseen import by_tokens, latency_ns
+from policies.parts.foreseen import by_tokens
 from policies.parts.pools import Scope
 from policies.parts.predictor_line import PredictorLine
+from policies.parts.ranges import latency_ns, layers_ahead
 from traces.kit.errors import UserError
 
 Source = Literal["hidden", "routing", "gate_ahead"]
@@ -53,16 +54,13 @@ class ProMoE(LRU):
         scope: Scope = "layer",
     ) -> None:
         super().__init__(setup, scope=scope)
-        farthest = max(1, setup.n_layers - 1)
-        if not 1 <= stride <= farthest:
-            raise UserError(f"policy.stride={stride}: allowed: 1 to {farthest} (layers)")
         if fitted is not None and predictor == "gate_ahead":
             raise UserError(f"policy.fitted={fitted}: allowed with policy.predictor=gate_ahead: null")
-        self.source, self.stride = predictor, stride
+        self.source, self.stride = predictor, layers_ahead("stride", stride, setup)
         self.fitted = fitted_name(predictor, stride) if fitted is None else fitted
         self._check_fitted()
         self.preemption, self.reordering = preemption, reordering
-        self.line = PredictorLine(setup, latency_ns(latency_us), blocking, self._foretell)
+        self.line = PredictorLine(self, latency_ns("latency_us", latency_us), blocking, self._foretell)
         self.low: list[dict[int, None]] = [{} for _ in range(setup.n_layers)]
         """Speculative loads that are neither complete nor demanded, by layer."""
 
@@ -101,10 +99,6 @@ class ProMoE(LRU):
             command = f"policy.predictor=routing after {command}"
         source = "policy.fitted=null policy.predictor=" if own else "policy.predictor="
         return command, f"{source}routing", f"{source}gate_ahead"
-
-    def attach(self, view: View, actions: Actions) -> None:
-        super().attach(view, actions)
-        self.line.attach(actions)
 
     def on_step(self, step: Step) -> None:
         self.line.pass_by(self.setup.n_layers)

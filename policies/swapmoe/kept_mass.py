@@ -141,14 +141,8 @@ def profile(train: TrainInputs, setup: Setup, frequencies: Sequence[int], firsts
     gains = np.stack([r.gains for r in replays])
     kept = np.concatenate([zero, gains.cumsum(2)], axis=2) / gains[0].sum()
     entered = np.stack([r.entered.cumsum(1) / max(1, r.updates) for r in replays])
-    copies = np.array([copy_ns(setup, layer) for layer in range(setup.n_layers)], np.float64)
+    copies = np.array([sum(setup.chunk_ns(layer)) for layer in range(setup.n_layers)], np.float64)
     return Profile(tuple(frequencies), kept, entered * copies[:, None], train.input_ns)
-
-
-def copy_ns(setup: Setup, layer: int) -> int:
-    """Copying all chunks of one expert of ``layer``."""
-    small, larger = divmod(setup.expert_bytes[layer], setup.chunks)
-    return sum(setup.costs.copy_ns(small + (i < larger)) for i in range(setup.chunks))
 
 
 def by_index(n_layers: int, n_experts: int) -> Ranking:

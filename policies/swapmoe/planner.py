@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import Setup
-from policies.swapmoe.kept_mass import Profile, copy_ns
+from policies.swapmoe.kept_mass import Profile
 from policies.swapmoe.virtual_experts import Floats
 
 Plans = NDArray[np.int64]
@@ -38,7 +38,7 @@ def swaps_per_pass(setup: Setup) -> int:
     """Experts that the link copies while one token's experts compute, all layers; at least 1."""
     costs, layers = setup.costs, range(setup.n_layers)
     compute = setup.top_k * sum(costs.expert_ns(layer, 1) + costs.launch_ns for layer in layers)
-    copies = sum(copy_ns(setup, layer) for layer in layers)
+    copies = sum(sum(setup.chunk_ns(layer)) for layer in layers)
     return max(1, compute * setup.n_layers // copies) if copies else setup.n_layers * setup.n_experts
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import History, LayerEvent, Policy, Routing, Setup, Signal, Step
+from policies.parts.ranges import between
 from policies.swapmoe.kept_mass import TrainInputs, Unit, by_index, profile
 from policies.swapmoe.planner import Genetic, Plan, frequencies, swaps_per_pass, uniform
 from policies.swapmoe.virtual_experts import importance, masked_gate, ranked, token_norms
@@ -69,8 +70,8 @@ class SwapMoE(Policy):
             ("population", population, 2, MOST_PLANS, "plans"),
             ("generations", generations, 1, MOST_PLANS, "generations"),
         ):
-            if value is not None and not low <= value <= high:
-                raise UserError(f"policy.{key}={value}: allowed: {low} to {high} ({what})")
+            if value is not None:
+                between(key, value, low, high, what)
         self.planner, self.frequency, self.unit, self.start = planner, frequency, unit, start
         self.least = setup.top_k if least is None else least
         self.outstanding = outstanding

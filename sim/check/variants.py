@@ -124,7 +124,7 @@ def _together(name: str, base: Mapping[str, Any], other: Mapping[str, list[Any]]
     draw = Random(name)
     for _ in range(20 * TOGETHER):
         chosen = {key: draw.choice(found) for key, found in other.items() if found and draw.random() < 0.5}
-        variant = Variant(name, tuple((base | chosen).items()))
+        variant = Variant(name, tuple({**base, **chosen}.items()))
         if len(chosen) > 1 and _taken(variant):
             yield variant
 

@@ -42,14 +42,13 @@ from sim.workload.history import TrainRequests
 from sim.workload.passes import select
 from sim.workload.signals import TraceSignals
 from traces import Trace, open_trace
-from traces.collect.record import end_tokens, recorder_version
 from traces.kit.errors import UserError
+from traces.kit.shipped import PROMPTS_FILE
 from traces.models.devices import ROOM, device_name, device_of, free_memory
 from traces.models.families import MoeModel
-from traces.models.load import Loaded
+from traces.models.load import Loaded, end_tokens, recorder_version
 from traces.prompts.jobs import Decoding, plan
 from traces.prompts.source import PromptFile
-from traces.reference import PROMPTS_FILE
 
 if TYPE_CHECKING:
     from real.run import Options

@@ -17,25 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.needs import Needs
-from policies.signals import History, PastStep, Predictor, Signal, Signals, fixed
-
-__all__ = [
-    "Actions",
-    "Costs",
-    "History",
-    "LayerEvent",
-    "MaskedWeights",
-    "PastStep",
-    "Policy",
-    "Predictor",
-    "Routing",
-    "Schedule",
-    "Setup",
-    "Signal",
-    "Signals",
-    "Step",
-    "View",
-]
+from policies.signals import History as History
+from policies.signals import PastStep as PastStep
+from policies.signals import Predictor as Predictor
+from policies.signals import Signal as Signal
+from policies.signals import Signals as Signals
+from policies.signals import fixed
 
 MaskedWeights = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float32]]
 """``weigh(ids, open)``: what a gate gives to the experts ``ids`` [rows, K'] (E: none, of weight 0) where it may choose
@@ -119,6 +106,15 @@ class Setup:
         """Layer of an expert number."""
         return expert // self.n_experts
 
+    def experts_of(self, layer: int) -> range:
+        """Flat numbers of a layer's experts."""
+        return range(layer * self.n_experts, (layer + 1) * self.n_experts)
+
+    def chunk_ns(self, layer: int) -> list[int]:
+        """Copy time of each chunk of an expert of a layer; the first ones are the larger by a byte."""
+        small, larger = divmod(self.expert_bytes[layer], self.chunks)
+        return [self.costs.copy_ns(small + (i < larger)) for i in range(self.chunks)]
+
     def layer_budgets(self, budget: int | None = None) -> list[int]:
         """Share the budget evenly over layers in whole experts, [L] bytes; remainders go to the lowest layers."""
         left = self.budget if budget is None else budget
@@ -189,6 +185,12 @@ class Routing:
     chosen: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
     """Who computes which token, where the event has ``masked_weights``: indices of the layer's experts, int64
     [rows, K'] (E: none), and their weights, float32 [rows, K']. None: as the gate chose. Not for a lossless policy."""
+
+    @classmethod
+    def whole(cls, event: LayerEvent, layer: range) -> Routing:
+        """What the gate chose, and the rest of the ``layer`` to be fetched with it."""
+        tokens = dict(zip(event.demand, event.tokens, strict=True))
+        return cls(layer, [tokens.get(x, 0) for x in layer])
 
 
 @dataclass(frozen=True, slots=True)

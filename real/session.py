@@ -15,7 +15,6 @@ import torch
 from policies.api import Policy, Predictor, Setup, Signal
 from policies.predictors.saved import Fitted
 from policies.predictors.saved import load as load_predictor
-from policies.promoe import fitted_name
 from real.runtime.core import DeviceCore
 from real.runtime.engine import Engine
 from real.runtime.forced import check_shape, machine_of, run_forced
@@ -242,7 +241,7 @@ def _predictors(file: str) -> dict[str, Fitted]:
     if not file:
         return {}
     fitted = load_predictor(Path(file))
-    return {fitted_name(str(fitted.about["input"]), int(fitted.about["stride"])): fitted}
+    return {fitted.name: fitted}
 
 
 def make_live_setup(
@@ -261,7 +260,8 @@ def make_live_setup(
     costs = Costs(priced, hardware)
     known = {}
     for name, fitted in predictors.items():
-        about = Predictor(name, int(fitted.about["stride"]), int(fitted.about["top_k"]), {})
+        facts = {key: fitted.about[key] for key in ("kind", "input")}
+        about = Predictor(name, int(fitted.about["stride"]), int(fitted.about["top_k"]), facts)
         known[name] = Predicted(about, np.empty((0, 0, 0), np.uint16), fitted.sha256)
     room = Room.of(priced, hardware, context)
     setup = make_setup(config, costs, hardware, room, moe.n_experts, moe.top_k, known)

@@ -93,7 +93,7 @@ def test_digests_follow_the_code_that_matters(code: Path) -> None:
         "policies/api.py": "111111",
         "policies/bounds/belady_bypass.py": "111111",
         "policies/lru.py": "111111",  # the reference row infinite is LRU
-        "policies/parts/ranking.py": "001010",  # imported by LFU, which lfu_incache extends
+        "policies/parts/orders.py": "001010",  # imported by LFU, which lfu_incache extends
         "policies/gate_ahead.py": "000100",
         "policies/random.py": "000000",
         "policies/planted/__init__.py": "000010",

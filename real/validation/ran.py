@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import real
-from real.runtime.forced import DeviceRun
+from real.runtime.runner import DeviceRun
 from sim.cell import Cell
 from sim.config import RunConfig
 from sim.core.accounts import Accounts

@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).parents[1] / "collect"))  # the tiny models
 from tiny_models import save_with_tokenizer, tiny  # noqa: E402
 
 from real.runtime.offloaded import Offloaded  # noqa: E402
-from real.runtime.taught import run_taught  # noqa: E402
+from real.runtime.recorded import run_taught  # noqa: E402
 from real.scores import Scores  # noqa: E402
 from sim.cell import Cell, make_cell  # noqa: E402
 from sim.compose import read_config  # noqa: E402

@@ -28,8 +28,8 @@ from quality_cases import (  # noqa: E402
 from policies.api import LayerEvent, Routing  # noqa: E402
 from policies.lru import LRU  # noqa: E402
 from real.quality import full_outputs  # noqa: E402
-from real.runtime.forced import run_forced  # noqa: E402
 from real.runtime.offloaded import Offloaded  # noqa: E402
+from real.runtime.recorded import run_forced  # noqa: E402
 from real.scores import Sums, compare  # noqa: E402
 from sim.core.accounts import SKIPPED, SUBSTITUTED  # noqa: E402
 from sim.core.state import CoreError  # noqa: E402

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(SHOWN)
         return 0
     if words[0] not in ROOMS:
-        from traces.errors import one_of
+        from traces.kit.errors import one_of
 
         shown = words[0].replace("\r", "\\r").replace("\n", "\\n")
         sys.stderr.write(f"error: {shown}: no such command; allowed: {one_of([*ROOMS, '--help', '--version'])}\n")

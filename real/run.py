@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from real.words import checkpoint, configuration, divide, host_bytes
-from traces.collect.options import check_choice, check_range
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.kit.options import check_choice, check_range
 
 USAGE = """\
 python -m real run policy=NAME budget=8GB [key=value ...]
@@ -114,8 +114,8 @@ def main(words: Sequence[str]) -> int:
     from real.report import keep, show
     from real.runtime.models import Where
     from real.session import forced, live
-    from traces.collect.jobs import Decoding
-    from traces.collect.prompts import PromptFile
+    from traces.prompts.jobs import Decoding
+    from traces.prompts.source import PromptFile
     from traces.reference import PROMPTS_FILE
 
     where = Where(options.device, host_bytes(options.host_memory), options.exact == "true")

@@ -23,24 +23,24 @@ from real.runtime.recorded import run_forced
 from real.runtime.runner import DeviceRun, check_device, check_shape
 from real.runtime.trace import write_trace
 from real.words import model_dtype
-from sim.cell import Cell, Predicted, find_trace, make_cell, make_setup
-from sim.config import RunConfig
 from sim.core.core import Core
-from sim.costs import Costs
-from sim.history import TrainRequests
-from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile
-from sim.replay import replay
-from sim.results import document
-from sim.room import AUTO, Context, Room
-from sim.workload import select
+from sim.core.replay import replay
+from sim.experiment.cell import Cell, Predicted, find_trace, make_cell, make_setup
+from sim.experiment.config import RunConfig
+from sim.experiment.room import AUTO, Context, Room
+from sim.prices import AS_TRACED, HardwareProfile, ModelProfile
+from sim.prices.costs import Costs
+from sim.results.document import document
+from sim.workload.history import TrainRequests
+from sim.workload.passes import select
 from traces import Trace, open_trace
 from traces.calibrate.machine import now
-from traces.collect.devices import ROOM, device_name, free_memory
-from traces.collect.families import MoeModel
-from traces.collect.jobs import Decoding, plan
-from traces.collect.prompts import PromptFile
 from traces.collect.record import end_tokens, recorder_version
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.models.devices import ROOM, device_name, free_memory
+from traces.models.families import MoeModel
+from traces.prompts.jobs import Decoding, plan
+from traces.prompts.source import PromptFile
 
 
 @dataclass(frozen=True)

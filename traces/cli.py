@@ -7,17 +7,16 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from traces.errors import Interrupted, UserError, allowing, one_of
-from traces.format import shown
+from traces.describe.repeats import repeats_of, warning
+from traces.format.reader import open_trace
 from traces.importers import Options
 from traces.importers.arrivals import add_arrivals
 from traces.importers.layers import parse_layers
 from traces.importers.registry import find, importers
-from traces.reader import open_trace
-from traces.repeats import repeats_of, warning
+from traces.kit.errors import Interrupted, UserError, allowing, one_of, shown
+from traces.kit.words import folder, integer, member, parse_words, share, text
 from traces.version import SHOWN
-from traces.words import folder, integer, member, parse_words, share, text
-from traces.workplace import refuse_place
+from traces.writing.workplace import refuse_place
 
 HELP = """\
 Work with recorded routing of Mixture-of-Experts models.
@@ -182,13 +181,13 @@ def _check(args: list[str]) -> None:
 def _inspect(args: list[str]) -> None:
     keys = {"format": member("format", ("table", "json")), "plots": folder("plots")}
     (place,), options = parse_words(args, ("DIR",), keys)
-    from traces import inspect, stats
+    from traces.describe import inspect, stats
 
     trace = open_trace(place)
     figures = stats.describe(trace)
     if "plots" in options:
         # Plotting is rare, and its import takes a second.
-        from traces.plots import write_plots
+        from traces.describe.plots import write_plots
 
         for path in write_plots(trace, figures, options["plots"]):
             print(f"wrote {path}", file=sys.stderr)

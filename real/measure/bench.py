@@ -21,13 +21,13 @@ from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
 from real.synthetic import draw
 from real.validation.ran import runtime_digest
-from sim.cell import Cell, make_cell
-from sim.config import RunConfig
-from sim.inputs import Inputs
-from sim.profiles import shipped
+from sim.experiment.cell import Cell, make_cell
+from sim.experiment.config import RunConfig
+from sim.experiment.inputs import Inputs
+from sim.prices import shipped
 from traces.calibrate.machine import describe, now
-from traces.errors import UserError
-from traces.whole import write_whole
+from traces.kit.errors import UserError
+from traces.kit.whole import write_whole
 
 MAIN, LINK = "main", "link"
 FALLBACK = "h200"

@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from real.runtime.backend import upload
-from sim.workload import Pass
-from traces.collect.cache import cache_key, known
-from traces.errors import UserError
+from sim.workload.passes import Pass
+from traces.kit.errors import UserError
+from traces.models.cache import cache_key, known
 
 
 def check_cache(model: Any) -> None:

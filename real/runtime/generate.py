@@ -15,8 +15,8 @@ from policies.predictors.saved import Fitted
 from real.runtime.live import Live
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import DeviceRun, Runner, device_machine, running
-from sim.costs import attended_pairs
-from sim.workload import Pass
+from sim.prices.costs import attended_pairs
+from sim.workload.passes import Pass
 
 Choose = Callable[[Tensor], int]
 
@@ -41,7 +41,7 @@ class Served:
 def generate(runner: Runner, live: Live, requests: Sequence[Served], batch: int, ends: Collection[int]) -> None:
     """Serve all ``requests``, ``batch`` at a time: prefills one by one, then the others' next decode pass.
 
-    A place is free after its request's last pass, and the next request is admitted to it then (sim.workload). A
+    A place is free after its request's last pass, and the next request is admitted to it then (sim.workload.passes). A
     request ends with its last token, or with one of ``ends``.
     """
     waiting, decoding = deque(requests), list[Served]()

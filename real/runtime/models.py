@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM
 from real.runtime.host import Host
 from real.runtime.intake import open_checkpoint
 from real.runtime.offloaded import Offloaded
-from traces.calibrate.shapes import DTYPES, PUBLISHED, configuration
-from traces.collect.devices import device_of
-from traces.collect.families import is_experts
-from traces.collect.load import Loaded
-from traces.collect.quantised import COMPUTED
-from traces.errors import UserError, allowing
+from traces.kit.errors import UserError, allowing
+from traces.models.devices import device_of
+from traces.models.families import is_experts
+from traces.models.load import Loaded
+from traces.models.quantised import COMPUTED
+from traces.models.shapes import DTYPES, PUBLISHED, configuration
 
 WEIGHTS = ("auto", "random")
 _AUTO: Any = AutoModelForCausalLM

@@ -15,11 +15,11 @@ from real.runtime.events import Feed
 from real.runtime.live import Live
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import DeviceRun, Runner, check_shape, device_machine, running
-from sim.cell import Cell
-from sim.workload import Pass
+from sim.experiment.cell import Cell
+from sim.workload.passes import Pass
 from traces import Trace
-from traces.collect.scoring import Law
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.models.scoring import Law
 
 T = TypeVar("T")
 

@@ -17,11 +17,11 @@ from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from sim.core.words import StepSignals
-from sim.facts import stated
-from sim.results import Outcome
-from sim.workload import Pass
-from traces.collect.devices import free_memory
-from traces.errors import UserError
+from sim.experiment.stated import stated
+from sim.results.document import Outcome
+from sim.workload.passes import Pass
+from traces.kit.errors import UserError
+from traces.models.devices import free_memory
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from traces.errors import UserError
-from traces.words import Parser
+from traces.kit.errors import UserError
+from traces.kit.words import Parser
 
 
 @dataclass(frozen=True)

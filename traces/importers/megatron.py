@@ -24,14 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from traces.errors import one_of
-from traces.format import MAX_EXPERTS, Array
+from traces.format.layout import MAX_EXPERTS, Array
+from traces.format.manifest import Recorder
 from traces.importers import Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.files import MAX_REQUEST_IDS, Line, json_lines
 from traces.importers.passes import MAX_LAYERS, Pass, Turns
-from traces.manifest import Recorder
-from traces.words import integer, member
+from traces.kit.errors import one_of
+from traces.kit.words import integer, member
 
 _NEEDED = ("step", "layer", "num_tokens", "topk", "top_indices")
 _MORE = ("stage", "block", "mtp_idx", "rank")

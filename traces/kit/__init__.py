@@ -1,0 +1,1 @@
+"""The lowest ground: errors, strict readers, units, whole files, words of commands, pictures' common parts."""

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from policies import registry
-from policies.api import Policy, Predictor, Setup
+from policies.api import Predictor, Setup, Signal
 from policies.predictors.saved import Fitted
 from policies.predictors.saved import load as load_predictor
 from policies.promoe import fitted_name
 from real.runtime.generate import Served, run_live
+from real.runtime.live import AHEAD
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
@@ -27,11 +27,12 @@ from sim.core.core import Core
 from sim.core.replay import replay
 from sim.experiment.cell import Cell, Predicted, find_trace, make_cell, make_setup
 from sim.experiment.config import RunConfig
+from sim.experiment.lacks import There
+from sim.experiment.make import make_core, make_policy, policy_of
+from sim.experiment.provenance import result_of
 from sim.experiment.room import AUTO, Context, Room
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile
 from sim.prices.costs import Costs
-from sim.results.document import document
-from sim.workload.history import TrainRequests
 from sim.workload.passes import select
 from traces import Trace, open_trace
 from traces.calibrate.machine import now
@@ -58,7 +59,7 @@ class Session:
 
     def document(self) -> dict[str, Any]:
         """The result document of the simulator, with what is to be said of the device."""
-        made = document(self.cell, self.run.outcome, None)
+        made = result_of(self.cell, self.run.outcome, None)
         made["nulls"]["bounds"] = made["nulls"]["reference"] = "a device's run: python -m sim run has them"
         made["provenance"]["device"] = dict(self.about)
         return made
@@ -69,8 +70,8 @@ def forced(config: RunConfig, name: str, where: Where, weights: str) -> Session:
     cell = make_cell(replace(config, bounds=False))
     model = where.open(name, model_dtype(config), weights, cell.setup.n_layers)
     cell = on_device(cell, model)
-    run = run_forced(cell, model, cell.policy())
-    digest = replay(run.core.log, cell.core(cell.policy()))
+    run = run_forced(cell, model, make_policy(cell))
+    digest = replay(run.core.log, make_core(cell, make_policy(cell)))
     return Session(cell, run, facts_of(model, run, weights, "of the trace", digest))
 
 
@@ -104,7 +105,7 @@ def live(
     if config.budget == AUTO:  # decided here: the trace that is made asks for less context
         config = replace(config, budget=budget_there(setup, model))
         setup = make_live_setup(config, model, loaded.name, predictors, context)
-    policy, fresh = (make_policy(config, setup, history, predictors) for _ in range(2))
+    policy, fresh = (policy_of(config.policy, setup, there(config, history, predictors)) for _ in range(2))
     depth, ends = HardwareProfile.from_dict(config.hardware).link.depth, end_tokens(loaded)
     run, shown = run_live(model, policy, requests, batch=batch, depth=depth, ends=ends, predictors=predictors)
     with torch.inference_mode():
@@ -194,21 +195,7 @@ def make_live_setup(
     return setup
 
 
-def make_policy(config: RunConfig, setup: Setup, history: Trace | None, predictors: Mapping[str, Fitted]) -> Policy:
-    """The configured policy, fitted on the train requests of ``history`` if it wants them. UserError."""
-    given = dict(config.policy)
-    policy = registry.build(str(given.pop("name")), setup, given)
-    if policy.clairvoyant:
-        raise UserError(f"policy={policy.name}: sees the future, and on a device there is none")
-    for missing in sorted(policy.predictors() - predictors.keys()):
-        raise UserError(
-            f"policy={policy.name} needs the predictor {missing}: give predictor=FILE, of python -m policies fit"
-        )
-    if policy.wants_history():
-        train = select(history).train if history is not None else ()
-        if history is None or not train:
-            raise UserError(
-                f"policy={policy.name} learns from train requests: give trace=, of this model, with a split"
-            )
-        policy.fit(TrainRequests(history, train, policy.needs()))
-    return policy
+def there(config: RunConfig, history: Trace | None, predictors: Mapping[str, Fitted]) -> There:
+    """What a policy has of a model that runs; ``history``: the trace whose train requests it learns from."""
+    train = select(history).train if history is not None else ()
+    return There(config.trace, history, train, predictors.keys(), tuple(Signal), AHEAD, live=True)

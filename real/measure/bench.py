@@ -24,6 +24,7 @@ from real.validation.ran import runtime_digest
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.inputs import Inputs
+from sim.experiment.make import make_policy
 from sim.prices import shipped
 from traces.calibrate.machine import describe, now
 from traces.kit.errors import UserError
@@ -119,7 +120,7 @@ class Bench:
     def _warm(self, which: str) -> None:
         """The first request, unmeasured: what a device does once (its kernels, its memory) is in no cell."""
         cell = self.cell(which, "lru", "25%", limit=1, warmup=0)
-        run_forced(cell, self._models[which], cell.policy())
+        run_forced(cell, self._models[which], make_policy(cell))
 
     def drop(self) -> None:
         """Give the models' memory back."""

@@ -20,8 +20,8 @@ from real.runtime.runner import DeviceRun
 from sim.core.accounts import Accounts
 from sim.experiment.cell import Cell
 from sim.experiment.config import RunConfig
+from sim.experiment.provenance import result_of
 from sim.results.columns import label
-from sim.results.document import document
 from traces.kit.errors import UserError
 from traces.kit.whole import write_whole
 
@@ -52,7 +52,7 @@ class Ran:
         """Of a run that has ended."""
         accounts = run.outcome.accounts
         return cls(
-            document(cell, run.outcome, None),
+            result_of(cell, run.outcome, None),
             run.core.digest(),
             counted(accounts),
             run.core.log,

@@ -12,7 +12,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -22,8 +22,10 @@ from sim.cli import split_output, wants_help
 from sim.core.replay import RecordingCore
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.compose import choices, read_config
+from sim.experiment.make import make_core, make_machine, make_policy, make_signals, passes_of, policy_time
 from sim.experiment.policy_time import BASELINE, REPEAT, Logged, measure_policy_time
 from sim.experiment.run import simulate
+from sim.machine import Machine
 from traces.kit.errors import UserError, allowing
 
 DEFAULTS = ("budget=25%", "chunks=3", "bounds=false")
@@ -80,15 +82,15 @@ def _side_by_side(cell: Cell) -> dict[str, Any]:
     for turn in range(PAIRS):
         for name in best:
             sys.stderr.write(f"{name}, {turn + 1} of {PAIRS} ...\n")
-            policy = cell.policy()
+            policy = make_policy(cell)
             if name == "engine":
-                machine: Any = cell.machine(cell.core(policy))
+                machine: Any = make_machine(cell, make_core(cell, policy))
             else:
                 link, threads = cell.hardware.link, cell.hardware.host.predictor_threads
-                own = cell.policy_time(policy.name).ns()
-                machine = textbook(policy, cell.setup, cell.signals(policy), cell.costs, link.depth, threads, own)
+                own = policy_time(cell.hardware, policy.name).ns()
+                machine = textbook(policy, cell.setup, make_signals(cell, policy), cell.costs, link.depth, threads, own)
             began = time.process_time()
-            accounts[name] = machine.run([], cell.passes(cell.selection.measured))
+            accounts[name] = machine.run([], passes_of(cell, cell.selection.measured))
             best[name] = min(best[name], time.process_time() - began)
     if accounts["engine"] != accounts["textbook"]:
         raise AssertionError("the engine and the textbook machine disagree")
@@ -113,9 +115,11 @@ def _beside(words: Sequence[str], others: Sequence[str], form: str) -> int:
     for turn in range(PAIRS):
         for name, cell in cells.items():
             sys.stderr.write(f"{name}, {turn + 1} of {PAIRS} ...\n")
-            machine = cell.machine(cell.core(cell.policy()))  # what is learned before the first step is not timed
+            machine = make_machine(
+                cell, make_core(cell, make_policy(cell))
+            )  # what is learned before the first step is not timed
             began = time.process_time()
-            machine.run([], cell.passes(cell.selection.measured))
+            machine.run([], passes_of(cell, cell.selection.measured))
             best[name] = min(best[name], time.process_time() - began)
     layer_steps = _layer_steps(cells[own])
     rows = {name: {"layer_steps_per_s": layer_steps / s, "ratio": best[own] / s} for name, s in best.items()}
@@ -161,9 +165,9 @@ def _decisions(words: Sequence[str], given: Sequence[str], form: str) -> int:
 
 def _logged(cell: Cell) -> Logged:
     """A simulated run's log, and fresh cores for it."""
-    core = simulate(cell, cell.policy(), record=True).core
+    core = simulate(cell, make_policy(cell), record=True).core
     assert isinstance(core, RecordingCore)
-    return Logged(core.log, lambda: cell.core(cell.policy()))
+    return Logged(core.log, lambda: make_core(cell, make_policy(cell)))
 
 
 def _alone(words: Sequence[str]) -> dict[str, Any]:
@@ -178,9 +182,9 @@ def _alone(words: Sequence[str]) -> dict[str, Any]:
         if passes % 1000 == 0:
             private.append(_private_bytes())
 
-    machine = cell.machine(cell.core(cell.policy()), note)
+    machine = _machine(cell, note)
     began = time.process_time()
-    accounts = machine.run([], cell.passes(cell.selection.measured))
+    accounts = machine.run([], passes_of(cell, cell.selection.measured))
     seconds = time.process_time() - began
     half = len(private) // 2
     return {
@@ -196,8 +200,12 @@ def _alone(words: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _machine(cell: Cell, progress: Callable[[int], None] | None = None) -> Machine:
+    return make_machine(cell, make_core(cell, make_policy(cell)), progress)
+
+
 def _layer_steps(cell: Cell) -> int:
-    return sum(len(step.demand) for step in cell.passes(cell.selection.measured))
+    return sum(len(step.demand) for step in passes_of(cell, cell.selection.measured))
 
 
 def _private_bytes() -> int:

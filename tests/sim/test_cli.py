@@ -20,6 +20,7 @@ from sim.core.core import Core
 from sim.core.replay import replay
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
+from sim.experiment.make import make_policy
 from sim.experiment.run import run
 from sim.workload.signals import TraceSignals
 from traces.importers import Options, route_trace
@@ -145,7 +146,7 @@ def test_the_kept_log_replays_to_the_digest(tmp_path: Path) -> None:
     result = run(*words, out=tmp_path)
     log = np.load(result.folder / "log.npy")
     cell = make_cell(read_config(words))
-    core = Core(cell.policy(), cell.setup, TraceSignals(cell.trace))
+    core = Core(make_policy(cell), cell.setup, TraceSignals(cell.trace))
     assert replay(log.tolist(), core) == result.document["provenance"]["decision_digest"]
 
 

@@ -16,6 +16,7 @@ import pytest
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import choices, read_config
 from sim.experiment.inputs import Inputs
+from sim.experiment.make import make_policy
 from sim.experiment.run import simulate
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -34,7 +35,7 @@ def digests(policy: str) -> Iterator[tuple[str, str]]:
     """By cell, in the words of the command line."""
     for words in CELLS:
         cell = make_cell(read_config([f"policy={policy}", *words, "bounds=false"]), inputs())
-        yield " ".join([f"policy={policy}", *words]), simulate(cell, cell.policy()).core.digest()
+        yield " ".join([f"policy={policy}", *words]), simulate(cell, make_policy(cell)).core.digest()
 
 
 @pytest.mark.parametrize("policy", choices("policy"))

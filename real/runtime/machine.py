@@ -20,8 +20,8 @@ from real.runtime.core import DeviceCore
 from sim.core.accounts import PREDICTOR, Accounts
 from sim.core.state import CoreError
 from sim.core.words import END, NONE
-from sim.results.timeline import PASS
-from sim.timings import Timings
+from sim.machine.listener import PASS
+from sim.machine.timings import Timings
 from sim.workload.passes import Pass
 
 _SPIN_NS = 200_000  # a sleep may last so much longer than asked for

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from sim.cli import split_output, wants_help
-from sim.core.replay import RecordingCore
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.compose import choices, read_config
 from sim.experiment.make import make_core, make_machine, make_policy, make_signals, passes_of, policy_time
 from sim.experiment.policy_time import BASELINE, REPEAT, Logged, measure_policy_time
 from sim.experiment.run import simulate
-from sim.machine import Machine
+from sim.machine.machine import Machine
 from traces.kit.errors import UserError, allowing
 
 DEFAULTS = ("budget=25%", "chunks=3", "bounds=false")
@@ -166,7 +165,6 @@ def _decisions(words: Sequence[str], given: Sequence[str], form: str) -> int:
 def _logged(cell: Cell) -> Logged:
     """A simulated run's log, and fresh cores for it."""
     core = simulate(cell, make_policy(cell), record=True).core
-    assert isinstance(core, RecordingCore)
     return Logged(core.log, lambda: make_core(cell, make_policy(cell)))
 
 

@@ -22,11 +22,11 @@ from sim.core.accounts import (
     Accounts,
 )
 from sim.core.core import Core
+from sim.machine.timings import Timings
 from sim.results.predictions import predictions
 from sim.results.quality import quality
 from sim.results.store import SCHEMA
 from sim.results.timeline import Timeline
-from sim.timings import Timings
 
 NS_PER_MS = 1_000_000
 

@@ -16,7 +16,7 @@ from policies.api import LayerEvent, Policy, Setup
 from policies.parts.ranking import Ranking
 from policies.random import Random
 from sim.core.core import Core
-from sim.machine import Machine
+from sim.machine.machine import Machine
 from tests.policies.lab import FREE, FakeSignals, FlatCosts, Routing, draw, run, setup_of
 
 SIZE = 12

@@ -20,7 +20,8 @@ from real.validation.shown import show
 from real.validation.verdict import label, markdown, summary, worst_first
 from sim.cli import main as simulator
 from sim.core.accounts import LOOKUPS
-from sim.core.replay import NEXT_CHUNK, replay
+from sim.core.log import NEXT_CHUNK
+from sim.core.replay import replay
 from sim.experiment.cell import make_cell
 from sim.experiment.make import make_core, make_policy
 from sim.prices import shipped

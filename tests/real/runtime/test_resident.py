@@ -11,7 +11,7 @@ from policies.api import LayerEvent, Step
 from real.runtime.core import DeviceCore
 from real.runtime.events import Run
 from real.runtime.offloaded import Offloaded
-from sim.results.timeline import PASS
+from sim.machine.listener import PASS
 from tests.real.runtime.rig import CPU, All, Rig, serve, torch
 from tests.traces.models.tiny import tiny
 

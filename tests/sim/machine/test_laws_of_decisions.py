@@ -11,7 +11,7 @@ import pytest
 from policies.api import Policy
 from policies.lru import LRU
 from sim.core.core import Core
-from sim.machine import Machine
+from sim.machine.machine import Machine
 from tests.sim.machine.cases import (
     NoSignals,
     decode,

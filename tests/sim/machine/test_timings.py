@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from sim.experiment.run import Result, run_config
-from sim.timings import RequestTiming
+from sim.machine.timings import RequestTiming
 from tests.sim.small_trace import SIZE, Plan, config, one_layer
 
 COLUMNS = ["admitted_ns", "prefill_end_ns", "end_ns", "ttft_ns", "tpot_ns"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from policies.api import Policy, Setup
-from sim.machine import Machine
+from sim.machine.machine import Machine
 from sim.workload.passes import ClosedLoop, Pass
 from sim.workload.signals import TraceSignals
 from tests.policies.lab import PREDICTORS, FakeHistory, FlatCosts, Witness, draw

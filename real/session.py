@@ -109,7 +109,7 @@ def live(
     depth, ends = HardwareProfile.from_dict(config.hardware).link.depth, end_tokens(loaded)
     run, shown = run_live(model, policy, requests, batch=batch, depth=depth, ends=ends, predictors=predictors)
     with torch.inference_mode():
-        shown.settle_all()
+        shown.keep_all()
     digest = replay(run.core.log, Core(fresh, setup, shown.signals(fresh)))
     scratch = tempfile.TemporaryDirectory(prefix="moe-offload-")
     folder = Path(scratch.name) / "trace"
@@ -132,8 +132,8 @@ def facts_of(model: Offloaded, run: DeviceRun, weights: str, routing: str, repla
         "software": recorder_version(),
         "weights": weights,
         "link_depth": run.machine.depth,
-        "experts": model.computes(run.core.pool),
-        **run.core.pool.facts(),
+        "experts": model.computes(run.machine.pool),
+        **run.machine.pool.facts(),
         "routing": routing,
         "replay_agrees": replayed == run.core.digest(),
     }

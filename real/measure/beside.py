@@ -129,7 +129,7 @@ def _tpot(bench: Bench, model: Offloaded, exact: bool) -> dict[str, Any]:
     with model.computing(exact=exact):
         run = run_forced(cell, model, make_policy(cell))
     spread = latencies(run.outcome.timings)["tpot"]
-    return {"mean": spread["mean"] if spread else None, "slots": run.core.pool.slots}
+    return {"mean": spread["mean"] if spread else None, "slots": run.machine.pool.slots}
 
 
 def _taught(cell: Cell, model: Offloaded, take: Callable[[Pass, Tensor], None]) -> None:

@@ -56,7 +56,7 @@ class Ran:
             run.core.digest(),
             counted(accounts),
             run.core.log,
-            run.core.pool.facts(),
+            run.machine.pool.facts(),
             {"busy_ns": accounts.link_busy_ns, "bytes": accounts.demand_bytes + accounts.speculative_bytes},
             cell.trace.sha256,
             runtime_digest(),

@@ -36,7 +36,7 @@ def run_forced(
     check_shape(cell.setup, model, cell.model.name)
     machine = device_machine(model, policy, make_signals(cell, policy), cell.hardware.link.depth)
     trace, vocabulary = cell.trace, int(model.model.config.get_text_config().vocab_size)
-    tokens = trace.token_ids
+    tokens: NDArray[np.integer[Any]] | None = trace.token_ids
     if tokens is None or int(tokens.max(initial=0)) >= vocabulary:  # none were recorded, or the model knows fewer
         tokens = np.random.default_rng(0).integers(vocabulary, size=trace.N)
     with running(model, machine, Forced(trace)) as runner:

@@ -31,12 +31,12 @@ from sim.experiment.identity import identify
 from sim.experiment.make import make_core, make_policy
 from sim.results.quality import quality
 from sim.results.store import SCHEMA, Store
-from traces.collect.record import Wanted, collect, recorder_version
+from traces.collect.record import Wanted, collect
 from traces.format.layout import SIGNALS
 from traces.kit.errors import UserError
 from traces.kit.options import check_choice, check_range
 from traces.models.devices import ROOM, device_name, free_memory
-from traces.models.load import Loaded
+from traces.models.load import Loaded, recorder_version
 from traces.prompts.jobs import Decoding
 from traces.prompts.source import PromptFile
 

@@ -114,9 +114,9 @@ def main(words: Sequence[str]) -> int:
     from real.report import keep, show
     from real.runtime.models import Where
     from real.session import forced, live
+    from traces.kit.shipped import PROMPTS_FILE
     from traces.prompts.jobs import Decoding
     from traces.prompts.source import PromptFile
-    from traces.reference import PROMPTS_FILE
 
     where = Where(options.device, host_bytes(options.host_memory), options.exact == "true")
     if options.routing:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import real
-from real.runtime.forced import DeviceRun
+from real.runtime.runner import DeviceRun
 from sim.core.accounts import Accounts
 from sim.experiment.cell import Cell
 from sim.experiment.config import RunConfig
@@ -57,7 +57,7 @@ class Ran:
             run.core.digest(),
             counted(accounts),
             run.core.log,
-            run.core.pool.facts(),
+            run.machine.pool.facts(),
             {"busy_ns": accounts.link_busy_ns, "bytes": accounts.demand_bytes + accounts.speculative_bytes},
             cell.trace.sha256,
             runtime_digest(),

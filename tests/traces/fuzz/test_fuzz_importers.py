@@ -36,6 +36,7 @@ def archive(save: Callable[..., None], **arrays: Any) -> bytes:
     return stream.getvalue()
 
 
+FORTRAN = {"experts": np.asfortranarray(IDS), "req_prefill": [3, 0], "req_decode": [1, 2]}
 NPZ = {"experts": IDS, "weights": WEIGHTS, "token_ids": range(6), "req_len": [4, 2], "req_prefill": [3, 0]}
 
 
@@ -76,11 +77,7 @@ def cached() -> bytes:
     rows = [
         {"usage": usage, "choices": [{"routed_experts": raw}]},
         {"prompt_tokens": 6, "completion_tokens": 3, "cached_tokens": 2, "routed_experts": holes.tolist()},
-        {
-            "usage": usage,
-            "prompt_routed_experts": holes[:4].tolist(),
-            "choices": [{"routed_experts": ids[4:].tolist()}],
-        },
+        {"usage": usage, "prompt_routed_experts": holes[:4].tolist(), "routed_experts": ids[4:].tolist()},
         {"id": "a", "choices": [{"routed_experts": ids.tolist()}]},
         {"id": "a", "choices": [], "usage": usage},
     ]
@@ -110,10 +107,7 @@ SOURCES = {
 MORE = {
     "routed_experts, cached": ("routed_experts", cached()),
     "route_trace, dropped": ("route_trace", dropped()),
-    "npz, Fortran": (
-        "npz",
-        archive(np.savez, experts=np.asfortranarray(IDS), req_prefill=[3, 0], req_decode=[1, 2]),
-    ),
+    "npz, Fortran": ("npz", archive(np.savez, **FORTRAN)),
     "jsonl, array": ("jsonl", b"[" + b",\n".join(jsonl(weights=True).splitlines()) + b"]"),
     "jsonl, gzipped": ("jsonl", gzip.compress(jsonl(weights=False), mtime=0)),
 }

@@ -7,7 +7,6 @@ in which no token of the file has an expert: nothing is demanded there, and a bu
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, islice, pairwise
@@ -128,12 +127,9 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
 
 def _state(source: Path) -> tuple[int, ...] | None:
     """Return what changes when somebody writes to the file; None for a folder, in which the trace itself may come."""
-    try:
-        found = source.stat()
-    except OSError:
+    if not source.is_file():
         return None
-    if stat.S_ISDIR(found.st_mode):
-        return None
+    found = source.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -217,9 +213,8 @@ def _say(options: Options, file: File, survey: Survey, shape: tuple[int, int], n
         f"rows that repeat the one before: {survey.repeats}"
     )
     if survey.started:
-        options.note(
-            f"tokens in the KV cache before the first row: {_counted(survey.started, 'request')}; they are context"
-        )
+        told = _counted(survey.started, "request")
+        options.note(f"tokens in the KV cache before the first row: {told}; they are context")
     if survey.absent:
         options.note(f"{_counted(survey.absent, 'token')} without an expert in any layer: absent entries")
     zeros = survey.routed - survey.above_zero

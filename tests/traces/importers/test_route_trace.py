@@ -173,11 +173,8 @@ def test_split_rounds_down_and_leaves_one_of_each(requests: int, split: str, tra
     assert splits.count("train") == train
     if requests > 2:
         assert splits != assign_splits(requests, Fraction(split), 1)
-
-
-def test_one_request_cannot_be_split() -> None:
     with pytest.raises(UserError, match="split: one request"):
-        assign_splits(1, Fraction(1, 2), 0)
+        assign_splits(1, Fraction(split), 0)
 
 
 def replay_lru(trace: Trace, capacity: int, *, last_slot_recent: bool) -> tuple[int, int]:

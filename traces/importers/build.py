@@ -168,10 +168,8 @@ def _kept(source: Path, options: Options, file: File, survey: Survey) -> Array:
         raise TraceError(f"{source.name}: no token has an expert; allowed: at least one with routing")
     silent = np.flatnonzero(kept & ~routed).tolist()
     if silent:
-        options.note(
-            f"left out: {named(silent)} of the {n_layers} (counted from 0), where no token of the file has an expert; "
-            f"without_layers={spans(silent)} states it"
-        )
+        where = f"{named(silent)} of the {n_layers} (counted from 0), where no token of the file has an expert"
+        options.note(f"left out: {where}; without_layers={spans(silent)} states it")
     kept &= routed
     if file.expert_bytes is not None and not all(np.array(file.expert_bytes)[kept] > 0):
         layer = int(np.flatnonzero(kept & (np.array(file.expert_bytes) == 0))[0])
@@ -188,10 +186,8 @@ def _price(options: Options, file: File, survey: Survey, shape: tuple[int, int])
         options.note(f"{n_experts} experts per layer, as {options.model} has; n_experts=E states another number")
     elif not n_experts:
         n_experts = round_experts(survey.largest)
-        options.note(
-            f"{n_experts} experts per layer: the largest id is {survey.largest}, rounded up to a multiple of 4; "
-            "n_experts=E states it"
-        )
+        why = f"the largest id is {survey.largest}, rounded up to a multiple of 4"
+        options.note(f"{n_experts} experts per layer: {why}; n_experts=E states it")
     found = (shape[0], n_experts, shape[1])
     if sizes and sizes != found:
         has, needs = (f"{layers} layers, {experts} experts, top-{top_k}" for layers, experts, top_k in (found, sizes))
@@ -220,10 +216,8 @@ def _say(options: Options, file: File, survey: Survey, shape: tuple[int, int], n
     zeros = survey.routed - survey.above_zero
     # Of a top-1 router, and chosen by too many tokens for chance.
     if zeros and survey.widest == 1 and n_experts > 1 and survey.prompt_rows + survey.decode_rows >= SURE:
-        options.note(
-            f"{named(zeros)} (counted from 0): every token has expert 0; if no expert is there at all, "
-            f"without_layers={spans(zeros)} leaves it out"
-        )
+        hint = f"if no expert is there at all, without_layers={spans(zeros)} leaves it out"
+        options.note(f"{named(zeros)} (counted from 0): every token has expert 0; {hint}")
     if (text := warning(survey.repeats)) is not None:
         options.note(f"warning: {text}")
 

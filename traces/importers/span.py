@@ -42,15 +42,8 @@ def placed(where: str, refuse: Refuse, ids: Array, counts: Counts, first: int | 
     if completion and first + len(ids) == prompt + completion and is_blank(ids[-1]):
         ids = ids[:-1]
     skipped = min(max(0, (counts.cached or 0) - first), len(ids))
-    return Found(
-        where=where,
-        expert_ids=ids[skipped:],
-        prefill=min(max(0, prompt - first - skipped), len(ids) - skipped),
-        start=first + skipped,
-        prompt_tokens=prompt,
-        output_tokens=completion,
-        first_row=skipped,
-    )
+    prefill = min(max(0, prompt - first - skipped), len(ids) - skipped)
+    return Found(where, ids[skipped:], prefill, first + skipped, prompt, completion, first_row=skipped)
 
 
 def is_blank(row: Array) -> bool:

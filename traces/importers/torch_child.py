@@ -41,13 +41,8 @@ def limit(source: Path) -> None:
     taken = Path("/proc/self/statm")  # Linux; elsewhere as much as torch takes with room to spare
     pages = int(taken.read_text().split()[0]) if taken.exists() else 2**22
     memory = pages * resource.getpagesize() + size + HEADROOM
-    seconds = 60 + size // 2**22
-    for what, most in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_FSIZE, 4 * size + 2**20),
-        (resource.RLIMIT_CORE, 0),
-    ):
+    limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_CPU: 60 + size // 2**22, resource.RLIMIT_CORE: 0}
+    for what, most in (limits | {resource.RLIMIT_FSIZE: 4 * size + 2**20}).items():
         hard = resource.getrlimit(what)[1]
         resource.setrlimit(what, (most, hard) if hard == resource.RLIM_INFINITY else (min(most, hard), hard))
 

@@ -127,18 +127,9 @@ def name_ends(axes: Axes, lines: Sequence[Any]) -> bool:
         limit = at[i] - step * rows[i]
     for i, line in enumerate(lines):
         colour, (x, y) = line.get_color(), places[i]
-        axes.annotate(
-            names[i],
-            xy=(x, y),
-            xytext=(right + 0.09, at[i]),
-            xycoords=axes.transAxes,
-            textcoords=axes.transAxes,
-            color=readable(colour),
-            fontsize=LABEL,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"color": colour, **LEADER},
-        )
+        style: dict[str, Any] = {"color": readable(colour), "arrowprops": {"color": colour, **LEADER}, "va": "center"}
+        style |= {"fontsize": LABEL, "annotation_clip": False, "xycoords": axes.transAxes, "textcoords": axes.transAxes}
+        axes.annotate(names[i], (x, y), (right + 0.09, at[i]), **style)
     return True
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from sim.core.accounts import HIT_KINDS, PHASES, STALLS
 from sim.core.replay import RecordingCore
-from sim.results.document import SCHEMA, Outcome
+from sim.results.document import Outcome, read_document
 from sim.results.label import label
 from traces.kit.errors import UserError
 
@@ -43,16 +43,20 @@ class Store:
             if folder.exists():
                 raise UserError(f"{folder}: not a finished run, it has no {file}; remove it to run the cell again")
             return None
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not a result ({error}); remove its folder to run the cell again") from None
-        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-            raise UserError(f"{path}: not a result of schema {SCHEMA}; remove its folder to run the cell again")
-        return found
+        return read_document(path)
+
+    def once(self, folder: Path, file: str, make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
+        """A cell's document, and whether it was there; if not, ``make`` has written it, in one process at a time."""
+        found = self.read(folder, file)
+        if found is None:
+            with self._turn(folder):
+                found = self.read(folder, file)  # two sweeps that meet in one cell run it once
+                if found is None:
+                    return make(), False
+        return found, True
 
     @contextmanager
-    def turn(self, folder: Path) -> Iterator[None]:
+    def _turn(self, folder: Path) -> Iterator[None]:
         """Hold a cell, so that other processes wait; look again whether it is there. A killed holder lets go.
 
         Where the file system has no locks nobody waits: then a cell may be computed twice, with the same bytes.

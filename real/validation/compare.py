@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from real.diff import differences
-from real.runtime.forced import run_forced
 from real.runtime.offloaded import Offloaded
+from real.runtime.recorded import run_forced
 from real.validation.ran import COUNTED, Ran, counted
 from sim.core.accounts import Accounts
-from sim.core.replay import RecordingCore, replay
+from sim.core.replay import replay
 from sim.experiment.cell import Cell
 from sim.experiment.identity import identify
 from sim.experiment.make import make_core, make_policy
@@ -66,7 +66,6 @@ def judge(cell: Cell, runs: Sequence[Ran], priced: Cell | None = None) -> tuple[
     measured, predicted = ran.document, result_of(priced, outcome, None)
     own = identify(cell, outcome.policy.predictors())
     times = {name: [time for it in found if (time := _time(it.document, name)) is not None] for name in TIMES}
-    assert isinstance(outcome.core, RecordingCore)
     parted = differences(ran.log, outcome.core.log, cell.setup.n_experts, cell.setup.chunks)
     row = {
         "policy": dict(own.resolved["policy"]),

@@ -18,13 +18,12 @@ from typing import Any
 
 from sim.cli import split_output, wants_help
 from sim.core.accounts import PHASES, Accounts
-from sim.core.replay import RecordingCore
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.compose import choices, read_config
 from sim.experiment.make import make_core, make_machine, make_policy, passes_of
 from sim.experiment.policy_time import BASELINE, REPEAT, Logged, measure_policy_time
 from sim.experiment.run import simulate
-from sim.machine import Machine
+from sim.machine.machine import Machine
 from traces.kit.errors import UserError, allowing
 
 DEFAULTS = ("budget=25%", "chunks=3", "bounds=false")
@@ -148,9 +147,7 @@ def _show_decisions(found: Mapping[str, Any]) -> str:
 
 def _logged(cell: Cell) -> Logged:
     """A simulated run's log, and fresh cores for it."""
-    core = simulate(cell, make_policy(cell), record=True).core
-    assert isinstance(core, RecordingCore)
-    return Logged(core.log, lambda: make_core(cell, make_policy(cell)))
+    return Logged(simulate(cell, make_policy(cell), record=True).core.log, lambda: make_core(cell, make_policy(cell)))
 
 
 def _alone(words: Sequence[str]) -> dict[str, Any]:

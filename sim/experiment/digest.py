@@ -15,7 +15,7 @@ from policies import registry
 FOLDERS = ("traces/format", "sim/core", "sim/machine", "sim/prices", "sim/workload", "policies/bounds")
 """Every file of these counts."""
 
-RUN, OF_A_RUN = "sim.experiment.run", ("sim.experiment", "sim.results", "sim.machine", "sim.timings", "policies")
+RUN, OF_A_RUN = "sim.experiment.run", ("sim.experiment", "sim.results", "sim.machine", "policies")
 """And all that a run imports of these rooms, the bounds and reference rows among it."""
 
 ASIDE = ("sim", "sim.experiment.compose", "sim.experiment.progress", "sim.results.wording")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from policies import registry
 from policies.api import Policy, Setup
 from sim.core.core import Core
-from sim.core.replay import RecordingCore
+from sim.core.log import record as recorded
 from sim.experiment.cell import Cell
 from sim.experiment.lacks import There, check
 from sim.prices.hardware import HardwareProfile, PolicyTime
@@ -19,7 +19,7 @@ from sim.workload.signals import TraceSignals
 from traces.kit.errors import UserError
 
 if TYPE_CHECKING:
-    from sim.machine import Machine
+    from sim.machine.machine import Machine
 
 
 def make_policy(cell: Cell, name: str | None = None, params: Mapping[str, Any] | None = None) -> Policy:
@@ -61,8 +61,8 @@ def make_signals(cell: Cell, policy: Policy) -> TraceSignals:
 
 def make_core(cell: Cell, policy: Policy, *, setup: Setup | None = None, record: bool = False) -> Core:
     """A fresh core for a policy of this cell, with the signals that the policy declares."""
-    core_type = RecordingCore if record else Core
-    return core_type(policy, setup or cell.setup, make_signals(cell, policy))
+    core = Core(policy, setup or cell.setup, make_signals(cell, policy))
+    return recorded(core) if record else core
 
 
 def make_machine(
@@ -77,7 +77,7 @@ def make_machine(
 
     ``charged``: the policy's own time is, where the profile has one; a reference row's is not.
     """
-    from sim.machine import Machine  # and SimPy, which a real machine may lack
+    from sim.machine.machine import Machine  # and SimPy, which a real machine may lack
 
     return Machine(
         core,
@@ -85,7 +85,7 @@ def make_machine(
         depth=cell.hardware.link.depth,
         predictor_threads=cell.hardware.host.predictor_threads,
         progress=progress,
-        timeline=timeline,
+        listener=timeline,
         policy_ns=policy_time(cell.hardware, core.policy.name).ns() if charged else (0, 0),
     )
 

@@ -29,7 +29,7 @@ from traces.kit.fields import MAX_INT
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished run: its document (DESIGN section 8) and its folder."""
+    """A finished run: its document (docs/design.md, The result) and its folder."""
 
     document: Mapping[str, Any]
     folder: Path

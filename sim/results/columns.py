@@ -94,10 +94,10 @@ def _columns() -> Iterator[Column]:
         yield Column(name, number, "ms/token", f"compute waited: {words}", f"stall_ms_per_token.{stall}")
     yield Column("stall_ms_per_token", number, "ms/token", "their sum")
     for fate in ("demand", *FATES):
-        meaning = "copied on demand" if fate == "demand" else f"copied ahead: {fate.replace('_', ' ')}"
+        meaning = "copied on demand" if fate == "demand" else f"prefetched: {fate.replace('_', ' ')}"
         yield Column(f"bytes_{fate}_per_token", number, "B/token", meaning, f"bytes_per_token.{fate}")
     yield Column("bytes_per_token", number, "B/token", "their sum")
-    yield Column("prefetch_issued", whole, "loads", "asked for ahead", "prefetch.issued")
+    yield Column("prefetch_issued", whole, "loads", "prefetches", "prefetch.issued")
     for fate in FATES:
         yield Column(f"prefetch_{fate}", whole, "loads", f"of these {fate.replace('_', ' ')}", f"prefetch.{fate}")
     for phase in PHASES:

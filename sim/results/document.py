@@ -1,4 +1,4 @@
-"""The result document (DESIGN section 8): derived from the accounts, with nothing left out silently."""
+"""The result document (docs/design.md, The result): derived from the accounts, with nothing left out silently."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from sim.core.accounts import (
     Accounts,
 )
 from sim.core.core import Core
+from sim.machine.timings import Timings
 from sim.results.predictions import predictions
 from sim.results.quality import quality
 from sim.results.timeline import Timeline
-from sim.timings import Timings
 from traces.kit.errors import UserError
 
 NS_PER_MS = 1_000_000

@@ -195,7 +195,7 @@ def _own_time(result: Mapping[str, Any]) -> list[Text]:
 
 
 def _copies(result: Mapping[str, Any]) -> list[Text]:
-    """How busy the link was, how full the budget, and what the copies ahead were good for."""
+    """How busy the link was, how full the budget, and what the prefetches were good for."""
     fates, busy = result["prefetch"], result["link_utilisation"]
     share = "-" if busy is None else f"{100 * busy:.1f}"
     said = [Text(f"link busy {share} % of the time; at most {format_bytes(result['memory']['peak_bytes'])} in use")]

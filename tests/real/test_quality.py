@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 from policies.api import LayerEvent, Routing  # noqa: E402
 from policies.lru import LRU  # noqa: E402
 from real.quality import full_outputs  # noqa: E402
-from real.runtime.forced import run_forced  # noqa: E402
 from real.runtime.offloaded import Offloaded  # noqa: E402
+from real.runtime.recorded import run_forced  # noqa: E402
 from real.scores import Sums, compare  # noqa: E402
 from sim.core.accounts import SKIPPED, SUBSTITUTED  # noqa: E402
 from sim.core.replay import replay  # noqa: E402
@@ -34,9 +34,9 @@ from tests.real.quality_cases import (  # noqa: E402
     requests_of,
     scored,
 )
+from traces.kit.shipped import PROMPTS_FILE  # noqa: E402
 from traces.models.load import load  # noqa: E402
 from traces.prompts.source import PromptFile  # noqa: E402
-from traces.reference import PROMPTS_FILE  # noqa: E402
 
 pytestmark = pytest.mark.ci  # whole models, many times
 NORMALISED = {"olmoe": False, "qwen2_moe": False, "qwen3_moe": True, "mixtral": True}

@@ -14,13 +14,14 @@ import yaml
 from rich.console import Console
 
 from real.cli import main
-from real.runtime.forced import DeviceRun, run_forced
+from real.runtime.runner import DeviceRun, run_forced
 from real.validation import compare as comparing
 from real.validation.shown import show
 from real.validation.verdict import label, markdown, summary, worst_first
 from sim.cli import main as simulator
 from sim.core.accounts import LOOKUPS
-from sim.core.replay import NEXT_CHUNK, replay
+from sim.core.log import NEXT_CHUNK
+from sim.core.replay import replay
 from sim.experiment.cell import make_cell
 from sim.experiment.make import make_core, make_policy
 from sim.prices import shipped

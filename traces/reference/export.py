@@ -20,8 +20,8 @@ from transformers import __version__ as transformers_version
 
 from traces.kit.errors import UserError
 from traces.kit.options import parse_options
+from traces.kit.shipped import MODEL_DIR
 from traces.models.load import load, weights_digest
-from traces.reference import MODEL_DIR
 from traces.reference.architecture import build
 from traces.reference.evaluate import evaluate
 from traces.reference.tokens import END_OF_TEXT

@@ -17,7 +17,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from traces.kit.options import check_range, parse_options
-from traces.reference import PROMPTS_FILE
+from traces.kit.shipped import PROMPTS_FILE
 from traces.reference.text import DOMAINS, Domain
 from traces.reference.tokens import documents
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sim.cli import wants_help
 from traces.kit.errors import UserError
 from traces.kit.units import counted
-from traces.kit.whole import write_whole
+from traces.kit.whole import writable, write_whole
 
 if TYPE_CHECKING:
     from sim.results.compare import Comparison
@@ -50,7 +50,7 @@ HEADINGS = {
 """Of the pictures, by their names."""
 INTRODUCTION = (
     "A Mixture-of-Experts model that does not fit on the GPU keeps its experts in host memory. A policy decides which"
-    " of them are on the GPU, within a budget of its memory, and what is copied ahead. TTFT: time to the first token of"
+    " of them are on the GPU, within a budget of its memory, and what is prefetched. TTFT: time to the first token of"
     " a request; TPOT: time per output token after it; lower is better. Bounds are what no lossless policy can beat;"
     " reference rows cheat, and show how much cheating would help; lossy policies change the model's output."
 )
@@ -76,12 +76,10 @@ def main(words: Sequence[str], again: Callable[[Path], Callable[[str, str], str]
     found = compared("report", words, folder, options, selection)
     beside = target.with_suffix(".csv")
     content, missing = build(found, root, words, beside.name, again(root))
-    try:
+    with writable(f"out={target}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(beside, data(found))
         write_whole(target, content)
-    except OSError as error:
-        raise UserError(f"out={target}: cannot be written ({error.strerror})") from None
     for line in missing:
         sys.stderr.write(f"not drawn: {' '.join(line.split())}\n")
     sys.stderr.write(f"wrote {target}: {counted(len(found.runs), 'run')}, {len(content):,} bytes\n")

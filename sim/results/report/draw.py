@@ -103,10 +103,7 @@ STALLS = (
     " measured request to the end of the last. Each budget has a scale of its own."
 )
 HITS = "The four hit rates that papers mix up, over the lookups of each phase."
-FATES = (
-    "What became of the copies that were asked for ahead: useful ones were complete before they were demanded, late"
-    " ones after."
-)
+FATES = "What became of the prefetches: useful ones were complete before they were demanded, late ones after."
 LINK = "How busy the link was, and what was copied. Nothing lossless copies less than the bound."
 LAYERS = "Layer by layer: complete hits, and stalls"
 POPULARITY = "How often each expert was chosen, over the whole trace: orange is more often than by uniform choice."

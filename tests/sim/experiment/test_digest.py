@@ -84,6 +84,7 @@ def test_digests_follow_the_code_that_matters(code: Path) -> None:
     # (file, which digest it changes: the shared one, lru's, lfu_incache's, gate_ahead's, planted's, acme's)
     changes = {
         "sim/core/state.py": "111111",
+        "sim/machine/gpu.py": "111111",
         "sim/prices/costs.py": "111111",
         "sim/workload/passes.py": "111111",
         "sim/experiment/cell.py": "111111",
@@ -92,7 +93,7 @@ def test_digests_follow_the_code_that_matters(code: Path) -> None:
         "policies/api.py": "111111",
         "policies/bounds/belady_bypass.py": "111111",
         "policies/lru.py": "111111",  # the reference row infinite is LRU
-        "policies/parts/ranking.py": "001010",  # imported by LFU, which lfu_incache extends
+        "policies/parts/orders.py": "001010",  # imported by LFU, which lfu_incache extends
         "policies/gate_ahead.py": "000100",
         "policies/random.py": "000000",
         "policies/planted/__init__.py": "000010",

@@ -397,7 +397,7 @@ def test_titles_of_fates_and_layers_say_of_what(runs: pd.DataFrame, layers: pd.D
 def test_there_are_no_empty_pictures(runs: pd.DataFrame, layers: pd.DataFrame, compared: Comparison) -> None:
     lru = runs[runs["policy"] == "lru"]
     for draw, frame, why in (
-        (pictures.fates, lru, "no policy here copies ahead"),
+        (pictures.fates, lru, "no policy here prefetches"),
         (pictures.latency, lru.iloc[:1], "one figure is no picture: lru has a mean of [0-9.]+ ms"),
         (pictures.hits, lru.iloc[:1], "the same for all runs: resident in prefill: [0-9.]+ %"),
         (pictures.link, lru.iloc[:1], "the same for all runs: the link is busy [0-9.]+ % of the time"),

@@ -258,8 +258,8 @@ def test_the_same_runs_give_the_same_page(grid: Path, html: str, tmp_path: Path)
 def test_what_is_not_drawn_is_said(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "page.html"
     assert main(["report", str(grid), "policy=lru", f"out={target}"]) == 0
-    assert "not drawn: fates: no policy here copies ahead\n" in capsys.readouterr().err
-    assert "fates: no policy here copies ahead" in Reader(target.read_text()).text
+    assert "not drawn: fates: no policy here prefetches\n" in capsys.readouterr().err
+    assert "fates: no policy here prefetches" in Reader(target.read_text()).text
 
 
 def test_another_trace_in_the_place_of_theirs_is_not_drawn(

@@ -87,7 +87,6 @@ def test_digests_follow_the_code_that_matters(code: Path) -> None:
     changes = {
         "sim/core/state.py": "111111",
         "sim/machine/gpu.py": "111111",
-        "sim/machine/gpu.py": "111111",
         "sim/prices/costs.py": "111111",
         "sim/workload/passes.py": "111111",
         "sim/experiment/cell.py": "111111",

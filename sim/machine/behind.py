@@ -62,7 +62,7 @@ class Behind:
     def wait_for_expert(self, now: int, stalls: list[int]) -> int:
         """Compute waits until an expert is ready: charge each nanosecond to the chunk on the link; returns when."""
         core, copies, predictions = self.core, self.link.under_way, self.predictor.under_way
-        ready, kind, chunks = core.ready, core.kind, core.setup.chunks
+        ready, kind, chunks = core.ready, core.state.kind, core.state.chunks
         chunk_done, hand_over, began = self._chunk_done, self.link.hand_over, now
         while not ready:
             if not copies:
@@ -86,7 +86,7 @@ class Behind:
     def _shown(self, chunk: int, now: int) -> None:
         """As the core's ``chunk_done``, for a listener."""
         core, listener = self.core, self.listener
-        kind = core.kind[chunk // core.setup.chunks]
+        kind = core.state.kind[chunk // core.state.chunks]
         listener.copy(now - self.link.copy_ns[chunk], now, chunk, kind)
         if self._waiting_since is not None:
             listener.stall(self._waiting_since, now, kind)

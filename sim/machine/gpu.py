@@ -27,6 +27,7 @@ class Gpu:
         self.core, self.costs, self.behind, self.listener, self.policy_ns = core, costs, behind, listener, policy_ns
         self.steps = 0
         self._expert_done: Callable[[int, int], None] = core.expert_done if listener is NOBODY else self._shown
+        self._routes = core.routes
         self._single_ns = [costs.expert_table(layer, 1)[1] + costs.launch_ns for layer in range(core.setup.n_layers)]
         self._own_ns: Iterator[int] | None = None  # the policy's, of the pass
         self._ns = 0  # of any expert of the event, with its launch
@@ -69,7 +70,7 @@ class Gpu:
             now = behind.block(now, stalls)
         if self._own_ns is not None:
             now = self._decided(now, next(self._own_ns))
-        if rows == 1 and not core.routes:
+        if rows == 1 and not self._routes:
             ns, by_expert = self._single_ns[event.layer], None
         else:
             ns, by_expert = 0, self._prices(rows, event)

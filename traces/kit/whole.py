@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from traces.kit.errors import UserError
 
@@ -82,12 +81,6 @@ def remove_abandoned(folder: Path, name: str = "") -> None:
                 changed = max(path.lstat().st_mtime for path in (left, *left.rglob("*")))
                 if time.time() - changed > ABANDONED_S and not (left / JOURNAL).exists():
                     _remove(left)
-
-
-def sync_stream(stream: BinaryIO) -> None:
-    """Return when what was written to ``stream`` is on the disk."""
-    stream.flush()
-    os.fsync(stream.fileno())
 
 
 def sync_path(path: Path) -> None:

@@ -93,6 +93,9 @@ def test_killed_before_every_call_to_the_system(tmp_path: Path, kind: str) -> No
         found.append(holds(folder / "it", kind))
         if found[-1] is None:
             assert {holds(path, kind) for path in folder.iterdir()} == {"old", "new"}
+        with whole(folder / "it", over=True) as part:
+            lay(part, kind, "again")
+        assert holds(folder / "it", kind) == "again"
     assert len(found) > (8 if kind == "file" else 20)
     assert found[0] == "old"
     assert found[-1] == "new"

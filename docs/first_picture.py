@@ -19,6 +19,7 @@ from sim import load, load_requests
 from sim.experiment.bounds import floors
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
+from sim.experiment.make import passes_of
 from sim.experiment.run import run
 from sim.results.compare.comparison import compare_runs
 from sim.results.pictures import bound, looks
@@ -79,7 +80,7 @@ def measure(out: Path) -> tuple[str, pd.DataFrame]:
 def least(budgets: Iterable[int] = FINE) -> pd.DataFrame:
     """The bound at each of ``budgets``."""
     cell = make_cell(read_config([*POLICIES[BASE], f"budget={AT}B"]))
-    tokens = sum(len(one.requests) for one in cell.passes(cell.selection.measured))
+    tokens = sum(len(one.requests) for one in passes_of(cell, cell.selection.measured))
     rows = [(BOUND, floor.budget_bytes, floor.ns / 1e6 / tokens) for floor in floors(cell, budgets)]
     return pd.DataFrame(rows, columns=list(COLUMNS[:3]))
 

@@ -10,7 +10,6 @@ import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from real.validation.compare import Logs
 from real.validation.criteria import criteria
 from real.validation.verdict import label, markdown, summary, worst_first
 from sim.experiment.cell import Cell
+from sim.experiment.provenance import measured_requests
 from sim.prices import figures
-from sim.results.document import measured_requests
 from traces.kit.strict import dump_json
 from traces.kit.whole import writable, write_whole
 
@@ -42,11 +41,6 @@ class Source:
     code: str
     """Of the runtime."""
     exact: bool = True
-
-
-def now() -> str:
-    """The date and time of a measurement, as documents have it."""
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def document_of(

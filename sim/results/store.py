@@ -5,25 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from sim.core.accounts import HIT_KINDS, PHASES, STALLS
-from sim.core.replay import RecordingCore
-from sim.experiment.config import RunConfig
-from sim.results.columns import label
+from sim.core.log import save
+from sim.results.document import SCHEMA, Outcome
+from sim.results.label import label
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
 from traces.kit.whole import held, remove_abandoned, whole, writable
-
-if TYPE_CHECKING:
-    from sim.results.document import Outcome
-
-SCHEMA = 1
-"""Version of the documents: result.json and bounds.json."""
 
 
 class Store:
@@ -85,18 +78,18 @@ class Store:
                 if not folder.is_dir():
                     raise
 
-    def write(self, folder: Path, result: Mapping[str, Any], outcome: Outcome, config: RunConfig) -> None:
+    def write(self, folder: Path, result: Mapping[str, Any], outcome: Outcome, config: Mapping[str, Any]) -> None:
         """Write a run: result.json, requests.parquet, layers.parquet, config.yaml; if kept, log.npy, timeline.json."""
 
         def fill(temp: Path) -> None:
             _write_json(temp / "result.json", result)
             _requests(outcome, temp / "requests.parquet")
             _layers(outcome, temp / "layers.parquet")
-            (temp / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
-            if isinstance(outcome.core, RecordingCore):
-                outcome.core.save(temp / "log.npy")
+            (temp / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+            if outcome.core.log:
+                save(outcome.core.log, temp / "log.npy")
             if outcome.timeline is not None:
-                outcome.timeline.save(temp / "timeline.json", "simulated", label(config.policy), outcome.core.setup)
+                outcome.timeline.save(temp / "timeline.json", "simulated", label(config["policy"]), outcome.core.setup)
 
         self.place(folder, fill)
 

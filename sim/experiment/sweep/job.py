@@ -27,8 +27,8 @@ from sim.experiment.config import RunConfig
 from sim.experiment.inputs import Inputs
 from sim.experiment.run import run_config
 from sim.experiment.sweep.axes import cells
-from sim.experiment.sweep.unexpected import in_one_line
 from traces.kit.errors import UserError
+from traces.kit.unexpected import in_one_line
 from traces.kit.whole import write_whole
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")

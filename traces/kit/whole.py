@@ -52,6 +52,18 @@ def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> None:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path``, for what is needed on the way; it goes with the block."""
+    remove_abandoned(path.parent, path.name)
+    folder = temporary(path)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
 def temporary(path: Path) -> Path:
     """A name beside ``path`` that nobody has."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")

@@ -12,7 +12,17 @@ import pytest
 
 from traces.kit import whole as module
 from traces.kit.errors import UserError
-from traces.kit.whole import ABANDONED_S, held, publish, remove_abandoned, temporary, whole, writable, write_whole
+from traces.kit.whole import (
+    ABANDONED_S,
+    held,
+    publish,
+    remove_abandoned,
+    scratch,
+    temporary,
+    whole,
+    writable,
+    write_whole,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -176,6 +186,14 @@ def test_names_are_free_and_end_where_they_began(tmp_path: Path) -> None:
     lay(tmp_path / "made", "file", "x")
     publish(tmp_path / "made", tmp_path / "it")
     assert [entry.name for entry in tmp_path.iterdir()] == ["it"]
+
+
+def test_a_scratch_folder_goes_with_its_block(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), scratch(tmp_path / "it") as folder:  # noqa: PT012
+        assert list(tmp_path.iterdir()) == [folder]
+        (folder / "a").write_text("x")
+        raise KeyError
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_holds_a_lock_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""What a policy sees and what it may do (DESIGN sections 3-5).
+"""What a policy sees and what it may do (docs/design.md).
 
-An expert is named by one integer, its *flat number* ``layer * E + index``. A policy is told facts through its
+An expert is named by one integer, its *number* ``layer * E + index``. A policy is told facts through its
 ``on_*`` methods, in time order; it reads the machine through :class:`View`, the model's outputs through
 :class:`Signals`, and acts through :class:`Actions`. It has no clock, no trace and no future: what it decides is
 a pure function of the facts that it was told.
@@ -43,7 +43,7 @@ class Costs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The machine's state, read-only. Experts are flat numbers."""
+    """The machine's state, read-only. Experts are named by their numbers."""
 
     resident: Callable[[int], bool]
     """Whether the expert has a slot."""
@@ -103,7 +103,7 @@ class Setup:
         object.__setattr__(self, "predictors", fixed(self.predictors))
 
     def layer_of(self, expert: int) -> int:
-        """Layer of a flat expert number."""
+        """Layer of an expert number."""
         return expert // self.n_experts
 
     def experts_of(self, layer: int) -> range:
@@ -149,7 +149,7 @@ class Step:
 class LayerEvent:
     """One (step, layer) whose gate has just run. Valid during the call only.
 
-    ``demand``: flat numbers of the experts demanded, in token order (the last token's experts last); ``tokens``:
+    ``demand``: numbers of the experts demanded, in token order (the last token's experts last); ``tokens``:
     tokens per expert, aligned with it; ``requests`` and ``counts``: as in :class:`Step`.
     """
 

@@ -14,7 +14,7 @@ class LFRU(Pooled[Scores]):
 
     The best causal policy in 12 of 13 settings of arXiv 2608.07911 (moe-cache-eval, ``simulate_event_atomic``), with
     its counts: never forgotten, one per layer event. There the event's own experts compete for a place when it ends;
-    here they are pinned and admitted (rule 3). Ties: lower flat number (exact up to 2**26 events). ``scope``: see lru.
+    here they are pinned and admitted (rule 3). Ties: lower number (exact up to 2**26 events). ``scope``: see lru.
     Scores fall at unequal speeds, so no heap: O(experts) in numpy per event with a miss. Lossless; needs no signals.
     """
 

@@ -11,7 +11,7 @@ class LFU(Pooled[Ranking]):
     """Evict the expert that was demanded least often since the beginning, whether it was on the GPU or not.
 
     Perfect LFU: counts are never forgotten (``lfu_incache`` forgets them on eviction). A layer event counts an expert
-    once. Ties: least recently used, then lower flat number. ``scope`` as for lru.
+    once. Ties: least recently used, then lower expert number. ``scope`` as for lru.
     O(log residents) per lookup, amortised. Lossless; needs no signals.
     """
 

@@ -17,7 +17,7 @@ class Static(Policy):
     The resident set of github.com/HaoningJiang-space/backbone-first-moe, and EVAL's static (arXiv 2608.07911). The set
     is the most popular that fits in the budget less ``staging`` experts of the largest size, through which the others
     stream. It fills on first demand, or with ``preload`` by prefetching from the first step on, the most popular first.
-    Ties in popularity: lower flat number. O(1) per lookup. Lossless; needs no signals, but train requests.
+    Ties in popularity: lower expert number. O(1) per lookup. Lossless; needs no signals, but train requests.
     """
 
     name = "static"

@@ -13,7 +13,7 @@ class BeladyForced(Clairvoyant):
     """Evict the expert whose next demand is the farthest away; every demand load is admitted and kept.
 
     Belady, IBM Systems Journal 5(2), 1966. A reference row, not a bound: bypassing admission, prefetching or dividing
-    experts can copy less or finish sooner. Ties go to the larger flat number. A heap holds what may be evicted, keyed
+    experts can copy less or finish sooner. Ties go to the larger expert number. A heap holds what may be evicted, keyed
     by next use, an expert entering when its compute has ended. One that is demanded again leaves its entry behind; such
     entries lie at the bottom and are swept out once they are the majority: O(log experts) per lookup.
     """

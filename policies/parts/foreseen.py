@@ -16,7 +16,7 @@ from policies.parts.ranges import at_least, latency_ns
 
 
 def by_tokens(ids: NDArray[np.integer[Any]], layer: int, n_experts: int) -> list[int]:
-    """The union of what is predicted for each token [rows, K] of ``layer``, as flat numbers; absent ones left out.
+    """The union of what is predicted for each token [rows, K] of ``layer``, as expert numbers; absent ones left out.
 
     Most tokens first, then first come: token by token, by falling score.
     """

@@ -39,7 +39,7 @@ class Division:
 
 
 def divide(trace: Trace, others: Sequence[Trace], seed: int, share: float = 0.1) -> Division:
-    """Divide the train requests of ``trace`` nine to one (DESIGN: fit on train requests, report on test requests).
+    """Divide the train requests of ``trace`` nine to one (docs/design.md, rule 2: test requests are not learned from).
 
     Requests with one prompt stay together, so that none is held out whose twin was learned. Train requests whose
     prompt is that of a test request, here or in one of ``others``, are left out. UserError where too few remain.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from policies.predictors.fitter import Layer, fitter_of
 from traces.format.predicted import INPUTS
 from traces.kit.errors import UserError
 from traces.kit.fields import Fields
-from traces.kit.strict import load_json
+from traces.kit.strict import dump_json, load_json
+from traces.kit.whole import whole, write_whole
 
 SCHEMA = 2
 """2: with the hash of the content, which nothing tells apart without."""
@@ -65,16 +65,13 @@ def save(fitted: Fitted, path: Path) -> Fitted:
     about = {"schema": SCHEMA, **fitted.about}
     text = json.dumps({**about, "sha256": _content(about, tensors)}, sort_keys=True, allow_nan=False)
     raw = module.numpy.save(tensors, {"predictor": text})
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        temporary.write_bytes(raw)
-        _timing(path).unlink(missing_ok=True)  # that of another one
-        temporary.replace(path)
-        _timing(path).write_text(json.dumps(dict(fitted.timing), indent=1) + "\n", encoding="utf-8")
+        with whole(path) as part:
+            part.write_bytes(raw)
+            _timing(path).unlink(missing_ok=True)  # that of another one
+        write_whole(_timing(path), dump_json(dict(fitted.timing)))
     except OSError as error:
         raise UserError(f"out={path}: {error.strerror}; {_WHERE}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return replace(fitted, sha256=hashlib.sha256(raw).hexdigest())
 
 

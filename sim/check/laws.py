@@ -20,7 +20,7 @@ from sim.check.synthetic import PLAIN, FakeSignals, FlatCosts, Routing, World, d
 from sim.check.variants import Variant
 from sim.core.core import Core
 from sim.core.replay import replay
-from sim.experiment.stated import stated
+from sim.core.stated import stated
 from traces.kit.errors import UserError
 
 EXPERT = 12  # bytes

@@ -16,7 +16,7 @@ from policies.api import LayerEvent, Policy, Setup
 from policies.parts.orders import Ranking
 from policies.random import Random
 from sim.core.core import Core
-from sim.machine import Machine
+from sim.machine.machine import Machine
 from tests.policies.lab import FREE, FakeSignals, FlatCosts, Routing, draw, run, setup_of
 
 SIZE = 12
@@ -40,7 +40,7 @@ def hits_of(policy: Policy, routing: Routing) -> list[int]:
 
 
 def one_at_a_time(seed: int, n_layers: int, n_experts: int, length: int, skew: float) -> tuple[Routing, list[int]]:
-    """Decode steps of one expert per layer, by Zipf; and the flat numbers in order."""
+    """Decode steps of one expert per layer, by Zipf; and the expert numbers in order."""
     rng = np.random.default_rng(seed)
     weight = 1.0 / np.arange(1, n_experts + 1) ** skew
     p = [rng.permutation(weight / weight.sum()) for _ in range(n_layers)]

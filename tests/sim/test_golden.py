@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from sim.experiment.cell import make_cell
+from sim.experiment.make import make_policy
 from sim.experiment.run import simulate
 from sim.results.store import layer_rows, request_rows
 from tests.sim.golden_traces import write_traces
@@ -56,7 +57,7 @@ def digests(preset: str, traces: dict[str, Trace]) -> dict[str, str]:
     found: dict[str, str] = {}
     for look, (trace, budget, given) in LOOKS.items():
         cell = make_cell(replace(config(traces[trace], budget, hardware=HARDWARE, **given), policy=policy))
-        outcome = simulate(cell, cell.policy())
+        outcome = simulate(cell, make_policy(cell))
         tables = {
             "requests": request_rows(outcome),
             "layers": layer_rows(outcome),

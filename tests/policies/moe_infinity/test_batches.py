@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sim.experiment.cell import make_cell
+from sim.experiment.make import make_policy
 from sim.experiment.run import simulate
 from tests.sim.small_trace import SIZE, Plan, config, write
 
@@ -24,7 +25,7 @@ def test_every_request_that_has_ended_left_its_own_matrices(batch: int, tmp_path
     trace = write(tmp_path / "t", PLANS, ids, n_experts=4)
     given = config(trace, 8 * SIZE, batch=batch)
     cell = make_cell(replace(given, policy={"name": "moe_infinity", "filled": False}))
-    policy: Any = simulate(cell, cell.policy()).policy
+    policy: Any = simulate(cell, make_policy(cell)).policy
     policy.requests.close(False)  # the last have ended, and nothing came after them
     policy.requests.close(True)
     first, whole = 0, {False: [], True: []}  # type: ignore[var-annotated]

@@ -188,7 +188,7 @@ def test_weights_are_finite(tmp_path: Path, name: str, value: float) -> None:
         saved.load(tmp_path / "f")
 
 
-@pytest.mark.parametrize("failing", ["write_bytes", "replace", "write_text"])
+@pytest.mark.parametrize("failing", ["write_bytes", "replace", "write_whole"])
 def test_a_predictor_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     """What stops before the replacement leaves the old one; what stops after it leaves no times of another."""
     pytest.importorskip("safetensors")
@@ -200,12 +200,12 @@ def test_a_predictor_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, failing, fail)
+        patched.setattr(saved if failing == "write_whole" else Path, failing, fail)
         with pytest.raises(UserError, match=r"^out=.*f: No space left on device; allowed: "):
             saved.save(Fitted({**made.about, "top_k": 1}, made.layers, {"fit_s": 2}), path)
     again = saved.load(path)
-    assert again.about["top_k"] == (1 if failing == "write_text" else K)
-    assert (path.read_bytes() == before) is (failing != "write_text")
+    assert again.about["top_k"] == (1 if failing == "write_whole" else K)
+    assert (path.read_bytes() == before) is (failing != "write_whole")
     assert again.timing == ({"fit_s": 1} if failing == "write_bytes" else {})
     assert not list(tmp_path.glob("*.partial"))
 

@@ -14,7 +14,7 @@ import pytest
 from policies.api import Policy, Setup
 from sim.check.laws import FAST, SLOW
 from sim.check.synthetic import World
-from sim.machine import Machine
+from sim.machine.machine import Machine
 from sim.workload.passes import ClosedLoop, Pass
 from sim.workload.signals import TraceSignals
 from tests.policies.lab import FakeHistory, Witness, draw, variants

@@ -9,9 +9,6 @@ from typing import Any
 from policies.api import Policy
 from sim.core.state import CoreError
 
-LONGEST = 16
-"""Of a list that a person reads whole: beyond it, its range."""
-
 
 def stated(policy: Policy) -> dict[str, Any]:
     """Ask a policy for its facts, once. A copy, in its order; CoreError for what is not plain JSON."""
@@ -24,11 +21,6 @@ def stated(policy: Policy) -> dict[str, Any]:
     return {name: _plain(policy, name, value) for name, value in facts.items()}
 
 
-def worded(facts: Mapping[str, Any]) -> str:
-    """Facts as a person reads them, in one line."""
-    return ", ".join(f"{name.replace('_', ' ')} {_worded(value)}" for name, value in facts.items())
-
-
 def _plain(policy: Policy, name: str, value: object) -> Any:
     if type(value) in (list, tuple):
         return [_plain(policy, name, item) for item in value]  # type: ignore[attr-defined]
@@ -38,13 +30,3 @@ def _plain(policy: Policy, name: str, value: object) -> Any:
         f"policy {policy.name} states {name}={value!r}, a {type(value).__name__};"
         " allowed: text, true, false, null, whole and finite numbers, lists of these"
     )
-
-
-def _worded(value: object) -> str:
-    if isinstance(value, list):
-        if len(value) > LONGEST and all(type(item) in (int, float) for item in value):
-            return f"{_worded(min(value))} to {_worded(max(value))} ({len(value)} values)"
-        return " ".join(map(_worded, value)) or "none"
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    return str(value) if isinstance(value, str) else f"{value:,}"

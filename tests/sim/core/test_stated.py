@@ -17,9 +17,10 @@ from policies import registry
 from policies.api import LayerEvent, Setup
 from policies.lru import LRU
 from sim.core.state import CoreError
+from sim.core.stated import stated
 from sim.experiment.run import Result, run_config
-from sim.experiment.stated import stated, worded
 from sim.results.table import show
+from sim.results.wording import facts_worded
 from tests.sim.small_trace import SIZE, Plan, config, write
 
 
@@ -115,6 +116,6 @@ def test_facts_are_a_copy(run: Any) -> None:
 
 
 def test_long_lists_of_numbers_are_a_range_in_words() -> None:
-    assert worded({"per_layer": list(range(16))}) == "per layer " + " ".join(map(str, range(16)))
-    assert worded({"per_layer": [5, *range(2000, 2016)]}) == "per layer 5 to 2,015 (17 values)"
-    assert worded({"a": True, "b": None, "c": 1000, "d": ["x"] * 17}) == "a true, b null, c 1,000, d" + " x" * 17
+    assert facts_worded({"per_layer": list(range(16))}) == "per layer " + " ".join(map(str, range(16)))
+    assert facts_worded({"per_layer": [5, *range(2000, 2016)]}) == "per layer 5 to 2,015 (17 values)"
+    assert facts_worded({"a": True, "b": None, "c": 1000, "d": ["x"] * 17}) == "a true, b null, c 1,000, d" + " x" * 17

@@ -33,7 +33,7 @@ def built(stem: str, setup: Setup) -> ProMoE:
 
 def test_as_in_finemoe_reuses_the_gate_two_layers_on() -> None:
     """Gate 0's second entry of gate_ahead speaks of layer 2; no fitted predictor is read."""
-    routing = script([[[0], [1], [2]]], [[[2], [], []]], "gate_ahead")
+    routing = script([[[0], [1], [2]]], [[[2], [], []]], signal="gate_ahead")
     policy = built("promoe_as_in_finemoe", setup_of(routing, 12 * SIZE, costs=costs(60)))
     assert policy.needs() == {Signal.GATE_AHEAD}
     assert policy.predictors() == frozenset()

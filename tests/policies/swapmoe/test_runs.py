@@ -13,9 +13,9 @@ import yaml
 from policies import registry
 from policies.swapmoe import SwapMoE
 from policies.swapmoe.kept_mass import Replay, TrainInputs
+from sim.check.synthetic import Recorded
 from sim.machine.machine import Machine
 from tests.policies.lab import FREE, FakeSignals, FlatCosts, Routing, Variant, Witness, draw, run, setup_of
-from tests.policies.swapmoe.test_planner import Recorded
 from tests.policies.test_contracts import assert_causal, assert_keeps_the_rules
 from traces.kit.errors import UserError
 

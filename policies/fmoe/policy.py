@@ -10,7 +10,7 @@ import numpy as np
 from policies.api import History, LayerEvent, Policy, Routing, Schedule, Setup, Signal, Step
 from policies.fmoe.contexts import Contexts, Prefill
 from policies.fmoe.maps import ExpertMaps, Reals, Trajectory, best
-from policies.fmoe.plans import ByUrgency, Fifo, PrefetchQueue, Selection, choose
+from policies.fmoe.plans import ByUrgency, Fifo, Selection, choose
 from policies.fmoe.searches import Found, Searcher
 from policies.fmoe.worth import Eviction, Worth
 from policies.parts.ranges import at_least, between, latency_ns, layers_ahead
@@ -77,7 +77,7 @@ class FMoE(Policy):
         self.uniform, self.double_buffer, self.fetch_all = unsearched == "uniform", double_buffer, fetch_all
         self.contexts = Contexts(n_experts, prefill, choices=maps == "choices", embeds=self.by_embedding)
         self.worth = Worth(n_layers, n_experts, eviction, forget=forget)
-        self.queue: PrefetchQueue = ByUrgency(n_experts) if queue == "urgency" else Fifo(n_layers, n_experts)
+        self.queue = ByUrgency(n_experts) if queue == "urgency" else Fifo(n_layers, n_experts)
         self.searcher = Searcher(latency_ns("search_us", search_us))
         self.store = ExpertMaps(n_layers, n_experts, between("capacity", capacity, 1, MOST_MAPS, "maps"), distance)
 

@@ -27,6 +27,7 @@ def follow(tmp_path: Path) -> Follow:
 
     def do(recipe: str) -> list[str]:
         project = copy_of_the_project(tmp_path / "project", "tests")
+        (project / "CONTRIBUTING.md").write_text(PAGE, encoding="utf-8")  # tests read it
         path = environment_of_its_own(tmp_path / "env").parent
         env = {key: value for key, value in plain_environment().items() if not key.startswith("PYTEST_")}
         env |= {"PYTHONPATH": str(project), "PATH": f"{path}:{env['PATH']}", "PYTEST_ADDOPTS": "-n 0", **PIP}
@@ -35,7 +36,7 @@ def follow(tmp_path: Path) -> Follow:
             if name:
                 place = project / name
                 assert not place.exists(), f"{name}: a recipe is to add a file, not to change one"
-                place.parent.mkdir(exist_ok=True)
+                place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_text(text, encoding="utf-8")
                 continue
             assert language == "sh", f"a block of {language} that has no name"
@@ -51,7 +52,7 @@ def follow(tmp_path: Path) -> Follow:
 
 
 def test_every_recipe_is_followed() -> None:
-    assert set(RECIPES) == {"policy", "importer"}
+    assert set(RECIPES) == {"policy", "predictor", "importer"}
 
 
 @pytest.mark.ci
@@ -68,3 +69,11 @@ def test_an_importer(follow: Follow) -> None:
     *_, checked, inspected = follow("importer")
     assert checked.startswith("ok: my_trace: 2 requests, 4 steps, 5 tokens, 2 layers x 4 experts, top-2, ")
     assert "my_format" in inspected
+
+
+@pytest.mark.ci
+def test_a_predictor(follow: Follow) -> None:
+    *_, ran, checked = follow("predictor")
+    assert re.search(r"\bcounted\b", ran)
+    assert "predictor counted (" in ran
+    assert checked.startswith("counted: ")

@@ -249,7 +249,7 @@ class Policy(Needs, ABC):
     def fit(self, history: History) -> None:
         """Learn from the train requests. Called once, before the first fact, if it wants them."""
 
-    def facts(self) -> Mapping[str, Any]:
+    def decided(self) -> Mapping[str, Any]:
         """What it has decided before the first fact, for the result: a plan, the size of a store.
 
         Asked once, when it is built, fitted and attached; what it learns or changes later is not in it. By name, plain

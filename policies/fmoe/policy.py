@@ -113,7 +113,7 @@ class FMoE(Policy):
         if not self.store.size:
             raise UserError("policy=fmoe: the train requests have no forward pass; allowed: store=online")
 
-    def facts(self) -> Mapping[str, Any]:
+    def decided(self) -> Mapping[str, Any]:
         return {"maps": self.store.size}
 
     def _store(self, block: list[tuple[Reals, Reals | None]]) -> None:

@@ -97,7 +97,7 @@ class MoEInfinity(Policy):
     def fit(self, history: History) -> None:
         self.requests.learn(history)
 
-    def facts(self) -> Mapping[str, Any]:
+    def decided(self) -> Mapping[str, Any]:
         decode, prefill = self.requests.collections
         return {"matrices_prefill": prefill.size, "matrices_decode": decode.size}
 

@@ -107,7 +107,7 @@ class Setup:
         return expert // self.n_experts
 
     def experts_of(self, layer: int) -> range:
-        """Flat numbers of a layer's experts."""
+        """Numbers of a layer's experts."""
         return range(layer * self.n_experts, (layer + 1) * self.n_experts)
 
     def chunk_ns(self, layer: int) -> list[int]:

@@ -74,7 +74,7 @@ class ByUrgency:
 
 
 class Fifo(ByUrgency):
-    """First come, first served, as in the artifact: every expert of a planned layer is queued, the chosen ones before the rest.
+    """First come, first served, as in the artifact: all of a planned layer are queued, the chosen before the rest.
 
     Those queued together go by p x (1 - (layer - first) / (last + 1)) + 1e-6, p of a chosen expert only. A miss drops
     what is queued for earlier layers; nothing else does.

@@ -26,6 +26,11 @@ class Interrupted(KeyboardInterrupt):
         self.status = status
 
 
+def one_line(text: object) -> str:
+    """A message with its line ends, and whatever else a terminal would obey, written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def one_of(allowed: Iterable[object]) -> str:
     """Render the allowed set for an error message."""
     return ", ".join(str(item) for item in allowed)

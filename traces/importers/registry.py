@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import entry_points
 
-from traces.errors import UserError, allowing, one_of
-from traces.format import shown
+from traces.errors import UserError, one_of
 from traces.importers import (
     Importer,
     jsonl,
@@ -40,10 +39,3 @@ def importers() -> dict[str, Importer]:
             raise UserError(f"{where}: {importer.name} is defined twice; allowed: a name besides {one_of(found)}")
         found[importer.name] = importer
     return found
-
-
-def find(name: str) -> Importer:
-    """Return the importer of that name. UserError if there is none."""
-    if name not in importers():
-        raise UserError(f"FORMAT is {shown(name)}; {allowing(name, importers())}")
-    return importers()[name]

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(SHOWN)
         return 0
     if room not in ROOMS:
-        from traces.errors import one_line, one_of
+        from traces.kit.errors import one_line, one_of
 
         sys.stderr.write(
             f"error: {one_line(room)}: no such command; allowed: {one_of([*ROOMS, '--help', '--version'])}\n"

@@ -16,16 +16,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sim import load, load_requests
-from sim.bounds import floors
-from sim.cell import make_cell
-from sim.compare.comparison import compare_runs
-from sim.compose import read_config
-from sim.pictures import bound, looks
-from sim.run import run
-from sim.titles import policy as title_of
-from sim.titles import titles
-from sim.units import format_bytes
-from traces.drawing import GREY, dress, finish, log_scale, readable, svg
+from sim.experiment.bounds import floors
+from sim.experiment.cell import make_cell
+from sim.experiment.compose import read_config
+from sim.experiment.run import run
+from sim.results.compare.comparison import compare_runs
+from sim.results.pictures import bound, looks
+from sim.results.titles import policy as title_of
+from sim.results.titles import titles
+from traces.kit.drawing import GREY, dress, finish, log_scale, readable, svg
+from traces.kit.units import format_bytes
 from traces.version import __version__
 
 HERE = Path(__file__).resolve().parent

@@ -26,7 +26,7 @@ from nbclient import NotebookClient
 from stale import differences
 from traitlets.config import Config
 
-from traces.drawing import few_colours
+from traces.kit.drawing import few_colours
 
 HERE = Path(__file__).resolve().parent
 SECONDS = 120

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
-from traces.collect.options import Ranges, check_choice, check_ranges, parse_options
-from traces.errors import UserError, allowing
-from traces.predicted import check_name
-from traces.reader import Trace, open_trace
+from traces.format.predicted import check_name
+from traces.format.reader import Trace, open_trace
+from traces.kit.errors import UserError, allowing
+from traces.kit.options import Ranges, check_choice, check_ranges, parse_options
 from traces.version import SHOWN
 
 HELP = """\
@@ -181,7 +181,7 @@ def _fit(words: list[str]) -> None:
     from policies.predictors import promoe
     from policies.predictors.mlp import Settings
     from policies.promoe import fitted_name
-    from traces.predicted_writer import refuse_existing
+    from traces.writing.predicted import refuse_existing
 
     trace = _open("trace", options.trace)
     others = [_open("apply", word) for word in dict.fromkeys(options.apply.split(",")) if word]

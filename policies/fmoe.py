@@ -14,7 +14,7 @@ from policies.parts.expert_plans import ByUrgency, Fifo, PrefetchQueue, Selectio
 from policies.parts.expert_searches import Found, Searcher
 from policies.parts.expert_worth import Eviction, Worth
 from policies.parts.foreseen import LONGEST_US
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 BLOCK = 256  # contexts of the train requests that are compared at once
 MOST_MAPS = 65536  # beyond the 50,000 that the paper's theory asks for, a slip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from policies.api import LayerEvent, Setup, Signal
 from policies.parts.foreseen import Foreseen, by_tokens
 from policies.parts.scoped import Scope
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 
 class GateAhead(Foreseen):

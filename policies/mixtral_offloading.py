@@ -8,7 +8,7 @@ from typing import Any
 from policies.api import LayerEvent, Schedule, Setup, Signal
 from policies.parts.foreseen import Foreseen, at_least_one, by_tokens
 from policies.parts.scoped import Scope
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 
 class MixtralOffloading(Foreseen):

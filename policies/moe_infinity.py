@@ -13,7 +13,7 @@ from policies.lfu_incache import LFUInCache
 from policies.parts.eam import Iteration, Matrix, Requests, by_request, shares
 from policies.parts.foreseen import at_least_one, latency_ns
 from policies.parts.ranking import lowest
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 EPSILON = 1e-6
 """Alg. 1's, of which the paper gives no value: among experts that no match used, later layers go first."""

@@ -11,8 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from policies.api import Policy
-from traces.errors import UserError, one_of
-from traces.fields import MAX_INT
+from traces.kit.errors import UserError, one_of
+from traces.kit.fields import MAX_INT
 
 _NOUNS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", NoneType: "null"}
 _TYPES = "bool, int, float, str, a Literal of texts, or one of them or None"

@@ -10,7 +10,7 @@ from policies.lru import LRU
 from policies.parts.foreseen import by_tokens, latency_ns
 from policies.parts.predictor_line import PredictorLine
 from policies.parts.scoped import Scope
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 Source = Literal["hidden", "routing", "gate_ahead"]
 

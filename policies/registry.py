@@ -25,8 +25,8 @@ from policies.parameters import (
     is_of,
     shown_value,
 )
-from traces.errors import UserError, allowing, meant
-from traces.fields import MAX_INT
+from traces.kit.errors import UserError, allowing, meant
+from traces.kit.fields import MAX_INT
 
 GROUP = "moe_offload.policies"
 PACKAGES = ("policies", "policies.bounds")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from policies.api import History, Policy, Setup, Step
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 
 class Static(Policy):

@@ -14,7 +14,7 @@ from policies.api import History, LayerEvent, Policy, Routing, Setup, Signal, St
 from policies.parts.kept_mass import TrainInputs, Unit, by_index, profile
 from policies.parts.planner import Genetic, Plan, frequencies, swaps_per_pass, uniform
 from policies.parts.virtual_experts import importance, masked_gate, ranked, token_norms
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 MOST = 1_000_000
 """Of inputs, swaps and shares: more than anything has; what is far beyond it leaves 64 bits."""

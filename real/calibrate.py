@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from real.grid import read_profile
 from real.run import prepare
 from real.words import host_bytes
-from sim.profiles import AS_TRACED, HardwareProfile, shipped
-from traces.collect.options import check_choice, check_range, parse_options
-from traces.errors import UserError
+from sim.prices import AS_TRACED, HardwareProfile, shipped
+from traces.kit.errors import UserError
+from traces.kit.options import check_choice, check_range, parse_options
 
 if TYPE_CHECKING:
     from real.overheads import Overheads
@@ -92,7 +92,7 @@ def main(words: Sequence[str]) -> int:
     from real.runtime.models import open_model
     from real.runtime.offloaded import Offloaded
     from traces.calibrate.profile import write
-    from traces.collect.devices import device_of
+    from traces.models.devices import device_of
 
     device, layers = device_of(options.device), profile.get("moe_layers")
     name, dtype = options.checkpoint or options.model, str(profile["dtype"] or "auto")

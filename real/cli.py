@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from sim.cli import guarded
-from traces.errors import UserError, allowing
+from traces.kit.errors import UserError, allowing
 from traces.version import SHOWN
 
 VERBS = {

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from real.words import is_checkpoint
-from sim.config import RunConfig, load_configs
-from sim.profiles import AS_TRACED
-from traces.errors import UserError
+from sim.experiment.config import RunConfig, load_configs
+from sim.prices import AS_TRACED
+from traces.kit.errors import UserError
 
 BESIDE = ("hardware", "trace")
 """What may be given beside a file: it may lie elsewhere on the machine that reads it."""
@@ -31,7 +31,7 @@ def read_cells(rest: Sequence[str], file: str, profile: Path | None = None) -> l
     if not any(word.startswith(("model=", "trace=")) for word in words):
         words.append("model=reference")
     try:
-        from sim.sweep.plan import read_grid
+        from sim.experiment.sweep.plan import read_grid
     except ImportError as error:
         raise UserError(f"Hydra is not installed ({error.name}); allowed: --config FILE, resolved elsewhere") from None
     return read_grid([f"model={AS_TRACED}" if is_checkpoint(word) else word for word in words])

@@ -17,11 +17,11 @@ from typing import Any
 from real.runtime.forced import run_forced
 from real.runtime.offloaded import Offloaded
 from real.synthetic import write_uniform
-from sim.cell import Cell, make_cell
-from sim.config import RunConfig
 from sim.core.accounts import LOOKUPS, Accounts
-from sim.results import Outcome
-from sim.run import simulate
+from sim.experiment.cell import Cell, make_cell
+from sim.experiment.config import RunConfig
+from sim.experiment.run import simulate
+from sim.results.document import Outcome
 
 PREFILLS = (16, 64, 256)
 LONGEST_COPY_OVERHEAD_NS = 10**9

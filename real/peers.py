@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from real.run import prepare
 from real.words import checkpoint, configuration, divide, host_bytes, model_dtype
-from sim.config import RunConfig
-from traces.collect.options import check_choice, check_range
-from traces.errors import UserError
+from sim.experiment.config import RunConfig
+from traces.kit.errors import UserError
+from traces.kit.options import check_choice, check_range
 
 if TYPE_CHECKING:
     from real.runtime.offloaded import Offloaded
@@ -94,7 +94,7 @@ def measure(config: RunConfig, options: Options, name: str) -> dict[str, Any]:
     """All rows, one after the other, on one model. UserError where it does not fit."""
     from real.runtime.models import open_model
     from real.runtime.offloaded import Offloaded
-    from traces.collect.devices import device_of
+    from traces.models.devices import device_of
 
     host, layers = host_bytes(options.host_memory), int(config.model.get("moe_layers", 0)) or None
     made = open_model(name, model_dtype(config), options.weights, layers, host_memory=host)
@@ -115,8 +115,8 @@ def beside(
     """
     from real.runtime.host import Host
     from real.runtime.library import accelerated, resident
-    from traces.collect.devices import device_name
     from traces.collect.record import recorder_version
+    from traces.models.devices import device_name
 
     device, prompt, store = model.backend.device, _tokens(model, options.prompt_tokens, 0), model.store
     about = {"device": device_name(device), "software": recorder_version()}
@@ -175,7 +175,7 @@ def _served(
     """Median over decode passes, ms, of one request after one that brings experts in."""
     from real.runtime.generate import Served
     from real.session import make_live_setup, make_policy, serve
-    from sim.room import Context
+    from sim.experiment.room import Context
 
     both = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1))
     context = Context.of((len(tokens) + n for tokens, n in both), config.workload["batch"])

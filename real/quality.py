@@ -25,19 +25,19 @@ from real.runtime.taught import run_taught
 from real.scores import Kept, Scores
 from real.session import on_device
 from real.words import checkpoint, configuration, divide, host_bytes, model_dtype
-from sim.cell import Cell, make_cell
-from sim.config import RunConfig
-from sim.provenance import code_digest
-from sim.quality import quality
-from sim.store import SCHEMA, Store
-from traces.collect.devices import ROOM, device_name, device_of, free_memory
-from traces.collect.jobs import Decoding
-from traces.collect.load import Loaded
-from traces.collect.options import check_choice, check_range
-from traces.collect.prompts import PromptFile
+from sim.experiment.cell import Cell, make_cell
+from sim.experiment.config import RunConfig
+from sim.experiment.digest import code_digest
+from sim.results.quality import quality
+from sim.results.store import SCHEMA, Store
 from traces.collect.record import Wanted, collect, recorder_version
-from traces.errors import UserError
-from traces.format import SIGNALS
+from traces.format.layout import SIGNALS
+from traces.kit.errors import UserError
+from traces.kit.options import check_choice, check_range
+from traces.models.devices import ROOM, device_name, device_of, free_memory
+from traces.models.load import Loaded
+from traces.prompts.jobs import Decoding
+from traces.prompts.source import PromptFile
 
 USAGE = """\
 python -m real quality policy=NAME budget=SIZE[,SIZE ...] [key=value ...]
@@ -211,7 +211,7 @@ def full_outputs(cell: Cell, model: Offloaded) -> Kept:
 
 
 def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, options: Options) -> dict[str, Any]:
-    from sim.run import simulate  # and SimPy
+    from sim.experiment.run import simulate  # and SimPy
 
     scores = Scores(cell.trace, kept)
     run = run_taught(cell, model, cell.policy(), scores.take)

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.cli import stdout_console
-from sim.quality import SHARES
-from sim.units import format_bytes
+from sim.results.quality import SHARES
+from traces.kit.units import format_bytes
 
 
 def show(documents: Sequence[Mapping[str, Any]]) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from real.session import Session
-from sim.frame import label
-from sim.store import Store, layer_rows, request_rows
+from sim.results.columns import label
+from sim.results.store import Store, layer_rows, request_rows
 
 
 def keep(out: Path, session: Session, document: Mapping[str, Any], *, timeline: bool) -> Path:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from real.runtime.forced import row_ends
 from sim.core.accounts import PHASES
-from sim.workload import Pass
+from sim.workload.passes import Pass
 from traces import Trace
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 BLOCK = 64
 """Rows that are compared at a time: of a large vocabulary, in double precision."""

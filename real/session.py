@@ -30,26 +30,26 @@ from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from real.runtime.trace import write_trace
 from real.words import host_bytes, model_dtype
-from sim.cell import Cell, Predicted, find_trace, make_cell, make_setup
-from sim.config import RunConfig
 from sim.core.core import Core
-from sim.costs import Costs
-from sim.facts import stated
-from sim.history import TrainRequests
-from sim.profiles import AS_TRACED, HardwareProfile, ModelProfile
-from sim.replay import replay
-from sim.results import Outcome, document
-from sim.room import AUTO, Context, Room
-from sim.signals import TraceSignals
-from sim.workload import select
+from sim.core.replay import replay
+from sim.experiment.cell import Cell, Predicted, find_trace, make_cell, make_setup
+from sim.experiment.config import RunConfig
+from sim.experiment.room import AUTO, Context, Room
+from sim.experiment.stated import stated
+from sim.prices import AS_TRACED, HardwareProfile, ModelProfile
+from sim.prices.costs import Costs
+from sim.results.document import Outcome, document
+from sim.workload.history import TrainRequests
+from sim.workload.passes import select
+from sim.workload.signals import TraceSignals
 from traces import Trace, open_trace
-from traces.collect.devices import ROOM, device_name, device_of, free_memory
-from traces.collect.families import MoeModel
-from traces.collect.jobs import Decoding, plan
-from traces.collect.load import Loaded
-from traces.collect.prompts import PromptFile
 from traces.collect.record import end_tokens, recorder_version
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.models.devices import ROOM, device_name, device_of, free_memory
+from traces.models.families import MoeModel
+from traces.models.load import Loaded
+from traces.prompts.jobs import Decoding, plan
+from traces.prompts.source import PromptFile
 from traces.reference import PROMPTS_FILE
 
 if TYPE_CHECKING:

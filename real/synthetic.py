@@ -27,7 +27,7 @@ def draw(
 ) -> Path:
     """Requests of (prompt tokens, decode steps), each row's K of E experts in each of L layers without replacement.
 
-    ``sizes``: L, E, K. ``about``: what else is known of the model, as traces.manifest.About.
+    ``sizes``: L, E, K. ``about``: what else is known of the model, as traces.format.manifest.About.
     """
     generator, (L, E, K) = np.random.default_rng(seed), sizes
     with TraceWriter(path, n_layers=L, n_experts=E, top_k=K) as out:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from real.grid import names_hardware, read_cells
 from real.run import prepare
 from real.words import divide, host_bytes, is_checkpoint
-from sim.cell import Cell, make_cell
-from sim.config import RunConfig
-from traces.collect.options import check_choice, check_range
-from traces.errors import UserError, one_of
+from sim.experiment.cell import Cell, make_cell
+from sim.experiment.config import RunConfig
+from traces.kit.errors import UserError, one_of
+from traces.kit.options import check_choice, check_range
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +119,7 @@ def main(words: Sequence[str]) -> int:
     given = names_hardware(rest, options.config)
     configs = read_cells(rest, options.config)  # a mistake is told before anything is measured
     prepare(options.threads)
-    from traces.collect.devices import device_of
+    from traces.models.devices import device_of
 
     device = device_of(options.device)
     named = [word.partition("=")[2] for word in rest if is_checkpoint(word)]
@@ -203,7 +203,7 @@ class Bench:
         """The cell's model. UserError where it cannot be had, or computes in no dtype of ours."""
         from real.runtime.models import open_model
         from real.runtime.offloaded import Offloaded
-        from traces.calibrate.shapes import DTYPES
+        from traces.models.shapes import DTYPES
 
         name, dtype = self.checkpoint or cell.model.name, cell.costs.dtype
         if dtype not in DTYPES:

@@ -7,11 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sim.config import RunConfig, load_config
-from sim.units import parse_bytes
-from traces import conf
-from traces.collect.options import parse_options
-from traces.errors import UserError, allowing
+from sim.experiment.config import RunConfig, load_config
+from traces.kit import conf
+from traces.kit.errors import UserError, allowing
+from traces.kit.options import parse_options
+from traces.kit.units import parse_bytes
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def configuration(rest: Sequence[str], file: str, default_model: str = "referenc
             raise UserError(f"{rest[0]}: not beside config={file}, which holds the whole configuration")
         return load_config(Path(file))
     try:
-        from sim.compose import read_config
+        from sim.experiment.compose import read_config
     except ImportError as error:
         raise UserError(
             f"Hydra is not installed ({error.name}); allowed: --config FILE, a resolved configuration"

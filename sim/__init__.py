@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sim.runs import load, load_layers, load_requests, save
+    from sim.results.load import load, load_layers, load_requests, save
     from traces.version import __version__
 
 __all__ = ["__version__", "load", "load_layers", "load_requests", "save"]
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return __version__
     if name in __all__:
-        from sim import runs
+        from sim.results import load as runs
 
         return getattr(runs, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from traces.errors import UserError, allowing
+from traces.kit.errors import UserError, allowing
 from traces.version import SHOWN
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
-        from sim.help import HELP
+        from sim.experiment.help import HELP
 
         sys.stdout.write(HELP)
         return 0
@@ -59,22 +59,22 @@ def guarded(command: Callable[[], int]) -> int:
 
 def _run(words: Sequence[str]) -> int:
     if wants_help(words):
-        from sim.help import run_help
+        from sim.experiment.help import run_help
 
         sys.stdout.write(run_help())
         return 0
     if any(word in ("-m", "--multirun") for word in words):
-        from sim.sweep.multirun import multirun
+        from sim.experiment.sweep.multirun import multirun
 
         return multirun([word for word in words if word not in ("-m", "--multirun")])
     overrides, output = split_output(words)
     for word in overrides:
         if word.lstrip("+~").startswith("hydra"):
             raise UserError(f"{word}: Hydra's own keys have a meaning with -m only")
-    from sim.compose import read_config
-    from sim.progress import progress_bar
-    from sim.run import run_config
-    from sim.sweep.plan import blamed, check_single
+    from sim.experiment.compose import read_config
+    from sim.experiment.progress import progress_bar
+    from sim.experiment.run import run_config
+    from sim.experiment.sweep.plan import blamed, check_single
 
     check_single(overrides)
     with blamed(overrides):
@@ -89,7 +89,7 @@ def _run(words: Sequence[str]) -> int:
 def _config(words: Sequence[str]) -> int:
     """Print the resolved configuration: a run of it needs no Hydra."""
     if wants_help(words):
-        from sim.help import CONFIG_HELP
+        from sim.experiment.help import CONFIG_HELP
 
         sys.stdout.write(CONFIG_HELP)
         return 0
@@ -98,9 +98,9 @@ def _config(words: Sequence[str]) -> int:
     if wrong := [word for word in rest if word.startswith(("out=", "format="))]:
         raise UserError(f"{wrong[0]}: no part of a configuration; give it to the command that reads the file")
     overrides, _ = split_output(rest)
-    from sim.compose import read_config
-    from sim.config import dump_configs
-    from sim.sweep.plan import check_single, read_grid
+    from sim.experiment.compose import read_config
+    from sim.experiment.config import dump_configs
+    from sim.experiment.sweep.plan import check_single, read_grid
 
     if not many:
         check_single(overrides)
@@ -123,7 +123,7 @@ def report(document: object, form: str) -> None:
     if form == "json":
         sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
         return
-    from sim.table import show
+    from sim.results.table import show
 
     show(document, stdout_console())  # type: ignore[arg-type]
 
@@ -173,11 +173,11 @@ def _main_of(module: str) -> Callable[[Sequence[str]], int]:
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
-    "compare": _main_of("sim.compare.cli"),
-    "report": _main_of("sim.report.cli"),
+    "compare": _main_of("sim.results.compare.cli"),
+    "report": _main_of("sim.results.report.cli"),
     "config": _config,
     "check": _main_of("sim.check.cli"),
-    "curve": _main_of("sim.curve"),
-    "timeline": _main_of("sim.side_by_side"),
-    "bench": _main_of("sim.bench"),
+    "curve": _main_of("sim.experiment.curve"),
+    "timeline": _main_of("sim.results.side_by_side"),
+    "bench": _main_of("sim.experiment.bench"),
 }

@@ -17,10 +17,10 @@ from sim.core.accounts import PREDICTOR, Accounts
 from sim.core.core import Core
 from sim.core.state import CoreError
 from sim.core.words import NONE, WAIT
-from sim.costs import Costs
-from sim.timeline import LEAD, Timeline
+from sim.prices.costs import Costs
+from sim.results.timeline import LEAD, Timeline
 from sim.timings import Timings
-from sim.workload import Pass
+from sim.workload.passes import Pass
 
 _BURST = 1 << 16  # predictions at one instant that no policy can mean
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sim.workload import Pass
+from sim.workload.passes import Pass
 
 
 @dataclass(slots=True)

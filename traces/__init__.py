@@ -1,12 +1,12 @@
 """What happened: the trace format, its reader and its writer."""
 
-from traces.errors import TraceError, UserError
-from traces.fields import FileEntry
-from traces.format import DECODE, PREFILL, STEP_DTYPE, Request, by_descending_weight
-from traces.manifest import Manifest, Model, Prompts, Recorder
-from traces.reader import Trace, open_trace
+from traces.format.layout import DECODE, PREFILL, STEP_DTYPE, Request, by_descending_weight
+from traces.format.manifest import Manifest, Model, Prompts, Recorder
+from traces.format.reader import Trace, open_trace
+from traces.kit.errors import TraceError, UserError
+from traces.kit.fields import FileEntry
 from traces.version import __version__
-from traces.writer import TraceWriter
+from traces.writing.writer import TraceWriter
 
 __all__ = [
     "DECODE",

@@ -12,7 +12,7 @@ from policies.api import Actions, Setup, Step, View
 from policies.lru import LRU
 from policies.parts.predictor_line import PredictorLine
 from policies.parts.scoped import Scope
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 LONGEST_US = 1_000_000
 """A prediction of a second is a slip; sums of much longer ones would leave 64 bits."""

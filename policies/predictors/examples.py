@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces import PREFILL, Trace
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 Input = Literal["hidden", "routing"]
 Target = Literal["probs", "chosen"]

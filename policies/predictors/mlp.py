@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 Array = NDArray[np.float32]
 TENSORS = ("mean", "scale", "w1", "b1", "w2", "b2")

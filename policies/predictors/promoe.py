@@ -32,10 +32,10 @@ from policies.predictors.mlp import Settings
 from policies.predictors.saved import Fitted, check_target, save
 from policies.promoe import fitted_name
 from traces import Trace
-from traces.errors import UserError
-from traces.mapped import row_chunks
-from traces.predicted import Predicted
-from traces.predicted_writer import write_predicted
+from traces.format.mapped import row_chunks
+from traces.format.predicted import Predicted
+from traces.kit.errors import UserError
+from traces.writing.predicted import write_predicted
 
 KIND = "promoe"
 

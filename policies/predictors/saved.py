@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from policies.predictors.mlp import MLP, TENSORS
-from traces.errors import UserError
-from traces.fields import Fields
-from traces.predicted import INPUTS
-from traces.strict import load_json
+from traces.format.predicted import INPUTS
+from traces.kit.errors import UserError
+from traces.kit.fields import Fields
+from traces.kit.strict import load_json
 
 SCHEMA = 2
 """2: with the hash of the content, which nothing tells apart without."""

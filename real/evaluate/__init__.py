@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from traces.collect.options import check_choice, parse_options
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.kit.options import check_choice, parse_options
 
 USAGE = """\
 python -m real evaluate DIR [key=value ...]

@@ -17,11 +17,11 @@ from real.validation.compare import judge
 from real.validation.own_time import own_time
 from real.validation.ran import Runs, load_all
 from real.validation.writing import Source, document_of
-from sim.cell import make_cell
 from sim.core.state import CoreError
-from sim.inputs import Inputs
-from sim.profiles import HardwareProfile
-from traces.errors import UserError, one_of
+from sim.experiment.cell import make_cell
+from sim.experiment.inputs import Inputs
+from sim.prices import HardwareProfile
+from traces.kit.errors import UserError, one_of
 
 GRIDS = {"cells": "recorded routing", "link": "drawn routing on few, large experts, for the link alone"}
 ABOUT = ("device", "host", "python", "torch", "transformers", "size", "code")

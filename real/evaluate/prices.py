@@ -11,12 +11,12 @@ from typing import Any
 from real import overheads
 from real.calibrate import with_overheads
 from real.overheads import Sample
-from sim.cell import Cell, make_cell
-from sim.config import RunConfig
-from sim.results import latencies
-from sim.run import simulate
+from sim.experiment.cell import Cell, make_cell
+from sim.experiment.config import RunConfig
+from sim.experiment.run import simulate
+from sim.results.document import latencies
 from traces.calibrate.tables import pooled
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 
 def samples(found: Mapping[str, Any], traces: Path, hardware: Mapping[str, Any]) -> list[Sample]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from real.evaluate.evaluation import Evaluation
 from real.validation.writing import word, writable, write_results
-from sim.profiles import HardwareProfile
+from sim.prices import HardwareProfile
 from traces.calibrate.profile import write as write_profile
-from traces.whole import write_whole
+from traces.kit.whole import write_whole
 
 
 def write(found: Evaluation, page: str, out: Path) -> None:

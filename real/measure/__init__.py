@@ -9,8 +9,8 @@ from pathlib import Path
 
 from real.run import prepare
 from real.words import host_bytes
-from traces.collect.options import check_choice, check_range, parse_options
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.kit.options import check_choice, check_range, parse_options
 
 USAGE = """\
 python -m real measure out=DIR [minutes=9] [key=value ...]
@@ -82,7 +82,7 @@ def main(words: Sequence[str]) -> int:
     prepare(options.threads)
     from real.measure.bench import Bench
     from real.measure.steps import STEPS, chosen, run
-    from traces.collect.devices import device_of
+    from traces.models.devices import device_of
 
     plan = chosen(options.only)
     bench = Bench(Path(options.out), device_of(options.device), options, clock)

@@ -23,13 +23,13 @@ from real.runtime.offloaded import Offloaded
 from real.synthetic import draw
 from real.validation.ran import runtime_digest
 from real.words import host_bytes
-from sim.cell import Cell, make_cell
-from sim.config import RunConfig
-from sim.inputs import Inputs
-from sim.profiles import shipped
+from sim.experiment.cell import Cell, make_cell
+from sim.experiment.config import RunConfig
+from sim.experiment.inputs import Inputs
+from sim.prices import shipped
 from traces.calibrate.machine import describe
-from traces.errors import UserError
-from traces.whole import write_whole
+from traces.kit.errors import UserError
+from traces.kit.whole import write_whole
 
 if TYPE_CHECKING:
     from real.measure import Options

@@ -20,11 +20,11 @@ from real.runtime.forced import run_forced
 from real.runtime.library import resident
 from real.runtime.offloaded import Offloaded
 from real.runtime.taught import run_taught
-from sim.cell import Cell
-from sim.results import latencies
-from sim.workload import Pass
-from traces.errors import UserError
-from traces.whole import write_whole
+from sim.experiment.cell import Cell
+from sim.results.document import latencies
+from sim.workload.passes import Pass
+from traces.kit.errors import UserError
+from traces.kit.whole import write_whole
 
 PASSES = (4, 7)
 """After so many passes the profiler begins, and ends."""

@@ -21,10 +21,10 @@ from real.runtime.offloaded import Offloaded
 from real.runtime.pinned import PageLocks
 from real.runtime.selfcheck import CHECKS, ONLY_CUDA
 from real.words import host_bytes
-from sim.replay import replay
-from sim.units import format_bytes
+from sim.core.replay import replay
 from traces.calibrate.timing import Clock, measure
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.kit.units import format_bytes
 
 NEEDS = {"python": "3.11", "torch": "2.11", "transformers": "5.17", "numpy": "2.0", "yaml": "6", "safetensors": "0.5"}
 """The least versions, as pyproject.toml has them."""

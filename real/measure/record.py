@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from traces.errors import UserError
-from traces.whole import write_whole
+from traces.kit.errors import UserError
+from traces.kit.whole import write_whole
 
 FILE, LOCK = "measure.json", ".lock"
 SCHEMA = 1

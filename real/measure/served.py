@@ -14,9 +14,9 @@ from real.runtime.forced import run_forced
 from real.session import check_device
 from real.validation.own_time import own_time
 from real.validation.ran import Ran, load, load_all, save
-from sim.cell import make_cell
-from sim.config import RunConfig
-from traces.errors import UserError
+from sim.experiment.cell import make_cell
+from sim.experiment.config import RunConfig
+from traces.kit.errors import UserError
 
 SLACK = 1.2
 """A cell is begun where so many times the longest one's seconds are left."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sim.profiles import shipped
+from sim.prices import shipped
 
 
 @dataclass(frozen=True)

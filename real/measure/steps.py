@@ -14,7 +14,7 @@ from real.measure import beside, device, preflight, served
 from real.measure.bench import Bench, say
 from real.measure.clock import Clock, OutOfTimeError
 from real.measure.record import State, claim
-from traces.errors import UserError, allowing, one_of
+from traces.kit.errors import UserError, allowing, one_of
 
 
 @dataclass(frozen=True)

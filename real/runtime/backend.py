@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from traces.collect.devices import indexed
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.models.devices import indexed
 
 
 class DeviceError(UserError):

@@ -20,7 +20,7 @@ from real.runtime.backend import Backend, DeviceError, Ticket
 from real.runtime.core import DeviceCore
 from sim.core.state import DEMAND
 from sim.core.words import NONE
-from sim.timeline import Timeline
+from sim.results.timeline import Timeline
 
 SWITCH_S = 5e-5
 """How long one thread may keep the interpreter from the other: the default, 5 ms, is a hundred expert computations."""

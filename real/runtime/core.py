@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from policies.api import LayerEvent, Policy, Routing, Setup
 from real.runtime.pool import Pool
+from sim.core.replay import RecordingCore
 from sim.core.state import CoreError
 from sim.core.words import StepSignals
-from sim.replay import RecordingCore
 
 
 class DeviceCore(RecordingCore):

@@ -16,7 +16,7 @@ from policies.lru import LRU
 from real.runtime.backend import Backend, DeviceError, Ticket
 from real.runtime.events import Run
 from real.runtime.tiny import follow, tiny_model
-from sim.workload import Pass
+from sim.workload.passes import Pass
 
 
 class _Counted:

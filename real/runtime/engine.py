@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from real.runtime.backend import upload
-from traces.collect.cache import cache_key, known
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.models.cache import cache_key, known
 
 
 def check_cache(model: Any) -> None:

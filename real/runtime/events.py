@@ -12,8 +12,8 @@ from torch import Tensor
 from real.runtime.compute import LayerCompute
 from real.runtime.machine import Machine
 from real.runtime.placing import Places, place
-from sim.workload import Pass
-from traces.collect.scoring import Law
+from sim.workload.passes import Pass
+from traces.models.scoring import Law
 
 
 class Feed(Protocol):

@@ -14,13 +14,13 @@ from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from real.runtime.recorded import Forced
-from sim.cell import Cell
-from sim.facts import stated
-from sim.profiles import HardwareProfile
-from sim.results import Outcome
-from sim.workload import Pass
+from sim.experiment.cell import Cell
+from sim.experiment.stated import stated
+from sim.prices import HardwareProfile
+from sim.results.document import Outcome
+from sim.workload.passes import Pass
 from traces import Trace
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 
 @dataclass(frozen=True)

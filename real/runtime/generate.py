@@ -11,8 +11,8 @@ from torch import Tensor
 from real.runtime.engine import Engine
 from real.runtime.events import Run
 from real.runtime.live import Live
-from sim.costs import attended_pairs
-from sim.workload import Pass
+from sim.prices.costs import attended_pairs
+from sim.workload.passes import Pass
 
 Choose = Callable[[Tensor], int]
 
@@ -39,7 +39,7 @@ def generate(
 ) -> None:
     """Serve all ``requests``, ``batch`` at a time: prefills one by one, then the others' next decode pass.
 
-    A place is free after its request's last pass, and the next request is admitted to it then (sim.workload).
+    A place is free after its request's last pass, and the next request is admitted to it then (sim.workload.passes).
     """
     waiting, decoding = deque(requests), list[Served]()
     admits: tuple[int, ...] = ()

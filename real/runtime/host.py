@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sim.units import format_bytes
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.kit.units import format_bytes
 
 ROOM = 0.95
 """Share of the host memory that is free which weights may take."""

@@ -14,10 +14,10 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from real.runtime.host import Host, trim
 from real.runtime.layout import Layout, same_layout
 from real.runtime.store import block_of
-from traces.collect.families import is_experts
-from traces.collect.load import Loaded, load
-from traces.collect.quantised import COMPUTED
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.models.families import is_experts
+from traces.models.load import Loaded, load
+from traces.models.quantised import COMPUTED
 
 ONE_BY_ONE = "HF_DEACTIVATE_ASYNC_LOAD"
 """Set, it has the library read a tensor when it is wanted: its threads would read, and convert, all of them ahead."""

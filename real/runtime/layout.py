@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from traces.errors import UserError, one_of
+from traces.kit.errors import UserError, one_of
 
 
 @dataclass(frozen=True)

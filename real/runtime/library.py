@@ -11,7 +11,7 @@ from torch import nn
 
 from real.runtime.backend import DeviceError
 from real.runtime.offloaded import TAKEN, Offloaded
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 
 @contextmanager

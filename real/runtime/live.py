@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from policies.predictors.saved import Fitted
-from sim.demand import ordered_union
-from sim.workload import Pass
-from traces.collect.families import MoeModel
-from traces.collect.routers import ask
-from traces.collect.scoring import Law
-from traces.collect.verify import read_router
-from traces.errors import UserError
-from traces.format import absent_id, by_descending_weight, ids_dtype
+from sim.workload.demand import ordered_union
+from sim.workload.passes import Pass
+from traces.format.layout import absent_id, by_descending_weight, ids_dtype
+from traces.kit.errors import UserError
+from traces.models.families import MoeModel
+from traces.models.routers import ask
+from traces.models.scoring import Law
+from traces.models.verify import read_router
 
 Array = NDArray[Any]
 AHEAD = 3
@@ -119,7 +119,7 @@ class LiveArray:
 
 
 class Live:
-    """The feed of a model that chooses for itself. Read as a trace is, by sim.signals.TraceSignals.
+    """The feed of a model that chooses for itself. Read as a trace is, by sim.workload.signals.TraceSignals.
 
     ``wanted``: signals that are kept. ``predictors``: fitted ones, by name, run on the spot. Memory grows with the rows
     as a trace does: ids and weights of L x K x 3 or 4 bytes, and what is wanted; on the device with KEPT rows at most.

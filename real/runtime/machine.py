@@ -1,6 +1,6 @@
 """The real machine: the same core, told what happens by the model's own forward pass and by a copy thread.
 
-Calls into the core are serialised by one lock and logged (sim.replay). An expert's compute is told as done when the
+Calls into the core are serialised by one lock and logged (sim.core.replay). An expert's compute is told as done when the
 device has done it: at the next event at the latest, whose gate waits for the device anyway, or by the copy thread.
 """
 
@@ -20,9 +20,9 @@ from real.runtime.core import DeviceCore
 from sim.core.accounts import PREDICTOR, Accounts
 from sim.core.state import CoreError
 from sim.core.words import END, NONE
-from sim.timeline import PASS
+from sim.results.timeline import PASS
 from sim.timings import Timings
-from sim.workload import Pass
+from sim.workload.passes import Pass
 
 _SPIN_NS = 200_000  # a sleep may last so much longer than asked for
 

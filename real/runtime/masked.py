@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from policies.api import LayerEvent
-from traces.collect.families import MoeModel
-from traces.collect.scoring import Law
+from traces.models.families import MoeModel
+from traces.models.scoring import Law
 
 Gate = Callable[[int, Law], tuple[Tensor, Tensor] | None]
 

@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from real.runtime.host import Host
 from real.runtime.intake import open_checkpoint
-from traces.calibrate.shapes import DTYPES, PUBLISHED, configuration
-from traces.collect.families import is_experts
-from traces.collect.quantised import COMPUTED
-from traces.errors import UserError, allowing
+from traces.kit.errors import UserError, allowing
+from traces.models.families import is_experts
+from traces.models.quantised import COMPUTED
+from traces.models.shapes import DTYPES, PUBLISHED, configuration
 
 WEIGHTS = ("auto", "random")
 _AUTO: Any = AutoModelForCausalLM

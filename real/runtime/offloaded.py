@@ -21,8 +21,8 @@ from real.runtime.machine import Machine
 from real.runtime.masked import MaskedGate
 from real.runtime.pool import ALIGNED, Pool
 from real.runtime.store import HostStore
-from traces.collect.families import INTERFACE, MoeModel, inspect_model
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.models.families import INTERFACE, MoeModel, inspect_model
 
 _names = itertools.count()
 

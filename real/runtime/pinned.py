@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from real.runtime.backend import DeviceError
-from sim.units import format_bytes
+from traces.kit.units import format_bytes
 
 _CUDA: Any = torch.cuda
 

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sim.workload import Pass
+from sim.workload.passes import Pass
 from traces import Trace
-from traces.collect.scoring import Law
+from traces.models.scoring import Law
 
 
 class Forced:

@@ -22,7 +22,7 @@ from real.runtime.counting import count_forced
 from real.runtime.placing import place
 from real.runtime.pool import Pool
 from real.runtime.tiny import E, K, L, Ran, follow, speak, tiny_model
-from traces.collect.devices import device_of, free_memory
+from traces.models.devices import device_of, free_memory
 
 Check = Callable[[torch.device], None]
 HALF = L * E // 2

@@ -13,12 +13,12 @@ from real.runtime.forced import DeviceRun, check_shape, machine_of, row_ends
 from real.runtime.live import Live
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
-from sim.cell import Cell
-from sim.facts import stated
-from sim.results import Outcome
-from sim.signals import TraceSignals
-from sim.workload import Pass
-from traces.errors import UserError
+from sim.experiment.cell import Cell
+from sim.experiment.stated import stated
+from sim.results.document import Outcome
+from sim.workload.passes import Pass
+from sim.workload.signals import TraceSignals
+from traces.kit.errors import UserError
 
 Take = Callable[[Pass, Tensor], None]
 

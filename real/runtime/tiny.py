@@ -22,10 +22,10 @@ from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from sim.core.core import Core
-from sim.demand import ordered_union
-from sim.replay import replay
-from sim.signals import TraceSignals
-from sim.workload import Pass
+from sim.core.replay import replay
+from sim.workload.demand import ordered_union
+from sim.workload.passes import Pass
+from sim.workload.signals import TraceSignals
 
 L, E, K, WIDTH, VOCABULARY = 3, 8, 2, 128, 128
 CHUNKS, DEPTH = 2, 2

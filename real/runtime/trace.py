@@ -9,13 +9,13 @@ from typing import Any
 from real.runtime.generate import Served
 from real.runtime.live import AHEAD, Live
 from real.runtime.offloaded import Offloaded
-from traces.collect.devices import device_name
-from traces.collect.load import Loaded
 from traces.collect.record import recorder_version, signal_shapes
-from traces.format import DECODE, PREFILL, Request
-from traces.manifest import Prompts
-from traces.manifest import Recorder as RecorderInfo
-from traces.writer import TraceWriter
+from traces.format.layout import DECODE, PREFILL, Request
+from traces.format.manifest import Prompts
+from traces.format.manifest import Recorder as RecorderInfo
+from traces.models.devices import device_name
+from traces.models.load import Loaded
+from traces.writing.writer import TraceWriter
 
 
 def write_trace(

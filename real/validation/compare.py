@@ -10,12 +10,12 @@ from real.diff import differences
 from real.runtime.forced import run_forced
 from real.runtime.offloaded import Offloaded
 from real.validation.ran import COUNTED, Ran, counted
-from sim.cell import Cell
 from sim.core.accounts import Accounts
-from sim.provenance import code_digest
-from sim.replay import RecordingCore, replay
-from sim.results import Outcome, document
-from sim.run import simulate
+from sim.core.replay import RecordingCore, replay
+from sim.experiment.cell import Cell
+from sim.experiment.digest import code_digest
+from sim.experiment.run import simulate
+from sim.results.document import Outcome, document
 
 TIMES = ("tpot_ms", "ttft_ms", "stall_ms_per_token")
 HITS = ("recall", "resident", "complete", "bytes")

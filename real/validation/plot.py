@@ -11,20 +11,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from traces.errors import UserError
+from traces.kit.errors import UserError
 
 
 def draw(document: Mapping[str, Any]) -> bytes:
     """A PNG. ImportError where matplotlib is absent."""
-    from sim.pictures.measured import measured
-    from traces.drawing import few_colours, png
+    from sim.results.pictures.measured import measured
+    from traces.kit.drawing import few_colours, png
 
     return few_colours(png(measured(document), 100))
 
 
 def main(words: Sequence[str]) -> int:
     """Draw the pictures of documents again. UserError for what is none."""
-    from traces.whole import write_whole
+    from traces.kit.whole import write_whole
 
     for word in words:
         path = Path(word)

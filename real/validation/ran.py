@@ -17,13 +17,13 @@ import numpy as np
 
 import real
 from real.runtime.forced import DeviceRun
-from sim.cell import Cell
-from sim.config import RunConfig
 from sim.core.accounts import Accounts
-from sim.frame import label
-from sim.results import document
-from traces.errors import UserError
-from traces.whole import write_whole
+from sim.experiment.cell import Cell
+from sim.experiment.config import RunConfig
+from sim.results.columns import label
+from sim.results.document import document
+from traces.kit.errors import UserError
+from traces.kit.whole import write_whole
 
 COUNTED = ("hits", "fates", "fate_bytes", "issued", "demand_bytes", "speculative_bytes", "predicts", "quality")
 """Of the accounts: what the core counts, which a replay must count alike. Nanoseconds are the machine's."""
@@ -31,7 +31,7 @@ COUNTED = ("hits", "fates", "fate_bytes", "issued", "demand_bytes", "speculative
 
 @dataclass(frozen=True)
 class Ran:
-    """One run. ``document``: the result, as the simulator's; ``log``: the facts, int64 words as sim.replay has them.
+    """One run. ``document``: the result, as the simulator's; ``log``: the facts, int64 words as sim.core.replay has them.
 
     ``counted``: COUNTED of the accounts. ``link``: nanoseconds in which it copied, and the bytes of those copies.
     ``code``: of the runtime that ran it.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from real.validation.verdict import TIMES, WORDS, about, judgement, label, milliseconds, share
-from sim.units import counted
+from traces.kit.units import counted
 
 if TYPE_CHECKING:  # a server may lack it, and prints Markdown then
     from rich.console import Console

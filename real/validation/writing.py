@@ -20,11 +20,11 @@ import numpy as np
 from real.validation.compare import Logs
 from real.validation.criteria import criteria
 from real.validation.verdict import label, markdown, summary, worst_first
-from sim.cell import Cell
-from sim.profiles import figures
-from sim.results import measured_requests
-from traces.errors import UserError
-from traces.whole import write_whole
+from sim.experiment.cell import Cell
+from sim.prices import figures
+from sim.results.document import measured_requests
+from traces.kit.errors import UserError
+from traces.kit.whole import write_whole
 
 SCHEMA = 1
 

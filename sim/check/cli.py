@@ -20,9 +20,9 @@ from sim.check.laws import (
 )
 from sim.check.variants import Variant, known_names, named
 from sim.cli import wants_help
-from sim.sweep.unexpected import in_one_line
-from sim.units import counted
-from traces.errors import UserError
+from sim.experiment.sweep.unexpected import in_one_line
+from traces.kit.errors import UserError
+from traces.kit.units import counted
 
 HELP = """\
 python -m sim check NAME [NAME ...]

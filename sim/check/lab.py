@@ -11,8 +11,8 @@ from policies.bounds.future import Clairvoyant, Future
 from sim.check.synthetic import FakeHistory, FakeSignals, Routing
 from sim.core.accounts import Accounts
 from sim.core.core import Core
+from sim.core.replay import RecordingCore
 from sim.machine import Machine
-from sim.replay import RecordingCore
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from sim.check.lab import ready, run
 from sim.check.synthetic import PLAIN, FakeSignals, FlatCosts, Routing, World, draw, setup_of
 from sim.check.variants import Variant
 from sim.core.core import Core
-from sim.facts import stated
-from sim.replay import replay
-from traces.errors import UserError
+from sim.core.replay import replay
+from sim.experiment.stated import stated
+from traces.kit.errors import UserError
 
 EXPERT = 12  # bytes
 SLOW = FlatCosts(copy=170, expert=30)  # the link is the bottleneck

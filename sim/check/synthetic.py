@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import PastStep, Predictor, Setup
-from sim.workload import Pass
+from sim.workload.passes import Pass
 
 PREDICTORS = {
     "near": Predictor("near", 1, 3),

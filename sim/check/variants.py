@@ -15,8 +15,8 @@ from policies import registry
 from policies.api import Policy, Predictor, Setup, Signal
 from sim.check.synthetic import PLAIN, PREDICTORS, Routing, World, setup_of
 from sim.check.values import at_first, one_other, others
-from traces import conf
-from traces.errors import UserError, allowing
+from traces.kit import conf
+from traces.kit.errors import UserError, allowing
 
 QUICK = {
     "fmoe": (("search_us", 0.02),),

@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from installing import Installed, copy_of_the_project, plain_environment
+
+from tests.install.installing import Installed, copy_of_the_project, plain_environment
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("traces", "policies", "sim", "real", "conf")
 """What a user may call a folder of their own."""
-PARTS = (*OURS, "tests/engine", "moe_offload.py", "pyproject.toml", "README.md", "LICENSE")
+PARTS = (*OURS, "tests/sim/machine", "moe_offload.py", "pyproject.toml", "README.md", "LICENSE")
 FORMS = ("namespace", "package")
 
 

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from installing import copy_of_the_project, plain_environment
+
+from tests.install.installing import copy_of_the_project, plain_environment
 
 pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from installing import FORMS, OURS, Installed, folders_of_the_user
 
+from tests.install.installing import FORMS, OURS, Installed, folders_of_the_user
 from traces.version import __version__
 
 pytestmark = pytest.mark.ci
@@ -87,7 +87,7 @@ def test_an_import_beside_namespaces(installed: Installed, tmp_path: Path) -> No
         "import sim, traces, policies.registry as r; print(sim.load.__module__, traces.__version__, r.find('lru').name)"
     )
     done = installed.code(code, cwd=here)
-    assert done.stdout == f"sim.runs {__version__} lru\n", done.stderr
+    assert done.stdout == f"sim.results.load {__version__} lru\n", done.stderr
 
 
 WORKER = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from traces.errors import allowing, meant
+from traces.kit.errors import allowing, meant
 
 
 @pytest.mark.parametrize(

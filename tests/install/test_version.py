@@ -12,7 +12,7 @@ import pytest
 
 import sim
 import traces
-from traces import conf
+from traces.kit import conf
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("traces", "policies", "sim", "real")

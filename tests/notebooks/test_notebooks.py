@@ -11,8 +11,8 @@ from types import ModuleType
 
 import pytest
 
-from traces.drawing import Picture
-from traces.panels import Panel, together
+from traces.kit.drawing import Picture
+from traces.kit.panels import Panel, together
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from fit_traces import draw, fit, write
 
 from policies.predictors.saved import Fitted
+from tests.policies.fit_traces import draw, fit, write
 from traces import Trace
 
 

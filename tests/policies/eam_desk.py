@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from lab import draw, setup_of
 from numpy.typing import NDArray
-from scripted import Desk, costs
 
 from policies.api import PastStep
 from policies.moe_infinity import MoEInfinity
+from tests.policies.lab import draw, setup_of
+from tests.policies.scripted import Desk, costs
 
 
 class Past:

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from lab import ABSENT, FakeSignals, Routing, run, setup_of
-from scripted import SIZE, costs
 
 from policies import registry
 from policies.api import Actions, LayerEvent, Predictor, Setup
 from policies.promoe import ProMoE
 from sim.core.accounts import FETCHED, PREDICTED, RECALL
+from tests.policies.lab import ABSENT, FakeSignals, Routing, run, setup_of
+from tests.policies.scripted import SIZE, costs
 
 E = 4
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from lab import ABSENT, FakeSignals, FlatCosts, Routing, Run, run, setup_of
 
 from policies import registry
 from policies.api import Actions, LayerEvent, Policy, Step
+from tests.policies.lab import ABSENT, FakeSignals, FlatCosts, Routing, Run, run, setup_of
 
 SIZE = 12
 

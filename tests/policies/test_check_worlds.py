@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import pytest
-from lab import draw, run, setup_of
 
 from policies import registry
 from policies.api import LayerEvent, Policy, Setup, Signal
@@ -13,7 +12,8 @@ from policies.lru import LRU
 from sim.check.cli import _variants
 from sim.check.laws import assert_causal, assert_facts, assert_keeps_the_rules, assert_minimum, digests
 from sim.check.variants import Variant, named
-from traces.errors import UserError
+from tests.policies.lab import draw, run, setup_of
+from traces.kit.errors import UserError
 
 
 class Far(LRU):

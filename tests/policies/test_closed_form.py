@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lab import ABSENT, FlatCosts, Routing, Run, run, setup_of
 
 from policies import registry
+from tests.policies.lab import ABSENT, FlatCosts, Routing, Run, run, setup_of
 
 SIZE = 12
 EXAMPLES = settings(max_examples=60)

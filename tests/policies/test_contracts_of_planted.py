@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lab import PREDICTORS, Routing, Variant, draw, ready, run, setup_of
 
 from policies import api
 from policies.api import History, LayerEvent, Policy, Schedule, Setup, Signal, Step
 from policies.lru import LRU
 from sim.check.laws import assert_causal, assert_keeps_the_rules, everything
 from sim.core.state import CoreError
+from tests.policies.lab import PREDICTORS, Routing, Variant, draw, ready, run, setup_of
 
 
 class Whole(LRU):

@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from lab import draw, run, setup_of
-from scripted import SIZE, Desk, go, held, script, sums
 
 from policies import registry
-from traces.errors import UserError
+from tests.policies.lab import draw, run, setup_of
+from tests.policies.scripted import SIZE, Desk, go, held, script, sums
+from traces.kit.errors import UserError
 
 ONCE = script([[[0], [3], [2]]], n_experts=4)
 TWICE = script([[[0], [3], [2]]] * 2, n_experts=4)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from eam_desk import Past
-from lab import FakeSignals, draw
 from numpy.typing import NDArray
 
 from policies.api import LayerEvent
 from policies.parts.eam import Collection, Iteration, Requests, by_request, shares
+from tests.policies.eam_desk import Past
+from tests.policies.lab import FakeSignals, draw
 
 A = [[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0]]
 B = [[1, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 2]]

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fit_traces import ROWS, SPLITS, STRIDE, D, E, K, L, draw, fit, write
 
 from policies.predictors import promoe
 from policies.predictors.examples import features, prompt_keys, rows_of, targets
 from policies.predictors.mlp import MLP, Settings
 from policies.predictors.saved import Fitted
+from tests.policies.fit_traces import ROWS, SPLITS, STRIDE, D, E, K, L, draw, fit, write
 from traces import Trace
 
 ROOT = Path(__file__).resolve().parents[2]

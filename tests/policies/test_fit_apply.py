@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fit_traces import ABSENT, SPLITS, D, E, K, L, by_hand, draw, fit, write
 
 from policies.predictors import promoe, saved
 from policies.predictors.mlp import Settings
 from policies.predictors.saved import Fitted
+from tests.policies.fit_traces import ABSENT, SPLITS, D, E, K, L, by_hand, draw, fit, write
 from traces import Trace, UserError, open_trace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,7 +235,7 @@ def test_a_replay_needs_no_torch(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(('torch', 'safetensors', 'transformers')))\n"
-        "from sim.run import run\n"
+        "from sim.experiment.run import run\n"
         f"words = 'policy=promoe', 'trace={trace.path}', 'budget=50%', 'chunks=3', 'bounds=false'\n"
         f"done = run(*words, out={str(tmp_path / 'out')!r})\n"
         "print(done.document['provenance']['predictors']['promoe']['stride'])\n"

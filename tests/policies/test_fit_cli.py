@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fit_traces import draw, fit, write
 
 from policies.cli import main
 from policies.predictors import promoe
 from policies.predictors.mlp import Settings
+from tests.policies.fit_traces import draw, fit, write
 from traces import Trace, UserError, open_trace
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fit_traces import PROMPT, ROWS, SPLITS, draw, fit, write
 
 from policies.predictors.examples import divide, prompt_keys, rows_of
 from policies.predictors.mlp import MLP, Settings
 from policies.predictors.saved import Fitted
+from tests.policies.fit_traces import PROMPT, ROWS, SPLITS, draw, fit, write
 from traces import Trace, UserError
 
 ROOT = Path(__file__).resolve().parents[2]

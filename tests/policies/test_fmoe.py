@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fmoe_desk import EAST, NORTH, WEST, A, B, Desk, Past
-from lab import draw, setup_of
 
 from policies import registry
 from policies.api import Signal
-from traces.errors import UserError
+from tests.policies.fmoe_desk import EAST, NORTH, WEST, A, B, Desk, Past
+from tests.policies.lab import draw, setup_of
+from traces.kit.errors import UserError
 
 
 def test_the_embedding_predicts_the_first_d_layers() -> None:

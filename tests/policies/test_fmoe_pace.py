@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from fmoe_desk import EAST, NORTH, A, Desk
+
+from tests.policies.fmoe_desk import EAST, NORTH, A, Desk
 
 
 def test_a_miss_pauses_prefetching() -> None:

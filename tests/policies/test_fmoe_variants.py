@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from fmoe_desk import EAST, NORTH, A, B, Desk, Past
-from lab import CONF, Variant, draw, run, setup_of, variants
 
 from policies import registry
 from policies.api import LayerEvent, Schedule, Signal
 from policies.fmoe import FMoE
 from sim.check.variants import QUICK
+from tests.policies.fmoe_desk import EAST, NORTH, A, B, Desk, Past
+from tests.policies.lab import CONF, Variant, draw, run, setup_of, variants
 
 
 def shipped(name: str) -> dict[str, Any]:

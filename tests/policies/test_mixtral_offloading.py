@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
-from lab import ABSENT, CONF, FlatCosts, Witness, draw, run, setup_of
-from scripted import SIZE, Desk, go, held, script, sums
 
 from policies import registry
 from policies.mixtral_offloading import MixtralOffloading
-from traces.errors import UserError
+from tests.policies.lab import ABSENT, CONF, FlatCosts, Witness, draw, run, setup_of
+from tests.policies.scripted import SIZE, Desk, go, held, script, sums
+from traces.kit.errors import UserError
 
 AS_IN_FINEMOE = yaml.safe_load((CONF / "mixtral_offloading_as_in_finemoe.yaml").read_text())
 SWAPS = script(

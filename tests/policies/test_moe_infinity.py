@@ -6,13 +6,13 @@ import re
 from typing import Any
 
 import pytest
-from eam_desk import MIXED, STRAIGHT, Past, decoded, on_a_desk, queued
-from lab import draw, run, setup_of
-from scripted import SIZE, costs, go, held, script, sums
 
 from policies import registry
 from policies.moe_infinity import MoEInfinity
-from traces.errors import UserError
+from tests.policies.eam_desk import MIXED, STRAIGHT, Past, decoded, on_a_desk, queued
+from tests.policies.lab import draw, run, setup_of
+from tests.policies.scripted import SIZE, costs, go, held, script, sums
+from traces.kit.errors import UserError
 
 NEAR = pytest.approx
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from eam_desk import MIXED, Past, decoded, on_a_desk, queued
+
+from tests.policies.eam_desk import MIXED, Past, decoded, on_a_desk, queued
 
 NEAR = pytest.approx
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from eam_desk import MIXED, Past, on_a_desk, queued
-from lab import CONF
+
+from tests.policies.eam_desk import MIXED, Past, on_a_desk, queued
+from tests.policies.lab import CONF
 
 AS_IN_FINEMOE = yaml.safe_load((CONF / "moe_infinity_as_in_finemoe.yaml").read_text())
 NEAR = pytest.approx

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lab import FlatCosts, Routing, draw, setup_of
 
 from policies.api import PastStep, Setup
 from policies.parts.kept_mass import Profile, Replay, TrainInputs, by_index, copy_ns, profile
 from policies.parts.planner import Genetic, Plan, frequencies, swaps_per_pass, uniform
+from tests.policies.lab import FlatCosts, Routing, draw, setup_of
 
 
 class Recorded:

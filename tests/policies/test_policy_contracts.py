@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lab import CONF, FakeSignals, Routing, Variant, Witness, draw, setup_of, variants
 
 from policies import registry
 from policies.api import LayerEvent, Policy, Setup
@@ -23,6 +22,7 @@ from sim.check.laws import (
     digests,
     everything,
 )
+from tests.policies.lab import CONF, FakeSignals, Routing, Variant, Witness, draw, setup_of, variants
 
 EVERY = list(variants())
 CAUSAL = [v for v in EVERY if not registry.find(v.name).clairvoyant]

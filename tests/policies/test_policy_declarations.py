@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import pytest
-from lab import draw, setup_of
 
 from policies import registry
 from policies.api import Policy, Setup
 from policies.lru import LRU
 from policies.parameters import RESERVED
-from sim.compose import read_config, register_policies
-from traces.errors import UserError
+from sim.experiment.compose import read_config, register_policies
+from tests.policies.lab import draw, setup_of
+from traces.kit.errors import UserError
 
 SETUP = setup_of(draw(0), 10_000)
 Plug = Callable[..., str]

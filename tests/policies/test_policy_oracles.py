@@ -10,7 +10,6 @@ from typing import Any
 import libcachesim as lcs
 import numpy as np
 import pytest
-from lab import FREE, FakeSignals, FlatCosts, Routing, draw, run, setup_of
 
 from policies import registry
 from policies.api import LayerEvent, Policy, Setup
@@ -18,6 +17,7 @@ from policies.parts.ranking import Ranking
 from policies.random import Random
 from sim.core.core import Core
 from sim.machine import Machine
+from tests.policies.lab import FREE, FakeSignals, FlatCosts, Routing, draw, run, setup_of
 
 SIZE = 12
 

@@ -6,12 +6,12 @@ from importlib.metadata import EntryPoint
 from typing import Any, Literal
 
 import pytest
-from lab import draw, setup_of
 
 from policies import registry
 from policies.api import Policy, Setup
 from policies.lru import LRU
-from traces.errors import UserError
+from tests.policies.lab import draw, setup_of
+from traces.kit.errors import UserError
 
 SETUP = setup_of(draw(0), 10_000)
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scripted
-from lab import ABSENT, Witness, draw, run, setup_of
-from scripted import Desk, costs, script, sums
 
 from policies import registry
 from policies.gate_ahead import GateAhead
 from policies.parts.foreseen import by_tokens
 from policies.parts.predictor_line import PredictorLine
 from sim.core.accounts import PREDICTED, RECALL
+from tests.policies import scripted
+from tests.policies.lab import ABSENT, Witness, draw, run, setup_of
+from tests.policies.scripted import Desk, costs, script, sums
 
 
 def on_a_desk(threads: int = 1) -> Desk:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from lab import setup_of
-from promoe_desk import RIGHT, WRONG, Desk, foretold, go, script
-from scripted import SIZE, sums
-
 from policies.api import Schedule
 from policies.promoe import ProMoE
+from tests.policies.lab import setup_of
+from tests.policies.promoe_desk import RIGHT, WRONG, Desk, foretold, go, script
+from tests.policies.scripted import SIZE, sums
 
 
 def test_gate_l_speaks_of_layer_l_plus_2() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from promoe_desk import RIGHT, Desk, foretold, go, script
-from scripted import sums
+from tests.policies.promoe_desk import RIGHT, Desk, foretold, go, script
+from tests.policies.scripted import sums
 
 
 def test_a_prediction_takes_its_time_on_a_thread() -> None:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import yaml
-from lab import run, setup_of
-from promoe_desk import RIGHT, script
-from scripted import SIZE, costs, sums
 
 from policies import registry
 from policies.api import Setup, Signal
 from policies.promoe import ProMoE, fitted_name
-from traces.errors import UserError
+from tests.policies.lab import run, setup_of
+from tests.policies.promoe_desk import RIGHT, script
+from tests.policies.scripted import SIZE, costs, sums
+from traces.kit.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf" / "policy"
 

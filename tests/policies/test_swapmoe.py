@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from lab import FakeSignals, FlatCosts
 
 from policies.api import Actions, LayerEvent, Setup, Signal, Step
 from policies.swapmoe import SwapMoE
+from tests.policies.lab import FakeSignals, FlatCosts
 
 SIZE = 12
 PLAIN: dict[str, Any] = {"planner": "uniform", "start": "index", "unit": "pass"}

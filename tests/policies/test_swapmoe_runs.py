@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from lab import FREE, FakeSignals, FlatCosts, Routing, Variant, Witness, draw, run, setup_of
 from test_planner import Recorded
 from test_policy_contracts import assert_causal, assert_keeps_the_rules
 
@@ -17,7 +16,8 @@ from policies import registry
 from policies.parts.kept_mass import Replay, TrainInputs
 from policies.swapmoe import SwapMoE
 from sim.machine import Machine
-from traces.errors import UserError
+from tests.policies.lab import FREE, FakeSignals, FlatCosts, Routing, Variant, Witness, draw, run, setup_of
+from traces.kit.errors import UserError
 
 SIZE = 12
 CONF = Path(__file__).parents[2] / "conf" / "policy"

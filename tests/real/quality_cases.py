@@ -18,18 +18,17 @@ import pytest
 torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 sys.path.append(str(Path(__file__).parents[1] / "collect"))  # the tiny models
 
-from tiny_models import save_with_tokenizer, tiny  # noqa: E402
-
 from real.runtime.offloaded import Offloaded  # noqa: E402
 from real.runtime.taught import run_taught  # noqa: E402
 from real.scores import Scores  # noqa: E402
-from sim.cell import Cell, make_cell  # noqa: E402
-from sim.compose import read_config  # noqa: E402
-from sim.config import RunConfig  # noqa: E402
-from traces.collect.jobs import Decoding  # noqa: E402
-from traces.collect.load import Loaded, load  # noqa: E402
-from traces.collect.prompts import PromptFile  # noqa: E402
+from sim.experiment.cell import Cell, make_cell  # noqa: E402
+from sim.experiment.compose import read_config  # noqa: E402
+from sim.experiment.config import RunConfig  # noqa: E402
+from tests.traces.models.tiny import save_with_tokenizer, tiny  # noqa: E402
 from traces.collect.record import Wanted, collect  # noqa: E402
+from traces.models.load import Loaded, load  # noqa: E402
+from traces.prompts.jobs import Decoding  # noqa: E402
+from traces.prompts.source import PromptFile  # noqa: E402
 
 TEXTS = dict.fromkeys(("the quick brown fox", "a text that is longer than the one before it", "and the third"), "test")
 FIXED = ("policy=swapmoe_uniform", "policy.frequency=1000000", "policy.start=index")

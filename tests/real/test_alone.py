@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from small_trace import Plan, write
 
-from sim.compose import read_config
+from sim.experiment.compose import read_config
+from tests.sim.small_trace import Plan, write
 
 pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
@@ -40,9 +40,9 @@ torch.set_num_threads(1)
 from real.runtime.forced import run_forced
 from real.runtime.models import open_model
 from real.runtime.offloaded import Offloaded
-from sim.cell import make_cell
-from sim.config import load_config
-from sim.replay import replay
+from sim.experiment.cell import make_cell
+from sim.experiment.config import load_config
+from sim.core.replay import replay
 cell = make_cell(load_config(Path(sys.argv[1])))
 policy = cell.policy()
 run = run_forced(cell, Offloaded(open_model("reference", "float32", "auto"), torch.device("cpu")), policy)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from validate_cases import config, one_thread  # noqa: F401
 
 from real.cli import main
 from real.diff import differences, facts, in_words
-from sim.cell import make_cell
-from sim.replay import CHUNK, EXPERT, NEXT_CHUNK, RecordingCore
-from sim.run import simulate
-from traces.errors import UserError
+from sim.core.replay import CHUNK, EXPERT, NEXT_CHUNK, RecordingCore
+from sim.experiment.cell import make_cell
+from sim.experiment.run import simulate
+from tests.real.validate_cases import config, one_thread  # noqa: F401
+from traces.kit.errors import UserError
 
 E, C = 8, 2
 

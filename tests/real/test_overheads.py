@@ -9,13 +9,13 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from validate_cases import one_thread, tiny  # noqa: F401
 
 from real import overheads
 from real.cli import main
-from sim.cell import make_cell
-from sim.profiles import HardwareProfile, shipped
-from sim.run import simulate
+from sim.experiment.cell import make_cell
+from sim.experiment.run import simulate
+from sim.prices import HardwareProfile, shipped
+from tests.real.validate_cases import one_thread, tiny  # noqa: F401
 
 QUICK = ["dtype=float32", "tokens=3", "repeat=1", "device=cpu", "weights=random"]
 

@@ -10,7 +10,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 
-from quality_cases import (  # noqa: E402
+from policies.api import LayerEvent, Routing  # noqa: E402
+from policies.lru import LRU  # noqa: E402
+from real.quality import full_outputs  # noqa: E402
+from real.runtime.forced import run_forced  # noqa: E402
+from real.runtime.offloaded import Offloaded  # noqa: E402
+from real.scores import Sums, compare  # noqa: E402
+from sim.core.accounts import SKIPPED, SUBSTITUTED  # noqa: E402
+from sim.core.replay import replay  # noqa: E402
+from sim.core.state import CoreError  # noqa: E402
+from tests.real.quality_cases import (  # noqa: E402
     FIXED,
     cell_of,
     loss_of,
@@ -24,18 +33,8 @@ from quality_cases import (  # noqa: E402
     requests_of,
     scored,
 )
-
-from policies.api import LayerEvent, Routing  # noqa: E402
-from policies.lru import LRU  # noqa: E402
-from real.quality import full_outputs  # noqa: E402
-from real.runtime.forced import run_forced  # noqa: E402
-from real.runtime.offloaded import Offloaded  # noqa: E402
-from real.scores import Sums, compare  # noqa: E402
-from sim.core.accounts import SKIPPED, SUBSTITUTED  # noqa: E402
-from sim.core.state import CoreError  # noqa: E402
-from sim.replay import replay  # noqa: E402
-from traces.collect.load import load  # noqa: E402
-from traces.collect.prompts import PromptFile  # noqa: E402
+from traces.models.load import load  # noqa: E402
+from traces.prompts.source import PromptFile  # noqa: E402
 from traces.reference import PROMPTS_FILE  # noqa: E402
 
 pytestmark = pytest.mark.ci  # whole models, many times

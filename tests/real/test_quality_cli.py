@@ -10,10 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 
-from quality_cases import TEXTS, one_thread, prompts, save_with_tokenizer, tiny  # noqa: E402, F401
-
 from real.quality import USAGE, main  # noqa: E402
-from traces.errors import UserError  # noqa: E402
+from tests.real.quality_cases import TEXTS, one_thread, prompts, save_with_tokenizer, tiny  # noqa: E402, F401
+from traces.kit.errors import UserError  # noqa: E402
 
 LOSSY = ("policy=swapmoe_uniform", "policy.least=2", "workload.batch=2")
 TRAINED = {**TEXTS, "what is learned from": "train", "and a little more of it": "train"}

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
-from validate_cases import config, one_thread, tiny, words  # noqa: F401
 
 from real.cli import main
 from real.runtime.forced import DeviceRun, run_forced
 from real.validation import compare as comparing
 from real.validation.shown import show
 from real.validation.verdict import label, markdown, summary, worst_first
-from sim.cell import make_cell
 from sim.cli import main as simulator
 from sim.core.accounts import LOOKUPS
-from sim.profiles import shipped
-from sim.replay import NEXT_CHUNK, replay
+from sim.core.replay import NEXT_CHUNK, replay
+from sim.experiment.cell import make_cell
+from sim.prices import shipped
+from tests.real.validate_cases import config, one_thread, tiny, words  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -261,7 +261,7 @@ def test_beside_a_file_only_the_machine_and_the_trace_may_be_given(
     (tmp_path / "one.yaml").write_text("policy: {name: lru}\n")
     assert main(["validate", "--config", str(tmp_path / "one.yaml")]) == 2
     assert "model: missing" in capsys.readouterr().err
-    from sim.config import dump_configs
+    from sim.experiment.config import dump_configs
 
     (tmp_path / "one.yaml").write_text(dump_configs([config("policy=lru")]))
     assert main(["validate", "--config", str(tmp_path / "one.yaml"), "budget=3GB"]) == 2

@@ -16,8 +16,8 @@ torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 from real.runtime.models import open_model  # noqa: E402
 from real.runtime.offloaded import Offloaded  # noqa: E402
 from real.synthetic import write_uniform  # noqa: E402
-from sim.compose import read_config  # noqa: E402
-from sim.config import RunConfig  # noqa: E402
+from sim.experiment.compose import read_config  # noqa: E402
+from sim.experiment.config import RunConfig  # noqa: E402
 
 TINY = {
     "model_type": "olmoe",

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from small_trace import SIZE, Plan, config, one_layer
 
-from sim.cell import make_cell
-from sim.run import run_config, simulate
-from sim.workload import select
+from sim.experiment.cell import make_cell
+from sim.experiment.run import run_config, simulate
+from sim.workload.passes import select
+from tests.sim.small_trace import SIZE, Plan, config, one_layer
 from traces import Trace
 
 EXPERTS = 16

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sim.config import RunConfig
+from sim.experiment.config import RunConfig
 from traces import DECODE, PREFILL, Prompts, Recorder, Request, Trace, TraceWriter, open_trace
 
 ABSENT = 255

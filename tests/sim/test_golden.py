@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from sim.cell import make_cell
-from sim.compose import choices, read_config
-from sim.inputs import Inputs
-from sim.run import simulate
+from sim.experiment.cell import make_cell
+from sim.experiment.compose import choices, read_config
+from sim.experiment.inputs import Inputs
+from sim.experiment.run import simulate
 
 GOLDEN = Path(__file__).with_name("golden.json")
 CELLS = (

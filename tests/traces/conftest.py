@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_trace import MANIFEST, SIGNALS, E, K, L, draw
 
+from tests.traces.tiny_trace import MANIFEST, SIGNALS, E, K, L, draw
 from traces import DECODE, PREFILL, Request, TraceWriter
 
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
-from traces.collect.options import Ranges, check_choice, check_ranges, parse_options
-from traces.errors import UserError
-from traces.noise import WIDE
+from traces.calibrate.noise import WIDE
+from traces.kit.errors import UserError
+from traces.kit.options import Ranges, check_choice, check_ranges, parse_options
 
 USAGE = """\
 python -m traces calibrate out=FILE.yaml [key=value ...]
@@ -88,9 +88,9 @@ def run(options: Options, models: list[str], out: Path) -> None:
         from traces.calibrate.layers import Grids
         from traces.calibrate.machine import clocks, describe, memory_bytes
         from traces.calibrate.profile import assemble, write
-        from traces.calibrate.shapes import configuration
         from traces.calibrate.timing import Clock
-        from traces.collect.devices import device_of
+        from traces.models.devices import device_of
+        from traces.models.shapes import configuration
     except ImportError as error:
         need = "pip install 'moe-offload-workbench[hf]'"
         raise UserError(f"calibrate needs torch and transformers ({error}): {need}") from None

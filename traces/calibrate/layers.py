@@ -16,10 +16,10 @@ from transformers import DynamicCache
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 from traces.calibrate.plan import Part, Timed, Tried, measured
-from traces.calibrate.shapes import Block, build
 from traces.calibrate.tables import Rows, pooled_grid
 from traces.calibrate.timing import Budget, Call, Clock, measure
-from traces.collect.cache import cache_key
+from traces.models.cache import cache_key
+from traces.models.shapes import Block, build
 
 NO_EXPERTS, GROUPED = "calibrate_no_experts", "grouped_mm"
 CPU_EXPERTS_BYTES = 512 << 20  # of experts in turn, so that no cache holds them

@@ -10,8 +10,8 @@ from typing import Any
 
 def draw(profile: Mapping[str, Any], path: Path) -> None:
     """Copy bandwidth by size, and the times of each model by tokens. ImportError where matplotlib is absent."""
-    from traces.drawing import png
-    from traces.panels import Panel, together
+    from traces.kit.drawing import png
+    from traces.kit.panels import Panel, together
 
     measured = profile["measured"]
     copies = {name.removeprefix("copy_"): table for name, table in measured.items() if name.startswith("copy_")}
@@ -31,7 +31,7 @@ def _rates(table: Mapping[str, Any], key: str) -> list[float]:
 
 
 def _copies(copies: Mapping[str, Mapping[str, Any]], axes: Any) -> Sequence[Any]:
-    from traces.drawing import dress, series
+    from traces.kit.drawing import dress, series
 
     lines = []
     for (name, table), look in zip(copies.items(), series(len(copies)), strict=True):
@@ -46,7 +46,7 @@ def _copies(copies: Mapping[str, Mapping[str, Any]], axes: Any) -> Sequence[Any]
 
 
 def _model(model: Mapping[str, Any], axes: Any) -> Sequence[Any]:
-    from traces.drawing import dress, log_scale, series
+    from traces.kit.drawing import dress, log_scale, series
 
     dense, cpu = model["dense"], model["cpu_expert"]
     tables: list[tuple[Mapping[str, Any], Sequence[int], str]] = [
@@ -75,7 +75,7 @@ def _model(model: Mapping[str, Any], axes: Any) -> Sequence[Any]:
 
 
 def _named(axes: Any, lines: Sequence[Any]) -> Sequence[Any]:
-    from traces.drawing import name_ends
+    from traces.kit.drawing import name_ends
 
     return [] if name_ends(axes, lines) else lines
 

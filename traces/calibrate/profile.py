@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from traces.calibrate.machine import RATED
+from traces.calibrate.noise import noise_of
 from traces.calibrate.tables import Rows
-from traces.noise import noise_of
-from traces.whole import write_whole
+from traces.kit.whole import write_whole
 
 DEPTH = 2
 OVER_LINK = "between host and GPU memory, over the link"

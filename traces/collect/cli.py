@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from traces.collect.options import Ranges, check_choice, check_ranges, check_text, parse_options
-from traces.errors import Interrupted, UserError, one_of
-from traces.format import SIGNALS
+from traces.format.layout import SIGNALS
+from traces.kit.errors import Interrupted, UserError, one_of
+from traces.kit.options import Ranges, check_choice, check_ranges, check_text, parse_options
 
 USAGE = """\
 python -m traces collect model=NAME prompts=FILE out=DIR [key=value ...]
@@ -171,10 +171,10 @@ def run(options: Options, signals: frozenset[str], out: Path) -> None:
     try:
         import torch
 
-        from traces.collect.jobs import Decoding
-        from traces.collect.load import load
-        from traces.collect.prompts import PromptFile
         from traces.collect.record import Wanted, collect
+        from traces.models.load import load
+        from traces.prompts.jobs import Decoding
+        from traces.prompts.source import PromptFile
     except ImportError as error:
         need = "pip install 'moe-offload-workbench[hf]'"
         raise UserError(f"collect needs torch and transformers ({error}): {need}") from None

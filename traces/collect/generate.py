@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import TopPLogitsWarper
 
-from traces.collect.cache import cache_key, known
-from traces.collect.devices import input_device
-from traces.collect.routers import RecordingError
+from traces.models.cache import cache_key, known
+from traces.models.devices import input_device
+from traces.models.routers import RecordingError
 
 Choose = Callable[[Tensor], int]
 """The next token, given the logits [V] of the last position."""

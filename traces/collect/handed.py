@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from traces.collect.routers import RecordingError
+from traces.models.routers import RecordingError
 
 Routed = tuple[Tensor, Tensor]
 """Ids and weights [n, K]."""

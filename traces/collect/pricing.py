@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from traces import conf
-from traces.errors import UserError, one_of
+from traces.kit import conf
+from traces.kit.errors import UserError, one_of
 
 
 def check_priced_as(name: str, n_layers: int, n_experts: int, top_k: int) -> None:

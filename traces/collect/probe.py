@@ -21,13 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from traces.collect.cache import known
-from traces.collect.devices import input_device
-from traces.collect.families import MoeModel
 from traces.collect.generate import PAD, Choose, passes
 from traces.collect.recorder import RAW, Arrays, Recorder
-from traces.collect.routers import RecordingError
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.models.cache import known
+from traces.models.devices import input_device
+from traces.models.families import MoeModel
+from traces.models.routers import RecordingError
 
 Array = NDArray[Any]
 

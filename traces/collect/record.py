@@ -16,23 +16,23 @@ import torch
 import transformers
 
 from traces.collect import overhead
-from traces.collect.devices import device_name, input_device
-from traces.collect.families import MoeModel, inspect_model
-from traces.collect.jobs import Decoding, Job, groups, survey
-from traces.collect.load import Loaded
 from traces.collect.pricing import check_priced_as
 from traces.collect.probe import check_cache
 from traces.collect.progress import Progress, size
-from traces.collect.prompts import PromptFile
 from traces.collect.recorder import Recorder
-from traces.collect.routers import RecordingError
 from traces.collect.serve import Served, serve
-from traces.errors import UserError
-from traces.format import STEP_DTYPE, shown, signal_dtype
-from traces.manifest import About, Prompts
-from traces.manifest import Recorder as RecorderInfo
+from traces.format.layout import STEP_DTYPE, signal_dtype
+from traces.format.manifest import About, Prompts
+from traces.format.manifest import Recorder as RecorderInfo
+from traces.kit.errors import UserError, shown
+from traces.models.devices import device_name, input_device
+from traces.models.families import MoeModel, inspect_model
+from traces.models.load import Loaded
+from traces.models.routers import RecordingError
+from traces.prompts.jobs import Decoding, Job, groups, survey
+from traces.prompts.source import PromptFile
 from traces.version import __version__
-from traces.writer import TraceWriter
+from traces.writing.writer import TraceWriter
 
 CHECKPOINT_S = 5.0
 """A killed recording repeats at most this much, and the batch that it was at."""

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from traces.collect.families import INPUTS, INTERFACE, MoeModel, family_of
 from traces.collect.handed import Received, Routed, by_call, by_inputs
-from traces.collect.routers import Asked, RecordingError, ask
-from traces.collect.verify import check_routing, read_router
-from traces.errors import UserError
-from traces.format import absent_id, by_descending_weight
+from traces.format.layout import absent_id, by_descending_weight
+from traces.kit.errors import UserError
+from traces.models.families import INPUTS, INTERFACE, MoeModel, family_of
+from traces.models.routers import Asked, RecordingError, ask
+from traces.models.verify import check_routing, read_router
 
 Arrays = dict[str, NDArray[Any]]
 RAW = ("routed_ids", "routed_weights", "router_logits")

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from traces.collect.generate import passes
-from traces.collect.jobs import Job
 from traces.collect.recorder import Arrays, Recorder
-from traces.format import DECODE, PREFILL, Request, signal_dtype
+from traces.format.layout import DECODE, PREFILL, Request, signal_dtype
+from traces.prompts.jobs import Job
 
 Steps = list[tuple[int, int, int]]
 """(phase, rows, context) of every pass of a request."""

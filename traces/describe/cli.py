@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from traces.errors import one_of
+from traces.describe.repeats import Repeats, repeats_of, warning
+from traces.format.reader import open_trace
+from traces.kit.errors import one_of
 from traces.kit.vocabulary import Format
 from traces.kit.words import Position
-from traces.reader import open_trace
-from traces.repeats import Repeats, repeats_of, warning
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ class Inspect:
 
 def inspect(options: Inspect) -> None:
     """Print what was recorded, and draw it where it is wanted."""
-    from traces import inspect, stats
+    from traces.describe import inspect, stats
 
     trace = open_trace(options.folder)
     figures = stats.describe(trace)
     if options.plots is not None:
         # Plotting is rare, and its import takes a second.
-        from traces.plots import write_plots
+        from traces.describe.plots import write_plots
 
         for path in write_plots(trace, figures, options.plots):
             print(f"wrote {path}", file=sys.stderr)

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from traces.errors import UserError
-from traces.format import MAX_EXPERTS
+from traces.format.layout import MAX_EXPERTS
 from traces.importers.layers import parse_layers
+from traces.kit.errors import UserError
 from traces.kit.words import Between, printable
 
 N_EXPERTS: Any = Annotated[

@@ -14,12 +14,12 @@ from typing import IO, BinaryIO
 
 import numpy as np
 
-from traces.errors import TraceError
-from traces.format import Array, refusal, shown
+from traces.format.layout import Array
+from traces.format.npy import Header, in_c_order, named, read_header
 from traces.importers.files import MAX_REQUEST_IDS
 from traces.importers.wrappings import content_of
-from traces.npy import Header, in_c_order, named, read_header
-from traces.sources import open_source
+from traces.kit.errors import TraceError, refusal, shown
+from traces.kit.sources import open_source
 
 _MAX_DIRECTORY = 2**24
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, ValueError, NotImplementedError)

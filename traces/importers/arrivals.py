@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
-from traces.errors import TraceError
-from traces.format import SIGNALS
+from traces.format.layout import SIGNALS
+from traces.format.reader import open_trace
 from traces.importers.files import Line, json_lines, text_lines
-from traces.reader import open_trace
-from traces.writer import TraceWriter
+from traces.kit.errors import TraceError
+from traces.writing.writer import TraceWriter
 
 _AZURE_HEAD = b"TIMESTAMP,ContextTokens,GeneratedTokens"
 _AZURE = re.compile(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:\+00:00)?,(0|[1-9]\d{0,8}),(0|[1-9]\d{0,8})")

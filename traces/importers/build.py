@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from traces.conf import model_sizes
-from traces.errors import TraceError
-from traces.format import DECODE, PREFILL, Array, Request, by_descending_weight, refusal
+from traces.describe.repeats import Repeats, warning
+from traces.format.layout import DECODE, PREFILL, Array, Request, by_descending_weight
+from traces.format.manifest import Prompts
 from traces.importers import Options, assign_splits
 from traces.importers.arrivals import read_arrivals
 from traces.importers.checks import SURE, Blanks, checked
@@ -25,9 +25,9 @@ from traces.importers.files import round_experts
 from traces.importers.found import File as File
 from traces.importers.found import Found as Found
 from traces.importers.layers import kept_layers, named, spans
-from traces.manifest import Prompts
-from traces.repeats import Repeats, warning
-from traces.writer import TraceWriter
+from traces.kit.conf import model_sizes
+from traces.kit.errors import TraceError, refusal
+from traces.writing.writer import TraceWriter
 
 
 @dataclass

@@ -12,12 +12,12 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from traces.errors import TraceError
-from traces.format import MAX_EXPERTS, Array, refusal
+from traces.format.layout import MAX_EXPERTS, Array
 from traces.importers import Options
 from traces.importers.files import check_request_size
 from traces.importers.found import File, Found
 from traces.importers.layers import named, spans
+from traces.kit.errors import TraceError, refusal
 
 MAX_WEIGHT = 65504
 """The largest float16."""

@@ -13,7 +13,7 @@ from traces.importers.arrivals import add_arrivals
 from traces.importers.registry import importers
 from traces.kit.command import Choice, Command
 from traces.kit.words import Position
-from traces.workplace import refuse_place
+from traces.writing.workplace import refuse_place
 
 
 def _command(importer: Importer) -> Command:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from traces.strict import load_json
+from traces.kit.strict import load_json
 
 COUNTS = "counts per expert, without an order"
 WANTED = "the experts of each token in their order: what a cache hits depends on it, and counts do not tell it"

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from traces.errors import one_of
-from traces.format import MAX_EXPERTS, Array
+from traces.format.layout import MAX_EXPERTS, Array
+from traces.format.npy import in_c_order, named, read_header
 from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size
-from traces.npy import in_c_order, named, read_header
+from traces.kit.errors import one_of
 
 _INTEGERS = {"u1": "|u1", "i1": "|i1", **{kind: f"<{kind}" for kind in ("u2", "i2", "u4", "i4", "u8", "i8")}}
 

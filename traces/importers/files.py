@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from traces.errors import TraceError, UserError
-from traces.format import MAX_EXPERTS, refusal, shown
+from traces.format.layout import MAX_EXPERTS
 from traces.importers.counts import COUNTS, WANTED, are_counts_in, is_histogram
 from traces.importers.wrappings import open_text
-from traces.json_array import json_objects
-from traces.sources import open_source as open_source
-from traces.strict import load_json
+from traces.kit.errors import TraceError, UserError, refusal, shown
+from traces.kit.json_array import json_objects
+from traces.kit.sources import open_source as open_source
+from traces.kit.strict import load_json
 
 MAX_REQUEST_IDS = 2**24
 """The most expert ids of one request, which is what an importer holds in memory."""

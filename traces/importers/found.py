@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from traces.format import Array
-from traces.manifest import Recorder
+from traces.format.layout import Array
+from traces.format.manifest import Recorder
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from traces.errors import one_of
-from traces.format import DECODE, MAX_EXPERTS, PREFILL, Array
+from traces.format.layout import DECODE, MAX_EXPERTS, PREFILL, Array
+from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size, json_lines
-from traces.manifest import Recorder
+from traces.kit.errors import one_of
 
 _HEAD = ("model", "n_layers", "n_experts", "top_k", "expert_bytes")
 _NEEDED, _MORE = ("token", "layer", "ids"), ("request", "phase", "weights", "token_id")

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from traces.errors import TraceError
-from traces.format import MAX_EXPERTS, Array, shown
+from traces.format.layout import MAX_EXPERTS, Array
+from traces.kit.errors import TraceError, shown
 
 _PART = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 

@@ -23,16 +23,16 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from traces.errors import TraceError, UserError
-from traces.format import MAX_EXPERTS
+from traces.format.layout import MAX_EXPERTS
+from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, build
 from traces.importers.counts import are_counts_in
 from traces.importers.files import MAX_REQUEST_IDS, Line, text_lines
 from traces.importers.llama_ubatches import Group, partial_token, passes
 from traces.importers.passes import MAX_LAYERS, Turns
+from traces.kit.errors import TraceError, UserError
 from traces.kit.words import Between
-from traces.manifest import Recorder
 
 _HEAD = "layer,expert"
 _ROW = re.compile(rb"(\d{1,5}),(\d{1,5})")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from traces.errors import TraceError
 from traces.importers.files import Line
 from traces.importers.passes import Pass
+from traces.kit.errors import TraceError
 
 _CUT = "where this is not the end of the file, no row may be missing"
 

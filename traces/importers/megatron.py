@@ -24,14 +24,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from traces.errors import one_of
-from traces.format import Array
+from traces.format.layout import Array
+from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.files import MAX_REQUEST_IDS, Line, json_lines
 from traces.importers.passes import MAX_LAYERS, Pass, Turns
+from traces.kit.errors import one_of
 from traces.kit.words import Between
-from traces.manifest import Recorder
 
 _NEEDED = ("step", "layer", "num_tokens", "topk", "top_indices")
 _MORE = ("stage", "block", "mtp_idx", "rank")
@@ -182,9 +182,7 @@ of a token stay in the order given.
             "inference: a pass of several tokens is a prompt, one of one token a decode step; training: every pass is"
             " a prompt of its own; without it inference",
         ],
-        "chunk": Annotated[
-            int, Between(2, 2**24), "prompts come in chunks of so many tokens, the last may be smaller"
-        ],
+        "chunk": Annotated[int, Between(2, 2**24), "prompts come in chunks of so many tokens, the last may be smaller"],
         "prompt_tokens": Annotated[
             int, Between(1, 2**24), "of each prompt: needed only where a last chunk is full or has one token"
         ],

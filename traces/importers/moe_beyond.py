@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from traces.errors import TraceError
-from traces.format import MAX_EXPERTS
+from traces.format.layout import MAX_EXPERTS
+from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.counts import are_counts_in
 from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size, text_lines
 from traces.importers.passes import MAX_LAYERS
-from traces.manifest import Recorder
+from traces.kit.errors import TraceError
 
 _HEAD = "Layer ID,Batch Number,Token,Activated Expert IDs"
 _HEADS = (_HEAD.encode(), f"{_HEAD},Token Embedding Vector".encode())

@@ -20,16 +20,16 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from traces.errors import one_of
-from traces.format import Array, refusal
+from traces.format.layout import Array
+from traces.format.manifest import Recorder
+from traces.format.npy import Header
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.archive import Archive
 from traces.importers.build import File, Found, build
 from traces.importers.counts import COUNTS, WANTED, are_counts
 from traces.importers.files import bounded_json, check_request_size
-from traces.manifest import Recorder
-from traces.npy import Header
-from traces.sources import open_source
+from traces.kit.errors import one_of, refusal
+from traces.kit.sources import open_source
 
 _TOKEN_ARRAYS = {"experts": "ui", "weights": "f", "token_ids": "ui"}
 _SIGNALS = {"weights": "expert_weights", "token_ids": "token_ids"}

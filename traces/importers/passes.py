@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from traces.format import Array
+from traces.format.layout import Array
 from traces.importers.build import Found
 from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import entry_points
 
-from traces.errors import UserError, one_of
 from traces.importers import (
     Importer,
     jsonl,
@@ -18,6 +17,7 @@ from traces.importers import (
     sglang_pt,
     vllm_log,
 )
+from traces.kit.errors import UserError, one_of
 
 GROUP = "moe_offload.importers"
 OURS = tuple(

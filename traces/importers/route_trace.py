@@ -23,13 +23,13 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from traces.errors import TraceError, one_of
-from traces.format import DECODE, PREFILL, Array, shown
+from traces.format.layout import DECODE, PREFILL, Array
+from traces.format.manifest import Recorder
 from traces.importers import Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.counts import are_counts_in
 from traces.importers.files import Line, check_request_size, text_lines
-from traces.manifest import Recorder
+from traces.kit.errors import TraceError, one_of, shown
 
 _MAX_ENTRIES = 2**20
 _COLUMNS: Mapping[str, str] = {

@@ -30,8 +30,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from traces.errors import one_of
-from traces.format import MAX_EXPERTS, refusal
+from traces.format.layout import MAX_EXPERTS
+from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.archive import Archive
 from traces.importers.build import File, build
@@ -40,9 +40,9 @@ from traces.importers.files import check_request_size
 from traces.importers.found import Found
 from traces.importers.responses import read_responses
 from traces.importers.span import Counts, placed
+from traces.kit.errors import one_of, refusal
+from traces.kit.sources import open_source
 from traces.kit.words import Between
-from traces.manifest import Recorder
-from traces.sources import open_source
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens")
 """Arrays of an archive that hold one number per request."""

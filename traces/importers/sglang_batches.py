@@ -17,8 +17,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from traces.errors import TraceError
-from traces.format import refusal
+from traces.kit.errors import TraceError, refusal
 
 EXTEND, DECODING, IDLE = 1, 2, 4
 _MODES = {

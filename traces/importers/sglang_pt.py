@@ -23,15 +23,16 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from traces.format import Array, refusal
+from traces.format.layout import Array
+from traces.format.manifest import Recorder
+from traces.format.mapped import row_chunks
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.files import check_request_size
 from traces.importers.sglang_batches import Batches, Session
 from traces.importers.torch_file import load
-from traces.manifest import Recorder
-from traces.mapped import row_chunks
-from traces.workplace import refuse_place
+from traces.kit.errors import refusal
+from traces.writing.workplace import refuse_place
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from traces.errors import TraceError
-from traces.format import Array
+from traces.format.layout import Array
 from traces.importers.found import Found
+from traces.kit.errors import TraceError
 
 Refuse = Callable[[str, object, str], TraceError]
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from traces.errors import TraceError, UserError
-from traces.format import Array, refusal, shown
+from traces.format.layout import Array
+from traces.format.npy import descr_of, read_header
 from traces.importers.archive import Bounded, reading
 from traces.importers.files import open_source
-from traces.npy import descr_of, read_header
+from traces.kit.errors import TraceError, UserError, refusal, shown
 
 MAX_PICKLE = 2**26
 """The most bytes of the pickled part, which holds everything but the tensors' values."""

@@ -26,15 +26,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from traces.errors import TraceError, UserError, one_of
-from traces.format import MAX_EXPERTS
+from traces.format.layout import MAX_EXPERTS
+from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.files import Line, json_lines
 from traces.importers.passes import MAX_LAYERS, Turns
 from traces.importers.vllm_requests import Route, by_pass, by_request
+from traces.kit.errors import TraceError, UserError, one_of
 from traces.kit.words import Between
-from traces.manifest import Recorder
 
 _NEEDED, _MORE = ("token_idx", "layer", "topk_ids"), ("type", "req_id", "topk_weights", "timestamp")
 _MAX_INT = 2**31 - 1

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from traces.format import Array
+from traces.format.layout import Array
 from traces.importers.build import Found
 from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size
 from traces.importers.passes import Pass

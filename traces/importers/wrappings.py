@@ -8,9 +8,8 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from traces.errors import TraceError
-from traces.format import refusal
-from traces.sources import open_source
+from traces.kit.errors import TraceError, refusal
+from traces.kit.sources import open_source
 
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"

@@ -18,7 +18,7 @@ from inspect import cleandoc, signature
 from textwrap import wrap
 from typing import Any, get_type_hints
 
-from traces.errors import Interrupted, UserError, allowing, one_line
+from traces.kit.errors import Interrupted, UserError, allowing, one_line
 from traces.kit.words import HELP, Key, Others, Position, keys_of, names_of, parse
 from traces.version import SHOWN
 

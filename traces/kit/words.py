@@ -21,7 +21,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
-from traces.errors import UserError, meant, one_line, one_of
+from traces.kit.errors import UserError, meant, one_line, one_of
 
 T = TypeVar("T")
 HELP = frozenset({"-h", "--help"})

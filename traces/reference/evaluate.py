@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
-from traces.collect.families import inspect_model
-from traces.collect.load import load
-from traces.collect.options import check_range, parse_options
 from traces.collect.recorder import Arrays, Recorder
+from traces.kit.options import check_range, parse_options
+from traces.models.families import inspect_model
+from traces.models.load import load
 from traces.reference.text import DOMAINS
 
 LENGTH, BATCH = 256, 8

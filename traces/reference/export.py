@@ -18,9 +18,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers import __version__ as transformers_version
 
-from traces.collect.load import load, weights_digest
-from traces.collect.options import parse_options
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.kit.options import parse_options
+from traces.models.load import load, weights_digest
 from traces.reference import MODEL_DIR
 from traces.reference.architecture import build
 from traces.reference.evaluate import evaluate

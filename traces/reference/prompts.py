@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from traces.collect.options import check_range, parse_options
+from traces.kit.options import check_range, parse_options
 from traces.reference import PROMPTS_FILE
 from traces.reference.text import DOMAINS, Domain
 from traces.reference.tokens import documents

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from traces.collect.options import parse_options
+from traces.kit.options import parse_options
 from traces.reference.text import DOMAINS, Domain, fetch, held_out, package_folder
 
 VOCABULARY = 4096

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from traces.collect.options import check_range, parse_options
-from traces.errors import UserError
+from traces.kit.errors import UserError
+from traces.kit.options import check_range, parse_options
 from traces.reference.architecture import GROUPED, SORTED, balance_loss, build
 from traces.reference.text import DOMAINS
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import mutate
 import pytest
+
+from tests.traces.fuzz import mutate
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from mutate import EDITS, EXAMPLES, FUZZ, SHORT, Edit, accepted_or_refused, mutated
 
+from tests.traces.fuzz.mutate import EDITS, EXAMPLES, FUZZ, SHORT, Edit, accepted_or_refused, mutated
 from traces import Trace, open_trace
 from traces.importers import Options
 from traces.importers.arrivals import read_arrivals

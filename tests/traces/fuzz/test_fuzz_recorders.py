@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mutate import EDITS, EXAMPLES, FUZZ, SHORT, Edit, accepted_or_refused, mutated
 
+from tests.traces.fuzz.mutate import EDITS, EXAMPLES, FUZZ, SHORT, Edit, accepted_or_refused, mutated
 from traces import Trace, open_trace
 from traces.importers import Options, torch_file
 from traces.importers.registry import importers
@@ -208,7 +208,7 @@ def test_texts(tmp_path: Path, name: str, edits: list[Edit]) -> None:
 @cache
 def sglang() -> bytes:
     """A recording of five passes."""
-    from sglang_files import record, recording
+    from tests.traces.importers.sglang_files import record, recording
 
     passes = [
         (1, [0, 1, 2, 0], [3, 1]),
@@ -240,7 +240,7 @@ FEW = settings(FUZZ, max_examples=EXAMPLES // 3 if EXAMPLES > SHORT else 12)
 @given(edits=EDITS, member=st.integers(0, 14))
 def test_sglang_pt(tmp_path: Path, part: str, edits: list[Edit], member: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    from sglang_files import forked
+    from tests.traces.importers.sglang_files import forked
 
     monkeypatch.setattr(torch_file, "spawn", forked)
     source, target = tmp_path / "source", tmp_path / "trace"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutate import EDITS, FUZZ, Edit, accepted_or_refused, mutated
 
+from tests.traces.fuzz.mutate import EDITS, FUZZ, Edit, accepted_or_refused, mutated
 from traces import open_trace
-from traces.inspect import as_json
-from traces.stats import describe
+from traces.describe.inspect import as_json
+from traces.describe.stats import describe
 
 
 @FUZZ

@@ -1,5 +1,0 @@
-"""Policies over budgets on the same requests: intervals, paired differences, fronts, and what may be concluded."""
-
-from sim.compare.comparison import Comparison, compare, compare_runs
-
-__all__ = ["Comparison", "compare", "compare_runs"]

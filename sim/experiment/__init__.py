@@ -1,0 +1,1 @@
+"""From words to results: configuration, cell, run, sweeps."""

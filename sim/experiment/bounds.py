@@ -1,0 +1,51 @@
+"""The bounds that no lossless policy on the GPU can beat (rule 7), at any budgets of a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from policies.bounds.belady_bypass import belady_bypass_bytes
+from policies.bounds.future import Future
+from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_ns
+from sim.experiment.cell import Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """Both bounds of the measured window at one budget."""
+
+    budget_bytes: int
+    nbytes: int
+    """``belady_bypass``: the fewest bytes copied."""
+    compute_ns: int
+    """Of ``time_lower_bound``: all compute at its cheapest grouping."""
+    link_ns: int
+    """Of ``time_lower_bound``: the fewest bytes at the link's peak."""
+
+    @property
+    def ns(self) -> int:
+        """``time_lower_bound``: the shortest makespan."""
+        return time_lower_bound_ns(self.compute_ns, self.link_ns)
+
+
+def future_of(cell: Cell) -> Future:
+    """The demand of the measured requests."""
+    n_flat = cell.setup.n_layers * cell.setup.n_experts
+    return Future.of((d for p in cell.passes(cell.selection.measured) for d in p.demand), n_flat)
+
+
+def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None) -> list[Floor]:
+    """The bounds at each of ``budgets`` (bytes), whatever the cell's own; ``future``: :func:`future_of` the cell.
+
+    Demand and compute are read once. Between two budgets a bound lies on or below the straight line, far below it where
+    the link gives way to compute: what is drawn as a curve wants a fine grid. ValueError for a budget below 0.
+    """
+    setup, costs, warm = cell.setup, cell.costs, bool(cell.selection.warmup)
+    future = future or future_of(cell)
+    compute = compute_floor_ns(cell.passes(cell.selection.measured), costs)
+    found = []
+    for budget in budgets:
+        nbytes = belady_bypass_bytes(future, setup.expert_bytes, setup.n_experts, budget, warm=warm)
+        found.append(Floor(budget, nbytes, compute, costs.link_floor_ns(nbytes)))
+    return found

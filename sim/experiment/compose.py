@@ -1,0 +1,246 @@
+"""From the words of a command line to a checked configuration: Hydra composes, this module refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from policies import registry
+from sim.experiment.config import RunConfig
+from sim.experiment.sweep.axes import listed
+from sim.experiment.sweep.plugins import EXTRAS, check_plugin
+from traces.kit import conf
+from traces.kit.errors import UserError, allowing, one_of
+
+GROUPS = ("policy", "model", "hardware", "workload")
+CHOICES = (*GROUPS, "experiment", "hydra/launcher", "hydra/sweeper")
+"""Keys whose value is the name of a file."""
+PATHS = ("trace", "model", "hardware")
+"""Keys whose value may be a path as well as a name."""
+_FILES: dict[str, str] = {}
+"""Profiles' files by the names under which Hydra knows them."""
+
+
+def read_config(overrides: Sequence[str]) -> RunConfig:
+    """Compose ``conf/`` with ``key=value`` words and check the outcome."""
+    composed = to_dict(compose_words(overrides))
+    listed(composed)
+    return RunConfig.from_dict(composed)
+
+
+def compose_words(overrides: Sequence[str], *, hydra: bool = False) -> DictConfig:
+    """Compose ``conf/`` with ``key=value`` words, unchecked; ``hydra``: with Hydra's own settings. UserError."""
+    register_policies()
+    words = [prepare(word) for word in overrides]
+    _check_names(words)
+    try:
+        return _compose(words, hydra=hydra)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(_explain(error, words)) from None
+    except yaml.YAMLError as error:  # of a file in conf/, which it names
+        raise UserError(f"not YAML: {' '.join(str(error).split())}") from None
+
+
+def _compose(words: Sequence[str], *, hydra: bool = False) -> DictConfig:
+    with initialize_config_dir(str(conf.FOLDER), version_base="1.3"):
+        return compose("config", overrides=list(words), return_hydra_config=hydra)
+
+
+def to_dict(composed: DictConfig) -> dict[str, Any]:
+    """The composed configuration as plain Python, interpolations resolved."""
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    if not isinstance(plain, dict):
+        raise UserError("the configuration is not a mapping")
+    return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def choices(group: str) -> list[str]:
+    """The names that a group has, in ``conf/`` and, for policies, from other packages."""
+    found = conf.names(group)
+    return sorted(found | (set(_policies_elsewhere(found)) if group == "policy" else set()))
+
+
+def register_policies() -> None:
+    """Make policies without a file in ``conf/policy`` (other packages', say) known to Hydra, with their defaults."""
+    for name in _policies_elsewhere(conf.names("policy")):
+        try:
+            known = registry.defaults(name) if registry.parameters(name) else {}
+        except UserError:  # told where the policy is asked for: others can still be
+            known = {}
+        ConfigStore.instance().store(group="policy", name=name, node={"name": name, **known})
+
+
+def _policies_elsewhere(found: Collection[str]) -> list[str]:
+    """Policies without a file; reference rows, which are no choice, are not among them."""
+    return [name for name in registry.names() if name not in found and not registry.find(name).clairvoyant]
+
+
+def prepare(word: str, sweep: bool = False) -> str:
+    """A word in Hydra's grammar: what it does not take as a value is plain text, for whoever reads the key to judge.
+
+    ``trace=``, ``model=`` and ``hardware=`` take paths, whatever characters are in them. UserError for no key.
+    """
+    key, separator, value = word.partition("=")
+    if not key:
+        raise UserError(f"{word}: not understood; write key=value")
+    if "\0" in word or not _is_unicode(word):
+        raise UserError(f"{ascii(word)[1:-1]}: not a text in UTF-8")
+    if not separator or not value:
+        return _parsable(word)
+    if sweep and value[0] in "[{":  # a list was meant, and is not one text
+        return _parsable(word, quoting=False)
+    if sweep and "," in value and key in PATHS:
+        return f"{key}=" + ",".join(prepare(f"{key}={v}").partition("=")[2] for v in value.split(","))
+    if key == "trace":
+        return _parsable(value_word(key, value))
+    looks_like_path = "/" in value or "\\" in value or value.endswith((".yaml", ".yml"))
+    return f"{key}={_store(key, Path(value))}" if key in PATHS and looks_like_path else _parsable(word)
+
+
+def _parsable(word: str, *, quoting: bool = True) -> str:
+    """The word, its value quoted if Hydra has no other way to read it. UserError for what has no key."""
+    key, separator, value = word.partition("=")
+    quoting = quoting and bool(separator)
+    for tried in (word, _quoted(key, value)) if quoting else (word,):
+        with suppress(HydraException):
+            parse(tried)
+            return tried
+    if not quoting:
+        raise UserError(f"{word}: not understood; write key=value")
+    raise UserError(f"{word}: no such key (python -m sim run --help lists them)")
+
+
+@cache
+def parse(word: str) -> Override:
+    """What Hydra reads in a word. HydraException."""
+    return OverridesParser.create().parse_override(word)
+
+
+def _is_unicode(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:  # bytes that a shell let pass
+        return False
+    return True
+
+
+def _check_names(words: Sequence[str]) -> None:
+    """UserError where the name of a group's file is wanted, and something else is given."""
+    for override in map(parse, words):
+        group, value = override.key_or_group, override.value()
+        if group not in GROUPS or override.is_delete() or override.is_sweep_override():
+            continue
+        if not isinstance(value, str) or "${" in value:
+            allowed = one_of(choices(group))
+            raise UserError(f"{override.input_line}: the name of a {group} is wanted; allowed: {allowed}")
+
+
+def value_word(key: str, value: str) -> str:
+    """An override in Hydra's grammar that gives a text, quoted where that needs it, with nothing interpolated."""
+    if value[0] in "'\"" or (re.fullmatch(r"[\w./-]+", value, flags=re.ASCII) and isinstance(_read(value), str)):
+        return f"{key}={value}"
+    return _quoted(key, value)
+
+
+def _read(value: str) -> object:
+    """A plain value as Hydra reads it: a number, a truth, null or a text."""
+    return parse(f"key={value}").value()
+
+
+def _quoted(key: str, value: str) -> str:
+    # Backslashes count only before a quote, the closing one included.
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value.replace("${", "\\${"))
+    return f"{key}='{escaped}'"
+
+
+def _store(group: str, path: Path) -> str:
+    """Read a profile's file and make it known to Hydra under a name of its own."""
+    if not path.is_file():
+        raise UserError(f"{group}={path}: no such file; allowed: a profile's file, or {one_of(choices(group))}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.safe_load(text)
+        if not isinstance(node, dict) or not all(isinstance(key, str) for key in node) or "defaults" in node:
+            raise UserError(f"{group}={path}: a mapping of {group} keys is wanted")
+        OmegaConf.create(node)
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, RecursionError) as error:
+        raise UserError(f"{group}={path}: not a profile in YAML: {' '.join(str(error).split())}") from None
+    name = f"file_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    ConfigStore.instance().store(group=group, name=name, node=node)
+    _FILES[name] = str(path)
+    return name
+
+
+def shell_word(word: str) -> str:
+    """A prepared word as it is given in a shell: a profile's file by its path, and quoted where the shell wants it."""
+    key, _, value = word.partition("=")
+    return shlex.quote(f"{key}={_FILES.get(value, value)}")
+
+
+def _explain(error: Exception, words: Sequence[str]) -> str:
+    """One line for a person, from Hydra's several. UserError for an extra that is not installed."""
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not understood; write key=value"
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        if group in ("hydra/launcher", "hydra/sweeper"):
+            check_plugin(group.removeprefix("hydra/"), name)
+        known = [option for option in error.options if not option.startswith("file_")]
+        return f"{group}={name}: unknown; {allowing(name, known)}"
+    try:
+        return _culprit(words) or " ".join(str(error).split())
+    except (HydraException, OmegaConfBaseException, ValueError):
+        return " ".join(str(error).split())
+
+
+def _culprit(words: Sequence[str]) -> str | None:
+    """Which word it was that Hydra did not take, and why."""
+    overrides = [parse(word) for word in words]
+    for override in overrides:
+        if override.is_sweep_override():
+            return f"{override.input_line}: several values; add -m to run each"
+    chosen = [w for w in words if w.partition("=")[0].lstrip("+") in CHOICES]
+    for override in overrides:
+        if override.key_or_group in CHOICES:
+            continue
+        node: Any = _compose(chosen, hydra=override.key_or_group.startswith("hydra."))
+        for part in override.key_or_group.split("."):
+            if not isinstance(node, DictConfig) or part not in node:
+                known = [str(key) for key in node] if isinstance(node, DictConfig) else []
+                allowed = [key for key in known if key != "hydra" and not key.startswith("_")]
+                kind = next((k for k in EXTRAS if override.key_or_group.startswith(f"hydra.{k}.")), None)
+                more = f"; hydra/{kind}=NAME chooses another {kind}" if kind else ""
+                if override.key_or_group.startswith("hardware.software.policy_us."):
+                    more = f"; a policy's own time is added: +{override.input_line}"
+                return f"{override.input_line}: no such key; {allowing(part, allowed or ['none here'])}{more}"
+            node = node[part]
+        if isinstance(node, DictConfig) and not override.is_delete():
+            return _no_group(override, [str(key) for key in node])
+    return None
+
+
+def _no_group(override: Override, known: Sequence[str]) -> str | None:
+    """Why a value cannot take the place of a group of keys."""
+    value, key = override.value(), override.key_or_group
+    if not isinstance(value, Mapping):
+        return f"{override.input_line}: a group of keys; allowed: {one_of(f'{key}.{k}' for k in known)}"
+    unknown = next((k for k in value if str(k) not in known), None)
+    return None if unknown is None else f"{override.input_line}: {key} has no key {unknown}; {allowing(unknown, known)}"

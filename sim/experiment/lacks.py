@@ -1,0 +1,138 @@
+"""What a policy needs and a trace has not: said in one line, with what makes the policy do without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from policies.api import Policy, Signal
+from traces import Trace
+from traces.format.layout import SIGNALS
+from traces.kit.errors import UserError, one_of
+
+Build = Callable[[Mapping[str, Any]], Policy]
+"""Makes the policy, with other values of some parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class There:
+    """What there is: a trace, by the word that names it, predictors beside it, and whether it has train requests.
+
+    ``validation``: some of these are measured, so no predictor that was fitted on them counts.
+    """
+
+    word: str
+    trace: Trace
+    predictors: Collection[str]
+    train: bool
+    validation: bool = False
+
+    @property
+    def signals(self) -> list[Signal]:
+        return [signal for signal in Signal if self.trace.has(signal)]
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """What is missing, ``ways`` to do without (switches, or commands), and how a message ends that offers ``{}``."""
+
+    what: str
+    ways: tuple[str, ...] = ()
+    offer: str = "; allowed: {}"
+    otherwise: str = ""
+    """The end of the message where there is nothing to offer."""
+    vetoes: bool = True
+    """Whether it makes a switch that leads here useless."""
+
+
+def check(policy: Policy, there: There, build: Build) -> None:
+    """UserError where something is missing; it names the ways to do without after which nothing is."""
+    lack = _lack(policy, there)
+    if lack is not None:
+        ways = [enough for way in lack.ways if (enough := _enough(way, there, build))]
+        raise UserError(lack.what + (lack.offer.format(", or ".join(ways)) if ways else lack.otherwise))
+
+
+def _lack(policy: Policy, there: There) -> Lack | None:
+    return _signals(policy, there) or _distance(policy, there) or _predictors(policy, there) or _train(policy, there)
+
+
+def _signals(policy: Policy, there: There) -> Lack | None:
+    missing = sorted(policy.needs() - set(there.signals))
+    if not missing:
+        return None
+    recorded = one_of(signal for signal in SIGNALS if there.trace.has(signal))
+    switches = [policy.without.get(signal, "") for signal in missing]
+    return Lack(
+        f"policy={policy.name} needs the signal{'s' * (len(missing) > 1)} {one_of(missing)}, which trace={there.word}"
+        f" did not record; recorded: {recorded}",
+        (" ".join(switches),) if all(switches) else (),
+        otherwise="; there is no fallback",
+    )
+
+
+def _distance(policy: Policy, there: There) -> Lack | None:
+    asked = policy.layers_ahead()
+    if asked is None or Signal.GATE_AHEAD not in policy.needs():
+        return None
+    recorded = there.trace.gate_ahead.shape[2]  # type: ignore[union-attr]
+    if asked <= recorded:
+        return None
+    by = f"policy.{policy.ahead}={asked}: " if isinstance(policy.ahead, str) else ""
+    return Lack(
+        f"{by}policy={policy.name} reads gate_ahead {'so many' if by else asked} layers ahead;"
+        f" trace={there.word} recorded, and allowed: 1 to {recorded}"
+    )
+
+
+def _predictors(policy: Policy, there: There) -> Lack | None:
+    missing = sorted(policy.predictors() - set(there.predictors))
+    if not missing:
+        return None
+    if there.validation:
+        switches = [way for way in policy.unfitted(there.signals) if way.startswith("policy.") and " after " not in way]
+        return Lack(
+            f"policy={policy.name} needs the predictor {one_of(missing)}, which was fitted on the requests that"
+            " measure=validation measures",
+            (*switches, "measure=test"),
+        )
+    return Lack(
+        f"policy={policy.name} needs the predictor {one_of(missing)}, which was not fitted for trace={there.word};"
+        f" there are: {one_of(there.predictors) or 'none'}",
+        tuple(policy.unfitted(there.signals)),
+    )
+
+
+def _train(policy: Policy, there: There) -> Lack | None:
+    if there.train or not policy.wants_history():
+        return None
+    return Lack(
+        f"policy={policy.name} learns from train requests, and trace={there.word} has no split;"
+        " import or collect it with split=0.7",
+        (policy.unlearned,) if policy.unlearned else (),
+        ", or give {}",
+        vetoes=False,  # another split mends it
+    )
+
+
+def _enough(way: str, there: There, build: Build) -> str:
+    """``way``, with the switches that it calls for in turn; empty where something is missing all the same."""
+    given: dict[str, str] = {}
+    while all(word.startswith("policy.") for word in way.split()):
+        more = dict(word.removeprefix("policy.").split("=", 1) for word in way.split())
+        if more.keys() <= given.keys():
+            return ""
+        given |= more
+        try:
+            lack = _lack(build({key: yaml.safe_load(value) for key, value in given.items()}), there)
+        except UserError:
+            return ""
+        if lack is None or not (lack.ways or lack.vetoes):
+            return " ".join(f"policy.{key}={value}" for key, value in given.items())
+        if not lack.ways:
+            return ""
+        way = lack.ways[0]
+    return "" if given else way  # a command, which is more than a switch

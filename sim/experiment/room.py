@@ -1,0 +1,123 @@
+"""How much of a GPU's memory is there for experts, and what ``budget=`` may be.
+
+The rest of the model (attention, norms, routers, shared experts, leading dense layers, embeddings, the head) and the KV
+cache lie there as well. Activations, workspace and the driver's own memory are not counted: no profile knows them. A
+smaller ``hardware.gpu.memory_bytes`` holds some back for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from heapq import nlargest
+from typing import Any
+
+from sim.prices import HardwareProfile, ModelProfile
+from traces import Request
+from traces.kit.errors import UserError, meant
+from traces.kit.units import format_bytes, parse_budget
+
+AUTO = "auto"
+"""As a budget: the whole room, or all experts where they take less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the KV cache must hold at a time."""
+
+    requests: int
+    tokens: int
+    """Prompt and output, summed over the requests."""
+
+    @classmethod
+    def of(cls, tokens: Iterable[int], batch: int) -> Context:
+        """The longest requests that can be active together. ``tokens``: of each, prompt and output."""
+        longest = nlargest(batch, tokens)
+        return cls(len(longest), sum(longest))
+
+
+def tokens_of(requests: Iterable[Request]) -> Iterable[int]:
+    """Prompt and output tokens of each request."""
+    return (request.prompt_tokens + request.output_tokens for request in requests)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A GPU's memory in bytes, and what of it experts cannot have; 0 where the model's shapes are unknown."""
+
+    gpu_bytes: int
+    dense_bytes: int
+    """Attention, norms, routers and shared experts of all layers, and leading dense layers."""
+    head_bytes: int
+    """Embeddings, and the head with its norm."""
+    kv_bytes: int
+    kv_requests: int
+    kv_tokens: int
+    bytes: int = field(init=False)
+    """What is left for experts."""
+
+    def __post_init__(self) -> None:
+        rest = self.gpu_bytes - self.dense_bytes - self.head_bytes - self.kv_bytes
+        object.__setattr__(self, "bytes", max(0, rest))
+
+    @classmethod
+    def of(cls, model: ModelProfile, hardware: HardwareProfile, context: Context) -> Room:
+        """The room beside a model, its weights but the experts in their own dtype, and a KV cache for ``context``."""
+        lead, size = model.leading_dense_layers, model.dense_bytes_per_param
+        per_layer = model.attention_params + model.router_params + model.shared_expert_params
+        return cls(
+            gpu_bytes=hardware.gpu.memory_bytes,
+            dense_bytes=size * (model.moe_layers * per_layer + lead.count * lead.params_per_layer),
+            head_bytes=size * (model.vocab * model.hidden + model.head_params),
+            kv_bytes=(model.moe_layers + lead.count) * model.kv_bytes_per_token * context.tokens,
+            kv_requests=context.requests,
+            kv_tokens=context.tokens,
+        )
+
+    def document(self) -> dict[str, int]:
+        """As plain JSON."""
+        return asdict(self)
+
+
+def line(room: Mapping[str, Any]) -> str:
+    """A line for people, from the document of a room."""
+    return f"room for experts: {format_bytes(room['bytes'])} of {worded(room)}"
+
+
+def worded(room: Mapping[str, Any]) -> str:
+    """The sum behind the document of a room: ``24.0 GB, less 271 MB dense part, ...``."""
+    parts = {
+        "dense part": room["dense_bytes"],
+        "embeddings and head": room["head_bytes"],
+        f"KV of {room['kv_tokens']:,} tokens": room["kv_bytes"],
+    }
+    less = ", ".join(f"{format_bytes(nbytes)} {name}" for name, nbytes in parts.items() if nbytes)
+    return f"{format_bytes(room['gpu_bytes'])}, {f'less {less}' if less else 'the rest of the model being unknown'}"
+
+
+def budget_bytes(budget: str | int, total_expert_bytes: int, room: Room, hardware: str) -> int:
+    """A budget in bytes: a size, a share of all experts, or ``auto``. UserError for more than there is room for."""
+    here = f"{format_bytes(room.bytes)} are there for experts"
+    why = f"{worded(room.document())} (activations not counted)"
+    there = f"{here} on {hardware}: {why}"
+    if not room.bytes:  # whatever the budget
+        more = "a larger GPU, a smaller batch or shorter requests"
+        raise UserError(f"hardware={hardware}: {here}: {why}; allowed: {more}")
+    if budget == AUTO:
+        return min(room.bytes, total_expert_bytes)
+    try:
+        nbytes = parse_budget(budget, total_expert_bytes)
+    except UserError as error:
+        close = meant(budget, [AUTO])
+        raise UserError(f"{error}, or {AUTO}{close}") from None
+    if nbytes > room.bytes:
+        raise UserError(f"budget={budget}: {there}; allowed: up to {_typed(room.bytes)}, or {AUTO}")
+    return nbytes
+
+
+def _typed(nbytes: int) -> str:
+    """A size as one types it, never more than it is."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6)):
+        if nbytes >= size:
+            return f"{nbytes // (size // 1000) / 1000:.3f}{unit}"
+    return str(nbytes)

@@ -1,0 +1,147 @@
+"""Run a cell: the policy's row, the bounds and the reference rows, each found in the store or computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from policies.api import Policy, Setup
+from policies.bounds.future import Clairvoyant, Future
+from policies.lru import LRU
+from sim.experiment.bounds import floors, future_of
+from sim.experiment.cell import Cell, make_cell
+from sim.experiment.config import RunConfig
+from sim.experiment.inputs import Inputs
+from sim.experiment.progress import Progress
+from sim.experiment.stated import stated
+from sim.results.document import Outcome, document, reference_row
+from sim.results.store import SCHEMA, Store
+from sim.results.timeline import Timeline
+from traces.kit.errors import UserError
+from traces.kit.fields import MAX_INT
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished run: its document (DESIGN section 8) and its folder."""
+
+    document: Mapping[str, Any]
+    folder: Path
+    cached: bool
+
+
+def run(*overrides: str, out: str | Path = "outputs", progress: Progress | None = None) -> Result:
+    """Run one configuration given as ``key=value`` words, or read it if it was run before. UserError for mistakes."""
+    from sim.experiment.compose import read_config
+
+    return run_config(read_config(overrides), out, progress)
+
+
+def run_config(
+    config: RunConfig, out: str | Path = "outputs", progress: Progress | None = None, inputs: Inputs | None = None
+) -> Result:
+    """Run one composed configuration, or read it if it was run before; ``inputs``: shared with other cells."""
+    cell = make_cell(config, inputs)
+    policy = cell.policy()
+    store = Store(Path(out))
+    folder = store.folder(f"{policy.name}-{cell.setup.budget}-{cell.key()}")
+    found = store.read(folder, "result.json")
+    if found is not None:
+        return Result(found, folder, cached=True)
+    with store.turn(folder):  # two sweeps that meet in one cell run it once
+        found = store.read(folder, "result.json")
+        if found is not None:
+            return Result(found, folder, cached=True)
+        outcome = simulate(cell, policy, record=config.log, shown=config.timeline, progress=progress)
+        bounds = _bounds(cell, store, progress) if config.bounds and policy.lossless else None
+        result = document(cell, outcome, bounds)
+        store.write(folder, result, outcome, config)
+    return Result(result, folder, cached=False)
+
+
+def simulate(
+    cell: Cell,
+    policy: Policy,
+    *,
+    setup: Setup | None = None,
+    name: str = "",
+    reference: bool = False,
+    record: bool = False,
+    shown: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Replay the cell's requests under ``policy`` on the simulated machine; ``name`` is what progress calls it.
+
+    ``reference``: as a reference row, which is charged no time of its own; ``record``: keep the log of facts;
+    ``shown``: keep a timeline.
+    """
+    core = cell.core(policy, setup=setup, record=record)
+    total = sum(_rows(cell, r) for r in (*cell.selection.warmup, *cell.selection.measured))
+    done = 0
+
+    def note(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if progress is not None:
+            progress(name or policy.name, done, total)
+
+    facts = stated(policy)
+    timeline = Timeline() if shown else None
+    machine = cell.machine(core, note, timeline, charged=not reference)
+    accounts = machine.run(cell.passes(cell.selection.warmup), cell.passes(cell.selection.measured))
+    if accounts.end_ns > MAX_INT:  # no table holds it
+        years = accounts.end_ns // (365 * 86400 * 10**9)
+        raise UserError(
+            f"hardware={cell.hardware.name}: a run takes {years:,} years on it, so that a figure is a slip"
+            f" ({', '.join(cell.changed('hardware')) or 'none differs from the shipped profile'}); allowed: up to 146"
+        )
+    return Outcome(policy, core, accounts, machine.timings, facts, timeline)
+
+
+def _rows(cell: Cell, request: int) -> int:
+    return int(cell.trace.steps["rows"][cell.trace.steps_of(request)].sum())
+
+
+def _bounds(cell: Cell, store: Store, progress: Progress | None) -> Mapping[str, Any]:
+    """The bounds and reference rows of rule 7: one shared cell for all policies."""
+    resolved = {k: v for k, v in cell.resolved().items() if k not in ("policy", "predictors", "log", "timeline")}
+    folder = store.folder(f"bounds-{cell.setup.budget}-{cell.key(resolved, shared=True)}")
+    found = store.read(folder, "bounds.json")
+    if found is not None:
+        return found
+    with store.turn(folder):  # workers that meet here wait for the first, rather than compute the same
+        return store.read(folder, "bounds.json") or _new_bounds(cell, store, folder, progress)
+
+
+def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | None) -> Mapping[str, Any]:
+    measured = future_of(cell)
+    (floor,) = floors(cell, [cell.setup.budget], measured)
+    rows = {"infinite": reference_row(_infinite(cell, progress))}
+    whole = _whole_future(cell) if cell.selection.warmup else measured
+    for name in ("belady_forced", "perfect_next_layer"):
+        policy = cell.policy(name, {})
+        if not isinstance(policy, Clairvoyant):
+            raise TypeError(f"{name} is not clairvoyant")
+        policy.foresee(whole)
+        rows[name] = reference_row(simulate(cell, policy, name=name, reference=True, progress=progress))
+    content = {
+        "schema": SCHEMA,
+        "belady_bypass": {"bytes": floor.nbytes},
+        "time_lower_bound": {"ns": floor.ns, "compute_ns": floor.compute_ns, "link_ns": floor.link_ns},
+        "reference": rows,
+    }
+    store.write_json(folder, "bounds.json", content)
+    return content
+
+
+def _whole_future(cell: Cell) -> Future:
+    passes = (p for part in (cell.selection.warmup, cell.selection.measured) for p in cell.passes(part))
+    return Future.of((d for p in passes for d in p.demand), cell.setup.n_layers * cell.setup.n_experts)
+
+
+def _infinite(cell: Cell, progress: Progress | None) -> Outcome:
+    """LRU with a budget for all experts."""
+    setup = replace(cell.setup, budget=cell.total_expert_bytes)
+    return simulate(cell, LRU(setup), setup=setup, name="infinite", reference=True, progress=progress)

@@ -1,0 +1,157 @@
+"""``python -m sim run -m``: a grid, through Hydra's multirun and whatever launcher and sweeper are chosen."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+
+from sim.cli import one_line, split_output, stdout_console
+from sim.experiment.compose import shell_word, value_word
+from sim.experiment.sweep.job import Job, Told, heard, one_thread, tally
+from sim.experiment.sweep.plan import Plan, make_plan
+from sim.experiment.sweep.watch import watched
+from sim.results.store import Store
+from traces.kit import conf
+from traces.kit.errors import UserError
+from traces.kit.units import counted
+
+TUNED = "optimization_results.yaml"
+"""What Hydra's Optuna sweeper leaves."""
+
+TOLD = {
+    "test": "tuned on the measured requests, so judge it on another trace; measure=validation tunes on others",
+    "validation": "tuned on the validation requests; the same parameters with measure=test tell what they are worth",
+}
+
+ABANDONED_S = 7 * 86400.0
+
+
+def multirun(words: Sequence[str]) -> int:
+    """Run every combination; one failed cell does not stop the others. Returns the exit status: 2 if any failed,
+    130 if it was interrupted.
+
+    stdout has the results in the order of the grid, whatever the launcher: a table, or with ``format=json`` one
+    document per line. stderr has progress, and at the end every failure.
+    """
+    overrides, output = split_output(words)
+    plan = make_plan(overrides)
+    store = Store(Path(output["out"]).absolute())
+    began = time.monotonic()
+    with _told_folder(store.root) as folder:
+        try:
+            broken = _launch(plan, store.root, folder)
+        except KeyboardInterrupt:
+            _close(plan, list(heard(folder)), output["out"], "interrupted", time.monotonic() - began)
+            return 130
+        told = list(heard(folder))
+    tuned = store.root / ".multirun" / TUNED
+    _print(told, store, output["format"], plan.measure, tuned if plan.tunes and not broken else None)
+    return _close(plan, told, output["out"], broken, time.monotonic() - began)
+
+
+@contextmanager
+def _told_folder(root: Path) -> Iterator[Path]:
+    try:
+        (root / ".multirun").mkdir(parents=True, exist_ok=True)
+        for left in (root / ".multirun").glob("told-*"):  # of sweeps that were killed
+            with suppress(FileNotFoundError):  # another sweep has just ended
+                if time.time() - left.stat().st_mtime > ABANDONED_S:
+                    shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix="told-", dir=root / ".multirun"))
+    except OSError as error:
+        raise UserError(f"out={root}: cannot be written ({error.strerror})") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
+    """Let Hydra run the jobs. Returns what broke, if something other than a cell did."""
+
+    one_thread()
+    saved_argv, saved_env = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["sim", "--multirun", *plan.words, value_word("hydra.sweep.dir", str(root / ".multirun"))]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, rather than print them and exit
+    job = Job(str(root), str(folder), os.getpid())
+    try:
+        with watched(partial(tally, folder), plan.cells), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the launchers and sweepers, about their own dependencies
+            if plan.tunes:
+                _quiet()
+            hydra.main(config_path=str(conf.FOLDER), config_name="config", version_base="1.3")(job)()
+    except UserError:
+        raise
+    except Exception as error:  # a worker was killed, a cluster refused: the cells that are done are done
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return f"out={root}: cannot be written ({error.strerror})"
+        return one_line(f"{type(error).__name__}: {error}")
+    finally:
+        sys.argv = saved_argv
+        if saved_env is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = saved_env
+    return None
+
+
+def _quiet() -> None:
+    import optuna
+
+    optuna.logging.set_verbosity(logging.WARNING)
+
+
+def _print(told: Sequence[Told], store: Store, form: str, measure: str, tuned: Path | None) -> None:
+    """The results to stdout; a cell that the grid names twice is shown twice."""
+    folders = [store.folder(one.folder) for one in told if one.folder is not None]
+    documents = (document for folder in folders if (document := store.read(folder, "result.json")) is not None)
+    best: dict[str, Any] = yaml.safe_load(tuned.read_text(encoding="utf-8")) if tuned and tuned.is_file() else {}
+    if form == "json":
+        for document in documents:
+            sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
+    elif folders:
+        from sim.experiment.sweep.grid import show_grid
+
+        show_grid(documents, stdout_console())
+    if best:
+        params = " ".join(f"{key}={value}" for key, value in best["best_params"].items())
+        said = f"best: {params} (mean TPOT {best['best_value']:.2f} ms)\n{TOLD[measure]}\n"
+        (sys.stderr if form == "json" else sys.stdout).write(said)
+
+
+def _close(plan: Plan, told: Sequence[Told], out: str, broken: str | None, seconds: float) -> int:
+    """Say on stderr how it ended; returns the exit status."""
+    failed = [one for one in told if one.state == "failed"]
+    lost = plan.cells - len(told)
+    counts = {state: sum(one.state == state for one in told) for state in ("run", "read")}
+    for one in failed:
+        words = [*map(shell_word, one.words), *([] if out == "outputs" else [shlex.quote(f"out={out}")])]
+        sys.stderr.write(f"error: {one_line(one.error)}\n  python -m sim run {' '.join(words)}\n")
+    if broken is not None:
+        sys.stderr.write(f"error: the sweep was broken off: {broken}\n")
+    parts = [f"{counts['run']} run", f"{counts['read']} read", *([f"{len(failed)} failed"] if failed else [])]
+    if lost:
+        parts.append(f"{lost} not reached")
+    inside = sum(one.seconds for one in told)
+    sys.stderr.write(
+        f"{counted(plan.cells, 'cell')} in {out}: {', '.join(parts)}; {seconds:.1f} s, the jobs took {inside:.1f} s\n"
+    )
+    if broken is not None or lost:
+        sys.stderr.write("the same command reads what is there, and runs the rest\n")
+    return 2 if failed or broken is not None or lost else 0

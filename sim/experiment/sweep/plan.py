@@ -1,0 +1,167 @@
+"""What a sweep is going to run, found and checked before it begins, so that a slip stops it in the first second."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
+from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
+
+from sim.experiment.compose import GROUPS, choices, compose_words, prepare, to_dict
+from sim.experiment.config import RunConfig
+from sim.experiment.sweep.axes import AXES, cells
+from sim.experiment.sweep.plugins import check_plugins
+from traces.kit.errors import UserError, one_of
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The words for Hydra, and how many cells they will make."""
+
+    words: list[str]
+    cells: int
+    tunes: bool
+    """A sweeper chooses each job by what earlier ones returned."""
+    measure: str
+    """Which requests it is measured on."""
+
+
+def make_plan(overrides: Sequence[str]) -> Plan:
+    """Compose each value of each swept word once, with the first of the others. UserError for the first slip."""
+    check_plugins(overrides)
+    with blamed(overrides):
+        return _plan(overrides)
+
+
+def read_grid(overrides: Sequence[str]) -> list[RunConfig]:
+    """Every cell of ``sim run -m`` with these words, an experiment's grid included, in its order. UserError."""
+    check_plugins(overrides)
+    with blamed(overrides):
+        axes, sweeper = _axes([prepare(word, sweep=True) for word in overrides])
+        if "n_trials" in sweeper:
+            raise UserError("hydra/sweeper=optuna: chooses cells by what earlier ones gave; none is known before")
+        jobs = (to_dict(compose_words(words)) for words in product(*axes.values()))
+        return [RunConfig.from_dict(cell) for job in jobs for cell in cells(job)]
+
+
+def _axes(words: Sequence[str]) -> tuple[dict[str, list[str]], Mapping[str, Any]]:
+    """By key, the words that its values make, in Hydra's order (the last is the fastest); the sweeper's settings."""
+    own = {_key(str(override.input_line)): _spread(override) for override in _parse(words)}
+    sweeper = _sweeper([values[0] for values in own.values()])
+    params = [prepare(f"{key}={value}", sweep=True) for key, value in (sweeper.get("params") or {}).items()]
+    theirs = {_key(str(override.input_line)): _spread(override) for override in _parse(params)}
+    return theirs | own, sweeper
+
+
+def _plan(overrides: Sequence[str]) -> Plan:
+    words = [prepare(word, sweep=True) for word in overrides]
+    axes, sweeper = _axes(words)
+    first = {key: values[0] for key, values in axes.items()}
+    if len(presets := axes.get("experiment", [])) > 1:
+        raise UserError(f"{', '.join(presets)}: one preset at a time, as each brings a grid of its own")
+    if "n_trials" in sweeper:
+        _check_tuned(axes)
+    composed = _check(first)
+    for key, values in axes.items():
+        for value in values[1:]:
+            _check(first | {key: value})
+    lists, measure = {key: _length(composed[key]) for key in AXES}, str(composed["measure"])
+    if "n_trials" in sweeper:
+        return Plan(words, int(sweeper["n_trials"]) * math.prod(lists.values()), True, measure)
+    of_axes = (sum(map(_dense, values)) if key in AXES else len(values) for key, values in axes.items())
+    number = math.prod(of_axes) * math.prod(n for key, n in lists.items() if key not in axes)
+    return Plan(words, number, False, measure)
+
+
+def _check_tuned(axes: Mapping[str, Sequence[str]]) -> None:
+    """UserError for what a sweeper would choose by its latency, and nobody means to tune: a seed, a larger budget."""
+    for key, values in axes.items():
+        if len(values) > 1 and not key.startswith("policy.") and key != "chunks":
+            several = ",".join(value.partition("=")[2] for value in values)
+            way = f"a list, {key}=[{several}], to average over" if key in AXES else "one value"
+            raise UserError(f"{key}={several}: Optuna would choose the fastest of them; allowed: {way}")
+
+
+def check_single(overrides: Sequence[str]) -> None:
+    """UserError if the words choose an experiment with a grid, and leave the grid open."""
+    experiment = _experiment(overrides)
+    if experiment is None:
+        return
+    with blamed(overrides):
+        swept = _sweeper(overrides).get("params") or {}
+    if unset := [key for key in swept if key not in {_key(word) for word in overrides}]:
+        raise UserError(f"{experiment}: sweeps {one_of(unset)}; add -m to run each")
+
+
+@contextmanager
+def blamed(overrides: Sequence[str]) -> Iterator[None]:
+    """Name the experiment before a mistake that is in none of the user's own words."""
+    try:
+        yield
+    except UserError as error:
+        experiment = _experiment(overrides)
+        key = str(error).partition("=")[0].partition(":")[0]
+        if experiment is None or key in {_key(word) for word in overrides}:
+            raise
+        raise UserError(f"{experiment.lstrip('+')}: {error}") from None
+
+
+def _experiment(words: Iterable[str]) -> str | None:
+    return next((word for word in words if _key(word) == "experiment"), None)
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
+
+
+def _parse(words: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(words))
+    except OverrideParseException as error:
+        raise UserError(f"{error.override}: not understood; write key=value") from None
+
+
+def _spread(override: Override) -> list[str]:
+    """The words that a swept word stands for; of an interval, its ends."""
+    line = str(override.input_line)
+    if not override.is_sweep_override():
+        return [line]
+    key, value = line.partition("=")[0], override.value()
+    if isinstance(value, Glob):
+        names = value.filter(choices(key)) if key in GROUPS else []
+        if not names:
+            raise UserError(f"{line}: names no {key}")
+        return [f"{key}={name}" for name in names]
+    if isinstance(value, IntervalSweep):
+        return [f"{key}={value.start}", f"{key}={value.end}"]
+    return [f"{key}={text}" for text in override.sweep_string_iterator()]
+
+
+def _dense(word: str) -> int:
+    return _length(_parse([word])[0].value())
+
+
+def _length(value: object) -> int:
+    return len(value) if isinstance(value, list) else 1
+
+
+def _sweeper(words: Sequence[str]) -> Mapping[str, Any]:
+    """Hydra's settings for the sweeper, the experiment's included."""
+    composed = compose_words(words, hydra=True)
+    found = OmegaConf.to_container(composed.hydra.sweeper, resolve=False)
+    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _check(axes: Mapping[str, str]) -> dict[str, Any]:
+    """Compose one job, and check every cell of it."""
+    composed = to_dict(compose_words(list(axes.values())))
+    for cell in cells(composed):
+        RunConfig.from_dict(cell)
+    return composed

@@ -1,0 +1,45 @@
+"""What is priced and on what: a model's sizes and a machine's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import yaml
+
+from sim.prices.hardware import HardwareProfile
+from sim.prices.model import ModelProfile
+from traces.kit import conf
+from traces.kit.errors import UserError, allowing
+
+__all__ = ["AS_TRACED", "HardwareProfile", "ModelProfile", "figures", "own_title", "shipped", "title_of"]
+
+AS_TRACED = "as_traced"
+"""In ``conf/model``, not a model but the choice of what the trace says itself."""
+
+
+def shipped(group: str, name: str) -> Mapping[str, Any]:
+    """The mapping in ``conf/GROUP/NAME.yaml`` (`group`: model, hardware); UserError lists the names there."""
+    names = sorted(conf.names(group) - {AS_TRACED})
+    if name not in names:
+        raise UserError(f"{group}={name!r}: unknown; {allowing(name, names)}")
+    loaded: Mapping[str, Any] = yaml.safe_load((conf.FOLDER / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def figures(profile: Mapping[str, Any]) -> dict[str, Any]:
+    """A profile without its title: what results depend on, and what tells two of them apart."""
+    return {key: value for key, value in profile.items() if key != "title"}
+
+
+@cache
+def title_of(group: str, name: str) -> str:
+    """What people call a model or a machine of that name: as its file in ``conf/`` says, else the name itself."""
+    return str(shipped(group, name)["title"]) if name in conf.names(group) - {AS_TRACED} else name
+
+
+def own_title(group: str, profile: ModelProfile | HardwareProfile) -> dict[str, str]:
+    """The title that a profile brings itself, for a result; none where the name alone leads to it."""
+    usual = ("", title_of(group, profile.name))
+    return {} if profile.title in usual else {"title": profile.title}

@@ -1,0 +1,238 @@
+"""What everything costs, in whole nanoseconds.
+
+Every duration is computed in integers and rounded up, once. Rounding up keeps two laws exact that
+rounding to nearest breaks: copying in pieces never takes less than the bytes at peak bandwidth
+(:meth:`Costs.link_floor_ns`), and running tokens together never takes more than running them apart.
+
+A :class:`Curve` turns an amount (bytes, tokens) into a duration. The constants of a hardware profile
+make the curves here; the tables of a measured one (:mod:`sim.prices.tables`) take their place where they apply, and
+:attr:`Costs.sources` says which cost is from where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Protocol
+
+from sim.prices import HardwareProfile, ModelProfile
+from sim.prices.measured import MeasuredModel
+from sim.prices.tables import Grid, Table
+from traces.kit.errors import UserError, one_of
+
+
+class Curve(Protocol):
+    """A duration that does not fall as the amount grows."""
+
+    def ns(self, amount: int) -> int:
+        """Duration of `amount` units at once, in ns."""
+        ...
+
+    def floor_ns(self, amount: int) -> int:
+        """At most the sum of :meth:`ns` over any pieces of `amount`, in ns."""
+        ...
+
+
+class Affine:
+    """`overhead_ns` plus `ns_per_unit` for each unit; the floor leaves the overhead out."""
+
+    def __init__(self, overhead_ns: Fraction, ns_per_unit: Fraction) -> None:
+        self._overhead, self._slope, self._scale = _over_one_denominator(overhead_ns, ns_per_unit)
+
+    def ns(self, amount: int) -> int:
+        return -(-(self._overhead + self._slope * amount) // self._scale)
+
+    def floor_ns(self, amount: int) -> int:
+        return self._slope * amount // self._scale
+
+
+class Roofline:
+    """A GPU as two rates: a piece of work takes its flops or its bytes, whichever takes longer."""
+
+    def __init__(self, ns_per_flop: Fraction, ns_per_byte: Fraction) -> None:
+        self._per_flop, self._per_byte, self._scale = _over_one_denominator(ns_per_flop, ns_per_byte)
+
+    def ns(self, flops: int, nbytes: int) -> int:
+        return -(-max(flops * self._per_flop, nbytes * self._per_byte) // self._scale)
+
+
+class ExpertRoofline:
+    """One expert on a number of tokens: its weights are read once, its flops grow with the tokens."""
+
+    def __init__(self, gpu: Roofline, params: int, nbytes: int) -> None:
+        self._gpu, self._params, self._nbytes = gpu, params, nbytes
+
+    def ns(self, amount: int) -> int:
+        return self._gpu.ns(2 * self._params * amount, self._nbytes) if amount else 0
+
+    def floor_ns(self, amount: int) -> int:
+        return self.ns(amount)  # subadditive: all tokens together is the cheapest grouping
+
+
+class Costs:
+    """Prices of one model on one machine, its experts held as `dtype` (None: the model's own).
+
+    `gpu`, `link` (over bytes) and `experts` (over tokens, one per layer) replace what the constants of
+    the hardware profile give. Raises UserError where the model has no size at `dtype` or the machine
+    has no peak for the model's compute dtype.
+    """
+
+    launch_ns: int  # per expert launched
+    layer_overhead_ns: int  # software, per MoE layer and pass
+    copy_overhead_ns: int  # software, per copy call
+    expert_bytes: tuple[int, ...]  # of one expert, per layer
+    sources: dict[str, str]  # cost -> the table, constant or model that it is from
+
+    def __init__(
+        self,
+        model: ModelProfile,
+        hardware: HardwareProfile,
+        dtype: str | None = None,
+        *,
+        gpu: Roofline | None = None,
+        link: Curve | None = None,
+        experts: Sequence[Curve] | None = None,
+    ) -> None:
+        self.model = model
+        self.hardware = hardware
+        self.dtype = model.dtype if dtype is None else dtype
+        self.expert_bytes = model.priced(self.dtype)
+        self.launch_ns = _ceil(hardware.gpu.launch_us * 1000)
+        self.layer_overhead_ns = _ceil(hardware.software.layer_overhead_us * 1000)
+        self.copy_overhead_ns = _ceil(hardware.software.copy_overhead_us * 1000)
+        self._gpu = gpu or _roofline(hardware, model.compute_dtype)
+        self.sources = dict.fromkeys(("copy", "launch", "layer_overhead", "copy_overhead"), "constants")
+        self.sources |= dict.fromkeys(("experts", "dense", "step"), "roofline")
+        self._link = link or self._own_link()
+        shared: dict[int, Curve] = {
+            n: ExpertRoofline(self._gpu, model.expert_params, n) for n in set(self.expert_bytes)
+        }
+        self._dense: Grid | None = None
+        self._use_tables(shared)
+        self._experts = tuple(experts or (shared[n] for n in self.expert_bytes))
+        self.sources |= {key: "given" for key, curve in (("copy", link), ("experts", experts)) if curve is not None}
+        if len(self._experts) != model.moe_layers:
+            raise ValueError(f"{len(self._experts)} expert curves for {model.moe_layers} layers")
+        tables: dict[int, list[int]] = {id(curve): [0] for curve in self._experts}
+        self._tables = [tables[id(curve)] for curve in self._experts]
+        self._copies: dict[int, int] = {}
+
+    def _own_link(self) -> Curve:
+        link, measured = self.hardware.link, self.hardware.measured
+        if measured is None:
+            return Affine(link.overhead_us * 1000, 1 / link.h2d_gb_per_s)  # 1 GB/s is one byte per nanosecond
+        copies = measured.copy_h2d_pinned
+        self.sources["copy"] = f"table copy_h2d_pinned ({_range(copies.axes['bytes'], 'bytes')})"
+        return Table(copies.axes["bytes"], copies.ns)
+
+    def _use_tables(self, experts: dict[int, Curve]) -> None:
+        """Put the tables of this very shape and dtype in the place of rooflines; say why where there are none."""
+        measured = self.hardware.measured
+        if measured is None:
+            return
+        name, table, why = _find_tables(self.model, measured.models or {})
+        if table is None:
+            self.sources |= {"experts": f"roofline ({why})", "dense": f"roofline ({why})"}
+            return
+        tokens = table.expert.axes["tokens"]
+        if self.dtype == table.dtype:
+            experts |= dict.fromkeys(experts, Table(tokens, table.expert.ns))
+            self.sources["experts"] = f"table models.{name}.expert ({_range(tokens, 'tokens')})"
+        else:
+            self.sources["experts"] = f"roofline (measured in {table.dtype}, not {self.dtype})"
+        if self.model.compute_dtype != table.dtype:
+            self.sources["dense"] = f"roofline (measured in {table.dtype}, not {self.model.compute_dtype})"
+            return
+        rows, contexts = (tuple(sorted(set(table.dense.axes[axis]))) for axis in ("tokens", "context"))
+        width = len(contexts)
+        self._dense = Grid(rows, contexts, [table.dense.ns[i * width : (i + 1) * width] for i in range(len(rows))])
+        reach = f"tokens {rows[0]} to {rows[-1]}, {_range(contexts, 'context')}"
+        self.sources["dense"] = f"table models.{name}.dense ({reach})"
+
+    def copy_ns(self, nbytes: int) -> int:
+        """One copy call of `nbytes` from host to GPU: bytes over bandwidth, the link's overhead and the software's."""
+        known = self._copies.get(nbytes)
+        if known is None:
+            known = self._copies[nbytes] = self._link.ns(nbytes) + self.copy_overhead_ns
+        return known
+
+    def link_floor_ns(self, nbytes: int) -> int:
+        """Never more than the copies of `nbytes` take together, however they are cut: bytes over peak."""
+        return self._link.floor_ns(nbytes)
+
+    def expert_ns(self, layer: int, tokens: int) -> int:
+        """One expert of `layer` on `tokens` tokens, without its launch."""
+        return self.expert_table(layer, tokens)[tokens]
+
+    def expert_table(self, layer: int, max_tokens: int) -> list[int]:
+        """Durations of one expert of `layer` by tokens, from 0 to at least `max_tokens`; read only."""
+        table = self._tables[layer]
+        if len(table) <= max_tokens:
+            curve = self._experts[layer]
+            table.extend(curve.ns(tokens) for tokens in range(len(table), max_tokens + 1))
+        return table
+
+    def dense_ns(self, tokens: int, kv_tokens: int, pairs: int) -> int:
+        """Attention, norms, router and shared experts of one MoE layer; the same in each layer of a pass.
+
+        `tokens`: rows of the pass. `kv_tokens`: keys read, summed over its requests (context and own rows).
+        `pairs`: query-key pairs, the sum of :func:`attended_pairs`. Weights and keys are read once;
+        activations and what the softmax costs are left out. 0 where the model's shapes are unknown.
+
+        A measured table is of one request; several are priced as one that reads as many keys.
+        """
+        if self._dense is not None:
+            return self._dense.ns(tokens, kv_tokens - tokens)
+        model = self.model
+        params = model.attention_params + model.router_params + model.shared_expert_params
+        return self._layer_ns(params, tokens, kv_tokens, pairs)
+
+    def lead_ns(self, tokens: int, kv_tokens: int, pairs: int) -> int:
+        """The leading dense layers, once per pass, before the first MoE layer; arguments as for `dense_ns`."""
+        dense = self.model.leading_dense_layers
+        return dense.count * self._layer_ns(dense.params_per_layer, tokens, kv_tokens, pairs)
+
+    def head_ns(self, logit_rows: int) -> int:
+        """The LM head, once per pass, after the last layer. Generation wants the logits of one row per request."""
+        model = self.model
+        return self._gpu.ns(2 * model.head_params * logit_rows, model.head_params * model.dense_bytes_per_param)
+
+    def _layer_ns(self, params: int, tokens: int, kv_tokens: int, pairs: int) -> int:
+        model = self.model
+        flops = 2 * (params * tokens + model.attention_width * pairs)
+        return self._gpu.ns(flops, params * model.dense_bytes_per_param + kv_tokens * model.kv_bytes_per_token)
+
+
+def attended_pairs(tokens: int, context: int) -> int:
+    """Query-key pairs of one request's `tokens` new rows after `context` cached ones, under a causal mask."""
+    return tokens * context + tokens * (tokens + 1) // 2
+
+
+def _find_tables(model: ModelProfile, tables: Mapping[str, MeasuredModel]) -> tuple[str, MeasuredModel | None, str]:
+    if not model.shapes_known:
+        return "", None, "the model's shapes are not all known"
+    for name, table in tables.items():
+        if all(getattr(model, key) == value for key, value in vars(table.shape).items()):
+            return name, table, ""
+    return "", None, f"no table of this shape; measured: {one_of(tables) or 'none'}"
+
+
+def _range(values: Sequence[int], unit: str) -> str:
+    return f"{unit} {values[0]} to {values[-1]}, beyond by asymptote"
+
+
+def _roofline(hardware: HardwareProfile, dtype: str) -> Roofline:
+    gpu = hardware.gpu
+    if dtype not in gpu.tflops:
+        where = f"model.compute_dtype={dtype!r}: no peak in hardware {hardware.name!r}"
+        raise UserError(f"{where}; allowed: {one_of(gpu.tflops)}")
+    flops_per_ns = gpu.tflops[dtype] * 1000 * gpu.efficiency.flops
+    return Roofline(1 / flops_per_ns, 1 / (gpu.hbm_gb_per_s * gpu.efficiency.hbm))
+
+
+def _over_one_denominator(a: Fraction, b: Fraction) -> tuple[int, int, int]:
+    return a.numerator * b.denominator, b.numerator * a.denominator, a.denominator * b.denominator
+
+
+def _ceil(value: Fraction) -> int:
+    return -(-value.numerator // value.denominator)

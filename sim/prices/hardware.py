@@ -1,0 +1,183 @@
+"""A machine's figures: published by others or measured here. GB = 10^9 bytes; units are in the names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Annotated, Any, Self
+
+from policies import registry
+from sim.prices.fields import (
+    Count,
+    Delay,
+    Rate,
+    Share,
+    Text,
+    Threads,
+    by_name,
+    nullable,
+    number,
+    record,
+    refusal,
+    text,
+    whole,
+)
+from sim.prices.measured import Measured
+
+OwnTime = Annotated[Fraction, number(zero=True, at_most=10**9)]
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Share of each peak that is reached; 1 is the bare roofline."""
+
+    flops: Share
+    hbm: Share
+
+
+@dataclass(frozen=True)
+class Gpu:
+    memory_bytes: Count
+    hbm_gb_per_s: Rate
+    tflops: Annotated[dict[str, Fraction], by_name(number())]  # dense tensor peak, 10^12 flop/s, by compute dtype
+    launch_us: Delay  # per expert launched
+    efficiency: Annotated[Efficiency, record(Efficiency)]
+
+
+@dataclass(frozen=True)
+class Link:
+    h2d_gb_per_s: Rate  # from pinned memory
+    d2h_gb_per_s: Rate
+    overhead_us: Delay  # per copy call
+    depth: Count  # copies handed over at once; these always finish
+    pageable_gb_per_s: Annotated[Fraction | None, nullable(number())]
+
+
+@dataclass(frozen=True)
+class Host:
+    dram_gb_per_s: Annotated[Fraction | None, nullable(number())]
+    cpu_threads: Annotated[int | None, nullable(whole(1, 2**16))]
+    predictor_threads: Threads
+
+
+@dataclass(frozen=True)
+class PolicyTime:
+    """CPU time of a policy's own decisions, above those of on_demand, whose are within the overhead per layer."""
+
+    prefill: OwnTime = Fraction(0)  # per prefill pass, whatever its tokens
+    decode: OwnTime = Fraction(0)  # per decode pass
+
+    def ns(self) -> tuple[int, int]:
+        """Whole nanoseconds per pass, rounded up: (prefill, decode)."""
+        return -(-self.prefill * 1000 // 1), -(-self.decode * 1000 // 1)
+
+
+def _by_policy(value: Any, where: str) -> dict[str, PolicyTime]:
+    if not isinstance(value, Mapping):
+        raise refusal(value, where, "a mapping of policies to microseconds per pass, {prefill, decode}; {}: none")
+    for name, item in value.items():
+        if registry.find(str(name), where).clairvoyant:
+            raise refusal(name, where, "policies that can be chosen; a reference row is charged nothing")
+        if item == {}:
+            raise refusal(item, f"{where}.{name}", "a mapping with prefill, decode or both")
+    return {name: record(PolicyTime)(item, f"{where}.{name}") for name, item in value.items()}
+
+
+@dataclass(frozen=True)
+class Software:
+    layer_overhead_us: Delay  # per MoE layer and pass
+    copy_overhead_us: Delay = Fraction(0)  # per copy call, on top of what the link itself takes
+    policy_us: Annotated[dict[str, PolicyTime], _by_policy] = field(default_factory=dict)  # by policy; one not named: 0
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The runtime's own overheads, as ``python -m real calibrate`` found them beside the device's figures."""
+
+    date: Text  # UTC
+    model: Text  # what was run
+    routing: Text  # on which routing: another than the one that is predicted
+    method: Text
+    layer_overhead_us: Delay
+    launch_us: Delay
+    copy_overhead_us: Delay
+    fit: Annotated[dict[str, Fraction], by_name(number(zero=True))]  # how far each run is off once they are in
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where each figure is from; a text that begins with ``inferred`` is a modelling choice."""
+
+    memory_bytes: Text
+    hbm_gb_per_s: Text
+    tflops: Text
+    launch_us: Text
+    h2d_gb_per_s: Text
+    d2h_gb_per_s: Text
+    overhead_us: Text
+    pageable_gb_per_s: Text
+    dram_gb_per_s: Text
+
+
+@dataclass(frozen=True)
+class HardwareProfile:
+    """One GPU, its link and its host."""
+
+    name: Text
+    provenance: Annotated[str, text("published", "measured")]
+    sources: Annotated[Sources, record(Sources)]
+    gpu: Annotated[Gpu, record(Gpu)]
+    link: Annotated[Link, record(Link)]
+    host: Annotated[Host, record(Host)]
+    software: Annotated[Software, record(Software)]
+    measured: Annotated[Measured | None, nullable(record(Measured))] = None  # tables, which then take precedence
+    runtime: Annotated[Runtime | None, nullable(record(Runtime))] = None
+    title: Text = ""  # what people call it; no figure, so that no cell's key and no stored profile has it
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any], where: str = "hardware") -> Self:
+        """Read the keys above; UserError names the offending one."""
+        profile = record(cls)(mapping, where)
+        if profile.measured is not None:
+            profile._check_tables(where)
+        if profile.runtime is not None:
+            profile._check_runtime(where)
+        return profile
+
+    def _check_tables(self, where: str) -> None:
+        """Tables are of a measured machine, and no constant that they replace was changed beside them."""
+        assert self.measured is not None
+        if self.provenance != "measured":
+            raise refusal(self.provenance, f"{where}.provenance", f"measured, as there is {where}.measured")
+        copies = self.measured.copy_h2d_pinned
+        best = max(n / Fraction(ns) for n, ns in zip(copies.axes["bytes"], copies.ns, strict=True))
+        overhead = max(Fraction(0), copies.ns[0] - copies.axes["bytes"][0] / best) / 1000
+        for key, derived in (("h2d_gb_per_s", best), ("overhead_us", overhead)):
+            given: Fraction = getattr(self.link, key)
+            if abs(given - derived) > derived / 1000 + Fraction(1, 1000):
+                way_out = f"or {where}.measured=null, to price by the constants"
+                allowed = f"{float(derived):.3f}, which {where}.measured.copy_h2d_pinned gives; {way_out}"
+                raise refusal(float(given), f"{where}.link.{key}", allowed)
+
+    def _check_runtime(self, where: str) -> None:
+        """The overheads are those that were found: what is changed is no longer the runtime's."""
+        assert self.runtime is not None
+        for group, key in (("software", "layer_overhead_us"), ("gpu", "launch_us"), ("software", "copy_overhead_us")):
+            given, found = getattr(getattr(self, group), key), getattr(self.runtime, key)
+            if given != found:
+                allowed = f"{float(found):g}, which {where}.runtime.{key} gives; or {where}.runtime=null"
+                raise refusal(float(given), f"{where}.{group}.{key}", allowed)
+
+    @property
+    def overheads(self) -> str:
+        """Whose overheads the prices hold, in words."""
+        runtime = self.runtime
+        if runtime is None:
+            return "none of the runtime's: python -m real calibrate measures them"
+        return f"the runtime's own, measured {runtime.date} with {runtime.model} on {runtime.routing}"
+
+    @property
+    def inferred(self) -> tuple[str, ...]:
+        """The figures that no source states."""
+        return tuple(key for key, source in vars(self.sources).items() if source.startswith("inferred"))

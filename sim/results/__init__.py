@@ -1,0 +1,1 @@
+"""What a run leaves: the document, the store, tables, comparisons, pictures, reports."""

@@ -1,0 +1,219 @@
+"""The columns of ``sim.load``: one row per run, from ``result.json``. ``docs/results.md`` prints this table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from policies import registry
+from sim.core.accounts import FATES, PHASES, STALLS
+from sim.results import titles
+from sim.results.predictions import SHARES as FORETOLD
+from traces.kit.errors import UserError
+
+FRAME_SCHEMA = 1
+"""Version of the columns. A column may be added under the same number; one that goes or changes raises it."""
+
+DTYPES = {"text": "string", "whole": "Int64", "number": "float64", "truth": "boolean"}
+"""What a kind is in pandas. A number that is null in the result is NaN, anything else is NA."""
+
+NEEDED = ("policy", "lossless", "budget_bytes", "seed", "trace")
+"""Columns that no result leaves null."""
+
+RATES = ("recall", "resident", "complete", "bytes")
+SHARES = ("kept_gate_mass", "substituted", "skipped", "low_precision")
+REFERENCE_ROWS = ("infinite", "belady_forced", "perfect_next_layer")
+LATENCY_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "request": "request time"}
+LATENCIES = tuple(LATENCY_NAMES)
+SPREAD = ("mean", "p50", "p90", "p99")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """``path``: where in result.json, dotted; "" where it is worked out (see :func:`row`)."""
+
+    name: str
+    kind: str
+    unit: str
+    meaning: str
+    path: str = ""
+
+
+def _columns() -> Iterator[Column]:
+    text, whole, number, truth = DTYPES
+    yield Column("folder", text, "", "the run's folder, below the path that was loaded")
+    yield Column("also_in", text, "JSON", "other folders of this run, which differ in bounds, log or timeline at most")
+    yield Column("source", text, "", "simulated, or device: measured by real/")
+    yield Column("cell", text, "", "the run's address: hash of configuration and code", "provenance.cell")
+    yield Column("decision_digest", text, "", "hash of every decision the policy took", "provenance.decision_digest")
+    yield Column("code", text, "", "hash of the code the result depends on", "provenance.code")
+    yield Column("policy", text, "", "name", "config.policy.name")
+    yield Column("policy_label", text, "", "name, with the parameters that are not at their defaults")
+    yield Column("policy_params", text, "JSON", "all parameters")
+    yield Column("lossless", truth, "", "false: never ranked with lossless rows by latency", "provenance.lossless")
+    yield Column("budget_bytes", whole, "B", "GPU memory for experts, all included", "config.budget_bytes")
+    yield Column("seed", whole, "", "order of requests and arrivals; 0: as recorded", "config.seed")
+    yield Column("workload", text, "", "name", "config.workload.name")
+    yield Column("batch", whole, "requests", "active at a time", "config.workload.batch")
+    yield Column("chunks", whole, "", "copy calls per expert", "config.chunks")
+    yield Column("warmup", whole, "requests", "replayed first and not measured", "config.warmup")
+    yield Column("limit", whole, "requests", "only the first so many are measured", "config.limit")
+    yield Column("measure", text, "", "test, or validation: a part of the train requests, to tune with")
+    yield Column("measured_requests", text, "", "which, in words", "provenance.measured_requests")
+    yield Column("trace", text, "SHA-256", "the trace", "config.trace")
+    yield Column("recording", text, "", "recorded or synthetic", "provenance.trace.recording")
+    yield Column("decoding", text, "", "how it was recorded", "provenance.trace.decoding.mode")
+    yield Column("routing_from", text, "", "the model whose routing it is", "provenance.routing_from")
+    yield Column("model", text, "", "the model it is priced as, with what was changed")
+    yield Column("model_title", text, "", "what people call it, with what was changed")
+    yield Column("model_sha", text, "SHA-256/64", "the whole profile")
+    yield Column("dtype", text, "", "of the experts", "config.dtype")
+    yield Column("hardware", text, "", "the machine, with what was changed")
+    yield Column("hardware_title", text, "", "what people call it, with what was changed")
+    yield Column("hardware_sha", text, "SHA-256/64", "the whole profile")
+    yield Column("figures", text, "", "published or measured figures of it", "provenance.hardware.provenance")
+    yield Column("compute", text, "", "how compute is priced", "provenance.compute")
+    yield Column("predictors", text, "JSON", "SHA-256 of the fitted predictors, by name")
+    yield Column("device", text, "", "where a device's run was measured", "provenance.device.name")
+    yield Column("device_date", text, "", "and when", "provenance.device.date")
+    for name, what in zip(LATENCIES, ("to the first token", "per later token", "of whole requests"), strict=True):
+        for part in SPREAD:
+            meaning = f"latency {what}, {part} over requests"
+            yield Column(f"{name}_ms_{part}", number, "ms", meaning, f"latency_ms.{name}.{part}")
+    yield Column("throughput_tokens_per_s", number, "tokens/s", "generated", "throughput_tokens_per_s")
+    for phase in ("", *PHASES):
+        for rate in RATES:
+            name = "_".join(part for part in ("hit", phase, rate) if part)
+            path = ".".join(part for part in ("hit_rate", phase, rate) if part)
+            yield Column(name, number, "share", f"hit rate `{rate}` over {phase or 'all'} lookups", path)
+    yield Column("compute_ms_per_token", number, "ms/token", "of generated tokens", "compute_ms_per_token")
+    for stall in STALLS:
+        name, words = f"stall_{stall}_ms_per_token", stall.replace("_", " ")
+        yield Column(name, number, "ms/token", f"compute waited: {words}", f"stall_ms_per_token.{stall}")
+    yield Column("stall_ms_per_token", number, "ms/token", "their sum")
+    for fate in ("demand", *FATES):
+        meaning = "copied on demand" if fate == "demand" else f"copied ahead: {fate.replace('_', ' ')}"
+        yield Column(f"bytes_{fate}_per_token", number, "B/token", meaning, f"bytes_per_token.{fate}")
+    yield Column("bytes_per_token", number, "B/token", "their sum")
+    yield Column("prefetch_issued", whole, "loads", "asked for ahead", "prefetch.issued")
+    for fate in FATES:
+        yield Column(f"prefetch_{fate}", whole, "loads", f"of these {fate.replace('_', ' ')}", f"prefetch.{fate}")
+    for phase in PHASES:
+        for share in FORETOLD:
+            name, words = f"predicted_{phase}_{share}", share.replace("_", " ")
+            yield Column(name, number, "share", f"{words} of predictions", f"prefetch.predictions.{phase}.{share}")
+    yield Column("link_utilisation", number, "share", "of the time the link was busy", "link_utilisation")
+    yield Column("peak_bytes", whole, "B", "most of the budget in use at any instant", "memory.peak_bytes")
+    yield Column("policy_bytes", whole, "B", "of it the policy's own", "memory.policy_bytes")
+    for name in ("requests", "generated_tokens", "prefill_tokens", "lookups"):
+        yield Column(name, whole, name.rpartition("_")[2], "measured", f"totals.{name}")
+    yield Column("wall_ns", whole, "ns", "the measured window", "totals.wall_ns")
+    yield Column(
+        "bound_bytes", number, "B", "belady_bypass: no lossless policy copies fewer", "bounds.belady_bypass.bytes"
+    )
+    yield Column("bound_bytes_gap", number, "x", "bytes copied / that bound", "bounds.belady_bypass.gap")
+    yield Column("bound_time_ms", number, "ms", "time_lower_bound of the window", "bounds.time_lower_bound.wall_ms")
+    yield Column("bound_ms_per_token", number, "ms/token", "the same", "bounds.time_lower_bound.ms_per_token")
+    yield Column("bound_time_gap", number, "x", "wall time / that bound", "bounds.time_lower_bound.gap")
+    for reference in REFERENCE_ROWS:
+        for latency in LATENCIES:
+            name, path = f"{reference}_{latency}_ms_mean", f"reference.{reference}.latency_ms.{latency}.mean"
+            yield Column(name, number, "ms", f"reference row {reference}: {latency}", path)
+        for name, unit in (("throughput_tokens_per_s", "tokens/s"), ("stall_ms_per_token", "ms/token")):
+            meaning = f"reference row {reference}"
+            yield Column(f"{reference}_{name}", number, unit, meaning, f"reference.{reference}.{name}")
+        path = f"reference.{reference}.bytes_per_token"
+        yield Column(f"{reference}_bytes_per_token", number, "B/token", f"reference row {reference}", path)
+        path = f"reference.{reference}.hit_rate.complete"
+        yield Column(f"{reference}_hit_complete", number, "share", f"reference row {reference}", path)
+    for share in SHARES:
+        meaning = f"lossy only, first-order: {share.replace('_', ' ')}"
+        yield Column(f"quality_{share}", number, "share", meaning, f"quality.{share}")
+    yield Column("nulls", text, "JSON", "why what is null is null, by its path in result.json")
+
+
+COLUMNS = tuple(_columns())
+"""In the order of the frame. After them come ``GROUP.KEY`` for every setting of a policy, model, machine or workload
+in which two rows of the same name differ."""
+
+_PATHS = tuple((column.name, tuple(column.path.split("."))) for column in COLUMNS if column.path)
+
+
+def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """One row: the content of a ``result.json``, flat. KeyError, TypeError, AttributeError, ValueError if none."""
+    made = {name: _at(result, path) for name, path in _PATHS}
+    config, policy = result["config"], result["config"]["policy"]
+    made["folder"], made["also_in"] = folder, "[]"
+    made["measure"] = config.get("measure", "test")
+    made["source"] = "device" if "device" in result["provenance"] else "simulated"
+    made["policy_label"] = label(policy)
+    made["policy_params"] = _json({key: value for key, value in policy.items() if key != "name"})
+    made["predictors"] = _json(config["predictors"])
+    made["nulls"] = _json(result["nulls"])
+    for group in ("model", "hardware"):
+        made[group] = profile_label(result, group)
+        made[f"{group}_title"] = titles.profile(result, group)
+        made[f"{group}_sha"] = hashlib.sha256(_json(config[group]).encode()).hexdigest()[:16]
+    made["stall_ms_per_token"] = _sum(result["stall_ms_per_token"])
+    made["bytes_per_token"] = _sum(result["bytes_per_token"])
+    return made
+
+
+def label(policy: Mapping[str, Any]) -> str:
+    """The policy's name, with the parameters that are not at their defaults; all of them if it is not installed."""
+    defaults = _defaults(str(policy["name"]))
+    own = [f"{key}={value}" for key, value in policy.items() if key != "name" and value != defaults.get(key)]
+    return f"{policy['name']} ({', '.join(own)})" if own else str(policy["name"])
+
+
+def profile_label(result: Mapping[str, Any], group: str) -> str:
+    """The name of a run's model or hardware, with the settings in which it is not the shipped one of that name."""
+    return titles.with_changes(result, group, str(result["provenance"][group]["name"]))
+
+
+@cache
+def _defaults(policy: str) -> Mapping[str, Any]:
+    try:
+        return registry.defaults(policy)
+    except UserError:  # of a package that is not installed here
+        return {}
+
+
+def leaves(group: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """The settings of a group, dotted; lists as JSON."""
+    for key, value in group.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}.{key}")
+        elif key not in ("name", "source"):
+            yield f"{prefix}.{key}", _json(value) if isinstance(value, list) else value
+
+
+def schema_table() -> str:
+    """The columns as a Markdown table."""
+    lines = ["| column | kind | unit | meaning |", "|---|---|---|---|"]
+    lines += [f"| `{c.name}` | {c.kind} | {c.unit} | {c.meaning} |" for c in COLUMNS]
+    return "\n".join(lines) + "\n"
+
+
+def _at(node: Any, path: tuple[str, ...]) -> Any:
+    """What lies at a path; None where there is nothing. TypeError where something else is in its place."""
+    for part in path:
+        if node is None:
+            return None
+        if not isinstance(node, Mapping):
+            raise TypeError(f"{'.'.join(path)}: {node!r}")
+        node = node.get(part)
+    return node
+
+
+def _sum(parts: Mapping[str, float | None]) -> float | None:
+    known = [part for part in parts.values() if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False)

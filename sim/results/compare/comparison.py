@@ -1,0 +1,208 @@
+"""Policies over budgets on the same requests of one trace: figures with intervals, paired differences, fronts, targets.
+
+Requests are the units. Other seeds serve the same requests in another order: they are repeated measurements, and are
+averaged per request before anything else, so that ten seeds do not pass for ten times the requests. Requests stand in
+the order in which they were recorded. ``docs/results.md`` tells the method, :mod:`sim.results.compare.stats` computes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sim.results.columns import LATENCIES, REFERENCE_ROWS, SHARES
+from sim.results.compare import stats
+from sim.results.compare.pairing import Values, pairs
+from sim.results.compare.pareto import pareto
+from sim.results.compare.selection import check_alike, select
+from sim.results.compare.target import Target
+from sim.results.load import load, load_requests
+from traces.kit.errors import UserError, allowing, one_of
+from traces.kit.units import format_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BASELINE = "lru"
+AVERAGED = ("hit_complete", "throughput_tokens_per_s", "bytes_per_token", "bound_time_gap", "bound_bytes_gap")
+"""Figures of a cell beside the metric: means over seeds."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``compare`` finds. Latencies in ms, budgets in bytes, shares as fractions; every frame in a fixed order."""
+
+    metric: str
+    level: float
+    baseline: str
+    runs: pd.DataFrame
+    """The rows of :func:`sim.load` that were compared."""
+    cells: pd.DataFrame
+    """A row per policy_label and budget_bytes: value with low and high, requests, seeds, AVERAGED, quality_*, front:
+    no other row of its class is as good in latency and memory (and kept gate mass, if lossy) and better in one."""
+    pairs: pd.DataFrame
+    """A row per policy of the baseline's class and budget: relative difference of the metric to the baseline's with
+    low and high, difference_ms, p, p_adjusted (Holm, over all rows), significant."""
+    overall: pd.DataFrame
+    """A row per policy of the baseline's class that has two budgets or more in common with it (`budgets`, from
+    `least_bytes` to `most_bytes`): the mean of its relative differences, with the columns of ``pairs``; p_adjusted is
+    over these rows alone."""
+    references: pd.DataFrame
+    """A row per budget: the metric of the reference rows, means over seeds; NaN without bounds."""
+    targets: pd.DataFrame | None
+    """A row per policy: see :meth:`sim.results.compare.target.Target.met`."""
+    target: Target | None
+    missing: tuple[str, ...]
+    """What could not be compared, and why."""
+
+
+def compare(
+    path: str | Path,
+    *,
+    metric: str = "tpot",
+    baseline: str | None = None,
+    target: str | None = None,
+    level: float = stats.LEVEL,
+    selection: Sequence[str] = (),
+) -> Comparison:
+    """Compare the runs below a folder; ``selection`` are words like ``trace=d419`` or ``policy=lru,fmoe``.
+
+    UserError where runs of different traces, models or machines are mixed (:class:`MixedRunsError`, which has the
+    words that choose), and for a word that cannot be meant.
+    """
+    if metric not in LATENCIES:
+        raise UserError(f"metric={metric}: {allowing(metric, LATENCIES)}")
+    if not 0.5 <= level < 1:
+        raise UserError(f"level={level}: a confidence level from 0.5 to below 1, such as 0.95")
+    goal = None if target is None else Target.parse(target)
+    damaged = list[str]()
+    runs = select(load(path, damaged), selection)
+    check_alike(runs)
+    requests = load_requests(path, runs, damaged)
+    runs = runs[runs["folder"].isin(requests["folder"])].reset_index(drop=True)
+    found = compare_runs(runs, requests, metric=metric, baseline=baseline, target=goal, level=level)
+    return replace(found, missing=(*found.missing, *(f"Left out, as it is damaged: {line}." for line in damaged)))
+
+
+def compare_runs(
+    runs: pd.DataFrame,
+    requests: pd.DataFrame,
+    *,
+    metric: str = "tpot",
+    baseline: str | None = None,
+    target: Target | None = None,
+    level: float = stats.LEVEL,
+) -> Comparison:
+    """As :func:`compare`, of frames that were loaded: rows of ``sim.load`` and their ``sim.load_requests``."""
+    base = _baseline(runs, baseline)
+    values = {m: measured(requests, m) for m in {metric, target.metric if target else metric}}
+    cells = _cells(runs, values[metric], metric, level)
+    single, overall, missing = pairs(values[metric], cells, base, level)
+    at = None if target is None else _cells(runs, values[target.metric], target.metric, level)
+    return Comparison(
+        metric=metric,
+        level=level,
+        baseline=base,
+        runs=runs,
+        cells=cells,
+        pairs=single,
+        overall=overall,
+        references=_references(runs, metric),
+        targets=None if target is None or at is None else target.met(at, runs),
+        target=target,
+        missing=(*missing, *_two_engines(runs, metric)),
+    )
+
+
+def measured(requests: pd.DataFrame, metric: str) -> Values:
+    """The metric in ms, nulls left out; repeated runs of a cell are averaged."""
+    if metric == "request":
+        ns = (requests["end_ns"] - requests["admitted_ns"]).astype("float64")
+    else:
+        ns = requests[f"{metric}_ns"].astype("Float64").astype("float64")
+    keys = [requests[key] for key in ("policy_label", "budget_bytes", "seed", "request")]
+    found = (ns / 1e6).groupby(keys, sort=True).mean().dropna()
+    if found.empty:
+        raise UserError(f"metric={metric}: no request of these runs has it; what the trace did not record is null")
+    cells = found.groupby(level=[0, 1], sort=True)
+    return {(str(key[0]), int(key[1])): own.droplevel([0, 1]) for key, own in cells}  # type: ignore[index]
+
+
+def _baseline(runs: pd.DataFrame, wanted: str | None) -> str:
+    """The label that is wanted; else ``lru``, or where it was not run the first: lossless, at its defaults, by name."""
+    labels = sorted(set(runs["policy_label"]))
+    if wanted is None:
+        rows = runs[["policy_label", "policy", "lossless"]].drop_duplicates().itertuples(index=False)
+        ranked = min((label != BASELINE, not lossless, label != policy, label) for label, policy, lossless in rows)
+        return str(ranked[-1])
+    found = [wanted] if wanted in labels else sorted(set(runs["policy_label"][runs["policy"] == wanted]))
+    if len(found) != 1:
+        what = f"one of several, {one_of(found)}" if found else "not among the runs"
+        raise UserError(f"baseline={wanted}: {what}; {allowing(wanted, labels)}")
+    return found[0]
+
+
+def _cells(runs: pd.DataFrame, values: Values, metric: str, level: float) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = []
+    for key, of in runs.groupby(["policy_label", "budget_bytes"], sort=True):
+        label, budget = str(key[0]), int(key[1])  # type: ignore[call-overload]
+        if (label, budget) not in values:
+            raise UserError(f"metric={metric}: no request of {label} at budget={budget} has it; leave it out")
+        own = values[label, budget]
+        by_request = own.groupby(level="request", sort=True).mean()
+        by_seed = own.groupby(level="seed").mean()
+        found = stats.mean(by_request, level)
+        rows.append(
+            {
+                "policy_label": label,
+                "policy": of["policy"].iloc[0],
+                "lossless": bool(of["lossless"].iloc[0]),
+                "budget_bytes": budget,
+                "value": found.value,
+                "low": found.low,
+                "high": found.high,
+                "seed_low": by_seed.min(),
+                "seed_high": by_seed.max(),
+                "requests": len(by_request),
+                "seeds": len(by_seed),
+                **{name: of[name].mean() for name in AVERAGED},
+                **{f"quality_{share}": of[f"quality_{share}"].mean() for share in SHARES},
+            }
+        )
+    cells = pd.DataFrame(rows).astype({"low": "float64", "high": "float64"})
+    cells["front"] = False
+    for lossless, group in cells.groupby("lossless"):
+        axes = group[["budget_bytes", "value"]]
+        if not lossless:
+            axes = axes.assign(loss=1 - group["quality_kept_gate_mass"])
+        cells.loc[group.index, "front"] = pareto(axes.to_numpy(dtype=float))
+    return cells
+
+
+def _references(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Every lossless run of a budget and seed has the same (see :func:`_two_engines`); policies with more seeds do
+    not count more.
+    """
+    columns = {f"{name}_{metric}_ms_mean": name for name in REFERENCE_ROWS}
+    lossless = runs[runs["lossless"]]
+    by_seed = lossless.groupby(["budget_bytes", "seed"])[[*columns, "bound_ms_per_token"]].mean()
+    found = by_seed.groupby(level="budget_bytes", sort=True).mean().reset_index()
+    return found.rename(columns=columns).astype({"budget_bytes": "int64"})
+
+
+def _two_engines(runs: pd.DataFrame, metric: str) -> list[str]:
+    """Reference rows do not depend on the policy: where they differ, the code changed between the policies' runs."""
+    said = []
+    for budget, own in runs[runs["lossless"]].groupby("budget_bytes", sort=True):
+        columns = [f"{name}_{metric}_ms_mean" for name in REFERENCE_ROWS]
+        known = own[["seed", *columns]].dropna(how="all", subset=columns).drop_duplicates()
+        if known["seed"].duplicated().any():
+            said.append(
+                f"At {format_bytes(int(str(budget)))} the reference rows of policies differ, which do not depend on the"
+                " policy: runs of two states of the code are mixed here; run the grid again into another folder."
+            )
+    return said

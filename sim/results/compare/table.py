@@ -1,0 +1,193 @@
+"""The table of a comparison, the rows of a budget together, and what its columns mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import compress
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sim.results.columns import LATENCY_NAMES, REFERENCE_ROWS, SHARES
+from sim.results.compare.conclude import conclude, limits
+from sim.results.compare.words import budgets, milliseconds, percent, signed
+from sim.results.fitting import Row, fitted
+from sim.results.table import priced_in
+from sim.results.titles import titles
+from traces.kit.units import counted, format_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sim.results.compare import Comparison
+
+PAIRED = ("diff %", "interval", "p", "hits %", "time", "bytes")
+LOSSY = ("hits %", "kept gate mass %", "substituted %", "skipped %", "low precision %")
+FRONT = "front"
+BASE = "base"
+NOTHING = ("", "-", BASE)
+"""What a column may hold and yet say nothing."""
+GOING = {True: (5, 2, 8, 7, 6), False: (7, 6, 2, 5)}
+"""Columns that a narrow console does without, the first one first, by class: p, interval, bytes, time, hits of the
+lossless; the last shares and the interval of the lossy."""
+
+
+def show(found: Comparison, console: Console) -> None:
+    """Print what was found, a table per class, and what may not be concluded."""
+    first, name = found.runs.iloc[0], LATENCY_NAMES[found.metric]
+    said, cells = titles(first), found.cells
+    n = counted(int(cells["requests"].max()), "request")
+    labels, places = cells["policy_label"].nunique(), cells["budget_bytes"].nunique()
+    of = f"{counted(labels, 'policy', 'policies')} at {counted(places, 'budget')}"
+    console.print(Text(f"{name} in ms, mean over {n}: {of}", style="bold"))
+    console.print(f"{said.work}{priced_in(first['dtype'])},")
+    console.print(f"{said.where}, batch {first['batch']}; trace {first['trace'][:12]}")
+    _points(console, "What was found", conclude(found))
+    for lossless in (True, False):
+        if (cells["lossless"] == lossless).any():
+            console.print()
+            console.print(*_table(found, lossless, console), sep="\n")
+    console.print()
+    _grid(console, meanings(found), "dim")
+    _points(console, "What may not be concluded", limits(found))
+
+
+def _points(console: Console, title: str, lines: list[str]) -> None:
+    if lines:
+        console.print(Text(f"\n{title}", style="bold"))
+        _grid(console, [("-", line) for line in lines])
+
+
+def _grid(console: Console, rows: Iterable[tuple[str, str]], style: str = "") -> None:
+    """Two columns, the second of which goes on below itself."""
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    for left, right in rows:
+        grid.add_row(Text(left), Text(right), style=style)
+    console.print(grid)
+
+
+def meanings(found: Comparison) -> list[tuple[str, str]]:
+    """The heads that want a word, and what they mean."""
+    cells, pairs, name = found.cells, found.pairs, LATENCY_NAMES[found.metric]
+    said = []
+    if cells["low"].notna().any():
+        said.append(("interval", f"{percent(found.level)}, over blocks of neighbouring requests"))
+    lossless = bool(cells.loc[cells["policy_label"] == found.baseline, "lossless"].all())
+    if len(pairs) and lossless:
+        tested = bool(pairs["p"].notna().any())
+        more = ", with its interval; * significant" if tested else ""
+        said.append(("diff %", f"to {found.baseline} (base) on the same requests{more}"))
+        if tested:
+            several = f", corrected for {len(pairs)} comparisons (Holm)" if len(pairs) > 1 else ""
+            said.append(("p", f"of no difference{several}"))
+        if len(found.overall):
+            tests = f"; {counted(len(found.overall), 'test')}, corrected apart" if tested else ""
+            said.append(("together", f"the mean of the differences at these budgets{tests}"))
+    if cells["lossless"].any():
+        said.append(("hits %", "lookups whose expert was complete when the gate had run"))
+        if cells["bound_time_gap"].notna().any():
+            said.append(("time, bytes", "multiples of the two bounds, the least that a lossless policy needs"))
+    return [*said, ("+", f"on the Pareto front: no row has less of both memory and {name}")]
+
+
+def legend(found: Comparison) -> str:
+    """What the columns mean, in one line."""
+    return "; ".join(f"{head}: {meaning}" for head, meaning in meanings(found))
+
+
+def heads_of(found: Comparison, lossless: bool) -> list[str]:
+    """The heads of the table of one class; without any bound those of the bounds are missing."""
+    paired = PAIRED if _bounded(found) else PAIRED[:-2]
+    return ["", f"{LATENCY_NAMES[found.metric]} ms", "interval", *(paired if lossless else LOSSY), FRONT]
+
+
+def lines_of(found: Comparison, lossless: bool) -> Iterator[tuple[str, list[str]]]:
+    """The rows below these heads: "group" (a budget), "reference" or "" (a policy), and the words in them."""
+    blank = [""] * len(heads_of(found, lossless))
+    own = found.cells[found.cells["lossless"] == lossless]
+    figures = [*own["value"], *own["low"], *own["high"]]
+    least = min((value for value in figures if value > 0), default=1.0)
+    of_class = bool(found.cells["lossless"][found.cells["policy_label"] == found.baseline].iloc[0]) == lossless
+    if lossless and of_class and len(found.overall):
+        yield from _together(found, blank)
+    for budget, cells in own.groupby("budget_bytes", sort=True):
+        yield "group", [f"budget {format_bytes(int(str(budget)))}", *blank[1:]]
+        for name, value in _reference(found.references, int(str(budget))) if lossless else ():
+            yield "reference", [name, milliseconds(value, least), *blank[2:]]
+        for cell in cells.sort_values(["value", "policy_label"]).to_dict("records"):
+            ends = [milliseconds(cell[end], least) for end in ("low", "high")]
+            words = [str(cell["policy_label"]), milliseconds(cell["value"], least), _span(*ends)]
+            words += _paired(found, cell) if lossless else _lossy(cell)
+            yield "", [*words, "+" if cell["front"] else ""]
+
+
+def _together(found: Comparison, blank: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """The differences over all budgets; a policy that has not all of them says how many."""
+    every = sorted({*found.overall["least_bytes"], *found.overall["most_bytes"], *found.pairs["budget_bytes"]})
+    yield "group", [f"{budgets(every, every)} together", *blank[1:]]
+    for row in found.overall.sort_values(["relative", "policy_label"]).to_dict("records"):
+        part = "" if row["budgets"] == len(every) else f", {row['budgets']} of {len(every)}"
+        words = [f"{row['policy_label']}{part}", "", "", *_difference(row)]
+        yield "", [*words, *blank[len(words) :]]
+
+
+def _table(found: Comparison, lossless: bool, console: Console) -> list[Any]:
+    """The table of a class as far as the console is wide; a row on the front has its mark before its name."""
+    styles = {"group": "bold", "reference": "dim", "": "" if lossless else "magenta"}
+    rows: list[Row] = []
+    for kind, words in lines_of(found, lossless):
+        before = "" if kind == "group" else f"{words[-1] or ' '} "
+        rows.append((styles[kind], before, words[:-1]))
+    heads = heads_of(found, lossless)[:-1]
+    # Too few requests for intervals and tests: that is said once, and not by a column of nothing.
+    said = [not heads[i] or any(words[i].strip() not in NOTHING for *_, words in rows) for i in range(len(heads))]
+    rows = [(style, before, list(compress(words, said))) for style, before, words in rows]
+    going = [sum(said[:place]) for place in GOING[lossless] if place < len(heads) and said[place]]
+    return fitted(list(compress(heads, said)), rows, console, going)
+
+
+def _reference(references: pd.DataFrame, budget: int) -> list[tuple[str, float]]:
+    row = references[references["budget_bytes"] == budget]
+    known = [(name, float(row[name].iloc[0])) for name in REFERENCE_ROWS if len(row)]
+    return [(name, value) for name, value in known if not math.isnan(value)]
+
+
+def _bounded(found: Comparison) -> bool:
+    return bool(found.cells["bound_time_gap"].notna().any())
+
+
+def _paired(found: Comparison, cell: Mapping[Any, Any]) -> list[str]:
+    """The cells below PAIRED."""
+    pairs = found.pairs
+    own = pairs[(pairs["policy_label"] == cell["policy_label"]) & (pairs["budget_bytes"] == cell["budget_bytes"])]
+    words = [f"{BASE} " if cell["policy_label"] == found.baseline else "-", "", ""]
+    for it in own.to_dict("records"):
+        words = _difference(it)
+    gaps = [_known(cell[key], "{:.2f}x".format) for key in ("bound_time_gap", "bound_bytes_gap")]
+    hits = _known(100 * cell["hit_complete"], "{:.1f}".format)
+    return [*words, hits, *(gaps if _bounded(found) else [])]
+
+
+def _difference(row: Mapping[Any, Any]) -> list[str]:
+    """Relative difference in %, its interval, and p."""
+    value = signed(row["relative"]) + ("*" if row["significant"] else " ")
+    p = _known(row["p_adjusted"], "{:.4f}".format)
+    return [value, _span(signed(row["low"]), signed(row["high"])), p]
+
+
+def _lossy(cell: Mapping[Any, Any]) -> list[str]:
+    """The cells below LOSSY."""
+    return [
+        _known(100 * cell[key], "{:.1f}".format) for key in ("hit_complete", *(f"quality_{share}" for share in SHARES))
+    ]
+
+
+def _span(low: str, high: str) -> str:
+    return "-" if low == "-" else f"{low}..{high}"
+
+
+def _known(value: float, form: Callable[[float], str]) -> str:
+    return "-" if math.isnan(value) else form(value)

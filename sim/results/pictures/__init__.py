@@ -1,0 +1,38 @@
+"""Pictures of finished runs: each a function from a frame of ``sim.load``, ``load_layers`` or ``compare`` to a Figure.
+
+A title says what the frame shows. A policy has one colour everywhere, by its name (:func:`looks`). A function that has
+nothing to draw, or one figure alone, raises :class:`EmptyPictureError`, with the reason or the figure: there are no
+empty axes.
+"""
+
+from __future__ import annotations
+
+from sim.results.pictures.bounds import bound
+from sim.results.pictures.colours import looks
+from sim.results.pictures.copies import fates, link
+from sim.results.pictures.fronts import front
+from sim.results.pictures.hits import hits
+from sim.results.pictures.latency import latency
+from sim.results.pictures.layers import layers
+from sim.results.pictures.measured import measured
+from sim.results.pictures.routing import popularity, reuse
+from sim.results.pictures.stalls import stalls
+from traces.kit.drawing import EmptyPictureError, png, svg
+
+__all__ = [
+    "EmptyPictureError",
+    "bound",
+    "fates",
+    "front",
+    "hits",
+    "latency",
+    "layers",
+    "link",
+    "looks",
+    "measured",
+    "png",
+    "popularity",
+    "reuse",
+    "stalls",
+    "svg",
+]

@@ -1,0 +1,107 @@
+"""Stacked bars, a bar per policy and a panel per budget: what stalls and fates have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from sim.results.pictures.pages import ROWS, page_of
+from traces.kit.drawing import INK, LABEL, dress, short
+from traces.kit.panels import Panel
+from traces.kit.units import format_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What is drawn."""
+
+    frame: pd.DataFrame
+    """Of :func:`sim.results.pictures.style.by_budget`, with a column ``note`` of texts that stand behind the bars."""
+    parts: Mapping[str, tuple[str, tuple[str, str]]]
+    """From left to right: column to label, and colour and hatch. One that is 0 everywhere is not in the legend."""
+    label: str
+    title: Callable[[pd.DataFrame], str]
+    """What the bars of a budget show."""
+    floor: str = ""
+    """The column of a bound."""
+    largest: bool = False
+    """The largest first; else the smallest."""
+
+
+def stacked_panels(it: Stack) -> list[Panel]:
+    """A panel of at most ROWS bars: of one budget, sorted by length; lossless ones first, lossy ones are another class.
+
+    A budget has one scale, however many panels it takes.
+    """
+    frame = it.frame.assign(length=it.frame[list(it.parts)].fillna(0).sum(axis=1))
+    frame = frame.sort_values(
+        ["budget_bytes", "lossless", "length", "policy_label"], ascending=[True, False, not it.largest, True]
+    )
+    panels = []
+    for budget, own in frame.groupby("budget_bytes", sort=True):
+        floor = own[it.floor].mean() if it.floor else float("nan")
+        for start in range(0, len(own), ROWS):
+            rows = own.iloc[start : start + ROWS]
+            more = "" if len(own) <= ROWS else f" ({start + 1} to {start + len(rows)} of {len(own)})"
+            draw = partial(_draw, it=it, rows=rows, widest=float(own["length"].max()), floor=float(floor))
+            lines = max(1 + short(name).count("\n") for name in rows["name"])
+            high = 0.7 + (0.09 + 0.17 * lines) * (len(rows) + _gap(rows))
+            panels.append(Panel(f"{format_bytes(int(str(budget)))}: {it.title(own)}{more}", draw, 5.8, high, len(rows)))
+    return panels
+
+
+def page_of_panels(panels: Sequence[Panel], page: int) -> tuple[list[Panel], str]:
+    """Those of a page of at most ROWS bars, and what its title adds. EmptyPictureError where there is no such page."""
+    rows, of = page_of([i for i, panel in enumerate(panels) for _ in range(panel.rows)], page)
+    ends = np.cumsum([panel.rows for panel in panels])
+    return [panel for panel, end in zip(panels, ends, strict=True) if rows.start < end <= rows.stop], of
+
+
+def _gap(rows: pd.DataFrame) -> float:
+    """Of a bar's height, between lossless and lossy ones."""
+    return 0.7 if len(set(rows["lossless"])) > 1 else 0.0
+
+
+def _draw(axes: Axes, *, it: Stack, rows: pd.DataFrame, widest: float, floor: float) -> Sequence[Any]:
+    places = np.arange(len(rows)) + np.where(rows["lossless"], 0.0, _gap(rows))
+    start = np.zeros(len(rows))
+    named: list[Any] = []
+    for column, (label, (colour, hatch)) in it.parts.items():
+        if not it.frame[column].fillna(0).any():
+            continue
+        values = rows[column].fillna(0).to_numpy(dtype=float)
+        style: dict[str, Any] = {
+            "color": colour,
+            "hatch": hatch,
+            "edgecolor": "#444444",
+            "linewidth": 0.5,
+            "height": 0.72,
+        }
+        named.append(axes.barh(places, values, left=start, label=label, **style))
+        start += values
+    for place, end, note in zip(places, start, rows["note"], strict=True):
+        at: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": LABEL}
+        axes.annotate(str(note), (end, place), (4, 0), **at)
+    axes.set_yticks(places, [short(name) for name in rows["name"]])
+    axes.set(ylim=(places[-1] + 0.55, -0.55), xlim=(0, widest * 1.2 or 1), xlabel=it.label)
+    dress(axes, "x")
+    # Room for the notes is not part of the scale.
+    ticks = MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(0, widest)
+    axes.set_xticks(ticks := [tick for tick in ticks if 0 <= tick <= widest * 1.05], [f"{t:,g}" for t in ticks])
+    lossless = places[rows["lossless"].to_numpy(dtype=bool)]
+    if np.isfinite(floor) and len(lossless):
+        ends = (-0.5, lossless[-1] + 0.5)
+        (line,) = axes.plot(
+            [floor, floor], ends, color=INK, linewidth=2, label="bound: no lossless policy takes less", zorder=5
+        )
+        named.append(line)
+    return named

@@ -1,0 +1,112 @@
+"""Latency against budget, with intervals and what is wanted; and the time of a token beside its bound."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from sim.results.columns import LATENCIES, LATENCY_NAMES, REFERENCE_ROWS
+from sim.results.pictures.colours import Looks, looks
+from sim.results.pictures.findings import about, alike, lowest, number, span, times
+from sim.results.pictures.lines import Figures
+from sim.results.pictures.style import by_budget
+from traces.kit.drawing import EmptyPictureError
+from traces.kit.errors import UserError, one_of
+from traces.kit.panels import Panel, together
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sim.results.compare.target import Target
+
+WORDS = {"ttft": "time to first token", "tpot": "time per output token", "request": "time of a request"}
+
+
+def latency(
+    runs: pd.DataFrame,
+    metric: str = "tpot",
+    look: Looks | None = None,
+    cells: pd.DataFrame | None = None,
+    target: Target | None = None,
+) -> Figure:
+    """From ``sim.load``: the mean of a latency (ttft, tpot, request; ms), and the time per generated token (ms).
+
+    ``cells``: those of ``sim.results.compare``, whose intervals are drawn; ``target``: drawn where it is one of this mean.
+    The time lower bound is one of the whole window, so it stands in a panel of its own. Lossy policies have panels
+    of their own, with the gate mass that they keep (rule 8). EmptyPictureError where no run has the latency, and where
+    there is one figure alone.
+    """
+    panels = latency_panels(runs, metric, look, cells, target)
+    return together(panels, "Latency against GPU memory" if len(panels) > 1 else "", about(runs))
+
+
+def latency_panels(
+    runs: pd.DataFrame,
+    metric: str = "tpot",
+    look: Looks | None = None,
+    cells: pd.DataFrame | None = None,
+    target: Target | None = None,
+) -> list[Panel]:
+    """The panels of :func:`latency`."""
+    if metric not in LATENCIES:
+        raise UserError(f"metric={metric}: allowed: {one_of(LATENCIES)}")
+    column = f"{metric}_ms_mean"
+    cheats = [f"{name}_{part}" for name in REFERENCE_ROWS for part in (column, "throughput_tokens_per_s")]
+    wanted = (column, "throughput_tokens_per_s", "bound_ms_per_token", "quality_kept_gate_mass", *cheats)
+    frame = by_budget(runs, *wanted)
+    frame = frame[frame[column].notna()]
+    if frame.empty:
+        raise EmptyPictureError(f"no run has {metric}: what the trace did not record is null")
+    if len(frame) == 1:
+        (only,) = frame.to_dict("records")
+        raise EmptyPictureError(f"one figure is no picture: {only['name']} has a mean of {number(only[column])} ms")
+    frame = frame.assign(window=1000 / frame["throughput_tokens_per_s"])
+    if cells is not None:
+        ends = cells.set_index(["policy_label", "budget_bytes"])[["low", "high"]]
+        frame = frame.join(ends, on=["policy_label", "budget_bytes"])
+    style = look or looks(runs["policy_label"])
+    wanted_ms = target.ms if target and (target.metric, target.part) == (metric, "mean") else None
+    panels = []
+    for lossless in (True, False):
+        own = frame[frame["lossless"] == lossless]
+        if own.empty:
+            continue
+        if lossless or alike(own[column]) is None:
+            panels.append(_metric(own, metric, style, wanted_ms))
+        panels += [_window(own, style)] if lossless else _quality(own, column, metric, style)
+    if not panels:
+        each = number(float(frame[column].max()))
+        raise EmptyPictureError(f"all lossy, none says what gate mass it keeps, and the mean is {each} ms for all")
+    return panels
+
+
+def _metric(own: pd.DataFrame, metric: str, style: Looks, target: float | None) -> Panel:
+    column, lossless = f"{metric}_ms_mean", bool(own["lossless"].iloc[0])
+    cheats = {name: f"{name}_{column}" for name in REFERENCE_ROWS} if lossless else {}
+    label = f"{LATENCY_NAMES[metric]} (ms), mean"
+    kind = "" if lossless else "Lossy, not ranked with the others. "
+    found = Figures(own, column, label, style, references=cheats, target=target)
+    return found.panel(kind + lowest(own, column, f"mean {LATENCY_NAMES[metric]}"))
+
+
+def _window(own: pd.DataFrame, style: Looks) -> Panel:
+    cheats = {name: f"{name}_window" for name in REFERENCE_ROWS}
+    own = own.assign(**{column: 1000 / own[f"{name}_throughput_tokens_per_s"] for name, column in cheats.items()})
+    own = own.drop(columns=["low", "high"], errors="ignore")
+    label, floor = "time per generated token (ms)", "bound_ms_per_token"
+    found = Figures(own, "window", label, style, references=cheats, floor=floor)
+    said = times(own, "window", floor)
+    said = f"The best takes {said} as long as the bound" if said else lowest(own, "window", "time per generated token")
+    return found.panel(said)
+
+
+def _quality(own: pd.DataFrame, latency: str, metric: str, style: Looks) -> list[Panel]:
+    column = "quality_kept_gate_mass"
+    if not own[column].notna().any():
+        return []
+    same = alike(own[latency])
+    everywhere = " everywhere" if len(own) > 1 else ""
+    first = f"Lossy, mean {LATENCY_NAMES[metric]} {same} ms{everywhere}" if same else "Lossy"
+    found = Figures(own, column, "kept gate mass (%), first-order", style, scale=100, share=True)
+    return [found.panel(f"{first}: {span(own, column)} of the gate mass is kept")]

@@ -1,0 +1,105 @@
+"""Layer by layer: where the hits are, and where compute waits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from sim.core.accounts import PHASES, STALLS
+from sim.results.pictures.findings import number
+from sim.results.pictures.pages import page_of
+from sim.results.pictures.style import need
+from traces.kit.drawing import LABEL, EmptyPictureError, short
+from traces.kit.errors import UserError, one_of
+from traces.kit.panels import Panel, together
+from traces.kit.units import format_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def layers(frame: pd.DataFrame, phase: str = "decode", page: int = 1, about: str = "") -> Figure:
+    """From ``sim.load_layers``: complete hits (% of lookups) and stall (ms per generated token), seeds together.
+
+    A row per budget and policy, a column per MoE layer; one without lookups is white; ``about``: the subtitle.
+    EmptyPictureError without any, and after the last page; all pages have the same colours.
+    """
+    panels, of = layers_panels(frame, phase, page)
+    return together(panels, f"Layer by layer, {phase}{of}", about, sharey=True)
+
+
+def layers_panels(frame: pd.DataFrame, phase: str = "decode", page: int = 1) -> tuple[list[Panel], str]:
+    """The panels of a page of :func:`layers`, and which page it is. What is 0 everywhere is left out."""
+    if phase not in PHASES:
+        raise UserError(f"phase={phase}: allowed: {one_of(PHASES)}")
+    stalls = [f"stall_{name}_ns" for name in STALLS]
+    need(frame, "policy_label", "budget_bytes", "lossless", "generated_tokens", "phase", "layer", "lookups", *stalls)
+    own = frame[frame["phase"] == phase]
+    if not own["lookups"].any():
+        raise EmptyPictureError(f"no {phase} lookups")
+    own = own.assign(stall=own[stalls].sum(axis=1), lossless=own["lossless"].astype(bool))
+    keys = ["lossless", "budget_bytes", "policy_label"]
+    sums = own.groupby([*keys, "layer"])[["complete", "lookups", "stall", "generated_tokens"]].sum()
+    seen = sums["lookups"].astype(float)
+    rates = 100 * sums["complete"].astype(float) / seen.where(seen > 0)
+    waits = sums["stall"].astype(float) / 1e6 / sums["generated_tokens"].astype(float)
+    ordered = sorted({key[:3] for key in sums.index}, key=lambda key: (not key[0], key[1], key[2]))
+    shown, of = page_of([key[:2] for key in ordered], page)
+    drawn = (
+        (rates, f"complete hits, {phase} (% of lookups)", 100.0, "cividis", " %"),
+        (waits, f"stall, {phase} (ms per generated token)", float(waits.max()), "YlOrBr", " ms"),
+    )
+    panels = []
+    for values, label, most, colours, unit in drawn:
+        if values.any():
+            draw = partial(_heat, values=values, rows=ordered[shown], label=label, most=most, colours=colours)
+            tall = sum(0.1 + 0.15 * _name(key).count("\n") + 0.13 for key in ordered[shown])
+            panels.append(Panel(_finding(values, label, unit), draw, 6.4, 1.35 + tall))
+    if not panels:
+        raise EmptyPictureError(f"no {phase} lookup hits, and none waits")
+    return panels, of
+
+
+def _finding(values: pd.Series[float], label: str, unit: str) -> str:
+    """The layers in which the mean of all rows is lowest and highest."""
+    means = values.groupby(level="layer").mean().dropna()
+    rows = len(values.unstack("layer"))  # noqa: PD010 - a series
+    of = f", on average over {rows} rows" if rows > 1 else ""
+    what = label.partition(" (")[0].capitalize()
+    low, high = number(means.min()), number(means.max())
+    if low == high:
+        return f"{what}: {high}{unit} in every layer{of}"
+    ends = f"least in layer {means.idxmin()} ({low}{unit}), most in layer {means.idxmax()} ({high}{unit})"
+    return f"{what}: {ends}{of}"
+
+
+def _name(key: tuple[bool, int, str]) -> str:
+    return f"{short(key[2])}{'' if key[0] else ' (lossy)'}, {format_bytes(int(key[1]))}"
+
+
+def _heat(
+    axes: Axes, *, values: pd.Series[float], rows: list[tuple[bool, int, str]], label: str, most: float, colours: str
+) -> Sequence[Any]:
+    """Rows downwards; the lightness of the colours alone tells the values."""
+    grid = values.unstack("layer").loc[rows].to_numpy(dtype=float)  # noqa: PD010 - a series
+    first = int(values.index.get_level_values("layer").min())
+    extent = (first - 0.5, first + grid.shape[1] - 0.5, len(grid) - 0.5, -0.5)
+    style: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "cmap": colours, "vmin": 0}
+    image = axes.imshow(grid, vmax=most, extent=extent, **style)
+    axes.set_xlabel("MoE layer")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    bar = axes.get_figure(root=True).colorbar(image, ax=axes, location="bottom", aspect=40, pad=0.02)  # type: ignore[union-attr]
+    bar.set_label(label, fontsize=LABEL)
+    bar.ax.tick_params(labelsize=LABEL)
+    axes.tick_params(labelsize=LABEL)
+    axes.set_yticks(range(len(rows)), [_name(key) for key in rows])
+    for below, (upper, lower) in enumerate(pairwise(rows)):
+        if upper[:2] != lower[:2]:
+            axes.axhline(below + 0.5, color="white", linewidth=2)
+    return ()

@@ -1,0 +1,190 @@
+"""The pictures of a report, each with its caption; what there is nothing for is said, not left out silently."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.core.accounts import PHASES
+from sim.experiment.cell import find_trace
+from sim.experiment.config import load_config
+from sim.results import pictures
+from sim.results.columns import REFERENCE_ROWS, label
+from sim.results.compare import Comparison
+from sim.results.load import load_layers
+from sim.results.pictures.colours import Looks, looks
+from sim.results.pictures.copies import fates_panels, link_panels
+from sim.results.pictures.findings import about
+from sim.results.pictures.fronts import front_panels
+from sim.results.pictures.hits import hits_panels
+from sim.results.pictures.latency import latency_panels
+from sim.results.pictures.layers import layers_panels
+from sim.results.pictures.measured import about_of, measured_panels
+from sim.results.pictures.stalls import stalls_panels
+from traces import Trace, open_trace
+from traces.describe import plots
+from traces.describe.stats import describe
+from traces.kit.errors import UserError
+from traces.kit.panels import Panel, together
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A picture's panels, each an image of its own, or why there are none."""
+
+    name: str
+    caption: str
+    panels: Sequence[tuple[str, bytes]]
+    """What each shows, and its SVG."""
+    why: str = ""
+
+
+def draw(found: Comparison, root: Path) -> list[Drawn]:
+    """All pictures of a comparison of the runs below ``root``, in the order of the page."""
+    runs, metric = found.runs, found.metric
+    damaged = list[str]()
+    layers, validations = _load(root, runs, damaged), _validations(root)
+    lossy = found.cells[~found.cells["lossless"].astype(bool)]
+    # One for the page: marker and dash of variants too are the same in every picture.
+    look = looks([*runs["policy_label"], *(name for _, document in validations for name in _policies(document))])
+    said = about(runs)
+    drawn = [
+        _draw("latency", _of_latency(runs), said, lambda: latency_panels(runs, metric, look, found.cells, found.target))
+    ]
+    if len(lossy):
+        drawn.append(_draw("front", FRONT, said, lambda: front_panels(lossy, metric, look, found.target)))
+    drawn += [
+        _draw("stalls", STALLS, said, lambda: stalls_panels(runs)),
+        _draw("hits", HITS, said, lambda: hits_panels(runs, look)),
+        _draw("fates", FATES, said, lambda: fates_panels(runs)),
+        _draw("link", LINK, said, lambda: link_panels(runs, look)),
+    ]
+    drawn += [Drawn("layers of a run", LAYERS, (), line) for line in damaged]
+    if layers is not None:
+        for phase in PHASES:
+            drawn.append(_draw(f"layers_{phase}", f"{LAYERS} ({phase})", said, partial(_layers, layers, phase)))
+    trace, why = _trace(runs, root)
+    if trace is None:
+        drawn += [Drawn(name, caption, (), why) for name, caption in (("popularity", POPULARITY), ("reuse", REUSE))]
+    else:
+        stats = describe(trace)
+        whose = plots.subtitle(trace, stats)
+        drawn.append(_draw("popularity", POPULARITY, whose, lambda: [plots.popularity_panel(trace, stats)]))
+        drawn.append(_draw("reuse", REUSE, whose, lambda: plots.reuse_panels(trace, stats)))
+    for path, document in validations:
+        drawn.append(_measured(path, document, look))
+    return drawn
+
+
+def _of_latency(runs: pd.DataFrame) -> str:
+    """What there is to see: one budget has no lines; runs without bounds have neither area nor cheats."""
+    lines = len(set(runs["budget_bytes"])) > 1
+    bound = bool(runs["bound_ms_per_token"].notna().any())
+    cheats = runs[[f"{name}_tpot_ms_mean" for name in REFERENCE_ROWS]].notna().any(axis=None)
+    return LATENCY + LINES * lines + BOUND * bound + EDGE * (bound and lines) + CHEATS * bool(cheats)
+
+
+LATENCY = "Latency against GPU memory."
+LINES = " Lines between budgets guide the eye."
+BOUND = " Nothing lossless that computes on the GPU can lie in the grey area."
+EDGE = " Its upper edge is exact at the budgets that were run; between two of them the larger one's holds."
+CHEATS = " Reference rows cheat, and show how much cheating would help (infinite has all the memory there is)."
+FRONT = "Latency against what lossy policies keep of the model's output; a larger marker for a larger budget."
+STALLS = (
+    "Where the time of a generated token goes. The parts add up, exactly, to all the time from the start of the first"
+    " measured request to the end of the last. Each budget has a scale of its own."
+)
+HITS = "The four hit rates that papers mix up, over the lookups of each phase."
+FATES = (
+    "What became of the copies that were asked for ahead: useful ones were complete before they were demanded, late"
+    " ones after."
+)
+LINK = "How busy the link was, and what was copied. Nothing lossless copies less than the bound."
+LAYERS = "Layer by layer: complete hits, and stalls"
+POPULARITY = "How often each expert was chosen, over the whole trace: orange is more often than by uniform choice."
+REUSE = (
+    "Reuse distances, over the whole trace: how many other experts of its layer were demanded since an expert's last"
+    " demand. A layer's pool of c slots under LRU hits the lookups below c, as long as a step's demand fits into it."
+)
+MEASURED = "Predicted by the simulator against measured on the device"
+
+
+def _draw(name: str, caption: str, said: str, make: Callable[[], Sequence[Panel]]) -> Drawn:
+    try:
+        return Drawn(name, caption, [(it.title, pictures.svg(together([it], "", said))) for it in make()])
+    except pictures.EmptyPictureError as error:
+        return Drawn(name, caption, (), str(error))
+
+
+def _layers(layers: pd.DataFrame, phase: str) -> list[Panel]:
+    """All pages."""
+    panels: list[Panel] = []
+    for page in count(1):
+        try:
+            panels += layers_panels(layers, phase, page)[0]
+        except pictures.EmptyPictureError:
+            if page == 1:
+                raise
+            break
+    return panels
+
+
+def _policies(document: Mapping[str, Any]) -> list[str]:
+    """The policies of a validation; none of what is no validation, which says so when it is drawn."""
+    try:
+        return [label(row["policy"]) for row in document["cells"]]
+    except (KeyError, TypeError, AttributeError):
+        return []
+
+
+def _measured(path: str, document: Mapping[str, Any], look: Looks) -> Drawn:
+    name, caption = f"measured {path}", f"{MEASURED} ({path})"
+    try:
+        return _draw(name, caption, about_of(document), lambda: measured_panels(document, look))
+    except (KeyError, TypeError, AttributeError) as error:
+        return Drawn(name, caption, (), f"not a validation that this version reads ({error!r})")
+
+
+def _load(root: Path, runs: pd.DataFrame, damaged: list[str]) -> pd.DataFrame | None:
+    """The layers of the runs; ``damaged`` is given a line for each table that cannot be read. None if none can."""
+    try:
+        return load_layers(root, runs, damaged)
+    except UserError as error:
+        damaged.append(str(error))
+        return None
+
+
+def _trace(runs: pd.DataFrame, root: Path) -> tuple[Trace | None, str]:
+    """The trace that the runs replayed, if it is still where they found it and what it was."""
+    word, wanted = "?", str(runs["trace"].iloc[0])
+    try:
+        word = load_config(root / str(runs["folder"].iloc[0]) / "config.yaml").trace
+        trace = open_trace(find_trace(word))
+    except (UserError, OSError) as error:
+        return None, f"the trace cannot be read again: {error}"
+    if trace.sha256 != wanted:
+        return None, f"trace={word} is another one now ({trace.sha256[:12]}, the runs replayed {wanted[:12]})"
+    return trace, ""
+
+
+def _validations(root: Path) -> list[tuple[str, Mapping[str, Any]]]:
+    """Documents of ``real validate`` that lie in ``root`` or a folder in it."""
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    for path in sorted([*root.glob("*.json"), *root.glob("*/*.json")]):
+        if path.name in ("result.json", "bounds.json", "timeline.json"):
+            continue
+        try:
+            document = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            continue  # any other file of a person
+        if isinstance(document, dict) and isinstance(document.get("cells"), list) and "provenance" in document:
+            found.append((path.relative_to(root).as_posix(), document))
+    return found

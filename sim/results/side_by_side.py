@@ -1,0 +1,105 @@
+"""``python -m sim timeline``: the timelines of several runs as one, to be seen one below the other in Perfetto."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sim.cli import wants_help
+from sim.results.timeline import Event, write
+from traces.kit.errors import UserError, allowing
+from traces.kit.units import counted
+
+RUN_AGAIN = "run it with timeline=true"
+HELP = """\
+python -m sim timeline DIR DIR ... [out=FILE]
+
+Puts the timelines of runs into one, one below the other: each is a process, and
+its measured window begins at 0. DIR: the folder of a run that was made by
+python -m sim run or python -m real run with timeline=true. Open FILE
+(timelines.json) in Perfetto.
+
+  python -m sim run -m policy=lru,fmoe budget=4GB limit=1 timeline=true out=two
+  python -m sim timeline two/*
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; returns the exit status."""
+    if not words or wants_help(words):
+        sys.stdout.write(HELP)
+        return 0
+    folders = [Path(word) for word in words if not word.startswith("out=")]
+    for word in map(str, folders):
+        if ("=" in word or word.startswith("-")) and not Path(word).exists():
+            key = word.partition("=")[0]
+            raise UserError(f"{word}: no such key; {allowing(key, ['out'])}, and folders of runs")
+    out = Path(next((word[4:] for word in reversed(words) if word.startswith("out=")), "timelines.json"))
+    if not folders:
+        raise UserError("timeline: give the folder of a run, or of several")
+    out = out.expanduser()
+    if out.is_dir() or not out.name:
+        raise UserError(f"out={out}: a file is wanted")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError(f"timeline: the same folder twice among {', '.join(map(str, folders))}")
+    # A run with bounds leaves a folder of them beside its own, which out/* names too.
+    runs = [folder for folder in folders if not (folder / "bounds.json").is_file()] or folders
+    for folder in folders:
+        if folder not in runs:
+            sys.stderr.write(f"{folder}: holds bounds and no run, left out\n")
+    together = side_by_side(runs)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temp = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        write(temp, together)
+        temp.replace(out)
+    finally:
+        temp.unlink(missing_ok=True)
+    sys.stderr.write(
+        f"wrote {sum(event['ph'] == 'X' for event in together)} slices of {counted(len(runs), 'run')} to {out}\n"
+    )
+    return 0
+
+
+def side_by_side(folders: Sequence[Path]) -> list[Event]:
+    """The events of runs, each a process of its own, in µs since the beginning of its first forward pass."""
+    runs = [read(folder) for folder in folders]
+    titles = [next(e["args"]["name"] for e in run if e["name"] == "process_name") for run in runs]
+    several = {title for title, n in Counter(titles).items() if n > 1}
+    names = [folder.name for folder in folders]
+    ways = names if len(set(names)) == len(names) else list(map(str, folders))  # results that were copied
+    made: list[Event] = []
+    for number, (way, title, run) in enumerate(zip(ways, titles, runs, strict=True), 1):
+        begin = min((round(1000 * e["ts"]) for e in run if e.get("cat") == "step"), default=0)
+        for event in run:
+            event["pid"] = number
+            if "ts" in event:
+                event["ts"] = (round(1000 * event["ts"]) - begin) / 1000
+            if event["name"] == "process_name" and title in several:
+                event["args"]["name"] = f"{title} ({way})"
+        made.append({"ph": "M", "name": "process_sort_index", "pid": number, "args": {"sort_index": number}})
+        made += run
+    return made
+
+
+def read(folder: Path) -> list[Event]:
+    """The events of a run's timeline. UserError if it kept none."""
+    path = folder / "timeline.json"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    if not path.is_file():
+        runs = any(folder.glob("*/timeline.json"))
+        raise UserError(f"{folder}: has no timeline.json; {'give its runs, DIR/*' if runs else RUN_AGAIN}")
+    try:
+        document: dict[str, Any] = json.loads(path.read_bytes())
+        events: list[Event] = document["traceEvents"]
+        if not any(event["name"] == "process_name" for event in events):
+            raise ValueError("no process is named")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a timeline of this version ({type(error).__name__}: {error})") from None
+    return events

@@ -1,0 +1,184 @@
+"""Results on disk: one folder per cell, addressed by content, there whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sim.core.accounts import HIT_KINDS, PHASES, STALLS
+from sim.core.replay import RecordingCore
+from sim.experiment.config import RunConfig
+from sim.results.columns import label
+from traces.kit.errors import UserError
+
+if TYPE_CHECKING:
+    from sim.results.document import Outcome
+
+
+SCHEMA = 1
+"""Version of the documents: result.json and bounds.json."""
+
+ABANDONED_S = 3600.0
+
+
+class Store:
+    """The folder ``out=``: one folder per run, and one per set of bounds."""
+
+    def __init__(self, root: Path) -> None:
+        if root.exists() and not root.is_dir():
+            raise UserError(f"out={root}: not a folder")
+        self.root = root
+
+    def folder(self, name: str) -> Path:
+        """Where a cell is, or will be."""
+        return self.root / name
+
+    def read(self, folder: Path, file: str) -> dict[str, Any] | None:
+        """A finished cell's document; None if it was never run. UserError if it cannot be read."""
+        path = folder / file
+        if not path.is_file():
+            if folder.exists():
+                raise UserError(f"{folder}: not a finished run, it has no {file}; remove it to run the cell again")
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: not a result ({error}); remove its folder to run the cell again") from None
+        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+            raise UserError(f"{path}: not a result of schema {SCHEMA}; remove its folder to run the cell again")
+        return found
+
+    @contextmanager
+    def turn(self, folder: Path) -> Iterator[None]:
+        """Hold a cell, so that other processes wait; look again whether it is there. A killed holder lets go.
+
+        Where the file system has no locks nobody waits: then a cell may be computed twice, with the same bytes.
+        """
+        path = self.root / f".turn-{folder.name}"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            held = path.open("w")
+        except OSError as error:
+            raise UserError(f"out={self.root}: cannot be written ({error.strerror})") from None
+        with held:
+            with suppress(OSError):
+                fcntl.flock(held, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+
+    def write_json(self, folder: Path, file: str, content: Mapping[str, Any]) -> None:
+        """Write a cell that is one document."""
+        self._place(folder, lambda temp: _write_json(temp / file, content))
+
+    def place(self, folder: Path, fill: Callable[[Path], None]) -> None:
+        """Let ``fill`` make a folder's files; it is there whole or not at all."""
+        self._place(folder, fill)
+
+    def write(self, folder: Path, result: Mapping[str, Any], outcome: Outcome, config: RunConfig) -> None:
+        """Write a run: result.json, requests.parquet, layers.parquet, config.yaml; if kept, log.npy, timeline.json."""
+
+        def fill(temp: Path) -> None:
+            _write_json(temp / "result.json", result)
+            _requests(outcome, temp / "requests.parquet")
+            _layers(outcome, temp / "layers.parquet")
+            (temp / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
+            if isinstance(outcome.core, RecordingCore):
+                outcome.core.save(temp / "log.npy")
+            if outcome.timeline is not None:
+                outcome.timeline.save(temp / "timeline.json", "simulated", label(config.policy), outcome.core.setup)
+
+        self._place(folder, fill)
+
+    def _place(self, folder: Path, fill: Callable[[Path], None]) -> None:
+        """Fill a folder beside the final one, then rename; if another process was first, its folder stays.
+
+        UserError where it cannot be written: the disk is full, say.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            temp = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
+        except OSError as error:
+            raise UserError(f"out={self.root}: cannot be written ({error.strerror})") from None
+        try:
+            fill(temp)
+            temp.chmod(0o755)
+            try:
+                os.rename(temp, folder)  # noqa: PTH104 - the atomic step
+            except OSError:
+                if not folder.is_dir():
+                    raise
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else error  # pyarrow has words of its own for it
+            raise UserError(f"out={self.root}: {folder.name}: cannot be written ({why})") from None
+        finally:
+            shutil.rmtree(temp, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left behind, if it is older than any run takes to be written."""
+        for left in self.root.glob(".new-*"):
+            with suppress(FileNotFoundError):  # another process has just renamed its own
+                if time.time() - left.stat().st_mtime > ABANDONED_S:
+                    shutil.rmtree(left, ignore_errors=True)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _requests(outcome: Outcome, path: Path) -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame(request_rows(outcome))
+    frame.astype({"prefill_end_ns": "Int64", "ttft_ns": "Int64", "tpot_ns": "Float64"}).to_parquet(path, index=False)
+
+
+def _layers(outcome: Outcome, path: Path) -> None:
+    import pandas as pd
+
+    pd.DataFrame(layer_rows(outcome)).to_parquet(path, index=False)
+
+
+def request_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """One row per measured request, times in ns since the start of the run."""
+    return [
+        {
+            "request": request,
+            "admitted_ns": t.admitted,
+            "prefill_end_ns": t.prefill_end,
+            "end_ns": t.end,
+            "prefill_rows": t.prefill_rows,
+            "decode_steps": t.decode_steps,
+            "ttft_ns": t.ttft_ns,
+            "tpot_ns": t.tpot_ns,
+        }
+        for request, t in outcome.timings.requests.items()
+    ]
+
+
+def layer_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """One row per phase and layer: hits over lookups, and stalls by cause in ns."""
+    accounts = outcome.accounts
+    return [
+        {
+            "phase": phase,
+            "layer": layer,
+            **dict(zip(HIT_KINDS, row, strict=True)),
+            **{f"stall_{name}_ns": ns for name, ns in zip(STALLS, accounts.stall_ns[i][layer], strict=True)},
+        }
+        for i, phase in enumerate(PHASES)
+        for layer, row in enumerate(accounts.hits[i])
+    ]

@@ -1,0 +1,249 @@
+"""A result as a person likes to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from textwrap import fill
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from sim.core.accounts import FATES, PHASES
+from sim.experiment import room
+from sim.experiment.stated import worded
+from sim.results.columns import label, row
+from sim.results.compare.stats import BLOCKS, LEAST, few
+from sim.results.fitting import Row, fitted
+from sim.results.predictions import SHARES
+from sim.results.titles import titles
+from traces.calibrate.noise import in_words
+from traces.kit.units import counted, figure, format_bytes
+
+HEADS = ("TTFT ms", "TPOT ms", "hits %", "ms/token", "stall", "copied", "time", "bytes")
+"""Of the figures of a row; the last two where there are bounds."""
+
+MEANING = "per generated token, prompts included: ms/token, stall (a part of it), copied"
+MULTIPLES = "time, bytes: multiples of the two bounds, the least that a lossless policy needs"
+"""What the heads mean."""
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    """Print the row of the policy below its bounds, where its time went, and what the copies were for."""
+    console.print(
+        Group(
+            *_notes(result),
+            "",
+            *_rows(result, console),
+            "",
+            *_where(result),
+            *_hits(result),
+            *_copies(result),
+            *_foretold(result),
+            *_loss(result),
+        )
+    )
+
+
+def _notes(result: Mapping[str, Any]) -> list[Text]:
+    """The finding, and what it was found on."""
+    source, policy, config, memory = (result[key] for key in ("provenance", "policy", "config", "memory"))
+    totals, said = result["totals"], titles(row(result, ""))
+    setting = [f"batch {config['workload']['batch']}", f"{'warm' if config['warmup'] else 'cold'} start"]
+    if config["chunks"] > 1:
+        setting.insert(1, f"{config['chunks']} copies per expert")
+    if (device := source.get("device")) is not None:
+        setting.insert(0, str(device["date"]))
+    order = "recorded order" if config["seed"] == 0 else f"another order (seed {config['seed']})"
+    noisy = source["hardware"].get("noisy")
+    return [
+        Text(_finding(result), style="bold"),
+        Text(f"{said.work}{priced_in(config['dtype'])},"),
+        Text(f"{said.where}, {', '.join(setting)}"),
+        Text(
+            f"{counted(totals['requests'], 'request')} ({source['measured_requests']}):"
+            f" {totals['prefill_tokens']:,} prompt and {totals['generated_tokens']:,} generated tokens"
+        ),
+        *([Text(f"prices from noisy measurements: {in_words(noisy)}")] if noisy else []),
+        Text(f"{_recording(source['trace'])}, served in {order}"),
+        *_room(memory),
+        *_few(totals["requests"]),
+        *([Text(f"{policy['name']} decided: {worded(policy['facts'])}")] if policy["facts"] else []),
+    ]
+
+
+def _finding(result: Mapping[str, Any]) -> str:
+    name, budget = label(result["config"]["policy"]), format_bytes(result["memory"]["budget_bytes"])
+    speed = figure(result["throughput_tokens_per_s"])
+    said = f"{name} at {budget}: {figure(_wall(result))} ms per token ({speed} tokens/s)"
+    if result["quality"] is not None:
+        return f"{said}, lossy"
+    gap = result["bounds"]["time_lower_bound"]["gap"] if result["bounds"] is not None else None
+    return said if gap is None else f"{said}, {gap:.2f} times the bound"
+
+
+def _room(memory: Mapping[str, Any]) -> list[Text]:
+    """What the card has left for experts; older results do not say."""
+    return [Text(fill(room.line(memory["room"]), 80, subsequent_indent="  "), style="dim")] if "room" in memory else []
+
+
+def _few(requests: int) -> list[Text]:
+    """That so few requests rank nothing, and how many would."""
+    said = few(requests)
+    return [Text(f"{said} compare wants {LEAST}, better {4 * BLOCKS}.", style="yellow")] if said else []
+
+
+def priced_in(dtype: str) -> str:
+    """`` in bfloat16``; nothing where a trace knows the bytes of its experts and no dtype."""
+    return "" if dtype == "recorded" else f" in {dtype}"
+
+
+def _recording(trace: Mapping[str, Any]) -> str:
+    """``recorded with sampled decoding``: where the routing is from, and how its tokens were chosen."""
+    mode = trace["decoding"]["mode"].replace("_", "-")
+    how = ", decoding unknown" if mode == "unknown" else f" with {mode} decoding"
+    return f"{trace['recording']}{how}"
+
+
+def _wall(result: Mapping[str, Any]) -> float:
+    """Of the measured window, ms per generated token."""
+    return float(result["totals"]["wall_ns"] / 1e6 / result["totals"]["generated_tokens"])
+
+
+def _rows(result: Mapping[str, Any], console: Console) -> list[RenderableType]:
+    rows, bounds = list[Row](), result["bounds"]
+    if bounds is not None:
+        time, belady = bounds["time_lower_bound"], bounds["belady_bypass"]
+        rows.append(("cyan", "", ["time_lower_bound", "", "", "", figure(time["ms_per_token"]), "", "", "1.00x", ""]))
+        rows.append(("cyan", "", ["belady_bypass", *[""] * 5, _bytes(belady["bytes_per_token"]), "", "1.00x"]))
+        for name, found in result["reference"].items():
+            speed = found["throughput_tokens_per_s"]
+            wall = None if speed is None else 1000 / speed
+            gaps = _gaps(bounds, found["wall_ns"], found["link_bytes"])
+            words = figures(found, wall, found["stall_ms_per_token"], found["bytes_per_token"])
+            rows.append(("dim", "", [name, *words, *gaps]))
+    name, style = label(result["config"]["policy"]), "bold"
+    if result["quality"] is not None:
+        name, style = f"{name}, lossy", "bold magenta"
+    rows.append((style, "", [name, *own_figures(result)]))
+    return fitted(["", *(HEADS if bounds is not None else HEADS[:-2])], rows, console)
+
+
+def own_figures(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """A run's row below HEADS; without bounds the last two are missing."""
+    totals, bounds = result["totals"], result["bounds"]
+    tokens, nbytes = totals["generated_tokens"], copied(totals)
+    stall = sum(totals["stall_ns"].values()) / 1e6 / tokens
+    gaps = () if bounds is None else _gaps(bounds, totals["wall_ns"], nbytes)
+    return (*figures(result, _wall(result), stall, nbytes / tokens), *gaps)
+
+
+def figures(row: Mapping[str, Any], wall: float | None, stall: float, nbytes: float) -> tuple[str, ...]:
+    """TTFT, TPOT, hits; and time, the part of it that is stalls, and bytes, per generated token."""
+    latency = row["latency_ms"]
+    hits = row["hit_rate"]["complete"]
+    return (
+        figure(latency["ttft"] and latency["ttft"]["mean"]),
+        figure(latency["tpot"] and latency["tpot"]["mean"]),
+        "-" if hits is None else f"{100 * hits:.1f}",
+        figure(wall),
+        figure(stall),
+        _bytes(nbytes),
+    )
+
+
+def _gaps(bounds: Mapping[str, Any], wall_ns: float, nbytes: float) -> tuple[str, str]:
+    """Multiples of the bounds of time and bytes."""
+    time, least = bounds["time_lower_bound"]["wall_ms"] * 1e6, bounds["belady_bypass"]["bytes"]
+    return _times(wall_ns, time), _times(nbytes, least)
+
+
+def _times(value: float, floor: float) -> str:
+    return f"{value / floor:.2f}x" if floor else "-"
+
+
+def _where(result: Mapping[str, Any]) -> list[Text]:
+    """What the columns are, and where the time of a token went."""
+    causes = {"compute": result["compute_ms_per_token"], **result["stall_ms_per_token"]}
+    parts = [f"{name.replace('_', ' ')} {figure(ms)}" for name, ms in causes.items() if ms or name == "compute"]
+    return [
+        Text(MEANING, style="dim"),
+        *([Text(MULTIPLES, style="dim")] if result["bounds"] is not None else []),
+        Text(f"ms/token: {' + '.join(parts)}"),
+        *_own_time(result),
+    ]
+
+
+def _hits(result: Mapping[str, Any]) -> list[Text]:
+    rates = []
+    for phase in PHASES:
+        shares = result["hit_rate"][phase]
+        known = [f"{kind} {100 * rate:.1f}" for kind, rate in shares.items() if rate is not None]
+        if known:
+            rates.append(Text(f"  {phase:<8}{', '.join(known)}"))
+    return [Text("hit rates in %"), *rates] if rates else []
+
+
+def _own_time(result: Mapping[str, Any]) -> list[Text]:
+    """What the policy's own decisions took, where the profile charges it."""
+    charged, totals = result["provenance"]["hardware"].get("policy_us"), result["totals"]
+    if charged is None:
+        return []
+    ms = figure(totals["policy_ns"] / 1e6 / totals["generated_tokens"])
+    us = f"{charged['prefill']:,g} us per prefill pass, {charged['decode']:,g} us per decode pass"
+    return [Text(f"of compute, the policy's own decisions: {ms} ms/token ({us})")]
+
+
+def _copies(result: Mapping[str, Any]) -> list[Text]:
+    """How busy the link was, how full the budget, and what the copies ahead were good for."""
+    fates, busy = result["prefetch"], result["link_utilisation"]
+    share = "-" if busy is None else f"{100 * busy:.1f}"
+    said = [Text(f"link busy {share} % of the time; at most {format_bytes(result['memory']['peak_bytes'])} in use")]
+    if fates["issued"]:
+        counts = ", ".join(f"{fates[fate]:,} {fate.replace('_', ' ')}" for fate in FATES if fates[fate])
+        said.append(Text(f"{fates['issued']:,} prefetches: {counts}"))
+    return said
+
+
+def _foretold(result: Mapping[str, Any]) -> list[Text]:
+    """How good the predictions were, and who made them."""
+    shares, lines = result["prefetch"]["predictions"], []
+    if shares is not None:
+        lines.append(Text("predictions in %"))
+        for phase in PHASES:
+            known = [
+                f"{name.replace('_', ' ')} {100 * shares[phase][name]:.1f}"
+                for name in SHARES
+                if shares[phase]["predicted"]
+            ]
+            if known:
+                lines.append(Text(f"  {phase:<8}{', '.join(known)}"))
+    for name, facts in result["provenance"]["predictors"].items():
+        source = {"hidden": "the gate's input", "routing": "earlier routing, and not on hidden states"}[facts["input"]]
+        lines.append(
+            Text(f"predictor {name} ({facts['sha256'][:12]}): fitted on {source}, {facts['stride']} layers ahead")
+        )
+    return lines
+
+
+def _loss(result: Mapping[str, Any]) -> list[Text]:
+    """What sets a lossy row apart (rule 8)."""
+    quality = result["quality"]
+    if quality is None:
+        return []
+    known = {key.replace("_", " "): share for key, share in quality.items() if isinstance(share, float)}
+    shares = ", ".join(f"{name} {100 * share:.1f}" for name, share in known.items())
+    return [
+        Text(f"lossy, %: {shares or 'nothing is known'}", style="magenta"),
+        Text("these are first-order: with another output, later layers would route otherwise", style="magenta"),
+        Text("a lossy row is compared with lossy rows only, and has no bounds", style="magenta"),
+    ]
+
+
+def copied(totals: Mapping[str, Any]) -> int:
+    """Bytes over the link."""
+    return int(totals["demand_bytes"] + sum(totals["speculative_bytes"].values()))
+
+
+def _bytes(value: float | None) -> str:
+    return "-" if value is None else format_bytes(round(value))

@@ -1,0 +1,165 @@
+"""What a machine did when, as a Chrome trace: opens in Perfetto. The same for the simulator and for a device.
+
+Four lanes. On the GPU stream every forward pass is a slice, and inside it its dense parts, experts and stalls follow
+one another; whatever is left of a pass is software, on the CPU's lane, where a policy's own time, if it is charged, has
+slices of its own. So the slices of a run add up: dense parts, experts, software and policy to its compute, stalls to
+its stalls by cause, all of them to its wall time.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from policies.api import Setup
+from sim.core.accounts import STALLS
+from traces.kit.units import format_bytes
+
+KINDS = ("demand", "late prefetch", "speculative")
+GPU, CPU, LINK, PREDICTOR = 11, 12, 13, 14  # no process has such a number: Perfetto would take it for its main thread
+THREADS = {GPU: "GPU stream", CPU: "CPU, software", LINK: "link, host to device", PREDICTOR: "predictor"}
+LEAD, PASS = -1, -2
+"""In the place of a layer: what comes before the first MoE layer; all of a pass, on a device that need not say more.
+The number of layers stands for what comes after the last."""
+
+Event = dict[str, Any]
+
+
+class Timeline:
+    """Collects spans in nanoseconds, flat: memory grows with what happens, 24 to 32 bytes a span.
+
+    What the GPU does is told in the order of time and does not overlap; a span that begins before the last one ended
+    (launched early, on a device) is shown from there.
+    """
+
+    def __init__(self) -> None:
+        self._all = [array("q") for _ in range(9)]
+        self.copies, self.computes, self.stalls, self.dense = self._all[:4]
+        self.steps, self.used, self.software, self.predictions, self.decisions = self._all[4:]
+        self.free = 0
+        """Up to here the GPU's time is shown."""
+
+    def start(self, now: int) -> None:
+        """Show what comes from now on: what was before lay in the warm-up."""
+        for spans in self._all:
+            del spans[:]
+        self.free = now
+
+    def copy(self, begin: int, end: int, chunk: int, kind: int) -> None:
+        """A chunk was on the link; ``kind`` as sim.core.state has it."""
+        self.copies.extend((begin, end, chunk, kind))
+
+    def layer(self, begin: int, end: int, layer: int) -> None:
+        """The dense part of a layer ran, up to its gate, or :data:`LEAD`, or the head (one past the last layer)."""
+        if end > begin:
+            self.dense.extend((self._until(begin), end, layer))
+            self.free = end
+
+    def compute(self, begin: int, end: int, experts: Sequence[int]) -> None:
+        """These experts were computed, one after the other or together."""
+        begin = self._until(begin)
+        cuts = [begin + (end - begin) * i // len(experts) for i in range(len(experts) + 1)]
+        for x, span in zip(experts, pairwise(cuts), strict=True):
+            self.computes.extend((*span, x))
+        self.free = end
+
+    def decide(self, begin: int, end: int) -> None:
+        """The policy's own time passed."""
+        self.decisions.extend((self._until(begin), end))
+        self.free = end
+
+    def stall(self, begin: int, end: int, cause: int) -> None:
+        """Compute waited; ``cause`` as an index of sim.core.accounts.STALLS."""
+        if end > begin:
+            self.stalls.extend((self._until(begin), end, cause))
+            self.free = end
+
+    def step(self, begin: int, end: int, number: int, prefill: bool) -> None:
+        """A forward pass has ended, and all that it did was told."""
+        self._until(end)
+        self.free = end
+        self.steps.extend((begin, end, number, prefill))
+
+    def predict(self, begin: int, end: int, blocking: bool) -> None:
+        """A prediction of the policy's ran."""
+        self.predictions.extend((begin, end, blocking))
+
+    def occupancy(self, now: int, nbytes: int) -> None:
+        """Bytes of the budget that have an owner, from now on."""
+        self.used.extend((now, nbytes))
+
+    def save(self, path: Path, what: str, policy: str, setup: Setup) -> None:
+        """Write it, as a process named after ``what`` was done, the policy and its budget."""
+        write(path, self.events(f"{what}: {policy}, {format_bytes(setup.budget)}", setup))
+
+    def events(self, title: str, setup: Setup) -> Iterator[Event]:
+        """The events of a Chrome trace, in microseconds; ``title`` names the process."""
+        n_layers, n_experts, chunks = setup.n_layers, setup.n_experts, setup.chunks
+        predictions, parts = _lanes(self.predictions), {LEAD: "leading layers", PASS: "all layers", n_layers: "head"}
+        yield _about("process_name", 0, name=title)
+        for thread in range(GPU, PREDICTOR + max((lane for *_, lane in predictions), default=0) + 1):
+            name = THREADS.get(thread, f"{THREADS[PREDICTOR]} {thread - PREDICTOR + 1}")
+            yield _about("thread_name", thread, name=name)
+            yield _about("thread_sort_index", thread, sort_index=thread)
+        for begin, end, number, prefill in _rows(self.steps, 4):
+            yield _slice("prefill" if prefill else "decode", "step", GPU, begin, end, {"step": number})
+        for begin, end, layer in _rows(self.dense, 3):
+            name = parts.get(layer) or f"L{layer} dense"
+            yield _slice(name, "dense", GPU, begin, end, {} if layer in parts else {"layer": layer})
+        for begin, end, expert in _rows(self.computes, 3):
+            layer, index = divmod(expert, n_experts)
+            yield _slice(f"L{layer} E{index}", "expert", GPU, begin, end, {"layer": layer, "expert": index})
+        for begin, end, cause in _rows(self.stalls, 3):
+            yield _slice(f"stall: {STALLS[cause]}", "stall", GPU, begin, end, {"cause": STALLS[cause]})
+        for begin, end in _rows(self.software, 2):
+            yield _slice("software", "software", CPU, begin, end, {})
+        for begin, end in _rows(self.decisions, 2):
+            yield _slice("policy", "policy", CPU, begin, end, {})
+        for begin, end, chunk, kind in _rows(self.copies, 4):
+            layer, index = divmod(chunk // chunks, n_experts)
+            about = {"layer": layer, "expert": index, "chunk": chunk % chunks, "kind": KINDS[kind]}
+            yield _slice(f"L{layer} E{index}", f"copy {KINDS[kind]}", LINK, begin, end, about)
+        for begin, end, blocking, lane in predictions:
+            yield _slice("prediction", "prediction", PREDICTOR + lane, begin, end, {"blocking": bool(blocking)})
+        for now, nbytes in _rows(self.used, 2):
+            yield {"ph": "C", "name": "experts on the GPU", "pid": 1, "ts": now / 1000, "args": {"bytes": nbytes}}
+
+    def _until(self, begin: int) -> int:
+        """Up to ``begin`` the GPU did nothing that was told: that is software. Returns when the next span begins."""
+        if begin > self.free:
+            self.software.extend((self.free, begin))
+        return max(begin, self.free)
+
+
+def write(path: Path, events: Iterable[Event]) -> None:
+    """Write a Chrome trace."""
+    document = {"displayTimeUnit": "ns", "traceEvents": list(events)}
+    path.write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
+
+
+def _about(what: str, thread: int, **args: object) -> Event:
+    return {"ph": "M", "name": what, "pid": 1, "tid": thread, "args": args}
+
+
+def _slice(name: str, category: str, thread: int, begin: int, end: int, about: dict[str, Any]) -> Event:
+    times = {"ts": begin / 1000, "dur": (end - begin) / 1000}
+    return {"ph": "X", "name": name, "cat": category, "pid": 1, "tid": thread, **times, "args": about}
+
+
+def _rows(flat: array[int], width: int) -> Iterator[tuple[int, ...]]:
+    return zip(*(flat[i::width] for i in range(width)), strict=True)
+
+
+def _lanes(predictions: array[int]) -> list[tuple[int, int, int, int]]:
+    """Predictions (begin, end, blocking), each with the first lane that is free: several may run at a time."""
+    free: list[int] = []
+    placed = []
+    for begin, end, blocking in sorted(_rows(predictions, 3)):
+        lane = next((i for i, until in enumerate(free) if until <= begin), len(free))
+        free[lane : lane + 1] = [end]
+        placed.append((begin, end, blocking, lane))
+    return placed

@@ -1,0 +1,101 @@
+"""What a first reader is told of runs: whose routing it is, as what it is priced, and whether it was simulated.
+
+Tables and commands keep the names that one types; titles are what models, machines and policies are called elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from policies import registry
+from sim.prices import title_of
+from traces.kit.errors import UserError
+
+SAID = {"scope=layer": "per layer", "scope=global": "one pool"}
+"""Settings of policies that are said in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Titles:
+    """The parts of :func:`titles`, for a page that has a place of its own for each."""
+
+    routing: str
+    """``tiny-moe (14 M parameters)``"""
+    priced_as: str
+    """``OLMoE-1B-7B``, with what was changed; ``itself`` where the routing is its own."""
+    how: str
+    """``simulated`` or ``measured``"""
+    machine: str
+    """``RTX 4090 (published figures)``; a device's run: ``H200``"""
+    prices: str = ""
+    """Of a device's run, what told the policies their prices: ``RTX 4090, published figures``"""
+
+    def __str__(self) -> str:
+        """:attr:`work` and :attr:`where` in one line."""
+        return f"{self.work}, {self.where}"
+
+    @property
+    def work(self) -> str:
+        """``routing of tiny-moe (14 M parameters), priced as OLMoE-1B-7B``"""
+        return f"routing of {self.routing}, priced as {self.priced_as}"
+
+    @property
+    def where(self) -> str:
+        """``simulated on RTX 4090 (published figures)``, ``measured on H200 (policies' prices: ...)``"""
+        return f"{self.how} on {self.machine}" + (f" (policies' prices: {self.prices})" if self.prices else "")
+
+
+def titles(row: Any) -> Titles:
+    """Of a row of ``sim.load``, or of a result by way of :func:`sim.results.columns.row`."""
+    own = row["routing_from"] == row["model"]
+    device = row["source"] == "device"
+    profile, figures = str(_title(row, "hardware")), f"{row['figures']} figures"
+    return Titles(
+        routing=title_of("model", str(row["routing_from"])),
+        priced_as="itself" if own else str(_title(row, "model")),
+        how="measured" if device else "simulated",
+        machine=str(row["device"]) if device else _with(profile, figures),
+        prices=f"{profile}, {figures}" if device else "",
+    )
+
+
+def policy(label: str) -> str:
+    """What a policy is called, from its label (:func:`sim.results.columns.label`): ``lru (scope=layer)``, ``LRU per layer``."""
+    name, _, settings = label.partition(" (")
+    try:
+        title = registry.find(name).title or name
+    except UserError:  # of a package that is not installed here
+        title = name
+    parts = settings.removesuffix(")").split(", ") if settings else []
+    words = [title, *(SAID[part] for part in parts if part in SAID)]
+    rest = [part for part in parts if part not in SAID]
+    return " ".join(words) + (f" ({', '.join(rest)})" if rest else "")
+
+
+def profile(result: Mapping[str, Any], group: str) -> str:
+    """What a run's model or hardware is called, with the settings in which it is not the shipped one of its name."""
+    about = result["provenance"][group]
+    return with_changes(result, group, str(about.get("title") or title_of(group, str(about["name"]))))
+
+
+def with_changes(result: Mapping[str, Any], group: str, name: str) -> str:
+    """``name`` for a run's model or hardware, with the settings that were changed."""
+    own = []
+    for path in result["provenance"][group]["changed"]:
+        value: Any = result["config"][group]
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        own.append(f"{path}={value}")
+    return f"{name} ({', '.join(own)})" if own else name
+
+
+def _title(row: Any, group: str) -> Any:
+    """Tables that were saved by an earlier version have no titles."""
+    return row.get(f"{group}_title") or title_of(group, str(row[group]))
+
+
+def _with(name: str, more: str) -> str:
+    """``RTX 4090 (published figures)``, ``RTX 4090 (link.depth=2, published figures)``."""
+    return f"{name[:-1]}, {more})" if name.endswith(")") else f"{name} ({more})"

@@ -1,0 +1,185 @@
+"""Which requests run, in which order, and in which forward passes: a closed loop at batch B."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.prices.costs import attended_pairs
+from sim.workload.demand import Demand, DemandReader, merge
+from traces import DECODE, PREFILL, Trace
+from traces.format.layout import Array
+from traces.kit.errors import UserError
+
+VALIDATION_EVERY = 5
+"""Of so many prompts of the train requests one is measured with ``measure=validation``."""
+
+
+@dataclass(slots=True)
+class Pass:
+    """One forward pass: the prefill of one request, or one decode token of every active request."""
+
+    prefill: bool
+    requests: tuple[int, ...]
+    parts: list[tuple[int, int]]
+    """Rows of the trace: (first row, rows), one per request."""
+    rows: int
+    kv_tokens: int
+    """Tokens in the KV caches that the pass reads, its own included, summed over requests."""
+    pairs: int
+    """(query, key) pairs that attention computes."""
+    demand: Demand
+    tokens: Demand
+    """Tokens per expert, aligned with ``demand``."""
+    admits: tuple[int, ...] = ()
+    """Requests that are given a place at the moment this pass begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The requests of a run, in order: ``warmup`` are replayed first and not measured.
+
+    RuntimeError if a policy could learn from what is measured.
+    """
+
+    warmup: tuple[int, ...]
+    measured: tuple[int, ...]
+    train: tuple[int, ...]
+    """What a policy may learn from."""
+    left_out: int = 0
+    """Requests that the limit left out: with 0 there might as well be none."""
+
+    def __post_init__(self) -> None:
+        if both := set(self.train) & set(self.measured):
+            raise RuntimeError(f"requests {sorted(both)} are measured, and learned from before")
+
+
+def select(
+    trace: Trace, *, seed: int = 0, limit: int | None = None, warmup: int = 0, measure: str = "test"
+) -> Selection:
+    """Measure the test requests where the trace has a split, else all; ``limit``: the first so many as recorded.
+
+    ``measure="validation"``: the train requests of every fifth prompt instead (of fewer than five, of the last); the
+    others are left to learn from. A seed other than 0 permutes what is measured: every seed measures the same requests,
+    whatever limit and warm-up. Warm-up requests are of those to learn from, or, with no split, from the front.
+    UserError if none is left.
+    """
+    train = tuple(r.request for r in trace.requests if r.split == "train")
+    pool = [r.request for r in trace.requests if r.split != "train"]
+    if measure == "validation":
+        pool, train = _validation(trace, train)
+    before = list(train[:warmup]) if train else pool[:warmup]
+    if not train:
+        pool = pool[warmup:]
+    if train and not pool:
+        raise UserError("the trace has train requests only, and none to measure; import or collect it with split=0.7")
+    if warmup > len(before) or not pool:
+        have = len(train) if train else len(before) + len(pool)
+        raise UserError(f"warmup={warmup}: the trace has {have} requests for it, and one must be left to measure")
+    chosen = pool[:limit]
+    left_out = len(pool) - len(chosen)
+    if seed:
+        chosen = [chosen[i] for i in np.random.default_rng(seed).permutation(len(chosen))]
+    return Selection(tuple(before), tuple(chosen), train, left_out)
+
+
+def _validation(trace: Trace, train: tuple[int, ...]) -> tuple[list[int], tuple[int, ...]]:
+    """What is measured, and what is left to learn from. Several samples of one prompt stay together."""
+    prompts = {request: _prompt(trace, request) for request in train}
+    kinds = list(dict.fromkeys(prompts.values()))
+    if len(kinds) < 2:
+        raise UserError(
+            f"measure=validation: measures the train requests of some prompts, of which the trace has {len(kinds)};"
+            " allowed: test, or a trace with at least 2 (import or collect it with split=0.7)"
+        )
+    held = set(kinds[VALIDATION_EVERY - 1 :: VALIDATION_EVERY] or kinds[-1:])
+    measured = [request for request in train if prompts[request] in held]
+    return measured, tuple(request for request in train if prompts[request] not in held)
+
+
+def _prompt(trace: Trace, request: int) -> bytes | int:
+    """The token ids of a request's prompt; where they were not recorded the request, as one of a prompt of its own."""
+    steps = trace.steps[trace.steps_of(request)]
+    prefill = steps[steps["phase"] == PREFILL]
+    if trace.token_ids is None or not len(prefill):
+        return request
+    spans = prefill[["first_row", "rows"]].tolist()
+    return b"".join(trace.token_ids[first : first + rows].tobytes() for first, rows in spans)
+
+
+class ClosedLoop:
+    """``batch`` requests have a place at any time. A place is free right after its request's last pass, and the next
+    request is admitted to it then; the prefills of the admitted run one by one, before the others' next decode pass.
+    """
+
+    def __init__(self, trace: Trace, batch: int = 1) -> None:
+        self.trace, self.batch = trace, batch
+        self.reader = DemandReader(trace)
+
+    def passes(self, requests: Sequence[int]) -> Iterator[Pass]:
+        """The forward passes that serve ``requests``, in order."""
+        waiting, admitted = deque(requests), deque[int]()
+        decoding: dict[int, Iterator[Pass]] = {}
+        left: dict[int, int] = {}  # decode steps
+        admits: tuple[int, ...] = ()
+        while waiting or admitted or decoding:
+            while waiting and len(admitted) + len(decoding) < self.batch:
+                admitted.append(waiting.popleft())
+                admits += (admitted[-1],)
+            if admitted:
+                request = admitted[0]
+                for step in self._prefill(request):
+                    step.admits, admits = admits, ()
+                    yield step
+                del admitted[0]
+                left[request], steps = self._decode(request)
+                if left[request]:
+                    decoding[request] = steps
+                continue
+            parts = [next(steps) for steps in decoding.values()]
+            step = parts[0] if len(parts) == 1 else self._join(parts)
+            step.admits, admits = admits, ()
+            yield step
+            for request in step.requests:
+                left[request] -= 1
+                if not left[request]:
+                    del decoding[request]
+
+    def _prefill(self, request: int) -> Iterator[Pass]:
+        for step in self.trace.steps[self.trace.steps_of(request)]:
+            if step["phase"] == PREFILL:
+                n, context = int(step["rows"]), int(step["context"])
+                parts = [(int(step["first_row"]), n)]
+                demand, tokens = self.reader.union(parts)
+                pairs = attended_pairs(n, context)
+                yield Pass(True, (request,), parts, n, context + n, pairs, demand, tokens)
+
+    def _decode(self, request: int) -> tuple[int, Iterator[Pass]]:
+        """How many decode steps the request has, and their passes."""
+        steps = self.trace.steps[self.trace.steps_of(request)]
+        steps = steps[steps["phase"] == DECODE]
+        return len(steps), self._decode_passes(request, steps)
+
+    def _decode_passes(self, request: int, steps: Array) -> Iterator[Pass]:
+        row, context = int(steps["first_row"][0]), int(steps["context"][0])
+        for i, demand in enumerate(self.reader.rows(row, len(steps))):
+            seen = context + i + 1
+            ones = [[1] * len(experts) for experts in demand]
+            yield Pass(False, (request,), [(row + i, 1)], 1, seen, seen, demand, ones)
+
+    @staticmethod
+    def _join(parts: list[Pass]) -> Pass:
+        merged = [merge(list(rows)) for rows in zip(*(p.demand for p in parts), strict=True)]
+        return Pass(
+            False,
+            tuple(p.requests[0] for p in parts),
+            [p.parts[0] for p in parts],
+            len(parts),
+            sum(p.kv_tokens for p in parts),
+            sum(p.pairs for p in parts),
+            [d for d, _ in merged],
+            [t for _, t in merged],
+        )

@@ -1,0 +1,108 @@
+"""The trace's signals, shown to a policy no earlier than the model had them (rule 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.api import Signal, Signals
+from traces import Trace
+from traces.kit.errors import UserError, one_of
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a policy holds (policies.api.Signals): the questions, and no handle to move them."""
+
+    token_ids: Callable[[], NDArray[np.int32]]
+    embedding: Callable[[], NDArray[np.float16]]
+    expert_ids: Callable[[], NDArray[np.integer[Any]]]
+    expert_weights: Callable[[], NDArray[np.float16]]
+    router_probs: Callable[[], NDArray[np.float16]]
+    gate_ahead: Callable[[int], NDArray[np.integer[Any]]]
+    hidden: Callable[[], NDArray[np.float16]]
+    predicted: Callable[[str], NDArray[np.integer[Any]]]
+
+
+class TraceSignals:
+    """Reads the current step's rows, in the current layer, from a memory-mapped trace.
+
+    The core sets ``layer`` when that layer's gate has run; there is no way to name another one. ``declared``: the
+    signals that the policy may read (None: all that were recorded); another one is an error that names it.
+    ``predicted``: the outputs of fitted predictors, by name, [N, L, K'], of which the policy may read ``predictors``.
+    """
+
+    def __init__(
+        self,
+        trace: Trace | Any | None,
+        declared: Collection[Signal] | None = None,
+        predicted: Mapping[str, NDArray[np.integer[Any]]] | None = None,
+        predictors: Collection[str] = (),
+    ) -> None:
+        self._trace = trace
+        self._predicted, self._predictors = dict(predicted or {}), frozenset(predictors)
+        self._declared = frozenset(Signal) if declared is None else frozenset(declared)
+        self._parts: Sequence[tuple[int, int]] = ()
+        self.layer = -1
+
+    def enter(self, parts: Sequence[tuple[int, int]]) -> None:
+        """A step begins over these rows [(first row, rows)]; no gate has run."""
+        self._parts, self.layer = parts, -1
+
+    def shown(self) -> Signals:
+        """The signals as a policy gets them."""
+        return Shown(
+            lambda: self._rows(Signal.TOKEN_IDS),
+            lambda: self._rows(Signal.EMBEDDING),
+            lambda: self._gated("expert_ids"),
+            lambda: self._gated(Signal.WEIGHTS),
+            lambda: self._gated(Signal.ROUTER_PROBS),
+            lambda distance: self._gate_ahead(distance),
+            lambda: self._gated(Signal.HIDDEN),
+            lambda name: self._prediction(name),
+        )
+
+    def _rows(self, name: str, *index: int) -> NDArray[Any]:
+        if name != "expert_ids" and name not in self._declared:
+            raise RuntimeError(f"the policy reads {name} and does not declare it in its signals")
+        array = None if self._trace is None else getattr(self._trace, name)
+        if array is None:
+            raise UserError(f"the policy needs the signal {name}, which the trace did not record")
+        return self._copied(array, *index)
+
+    def _copied(self, array: Any, *index: int) -> NDArray[Any]:
+        # A memory map takes microseconds to slice. What a running model shows is no array, and read only where asked.
+        plain: Any = np.asarray(array) if isinstance(array, np.ndarray) else array
+        blocks = [plain[(slice(first, first + rows), *index)] for first, rows in self._parts]
+        # A copy: the whole file can be reached from a view of it.
+        return np.array(blocks[0]) if len(blocks) == 1 else np.concatenate(blocks)
+
+    def _gate_has_run(self, name: str) -> None:
+        if self.layer < 0:
+            raise RuntimeError(f"{name} was asked for before a gate had run")
+
+    def _gated(self, name: str, *index: int) -> NDArray[Any]:
+        self._gate_has_run(name)
+        return self._rows(name, self.layer, *index)
+
+    def _prediction(self, name: str) -> NDArray[np.integer[Any]]:
+        self._gate_has_run(f"predicted {name}")
+        if name not in self._predictors:
+            raise RuntimeError(f"the policy reads the predictor {name} and does not declare it in its predictors")
+        if name not in self._predicted:
+            raise UserError(
+                f"the policy needs the predictor {name}, which was not fitted; there are: {one_of(self._predicted)}"
+            )
+        return self._copied(self._predicted[name], self.layer)
+
+    def _gate_ahead(self, distance: int) -> NDArray[np.integer[Any]]:
+        recorded = None if self._trace is None else self._trace.gate_ahead
+        if recorded is not None and not 1 <= distance <= recorded.shape[2]:
+            raise UserError(
+                f"the policy wants gate_ahead at distance {distance}; recorded, and allowed: 1 to {recorded.shape[2]}"
+            )
+        return self._gated(Signal.GATE_AHEAD, distance - 1)

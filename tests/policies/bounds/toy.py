@@ -1,0 +1,180 @@
+"""Small machines, random passes and a policy that does whatever it may."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from fractions import Fraction
+
+from policies.api import LayerEvent, Policy, Setup, Step
+from policies.bounds.belady_bypass import belady_bypass_bytes
+from policies.bounds.belady_forced import BeladyForced
+from policies.bounds.future import Clairvoyant, Future
+from policies.bounds.perfect_next_layer import PerfectNextLayer
+from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_ns
+from policies.lru import LRU
+from sim.core.accounts import Accounts
+from sim.core.core import Core
+from sim.machine import Machine
+from sim.prices.costs import Affine
+from sim.workload.demand import merge
+from sim.workload.passes import Pass
+from sim.workload.signals import TraceSignals
+
+
+class ToyCosts:
+    """Real link, made-up compute: an expert takes ``expert`` ns up to 4 tokens, then more with each."""
+
+    def __init__(self, *, overhead: int, bytes_per_ns: Fraction, expert: int, dense: int, launch: int) -> None:
+        self.link = Affine(Fraction(overhead), 1 / bytes_per_ns)
+        self.expert, self.dense, self.launch_ns, self.layer_overhead_ns = expert, dense, launch, launch // 2
+
+    def copy_ns(self, nbytes: int) -> int:
+        return self.link.ns(nbytes)
+
+    def link_floor_ns(self, nbytes: int) -> int:
+        return self.link.floor_ns(nbytes)
+
+    def expert_ns(self, layer: int, tokens: int) -> int:
+        return self.expert_table(layer, tokens)[tokens]
+
+    def expert_table(self, layer: int, max_tokens: int) -> list[int]:
+        return [0, *(self.expert * max(4, n) // 4 + layer for n in range(1, max_tokens + 1))]
+
+    def dense_ns(self, tokens: int, kv_tokens: int, pairs: int) -> int:
+        return self.dense + (tokens + kv_tokens + pairs) // 100
+
+    def lead_ns(self, tokens: int, kv_tokens: int, pairs: int) -> int:
+        return self.dense // 2
+
+    def head_ns(self, logit_rows: int) -> int:
+        return self.dense * logit_rows
+
+
+class Anything(Policy):
+    """Prefetches, cancels, predicts, bypasses and evicts at random; refuses speculative loads at random."""
+
+    name = "anything"
+
+    def __init__(self, setup: Setup, *, stay: float = 0.7) -> None:
+        super().__init__(setup)
+        self.rng, self.stay = random.Random(setup.seed), stay
+        self.flat = range(setup.n_layers * setup.n_experts)
+
+    def speculate(self) -> None:
+        for x in self.rng.sample(self.flat, self.rng.randint(0, min(4, len(self.flat)))):
+            self.actions.prefetch(x, self.rng.random())
+        for x in self.rng.sample(self.flat, self.rng.randint(0, min(3, len(self.flat)))):
+            self.actions.cancel(x)
+
+    def on_step(self, step: Step) -> None:
+        self.speculate()
+
+    def on_gate(self, event: LayerEvent) -> None:
+        self.speculate()
+        if self.rng.random() < 0.3:
+            self.actions.predict(1, self.rng.randint(0, 50), self.rng.random() < 0.3)
+
+    def on_prediction(self, tag: int) -> None:
+        self.speculate()
+
+    def keep(self, expert: int) -> bool:
+        return self.rng.random() < self.stay
+
+    def victim(self, incoming: int, speculative: bool) -> int | None:
+        can = [x for x in self.flat if self.view.evictable(x)]
+        return None if not can or (speculative and self.rng.random() < 0.3) else self.rng.choice(can)
+
+
+POLICIES = {
+    "lru": LRU,
+    "lru_layer": lambda setup: LRU(setup, scope="layer"),
+    "on_demand": lambda setup: Anything(setup, stay=0.0),
+    "anything": Anything,
+    "belady_forced": BeladyForced,
+    "perfect_next_layer": PerfectNextLayer,
+}
+
+
+@dataclass
+class Lab:
+    """One workload on one machine."""
+
+    setup: Setup
+    costs: ToyCosts
+    passes: list[Pass]
+    depth: int = 1
+
+    @property
+    def demands(self) -> list[list[int]]:
+        """The events, empty layers included."""
+        return [demand for step in self.passes for demand in step.demand]
+
+    def future(self, start: int = 0) -> Future:
+        n_flat = self.setup.n_layers * self.setup.n_experts
+        return Future.of((d for step in self.passes[start:] for d in step.demand), n_flat)
+
+    def run(self, policy: Policy, warmup: int = 0) -> Accounts:
+        """Replay, the first ``warmup`` passes before the window."""
+        if isinstance(policy, Clairvoyant):
+            policy.foresee(self.future())
+        core = Core(policy, self.setup, TraceSignals(None))
+        return Machine(core, self.costs, depth=self.depth).run(self.passes[:warmup], self.passes[warmup:])  # type: ignore[arg-type]
+
+    def bypass(self, warmup: int = 0) -> int:
+        setup = self.setup
+        return belady_bypass_bytes(
+            self.future(warmup), setup.expert_bytes, setup.n_experts, setup.budget, warm=warmup > 0
+        )
+
+    def least_ns(self, warmup: int = 0) -> int:
+        compute = compute_floor_ns(self.passes[warmup:], self.costs)
+        return time_lower_bound_ns(compute, self.costs.link_floor_ns(self.bypass(warmup)))
+
+
+def one_by_one(sequence: list[int], n_experts: int, budget: int, **costs: int) -> Lab:
+    """One layer, one expert of one byte per event."""
+    prices = {"overhead": 0, "expert": 3, "dense": 2, "launch": 1, **costs}
+    toy = ToyCosts(bytes_per_ns=Fraction(1), **prices)
+    setup = Setup(1, n_experts, 1, (1,), 1, budget, toy)
+    passes = [Pass(False, (0,), [(i, 1)], 1, i + 1, i + 1, [[x]], [[1]]) for i, x in enumerate(sequence)]
+    return Lab(setup, toy, passes)
+
+
+def random_lab(rng: random.Random) -> Lab:
+    """Any sizes, chunks, depth, budget, speeds; prefill, decode and batches; some layers see no token."""
+    L, E = rng.randint(1, 4), rng.randint(1, 8)
+    K = rng.randint(1, E)
+    sizes = tuple(rng.choice([5, 16, 40, 100]) for _ in range(L)) if rng.random() < 0.5 else (rng.randint(1, 60),) * L
+    costs = ToyCosts(
+        overhead=rng.choice([0, 0, 7]),
+        bytes_per_ns=Fraction(rng.choice([1, 3, 20]), rng.choice([1, 7])),
+        expert=rng.choice([0, 3, 40]),
+        dense=rng.choice([0, 5, 100]),
+        launch=rng.choice([0, 5]),
+    )
+    total = E * sum(sizes)
+    least = max(sizes) if rng.random() < 0.5 else sum(sizes)
+    budget = min(total, max(least, int(total * rng.random())))
+    setup = Setup(L, E, K, sizes, rng.randint(1, 4), budget, costs, seed=rng.randrange(2**31))
+    weights = [[0.01 + rng.random() ** 3 for _ in range(E)] for _ in range(L)]
+    passes, context = [], 0
+    for _ in range(rng.randint(1, 25)):
+        prefill = rng.random() < 0.15
+        rows = rng.randint(1, 12) if prefill or rng.random() < 0.3 else 1
+        requests, parts = ((0,), [(0, rows)]) if prefill else (tuple(range(rows)), [(0, 1)] * rows)
+        context += rows
+        layers = []
+        for layer in range(L):
+            gap = rng.random() < 0.05
+            picks = [] if gap else [pick(rng, weights[layer], K, layer * E) for _ in range(rows)]
+            layers.append(merge(picks))
+        demand, tokens = [d for d, _ in layers], [t for _, t in layers]
+        passes.append(Pass(prefill, requests, parts, rows, context, rows * context, demand, tokens))
+    return Lab(setup, costs, passes, depth=rng.randint(1, 3))
+
+
+def pick(rng: random.Random, weights: list[float], k: int, first: int) -> list[int]:
+    """``k`` different experts, the popular ones more often."""
+    order = sorted(range(len(weights)), key=lambda x: -(rng.random() ** (1 / weights[x])))
+    return [first + x for x in order[:k]]

@@ -1,0 +1,70 @@
+"""What the steps share: models that come and go as there is room; and cells, begun only where their time is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
+pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
+
+import torch
+
+from real.measure import bench as benches
+from real.measure import served
+from real.measure.bench import LINK, MAIN, Bench
+from real.measure.clock import Clock, OutOfTimeError
+from real.measure.sizes import FULL
+from traces.kit.errors import UserError
+
+
+class Stub:
+    """A model in host memory that has room for one: it knows who is there."""
+
+    there: list[Stub] = []  # noqa: RUF012 - emptied by each test
+    room = 1
+
+    def __init__(self, made: Any, device: Any, *, host_memory: int | None) -> None:
+        if len(self.there) >= self.room:
+            raise UserError("no room")
+        self.name, self.store = made, SimpleNamespace(close=lambda: self.there.remove(self))
+        self.there.append(self)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    Stub.there.clear()
+    monkeypatch.setattr(benches, "Offloaded", Stub)
+    monkeypatch.setattr(benches, "open_model", lambda name, *_, **__: name)
+    monkeypatch.setattr(Bench, "_warm", lambda *_: None)
+    made = Bench(tmp_path, torch.device("cpu"), SimpleNamespace(host_memory=""), Clock(60))  # type: ignore[arg-type]
+    made.size = FULL
+    return made
+
+
+def test_a_model_is_dropped_where_there_is_no_room_for_another_beside_it(bench: Bench) -> None:
+    for which in (MAIN, LINK, MAIN):
+        name: Any = bench.model(which)
+        assert name.name == bench.subject(which).model
+        assert Stub.there == [name]
+        assert bench.model(which) is name
+
+
+def test_models_stay_where_there_is_room(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stub, "room", 2)
+    first, second = bench.model(MAIN), bench.model(LINK)
+    assert (bench.model(MAIN), bench.model(LINK)) == (first, second)
+    monkeypatch.setattr(Stub, "room", 0)
+    bench.drop()
+    assert Stub.there == []
+    with pytest.raises(UserError, match="no room"):
+        bench.model(MAIN)
+
+
+def test_a_cell_is_not_begun_where_the_longest_one_would_not_end(bench: Bench) -> None:
+    bench.longest[MAIN] = 60
+    with pytest.raises(OutOfTimeError):
+        served.cells(bench)

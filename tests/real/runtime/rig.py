@@ -1,0 +1,204 @@
+"""A tiny model whose experts go through a machine, served with its own routing or with a given one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
+pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
+
+from policies.api import Policy, Setup, Step  # noqa: E402
+from policies.lru import LRU  # noqa: E402
+from real.runtime.core import DeviceCore  # noqa: E402
+from real.runtime.engine import Engine  # noqa: E402
+from real.runtime.events import Run  # noqa: E402
+from real.runtime.generate import Served, generate  # noqa: E402
+from real.runtime.live import Live  # noqa: E402
+from real.runtime.machine import Machine  # noqa: E402
+from real.runtime.offloaded import Offloaded  # noqa: E402
+from real.runtime.pool import Pool  # noqa: E402
+from sim.core.accounts import Accounts  # noqa: E402
+from sim.core.core import Core  # noqa: E402
+from sim.core.replay import replay  # noqa: E402
+from sim.workload.demand import ordered_union  # noqa: E402
+from sim.workload.passes import Pass  # noqa: E402
+from tests.policies.lab import FakeSignals, Routing  # noqa: E402
+from tests.sim.machine.cases import FlatCosts, NoSignals  # noqa: E402
+
+CPU = torch.device("cpu")
+PROMPTS = ((5, 9, 200), tuple(range(40, 61)), (77,) * 9, (8,), (100, 3, 250, 17), (290, 1, 1, 60, 31, 12))
+NEW_TOKENS = (4, 1, 6, 2, 3, 3)
+"""More requests than places, of different lengths; the second prompt is longer than GPT-OSS's window here."""
+
+MakePolicy = Callable[[Setup], Policy]
+
+
+class All(LRU):
+    """Prefetches every expert as soon as it can."""
+
+    def on_step(self, step: Step) -> None:
+        super().on_step(step)
+        for x in range(self.setup.n_layers * self.setup.n_experts):
+            self.actions.prefetch(x, 0.0)
+
+
+@dataclass
+class Rig:
+    """How to run: one offloaded model, and what its machine is made of."""
+
+    model: Offloaded
+    chunks: int = 1
+    depth: int = 1
+    core_type: type[DeviceCore] = DeviceCore
+    pool_type: type[Pool] = Pool
+    machine_type: type[Machine] = Machine
+    seed: int = 0
+    predictors: Any = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Of one expert."""
+        return self.model.store.layout.nbytes
+
+    @property
+    def experts(self) -> int:
+        """Of all layers."""
+        return len(self.model.moe.layers) * self.model.moe.n_experts
+
+    def setup(self, budget: int) -> Setup:
+        moe = self.model.moe
+        sizes = (self.nbytes,) * len(moe.layers)
+        return Setup(
+            len(sizes), moe.n_experts, moe.top_k, sizes, self.chunks, budget, FlatCosts(), self.seed, self.predictors
+        )
+
+    def machine(self, policy: Policy, signals: Any) -> Machine:
+        setup = policy.setup
+        pool = self.pool_type(self.model.store, setup.budget - policy.gpu_bytes(), setup.chunks, self.model.backend)
+        core = self.core_type(policy, setup, signals, pool)
+        return self.machine_type(core, self.model.backend, depth=self.depth)
+
+
+@dataclass
+class Ran:
+    """What a run left. ``logits``: of each pass, [requests, V]."""
+
+    logits: list[Any]
+    made: list[list[int]]
+    machine: Machine
+    accounts: Accounts
+    again: str
+    """The digest of the log's replay without a clock, with a policy made anew."""
+
+    @property
+    def core(self) -> DeviceCore:
+        return self.machine.core
+
+    def check(self) -> Ran:
+        """The device's decisions are those of its log, and the accounts add up."""
+        assert self.again == self.core.digest(), "the replay of the log decides differently"
+        self.accounts.check()
+        return self
+
+    def same_logits(self, other: Ran) -> bool:
+        return len(self.logits) == len(other.logits) and all(map(torch.equal, self.logits, other.logits))
+
+
+def serve(
+    rig: Rig,
+    make: MakePolicy,
+    budget: int,
+    batch: int = 1,
+    *,
+    prompts: Sequence[Sequence[int]] = PROMPTS,
+    new_tokens: Sequence[int] = NEW_TOKENS,
+    ends: frozenset[int] = frozenset(),
+) -> Ran:
+    """Continue prompts greedily, with the model's own routing."""
+    setup = rig.setup(budget)
+    policy, live = make(setup), Live(rig.model.moe, frozenset())
+    machine = rig.machine(policy, NoSignals())
+    logits: list[Any] = []
+
+    def choose(scores: Any) -> int:
+        logits.append(scores.clone()[None])
+        return int(scores.argmax())
+
+    pairs = zip(prompts, new_tokens, strict=True)
+    requests = [Served(i, list(prompt), choose, wanted) for i, (prompt, wanted) in enumerate(pairs)]
+    with rig.model.attached(machine, live) as run, live.attached():
+        generate(run, Engine(rig.model.model, CPU), live, requests, batch, ends)
+        accounts = machine.finish()
+    again = replay(machine.core.log, Core(make(setup), setup, NoSignals()))
+    return Ran(logits, [request.made for request in requests], machine, accounts, again)
+
+
+def passes_of(routing: Routing) -> list[Pass]:
+    """A routing's passes. An expert of 255 is none."""
+    n_layers, n_experts = routing.ids.shape[1], routing.n_experts
+    flat = routing.ids.astype(np.int64) + np.arange(n_layers)[:, None] * n_experts
+    flat[routing.ids == 255] = n_layers * n_experts
+    passes = []
+    for prefill, first, rows in routing.steps:
+        pairs = [ordered_union(flat[first : first + rows, layer], n_layers * n_experts) for layer in range(n_layers)]
+        demand, tokens = (list(column) for column in zip(*pairs, strict=True))
+        passes.append(Pass(prefill, (0,), [(first, rows)], rows, rows, rows, demand, tokens))
+    return passes
+
+
+class Given:
+    """The feed of a routing that is held in memory."""
+
+    def __init__(self, routing: Routing) -> None:
+        self.ids = np.where(routing.ids == 255, routing.n_experts, routing.ids.astype(np.int64))
+        self.signals = routing.signals["router_probs"], routing.signals["expert_weights"]
+        self.step: Pass
+
+    def enter(self, step: Pass) -> None:
+        self.step = step
+
+    def routing(self) -> Any:
+        return np.concatenate([self.ids[first : first + n] for first, n in self.step.parts])
+
+    def demand(self, layer: int, ids: Any, weights: Any) -> tuple[list[int], list[int]]:
+        return self.step.demand[layer], self.step.tokens[layer]
+
+    def gate(self, layer: int, law: Any) -> Any:
+        scores, weights = (
+            np.concatenate([array[first : first + n, layer] for first, n in self.step.parts]) for array in self.signals
+        )
+        return torch.from_numpy(scores).float().log(), torch.from_numpy(weights).float()
+
+    def settle(self) -> None:
+        return
+
+
+def follow(rig: Rig, policy: Policy, fresh: Policy, routing: Routing) -> Ran:
+    """Run a routing's passes through the whole model; ``fresh``: the same policy, for the replay."""
+    machine = rig.machine(policy, FakeSignals(routing.signals))
+    feed, logits = Given(routing), list[Any]()
+    with rig.model.attached(machine, feed) as run:
+        engine = Engine(rig.model.model, CPU)
+        for number, step in enumerate(passes_of(routing)):
+            feed.enter(step)
+            run.begin(step)
+            tokens = [(31 * number + i) % 290 for i in range(step.rows)]
+            scores = engine.prefill(0, tokens)[None] if step.prefill else engine.decode((0,), tokens)
+            logits.append(scores.clone())
+            run.end()
+        accounts = machine.finish()
+    again = replay(machine.core.log, Core(fresh, policy.setup, FakeSignals(routing.signals)))
+    return Ran(logits, [], machine, accounts, again)
+
+
+def drive(run: Run, layers: Sequence[Any], step: Pass, hidden: Any, routed: Sequence[Any], weights: Any) -> list[Any]:
+    """One pass of experts alone, without a model around them; their outputs by layer."""
+    run.begin(step)
+    outputs = [run.event(layer, hidden, ids, weights) for layer, ids in zip(layers, routed, strict=True)]
+    run.end()
+    return outputs

@@ -1,0 +1,211 @@
+"""How much memory the host has, and that blocks of it are taken step by step, exactly, and never beyond what it has."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
+pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
+
+from real.cli import main  # noqa: E402
+from real.runtime import host as module  # noqa: E402
+from real.runtime.host import Host, free_memory, in_parallel  # noqa: E402
+from traces.kit.errors import UserError  # noqa: E402
+
+GB = 10**9
+
+# -- what is free -------------------------------------------------------------------------------------------------
+
+
+def machine(root: Path, files: dict[str, Any], groups: str = "0::/") -> Path:
+    """A system's files below `root`: 100 GB are available."""
+    there = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable:   {100 * GB // 1024} kB", "proc/self/cgroup": groups}
+    for name, content in (there | files).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"{content}\n")
+    return root
+
+
+V2 = "sys/fs/cgroup"
+V1 = "sys/fs/cgroup/memory"
+CACHED = "anon 5\nactive_file 1000000000\ninactive_file 2000000000\nfile 9000000000\nshmem 9000000000"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "free"),
+    [
+        ("0::/", {}, 100),
+        ("0::/a/b", {f"{V2}/a/b/memory.max": "max", f"{V2}/a/b/memory.current": 5}, 100),
+        ("0::/a/b", {f"{V2}/a/b/memory.max": 8 * GB, f"{V2}/a/b/memory.current": 6 * GB}, 2),
+        ("0::/a/b", {f"{V2}/a/memory.max": 8 * GB, f"{V2}/a/memory.current": 7 * GB}, 1),
+        ("0::/named/outside", {f"{V2}/memory.max": 8 * GB, f"{V2}/memory.current": 5 * GB}, 3),
+        (
+            "0::/a",
+            {f"{V2}/a/memory.max": 8 * GB, f"{V2}/a/memory.current": 7 * GB, f"{V2}/a/memory.stat": CACHED},
+            4,
+        ),
+        ("0::/a", {f"{V2}/a/memory.max": 8 * GB, f"{V2}/a/memory.current": 9 * GB}, 0),
+        ("0::/a", {f"{V2}/a/memory.max": 800 * GB, f"{V2}/a/memory.current": 9 * GB}, 100),
+        (
+            "3:cpu,cpuacct:/x\n2:memory:/a",
+            {f"{V1}/a/memory.limit_in_bytes": 8 * GB, f"{V1}/a/memory.usage_in_bytes": 6 * GB},
+            2,
+        ),
+        (
+            "2:memory:/docker/1",
+            {
+                f"{V1}/memory.limit_in_bytes": 8 * GB,
+                f"{V1}/memory.usage_in_bytes": 6 * GB,
+                f"{V1}/memory.stat": "inactive_file 1\ntotal_inactive_file 1000000000",
+            },
+            3,
+        ),
+        ("2:memory:/", {f"{V1}/memory.limit_in_bytes": 2**63 - 4096, f"{V1}/memory.usage_in_bytes": 6 * GB}, 100),
+    ],
+)
+def test_a_control_group_is_part_of_what_is_free(groups: str, files: dict[str, Any], free: int, tmp_path: Path) -> None:
+    assert free_memory(machine(tmp_path, files, groups)) // 1024 == free * GB // 1024
+
+
+def test_this_machine_has_some() -> None:
+    assert 1 << 20 < free_memory() < 1 << 50
+
+
+# -- taking it ----------------------------------------------------------------------------------------------------
+
+
+class Machine:
+    """A host that has so many bytes, shows at first so many as free, and more as they are used."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, has: int, shows: int, grows: int = 0) -> None:
+        self.has, self.shown, self.grows, self.used, self.waited = has, shows, grows, 0, 0.0
+        self.steps: list[int] = []
+        monkeypatch.setattr(module, "touch", self.touch)
+
+    def touch(self, pages: Any) -> None:
+        assert len(pages) <= self.free(), "a process that does so is killed"
+        self.steps.append(len(pages))
+        self.used += len(pages)
+
+    def free(self) -> int:
+        return min(self.shown, self.has) - self.used
+
+    def wait(self, seconds: float) -> None:
+        self.waited += seconds
+        self.shown += self.grows
+
+    def host(self, given: int | None = None) -> Host:
+        return Host(given, self.free, self.wait)
+
+
+def test_memory_is_touched_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Machine(monkeypatch, 24 * GB, 24 * GB)
+    assert [len(block) for block in there.host().blocks(9 * GB, 2)] == [9 * GB] * 2
+    assert there.steps == [4 * GB, 4 * GB, GB] * 2
+
+
+def test_memory_that_others_take_meanwhile_is_missed_before_it_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Machine(monkeypatch, 24 * GB, 24 * GB)
+    blocks = there.host().blocks(10 * GB, 2)
+    next(blocks)
+    there.used += 9 * GB
+    with pytest.raises(UserError, match=r"^the experts take 20 GB of host memory: 14 GB were had, and 1 GB are free;"):
+        next(blocks)
+    assert there.waited == 0, "it is what it shows: nothing is to come"
+
+
+def test_a_machine_that_grows_with_use_is_used_as_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shows 20 of 128 GB: without host_memory= the model is refused, with it the memory comes step by step."""
+    there = Machine(monkeypatch, 128 * GB, 20 * GB, 2 * GB)
+    with pytest.raises(UserError, match=r"take 93 GB of host memory, and 20 GB are free; .* host_memory=SIZE"):
+        there.host().check(93 * GB)
+    host = there.host(110 * GB)
+    host.check(93 * GB)
+    assert sum(len(block) for block in host.blocks(93 * GB // 31, 31)) == 93 * GB
+    assert there.used == 93 * GB
+    assert max(there.steps) <= 4 * GB
+    with pytest.raises(UserError, match=r"^host_memory=110 GB: the experts take 111 GB; allowed: a model that fits$"):
+        host.check(111 * GB)
+
+
+def test_a_machine_that_has_not_what_the_user_says_stops_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Machine(monkeypatch, 40 * GB, 20 * GB, GB)
+    said = r"^host_memory=110 GB: the experts take 93 GB of host memory: 3\d.\d GB were had, and \d+ MB are free;"
+    with pytest.raises(UserError, match=said) as caught:
+        list(there.host(110 * GB).blocks(93 * GB // 31, 31))
+    assert "\n" not in str(caught.value)
+    assert there.free() >= GB // 4, "the rest of the machine lives on"
+    assert there.waited >= module.PATIENCE_S
+
+
+def test_an_address_space_that_ends_is_one_line() -> None:
+    said = r"the experts take .* of host memory: 0 B were had, and the system refuses more"
+    with pytest.raises(UserError, match=said):
+        next(Host().blocks(1 << 62, 1))
+
+
+@pytest.mark.parametrize("nbytes", [1, 4095, 4096, 4097, 3 * 4096 * 1000 + 7])
+def test_a_block_has_its_size_and_begins_a_page(nbytes: int) -> None:
+    first, second = Host().blocks(nbytes, 2)
+    for block in (first, second):
+        assert block.untyped_storage().nbytes() == block.numel() == nbytes
+        assert block.data_ptr() % mmap.PAGESIZE == 0
+        assert not block.any()
+    first[-1] = 1
+    assert not second.any()
+
+
+def test_every_page_is_touched_by_the_threads_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SLICE", 3 * mmap.PAGESIZE)
+    pages = torch.full((20 * mmap.PAGESIZE + 1,), 7, dtype=torch.uint8)
+    module.touch(pages.numpy())
+    assert (pages[:: mmap.PAGESIZE] == 0).all()
+    assert (pages == 0).sum() == 21
+
+
+def test_what_fails_on_a_thread_fails() -> None:
+    def work(first: int, end: int) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        in_parallel(work, 10, 3)
+
+
+# -- host_memory= -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hardware(tmp_path: Path) -> Callable[[str], list[str]]:
+    """The words of each verb that loads a model."""
+    import yaml
+
+    from sim.prices import shipped
+
+    file = tmp_path / "hardware.yaml"
+    file.write_text(yaml.safe_dump(dict(shipped("hardware", "h200"))))
+    words = {
+        "run": ["policy=lru", "budget=25%", f"out={tmp_path / 'out'}"],
+        "validate": ["policy=lru", "budget=25%", f"hardware={file}", "limit=1", f"out={tmp_path / 'out'}"],
+        "quality": ["policy=swapmoe", "budget=50%", "limit=1", f"out={tmp_path / 'out'}"],
+        "peers": ["policy=lru", "budget=50%"],
+        "calibrate": [f"out={tmp_path / 'c.yaml'}", f"hardware={file}"],
+    }
+    return lambda verb: words[verb]
+
+
+@pytest.mark.parametrize("verb", ["run", "validate", "quality", "peers", "calibrate"])
+def test_every_verb_that_loads_a_model_takes_it(
+    verb: str, hardware: Callable[[str], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, *hardware(verb), "device=cpu", "host_memory=1MB"]) == 2
+    said = "host_memory=1 MB: the model's weights take 59.3 MB; allowed: a model that fits"
+    assert said in capsys.readouterr().err
+    assert main([verb, *hardware(verb), "device=cpu", "host_memory=1MBit"]) == 2
+    assert "host_memory='1MBit': not a positive size; allowed: " in capsys.readouterr().err
+    assert main([verb, "--help"]) == 0
+    assert "host_memory" in capsys.readouterr().out

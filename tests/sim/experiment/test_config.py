@@ -1,0 +1,100 @@
+"""Configurations that are written and read again: what runs where Hydra is not installed is the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sim.cli import main
+from sim.core.replay import replay
+from sim.experiment.cell import make_cell
+from sim.experiment.compose import read_config
+from sim.experiment.config import dump_configs, load_config, load_configs
+from sim.experiment.run import simulate
+from sim.experiment.sweep.plan import read_grid
+from tests.sim.small_trace import Plan, config, one_layer
+from traces.kit.errors import UserError
+from traces.kit.units import parse_bytes
+
+
+def test_a_grid_is_every_combination_the_last_word_fastest() -> None:
+    found = read_grid(["policy=lru,fifo", "budget=25%,1GB", "seed=3"])
+    assert [(it.policy["name"], it.budget, it.seed) for it in found] == [
+        ("lru", "25%", 3),
+        ("lru", "1GB", 3),
+        ("fifo", "25%", 3),
+        ("fifo", "1GB", 3),
+    ]
+
+
+def test_the_grid_of_an_experiment_is_what_its_sweep_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["-m", "experiment=first_comparison", "limit=1", "bounds=false", "budget=[2GB,4GB]", "policy=glob(l*u)"]
+    assert main(["run", *words, f"out={tmp_path}", "format=json"]) == 0
+    ran = [
+        (d["config"]["policy"]["name"], d["memory"]["budget_bytes"])
+        for d in map(json.loads, capsys.readouterr().out.splitlines())
+    ]
+    assert main(["config", *words]) == 0
+    (tmp_path / "grid.yaml").write_text(capsys.readouterr().out)
+    listed = load_configs(tmp_path / "grid.yaml")
+    assert [(it.policy["name"], parse_bytes(str(it.budget))) for it in listed] == ran
+    assert len(ran) == 6
+    assert len(read_grid(["experiment=first_comparison"])) == 27, "what the preset itself sweeps"
+
+
+def test_what_is_written_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "-m", "policy=lru,fmoe", "budget=25%,8GB"]) == 0
+    (tmp_path / "grid.yaml").write_text(capsys.readouterr().out)
+    assert load_configs(tmp_path / "grid.yaml") == read_grid(["policy=lru,fmoe", "budget=25%,8GB"])
+    assert main(["config", "policy=lru", "chunks=3"]) == 0
+    (tmp_path / "one.yaml").write_text(capsys.readouterr().out)
+    one = read_config(["policy=lru", "chunks=3"])
+    assert load_config(tmp_path / "one.yaml") == one
+    assert load_configs(tmp_path / "one.yaml") == [one]
+    assert make_cell(load_config(tmp_path / "one.yaml")).key() == make_cell(one).key()
+
+
+def test_one_configuration_is_wanted_where_one_is_run(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text(dump_configs(read_grid(["seed=1,2"])))
+    with pytest.raises(UserError, match="holds 2 configurations; allowed here: one"):
+        load_config(tmp_path / "two.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "---\n---\n", "- a\n", "{a: 1", "policy: {name: lru}\n---\n5\n"])
+def test_what_is_no_configuration_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config=.*x\.yaml"):
+        load_configs(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["config", "policy=lru,fifo"],
+        ["config", "out=x"],
+        ["config", "-m", "policy=nosuch,lru"],
+        ["config", "experiment=first_comparison", "budget=2GB"],
+        ["config", "-m", "experiment=tune_fmoe"],
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+
+
+def test_a_log_tells_where_the_window_begins(tmp_path: Path) -> None:
+    """Its replay counts what the run counted, and not the warm-up."""
+    trace = one_layer(tmp_path / "t", [Plan(decode=2), Plan(decode=3)], [0, 1, 0, 2, 3, 0, 1])
+    cell = make_cell(config(trace, 24, warmup=1))
+    outcome = simulate(cell, cell.policy(), record=True)
+    core = cell.core(cell.policy())
+    assert replay(outcome.core.log, core) == outcome.core.digest()  # type: ignore[attr-defined]
+    again = core.finish(core.accounts.start_ns)
+    assert again.hits == outcome.accounts.hits
+    assert again.demand_bytes == outcome.accounts.demand_bytes > 0
+    assert core.accounts.start_ns == outcome.accounts.start_ns > 0

@@ -1,0 +1,200 @@
+"""Laws of the engine: hits, time, sums, small budgets. Above each, the bug that it prevents."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+
+from policies.api import LayerEvent, Setup
+from policies.lru import LRU
+from sim.core.accounts import COMPLETE, LOOKUPS, RESIDENT
+from sim.core.replay import RecordingCore
+from sim.core.state import CoreError
+from sim.machine import Machine
+from tests.sim.machine.cases import (
+    FREE_COMPUTE,
+    FREE_LINK,
+    NoSignals,
+    compute_bound,
+    decode,
+    distinct,
+    make_pass,
+    make_setup,
+    simulate,
+    some_passes,
+)
+from tests.sim.machine.ledger import Ledger
+from tests.sim.machine.restless import EXAMPLES, Bypass, Case, cases, restless
+
+DEMAND_COPY, LATE_PREFETCH, QUEUEING = 0, 1, 2
+
+
+# -- hits -------------------------------------------------------------------------------------------------------
+
+
+# Members of an event replayed one after the other: a sibling evicts a sibling, and LRU looks 27 % worse (rule 3).
+def test_layer_events_are_atomic() -> None:
+    passes = decode([[pair] * 3 for pair in ([0, 1], [0, 2], [0, 1], [0, 3], [0, 1])], 4)
+    accounts, _ = simulate(LRU(setup := make_setup([10] * 3, 4, 60), scope="layer"), setup, passes)
+    row = accounts.hit_row()
+    assert (row[LOOKUPS], row[COMPLETE], row[LOOKUPS] - row[COMPLETE]) == (30, 12, 18)
+    assert accounts.demand_bytes == 18 * 10
+
+
+# Recency that is not the order of demand: any other order hits in a scan.
+@pytest.mark.parametrize("held", [1, 2, 5, 6])
+def test_lru_never_hits_in_a_cycle_longer_than_the_cache(held: int) -> None:
+    passes = decode([[[i % 7]] for i in range(35)], 7)
+    setup = make_setup([10], 7, 10 * held)
+    accounts, _ = simulate(LRU(setup), setup, passes)
+    assert accounts.hit_row()[RESIDENT] == 0
+    setup = make_setup([10], 7, 70)
+    accounts, _ = simulate(LRU(setup), setup, passes)
+    assert accounts.hit_row()[COMPLETE] == 28
+
+
+class WatchedLRU(LRU):
+    """Remembers which lookups were hits."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.hits: list[bool] = []
+
+    def on_gate(self, event: LayerEvent) -> None:
+        super().on_gate(event)
+        self.hits += map(self.view.complete, event.demand)
+
+
+# A recency or capacity slip in one size of cache alone: LRU's stack property breaks.
+@pytest.mark.parametrize("seed", range(3))
+def test_a_larger_lru_hits_whatever_a_smaller_one_hits(seed: int) -> None:
+    passes = some_passes(3, 6, 40, k=1, seed=seed)
+    smaller = [False] * 120
+    for held in range(1, 19):
+        setup = make_setup([10] * 3, 6, 10 * held)
+        policy = WatchedLRU(setup)
+        simulate(policy, setup, passes)
+        assert all(large or not small for small, large in zip(smaller, policy.hits, strict=True)), held
+        smaller = policy.hits
+    assert smaller.count(False) == len(distinct(passes))
+
+
+# Evictions without need, and copies of what is there already.
+def test_with_room_for_all_only_the_first_use_is_copied() -> None:
+    passes = some_passes(4, 8, 30)
+    setup = make_setup([10, 20, 30, 40], 8, 800, chunks=3)
+    accounts, core = simulate(LRU(setup), setup, passes)
+    compulsory = sum(setup.expert_bytes[setup.layer_of(x)] for x in distinct(passes))
+    assert accounts.demand_bytes == core.state.peak == compulsory
+    row = accounts.hit_row()
+    assert row[LOOKUPS] - row[COMPLETE] == len(distinct(passes))
+
+
+# -- time -------------------------------------------------------------------------------------------------------
+
+
+# Compute that waits although nothing is under way, or is counted twice.
+@EXAMPLES
+@given(cases())
+def test_a_link_that_takes_no_time_leaves_the_compute_bound(case: Case) -> None:
+    passes = case.warmup + case.passes
+    setup = make_setup(
+        case.setup.expert_bytes, case.setup.n_experts, case.setup.budget, chunks=case.setup.chunks, costs=FREE_LINK
+    )
+    accounts, _ = simulate(LRU(setup), setup, passes, depth=case.depth)
+    assert accounts.end_ns == accounts.compute_ns == compute_bound(passes, FREE_LINK)
+    assert accounts.stall_row() == [0] * 5
+
+
+# Gaps on a busy link, and rounding that depends on how a sum is taken.
+@EXAMPLES
+@given(cases())
+def test_compute_that_takes_no_time_leaves_the_sum_of_the_copies(case: Case) -> None:
+    passes, chunks = case.warmup + case.passes, case.setup.chunks
+    sizes = case.setup.expert_bytes
+    setup = make_setup(sizes, case.setup.n_experts, case.setup.budget, chunks=chunks, costs=FREE_COMPUTE)
+    accounts, _ = simulate(Bypass(setup), setup, passes, depth=case.depth)
+    pieces = [[size // chunks + (i < size % chunks) for i in range(chunks)] for size in sizes]
+    copies = sum(
+        len(demand) * sum(map(FREE_COMPUTE.copy_ns, pieces[layer]))
+        for step in passes
+        for layer, demand in enumerate(step.demand)
+    )
+    assert accounts.end_ns == accounts.link_busy_ns == accounts.stall_row()[DEMAND_COPY] == copies
+
+
+# -- sums -------------------------------------------------------------------------------------------------------
+
+
+# Counters that do not sum; a budget that is passed for an instant; a stall that nobody is charged with.
+@settings(EXAMPLES, max_examples=200)
+@given(cases())
+def test_the_accounts_add_up_and_the_budget_holds_at_every_event(case: Case) -> None:
+    core = Ledger(restless(case.setup, case), case.setup)
+    passes = case.warmup + case.passes
+    accounts = Machine(core, case.costs, depth=case.depth).run([], passes)  # type: ignore[arg-type]
+    assert core.most <= core.state.peak <= case.setup.budget  # a slot may be gone again within one question
+
+    assert core.link_bytes == accounts.demand_bytes + sum(accounts.fate_bytes)
+    assert accounts.issued == sum(accounts.fates)
+    for phase in (0, 1):
+        for layer in range(case.setup.n_layers):
+            looked = sum(len(step.demand[layer]) for step in passes if step.prefill == (phase == 0))
+            row = accounts.hits[phase][layer]
+            assert looked == row[LOOKUPS]
+            assert row[COMPLETE] <= row[RESIDENT] <= looked
+            size = case.setup.expert_bytes[layer]  # of all experts of the layer
+            assert row[COMPLETE] * size <= row[4] <= row[RESIDENT] * size
+            assert row[5] == looked * size
+
+    ends = [*core.begins[1:], (accounts.end_ns, accounts.compute_ns + sum(accounts.stall_row()))]
+    for began, ended in zip(core.begins, ends, strict=True):
+        assert ended[0] - began[0] == ended[1] - began[1]
+    assert accounts.compute_ns == compute_bound(passes, case.costs)
+
+
+# Every byte of an on-demand policy is a demand byte: hits and misses are the lookups.
+@EXAMPLES
+@given(cases())
+def test_misses_are_what_is_copied(case: Case) -> None:
+    accounts, _ = simulate(Bypass(case.setup), case.setup, case.passes, depth=case.depth)
+    row = accounts.hit_row()
+    assert row[COMPLETE] == row[RESIDENT] == 0
+    assert accounts.demand_bytes == row[5]
+
+
+# A clock that runs backwards, in whatever machine drives the core.
+def test_the_clock_is_monotone() -> None:
+    setup = make_setup([10], 4, 40)
+    core = RecordingCore(Bypass(setup), setup, NoSignals())
+    core.prediction(0, 5)
+    core.prediction(1, 5)
+    with pytest.raises(CoreError, match="4 ns came after one at 5 ns"):
+        core.prediction(2, 4)
+
+
+# -- small budgets ----------------------------------------------------------------------------------------------
+
+
+# A demand set that does not fit: deadlock, or a silent overdraft of the budget.
+@pytest.mark.parametrize("held", [1, 2, 3, 6])
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_a_demand_set_larger_than_the_budget_streams_through_in_waves(held: int, chunks: int) -> None:
+    passes = [make_pass([[[0, 1, 2, 3, 4, 5]]] * 2, 6, prefill=True)] * 2
+    setup = make_setup([10], 6, 10 * held, chunks=chunks)
+    core = Ledger(LRU(setup), setup)
+    accounts = Machine(core, setup.costs).run([], passes)  # type: ignore[arg-type]
+    assert sorted(core.given_out) == [0, 1, 2, 3, 4, 5]
+    assert accounts.hit_row()[LOOKUPS] == 12
+    if held == 1:
+        copy = sum(map(setup.costs.copy_ns, core.state.chunk_bytes[:chunks]))
+        assert accounts.end_ns == compute_bound(passes, setup.costs) + accounts.demand_bytes // 10 * copy
+    if held == 6:
+        assert accounts.demand_bytes == 60
+
+
+# A machine that hangs, or ends early, where nothing can go on (BLIS calls it a silent stall).
+def test_a_budget_below_one_expert_is_an_error() -> None:
+    setup = make_setup([10], 4, 9)
+    with pytest.raises(CoreError, match="deadlock"):
+        simulate(LRU(setup), setup, decode([[[0]]], 4))

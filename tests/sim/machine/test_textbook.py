@@ -1,0 +1,63 @@
+"""The engine against the textbook machine, bit for bit: all accounts, and all that a policy is told and sees."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.api import Policy, Setup
+from policies.lru import LRU
+from tests.sim.machine.cases import NoSignals, record
+from tests.sim.machine.restless import EXAMPLES, Bypass, Case, Lossy, Restless, Told, Unruly, cases
+from tests.sim.machine.textbook import Textbook
+
+
+def compare(case: Case, kind: type[Policy], **parameters: object) -> None:
+    made: list[Policy] = []
+
+    def make(setup: Setup) -> Policy:
+        made.append(kind(setup, **parameters))
+        return made[-1]
+
+    slow = Textbook(make(case.setup), case.setup, NoSignals(), case.costs, case.depth, policy_ns=case.policy_ns)
+    expected = slow.run(case.warmup, case.passes)
+    expected.check()
+    accounts, core = record(
+        make, case.setup, case.passes, warmup=case.warmup, depth=case.depth, policy_ns=case.policy_ns
+    )
+    if isinstance(made[0], Told):
+        for i, (by_textbook, by_engine) in enumerate(zip(made[0].told, made[1].told, strict=False)):
+            assert by_engine == by_textbook, i
+        assert len(made[0].told) == len(made[1].told) == len(made[2].told)
+        assert made[1].told == made[2].told
+    assert asdict(accounts) == asdict(expected)
+    assert core.state.peak == slow.peak
+
+
+@settings(EXAMPLES, max_examples=200)
+@given(cases())
+def test_lru(case: Case) -> None:
+    compare(case, LRU, scope="layer" if case.by_layer else "global")
+
+
+@EXAMPLES
+@given(cases())
+def test_bypass(case: Case) -> None:
+    compare(case, Bypass)
+
+
+@settings(EXAMPLES, max_examples=300)
+@given(cases(), st.integers(0, 50), st.integers(0, 6))
+def test_restless(case: Case, own_bytes: int, eagerness: int) -> None:
+    case = replace(case, setup=replace(case.setup, budget=case.setup.budget + own_bytes))
+    compare(case, Restless, by_layer=case.by_layer, own_bytes=own_bytes, eagerness=eagerness)
+
+
+@pytest.mark.parametrize("kind", [Unruly, Lossy])
+@settings(EXAMPLES, max_examples=150)
+@given(case=cases(), eagerness=st.integers(0, 4))
+def test_routings_and_orders(kind: type[Restless], case: Case, eagerness: int) -> None:
+    compare(case, kind, by_layer=case.by_layer, eagerness=eagerness)

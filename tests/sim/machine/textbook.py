@@ -1,0 +1,295 @@
+"""The slow oracle: a textbook SimPy machine, with an event for each thing that happens.
+
+Written from DESIGN sections 3-6. It shares the policies with the engine and nothing of ``sim/core``; it fills the
+same :class:`Accounts`, so that the two can be compared field by field.
+
+The GPU is a process, each copy call and each prediction is a process, the link and the predictor's thread are
+resources. What happens at the same nanosecond is ordered by SimPy's own event priority.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from itertools import count
+from typing import Any
+
+import simpy
+
+from policies.api import Actions, LayerEvent, Policy, Schedule, Setup, Step
+from sim.core.accounts import Accounts
+from sim.core.words import StepSignals
+from sim.workload.passes import Pass
+from tests.sim.machine.textbook_event import Events
+from tests.sim.machine.textbook_loads import (
+    BYTES_DEMANDED,
+    BYTES_READY,
+    COMPLETE,
+    DEMAND_COPY,
+    FETCHED,
+    IN_FLIGHT,
+    LATE_PREFETCH,
+    LOOKUPS,
+    PREDICTED,
+    PREDICTOR,
+    QUEUEING,
+    RECALL,
+    RESIDENT,
+    USELESS,
+    Load,
+)
+
+# Facts of one instant come in this order; SimPy's own bookkeeping (0 and 1) settles between them.
+CHUNK, PREDICTION, EXPERT, GATE = 2, 3, 4, 5
+
+Process = Generator[simpy.Event, Any, None]
+
+
+class Textbook(Events):
+    """One run of one policy."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        setup: Setup,
+        signals: StepSignals,
+        costs: Any,
+        depth: int = 1,
+        predictor_threads: int = 1,
+        policy_ns: tuple[int, int] = (0, 0),
+    ) -> None:
+        super().__init__(policy, setup)
+        self.signals, self.costs, self.depth = signals, costs, depth
+        self.policy_ns = policy_ns
+        self.shown = signals.shown()
+        self.env = simpy.Environment()
+        self.link = simpy.PriorityResource(self.env)
+        self.predictor = simpy.Resource(self.env, capacity=predictor_threads)
+        self.outstanding = self.handed = 0
+        self.copying: Load | None = None
+        self.copying_since = 0
+
+        self.computing = False
+        self.woken: simpy.Event | None = None
+        self.waiting_since = 0
+        self.blocking: deque[tuple[int, int, float]] = deque()
+        self.asked = 0
+
+        policy.attach(self.view(), Actions(self.prefetch, self.cancel, self.expect, self.predict, self.give_back))
+
+    def run(self, warmup: Iterable[Pass], measured: Iterable[Pass]) -> Accounts:
+        """Replay ``warmup``, then ``measured``; the accounts are those of the latter."""
+        numbers = count(1)
+        self.env.run(until=self.env.process(self.gpu(warmup, numbers)))
+        self.measure_from_here()
+        self.env.run(until=self.env.process(self.gpu(measured, numbers)))
+        self.finish()
+        return self.accounts
+
+    # The GPU
+
+    def gpu(self, passes: Iterable[Pass], numbers: Iterator[int]) -> Process:
+        costs = self.costs
+        for step in passes:
+            number = next(numbers)
+            self.number, self.gated = number, -1
+            self.signals.enter(step.parts)
+            counts = [rows for _, rows in step.parts]
+            self.policy.on_step(Step(number, step.prefill, step.rows, step.requests, counts, self.shown))
+            self.hand_over()
+            self.phase, self.layer = 0 if step.prefill else 1, 0
+            yield from self.predict_blocking()
+            yield self.compute(costs.lead_ns(step.rows, step.kv_tokens, step.pairs), GATE)
+            thinking = self.thinking(step)
+            dense_ns = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
+            for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
+                yield self.compute(dense_ns, GATE)
+                if demand:
+                    self.layer = layer
+                    event = LayerEvent(layer, step.prefill, demand, tokens, step.requests, counts, self.shown)
+                    self.gate(event)
+                    yield from self.predict_blocking()
+                    if thinks := thinking.pop():
+                        self.accounts.policy_ns += thinks
+                        yield self.compute(thinks, GATE)
+                    yield from self.experts(dict(zip(event.demand, event.tokens, strict=True)))
+            yield self.compute(costs.head_ns(len(step.requests)), GATE)
+
+    def thinking(self, step: Pass) -> list[int]:
+        """The policy's own time at each layer event, the last event's first."""
+        total = self.policy_ns[0] if step.prefill else self.policy_ns[1]
+        events = len([demand for demand in step.demand if demand])
+        shares = [total // events] * events if events else []
+        if events:
+            shares[-1] += total - sum(shares)
+        return shares
+
+    def gate(self, event: LayerEvent) -> None:
+        self.signals.layer = self.gated = self.layer
+        expected = self.expected.pop((self.number, self.layer), set())
+        self.route(event)
+        self.pinned |= set(event.demand)
+        hits = self.accounts.hits[self.phase][self.layer]
+        hits[PREDICTED] += len(expected)
+        hits[FETCHED] += len([expert for expert in expected if self.complete(expert)])
+        for expert, tokens in zip(event.demand, event.tokens, strict=True):
+            load = self.loads.get(expert)
+            if tokens:
+                hits[LOOKUPS] += 1
+                hits[BYTES_READY] += 0 if load is None else sum(load.chunks[: load.done])
+                hits[BYTES_DEMANDED] += self.setup.expert_bytes[self.layer]
+                hits[RECALL] += expert in expected
+                hits[RESIDENT] += load is not None and load.slot
+                hits[COMPLETE] += load is not None and load.complete
+            self.want(expert, load)
+        self.policy.on_gate(event)
+        self.set_order(event, self.policy.schedule(event) or Schedule())
+        self.hand_over()
+
+    def experts(self, tokens: dict[int, int]) -> Process:
+        for _ in tokens:
+            while (expert := self.next_in_turn()) is None:
+                self.waiting_since = self.env.now
+                self.woken = self.env.event()
+                yield self.woken
+                self.woken = None
+            self.computing = True
+            duration = self.costs.expert_ns(self.layer, tokens[expert]) + self.costs.launch_ns
+            yield self.compute(duration if tokens[expert] else 0, EXPERT)
+            self.computing = False
+            self.arrived.remove(expert)
+            self.pinned.remove(expert)
+            if not self.policy.keep(expert) and self.resident(expert):
+                self.evict(self.loads[expert])
+            if self.turns is not None:
+                self.turns.remove(expert)
+                self.queue_what_is_near()
+            self.hand_over()
+
+    def let_one_pass(self) -> None:
+        """The next in turn finds no room, and nothing is under way that would make any: another one must go first."""
+        if self.turns and not self.computing and not self.outstanding and not self.resident(self.turns[0]):
+            for expert in self.turns:
+                if expert in self.arrived:
+                    self.turns.remove(expert)
+                    self.turns.insert(0, expert)
+                    self.wake()
+                    return
+
+    def wake(self) -> None:
+        if self.woken is not None and not self.woken.triggered and self.next_in_turn() is not None:
+            self.woken.succeed()
+
+    def compute(self, duration: int, fact: float) -> simpy.Event:
+        self.accounts.compute_ns += duration
+        return self.after(duration, fact)
+
+    def after(self, duration: int, fact: float) -> simpy.Event:
+        event = self.env.event()
+        event._ok, event._value = True, None  # as simpy.Timeout does, which has no priority
+        self.env.schedule(event, fact, duration)
+        return event
+
+    # The link
+
+    def hand_over(self) -> None:
+        """Give the link what it can take."""
+        while self.outstanding < self.depth and (load := self.choose()):
+            nbytes = load.chunks[load.handed]
+            if load.speculative:
+                self.accounts.speculative_bytes += nbytes
+                load.speculative_bytes += nbytes
+            else:
+                self.accounts.demand_bytes += nbytes
+            load.handed += 1
+            if load.handed == len(load.chunks):
+                self.unqueue(load)
+            self.outstanding += 1
+            self.handed += 1
+            self.env.process(self.copy(load, nbytes, self.handed))
+
+    def choose(self) -> Load | None:
+        if self.demand and self.place(self.demand[0]):
+            return self.demand[0]
+        for load in self.demand:
+            if load.slot:
+                return load
+        if self.demand:
+            self.let_one_pass()
+        while self.speculative:
+            load = self.speculative[0]
+            order = load.order
+            if self.place(load):
+                return load
+            if self.queued_as(load, order):
+                return None
+        return None
+
+    def copy(self, load: Load, nbytes: int, number: int) -> Process:
+        with self.link.request(priority=number) as turn:
+            yield turn
+            self.copying, self.copying_since = load, self.env.now
+            yield self.after(self.costs.copy_ns(nbytes), CHUNK)
+        self.chunk_done(load)
+
+    def chunk_done(self, load: Load) -> None:
+        now = self.env.now
+        self.accounts.link_busy_ns += now - self.copying_since
+        if self.woken is not None:
+            kind = QUEUEING if load.speculative else LATE_PREFETCH if load.upgraded else DEMAND_COPY
+            self.accounts.stall_ns[self.phase][self.layer][kind] += now - max(self.copying_since, self.waiting_since)
+        self.copying = None
+        self.outstanding -= 1
+        load.done += 1
+        if load.complete:
+            self.policy.on_complete(load.expert)
+            if load.expert in self.pinned:
+                self.arrived.append(load.expert)
+                self.wake()
+        elif load.dropped and not load.on_link:
+            self.evict(load)
+        self.hand_over()
+
+    # Predictions
+
+    def predict_blocking(self) -> Process:
+        while self.blocking:
+            tag, latency, fact = self.blocking.popleft()
+            self.accounts.stall_ns[self.phase][self.layer][PREDICTOR] += latency
+            yield self.after(latency, fact)
+            self.policy.on_prediction(tag)
+            self.hand_over()
+
+    def predict_aside(self, tag: int, latency: int, fact: float) -> Process:
+        with self.predictor.request() as turn:
+            yield turn
+            yield self.after(latency, fact)
+        self.policy.on_prediction(tag)
+        self.hand_over()
+
+    def predict(self, tag: int, latency_ns: int, blocking: bool) -> None:
+        self.asked += 1
+        fact = PREDICTION + self.asked / 1e9  # those that end at the same time: in the order of asking
+        if blocking:
+            self.blocking.append((tag, latency_ns, fact))
+        else:
+            self.env.process(self.predict_aside(tag, latency_ns, fact))
+
+    # The measured window
+
+    def measure_from_here(self) -> None:
+        open_loads = [load for load in self.loads.values() if load.speculative]
+        self.accounts = Accounts(self.setup.n_layers, predicts=self.accounts.predicts, start_ns=self.env.now)
+        self.accounts.issued = len(open_loads)
+        for load in open_loads:
+            load.speculative_bytes = 0
+        self.copying_since = self.env.now
+        self.peak = self.used
+
+    def finish(self) -> None:
+        if self.copying is not None:
+            self.accounts.link_busy_ns += self.env.now - self.copying_since
+        for load in self.loads.values():
+            if load.speculative:
+                self.meet_fate(load, USELESS if load.complete else IN_FLIGHT)
+        self.accounts.end_ns = self.env.now

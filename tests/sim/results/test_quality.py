@@ -1,0 +1,114 @@
+"""A lossy row: what is known of its quality, and how it is set apart (DESIGN, rule 8)."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from policies import registry
+from policies.api import LayerEvent, Routing, Setup
+from policies.lru import LRU
+from sim.experiment.run import Result, run_config
+from sim.results.table import show
+from tests.sim.small_trace import Plan, config, write
+
+SIZE = 12
+
+
+class Skips(LRU):
+    """Planted: skips the experts of the second choice, and says so as it is told to."""
+
+    name = "skips"
+    lossless = False
+
+    def __init__(self, setup: Setup, *, states: str = "all") -> None:
+        super().__init__(setup)
+        self.states = states
+
+    def route(self, event: LayerEvent) -> Routing | None:
+        if self.states == "none" or (self.states == "prefill" and not event.prefill):
+            return None
+        kept = event.signals.expert_ids()[:, 0].tolist()
+        first = event.layer * self.setup.n_experts
+        tokens = {first + x: kept.count(x) for x in kept}
+        slots = sum(event.tokens)
+        mass = {} if self.states == "no mass" else {"kept_mass": 0.75 * len(kept), "gate_mass": 1.0 * len(kept)}
+        return Routing(list(tokens), list(tokens.values()), slots=slots, skipped=slots - len(kept), **mass)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    known = {name: registry.find(name) for name in registry.names()}
+    monkeypatch.setattr(registry, "_catalogue", lambda: known | {"skips": Skips})
+    # 2 rows of prefill and 2 of decode; the last row of each has but one expert.
+    ids = [[[0, 1]], [[2, 255]], [[1, 3]], [[3, 255]]]
+    trace = write(tmp_path / "t", [Plan((2,), 2)], ids, n_experts=4)
+
+    def one(policy: str = "skips", **given: Any) -> Result:
+        chosen = replace(config(trace, 4 * SIZE, bounds=True), policy={"name": policy, **given})
+        return run_config(chosen, tmp_path / "out")
+
+    return one
+
+
+def test_the_quality_of_a_lossy_row_by_hand(run: Any) -> None:
+    result = run().document
+    shares = {"kept_gate_mass": 0.75, "substituted": 0.0, "skipped": 2 / 6, "low_precision": 0.0}
+    assert result["quality"] == {
+        **shares,
+        "prefill": shares | {"skipped": 1 / 3},
+        "decode": shares | {"skipped": 1 / 3},
+        "first_order": True,
+    }
+    assert result["totals"]["lookups"] == 4
+    assert not result["provenance"]["lossless"]
+    assert result["bounds"] is None
+    assert result["reference"] is None
+    assert result["nulls"]["bounds"] == result["nulls"]["reference"] == "policy skips is lossy"
+    json.dumps(result, allow_nan=False)
+
+
+def test_a_lossless_row_has_no_quality_and_says_why(run: Any) -> None:
+    result = run("lru", scope="global").document
+    assert result["quality"] is None
+    assert result["nulls"]["quality"] == "policy lru is lossless"
+
+
+def test_what_was_not_stated_is_null_with_the_reason(run: Any) -> None:
+    """Else a policy that speaks only of some events would look better, or worse, than it is."""
+    some = run(states="prefill").document
+    assert some["quality"]["kept_gate_mass"] is None
+    assert some["nulls"]["quality.kept_gate_mass"] == "policy skips did not state it for 2 events"
+    assert some["quality"]["skipped"] == 1 / 6  # of all slots: those of decode count, and nothing was skipped there
+    assert some["quality"]["prefill"]["kept_gate_mass"] == 0.75
+    assert some["quality"]["decode"]["skipped"] == 0.0
+    silent = run(states="none").document
+    assert silent["quality"]["kept_gate_mass"] is None
+    assert silent["quality"]["skipped"] == 0.0
+    massless = run(states="no mass").document
+    assert massless["quality"]["kept_gate_mass"] is None
+    assert massless["nulls"]["quality.decode.kept_gate_mass"] == "policy skips stated no gate mass here"
+
+
+def shown(result: Result) -> str:
+    out = io.StringIO()
+    show(result.document, Console(file=out, width=120, highlight=False))
+    return out.getvalue()
+
+
+def test_a_table_sets_a_lossy_row_apart(run: Any) -> None:
+    lossy, lossless = shown(run()), shown(run("lru", scope="global"))
+    assert "\nskips, lossy " in lossy
+    assert "lossy, %: kept gate mass 75.0, substituted 0.0, skipped 33.3, low precision 0.0" in lossy
+    assert "compared with lossy rows only" in lossy
+    assert "belady" not in lossy
+    assert "infinite" not in lossy
+    assert "lossy" not in lossless
+    assert "belady_bypass" in lossless
+    assert "nothing is known" not in shown(run(states="none"))

@@ -1,0 +1,93 @@
+"""A timeline says when everything was, and adds up to the accounts."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim.check.synthetic import draw, setup_of
+from sim.experiment.run import run
+from sim.results.timeline import PREDICTOR, Timeline
+
+COMPUTE = ("dense", "expert", "software", "policy")
+WORDS = ("budget=4GB", "limit=2", "bounds=false", "timeline=true")
+
+
+def slices(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for event in json.loads((folder / "timeline.json").read_text())["traceEvents"]:
+        if event["ph"] == "X":
+            found[event["cat"].partition(" ")[0]].append(event)
+    return found
+
+
+def ns(events: list[dict[str, Any]]) -> int:
+    return sum(round(1000 * event["dur"]) for event in events)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("policy=lru",),
+        ("policy=gate_ahead", "workload.batch=2"),
+        ("policy=fmoe", "warmup=1"),
+        ("policy=promoe", "chunks=3"),
+        ("policy=gate_ahead", "policy.latency_us=50", "policy.blocking=true"),
+        ("policy=lru", "hardware.software.layer_overhead_us=10"),
+        ("policy=lru", "hardware.software.layer_overhead_us=10", "+hardware.software.policy_us.lru.decode=700.001"),
+        ("policy=fmoe", "warmup=1", "chunks=3", "+hardware.software.policy_us.fmoe={prefill:3000,decode:2000}"),
+    ],
+    ids=" ".join,
+)
+def test_slices_add_up_to_the_accounts(words: tuple[str, ...], tmp_path: Path) -> None:
+    result = run(*words, *WORDS, out=tmp_path)
+    totals, found = result.document["totals"], slices(result.folder)
+    by_cause: dict[str, int] = defaultdict(int)
+    for event in found["stall"]:
+        by_cause[event["args"]["cause"]] += round(1000 * event["dur"])
+    assert by_cause == {cause: n for cause, n in totals["stall_ns"].items() if n}
+    assert ns(found["step"]) == totals["wall_ns"]
+    assert sum(ns(found[part]) for part in COMPUTE) == totals["compute_ns"]
+    software = result.document["config"]["hardware"]["software"]["layer_overhead_us"]
+    assert ns(found["software"]) == float(software) * 1000 * 16 * len(found["step"])
+    assert ns(found["policy"]) == totals.get("policy_ns", 0)
+    busy = result.document["link_utilisation"] * totals["wall_ns"]
+    assert abs(ns(found["copy"]) - busy) <= 2 * max(round(1000 * e["dur"]) for e in found["copy"])  # cut at the ends
+
+
+def test_nothing_overlaps_on_a_stream(tmp_path: Path) -> None:
+    found = slices(run("policy=gate_ahead", *WORDS, out=tmp_path).folder)
+    for lane in (found["copy"], [*found["compute"], *found["stall"]], found["step"]):
+        spans = sorted((round(1000 * e["ts"]), round(1000 * (e["ts"] + e["dur"]))) for e in lane)
+        assert all(one[1] <= other[0] for one, other in pairwise(spans))
+
+
+def test_predictions_at_a_time_have_lanes_of_their_own() -> None:
+    timeline = Timeline()
+    for begin, end in ((0, 10), (5, 15), (12, 20), (11, 13)):
+        timeline.predict(begin, end, blocking=False)
+    events = list(timeline.events("it", setup_of(draw(0), 100)))
+    lanes = {event["ts"] * 1000: event["tid"] - PREDICTOR for event in events if event.get("cat") == "prediction"}
+    assert lanes == {0: 0, 5: 1, 11: 0, 12: 2}
+    named = [event["args"]["name"] for event in events if event["name"] == "thread_name"]
+    assert named[-3:] == ["predictor", "predictor 2", "predictor 3"]
+
+
+def test_the_counter_keeps_the_budget(tmp_path: Path) -> None:
+    folder = run("policy=lru", *WORDS, out=tmp_path).folder
+    events = json.loads((folder / "timeline.json").read_text())["traceEvents"]
+    used = [event["args"]["bytes"] for event in events if event["ph"] == "C"]
+    assert 0 < max(used, default=0) <= 4_000_000_000
+
+
+def test_it_changes_no_figure(tmp_path: Path) -> None:
+    one, other = (
+        run("policy=fmoe", *WORDS[:3], f"timeline={kept}", out=tmp_path).document for kept in ("true", "false")
+    )
+    assert one["totals"] == other["totals"]
+    assert one["provenance"]["decision_digest"] == other["provenance"]["decision_digest"]

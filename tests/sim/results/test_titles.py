@@ -1,0 +1,95 @@
+"""What models, machines and policies are called: in titles only, never in what a result depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import sim
+from policies import registry
+from sim.experiment.cell import make_cell
+from sim.experiment.compose import read_config
+from sim.experiment.inputs import Inputs
+from sim.experiment.run import run_config
+from sim.prices import AS_TRACED, HardwareProfile, ModelProfile, figures, shipped, title_of
+from sim.results.columns import row
+from sim.results.titles import policy, titles
+from tests.sim.small_trace import SIZE, Plan, config, write
+from traces.kit import conf
+from traces.kit.errors import UserError
+
+WORDS = ["policy=lru", "budget=4GB", "limit=1", "bounds=false"]
+GROUPS = [(group, name) for group in ("model", "hardware") for name in sorted(conf.names(group) - {AS_TRACED})]
+KINDS: dict[str, Any] = {"model": ModelProfile, "hardware": HardwareProfile}
+
+
+@pytest.mark.parametrize(("group", "name"), GROUPS, ids=[name for _, name in GROUPS])
+def test_every_shipped_profile_has_a_title_of_its_own(group: str, name: str) -> None:
+    assert title_of(group, name) == shipped(group, name)["title"] != name
+    assert sum(title_of(group, other) == title_of(group, name) for of, other in GROUPS if of == group) == 1
+
+
+@pytest.mark.parametrize("group", KINDS)
+def test_a_title_is_optional_and_a_text(group: str) -> None:
+    given = shipped(group, {"model": "olmoe_1b_7b", "hardware": "rtx_4090"}[group])
+    assert KINDS[group].from_dict(figures(given)).title == ""
+    for wrong in ("", 7, None):
+        with pytest.raises(UserError, match=rf"^{group}\.title="):
+            KINDS[group].from_dict({**given, "title": wrong})
+
+
+def test_a_title_is_no_part_of_a_cell(tmp_path: Path) -> None:
+    """Neither of its address, nor of the profiles in its result, nor of what was changed."""
+    inputs = Inputs()
+    plain = make_cell(read_config(WORDS), inputs)
+    assert "title" not in plain.resolved()["model"] | plain.resolved()["hardware"]
+    assert plain.changed("model") == plain.changed("hardware") == []
+    files = {}
+    for group, name in (("model", "olmoe_1b_7b"), ("hardware", "rtx_4090")):
+        for title in ("Mine", None):
+            files[group, title] = tmp_path / f"{group}_{title}.yaml"
+            made = figures(shipped(group, name)) | ({"title": title} if title else {})
+            files[group, title].write_text(yaml.safe_dump(made))
+    for title in ("Mine", None):
+        own = [*WORDS, f"model={files['model', title]}", f"hardware={files['hardware', title]}"]
+        cell = make_cell(read_config(own), inputs)
+        assert cell.key() == plain.key()
+        assert cell.changed("model") == cell.changed("hardware") == []
+
+
+def test_a_run_says_whose_routing_and_whose_price_it_is(tmp_path: Path) -> None:
+    result = run_config(read_config(WORDS), tmp_path).document
+    said = (
+        "routing of tiny-moe (14 M parameters), priced as OLMoE-1B-7B, simulated on RTX 4090 (published figures)",
+        "routing of tiny-moe (14 M parameters), priced as OLMoE-1B-7B",
+        "simulated on RTX 4090 (published figures)",
+    )
+    for found in (titles(row(result, "")), titles(sim.load(tmp_path).iloc[0])):
+        assert (str(found), found.work, found.where) == said
+    older = sim.load(tmp_path).drop(columns=["model_title", "hardware_title"]).iloc[0]
+    assert str(titles(older)) == said[0]
+    changed = [*WORDS, "hardware.link.depth=2", "hardware.gpu.launch_us=6", "model=olmoe_1b_7b", "model.title=Mine"]
+    of = titles(row(run_config(read_config(changed), tmp_path).document, ""))
+    assert of.priced_as == "Mine"
+    assert of.where == "simulated on RTX 4090 (gpu.launch_us=6, link.depth=2, published figures)"
+    device = titles({**row(result, ""), "source": "device", "device": "H200"})
+    assert device.where == "measured on H200 (policies' prices: RTX 4090, published figures)"
+
+
+def test_without_a_title_the_name_stands(tmp_path: Path) -> None:
+    trace = write(tmp_path / "t", [Plan((1,), 2)], [[[0], [1]]] * 3, n_experts=4)
+    found = titles(row(run_config(config(trace, 8 * SIZE), tmp_path / "out").document, ""))
+    assert found.priced_as == "itself"
+    assert found.where == "simulated on by_hand (published figures)"
+
+
+def test_a_policy_is_called_as_its_paper_calls_it() -> None:
+    assert [policy(label) for label in ("promoe", "lru", "lru (scope=layer)", "promoe (scope=layer, stride=2)")] == [
+        *("ProMoE", "LRU", "LRU per layer", "ProMoE per layer (stride=2)")
+    ]
+    assert policy("not_installed (a=1)") == "not_installed (a=1)"
+    names = {registry.find(name).title or name for name in registry.names()}
+    assert len(names) == len(registry.names()), "two policies of one title"

@@ -1,0 +1,124 @@
+"""Traces on disk that differ from some moment on, to see whether anything was decided before with knowledge of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policies.api import Policy, Setup
+from sim.machine import Machine
+from sim.workload.passes import ClosedLoop, Pass
+from sim.workload.signals import TraceSignals
+from tests.sim.small_trace import Plan, write
+from traces import Trace
+
+sys.path.append(str(Path(__file__).parents[2] / "policies"))  # the lab of the contracts
+
+from tests.policies.lab import PREDICTORS, FakeHistory, FlatCosts, Witness, draw
+
+L, E, K, SIZE = 3, 8, 2, 12
+MakeSignals = Callable[[Trace, Policy], Any]
+Arrays = dict[str, np.ndarray]
+SEEDS = [(0, 1), (1, 3), (2, 2)]
+
+
+@dataclass
+class Changed:
+    """A trace that is like another one until the gate of ``layer`` in pass ``index`` (-1: until the pass begins)."""
+
+    index: int
+    layer: int
+    trace: Trace
+
+
+@dataclass
+class Recorded:
+    setup: Setup
+    batch: int
+    trace: Trace
+    others: list[Changed]
+
+
+def maker(folders: pytest.TempPathFactory) -> Callable[..., Recorded]:
+    """``make(seed, batch, layers=L)``: a trace with all signals, and others with another future."""
+
+    @cache
+    def make(seed: int, batch: int, layers: int = L) -> Recorded:
+        folder = folders.mktemp("traces")
+        routing = draw(seed, n_layers=layers, n_experts=E, k=K, decode=5, prompts=4)
+        plans = [Plan((rows,), 5) for prefill, _, rows in routing.steps if prefill]
+        trace = _write(folder / "base", plans, routing.signals)
+        passes = list(ClosedLoop(trace, batch).passes(range(4)))
+        rng, others = np.random.default_rng(seed), []
+        for number, layer in enumerate((-1, 0, 1, 2)):
+            index = int(rng.integers(1, len(passes) - 1))
+            arrays = _another_future(routing.signals, passes, index, layer, rng)
+            others.append(Changed(index, layer, _write(folder / f"other{number}", plans, arrays)))
+        costs = FlatCosts(copy=170, expert=30) if seed % 2 else FlatCosts(copy=20, expert=90)
+        budget = SIZE * (6 + seed)
+        setup = Setup(layers, E, K, (SIZE,) * layers, 1 + seed % 2, budget, costs, 1, PREDICTORS)  # type: ignore[arg-type]
+        return Recorded(setup, batch, trace, others)
+
+    return make
+
+
+def _write(path: Path, plans: Sequence[Plan], arrays: Arrays) -> Trace:
+    """Write the trace, and the predictors' outputs beside it, in files of their own."""
+    signals = dict(arrays)
+    for name in PREDICTORS:
+        np.save(path.with_name(f"{path.name}-{name}.npy"), signals.pop(f"predicted/{name}"))
+    signals["expert_weights"] = -np.sort(-signals["expert_weights"], axis=-1)
+    return write(path, plans, signals.pop("expert_ids"), n_experts=E, signals=signals)
+
+
+def outputs(trace: Trace) -> Arrays:
+    """What the predictors say, mapped from their files."""
+    return {name: np.load(trace.path.with_name(f"{trace.path.name}-{name}.npy"), mmap_mode="r") for name in PREDICTORS}
+
+
+def _another_future(arrays: Arrays, passes: Sequence[Pass], index: int, layer: int, rng: np.random.Generator) -> Arrays:
+    n, layers = arrays["expert_ids"].shape[:2]
+    late, begun_late = np.zeros((n, layers), bool), np.zeros(n, bool)
+    for number, step in enumerate(passes[index:]):
+        for first, rows in step.parts:
+            late[first : first + rows, 0 if number else max(layer, 0) :] = True
+            begun_late[first : first + rows] = number > 0 or layer < 0
+    source = draw(int(rng.integers(1 << 30)), n_layers=layers, n_experts=E, k=K, decode=40).signals
+    rows = rng.integers(0, len(source["expert_ids"]), n)
+    given = {}
+    for name, old in arrays.items():
+        mask = begun_late if name in ("token_ids", "embedding") else late
+        given[name] = np.where(mask.reshape(*mask.shape, *[1] * (old.ndim - mask.ndim)), source[name][rows], old)
+    return given
+
+
+def shipped(trace: Trace, policy: Policy) -> TraceSignals:
+    return TraceSignals(trace, policy.needs(), outputs(trace), policy.predictors())
+
+
+def play(policy: Policy, trace: Trace, batch: int, make_signals: MakeSignals = shipped) -> tuple[Witness, Any]:
+    if policy.wants_history():
+        policy.fit(FakeHistory(policy.setup))
+    core = Witness(policy, policy.setup, make_signals(trace, policy))
+    machine = Machine(core, policy.setup.costs, depth=batch)  # type: ignore[arg-type]
+    accounts = machine.run([], ClosedLoop(trace, batch).passes(range(len(trace.requests))))
+    return core, accounts
+
+
+def assert_causal(make: Callable[[Setup], Policy], given: Recorded, make_signals: MakeSignals = shipped) -> None:
+    """Whatever is decided before t is the same when everything after t is changed."""
+    before, _ = play(make(given.setup), given.trace, given.batch, make_signals)
+    for other in given.others:
+        after, _ = play(make(given.setup), other.trace, given.batch, make_signals)
+        place = other.index + 1, other.layer
+        until = next(i for i, s in enumerate(before.snapshots) if (s.step, s.layer) == place)
+        then = before.snapshots[until]
+        alike = then == after.snapshots[until] and before.log[: then.told] == after.log[: then.told]
+        assert alike, f"decided before pass {other.index}, layer {other.layer}, with knowledge of later"

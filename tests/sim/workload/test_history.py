@@ -1,0 +1,204 @@
+"""What a policy learns from: the train requests, request by request, and no bit of any other."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policies.api import History, PastStep, Setup, Signal
+from policies.lru import LRU
+from sim.experiment.cell import make_cell
+from sim.workload.history import TrainRequests
+from tests.sim.small_trace import Plan, config, write
+from traces import Trace
+from traces.kit.errors import UserError
+
+L, E, K, A = 2, 6, 2, 1
+PLANS = [
+    Plan((2, 1), 2, split="train"),
+    Plan((3,), 1, split="test"),
+    Plan((1,), 2, split="train"),
+    Plan((2,), 1, split="test"),
+]
+TRAIN = [0, 2]
+SIGNALS = [s.value for s in Signal]
+READERS = ["expert_ids", *SIGNALS]
+
+
+def arrays(seed: int) -> dict[str, np.ndarray]:
+    rng, n = np.random.default_rng(seed), sum(plan.rows for plan in PLANS)
+    ids = rng.permuted(np.tile(np.arange(E), (n, L, A + 1, 1)), axis=-1)[..., :K]
+    return {
+        "expert_ids": ids[:, :, 0],
+        "expert_weights": -np.sort(-rng.random((n, L, K))),
+        "router_probs": rng.random((n, L, E)),
+        "gate_ahead": np.where(np.arange(L)[:, None, None] < L - 1, ids[:, :, 1:], 255),
+        "hidden": rng.random((n, L, 3)),
+        "embedding": rng.random((n, 3)),
+        "token_ids": rng.integers(0, 99, n),
+    }
+
+
+def given(path: Path, signals: dict[str, np.ndarray]) -> Trace:
+    rest = dict(signals)
+    return write(path, PLANS, rest.pop("expert_ids"), n_experts=E, signals=rest)
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Trace:
+    return given(tmp_path / "t", arrays(0))
+
+
+def history(trace: Trace, declared: Sequence[str] = SIGNALS) -> TrainRequests:
+    return TrainRequests(trace, TRAIN, {Signal(name) for name in declared})
+
+
+def test_the_steps_come_in_order_request_by_request(trace: Trace) -> None:
+    steps = list(history(trace).steps())
+    assert [(s.request, s.prefill, s.rows) for s in steps] == [
+        (0, True, 2),
+        (0, True, 1),
+        (0, False, 1),
+        (0, False, 1),
+        (2, True, 1),
+        (2, False, 1),
+        (2, False, 1),
+    ]
+    places = [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5), slice(9, 10), slice(10, 11), slice(11, 12)]
+    for name in READERS:
+        for step, rows in zip(steps, places, strict=True):
+            np.testing.assert_array_equal(getattr(step, name)(), getattr(trace, name)[rows])
+            assert getattr(step, name)().dtype == getattr(trace, name).dtype
+
+
+def test_popularity_counts_each_layer_event_once(trace: Trace) -> None:
+    expected = np.zeros(L * E, int)
+    for step in history(trace).steps():
+        for layer, ids in enumerate(step.expert_ids().transpose(1, 0, 2)):
+            expected[[layer * E + x for x in np.unique(ids)]] += 1
+    np.testing.assert_array_equal(history(trace).popularity(), expected)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_handed_out_is_a_copy(trace: Trace, name: str) -> None:
+    step = next(history(trace).steps())
+    link = array = getattr(step, name)()
+    while link is not None:
+        assert not isinstance(link, mmap.mmap)
+        assert getattr(link, "_mmap", None) is None
+        link = getattr(link, "base", None)
+    array[...] = 0
+    np.testing.assert_array_equal(getattr(step, name)(), getattr(trace, name)[:2])
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_that_was_not_declared_or_not_recorded_is_refused(trace: Trace, name: str, tmp_path: Path) -> None:
+    others = [s for s in SIGNALS if s != name]
+    step = next(history(trace, others).steps())
+    with pytest.raises(RuntimeError, match=f"{name}.*declare"):
+        getattr(step, name)()
+    for other in ("expert_ids", *others):
+        getattr(step, other)()
+    bare = given(tmp_path / "bare", {"expert_ids": arrays(0)["expert_ids"]})
+    with pytest.raises(UserError, match=rf"{name}.*not record"):
+        getattr(next(history(bare).steps()), name)()
+
+
+# -- the test requests ------------------------------------------------------------------------------------------
+
+
+def learnt(history: History) -> list[Any]:
+    """All that can be learnt from it."""
+    steps = [
+        (s.request, s.prefill, s.rows, *(getattr(s, name)().tolist() for name in READERS)) for s in history.steps()
+    ]
+    return [history.popularity().tolist(), steps]
+
+
+def assert_learns_from_train_requests_alone(make: Callable[[Trace], History], folder: Path) -> None:
+    """Nothing that is learnt changes when all test requests do."""
+    folder.mkdir(exist_ok=True)
+    one, other = arrays(0), arrays(1)
+    train = np.concatenate([np.full(plan.rows, plan.split == "train") for plan in PLANS])
+    for name, array in other.items():
+        array[train] = one[name][train]
+        assert not np.array_equal(array, one[name])
+    before, after = (learnt(make(given(folder / n, a))) for n, a in (("one", one), ("other", other)))
+    assert before == after, "the test requests leak into what is learnt from"
+
+
+def test_the_test_requests_change_nothing_that_is_learnt(tmp_path: Path) -> None:
+    def by_cell(trace: Trace) -> History:
+        seen: list[History] = []
+
+        class Learner(LRU):
+            learns, signals = True, frozenset(Signal)
+
+            def fit(self, history: History) -> None:
+                seen.append(history)
+
+        cell = make_cell(config(trace, 1000))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("policies.registry.build", lambda name, setup, given: Learner(setup))
+            cell.policy()
+        return seen[0]
+
+    assert_learns_from_train_requests_alone(history, tmp_path / "alone")
+    assert_learns_from_train_requests_alone(by_cell, tmp_path / "cell")
+
+
+class Leaky(TrainRequests):
+    """Planted: a test request among the train requests."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__(trace, TRAIN, set(Signal))
+        self._requests = (0, 1, 2)
+
+
+class LeakySteps(TrainRequests):
+    """Planted: the last row of a prefill is one too far."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__(trace, TRAIN, set(Signal))
+
+    def _reader(self, name: str, first: int, rows: int) -> Callable[[], Any]:
+        return super()._reader(name, first, rows + 1)
+
+
+@pytest.mark.parametrize("planted", [Leaky, LeakySteps])
+def test_a_leak_is_caught(planted: Callable[[Trace], History], tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="leak"):
+        assert_learns_from_train_requests_alone(planted, tmp_path)
+
+
+@pytest.mark.parametrize("requests", [[1], [0, 1, 2], [2, 3]])
+def test_requests_that_are_not_for_training_are_refused(trace: Trace, requests: list[int]) -> None:
+    with pytest.raises(RuntimeError, match="split is not train"):
+        TrainRequests(trace, requests, set())
+
+
+# -- who learns -------------------------------------------------------------------------------------------------
+
+
+def test_a_parameter_may_decide_who_learns(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sometimes(LRU):
+        def __init__(self, setup: Setup, wants: bool) -> None:
+            super().__init__(setup)
+            self.wants, self.fitted = wants, list[PastStep]()
+
+        def wants_history(self) -> bool:
+            return self.wants
+
+        def fit(self, history: History) -> None:
+            self.fitted = list(history.steps())
+
+    cell = make_cell(config(trace, 1000))
+    for wants in (False, True):
+        monkeypatch.setattr("policies.registry.build", lambda name, setup, given, w=wants: Sometimes(setup, w))
+        policy: Any = cell.policy()
+        assert len(policy.fitted) == (7 if wants else 0)

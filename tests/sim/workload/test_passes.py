@@ -1,0 +1,161 @@
+"""Which passes a closed loop makes, by hand: rows, KV tokens, pairs, demand, places and admissions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim.workload.passes import ClosedLoop, Pass
+from tests.sim.small_trace import Plan, one_layer, write
+from traces import Trace
+
+
+def loop(trace: Trace, batch: int, requests: list[int] | None = None) -> list[Pass]:
+    return list(ClosedLoop(trace, batch).passes(range(len(trace.requests)) if requests is None else requests))
+
+
+def order(passes: list[Pass]) -> list[str]:
+    """P2: the prefill of request 2; D02: a decode pass of requests 0 and 2."""
+    return [("P" if p.prefill else "D") + "".join(map(str, p.requests)) for p in passes]
+
+
+def test_kv_tokens_and_pairs_of_one_request(tmp_path: Path) -> None:
+    """A prompt of 5 in chunks of 3 and 2, then 3 tokens. Each row attends to what is in the cache and to itself."""
+    trace = one_layer(tmp_path / "t", [Plan((3, 2), 3)], [0] * 8)
+    passes = loop(trace, 1)
+    assert [p.prefill for p in passes] == [True, True, False, False, False]
+    assert [p.parts for p in passes] == [[(0, 3)], [(3, 2)], [(5, 1)], [(6, 1)], [(7, 1)]]
+    assert [p.rows for p in passes] == [3, 2, 1, 1, 1]
+    # 3 tokens; 3 + 2; then the 5 of the prompt and one more each time: a decode step reads its own token's keys too.
+    assert [p.kv_tokens for p in passes] == [3, 5, 6, 7, 8]
+    # 1 + 2 + 3; (3 + 1) + (3 + 2); then one row against all.
+    assert [p.pairs for p in passes] == [6, 9, 6, 7, 8]
+
+
+def test_decoding_alone_starts_with_the_prompt_in_the_cache(tmp_path: Path) -> None:
+    trace = one_layer(tmp_path / "t", [Plan((), 2, prompt=10)], [0, 1])
+    passes = loop(trace, 1)
+    assert order(passes) == ["D0", "D0"]
+    assert [(p.kv_tokens, p.pairs) for p in passes] == [(11, 11), (12, 12)]
+
+
+def test_a_batch_sums_rows_kv_tokens_and_pairs(tmp_path: Path) -> None:
+    trace = one_layer(tmp_path / "t", [Plan((4,), 2), Plan((2,), 2), Plan((), 2, prompt=20)], [0] * 12)
+    passes = loop(trace, 3)
+    assert order(passes) == ["P0", "P1", "D012", "D012"]
+    assert [p.rows for p in passes] == [4, 2, 3, 3]
+    assert [p.parts for p in passes[2:]] == [[(4, 1), (8, 1), (10, 1)], [(5, 1), (9, 1), (11, 1)]]
+    assert [p.kv_tokens for p in passes] == [4, 2, 5 + 3 + 21, 6 + 4 + 22]
+    assert [p.pairs for p in passes] == [10, 3, 5 + 3 + 21, 6 + 4 + 22]
+
+
+def test_a_batch_demands_the_union_in_token_order(tmp_path: Path) -> None:
+    """Two layers of four experts. A joined pass is as if its rows were tokens of one step, in the order of requests."""
+    ids = [
+        [[0, 1], [0, 1]],
+        [[0, 1], [2, 3]],  # request 0 decodes
+        [[2, 3], [1, 2]],
+        [[0, 1], [0, 1]],
+        [[1, 2], [255, 255]],  # request 1 decodes
+        [[3, 0], [1, 255]],
+    ]
+    trace = write(tmp_path / "t", [Plan((1,), 2), Plan((1,), 2)], ids, n_experts=4)
+    first, second = loop(trace, 2)[2:]
+    assert first.requests == second.requests == (0, 1)
+    assert first.demand == [[0, 1, 2], [6, 7]]  # 0 1 | 1 2 and 2 3 | -
+    assert first.tokens == [[1, 2, 1], [1, 1]]
+    assert second.demand == [[2, 3, 0], [6, 5]]  # 2 3 | 3 0 and 1 2 | 1
+    assert second.tokens == [[1, 2, 1], [1, 2]]
+
+
+def test_a_token_alone_counts_once_where_it_was_seen(tmp_path: Path) -> None:
+    ids = [[[0, 1], [2, 3]], [[3, 1], [255, 255]], [[2, 255], [0, 3]]]
+    trace = write(tmp_path / "t", [Plan((1,), 2)], ids, n_experts=4)
+    passes = loop(trace, 1)
+    assert [p.demand for p in passes] == [[[0, 1], [6, 7]], [[3, 1], []], [[2], [4, 7]]]
+    assert [p.tokens for p in passes] == [[[1, 1], [1, 1]], [[1, 1], []], [[1], [1, 1]]]
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    trace = one_layer(tmp_path / "t", [Plan((1,), 2), Plan((2,)), Plan((1, 1), 1)], [0] * 8)
+    passes = loop(trace, 1)
+    assert order(passes) == ["P0", "D0", "D0", "P1", "P2", "P2", "D2"]
+    assert [p.admits for p in passes] == [(0,), (), (), (1,), (2,), (), ()]
+
+
+def test_a_place_is_taken_again_before_the_next_decode_pass(tmp_path: Path) -> None:
+    """Decode steps 2, 0, 1, 3, 1 at batch 2: request 1 takes a place for its prefill only."""
+    plans = [Plan((1,), decode) for decode in (2, 0, 1, 3, 1)]
+    trace = one_layer(tmp_path / "t", plans, [0] * 12)
+    passes = loop(trace, 2)
+    assert order(passes) == ["P0", "P1", "P2", "D02", "P3", "D03", "P4", "D34", "D3"]
+    assert [p.admits for p in passes] == [(0, 1), (), (2,), (), (3,), (), (4,), (), ()]
+
+
+def test_places_that_are_free_at_once_are_given_at_once(tmp_path: Path) -> None:
+    """Both requests of a batch of 2 end in one pass: both followers are admitted then, and prefilled in order."""
+    trace = one_layer(tmp_path / "t", [Plan((1,), 1) for _ in range(4)], [0] * 8)
+    passes = loop(trace, 2)
+    assert order(passes) == ["P0", "P1", "D01", "P2", "P3", "D23"]
+    assert [p.admits for p in passes] == [(0, 1), (), (), (2, 3), (), ()]
+
+
+def test_requests_without_decode_steps_follow_each_other(tmp_path: Path) -> None:
+    trace = one_layer(tmp_path / "t", [Plan((1,)) for _ in range(4)], [0] * 4)
+    passes = loop(trace, 3)
+    assert order(passes) == ["P0", "P1", "P2", "P3"]
+    assert [p.admits for p in passes] == [(0, 1, 2), (3,), (), ()]
+
+
+def test_what_was_not_prefilled_is_admitted_all_the_same(tmp_path: Path) -> None:
+    trace = one_layer(tmp_path / "t", [Plan((), 1, prompt=4), Plan((), 2, prompt=4), Plan((1,), 1)], [0] * 5)
+    passes = loop(trace, 2)
+    assert order(passes) == ["D01", "P2", "D12"]
+    assert [p.admits for p in passes] == [(0, 1), (2,), ()]
+
+
+def test_requests_run_in_the_order_given(tmp_path: Path) -> None:
+    trace = one_layer(tmp_path / "t", [Plan((1,), 1) for _ in range(4)], [0] * 8)
+    assert order(loop(trace, 2, [3, 1, 0])) == ["P3", "P1", "D31", "P0", "D0"]
+    assert loop(trace, 2, []) == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_place_is_empty_while_requests_wait(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    batch = int(rng.integers(1, 5))
+    plans = []
+    for _ in range(int(rng.integers(1, 12))):
+        prefill = tuple(int(n) for n in rng.integers(1, 4, rng.integers(0, 3)))
+        decode = int(rng.integers(0, 5)) if prefill else int(rng.integers(1, 5))
+        plans.append(Plan(prefill, decode, prompt=0 if prefill else 3))
+    rows = sum(plan.rows for plan in plans)
+    trace = one_layer(tmp_path / "t", plans, rng.integers(0, 4, rows).tolist())
+    passes = loop(trace, batch)
+
+    assert sum((p.admits for p in passes), ()) == tuple(range(len(plans)))
+    parts: dict[int, list[tuple[int, int]]] = {r: [] for r in range(len(plans))}
+    left = {r: len(plan.prefill) + plan.decode for r, plan in enumerate(plans)}
+    holding: set[int] = set()
+    waiting = list(range(len(plans)))
+    for step in passes:
+        # A place that was free when the last pass ended is given now, and to nobody else.
+        admitted = tuple(waiting[: batch - len(holding)])
+        assert step.admits == admitted
+        del waiting[: len(admitted)]
+        holding |= set(admitted)
+        assert set(step.requests) <= holding
+        if not step.prefill:
+            assert step.requests == tuple(sorted(holding)), "a decode pass leaves somebody out"
+            assert len(step.requests) == batch or not waiting
+        for request, part in zip(step.requests, step.parts, strict=True):
+            parts[request].append(part)
+            left[request] -= 1
+            if not left[request]:
+                holding.remove(request)
+    assert not waiting
+    assert not holding
+    steps = [(int(s["request"]), (int(s["first_row"]), int(s["rows"]))) for s in trace.steps]
+    assert parts == {r: [part for request, part in steps if request == r] for r in parts}

@@ -1,0 +1,172 @@
+"""A measured profile's tables become the simulator's costs, where they apply and nowhere else."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from policies.api import Setup
+from policies.lru import LRU
+from sim.core.core import Core
+from sim.experiment.run import run
+from sim.machine import Machine
+from sim.prices import HardwareProfile, ModelProfile, shipped
+from sim.prices.costs import Costs, attended_pairs
+from sim.workload.passes import Pass
+from sim.workload.signals import TraceSignals
+from traces.kit.errors import UserError
+
+OLMOE = ModelProfile.from_dict(shipped("model", "olmoe_1b_7b"))
+MIXTRAL = ModelProfile.from_dict(shipped("model", "mixtral_8x7b"))
+Profile = dict[str, Any]
+
+
+def test_one_copy_of_any_measured_size_takes_the_measured_time(profile: Profile) -> None:
+    curve = profile["measured"]["copy_h2d_pinned"]
+    hardware = HardwareProfile.from_dict(profile)
+    step = Pass(False, (0,), [(0, 1)], 1, 1, 1, [[0]], [[1]])
+    for nbytes, ns in zip(curve["bytes"], curve["ns"], strict=True):
+        model = replace(OLMOE, moe_layers=1, experts=1, top_k=1, expert_bytes={"bfloat16": nbytes})
+        costs = Costs(model, hardware)
+        setup = Setup(1, 1, 1, (nbytes,), 1, nbytes, costs, 0)
+        machine = Machine(Core(LRU(setup), setup, TraceSignals(None)), costs, depth=hardware.link.depth)
+        accounts = machine.run([], [step])
+        assert accounts.link_busy_ns == ns == sum(accounts.stall_row())
+        assert accounts.demand_bytes == nbytes
+
+
+def test_tables_of_the_same_shape_are_the_costs(profile: Profile) -> None:
+    costs = Costs(OLMOE, HardwareProfile.from_dict(profile))
+    assert [costs.expert_ns(3, n) for n in (0, 1, 2, 9, 16, 128)] == [0, 6_001, 6_001, 6_752, 7_503, 11_000]
+    assert costs.copy_ns(12_582_912) == 252_000
+    for tokens, context in ((1, 512), (8, 0), (64, 2048)):
+        pairs = attended_pairs(tokens, context)
+        assert costs.dense_ns(tokens, tokens + context, pairs) == 40_000 + 300 * tokens + 7 * context
+    assert costs.sources == {
+        "copy": "table copy_h2d_pinned (bytes 65536 to 536870912, beyond by asymptote)",
+        "launch": "constants",
+        "layer_overhead": "constants",
+        "copy_overhead": "constants",
+        "experts": "table models.olmoe_1b_7b.expert (tokens 1 to 128, beyond by asymptote)",
+        "dense": "table models.olmoe_1b_7b.dense (tokens 1 to 64, context 0 to 2048, beyond by asymptote)",
+        "step": "roofline",
+    }
+
+
+def test_the_floor_of_the_link_is_its_best_measured_rate(profile: Profile) -> None:
+    costs = Costs(OLMOE, HardwareProfile.from_dict(profile))
+    curve = profile["measured"]["copy_h2d_pinned"]
+    points = list(zip(curve["bytes"], curve["ns"], strict=True))
+    assert costs.link_floor_ns(10**12) == min(10**12 * ns // nbytes for nbytes, ns in points)
+
+
+def roofline(model: ModelProfile, profile: Profile, dtype: str | None = None) -> Costs:
+    return Costs(model, replace(HardwareProfile.from_dict(profile), measured=None), dtype)
+
+
+def same(a: Costs, b: Costs, *, experts: bool, dense: bool) -> None:
+    assert ([a.expert_ns(0, n) for n in (1, 100)] == [b.expert_ns(0, n) for n in (1, 100)]) is experts
+    assert ([a.dense_ns(n, n, n) for n in (1, 100)] == [b.dense_ns(n, n, n) for n in (1, 100)]) is dense
+
+
+@pytest.mark.parametrize("key", ["hidden", "expert_width", "expert_params", "attention_params", "top_k"])
+def test_another_shape_is_priced_by_the_roofline_and_says_so(profile: Profile, key: str) -> None:
+    profile["measured"]["models"]["olmoe_1b_7b"]["shape"][key] += 1
+    costs = Costs(OLMOE, HardwareProfile.from_dict(profile))
+    same(costs, roofline(OLMOE, profile), experts=True, dense=True)
+    assert costs.sources["experts"] == costs.sources["dense"]
+    assert costs.sources["dense"] == "roofline (no table of this shape; measured: olmoe_1b_7b)"
+
+
+def test_another_precision_is_priced_by_the_roofline_and_says_so(profile: Profile) -> None:
+    costs = Costs(OLMOE, HardwareProfile.from_dict(profile), "int4")
+    same(costs, roofline(OLMOE, profile, "int4"), experts=True, dense=False)
+    assert costs.sources["experts"] == "roofline (measured in bfloat16, not int4)"
+    half = Costs(replace(OLMOE, compute_dtype="float16"), HardwareProfile.from_dict(profile))
+    assert half.sources["dense"] == "roofline (measured in bfloat16, not float16)"
+
+
+def test_a_model_whose_shapes_are_unknown_is_not_matched(profile: Profile) -> None:
+    costs = Costs(replace(OLMOE, shapes_known=False), HardwareProfile.from_dict(profile))
+    assert costs.sources["experts"] == "roofline (the model's shapes are not all known)"
+
+
+def test_without_any_model_only_copies_are_from_tables(profile: Profile) -> None:
+    profile["measured"]["models"] = None
+    costs = Costs(MIXTRAL, HardwareProfile.from_dict(profile))
+    assert costs.sources["dense"] == "roofline (no table of this shape; measured: none)"
+    assert costs.sources["copy"].startswith("table")
+
+
+def test_a_run_says_which_costs_are_from_tables(profile: Profile, tmp_path: Path) -> None:
+    file = tmp_path / "machine.yaml"
+    file.write_text(yaml.safe_dump(profile))
+    words = ("policy=lru", "budget=4GB", "limit=2", "bounds=false")
+    result = run(*words, f"hardware={file}", out=tmp_path).document
+    assert result["provenance"]["compute"] == "measured tables (dense, experts), roofline for the rest"
+    assert result["provenance"]["costs"]["experts"].startswith("table models.olmoe_1b_7b.expert")
+    assert result["provenance"]["hardware"]["provenance"] == "measured"
+    bare = run(*words, f"hardware={file}", "hardware.measured=null", out=tmp_path).document
+    assert bare["provenance"]["compute"] == bare["provenance"]["costs"]["experts"] == "roofline"
+    assert bare["totals"]["wall_ns"] != result["totals"]["wall_ns"]
+    assert bare["provenance"]["cell"] != result["provenance"]["cell"]
+
+
+EXPERT = "measured.models.olmoe_1b_7b.expert"
+DENSE = "measured.models.olmoe_1b_7b.dense"
+PINNED = "measured.copy_h2d_pinned"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("provenance", "published", r"hardware\.provenance='published': allowed: measured"),
+        ("link.h2d_gb_per_s", 50, r"link\.h2d_gb_per_s=50\.0: allowed: 50\.175, .*or hardware\.measured=null"),
+        ("link.overhead_us", 0, r"link\.overhead_us=0\.0: allowed: 7\.6.*hardware\.measured=null"),
+        ("measured.date", "", r"measured\.date=''"),
+        ("measured.machine", {"gpu": 3}, r"measured\.machine\.gpu=3"),
+        ("measured.copy_h2d", {}, r"measured\.copy_h2d=\{\}: unknown key"),
+        (f"{PINNED}.bytes", [], r"length of .*copy_h2d_pinned\.bytes=0: allowed: at least one"),
+        (f"{PINNED}.bytes", [1, 3, 2, 4, 5], r"bytes\[2\]=2: allowed: above the value before it, 3"),
+        (f"{PINNED}.bytes", [0, 1, 2, 3, 4], r"bytes\[0\]=0: allowed: a whole number of at least 1"),
+        (f"{PINNED}.ns", [1, 3, 2, 4, 5], r"ns\[2\]=2: allowed: at least the value before it, 3"),
+        (f"{PINNED}.ns", [1, 2], r"length of .*\.ns=2: allowed: as many values as .*bytes"),
+        (f"{PINNED}.ns", [1.5, 2, 3, 4, 5], r"ns\[0\]=1\.5: allowed: a whole number"),
+        (f"{PINNED}.q1_ns", [10**9] * 5, r"median_ns\[0\]=9000: allowed: between the quartiles"),
+        (f"{PINNED}.count", None, r"count=None: allowed: a list"),
+        (f"{PINNED}.mean", [1], r"copy_h2d_pinned\.mean: unknown key; allowed: bytes, ns"),
+        (PINNED, [1], r"copy_h2d_pinned=\[1\]: allowed: a mapping with the keys bytes"),
+        (f"{EXPERT}.tokens", [2, 3, 16, 128], r"expert\.tokens\[0\]=2: allowed: 1"),
+        (f"{DENSE}.context", [1] * 9, r"dense: allowed: every pair of tokens and context once, sorted"),
+        (f"{DENSE}.ns", [9, 9, 9, 1, 9, 9, 9, 9, 9], r"dense\.ns at context 0\[1\]=1"),
+        (f"{DENSE}.ns", [9, 8, 9, 9, 9, 9, 9, 9, 9], r"dense\.ns at 1 tokens\[1\]=8"),
+        ("measured.models", {}, r"measured\.models=\{\}"),
+        ("measured.models.olmoe_1b_7b.shape.hidden", 0, r"shape\.hidden=0"),
+        ("measured.models.olmoe_1b_7b.launch_ns", -1, r"launch_ns=-1"),
+    ],
+)
+def test_a_wrong_table_is_named_in_one_line(profile: Profile, path: str, value: Any, message: str) -> None:
+    mapping: Any = copy.deepcopy(profile)
+    *parents, key = path.split(".")
+    node = mapping
+    for parent in parents:
+        node = node[parent]
+    node[key] = value
+    with pytest.raises(UserError, match=message) as error:
+        HardwareProfile.from_dict(mapping)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_table_is_named(profile: Profile) -> None:
+    del profile["measured"]["copy_d2h_pinned"]
+    with pytest.raises(UserError, match=r"measured\.copy_d2h_pinned is missing"):
+        HardwareProfile.from_dict(profile)
+    del profile["measured"]["copy_h2d_pinned"]["q3_ns"]
+    profile["measured"]["copy_d2h_pinned"] = profile["measured"]["copy_h2d_call"]
+    with pytest.raises(UserError, match=r"copy_h2d_pinned\.q3_ns is missing"):
+        HardwareProfile.from_dict(profile)

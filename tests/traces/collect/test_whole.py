@@ -1,0 +1,231 @@
+"""The command in full: chats, disk, progress, cost, models that fit nowhere, memory."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tracemalloc
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
+pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
+
+from transformers import AutoTokenizer, GenerationConfig  # noqa: E402
+
+from tests.traces.models.tiny import save_with_tokenizer, tiny  # noqa: E402
+from traces import Trace, UserError, open_trace  # noqa: E402
+from traces.collect import overhead  # noqa: E402
+from traces.collect.cli import main  # noqa: E402
+from traces.collect.generate import sampled  # noqa: E402
+from traces.collect.progress import Progress, duration, size  # noqa: E402
+from traces.collect.recorder import Recorder  # noqa: E402
+from traces.models import devices  # noqa: E402
+from traces.models.families import inspect_model  # noqa: E402
+from traces.models.load import load  # noqa: E402
+from traces.prompts.jobs import Job, draw_seed  # noqa: E402
+from traces.prompts.source import Prompt  # noqa: E402
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+CHATS: list[dict[str, Any]] = [
+    {"id": "a", "conversations": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}]},
+    {"id": "b", "conversations": [{"from": "gpt", "value": "I begin."}]},
+    {"id": "c", "conversations": [{"from": "human", "value": "Why"}, {"from": "gpt", "value": "Because it is so."}]},
+]
+
+
+def record(model: Path, prompts: Path, out: Path, *more: str) -> Trace:
+    main([f"model={model}", f"prompts={prompts}", f"out={out}", "threads=1", "device=cpu", *more])
+    return open_trace(out)
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    file = tmp_path / "p.txt"
+    file.write_text("one prompt\nand another one\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose tokenizer has a chat template."""
+    folder = save_with_tokenizer(tiny("qwen3_moe"), tmp_path_factory.mktemp("models") / "chatty")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def texts(trace: Trace, folder: Path) -> list[str]:
+    """What each request was fed, as text."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ends = np.cumsum([r.prompt_tokens + r.output_tokens - 1 for r in trace.requests])[:-1]
+    return [tokenizer.decode(rows) for rows in np.split(np.asarray(trace.token_ids), ends)]
+
+
+def test_a_chat_data_set_is_forced_through_its_own_answers(
+    chatty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sharegpt.json"
+    file.write_text(json.dumps(CHATS))
+    trace = record(chatty, file, tmp_path / "t", "decoding=teacher_forced", "max_new_tokens=100")
+    # The last forced token is not fed back.
+    assert texts(trace, chatty) == [
+        "[user]Hi?[end][assistant]Hello.[end",
+        "[user]Why[end][assistant]Because it is so.[end",
+    ]
+    assert trace.requests[0].prompt_tokens == len("[user]Hi?[end][assistant]")
+    assert trace.manifest.decoding["chat_template"] == "chats"
+    assert "skipped 1 chats" in capsys.readouterr().err
+
+
+def test_a_long_chat_is_forced_through_its_rest_and_then_its_answer(chatty: Path, tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    file.write_text(json.dumps(CHATS[0]))
+    options = ("decoding=teacher_forced", "max_prompt_tokens=4", "chat_template=off", "max_new_tokens=9")
+    trace = record(chatty, file, tmp_path / "t", *options)
+    assert texts(trace, chatty) == ["Hi?\nHello"]  # the last token is not fed back
+    assert [(r.prompt_tokens, r.output_tokens) for r in trace.requests] == [(4, 6)]
+    longer = record(chatty, file, tmp_path / "l", "decoding=teacher_forced", "max_prompt_tokens=9")
+    assert texts(longer, chatty) == ["[user]Hi?[end][assistant]Hello.[end"]
+    assert longer.requests[0].prompt_tokens == 9
+
+
+def test_the_template_may_be_on_for_plain_prompts(chatty: Path, lines: Path, tmp_path: Path) -> None:
+    trace = record(chatty, lines, tmp_path / "t", "chat_template=on", "max_new_tokens=1")
+    assert texts(trace, chatty)[0] == "[user]one prompt[end][assistant]"
+    assert trace.manifest.decoding["chat_template"] == "on"
+
+
+def test_samples_of_a_prompt_differ_and_share_its_split(saved: Path, lines: Path, tmp_path: Path) -> None:
+    trace = record(saved, lines, tmp_path / "t", "samples=3", "decoding=sampled", "split=0.5", "max_new_tokens=8")
+    assert [r.split for r in trace.requests] in (["train"] * 3 + ["test"] * 3, ["test"] * 3 + ["train"] * 3)
+    written = texts(trace, saved)
+    assert len(set(written)) == 6
+    assert all(text.startswith("one prompt") for text in written[:3])
+
+
+def test_disk_is_estimated_and_must_be_there(
+    saved: Path, lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = record(saved, lines, tmp_path / "t", "signals=all", "max_new_tokens=5")
+    said = re.search(r"at most (\d+) tokens: (\d+) KB on disk", capsys.readouterr().err)
+    assert said is not None
+    assert int(said[1]) == trace.manifest.counts.tokens
+    size = sum(file.stat().st_size for file in trace.path.glob("*.npy"))
+    header = 128 * len(list(trace.path.glob("*.npy")))
+    assert size - header <= float(said[2]) * 1e3 + 500 <= size + 5e3
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
+    with pytest.raises(UserError, match=r"takes at most \d+ KB; allowed: 1 KB"):
+        record(saved, lines, tmp_path / "u", "signals=all")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["p.txt", "t"]
+
+
+def test_the_cost_of_recording_is_measured(
+    saved: Path, lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(saved, lines, tmp_path / "t", "batch=2", "overhead=0.01")
+    said = re.search(r"recording takes ([\d.]+) x the time of plain generate", capsys.readouterr().err)
+    assert said is not None
+    assert 0.5 < float(said[1]) < 10
+    record(saved, lines, tmp_path / "u", "overhead=0")
+    assert "plain generate" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", [[], list(range(300))], ids=["no end", "every token ends"])
+def test_the_cost_compares_the_same_passes(saved: Path, end: list[int]) -> None:
+    """Whatever the model's own generation config asks for."""
+    loaded = load(str(saved), "auto", "cpu")
+    own = GenerationConfig(eos_token_id=end, repetition_penalty=2.0, do_sample=True, temperature=0.5)
+    loaded.model.generation_config = own
+    widths: list[tuple[int, ...]] = []
+    embedding = loaded.model.get_input_embeddings()
+    handle = embedding.register_forward_hook(lambda _module, args, _output: widths.append(tuple(args[0].shape)))
+    prompts = [Prompt(index, "", "", None, None, "", "train", None, None) for index in range(2)]
+    jobs = [Job(prompt, [7] * (3 + prompt.number), sampled(1.0, 0), 4 + prompt.number) for prompt in prompts]
+    cost = overhead.measure(Recorder(inspect_model(loaded.model), frozenset(), 1), jobs, within_s=0.0)
+    handle.remove()
+    assert widths == [(2, 4), (2, 1), (2, 1), (2, 1)] * 2
+    assert cost.rounds == 1
+    assert loaded.model.generation_config is own
+
+
+def test_recordings_with_different_seeds_share_no_draws() -> None:
+    seeds = {draw_seed(seed, number) for seed in range(200) for number in range(1000)}
+    assert len(seeds) == 200_000
+    assert max(seeds) < 2**32
+    assert [draw_seed(0, number) for number in range(3)] == [0, 1, 2]  # as the shipped sample was recorded
+
+
+def test_sizes_in_words() -> None:
+    assert [size(n) for n in (0, 85_400, 16_100_000, 2_300_000_000)] == ["0 KB", "85 KB", "16.1 MB", "2.3 GB"]
+
+
+def test_a_model_spread_over_memory_and_disk_routes_as_one_in_memory(saved: Path, lines: Path, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="device=spread needs accelerate")
+    whole = record(saved, lines, tmp_path / "t", "signals=all", "max_new_tokens=5")
+    options = ("signals=all", "max_new_tokens=5", "device=spread", "max_memory=cpu:120KB")
+    main([f"model={saved}", f"prompts={lines}", f"out={tmp_path / 'u'}", "threads=1", *options])
+    spread = open_trace(tmp_path / "u")
+    for name in ("token_ids", "expert_ids", "gate_ahead"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(spread, name))
+    np.testing.assert_allclose(whole.router_probs, spread.router_probs, atol=1e-3)
+    assert spread.manifest.model.expert_bytes == whole.manifest.model.expert_bytes
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "limited", "expected"),
+    [("auto", 10, False, "cpu"), ("cpu", 10**18, False, "cpu"), ("auto", 10**18, False, "spread")],
+)
+def test_where_a_model_goes(
+    device: str, size: int, limited: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("accelerate", reason="device=spread needs accelerate")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices.choose(device, size, limited) == expected
+    with pytest.raises(UserError, match="max_memory= goes with device=spread, not device=cpu"):
+        devices.choose("cpu", size, limited=True)
+
+
+def test_progress_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    progress = Progress(requests=10, most_rows=1000, done_requests=2, done_rows=150)
+    now[0] += 1
+    progress.add(1, 80, 100)  # too early for a line
+    now[0] += 9
+    progress.add(1, 120, 150)
+    now[0] += 30
+    progress.add(6, 300, 400)
+    assert capsys.readouterr().err.splitlines() == [
+        # 200 tokens in 10 s; 1000 - 20 - 30 - 350 may be left
+        "recorded 4/10 requests, 350 tokens, 20 tokens/s, at most 30 s left",
+        "recorded 10/10 requests, 650 tokens, 12 tokens/s",
+    ]
+    assert [duration(s) for s in (5, 89, 600, 7200)] == ["5 s", "89 s", "10 min", "2.0 h"]
+
+
+def test_memory_does_not_grow_with_the_requests(saved: Path, tmp_path: Path) -> None:
+    peaks = []
+    for count in (50, 250):  # both write more than the block that is hashed at a time
+        file = tmp_path / f"{count}.txt"
+        file.write_text(f"{'a prompt of some length ' * 4}\n" * count)
+        options = ("max_new_tokens=1", "overhead=0", "signals=all", "threads=1", "device=cpu")
+        tracemalloc.start()
+        try:
+            main([f"model={saved}", f"prompts={file}", f"out={tmp_path / str(count)}", *options])
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    # 200 more requests are 10 MB of signals. The library leaves a few objects per pass to the garbage collector.
+    assert peaks[1] - peaks[0] < 400_000, peaks

@@ -1,0 +1,84 @@
+"""Importers of other packages join by an entry point; a name is one importer's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from traces.cli import main
+from traces.importers import Importer, Options, registry
+from traces.kit.errors import UserError
+from traces.kit.words import integer
+
+
+class Point:
+    """An entry point."""
+
+    def __init__(self, name: str, loaded: Any) -> None:
+        self.name, self.value, self.loaded = name, f"elsewhere:{name}", loaded
+
+    def load(self) -> Any:
+        return self.loaded
+
+
+@pytest.fixture
+def plug(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    def install(*loaded: Any) -> None:
+        monkeypatch.setattr(registry, "entry_points", lambda group: [Point(f"p{i}", x) for i, x in enumerate(loaded)])
+        registry.importers.cache_clear()
+
+    yield install
+    monkeypatch.undo()
+    registry.importers.cache_clear()
+
+
+def test_an_importer_of_another_package(plug: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calls: list[tuple[Path, Path, Options]] = []
+
+    def run(source: Path, target: Path, options: Options) -> Path:
+        calls.append((source, target, options))
+        return target
+
+    keys = {"depth": integer("depth", 0, 9), "n_experts": integer("n_experts", 1, 9)}
+    plug(Importer("theirs", run, "theirs: what they record.\n", keys))
+    assert main(["import", "theirs", "a", str(tmp_path / "b"), "depth=3", "n_experts=4", "limit=2"]) == 0
+    assert calls == [(Path("a"), tmp_path / "b", Options(limit=2, n_experts=4, own={"depth": 3}))]
+    capsys.readouterr()
+    assert main(["import", "--help"]) == 0
+    assert "theirs: what they record." in capsys.readouterr().out
+    assert main(["import", "other", "a", "b"]) == 2
+    said = capsys.readouterr().err
+    assert "FORMAT is 'other'; allowed: route_trace, npz, jsonl, routed_experts, vllm_log," in said
+    assert ", theirs" in said
+
+
+def test_a_name_is_one_importers(plug: Any) -> None:
+    plug(Importer("npz", lambda source, target, options: target, ""))
+    with pytest.raises(UserError, match="npz is defined twice"):
+        registry.importers()
+
+
+def test_an_entry_point_that_is_no_importer(plug: Any) -> None:
+    plug(Importer)
+    with pytest.raises(UserError, match=r"p0=elsewhere:p0: allowed: an instance of traces.importers.Importer"):
+        registry.importers()
+
+
+def test_every_importer_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import", "--help"]) == 0
+    text = capsys.readouterr().out
+    for importer in registry.importers().values():
+        assert importer.help in text
+        assert importer.help.startswith(f"{importer.name}: ")
+        assert importer.help.endswith("\n")
+        for key in importer.keys:
+            assert f"{key}=" in importer.help
+
+
+def test_every_help_page_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ([], ["check"], ["inspect"], ["import"], ["arrivals"]):
+        assert main([*verb, "--help"]) == 0
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 80

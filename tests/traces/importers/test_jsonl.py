@@ -1,0 +1,174 @@
+"""JSON Lines: what a recorder writes comes back, and what is odd is said with its line and field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from traces import TraceError, open_trace
+from traces.importers import Options
+from traces.importers.jsonl import import_trace
+
+
+def row(token: int, layer: int, ids: list[int], **more: Any) -> dict[str, Any]:
+    return {"token": token, "layer": layer, "ids": ids, **more}
+
+
+GOOD = [row(0, 0, [1, 2], phase="prefill"), row(0, 1, [3, 0], phase="prefill"), row(1, 0, [4, 1], phase="decode")]
+
+
+def write(folder: Path, rows: list[Any], end: str = "\n") -> Path:
+    source = folder / "tiny.jsonl"
+    source.write_bytes("".join((r if isinstance(r, str) else json.dumps(r)) + end for r in rows).encode("utf-8"))
+    return source
+
+
+def imported(folder: Path, rows: list[Any], options: Options | None = None, end: str = "\n") -> Any:
+    return open_trace(import_trace(write(folder, rows, end), folder / "trace", options or Options()))
+
+
+def test_what_a_recorder_writes_comes_back(tmp_path: Path) -> None:
+    rows = [{"model": "m", "n_layers": 3, "n_experts": 10, "top_k": 2, "expert_bytes": [7, 8, 9]}]
+    for request in (3, 5):
+        for token in range(4):
+            more = {"request": request, "phase": "decode" if token > 1 else "prefill", "token_id": 10 * request + token}
+            rows.append(row(token, 0, [token, 9], weights=[0.25, 0.75], **more))
+            if token != 2:
+                rows.append(row(token, 2, [token + 1], weights=[1], **more))
+    trace = imported(tmp_path, rows)
+    # No token has an expert in layer 1: it is left out, lest a budget be shared with it.
+    assert (trace.L, trace.E, trace.K, trace.N, trace.manifest.model.name) == (2, 10, 2, 8, "m")
+    assert trace.manifest.model.expert_bytes == (7, 9)
+    assert trace.manifest.decoding["layers"] == "0,2 of the 3 in the file"
+    assert trace.steps.tolist()[:3] == [(0, 0, 0, 2, 0), (0, 1, 2, 1, 2), (0, 1, 3, 1, 3)]
+    assert [(item.prompt_tokens, item.output_tokens) for item in trace.requests] == [(2, 3), (2, 3)]
+    # Sorted by weight; layer 2 of token 2 is absent.
+    assert trace.expert_ids[2].tolist() == [[9, 2], [255, 255]]
+    assert trace.expert_ids[7].tolist() == [[9, 3], [4, 255]]
+    assert trace.expert_weights[7].tolist() == [[0.75, 0.25], [1, 0]]
+    assert trace.token_ids.tolist() == [30, 31, 32, 33, 50, 51, 52, 53]
+
+
+def test_without_a_header_sizes_come_from_the_lines(tmp_path: Path) -> None:
+    trace = imported(tmp_path, GOOD, end="\r\n")
+    assert (trace.L, trace.E, trace.K, trace.manifest.model.name) == (2, 8, 2, "tiny")
+    assert trace.expert_weights is None
+    assert trace.expert_ids.tolist() == [[[1, 2], [3, 0]], [[4, 1], [255, 255]]]
+
+
+def test_without_phases_every_token_is_a_decode_step(tmp_path: Path) -> None:
+    trace = imported(tmp_path, [row(7, 0, [1]), row(8, 0, [0])], Options(n_experts=64))
+    assert trace.E == 64
+    assert trace.steps.tolist() == [(0, 1, 0, 1, 7), (0, 1, 1, 1, 8)]
+    assert (trace.requests[0].prompt_tokens, trace.requests[0].output_tokens) == (7, 3)
+    assert trace.manifest.decoding["phases"] == "not recorded: all decode"
+
+
+def test_limit_leaves_the_rest_unread(tmp_path: Path) -> None:
+    rows = [row(0, 0, [1], request=0), row(0, 0, [2], request=1), "not read"]
+    assert imported(tmp_path, rows, Options(limit=1)).N == 1
+
+
+def test_tokens_that_a_cache_held_are_context(tmp_path: Path) -> None:
+    trace = imported(tmp_path, [row(5, 0, [1], phase="prefill"), row(6, 0, [1], phase="decode")])
+    assert trace.steps.tolist() == [(0, 0, 0, 1, 5), (0, 1, 1, 1, 6)]
+    assert trace.requests[0].prompt_tokens == 6
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "line 1, content is 'nothing'"),
+        ([{}], "line 1, content is 'nothing'"),
+        ([{"model": "m"}], "line 1, content is 'no routing'"),
+        ([{"model": 3}, *GOOD], "line 1, model is 3; allowed: printable"),
+        ([{"model": "m", "layers": 2}, *GOOD], "line 1, keys is 'model, layers'"),
+        (
+            [{"prompt_tokens": 3, "routed_experts": []}],
+            "line 1, keys .*answers of servers are read by import routed_exp",
+        ),
+        ([{"n_layers": 0}, *GOOD], "line 1, n_layers is 0"),
+        ([{"n_layers": 1}, *GOOD], "line 3, layer is 1; allowed: at most 0, as the header says"),
+        ([{"top_k": 1}, *GOOD], "line 2, number of ids is 2; allowed: at most 1"),
+        ([{"n_experts": 4}, *GOOD], "line 4, ids is 4; allowed: an integer, -1 to 3"),
+        ([{"expert_bytes": [1]}, *GOOD], "line 3, layer is 1; allowed: at most 0, as the header says"),
+        ([{"n_layers": 2, "expert_bytes": [1]}, *GOOD], "line 1, length of expert_bytes is 1; allowed: 2"),
+        ([{"expert_bytes": [1, 0]}, *GOOD], "expert_bytes of layer 1 is 0; allowed: more, since tokens"),
+        ([*GOOD, "[]"], "line 4, content is .*allowed: one JSON object"),
+        ([*GOOD, "", "x"], "line 5, content"),
+        ([*GOOD, '{"token": 1, "token": 1}'], "line 4, content is .a key that occurs twice"),
+        ([*GOOD, "[" * 100_000], "line 4, content is 'nested too deeply'"),
+        ([*GOOD, '{"token": NaN}'], "line 4, content is 'the number NaN'"),
+        ([*GOOD, '{"\\ud800": 1}'], "line 4, keys is .*ud800"),
+        ([*GOOD, "\0" * 20], "line 4, content"),
+        ([*GOOD, "9" * 5000], "line 4, content"),
+        ([*GOOD, row(2, 0, [10**30], phase="decode")], "line 4, ids is 10{30}; allowed"),
+        ([*GOOD, row(10**30, 0, [1], phase="decode")], "line 4, token is 10{30}; allowed"),
+        ([*GOOD, row(2, 10**30, [1], phase="decode")], "line 4, layer is 10{30}; allowed"),
+        ([*GOOD, {"token": 2}], "line 4, keys is 'token'; allowed: token, layer, ids"),
+        ([*GOOD, row(2, 0, [1], phase="decode", gate=1)], "line 4, keys"),
+        ([*GOOD, row(2, 0, [1])], "line 4, keys .* those of line 1"),
+        ([*GOOD, row(2, 0, [1], phase="decode", weights=[1])], "line 4, keys"),
+        ([*GOOD, row(2, 0, [1], phase="decode", request=1)], "line 4, keys"),
+        ([*GOOD, row(2, 0, [1], phase="prefill")], "line 4, phase is 'prefill'; allowed: decode"),
+        ([*GOOD, row(2, 0, [1], phase="verify")], "line 4, phase is 'verify'; allowed: prefill, decode"),
+        ([*GOOD, row(1, 1, [1], phase="prefill")], "line 4, phase or token_id"),
+        ([*GOOD, row(3, 0, [1], phase="decode")], "line 4, token is 3; allowed: 2"),
+        ([*GOOD, row(0, 1, [1], phase="decode")], "line 4, token is 0"),
+        ([*GOOD, row(1, 0, [1], phase="decode")], "line 4, layer is 0; allowed: above 0"),
+        ([*GOOD, row(1, -1, [1], phase="decode")], "line 4, layer is -1"),
+        ([*GOOD, row(1, True, [1], phase="decode")], "line 4, layer is True"),
+        ([*GOOD, row(1, 1, [], phase="decode")], "line 4, ids is"),
+        ([*GOOD, row(1, 1, [2, 2], phase="decode")], "line 4, ids is .*at most once"),
+        ([*GOOD, row(1, 1, [2.0], phase="decode")], "line 4, ids is 2.0"),
+        ([row(0, 0, [1], weights=[0.5, 0.5])], "line 1, weights"),
+        ([row(0, 0, [1, 2], weights=[0.5])], "line 1, length of weights is 1; allowed: 2"),
+        ([row(0, 0, [1], weights=[-1])], "line 1, weights is -1"),
+        ([row(0, 0, [1], weights=[70000])], "line 1, weights is 70000"),
+        (['{"token": 0, "layer": 0, "ids": [1], "weights": [1e999]}'], "line 1, content is .the number 1e999"),
+        ([row(0, 0, [1], request=1), row(0, 0, [1], request=0)], "line 2, request is 0; allowed: above 1"),
+        ([row(0, 0, [1], request=0), row(0, 1, [1])], "line 2, keys"),
+        ([row(0, 0, [1], request=0), row(0, 0, [1], request=1, token_id=1)], "line 2, keys .* of the file"),
+        (["{" + " " * 2**20], "line 1, length is 'over 1048576 bytes'"),
+        ([row(0, 65533, list(range(300)))], "one request is '1 tokens x 65534 layers x 300 slots'"),
+        (['{"ids": ' + "[" * (2**18 + 1) + "}"], r"line 1, content is 'over 262144 times \["),
+    ],
+)
+def test_bad_files_name_line_and_field(tmp_path: Path, rows: list[Any], message: str) -> None:
+    source = write(tmp_path, rows)
+    with pytest.raises(TraceError, match=message) as caught:
+        import_trace(source, tmp_path / "trace", Options())
+    text = str(caught.value)
+    assert text.startswith("tiny.jsonl: ")
+    assert "\n" not in text
+    text.encode("ascii")
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+
+
+def test_a_request_of_many_lines_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("traces.importers.jsonl.MAX_REQUEST_IDS", 5)
+    with pytest.raises(TraceError, match="line 3, ids of one request"):
+        import_trace(write(tmp_path, GOOD), tmp_path / "trace", Options())
+
+
+def test_the_sample_written_as_lines_is_the_same_trace(tmp_path: Path) -> None:
+    sample = open_trace(Path(__file__).resolve().parents[3] / "traces" / "sample", verify="shape")
+    rows: list[Any] = [{"n_experts": sample.E}]
+    for request in sample.requests[:2]:
+        for step in sample.steps[sample.steps_of(request.request)]:
+            for index in range(step["rows"]):
+                phase = "decode" if step["phase"] else "prefill"
+                place = {"request": request.request, "phase": phase, "token": int(step["context"]) + index}
+                n = int(step["first_row"]) + index
+                for layer in range(sample.L):
+                    ids, weights = sample.expert_ids[n, layer].tolist(), sample.expert_weights[n, layer].tolist()
+                    rows.append({**place, "layer": layer, "ids": ids[::-1], "weights": weights[::-1]})
+    trace = imported(tmp_path, rows)
+    np.testing.assert_array_equal(trace.steps, sample.steps[: len(trace.steps)])
+    np.testing.assert_array_equal(trace.expert_weights, sample.expert_weights[: trace.N])
+    # Equal weights keep the order of the file, which is reversed here.
+    np.testing.assert_array_equal(np.sort(trace.expert_ids), np.sort(sample.expert_ids[: trace.N]))

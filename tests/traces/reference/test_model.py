@@ -1,0 +1,123 @@
+"""The shipped model and its sample trace: small, of known origin, made for each other, and learned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the reference model needs the extra 'hf'")
+pytest.importorskip("transformers", reason="the reference model needs the extra 'hf'")
+
+from traces import DECODE, PREFILL, Trace, open_trace  # noqa: E402
+from traces.collect.cli import main  # noqa: E402
+from traces.models.load import load, weights_digest  # noqa: E402
+from traces.reference import MODEL_DIR, PROMPTS_FILE, SAMPLE_DIR  # noqa: E402
+from traces.reference.export import compact  # noqa: E402
+
+MIB = 1 << 20
+UNIFORM = 8 / 64
+
+
+@pytest.fixture(scope="module")
+def sample() -> Trace:
+    return open_trace(SAMPLE_DIR)
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    """The sample's first prompts, recorded here: the prompt and one more token."""
+    out = tmp_path_factory.mktemp("fresh") / "trace"
+    settings = ("max_prompt_tokens=96", "limit=8", "dtype=float32", "threads=1", "device=cpu")
+    lines = [json.loads(line) | {"max_new_tokens": 1} for line in PROMPTS_FILE.read_text().splitlines()]
+    prompts = out.with_name("prompts.jsonl")
+    prompts.write_text("\n".join(map(json.dumps, lines)))
+    main(["model=reference", f"prompts={prompts}", f"out={out}", *settings])
+    return open_trace(out)
+
+
+def overlap(trace: Trace) -> float:
+    """The share of experts that a token has in common with the one before it."""
+    shares = []
+    for request in range(len(trace.requests)):
+        steps = trace.steps[trace.steps["request"] == request]
+        first = int(steps["first_row"][0])
+        ids = np.asarray(trace.expert_ids[first : first + int(steps["rows"].sum())])
+        shares.append((ids[1:, :, :, None] == ids[:-1, :, None, :]).any(-1).mean())
+    return float(np.mean(shares))
+
+
+def test_the_model_is_small_and_holds_no_pickle() -> None:
+    files = list(MODEL_DIR.iterdir())
+    assert sum(file.stat().st_size for file in files) <= 30 * MIB
+    for file in (MODEL_DIR / "tokenizer.json", MODEL_DIR / "model.safetensors.index.json"):
+        text = file.read_text(encoding="utf-8")
+        assert text == compact(text), "white space is most of it"
+    assert max(file.stat().st_size for file in files) <= 16 * MIB
+    assert {file.suffix for file in files} == {".json", ".safetensors"}
+
+
+def test_its_origin_is_stated() -> None:
+    record = json.loads((MODEL_DIR / "provenance.json").read_text())
+    assert record["weights"] == weights_digest(MODEL_DIR)
+    assert record["tokens_trained"] > 1_000_000
+    assert len(record["text"]) >= 6
+    for source in record["text"].values():
+        assert source["licence"]
+        assert source["version"]
+        assert source["tokens"]["train"] > source["tokens"]["heldout"] > 0
+
+
+def test_it_has_the_routing_of_olmoe_and_has_learned_its_text() -> None:
+    loaded = load("reference", "float32", "cpu")
+    config = loaded.model.config
+    assert (config.num_hidden_layers, config.num_local_experts, config.num_experts_per_tok) == (16, 64, 8)
+    lines = [json.loads(line)["prompt"] for line in PROMPTS_FILE.read_text().splitlines()[:8]]
+    with torch.inference_mode():
+        ids = [loaded.tokenizer(line, return_tensors="pt")["input_ids"] for line in lines]
+        losses = [loaded.model(input_ids=row, labels=row).loss.item() for row in ids]
+    assert np.mean(losses) < 0.8 * np.log(4096)
+
+
+def test_its_routing_is_learned(fresh: Trace, sample: Trace) -> None:
+    assert overlap(fresh) > 1.5 * UNIFORM
+    assert overlap(sample) > 1.5 * UNIFORM
+
+
+def test_the_sample_was_recorded_from_it(fresh: Trace, sample: Trace) -> None:
+    assert sample.manifest.model.name == "reference"
+    assert sample.manifest.model.revision == weights_digest(MODEL_DIR)
+    for here, there in zip(fresh.requests, sample.requests, strict=False):
+        assert (here.prompt_tokens, here.source) == (there.prompt_tokens, there.source)
+        a, b = (prefill(trace, here.request) for trace in (fresh, sample))
+        # Another processor may break a near-tie the other way.
+        assert (a[..., :, None] == b[..., None, :]).any(-1).mean() > 0.98
+
+
+def prefill(trace: Trace, request: int) -> Any:
+    step = trace.steps[(trace.steps["request"] == request) & (trace.steps["phase"] == PREFILL)][0]
+    return np.asarray(trace.expert_ids[step["first_row"] : step["first_row"] + step["rows"]])
+
+
+def test_the_sample_is_small_and_varied(sample: Trace) -> None:
+    assert sum(file.stat().st_size for file in Path(SAMPLE_DIR).iterdir()) <= 16 * MIB
+    assert len({request.source for request in sample.requests}) >= 4
+    assert {request.split for request in sample.requests} == {"train", "test"}
+    assert set(sample.steps["phase"].tolist()) == {PREFILL, DECODE}
+    assert len({request.prompt_tokens for request in sample.requests}) > 10
+    assert sample.manifest.priced_as == "olmoe_1b_7b"
+    assert sample.hidden is None
+    for signal in ("expert_weights", "router_probs", "gate_ahead", "embedding", "token_ids"):
+        assert getattr(sample, signal) is not None
+
+
+def test_the_sample_does_not_repeat_itself(sample: Trace) -> None:
+    """Degenerate text repeats a few tokens, and would make any cache look good."""
+    decoded = sample.steps[sample.steps["phase"] == DECODE]
+    tokens = np.asarray(sample.token_ids)[decoded["first_row"]]
+    for request in range(len(sample.requests)):
+        own = tokens[decoded["request"] == request]
+        assert len(own) < 16 or len(np.unique(own)) > len(own) / 4

@@ -1,0 +1,114 @@
+"""The command line: exit statuses, one line per error, nothing written by what fails; and the figures it shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from traces.cli import main
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["help"], ["--help"], ["check", "--help"], ["inspect", "-h"], ["import", "--help"], ["arrivals", "--help"]],
+)
+def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert "python -m traces" in out
+    assert err == ""
+
+
+def test_check_says_ok(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(tiny)]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"ok: {tiny}: 3 requests, 6 steps, 15 tokens, 3 layers x 8 experts, top-2")
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["chekc"],
+            "verb is 'chekc'; allowed: check, inspect, import, arrivals, collect, calibrate, --help; did you mean",
+        ),
+        (["check"], "allowed: DIR"),
+        (["check", "nowhere"], "nowhere: not a folder"),
+        (["check", "a\nb"], "not a folder"),
+        (["check", "x", "y"], "no further words"),
+        (["inspect", "x", "format=xml"], "format is 'xml'; allowed: table, json"),
+        (["inspect", "x", "plots="], "plots is ''; allowed: a folder"),
+        (["inspect", "x", "plots=nowhere/x"], "existing folder"),
+        (["inspect", "x", "colour=red"], "option is 'colour=red'; allowed, once each: format=..., plots=..."),
+        (["inspect", "x", "format=json", "format=json"], "once each: format=..., plots=...; format is given twice"),
+        (["inspect", "x", "formt=json"], "plots=...; did you mean format?"),
+        (["inspect", "x", "format=JSON"], "allowed: table, json; did you mean json?"),
+        (["import", "Jsonl", "x", "y"], "did you mean jsonl?"),
+        (["import", "route-trace", "x", "y"], "did you mean route_trace?"),
+        (["import", "npz", "x", "y", "without_layers=a"], "without_layers is 'a'; allowed: numbers of layers"),
+        (["import", "npz", "x", "y", "without_layers=3-1"], "without_layers is '3-1'"),
+        (["import", "npz", "x", "y", "without_layers="], "without_layers is ''"),
+        (["import", "npz", "x", "y", "without_layers=1,,2"], "without_layers is '1,,2'"),
+        (["import", "npz", "x", "y", "without_layers=99999"], "without_layers is '99999'"),
+        (["import", "npz", "x", "y", "phases=prefill"], "phases is 'prefill'; allowed: all, decode"),
+        (["import", "csv", "x", "y"], "FORMAT is 'csv'; allowed: route_trace, npz, jsonl, routed_experts"),
+        (["import", "npz", "x"], "FORMAT SRC DST"),
+        (["import", "npz", "x", "y", "split=1"], "split is '1'"),
+        (["import", "npz", "x", "y", "split=half"], "split is 'half'"),
+        (["import", "npz", "x", "y", "split=1/0"], "split is '1/0'"),
+        (["import", "npz", "x", "y", "seed=-1"], "seed is '-1'"),
+        (["import", "npz", "x", "y", "limit=0"], "limit is '0'"),
+        (["import", "npz", "x", "y", "n_experts=many"], "n_experts is 'many'"),
+        (["import", "npz", "x", "y", "model="], "model is ''"),
+        (["import", "npz", "x", "y"], "No such file"),
+        (["import", "route_trace", "x", "y"], "No such file"),
+        (["import", "route_trace", "x", "y", "n_experts=8"], "option is 'n_experts=8'"),
+        (["import", "jsonl", "x", "y", "meta=z"], "option is 'meta=z'"),
+        (["import", "jsonl", "x", "y"], "No such file"),
+        (["import", "routed_experts", "x", "y", "top_k=0"], "top_k is '0'"),
+        (["import", "routed_experts", "x", "y"], "No such file"),
+        (["import"], "FORMAT is ''; allowed: route_trace"),
+        (["arrivals", "x", "y"], "LOG DIR DST"),
+        (["arrivals", "x", "y", "z"], "y: not a folder"),
+    ],
+)
+def test_mistakes_cost_one_line_and_nothing_else(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_process_exits_with_the_status(tiny: Path) -> None:
+    (tiny / "hidden.npy").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "traces", "check", str(tiny)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: hidden.npy: file is 'missing'")
+
+
+def test_no_torch_is_imported() -> None:
+    code = (
+        "import sys, traces.cli, traces.describe.inspect; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=root).returncode == 0

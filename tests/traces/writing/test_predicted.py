@@ -1,0 +1,228 @@
+"""Writing a predictor's outputs beside a trace: what was written opens, there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.traces.format.predicted_desk import ABSENT, FACTS, STRIDE, add, outputs
+from tests.traces.tiny_trace import E, K, L
+from traces import TraceError, UserError, open_trace
+from traces.format.predicted import open_one
+from traces.writing.predicted import write_predicted
+
+
+@pytest.mark.parametrize("cut", [1, 4, 100])
+def test_what_was_written_opens(tiny: Path, cut: int) -> None:
+    trace, ids = open_trace(tiny), outputs(open_trace(tiny), wide=3)
+    blocks = (ids[first : first + cut].astype(np.int64) for first in range(0, len(ids), cut))
+    given = {**FACTS, "top_k": 3, "fit": {"seed": 3, "who": "me"}}
+    written = write_predicted(trace, blocks, name="mlp", timing={"s": 1.5}, **given)
+    again = open_trace(tiny)
+    assert again.sha256 == trace.sha256, "what lies beside a trace is no part of it"
+    assert set(again.predicted) == {"mlp"}
+    for found in (written, again.predicted["mlp"], open_one(tiny, "mlp", again.manifest, again.sha256)):
+        np.testing.assert_array_equal(found.expert_ids, ids)
+        assert found.expert_ids.dtype == np.uint8
+        assert not found.expert_ids.flags.writeable
+        about = found.about
+        assert (about.kind, about.input, about.stride, about.top_k) == ("promoe", "hidden", STRIDE, 3)
+        assert (about.name, about.trace, about.fit) == ("mlp", trace.sha256, given["fit"])
+        assert found.sha256 == hashlib.sha256((tiny / "predicted/mlp/predictor.json").read_bytes()).hexdigest()
+
+
+def test_it_is_mapped_only_when_asked_for(tiny: Path) -> None:
+    add(tiny)
+    found = open_trace(tiny, verify="hash").predicted["mlp"]
+    assert "expert_ids" not in vars(found)
+    assert isinstance(found.expert_ids, np.memmap)
+    assert "expert_ids" in vars(found)
+
+
+def test_time_is_no_part_of_it(tiny: Path) -> None:
+    trace = open_trace(tiny)
+    hashes = {
+        write_predicted(trace, [outputs(trace)], name="mlp", timing=timing, overwrite=True, **FACTS).sha256
+        for timing in (None, {"s": 1}, {"s": 2})
+    }
+    assert len(hashes) == 1
+
+
+def test_the_accuracy_is_that_of_a_hand_count(tiny: Path) -> None:
+    """Request 0 is for testing (4 rows), 1 and 2 for training (5 and 6 rows)."""
+    trace = open_trace(tiny)
+    ids = np.array(trace.expert_ids)
+    said = np.full_like(ids, ABSENT)
+    said[:, :-1] = ids[:, 1:]  # all right,
+    said[0, 0] = [x for x in range(E) if x not in ids[0, 1]][:2]  # but none of two
+    said[1, 0, 0] = next(x for x in range(E) if x not in ids[1, 1])  # one of two
+    said[4:6, 1, 1] = ABSENT  # right, and fewer
+    said[6, 1] = ids[6, 1]  # the layer itself, and not the one that the stride names
+    right = len(set(ids[6, 1].tolist()) & set(ids[6, 2].tolist()))
+    accuracy = write_predicted(trace, [said], name="mlp", **FACTS).about.accuracy
+    assert accuracy["test"] == (5 / 8, 1.0, None)
+    assert accuracy["train"] == (1.0, (18 + right) / 20, None)
+    assert accuracy["all"] == (27 / 30, (26 + right) / 28, None)
+
+
+def test_a_stride_of_two_is_counted_two_layers_on(tiny: Path) -> None:
+    trace = open_trace(tiny)
+    said = np.full((trace.N, L, K), ABSENT)
+    said[:, 0] = trace.expert_ids[:, 2]
+    found = write_predicted(trace, [said], name="mlp", **{**FACTS, "stride": 2})
+    assert found.about.accuracy["all"] == (1.0, None, None)
+
+
+def test_an_existing_name_is_replaced_only_on_request(tiny: Path) -> None:
+    home = add(tiny)
+    before = (home / "predictor.json").read_bytes()
+    with pytest.raises(UserError, match=r"predicted/mlp: exists already; allowed: another name=, or overwrite=true"):
+        add(tiny, seed=1)
+    assert (home / "predictor.json").read_bytes() == before
+    trace = open_trace(tiny)
+    write_predicted(trace, [outputs(trace, 1)], name="mlp", overwrite=True, **FACTS)
+    np.testing.assert_array_equal(open_trace(tiny).predicted["mlp"].expert_ids, outputs(trace, 1))
+    assert [path.name for path in (tiny / "predicted").iterdir()] == ["mlp"]
+
+
+@pytest.mark.parametrize(
+    "blocks", ["too few", "too many", "none", "failing", "floats", "flat", "twice", "past", "stray"]
+)
+def test_what_cannot_be_written_leaves_nothing_new(tiny: Path, blocks: str) -> None:
+    home, trace = add(tiny), open_trace(tiny)
+    before = (home / "predictor.json").read_bytes()
+    ids = outputs(trace, 1)
+
+    def failing() -> Any:
+        yield ids[:3]
+        raise KeyboardInterrupt
+
+    twice, past, stray = ids.copy(), ids.copy(), ids.copy()
+    twice[3, 1, 1] = twice[3, 1, 0]
+    past[0, L - 1, 0] = 0
+    stray[2, 0, 0] = E
+    made = {
+        "too few": [ids[:-1]],
+        "too many": [ids, ids[:1]],
+        "none": [],
+        "failing": failing(),
+        "floats": [ids.astype(float)],
+        "flat": [ids[:, :, 0]],
+        "twice": [twice],
+        "past": [past],
+        "stray": [stray],
+    }[blocks]
+    for name in ("mlp", "other"):
+        with pytest.raises((TraceError, KeyboardInterrupt)):
+            write_predicted(trace, made, name=name, overwrite=True, **FACTS)
+    assert [path.name for path in (tiny / "predicted").iterdir()] == ["mlp"]
+    assert (home / "predictor.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", ".x", "-x", "x" * 65, "a b", "ä", "x\n"])
+def test_names_that_lead_elsewhere(tiny: Path, name: str) -> None:
+    with pytest.raises(TraceError, match="name of a predictor"):
+        add(tiny, name)
+    assert not (tiny / "predicted").exists()
+
+
+def test_what_a_killed_writing_leaves_is_passed_over(tiny: Path) -> None:
+    add(tiny)
+    (tiny / "predicted" / ".mlp.0123abcd.partial").mkdir()
+    (tiny / "predicted" / ".mlp.0123abcd.partial" / "expert_ids.npy").write_bytes(b"half")
+    assert set(open_trace(tiny).predicted) == {"mlp"}
+
+
+def test_a_folder_that_cannot_be_written(tiny: Path) -> None:
+    trace = open_trace(tiny)
+    (tiny / "predicted").write_text("")
+    with pytest.raises(UserError, match="allowed: a trace in a folder that can be written"):
+        write_predicted(trace, [outputs(trace)], name="mlp", **FACTS)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"kind": ""}, {"input": "future"}, {"stride": L}, {"fit": {"long": "x" * 2**20}}],
+    ids=lambda w: next(iter(w)),
+)
+def test_what_cannot_be_read_is_not_written(tiny: Path, wrong: dict[str, Any]) -> None:
+    """Else nobody could open the trace any more."""
+    home, trace = add(tiny), open_trace(tiny)
+    before = (home / "predictor.json").read_bytes()
+    ids = np.full((trace.N, L, K), ABSENT) if "stride" in wrong else outputs(trace, 1)
+    for name in ("mlp", "other"):
+        with pytest.raises(TraceError, match=rf"^predicted/{name}/predictor.json: ({next(iter(wrong))}|size) is"):
+            write_predicted(trace, [ids], name=name, overwrite=True, **FACTS | wrong)
+    assert [path.name for path in (tiny / "predicted").iterdir()] == ["mlp"]
+    assert (home / "predictor.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["disk", "interrupt"]
+)
+def test_the_old_outputs_stay_until_the_new_are_there(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, failing: int, error: BaseException
+) -> None:
+    """To replace them takes two renames; one fails."""
+    home, trace = add(tiny), open_trace(tiny)
+    before, rename, calls = (home / "predictor.json").read_bytes(), Path.rename, []
+
+    def fail_once(path: Path, target: Path) -> Path:
+        calls.append(path)
+        if len(calls) == failing:
+            raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises((UserError, KeyboardInterrupt)) as caught:
+        write_predicted(trace, [outputs(trace, 1)], name="mlp", overwrite=True, **FACTS)
+    if isinstance(error, OSError):
+        assert "predicted/mlp: No space left on device; allowed: " in str(caught.value)
+    assert [path.name for path in (tiny / "predicted").iterdir()] == ["mlp"]
+    assert (home / "predictor.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("when", ["blocks", "write_bytes", "rename 1", "rename 2"])
+def test_killed_in_the_middle(tiny: Path, when: str) -> None:
+    """The trace opens, with the old outputs (with none, between the two renames), and the same command mends it."""
+    add(tiny)
+    word, _, number = when.partition(" ")
+    program = (
+        "import os, pathlib, signal, sys\n"
+        "import predicted_desk as desk\n"
+        "from traces import open_trace\n"
+        "from traces.writing.predicted import write_predicted\n"
+        "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"trace, calls, word, number = open_trace({str(tiny)!r}), [], {word!r}, int({number!r} or 1)\n"
+        "def blocks():\n"
+        "    yield desk.outputs(trace, 1)[:3]\n"
+        "    if word == 'blocks': die()\n"
+        "    yield desk.outputs(trace, 1)[3:]\n"
+        "if word != 'blocks':\n"
+        "    plain = getattr(pathlib.Path, word)\n"
+        "    def step(path, given):\n"
+        "        calls.append(path)\n"
+        "        return die() if len(calls) == number else plain(path, given)\n"
+        "    setattr(pathlib.Path, word, step)\n"
+        "write_predicted(trace, blocks(), name='mlp', overwrite=True, **desk.FACTS)\n"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parents[3]), str(Path(__file__).parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    trace = open_trace(tiny)
+    assert set(trace.predicted) == (set() if when == "rename 2" else {"mlp"})
+    if trace.predicted:
+        np.testing.assert_array_equal(trace.predicted["mlp"].expert_ids, outputs(trace))
+    write_predicted(trace, [outputs(trace, 1)], name="mlp", overwrite=True, **FACTS)
+    np.testing.assert_array_equal(open_trace(tiny).predicted["mlp"].expert_ids, outputs(trace, 1))

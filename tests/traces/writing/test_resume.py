@@ -1,0 +1,269 @@
+"""What a writer with a recipe keeps, what it goes on with, and what it refuses to go on with."""
+
+from __future__ import annotations
+
+import gc
+import os
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from tests.traces.tiny_trace import MANIFEST
+from tests.traces.writing.recording import Plan, add, contents, interrupted, play, reference, writer
+from tests.traces.writing.tiny_recording import PLAN, RECIPE, begin, finish
+from traces import TraceError, open_trace
+from traces.cli import main
+from traces.writing import workplace
+from traces.writing.growing import GrowingFile
+
+pytestmark = pytest.mark.usefixtures("without_sync")
+
+
+def test_it_goes_on_after_the_last_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    begin(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [".trace.partial"]
+    with interrupted(path, recipe=RECIPE) as out:
+        assert (out.requests, out.tokens) == (2, 7)
+        add(out, 2, 2)
+        assert (out.requests, out.tokens) == (3, 12)
+    finish(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["trace"]
+    assert contents(path) == reference(PLAN)
+    assert open_trace(path).N == 12
+
+
+def test_without_a_checkpoint_nothing_stays(tmp_path: Path) -> None:
+    with interrupted(tmp_path / "t", recipe=RECIPE) as out:
+        add(out, 0, 1)
+    with pytest.raises(RuntimeError, match="nothing was written"), writer(tmp_path / "t", recipe=RECIPE):
+        pass
+    with pytest.raises(TraceError, match="at least 1"), writer(tmp_path / "t", recipe=RECIPE) as out:
+        out.close(**MANIFEST)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_nothing_is_one(tmp_path: Path) -> None:
+    with interrupted(tmp_path / "trace", recipe=RECIPE) as out:
+        out.checkpoint()
+        add(out, 0, 1)
+    assert (tmp_path / ".trace.partial").exists()
+    finish(tmp_path / "trace")
+    assert contents(tmp_path / "trace") == reference(PLAN)
+
+
+def test_forgetting_to_close_is_told_and_keeps_what_is_sure(tmp_path: Path) -> None:
+    out = writer(tmp_path / "trace", recipe=RECIPE)
+    add(out, 0, 1)
+    out.checkpoint()
+    with pytest.raises(RuntimeError, match=r"left without close.*last checkpoint"), out:
+        pass
+    finish(tmp_path / "trace")
+    assert contents(tmp_path / "trace") == reference(PLAN)
+
+
+def test_only_a_recipe_makes_checkpoints(tmp_path: Path) -> None:
+    with interrupted(tmp_path / "trace") as out:
+        add(out, 0, 1)
+        with pytest.raises(RuntimeError, match="no recipe"):
+            out.checkpoint()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_trace_is_never_touched(tmp_path: Path) -> None:
+    finish(tmp_path / "trace")
+    before = contents(tmp_path)
+    with pytest.raises(TraceError, match="exists already"):
+        writer(tmp_path / "trace", recipe=RECIPE)
+    assert contents(tmp_path) == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["trace"]
+
+
+def test_a_target_that_appears_meanwhile_wins_and_the_recording_stays(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    out = writer(path, recipe=RECIPE)
+    for number, decodes in enumerate(PLAN.steps):
+        add(out, number, decodes)
+    path.mkdir()
+    with pytest.raises(TraceError, match="exists already"), out:
+        out.close(**MANIFEST)
+    with pytest.raises(TraceError, match="exists already"):
+        writer(path, recipe=RECIPE)
+    path.rmdir()
+    with writer(path, recipe=RECIPE) as again:
+        assert again.requests == 3
+        again.close(**MANIFEST)
+    assert contents(path) == reference(PLAN)
+
+
+def test_requests_may_be_added_after_a_close_that_failed(tmp_path: Path) -> None:
+    """It had begun to put the final heads over the files."""
+    path = tmp_path / "trace"
+    begin(path, requests=1)
+    with interrupted(path, recipe=RECIPE) as out, pytest.raises(TraceError, match="recording"):
+        out.close(**{**MANIFEST, "recording": "imagined"})
+    with interrupted(path, recipe=RECIPE) as out:
+        add(out, 1, PLAN.steps[1])
+        out.checkpoint()
+    finish(path)
+    assert contents(path) == reference(PLAN)
+
+
+def test_what_a_finished_recording_left_does_not_bar_the_next(tmp_path: Path) -> None:
+    """Its process was killed before it had tidied up, and the trace has been moved away since."""
+    begin(tmp_path / "trace")
+    (tmp_path / ".trace.partial" / "unfinished").rename(tmp_path / "elsewhere")
+    finish(tmp_path / "trace", {"another": "recipe"})
+    assert contents(tmp_path / "trace") == reference(PLAN)
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    with interrupted(tmp_path / "trace", recipe=RECIPE) as out:
+        out.checkpoint()
+        for recipe in (RECIPE, {"another": "recipe"}):
+            with pytest.raises(TraceError, match="another process records there; allowed: one at a time"):
+                writer(tmp_path / "trace", recipe=recipe)
+        with writer(tmp_path / "other", recipe=RECIPE) as other:
+            add(other, 0, 1)
+            other.close(**MANIFEST)
+    finish(tmp_path / "trace")
+
+
+def test_a_folder_that_its_holder_removes_meanwhile_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened, then finished and begun anew by others, then locked: the lock would be that of the old folder."""
+    begin(tmp_path / "trace")
+    flock = workplace.fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        monkeypatch.undo()
+        finish(tmp_path / "trace")
+        (tmp_path / "trace").rename(tmp_path / "elsewhere")
+        begin(tmp_path / "trace")
+        flock(descriptor, how)
+
+    monkeypatch.setattr(workplace.fcntl, "flock", late)
+    with pytest.raises(TraceError, match="another process records there"):
+        writer(tmp_path / "trace", recipe=RECIPE)
+    finish(tmp_path / "trace")
+
+
+def test_without_locks_it_still_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workplace, "fcntl", None)
+    begin(tmp_path / "trace")
+    finish(tmp_path / "trace")
+    assert contents(tmp_path / "trace") == reference(PLAN)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_after_a_failed_write_nothing_more_is_taken(tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request of which half is written must not be followed by another, nor by a checkpoint."""
+    append, calls = GrowingFile.append, []
+
+    def full(file: GrowingFile, raw: bytes) -> None:
+        calls.append(raw)
+        if len(calls) == call + 3:
+            raise OSError(28, "No space left on device")
+        append(file, raw)
+
+    monkeypatch.setattr(GrowingFile, "append", full)
+    with interrupted(tmp_path / "trace", recipe=RECIPE) as out:
+        add(out, 0, 1)
+        out.checkpoint()
+        with pytest.raises(
+            TraceError, match=r"cannot be written \(No space left on device\), what the last .* is kept"
+        ):
+            add(out, 1, 0)
+        for more in (out.checkpoint, lambda: add(out, 1, 0), lambda: out.close(**MANIFEST)):
+            with pytest.raises(RuntimeError, match="takes nothing more"):
+                more()
+    finish(tmp_path / "trace")
+    assert contents(tmp_path / "trace") == reference(PLAN)
+
+
+@pytest.mark.parametrize("call", range(6))
+def test_a_checkpoint_that_fails_leaves_the_one_before(
+    tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, calls = os.fsync, []
+
+    def failing(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == call + 1:
+            raise OSError(5, "Input/output error")
+        fsync(descriptor)
+
+    with interrupted(tmp_path / "trace", recipe=RECIPE) as out:
+        add(out, 0, 1)
+        out.checkpoint()
+        add(out, 1, 0)
+        monkeypatch.setattr(os, "fsync", failing)
+        with pytest.raises(TraceError, match=r"cannot be written \(Input/output error\)"):
+            out.checkpoint()
+        with pytest.raises(RuntimeError, match="takes nothing more"):
+            out.checkpoint()
+    finish(tmp_path / "trace")
+    assert contents(tmp_path / "trace") == reference(PLAN)
+
+
+def test_memory_does_not_grow_with_the_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+    def peak(name: str, requests: int) -> int:
+        gc.collect()
+        gc.freeze()
+        tracemalloc.start()
+        try:
+            with interrupted(tmp_path / name, ("hidden",), recipe=RECIPE) as out:
+                for number in range(out.requests, requests):
+                    add(out, number, number % 7, ("hidden",))
+                    out.checkpoint()
+                    # json leaves cycles behind: they are garbage, and not what is looked for here.
+                    gc.collect()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+            gc.unfreeze()
+
+    peak("warm", 20)
+    few, many = peak("few", 20), peak("many", 400)
+    # 380 requests with some 60 kB of rows more: a list of either would show.
+    assert many < few + 30_000
+    monkeypatch.setattr("traces.writing.journal._MAX_BYTES", 10_000)
+    monkeypatch.setattr("traces.writing.growing._CHUNK", 1000)
+    few, many = peak("few", 20), peak("many", 400)
+    assert many < few + 10_000, "resuming"
+
+
+@pytest.mark.parametrize("verb", ["check", "inspect"])
+def test_an_unfinished_recording_is_no_trace(tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    begin(tmp_path / "trace")
+    place = tmp_path / ".trace.partial"
+    (place / "unfinished" / "trace.json").write_text("{}")
+    renamed = tmp_path / "renamed"
+    for folder in (place, place / "unfinished", renamed):
+        if folder == renamed:
+            place.rename(renamed)
+        assert main([verb, str(folder)]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == (
+            f"error: {folder}: an unfinished recording; allowed: a trace, which the command that began it makes\n"
+        )
+
+
+def test_one_killed_before_its_first_checkpoint_is_no_trace_either(tmp_path: Path) -> None:
+    for recipe in (RECIPE, None):
+        with interrupted(tmp_path / "trace", recipe=recipe):
+            (place,) = tmp_path.iterdir()
+            with pytest.raises(TraceError, match="an unfinished recording"):
+                open_trace(place)
+
+
+def test_a_trace_may_be_called_unfinished(tmp_path: Path) -> None:
+    (tmp_path / "journal.json").write_text("{}")
+    play(Plan(str(tmp_path), PLAN.steps), None, {})
+    (tmp_path / "trace").rename(tmp_path / "unfinished")
+    assert open_trace(tmp_path / "unfinished").N == 12

@@ -1,0 +1,187 @@
+"""A trace appears whole or not at all, and nothing that would not open is ever written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.traces.tiny_trace import MANIFEST, E, K, L, draw
+from traces import DECODE, PREFILL, Request, TraceError, TraceWriter
+from traces.format.manifest import Prompts
+from traces.writing.growing import GrowingFile
+
+GOOD = Request(0, 4, 2, None, None, "x")
+STEPS = [(PREFILL, 4, 0), (DECODE, 1, 4)]
+
+
+def write(target: Path, request: Request = GOOD, steps: Any = STEPS, manifest: Any = MANIFEST, **changes: Any) -> None:
+    arrays = {name: draw(np.random.default_rng(0), 5, 255)[name] for name in ("expert_ids", "expert_weights")}
+    with TraceWriter(target, n_layers=L, n_experts=E, top_k=K, signals={"expert_weights": (L, K)}) as out:
+        out.add_request(request, steps=steps, **{**arrays, **changes})
+        out.close(**manifest)
+
+
+def weights(*pairs: tuple[float, float]) -> np.ndarray:
+    values = np.full((5, L, K), 0.5)
+    values[0, : len(pairs)] = pairs
+    return values
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"request": Request(1, 4, 2, None, None, "x")}, "request is 1; allowed: 0"),
+        ({"request": Request(0, 4, 2, -1.0, None, "x")}, "arrival_s"),
+        ({"request": Request(0, 4, 2, None, "dev", "x")}, "train, test"),
+        ({"request": Request(0, 4, 2, None, None, "x\ny")}, "source|comma-separated"),
+        ({"request": Request(0, 4, 0, None, None, "x")}, "output_tokens"),
+        ({"request": Request(0, 5, 2, None, None, "x")}, "prompt_tokens"),
+        ({"request": Request(0, 3, 2, None, None, "x")}, "prompt_tokens"),
+        ({"steps": []}, "at least one step"),
+        ({"steps": [(PREFILL, 5, 0), (DECODE, 0, 5)]}, "rows of step 1 is 0"),
+        ({"steps": [(PREFILL, 3, 0), (DECODE, 2, 3)]}, "1 for a decode step"),
+        ({"steps": [(DECODE, 1, 4), (PREFILL, 4, 5)]}, "never followed by prefill"),
+        ({"steps": [(PREFILL, 2, 0), (PREFILL, 2, 3), (DECODE, 1, 4)]}, "context of step 1 is 3"),
+        ({"steps": [(PREFILL, 4, 0)]}, r"shape of the request's rows is \(5, 3, 2\); allowed: \(4"),
+        ({"steps": [(2, 4, 0), (DECODE, 1, 4)]}, "0 or 1, rows, context"),
+        ({"expert_ids": np.full((5, L, K), 256)}, "value is 256"),
+        ({"expert_ids": np.full((5, L, K), -1)}, "value is -1"),
+        ({"expert_ids": np.full((5, L, K), 8)}, "0 to 7, or 255"),
+        ({"expert_ids": np.full((5, L, K), 3)}, "at most once"),
+        ({"expert_ids": np.full((5, L, K), 3.0)}, "integers"),
+        ({"expert_ids": np.broadcast_to([255, 3], (5, L, K))}, "absent entries come last"),
+        ({"expert_ids": np.broadcast_to([3, 255], (5, L, K))}, "0 where the expert is absent"),
+        ({"expert_weights": weights((0.25, 0.5))}, "descending"),
+        ({"expert_weights": weights((np.nan, 0))}, "finite"),
+        ({"expert_weights": weights((1e6, 0))}, "is inf; allowed: finite"),
+        ({"expert_weights": weights((0.5, -0.5))}, "at least 0"),
+        ({"hidden": np.zeros((5, L, 4))}, "signals is .*hidden"),
+    ],
+)
+def test_bad_requests_are_refused_and_leave_nothing(tmp_path: Path, changes: Any, message: str) -> None:
+    with pytest.raises(TraceError, match=message) as caught:
+        write(tmp_path / "trace", **changes)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "signals", "message"),
+    [
+        ((0, 8, 2), {}, "n_layers is 0"),
+        ((3, 70000, 2), {}, "n_experts is 70000"),
+        ((3, 8, 9), {}, "top_k is 9"),
+        ((3, 8, 2), {"logits": (3, 8)}, "signal is 'logits'"),
+        ((3, 8, 2), {"router_probs": (3, 7)}, r"allowed: \(L=3, E=8\)"),
+        ((3, 8, 2), {"hidden": (3, 0)}, "D'>=1"),
+        ((2**13, 8, 2), {"hidden": (2**13, 2**12)}, "at most 16777216 values in a row"),
+    ],
+)
+def test_impossible_shapes_are_refused(tmp_path: Path, sizes: Any, signals: Any, message: str) -> None:
+    with pytest.raises(TraceError, match=message):
+        TraceWriter(tmp_path / "t", n_layers=sizes[0], n_experts=sizes[1], top_k=sizes[2], signals=signals)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("decoding", {"mode": "beam"}),
+        ("decoding", {}),
+        ("recording", "imagined"),
+        ("name", ""),
+        ("expert_bytes", [1, 2]),
+        ("expert_bytes", [1, 2, 0]),
+        ("shapes", {"hidden": -1}),
+    ],
+)
+def test_a_manifest_that_would_not_open_is_not_written(tmp_path: Path, field: str, value: Any) -> None:
+    with pytest.raises(TraceError, match=f"trace.json: (model.)?{field}"):
+        write(tmp_path / "t", manifest={**MANIFEST, field: value})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_in_the_block_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), TraceWriter(tmp_path / "t", n_layers=1, n_experts=1, top_k=1):
+        _ = 1 / 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_forgetting_to_close_is_a_bug_that_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RuntimeError, match="without close"),
+        TraceWriter(tmp_path / "t", n_layers=1, n_experts=1, top_k=1),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trace_without_requests_is_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(TraceError, match="at least 1"),
+        TraceWriter(tmp_path / "t", n_layers=1, n_experts=1, top_k=1) as out,
+    ):
+        out.close(**MANIFEST)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_target_is_never_touched(tmp_path: Path) -> None:
+    target = tmp_path / "t"
+    target.mkdir()
+    with pytest.raises(TraceError, match="exists already"):
+        write(target)
+    assert list(tmp_path.iterdir()) == [target]
+    with pytest.raises(TraceError, match="no such folder"):
+        write(tmp_path / "nowhere" / "t")
+
+
+def test_a_target_that_appears_meanwhile_wins(tmp_path: Path) -> None:
+    target = tmp_path / "t"
+    out = TraceWriter(target, n_layers=L, n_experts=E, top_k=K)
+    out.add_request(GOOD, steps=STEPS, expert_ids=draw(np.random.default_rng(0), 5, 255)["expert_ids"])
+    target.mkdir()
+    with pytest.raises(TraceError, match="exists already"), out:
+        out.close(**MANIFEST)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "two\nlines"}, "model.name"),
+        ({"prompts": Prompts("p\t.txt", None)}, "prompts.source"),
+        ({"decoding": {"mode": "beam"}}, "decoding.mode"),
+        ({"expert_bytes": [5]}, "model.expert_bytes"),
+        ({"priced_as": ""}, "priced_as"),
+    ],
+)
+def test_what_close_would_refuse_can_be_asked_before(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    def ask(*facts: dict[str, Any]) -> None:
+        with TraceWriter(tmp_path / "t", n_layers=L, n_experts=E, top_k=K) as out:
+            for about in facts:
+                out.check(**about)
+            raise StopIteration
+
+    with pytest.raises(StopIteration):
+        ask(MANIFEST, MANIFEST)
+    with pytest.raises(TraceError, match=message):
+        ask(MANIFEST, {**MANIFEST, **change})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fact_that_no_manifest_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="license"):
+        write(tmp_path / "t", manifest={**MANIFEST, "license": "MIT"})
+
+
+def test_a_disk_without_room_for_the_first_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(GrowingFile, "begin", full)
+    with pytest.raises(TraceError, match=r"cannot be written \(No space left on device\), nothing is kept"):
+        write(tmp_path / "t")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,1 @@
+"""What a trace shows: tables, statistics, pictures."""

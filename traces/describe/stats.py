@@ -1,0 +1,157 @@
+"""Figures that describe the routing of a trace, computed in chunks of bounded memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from traces.describe.repeats import Repeats, repeats_of
+from traces.describe.reuse import Reuse, reuse_distances
+from traces.format.layout import DECODE, MANIFEST_FILE, PREFILL, Array
+from traces.format.mapped import row_chunks
+from traces.format.reader import Trace
+from traces.kit.errors import refusal
+
+MAX_COUNTED = 2**20
+MAX_SOURCES = 12
+"""Sources with figures of their own; where there are more, the smaller ones are taken together."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What ``inspect`` shows. Per layer: arrays [L]; NaN where a figure has no rows to stand on.
+
+    ``overlap``: share of a token's experts that the previous token of its request also chose, by chance
+    ``uniform_overlap`` = K / E. ``entropy_bits`` of the popularity of experts, at most log2 E. ``load_max_over_mean``
+    of the times that experts were chosen. ``reuse``: distances between demands. ``gate_recall[a - 1, l]``: share of
+    the experts of layer l that its gate, applied to what entered the gate of layer l - a, names too; None where no
+    gate was applied ahead. By source, S of them in ``domains``: ``source_overlap`` [S], the mean over the layers;
+    ``source_cosine`` [S, S], between the popularities of all experts (1: alike). ``repeats``: rows that repeat the row
+    before.
+    """
+
+    steps: dict[str, int]
+    tokens: dict[str, int]
+    sources: dict[str, int]
+    splits: dict[str, int]
+    popularity: Array
+    """How often each expert was chosen [L, E]."""
+    overlap: Array
+    uniform_overlap: float
+    entropy_bits: Array
+    load_max_over_mean: Array
+    reuse: Reuse
+    gate_recall: Array | None
+    gate_recall_by_distance: list[float | None] | None
+    domains: dict[str, dict[str, int]]
+    """Per source its tokens by phase."""
+    source_overlap: Array
+    source_cosine: Array
+    repeats: Repeats
+
+
+def describe(trace: Trace) -> Stats:
+    """Compute the figures of ``trace``; TraceError where it has more experts than a figure can count."""
+    if trace.L * trace.E > MAX_COUNTED:
+        found = f"{trace.L} x {trace.E}"
+        raise refusal(MANIFEST_FILE, "layers x experts", found, f"at most {MAX_COUNTED} for inspect")
+    phase, rows = trace.steps["phase"], trace.steps["rows"].astype(np.int64)
+    phases = {"prefill": phase == PREFILL, "decode": phase == DECODE}
+    owner = np.repeat(trace.steps["request"], rows)
+    names, source_of = _sources(trace)
+    domains = {}
+    for number, name in enumerate(names):
+        mine = source_of[trace.steps["request"]] == number
+        domains[name] = {key: int(rows[chosen & mine].sum()) for key, chosen in phases.items()}
+
+    popularity = np.zeros((len(names), trace.L, trace.E), np.int64)
+    shared, pairs = np.zeros((2, len(names), trace.L), np.int64)
+    previous, previous_owner = np.empty((0, trace.L, trace.K), trace.expert_ids.dtype), owner[:0]
+    for chunk in row_chunks(trace.N, 8 * trace.L * trace.K * (trace.K + 1)):
+        ids = np.asarray(trace.expert_ids[chunk])
+        owners = np.concatenate([previous_owner, owner[chunk]])
+        joined = np.concatenate([previous, ids])
+        hits, both = _shared(joined[:-1], joined[1:], owners[:-1] == owners[1:], trace.absent)
+        for number in np.unique(source_of[owner[chunk]]):
+            of_pair = source_of[owners[1:]] == number
+            shared[number] += hits[of_pair].sum(axis=0)
+            pairs[number] += both[of_pair].sum(axis=0)
+            mine = ids[source_of[owner[chunk]] == number]
+            for layer in range(trace.L):
+                chosen = np.bincount(mine[:, layer].ravel(), minlength=trace.absent + 1)
+                popularity[number, layer] += chosen[: trace.E]
+        previous, previous_owner = ids[-1:], owner[chunk][-1:]
+
+    total = popularity.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = total / total.sum(axis=1, keepdims=True)
+        information = np.where(share > 0, -np.log2(share), 0)
+        entropy = np.where(total.any(axis=1), (np.nan_to_num(share) * information).sum(axis=1), np.nan)
+        overlap = shared.sum(axis=0) / pairs.sum(axis=0)
+        balance = total.max(axis=1) / total.mean(axis=1)
+        by_source = shared.sum(axis=1) / pairs.sum(axis=1)
+    recall, by_distance = _gate_recall(trace)
+    return Stats(
+        steps={name: int(chosen.sum()) for name, chosen in phases.items()},
+        tokens={name: int(rows[chosen].sum()) for name, chosen in phases.items()},
+        sources=dict(Counter(request.source for request in trace.requests).most_common()),
+        splits=dict(sorted(Counter(request.split or "none" for request in trace.requests).items())),
+        popularity=total,
+        overlap=overlap,
+        uniform_overlap=trace.K / trace.E,
+        entropy_bits=entropy,
+        load_max_over_mean=balance,
+        reuse=reuse_distances(trace),
+        gate_recall=recall,
+        gate_recall_by_distance=by_distance,
+        domains=domains,
+        source_overlap=by_source,
+        source_cosine=_cosine(popularity.reshape(len(names), -1)),
+        repeats=repeats_of(trace),
+    )
+
+
+def _sources(trace: Trace) -> tuple[list[str], Array]:
+    """Return the names of the sources, the one with most requests first, and which one each request has."""
+    count = Counter(request.source for request in trace.requests)
+    names = [name for name, _ in count.most_common()]
+    if len(names) > MAX_SOURCES:
+        names = [*names[: MAX_SOURCES - 1], f"{len(names) - MAX_SOURCES + 1} others"]
+    numbers = {name: number for number, name in enumerate(names)}
+    return names, np.array([numbers.get(request.source, len(names) - 1) for request in trace.requests])
+
+
+def _cosine(vectors: Array) -> Array:
+    with np.errstate(invalid="ignore"):
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosine: Array = np.clip(unit @ unit.T, 0, 1)
+    return cosine
+
+
+def _shared(before: Array, after: Array, related: Array, absent: int) -> tuple[Array, Array]:
+    """Count per row and layer the entries of ``after`` that ``before`` holds too, and those that could."""
+    seen = (before != absent).any(axis=-1, keepdims=True) & related[:, None, None]
+    possible = (after != absent) & seen
+    found = (after[..., :, None] == before[..., None, :]).any(axis=-1) & possible
+    return found.sum(axis=2), possible.sum(axis=2)
+
+
+def _gate_recall(trace: Trace) -> tuple[Array | None, list[float | None] | None]:
+    """Return the recall by distance and layer, NaN where there is none, and by distance over all layers."""
+    ahead = trace.gate_ahead
+    if ahead is None:
+        return None, None
+    found, possible = np.zeros((2, ahead.shape[2], trace.L), np.int64)
+    for chunk in row_chunks(trace.N, 8 * trace.L * trace.K * (trace.K + 1)):
+        ids, named = np.asarray(trace.expert_ids[chunk]), np.asarray(ahead[chunk])
+        for distance in range(min(ahead.shape[2], trace.L - 1)):
+            true, guess = ids[:, distance + 1 :], named[:, : trace.L - distance - 1, distance]
+            hits, both = _shared(guess, true, np.ones(len(ids), bool), trace.absent)
+            found[distance, distance + 1 :] += hits.sum(axis=0)
+            possible[distance, distance + 1 :] += both.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        recall = found / possible
+    totals = zip(found.sum(axis=1), possible.sum(axis=1), strict=True)
+    return recall, [float(hit / of) if of else None for hit, of in totals]

@@ -1,0 +1,1 @@
+"""The trace format: what its files hold, and opening one."""

@@ -1,0 +1,161 @@
+"""The laws of a trace's content; the writer applies them to each request, the reader to the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from traces.format.layout import DECODE, PREFILL, SIGNALS, STEPS_FILE, Array, Request, absent_id
+from traces.kit.errors import TraceError, refusal
+
+
+def check_steps(requests: Sequence[Request], steps: Array, first_row: int, rows: int) -> None:
+    """Refuse steps that do not partition ``rows`` rows from ``first_row`` on among ``requests``, in order.
+
+    Also: context grows by the rows of the previous step, prefill precedes decode, decode steps have one row,
+    and decoding starts where the prompt ends.
+    """
+    if len(steps) == 0 or len(requests) == 0:
+        raise refusal(STEPS_FILE, "length", len(steps), "at least one step of at least one request")
+    request, phase = steps["request"].astype(np.int64), steps["phase"]
+    first, size = steps["first_row"].astype(np.int64), steps["rows"].astype(np.int64)
+    context = steps["context"].astype(np.int64)
+
+    def refuse(bad: Array, field: str, allowed: str) -> None:
+        if bad.any():
+            index = int(np.argmax(bad))
+            raise refusal(STEPS_FILE, f"{field} of step {index}", steps[field][index], allowed)
+
+    known = requests[0].request
+    refuse(~np.isin(np.diff(request, prepend=known), (0, 1)), "request", "non-decreasing, none left out")
+    if request[0] != known or request[-1] != requests[-1].request:
+        raise refusal(STEPS_FILE, "requests", f"{request[0]}..{request[-1]}", f"{known}..{requests[-1].request}")
+    refuse((phase != PREFILL) & (phase != DECODE), "phase", "0 (prefill), 1 (decode)")
+    refuse(size < 1, "rows", "at least 1")
+    refuse((phase == DECODE) & (size != 1), "rows", "1 for a decode step")
+    ends = first_row + np.cumsum(size)
+    refuse(first != ends - size, "first_row", "the end of the previous step's rows")
+    if ends[-1] != first_row + rows:
+        raise refusal(STEPS_FILE, "rows of all steps", ends[-1] - first_row, f"{rows}, the rows of the arrays")
+    same = request[1:] == request[:-1]
+    refuse(context < 0, "context", "at least 0")
+    grows = np.append(False, same & (context[1:] != context[:-1] + size[:-1]))
+    refuse(grows, "context", "the previous step's context plus its rows")
+    refuse(np.append(False, same & (phase[1:] < phase[:-1])), "phase", "1: decode is never followed by prefill")
+    _check_lengths(requests, request - known, phase, size, context)
+
+
+def _check_lengths(requests: Sequence[Request], owner: Array, phase: Array, size: Array, context: Array) -> None:
+    """Compare the steps with the true token counts of their requests."""
+    decode = phase == DECODE
+    prompt = np.array([item.prompt_tokens for item in requests])[owner]
+    output = np.array([item.output_tokens for item in requests])
+    starts = decode & np.append(True, (owner[1:] != owner[:-1]) | ~decode[:-1])
+    wrong = starts & (context != prompt)
+    if wrong.any():
+        index = int(np.argmax(wrong))
+        allowed = f"{prompt[index]}, the prompt_tokens of request {requests[owner[index]].request}"
+        raise refusal(STEPS_FILE, f"context of step {index}, the first decode step", context[index], allowed)
+    beyond = ~decode & (context + size > prompt)
+    if beyond.any():
+        index = int(np.argmax(beyond))
+        allowed = f"at most {prompt[index]}, the prompt_tokens of request {requests[owner[index]].request}"
+        raise refusal(STEPS_FILE, f"end of the prefill step {index}", context[index] + size[index], allowed)
+    decoded = np.bincount(owner[decode], minlength=len(requests))
+    if (decoded > output).any():
+        index = int(np.argmax(decoded > output))
+        allowed = f"at most {output[index]}, the output_tokens of request {requests[index].request}"
+        raise refusal(STEPS_FILE, "decode steps", decoded[index], allowed)
+
+
+def check_rows(arrays: dict[str, Array], n_experts: int, first_row: int = 0) -> None:
+    """Refuse rows whose values break the format; the arrays hold the same rows, ``first_row`` onwards.
+
+    ``expert_ids`` must be among them where ``expert_weights`` is.
+    """
+    ahead = arrays.get("gate_ahead")
+    if "expert_ids" in arrays:
+        _check_ids("expert_ids", arrays["expert_ids"], n_experts, first_row)
+    if ahead is not None:
+        _check_ids("gate_ahead", ahead, n_experts, first_row)
+        layers, distances = np.indices(ahead.shape[1:3])
+        past = (layers + distances + 1 >= ahead.shape[1])[..., None]
+        _refuse(
+            "gate_ahead",
+            ahead,
+            past & (ahead != absent_id(n_experts)),
+            first_row,
+            "absent past the last layer",
+        )
+    if "expert_weights" in arrays:
+        weights, ids = arrays["expert_weights"], arrays["expert_ids"]
+        _refuse(
+            "expert_weights",
+            weights,
+            ~(np.isfinite(weights) & (weights >= 0)),
+            first_row,
+            "finite, at least 0",
+        )
+        rises = np.zeros(weights.shape, bool)
+        rises[..., 1:] = weights[..., 1:] > weights[..., :-1]
+        _refuse("expert_weights", weights, rises, first_row, "descending over the slots of a token")
+        stray = (weights != 0) & (ids == absent_id(n_experts))
+        _refuse("expert_weights", weights, stray, first_row, "0 where the expert is absent")
+    if "router_probs" in arrays:
+        probs = arrays["router_probs"]
+        _refuse("router_probs", probs, ~((probs >= 0) & (probs <= 1)), first_row, "0 to 1")
+    if "router_choice" in arrays:
+        choice = arrays["router_choice"]
+        _refuse(
+            "router_choice",
+            choice,
+            np.isnan(choice) | (choice == np.inf),
+            first_row,
+            "finite, or -inf where barred",
+        )
+    for name in ("hidden", "embedding"):
+        if name in arrays:
+            _refuse(name, arrays[name], ~np.isfinite(arrays[name]), first_row, "finite")
+    if "token_ids" in arrays:
+        _refuse("token_ids", arrays["token_ids"], arrays["token_ids"] < 0, first_row, "at least 0")
+
+
+def check_outputs(file: str, ids: Array, n_experts: int, stride: int, first_row: int = 0) -> None:
+    """Refuse rows [n, L, K'] of a predictor's outputs whose values break the format (traces.format.predicted)."""
+    name = file.removesuffix(".npy")
+    _check_ids(name, ids, n_experts, first_row)
+    past = (np.arange(ids.shape[1]) >= ids.shape[1] - stride)[:, None]
+    _refuse(name, ids, past & (ids != absent_id(n_experts)), first_row, "absent past the last layer")
+
+
+def _check_ids(name: str, ids: Array, n_experts: int, first_row: int) -> None:
+    absent = absent_id(n_experts)
+    present = ids != absent
+    allowed = f"0 to {n_experts - 1}, or {absent} where absent"
+    _refuse(name, ids, present & ((ids >= n_experts) | (ids < 0)), first_row, allowed)
+    gap = np.zeros(ids.shape, bool)
+    gap[..., 1:] = present[..., 1:] & ~present[..., :-1]
+    _refuse(name, ids, gap, first_row, f"{absent}: absent entries come last")
+    ordered = np.sort(ids, axis=-1)
+    if ((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] != absent)).any():
+        twice = np.zeros(ids.shape, bool)
+        for slot in range(1, ids.shape[-1]):
+            twice[..., slot] = (ids[..., :slot] == ids[..., slot, None]).any(axis=-1) & present[..., slot]
+        _refuse(name, ids, twice, first_row, "an expert at most once per token and layer")
+
+
+def _refuse(name: str, array: Array, bad: Array, first_row: int, allowed: str) -> None:
+    if not bad.any():
+        return
+    place = [int(axis) for axis in np.unravel_index(int(np.argmax(bad)), bad.shape)]
+    value = np.broadcast_to(array, bad.shape)[tuple(place)]
+    axes = {"L": "layer", "K": "slot", "E": "expert", "A": "ahead", "D": "column", "D'": "column"}
+    where = [f"row {first_row + place[0]}"]
+    named = SIGNALS[name.rpartition("/")[2]].axes  # a predictor's expert_ids have the axes of the trace's own
+    where += [f"{axes[axis]} {index}" for axis, index in zip(named, place[1:], strict=True)]
+    raise _value_error(name, ", ".join(where), value, allowed)
+
+
+def _value_error(name: str, where: str, value: object, allowed: str) -> TraceError:
+    return refusal(f"{name}.npy", f"value at {where}", value, allowed)

@@ -1,0 +1,182 @@
+"""Open a trace: everything is checked before anything is mapped, and nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from traces.format.check import check_rows, check_steps
+from traces.format.layout import (
+    MANIFEST_FILE,
+    PREDICTED,
+    REQUESTS_FILE,
+    SIGNALS,
+    STEP_DTYPE,
+    STEPS_FILE,
+    Array,
+    Request,
+    absent_id,
+    check_trailing,
+    signal_dtype,
+)
+from traces.format.manifest import Manifest, parse_manifest
+from traces.format.mapped import check_file, map_file, open_file, row_chunks
+from traces.format.predicted import Predicted, open_predicted
+from traces.format.requests import parse_requests
+from traces.kit.errors import TraceError, UserError, one_of, refusal
+from traces.writing.workplace import is_unfinished
+
+VERIFY = ("full", "hash", "shape")
+_MAX_MANIFEST = 16 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A trace that has been checked. Arrays are read-only; all but ``steps`` are memory-mapped.
+
+    Shapes: ``expert_ids`` and ``expert_weights`` [N, L, K], ``router_probs`` and ``router_choice``
+    [N, L, E], ``gate_ahead`` [N, L, A, K] (entry a: the gate of layer l + 1 + a on what entered the gate of
+    layer l), ``hidden`` [N, L, D'], ``embedding`` [N, D], ``token_ids`` [N]; None where not recorded.
+    ``requests[r].request == r``. ``sha256`` identifies the trace with all of its files. ``predicted``: the outputs of
+    fitted predictors that lie beside it, by name, which come and go without changing it.
+    """
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+    requests: tuple[Request, ...]
+    steps: Array
+    expert_ids: np.memmap
+    expert_weights: np.memmap | None = None
+    router_probs: np.memmap | None = None
+    router_choice: np.memmap | None = None
+    gate_ahead: np.memmap | None = None
+    hidden: np.memmap | None = None
+    embedding: np.memmap | None = None
+    token_ids: np.memmap | None = None
+    predicted: Mapping[str, Predicted] = field(default_factory=dict)
+    _first_steps: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        bounds = np.searchsorted(self.steps["request"], np.arange(len(self.requests) + 1))
+        object.__setattr__(self, "_first_steps", bounds)
+
+    @property
+    def L(self) -> int:  # noqa: N802
+        """MoE layers."""
+        return self.manifest.model.n_layers
+
+    @property
+    def E(self) -> int:  # noqa: N802
+        """Experts per layer."""
+        return self.manifest.model.n_experts
+
+    @property
+    def K(self) -> int:  # noqa: N802
+        """Experts per token and layer, at most."""
+        return self.manifest.model.top_k
+
+    @property
+    def N(self) -> int:  # noqa: N802
+        """Rows: tokens recorded."""
+        return self.manifest.counts.tokens
+
+    @property
+    def absent(self) -> int:
+        """The id that marks an absent entry."""
+        return absent_id(self.E)
+
+    def has(self, signal: str) -> bool:
+        """Say whether ``signal`` was recorded; raises UserError for a name the format does not know."""
+        if signal not in SIGNALS:
+            raise UserError(f"signal is {signal!r}; allowed: {one_of(SIGNALS)}")
+        return getattr(self, signal) is not None
+
+    def steps_of(self, request: int) -> slice:
+        """Return where the steps of ``request`` (0 to the number of requests - 1) lie in ``steps``."""
+        if not 0 <= request < len(self.requests):
+            raise UserError(f"request is {request}; allowed: 0 to {len(self.requests) - 1}")
+        return slice(int(self._first_steps[request]), int(self._first_steps[request + 1]))
+
+
+def open_trace(path: str | os.PathLike[str], verify: str = "full") -> Trace:
+    """Open the trace in folder ``path``.
+
+    ``verify``: "shape" checks the manifest, every header against it and against the size of its file, the
+    requests and the steps; "hash" also the SHA-256 of every file; "full" also every value, in chunks of
+    bounded memory. Raises TraceError with one line that names file, field, value and what is allowed.
+    """
+    if verify not in VERIFY:
+        raise UserError(f"verify is {verify!r}; allowed: {one_of(VERIFY)}")
+    folder = Path(path)
+    try:
+        return _open(folder, verify)
+    except OSError as error:
+        raise TraceError(f"{folder}: {error.strerror or error}; allowed: a readable folder with a trace") from None
+
+
+def _open(folder: Path, verify: str) -> Trace:
+    if not folder.is_dir():
+        raise TraceError(f"{folder}: not a folder; allowed: a folder with {MANIFEST_FILE}")
+    if is_unfinished(folder):
+        raise TraceError(f"{folder}: an unfinished recording; allowed: a trace, which the command that began it makes")
+    if not os.path.lexists(folder / MANIFEST_FILE):
+        found = "the folder is empty" if not any(folder.iterdir()) else f"it has no {MANIFEST_FILE}"
+        raise TraceError(f"{folder}: no trace, {found}; allowed: a folder that import or collect has made")
+    with open_file(folder, MANIFEST_FILE) as stream:
+        raw = stream.read(_MAX_MANIFEST + 1)
+    if len(raw) > _MAX_MANIFEST:
+        raise refusal(MANIFEST_FILE, "size", "larger", f"at most {_MAX_MANIFEST} bytes")
+    manifest = parse_manifest(raw)
+    _check_listing(folder, manifest)
+    for name, entry in manifest.files.items():
+        check_file(folder, name, entry, hashed=verify != "shape")
+
+    with open_file(folder, REQUESTS_FILE) as stream:
+        requests = parse_requests(stream.read())
+    counts = manifest.counts
+    if len(requests) != counts.requests:
+        raise refusal(REQUESTS_FILE, "number of requests", len(requests), f"{counts.requests}, as in {MANIFEST_FILE}")
+    steps = np.array(map_file(folder, STEPS_FILE, manifest.files[STEPS_FILE], STEP_DTYPE, (counts.steps,)))
+    steps.setflags(write=False)
+    check_steps(requests, steps, 0, counts.tokens)
+    signals = {name: _signal(folder, name, manifest) for name in SIGNALS if f"{name}.npy" in manifest.files}
+    if verify == "full":
+        _check_values(signals, manifest)
+    sha256 = hashlib.sha256(raw).hexdigest()
+    beside = os.path.lexists(folder / PREDICTED)
+    predicted = open_predicted(folder, manifest, sha256, verify) if beside else {}
+    return Trace(folder, manifest, sha256, requests, steps, **signals, predicted=predicted)
+
+
+def _check_listing(folder: Path, manifest: Manifest) -> None:
+    found = {entry.name for entry in folder.iterdir()}
+    listed = {MANIFEST_FILE, *manifest.files}
+    for name in sorted(found - listed - {PREDICTED}):
+        raise refusal(name, "name", name, f"the files that {MANIFEST_FILE} lists: {one_of(manifest.files)}")
+    for name in sorted(listed - found):
+        raise refusal(name, "file", "missing", f"present, as {MANIFEST_FILE} lists it")
+
+
+def _signal(folder: Path, name: str, manifest: Manifest) -> np.memmap:
+    model = manifest.model
+    shape = manifest.files[f"{name}.npy"].shape or ()
+    check_trailing(MANIFEST_FILE, name, shape[1:], model.n_layers, model.n_experts, model.top_k)
+    full = (manifest.counts.tokens, *shape[1:])
+    file = f"{name}.npy"
+    return map_file(folder, file, manifest.files[file], signal_dtype(name, model.n_experts), full)
+
+
+def _check_values(signals: dict[str, np.memmap], manifest: Manifest) -> None:
+    """Check every value, one signal at a time; weights are checked along with their ids."""
+    for name, array in signals.items():
+        together = {name: array} if name != "expert_weights" else {"expert_ids": signals["expert_ids"], name: array}
+        row_bytes = sum(part.nbytes // part.shape[0] for part in together.values())
+        for chunk in row_chunks(manifest.counts.tokens, row_bytes):
+            rows = {key: np.asarray(part[chunk]) for key, part in together.items()}
+            check_rows(rows, manifest.model.n_experts, chunk.start)

@@ -1,0 +1,201 @@
+"""What the collector must know about a model: where its routers and experts are, and the law of each router."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+from torch import nn
+
+from traces.kit.errors import UserError, one_of
+from traces.models.laws import FAMILIES, law_of
+from traces.models.routers import Read, reader
+from traces.models.scoring import Law
+
+ROUTER_NAMES = ("gate", "router")
+
+INTERFACE, MODULE, INPUTS = "interface", "module", "inputs"
+"""How experts are handed their work: through the library's ALL_EXPERTS_FUNCTIONS; by a call of their module, with the
+hidden states, ids and weights; or by such a call with all tokens for each expert, times its weight, most of them 0."""
+
+REFUSED = {
+    "doge": "its experts are rows of an embedding, and which ones a token has depends on the other tokens of its pass",
+    "inkling2_loop": "some of its layers run several times in a pass, and a trace has each layer once",
+    "jetmoe": "its attention is routed to experts too, and a trace holds those of feed-forward layers alone",
+    "zaya": "its router may choose to skip all experts, and reads what the router before it has left",
+}
+"""Families whose routing a trace cannot hold, and why."""
+
+
+@dataclass(frozen=True)
+class MoeLayer:
+    """One MoE layer. `router(hidden, ...)` gives what `read` turns into logits [n, E], weights [n, K] and ids [n, K].
+
+    `way`: INTERFACE, MODULE or INPUTS.
+    """
+
+    name: str
+    router: Any
+    experts: Any
+    law: Law
+    read: Read
+    way: str
+
+
+@dataclass(frozen=True)
+class MoeModel:
+    """A model with its MoE layers, all of E experts and top-K, in the order in which they run.
+
+    Dense layers and shared experts are no part of it. `scoring`: softmax, sigmoid or sqrtsoftplus, what the scores are.
+    `idle`: further numbers, from E on, that a router may choose and that compute nothing (LongCat's zero experts).
+    """
+
+    model: Any
+    layers: tuple[MoeLayer, ...]
+    n_experts: int
+    top_k: int
+    scoring: str
+    idle: int = 0
+
+    @property
+    def n_choices(self) -> int:
+        """What a router chooses from."""
+        return self.n_experts + self.idle
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether top-K is taken from something else than the scores (a bias, groups): see `Law.choice`."""
+        return any(layer.law.has_choice for layer in self.layers)
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the family is one of those that are tested; any other one is taken for what it looks like."""
+        return family_of(self.model.config) in FAMILIES
+
+    def expert_bytes(self) -> list[int]:
+        """Bytes of one expert as the model holds it, per layer, biases included; also of weights that are offloaded."""
+
+        def nbytes(weights: Any) -> int:
+            count = self.n_choices if weights.shape[0] == self.n_choices else self.n_experts
+            return int(weights.numel() // count * weights.element_size())
+
+        return [sum(map(nbytes, layer.experts.parameters())) for layer in self.layers]
+
+    def shapes(self) -> dict[str, int]:
+        """The sizes a cost model asks for, by the names of `conf/model/`, and a few more of the config's."""
+        config = self.model.config.get_text_config()
+        names = {
+            "hidden": "hidden_size",
+            "layers": "num_hidden_layers",
+            "heads": "num_attention_heads",
+            "kv_heads": "num_key_value_heads",
+            "vocab": "vocab_size",
+        }
+        sizes = {key: _setting(config, name) for key, name in names.items()}
+        sizes["expert_width"] = _width(self.layers[0])
+        order = ("hidden", "expert_width", "layers", "heads", "kv_heads", "vocab")
+        return {name: int(size) for name in order if isinstance(size := sizes[name], int) and size}
+
+
+def _setting(config: Any, name: str) -> Any:
+    """None where there is no such setting, or one per layer, which some configurations refuse to give."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # of the library's own kind
+        return None
+
+
+def family_of(config: Any) -> str:
+    """The model type; of a model of several kinds of input, that of its language model: "gemma4", "gemma4_text"."""
+    return str(config.get_text_config().model_type).removesuffix("_text")
+
+
+def inspect_model(model: nn.Module) -> MoeModel:
+    """Find the MoE layers of a transformers model; UserError where it has none, or none that can be understood.
+
+    Nothing is computed, and no weights are read but a router's bias: the model may be spread over several devices, or
+    offloaded. A family that is not listed in `laws` is judged by its routers' structure, and by every token that it
+    routes: where the law guessed does not hold, recording stops.
+    """
+    config: Any = model.config
+    family = family_of(config)
+    if family in REFUSED:
+        raise UserError(f"model type {family!r} cannot be recorded: {REFUSED[family]}")
+    found = [(name, module, way) for name, module in model.named_modules() if (way := _way(family, module))]
+    if not found:
+        raise UserError(f"model type {family!r}: this one has no layer of experts; tested: {one_of(FAMILIES)}")
+    layers = tuple(_layer(model, family, name, module, way) for name, module, way in found)
+    shapes = {(*_sizes(layer.experts), _top_k(layer.router, _block(model, layer.name))) for layer in layers}
+    if len(shapes) > 1:
+        pairs = sorted((experts, top_k) for experts, _, top_k in shapes)
+        raise UserError(f"layers differ in (experts, top-K): {pairs}; allowed: one pair for all")
+    ((n_experts, idle, top_k),) = shapes
+    scorings = {layer.law.scoring for layer in layers}
+    if len(scorings) > 1:
+        raise UserError(f"layers differ in scoring: {one_of(sorted(scorings))}; allowed: one for all")
+    return MoeModel(model, layers, n_experts, int(top_k or 0), scorings.pop(), idle)
+
+
+def is_experts(module: nn.Module) -> bool:
+    """Whether `module`'s forward goes through ALL_EXPERTS_FUNCTIONS; the library's decorator leaves these."""
+    return hasattr(module, "num_experts") and hasattr(module, "is_transposed") and hasattr(module, "has_bias")
+
+
+def _way(family: str, module: nn.Module) -> str | None:
+    """How `module` is handed its work, if it is experts."""
+    if is_experts(module):
+        return INTERFACE
+    takes = signature(type(module).forward).parameters
+    if {"hidden_states", "top_k_index", "top_k_weights"} <= takes.keys():
+        return MODULE
+    return INPUTS if family == "llama4" and type(module).__name__.endswith("Experts") else None
+
+
+def _block(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
+
+
+def _sizes(experts: Any) -> tuple[int, int]:
+    """(E, idle ones)."""
+    if hasattr(experts, "zero_expert_num"):
+        return int(experts.num_routed_experts), int(experts.zero_expert_num)
+    return int(experts.num_experts), 0
+
+
+def _top_k(router: Any, block: Any) -> int | None:
+    """K, wherever the family keeps it."""
+    config = getattr(router, "config", None)
+    places = ((router, "top_k"), (block, "top_k"), (config, "top_k_experts"))
+    return next(
+        (int(getattr(holder, name)) for holder, name in places if getattr(holder, name, None) is not None), None
+    )
+
+
+def _width(layer: MoeLayer) -> int | None:
+    """The hidden width of an expert."""
+    if not hasattr(layer.experts, "down_proj"):
+        return getattr(layer.experts, "ffn_hidden_size", None)
+    # [E, D, I], or [E, I, D] where the family stores it transposed.
+    transposed = layer.way == INPUTS or getattr(layer.experts, "is_transposed", False)
+    return int(layer.experts.down_proj.shape[1 if transposed else 2])
+
+
+def _layer(model: nn.Module, family: str, name: str, experts: nn.Module, way: str) -> MoeLayer:
+    block = _block(model, name)
+    candidates = [getattr(block, child, None) for child in ROUTER_NAMES]
+    found = [each for each in candidates if isinstance(each, nn.Module) and _top_k(each, block) is not None]
+    where = f"model type {family!r}, {name}"
+    if len(found) != 1:
+        children = one_of(child for child, _ in block.named_children())
+        need = f"one of {one_of(ROUTER_NAMES)} with a top_k, as in {one_of(FAMILIES)}"
+        raise UserError(f"{where}: {len(found)} routers among {children}; allowed: {need}")
+    router = found[0]
+    if next(router.parameters()).is_meta and not any(hasattr(part, "_hf_hook") for part in router.modules()):
+        raise UserError(f"{where}: its router is on the meta device; allowed: on a device, or offloaded by accelerate")
+    top_k = _top_k(router, block) or 0
+    try:
+        law = law_of(family, router, block, top_k, sum(_sizes(experts)))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return MoeLayer(name, router, experts, law, reader(family, router, block, top_k), way)

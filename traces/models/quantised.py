@@ -1,0 +1,121 @@
+"""Checkpoints whose weights are stored in fewer bits: dequantised knowingly, or refused; never kept as they are."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from traces.kit.errors import UserError, one_of
+
+DEQUANTISED = ("fp8", "mxfp4")
+"""What the library dequantises as it reads: fine-grained FP8, and MXFP4 as GPT-OSS has it."""
+COMPUTED = (torch.bfloat16, torch.float16, torch.float32)
+"""The types in which kernels compute here."""
+_KEYS = ("quantization_config", "compression_config")
+_AUTO_CONFIG: Any = AutoConfig
+_AUTO: Any = AutoModelForCausalLM
+
+
+@dataclass(frozen=True)
+class Dequantised:
+    """What comes of a quantised checkpoint: a configuration with which the library dequantises it, the type to ask for,
+    the types of the parameters, and their bytes."""
+
+    config: Any
+    dtype: str
+    dtypes: Mapping[str, torch.dtype]
+    nbytes: int
+
+    def settle(self, model: Any) -> None:
+        """Give the parameters their types: some versions dequantise to bfloat16 whatever is asked for, or leave what
+        is stored in full as it is stored."""
+        for key, parameter in model.named_parameters():
+            if parameter.dtype in COMPUTED and not parameter.is_meta:
+                parameter.data = parameter.data.to(self.dtypes.get(key, parameter.dtype))
+
+
+def method_of(folder: Path) -> str | None:
+    """How config.json says that the weights of `folder` are quantised, by the library's name; None: not at all."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None  # as the library will say
+    parts = [config, *config.values()] if isinstance(config, dict) else []
+    for part in (part for part in parts if isinstance(part, dict)):
+        for key in _KEYS:
+            if part.get(key) is not None:
+                return _name(part[key])
+    return None
+
+
+def _name(said: object) -> str:
+    if not isinstance(said, Mapping):
+        return "unknown"
+    if said.get("load_in_8bit") or said.get("load_in_4bit"):  # which once had no name
+        return "bitsandbytes"
+    return str(said.get("quant_method", "unknown"))
+
+
+def check_stored(name: str, files: Sequence[Path], method: str | None) -> None:
+    """UserError where a tensor of 8 bits or fewer has no scale: the library would take its numbers as they are.
+
+    `method`: of config.json; without one no scale is read.
+    """
+    kinds: dict[str, str] = {}
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            kinds |= {key: str(tensors.get_slice(key).get_dtype()) for key in tensors.keys()}  # noqa: SIM118
+    alone = sorted(
+        key
+        for key, kind in kinds.items()
+        if kind.startswith(("F8", "F6", "F4")) and not key.endswith(("_scale_inv", ".scale"))
+        if method is None or kinds.keys().isdisjoint((f"{key}_scale_inv", f"{key.removesuffix('.weight')}.scale"))
+    )
+    if alone:
+        why = "config.json names no quantisation" if method is None else f"no {alone[0].rpartition('.')[2]}_scale_inv"
+        raise UserError(
+            f"model={name!r}: {len(alone)} of its tensors are in {kinds[alone[0]]}, such as {alone[0]}, and {why};"
+            f" allowed: weights in bfloat16, float16 or float32, or quantised as {one_of(DEQUANTISED)}, with scales"
+        )
+
+
+def dequantising(name: str, folder: Path, method: str, dtype: str, local: Mapping[str, Any]) -> Dequantised:
+    """How the weights of `folder` are dequantised, to the type `dtype`; auto: to that of config.json, if it is one to
+    compute in. UserError for a method that is not one of DEQUANTISED."""
+    if method not in DEQUANTISED:
+        raise UserError(
+            f"model={name!r} is quantised as {method[:40]!r}; allowed: {one_of(DEQUANTISED)}, which are dequantised, or"
+            " weights in bfloat16, float16 or float32"
+        )
+    config = _AUTO_CONFIG.from_pretrained(str(folder), **local)
+    own = getattr(config, "quantization_config", None) or getattr(config.get_text_config(), "quantization_config", None)
+    if not isinstance(own, dict):
+        raise UserError(f"model={name!r} is quantised as {method!r} in a part that is no language model; allowed: none")
+    own["dequantize"] = True
+    if dtype == "auto":
+        stated = config.dtype if config.dtype in COMPUTED else torch.bfloat16
+        dtype = str(stated).removeprefix("torch.")
+    with torch.device("meta"):
+        model = _AUTO.from_config(config, dtype=getattr(torch, dtype))
+    nbytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    print(f"model={name!r} is quantised as {method}: dequantised to {dtype}, {nbytes / 1e9:.1f} GB", file=sys.stderr)
+    return Dequantised(config, dtype, {key: p.dtype for key, p in model.named_parameters()}, nbytes)
+
+
+def check_computable(name: str, model: Any) -> None:
+    """UserError where a parameter is of a type in which no kernel here computes: the library has kept it."""
+    kept = {key: p.dtype for key, p in model.named_parameters() if p.dtype not in (*COMPUTED, torch.float64)}
+    if kept:
+        key = min(kept)
+        raise UserError(
+            f"model={name!r}: {len(kept)} of its tensors are not dequantised, such as {key} in"
+            f" {str(kept[key]).removeprefix('torch.')}; allowed: bfloat16, float16, float32"
+        )

@@ -1,0 +1,1 @@
+"""Prompts to be recorded or served: files, records, splits, tokens."""

@@ -1,0 +1,122 @@
+"""From a prompt to a job: its tokens, what is chosen after them, and how long it may go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from traces.collect.generate import Choose, forced, greedy, sampled
+from traces.kit.errors import UserError
+from traces.models.load import Loaded
+from traces.prompts.encode import encode
+from traces.prompts.source import Prompt, PromptFile
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How each prompt is continued. Prompts beyond `max_prompt_tokens` are cut off at their end."""
+
+    mode: str
+    max_new_tokens: int
+    max_prompt_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    chat_template: str = "auto"
+    batch: int = 1
+
+    def settings(self, tokenizer: Any) -> dict[str, Any]:
+        """What the manifest says about it; chat_template: which prompts went through it (on: all)."""
+        applied = self.chat_template
+        if applied == "auto":
+            applied = "chats" if getattr(tokenizer, "chat_template", None) else "off"
+        settings: dict[str, Any] = {
+            "mode": self.mode,
+            "max_new_tokens": self.max_new_tokens,
+            "max_prompt_tokens": self.max_prompt_tokens,
+            "chat_template": applied,
+            "batch": self.batch,
+        }
+        if self.mode == "sampled":
+            settings |= {"temperature": self.temperature, "top_p": self.top_p, "seed": self.seed}
+        return settings
+
+
+@dataclass(frozen=True)
+class Job:
+    """A tokenised prompt: what is prefilled, and what is chosen after it, at most `new_tokens` times."""
+
+    prompt: Prompt
+    ids: list[int]
+    choose: Choose
+    new_tokens: int
+
+    @property
+    def most_rows(self) -> int:
+        """Rows it records if no token ends it: the last token chosen is not fed back."""
+        return len(self.ids) + self.new_tokens - 1
+
+
+def plan(prompt: Prompt, loaded: Loaded, decoding: Decoding) -> Job:
+    """Tokenise a prompt; UserError where nothing is left to record, or the model's vocabulary or window ends."""
+    ids, answer = encode(loaded.tokenizer, prompt, decoding.chat_template)
+    head, rest = ids[: decoding.max_prompt_tokens], ids[decoding.max_prompt_tokens :]
+    new_tokens = prompt.max_new_tokens or decoding.max_new_tokens
+    choose: Choose = greedy
+    if not head:
+        raise UserError(f"{prompt.where}: no tokens")
+    if decoding.mode == "sampled":
+        choose = sampled(decoding.temperature, draw_seed(decoding.seed, prompt.number), decoding.top_p)
+    elif decoding.mode == "teacher_forced":
+        continuation = rest + (answer or [])
+        choose, new_tokens = forced(continuation), min(new_tokens, len(continuation))
+        if not new_tokens:
+            limit = f"max_prompt_tokens={decoding.max_prompt_tokens}"
+            raise UserError(f"{prompt.where}: {len(ids)} tokens leave no continuation to force; lower {limit}")
+    # On a GPU, a token without an embedding would end the process.
+    rows, largest = loaded.model.get_input_embeddings().weight.shape[0], max(ids + (answer or []))
+    if largest >= rows:
+        raise UserError(f"{prompt.where}: the tokenizer gives token {largest}; allowed: 0 to {rows - 1}, the model's")
+    window = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    if window is not None and len(head) + new_tokens > window:
+        asked = f"{len(head)} prompt tokens + {new_tokens} new ones"
+        raise UserError(f"{prompt.where}: {asked}; allowed: {window}, the model's window")
+    return Job(prompt, head, choose, new_tokens)
+
+
+def draw_seed(seed: int, number: int) -> int:
+    """The seed of request `number`, below 2**32: torch's generator on the CPU takes no more bits.
+
+    Steps of 2**32 / the golden ratio lie far apart, so recordings with different seeds share no draws; `seed` and
+    `number` merely added would give request 1 of seed 0 those of request 0 of seed 1.
+    """
+    return (seed * 0x9E3779B1 + number) % 2**32
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the prompts ask for: requests, and the rows they record if no token ends one early."""
+
+    requests: int
+    most_rows: int
+
+
+def survey(prompts: PromptFile, loaded: Loaded, decoding: Decoding) -> Survey:
+    """Plan every prompt, so that a mistake in the last one shows before the first is recorded."""
+    rows = 0
+    for prompt in prompts:
+        rows += plan(prompt, loaded, decoding).most_rows
+    return Survey(len(prompts), rows)
+
+
+def groups(prompts: PromptFile, start: int, loaded: Loaded, decoding: Decoding) -> Iterator[list[Job]]:
+    """The jobs from request `start` on, `decoding.batch` at a time."""
+    group: list[Job] = []
+    for prompt in prompts.after(start):
+        group.append(plan(prompt, loaded, decoding))
+        if len(group) == decoding.batch:
+            yield group
+            group = []
+    if group:
+        yield group

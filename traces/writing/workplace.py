@@ -1,0 +1,211 @@
+"""Where a trace is made before it gets its name: a throw-away folder, or one that outlives its process."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from traces.format.layout import MANIFEST_FILE
+from traces.format.manifest import KNOWN_FILES
+from traces.kit.errors import TraceError, one_of
+from traces.writing.journal import (
+    JOURNAL,
+    NEXT_JOURNAL,
+    Checkpoint,
+    as_json,
+    damaged,
+    read_journal,
+    sync_folder,
+    sync_stream,
+    write_journal,
+)
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+DATA = "unfinished"
+
+
+class Scratch:
+    """A folder of a random name beside ``path``, for a trace that is written in one go."""
+
+    last: Checkpoint | None = None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        refuse_existing(path)
+        self.folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        _make(self.folder, path)
+
+    def publish(self, manifest: bytes) -> None:
+        """Add ``trace.json`` and give the folder its name."""
+        (self.folder / MANIFEST_FILE).write_bytes(manifest)
+        refuse_existing(self.path)
+        self.folder.rename(self.path)
+
+    def discard(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder)
+
+    def release(self) -> None:
+        """Do nothing: nobody else can know the folder."""
+
+
+class Partial:
+    """The folder ``.NAME.partial`` beside ``path``, where a recording survives its process.
+
+    It holds ``journal.json`` and, in ``unfinished/``, the files of the trace. That inner folder becomes
+    ``path`` by one rename, so whenever the process is killed there is the journal with the files it speaks
+    of, or the finished trace. ``last`` is the checkpoint to go on from, or None.
+
+    One process at a time holds the folder, by a lock that ends with it (``flock``, also that of its forked
+    children). On a network file system it keeps out processes of the same machine only; on Windows there is
+    no lock, and two recordings into one ``path`` must not run at once.
+    """
+
+    def __init__(self, path: Path, facts: Mapping[str, Any], files: Collection[str]) -> None:
+        self.path, self._facts = path, as_json(facts)
+        self.place = path.with_name(f".{path.name}.partial")
+        self.folder = self.place / DATA
+        if not os.path.lexists(self.place):
+            refuse_existing(path)
+            _make(self.place, path, exist_ok=True)
+        self._lock = _lock(self.place)
+        try:
+            self.last = self._look(files)
+        except OSError as error:
+            self.release()
+            raise _not_ours(self.place, error) from None
+        except BaseException:
+            self.release()
+            raise
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Put ``checkpoint`` into the journal; the files must be on the disk already."""
+        sync_folder(self.folder)
+        write_journal(self.place, self._facts, checkpoint)
+        sync_folder(self.place.parent)
+
+    def publish(self, manifest: bytes) -> None:
+        """Add ``trace.json``, give the files their place at ``path`` and remove the rest."""
+        with (self.folder / MANIFEST_FILE).open("wb") as stream:
+            stream.write(manifest)
+            sync_stream(stream)
+        sync_folder(self.folder)
+        refuse_existing(self.path)
+        self.folder.rename(self.path)
+        sync_folder(self.path.parent)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove the folder with whatever is left in it."""
+        shutil.rmtree(self.place)
+        self.release()
+
+    def release(self) -> None:
+        """Let others have the folder; it stays as it is."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _look(self, files: Collection[str]) -> Checkpoint | None:
+        """Return the last checkpoint, or leave an empty inner folder where there is nothing to go on from."""
+        found = {entry.name for entry in self.place.iterdir()}
+        for name in sorted(found - {JOURNAL, NEXT_JOURNAL, DATA}):
+            raise damaged(self.place, "name", name, one_of((JOURNAL, DATA)))
+        if os.path.lexists(self.path):
+            if DATA not in found:
+                # The process that finished this trace was killed before it had tidied up.
+                shutil.rmtree(self.place)
+            refuse_existing(self.path)
+        if {JOURNAL, DATA} <= found:
+            last = read_journal(self.place, self._facts, files)
+            # trace.json: of a close() that was cut off; the next one replaces it.
+            self._check_data((MANIFEST_FILE, *files))
+            return last
+        if DATA in found:
+            self._check_data((MANIFEST_FILE, *KNOWN_FILES))
+            shutil.rmtree(self.folder)
+        # Of a trace that was finished, and is no longer there. It must be gone before there are files again.
+        (self.place / JOURNAL).unlink(missing_ok=True)
+        sync_folder(self.place)
+        self.folder.mkdir()
+        return None
+
+    def _check_data(self, allowed: Collection[str]) -> None:
+        if not stat.S_ISDIR(self.folder.lstat().st_mode):
+            raise damaged(self.place, DATA, "no folder", "a folder; links are not followed")
+        for entry in self.folder.iterdir():
+            if entry.name not in allowed or not stat.S_ISREG(entry.lstat().st_mode):
+                raise damaged(self.place, DATA, entry.name, f"regular files only: {one_of(allowed)}")
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Say whether ``folder`` is where a trace is being made, or was until its process was killed."""
+    place = folder.absolute()
+    if place.name == DATA and _is_hidden_partial(place.parent.name):
+        return True
+    return os.path.lexists(place / JOURNAL) or (
+        _is_hidden_partial(place.name) and not os.path.lexists(place / MANIFEST_FILE)
+    )
+
+
+def _is_hidden_partial(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".partial")
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse a place for a trace where something is."""
+    # A rename replaces an empty folder without a word.
+    if os.path.lexists(path):
+        raise TraceError(f"{path}: exists already; allowed: a folder that is yet to be made")
+
+
+def refuse_place(path: Path) -> None:
+    """Refuse a place where a trace cannot come to lie: something is there, or its folder is missing."""
+    if not path.parent.is_dir():
+        raise TraceError(f"{path.parent}: no such folder; allowed: an existing one for the trace to lie in")
+    refuse_existing(path)
+
+
+def _make(folder: Path, path: Path, *, exist_ok: bool = False) -> None:
+    """Make the folder in which the trace ``path`` comes about; an error names ``path``, which the user knows."""
+    try:
+        folder.mkdir(exist_ok=exist_ok)
+    except OSError as error:
+        raise TraceError(f"{path}: {error.strerror}; allowed: a place that can be written") from None
+
+
+def _lock(place: Path) -> int | None:
+    """Lock the folder itself, so that there is no lock file to remove, or to be removed by others."""
+    descriptor = None
+    try:
+        if not stat.S_ISDIR(place.lstat().st_mode):
+            raise damaged(place, "kind", "no folder", "a folder; links are not followed")
+        if fcntl is None:
+            return None
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The other process may have finished, and removed the folder, since it was opened.
+        if os.path.samestat(os.fstat(descriptor), place.lstat()):
+            return descriptor
+        raise FileNotFoundError
+    except (OSError, TraceError) as error:
+        if descriptor is not None:
+            os.close(descriptor)
+        if isinstance(error, (BlockingIOError, FileNotFoundError)):
+            raise TraceError(f"{place}: another process records there; allowed: one at a time") from None
+        if isinstance(error, OSError):
+            raise _not_ours(place, error) from None
+        raise
+
+
+def _not_ours(place: Path, error: OSError) -> TraceError:
+    return TraceError(f"{place}: {error.strerror}; allowed: a folder to read, write and lock")

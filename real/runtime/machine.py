@@ -1,7 +1,7 @@
 """The real machine: the same core, told what happens by the model's own forward pass and by a copy thread.
 
-Calls into the core are serialised by one lock and logged (sim.core.replay). An expert's compute is told as done when the
-device has done it: at the next event at the latest, whose gate waits for the device anyway, or by the copy thread.
+Calls into the core are serialised by one lock and logged (sim.core.replay). An expert's compute is told as done when
+the device has done it: at the next event at the latest, whose gate waits for the device anyway, or by the copy thread.
 """
 
 from __future__ import annotations

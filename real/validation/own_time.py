@@ -14,7 +14,8 @@ from sim.experiment.policy_time import BASELINE, Logged, measure_policy_time
 def own_time(runs: Runs, budget: str, inputs: Inputs, repeat: int = 3) -> dict[str, Any]:
     """By policy that ran at ``budget``: microseconds of this machine's CPU per pass, above on_demand's.
 
-    As ``software.policy_us`` of a hardware profile takes them; {} where on_demand has not run. See sim.experiment.policy_time.
+    As ``software.policy_us`` of a hardware profile takes them; {} where on_demand has not run. See
+    sim.experiment.policy_time.
     """
     base = next((it for (policy, _), it in runs.items() if policy == BASELINE), None)
     if base is None:

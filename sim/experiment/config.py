@@ -1,6 +1,7 @@
 """A checked configuration of one run. Every mistake is a UserError of one line: the key, the value, what is allowed.
 
-Hydra composes one in :mod:`sim.experiment.compose`; where it is not installed, :func:`load_config` reads one that was written.
+Hydra composes one in :mod:`sim.experiment.compose`; where it is not installed, :func:`load_config` reads one
+that was written.
 """
 
 from __future__ import annotations

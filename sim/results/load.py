@@ -50,9 +50,9 @@ _META = b"moe_offload_frame"
 def load(path: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
     """One row per finished run below a folder, or of a Parquet file that :func:`save` wrote.
 
-    The columns are ``sim.results.columns.COLUMNS`` and, after them, the settings in which rows of one name differ. Rows are in
-    the order of policy, budget, seed and folder, whatever the order of the files. Results that differ only in what
-    was kept beside them are one run (:mod:`sim.results.twins`).
+    The columns are ``sim.results.columns.COLUMNS`` and, after them, the settings in which rows of one name differ. Rows
+    are in the order of policy, budget, seed and folder, whatever the order of the files. Results that differ only in
+    what was kept beside them are one run (:mod:`sim.results.twins`).
 
     ``damaged``: is given a line for each result that cannot be read, or is of another schema; without it they are
     warned of. UserError if there is nothing to read, or nothing that can be read.

@@ -21,7 +21,7 @@ LARGE = ("sample", "reference")
 def project(tmp_path: Path) -> Path:
     """The project, what is large by a link."""
     copy = tmp_path / "project"
-    for name in ("policies", "sim", "traces", "conf", "tests/policies"):
+    for name in ("policies", "sim", "traces", "conf", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", *LARGE))
     for name in LARGE:
         (copy / "traces" / name).symlink_to(ROOT / "traces" / name)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from test_planner import Recorded
-from test_policy_contracts import assert_causal, assert_keeps_the_rules
 
 from policies import registry
 from policies.parts.kept_mass import Replay, TrainInputs
 from policies.swapmoe import SwapMoE
 from sim.machine import Machine
 from tests.policies.lab import FREE, FakeSignals, FlatCosts, Routing, Variant, Witness, draw, run, setup_of
+from tests.policies.test_planner import Recorded
+from tests.policies.test_policy_contracts import assert_causal, assert_keeps_the_rules
 from traces.kit.errors import UserError
 
 SIZE = 12

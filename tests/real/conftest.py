@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-for _other in ("collect", "engine", "policies", "sim"):
-    sys.path.append(str(Path(__file__).parents[1] / _other))
-
-FAMILIES = ("olmoe", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v2_greedy", "deepseek_v3")
-FAMILIES += ("gpt_oss", "phimoe", "granitemoe", "glm4_moe")
+from tests.traces.models.fixtures import family
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,7 +25,4 @@ def _one_thread() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
-@pytest.fixture(params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> str:
-    """The name of each family's tiny model."""
-    return str(request.param)
+__all__ = ["family"]

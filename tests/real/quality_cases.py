@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
-sys.path.append(str(Path(__file__).parents[1] / "collect"))  # the tiny models
 
 from real.runtime.offloaded import Offloaded  # noqa: E402
 from real.runtime.taught import run_taught  # noqa: E402

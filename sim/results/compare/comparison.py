@@ -2,7 +2,7 @@
 
 Requests are the units. Other seeds serve the same requests in another order: they are repeated measurements, and are
 averaged per request before anything else, so that ten seeds do not pass for ten times the requests. Requests stand in
-the order in which they were recorded. ``docs/results.md`` tells the method, :mod:`sim.results.compare.stats` computes it.
+the order in which they were recorded. ``docs/results.md`` tells the method, :mod:`sim.results.compare.stats` has it.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def latency(
 ) -> Figure:
     """From ``sim.load``: the mean of a latency (ttft, tpot, request; ms), and the time per generated token (ms).
 
-    ``cells``: those of ``sim.results.compare``, whose intervals are drawn; ``target``: drawn where it is one of this mean.
+    ``cells``: of ``sim.results.compare``, whose intervals are drawn; ``target``: drawn where it is one of this mean.
     The time lower bound is one of the whole window, so it stands in a panel of its own. Lossy policies have panels
     of their own, with the gate mass that they keep (rule 8). EmptyPictureError where no run has the latency, and where
     there is one figure alone.

@@ -34,7 +34,7 @@ WIDE = 5
 
 @dataclass(frozen=True)
 class Figures:
-    """What is drawn: a column of :func:`sim.results.pictures.style.by_budget`, times ``scale``, and what stands beside it."""
+    """What is drawn: a column of :func:`.style.by_budget`, times ``scale``, and what stands beside it."""
 
     frame: pd.DataFrame
     """Its columns low and high, if it has them, are intervals."""

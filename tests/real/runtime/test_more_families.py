@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_lossless import library
 
 from policies.lru import LRU
 from real.runtime.engine import Engine
 from real.runtime.live import AHEAD, Live
 from real.runtime.offloaded import Offloaded
 from tests.real.runtime.rig import CPU, All, NoSignals, Rig, Served, generate, serve, torch
+from tests.real.runtime.test_lossless import library
 from tests.traces.models.tiny import MORE, SIZES, E, build, tiny
 from traces.collect.recorder import Recorder
 from traces.kit.errors import UserError

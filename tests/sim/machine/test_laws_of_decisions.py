@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -69,13 +68,16 @@ def fingerprint() -> str:
 # Decisions in the order of a set or a dict of objects: another process, another result (rule 10).
 def test_the_result_does_not_depend_on_the_hash_seed() -> None:
     for hash_seed in ("0", "1", "4711"):
-        here = Path(__file__).parent
         environment = {
             **os.environ,
             "PYTHONHASHSEED": hash_seed,
-            "PYTHONPATH": os.pathsep.join([str(here), *filter(None, sys.path)]),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }
-        command = [sys.executable, "-c", "from test_laws_of_decisions import fingerprint; print(fingerprint(), end='')"]
+        command = [
+            sys.executable,
+            "-c",
+            "from tests.sim.machine.test_laws_of_decisions import fingerprint as f; print(f(), end='')",
+        ]
         other = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         assert other.stdout == fingerprint(), hash_seed
 

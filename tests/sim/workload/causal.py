@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,12 +15,9 @@ from policies.api import Policy, Setup
 from sim.machine import Machine
 from sim.workload.passes import ClosedLoop, Pass
 from sim.workload.signals import TraceSignals
+from tests.policies.lab import PREDICTORS, FakeHistory, FlatCosts, Witness, draw
 from tests.sim.small_trace import Plan, write
 from traces import Trace
-
-sys.path.append(str(Path(__file__).parents[2] / "policies"))  # the lab of the contracts
-
-from tests.policies.lab import PREDICTORS, FakeHistory, FlatCosts, Witness, draw
 
 L, E, K, SIZE = 3, 8, 2, 12
 MakeSignals = Callable[[Trace, Policy], Any]

@@ -198,7 +198,7 @@ def test_killed_in_the_middle(tiny: Path, when: str) -> None:
     word, _, number = when.partition(" ")
     program = (
         "import os, pathlib, signal, sys\n"
-        "import predicted_desk as desk\n"
+        "import tests.traces.format.predicted_desk as desk\n"
         "from traces import open_trace\n"
         "from traces.writing.predicted import write_predicted\n"
         "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -215,9 +215,11 @@ def test_killed_in_the_middle(tiny: Path, when: str) -> None:
         "    setattr(pathlib.Path, word, step)\n"
         "write_predicted(trace, blocks(), name='mlp', overwrite=True, **desk.FACTS)\n"
     )
-    paths = os.pathsep.join([str(Path(__file__).parents[3]), str(Path(__file__).parent)])
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, check=False
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     trace = open_trace(tiny)

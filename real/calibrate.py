@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from traces.kit.options import check_choice, check_range, parse_options
+
 from real.grid import read_profile
 from real.run import prepare
 from real.words import host_bytes
 from sim.prices import AS_TRACED, HardwareProfile, shipped
 from traces.kit.errors import UserError
-from traces.kit.options import check_choice, check_range, parse_options
 
 if TYPE_CHECKING:
     from real.overheads import Overheads

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from traces.kit.options import check_choice, check_range, parse_options
 
 from sim.core.replay import CHUNK, EXPERT, GATE, MEASURE, NEXT_CHUNK, NEXT_EXPERT, PREDICTION, STEP, STEP_END
 from traces.kit.errors import UserError
-from traces.kit.options import check_choice, check_range, parse_options
 
 USAGE = """\
 python -m real diff first=LOG second=LOG [key=value ...]

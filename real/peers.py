@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from traces.kit.options import check_choice, check_range
+
 from real.run import prepare
 from real.words import checkpoint, configuration, divide, host_bytes, model_dtype
 from sim.experiment.config import RunConfig
 from traces.kit.errors import UserError
-from traces.kit.options import check_choice, check_range
 
 if TYPE_CHECKING:
     from real.runtime.offloaded import Offloaded

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from traces.kit.options import check_choice, check_range
 
 from policies import registry
 from policies.lru import LRU
@@ -33,7 +34,6 @@ from sim.results.store import SCHEMA, Store
 from traces.collect.record import Wanted, collect, recorder_version
 from traces.format.layout import SIGNALS
 from traces.kit.errors import UserError
-from traces.kit.options import check_choice, check_range
 from traces.models.devices import ROOM, device_name, device_of, free_memory
 from traces.models.load import Loaded
 from traces.prompts.jobs import Decoding

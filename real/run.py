@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from traces.kit.options import check_choice, check_range
+
 from real.words import checkpoint, configuration, divide, host_bytes
 from traces.kit.errors import UserError
-from traces.kit.options import check_choice, check_range
 
 USAGE = """\
 python -m real run policy=NAME budget=8GB [key=value ...]

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from traces.kit.options import check_choice, check_range
+
 from real.grid import names_hardware, read_cells
 from real.run import prepare
 from real.words import divide, host_bytes, is_checkpoint
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from traces.kit.errors import UserError, one_of
-from traces.kit.options import check_choice, check_range
 
 if TYPE_CHECKING:
     import torch

@@ -7,10 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from traces.kit.options import parse_options
+
 from sim.experiment.config import RunConfig, load_config
 from traces.kit import conf
 from traces.kit.errors import UserError, allowing
-from traces.kit.options import parse_options
 from traces.kit.units import parse_bytes
 
 T = TypeVar("T")

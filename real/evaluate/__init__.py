@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from traces.kit.errors import UserError
 from traces.kit.options import check_choice, parse_options
+
+from traces.kit.errors import UserError
 
 USAGE = """\
 python -m real evaluate DIR [key=value ...]

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from traces.kit.options import check_choice, check_range, parse_options
+
 from real.run import prepare
 from real.words import host_bytes
 from traces.kit.errors import UserError
-from traces.kit.options import check_choice, check_range, parse_options
 
 USAGE = """\
 python -m real measure out=DIR [minutes=9] [key=value ...]

@@ -46,8 +46,8 @@ class Options:
     split: Annotated[
         Fraction | None,
         share,
-        'share of the requests marked "train", rounded down, the rest "test"; at least one of each; without it no split,'
-        " and a run measures every request",
+        'share of the requests marked "train", rounded down, the rest "test"; at least one of each; without it no'
+        " split, and a run measures every request",
     ] = None
     seed: Annotated[int, Between(0, 2**32 - 1), "which ones: the seed of the permutation"] = 0
     limit: Annotated[int | None, Between(1, 2**31), "only the first so many requests"] = None
@@ -83,7 +83,8 @@ class Importer:
 
     ``run(source, target, options)`` writes the trace and returns ``target``; ``help`` is shown as it is;
     ``keys`` are its own options, ``Annotated[TYPE, "text"]`` (see traces.kit.words): "n_experts" and "meta" arrive as
-    fields of Options, any other that is given in ``options.own``. Another package adds one by an entry point in the group ``moe_offload.importers``.
+    fields of Options, any other that is given in ``options.own``. Another package adds one by an entry point in the
+    group ``moe_offload.importers``.
     """
 
     name: str

@@ -208,9 +208,9 @@ one JSON object per line, token and layer, tokens and layers ascending
   {"request": 0, "phase": "decode", "token": 17, "layer": 3, "ids": [9, 4],
    "weights": [0.7, 0.3], "token_id": 42}
 request, phase (prefill, decode), weights and token_id are optional; without
-phase every token is a decode step. A layer left out for a token, fewer ids, or
--1 become absent entries. The first line may be a header with model, n_layers,
-n_experts, top_k, expert_bytes.
+phase every token is a decode step. A layer left out for a token, fewer ids,
+or -1 become absent entries. The first line may be a header with model,
+n_layers, n_experts, top_k, expert_bytes.
 """,
     {"n_experts": N_EXPERTS},
 )

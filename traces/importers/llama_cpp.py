@@ -189,8 +189,8 @@ IMPORTER = Importer(
     """\
 experts that tools around llama.cpp wrote from ffn_moe_topk, as CSV:
 layer,expert (examples/moe-trace), a row per activation, which needs top_k and
-ubatch; or pos,layer,id0,id1,... (tools/moe-trace), which needs neither. Weights
-are not written: the ids of a token stay in the order given.
+ubatch; or pos,layer,id0,id1,... (tools/moe-trace), which needs neither.
+Weights are not written: the ids of a token stay in the order given.
 """,
     {
         "top_k": Annotated[int, Between(1, MAX_EXPERTS), "experts per token"],

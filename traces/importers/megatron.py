@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from traces.format.layout import Array
+from traces.format.layout import MAX_EXPERTS, Array
 from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
@@ -173,8 +173,8 @@ IMPORTER = Importer(
     """\
 router_trace_rankN.jsonl of Megatron Core (--moe-routing-trace-path): step,
 block, layer, rank, num_tokens, topk, top_indices per line. Tokens of a pass
-carry no request: serve one request at a time. Weights are not written: the ids
-of a token stay in the order given.
+carry no request: serve one request at a time. Weights are not written: the
+ids of a token stay in the order given.
 """,
     {
         "mode": Annotated[

@@ -143,9 +143,9 @@ IMPORTER = Importer(
     import_trace,
     """\
 the CSVs of MoE-Beyond's data set (DeepSeek-V2-Lite): Layer ID, Batch Number,
-Token, Activated Expert IDs. SRC is one of them, or their folder: each prompt is
-a request of one pass, and nothing was generated. Weights are not written: the
-ids of a token stay in the order given.
+Token, Activated Expert IDs. SRC is one of them, or their folder: each prompt
+is a request of one pass, and nothing was generated. Weights are not written:
+the ids of a token stay in the order given.
 """,
     {"n_experts": N_EXPERTS},
 )

@@ -286,7 +286,7 @@ IMPORTER = Importer(
     {
         "dropped": Annotated[
             Literal["keep", "absent"],
-            "absent: experts that the device dropped are absent entries; without it they stay, as the router chose them",
+            "absent: experts that the device dropped are absent entries; without it they stay as the router chose them",
         ]
     },
 )

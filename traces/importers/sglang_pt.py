@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from traces.format.layout import Array
+from traces.format.layout import MAX_EXPERTS, Array
 from traces.format.manifest import Recorder
 from traces.format.mapped import row_chunks
 from traces.importers import N_EXPERTS, Importer, Options

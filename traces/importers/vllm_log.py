@@ -178,8 +178,8 @@ IMPORTER = Importer(
     "vllm_log",
     import_trace,
     """\
-JSON Lines of routing loggers in vLLM (VLLM_LOG_MOE): lines of type meta, and of
-type route with req_id, token_idx, layer, topk_ids, topk_weights.
+JSON Lines of routing loggers in vLLM (VLLM_LOG_MOE): lines of type meta, and
+of type route with req_id, token_idx, layer, topk_ids, topk_weights.
 """,
     {
         "token_idx": Annotated[

@@ -12,10 +12,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
+from fractions import Fraction
 from importlib import import_module
 from inspect import cleandoc, signature
-from textwrap import wrap
+from pathlib import Path
+from textwrap import indent, wrap
 from typing import Any, get_type_hints
 
 from traces.kit.errors import Interrupted, UserError, allowing, one_line
@@ -101,6 +103,8 @@ def run(called: str, command: Command | Choice, words: Sequence[str]) -> int:
     if isinstance(command, Choice):
         commands = command.commands()
         name = words[0] if words else ""
+        if len(commands) == 1 and name in HELP:
+            name, words = next(iter(commands)), ["", *HELP]
         if name not in commands and HELP & {*words}:
             sys.stdout.write(_page_of_all(called, command, commands))
             return 0
@@ -112,6 +116,12 @@ def run(called: str, command: Command | Choice, words: Sequence[str]) -> int:
         sys.stdout.write(page(called, command.options))
         return 0
     return command.run(parse(command.options, words, usage(called, command.options))) or 0
+
+
+def run_module(function: Callable[[Any], int | None]) -> None:
+    """``python -m MODULE`` of a module that is a command itself: run its function, and exit."""
+    called = f"python -m {sys.modules[function.__module__].__spec__.name}"  # type: ignore[union-attr]
+    sys.exit(guarded(lambda: run(called, Command.of(function), sys.argv[1:])))
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -173,28 +183,25 @@ def _page_of_all(called: str, choice: Choice, commands: Mapping[str, Command]) -
     """The page of a verb: what all its commands take, then each with its own."""
     every = [keys_of(command.options) for command in commands.values()]
     common = [key for key in every[0] if all(key in keys for keys in every)]
-    if len(commands) == 1:
-        common = []
     names = " ".join([called, choice.word, *names_of(common), "[key=value ...]"])
     parts = [names, choice.about.strip("\n"), _keys(common).rstrip("\n")]
     for name, command in commands.items():
         own = [key for key in keys_of(command.options) if key not in common]
-        text = f"{name}: {cleandoc(command.options.__doc__ or '')}"
-        parts.append("\n".join(part for part in (text, _keys(own).rstrip("\n")) if part))
+        text = indent(cleandoc(command.options.__doc__ or ""), "  ")
+        parts.append("\n".join(part for part in (name, text, _keys(own).rstrip("\n")) if part))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _keys(keys: Sequence[Key]) -> str:
     rows = []
-    for key in keys:
+    for key in sorted(keys, key=lambda key: not key.needed):
         others = key.mark(Others)
         if others is not None:
             rows += [*others.known().items()] if others.page and others.known else []
             continue
         known = " | ".join(key.choices)
         text = f"{key.text} ({known})" if key.text and known else key.text or known
-        default = "" if key.default in (MISSING, None, "") else f"  [{_shown(key.default)}]"
-        rows.append((key.shown.rstrip("="), f"{text}{default}"))
+        rows.append((key.shown.rstrip("="), f"{text}{_default(key.default)}"))
     return _table(rows)
 
 
@@ -210,6 +217,9 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _shown(value: object) -> str:
-    """A default as one types it."""
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+def _default(value: object) -> str:
+    """As one types it."""
+    if not isinstance(value, str | int | float | Path | Fraction) or value == "":
+        return ""
+    shown = str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"  [{shown}]"

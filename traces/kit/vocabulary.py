@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from traces.kit.errors import UserError
 from traces.kit.words import Between
 
 MOST = 2**31 - 1
@@ -12,6 +14,17 @@ MOST = 2**31 - 1
 Format = Annotated[Literal["table", "json"], ""]
 Threads = Annotated[int, Between(0, 4096), "of the CPU; 0: torch's choice"]
 Device = Annotated[str, "auto | cpu | cuda | cuda:N"]
-Overwrite = Annotated[bool, "replace what has that name"]
-Weights = Annotated[Literal["auto", "random"], "the checkpoint's, or random ones of the model's shape"]
-"""Shared by commands that run a model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """How a model continues a prompt. UserError for what greedy decoding has no use for."""
+
+    decoding: str
+    temperature: Annotated[float, Between(1e-3, 1e3), "of sampled decoding"] = 1.0
+    top_p: Annotated[float, Between(1e-3, 1), "of sampled decoding"] = 1.0
+
+    def __post_init__(self) -> None:
+        for key in ("temperature", "top_p"):
+            if self.decoding != "sampled" and getattr(self, key) != 1:
+                raise UserError(f"{key}={getattr(self, key):g}: is for decoding=sampled, not {self.decoding}")

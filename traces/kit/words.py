@@ -87,9 +87,9 @@ class Key:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        return (
-            ("true", "false") if self.kind is bool else get_args(self.kind) if get_origin(self.kind) is Literal else ()
-        )
+        if self.kind is bool:
+            return ("true", "false")
+        return get_args(self.kind) if get_origin(self.kind) is Literal else ()
 
     @property
     def allowed(self) -> str:

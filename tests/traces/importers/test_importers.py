@@ -52,7 +52,7 @@ def test_an_importer_of_another_package(plug: Any, tmp_path: Path, capsys: pytes
     capsys.readouterr()
     assert main(["import", "--help"]) == 0
     page = capsys.readouterr().out
-    assert "\ntheirs\n  what they record.\n  depth      how deep\n  n_experts  per layer\n" in page
+    assert "\ntheirs\n  what they record.\n  n_experts  per layer\n  depth      how deep\n" in page
     assert main(["import", "other", "a", "b"]) == 2
     said = capsys.readouterr().err
     assert "import other: no such format; allowed: route_trace, npz, jsonl, routed_experts, vllm_log," in said

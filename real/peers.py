@@ -8,74 +8,46 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-from traces.kit.options import check_choice, check_range
+from typing import TYPE_CHECKING, Annotated, Any
 
 from real.run import prepare
-from real.words import checkpoint, configuration, divide, host_bytes, model_dtype
+from real.words import Configured, Weights, checkpoint, configuration, model_dtype
 from sim.experiment.config import RunConfig
 from traces.kit.errors import UserError
+from traces.kit.words import Between
 
 if TYPE_CHECKING:
     from real.runtime.offloaded import Offloaded
-
-USAGE = """\
-python -m real peers policy=NAME budget=50% [key=value ...]
-
-Decodes one request in one process: with the library's own experts, all on the
-device; with accelerate's CPU offload, which copies every layer's weights at
-every pass; with our runtime and room for all experts, exact and grouped; and
-with our runtime at the budget. Milliseconds per token, medians over decode
-passes, and the ratio to the first.
-
-  policy, budget, hardware, chunks and policy.KEY as in python -m sim run
-  model, weights, device, threads, host_memory, exact, trace and --config as in
-                  python -m real run
-
-  prompt_tokens   of the request, drawn at random  [64]
-  new_tokens      decode passes that are timed  [48]
-  accelerate_tokens
-                  decode passes of accelerate's, which is slow  [4]
-  format          table | json  [table]
-"""
-
 
 WARM_UP = 768
 """Tokens that are to bring every expert in, where there is room."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """See USAGE."""
+@dataclass(frozen=True, kw_only=True)
+class Options(Configured):
+    """Decodes one request in one process: with the library's own experts, all on the
+    device; with accelerate's CPU offload, which copies every layer's weights at
+    every pass; with our runtime and room for all experts, exact and grouped; and
+    with our runtime at the budget. Milliseconds per token, medians over decode
+    passes, and the ratio to the first.
 
-    weights: str = "auto"
-    device: str = "auto"
-    threads: int = 0
-    prompt_tokens: int = 64
-    new_tokens: int = 48
-    accelerate_tokens: int = 4
-    format: str = "table"
-    config: str = ""
-    host_memory: str = ""
-    exact: str = "true"
+    policy, budget, hardware, chunks and policy.KEY are those of python -m sim run,
+    model and trace those of python -m real run.
 
-    def check(self) -> None:
-        """UserError for a value that is out of range or not known."""
-        check_choice("weights", self.weights, ("auto", "random"))
-        check_choice("format", self.format, ("table", "json"))
-        check_range("prompt_tokens", self.prompt_tokens, 1, 1 << 16)
-        check_range("new_tokens", self.new_tokens, 2, 1 << 16)
-        check_range("accelerate_tokens", self.accelerate_tokens, 2, 1 << 16)
-        check_range("threads", self.threads, 0, 4096)
-        host_bytes(self.host_memory)
-        check_choice("exact", self.exact, ("true", "false"))
+    {keys}
+
+      python -m real peers policy=lru budget=50%
+    """
+
+    weights: Weights = "auto"
+    prompt_tokens: Annotated[int, Between(1, 1 << 16), "of the request, drawn at random"] = 64
+    new_tokens: Annotated[int, Between(2, 1 << 16), "decode passes that are timed"] = 48
+    accelerate_tokens: Annotated[int, Between(2, 1 << 16), "decode passes of accelerate's, which is slow"] = 4
 
 
-def main(words: Sequence[str]) -> int:
+def main(options: Options) -> int:
     """Run the command; returns the exit status. UserError for what the user can mend."""
-    options, rest = divide(words, Options)
-    options.check()
+    rest = options.rest
     config = configuration(rest, options.config)
     prepare(options.threads)
     rows = measure(config, options, checkpoint(rest, config))
@@ -93,21 +65,31 @@ def main(words: Sequence[str]) -> int:
 
 def measure(config: RunConfig, options: Options, name: str) -> dict[str, Any]:
     """All rows, one after the other, on one model. UserError where it does not fit."""
-    from real.runtime.models import open_model
-    from real.runtime.offloaded import Offloaded
-    from traces.models.devices import device_of
+    from real.runtime.models import Where
 
-    host, layers = host_bytes(options.host_memory), int(config.model.get("moe_layers", 0)) or None
-    made = open_model(name, model_dtype(config), options.weights, layers, host_memory=host)
-    model = Offloaded(made, device_of(options.device), host_memory=host, exact=options.exact == "true")
-    return beside(model, config, options, name)
+    where = Where(options.device, options.host_memory, options.exact)
+    layers = int(config.model.get("moe_layers", 0)) or None
+    model = where.open(name, model_dtype(config), options.weights, layers)
+    return beside(
+        model,
+        config,
+        name,
+        prompt_tokens=options.prompt_tokens,
+        new_tokens=options.new_tokens,
+        accelerate_tokens=options.accelerate_tokens,
+        host_memory=where.host_memory,
+    )
 
 
 def beside(
     model: Offloaded,
     config: RunConfig,
-    options: Options,
     name: str,
+    *,
+    prompt_tokens: int = Options.prompt_tokens,
+    new_tokens: int = Options.new_tokens,
+    accelerate_tokens: int = Options.accelerate_tokens,
+    host_memory: int | None = None,
     note: Callable[[dict[str, Any]], None] = lambda rows: None,
 ) -> dict[str, Any]:
     """All rows, of a model that is offloaded already; the library's weights are copied from the store.
@@ -119,25 +101,25 @@ def beside(
     from traces.collect.record import recorder_version
     from traces.models.devices import device_name
 
-    device, prompt, store = model.backend.device, _tokens(model, options.prompt_tokens, 0), model.store
+    device, prompt, store = model.backend.device, _tokens(model, prompt_tokens, 0), model.store
     about = {"device": device_name(device), "software": recorder_version()}
-    found: dict[str, Any] = {"model": name, **about, "prompt_tokens": options.prompt_tokens, "rows": [], "left_out": {}}
+    found: dict[str, Any] = {"model": name, **about, "prompt_tokens": prompt_tokens, "rows": [], "left_out": {}}
 
     def library() -> float:
         with resident(model) as whole:
-            return _decode(whole, device, prompt, options.new_tokens)
+            return _decode(whole, device, prompt, new_tokens)
 
     def accelerate() -> float:
-        host = Host(host_bytes(options.host_memory))
+        host = Host(host_memory)
         host.check(store.nbytes, "the experts, once more,")
         had = list(host.blocks(store.blocks[0].numel(), len(store.blocks)))  # step by step, as it is used: it is there
         del had
         with accelerated(model) as whole:
-            return _decode(whole, device, prompt, options.accelerate_tokens)
+            return _decode(whole, device, prompt, accelerate_tokens)
 
     for row, measured in (
         ("library, all on the device", library),
-        *ours(model, config, name, prompt, options.new_tokens),
+        *ours(model, config, name, prompt, new_tokens),
         ("accelerate, CPU offload", accelerate),  # last, as it takes the longest
     ):
         try:
@@ -174,17 +156,19 @@ def _served(
     model: Offloaded, config: RunConfig, name: str, history: Any, prompt: Sequence[int], new_tokens: int, exact: bool
 ) -> float:
     """Median over decode passes, ms, of one request after one that brings experts in."""
-    from real.runtime.generate import Served
-    from real.session import make_live_setup, make_policy, serve
+    from real.runtime.generate import Served, run_live
+    from real.session import make_live_setup, make_policy
     from sim.experiment.room import Context
+    from sim.prices import HardwareProfile
 
-    both = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1))
-    context = Context.of((len(tokens) + n for tokens, n in both), config.workload["batch"])
+    both, batch = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1)), int(config.workload["batch"])
+    context = Context.of((len(tokens) + n for tokens, n in both), batch)
     policy = make_policy(config, make_live_setup(config, model, name, {}, context), history, {})
+    depth = HardwareProfile.from_dict(config.hardware).link.depth
     requests = [Served(i, list(tokens), lambda logits: int(logits.argmax()), n) for i, (tokens, n) in enumerate(both)]
     with model.computing(exact=exact):
-        machine = serve(config, model, policy, requests, frozenset()).machine
-    steps = machine.timeline.steps  # (begin, end, number, whether prefill)
+        run, _ = run_live(model, policy, requests, batch=batch, depth=depth)
+    steps = run.machine.timeline.steps  # (begin, end, number, whether prefill)
     spent = [end - begin for begin, end in zip(steps[::4], steps[1::4], strict=True)][-new_tokens + 1 :]
     return statistics.median(spent) / 1e6
 

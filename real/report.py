@@ -21,25 +21,25 @@ from sim.results.store import Store, layer_rows, request_rows
 
 def keep(out: Path, session: Session, document: Mapping[str, Any], *, timeline: bool) -> Path:
     """Write the folder of a run, whole or not at all; returns it."""
-    store, policy, setup = Store(out), session.outcome.policy, session.cell.setup
+    store, policy, setup = Store(out), session.run.core.policy, session.cell.setup
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     folder = store.folder(f"real-{policy.name}-{setup.budget}-{stamp}")
 
     def fill(temp: Path) -> None:
         (temp / "result.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        _table(temp / "requests.csv", request_rows(session.outcome))
-        _table(temp / "layers.csv", layer_rows(session.outcome))
+        _table(temp / "requests.csv", request_rows(session.run.outcome))
+        _table(temp / "layers.csv", layer_rows(session.run.outcome))
         config = yaml.safe_dump(asdict(session.cell.config), sort_keys=False)
         (temp / "config.yaml").write_text(config, encoding="utf-8")
-        session.core.save(temp / "log.npy")
+        session.run.core.save(temp / "log.npy")
         if session.keep_trace is not None:
             shutil.copytree(session.keep_trace, temp / "trace")
         if session.texts:
             lines = [json.dumps({"request": i, "text": text}) for i, text in enumerate(session.texts)]
             (temp / "texts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         if timeline:
-            what, name = f"measured on {session.machine.backend.device}", label(session.cell.config.policy)
-            session.machine.timeline.save(temp / "timeline.json", what, name, setup)
+            what, name = f"measured on {session.run.machine.backend.device}", label(session.cell.config.policy)
+            session.run.machine.timeline.save(temp / "timeline.json", what, name, setup)
 
     store.place(folder, fill)
     return folder

@@ -19,3 +19,4 @@ def called(program: str, verb: str) -> Callable[[Sequence[str]], int]:
 
 
 collect = called("traces", "collect")
+quality = called("real", "quality")

@@ -10,7 +10,7 @@ from pathlib import Path
 from real import overheads as fitting
 from real.measure.bench import LINK, MAIN, Bench, say
 from real.measure.clock import OutOfTimeError
-from real.runtime.forced import run_forced
+from real.runtime.recorded import run_forced
 from real.session import check_device
 from real.validation.own_time import own_time
 from real.validation.ran import Ran, load, load_all, save

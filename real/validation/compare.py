@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from real.diff import differences
-from real.runtime.forced import run_forced
 from real.runtime.offloaded import Offloaded
+from real.runtime.recorded import run_forced
 from real.validation.ran import COUNTED, Ran, counted
 from sim.core.accounts import Accounts
 from sim.core.replay import RecordingCore, replay

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import real
-from real.runtime.forced import DeviceRun
+from real.runtime.runner import DeviceRun
 from sim.core.accounts import Accounts
 from sim.experiment.cell import Cell
 from sim.experiment.config import RunConfig

@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,6 @@ class Source:
     code: str
     """Of the runtime."""
     exact: bool = True
-
-
-def now() -> str:
-    """The date and time of a measurement, as documents have it."""
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def document_of(

@@ -37,7 +37,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from real.runtime.forced import run_forced
+from real.runtime.recorded import run_forced
 from real.runtime.models import open_model
 from real.runtime.offloaded import Offloaded
 from sim.experiment.cell import make_cell

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 from policies.api import LayerEvent, Routing  # noqa: E402
 from policies.lru import LRU  # noqa: E402
 from real.quality import full_outputs  # noqa: E402
-from real.runtime.forced import run_forced  # noqa: E402
 from real.runtime.offloaded import Offloaded  # noqa: E402
+from real.runtime.recorded import run_forced  # noqa: E402
 from real.scores import Sums, compare  # noqa: E402
 from sim.core.accounts import SKIPPED, SUBSTITUTED  # noqa: E402
 from sim.core.replay import replay  # noqa: E402

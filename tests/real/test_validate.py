@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 from real.cli import main
-from real.runtime.forced import DeviceRun, run_forced
+from real.runtime.runner import DeviceRun, run_forced
 from real.validation import compare as comparing
 from real.validation.shown import show
 from real.validation.verdict import label, markdown, summary, worst_first

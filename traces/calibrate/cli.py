@@ -5,22 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from traces.calibrate.noise import WIDE
 from traces.kit.errors import UserError
-from traces.kit.vocabulary import Device, Threads
+from traces.kit.vocabulary import Device, Threads, new_profile
 from traces.kit.words import Between
-
-
-def new_profile(value: str) -> Path:
-    """A mark: a profile yet to be written."""
-    path = Path(value)
-    if path.suffix not in (".yaml", ".yml") or not path.parent.is_dir() or os.path.lexists(path):
-        raise ValueError("FILE.yaml, yet to be written, in an existing folder")
-    return path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +63,7 @@ def calibrate(options: Options) -> None:
 
         from traces.calibrate.forecast import Plan
         from traces.calibrate.layers import Grids
-        from traces.calibrate.machine import clocks, describe, memory_bytes
+        from traces.calibrate.machine import clocks, describe, memory_bytes, now
         from traces.calibrate.profile import assemble, write
         from traces.calibrate.timing import Clock
         from traces.models.devices import device_of
@@ -91,7 +82,7 @@ def calibrate(options: Options) -> None:
     clock, largest = Clock(device), options.largest << 20
     cuda = clock.cuda
     grids = Grids.up_to(options.max_tokens or (4096 if cuda else 256), options.max_context or (8192 if cuda else 2048))
-    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    date = now()
     machine = describe(device)
     _say(f"{machine['device']}: trying each kind of measurement once, to say how long they take")
     plan = Plan(clock, largest, models, options.dtype, grids)

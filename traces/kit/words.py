@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
 from functools import cache
+from inspect import get_annotations
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -148,10 +149,11 @@ def folder(value: str) -> Path:
 
 @cache
 def keys_of(options: type) -> tuple[Key, ...]:
-    """The keys of a dataclass, in the order of their fields."""
+    """The keys of a dataclass, in the order of its fields, and then of those that it inherits."""
     hints = get_type_hints(options, include_extras=True)
     found = []
-    for field in fields(options):
+    own = get_annotations(options)
+    for field in sorted(fields(options), key=lambda field: field.name not in own):
         kind, *marks = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (None,)
         texts = [mark for mark in marks if isinstance(mark, str)]
         if texts:
@@ -178,7 +180,9 @@ def parse(options: type[T], words: Sequence[str], usage: str) -> T:
         if word in flags:
             key = flags[word]
             name, equals, value = key.name, "=", "true" if key.kind is bool else next(left, "")
-            word = f"{word} {value}".rstrip()
+            if not value:
+                raise UserError(f"{word}: a value is wanted behind it; usage: {usage}")
+            word = f"{word} {value}"
         if equals and name in own:
             if name in given:
                 raise UserError(f"{brief(word)}: {name} is given twice")

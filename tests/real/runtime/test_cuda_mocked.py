@@ -17,7 +17,8 @@ from real.runtime.backend import CudaBackend, HostBackend
 from real.runtime.compute import MAX_GROUPS, LayerCompute, can_group, has_fast_kernel
 from real.runtime.layout import Layout, Part
 from real.runtime.offloaded import Offloaded
-from real.session import check_device, on_device
+from real.runtime.runner import check_device
+from real.session import on_device
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
 from tests.real.runtime.rig import CPU, Rig, serve, torch

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from real.runtime.forced import run_forced
 from real.runtime.models import open_model
 from real.runtime.offloaded import Offloaded
+from real.runtime.recorded import run_forced
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
 

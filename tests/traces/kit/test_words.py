@@ -86,6 +86,7 @@ def test_other_spellings() -> None:
     assert read("in", "out=o", "--config", "c.yaml").config == "c.yaml"
     assert refused("in", "out=o", "-x", "exact=true") == "exact=true: exact is given twice"
     assert refused("in", "out=o", "exact=false", "-x") == "-x true: exact is given twice"
+    assert refused("in", "out=o", "--config").startswith("--config: a value is wanted behind it; usage: it SRC")
 
 
 def test_a_field_without_a_text_is_no_word() -> None:

@@ -98,8 +98,8 @@ def beside(
     """
     from real.runtime.host import Host
     from real.runtime.library import accelerated, resident
-    from traces.collect.record import recorder_version
     from traces.models.devices import device_name
+    from traces.models.load import recorder_version
 
     device, prompt, store = model.backend.device, _tokens(model, prompt_tokens, 0), model.store
     about = {"device": device_name(device), "software": recorder_version()}

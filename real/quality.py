@@ -29,13 +29,13 @@ from sim.experiment.config import RunConfig
 from sim.experiment.digest import code_digest
 from sim.results.quality import quality
 from sim.results.store import SCHEMA, Store
-from traces.collect.record import Wanted, collect, recorder_version
+from traces.collect.record import Wanted, collect
 from traces.format.layout import SIGNALS
 from traces.kit.errors import UserError
 from traces.kit.vocabulary import MOST
 from traces.kit.words import Between
 from traces.models.devices import ROOM, device_name, free_memory
-from traces.models.load import Loaded
+from traces.models.load import Loaded, recorder_version
 from traces.prompts.jobs import Decoding
 from traces.prompts.source import PromptFile
 

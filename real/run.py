@@ -70,9 +70,9 @@ def main(options: Options) -> int:
     from real.report import keep, show
     from real.runtime.models import Where
     from real.session import forced, live
+    from traces.kit.shipped import PROMPTS_FILE
     from traces.prompts.jobs import Decoding
     from traces.prompts.source import PromptFile
-    from traces.reference import PROMPTS_FILE
 
     where = Where(options.device, options.host_memory, options.exact)
     if options.routing:

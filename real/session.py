@@ -35,10 +35,10 @@ from sim.workload.history import TrainRequests
 from sim.workload.passes import select
 from traces import Trace, open_trace
 from traces.calibrate.machine import now
-from traces.collect.record import end_tokens, recorder_version
 from traces.kit.errors import UserError
 from traces.models.devices import ROOM, device_name, free_memory
 from traces.models.families import MoeModel
+from traces.models.load import end_tokens, recorder_version
 from traces.prompts.jobs import Decoding, plan
 from traces.prompts.source import PromptFile
 

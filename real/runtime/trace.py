@@ -8,12 +8,12 @@ from pathlib import Path
 from real.runtime.generate import Served
 from real.runtime.live import AHEAD, Live
 from real.runtime.offloaded import Offloaded
-from traces.collect.record import recorder_version, signal_shapes
 from traces.format.layout import DECODE, PREFILL, Request
 from traces.format.manifest import Prompts
 from traces.format.manifest import Recorder as RecorderInfo
 from traces.models.devices import device_name
-from traces.models.load import Loaded
+from traces.models.families import signal_shapes
+from traces.models.load import Loaded, recorder_version
 from traces.prompts.jobs import Decoding
 from traces.prompts.source import PromptFile
 from traces.writing.writer import TraceWriter

@@ -209,11 +209,11 @@ def _private_bytes() -> int:
 
 
 def _textbook() -> Any:
-    folder = Path(__file__).resolve().parent.parent / "tests" / "engine"
-    if not (folder / "textbook.py").exists():
+    folder = Path(__file__).resolve().parents[2] / "tests"
+    if not (folder / "sim" / "machine" / "textbook.py").exists():
         raise UserError("bench: the textbook machine is in tests/sim/machine, which only a checkout has; run it there")
-    sys.path.insert(0, str(folder))
-    return import_module("textbook").Textbook
+    sys.path.insert(0, str(folder.parent))
+    return import_module("tests.sim.machine.textbook").Textbook
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -33,9 +33,9 @@ from tests.real.quality_cases import (  # noqa: E402
     requests_of,
     scored,
 )
+from traces.kit.shipped import PROMPTS_FILE  # noqa: E402
 from traces.models.load import load  # noqa: E402
 from traces.prompts.source import PromptFile  # noqa: E402
-from traces.reference import PROMPTS_FILE  # noqa: E402
 
 pytestmark = pytest.mark.ci  # whole models, many times
 NORMALISED = {"olmoe": False, "qwen2_moe": False, "qwen3_moe": True, "mixtral": True}

@@ -20,8 +20,9 @@ from transformers import __version__ as transformers_version
 
 from traces.kit.command import run_module
 from traces.kit.errors import UserError
+from traces.kit.shipped import MODEL_DIR
 from traces.models.load import load, weights_digest
-from traces.reference import MODEL_DIR, Folder, Windows
+from traces.reference import Folder, Windows
 from traces.reference.architecture import build
 from traces.reference.evaluate import evaluate
 from traces.reference.tokens import END_OF_TEXT

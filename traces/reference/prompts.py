@@ -18,9 +18,10 @@ from typing import Annotated
 from tokenizers import Tokenizer
 
 from traces.kit.command import run_module
+from traces.kit.shipped import PROMPTS_FILE
 from traces.kit.vocabulary import MOST
 from traces.kit.words import Between
-from traces.reference import PROMPTS_FILE, Folder
+from traces.reference import Folder
 from traces.reference.text import DOMAINS, Domain
 from traces.reference.tokens import documents
 

@@ -22,12 +22,12 @@ from tests.commands import collect as main  # noqa: E402
 from tests.traces.models.tiny import save_with_tokenizer, tiny  # noqa: E402
 from traces import Trace, UserError, open_trace  # noqa: E402
 from traces.collect import overhead  # noqa: E402
-from traces.collect.generate import sampled  # noqa: E402
 from traces.collect.progress import Progress, duration, size  # noqa: E402
 from traces.collect.recorder import Recorder  # noqa: E402
 from traces.models import devices  # noqa: E402
 from traces.models.families import inspect_model  # noqa: E402
 from traces.models.load import load  # noqa: E402
+from traces.prompts.choosing import sampled  # noqa: E402
 from traces.prompts.jobs import Job, draw_seed  # noqa: E402
 from traces.prompts.source import Prompt  # noqa: E402
 

@@ -195,8 +195,8 @@ class Bench:
         model = self.model(cell)
         with tempfile.TemporaryDirectory(prefix="moe-offload-") as folder:
             path = Path(folder) / f"{name}.yaml"
-            plan = {"model": shape, "device": str(self.device), "threads": self.options.threads}
-            cli.calibrate(cli.Options(out=path, seconds=SECONDS, dtype=dtype, **plan))
+            plan: dict[str, Any] = {"model": shape, "device": str(self.device), "threads": self.options.threads}
+            cli.calibrate(cli.Options(out=path, seconds=SECONDS, **plan | {"dtype": dtype}))
             profile = read_profile(path)
         own = calibrate.Options(out=path, hardware=path, weights=self.options.weights, **plan)
         return calibrate.add_overheads(model, dict(cell.config.model), profile, name, own)

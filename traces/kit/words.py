@@ -148,7 +148,7 @@ def folder(value: str) -> Path:
 
 
 @cache
-def keys_of(options: type) -> tuple[Key, ...]:
+def keys_of(options: Any) -> tuple[Key, ...]:
     """The keys of a dataclass, in the order of its fields, and then of those that it inherits."""
     hints = get_type_hints(options, include_extras=True)
     found = []

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from sim.core.replay import CHUNK, EXPERT, GATE, MEASURE, NEXT_CHUNK, NEXT_EXPERT, PREDICTION, STEP, STEP_END
+from sim.core.log import CHUNK, EXPERT, GATE, MEASURE, NEXT_CHUNK, NEXT_EXPERT, PREDICTION, STEP, STEP_END
 from traces.kit.errors import UserError
 from traces.kit.vocabulary import Format
 from traces.kit.words import Between

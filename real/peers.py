@@ -157,13 +157,15 @@ def _served(
 ) -> float:
     """Median over decode passes, ms, of one request after one that brings experts in."""
     from real.runtime.generate import Served, run_live
-    from real.session import make_live_setup, make_policy
+    from real.session import make_live_setup, there
+    from sim.experiment.make import policy_of
     from sim.experiment.room import Context
     from sim.prices import HardwareProfile
 
     both, batch = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1)), int(config.workload["batch"])
     context = Context.of((len(tokens) + n for tokens, n in both), batch)
-    policy = make_policy(config, make_live_setup(config, model, name, {}, context), history, {})
+    setup = make_live_setup(config, model, name, {}, context)
+    policy = policy_of(config.policy, setup, there(config, history, {}))
     depth = HardwareProfile.from_dict(config.hardware).link.depth
     requests = [Served(i, list(tokens), lambda logits: int(logits.argmax()), n) for i, (tokens, n) in enumerate(both)]
     with model.computing(exact=exact):

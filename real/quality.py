@@ -27,8 +27,11 @@ from real.words import Configured, Out, checkpoint, configuration, model_dtype
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.digest import code_digest
+from sim.experiment.identity import identify
+from sim.experiment.make import make_core, make_policy
+from sim.results.document import SCHEMA
 from sim.results.quality import quality
-from sim.results.store import SCHEMA, Store
+from sim.results.store import Store
 from traces.collect.record import Wanted, collect
 from traces.format.layout import SIGNALS
 from traces.kit.errors import UserError
@@ -118,7 +121,7 @@ def measure(config: RunConfig, options: Options, name: str) -> Iterator[dict[str
         cells = [make_cell(replace(given, budget=budget, bounds=False, log=False)) for budget in budgets]
         _check_source(cells[0], loaded)
         for cell in cells:  # a mistake in the last one shows before the first is run
-            cell.core(cell.policy())
+            make_core(cell, make_policy(cell))
         model = where.put(loaded.model)
         cells = [on_device(cell, model) for cell in cells]
         kept = full_outputs(cells[0], model)
@@ -174,8 +177,8 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, options:
     from sim.experiment.run import simulate  # and SimPy
 
     scores = Scores(cell.trace, kept)
-    run = run_taught(cell, model, cell.policy(), scores.take)
-    simulated = simulate(cell, cell.policy())
+    run = run_taught(cell, model, make_policy(cell), scores.take)
+    simulated = simulate(cell, make_policy(cell))
     outcomes = {"simulator": simulated, "device": run.outcome}
     known = {where: quality(outcome.policy, outcome.accounts) for where, outcome in outcomes.items()}
     first_order = {where: shares for where, (shares, _) in known.items()}
@@ -192,7 +195,7 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, options:
     return {
         "schema": SCHEMA,
         "kind": "quality",
-        "config": cell.resolved(),
+        "config": identify(cell, policy.predictors()).resolved,
         "provenance": {
             "model": {"name": loaded.name, "revision": loaded.revision, "dtype": str(loaded.model.dtype)[6:]},
             "text": _source(cell, options),
@@ -200,8 +203,8 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, options:
                 "name": device_name(model.backend.device),
                 "software": recorder_version(),
                 "threads": torch.get_num_threads(),
-                "experts": model.computes(run.core.pool),
-                **run.core.pool.facts(),
+                "experts": model.computes(run.machine.pool),
+                **run.machine.pool.facts(),
             },
             "hardware": {"name": cell.hardware.name, "provenance": cell.hardware.provenance},
             "routing": "the model's own on the device; the trace's in the simulator",

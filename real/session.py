@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from policies import registry
-from policies.api import Policy, Predictor, Setup
+from policies.api import Predictor, Setup, Signal
 from policies.predictors.saved import Fitted
 from policies.predictors.saved import load as load_predictor
-from policies.promoe import fitted_name
 from real.runtime.generate import Served, run_live
+from real.runtime.live import AHEAD
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
@@ -25,15 +24,16 @@ from real.runtime.trace import write_trace
 from real.words import model_dtype
 from sim.core.core import Core
 from sim.core.replay import replay
-from sim.experiment.cell import Cell, Predicted, find_trace, make_cell, make_setup
+from sim.experiment.cell import Cell, Predicted, make_cell, make_setup
 from sim.experiment.config import RunConfig
+from sim.experiment.lacks import There
+from sim.experiment.make import make_core, make_policy, policy_of
+from sim.experiment.provenance import result_of
 from sim.experiment.room import AUTO, Context, Room
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile
 from sim.prices.costs import Costs
-from sim.results.document import document
-from sim.workload.history import TrainRequests
 from sim.workload.passes import select
-from traces import Trace, open_trace
+from traces import Trace, find_trace, open_trace
 from traces.calibrate.machine import now
 from traces.kit.errors import UserError
 from traces.models.devices import ROOM, device_name, free_memory
@@ -58,7 +58,7 @@ class Session:
 
     def document(self) -> dict[str, Any]:
         """The result document of the simulator, with what is to be said of the device."""
-        made = document(self.cell, self.run.outcome, None)
+        made = result_of(self.cell, self.run.outcome, None)
         made["nulls"]["bounds"] = made["nulls"]["reference"] = "a device's run: python -m sim run has them"
         made["provenance"]["device"] = dict(self.about)
         return made
@@ -69,8 +69,8 @@ def forced(config: RunConfig, name: str, where: Where, weights: str) -> Session:
     cell = make_cell(replace(config, bounds=False))
     model = where.open(name, model_dtype(config), weights, cell.setup.n_layers)
     cell = on_device(cell, model)
-    run = run_forced(cell, model, cell.policy())
-    digest = replay(run.core.log, cell.core(cell.policy()))
+    run = run_forced(cell, model, make_policy(cell))
+    digest = replay(run.core.log, make_core(cell, make_policy(cell)))
     return Session(cell, run, facts_of(model, run, weights, "of the trace", digest))
 
 
@@ -104,11 +104,11 @@ def live(
     if config.budget == AUTO:  # decided here: the trace that is made asks for less context
         config = replace(config, budget=budget_there(setup, model))
         setup = make_live_setup(config, model, loaded.name, predictors, context)
-    policy, fresh = (make_policy(config, setup, history, predictors) for _ in range(2))
+    policy, fresh = (policy_of(config.policy, setup, there(config, history, predictors)) for _ in range(2))
     depth, ends = HardwareProfile.from_dict(config.hardware).link.depth, end_tokens(loaded)
     run, shown = run_live(model, policy, requests, batch=batch, depth=depth, ends=ends, predictors=predictors)
     with torch.inference_mode():
-        shown.settle_all()
+        shown.keep_all()
     digest = replay(run.core.log, Core(fresh, setup, shown.signals(fresh)))
     scratch = tempfile.TemporaryDirectory(prefix="moe-offload-")
     folder = Path(scratch.name) / "trace"
@@ -131,8 +131,8 @@ def facts_of(model: Offloaded, run: DeviceRun, weights: str, routing: str, repla
         "software": recorder_version(),
         "weights": weights,
         "link_depth": run.machine.depth,
-        "experts": model.computes(run.core.pool),
-        **run.core.pool.facts(),
+        "experts": model.computes(run.machine.pool),
+        **run.machine.pool.facts(),
         "routing": routing,
         "replay_agrees": replayed == run.core.digest(),
     }
@@ -167,7 +167,7 @@ def _predictors(file: str) -> dict[str, Fitted]:
     if not file:
         return {}
     fitted = load_predictor(Path(file))
-    return {fitted_name(str(fitted.about["input"]), int(fitted.about["stride"])): fitted}
+    return {fitted.name: fitted}
 
 
 def make_live_setup(
@@ -186,7 +186,8 @@ def make_live_setup(
     costs = Costs(priced, hardware)
     known = {}
     for name, fitted in predictors.items():
-        about = Predictor(name, int(fitted.about["stride"]), int(fitted.about["top_k"]), {})
+        facts = {key: fitted.about[key] for key in ("kind", "input")}
+        about = Predictor(name, int(fitted.about["stride"]), int(fitted.about["top_k"]), facts)
         known[name] = Predicted(about, np.empty((0, 0, 0), np.uint16), fitted.sha256)
     room = Room.of(priced, hardware, context)
     setup = make_setup(config, costs, hardware, room, moe.n_experts, moe.top_k, known)
@@ -194,21 +195,7 @@ def make_live_setup(
     return setup
 
 
-def make_policy(config: RunConfig, setup: Setup, history: Trace | None, predictors: Mapping[str, Fitted]) -> Policy:
-    """The configured policy, fitted on the train requests of ``history`` if it wants them. UserError."""
-    given = dict(config.policy)
-    policy = registry.build(str(given.pop("name")), setup, given)
-    if policy.clairvoyant:
-        raise UserError(f"policy={policy.name}: sees the future, and on a device there is none")
-    for missing in sorted(policy.predictors() - predictors.keys()):
-        raise UserError(
-            f"policy={policy.name} needs the predictor {missing}: give predictor=FILE, of python -m policies fit"
-        )
-    if policy.wants_history():
-        train = select(history).train if history is not None else ()
-        if history is None or not train:
-            raise UserError(
-                f"policy={policy.name} learns from train requests: give trace=, of this model, with a split"
-            )
-        policy.fit(TrainRequests(history, train, policy.needs()))
-    return policy
+def there(config: RunConfig, history: Trace | None, predictors: Mapping[str, Fitted]) -> There:
+    """What a policy has of a model that runs; ``history``: the trace whose train requests it learns from."""
+    train = select(history).train if history is not None else ()
+    return There(config.trace, history, train, predictors.keys(), tuple(Signal), AHEAD, live=True)

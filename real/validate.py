@@ -15,6 +15,7 @@ from real.run import prepare
 from real.words import Checkpoint, Configured, Weights, is_checkpoint
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
+from sim.experiment.make import make_policy
 from traces.kit.errors import UserError, one_of
 from traces.kit.words import Between, folder, plain_name
 
@@ -179,7 +180,7 @@ class Bench:
 
         config = replace(on_device(cell, model).config, policy={"name": "lru"}, limit=1, warmup=0, bounds=False)
         small = make_cell(config)
-        run_forced(small, model, small.policy())
+        run_forced(small, model, make_policy(small))
 
     def measure_machine(self, cell: Cell) -> dict[str, Any]:
         """A profile of this device, of the shape that is run, with the runtime's overheads on synthetic routing."""

@@ -20,6 +20,7 @@ from real.runtime.library import resident
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced, run_taught
 from sim.experiment.cell import Cell
+from sim.experiment.make import make_policy, passes_of
 from sim.results.document import latencies
 from sim.workload.passes import Pass
 from traces.kit.errors import UserError
@@ -93,7 +94,7 @@ def profile(bench: Bench) -> str:
                 made.stop()
 
         try:
-            run_forced(cell, bench.model(MAIN), cell.policy(), count)
+            run_forced(cell, bench.model(MAIN), make_policy(cell), count)
         finally:
             if PASSES[0] <= done < PASSES[1]:  # stopped between the two: nothing after it is to be watched
                 made.stop()
@@ -126,13 +127,13 @@ def _tpot(bench: Bench, model: Offloaded, exact: bool) -> dict[str, Any]:
     """TPOT of one request where most experts are there, in one way of computing them: the kernel's groups are slots."""
     cell = bench.cell(MAIN, "lru", "75%", limit=1, warmup=0)
     with model.computing(exact=exact):
-        run = run_forced(cell, model, cell.policy())
+        run = run_forced(cell, model, make_policy(cell))
     spread = latencies(run.outcome.timings)["tpot"]
-    return {"mean": spread["mean"] if spread else None, "slots": run.core.pool.slots}
+    return {"mean": spread["mean"] if spread else None, "slots": run.machine.pool.slots}
 
 
 def _taught(cell: Cell, model: Offloaded, take: Callable[[Pass, Tensor], None]) -> None:
-    run_taught(cell, model, cell.policy(), take)
+    run_taught(cell, model, make_policy(cell), take)
 
 
 def _library(cell: Cell, model: Any, device: torch.device, take: Callable[[Pass, Tensor], None]) -> None:
@@ -140,7 +141,7 @@ def _library(cell: Cell, model: Any, device: torch.device, take: Callable[[Pass,
     engine, tokens = Engine(model, device), cell.trace.token_ids
     assert tokens is not None
     with torch.inference_mode():
-        for step in cell.passes(cell.selection.measured):
+        for step in passes_of(cell, cell.selection.measured):
             given = [token for first, rows in step.parts for token in tokens[first : first + rows].tolist()]
             take(step, engine.forward(step, given, every=True))
 

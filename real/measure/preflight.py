@@ -19,6 +19,7 @@ from real.runtime.pinned import PageLocks
 from real.runtime.recorded import run_forced
 from real.runtime.selfcheck import CHECKS, ONLY_CUDA
 from sim.core.replay import replay
+from sim.experiment.make import make_core, make_policy
 from traces.calibrate.timing import Clock, measure
 from traces.kit.errors import UserError
 from traces.kit.units import format_bytes
@@ -163,8 +164,8 @@ def _reference(bench: Bench) -> str:
     model = Where(str(bench.device)).open("reference", "float32")
     cell = bench.reference()
     try:
-        done = run_forced(cell, model, cell.policy())
-        if replay(done.core.log, cell.core(cell.policy())) != done.core.digest():
+        done = run_forced(cell, model, make_policy(cell))
+        if replay(done.core.log, make_core(cell, make_policy(cell))) != done.core.digest():
             raise UserError("the replay of the device's log decides differently")
     finally:
         model.store.close()

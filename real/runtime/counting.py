@@ -117,7 +117,7 @@ def count_forced(device: torch.device, held: int) -> dict[str, int]:
             last.update(counting.seen)
             return logits
 
-        runner.compute, runner.run.event = counted, strict  # type: ignore[method-assign]
+        runner.compute, runner.run.event = counted, strict  # type: ignore[method-assign, assignment]
 
     follow(model, LRU, held, watch)
     return last

@@ -47,7 +47,7 @@ class Feed:
         """Logits [n, E] of the gate that has just run, and the weights [n, K] of what it chose; None: not known."""
         return None
 
-    def settle(self) -> None:
+    def ended(self) -> None:
         """The pass has ended."""
 
 
@@ -81,7 +81,7 @@ class Run:
                         self.machine.launched(batch)
             self._untold.clear()
         self.machine.end()
-        self.feed.settle()
+        self.feed.ended()
 
     def event(self, layer: LayerCompute, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         """One layer event: tell the core, and compute the experts [n, D] as they are complete."""
@@ -95,7 +95,7 @@ class Run:
             routed, given = machine.read(ids, weights)
         else:
             routed = places.ids
-            machine.settle()
+            machine.drain()
         demand, tokens = feed.demand(index, routed, given)
         if not demand:  # the layer has seen no token of this pass: no event, as in the simulator
             return torch.zeros_like(hidden)

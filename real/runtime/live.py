@@ -42,7 +42,7 @@ class StepShown:
         self.tokens: Array = np.empty(0, np.int32)
         self._read: dict[tuple[Any, ...], Array] = {}
         self.kept: dict[str, Array] = {}
-        """Once settled: what there is of all layers, [n, L, ...] by name, and nothing else."""
+        """Once it is brought to the CPU: what there is of all layers, [n, L, ...] by name, and nothing else."""
 
     def read(self, name: str, index: tuple[Any, ...]) -> Array:
         """Signal ``name`` of one layer (and distance): [n, ...]."""
@@ -66,7 +66,7 @@ class StepShown:
             return np.stack([np.stack(distances, 1) for distances in ahead], 1)
         return np.stack([self.read(name, (layer,)) for layer in layers], 1)
 
-    def settle(self, names: Iterable[str]) -> None:
+    def keep(self, names: Iterable[str]) -> None:
         """Keep these signals on the CPU, as a trace has them, and free all else."""
         self.kept = {name: self.whole(name) for name in names}
         self.hidden, self.logits, self.routed, self._read = [], [], [], {}
@@ -140,7 +140,7 @@ class Live(Feed):
             setattr(self, name, LiveArray(name, self, trailing) if name in wanted else None)
         self.predicted: dict[str, Any] = {name: LiveArray(name, self, (L, 0)) for name in self.predictors}
         self.rows = 0
-        self._settled = self._settled_rows = 0  # steps whose signals are all on the CPU, and their rows
+        self._kept = self._kept_rows = 0  # steps whose signals are all on the CPU, and their rows
         self.steps: list[tuple[Pass, StepShown]] = []
         self._at: dict[int, tuple[StepShown, slice]] = {}
 
@@ -210,21 +210,21 @@ class Live(Feed):
 
         return hook
 
-    def settle(self) -> None:
+    def ended(self) -> None:
         """The pass has ended. What nobody has read stays on the device, for a while."""
-        while self.rows - self._settled_rows > KEPT:
-            self._settle_next()
+        while self.rows - self._kept_rows > KEPT:
+            self._keep_next()
 
-    def settle_all(self) -> None:
+    def keep_all(self) -> None:
         """Bring to the CPU what the policy has not read, for the trace, and free the device's copies."""
-        while self._settled < len(self.steps):
-            self._settle_next()
+        while self._kept < len(self.steps):
+            self._keep_next()
 
-    def _settle_next(self) -> None:
-        _, shown = self.steps[self._settled]
-        self._settled += 1
-        self._settled_rows += shown.rows
-        shown.settle({"expert_ids", "expert_weights", "token_ids"} | self.wanted)
+    def _keep_next(self) -> None:
+        _, shown = self.steps[self._kept]
+        self._kept += 1
+        self._kept_rows += shown.rows
+        shown.keep({"expert_ids", "expert_weights", "token_ids"} | self.wanted)
 
 
 def _half(values: Array) -> Array:

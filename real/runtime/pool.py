@@ -10,13 +10,14 @@ from torch import Tensor
 
 from real.runtime.backend import Backend, DeviceError, Ticket
 from real.runtime.store import HostStore
+from sim.core.listener import FactListener
 from sim.core.state import CoreError, split_chunks
 
 ALIGNED = 16
 """Bytes: a GPU's kernels choose by whether what they read begins at a multiple of it."""
 
 
-class Pool:
+class Pool(FactListener):
     """Which expert lies in which slot. The core says who may have one; here is where it is.
 
     `weights`: name -> [slots, ...], what the kernels read. `slot_of`: flat number -> slot, -1 without one.
@@ -75,14 +76,14 @@ class Pool:
         first, end = self._spans[part]
         return self.backend.start_copy(targets[part], self.store.expert(expert)[first:end])
 
-    def release(self, expert: int) -> None:
-        """The core has taken the expert's slot back."""
-        slot = self.slot_of[expert]
+    def evict(self, x: int) -> None:
+        """The core takes the expert's slot back."""
+        slot = self.slot_of[x]
         if slot >= 0:
-            self.slot_of[expert] = -1
+            self.slot_of[x] = -1
             if not self.holds_all:
                 self._free.append(slot)
-            self._stale[expert // self.store.n_experts] = True
+            self._stale[x // self.store.n_experts] = True
 
     def table(self, layer: int) -> Tensor:
         """Slots of a layer's experts on the device, int64 [E]: sent there when one of them has changed."""

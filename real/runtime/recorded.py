@@ -16,6 +16,7 @@ from real.runtime.live import Live
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import DeviceRun, Runner, check_shape, device_machine, running
 from sim.experiment.cell import Cell
+from sim.experiment.make import make_signals, passes_of
 from sim.workload.passes import Pass
 from traces import Trace
 from traces.kit.errors import UserError
@@ -33,9 +34,9 @@ def run_forced(
     the trace's shape.
     """
     check_shape(cell.setup, model, cell.model.name)
-    machine = device_machine(model, policy, cell.signals(policy), cell.hardware.link.depth)
+    machine = device_machine(model, policy, make_signals(cell, policy), cell.hardware.link.depth)
     trace, vocabulary = cell.trace, int(model.model.config.get_text_config().vocab_size)
-    tokens = trace.token_ids
+    tokens: NDArray[np.integer[Any]] | None = trace.token_ids
     if tokens is None or int(tokens.max(initial=0)) >= vocabulary:  # none were recorded, or the model knows fewer
         tokens = np.random.default_rng(0).integers(vocabulary, size=trace.N)
     with running(model, machine, Forced(trace)) as runner:
@@ -80,7 +81,7 @@ def _serve(
     for measured, requests in enumerate((cell.selection.warmup, cell.selection.measured)):
         if measured and cell.selection.warmup:
             runner.run.machine.measure()
-        for step in cell.passes(requests):
+        for step in passes_of(cell, requests):
             given = [token for first, rows in step.parts for token in tokens[first : first + rows].tolist()]
             found = runner.forward(step, given, read, every)
             if measured:

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from sim.experiment.stated import stated
 from torch import Tensor
 
 from policies.api import Policy, Setup
-from real.runtime.core import DeviceCore
 from real.runtime.engine import Engine
 from real.runtime.events import Feed, Run
 from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
+from sim.core.core import Core
 from sim.core.words import StepSignals
-from sim.experiment.stated import stated
 from sim.results.document import Outcome
 from sim.workload.passes import Pass
 from traces.kit.errors import UserError
@@ -34,7 +34,7 @@ class DeviceRun:
     machine: Machine
 
     @property
-    def core(self) -> DeviceCore:
+    def core(self) -> Core:
         return self.machine.core
 
 
@@ -78,8 +78,8 @@ def device_machine(model: Offloaded, policy: Policy, signals: StepSignals, depth
     setup = policy.setup
     check_device(setup, model)
     pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
-    core = DeviceCore(policy, setup, signals, pool)
-    return Machine(core, model.backend, depth=depth, predictor_threads=setup.predictor_threads)
+    core = Core(policy, setup, signals)
+    return Machine(core, pool, depth=depth, predictor_threads=setup.predictor_threads)
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from policies.bounds.future import Clairvoyant, Future
 from sim.check.synthetic import FakeHistory, FakeSignals, Routing
 from sim.core.accounts import Accounts
 from sim.core.core import Core
-from sim.core.replay import RecordingCore
-from sim.machine import Machine
+from sim.core.listener import FactListener
+from sim.core.log import record
+from sim.machine.machine import Machine
 
 
 @dataclass(frozen=True)
@@ -27,28 +28,24 @@ class Snapshot:
     predictions: int
 
 
-class Witness(RecordingCore):
+class Witness(Core):
     """Watches the budget at every answer, and notes what was decided before each step and gate."""
 
     def __init__(self, policy: Policy, setup: Setup, signals: Any) -> None:
+        super().__init__(policy, setup, signals)
         self.snapshots: list[Snapshot] = []
         self.number = -1
         self.asked = 0
         self.demanded_bytes = 0  # of what was to be there for an event, with tokens or without
-        super().__init__(policy, setup, signals)
+        record(self)
+        self.listen(_Before(self))  # the log has not heard of it yet
 
-    def _note(self, layer: int) -> None:
+    def note(self, layer: int) -> None:
         self.asked += len(self.predictions)
         expected = tuple(tuple(sorted(x)) for x in self.expected)
         self.snapshots.append(Snapshot(self.number, layer, len(self.log), self.digest(), expected, self.asked))
 
-    def step_begin(self, number: int, *rest: Any) -> None:
-        self.number = number
-        self._note(-1)
-        super().step_begin(number, *rest)
-
     def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int], now: int) -> LayerEvent:
-        self._note(layer)
         event = super().gate(layer, demand, tokens, now)
         self.demanded_bytes += sum(map(self.state.size.__getitem__, event.demand))
         return event
@@ -63,6 +60,20 @@ class Witness(RecordingCore):
             if sum(state.size[x] for x in held if setup.layer_of(x) == layer) > share:
                 raise AssertionError(f"more bytes than the budget of layer {layer}")
         return answer
+
+
+class _Before(FactListener):
+    """Has the witness note what was decided until then."""
+
+    def __init__(self, witness: Witness) -> None:
+        self.witness = witness
+
+    def step_begin(self, number: int, *_: Any) -> None:
+        self.witness.number = number
+        self.witness.note(-1)
+
+    def gate(self, layer: int, *_: Any) -> None:
+        self.witness.note(layer)
 
 
 @dataclass

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import isfinite
-from typing import TYPE_CHECKING
 
-from policies.api import Actions
+from policies.api import Actions, LayerEvent, Step
 from sim.core.accounts import CANCELLED
+from sim.core.loads import Loads
 from sim.core.state import NO_FATE, PENDING, SPECULATIVE, CoreError
-
-if TYPE_CHECKING:
-    from sim.core.core import Core
 
 
 class Acting:
-    """The actions of one core's policy. CoreError for what means nothing: an unknown expert, a time that is none."""
+    """The actions of one core's policy, while ``step`` and ``event`` are under way.
 
-    def __init__(self, core: Core) -> None:
-        self.core, self.state, self.chunks = core, core.state, core.setup.chunks
-        self.evictable = core.state.view().evictable
+    CoreError for what means nothing: an unknown expert, a time that is none.
+    """
+
+    def __init__(self, loads: Loads, step: Step, event: LayerEvent) -> None:
+        self.loads, self.state, self.step, self.event = loads, loads.state, step, event
+        self.evictable = loads.state.view().evictable
+        self.expected: list[set[int]] = [set() for _ in range(loads.setup.n_layers)]
+        """What each layer is expected to demand, in the step ``_due``."""
+        self._due = [0] * loads.setup.n_layers
 
     def actions(self) -> Actions:
         """What the policy is given."""
@@ -28,60 +31,66 @@ class Acting:
     def prefetch(self, x: int, priority: float = 0.0) -> bool:
         self.known(x)
         if not isfinite(priority):
-            raise CoreError(f"policy {self.core.policy.name} gave expert {x} the priority {priority}")
-        core, state = self.core, self.state
-        if state.done[x] == self.chunks or state.pinned[x]:
+            raise CoreError(f"policy {self.loads.policy.name} gave expert {x} the priority {priority}")
+        loads, state = self.loads, self.state
+        if state.done[x] == state.chunks or state.pinned[x]:
             return False
         if state.spec[x] == NO_FATE:
             state.spec[x] = PENDING
             state.kind[x] = SPECULATIVE
-            core.spec_bytes[x] = 0
-            core.accounts.issued += 1
+            loads.spec_bytes[x] = 0
+            loads.accounts.issued += 1
         state.dropping[x] = 0
-        if state.given[x] < self.chunks:
-            core.speculative.push(x, priority)
-            core.pending = True
+        if state.given[x] < state.chunks:
+            loads.speculative.push(x, priority)
+            loads.pending = True
         return True
 
     def cancel(self, x: int) -> bool:
         self.known(x)
-        core, state = self.core, self.state
+        loads, state = self.loads, self.state
         if state.spec[x] != PENDING:
             return False
-        core.speculative.drop(x)
+        loads.speculative.drop(x)
         if state.given[x] > state.done[x]:
             state.dropping[x] = 1
         elif state.slot[x]:
-            core.evict(x)
+            loads.evict(x)
         else:
-            core.settle(x, CANCELLED)
+            loads.settle(x, CANCELLED)
         return True
 
     def evict(self, x: int) -> bool:
         self.known(x)
         if not self.evictable(x):
             return False
-        self.core.evict(x)
+        self.loads.evict(x)
         return True
 
     def expect(self, experts: Iterable[int]) -> None:
-        core = self.core
-        core.accounts.predicts = True
+        self.loads.accounts.predicts = True
         for x in experts:
             self.known(x)
             layer = x // self.state.n_experts
-            due = core.step.number + (layer <= core.event.layer)
-            if core.due[layer] != due:
-                core.due[layer] = due
-                core.expected[layer].clear()
-            core.expected[layer].add(x)
+            due = self.step.number + (layer <= self.event.layer)
+            if self._due[layer] != due:
+                self._due[layer] = due
+                self.expected[layer].clear()
+            self.expected[layer].add(x)
+
+    def foretold(self, layer: int) -> set[int] | None:
+        """Take what was expected of this step's event; None if there is nothing, or it was meant for another step."""
+        if not self.expected[layer] or self._due[layer] > self.step.number:
+            return None
+        foretold, self.expected[layer] = self.expected[layer], set()
+        return foretold if self._due[layer] == self.step.number else None
 
     def predict(self, tag: int, latency_ns: int, blocking: bool) -> None:
         if type(latency_ns) is not int or latency_ns < 0:
-            name = self.core.policy.name
+            name = self.loads.policy.name
             raise CoreError(f"policy {name} predicts in {latency_ns} ns; whole, not negative, is wanted")
-        self.core.predictions.append((tag, latency_ns, blocking))
+        self.loads.predictions.append((tag, latency_ns, blocking))
 
     def known(self, x: int) -> None:
         if not 0 <= x < len(self.state.done):
-            raise CoreError(f"policy {self.core.policy.name} named expert {x}; there are {len(self.state.done)}")
+            raise CoreError(f"policy {self.loads.policy.name} named expert {x}; there are {len(self.state.done)}")

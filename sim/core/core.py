@@ -1,4 +1,4 @@
-"""The passive core: residency, queue, pins and accounts, driven by facts and questions (DESIGN section 4).
+"""The passive core: residency, queue, pins and accounts, driven by facts and questions (docs/design.md, rule 1).
 
 It has no clock and does no I/O. A machine (simulated or real) tells it what happened, in time order, and asks it
 what to do next; the same sequence of facts and questions gives the same answers on any machine. The answers are
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from policies.api import LayerEvent, Policy, Setup, Step
+from policies.api import LayerEvent, Policy, Routing, Setup, Step
 from sim.core.accounts import (
     BYTES_DEMANDED,
     BYTES_READY,
@@ -46,8 +46,6 @@ class Core(Loads):
         self.ready: deque[int] = deque() if self._turns is None else self._turns
         """Experts of the event that may run now; read by machines, to wait no longer than needed."""
         self._uncomputed = 0
-        self.expected: list[set[int]] = [set() for _ in range(setup.n_layers)]
-        self.due = [0] * setup.n_layers  # the step that an expectation is for
         shown = signals.shown()
         self.step = Step(0, False, 0, (), (), shown)
         self.event = LayerEvent(-1, False, (), (), (), (), shown)
@@ -57,8 +55,12 @@ class Core(Loads):
         self._route = policy.route if policy.uses("route") or not policy.lossless else None
         self.routes = self._route is not None
         """Whether an event may be computed otherwise than it was recorded."""
+        self.routing: Routing | None = None
+        """What the policy has put in the place of the last gate's choice."""
         self._keep = policy.keep if policy.uses("keep") else None
-        policy.attach(self.state.view(), Acting(self).actions())
+        acting = Acting(self, self.step, self.event)
+        self.expected, self._foretold = acting.expected, acting.foretold
+        policy.attach(self.state.view(), acting.actions())
 
     # -- facts --------------------------------------------------------------------------------------------------
 
@@ -84,56 +86,16 @@ class Core(Loads):
         self.signals.layer = layer
         event = self.event
         event.layer, event.demand, event.tokens = layer, demand, tokens
-        foretold = self._foretold(layer) if self.expected[layer] else None
+        foretold = self._foretold(layer)
         if self._route is not None:
-            self._answers.extend(reroute(self, self._route(event)))
-            demand, tokens = event.demand, event.tokens
-        state, chunks, spec = self.state, self._chunks, self.state.spec
-        done, pinned, kind = state.done, state.pinned, state.kind
-        ready, queue = self.ready, self._demand
-        complete = resident = bytes_ready = 0
-        for x in demand:
-            pinned[x] = 1
-            arrived = done[x]
-            if arrived == chunks:
-                complete += 1
-                if spec[x]:
-                    self.settle(x, USEFUL)
-                ready.append(x)
-                continue
-            if arrived:
-                bytes_ready += state.arrived_bytes[layer * (chunks + 1) + arrived]
-            if state.slot[x]:
-                resident += 1
-            if spec[x]:  # upgraded where it stands
-                self.settle(x, LATE_FATE)
-                kind[x] = LATE
-                state.dropping[x] = 0
-                if state.given[x] < chunks:
-                    queue.append(x)
-            else:
-                kind[x] = DEMAND
-                queue.append(x)
-        n = len(demand)
-        self._uncomputed = n
-        size = state.size[layer * state.n_experts]
-        row = self.accounts.hits[self.phase][layer]
-        row[LOOKUPS] += n
-        row[RESIDENT] += complete + resident
-        row[COMPLETE] += complete
-        row[BYTES_READY] += complete * size + bytes_ready
-        row[BYTES_DEMANDED] += n * size
-        if foretold is not None:
-            row[RECALL] += sum(x in foretold for x in demand)
-            row[PREDICTED] += len(foretold)
-            row[FETCHED] += sum(done[x] == chunks for x in foretold)
-        if self._route is not None:
-            discount(row, event, state, foretold)
-        if queue or self._queue:
+            self.routing = routing = self._route(event)
+            self._answers.extend(reroute(routing, event, self.policy, self.accounts.quality[self.phase]))
+        self._classify(event, foretold)
+        if self._demand or self._queue:
             self.pending = True
         self._on_gate(event)
         if self._turns is not None:
-            self._turns.follow(self.policy.schedule(event), event, queue)
+            self._turns.follow(self.policy.schedule(event), event, self._demand)
         return event
 
     def prediction(self, tag: int, now: int) -> None:
@@ -191,42 +153,84 @@ class Core(Loads):
     def next_chunk(self) -> int:
         """Which chunk to copy: demand before speculative, then priority, then first come. Takes the slot."""
         queue, given, chunks = self._demand, self._given, self._chunks
-        if queue:
-            x = queue[0]
-            if not self._slot[x] and not self._make_room(x, False):
-                # Waves: no room for the first in line, but an upgraded load may hold its slot already.
-                x = next((y for y in queue if self._slot[y]), NONE)
-            if x != NONE:
-                chunk = x * chunks + given[x]
-                given[x] += 1
-                if given[x] == chunks:
-                    queue.remove(x)
-                    self.pending = bool(queue or self._queue)
-                self.accounts.demand_bytes += self._chunk_bytes[chunk]
-                self._answers.append(chunk)
-                return chunk
-            if self._turns is not None:
-                self._turns.let_one_pass()
-        x = self._next_speculative()
-        if x == NONE:
-            self.pending = False
-            self._answers.append(NONE)
-            return NONE
+        x = queue[0] if queue else NONE
+        if queue and not self._slot[x]:
+            x = self._placed()
+        demanded = x != NONE
+        if not demanded:
+            x = self._next_speculative()
+            if x == NONE:
+                self.pending = False
+                self._answers.append(NONE)
+                return NONE
         chunk = x * chunks + given[x]
         given[x] += 1
-        if given[x] == chunks:
-            self.speculative.drop(x)
-            self.pending = bool(queue) or self.speculative.head() != EMPTY
-        self.spec_bytes[x] += self._chunk_bytes[chunk]
-        self.accounts.speculative_bytes += self._chunk_bytes[chunk]
+        nbytes = self._chunk_bytes[chunk]
+        if demanded:
+            self.accounts.demand_bytes += nbytes
+            if given[x] == chunks:
+                queue.remove(x)
+                self.pending = bool(queue or self._queue)
+        else:
+            self.accounts.speculative_bytes += nbytes
+            self.spec_bytes[x] += nbytes
+            if given[x] == chunks:
+                self.speculative.drop(x)
+                self.pending = bool(queue) or self.speculative.head() != EMPTY
         self._answers.append(chunk)
         return chunk
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _foretold(self, layer: int) -> set[int] | None:
-        """Take what was predicted for this event; None if what there is was meant for another step."""
-        if self.due[layer] > self.step.number:
-            return None
-        foretold, self.expected[layer] = self.expected[layer], set()
-        return foretold if self.due[layer] == self.step.number else None
+    def _classify(self, event: LayerEvent, foretold: set[int] | None) -> None:
+        """Pin the event's demand, count its hits, give loads their fates, queue what is missing."""
+        layer, demand, state, chunks = event.layer, event.demand, self.state, self._chunks
+        done, pinned, kind, spec = state.done, state.pinned, state.kind, state.spec
+        ready, queue = self.ready, self._demand
+        complete = resident = bytes_ready = 0
+        for x in demand:
+            pinned[x] = 1
+            arrived = done[x]
+            if arrived == chunks:
+                complete += 1
+                if spec[x]:
+                    self.settle(x, USEFUL)
+                ready.append(x)
+                continue
+            if arrived:
+                bytes_ready += state.arrived_bytes[layer * (chunks + 1) + arrived]
+            if state.slot[x]:
+                resident += 1
+            if spec[x]:  # upgraded where it stands
+                self.settle(x, LATE_FATE)
+                kind[x] = LATE
+                state.dropping[x] = 0
+                if state.given[x] < chunks:
+                    queue.append(x)
+            else:
+                kind[x] = DEMAND
+                queue.append(x)
+        self._uncomputed = n = len(demand)
+        size = state.size[layer * state.n_experts]
+        row = self.accounts.hits[self.phase][layer]
+        row[LOOKUPS] += n
+        row[RESIDENT] += complete + resident
+        row[COMPLETE] += complete
+        row[BYTES_READY] += complete * size + bytes_ready
+        row[BYTES_DEMANDED] += n * size
+        if foretold is not None:
+            row[RECALL] += sum(x in foretold for x in demand)
+            row[PREDICTED] += len(foretold)
+            row[FETCHED] += sum(done[x] == chunks for x in foretold)
+        if self.routes:
+            discount(row, event, state, foretold)
+
+    def _placed(self) -> int:
+        """The first in line, once it has a slot. Where there is no room for it: an upgraded load that holds one."""
+        first = self._demand[0]
+        if self._make_room(first, False):
+            return first
+        x = next((y for y in self._demand if self._slot[y]), NONE)
+        if x == NONE and self._turns is not None:
+            self._turns.let_one_pass()
+        return x

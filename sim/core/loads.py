@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 
 from policies.api import Policy, Setup
 from sim.core.accounts import CANCELLED, IN_FLIGHT, USELESS, Accounts
 from sim.core.digest import Digest
+from sim.core.listener import FactListener, overheard
 from sim.core.queue import EMPTY, SpeculativeQueue
-from sim.core.state import ARRIVED, NO_FATE, State
-from sim.core.words import NONE
+from sim.core.state import ARRIVED, NO_FATE, CoreError, State
+from sim.core.words import NONE, Prediction
 
 _EVICTED = -3  # in the digest, the eviction of x is _EVICTED - x
 
@@ -24,8 +26,10 @@ class Loads:
         self.accounts = Accounts(setup.n_layers)
         self.pending = False
         """Whether asking next_chunk may give a chunk: something is queued and not known to be blocked."""
-        self.predictions: list[tuple[int, int, bool]] = []
-        """Predictions asked for and not yet taken by the machine: (tag, latency ns, blocking)."""
+        self.predictions: list[Prediction] = []
+        """Asked for, and not yet taken by the machine."""
+        self.log = array("q")
+        """Facts and questions so far, where they are recorded (sim.core.log)."""
         self.kind = state.kind
         # The hottest tables, without the way through the state.
         self._slot, self._given, self._done, self._pinned = state.slot, state.given, state.done, state.pinned
@@ -42,9 +46,27 @@ class Loads:
         self._on_complete = policy.on_complete if policy.uses("on_complete") else None
         self._on_evict = policy.on_evict if policy.uses("on_evict") else None
 
+    @property
+    def queued(self) -> bool:
+        """Whether a load waits for the link, be it that it can get no slot now."""
+        return bool(self._demand or self._queue)
+
     def digest(self) -> str:
         """Hash of all answers given so far, evictions included."""
         return self._digest.hexdigest()
+
+    def listen(self, listener: FactListener) -> None:
+        """From now on ``listener`` hears of all; of several, the last one first. Before a machine is made of it."""
+        overheard(self, listener)
+
+    def take_predictions(self, *, may_block: bool) -> list[Prediction]:
+        """What the policy has asked for since the last time. A machine lets it block after ``step_begin`` and ``gate``,
+        the facts that are the model's own: compute has ended then. CoreError for one that may not."""
+        asked, self.predictions = self.predictions, []
+        if not may_block and any(blocking for *_, blocking in asked):
+            hooks = "on_step, route, on_gate and schedule"
+            raise CoreError(f"policy {self.policy.name}: a prediction may block the GPU only from {hooks}")
+        return asked
 
     def evict(self, x: int) -> None:
         """Take the slot of ``x``, and settle its fate if it was speculative."""

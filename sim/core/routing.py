@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from policies.api import LayerEvent, Routing
+from policies.api import LayerEvent, Policy, Routing
 from sim.core.accounts import BYTES_DEMANDED, BYTES_READY, COMPLETE, LOOKUPS, RECALL, RESIDENT, SLOTS, UNSTATED
 from sim.core.state import CoreError, State, whole
-
-if TYPE_CHECKING:
-    from sim.core.core import Core
 
 ROUTED = -(1 << 62)
 """In the digest, before a routing: no other answer is as low."""
@@ -20,25 +17,25 @@ ROUTED = -(1 << 62)
 _ROUNDING = 1 + 1e-6
 
 
-def reroute(core: Core, routing: Routing | None) -> list[int]:
+def reroute(routing: Routing | None, event: LayerEvent, policy: Policy, quality: list[float]) -> list[int]:
     """Put ``routing`` in the place of the event's demand; returns what the digest is to hold of it.
 
-    CoreError for experts that the layer does not have, and for what a lossless policy may not do.
+    ``quality``: the phase's sums, to which its damage is added. CoreError for experts that the layer does not have, and
+    for what a lossless policy may not do.
     """
-    event, quality = core.event, core.accounts.quality[core.phase]
     if routing is None:
-        if not core.policy.lossless:
+        if not policy.lossless:
             quality[SLOTS] += sum(event.tokens)
             quality[UNSTATED] += 1
         return []
-    demand, tokens = whole(routing.demand), whole(routing.tokens)
-    problem = _unfit(core, demand, tokens) or _unfounded(routing)
-    if not problem and core.policy.lossless:
+    demand, tokens, n_experts = whole(routing.demand), whole(routing.tokens), policy.setup.n_experts
+    problem = _unfit(event, n_experts, demand, tokens) or _unfounded(routing)
+    if not problem and policy.lossless:
         problem = _lossy(event, routing, demand, tokens)
     if not problem and routing.chosen is not None:
-        problem = _mischosen(core, routing.chosen, demand, tokens)
+        problem = _mischosen(event, n_experts, routing.chosen, demand, tokens)
     if problem:
-        raise CoreError(f"policy {core.policy.name} routes layer {event.layer} to {problem}")
+        raise CoreError(f"policy {policy.name} routes layer {event.layer} to {problem}")
     masses = float(routing.kept_mass), float(routing.gate_mass)
     counts = whole((routing.slots, routing.substituted, routing.skipped, routing.low_precision))
     for i, amount in enumerate((*masses, *counts)):
@@ -60,13 +57,13 @@ def discount(row: list[int], event: LayerEvent, state: State, foretold: set[int]
             row[COMPLETE] -= state.done[x] == state.chunks
 
 
-def _unfit(core: Core, demand: list[int], tokens: list[int]) -> str | None:
-    first, rows = core.event.layer * core.setup.n_experts, core.step.rows
+def _unfit(event: LayerEvent, n_experts: int, demand: list[int], tokens: list[int]) -> str | None:
+    first, rows = event.layer * n_experts, sum(event.counts)
     if len(demand) != len(tokens):
         return f"{len(demand)} experts, with tokens for {len(tokens)}"
     if len(set(demand)) != len(demand):
         return f"an expert twice: {demand}"
-    if strangers := [x for x in demand if not first <= x < first + core.setup.n_experts]:
+    if strangers := [x for x in demand if not first <= x < first + n_experts]:
         return f"experts of another layer: {strangers}"
     if wrong := [n for n in tokens if not 0 <= n <= rows]:
         return f"experts with {wrong} tokens; the step has {rows}"
@@ -90,10 +87,10 @@ def _lossy(event: LayerEvent, routing: Routing, demand: list[int], tokens: list[
     return f"a loss, and is lossless: {counts} of {routing.slots} slots" if any(counts) else None
 
 
-def _mischosen(core: Core, chosen: tuple[Any, Any], demand: list[int], tokens: list[int]) -> str | None:
+def _mischosen(event: LayerEvent, E: int, chosen: tuple[Any, Any], demand: list[int], tokens: list[int]) -> str | None:
     """What a real machine would compute must be what is demanded, priced and counted."""
     ids, weights = (np.asarray(part) for part in chosen)
-    rows, E = core.step.rows, core.setup.n_experts
+    rows = sum(event.counts)
     if ids.dtype != np.int64 or weights.dtype != np.float32 or ids.shape != weights.shape or ids.ndim != 2:
         kinds = f"{ids.dtype} {ids.shape} and {weights.dtype} {weights.shape}"
         return f"a choice of {kinds}; int64 and float32 [rows, K'] are wanted"
@@ -104,7 +101,7 @@ def _mischosen(core: Core, chosen: tuple[Any, Any], demand: list[int], tokens: l
         return "an expert twice for one token"
     if not np.isfinite(weights).all():
         return "a weight that is not finite"
-    first = core.event.layer * E
+    first = event.layer * E
     counts = np.bincount(ids.ravel(), minlength=E + 1)[:E].tolist()
     stated = {x - first: n for x, n in zip(demand, tokens, strict=True) if n}
     found = {x: n for x, n in enumerate(counts) if n}

@@ -56,6 +56,7 @@ class State:
         "size",
         "slot",
         "spec",
+        "total",
         "used",
     )
 
@@ -67,7 +68,7 @@ class State:
         capacity: int,
         layer_capacity: Sequence[int] | None,
     ) -> None:
-        total = n_experts * len(expert_bytes)
+        n_flat = n_experts * len(expert_bytes)
         self.n_experts = n_experts
         self.chunks = chunks
         self.capacity = capacity
@@ -80,16 +81,17 @@ class State:
         self.used = 0
         self.peak = 0
         self.size = [b for b in expert_bytes for _ in range(n_experts)]
+        self.total = sum(self.size)
         self.chunk_bytes = [c for b in expert_bytes for _ in range(n_experts) for c in split_chunks(b, chunks)]
         # Bytes on the GPU of an expert of a layer once i chunks are done: index layer * (C + 1) + i.
         self.arrived_bytes = [sum(split_chunks(b, chunks)[:i]) for b in expert_bytes for i in range(chunks + 1)]
-        self.slot = bytearray(total)
-        self.given = [0] * total  # chunks handed to the link
-        self.done = [0] * total  # chunks that have arrived
-        self.pinned = bytearray(total)
-        self.kind = [DEMAND] * total  # of the load under way
-        self.spec = [NO_FATE] * total
-        self.dropping = bytearray(total)  # cancelled while a chunk was on the link
+        self.slot = bytearray(n_flat)
+        self.given = [0] * n_flat  # chunks handed to the link
+        self.done = [0] * n_flat  # chunks that have arrived
+        self.pinned = bytearray(n_flat)
+        self.kind = [DEMAND] * n_flat  # of the load under way
+        self.spec = [NO_FATE] * n_flat
+        self.dropping = bytearray(n_flat)  # cancelled while a chunk was on the link
 
     def view(self) -> View:
         """What a policy is given: questions, and no handle by which to change an answer."""
@@ -109,6 +111,11 @@ class State:
             loading=loading,
             free_bytes=lambda: self.capacity - self.used,
         )
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether every expert has a slot."""
+        return self.used == self.total
 
     # -- changes, by the core alone -----------------------------------------------------------------------------
 

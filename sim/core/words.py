@@ -16,6 +16,9 @@ WAIT, END = -1, -2
 Rows = tuple[int, int]
 """Rows of the trace: (first row, rows)."""
 
+Prediction = tuple[int, int, bool]
+"""One that a policy asks for (policies.api.Actions.predict): (tag, latency in ns, blocking)."""
+
 
 class StepSignals(Protocol):
     """Signals that the core moves along: only the current step, only the layer whose gate has run.

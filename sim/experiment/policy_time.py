@@ -23,7 +23,8 @@ from typing import Any
 
 from sim.core.accounts import PHASES
 from sim.core.core import Core
-from sim.core.replay import MEASURE, STEP, calls
+from sim.core.log import MEASURE, STEP
+from sim.core.replay import calls
 from sim.core.state import CoreError
 
 REPEAT = 5
@@ -32,7 +33,7 @@ BASELINE = "on_demand"
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """A run: its log (sim.core.replay.RecordingCore.log) and how to make a fresh core for it, which is not timed."""
+    """A run: its log (sim.core.core.Core.log) and how to make a fresh core for it, which is not timed."""
 
     log: Sequence[int]
     make_core: Callable[[], Core]

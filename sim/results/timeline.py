@@ -17,19 +17,16 @@ from typing import Any
 
 from policies.api import Setup
 from sim.core.accounts import STALLS
+from sim.machine.listener import LEAD, PASS, SpanListener
 from traces.kit.units import format_bytes
 
 KINDS = ("demand", "late prefetch", "speculative")
 GPU, CPU, LINK, PREDICTOR = 11, 12, 13, 14  # no process has such a number: Perfetto would take it for its main thread
 THREADS = {GPU: "GPU stream", CPU: "CPU, software", LINK: "link, host to device", PREDICTOR: "predictor"}
-LEAD, PASS = -1, -2
-"""In the place of a layer: what comes before the first MoE layer; all of a pass, on a device that need not say more.
-The number of layers stands for what comes after the last."""
-
 Event = dict[str, Any]
 
 
-class Timeline:
+class Timeline(SpanListener):
     """Collects spans in nanoseconds, flat: memory grows with what happens, 24 to 32 bytes a span.
 
     What the GPU does is told in the order of time and does not overlap; a span that begins before the last one ended
@@ -44,23 +41,19 @@ class Timeline:
         """Up to here the GPU's time is shown."""
 
     def start(self, now: int) -> None:
-        """Show what comes from now on: what was before lay in the warm-up."""
         for spans in self._all:
             del spans[:]
         self.free = now
 
     def copy(self, begin: int, end: int, chunk: int, kind: int) -> None:
-        """A chunk was on the link; ``kind`` as sim.core.state has it."""
         self.copies.extend((begin, end, chunk, kind))
 
     def layer(self, begin: int, end: int, layer: int) -> None:
-        """The dense part of a layer ran, up to its gate, or :data:`LEAD`, or the head (one past the last layer)."""
         if end > begin:
             self.dense.extend((self._until(begin), end, layer))
             self.free = end
 
     def compute(self, begin: int, end: int, experts: Sequence[int]) -> None:
-        """These experts were computed, one after the other or together."""
         begin = self._until(begin)
         cuts = [begin + (end - begin) * i // len(experts) for i in range(len(experts) + 1)]
         for x, span in zip(experts, pairwise(cuts), strict=True):
@@ -68,28 +61,23 @@ class Timeline:
         self.free = end
 
     def decide(self, begin: int, end: int) -> None:
-        """The policy's own time passed."""
         self.decisions.extend((self._until(begin), end))
         self.free = end
 
     def stall(self, begin: int, end: int, cause: int) -> None:
-        """Compute waited; ``cause`` as an index of sim.core.accounts.STALLS."""
         if end > begin:
             self.stalls.extend((self._until(begin), end, cause))
             self.free = end
 
     def step(self, begin: int, end: int, number: int, prefill: bool) -> None:
-        """A forward pass has ended, and all that it did was told."""
         self._until(end)
         self.free = end
         self.steps.extend((begin, end, number, prefill))
 
     def predict(self, begin: int, end: int, blocking: bool) -> None:
-        """A prediction of the policy's ran."""
         self.predictions.extend((begin, end, blocking))
 
     def occupancy(self, now: int, nbytes: int) -> None:
-        """Bytes of the budget that have an owner, from now on."""
         self.used.extend((now, nbytes))
 
     def save(self, path: Path, what: str, policy: str, setup: Setup) -> None:

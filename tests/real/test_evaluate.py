@@ -20,7 +20,7 @@ from real.evaluate.prices import fitted, shifted
 from real.measure import bench
 from real.validation.criteria import CRITERIA, criteria
 from real.validation.ran import load_all
-from sim.core.replay import NEXT_CHUNK
+from sim.core.log import NEXT_CHUNK
 from sim.prices import HardwareProfile, shipped
 
 pytestmark = pytest.mark.ci  # the rehearsal alone takes half a minute

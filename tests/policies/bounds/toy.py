@@ -15,7 +15,7 @@ from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_
 from policies.lru import LRU
 from sim.core.accounts import Accounts
 from sim.core.core import Core
-from sim.machine import Machine
+from sim.machine.machine import Machine
 from sim.prices.costs import Affine
 from sim.workload.demand import merge
 from sim.workload.passes import Pass

@@ -14,7 +14,6 @@ pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
 
 from policies.api import Policy, Setup, Step  # noqa: E402
 from policies.lru import LRU  # noqa: E402
-from real.runtime.core import DeviceCore  # noqa: E402
 from real.runtime.events import Feed, Run  # noqa: E402
 from real.runtime.generate import Served, generate  # noqa: E402
 from real.runtime.live import Live  # noqa: E402
@@ -54,7 +53,7 @@ class Rig:
     model: Offloaded
     chunks: int = 1
     depth: int = 1
-    core_type: type[DeviceCore] = DeviceCore
+    core_type: type[Core] = Core
     pool_type: type[Pool] = Pool
     machine_type: type[Machine] = Machine
     seed: int = 0
@@ -80,8 +79,7 @@ class Rig:
     def machine(self, policy: Policy, signals: Any) -> Machine:
         setup = policy.setup
         pool = self.pool_type(self.model.store, setup.budget - policy.gpu_bytes(), setup.chunks, self.model.backend)
-        core = self.core_type(policy, setup, signals, pool)
-        return self.machine_type(core, self.model.backend, depth=self.depth)
+        return self.machine_type(self.core_type(policy, setup, signals), pool, depth=self.depth)
 
 
 @dataclass
@@ -96,7 +94,7 @@ class Ran:
     """The digest of the log's replay without a clock, with a policy made anew."""
 
     @property
-    def core(self) -> DeviceCore:
+    def core(self) -> Core:
         return self.machine.core
 
     def check(self) -> Ran:

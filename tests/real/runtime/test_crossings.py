@@ -25,7 +25,7 @@ LAYERS = 16
 """OLMoE-1B-7B's."""
 CPU = torch.device("cpu")
 RUNTIME = Path(engines.__file__).parent
-HOT = ("events", "placing", "compute", "pool", "machine", "behind", "engine", "recorded", "runner", "core")
+HOT = ("events", "placing", "compute", "pool", "machine", "behind", "engine", "recorded", "runner")
 """Modules that a pass runs through. What reads signals for a policy (live, masked) waits where the policy asks."""
 CROSSING = {"cpu", "numpy", "item", "tolist", "cuda", "nonzero", "to", "pin_memory", "is_nonzero", "unique", "type"}
 
@@ -164,9 +164,9 @@ def test_compute_that_waits_is_woken_before_the_link_is_refilled(monkeypatch: py
             if self.core.ready and self._waiting_since is not None:
                 said.append("complete")
 
-        def _fill(self) -> None:
+        def _hand_over(self) -> None:
             said.append("fill")
-            super()._fill()
+            super()._hand_over()
 
     rig.machine_type = Noted
     serve(rig, LRU, 2 * rig.nbytes).check()

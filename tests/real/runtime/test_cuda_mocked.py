@@ -188,7 +188,7 @@ def test_it_is_never_taken_where_bits_must_not_depend_on_it(cuda: dict[str, int]
         rig = Rig(Offloaded(tiny("olmoe", hidden_size=64, intermediate_size=64).to(torch.bfloat16), CPU, exact=exact))
         for held in (5, rig.experts):
             machine = rig.machine(LRU(rig.setup(held * rig.nbytes)), NoSignals())
-            pool = machine.core.pool
+            pool = machine.pool
             for device, grouped in ((CPU, held == rig.experts), (CUDA, True)):
                 pool.backend.device = device
                 assert can_group(pool) is grouped

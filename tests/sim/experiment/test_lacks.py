@@ -17,6 +17,7 @@ from policies.api import Setup, Signal
 from policies.lru import LRU
 from policies.promoe import ProMoE
 from sim.experiment.cell import make_cell
+from sim.experiment.make import make_policy
 from tests.sim.small_trace import Plan, config, write
 from traces import Trace, UserError
 from traces.writing.predicted import write_predicted
@@ -40,7 +41,7 @@ def trace(folder: Path, *recorded: str, split: bool = True) -> Trace:
 
 
 def ask(trace: Trace, name: str, **params: Any) -> Any:
-    return make_cell(replace(config(trace, 5000), policy={"name": name, **params})).policy()
+    return make_policy(make_cell(replace(config(trace, 5000), policy={"name": name, **params})))
 
 
 def refused(trace: Trace, name: str, **params: Any) -> str:

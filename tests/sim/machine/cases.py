@@ -10,8 +10,9 @@ from typing import Any
 from policies.api import Policy, Setup
 from sim.core.accounts import Accounts
 from sim.core.core import Core
-from sim.core.replay import RecordingCore, replay
-from sim.machine import Machine
+from sim.core.log import record as recorded
+from sim.core.replay import replay
+from sim.machine.machine import Machine
 from sim.workload.passes import Pass
 
 
@@ -121,9 +122,9 @@ def record(
     warmup: Iterable[Pass] = (),
     depth: int = 1,
     policy_ns: tuple[int, int] = (0, 0),
-) -> tuple[Accounts, RecordingCore]:
+) -> tuple[Accounts, Core]:
     """Run the engine, and replay its log without a clock on a fresh policy: the decisions must be the same."""
-    core = RecordingCore(make_policy(setup), setup, NoSignals())
+    core = recorded(Core(make_policy(setup), setup, NoSignals()))
     machine = Machine(core, setup.costs, depth=depth, policy_ns=policy_ns)  # type: ignore[arg-type]
     accounts = machine.run(warmup, passes)
     again = replay(core.log, Core(make_policy(setup), setup, NoSignals()))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from policies.api import LayerEvent, Policy, Setup
-from sim.core.replay import RecordingCore
+from sim.core.core import Core
 from tests.sim.machine.cases import NoSignals
 
 
-class Ledger(RecordingCore):
+class Ledger(Core):
     """Checks at every fact and question what must always hold, and adds up for itself what the link was given."""
 
     def __init__(self, policy: Policy, setup: Setup) -> None:

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from policies.api import LayerEvent, Setup
 from policies.lru import LRU
 from sim.core.accounts import COMPLETE, LOOKUPS, RESIDENT
-from sim.core.replay import RecordingCore
+from sim.core.core import Core
+from sim.core.log import record
 from sim.core.state import CoreError
-from sim.machine import Machine
+from sim.machine.machine import Machine
 from tests.sim.machine.cases import (
     FREE_COMPUTE,
     FREE_LINK,
@@ -32,7 +33,7 @@ DEMAND_COPY, LATE_PREFETCH, QUEUEING = 0, 1, 2
 # -- hits -------------------------------------------------------------------------------------------------------
 
 
-# Members of an event replayed one after the other: a sibling evicts a sibling, and LRU looks 27 % worse (rule 3).
+# Members of an event replayed one after the other: a sibling evicts a sibling, and LRU loses hits (rule 3).
 def test_layer_events_are_atomic() -> None:
     passes = decode([[pair] * 3 for pair in ([0, 1], [0, 2], [0, 1], [0, 3], [0, 1])], 4)
     accounts, _ = simulate(LRU(setup := make_setup([10] * 3, 4, 60), scope="layer"), setup, passes)
@@ -166,7 +167,7 @@ def test_misses_are_what_is_copied(case: Case) -> None:
 # A clock that runs backwards, in whatever machine drives the core.
 def test_the_clock_is_monotone() -> None:
     setup = make_setup([10], 4, 40)
-    core = RecordingCore(Bypass(setup), setup, NoSignals())
+    core = record(Core(Bypass(setup), setup, NoSignals()))
     core.prediction(0, 5)
     core.prediction(1, 5)
     with pytest.raises(CoreError, match="4 ns came after one at 5 ns"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from policies.lru import LRU
 from policies.on_demand import OnDemand
-from sim.core.replay import EXPERT, calls
+from sim.core.log import EXPERT, entries
 from sim.workload.passes import Pass
 from tests.sim.machine.cases import (
     FREE_COMPUTE,
@@ -85,7 +85,7 @@ def test_it_is_spread_over_the_layer_events_and_the_first_has_the_remainder() ->
     setup = make_setup([10] * 4, 4, 160, costs=replace(FREE_COMPUTE, per_copy=0, per_byte=0))
     step = make_pass([[[0], [], [1], [2]]], 4)
     _, core = record(OnDemand, setup, [step], policy_ns=(0, 11))
-    experts = [operands for op, _, operands in calls(core.log, core) if op == EXPERT]
+    experts = [operands for op, operands in entries(core.log) if op == EXPERT]
     assert experts == [(0, 5), (9, 8), (14, 11)]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from policies.api import LayerEvent, Policy, Schedule, Setup, Step
 from sim.core.state import LATE, CoreError
-from sim.machine import Machine
+from sim.machine.machine import Machine
 from tests.sim.machine.cases import FlatCosts, decode, make_pass, make_setup, record, simulate
 from tests.sim.machine.ledger import Ledger
 from tests.sim.machine.restless import EXAMPLES, Case, Told, Unruly, cases

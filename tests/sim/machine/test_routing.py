@@ -13,7 +13,7 @@ from policies.api import LayerEvent, Routing, Setup
 from sim.core.accounts import COMPLETE, LOOKUPS, RECALL, RESIDENT
 from sim.core.core import Core
 from sim.core.state import CoreError
-from sim.machine import Machine
+from sim.machine.machine import Machine
 from tests.sim.machine.cases import FREE_LINK, FlatCosts, decode, make_pass, make_setup, record, simulate
 from tests.sim.machine.ledger import Ledger
 from tests.sim.machine.restless import EXAMPLES, Bypass, Case, Lossy, Restless, Told, Unruly, cases

@@ -14,7 +14,7 @@ from policies.api import Setup
 from policies.lru import LRU
 from sim.core.core import Core
 from sim.experiment.run import run
-from sim.machine import Machine
+from sim.machine.machine import Machine
 from sim.prices import HardwareProfile, ModelProfile, shipped
 from sim.prices.costs import Costs, attended_pairs
 from sim.workload.passes import Pass

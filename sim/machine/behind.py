@@ -1,0 +1,82 @@
+"""What goes on behind the model's back: copies and predictions, told to the core in the order of time."""
+
+from __future__ import annotations
+
+from heapq import heappop
+
+from sim.core.accounts import PREDICTOR
+from sim.core.core import Core
+from sim.core.state import CoreError
+from sim.machine.link import Link
+from sim.machine.listener import SpanListener
+from sim.machine.predictor import Predictor
+
+
+class Behind:
+    """A link and a predictor, advanced lazily: nothing of them is an event of SimPy's.
+
+    A disk, host workers and further links are queues of ends beside these two, told in the order that rule 1 has for
+    equal times (:meth:`advance`), and awaited with them (:meth:`wait_for_expert`).
+    """
+
+    def __init__(self, core: Core, link: Link, predictor: Predictor, listener: SpanListener) -> None:
+        self.core, self.link, self.predictor, self.listener = core, link, predictor, listener
+
+    def advance(self, now: int) -> None:
+        """Tell the core all that ends up to ``now``, in time order, a chunk before a prediction."""
+        core, copies, predictions = self.core, self.link.under_way, self.predictor.under_way
+        while True:
+            if copies and copies[0][0] <= now and not (predictions and predictions[0][0] < copies[0][0]):
+                end, chunk = copies.popleft()
+                self.link.chunk_done(chunk, end)
+            elif predictions and predictions[0][0] <= now:
+                end, _, tag = heappop(predictions)
+                core.prediction(tag, end)
+            else:
+                return
+            if core.pending or core.predictions:
+                self.go_on(end)
+
+    def go_on(self, now: int) -> None:
+        """Something has ended: what the link can take next, and the predictions that the policy wants now."""
+        self.link.hand_over(now)
+        if self.core.predictions:
+            self.predictor.start(self.core.take_predictions(may_block=False), now)
+
+    def block(self, now: int, stalls: list[int]) -> int:
+        """The model itself has told a fact: go on, and compute waits for predictions that block. Returns until when."""
+        self.link.hand_over(now)
+        if not self.core.predictions:
+            return now
+        free = self.predictor.start(self.core.take_predictions(may_block=True), now)
+        stalls[PREDICTOR] += free - now
+        self.listener.stall(now, free, PREDICTOR)
+        self.advance(free)
+        return free
+
+    def wait_for_expert(self, now: int, stalls: list[int]) -> int:
+        """Compute waits until an expert is ready: charge each nanosecond to the chunk on the link; returns when."""
+        core, copies, predictions = self.core, self.link.under_way, self.predictor.under_way
+        ready, kind, chunks, chunk_done, stall = (
+            core.ready,
+            core.kind,
+            core.setup.chunks,
+            self.link.chunk_done,
+            self.listener.stall,
+        )
+        while not ready:
+            if not copies:
+                raise CoreError("deadlock: compute waits and nothing can be copied")
+            end, chunk = copies[0]
+            cause = kind[chunk // chunks]
+            stalls[cause] += end - now
+            stall(now, end, cause)
+            now = end
+            if predictions:
+                self.advance(now)
+                continue
+            copies.popleft()
+            chunk_done(chunk, now)
+            if core.pending or core.predictions:
+                self.go_on(now)
+        return now

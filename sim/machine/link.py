@@ -1,0 +1,47 @@
+"""The link from host to device: copies that were handed over, each with the time at which it ends."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from sim.core.core import Core
+from sim.core.words import NONE
+from sim.machine.listener import NOBODY, SpanListener
+
+
+class Link:
+    """Copies chunks in the order that the core gives, ``depth`` of them handed over at a time; these always finish.
+
+    ``copy_ns``: of each chunk alone. A further GPU has a link of its own; of several lanes each is such a queue; who
+    else reads the host's memory would lengthen a copy where it begins, in :meth:`hand_over`.
+    """
+
+    def __init__(self, core: Core, copy_ns: Sequence[int], depth: int, listener: SpanListener) -> None:
+        self.core, self.copy_ns, self.depth, self.listener = core, copy_ns, depth, listener
+        self.under_way: deque[tuple[int, int]] = deque()  # (end, chunk)
+        self.busy_ns = 0
+        self.chunk_done: Callable[[int, int], None] = core.chunk_done if listener is NOBODY else self._shown
+        """Tell the core that a chunk has arrived."""
+        self._next_chunk = core.next_chunk
+
+    def hand_over(self, now: int) -> None:
+        """Take chunks, as long as the core has some and there is a place."""
+        core, under_way = self.core, self.under_way
+        while core.pending and len(under_way) < self.depth:
+            chunk = self._next_chunk()
+            if chunk == NONE:
+                return
+            ns = self.copy_ns[chunk]
+            self.busy_ns += ns
+            under_way.append(((under_way[-1][0] if under_way else now) + ns, chunk))
+
+    def busy_after(self, now: int) -> int:
+        """Nanoseconds of the copies handed over that lie after ``now``."""
+        return self.under_way[-1][0] - now if self.under_way else 0
+
+    def _shown(self, chunk: int, now: int) -> None:
+        core, listener = self.core, self.listener
+        listener.copy(now - self.copy_ns[chunk], now, chunk, core.kind[chunk // core.setup.chunks])
+        core.chunk_done(chunk, now)
+        listener.occupancy(now, core.state.used)

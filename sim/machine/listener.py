@@ -1,0 +1,43 @@
+"""Who is told what a machine does when: a timeline (sim.results.timeline). Times in nanoseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+LEAD, PASS = -1, -2
+"""In the place of a layer: what comes before the first MoE layer; all of a pass, on a device that need not say more.
+The number of layers stands for what comes after the last."""
+
+
+class SpanListener:
+    """Told of spans of time, and does nothing with them: a machine that nobody watches."""
+
+    def start(self, now: int) -> None:
+        """What was before lay in the warm-up."""
+
+    def copy(self, begin: int, end: int, chunk: int, kind: int) -> None:
+        """A chunk was on the link; ``kind`` as sim.core.state has it."""
+
+    def layer(self, begin: int, end: int, layer: int) -> None:
+        """The dense part of a layer ran, up to its gate, or :data:`LEAD`, or the head (one past the last layer)."""
+
+    def compute(self, begin: int, end: int, experts: Sequence[int]) -> None:
+        """These experts were computed, one after the other or together."""
+
+    def decide(self, begin: int, end: int) -> None:
+        """The policy's own time passed."""
+
+    def stall(self, begin: int, end: int, cause: int) -> None:
+        """Compute waited; ``cause`` as an index of sim.core.accounts.STALLS."""
+
+    def step(self, begin: int, end: int, number: int, prefill: bool) -> None:
+        """A forward pass has ended, and all that it did was told."""
+
+    def predict(self, begin: int, end: int, blocking: bool) -> None:
+        """A prediction of the policy's ran."""
+
+    def occupancy(self, now: int, nbytes: int) -> None:
+        """Bytes of the budget that have an owner, from now on."""
+
+
+NOBODY = SpanListener()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,16 +58,22 @@ def _open(key: str, word: str) -> Trace:
     return open_trace(word)
 
 
-def _commands(verb: str) -> Mapping[str, Command]:
-    """Of the policies whose predictors are fitted, by name."""
-    found = {kind: fitter_of(kind, f"{verb} {kind}") for kind in fitters()}
-    if verb == "fit":
-        return {kind: Command(fitter.options, partial(_fit, fitter)) for kind, fitter in found.items()}
-    return {kind: Command(ApplyOptions, partial(_apply, fitter)) for kind, fitter in found.items()}
+def _fit_of(kind: str) -> Command:
+    fitter = fitter_of(kind, f"fit {kind}")
+    return Command(fitter.options, partial(_fit, fitter))
 
 
-FIT = Choice("PREDICTOR", "Fits predictors on the train requests of a trace.\n", partial(_commands, "fit"))
-APPLY = Choice("PREDICTOR", "Writes what fitted predictors say beside a trace.\n", partial(_commands, "apply"))
+def _apply_of(kind: str) -> Command:
+    return Command(ApplyOptions, partial(_apply, fitter_of(kind, f"apply {kind}")))
+
+
+def _each(make: Callable[[str], Command]) -> Mapping[str, Callable[[], Command]]:
+    """By the policies whose predictors are fitted."""
+    return {kind: partial(make, kind) for kind in fitters()}
+
+
+FIT = Choice("PREDICTOR", "Fits predictors on the train requests of a trace.\n", partial(_each, _fit_of))
+APPLY = Choice("PREDICTOR", "Writes what fitted predictors say beside a trace.\n", partial(_each, _apply_of))
 PROGRAM = Program(
     "policies",
     "Fits what policies predict with.\n",

@@ -48,10 +48,12 @@ class Counted(LRU):
 FIT = '''
 """Counts of what followed what."""
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 
 from policies.predictors.fitter import FitOptions, Fitter
+from traces.kit.words import Between
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,16 @@ class Table:
         return np.argsort(-(x.astype(np.float32) @ self.followed), axis=1, kind="stable")[:, :k]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options(FitOptions):
-    """``even``: added to each count."""
+    """Counts."""
 
-    input: str = "routing"
-    even: float = 1.0
+    input: Annotated[Literal["routing"], "the router's scores"] = "routing"
+    even: Annotated[float, Between(0, 100), "added to each count"] = 1.0
 
 
 class CountedFitter(Fitter):
-    options, layer, text = Options, Table, "python -m policies fit counted trace=DIR out=FILE [even=1.0]\\n"
+    options, layer = Options, Table
 
     def called(self, source, stride):
         return f"{self.kind}_{stride}"
@@ -132,7 +134,7 @@ def test_a_learned_policy_of_another_package_needs_no_edit_of_ours(
     done = run("policy=counted", f"trace={trace.path}", "budget=50%", "bounds=false", out=tmp_path / "out")
     assert list(done.document["provenance"]["predictors"]) == ["counted_1"]
     assert cli.main(["fit", "counted", "--help"]) == 0
-    assert "[even=1.0]" in capsys.readouterr().out
+    assert "  even       added to each count  [1]\n" in capsys.readouterr().out
 
 
 @pytest.mark.ci  # it starts processes

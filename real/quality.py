@@ -23,7 +23,7 @@ from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_taught
 from real.scores import Kept, Scores
 from real.session import on_device
-from real.words import Configured, Out, checkpoint, configuration, model_dtype
+from real.words import Configured, checkpoint, configuration, model_dtype
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.digest import code_digest
@@ -35,7 +35,8 @@ from sim.results.store import Store
 from traces.collect.record import Wanted, collect
 from traces.format.layout import SIGNALS
 from traces.kit.errors import UserError
-from traces.kit.vocabulary import MOST
+from traces.kit.strict import dump_json
+from traces.kit.vocabulary import MOST, Out
 from traces.kit.words import Between
 from traces.models.devices import ROOM, device_name, free_memory
 from traces.models.load import Loaded, recorder_version
@@ -108,7 +109,7 @@ def main(options: Options) -> int:
             show(documents)
             return 0
     shown = documents if len(documents) > 1 else documents[0]
-    sys.stdout.write(json.dumps(shown, indent=1, allow_nan=False) + "\n")
+    sys.stdout.write(dump_json(shown))
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.make import make_policy
 from traces.kit.errors import UserError, one_of
+from traces.kit.strict import dump_json
 from traces.kit.words import Between, folder, plain_name
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def conclude(grid: Grid, bench: Bench) -> int:
             write_logs(place, options.name or word(source["model"]["name"]), row, logs)
     write_results(document, place, options.name)
     if options.format == "json":
-        sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        sys.stdout.write(dump_json(document))
     else:
         _show(document)
         if options.diff:
@@ -128,7 +128,7 @@ def _show(document: Mapping[str, Any]) -> None:
 
         sys.stdout.write(markdown(document))
         return
-    from sim.cli import stdout_console
+    from traces.kit.console import stdout_console
 
     show(document, stdout_console())
 

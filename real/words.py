@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from sim.experiment.config import RunConfig, load_config
+from sim.experiment.words import ROOTS
 from traces.kit import conf
 from traces.kit.errors import UserError
 from traces.kit.vocabulary import Device, Format, HostMemory, Threads
-from traces.kit.words import Flag, Others, folder
-
-
-def _known() -> dict[str, str]:
-    """Keys of the configuration of a run, as python -m sim run takes them."""
-    return dict.fromkeys((*(field.name for field in fields(RunConfig)), "hydra", "experiment"), "")
-
+from traces.kit.words import Flag, Others
 
 Weights = Annotated[Literal["auto", "random"], "auto: the checkpoint's; random: of the shape of model=, without one"]
 Checkpoint = Annotated[str, "weights, where model= is a name of conf/model that ships none"]
-Out = Annotated[Path, folder, "where results go, a folder for each"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +38,7 @@ class Configured:
         "--config FILE: the resolved configuration instead of its words, where Hydra is not installed (python -m sim"
         " config)",
     ] = ""
-    rest: Annotated[tuple[str, ...], Others(_known), ""] = ()
+    rest: Annotated[tuple[str, ...], Others(ROOTS), ""] = ()
 
 
 def configuration(rest: Sequence[str], file: str, default_model: str = "reference") -> RunConfig:

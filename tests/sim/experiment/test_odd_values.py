@@ -13,7 +13,7 @@ import pytest
 
 from policies import registry
 from policies.api import Setup
-from sim.cli import main, one_line
+from sim.cli import main
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import parse, prepare, read_config
 from sim.experiment.config import RunConfig

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sim.cli import main, report
+from sim.cli import main
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.compose import choices
 from sim.experiment.identity import identify

@@ -40,7 +40,7 @@ def _policies(value: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(value.split(",")))
     for name in names:
         if name not in known:
-            raise ValueError(f"{one_of(known)}{meant(name, known)}")
+            raise ValueError(f"{one_of(known)}; not {name or 'nothing'}{meant(name, known)}")
     return names
 
 
@@ -78,13 +78,10 @@ def main(options: Options) -> None:
     given = {word.partition("=")[0] for word in options.rest}
     words = [*(word for word in DEFAULTS if word.partition("=")[0] not in given), *options.rest]
     report, show = _alone, _show_alone
-    for names, run, table in (
-        (options.beside, _beside, _show_beside),
-        (options.policy_us, _decisions, _show_decisions),
-    ):
-        if names:
-            report, show = partial(run, names), table
-            break
+    if options.beside:
+        report, show = partial(_beside, options.beside), _show_beside
+    elif options.policy_us:
+        report, show = partial(_decisions, options.policy_us), _show_decisions
     found = report(words)
     sys.stdout.write(dump_json(found) if options.format == "json" else show(found))
 

@@ -22,7 +22,7 @@ from sim.experiment.run import run_config
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile, shipped
 from sim.prices.costs import Costs
 from tests.sim.small_trace import MACHINE, SIZE, Plan, config, one_layer
-from traces.kit.errors import UserError
+from traces.kit.errors import UserError, one_line
 
 VALUES = (
     *("9999999999999999999999", "-9999999999999999999999", "1e300", "1e400", "-1", "0", "1e-300", "1.5", "-0.0"),

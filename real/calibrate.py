@@ -2,87 +2,60 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from real.grid import read_profile
 from real.run import prepare
-from real.words import host_bytes
+from real.words import Checkpoint, Weights
 from sim.prices import AS_TRACED, HardwareProfile, shipped
-from traces.kit.errors import UserError
-from traces.kit.options import check_choice, check_range, parse_options
+from traces.kit.errors import UserError, check_choice
+from traces.kit.vocabulary import Device, HostMemory, Threads, new_profile
+from traces.kit.words import Between
 
 if TYPE_CHECKING:
     from real.overheads import Overheads
     from real.runtime.offloaded import Offloaded
 
-USAGE = """\
-python -m real calibrate out=FILE.yaml hardware=PROFILE.yaml [key=value ...]
 
-Measures what the runtime costs beside the device: per layer event, per expert
-launched, per copy. It runs the runtime itself on synthetic routing, which is
-drawn evenly and validates nothing, compares the runs with simulations without
-overheads, and writes the profile with the three figures in it. A result then
-says that the profile holds them.
-
-  out         the profile, yet to be written
-  hardware    the profile of the device, as python -m traces calibrate writes it
-  model       of conf/model, or a checkpoint  [reference]
-  checkpoint  its weights, where model= is a name of conf/model that ships none
-  weights     auto | random (of model='s shape, without a checkpoint)  [auto]
-  dtype       of the experts; auto: the profile's of model=  [auto]
-  device      auto | cpu | cuda | cuda:N  [auto]
-  tokens      decode steps of a run  [48]
-  repeat      how often each run is made; the one of median time counts  [3]
-  budget      of the runs  [50%]
-  seed        of the routing  [1]
-  threads     CPU threads; 0: torch's choice. As many as the profile was
-              measured with  [0]
-  host_memory what the host has for the model, such as 110GB, where it shows
-              less as free  [what is free]
-
-  python -m real calibrate out=cpu_runtime.yaml hardware=cpu.yaml threads=1
-"""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """See USAGE."""
+    """Measures what the runtime costs beside the device: per layer event, per expert
+    launched, per copy. It runs the runtime itself on synthetic routing, which is
+    drawn evenly and validates nothing, compares the runs with simulations without
+    overheads, and writes the profile with the three figures in it. A result then
+    says that the profile holds them.
 
-    out: str
-    hardware: str
-    model: str = "reference"
-    checkpoint: str = ""
-    weights: str = "auto"
-    dtype: str = "auto"
-    device: str = "auto"
-    tokens: int = 48
-    repeat: int = 3
-    budget: str = "50%"
-    seed: int = 1
-    threads: int = 0
-    host_memory: str = ""
+    {keys}
+
+      python -m real calibrate out=cpu_runtime.yaml hardware=cpu.yaml threads=1
+    """
+
+    out: Annotated[Path, new_profile, "the profile, yet to be written"]
+    hardware: Annotated[Path, "the profile of the device, as python -m traces calibrate writes it"]
+    model: Annotated[str, "of conf/model, or a checkpoint"] = "reference"
+    checkpoint: Checkpoint = ""
+    weights: Weights = "auto"
+    dtype: Annotated[
+        Literal["auto", "bfloat16", "float16", "float32"], "of the experts; auto: the profile's of model="
+    ] = "auto"
+    device: Device = "auto"
+    tokens: Annotated[int, Between(1, 1 << 16), "decode steps of a run"] = 48
+    repeat: Annotated[int, Between(1, 1000), "how often each run is made; the one of median time counts"] = 3
+    budget: Annotated[str, "of the runs"] = "50%"
+    seed: Annotated[int, Between(0, 1 << 31), "of the routing"] = 1
+    threads: Annotated[Threads, "of the CPU; 0: torch's choice. As many as the profile was measured with"] = 0
+    host_memory: HostMemory = None
 
 
-def main(words: Sequence[str]) -> int:
+def main(options: Options) -> int:
     """Run the command; returns the exit status. UserError for what the user can mend."""
-    options = parse_options(Options, list(words))
-    check_choice("weights", options.weights, ("auto", "random"))
-    check_choice("dtype", options.dtype, ("auto", "bfloat16", "float16", "float32"))
-    check_range("tokens", options.tokens, 1, 1 << 16)
-    check_range("repeat", options.repeat, 1, 1000)
-    check_range("seed", options.seed, 0, 1 << 31)
-    check_range("threads", options.threads, 0, 4096)
-    host = host_bytes(options.host_memory)
-    out = Path(options.out)
-    if out.suffix not in (".yaml", ".yml") or not out.parent.is_dir() or os.path.lexists(out):
-        raise UserError(f"out={options.out}; allowed: FILE.yaml, yet to be written, in an existing folder")
-    hardware = read_profile(Path(options.hardware))
+    out = options.out
+    hardware = read_profile(options.hardware)
     HardwareProfile.from_dict(hardware)
     profile = model_profile(options.model, options.dtype)
     if options.weights == "random" and profile["dtype"] is None:
@@ -92,7 +65,7 @@ def main(words: Sequence[str]) -> int:
     from traces.calibrate.profile import write
 
     name, dtype = options.checkpoint or options.model, str(profile["dtype"] or "auto")
-    model = Where(options.device, host).open(name, dtype, options.weights, profile.get("moe_layers"))
+    model = Where(options.device, options.host_memory).open(name, dtype, options.weights, profile.get("moe_layers"))
     found = add_overheads(model, profile, hardware, out.stem, options)
     write(out, found, "real calibrate")
     _say(f"wrote {out}")

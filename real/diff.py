@@ -13,29 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from sim.core.log import CHUNK, EXPERT, GATE, MEASURE, NEXT_CHUNK, NEXT_EXPERT, PREDICTION, STEP, STEP_END
 from traces.kit.errors import UserError
-from traces.kit.options import check_choice, check_range, parse_options
-
-USAGE = """\
-python -m real diff first=LOG second=LOG [key=value ...]
-
-Shows in words where two runs part: the first fact, the first copy and the first
-expert computed that differ, with the times left aside. Exit status: 0 where the
-logs tell the same, 1 where they differ.
-
-  first, second   the folder of a run (python -m real run, python -m sim run
-                  log=true), or its log.npy
-  experts         per layer; 0: as the first run's result.json says  [0]
-  chunks          per expert; 0: likewise  [0]
-  format          table, or json  [table]
-
-  python -m real diff first=outputs/real-lru-... second=outputs/lru-...
-"""
+from traces.kit.vocabulary import Format
+from traces.kit.words import Between
 
 
 @dataclass(frozen=True)
@@ -162,27 +147,30 @@ def _list(what: str, numbers: Sequence[int]) -> str:
     return f"{what}{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers))}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """See USAGE."""
+    """Shows in words where two runs part: the first fact, the first copy and the first
+    expert computed that differ, with the times left aside. Exit status: 0 where the
+    logs tell the same, 1 where they differ.
 
-    first: str
-    second: str
-    experts: int = 0
-    chunks: int = 0
-    format: str = "table"
+    {keys}
+
+      python -m real diff first=outputs/real-lru-... second=outputs/lru-...
+    """
+
+    first: Annotated[Path, "the folder of a run (python -m real run, python -m sim run log=true), or its log.npy"]
+    second: Annotated[Path, "another one"]
+    experts: Annotated[int, Between(0, 1 << 16), "per layer; 0: as the first run's result.json says"] = 0
+    chunks: Annotated[int, Between(0, 1 << 30), "per expert; 0: likewise"] = 0
+    format: Format = "table"
 
 
-def main(words: Sequence[str]) -> int:
+def main(options: Options) -> int:
     """Run the command; returns the exit status. UserError for what the user can mend."""
-    options = parse_options(Options, list(words))
-    check_range("experts", options.experts, 0, 1 << 16)
-    check_range("chunks", options.chunks, 0, 1 << 30)
-    check_choice("format", options.format, ("table", "json"))
-    first, second = _read("first", Path(options.first)), _read("second", Path(options.second))
+    first, second = _read("first", options.first), _read("second", options.second)
     n_experts, chunks = options.experts, options.chunks
     if not n_experts or not chunks:
-        said = _sizes(Path(options.first))
+        said = _sizes(options.first)
         n_experts, chunks = n_experts or said[0], chunks or said[1]
     found = differences(first, second, n_experts, chunks)
     if options.format == "json":

@@ -8,73 +8,46 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from real.run import prepare
-from real.words import checkpoint, configuration, divide, host_bytes, model_dtype
+from real.words import Configured, Weights, checkpoint, configuration, model_dtype
 from sim.experiment.config import RunConfig
 from traces.kit.errors import UserError
-from traces.kit.options import check_choice, check_range
+from traces.kit.words import Between
 
 if TYPE_CHECKING:
     from real.runtime.offloaded import Offloaded
-
-USAGE = """\
-python -m real peers policy=NAME budget=50% [key=value ...]
-
-Decodes one request in one process: with the library's own experts, all on the
-device; with accelerate's CPU offload, which copies every layer's weights at
-every pass; with our runtime and room for all experts, exact and grouped; and
-with our runtime at the budget. Milliseconds per token, medians over decode
-passes, and the ratio to the first.
-
-  policy, budget, hardware, chunks and policy.KEY as in python -m sim run
-  model, weights, device, threads, host_memory, exact, trace and --config as in
-                  python -m real run
-
-  prompt_tokens   of the request, drawn at random  [64]
-  new_tokens      decode passes that are timed  [48]
-  accelerate_tokens
-                  decode passes of accelerate's, which is slow  [4]
-  format          table | json  [table]
-"""
-
 
 WARM_UP = 768
 """Tokens that are to bring every expert in, where there is room."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """See USAGE."""
+@dataclass(frozen=True, kw_only=True)
+class Options(Configured):
+    """Decodes one request in one process: with the library's own experts, all on the
+    device; with accelerate's CPU offload, which copies every layer's weights at
+    every pass; with our runtime and room for all experts, exact and grouped; and
+    with our runtime at the budget. Milliseconds per token, medians over decode
+    passes, and the ratio to the first.
 
-    weights: str = "auto"
-    device: str = "auto"
-    threads: int = 0
-    prompt_tokens: int = 64
-    new_tokens: int = 48
-    accelerate_tokens: int = 4
-    format: str = "table"
-    config: str = ""
-    host_memory: str = ""
-    exact: str = "true"
+    policy, budget, hardware, chunks and policy.KEY are those of python -m sim run,
+    model and trace those of python -m real run.
 
-    def check(self) -> None:
-        """UserError for a value that is out of range or not known."""
-        check_choice("weights", self.weights, ("auto", "random"))
-        check_choice("format", self.format, ("table", "json"))
-        check_range("prompt_tokens", self.prompt_tokens, 1, 1 << 16)
-        check_range("new_tokens", self.new_tokens, 2, 1 << 16)
-        check_range("accelerate_tokens", self.accelerate_tokens, 2, 1 << 16)
-        check_range("threads", self.threads, 0, 4096)
-        host_bytes(self.host_memory)
-        check_choice("exact", self.exact, ("true", "false"))
+    {keys}
+
+      python -m real peers policy=lru budget=50%
+    """
+
+    weights: Weights = "auto"
+    prompt_tokens: Annotated[int, Between(1, 1 << 16), "of the request, drawn at random"] = 64
+    new_tokens: Annotated[int, Between(2, 1 << 16), "decode passes that are timed"] = 48
+    accelerate_tokens: Annotated[int, Between(2, 1 << 16), "decode passes of accelerate's, which is slow"] = 4
 
 
-def main(words: Sequence[str]) -> int:
+def main(options: Options) -> int:
     """Run the command; returns the exit status. UserError for what the user can mend."""
-    options, rest = divide(words, Options)
-    options.check()
+    rest = options.rest
     config = configuration(rest, options.config)
     prepare(options.threads)
     rows = measure(config, options, checkpoint(rest, config))
@@ -94,7 +67,7 @@ def measure(config: RunConfig, options: Options, name: str) -> dict[str, Any]:
     """All rows, one after the other, on one model. UserError where it does not fit."""
     from real.runtime.models import Where
 
-    where = Where(options.device, host_bytes(options.host_memory), options.exact == "true")
+    where = Where(options.device, options.host_memory, options.exact)
     layers = int(config.model.get("moe_layers", 0)) or None
     model = where.open(name, model_dtype(config), options.weights, layers)
     return beside(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -23,7 +23,7 @@ from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_taught
 from real.scores import Kept, Scores
 from real.session import on_device
-from real.words import checkpoint, configuration, divide, host_bytes, model_dtype
+from real.words import Configured, Out, checkpoint, configuration, model_dtype
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.digest import code_digest
@@ -34,101 +34,63 @@ from sim.results.store import SCHEMA, Store
 from traces.collect.record import Wanted, collect
 from traces.format.layout import SIGNALS
 from traces.kit.errors import UserError
-from traces.kit.options import check_choice, check_range
+from traces.kit.vocabulary import MOST
+from traces.kit.words import Between
 from traces.models.devices import ROOM, device_name, free_memory
 from traces.models.load import Loaded, recorder_version
 from traces.prompts.jobs import Decoding
 from traces.prompts.source import PromptFile
 
-USAGE = """\
-python -m real quality policy=NAME budget=SIZE[,SIZE ...] [key=value ...]
 
-Runs held-out text through the model under a policy that changes its output,
-teacher-forced, in the same passes as the simulator (prefill, then decode
-steps), and compares every next-token distribution with the full model's:
-perplexity, KL divergence (nats per token), share of tokens whose likeliest next
-one is the same. Beside them what a replay of the recorded routing knows (kept
-gate mass, substituted, skipped: first-order), and the same figures of the
-device's run.
+@dataclass(frozen=True, kw_only=True)
+class Options(Configured):
+    """Runs held-out text through the model under a policy that changes its output,
+    teacher-forced, in the same passes as the simulator (prefill, then decode
+    steps), and compares every next-token distribution with the full model's:
+    perplexity, KL divergence (nats per token), share of tokens whose likeliest next
+    one is the same. Beside them what a replay of the recorded routing knows (kept
+    gate mass, substituted, skipped: first-order), and the same figures of the
+    device's run.
 
-  policy, hardware, chunks, seed, limit, warmup, workload.batch and policy.KEY
-                      as in python -m sim run
-  budget              one size or several, such as 10%,50%,100%: a row for each,
-                      beside one run of the full model
+    policy, hardware, chunks, seed, limit, warmup, workload.batch and policy.KEY are
+    those of python -m sim run. model= is reference (where none is given), a
+    checkpoint's folder, or a model of the Hugging Face cache; trace= whose test
+    requests are the text: recorded from this model, with token_ids (sample). Beside
+    --config, budget= may still be given. With format=json it is one document, or a
+    list where there are several budgets.
 
-  model               reference, a checkpoint's folder, or a model of the
-                      Hugging Face cache  [reference]
-  trace               whose test requests are the text: recorded from this
-                      model, with token_ids  [sample]
-  prompts             a file of texts instead of a trace, as python -m traces
-                      collect takes it: their routing is recorded first;
-                      policies learn from its train split
-  texts               of prompts: the first so many; 0: all  [64]
-  split               of prompts: the share that is for training, where a text
-                      does not say  [0.7]
-  max_prompt_tokens   of prompts: so many tokens are prefilled, what follows is
-                      decoded  [16]
-  max_new_tokens      of prompts: so many are decoded at most, where a text does
-                      not say  [64]
+    {keys}
 
-  device              auto | cpu | cuda | cuda:N  [auto]
-  exact               true: experts are computed one by one, so that all that
-                      differs is the policy's | false: in the library's grouped
-                      kernel where it is fast; on a GPU it rounds otherwise
-                      [true]
-  threads             CPU threads; 0: torch's choice  [0]
-  host_memory         what the host has for the model, such as 110GB where it
-                      shows less as free  [what is free]
-  out                 where results go, a folder for each budget  [outputs]
-  format              table | json: one document, or a list where there are
-                      several budgets  [table]
-  --config FILE       a resolved configuration instead of the words (needs no
-                      Hydra); budget= may still be given
-"""
+      python -m real quality policy=swapmoe budget=25%,50% limit=2
+    """
+
+    budget: Annotated[
+        str, "one size or several, such as 10%,50%,100%: a row for each, beside one run of the full model"
+    ] = ""
+    prompts: Annotated[
+        str,
+        "a file of texts instead of a trace, as python -m traces collect takes it: their routing is recorded first;"
+        " policies learn from its train split",
+    ] = ""
+    texts: Annotated[int, Between(0, MOST), "of prompts: the first so many; 0: all"] = 64
+    split: Annotated[float, Between(0, 1), "of prompts: the share that is for training, where a text does not say"] = (
+        0.7
+    )
+    max_prompt_tokens: Annotated[
+        int, Between(1, MOST), "of prompts: so many tokens are prefilled, what follows is decoded"
+    ] = 16
+    max_new_tokens: Annotated[
+        int, Between(1, MOST), "of prompts: so many are decoded at most, where a text does not say"
+    ] = 64
+    out: Out = Path("outputs")
 
 
-@dataclass(frozen=True)
-class Options:
-    """See USAGE."""
-
-    budget: str = ""
-    prompts: str = ""
-    texts: int = 64
-    split: float = 0.7
-    max_prompt_tokens: int = 16
-    max_new_tokens: int = 64
-    device: str = "auto"
-    exact: str = "true"
-    threads: int = 0
-    out: str = "outputs"
-    format: str = "table"
-    config: str = ""
-    host_memory: str = ""
-
-    def check(self) -> None:
-        """UserError for a value that is out of range or not known."""
-        check_choice("format", self.format, ("table", "json"))
-        check_choice("exact", self.exact, ("true", "false"))
-        check_range("texts", self.texts, 0, 2**31 - 1)
-        check_range("split", self.split, 0, 1)
-        check_range("threads", self.threads, 0, 4096)
-        host_bytes(self.host_memory)
-        for key in ("max_prompt_tokens", "max_new_tokens"):
-            check_range(key, getattr(self, key), 1, 2**31 - 1)
-        if not self.out:
-            raise UserError("out=: a folder is wanted")
-
-
-def main(words: list[str]) -> int:
+def main(options: Options) -> int:
     """Run the command; returns the exit status. UserError for a user's mistake."""
-    if not words or any(word in ("-h", "--help") for word in words):
-        sys.stdout.write(USAGE)
-        return 0
-    options, rest = divide(words, Options)
-    options.check()
+    rest = options.rest
     config = configuration(rest, options.config)
     prepare(options.threads)
-    store = Store(Path(options.out))
+    store = Store(options.out)
     documents = []
     for document in measure(config, options, checkpoint(rest, config)):
         documents.append(document)
@@ -151,7 +113,7 @@ def main(words: list[str]) -> int:
 
 def measure(config: RunConfig, options: Options, name: str) -> Iterator[dict[str, Any]]:
     """The result documents, one for each budget, as they come. ``name``: the checkpoint. UserError for mistakes."""
-    where = Where(options.device, host_bytes(options.host_memory), options.exact == "true")
+    where = Where(options.device, options.host_memory, options.exact)
     loaded = where.load(name, model_dtype(config))
     with _text(config, options, loaded) as given:
         budgets = options.budget.split(",") if options.budget else [str(given.budget)]

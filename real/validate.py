@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from real.grid import names_hardware, read_cells
 from real.run import prepare
-from real.words import divide, host_bytes, is_checkpoint
+from real.words import Checkpoint, Configured, Weights, is_checkpoint
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.make import make_policy
 from traces.kit.errors import UserError, one_of
-from traces.kit.options import check_choice, check_range
+from traces.kit.words import Between, folder, plain_name
 
 if TYPE_CHECKING:
     import torch
@@ -26,82 +25,38 @@ if TYPE_CHECKING:
     from real.runtime.offloaded import Offloaded
     from real.validation.compare import Logs
 
-USAGE = """\
-python -m real validate [policy=NAME[,NAME]] [budget=SIZE[,SIZE]] [trace=DIR]
-                        [key=value ...]
-
-Runs a recorded trace's routing on a device and in the simulator, and prints how
-far the prediction was off, the worst cell first. The device's log of facts,
-replayed without a clock, must give the device's decisions and its hit rates.
-All keys of python -m sim run; several values, separated by commas, make a grid,
-for which the model is loaded once.
-
-  trace       a recorded trace; without it and model=, the reference model's own
-              sample  [sample]
-  model       of conf/model, or a checkpoint, priced as it is  [reference]
-  checkpoint  weights for a model= of conf/model that ships none
-  weights     auto | random (of model='s shape, without a checkpoint)  [auto]
-  hardware    the machine that is predicted; without it this one is measured
-              first, in about 30 s
-  device      auto | cpu | cuda | cuda:N  [auto]
-  threads     CPU threads; 0: torch's choice. As many as the profile was
-              measured with  [0]
-  exact       true: experts are computed one by one, whatever is in memory |
-              false: in the library's grouped kernel where it is fast  [true]
-  host_memory what the host has for the model, such as 110GB, where it shows
-              less as free  [what is free]
-  repeat      runs of each cell on the device; the one of median time is shown
-              [1]
-  diff        true: show in words where device and simulator first part  [false]
-  logs        true: keep both logs of facts of every cell, for python -m real
-              diff  [false]
-  out         folder of the results; empty: real/results/HARDWARE
-  name        of the result's files; empty: the model's
-  format      table, or json: the content of the result's file  [table]
-  --config    FILE: resolved configurations, where Hydra is not installed
-              (python -m sim config -m); beside it hardware=FILE.yaml and
-              trace=DIR alone may be given
-
-Written: NAME.json, NAME.md, NAME.png. Exit status: 0; 1 where a replay does not
-agree; 2 where a cell could not be run.
-
-  python -m real validate policy=lru,gate_ahead budget=25%,50%,75% limit=2
-"""
 SECONDS = 20
 
 
-@dataclass(frozen=True)
-class Options:
-    """See USAGE."""
+@dataclass(frozen=True, kw_only=True)
+class Options(Configured):
+    """Runs a recorded trace's routing on a device and in the simulator, and prints how
+    far the prediction was off, the worst cell first. The device's log of facts,
+    replayed without a clock, must give the device's decisions and its hit rates.
 
-    checkpoint: str = ""
-    weights: str = "auto"
-    device: str = "auto"
-    threads: int = 0
-    repeat: int = 1
-    diff: str = "false"
-    logs: str = "false"
-    out: str = ""
-    name: str = ""
-    format: str = "table"
-    config: str = ""
-    host_memory: str = ""
-    exact: str = "true"
+    Takes all keys of python -m sim run; several values, separated by commas, make a
+    grid, for which the model is loaded once. Without trace= and model= it is the
+    reference model's own sample; model= is a name of conf/model, or a checkpoint,
+    priced as it is. hardware= is the machine that is predicted; without it this one
+    is measured first, in about 30 s. As many threads= as the profile was measured
+    with. Beside --config (python -m sim config -m) hardware=FILE.yaml and trace=DIR
+    alone may be given.
 
-    def check(self) -> None:
-        """UserError for a value that is not known."""
-        check_choice("weights", self.weights, ("auto", "random"))
-        check_choice("diff", self.diff, ("true", "false"))
-        check_choice("logs", self.logs, ("true", "false"))
-        check_choice("format", self.format, ("table", "json"))
-        check_range("threads", self.threads, 0, 4096)
-        host_bytes(self.host_memory)
-        check_choice("exact", self.exact, ("true", "false"))
-        check_range("repeat", self.repeat, 1, 1000)
-        if self.name and not re.fullmatch(r"[\w.-]+", self.name):
-            raise UserError(f"name={self.name}: allowed: letters, digits, '.', '_' and '-'")
-        if self.out and Path(self.out).exists() and not Path(self.out).is_dir():
-            raise UserError(f"out={self.out}: not a folder")
+    {keys}
+
+    Written: NAME.json, NAME.md, NAME.png. Exit status: 0; 1 where a replay does not
+    agree; 2 where a cell could not be run.
+
+      python -m real validate policy=lru,gate_ahead budget=25%,50%,75% limit=2
+    """
+
+    checkpoint: Checkpoint = ""
+    weights: Weights = "auto"
+    repeat: Annotated[int, Between(1, 1000), "runs of each cell on the device; the one of median time is shown"] = 1
+    diff: Annotated[bool, "show in words where device and simulator first part"] = False
+    logs: Annotated[bool, "keep both logs of facts of every cell, for python -m real diff"] = False
+    out: Annotated[Path | Literal[""], folder, "of the results; empty: real/results/HARDWARE"] = ""
+    name: Annotated[str, plain_name, "of the result's files; empty: the model's"] = ""
 
 
 @dataclass
@@ -113,10 +68,9 @@ class Grid:
     logs: list[tuple[Mapping[str, Any], Logs]] = field(default_factory=list)
 
 
-def main(words: Sequence[str]) -> int:
+def main(options: Options) -> int:
     """Run the command; returns the exit status. UserError for what the user can mend."""
-    options, rest = divide(words, Options)
-    options.check()
+    rest = options.rest
     given = names_hardware(rest, options.config)
     configs = read_cells(rest, options.config)  # a mistake is told before anything is measured
     prepare(options.threads)
@@ -145,20 +99,20 @@ def conclude(grid: Grid, bench: Bench) -> int:
     options = bench.options
     assert bench.cell is not None
     about = (describe(bench.device), options.weights, bench.checkpoint, options.repeat, now(), runtime_digest())
-    document = document_of(grid.cells, grid.failed, Source(bench.cell, *about, exact=options.exact == "true"))
+    document = document_of(grid.cells, grid.failed, Source(bench.cell, *about, exact=options.exact))
     source = document["provenance"]
-    folder = Path(options.out) if options.out else Path("real") / "results" / word(source["hardware"]["name"])
-    if options.logs == "true":
+    place = options.out or Path("real") / "results" / word(source["hardware"]["name"])
+    if options.logs:
         for row, logs in grid.logs:
-            write_logs(folder, options.name or word(source["model"]["name"]), row, logs)
-    write_results(document, folder, options.name)
+            write_logs(place, options.name or word(source["model"]["name"]), row, logs)
+    write_results(document, place, options.name)
     if options.format == "json":
         sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
     else:
         _show(document)
-        if options.diff == "true":
+        if options.diff:
             sys.stdout.write("\n" + differences_in_words(document))
-    _say(f"written to {folder}")
+    _say(f"written to {place}")
     if any(not (row["replay"]["agrees"] and row["replay"]["accounts_agree"]) for row in grid.cells):
         _say("error: a replay without a clock does not give what the device decided")
         return 1
@@ -213,7 +167,7 @@ class Bench:
             if self._model is not None:  # its memory first
                 self._model.store.close()
             self._model = self._key = None
-            where = Where(str(self.device), host_bytes(self.options.host_memory), self.options.exact == "true")
+            where = Where(str(self.device), self.options.host_memory, self.options.exact)
             self._model, self._key = where.open(name, dtype, self.options.weights, cell.setup.n_layers), key
             self._warm(cell, self._model)
         assert self._model is not None
@@ -242,16 +196,11 @@ class Bench:
         model = self.model(cell)
         with tempfile.TemporaryDirectory(prefix="moe-offload-") as folder:
             path = Path(folder) / f"{name}.yaml"
-            cli.run(
-                cli.Options(str(path), shape, str(self.device), SECONDS, dtype=dtype, threads=self.options.threads),
-                [shape],
-                path,
-            )
+            plan: dict[str, Any] = {"model": shape, "device": str(self.device), "threads": self.options.threads}
+            cli.calibrate(cli.Options(out=path, seconds=SECONDS, **plan | {"dtype": dtype}))
             profile = read_profile(path)
-        plan = calibrate.Options(
-            "", "", shape, "", self.options.weights, "auto", str(self.device), threads=self.options.threads
-        )
-        return calibrate.add_overheads(model, dict(cell.config.model), profile, name, plan)
+        own = calibrate.Options(out=path, hardware=path, weights=self.options.weights, **plan)
+        return calibrate.add_overheads(model, dict(cell.config.model), profile, name, own)
 
 
 def run_cell(config: RunConfig, bench: Bench, grid: Grid) -> None:
@@ -276,7 +225,7 @@ def run_cell(config: RunConfig, bench: Bench, grid: Grid) -> None:
         return
     bench.cell = cell
     grid.cells.append(row)
-    if bench.options.logs == "true":
+    if bench.options.logs:
         grid.logs.append((row, logs))
     _say(f"{where['policy']} at {where['budget']}: {_brief(row)}")
 

@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal
 
 from sim.experiment.config import RunConfig, load_config
 from traces.kit import conf
-from traces.kit.errors import UserError, allowing
-from traces.kit.options import parse_options
-from traces.kit.units import parse_bytes
-
-T = TypeVar("T")
+from traces.kit.errors import UserError
+from traces.kit.vocabulary import Device, Format, HostMemory, Threads
+from traces.kit.words import Flag, Others, folder
 
 
-def divide(words: Sequence[str], options: type[T]) -> tuple[T, list[str]]:
-    """Those words that are keys of ``options``, read, and the rest. ``--config FILE`` is config=FILE."""
-    plain = list(words)
-    if "--config" in plain:
-        at = plain.index("--config")
-        if at + 1 == len(plain):
-            raise UserError("--config: a file is wanted, as python -m sim config writes it")
-        plain[at : at + 2] = [f"config={plain[at + 1]}"]
-    keys = [field.name for field in fields(options)]  # type: ignore[arg-type]
-    own = [word for word in plain if word.partition("=")[0] in keys]
-    found = parse_options(options, own)
-    every = list(dict.fromkeys([*keys, *(field.name for field in fields(RunConfig))]))
-    for word in (word for word in plain if word not in own):
-        key, equals, _ = word.lstrip("+~").partition("=")
-        root = key.partition(".")[0].partition("/")[0]
-        if equals and root not in {*every, "hydra", "experiment"}:
-            raise UserError(f"{word}: no such key; {allowing(root, every)}")
-    return found, [word for word in plain if word not in own]
+def _known() -> dict[str, str]:
+    """Keys of the configuration of a run, as python -m sim run takes them."""
+    return dict.fromkeys((*(field.name for field in fields(RunConfig)), "hydra", "experiment"), "")
+
+
+Weights = Annotated[Literal["auto", "random"], "auto: the checkpoint's; random: of the shape of model=, without one"]
+Checkpoint = Annotated[str, "weights, where model= is a name of conf/model that ships none"]
+Out = Annotated[Path, folder, "where results go, a folder for each"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configured:
+    """The words of a command that runs a configuration on a device."""
+
+    device: Device = "auto"
+    exact: Annotated[
+        bool,
+        "true: experts are computed one by one, and no bit of the output depends on the policy or the budget; false: in"
+        " the library's grouped kernel, where a layer's are all there and torch has a fast one (CUDA 9.x and 10.x,"
+        " bfloat16); on a GPU it rounds otherwise, and so does the library's own forward",
+    ] = True
+    threads: Threads = 0
+    host_memory: HostMemory = None
+    format: Format = "table"
+    config: Annotated[
+        str,
+        Flag("--config"),
+        "--config FILE: the resolved configuration instead of its words, where Hydra is not installed (python -m sim"
+        " config)",
+    ] = ""
+    rest: Annotated[tuple[str, ...], Others(_known), ""] = ()
 
 
 def configuration(rest: Sequence[str], file: str, default_model: str = "reference") -> RunConfig:
@@ -55,11 +66,6 @@ def configuration(rest: Sequence[str], file: str, default_model: str = "referenc
     if not any(word.startswith("model=") for word in words):
         words.append(f"model={default_model}")
     return read_config(["model=as_traced" if is_checkpoint(word) else word for word in words])
-
-
-def host_bytes(value: str) -> int | None:
-    """What ``host_memory=`` says that the machine has for the model, in bytes; None without it. UserError."""
-    return parse_bytes(value, "host_memory") if value else None
 
 
 def checkpoint(rest: Sequence[str], config: RunConfig) -> str:

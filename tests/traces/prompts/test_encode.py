@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from tests.commands import collect as main
 from traces import UserError
-from traces.collect.cli import main
 from traces.prompts.encode import encode
 from traces.prompts.source import Prompt
 

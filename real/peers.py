@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from real.run import prepare
+from real.runtime.prepare import prepare
 from real.words import Configured, Weights, checkpoint, configuration, model_dtype
 from sim.experiment.config import RunConfig
 from traces.kit.errors import UserError
@@ -138,7 +138,7 @@ def ours(
     """Our runtime's rows: with room for all experts, each way of computing them, and as configured."""
     from functools import partial
 
-    from real.session import find_history
+    from real.run.session import find_history
 
     history = find_history(config, model.moe, given=False)
     everything, own = replace(config, budget="100%", policy={"name": "lru"}), str(config.policy["name"])
@@ -156,8 +156,8 @@ def _served(
     model: Offloaded, config: RunConfig, name: str, history: Any, prompt: Sequence[int], new_tokens: int, exact: bool
 ) -> float:
     """Median over decode passes, ms, of one request after one that brings experts in."""
+    from real.run.session import make_live_setup, there
     from real.runtime.generate import Served, run_live
-    from real.session import make_live_setup, there
     from sim.experiment.make import policy_of
     from sim.experiment.room import Context
     from sim.prices import HardwareProfile

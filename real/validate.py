@@ -10,9 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from real.grid import names_hardware, read_cells
-from real.run import prepare
-from real.words import Checkpoint, Configured, Weights, is_checkpoint
+from real.runtime.prepare import prepare
+from real.words import Checkpoint, Configured, Weights, is_checkpoint, names_hardware, read_cells
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.make import make_policy
@@ -175,8 +174,8 @@ class Bench:
 
     def _warm(self, cell: Cell, model: Offloaded) -> None:
         """The first request, unmeasured: what a device does once (its kernels, its memory) is in no cell."""
+        from real.run.session import on_device
         from real.runtime.recorded import run_forced
-        from real.session import on_device
 
         config = replace(on_device(cell, model).config, policy={"name": "lru"}, limit=1, warmup=0, bounds=False)
         small = make_cell(config)
@@ -187,7 +186,7 @@ class Bench:
         import tempfile
 
         from real import calibrate
-        from real.grid import read_profile
+        from real.words import read_profile
         from traces.calibrate import cli
 
         _say(f"no hardware= was given: measuring this machine for about {SECONDS} s, and the runtime on it")
@@ -205,7 +204,7 @@ class Bench:
 
 def run_cell(config: RunConfig, bench: Bench, grid: Grid) -> None:
     """Run one cell; what goes wrong is listed, and stops no other."""
-    from real.session import on_device
+    from real.run.session import on_device
     from real.validation.compare import compare
     from real.validation.verdict import label
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,15 +11,15 @@ from typing import Any
 
 import torch
 
-from real.grid import read_profile
+from real.calibrate.drawn import draw
 from real.measure.clock import Clock
 from real.measure.record import Record
 from real.measure.sizes import FULL, TINY, Subject
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
-from real.synthetic import draw
 from real.validation.ran import runtime_digest
+from real.words import read_profile
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.inputs import Inputs
@@ -28,6 +27,7 @@ from sim.experiment.make import make_policy
 from sim.prices import shipped
 from traces.calibrate.machine import describe, now
 from traces.kit.errors import UserError
+from traces.kit.telling import say
 from traces.kit.whole import write_whole
 
 MAIN, LINK = "main", "link"
@@ -186,7 +186,3 @@ class Bench:
             sizes = profile["moe_layers"], profile["experts"], profile["top_k"]
             draw(path, sizes, f"{subject.model}_shape", subject.drawn, 1)
         return str(path)
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

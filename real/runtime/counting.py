@@ -17,6 +17,7 @@ from real.runtime.backend import Backend, DeviceError, Ticket
 from real.runtime.runner import Runner
 from real.runtime.tiny import follow, tiny_model
 from sim.workload.passes import Pass
+from traces.kit.telling import in_short
 
 
 class _Counted:
@@ -112,7 +113,7 @@ def count_forced(device: torch.device, held: int) -> dict[str, int]:
             try:
                 logits = compute(step, tokens, every)
             except RuntimeError as error:
-                raise DeviceError(f"a layer waits for the device: {' '.join(str(error).split())[:200]}") from error
+                raise DeviceError(f"a layer waits for the device: {in_short(error)}") from error
             last.clear()
             last.update(counting.seen)
             return logits

@@ -22,6 +22,7 @@ from real.runtime.counting import count_forced
 from real.runtime.placing import place
 from real.runtime.pool import Pool
 from real.runtime.tiny import E, K, L, Ran, follow, speak, tiny_model
+from traces.kit.telling import in_short
 from traces.models.devices import device_of, free_memory
 
 Check = Callable[[torch.device], None]
@@ -267,7 +268,7 @@ def run_checks(device: torch.device, say: Callable[[str], None]) -> list[str]:
             check(device)
         except Exception as error:  # the next one may say why
             failed.append(name)
-            say(f"{name}: failed: {type(error).__name__}: {' '.join(str(error).split())[:400]}")
+            say(f"{name}: failed: {in_short(error, kind=True)}")
         else:
             say(f"{name}: {time.monotonic() - began:.1f} s")
     return failed

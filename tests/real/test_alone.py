@@ -28,7 +28,7 @@ for name in {MISSING!r}:
     sys.modules[name] = None  # importing it fails, as if it were not there
 import real
 for module in pkgutil.walk_packages(real.__path__, "real."):
-    if not module.name.endswith(("__main__", "_table")):  # tables are rich's, or else JSON
+    if not module.name.endswith((".__main__", ".table")):  # tables are rich's, or else JSON
         importlib.import_module(module.name)
 """
 

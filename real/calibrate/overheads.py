@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from real.calibrate.drawn import write_uniform
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
-from real.synthetic import write_uniform
 from sim.core.accounts import LOOKUPS, Accounts
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig

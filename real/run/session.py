@@ -81,8 +81,8 @@ def live(
     where: Where,
     prompts: PromptFile,
     decoding: Decoding,
-    *,
     predictor: str = "",
+    *,
     history_given: bool = False,
 ) -> Session:
     """Continue prompts. The trace of it is made, and the result is told of that trace.

@@ -25,7 +25,7 @@ from sim.core.replay import replay
 from sim.experiment.cell import make_cell
 from sim.experiment.make import make_core, make_policy
 from sim.prices import shipped
-from tests.real.validate_cases import config, one_thread, tiny, words  # noqa: F401
+from tests.real.validation.cases import config, one_thread, tiny, words  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 

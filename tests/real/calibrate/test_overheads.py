@@ -10,13 +10,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from real import overheads
+from real.calibrate import overheads
 from real.cli import main
 from sim.experiment.cell import make_cell
 from sim.experiment.make import make_policy
 from sim.experiment.run import simulate
 from sim.prices import HardwareProfile, shipped
-from tests.real.validate_cases import one_thread, tiny  # noqa: F401
+from tests.real.validation.cases import one_thread, tiny  # noqa: F401
 
 QUICK = ["dtype=float32", "tokens=3", "repeat=1", "device=cpu", "weights=random"]
 

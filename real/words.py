@@ -127,11 +127,6 @@ def model_dtype(config: RunConfig) -> str:
     return str(dtype)
 
 
-def names_hardware(rest: Sequence[str], file: str) -> bool:
-    """Whether the user has said which machine is predicted."""
-    return bool(file) or any(word.startswith("hardware=") for word in rest)
-
-
 def read_profile(path: Path) -> dict[str, Any]:
     """The mapping in a hardware profile's file. UserError if there is none."""
     try:

@@ -14,6 +14,7 @@ from real.measure.record import FILE, read
 from real.validation.compare import judge
 from real.validation.own_time import own_time
 from real.validation.ran import Runs, load_all
+from real.validation.verdict import agrees
 from real.validation.writing import Source, document_of
 from real.words import read_profile
 from sim.core.state import CoreError
@@ -132,10 +133,10 @@ class Evaluation:
         rows = [row for document in self.documents.values() for row in document["cells"]]
         if not rows or any(document["failed"] for document in self.documents.values()):
             return False
-        agree = all(row["replay"]["agrees"] and row["replay"]["accounts_agree"] for row in rows)
         judged = [it for document in self.documents.values() for it in document["criteria"] if it["judged"]]
         exact = self.step("exact")
-        return agree and all(it["holds"] is not False for it in judged) and (exact is None or bool(exact["equal"]))
+        held = all(it["holds"] is not False for it in judged) and (exact is None or bool(exact["equal"]))
+        return held and all(map(agrees, rows))
 
     def summary(self) -> dict[str, Any]:
         """What a program may want of it."""

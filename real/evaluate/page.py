@@ -8,6 +8,7 @@ from typing import Any
 
 from real.evaluate.evaluation import GRIDS, Evaluation
 from real.evaluate.writing import file_of
+from real.validation.verdict import agrees, head, line, number, share
 
 
 def page(found: Evaluation) -> str:
@@ -33,7 +34,7 @@ def _finding(found: Evaluation) -> str:
     rows = [row for document in found.documents.values() for row in document["cells"]]
     if not rows:
         return "**No cell was run: nothing can be judged.** What each step came to stands below."
-    agree = sum(row["replay"]["agrees"] and row["replay"]["accounts_agree"] for row in rows)
+    agree = sum(map(agrees, rows))
     said = [f"{agree} of {len(rows)} logs give the device's decisions again without a clock"]
     for kind, where in (("link", "the link decides"), ("software", "software decides")):
         off = [
@@ -54,11 +55,11 @@ def _finding(found: Evaluation) -> str:
 def _criteria(found: Evaluation) -> Iterator[str]:
     yield "## What was to hold"
     yield ""
-    yield from _head("figure", "over", "cells", "found", "wanted", "")
+    yield from head("figure", "over", "cells", "found", "wanted", "")
     for grid, document in found.documents.items():
         rows = document["cells"]
-        agree = sum(row["replay"]["agrees"] and row["replay"]["accounts_agree"] for row in rows)
-        yield _row(
+        agree = sum(map(agrees, rows))
+        yield line(
             "logs whose replay gives the decisions", grid, len(rows), agree, len(rows), _said(agree == len(rows))
         )
         for it in document["criteria"]:
@@ -66,10 +67,10 @@ def _criteria(found: Evaluation) -> Iterator[str]:
                 wanted = ", ".join(f"at {key} {it[key]:g}" for key in ("least", "most") if it[key] is not None)
                 said = _said(it["holds"]) if it["judged"] else "not judged"
                 over = f"{grid}, {it['over']} decides" if it["over"] != "all" else grid
-                yield _row(it["what"], over, it["cells"], f"{it['value']:.4g}", wanted, said)
+                yield line(it["what"], over, it["cells"], f"{it['value']:.4g}", wanted, said)
     exact = found.step("exact")
     if exact is not None:
-        yield _row("outputs equal between policies", "exact", len(exact["digests"]), "", "", _said(exact["equal"]))
+        yield line("outputs equal between policies", "exact", len(exact["digests"]), "", "", _said(exact["equal"]))
 
 
 def _grids(found: Evaluation) -> Iterator[str]:
@@ -79,11 +80,16 @@ def _grids(found: Evaluation) -> Iterator[str]:
         yield ""
         yield f"{GRIDS[grid]}: [{name}]({file_of(grid, name)}.md), {len(document['cells'])} cells"
         yield ""
-        yield from _head("policy", "budget", "TPOT ms", "predicted", "error", "expected", "decides", "link GB/s")
+        yield from head("policy", "budget", "TPOT ms", "predicted", "error", "expected", "decides", "link GB/s")
         for row in document["cells"]:
             it, rate = row["errors"]["tpot_ms"], row["link"]["gb_per_s"]
-            figures = (_number(it["device"]), _number(it["simulated"]), _share(it["error"]), _share(row["expected"]))
-            yield _row(row["policy"]["name"], row["budget"], *figures, row["decides"], _number(rate))
+            figures = (
+                number(it["device"]),
+                number(it["simulated"]),
+                share(it["error"]),
+                share(row["expected"]),
+            )
+            yield line(row["policy"]["name"], row["budget"], *figures, row["decides"], number(rate))
         if document["failed"]:
             yield ""
         for it in document["failed"]:
@@ -98,9 +104,9 @@ def _copies(found: Evaluation) -> Iterator[str]:
     yield ""
     curves = copies["curves"]
     shown = ("copy_h2d_pinned", "copy_h2d_call", "copy_h2d_pageable")
-    yield from _head("bytes", "pinned GB/s", "one by one", "pageable")
+    yield from head("bytes", "pinned GB/s", "one by one", "pageable")
     for i, n in enumerate(curves[shown[0]]["axes"]["bytes"]):
-        yield _row(n, *(f"{n / curves[name]['samples'][i]['median']:.2f}" for name in shown))
+        yield line(n, *(f"{n / curves[name]['samples'][i]['median']:.2f}" for name in shown))
 
 
 def _overheads(found: Evaluation) -> Iterator[str]:
@@ -122,9 +128,9 @@ def _decisions(found: Evaluation) -> Iterator[str]:
         return
     yield f"## The policies' own time, {found.decisions['where']}"
     yield ""
-    yield from _head("policy", "us per prefill pass", "us per decode pass")
+    yield from head("policy", "us per prefill pass", "us per decode pass")
     for name, it in policies.items():
-        yield _row(name, *(_number(it.get(phase)) for phase in ("prefill", "decode")))
+        yield line(name, *(number(it.get(phase)) for phase in ("prefill", "decode")))
 
 
 def _peers(found: Evaluation) -> Iterator[str]:
@@ -133,10 +139,12 @@ def _peers(found: Evaluation) -> Iterator[str]:
         return
     yield "## Beside the library"
     yield ""
-    yield from _head("", "ms per token", "ratio")
+    yield from head("", "ms per token", "ratio")
     for row in peers["rows"]:
-        yield _row(
-            row["name"], _number(row["ms_per_token"]), f"{row['ms_per_token'] / peers['rows'][0]['ms_per_token']:.2f}"
+        yield line(
+            row["name"],
+            number(row["ms_per_token"]),
+            f"{row['ms_per_token'] / peers['rows'][0]['ms_per_token']:.2f}",
         )
     for name, why in peers["left_out"].items():
         yield f"- left out: {name}: {why}"
@@ -151,15 +159,15 @@ def _exact(found: Evaluation) -> Iterator[str]:
     same = "equal to the bit" if exact["equal"] else "**not equal**"
     yield f"{', '.join(exact['digests'])}: {same} over {exact['passes']} passes. From the library's logits:"
     yield ""
-    yield from _head("", "largest difference", "largest logit", "same argmax")
+    yield from head("", "largest difference", "largest logit", "same argmax")
     for name, key in (("one expert at a time", "library"), ("grouped kernel", "grouped")):
         it = exact[key]
-        yield _row(name, f"{it['largest']:.3g}", f"{it['largest_logit']:.3g}", _share(it["same_argmax"]))
+        yield line(name, f"{it['largest']:.3g}", f"{it['largest_logit']:.3g}", share(it["same_argmax"]))
     ways = exact["tpot_ms"]
     yield ""
     yield (
-        f"TPOT of one request under lru at 75 % ({ways['exact']['slots']} slots): {_number(ways['exact']['mean'])} ms"
-        f" one at a time, {_number(ways['grouped']['mean'])} ms grouped."
+        f"TPOT of one request under lru at 75 % ({ways['exact']['slots']} slots): {number(ways['exact']['mean'])} ms"
+        f" one at a time, {number(ways['grouped']['mean'])} ms grouped."
     )
 
 
@@ -178,27 +186,10 @@ def _passes(found: Evaluation) -> Iterator[str]:
 def _steps(found: Evaluation) -> Iterator[str]:
     yield "## Steps"
     yield ""
-    yield from _head("step", "state", "wall s", "CPU s", "")
+    yield from head("step", "state", "wall s", "CPU s", "")
     for name, it in found.record["steps"].items():
-        yield _row(name, it["state"], f"{it['wall_s']:.1f}", f"{it['cpu_s']:.1f}", it["said"])
-
-
-def _head(*names: str) -> Iterator[str]:
-    yield _row(*names)
-    yield _row(*("---",) * len(names))
-
-
-def _row(*cells: object) -> str:
-    return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
+        yield line(name, it["state"], f"{it['wall_s']:.1f}", f"{it['cpu_s']:.1f}", it["said"])
 
 
 def _said(holds: bool) -> str:
     return "holds" if holds else "**fails**"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"

@@ -18,10 +18,11 @@ import numpy as np
 
 from real.validation.compare import Logs
 from real.validation.criteria import criteria
-from real.validation.verdict import label, markdown, summary, worst_first
+from real.validation.verdict import markdown, summary, worst_first
 from sim.experiment.cell import Cell
 from sim.experiment.provenance import measured_requests
 from sim.prices import figures
+from sim.results.columns import label
 from traces.kit.errors import UserError
 from traces.kit.whole import write_whole
 

@@ -27,6 +27,7 @@ from sim.results.titles import policy as title_of
 from sim.results.titles import titles
 from traces.kit.drawing import GREY, dress, finish, log_scale, readable, svg
 from traces.kit.units import format_bytes
+from traces.kit.whole import write_whole
 from traces.version import __version__
 
 HERE = Path(__file__).resolve().parent
@@ -91,7 +92,7 @@ def about(row: Mapping[str, Any]) -> str:
 
 def write(said: str, numbers: pd.DataFrame, path: Path = NUMBERS) -> None:
     """What the numbers are of in a first line, then a table."""
-    path.write_text(f"# {said}\n{numbers.to_csv(index=False, float_format='%.6g')}", encoding="utf-8")
+    write_whole(path, f"# {said}\n{numbers.to_csv(index=False, float_format='%.6g')}")
 
 
 def read(path: Path = NUMBERS) -> tuple[str, pd.DataFrame]:
@@ -208,7 +209,7 @@ def main() -> int:
     """Run the command; returns the exit status."""
     said, numbers = measure(HERE.parent / "outputs" / "first_picture")
     write(said, numbers)
-    PICTURE.write_bytes(svg(draw(*read())))
+    write_whole(PICTURE, svg(draw(*read())))
     print(finding(numbers))
     return 0
 

@@ -105,7 +105,7 @@ class History(Protocol):
     """The train requests of the trace: all that a policy may learn from before it is measured."""
 
     def popularity(self) -> NDArray[np.int64]:
-        """Lookups of every expert, int64 [L * E], by flat number: each layer event counts an expert once."""
+        """Lookups of every expert, int64 [L * E], by expert number: each layer event counts an expert once."""
 
     def steps(self) -> Iterator[PastStep]:
         """The forward passes, in order, request by request."""

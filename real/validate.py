@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from real.runtime.prepare import prepare
 from real.words import Checkpoint, Configured, Weights, is_checkpoint, read_cells
-from sim.results.columns import label
+from sim.results.label import label
 from traces.kit.errors import UserError
 from traces.kit.telling import say
 from traces.kit.words import Between, folder, plain_name

@@ -27,8 +27,9 @@ from sim.experiment.make import make_policy
 from sim.prices import shipped
 from traces.calibrate.machine import describe, now
 from traces.kit.errors import UserError
+from traces.kit.strict import dump_json
 from traces.kit.telling import say
-from traces.kit.whole import write_whole
+from traces.kit.whole import writable, write_whole
 
 MAIN, LINK = "main", "link"
 FALLBACK = "h200"
@@ -55,21 +56,17 @@ class Bench:
         self.size = TINY if self.rehearse else FULL
         about = describe(self.device)
         about = {key: about[key] for key in ("device", "host", "python", "torch", "transformers")}
-        try:
+        about |= {"size": "tiny" if self.size is TINY else "full", "code": runtime_digest()}
+        with writable(f"out={self.folder}"):
             for inner in ("", "cells", "link", "traces"):
                 (self.folder / inner).mkdir(parents=True, exist_ok=True)
-            about |= {"size": "tiny" if self.size is TINY else "full", "code": runtime_digest()}
             self.record = Record(self.folder, about, list(steps))
-        except OSError as error:
-            raise UserError(
-                f"out={self.folder}: cannot be written ({error.strerror}); allowed: a folder that can"
-            ) from None
 
     # -- files --------------------------------------------------------------------------------------------------
 
     def write(self, name: str, content: Any) -> None:
         """A step's result as NAME.json."""
-        write_whole(self.folder / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_whole(self.folder / f"{name}.json", dump_json(content))
 
     def read(self, name: str) -> Any:
         """A step's result; None where there is none yet. UserError if it is damaged."""

@@ -26,8 +26,8 @@ from sim.experiment.config import RunConfig
 from sim.experiment.digest import code_digest
 from sim.experiment.identity import identify
 from sim.experiment.make import make_core, make_policy
+from sim.results.document import SCHEMA
 from sim.results.quality import quality
-from sim.results.store import SCHEMA
 from traces.collect.record import Wanted, collect
 from traces.format.layout import SIGNALS
 from traces.kit.errors import UserError

@@ -16,8 +16,9 @@ import yaml
 
 from real.run.session import Session
 from sim.core.log import save
-from sim.results.columns import label
+from sim.results.label import label
 from sim.results.store import Store, layer_rows, request_rows
+from traces.kit.strict import dump_json
 
 
 def keep(out: Path, session: Session, document: Mapping[str, Any], *, timeline: bool) -> Path:
@@ -27,7 +28,7 @@ def keep(out: Path, session: Session, document: Mapping[str, Any], *, timeline: 
     folder = store.folder(f"real-{policy.name}-{setup.budget}-{stamp}")
 
     def fill(temp: Path) -> None:
-        (temp / "result.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (temp / "result.json").write_text(dump_json(document), encoding="utf-8")
         _table(temp / "requests.csv", request_rows(session.run.outcome))
         _table(temp / "layers.csv", layer_rows(session.run.outcome))
         config = yaml.safe_dump(asdict(session.cell.config), sort_keys=False)
@@ -53,7 +54,7 @@ def show(document: Mapping[str, Any], form: str) -> None:
 
         report(document, form)
     except ImportError:  # without rich
-        sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        sys.stdout.write(dump_json(document))
 
 
 def _table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -14,7 +14,6 @@ import torch
 from policies.api import Predictor, Setup, Signal
 from policies.predictors.saved import Fitted
 from policies.predictors.saved import load as load_predictor
-from policies.promoe import fitted_name
 from real.runtime.generate import Served, run_live
 from real.runtime.live import AHEAD
 from real.runtime.models import Where
@@ -25,7 +24,7 @@ from real.runtime.trace import write_trace
 from real.words import model_dtype
 from sim.core.core import Core
 from sim.core.replay import replay
-from sim.experiment.cell import Cell, Predicted, find_trace, make_cell, make_setup
+from sim.experiment.cell import Cell, Predicted, make_cell, make_setup
 from sim.experiment.config import RunConfig
 from sim.experiment.lacks import There
 from sim.experiment.make import make_core, make_policy, policy_of
@@ -34,7 +33,7 @@ from sim.experiment.room import AUTO, Context, Room
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile
 from sim.prices.costs import Costs
 from sim.workload.passes import select
-from traces import Trace, open_trace
+from traces import Trace, find_trace, open_trace
 from traces.calibrate.machine import now
 from traces.kit.errors import UserError
 from traces.models.devices import ROOM, device_name, free_memory
@@ -168,7 +167,7 @@ def _predictors(file: str) -> dict[str, Fitted]:
     if not file:
         return {}
     fitted = load_predictor(Path(file))
-    return {fitted_name(str(fitted.about["input"]), int(fitted.about["stride"])): fitted}
+    return {fitted.name: fitted}
 
 
 def make_live_setup(
@@ -187,7 +186,8 @@ def make_live_setup(
     costs = Costs(priced, hardware)
     known = {}
     for name, fitted in predictors.items():
-        about = Predictor(name, int(fitted.about["stride"]), int(fitted.about["top_k"]), {})
+        facts = {key: fitted.about[key] for key in ("kind", "input")}
+        about = Predictor(name, int(fitted.about["stride"]), int(fitted.about["top_k"]), facts)
         known[name] = Predicted(about, np.empty((0, 0, 0), np.uint16), fitted.sha256)
     room = Room.of(priced, hardware, context)
     setup = make_setup(config, costs, hardware, room, moe.n_experts, moe.top_k, known)

@@ -16,8 +16,8 @@ from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from sim.core.core import Core
+from sim.core.stated import stated
 from sim.core.words import StepSignals
-from sim.experiment.stated import stated
 from sim.results.document import Outcome
 from sim.workload.passes import Pass
 from traces.kit.errors import UserError

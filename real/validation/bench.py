@@ -22,7 +22,7 @@ from real.words import read_profile
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.make import make_policy
-from sim.results.columns import label
+from sim.results.label import label
 from traces.calibrate import cli as device_alone
 from traces.calibrate.machine import describe, now
 from traces.kit.errors import UserError, one_of

@@ -21,8 +21,9 @@ from sim.core.accounts import Accounts
 from sim.experiment.cell import Cell
 from sim.experiment.config import RunConfig
 from sim.experiment.provenance import result_of
-from sim.results.columns import label
+from sim.results.label import label
 from traces.kit.errors import UserError
+from traces.kit.strict import dump_json
 from traces.kit.telling import in_short
 from traces.kit.whole import write_whole
 
@@ -92,8 +93,7 @@ def save(path: Path, config: RunConfig, ran: Ran) -> None:
     np.savez_compressed(stream, log=np.frombuffer(array("q", ran.log), dtype=np.int64))
     write_whole(path.with_name(f"{path.name}.npz"), stream.getvalue())
     content = {key: value for key, value in vars(ran).items() if key != "log"}
-    text = json.dumps({"config": asdict(config), "ran": content}, indent=1, allow_nan=False)
-    write_whole(path.with_name(f"{path.name}.json"), f"{text}\n")
+    write_whole(path.with_name(f"{path.name}.json"), dump_json({"config": asdict(config), "ran": content}))
 
 
 def load(path: Path, traces: Path) -> tuple[RunConfig, Ran]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from sim.results.columns import label
+from sim.results.label import label
 
 FIGURES = (
     "tpot_ms",

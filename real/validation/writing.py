@@ -8,8 +8,7 @@ import json
 import re
 import sys
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from real.validation.verdict import markdown, summary, worst_first
 from sim.experiment.cell import Cell
 from sim.experiment.provenance import measured_requests
 from sim.prices import figures
-from sim.results.columns import label
-from traces.kit.errors import UserError
-from traces.kit.whole import write_whole
+from sim.results.label import label
+from traces.kit.strict import dump_json
+from traces.kit.whole import writable, write_whole
 
 SCHEMA = 1
 
@@ -107,7 +106,7 @@ def write_results(document: Mapping[str, Any], folder: Path, name: str = "") -> 
     """Write NAME.json, NAME.md and NAME.png into the folder. UserError where it cannot be."""
     name = name or word(document["provenance"]["model"]["name"])
     files = {
-        f"{name}.json": (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),
+        f"{name}.json": dump_json(document).encode(),
         f"{name}.md": (markdown(document) + f"\n![predicted against measured]({name}.png)\n").encode(),
     }
     try:
@@ -116,7 +115,7 @@ def write_results(document: Mapping[str, Any], folder: Path, name: str = "") -> 
         files[f"{name}.png"] = draw(document)
     except ImportError:
         sys.stderr.write("no plot: matplotlib is not installed\n")
-    with writable(folder):
+    with writable(f"out={folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
             write_whole(folder / file, content)
@@ -125,19 +124,10 @@ def write_results(document: Mapping[str, Any], folder: Path, name: str = "") -> 
 def write_logs(folder: Path, name: str, row: Mapping[str, Any], logs: Logs) -> None:
     """Write both logs of a cell, for ``python -m real diff``. UserError where they cannot be."""
     inner = folder / "logs" / word(f"{name}-{label(row['policy'])}-{row['budget']}")
-    with writable(folder):
+    with writable(f"out={folder}"):
         inner.mkdir(parents=True, exist_ok=True)
         for side in ("device", "simulated"):
             write_whole(inner / f"{side}.npy", _npy(getattr(logs, side)))
-
-
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """UserError where ``out=`` cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"out={folder}: cannot be written ({error.strerror}); allowed: a folder that can") from None
 
 
 def _npy(log: Sequence[int]) -> bytes:

@@ -20,8 +20,8 @@ from sim.check.laws import (
 )
 from sim.check.variants import Variant, known_names, named
 from sim.cli import wants_help
-from sim.experiment.sweep.unexpected import in_one_line
 from traces.kit.errors import UserError
+from traces.kit.unexpected import in_one_line
 from traces.kit.units import counted
 
 HELP = """\

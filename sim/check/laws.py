@@ -20,12 +20,12 @@ from sim.check.synthetic import PLAIN, FakeSignals, FlatCosts, Routing, World, d
 from sim.check.variants import Variant
 from sim.core.core import Core
 from sim.core.replay import replay
-from sim.experiment.stated import stated
+from sim.core.stated import stated
 from traces.kit.errors import UserError
 
 EXPERT = 12  # bytes
-SLOW = FlatCosts(copy=170, expert=30)  # the link is the bottleneck
-FAST = FlatCosts(copy=20, expert=90)  # prefetches arrive in time
+SLOW = FlatCosts(copy=170, expert=30).times(1000)  # the link is the bottleneck
+FAST = FlatCosts(copy=20, expert=90).times(1000)  # prefetches arrive in time; predictions take microseconds too
 
 
 def everything(seed: int, world: World = PLAIN) -> tuple[Routing, Setup]:

@@ -16,11 +16,8 @@ from sim.workload.passes import Pass
 PREDICTORS = {
     "near": Predictor("near", 1, 3),
     "far": Predictor("far", 2, 2, {"recall": 0.7}),
-    "promoe": Predictor("promoe", 2, 3, {"input": "hidden"}),
-    "promoe_routing": Predictor("promoe_routing", 2, 3, {"input": "routing"}),
-    "promoe_stride3": Predictor("promoe_stride3", 3, 3, {"input": "hidden"}),
 }
-"""Fitted predictors of every synthetic trace."""
+"""Fitted predictors of every synthetic trace, beside those that a policy asks for."""
 ABSENT = 255
 
 
@@ -46,6 +43,10 @@ class FlatCosts:
     dense: int = 30
     head: int = 7
     layer_overhead_ns: int = 3
+
+    def times(self, factor: int) -> FlatCosts:
+        """Everything so many times as dear."""
+        return FlatCosts(*(factor * getattr(self, it.name) for it in fields(self)))
 
     def copy_ns(self, nbytes: int) -> int:
         return self.copy * nbytes // 12

@@ -1,4 +1,4 @@
-"""The bounds that no lossless policy on the GPU can beat (rule 7), at any budgets of a cell."""
+"""The bounds that no lossless policy on the GPU can beat (docs/design.md, rule 7), at any budgets of a cell."""
 
 from __future__ import annotations
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from sim.prices import HardwareProfile, ModelProfile
 from sim.prices.as_traced import model_of
 from sim.prices.costs import Costs
 from sim.workload.passes import Selection, select
-from traces import Trace
+from traces import Trace, find_trace
 from traces.kit.errors import UserError
 
 LONGEST_COPY_NS = 10**13
@@ -135,12 +133,3 @@ def find_predicted(trace: Trace) -> Mapping[str, Predicted]:
         predictor = Predictor(name, about.stride, about.top_k, facts)
         found[name] = Predicted(predictor, np.asarray(outputs.expert_ids), outputs.sha256)
     return found
-
-
-def find_trace(name: str) -> Path:
-    """The folder of a shipped trace's name, or the path given. UserError with the names there are."""
-    if name == "sample":
-        return Path(str(files("traces") / "sample"))
-    if not name or not Path(name).is_dir():
-        raise UserError(f"trace={name}: no such trace; allowed: sample, or the folder of a trace")
-    return Path(name)

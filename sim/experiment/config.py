@@ -16,6 +16,9 @@ import yaml
 from traces.kit.errors import UserError, allowing, one_of
 from traces.kit.fields import MAX_INT
 
+GROUPS = ("policy", "model", "hardware", "workload")
+"""Keys that are mappings with a name, each of a file in ``conf/``."""
+
 MEASURES = ("test", "validation")
 """What ``measure`` may be: see :func:`sim.workload.passes.select`."""
 

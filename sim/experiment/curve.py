@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from sim.cli import split_output, stdout_console, wants_help
 from sim.core.accounts import PHASES
-from sim.experiment import room
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.compose import read_config
 from sim.experiment.make import make_policy, passes_of
+from sim.results.wording import room_line
 from sim.workload.passes import Pass
 from traces.kit.errors import UserError
 from traces.kit.units import format_bytes
@@ -142,7 +142,7 @@ def _print(cell: Cell, curve: Curve) -> None:
         style="dim",
     )
     if cell.room.bytes < cell.total_expert_bytes:
-        console.print(f"{room.line(cell.room.document())}: no larger budget fits on {cell.hardware.name}", style="dim")
+        console.print(f"{room_line(cell.room.document())}: no larger budget fits on {cell.hardware.name}", style="dim")
 
 
 HELP = """\

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from policies.api import Policy, Setup
 from policies.bounds.future import Clairvoyant, Future
 from policies.lru import LRU
+from sim.core.stated import stated
 from sim.experiment.bounds import floors, future_of
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
@@ -18,10 +19,9 @@ from sim.experiment.inputs import Inputs
 from sim.experiment.make import make_core, make_machine, make_policy, passes_of
 from sim.experiment.progress import Progress
 from sim.experiment.provenance import result_of
-from sim.experiment.stated import stated
 from sim.prices.changed import changed
-from sim.results.document import Outcome, reference_row
-from sim.results.store import SCHEMA, Store
+from sim.results.document import SCHEMA, Outcome, reference_row
+from sim.results.store import Store
 from sim.results.timeline import Timeline
 from traces.kit.errors import UserError
 from traces.kit.fields import MAX_INT
@@ -29,7 +29,7 @@ from traces.kit.fields import MAX_INT
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished run: its document (DESIGN section 8) and its folder."""
+    """A finished run: its document (docs/design.md, The result) and its folder."""
 
     document: Mapping[str, Any]
     folder: Path
@@ -61,7 +61,7 @@ def run_config(
         outcome = simulate(cell, policy, record=config.log, shown=config.timeline, progress=progress)
         bounds = _bounds(cell, own, store, progress) if config.bounds and policy.lossless else None
         result = result_of(cell, outcome, bounds, own)
-        store.write(folder, result, outcome, config)
+        store.write(folder, result, outcome, asdict(config))
     return Result(result, folder, cached=False)
 
 

@@ -1,4 +1,4 @@
-"""The result document (DESIGN section 8): derived from the accounts, with nothing left out silently."""
+"""The result document (docs/design.md, The result): derived from the accounts, with nothing left out silently."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from sim.core.core import Core
 from sim.machine.timings import Timings
 from sim.results.predictions import predictions
 from sim.results.quality import quality
-from sim.results.store import SCHEMA
 from sim.results.timeline import Timeline
 
 NS_PER_MS = 1_000_000
+SCHEMA = 1
+"""Version of the documents: result.json and bounds.json."""
 
 
 @dataclass(slots=True)

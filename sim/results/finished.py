@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.results.store import SCHEMA
+import yaml
+
+from sim.results.document import SCHEMA
 from sim.results.twins import Found
 from traces.kit.errors import UserError, one_of
 from traces.kit.units import counted
@@ -76,6 +78,15 @@ def _result(path: Path) -> Mapping[str, Any]:
             " results of different schemas in different folders"
         )
     return found
+
+
+def traced(folder: Path) -> str:
+    """The word for its trace with which a run was asked for. UserError where its configuration cannot be read."""
+    path = folder / CONFIG
+    try:
+        return str(yaml.safe_load(path.read_text(encoding="utf-8"))["trace"])
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: not the configuration of a run ({_brief(error)})") from None
 
 
 def tell(faults: list[str], damaged: list[str] | None, *, nothing: bool, depth: int = 3) -> None:

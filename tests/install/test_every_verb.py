@@ -45,7 +45,7 @@ def verbs() -> Iterator[Verb]:
             if isinstance(found, Command):
                 yield Verb((name, verb), found.options)
             else:
-                yield from (Verb((name, verb, one), of.options) for one, of in found.commands().items())
+                yield from (Verb((name, verb, one), make().options) for one, make in found.commands().items())
 
 
 VERBS = list(verbs())

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from policies import registry
+from tests.policies.desk import Desk
 from tests.policies.lab import draw, run, setup_of
-from tests.policies.scripted import SIZE, Desk, go, held, script, sums
+from tests.policies.scripted import SIZE, go, held, script, sums
 from traces.kit.errors import UserError
 
 ONCE = script([[[0], [3], [2]]], n_experts=4)

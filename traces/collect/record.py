@@ -17,13 +17,15 @@ import torch
 from traces.collect import overhead
 from traces.collect.pricing import check_priced_as
 from traces.collect.probe import check_cache
-from traces.collect.progress import Progress, size
+from traces.collect.progress import EVERY_S, Progress
 from traces.collect.recorder import Recorder
 from traces.collect.serve import Served, serve
 from traces.format.layout import STEP_DTYPE, signal_dtype
 from traces.format.manifest import About, Prompts
 from traces.format.manifest import Recorder as RecorderInfo
 from traces.kit.errors import UserError
+from traces.kit.progress import showing
+from traces.kit.units import format_bytes
 from traces.models.devices import device_name, input_device
 from traces.models.families import MoeModel, inspect_model, signal_shapes
 from traces.models.load import Loaded, end_tokens, recorder_version
@@ -60,11 +62,10 @@ def bytes_per_row(moe: MoeModel, shapes: Mapping[str, tuple[int, ...]]) -> int:
 def check_disk(out: Path, needed: int, rows: int) -> None:
     """Say what the trace takes at most; UserError where `out`'s disk has less left."""
     free = shutil.disk_usage(out.parent).free
-    print(f"at most {rows} tokens: {size(needed)} on disk, {size(free)} are free", file=sys.stderr)
+    print(f"at most {rows} tokens: {format_bytes(needed)} on disk, {format_bytes(free)} are free", file=sys.stderr)
     if needed > free:
-        raise UserError(
-            f"out={str(out)!r} takes at most {size(needed)}; allowed: {size(free)} (fewer limit= or signals=)"
-        )
+        most, allowed = format_bytes(needed), format_bytes(free)
+        raise UserError(f"out={str(out)!r} takes at most {most}; allowed: {allowed} (fewer limit= or signals=)")
 
 
 def recipe(loaded: Loaded, prompts: PromptFile, decoding: Decoding, wanted: Wanted, by: RecorderInfo) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def _record(
     progress = Progress(len(prompts), most_rows, writer.requests, writer.tokens)
     saved_s = time.monotonic()
     last: list[Job] = []
-    with recorder.attached(), torch.inference_mode():
+    with showing(progress.state, EVERY_S), recorder.attached(), torch.inference_mode():
         for jobs in groups(prompts, writer.requests, loaded, decoding):
             rows = writer.tokens
             for request, steps, arrays in _served(recorder, jobs, end):
@@ -158,6 +159,7 @@ def _record(
                 saved_s = time.monotonic()
             progress.add(len(jobs), writer.tokens - rows, sum(job.most_rows for job in jobs))
             last = jobs
+    print(progress.state()[1], file=sys.stderr)
     return last
 
 

@@ -54,7 +54,7 @@ is told on stderr, each with the option that states it. Text may be gzipped,
 begin with a byte order mark and have blank lines; JSON Lines may also be one
 JSON array, or the data: lines of a stream of events.
 """,
-    lambda: {name: _command(importer) for name, importer in importers().items()},
+    lambda: {name: partial(_command, importer) for name, importer in importers().items()},
 )
 
 

@@ -49,11 +49,11 @@ class Command:
 
 @dataclass(frozen=True)
 class Choice:
-    """A verb whose first word names one of several commands, such as a format."""
+    """A verb whose first word names one of several commands, such as a format; each is made when it is wanted."""
 
     word: str
     about: str
-    commands: Callable[[], Mapping[str, Command]]
+    commands: Callable[[], Mapping[str, Callable[[], Command]]]
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,12 @@ def run(called: str, command: Command | Choice, words: Sequence[str]) -> int:
         if len(commands) == 1 and name in HELP:
             name, words = next(iter(commands)), ["", *HELP]
         if name not in commands and HELP & {*words}:
-            sys.stdout.write(_page_of_all(called, command, commands))
+            sys.stdout.write(_page_of_all(called, command, {name: make() for name, make in commands.items()}))
             return 0
         if name not in commands:
             what = f" {one_line(name)}: no such {command.word.lower()}" if name else f": missing {command.word}"
             raise UserError(f"{called.rpartition(' ')[2]}{what}; {allowing(name, commands)}")
-        called, command, words = f"{called} {name}", commands[name], words[1:]
+        called, command, words = f"{called} {name}", commands[name](), words[1:]
     if HELP & {*words}:
         sys.stdout.write(page(called, command.options))
         return 0

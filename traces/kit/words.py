@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
-from functools import cache
 from inspect import get_annotations
 from pathlib import Path
 from types import NoneType, UnionType
@@ -147,7 +146,6 @@ def folder(value: str) -> Path:
     return path
 
 
-@cache
 def keys_of(options: Any) -> tuple[Key, ...]:
     """The keys of a dataclass, in the order of its fields, and then of those that it inherits."""
     hints = get_type_hints(options, include_extras=True)

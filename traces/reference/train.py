@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from traces.kit.command import run_module
 from traces.kit.errors import UserError, check_range
 from traces.kit.vocabulary import MOST
+from traces.kit.whole import whole
 from traces.kit.words import Between
 from traces.reference import Folder
 from traces.reference.architecture import GROUPED, SORTED, balance_loss, build
@@ -118,10 +119,9 @@ def progress_of(run: Run, options: Options) -> float:
 def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: Run, options: Options) -> None:
     """Write the checkpoint at `path`, atomically."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "run": asdict(run)}
-    part = path.with_suffix(".part")
     settings = asdict(options) | {"folder": str(options.folder)}
-    torch.save({**state, "options": settings, "command": sys.argv[1:]}, part)
-    part.replace(path)
+    with whole(path) as part:
+        torch.save({**state, "options": settings, "command": sys.argv[1:]}, part)
 
 
 def resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, options: Options) -> Run:

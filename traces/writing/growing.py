@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from traces.format.mapped import hash_stream
-from traces.writing.journal import Mark, damaged, open_regular, sync_stream
+from traces.kit.whole import sync_stream
+from traces.writing.journal import Mark, damaged, open_regular
 
 _CHUNK = 2**20
 
@@ -70,13 +71,11 @@ class GrowingFile:
         sync_stream(self._stream)
         return Mark(self._bytes, self._crc32)
 
-    def finish(self, head: bytes, *, durable: bool) -> tuple[str, int]:
+    def finish(self, head: bytes) -> tuple[str, int]:
         """Put ``head`` over the first one, which is as long, and close; returns the SHA-256 and the size."""
         with self._stream as stream:
             stream.seek(0)
             stream.write(head)
-            if durable:
-                sync_stream(stream)
             stream.seek(0)
             return hash_stream(stream), self._bytes
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Collection, Mapping
@@ -13,17 +12,8 @@ from typing import Any
 from traces.format.layout import MANIFEST_FILE
 from traces.format.manifest import KNOWN_FILES
 from traces.kit.errors import TraceError, one_of
-from traces.writing.journal import (
-    JOURNAL,
-    NEXT_JOURNAL,
-    Checkpoint,
-    as_json,
-    damaged,
-    read_journal,
-    sync_folder,
-    sync_stream,
-    write_journal,
-)
+from traces.kit.whole import JOURNAL, publish, remove_abandoned, sync_path, temporary
+from traces.writing.journal import NEXT_JOURNAL, Checkpoint, as_json, damaged, read_journal, write_journal
 
 try:
     import fcntl
@@ -41,14 +31,15 @@ class Scratch:
     def __init__(self, path: Path) -> None:
         self.path = path
         refuse_existing(path)
-        self.folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        remove_abandoned(path.parent, path.name)
+        self.folder = temporary(path)
         _make(self.folder, path)
 
     def publish(self, manifest: bytes) -> None:
         """Add ``trace.json`` and give the folder its name."""
         (self.folder / MANIFEST_FILE).write_bytes(manifest)
         refuse_existing(self.path)
-        self.folder.rename(self.path)
+        publish(self.folder, self.path)
 
     def discard(self) -> None:
         """Remove the folder."""
@@ -58,7 +49,7 @@ class Scratch:
         """Do nothing: nobody else can know the folder."""
 
 
-class Partial:
+class Partial(Scratch):
     """The folder ``.NAME.partial`` beside ``path``, where a recording survives its process.
 
     It holds ``journal.json`` and, in ``unfinished/``, the files of the trace. That inner folder becomes
@@ -89,19 +80,13 @@ class Partial:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Put ``checkpoint`` into the journal; the files must be on the disk already."""
-        sync_folder(self.folder)
+        sync_path(self.folder)
         write_journal(self.place, self._facts, checkpoint)
-        sync_folder(self.place.parent)
+        sync_path(self.place.parent)
 
     def publish(self, manifest: bytes) -> None:
         """Add ``trace.json``, give the files their place at ``path`` and remove the rest."""
-        with (self.folder / MANIFEST_FILE).open("wb") as stream:
-            stream.write(manifest)
-            sync_stream(stream)
-        sync_folder(self.folder)
-        refuse_existing(self.path)
-        self.folder.rename(self.path)
-        sync_folder(self.path.parent)
+        super().publish(manifest)
         self.discard()
 
     def discard(self) -> None:
@@ -135,7 +120,7 @@ class Partial:
             shutil.rmtree(self.folder)
         # Of a trace that was finished, and is no longer there. It must be gone before there are files again.
         (self.place / JOURNAL).unlink(missing_ok=True)
-        sync_folder(self.place)
+        sync_path(self.place)
         self.folder.mkdir()
         return None
 

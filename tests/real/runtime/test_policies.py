@@ -15,9 +15,10 @@ from policies.api import LayerEvent
 from policies.api import Routing as PolicyRouting
 from policies.lru import LRU
 from real.runtime.offloaded import Offloaded
+from sim.check.synthetic import World
 from sim.core.core import Core
 from sim.core.state import CoreError
-from tests.policies.lab import CONF, PREDICTORS, Routing, Variant, draw, ready
+from tests.policies.lab import CONF, Routing, Variant, draw, ready
 from tests.real.runtime.rig import CPU, All, Ran, Rig, follow, passes_of
 from tests.sim.machine.restless import Lossy, Restless, Unruly
 from tests.traces.models.tiny import E, K, tiny
@@ -29,6 +30,8 @@ SHIPPED = [
     if (given := yaml.safe_load(path.read_text()))
 ]
 """Every YAML of conf/policy."""
+PREDICTORS = {it.name: it for variant in SHIPPED for it in variant.world.predictors}
+WORLD = World(predictors=tuple(PREDICTORS.values()))
 
 
 def rig_of(layers: int) -> Rig:
@@ -49,7 +52,7 @@ class Case:
 def case_of() -> Callable[[int], Case]:
     @cache
     def case(layers: int) -> Case:
-        rig, routing = rig_of(layers), draw(3, layers, E, K, decode=4)
+        rig, routing = rig_of(layers), draw(3, layers, E, K, decode=4, world=WORLD)
         setup = rig.setup(rig.experts * rig.nbytes)
         return Case(rig, routing, follow(rig, All(setup), All(setup), routing).check())
 

@@ -26,7 +26,7 @@ from sim.core.replay import replay
 from sim.experiment.cell import make_cell
 from sim.experiment.make import make_core, make_policy
 from sim.prices import shipped
-from sim.results.columns import label
+from sim.results.label import label
 from tests.real.validation.cases import config, one_thread, tiny, words  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]

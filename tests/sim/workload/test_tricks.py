@@ -1,4 +1,4 @@
-"""Policies that try to get more out of the signals than these show (DESIGN, rule 2), or than they declared."""
+"""Policies that try to get more out of the signals than these show (docs/design.md, rule 2), or than they declared."""
 
 from __future__ import annotations
 

@@ -34,7 +34,9 @@ def three(words: Words) -> int:
     return 3
 
 
-BOTH = Choice("KIND", "Does it in a way.\n", lambda: {"add": Command.of(add), "three": Command.of(three)})
+BOTH = Choice(
+    "KIND", "Does it in a way.\n", lambda: {"add": lambda: Command.of(add), "three": lambda: Command.of(three)}
+)
 PROGRAM = Program(
     "it",
     "Shows.\n",

@@ -17,8 +17,6 @@ from traces.cli import main
 from traces.writing import workplace
 from traces.writing.growing import GrowingFile
 
-pytestmark = pytest.mark.usefixtures("without_sync")
-
 
 def test_it_goes_on_after_the_last_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "trace"

@@ -51,7 +51,7 @@ def follow(tmp_path: Path) -> Follow:
 
 
 def test_every_recipe_is_followed() -> None:
-    assert set(RECIPES) == {"policy", "importer"}
+    assert set(RECIPES) == {"policy", "predictor", "importer"}
 
 
 @pytest.mark.ci
@@ -61,6 +61,13 @@ def test_a_policy(follow: Follow) -> None:
     assert checked.startswith("mru: ")
     assert " passed" in tested
     assert "skipped" not in tested
+
+
+@pytest.mark.ci
+def test_a_predictor(follow: Follow) -> None:
+    *_, ran, checked = follow("predictor")
+    assert "predictor linear" in ran
+    assert checked.startswith("linear: ")
 
 
 @pytest.mark.ci

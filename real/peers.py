@@ -50,7 +50,10 @@ def main(options: Options) -> int:
     rest = options.rest
     config = configuration(rest, options.config)
     prepare(options.threads)
-    rows = measure(config, options, checkpoint(rest, config))
+    name, where = checkpoint(rest, config), options.where()
+    model = where.open(name, model_dtype(config), options.weights, int(config.model.get("moe_layers", 0)) or None)
+    tokens = {key: getattr(options, key) for key in ("prompt_tokens", "new_tokens", "accelerate_tokens")}
+    rows = beside(model, config, name, **tokens, host_memory=where.host_memory)
     for what, why in rows["left_out"].items():
         sys.stderr.write(f"no row for {what}: {why}\n")
     if options.format == "json":
@@ -61,24 +64,6 @@ def main(options: Options) -> int:
     for row in rows["rows"]:
         sys.stdout.write(f"{row['name']:42} {row['ms_per_token']:8.3f} {row['ms_per_token'] / base:6.2f}\n")
     return 0
-
-
-def measure(config: RunConfig, options: Options, name: str) -> dict[str, Any]:
-    """All rows, one after the other, on one model. UserError where it does not fit."""
-    from real.runtime.models import Where
-
-    where = Where(options.device, options.host_memory, options.exact)
-    layers = int(config.model.get("moe_layers", 0)) or None
-    model = where.open(name, model_dtype(config), options.weights, layers)
-    return beside(
-        model,
-        config,
-        name,
-        prompt_tokens=options.prompt_tokens,
-        new_tokens=options.new_tokens,
-        accelerate_tokens=options.accelerate_tokens,
-        host_memory=where.host_memory,
-    )
 
 
 def beside(

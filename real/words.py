@@ -127,6 +127,27 @@ def model_dtype(config: RunConfig) -> str:
     return str(dtype)
 
 
+def one_run(
+    policy: str,
+    budget: str,
+    model: Mapping[str, Any],
+    hardware: Mapping[str, Any],
+    trace: str,
+    *,
+    batch: int = 1,
+    **more: Any,
+) -> RunConfig:
+    """The configuration of one run that is made here, as a command without further words would give it."""
+    plain = {"chunks": 1, "warmup": 0, "limit": None, "seed": 0, "bounds": False, "log": False, "timeline": False}
+    groups = {
+        "policy": {"name": policy},
+        "model": dict(model),
+        "hardware": dict(hardware),
+        "workload": {"name": "closed_loop", "batch": batch},
+    }
+    return RunConfig.from_dict(plain | groups | {"trace": trace, "budget": budget} | more)
+
+
 def read_profile(path: Path) -> dict[str, Any]:
     """The mapping in a hardware profile's file. UserError if there is none."""
     try:

@@ -108,7 +108,7 @@ def test_a_profile_is_written_with_them_and_says_so(tmp_path: Path, capsys: pyte
     ("words", "parts"),
     [
         (["hardware=nosuch.yaml"], ["hardware=nosuch.yaml", "No such file"]),
-        (["hardware={a}", "tokens=0"], ["tokens=0", "allowed: 1 to"]),
+        (["hardware={a}", "tokens=0"], ["tokens=0", "allowed: a whole number, 1 to"]),
         (["hardware={a}", "dtype=int4"], ["dtype", "int4", "bfloat16"]),
         (["hardware={a}", "model=gpt_oss_20b"], ["model.dtype", "mxfp4", "bfloat16"]),
         (["hardware={a}", "model=nosuch", "weights=random"], ["dtype=auto", "bfloat16"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -74,30 +74,26 @@ def markdown(document: Mapping[str, Any], columns: int | None = None) -> str:
     """
     source, rows = document["provenance"], document["cells"]
     times, hits = (TIMES, FIGURES[3:]) if columns is None else (TIMES[: 2 if columns >= WIDE else 1], ("hit_complete",))
-    lines = [
+    whole = columns is None
+    blocks = [
         f"# Predicted against measured: {source['model']['name']} on {source['hardware']['name']}",
-        "",
-        *(f"- {line}" for line in about(source)),
-        "",
+        "\n".join(f"- {line}" for line in about(source)),
         "Error of a time: (measured - predicted) / measured. Of a hit rate: measured - predicted.",
-        "",
-        *head("", "median error", "worst error", "cells"),
-        *(line(WORDS[name], *_sizes(it, name)) for name, it in document["summary"].items()),
-        "",
+        table(
+            ("", "median error", "worst error", "cells"),
+            [(WORDS[name], *_sizes(it, name)) for name, it in document["summary"].items()],
+        ),
         *_criteria(document["criteria"]),
-        "",
         "*Decides*: what most of the predicted time goes to, known before the run. *Expected*: how far TPOT may be off"
         " by the scatter of what was measured beforehand. *Link*: GB/s while it copies, and its share of the table's."
         " *Replay*: whether the device's log gives its decisions again without a clock."
-        + " The files have all times and hit rates."
-        * (columns is not None),
-        "",
-        *_cells(rows, times, hits, whole=columns is None),
+        + ("" if whole else " The files have all times and hit rates."),
+        _cells(rows, times, hits, whole),
     ]
     if document["failed"]:
-        lines += ["", "Not run:", ""]
-        lines += [f"- {it['policy']} at {it['budget']}: {it['error']}" for it in document["failed"]]
-    return "\n".join(lines) + "\n"
+        blocks.append("Not run:")
+        blocks.append("\n".join(f"- {it['policy']} at {it['budget']}: {it['error']}" for it in document["failed"]))
+    return "\n\n".join(blocks) + "\n"
 
 
 def _sizes(errors: Mapping[str, Any] | None, name: str) -> tuple[object, ...]:
@@ -136,32 +132,35 @@ def _way(exact: bool) -> str:
 
 def _criteria(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The criteria as a table; nothing where no cell falls under any."""
-    known = [it for it in found if it["value"] is not None]
-    if known:
-        yield from head("criterion", "cells", "found", "wanted", "", right=3)
-    for it in known:
-        where = "" if it["over"] == "all" else f"; cells where the {it['over']} decides"
-        yield line(f"{it['what']}{where}", it["cells"], *judgement(it))
+    rows = []
+    for it in found:
+        if it["value"] is not None:
+            where = "" if it["over"] == "all" else f"; cells where the {it['over']} decides"
+            rows.append((f"{it['what']}{where}", it["cells"], *judgement(it)))
+    if rows:
+        yield table(("criterion", "cells", "found", "wanted", ""), rows, 3)
 
 
-def _cells(rows: Sequence[Mapping[str, Any]], times: Sequence[str], hits: Sequence[str], whole: bool) -> Iterator[str]:
+def _cells(cells: Sequence[Mapping[str, Any]], times: Sequence[str], hits: Sequence[str], whole: bool) -> str:
     heads = [f"{WORDS[name]} {what}" for name in times for what in ("measured, ms", "predicted", "error")]
     heads += [f"{WORDS[name]} (error)" for name in hits]
-    if whole:
-        heads.insert(3, "expected")
-    link = ["link, GB/s (of table)"] * whole
-    yield from head("policy", "budget", *heads, "decides", *link, "replay", right=1 + len(heads))
-    for it in rows:
+    rows = []
+    for it in cells:
         figures = [figure for name in times for figure in _time(it, name, whole)]
-        if whole:
-            figures.insert(3, share(it.get("expected"), times[0]))
         for name in hits:
             rate = it["errors"][name]
             figures.append(f"{_or_dash(rate['device'], '.3f')} ({share(rate['error'], name, sign=True)})")
-        gb_per_s, of_table = it["link"]["gb_per_s"], it["link"]["of_table"]
-        link = [_or_dash(gb_per_s, ".3g") + ("" if of_table is None else f" ({of_table:.3f})")] * whole
-        said = "agrees" if agrees(it) else "**differs**"
-        yield line(label(it["policy"]), it["budget"], *figures, it["decides"], *link, said)
+        last = [it["decides"], "agrees" if agrees(it) else "**differs**"]
+        if whole:
+            of_table = it["link"]["of_table"]
+            figures.insert(3, share(it.get("expected")))
+            last.insert(1, number(it["link"]["gb_per_s"]) + ("" if of_table is None else f" ({of_table:.3f})"))
+        rows.append((label(it["policy"]), it["budget"], *figures, *last))
+    ends = ["decides", "replay"]
+    if whole:
+        heads.insert(3, "expected")
+        ends.insert(1, "link, GB/s (of table)")
+    return table(("policy", "budget", *heads, *ends), rows, 1 + len(heads))
 
 
 def _time(it: Mapping[str, Any], name: str, whole: bool) -> tuple[str, str, str]:
@@ -175,15 +174,12 @@ def _time(it: Mapping[str, Any], name: str, whole: bool) -> tuple[str, str, str]
     )
 
 
-def head(*names: str, right: int | None = None) -> tuple[str, str]:
-    """The first lines of a table in Markdown; after the first column, ``right`` of them (None: all) are figures."""
-    figures = len(names) - 1 if right is None else right
-    return line(*names), line("---", *["--:"] * figures, *["---"] * (len(names) - 1 - figures))
-
-
-def line(*cells: object) -> str:
-    """A line of a table in Markdown."""
-    return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]], right: int | None = None) -> str:
+    """In Markdown; after the first column ``right`` of them (None: all) are figures."""
+    figures = len(heads) - 1 if right is None else right
+    rule = ("---", *["--:"] * figures, *["---"] * (len(heads) - 1 - figures))
+    cells = [[str(cell).replace("|", "/") for cell in row] for row in (heads, rule, *rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def number(value: float | None) -> str:

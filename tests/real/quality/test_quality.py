@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 
 from policies.api import LayerEvent, Routing  # noqa: E402
 from policies.lru import LRU  # noqa: E402
-from real.quality import full_outputs  # noqa: E402
+from real.quality.compared import full_outputs  # noqa: E402
 from real.quality.scores import Sums, compare  # noqa: E402
 from real.runtime.offloaded import Offloaded  # noqa: E402
 from real.runtime.recorded import run_forced  # noqa: E402

@@ -141,20 +141,13 @@ def _served(
     model: Offloaded, config: RunConfig, name: str, history: Any, prompt: Sequence[int], new_tokens: int, exact: bool
 ) -> float:
     """Median over decode passes, ms, of one request after one that brings experts in."""
-    from real.run.session import make_live_setup, there
-    from real.runtime.generate import Served, run_live
-    from sim.experiment.make import policy_of
-    from sim.experiment.room import Context
-    from sim.prices import HardwareProfile
+    from real.run.session import serve
+    from real.runtime.generate import Served
 
-    both, batch = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1)), int(config.workload["batch"])
-    context = Context.of((len(tokens) + n for tokens, n in both), batch)
-    setup = make_live_setup(config, model, name, {}, context)
-    policy = policy_of(config.policy, setup, there(config, history, {}))
-    depth = HardwareProfile.from_dict(config.hardware).link.depth
+    both = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1))
     requests = [Served(i, list(tokens), lambda logits: int(logits.argmax()), n) for i, (tokens, n) in enumerate(both)]
     with model.computing(exact=exact):
-        run, _ = run_live(model, policy, requests, batch=batch, depth=depth)
+        run, _ = serve(config, model, name, requests, history)
     steps = run.machine.timeline.steps  # (begin, end, number, whether prefill)
     spent = [end - begin for begin, end in zip(steps[::4], steps[1::4], strict=True)][-new_tokens + 1 :]
     return statistics.median(spent) / 1e6

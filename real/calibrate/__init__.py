@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from real.grid import read_profile
-from real.run import prepare
-from real.words import Checkpoint, Weights
+from real.runtime.prepare import prepare
+from real.words import Checkpoint, Weights, read_profile
 from sim.prices import AS_TRACED, HardwareProfile, shipped
 from traces.kit.errors import UserError, check_choice
+from traces.kit.telling import say
 from traces.kit.vocabulary import Device, HostMemory, Threads, new_profile
 from traces.kit.words import Between
 
 if TYPE_CHECKING:
-    from real.overheads import Overheads
+    from real.calibrate.overheads import Overheads
     from real.runtime.offloaded import Offloaded
 
 
@@ -68,7 +67,7 @@ def main(options: Options) -> int:
     model = Where(options.device, options.host_memory).open(name, dtype, options.weights, profile.get("moe_layers"))
     found = add_overheads(model, profile, hardware, out.stem, options)
     write(out, found, "real calibrate")
-    _say(f"wrote {out}")
+    say(f"wrote {out}")
     return 0
 
 
@@ -91,17 +90,17 @@ def add_overheads(
     model: Offloaded, profile: Mapping[str, Any], hardware: Mapping[str, Any], name: str, options: Options
 ) -> dict[str, Any]:
     """The hardware profile, called `name`, with the overheads of the runtime as it runs `model`."""
-    from real import overheads
+    from real.calibrate import overheads
     from traces.calibrate.machine import now
 
     plan = overheads.Plan(options.tokens, options.repeat, options.budget, options.seed)
     with tempfile.TemporaryDirectory(prefix="moe-offload-") as folder:
-        runs = overheads.samples(model, profile, hardware, options.model, plan, Path(folder), _say)
+        runs = overheads.samples(model, profile, hardware, options.model, plan, Path(folder), say)
         found = overheads.fit(runs)
     made = f"{options.model}, weights={options.weights}"
     put = with_overheads(hardware, found, name, made, options.seed, now())
     figures = ("layer_overhead_us", "launch_us", "copy_overhead_us")
-    _say(", ".join(f"{key} {put['runtime'][key]:g}" for key in figures))
+    say(", ".join(f"{key} {put['runtime'][key]:g}" for key in figures))
     return put
 
 
@@ -109,8 +108,8 @@ def with_overheads(
     hardware: Mapping[str, Any], found: Overheads, name: str, model: str, seed: int, date: str
 ) -> dict[str, Any]:
     """The hardware profile, called ``name``, with overheads that were found on ``model``: it says whose they are."""
-    from real import overheads
-    from real.synthetic import UNIFORM
+    from real.calibrate import overheads
+    from real.calibrate.drawn import UNIFORM
 
     put = overheads.put_in(hardware, found.layer, found.launch, found.copy)
     put["runtime"] = {
@@ -127,7 +126,3 @@ def with_overheads(
     put = {"name": name} | {key: value for key, value in put.items() if key != "name"}
     HardwareProfile.from_dict(put)
     return put
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

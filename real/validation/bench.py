@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from real import calibrate
+from real.calibrate import overheads
 from real.run.session import on_device
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
@@ -107,8 +107,7 @@ class Bench:
                 device_alone.Options(out=path, seconds=SECONDS, **plan | {"dtype": cell.costs.dtype})
             )
             profile = read_profile(path)
-        own = calibrate.Options(out=path, hardware=path, weights=self.weights, **plan)
-        return calibrate.add_overheads(model, dict(cell.config.model), profile, name, own)
+        return overheads.measured(model, dict(cell.config.model), profile, name, shape, self.weights)
 
 
 def first_cell(configs: Sequence[RunConfig]) -> Cell:

@@ -20,6 +20,7 @@ import numpy as np
 from sim.core.log import CHUNK, EXPERT, GATE, NEXT_CHUNK, NEXT_EXPERT, PREDICTION, STEP, STEP_END, entries
 from sim.core.state import CoreError
 from traces.kit.errors import UserError
+from traces.kit.strict import dump_json
 from traces.kit.units import counted
 from traces.kit.vocabulary import Format
 from traces.kit.words import Between
@@ -35,7 +36,7 @@ class Fact:
     step: int
     layer: int
     demand: Sequence[int]
-    """Of the last gate: flat numbers."""
+    """Of the last gate: experts by number."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def main(options: Options) -> int:
         n_experts, chunks = n_experts or said[0], chunks or said[1]
     found = differences(first, second, n_experts, chunks)
     if options.format == "json":
-        sys.stdout.write(json.dumps([it.document() for it in found], indent=1) + "\n")
+        sys.stdout.write(dump_json([it.document() for it in found]))
     else:
         sys.stdout.write(lines(found, ("first", "second")))
     return 1 if found else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
@@ -14,6 +13,7 @@ from real.runtime.prepare import prepare
 from real.words import Configured, Weights, checkpoint, configuration, model_dtype
 from sim.experiment.config import RunConfig
 from traces.kit.errors import UserError
+from traces.kit.strict import dump_json
 from traces.kit.words import Between
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def main(options: Options) -> int:
     for what, why in rows["left_out"].items():
         sys.stderr.write(f"no row for {what}: {why}\n")
     if options.format == "json":
-        sys.stdout.write(json.dumps(rows, indent=1, allow_nan=False) + "\n")
+        sys.stdout.write(dump_json(rows))
         return 0
     base = rows["rows"][0]["ms_per_token"]
     sys.stdout.write(f"{rows['model']} on {rows['device']}, {rows['software']}\n\n{'':42} ms/token  ratio\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from real.runtime.prepare import prepare
 from real.words import Checkpoint, Configured, Weights, is_checkpoint, read_cells
 from sim.results.label import label
 from traces.kit.errors import UserError
+from traces.kit.strict import dump_json
 from traces.kit.telling import say
 from traces.kit.words import Between, folder, plain_name
 
@@ -75,7 +75,7 @@ def main(options: Options) -> int:
             write_logs(place, options.name or word(source["model"]["name"]), row, logs)
     write_results(document, place, options.name)
     if options.format == "json":
-        sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        sys.stdout.write(dump_json(document))
     else:
         show(partial(markdown, document))
         if options.diff:

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 
 from sim.experiment.config import RunConfig, load_config, load_configs
+from sim.experiment.words import ROOTS
 from sim.prices import AS_TRACED
 from traces.kit import conf
 from traces.kit.errors import UserError
 from traces.kit.telling import in_short
 from traces.kit.vocabulary import Device, Format, HostMemory, Threads
-from traces.kit.words import Flag, Others, folder
+from traces.kit.words import Flag, Others
 
 if TYPE_CHECKING:
     from real.runtime.models import Where
-
-
-def _known() -> dict[str, str]:
-    """Keys of the configuration of a run, as python -m sim run takes them."""
-    return dict.fromkeys((*(field.name for field in fields(RunConfig)), "hydra", "experiment"), "")
 
 
 Weights = Annotated[Literal["auto", "random"], "auto: the checkpoint's; random: of the shape of model=, without one"]
 Checkpoint = Annotated[str, "weights, where model= is a name of conf/model that ships none"]
 BESIDE = ("hardware", "trace")
 """What may be given beside a file of configurations: it may lie elsewhere on the machine that reads it."""
-Out = Annotated[Path, folder, "where results go, a folder for each"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +49,7 @@ class Configured:
         "--config FILE: the resolved configuration instead of its words, where Hydra is not installed (python -m sim"
         " config)",
     ] = ""
-    rest: Annotated[tuple[str, ...], Others(_known), ""] = ()
+    rest: Annotated[tuple[str, ...], Others(ROOTS), ""] = ()
 
     def where(self) -> Where:
         """On what the model is to be run."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from traces.kit.errors import UserError
+from traces.kit.strict import dump_json
 from traces.kit.words import Position, plain_name
 
 
@@ -53,7 +53,7 @@ def main(options: Options) -> int:
     text = page(found)
     write(found, text, out)
     if options.format == "json":
-        sys.stdout.write(json.dumps(found.summary(), indent=1, allow_nan=False) + "\n")
+        sys.stdout.write(dump_json(found.summary()))
     else:
         show(lambda _: text)
     sys.stderr.write(f"written to {out}\n")

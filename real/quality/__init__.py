@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 from real.runtime.prepare import prepare
-from real.words import Configured, Out, checkpoint, configuration
-from traces.kit.vocabulary import MOST
+from real.words import Configured, checkpoint, configuration
+from traces.kit.strict import dump_json
+from traces.kit.vocabulary import MOST, Out
 from traces.kit.words import Between
 
 
@@ -87,5 +88,5 @@ def main(options: Options) -> int:
             show(documents)
             return 0
     shown = documents if len(documents) > 1 else documents[0]
-    sys.stdout.write(json.dumps(shown, indent=1, allow_nan=False) + "\n")
+    sys.stdout.write(dump_json(shown))
     return 0

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from real.runtime.prepare import prepare
-from real.words import Configured, Out, Weights, checkpoint, configuration
+from real.words import Configured, Weights, checkpoint, configuration
 from traces.kit.errors import UserError
-from traces.kit.vocabulary import Decoded
+from traces.kit.vocabulary import Decoded, Out
 from traces.kit.words import Between
 
 

@@ -50,7 +50,7 @@ def keep(out: Path, session: Session, document: Mapping[str, Any], *, timeline: 
 def show(document: Mapping[str, Any], form: str) -> None:
     """Write a result to stdout: as a table, or as the content of result.json."""
     try:
-        from sim.cli import report
+        from sim.experiment.words import report
 
         report(document, form)
     except ImportError:  # without rich

@@ -21,7 +21,7 @@ ALIGNED = 16
 class Pool(FactListener):
     """Which expert lies in which slot. The core says who may have one; here is where it is.
 
-    `weights`: name -> [slots, ...], what the kernels read. `slot_of`: flat number -> slot, -1 without one.
+    `weights`: name -> [slots, ...], what the kernels read. `slot_of`: expert number -> slot, -1 without one.
     """
 
     def __init__(self, store: HostStore, capacity: int, chunks: int, backend: Backend) -> None:
@@ -45,7 +45,7 @@ class Pool(FactListener):
         self._tables: list[Tensor | None] = [None] * n_layers
         self._stale = [True] * n_layers  # tables, of which another than the one on the device holds
         self.holds_all = self.slots == len(self.slot_of)
-        """Then each expert has the slot of its flat number."""
+        """Then each expert has the slot of its number."""
         self._free = list(range(self.slots - 1, -1, -1))
         ends = [0]
         for size in split_chunks(nbytes, chunks):

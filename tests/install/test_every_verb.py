@@ -14,7 +14,7 @@ import pytest
 from traces.kit.command import Command, usage
 from traces.kit.words import Between, Key, Others, Position, keys_of
 
-PROGRAMS = ("traces", "policies", "real")
+PROGRAMS = ("traces", "policies", "sim", "real")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -34,7 +34,7 @@ class Verb(NamedTuple):
     @property
     def others(self) -> bool:
         """Whether any key may be given, since whoever reads the words is to judge."""
-        return any((mark := key.mark(Others)) and mark.known is None for key in self.keys)
+        return any((mark := key.mark(Others)) and not mark.known for key in self.keys)
 
 
 def verbs() -> Iterator[Verb]:

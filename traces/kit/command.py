@@ -197,7 +197,7 @@ def _keys(keys: Sequence[Key]) -> str:
     for key in sorted(keys, key=lambda key: not key.needed):
         others = key.mark(Others)
         if others is not None:
-            rows += [*others.known().items()] if others.page and others.known else []
+            rows += [*others.page().items()] if others.page else []
             continue
         known = " | ".join(key.choices)
         text = f"{key.text} ({known})" if key.text and known else key.text or known

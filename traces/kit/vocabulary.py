@@ -9,13 +9,14 @@ from typing import Annotated, Literal
 
 from traces.kit.errors import UserError
 from traces.kit.units import parse_bytes
-from traces.kit.words import Between
+from traces.kit.words import Between, folder
 
 MOST = 2**31 - 1
 """What is counted in int32, steps say, goes no further."""
 
 Format = Annotated[Literal["table", "json"], ""]
 Threads = Annotated[int, Between(0, 4096), "of the CPU; 0: torch's choice"]
+Out = Annotated[Path, folder, "where results go, a folder for each"]
 Device = Annotated[str, "auto | cpu | cuda | cuda:N"]
 
 

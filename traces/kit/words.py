@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
 from inspect import get_annotations
@@ -54,12 +54,12 @@ class Flag:
 class Others:
     """The field, a tuple of texts, takes the ``key=value`` words of keys that are not the command's own.
 
-    ``known()``: what they may be, with a line for each; None: whoever reads the words is to judge. ``page``: whether
-    the help page lists them.
+    ``known``: what they may begin with; none: whoever reads the words is to judge. ``page()``: what the help page says
+    of them.
     """
 
-    known: Callable[[], Mapping[str, str]] | None = None
-    page: bool = False
+    known: Collection[str] = ()
+    page: Callable[[], Mapping[str, str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def parse(options: type[T], words: Sequence[str], usage: str) -> T:
             given[name] = own[name].read(value)
         elif _is_position(word, places, others is not None):
             positions.append(word)
-        elif others is not None and (equals or word[0] in "~+"):
+        elif others is not None and name and (equals or word[0] in "~+"):
             rest.append(word)
         else:
             raise _unknown(word, own, usage)
@@ -227,15 +227,16 @@ def _placed(keys: Sequence[Key], words: Sequence[str], usage: str) -> dict[str, 
 
 def _unknown(word: str, own: Mapping[str, Key], usage: str) -> UserError:
     name = word.partition("=")[0].lstrip("-~+")
+    if not name:
+        return UserError(f"{brief(word)}: not understood; usage: {usage}")
     return UserError(f"{brief(word)}: no such key; allowed: {one_of(own) or usage}{meant(name, own)}")
 
 
 def _check_others(words: Sequence[str], own: Mapping[str, Key], others: Key) -> None:
     mark = others.mark(Others)
-    if mark is None or mark.known is None:
-        return
-    every = {**own, **mark.known()}
-    for word in words:
+    known = mark.known if mark else ()
+    every = dict.fromkeys([*own, *known])
+    for word in words if known else ():
         root = re.split(r"[./=]", word.lstrip("+~"), maxsplit=1)[0]
         if root not in every:
             raise UserError(f"{brief(word)}: no such key; allowed: {one_of(every)}{meant(root, every)}")
@@ -282,3 +283,17 @@ def names_of(keys: Iterable[Key]) -> list[str]:
         elif key.needed:
             shown.append(f"{key.shown}...")
     return shown
+
+
+def words_of(options: Any) -> list[str]:
+    """The words that fill a dataclass so: positions, then what is not as it is by default, then those of others."""
+    first, own, last = list[str](), list[str](), list[str]()
+    for key in keys_of(type(options)):
+        value = getattr(options, key.name)
+        if key.mark(Position):
+            first += map(str, value if isinstance(value, tuple) else [value])
+        elif key.mark(Others):
+            last += value
+        elif value != key.default:
+            own.append(f"{key.name}={str(value).lower() if isinstance(value, bool) else value}")
+    return [*first, *own, *last]

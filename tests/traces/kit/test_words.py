@@ -44,14 +44,14 @@ class Several:
     names: Annotated[tuple[str, ...], Position("NAME"), "of policies"]
 
 
-def known() -> dict[str, str]:
+def listed() -> dict[str, str]:
     return {"policy": "what decides", "budget": "how much"}
 
 
 @dataclass(frozen=True)
 class Open:
     folder: Annotated[str, Position("DIR"), "of results"]
-    rest: Annotated[tuple[str, ...], Others(known, page=True), ""]
+    rest: Annotated[tuple[str, ...], Others(("policy", "budget"), listed), ""]
     metric: Annotated[str, "of the table"] = "tpot"
 
 

@@ -89,7 +89,7 @@ def simulate(
         if progress is not None:
             progress(name or policy.name, done, total)
 
-    facts = stated(policy)
+    decided = stated(policy)
     timeline = Timeline() if shown else None
     machine = make_machine(cell, core, note, timeline, charged=not reference)
     accounts = machine.run(passes_of(cell, cell.selection.warmup), passes_of(cell, cell.selection.measured))
@@ -100,7 +100,7 @@ def simulate(
             f"hardware={cell.hardware.name}: a run takes {years:,} years on it, so that a figure is a slip"
             f" ({differing or 'none differs from the shipped profile'}); allowed: up to 146"
         )
-    return Outcome(policy, core, accounts, machine.timings, facts, timeline)
+    return Outcome(policy, core, accounts, machine.timings, decided, timeline)
 
 
 def _rows(cell: Cell, request: int) -> int:

@@ -45,7 +45,7 @@ class Outcome:
     core: Core
     accounts: Accounts
     timings: Timings
-    facts: Mapping[str, Any]
+    decided: Mapping[str, Any]
     """What the policy decided before the first fact."""
     timeline: Timeline | None = None
 
@@ -93,7 +93,7 @@ def document(
         "schema": SCHEMA,
         "config": config,
         "provenance": provenance,
-        "policy": {"name": outcome.policy.name, "facts": dict(outcome.facts)},
+        "policy": {"name": outcome.policy.name, "facts": dict(outcome.decided)},
         "latency_ms": latency,
         "throughput_tokens_per_s": _ratio(tokens * 1e9, outcome.wall_ns),
         "hit_rate": {

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from real.session import Session
+from sim.core.log import save
 from sim.results.columns import label
 from sim.results.store import Store, layer_rows, request_rows
 
@@ -31,7 +32,7 @@ def keep(out: Path, session: Session, document: Mapping[str, Any], *, timeline: 
         _table(temp / "layers.csv", layer_rows(session.outcome))
         config = yaml.safe_dump(asdict(session.cell.config), sort_keys=False)
         (temp / "config.yaml").write_text(config, encoding="utf-8")
-        session.core.save(temp / "log.npy")
+        save(session.core.log, temp / "log.npy")
         if session.keep_trace is not None:
             shutil.copytree(session.keep_trace, temp / "trace")
         if session.texts:

@@ -19,6 +19,7 @@ from sim import load, load_requests
 from sim.experiment.bounds import floors
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
+from sim.experiment.make import passes_of
 from sim.experiment.run import run
 from sim.results.compare.comparison import compare_runs
 from sim.results.pictures import bound, looks
@@ -26,6 +27,7 @@ from sim.results.titles import policy as title_of
 from sim.results.titles import titles
 from traces.kit.drawing import GREY, dress, finish, log_scale, readable, svg
 from traces.kit.units import format_bytes
+from traces.kit.whole import write_whole
 from traces.version import __version__
 
 HERE = Path(__file__).resolve().parent
@@ -78,7 +80,7 @@ def measure(out: Path) -> tuple[str, pd.DataFrame]:
 def least(budgets: Iterable[int] = FINE) -> pd.DataFrame:
     """The bound at each of ``budgets``."""
     cell = make_cell(read_config([*POLICIES[BASE], f"budget={AT}B"]))
-    tokens = sum(len(one.requests) for one in cell.passes(cell.selection.measured))
+    tokens = sum(len(one.requests) for one in passes_of(cell, cell.selection.measured))
     rows = [(BOUND, floor.budget_bytes, floor.ns / 1e6 / tokens) for floor in floors(cell, budgets)]
     return pd.DataFrame(rows, columns=list(COLUMNS[:3]))
 
@@ -90,7 +92,7 @@ def about(row: Mapping[str, Any]) -> str:
 
 def write(said: str, numbers: pd.DataFrame, path: Path = NUMBERS) -> None:
     """What the numbers are of in a first line, then a table."""
-    path.write_text(f"# {said}\n{numbers.to_csv(index=False, float_format='%.6g')}", encoding="utf-8")
+    write_whole(path, f"# {said}\n{numbers.to_csv(index=False, float_format='%.6g')}")
 
 
 def read(path: Path = NUMBERS) -> tuple[str, pd.DataFrame]:
@@ -207,7 +209,7 @@ def main() -> int:
     """Run the command; returns the exit status."""
     said, numbers = measure(HERE.parent / "outputs" / "first_picture")
     write(said, numbers)
-    PICTURE.write_bytes(svg(draw(*read())))
+    write_whole(PICTURE, svg(draw(*read())))
     print(finding(numbers))
     return 0
 

@@ -1,6 +1,6 @@
-"""What a policy sees and what it may do (DESIGN sections 3-5).
+"""What a policy sees and what it may do (docs/design.md).
 
-An expert is named by one integer, its *flat number* ``layer * E + index``. A policy is told facts through its
+An expert is named by one integer, its *number* ``layer * E + index``. A policy is told facts through its
 ``on_*`` methods, in time order; it reads the machine through :class:`View`, the model's outputs through
 :class:`Signals`, and acts through :class:`Actions`. It has no clock, no trace and no future: what it decides is
 a pure function of the facts that it was told.
@@ -17,25 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.needs import Needs
-from policies.signals import History, PastStep, Predictor, Signal, Signals, fixed
-
-__all__ = [
-    "Actions",
-    "Costs",
-    "History",
-    "LayerEvent",
-    "MaskedWeights",
-    "PastStep",
-    "Policy",
-    "Predictor",
-    "Routing",
-    "Schedule",
-    "Setup",
-    "Signal",
-    "Signals",
-    "Step",
-    "View",
-]
+from policies.signals import History as History
+from policies.signals import PastStep as PastStep
+from policies.signals import Predictor as Predictor
+from policies.signals import Signal as Signal
+from policies.signals import Signals as Signals
+from policies.signals import fixed
 
 MaskedWeights = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float32]]
 """``weigh(ids, open)``: what a gate gives to the experts ``ids`` [rows, K'] (E: none, of weight 0) where it may choose
@@ -56,7 +43,7 @@ class Costs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The machine's state, read-only. Experts are flat numbers."""
+    """The machine's state, read-only. Experts are named by their numbers."""
 
     resident: Callable[[int], bool]
     """Whether the expert has a slot."""
@@ -116,8 +103,17 @@ class Setup:
         object.__setattr__(self, "predictors", fixed(self.predictors))
 
     def layer_of(self, expert: int) -> int:
-        """Layer of a flat expert number."""
+        """Layer of an expert number."""
         return expert // self.n_experts
+
+    def experts_of(self, layer: int) -> range:
+        """Numbers of a layer's experts."""
+        return range(layer * self.n_experts, (layer + 1) * self.n_experts)
+
+    def chunk_ns(self, layer: int) -> list[int]:
+        """Copy time of each chunk of an expert of a layer; the first ones are the larger by a byte."""
+        small, larger = divmod(self.expert_bytes[layer], self.chunks)
+        return [self.costs.copy_ns(small + (i < larger)) for i in range(self.chunks)]
 
     def layer_budgets(self, budget: int | None = None) -> list[int]:
         """Share the budget evenly over layers in whole experts, [L] bytes; remainders go to the lowest layers."""
@@ -153,7 +149,7 @@ class Step:
 class LayerEvent:
     """One (step, layer) whose gate has just run. Valid during the call only.
 
-    ``demand``: flat numbers of the experts demanded, in token order (the last token's experts last); ``tokens``:
+    ``demand``: numbers of the experts demanded, in token order (the last token's experts last); ``tokens``:
     tokens per expert, aligned with it; ``requests`` and ``counts``: as in :class:`Step`.
     """
 
@@ -189,6 +185,12 @@ class Routing:
     chosen: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
     """Who computes which token, where the event has ``masked_weights``: indices of the layer's experts, int64
     [rows, K'] (E: none), and their weights, float32 [rows, K']. None: as the gate chose. Not for a lossless policy."""
+
+    @classmethod
+    def whole(cls, event: LayerEvent, layer: range) -> Routing:
+        """What the gate chose, and the rest of the ``layer`` to be fetched with it."""
+        tokens = dict(zip(event.demand, event.tokens, strict=True))
+        return cls(layer, [tokens.get(x, 0) for x in layer])
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +249,7 @@ class Policy(Needs, ABC):
     def fit(self, history: History) -> None:
         """Learn from the train requests. Called once, before the first fact, if it wants them."""
 
-    def facts(self) -> Mapping[str, Any]:
+    def decided(self) -> Mapping[str, Any]:
         """What it has decided before the first fact, for the result: a plan, the size of a store.
 
         Asked once, when it is built, fitted and attached; what it learns or changes later is not in it. By name, plain

@@ -45,24 +45,22 @@ class DeepSpeed(LRU):
     def route(self, event: LayerEvent) -> Routing | None:
         if self.fetch == "active":
             return None
-        tokens = dict(zip(event.demand, event.tokens, strict=True))
-        layer = self._layer(event.layer)
-        return Routing(layer, [tokens.get(x, 0) for x in layer])
+        return Routing.whole(event, self.setup.experts_of(event.layer))
 
     def on_gate(self, event: LayerEvent) -> None:
         super().on_gate(event)
         if self.fetch == "active":
             return
         if self.coming not in (-1, event.layer):  # no token saw that layer
-            for expert in self._layer(self.coming):
+            for expert in self.setup.experts_of(self.coming):
                 self.actions.cancel(expert)
         self.current = event.layer
         if self.cache == "none":
-            for expert in [x for x in self.orders[0] if self.setup.layer_of(x) != event.layer]:
+            for expert in [x for x in self.pools[0] if self.setup.layer_of(x) != event.layer]:
                 self.actions.evict(expert)
         if self.fetch == "next_layer":
             self.coming = (event.layer + 1) % self.setup.n_layers
-            coming = self._layer(self.coming)
+            coming = self.setup.experts_of(self.coming)
             self.actions.expect(coming)
             for expert in coming:
                 self.actions.prefetch(expert, 0.0)
@@ -71,11 +69,8 @@ class DeepSpeed(LRU):
         return self.cache != "none" or self.fetch != "active"
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        order, evictable, n = self.orders[0], self.view.evictable, self.setup.n_experts
+        order, evictable, n = self.pools[0], self.view.evictable, self.setup.n_experts
         for expert in reversed(order) if self.cache == "mru" else order:
             if expert // n not in (self.current, self.coming) and evictable(expert):
                 return expert
         return None if speculative else next(filter(evictable, order), None)
-
-    def _layer(self, layer: int) -> range:
-        return range(layer * self.setup.n_experts, (layer + 1) * self.setup.n_experts)

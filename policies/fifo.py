@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from policies.api import Setup
-from policies.parts.ordered import Ordered
-from policies.parts.scoped import Scope
+from policies.parts.orders import Queue
+from policies.parts.pools import Pooled, Scope
 
 
-class FIFO(Ordered):
+class FIFO(Pooled[Queue]):
     """Evict the expert that has had its slot for the longest time, however often it was used.
 
     A folklore baseline; equals libCacheSim's FIFO on one-expert events. ``scope`` as for lru. No ties.
@@ -18,4 +18,4 @@ class FIFO(Ordered):
     title = "FIFO"
 
     def __init__(self, setup: Setup, *, scope: Scope = "global") -> None:
-        super().__init__(setup, scope)
+        super().__init__(setup, scope, Queue)

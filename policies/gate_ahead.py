@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from policies.api import LayerEvent, Setup, Signal
 from policies.parts.foreseen import Foreseen, by_tokens
-from policies.parts.scoped import Scope
-from traces.kit.errors import UserError
+from policies.parts.pools import Scope
+from policies.parts.ranges import layers_ahead
 
 
 class GateAhead(Foreseen):
@@ -35,19 +35,12 @@ class GateAhead(Foreseen):
         scope: Scope = "global",
     ) -> None:
         super().__init__(setup, outstanding=outstanding, latency_us=latency_us, blocking=blocking, scope=scope)
-        farthest = max(1, setup.n_layers - 1)
-        if not 1 <= distance <= farthest:
-            raise UserError(f"policy.distance={distance}: allowed: 1 to {farthest} (layers)")
-        self.distance, self.overlap_aware = distance, overlap_aware
+        self.distance, self.overlap_aware = layers_ahead("distance", distance, setup), overlap_aware
         self.window_ns = 0
         """Of the link, while the current event computes, not yet spoken for."""
-        self.left_ns = [self._left_ns(size) for size in setup.expert_bytes]
+        copies = map(setup.chunk_ns, range(setup.n_layers))
+        self.left_ns = [[sum(chunks[i:]) for i in range(setup.chunks + 1)] for chunks in copies]
         """Copy time of an expert of a layer once i of its chunks are done."""
-
-    def _left_ns(self, size: int) -> list[int]:
-        small, larger = divmod(size, self.setup.chunks)
-        copies = [self.setup.costs.copy_ns(small + (i < larger)) for i in range(self.setup.chunks)]
-        return [sum(copies[i:]) for i in range(self.setup.chunks + 1)]
 
     def on_gate(self, event: LayerEvent) -> None:
         super().on_gate(event)
@@ -69,7 +62,7 @@ class GateAhead(Foreseen):
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
         spared = None
-        for expert in filter(self.view.evictable, self.orders[incoming // self.span]):
+        for expert in filter(self.view.evictable, self.pools[incoming // self.span]):
             if expert not in self.protected:
                 return expert
             if spared is None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from policies.api import LayerEvent, Setup
-from policies.parts.ranking import Rank, Ranking
-from policies.parts.scoped import Scope, Scoped
+from policies.parts.orders import Rank, Ranking
+from policies.parts.pools import Pooled, Scope
 
 
-class LFU(Scoped):
+class LFU(Pooled[Ranking]):
     """Evict the expert that was demanded least often since the beginning, whether it was on the GPU or not.
 
     Perfect LFU: counts are never forgotten (``lfu_incache`` forgets them on eviction). A layer event counts an expert
-    once. Ties: least recently used, then lower flat number. ``scope`` as for lru.
+    once. Ties: least recently used, then lower expert number. ``scope`` as for lru.
     O(log residents) per lookup, amortised. Lossless; needs no signals.
     """
 
@@ -19,11 +19,10 @@ class LFU(Scoped):
     title = "LFU"
 
     def __init__(self, setup: Setup, *, scope: Scope = "global") -> None:
-        super().__init__(setup, scope)
+        super().__init__(setup, scope, lambda _: Ranking(self.rank))
         self.count = [0] * (setup.n_layers * setup.n_experts)
         self.last = [0] * len(self.count)
         self.lookups = 0
-        self.rankings = [Ranking(self.rank) for _ in range(self.n_pools)]
 
     def rank(self, expert: int) -> Rank:
         return self.count[expert], self.last[expert]
@@ -35,12 +34,3 @@ class LFU(Scoped):
             count[expert] += 1
             last[expert] = now
         self.lookups = now
-
-    def on_slot(self, expert: int) -> None:
-        self.rankings[expert // self.span].add(expert)
-
-    def on_evict(self, expert: int) -> None:
-        self.rankings[expert // self.span].discard(expert)
-
-    def victim(self, incoming: int, speculative: bool) -> int | None:
-        return self.rankings[incoming // self.span].lowest(self.view.evictable)

@@ -9,7 +9,7 @@ class LFUInCache(LFU):
     """Evict the expert that was demanded least often since it last took a slot: an eviction forgets its count.
 
     What caches without a history mean by LFU; equals libCacheSim's LFU on one-expert events, ties included: least
-    recently used first, then lower flat number. ``scope`` as for lru.
+    recently used first, then lower expert number. ``scope`` as for lru.
     O(log residents) per lookup, amortised. Lossless; needs no signals.
     """
 

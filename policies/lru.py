@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from policies.api import LayerEvent, Setup
-from policies.parts.ordered import Ordered
-from policies.parts.scoped import Scope
+from policies.parts.orders import Queue
+from policies.parts.pools import Pooled, Scope
 
 
-class LRU(Ordered):
+class LRU(Pooled[Queue]):
     """Evict the expert whose last demand is the longest ago; a demand load is always admitted.
 
     ``scope=global`` keeps one list for all layers, ``scope=layer`` one per layer with an even share of the budget
@@ -19,10 +19,10 @@ class LRU(Ordered):
     title = "LRU"
 
     def __init__(self, setup: Setup, *, scope: Scope = "global") -> None:
-        super().__init__(setup, scope)
+        super().__init__(setup, scope, Queue)
 
     def on_gate(self, event: LayerEvent) -> None:
-        order = self.orders[event.demand[0] // self.span]
+        order = self.pools[event.demand[0] // self.span]
         for expert in event.demand:
             order[expert] = None
             order.move_to_end(expert)

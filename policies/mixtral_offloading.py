@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from policies.api import LayerEvent, Schedule, Setup, Signal
-from policies.parts.foreseen import Foreseen, at_least_one, by_tokens
-from policies.parts.scoped import Scope
-from traces.kit.errors import UserError
+from policies.parts.foreseen import Foreseen, by_tokens
+from policies.parts.pools import Scope
+from policies.parts.ranges import at_least
 
 
 class MixtralOffloading(Foreseen):
@@ -40,14 +40,12 @@ class MixtralOffloading(Foreseen):
     ) -> None:
         everything = setup.n_layers * setup.n_experts
         super().__init__(setup, outstanding=everything, latency_us=latency_us, blocking=blocking, scope=scope)
-        if buffers < 0:
-            raise UserError(f"policy.buffers={buffers}: allowed: at least 0 (experts of the largest size)")
-        self.speculated = None if speculated is None else at_least_one("speculated", speculated, "experts, or null")
-        self.buffer_bytes = buffers * max(setup.expert_bytes)
+        self.speculated = None if speculated is None else at_least(1, "speculated", speculated, "experts, or null")
+        self.buffer_bytes = at_least(0, "buffers", buffers, "experts of the largest size") * max(setup.expert_bytes)
         cache = setup.budget - self.buffer_bytes
         self.shares = setup.layer_budgets(cache) if self.by_layer else [cache]
         """Bytes of cache per pool."""
-        self.cached = [0] * self.n_pools
+        self.cached = [0] * len(self.pools)
         """Bytes in it; above the share while what is pinned waits in buffers."""
         self.buffered: dict[int, None] = {}
         self.pool = 0
@@ -61,7 +59,7 @@ class MixtralOffloading(Foreseen):
     def layer_budgets(self) -> list[int] | None:
         return None if self.buffer_bytes else super().layer_budgets()  # buffers may hold any layer: kept to here
 
-    def facts(self) -> Mapping[str, Any]:
+    def decided(self) -> Mapping[str, Any]:
         if not self.by_layer:
             return {}
         sizes = zip(self.shares, self.setup.expert_bytes, strict=True)
@@ -144,7 +142,7 @@ class MixtralOffloading(Foreseen):
         if not self.buffer_bytes:
             return
         while self.cached[self.pool] > self.shares[self.pool]:
-            victim = next(filter(self.view.evictable, self.orders[self.pool]), None)
+            victim = next(filter(self.view.evictable, self.pools[self.pool]), None)
             if victim is None:
                 return
             self.actions.evict(victim)

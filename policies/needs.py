@@ -17,6 +17,9 @@ class Needs:
     ahead: ClassVar[str | int] = ""
     """How many layers ahead it looks, and reads ``gate_ahead`` if it does: a number, or the name of the parameter, kept
     under its name, that says so."""
+    fitter: ClassVar[str] = ""
+    """Where it is said how its predictors are fitted: ``MODULE:CLASS`` of :class:`policies.predictors.fitter.Fitter`;
+    "": it has none. ``python -m policies fit`` finds it there, and nobody else imports it."""
     learns: ClassVar[bool] = False
     """Whether it learns from the train requests; see :meth:`wants_history`."""
     unlearned: ClassVar[str] = ""

@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random as Generator
 
 from policies.api import Setup
-from policies.parts.scoped import Scope, Scoped
+from policies.parts.pools import Pooled, Scope
 
 
-class Random(Scoped):
+class Urn:
+    """Drawn evenly from those that are allowed: an order that is another one each time."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        self.draw = draw
+        self.members: list[int] = []
+        self.place: dict[int, int] = {}
+
+    def add(self, expert: int) -> None:
+        self.place[expert] = len(self.members)
+        self.members.append(expert)
+
+    def discard(self, expert: int) -> None:
+        self.swap(self.place[expert], len(self.members) - 1)
+        del self.place[self.members.pop()]
+
+    def swap(self, i: int, j: int) -> None:
+        members = self.members
+        members[i], members[j] = members[j], members[i]
+        self.place[members[i]], self.place[members[j]] = i, j
+
+    def lowest(self, allowed: Callable[[int], bool]) -> int | None:
+        for left in range(len(self.members), 0, -1):  # the first ``left`` have not been drawn
+            i = int(self.draw() * left) if left > 1 else 0
+            if allowed(self.members[i]):
+                return self.members[i]
+            self.swap(i, left - 1)
+        return None
+
+
+class Random(Pooled[Urn]):
     """Evict an expert drawn evenly from the evictable ones.
 
     A folklore baseline: what recency or frequency must beat. Seeded with ``setup.seed``; draws only while more than
@@ -19,30 +50,5 @@ class Random(Scoped):
     name = "random"
 
     def __init__(self, setup: Setup, *, scope: Scope = "global") -> None:
-        super().__init__(setup, scope)
-        self.draw = Generator(setup.seed).random  # the one method whose sequence Python guarantees
-        self.pools = [list[int]() for _ in range(self.n_pools)]
-        self.place: dict[int, int] = {}
-
-    def on_slot(self, expert: int) -> None:
-        pool = self.pools[expert // self.span]
-        self.place[expert] = len(pool)
-        pool.append(expert)
-
-    def on_evict(self, expert: int) -> None:
-        pool = self.pools[expert // self.span]
-        self.swap(pool, self.place[expert], len(pool) - 1)
-        del self.place[pool.pop()]
-
-    def swap(self, pool: list[int], i: int, j: int) -> None:
-        pool[i], pool[j] = pool[j], pool[i]
-        self.place[pool[i]], self.place[pool[j]] = i, j
-
-    def victim(self, incoming: int, speculative: bool) -> int | None:
-        pool = self.pools[incoming // self.span]
-        for left in range(len(pool), 0, -1):  # the first ``left`` of the pool have not been drawn
-            i = int(self.draw() * left) if left > 1 else 0
-            if self.view.evictable(pool[i]):
-                return pool[i]
-            self.swap(pool, i, left - 1)
-        return None
+        draw = Generator(setup.seed).random  # the one method whose sequence Python guarantees
+        super().__init__(setup, scope, lambda _: Urn(draw))

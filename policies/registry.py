@@ -1,7 +1,7 @@
 """Which policies there are, and how to build one from a configuration.
 
-A policy is found by itself: any class with a ``name`` in a module of ``policies`` or ``policies.bounds``, or behind
-an entry point of the group ``moe_offload.policies``. Nothing is imported before the first question.
+A policy is found by itself: any class with a ``name`` in a module of ``policies`` or of a folder in it, or behind an
+entry point of the group ``moe_offload.policies``. Nothing is imported before the first question.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
+import policies
 from policies.api import Policy, Setup
 from policies.parameters import (
     allowed_of,
@@ -29,7 +30,6 @@ from traces.kit.errors import UserError, allowing, meant
 from traces.kit.fields import MAX_INT
 
 GROUP = "moe_offload.policies"
-PACKAGES = ("policies", "policies.bounds")
 
 
 def names() -> list[str]:
@@ -107,11 +107,10 @@ def _catalogue() -> dict[str, type[Policy]]:
 
 
 def _ours() -> Iterator[type[Policy]]:
-    for package in PACKAGES:
-        for info in pkgutil.iter_modules(import_module(package).__path__, f"{package}."):
-            if not info.ispkg:
-                module = import_module(info.name)
-                yield from (c for c in vars(module).values() if _is_policy(c) and c.__module__ == info.name)
+    for info in pkgutil.walk_packages(policies.__path__, "policies."):
+        if not info.name.endswith(".__main__"):
+            module = import_module(info.name)
+            yield from (c for c in vars(module).values() if _is_policy(c) and c.__module__ == info.name)
 
 
 def _others() -> Iterator[type[Policy]]:

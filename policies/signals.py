@@ -73,11 +73,11 @@ class Predictor:
     stride: int
     top_k: int
     """Experts that it names per token."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
     """How it was made, and how good it was on held-out requests."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "facts", fixed(self.facts))
+        object.__setattr__(self, "about", fixed(self.about))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class History(Protocol):
     """The train requests of the trace: all that a policy may learn from before it is measured."""
 
     def popularity(self) -> NDArray[np.int64]:
-        """Lookups of every expert, int64 [L * E], by flat number: each layer event counts an expert once."""
+        """Lookups of every expert, int64 [L * E], by expert number: each layer event counts an expert once."""
 
     def steps(self) -> Iterator[PastStep]:
         """The forward passes, in order, request by request."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from policies.api import History, Policy, Setup, Step
+from policies.parts.ranges import at_least
 from traces.kit.errors import UserError
 
 
@@ -16,7 +17,7 @@ class Static(Policy):
     The resident set of github.com/HaoningJiang-space/backbone-first-moe, and EVAL's static (arXiv 2608.07911). The set
     is the most popular that fits in the budget less ``staging`` experts of the largest size, through which the others
     stream. It fills on first demand, or with ``preload`` by prefetching from the first step on, the most popular first.
-    Ties in popularity: lower flat number. O(1) per lookup. Lossless; needs no signals, but train requests.
+    Ties in popularity: lower expert number. O(1) per lookup. Lossless; needs no signals, but train requests.
     """
 
     name = "static"
@@ -24,9 +25,7 @@ class Static(Policy):
 
     def __init__(self, setup: Setup, *, staging: int = 2, preload: bool = False) -> None:
         super().__init__(setup)
-        if staging < 1:
-            raise UserError(f"policy.staging={staging}: allowed: at least 1 (experts)")
-        self.staging_bytes = staging * max(setup.expert_bytes)
+        self.staging_bytes = at_least(1, "staging", staging, "experts") * max(setup.expert_bytes)
         self.preload = preload
         self.kept: dict[int, None] | None = None  # by falling popularity
 
@@ -44,7 +43,7 @@ class Static(Policy):
                 self.kept[expert] = None
                 left -= size
 
-    def facts(self) -> Mapping[str, Any]:
+    def decided(self) -> Mapping[str, Any]:
         layers = Counter(map(self.setup.layer_of, self.kept or ()))
         return {"kept_per_layer": [layers[layer] for layer in range(self.setup.n_layers)]}
 

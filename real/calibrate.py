@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,15 +88,12 @@ def main(words: Sequence[str]) -> int:
     if options.weights == "random" and profile["dtype"] is None:
         raise UserError("dtype=auto: random weights have none; allowed: bfloat16, float16, float32")
     prepare(options.threads)
-    from real.runtime.models import open_model
-    from real.runtime.offloaded import Offloaded
+    from real.runtime.models import Where
     from traces.calibrate.profile import write
-    from traces.models.devices import device_of
 
-    device, layers = device_of(options.device), profile.get("moe_layers")
     name, dtype = options.checkpoint or options.model, str(profile["dtype"] or "auto")
-    weights = open_model(name, dtype, options.weights, layers, host_memory=host)
-    found = add_overheads(Offloaded(weights, device, host_memory=host), profile, hardware, out.stem, options)
+    model = Where(options.device, host).open(name, dtype, options.weights, profile.get("moe_layers"))
+    found = add_overheads(model, profile, hardware, out.stem, options)
     write(out, found, "real calibrate")
     _say(f"wrote {out}")
     return 0
@@ -123,13 +119,14 @@ def add_overheads(
 ) -> dict[str, Any]:
     """The hardware profile, called `name`, with the overheads of the runtime as it runs `model`."""
     from real import overheads
+    from traces.calibrate.machine import now
 
     plan = overheads.Plan(options.tokens, options.repeat, options.budget, options.seed)
     with tempfile.TemporaryDirectory(prefix="moe-offload-") as folder:
         runs = overheads.samples(model, profile, hardware, options.model, plan, Path(folder), _say)
         found = overheads.fit(runs)
     made = f"{options.model}, weights={options.weights}"
-    put = with_overheads(hardware, found, name, made, options.seed, datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    put = with_overheads(hardware, found, name, made, options.seed, now())
     figures = ("layer_overhead_us", "launch_us", "copy_overhead_us")
     _say(", ".join(f"{key} {put['runtime'][key]:g}" for key in figures))
     return put

@@ -47,7 +47,7 @@ class Fact:
     step: int
     layer: int
     demand: tuple[int, ...]
-    """Of the last gate: flat numbers."""
+    """Of the last gate: expert numbers."""
 
     @property
     def told(self) -> tuple[int, tuple[int, ...]]:

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from real.runtime.forced import run_forced
 from real.runtime.offloaded import Offloaded
+from real.runtime.recorded import run_forced
 from real.synthetic import write_uniform
 from sim.core.accounts import LOOKUPS, Accounts
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
+from sim.experiment.make import make_policy, passes_of
 from sim.experiment.run import simulate
 from sim.results.document import Outcome
 
@@ -190,23 +191,10 @@ def _runs(plan: Plan) -> list[tuple[str, list[tuple[int, int]], str, int]]:
 
 
 def _sample(name: str, cell: Cell, model: Offloaded) -> Sample:
-    steps = 0
-
-    def count(_rows: int) -> None:
-        nonlocal steps
-        steps += 1
-
-    warm = sum(1 for _ in cell.passes(cell.selection.warmup))
-    outcome = run_forced(cell, model, cell.policy(), count).outcome
-    accounts = outcome.accounts
-    return Sample(
-        name,
-        cell.config,
-        accounts.compute_ns,
-        sum(accounts.stall_row()),
-        (steps - warm) * cell.setup.n_layers,
-        accounts.hit_row()[LOOKUPS],
-    )
+    passes = sum(1 for _ in passes_of(cell, cell.selection.measured))
+    accounts = run_forced(cell, model, make_policy(cell)).outcome.accounts
+    events, launches = passes * cell.setup.n_layers, accounts.hit_row()[LOOKUPS]
+    return Sample(name, cell.config, accounts.compute_ns, _stall(accounts), events, launches)
 
 
 def _priced(config: RunConfig, layer: int, launch: int, copy: int) -> Accounts:
@@ -223,4 +211,4 @@ def _simulated(config: RunConfig) -> int:
 
 def _outcome(config: RunConfig) -> Outcome:
     cell = make_cell(config)
-    return simulate(cell, cell.policy())
+    return simulate(cell, make_policy(cell))

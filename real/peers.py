@@ -92,21 +92,31 @@ def main(words: Sequence[str]) -> int:
 
 def measure(config: RunConfig, options: Options, name: str) -> dict[str, Any]:
     """All rows, one after the other, on one model. UserError where it does not fit."""
-    from real.runtime.models import open_model
-    from real.runtime.offloaded import Offloaded
-    from traces.models.devices import device_of
+    from real.runtime.models import Where
 
-    host, layers = host_bytes(options.host_memory), int(config.model.get("moe_layers", 0)) or None
-    made = open_model(name, model_dtype(config), options.weights, layers, host_memory=host)
-    model = Offloaded(made, device_of(options.device), host_memory=host, exact=options.exact == "true")
-    return beside(model, config, options, name)
+    where = Where(options.device, host_bytes(options.host_memory), options.exact == "true")
+    layers = int(config.model.get("moe_layers", 0)) or None
+    model = where.open(name, model_dtype(config), options.weights, layers)
+    return beside(
+        model,
+        config,
+        name,
+        prompt_tokens=options.prompt_tokens,
+        new_tokens=options.new_tokens,
+        accelerate_tokens=options.accelerate_tokens,
+        host_memory=where.host_memory,
+    )
 
 
 def beside(
     model: Offloaded,
     config: RunConfig,
-    options: Options,
     name: str,
+    *,
+    prompt_tokens: int = Options.prompt_tokens,
+    new_tokens: int = Options.new_tokens,
+    accelerate_tokens: int = Options.accelerate_tokens,
+    host_memory: int | None = None,
     note: Callable[[dict[str, Any]], None] = lambda rows: None,
 ) -> dict[str, Any]:
     """All rows, of a model that is offloaded already; the library's weights are copied from the store.
@@ -115,28 +125,28 @@ def beside(
     """
     from real.runtime.host import Host
     from real.runtime.library import accelerated, resident
-    from traces.collect.record import recorder_version
     from traces.models.devices import device_name
+    from traces.models.load import recorder_version
 
-    device, prompt, store = model.backend.device, _tokens(model, options.prompt_tokens, 0), model.store
+    device, prompt, store = model.backend.device, _tokens(model, prompt_tokens, 0), model.store
     about = {"device": device_name(device), "software": recorder_version()}
-    found: dict[str, Any] = {"model": name, **about, "prompt_tokens": options.prompt_tokens, "rows": [], "left_out": {}}
+    found: dict[str, Any] = {"model": name, **about, "prompt_tokens": prompt_tokens, "rows": [], "left_out": {}}
 
     def library() -> float:
         with resident(model) as whole:
-            return _decode(whole, device, prompt, options.new_tokens)
+            return _decode(whole, device, prompt, new_tokens)
 
     def accelerate() -> float:
-        host = Host(host_bytes(options.host_memory))
+        host = Host(host_memory)
         host.check(store.nbytes, "the experts, once more,")
         had = list(host.blocks(store.blocks[0].numel(), len(store.blocks)))  # step by step, as it is used: it is there
         del had
         with accelerated(model) as whole:
-            return _decode(whole, device, prompt, options.accelerate_tokens)
+            return _decode(whole, device, prompt, accelerate_tokens)
 
     for row, measured in (
         ("library, all on the device", library),
-        *ours(model, config, name, prompt, options.new_tokens),
+        *ours(model, config, name, prompt, new_tokens),
         ("accelerate, CPU offload", accelerate),  # last, as it takes the longest
     ):
         try:
@@ -173,17 +183,21 @@ def _served(
     model: Offloaded, config: RunConfig, name: str, history: Any, prompt: Sequence[int], new_tokens: int, exact: bool
 ) -> float:
     """Median over decode passes, ms, of one request after one that brings experts in."""
-    from real.runtime.generate import Served
-    from real.session import make_live_setup, make_policy, serve
+    from real.runtime.generate import Served, run_live
+    from real.session import make_live_setup, there
+    from sim.experiment.make import policy_of
     from sim.experiment.room import Context
+    from sim.prices import HardwareProfile
 
-    both = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1))
-    context = Context.of((len(tokens) + n for tokens, n in both), config.workload["batch"])
-    policy = make_policy(config, make_live_setup(config, model, name, {}, context), history, {})
+    both, batch = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1)), int(config.workload["batch"])
+    context = Context.of((len(tokens) + n for tokens, n in both), batch)
+    setup = make_live_setup(config, model, name, {}, context)
+    policy = policy_of(config.policy, setup, there(config, history, {}))
+    depth = HardwareProfile.from_dict(config.hardware).link.depth
     requests = [Served(i, list(tokens), lambda logits: int(logits.argmax()), n) for i, (tokens, n) in enumerate(both)]
     with model.computing(exact=exact):
-        machine = serve(config, model, policy, requests, frozenset()).machine
-    steps = machine.timeline.steps  # (begin, end, number, whether prefill)
+        run, _ = run_live(model, policy, requests, batch=batch, depth=depth)
+    steps = run.machine.timeline.steps  # (begin, end, number, whether prefill)
     spent = [end - begin for begin, end in zip(steps[::4], steps[1::4], strict=True)][-new_tokens + 1 :]
     return statistics.median(spent) / 1e6
 

@@ -18,24 +18,26 @@ import torch
 from policies import registry
 from policies.lru import LRU
 from real.run import prepare
-from real.runtime.host import Host
-from real.runtime.intake import open_checkpoint
+from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
-from real.runtime.taught import run_taught
+from real.runtime.recorded import run_taught
 from real.scores import Kept, Scores
 from real.session import on_device
 from real.words import checkpoint, configuration, divide, host_bytes, model_dtype
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.digest import code_digest
+from sim.experiment.identity import identify
+from sim.experiment.make import make_core, make_policy
+from sim.results.document import SCHEMA
 from sim.results.quality import quality
-from sim.results.store import SCHEMA, Store
-from traces.collect.record import Wanted, collect, recorder_version
+from sim.results.store import Store
+from traces.collect.record import Wanted, collect
 from traces.format.layout import SIGNALS
 from traces.kit.errors import UserError
 from traces.kit.options import check_choice, check_range
-from traces.models.devices import ROOM, device_name, device_of, free_memory
-from traces.models.load import Loaded
+from traces.models.devices import ROOM, device_name, free_memory
+from traces.models.load import Loaded, recorder_version
 from traces.prompts.jobs import Decoding
 from traces.prompts.source import PromptFile
 
@@ -150,16 +152,15 @@ def main(words: list[str]) -> int:
 
 def measure(config: RunConfig, options: Options, name: str) -> Iterator[dict[str, Any]]:
     """The result documents, one for each budget, as they come. ``name``: the checkpoint. UserError for mistakes."""
-    device = device_of(options.device)
-    host = host_bytes(options.host_memory)
-    loaded = open_checkpoint(name, model_dtype(config), Host(host))
+    where = Where(options.device, host_bytes(options.host_memory), options.exact == "true")
+    loaded = where.load(name, model_dtype(config))
     with _text(config, options, loaded) as given:
         budgets = options.budget.split(",") if options.budget else [str(given.budget)]
         cells = [make_cell(replace(given, budget=budget, bounds=False, log=False)) for budget in budgets]
         _check_source(cells[0], loaded)
         for cell in cells:  # a mistake in the last one shows before the first is run
-            cell.core(cell.policy())
-        model = Offloaded(loaded.model, device, host_memory=host, exact=options.exact == "true")
+            make_core(cell, make_policy(cell))
+        model = where.put(loaded.model)
         cells = [on_device(cell, model) for cell in cells]
         kept = full_outputs(cells[0], model)
         for cell in cells:
@@ -214,8 +215,8 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, options:
     from sim.experiment.run import simulate  # and SimPy
 
     scores = Scores(cell.trace, kept)
-    run = run_taught(cell, model, cell.policy(), scores.take)
-    simulated = simulate(cell, cell.policy())
+    run = run_taught(cell, model, make_policy(cell), scores.take)
+    simulated = simulate(cell, make_policy(cell))
     outcomes = {"simulator": simulated, "device": run.outcome}
     known = {where: quality(outcome.policy, outcome.accounts) for where, outcome in outcomes.items()}
     first_order = {where: shares for where, (shares, _) in known.items()}
@@ -232,7 +233,7 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, options:
     return {
         "schema": SCHEMA,
         "kind": "quality",
-        "config": cell.resolved(),
+        "config": identify(cell, policy.predictors()).resolved,
         "provenance": {
             "model": {"name": loaded.name, "revision": loaded.revision, "dtype": str(loaded.model.dtype)[6:]},
             "text": _source(cell, options),
@@ -240,8 +241,8 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, options:
                 "name": device_name(model.backend.device),
                 "software": recorder_version(),
                 "threads": torch.get_num_threads(),
-                "experts": model.computes(run.core.pool),
-                **run.core.pool.facts(),
+                "experts": model.computes(run.machine.pool),
+                **run.machine.pool.facts(),
             },
             "hardware": {"name": cell.hardware.name, "provenance": cell.hardware.provenance},
             "routing": "the model's own on the device; the trace's in the simulator",
@@ -251,7 +252,7 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, options:
             "code_real": _own_digest(),
             "decision_digest": {"device": run.core.digest(), "simulator": simulated.core.digest()},
         },
-        "policy": {"name": policy.name, "facts": dict(run.outcome.facts)},
+        "policy": {"name": policy.name, "facts": dict(run.outcome.decided)},
         "memory": {"budget_bytes": cell.setup.budget, "peak_bytes": run.core.state.peak + run.core.own_bytes},
         "measured": measured,
         "first_order": first_order,

@@ -110,12 +110,30 @@ def main(words: Sequence[str]) -> int:
         raise UserError("weights=random: generates nothing worth reading; add routing=TRACE")
     if not (options.prompts or options.routing or name == "reference"):
         raise UserError(f"model={name}: give prompts=FILE, or routing=TRACE")
-    given = any(word.startswith("trace=") for word in rest)
     prepare(options.threads)
     from real.report import keep, show
+    from real.runtime.models import Where
     from real.session import forced, live
+    from traces.kit.shipped import PROMPTS_FILE
+    from traces.prompts.jobs import Decoding
+    from traces.prompts.source import PromptFile
 
-    session = forced(config, options, name) if options.routing else live(config, options, name, history_given=given)
+    where = Where(options.device, host_bytes(options.host_memory), options.exact == "true")
+    if options.routing:
+        session = forced(config, name, where, options.weights)
+    else:
+        path = Path(options.prompts) if options.prompts else PROMPTS_FILE
+        decoding = Decoding(
+            options.decoding,
+            options.max_new_tokens,
+            options.max_prompt_tokens,
+            options.temperature,
+            options.top_p,
+            config.seed,
+        )
+        prompts = PromptFile(path, limit=config.limit or 0, split=0)
+        given = any(word.startswith("trace=") for word in rest)
+        session = live(config, name, where, prompts, decoding, predictor=options.predictor, history_given=given)
     document = session.document()
     folder = keep(Path(options.out), session, document, timeline=config.timeline)
     show(document, options.format)

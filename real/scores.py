@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from real.runtime.forced import row_ends
+from real.runtime.recorded import row_ends
 from sim.core.accounts import PHASES
 from sim.workload.passes import Pass
 from traces import Trace

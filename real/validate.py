@@ -16,6 +16,7 @@ from real.run import prepare
 from real.words import divide, host_bytes, is_checkpoint
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
+from sim.experiment.make import make_policy
 from traces.kit.errors import UserError, one_of
 from traces.kit.options import check_choice, check_range
 
@@ -138,8 +139,8 @@ def main(words: Sequence[str]) -> int:
 def conclude(grid: Grid, bench: Bench) -> int:
     """Write and show what came of the cells; the exit status."""
     from real.validation.ran import runtime_digest
-    from real.validation.writing import Source, document_of, now, word, write_logs, write_results
-    from traces.calibrate.machine import describe
+    from real.validation.writing import Source, document_of, word, write_logs, write_results
+    from traces.calibrate.machine import describe, now
 
     options = bench.options
     assert bench.cell is not None
@@ -201,8 +202,7 @@ class Bench:
 
     def model(self, cell: Cell) -> Offloaded:
         """The cell's model. UserError where it cannot be had, or computes in no dtype of ours."""
-        from real.runtime.models import open_model
-        from real.runtime.offloaded import Offloaded
+        from real.runtime.models import Where
         from traces.models.shapes import DTYPES
 
         name, dtype = self.checkpoint or cell.model.name, cell.costs.dtype
@@ -213,21 +213,20 @@ class Bench:
             if self._model is not None:  # its memory first
                 self._model.store.close()
             self._model = self._key = None
-            host, exact = host_bytes(self.options.host_memory), self.options.exact == "true"
-            loaded = open_model(name, dtype, self.options.weights, cell.setup.n_layers, host_memory=host)
-            self._model, self._key = Offloaded(loaded, self.device, host_memory=host, exact=exact), key
+            where = Where(str(self.device), host_bytes(self.options.host_memory), self.options.exact == "true")
+            self._model, self._key = where.open(name, dtype, self.options.weights, cell.setup.n_layers), key
             self._warm(cell, self._model)
         assert self._model is not None
         return self._model
 
     def _warm(self, cell: Cell, model: Offloaded) -> None:
         """The first request, unmeasured: what a device does once (its kernels, its memory) is in no cell."""
-        from real.runtime.forced import run_forced
+        from real.runtime.recorded import run_forced
         from real.session import on_device
 
         config = replace(on_device(cell, model).config, policy={"name": "lru"}, limit=1, warmup=0, bounds=False)
         small = make_cell(config)
-        run_forced(small, model, small.policy())
+        run_forced(small, model, make_policy(small))
 
     def measure_machine(self, cell: Cell) -> dict[str, Any]:
         """A profile of this device, of the shape that is run, with the runtime's overheads on synthetic routing."""

@@ -174,7 +174,7 @@ def _main_of(module: str) -> Callable[[Sequence[str]], int]:
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "compare": _main_of("sim.results.compare.cli"),
-    "report": _main_of("sim.results.report.cli"),
+    "report": _main_of("sim.experiment.again"),
     "config": _config,
     "check": _main_of("sim.check.cli"),
     "curve": _main_of("sim.experiment.curve"),

@@ -6,7 +6,9 @@ not find, ``--hypothesis-profile=search`` draws other ones each time, and ten ti
 """
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 # Tables are as wide as it says; pytest-xdist gives it to its workers.
@@ -15,3 +17,11 @@ os.environ.pop("COLUMNS", None)
 settings.register_profile("same", deadline=None, derandomize=True, database=None)
 settings.register_profile("search", deadline=None, derandomize=False, max_examples=1000)  # Hypothesis draws alike in CI
 settings.load_profile("same")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_sync() -> Iterator[None]:
+    """Let no test wait for the disk that is not about the disk: nothing here needs to survive a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield

@@ -2,7 +2,7 @@
 
 from traces.format.layout import DECODE, PREFILL, STEP_DTYPE, Request, by_descending_weight
 from traces.format.manifest import Manifest, Model, Prompts, Recorder
-from traces.format.reader import Trace, open_trace
+from traces.format.reader import Trace, find_trace, open_trace
 from traces.kit.errors import TraceError, UserError
 from traces.kit.fields import FileEntry
 from traces.version import __version__
@@ -24,5 +24,6 @@ __all__ = [
     "UserError",
     "__version__",
     "by_descending_weight",
+    "find_trace",
     "open_trace",
 ]

@@ -1,4 +1,4 @@
-"""The future: the whole demand sequence, and the class of policies that may read it (rule 2)."""
+"""The future: the whole demand sequence, and the class of policies that may read it (docs/design.md, rule 2)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Future:
     starts: NDArray[np.int64]
     """First lookup of each event, [events + 1]."""
     experts: NDArray[np.int32]
-    """Flat expert number of each lookup."""
+    """Expert number of each lookup."""
     next_use: NDArray[np.int32]
     """Per lookup, the next event that demands the same expert; ``n_events`` if none does."""
     first_use: NDArray[np.int32]

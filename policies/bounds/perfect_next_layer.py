@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from policies.api import LayerEvent, Setup
-from policies.bounds.farthest import FarthestNextUse
+from policies.bounds.belady_forced import BeladyForced
 
 
-class PerfectNextLayer(FarthestNextUse):
+class PerfectNextLayer(BeladyForced):
     """When a gate has run, prefetch what the next gate will demand, from the last layer on into the next step.
 
     Victims by farthest next use; a speculative load displaces only what is used later than itself, so nothing is

@@ -8,32 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import Actions, Setup, Step, View
+from policies.api import Setup, Step
 from policies.lru import LRU
+from policies.parts.pools import Scope
 from policies.parts.predictor_line import PredictorLine
-from policies.parts.scoped import Scope
-from traces.kit.errors import UserError
-
-LONGEST_US = 1_000_000
-"""A prediction of a second is a slip; sums of much longer ones would leave 64 bits."""
-
-
-def latency_ns(latency_us: float) -> int:
-    """The latency of a prediction in whole nanoseconds. UserError if it is negative, or beyond LONGEST_US."""
-    if not 0 <= latency_us <= LONGEST_US:
-        raise UserError(f"policy.latency_us={latency_us}: allowed: at least 0 (microseconds), at most {LONGEST_US}")
-    return round(latency_us * 1000)
-
-
-def at_least_one(key: str, value: int, what: str) -> int:
-    """The value of a parameter that counts something. UserError below 1."""
-    if value < 1:
-        raise UserError(f"policy.{key}={value}: allowed: at least 1 ({what})")
-    return value
+from policies.parts.ranges import at_least, latency_ns
 
 
 def by_tokens(ids: NDArray[np.integer[Any]], layer: int, n_experts: int) -> list[int]:
-    """The union of what is predicted for each token [rows, K] of ``layer``, as flat numbers; absent ones left out.
+    """The union of what is predicted for each token [rows, K] of ``layer``, as expert numbers; absent ones left out.
 
     Most tokens first, then first come: token by token, by falling score.
     """
@@ -58,17 +41,13 @@ class Foreseen(LRU):
         self, setup: Setup, *, outstanding: int, latency_us: float, blocking: bool, scope: Scope = "global"
     ) -> None:
         super().__init__(setup, scope=scope)
-        self.outstanding = at_least_one("outstanding", outstanding, "loads")
-        self.line = PredictorLine(setup, latency_ns(latency_us), blocking, self._foretell)
+        self.outstanding = at_least(1, "outstanding", outstanding, "loads")
+        self.line = PredictorLine(self, latency_ns("latency_us", latency_us), blocking, self._foretell)
         self.predicted = deque[tuple[int, list[int]]]()  # (layer, experts), gate not passed
         self.protected: set[int] = set()
         """What is predicted, its gate not passed."""
         self.waiting = deque[int]()  # predicted, not issued
         self.issued: dict[int, None] = {}  # not complete
-
-    def attach(self, view: View, actions: Actions) -> None:
-        super().attach(view, actions)
-        self.line.attach(actions)
 
     def on_step(self, step: Step) -> None:
         self.pass_by(self.setup.n_layers)

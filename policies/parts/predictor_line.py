@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from policies.api import Actions, Setup
+from policies.api import Policy
 
 
 class PredictorLine:
@@ -16,15 +16,13 @@ class PredictorLine:
     experts)`` is called with what is known in time. ``latency_ns=0``: at once, and nothing waits.
     """
 
-    def __init__(self, setup: Setup, latency_ns: int, blocking: bool, tell: Callable[[int, list[int]], object]) -> None:
-        self.threads, self.latency_ns, self.blocking, self.tell = setup.predictor_threads, latency_ns, blocking, tell
+    def __init__(
+        self, policy: Policy, latency_ns: int, blocking: bool, tell: Callable[[int, list[int]], object]
+    ) -> None:
+        self.policy, self.latency_ns, self.blocking, self.tell = policy, latency_ns, blocking, tell
         self.waiting = deque[tuple[int, list[int]]]()  # (layer, experts), of nearer layers first
         self.under_way: dict[int, tuple[int, list[int]] | None] = {}  # by tag; None: of no use any more
         self.tags = 0
-
-    def attach(self, actions: Actions) -> None:
-        """Receive the machine."""
-        self.actions = actions
 
     def ask(self, layer: int, experts: list[int]) -> None:
         """Predict ``experts`` of ``layer``: told when its turn has come and the latency is over."""
@@ -50,7 +48,7 @@ class PredictorLine:
         self._begin()
 
     def _begin(self) -> None:
-        while self.waiting and len(self.under_way) < self.threads:
+        while self.waiting and len(self.under_way) < self.policy.setup.predictor_threads:
             self.tags += 1
             self.under_way[self.tags] = self.waiting.popleft()
-            self.actions.predict(self.tags, self.latency_ns, self.blocking)
+            self.policy.actions.predict(self.tags, self.latency_ns, self.blocking)

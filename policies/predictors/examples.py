@@ -5,17 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.parts.marks import marks
 from traces import PREFILL, Trace
 from traces.kit.errors import UserError
 
-Input = Literal["hidden", "routing"]
-Target = Literal["probs", "chosen"]
 Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Inputs [n, F] and the target's distribution over experts [n, E]."""
+
+    x: NDArray[np.float16]
+    y: NDArray[np.float16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +39,7 @@ class Division:
 
 
 def divide(trace: Trace, others: Sequence[Trace], seed: int, share: float = 0.1) -> Division:
-    """Divide the train requests of ``trace`` nine to one (DESIGN: fit on train requests, report on test requests).
+    """Divide the train requests of ``trace`` nine to one (docs/design.md, rule 2: test requests are not learned from).
 
     Requests with one prompt stay together, so that none is held out whose twin was learned. Train requests whose
     prompt is that of a test request, here or in one of ``others``, are left out. UserError where too few remain.
@@ -98,7 +105,7 @@ def rows_of(trace: Trace, requests: Sequence[int], most: int, seed: int) -> Rows
     return rows
 
 
-def width(trace: Trace, layer: int, source: Input) -> int:
+def width(trace: Trace, layer: int, source: str) -> int:
     """Numbers that the predictor of ``layer`` is given per token. UserError if the trace has them not."""
     if source == "routing":
         return (layer + 1) * trace.E
@@ -110,7 +117,7 @@ def width(trace: Trace, layer: int, source: Input) -> int:
     return int(trace.hidden.shape[2])
 
 
-def features(trace: Trace, rows: Rows | slice, layer: int, source: Input) -> NDArray[np.float16]:
+def features(trace: Trace, rows: Rows | slice, layer: int, source: str) -> NDArray[np.float16]:
     """What is known when the gate of ``layer`` has run, [n, F].
 
     hidden: what enters that gate. routing: the router's scores of layers 0..layer, or where these were not recorded
@@ -122,14 +129,14 @@ def features(trace: Trace, rows: Rows | slice, layer: int, source: Input) -> NDA
     if trace.router_probs is not None:
         said = np.asarray(trace.router_probs[rows, : layer + 1], np.float16)
     else:
-        said = np.stack([_chosen(trace, rows, i) for i in range(layer + 1)], axis=1)
+        said = marks(np.asarray(trace.expert_ids[rows, : layer + 1]), trace.E)
     return said.reshape(len(said), -1)
 
 
-def targets(trace: Trace, rows: Rows, layer: int, target: Target) -> NDArray[np.float16]:
+def targets(trace: Trace, rows: Rows, layer: int, target: str) -> NDArray[np.float16]:
     """What the gate of ``layer`` said, [n, E], sums of 1: its scores, or equal shares of the experts that it chose."""
     if target == "chosen":
-        said = _chosen(trace, rows, layer).astype(np.float32)
+        said = marks(np.asarray(trace.expert_ids[rows, layer]), trace.E).astype(np.float32)
     elif trace.router_probs is None:
         raise UserError(f"target=probs: trace={trace.path} has no router_probs; allowed: target=chosen")
     else:
@@ -143,10 +150,3 @@ def seen(trace: Trace, rows: Rows, *layers: int) -> Rows:
     for layer in layers:
         rows = rows[np.asarray(trace.expert_ids[rows, layer, 0]) != trace.absent]
     return rows
-
-
-def _chosen(trace: Trace, rows: Rows | slice, layer: int) -> NDArray[np.float16]:
-    ids = np.asarray(trace.expert_ids[rows, layer])
-    marks = np.zeros((len(ids), trace.E + 1), np.float16)
-    np.put_along_axis(marks, np.minimum(ids, trace.E).astype(np.intp), 1, axis=1)
-    return marks[:, : trace.E]

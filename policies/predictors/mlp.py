@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.predictors.examples import Examples
 from traces.kit.errors import UserError
+from traces.kit.options import Ranges
 
 Array = NDArray[np.float32]
-TENSORS = ("mean", "scale", "w1", "b1", "w2", "b2")
 
 
 @dataclass(frozen=True, slots=True)
 class MLP:
     """Scores of E experts from F numbers: relu(((x - mean) * scale) w1 + b1) w2 + b2, all float32.
 
-    ``mean``, ``scale`` [F], ``w1`` [F, H], ``b1`` [H], ``w2`` [H, E], ``b2`` [E].
+    ``mean``, ``scale`` [F], ``w1`` [F, H], ``b1`` [H], ``w2`` [H, E], ``b2`` [E]. ValueError for other shapes.
     """
 
     mean: Array
@@ -29,6 +30,12 @@ class MLP:
     b1: Array
     w2: Array
     b2: Array
+
+    def __post_init__(self) -> None:
+        f, h, e = len(self.mean), len(self.b1), len(self.b2)
+        for name, shape in {"mean": (f,), "scale": (f,), "w1": (f, h), "b1": (h,), "w2": (h, e), "b2": (e,)}.items():
+            if (found := getattr(self, name).shape) != shape:
+                raise ValueError(f"{name} is of shape {found}; {shape}")
 
     def scores(self, x: NDArray[np.float16]) -> Array:
         """Scores [n, E] of rows [n, F]."""
@@ -40,14 +47,33 @@ class MLP:
         return np.argsort(-self.scores(x), axis=1, kind="stable")[:, :k]
 
     @property
+    def inputs(self) -> int:
+        """F."""
+        return len(self.mean)
+
+    @property
+    def experts(self) -> int:
+        """E."""
+        return len(self.b2)
+
+    @property
     def parameters(self) -> int:
         """How many numbers were learned."""
         return sum(a.size for a in (self.w1, self.b1, self.w2, self.b2))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Settings:
     """How to fit: ``hidden`` units, at most ``epochs``, ended by ``patience`` epochs without a lower held-out loss."""
+
+    RANGES: ClassVar[Ranges] = {
+        "hidden": (1, 65536),
+        "epochs": (1, 10_000),
+        "patience": (1, 10_000),
+        "batch": (1, 2**20),
+        "rate": (1e-9, 10.0),
+        "decay": (0.0, 100.0),
+    }
 
     hidden: int = 256
     epochs: int = 40
@@ -56,14 +82,6 @@ class Settings:
     rate: float = 1e-3
     decay: float = 0.01
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Examples:
-    """Inputs [n, F] and the target's distribution over experts [n, E]."""
-
-    x: NDArray[np.float16]
-    y: NDArray[np.float16]
 
 
 def fit(examples: Examples, held: Examples, settings: Settings) -> tuple[MLP, int, float]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from policies.predictors.mlp import MLP, TENSORS
+from policies.predictors.fitter import Layer, fitter_of
 from traces.format.predicted import INPUTS
 from traces.kit.errors import UserError
 from traces.kit.fields import Fields
-from traces.kit.strict import load_json
+from traces.kit.strict import dump_json, load_json
+from traces.kit.whole import whole, write_whole
 
 SCHEMA = 2
 """2: with the hash of the content, which nothing tells apart without."""
@@ -36,9 +36,15 @@ class Fitted:
     """
 
     about: Mapping[str, Any]
-    layers: tuple[MLP, ...]
+    layers: tuple[Layer, ...]
     timing: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        """Under which its policy looks for what it says."""
+        about = self.about
+        return fitter_of(about["kind"], f"predictor of {about['kind']}").called(about["input"], about["stride"])
 
 
 def check_target(path: Path) -> None:
@@ -52,23 +58,20 @@ def save(fitted: Fitted, path: Path) -> Fitted:
     """Write it to ``path``, whole or not at all; returns it with its hash. The same predictor gives the same bytes."""
     module = _safetensors()
     tensors = {
-        f"layers.{i}.{name}": np.ascontiguousarray(getattr(mlp, name))
-        for i, mlp in enumerate(fitted.layers)
-        for name in TENSORS
+        f"layers.{i}.{name}": np.ascontiguousarray(getattr(layer, name))
+        for i, layer in enumerate(fitted.layers)
+        for name in _arrays(type(layer))
     }
     about = {"schema": SCHEMA, **fitted.about}
     text = json.dumps({**about, "sha256": _content(about, tensors)}, sort_keys=True, allow_nan=False)
     raw = module.numpy.save(tensors, {"predictor": text})
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        temporary.write_bytes(raw)
-        _timing(path).unlink(missing_ok=True)  # that of another one
-        temporary.replace(path)
-        _timing(path).write_text(json.dumps(dict(fitted.timing), indent=1) + "\n", encoding="utf-8")
+        with whole(path) as part:
+            part.write_bytes(raw)
+            _timing(path).unlink(missing_ok=True)  # that of another one
+        write_whole(_timing(path), dump_json(dict(fitted.timing)))
     except OSError as error:
         raise UserError(f"out={path}: {error.strerror}; {_WHERE}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return replace(fitted, sha256=hashlib.sha256(raw).hexdigest())
 
 
@@ -84,7 +87,8 @@ def load(path: Path) -> Fitted:
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - it is no mapping
         if said.pop("sha256") != _content(said, tensors):
             raise ValueError("its SHA-256 is another: the file was changed, or damaged")
-        layers = tuple(_layer(tensors, i, about) for i in range(about["layers"] - about["stride"]))
+        kind = fitter_of(about["kind"], f"predictor={path}: kind={about['kind']}").layer
+        layers = tuple(_layer(kind, tensors, i, about["experts"]) for i in range(about["layers"] - about["stride"]))
         if tensors or not layers:
             raise ValueError("tensors of other layers")
         timing = load_json(_timing(path).read_bytes()) if _timing(path).is_file() else {}
@@ -132,15 +136,19 @@ def _about(found: object, path: Path) -> dict[str, Any]:
     }
 
 
-def _layer(tensors: dict[str, Any], layer: int, about: Mapping[str, Any]) -> MLP:
-    mlp = MLP(**{name: tensors.pop(f"layers.{layer}.{name}") for name in TENSORS})
-    n, (h, e) = len(mlp.mean), mlp.w2.shape
-    shapes = {"mean": (n,), "scale": (n,), "w1": (n, h), "b1": (h,), "w2": (h, about["experts"]), "b2": (e,)}
-    for name, shape in shapes.items():
-        array = getattr(mlp, name)
-        if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
-            raise ValueError(f"layers.{layer}.{name} is {array.dtype} {array.shape}, or not finite; float32 {shape}")
-    return mlp
+def _layer(kind: type[Layer], tensors: dict[str, Any], layer: int, experts: int) -> Layer:
+    arrays = {name: tensors.pop(f"layers.{layer}.{name}") for name in _arrays(kind)}
+    for name, array in arrays.items():
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise ValueError(f"layers.{layer}.{name} is {array.dtype}, or not finite; float32")
+    made = kind(**arrays)
+    if made.experts != experts:
+        raise ValueError(f"layers.{layer} is of {made.experts} experts; {experts}")
+    return made
+
+
+def _arrays(kind: type) -> list[str]:
+    return [array.name for array in fields(kind)]
 
 
 def _safetensors() -> Any:

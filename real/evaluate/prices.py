@@ -13,6 +13,7 @@ from real.calibrate import with_overheads
 from real.overheads import Sample
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
+from sim.experiment.make import make_policy
 from sim.experiment.run import simulate
 from sim.results.document import latencies
 from traces.calibrate.tables import pooled
@@ -68,7 +69,7 @@ def expected(cell: Cell) -> float | None:
 def _tpot(cell: Cell, hardware: Mapping[str, Any]) -> tuple[float | None, float]:
     """TPOT in ms, and the share of time that compute waits, on a machine."""
     priced = make_cell(replace(cell.config, hardware=dict(hardware)), cell.inputs)
-    outcome = simulate(priced, priced.policy())
+    outcome = simulate(priced, make_policy(priced))
     spread = latencies(outcome.timings)["tpot"]
     waiting = sum(outcome.accounts.stall_row()) / max(1, outcome.wall_ns)
     return (spread["mean"] if spread else None), waiting

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from real.evaluate.evaluation import Evaluation
-from real.validation.writing import word, writable, write_results
+from real.validation.writing import word, write_results
 from sim.prices import HardwareProfile
 from traces.calibrate.profile import write as write_profile
-from traces.kit.whole import write_whole
+from traces.kit.whole import writable, write_whole
 
 
 def write(found: Evaluation, page: str, out: Path) -> None:
     """The profile, a validation's files for each grid, and the page. UserError where they cannot be written."""
-    with writable(out):
+    with writable(f"out={out}"):
         out.mkdir(parents=True, exist_ok=True)
         if found.hardware is not None:
             HardwareProfile.from_dict(found.hardware)  # what is written can be read

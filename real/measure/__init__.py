@@ -85,7 +85,8 @@ def main(words: Sequence[str]) -> int:
     from traces.models.devices import device_of
 
     plan = chosen(options.only)
-    bench = Bench(Path(options.out), device_of(options.device), options, clock)
+    rehearse, host = options.rehearse == "true", host_bytes(options.host_memory)
+    bench = Bench(Path(options.out), device_of(options.device), clock, rehearse, host)
     bench.open([step.name for step in STEPS])
     states = run(plan, bench, clock)
     sys.stdout.write(bench.record.table())

@@ -7,9 +7,8 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -17,22 +16,20 @@ from real.grid import read_profile
 from real.measure.clock import Clock
 from real.measure.record import Record
 from real.measure.sizes import FULL, TINY, Subject
-from real.runtime.forced import run_forced
-from real.runtime.models import open_model
+from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
+from real.runtime.recorded import run_forced
 from real.synthetic import draw
 from real.validation.ran import runtime_digest
-from real.words import host_bytes
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.inputs import Inputs
+from sim.experiment.make import make_policy
 from sim.prices import shipped
-from traces.calibrate.machine import describe
+from traces.calibrate.machine import describe, now
 from traces.kit.errors import UserError
-from traces.kit.whole import write_whole
-
-if TYPE_CHECKING:
-    from real.measure import Options
+from traces.kit.strict import dump_json
+from traces.kit.whole import writable, write_whole
 
 MAIN, LINK = "main", "link"
 FALLBACK = "h200"
@@ -45,8 +42,10 @@ class Bench:
 
     folder: Path
     device: torch.device
-    options: Options
     clock: Clock
+    rehearse: bool = False
+    host_memory: int | None = None
+    """What the user says that the host has for the model, in bytes."""
     inputs: Inputs = field(default_factory=lambda: Inputs(keep=True))
     longest: dict[str, float] = field(default_factory=dict)
     """Seconds of the longest cell so far, by subject."""
@@ -54,24 +53,20 @@ class Bench:
 
     def open(self, steps: Sequence[str]) -> None:
         """Make the folder, or go on in it. UserError where it cannot be written or is of another machine."""
-        self.size = TINY if self.options.rehearse == "true" else FULL
+        self.size = TINY if self.rehearse else FULL
         about = describe(self.device)
         about = {key: about[key] for key in ("device", "host", "python", "torch", "transformers")}
-        try:
+        about |= {"size": "tiny" if self.size is TINY else "full", "code": runtime_digest()}
+        with writable(f"out={self.folder}"):
             for inner in ("", "cells", "link", "traces"):
                 (self.folder / inner).mkdir(parents=True, exist_ok=True)
-            about |= {"size": "tiny" if self.size is TINY else "full", "code": runtime_digest()}
             self.record = Record(self.folder, about, list(steps))
-        except OSError as error:
-            raise UserError(
-                f"out={self.folder}: cannot be written ({error.strerror}); allowed: a folder that can"
-            ) from None
 
     # -- files --------------------------------------------------------------------------------------------------
 
     def write(self, name: str, content: Any) -> None:
         """A step's result as NAME.json."""
-        write_whole(self.folder / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_whole(self.folder / f"{name}.json", dump_json(content))
 
     def read(self, name: str) -> Any:
         """A step's result; None where there is none yet. UserError if it is damaged."""
@@ -109,24 +104,20 @@ class Bench:
         profile = subject.profile()
         name, layers = subject.model, subject.layers or profile.get("moe_layers")
 
-        def load() -> Offloaded:
-            host = host_bytes(self.options.host_memory)
-            made = open_model(name, subject.dtype, subject.weights, layers, host_memory=host)
-            return Offloaded(made, self.device, host_memory=host)
-
+        where = Where(str(self.device), self.host_memory)
         try:
-            return load()
+            return where.open(name, subject.dtype, subject.weights, layers)
         except UserError:
             if not self._models:
                 raise
             say(f"no room for {name} beside {next(iter(self._models))}, which is dropped")
             self.drop()
-        return load()
+        return where.open(name, subject.dtype, subject.weights, layers)
 
     def _warm(self, which: str) -> None:
         """The first request, unmeasured: what a device does once (its kernels, its memory) is in no cell."""
         cell = self.cell(which, "lru", "25%", limit=1, warmup=0)
-        run_forced(cell, self._models[which], cell.policy())
+        run_forced(cell, self._models[which], make_policy(cell))
 
     def drop(self) -> None:
         """Give the models' memory back."""
@@ -180,7 +171,7 @@ class Bench:
     def date(self) -> str:
         """When the machine was measured; now, where it was not."""
         found = self.read("copies")
-        return str(found["date"]) if found else datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return str(found["date"]) if found else now()
 
     def trace(self, which: str) -> str:
         """Where a subject's routing is: drawn on the spot where it is to be drawn."""

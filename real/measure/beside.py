@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from real import peers as comparing
 from real.measure.bench import MAIN, Bench
+from real.peers import beside
 from real.runtime.engine import Engine
-from real.runtime.forced import run_forced
 from real.runtime.library import resident
 from real.runtime.offloaded import Offloaded
-from real.runtime.taught import run_taught
+from real.runtime.recorded import run_forced, run_taught
 from sim.experiment.cell import Cell
+from sim.experiment.make import make_policy, passes_of
 from sim.results.document import latencies
 from sim.workload.passes import Pass
 from traces.kit.errors import UserError
@@ -37,14 +37,15 @@ EQUAL = (("on_demand", "25%"), ("lru", "25%"), ("lru", "100%"))
 
 def peers(bench: Bench) -> str:
     """Milliseconds per token of the library, of accelerate, and of this runtime: ``peers.json``."""
-    size, subject = bench.size, bench.size.main
-    options = comparing.Options(
-        new_tokens=size.new_tokens,
-        accelerate_tokens=size.accelerate_tokens,
-        host_memory=bench.options.host_memory,
+    rows = beside(
+        bench.model(MAIN),
+        bench.config(MAIN, "gate_ahead", "50%"),
+        bench.size.main.model,
+        new_tokens=bench.size.new_tokens,
+        accelerate_tokens=bench.size.accelerate_tokens,
+        host_memory=bench.host_memory,
+        note=partial(bench.write, "peers"),
     )
-    config = bench.config(MAIN, "gate_ahead", "50%")
-    rows = comparing.beside(bench.model(MAIN), config, options, subject.model, partial(bench.write, "peers"))
     return ", ".join(f"{row['name']} {row['ms_per_token']:.3g} ms" for row in rows["rows"])
 
 
@@ -84,7 +85,7 @@ def profile(bench: Bench) -> str:
     with tempfile.TemporaryDirectory(prefix="moe-offload-") as scratch:
         made = profiler(activities=kinds)
 
-        def count(_rows: int) -> None:
+        def count(*_: Any) -> None:
             nonlocal done
             done += 1
             if done == PASSES[0]:
@@ -93,7 +94,7 @@ def profile(bench: Bench) -> str:
                 made.stop()
 
         try:
-            run_forced(cell, bench.model(MAIN), cell.policy(), count)
+            run_forced(cell, bench.model(MAIN), make_policy(cell), count)
         finally:
             if PASSES[0] <= done < PASSES[1]:  # stopped between the two: nothing after it is to be watched
                 made.stop()
@@ -126,13 +127,13 @@ def _tpot(bench: Bench, model: Offloaded, exact: bool) -> dict[str, Any]:
     """TPOT of one request where most experts are there, in one way of computing them: the kernel's groups are slots."""
     cell = bench.cell(MAIN, "lru", "75%", limit=1, warmup=0)
     with model.computing(exact=exact):
-        run = run_forced(cell, model, cell.policy())
+        run = run_forced(cell, model, make_policy(cell))
     spread = latencies(run.outcome.timings)["tpot"]
-    return {"mean": spread["mean"] if spread else None, "slots": run.core.pool.slots}
+    return {"mean": spread["mean"] if spread else None, "slots": run.machine.pool.slots}
 
 
 def _taught(cell: Cell, model: Offloaded, take: Callable[[Pass, Tensor], None]) -> None:
-    run_taught(cell, model, cell.policy(), take)
+    run_taught(cell, model, make_policy(cell), take)
 
 
 def _library(cell: Cell, model: Any, device: torch.device, take: Callable[[Pass, Tensor], None]) -> None:
@@ -140,12 +141,9 @@ def _library(cell: Cell, model: Any, device: torch.device, take: Callable[[Pass,
     engine, tokens = Engine(model, device), cell.trace.token_ids
     assert tokens is not None
     with torch.inference_mode():
-        for step in cell.passes(cell.selection.measured):
-            given = [int(token) for first, rows in step.parts for token in tokens[first : first + rows]]
-            if step.prefill:
-                take(step, engine.prefill(step.requests[0], given, every=True))
-            else:
-                take(step, engine.decode(step.requests, given))
+        for step in passes_of(cell, cell.selection.measured):
+            given = [token for first, rows in step.parts for token in tokens[first : first + rows].tolist()]
+            take(step, engine.forward(step, given, every=True))
 
 
 def _apart(ours: list[Tensor], theirs: list[Tensor]) -> dict[str, Any]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 
 from real.measure.bench import Bench, say
 from traces.calibrate.copies import Copies, count_points
 from traces.calibrate.layers import Grids, Layer
-from traces.calibrate.machine import RATE_POINTS, clocks, describe, memory_bytes, rates
+from traces.calibrate.machine import RATE_POINTS, clocks, describe, memory_bytes, now, rates
 from traces.calibrate.profile import assemble, write
 from traces.calibrate.tables import Rows
 from traces.calibrate.timing import Budget, Clock, Sample
@@ -19,7 +18,7 @@ def copies(bench: Bench) -> str:
     """Bare rates, and the time of a copy by its size, alone and beside other work: ``copies.json``."""
     size, clock = bench.size, Clock(bench.device)
     largest = size.largest << 20
-    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    date = now()
     budget = Budget(_seconds(bench, size.copies_s), RATE_POINTS + count_points(largest))
     found = rates(clock, largest, budget)
     curves = Copies(clock, largest).measure(budget, say)

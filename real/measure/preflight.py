@@ -9,19 +9,17 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
 from real.measure.bench import MAIN, Bench, say
-from real.runtime.forced import run_forced
 from real.runtime.host import Host
-from real.runtime.models import open_model
-from real.runtime.offloaded import Offloaded
+from real.runtime.models import Where
 from real.runtime.pinned import PageLocks
+from real.runtime.recorded import run_forced
 from real.runtime.selfcheck import CHECKS, ONLY_CUDA
-from real.words import host_bytes
 from sim.core.replay import replay
+from sim.experiment.make import make_core, make_policy
 from traces.calibrate.timing import Clock, measure
 from traces.kit.errors import UserError
 from traces.kit.units import format_bytes
@@ -131,7 +129,7 @@ def _device(device: torch.device) -> str:
 
 def _host(bench: Bench) -> str:
     """Touch as much as the experts will take, in steps: a machine that has not got it says so, and grows if it can."""
-    host = Host(host_bytes(bench.options.host_memory))
+    host = Host(bench.host_memory)
     nbytes = bench.expert_bytes(MAIN)
     host.check(nbytes + ROOM, "the experts and all else")
     began = time.monotonic()
@@ -163,12 +161,11 @@ def _registered(device: torch.device) -> str:
 
 def _reference(bench: Bench) -> str:
     """The reference model, one request under lru: the device's log, replayed, must give the device's decisions."""
-    reference: Any = open_model("reference", "float32", "auto")
-    model = Offloaded(reference, bench.device)
+    model = Where(str(bench.device)).open("reference", "float32")
     cell = bench.reference()
     try:
-        done = run_forced(cell, model, cell.policy())
-        if replay(done.core.log, cell.core(cell.policy())) != done.core.digest():
+        done = run_forced(cell, model, make_policy(cell))
+        if replay(done.core.log, make_core(cell, make_policy(cell))) != done.core.digest():
             raise UserError("the replay of the device's log decides differently")
     finally:
         model.store.close()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from traces.kit.errors import UserError
-from traces.kit.whole import write_whole
+from traces.kit.strict import dump_json
+from traces.kit.whole import held, write_whole
 
 FILE, LOCK = "measure.json", ".lock"
 SCHEMA = 1
@@ -53,7 +53,7 @@ class Record:
         self.states[name] = state
         steps = {name: asdict(state) for name, state in self.states.items()}
         content = {"schema": SCHEMA, "about": self.about, "steps": steps}
-        write_whole(self.path, json.dumps(content, indent=1) + "\n")
+        write_whole(self.path, dump_json(content))
 
     def table(self) -> str:
         """A line per step, for a person."""
@@ -67,15 +67,13 @@ class Record:
 def claim(folder: Path) -> Iterator[None]:
     """Within this block the folder is this process's, which may end as it likes. UserError where it is another's: each
     would write over what the other has done."""
-    with (folder / LOCK).open("wb") as held:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(held(folder / LOCK, wait=False))
         except BlockingIOError:
             raise UserError(
                 f"out={folder}: another python -m real measure is at work in it; allowed: another folder, or to wait"
             ) from None
-        except OSError:  # a file system without locks
-            pass
         yield
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from real import overheads as fitting
 from real.measure.bench import LINK, MAIN, Bench, say
 from real.measure.clock import OutOfTimeError
-from real.runtime.forced import run_forced
-from real.session import check_device
+from real.runtime.recorded import run_forced
 from real.validation.own_time import own_time
 from real.validation.ran import Ran, load, load_all, save
 from sim.experiment.cell import make_cell
 from sim.experiment.config import RunConfig
+from sim.experiment.make import make_policy
 from traces.kit.errors import UserError
 
 SLACK = 1.2
@@ -101,8 +101,7 @@ def _grid(bench: Bench, which: str, grid: tuple[tuple[str, str], ...], folder: s
         try:
             config = _config(bench, which, policy, budget, path.parent)
             cell = make_cell(replace(config, trace=bench.trace(which)), bench.inputs)
-            check_device(cell.setup, model)
-            run = run_forced(cell, model, cell.policy())
+            run = run_forced(cell, model, make_policy(cell))
         except UserError as error:
             wrong.append(f"{policy} at {budget}: {error}")
             continue

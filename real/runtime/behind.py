@@ -16,10 +16,12 @@ from heapq import heappop, heappush
 
 import torch
 
-from real.runtime.backend import Backend, DeviceError, Ticket
-from real.runtime.core import DeviceCore
+from real.runtime.backend import DeviceError, Ticket
+from real.runtime.pool import Pool
+from sim.core.core import Core
+from sim.core.log import record
 from sim.core.state import DEMAND
-from sim.core.words import NONE
+from sim.core.words import NONE, Prediction
 from sim.results.timeline import Timeline
 
 SWITCH_S = 5e-5
@@ -32,13 +34,14 @@ class Behind:
     ``depth``: chunks handed to the link at once; they always finish.
     """
 
-    def __init__(self, core: DeviceCore, backend: Backend, depth: int, predictor_threads: int) -> None:
-        self.core, self.backend, self.depth = core, backend, depth
+    def __init__(self, core: Core, pool: Pool, depth: int, predictor_threads: int) -> None:
+        self.core, self.pool, self.backend, self.depth = record(core), pool, pool.backend, depth
+        core.listen(pool)
         self.timeline = Timeline()
         self._lock = threading.RLock()
         self._ready, self._work, self._due = (threading.Condition(self._lock) for _ in range(3))
-        self._link: deque[tuple[int, int, Ticket]] = deque()  # (handed over, chunk, ticket)
-        self._link_free = 0  # when the last copy ended
+        self._under_way: deque[tuple[int, int, Ticket]] = deque()  # the link: (handed over, chunk, ticket)
+        self._free_since = 0  # when the last copy ended
         self._computing: deque[tuple[int, list[int], Ticket]] = deque()  # (launched, experts, ticket)
         self._predictions: list[tuple[int, int, int]] = []  # (due, order of asking, tag)
         self._predictor_free = [0] * predictor_threads
@@ -63,7 +66,7 @@ class Behind:
         """Start the threads, which share the interpreter in shorter turns until they stop."""
         self._switch = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
-        for loop in (self._copy, self._predict):
+        for loop in (self._copy_loop, self._predict_loop):
             thread = threading.Thread(target=self._guard, args=(loop,), daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -100,16 +103,16 @@ class Behind:
         for condition in (self._ready, self._work, self._due):
             condition.notify_all()
 
-    def _copy(self) -> None:
+    def _copy_loop(self) -> None:
         """The copy thread: wait for the copies in their order, and tell the core."""
         while True:
             with self._lock:
-                while not self._stop and not self._link and not (self._computing and self.core.queued):
+                while not self._stop and not self._under_way and not (self._computing and self.core.queued):
                     self._work.wait()
                 if self._stop:
                     return
-                chunk = self._link[0][1] if self._link else NONE
-                ticket = self._link[0][2] if self._link else self._computing[0][2]  # its end may make room
+                chunk = self._under_way[0][1] if self._under_way else NONE
+                ticket = self._under_way[0][2] if self._under_way else self._computing[0][2]  # its end may make room
             with self._copying(chunk):
                 ticket.wait()
             with self._lock:
@@ -124,17 +127,17 @@ class Behind:
             with self._lock:
                 if self._stop:
                     return
-                self._after()
+                self._go_on()
                 if self.core.ready and not wanted:  # an order of the policy's has given way, as nothing can be copied
                     self._ready.notify()
 
-    def _predict(self) -> None:
+    def _predict_loop(self) -> None:
         """The predictor's thread: tell the core of each prediction when its latency has passed."""
         with self._lock:
             while not self._stop:
                 while self._predictions and self._predictions[0][0] <= self.now():
                     self.core.prediction(heappop(self._predictions)[2], self.now())
-                    self._after()
+                    self._go_on()
                     self._ready.notify()  # which looks for a deadlock
                 left = (self._predictions[0][0] - self.now()) / 1e9 if self._predictions else None
                 self._due.wait(left if left is None else max(0.0, left))
@@ -156,10 +159,11 @@ class Behind:
                 self.core.expert_done(x, now)
 
     def _arrived(self) -> None:
-        handed_over, chunk, _ = self._link.popleft()
+        """The oldest chunk on the link has arrived: tell the core."""
+        handed_over, chunk, _ = self._under_way.popleft()
         now = self.now()
-        began = max(handed_over, self._link_free)
-        self._link_free = now
+        began = max(handed_over, self._free_since)
+        self._free_since = now
         expert = chunk // self.core.setup.chunks
         self.timeline.copy(began, now, chunk, self.core.kind[expert])
         self.timeline.occupancy(now, self.core.state.used)
@@ -179,17 +183,21 @@ class Behind:
         self._stalls[cause] += end - begin
         self._stalled += end - begin
 
-    def _after(self) -> None:
-        """Something has happened: what the policy wants next, and what the link can take next."""
-        self._fill()
-        for tag, latency, blocking in self.core.predictions:
-            self._asked += 1
-            if blocking:
-                raise RuntimeError("a prediction may block the GPU only from on_step, route, on_gate and schedule")
-            self._schedule(tag, latency)
-        self.core.predictions.clear()
+    def _go_on(self, *, may_block: bool = False) -> list[Prediction]:
+        """Something has ended or was told: what the link takes next, and what the policy wants predicted. Returns the
+        predictions that block, as only those may that follow a fact of the model's (``may_block``)."""
+        self._hand_over()
+        blocking = []
+        for asked in self.core.take_predictions(may_block=may_block) if self.core.predictions else ():
+            if asked[2]:
+                blocking.append(asked)
+            else:
+                self._predict(*asked[:2])
+        return blocking
 
-    def _schedule(self, tag: int, latency: int) -> None:
+    def _predict(self, tag: int, latency: int) -> None:
+        """Start a prediction that does not block, on the thread that is free first."""
+        self._asked += 1
         free = self._predictor_free
         thread = min(range(len(free)), key=free.__getitem__)
         begin = max(self.now(), free[thread])
@@ -198,15 +206,15 @@ class Behind:
         heappush(self._predictions, (free[thread], self._asked, tag))
         self._due.notify()
 
-    def _fill(self) -> None:
-        """Hand chunks over, as long as the core has some and the link takes them."""
-        while self.core.pending and len(self._link) < self.depth and not self._stop:
+    def _hand_over(self) -> None:
+        """Give the link the core's next chunks, as long as the core has some and the link takes them."""
+        while self.core.pending and len(self._under_way) < self.depth and not self._stop:
             chunk = self.core.next_chunk()
             if chunk == NONE:
                 return
             now = self.now()
             with self._copying(chunk):
-                self._link.append((now, chunk, self.core.pool.start_copy(chunk)))
+                self._under_way.append((now, chunk, self.pool.start_copy(chunk)))
             self._work.notify()
 
     @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from policies.lru import LRU
 from real.runtime.backend import Backend, DeviceError, Ticket
-from real.runtime.events import Run
+from real.runtime.runner import Runner
 from real.runtime.tiny import follow, tiny_model
 from sim.workload.passes import Pass
 
@@ -100,22 +100,24 @@ def count_forced(device: torch.device, held: int) -> dict[str, int]:
     model.backend = counting = Counting(model.backend)
     last: dict[str, int] = {}
 
-    def watch(run: Run, step: Pass, forward: Callable[[], Tensor]) -> Tensor:
-        event = Run.event
+    def watch(runner: Runner) -> None:
+        compute, event = runner.compute, runner.run.event
 
         def strict(*args: Any) -> Tensor:
             with NoSync(counting.device):
-                return event(run, *args)
+                return event(*args)
 
-        run.event = strict  # type: ignore[method-assign, assignment]
-        counting.seen.clear()
-        try:
-            logits = forward()
-        except RuntimeError as error:
-            raise DeviceError(f"a layer waits for the device: {' '.join(str(error).split())[:200]}") from error
-        last.clear()
-        last.update(counting.seen)
-        return logits
+        def counted(step: Pass, tokens: Sequence[int], every: bool) -> Tensor:
+            counting.seen.clear()
+            try:
+                logits = compute(step, tokens, every)
+            except RuntimeError as error:
+                raise DeviceError(f"a layer waits for the device: {' '.join(str(error).split())[:200]}") from error
+            last.clear()
+            last.update(counting.seen)
+            return logits
+
+        runner.compute, runner.run.event = counted, strict  # type: ignore[method-assign, assignment]
 
     follow(model, LRU, held, watch)
     return last

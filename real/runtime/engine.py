@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from real.runtime.backend import upload
+from sim.workload.passes import Pass
 from traces.kit.errors import UserError
 from traces.models.cache import cache_key, known
 
@@ -36,6 +37,13 @@ class Engine:
         self._joined: Any = None
         self._pads: list[int] = []  # of the batch's rows: unused places on the left
         self._length: dict[int, int] = {}
+
+    def forward(self, step: Pass, tokens: Sequence[int], every: bool = False) -> Tensor:
+        """A pass over ``tokens``, those of its requests; logits [requests, V], or of ``every`` one [rows, V]."""
+        if not step.prefill:
+            return self.decode(step.requests, tokens)
+        logits = self.prefill(step.requests[0], tokens, every)
+        return logits if every else logits[None]
 
     def prefill(self, request: int, tokens: Sequence[int], every: bool = False) -> Tensor:
         """The request's next prompt tokens; logits [V] of the last one, or of ``every`` one [n, V]."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,23 +18,36 @@ from sim.workload.passes import Pass
 from traces.models.scoring import Law
 
 
-class Feed(Protocol):
-    """Which experts an event demands: those that the router has chosen, or those of a recorded trace."""
+class Feed:
+    """Which experts an event demands: here those that the passes name; a model's own choice is real.runtime.live."""
+
+    step: Pass
+
+    def enter(self, step: Pass, tokens: Sequence[int]) -> None:
+        """A pass begins over these tokens."""
+        self.step = step
+
+    def attached(self) -> AbstractContextManager[None]:
+        """Within this block the model's passes are listened to."""
+        return nullcontext()
 
     def routing(self) -> NDArray[np.int64] | None:
         """The experts of each token of the pass that has begun, int64 [n, L, K] (E: none), in the place of the
         routers'; None: their own."""
+        raise NotImplementedError
 
     def demand(self, layer: int, ids: NDArray[np.int64], weights: NDArray[Any] | None) -> tuple[list[int], list[int]]:
-        """The demand set of ``ids`` [n, K] in token order, as flat numbers, and tokens per expert.
+        """The demand set of ``ids`` [n, K] in token order, as expert numbers, and tokens per expert.
 
         ``weights`` [n, K]: the router's own; None where :meth:`routing` has said who computes what.
         """
+        return self.step.demand[layer], self.step.tokens[layer]
 
     def gate(self, layer: int, law: Law) -> tuple[Tensor, Tensor] | None:
         """Logits [n, E] of the gate that has just run, and the weights [n, K] of what it chose; None: not known."""
+        return None
 
-    def settle(self) -> None:
+    def ended(self) -> None:
         """The pass has ended."""
 
 
@@ -66,7 +81,7 @@ class Run:
                         self.machine.launched(batch)
             self._untold.clear()
         self.machine.end()
-        self.feed.settle()
+        self.feed.ended()
 
     def event(self, layer: LayerCompute, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         """One layer event: tell the core, and compute the experts [n, D] as they are complete."""
@@ -80,7 +95,7 @@ class Run:
             routed, given = machine.read(ids, weights)
         else:
             routed = places.ids
-            machine.settle()
+            machine.drain()
         demand, tokens = feed.demand(index, routed, given)
         if not demand:  # the layer has seen no token of this pass: no event, as in the simulator
             return torch.zeros_like(hidden)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
 
 from torch import Tensor
 
-from real.runtime.engine import Engine
-from real.runtime.events import Run
+from policies.api import Policy
+from policies.predictors.saved import Fitted
 from real.runtime.live import Live
+from real.runtime.offloaded import Offloaded
+from real.runtime.runner import DeviceRun, Runner, device_machine, running
 from sim.prices.costs import attended_pairs
 from sim.workload.passes import Pass
 
@@ -34,12 +38,11 @@ class Served:
         return sum(rows for _, rows in self.parts)
 
 
-def generate(
-    run: Run, engine: Engine, live: Live, requests: Sequence[Served], batch: int, ends: frozenset[int]
-) -> None:
+def generate(runner: Runner, live: Live, requests: Sequence[Served], batch: int, ends: Collection[int]) -> None:
     """Serve all ``requests``, ``batch`` at a time: prefills one by one, then the others' next decode pass.
 
-    A place is free after its request's last pass, and the next request is admitted to it then (sim.workload.passes).
+    A place is free after its request's last pass, and the next request is admitted to it then (sim.workload.passes). A
+    request ends with its last token, or with one of ``ends``.
     """
     waiting, decoding = deque(requests), list[Served]()
     admits: tuple[int, ...] = ()
@@ -49,45 +52,46 @@ def generate(
             admitted.append(waiting.popleft())
             admits += (admitted[-1].number,)
         prefill = bool(admitted)
-        rows = [admitted.popleft()] if prefill else decoding
+        rows = [admitted.popleft()] if prefill else list(decoding)
         step = _pass(prefill, rows, live.rows, admits)
         admits = ()
         tokens = rows[0].prompt if prefill else [request.made[-1] for request in rows]
-        live.enter(step, tokens)
-        run.begin(step)
-        logits = engine.prefill(rows[0].number, tokens)[None] if prefill else engine.decode(step.requests, tokens)
-        for request, part, scores in zip(rows, step.parts, logits, strict=True):
+        chosen = runner.forward(step, tokens, partial(_chosen, rows))
+        for request, part, token in zip(rows, step.parts, chosen, strict=True):
             request.parts.append(part)
-            request.made.append(request.choose(scores))
-        run.end()
-        for request in list(rows):
-            over = len(request.made) >= request.new_tokens or request.made[-1] in ends
-            if over:
-                engine.drop(request.number)
+            request.made.append(token)
+            if len(request.made) >= request.new_tokens or token in ends:
+                runner.engine.drop(request.number)
                 if not prefill:
                     decoding.remove(request)
             elif prefill:
                 decoding.append(request)
 
 
+def run_live(
+    model: Offloaded,
+    policy: Policy,
+    requests: Sequence[Served],
+    *,
+    batch: int,
+    depth: int = 1,
+    ends: Collection[int] = (),
+    predictors: Mapping[str, Fitted] | None = None,
+) -> tuple[DeviceRun, Live]:
+    """Continue prompts under a policy: what the run has left, and what the model has shown."""
+    live = Live(model.moe, policy.needs(), predictors)
+    with running(model, device_machine(model, policy, live.signals(policy), depth), live) as runner:
+        generate(runner, live, requests, batch, ends)
+        return runner.finish(), live
+
+
+def _chosen(rows: Sequence[Served], logits: Tensor) -> list[int]:
+    return [request.choose(scores) for request, scores in zip(rows, logits, strict=True)]
+
+
 def _pass(prefill: bool, rows: Sequence[Served], first: int, admits: tuple[int, ...]) -> Pass:
     counts = [len(request.prompt) if prefill else 1 for request in rows]
-    kv = [request.context + n for request, n in zip(rows, counts, strict=True)]
-    pairs = [attended_pairs(n, request.context) for request, n in zip(rows, counts, strict=True)]
-    return Pass(
-        prefill,
-        tuple(request.number for request in rows),
-        list(_parts(first, counts)),
-        sum(counts),
-        sum(kv),
-        sum(pairs),
-        [],
-        [],
-        admits,
-    )
-
-
-def _parts(first: int, counts: Sequence[int]) -> Iterator[tuple[int, int]]:
-    for n in counts:
-        yield first, n
-        first += n
+    kv = sum(request.context + n for request, n in zip(rows, counts, strict=True))
+    pairs = sum(attended_pairs(n, request.context) for request, n in zip(rows, counts, strict=True))
+    parts = list(zip(accumulate(counts[:-1], initial=first), counts, strict=True))
+    return Pass(prefill, tuple(request.number for request in rows), parts, sum(counts), kv, pairs, [], [], admits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,9 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from policies.api import Policy
 from policies.predictors.saved import Fitted
+from real.runtime.events import Feed
 from sim.workload.demand import ordered_union
 from sim.workload.passes import Pass
+from sim.workload.signals import TraceSignals
 from traces.format.layout import absent_id, by_descending_weight, ids_dtype
 from traces.kit.errors import UserError
 from traces.models.families import MoeModel
@@ -39,7 +42,7 @@ class StepShown:
         self.tokens: Array = np.empty(0, np.int32)
         self._read: dict[tuple[Any, ...], Array] = {}
         self.kept: dict[str, Array] = {}
-        """Once settled: what there is of all layers, [n, L, ...] by name, and nothing else."""
+        """Once it is brought to the CPU: what there is of all layers, [n, L, ...] by name, and nothing else."""
 
     def read(self, name: str, index: tuple[Any, ...]) -> Array:
         """Signal ``name`` of one layer (and distance): [n, ...]."""
@@ -63,7 +66,7 @@ class StepShown:
             return np.stack([np.stack(distances, 1) for distances in ahead], 1)
         return np.stack([self.read(name, (layer,)) for layer in layers], 1)
 
-    def settle(self, names: Iterable[str]) -> None:
+    def keep(self, names: Iterable[str]) -> None:
         """Keep these signals on the CPU, as a trace has them, and free all else."""
         self.kept = {name: self.whole(name) for name in names}
         self.hidden, self.logits, self.routed, self._read = [], [], [], {}
@@ -118,37 +121,35 @@ class LiveArray:
         return step.read(self.name, tuple(index))[part]
 
 
-class Live:
+class Live(Feed):
     """The feed of a model that chooses for itself. Read as a trace is, by sim.workload.signals.TraceSignals.
 
     ``wanted``: signals that are kept. ``predictors``: fitted ones, by name, run on the spot. Memory grows with the rows
     as a trace does: ids and weights of L x K x 3 or 4 bytes, and what is wanted; on the device with KEPT rows at most.
     """
 
-    def __init__(self, moe: MoeModel, wanted: frozenset[str], predictors: Mapping[str, Fitted] | None = None) -> None:
+    def __init__(self, moe: MoeModel, wanted: Collection[str], predictors: Mapping[str, Fitted] | None = None) -> None:
         self.moe, self.predictors = moe, dict(predictors or {})
         if wrong := [name for name, fitted in self.predictors.items() if fitted.about["input"] != "hidden"]:
             raise UserError(f"predictor {wrong[0]}: reads routing; allowed on a device: one that reads hidden")
-        self.wanted = wanted | ({"hidden"} if self.predictors else set())
+        self.wanted = frozenset(map(str, wanted)) | ({"hidden"} if self.predictors else set())
         L, E, K = len(moe.layers), moe.n_experts, moe.top_k
         self.expert_ids = LiveArray("expert_ids", self, (L, K))
-        known = {
-            "router_probs": (L, E),
-            "gate_ahead": (L, AHEAD, K),
-            "hidden": (L, 0),
-            "embedding": (0,),
-            "token_ids": (),
-        }
-        known["expert_weights"] = (L, K)
-        for name, trailing in known.items():
+        known = {"router_probs": (L, E), "gate_ahead": (L, AHEAD, K), "hidden": (L, 0), "expert_weights": (L, K)}
+        for name, trailing in (known | {"embedding": (0,), "token_ids": ()}).items():
             setattr(self, name, LiveArray(name, self, trailing) if name in wanted else None)
         self.predicted: dict[str, Any] = {name: LiveArray(name, self, (L, 0)) for name in self.predictors}
         self.rows = 0
-        self._settled = self._settled_rows = 0  # steps whose signals are all on the CPU, and their rows
+        self._kept = self._kept_rows = 0  # steps whose signals are all on the CPU, and their rows
         self.steps: list[tuple[Pass, StepShown]] = []
         self._at: dict[int, tuple[StepShown, slice]] = {}
 
-    def enter(self, step: Pass, tokens: list[int]) -> None:
+    def signals(self, policy: Policy, predicted: Mapping[str, Any] | None = None) -> TraceSignals:
+        """What is shown, as far as a policy declares it. ``predicted``: outputs [N, L, K'], else the predictors'."""
+        ids = self.predicted if predicted is None else predicted
+        return TraceSignals(self, policy.needs(), ids, policy.predictors())
+
+    def enter(self, step: Pass, tokens: Sequence[int]) -> None:
         """A pass begins over these tokens; its parts are the next rows."""
         shown = StepShown(self, step.rows)
         shown.tokens = np.array(tokens, np.int32)
@@ -209,21 +210,21 @@ class Live:
 
         return hook
 
-    def settle(self) -> None:
+    def ended(self) -> None:
         """The pass has ended. What nobody has read stays on the device, for a while."""
-        while self.rows - self._settled_rows > KEPT:
-            self._settle_next()
+        while self.rows - self._kept_rows > KEPT:
+            self._keep_next()
 
-    def settle_all(self) -> None:
+    def keep_all(self) -> None:
         """Bring to the CPU what the policy has not read, for the trace, and free the device's copies."""
-        while self._settled < len(self.steps):
-            self._settle_next()
+        while self._kept < len(self.steps):
+            self._keep_next()
 
-    def _settle_next(self) -> None:
-        _, shown = self.steps[self._settled]
-        self._settled += 1
-        self._settled_rows += shown.rows
-        shown.settle({"expert_ids", "expert_weights", "token_ids"} | self.wanted)
+    def _keep_next(self) -> None:
+        _, shown = self.steps[self._kept]
+        self._kept += 1
+        self._kept_rows += shown.rows
+        shown.keep({"expert_ids", "expert_weights", "token_ids"} | self.wanted)
 
 
 def _half(values: Array) -> Array:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from policies.api import LayerEvent
-from real.runtime.backend import Backend
 from real.runtime.behind import Behind
-from real.runtime.core import DeviceCore
+from real.runtime.pool import Pool
 from sim.core.accounts import PREDICTOR, Accounts
+from sim.core.core import Core
 from sim.core.state import CoreError
-from sim.core.words import END, NONE
+from sim.core.words import END, NONE, Prediction
 from sim.machine.listener import PASS
 from sim.machine.timings import Timings
 from sim.workload.passes import Pass
@@ -34,12 +34,13 @@ class Machine(Behind):
     :meth:`finish` at the latest.
     """
 
-    def __init__(self, core: DeviceCore, backend: Backend, *, depth: int = 1, predictor_threads: int = 1) -> None:
-        super().__init__(core, backend, depth, predictor_threads)
+    def __init__(self, core: Core, pool: Pool, *, depth: int = 1, predictor_threads: int = 1) -> None:
+        super().__init__(core, pool, depth, predictor_threads)
         self.timings = Timings()
         self.steps = 0
         self.resident = False
-        """Whether all experts were complete when the last step ended, and have kept their slots since."""
+        """Whether all experts were complete when the last step ended and have kept their slots since, and what is
+        computed is what the gate chose."""
         self._step: Pass | None = None
         self._began = self._turn_began = 0
         self._ended: int | None = None  # the last step
@@ -69,11 +70,11 @@ class Machine(Behind):
             self._began = self._ended  # what lies between two steps is the later one's
             self._stalled, self._passed = 0, False
             self.core.step_begin(self.steps, step.prefill, step.requests, step.parts, now)
-            self.resident = self.resident and self.core.all_have_slots  # the policy may have evicted one
-            blocking = self._go_on()
-        self._block(blocking)
+            self.resident = self.resident and self.core.state.holds_all  # the policy may have evicted one
+            blocking = self._go_on(may_block=True)
+        self.block(blocking)
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Wait for the compute that was launched so far, the gate's with it: the one wait of a layer whose choice is
         known. Told earlier, a demand would be on the link before a router can have asked for it, and what arrives
         meanwhile would be no hit. Without the lock: copies go on."""
@@ -81,7 +82,7 @@ class Machine(Behind):
             self.backend.mark().wait()
 
     def read(self, *tensors: Tensor) -> list[NDArray[Any]]:
-        """Their values, which is as long a wait as :meth:`settle`."""
+        """Their values, which is as long a wait as :meth:`drain`."""
         with self._copying(NONE):
             return self.backend.download(*tensors)
 
@@ -97,8 +98,9 @@ class Machine(Behind):
             if not self._passed:
                 self.timeline.layer(self.timeline.free, now, layer)
             event = self.core.gate(layer, demand, tokens, now)
-            blocking = self._go_on()
-        self._block(blocking)
+            self._check_routing(demand, tokens)
+            blocking = self._go_on(may_block=True)
+        self.block(blocking)
         return event
 
     def passed(self) -> None:
@@ -128,7 +130,7 @@ class Machine(Behind):
                 if running is not None:
                     with self._copying(NONE):
                         running.wait()  # without the lock: copies go on meanwhile
-                self._wait()
+                self.wait_for_expert()
 
     def launched(self, experts: list[int]) -> None:
         """The experts that :meth:`turns` has given last were handed to the device."""
@@ -137,7 +139,7 @@ class Machine(Behind):
         with self._lock:
             self._computing.append((self._turn_began, experts, ticket))
             self._retire()
-            self._after()
+            self._go_on()
             if self._computing and self.core.queued:
                 self._work.notify()  # its end may make room, and the copy thread is to know of it
 
@@ -146,7 +148,7 @@ class Machine(Behind):
         with self._lock:
             self._check()
             self._retire(wait=True)
-            self._after()
+            self._go_on()
             step, core = self._step, self.core
             assert step is not None
             now = self.now()
@@ -157,7 +159,8 @@ class Machine(Behind):
             core.accounts.compute_ns += now - self._began - self._stalled
             self.timings.note(step, self._began, now)
             self._ended = now
-            self.resident = core.whole
+            complete = all(n == core.state.chunks for n in core.state.done)
+            self.resident = complete and core.state.holds_all and not core.routes
 
     def measure(self) -> None:
         """What has been so far was to warm up."""
@@ -173,27 +176,27 @@ class Machine(Behind):
         flight, and nobody is told of it any more."""
         self.stop()
         self._check()
-        for _, chunk, ticket in self._link:
+        for _, chunk, ticket in self._under_way:
             with self._copying(chunk):
                 ticket.wait()  # one that fails now is told, though nobody wants it any more
         ended, accounts = self._ended or 0, self.core.accounts
-        if self._link:
-            began = max(self._link[0][0], self._link_free, accounts.start_ns)
+        if self._under_way:
+            began = max(self._under_way[0][0], self._free_since, accounts.start_ns)
             accounts.link_busy_ns += max(0, ended - began)
         return self.core.finish(ended)
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _go_on(self) -> list[tuple[int, int, bool]]:
-        """What the policy wants after a fact of the model's; returns the predictions that are to block the compute."""
-        predictions = self.core.predictions
-        blocking = [asked for asked in predictions if asked[2]]
-        predictions[:] = [asked for asked in predictions if not asked[2]]
-        self._after()
-        return blocking
+    def _check_routing(self, demand: Sequence[int], tokens: Sequence[int]) -> None:
+        """CoreError where the policy has others compute than the gate chose, and does not say which tokens."""
+        routing, policy = self.core.routing, self.core.policy
+        if routing is not None and routing.chosen is None and not policy.lossless:
+            wanted = {x: n for x, n in zip(routing.demand, routing.tokens, strict=True) if n}
+            if wanted != dict(zip(demand, tokens, strict=True)):
+                raise CoreError(f"policy {policy.name} does not say who computes which token (Routing.chosen)")
 
-    def _block(self, predictions: list[tuple[int, int, bool]]) -> None:
-        """Wait for predictions, one after the other, without the lock: copies go on meanwhile."""
+    def block(self, predictions: list[Prediction]) -> None:
+        """Compute waits for predictions, one after the other, without the lock: copies go on meanwhile."""
         for tag, latency, _ in predictions:
             begin = self.now()
             while (left := begin + latency - self.now()) > 0:
@@ -205,21 +208,21 @@ class Machine(Behind):
                 self._stall(begin, now, PREDICTOR)
                 self.timeline.predict(begin, now, blocking=True)
                 self.core.prediction(tag, now)
-                self._after()
+                self._go_on()
 
-    def _wait(self) -> None:
+    def wait_for_expert(self) -> None:
         """Compute waits until an expert is complete; the device has nothing left to compute."""
         with self._lock:
             self._retire()
-            self._after()
+            self._go_on()
             self._waiting_since = self.now()
             while not self.core.ready:
                 self._check()
-                if not self._link:  # the copy thread may have told of a chunk, and not yet asked for the next
-                    self._after()
+                if not self._under_way:  # the copy thread may have told of a chunk, and not yet asked for the next
+                    self._go_on()
                     if self.core.ready:
                         break
-                    if not self._link and not self._predictions:
+                    if not self._under_way and not self._predictions:
                         raise CoreError("deadlock: compute waits and nothing can be copied")
                 self._ready.wait()
             self._charge(self._awaited, self.now())

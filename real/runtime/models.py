@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,8 +10,11 @@ from transformers import AutoModelForCausalLM
 
 from real.runtime.host import Host
 from real.runtime.intake import open_checkpoint
+from real.runtime.offloaded import Offloaded
 from traces.kit.errors import UserError, allowing
+from traces.models.devices import device_of
 from traces.models.families import is_experts
+from traces.models.load import Loaded
 from traces.models.quantised import COMPUTED
 from traces.models.shapes import DTYPES, PUBLISHED, configuration
 
@@ -18,13 +22,31 @@ WEIGHTS = ("auto", "random")
 _AUTO: Any = AutoModelForCausalLM
 
 
+@dataclass(frozen=True)
+class Where:
+    """On what a model is to be run, and how: see :class:`Offloaded`. ``host_memory``: what the user says there is."""
+
+    device: str = "auto"
+    host_memory: int | None = None
+    exact: bool = True
+
+    def open(self, name: str, dtype: str, weights: str = "auto", layers: int | None = None) -> Offloaded:
+        """The model of :func:`open_model`, its experts in host memory and the rest on the device. UserError."""
+        device_of(self.device)  # a slip is told before anything is loaded
+        return self.put(open_model(name, dtype, weights, layers, host_memory=self.host_memory))
+
+    def load(self, name: str, dtype: str) -> Loaded:
+        """A checkpoint with all that belongs to it, for :meth:`put`. UserError."""
+        device_of(self.device)
+        return open_checkpoint(name, dtype, Host(self.host_memory))
+
+    def put(self, model: Any) -> Offloaded:
+        """Take the experts of a model that is loaded into host memory, and the rest to the device. UserError."""
+        return Offloaded(model, device_of(self.device), host_memory=self.host_memory, exact=self.exact)
+
+
 def open_model(
-    name: str,
-    dtype: str,
-    weights: str,
-    layers: int | None = None,
-    *,
-    host_memory: int | None = None,
+    name: str, dtype: str, weights: str, layers: int | None = None, *, host_memory: int | None = None
 ) -> Any:
     """A model on the CPU, in evaluation mode, its experts where a store takes them as they are, or without memory if
     their weights are random.

@@ -108,7 +108,7 @@ class Offloaded:
         At its end the machine's threads have ended, and the memory of its pool is free: it is used once.
         """
         model, name = self.model, f"real_offload_{next(_names)}"
-        pool = machine.core.pool
+        pool = machine.pool
         layers = [LayerCompute(layer.experts, i, pool, self.exact) for i, layer in enumerate(self.moe.layers)]
         run = Run(machine, feed, layers[0].groups)
         machine.core.event.masked_weights = MaskedGate(self.moe, machine.core.event, feed.gate)

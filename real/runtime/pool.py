@@ -10,16 +10,17 @@ from torch import Tensor
 
 from real.runtime.backend import Backend, DeviceError, Ticket
 from real.runtime.store import HostStore
+from sim.core.listener import FactListener
 from sim.core.state import CoreError, split_chunks
 
 ALIGNED = 16
 """Bytes: a GPU's kernels choose by whether what they read begins at a multiple of it."""
 
 
-class Pool:
+class Pool(FactListener):
     """Which expert lies in which slot. The core says who may have one; here is where it is.
 
-    `weights`: name -> [slots, ...], what the kernels read. `slot_of`: flat number -> slot, -1 without one.
+    `weights`: name -> [slots, ...], what the kernels read. `slot_of`: expert number -> slot, -1 without one.
     """
 
     def __init__(self, store: HostStore, capacity: int, chunks: int, backend: Backend) -> None:
@@ -44,7 +45,7 @@ class Pool:
         self._tables: list[Tensor | None] = [None] * n_layers
         self._stale = [True] * n_layers  # tables, of which another than the one on the device holds
         self.holds_all = self.slots == len(self.slot_of)
-        """Then each expert has the slot of its flat number."""
+        """Then each expert has the slot of its number."""
         self._free = list(range(self.slots - 1, -1, -1))
         ends = [0]
         for size in split_chunks(nbytes, chunks):
@@ -75,14 +76,14 @@ class Pool:
         first, end = self._spans[part]
         return self.backend.start_copy(targets[part], self.store.expert(expert)[first:end])
 
-    def release(self, expert: int) -> None:
-        """The core has taken the expert's slot back."""
-        slot = self.slot_of[expert]
+    def evict(self, x: int) -> None:
+        """The core takes the expert's slot back."""
+        slot = self.slot_of[x]
         if slot >= 0:
-            self.slot_of[expert] = -1
+            self.slot_of[x] = -1
             if not self.holds_all:
                 self._free.append(slot)
-            self._stale[expert // self.store.n_experts] = True
+            self._stale[x // self.store.n_experts] = True
 
     def table(self, layer: int) -> Tensor:
         """Slots of a layer's experts on the device, int64 [E]: sent there when one of them has changed."""

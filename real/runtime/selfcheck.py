@@ -121,7 +121,7 @@ def slots_hold_their_experts(device: torch.device) -> None:
     for x in wanted:
         (found,) = backend.download(pool.block[pool.slot_of[x]].clone())
         expect(np.array_equal(found, store.expert(x).numpy()), f"expert {x} has other bytes on the device")
-    pool.release(3)
+    pool.evict(3)
     pool.start_copy(2 * 5).wait()
     (table,) = backend.download(pool.table(0))
     expect(table.tolist() == pool.slot_of[:E], f"the table of layer 0 is {table.tolist()}, not {pool.slot_of[:E]}")

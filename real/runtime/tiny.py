@@ -13,14 +13,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, OlmoeConfig
 
 from policies.api import Policy, Setup
-from real.runtime.core import DeviceCore
-from real.runtime.engine import Engine
-from real.runtime.events import Run
+from real.runtime.events import Feed
 from real.runtime.generate import Served, generate
 from real.runtime.live import Live
 from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
-from real.runtime.pool import Pool
+from real.runtime.runner import Runner, device_machine, running
 from sim.core.core import Core
 from sim.core.replay import replay
 from sim.workload.demand import ordered_union
@@ -79,7 +77,7 @@ class Ran:
         return len(self.logits) == len(other.logits) and all(map(np.array_equal, self.logits, other.logits))
 
 
-class Drawn:
+class Drawn(Feed):
     """The feed of a routing that is drawn: two requests, a prefill each, decode passes of both and then of one.
 
     From the second decode pass of one on they choose the same experts: with room for these there are no misses.
@@ -101,75 +99,53 @@ class Drawn:
             step = Pass(prefill, requests, parts, rows, rows, rows, demand, tokens)
             self.passes.append(step)
             self._ids[id(step)], first = ids, first + rows
-        self.step = self.passes[0]
-
-    def enter(self, step: Pass) -> None:
-        self.step = step
 
     def routing(self) -> NDArray[np.int64]:
         return self._ids[id(self.step)]
 
-    def demand(self, layer: int, ids: NDArray[np.int64], weights: Any) -> tuple[list[int], list[int]]:
-        return self.step.demand[layer], self.step.tokens[layer]
 
-    def gate(self, layer: int, law: Any) -> None:
-        return None
-
-    def settle(self) -> None:
-        return
-
-
-def machine_of(model: Offloaded, make: type[Policy], held: int) -> tuple[Machine, Callable[[], Core]]:
-    """A machine with room for so many experts, and a maker of cores to replay its log with."""
+def _machine(model: Offloaded, make: type[Policy], held: int) -> Machine:
+    """A machine with room for so many experts."""
     nbytes = model.store.layout.nbytes
     setup = Setup(L, E, K, (nbytes,) * L, CHUNKS, held * nbytes, FreeOfCharge())
-    pool = Pool(model.store, setup.budget, CHUNKS, model.backend)
-    core = DeviceCore(make(setup), setup, TraceSignals(None, ()), pool)
-    return Machine(core, model.backend, depth=DEPTH), lambda: Core(make(setup), setup, TraceSignals(None, ()))
+    return device_machine(model, make(setup), TraceSignals(None, ()), DEPTH)
+
+
+def _ran(machine: Machine, logits: list[NDArray[Any]]) -> Ran:
+    """What a run that has ended left."""
+    machine.core.accounts.check()
+    setup, make = machine.core.setup, type(machine.core.policy)
+    fresh = Core(make(setup), setup, TraceSignals(None, ()))
+    return Ran(logits, machine, replay(machine.core.log, fresh) == machine.core.digest())
 
 
 def follow(
-    model: Offloaded,
-    make: type[Policy],
-    held: int,
-    watch: Callable[[Run, Pass, Callable[[], Tensor]], Tensor] | None = None,
+    model: Offloaded, make: type[Policy], held: int, watch: Callable[[Runner], None] = lambda runner: None
 ) -> Ran:
-    """Drawn passes under a policy. ``watch(run, step, forward)``: is to call ``forward``, and return what it does."""
-    feed = Drawn()
-    machine, fresh = machine_of(model, make, held)
-    logits = []
-    with model.attached(machine, feed) as run:
-        engine = Engine(model.model, model.backend.device)
+    """Drawn passes under a policy. ``watch(runner)`` is called before the first of them."""
+    feed, logits = Drawn(), list[NDArray[Any]]()
+    machine = _machine(model, make, held)
+    with running(model, machine, feed) as runner:
+        watch(runner)
         for number, step in enumerate(feed.passes):
-
-            def forward(number: int = number, step: Pass = step) -> Tensor:
-                tokens = [(31 * number + 7 * i) % VOCABULARY for i in range(step.rows)]
-                if step.prefill:
-                    return engine.prefill(step.requests[0], tokens)[None]
-                return engine.decode(step.requests, tokens)
-
-            feed.enter(step)
-            run.begin(step)
-            scores = forward() if watch is None else watch(run, step, forward)
-            logits.append(machine.read(scores)[0].copy())
-            run.end()
-        machine.finish().check()
-    return Ran(logits, machine, replay(machine.core.log, fresh()) == machine.core.digest())
+            tokens = [(31 * number + 7 * i) % VOCABULARY for i in range(step.rows)]
+            logits.append(runner.forward(step, tokens, lambda scores: machine.read(scores)[0].copy()))
+        runner.finish()
+    return _ran(machine, logits)
 
 
 def speak(
     model: Offloaded, make: type[Policy], held: int, prompts: Sequence[Sequence[int]] = ((5, 9, 100), (77,) * 6, (8,))
 ) -> Ran:
     """Prompts continued greedily, with the model's own routing, two at a time."""
-    machine, fresh = machine_of(model, make, held)
-    live, logits = Live(model.moe, frozenset()), []
+    machine, live, logits = _machine(model, make, held), Live(model.moe, ()), list[NDArray[Any]]()
 
     def choose(scores: Tensor) -> int:
         logits.append(machine.read(scores)[0].copy())
         return int(logits[-1].argmax())
 
     requests = [Served(i, list(prompt), choose, 4) for i, prompt in enumerate(prompts)]
-    with model.attached(machine, live) as run, live.attached():
-        generate(run, Engine(model.model, model.backend.device), live, requests, 2, frozenset())
-        machine.finish().check()
-    return Ran(logits, machine, replay(machine.core.log, fresh()) == machine.core.digest())
+    with running(model, machine, live) as runner:
+        generate(runner, live, requests, 2, ())
+        runner.finish()
+    return _ran(machine, logits)

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from real.diff import differences
-from real.runtime.forced import run_forced
 from real.runtime.offloaded import Offloaded
+from real.runtime.recorded import run_forced
 from real.validation.ran import COUNTED, Ran, counted
 from sim.core.accounts import Accounts
 from sim.core.replay import replay
 from sim.experiment.cell import Cell
-from sim.experiment.digest import code_digest
+from sim.experiment.identity import identify
+from sim.experiment.make import make_core, make_policy
+from sim.experiment.provenance import result_of
 from sim.experiment.run import simulate
-from sim.results.document import Outcome, document
+from sim.results.document import Outcome
 
 TIMES = ("tpot_ms", "ttft_ms", "stall_ms_per_token")
 HITS = ("recall", "resident", "complete", "bytes")
@@ -46,7 +48,7 @@ class Logs:
 
 def compare(cell: Cell, model: Offloaded, repeat: int = 1) -> tuple[dict[str, Any], Logs]:
     """Run a cell on the device, and judge it: one row of the result."""
-    return judge(cell, [Ran.of(cell, run_forced(cell, model, cell.policy())) for _ in range(repeat)])
+    return judge(cell, [Ran.of(cell, run_forced(cell, model, make_policy(cell))) for _ in range(repeat)])
 
 
 def judge(cell: Cell, runs: Sequence[Ran], priced: Cell | None = None) -> tuple[dict[str, Any], Logs]:
@@ -60,12 +62,13 @@ def judge(cell: Cell, runs: Sequence[Ran], priced: Cell | None = None) -> tuple[
     ran = found[(len(found) - 1) // 2]
     replays = [_replayed(cell, it) for it in found]
     digest, unlike = replays[(len(found) - 1) // 2]
-    outcome = simulate(priced, priced.policy(), record=True)
-    measured, predicted = ran.document, document(priced, outcome, None)
+    outcome = simulate(priced, make_policy(priced), record=True)
+    measured, predicted = ran.document, result_of(priced, outcome, None)
+    own = identify(cell, outcome.policy.predictors())
     times = {name: [time for it in found if (time := _time(it.document, name)) is not None] for name in TIMES}
     parted = differences(ran.log, outcome.core.log, cell.setup.n_experts, cell.setup.chunks)
     row = {
-        "policy": dict(cell.resolved()["policy"]),
+        "policy": dict(own.resolved["policy"]),
         "budget": cell.config.budget,
         "budget_bytes": cell.setup.budget,
         "errors": errors(measured, predicted),
@@ -85,8 +88,8 @@ def judge(cell: Cell, runs: Sequence[Ran], priced: Cell | None = None) -> tuple[
         ],
         "device": {key: measured[key] for key in KEPT} | {"slots": dict(ran.slots)},
         "simulated": {key: predicted[key] for key in KEPT},
-        "code": code_digest(outcome.policy.name),
-        "cell": cell.key(),
+        "code": own.code,
+        "cell": own.key,
     }
     return row, Logs(ran.log, outcome.core.log)
 
@@ -131,7 +134,7 @@ def _replayed(cell: Cell, ran: Ran) -> tuple[str, list[str]]:
 
 def replayed(cell: Cell, log: Sequence[int]) -> tuple[str, Accounts]:
     """A device's log fed to a fresh core of the same cell, without a clock: its digest and its accounts."""
-    core = cell.core(cell.policy())
+    core = make_core(cell, make_policy(cell))
     digest = replay(log, core)
     return digest, core.finish(core.accounts.start_ns)  # no nanosecond is told: a window of none
 

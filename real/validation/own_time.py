@@ -8,6 +8,7 @@ from real.validation.ran import Ran, Runs
 from sim.experiment.cell import make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.inputs import Inputs
+from sim.experiment.make import make_core, make_policy
 from sim.experiment.policy_time import BASELINE, Logged, measure_policy_time
 
 
@@ -31,4 +32,4 @@ def own_time(runs: Runs, budget: str, inputs: Inputs, repeat: int = 3) -> dict[s
 def _logged(it: tuple[RunConfig, list[Ran]], inputs: Inputs) -> Logged:
     config, runs = it
     cell = make_cell(config, inputs)
-    return Logged(runs[0].log, lambda: cell.core(cell.policy()))
+    return Logged(runs[0].log, lambda: make_core(cell, make_policy(cell)))

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 import real
-from real.runtime.forced import DeviceRun
+from real.runtime.runner import DeviceRun
 from sim.core.accounts import Accounts
 from sim.experiment.cell import Cell
 from sim.experiment.config import RunConfig
-from sim.results.columns import label
-from sim.results.document import document
+from sim.experiment.provenance import result_of
+from sim.results.label import label
 from traces.kit.errors import UserError
+from traces.kit.strict import dump_json
 from traces.kit.whole import write_whole
 
 COUNTED = ("hits", "fates", "fate_bytes", "issued", "demand_bytes", "speculative_bytes", "predicts", "quality")
@@ -52,11 +53,11 @@ class Ran:
         """Of a run that has ended."""
         accounts = run.outcome.accounts
         return cls(
-            document(cell, run.outcome, None),
+            result_of(cell, run.outcome, None),
             run.core.digest(),
             counted(accounts),
             run.core.log,
-            run.core.pool.facts(),
+            run.machine.pool.facts(),
             {"busy_ns": accounts.link_busy_ns, "bytes": accounts.demand_bytes + accounts.speculative_bytes},
             cell.trace.sha256,
             runtime_digest(),
@@ -91,8 +92,7 @@ def save(path: Path, config: RunConfig, ran: Ran) -> None:
     np.savez_compressed(stream, log=np.frombuffer(array("q", ran.log), dtype=np.int64))
     write_whole(path.with_name(f"{path.name}.npz"), stream.getvalue())
     content = {key: value for key, value in vars(ran).items() if key != "log"}
-    text = json.dumps({"config": asdict(config), "ran": content}, indent=1, allow_nan=False)
-    write_whole(path.with_name(f"{path.name}.json"), f"{text}\n")
+    write_whole(path.with_name(f"{path.name}.json"), dump_json({"config": asdict(config), "ran": content}))
 
 
 def load(path: Path, traces: Path) -> tuple[RunConfig, Ran]:

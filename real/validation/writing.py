@@ -8,10 +8,8 @@ import json
 import re
 import sys
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,10 @@ from real.validation.compare import Logs
 from real.validation.criteria import criteria
 from real.validation.verdict import label, markdown, summary, worst_first
 from sim.experiment.cell import Cell
+from sim.experiment.provenance import measured_requests
 from sim.prices import figures
-from sim.results.document import measured_requests
-from traces.kit.errors import UserError
-from traces.kit.whole import write_whole
+from traces.kit.strict import dump_json
+from traces.kit.whole import writable, write_whole
 
 SCHEMA = 1
 
@@ -43,11 +41,6 @@ class Source:
     code: str
     """Of the runtime."""
     exact: bool = True
-
-
-def now() -> str:
-    """The date and time of a measurement, as documents have it."""
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def document_of(
@@ -112,7 +105,7 @@ def write_results(document: Mapping[str, Any], folder: Path, name: str = "") -> 
     """Write NAME.json, NAME.md and NAME.png into the folder. UserError where it cannot be."""
     name = name or word(document["provenance"]["model"]["name"])
     files = {
-        f"{name}.json": (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),
+        f"{name}.json": dump_json(document).encode(),
         f"{name}.md": (markdown(document) + f"\n![predicted against measured]({name}.png)\n").encode(),
     }
     try:
@@ -121,7 +114,7 @@ def write_results(document: Mapping[str, Any], folder: Path, name: str = "") -> 
         files[f"{name}.png"] = draw(document)
     except ImportError:
         sys.stderr.write("no plot: matplotlib is not installed\n")
-    with writable(folder):
+    with writable(f"out={folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
             write_whole(folder / file, content)
@@ -130,19 +123,10 @@ def write_results(document: Mapping[str, Any], folder: Path, name: str = "") -> 
 def write_logs(folder: Path, name: str, row: Mapping[str, Any], logs: Logs) -> None:
     """Write both logs of a cell, for ``python -m real diff``. UserError where they cannot be."""
     inner = folder / "logs" / word(f"{name}-{label(row['policy'])}-{row['budget']}")
-    with writable(folder):
+    with writable(f"out={folder}"):
         inner.mkdir(parents=True, exist_ok=True)
         for side in ("device", "simulated"):
             write_whole(inner / f"{side}.npy", _npy(getattr(logs, side)))
-
-
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """UserError where ``out=`` cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"out={folder}: cannot be written ({error.strerror}); allowed: a folder that can") from None
 
 
 def _npy(log: Sequence[int]) -> bytes:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice, product
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,12 @@ from sim.check.values import at_first, one_other, others
 from traces.kit import conf
 from traces.kit.errors import UserError, allowing
 
-QUICK = {
-    "fmoe": (("search_us", 0.02),),
-    "moe_infinity": (("latency_us", 0.02),),
-    "promoe": (("latency_us", 0.05),),
-}
-"""At the lab's prices what takes microseconds comes too late to matter: times that do not."""
 UNDECLARED = 9
 """Layers for a policy that reads the gates ahead and does not say how far."""
 LARGEST = 257
 """Layers of the largest model that is tried, where a policy refuses smaller ones."""
+TOGETHER = 2
+"""Variants of a policy of which any number of parameters are changed at once."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +62,12 @@ def _world(variant: Variant) -> World:
     policy = _smallest(variant, PLAIN)
     declared, reads = policy.layers_ahead(), Signal.GATE_AHEAD in policy.needs()
     own = sorted(policy.predictors() - set(PREDICTORS))
-    predictors = (*PREDICTORS.values(), *(Predictor(name, 1, 3) for name in own))
+    predictors = (*PREDICTORS.values(), *(Predictor(name, declared or 1, 3) for name in own))
     if own:
         _smallest(variant, World(predictors=predictors))  # it may refuse a predictor that was made up
     if declared is None and reads:
         return World(UNDECLARED, UNDECLARED - 1, predictors)
-    strides = (PREDICTORS[name].stride + 1 for name in policy.predictors() if name in PREDICTORS)
+    strides = (it.stride + 1 for it in predictors if it.name in policy.predictors())
     farthest = declared or 1
     return World(max(3, farthest + 1, *strides), farthest if reads else 2, predictors)
 
@@ -89,9 +86,9 @@ def _smallest(variant: Variant, world: World) -> Policy:
 
 
 def variants() -> Iterator[Variant]:
-    """Every policy there is, with its defaults, with each parameter changed to each other value at hand, as shipped."""
+    """Every policy there is, with its defaults, with parameters changed to other values at hand, and as shipped."""
     alone = (variant for name in registry.names() for variant in of_one(name))
-    yield from dict.fromkeys([*alone, *_by_hand()])
+    yield from dict.fromkeys([*alone, *shipped()])
 
 
 def known_names() -> list[str]:
@@ -107,19 +104,37 @@ def named(name: str) -> list[Variant]:
     known = name in registry.names()
     if name not in known_names():
         raise UserError(f"policy={name}: unknown; {allowing(name, known_names())}")
-    by_hand = [variant for variant in _by_hand() if name in (variant.name, variant.title)]
-    return list(dict.fromkeys([*of_one(name, others), *by_hand] if known else by_hand))
+    given = [variant for variant in shipped() if name in (variant.name, variant.title)]
+    return list(dict.fromkeys([*of_one(name, others), *given] if known else given))
 
 
 def of_one(name: str, values: Callable[[Any, Any], list[Any]] = one_other) -> Iterator[Variant]:
-    """A policy with its defaults, and with each parameter changed to each other value at hand."""
-    base = _required(name)
-    yield Variant(name, base)
-    default = {**registry.defaults(name), **dict(base)}
-    for key, hint in registry.parameters(name).items():
-        for other in values(hint, default.get(key)):
-            changed = {**dict(base), key: other} | {k: v for k, v in QUICK.get(name, ()) if k != key}
-            yield Variant(name, tuple(changed.items()))
+    """A policy with its defaults, with each parameter changed to each other value at hand, and with several at once."""
+    base = dict(_required(name))
+    yield Variant(name, tuple(base.items()))
+    default = {**registry.defaults(name), **base}
+    other = {key: values(hint, default.get(key)) for key, hint in registry.parameters(name).items()}
+    for key, value in ((key, value) for key, found in other.items() for value in found):
+        yield Variant(name, tuple({**base, key: value}.items()))
+    yield from islice(_together(name, base, other), TOGETHER if len(other) > 1 else 0)
+
+
+def _together(name: str, base: Mapping[str, Any], other: Mapping[str, list[Any]]) -> Iterator[Variant]:
+    """What the policy takes of combinations that are drawn, the same ones every time."""
+    draw = Random(name)
+    for _ in range(20 * TOGETHER):
+        chosen = {key: draw.choice(found) for key, found in other.items() if found and draw.random() < 0.5}
+        variant = Variant(name, tuple({**base, **chosen}.items()))
+        if len(chosen) > 1 and _taken(variant):
+            yield variant
+
+
+def _taken(variant: Variant) -> bool:
+    try:
+        _world(variant)
+    except UserError:
+        return False
+    return True
 
 
 @cache
@@ -128,29 +143,7 @@ def _required(name: str) -> tuple[tuple[str, Any], ...]:
     usual = registry.defaults(name)
     keys = {key: at_first(hint) for key, hint in registry.parameters(name).items() if key not in usual}
     tried = [tuple(zip(keys, values, strict=True)) for values in islice(product(*keys.values()), 500)]
-    for params in tried[:-1]:
-        try:
-            _smallest(Variant(name, params), PLAIN)
-        except UserError:
-            continue
-        return params
-    return tried[-1]
-
-
-def _by_hand() -> Iterator[Variant]:
-    yield from shipped()
-    for variant in (Variant("fmoe"), *shipped()):
-        if variant.name in QUICK:
-            own = dict(variant.params) | dict(QUICK[variant.name])
-            yield Variant(variant.name, tuple(own.items()), title=f"{variant}-quick")
-    yield Variant("gate_ahead", (("latency_us", 0.15), ("blocking", True)))
-    yield Variant("gate_ahead", (("distance", 2), ("outstanding", 3), ("overlap_aware", True), ("latency_us", 0.02)))
-    quick = ("latency_us", 0.05)  # at this lab's prices all that takes 200 us comes too late
-    yield Variant("promoe", (quick,))
-    yield Variant("promoe", (quick, ("preemption", False)))
-    yield Variant("promoe", (("latency_us", 0.0), ("reordering", False), ("scope", "global")))
-    yield Variant("promoe", (quick, ("predictor", "gate_ahead"), ("preemption", False), ("reordering", False)))
-    yield Variant("promoe", (quick, ("predictor", "routing"), ("blocking", True)))
+    return next((params for params in tried[:-1] if _taken(Variant(name, params))), tried[-1])
 
 
 def shipped() -> Iterator[Variant]:

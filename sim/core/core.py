@@ -1,4 +1,4 @@
-"""The passive core: residency, queue, pins and accounts, driven by facts and questions (DESIGN section 4).
+"""The passive core: residency, queue, pins and accounts, driven by facts and questions (docs/design.md, rule 1).
 
 It has no clock and does no I/O. A machine (simulated or real) tells it what happened, in time order, and asks it
 what to do next; the same sequence of facts and questions gives the same answers on any machine. The answers are

@@ -1,1 +1,1 @@
-"""From words to results: configuration, cell, run, sweeps."""
+"""From the words of a configuration to a finished run: composed, opened, made, replayed, kept."""

@@ -1,4 +1,4 @@
-"""The bounds that no lossless policy on the GPU can beat (rule 7), at any budgets of a cell."""
+"""The bounds that no lossless policy on the GPU can beat (docs/design.md, rule 7), at any budgets of a cell."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from policies.bounds.belady_bypass import belady_bypass_bytes
 from policies.bounds.future import Future
 from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_ns
 from sim.experiment.cell import Cell
+from sim.experiment.make import passes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Floor:
 def future_of(cell: Cell) -> Future:
     """The demand of the measured requests."""
     n_flat = cell.setup.n_layers * cell.setup.n_experts
-    return Future.of((d for p in cell.passes(cell.selection.measured) for d in p.demand), n_flat)
+    return Future.of((d for p in passes_of(cell, cell.selection.measured) for d in p.demand), n_flat)
 
 
 def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None) -> list[Floor]:
@@ -43,7 +44,7 @@ def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None) -> 
     """
     setup, costs, warm = cell.setup, cell.costs, bool(cell.selection.warmup)
     future = future or future_of(cell)
-    compute = compute_floor_ns(cell.passes(cell.selection.measured), costs)
+    compute = compute_floor_ns(passes_of(cell, cell.selection.measured), costs)
     found = []
     for budget in budgets:
         nbytes = belady_bypass_bytes(future, setup.expert_bytes, setup.n_experts, budget, warm=warm)

@@ -21,13 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from policies import registry
-from sim.experiment.config import RunConfig
+from sim.experiment.config import GROUPS, RunConfig
 from sim.experiment.sweep.axes import listed
 from sim.experiment.sweep.plugins import EXTRAS, check_plugin
 from traces.kit import conf
 from traces.kit.errors import UserError, allowing, one_of
 
-GROUPS = ("policy", "model", "hardware", "workload")
 CHOICES = (*GROUPS, "experiment", "hydra/launcher", "hydra/sweeper")
 """Keys whose value is the name of a file."""
 PATHS = ("trace", "model", "hardware")

@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 
 from sim.cli import split_output, stdout_console, wants_help
 from sim.core.accounts import PHASES
-from sim.experiment import room
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.compose import read_config
+from sim.experiment.make import make_policy, passes_of
+from sim.results.wording import room_line
 from sim.workload.passes import Pass
 from traces.kit.errors import UserError
 from traces.kit.units import format_bytes
@@ -78,13 +79,13 @@ def lru_curve(warmup: Iterable[Pass], measured: Iterable[Pass], n_experts: int) 
 
 def curve_of(cell: Cell) -> Curve:
     """The curve of a cell whose policy is LRU; its budget is of no account. UserError where it would not be exact."""
-    policy = cell.policy()
+    policy = make_policy(cell)
     if policy.name != "lru" or getattr(policy, "by_layer", True):
         raise UserError(f"policy={cell.config.policy['name']}: the curve is LRU's; allowed: lru with scope=global")
     if len(set(cell.setup.expert_bytes)) > 1:
         raise UserError(f"model={cell.model.name}: experts of several sizes; the curve is exact for one size only")
     selection, total = cell.selection, cell.setup.n_layers * cell.setup.n_experts
-    return lru_curve(cell.passes(selection.warmup), cell.passes(selection.measured), total)
+    return lru_curve(passes_of(cell, selection.warmup), passes_of(cell, selection.measured), total)
 
 
 def main(words: Sequence[str]) -> int:
@@ -141,7 +142,7 @@ def _print(cell: Cell, curve: Curve) -> None:
         style="dim",
     )
     if cell.room.bytes < cell.total_expert_bytes:
-        console.print(f"{room.line(cell.room.document())}: no larger budget fits on {cell.hardware.name}", style="dim")
+        console.print(f"{room_line(cell.room.document())}: no larger budget fits on {cell.hardware.name}", style="dim")
 
 
 HELP = """\

@@ -1,71 +1,92 @@
-"""Which code a result depends on."""
+"""Which code a result depends on: named folders whole, and what a run and its policy import."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import inspect
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterable
 from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 
-import sim
-import traces
 from policies import registry
 
-# What only talks to people, or belongs to another command, does not change a result. Files, and whole folders.
-ASIDE = {
-    "traces": {"cli.py", "inspect.py", "plots.py", "reuse.py", "stats.py", "version.py", "words.py", "__main__.py"},
-    "sim": {
-        *("__init__.py", "__main__.py", "bench.py", "cli.py", "curve.py", "finished.py", "fitting.py", "frame.py"),
-        *("help.py", "policy_time.py", "progress.py", "runs.py", "side_by_side.py", "table.py", "titles.py"),
-        *("twins.py", "compare", "sweep"),
-        *("check", "pictures", "report"),
-    },
-}
+FOLDERS = ("traces/format", "sim/core", "sim/machine", "sim/prices", "sim/workload", "policies/bounds")
+"""Every file of these counts."""
+
+RUN, OF_A_RUN = "sim.experiment.run", ("sim.experiment", "sim.results", "sim.machine", "policies")
+"""And all that a run imports of these rooms, the bounds and reference rows among it."""
+
+ASIDE = ("sim", "sim.experiment.compose", "sim.experiment.progress", "sim.results.wording")
+"""But for what turns words into a configuration, which a result has by value, and what only talks to people."""
 
 
 @cache
 def code_digest(policy: str | None = None) -> str:
-    """Hash of the trace reader, the simulator, the bounds and reference rows, and the named policy's own files.
+    """Hash of the code that a result depends on; None: of what all policies share, bounds and reference rows.
 
-    The policy's files are those of its class and base classes, and all of ``policies`` that they import.
+    A policy's own code is the modules of its class and base classes, and all that they import of ``policies`` and of
+    the top-level packages that they are from, be these somebody else's.
     """
-    files = {path for package in (traces, sim) for path in _package(Path(str(package.__file__)).parent)}
-    for path in (Path(inspect.getfile(registry)).parent / "bounds").glob("*.py"):
-        files |= _with_imports(path)
-    for name in {"lru", policy or "lru"}:  # the reference row infinite is LRU
-        for base in registry.find(name).__mro__:
-            if base.__module__ not in ("abc", "builtins"):
-                files |= _with_imports(Path(inspect.getfile(base)))
     digest = hashlib.sha256()
-    for content in sorted(path.read_bytes() for path in files):
+    for content in sorted(path.read_bytes() for path in code_of(policy)):
         digest.update(len(content).to_bytes(8, "little") + content)
     return digest.hexdigest()[:16]
 
 
-def _package(root: Path) -> Iterator[Path]:
-    aside = ASIDE[root.name]
-    inner = root.glob("*.py") if root.name == "traces" else root.rglob("*.py")
-    found = ((path, path.relative_to(root)) for path in inner)
-    return (path for path, within in found if within.as_posix() not in aside and within.parts[0] not in aside)
+def code_of(policy: str | None = None) -> set[Path]:
+    """The files behind :func:`code_digest`."""
+    root = Path(__file__).resolve().parents[2]
+    files = {path for folder in FOLDERS for path in (root / folder).rglob("*.py")}
+    bounds = [f"policies.bounds.{path.stem}" for path in (root / "policies/bounds").glob("*.py")]
+    files |= _imported([RUN, *bounds], OF_A_RUN)
+    if policy is not None:
+        own = {base.__module__ for base in registry.find(policy).__mro__}
+        own = {name for name in own if name.partition(".")[0] not in sys.stdlib_module_names}
+        files |= _imported(own, {"policies", *(name.partition(".")[0] for name in own)})
+    return files
 
 
-def _with_imports(path: Path) -> set[Path]:
-    """A file, and the modules of ``policies`` that it imports, and theirs."""
-    found, new = set[Path](), [path]
-    root = Path(inspect.getfile(registry)).parent
+def _imported(modules: Iterable[str], within: Collection[str]) -> set[Path]:
+    """The files of modules, and of all that they import within some packages, at whatever place in them."""
+    found: dict[str, Path] = {}
+    new = list(modules)
     while new:
-        path = new.pop()
-        if path in found:
+        name = new.pop()
+        path = None if name in found or name in ASIDE else _file(name)
+        if path is None:
             continue
-        found.add(path)
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            names = [node.module] if isinstance(node, ast.ImportFrom) else []
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else names
-            for name in names:
-                package, _, rest = str(name).partition(".")
-                module = root / (rest.replace(".", "/") + ".py")
-                if package == "policies" and module.is_file():
-                    new.append(module)
-    return found
+        found[name] = path
+        for other in _imports(name, path):
+            new += [other] if any(f"{other}.".startswith(f"{package}.") for package in within) else []
+    return set(found.values())
+
+
+@cache
+def _imports(module: str, path: Path) -> frozenset[str]:
+    """What may be modules among the names that a module imports, with the packages around them."""
+    if path.suffix != ".py":  # compiled
+        return frozenset()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names = [f"{module}."]
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [f"{alias.name}." for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            names += [f"{base}.{alias.name}." for alias in node.names]
+    return frozenset(name[:i] for name in names for i, c in enumerate(name) if c == ".")
+
+
+def _file(module: str) -> Path | None:
+    """Where a module lies; None for what is none. Nothing is imported for it."""
+    if (known := getattr(sys.modules.get(module), "__file__", None)) is not None:
+        return Path(known)
+    top, _, rest = module.partition(".")
+    place = rest.replace(".", "/")
+    for folder in getattr(sys.modules.get(top), "__path__", ()) if rest else ():
+        for path in (Path(folder, f"{place}.py"), Path(folder, place, "__init__.py")):
+            if path.is_file():
+                return path
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,20 +19,30 @@ Build = Callable[[Mapping[str, Any]], Policy]
 
 @dataclass(frozen=True, slots=True)
 class There:
-    """What there is: a trace, by the word that names it, predictors beside it, and whether it has train requests.
-
-    ``validation``: some of these are measured, so no predictor that was fitted on them counts.
-    """
+    """What there is for a policy."""
 
     word: str
-    trace: Trace
+    """Names the trace."""
+    trace: Trace | None
+    """Its train requests are learned from."""
+    train: Sequence[int]
     predictors: Collection[str]
-    train: bool
+    signals: Collection[Signal]
+    layers_ahead: int
+    """How far gate_ahead looks."""
     validation: bool = False
+    """Some of the train requests are measured, so no predictor that was fitted on them counts."""
+    live: bool = False
+    """A model that runs shows the signals itself."""
 
-    @property
-    def signals(self) -> list[Signal]:
-        return [signal for signal in Signal if self.trace.has(signal)]
+    @classmethod
+    def of_trace(
+        cls, word: str, trace: Trace, train: Sequence[int], predictors: Collection[str], *, validation: bool = False
+    ) -> There:
+        """Of a trace that shows what it recorded."""
+        signals = [signal for signal in Signal if trace.has(signal)]
+        ahead = 0 if trace.gate_ahead is None else trace.gate_ahead.shape[2]
+        return cls(word, trace, train, predictors, signals, ahead, validation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,7 @@ def _signals(policy: Policy, there: There) -> Lack | None:
     missing = sorted(policy.needs() - set(there.signals))
     if not missing:
         return None
+    assert there.trace is not None  # a model that runs shows all
     recorded = one_of(signal for signal in SIGNALS if there.trace.has(signal))
     switches = [policy.without.get(signal, "") for signal in missing]
     return Lack(
@@ -76,15 +87,13 @@ def _signals(policy: Policy, there: There) -> Lack | None:
 
 def _distance(policy: Policy, there: There) -> Lack | None:
     asked = policy.layers_ahead()
-    if asked is None or Signal.GATE_AHEAD not in policy.needs():
+    if asked is None or Signal.GATE_AHEAD not in policy.needs() or asked <= there.layers_ahead:
         return None
-    recorded = there.trace.gate_ahead.shape[2]  # type: ignore[union-attr]
-    if asked <= recorded:
-        return None
+    who = "a model that runs shows" if there.live else f"trace={there.word} recorded"
     by = f"policy.{policy.ahead}={asked}: " if isinstance(policy.ahead, str) else ""
     return Lack(
         f"{by}policy={policy.name} reads gate_ahead {'so many' if by else asked} layers ahead;"
-        f" trace={there.word} recorded, and allowed: 1 to {recorded}"
+        f" {who}, and allowed: 1 to {there.layers_ahead}"
     )
 
 
@@ -92,8 +101,12 @@ def _predictors(policy: Policy, there: There) -> Lack | None:
     missing = sorted(policy.predictors() - set(there.predictors))
     if not missing:
         return None
+    switches = [way for way in policy.unfitted(there.signals) if way.startswith("policy.") and " after " not in way]
+    if there.live:
+        fit = "give predictor=FILE, of python -m policies fit"
+        what = f"policy={policy.name} needs the predictor {one_of(missing)}: {fit}"
+        return Lack(what, tuple(switches), ", or {}")
     if there.validation:
-        switches = [way for way in policy.unfitted(there.signals) if way.startswith("policy.") and " after " not in way]
         return Lack(
             f"policy={policy.name} needs the predictor {one_of(missing)}, which was fitted on the requests that"
             " measure=validation measures",
@@ -109,9 +122,11 @@ def _predictors(policy: Policy, there: There) -> Lack | None:
 def _train(policy: Policy, there: There) -> Lack | None:
     if there.train or not policy.wants_history():
         return None
+    what = f"policy={policy.name} learns from train requests"
     return Lack(
-        f"policy={policy.name} learns from train requests, and trace={there.word} has no split;"
-        " import or collect it with split=0.7",
+        f"{what}: give trace=, of this model, with a split"
+        if there.live
+        else f"{what}, and trace={there.word} has no split; import or collect it with split=0.7",
         (policy.unlearned,) if policy.unlearned else (),
         ", or give {}",
         vetoes=False,  # another split mends it

@@ -7,12 +7,12 @@ smaller ``hardware.gpu.memory_bytes`` holds some back for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from heapq import nlargest
-from typing import Any
 
 from sim.prices import HardwareProfile, ModelProfile
+from sim.results.wording import room_worded
 from traces import Request
 from traces.kit.errors import UserError, meant
 from traces.kit.units import format_bytes, parse_budget
@@ -79,26 +79,10 @@ class Room:
         return asdict(self)
 
 
-def line(room: Mapping[str, Any]) -> str:
-    """A line for people, from the document of a room."""
-    return f"room for experts: {format_bytes(room['bytes'])} of {worded(room)}"
-
-
-def worded(room: Mapping[str, Any]) -> str:
-    """The sum behind the document of a room: ``24.0 GB, less 271 MB dense part, ...``."""
-    parts = {
-        "dense part": room["dense_bytes"],
-        "embeddings and head": room["head_bytes"],
-        f"KV of {room['kv_tokens']:,} tokens": room["kv_bytes"],
-    }
-    less = ", ".join(f"{format_bytes(nbytes)} {name}" for name, nbytes in parts.items() if nbytes)
-    return f"{format_bytes(room['gpu_bytes'])}, {f'less {less}' if less else 'the rest of the model being unknown'}"
-
-
 def budget_bytes(budget: str | int, total_expert_bytes: int, room: Room, hardware: str) -> int:
     """A budget in bytes: a size, a share of all experts, or ``auto``. UserError for more than there is room for."""
     here = f"{format_bytes(room.bytes)} are there for experts"
-    why = f"{worded(room.document())} (activations not counted)"
+    why = f"{room_worded(room.document())} (activations not counted)"
     there = f"{here} on {hardware}: {why}"
     if not room.bytes:  # whatever the budget
         more = "a larger GPU, a smaller batch or shorter requests"

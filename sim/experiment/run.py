@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from policies.api import Policy, Setup
 from policies.bounds.future import Clairvoyant, Future
 from policies.lru import LRU
+from sim.core.stated import stated
 from sim.experiment.bounds import floors, future_of
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
+from sim.experiment.identity import Identity, identify, of_bounds
 from sim.experiment.inputs import Inputs
+from sim.experiment.make import make_core, make_machine, make_policy, passes_of
 from sim.experiment.progress import Progress
-from sim.experiment.stated import stated
-from sim.results.document import Outcome, document, reference_row
-from sim.results.store import SCHEMA, Store
+from sim.experiment.provenance import result_of
+from sim.prices.changed import changed
+from sim.results.document import SCHEMA, Outcome, reference_row
+from sim.results.store import Store
 from sim.results.timeline import Timeline
 from traces.kit.errors import UserError
 from traces.kit.fields import MAX_INT
@@ -25,7 +29,7 @@ from traces.kit.fields import MAX_INT
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished run: its document (DESIGN section 8) and its folder."""
+    """A finished run: its document (docs/design.md, The result) and its folder."""
 
     document: Mapping[str, Any]
     folder: Path
@@ -44,21 +48,19 @@ def run_config(
 ) -> Result:
     """Run one composed configuration, or read it if it was run before; ``inputs``: shared with other cells."""
     cell = make_cell(config, inputs)
-    policy = cell.policy()
-    store = Store(Path(out))
-    folder = store.folder(f"{policy.name}-{cell.setup.budget}-{cell.key()}")
-    found = store.read(folder, "result.json")
-    if found is not None:
-        return Result(found, folder, cached=True)
-    with store.turn(folder):  # two sweeps that meet in one cell run it once
-        found = store.read(folder, "result.json")
-        if found is not None:
-            return Result(found, folder, cached=True)
+    policy = make_policy(cell)
+    own, store = identify(cell, policy.predictors()), Store(Path(out))
+    folder = store.folder(f"{policy.name}-{cell.setup.budget}-{own.key}")
+
+    def result() -> dict[str, Any]:
         outcome = simulate(cell, policy, record=config.log, shown=config.timeline, progress=progress)
-        bounds = _bounds(cell, store, progress) if config.bounds and policy.lossless else None
-        result = document(cell, outcome, bounds)
-        store.write(folder, result, outcome, config)
-    return Result(result, folder, cached=False)
+        bounds = _bounds(cell, own, store, progress) if config.bounds and policy.lossless else None
+        made = result_of(cell, outcome, bounds, own)
+        store.write(folder, made, outcome, asdict(config))
+        return made
+
+    document, cached = store.once(folder, "result.json", result)
+    return Result(document, folder, cached)
 
 
 def simulate(
@@ -77,7 +79,7 @@ def simulate(
     ``reference``: as a reference row, which is charged no time of its own; ``record``: keep the log of facts;
     ``shown``: keep a timeline.
     """
-    core = cell.core(policy, setup=setup, record=record)
+    core = make_core(cell, policy, setup=setup, record=record)
     total = sum(_rows(cell, r) for r in (*cell.selection.warmup, *cell.selection.measured))
     done = 0
 
@@ -87,41 +89,37 @@ def simulate(
         if progress is not None:
             progress(name or policy.name, done, total)
 
-    facts = stated(policy)
+    decided = stated(policy)
     timeline = Timeline() if shown else None
-    machine = cell.machine(core, note, timeline, charged=not reference)
-    accounts = machine.run(cell.passes(cell.selection.warmup), cell.passes(cell.selection.measured))
+    machine = make_machine(cell, core, note, timeline, charged=not reference)
+    accounts = machine.run(passes_of(cell, cell.selection.warmup), passes_of(cell, cell.selection.measured))
     if accounts.end_ns > MAX_INT:  # no table holds it
+        differing = ", ".join(changed("hardware", cell.config.hardware))
         years = accounts.end_ns // (365 * 86400 * 10**9)
         raise UserError(
             f"hardware={cell.hardware.name}: a run takes {years:,} years on it, so that a figure is a slip"
-            f" ({', '.join(cell.changed('hardware')) or 'none differs from the shipped profile'}); allowed: up to 146"
+            f" ({differing or 'none differs from the shipped profile'}); allowed: up to 146"
         )
-    return Outcome(policy, core, accounts, machine.timings, facts, timeline)
+    return Outcome(policy, core, accounts, machine.timings, decided, timeline)
 
 
 def _rows(cell: Cell, request: int) -> int:
     return int(cell.trace.steps["rows"][cell.trace.steps_of(request)].sum())
 
 
-def _bounds(cell: Cell, store: Store, progress: Progress | None) -> Mapping[str, Any]:
+def _bounds(cell: Cell, own: Identity, store: Store, progress: Progress | None) -> Mapping[str, Any]:
     """The bounds and reference rows of rule 7: one shared cell for all policies."""
-    resolved = {k: v for k, v in cell.resolved().items() if k not in ("policy", "predictors", "log", "timeline")}
-    folder = store.folder(f"bounds-{cell.setup.budget}-{cell.key(resolved, shared=True)}")
-    found = store.read(folder, "bounds.json")
-    if found is not None:
-        return found
-    with store.turn(folder):  # workers that meet here wait for the first, rather than compute the same
-        return store.read(folder, "bounds.json") or _new_bounds(cell, store, folder, progress)
+    folder = store.folder(f"bounds-{cell.setup.budget}-{of_bounds(own).key}")
+    return store.once(folder, "bounds.json", lambda: _new_bounds(cell, store, folder, progress))[0]
 
 
-def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | None) -> Mapping[str, Any]:
+def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | None) -> dict[str, Any]:
     measured = future_of(cell)
     (floor,) = floors(cell, [cell.setup.budget], measured)
     rows = {"infinite": reference_row(_infinite(cell, progress))}
     whole = _whole_future(cell) if cell.selection.warmup else measured
     for name in ("belady_forced", "perfect_next_layer"):
-        policy = cell.policy(name, {})
+        policy = make_policy(cell, name, {})
         if not isinstance(policy, Clairvoyant):
             raise TypeError(f"{name} is not clairvoyant")
         policy.foresee(whole)
@@ -137,7 +135,7 @@ def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | Non
 
 
 def _whole_future(cell: Cell) -> Future:
-    passes = (p for part in (cell.selection.warmup, cell.selection.measured) for p in cell.passes(part))
+    passes = (p for part in (cell.selection.warmup, cell.selection.measured) for p in passes_of(cell, part))
     return Future.of((d for p in passes for d in p.demand), cell.setup.n_layers * cell.setup.n_experts)
 
 

@@ -43,7 +43,7 @@ class Timings:
         self.requests: dict[int, RequestTiming] = {}
 
     def note(self, step: Pass, began: int, ended: int) -> None:
-        """A pass has ended. A request's time begins when it was given its place: see ClosedLoop."""
+        """A pass has ended. A request's time begins with its admission: see ClosedLoop."""
         for request in step.admits:
             self.requests[request] = RequestTiming(began)
         for request, (_, rows) in zip(step.requests, step.parts, strict=True):

@@ -6,14 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from policies import registry
 from sim.core.accounts import FATES, PHASES, STALLS
 from sim.results import titles
+from sim.results.label import label
 from sim.results.predictions import SHARES as FORETOLD
-from traces.kit.errors import UserError
 
 FRAME_SCHEMA = 1
 """Version of the columns. A column may be added under the same number; one that goes or changes raises it."""
@@ -96,10 +94,10 @@ def _columns() -> Iterator[Column]:
         yield Column(name, number, "ms/token", f"compute waited: {words}", f"stall_ms_per_token.{stall}")
     yield Column("stall_ms_per_token", number, "ms/token", "their sum")
     for fate in ("demand", *FATES):
-        meaning = "copied on demand" if fate == "demand" else f"copied ahead: {fate.replace('_', ' ')}"
+        meaning = "copied on demand" if fate == "demand" else f"prefetched: {fate.replace('_', ' ')}"
         yield Column(f"bytes_{fate}_per_token", number, "B/token", meaning, f"bytes_per_token.{fate}")
     yield Column("bytes_per_token", number, "B/token", "their sum")
-    yield Column("prefetch_issued", whole, "loads", "asked for ahead", "prefetch.issued")
+    yield Column("prefetch_issued", whole, "loads", "prefetches", "prefetch.issued")
     for fate in FATES:
         yield Column(f"prefetch_{fate}", whole, "loads", f"of these {fate.replace('_', ' ')}", f"prefetch.{fate}")
     for phase in PHASES:
@@ -163,24 +161,9 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     return made
 
 
-def label(policy: Mapping[str, Any]) -> str:
-    """The policy's name, with the parameters that are not at their defaults; all of them if it is not installed."""
-    defaults = _defaults(str(policy["name"]))
-    own = [f"{key}={value}" for key, value in policy.items() if key != "name" and value != defaults.get(key)]
-    return f"{policy['name']} ({', '.join(own)})" if own else str(policy["name"])
-
-
 def profile_label(result: Mapping[str, Any], group: str) -> str:
     """The name of a run's model or hardware, with the settings in which it is not the shipped one of that name."""
     return titles.with_changes(result, group, str(result["provenance"][group]["name"]))
-
-
-@cache
-def _defaults(policy: str) -> Mapping[str, Any]:
-    try:
-        return registry.defaults(policy)
-    except UserError:  # of a package that is not installed here
-        return {}
 
 
 def leaves(group: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -1,9 +1,11 @@
-"""The result document (DESIGN section 8): derived from the accounts, with nothing left out silently."""
+"""The result document (docs/design.md, The result): derived from the accounts, with nothing left out silently."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,17 +24,17 @@ from sim.core.accounts import (
     Accounts,
 )
 from sim.core.core import Core
-from sim.experiment.cell import Cell
-from sim.experiment.digest import code_digest
 from sim.machine.timings import Timings
-from sim.prices import own_title
 from sim.results.predictions import predictions
 from sim.results.quality import quality
-from sim.results.store import SCHEMA
 from sim.results.timeline import Timeline
-from traces.kit.errors import one_of
+from traces.kit.errors import UserError
 
 NS_PER_MS = 1_000_000
+SCHEMA = 1
+"""Version of the documents: result.json and bounds.json."""
+LONGEST = 200
+"""Characters of somebody's file that a message repeats."""
 
 
 @dataclass(slots=True)
@@ -43,7 +45,7 @@ class Outcome:
     core: Core
     accounts: Accounts
     timings: Timings
-    facts: Mapping[str, Any]
+    decided: Mapping[str, Any]
     """What the policy decided before the first fact."""
     timeline: Timeline | None = None
 
@@ -63,8 +65,17 @@ class Outcome:
         return self.accounts.demand_bytes + self.accounts.speculative_bytes
 
 
-def document(cell: Cell, outcome: Outcome, bounds: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The content of ``result.json``. Deterministic: no clock, no path, no host in it."""
+def document(
+    outcome: Outcome,
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    room: Mapping[str, int],
+    bounds: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The content of ``result.json``. Deterministic: no clock, no path, no host in it.
+
+    ``config``: what the result depends on, by value; ``room``: how much of the GPU's memory experts can have.
+    """
     accounts, nulls = outcome.accounts, {}
     tokens = outcome.generated
     latency = latencies(outcome.timings)
@@ -80,9 +91,9 @@ def document(cell: Cell, outcome: Outcome, bounds: Mapping[str, Any] | None) -> 
     per_token = _per(tokens)
     result: dict[str, Any] = {
         "schema": SCHEMA,
-        "config": cell.resolved(),
-        "provenance": _provenance(cell, outcome),
-        "policy": {"name": outcome.policy.name, "facts": dict(outcome.facts)},
+        "config": config,
+        "provenance": provenance,
+        "policy": {"name": outcome.policy.name, "facts": dict(outcome.decided)},
         "latency_ms": latency,
         "throughput_tokens_per_s": _ratio(tokens * 1e9, outcome.wall_ns),
         "hit_rate": {
@@ -100,10 +111,10 @@ def document(cell: Cell, outcome: Outcome, bounds: Mapping[str, Any] | None) -> 
         "prefetch": {"issued": accounts.issued, **dict(zip(FATES, accounts.fates, strict=True))},
         "link_utilisation": _ratio(accounts.link_busy_ns, outcome.wall_ns),
         "memory": {
-            "budget_bytes": cell.setup.budget,
+            "budget_bytes": config["budget_bytes"],
             "peak_bytes": outcome.core.state.peak + outcome.core.own_bytes,
             "policy_bytes": outcome.core.own_bytes,
-            "room": cell.room.document(),
+            "room": room,
         },
         "totals": {
             "requests": len(outcome.timings.requests),
@@ -196,81 +207,6 @@ def _against(bounds: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _provenance(cell: Cell, outcome: Outcome) -> dict[str, Any]:
-    manifest = cell.trace.manifest
-    own = cell.model.name == manifest.model.name
-    return {
-        "trace": {
-            "sha256": cell.trace.sha256,
-            "recording": manifest.recording,
-            "recorder": asdict(manifest.recorder),
-            "decoding": dict(manifest.decoding),
-            "prompts": asdict(manifest.prompts),
-        },
-        "routing_from": manifest.model.name,
-        "priced_as": cell.model.name,
-        "pricing": f"routing from {manifest.model.name}, priced as {'itself' if own else cell.model.name}",
-        "compute": _compute(cell),
-        "model": {"name": cell.model.name, **own_title("model", cell.model), "changed": cell.changed("model")},
-        "hardware": {
-            "name": cell.hardware.name,
-            **own_title("hardware", cell.hardware),
-            "provenance": cell.hardware.provenance,
-            "inferred": list(cell.hardware.inferred),
-            "changed": cell.changed("hardware"),
-            "overheads": cell.hardware.overheads,
-            **_own_time(cell, outcome),
-            **_noisy(cell),
-        },
-        "costs": dict(cell.costs.sources),
-        "predictors": cell.facts(outcome.policy),
-        "lossless": outcome.policy.lossless,
-        "clairvoyant": outcome.policy.clairvoyant,
-        "measured_requests": measured_requests(cell),
-        "seed": cell.config.seed,
-        "code": code_digest(outcome.policy.name),
-        "cell": cell.key(),
-        "decision_digest": outcome.core.digest(),
-    }
-
-
-def _noisy(cell: Cell) -> dict[str, Any]:
-    """Of the measured tables that priced this run, those whose samples lay far apart."""
-    measured = cell.hardware.measured
-    found = measured.noisy() if measured is not None else {}
-    used = " ".join(cell.costs.sources.values())
-    mine = {name: points for name, points in found.items() if f"{name} (" in used}
-    return {"noisy": mine} if mine else {}
-
-
-def _own_time(cell: Cell, outcome: Outcome) -> dict[str, Any]:
-    """What was charged for the policy's own decisions, in microseconds per pass; nothing where none was."""
-    if not outcome.accounts.policy_ns:
-        return {}
-    prefill, decode = cell.policy_time(outcome.policy.name).ns()
-    return {"policy_us": {"prefill": prefill / 1000, "decode": decode / 1000, "within": "compute"}}
-
-
-def measured_requests(cell: Cell) -> str:
-    """Which requests were measured, in words."""
-    config = cell.config
-    words = ["the test split" if cell.selection.train else "all"]
-    if config.measure == "validation":
-        words = ["a part of the train split, not learned from"]
-    if cell.limit is not None:
-        words.append(f"of these the first {cell.limit}")
-    if config.warmup:
-        words.append(f"after {config.warmup} to warm up")
-    return ", ".join(words)
-
-
-def _compute(cell: Cell) -> str:
-    tables = [cost for cost in ("dense", "experts") if cell.costs.sources[cost].startswith("table")]
-    if tables:
-        return f"measured tables ({one_of(tables)}), roofline for the rest"
-    return "roofline" if cell.model.shapes_known else "bytes / HBM bandwidth (shapes unknown)"
-
-
 def _per(tokens: int) -> Any:
     return lambda total: _ratio(total, tokens)
 
@@ -285,3 +221,27 @@ def _spread(ns: Sequence[float]) -> dict[str, float] | None:
     ms = np.asarray(ns, dtype=np.float64) / NS_PER_MS
     p50, p90, p99 = np.percentile(ms, [50, 90, 99])
     return {"mean": float(ms.mean()), "p50": float(p50), "p90": float(p90), "p99": float(p99)}
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """The content of a ``result.json`` or ``bounds.json``. UserError for what is none, or of another schema."""
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a result ({brief(error)}); remove its folder to run the cell again") from None
+    if not isinstance(found, dict) or "schema" not in found:
+        raise UserError(f"{path}: not a result of python -m sim run or python -m real run")
+    if found["schema"] != SCHEMA:
+        raise UserError(
+            f"{path}: a result of schema {brief(found['schema'])}; this version reads {SCHEMA}. Remove its folder to"
+            " run it again, or keep results of different schemas in different folders"
+        )
+    return found
+
+
+def brief(text: object) -> str:
+    """As one short line, whatever somebody's file holds."""
+    words = " ".join(str(text).split())
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from sim.results.columns import COLUMNS, DTYPES, FRAME_SCHEMA, NEEDED, leaves, r
 from sim.results.finished import LAYERS, REQUESTS, RESULT, finished, no_result, table, tell
 from sim.results.twins import Run, runs
 from traces.kit.errors import UserError
+from traces.kit.whole import whole, writable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,16 +144,8 @@ def save(frame: pd.DataFrame, path: str | Path) -> None:
     path = Path(path)
     table = pa.Table.from_pandas(frame, preserve_index=False)
     about = {_META: str(FRAME_SCHEMA).encode(), **(table.schema.metadata or {})}
-    temp = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        pq.write_table(table.replace_schema_metadata(about), temp)
-        temp.replace(path)
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else error  # pyarrow has words of its own for it
-        raise UserError(f"{path}: cannot be written ({why})") from None
-    finally:
-        with suppress(OSError):  # there may be no such folder
-            temp.unlink()
+    with writable(str(path)), whole(path) as part:
+        pq.write_table(table.replace_schema_metadata(about), part)
 
 
 def _read(path: Path) -> pd.DataFrame:

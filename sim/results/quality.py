@@ -1,4 +1,4 @@
-"""What a lossy policy cost in quality, as far as a replay can know it (rule 8).
+"""What a lossy policy cost in quality, as far as a replay can know it (docs/design.md, rule 8).
 
 First-order: with other experts the later layers and tokens would have been routed otherwise, and no trace shows how.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from sim.cli import wants_help
 from sim.results.timeline import Event, write
 from traces.kit.errors import UserError, allowing
 from traces.kit.units import counted
+from traces.kit.whole import whole, writable
 
 RUN_AGAIN = "run it with timeline=true"
 HELP = """\
@@ -53,13 +53,10 @@ def main(words: Sequence[str]) -> int:
         if folder not in runs:
             sys.stderr.write(f"{folder}: holds bounds and no run, left out\n")
     together = side_by_side(runs)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temp = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        write(temp, together)
-        temp.replace(out)
-    finally:
-        temp.unlink(missing_ok=True)
+    with writable(f"out={out}"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with whole(out) as part:
+            write(part, together)
     sys.stderr.write(
         f"wrote {sum(event['ph'] == 'X' for event in together)} slices of {counted(len(runs), 'run')} to {out}\n"
     )

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from sim.core.accounts import HIT_KINDS, PHASES, STALLS
 from sim.core.log import save
-from sim.experiment.config import RunConfig
-from sim.results.columns import label
+from sim.results.document import Outcome, read_document
+from sim.results.label import label
 from traces.kit.errors import UserError
-
-if TYPE_CHECKING:
-    from sim.results.document import Outcome
-
-
-SCHEMA = 1
-"""Version of the documents: result.json and bounds.json."""
-
-ABANDONED_S = 3600.0
+from traces.kit.strict import dump_json
+from traces.kit.whole import held, remove_abandoned, whole, writable
 
 
 class Store:
@@ -51,92 +37,61 @@ class Store:
             if folder.exists():
                 raise UserError(f"{folder}: not a finished run, it has no {file}; remove it to run the cell again")
             return None
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not a result ({error}); remove its folder to run the cell again") from None
-        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-            raise UserError(f"{path}: not a result of schema {SCHEMA}; remove its folder to run the cell again")
-        return found
+        return read_document(path)
 
-    @contextmanager
-    def turn(self, folder: Path) -> Iterator[None]:
-        """Hold a cell, so that other processes wait; look again whether it is there. A killed holder lets go.
+    def once(self, folder: Path, file: str, make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
+        """A cell's document, and whether it was there; if not, ``make`` has written it, in one process at a time.
 
-        Where the file system has no locks nobody waits: then a cell may be computed twice, with the same bytes.
+        Without locks (see traces.kit.whole.held) a cell may be computed twice, with the same bytes.
         """
-        path = self.root / f".turn-{folder.name}"
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            held = path.open("w")
-        except OSError as error:
-            raise UserError(f"out={self.root}: cannot be written ({error.strerror})") from None
-        with held:
-            with suppress(OSError):
-                fcntl.flock(held, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+        found = self.read(folder, file)
+        if found is not None:
+            return found, True
+        with ExitStack() as stack:
+            with writable(f"out={self.root}"):
+                self.root.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(self.root / f".turn-{folder.name}"))
+            found = self.read(folder, file)  # another process may have been first
+            return (make(), False) if found is None else (found, True)
 
     def write_json(self, folder: Path, file: str, content: Mapping[str, Any]) -> None:
         """Write a cell that is one document."""
-        self._place(folder, lambda temp: _write_json(temp / file, content))
+        self.place(folder, lambda temp: _write_json(temp / file, content))
 
     def place(self, folder: Path, fill: Callable[[Path], None]) -> None:
-        """Let ``fill`` make a folder's files; it is there whole or not at all."""
-        self._place(folder, fill)
+        """Let ``fill`` make a folder's files; it is there whole or not at all. If another was first, its folder stays.
 
-    def write(self, folder: Path, result: Mapping[str, Any], outcome: Outcome, config: RunConfig) -> None:
+        UserError where it cannot be written: the disk is full, say.
+        """
+        with writable(f"out={self.root}: {folder.name}"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(self.root)
+            try:
+                with whole(folder) as part:
+                    part.mkdir()
+                    fill(part)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+
+    def write(self, folder: Path, result: Mapping[str, Any], outcome: Outcome, config: Mapping[str, Any]) -> None:
         """Write a run: result.json, requests.parquet, layers.parquet, config.yaml; if kept, log.npy, timeline.json."""
 
         def fill(temp: Path) -> None:
             _write_json(temp / "result.json", result)
             _requests(outcome, temp / "requests.parquet")
             _layers(outcome, temp / "layers.parquet")
-            (temp / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
+            (temp / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
             if outcome.core.log:
                 save(outcome.core.log, temp / "log.npy")
             if outcome.timeline is not None:
-                outcome.timeline.save(temp / "timeline.json", "simulated", label(config.policy), outcome.core.setup)
+                outcome.timeline.save(temp / "timeline.json", "simulated", label(config["policy"]), outcome.core.setup)
 
-        self._place(folder, fill)
-
-    def _place(self, folder: Path, fill: Callable[[Path], None]) -> None:
-        """Fill a folder beside the final one, then rename; if another process was first, its folder stays.
-
-        UserError where it cannot be written: the disk is full, say.
-        """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            self._sweep()
-            temp = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
-        except OSError as error:
-            raise UserError(f"out={self.root}: cannot be written ({error.strerror})") from None
-        try:
-            fill(temp)
-            temp.chmod(0o755)
-            try:
-                os.rename(temp, folder)  # noqa: PTH104 - the atomic step
-            except OSError:
-                if not folder.is_dir():
-                    raise
-        except OSError as error:
-            why = os.strerror(error.errno) if error.errno else error  # pyarrow has words of its own for it
-            raise UserError(f"out={self.root}: {folder.name}: cannot be written ({why})") from None
-        finally:
-            shutil.rmtree(temp, ignore_errors=True)
-
-    def _sweep(self) -> None:
-        """Remove what a killed process left behind, if it is older than any run takes to be written."""
-        for left in self.root.glob(".new-*"):
-            with suppress(FileNotFoundError):  # another process has just renamed its own
-                if time.time() - left.stat().st_mtime > ABANDONED_S:
-                    shutil.rmtree(left, ignore_errors=True)
+        self.place(folder, fill)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(dump_json(content), encoding="utf-8")
 
 
 def _requests(outcome: Outcome, path: Path) -> None:

@@ -10,13 +10,13 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from sim.core.accounts import FATES, PHASES
-from sim.experiment import room
-from sim.experiment.stated import worded
-from sim.results.columns import label, row
+from sim.results.columns import row
 from sim.results.compare.stats import BLOCKS, LEAST, few
 from sim.results.fitting import Row, fitted
+from sim.results.label import label
 from sim.results.predictions import SHARES
 from sim.results.titles import titles
+from sim.results.wording import decided_worded, room_line
 from traces.calibrate.noise import in_words
 from traces.kit.units import counted, figure, format_bytes
 
@@ -68,7 +68,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
         Text(f"{_recording(source['trace'])}, served in {order}"),
         *_room(memory),
         *_few(totals["requests"]),
-        *([Text(f"{policy['name']} decided: {worded(policy['facts'])}")] if policy["facts"] else []),
+        *([Text(f"{policy['name']} decided: {decided_worded(policy['facts'])}")] if policy["facts"] else []),
     ]
 
 
@@ -84,7 +84,7 @@ def _finding(result: Mapping[str, Any]) -> str:
 
 def _room(memory: Mapping[str, Any]) -> list[Text]:
     """What the card has left for experts; older results do not say."""
-    return [Text(fill(room.line(memory["room"]), 80, subsequent_indent="  "), style="dim")] if "room" in memory else []
+    return [Text(fill(room_line(memory["room"]), 80, subsequent_indent="  "), style="dim")] if "room" in memory else []
 
 
 def _few(requests: int) -> list[Text]:
@@ -195,7 +195,7 @@ def _own_time(result: Mapping[str, Any]) -> list[Text]:
 
 
 def _copies(result: Mapping[str, Any]) -> list[Text]:
-    """How busy the link was, how full the budget, and what the copies ahead were good for."""
+    """How busy the link was, how full the budget, and what the prefetches were good for."""
     fates, busy = result["prefetch"], result["link_utilisation"]
     share = "-" if busy is None else f"{100 * busy:.1f}"
     said = [Text(f"link busy {share} % of the time; at most {format_bytes(result['memory']['peak_bytes'])} in use")]

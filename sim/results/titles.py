@@ -62,7 +62,7 @@ def titles(row: Any) -> Titles:
 
 
 def policy(label: str) -> str:
-    """What a policy is called, from its label (:func:`sim.results.columns.label`): LRU per layer."""
+    """What a policy is called, from its label (:func:`sim.results.label.label`): LRU per layer."""
     name, _, settings = label.partition(" (")
     try:
         title = registry.find(name).title or name

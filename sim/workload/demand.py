@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from traces import Trace
 
 Demand = list[list[int]]
-"""Flat expert numbers per layer, the last token's experts last; within a token by descending weight."""
+"""Expert numbers per layer, the last token's experts last; within a token by descending weight."""
 
 BLOCK = 1024  # rows that are turned into Python numbers at a time
 
@@ -22,7 +22,7 @@ class DemandReader:
     def __init__(self, trace: Trace) -> None:
         self._ids = trace.expert_ids
         self._absent = trace.absent
-        self._first = np.arange(trace.L, dtype=np.int32)[:, None] * trace.E  # flat number of a layer's expert 0
+        self._first = np.arange(trace.L, dtype=np.int32)[:, None] * trace.E  # expert number of a layer's expert 0
         self._slots = trace.L * trace.E
 
     def rows(self, first: int, count: int) -> Iterator[Demand]:
@@ -48,7 +48,7 @@ class DemandReader:
 
 
 def ordered_union(flat: NDArray[Any], slots: int) -> tuple[list[int], list[int]]:
-    """Union of one layer's demand over rows of flat numbers [n, K] (``slots`` and more: none); tokens per expert."""
+    """Union of one layer's demand over rows of expert numbers [n, K] (``slots`` and more: none); tokens per expert."""
     if len(flat) == 1 and int(flat.max()) < slots:  # a token chooses no expert twice
         return flat[0].tolist(), [1] * flat.shape[1]
     # An expert's place in the order is that of its last use: unique() of the reversed sequence finds it first.

@@ -35,7 +35,7 @@ class Pass:
     tokens: Demand
     """Tokens per expert, aligned with ``demand``."""
     admits: tuple[int, ...] = ()
-    """Requests that are given a place at the moment this pass begins."""
+    """Requests that are admitted at the moment this pass begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,8 @@ def _prompt(trace: Trace, request: int) -> bytes | int:
 
 
 class ClosedLoop:
-    """``batch`` requests have a place at any time. A place is free right after its request's last pass, and the next
-    request is admitted to it then; the prefills of the admitted run one by one, before the others' next decode pass.
+    """``batch`` requests are active at any time. When one ends, the next is admitted, right after its last pass; the
+    prefills of the admitted run one by one, before the others' next decode pass.
     """
 
     def __init__(self, trace: Trace, batch: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""The trace's signals, shown to a policy no earlier than the model had them (rule 2)."""
+"""The trace's signals, shown to a policy no earlier than the model had them (docs/design.md, rule 2)."""
 
 from __future__ import annotations
 

@@ -1,56 +1,77 @@
-"""CONTRIBUTING's "add a policy in ten minutes", followed word for word in a copy of the project."""
+"""CONTRIBUTING's recipes, followed word for word in a copy of the project: every file and command that they show."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.install.installing import ROOT, copy_of_the_project, environment_of_its_own, plain_environment
+
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-RECIPE = PAGE.partition("## Add a policy in ten minutes")[2].partition("\n## ")[0]
-LARGE = ("sample", "reference")
+RECIPES = dict(re.findall(r"^## Add an? (\w+) in ten minutes\n(.*?)(?=^## )", PAGE, flags=re.MULTILINE | re.DOTALL))
+BLOCK = re.compile(r"(?:^`([\w/.]+)`[^\n]*:\n\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+"""The name of a file, if it is one; a language; the text."""
+PIP = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_QUIET": "1"}
+"""Nothing is downloaded; 0 is pip's word for no isolation."""
+
+Follow = Callable[[str], list[str]]
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """The project, what is large by a link."""
-    copy = tmp_path / "project"
-    for name in ("policies", "sim", "traces", "conf", "tests"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", *LARGE))
-    for name in LARGE:
-        (copy / "traces" / name).symlink_to(ROOT / "traces" / name)
-    for file in ("pyproject.toml", "moe_offload.py"):
-        shutil.copy(ROOT / file, copy)
-    return copy
+def follow(tmp_path: Path) -> Follow:
+    """Write a recipe's files into a copy of the project, and give its commands there; what they say on stdout."""
+
+    def do(recipe: str) -> list[str]:
+        project = copy_of_the_project(tmp_path / "project", "tests", "CONTRIBUTING.md")
+        path = environment_of_its_own(tmp_path / "env").parent
+        env = {key: value for key, value in plain_environment().items() if not key.startswith("PYTEST_")}
+        env |= {"PYTHONPATH": str(project), "PATH": f"{path}:{env['PATH']}", "PYTEST_ADDOPTS": "-n 0", **PIP}
+        said = []
+        for name, language, text in BLOCK.findall(RECIPES[recipe]):
+            if name:
+                place = project / name
+                assert not place.exists(), f"{name}: a recipe is to add a file, not to change one"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text(text, encoding="utf-8")
+                continue
+            assert language == "sh", f"a block of {language} that has no name"
+            for command in text.splitlines():
+                done = subprocess.run(
+                    command, shell=True, cwd=project, env=env, capture_output=True, text=True, check=False
+                )
+                assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+                said.append(done.stdout)
+        return said
+
+    return do
+
+
+def test_every_recipe_is_followed() -> None:
+    assert set(RECIPES) == {"policy", "predictor", "importer"}
 
 
 @pytest.mark.ci
-def test_the_recipe_works_as_it_stands(project: Path) -> None:
-    files = re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)^```$", RECIPE, flags=re.MULTILINE | re.DOTALL)
-    assert [name for name, _ in files] == ["policies/mru.py", "conf/policy/mru.yaml"]
-    for name, text in files:
-        path = project / name
-        assert not path.exists(), f"{name}: the recipe is to add a policy, not to change one"
-        path.write_text(text, encoding="utf-8")
-    [block] = re.findall(r"^```sh\n(.*?)^```$", RECIPE, flags=re.MULTILINE | re.DOTALL)
-    commands = block.splitlines()
-    assert len(commands) == 3
-    nested = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = nested | {"PYTHONPATH": str(project), "PATH": path, "PYTEST_ADDOPTS": "-n 0"}
-    said = []
-    for command in commands:
-        done = subprocess.run(command, shell=True, cwd=project, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        said.append(done.stdout)
-    ran, checked, tested = said
+def test_a_policy(follow: Follow) -> None:
+    ran, checked, tested = follow("policy")
     assert re.search(r"\bmru\b", ran)
     assert checked.startswith("mru: ")
     assert " passed" in tested
     assert "skipped" not in tested
+
+
+@pytest.mark.ci
+def test_a_predictor(follow: Follow) -> None:
+    *_, ran, checked = follow("predictor")
+    assert "predictor linear" in ran
+    assert checked.startswith("linear: ")
+
+
+@pytest.mark.ci
+def test_an_importer(follow: Follow) -> None:
+    *_, checked, inspected = follow("importer")
+    assert checked.startswith("ok: my_trace: 2 requests, 4 steps, 5 tokens, 2 layers x 4 experts, top-2, ")
+    assert "my_format" in inspected

@@ -5,14 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import sysconfig
-import venv
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.install.installing import Installed, copy_of_the_project, plain_environment
+from tests.install.installing import Installed, copy_of_the_project, environment_of_its_own, plain_environment
 
 
 @pytest.fixture(scope="session")
@@ -35,15 +32,7 @@ def installed(request: pytest.FixtureRequest) -> Installed:
 
 
 def _install(folder: Path, *how: str) -> Installed:
-    """What the project needs is this environment's, pip and setuptools among it."""
-    for tool in ("pip", "setuptools"):
-        if find_spec(tool) is None:
-            pytest.skip(f"installing needs {tool}, which this environment lacks")
-    venv.create(folder / "env", symlinks=True)
-    python = folder / "env" / "bin" / "python"
-    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "env")}))
-    # As plain entries of the path: an installation of the project that is there does not come along.
-    (site / "needs.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+    python = environment_of_its_own(folder / "env")
     project = copy_of_the_project(folder / "project")
     words = ("install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed", *how)
     command = [sys.executable, "-m", "pip", "--python", str(python), *words, str(project)]

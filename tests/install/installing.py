@@ -5,29 +5,39 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
+import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("traces", "policies", "sim", "real", "conf")
 """What a user may call a folder of their own."""
 PARTS = (*OURS, "tests/sim/machine", "moe_offload.py", "pyproject.toml", "README.md", "LICENSE")
+MODEL = "traces/reference/model"
 FORMS = ("namespace", "package")
 
 
-def copy_of_the_project(to: Path) -> Path:
-    """What an installation is made of; the large reference model by a link."""
-    for part in PARTS:
+def copy_of_the_project(to: Path, *more: str) -> Path:
+    """What an installation is made of, and ``more``; the large reference model by a link."""
+    for part in (*PARTS, *more):
         place = to / part
         place.parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, place, ignore=shutil.ignore_patterns("__pycache__", "model", "results"))
+            shutil.copytree(ROOT / part, place, ignore=_left_out, dirs_exist_ok=True)
         else:
             shutil.copy(ROOT / part, place)
-    shutil.copytree(ROOT / "conf" / "model", to / "conf" / "model")
-    (to / "traces" / "reference" / "model").symlink_to(ROOT / "traces" / "reference" / "model")
+    (to / MODEL).symlink_to(ROOT / MODEL)
     return to
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    return {name for name in names if name == "__pycache__" or Path(folder, name) == ROOT / MODEL}
 
 
 def folders_of_the_user(where: Path, names: Sequence[str], form: str) -> Path:
@@ -38,6 +48,18 @@ def folders_of_the_user(where: Path, names: Sequence[str], form: str) -> Path:
         if form == "package":
             (where / name / "__init__.py").write_text("theirs = True\n")
     return where
+
+
+def environment_of_its_own(folder: Path) -> Path:
+    """The Python of a new environment: what the project needs, pip and setuptools among it, and not the project."""
+    for tool in ("pip", "setuptools"):
+        if find_spec(tool) is None:
+            pytest.skip(f"installing needs {tool}, which this environment lacks")
+    venv.create(folder, symlinks=True)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    # As plain entries of the path: an installation of the project that is there does not come along.
+    (site / "needs.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+    return folder / "bin" / "python"
 
 
 def plain_environment() -> dict[str, str]:

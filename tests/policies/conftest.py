@@ -1,20 +1,35 @@
-"""A trace to fit on, and what was fitted on it."""
+"""Policies behind entry points."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 
-from policies.predictors.saved import Fitted
-from tests.policies.fit_traces import draw, fit, write
-from traces import Trace
+from policies import registry
+
+Plug = Callable[..., None]
 
 
-@pytest.fixture(scope="session")
-def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
-    return write(tmp_path_factory.mktemp("fit") / "trace", draw())
+class Point:
+    """An entry point."""
+
+    def __init__(self, name: str, loaded: Any) -> None:
+        self.name, self.value, self.loaded = name, f"elsewhere:{name}", loaded
+
+    def load(self) -> Any:
+        return self.loaded
 
 
-@pytest.fixture(scope="session")
-def fitted(trace: Trace) -> Fitted:
-    """Its file is ``fitted.safetensors`` beside the trace."""
-    return fit(trace, trace.path.parent / "fitted.safetensors")
+@pytest.fixture
+def plug(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plug]:
+    """``plug(*loaded)``: these are installed, as p0, p1, ..., and no others."""
+
+    def install(*loaded: Any) -> None:
+        monkeypatch.setattr(registry, "entry_points", lambda group: [Point(f"p{i}", x) for i, x in enumerate(loaded)])
+        registry._catalogue.cache_clear()
+
+    yield install
+    monkeypatch.undo()
+    registry._catalogue.cache_clear()

@@ -14,8 +14,9 @@ from policies.api import Signal
 from policies.gate_ahead import GateAhead
 from sim.core.state import PENDING
 from tests.policies import scripted
+from tests.policies.desk import Desk
 from tests.policies.lab import ABSENT, FlatCosts, Routing, Witness, draw, run, setup_of
-from tests.policies.scripted import SIZE, Desk, costs, script, sums
+from tests.policies.scripted import SIZE, costs, script, sums
 
 
 def go(routing: Routing, copy: int, *, room: int = 24, **params: Any) -> Any:

@@ -17,11 +17,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 
 from real.runtime.offloaded import Offloaded  # noqa: E402
-from real.runtime.taught import run_taught  # noqa: E402
+from real.runtime.recorded import run_taught  # noqa: E402
 from real.scores import Scores  # noqa: E402
 from sim.experiment.cell import Cell, make_cell  # noqa: E402
 from sim.experiment.compose import read_config  # noqa: E402
 from sim.experiment.config import RunConfig  # noqa: E402
+from sim.experiment.make import make_policy  # noqa: E402
 from tests.traces.models.tiny import save_with_tokenizer, tiny  # noqa: E402
 from traces.collect.record import Wanted, collect  # noqa: E402
 from traces.models.load import Loaded, load  # noqa: E402
@@ -81,14 +82,14 @@ def outputs(cell: Cell, model: Offloaded, policy: Any = None) -> tuple[Any, Any]
         found.append(logits.clone())
         rows.extend(row for first, n in step.parts for row in range(first, first + n))
 
-    run = run_taught(cell, model, policy or cell.policy(), take)
+    run = run_taught(cell, model, policy or make_policy(cell), take)
     return torch.cat(found)[np.argsort(rows)], run
 
 
 def scored(cell: Cell, model: Offloaded, kept: Any, policy: Any = None) -> dict[str, Any]:
     """Figures of a run, against the full model's outputs."""
     scores = Scores(cell.trace, kept)
-    run_taught(cell, model, policy or cell.policy(), scores.take)
+    run_taught(cell, model, policy or make_policy(cell), scores.take)
     return scores.figures()
 
 

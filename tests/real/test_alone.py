@@ -37,16 +37,17 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from real.runtime.forced import run_forced
+from real.runtime.recorded import run_forced
 from real.runtime.models import open_model
 from real.runtime.offloaded import Offloaded
 from sim.experiment.cell import make_cell
+from sim.experiment.make import make_core, make_policy
 from sim.experiment.config import load_config
 from sim.core.replay import replay
 cell = make_cell(load_config(Path(sys.argv[1])))
-policy = cell.policy()
+policy = make_policy(cell)
 run = run_forced(cell, Offloaded(open_model("reference", "float32", "auto"), torch.device("cpu")), policy)
-assert replay(run.core.log, cell.core(cell.policy())) == run.core.digest()
+assert replay(run.core.log, make_core(cell, make_policy(cell))) == run.core.digest()
 print(run.outcome.accounts.hit_row()[0])
 """
 

@@ -14,6 +14,7 @@ from real.cli import main
 from real.diff import differences, facts, in_words
 from sim.core.log import CHUNK, EXPERT, NEXT_CHUNK
 from sim.experiment.cell import make_cell
+from sim.experiment.make import make_policy
 from sim.experiment.run import simulate
 from tests.real.validate_cases import config, one_thread  # noqa: F401
 from traces.kit.errors import UserError
@@ -24,7 +25,7 @@ E, C = 8, 2
 @pytest.fixture(scope="module")
 def log() -> array[int]:
     cell = make_cell(config("policy=lru", "budget=40%", f"chunks={C}", "warmup=1"))
-    return simulate(cell, cell.policy(), record=True).core.log
+    return simulate(cell, make_policy(cell), record=True).core.log
 
 
 def places(log: array[int], op: int) -> list[int]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from real import overheads
 from real.cli import main
 from sim.experiment.cell import make_cell
+from sim.experiment.make import make_policy
 from sim.experiment.run import simulate
 from sim.prices import HardwareProfile, shipped
 from tests.real.validate_cases import one_thread, tiny  # noqa: F401
@@ -131,7 +132,7 @@ def test_a_mistake_is_one_line(
 def _as_simulated(run: overheads.Sample, planted: tuple[int, int, int]) -> overheads.Sample:
     """The sample that a device would give which is as the simulator says, with these overheads."""
     cell = make_cell(overheads.put(run.config, *planted))
-    accounts = simulate(cell, cell.policy()).accounts
+    accounts = simulate(cell, make_policy(cell)).accounts
     return overheads.Sample(
         run.name,
         run.config,

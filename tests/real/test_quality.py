@@ -13,12 +13,13 @@ torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 from policies.api import LayerEvent, Routing  # noqa: E402
 from policies.lru import LRU  # noqa: E402
 from real.quality import full_outputs  # noqa: E402
-from real.runtime.forced import run_forced  # noqa: E402
 from real.runtime.offloaded import Offloaded  # noqa: E402
+from real.runtime.recorded import run_forced  # noqa: E402
 from real.scores import Sums, compare  # noqa: E402
 from sim.core.accounts import SKIPPED, SUBSTITUTED  # noqa: E402
 from sim.core.replay import replay  # noqa: E402
 from sim.core.state import CoreError  # noqa: E402
+from sim.experiment.make import make_core, make_policy  # noqa: E402
 from tests.real.quality_cases import (  # noqa: E402
     FIXED,
     cell_of,
@@ -33,9 +34,9 @@ from tests.real.quality_cases import (  # noqa: E402
     requests_of,
     scored,
 )
+from traces.kit.shipped import PROMPTS_FILE  # noqa: E402
 from traces.models.load import load  # noqa: E402
 from traces.prompts.source import PromptFile  # noqa: E402
-from traces.reference import PROMPTS_FILE  # noqa: E402
 
 pytestmark = pytest.mark.ci  # whole models, many times
 NORMALISED = {"olmoe": False, "qwen2_moe": False, "qwen3_moe": True, "mixtral": True}
@@ -164,7 +165,7 @@ def test_a_traces_routing_is_masked_by_its_recorded_scores(tmp_path: Path) -> No
     model, trace = record("mixtral", tmp_path)
     cell = cell_of(*FIXED, f"trace={trace}", budget="60%")
     offloaded = Offloaded(model, CPU)
-    policy, seen = cell.policy(), []
+    policy, seen = make_policy(cell), []
     route = policy.route
 
     def spy(event: LayerEvent) -> Routing:
@@ -175,7 +176,7 @@ def test_a_traces_routing_is_masked_by_its_recorded_scores(tmp_path: Path) -> No
 
     policy.route = spy  # type: ignore[method-assign]
     run = run_forced(cell, offloaded, policy)
-    assert replay(run.core.log, cell.core(cell.policy())) == run.core.digest()
+    assert replay(run.core.log, make_core(cell, make_policy(cell))) == run.core.digest()
     layer, ids, weights = seen[0]
     first = int(cell.trace.steps["first_row"][cell.trace.steps_of(cell.selection.measured[0])][0])
     scores = cell.trace.router_probs[first : first + len(ids), layer].astype(np.float64)

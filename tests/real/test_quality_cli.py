@@ -46,7 +46,7 @@ def test_any_checkpoint_on_a_file_of_texts(given: Any, tmp_path: Path, capsys: p
     assert low["measured"]["kl_nats"] > high["measured"]["kl_nats"]
     for where in ("simulator", "device"):
         assert 0 < low["first_order"][where]["kept_gate_mass"] < high["first_order"][where]["kept_gate_mass"] < 1
-    assert not list(tmp_path.glob("out/.new-*"))
+    assert not list(tmp_path.glob("out/*.partial"))
 
 
 def test_the_table(given: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

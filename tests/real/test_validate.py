@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 from real.cli import main
-from real.runtime.forced import DeviceRun, run_forced
+from real.runtime.runner import DeviceRun, run_forced
 from real.validation import compare as comparing
 from real.validation.shown import show
 from real.validation.verdict import label, markdown, summary, worst_first
@@ -23,6 +23,7 @@ from sim.core.accounts import LOOKUPS
 from sim.core.log import NEXT_CHUNK
 from sim.core.replay import replay
 from sim.experiment.cell import make_cell
+from sim.experiment.make import make_core, make_policy
 from sim.prices import shipped
 from tests.real.validate_cases import config, one_thread, tiny, words  # noqa: F401
 
@@ -38,7 +39,7 @@ def test_a_replay_of_the_device_counts_what_the_device_counted(policy: str, more
     assert row["replay"]["accounts_agree"], row["replay"]["unlike"]
     assert row["replay"]["replayed_digest"] == row["replay"]["device_digest"]
     assert (row["simulated_digest"] == row["replay"]["device_digest"]) <= (not _of(row, "copies"))
-    core = cell.core(cell.policy())
+    core = make_core(cell, make_policy(cell))
     replay(logs.simulated, core)
     assert core.digest() == row["simulated_digest"]
     lookups = row["device"]["totals"]["lookups"]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sim.experiment.cell import make_cell
+from sim.experiment.make import make_policy
 from sim.experiment.run import run_config, simulate
 from sim.workload.passes import select
 from tests.sim.small_trace import SIZE, Plan, config, one_layer
@@ -52,5 +53,5 @@ def under_seeds(trace: Trace, seeds: range, policy: str = "lru", budget: int = 5
     cell = make_cell(config(trace, budget * SIZE, policy=policy))
     for seed in seeds:
         cell = replace(cell, selection=select(trace, seed=seed))
-        timings = simulate(cell, cell.policy()).timings.requests
+        timings = simulate(cell, make_policy(cell)).timings.requests
         yield pd.Series({request: t.tpot_ns for request, t in timings.items()}).sort_index()

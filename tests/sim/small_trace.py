@@ -70,9 +70,12 @@ def write(
     signals: Mapping[str, ArrayLike] | None = None,
     priced_as: str | None = None,
     name: str = "tiny",
-    sizes: bool = True,
+    sizes: Sequence[int] | bool = True,
 ) -> Trace:
-    """Write requests whose rows follow each other in ``ids`` [N, L, K] and in each of ``signals``, and open them."""
+    """Write requests whose rows follow each other in ``ids`` [N, L, K] and in each of ``signals``, and open them.
+
+    ``sizes``: an expert's bytes by layer; True: SIZE; False: not told.
+    """
     arrays = {"expert_ids": np.asarray(ids), **{name: np.asarray(a) for name, a in (signals or {}).items()}}
     _, n_layers, top_k = arrays["expert_ids"].shape
     trailing = {name: a.shape[1:] for name, a in arrays.items() if name != "expert_ids"}
@@ -93,7 +96,7 @@ def write(
             decoding={"mode": "greedy"},
             recording="synthetic",
             prompts=Prompts("made up", "CC0"),
-            expert_bytes=[SIZE] * n_layers if sizes else None,
+            expert_bytes=[SIZE] * n_layers if sizes is True else sizes or None,
             priced_as=priced_as,
         )
     assert first == len(arrays["expert_ids"]), "the plans do not cover the rows"

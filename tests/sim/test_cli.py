@@ -20,6 +20,7 @@ from sim.core.core import Core
 from sim.core.replay import replay
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
+from sim.experiment.make import make_policy
 from sim.experiment.run import run
 from sim.workload.signals import TraceSignals
 from traces.importers import Options, route_trace
@@ -29,7 +30,7 @@ ROUTE = ROOT.parent / "shared" / "data" / "route_trace" / "gptoss120b.route.csv"
 Sim = Callable[..., subprocess.CompletedProcess[str]]
 
 SHIPPED = [name for name in registry.names() if not registry.find(name).clairvoyant]
-SECTION_8 = {
+KEYS = {
     "config": {"policy", "trace", "budget_bytes", "seed", "hardware", "model", "workload"},
     "provenance": {"trace", "routing_from", "priced_as", "hardware", "seed", "code", "decision_digest"},
     "policy": {"name", "facts"},
@@ -51,7 +52,7 @@ SECTION_8 = {
 def test_every_policy_gives_the_whole_document_and_its_sums_hold(policy: str, tmp_path: Path) -> None:
     folder = run(f"policy={policy}", "budget=4GB", "limit=3", out=tmp_path).folder
     result = json.loads((folder / "result.json").read_text())
-    for key, inner in SECTION_8.items():
+    for key, inner in KEYS.items():
         assert key in result
         if result[key] is None:
             assert key in result["nulls"], key
@@ -116,7 +117,7 @@ def test_a_cell_is_read_when_asked_again(tmp_path: Path) -> None:
     assert again.document == json.loads(json.dumps(first.document))
     assert not other.cached
     assert len(list(tmp_path.glob("bounds-*"))) == 1  # shared by all policies
-    assert not list(tmp_path.glob(".new-*"))
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_another_seed_permutes_requests_and_changes_the_cell(tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_the_kept_log_replays_to_the_digest(tmp_path: Path) -> None:
     result = run(*words, out=tmp_path)
     log = np.load(result.folder / "log.npy")
     cell = make_cell(read_config(words))
-    core = Core(cell.policy(), cell.setup, TraceSignals(cell.trace))
+    core = Core(make_policy(cell), cell.setup, TraceSignals(cell.trace))
     assert replay(log.tolist(), core) == result.document["provenance"]["decision_digest"]
 
 

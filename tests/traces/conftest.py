@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +42,6 @@ def forge() -> Forge:
         (folder / "trace.json").write_text(json.dumps(document))
 
     return replace
-
-
-@pytest.fixture(scope="module")
-def without_sync() -> Iterator[None]:
-    """Let no test wait for the disk that is not about the disk."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)
-        yield
 
 
 @pytest.fixture(scope="session")

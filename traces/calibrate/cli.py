@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -86,7 +85,7 @@ def run(options: Options, models: list[str], out: Path) -> None:
 
         from traces.calibrate.forecast import Plan
         from traces.calibrate.layers import Grids
-        from traces.calibrate.machine import clocks, describe, memory_bytes
+        from traces.calibrate.machine import clocks, describe, memory_bytes, now
         from traces.calibrate.profile import assemble, write
         from traces.calibrate.timing import Clock
         from traces.models.devices import device_of
@@ -105,7 +104,7 @@ def run(options: Options, models: list[str], out: Path) -> None:
     clock, largest = Clock(device), options.largest << 20
     cuda = clock.cuda
     grids = Grids.up_to(options.max_tokens or (4096 if cuda else 256), options.max_context or (8192 if cuda else 2048))
-    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    date = now()
     machine = describe(device)
     _say(f"{machine['device']}: trying each kind of measurement once, to say how long they take")
     plan = Plan(clock, largest, models, options.dtype, grids)

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,11 @@ QUERY = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu,
 RATED = ("bfloat16", "float16", "float32")
 RATE_POINTS = 6
 KERNELS = 100  # launched in a row
+
+
+def now() -> str:
+    """The date and time of a measurement, as documents have it."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def describe(device: torch.device) -> dict[str, str]:

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from traces.kit.whole import write_whole
+
 
 def draw(profile: Mapping[str, Any], path: Path) -> None:
     """Copy bandwidth by size, and the times of each model by tokens. ImportError where matplotlib is absent."""
@@ -23,7 +25,7 @@ def draw(profile: Mapping[str, Any], path: Path) -> None:
         panels.append(Panel(title, partial(_model, model), 7.6, 4.2))
     about = f"{measured['machine']['device']}, measured {measured['date']}; {measured['copies']}; medians, quartiles"
     figure = together(panels, str(profile["name"]) if len(panels) > 1 else "", about, columns=1)
-    path.write_bytes(png(figure, 110))
+    write_whole(path, png(figure, 110))
 
 
 def _rates(table: Mapping[str, Any], key: str) -> list[float]:

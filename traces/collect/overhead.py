@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from traces.collect.generate import PAD, greedy
+from traces.collect.generate import PAD
 from traces.collect.recorder import Recorder
 from traces.collect.serve import serve
 from traces.models.devices import input_device
+from traces.prompts.choosing import greedy
 from traces.prompts.jobs import Job
 
 

@@ -21,13 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from traces.collect.generate import PAD, Choose, passes
+from traces.collect.generate import PAD, passes
 from traces.collect.recorder import RAW, Arrays, Recorder
 from traces.kit.errors import UserError
 from traces.models.cache import known
 from traces.models.devices import input_device
 from traces.models.families import MoeModel
 from traces.models.routers import RecordingError
+from traces.prompts.choosing import Choose
 
 Array = NDArray[Any]
 

@@ -13,25 +13,25 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 
 from traces.collect import overhead
 from traces.collect.pricing import check_priced_as
 from traces.collect.probe import check_cache
-from traces.collect.progress import Progress, size
+from traces.collect.progress import EVERY_S, Progress
 from traces.collect.recorder import Recorder
 from traces.collect.serve import Served, serve
 from traces.format.layout import STEP_DTYPE, signal_dtype
 from traces.format.manifest import About, Prompts
 from traces.format.manifest import Recorder as RecorderInfo
-from traces.kit.errors import UserError, shown
+from traces.kit.errors import UserError
+from traces.kit.progress import showing
+from traces.kit.units import format_bytes
 from traces.models.devices import device_name, input_device
-from traces.models.families import MoeModel, inspect_model
-from traces.models.load import Loaded
+from traces.models.families import MoeModel, inspect_model, signal_shapes
+from traces.models.load import Loaded, end_tokens, recorder_version
 from traces.models.routers import RecordingError
 from traces.prompts.jobs import Decoding, Job, groups, survey
 from traces.prompts.source import PromptFile
-from traces.version import __version__
 from traces.writing.writer import TraceWriter
 
 CHECKPOINT_S = 5.0
@@ -52,36 +52,6 @@ class Wanted:
     overhead_s: float = 0.0
 
 
-def end_tokens(loaded: Loaded) -> set[int]:
-    """The tokens that end a text: the generation config's, and the tokenizer's. UserError for what is no token."""
-    ends = loaded.model.generation_config.eos_token_id
-    found = {loaded.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-    if bad := [token for token in found if not isinstance(token, int)]:
-        raise UserError(
-            f"eos_token_id={shown(bad[0])} in generation_config.json; allowed: a token's number, or several"
-        )
-    return found
-
-
-def signal_shapes(moe: MoeModel, signals: Collection[str], ahead: int) -> dict[str, tuple[int, ...]]:
-    """The optional arrays of the trace, with their shapes after the rows."""
-    L, E, K = len(moe.layers), moe.n_experts, moe.top_k
-    D = moe.model.config.get_text_config().hidden_size
-    width = moe.model.get_input_embeddings().weight.shape[-1]
-    known: dict[str, tuple[int, ...]] = {
-        "expert_weights": (L, K),
-        "router_probs": (L, E),
-        "gate_ahead": (L, ahead, K),
-        "hidden": (L, D),
-        "embedding": (width,),
-        "token_ids": (),
-    }
-    shapes = {name: shape for name, shape in known.items() if name in signals or name == "expert_weights"}
-    if "router_probs" in shapes and moe.has_choice:
-        shapes["router_choice"] = (L, E)
-    return shapes
-
-
 def bytes_per_row(moe: MoeModel, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Bytes that one token takes in the trace, at most: a decode step's entry included."""
     arrays = {"expert_ids": (len(moe.layers), moe.top_k), **shapes}
@@ -92,11 +62,10 @@ def bytes_per_row(moe: MoeModel, shapes: Mapping[str, tuple[int, ...]]) -> int:
 def check_disk(out: Path, needed: int, rows: int) -> None:
     """Say what the trace takes at most; UserError where `out`'s disk has less left."""
     free = shutil.disk_usage(out.parent).free
-    print(f"at most {rows} tokens: {size(needed)} on disk, {size(free)} are free", file=sys.stderr)
+    print(f"at most {rows} tokens: {format_bytes(needed)} on disk, {format_bytes(free)} are free", file=sys.stderr)
     if needed > free:
-        raise UserError(
-            f"out={str(out)!r} takes at most {size(needed)}; allowed: {size(free)} (fewer limit= or signals=)"
-        )
+        most, allowed = format_bytes(needed), format_bytes(free)
+        raise UserError(f"out={str(out)!r} takes at most {most}; allowed: {allowed} (fewer limit= or signals=)")
 
 
 def recipe(loaded: Loaded, prompts: PromptFile, decoding: Decoding, wanted: Wanted, by: RecorderInfo) -> dict[str, Any]:
@@ -180,7 +149,7 @@ def _record(
     progress = Progress(len(prompts), most_rows, writer.requests, writer.tokens)
     saved_s = time.monotonic()
     last: list[Job] = []
-    with recorder.attached(), torch.inference_mode():
+    with showing(progress.state, EVERY_S), recorder.attached(), torch.inference_mode():
         for jobs in groups(prompts, writer.requests, loaded, decoding):
             rows = writer.tokens
             for request, steps, arrays in _served(recorder, jobs, end):
@@ -190,6 +159,7 @@ def _record(
                 saved_s = time.monotonic()
             progress.add(len(jobs), writer.tokens - rows, sum(job.most_rows for job in jobs))
             last = jobs
+    print(progress.state()[1], file=sys.stderr)
     return last
 
 
@@ -208,8 +178,3 @@ def _named(moe: MoeModel, jobs: list[Job]) -> Iterator[None]:
         where = f"{config.model_type} in {config.dtype}, {jobs[0].prompt.where}"
         batch = f" and the {len(jobs) - 1} after it" if len(jobs) > 1 else ""
         raise RecordingError(f"{error} ({where}{batch})") from error
-
-
-def recorder_version() -> str:
-    """Our version and those of the two libraries that decide what is computed."""
-    return f"{__version__} (transformers {transformers.__version__}, torch {torch.__version__})"

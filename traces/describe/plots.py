@@ -20,6 +20,7 @@ from traces.kit.conf import model_title
 from traces.kit.drawing import GREY, INK, LABEL, PALE, dress, name_ends, png, series, short
 from traces.kit.errors import TraceError
 from traces.kit.panels import Panel, together
+from traces.kit.whole import write_whole
 
 PHASES = (("prefill", "#A9B8C9", ""), ("decode", "#4E6A88", "///"))
 
@@ -46,7 +47,7 @@ def write_plots(trace: Trace, stats: Stats, target: Path) -> list[Path]:
         target.mkdir(exist_ok=True)
         for name, draw in drawn.items():
             paths.append(target / f"{name}.png")
-            paths[-1].write_bytes(png(draw(trace, stats)))
+            write_whole(paths[-1], png(draw(trace, stats)))
     except OSError as error:
         raise TraceError(f"{target}: {error.strerror}; allowed: a folder that can be written") from None
     return paths

@@ -1,4 +1,4 @@
-"""The words and shapes of the trace format, version 1 (DESIGN.md, section 7).
+"""The words and shapes of the trace format, version 1 (docs/design.md, The trace format).
 
 N rows (real tokens, in the order of the steps), L layers, E experts per layer, top-K, A layers looked ahead.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NotRequired, TypedDict
@@ -10,7 +9,7 @@ from typing import Any, NotRequired, TypedDict
 from traces.format.layout import MANIFEST_FILE, MAX_EXPERTS, REQUESTS_FILE, SCHEMA, SIGNALS, STEPS_FILE
 from traces.kit.errors import one_of, refusal
 from traces.kit.fields import Fields, FileEntry
-from traces.kit.strict import load_json
+from traces.kit.strict import dump_json, load_json
 
 DECODING_MODES = ("greedy", "sampled", "teacher_forced", "unknown")
 RECORDINGS = ("recorded", "synthetic")
@@ -92,7 +91,7 @@ class Manifest:
     def to_json(self) -> bytes:
         """Return the bytes of ``trace.json``; parse_manifest reads them back."""
         document = {"schema": SCHEMA, **asdict(self)}
-        return (json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+        return dump_json(document).encode("ascii")
 
 
 def parse_manifest(raw: bytes) -> Manifest:

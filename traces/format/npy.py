@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-import re
+import warnings
 from dataclasses import dataclass
 from typing import IO
 
@@ -13,12 +13,11 @@ import numpy as np
 from traces.format.layout import Array
 from traces.kit.errors import refusal
 
-_MAGIC = b"\x93NUMPY"
+_FORMAT = np.lib.format
+_READERS = {(1, 0): (2, _FORMAT.read_array_header_1_0), (2, 0): (4, _FORMAT.read_array_header_2_0)}
+"""By version: how many bytes the header's length takes, and what reads it."""
 _MAX_HEADER = 4096
-_HEADER = re.compile(
-    r"\{'descr': (?P<descr>'[^']*'|\[[^\[\]]*\]), 'fortran_order': (?P<fortran>False|True), "
-    r"'shape': \((?P<shape>(?:\d{1,19}, ?)*(?:\d{1,19})?)\), \} *\n"
-)
+_MAX_SIZE = 2**62
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Header:
 
 def descr_of(dtype: np.dtype) -> str:
     """Return numpy's text for ``dtype``, as .npy headers hold it (a bare string for simple types)."""
-    descr = np.lib.format.dtype_to_descr(dtype)
+    descr = _FORMAT.dtype_to_descr(dtype)
     return descr if isinstance(descr, str) else repr(descr)
 
 
@@ -43,22 +42,26 @@ def read_header(stream: IO[bytes], file: str) -> Header:
     Raises TraceError for anything but a version 1 or 2 header, and for object dtypes, which would have to be
     unpickled.
     """
-    start = stream.read(8)
-    if start[:6] != _MAGIC or start[6:] not in (b"\x01\x00", b"\x02\x00"):
+    start = stream.read(_FORMAT.MAGIC_LEN)
+    if not start.startswith(_FORMAT.MAGIC_PREFIX) or (version := tuple(start[-2:])) not in _READERS:
         raise refusal(file, "first bytes", start, "those of a .npy file, version 1.0 or 2.0")
-    width = 2 if start[6] == 1 else 4
-    length = int.from_bytes(stream.read(width), "little")
-    if length > _MAX_HEADER:
+    width, read = _READERS[version]
+    claim = stream.read(width)
+    length = int.from_bytes(claim, "little")
+    if length > _MAX_HEADER:  # numpy would read it first
         raise refusal(file, "header length", length, f"at most {_MAX_HEADER} bytes")
     raw = stream.read(length)
-    match = _HEADER.fullmatch(raw.decode("latin-1"))
-    if match is None or len(raw) < length:
-        raise refusal(file, "header", raw, "a complete .npy header")
-    descr = match["descr"].strip("'")
-    if "O" in descr:
+    try:
+        with warnings.catch_warnings(action="error"):  # it warns of what it had to mend
+            shape, fortran, dtype = read(io.BytesIO(claim + raw), max_header_size=_MAX_HEADER)
+        descr = descr_of(dtype)
+    except Exception:  # it parses a Python literal, and makes a dtype of it: strangers' bytes find every kind of error
+        raise refusal(file, "header", raw, "a complete .npy header") from None
+    if dtype.hasobject:
         raise refusal(file, "dtype", named(descr), "numbers; pickled objects are never read")
-    shape = tuple(int(size) for size in match["shape"].replace(",", " ").split())
-    return Header(descr, shape, 8 + width + length, match["fortran"] == "True")
+    if any(type(size) is not int or not 0 <= size <= _MAX_SIZE for size in shape):
+        raise refusal(file, "shape", shape, f"integers, 0 to {_MAX_SIZE}")
+    return Header(descr, shape, len(start + claim + raw), fortran)
 
 
 def named(descr: str) -> str:
@@ -92,6 +95,6 @@ def check_header(header: Header, file: str, dtype: np.dtype, shape: tuple[int, .
 def header_bytes(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
     """Return a version 1.0 header; numpy pads it so that its length does not depend on ``shape[0]``."""
     stream = io.BytesIO()
-    descr = np.lib.format.dtype_to_descr(dtype)
-    np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
+    descr = _FORMAT.dtype_to_descr(dtype)
+    _FORMAT.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
     return stream.getvalue()

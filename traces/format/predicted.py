@@ -10,7 +10,6 @@ of a writing that was killed, ``.NAME.*.partial``, is passed over.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import stat
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from traces.format.manifest import Manifest
 from traces.format.mapped import check_file, map_file, open_file, row_chunks
 from traces.kit.errors import one_of, refusal
 from traces.kit.fields import Fields, FileEntry
-from traces.kit.strict import load_json
+from traces.kit.strict import dump_json, load_json
 
 SCHEMA = 1
 ABOUT_FILE, IDS_FILE, TIMING_FILE = "predictor.json", "expert_ids.npy", "timing.json"
@@ -59,7 +58,7 @@ class About:
     def to_json(self, ids: FileEntry) -> bytes:
         """Return the bytes of ``predictor.json``."""
         document = {"schema": SCHEMA, **asdict(self), "files": {IDS_FILE: asdict(ids)}}
-        return (json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+        return dump_json(document).encode("ascii")
 
 
 @dataclass(frozen=True, eq=False)

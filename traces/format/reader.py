@@ -104,6 +104,15 @@ class Trace:
         return slice(int(self._first_steps[request]), int(self._first_steps[request + 1]))
 
 
+def find_trace(name: str) -> Path:
+    """The folder of a shipped trace's name, or the path given. UserError with the names there are."""
+    if name == "sample":
+        return Path(__file__).resolve().parents[1] / "sample"
+    if not name or not Path(name).is_dir():
+        raise UserError(f"trace={name}: no such trace; allowed: sample, or the folder of a trace")
+    return Path(name)
+
+
 def open_trace(path: str | os.PathLike[str], verify: str = "full") -> Trace:
     """Open the trace in folder ``path``.
 

@@ -31,7 +31,7 @@ def parse_options(cls: type[T], args: list[str]) -> T:
             raise UserError(f"unknown key {key!r} in {arg!r}; {allowing(key, known)}")
         if key in given:
             raise UserError(f"{key!r} is given twice")
-        given[key] = _read(key, value, str(known[key].type), ranges.get(key))
+        given[key] = _read(key, value, getattr(known[key].type, "__name__", str(known[key].type)), ranges.get(key))
     missing = [f.name for f in known.values() if f.default is MISSING and f.name not in given]
     if missing:
         raise UserError(f"missing {one_of(f'{name}=' for name in missing)}; allowed keys: {one_of(known)}")

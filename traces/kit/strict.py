@@ -1,4 +1,4 @@
-"""JSON of strangers, strictly: unique keys, finite numbers, and every fault is a ValueError."""
+"""JSON, strictly. Of strangers: unique keys, finite numbers, and every fault is a ValueError."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def load_json(raw: bytes) -> Any:
         return json.loads(raw.decode("utf-8"), **_HOOKS)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def dump_json(document: object) -> str:
+    """Write ``document`` as people read it; raises ValueError for NaN and infinities."""
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

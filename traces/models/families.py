@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -199,3 +200,22 @@ def _layer(model: nn.Module, family: str, name: str, experts: nn.Module, way: st
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return MoeLayer(name, router, experts, law, reader(family, router, block, top_k), way)
+
+
+def signal_shapes(moe: MoeModel, signals: Collection[str], ahead: int) -> dict[str, tuple[int, ...]]:
+    """The optional arrays of the trace, with their shapes after the rows."""
+    L, E, K = len(moe.layers), moe.n_experts, moe.top_k
+    D = moe.model.config.get_text_config().hidden_size
+    width = moe.model.get_input_embeddings().weight.shape[-1]
+    known: dict[str, tuple[int, ...]] = {
+        "expert_weights": (L, K),
+        "router_probs": (L, E),
+        "gate_ahead": (L, ahead, K),
+        "hidden": (L, D),
+        "embedding": (width,),
+        "token_ids": (),
+    }
+    shapes = {name: shape for name, shape in known.items() if name in signals or name == "expert_weights"}
+    if "router_probs" in shapes and moe.has_choice:
+        shapes["router_choice"] = (L, E)
+    return shapes

@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from traces.kit.errors import UserError, meant
+from traces.kit.errors import UserError, meant, shown
 from traces.kit.options import check_choice
+from traces.kit.shipped import MODEL_DIR
 from traces.models.devices import SPREAD, choose, limits, weights_bytes
 from traces.models.families import REFUSED, family_of
 from traces.models.quantised import check_computable, check_stored, dequantising, method_of
-from traces.reference import MODEL_DIR
+from traces.version import __version__
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 REFERENCE = "reference"
@@ -181,3 +183,19 @@ def weights_digest(folder: Path) -> str:
     for file in sorted(folder.glob("*.safetensors")):
         digest.update(file.read_bytes())
     return f"sha256:{digest.hexdigest()}"
+
+
+def end_tokens(loaded: Loaded) -> set[int]:
+    """The tokens that end a text: the generation config's, and the tokenizer's. UserError for what is no token."""
+    ends = loaded.model.generation_config.eos_token_id
+    found = {loaded.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    if bad := [token for token in found if not isinstance(token, int)]:
+        raise UserError(
+            f"eos_token_id={shown(bad[0])} in generation_config.json; allowed: a token's number, or several"
+        )
+    return found
+
+
+def recorder_version() -> str:
+    """Our version and those of the two libraries that decide what is computed."""
+    return f"{__version__} (transformers {transformers.__version__}, torch {torch.__version__})"

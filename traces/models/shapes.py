@@ -12,8 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from traces.kit.errors import UserError, meant, one_of
+from traces.kit.shipped import MODEL_DIR
 from traces.models.families import ROUTER_NAMES
-from traces.reference import MODEL_DIR
 
 _GPT_OSS = {
     "model_type": "gpt_oss",

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from traces.collect.generate import Choose, forced, greedy, sampled
 from traces.kit.errors import UserError
 from traces.models.load import Loaded
+from traces.prompts.choosing import Choose, forced, greedy, sampled
 from traces.prompts.encode import encode
 from traces.prompts.source import Prompt, PromptFile
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from traces.kit.options import check_range, parse_options
-from traces.reference import PROMPTS_FILE
+from traces.kit.shipped import PROMPTS_FILE
+from traces.kit.whole import write_whole
 from traces.reference.text import DOMAINS, Domain
 from traces.reference.tokens import documents
 
@@ -116,7 +117,7 @@ def main(options: Options) -> None:
     check_range("seed", options.seed, 0, 2**31 - 1)
     lines = build(options)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    Path(options.out).write_text(text, encoding="utf-8")
+    write_whole(Path(options.out), text)
     print(f"wrote {len(lines)} prompts", file=sys.stderr)
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
+from traces.kit.whole import whole
+
 Documents = Iterator[tuple[str, str]]
 
 HELD_OUT_ONE_IN = 20
@@ -65,26 +67,24 @@ def _run(*command: str, cwd: Path) -> str:
 
 
 def _fetch_debian(name: str, home: Path) -> None:
-    unpacked = home.with_suffix(".part")
-    unpacked.mkdir(exist_ok=True)
-    _run("apt-get", "download", name, cwd=unpacked)
-    (deb,) = unpacked.glob("*.deb")
-    _run("dpkg-deb", "-x", deb.name, ".", cwd=unpacked)
-    (unpacked / "VERSION").write_text(_run("dpkg-deb", "-f", deb.name, "Version", cwd=unpacked))
-    deb.unlink()
-    unpacked.rename(home)
+    with whole(home, sync=False) as unpacked:
+        unpacked.mkdir()
+        _run("apt-get", "download", name, cwd=unpacked)
+        (deb,) = unpacked.glob("*.deb")
+        _run("dpkg-deb", "-x", deb.name, ".", cwd=unpacked)
+        (unpacked / "VERSION").write_text(_run("dpkg-deb", "-f", deb.name, "Version", cwd=unpacked))
+        deb.unlink()
 
 
 def _fetch_npm(name: str, home: Path) -> None:
-    unpacked = home.with_suffix(".part")
-    unpacked.mkdir(exist_ok=True)
-    _run("npm", "pack", name, cwd=unpacked)
-    (tgz,) = unpacked.glob("*.tgz")
-    with tarfile.open(tgz) as archive:
-        archive.extractall(unpacked, filter="data")
-    (unpacked / "VERSION").write_text(json.loads((unpacked / "package/package.json").read_text())["version"])
-    tgz.unlink()
-    unpacked.rename(home)
+    with whole(home, sync=False) as unpacked:
+        unpacked.mkdir()
+        _run("npm", "pack", name, cwd=unpacked)
+        (tgz,) = unpacked.glob("*.tgz")
+        with tarfile.open(tgz) as archive:
+            archive.extractall(unpacked, filter="data")
+        (unpacked / "VERSION").write_text(json.loads((unpacked / "package/package.json").read_text())["version"])
+        tgz.unlink()
 
 
 class _Prose(HTMLParser):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from traces.kit.errors import UserError
 from traces.kit.options import check_range, parse_options
+from traces.kit.whole import whole
 from traces.reference.architecture import GROUPED, SORTED, balance_loss, build
 from traces.reference.text import DOMAINS
 
@@ -110,9 +111,8 @@ def progress_of(run: Run, options: Options) -> float:
 def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: Run, options: Options) -> None:
     """Write the checkpoint at `path`, atomically."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "run": asdict(run)}
-    part = path.with_suffix(".part")
-    torch.save({**state, "options": asdict(options), "command": sys.argv[1:]}, part)
-    part.replace(path)
+    with whole(path) as part:
+        torch.save({**state, "options": asdict(options), "command": sys.argv[1:]}, part)
 
 
 def resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, options: Options) -> Run:

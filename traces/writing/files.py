@@ -13,8 +13,9 @@ from traces.format.layout import REQUESTS_FILE, STEP_DTYPE, STEPS_FILE, signal_d
 from traces.format.manifest import Counts
 from traces.format.npy import header_bytes
 from traces.format.requests import HEADER_LINE
+from traces.kit.whole import JOURNAL
 from traces.writing.growing import GrowingFile
-from traces.writing.journal import JOURNAL, Checkpoint, damaged
+from traces.writing.journal import Checkpoint, damaged
 
 NOTHING = Counts(0, 0, 0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from traces.format.mapped import hash_stream
-from traces.writing.journal import Mark, damaged, open_regular, sync_stream
+from traces.writing.journal import Mark, damaged, open_regular
 
 _CHUNK = 2**20
 
@@ -67,16 +67,15 @@ class GrowingFile:
 
     def sync(self) -> Mark:
         """Put all of it on the disk, and return how much that is."""
-        sync_stream(self._stream)
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
         return Mark(self._bytes, self._crc32)
 
-    def finish(self, head: bytes, *, durable: bool) -> tuple[str, int]:
+    def finish(self, head: bytes) -> tuple[str, int]:
         """Put ``head`` over the first one, which is as long, and close; returns the SHA-256 and the size."""
         with self._stream as stream:
             stream.seek(0)
             stream.write(head)
-            if durable:
-                sync_stream(stream)
             stream.seek(0)
             return hash_stream(stream), self._bytes
 

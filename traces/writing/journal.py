@@ -12,9 +12,10 @@ from typing import Any, BinaryIO
 
 from traces.format.manifest import Counts
 from traces.kit.errors import TraceError, one_of, refusal, shown
-from traces.kit.strict import load_json
+from traces.kit.strict import dump_json, load_json
+from traces.kit.whole import JOURNAL, publish
 
-JOURNAL, NEXT_JOURNAL = "journal.json", "journal.json.new"
+NEXT_JOURNAL = f"{JOURNAL}.new"
 _SCHEMA = 1
 _MAX_BYTES = 16 * 2**20
 _MAX_INT = 2**62
@@ -53,14 +54,11 @@ def as_json(facts: Mapping[str, Any]) -> dict[str, Any]:
 def write_journal(place: Path, facts: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """Replace the journal of folder ``place`` at once; it survives a power cut as soon as this returns."""
     document = {"schema": _SCHEMA, "facts": facts, **asdict(checkpoint)}
-    raw = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode("ascii")
+    raw = dump_json(document).encode("ascii")
     if len(raw) > _MAX_BYTES:
         raise refusal(str(place), "size of the journal", f"{len(raw)} bytes", f"at most {_MAX_BYTES}: a smaller recipe")
-    with (place / NEXT_JOURNAL).open("wb") as stream:
-        stream.write(raw)
-        sync_stream(stream)
-    (place / NEXT_JOURNAL).replace(place / JOURNAL)
-    sync_folder(place)
+    (place / NEXT_JOURNAL).write_bytes(raw)
+    publish(place / NEXT_JOURNAL, place / JOURNAL)
 
 
 def read_journal(place: Path, facts: Mapping[str, Any], files: Collection[str]) -> Checkpoint:
@@ -108,23 +106,6 @@ def open_regular(path: Path, flags: int) -> BinaryIO:
         raise OSError("not a regular file")
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     return os.fdopen(os.open(path, flags), "r+b" if flags & os.O_RDWR else "rb")
-
-
-def sync_stream(stream: BinaryIO) -> None:
-    """Return when what was written to ``stream`` is on the disk."""
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Return when the names in ``folder`` are on the disk. Windows cannot be told to, and orders them itself."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _differences(here: object, there: object, key: str = "") -> Iterator[tuple[str, str, str]]:

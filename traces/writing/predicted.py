@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import secrets
-import shutil
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,8 @@ from traces.format.predicted import (
 from traces.format.reader import Trace
 from traces.kit.errors import UserError, refusal
 from traces.kit.fields import FileEntry
+from traces.kit.strict import dump_json
+from traces.kit.whole import whole
 
 
 def write_predicted(
@@ -49,48 +49,34 @@ def write_predicted(
 
     ``blocks``: consecutive rows of the outputs, [n, L, K'] each, of any integer dtype; all N rows in all. The accuracy
     is counted here. Raises TraceError for what the format does not allow, and UserError where NAME exists, unless
-    ``overwrite``, which replaces it as a whole (killed between the two renames, NAME is gone, and the old one lies in
-    ``.NAME.*.old.partial``).
+    ``overwrite``, which replaces it as a whole (see traces.kit.whole).
     """
     refuse_existing(trace, name, overwrite=overwrite)
-    place = trace.path / PREDICTED
-    token = secrets.token_hex(4)
-    temporary, old = place / f".{name}.{token}.partial", place / f".{name}.{token}.old.partial"
+    home = trace.path / PREDICTED / name
     try:
-        place.mkdir(exist_ok=True)
-        temporary.mkdir()
-        tally = _Tally(trace, stride)
-        entry = _write_ids(temporary / IDS_FILE, blocks, trace, name, stride, top_k, tally)
-        about = About(name, kind, input, stride, top_k, trace.sha256, dict(fit), tally.accuracy()).to_json(entry)
-        check_about(about, name, trace.manifest, trace.sha256)  # what cannot be read would make the trace unreadable
-        (temporary / ABOUT_FILE).write_bytes(about)
-        if timing is not None:
-            (temporary / TIMING_FILE).write_text(json.dumps(dict(timing), indent=1, allow_nan=False) + "\n")
-        refuse_existing(trace, name, overwrite=overwrite)
-        if (place / name).is_dir():
-            (place / name).rename(old)
-        temporary.rename(place / name)
+        home.parent.mkdir(exist_ok=True)
+        with whole(home, over=True) as part:
+            part.mkdir()
+            tally = _Tally(trace, stride)
+            entry = _write_ids(part / IDS_FILE, blocks, trace, name, stride, top_k, tally)
+            about = About(name, kind, input, stride, top_k, trace.sha256, dict(fit), tally.accuracy()).to_json(entry)
+            check_about(about, name, trace.manifest, trace.sha256)  # else nobody could read the trace any more
+            (part / ABOUT_FILE).write_bytes(about)
+            if timing is not None:
+                (part / TIMING_FILE).write_text(dump_json(dict(timing)))
+            refuse_existing(trace, name, overwrite=overwrite)
     except OSError as error:
         raise UserError(
-            f"{place / name}: {error.strerror}; allowed: a trace in a folder that can be written, on a disk with room"
+            f"{home}: {error.strerror}; allowed: a trace in a folder that can be written, on a disk with room"
         ) from None
-    finally:
-        if old.is_dir() and not (place / name).exists():
-            old.rename(place / name)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return open_one(trace.path, name, trace.manifest, trace.sha256)
 
 
 def refuse_existing(trace: Trace, name: str, *, overwrite: bool) -> None:
     """Refuse a name that cannot be one, or is taken: before hours of fitting rather than after them."""
     check_name(name)
-    if name in _names(trace.path / PREDICTED) and not overwrite:
+    if os.path.lexists(trace.path / PREDICTED / name) and not overwrite:
         raise UserError(f"{trace.path / PREDICTED / name}: exists already; allowed: another name=, or overwrite=true")
-
-
-def _names(place: Path) -> set[str]:
-    return {path.name for path in place.iterdir()} if place.is_dir() else set()
 
 
 def _write_ids(

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from traces.format.layout import MANIFEST_FILE
 from traces.format.manifest import KNOWN_FILES
 from traces.kit.errors import TraceError, one_of
-from traces.writing.journal import (
-    JOURNAL,
-    NEXT_JOURNAL,
-    Checkpoint,
-    as_json,
-    damaged,
-    read_journal,
-    sync_folder,
-    sync_stream,
-    write_journal,
-)
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from traces.kit.whole import JOURNAL, held, publish, remove_abandoned, sync_path, temporary
+from traces.writing.journal import NEXT_JOURNAL, Checkpoint, as_json, damaged, read_journal, write_journal
 
 DATA = "unfinished"
 
@@ -41,14 +27,16 @@ class Scratch:
     def __init__(self, path: Path) -> None:
         self.path = path
         refuse_existing(path)
-        self.folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-        _make(self.folder, path)
+        remove_abandoned(path.parent, path.name)
+        self.folder = temporary(path)
+        with _can_be_made(path):
+            self.folder.mkdir()
 
     def publish(self, manifest: bytes) -> None:
         """Add ``trace.json`` and give the folder its name."""
         (self.folder / MANIFEST_FILE).write_bytes(manifest)
         refuse_existing(self.path)
-        self.folder.rename(self.path)
+        publish(self.folder, self.path)
 
     def discard(self) -> None:
         """Remove the folder."""
@@ -58,50 +46,40 @@ class Scratch:
         """Do nothing: nobody else can know the folder."""
 
 
-class Partial:
+class Partial(Scratch):
     """The folder ``.NAME.partial`` beside ``path``, where a recording survives its process.
 
     It holds ``journal.json`` and, in ``unfinished/``, the files of the trace. That inner folder becomes
     ``path`` by one rename, so whenever the process is killed there is the journal with the files it speaks
     of, or the finished trace. ``last`` is the checkpoint to go on from, or None.
 
-    One process at a time holds the folder, by a lock that ends with it (``flock``, also that of its forked
-    children). On a network file system it keeps out processes of the same machine only; on Windows there is
-    no lock, and two recordings into one ``path`` must not run at once.
+    One process at a time holds the folder, by the lock ``.NAME.partial.lock`` beside it.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any], files: Collection[str]) -> None:
         self.path, self._facts = path, as_json(facts)
         self.place = path.with_name(f".{path.name}.partial")
         self.folder = self.place / DATA
-        if not os.path.lexists(self.place):
-            refuse_existing(path)
-            _make(self.place, path, exist_ok=True)
-        self._lock = _lock(self.place)
-        try:
+        with _can_be_made(path), ExitStack() as stack:
+            try:
+                stack.enter_context(held(path.with_name(f"{self.place.name}.lock"), wait=False))
+            except BlockingIOError:
+                raise TraceError(f"{self.place}: another process records there; allowed: one at a time") from None
+            if not os.path.lexists(self.place):
+                refuse_existing(path)
+                self.place.mkdir()
             self.last = self._look(files)
-        except OSError as error:
-            self.release()
-            raise _not_ours(self.place, error) from None
-        except BaseException:
-            self.release()
-            raise
+            self._lock = stack.pop_all()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Put ``checkpoint`` into the journal; the files must be on the disk already."""
-        sync_folder(self.folder)
+        sync_path(self.folder)
         write_journal(self.place, self._facts, checkpoint)
-        sync_folder(self.place.parent)
+        sync_path(self.place.parent)
 
     def publish(self, manifest: bytes) -> None:
         """Add ``trace.json``, give the files their place at ``path`` and remove the rest."""
-        with (self.folder / MANIFEST_FILE).open("wb") as stream:
-            stream.write(manifest)
-            sync_stream(stream)
-        sync_folder(self.folder)
-        refuse_existing(self.path)
-        self.folder.rename(self.path)
-        sync_folder(self.path.parent)
+        super().publish(manifest)
         self.discard()
 
     def discard(self) -> None:
@@ -111,12 +89,12 @@ class Partial:
 
     def release(self) -> None:
         """Let others have the folder; it stays as it is."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.close()
 
     def _look(self, files: Collection[str]) -> Checkpoint | None:
         """Return the last checkpoint, or leave an empty inner folder where there is nothing to go on from."""
+        if not stat.S_ISDIR(self.place.lstat().st_mode):
+            raise damaged(self.place, "kind", "no folder", "a folder; links are not followed")
         found = {entry.name for entry in self.place.iterdir()}
         for name in sorted(found - {JOURNAL, NEXT_JOURNAL, DATA}):
             raise damaged(self.place, "name", name, one_of((JOURNAL, DATA)))
@@ -135,7 +113,7 @@ class Partial:
             shutil.rmtree(self.folder)
         # Of a trace that was finished, and is no longer there. It must be gone before there are files again.
         (self.place / JOURNAL).unlink(missing_ok=True)
-        sync_folder(self.place)
+        sync_path(self.place)
         self.folder.mkdir()
         return None
 
@@ -175,37 +153,10 @@ def refuse_place(path: Path) -> None:
     refuse_existing(path)
 
 
-def _make(folder: Path, path: Path, *, exist_ok: bool = False) -> None:
-    """Make the folder in which the trace ``path`` comes about; an error names ``path``, which the user knows."""
+@contextmanager
+def _can_be_made(path: Path) -> Iterator[None]:
+    """TraceError for an OSError in this block; it names the trace ``path``, which the user knows."""
     try:
-        folder.mkdir(exist_ok=exist_ok)
+        yield
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror}; allowed: a place that can be written") from None
-
-
-def _lock(place: Path) -> int | None:
-    """Lock the folder itself, so that there is no lock file to remove, or to be removed by others."""
-    descriptor = None
-    try:
-        if not stat.S_ISDIR(place.lstat().st_mode):
-            raise damaged(place, "kind", "no folder", "a folder; links are not followed")
-        if fcntl is None:
-            return None
-        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The other process may have finished, and removed the folder, since it was opened.
-        if os.path.samestat(os.fstat(descriptor), place.lstat()):
-            return descriptor
-        raise FileNotFoundError
-    except (OSError, TraceError) as error:
-        if descriptor is not None:
-            os.close(descriptor)
-        if isinstance(error, (BlockingIOError, FileNotFoundError)):
-            raise TraceError(f"{place}: another process records there; allowed: one at a time") from None
-        if isinstance(error, OSError):
-            raise _not_ours(place, error) from None
-        raise
-
-
-def _not_ours(place: Path, error: OSError) -> TraceError:
-    return TraceError(f"{place}: {error.strerror}; allowed: a folder to read, write and lock")

@@ -151,7 +151,7 @@ class TraceWriter:
 
         It waits for the disk, some milliseconds or, with much unwritten, seconds.
         """
-        if isinstance(self._place, Scratch):
+        if not isinstance(self._place, Partial):
             raise RuntimeError("checkpoint() of a TraceWriter that was given no recipe")
         self._require_whole()
         with self._writing():
@@ -174,11 +174,10 @@ class TraceWriter:
         self._require_whole()
         if not self._counts.requests:
             raise refusal(REQUESTS_FILE, "number of requests", 0, "at least 1")
-        durable = isinstance(self._place, Partial)
-        if durable:
+        if isinstance(self._place, Partial):
             self.checkpoint()
         with self._writing():
-            files = {file: self._finish(file, durable) for file in self._files}
+            files = {file: self._finish(file) for file in self._files}
             self._place.publish(self._manifest(self._counts, files, about))
         self._open = self._whole = False
         return self.path
@@ -266,9 +265,9 @@ class TraceWriter:
         parse_manifest(raw)
         return raw
 
-    def _finish(self, file: str, durable: bool) -> FileEntry:
+    def _finish(self, file: str) -> FileEntry:
         """Put the final shape into the header, whose length does not depend on it, and hash the file."""
-        digest, size = self._files[file].finish(self._layout.head(file, self._counts), durable=durable)
+        digest, size = self._files[file].finish(self._layout.head(file, self._counts))
         if file == REQUESTS_FILE:
             return FileEntry(digest, size, None, None)
         dtype, shape = self._layout.array(file, self._counts)

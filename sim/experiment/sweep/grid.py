@@ -7,10 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
-from sim.results.columns import label, profile_label
+from sim.results.columns import profile_label
 from sim.results.columns import row as frame_row
 from sim.results.compare.stats import VERY_FEW, few
 from sim.results.fitting import Row, fitted
+from sim.results.label import label
 from sim.results.table import HEADS, MEANING, MULTIPLES, own_figures
 from sim.results.titles import titles
 from traces.kit.units import format_bytes

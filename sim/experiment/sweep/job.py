@@ -10,7 +10,6 @@ import json
 import math
 import os
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -28,8 +27,9 @@ from sim.experiment.config import RunConfig
 from sim.experiment.inputs import Inputs
 from sim.experiment.run import run_config
 from sim.experiment.sweep.axes import cells
-from sim.experiment.sweep.unexpected import in_one_line
 from traces.kit.errors import UserError
+from traces.kit.unexpected import in_one_line
+from traces.kit.whole import write_whole
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -92,10 +92,8 @@ class Job:
         return math.fsum(known) / len(known) if len(known) == len(latencies) else None
 
     def _tell(self, told: Told) -> None:
-        handle, name = tempfile.mkstemp(prefix=".new-", dir=self.told)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(asdict(told), stream)
-        Path(name).rename(Path(self.told) / f"{told.job:08d}-{told.cell:08d}.{told.state}.json")
+        path = Path(self.told) / f"{told.job:08d}-{told.cell:08d}.{told.state}.json"
+        write_whole(path, json.dumps(asdict(told)), sync=False)
 
 
 def heard(folder: Path) -> Iterator[Told]:

@@ -7,13 +7,11 @@ import json
 import logging
 import os
 import shlex
-import shutil
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,11 +23,15 @@ from sim.cli import one_line, split_output, stdout_console
 from sim.experiment.compose import shell_word, value_word
 from sim.experiment.sweep.job import Job, Told, heard, one_thread, tally
 from sim.experiment.sweep.plan import Plan, make_plan
-from sim.experiment.sweep.watch import watched
 from sim.results.store import Store
 from traces.kit import conf
 from traces.kit.errors import UserError
+from traces.kit.progress import left, showing
 from traces.kit.units import counted
+from traces.kit.whole import scratch, writable
+
+LINE_S = 10.0
+"""How often progress is written where nobody looks at a terminal."""
 
 TUNED = "optimization_results.yaml"
 """What Hydra's Optuna sweeper leaves."""
@@ -38,8 +40,6 @@ TOLD = {
     "test": "tuned on the measured requests, so judge it on another trace; measure=validation tunes on others",
     "validation": "tuned on the validation requests; the same parameters with measure=test tell what they are worth",
 }
-
-ABANDONED_S = 7 * 86400.0
 
 
 def multirun(words: Sequence[str]) -> int:
@@ -67,19 +67,12 @@ def multirun(words: Sequence[str]) -> int:
 
 @contextmanager
 def _told_folder(root: Path) -> Iterator[Path]:
-    try:
-        (root / ".multirun").mkdir(parents=True, exist_ok=True)
-        for left in (root / ".multirun").glob("told-*"):  # of sweeps that were killed
-            with suppress(FileNotFoundError):  # another sweep has just ended
-                if time.time() - left.stat().st_mtime > ABANDONED_S:
-                    shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix="told-", dir=root / ".multirun"))
-    except OSError as error:
-        raise UserError(f"out={root}: cannot be written ({error.strerror})") from None
-    try:
+    place = root / ".multirun"
+    with ExitStack() as stack:
+        with writable(f"out={root}"):
+            place.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(scratch(place / "told"))
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
@@ -91,7 +84,7 @@ def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, rather than print them and exit
     job = Job(str(root), str(folder), os.getpid())
     try:
-        with watched(partial(tally, folder), plan.cells), warnings.catch_warnings():
+        with showing(partial(_state, folder, plan.cells, time.monotonic()), LINE_S), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the launchers and sweepers, about their own dependencies
             if plan.tunes:
                 _quiet()
@@ -109,6 +102,17 @@ def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
         else:
             os.environ["HYDRA_FULL_ERROR"] = saved_env
     return None
+
+
+def _state(folder: Path, total: int, began: float) -> tuple[float, str]:
+    done, failed = tally(folder)
+    return done / max(1, total), progress_line(done, failed, total, time.monotonic() - began)
+
+
+def progress_line(done: int, failed: int, total: int, seconds: float) -> str:
+    """``cells 12 of 60, 1 failed, about 3:20 left``."""
+    line = f"cells {done} of {total}" + (f", {failed} failed" if failed else "")
+    return f"{line}, about {left(done, total, seconds)} left" if done else line
 
 
 def _quiet() -> None:

@@ -14,8 +14,8 @@ from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
-from sim.experiment.compose import GROUPS, choices, compose_words, prepare, to_dict
-from sim.experiment.config import RunConfig
+from sim.experiment.compose import choices, compose_words, prepare, to_dict
+from sim.experiment.config import GROUPS, RunConfig
 from sim.experiment.sweep.axes import AXES, cells
 from sim.experiment.sweep.plugins import check_plugins
 from traces.kit.errors import UserError, one_of

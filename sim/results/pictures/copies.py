@@ -22,13 +22,13 @@ MB = 1e-6
 
 
 def fates(runs: pd.DataFrame, page: int = 1) -> Figure:
-    """From ``sim.load``: the loads that were issued ahead, by what became of them; most first.
+    """From ``sim.load``: prefetches, by what became of them; most first.
 
     Policies that issued none at a budget have no bar there. EmptyPictureError where no policy issued any, and after
     the last page.
     """
     panels, of = page_of_panels(fates_panels(runs), page)
-    return together(panels, f"What became of the loads issued ahead{of}", about(runs), columns=1)
+    return together(panels, f"What became of the prefetches{of}", about(runs), columns=1)
 
 
 def fates_panels(runs: pd.DataFrame) -> list[Panel]:
@@ -37,7 +37,7 @@ def fates_panels(runs: pd.DataFrame) -> list[Panel]:
     frame = by_budget(runs, "prefetch_issued", *parts)
     frame = frame[frame["prefetch_issued"] > 0]
     if frame.empty:
-        raise EmptyPictureError("no policy here copies ahead")
+        raise EmptyPictureError("no policy here prefetches")
 
     def title(own: pd.DataFrame) -> str:
         in_time = (own["prefetch_useful"] / own["prefetch_issued"]).max()
@@ -50,7 +50,7 @@ def fates_panels(runs: pd.DataFrame) -> list[Panel]:
             for useful, issued in zip(frame["prefetch_useful"], frame["prefetch_issued"], strict=True)
         ]
     )
-    return stacked_panels(Stack(frame, parts, "loads issued ahead", title, largest=True))
+    return stacked_panels(Stack(frame, parts, "prefetches", title, largest=True))
 
 
 def link(runs: pd.DataFrame, look: Looks | None = None) -> Figure:

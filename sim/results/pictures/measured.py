@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sim.prices import title_of
-from sim.results.columns import label
+from sim.results.label import label
 from sim.results.pictures.colours import Looks, looks
 from sim.results.pictures.findings import number
 from traces.kit.drawing import GREY, INK, PALE, EmptyPictureError, dress, log_scale, short

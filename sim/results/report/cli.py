@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.cli import wants_help
 from traces.kit.errors import UserError
 from traces.kit.units import counted
-from traces.kit.whole import write_whole
+from traces.kit.whole import writable, write_whole
 
 if TYPE_CHECKING:
     from sim.results.compare import Comparison
@@ -50,14 +50,14 @@ HEADINGS = {
 """Of the pictures, by their names."""
 INTRODUCTION = (
     "A Mixture-of-Experts model that does not fit on the GPU keeps its experts in host memory. A policy decides which"
-    " of them are on the GPU, within a budget of its memory, and what is copied ahead. TTFT: time to the first token of"
+    " of them are on the GPU, within a budget of its memory, and what is prefetched. TTFT: time to the first token of"
     " a request; TPOT: time per output token after it; lower is better. Bounds are what no lossless policy can beat;"
     " reference rows cheat, and show how much cheating would help; lossy policies change the model's output."
 )
 
 
-def main(words: Sequence[str]) -> int:
-    """Run the command; returns the exit status."""
+def main(words: Sequence[str], again: Callable[[Path], Callable[[str, str], str]]) -> int:
+    """Run the command; returns the exit status. ``again``: of DIR, what says how to make a run again (see build)."""
     if not words or wants_help(words):
         sys.stdout.write(HELP)
         return 0
@@ -75,23 +75,23 @@ def main(words: Sequence[str]) -> int:
 
     found = compared("report", words, folder, options, selection)
     beside = target.with_suffix(".csv")
-    content, missing = build(found, root, words, beside.name)
-    try:
+    content, missing = build(found, root, words, beside.name, again(root))
+    with writable(f"out={target}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(beside, data(found))
         write_whole(target, content)
-    except OSError as error:
-        raise UserError(f"out={target}: cannot be written ({error.strerror})") from None
     for line in missing:
         sys.stderr.write(f"not drawn: {' '.join(line.split())}\n")
     sys.stderr.write(f"wrote {target}: {counted(len(found.runs), 'run')}, {len(content):,} bytes\n")
     return 0
 
 
-def build(found: Comparison, root: Path, words: Sequence[str], beside: str) -> tuple[bytes, list[str]]:
+def build(
+    found: Comparison, root: Path, words: Sequence[str], beside: str, again: Callable[[str, str], str]
+) -> tuple[bytes, list[str]]:
     """The page of a comparison of runs below ``root``, and what could not be drawn. No clock: same runs, same page.
 
-    ``beside``: the name of the file that holds :func:`data`.
+    ``beside``: the name of the file that holds :func:`data`; ``again``: of folder and source, how to make a run again.
     """
     import shlex
 
@@ -100,7 +100,6 @@ def build(found: Comparison, root: Path, words: Sequence[str], beside: str) -> t
     from sim.results.compare.table import legend
     from sim.results.pictures.findings import about
     from sim.results.report import tables
-    from sim.results.report.again import Again
     from sim.results.report.draw import draw
     from sim.results.report.opening import opening
     from sim.results.report.page import Page
@@ -138,7 +137,7 @@ def build(found: Comparison, root: Path, words: Sequence[str], beside: str) -> t
     tables.nulls(page, found)
     page.heading("Where every row comes from")
     page.points(tables.common(found))
-    tables.origin(page, found, Again(root))
+    tables.origin(page, found, again)
     measured = " A device's row is measured again, and so is another." if (runs["source"] == "device").any() else ""
     page.text(
         "A command makes its row again where the code has the same hash and the trace lies where it lay; run it in the"

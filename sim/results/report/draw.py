@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.core.accounts import PHASES
-from sim.experiment.cell import find_trace
-from sim.experiment.config import load_config
 from sim.results import pictures
-from sim.results.columns import REFERENCE_ROWS, label
+from sim.results.columns import REFERENCE_ROWS
 from sim.results.compare import Comparison
+from sim.results.finished import traced
+from sim.results.label import label
 from sim.results.load import load_layers
 from sim.results.pictures.colours import Looks, looks
 from sim.results.pictures.copies import fates_panels, link_panels
@@ -26,7 +26,7 @@ from sim.results.pictures.latency import latency_panels
 from sim.results.pictures.layers import layers_panels
 from sim.results.pictures.measured import about_of, measured_panels
 from sim.results.pictures.stalls import stalls_panels
-from traces import Trace, open_trace
+from traces import Trace, find_trace, open_trace
 from traces.describe import plots
 from traces.describe.stats import describe
 from traces.kit.errors import UserError
@@ -103,10 +103,7 @@ STALLS = (
     " measured request to the end of the last. Each budget has a scale of its own."
 )
 HITS = "The four hit rates that papers mix up, over the lookups of each phase."
-FATES = (
-    "What became of the copies that were asked for ahead: useful ones were complete before they were demanded, late"
-    " ones after."
-)
+FATES = "What became of the prefetches: useful ones were complete before they were demanded, late ones after."
 LINK = "How busy the link was, and what was copied. Nothing lossless copies less than the bound."
 LAYERS = "Layer by layer: complete hits, and stalls"
 POPULARITY = "How often each expert was chosen, over the whole trace: orange is more often than by uniform choice."
@@ -166,7 +163,7 @@ def _trace(runs: pd.DataFrame, root: Path) -> tuple[Trace | None, str]:
     """The trace that the runs replayed, if it is still where they found it and what it was."""
     word, wanted = "?", str(runs["trace"].iloc[0])
     try:
-        word = load_config(root / str(runs["folder"].iloc[0]) / "config.yaml").trace
+        word = traced(root / str(runs["folder"].iloc[0]))
         trace = open_trace(find_trace(word))
     except (UserError, OSError) as error:
         return None, f"the trace cannot be read again: {error}"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sim.results.columns import REFERENCE_ROWS
 from sim.results.compare import Comparison
 from sim.results.compare.table import heads_of, lines_of
-from sim.results.report.again import Again
 from sim.results.report.page import Page
 from sim.results.titles import titles
 from traces.kit.units import format_bytes
@@ -67,8 +66,8 @@ def nulls(page: Page, found: Comparison) -> None:
         page.table(["figure", "is null because", "policies"], rows, kind="text")
 
 
-def origin(page: Page, found: Comparison, again: Again) -> None:
-    """Where every row comes from (rule 9), and the command that makes it again."""
+def origin(page: Page, found: Comparison, again: Callable[[str, str], str]) -> None:
+    """Where every row comes from (rule 9), and the command that makes it again: ``again`` of its folder and source."""
     rows: list[Row] = []
     commands: list[Row] = []
     for run in found.runs.to_dict("records"):
@@ -76,7 +75,7 @@ def origin(page: Page, found: Comparison, again: Again) -> None:
         source = str(run["source"]) + (f", {run['device']}, {run['device_date']}" if run["source"] == "device" else "")
         hashes = [str(run[name]) for name in ("cell", "code", "decision_digest")]
         rows.append(("", [*_who(run), source, *hashes, predictors, str(run["folder"])]))
-        commands.append(("", [*_who(run), f"`{again.command(str(run['folder']), str(run['source']))}"]))
+        commands.append(("", [*_who(run), f"`{again(str(run['folder']), str(run['source']))}"]))
     caption = "one row per run; cell: hash of configuration and code; decisions: hash of every decision of the policy"
     page.table(ORIGIN, rows, caption, "text")
     page.table(("policy", "budget", "seed", "to make it again"), commands, kind="text")

@@ -13,11 +13,11 @@ pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
 
 import torch
 
-from real.measure import bench as benches
 from real.measure import served
 from real.measure.bench import LINK, MAIN, Bench
 from real.measure.clock import Clock, OutOfTimeError
 from real.measure.sizes import FULL
+from real.runtime.models import Where
 from traces.kit.errors import UserError
 
 
@@ -27,20 +27,19 @@ class Stub:
     there: list[Stub] = []  # noqa: RUF012 - emptied by each test
     room = 1
 
-    def __init__(self, made: Any, device: Any, *, host_memory: int | None) -> None:
+    def __init__(self, name: str) -> None:
         if len(self.there) >= self.room:
             raise UserError("no room")
-        self.name, self.store = made, SimpleNamespace(close=lambda: self.there.remove(self))
+        self.name, self.store = name, SimpleNamespace(close=lambda: self.there.remove(self))
         self.there.append(self)
 
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     Stub.there.clear()
-    monkeypatch.setattr(benches, "Offloaded", Stub)
-    monkeypatch.setattr(benches, "open_model", lambda name, *_, **__: name)
+    monkeypatch.setattr(Where, "open", lambda self, name, *_: Stub(name))
     monkeypatch.setattr(Bench, "_warm", lambda *_: None)
-    made = Bench(tmp_path, torch.device("cpu"), SimpleNamespace(host_memory=""), Clock(60))  # type: ignore[arg-type]
+    made = Bench(tmp_path, torch.device("cpu"), Clock(60))
     made.size = FULL
     return made
 

@@ -14,14 +14,13 @@ pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
 
 from policies.api import Policy, Setup, Step  # noqa: E402
 from policies.lru import LRU  # noqa: E402
-from real.runtime.core import DeviceCore  # noqa: E402
-from real.runtime.engine import Engine  # noqa: E402
-from real.runtime.events import Run  # noqa: E402
+from real.runtime.events import Feed, Run  # noqa: E402
 from real.runtime.generate import Served, generate  # noqa: E402
 from real.runtime.live import Live  # noqa: E402
 from real.runtime.machine import Machine  # noqa: E402
 from real.runtime.offloaded import Offloaded  # noqa: E402
 from real.runtime.pool import Pool  # noqa: E402
+from real.runtime.runner import running  # noqa: E402
 from sim.core.accounts import Accounts  # noqa: E402
 from sim.core.core import Core  # noqa: E402
 from sim.core.replay import replay  # noqa: E402
@@ -54,7 +53,7 @@ class Rig:
     model: Offloaded
     chunks: int = 1
     depth: int = 1
-    core_type: type[DeviceCore] = DeviceCore
+    core_type: type[Core] = Core
     pool_type: type[Pool] = Pool
     machine_type: type[Machine] = Machine
     seed: int = 0
@@ -80,8 +79,7 @@ class Rig:
     def machine(self, policy: Policy, signals: Any) -> Machine:
         setup = policy.setup
         pool = self.pool_type(self.model.store, setup.budget - policy.gpu_bytes(), setup.chunks, self.model.backend)
-        core = self.core_type(policy, setup, signals, pool)
-        return self.machine_type(core, self.model.backend, depth=self.depth)
+        return self.machine_type(self.core_type(policy, setup, signals), pool, depth=self.depth)
 
 
 @dataclass
@@ -96,7 +94,7 @@ class Ran:
     """The digest of the log's replay without a clock, with a policy made anew."""
 
     @property
-    def core(self) -> DeviceCore:
+    def core(self) -> Core:
         return self.machine.core
 
     def check(self) -> Ran:
@@ -121,8 +119,7 @@ def serve(
 ) -> Ran:
     """Continue prompts greedily, with the model's own routing."""
     setup = rig.setup(budget)
-    policy, live = make(setup), Live(rig.model.moe, frozenset())
-    machine = rig.machine(policy, NoSignals())
+    live, machine = Live(rig.model.moe, ()), rig.machine(make(setup), NoSignals())
     logits: list[Any] = []
 
     def choose(scores: Any) -> int:
@@ -131,9 +128,9 @@ def serve(
 
     pairs = zip(prompts, new_tokens, strict=True)
     requests = [Served(i, list(prompt), choose, wanted) for i, (prompt, wanted) in enumerate(pairs)]
-    with rig.model.attached(machine, live) as run, live.attached():
-        generate(run, Engine(rig.model.model, CPU), live, requests, batch, ends)
-        accounts = machine.finish()
+    with running(rig.model, machine, live) as runner:
+        generate(runner, live, requests, batch, ends)
+        accounts = runner.finish().outcome.accounts
     again = replay(machine.core.log, Core(make(setup), setup, NoSignals()))
     return Ran(logits, [request.made for request in requests], machine, accounts, again)
 
@@ -151,22 +148,15 @@ def passes_of(routing: Routing) -> list[Pass]:
     return passes
 
 
-class Given:
+class Given(Feed):
     """The feed of a routing that is held in memory."""
 
     def __init__(self, routing: Routing) -> None:
         self.ids = np.where(routing.ids == 255, routing.n_experts, routing.ids.astype(np.int64))
         self.signals = routing.signals["router_probs"], routing.signals["expert_weights"]
-        self.step: Pass
-
-    def enter(self, step: Pass) -> None:
-        self.step = step
 
     def routing(self) -> Any:
         return np.concatenate([self.ids[first : first + n] for first, n in self.step.parts])
-
-    def demand(self, layer: int, ids: Any, weights: Any) -> tuple[list[int], list[int]]:
-        return self.step.demand[layer], self.step.tokens[layer]
 
     def gate(self, layer: int, law: Any) -> Any:
         scores, weights = (
@@ -174,24 +164,16 @@ class Given:
         )
         return torch.from_numpy(scores).float().log(), torch.from_numpy(weights).float()
 
-    def settle(self) -> None:
-        return
-
 
 def follow(rig: Rig, policy: Policy, fresh: Policy, routing: Routing) -> Ran:
     """Run a routing's passes through the whole model; ``fresh``: the same policy, for the replay."""
     machine = rig.machine(policy, FakeSignals(routing.signals))
-    feed, logits = Given(routing), list[Any]()
-    with rig.model.attached(machine, feed) as run:
-        engine = Engine(rig.model.model, CPU)
+    logits = list[Any]()
+    with running(rig.model, machine, Given(routing)) as runner:
         for number, step in enumerate(passes_of(routing)):
-            feed.enter(step)
-            run.begin(step)
             tokens = [(31 * number + i) % 290 for i in range(step.rows)]
-            scores = engine.prefill(0, tokens)[None] if step.prefill else engine.decode((0,), tokens)
-            logits.append(scores.clone())
-            run.end()
-        accounts = machine.finish()
+            logits.append(runner.forward(step, tokens, lambda scores: scores.clone()))
+        accounts = runner.finish().outcome.accounts
     again = replay(machine.core.log, Core(fresh, policy.setup, FakeSignals(routing.signals)))
     return Ran(logits, [], machine, accounts, again)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from policies.api import LayerEvent
 from real.runtime.backend import HostBackend
-from real.runtime.core import DeviceCore
 from real.runtime.machine import Machine
 from real.runtime.pool import Pool
+from sim.core.core import Core
 from tests.real.runtime.rig import torch
 
 POISON = 0xFF
@@ -115,10 +115,10 @@ class WatchedPool(Pool):
         super().__init__(*args)
         self.block.fill_(POISON)
 
-    def release(self, expert: int) -> None:
-        slot = self.slot_of[expert]
-        super().release(expert)
-        assert not self.backend.busy(expert), f"expert {expert} is freed while it is computed"
+    def evict(self, x: int) -> None:
+        slot = self.slot_of[x]
+        super().evict(x)
+        assert not self.backend.busy(x), f"expert {x} is freed while it is computed"
         if slot >= 0:
             self.block[slot].fill_(POISON)
 
@@ -133,8 +133,10 @@ class WatchedPool(Pool):
         return ticket
 
 
-class WatchedCore(DeviceCore):
+class WatchedCore(Core):
     """Checks at every fact and question what must always hold."""
+
+    pool: WatchedPool
 
     def watch(self) -> None:
         state, pool, setup = self.state, self.pool, self.setup
@@ -180,8 +182,12 @@ class WatchedCore(DeviceCore):
 class WatchedMachine(Machine):
     """Tells the device which experts are launched."""
 
+    def __init__(self, core: Core, pool: Pool, *, depth: int) -> None:
+        core.pool = pool  # type: ignore[attr-defined]
+        super().__init__(core, pool, depth=depth)
+
     def launched(self, experts: list[int]) -> None:
-        pool = self.core.pool
+        pool = self.pool
         for x in experts:
             block = pool.block[pool.slot_of[x]]
             assert torch.equal(block, pool.store.expert(x)), f"expert {x} is computed with other bytes"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import pytest
 from policies.lru import LRU
 from real.runtime import engine as engines
 from real.runtime.counting import Counting
-from real.runtime.engine import Engine
 from real.runtime.events import Run
 from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
+from real.runtime.runner import running
 from tests.policies.lab import draw
 from tests.real.runtime.rig import All, Given, Rig, passes_of, serve, torch
 from tests.sim.machine.cases import NoSignals
@@ -25,7 +25,7 @@ LAYERS = 16
 """OLMoE-1B-7B's."""
 CPU = torch.device("cpu")
 RUNTIME = Path(engines.__file__).parent
-HOT = ("events", "placing", "compute", "pool", "machine", "behind", "engine", "recorded", "forced", "core")
+HOT = ("events", "placing", "compute", "pool", "machine", "behind", "engine", "recorded", "runner")
 """Modules that a pass runs through. What reads signals for a policy (live, masked) waits where the policy asks."""
 CROSSING = {"cpu", "numpy", "item", "tolist", "cuda", "nonzero", "to", "pin_memory", "is_nonzero", "unique", "type"}
 
@@ -69,17 +69,12 @@ def forced(seen: Counted, held: int, policy: type[LRU] = LRU, rows: int = 1) -> 
     rig, drawn = seen.rig, draw(3, LAYERS, E, K, decode=6)
     last = drawn.ids[-1].copy()
     drawn.ids[:] = last
-    policy_of, feed = policy(rig.setup(held * rig.nbytes)), Given(drawn)
-    machine = rig.machine(policy_of, NoSignals())
+    machine = rig.machine(policy(rig.setup(held * rig.nbytes)), NoSignals())
     passes = [step for step in passes_of(drawn) if not step.prefill]
-    with rig.model.attached(machine, feed) as run:
-        engine = Engine(rig.model.model, CPU)
-        for step in passes:
-            feed.enter(step)
-            run.begin(step)
-            engine.decode((0,), [7]) if engine._own or engine._batch else engine.prefill(0, [7])
-            run.end()
-        machine.finish()
+    with running(rig.model, machine, Given(drawn)) as runner:
+        for step in (replace(passes[0], prefill=True), *passes[1:]):
+            runner.forward(step, [7], lambda logits: None)
+        runner.finish()
     return seen.passes
 
 
@@ -117,15 +112,12 @@ def test_with_everything_resident_and_grouped_it_reads_once(monkeypatch: pytest.
 def test_a_pass_of_several_tokens_sends_its_routing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = counted(monkeypatch)
     rig, drawn = made.rig, draw(3, LAYERS, E, K, decode=0)
-    machine, feed = rig.machine(LRU(rig.setup(9 * rig.nbytes)), NoSignals()), Given(drawn)
+    machine = rig.machine(LRU(rig.setup(9 * rig.nbytes)), NoSignals())
     (step, *_) = [step for step in passes_of(drawn) if step.prefill and step.rows > 1]
-    with rig.model.attached(machine, feed) as run:
-        feed.enter(step)
-        run.begin(step)
-        Engine(rig.model.model, CPU).prefill(0, list(range(step.rows)))
-        assert made.counting.seen["uploads"] == 2, "all layers' rows, and the tokens"
-        run.end()
-        machine.finish()
+    with running(rig.model, machine, Given(drawn)) as runner:
+        uploads = runner.forward(step, list(range(step.rows)), lambda logits: made.counting.seen["uploads"])
+        assert uploads == 2, "all layers' rows, and the tokens"
+        runner.finish()
 
 
 # A crossing that the counter does not see would be none.
@@ -172,9 +164,9 @@ def test_compute_that_waits_is_woken_before_the_link_is_refilled(monkeypatch: py
             if self.core.ready and self._waiting_since is not None:
                 said.append("complete")
 
-        def _fill(self) -> None:
+        def _hand_over(self) -> None:
             said.append("fill")
-            super()._fill()
+            super()._hand_over()
 
     rig.machine_type = Noted
     serve(rig, LRU, 2 * rig.nbytes).check()

@@ -17,7 +17,8 @@ from real.runtime.backend import CudaBackend, HostBackend
 from real.runtime.compute import MAX_GROUPS, LayerCompute, can_group, has_fast_kernel
 from real.runtime.layout import Layout, Part
 from real.runtime.offloaded import Offloaded
-from real.session import check_device, on_device
+from real.runtime.runner import check_device
+from real.session import on_device
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
 from tests.real.runtime.rig import CPU, Rig, serve, torch
@@ -187,7 +188,7 @@ def test_it_is_never_taken_where_bits_must_not_depend_on_it(cuda: dict[str, int]
         rig = Rig(Offloaded(tiny("olmoe", hidden_size=64, intermediate_size=64).to(torch.bfloat16), CPU, exact=exact))
         for held in (5, rig.experts):
             machine = rig.machine(LRU(rig.setup(held * rig.nbytes)), NoSignals())
-            pool = machine.core.pool
+            pool = machine.pool
             for device, grouped in ((CPU, held == rig.experts), (CUDA, True)):
                 pool.backend.device = device
                 assert can_group(pool) is grouped

@@ -216,11 +216,12 @@ def test_an_interrupt(where: str, rig: Rig, routing: Routing, monkeypatch: pytes
 
     rig.model.backend = device = Shaky(0)
     if where in ("start", "wait"):  # as a signal's handler does, while the main thread waits
-        waits, asked = threading.Condition.wait, {"start": "start", "wait": "_wait"}[where]
+        waits, names = threading.Condition.wait, {"start": "start", "wait": "wait_for_expert"}
 
         def interrupted(condition: Any, timeout: float | None = None) -> bool:
             callers = {sys._getframe(depth).f_code.co_name for depth in (1, 2, 3)}
-            if threading.current_thread() is threading.main_thread() and callers & {"start", "_wait"} == {asked}:
+            asked = callers & {*names.values()} == {names[where]}
+            if asked and threading.current_thread() is threading.main_thread():
                 raise KeyboardInterrupt
             return waits(condition, timeout)
 
@@ -239,8 +240,8 @@ def test_an_interrupt(where: str, rig: Rig, routing: Routing, monkeypatch: pytes
 
 def test_a_run_that_is_over_keeps_its_accounts_but_no_memory(rig: Rig) -> None:
     ran = serve(rig, LRU, 6 * rig.nbytes)
-    assert ran.core.pool.facts()["allocated_bytes"] == 6 * rig.nbytes
-    assert ran.core.pool.block.untyped_storage().nbytes() == 0
+    assert ran.machine.pool.facts()["allocated_bytes"] == 6 * rig.nbytes
+    assert ran.machine.pool.block.untyped_storage().nbytes() == 0
 
 
 def test_a_model_is_used_by_one_machine_after_the_other(model: Offloaded) -> None:

@@ -15,7 +15,7 @@ from policies.lru import LRU
 from real.runtime.backend import HostBackend
 from real.runtime.compute import LayerCompute
 from real.runtime.engine import Engine
-from real.runtime.events import Run
+from real.runtime.events import Feed, Run
 from real.runtime.live import Live
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
@@ -29,7 +29,7 @@ from tests.traces.models.tiny import E, K, tiny
 STEPS = 10_000
 
 
-class Endless:
+class Endless(Feed):
     """Routing without an end: every pass is another one, and none is kept."""
 
     def __init__(self, n_layers: int) -> None:
@@ -45,16 +45,10 @@ class Endless:
     def demand(self, layer: int, ids: Any, weights: Any) -> tuple[list[int], list[int]]:
         return ordered_union(ids + layer * E, self.n_layers * E)
 
-    def gate(self, layer: int, law: Any) -> None:
-        return None
-
-    def settle(self) -> None:
-        return
-
 
 def growing(snapshot: tracemalloc.Snapshot) -> int:
     """Traced bytes but those of what a machine keeps of each step by design: the log of facts, and the timeline."""
-    by_design = [tracemalloc.Filter(False, f"*/sim/{name}.py") for name in ("replay", "timeline")]
+    by_design = [tracemalloc.Filter(False, f"*/sim/{name}.py") for name in ("core/log", "results/timeline")]
     traces = snapshot.filter_traces([*by_design, tracemalloc.Filter(False, tracemalloc.__file__)])
     return sum(entry.size for entry in traces.statistics("filename"))
 
@@ -73,7 +67,7 @@ def test_ten_thousand_steps_leak_nothing(held: int, before: int) -> None:
     rig = Rig(Offloaded(tiny("olmoe", num_hidden_layers=1), CPU))
     policy, feed = LRU(rig.setup(held * rig.nbytes)), Endless(1)
     machine = rig.machine(policy, NoSignals())
-    layers = [LayerCompute(layer.experts, i, machine.core.pool) for i, layer in enumerate(rig.model.moe.layers)]
+    layers = [LayerCompute(layer.experts, i, machine.pool) for i, layer in enumerate(rig.model.moe.layers)]
     hidden, weights = torch.randn(1, 32), torch.full((1, K), 1 / K)
     numbers = count()
 
@@ -133,7 +127,7 @@ def test_live_runs_keep_their_rows_and_no_more() -> None:
         patch.setattr(Live, "__init__", noted)
         serve(rig, LRU, 12 * rig.nbytes, 4)
     (live,) = made
-    live.settle_all()
+    live.keep_all()
     rows = sum(map(len, PROMPTS)) + sum(n - 1 for n in NEW_TOKENS)
     assert live.rows == rows
     arrays = [array for _, shown in live.steps for array in shown.kept.values()]

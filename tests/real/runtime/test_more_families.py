@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from policies.lru import LRU
-from real.runtime.engine import Engine
 from real.runtime.live import AHEAD, Live
 from real.runtime.offloaded import Offloaded
+from real.runtime.runner import running
 from tests.real.runtime.rig import CPU, All, NoSignals, Rig, Served, generate, serve, torch
 from tests.real.runtime.test_lossless import library
 from tests.traces.models.tiny import MORE, SIZES, E, build, tiny
@@ -49,12 +49,12 @@ def test_logits_do_not_depend_on_the_budget(family: str) -> None:
 
 def shown_ahead(rig: Rig, prompt: Any) -> Any:
     """gate_ahead [n, L, A, K] as a policy of a run reads it."""
-    live = Live(rig.model.moe, frozenset({"gate_ahead"}))
+    live = Live(rig.model.moe, {"gate_ahead"})
     machine = rig.machine(All(rig.setup(rig.experts * rig.nbytes)), NoSignals())
     request = Served(0, list(prompt), lambda scores: int(scores.argmax()), 1)
-    with rig.model.attached(machine, live) as run, live.attached():
-        generate(run, Engine(rig.model.model, CPU), live, [request], 1, frozenset())
-        machine.finish()
+    with running(rig.model, machine, live) as runner:
+        generate(runner, live, [request], 1, ())
+        runner.finish()
     with torch.inference_mode():
         return live.rows_of("gate_ahead", request.parts)
 

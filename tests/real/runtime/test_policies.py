@@ -14,10 +14,11 @@ import yaml
 from policies.api import LayerEvent
 from policies.api import Routing as PolicyRouting
 from policies.lru import LRU
-from real.runtime.core import DeviceCore
 from real.runtime.offloaded import Offloaded
+from sim.check.synthetic import World
+from sim.core.core import Core
 from sim.core.state import CoreError
-from tests.policies.lab import CONF, PREDICTORS, Routing, Variant, draw, ready
+from tests.policies.lab import CONF, Routing, Variant, draw, ready
 from tests.real.runtime.rig import CPU, All, Ran, Rig, follow, passes_of
 from tests.sim.machine.restless import Lossy, Restless, Unruly
 from tests.traces.models.tiny import E, K, tiny
@@ -29,6 +30,8 @@ SHIPPED = [
     if (given := yaml.safe_load(path.read_text()))
 ]
 """Every YAML of conf/policy."""
+PREDICTORS = {it.name: it for variant in SHIPPED for it in variant.world.predictors}
+WORLD = World(predictors=tuple(PREDICTORS.values()))
 
 
 def rig_of(layers: int) -> Rig:
@@ -49,7 +52,7 @@ class Case:
 def case_of() -> Callable[[int], Case]:
     @cache
     def case(layers: int) -> Case:
-        rig, routing = rig_of(layers), draw(3, layers, E, K, decode=4)
+        rig, routing = rig_of(layers), draw(3, layers, E, K, decode=4, world=WORLD)
         setup = rig.setup(rig.experts * rig.nbytes)
         return Case(rig, routing, follow(rig, All(setup), All(setup), routing).check())
 
@@ -65,7 +68,7 @@ def test_decisions_follow_from_the_log_of_facts(variant: Variant, case_of: Calla
         policy, fresh = (ready(variant.build(setup), routing) for _ in range(2))
         ran = follow(rig, policy, fresh, routing).check()
         assert ran.core.state.peak <= setup.budget - policy.gpu_bytes()
-        assert ran.core.pool.slots * rig.nbytes <= setup.budget - policy.gpu_bytes()
+        assert ran.machine.pool.slots * rig.nbytes <= setup.budget - policy.gpu_bytes()
         assert all(scores.isfinite().all() for scores in ran.logits)
         if policy.lossless:
             assert ran.same_logits(case.whole), held
@@ -74,7 +77,7 @@ def test_decisions_follow_from_the_log_of_facts(variant: Variant, case_of: Calla
 # A layer that saw no token was told as an event without demand, which the simulator leaves out, and passed on what
 # had entered it.
 def test_a_layer_that_saw_nothing_has_no_event(case_of: Callable[[int], Case]) -> None:
-    class Counting(DeviceCore):
+    class Counting(Core):
         events = 0
 
         def gate(self, *args: Any) -> LayerEvent:

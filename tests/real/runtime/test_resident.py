@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from policies.api import LayerEvent, Step
-from real.runtime.core import DeviceCore
 from real.runtime.events import Run
+from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from sim.machine.listener import PASS
 from tests.real.runtime.rig import CPU, All, Rig, serve, torch
@@ -33,7 +33,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
     """What happened in each pass, as they are run."""
     seen: list[Seen] = []
     inside, phase = [False], ["after"]
-    event, end, begin, gate = Run.event, Run.end, Run.begin, DeviceCore.gate
+    event, end, begin, gate = Run.event, Run.end, Run.begin, Machine.gate
 
     def begun(run: Run, step: Any) -> None:
         begin(run, step)
@@ -51,13 +51,13 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
         phase[0] = "after"
         end(run)
 
-    def told(core: DeviceCore, *args: Any) -> LayerEvent:
+    def told(machine: Machine, *args: Any) -> LayerEvent:
         seen[-1].told[phase[0]] += 1
-        return gate(core, *args)
+        return gate(machine, *args)
 
     for owner, name, replacement in ((Run, "begin", begun), (Run, "event", layer), (Run, "end", ended)):
         monkeypatch.setattr(owner, name, replacement)
-    monkeypatch.setattr(DeviceCore, "gate", told)
+    monkeypatch.setattr(Machine, "gate", told)
     for name in READS:
 
         def read(tensor: Any, *args: Any, _name: str = name, _original: Any = getattr(torch.Tensor, name)) -> Any:  # noqa: B008

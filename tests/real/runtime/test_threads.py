@@ -122,7 +122,7 @@ def test_a_slot_that_is_given_while_the_table_is_read_is_in_the_next_one(model: 
     device.happens = lambda: pool.start_copy(4).wait()
     pool.table(0)
     assert pool.table(0).tolist() == [-1, -1, 0, -1, 1, -1, -1, -1]
-    pool.release(2)
+    pool.evict(2)
     pool.start_copy(9).wait()
     assert [pool.table(0)[2].item(), pool.table(1)[1].item()] == [-1, 0]
 
@@ -139,7 +139,7 @@ def test_a_table_is_sent_only_where_it_has_changed(model: Offloaded) -> None:
     for layer in (0, 1, 1, 0):
         pool.table(layer)
     assert device.sent == 3
-    pool.release(9)
+    pool.evict(9)
     assert pool.table(1)[1].item() == -1
     assert pool.table(0).tolist() == [-1] * E
     assert device.sent == 4

@@ -8,11 +8,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from real.runtime.forced import run_forced
 from real.runtime.models import open_model
 from real.runtime.offloaded import Offloaded
+from real.runtime.recorded import run_forced
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
+from sim.experiment.make import make_policy
 
 
 @pytest.mark.parametrize("warmup", [0, 1])
@@ -20,7 +21,7 @@ def test_stalls_and_passes_add_up(warmup: int) -> None:
     words = ["policy=gate_ahead", "model=reference", "budget=25%", "limit=1", "bounds=false", f"warmup={warmup}"]
     cell = make_cell(read_config(words))
     model = Offloaded(open_model("reference", "float32", "auto"), torch.device("cpu"))
-    run = run_forced(cell, model, cell.policy())
+    run = run_forced(cell, model, make_policy(cell))
     timeline, accounts = run.machine.timeline, run.outcome.accounts
     by_cause = [0] * len(accounts.stall_row())
     for begin, end, cause in zip(timeline.stalls[::3], timeline.stalls[1::3], timeline.stalls[2::3], strict=True):

@@ -19,6 +19,7 @@ from sim.cli import main
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
+from sim.experiment.identity import identify
 from sim.experiment.run import run_config
 from sim.prices import ModelProfile, figures, shipped
 from tests.sim.small_trace import Plan, config, one_layer, write
@@ -72,7 +73,7 @@ def changed(base: RunConfig, field: str) -> RunConfig:
 
 
 def key(run: RunConfig) -> str:
-    return make_cell(run).key()
+    return identify(make_cell(run), ()).key
 
 
 def test_every_key_of_a_run_is_tried() -> None:
@@ -135,7 +136,7 @@ def test_every_key_of_a_model_changes_the_cell(base: RunConfig, path: tuple[str,
 def test_every_field_of_a_profile_changes_the_cell(base: RunConfig, name: str) -> None:
     """Also the shape, in which a model may not differ from the trace, and what no file gives."""
     cell = make_cell(base)
-    assert replace(cell, model=replace(cell.model, **{name: "another"})).key() != cell.key()
+    assert identify(replace(cell, model=replace(cell.model, **{name: "another"})), ()).key != identify(cell, ()).key
 
 
 @pytest.mark.parametrize("path", list(variations(figures(HARDWARE))), ids=".".join)
@@ -189,7 +190,7 @@ def test_a_word_of_the_command_line_changes_the_cell(tmp_path: Path) -> None:
         ["bounds=false"],
         ["log=true"],
     ]  # the first is priced as the trace says, and the sizes of that model are at another dtype
-    keys = [make_cell(read_config([f"trace={trace.path}", "budget=1GB", *given])).key() for given in words]
+    keys = [identify(make_cell(read_config([f"trace={trace.path}", "budget=1GB", *given])), ()).key for given in words]
     assert len(set(keys)) == len(words)
 
 
@@ -220,7 +221,7 @@ def test_out_and_format_change_nothing(base: RunConfig, tmp_path: Path, capsys: 
 
 def test_the_code_changes_the_cell(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     before = key(base)
-    monkeypatch.setattr("sim.experiment.cell.code_digest", lambda *given: "another")
+    monkeypatch.setattr("sim.experiment.identity.code_digest", lambda *given: "another")
     assert key(base) != before
 
 
@@ -229,3 +230,10 @@ def test_bounds_are_shared_by_policies_and_by_nothing_else(base: RunConfig, fiel
     for given in (base, changed(base, field)):
         run_config(replace(given, bounds=True), tmp_path)
     assert len(list(tmp_path.glob("bounds-*"))) == (1 if field in ("policy", "log", "timeline") else 2)
+
+
+def test_a_run_builds_its_policy_once(base: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, build = list[str](), registry.build
+    monkeypatch.setattr(registry, "build", lambda name, *given: built.append(name) or build(name, *given))
+    run_config(base, tmp_path)
+    assert built == [base.policy["name"]]

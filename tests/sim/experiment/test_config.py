@@ -12,6 +12,8 @@ from sim.core.replay import replay
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
 from sim.experiment.config import dump_configs, load_config, load_configs
+from sim.experiment.identity import identify
+from sim.experiment.make import make_core, make_policy
 from sim.experiment.run import simulate
 from sim.experiment.sweep.plan import read_grid
 from tests.sim.small_trace import Plan, config, one_layer
@@ -53,7 +55,7 @@ def test_what_is_written_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[s
     one = read_config(["policy=lru", "chunks=3"])
     assert load_config(tmp_path / "one.yaml") == one
     assert load_configs(tmp_path / "one.yaml") == [one]
-    assert make_cell(load_config(tmp_path / "one.yaml")).key() == make_cell(one).key()
+    assert identify(make_cell(load_config(tmp_path / "one.yaml")), ()) == identify(make_cell(one), ())
 
 
 def test_one_configuration_is_wanted_where_one_is_run(tmp_path: Path) -> None:
@@ -91,8 +93,8 @@ def test_a_log_tells_where_the_window_begins(tmp_path: Path) -> None:
     """Its replay counts what the run counted, and not the warm-up."""
     trace = one_layer(tmp_path / "t", [Plan(decode=2), Plan(decode=3)], [0, 1, 0, 2, 3, 0, 1])
     cell = make_cell(config(trace, 24, warmup=1))
-    outcome = simulate(cell, cell.policy(), record=True)
-    core = cell.core(cell.policy())
+    outcome = simulate(cell, make_policy(cell), record=True)
+    core = make_core(cell, make_policy(cell))
     assert replay(outcome.core.log, core) == outcome.core.digest()  # type: ignore[attr-defined]
     again = core.finish(core.accounts.start_ns)
     assert again.hits == outcome.accounts.hits

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sim.cli import main
 from sim.experiment.cell import make_cell
 from sim.experiment.curve import curve_of
+from sim.experiment.make import make_policy
 from sim.experiment.run import simulate
 from tests.sim.small_trace import ABSENT, SIZE, Plan, config, one_layer, write
 from traces.kit.errors import UserError
@@ -21,7 +22,7 @@ from traces.kit.errors import UserError
 def simulated(path: Path, slots: int, **changes: int) -> tuple[int, int]:
     """Complete hits in prefill and decode on the simulated machine."""
     cell = make_cell(config(path, slots * SIZE + slots % SIZE, **changes))
-    accounts = simulate(cell, cell.policy()).accounts
+    accounts = simulate(cell, make_policy(cell)).accounts
     return accounts.hit_row(0)[3], accounts.hit_row(1)[3]
 
 
@@ -51,7 +52,7 @@ def test_the_curve_is_the_samples_and_the_command_prints_it(capsys: pytest.Captu
     from sim.experiment.compose import read_config
 
     cell = make_cell(read_config(["policy=lru", "limit=2", "budget=4GB"]))
-    accounts = simulate(cell, cell.policy()).accounts
+    accounts = simulate(cell, make_policy(cell)).accounts
     assert [curve["complete_hits"][p][at] for p in ("prefill", "decode")] == [accounts.hit_row(i)[3] for i in (0, 1)]
     assert [curve["lookups"][p] for p in ("prefill", "decode")] == [accounts.hit_row(i)[0] for i in (0, 1)]
     assert main(["curve", "limit=2"]) == 0

@@ -2,54 +2,134 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sim.experiment.compose import read_config
+from sim.experiment.config import dump_configs
+
 ROOT = Path(__file__).resolve().parents[3]
-ASK = "from sim.experiment.digest import code_digest as d; print(d(), d('lru'), d('lfu_incache'), d('gate_ahead'))"
+
+DIGESTS = """
+import importlib, json, sys
+from pathlib import Path
+from policies import registry
+from sim.experiment.digest import code_digest
+theirs = {"planted": "policies.planted.policy", "acme": "acme.rooms.own"}
+known = {name: getattr(importlib.import_module(module), "Own") for name, module in theirs.items()}
+ours = registry.find
+registry.find = lambda name: known.get(name) or ours(name)
+def digests():
+    code_digest.cache_clear()
+    return [code_digest(name) for name in (None, "lru", "lfu_incache", "gate_ahead", "planted", "acme")]
+before, found = digests(), {}
+for file in sys.argv[1:]:
+    text = Path(file).read_bytes()
+    Path(file).write_bytes(text + b"# changed\\n")
+    found[file] = "".join(str(int(a != b)) for a, b in zip(before, digests(), strict=True))
+    Path(file).write_bytes(text)
+print(json.dumps([before, digests(), found]))
+"""
+LOADED = """
+import json, sys
+from pathlib import Path
+from sim.experiment.config import load_config
+from sim.experiment.run import run_config
+from sim.experiment.digest import code_of
+run_config(load_config(Path(sys.argv[1])), sys.argv[2])
+files = {Path(found) for module in list(sys.modules.values()) if (found := getattr(module, "__file__", None))}
+root = Path("sim").resolve()
+print(json.dumps(sorted(path.relative_to(root).as_posix() for path in files - code_of() if path.is_relative_to(root))))
+"""
 
 
 @pytest.fixture
 def code(tmp_path: Path) -> Path:
+    """A copy of the tree with two policies more: in a folder of ``policies``, and of somebody else's package."""
     for package in ("sim", "policies", "traces", "conf"):
         ignore = shutil.ignore_patterns("__pycache__", "sample", "reference", "*.safetensors")
         shutil.copytree(ROOT / package, tmp_path / package, ignore=ignore)
+    for file, text in {
+        "policies/planted/__init__.py": "",
+        "policies/planted/policy.py": "from policies.lru import LRU\nfrom . import helper\nclass Own(LRU): pass\n",
+        "policies/planted/helper.py": "from .deep.inner import x\n",
+        "policies/planted/deep/__init__.py": "from ...parts import foreseen\n",
+        "policies/planted/deep/inner.py": "x = 1\n",
+        "policies/planted/another.py": "",
+        "acme/__init__.py": "",
+        "acme/rooms/__init__.py": "",
+        "acme/rooms/own.py": "from policies.lru import LRU\ndef late(): from ..used import x\nclass Own(LRU): pass\n",
+        "acme/used.py": "import acme.theirs.far\nimport other\nx = 1\n",
+        "acme/theirs/far.py": "",  # in a namespace package
+        "acme/unused.py": "",
+        "other.py": "",
+    }.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(text)
     return tmp_path
 
 
-def digests(code: Path) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", ASK], cwd=code, capture_output=True, text=True, check=True)
-    return done.stdout.split()
+def told(code: Path, program: str, *words: str) -> Any:
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, cwd=code, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def test_digests_follow_the_code_that_matters(code: Path) -> None:
-    before = digests(code)
-    assert before == digests(code)
-    assert len(set(before[1:])) == 3
+    # (file, which digest it changes: the shared one, lru's, lfu_incache's, gate_ahead's, planted's, acme's)
+    changes = {
+        "sim/core/state.py": "111111",
+        "sim/machine/gpu.py": "111111",
+        "sim/prices/costs.py": "111111",
+        "sim/workload/passes.py": "111111",
+        "sim/experiment/cell.py": "111111",
+        "sim/results/document.py": "111111",
+        "traces/format/check.py": "111111",
+        "policies/api.py": "111111",
+        "policies/bounds/belady_bypass.py": "111111",
+        "policies/lru.py": "111111",  # the reference row infinite is LRU
+        "policies/lfu.py": "001000",  # which lfu_incache extends
+        "policies/parts/foreseen.py": "000110",
+        "policies/gate_ahead.py": "000100",
+        "policies/random.py": "000000",
+        "policies/planted/__init__.py": "000010",
+        "policies/planted/helper.py": "000010",
+        "policies/planted/deep/__init__.py": "000010",
+        "policies/planted/deep/inner.py": "000010",
+        "policies/planted/another.py": "000000",
+        "acme/__init__.py": "000001",
+        "acme/rooms/__init__.py": "000001",
+        "acme/used.py": "000001",
+        "acme/theirs/far.py": "000001",
+        "acme/unused.py": "000000",
+        "other.py": "000000",
+        "sim/cli.py": "000000",
+        "sim/__init__.py": "000000",
+        "sim/experiment/compose.py": "000000",
+        "sim/experiment/help.py": "000000",
+        "sim/results/table.py": "000000",
+        "sim/results/load.py": "000000",
+        "sim/results/pictures/style.py": "000000",
+        "sim/results/report/page.py": "000000",
+        "traces/writing/writer.py": "000000",
+        "traces/describe/inspect.py": "000000",
+    }
+    before, after, found = told(code, DIGESTS, *changes)
+    assert before == after
+    assert len(set(before[1:])) == 5
+    assert found == changes
 
-    # (file, which of the shared cell, lru, lfu_incache and gate_ahead it changes)
-    for file, changes in (
-        ("sim/machine/gpu.py", "1111"),
-        ("sim/core/state.py", "1111"),
-        ("traces/format/check.py", "1111"),
-        ("policies/api.py", "1111"),
-        ("policies/bounds/belady_bypass.py", "1111"),
-        ("policies/lru.py", "1111"),  # the reference row infinite is LRU
-        ("policies/parts/ranking.py", "0010"),  # imported by LFU, which lfu_incache extends
-        ("policies/gate_ahead.py", "0001"),
-        ("policies/random.py", "0000"),
-        ("sim/experiment/help.py", "0000"),
-        ("sim/results/pictures/style.py", "0000"),
-        ("sim/results/report/page.py", "0000"),
-        ("traces/describe/inspect.py", "0000"),
-    ):
-        path = code / file
-        text = path.read_text()
-        path.write_text(text + "# changed\n")
-        changed = "".join(str(int(a != b)) for a, b in zip(before, digests(code), strict=True))
-        path.write_text(text)
-        assert changed == changes, file
+
+def test_no_file_that_a_run_loads_is_left_out_unless_it_only_talks(tmp_path: Path) -> None:
+    """Seen in what Python has loaded, not in what the source says that it imports."""
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_configs([read_config(["policy=lru", "budget=4GB", "limit=1", "timeline=true"])]))
+    talking = ["__init__.py", "experiment/progress.py", "results/wording.py"]
+    assert told(ROOT, LOADED, str(config), str(tmp_path / "out")) == talking

@@ -19,13 +19,15 @@ from rich.console import Console
 
 from policies.api import LayerEvent, Setup
 from policies.on_demand import OnDemand
+from sim.experiment.again import Again
 from sim.experiment.bench import main as bench
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
+from sim.experiment.make import make_core, make_machine, passes_of
 from sim.experiment.policy_time import Logged, measure_policy_time
 from sim.experiment.run import Result, run, run_config
-from sim.results.report.again import Again
+from sim.prices.changed import changed
 from sim.results.table import show
 from tests.sim.small_trace import MACHINE, SIZE, Plan, config, one_layer
 from traces import Trace
@@ -84,10 +86,10 @@ def logged(trace: Trace, clock: Clock) -> Make:
         def core() -> Any:
             clock.ns += 10**9  # fitting, filling a store
             made.append((prefill, decode))
-            return cell.core(Slow(cell.setup, clock, prefill, decode), record=True)
+            return make_core(cell, Slow(cell.setup, clock, prefill, decode), record=True)
 
         own = core()
-        cell.machine(own).run(cell.passes(cell.selection.warmup), cell.passes(cell.selection.measured))
+        make_machine(cell, own).run(passes_of(cell, cell.selection.warmup), passes_of(cell, cell.selection.measured))
         made.clear()
         return Logged(own.log, core)
 
@@ -209,14 +211,14 @@ def test_to_charge_nothing_is_the_same_cell(runs: Runs, policy_us: Any) -> None:
 
 
 def test_what_was_changed_in_a_shipped_machine_is_named() -> None:
-    def changed(*words: str) -> list[str]:
-        return make_cell(read_config(["policy=lru", "budget=4GB", *words])).changed("hardware")
+    def own(*words: str) -> list[str]:
+        return changed("hardware", read_config(["policy=lru", "budget=4GB", *words]).hardware)
 
-    assert changed() == changed("+hardware.software.policy_us.lru.decode=0") == []
-    assert changed("+hardware.software.policy_us.fmoe.decode=5000") == ["software.policy_us"]
+    assert own() == own("+hardware.software.policy_us.lru.decode=0") == []
+    assert own("+hardware.software.policy_us.fmoe.decode=5000") == ["software.policy_us"]
     without = read_config(["policy=lru", "budget=4GB"])
     older = dict(without.hardware) | {"software": {"layer_overhead_us": 0, "copy_overhead_us": 0}}
-    assert make_cell(replace(without, hardware=older)).changed("hardware") == []
+    assert changed("hardware", older) == []
 
 
 @pytest.mark.parametrize("words", [(), ("+hardware.software.policy_us.lru={prefill:3,decode:0.5}",)], ids=len)

@@ -12,10 +12,13 @@ import pytest
 from sim.cli import main, report
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.compose import choices
-from sim.experiment.room import AUTO, Context, Room, budget_bytes, line
+from sim.experiment.identity import identify
+from sim.experiment.room import AUTO, Context, Room, budget_bytes
 from sim.experiment.run import run_config
 from sim.experiment.sweep.plan import read_grid
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile, shipped
+from sim.prices.changed import changed
+from sim.results.wording import room_line
 from tests.sim.many_requests import EXPERTS, topical
 from tests.sim.small_trace import MACHINE, SIZE, Plan, config, one_layer, write
 from traces.kit.errors import UserError
@@ -92,7 +95,8 @@ def test_a_run_says_how_much_room_there_was(tmp_path: Path, capsys: pytest.Captu
     assert result.document["memory"]["budget_bytes"] == 5 * SIZE
     assert result.document["memory"]["room"]["bytes"] == 5 * SIZE
     assert (
-        line(result.document["memory"]["room"]) == "room for experts: 60 B of 60 B, the rest of the model being unknown"
+        room_line(result.document["memory"]["room"])
+        == "room for experts: 60 B of 60 B, the rest of the model being unknown"
     )
     infinite = result.document["reference"]["infinite"]
     assert infinite["peak_bytes"] > 5 * SIZE, "a reference row has memory for all experts, wherever it is to come from"
@@ -146,5 +150,5 @@ def test_a_trace_is_priced_as_the_model_that_it_names(tmp_path: Path) -> None:
         by_trace, config=replace(by_trace.config, model={**shipped("model", "olmoe_1b_7b"), "dtype": "fp8"})
     )
     assert by_trace.setup.expert_bytes == (6_292_992,) * 16
-    assert by_trace.changed("model") == by_name.changed("model") == ["dtype"]
-    assert by_trace.resolved() == by_name.resolved(), "two ways to say it are one run"
+    assert [changed("model", cell.config.model, cell.model) for cell in (by_trace, by_name)] == [["dtype"]] * 2
+    assert identify(by_trace, ()).resolved == identify(by_name, ()).resolved, "two ways to say it are one run"

@@ -34,10 +34,10 @@ class Told(Policy):
         self.note("step", step.number, step.prefill, step.rows, tuple(step.requests), tuple(step.counts))
 
     def on_gate(self, event: LayerEvent) -> None:
-        self.note("gate", *self.facts(event))
+        self.note("gate", *self.about(event))
 
     @staticmethod
-    def facts(event: LayerEvent) -> tuple[object, ...]:
+    def about(event: LayerEvent) -> tuple[object, ...]:
         seen = event.demand, event.tokens, event.requests, event.counts
         return event.layer, event.prefill, *map(tuple, seen)
 
@@ -163,7 +163,7 @@ class Unruly(Restless):
     name = "unruly"
 
     def route(self, event: LayerEvent) -> Routing | None:
-        self.note("route", *self.facts(event))
+        self.note("route", *self.about(event))
         self.stir(self.eagerness)
         self.ask(may_block=True)
         return self.rerouted(event) if self.random.random() < 0.7 else None
@@ -182,7 +182,7 @@ class Unruly(Restless):
         return self.random.sample(range(layer * n, layer * n + n), self.random.randint(0, n))
 
     def schedule(self, event: LayerEvent) -> Schedule | None:
-        self.note("schedule", *self.facts(event))
+        self.note("schedule", *self.about(event))
         self.stir(self.eagerness)
         self.ask(may_block=True)
         compute = self.shuffled(event.demand)

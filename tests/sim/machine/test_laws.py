@@ -33,7 +33,7 @@ DEMAND_COPY, LATE_PREFETCH, QUEUEING = 0, 1, 2
 # -- hits -------------------------------------------------------------------------------------------------------
 
 
-# Members of an event replayed one after the other: a sibling evicts a sibling, and LRU looks 27 % worse (rule 3).
+# Members of an event replayed one after the other: a sibling evicts a sibling, and LRU loses hits (rule 3).
 def test_layer_events_are_atomic() -> None:
     passes = decode([[pair] * 3 for pair in ([0, 1], [0, 2], [0, 1], [0, 3], [0, 1])], 4)
     accounts, _ = simulate(LRU(setup := make_setup([10] * 3, 4, 60), scope="layer"), setup, passes)

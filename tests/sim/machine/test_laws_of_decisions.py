@@ -82,7 +82,7 @@ def test_the_result_does_not_depend_on_the_hash_seed() -> None:
         assert other.stdout == fingerprint(), hash_seed
 
 
-# An event for each copy creeps back in, and the machine is ten times slower (DESIGN section 6).
+# An event for each copy creeps back in, and the machine is ten times slower (docs/design.md, The machine model).
 @pytest.mark.parametrize("policy", [LRU, Bypass, Restless])
 def test_simpy_sees_one_event_per_step(policy: type[Policy]) -> None:
     n_layers, steps = 4, 25

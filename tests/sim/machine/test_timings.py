@@ -49,7 +49,7 @@ def test_at_batch_4_the_fourth_waits_for_three_prefills(tmp_path: Path) -> None:
         1: [0, 32, 80, 32, 48.0],
         2: [0, 48, 80, 48, 32.0],
         3: [0, 64, 80, 64, 16.0],
-        # All four places are free at 80: two prefills of 4 ns, and one decode pass of two experts.
+        # All four have ended at 80: two prefills of 4 ns, and one decode pass of two experts.
         4: [80, 84, 96, 4, 12.0],
         5: [80, 88, 96, 8, 8.0],
     }
@@ -69,12 +69,12 @@ def test_a_prefill_delays_the_tokens_of_the_others(tmp_path: Path) -> None:
     }
 
 
-def test_a_request_without_decode_steps_frees_its_place_after_the_prefill(tmp_path: Path) -> None:
+def test_a_request_without_decode_steps_ends_with_its_prefill(tmp_path: Path) -> None:
     result = run(tmp_path, [Plan((1,)), Plan((1,), 1), Plan((1,))], [0, 0, 0, 0], batch=2)
     assert times(result) == {
         0: [0, 16, 16, 16, None],
         1: [0, 20, 28, 20, 8.0],
-        2: [16, 24, 24, 8, None],  # admitted to the place of 0 at 16, while 1 is prefilled
+        2: [16, 24, 24, 8, None],  # admitted when 0 ends, at 16, while 1 is prefilled
     }
     assert result.document["latency_ms"]["tpot"]["mean"] == pytest.approx(8e-6)
 

@@ -1,6 +1,6 @@
 """The slow oracle: a textbook SimPy machine, with an event for each thing that happens.
 
-Written from DESIGN sections 3-6. It shares the policies with the engine and nothing of ``sim/core``; it fills the
+Written from docs/design.md. It shares the policies with the engine and nothing of ``sim/core``; it fills the
 same :class:`Accounts`, so that the two can be compared field by field.
 
 The GPU is a process, each copy call and each prediction is a process, the link and the predictor's thread are

@@ -30,8 +30,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trace = topical(folder / "trace", n=8)
     grid(trace, folder / "out", ("lru", "lfu_incache", "random"), (4,), (0, 2), bounds=True)
     run_config(config(trace, 6 * SIZE, limit=3), folder / "out" / "nested" / "deeper")
-    (folder / "out" / ".new-half").mkdir()
-    (folder / "out" / ".new-half" / "result.json").write_text("half")
+    (folder / "out" / ".half.0123abcd.partial").mkdir()
+    (folder / "out" / ".half.0123abcd.partial" / "result.json").write_text("half")
     return folder / "out"
 
 

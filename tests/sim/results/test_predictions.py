@@ -12,8 +12,8 @@ from policies.api import LayerEvent, Setup, Step
 from policies.lru import LRU
 from sim.core.accounts import Accounts
 from sim.experiment.cell import make_cell
+from sim.experiment.provenance import result_of
 from sim.experiment.run import simulate
-from sim.results.document import document
 from sim.results.predictions import predictions
 from tests.sim.small_trace import SIZE, Plan, config, write
 from traces import Trace
@@ -54,13 +54,12 @@ def trace(tmp_path: Path) -> Trace:
 @pytest.fixture(autouse=True)
 def _any_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted policy is not in the registry, so there is no digest of its code."""
-    for module in ("results", "cell"):
-        monkeypatch.setattr(f"sim.{module}.code_digest", lambda name: "")
+    monkeypatch.setattr("sim.experiment.identity.code_digest", lambda name: "")
 
 
 def measured(trace: Trace, policy: Any) -> dict[str, Any]:
     cell = make_cell(config(trace, 100 * SIZE))
-    return document(cell, simulate(cell, policy(cell.setup)), None)
+    return result_of(cell, simulate(cell, policy(cell.setup)), None)
 
 
 def test_by_hand(trace: Trace) -> None:

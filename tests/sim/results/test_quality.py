@@ -1,4 +1,4 @@
-"""A lossy row: what is known of its quality, and how it is set apart (DESIGN, rule 8)."""
+"""A lossy row: what is known of its quality, and how it is set apart (docs/design.md, rule 8)."""
 
 from __future__ import annotations
 

@@ -12,9 +12,11 @@ import sim
 from policies import registry
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
+from sim.experiment.identity import identify
 from sim.experiment.inputs import Inputs
 from sim.experiment.run import run_config
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile, figures, shipped, title_of
+from sim.prices.changed import changed
 from sim.results.columns import row
 from sim.results.titles import policy, titles
 from tests.sim.small_trace import SIZE, Plan, config, write
@@ -45,8 +47,8 @@ def test_a_title_is_no_part_of_a_cell(tmp_path: Path) -> None:
     """Neither of its address, nor of the profiles in its result, nor of what was changed."""
     inputs = Inputs()
     plain = make_cell(read_config(WORDS), inputs)
-    assert "title" not in plain.resolved()["model"] | plain.resolved()["hardware"]
-    assert plain.changed("model") == plain.changed("hardware") == []
+    assert "title" not in identify(plain, ()).resolved["model"] | identify(plain, ()).resolved["hardware"]
+    assert changed("model", plain.config.model) == changed("hardware", plain.config.hardware) == []
     files = {}
     for group, name in (("model", "olmoe_1b_7b"), ("hardware", "rtx_4090")):
         for title in ("Mine", None):
@@ -56,8 +58,8 @@ def test_a_title_is_no_part_of_a_cell(tmp_path: Path) -> None:
     for title in ("Mine", None):
         own = [*WORDS, f"model={files['model', title]}", f"hardware={files['hardware', title]}"]
         cell = make_cell(read_config(own), inputs)
-        assert cell.key() == plain.key()
-        assert cell.changed("model") == cell.changed("hardware") == []
+        assert identify(cell, ()).key == identify(plain, ()).key
+        assert changed("model", cell.config.model) == changed("hardware", cell.config.hardware) == []
 
 
 def test_a_run_says_whose_routing_and_whose_price_it_is(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from policies.api import Policy, Setup
+from sim.check.laws import FAST, SLOW
+from sim.check.synthetic import World
 from sim.machine.machine import Machine
 from sim.workload.passes import ClosedLoop, Pass
 from sim.workload.signals import TraceSignals
-from tests.policies.lab import PREDICTORS, FakeHistory, FlatCosts, Witness, draw
+from tests.policies.lab import FakeHistory, Witness, draw, variants
 from tests.sim.small_trace import Plan, write
 from traces import Trace
 
@@ -23,6 +25,9 @@ L, E, K, SIZE = 3, 8, 2, 12
 MakeSignals = Callable[[Trace, Policy], Any]
 Arrays = dict[str, np.ndarray]
 SEEDS = [(0, 1), (1, 3), (2, 2)]
+PREDICTORS = {it.name: it for variant in variants() for it in variant.world.predictors}
+"""All that any policy reads."""
+WORLD = World(predictors=tuple(PREDICTORS.values()))
 
 
 @dataclass
@@ -48,7 +53,7 @@ def maker(folders: pytest.TempPathFactory) -> Callable[..., Recorded]:
     @cache
     def make(seed: int, batch: int, layers: int = L) -> Recorded:
         folder = folders.mktemp("traces")
-        routing = draw(seed, n_layers=layers, n_experts=E, k=K, decode=5, prompts=4)
+        routing = draw(seed, n_layers=layers, n_experts=E, k=K, decode=5, prompts=4, world=WORLD)
         plans = [Plan((rows,), 5) for prefill, _, rows in routing.steps if prefill]
         trace = _write(folder / "base", plans, routing.signals)
         passes = list(ClosedLoop(trace, batch).passes(range(4)))
@@ -57,9 +62,8 @@ def maker(folders: pytest.TempPathFactory) -> Callable[..., Recorded]:
             index = int(rng.integers(1, len(passes) - 1))
             arrays = _another_future(routing.signals, passes, index, layer, rng)
             others.append(Changed(index, layer, _write(folder / f"other{number}", plans, arrays)))
-        costs = FlatCosts(copy=170, expert=30) if seed % 2 else FlatCosts(copy=20, expert=90)
-        budget = SIZE * (6 + seed)
-        setup = Setup(layers, E, K, (SIZE,) * layers, 1 + seed % 2, budget, costs, 1, PREDICTORS)  # type: ignore[arg-type]
+        budget, costs = SIZE * (6 + seed), SLOW if seed % 2 else FAST
+        setup = Setup(layers, E, K, (SIZE,) * layers, 1 + seed % 2, budget, costs, 1, PREDICTORS)
         return Recorded(setup, batch, trace, others)
 
     return make
@@ -86,7 +90,7 @@ def _another_future(arrays: Arrays, passes: Sequence[Pass], index: int, layer: i
         for first, rows in step.parts:
             late[first : first + rows, 0 if number else max(layer, 0) :] = True
             begun_late[first : first + rows] = number > 0 or layer < 0
-    source = draw(int(rng.integers(1 << 30)), n_layers=layers, n_experts=E, k=K, decode=40).signals
+    source = draw(int(rng.integers(1 << 30)), n_layers=layers, n_experts=E, k=K, decode=40, world=WORLD).signals
     rows = rng.integers(0, len(source["expert_ids"]), n)
     given = {}
     for name, old in arrays.items():

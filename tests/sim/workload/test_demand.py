@@ -12,7 +12,7 @@ from sim.workload.demand import DemandReader, merge
 from tests.sim.small_trace import ABSENT, Plan, write
 from traces import Trace
 
-# Four experts per layer: flat numbers are 0-3, 4-7, 8-11. The middle layer did not see the row 1, and chose one
+# Four experts per layer: expert numbers are 0-3, 4-7, 8-11. The middle layer did not see the row 1, and chose one
 # expert for the rows 2 and 4; the last layer did not see the row 3.
 IDS = [
     [[0, 1], [2, 3], [1, 0]],

@@ -13,6 +13,7 @@ import pytest
 from policies.api import History, PastStep, Setup, Signal
 from policies.lru import LRU
 from sim.experiment.cell import make_cell
+from sim.experiment.make import make_policy
 from sim.workload.history import TrainRequests
 from tests.sim.small_trace import Plan, config, write
 from traces import Trace
@@ -145,7 +146,7 @@ def test_the_test_requests_change_nothing_that_is_learnt(tmp_path: Path) -> None
         cell = make_cell(config(trace, 1000))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("policies.registry.build", lambda name, setup, given: Learner(setup))
-            cell.policy()
+            make_policy(cell)
         return seen[0]
 
     assert_learns_from_train_requests_alone(history, tmp_path / "alone")
@@ -200,5 +201,5 @@ def test_a_parameter_may_decide_who_learns(trace: Trace, monkeypatch: pytest.Mon
     cell = make_cell(config(trace, 1000))
     for wants in (False, True):
         monkeypatch.setattr("policies.registry.build", lambda name, setup, given, w=wants: Sometimes(setup, w))
-        policy: Any = cell.policy()
+        policy: Any = make_policy(cell)
         assert len(policy.fitted) == (7 if wants else 0)

@@ -1,4 +1,4 @@
-"""Which passes a closed loop makes, by hand: rows, KV tokens, pairs, demand, places and admissions."""
+"""Which passes a closed loop makes, by hand: rows, KV tokens, pairs, demand and admissions."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     assert [p.admits for p in passes] == [(0,), (), (), (1,), (2,), (), ()]
 
 
-def test_a_place_is_taken_again_before_the_next_decode_pass(tmp_path: Path) -> None:
-    """Decode steps 2, 0, 1, 3, 1 at batch 2: request 1 takes a place for its prefill only."""
+def test_the_next_is_admitted_before_the_next_decode_pass(tmp_path: Path) -> None:
+    """Decode steps 2, 0, 1, 3, 1 at batch 2: request 1 is active for its prefill only."""
     plans = [Plan((1,), decode) for decode in (2, 0, 1, 3, 1)]
     trace = one_layer(tmp_path / "t", plans, [0] * 12)
     passes = loop(trace, 2)
@@ -94,7 +94,7 @@ def test_a_place_is_taken_again_before_the_next_decode_pass(tmp_path: Path) -> N
     assert [p.admits for p in passes] == [(0, 1), (), (2,), (), (3,), (), (4,), (), ()]
 
 
-def test_places_that_are_free_at_once_are_given_at_once(tmp_path: Path) -> None:
+def test_who_ends_at_once_is_followed_at_once(tmp_path: Path) -> None:
     """Both requests of a batch of 2 end in one pass: both followers are admitted then, and prefilled in order."""
     trace = one_layer(tmp_path / "t", [Plan((1,), 1) for _ in range(4)], [0] * 8)
     passes = loop(trace, 2)
@@ -123,7 +123,7 @@ def test_requests_run_in_the_order_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_no_place_is_empty_while_requests_wait(seed: int, tmp_path: Path) -> None:
+def test_the_batch_is_full_while_requests_wait(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     batch = int(rng.integers(1, 5))
     plans = []
@@ -138,24 +138,24 @@ def test_no_place_is_empty_while_requests_wait(seed: int, tmp_path: Path) -> Non
     assert sum((p.admits for p in passes), ()) == tuple(range(len(plans)))
     parts: dict[int, list[tuple[int, int]]] = {r: [] for r in range(len(plans))}
     left = {r: len(plan.prefill) + plan.decode for r, plan in enumerate(plans)}
-    holding: set[int] = set()
+    active: set[int] = set()
     waiting = list(range(len(plans)))
     for step in passes:
-        # A place that was free when the last pass ended is given now, and to nobody else.
-        admitted = tuple(waiting[: batch - len(holding)])
+        # Who ended with the last pass is followed now, by the next and nobody else.
+        admitted = tuple(waiting[: batch - len(active)])
         assert step.admits == admitted
         del waiting[: len(admitted)]
-        holding |= set(admitted)
-        assert set(step.requests) <= holding
+        active |= set(admitted)
+        assert set(step.requests) <= active
         if not step.prefill:
-            assert step.requests == tuple(sorted(holding)), "a decode pass leaves somebody out"
+            assert step.requests == tuple(sorted(active)), "a decode pass leaves somebody out"
             assert len(step.requests) == batch or not waiting
         for request, part in zip(step.requests, step.parts, strict=True):
             parts[request].append(part)
             left[request] -= 1
             if not left[request]:
-                holding.remove(request)
+                active.remove(request)
     assert not waiting
-    assert not holding
+    assert not active
     steps = [(int(s["request"]), (int(s["first_row"]), int(s["rows"]))) for s in trace.steps]
     assert parts == {r: [part for request, part in steps if request == r] for r in parts}

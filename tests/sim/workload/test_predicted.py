@@ -13,6 +13,9 @@ from policies import registry
 from policies.api import LayerEvent, Predictor, Setup
 from policies.lru import LRU
 from sim.experiment.cell import Cell, Predicted, make_cell
+from sim.experiment.identity import Identity, identify
+from sim.experiment.make import make_core, make_machine, make_policy, passes_of
+from sim.experiment.provenance import fitted
 from sim.workload.signals import TraceSignals
 from tests.sim.small_trace import MACHINE, Plan, config, one_layer, write
 from traces import Trace
@@ -63,10 +66,10 @@ def test_what_a_policy_knows_of_a_predictor_cannot_be_changed() -> None:
     predictor, setup = Predictor("mlp", 1, 2, facts), Setup(1, 1, 1, (1,), 1, 1, None, 0, predictors)  # type: ignore[arg-type]
     facts.clear()
     predictors.clear()
-    assert predictor.facts == {"recall": 0.8}
+    assert predictor.about == {"recall": 0.8}
     assert set(setup.predictors) == {"mlp"}
     with pytest.raises(TypeError):
-        predictor.facts["recall"] = 1.0  # type: ignore[index]
+        predictor.about["recall"] = 1.0  # type: ignore[index]
     with pytest.raises(TypeError):
         setup.predictors["gru"] = predictor  # type: ignore[index]
 
@@ -103,25 +106,29 @@ def with_predicted(cell: Cell, **hashes: str) -> Cell:
     return replace(cell, predicted={name: Predicted(Predictor(name, 1, 1), ids, sha) for name, sha in hashes.items()})
 
 
+def identity(cell: Cell) -> Identity:
+    return identify(cell, make_policy(cell).predictors())
+
+
 def test_a_cell_shows_a_policy_what_it_declares(cell: Cell) -> None:
-    policy: Any = cell.policy()
-    cell.machine(cell.core(policy)).run([], cell.passes(cell.selection.measured))
+    policy: Any = make_policy(cell)
+    make_machine(cell, make_core(cell, policy)).run([], passes_of(cell, cell.selection.measured))
     assert policy.read == [[3], [2], [1]]
     with pytest.raises(UserError, match=r"policy=reader needs the predictor mlp.*there are: gru$"):
-        with_predicted(cell, gru="2").policy()
+        make_policy(with_predicted(cell, gru="2"))
     with pytest.raises(UserError, match=r"there are: none$"):
-        with_predicted(cell).policy()
+        make_policy(with_predicted(cell))
 
 
 def test_what_is_declared_is_part_of_the_key_and_nothing_else(cell: Cell) -> None:
-    assert cell.resolved()["predictors"] == {"mlp": "1"}
-    assert with_predicted(cell, mlp="3", gru="2").key() != cell.key()
-    assert with_predicted(cell, mlp="1", gru="3").key() == with_predicted(cell, mlp="1").key() == cell.key()
+    assert identity(cell).resolved["predictors"] == {"mlp": "1"}
+    keys = [identity(with_predicted(cell, **had)).key for had in ({"mlp": "1", "gru": "3"}, {"mlp": "1"}, {"mlp": "3"})]
+    assert keys[0] == keys[1] == identity(cell).key != keys[2]
     other = replace(cell, config=replace(cell.config, policy={"name": "reader", "which": "gru"}))
-    assert other.resolved()["predictors"] == {"gru": "2"}
-    assert other.key() != cell.key()
+    assert identity(other).resolved["predictors"] == {"gru": "2"}
+    assert identity(other).key != identity(cell).key
     plain = replace(cell, config=replace(cell.config, policy={"name": "lru", "scope": "global"}))
-    assert plain.resolved()["predictors"] == {}
+    assert identity(plain).resolved["predictors"] == {}
 
 
 def test_a_policy_knows_how_many_predictions_are_made_at_a_time(tmp_path: Path) -> None:
@@ -150,7 +157,7 @@ def test_a_cell_reads_what_lies_beside_the_trace(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.ids, said)
     assert found.sha256 == written.sha256
     assert (found.predictor.name, found.predictor.stride, found.predictor.top_k) == ("mlp", 1, 2)
-    assert found.predictor.facts["input"] == "routing"
+    assert found.predictor.about["input"] == "routing"
     assert cell.setup.predictors == {"mlp": found.predictor}
     signals = TraceSignals(trace, (), {"mlp": found.ids}, {"mlp"})
     signals.enter([(1, 2)])
@@ -167,12 +174,12 @@ def test_a_result_names_its_predictors_and_changes_with_them(tmp_path: Path, mon
     for seed in (5, 6):
         write_predicted(trace, [said], name="mlp", overwrite=True, **{**FACTS, "fit": {"seed": seed}})
         cell = make_cell(config(trace, 100, policy="reader"))
-        keys.append(cell.key())
-        facts = cell.facts(cell.policy())
-        assert facts["mlp"]["sha256"] == cell.predicted["mlp"].sha256 == cell.resolved()["predictors"]["mlp"]
+        keys.append(identity(cell).key)
+        facts = fitted(cell, make_policy(cell))
+        assert facts["mlp"]["sha256"] == cell.predicted["mlp"].sha256 == identity(cell).resolved["predictors"]["mlp"]
         assert facts["mlp"]["fit"] == {"seed": seed}
         # Row 1 uses 3 in layer 1, the others use 1: two of six named.
         assert facts["mlp"]["accuracy"] == {"all": (1 / 3, None), "train": None, "test": None}
         lru = make_cell(config(trace, 100))
-        assert lru.facts(lru.policy()) == {}
+        assert fitted(lru, make_policy(lru)) == {}
     assert keys[0] != keys[1]

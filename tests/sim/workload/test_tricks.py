@@ -1,4 +1,4 @@
-"""Policies that try to get more out of the signals than these show (DESIGN, rule 2), or than they declared."""
+"""Policies that try to get more out of the signals than these show (docs/design.md, rule 2), or than they declared."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from policies.api import LayerEvent, Policy, Signal, Signals, Step
 from policies.lru import LRU
 from sim.experiment.cell import make_cell
+from sim.experiment.make import make_core, make_machine, passes_of
 from tests.policies.lab import PREDICTORS, FakeSignals
 from tests.sim.small_trace import config
 from tests.sim.workload.causal import SEEDS, SIZE, E, L, MakeSignals, Recorded, assert_causal, maker, outputs
@@ -183,6 +184,6 @@ def test_a_run_refuses_signals_that_its_policy_did_not_declare(
     """Else a policy would work on a trace that happens to have them, and say nothing on the next."""
     cell = make_cell(config(recorded(0, 1).trace, 10 * SIZE))
     policy = planted(cell.setup)
-    machine = cell.machine(cell.core(policy))
+    machine = make_machine(cell, make_core(cell, policy))
     with pytest.raises(RuntimeError, match=r"token_ids.*declare"):
-        machine.run([], cell.passes(cell.selection.measured))
+        machine.run([], passes_of(cell, cell.selection.measured))

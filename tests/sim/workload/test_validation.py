@@ -14,6 +14,7 @@ from policies.api import History
 from policies.static import Static
 from sim.cli import main
 from sim.experiment.cell import make_cell
+from sim.experiment.make import make_policy
 from sim.experiment.run import run_config
 from sim.workload.passes import select
 from tests.sim.small_trace import SIZE, Plan, config, one_layer
@@ -69,7 +70,7 @@ def learned(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], l
         shown.extend(([step.request for step in history.steps()], history.popularity().tolist()))
 
     monkeypatch.setattr(Static, "fit", fit)
-    make_cell(replace(config(trace, 2 * SIZE, policy="static"), measure="validation")).policy()
+    make_policy(make_cell(replace(config(trace, 2 * SIZE, policy="static"), measure="validation")))
     return shown[0], shown[1]
 
 

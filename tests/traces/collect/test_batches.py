@@ -13,7 +13,8 @@ pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
 
 from traces import DECODE, PREFILL, Trace, open_trace  # noqa: E402
 from traces.collect.cli import main  # noqa: E402
-from traces.collect.generate import greedy, passes, sampled  # noqa: E402
+from traces.collect.generate import passes  # noqa: E402
+from traces.prompts.choosing import greedy, sampled  # noqa: E402
 
 PROMPTS = [list(range(10, 30)), [7, 8, 9], list(range(40, 51)), [3]]
 NEW = [6, 9, 1, 4]

@@ -9,7 +9,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
 
-from traces.collect.generate import forced, greedy, passes, sampled  # noqa: E402
+from traces.collect.generate import passes  # noqa: E402
+from traces.prompts.choosing import forced, greedy, sampled  # noqa: E402
 
 PROMPT = list(range(10, 30))
 

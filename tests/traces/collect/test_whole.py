@@ -22,12 +22,12 @@ from tests.traces.models.tiny import save_with_tokenizer, tiny  # noqa: E402
 from traces import Trace, UserError, open_trace  # noqa: E402
 from traces.collect import overhead  # noqa: E402
 from traces.collect.cli import main  # noqa: E402
-from traces.collect.generate import sampled  # noqa: E402
-from traces.collect.progress import Progress, duration, size  # noqa: E402
+from traces.collect.progress import Progress  # noqa: E402
 from traces.collect.recorder import Recorder  # noqa: E402
 from traces.models import devices  # noqa: E402
 from traces.models.families import inspect_model  # noqa: E402
 from traces.models.load import load  # noqa: E402
+from traces.prompts.choosing import sampled  # noqa: E402
 from traces.prompts.jobs import Job, draw_seed  # noqa: E402
 from traces.prompts.source import Prompt  # noqa: E402
 
@@ -117,7 +117,7 @@ def test_disk_is_estimated_and_must_be_there(
     saved: Path, lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace = record(saved, lines, tmp_path / "t", "signals=all", "max_new_tokens=5")
-    said = re.search(r"at most (\d+) tokens: (\d+) KB on disk", capsys.readouterr().err)
+    said = re.search(r"at most (\d+) tokens: ([\d.]+) KB on disk", capsys.readouterr().err)
     assert said is not None
     assert int(said[1]) == trace.manifest.counts.tokens
     size = sum(file.stat().st_size for file in trace.path.glob("*.npy"))
@@ -126,7 +126,7 @@ def test_disk_is_estimated_and_must_be_there(
 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
-    with pytest.raises(UserError, match=r"takes at most \d+ KB; allowed: 1 KB"):
+    with pytest.raises(UserError, match=r"takes at most [\d.]+ KB; allowed: 1 KB"):
         record(saved, lines, tmp_path / "u", "signals=all")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["p.txt", "t"]
 
@@ -167,10 +167,6 @@ def test_recordings_with_different_seeds_share_no_draws() -> None:
     assert [draw_seed(0, number) for number in range(3)] == [0, 1, 2]  # as the shipped sample was recorded
 
 
-def test_sizes_in_words() -> None:
-    assert [size(n) for n in (0, 85_400, 16_100_000, 2_300_000_000)] == ["0 KB", "85 KB", "16.1 MB", "2.3 GB"]
-
-
 def test_a_model_spread_over_memory_and_disk_routes_as_one_in_memory(saved: Path, lines: Path, tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="device=spread needs accelerate")
     whole = record(saved, lines, tmp_path / "t", "signals=all", "max_new_tokens=5")
@@ -197,22 +193,21 @@ def test_where_a_model_goes(
         devices.choose("cpu", size, limited=True)
 
 
-def test_progress_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_tells_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     progress = Progress(requests=10, most_rows=1000, done_requests=2, done_rows=150)
     now[0] += 1
-    progress.add(1, 80, 100)  # too early for a line
+    assert progress.state() == (0.15, "recorded 2/10 requests, 150 tokens")
+    progress.add(1, 80, 100)
     now[0] += 9
     progress.add(1, 120, 150)
+    # 200 tokens in 10 s; 1000 - 20 - 30 - 350 may be left
+    line = "recorded 4/10 requests, 350 tokens, 20 tokens/s, at most 0:30 left"
+    assert progress.state() == (350 / 950, line)
     now[0] += 30
     progress.add(6, 300, 400)
-    assert capsys.readouterr().err.splitlines() == [
-        # 200 tokens in 10 s; 1000 - 20 - 30 - 350 may be left
-        "recorded 4/10 requests, 350 tokens, 20 tokens/s, at most 30 s left",
-        "recorded 10/10 requests, 650 tokens, 12 tokens/s",
-    ]
-    assert [duration(s) for s in (5, 89, 600, 7200)] == ["5 s", "89 s", "10 min", "2.0 h"]
+    assert progress.state()[1] == "recorded 10/10 requests, 650 tokens, 12 tokens/s"
 
 
 def test_memory_does_not_grow_with_the_requests(saved: Path, tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from tests.traces.models.by_hand import route_more  # noqa: E402
 from tests.traces.models.every_family import RELEASE, SINCE  # noqa: E402
 from tests.traces.models.spy import ALL, TOKENS, spied_pass  # noqa: E402
 from tests.traces.models.tiny import MORE, E, K, L, tiny  # noqa: E402
-from traces.collect.generate import greedy, passes  # noqa: E402
+from traces.collect.generate import passes  # noqa: E402
 from traces.collect.probe import check_cache  # noqa: E402
 from traces.collect.recorder import Recorder  # noqa: E402
 from traces.format.check import check_rows  # noqa: E402
 from traces.models.families import inspect_model  # noqa: E402
 from traces.models.routers import RecordingError  # noqa: E402
+from traces.prompts.choosing import greedy  # noqa: E402
 
 ABSENT = 255
 PROMPT = list(range(10, 30))

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from tests.traces.prompts.data import FROM, KINDS, RECORDS, ROLES, lines, write
 from traces import UserError
+from traces.kit.shipped import PROMPTS_FILE, SAMPLE_DIR
 from traces.prompts.source import Prompt, PromptFile
-from traces.reference import PROMPTS_FILE, SAMPLE_DIR
 
 
 def seen(path: Path, **options: Any) -> list[Prompt]:

@@ -14,8 +14,8 @@ pytest.importorskip("transformers", reason="the reference model needs the extra 
 
 from traces import DECODE, PREFILL, Trace, open_trace  # noqa: E402
 from traces.collect.cli import main  # noqa: E402
+from traces.kit.shipped import MODEL_DIR, PROMPTS_FILE, SAMPLE_DIR  # noqa: E402
 from traces.models.load import load, weights_digest  # noqa: E402
-from traces.reference import MODEL_DIR, PROMPTS_FILE, SAMPLE_DIR  # noqa: E402
 from traces.reference.export import compact  # noqa: E402
 
 MIB = 1 << 20

@@ -18,7 +18,6 @@ from tests.traces.writing.recording import Plan, add, contents, interrupted, pla
 from traces import TraceError
 from traces.format.requests import HEADER_LINE
 
-pytestmark = pytest.mark.usefixtures("without_sync")
 PLAN = Plan("", (1, 0, 2), (0, 1, 2))
 RECIPE = {"steps": PLAN.steps}
 FILES = ("requests.csv", "steps.npy", "expert_ids.npy")

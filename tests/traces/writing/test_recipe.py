@@ -11,8 +11,6 @@ from tests.traces.writing.recording import contents, writer
 from tests.traces.writing.tiny_recording import RECIPE, begin, finish
 from traces import TraceError
 
-pytestmark = pytest.mark.usefixtures("without_sync")
-
 
 @pytest.mark.parametrize("recipe", [{"a": float("nan")}, {"a": {1}}, {"a": 1, 1: {"b": b""}}])
 def test_a_recipe_is_json(tmp_path: Path, recipe: Any) -> None:

@@ -244,7 +244,9 @@ def test_the_tally_is_what_was_heard(tmp_path: Path) -> None:
 
 def test_another_sweep_may_end_meanwhile(tmp_path: Path) -> None:
     (tmp_path / ".multirun").mkdir()
-    (tmp_path / ".multirun" / "told-gone").symlink_to("nowhere")  # listed, and no longer there when it is looked at
+    (tmp_path / ".multirun" / ".told.0123abcd.partial").symlink_to(
+        "nowhere"
+    )  # listed, and no longer there when it is looked at
     assert sweep(tmp_path, "policy=lru", "limit=1", "bounds=false") == 0
 
 
@@ -260,7 +262,7 @@ def test_an_interrupted_sweep_says_what_is_there(tmp_path: Path) -> None:
     assert "error: the sweep was broken off: interrupted" in said
     assert said[-2].startswith(f"80 cells in {out}: ")
     assert said[-1] == "the same command reads what is there, and runs the rest"
-    assert not list((out / ".multirun").glob("told-*"))
+    assert not list((out / ".multirun").glob(".told*"))
 
 
 def test_rows_of_other_settings_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,4 +284,4 @@ def test_a_policys_own_mistake_stops_no_other_cell(
     assert sweep(tmp_path, "policy=static,lru", "limit=1", "bounds=false") == 2
     printed = capsys.readouterr()
     assert [json.loads(line)["config"]["policy"]["name"] for line in printed.out.splitlines()] == ["lru"]
-    assert "error: KeyError: 'slip' (test_sweep.py, line" in printed.err
+    assert "error: KeyError: 'slip' (test_job.py, line" in printed.err

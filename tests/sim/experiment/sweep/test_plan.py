@@ -8,8 +8,8 @@ import pytest
 
 from sim.cli import main
 from sim.experiment.sweep.axes import cells
+from sim.experiment.sweep.multirun import progress_line
 from sim.experiment.sweep.plan import make_plan
-from sim.experiment.sweep.watch import progress_line
 from traces.kit.errors import UserError
 
 

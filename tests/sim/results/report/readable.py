@@ -23,7 +23,7 @@ COUNTED = (
     "measured, ms",
     "predicted, ms",
     "GPU memory for experts",
-    "loads issued ahead",
+    "prefetches",
 )
 """Labels that are a number or a name, or say their unit without brackets."""
 

@@ -20,7 +20,6 @@ from matplotlib.path import Path as Outline
 
 import sim
 from sim.core.accounts import STALLS
-from sim.experiment.cell import find_trace
 from sim.results import pictures
 from sim.results.columns import REFERENCE_ROWS
 from sim.results.compare import Comparison, compare_runs
@@ -33,7 +32,7 @@ from sim.results.pictures.pages import page_of
 from sim.results.pictures.stalls import stalls_panels
 from sim.results.report.draw import _of_latency
 from tests.sim.results.report.readable import faults
-from traces import open_trace
+from traces import find_trace, open_trace
 from traces.kit.drawing import log_ticks
 from traces.kit.errors import UserError
 
@@ -398,7 +397,7 @@ def test_titles_of_fates_and_layers_say_of_what(runs: pd.DataFrame, layers: pd.D
 def test_there_are_no_empty_pictures(runs: pd.DataFrame, layers: pd.DataFrame, compared: Comparison) -> None:
     lru = runs[runs["policy"] == "lru"]
     for draw, frame, why in (
-        (pictures.fates, lru, "no policy here copies ahead"),
+        (pictures.fates, lru, "no policy here prefetches"),
         (pictures.latency, lru.iloc[:1], "one figure is no picture: lru has a mean of [0-9.]+ ms"),
         (pictures.hits, lru.iloc[:1], "the same for all runs: resident in prefill: [0-9.]+ %"),
         (pictures.link, lru.iloc[:1], "the same for all runs: the link is busy [0-9.]+ % of the time"),

@@ -23,12 +23,13 @@ import pytest
 import yaml
 
 from sim.cli import main
+from sim.experiment.again import Again
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
 from sim.experiment.config import dump_configs
+from sim.experiment.identity import identify
 from sim.results.compare import Comparison, compare
 from sim.results.compare.conclude import conclude, limits
-from sim.results.report.again import Again
 from sim.results.report.cli import data
 from sim.results.report.opening import opening
 from sim.results.report.page import POLICY, SCRIPT
@@ -165,7 +166,8 @@ def test_the_page_holds_every_row_and_sentence(html: str, runs: pd.DataFrame, co
 def test_the_commands_make_the_rows_again(html: str, runs: pd.DataFrame) -> None:
     commands = [text for text in Reader(html).texts if text.startswith("python -m sim run ")]
     assert len(commands) == len(runs)
-    made = {make_cell(read_config(shlex.split(command)[4:])).key() for command in commands}
+    cells = [make_cell(read_config(shlex.split(command)[4:])) for command in commands]
+    made = {identify(cell, ()).key for cell in cells}
     assert made == set(runs["cell"])
 
 
@@ -256,8 +258,8 @@ def test_the_same_runs_give_the_same_page(grid: Path, html: str, tmp_path: Path)
 def test_what_is_not_drawn_is_said(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "page.html"
     assert main(["report", str(grid), "policy=lru", f"out={target}"]) == 0
-    assert "not drawn: fates: no policy here copies ahead\n" in capsys.readouterr().err
-    assert "fates: no policy here copies ahead" in Reader(target.read_text()).text
+    assert "not drawn: fates: no policy here prefetches\n" in capsys.readouterr().err
+    assert "fates: no policy here prefetches" in Reader(target.read_text()).text
 
 
 def test_another_trace_in_the_place_of_theirs_is_not_drawn(

@@ -1,0 +1,199 @@
+"""Fit the predictors of a policy on the train requests of a trace, and write what they say beside traces."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policies.predictors.examples import Examples, divide, features, measured_keys, rows_of, seen, targets, width
+from policies.predictors.fitter import OF_A_RUN, FitOptions, Fitter
+from policies.predictors.saved import Fitted, check_target, save
+from traces import Trace
+from traces.format.mapped import row_chunks
+from traces.format.predicted import Predicted
+from traces.kit.errors import UserError
+from traces.writing.predicted import write_predicted
+
+
+def fit(fitter: Fitter, options: FitOptions, trace: Trace, others: Sequence[Trace] = ()) -> Fitted:
+    """Fit on the train requests of ``trace`` and write ``options.out``.
+
+    ``others``: traces that it will be applied to, whose test prompts it must not have seen. UserError.
+    """
+    began, out, top_k, layers = time.perf_counter(), Path(options.out), options.top_k or trace.K, range(trace.L)
+    versions = fitter.versions()
+    if not 1 <= options.stride < trace.L:
+        raise UserError(f"stride={options.stride}: allowed: 1 to {trace.L - 1} (layers)")
+    if not 1 <= top_k <= trace.E:
+        raise UserError(f"top_k={top_k}: allowed: 1 to {trace.E} (experts)")
+    check_target(out)
+    for layer in layers[: -options.stride]:
+        wide = width(trace, layer, options.input)
+        for other in others:
+            _check_model(_model_of(trace), other)
+            _check_width(other, layer, options.input, wide)
+    division = divide(trace, others, options.seed)
+    if division.left_out:
+        _say(f"{division.left_out} train requests are left out: their prompts are test prompts")
+    rows, held = (rows_of(trace, of, options.tokens, options.seed) for of in (division.fitted, division.held))
+    fitted, told = [], []
+    with fitter.steady(options):
+        for layer in layers[: -options.stride]:
+            to_fit, to_stop = (_examples(trace, of, layer, options) for of in (rows, held))
+            found, facts = fitter.learn(to_fit, to_stop, options)
+            fitted.append(found)
+            told.append(facts)
+            spent = time.perf_counter() - began
+            _say(f"layer {layer}: {', '.join(f'{key} {value}' for key, value in facts.items())}; {spent:.0f} s so far")
+    about = {
+        "kind": fitter.kind,
+        "input": options.input,
+        "stride": options.stride,
+        "top_k": top_k,
+        **_model_of(trace),
+        "prompts": None if division.prompts is None else list(division.prompts),
+        "fit": {
+            "trace": {
+                "model": trace.manifest.model.name,
+                "sha256": trace.sha256,
+                "decoding": trace.manifest.decoding["mode"],
+            },
+            "requests": {
+                "fitted": len(division.fitted),
+                "held_out": len(division.held),
+                "left_out": division.left_out,
+            },
+            "tokens": {"fitted": len(rows), "held_out": len(held)},
+            "prompts_known": division.prompts is not None,
+            "settings": {key: value for key, value in asdict(options).items() if key not in OF_A_RUN},
+            **{key: [facts[key] for facts in told] for key in told[0]},
+            "versions": versions,
+        },
+    }
+    spent = round(time.perf_counter() - began, 1)
+    _say(f"fitted in {spent} s: {out}")
+    return save(Fitted(about, tuple(fitted), {"fit_s": spent, "threads": options.threads}), out)
+
+
+def apply(
+    fitter: Fitter,
+    fitted: Fitted,
+    trace: Trace,
+    *,
+    name: str = "",
+    beside: Trace | None = None,
+    overwrite: bool = False,
+) -> Predicted:
+    """Write what the predictor says of every row of ``trace`` beside it, or beside its twin. UserError.
+
+    ``beside``: a trace of the same run with fewer signals: the same tokens, and the same experts.
+    """
+    about, home = fitted.about, trace if beside is None else beside
+    if about["kind"] != fitter.kind:
+        raise UserError(f"apply {fitter.kind}: the predictor is of the kind {about['kind']}; allowed: {fitter.kind}")
+    _check_model(about, trace)
+    for layer, found in enumerate(fitted.layers):
+        _check_width(trace, layer, about["input"], found.inputs)
+    if beside is not None:
+        check_twins(trace, beside)
+    measured = set(measured_keys(trace))  # of a twin, the same
+    if leaked := measured.intersection(about["prompts"] or ()):
+        raise UserError(
+            f"trace={home.path}: {len(leaked)} of its test prompts are among those that the predictor learned from;"
+            " allowed: the same split, or fit with apply= of this trace, which leaves them out"
+        )
+    unknown = about["prompts"] is None or None in measured
+    if unknown:
+        _say(f"{home.path}: not all prompts were recorded, so that it cannot be said whether test prompts were learned")
+    written = write_predicted(
+        home,
+        _outputs(fitted, trace),
+        name=name or fitter.called(about["input"], about["stride"]),
+        kind=about["kind"],
+        input=about["input"],
+        stride=about["stride"],
+        top_k=about["top_k"],
+        fit={
+            "weights_sha256": fitted.sha256,
+            **about["fit"],
+            **({"applied_to": trace.sha256} if beside else {}),
+            **({"test_prompts_unknown": True} if unknown else {}),
+        },
+        timing=fitted.timing,
+        overwrite=overwrite,
+    )
+    shares = {split: _mean(layers) for split, layers in written.about.accuracy.items()}
+    said = ", ".join(f"{split} {100 * share:.1f}" for split, share in shares.items() if share is not None)
+    _say(f"wrote {home.path / 'predicted' / written.about.name}: accuracy in %, mean over layers: {said or 'unknown'}")
+    return written
+
+
+def check_twins(one: Trace, other: Trace) -> None:
+    """Refuse traces that are not of the same tokens and the same routing."""
+    alike = (one.N, one.L, one.E, one.K) == (other.N, other.L, other.E, other.K)
+    alike = alike and one.requests == other.requests and np.array_equal(one.steps, other.steps)
+    for name in ("token_ids", "expert_ids"):
+        left, right = getattr(one, name), getattr(other, name)
+        alike = alike and left is not None and right is not None
+        chunks = row_chunks(one.N, 8 * one.L * one.K)
+        if not (alike and all(np.array_equal(left[rows], right[rows]) for rows in chunks)):
+            raise UserError(
+                f"beside={other.path}: differs from trace={one.path} in its requests, steps or {name}; allowed: a trace"
+                " with the same tokens and experts"
+            )
+
+
+def _examples(trace: Trace, rows: Any, layer: int, options: FitOptions) -> Examples:
+    later = layer + options.stride
+    known = seen(trace, rows, layer, later)
+    if not len(known):
+        raise UserError(f"trace={trace.path}: no train token saw the layers {layer} and {later}")
+    return Examples(features(trace, known, layer, options.input), targets(trace, known, later, options.target))
+
+
+def _outputs(fitted: Fitted, trace: Trace) -> Iterator[Any]:
+    about = fitted.about
+    for rows in row_chunks(trace.N, 64 * trace.L * trace.E):
+        block = np.full((rows.stop - rows.start, trace.L, about["top_k"]), trace.absent, np.uint16)
+        for layer, found in enumerate(fitted.layers):
+            here = np.asarray(trace.expert_ids[rows, layer, 0]) != trace.absent
+            said = found.top(features(trace, rows, layer, about["input"]), about["top_k"])
+            block[:, layer] = np.where(here[:, None], said, trace.absent)
+        yield block
+
+
+def _model_of(trace: Trace) -> dict[str, Any]:
+    model = trace.manifest.model
+    return {"layers": trace.L, "experts": trace.E, "model": [model.name, model.revision]}
+
+
+def _check_model(about: Mapping[str, Any], trace: Trace) -> None:
+    its = _model_of(trace)
+    if any(about[key] != its[key] for key in its):
+        words = ["{layers} layers, {experts} experts, {model[0]} {model[1]}".format(**of) for of in (its, about)]
+        raise UserError(
+            f"trace={trace.path}: is of {words[0]}; the predictor was fitted on {words[1]}; allowed: the same model"
+        )
+
+
+def _check_width(trace: Trace, layer: int, source: str, ours: int) -> None:
+    if (wide := width(trace, layer, source)) != ours:
+        raise UserError(
+            f"trace={trace.path}: gives layer {layer} {wide} numbers of {source}; allowed: {ours}, as the predictor was"
+            " fitted"
+        )
+
+
+def _mean(shares: tuple[float | None, ...] | None) -> float | None:
+    known = [share for share in shares or () if share is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,113 @@
+"""One way to run on a device: a machine for a policy, and passes of the model that go through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from policies.api import Policy, Setup
+from real.runtime.engine import Engine
+from real.runtime.events import Feed, Run
+from real.runtime.machine import Machine
+from real.runtime.offloaded import Offloaded
+from real.runtime.pool import Pool
+from sim.core.core import Core
+from sim.core.stated import stated
+from sim.core.words import StepSignals
+from sim.results.document import Outcome
+from sim.workload.passes import Pass
+from traces.kit.errors import UserError
+from traces.models.devices import free_memory
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DeviceRun:
+    """What a run on a device left: its accounts, its log of facts, and what it did when."""
+
+    outcome: Outcome
+    machine: Machine
+
+    @property
+    def core(self) -> Core:
+        return self.machine.core
+
+
+@dataclass
+class Runner:
+    """Passes of a model under a policy; made by :func:`running`."""
+
+    run: Run
+    engine: Engine
+    facts: Mapping[str, Any]
+    """What the policy decided before the first pass."""
+    compute: Callable[[Pass, Sequence[int], bool], Tensor] = field(init=False)
+    """Logits of a pass over so many tokens, of every one or of each request's last: the engine's."""
+
+    def __post_init__(self) -> None:
+        self.compute = self.engine.forward
+
+    def forward(self, step: Pass, tokens: Sequence[int], read: Callable[[Tensor], T], every: bool = False) -> T:
+        """One pass. What ``read`` makes of its logits belongs to it: as one who generates waits for them.
+
+        Logits [requests, V], or of ``every`` token one [rows, V].
+        """
+        self.run.feed.enter(step, tokens)
+        self.run.begin(step)
+        found = read(self.compute(step, tokens, every))
+        self.run.end()
+        return found
+
+    def finish(self) -> DeviceRun:
+        """The last pass has ended."""
+        machine = self.run.machine
+        policy, accounts = machine.core.policy, machine.finish()
+        return DeviceRun(Outcome(policy, machine.core, accounts, machine.timings, dict(self.facts)), machine)
+
+
+def device_machine(model: Offloaded, policy: Policy, signals: StepSignals, depth: int = 1) -> Machine:
+    """A machine that runs ``policy`` for a model, with slots for its budget; ``depth``: chunks on the link at once.
+
+    UserError where the device has no room for them.
+    """
+    setup = policy.setup
+    check_device(setup, model)
+    pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
+    core = Core(policy, setup, signals)
+    return Machine(core, pool, depth=depth, predictor_threads=setup.predictor_threads)
+
+
+@contextmanager
+def running(model: Offloaded, machine: Machine, feed: Feed) -> Iterator[Runner]:
+    """Within this block the model's passes go through ``machine``, with the routing of ``feed``. It is used once."""
+    facts = stated(machine.core.policy)
+    with model.attached(machine, feed) as run, feed.attached():
+        yield Runner(run, Engine(model.model, model.backend.device), facts)
+
+
+def check_device(setup: Setup, model: Offloaded) -> None:
+    """UserError where the device has no room for the budget beside the dense part."""
+    if model.backend.device.type != "cuda":
+        return
+    free = free_memory(model.backend.device)
+    if setup.budget > free:
+        raise UserError(f"budget={setup.budget}: {free} bytes are free on {model.backend.device} beside the dense part")
+
+
+def check_shape(setup: Setup, model: Offloaded, name: str) -> None:
+    """UserError unless the model has the layers, experts and bytes that the profile ``name`` prices."""
+    moe = model.moe
+    for key, has, wants in (
+        ("layers of experts", len(moe.layers), setup.n_layers),
+        ("experts per layer", moe.n_experts, setup.n_experts),
+        ("top-K", moe.top_k, setup.top_k),
+        ("bytes per expert", model.store.layout.nbytes, setup.expert_bytes[0]),
+        ("bytes per expert of the last layer", model.store.layout.nbytes, setup.expert_bytes[-1]),
+    ):
+        if has != wants:
+            raise UserError(f"the model has {key}: {has}, and model={name} says {wants}")

@@ -1,0 +1,112 @@
+"""The result of a cell, with where each of its figures is from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from policies.api import Policy
+from sim.experiment.cell import Cell
+from sim.experiment.identity import Identity, identify
+from sim.experiment.make import policy_time
+from sim.prices import own_title
+from sim.prices.changed import changed
+from sim.results.document import Outcome, document
+from traces.kit.errors import one_of
+
+
+def result_of(
+    cell: Cell, outcome: Outcome, bounds: Mapping[str, Any] | None, identity: Identity | None = None
+) -> dict[str, Any]:
+    """The content of a cell's ``result.json``; ``identity``: of the cell, where it is known."""
+    own = identity or identify(cell, outcome.policy.predictors())
+    return document(outcome, own.resolved, _provenance(cell, outcome, own), cell.room.document(), bounds)
+
+
+def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:
+    manifest = cell.trace.manifest
+    itself = cell.model.name == manifest.model.name
+    return {
+        "trace": {
+            "sha256": cell.trace.sha256,
+            "recording": manifest.recording,
+            "recorder": asdict(manifest.recorder),
+            "decoding": dict(manifest.decoding),
+            "prompts": asdict(manifest.prompts),
+        },
+        "routing_from": manifest.model.name,
+        "priced_as": cell.model.name,
+        "pricing": f"routing from {manifest.model.name}, priced as {'itself' if itself else cell.model.name}",
+        "compute": _compute(cell),
+        "model": {
+            "name": cell.model.name,
+            **own_title("model", cell.model),
+            "changed": changed("model", cell.config.model, cell.model),
+        },
+        "hardware": {
+            "name": cell.hardware.name,
+            **own_title("hardware", cell.hardware),
+            "provenance": cell.hardware.provenance,
+            "inferred": list(cell.hardware.inferred),
+            "changed": changed("hardware", cell.config.hardware),
+            "overheads": cell.hardware.overheads,
+            **_own_time(cell, outcome),
+            **_noisy(cell),
+        },
+        "costs": dict(cell.costs.sources),
+        "predictors": fitted(cell, outcome.policy),
+        "lossless": outcome.policy.lossless,
+        "clairvoyant": outcome.policy.clairvoyant,
+        "measured_requests": measured_requests(cell),
+        "seed": cell.config.seed,
+        "code": own.code,
+        "cell": own.key,
+        "decision_digest": outcome.core.digest(),
+    }
+
+
+def fitted(cell: Cell, policy: Policy) -> dict[str, Any]:
+    """What is known of the predictors that a policy reads, by name."""
+    found = {}
+    for name in sorted(policy.predictors() & cell.predicted.keys()):
+        known = cell.predicted[name]
+        read = known.predictor
+        found[name] = {"sha256": known.sha256, "stride": read.stride, "top_k": read.top_k} | dict(read.about)
+    return found
+
+
+def _noisy(cell: Cell) -> dict[str, Any]:
+    """Of the measured tables that priced this run, those whose samples lay far apart."""
+    measured = cell.hardware.measured
+    found = measured.noisy() if measured is not None else {}
+    used = " ".join(cell.costs.sources.values())
+    mine = {name: points for name, points in found.items() if f"{name} (" in used}
+    return {"noisy": mine} if mine else {}
+
+
+def _own_time(cell: Cell, outcome: Outcome) -> dict[str, Any]:
+    """What was charged for the policy's own decisions, in microseconds per pass; nothing where none was."""
+    if not outcome.accounts.policy_ns:
+        return {}
+    prefill, decode = policy_time(cell.hardware, outcome.policy.name).ns()
+    return {"policy_us": {"prefill": prefill / 1000, "decode": decode / 1000, "within": "compute"}}
+
+
+def measured_requests(cell: Cell) -> str:
+    """Which requests were measured, in words."""
+    words = ["the test split" if cell.selection.train else "all"]
+    if cell.config.measure == "validation":
+        words = ["a part of the train split, not learned from"]
+    if cell.limit is not None:
+        words.append(f"of these the first {cell.limit}")
+    if cell.config.warmup:
+        words.append(f"after {cell.config.warmup} to warm up")
+    return ", ".join(words)
+
+
+def _compute(cell: Cell) -> str:
+    tables = [cost for cost in ("dense", "experts") if cell.costs.sources[cost].startswith("table")]
+    if tables:
+        return f"measured tables ({one_of(tables)}), roofline for the rest"
+    return "roofline" if cell.model.shapes_known else "bytes / HBM bandwidth (shapes unknown)"

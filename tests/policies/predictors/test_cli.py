@@ -1,0 +1,127 @@
+"""``python -m policies``: fit and apply, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policies.cli import main
+from policies.predictors import mlp
+from policies.predictors.examples import Examples, features, targets
+from tests.policies.predictors.traces import draw, write
+from traces import Trace, UserError, open_trace
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    trace, out = write(tmp_path / "t", draw()), tmp_path / "f.safetensors"
+    bare = write(tmp_path / "bare", draw(), leave=("hidden",))
+    words = [f"trace={trace.path}", f"out={out}", "hidden=8", "epochs=2", f"apply={trace.path}"]
+    assert main(["fit", "promoe", *words]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "layer 1: epochs 2, held_out_loss_nats" in captured.err
+    assert "accuracy in %, mean over layers: all" in captured.err
+    assert main(["apply", "promoe", f"predictor={out}", f"trace={trace.path}", f"beside={bare.path}", "name=mine"]) == 0
+    assert set(open_trace(trace.path).predicted) == {"promoe"}
+    assert set(open_trace(bare.path).predicted) == {"mine"}
+    assert json.loads((bare.path / "predicted/mine/timing.json").read_text())["threads"] == 1
+    # Before anything is fitted, it is known that the outputs could not be written.
+    out.unlink()
+    assert main(["fit", "promoe", *words]) == 2
+    assert "exists already; allowed: another name=, or overwrite=true" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(["fit", "promoe", *words, "overwrite=true", "seed=1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["learn"], "learn: no such command; allowed: fit, apply, --help"),
+        (["fit"], "fit (nothing): no such predictor; allowed: promoe"),
+        (["fit", "lru"], "fit lru: no such predictor; allowed: promoe"),
+        (["fit", "promoe"], "missing trace=, out="),
+        (["fit", "promoe", "trace=nowhere", "out=x"], "trace=nowhere: no such folder"),
+        (["fit", "promoe", "trace=x", "out=x", "epochs=0"], "epochs=0 is out of range; allowed: 1 to 10000"),
+        (
+            ["fit", "promoe", "trace=x", "out=x", "stride=1.5"],
+            "stride='1.5' is not a whole number; allowed: 1 to 65535",
+        ),
+        (["fit", "promoe", "trace=x", "out=x", "rate=low"], "rate='low' is not a number; allowed: 1e-09 to 10"),
+        (["fit", "promoe", "trace=x", "out=x", "input=all"], "input='all' is not known; allowed: hidden, routing"),
+        (["fit", "promoe", "trace=x", "out=x", "name=../x"], "name of a predictor is '../x'"),
+        (["apply", "promoe", "predictor=nowhere", "trace=x"], "predictor=nowhere: no such file"),
+        (["apply", "promoe", "trace=x"], "missing predictor="),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["apply", "promoe", "--help"], []])
+def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    assert capsys.readouterr().out.startswith(("python -m policies", "Fit what policies"))
+
+
+def test_fitting_without_torch_says_what_to_install(trace: Trace, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["fit", "promoe", f"trace={trace.path}", "out=x"]) == 2
+    assert "pip install 'moe-offload-workbench[hf]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong", ["no folder", "a folder", "another model", "another width", "no hidden states", "top_k"]
+)
+def test_what_can_be_known_before_the_fit_is_said_before_it(
+    trace: Trace, tmp_path: Path, wrong: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr(mlp, "fit", None)
+    out, words = tmp_path / "f", []
+    if wrong == "no folder":
+        out, message = tmp_path / "missing" / "f", "allowed: a file in a folder that can be written"
+    elif wrong == "a folder":
+        out, message = tmp_path, "allowed: a file in a folder that can be written"
+    elif wrong == "another model":
+        other, message = write(tmp_path / "o", draw(), name="other"), "other None; the predictor was fitted on 4 layers"
+    elif wrong == "another width":
+        arrays = draw()
+        arrays["hidden"] = arrays["hidden"][..., :-1]
+        other, message = write(tmp_path / "o", arrays), "gives layer 0 5 numbers of hidden; allowed: 6"
+    elif wrong == "no hidden states":
+        other, message = write(tmp_path / "o", draw(), leave=("hidden",)), "has no hidden states"
+    else:
+        words, message = ["top_k=9"], "top_k=9: allowed: 1 to 8"
+    if wrong in ("another model", "another width", "no hidden states"):
+        words = [f"apply={other.path}"]
+    assert main(["fit", "promoe", f"trace={trace.path}", f"out={out}", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.timing.json"))
+
+
+def test_one_trace_named_twice_is_applied_to_once(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    where = write(tmp_path / "t", draw()).path
+    words = [f"trace={where}", f"out={tmp_path / 'f'}", "hidden=2", "epochs=1", f"apply={where},{where}"]
+    assert main(["fit", "promoe", *words]) == 0
+
+
+def test_a_fit_that_diverges_is_no_predictor(trace: Trace) -> None:
+    pytest.importorskip("torch")
+    rows = np.arange(100)
+    given = Examples(features(trace, rows, 0, "hidden"), targets(trace, rows, 2, "probs"))
+    with pytest.raises(UserError, match=r"^rate=1e\+30: the fit diverged.*; allowed: a lower rate"):
+        mlp.fit(given, given, mlp.Settings(hidden=4, epochs=2, rate=1e30))

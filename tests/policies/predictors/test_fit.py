@@ -1,0 +1,124 @@
+"""Fitting ProMoE's predictors: the same every time, and what comes out is what was to be learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policies.predictors.examples import features, prompt_keys, rows_of, targets
+from policies.predictors.mlp import MLP
+from policies.predictors.saved import Fitted
+from tests.policies.predictors.traces import ROWS, SPLITS, STRIDE, D, E, K, L, apply, draw, fit, write
+from traces import Trace
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_it_learns_what_there_is_to_learn(trace: Trace, fitted: Fitted) -> None:
+    """Chance is K / E = 0.25; the gates are functions of the inputs."""
+    accuracy = apply(fitted, trace, name="learned", overwrite=True).about.accuracy
+    for split in ("train", "test"):
+        shares = accuracy[split]
+        assert shares is not None
+        assert min(shares[: L - STRIDE]) > 0.75  # type: ignore[type-var]
+        assert shares[L - STRIDE :] == (None,) * STRIDE
+
+
+@pytest.mark.parametrize("target", ["probs", "chosen"])
+def test_both_targets_are_learned(trace: Trace, tmp_path: Path, target: str) -> None:
+    found = fit(trace, tmp_path / "f", target=target)
+    rows = np.arange(SPLITS.index("test") * ROWS, trace.N)
+    said, used = found.layers[1].top(features(trace, rows, 1, "hidden"), K), trace.expert_ids[rows, 1 + STRIDE]
+    assert (said[:, :, None] == used[:, None, :]).any(-1).mean() > 0.75
+
+
+def test_the_same_command_gives_the_same_bytes(trace: Trace, fitted: Fitted, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(12345)  # somebody else's
+    again = fit(trace, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (trace.path.parent / "fitted.safetensors").read_bytes()
+    assert again.sha256 == fitted.sha256
+    other = fit(trace, tmp_path / "other", seed=1)
+    assert other.sha256 != fitted.sha256
+
+
+def test_the_fit_ends_when_the_held_out_loss_does_not_fall(tmp_path: Path) -> None:
+    arrays = draw()
+    arrays["router_probs"] = np.random.default_rng(3).permutation(arrays["router_probs"])  # nothing to learn
+    noise = write(tmp_path / "t", arrays)
+    found = fit(noise, tmp_path / "f", hidden=64, epochs=200, patience=2, batch=16, rate=1e-2)
+    assert max(found.about["fit"]["epochs"]) < 100
+
+
+def test_of_more_tokens_some_are_drawn(trace: Trace) -> None:
+    rows = rows_of(trace, range(14), 40, 0)
+    assert len(rows) == 40 == len(set(rows.tolist()))
+    assert (np.diff(rows) > 0).all()
+    assert not np.array_equal(rows, rows_of(trace, range(14), 40, 1))
+
+
+def test_what_is_written_says_how_it_was_made(trace: Trace, fitted: Fitted) -> None:
+    facts = fitted.about["fit"]
+    assert facts["trace"] == {"model": "tiny", "sha256": trace.sha256, "decoding": "greedy"}
+    assert facts["requests"] == {"fitted": 13, "held_out": 1, "left_out": 0}
+    assert facts["tokens"] == {"fitted": 13 * ROWS, "held_out": ROWS}
+    assert facts["parameters"] == [D * 16 + 16 + 16 * E + E] * (L - STRIDE)
+    assert facts["settings"]["target"] == "probs"
+    assert set(facts["versions"]) == {"torch", "numpy"}
+    assert fitted.about["prompts"] == sorted(k for k in prompt_keys(trace)[:14] if k)
+    assert set(fitted.timing) == {"fit_s", "threads"}
+    assert b"fit_s" not in (trace.path.parent / "fitted.safetensors").read_bytes()
+
+
+def test_the_perceptron_by_hand() -> None:
+    """x = (3, 5): ((3 - 1) * 0.5, (5 - 1) * 0.25) = (1, 1); inner (1 + 1 - 0.5, 1 - 4) = (1.5, 0) after relu."""
+    f = np.float32
+    mlp = MLP(
+        np.array([1, 1], f),
+        np.array([0.5, 0.25], f),
+        np.array([[1, 1], [1, -4]], f),
+        np.array([-0.5, 0], f),
+        np.array([[2, 0, 2], [9, 9, 9]], f),
+        np.array([0, 1, 0], f),
+    )
+    x = np.array([[3, 5]], np.float16)
+    np.testing.assert_array_equal(mlp.scores(x), [[3, 1, 3]])
+    assert mlp.top(x, 3).tolist() == [[0, 2, 1]]  # the lower index among equals
+    assert mlp.parameters == 4 + 2 + 6 + 3
+    ties = np.random.default_rng(0).integers(0, 3, 64).astype(f)
+    tied = MLP(mlp.mean, mlp.scale, mlp.w1, mlp.b1, np.zeros((2, 64), f), ties)
+    assert tied.top(x, 64).tolist() == [sorted(range(64), key=lambda i: (-ties[i], i))]
+
+
+def test_inputs_and_targets(trace: Trace, tmp_path: Path) -> None:
+    rows = np.array([3, 40])
+    np.testing.assert_array_equal(features(trace, rows, 1, "hidden"), trace.hidden[rows, 1])  # type: ignore[index]
+    probs: Any = trace.router_probs
+    np.testing.assert_array_equal(features(trace, rows, 1, "routing"), probs[rows, :2].reshape(2, -1))
+    ids_only = write(tmp_path / "t", draw(), leave=("router_probs", "hidden"))
+    one_hot = features(ids_only, rows, 1, "routing").reshape(2, 2, E)
+    assert one_hot.sum() == 2 * 2 * K
+    assert all(one_hot[i, l, x] == 1 for i, r in enumerate(rows) for l in (0, 1) for x in trace.expert_ids[r, l])  # noqa: E741
+    chosen = targets(trace, rows, 2, "chosen")
+    assert sorted(np.flatnonzero(chosen[0]).tolist()) == sorted(trace.expert_ids[3, 2].tolist())
+    assert set(chosen[0].tolist()) == {0, 1 / K}
+    assert targets(trace, rows, 2, "probs").sum(1) == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize("source", ["hidden", "routing"])
+def test_a_layer_is_foretold_from_nothing_later(tmp_path: Path, source: Any) -> None:
+    """Change everything of later layers and of other tokens: what is said at layer 1 of a token stays."""
+    arrays, others = draw(), draw(1)
+    one = write(tmp_path / "one", arrays)
+    row, layer = 50, 1
+    late = np.ones((one.N, L), bool)
+    late[row, : layer + 1] = False
+    for name in ("expert_ids", "router_probs", "hidden"):
+        arrays[name] = np.where(late[..., None], others[name], arrays[name])
+    other = write(tmp_path / "other", arrays)
+    assert not np.array_equal(one.hidden, other.hidden)  # type: ignore[arg-type]
+    said = [features(t, np.array([row]), layer, source) for t in (one, other)]
+    np.testing.assert_array_equal(*said)

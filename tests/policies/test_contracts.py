@@ -1,0 +1,145 @@
+"""What every policy owes, found by itself: causality, budget, accounts, determinism, a true minimum, a YAML."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from policies import registry
+from policies.api import LayerEvent, Policy, Setup
+from policies.bounds.future import Future
+from policies.lru import LRU
+from sim.check.laws import (
+    assert_causal,
+    assert_decided,
+    assert_keeps_the_rules,
+    assert_minimum,
+    assert_says_what_it_is,
+    digests,
+    everything,
+)
+from tests.policies.lab import CONF, FakeSignals, Routing, Variant, Witness, draw, setup_of, variants
+
+EVERY = list(variants())
+CAUSAL = [v for v in EVERY if not registry.find(v.name).clairvoyant]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("variant", CAUSAL, ids=str)
+def test_nothing_is_decided_by_what_comes_later(variant: Variant, seed: int) -> None:
+    assert_causal(lambda setup, _: variant.build(setup), seed, variant.world)
+
+
+class Peeker(LRU):
+    """Planted: it was given the demand of the whole run, and prefetches what comes next."""
+
+    name = "peeker"
+
+    def __init__(self, setup: Setup, demand: list[list[int]]) -> None:
+        super().__init__(setup)
+        self.future = iter(demand)
+        next(self.future)
+
+    def on_gate(self, event: LayerEvent) -> None:
+        super().on_gate(event)
+        for x in next(self.future, []):
+            self.actions.prefetch(x, 0.0)
+
+
+class Schemer(LRU):
+    """Planted: it evicts what is not needed any more, without any prefetch."""
+
+    name = "schemer"
+
+    def __init__(self, setup: Setup, demand: list[list[int]]) -> None:
+        super().__init__(setup)
+        self.left = [x for event in demand for x in event]
+
+    def victim(self, incoming: int, speculative: bool) -> int | None:
+        able = [x for x in self.pools[incoming // self.span] if self.view.evictable(x)]
+        return min(able, key=lambda x: self.left.count(x), default=None)
+
+
+@pytest.mark.parametrize("planted", [Peeker, Schemer])
+def test_the_law_of_causality_catches_who_peeks(planted: type) -> None:
+    def make(setup: Setup, routing: Routing) -> Policy:
+        return planted(setup, [d for p in routing.passes() for d in p.demand])  # type: ignore[no-any-return]
+
+    for seed in range(4):
+        with pytest.raises(AssertionError, match="with knowledge of later"):
+            assert_causal(make, seed)
+
+
+def test_the_law_of_causality_catches_the_clairvoyant() -> None:
+    def make(setup: Setup, routing: Routing) -> Policy:
+        policy = registry.build("perfect_next_layer", setup, {})
+        demand = (d for p in routing.passes() for d in p.demand)
+        policy.foresee(Future.of(demand, setup.n_layers * setup.n_experts))  # type: ignore[attr-defined]
+        return policy
+
+    with pytest.raises(AssertionError, match="with knowledge of later"):
+        assert_causal(make, 1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("variant", EVERY, ids=str)
+def test_budget_accounts_determinism_and_clockless_replay(variant: Variant, seed: int) -> None:
+    assert_keeps_the_rules(variant, seed)
+
+
+@pytest.mark.parametrize("variant", EVERY, ids=str)
+def test_the_declared_minimum_is_enough_and_is_enforced(variant: Variant) -> None:
+    assert_minimum(variant)
+
+
+@pytest.mark.parametrize("variant", EVERY, ids=str)
+def test_what_it_states_is_plain_the_same_again_and_decides_nothing(variant: Variant) -> None:
+    assert_decided(variant)
+
+
+def test_no_hash_seed_changes_a_decision() -> None:
+    program = "import tests.policies.test_contracts as t; t.print_digests()"
+    outputs = set()
+    for seed in ("0", "1"):
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])}
+        outputs.add(subprocess.run([sys.executable, "-c", program], env=env, check=True, capture_output=True).stdout)
+    assert len(outputs) == 1
+    assert len(json.loads(outputs.pop())) == len(EVERY)
+
+
+def print_digests() -> None:
+    print(json.dumps(digests(EVERY)))
+
+
+@pytest.mark.parametrize("name", [n for n in registry.names() if not registry.find(n).clairvoyant])
+def test_a_policy_has_a_yaml_with_its_parameters_and_defaults(name: str) -> None:
+    text = (CONF / f"{name}.yaml").read_text()
+    given = yaml.safe_load(text)
+    assert given.pop("name") == name
+    assert given == registry.defaults(name)
+    assert {k: type(v) for k, v in given.items()} == {k: type(v) for k, v in registry.defaults(name).items()}
+    assert list(given) == list(registry.parameters(name))
+    assert all(" # " in line for line in text.splitlines()[2:])
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_yaml_builds_a_policy(path: Path) -> None:
+    given = yaml.safe_load(path.read_text())
+    registry.build(given.pop("name"), setup_of(draw(0, n_layers=8), 10_000), given)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_a_policy_says_what_it_is(name: str) -> None:
+    assert_says_what_it_is(name)
+
+
+def test_the_witness_sees_a_broken_budget() -> None:
+    routing, setup = everything(0)
+    core = Witness(LRU(setup), setup, FakeSignals(routing.signals))
+    core.state.slot[:] = b"\1" * len(core.state.slot)
+    with pytest.raises(AssertionError):
+        core.next_chunk()

@@ -1,0 +1,82 @@
+"""A policy is one file or one folder: a folder can be deleted whole, with its YAMLs, and nobody misses it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from policies import registry
+from policies.api import Policy
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = {"bounds", "parts", "predictors"}
+FOLDERS = sorted({path.parent.name for path in (ROOT / "policies").glob("*/__init__.py")} - SHARED)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_nobody_else_imports_what_is_in_a_policy_s_folder() -> None:
+    for room in ("traces", "policies", "sim", "real"):
+        for path in (ROOT / room).rglob("*.py"):
+            within = path.relative_to(ROOT).parts
+            for _, folder, *_ in (name.split(".") for name in imported(path) if name.startswith("policies.")):
+                assert folder not in FOLDERS or within[:2] == ("policies", folder), path
+
+
+def test_a_folder_has_its_policies_under_its_name() -> None:
+    """``from policies.fmoe import FMoE``, as from a policy of one file."""
+    for folder in FOLDERS:
+        kind = registry.find(folder)
+        assert kind.__module__.startswith(f"policies.{folder}.")
+        assert getattr(__import__(f"policies.{folder}", fromlist=[kind.__name__]), kind.__name__) is kind
+        assert issubclass(kind, Policy)
+
+
+@pytest.mark.ci  # it copies the project
+def test_without_the_folders_all_else_works(tmp_path: Path) -> None:
+    copy, large = tmp_path / "project", ("sample", "reference")
+    for room in ("policies", "sim", "traces", "conf"):
+        shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__", *large))
+    for name in large:
+        (copy / "traces" / name).symlink_to(ROOT / "traces" / name)
+    for folder in FOLDERS:
+        shutil.rmtree(copy / "policies" / folder)
+    for path in (copy / "conf" / "policy").glob("*.yaml"):
+        if yaml.safe_load(path.read_text(encoding="utf-8"))["name"] in FOLDERS:
+            path.unlink()
+    program = (
+        "import importlib, pkgutil, sim, policies\n"
+        "for room in (policies, sim):\n"
+        "    for info in pkgutil.walk_packages(room.__path__, f'{room.__name__}.'):\n"
+        "        '__main__' in info.name or importlib.import_module(info.name)\n"
+        "from policies import registry\n"
+        "from sim.cli import main\n"
+        "print(*registry.names())\n"
+        "print(main(['run', 'policy=lru', 'limit=1', 'bounds=false', 'out=out']), main(['check', 'lru']))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(copy)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=copy, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    names, *_, last = done.stdout.splitlines()
+    assert names.split() == [name for name in registry.names() if name not in FOLDERS]
+    assert "lru: " in done.stdout
+    assert last == "0 0"

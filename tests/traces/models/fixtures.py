@@ -1,0 +1,45 @@
+"""Tiny models as fixtures, for the tests of models and of the collector. Torch is imported inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FAMILIES = ("olmoe", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v2_greedy", "deepseek_v3")
+FAMILIES += ("gpt_oss", "phimoe", "granitemoe", "glm4_moe")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny matrices: a second thread only waits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """The name of each family's tiny model."""
+    return str(request.param)
+
+
+@pytest.fixture
+def model(family: str) -> Any:
+    """A tiny random model of each family."""
+    from tests.traces.models.tiny import tiny
+
+    return tiny(family)
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny OLMoE on disk, with its tokenizer."""
+    from tests.traces.models.tiny import save_with_tokenizer, tiny
+
+    return save_with_tokenizer(tiny("olmoe"), tmp_path_factory.mktemp("models") / "tiny-olmoe")

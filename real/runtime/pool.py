@@ -12,6 +12,7 @@ from real.runtime.backend import Backend, DeviceError, Ticket
 from real.runtime.store import HostStore
 from sim.core.listener import FactListener
 from sim.core.state import CoreError, split_chunks
+from traces.kit.telling import in_short
 
 ALIGNED = 16
 """Bytes: a GPU's kernels choose by whether what they read begins at a multiple of it."""
@@ -31,9 +32,8 @@ class Pool(FactListener):
         try:
             self.block = torch.empty(self.slots, nbytes, dtype=torch.uint8, device=backend.device)
         except RuntimeError as error:
-            said = " ".join(str(error).split())[:200]
             raise DeviceError(
-                f"{self.slots} experts of {nbytes} bytes do not fit on {backend.device}: {said};"
+                f"{self.slots} experts of {nbytes} bytes do not fit on {backend.device}: {in_short(error)};"
                 " allowed: a budget that fits beside the dense part"
             ) from None
         backend.synchronize()  # whoever had this memory before may still be at work, on another stream than the copies

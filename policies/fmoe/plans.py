@@ -11,7 +11,7 @@ from policies.fmoe.maps import Reals
 
 Selection = Literal["threshold", "one_fewer", "top_k"]
 BAND = 1e-6
-"""What FM-5c5 adds to every expert of the layers that it plans."""
+"""What the artifact (policies/README.md) adds to every expert of the layers that it plans."""
 
 
 def choose(probs: Reals, similarity: Sequence[float], top_k: int, rule: Selection) -> list[list[int]]:
@@ -19,7 +19,7 @@ def choose(probs: Reals, similarity: Sequence[float], top_k: int, rule: Selectio
 
     The mass wanted is delta = clip(1 - similarity, 0, 1): the less alike, the more experts. ``threshold``: the fewest
     with a sum of at least delta, and at least ``top_k``. ``one_fewer``: as many as have a sum of at most delta, and at
-    least ``top_k`` (FM-5c5). ``top_k``: so many. None where all probabilities are 0: that layer was not seen.
+    least ``top_k`` (the artifact). ``top_k``: so many. None where all probabilities are 0: that layer was not seen.
     """
     order = (-probs).argsort(axis=1, kind="stable").tolist()
     chosen = []
@@ -36,7 +36,7 @@ def choose(probs: Reals, similarity: Sequence[float], top_k: int, rule: Selectio
 
 
 class ByUrgency:
-    """What is planned and not issued, by flat number: the largest p / (layer - now) first; equals by layer, then index.
+    """What is planned and not issued, by number: the largest p / (layer - now) first; equals by layer, then index.
 
     What has been passed is dropped.
     """
@@ -74,7 +74,7 @@ class ByUrgency:
 
 
 class Fifo(ByUrgency):
-    """First come, first served, of FM-5c5: every expert of a planned layer is queued, the chosen ones before the rest.
+    """First come, first served, as in the artifact: all of a planned layer are queued, the chosen before the rest.
 
     Those queued together go by p x (1 - (layer - first) / (last + 1)) + 1e-6, p of a chosen expert only. A miss drops
     what is queued for earlier layers; nothing else does.

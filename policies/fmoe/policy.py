@@ -27,7 +27,7 @@ class FMoE(Policy):
     gate l, the map of which layers 0 to l are most similar to what the gates have shown. Of a layer, the likeliest
     experts up to a sum of 1 - similarity, at least K; the highest p / (layers to go) first, p being what the map says.
     A batch searches per request, and takes the largest p and the union of what is chosen. Ties everywhere: lower index.
-    The defaults are the paper's, and where it is silent FM-807's, the authors' rewrite (policies/fmoe/README.md).
+    The defaults are the paper's, and where it is silent those of the authors' rewrite (policies/fmoe/README.md).
     O(C x E) per gate, O(C x D) per step, O(L x E) per victim. Lossless; needs router_probs and embedding, and train
     requests unless the store is online.
     """
@@ -113,7 +113,7 @@ class FMoE(Policy):
         if not self.store.size:
             raise UserError("policy=fmoe: the train requests have no forward pass; allowed: store=online")
 
-    def facts(self) -> Mapping[str, Any]:
+    def decided(self) -> Mapping[str, Any]:
         return {"maps": self.store.size}
 
     def _store(self, block: list[tuple[Reals, Reals | None]]) -> None:

@@ -8,9 +8,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from real import overheads
-from real.calibrate import with_overheads
-from real.overheads import Sample
+from real.calibrate import overheads, with_overheads
+from real.calibrate.overheads import Sample
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.make import make_policy

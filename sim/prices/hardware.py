@@ -8,7 +8,8 @@ from fractions import Fraction
 from typing import Annotated, Any, Self
 
 from policies import registry
-from sim.prices.fields import (
+from sim.prices.measured import Measured
+from traces.kit.readers import (
     Count,
     Delay,
     Rate,
@@ -23,7 +24,6 @@ from sim.prices.fields import (
     text,
     whole,
 )
-from sim.prices.measured import Measured
 
 OwnTime = Annotated[Fraction, number(zero=True, at_most=10**9)]
 

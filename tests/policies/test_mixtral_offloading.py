@@ -194,6 +194,6 @@ def test_it_needs_the_buffers_and_one_slot_per_layer() -> None:
 
     assert [least(), least(buffers=1), least(buffers=0)] == [4 * 30 + 47, 30 + 47, 47]
     given = replace(setup, budget=4 * 30 + 47 + 12 + 5)  # one expert each, and one more for the lowest two
-    assert MixtralOffloading(given).facts() == {"slots_per_layer": [2, 2, 1]}
-    assert MixtralOffloading(given, scope="global").facts() == {}
+    assert MixtralOffloading(given).decided() == {"slots_per_layer": [2, 2, 1]}
+    assert MixtralOffloading(given, scope="global").decided() == {}
     assert [least(scope="global"), least(scope="global", buffers=0)] == [5 * 30, 30]

@@ -1,6 +1,6 @@
 """ProMoE on small traces written out by hand, and on a desk.
 
-3 layers of 4 experts, so that layer 1 has the flat numbers 4 to 7 and layer 2 has 8 to 11; dense part 10 ns, expert
+3 layers of 4 experts, so that layer 1 has the expert numbers 4 to 7 and layer 2 has 8 to 11; dense part 10 ns, expert
 100 ns, no overheads; predictions at once; room for everything.
 """
 

@@ -192,7 +192,7 @@ def test_the_genetic_plan_fits_and_is_the_same_again() -> None:
     fixed.fit(Recorded(routing))
     assert fixed.plan is not None
     assert fixed.plan.frequency == 5
-    assert fixed.facts() == {"experts_per_layer": fixed.plan.experts, "frequency": 5, "swaps_per_step": 2}
+    assert fixed.decided() == {"experts_per_layer": fixed.plan.experts, "frequency": 5, "swaps_per_step": 2}
 
 
 def test_a_budget_below_the_plan_is_refused() -> None:

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from real.calibrate.drawn import write_uniform
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
-from real.synthetic import write_uniform
+from real.words import one_run
 from sim.core.accounts import LOOKUPS, Accounts
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
@@ -87,23 +88,8 @@ def samples(
     for label, requests, policy, batch in _runs(plan):
         shutil.rmtree(scratch / label, ignore_errors=True)  # what a run that was stopped has left
         trace = write_uniform(scratch / label, model, name, requests, plan.seed)
-        config = RunConfig.from_dict(
-            {
-                "policy": {"name": policy},
-                "model": dict(profile),
-                "hardware": without(hardware),
-                "workload": {"name": "closed_loop", "batch": batch},
-                "trace": str(trace),
-                "budget": plan.budget,
-                "chunks": 1,
-                "warmup": batch,
-                "limit": None,
-                "seed": 0,
-                "bounds": False,
-                "log": False,
-                "timeline": False,
-            }
-        )
+        alone = without(hardware)
+        config = one_run(policy, plan.budget, profile, alone, str(trace), batch=batch, warmup=batch)
         cell = make_cell(config)
         runs = [_sample(label, cell, model) for _ in range(plan.repeat)]
         found.append(sorted(runs, key=lambda run: run.wall)[(len(runs) - 1) // 2])

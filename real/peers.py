@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from real.run import prepare
+from real.runtime.prepare import prepare
 from real.words import Configured, Weights, checkpoint, configuration, model_dtype
 from sim.experiment.config import RunConfig
 from traces.kit.errors import UserError
@@ -50,7 +50,10 @@ def main(options: Options) -> int:
     rest = options.rest
     config = configuration(rest, options.config)
     prepare(options.threads)
-    rows = measure(config, options, checkpoint(rest, config))
+    name, where = checkpoint(rest, config), options.where()
+    model = where.open(name, model_dtype(config), options.weights, int(config.model.get("moe_layers", 0)) or None)
+    tokens = {key: getattr(options, key) for key in ("prompt_tokens", "new_tokens", "accelerate_tokens")}
+    rows = beside(model, config, name, **tokens, host_memory=where.host_memory)
     for what, why in rows["left_out"].items():
         sys.stderr.write(f"no row for {what}: {why}\n")
     if options.format == "json":
@@ -61,24 +64,6 @@ def main(options: Options) -> int:
     for row in rows["rows"]:
         sys.stdout.write(f"{row['name']:42} {row['ms_per_token']:8.3f} {row['ms_per_token'] / base:6.2f}\n")
     return 0
-
-
-def measure(config: RunConfig, options: Options, name: str) -> dict[str, Any]:
-    """All rows, one after the other, on one model. UserError where it does not fit."""
-    from real.runtime.models import Where
-
-    where = Where(options.device, options.host_memory, options.exact)
-    layers = int(config.model.get("moe_layers", 0)) or None
-    model = where.open(name, model_dtype(config), options.weights, layers)
-    return beside(
-        model,
-        config,
-        name,
-        prompt_tokens=options.prompt_tokens,
-        new_tokens=options.new_tokens,
-        accelerate_tokens=options.accelerate_tokens,
-        host_memory=where.host_memory,
-    )
 
 
 def beside(
@@ -138,7 +123,7 @@ def ours(
     """Our runtime's rows: with room for all experts, each way of computing them, and as configured."""
     from functools import partial
 
-    from real.session import find_history
+    from real.run.session import find_history
 
     history = find_history(config, model.moe, given=False)
     everything, own = replace(config, budget="100%", policy={"name": "lru"}), str(config.policy["name"])
@@ -156,20 +141,13 @@ def _served(
     model: Offloaded, config: RunConfig, name: str, history: Any, prompt: Sequence[int], new_tokens: int, exact: bool
 ) -> float:
     """Median over decode passes, ms, of one request after one that brings experts in."""
-    from real.runtime.generate import Served, run_live
-    from real.session import make_live_setup, there
-    from sim.experiment.make import policy_of
-    from sim.experiment.room import Context
-    from sim.prices import HardwareProfile
+    from real.run.session import serve
+    from real.runtime.generate import Served
 
-    both, batch = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1)), int(config.workload["batch"])
-    context = Context.of((len(tokens) + n for tokens, n in both), batch)
-    setup = make_live_setup(config, model, name, {}, context)
-    policy = policy_of(config.policy, setup, there(config, history, {}))
-    depth = HardwareProfile.from_dict(config.hardware).link.depth
+    both = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1))
     requests = [Served(i, list(tokens), lambda logits: int(logits.argmax()), n) for i, (tokens, n) in enumerate(both)]
     with model.computing(exact=exact):
-        run, _ = run_live(model, policy, requests, batch=batch, depth=depth)
+        run, _ = serve(config, model, name, requests, history)
     steps = run.machine.timeline.steps  # (begin, end, number, whether prefill)
     spent = [end - begin for begin, end in zip(steps[::4], steps[1::4], strict=True)][-new_tokens + 1 :]
     return statistics.median(spent) / 1e6

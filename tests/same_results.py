@@ -36,8 +36,8 @@ import pyarrow.parquet as pq
 HERE = Path(__file__).resolve().parents[1]
 LOOKS = (
     ("budget=30%", "chunks=1", "workload.batch=1"),
-    ("budget=10%", "chunks=3", "workload.batch=2", "warmup=1", "timeline=true"),
-    ("budget=70%", "chunks=2", "workload.batch=4", "seed=1"),
+    ("budget=10%", "chunks=2", "workload.batch=2", "warmup=1"),
+    ("budget=70%", "chunks=3", "workload.batch=4", "seed=1", "timeline=true"),
 )
 """Budgets, with everything else varied beside them."""
 ROOMS = {"sim": "*.py", "policies": "*.py", "traces": "*.py", "conf": "*.yaml"}

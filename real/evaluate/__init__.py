@@ -45,6 +45,7 @@ def main(options: Options) -> int:
     from real.evaluate.evaluation import Evaluation
     from real.evaluate.page import page
     from real.evaluate.writing import write
+    from real.validation.verdict import show
 
     folder = options.folder
     found = Evaluation(folder, options.name)
@@ -54,18 +55,6 @@ def main(options: Options) -> int:
     if options.format == "json":
         sys.stdout.write(dump_json(found.summary()))
     else:
-        _show(text)
+        show(lambda _: text)
     sys.stderr.write(f"written to {out}\n")
     return 0 if found.holds else 1
-
-
-def _show(page: str) -> None:
-    """The page as its Markdown means it; as it is written where rich is not installed."""
-    try:
-        from rich.markdown import Markdown
-
-        from traces.kit.console import stdout_console
-    except ImportError:
-        sys.stdout.write(page)
-        return
-    stdout_console().print(Markdown(page))

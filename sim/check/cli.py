@@ -14,7 +14,7 @@ from typing import Annotated
 from policies import registry
 from sim.check.laws import (
     assert_causal,
-    assert_facts,
+    assert_decided,
     assert_keeps_the_rules,
     assert_minimum,
     assert_says_what_it_is,
@@ -42,7 +42,7 @@ class Options:
                      the same again, also from the log without a clock
       minimum        the budget that it declares as its least is enough, and one
                      byte less is refused
-      facts          what it states is plain JSON, the same again, and asking for it
+      decided        what it states is plain JSON, the same again, and asking for it
                      changes nothing
       hash seeds     the same in processes with other hash seeds
       docstring      the idea, its complexity O(...), lossless or lossy
@@ -120,7 +120,7 @@ def _laws(name: str, tried: Sequence[Variant]) -> dict[str, Iterator[Trial]]:
             (f"{v}, seed {seed}: ", partial(assert_keeps_the_rules, v, seed)) for v in tried for seed in range(6)
         ),
         "minimum": ((f"{v}: ", partial(assert_minimum, v)) for v in tried),
-        "facts": ((f"{v}: ", partial(assert_facts, v)) for v in tried),
+        "decided": ((f"{v}: ", partial(assert_decided, v)) for v in tried),
         "hash seeds": iter([("", partial(_same_everywhere, name))]),
         "docstring": iter([("", partial(assert_says_what_it_is, tried[0].name))]),
     }

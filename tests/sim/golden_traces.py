@@ -2,7 +2,7 @@
 
 Made by integer arithmetic alone, without numpy's generators. What policies compute with are whole multiples of 1/64,
 so that sums and products are exact in whatever order a machine takes them: a policy that adds in another order still
-decides the same.
+decides the same. A preset that reads another fitted predictor than ``promoe`` wants its outputs here.
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from traces.calibrate.noise import WIDE
 from traces.kit.errors import UserError
+from traces.kit.telling import say
 from traces.kit.vocabulary import Device, Threads, new_profile
 from traces.kit.words import Between
 
@@ -84,15 +84,15 @@ def calibrate(options: Options) -> None:
     grids = Grids.up_to(options.max_tokens or (4096 if cuda else 256), options.max_context or (8192 if cuda else 2048))
     date = now()
     machine = describe(device)
-    _say(f"{machine['device']}: trying each kind of measurement once, to say how long they take")
+    say(f"{machine['device']}: trying each kind of measurement once, to say how long they take")
     plan = Plan(clock, largest, models, options.dtype, grids)
-    plan.announce(options.seconds, _say)
-    found, curves, sections = plan.measure(options.seconds, _say)
+    plan.announce(options.seconds, say)
+    found, curves, sections = plan.measure(options.seconds, say)
     machine |= clocks("at the end")
     cores = len(os.sched_getaffinity(0))
     profile = assemble(out.stem, date, machine, memory_bytes(device), cores, found, curves, sections, cuda)
     write(out, profile)
-    _say(f"wrote {out}")
+    say(f"wrote {out}")
     _warn(profile["measured"]["noise"])
     _plot(profile, out.with_suffix(".png"))
 
@@ -101,11 +101,11 @@ def _warn(noise: dict[str, Any]) -> None:
     """Which tables are noisy: the profile says so, too, and so does every run that they price."""
     noisy = noise["noisy"] or {}
     if noisy:
-        _say(f"warning: noisy, with quartiles more than {100 * WIDE:g} % of the median apart:")
+        say(f"warning: noisy, with quartiles more than {100 * WIDE:g} % of the median apart:")
     for name, points in noisy.items():
-        _say(f"  {name:<24} {points}, up to {100 * noise['spread'][name]:.0f} %")
+        say(f"  {name:<24} {points}, up to {100 * noise['spread'][name]:.0f} %")
     if noisy:
-        _say("  The profile says so. Measure again while nothing else runs, or longer (seconds=).")
+        say("  The profile says so. Measure again while nothing else runs, or longer (seconds=).")
 
 
 def _plot(profile: dict[str, Any], path: Path) -> None:
@@ -114,10 +114,6 @@ def _plot(profile: dict[str, Any], path: Path) -> None:
     try:
         plot.draw(profile, path)
     except ImportError:
-        _say("no plot: matplotlib is not installed")
+        say("no plot: matplotlib is not installed")
         return
-    _say(f"wrote {path}")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    say(f"wrote {path}")

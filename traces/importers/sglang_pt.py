@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from traces.importers.files import check_request_size
 from traces.importers.sglang_batches import Batches, Session
 from traces.importers.torch_file import load
 from traces.kit.errors import refusal
+from traces.kit.whole import scratch
 from traces.writing.workplace import refuse_place
 
 
@@ -42,8 +42,8 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     request and some bytes per token. Raises TraceError with the pass and the field, UserError where torch is absent.
     """
     refuse_place(target)
-    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        arrays = load(source, Path(folder))
+    with scratch(target) as folder:
+        arrays = load(source, folder)
         n_experts = _experts(source, arrays)
         sessions = _sessions(source, arrays)
         physical = arrays["map"].shape[1]

@@ -21,6 +21,8 @@ from transformers import __version__ as transformers_version
 from traces.kit.command import run_module
 from traces.kit.errors import UserError
 from traces.kit.shipped import MODEL_DIR
+from traces.kit.strict import dump_json
+from traces.kit.whole import write_whole
 from traces.models.load import load, weights_digest
 from traces.reference import Folder, Windows
 from traces.reference.architecture import build
@@ -71,7 +73,7 @@ def export(options: Options) -> None:
     record["weights"] = weights_digest(out)
     record["parameters"] = sum(p.numel() for p in model.parameters())
     record["evaluation"] = evaluate(shipped.model, folder, options.windows)
-    (out / "provenance.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_whole(out / "provenance.json", dump_json(record))
     size = sum(file.stat().st_size for file in out.iterdir())
     if size > MAX_BYTES:
         raise UserError(f"{out} holds {size} bytes; allowed: {MAX_BYTES}")

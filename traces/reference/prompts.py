@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from traces.kit.command import run_module
 from traces.kit.shipped import PROMPTS_FILE
 from traces.kit.vocabulary import MOST
+from traces.kit.whole import write_whole
 from traces.kit.words import Between
 from traces.reference import Folder
 from traces.reference.text import DOMAINS, Domain
@@ -120,7 +121,7 @@ def main(options: Options) -> None:
     """Write the prompts file."""
     lines = build(options)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    options.out.write_text(text, encoding="utf-8")
+    write_whole(options.out, text)
     print(f"wrote {len(lines)} prompts", file=sys.stderr)
 
 

@@ -9,7 +9,6 @@ nothing else, so that it can run on a machine without a network.
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from traces.kit.command import run_module
+from traces.kit.strict import dump_json
+from traces.kit.whole import write_whole
 from traces.reference import Folder
 from traces.reference.text import DOMAINS, Domain, fetch, held_out, package_folder
 
@@ -102,7 +103,7 @@ def prepare(options: Options) -> None:
             "tokens": counts,
         }
         print(domain.name, counts, file=sys.stderr)
-    (folder / "sources.json").write_text(json.dumps(sources, indent=2) + "\n")
+    write_whole(folder / "sources.json", dump_json(sources))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from traces.format.mapped import hash_stream
-from traces.kit.whole import sync_stream
 from traces.writing.journal import Mark, damaged, open_regular
 
 _CHUNK = 2**20
@@ -68,7 +67,8 @@ class GrowingFile:
 
     def sync(self) -> Mark:
         """Put all of it on the disk, and return how much that is."""
-        sync_stream(self._stream)
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
         return Mark(self._bytes, self._crc32)
 
     def finish(self, head: bytes) -> tuple[str, int]:

@@ -7,12 +7,11 @@ import json
 import logging
 import os
 import shlex
-import shutil
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from traces.kit.console import stdout_console
 from traces.kit.errors import UserError, one_line
 from traces.kit.progress import left, showing
 from traces.kit.units import counted
-from traces.kit.whole import remove_abandoned, temporary, writable
+from traces.kit.whole import scratch, writable
 
 LINE_S = 10.0
 """How often progress is written where nobody looks at a terminal."""
@@ -68,15 +67,11 @@ def multirun(words: Sequence[str], out: Path, form: str) -> int:
 @contextmanager
 def _told_folder(root: Path) -> Iterator[Path]:
     place = root / ".multirun"
-    with writable(f"out={root}"):
-        place.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(place, "told")
-        folder = temporary(place / "told")
-        folder.mkdir()
-    try:
+    with ExitStack() as stack:
+        with writable(f"out={root}"):
+            place.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(scratch(place / "told"))
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _launch(plan: Plan, root: Path, folder: Path) -> str | None:

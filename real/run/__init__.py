@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+from real.runtime.prepare import prepare
 from real.words import Configured, Weights, checkpoint, configuration
 from traces.kit.errors import UserError
 from traces.kit.vocabulary import Decoded, Out
@@ -67,16 +67,14 @@ def main(options: Options) -> int:
     if not (options.prompts or options.routing or name == "reference"):
         raise UserError(f"model={name}: give prompts=FILE, or routing=TRACE")
     prepare(options.threads)
-    from real.report import keep, show
-    from real.runtime.models import Where
-    from real.session import forced, live
+    from real.run.folder import keep, show
+    from real.run.session import forced, live
     from traces.kit.shipped import PROMPTS_FILE
     from traces.prompts.jobs import Decoding
     from traces.prompts.source import PromptFile
 
-    where = Where(options.device, options.host_memory, options.exact)
     if options.routing:
-        session = forced(config, name, where, options.weights)
+        session = forced(config, name, options.where(), options.weights)
     else:
         path = Path(options.prompts) if options.prompts else PROMPTS_FILE
         decoding = Decoding(
@@ -88,26 +86,10 @@ def main(options: Options) -> int:
             config.seed,
         )
         prompts = PromptFile(path, limit=config.limit or 0, split=0)
-        given = any(word.startswith("trace=") for word in rest)
-        session = live(config, name, where, prompts, decoding, predictor=options.predictor, history_given=given)
+        history = any(word.startswith("trace=") for word in rest)
+        session = live(config, name, options.where(), prompts, decoding, options.predictor, history_given=history)
     document = session.document()
     folder = keep(options.out, session, document, timeline=config.timeline)
     show(document, options.format)
     sys.stderr.write(f"written to {folder}\n")
     return 0
-
-
-def prepare(threads: int) -> None:
-    """Before torch is used: nothing is fetched, threads are set, and a GPU's products give the same bits each time."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS: one workspace, whatever the stream
-    try:
-        import torch
-        import transformers  # noqa: F401 - here, so that its absence is told
-    except ImportError as error:
-        need = "pip install 'moe-offload-workbench[hf]'"
-        raise UserError(f"real needs torch and transformers ({error}): {need}") from None
-    # cuDNN's attention plans anew for each length of the KV cache, which takes longer than a pass.
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    if threads:
-        torch.set_num_threads(threads)

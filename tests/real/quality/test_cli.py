@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 
 from tests.commands import quality as main  # noqa: E402
-from tests.real.quality_cases import TEXTS, one_thread, prompts, save_with_tokenizer, tiny  # noqa: E402, F401
+from tests.real.quality.cases import TEXTS, one_thread, prompts, save_with_tokenizer, tiny  # noqa: E402, F401
 from traces.kit.errors import UserError  # noqa: E402
 
 LOSSY = ("policy=swapmoe_uniform", "policy.least=2", "workload.batch=2")

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from real.session import Session
+from real.run.session import Session
 from sim.core.log import save
 from sim.results.label import label
 from sim.results.store import Store, layer_rows, request_rows

@@ -73,11 +73,11 @@ class Predictor:
     stride: int
     top_k: int
     """Experts that it names per token."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
     """How it was made, and how good it was on held-out requests."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "facts", fixed(self.facts))
+        object.__setattr__(self, "about", fixed(self.about))
 
 
 @dataclass(frozen=True, slots=True)

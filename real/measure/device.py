@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, replace
 
-from real.measure.bench import Bench, say
+from real.measure.bench import Bench
 from traces.calibrate.copies import Copies, count_points
 from traces.calibrate.layers import Grids, Layer
 from traces.calibrate.machine import RATE_POINTS, clocks, describe, memory_bytes, now, rates
 from traces.calibrate.profile import assemble, write
 from traces.calibrate.tables import Rows
 from traces.calibrate.timing import Budget, Clock, Sample
+from traces.kit.telling import say
 
 
 def copies(bench: Bench) -> str:

@@ -23,6 +23,7 @@ from sim.core.log import record
 from sim.core.state import DEMAND
 from sim.core.words import NONE, Prediction
 from sim.results.timeline import Timeline
+from traces.kit.telling import in_short
 
 SWITCH_S = 5e-5
 """How long one thread may keep the interpreter from the other: the default, 5 ms, is a hundred expert computations."""
@@ -225,5 +226,4 @@ class Behind:
         except RuntimeError as error:
             layer, expert = divmod(chunk // self.core.setup.chunks, self.core.setup.n_experts)
             what = "the compute of experts" if chunk == NONE else f"the copy of expert {expert} of layer {layer}"
-            said = " ".join(str(error).split())[:200]
-            raise DeviceError(f"{what} failed on {self.backend.device}: {said}") from error
+            raise DeviceError(f"{what} failed on {self.backend.device}: {in_short(error)}") from error

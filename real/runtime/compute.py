@@ -99,7 +99,7 @@ class LayerCompute:
     ) -> Tensor:
         """Each expert when it has its turn. hidden [n, D]; weights [n, K] -> [n, D].
 
-        ``turns``: flat numbers that may be computed now, until none is left; ``tell`` is called when they have been
+        ``turns``: expert numbers that may be computed now, until none is left; ``tell`` is called when they have been
         launched. ``every``: each row's expert will have its turn.
         """
         n, top_k = places.ids.shape

@@ -37,7 +37,7 @@ class Feed:
         raise NotImplementedError
 
     def demand(self, layer: int, ids: NDArray[np.int64], weights: NDArray[Any] | None) -> tuple[list[int], list[int]]:
-        """The demand set of ``ids`` [n, K] in token order, as flat numbers, and tokens per expert.
+        """The demand set of ``ids`` [n, K] in token order, as expert numbers, and tokens per expert.
 
         ``weights`` [n, K]: the router's own; None where :meth:`routing` has said who computes what.
         """

@@ -6,7 +6,6 @@ needs torch, transformers, NumPy and PyYAML, no file and no test runner, and a s
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -254,20 +253,3 @@ CHECKS: dict[str, Check] = {
 """By name, the simplest first."""
 ONLY_CUDA = frozenset({"copies_from_registered_memory", "copies_overlap_compute", "cached_memory_is_free"})
 """A CPU has nothing for these."""
-
-
-def run_checks(device: torch.device, say: Callable[[str], None]) -> list[str]:
-    """Run all that the device has something for; the names of those that failed. ``say``: a line for each."""
-    failed = []
-    for name, check in CHECKS.items():
-        if device.type != "cuda" and name in ONLY_CUDA:
-            continue
-        began = time.monotonic()
-        try:
-            check(device)
-        except Exception as error:  # the next one may say why
-            failed.append(name)
-            say(f"{name}: failed: {type(error).__name__}: {' '.join(str(error).split())[:400]}")
-        else:
-            say(f"{name}: {time.monotonic() - began:.1f} s")
-    return failed

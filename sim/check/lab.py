@@ -42,7 +42,7 @@ class Witness(Core):
 
     def note(self, layer: int) -> None:
         self.asked += len(self.predictions)
-        expected = tuple(tuple(sorted(x)) for x in self.expected)
+        expected = tuple(tuple(sorted(x)) for x in self.acting.expected)
         self.snapshots.append(Snapshot(self.number, layer, len(self.log), self.digest(), expected, self.asked))
 
     def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int], now: int) -> LayerEvent:

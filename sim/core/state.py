@@ -56,6 +56,7 @@ class State:
         "size",
         "slot",
         "spec",
+        "spec_bytes",
         "total",
         "used",
     )
@@ -91,6 +92,7 @@ class State:
         self.pinned = bytearray(n_flat)
         self.kind = [DEMAND] * n_flat  # of the load under way
         self.spec = [NO_FATE] * n_flat
+        self.spec_bytes = [0] * n_flat  # handed to the link of a load that has no fate yet
         self.dropping = bytearray(n_flat)  # cancelled while a chunk was on the link
 
     def view(self) -> View:
@@ -121,14 +123,11 @@ class State:
 
     def fits(self, expert: int) -> bool:
         """Whether there is room for a slot for ``expert``."""
-        return self.used + self.size[expert] <= self.capacity and self.layer_fits(expert)
-
-    def layer_fits(self, expert: int) -> bool:
-        """Whether a slot for ``expert`` is free in its layer's share, if layers have shares."""
-        if self.layer_capacity is None:
-            return True
+        size = self.size[expert]
+        if self.used + size > self.capacity or self.layer_capacity is None:
+            return self.used + size <= self.capacity
         layer = expert // self.n_experts
-        return self.layer_used[layer] + self.size[expert] <= self.layer_capacity[layer]
+        return self.layer_used[layer] + size <= self.layer_capacity[layer]
 
     def take(self, expert: int) -> None:
         """Give a slot. Rule 6: the budget holds at every instant."""

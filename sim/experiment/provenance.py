@@ -71,8 +71,8 @@ def fitted(cell: Cell, policy: Policy) -> dict[str, Any]:
     found = {}
     for name in sorted(policy.predictors() & cell.predicted.keys()):
         known = cell.predicted[name]
-        about = known.predictor
-        found[name] = {"sha256": known.sha256, "stride": about.stride, "top_k": about.top_k} | dict(about.facts)
+        read = known.predictor
+        found[name] = {"sha256": known.sha256, "stride": read.stride, "top_k": read.top_k} | dict(read.about)
     return found
 
 

@@ -15,7 +15,7 @@ from policies.bounds.future import Future
 from policies.lru import LRU
 from sim.check.laws import (
     assert_causal,
-    assert_facts,
+    assert_decided,
     assert_keeps_the_rules,
     assert_minimum,
     assert_says_what_it_is,
@@ -97,8 +97,8 @@ def test_the_declared_minimum_is_enough_and_is_enforced(variant: Variant) -> Non
 
 
 @pytest.mark.parametrize("variant", EVERY, ids=str)
-def test_facts_are_plain_the_same_again_and_decide_nothing(variant: Variant) -> None:
-    assert_facts(variant)
+def test_what_it_states_is_plain_the_same_again_and_decides_nothing(variant: Variant) -> None:
+    assert_decided(variant)
 
 
 def test_no_hash_seed_changes_a_decision() -> None:

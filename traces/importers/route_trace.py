@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -29,7 +30,6 @@ from traces.importers.build import File, Found, build
 from traces.importers.counts import are_counts_in
 from traces.importers.files import Line, check_request_size, text_lines
 from traces.kit.errors import TraceError, one_of, shown
-from traces.kit.words import member
 
 _MAX_ENTRIES = 2**20
 _COLUMNS: Mapping[str, str] = {
@@ -282,10 +282,11 @@ def _arrays(turn: _Turn, tokens: list[tuple[int, int]], shape: tuple[int, int]) 
 IMPORTER = Importer(
     "route_trace",
     import_trace,
-    """\
-route_trace: the CSV of BigMoeOnEdge's runtime, version 1, a turn per request
-  dropped=absent   experts that the device dropped are absent entries
-                   (default: they stay, as the router chose them)
-""",
-    {"dropped": member("dropped", ("keep", "absent"))},
+    "the CSV of BigMoeOnEdge's runtime, version 1, a turn per request\n",
+    {
+        "dropped": Annotated[
+            Literal["keep", "absent"],
+            "absent: experts that the device dropped are absent entries; without it they stay as the router chose them",
+        ]
+    },
 )

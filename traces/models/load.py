@@ -20,8 +20,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from traces.kit.errors import UserError, meant, shown
-from traces.kit.options import check_choice
+from traces.kit.errors import UserError, check_choice, meant, shown
 from traces.kit.shipped import MODEL_DIR
 from traces.models.devices import SPREAD, choose, limits, weights_bytes
 from traces.models.families import REFUSED, family_of

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from traces.kit.errors import UserError
-from traces.kit.options import check_choice
+from traces.kit.errors import UserError, check_choice
 from traces.prompts.records import Message
 from traces.prompts.source import Prompt
 

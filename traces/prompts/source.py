@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from traces.importers.files import open_source
-from traces.kit.errors import UserError
-from traces.kit.options import check_choice, check_range
+from traces.kit.errors import UserError, check_choice, check_range
 from traces.prompts.files import read_records
 from traces.prompts.records import TURNS, Message, Record, parse_record
 from traces.prompts.splits import OPEN, SPLITS, draw_splits

@@ -6,10 +6,9 @@ python -m traces.reference.evaluate [model=DIR] [folder=.text] [windows=24]
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,9 +16,10 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
 from traces.collect.recorder import Arrays, Recorder
-from traces.kit.options import check_range, parse_options
+from traces.kit.command import run_module
 from traces.models.families import inspect_model
 from traces.models.load import load
+from traces.reference import Folder, Windows
 from traces.reference.text import DOMAINS
 
 LENGTH, BATCH = 256, 8
@@ -27,9 +27,11 @@ LENGTH, BATCH = 256, 8
 
 @dataclass(frozen=True)
 class Options:
-    model: str = "reference"
-    folder: str = ".text"
-    windows: int = 24
+    """Prints how good the reference model is, and whether its routing is learned: on held-out text, as JSON."""
+
+    model: Annotated[str, "reference, or its folder"] = "reference"
+    folder: Folder = Path(".text")
+    windows: Windows = 24
 
 
 def heldout_windows(folder: Path, domain: str, windows: int) -> torch.Tensor:
@@ -104,10 +106,9 @@ def rounded(value: Any) -> Any:
 
 def main(options: Options) -> None:
     """Print the figures as JSON."""
-    check_range("windows", options.windows, 1, 2**31 - 1)
     loaded = load(options.model, "float32", "cpu")
-    print(json.dumps(evaluate(loaded.model, Path(options.folder), options.windows), indent=1))
+    print(json.dumps(evaluate(loaded.model, options.folder, options.windows), indent=1))
 
 
 if __name__ == "__main__":
-    main(parse_options(Options, sys.argv[1:]))
+    run_module(main)

@@ -13,12 +13,16 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from tokenizers import Tokenizer
 
-from traces.kit.options import check_range, parse_options
+from traces.kit.command import run_module
 from traces.kit.shipped import PROMPTS_FILE
+from traces.kit.vocabulary import MOST
 from traces.kit.whole import write_whole
+from traces.kit.words import Between
+from traces.reference import Folder
 from traces.reference.text import DOMAINS, Domain
 from traces.reference.tokens import documents
 
@@ -67,10 +71,12 @@ OWN = {
 
 @dataclass(frozen=True)
 class Options:
-    folder: str = ".text"
-    out: str = str(PROMPTS_FILE)
-    each: int = 8
-    seed: int = 0
+    """Writes the prompts of the shipped sample."""
+
+    folder: Folder = Path(".text")
+    out: Annotated[Path, "the file"] = PROMPTS_FILE
+    each: Annotated[int, Between(1, MOST), "prompts of a domain"] = 8
+    seed: Annotated[int, Between(0, MOST), "of the choice"] = 0
 
 
 def excerpts(domain: Domain, folder: Path, tokenizer: Tokenizer, rng: random.Random) -> Iterator[str]:
@@ -94,7 +100,7 @@ def excerpts(domain: Domain, folder: Path, tokenizer: Tokenizer, rng: random.Ran
 def build(options: Options) -> list[dict[str, object]]:
     """The lines of the prompts file, domains interleaved; a function of the text and the seed."""
     rng = random.Random(options.seed)
-    folder = Path(options.folder)
+    folder = options.folder
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     lines: list[dict[str, object]] = []
     for domain in DOMAINS:
@@ -113,13 +119,11 @@ def build(options: Options) -> list[dict[str, object]]:
 
 def main(options: Options) -> None:
     """Write the prompts file."""
-    check_range("each", options.each, 1, 2**31 - 1)
-    check_range("seed", options.seed, 0, 2**31 - 1)
     lines = build(options)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_whole(Path(options.out), text)
+    write_whole(options.out, text)
     print(f"wrote {len(lines)} prompts", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main(parse_options(Options, sys.argv[1:]))
+    run_module(main)

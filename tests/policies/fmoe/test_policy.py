@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from math import sqrt
-from typing import Any
 
 import numpy as np
 import pytest
 
-from policies import registry
 from policies.api import Signal
 from tests.policies.fmoe.desk import EAST, NORTH, WEST, A, B, OnDesk, Past
-from tests.policies.lab import draw, setup_of
 from traces.kit.errors import UserError
 
 
@@ -210,25 +207,6 @@ def test_one_search_or_the_other() -> None:
     late.shows(0, A[0])
     late.policy.on_prediction(0)  # what gate 0 would have planned
     assert late.said("expect") == [("expect", 4)]
-
-
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"distance": 0}, r"policy\.distance=0: allowed: 1 to 3 \(layers\)"),
-        ({"distance": 4}, r"policy\.distance=4: allowed: 1 to 3 \(layers\)"),
-        ({"capacity": 0}, r"policy\.capacity=0: allowed: 1 to 65536 \(maps\)"),
-        ({"capacity": 65537}, r"policy\.capacity=65537: allowed: 1 to 65536 \(maps\)"),
-        ({"outstanding": 0}, r"policy\.outstanding=0: allowed: at least 1 \(loads\)"),
-        ({"search_us": -1.0}, r"policy\.search_us=-1\.0: allowed: 0 to 1000000 \(microseconds\)"),
-        ({"search_us": 1.1e6}, r"policy\.search_us=1100000\.0: allowed: 0 to 1000000 \(microseconds\)"),
-        ({"selection": "half"}, r"policy\.selection='half': allowed: threshold, one_fewer, top_k"),
-        ({"store": "empty"}, r"policy\.store='empty': allowed: offline, updated, online"),
-    ],
-)
-def test_wrong_parameters(params: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        registry.build("fmoe", setup_of(draw(0), 10_000), params)
 
 
 def test_a_history_without_passes() -> None:

@@ -1,4 +1,4 @@
-"""Where fMoE's stores and variants differ: FM-807 (fmoe_2026) and FM-5c5 (fmoe_artifact), each difference by hand."""
+"""Where fMoE's stores and variants differ: the rewrite (fmoe_2026), the artifact (fmoe_artifact), by hand."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_choices_that_are_absent() -> None:
     assert marks(ids, 4).tolist() == [[0, 1, 0, 0], [0, 0, 0, 0]]
 
 
-# -- FM-807 ---------------------------------------------------------------------------------------------------------
+# -- the rewrite -------------------------------------------------------------------------------------------------------
 
 
 def test_2026_predicts_nothing_in_a_prefill() -> None:
@@ -197,7 +197,7 @@ def test_2026_computes_by_index_one_copy_ahead() -> None:
         assert desk.policy.schedule(event) == expected
 
 
-# -- FM-5c5 ---------------------------------------------------------------------------------------------------------
+# -- the artifact ------------------------------------------------------------------------------------------------------
 
 
 def test_the_artifact_plans_all_later_layers_anew() -> None:

@@ -41,7 +41,7 @@ def test_in_a_batch_a_request_leaves_one_matrix_however_many_join_it() -> None:
     desk.gate(0, [2, 3], requests=(3, 4), expert_ids=[[2], [3]])
     desk.step(4)
     assert (decode.size, decode.counts[:4, 0].tolist()) == (1, [1, 0, 1, 0])
-    assert desk.policy.facts() == {"matrices_prefill": 0, "matrices_decode": 1}
+    assert desk.policy.decided() == {"matrices_prefill": 0, "matrices_decode": 1}
 
 
 def test_in_a_batch_each_request_is_matched_and_all_are_summed() -> None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
 import pytest
 
-from policies import registry
 from policies.moe_infinity import MoEInfinity
-from tests.policies.lab import draw, run, setup_of
+from tests.policies.lab import run, setup_of
 from tests.policies.moe_infinity.desk import MIXED, STRAIGHT, Past, decoded, on_a_desk, queued
 from tests.policies.scripted import SIZE, costs, go, held, script, sums
-from traces.kit.errors import UserError
 
 NEAR = pytest.approx
 
@@ -150,26 +145,3 @@ def test_it_learns_from_train_requests_unless_it_begins_empty() -> None:
     assert (done.accounts.issued, held(done)) == (0, [0, 5, 10])
     assert MoEInfinity(done.policy.setup).wants_history()
     assert not done.policy.wants_history()
-
-
-@pytest.mark.parametrize("key", ["matches", "horizon", "one_in", "outstanding", "band", "latency_us"])
-def test_what_counts_something_is_positive(key: str) -> None:
-    wrong: Any = {"band": -1, "latency_us": -1.0}.get(key, 0)
-    with pytest.raises(UserError, match=rf"^policy\.{key}={wrong}: allowed: (at least [01]|0 to 1000000) \("):
-        registry.build("moe_infinity", setup_of(draw(0), 10_000), {key: wrong})
-
-
-@pytest.mark.parametrize("wrong", [0, 100_001, 10**18])
-def test_a_collection_is_one_that_fits_in_memory(wrong: int) -> None:
-    with pytest.raises(UserError, match=rf"^policy\.capacity={wrong}: allowed: 1 to 100000 \(matrices\)$"):
-        registry.build("moe_infinity", setup_of(draw(0), 10_000), {"capacity": wrong})
-
-
-@pytest.mark.parametrize("name", ["moe_infinity", "mixtral_offloading", "gate_ahead"])
-@pytest.mark.parametrize("wrong", [1.1e6, 1e308])
-def test_a_latency_is_one_that_a_run_can_end_with(name: str, wrong: float) -> None:
-    with pytest.raises(
-        UserError,
-        match=rf"^policy\.latency_us={re.escape(str(wrong))}: allowed: 0 to 1000000 \(microseconds\)",
-    ):
-        registry.build(name, setup_of(draw(0), 10_000), {"latency_us": wrong})

@@ -230,3 +230,10 @@ def test_bounds_are_shared_by_policies_and_by_nothing_else(base: RunConfig, fiel
     for given in (base, changed(base, field)):
         run_config(replace(given, bounds=True), tmp_path)
     assert len(list(tmp_path.glob("bounds-*"))) == (1 if field in ("policy", "log", "timeline") else 2)
+
+
+def test_a_run_builds_its_policy_once(base: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, build = list[str](), registry.build
+    monkeypatch.setattr(registry, "build", lambda name, *given: built.append(name) or build(name, *given))
+    run_config(base, tmp_path)
+    assert built == [base.policy["name"]]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sim.cli import stdout_console
 from sim.experiment.run import run, run_config
 from sim.results.table import show
 from tests.sim.small_trace import SIZE, Plan, config, write
+from traces.kit.console import stdout_console
 from traces.kit.units import figure
 
 

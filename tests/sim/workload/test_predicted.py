@@ -66,10 +66,10 @@ def test_what_a_policy_knows_of_a_predictor_cannot_be_changed() -> None:
     predictor, setup = Predictor("mlp", 1, 2, facts), Setup(1, 1, 1, (1,), 1, 1, None, 0, predictors)  # type: ignore[arg-type]
     facts.clear()
     predictors.clear()
-    assert predictor.facts == {"recall": 0.8}
+    assert predictor.about == {"recall": 0.8}
     assert set(setup.predictors) == {"mlp"}
     with pytest.raises(TypeError):
-        predictor.facts["recall"] = 1.0  # type: ignore[index]
+        predictor.about["recall"] = 1.0  # type: ignore[index]
     with pytest.raises(TypeError):
         setup.predictors["gru"] = predictor  # type: ignore[index]
 
@@ -157,7 +157,7 @@ def test_a_cell_reads_what_lies_beside_the_trace(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.ids, said)
     assert found.sha256 == written.sha256
     assert (found.predictor.name, found.predictor.stride, found.predictor.top_k) == ("mlp", 1, 2)
-    assert found.predictor.facts["input"] == "routing"
+    assert found.predictor.about["input"] == "routing"
     assert cell.setup.predictors == {"mlp": found.predictor}
     signals = TraceSignals(trace, (), {"mlp": found.ids}, {"mlp"})
     signals.enter([(1, 2)])

@@ -11,8 +11,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
 
+from tests.commands import collect as main  # noqa: E402
 from traces import DECODE, PREFILL, Trace, open_trace  # noqa: E402
-from traces.collect.cli import main  # noqa: E402
 from traces.collect.generate import passes  # noqa: E402
 from traces.prompts.choosing import greedy, sampled  # noqa: E402
 

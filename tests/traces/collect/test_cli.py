@@ -14,9 +14,9 @@ transformers = pytest.importorskip("transformers", reason="the collector needs t
 
 from transformers import AutoTokenizer  # noqa: E402
 
+from tests.commands import collect as main  # noqa: E402
 from tests.traces.models.tiny import save_with_tokenizer, tiny  # noqa: E402
 from traces import DECODE, PREFILL, UserError, open_trace  # noqa: E402
-from traces.collect.cli import main  # noqa: E402
 from traces.models import laws  # noqa: E402
 
 LINES = ["The first prompt is this one.", "A second.", "Und noch ein dritter Satz!"]
@@ -113,24 +113,24 @@ def test_other_families(family: str, prompts: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("max_tokens=5", "unknown key 'max_tokens'.*max_new_tokens"),
-        ("greedy", "not key=value"),
-        ("seed=1.5", "seed='1.5' is not a whole number; allowed: 0 to 2147483647"),
-        ("decoding=beam", "decoding='beam'.*greedy, sampled, teacher_forced"),
+        ("max_tokens=5", "max_tokens=5: no such key; allowed: .*max_new_tokens"),
+        ("greedy", "greedy: not understood; usage: .*key=value"),
+        ("seed=1.5", "seed=1.5: allowed: a whole number, 0 to 2147483647"),
+        ("decoding=beam", "decoding=beam: allowed: greedy, sampled, teacher_forced"),
         ("signals=hidden,logits", "'logits' is not known.*hidden"),
         ("split=1.2", "split=1.2.*0 to 1"),
         ("ahead=0", "ahead=0.*1 to 2147483647"),
         ("device=gpu9", "device='gpu9'.*cuda"),
-        ("dtype=int8", "dtype='int8'.*bfloat16"),
+        ("dtype=int8", "dtype=int8: allowed: auto, bfloat16"),
         ("max_new_tokens=200", "allowed: 128, the model's window"),
         ("decoding=teacher_forced", "leave no continuation to force"),
         ("prompts=nowhere.txt", "given twice"),
         ("batch=0", "batch=0.*1 to 2147483647"),
         ("samples=0", "samples=0.*1 to 2147483647"),
-        ("top_p=0.5", "top_p=0.5 is for decoding=sampled, not greedy"),
-        ("chat_template=yes", "chat_template='yes'.*auto, on, off"),
+        ("top_p=0.5", "top_p=0.5: is for decoding=sampled, not greedy"),
+        ("chat_template=yes", "chat_template=yes: allowed: auto, on, off"),
         ("chat_template=on", "the tokenizer has no chat template; allowed: auto, off"),
-        ("turn=second", "turn='second'.*first, last"),
+        ("turn=second", "turn=second: allowed: first, last"),
         ("max_memory=20GiB", "'20GiB' is not DEVICE:SIZE, each device once; allowed: 0:20GiB"),
         ("max_memory=cpu:lots", "'cpu:lots' is not DEVICE:SIZE"),
         ("overhead=-1", "overhead=-1.*0 to 86400"),

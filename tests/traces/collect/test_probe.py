@@ -12,9 +12,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
 
+from tests.commands import collect as main  # noqa: E402
 from tests.traces.models.tiny import SIZES, E, build, save_with_tokenizer, tiny  # noqa: E402
 from traces.collect import generate, probe  # noqa: E402
-from traces.collect.cli import main  # noqa: E402
 from traces.collect.probe import check_cache, tolerance  # noqa: E402
 from traces.collect.recorder import RAW, Recorder  # noqa: E402
 from traces.kit.errors import UserError  # noqa: E402

@@ -18,10 +18,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
 
+from tests.commands import collect as main  # noqa: E402
 from traces import UserError, open_trace  # noqa: E402
 from traces.cli import main as command  # noqa: E402
 from traces.collect import record, serve  # noqa: E402
-from traces.collect.cli import main  # noqa: E402
 
 WORDS = [
     "an",
@@ -178,11 +178,12 @@ def test_kill_9_and_again(saved: Path, prompts: Path, tmp_path: Path, undisturbe
     # Slowed down, so that there is something to interrupt: importing torch takes longer than all of the work.
     code = (
         "import sys, time\n"
-        "from traces.collect import cli, record\n"
+        "from traces import cli\n"
+        "from traces.collect import record\n"
         "record.CHECKPOINT_S = 0.0\n"
         "real = record.serve\n"
         "record.serve = lambda *args: time.sleep(0.2) or real(*args)\n"
-        "cli.main(sys.argv[1:])\n"
+        "cli.main(['collect', *sys.argv[1:]])\n"
     )
     draw = random.Random(1)
     kills = 0

@@ -18,10 +18,10 @@ pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
 
 from transformers import AutoTokenizer, GenerationConfig  # noqa: E402
 
+from tests.commands import collect as main  # noqa: E402
 from tests.traces.models.tiny import save_with_tokenizer, tiny  # noqa: E402
 from traces import Trace, UserError, open_trace  # noqa: E402
 from traces.collect import overhead  # noqa: E402
-from traces.collect.cli import main  # noqa: E402
 from traces.collect.progress import Progress  # noqa: E402
 from traces.collect.recorder import Recorder  # noqa: E402
 from traces.models import devices  # noqa: E402

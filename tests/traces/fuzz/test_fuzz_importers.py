@@ -21,7 +21,7 @@ from tests.traces.fuzz.mutate import EDITS, EXAMPLES, FUZZ, SHORT, Edit, accepte
 from traces import Trace, open_trace
 from traces.importers import Options
 from traces.importers.arrivals import read_arrivals
-from traces.importers.registry import find
+from traces.importers.registry import importers
 
 RNG = np.random.default_rng(0)
 IDS = np.argsort(RNG.random((6, 2, 10)), axis=-1)[..., :3].astype(np.uint8)
@@ -160,7 +160,7 @@ def import_one(tmp_path: Path, name: str, kind: str, raw: bytes, edits: list[Edi
     source, target = tmp_path / "source", tmp_path / "trace"
     source.write_bytes(mutated(raw, edits))
     options = replace(OPTIONS, without_layers=WITHOUT.get(name, frozenset()))
-    if accepted_or_refused(lambda: find(kind).run(source, target, options)):
+    if accepted_or_refused(lambda: importers()[kind].run(source, target, options)):
         trace = open_trace(target)
         if kind == "jsonl" and name != "jsonl, gzipped":
             assert says(source) == chosen(trace)

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tests.traces.fuzz.mutate import EDITS, EXAMPLES, FUZZ, SHORT, Edit, accepted_or_refused, mutated
 from traces import Trace, open_trace
 from traces.importers import Options, torch_file
-from traces.importers.registry import find
+from traces.importers.registry import importers
 
 Rows = dict[int, list[frozenset[int]]]
 """Per layer with routing the experts of each token that has any, in order."""
@@ -195,7 +195,7 @@ def test_texts(tmp_path: Path, name: str, edits: list[Edit]) -> None:
     source.write_bytes(changed := mutated(raw, edits))
     notes: list[str] = []
     options = Options(split=Fraction(1, 2), own=own, note=notes.append)
-    if accepted_or_refused(lambda: find(kind).run(source, target, options)):
+    if accepted_or_refused(lambda: importers()[kind].run(source, target, options)):
         trace = open_trace(target)
         if cut := re.search(r"left out: the rows from line (\d+) on", "\n".join(notes)):
             changed = b"\n".join(changed.split(b"\n")[: int(cut[1]) - 1])
@@ -248,7 +248,7 @@ def test_sglang_pt(tmp_path: Path, part: str, edits: list[Edit], member: int, mo
     source.write_bytes(
         mutated(sglang(), edits) if part == "bytes" else remade(sglang(), member * (part == "members"), edits)
     )
-    if accepted_or_refused(lambda: find("sglang_pt").run(source, target, Options())):
+    if accepted_or_refused(lambda: importers()["sglang_pt"].run(source, target, Options())):
         trace = open_trace(target)
         assert trace.L <= 3
         assert trace.N <= 14

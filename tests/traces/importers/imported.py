@@ -11,7 +11,7 @@ import pytest
 
 from traces import Trace, UserError, open_trace
 from traces.importers import Options
-from traces.importers.registry import find
+from traces.importers.registry import importers
 
 
 class Imported(NamedTuple):
@@ -27,10 +27,10 @@ def take(folder: Path, kind: str, content: str | bytes, options: Options | None 
     source.write_bytes(content if isinstance(content, bytes) else content.encode())
     notes: list[str] = []
     options = replace(options or Options(), own=own, note=notes.append)
-    trace = open_trace(find(kind).run(source, folder / "trace", options))
+    trace = open_trace(importers()[kind].run(source, folder / "trace", options))
     if len(trace.requests) > 1:
         again = replace(options, split=Fraction(1, 2), model="mine", source="talk", licence="CC0")
-        halves = open_trace(find(kind).run(source, folder / "halves", again))
+        halves = open_trace(importers()[kind].run(source, folder / "halves", again))
         assert sorted({str(item.split) for item in halves.requests}) == ["test", "train"]
         assert (halves.manifest.model.name, halves.manifest.prompts.licence) == ("mine", "CC0")
         assert halves.expert_ids.tobytes() == trace.expert_ids.tobytes()
@@ -43,7 +43,7 @@ def refuse(folder: Path, kind: str, content: str | bytes, message: str, **own: A
     source.write_bytes(content if isinstance(content, bytes) else content.encode())
     before = sorted(folder.iterdir())
     with pytest.raises(UserError) as caught:
-        find(kind).run(source, folder / "trace", Options(own=own))
+        importers()[kind].run(source, folder / "trace", Options(own=own))
     text = str(caught.value)
     # It holds this frame and those of generators with an open file, which would be closed who knows when.
     del caught

@@ -15,7 +15,7 @@ import pytest
 from traces import Trace, TraceError, open_trace
 from traces.importers import Options
 from traces.importers.arrivals import read_arrivals
-from traces.importers.registry import find
+from traces.importers.registry import importers
 
 
 class Case(NamedTuple):
@@ -83,11 +83,11 @@ def test_a_reported_case(shared_data: Path, tmp_path: Path, case: Case) -> None:
     options = Options(**case.options)
     if isinstance(case.found, str):
         with pytest.raises(TraceError, match=case.found) as caught:
-            find(case.kind).run(source, tmp_path / "trace", options)
+            importers()[case.kind].run(source, tmp_path / "trace", options)
         assert "\n" not in str(caught.value)
         assert not list(tmp_path.iterdir())
     else:
-        assert figures(open_trace(find(case.kind).run(source, tmp_path / "trace", options))) == case.found
+        assert figures(open_trace(importers()[case.kind].run(source, tmp_path / "trace", options))) == case.found
 
 
 def figures(trace: Trace) -> tuple[int, int, int, int, int, int]:

@@ -13,7 +13,7 @@ from traces import TraceError, open_trace
 from traces.cli import main
 from traces.importers import Options
 from traces.importers.layers import parse_layers, spans
-from traces.importers.registry import find
+from traces.importers.registry import importers
 from traces.kit.conf import model_sizes
 from traces.kit.errors import meant
 from traces.kit.whole import write_whole
@@ -73,7 +73,7 @@ def test_a_model_that_was_named_prices_the_trace(tmp_path: Path, capsys: pytest.
 def test_a_model_of_other_sizes_does_not(tmp_path: Path, name: str) -> None:
     notes: list[str] = []
     options = Options(model=name, note=notes.append)
-    trace = open_trace(find("jsonl").run(lines(tmp_path, top_k=4), tmp_path / "trace", options))
+    trace = open_trace(importers()["jsonl"].run(lines(tmp_path, top_k=4), tmp_path / "trace", options))
     assert (trace.E, trace.manifest.model.name, trace.manifest.priced_as) == (60, name, None)
     assert any("not priced as olmoe_1b_7b, which has 16 layers" in note for note in notes) == (name == "olmoe_1b_7b")
 
@@ -81,7 +81,7 @@ def test_a_model_of_other_sizes_does_not(tmp_path: Path, name: str) -> None:
 def test_a_file_that_states_its_bytes_is_priced_by_them(tmp_path: Path) -> None:
     source = lines(tmp_path)
     source.write_text(json.dumps({"expert_bytes": [7] * 16}) + "\n" + source.read_text())
-    trace = open_trace(find("jsonl").run(source, tmp_path / "trace", Options(model="olmoe_1b_7b")))
+    trace = open_trace(importers()["jsonl"].run(source, tmp_path / "trace", Options(model="olmoe_1b_7b")))
     assert (trace.manifest.model.expert_bytes, trace.manifest.priced_as) == ((7,) * 16, None)
 
 
@@ -104,5 +104,5 @@ def test_errors_name_the_place_that_was_asked_for(tmp_path: Path) -> None:
         write_whole(place / "report", "x")
     assert caught.value.filename == str(place / "report")
     with pytest.raises(TraceError, match=f"^{place}/trace: ") as refused:
-        find("jsonl").run(lines(tmp_path), place / "trace", Options())
+        importers()["jsonl"].run(lines(tmp_path), place / "trace", Options())
     assert "partial" not in str(refused.value)

@@ -15,7 +15,7 @@ from traces import TraceError, UserError
 from traces.cli import main
 from traces.importers import Options, build
 from traces.importers.jsonl import import_trace
-from traces.importers.registry import find
+from traces.importers.registry import importers
 from traces.importers.sglang_batches import DECODING, EXTEND, Batches
 
 ROWS = np.argsort(np.random.default_rng(2).random((9, 3, 15)), axis=-1)[..., :2] + 1
@@ -188,7 +188,7 @@ def test_a_folder_that_is_still_written_to(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(build, "_kept", kept)
     with pytest.raises(UserError, match="content is 'changed while it was read'"):
-        find("moe_beyond").run(tmp_path, tmp_path / "trace", Options())
+        importers()["moe_beyond"].run(tmp_path, tmp_path / "trace", Options())
 
 
 def test_a_missing_folder_is_said_before_the_file_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from traces import TraceError, open_trace
 from traces.importers import Options
 from traces.importers.counts import are_counts, is_histogram
 from traces.importers.files import json_lines
-from traces.importers.registry import find
+from traces.importers.registry import importers
 
 ROWS = [
     {"token": token, "layer": layer, "ids": [token, layer + 3], "phase": "decode"}
@@ -47,7 +47,7 @@ def test_a_wrapping_changes_nothing(tmp_path: Path, name: str) -> None:
     source = tmp_path / "source"  # whatever its name is
     source.write_bytes(WRAPPED[name])
     assert [node for _, node in json_lines(source)] == ROWS
-    trace = open_trace(find("jsonl").run(source, tmp_path / "trace", Options()))
+    trace = open_trace(importers()["jsonl"].run(source, tmp_path / "trace", Options()))
     assert trace.expert_ids[:, 0].tolist() == [[token, 3] for token in range(3)]
 
 
@@ -58,13 +58,13 @@ def test_lines_keep_their_numbers(tmp_path: Path, name: str) -> None:
     number = raw[: raw.index(b'"layer": -1')].count(b"\n") + 1
     (tmp_path / "source").write_bytes(gzip.compress(raw) if name == "gzip" else raw)
     with pytest.raises(TraceError, match=f"^source: line {number}, layer is -1"):
-        find("jsonl").run(tmp_path / "source", tmp_path / "trace", Options())
+        importers()["jsonl"].run(tmp_path / "source", tmp_path / "trace", Options())
 
 
 def test_an_object_of_an_array_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(json.dumps(ROWS, indent=1).replace('"layer": 1', '"layer": -1', 1).encode())
     with pytest.raises(TraceError, match=r"^source: line 11, object 2, layer is -1"):
-        find("jsonl").run(tmp_path / "source", tmp_path / "trace", Options())
+        importers()["jsonl"].run(tmp_path / "source", tmp_path / "trace", Options())
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_stream_of_events_is_one_to_its_end(tmp_path: Path, text: bytes, numbe
     """Else a line that was damaged would pass for a comment."""
     (tmp_path / "source").write_bytes(text)
     with pytest.raises(TraceError, match=f"^source: line {number}, content"):
-        find("jsonl").run(tmp_path / "source", tmp_path / "trace", Options())
+        importers()["jsonl"].run(tmp_path / "source", tmp_path / "trace", Options())
 
 
 OTHERS = {
@@ -102,7 +102,7 @@ def test_what_is_no_text_is_named(tmp_path: Path, name: str, kind: str) -> None:
         pytest.skip("it is read further")
     (tmp_path / "source").write_bytes(OTHERS[name])
     with pytest.raises(TraceError, match=name.strip()):
-        find(kind).run(tmp_path / "source", tmp_path / "trace", Options())
+        importers()[kind].run(tmp_path / "source", tmp_path / "trace", Options())
 
 
 @pytest.mark.parametrize("cut", [12, -9, -1])
@@ -111,14 +111,14 @@ def test_a_gzip_file_that_is_cut_off_or_damaged(tmp_path: Path, cut: int) -> Non
     for raw in (packed[:cut], packed[:20] + b"\0\0" + packed[22:]):
         (tmp_path / "source").write_bytes(raw)
         with pytest.raises(TraceError, match=r"source: gzip is .*allowed: a gzip file that is whole"):
-            find("jsonl").run(tmp_path / "source", tmp_path / "trace", Options())
+            importers()["jsonl"].run(tmp_path / "source", tmp_path / "trace", Options())
 
 
 @pytest.mark.parametrize("unit", [b"\n", b" ", b'{"x": 1}\n'])
 def test_a_gzip_bomb_is_refused(tmp_path: Path, unit: bytes) -> None:
     (tmp_path / "source").write_bytes(gzip.compress(unit * (2**25 // len(unit)), 1))
     with pytest.raises(TraceError, match=r"gzip is 'over .* bytes, more than 100 times its size'|keys|length"):
-        find("jsonl").run(tmp_path / "source", tmp_path / "trace", Options())
+        importers()["jsonl"].run(tmp_path / "source", tmp_path / "trace", Options())
 
 
 COUNTED = {
@@ -142,7 +142,7 @@ def test_counts_are_refused_as_counts(tmp_path: Path, kind: str, name: str) -> N
     elif kind == "route_trace" and name == "by layer and expert":
         pytest.skip("its first line is no object")
     with pytest.raises(TraceError, match=r"counts per expert|a list of numbers") as caught:
-        find(kind).run(source, tmp_path / "trace", Options())
+        importers()[kind].run(source, tmp_path / "trace", Options())
     assert "\n" not in str(caught.value)
 
 
@@ -151,7 +151,7 @@ def test_numbers_without_names_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         TraceError, match="line 1, content is 'a list of numbers'; allowed: objects with the experts of"
     ):
-        find("routed_experts").run(tmp_path / "source", tmp_path / "trace", Options())
+        importers()["routed_experts"].run(tmp_path / "source", tmp_path / "trace", Options())
 
 
 def test_routing_is_not_taken_for_counts() -> None:

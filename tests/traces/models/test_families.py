@@ -11,11 +11,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
 
+from tests.commands import collect as main  # noqa: E402
 from tests.traces.models.by_hand import route  # noqa: E402
 from tests.traces.models.spy import spied_pass  # noqa: E402
 from tests.traces.models.tiny import FAMILIES, MORE, ROUTED_LAYERS, E, L, build, save_with_tokenizer, tiny  # noqa: E402
 from traces import open_trace  # noqa: E402
-from traces.collect.cli import main  # noqa: E402
 from traces.format.check import check_rows  # noqa: E402
 from traces.kit.errors import UserError  # noqa: E402
 from traces.models import laws  # noqa: E402

@@ -12,8 +12,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the reference model needs the extra 'hf'")
 pytest.importorskip("transformers", reason="the reference model needs the extra 'hf'")
 
+from tests.commands import collect as main  # noqa: E402
 from traces import DECODE, PREFILL, Trace, open_trace  # noqa: E402
-from traces.collect.cli import main  # noqa: E402
 from traces.kit.shipped import MODEL_DIR, PROMPTS_FILE, SAMPLE_DIR  # noqa: E402
 from traces.models.load import load, weights_digest  # noqa: E402
 from traces.reference.export import compact  # noqa: E402

@@ -74,7 +74,7 @@ def run(folder: Path, steps: int, name: str, **settings: Any) -> dict[str, Any]:
     home.mkdir(exist_ok=True)
     if not (home / "tokens").exists():
         (home / "tokens").symlink_to(folder / "tokens")
-    options = training.Options(tokens=steps * 64, batch=2, length=32, warm_up=2, folder=str(home), **settings)
+    options = training.Options(tokens=steps * 64, batch=2, length=32, warm_up=2, folder=home, **settings)
     training.train(options)
     state: dict[str, Any] = torch.load(home / "run" / "checkpoint.pt", weights_only=True)
     return state
@@ -107,4 +107,4 @@ def test_other_settings_do_not_resume(folder: Path) -> None:
 
 def test_training_needs_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing: run python -m"):
-        training.train(training.Options(tokens=10_000, folder=str(tmp_path)))
+        training.train(training.Options(tokens=10_000, folder=tmp_path))

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
+from rich.markdown import Markdown
 
 from real.cli import main
-from real.runtime.runner import DeviceRun, run_forced
+from real.runtime.recorded import run_forced
+from real.runtime.runner import DeviceRun
 from real.validation import compare as comparing
-from real.validation.shown import show
-from real.validation.verdict import label, markdown, summary, worst_first
+from real.validation.verdict import markdown, summary, worst_first
 from sim.cli import main as simulator
 from sim.core.accounts import LOOKUPS
 from sim.core.log import NEXT_CHUNK
@@ -25,7 +26,8 @@ from sim.core.replay import replay
 from sim.experiment.cell import make_cell
 from sim.experiment.make import make_core, make_policy
 from sim.prices import shipped
-from tests.real.validate_cases import config, one_thread, tiny, words  # noqa: F401
+from sim.results.label import label
+from tests.real.validation.cases import config, one_thread, tiny, words  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,11 +119,6 @@ def test_the_worst_row_comes_first_and_errors_are_summed_up() -> None:
     assert found["hit_recall"] is None
 
 
-def test_a_label_tells_the_parameters_that_are_not_the_usual() -> None:
-    assert label({"name": "lru"}) == label({"name": "lru", "scope": "global"}) == "lru"
-    assert label({"name": "lru", "scope": "layer"}) == "lru (scope=layer)"
-
-
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """A grid of which one budget cannot be run: (the folder of its results, the exit status)."""
@@ -164,16 +161,16 @@ def test_the_files_are_whole_and_say_where_they_are_from(grid: tuple[Path, int])
 def test_a_terminal_gets_a_table_and_no_markdown(grid: tuple[Path, int], width: int) -> None:
     found = json.loads((grid[0] / "tiny.json").read_text())
     console = Console(file=io.StringIO(), width=width)
-    show(found, console)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    console.print(Markdown(markdown(found, width)))
+    lines = [line.strip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     assert max(map(len, lines)) <= width
     assert not any("|" in line or "**" in line for line in lines)
     for row in found["cells"]:  # each on a line of its own, with its figures
         (line,) = [x for x in lines if x.startswith(f"{label(row['policy'])} ") and f" {row['budget']} " in x]
         assert line.split()[-1] == "agrees"
         assert f"{row['errors']['hit_complete']['device']:.3f}" in line
-    assert sum(line.startswith("not run: ") for line in lines) == len(found["failed"]) > 0
-    assert ("TTFT" in next(x for x in lines if "TPOT      TPOT" in x)) == (width == 120)
+    assert sum(line.startswith("• l") and " at 7: " in line for line in lines) == len(found["failed"]) > 0
+    assert any("TTFT error" in line for line in lines) == (width == 120)
 
 
 def test_the_logs_that_were_kept_are_those_of_the_row(
@@ -240,7 +237,7 @@ def test_without_hydra_and_pyarrow_a_resolved_grid_gives_the_same_decisions(
         (["format=xml"], ["format", "xml", "json"]),
         (["policy=nosuch"], ["policy", "nosuch", "lru"]),
         (["--config", "nosuch.yaml"], ["config=nosuch.yaml", "No such file"]),
-        (["--config"], ["--config", "python -m sim config"]),
+        (["--config"], ["--config", "python -m real validate"]),
         (["policy=lru", "model=mixtral_8x7b", "hardware=a100"], ["mixtral_8x7b", "layers"]),
         (["policy=lru", "hardware=a100", "budget=1"], ["no cell could be run", "budget=1"]),
         (["policy=lru", "hardware=a100", "device=tpu"], ["device", "tpu", "cpu"]),

@@ -10,13 +10,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from real import overheads
+from real.calibrate import overheads
 from real.cli import main
 from sim.experiment.cell import make_cell
 from sim.experiment.make import make_policy
 from sim.experiment.run import simulate
 from sim.prices import HardwareProfile, shipped
-from tests.real.validate_cases import one_thread, tiny  # noqa: F401
+from tests.real.validation.cases import one_thread, tiny  # noqa: F401
 
 QUICK = ["dtype=float32", "tokens=3", "repeat=1", "device=cpu", "weights=random"]
 
@@ -108,7 +108,7 @@ def test_a_profile_is_written_with_them_and_says_so(tmp_path: Path, capsys: pyte
     ("words", "parts"),
     [
         (["hardware=nosuch.yaml"], ["hardware=nosuch.yaml", "No such file"]),
-        (["hardware={a}", "tokens=0"], ["tokens=0", "allowed: 1 to"]),
+        (["hardware={a}", "tokens=0"], ["tokens=0", "allowed: a whole number, 1 to"]),
         (["hardware={a}", "dtype=int4"], ["dtype", "int4", "bfloat16"]),
         (["hardware={a}", "model=gpt_oss_20b"], ["model.dtype", "mxfp4", "bfloat16"]),
         (["hardware={a}", "model=nosuch", "weights=random"], ["dtype=auto", "bfloat16"]),

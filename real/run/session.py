@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from policies.api import Predictor, Setup, Signal
 from policies.predictors.saved import Fitted
 from policies.predictors.saved import load as load_predictor
 from real.runtime.generate import Served, run_live
-from real.runtime.live import AHEAD
+from real.runtime.live import AHEAD, Live
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
@@ -80,8 +80,8 @@ def live(
     where: Where,
     prompts: PromptFile,
     decoding: Decoding,
-    *,
     predictor: str = "",
+    *,
     history_given: bool = False,
 ) -> Session:
     """Continue prompts. The trace of it is made, and the result is told of that trace.
@@ -98,21 +98,17 @@ def live(
     requests = [Served(number, job.ids, job.choose, job.new_tokens) for number, job in enumerate(jobs)]
     model = where.put(loaded.model)
     history, predictors = find_history(config, model.moe, given=history_given), _predictors(predictor)
-    batch = int(config.workload["batch"])
-    context = Context.of((len(request.prompt) + request.new_tokens for request in requests), batch)
-    setup = make_live_setup(config, model, loaded.name, predictors, context)
-    if config.budget == AUTO:  # decided here: the trace that is made asks for less context
-        config = replace(config, budget=budget_there(setup, model))
-        setup = make_live_setup(config, model, loaded.name, predictors, context)
-    policy, fresh = (policy_of(config.policy, setup, there(config, history, predictors)) for _ in range(2))
-    depth, ends = HardwareProfile.from_dict(config.hardware).link.depth, end_tokens(loaded)
-    run, shown = run_live(model, policy, requests, batch=batch, depth=depth, ends=ends, predictors=predictors)
+    run, shown = serve(config, model, loaded.name, requests, history, predictors, end_tokens(loaded))
+    setup = run.core.setup
+    fresh = policy_of(config.policy, setup, there(config, history, predictors))
     with torch.inference_mode():
         shown.keep_all()
     digest = replay(run.core.log, Core(fresh, setup, shown.signals(fresh)))
     scratch = tempfile.TemporaryDirectory(prefix="moe-offload-")
     folder = Path(scratch.name) / "trace"
     write_trace(folder, shown, requests, loaded, model, prompts, decoding, [job.prompt.source for job in jobs])
+    # budget=auto is what it was here: the trace that was made asks for less context.
+    config = replace(config, budget=setup.budget if config.budget == AUTO else config.budget)
     cell = make_cell(replace(config, trace=str(folder), bounds=False, warmup=0, limit=None, seed=0))
     about = facts_of(model, run, "auto", "of the model", digest) | {
         "history": None if history is None else history.sha256,
@@ -120,6 +116,26 @@ def live(
     }
     texts = tuple(loaded.tokenizer.decode(request.made, skip_special_tokens=True) for request in requests)
     return Session(cell, run, about, texts, folder, scratch)
+
+
+def serve(
+    config: RunConfig,
+    model: Offloaded,
+    name: str,
+    requests: Sequence[Served],
+    history: Trace | None,
+    predictors: Mapping[str, Fitted] | None = None,
+    ends: Collection[int] = (),
+) -> tuple[DeviceRun, Live]:
+    """Continue prompts under the configured policy: what the run has left, and what the model has shown. UserError."""
+    fitted, batch = predictors or {}, int(config.workload["batch"])
+    context = Context.of((len(request.prompt) + request.new_tokens for request in requests), batch)
+    setup = make_live_setup(config, model, name, fitted, context)
+    if config.budget == AUTO:
+        setup = make_live_setup(replace(config, budget=budget_there(setup, model)), model, name, fitted, context)
+    policy = policy_of(config.policy, setup, there(config, history, fitted))
+    depth = HardwareProfile.from_dict(config.hardware).link.depth
+    return run_live(model, policy, requests, batch=batch, depth=depth, ends=ends, predictors=fitted)
 
 
 def facts_of(model: Offloaded, run: DeviceRun, weights: str, routing: str, replayed: str) -> dict[str, Any]:

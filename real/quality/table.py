@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from sim.cli import stdout_console
 from sim.results.quality import SHARES
+from traces.kit.console import stdout_console
 from traces.kit.units import format_bytes
 
 

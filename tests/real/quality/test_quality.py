@@ -12,15 +12,15 @@ torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 
 from policies.api import LayerEvent, Routing  # noqa: E402
 from policies.lru import LRU  # noqa: E402
-from real.quality import full_outputs  # noqa: E402
+from real.quality.compared import full_outputs  # noqa: E402
+from real.quality.scores import Sums, compare  # noqa: E402
 from real.runtime.offloaded import Offloaded  # noqa: E402
 from real.runtime.recorded import run_forced  # noqa: E402
-from real.scores import Sums, compare  # noqa: E402
 from sim.core.accounts import SKIPPED, SUBSTITUTED  # noqa: E402
 from sim.core.replay import replay  # noqa: E402
 from sim.core.state import CoreError  # noqa: E402
 from sim.experiment.make import make_core, make_policy  # noqa: E402
-from tests.real.quality_cases import (  # noqa: E402
+from tests.real.quality.cases import (  # noqa: E402
     FIXED,
     cell_of,
     loss_of,

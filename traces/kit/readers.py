@@ -7,6 +7,7 @@ the dataclass itself gives a default. Decimals become exact fractions.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field
 from fractions import Fraction
@@ -88,6 +89,12 @@ def nullable(item: Reader) -> Reader:
     return lambda value, where: None if value is None else item(value, where)
 
 
+def truth(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise refusal(value, where, "true, false")
+    return value
+
+
 def record(kind: type[T]) -> Callable[[Any, str], T]:
     """Read a mapping into the dataclass `kind`, whose annotations carry the reader of each key."""
 
@@ -95,15 +102,16 @@ def record(kind: type[T]) -> Callable[[Any, str], T]:
         readers = _readers(kind)  # type: ignore[arg-type]
         if not isinstance(value, Mapping):
             raise refusal(value, where, f"a mapping with the keys {one_of(readers)}")
+        at = {key: f"{where}.{key}".lstrip(".") for key in (*value, *readers)}
         for key in value:
             if key not in readers:
-                raise UserError(f"{where}.{key}={value[key]!r}: unknown key; {allowing(key, readers)}")
+                raise UserError(f"{at[key]}={value[key]!r}: no such key; {allowing(key, readers)}")
         known: Mapping[str, Field[Any]] = getattr(kind, "__dataclass_fields__", {})
         required = [key for key in readers if known[key].default is known[key].default_factory is MISSING]
         for key in required:
             if key not in value:
-                raise UserError(f"{where}.{key} is missing; required: {one_of(required)}")
-        return kind(**{key: readers[key](value[key], f"{where}.{key}") for key in readers if key in value})
+                raise UserError(f"{at[key]} is missing; required: {one_of(required)}")
+        return kind(**{key: readers[key](value[key], at[key]) for key in readers if key in value})
 
     return read
 
@@ -115,7 +123,8 @@ def _readers(kind: type[Any]) -> dict[str, Reader]:
 
 
 def refusal(value: Any, where: str, allowed: str) -> UserError:
-    return UserError(f"{where}={value!r}: allowed: {allowed}")
+    typed = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return UserError(f"{where}={typed}: allowed: {allowed}")
 
 
 Text = Annotated[str, text()]

@@ -13,9 +13,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 
+from real.calibrate.drawn import write_uniform  # noqa: E402
 from real.runtime.models import open_model  # noqa: E402
 from real.runtime.offloaded import Offloaded  # noqa: E402
-from real.synthetic import write_uniform  # noqa: E402
 from sim.experiment.compose import read_config  # noqa: E402
 from sim.experiment.config import RunConfig  # noqa: E402
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from real.session import Session
+from real.run.session import Session
 from sim.core.log import save
 from sim.results.label import label
 from sim.results.store import Store, layer_rows, request_rows
@@ -50,7 +50,7 @@ def keep(out: Path, session: Session, document: Mapping[str, Any], *, timeline: 
 def show(document: Mapping[str, Any], form: str) -> None:
     """Write a result to stdout: as a table, or as the content of result.json."""
     try:
-        from sim.cli import report
+        from sim.experiment.words import report
 
         report(document, form)
     except ImportError:  # without rich

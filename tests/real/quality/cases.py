@@ -16,9 +16,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 
+from real.quality.scores import Scores  # noqa: E402
 from real.runtime.offloaded import Offloaded  # noqa: E402
 from real.runtime.recorded import run_taught  # noqa: E402
-from real.scores import Scores  # noqa: E402
 from sim.experiment.cell import Cell, make_cell  # noqa: E402
 from sim.experiment.compose import read_config  # noqa: E402
 from sim.experiment.config import RunConfig  # noqa: E402

@@ -15,7 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("traces", "policies", "sim", "real")
 """Each may import those before it."""
 
-ROOMS = ("sim.core", "sim.prices", "sim.workload", "sim.machine", "sim.results", "sim.experiment", "sim.check", "sim")
+TRACES = ("traces.version", "traces.kit", "traces.format", "traces.writing", "traces")
+"""The same, of what all others rest on."""
+
+SIM = ("sim.core", "sim.prices", "sim.workload", "sim.machine", "sim.results", "sim.experiment", "sim.check", "sim")
 """The same; ``sim`` is what lies in none of the others: the program."""
 
 
@@ -52,8 +55,8 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     TopologicalSorter(graph()).prepare()  # CycleError names the circle
 
 
-@pytest.mark.parametrize("rooms", [PACKAGES, ROOMS], ids=["packages", "sim"])
+@pytest.mark.parametrize("rooms", [PACKAGES, TRACES, SIM], ids=["packages", "traces", "sim"])
 def test_a_room_imports_those_below_it_alone(rooms: tuple[str, ...]) -> None:
     edges = [(one, other, room(one, rooms), room(other, rooms)) for one, its in graph().items() for other in its]
-    assert len(edges) > 500
-    assert not [f"{one} -> {other}" for one, other, a, b in edges if a is not None and b is not None and b > a]
+    wrong = [f"{one} -> {other}" for one, other, a, b in edges if a is not None and b is not None and b > a]
+    assert not wrong

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from real.calibrate import overheads
 from real.run.session import on_device
@@ -38,7 +38,7 @@ class Bench:
     """A device, the model that is on it, and what came of the cells. ``checkpoint``: where model= ships no weights."""
 
     where: Where
-    weights: str
+    weights: Literal["auto", "random"]
     checkpoint: str
     repeat: int = 1
     cells: list[dict[str, Any]] = field(default_factory=list)

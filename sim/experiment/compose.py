@@ -23,7 +23,6 @@ from omegaconf.errors import OmegaConfBaseException
 from policies import registry
 from sim.experiment.config import GROUPS, RunConfig
 from sim.experiment.sweep.axes import listed
-from sim.experiment.sweep.plugins import EXTRAS, check_plugin
 from traces.kit import conf
 from traces.kit.errors import UserError, allowing, one_of
 
@@ -31,6 +30,15 @@ CHOICES = (*GROUPS, "experiment", "hydra/launcher", "hydra/sweeper")
 """Keys whose value is the name of a file."""
 PATHS = ("trace", "model", "hardware")
 """Keys whose value may be a path as well as a name."""
+EXTRAS = {
+    "hydra/launcher": {
+        "joblib": "joblib",
+        **dict.fromkeys(("submitit_local", "submitit_slurm"), "submitit"),
+        **dict.fromkeys(("ray", "ray_aws"), "ray"),
+    },
+    "hydra/sweeper": {"optuna": "optuna"},
+}
+"""Which extra brings a launcher or a sweeper: chosen by the user, and never by ``conf/``."""
 _FILES: dict[str, str] = {}
 """Profiles' files by the names under which Hydra knows them."""
 
@@ -195,15 +203,20 @@ def shell_word(word: str) -> str:
 
 
 def _explain(error: Exception, words: Sequence[str]) -> str:
-    """One line for a person, from Hydra's several. UserError for an extra that is not installed."""
+    """One line for a person, from Hydra's several."""
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not understood; write key=value"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        if group in ("hydra/launcher", "hydra/sweeper"):
-            check_plugin(group.removeprefix("hydra/"), name)
         known = [option for option in error.options if not option.startswith("file_")]
-        return f"{group}={name}: unknown; {allowing(name, known)}"
+        extras = EXTRAS.get(group, {})
+        if name in extras:
+            of = f"[{extras[name]}]'"
+            return (
+                f"{group}={name}: not installed; pip install 'moe-offload-workbench{of}, or in a checkout pip install"
+                f" -e '.{of}; installed: {one_of(sorted({'basic', *extras} & {*known}))}"
+            )
+        return f"{group}={name}: unknown; {allowing(name, sorted({'basic', *extras}) if extras else known)}"
     try:
         return _culprit(words) or " ".join(str(error).split())
     except (HydraException, OmegaConfBaseException, ValueError):
@@ -225,8 +238,8 @@ def _culprit(words: Sequence[str]) -> str | None:
             if not isinstance(node, DictConfig) or part not in node:
                 known = [str(key) for key in node] if isinstance(node, DictConfig) else []
                 allowed = [key for key in known if key != "hydra" and not key.startswith("_")]
-                kind = next((k for k in EXTRAS if override.key_or_group.startswith(f"hydra.{k}.")), None)
-                more = f"; hydra/{kind}=NAME chooses another {kind}" if kind else ""
+                group = "/".join(override.key_or_group.split(".")[:2])
+                more = f"; {group}=NAME chooses another {group[6:]}" if group in EXTRAS else ""
                 if override.key_or_group.startswith("hardware.software.policy_us."):
                     more = f"; a policy's own time is added: +{override.input_line}"
                 return f"{override.input_line}: no such key; {allowing(part, allowed or ['none here'])}{more}"

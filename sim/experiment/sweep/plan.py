@@ -17,7 +17,6 @@ from omegaconf import OmegaConf
 from sim.experiment.compose import choices, compose_words, prepare, to_dict
 from sim.experiment.config import GROUPS, RunConfig
 from sim.experiment.sweep.axes import AXES, cells
-from sim.experiment.sweep.plugins import check_plugins
 from traces.kit.errors import UserError, one_of
 
 
@@ -35,14 +34,12 @@ class Plan:
 
 def make_plan(overrides: Sequence[str]) -> Plan:
     """Compose each value of each swept word once, with the first of the others. UserError for the first slip."""
-    check_plugins(overrides)
     with blamed(overrides):
         return _plan(overrides)
 
 
 def read_grid(overrides: Sequence[str]) -> list[RunConfig]:
     """Every cell of ``sim run -m`` with these words, an experiment's grid included, in its order. UserError."""
-    check_plugins(overrides)
     with blamed(overrides):
         axes, sweeper = _axes([prepare(word, sweep=True) for word in overrides])
         if "n_trials" in sweeper:

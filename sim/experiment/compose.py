@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,45 @@ _FILES: dict[str, str] = {}
 
 
 def read_config(overrides: Sequence[str]) -> RunConfig:
-    """Compose ``conf/`` with ``key=value`` words and check the outcome."""
-    composed = to_dict(compose_words(overrides))
-    listed(composed)
-    return RunConfig.from_dict(composed)
+    """Compose ``conf/`` with ``key=value`` words and check the outcome: no grid is left open."""
+    preset = _preset(overrides)
+    with blamed(overrides):
+        composed = compose_words(overrides, hydra=preset is not None)
+        swept = (sweeper_of(composed).get("params") or {}) if preset else {}
+        if unset := [key for key in swept if key not in set(map(key_of, overrides))]:
+            raise UserError(f"{preset}: sweeps {one_of(unset)}; add -m to run each")
+        plain = to_dict(composed)
+        listed(plain)
+        return RunConfig.from_dict(plain)
+
+
+@contextmanager
+def blamed(overrides: Sequence[str]) -> Iterator[None]:
+    """Name the preset before a mistake that is in none of the user's own words."""
+    try:
+        yield
+    except UserError as error:
+        preset = _preset(overrides)
+        key = str(error).partition("=")[0].partition(":")[0]
+        if preset is None or key in {"experiment", *map(key_of, overrides)}:
+            raise
+        raise UserError(f"{preset.lstrip('+')}: {error}") from None
+
+
+def _preset(words: Iterable[str]) -> str | None:
+    """The word that chooses an experiment."""
+    return next((word for word in words if key_of(word) == "experiment"), None)
+
+
+def key_of(word: str) -> str:
+    """The key of an override, whatever is done with it."""
+    return word.partition("=")[0].lstrip("+~")
+
+
+def sweeper_of(composed: DictConfig) -> Mapping[str, Any]:
+    """Hydra's settings for the sweeper, the experiment's included."""
+    found = OmegaConf.to_container(composed.hydra.sweeper, resolve=False)
+    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 def compose_words(overrides: Sequence[str], *, hydra: bool = False) -> DictConfig:
@@ -71,12 +106,13 @@ def _compose(words: Sequence[str], *, hydra: bool = False) -> DictConfig:
 def to_dict(composed: DictConfig) -> dict[str, Any]:
     """The composed configuration as plain Python, interpolations resolved."""
     try:
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        ours = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        plain = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     if not isinstance(plain, dict):
         raise UserError("the configuration is not a mapping")
-    return {str(key): value for key, value in plain.items() if key != "hydra"}
+    return {str(key): value for key, value in plain.items()}
 
 
 def choices(group: str) -> list[str]:

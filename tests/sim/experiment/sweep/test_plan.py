@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra.core.config_store import ConfigStore
 
 from sim.cli import main
 from sim.experiment.sweep.axes import cells
@@ -84,7 +85,8 @@ def test_mistakes_in_a_sweep(words: list[str], named: str, capsys: pytest.Captur
 def test_what_is_not_installed_says_which_extra(
     word: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sim.experiment.sweep.plugins.installed", lambda kind: ["basic"])
+    group, _, name = word.removeprefix("hydra/").partition("=")
+    monkeypatch.delitem(ConfigStore.instance().repo["hydra"][group], f"{name}.yaml", raising=False)
     assert main(["run", "-m", word]) == 2
     printed = capsys.readouterr().err
     assert f"{word}: not installed; pip install 'moe-offload-workbench[{extra}]'" in printed

@@ -28,8 +28,6 @@ STEP_DTYPE = np.dtype([("request", "<i4"), ("phase", "u1"), ("first_row", "<i8")
 """One forward pass of one request. ``context``: tokens already in the KV cache when the step begins."""
 
 MANIFEST_FILE, REQUESTS_FILE, STEPS_FILE, PREDICTED = "trace.json", "requests.csv", "steps.npy", "predicted"
-DATA = "unfinished"
-"""In the folder of a recording that outlives its process, that of the trace to be."""
 
 
 @dataclass(frozen=True)

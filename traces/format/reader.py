@@ -12,7 +12,6 @@ import numpy as np
 
 from traces.format.check import check_rows, check_steps
 from traces.format.layout import (
-    DATA,
     MANIFEST_FILE,
     PREDICTED,
     REQUESTS_FILE,
@@ -29,8 +28,8 @@ from traces.format.manifest import Manifest, parse_manifest
 from traces.format.mapped import check_file, map_file, open_file, row_chunks
 from traces.format.predicted import Predicted, open_predicted
 from traces.format.requests import parse_requests
+from traces.format.unfinished import is_unfinished
 from traces.kit.errors import TraceError, UserError, one_of, refusal
-from traces.kit.whole import JOURNAL
 
 VERIFY = ("full", "hash", "shape")
 _MAX_MANIFEST = 16 * 2**20
@@ -133,7 +132,7 @@ def open_trace(path: str | os.PathLike[str], verify: str = "full") -> Trace:
 def _open(folder: Path, verify: str) -> Trace:
     if not folder.is_dir():
         raise TraceError(f"{folder}: not a folder; allowed: a folder with {MANIFEST_FILE}")
-    if _is_unfinished(folder):
+    if is_unfinished(folder):
         raise TraceError(f"{folder}: an unfinished recording; allowed: a trace, which the command that began it makes")
     if not os.path.lexists(folder / MANIFEST_FILE):
         found = "the folder is empty" if not any(folder.iterdir()) else f"it has no {MANIFEST_FILE}"
@@ -162,20 +161,6 @@ def _open(folder: Path, verify: str) -> Trace:
     beside = os.path.lexists(folder / PREDICTED)
     predicted = open_predicted(folder, manifest, sha256, verify) if beside else {}
     return Trace(folder, manifest, sha256, requests, steps, **signals, predicted=predicted)
-
-
-def _is_unfinished(folder: Path) -> bool:
-    """Say whether ``folder`` is where a trace is being made, or was until its process was killed."""
-    place = folder.absolute()
-    if place.name == DATA and _is_hidden_partial(place.parent.name):
-        return True
-    return os.path.lexists(place / JOURNAL) or (
-        _is_hidden_partial(place.name) and not os.path.lexists(place / MANIFEST_FILE)
-    )
-
-
-def _is_hidden_partial(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".partial")
 
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:

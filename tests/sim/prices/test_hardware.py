@@ -1,6 +1,7 @@
 """The shipped machines and their strict reader."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,6 +40,18 @@ def test_decisions_are_charged_in_whole_nanoseconds() -> None:
     assert {name: own.ns() for name, own in policy_us.items()} == {"fmoe": (0, 2), "lru": (7000, 2500)}
     del mapping["software"]["policy_us"]  # as in a profile that was written before
     assert HardwareProfile.from_dict(mapping).software.policy_us == {}
+
+
+def test_figures_that_no_price_depends_on_may_be_left_out() -> None:
+    mapping: Any = copy.deepcopy(dict(shipped("hardware", "a100")))
+    unread = ("link", "d2h_gb_per_s"), ("link", "pageable_gb_per_s"), ("host", "dram_gb_per_s"), ("host", "cpu_threads")
+    for group, key in unread:
+        del mapping[group][key]
+        mapping["sources"].pop(key, None)
+    hardware = HardwareProfile.from_dict(mapping)
+    assert [getattr(getattr(hardware, group), key) for group, key in unread] == [None] * 4
+    whole = HardwareProfile.from_dict(shipped("hardware", "a100"))
+    assert replace(hardware, link=whole.link, host=whole.host, sources=whole.sources) == whole
 
 
 def test_the_unpublished_link_of_the_h200_is_marked() -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from real.runtime.prepare import prepare
 from real.words import Checkpoint, Weights, read_profile
@@ -15,10 +13,6 @@ from traces.kit.errors import UserError, check_choice
 from traces.kit.telling import say
 from traces.kit.vocabulary import Device, HostMemory, Threads, new_profile
 from traces.kit.words import Between
-
-if TYPE_CHECKING:
-    from real.calibrate.overheads import Overheads
-    from real.runtime.offloaded import Offloaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +54,14 @@ def main(options: Options) -> int:
     if options.weights == "random" and profile["dtype"] is None:
         raise UserError("dtype=auto: random weights have none; allowed: bfloat16, float16, float32")
     prepare(options.threads)
+    from real.calibrate.overheads import Plan, measured
     from real.runtime.models import Where
     from traces.calibrate.profile import write
 
     name, dtype = options.checkpoint or options.model, str(profile["dtype"] or "auto")
     model = Where(options.device, options.host_memory).open(name, dtype, options.weights, profile.get("moe_layers"))
-    found = add_overheads(model, profile, hardware, out.stem, options)
-    write(out, found, "real calibrate")
+    plan = Plan(options.tokens, options.repeat, options.budget, options.seed)
+    write(out, measured(model, profile, hardware, out.stem, options.model, options.weights, plan), "real calibrate")
     say(f"wrote {out}")
     return 0
 
@@ -84,45 +79,3 @@ def model_profile(model: str, dtype: str) -> dict[str, Any]:
         profile["dtype"] = dtype
     check_choice("model.dtype", str(profile["dtype"]), ("bfloat16", "float16", "float32"))
     return profile
-
-
-def add_overheads(
-    model: Offloaded, profile: Mapping[str, Any], hardware: Mapping[str, Any], name: str, options: Options
-) -> dict[str, Any]:
-    """The hardware profile, called `name`, with the overheads of the runtime as it runs `model`."""
-    from real.calibrate import overheads
-    from traces.calibrate.machine import now
-
-    plan = overheads.Plan(options.tokens, options.repeat, options.budget, options.seed)
-    with tempfile.TemporaryDirectory(prefix="moe-offload-") as folder:
-        runs = overheads.samples(model, profile, hardware, options.model, plan, Path(folder), say)
-        found = overheads.fit(runs)
-    made = f"{options.model}, weights={options.weights}"
-    put = with_overheads(hardware, found, name, made, options.seed, now())
-    figures = ("layer_overhead_us", "launch_us", "copy_overhead_us")
-    say(", ".join(f"{key} {put['runtime'][key]:g}" for key in figures))
-    return put
-
-
-def with_overheads(
-    hardware: Mapping[str, Any], found: Overheads, name: str, model: str, seed: int, date: str
-) -> dict[str, Any]:
-    """The hardware profile, called ``name``, with overheads that were found on ``model``: it says whose they are."""
-    from real.calibrate import overheads
-    from real.calibrate.drawn import UNIFORM
-
-    put = overheads.put_in(hardware, found.layer, found.launch, found.copy)
-    put["runtime"] = {
-        "date": date,
-        "model": model,
-        "routing": f"{UNIFORM}, seed {seed}",
-        "method": overheads.METHOD,
-        "layer_overhead_us": put["software"]["layer_overhead_us"],
-        "launch_us": put["gpu"]["launch_us"],
-        "copy_overhead_us": put["software"]["copy_overhead_us"],
-        "fit": dict(found.fit),
-    }
-    put["sources"] = dict(put["sources"]) | {"launch_us": "measured: the runtime's own, see runtime"}
-    put = {"name": name} | {key: value for key, value in put.items() if key != "name"}
-    HardwareProfile.from_dict(put)
-    return put

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from real.calibrate.drawn import write_uniform
+from real.calibrate.drawn import UNIFORM, write_uniform
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
 from real.words import one_run
@@ -23,7 +24,10 @@ from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.make import make_policy, passes_of
 from sim.experiment.run import simulate
+from sim.prices import HardwareProfile
 from sim.results.document import Outcome
+from traces.calibrate.machine import now
+from traces.kit.telling import say
 
 PREFILLS = (16, 64, 256)
 LONGEST_COPY_OVERHEAD_NS = 10**9
@@ -72,6 +76,45 @@ class Plan:
     repeat: int = 3
     budget: str = "50%"
     seed: int = 1
+
+
+def measured(
+    model: Offloaded,
+    profile: Mapping[str, Any],
+    hardware: Mapping[str, Any],
+    name: str,
+    of: str,
+    weights: str,
+    plan: Plan | None = None,
+) -> dict[str, Any]:
+    """The hardware profile, called ``name``, with the overheads of the runtime as it runs ``model``, which is ``of``
+    that name, with such ``weights``, and priced by ``profile``."""
+    plan = plan or Plan()
+    with tempfile.TemporaryDirectory(prefix="moe-offload-") as folder:
+        found = fit(samples(model, profile, hardware, of, plan, Path(folder), say))
+    made = with_overheads(hardware, found, name, f"{of}, weights={weights}", plan.seed, now())
+    say(", ".join(f"{key} {made['runtime'][key]:g}" for key in ("layer_overhead_us", "launch_us", "copy_overhead_us")))
+    return made
+
+
+def with_overheads(
+    hardware: Mapping[str, Any], found: Overheads, name: str, model: str, seed: int, date: str
+) -> dict[str, Any]:
+    """The hardware profile, called ``name``, with overheads that were found on ``model``: it says whose they are."""
+    made = {"name": name} | put_in({**hardware, "name": name}, found.layer, found.launch, found.copy)
+    made["runtime"] = {
+        "date": date,
+        "model": model,
+        "routing": f"{UNIFORM}, seed {seed}",
+        "method": METHOD,
+        "layer_overhead_us": made["software"]["layer_overhead_us"],
+        "launch_us": made["gpu"]["launch_us"],
+        "copy_overhead_us": made["software"]["copy_overhead_us"],
+        "fit": dict(found.fit),
+    }
+    made["sources"] = dict(made["sources"]) | {"launch_us": "measured: the runtime's own, see runtime"}
+    HardwareProfile.from_dict(made)
+    return made
 
 
 def samples(

@@ -152,7 +152,7 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, *, recor
             "code_real": runtime_digest(),
             "decision_digest": {"device": run.core.digest(), "simulator": simulated.core.digest()},
         },
-        "policy": {"name": policy.name, "facts": dict(run.outcome.facts)},
+        "policy": {"name": policy.name, "facts": dict(run.outcome.decided)},
         "memory": {"budget_bytes": cell.setup.budget, "peak_bytes": run.core.state.peak + run.core.own_bytes},
         "measured": measured,
         "first_order": first_order,

@@ -7,9 +7,9 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from real import calibrate
+from real.calibrate import overheads
 from real.run.session import on_device
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
@@ -38,7 +38,7 @@ class Bench:
     """A device, the model that is on it, and what came of the cells. ``checkpoint``: where model= ships no weights."""
 
     where: Where
-    weights: str
+    weights: Literal["auto", "random"]
     checkpoint: str
     repeat: int = 1
     cells: list[dict[str, Any]] = field(default_factory=list)
@@ -107,8 +107,7 @@ class Bench:
                 device_alone.Options(out=path, seconds=SECONDS, **plan | {"dtype": cell.costs.dtype})
             )
             profile = read_profile(path)
-        own = calibrate.Options(out=path, hardware=path, weights=self.weights, **plan)
-        return calibrate.add_overheads(model, dict(cell.config.model), profile, name, own)
+        return overheads.measured(model, dict(cell.config.model), profile, name, shape, self.weights)
 
 
 def first_cell(configs: Sequence[RunConfig]) -> Cell:

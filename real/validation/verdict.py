@@ -106,7 +106,7 @@ def show(text: Callable[[int], str]) -> None:
     try:
         from rich.markdown import Markdown
 
-        from sim.cli import stdout_console
+        from traces.kit.console import stdout_console
     except ImportError:
         sys.stdout.write(text(WIDE))
         return

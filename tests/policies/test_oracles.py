@@ -13,7 +13,6 @@ import pytest
 
 from policies import registry
 from policies.api import LayerEvent, Policy, Setup
-from policies.parts.orders import Ranking
 from policies.random import Random
 from sim.core.core import Core
 from sim.machine.machine import Machine
@@ -240,24 +239,3 @@ def test_random_draws_evenly_and_only_where_there_is_a_choice() -> None:
     assert {policy.victim(7, False) for _ in range(20)} == {2}
     policy.view = Stub()  # type: ignore[assignment]
     assert policy.victim(7, False) is None
-
-
-def test_a_ranking_stays_small_and_loses_nobody() -> None:
-    rank = dict.fromkeys(range(50), 0)
-    ranking = Ranking(lambda x: (rank[x], 0))
-    rng = np.random.default_rng(0)
-    members: set[int] = set()
-    for _ in range(5000):
-        x = int(rng.integers(50))
-        if x in members and rng.random() < 0.5:
-            ranking.discard(x)
-            members.remove(x)
-            rank[x] = 0
-        elif x in members:
-            rank[x] += 1
-        else:
-            members.add(x)
-            ranking.add(x)
-        able = {y for y in members if y % 3}
-        assert ranking.lowest(able.__contains__) == min(able, key=lambda y: (rank[y], y), default=None)
-        assert len(ranking.heap) <= 2 * 50 + 65

@@ -28,8 +28,8 @@ from traces.format.manifest import Manifest, parse_manifest
 from traces.format.mapped import check_file, map_file, open_file, row_chunks
 from traces.format.predicted import Predicted, open_predicted
 from traces.format.requests import parse_requests
+from traces.format.unfinished import is_unfinished
 from traces.kit.errors import TraceError, UserError, one_of, refusal
-from traces.writing.workplace import is_unfinished
 
 VERIFY = ("full", "hash", "shape")
 _MAX_MANIFEST = 16 * 2**20

@@ -12,11 +12,10 @@ from typing import Any
 
 from traces.format.layout import MANIFEST_FILE
 from traces.format.manifest import KNOWN_FILES
+from traces.format.unfinished import DATA
 from traces.kit.errors import TraceError, one_of
 from traces.kit.whole import JOURNAL, held, publish, remove_abandoned, sync_path, temporary
 from traces.writing.journal import NEXT_JOURNAL, Checkpoint, as_json, damaged, read_journal, write_journal
-
-DATA = "unfinished"
 
 
 class Scratch:
@@ -123,20 +122,6 @@ class Partial(Scratch):
         for entry in self.folder.iterdir():
             if entry.name not in allowed or not stat.S_ISREG(entry.lstat().st_mode):
                 raise damaged(self.place, DATA, entry.name, f"regular files only: {one_of(allowed)}")
-
-
-def is_unfinished(folder: Path) -> bool:
-    """Say whether ``folder`` is where a trace is being made, or was until its process was killed."""
-    place = folder.absolute()
-    if place.name == DATA and _is_hidden_partial(place.parent.name):
-        return True
-    return os.path.lexists(place / JOURNAL) or (
-        _is_hidden_partial(place.name) and not os.path.lexists(place / MANIFEST_FILE)
-    )
-
-
-def _is_hidden_partial(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".partial")
 
 
 def refuse_existing(path: Path) -> None:

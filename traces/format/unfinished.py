@@ -1,0 +1,26 @@
+"""Where a trace is while it is being made: such a folder is no trace yet."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from traces.format.layout import MANIFEST_FILE
+from traces.kit.whole import JOURNAL
+
+DATA = "unfinished"
+"""Of a recording that outlives its process: the folder of its files, in the hidden one that holds its journal."""
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Say whether ``folder`` is where a trace is being made, or was until its process was killed."""
+    place = folder.absolute()
+    if place.name == DATA and _is_hidden_partial(place.parent.name):
+        return True
+    return os.path.lexists(place / JOURNAL) or (
+        _is_hidden_partial(place.name) and not os.path.lexists(place / MANIFEST_FILE)
+    )
+
+
+def _is_hidden_partial(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".partial")

@@ -24,6 +24,7 @@ from torch import Tensor
 from traces.collect.generate import PAD, passes
 from traces.collect.recorder import RAW, Arrays, Recorder
 from traces.kit.errors import UserError
+from traces.kit.telling import in_short
 from traces.models.cache import known
 from traces.models.devices import input_device
 from traces.models.families import MoeModel
@@ -137,8 +138,7 @@ def _runs(how: str) -> Iterator[None]:
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # the model's own code may raise anything
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise RecordingError(f"the model does not run {how} ({why[:200]})") from error
+        raise RecordingError(f"the model does not run {how} ({in_short(error, kind=True)})") from error
 
 
 def _compare(moe: MoeModel, ran: _Run, alone: _Run) -> None:

@@ -27,6 +27,7 @@ from traces.format.mapped import check_file, map_file, open_file, row_chunks
 from traces.kit.errors import one_of, refusal
 from traces.kit.fields import Fields, FileEntry
 from traces.kit.strict import dump_json
+from traces.kit.whole import is_partial
 
 SCHEMA = 1
 ABOUT_FILE, IDS_FILE, TIMING_FILE = "predictor.json", "expert_ids.npy", "timing.json"
@@ -85,7 +86,7 @@ def open_predicted(folder: Path, manifest: Manifest, sha256: str, verify: str) -
     """
     place = folder / PREDICTED
     _refuse_unless_folder(place, PREDICTED)
-    names = sorted(path.name for path in place.iterdir() if not is_partial(path.name))
+    names = sorted(path.name for path in place.iterdir() if not is_partial(path))
     return {name: open_one(folder, name, manifest, sha256, verify) for name in names}
 
 
@@ -121,11 +122,6 @@ def check_name(name: str) -> None:
     """Refuse what cannot be the name of a predictor: it is a folder's, and a word of the command line."""
     if not _NAME.fullmatch(name):
         raise refusal(PREDICTED, "name of a predictor", name, "1 to 64 of a-z, A-Z, 0-9, _ . -, the first not . or -")
-
-
-def is_partial(name: str) -> bool:
-    """Say whether a folder in ``predicted/`` is one that is being written, or was until its process was killed."""
-    return name.startswith(".") and name.endswith(".partial")
 
 
 def file_of(name: str, file: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from omegaconf.errors import OmegaConfBaseException
 from policies import registry
 from sim.experiment.config import GROUPS, RunConfig
 from sim.experiment.sweep.axes import listed
-from sim.experiment.sweep.plugins import EXTRAS, check_plugin
 from traces.kit import conf
 from traces.kit.errors import UserError, allowing, one_of
 
@@ -31,15 +30,59 @@ CHOICES = (*GROUPS, "experiment", "hydra/launcher", "hydra/sweeper")
 """Keys whose value is the name of a file."""
 PATHS = ("trace", "model", "hardware")
 """Keys whose value may be a path as well as a name."""
+EXTRAS = {
+    "hydra/launcher": {
+        "joblib": "joblib",
+        **dict.fromkeys(("submitit_local", "submitit_slurm"), "submitit"),
+        **dict.fromkeys(("ray", "ray_aws"), "ray"),
+    },
+    "hydra/sweeper": {"optuna": "optuna"},
+}
+"""Which extra brings a launcher or a sweeper: chosen by the user, and never by ``conf/``."""
 _FILES: dict[str, str] = {}
 """Profiles' files by the names under which Hydra knows them."""
 
 
 def read_config(overrides: Sequence[str]) -> RunConfig:
-    """Compose ``conf/`` with ``key=value`` words and check the outcome."""
-    composed = to_dict(compose_words(overrides))
-    listed(composed)
-    return RunConfig.from_dict(composed)
+    """Compose ``conf/`` with ``key=value`` words and check the outcome: no grid is left open."""
+    preset = _preset(overrides)
+    with blamed(overrides):
+        composed = compose_words(overrides, hydra=preset is not None)
+        swept = (sweeper_of(composed).get("params") or {}) if preset else {}
+        if unset := [key for key in swept if key not in set(map(key_of, overrides))]:
+            raise UserError(f"{preset}: sweeps {one_of(unset)}; add -m to run each")
+        plain = to_dict(composed)
+        listed(plain)
+        return RunConfig.from_dict(plain)
+
+
+@contextmanager
+def blamed(overrides: Sequence[str]) -> Iterator[None]:
+    """Name the preset before a mistake that is in none of the user's own words."""
+    try:
+        yield
+    except UserError as error:
+        preset = _preset(overrides)
+        key = str(error).partition("=")[0].partition(":")[0]
+        if preset is None or key in {"experiment", *map(key_of, overrides)}:
+            raise
+        raise UserError(f"{preset.lstrip('+')}: {error}") from None
+
+
+def _preset(words: Iterable[str]) -> str | None:
+    """The word that chooses an experiment."""
+    return next((word for word in words if key_of(word) == "experiment"), None)
+
+
+def key_of(word: str) -> str:
+    """The key of an override, whatever is done with it."""
+    return word.partition("=")[0].lstrip("+~")
+
+
+def sweeper_of(composed: DictConfig) -> Mapping[str, Any]:
+    """Hydra's settings for the sweeper, the experiment's included."""
+    found = OmegaConf.to_container(composed.hydra.sweeper, resolve=False)
+    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 def compose_words(overrides: Sequence[str], *, hydra: bool = False) -> DictConfig:
@@ -63,12 +106,13 @@ def _compose(words: Sequence[str], *, hydra: bool = False) -> DictConfig:
 def to_dict(composed: DictConfig) -> dict[str, Any]:
     """The composed configuration as plain Python, interpolations resolved."""
     try:
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        ours = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        plain = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     if not isinstance(plain, dict):
         raise UserError("the configuration is not a mapping")
-    return {str(key): value for key, value in plain.items() if key != "hydra"}
+    return {str(key): value for key, value in plain.items()}
 
 
 def choices(group: str) -> list[str]:
@@ -195,15 +239,20 @@ def shell_word(word: str) -> str:
 
 
 def _explain(error: Exception, words: Sequence[str]) -> str:
-    """One line for a person, from Hydra's several. UserError for an extra that is not installed."""
+    """One line for a person, from Hydra's several."""
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not understood; write key=value"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        if group in ("hydra/launcher", "hydra/sweeper"):
-            check_plugin(group.removeprefix("hydra/"), name)
         known = [option for option in error.options if not option.startswith("file_")]
-        return f"{group}={name}: unknown; {allowing(name, known)}"
+        extras = EXTRAS.get(group, {})
+        if name in extras:
+            of = f"[{extras[name]}]'"
+            return (
+                f"{group}={name}: not installed; pip install 'moe-offload-workbench{of}, or in a checkout pip install"
+                f" -e '.{of}; installed: {one_of(sorted({'basic', *extras} & {*known}))}"
+            )
+        return f"{group}={name}: unknown; {allowing(name, sorted({'basic', *extras}) if extras else known)}"
     try:
         return _culprit(words) or " ".join(str(error).split())
     except (HydraException, OmegaConfBaseException, ValueError):
@@ -225,8 +274,8 @@ def _culprit(words: Sequence[str]) -> str | None:
             if not isinstance(node, DictConfig) or part not in node:
                 known = [str(key) for key in node] if isinstance(node, DictConfig) else []
                 allowed = [key for key in known if key != "hydra" and not key.startswith("_")]
-                kind = next((k for k in EXTRAS if override.key_or_group.startswith(f"hydra.{k}.")), None)
-                more = f"; hydra/{kind}=NAME chooses another {kind}" if kind else ""
+                group = "/".join(override.key_or_group.split(".")[:2])
+                more = f"; {group}=NAME chooses another {group[6:]}" if group in EXTRAS else ""
                 if override.key_or_group.startswith("hardware.software.policy_us."):
                     more = f"; a policy's own time is added: +{override.input_line}"
                 return f"{override.input_line}: no such key; {allowing(part, allowed or ['none here'])}{more}"

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import registry
-from tests.policies.lab import ABSENT, FlatCosts, Routing, Run, run, setup_of
+from sim.check.lab import Run, run
+from sim.check.synthetic import ABSENT, FlatCosts, Routing, setup_of
 
 SIZE = 12
 EXAMPLES = settings(max_examples=60)

@@ -13,6 +13,7 @@ from policies import registry
 from policies.api import LayerEvent, Policy, Setup
 from policies.bounds.future import Future
 from policies.lru import LRU
+from sim.check.lab import Witness
 from sim.check.laws import (
     assert_causal,
     assert_decided,
@@ -22,8 +23,11 @@ from sim.check.laws import (
     digests,
     everything,
 )
-from tests.policies.lab import CONF, FakeSignals, Routing, Variant, Witness, draw, setup_of, variants
+from sim.check.synthetic import FakeSignals, Routing, draw, setup_of
+from sim.check.variants import Variant, variants
+from traces.kit import conf
 
+YAMLS = conf.FOLDER / "policy"
 EVERY = list(variants())
 CAUSAL = [v for v in EVERY if not registry.find(v.name).clairvoyant]
 
@@ -117,7 +121,7 @@ def print_digests() -> None:
 
 @pytest.mark.parametrize("name", [n for n in registry.names() if not registry.find(n).clairvoyant])
 def test_a_policy_has_a_yaml_with_its_parameters_and_defaults(name: str) -> None:
-    text = (CONF / f"{name}.yaml").read_text()
+    text = (YAMLS / f"{name}.yaml").read_text()
     given = yaml.safe_load(text)
     assert given.pop("name") == name
     assert given == registry.defaults(name)
@@ -126,7 +130,7 @@ def test_a_policy_has_a_yaml_with_its_parameters_and_defaults(name: str) -> None
     assert all(" # " in line for line in text.splitlines()[2:])
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(YAMLS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_a_yaml_builds_a_policy(path: Path) -> None:
     given = yaml.safe_load(path.read_text())
     registry.build(given.pop("name"), setup_of(draw(0, n_layers=8), 10_000), given)

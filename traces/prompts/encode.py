@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from traces.kit.errors import UserError, check_choice
-from traces.prompts.records import Message
-from traces.prompts.source import Prompt
+from traces.prompts.records import Message, Prompt
 
 TEMPLATES = ("auto", "on", "off")
 

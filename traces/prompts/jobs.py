@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from traces.kit.errors import UserError
 from traces.models.load import Loaded
 from traces.prompts.choosing import Choose, forced, greedy, sampled
 from traces.prompts.encode import encode
-from traces.prompts.source import Prompt, PromptFile
+from traces.prompts.records import Prompt
+from traces.prompts.source import PromptFile
 
 
 @dataclass(frozen=True)
@@ -94,29 +96,14 @@ def draw_seed(seed: int, number: int) -> int:
     return (seed * 0x9E3779B1 + number) % 2**32
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What the prompts ask for: requests, and the rows they record if no token ends one early."""
-
-    requests: int
-    most_rows: int
-
-
-def survey(prompts: PromptFile, loaded: Loaded, decoding: Decoding) -> Survey:
-    """Plan every prompt, so that a mistake in the last one shows before the first is recorded."""
-    rows = 0
-    for prompt in prompts:
-        rows += plan(prompt, loaded, decoding).most_rows
-    return Survey(len(prompts), rows)
+def most_rows(prompts: PromptFile, loaded: Loaded, decoding: Decoding) -> int:
+    """Rows that the prompts record if no token ends one early. Plans every prompt, so that a mistake in the last one
+    shows before the first is recorded."""
+    return sum(plan(prompt, loaded, decoding).most_rows for prompt in prompts)
 
 
 def groups(prompts: PromptFile, start: int, loaded: Loaded, decoding: Decoding) -> Iterator[list[Job]]:
     """The jobs from request `start` on, `decoding.batch` at a time."""
-    group: list[Job] = []
-    for prompt in prompts.after(start):
-        group.append(plan(prompt, loaded, decoding))
-        if len(group) == decoding.batch:
-            yield group
-            group = []
-    if group:
+    jobs = (plan(prompt, loaded, decoding) for prompt in prompts.after(start))
+    while group := list(islice(jobs, decoding.batch)):
         yield group

@@ -12,7 +12,8 @@ import yaml
 from policies import registry
 from policies.api import Predictor, Setup, Signal
 from policies.promoe.policy import ProMoE, fitted_name
-from tests.policies.lab import run, setup_of
+from sim.check.lab import run
+from sim.check.synthetic import setup_of
 from tests.policies.promoe.desk import RIGHT, script
 from tests.policies.scripted import SIZE, costs, sums
 from traces.kit.errors import UserError

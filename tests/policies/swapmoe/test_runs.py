@@ -13,9 +13,10 @@ import yaml
 from policies import registry
 from policies.swapmoe import SwapMoE
 from policies.swapmoe.kept_mass import Replay, TrainInputs
-from sim.check.synthetic import Recorded
+from sim.check.lab import Witness, run
+from sim.check.synthetic import FREE, FakeSignals, FlatCosts, Recorded, Routing, draw, setup_of
+from sim.check.variants import Variant
 from sim.machine.machine import Machine
-from tests.policies.lab import FREE, FakeSignals, FlatCosts, Routing, Variant, Witness, draw, run, setup_of
 from tests.policies.test_contracts import assert_causal, assert_keeps_the_rules
 from traces.kit.errors import UserError
 

@@ -29,7 +29,7 @@ from sim.prices import shipped
 from sim.results.label import label
 from tests.real.validation.cases import config, one_thread, tiny, words  # noqa: F401
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("policy", ["lru", "on_demand", "deepspeed", "random"])

@@ -12,9 +12,11 @@ import pytest
 from policies import api
 from policies.api import History, LayerEvent, Policy, Schedule, Setup, Signal, Step
 from policies.lru import LRU
+from sim.check.lab import ready, run
 from sim.check.laws import assert_causal, assert_keeps_the_rules, everything
+from sim.check.synthetic import PREDICTORS, Routing, draw, setup_of
+from sim.check.variants import Variant
 from sim.core.state import CoreError
-from tests.policies.lab import PREDICTORS, Routing, Variant, draw, ready, run, setup_of
 
 
 class Whole(LRU):

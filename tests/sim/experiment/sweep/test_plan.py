@@ -58,7 +58,7 @@ def test_lists_are_for_axes() -> None:
     [
         (["run", "budget=[2GB,4GB]"], "budget=[2GB,4GB]: several values; add -m to run each"),
         (["run", "-m", "budget=[2GB,8XB,]"], "not understood"),
-        (["run", "-m", "seed=[0,x]"], "seed=x: a whole number"),
+        (["run", "-m", "seed=[0,x]"], "seed='x': allowed: a whole number"),
         (
             ["run", "-m", "hydra.launcher.n_jobs=2"],
             "hydra.launcher.n_jobs=2: no such key; allowed: none here; hydra/launcher=",

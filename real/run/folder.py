@@ -43,7 +43,7 @@ def keep(out: Path, session: Session, document: Mapping[str, Any], *, timeline: 
             what, name = f"measured on {session.run.machine.backend.device}", label(session.cell.config.policy)
             session.run.machine.timeline.save(temp / "timeline.json", what, name, setup)
 
-    store.place(folder, fill)
+    store.put(folder, fill)
     return folder
 
 

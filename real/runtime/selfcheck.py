@@ -18,8 +18,8 @@ from policies.on_demand import OnDemand
 from real.runtime.backend import backend_of
 from real.runtime.compute import LayerCompute
 from real.runtime.counting import count_forced
+from real.runtime.dispatch import dispatch
 from real.runtime.pinned import PageLocks
-from real.runtime.placing import place
 from real.runtime.pool import Pool
 from real.runtime.tiny import E, K, L, Ran, follow, speak, tiny_model
 from traces.models.devices import device_of, free_memory
@@ -140,18 +140,18 @@ def experts_compute(device: torch.device) -> None:
             ids[rows // 2 :, :, 1] = E if rows > 7 else ids[rows // 2 :, :, 1]
             hidden = torch.from_numpy(random.standard_normal((rows, 128))).to(device, torch.bfloat16)
             weights = torch.from_numpy(random.random((rows, K))).to(device, torch.bfloat16)
-            (places,) = place(ids, E, model.backend, grouped=True)
+            (dispatched,) = dispatch(ids, E, model.backend, grouped=True)
             with torch.inference_mode():
                 wanted = _formula(model.store, ids[:, 0], hidden, weights)
-                turns = [[E + x for x in places.spans]]
-                alone = layer.one_by_one(hidden, places, weights, turns)
+                turns = [[E + x for x in dispatched.spans]]
+                alone = layer.one_by_one(hidden, dispatched, weights, turns)
                 _near(alone, wanted, f"one by one, {rows} rows")
-                again = layer.one_by_one(hidden, places, weights, turns[::-1])
+                again = layer.one_by_one(hidden, dispatched, weights, turns[::-1])
                 expect(torch.equal(alone, again), f"one by one, {rows} rows: other bits the second time")
                 if layer.groups:
-                    assert places.on_device is not None
+                    assert dispatched.on_device is not None
                     _near(
-                        layer.together(hidden, places.on_device, weights, not places.full),
+                        layer.together(hidden, dispatched.on_device, weights, not dispatched.full),
                         wanted,
                         f"grouped, {rows} rows",
                     )

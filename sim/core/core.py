@@ -159,7 +159,7 @@ class Core(Loads):
         if queue:
             x = queue[0]
             if not self._slot[x]:
-                x = self._placed()
+                x = self._first_slotted()
         if x != NONE:
             chunk = x * chunks + given[x]
             self.accounts.demand_bytes += self.state.chunk_bytes[chunk]
@@ -217,7 +217,7 @@ class Core(Loads):
         if self._route is not None:
             discount(row, event, state, foretold)
 
-    def _placed(self) -> int:
+    def _first_slotted(self) -> int:
         """The first in line, once it has a slot. Where there is no room for it: an upgraded load that holds one."""
         first = self._demand[0]
         if self._make_room(first, False):

@@ -8,7 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -43,12 +43,11 @@ class Bounded:
 
 
 class Archive:
-    """An open archive and the headers of its arrays, in the order of its members."""
+    """An open archive."""
 
     def __init__(self, source: Path) -> None:
         self.source = source
         self._file = Bounded(open_source(source, ".npz"))
-        self.headers: dict[str, Header] = {}
         try:
             with reading(source):
                 kind = content_of(self._file.read(16))
@@ -97,6 +96,11 @@ class Archive:
             allowed = f"C order above {MAX_REQUEST_IDS} values: numpy.ascontiguousarray makes it so"
             raise refusal(file, "order", "Fortran", allowed)
         return header
+
+    def read(self, name: str, header: Header) -> Array:
+        """Read a whole array; the caller bounds its size."""
+        with closing(self.rows(name, header)) as stream:
+            return stream.read(header.shape[0])
 
     def rows(self, name: str, header: Header) -> Rows:
         """Open an array for reading in order."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from traces.format.layout import MAX_EXPERTS
 from traces.importers.counts import COUNTS, WANTED, are_counts_in, is_histogram
 from traces.importers.wrappings import open_text
-from traces.kit.errors import TraceError, UserError, refusal, shown
+from traces.kit.errors import TraceError, UserError, one_of, refusal, shown
 from traces.kit.json_array import json_objects
 from traces.kit.sources import open_source as open_source
 from traces.kit.strict import load_json
@@ -64,6 +64,11 @@ class Line:
     def refuse_counts(self) -> TraceError:
         """Build the error for counts where the experts of tokens belong."""
         return self.refuse("content", COUNTS, WANTED)
+
+    def keys(self, node: dict[str, Any], needed: Sequence[str], more: Sequence[str]) -> None:
+        """Refuse an object that lacks a key that is needed, or has another one than ``more``."""
+        if not set(needed) <= set(node) <= {*needed, *more}:
+            raise self.refuse("keys", one_of(node), f"{one_of(needed)}, and some of {one_of(more)}")
 
     def integer(self, field: str, value: object, low: int, high: int) -> int:
         """Return ``value`` if it is an integer from ``low`` to ``high``."""

@@ -24,11 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from traces.format.layout import DECODE, MAX_EXPERTS, PREFILL, Array
+from traces.format.layout import DECODE, MAX_EXPERTS, PREFILL
 from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
-from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size, json_lines
+from traces.importers.cells import Cells
+from traces.importers.files import MAX_REQUEST_IDS, Line, json_lines
 from traces.kit.errors import one_of
 
 _HEAD = ("model", "n_layers", "n_experts", "top_k", "expert_bytes")
@@ -39,7 +40,7 @@ _MAX_INT = 2**31 - 1
 
 @dataclass
 class _Head:
-    """The sizes, as far as they are known: from the header, then from the lines."""
+    """What the header says; 0: nothing."""
 
     model: str | None = None
     n_layers: int = 0
@@ -50,7 +51,7 @@ class _Head:
 
 @dataclass
 class _Request:
-    """One request: per token its phase and id, per line its place and its ids, flat."""
+    """One request: per token its phase and id, per line its experts."""
 
     number: int
     first: Line
@@ -58,18 +59,11 @@ class _Request:
     keys: frozenset[str]
     phases: array[int] = field(default_factory=lambda: array("b"))
     token_ids: array[int] = field(default_factory=lambda: array("i"))
-    places: array[int] = field(default_factory=lambda: array("i"))
-    """Row, layer and number of ids of each line."""
-    ids: array[int] = field(default_factory=lambda: array("i"))
-    weights: array[float] = field(default_factory=lambda: array("d"))
+    cells: Cells = field(default_factory=Cells)
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
-
-    E is ``options.n_experts``, else the header's; see traces.importers.build. Raises TraceError with file, line and
-    field.
-    """
+    """Import the file ``source``. E is ``options.n_experts``, else the header's."""
     head = _read_head(source)
     most = options.n_experts or head.n_experts or MAX_EXPERTS
     decoding: dict[str, Any] = {}
@@ -127,8 +121,7 @@ def _requests(source: Path, head: _Head, n_experts: int) -> Iterator[_Request]:
     for number, (line, node) in enumerate(json_lines(source)):
         if number == 0 and not set(node) & {*_NEEDED, *_MORE}:
             continue
-        if not set(_NEEDED) <= set(node) <= {*_NEEDED, *_MORE}:
-            raise line.refuse("keys", one_of(node), f"{one_of(_NEEDED)}, and some of {one_of(_MORE)}")
+        line.keys(node, _NEEDED, _MORE)
         keys = frozenset(node) & set(_MORE)
         always = keys - {"phase"} if always is None else always
         number = line.integer("request", node.get("request", 0), 0, _MAX_INT)
@@ -173,28 +166,16 @@ def _add(line: Line, node: dict[str, Any], request: _Request, before: int, head:
     ids = line.ids("ids", node["ids"], n_experts)
     if head.top_k and len(ids) > head.top_k:
         raise line.refuse("number of ids", len(ids), f"at most {head.top_k}, as the header says")
-    if len(request.ids) + len(ids) > MAX_REQUEST_IDS:
+    if len(request.cells.ids) + len(ids) > MAX_REQUEST_IDS:
         raise line.refuse("ids of one request", "more", f"at most {MAX_REQUEST_IDS}")
-    request.places.extend((len(request.phases) - 1, layer, len(ids)))
-    request.ids.extend(ids)
-    if "weights" in node:
-        request.weights.extend(line.weights("weights", node["weights"], len(ids)))
+    weights = line.weights("weights", node["weights"], len(ids)) if "weights" in node else None
+    request.cells.add(len(request.phases) - 1, layer, ids, weights)
     return layer
 
 
 def _found(request: _Request) -> Found:
-    rows, layers, sizes = np.frombuffer(request.places, np.int32).reshape(-1, 3).T
-    shape = (len(request.phases), int(layers.max()) + 1, int(sizes.max()))
     where = f"{request.first.file}: {request.first.where}"
-    check_request_size(where, *shape)
-    slots = np.arange(len(request.ids)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    place = (np.repeat(rows, sizes), np.repeat(layers, sizes), slots)
-    ids = np.full(shape, -1, np.int32)
-    ids[place] = np.frombuffer(request.ids, np.int32)
-    signals: dict[str, Array] = {}
-    if "weights" in request.keys:
-        signals["expert_weights"] = np.zeros(ids.shape, np.float32)
-        signals["expert_weights"][place] = np.frombuffer(request.weights, np.float64)
+    ids, signals = request.cells.arrays(where)
     if "token_id" in request.keys:
         signals["token_ids"] = np.frombuffer(request.token_ids, np.int32)
     return Found(where, ids, request.phases.count(PREFILL), request.start, signals=signals, first_row=request.start)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from traces.importers.files import Line
+from traces.importers.files import MAX_REQUEST_IDS, Line
 from traces.importers.passes import Pass
-from traces.kit.errors import TraceError
 
 _CUT = "where this is not the end of the file, no row may be missing"
 
@@ -25,17 +24,30 @@ class Group:
     begins: bool = False
     ends: bool = False
     ids: array[int] = field(default_factory=lambda: array("i"))
-    rows: int = 0
     slots: int = 1
     position: int | None = None
-    rest: int = 0
-    """Rows behind the last whole token, of a file that ends in the middle of one."""
 
+    def add(self, line: Line, ids: list[int]) -> None:
+        """Append what a line has."""
+        if len(self.ids) + len(ids) > MAX_REQUEST_IDS:
+            raise line.refuse("ids of one pass", "more", f"at most {MAX_REQUEST_IDS}")
+        self.ids.extend(ids)
 
-def partial_token(group: Group) -> TraceError:
-    """Refuse a group that ends in the middle of a token."""
-    found = f"{len(group.ids)} from here on"
-    return group.line.refuse(f"rows of layer {group.layer}", found, f"a multiple of top_k={group.slots}; {_CUT}")
+    @property
+    def rows(self) -> int:
+        """How many whole tokens it has."""
+        return len(self.ids) // self.slots
+
+    @property
+    def rest(self) -> int:
+        """How many ids there are behind the last whole token."""
+        return len(self.ids) % self.slots
+
+    def check(self) -> None:
+        """Refuse a group that ends in the middle of a token."""
+        if self.rest:
+            allowed = f"a multiple of top_k={self.slots}; {_CUT}"
+            raise self.line.refuse(f"rows of layer {self.layer}", f"{len(self.ids)} from here on", allowed)
 
 
 def passes(source: Path, groups: Iterator[Group], layers: list[int], cut: Callable[[Line], None]) -> Iterator[Pass]:
@@ -105,8 +117,7 @@ class _Prompt:
 def _complete(ubatch: list[Group], layers: list[int]) -> Pass:
     """Check that an ubatch has all layers, of the same tokens; the last layer of a prompt may have one or none."""
     rows, first = ubatch[0].rows, ubatch[0].line
-    if ubatch[-1].rest:
-        raise partial_token(ubatch[-1])
+    ubatch[-1].check()
     prefill = None if ubatch[0].position is None else ubatch[0].position < 0
     by_layer = {group.layer: group for group in ubatch}
     last = layers[-1]

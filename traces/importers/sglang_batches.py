@@ -14,7 +14,7 @@ that begins at the very token at which the last of the pass before ended is that
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from traces.kit.errors import TraceError, refusal
@@ -104,14 +104,14 @@ class Batches:
         """At the first decode pass: whoever ran before the recording began stands before those that it saw."""
         self._decoded = True
         known = len(positions)
-        while known and next(_ways(positions[len(positions) - known :], self._running), None) is None:
+        while known and not _ways(positions[len(positions) - known :], self._running):
             known -= 1
         earlier = [Session(position) for position in positions[: len(positions) - known]]
         self.sessions += earlier
         self._running = earlier + self._running
 
     def _chosen(self, where: str, positions: Sequence[int]) -> list[Session]:
-        ways = list(_ways(positions, self._running))
+        ways = _ways(positions, self._running)
         if len(ways) == 1:
             return ways[0]
         following = [session.next for session in self._running]
@@ -130,24 +130,23 @@ class Batches:
         return refusal(self.file, f"{where}.positions", list(positions), allowed)
 
 
-def _ways(positions: Sequence[int], running: Sequence[Session]) -> Iterator[list[Session]]:
-    """Yield up to two ways to choose, in order, running requests that go on at ``positions``: first and last fit."""
-    first: list[int] = []
-    at = 0
+def _ways(positions: Sequence[int], running: Sequence[Session]) -> list[list[Session]]:
+    """Return up to two ways to choose, in order, running requests that go on at ``positions``: first and last fit."""
+    following = [session.next for session in running]
+    first = _fit(positions, following)
+    if first is None:
+        return []
+    back = _fit(positions[::-1], following[::-1]) or []
+    last = [len(running) - 1 - at for at in reversed(back)]
+    return [[running[at] for at in way] for way in ([first] if first == last else [first, last])]
+
+
+def _fit(positions: Sequence[int], following: list[int]) -> list[int] | None:
+    """Return the first places of ``positions`` in ``following``, in order; None where there are none."""
+    found: list[int] = []
     for position in positions:
-        while at < len(running) and running[at].next != position:
-            at += 1
-        if at == len(running):
-            return
-        first.append(at)
-        at += 1
-    yield [running[index] for index in first]
-    last: list[int] = []
-    at = len(running) - 1
-    for position in reversed(positions):
-        while running[at].next != position:
-            at -= 1
-        last.append(at)
-        at -= 1
-    if last[::-1] != first:
-        yield [running[index] for index in reversed(last)]
+        start = found[-1] + 1 if found else 0
+        if position not in following[start:]:
+            return None
+        found.append(following.index(position, start))
+    return found

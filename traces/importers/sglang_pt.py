@@ -36,10 +36,10 @@ from traces.writing.workplace import refuse_place
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
+    """Import the file ``source``; E is what the map says. UserError where torch is absent.
 
-    E is what the map says. A copy of the ids lies beside ``target`` while it works; memory is bounded by the longest
-    request and some bytes per token. Raises TraceError with the pass and the field, UserError where torch is absent.
+    A copy of the ids lies beside ``target`` while it works; memory is bounded by the longest request and some bytes per
+    token.
     """
     refuse_place(target)
     with scratch(target) as folder:

@@ -19,7 +19,6 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,12 +64,10 @@ def convert(source: Path, folder: Path) -> None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # torch's advice on how to unpickle it all the same is not repeated.
         reason = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), lines[0] if lines else "")
-        raise FileError(
-            "content", f"{type(error).__name__}: {reason}", "a file that torch reads with weights_only"
-        ) from None
+        found = f"{type(error).__name__}: {reason}"
+        raise FileError("content", found, "a file that torch reads with weights_only") from None
     records = _records(content)
     table = _array(torch, content.get("last_physical_to_logical_map"), "last_physical_to_logical_map", 2)
-    _write(folder, "map", table, np.int64)
     passes: list[tuple[int, ...]] = []
     lengths: list[int] = []
     tokens: list[Any] = []
@@ -79,9 +76,8 @@ def convert(source: Path, folder: Path) -> None:
     for number, record in enumerate(records):
         one, sequences, pair, (n_layers, rows, slots) = _pass(torch, record, f"records[{number}]")
         if shape and (n_layers, slots) != shape:
-            raise FileError(
-                f"records[{number}].topk_ids_of_layer", f"{n_layers} layers, {slots} slots", f"{shape}, as above"
-            )
+            found = f"{n_layers} layers, {slots} slots"
+            raise FileError(f"records[{number}].topk_ids_of_layer", found, f"{shape}, as above")
         shape = (n_layers, slots)
         passes.append(one)
         lengths += sequences
@@ -89,9 +85,9 @@ def convert(source: Path, folder: Path) -> None:
         total += rows
     if not total:
         raise FileError("records", f"{len(records)} passes without tokens", "at least one token")
-    _write(folder, "passes", np.array(passes), np.int64)
-    _write(folder, "lengths", np.array(lengths), np.int64)
-    _write(folder, "tokens", np.concatenate(tokens, axis=1), np.int64)
+    arrays = {"map": table, "passes": passes, "lengths": lengths, "tokens": np.concatenate(tokens, axis=1)}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", np.ascontiguousarray(array, np.int64), allow_pickle=False)
     with (folder / "ids.npy").open("wb") as stream:
         header = {"descr": "<i4", "fortran_order": False, "shape": (total, *shape)}
         np.lib.format.write_array_header_1_0(stream, header)
@@ -130,7 +126,7 @@ def _pass(torch: Any, record: dict[str, Any], where: str) -> tuple[tuple[int, ..
     if record.get("gatherer_key", "primary") != "primary":
         raise FileError(f"{where}.gatherer_key", _short(record["gatherer_key"]), "primary: no two-batch overlap")
     field = f"{where}.topk_ids_of_layer"
-    ids = _tensor(torch, record["topk_ids_of_layer"], field, 3)
+    ids = _array(torch, record["topk_ids_of_layer"], field, 3)
     n_layers, rows, slots = ids.shape
     if not n_layers or not slots:
         raise FileError(f"shape of {field}", f"{tuple(ids.shape)}", "(layers, tokens, slots)")
@@ -145,24 +141,19 @@ def _pass(torch: Any, record: dict[str, Any], where: str) -> tuple[tuple[int, ..
     return one, sequences, np.array(pair, np.int64).reshape(2, rows), (n_layers, rows, slots)
 
 
-def _tensor(torch: Any, value: Any, field: str, axes: int) -> Any:
-    """Return ``value`` if it is a plain tensor of integers whose storage has all of its values."""
+def _array(torch: Any, value: Any, field: str, axes: int) -> Any:
+    """Return ``value`` as an array if it is a plain tensor of integers whose storage has all of its values."""
     integers = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
     if type(value) is not torch.Tensor:
         raise FileError(field, type(value).__name__, "a tensor")
     if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in integers:
-        raise FileError(
-            f"kind of {field}", f"{value.dtype}, {value.layout}, {value.device}", "a plain tensor of integers"
-        )
+        found = f"{value.dtype}, {value.layout}, {value.device}"
+        raise FileError(f"kind of {field}", found, "a plain tensor of integers")
     if value.dim() != axes:
         raise FileError(f"shape of {field}", f"{tuple(value.shape)}", f"{axes} axes")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise FileError(f"shape of {field}", f"{tuple(value.shape)}", "as many values as its storage has")
-    return value
-
-
-def _array(torch: Any, value: Any, field: str, axes: int) -> Any:
-    return _tensor(torch, value, field, axes).numpy()
+    return value.numpy()
 
 
 def _integers(torch: Any, value: Any, field: str) -> Any:
@@ -190,30 +181,22 @@ def _short(value: Any) -> str:
     return str(value)[:100] if value is None or type(value) in (bool, int, float, str) else type(value).__name__
 
 
-def _write(folder: Path, name: str, array: Any, dtype: type) -> None:
-    np.save(folder / f"{name}.npy", np.ascontiguousarray(array, dtype), allow_pickle=False)
-
-
-def _say(words: Iterable[object]) -> None:
-    print(" ".join(str(word) for word in words), flush=True)
-
-
 def run(source: Path, folder: Path) -> int:
     """Convert under limits and say how it went; torch is imported before."""
     try:
         limit(source)
         convert(source, folder)
-    except FileError as refused:
-        _say(["refused", json.dumps([str(part)[:400] for part in refused.args])])
-        return 1
+    except FileError as error:
+        refused = error.args
     except MemoryError:
-        _say(["refused", json.dumps(["content", "larger in memory than its size allows", "a file of the recorder's"])])
-        return 1
+        refused = ("content", "larger in memory than its size allows", "a file of the recorder's")
     except OSError as error:
-        _say(["refused", json.dumps(["content", error.strerror or "unreadable", "a readable file, room for its copy"])])
-        return 1
-    _say(["done"])
-    return 0
+        refused = ("content", error.strerror or "unreadable", "a readable file, room for its copy")
+    else:
+        print("done", flush=True)
+        return 0
+    print("refused", json.dumps([str(part)[:400] for part in refused]), flush=True)
+    return 1
 
 
 def main(source: str, folder: str) -> NoReturn:

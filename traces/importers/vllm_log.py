@@ -54,11 +54,10 @@ class Head:
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
+    """Import the file ``source``, which is read three times: for its layers and requests, and by build.
 
-    The file is read three times: for its layers and requests, and as in traces.importers.build. Memory is bounded by
-    the requests whose lines alternate. Raises TraceError with file, line and field, UserError for an option that is
-    needed, or that the file contradicts.
+    Memory is bounded by the requests whose lines alternate. UserError for an option that is needed, or that the file
+    contradicts.
     """
     own = options.own
     passes = own.get("token_idx", "request") == "pass"
@@ -139,8 +138,7 @@ def _routes(source: Path, head: Head) -> Iterator[Route]:
             continue
         if kind != "route":
             raise line.refuse("type", kind, "meta, route")
-        if not set(_NEEDED) <= set(node) <= {*_NEEDED, *_MORE}:
-            raise line.refuse("keys", one_of(node), f"{one_of(_NEEDED)}, and some of {one_of(_MORE)}")
+        line.keys(node, _NEEDED, _MORE)
         request = node.get("req_id", "")
         if type(request) is int:
             request = str(request)

@@ -13,9 +13,10 @@ from sim.results.compare.selection import MixedRunsError
 from sim.results.compare.table import show
 from traces.kit.console import stdout_console
 from traces.kit.errors import UserError
+from traces.kit.parse import words_of
 from traces.kit.strict import dump_json
 from traces.kit.vocabulary import Format
-from traces.kit.words import Between, Others, Position, words_of
+from traces.kit.words import Between, Others, Position
 
 if TYPE_CHECKING:
     import pandas as pd

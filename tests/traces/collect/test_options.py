@@ -10,7 +10,7 @@ import pytest
 from traces import UserError
 from traces.cli import main
 from traces.collect.cli import Options
-from traces.kit.words import parse
+from traces.kit.parse import parse
 
 COUNTS = ("max_new_tokens", "max_prompt_tokens", "samples", "batch", "ahead", "seed", "limit", "threads")
 SHARES = ("temperature", "top_p", "split", "overhead")

@@ -22,10 +22,10 @@ class BeladyForced(Clairvoyant):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self.n_flat = setup.n_layers * setup.n_experts
+        self.n_all = setup.n_layers * setup.n_experts
         self.now = -1  # the current event
         self.next_use: list[int] = []
-        self.heap: list[int] = []  # -(next use * n_flat + expert)
+        self.heap: list[int] = []  # -(next use * n_all + expert)
         self.events: Iterator[tuple[list[int], list[int]]] = iter(())
 
     def foresee(self, future: Future) -> None:
@@ -48,19 +48,19 @@ class BeladyForced(Clairvoyant):
     def offer(self, expert: int) -> None:
         """Enter an expert, with a slot and not pinned, among the candidates for eviction."""
         heap = self.heap
-        heappush(heap, -(self.next_use[expert] * self.n_flat + expert))
-        if len(heap) > 2 * self.n_flat:
-            bottom = -(self.now + 1) * self.n_flat
+        heappush(heap, -(self.next_use[expert] * self.n_all + expert))
+        if len(heap) > 2 * self.n_all:
+            bottom = -(self.now + 1) * self.n_all
             heap[:] = {key for key in heap if key <= bottom}
             heapify(heap)
 
     def farthest(self) -> int | None:
         """The evictable expert with the farthest next use."""
-        heap, n_flat, next_use, evictable = self.heap, self.n_flat, self.next_use, self.view.evictable
+        heap, n_all, next_use, evictable = self.heap, self.n_all, self.next_use, self.view.evictable
         waiting: list[int] = []  # a chunk of theirs is on the link
         found = None
         while heap:
-            use, x = divmod(-heap[0], n_flat)
+            use, x = divmod(-heap[0], n_all)
             if next_use[x] == use:
                 if evictable(x):
                     found = x

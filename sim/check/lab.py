@@ -91,8 +91,8 @@ def ready(policy: Policy, routing: Routing) -> Policy:
     if policy.wants_history():
         policy.fit(FakeHistory(policy.setup, routing.world))
     if isinstance(policy, Clairvoyant):
-        n_flat = policy.setup.n_layers * policy.setup.n_experts
-        policy.foresee(Future.of((d for p in routing.passes() for d in p.demand), n_flat))
+        n_all = policy.setup.n_layers * policy.setup.n_experts
+        policy.foresee(Future.of((d for p in routing.passes() for d in p.demand), n_all))
     return policy
 
 

@@ -145,7 +145,8 @@ class Loads:
     def _make_room(self, x: int, speculative: bool) -> bool:
         """Give x a slot. False: none can be had, or the policy has cancelled or re-queued x meanwhile."""
         state, entry = self.state, self.speculative.entry(x) if speculative else 0
-        while not state.fits(x):
+        size, shares = state.size[x], state.layer_capacity is not None
+        while state.used + size > state.capacity or (shares and not state.fits(x)):
             victim = self.policy.victim(x, speculative)
             if victim is not None:
                 self.evict(victim)

@@ -11,9 +11,9 @@ from policies import registry
 from policies.api import Policy, Setup
 from policies.lru import LRU
 from policies.parameters import RESERVED
+from sim.check.synthetic import draw, setup_of
 from sim.experiment.compose import read_config, register_policies
 from tests.policies.conftest import Plug
-from tests.policies.lab import draw, setup_of
 from traces.kit.errors import UserError
 
 SETUP = setup_of(draw(0), 10_000)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from policies import registry
+from sim.check.lab import run
+from sim.check.synthetic import draw, setup_of
 from tests.policies.desk import Desk
-from tests.policies.lab import draw, run, setup_of
 from tests.policies.scripted import SIZE, go, held, script, sums
 
 ONCE = script([[[0], [3], [2]]], n_experts=4)

@@ -10,8 +10,8 @@ import pytest
 from policies import registry
 from policies.api import Policy, Setup
 from policies.lru import LRU
+from sim.check.synthetic import draw, setup_of
 from tests.policies.conftest import Plug
-from tests.policies.lab import draw, setup_of
 from traces.kit.errors import UserError
 
 SETUP = setup_of(draw(0), 10_000)

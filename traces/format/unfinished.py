@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from traces.format.layout import MANIFEST_FILE
-from traces.kit.whole import JOURNAL
+from traces.kit.whole import JOURNAL, is_partial
 
 DATA = "unfinished"
 """Of a recording that outlives its process: the folder of its files, in the hidden one that holds its journal."""
@@ -15,12 +15,6 @@ DATA = "unfinished"
 def is_unfinished(folder: Path) -> bool:
     """Say whether ``folder`` is where a trace is being made, or was until its process was killed."""
     place = folder.absolute()
-    if place.name == DATA and _is_hidden_partial(place.parent.name):
+    if (place.name == DATA and is_partial(place.parent)) or os.path.lexists(place / JOURNAL):
         return True
-    return os.path.lexists(place / JOURNAL) or (
-        _is_hidden_partial(place.name) and not os.path.lexists(place / MANIFEST_FILE)
-    )
-
-
-def _is_hidden_partial(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".partial")
+    return is_partial(place) and not os.path.lexists(place / MANIFEST_FILE)

@@ -109,9 +109,7 @@ class Line:
 def text_lines(source: Path, kind: str, most: int) -> Iterator[tuple[Line, bytes]]:
     """Yield the lines that are not blank, without their ends; a line of more than ``most`` bytes is refused."""
     with open_text(source, kind) as stream:
-        for line, raw in _lines(source, stream, kind, most):
-            if raw.strip():
-                yield line, raw
+        yield from (found for found in _lines(source, stream, kind, most) if found[1].strip())
 
 
 def plain_lines(source: Path, kind: str, most: int) -> Iterator[tuple[Line, bytes]]:

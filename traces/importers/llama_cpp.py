@@ -45,7 +45,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
 
     UserError where top_k or ubatch are needed and not given.
     """
-    wide = _is_wide(source)
+    wide, top_k = _is_wide(source), options.own.get("top_k")
     read, turns = _reading(source, options, wide)
     layers: set[int] = set()
     prompts = False
@@ -57,14 +57,9 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
         # What is wrong behind the requests that are wanted does not matter; what is wrong in them is found again.
         if options.limit is None:
             raise
-    file = File(
-        recorder=Recorder("llama_cpp", None, None),
-        exact=True,
-        model=source.stem,
-        top_k=options.own.get("top_k"),
-        decoding={"order_within_k": "as written, not by weight", **({} if prompts else {"context": "unknown"})},
-    )
+    decoding = {"order_within_k": "as written, not by weight"}
     if not prompts:
+        decoding["context"] = "unknown"
         options.note("prompts: none in the file, so how many tokens came before is not known and counted as 0")
     elif wide:
         options.note("prompts: the rows with negative positions")
@@ -73,6 +68,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
             f"prompts: the ubatches up to the first of fewer than {turns.chunk} tokens, or up to the prompt_tokens; "
             "then one token is a decode step"
         )
+    file = File(Recorder("llama_cpp", None, None), source.stem, top_k=top_k, decoding=decoding, exact=True)
     said = set[int]()
 
     def cut(line: Line) -> None:

@@ -71,12 +71,8 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     options.note(
         "the tokens are those that this file's rank saw: with parallelism over tokens or layers, a part of them"
     )
-    file = File(
-        recorder=Recorder("megatron", None, None),
-        exact=True,
-        model=source.stem,
-        decoding={"order_within_k": "as written, not by weight", "passes": "training" if training else "inference"},
-    )
+    decoding = {"order_within_k": "as written, not by weight", "passes": "training" if training else "inference"}
+    file = File(Recorder("megatron", None, None), source.stem, decoding=decoding, exact=True)
     build(source, target, options, file, read)
     if left_out:
         options.note(f"{left_out['mtp']} lines of block mtp are left out: layers of multi-token prediction")

@@ -65,12 +65,8 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
 
     Memory is bounded by one file's longest run of prompts with one header.
     """
-    file = File(
-        recorder=Recorder("moe_beyond", None, None),
-        exact=True,
-        model=source.stem,
-        decoding={"order_within_k": "as written, not by weight", "generated": "nothing: prompts alone"},
-    )
+    decoding = {"order_within_k": "as written, not by weight", "generated": "nothing: prompts alone"}
+    file = File(Recorder("moe_beyond", None, None), source.stem, decoding=decoding, exact=True)
     options.note("prompts: every token is of a prompt, one pass each; nothing was generated")
     return build(source, target, options, file, lambda: _requests(source))
 

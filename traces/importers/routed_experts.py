@@ -50,13 +50,8 @@ _COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens")
 def import_trace(source: Path, target: Path, options: Options) -> Path:
     """Import the file ``source``; a prompt is one pass."""
     options = replace(options, without_layers=options.without_layers | set(range(options.own.get("dense_layers", 0))))
-    file = File(
-        recorder=Recorder("routed_experts", None, None),
-        model=source.stem,
-        decoding={"order_within_k": "as returned, not by weight"},
-        ids="routed_experts",
-        padded=True,
-    )
+    known, decoding = Recorder("routed_experts", None, None), {"order_within_k": "as returned, not by weight"}
+    file = File(known, source.stem, decoding=decoding, ids="routed_experts", padded=True)
     if _is_archive(source):
         with Archive(source) as archive:
             if not {"completion_tokens", "cached_tokens"} & set(archive.names()):

@@ -10,6 +10,7 @@ from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
@@ -155,15 +156,12 @@ def series(count: int) -> list[dict[str, Any]]:
 
 def readable(colour: Any) -> str:
     """The colour, darkened until text of it can be read on white (4.5 : 1, WCAG 2.1)."""
-    rgb = to_rgb(colour)
-    while 1.05 / (_luminance(rgb) + 0.05) < 4.5:
-        rgb = tuple(0.95 * part for part in rgb)  # type: ignore[assignment]
-    return to_hex(rgb)
-
-
-def _luminance(rgb: Sequence[float]) -> float:
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in rgb]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    rgb = np.array(to_rgb(colour))
+    while True:
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        if 1.05 / (linear @ (0.2126, 0.7152, 0.0722) + 0.05) >= 4.5:
+            return to_hex(rgb.tolist())
+        rgb = 0.95 * rgb
 
 
 def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
@@ -173,8 +171,7 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
         marks = [m * 10.0**p for p in powers for m in steps if low <= m * 10.0**p <= high]
         if len(marks) <= most:
             break
-    if len(marks) > most:
-        marks = marks[:: math.ceil(len(marks) / most)]
+    marks = marks[:: max(1, math.ceil(len(marks) / most))]
     if len(marks) >= 3:
         return [float(f"{mark:.12g}") for mark in marks]
     # Within a step of those: even steps.
@@ -184,10 +181,8 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
 
 def log_scale(axes: Axes, which: str = "y") -> None:
     """Make an axis logarithmic, between the limits that it has, with plain numbers."""
-    axis = axes.yaxis if which == "y" else axes.xaxis
-    limits = axes.get_ylim() if which == "y" else axes.get_xlim()
-    (axes.set_yscale if which == "y" else axes.set_xscale)("log")
-    (axes.set_ylim if which == "y" else axes.set_xlim)(limits)
+    axis, limits = getattr(axes, f"{which}axis"), getattr(axes, f"get_{which}lim")()
+    axes.set(**{f"{which}scale": "log", f"{which}lim": limits})
     marks = log_ticks(*limits)
     axis.set_ticks(marks, [f"{mark:,.12g}" for mark in marks])
     axis.set_minor_locator(NullLocator())

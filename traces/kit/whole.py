@@ -69,6 +69,11 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
+def is_partial(path: Path) -> bool:
+    """Whether something is being made under this name, or was until its process was killed."""
+    return path.name.startswith(".") and path.name.endswith(".partial")
+
+
 def publish(part: Path, path: Path, *, over: bool = False, sync: bool = True) -> None:
     """Rename ``part``, a file or a folder with all that is in it; see :func:`whole`."""
     if sync:

@@ -235,7 +235,7 @@ def _unknown(word: str, own: Mapping[str, Key], usage: str) -> UserError:
 def _check_others(words: Sequence[str], own: Mapping[str, Key], others: Key) -> None:
     mark = others.mark(Others)
     known = mark.known if mark else ()
-    every = dict.fromkeys([*own, *known])
+    every = dict.fromkeys([*known, *own])
     for word in words if known else ():
         root = re.split(r"[./=]", word.lstrip("+~"), maxsplit=1)[0]
         if root not in every:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
-from traces.collect.recorder import Arrays, Recorder
+from traces.collect.recorder import Arrays, Recorder, joined
 from traces.kit.command import run_module
 from traces.models.families import inspect_model
 from traces.models.load import load
@@ -72,8 +72,7 @@ def evaluate(model: Any, folder: Path, windows: int = 24) -> dict[str, Any]:
                 logits = model(input_ids=batch[:, :-1], use_cache=False).logits.float()
                 losses.append(F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].reshape(-1)).item())
                 parts.append(recorder.pass_over(batch[:, :-1]))
-            arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            domains[domain.name] = {"loss": float(np.mean(losses)), **measure(arrays, moe.n_experts)}
+            domains[domain.name] = {"loss": float(np.mean(losses)), **measure(joined(parts), moe.n_experts)}
 
     every = domains.values()
     loads = sum(d["loads"] for d in every)

@@ -19,7 +19,7 @@ from typing import Any
 import hydra
 import yaml
 
-from sim.experiment.compose import shell_word, value_word
+from sim.experiment.overrides import shell_word, value_word
 from sim.experiment.sweep.job import Job, Told, heard, one_thread, tally
 from sim.experiment.sweep.plan import Plan, make_plan
 from sim.results.store import Store

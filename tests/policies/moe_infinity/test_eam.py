@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from policies.api import LayerEvent
 from policies.moe_infinity.eam import Collection, Iteration, Requests, by_request, shares
-from tests.policies.lab import FakeSignals, draw
+from sim.check.synthetic import FakeSignals, draw
 from tests.policies.moe_infinity.desk import Past
 
 A = [[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0]]

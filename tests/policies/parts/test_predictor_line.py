@@ -13,10 +13,11 @@ from policies import registry
 from policies.gate_ahead import GateAhead
 from policies.parts.foreseen import by_tokens
 from policies.parts.predictor_line import PredictorLine
+from sim.check.lab import Witness, run
+from sim.check.synthetic import ABSENT, draw, setup_of
 from sim.core.accounts import PREDICTED, RECALL
 from tests.policies import scripted
 from tests.policies.desk import Desk
-from tests.policies.lab import ABSENT, Witness, draw, run, setup_of
 from tests.policies.scripted import costs, script, sums
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from policies.api import Schedule
 from policies.promoe import ProMoE
-from tests.policies.lab import setup_of
+from sim.check.synthetic import setup_of
 from tests.policies.promoe.desk import RIGHT, WRONG, OnDesk, foretold, go, script
 from tests.policies.scripted import SIZE, sums
 

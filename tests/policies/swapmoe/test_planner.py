@@ -13,8 +13,7 @@ import pytest
 from policies.api import Setup
 from policies.swapmoe.kept_mass import Profile, Replay, TrainInputs, by_index, profile
 from policies.swapmoe.planner import Genetic, Plan, frequencies, swaps_per_pass, uniform
-from sim.check.synthetic import Recorded
-from tests.policies.lab import FlatCosts, Routing, draw, setup_of
+from sim.check.synthetic import FlatCosts, Recorded, Routing, draw, setup_of
 
 
 def by_hand(weights: list[list[list[float]]], unit: Any = "pass") -> tuple[TrainInputs, Setup]:

@@ -8,8 +8,8 @@ import numpy as np
 
 from policies.api import Setup, Signal
 from policies.swapmoe import SwapMoE
+from sim.check.synthetic import FlatCosts
 from tests.policies.desk import Desk
-from tests.policies.lab import FlatCosts
 
 SIZE = 12
 PLAIN: dict[str, Any] = {"planner": "uniform", "start": "index", "unit": "pass"}

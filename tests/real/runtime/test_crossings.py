@@ -16,7 +16,7 @@ from real.runtime.events import Run
 from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import running
-from tests.policies.lab import draw
+from sim.check.synthetic import draw
 from tests.real.runtime.rig import All, Given, Rig, passes_of, serve, torch
 from tests.sim.machine.cases import NoSignals
 from tests.traces.models.tiny import E, K, tiny

@@ -29,7 +29,7 @@ from traces.models.families import inspect_model  # noqa: E402
 from traces.models.load import load  # noqa: E402
 from traces.prompts.choosing import sampled  # noqa: E402
 from traces.prompts.jobs import Job, draw_seed  # noqa: E402
-from traces.prompts.source import Prompt  # noqa: E402
+from traces.prompts.records import Prompt  # noqa: E402
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"

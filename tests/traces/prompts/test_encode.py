@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.commands import collect as main
 from traces import UserError
 from traces.prompts.encode import encode
-from traces.prompts.source import Prompt
+from traces.prompts.records import Prompt
 
 TURNS = (
     "{{ bos_token }}{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '<e>\n' }}{% endfor %}"

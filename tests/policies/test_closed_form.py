@@ -8,8 +8,6 @@ K = 1 the difference is min(c, e + d), copy or compute, whichever is shorter. No
 but for the reference row, which looks over the end of a step (with h of work after its last layer).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

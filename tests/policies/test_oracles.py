@@ -1,7 +1,5 @@
 """Caches against other people's caches, and against themselves written naively."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """ProMoE's variants differ where the sources do; wrong parameters stop."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

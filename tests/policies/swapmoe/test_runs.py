@@ -1,7 +1,5 @@
 """SwapMoE on the machine: nobody waits for a swap, the budget holds, and its parameters mean what they say."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

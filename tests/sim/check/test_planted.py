@@ -1,7 +1,5 @@
 """The contracts on policies that route, order, evict and learn, and on such as break them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -175,8 +175,3 @@ def test_a_folder_that_is_still_written_to(tmp_path: Path, between: Between, lat
     between(tmp_path / "prompt_1.csv", later.encode())
     with pytest.raises(UserError, match="content is 'changed while it was read'"):
         importers()["moe_beyond"].run(tmp_path, tmp_path / "trace", Options())
-
-
-def test_a_missing_folder_is_said_before_the_file_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["import", "jsonl", str(tmp_path / "none"), str(tmp_path / "no" / "trace")]) == 2
-    assert "no: no such folder" in capsys.readouterr().err

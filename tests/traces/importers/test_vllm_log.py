@@ -12,17 +12,8 @@ import pytest
 from tests.traces.importers.imported import ids, refuse, steps, take
 from traces.importers import Options
 
-META = {
-    "type": "meta",
-    "model_id": "Qwen/Qwen1.5-MoE-A2.7B-Chat",
-    "vllm_version": "0.15.1",
-    "torch_version": "2.9.1",
-    "device": "cuda",
-    "seed": 1234,
-    "layers_logged": [1, 3],
-    "top_k": 2,
-    "num_experts": 60,
-}
+META: dict[str, Any] = {"type": "meta", "model_id": "Qwen/Qwen1.5-MoE-A2.7B-Chat", "vllm_version": "0.15.1"}
+META |= {"device": "cuda", "seed": 1234, "layers_logged": [1, 3], "top_k": 2, "num_experts": 60}
 
 
 def route(request: str, token: int, layer: int, **more: Any) -> dict[str, Any]:

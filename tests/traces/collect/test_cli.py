@@ -8,16 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoTokenizer
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-transformers = pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from transformers import AutoTokenizer  # noqa: E402
-
-from tests.commands import collect as main  # noqa: E402
-from tests.traces.models.tiny import save_with_tokenizer, tiny  # noqa: E402
-from traces import DECODE, PREFILL, UserError, open_trace  # noqa: E402
-from traces.models import laws  # noqa: E402
+from tests.commands import collect as main
+from tests.traces.models.tiny import save_with_tokenizer, tiny
+from traces import DECODE, PREFILL, UserError, open_trace
+from traces.models import laws
 
 LINES = ["The first prompt is this one.", "A second.", "Und noch ein dritter Satz!"]
 

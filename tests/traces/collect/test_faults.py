@@ -6,14 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from tests.traces.models.spy import ALL, spied_pass  # noqa: E402
-from tests.traces.models.tiny import K, tiny  # noqa: E402
-from traces.models.families import inspect_model  # noqa: E402
-from traces.models.routers import RecordingError  # noqa: E402
+from tests.traces.models.spy import ALL, spied_pass
+from tests.traces.models.tiny import K, tiny
+from traces.models.families import inspect_model
+from traces.models.routers import RecordingError
 
 NOTHING: frozenset[str] = frozenset()
 Routing = tuple[Any, Any, Any]

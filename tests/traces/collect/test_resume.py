@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch  # noqa: F401 - the module is left out without it
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from tests.commands import collect as main  # noqa: E402
-from traces import UserError, open_trace  # noqa: E402
-from traces.cli import main as command  # noqa: E402
-from traces.collect import record, serve  # noqa: E402
+from tests.commands import collect as main
+from traces import UserError, open_trace
+from traces.cli import main as command
+from traces.collect import record, serve
 
 WORDS = [
     "an",

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-transformers = pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from safetensors.torch import load_file, save_file  # noqa: E402
-from transformers import AutoTokenizer  # noqa: E402
-
-from tests.traces.models.tiny import save_with_tokenizer, tiny  # noqa: E402
-from traces import UserError, open_trace  # noqa: E402
-from traces.cli import main  # noqa: E402
-from traces.models.load import load  # noqa: E402
+from tests.traces.models.tiny import save_with_tokenizer, tiny
+from traces import UserError, open_trace
+from traces.cli import main
+from traces.models.load import load
 
 ROUTER = "model.layers.1.mlp.gate.weight"
 CODE = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nclass Evil: pass\nclass EvilConfig: pass\n"

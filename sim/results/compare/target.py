@@ -38,6 +38,10 @@ class Target:
             raise UserError(f"target={text}: a time above 0")
         return cls(match[1], match[2] or "mean", ms, text)
 
+    def of_mean(self, metric: str) -> float | None:
+        """In ms, where it is one of the mean of ``metric``."""
+        return self.ms if (self.metric, self.part) == (metric, "mean") else None
+
     def met(self, cells: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per policy: the smallest budget that meets it on the figure (`budget_bytes`, NA if none does), and
         the smallest whose whole interval meets it (`sure_budget_bytes`; NA for percentiles, which have none).

@@ -13,8 +13,8 @@ import pytest
 
 import sim
 from sim.cli import main
+from sim.results.compare import stats
 from sim.results.compare.comparison import compare, compare_runs
-from sim.results.compare.pareto import pareto
 from sim.results.compare.selection import MixedRunsError
 from sim.results.compare.target import Target
 from tests.sim.many_requests import grid, topical
@@ -97,11 +97,11 @@ def test_only_what_was_run_alike_is_paired(out: Path, tmp_path: Path) -> None:
 
 def test_the_front_is_what_nothing_beats() -> None:
     points = [(1, 5), (2, 3), (2, 4), (3, 3), (4, 1), (4, 1), (5, float("nan"))]
-    assert list(pareto(points)) == [True, True, False, False, True, True, False]
-    assert list(pareto([(1, 5, 0.5), (1, 4, 0.6), (1, 6, 0.6)])) == [True, True, False]
+    assert list(stats.pareto(points)) == [True, True, False, False, True, True, False]
+    assert list(stats.pareto([(1, 5, 0.5), (1, 4, 0.6), (1, 6, 0.6)])) == [True, True, False]
     points = np.random.default_rng(0).integers(0, 8, (60, 3))
     brute = [not any((q <= p).all() and (q < p).any() for q in points) for p in points]
-    assert list(pareto(points)) == brute
+    assert list(stats.pareto(points)) == brute
 
 
 def cells(*rows: tuple[str, int, float, float]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What compare says: a clause per policy, true without intervals, of few requests too; and prints: whole at any width."""
+"""What compare says: a clause per policy, true without intervals and of few requests; and prints, at any width."""
 
 from __future__ import annotations
 

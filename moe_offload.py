@@ -7,10 +7,11 @@ Nothing but the standard library is imported here before our packages are sure t
 from __future__ import annotations
 
 import os
-import runpy
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.machinery import PathFinder
+from io import TextIOWrapper
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -33,29 +34,46 @@ same, but for what lies in the folder where you stand: moe-offload never imports
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command, by default that of ``sys.argv``; returns the exit status, or leaves with SystemExit."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    """Run one command, by default that of ``sys.argv``; returns the exit status."""
+    room, *words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     ours_first(ROOT)
     if not _is(sys.path[0], ROOT):
         os.environ["PYTHONSAFEPATH"] = "1"  # child processes: sys.executable -m sim, a launcher's workers
-    if not words or words[0] in ("-h", "--help", "help"):
+    if room in ("-h", "--help", "help"):
         lines = "\n".join(f"  {room:10}{what}" for room, what in ROOMS.items())
         sys.stdout.write(HELP.format(rooms="|".join(ROOMS), lines=lines))
         return 0
-    if words[0] == "--version":
+    if room == "--version":
         from traces.version import SHOWN
 
         sys.stdout.write(SHOWN)
         return 0
-    if words[0] not in ROOMS:
-        from traces.kit.errors import one_of
+    if room not in ROOMS:
+        from traces.kit.errors import one_line, one_of
 
-        shown = words[0].replace("\r", "\\r").replace("\n", "\\n")
-        sys.stderr.write(f"error: {shown}: no such command; allowed: {one_of([*ROOMS, '--help', '--version'])}\n")
+        sys.stderr.write(
+            f"error: {one_line(room)}: no such command; allowed: {one_of([*ROOMS, '--help', '--version'])}\n"
+        )
         return 2
-    sys.argv = [f"moe-offload {words[0]}", *words[1:]]
-    runpy.run_module(words[0], run_name="__main__")
-    return 0
+    return run(room, words)
+
+
+def start(room: str) -> None:
+    """``python -m ROOM``: run its program and exit. Nobody but a module that is ``__main__`` calls this."""
+    try:
+        ours_first(ROOT)
+        sys.exit(run(room, sys.argv[1:]))
+    except KeyboardInterrupt:  # before the command had begun
+        sys.exit(130)
+
+
+def run(room: str, words: Sequence[str]) -> int:
+    """Run a room's program; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
+    status: int = import_module(f"{room}.cli").main(words)
+    return status
 
 
 def ours_first(root: Path) -> None:

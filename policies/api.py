@@ -107,7 +107,7 @@ class Setup:
         return expert // self.n_experts
 
     def experts_of(self, layer: int) -> range:
-        """Flat numbers of a layer's experts."""
+        """Numbers of a layer's experts."""
         return range(layer * self.n_experts, (layer + 1) * self.n_experts)
 
     def chunk_ns(self, layer: int) -> list[int]:
@@ -249,7 +249,7 @@ class Policy(Needs, ABC):
     def fit(self, history: History) -> None:
         """Learn from the train requests. Called once, before the first fact, if it wants them."""
 
-    def facts(self) -> Mapping[str, Any]:
+    def decided(self) -> Mapping[str, Any]:
         """What it has decided before the first fact, for the result: a plan, the size of a store.
 
         Asked once, when it is built, fitted and attached; what it learns or changes later is not in it. By name, plain

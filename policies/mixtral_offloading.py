@@ -59,7 +59,7 @@ class MixtralOffloading(Foreseen):
     def layer_budgets(self) -> list[int] | None:
         return None if self.buffer_bytes else super().layer_budgets()  # buffers may hold any layer: kept to here
 
-    def facts(self) -> Mapping[str, Any]:
+    def decided(self) -> Mapping[str, Any]:
         if not self.by_layer:
             return {}
         sizes = zip(self.shares, self.setup.expert_bytes, strict=True)

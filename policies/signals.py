@@ -60,6 +60,13 @@ class Signals(Protocol):
         """
 
 
+def marks(ids: NDArray[np.integer[Any]], n_experts: int) -> NDArray[np.float16]:
+    """1 for each expert that is named in ``ids`` [..., K], 0 for the others, [..., E]; absent ones are none."""
+    out = np.zeros((*ids.shape[:-1], n_experts + 1), np.float16)
+    np.put_along_axis(out, np.minimum(ids, n_experts).astype(np.intp), np.float16(1), axis=-1)
+    return out[..., :-1]
+
+
 def fixed(given: Mapping[str, Item]) -> Mapping[str, Item]:
     """A copy that nobody can change."""
     return MappingProxyType(dict(given))
@@ -73,11 +80,11 @@ class Predictor:
     stride: int
     top_k: int
     """Experts that it names per token."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
     """How it was made, and how good it was on held-out requests."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "facts", fixed(self.facts))
+        object.__setattr__(self, "about", fixed(self.about))
 
 
 @dataclass(frozen=True, slots=True)

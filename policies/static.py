@@ -43,7 +43,7 @@ class Static(Policy):
                 self.kept[expert] = None
                 left -= size
 
-    def facts(self) -> Mapping[str, Any]:
+    def decided(self) -> Mapping[str, Any]:
         layers = Counter(map(self.setup.layer_of, self.kept or ()))
         return {"kept_per_layer": [layers[layer] for layer in range(self.setup.n_layers)]}
 

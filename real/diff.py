@@ -13,29 +13,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from sim.core.log import CHUNK, EXPERT, GATE, MEASURE, NEXT_CHUNK, NEXT_EXPERT, PREDICTION, STEP, STEP_END
+from sim.core.log import CHUNK, EXPERT, GATE, NEXT_CHUNK, NEXT_EXPERT, PREDICTION, STEP, STEP_END, entries
+from sim.core.state import CoreError
 from traces.kit.errors import UserError
-from traces.kit.options import check_choice, check_range, parse_options
-
-USAGE = """\
-python -m real diff first=LOG second=LOG [key=value ...]
-
-Shows in words where two runs part: the first fact, the first copy and the first
-expert computed that differ, with the times left aside. Exit status: 0 where the
-logs tell the same, 1 where they differ.
-
-  first, second   the folder of a run (python -m real run, python -m sim run
-                  log=true), or its log.npy
-  experts         per layer; 0: as the first run's result.json says  [0]
-  chunks          per expert; 0: likewise  [0]
-  format          table, or json  [table]
-
-  python -m real diff first=outputs/real-lru-... second=outputs/lru-...
-"""
+from traces.kit.strict import dump_json
+from traces.kit.units import counted
+from traces.kit.vocabulary import Format
+from traces.kit.words import Between
 
 
 @dataclass(frozen=True)
@@ -43,16 +31,12 @@ class Fact:
     """One fact of a log without its time, and where it was told: the step, the layer of the last gate (-1: none)."""
 
     op: int
-    words: tuple[int, ...]
+    told: Sequence[Any]
+    """Its operands (sim.core.log.entries)."""
     step: int
     layer: int
-    demand: tuple[int, ...]
-    """Of the last gate: flat numbers."""
-
-    @property
-    def told(self) -> tuple[int, tuple[int, ...]]:
-        """What is compared."""
-        return self.op, self.words
+    demand: Sequence[int]
+    """Of the last gate: experts by number."""
 
 
 @dataclass(frozen=True)
@@ -72,34 +56,19 @@ class Difference:
 
 def facts(log: Sequence[int]) -> Iterator[Fact]:
     """The facts of a log, without the questions. UserError if it is cut or no log."""
-    words = iter(log)
-    step, layer, demand = 0, -1, ()  # type: int, int, tuple[int, ...]
-
-    def many(n: int) -> tuple[int, ...]:
-        return tuple(int(next(words)) for _ in range(n))
-
-    for op in words:
-        if op in (NEXT_CHUNK, NEXT_EXPERT):
-            continue
-        try:
-            next(words)  # the time
-            if op in (CHUNK, EXPERT, PREDICTION):
-                told = many(1)
-            elif op == GATE:
-                layer, n = many(2)
-                demand, tokens = many(n), many(n)
-                told = (layer, *demand, *tokens)
+    step, layer, demand = 0, -1, list[int]()
+    try:
+        for op, operands in entries(log):
+            if op in (NEXT_CHUNK, NEXT_EXPERT):
+                continue
+            *told, _ = operands  # the time
+            if op == GATE:
+                layer, demand, _ = told
             elif op == STEP:
-                step, prefill, n = many(3)
-                layer, demand = -1, ()
-                told = (step, prefill, n, *many(3 * n))
-            elif op in (STEP_END, MEASURE):
-                told = ()
-            else:
-                raise UserError(f"a log with the operation {op}; allowed: a log of facts, as log=true keeps it")
-        except StopIteration:
-            raise UserError("a log that ends in the middle of a fact; allowed: a whole one") from None
-        yield Fact(op, told, step, layer, demand)
+                step, layer, demand = told[0], -1, []
+            yield Fact(op, told, step, layer, demand)
+    except CoreError as error:
+        raise UserError(f"{error}; allowed: a whole log of facts, as log=true keeps it") from None
 
 
 def differences(first: Sequence[int], second: Sequence[int], n_experts: int, chunks: int) -> list[Difference]:
@@ -109,7 +78,7 @@ def differences(first: Sequence[int], second: Sequence[int], n_experts: int, chu
     for of, wanted in (("facts", None), ("copies", CHUNK), ("experts", EXPERT)):
         one, other = ([fact for fact in side if wanted in (None, fact.op)] for side in both)
         for place, (a, b) in enumerate(zip_longest(one, other)):
-            if a is None or b is None or a.told != b.told:
+            if a is None or b is None or (a.op, a.told) != (b.op, b.told):
                 found.append(Difference(of, place, *(in_words(x, n_experts, chunks) for x in (a, b))))
                 break
     return found
@@ -123,16 +92,14 @@ def in_words(fact: Fact | None, n_experts: int, chunks: int) -> str:
         f", after the gate of layer {fact.layer}" if fact.layer >= 0 else ", before any gate"
     )
     if fact.op == STEP:
-        step, prefill, n, *rest = fact.words
-        rows = sum(rest[n + 1 :: 2])
-        kind = "prefill" if prefill else "decode"
-        return f"step {step} begins: {kind} of {_list('request', rest[:n])}, {rows} token{'s' * (rows != 1)}"
+        step, prefill, requests, parts = fact.told
+        rows, kind = sum(n for _, n in parts), "prefill" if prefill else "decode"
+        return f"step {step} begins: {kind} of {_list('request', requests)}, {counted(rows, 'token')}"
     if fact.op == GATE:
-        n = (len(fact.words) - 1) // 2
-        chosen = _list("expert", [x % n_experts for x in fact.words[1 : 1 + n]])
+        chosen = _list("expert", [x % n_experts for x in fact.demand])
         return f"step {fact.step}: the gate of layer {fact.layer} asks for {chosen}"
     if fact.op in (CHUNK, EXPERT):
-        number = fact.words[0]
+        number = fact.told[0]
         x, part = divmod(number, chunks) if fact.op == CHUNK else (number, 0)
         layer, expert = divmod(x, n_experts)
         name = f"expert {expert} of layer {layer}"
@@ -142,7 +109,7 @@ def in_words(fact: Fact | None, n_experts: int, chunks: int) -> str:
         asked = "which this event demands" if x in fact.demand else "which this event does not demand"
         return f"{where}: the copy of {name}{cut} has ended, {asked}"
     if fact.op == PREDICTION:
-        return f"{where}: prediction {fact.words[0]} has come"
+        return f"{where}: prediction {fact.told[0]} has come"
     return f"{where}: the {'step' if fact.op == STEP_END else 'warm-up'} ends"
 
 
@@ -162,31 +129,34 @@ def _list(what: str, numbers: Sequence[int]) -> str:
     return f"{what}{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers))}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """See USAGE."""
+    """Shows in words where two runs part: the first fact, the first copy and the first
+    expert computed that differ, with the times left aside. Exit status: 0 where the
+    logs tell the same, 1 where they differ.
 
-    first: str
-    second: str
-    experts: int = 0
-    chunks: int = 0
-    format: str = "table"
+    {keys}
+
+      python -m real diff first=outputs/real-lru-... second=outputs/lru-...
+    """
+
+    first: Annotated[Path, "the folder of a run (python -m real run, python -m sim run log=true), or its log.npy"]
+    second: Annotated[Path, "another one"]
+    experts: Annotated[int, Between(0, 1 << 16), "per layer; 0: as the first run's result.json says"] = 0
+    chunks: Annotated[int, Between(0, 1 << 30), "per expert; 0: likewise"] = 0
+    format: Format = "table"
 
 
-def main(words: Sequence[str]) -> int:
+def main(options: Options) -> int:
     """Run the command; returns the exit status. UserError for what the user can mend."""
-    options = parse_options(Options, list(words))
-    check_range("experts", options.experts, 0, 1 << 16)
-    check_range("chunks", options.chunks, 0, 1 << 30)
-    check_choice("format", options.format, ("table", "json"))
-    first, second = _read("first", Path(options.first)), _read("second", Path(options.second))
+    first, second = _read("first", options.first), _read("second", options.second)
     n_experts, chunks = options.experts, options.chunks
     if not n_experts or not chunks:
-        said = _sizes(Path(options.first))
+        said = _sizes(options.first)
         n_experts, chunks = n_experts or said[0], chunks or said[1]
     found = differences(first, second, n_experts, chunks)
     if options.format == "json":
-        sys.stdout.write(json.dumps([it.document() for it in found], indent=1) + "\n")
+        sys.stdout.write(dump_json([it.document() for it in found]))
     else:
         sys.stdout.write(lines(found, ("first", "second")))
     return 1 if found else 0

@@ -2,110 +2,68 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from real.run import prepare
-from real.words import checkpoint, configuration, divide, host_bytes, model_dtype
+from real.runtime.prepare import prepare
+from real.words import Configured, Weights, checkpoint, configuration, model_dtype
 from sim.experiment.config import RunConfig
 from traces.kit.errors import UserError
-from traces.kit.options import check_choice, check_range
+from traces.kit.strict import dump_json
+from traces.kit.words import Between
 
 if TYPE_CHECKING:
     from real.runtime.offloaded import Offloaded
-
-USAGE = """\
-python -m real peers policy=NAME budget=50% [key=value ...]
-
-Decodes one request in one process: with the library's own experts, all on the
-device; with accelerate's CPU offload, which copies every layer's weights at
-every pass; with our runtime and room for all experts, exact and grouped; and
-with our runtime at the budget. Milliseconds per token, medians over decode
-passes, and the ratio to the first.
-
-  policy, budget, hardware, chunks and policy.KEY as in python -m sim run
-  model, weights, device, threads, host_memory, exact, trace and --config as in
-                  python -m real run
-
-  prompt_tokens   of the request, drawn at random  [64]
-  new_tokens      decode passes that are timed  [48]
-  accelerate_tokens
-                  decode passes of accelerate's, which is slow  [4]
-  format          table | json  [table]
-"""
-
 
 WARM_UP = 768
 """Tokens that are to bring every expert in, where there is room."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """See USAGE."""
+@dataclass(frozen=True, kw_only=True)
+class Options(Configured):
+    """Decodes one request in one process: with the library's own experts, all on the
+    device; with accelerate's CPU offload, which copies every layer's weights at
+    every pass; with our runtime and room for all experts, exact and grouped; and
+    with our runtime at the budget. Milliseconds per token, medians over decode
+    passes, and the ratio to the first.
 
-    weights: str = "auto"
-    device: str = "auto"
-    threads: int = 0
-    prompt_tokens: int = 64
-    new_tokens: int = 48
-    accelerate_tokens: int = 4
-    format: str = "table"
-    config: str = ""
-    host_memory: str = ""
-    exact: str = "true"
+    policy, budget, hardware, chunks and policy.KEY are those of python -m sim run,
+    model and trace those of python -m real run.
 
-    def check(self) -> None:
-        """UserError for a value that is out of range or not known."""
-        check_choice("weights", self.weights, ("auto", "random"))
-        check_choice("format", self.format, ("table", "json"))
-        check_range("prompt_tokens", self.prompt_tokens, 1, 1 << 16)
-        check_range("new_tokens", self.new_tokens, 2, 1 << 16)
-        check_range("accelerate_tokens", self.accelerate_tokens, 2, 1 << 16)
-        check_range("threads", self.threads, 0, 4096)
-        host_bytes(self.host_memory)
-        check_choice("exact", self.exact, ("true", "false"))
+    {keys}
+
+      python -m real peers policy=lru budget=50%
+    """
+
+    weights: Weights = "auto"
+    prompt_tokens: Annotated[int, Between(1, 1 << 16), "of the request, drawn at random"] = 64
+    new_tokens: Annotated[int, Between(2, 1 << 16), "decode passes that are timed"] = 48
+    accelerate_tokens: Annotated[int, Between(2, 1 << 16), "decode passes of accelerate's, which is slow"] = 4
 
 
-def main(words: Sequence[str]) -> int:
+def main(options: Options) -> int:
     """Run the command; returns the exit status. UserError for what the user can mend."""
-    options, rest = divide(words, Options)
-    options.check()
+    rest = options.rest
     config = configuration(rest, options.config)
     prepare(options.threads)
-    rows = measure(config, options, checkpoint(rest, config))
+    name, where = checkpoint(rest, config), options.where()
+    model = where.open(name, model_dtype(config), options.weights, int(config.model.get("moe_layers", 0)) or None)
+    tokens = {key: getattr(options, key) for key in ("prompt_tokens", "new_tokens", "accelerate_tokens")}
+    rows = beside(model, config, name, **tokens, host_memory=where.host_memory)
     for what, why in rows["left_out"].items():
         sys.stderr.write(f"no row for {what}: {why}\n")
     if options.format == "json":
-        sys.stdout.write(json.dumps(rows, indent=1, allow_nan=False) + "\n")
+        sys.stdout.write(dump_json(rows))
         return 0
     base = rows["rows"][0]["ms_per_token"]
     sys.stdout.write(f"{rows['model']} on {rows['device']}, {rows['software']}\n\n{'':42} ms/token  ratio\n")
     for row in rows["rows"]:
         sys.stdout.write(f"{row['name']:42} {row['ms_per_token']:8.3f} {row['ms_per_token'] / base:6.2f}\n")
     return 0
-
-
-def measure(config: RunConfig, options: Options, name: str) -> dict[str, Any]:
-    """All rows, one after the other, on one model. UserError where it does not fit."""
-    from real.runtime.models import Where
-
-    where = Where(options.device, host_bytes(options.host_memory), options.exact == "true")
-    layers = int(config.model.get("moe_layers", 0)) or None
-    model = where.open(name, model_dtype(config), options.weights, layers)
-    return beside(
-        model,
-        config,
-        name,
-        prompt_tokens=options.prompt_tokens,
-        new_tokens=options.new_tokens,
-        accelerate_tokens=options.accelerate_tokens,
-        host_memory=where.host_memory,
-    )
 
 
 def beside(
@@ -165,7 +123,7 @@ def ours(
     """Our runtime's rows: with room for all experts, each way of computing them, and as configured."""
     from functools import partial
 
-    from real.session import find_history
+    from real.run.session import find_history
 
     history = find_history(config, model.moe, given=False)
     everything, own = replace(config, budget="100%", policy={"name": "lru"}), str(config.policy["name"])
@@ -183,20 +141,13 @@ def _served(
     model: Offloaded, config: RunConfig, name: str, history: Any, prompt: Sequence[int], new_tokens: int, exact: bool
 ) -> float:
     """Median over decode passes, ms, of one request after one that brings experts in."""
-    from real.runtime.generate import Served, run_live
-    from real.session import make_live_setup, there
-    from sim.experiment.make import policy_of
-    from sim.experiment.room import Context
-    from sim.prices import HardwareProfile
+    from real.run.session import serve
+    from real.runtime.generate import Served
 
-    both, batch = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1)), int(config.workload["batch"])
-    context = Context.of((len(tokens) + n for tokens, n in both), batch)
-    setup = make_live_setup(config, model, name, {}, context)
-    policy = policy_of(config.policy, setup, there(config, history, {}))
-    depth = HardwareProfile.from_dict(config.hardware).link.depth
+    both = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1))
     requests = [Served(i, list(tokens), lambda logits: int(logits.argmax()), n) for i, (tokens, n) in enumerate(both)]
     with model.computing(exact=exact):
-        run, _ = run_live(model, policy, requests, batch=batch, depth=depth)
+        run, _ = serve(config, model, name, requests, history)
     steps = run.machine.timeline.steps  # (begin, end, number, whether prefill)
     spent = [end - begin for begin, end in zip(steps[::4], steps[1::4], strict=True)][-new_tokens + 1 :]
     return statistics.median(spent) / 1e6

@@ -2,64 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from sim.experiment.config import RunConfig, load_config
+import yaml
+
+from sim.experiment.config import RunConfig, load_config, load_configs
+from sim.experiment.words import ROOTS
+from sim.prices import AS_TRACED
 from traces.kit import conf
-from traces.kit.errors import UserError, allowing
-from traces.kit.options import parse_options
-from traces.kit.units import parse_bytes
+from traces.kit.errors import UserError
+from traces.kit.telling import in_short
+from traces.kit.vocabulary import Device, Format, HostMemory, Threads
+from traces.kit.words import Flag, Others
 
-T = TypeVar("T")
-
-
-def divide(words: Sequence[str], options: type[T]) -> tuple[T, list[str]]:
-    """Those words that are keys of ``options``, read, and the rest. ``--config FILE`` is config=FILE."""
-    plain = list(words)
-    if "--config" in plain:
-        at = plain.index("--config")
-        if at + 1 == len(plain):
-            raise UserError("--config: a file is wanted, as python -m sim config writes it")
-        plain[at : at + 2] = [f"config={plain[at + 1]}"]
-    keys = [field.name for field in fields(options)]  # type: ignore[arg-type]
-    own = [word for word in plain if word.partition("=")[0] in keys]
-    found = parse_options(options, own)
-    every = list(dict.fromkeys([*keys, *(field.name for field in fields(RunConfig))]))
-    for word in (word for word in plain if word not in own):
-        key, equals, _ = word.lstrip("+~").partition("=")
-        root = key.partition(".")[0].partition("/")[0]
-        if equals and root not in {*every, "hydra", "experiment"}:
-            raise UserError(f"{word}: no such key; {allowing(root, every)}")
-    return found, [word for word in plain if word not in own]
+if TYPE_CHECKING:
+    from real.runtime.models import Where
 
 
-def configuration(rest: Sequence[str], file: str, default_model: str = "reference") -> RunConfig:
-    """The configuration: read from ``file``, or composed from the words that are left, which needs Hydra.
+Weights = Annotated[Literal["auto", "random"], "auto: the checkpoint's; random: of the shape of model=, without one"]
+Checkpoint = Annotated[str, "weights, where model= is a name of conf/model that ships none"]
+BESIDE = ("hardware", "trace")
+"""What may be given beside a file of configurations: it may lie elsewhere on the machine that reads it."""
 
-    model= names a profile of conf/model, or a checkpoint, which is priced by its own shapes (as_traced).
+
+@dataclass(frozen=True, kw_only=True)
+class Configured:
+    """The words of a command that runs a configuration on a device."""
+
+    device: Device = "auto"
+    exact: Annotated[
+        bool,
+        "true: experts are computed one by one, and no bit of the output depends on the policy or the budget; false: in"
+        " the library's grouped kernel, where a layer's are all there and torch has a fast one (CUDA 9.x and 10.x,"
+        " bfloat16); on a GPU it rounds otherwise, and so does the library's own forward",
+    ] = True
+    threads: Threads = 0
+    host_memory: HostMemory = None
+    format: Format = "table"
+    config: Annotated[
+        str,
+        Flag("--config"),
+        "--config FILE: the resolved configuration instead of its words, where Hydra is not installed (python -m sim"
+        " config)",
+    ] = ""
+    rest: Annotated[tuple[str, ...], Others(ROOTS), ""] = ()
+
+    def where(self) -> Where:
+        """On what the model is to be run."""
+        from real.runtime.models import Where  # and torch, which is not needed for a help page
+
+        return Where(self.device, self.host_memory, self.exact)
+
+
+def configuration(rest: Sequence[str], file: str) -> RunConfig:
+    """The configuration: read from ``file``, or composed from the words that are left.
+
+    model= names a profile of conf/model, or a checkpoint, which is priced by its own shapes (as_traced); without it it
+    is the reference model. UserError for what cannot be, and for words without Hydra.
     """
     if file:
         if rest:
             raise UserError(f"{rest[0]}: not beside config={file}, which holds the whole configuration")
         return load_config(Path(file))
-    try:
+    with _hydra():
         from sim.experiment.compose import read_config
+    return read_config(_priced(rest, "model="))
+
+
+def read_cells(rest: Sequence[str], file: str) -> list[RunConfig]:
+    """One configuration per cell of a grid, likewise; without trace= and model= it is the reference model's sample."""
+    if file:
+        return [_with(config, rest, file) for config in load_configs(Path(file))]
+    with _hydra():
+        from sim.experiment.sweep.plan import read_grid
+    return read_grid(_priced(rest, "model=", "trace="))
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """UserError where what is imported in the block wants Hydra, and it is not installed."""
+    try:
+        yield
     except ImportError as error:
         raise UserError(
             f"Hydra is not installed ({error.name}); allowed: --config FILE, a resolved configuration"
         ) from None
-    words = list(rest)
-    if not any(word.startswith("model=") for word in words):
-        words.append(f"model={default_model}")
-    return read_config(["model=as_traced" if is_checkpoint(word) else word for word in words])
 
 
-def host_bytes(value: str) -> int | None:
-    """What ``host_memory=`` says that the machine has for the model, in bytes; None without it. UserError."""
-    return parse_bytes(value, "host_memory") if value else None
+def _priced(rest: Sequence[str], *unless: str) -> list[str]:
+    """The words as the simulator takes them; the reference model's ``unless`` there are words that begin so."""
+    words = list(rest) if any(word.startswith(unless) for word in rest) else [*rest, "model=reference"]
+    return [f"model={AS_TRACED}" if is_checkpoint(word) else word for word in words]
 
 
 def checkpoint(rest: Sequence[str], config: RunConfig) -> str:
@@ -83,3 +120,50 @@ def model_dtype(config: RunConfig) -> str:
             f"model.dtype={dtype}: a device computes here in bfloat16, float16 or float32; give one of these"
         )
     return str(dtype)
+
+
+def one_run(
+    policy: str,
+    budget: str,
+    model: Mapping[str, Any],
+    hardware: Mapping[str, Any],
+    trace: str,
+    *,
+    batch: int = 1,
+    **more: Any,
+) -> RunConfig:
+    """The configuration of one run that is made here, as a command without further words would give it."""
+    plain = {"chunks": 1, "warmup": 0, "limit": None, "seed": 0, "bounds": False, "log": False, "timeline": False}
+    groups = {
+        "policy": {"name": policy},
+        "model": dict(model),
+        "hardware": dict(hardware),
+        "workload": {"name": "closed_loop", "batch": batch},
+    }
+    return RunConfig.from_dict(plain | groups | {"trace": trace, "budget": budget} | more)
+
+
+def read_profile(path: Path) -> dict[str, Any]:
+    """The mapping in a hardware profile's file. UserError if there is none."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"hardware={path}: {error.strerror}; allowed: a profile's file") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"hardware={path}: not a profile in YAML: {in_short(error)}") from None
+    if not isinstance(found, Mapping):
+        raise UserError(f"hardware={path}: a mapping of hardware keys is wanted")
+    return {str(key): value for key, value in found.items()}
+
+
+def _with(config: RunConfig, words: Sequence[str], file: str) -> RunConfig:
+    changes: dict[str, Any] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in BESIDE or not value:
+            allowed = "hardware=FILE.yaml and trace=DIR alone"
+            raise UserError(
+                f"{word}: not beside --config {file}, which holds the whole configuration; allowed: {allowed}"
+            )
+        changes[key] = read_profile(Path(value)) if key == "hardware" else value
+    return replace(config, **changes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from policies.fmoe.maps import Reals
 
 Selection = Literal["threshold", "one_fewer", "top_k"]
 BAND = 1e-6
-"""What FM-5c5 adds to every expert of the layers that it plans."""
+"""What the artifact (policies/README.md) adds to every expert of the layers that it plans."""
 
 
 def choose(probs: Reals, similarity: Sequence[float], top_k: int, rule: Selection) -> list[list[int]]:
@@ -19,7 +19,7 @@ def choose(probs: Reals, similarity: Sequence[float], top_k: int, rule: Selectio
 
     The mass wanted is delta = clip(1 - similarity, 0, 1): the less alike, the more experts. ``threshold``: the fewest
     with a sum of at least delta, and at least ``top_k``. ``one_fewer``: as many as have a sum of at most delta, and at
-    least ``top_k`` (FM-5c5). ``top_k``: so many. None where all probabilities are 0: that layer was not seen.
+    least ``top_k`` (the artifact). ``top_k``: so many. None where all probabilities are 0: that layer was not seen.
     """
     order = (-probs).argsort(axis=1, kind="stable").tolist()
     chosen = []
@@ -35,24 +35,11 @@ def choose(probs: Reals, similarity: Sequence[float], top_k: int, rule: Selectio
     return chosen
 
 
-class PrefetchQueue(Protocol):
-    """What is planned and not issued. Experts are flat numbers."""
-
-    def add(self, first: int, probs: Reals, chosen: Sequence[Sequence[int]]) -> None:
-        """Plan layers from ``first`` on: probabilities [n, E]; chosen experts, by falling probability."""
-
-    def pass_layer(self, layer: int, missed: bool) -> None:
-        """The gate of ``layer`` has run, and missed some expert or not; after the last: a new iteration begins."""
-
-    def stale(self, expert: int, layer: int, missed: bool) -> bool:
-        """Whether an issued load that was not demanded is withdrawn when the gate of ``layer`` has run."""
-
-    def take(self, now: int, skip: Callable[[int], bool]) -> tuple[int, float] | None:
-        """Take the next expert, and its priority, when the gate of layer ``now`` was the last to run (-1: none)."""
-
-
 class ByUrgency:
-    """The largest p / (layer - now) first; equals by layer, then index. What has been passed is dropped."""
+    """What is planned and not issued, by number: the largest p / (layer - now) first; equals by layer, then index.
+
+    What has been passed is dropped.
+    """
 
     def __init__(self, n_experts: int) -> None:
         self.n_experts = n_experts
@@ -60,19 +47,23 @@ class ByUrgency:
         """By layer: (expert, p), the most probable last."""
 
     def add(self, first: int, probs: Reals, chosen: Sequence[Sequence[int]]) -> None:
+        """Plan layers from ``first`` on: probabilities [n, E]; chosen experts, by falling probability."""
         for i, experts in enumerate(chosen):
             base = (first + i) * self.n_experts
             likely = probs[i].tolist()
             self.plans[first + i] = [(base + x, likely[x]) for x in reversed(experts)]
 
     def pass_layer(self, layer: int, missed: bool) -> None:
+        """The gate of ``layer`` has run, and missed some expert or not; after the last: a new iteration begins."""
         while self.plans and (earliest := min(self.plans)) <= layer:
             del self.plans[earliest]
 
     def stale(self, expert: int, layer: int, missed: bool) -> bool:
+        """Whether an issued load that was not demanded is withdrawn when the gate of ``layer`` has run."""
         return expert // self.n_experts <= layer
 
     def take(self, now: int, skip: Callable[[int], bool]) -> tuple[int, float] | None:
+        """Take the next expert, and its priority, when the gate of layer ``now`` was the last to run (-1: none)."""
         found, highest = None, -1.0
         for layer, plan in self.plans.items():
             while plan and skip(plan[-1][0]):
@@ -82,15 +73,15 @@ class ByUrgency:
         return None if found is None else (found.pop()[0], highest)
 
 
-class Fifo:
-    """First come, first served, of FM-5c5: every expert of a planned layer is queued, the chosen ones before the rest.
+class Fifo(ByUrgency):
+    """First come, first served, as in the artifact: all of a planned layer are queued, the chosen before the rest.
 
     Those queued together go by p x (1 - (layer - first) / (last + 1)) + 1e-6, p of a chosen expert only. A miss drops
     what is queued for earlier layers; nothing else does.
     """
 
     def __init__(self, n_layers: int, n_experts: int) -> None:
-        self.n_experts = n_experts
+        super().__init__(n_experts)
         self.waiting, self.head = np.zeros(0, np.intp), 0
         self.queued = np.zeros(n_layers * n_experts, np.bool_)
 

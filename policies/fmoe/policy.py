@@ -10,7 +10,7 @@ import numpy as np
 from policies.api import History, LayerEvent, Policy, Routing, Schedule, Setup, Signal, Step
 from policies.fmoe.contexts import Contexts, Prefill
 from policies.fmoe.maps import ExpertMaps, Reals, Trajectory, best
-from policies.fmoe.plans import ByUrgency, Fifo, PrefetchQueue, Selection, choose
+from policies.fmoe.plans import ByUrgency, Fifo, Selection, choose
 from policies.fmoe.searches import Found, Searcher
 from policies.fmoe.worth import Eviction, Worth
 from policies.parts.ranges import at_least, between, latency_ns, layers_ahead
@@ -27,7 +27,7 @@ class FMoE(Policy):
     gate l, the map of which layers 0 to l are most similar to what the gates have shown. Of a layer, the likeliest
     experts up to a sum of 1 - similarity, at least K; the highest p / (layers to go) first, p being what the map says.
     A batch searches per request, and takes the largest p and the union of what is chosen. Ties everywhere: lower index.
-    The defaults are the paper's, and where it is silent FM-807's, the authors' rewrite (policies/README.md).
+    The defaults are the paper's, and where it is silent those of the authors' rewrite (policies/fmoe/README.md).
     O(C x E) per gate, O(C x D) per step, O(L x E) per victim. Lossless; needs router_probs and embedding, and train
     requests unless the store is online.
     """
@@ -77,7 +77,7 @@ class FMoE(Policy):
         self.uniform, self.double_buffer, self.fetch_all = unsearched == "uniform", double_buffer, fetch_all
         self.contexts = Contexts(n_experts, prefill, choices=maps == "choices", embeds=self.by_embedding)
         self.worth = Worth(n_layers, n_experts, eviction, forget=forget)
-        self.queue: PrefetchQueue = ByUrgency(n_experts) if queue == "urgency" else Fifo(n_layers, n_experts)
+        self.queue = ByUrgency(n_experts) if queue == "urgency" else Fifo(n_layers, n_experts)
         self.searcher = Searcher(latency_ns("search_us", search_us))
         self.store = ExpertMaps(n_layers, n_experts, between("capacity", capacity, 1, MOST_MAPS, "maps"), distance)
 
@@ -113,7 +113,7 @@ class FMoE(Policy):
         if not self.store.size:
             raise UserError("policy=fmoe: the train requests have no forward pass; allowed: store=online")
 
-    def facts(self) -> Mapping[str, Any]:
+    def decided(self) -> Mapping[str, Any]:
         return {"maps": self.store.size}
 
     def _store(self, block: list[tuple[Reals, Reals | None]]) -> None:

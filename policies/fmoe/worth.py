@@ -17,7 +17,7 @@ class Worth(Scores):
     """p x frequency of every expert: p from the map found last, 1 / E before; each event counts its experts once.
 
     ``p_freq_whole`` cuts the product to a whole number, ``lfu`` leaves p out, ``lru`` is the time of the last demand,
-    or of the speculative load. ``forget``: an eviction forgets the frequency. Ties: lower flat number.
+    or of the speculative load. ``forget``: an eviction forgets the frequency. Ties: lower number.
     """
 
     def __init__(self, n_layers: int, n_experts: int, rule: Eviction, *, forget: bool) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from policies.api import History, LayerEvent
 
 Matrix = NDArray[np.float64]
-"""Tokens per expert, whole numbers, [L * E] by flat number. Sums of their products are exact in any order."""
+"""Tokens per expert, whole numbers, [L * E] by expert number. Sums of their products are exact in any order."""
 
 
 class Collection:
@@ -95,7 +95,7 @@ class Iteration:
         self.square = 0.0
 
     def see(self, experts: NDArray[np.int64], tokens: Matrix) -> None:
-        """A gate has run: ``tokens`` for each of these flat numbers. O(experts x capacity)."""
+        """A gate has run: ``tokens`` for each of these expert numbers. O(experts x capacity)."""
         self.dots += tokens @ self.collection.counts[experts]
         self.square += float(tokens @ tokens)
 
@@ -110,7 +110,7 @@ class Iteration:
 
 
 def by_request(event: LayerEvent, n_experts: int) -> Iterator[tuple[NDArray[np.int64], Matrix]]:
-    """What each request of an event demands: flat numbers, and the tokens of each."""
+    """What each request of an event demands: expert numbers, and the tokens of each."""
     if len(event.requests) == 1:
         yield np.array(event.demand), np.array(event.tokens, np.float64)
         return

@@ -30,7 +30,7 @@ class MoEInfinity(Policy):
     the most similar. After each gate the current pass is matched by cosine over the layers so far; the matches are
     summed and row-normalised: pEAM. Later layers' experts are loaded in the order of pEAM * (1 - (i - l) / L), from
     layer l for layer i, ranked anew at each gate, one at a time. Victim: the least (pEAM + epsilon) * (1 - i / L).
-    What a pass has gone by is dropped. Ties: lower flat number. In a batch each request is matched, and all are summed.
+    What a pass has gone by is dropped. Ties: lower number. In a batch each request is matched, and all are summed.
     O(capacity x K + L x E) per event, O(L x E) per victim, in numpy. Lossless; needs no signals, but train requests.
     """
 
@@ -97,7 +97,7 @@ class MoEInfinity(Policy):
     def fit(self, history: History) -> None:
         self.requests.learn(history)
 
-    def facts(self) -> Mapping[str, Any]:
+    def decided(self) -> Mapping[str, Any]:
         decode, prefill = self.requests.collections
         return {"matrices_prefill": prefill.size, "matrices_decode": decode.size}
 

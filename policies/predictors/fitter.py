@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from policies import registry
 from policies.predictors.examples import Examples
 from traces.format.predicted import check_name
 from traces.kit.errors import UserError, allowing
-from traces.kit.options import Ranges, check_choice, check_ranges
+from traces.kit.words import Between
 
 
 class Layer(Protocol):
@@ -35,38 +36,47 @@ class Layer(Protocol):
         """The ``k`` experts that it names for each row of ``x`` [n, F], the likeliest first; [n, k]."""
 
 
-@dataclass(frozen=True)
+def _checked(name: str) -> str:
+    check_name(name)
+    return name
+
+
+Name = Annotated[
+    str, _checked, "under which; by default what the policy looks for: for promoe promoe, then _routing, then _strideN"
+]
+Overwrite = Annotated[bool, "replace what has that name beside those traces"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """The words of ``python -m policies fit NAME`` that every policy has; see :attr:`Fitter.text` for its own."""
+    """The words of ``python -m policies fit NAME`` that every policy has; a fitter's own class adds its words."""
 
-    RANGES: ClassVar[Ranges] = {
-        "stride": (1, 65535),
-        "top_k": (0, 65534),
-        "tokens": (1, 2**31),
-        "seed": (0, 2**32 - 1),
-        "threads": (1, 1024),
-    }
-
-    trace: str
-    out: str
-    apply: str = ""
-    name: str = ""
-    overwrite: str = "false"
-    input: str = "hidden"
-    stride: int = 1
-    top_k: int = 0
-    target: str = "probs"
-    tokens: int = 200_000
-    seed: int = 0
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        check_choice("overwrite", self.overwrite, ("true", "false"))
-        check_choice("input", self.input, ("hidden", "routing"))
-        check_choice("target", self.target, ("probs", "chosen"))
-        check_ranges(self, self.RANGES)
-        if self.name:
-            check_name(self.name)
+    trace: Annotated[str, "the folder of a trace with a split, and with hidden states (collect it with signals=all)"]
+    out: Annotated[Path, "the predictor's file (safetensors); an existing one is replaced"]
+    apply: Annotated[
+        str, "folders of traces, comma-separated: write what it says of them, as python -m policies apply does"
+    ] = ""
+    name: Name = ""
+    overwrite: Overwrite = False
+    input: Annotated[
+        Literal["hidden", "routing"],
+        "hidden: what enters the gate; routing: the router's scores of this and all earlier layers, for traces without"
+        " hidden states",
+    ] = "hidden"
+    stride: Annotated[
+        int, Between(1, 65535), "layers from the gate whose input is read to the gate that is foretold"
+    ] = 1
+    top_k: Annotated[int, Between(0, 65534), "experts named per token; 0: as many as the model chooses"] = 0
+    target: Annotated[
+        Literal["probs", "chosen"],
+        "probs: learn the later router's scores; chosen: the experts that it chose (where a bias or groups decide,"
+        " these are not those of the highest scores; all that a trace without router_probs has)",
+    ] = "probs"
+    tokens: Annotated[int, Between(1, 2**31), "of more train tokens, draw so many"] = 200_000
+    seed: Annotated[int, Between(0, 2**32 - 1), "of the division, the weights and the order"] = 0
+    threads: Annotated[
+        int, Between(1, 1024), "of the CPU; with 1 the same command gives the same bytes on one machine"
+    ] = 1
 
 
 OF_A_RUN = frozenset({"trace", "out", "apply", "name", "overwrite", "input", "stride", "top_k"})
@@ -80,8 +90,7 @@ class Fitter(ABC):
     """
 
     options: ClassVar[type[FitOptions]] = FitOptions
-    text: ClassVar[str] = ""
-    """What ``--help`` says of it, all of its words included."""
+    """Its words (see :mod:`traces.kit.words`); the docstring is what ``--help`` says of it."""
     layer: ClassVar[type[Layer]]
     packages: ClassVar[tuple[str, ...]] = ()
     """What it cannot learn without, beside numpy."""

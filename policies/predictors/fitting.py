@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ def fit(fitter: Fitter, options: FitOptions, trace: Trace, others: Sequence[Trac
 
     ``others``: traces that it will be applied to, whose test prompts it must not have seen. UserError.
     """
-    began, out, top_k, layers = time.perf_counter(), Path(options.out), options.top_k or trace.K, range(trace.L)
+    began, out, top_k, layers = time.perf_counter(), options.out, options.top_k or trace.K, range(trace.L)
     versions = fitter.versions()
     if not 1 <= options.stride < trace.L:
         raise UserError(f"stride={options.stride}: allowed: 1 to {trace.L - 1} (layers)")

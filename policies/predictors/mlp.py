@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.predictors.examples import Examples
 from traces.kit.errors import UserError
-from traces.kit.options import Ranges
+from traces.kit.words import Between
 
 Array = NDArray[np.float32]
 
@@ -66,22 +66,17 @@ class MLP:
 class Settings:
     """How to fit: ``hidden`` units, at most ``epochs``, ended by ``patience`` epochs without a lower held-out loss."""
 
-    RANGES: ClassVar[Ranges] = {
-        "hidden": (1, 65536),
-        "epochs": (1, 10_000),
-        "patience": (1, 10_000),
-        "batch": (1, 2**20),
-        "rate": (1e-9, 10.0),
-        "decay": (0.0, 100.0),
-    }
-
-    hidden: int = 256
-    epochs: int = 40
-    patience: int = 5
-    batch: int = 256
-    rate: float = 1e-3
-    decay: float = 0.01
-    seed: int = 0
+    hidden: Annotated[
+        int,
+        Between(1, 65536),
+        "units of the inner layer (the paper has about 2 M parameters: some 1,000 at 2,048 inputs)",
+    ] = 256
+    epochs: Annotated[int, Between(1, 10_000), "at most"] = 40
+    patience: Annotated[int, Between(1, 10_000), "epochs without a lower held-out loss that end the fit"] = 5
+    batch: Annotated[int, Between(1, 2**20), "tokens per step"] = 256
+    rate: Annotated[float, Between(1e-9, 10), "of AdamW"] = 1e-3
+    decay: Annotated[float, Between(0, 100), "of AdamW"] = 0.01
+    seed: Annotated[int, Between(0, 2**32 - 1), "of the division, the weights and the order"] = 0
 
 
 def fit(examples: Examples, held: Examples, settings: Settings) -> tuple[MLP, int, float]:

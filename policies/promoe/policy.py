@@ -70,7 +70,7 @@ class ProMoE(LRU):
         found = self.setup.predictors.get(self.fitted)
         if found is None:
             return  # see unfitted
-        if (read := found.facts.get("input", self.source)) != self.source:
+        if (read := found.about.get("input", self.source)) != self.source:
             raise UserError(
                 f"policy.fitted={self.fitted}: was fitted on {read};"
                 f" allowed with policy.predictor={self.source}: one fitted with input={self.source}"

@@ -120,7 +120,7 @@ class SwapMoE(Policy):
         genetic = Genetic(setup, known, self.room, self.least, self.latency_weight)
         self._begin(genetic.search(self.population, self.generations))
 
-    def facts(self) -> Mapping[str, Any]:
+    def decided(self) -> Mapping[str, Any]:
         plan = self._planned()
         return {"experts_per_layer": plan.experts, "frequency": plan.frequency, "swaps_per_step": self.swaps_per_step}
 

@@ -24,7 +24,7 @@ def masked_gate(
     """Route each token to its top experts among the virtual ones, as many as the gate chose for it, or all there are.
 
     ``ids``, ``weights`` [rows, K]: what the gate chose (the dtype's maximum: absent); ``probs`` [rows, E]: the router's
-    scores; ``virtual`` [E]; ``first``: flat number of the layer's expert 0. A mask changes no order: what was chosen
+    scores; ``virtual`` [E]; ``first``: expert number of the layer's expert 0. A mask changes no order: what was chosen
     and is virtual stays; the other slots get the highest scores among the remaining virtual experts (ties: lower
     index), or none. Kept mass: weights of the slots whose expert stays. In order of last use, as a demand set is.
     With ``weigh``, also who computes which token, unless all experts are virtual: then it is as the gate chose.

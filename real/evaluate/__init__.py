@@ -2,59 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 from traces.kit.errors import UserError
-from traces.kit.options import check_choice, parse_options
-
-USAGE = """\
-python -m real evaluate DIR [key=value ...]
-
-DIR is what python -m real measure left, on this machine or another one; no GPU
-is needed. Fits the runtime's overheads, replays every log without a clock (it
-must give the device's decisions and counts), simulates every cell with the
-machine's own profile, and writes how far each prediction was off, against
-criteria that were stated before.
-
-  out      folder of the results; empty: DIR/evaluated
-  name     of the machine's profile; empty: as it was measured
-  format   page (on a terminal as it looks), or json, on stdout  [page]
-
-Written: NAME.yaml, the profile, which takes hardware=; a table and a picture
-for each model; README.md, the page.
-Exit status: 0; 1 where a replay does not agree, a criterion fails or a cell
-cannot be judged, or none was run; 2 for a mistake.
-
-  python -m real evaluate measured out=real/results/mine
-"""
+from traces.kit.strict import dump_json
+from traces.kit.words import Position, plain_name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """See USAGE."""
+    """DIR is what python -m real measure left, on this machine or another one; no GPU
+    is needed. Fits the runtime's overheads, replays every log without a clock (it
+    must give the device's decisions and counts), simulates every cell with the
+    machine's own profile, and writes how far each prediction was off, against
+    criteria that were stated before.
 
-    out: str = ""
-    name: str = ""
-    format: str = "page"
+    {keys}
 
-    def check(self) -> None:
-        """UserError for a value that is not known."""
-        check_choice("format", self.format, ("page", "json"))
-        if self.name and not self.name.replace("_", "").replace("-", "").replace(".", "").isalnum():
-            raise UserError(f"name={self.name}: allowed: letters, digits, '.', '_' and '-'")
+    Written: NAME.yaml, the profile, which takes hardware=; a table and a picture
+    for each model; README.md, the page.
+    Exit status: 0; 1 where a replay does not agree, a criterion fails or a cell
+    cannot be judged, or none was run; 2 for a mistake.
+
+      python -m real evaluate measured out=real/results/mine
+    """
+
+    folder: Annotated[Path, Position("DIR"), "what python -m real measure left"]
+    out: Annotated[str, "folder of the results; empty: DIR/evaluated"] = ""
+    name: Annotated[str, plain_name, "of the machine's profile; empty: as it was measured"] = ""
+    format: Annotated[Literal["page", "json"], "page: on a terminal as it looks"] = "page"
 
 
-def main(words: Sequence[str]) -> int:
+def main(options: Options) -> int:
     """Run the command; returns the exit status. UserError for what the user can mend."""
-    plain = [word for word in words if "=" not in word]
-    if len(plain) != 1:
-        raise UserError(f"{len(plain)} folders are given; allowed: one, python -m real evaluate DIR")
-    options = parse_options(Options, [word for word in words if "=" in word])
-    options.check()
     try:
         import simpy  # noqa: F401 - here, so that its absence is told
     except ImportError as error:
@@ -62,27 +45,16 @@ def main(words: Sequence[str]) -> int:
     from real.evaluate.evaluation import Evaluation
     from real.evaluate.page import page
     from real.evaluate.writing import write
+    from real.validation.verdict import show
 
-    folder = Path(plain[0])
+    folder = options.folder
     found = Evaluation(folder, options.name)
     out = Path(options.out) if options.out else folder / "evaluated"
     text = page(found)
     write(found, text, out)
     if options.format == "json":
-        sys.stdout.write(json.dumps(found.summary(), indent=1, allow_nan=False) + "\n")
+        sys.stdout.write(dump_json(found.summary()))
     else:
-        _show(text)
+        show(lambda _: text)
     sys.stderr.write(f"written to {out}\n")
     return 0 if found.holds else 1
-
-
-def _show(page: str) -> None:
-    """The page as its Markdown means it; as it is written where rich is not installed."""
-    try:
-        from rich.markdown import Markdown
-
-        from sim.cli import stdout_console
-    except ImportError:
-        sys.stdout.write(page)
-        return
-    stdout_console().print(Markdown(page))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -11,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from real.evaluate.prices import expected, fitted
-from real.grid import read_profile
-from real.measure.record import FILE, read
+from real.measure.record import FILE, read, read_step
 from real.validation.compare import judge
 from real.validation.own_time import own_time
 from real.validation.ran import Runs, load_all
+from real.validation.verdict import agrees
 from real.validation.writing import Source, document_of
+from real.words import read_profile
 from sim.core.state import CoreError
 from sim.experiment.cell import make_cell
 from sim.experiment.inputs import Inputs
 from sim.prices import HardwareProfile
 from traces.kit.errors import UserError, one_of
+from traces.kit.telling import in_short, say
 
 GRIDS = {"cells": "recorded routing", "link": "drawn routing on few, large experts, for the link alone"}
 ABOUT = ("device", "host", "python", "torch", "transformers", "size", "code")
@@ -58,18 +58,7 @@ class Evaluation:
 
     def step(self, name: str) -> Any:
         """What a step wrote as NAME.json; None where it did not come to it. UserError if it cannot be read."""
-        path = self.folder / f"{name}.json"
-        if not path.exists():
-            return None
-        again = "remove the file, and measure this step again"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON ({error}); {again}") from None
-        missing = [key for key in KEYS[name] if not isinstance(found, dict) or key not in found]
-        if missing:
-            raise UserError(f"{path}: without {one_of(missing)}, damaged or of another version; {again}")
-        return found
+        return read_step(self.folder, name, KEYS[name])
 
     @cached_property
     def hardware(self) -> dict[str, Any] | None:
@@ -90,7 +79,7 @@ class Evaluation:
         try:
             here = own_time(self.runs["cells"], "50%", self.inputs)
         except UNREAD as error:  # of a cell that is told of as one that cannot be judged
-            _say(f"the policies' own time is left out: {_unread(error)}")
+            say(f"the policies' own time is left out: {_unread(error)}")
             here = {}
         return {"where": "on this machine, not on the one that was measured", "policy_us": here}
 
@@ -110,14 +99,14 @@ class Evaluation:
                 priced = make_cell(replace(config, hardware=hardware), self.inputs)
                 row, _ = judge(cell, found, priced)
             except UserError as error:
-                failed.append({"policy": policy, "budget": budget, "error": " ".join(str(error).split())})
+                failed.append({"policy": policy, "budget": budget, "error": in_short(error)})
                 continue
             except UNREAD as error:
                 failed.append({"policy": policy, "budget": budget, "error": _unread(error)})
                 continue
             rows.append(row | {"expected": expected(priced), "runs": len(found)})
             last = priced, found[0]
-            _say(f"{policy} at {budget}: replay {'agrees' if row['replay']['agrees'] else 'DIFFERS'}")
+            say(f"{policy} at {budget}: replay {'agrees' if row['replay']['agrees'] else 'DIFFERS'}")
         if last is None:
             raise UserError(f"{self.folder}: no cell can be judged: {failed[0]['error']}")
         weights = "random" if self.about["size"] == "full" else "auto"
@@ -132,10 +121,10 @@ class Evaluation:
         rows = [row for document in self.documents.values() for row in document["cells"]]
         if not rows or any(document["failed"] for document in self.documents.values()):
             return False
-        agree = all(row["replay"]["agrees"] and row["replay"]["accounts_agree"] for row in rows)
         judged = [it for document in self.documents.values() for it in document["criteria"] if it["judged"]]
         exact = self.step("exact")
-        return agree and all(it["holds"] is not False for it in judged) and (exact is None or bool(exact["equal"]))
+        held = all(it["holds"] is not False for it in judged) and (exact is None or bool(exact["equal"]))
+        return held and all(map(agrees, rows))
 
     def summary(self) -> dict[str, Any]:
         """What a program may want of it."""
@@ -156,9 +145,4 @@ class Evaluation:
 
 
 def _unread(error: Exception) -> str:
-    said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return f"the log cannot be replayed ({said}): it is damaged, or another version's"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    return f"the log cannot be replayed ({in_short(error, kind=True)}): it is damaged, or another version's"

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from statistics import median
-from typing import Any
 
 from real.evaluate.evaluation import GRIDS, Evaluation
 from real.evaluate.writing import file_of
+from real.validation.verdict import agrees, judgement, number, share, table
 
 
 def page(found: Evaluation) -> str:
     """Markdown."""
     about = found.about
-    lines = [
+    blocks = [
         f"# {found.name}: the simulator against {about['device']}",
-        "",
         _finding(found),
-        "",
         f"{about['device']} ({about['host']}), Python {about['python']}, torch {about['torch']}, transformers"
         f" {about['transformers']}; runtime {about['code']}; everything at {about['size']} size.",
-        "",
     ]
     for part in (_criteria, _grids, _copies, _overheads, _decisions, _peers, _exact, _passes, _steps):
-        made = list(part(found))
-        lines += [*made, ""] if made else []
-    return "\n".join(lines).rstrip() + "\n"
+        blocks += part(found)
+    return "\n\n".join(blocks) + "\n"
 
 
 def _finding(found: Evaluation) -> str:
@@ -33,7 +29,7 @@ def _finding(found: Evaluation) -> str:
     rows = [row for document in found.documents.values() for row in document["cells"]]
     if not rows:
         return "**No cell was run: nothing can be judged.** What each step came to stands below."
-    agree = sum(row["replay"]["agrees"] and row["replay"]["accounts_agree"] for row in rows)
+    agree = sum(map(agrees, rows))
     said = [f"{agree} of {len(rows)} logs give the device's decisions again without a clock"]
     for kind, where in (("link", "the link decides"), ("software", "software decides")):
         off = [
@@ -53,41 +49,36 @@ def _finding(found: Evaluation) -> str:
 
 def _criteria(found: Evaluation) -> Iterator[str]:
     yield "## What was to hold"
-    yield ""
-    yield from _head("figure", "over", "cells", "found", "wanted", "")
+    rows: list[tuple[object, ...]] = []
     for grid, document in found.documents.items():
-        rows = document["cells"]
-        agree = sum(row["replay"]["agrees"] and row["replay"]["accounts_agree"] for row in rows)
-        yield _row(
-            "logs whose replay gives the decisions", grid, len(rows), agree, len(rows), _said(agree == len(rows))
-        )
+        agree, cells = sum(map(agrees, document["cells"])), len(document["cells"])
+        rows.append(("logs whose replay gives the decisions", grid, cells, agree, cells, _said(agree == cells)))
         for it in document["criteria"]:
             if it["value"] is not None:
-                wanted = ", ".join(f"at {key} {it[key]:g}" for key in ("least", "most") if it[key] is not None)
-                said = _said(it["holds"]) if it["judged"] else "not judged"
                 over = f"{grid}, {it['over']} decides" if it["over"] != "all" else grid
-                yield _row(it["what"], over, it["cells"], f"{it['value']:.4g}", wanted, said)
+                rows.append((it["what"], over, it["cells"], *judgement(it)))
     exact = found.step("exact")
     if exact is not None:
-        yield _row("outputs equal between policies", "exact", len(exact["digests"]), "", "", _said(exact["equal"]))
+        rows.append(("outputs equal between policies", "exact", len(exact["digests"]), "", "", _said(exact["equal"])))
+    yield table(("figure", "over", "cells", "found", "wanted", ""), rows, 0)
 
 
 def _grids(found: Evaluation) -> Iterator[str]:
     yield "## Cells"
+    heads = ("policy", "budget", "TPOT ms", "predicted", "error", "expected", "decides", "link GB/s")
     for grid, document in found.documents.items():
         name = document["provenance"]["model"]["name"]
-        yield ""
         yield f"{GRIDS[grid]}: [{name}]({file_of(grid, name)}.md), {len(document['cells'])} cells"
-        yield ""
-        yield from _head("policy", "budget", "TPOT ms", "predicted", "error", "expected", "decides", "link GB/s")
+        rows = []
         for row in document["cells"]:
-            it, rate = row["errors"]["tpot_ms"], row["link"]["gb_per_s"]
-            figures = (_number(it["device"]), _number(it["simulated"]), _share(it["error"]), _share(row["expected"]))
-            yield _row(row["policy"]["name"], row["budget"], *figures, row["decides"], _number(rate))
+            it = row["errors"]["tpot_ms"]
+            figures = (number(it["device"]), number(it["simulated"]), share(it["error"]), share(row["expected"]))
+            of = row["policy"]["name"], row["budget"]
+            rows.append((*of, *figures, row["decides"], number(row["link"]["gb_per_s"])))
+        yield table(heads, rows, 0)
         if document["failed"]:
-            yield ""
-        for it in document["failed"]:
-            yield f"- not judged: {it['policy']} at {it['budget']}: {it['error']}"
+            left = document["failed"]
+            yield "\n".join(f"- not judged: {it['policy']} at {it['budget']}: {it['error']}" for it in left)
 
 
 def _copies(found: Evaluation) -> Iterator[str]:
@@ -95,12 +86,12 @@ def _copies(found: Evaluation) -> Iterator[str]:
     if copies is None:
         return
     yield "## Copies from host to device"
-    yield ""
-    curves = copies["curves"]
-    shown = ("copy_h2d_pinned", "copy_h2d_call", "copy_h2d_pageable")
-    yield from _head("bytes", "pinned GB/s", "one by one", "pageable")
-    for i, n in enumerate(curves[shown[0]]["axes"]["bytes"]):
-        yield _row(n, *(f"{n / curves[name]['samples'][i]['median']:.2f}" for name in shown))
+    shown = [copies["curves"][f"copy_h2d_{name}"] for name in ("pinned", "call", "pageable")]
+    rows = [
+        (n, *(f"{n / curve['samples'][i]['median']:.2f}" for curve in shown))
+        for i, n in enumerate(shown[0]["axes"]["bytes"])
+    ]
+    yield table(("bytes", "pinned GB/s", "one by one", "pageable"), rows, 0)
 
 
 def _overheads(found: Evaluation) -> Iterator[str]:
@@ -108,7 +99,6 @@ def _overheads(found: Evaluation) -> Iterator[str]:
     if runtime is None:
         return
     yield "## The runtime's own overheads"
-    yield ""
     yield (
         f"Per layer event {runtime['layer_overhead_us']:g} us, per expert launched {runtime['launch_us']:g} us, per"
         f" copy {runtime['copy_overhead_us']:g} us; with them the runs that they are fitted to are off by"
@@ -117,14 +107,11 @@ def _overheads(found: Evaluation) -> Iterator[str]:
 
 
 def _decisions(found: Evaluation) -> Iterator[str]:
-    policies: Mapping[str, Any] = found.decisions["policy_us"]
-    if not policies:
-        return
-    yield f"## The policies' own time, {found.decisions['where']}"
-    yield ""
-    yield from _head("policy", "us per prefill pass", "us per decode pass")
-    for name, it in policies.items():
-        yield _row(name, *(_number(it.get(phase)) for phase in ("prefill", "decode")))
+    policies = found.decisions["policy_us"]
+    if policies:
+        yield f"## The policies' own time, {found.decisions['where']}"
+        rows = [(name, *(number(it.get(phase)) for phase in ("prefill", "decode"))) for name, it in policies.items()]
+        yield table(("policy", "us per prefill pass", "us per decode pass"), rows, 0)
 
 
 def _peers(found: Evaluation) -> Iterator[str]:
@@ -132,14 +119,11 @@ def _peers(found: Evaluation) -> Iterator[str]:
     if peers is None:
         return
     yield "## Beside the library"
-    yield ""
-    yield from _head("", "ms per token", "ratio")
-    for row in peers["rows"]:
-        yield _row(
-            row["name"], _number(row["ms_per_token"]), f"{row['ms_per_token'] / peers['rows'][0]['ms_per_token']:.2f}"
-        )
-    for name, why in peers["left_out"].items():
-        yield f"- left out: {name}: {why}"
+    took = {row["name"]: row["ms_per_token"] for row in peers["rows"]}
+    base = peers["rows"][0]["ms_per_token"]
+    yield table(("", "ms per token", "ratio"), [(row, number(ms), f"{ms / base:.2f}") for row, ms in took.items()], 0)
+    if peers["left_out"]:
+        yield "\n".join(f"- left out: {name}: {why}" for name, why in peers["left_out"].items())
 
 
 def _exact(found: Evaluation) -> Iterator[str]:
@@ -147,19 +131,17 @@ def _exact(found: Evaluation) -> Iterator[str]:
     if exact is None:
         return
     yield "## Outputs"
-    yield ""
     same = "equal to the bit" if exact["equal"] else "**not equal**"
     yield f"{', '.join(exact['digests'])}: {same} over {exact['passes']} passes. From the library's logits:"
-    yield ""
-    yield from _head("", "largest difference", "largest logit", "same argmax")
-    for name, key in (("one expert at a time", "library"), ("grouped kernel", "grouped")):
-        it = exact[key]
-        yield _row(name, f"{it['largest']:.3g}", f"{it['largest_logit']:.3g}", _share(it["same_argmax"]))
+    rows = [
+        (name, f"{exact[key]['largest']:.3g}", f"{exact[key]['largest_logit']:.3g}", share(exact[key]["same_argmax"]))
+        for name, key in (("one expert at a time", "library"), ("grouped kernel", "grouped"))
+    ]
+    yield table(("", "largest difference", "largest logit", "same argmax"), rows, 0)
     ways = exact["tpot_ms"]
-    yield ""
     yield (
-        f"TPOT of one request under lru at 75 % ({ways['exact']['slots']} slots): {_number(ways['exact']['mean'])} ms"
-        f" one at a time, {_number(ways['grouped']['mean'])} ms grouped."
+        f"TPOT of one request under lru at 75 % ({ways['exact']['slots']} slots): {number(ways['exact']['mean'])} ms"
+        f" one at a time, {number(ways['grouped']['mean'])} ms grouped."
     )
 
 
@@ -167,7 +149,6 @@ def _passes(found: Evaluation) -> Iterator[str]:
     passes = found.step("passes")
     if passes is not None:
         yield "## A decode pass"
-        yield ""
         launches = f" and {passes['launches_per_pass']:.0f} kernel launches" * bool(passes["launches_per_pass"])
         yield (
             f"{passes['aten_calls_per_pass']:.0f} operations of torch, nested ones counted too,{launches} a pass under"
@@ -177,28 +158,10 @@ def _passes(found: Evaluation) -> Iterator[str]:
 
 def _steps(found: Evaluation) -> Iterator[str]:
     yield "## Steps"
-    yield ""
-    yield from _head("step", "state", "wall s", "CPU s", "")
-    for name, it in found.record["steps"].items():
-        yield _row(name, it["state"], f"{it['wall_s']:.1f}", f"{it['cpu_s']:.1f}", it["said"])
-
-
-def _head(*names: str) -> Iterator[str]:
-    yield _row(*names)
-    yield _row(*("---",) * len(names))
-
-
-def _row(*cells: object) -> str:
-    return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
+    steps = found.record["steps"].items()
+    rows = [(name, it["state"], f"{it['wall_s']:.1f}", f"{it['cpu_s']:.1f}", it["said"]) for name, it in steps]
+    yield table(("step", "state", "wall s", "CPU s", ""), rows, 0)
 
 
 def _said(holds: bool) -> str:
     return "holds" if holds else "**fails**"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"

@@ -8,9 +8,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from real import overheads
-from real.calibrate import with_overheads
-from real.overheads import Sample
+from real.calibrate import overheads
+from real.calibrate.overheads import Sample
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.make import make_policy
@@ -41,7 +40,7 @@ def samples(found: Mapping[str, Any], traces: Path, hardware: Mapping[str, Any])
 def fitted(hardware: Mapping[str, Any], found: Mapping[str, Any], traces: Path, name: str) -> dict[str, Any]:
     """The profile with the overheads that the runs show."""
     runs = samples(found, traces, hardware)
-    return with_overheads(hardware, overheads.fit(runs), name, found["model"], found["seed"], found["date"])
+    return overheads.with_overheads(hardware, overheads.fit(runs), name, found["model"], found["seed"], found["date"])
 
 
 def expected(cell: Cell) -> float | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,15 +10,15 @@ from typing import Any
 
 import torch
 
-from real.grid import read_profile
+from real.calibrate.drawn import draw
 from real.measure.clock import Clock
-from real.measure.record import Record
+from real.measure.record import Record, read_step
 from real.measure.sizes import FULL, TINY, Subject
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
-from real.synthetic import draw
 from real.validation.ran import runtime_digest
+from real.words import one_run, read_profile
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.inputs import Inputs
@@ -29,6 +27,7 @@ from sim.prices import shipped
 from traces.calibrate.machine import describe, now
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
+from traces.kit.telling import say
 from traces.kit.whole import writable, write_whole
 
 MAIN, LINK = "main", "link"
@@ -70,11 +69,7 @@ class Bench:
 
     def read(self, name: str) -> Any:
         """A step's result; None where there is none yet. UserError if it is damaged."""
-        path = self.folder / f"{name}.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON ({error}); remove the file, and measure this step again") from None
+        return read_step(self.folder, name)
 
     def profile(self) -> Mapping[str, Any]:
         """The machine as measured so far, without the runtime's overheads; else a published one."""
@@ -134,24 +129,8 @@ class Bench:
     def config(self, which: str, policy: str, budget: str, **more: Any) -> RunConfig:
         """One run of a subject; the trace by the name under which it lies in the folder."""
         subject = self.subject(which)
-        return RunConfig.from_dict(
-            {
-                "policy": {"name": policy},
-                "model": subject.profile(),
-                "hardware": dict(self.profile()),
-                "workload": {"name": "closed_loop", "batch": 1},
-                "trace": subject.trace,
-                "budget": budget,
-                "chunks": 1,
-                "warmup": subject.warmup,
-                "limit": subject.limit,
-                "seed": 0,
-                "bounds": False,
-                "log": False,
-                "timeline": False,
-            }
-            | more
-        )
+        own = {"warmup": subject.warmup, "limit": subject.limit} | more
+        return one_run(policy, budget, subject.profile(), self.profile(), subject.trace, **own)
 
     def cell(self, which: str, policy: str, budget: str, **more: Any) -> Cell:
         """The same, made real."""
@@ -160,8 +139,8 @@ class Bench:
 
     def reference(self) -> Cell:
         """One request of the reference model on its own sample, under lru at 25 %."""
-        config = self.config(MAIN, "lru", "25%", limit=1, warmup=0, model=dict(shipped("model", "reference")))
-        return make_cell(replace(config, trace="sample"), self.inputs)
+        config = one_run("lru", "25%", shipped("model", "reference"), self.profile(), "sample", limit=1)
+        return make_cell(config, self.inputs)
 
     def expert_bytes(self, which: str) -> int:
         """Bytes of all experts of a subject's model."""
@@ -183,7 +162,3 @@ class Bench:
             sizes = profile["moe_layers"], profile["experts"], profile["top_k"]
             draw(path, sizes, f"{subject.model}_shape", subject.drawn, 1)
         return str(path)
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

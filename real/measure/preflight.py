@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from real.measure.bench import MAIN, Bench, say
+from real.measure.bench import MAIN, Bench
 from real.runtime.host import Host
 from real.runtime.models import Where
 from real.runtime.pinned import PageLocks
@@ -22,6 +22,7 @@ from sim.core.replay import replay
 from sim.experiment.make import make_core, make_policy
 from traces.calibrate.timing import Clock, measure
 from traces.kit.errors import UserError
+from traces.kit.telling import in_short, say
 from traces.kit.units import format_bytes
 
 NEEDS = {"python": "3.11", "torch": "2.11", "transformers": "5.17", "numpy": "2.0", "yaml": "6", "safetensors": "0.5"}
@@ -60,7 +61,7 @@ def run(bench: Bench) -> str:
         try:
             ok, said = True, check()
         except Exception as error:  # whatever it is: the other checks are still to be heard
-            ok, said = False, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+            ok, said = False, in_short(error, kind=True)
         found.append(Check(name, ok, said, round(time.monotonic() - began, 2)))
         say(f"  {'ok ' if ok else 'OFF'} {name}: {said}")
     bench.write("preflight", [asdict(check) for check in found])

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from real import overheads as fitting
-from real.measure.bench import LINK, MAIN, Bench, say
+from real.calibrate import overheads as fitting
+from real.measure.bench import LINK, MAIN, Bench
 from real.measure.clock import OutOfTimeError
 from real.runtime.recorded import run_forced
 from real.validation.own_time import own_time
@@ -17,6 +17,7 @@ from sim.experiment.cell import make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.make import make_policy
 from traces.kit.errors import UserError
+from traces.kit.telling import say
 
 SLACK = 1.2
 """A cell is begun where so many times the longest one's seconds are left."""

@@ -11,10 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from real.measure import beside, device, preflight, served
-from real.measure.bench import Bench, say
+from real.measure.bench import Bench
 from real.measure.clock import Clock, OutOfTimeError
 from real.measure.record import State, claim
 from traces.kit.errors import UserError, allowing, one_of
+from traces.kit.telling import in_short, say
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,10 @@ def _run(step: Step, bench: Bench, clock: Clock) -> State:
     except OutOfTimeError:
         state = ended("stopped", f"after {seconds:.0f} s, which it may have")
     except UserError as error:
-        state = ended("failed", " ".join(str(error).split()))
+        state = ended("failed", in_short(error))
     except Exception as error:  # a bug of ours, or a device that gave up: the next steps are still worth having
         traceback.print_exc()
-        state = ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        state = ended("failed", in_short(error, kind=True))
     else:
         return ended("done", said)
     with suppress(RuntimeError):  # of a device that has given up: each step that is left will say so

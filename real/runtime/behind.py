@@ -23,6 +23,7 @@ from sim.core.log import record
 from sim.core.state import DEMAND
 from sim.core.words import NONE, Prediction
 from sim.results.timeline import Timeline
+from traces.kit.telling import in_short
 
 SWITCH_S = 5e-5
 """How long one thread may keep the interpreter from the other: the default, 5 ms, is a hundred expert computations."""
@@ -36,7 +37,7 @@ class Behind:
 
     def __init__(self, core: Core, pool: Pool, depth: int, predictor_threads: int) -> None:
         self.core, self.pool, self.backend, self.depth = record(core), pool, pool.backend, depth
-        core.listen(pool)
+        core.listen("evict", pool.evict)
         self.timeline = Timeline()
         self._lock = threading.RLock()
         self._ready, self._work, self._due = (threading.Condition(self._lock) for _ in range(3))
@@ -165,11 +166,11 @@ class Behind:
         began = max(handed_over, self._free_since)
         self._free_since = now
         expert = chunk // self.core.setup.chunks
-        self.timeline.copy(began, now, chunk, self.core.kind[expert])
+        self.timeline.copy(began, now, chunk, self.core.state.kind[expert])
         self.timeline.occupancy(now, self.core.state.used)
         accounts = self.core.accounts
         accounts.link_busy_ns += now - max(began, accounts.start_ns)  # what lay in the warm-up does not count
-        self._charge(self.core.kind[expert], now)
+        self._charge(self.core.state.kind[expert], now)
         self.core.chunk_done(chunk, now)
 
     def _charge(self, cause: int, now: int) -> None:
@@ -225,5 +226,4 @@ class Behind:
         except RuntimeError as error:
             layer, expert = divmod(chunk // self.core.setup.chunks, self.core.setup.n_experts)
             what = "the compute of experts" if chunk == NONE else f"the copy of expert {expert} of layer {layer}"
-            said = " ".join(str(error).split())[:200]
-            raise DeviceError(f"{what} failed on {self.backend.device}: {said}") from error
+            raise DeviceError(f"{what} failed on {self.backend.device}: {in_short(error)}") from error

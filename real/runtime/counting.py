@@ -17,6 +17,7 @@ from real.runtime.backend import Backend, DeviceError, Ticket
 from real.runtime.runner import Runner
 from real.runtime.tiny import follow, tiny_model
 from sim.workload.passes import Pass
+from traces.kit.telling import in_short
 
 
 class _Counted:
@@ -44,8 +45,9 @@ class Counting:
         if threading.get_ident() == self._thread:
             self.seen[what] += 1
 
-    def enter(self) -> None:
-        self.backend.enter()
+    def __getattr__(self, name: str) -> Any:
+        """What crosses nothing is the other backend's."""
+        return getattr(self.backend, name)
 
     def start_copy(self, target: Tensor, source: Tensor) -> Ticket:
         return _Counted(self.backend.start_copy(target, source), self)
@@ -64,9 +66,6 @@ class Counting:
     def synchronize(self) -> None:
         self.note("waits")
         self.backend.synchronize()
-
-    def allocated(self) -> int:
-        return self.backend.allocated()
 
 
 class NoSync:
@@ -112,7 +111,7 @@ def count_forced(device: torch.device, held: int) -> dict[str, int]:
             try:
                 logits = compute(step, tokens, every)
             except RuntimeError as error:
-                raise DeviceError(f"a layer waits for the device: {' '.join(str(error).split())[:200]}") from error
+                raise DeviceError(f"a layer waits for the device: {in_short(error)}") from error
             last.clear()
             last.update(counting.seen)
             return logits

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,12 +63,6 @@ class Host:
                 f"{what} take {format_bytes(nbytes)} of host memory, and {format_bytes(free)} are free;"
                 " allowed: a model that fits, or host_memory=SIZE where the machine has more than it shows"
             )
-
-    @contextmanager
-    def room_for(self, nbytes: int) -> Iterator[None]:
-        """A block that is entered where there is room for a model's weights. UserError where there is none."""
-        self.check(nbytes, "the model's weights")
-        yield
 
     def blocks(self, nbytes: int, count: int) -> Iterator[Tensor]:
         """`count` blocks, uint8 [nbytes], one after the other as they are asked for: page-aligned, zero, and touched.

@@ -22,6 +22,7 @@ from real.runtime.masked import MaskedGate
 from real.runtime.pool import ALIGNED, Pool
 from real.runtime.store import HostStore
 from traces.kit.errors import UserError
+from traces.kit.telling import in_short
 from traces.models.families import INTERFACE, MoeModel, inspect_model
 
 _names = itertools.count()
@@ -156,8 +157,7 @@ class Offloaded:
                 layer.warm_up()
             self.backend.synchronize()
         except RuntimeError as error:
-            said = " ".join(str(error).split())[:200]
-            raise DeviceError(f"the model cannot be run on {self.backend.device}: {said}") from error
+            raise DeviceError(f"the model cannot be run on {self.backend.device}: {in_short(error)}") from error
         finally:
             self.model.set_experts_implementation(TAKEN)
             ALL_EXPERTS_FUNCTIONS.pop(name)

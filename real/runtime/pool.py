@@ -10,17 +10,17 @@ from torch import Tensor
 
 from real.runtime.backend import Backend, DeviceError, Ticket
 from real.runtime.store import HostStore
-from sim.core.listener import FactListener
 from sim.core.state import CoreError, split_chunks
+from traces.kit.telling import in_short
 
 ALIGNED = 16
 """Bytes: a GPU's kernels choose by whether what they read begins at a multiple of it."""
 
 
-class Pool(FactListener):
+class Pool:
     """Which expert lies in which slot. The core says who may have one; here is where it is.
 
-    `weights`: name -> [slots, ...], what the kernels read. `slot_of`: flat number -> slot, -1 without one.
+    `weights`: name -> [slots, ...], what the kernels read. `slot_of`: expert number -> slot, -1 without one.
     """
 
     def __init__(self, store: HostStore, capacity: int, chunks: int, backend: Backend) -> None:
@@ -31,9 +31,8 @@ class Pool(FactListener):
         try:
             self.block = torch.empty(self.slots, nbytes, dtype=torch.uint8, device=backend.device)
         except RuntimeError as error:
-            said = " ".join(str(error).split())[:200]
             raise DeviceError(
-                f"{self.slots} experts of {nbytes} bytes do not fit on {backend.device}: {said};"
+                f"{self.slots} experts of {nbytes} bytes do not fit on {backend.device}: {in_short(error)};"
                 " allowed: a budget that fits beside the dense part"
             ) from None
         backend.synchronize()  # whoever had this memory before may still be at work, on another stream than the copies
@@ -45,7 +44,7 @@ class Pool(FactListener):
         self._tables: list[Tensor | None] = [None] * n_layers
         self._stale = [True] * n_layers  # tables, of which another than the one on the device holds
         self.holds_all = self.slots == len(self.slot_of)
-        """Then each expert has the slot of its flat number."""
+        """Then each expert has the slot of its number."""
         self._free = list(range(self.slots - 1, -1, -1))
         ends = [0]
         for size in split_chunks(nbytes, chunks):

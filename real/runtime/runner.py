@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sim.experiment.stated import stated
 from torch import Tensor
 
 from policies.api import Policy, Setup
@@ -17,6 +16,7 @@ from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from sim.core.core import Core
+from sim.core.stated import stated
 from sim.core.words import StepSignals
 from sim.results.document import Outcome
 from sim.workload.passes import Pass

@@ -72,7 +72,7 @@ class HostStore:
         return sum(block.numel() for block in self.blocks)
 
     def expert(self, flat: int) -> Tensor:
-        """The bytes of the expert of a flat number, uint8 [nbytes]."""
+        """The bytes of an expert, by its number, uint8 [nbytes]."""
         layer, index = divmod(flat, self.n_experts)
         return self.blocks[layer][index]
 

@@ -39,6 +39,6 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    from sim.cli import guarded
+    from traces.kit.command import guarded
 
     sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -24,6 +24,7 @@ from sim.experiment.provenance import result_of
 from sim.results.label import label
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
+from traces.kit.telling import in_short
 from traces.kit.whole import write_whole
 
 COUNTED = ("hits", "fates", "fate_bytes", "issued", "demand_bytes", "speculative_bytes", "predicts", "quality")
@@ -111,7 +112,7 @@ def load(path: Path, traces: Path) -> tuple[RunConfig, Ran]:
             f"{error.filename or path}: {error.strerror}; allowed: what python -m real measure wrote"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        why = in_short(error, kind=True)
         raise UserError(
             f"{path}: not a run of python -m real measure ({why}); remove it, and measure it again"
         ) from None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from policies import registry
+from sim.results.label import label
 
 FIGURES = (
     "tpot_ms",
@@ -18,6 +19,8 @@ FIGURES = (
     "hit_bytes",
 )
 TIMES = FIGURES[:3]
+WIDE = 100
+"""Columns of a terminal that has room for TTFT as well."""
 WORDS = {
     "tpot_ms": "TPOT",
     "ttft_ms": "TTFT",
@@ -48,14 +51,6 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def label(policy: Mapping[str, Any]) -> str:
-    """The policy's name, and the parameters in which it is not as its name says."""
-    name = str(policy["name"])
-    usual = registry.defaults(name)
-    other = [f"{key}={value}" for key, value in policy.items() if key != "name" and usual.get(key) != value]
-    return f"{name} ({', '.join(other)})" if other else name
-
-
 def about(source: Mapping[str, Any]) -> list[str]:
     """What was run on what, a line each."""
     trace, hardware, device = source["trace"], source["hardware"], source["device"]
@@ -72,104 +67,130 @@ def about(source: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def markdown(document: Mapping[str, Any]) -> str:
-    """The document for a person: what was run, the errors summed up, a row per cell with the worst first."""
+def markdown(document: Mapping[str, Any], columns: int | None = None) -> str:
+    """The document for a person: what was run, the errors summed up, a row per cell with the worst first.
+
+    ``columns``: of a terminal, which has no room for all that a file says of a cell.
+    """
     source, rows = document["provenance"], document["cells"]
-    lines = [
+    times, hits = (TIMES, FIGURES[3:]) if columns is None else (TIMES[: 2 if columns >= WIDE else 1], ("hit_complete",))
+    whole = columns is None
+    blocks = [
         f"# Predicted against measured: {source['model']['name']} on {source['hardware']['name']}",
-        "",
-        *(f"- {line}" for line in about(source)),
-        "",
+        "\n".join(f"- {line}" for line in about(source)),
         "Error of a time: (measured - predicted) / measured. Of a hit rate: measured - predicted.",
-        "",
-        "| | median error | worst error | cells |",
-        "|---|--:|--:|--:|",
-    ]
-    for name, errors in document["summary"].items():
-        shown = [share(errors[key], name) for key in ("median", "worst")] if errors else ["-", "-"]
-        lines.append(f"| {WORDS[name]} | {shown[0]} | {shown[1]} | {errors['rows'] if errors else 0} |")
-    lines += ["", *_criteria(document["criteria"])]
-    lines += [
-        "",
+        table(
+            ("", "median error", "worst error", "cells"),
+            [(WORDS[name], *_sizes(it, name)) for name, it in document["summary"].items()],
+        ),
+        *_criteria(document["criteria"]),
         "*Decides*: what most of the predicted time goes to, known before the run. *Expected*: how far TPOT may be off"
-        " by the scatter of what was measured beforehand. *Link*: GB/s while it copies, and its share of the table's.",
-        "",
-        _row(["policy", "budget", *_heads(), "decides", "link, GB/s (of table)", "replay"]),
-        _row(["---", "--:", *["--:"] * (len(_heads())), "---", "--:", "---"]),
+        " by the scatter of what was measured beforehand. *Link*: GB/s while it copies, and its share of the table's."
+        " *Replay*: whether the device's log gives its decisions again without a clock."
+        + ("" if whole else " The files have all times and hit rates."),
+        _cells(rows, times, hits, whole),
     ]
-    lines += [_row(_cells(row)) for row in rows]
     if document["failed"]:
-        lines += ["", "Not run:", ""]
-        lines += [f"- {it['policy']} at {it['budget']}: {it['error']}" for it in document["failed"]]
-    return "\n".join(lines) + "\n"
+        blocks.append("Not run:")
+        blocks.append("\n".join(f"- {it['policy']} at {it['budget']}: {it['error']}" for it in document["failed"]))
+    return "\n\n".join(blocks) + "\n"
 
 
-def _heads() -> list[str]:
-    times = [f"{WORDS[name]} {what}" for name in TIMES for what in ("measured, ms", "predicted", "error")]
-    times.insert(3, "expected")
-    return times + [f"{WORDS[name]} (error)" for name in FIGURES[3:]]
+def _sizes(errors: Mapping[str, Any] | None, name: str) -> tuple[object, ...]:
+    """The median and the largest error of a figure, and over how many cells."""
+    return (*(share(errors[key], name) for key in ("median", "worst")), errors["rows"]) if errors else ("-", "-", 0)
+
+
+def show(text: Callable[[int], str]) -> None:
+    """Print what ``text`` gives for a terminal of so many columns as its Markdown means it; as it is without rich."""
+    try:
+        from rich.markdown import Markdown
+
+        from traces.kit.console import stdout_console
+    except ImportError:
+        sys.stdout.write(text(WIDE))
+        return
+    console = stdout_console()
+    console.print(Markdown(text(console.width)))
+
+
+def judgement(it: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Of a criterion with a figure: the figure, what was wanted, and whether it holds."""
+    wanted = [f"{how} {it[key]:g}" for key, how in (("least", "at least"), ("most", "at most")) if it[key] is not None]
+    said = "holds" if it["holds"] else "**fails**" if it["judged"] else "off"
+    return f"{it['value']:.4g}", ", ".join(wanted), said + "; not judged" * (not it["judged"])
+
+
+def agrees(cell: Mapping[str, Any]) -> bool:
+    """Whether the replay of a cell's log gives the device's decisions, and counts alike."""
+    return bool(cell["replay"]["agrees"] and cell["replay"]["accounts_agree"])
 
 
 def _way(exact: bool) -> str:
     return "one by one, whatever is in memory" if exact else "in one grouped kernel where all are there"
 
 
-def _criteria(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The criteria as a table; [] where no cell falls under any."""
-    rows = [it for it in found if it["value"] is not None]
-    if not rows:
-        return []
-    lines = [_row(["criterion", "cells", "found", "wanted", ""]), _row(["---", "--:", "--:", "--:", "---"])]
-    for it in rows:
-        what, figure, wanted, said = judgement(it)
-        lines.append(_row([what, str(it["cells"]), figure, wanted, said.replace("fails", "**fails**")]))
-    return lines
+def _criteria(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The criteria as a table; nothing where no cell falls under any."""
+    rows = []
+    for it in found:
+        if it["value"] is not None:
+            where = "" if it["over"] == "all" else f"; cells where the {it['over']} decides"
+            rows.append((f"{it['what']}{where}", it["cells"], *judgement(it)))
+    if rows:
+        yield table(("criterion", "cells", "found", "wanted", ""), rows, 3)
 
 
-def judgement(it: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """Of a criterion with a figure: what it is over, the figure, what was wanted, and whether it holds."""
-    wanted = [f"{how} {it[key]:g}" for key, how in (("least", "at least"), ("most", "at most")) if it[key] is not None]
-    said = "holds" if it["holds"] else "fails" if it["judged"] else "off"
-    where = "" if it["over"] == "all" else f"; cells where the {it['over']} decides"
-    return f"{it['what']}{where}", f"{it['value']:.4g}", ", ".join(wanted), said + "; not judged" * (not it["judged"])
+def _cells(cells: Sequence[Mapping[str, Any]], times: Sequence[str], hits: Sequence[str], whole: bool) -> str:
+    heads = [f"{WORDS[name]} {what}" for name in times for what in ("measured, ms", "predicted", "error")]
+    heads += [f"{WORDS[name]} (error)" for name in hits]
+    rows = []
+    for it in cells:
+        figures = [figure for name in times for figure in _time(it, name, whole)]
+        for name in hits:
+            rate = it["errors"][name]
+            figures.append(f"{_or_dash(rate['device'], '.3f')} ({share(rate['error'], name, sign=True)})")
+        last = [it["decides"], "agrees" if agrees(it) else "**differs**"]
+        if whole:
+            of_table = it["link"]["of_table"]
+            figures.insert(3, share(it.get("expected")))
+            last.insert(1, number(it["link"]["gb_per_s"]) + ("" if of_table is None else f" ({of_table:.3f})"))
+        rows.append((label(it["policy"]), it["budget"], *figures, *last))
+    ends = ["decides", "replay"]
+    if whole:
+        heads.insert(3, "expected")
+        ends.insert(1, "link, GB/s (of table)")
+    return table(("policy", "budget", *heads, *ends), rows, 1 + len(heads))
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    found = [label(row["policy"]), str(row["budget"])]
-    for name in TIMES:
-        it = row["errors"][name]
-        low, high = row["spread"].get(name) or (None, None)
-        spread = f" ({milliseconds(low)} to {milliseconds(high)})" if low != high else ""
-        found += [
-            milliseconds(it["device"]) + spread,
-            milliseconds(it["simulated"]),
-            share(it["error"], name, sign=True),
-        ]
-        if name == TIMES[0]:
-            found.append(share(row.get("expected"), name))
-    for name in FIGURES[3:]:
-        it = row["errors"][name]
-        rate = "-" if it["device"] is None else f"{it['device']:.3f}"
-        found.append(f"{rate} ({share(it['error'], name, sign=True)})")
-    replay, link = row["replay"], row["link"]
-    rate = "-" if link["gb_per_s"] is None else f"{link['gb_per_s']:.3g}"
-    rate += "" if link["of_table"] is None else f" ({link['of_table']:.3f})"
-    return [*found, row["decides"], rate, "agrees" if replay["agrees"] and replay["accounts_agree"] else "**differs**"]
+def _time(it: Mapping[str, Any], name: str, whole: bool) -> tuple[str, str, str]:
+    """Of a cell's time: measured, between which two where several runs were, predicted, and the error."""
+    errors, (low, high) = it["errors"][name], it["spread"].get(name) or (None, None)
+    spread = f" ({number(low)} to {number(high)})" if whole and low != high else ""
+    return (
+        number(errors["device"]) + spread,
+        number(errors["simulated"]),
+        share(errors["error"], name, sign=True),
+    )
 
 
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]], right: int | None = None) -> str:
+    """In Markdown; after the first column ``right`` of them (None: all) are figures."""
+    figures = len(heads) - 1 if right is None else right
+    rule = ("---", *["--:"] * figures, *["---"] * (len(heads) - 1 - figures))
+    cells = [[str(cell).replace("|", "/") for cell in row] for row in (heads, rule, *rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def milliseconds(value: float | None) -> str:
+def number(value: float | None) -> str:
     """Three digits."""
-    return "-" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return _or_dash(value, ".3g" if value is None or value < 100 else ".0f")
 
 
-def share(value: float | None, name: str, sign: bool = False) -> str:
+def share(value: float | None, name: str = TIMES[0], sign: bool = False) -> str:
     """An error: of a time as a percentage, of a rate as it is."""
-    if value is None:
-        return "-"
-    if name in TIMES:
-        return f"{value:+.1%}" if sign else f"{value:.1%}"
-    return f"{value:+.4f}" if sign else f"{value:.4f}"
+    return _or_dash(value, ("+" if sign else "") + (".1%" if name in TIMES else ".4f"))
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"

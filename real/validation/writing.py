@@ -17,10 +17,11 @@ import numpy as np
 
 from real.validation.compare import Logs
 from real.validation.criteria import criteria
-from real.validation.verdict import label, markdown, summary, worst_first
+from real.validation.verdict import markdown, summary, worst_first
 from sim.experiment.cell import Cell
 from sim.experiment.provenance import measured_requests
 from sim.prices import figures
+from sim.results.label import label
 from traces.kit.strict import dump_json
 from traces.kit.whole import writable, write_whole
 

@@ -7,64 +7,70 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 from policies import registry
 from sim.check.laws import (
     assert_causal,
-    assert_facts,
+    assert_decided,
     assert_keeps_the_rules,
     assert_minimum,
     assert_says_what_it_is,
     digests,
 )
-from sim.check.variants import Variant, known_names, named
-from sim.cli import wants_help
+from sim.check.variants import Variant, named
 from traces.kit.errors import UserError
 from traces.kit.unexpected import in_one_line
 from traces.kit.units import counted
+from traces.kit.words import Position
 
-HELP = """\
-python -m sim check NAME [NAME ...]
-
-Tries a policy, with its defaults and with each parameter changed, on made-up
-requests and a watched machine. A parameter is changed by its type; values that
-the policy refuses are left out, and named.
-
-  causality      nothing that it decides changes when everything after that
-                 moment is changed
-  rules          the budget holds at every answer, accounts add up, and it does
-                 the same again, also from the log without a clock
-  minimum        the budget that it declares as its least is enough, and one
-                 byte less is refused
-  facts          what it states is plain JSON, the same again, and asking for it
-                 changes nothing
-  hash seeds     the same in processes with other hash seeds
-  docstring      the idea, its complexity O(...), lossless or lossy
-
-NAME: a policy of this project, of conf/policy, or of an installed package with
-an entry point in the group moe_offload.policies. To have the layers that it
-needs, a policy that looks further than one layer ahead says so in ahead.
-Exit status: 0 it keeps all, 1 it breaks one, 2 there is no such policy.
-"""
-DIGESTS = "digests"  # the mark of the processes that are compared
+DIGESTS = "import sys; from sim.check.cli import print_digests; print_digests(sys.argv[1])"
+"""What the processes do that are compared."""
 
 
-def main(words: Sequence[str]) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Tries a policy, with its defaults and with each parameter changed, on made-up
+    requests and a watched machine. A parameter is changed by its type; values that
+    the policy refuses are left out, and named.
+
+      causality      nothing that it decides changes when everything after that
+                     moment is changed
+      rules          the budget holds at every answer, accounts add up, and it does
+                     the same again, also from the log without a clock
+      minimum        the budget that it declares as its least is enough, and one
+                     byte less is refused
+      decided        what it states is plain JSON, the same again, and asking for it
+                     changes nothing
+      hash seeds     the same in processes with other hash seeds
+      docstring      the idea, its complexity O(...), lossless or lossy
+
+    {keys}
+
+    To have the layers that it needs, a policy that looks further than one layer
+    ahead says so in ahead.
+    Exit status: 0 it keeps all, 1 it breaks one, 2 there is no such policy.
+    """
+
+    names: Annotated[
+        tuple[str, ...],
+        Position("NAME"),
+        "a policy of this project, of conf/policy, or of an installed package with an entry point in the group"
+        " moe_offload.policies",
+    ]
+
+
+def main(options: Options) -> int:
     """Check each policy that is named; returns the exit status."""
-    if not words or wants_help(words):
-        sys.stdout.write(HELP)
-        return 0 if words else 2
-    if words[0] == DIGESTS:
-        sys.stdout.write(json.dumps(digests(_variants(words[1])[0])))
-        return 0
-    for word in words:
-        if "=" in word or word.startswith("-"):
-            key, _, value = word.lstrip("-").partition("=")
-            name = next((name for name in (value, key) if name in known_names()), "lru")
-            raise UserError(f"{word}: no word of sim check; allowed: names of policies, such as {name}")
-    found = {name: _variants(name) for name in words}
+    found = {name: _variants(name) for name in options.names}
     return max(_check(name, taken, refused) for name, (taken, refused) in found.items())
+
+
+def print_digests(name: str) -> None:
+    """What a policy decided, as JSON."""
+    sys.stdout.write(json.dumps(digests(_variants(name)[0])))
 
 
 def _variants(name: str) -> tuple[list[Variant], list[str]]:
@@ -114,7 +120,7 @@ def _laws(name: str, tried: Sequence[Variant]) -> dict[str, Iterator[Trial]]:
             (f"{v}, seed {seed}: ", partial(assert_keeps_the_rules, v, seed)) for v in tried for seed in range(6)
         ),
         "minimum": ((f"{v}: ", partial(assert_minimum, v)) for v in tried),
-        "facts": ((f"{v}: ", partial(assert_facts, v)) for v in tried),
+        "decided": ((f"{v}: ", partial(assert_decided, v)) for v in tried),
         "hash seeds": iter([("", partial(_same_everywhere, name))]),
         "docstring": iter([("", partial(assert_says_what_it_is, tried[0].name))]),
     }
@@ -136,7 +142,7 @@ def _problem(trial: Callable[[], None]) -> str | None:
 
 
 def _same_everywhere(name: str) -> None:
-    command = [sys.executable, "-m", "sim", "check", DIGESTS, name]
+    command = [sys.executable, "-P", "-c", DIGESTS, name]
     path = os.pathsep.join(entry for entry in sys.path if entry)
     outputs = set()
     for seed in ("0", "1"):

@@ -118,17 +118,17 @@ def assert_minimum(variant: Variant) -> None:
             raise AssertionError(f"{least - 1} bytes were accepted, and {least} are declared")
 
 
-def assert_facts(variant: Variant) -> None:
+def assert_decided(variant: Variant) -> None:
     """What it states is of the train requests alone: plain JSON, the same again, and asking changes nothing."""
     routing, setup = everything(3, variant.world)
     setup = variant.roomy(setup)
     told, untold = (ready(variant.build(setup), routing) for _ in range(2))
-    facts = stated(told)
-    _hold(json.loads(json.dumps(facts, allow_nan=False)) == facts, "its facts are not plain JSON")
-    _hold(stated(ready(variant.build(setup), routing)) == facts, "its facts are others, asked again")
+    decided = stated(told)
+    _hold(json.loads(json.dumps(decided, allow_nan=False)) == decided, "what it states is not plain JSON")
+    _hold(stated(ready(variant.build(setup), routing)) == decided, "what it states is another, asked again")
     for policy in (told, untold):
         policy.wants_history = lambda: False  # type: ignore[method-assign]
-    _hold(run(told, routing).core.digest() == run(untold, routing).core.digest(), "asking for its facts changed it")
+    _hold(run(told, routing).core.digest() == run(untold, routing).core.digest(), "to be asked changed it")
 
 
 def assert_says_what_it_is(name: str) -> None:
@@ -148,8 +148,8 @@ def digests(variants: Iterable[Variant]) -> dict[str, Any]:
     for variant in variants:
         routing, setup = everything(2, variant.world)
         setup = variant.roomy(setup)
-        facts = stated(ready(variant.build(setup), routing))
-        found[str(variant)] = [run(variant.build(setup), routing).core.digest(), facts]
+        decided = stated(ready(variant.build(setup), routing))
+        found[str(variant)] = [run(variant.build(setup), routing).core.digest(), decided]
     return found
 
 

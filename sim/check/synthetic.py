@@ -194,25 +194,37 @@ def draw(
     return Routing(ids, steps, n_experts, signals, world)
 
 
-class FakeHistory:
+class Recorded:
+    """Train requests with the passes of a routing; a request begins with each prefill."""
+
+    def __init__(self, routing: Routing) -> None:
+        self.routing = routing
+
+    def popularity(self) -> NDArray[np.int64]:
+        raise AssertionError("popularity is not asked for")
+
+    def steps(self) -> Iterator[PastStep]:
+        request, signals = -1, self.routing.signals
+        names = [f.name for f in fields(PastStep)[3:]]
+        for prefill, first, rows in self.routing.steps:
+            request += prefill
+            span = slice(first, first + rows)
+            yield PastStep(request, prefill, rows, *(partial(_copy, signals, name, span) for name in names))
+
+
+def _copy(signals: dict[str, NDArray[Any]], name: str, rows: slice) -> NDArray[Any]:
+    return signals[name][rows].copy()
+
+
+class FakeHistory(Recorded):
     """Some train requests, with all signals."""
 
     def __init__(self, setup: Setup, world: World = PLAIN) -> None:
-        self.setup, self.world = setup, world
+        super().__init__(draw(99, setup.n_layers, setup.n_experts, setup.top_k, decode=6, world=world))
         self.counts = np.random.default_rng(99).integers(0, 40, setup.n_layers * setup.n_experts)
 
     def popularity(self) -> NDArray[np.int64]:
         return self.counts
-
-    def steps(self) -> Iterator[PastStep]:
-        shape = (self.setup.n_layers, self.setup.n_experts, self.setup.top_k)
-        routing = draw(99, *shape, decode=6, world=self.world)
-        names = [f.name for f in fields(PastStep)[3:]]
-        request = -1
-        for prefill, first, rows in routing.steps:
-            request += prefill
-            readers = (partial(np.copy, routing.signals[name][first : first + rows]) for name in names)
-            yield PastStep(request, prefill, rows, *readers)
 
 
 def setup_of(

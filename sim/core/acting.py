@@ -38,7 +38,7 @@ class Acting:
         if state.spec[x] == NO_FATE:
             state.spec[x] = PENDING
             state.kind[x] = SPECULATIVE
-            loads.spec_bytes[x] = 0
+            state.spec_bytes[x] = 0
             loads.accounts.issued += 1
         state.dropping[x] = 0
         if state.given[x] < state.chunks:

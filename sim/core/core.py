@@ -25,7 +25,6 @@ from sim.core.accounts import (
 )
 from sim.core.acting import Acting
 from sim.core.loads import Loads
-from sim.core.queue import EMPTY
 from sim.core.routing import discount, reroute
 from sim.core.state import ARRIVED, DEMAND, LATE, PENDING
 from sim.core.turns import Turns
@@ -49,18 +48,22 @@ class Core(Loads):
         shown = signals.shown()
         self.step = Step(0, False, 0, (), (), shown)
         self.event = LayerEvent(-1, False, (), (), (), (), shown)
-        self.phase = 0
-        """Of the step: an index into accounts by phase."""
-        self._on_gate = policy.on_gate
         self._route = policy.route if policy.uses("route") or not policy.lossless else None
-        self.routes = self._route is not None
-        """Whether an event may be computed otherwise than it was recorded."""
         self.routing: Routing | None = None
         """What the policy has put in the place of the last gate's choice."""
         self._keep = policy.keep if policy.uses("keep") else None
-        acting = Acting(self, self.step, self.event)
-        self.expected, self._foretold = acting.expected, acting.foretold
-        policy.attach(self.state.view(), acting.actions())
+        self.acting = Acting(self, self.step, self.event)
+        policy.attach(self.state.view(), self.acting.actions())
+
+    @property
+    def phase(self) -> int:
+        """Of the step: an index into accounts by phase."""
+        return 0 if self.step.prefill else 1
+
+    @property
+    def routes(self) -> bool:
+        """Whether an event may be computed otherwise than it was recorded."""
+        return self._route is not None
 
     # -- facts --------------------------------------------------------------------------------------------------
 
@@ -73,7 +76,6 @@ class Core(Loads):
         step.rows = sum(counts)
         event = self.event
         event.prefill, event.layer, event.requests, event.counts = prefill, -1, requests, counts
-        self.phase = 0 if prefill else 1
         self.policy.on_step(step)
         if self._queue:  # what the policy refused to make room for, it may accept now
             self.pending = True
@@ -86,14 +88,14 @@ class Core(Loads):
         self.signals.layer = layer
         event = self.event
         event.layer, event.demand, event.tokens = layer, demand, tokens
-        foretold = self._foretold(layer)
+        foretold = self.acting.foretold(layer) if self.accounts.predicts else None
         if self._route is not None:
             self.routing = routing = self._route(event)
             self._answers.extend(reroute(routing, event, self.policy, self.accounts.quality[self.phase]))
         self._classify(event, foretold)
         if self._demand or self._queue:
             self.pending = True
-        self._on_gate(event)
+        self.policy.on_gate(event)
         if self._turns is not None:
             self._turns.follow(self.policy.schedule(event), event, self._demand)
         return event
@@ -136,7 +138,7 @@ class Core(Loads):
 
     def step_end(self, now: int) -> None:
         """The forward pass has ended."""
-        self._digest.flush()
+        self._answers.flush()
 
     # -- questions ----------------------------------------------------------------------------------------------
 
@@ -153,30 +155,20 @@ class Core(Loads):
     def next_chunk(self) -> int:
         """Which chunk to copy: demand before speculative, then priority, then first come. Takes the slot."""
         queue, given, chunks = self._demand, self._given, self._chunks
-        x = queue[0] if queue else NONE
-        if queue and not self._slot[x]:
-            x = self._placed()
-        demanded = x != NONE
-        if not demanded:
-            x = self._next_speculative()
-            if x == NONE:
-                self.pending = False
-                self._answers.append(NONE)
-                return NONE
-        chunk = x * chunks + given[x]
-        given[x] += 1
-        nbytes = self._chunk_bytes[chunk]
-        if demanded:
-            self.accounts.demand_bytes += nbytes
+        x = NONE
+        if queue:
+            x = queue[0]
+            if not self._slot[x] and not self._make_room(x, False):
+                x = self._next_in_wave()
+        if x != NONE:
+            chunk = x * chunks + given[x]
+            self.accounts.demand_bytes += self.state.chunk_bytes[chunk]
+            given[x] += 1
             if given[x] == chunks:
                 queue.remove(x)
                 self.pending = bool(queue or self._queue)
         else:
-            self.accounts.speculative_bytes += nbytes
-            self.spec_bytes[x] += nbytes
-            if given[x] == chunks:
-                self.speculative.drop(x)
-                self.pending = bool(queue) or self.speculative.head() != EMPTY
+            chunk = self._next_speculative()
         self._answers.append(chunk)
         return chunk
 
@@ -212,7 +204,7 @@ class Core(Loads):
                 queue.append(x)
         self._uncomputed = n = len(demand)
         size = state.size[layer * state.n_experts]
-        row = self.accounts.hits[self.phase][layer]
+        row = self.accounts.hits[0 if event.prefill else 1][layer]
         row[LOOKUPS] += n
         row[RESIDENT] += complete + resident
         row[COMPLETE] += complete
@@ -222,14 +214,11 @@ class Core(Loads):
             row[RECALL] += sum(x in foretold for x in demand)
             row[PREDICTED] += len(foretold)
             row[FETCHED] += sum(done[x] == chunks for x in foretold)
-        if self.routes:
+        if self._route is not None:
             discount(row, event, state, foretold)
 
-    def _placed(self) -> int:
-        """The first in line, once it has a slot. Where there is no room for it: an upgraded load that holds one."""
-        first = self._demand[0]
-        if self._make_room(first, False):
-            return first
+    def _next_in_wave(self) -> int:
+        """Where there is no room for the first in line: an upgraded load that holds its slot already, or NONE."""
         x = next((y for y in self._demand if self._slot[y]), NONE)
         if x == NONE and self._turns is not None:
             self._turns.let_one_pass()

@@ -8,20 +8,20 @@ from array import array
 _FLUSH = 1 << 16
 
 
-class Digest:
-    """Collects whole numbers in ``answers`` and hashes them in blocks; the list is never rebound."""
+class Digest(list[int]):
+    """The answers given so far, whole numbers, which are hashed in blocks."""
 
-    __slots__ = ("_hash", "answers")
+    __slots__ = ("_hash",)
 
     def __init__(self) -> None:
-        self.answers: list[int] = []
+        super().__init__()
         self._hash = hashlib.blake2b(digest_size=16)
 
     def flush(self, at_least: int = _FLUSH) -> None:
         """Hash what has been collected, if it is ``at_least`` so much."""
-        if len(self.answers) >= at_least:
-            self._hash.update(array("q", self.answers).tobytes())
-            self.answers.clear()
+        if len(self) >= at_least:
+            self._hash.update(array("q", self).tobytes())
+            self.clear()
 
     def hexdigest(self) -> str:
         """The digest of everything so far."""

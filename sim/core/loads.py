@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 from policies.api import Policy, Setup
 from sim.core.accounts import CANCELLED, IN_FLIGHT, USELESS, Accounts
 from sim.core.digest import Digest
-from sim.core.listener import FactListener, overheard
 from sim.core.queue import EMPTY, SpeculativeQueue
 from sim.core.state import ARRIVED, NO_FATE, CoreError, State
 from sim.core.words import NONE, Prediction
@@ -22,7 +23,7 @@ class Loads:
     def __init__(self, policy: Policy, setup: Setup) -> None:
         own = policy.gpu_bytes()
         state = State(setup.n_experts, setup.expert_bytes, setup.chunks, setup.budget - own, policy.layer_budgets())
-        self.setup, self.policy, self.state, self.own_bytes = setup, policy, state, own
+        self.setup, self.policy, self.state = setup, policy, state
         self.accounts = Accounts(setup.n_layers)
         self.pending = False
         """Whether asking next_chunk may give a chunk: something is queued and not known to be blocked."""
@@ -30,21 +31,21 @@ class Loads:
         """Asked for, and not yet taken by the machine."""
         self.log = array("q")
         """Facts and questions so far, where they are recorded (sim.core.log)."""
-        self.kind = state.kind
         # The hottest tables, without the way through the state.
         self._slot, self._given, self._done, self._pinned = state.slot, state.given, state.done, state.pinned
-        self._chunk_bytes = state.chunk_bytes
         self._chunks = setup.chunks
         self._demand: deque[int] = deque()
         self.speculative = SpeculativeQueue(len(state.done))
         self._queue = self.speculative.heap
-        self.spec_bytes = [0] * len(state.done)
-        self._digest = Digest()
-        self._answers = self._digest.answers
-        self._victim = policy.victim
+        self._answers = Digest()
         self._on_slot = policy.on_slot if policy.uses("on_slot") else None
         self._on_complete = policy.on_complete if policy.uses("on_complete") else None
         self._on_evict = policy.on_evict if policy.uses("on_evict") else None
+
+    @property
+    def own_bytes(self) -> int:
+        """What the policy itself keeps of the budget."""
+        return self.setup.budget - self.state.capacity
 
     @property
     def queued(self) -> bool:
@@ -53,11 +54,21 @@ class Loads:
 
     def digest(self) -> str:
         """Hash of all answers given so far, evictions included."""
-        return self._digest.hexdigest()
+        return self._answers.hexdigest()
 
-    def listen(self, listener: FactListener) -> None:
-        """From now on ``listener`` hears of all; of several, the last one first. Before a machine is made of it."""
-        overheard(self, listener)
+    def listen(self, name: str, tell: Callable[..., object]) -> None:
+        """``tell`` the operands of each fact or question of that name, or ``evict``, before the core acts on it.
+
+        Of several the last one hears first. A core that nobody listens to pays nothing for it; one that a machine was
+        made of is no longer heard.
+        """
+        act = getattr(self, name)
+
+        def heard(*operands: Any) -> Any:
+            tell(*operands)
+            return act(*operands)
+
+        setattr(self, name, heard)
 
     def take_predictions(self, *, may_block: bool) -> list[Prediction]:
         """What the policy has asked for since the last time. A machine lets it block after ``step_begin`` and ``gate``,
@@ -83,8 +94,8 @@ class Loads:
         self.state.spec[x] = NO_FATE
         self.speculative.drop(x)
         self.accounts.fates[fate] += 1
-        self.accounts.fate_bytes[fate] += self.spec_bytes[x]
-        self.spec_bytes[x] = 0
+        self.accounts.fate_bytes[fate] += self.state.spec_bytes[x]
+        self.state.spec_bytes[x] = 0
 
     # -- the measured window ------------------------------------------------------------------------------------
 
@@ -94,7 +105,7 @@ class Loads:
         self.accounts = Accounts(self.setup.n_layers, predicts=self.accounts.predicts, start_ns=now)
         self.accounts.issued = len(carried)
         for x in carried:
-            self.spec_bytes[x] = 0
+            self.state.spec_bytes[x] = 0
         self.state.peak = self.state.used
 
     def finish(self, now: int) -> Accounts:
@@ -109,21 +120,34 @@ class Loads:
     # -- room ---------------------------------------------------------------------------------------------------
 
     def _next_speculative(self) -> int:
-        queue = self.speculative
-        while (x := queue.head()) != EMPTY:
+        """The next chunk of a speculative load that has a slot or can have one; NONE, and nothing is pending."""
+        queue, state = self.speculative, self.state
+        while (x := queue.head()) != EMPTY and not self._slot[x]:
             entry = queue.entry(x)
-            if self._slot[x] or self._make_room(x, True):
-                return x
-            if queue.entry(x) == entry:
+            if self._make_room(x, True):
                 break
-        return NONE
+            if queue.entry(x) == entry:
+                x = EMPTY
+                break
+        if x == EMPTY:
+            self.pending = False
+            return NONE
+        chunk = x * state.chunks + state.given[x]
+        nbytes = state.chunk_bytes[chunk]
+        self.accounts.speculative_bytes += nbytes
+        state.spec_bytes[x] += nbytes
+        state.given[x] += 1
+        if state.given[x] == state.chunks:
+            queue.drop(x)
+            self.pending = bool(self._demand) or queue.head() != EMPTY
+        return chunk
 
     def _make_room(self, x: int, speculative: bool) -> bool:
         """Give x a slot. False: none can be had, or the policy has cancelled or re-queued x meanwhile."""
-        state, entry = self.state, self.speculative.entry(x)
-        need = state.size[x]
-        while state.used + need > state.capacity or not state.layer_fits(x):
-            victim = self._victim(x, speculative)
+        state, entry = self.state, self.speculative.entry(x) if speculative else 0
+        size, shares = state.size[x], state.layer_capacity is not None
+        while state.used + size > state.capacity or (shares and not state.fits(x)):
+            victim = self.policy.victim(x, speculative)
             if victim is not None:
                 self.evict(victim)
             elif not state.fits(x):  # else the policy has made the room itself

@@ -1,4 +1,4 @@
-"""What a policy decided before the first fact, as it stands in a result (policies.api.Policy.facts)."""
+"""What a policy decided before the first fact, as it stands in a result (policies.api.Policy.decided)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sim.core.state import CoreError
 
 
 def stated(policy: Policy) -> dict[str, Any]:
-    """Ask a policy for its facts, once. A copy, in its order; CoreError for what is not plain JSON."""
-    facts = policy.facts()
-    if not isinstance(facts, Mapping):
-        raise CoreError(f"policy {policy.name} states facts {facts!r}; allowed: a mapping")
-    for name in facts:
+    """Ask a policy what it has decided, once. A copy, in its order; CoreError for what is not plain JSON."""
+    found = policy.decided()
+    if not isinstance(found, Mapping):
+        raise CoreError(f"policy {policy.name} states {found!r}; allowed: a mapping")
+    for name in found:
         if type(name) is not str or not name:
-            raise CoreError(f"policy {policy.name} states a fact by the name {name!r}; allowed: a text")
-    return {name: _plain(policy, name, value) for name, value in facts.items()}
+            raise CoreError(f"policy {policy.name} states something by the name {name!r}; allowed: a text")
+    return {name: _plain(policy, name, value) for name, value in found.items()}
 
 
 def _plain(policy: Policy, name: str, value: object) -> Any:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from sim.experiment.config import GROUPS, RunConfig, load_config
 from sim.prices import figures
+from sim.results.report.cli import Options, write_report
 from traces.kit.errors import UserError
 
 
-def main(words: Sequence[str]) -> int:
+def main(options: Options) -> None:
     """``python -m sim report``: the page of results, which knows no configuration, with the commands of its rows."""
-    from sim.results.report.cli import main as report
-
-    return report(words, lambda root: Again(root).command)
+    write_report(options, lambda root: Again(root).command)
 
 
 class Again:

@@ -6,62 +6,84 @@ configured one, in turns, and ``policy_us=`` measures what the decisions of poli
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from sim.cli import split_output, wants_help
 from sim.core.accounts import PHASES, Accounts
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.compose import choices, read_config
 from sim.experiment.make import make_core, make_machine, make_policy, passes_of
 from sim.experiment.policy_time import BASELINE, REPEAT, Logged, measure_policy_time
 from sim.experiment.run import simulate
+from sim.experiment.words import ROOTS
 from sim.machine.machine import Machine
-from traces.kit.errors import UserError, allowing
+from traces.kit.errors import meant, one_of
+from traces.kit.strict import dump_json
+from traces.kit.vocabulary import Format
+from traces.kit.words import Others
 
 DEFAULTS = ("budget=25%", "chunks=3", "bounds=false")
 FEW = "limit=10"  # requests of what is measured in turns
 TURNS = 3  # the best of each counts
-BESIDE = "beside"
-DECISIONS = "policy_us"
 UNITS = "layer-step: one layer of one forward pass; s: the process's own CPU time"
 
 
-def main(words: Sequence[str]) -> int:
-    """Run the benchmark with the configuration of ``sim run``; returns the exit status."""
-    if wants_help(words):
-        sys.stdout.write(HELP)
-        return 0
-    overrides, output = split_output(words, writes=False)
-    given = {word.partition("=")[0] for word in overrides}
-    overrides = [*(word for word in DEFAULTS if word.partition("=")[0] not in given), *overrides]
-    report, show = _alone, _show_alone
-    for mode, run, table in ((BESIDE, _beside, _show_beside), (DECISIONS, _decisions, _show_decisions)):
-        if mode in given:
-            names = _policies(mode, [word for word in overrides if word.partition("=")[0] == mode])
-            overrides = [word for word in overrides if word.partition("=")[0] != mode]
-            report, show = partial(run, names), table
-            break
-    found = report(overrides)
-    sys.stdout.write(json.dumps(found, indent=1) + "\n" if output["format"] == "json" else show(found))
-    return 0
-
-
-def _policies(key: str, words: Sequence[str]) -> list[str]:
-    """The policies that ``KEY=POLICY,...`` names, each once. UserError for one that there is not, an empty one too."""
+def _policies(value: str) -> tuple[str, ...]:
+    """A mark: names of policies, each once."""
     known = choices("policy")
-    names = list(dict.fromkeys(name for word in words for name in word.partition("=")[2].split(",")))
+    names = tuple(dict.fromkeys(value.split(",")))
     for name in names:
         if name not in known:
-            raise UserError(f"{key}={name}: unknown; {allowing(name, known)}")
+            raise ValueError(f"{one_of(known)}; not {name or 'nothing'}{meant(name, known)}")
     return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Replays all requests and measures the engine's speed and memory. Takes the keys
+    of python -m sim run, but for out; budget=25% chunks=3 unless given. Seconds are
+    the process's own CPU time.
+
+    {keys}
+
+      python -m sim bench
+      python -m sim bench trace=DIR model=gpt_oss_20b
+      python -m sim bench policy=lru beside=gate_ahead,lfru budget=8GB chunks=1
+      python -m sim bench policy_us=gate_ahead,fmoe budget=8GB chunks=1
+    """
+
+    beside: Annotated[
+        tuple[str, ...],
+        _policies,
+        "policies, comma-separated, that run in turns with the configured one instead, on the same requests",
+    ] = ()
+    policy_us: Annotated[
+        tuple[str, ...],
+        _policies,
+        "policies: what the decisions of each take on this CPU instead, microseconds per pass above on_demand's, and"
+        " the words with which sim run charges them; of 10 requests, unless limit= is given",
+    ] = ()
+    format: Format = "table"
+    rest: Annotated[tuple[str, ...], Others(ROOTS), ""] = ()
+
+
+def main(options: Options) -> None:
+    """Run the benchmark with the configuration of ``sim run``."""
+    given = {word.partition("=")[0] for word in options.rest}
+    words = [*(word for word in DEFAULTS if word.partition("=")[0] not in given), *options.rest]
+    report, show = _alone, _show_alone
+    if options.beside:
+        report, show = partial(_beside, options.beside), _show_beside
+    elif options.policy_us:
+        report, show = partial(_decisions, options.policy_us), _show_decisions
+    found = report(words)
+    sys.stdout.write(dump_json(found) if options.format == "json" else show(found))
 
 
 def in_turns(made: Mapping[str, tuple[Cell, Callable[[Cell], Any]]]) -> dict[str, tuple[float, Accounts]]:
@@ -203,23 +225,3 @@ def _private_bytes() -> int:
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     return 0
-
-
-HELP = """\
-python -m sim bench [KEY=VALUE ...]
-
-Replays all requests and measures the engine's speed and memory. Takes the keys
-of sim run; budget=25% chunks=3 unless given. Seconds are the process's own CPU
-time.
-
-With beside=POLICY,... these policies run in turns with the configured one
-instead, on the same requests. With policy_us=POLICY,... it measures instead
-what the decisions of each take on this CPU: microseconds per pass above
-on_demand's, and the words with which sim run charges them; limit= sets the
-requests (10).
-
-  python -m sim bench
-  python -m sim bench trace=DIR model=gpt_oss_20b
-  python -m sim bench policy=lru beside=gate_ahead,lfru budget=8GB chunks=1
-  python -m sim bench policy_us=gate_ahead,fmoe budget=8GB chunks=1
-"""

@@ -32,8 +32,8 @@ class Floor:
 
 def future_of(cell: Cell) -> Future:
     """The demand of the measured requests."""
-    n_flat = cell.setup.n_layers * cell.setup.n_experts
-    return Future.of((d for p in passes_of(cell, cell.selection.measured) for d in p.demand), n_flat)
+    n_all = cell.setup.n_layers * cell.setup.n_experts
+    return Future.of((d for p in passes_of(cell, cell.selection.measured) for d in p.demand), n_all)
 
 
 def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None) -> list[Floor]:

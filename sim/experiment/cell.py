@@ -128,8 +128,8 @@ def find_predicted(trace: Trace) -> Mapping[str, Predicted]:
     """The outputs of fitted predictors that lie beside a trace, by name."""
     found = {}
     for name, outputs in trace.predicted.items():
-        about = outputs.about
-        facts = {"kind": about.kind, "input": about.input, "accuracy": dict(about.accuracy), "fit": dict(about.fit)}
-        predictor = Predictor(name, about.stride, about.top_k, facts)
+        made = outputs.about
+        about = {"kind": made.kind, "input": made.input, "accuracy": dict(made.accuracy), "fit": dict(made.fit)}
+        predictor = Predictor(name, made.stride, made.top_k, about)
         found[name] = Predicted(predictor, np.asarray(outputs.expert_ids), outputs.sha256)
     return found

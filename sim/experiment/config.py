@@ -7,101 +7,70 @@ that was written.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any
 
 import yaml
 
-from traces.kit.errors import UserError, allowing, one_of
-from traces.kit.fields import MAX_INT
+from traces.kit.errors import UserError
+from traces.kit.readers import nullable, record, refusal, text, truth, whole
 
 GROUPS = ("policy", "model", "hardware", "workload")
 """Keys that are mappings with a name, each of a file in ``conf/``."""
 
-MEASURES = ("test", "validation")
-"""What ``measure`` may be: see :func:`sim.workload.passes.select`."""
 
-LEAST = {"chunks": 1, "warmup": 0, "seed": 0, "limit": 1}
-"""The least that whole numbers may be."""
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise refusal(value, where, "a group of keys")
+    return value
+
+
+def _workload(value: Any, where: str) -> Mapping[str, Any]:
+    record(_ClosedLoop)(value, where)
+    return _mapping(value, where)
+
+
+def _budget(value: Any, where: str) -> str | int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise refusal(value, where, "a size, such as 8GB, 8GiB or 50%, or auto")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _ClosedLoop:
+    name: Annotated[str, text("closed_loop")]
+    batch: Annotated[int, whole(1)]
+
+
+Group = Annotated[Mapping[str, Any], _mapping]
+Truth = Annotated[bool, truth]
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
     """One run, as composed. The groups are checked by those who read them."""
 
-    policy: Mapping[str, Any]
-    model: Mapping[str, Any]
-    hardware: Mapping[str, Any]
-    workload: Mapping[str, Any]
-    trace: str
-    budget: str | int
-    chunks: int
-    warmup: int
-    limit: int | None
-    seed: int
-    bounds: bool
-    log: bool
-    timeline: bool
-    measure: str = "test"
+    policy: Group
+    model: Group
+    hardware: Group
+    workload: Annotated[Mapping[str, Any], _workload]
+    trace: Annotated[str, text()]
+    budget: Annotated[str | int, _budget]
+    chunks: Annotated[int, whole(1)]
+    warmup: Annotated[int, whole(0)]
+    limit: Annotated[int | None, nullable(whole(1))]
+    seed: Annotated[int, whole(0)]
+    bounds: Truth
+    log: Truth
+    timeline: Truth
+    measure: Annotated[str, text("test", "validation")] = "test"
+    """See :func:`sim.workload.passes.select`."""
 
     @classmethod
     def from_dict(cls, composed: Mapping[str, Any]) -> RunConfig:
         """Check names, types and ranges of the top-level keys. UserError names the first that is wrong."""
-        hints = get_type_hints(cls)
-        names = [f.name for f in fields(cls)]
-        needed = [f.name for f in fields(cls) if f.default is MISSING]
-        for key in composed:
-            if key not in names:
-                raise UserError(f"{key}: no such key; {allowing(key, names)}")
-        for name in names:
-            if name in composed:
-                _check(name, composed[name], hints[name])
-            elif name in needed:
-                raise UserError(f"{name}: missing; give {name}=...")
-        config = cls(**composed)
-        for name, least in LEAST.items():
-            _check_range(name, getattr(config, name), least)
-        if config.measure not in MEASURES:
-            raise UserError(f"measure={config.measure}: allowed: {one_of(MEASURES)}")
-        for key, value in config.workload.items():
-            if key not in ("name", "batch"):
-                raise UserError(f"workload.{key}={shown_value(value)}: no such key; allowed: name, batch")
-        if (kind := config.workload.get("name")) != "closed_loop":
-            raise UserError(f"workload.name={shown_value(kind)}: allowed: closed_loop")
-        batch = config.workload.get("batch")
-        if not isinstance(batch, int) or isinstance(batch, bool):
-            raise UserError(f"workload.batch={shown_value(batch)}: a whole number, at least 1")
-        _check_range("workload.batch", batch, 1)
-        return config
-
-
-def shown_value(value: object) -> str:
-    """A value of a configuration as one writes it on the command line."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    return str(value)
-
-
-def _check_range(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise UserError(f"{name}={value}: at least {least}")
-    if value is not None and value > MAX_INT:
-        raise UserError(f"{name}={value}: at most {MAX_INT}, which a result can hold")
-
-
-def _check(name: str, value: object, hint: Any) -> None:
-    kinds: dict[Any, tuple[Any, str]] = {
-        Mapping[str, Any]: (Mapping, "a group"),
-        str: (str, "a text"),
-        bool: (bool, "true or false"),
-        int: (int, "a whole number"),
-        int | None: (int | None, "a whole number or null"),
-        str | int: (str | int, "a size, such as 8GB, 8GiB or 50%, or auto"),
-    }
-    kind, meaning = kinds[hint]
-    if not isinstance(value, kind) or (isinstance(value, bool) and hint is not bool):
-        raise UserError(f"{name}={shown_value(value)}: {meaning}")
+        return record(cls)(composed, "")
 
 
 def load_config(path: Path) -> RunConfig:

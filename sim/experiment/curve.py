@@ -15,24 +15,27 @@ Batches, warm-up and chunks change nothing of this. Latency is not on the curve:
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.cli import split_output, stdout_console, wants_help
 from sim.core.accounts import PHASES
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.compose import read_config
 from sim.experiment.make import make_policy, passes_of
+from sim.experiment.words import ROOTS
 from sim.results.wording import room_line
 from sim.workload.passes import Pass
+from traces.kit.console import stdout_console
 from traces.kit.errors import UserError
+from traces.kit.strict import dump_json
 from traces.kit.units import format_bytes
+from traces.kit.vocabulary import Format
+from traces.kit.words import Others
 
 SHOWN = 20
 """Rows of the table; JSON has every number of slots."""
@@ -88,24 +91,37 @@ def curve_of(cell: Cell) -> Curve:
     return lru_curve(passes_of(cell, selection.warmup), passes_of(cell, selection.measured), total)
 
 
-def main(words: Sequence[str]) -> int:
-    """Print the curve with the configuration of ``sim run``; returns the exit status."""
-    if wants_help(words):
-        sys.stdout.write(HELP)
-        return 0
-    overrides, output = split_output(words, writes=False)
-    given = {word.partition("=")[0] for word in overrides}
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """LRU's hit rates at every budget, from one pass over the demand. They are exact,
+    equal to python -m sim run policy=lru hit for hit, from the budget on that holds
+    the largest layer event. Takes the keys of python -m sim run, but for budget and
+    out. For latency, run the simulator.
+
+    {keys}
+
+      python -m sim curve
+      python -m sim curve trace=my_trace workload.batch=4 format=json
+    """
+
+    format: Annotated[Format, "json: every number of slots"] = "table"
+    rest: Annotated[tuple[str, ...], Others(ROOTS), ""] = ()
+
+
+def main(options: Options) -> None:
+    """Print the curve with the configuration of ``sim run``."""
+    given = {word.partition("=")[0] for word in options.rest}
     if "budget" in given:
         raise UserError("budget: the curve has every budget; leave it out")
     policy = [] if "policy" in given else ["policy=lru"]
-    cell = make_cell(read_config([*policy, "budget=1B", *overrides]))  # any machine has so much, and no policy enough
+    words = [*policy, "budget=1B", *options.rest]  # any machine has so much, and no policy enough
+    cell = make_cell(read_config(words))
     cell = replace(cell, setup=replace(cell.setup, budget=cell.total_expert_bytes))
     curve = curve_of(cell)
-    if output["format"] == "json":
-        sys.stdout.write(json.dumps(document(cell, curve), indent=1) + "\n")
+    if options.format == "json":
+        sys.stdout.write(dump_json(document(cell, curve)))
     else:
         _print(cell, curve)
-    return 0
 
 
 def document(cell: Cell, curve: Curve) -> dict[str, Any]:
@@ -143,16 +159,3 @@ def _print(cell: Cell, curve: Curve) -> None:
     )
     if cell.room.bytes < cell.total_expert_bytes:
         console.print(f"{room_line(cell.room.document())}: no larger budget fits on {cell.hardware.name}", style="dim")
-
-
-HELP = """\
-python -m sim curve [KEY=VALUE ...]
-
-LRU's hit rates at every budget, from one pass over the demand. They are exact,
-equal to python -m sim run policy=lru hit for hit, from the budget on that holds
-the largest layer event. Takes the keys of sim run but budget=; with format=json
-every number of slots. For latency, run the simulator.
-
-  python -m sim curve
-  python -m sim curve trace=my_trace workload.batch=4 format=json
-"""

@@ -14,11 +14,10 @@ from sim.core.stated import stated
 from sim.experiment.bounds import floors, future_of
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
-from sim.experiment.identity import Identity, identify, of_bounds
 from sim.experiment.inputs import Inputs
 from sim.experiment.make import make_core, make_machine, make_policy, passes_of
 from sim.experiment.progress import Progress
-from sim.experiment.provenance import result_of
+from sim.experiment.provenance import Identity, identify, of_bounds, result_of
 from sim.prices.changed import changed
 from sim.results.document import SCHEMA, Outcome, reference_row
 from sim.results.store import Store
@@ -51,18 +50,16 @@ def run_config(
     policy = make_policy(cell)
     own, store = identify(cell, policy.predictors()), Store(Path(out))
     folder = store.folder(f"{policy.name}-{cell.setup.budget}-{own.key}")
-    found = store.read(folder, "result.json")
-    if found is not None:
-        return Result(found, folder, cached=True)
-    with store.turn(folder):  # two sweeps that meet in one cell run it once
-        found = store.read(folder, "result.json")
-        if found is not None:
-            return Result(found, folder, cached=True)
+
+    def result() -> dict[str, Any]:
         outcome = simulate(cell, policy, record=config.log, shown=config.timeline, progress=progress)
         bounds = _bounds(cell, own, store, progress) if config.bounds and policy.lossless else None
-        result = result_of(cell, outcome, bounds, own)
-        store.write(folder, result, outcome, asdict(config))
-    return Result(result, folder, cached=False)
+        made = result_of(cell, outcome, bounds, own)
+        store.write(folder, made, outcome, asdict(config))
+        return made
+
+    document, cached = store.once(folder, "result.json", result)
+    return Result(document, folder, cached)
 
 
 def simulate(
@@ -91,7 +88,7 @@ def simulate(
         if progress is not None:
             progress(name or policy.name, done, total)
 
-    facts = stated(policy)
+    decided = stated(policy)
     timeline = Timeline() if shown else None
     machine = make_machine(cell, core, note, timeline, charged=not reference)
     accounts = machine.run(passes_of(cell, cell.selection.warmup), passes_of(cell, cell.selection.measured))
@@ -102,7 +99,7 @@ def simulate(
             f"hardware={cell.hardware.name}: a run takes {years:,} years on it, so that a figure is a slip"
             f" ({differing or 'none differs from the shipped profile'}); allowed: up to 146"
         )
-    return Outcome(policy, core, accounts, machine.timings, facts, timeline)
+    return Outcome(policy, core, accounts, machine.timings, decided, timeline)
 
 
 def _rows(cell: Cell, request: int) -> int:
@@ -112,14 +109,10 @@ def _rows(cell: Cell, request: int) -> int:
 def _bounds(cell: Cell, own: Identity, store: Store, progress: Progress | None) -> Mapping[str, Any]:
     """The bounds and reference rows of rule 7: one shared cell for all policies."""
     folder = store.folder(f"bounds-{cell.setup.budget}-{of_bounds(own).key}")
-    found = store.read(folder, "bounds.json")
-    if found is not None:
-        return found
-    with store.turn(folder):  # workers that meet here wait for the first, rather than compute the same
-        return store.read(folder, "bounds.json") or _new_bounds(cell, store, folder, progress)
+    return store.once(folder, "bounds.json", lambda: _new_bounds(cell, store, folder, progress))[0]
 
 
-def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | None) -> Mapping[str, Any]:
+def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | None) -> dict[str, Any]:
     measured = future_of(cell)
     (floor,) = floors(cell, [cell.setup.budget], measured)
     rows = {"infinite": reference_row(_infinite(cell, progress))}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heappop
 
 from sim.core.accounts import PREDICTOR
 from sim.core.core import Core
 from sim.core.state import CoreError
 from sim.machine.link import Link
-from sim.machine.listener import SpanListener
+from sim.machine.listener import NOBODY, SpanListener
 from sim.machine.predictor import Predictor
 
 
@@ -21,6 +22,9 @@ class Behind:
 
     def __init__(self, core: Core, link: Link, predictor: Predictor, listener: SpanListener) -> None:
         self.core, self.link, self.predictor, self.listener = core, link, predictor, listener
+        self.waited_ns = 0  # compute, so far
+        self._waiting_since: int | None = None
+        self._chunk_done: Callable[[int, int], None] = core.chunk_done if listener is NOBODY else self._shown
 
     def advance(self, now: int) -> None:
         """Tell the core all that ends up to ``now``, in time order, a chunk before a prediction."""
@@ -28,7 +32,7 @@ class Behind:
         while True:
             if copies and copies[0][0] <= now and not (predictions and predictions[0][0] < copies[0][0]):
                 end, chunk = copies.popleft()
-                self.link.chunk_done(chunk, end)
+                self._chunk_done(chunk, end)
             elif predictions and predictions[0][0] <= now:
                 end, _, tag = heappop(predictions)
                 core.prediction(tag, end)
@@ -50,6 +54,7 @@ class Behind:
             return now
         free = self.predictor.start(self.core.take_predictions(may_block=True), now)
         stalls[PREDICTOR] += free - now
+        self.waited_ns += free - now
         self.listener.stall(now, free, PREDICTOR)
         self.advance(free)
         return free
@@ -57,26 +62,35 @@ class Behind:
     def wait_for_expert(self, now: int, stalls: list[int]) -> int:
         """Compute waits until an expert is ready: charge each nanosecond to the chunk on the link; returns when."""
         core, copies, predictions = self.core, self.link.under_way, self.predictor.under_way
-        ready, kind, chunks, chunk_done, stall = (
-            core.ready,
-            core.kind,
-            core.setup.chunks,
-            self.link.chunk_done,
-            self.listener.stall,
-        )
+        ready, kind, chunks = core.ready, core.state.kind, core.state.chunks
+        chunk_done, hand_over, began = self._chunk_done, self.link.hand_over, now
+        self._waiting_since = now
         while not ready:
             if not copies:
                 raise CoreError("deadlock: compute waits and nothing can be copied")
             end, chunk = copies[0]
-            cause = kind[chunk // chunks]
-            stalls[cause] += end - now
-            stall(now, end, cause)
+            stalls[kind[chunk // chunks]] += end - now
             now = end
             if predictions:
                 self.advance(now)
                 continue
             copies.popleft()
             chunk_done(chunk, now)
-            if core.pending or core.predictions:
+            if core.pending:
+                hand_over(now)
+            if core.predictions:
                 self.go_on(now)
+        self._waiting_since = None
+        self.waited_ns += now - began
         return now
+
+    def _shown(self, chunk: int, now: int) -> None:
+        """As the core's ``chunk_done``, for a listener."""
+        core, listener = self.core, self.listener
+        kind = core.state.kind[chunk // core.state.chunks]
+        listener.copy(now - self.link.copy_ns[chunk], now, chunk, kind)
+        if self._waiting_since is not None:
+            listener.stall(self._waiting_since, now, kind)
+            self._waiting_since = now
+        core.chunk_done(chunk, now)
+        listener.occupancy(now, core.state.used)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 
 from policies.api import LayerEvent
 from sim.core.core import Core
 from sim.core.words import WAIT
 from sim.machine.behind import Behind
-from sim.machine.listener import LEAD, SpanListener
+from sim.machine.listener import LEAD, NOBODY, SpanListener
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
 
@@ -26,80 +26,83 @@ class Gpu:
     ) -> None:
         self.core, self.costs, self.behind, self.listener, self.policy_ns = core, costs, behind, listener, policy_ns
         self.steps = 0
-        self._waited = 0  # in the pass
+        self._expert_done: Callable[[int, int], None] = core.expert_done if listener is NOBODY else self._shown
+        self._routes = core.routes
         self._single_ns = [costs.expert_table(layer, 1)[1] + costs.launch_ns for layer in range(core.setup.n_layers)]
+        self._own_ns: Iterator[int] | None = None  # the policy's, of the pass
+        self._ns = 0  # of any expert of the event, with its launch
+        self._by_expert: dict[int, int] | None = None  # where they differ
 
     def run(self, step: Pass, began: int) -> int:
         """One forward pass: per layer the dense part, the gate, the experts. Returns when it has ended."""
         core, costs, behind, listener = self.core, self.costs, self.behind, self.listener
         self.steps += 1
-        self._waited = 0
-        stalls = core.accounts.stall_ns[0 if step.prefill else 1]
+        accounts, waited = core.accounts, behind.waited_ns
+        stalls = accounts.stall_ns[0 if step.prefill else 1]
         core.step_begin(self.steps, step.prefill, step.requests, step.parts, began)
-        now = self._blocked(began, stalls[0])
+        now = behind.block(began, stalls[0])
         lead = costs.lead_ns(step.rows, step.kv_tokens, step.pairs)
         now += lead
         listener.layer(now - lead, now, LEAD)
         software = costs.layer_overhead_ns
         dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + software
-        own_ns = self._own_ns(step)
+        self._own_ns = self._charged(step)
         for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
             now += dense
             listener.layer(now - dense, now - software, layer)
             behind.advance(now)
             if demand:
                 event = core.gate(layer, demand, tokens, now)
-                now = self._blocked(now, stalls[layer])
-                if own := next(own_ns):
-                    now = self._decided(now, own)
-                now = self._experts(step.rows, event, now, stalls[layer])
+                now = self._event(step.rows, event, now, stalls[layer])
         head = costs.head_ns(len(step.requests))
         now += head
         listener.layer(now - head, now, core.setup.n_layers)
         behind.advance(now)
         core.step_end(now)
-        core.accounts.compute_ns += now - began - self._waited
+        accounts.compute_ns += now - began - (behind.waited_ns - waited)
         listener.step(began, now, self.steps, step.prefill)
         return now
 
-    def _experts(self, rows: int, event: LayerEvent, now: int, stalls: list[int]) -> int:
-        """The experts of an event, in the core's order; returns when the last one is computed."""
-        core, behind, tell = self.core, self.behind, self.listener.compute
-        next_expert, expert_done, advance = core.next_expert, core.expert_done, behind.advance
+    def _event(self, rows: int, event: LayerEvent, now: int, stalls: list[int]) -> int:
+        """What is computed once a gate has run: the experts in the core's order. Returns when the last one has been."""
+        core, behind = self.core, self.behind
+        if core.pending or core.predictions:
+            now = behind.block(now, stalls)
+        if self._own_ns is not None:
+            now = self._decided(now, next(self._own_ns))
+        if rows == 1 and not self._routes:
+            ns, by_expert = self._single_ns[event.layer], None
+        else:
+            ns, by_expert = 0, self._prices(rows, event)
+        self._ns, self._by_expert = ns, by_expert
+        next_expert, expert_done = core.next_expert, self._expert_done
         copies, predictions, depth = behind.link.under_way, behind.predictor.under_way, behind.link.depth
-        ns, by_expert = self._prices(rows, event)
         while True:
             x = next_expert()
             if x >= 0:
                 if by_expert is not None:
                     ns = by_expert[x]
                 now += ns
-                tell(now - ns, now, (x,))
                 if predictions or (copies and copies[0][0] <= now):
-                    advance(now)
+                    behind.advance(now)
                 expert_done(x, now)
                 if (core.pending and len(copies) < depth) or core.predictions:
                     behind.go_on(now)
             elif x == WAIT:
-                free = behind.wait_for_expert(now, stalls)
-                self._waited += free - now
-                now = free
+                now = behind.wait_for_expert(now, stalls)
             else:
                 return now
 
-    def _prices(self, rows: int, event: LayerEvent) -> tuple[int, dict[int, int] | None]:
-        """Nanoseconds of an expert, its launch within: of each alike, or by expert where they differ in tokens."""
-        if rows == 1 and not self.core.routes:
-            return self._single_ns[event.layer], None
+    def _prices(self, rows: int, event: LayerEvent) -> dict[int, int]:
+        """What each expert of the event takes with its tokens, the launch within."""
         table, launch = self.costs.expert_table(event.layer, rows), self.costs.launch_ns
-        pairs = zip(event.demand, event.tokens, strict=True)
-        return 0, {x: table[n] + launch if n else 0 for x, n in pairs}
+        return {x: table[n] + launch if n else 0 for x, n in zip(event.demand, event.tokens, strict=True)}
 
-    def _blocked(self, now: int, stalls: list[int]) -> int:
-        """A fact of the model's was told: returns when compute goes on."""
-        free = self.behind.block(now, stalls)
-        self._waited += free - now
-        return free
+    def _shown(self, x: int, now: int) -> None:
+        """As the core's ``expert_done``, for a listener."""
+        ns = self._ns if self._by_expert is None else self._by_expert[x]
+        self.listener.compute(now - ns, now, (x,))
+        self.core.expert_done(x, now)
 
     def _decided(self, now: int, own: int) -> int:
         """The policy's own time passes, as compute, while copies go on."""
@@ -108,8 +111,10 @@ class Gpu:
         self.behind.advance(now + own)
         return now + own
 
-    def _own_ns(self, step: Pass) -> Iterator[int]:
-        """The policy's own time at each layer event of the pass, the first one's with the remainder."""
+    def _charged(self, step: Pass) -> Iterator[int] | None:
+        """The policy's own time at each layer event of the pass, the first one's with the remainder; None: no time."""
         total = self.policy_ns[0 if step.prefill else 1]
+        if not total:
+            return None
         own, rest = divmod(total, sum(map(bool, step.demand)) or 1)
         return chain((own + rest,), repeat(own))

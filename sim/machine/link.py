@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from sim.core.core import Core
 from sim.core.words import NONE
-from sim.machine.listener import NOBODY, SpanListener
 
 
 class Link:
@@ -17,12 +16,10 @@ class Link:
     else reads the host's memory would lengthen a copy where it begins, in :meth:`hand_over`.
     """
 
-    def __init__(self, core: Core, copy_ns: Sequence[int], depth: int, listener: SpanListener) -> None:
-        self.core, self.copy_ns, self.depth, self.listener = core, copy_ns, depth, listener
+    def __init__(self, core: Core, copy_ns: Sequence[int], depth: int) -> None:
+        self.core, self.copy_ns, self.depth = core, copy_ns, depth
         self.under_way: deque[tuple[int, int]] = deque()  # (end, chunk)
         self.busy_ns = 0
-        self.chunk_done: Callable[[int, int], None] = core.chunk_done if listener is NOBODY else self._shown
-        """Tell the core that a chunk has arrived."""
         self._next_chunk = core.next_chunk
 
     def hand_over(self, now: int) -> None:
@@ -39,9 +36,3 @@ class Link:
     def busy_after(self, now: int) -> int:
         """Nanoseconds of the copies handed over that lie after ``now``."""
         return self.under_way[-1][0] - now if self.under_way else 0
-
-    def _shown(self, chunk: int, now: int) -> None:
-        core, listener = self.core, self.listener
-        listener.copy(now - self.copy_ns[chunk], now, chunk, core.kind[chunk // core.setup.chunks])
-        core.chunk_done(chunk, now)
-        listener.occupancy(now, core.state.used)

@@ -42,7 +42,7 @@ class Machine:
         policy_ns: tuple[int, int] = (0, 0),
     ) -> None:
         self.core, self.progress, self.listener = core, progress, listener or NOBODY
-        self.link = Link(core, [costs.copy_ns(b) for b in core.state.chunk_bytes], depth, self.listener)
+        self.link = Link(core, [costs.copy_ns(b) for b in core.state.chunk_bytes], depth)
         behind = Behind(core, self.link, Predictor(predictor_threads, self.listener), self.listener)
         self.gpu = Gpu(core, costs, behind, self.listener, policy_ns)
         self.timings = Timings()

@@ -8,7 +8,8 @@ from fractions import Fraction
 from typing import Annotated, Any, Self
 
 from policies import registry
-from sim.prices.fields import (
+from sim.prices.measured import Measured
+from traces.kit.readers import (
     Count,
     Delay,
     Rate,
@@ -23,8 +24,9 @@ from sim.prices.fields import (
     text,
     whole,
 )
-from sim.prices.measured import Measured
 
+Unread = Annotated[Fraction | None, nullable(number())]
+"""A figure that is kept with its source, and that no price depends on as yet."""
 OwnTime = Annotated[Fraction, number(zero=True, at_most=10**9)]
 
 
@@ -45,19 +47,19 @@ class Gpu:
     efficiency: Annotated[Efficiency, record(Efficiency)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Link:
     h2d_gb_per_s: Rate  # from pinned memory
-    d2h_gb_per_s: Rate
+    d2h_gb_per_s: Unread = None
     overhead_us: Delay  # per copy call
     depth: Count  # copies handed over at once; these always finish
-    pageable_gb_per_s: Annotated[Fraction | None, nullable(number())]
+    pageable_gb_per_s: Unread = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Host:
-    dram_gb_per_s: Annotated[Fraction | None, nullable(number())]
-    cpu_threads: Annotated[int | None, nullable(whole(1, 2**16))]
+    dram_gb_per_s: Unread = None
+    cpu_threads: Annotated[int | None, nullable(whole(1, 2**16))] = None  # as yet no price depends on it either
     predictor_threads: Threads
 
 
@@ -105,7 +107,7 @@ class Runtime:
     fit: Annotated[dict[str, Fraction], by_name(number(zero=True))]  # how far each run is off once they are in
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sources:
     """Where each figure is from; a text that begins with ``inferred`` is a modelling choice."""
 
@@ -114,10 +116,10 @@ class Sources:
     tflops: Text
     launch_us: Text
     h2d_gb_per_s: Text
-    d2h_gb_per_s: Text
+    d2h_gb_per_s: Text = ""
     overhead_us: Text
-    pageable_gb_per_s: Text
-    dram_gb_per_s: Text
+    pageable_gb_per_s: Text = ""
+    dram_gb_per_s: Text = ""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from fractions import Fraction
 from itertools import pairwise, product
 from typing import Annotated, Any
 
-from sim.prices.fields import (
+from traces.calibrate.noise import noisy, spreads
+from traces.kit.errors import UserError, allowing, one_of
+from traces.kit.readers import (
     Count,
     Params,
     Reader,
@@ -23,8 +25,6 @@ from sim.prices.fields import (
     text,
     whole,
 )
-from traces.calibrate.noise import noisy, spreads
-from traces.kit.errors import UserError, allowing, one_of
 
 COLUMNS = ("ns", "median_ns", "q1_ns", "q3_ns", "count")
 
@@ -51,7 +51,7 @@ def points(*axes: str) -> Reader:
             raise refusal(value, where, f"a mapping with the keys {one_of(keys)}")
         for key in value:
             if key not in keys:
-                raise UserError(f"{where}.{key}: unknown key; {allowing(key, keys)}")
+                raise UserError(f"{where}.{key}: no such key; {allowing(key, keys)}")
         lists = {}
         for key in keys:
             if key not in value:

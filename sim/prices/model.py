@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from sim.prices.fields import Count, Params, Text, by_name, each, nullable, record, refusal, text, whole
 from traces.kit.errors import UserError, one_of
+from traces.kit.readers import Count, Params, Text, by_name, each, nullable, record, refusal, text, whole
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,13 @@ from sim.machine.timings import Timings
 from sim.results.predictions import predictions
 from sim.results.quality import quality
 from sim.results.timeline import Timeline
+from traces.kit.errors import UserError
 
 NS_PER_MS = 1_000_000
 SCHEMA = 1
 """Version of the documents: result.json and bounds.json."""
+LONGEST = 200
+"""Characters of somebody's file that a message repeats."""
 
 
 @dataclass(slots=True)
@@ -40,7 +45,7 @@ class Outcome:
     core: Core
     accounts: Accounts
     timings: Timings
-    facts: Mapping[str, Any]
+    decided: Mapping[str, Any]
     """What the policy decided before the first fact."""
     timeline: Timeline | None = None
 
@@ -88,7 +93,7 @@ def document(
         "schema": SCHEMA,
         "config": config,
         "provenance": provenance,
-        "policy": {"name": outcome.policy.name, "facts": dict(outcome.facts)},
+        "policy": {"name": outcome.policy.name, "facts": dict(outcome.decided)},
         "latency_ms": latency,
         "throughput_tokens_per_s": _ratio(tokens * 1e9, outcome.wall_ns),
         "hit_rate": {
@@ -216,3 +221,27 @@ def _spread(ns: Sequence[float]) -> dict[str, float] | None:
     ms = np.asarray(ns, dtype=np.float64) / NS_PER_MS
     p50, p90, p99 = np.percentile(ms, [50, 90, 99])
     return {"mean": float(ms.mean()), "p50": float(p50), "p90": float(p90), "p99": float(p99)}
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """The content of a ``result.json`` or ``bounds.json``. UserError for what is none, or of another schema."""
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a result ({brief(error)}); remove its folder to run the cell again") from None
+    if not isinstance(found, dict) or "schema" not in found:
+        raise UserError(f"{path}: not a result of python -m sim run or python -m real run")
+    if found["schema"] != SCHEMA:
+        raise UserError(
+            f"{path}: a result of schema {brief(found['schema'])}; this version reads {SCHEMA}. Remove its folder to"
+            " run it again, or keep results of different schemas in different folders"
+        )
+    return found
+
+
+def brief(text: object) -> str:
+    """As one short line, whatever somebody's file holds."""
+    words = " ".join(str(text).split())
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sim.results.document import SCHEMA
+from sim.results.document import brief, read_document
 from sim.results.twins import Found
 from traces.kit.errors import UserError, one_of
 from traces.kit.units import counted
@@ -23,15 +22,13 @@ RESULT = "result.json"
 REQUESTS = ("requests.parquet", "requests.csv")  # a device may lack Parquet
 LAYERS = ("layers.parquet", "layers.csv")
 CONFIG = "config.yaml"
-LONGEST = 200
-"""Characters of somebody's file that a message repeats."""
 
 
 def finished(path: Path, faults: list[str]) -> Iterator[Found]:
     """The results below a folder; ``faults`` is given a line for each that cannot be read."""
     for folder in _folders(path, faults):
         try:
-            result = _result(folder / RESULT)
+            result = read_document(folder / RESULT)
         except UserError as error:
             faults.append(str(error))
             continue
@@ -63,30 +60,13 @@ def _folders(path: Path, faults: list[str]) -> list[Path]:
     return sorted(found)
 
 
-def _result(path: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a result ({_brief(error)})") from None
-    if not isinstance(found, dict) or "schema" not in found:
-        raise UserError(f"{path}: not a result of python -m sim run or python -m real run")
-    if found["schema"] != SCHEMA:
-        raise UserError(
-            f"{path}: a result of schema {_brief(found['schema'])}; this version reads {SCHEMA}. Run it again, or keep"
-            " results of different schemas in different folders"
-        )
-    return found
-
-
 def traced(folder: Path) -> str:
     """The word for its trace with which a run was asked for. UserError where its configuration cannot be read."""
     path = folder / CONFIG
     try:
         return str(yaml.safe_load(path.read_text(encoding="utf-8"))["trace"])
     except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not the configuration of a run ({_brief(error)})") from None
+        raise UserError(f"{path}: not the configuration of a run ({brief(error)})") from None
 
 
 def tell(faults: list[str], damaged: list[str] | None, *, nothing: bool, depth: int = 3) -> None:
@@ -123,7 +103,7 @@ def table(folder: Path, names: Sequence[str], dtypes: Mapping[str, str]) -> dict
                 raise ValueError(f"column {name} is {read.column(name).type}, not {dtype}")
         return {name: read.column(name).to_pylist() for name in dtypes}
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"{file}: not the {file.stem} of a run ({_brief(error)})") from None
+        raise UserError(f"{file}: not the {file.stem} of a run ({brief(error)})") from None
 
 
 def _holds(column: pa.ChunkedArray, dtype: str) -> bool:
@@ -139,10 +119,4 @@ def _holds(column: pa.ChunkedArray, dtype: str) -> bool:
 
 
 def no_result(path: Path, error: Exception) -> str:
-    return f"{path}: not the result of a run ({_brief(repr(error))} is wrong or missing)"
-
-
-def _brief(text: object) -> str:
-    """As one short line, whatever somebody's file holds."""
-    words = " ".join(str(text).split())
-    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
+    return f"{path}: not the result of a run ({brief(repr(error))} is wrong or missing)"

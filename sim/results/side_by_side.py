@@ -6,43 +6,41 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from sim.cli import wants_help
 from sim.results.timeline import Event, write
-from traces.kit.errors import UserError, allowing
+from traces.kit.errors import UserError
 from traces.kit.units import counted
 from traces.kit.whole import whole, writable
+from traces.kit.words import Position
 
 RUN_AGAIN = "run it with timeline=true"
-HELP = """\
-python -m sim timeline DIR DIR ... [out=FILE]
-
-Puts the timelines of runs into one, one below the other: each is a process, and
-its measured window begins at 0. DIR: the folder of a run that was made by
-python -m sim run or python -m real run with timeline=true. Open FILE
-(timelines.json) in Perfetto.
-
-  python -m sim run -m policy=lru,fmoe budget=4GB limit=1 timeline=true out=two
-  python -m sim timeline two/*
-"""
 
 
-def main(words: Sequence[str]) -> int:
-    """Run the command; returns the exit status."""
-    if not words or wants_help(words):
-        sys.stdout.write(HELP)
-        return 0
-    folders = [Path(word) for word in words if not word.startswith("out=")]
-    for word in map(str, folders):
-        if ("=" in word or word.startswith("-")) and not Path(word).exists():
-            key = word.partition("=")[0]
-            raise UserError(f"{word}: no such key; {allowing(key, ['out'])}, and folders of runs")
-    out = Path(next((word[4:] for word in reversed(words) if word.startswith("out=")), "timelines.json"))
-    if not folders:
-        raise UserError("timeline: give the folder of a run, or of several")
-    out = out.expanduser()
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Puts the timelines of runs into one, one below the other: each is a process, and
+    its measured window begins at 0.
+
+    {keys}
+
+      python -m sim run -m policy=lru,fmoe budget=4GB limit=1 timeline=true out=two
+      python -m sim timeline two/*
+    """
+
+    folders: Annotated[
+        tuple[Path, ...],
+        Position("DIR"),
+        "the folder of a run that was made by python -m sim run or python -m real run with timeline=true",
+    ]
+    out: Annotated[Path, "the file, to be opened in Perfetto"] = Path("timelines.json")
+
+
+def main(options: Options) -> None:
+    """Run the command."""
+    folders, out = options.folders, options.out
     if out.is_dir() or not out.name:
         raise UserError(f"out={out}: a file is wanted")
     if len({folder.resolve() for folder in folders}) < len(folders):
@@ -60,7 +58,6 @@ def main(words: Sequence[str]) -> int:
     sys.stderr.write(
         f"wrote {sum(event['ph'] == 'X' for event in together)} slices of {counted(len(runs), 'run')} to {out}\n"
     )
-    return 0
 
 
 def side_by_side(folders: Sequence[Path]) -> list[Event]:

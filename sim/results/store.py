@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import yaml
 
 from sim.core.accounts import HIT_KINDS, PHASES, STALLS
 from sim.core.log import save
-from sim.results.document import SCHEMA, Outcome
+from sim.results.document import Outcome, read_document
 from sim.results.label import label
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
@@ -38,31 +37,28 @@ class Store:
             if folder.exists():
                 raise UserError(f"{folder}: not a finished run, it has no {file}; remove it to run the cell again")
             return None
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not a result ({error}); remove its folder to run the cell again") from None
-        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-            raise UserError(f"{path}: not a result of schema {SCHEMA}; remove its folder to run the cell again")
-        return found
+        return read_document(path)
 
-    @contextmanager
-    def turn(self, folder: Path) -> Iterator[None]:
-        """Hold a cell, so that other processes wait; look again whether it is there. See traces.kit.whole.held.
+    def once(self, folder: Path, file: str, make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
+        """A cell's document, and whether it was there; if not, ``make`` has written it, in one process at a time.
 
-        Without locks a cell may be computed twice, with the same bytes.
+        Without locks (see traces.kit.whole.held) a cell may be computed twice, with the same bytes.
         """
+        found = self.read(folder, file)
+        if found is not None:
+            return found, True
         with ExitStack() as stack:
             with writable(f"out={self.root}"):
                 self.root.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(held(self.root / f".turn-{folder.name}"))
-            yield
+            found = self.read(folder, file)  # another process may have been first
+            return (make(), False) if found is None else (found, True)
 
     def write_json(self, folder: Path, file: str, content: Mapping[str, Any]) -> None:
         """Write a cell that is one document."""
-        self.place(folder, lambda temp: _write_json(temp / file, content))
+        self.put(folder, lambda temp: _write_json(temp / file, content))
 
-    def place(self, folder: Path, fill: Callable[[Path], None]) -> None:
+    def put(self, folder: Path, fill: Callable[[Path], None]) -> None:
         """Let ``fill`` make a folder's files; it is there whole or not at all. If another was first, its folder stays.
 
         UserError where it cannot be written: the disk is full, say.
@@ -91,7 +87,7 @@ class Store:
             if outcome.timeline is not None:
                 outcome.timeline.save(temp / "timeline.json", "simulated", label(config["policy"]), outcome.core.setup)
 
-        self.place(folder, fill)
+        self.put(folder, fill)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

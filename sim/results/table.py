@@ -16,7 +16,7 @@ from sim.results.fitting import Row, fitted
 from sim.results.label import label
 from sim.results.predictions import SHARES
 from sim.results.titles import titles
-from sim.results.wording import facts_worded, room_line
+from sim.results.wording import decided_worded, room_line
 from traces.calibrate.noise import in_words
 from traces.kit.units import counted, figure, format_bytes
 
@@ -68,7 +68,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
         Text(f"{_recording(source['trace'])}, served in {order}"),
         *_room(memory),
         *_few(totals["requests"]),
-        *([Text(f"{policy['name']} decided: {facts_worded(policy['facts'])}")] if policy["facts"] else []),
+        *([Text(f"{policy['name']} decided: {decided_worded(policy['facts'])}")] if policy["facts"] else []),
     ]
 
 

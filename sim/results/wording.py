@@ -27,9 +27,9 @@ def room_worded(room: Mapping[str, Any]) -> str:
     return f"{format_bytes(room['gpu_bytes'])}, {f'less {less}' if less else 'the rest of the model being unknown'}"
 
 
-def facts_worded(facts: Mapping[str, Any]) -> str:
-    """Facts as a person reads them, in one line."""
-    return ", ".join(f"{name.replace('_', ' ')} {_worded(value)}" for name, value in facts.items())
+def decided_worded(decided: Mapping[str, Any]) -> str:
+    """What a policy decided, as a person reads them, in one line."""
+    return ", ".join(f"{name.replace('_', ' ')} {_worded(value)}" for name, value in decided.items())
 
 
 def _worded(value: object) -> str:

@@ -26,7 +26,7 @@ def follow(tmp_path: Path) -> Follow:
     """Write a recipe's files into a copy of the project, and give its commands there; what they say on stdout."""
 
     def do(recipe: str) -> list[str]:
-        project = copy_of_the_project(tmp_path / "project", "tests")
+        project = copy_of_the_project(tmp_path / "project", "tests", "CONTRIBUTING.md")
         path = environment_of_its_own(tmp_path / "env").parent
         env = {key: value for key, value in plain_environment().items() if not key.startswith("PYTEST_")}
         env |= {"PYTHONPATH": str(project), "PATH": f"{path}:{env['PATH']}", "PYTEST_ADDOPTS": "-n 0", **PIP}
@@ -35,7 +35,7 @@ def follow(tmp_path: Path) -> Follow:
             if name:
                 place = project / name
                 assert not place.exists(), f"{name}: a recipe is to add a file, not to change one"
-                place.parent.mkdir(exist_ok=True)
+                place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_text(text, encoding="utf-8")
                 continue
             assert language == "sh", f"a block of {language} that has no name"

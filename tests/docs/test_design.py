@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
+from sim.cli import main
 from sim.experiment.run import run_config
 from tests.sim.small_trace import SIZE, Plan, config, one_layer
 from traces.format.layout import PREDICTED
@@ -65,6 +69,37 @@ def test_the_tables_are_those_of_the_code(tmp_path: Path) -> None:
     document = run_config(config(trace, 2 * SIZE, bounds=True), tmp_path / "out").document
     heads = re.findall(r"^\| (`.+?) \| ", SECTIONS["The result"], re.MULTILINE)
     assert sorted(key for head in heads for key in re.findall(r"`(\w+)`", head)) == sorted(document)
+
+
+class Decided(BaseException):
+    """The first victim was chosen."""
+
+
+def test_the_journey_is_true(tmp_path: Path) -> None:
+    """Its functions are called first in that order; and no file of an experiment is entered time and again."""
+    row = re.compile(r"^\| `(\S+)` \| `(\S+)` \|", re.MULTILINE)
+    told = row.findall(SECTIONS["From a policy's name to a decision"])
+    called: list[tuple[str, str]] = []
+    entered: Counter[str] = Counter()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        code, caller = frame.f_code, frame.f_back
+        if event == "call" and code.co_filename.startswith(f"{ROOT}/") and not code.co_name.startswith("<"):
+            path = code.co_filename.removeprefix(f"{ROOT}/")
+            called.append((path, code.co_qualname))
+            entered[path] += caller is None or caller.f_code.co_filename != code.co_filename
+            if called[-1] == told[-1]:
+                raise Decided
+
+    sys.setprofile(note)
+    try:
+        with pytest.raises(Decided):
+            main(["run", "policy=lru", "budget=4GB", "limit=1", "bounds=false", f"out={tmp_path}"])
+    finally:
+        sys.setprofile(None)
+    assert [function for function in dict.fromkeys(called) if function in told] == told
+    often = {path: n for path, n in entered.items() if path.startswith("sim/experiment/") and n > 6}
+    assert not often
 
 
 def test_what_is_said_of_the_page_stands_there() -> None:

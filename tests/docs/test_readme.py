@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,9 @@ def test_every_other_command_works(tmp_path: Path) -> None:
         assert done.stdout or "wrote" in done.stderr, command
 
 
-def test_the_table_shown_is_the_one_printed(sim: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    printed = sim("run", "policy=fmoe", "budget=8GB").stdout
+def test_the_table_shown_is_the_one_printed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sim", "run", "policy=fmoe", "budget=8GB"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    printed = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout
     shown = "\n".join(line.rstrip() for line in printed.splitlines())
     assert f"```\n{shown}\n```" in README

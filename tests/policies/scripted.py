@@ -1,13 +1,13 @@
 """Traces written out by hand, and policies that are run on them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 
 from policies import registry
-from tests.policies.lab import ABSENT, FlatCosts, Routing, Run, run, setup_of
+from sim.check.lab import Run, run
+from sim.check.synthetic import ABSENT, FlatCosts, Routing, setup_of
+from sim.check.variants import named
 
 SIZE = 12
 
@@ -17,22 +17,36 @@ def costs(copy: int) -> FlatCosts:
     return FlatCosts(copy=copy, expert=100, launch_ns=0, dense=10, head=0, layer_overhead_ns=0)
 
 
-def script(demand: list[list[list[int]]], ahead: list[list[list[int]]] | None = None, n_experts: int = 8) -> Routing:
-    """Decode steps: demand [step][layer] and what each gate says of the next layer [step][layer], [] if nothing."""
+def script(
+    demand: list[list[list[int]]],
+    said: list[list[list[int]]] | None = None,
+    n_experts: int = 8,
+    signal: str = "gate_ahead",
+    distance: int = 1,
+) -> Routing:
+    """Decode steps: demand [step][layer] and what each gate says [step][layer], [] if nothing.
+
+    It speaks of ``distance`` layers on, by that signal.
+    """
     ids = np.array(demand, np.uint8)
     n, n_layers, k = ids.shape
-    guess = np.full((n, n_layers, 1, k), ABSENT, np.uint8)
-    for step, layers in enumerate(ahead or []):
+    guess = np.full((n, n_layers, distance, k), ABSENT, np.uint8)
+    for step, layers in enumerate(said or []):
         for layer, experts in enumerate(layers):
-            guess[step, layer, 0, : len(experts)] = experts
-    steps = [(False, i, 1) for i in range(n)]
-    return Routing(ids, steps, n_experts, {"expert_ids": ids, "gate_ahead": guess})
+            guess[step, layer, -1, : len(experts)] = experts
+    shown = guess if signal == "gate_ahead" else guess[:, :, -1]
+    return Routing(ids, [(False, i, 1) for i in range(n)], n_experts, {"expert_ids": ids, signal: shown})
 
 
 def go(name: str, routing: Routing, copy: int, *, room: int, chunks: int = 1, **params: Any) -> Run:
     """Run a policy with room for so many experts."""
     setup = setup_of(routing, room * SIZE, chunks=chunks, costs=costs(copy))
     return run(registry.build(name, setup, params), routing)
+
+
+def as_shipped(title: str) -> dict[str, Any]:
+    """What the YAML of that name changes of its policy's defaults."""
+    return dict(named(title)[0].params)
 
 
 def sums(done: Run) -> tuple[list[int], list[int], int]:

@@ -1,8 +1,6 @@
 """A policy that no command line could set, or that covers what every policy has, is refused in one line by name."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -11,44 +9,26 @@ from policies import registry
 from policies.api import Policy, Setup
 from policies.lru import LRU
 from policies.parameters import RESERVED
+from sim.check.synthetic import draw, setup_of
 from sim.experiment.compose import read_config, register_policies
-from tests.policies.lab import draw, setup_of
+from tests.policies.conftest import Plug
 from traces.kit.errors import UserError
 
 SETUP = setup_of(draw(0), 10_000)
-Plug = Callable[..., str]
-
-
-class Point:
-    """An entry point."""
-
-    def __init__(self, loaded: Any) -> None:
-        self.name, self.value, self.loaded = "p", "elsewhere:p", loaded
-
-    def load(self) -> Any:
-        return self.loaded
+Theirs = Callable[..., None]
 
 
 @pytest.fixture
-def plug(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plug]:
+def theirs(plug: Plug) -> Theirs:
     """Install a policy "theirs" whose __init__ has these words behind the setup, and this body."""
 
-    def install(words: str, body: str = "pass", base: type = LRU, **declarations: Any) -> str:
+    def install(words: str, body: str = "pass", base: type = LRU, **declarations: Any) -> None:
         code = f"def __init__(self, setup, {words}):\n    base.__init__(self, setup)\n    {body}\n"
         scope: dict[str, Any] = {"base": base, "Literal": Literal, "Any": Any}
         exec(code, scope)
-        kind = type("Theirs", (base,), {"name": "theirs", "__init__": scope["__init__"], **declarations})
-        return put(kind)
+        plug(type("Theirs", (base,), {"name": "theirs", "__init__": scope["__init__"], **declarations}))
 
-    def put(kind: Any) -> str:
-        monkeypatch.setattr(registry, "entry_points", lambda group: [Point(kind)])
-        registry._catalogue.cache_clear()
-        return "theirs"
-
-    install.put = put  # type: ignore[attr-defined]
-    yield install
-    monkeypatch.undo()
-    registry._catalogue.cache_clear()
+    return install
 
 
 def refused(params: dict[str, Any] | None = None) -> str:
@@ -60,8 +40,8 @@ def refused(params: dict[str, Any] | None = None) -> str:
 
 # `ahead` said how many gates are read ahead: a parameter of that name ended in a raw TypeError.
 @pytest.mark.parametrize("name", sorted(RESERVED - {"setup"}))
-def test_every_name_of_the_base_class_is_reserved(name: str, plug: Plug) -> None:
-    plug(f"*, {name}: int = 3")
+def test_every_name_of_the_base_class_is_reserved(name: str, theirs: Theirs) -> None:
+    theirs(f"*, {name}: int = 3")
     told = refused()
     assert told.startswith(f"policy=theirs: parameter {name} is a name of every policy's own; allowed: another")
     assert told.endswith(f"such as own_{name}")
@@ -96,8 +76,8 @@ def test_what_is_reserved_is_what_a_policy_has() -> None:
         ("*, mode: Literal['a', 'b'] = 'c'", "parameter mode has the default 'c'; allowed: a, b"),
     ],
 )
-def test_a_parameter_that_nobody_could_give(words: str, message: str, plug: Plug) -> None:
-    plug(words)
+def test_a_parameter_that_nobody_could_give(words: str, message: str, theirs: Theirs) -> None:
+    theirs(words)
     assert refused().startswith(f"policy=theirs: {message}")
 
 
@@ -110,31 +90,31 @@ def test_a_parameter_that_nobody_could_give(words: str, message: str, plug: Plug
         ("raise ValueError('depth is odd')", "refused by it (depth is odd)"),
     ],
 )
-def test_a_constructor_that_covers_what_every_policy_has(body: str, message: str, plug: Plug) -> None:
-    plug("*, depth: int = 1", body)
+def test_a_constructor_that_covers_what_every_policy_has(body: str, message: str, theirs: Theirs) -> None:
+    theirs("*, depth: int = 1", body)
     assert refused().startswith(f"policy=theirs: {message}")
 
 
-def test_a_value_that_a_policy_refuses_in_python_s_own_way_is_named(plug: Plug) -> None:
-    plug("*, depth: int = 1", "raise ValueError('not so\\ndeep')")
+def test_a_value_that_a_policy_refuses_in_python_s_own_way_is_named(theirs: Theirs) -> None:
+    theirs("*, depth: int = 1", "raise ValueError('not so\\ndeep')")
     assert refused({"depth": 9}) == "policy=theirs, depth=9: refused by it (not so deep)"
 
 
-def test_declarations_are_checked_too(plug: Plug) -> None:
-    plug("*, depth: int = 1", ahead="deep")
+def test_declarations_are_checked_too(theirs: Theirs) -> None:
+    theirs("*, depth: int = 1", ahead="deep")
     assert refused() == ("policy=theirs: ahead='deep'; allowed: the name of a parameter (depth), or a number of layers")
-    plug("*, depth: int = 1", base=Policy)
+    theirs("*, depth: int = 1", base=Policy)
     assert refused().startswith("policy=theirs: it has no victim; allowed: ")
     for name in (5, "my policy", "5th"):
-        plug("*, depth: int = 1", name=name)
-        with pytest.raises(UserError, match=r"^moe_offload\.policies: p=elsewhere:p: name=.*; allowed: letters"):
+        theirs("*, depth: int = 1", name=name)
+        with pytest.raises(UserError, match=r"^moe_offload\.policies: p0=elsewhere:p0: name=.*; allowed: letters"):
             registry.names()
 
 
 # One package's mistake: told where its policy is asked for, and in no one else's way.
 @pytest.mark.parametrize("words", ["*, name: str = 'x'", "*, sizes: list = []", "*, thing=object()"])
-def test_a_broken_policy_leaves_the_others_alone(words: str, plug: Plug) -> None:
-    plug(words)
+def test_a_broken_policy_leaves_the_others_alone(words: str, theirs: Theirs) -> None:
+    theirs(words)
     register_policies()
     assert read_config(["policy=lru"]).policy == {"name": "lru", "scope": "global"}
     assert read_config(["policy=theirs"]).policy == {"name": "theirs"}
@@ -142,8 +122,8 @@ def test_a_broken_policy_leaves_the_others_alone(words: str, plug: Plug) -> None
         registry.normal({"name": "theirs"})
 
 
-def test_a_name_that_is_nearly_one_is_offered(plug: Plug) -> None:
-    plug("*, depth: int = 1, mode: Literal['near', 'far'] = 'near'")
+def test_a_name_that_is_nearly_one_is_offered(theirs: Theirs) -> None:
+    theirs("*, depth: int = 1, mode: Literal['near', 'far'] = 'near'")
     assert refused({"dept": 2}).endswith("allowed: depth, mode; did you mean depth?")
     assert refused({"mode": "nere"}) == "policy.mode='nere': allowed: near, far; did you mean near?"
     with pytest.raises(UserError, match=r"allowed: .*; did you mean lru\?$"):
@@ -154,5 +134,5 @@ def test_setup_is_the_first_argument(plug: Plug) -> None:
     def init(self: LRU, *, setup: Setup) -> None:
         LRU.__init__(self, setup)
 
-    plug.put(type("Theirs", (LRU,), {"name": "theirs", "__init__": init}))  # type: ignore[attr-defined]
+    plug(type("Theirs", (LRU,), {"name": "theirs", "__init__": init}))
     assert refused().startswith("policy=theirs: __init__ takes no setup; allowed: __init__(self, setup, *")

@@ -3,8 +3,6 @@
 Unless said otherwise: 1 expert per token, dense part 10 ns, expert 100 ns, no overheads; a step of 3 layers.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -12,10 +10,11 @@ import pytest
 from policies import registry
 from policies.api import Signal
 from policies.gate_ahead import GateAhead
+from sim.check.lab import Witness, run
+from sim.check.synthetic import ABSENT, FlatCosts, Routing, draw, setup_of
 from sim.core.state import PENDING
 from tests.policies import scripted
 from tests.policies.desk import Desk
-from tests.policies.lab import ABSENT, FlatCosts, Routing, Witness, draw, run, setup_of
 from tests.policies.scripted import SIZE, costs, script, sums
 
 

@@ -3,22 +3,18 @@
 Unless said otherwise: 1 expert per token of 4 per layer, copies of 60 ns; dense part 10 ns, expert 100 ns.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import yaml
 
 from policies import registry
 from policies.mixtral_offloading import MixtralOffloading
+from sim.check.lab import Witness, run
+from sim.check.synthetic import ABSENT, FlatCosts, draw, setup_of
 from tests.policies.desk import Desk
-from tests.policies.lab import ABSENT, CONF, FlatCosts, Witness, draw, run, setup_of
-from tests.policies.scripted import SIZE, go, held, script, sums
-from traces.kit.errors import UserError
+from tests.policies.scripted import SIZE, as_shipped, go, held, script, sums
 
-AS_IN_FINEMOE = yaml.safe_load((CONF / "mixtral_offloading_as_in_finemoe.yaml").read_text())
 SWAPS = script(
     [[[0], [1], [2]], [[0], [3], [2]], [[0], [3], [2]]],
     [[[1], [2], []], [[3], [2], []], [[0], [2], []]],
@@ -177,7 +173,7 @@ def test_layers_keep_to_their_shares_but_for_the_buffers(scope: str) -> None:
 
 def test_as_in_finemoe_all_is_speculated_into_a_global_cache() -> None:
     """Two slots in all. Gate 1 has expert 5 load 10 for layer 2: it evicts 0, of layer 0, the least recently used."""
-    params = {k: v for k, v in AS_IN_FINEMOE.items() if k != "name"}
+    params = as_shipped("mixtral_offloading_as_in_finemoe")
     right = script([[[0], [1], [2]]], [[[1], [2], []]], n_experts=4)
     done = go("mixtral_offloading", right, 60, room=2, **{**params, "latency_us": 0.0})
     assert sums(done) == ([2, 0, 0, 0, 0], [60, 0, 0, 0, 0], 3 * 110 + 60)
@@ -195,9 +191,6 @@ def test_it_needs_the_buffers_and_one_slot_per_layer() -> None:
 
     assert [least(), least(buffers=1), least(buffers=0)] == [4 * 30 + 47, 30 + 47, 47]
     given = replace(setup, budget=4 * 30 + 47 + 12 + 5)  # one expert each, and one more for the lowest two
-    assert MixtralOffloading(given).facts() == {"slots_per_layer": [2, 2, 1]}
-    assert MixtralOffloading(given, scope="global").facts() == {}
+    assert MixtralOffloading(given).decided() == {"slots_per_layer": [2, 2, 1]}
+    assert MixtralOffloading(given, scope="global").decided() == {}
     assert [least(scope="global"), least(scope="global", buffers=0)] == [5 * 30, 30]
-    for params in ({"buffers": -1}, {"speculated": 0}, {"latency_us": -0.5}):
-        with pytest.raises(UserError, match=rf"^policy\.{next(iter(params))}=.*: allowed: (at least |0 to 1000000)"):
-            least(**params)

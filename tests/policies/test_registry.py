@@ -1,7 +1,5 @@
 """Policies are found by themselves, and built from strictly checked parameters."""
 
-from __future__ import annotations
-
 from importlib.metadata import EntryPoint
 from typing import Any, Literal
 
@@ -10,20 +8,11 @@ import pytest
 from policies import registry
 from policies.api import Policy, Setup
 from policies.lru import LRU
-from tests.policies.lab import draw, setup_of
+from sim.check.synthetic import draw, setup_of
+from tests.policies.conftest import Plug
 from traces.kit.errors import UserError
 
 SETUP = setup_of(draw(0), 10_000)
-
-
-class Point:
-    """An entry point."""
-
-    def __init__(self, name: str, loaded: Any) -> None:
-        self.name, self.value, self.loaded = name, f"elsewhere:{name}", loaded
-
-    def load(self) -> Any:
-        return self.loaded
 
 
 class Typed(LRU):
@@ -46,17 +35,6 @@ class Typed(LRU):
         self.given = (must, rate, flag, word, mode, some)
 
 
-@pytest.fixture
-def plug(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    def install(*loaded: Any) -> None:
-        monkeypatch.setattr(registry, "entry_points", lambda group: [Point(f"p{i}", x) for i, x in enumerate(loaded)])
-        registry._catalogue.cache_clear()
-
-    yield install
-    monkeypatch.undo()
-    registry._catalogue.cache_clear()
-
-
 def test_policies_are_found_by_themselves() -> None:
     ours = {"fifo", "gate_ahead", "lfru", "lfu", "lfu_incache", "lru", "on_demand", "random", "static"}
     assert ours | {"belady_forced", "perfect_next_layer"} <= set(registry.names())
@@ -71,7 +49,7 @@ def test_an_unknown_policy() -> None:
         registry.build("lro", SETUP, {})
 
 
-def test_another_package_adds_one(plug: Any) -> None:
+def test_another_package_adds_one(plug: Plug) -> None:
     plug(Typed)
     policy = registry.build("typed", SETUP, {"must": 3, "rate": 1, "flag": True, "mode": "b", "some": 4})
     assert isinstance(policy, Typed)
@@ -96,7 +74,7 @@ def test_another_package_adds_one(plug: Any) -> None:
         ({"must": 1, "some": "4"}, "policy.some='4': allowed: a whole number or null"),
     ],
 )
-def test_parameters_are_checked(plug: Any, params: dict[str, Any], message: str) -> None:
+def test_parameters_are_checked(plug: Plug, params: dict[str, Any], message: str) -> None:
     plug(Typed)
     with pytest.raises(UserError) as error:
         registry.build("typed", SETUP, params)
@@ -104,7 +82,7 @@ def test_parameters_are_checked(plug: Any, params: dict[str, Any], message: str)
     assert "\n" not in str(error.value)
 
 
-def test_a_name_is_given_once(plug: Any) -> None:
+def test_a_name_is_given_once(plug: Plug) -> None:
     twin = type("Twin", (LRU,), {"name": "lru"})
     plug(twin)
     with pytest.raises(UserError, match=r"^policy=lru: defined twice, by policies\.lru\.LRU and .*Twin; allowed: one"):
@@ -112,14 +90,14 @@ def test_a_name_is_given_once(plug: Any) -> None:
 
 
 @pytest.mark.parametrize("thing", ["a text", int, type("Nameless", (LRU,), {}), Policy])
-def test_an_entry_point_that_is_no_policy(plug: Any, thing: Any) -> None:
+def test_an_entry_point_that_is_no_policy(plug: Plug, thing: Any) -> None:
     plug(thing)
     with pytest.raises(UserError, match=r"^moe_offload\.policies: p0=elsewhere:p0: allowed: a class of"):
         registry.names()
 
 
 @pytest.mark.parametrize("value", ["nosuch_module:Theirs", "policies.lru:Theirs"])
-def test_an_entry_point_that_cannot_be_loaded(value: str, monkeypatch: pytest.MonkeyPatch, plug: Any) -> None:
+def test_an_entry_point_that_cannot_be_loaded(value: str, monkeypatch: pytest.MonkeyPatch, plug: Plug) -> None:
     plug()
     point = EntryPoint("theirs", value, registry.GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
@@ -128,19 +106,3 @@ def test_an_entry_point_that_cannot_be_loaded(value: str, monkeypatch: pytest.Mo
     )
     with pytest.raises(UserError, match=message):
         registry.names()
-
-
-@pytest.mark.parametrize(
-    ("name", "params", "message"),
-    [
-        ("static", {"staging": 0}, "policy.staging=0: allowed: at least 1 (experts)"),
-        ("gate_ahead", {"distance": 0}, "policy.distance=0: allowed: 1 to 3 (layers)"),
-        ("gate_ahead", {"distance": 4}, "policy.distance=4: allowed: 1 to 3 (layers)"),
-        ("gate_ahead", {"outstanding": 0}, "policy.outstanding=0: allowed: at least 1 (loads)"),
-        ("gate_ahead", {"latency_us": -1}, "policy.latency_us=-1: allowed: 0 to 1000000 (microseconds)"),
-    ],
-)
-def test_a_policy_checks_its_ranges(name: str, params: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as error:
-        registry.build(name, SETUP, params)
-    assert str(error.value) == message

@@ -28,7 +28,7 @@ for name in {MISSING!r}:
     sys.modules[name] = None  # importing it fails, as if it were not there
 import real
 for module in pkgutil.walk_packages(real.__path__, "real."):
-    if not module.name.endswith(("__main__", "_table")):  # tables are rich's, or else JSON
+    if not module.name.endswith((".__main__", ".table")):  # tables are rich's, or else JSON
         importlib.import_module(module.name)
 """
 
@@ -55,8 +55,10 @@ print(run.outcome.accounts.hit_row()[0])
 CHECKS = """
 import torch
 torch.set_num_threads(1)
-from real.runtime.selfcheck import run_checks
-sys.exit(len(run_checks(torch.device("cpu"), print)))
+from real.runtime.selfcheck import CHECKS, ONLY_CUDA
+for name in CHECKS.keys() - ONLY_CUDA:
+    CHECKS[name](torch.device("cpu"))
+    print(name)
 """
 
 
@@ -81,4 +83,4 @@ def test_it_runs_without_what_a_server_may_lack(tmp_path: Path) -> None:
 def test_a_device_is_checked_without_them_too() -> None:
     done = python(PROLOGUE + CHECKS)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "forced_passes_agree: " in done.stdout
+    assert "forced_passes_agree" in done.stdout

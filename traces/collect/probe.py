@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from traces.collect.generate import PAD, passes
-from traces.collect.recorder import RAW, Arrays, Recorder
+from traces.collect.recorder import RAW, Arrays, Recorder, by_request, joined
 from traces.kit.errors import UserError
+from traces.kit.telling import in_short
 from traces.models.cache import known
 from traces.models.devices import input_device
 from traces.models.families import MoeModel
@@ -99,14 +100,9 @@ def _with_cache(recorder: Recorder, rows: Sequence[list[int]]) -> list[_Run]:
     with _runs("with a cache"):
         served = passes(recorder.moe.model, prompts, [*map(choose, range(len(rows)))], [decoded + 1] * len(rows), ())
         for step in served:
-            arrays, first = recorder.pass_over(step.ids, step.real), 0
-            for row, count in enumerate(step.real.sum(1).tolist()):
-                parts[row].append({name: array[first : first + count] for name, array in arrays.items()})
-                first += count
-    return [
-        _run({name: np.concatenate([part[name] for part in of]) for name in RAW}, torch.stack(logits))
-        for of, logits in zip(parts, said, strict=True)
-    ]
+            for of, part in zip(parts, by_request(recorder.pass_over(step.ids, step.real), step.real), strict=True):
+                of.append(part)
+    return [_run(joined(of), torch.stack(logits)) for of, logits in zip(parts, said, strict=True)]
 
 
 def _without_cache(recorder: Recorder, text: list[int], ran: _Run) -> _Run:
@@ -137,8 +133,7 @@ def _runs(how: str) -> Iterator[None]:
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # the model's own code may raise anything
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise RecordingError(f"the model does not run {how} ({why[:200]})") from error
+        raise RecordingError(f"the model does not run {how} ({in_short(error, kind=True)})") from error
 
 
 def _compare(moe: MoeModel, ran: _Run, alone: _Run) -> None:

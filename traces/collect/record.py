@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -11,26 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from traces.collect import overhead
-from traces.collect.pricing import check_priced_as
 from traces.collect.probe import check_cache
 from traces.collect.progress import EVERY_S, Progress
 from traces.collect.recorder import Recorder
-from traces.collect.serve import Served, serve
+from traces.collect.serve import serve
 from traces.format.layout import STEP_DTYPE, signal_dtype
 from traces.format.manifest import About, Prompts
 from traces.format.manifest import Recorder as RecorderInfo
-from traces.kit.errors import UserError
+from traces.kit import conf
+from traces.kit.errors import UserError, one_of
 from traces.kit.progress import showing
 from traces.kit.units import format_bytes
 from traces.models.devices import device_name, input_device
 from traces.models.families import MoeModel, inspect_model, signal_shapes
 from traces.models.load import Loaded, end_tokens, recorder_version
 from traces.models.routers import RecordingError
-from traces.prompts.jobs import Decoding, Job, groups, survey
+from traces.prompts.jobs import Decoding, Job, groups, most_rows
 from traces.prompts.source import PromptFile
 from traces.writing.writer import TraceWriter
 
@@ -52,15 +52,19 @@ class Wanted:
     overhead_s: float = 0.0
 
 
-def bytes_per_row(moe: MoeModel, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Bytes that one token takes in the trace, at most: a decode step's entry included."""
+def check_priced_as(name: str, n_layers: int, n_experts: int, top_k: int) -> None:
+    """UserError unless `name` is a model of `conf/model/` with as many MoE layers, experts and choices per token."""
+    alike = sorted(key for key in conf.names("model") if conf.model_sizes(key) == (n_layers, n_experts, top_k))
+    if name not in alike:
+        has = f"moe_layers {n_layers}, experts {n_experts}, top_k {top_k}"
+        raise UserError(f"priced_as={name!r}; allowed for a model of {has}: {one_of(alike) or 'none'}")
+
+
+def check_disk(out: Path, moe: MoeModel, shapes: Mapping[str, tuple[int, ...]], rows: int) -> None:
+    """Say what the trace takes at most, with a step for each row; UserError where `out`'s disk has less left."""
     arrays = {"expert_ids": (len(moe.layers), moe.top_k), **shapes}
-    sizes = (signal_dtype(name, moe.n_experts).itemsize * int(np.prod(shape)) for name, shape in arrays.items())
-    return sum(sizes) + STEP_DTYPE.itemsize
-
-
-def check_disk(out: Path, needed: int, rows: int) -> None:
-    """Say what the trace takes at most; UserError where `out`'s disk has less left."""
+    sizes = (signal_dtype(name, moe.n_experts).itemsize * math.prod(shape) for name, shape in arrays.items())
+    needed = rows * (sum(sizes) + STEP_DTYPE.itemsize)
     free = shutil.disk_usage(out.parent).free
     print(f"at most {rows} tokens: {format_bytes(needed)} on disk, {format_bytes(free)} are free", file=sys.stderr)
     if needed > free:
@@ -103,11 +107,13 @@ def collect(loaded: Loaded, prompts: PromptFile, out: Path, decoding: Decoding, 
     if wanted.priced_as is not None:
         check_priced_as(wanted.priced_as, **sizes)
     by = RecorderInfo("traces.collect", recorder_version(), device_name(input_device(loaded.model)))
+    own = prompts.stating_length
+    exceptions = {"prompts_with_own_max_new_tokens": own} if own else {}
     about: About = {
         "name": loaded.name,
         "revision": loaded.revision,
         "recorder": by,
-        "decoding": {**decoding.settings(loaded.tokenizer), **_exceptions(prompts)},
+        "decoding": {**decoding.settings(loaded.tokenizer), **exceptions},
         "recording": "recorded",
         "prompts": Prompts(prompts.name, wanted.licence or "; ".join(prompts.licences) or None),
         "expert_bytes": moe.expert_bytes(),
@@ -116,7 +122,7 @@ def collect(loaded: Loaded, prompts: PromptFile, out: Path, decoding: Decoding, 
         "scoring": moe.scoring,
         "priced_as": wanted.priced_as,
     }
-    asked = survey(prompts, loaded, decoding)
+    most = most_rows(prompts, loaded, decoding)
     first = next(groups(prompts, 0, loaded, decoding))
     with _named(moe, first):
         check_cache(moe, [job.ids for job in first])
@@ -125,9 +131,9 @@ def collect(loaded: Loaded, prompts: PromptFile, out: Path, decoding: Decoding, 
         writer.check(**about)
         if writer.requests:
             print(f"going on after {writer.requests} requests, {writer.tokens} tokens", file=sys.stderr)
-        rows = asked.most_rows - writer.tokens
-        check_disk(out, rows * bytes_per_row(moe, shapes), rows)
-        last = _record(recorder, writer, loaded, prompts, decoding, asked.most_rows)
+        rows = most - writer.tokens
+        check_disk(out, moe, shapes, rows)
+        last = _record(recorder, writer, loaded, prompts, decoding, most)
         writer.close(**about)
     print(f"wrote {out}", file=sys.stderr)
     if wanted.overhead_s and last:
@@ -135,24 +141,20 @@ def collect(loaded: Loaded, prompts: PromptFile, out: Path, decoding: Decoding, 
     return out
 
 
-def _exceptions(prompts: PromptFile) -> dict[str, int]:
-    """What the manifest says of the prompts that a setting does not hold for."""
-    n = prompts.stating_length
-    return {"prompts_with_own_max_new_tokens": n} if n else {}
-
-
 def _record(
-    recorder: Recorder, writer: TraceWriter, loaded: Loaded, prompts: PromptFile, decoding: Decoding, most_rows: int
+    recorder: Recorder, writer: TraceWriter, loaded: Loaded, prompts: PromptFile, decoding: Decoding, most: int
 ) -> list[Job]:
     """Record what is missing, batch by batch; returns the last batch."""
-    end: Collection[int] = () if decoding.mode == "teacher_forced" else end_tokens(loaded)
-    progress = Progress(len(prompts), most_rows, writer.requests, writer.tokens)
+    end: Collection[int] = () if decoding.decoding == "teacher_forced" else end_tokens(loaded)
+    progress = Progress(len(prompts), most, writer.requests, writer.tokens)
     saved_s = time.monotonic()
     last: list[Job] = []
     with showing(progress.state, EVERY_S), recorder.attached(), torch.inference_mode():
         for jobs in groups(prompts, writer.requests, loaded, decoding):
             rows = writer.tokens
-            for request, steps, arrays in _served(recorder, jobs, end):
+            with _named(recorder.moe, jobs):
+                served = serve(recorder, jobs, end)
+            for request, steps, arrays in served:
                 writer.add_request(request, steps=steps, **arrays)
             if time.monotonic() - saved_s >= CHECKPOINT_S:
                 writer.checkpoint()
@@ -161,11 +163,6 @@ def _record(
             last = jobs
     print(progress.state()[1], file=sys.stderr)
     return last
-
-
-def _served(recorder: Recorder, jobs: list[Job], end: Collection[int]) -> list[Served]:
-    with _named(recorder.moe, jobs):
-        return serve(recorder, jobs, end)
 
 
 @contextmanager

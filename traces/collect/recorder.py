@@ -225,6 +225,18 @@ class Recorder:
         return ids, weights
 
 
+def by_request(arrays: Arrays, real: Tensor) -> list[Arrays]:
+    """What a pass left, cut into the requests of its batch: `real` bool [B, T]; no rows of one that had ended."""
+    ends = real.sum(1).cumsum(0).tolist()[:-1]
+    cut = {name: np.split(array, ends) for name, array in arrays.items()}
+    return [{name: parts[row] for name, parts in cut.items()} for row in range(len(real))]
+
+
+def joined(parts: Sequence[Arrays]) -> Arrays:
+    """The rows of several passes, one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def _in_turn(index: int, ran: int, what: str) -> None:
     """Raise RecordingError unless layer `index` is the next one, `ran` being the layers that have run."""
     if index > ran:

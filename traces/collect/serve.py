@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from traces.collect.generate import passes
-from traces.collect.recorder import Arrays, Recorder
+from traces.collect.recorder import Arrays, Recorder, by_request, joined
 from traces.format.layout import DECODE, PREFILL, Request, signal_dtype
 from traces.prompts.jobs import Job
 
@@ -18,46 +17,23 @@ Steps = list[tuple[int, int, int]]
 Served = tuple[Request, Steps, Arrays]
 
 
-@dataclass
-class _Row:
-    """One request of a batch, while it is being served."""
-
-    job: Job
-    steps: Steps = field(default_factory=list)
-    parts: list[Arrays] = field(default_factory=list)
-    context: int = 0
-
-    def add(self, rows: int, arrays: Arrays) -> None:
-        self.steps.append((DECODE if self.steps else PREFILL, rows, self.context))
-        self.parts.append(arrays)
-        self.context += rows
-
-
 def serve(recorder: Recorder, jobs: list[Job], end: Collection[int]) -> list[Served]:
     """Serve a batch of jobs under an attached recorder: each request, its steps, and its rows of every signal."""
-    rows = [_Row(job) for job in jobs]
-    served = passes(
-        recorder.moe.model,
-        [job.ids for job in jobs],
-        [job.choose for job in jobs],
-        [job.new_tokens for job in jobs],
-        end,
-    )
-    for step in served:
+    steps: list[Steps] = [[] for _ in jobs]
+    parts: list[list[Arrays]] = [[] for _ in jobs]
+    choose, new_tokens = [job.choose for job in jobs], [job.new_tokens for job in jobs]
+    for step in passes(recorder.moe.model, [job.ids for job in jobs], choose, new_tokens, end):
         arrays = _compact(recorder.pass_over(step.ids, step.real), recorder.moe.n_experts)
-        counts = step.real.sum(1).tolist()
-        first = 0
-        for row, count in zip(rows, counts, strict=True):
-            if count:
-                row.add(count, {name: array[first : first + count] for name, array in arrays.items()})
-                first += count
-    done = []
-    for row in rows:
-        prompt = row.job.prompt
-        arrays = {name: np.concatenate([part[name] for part in row.parts]) for name in row.parts[0]}
-        request = Request(prompt.number, len(row.job.ids), len(row.steps), None, prompt.split, prompt.source)
-        done.append((request, row.steps, arrays))
-    return done
+        for done, own, part in zip(steps, parts, by_request(arrays, step.real), strict=True):
+            if rows := len(part["expert_ids"]):
+                done.append((DECODE, rows, done[-1][1] + done[-1][2]) if done else (PREFILL, rows, 0))
+                own.append(part)
+    served = []
+    for job, done, own in zip(jobs, steps, parts, strict=True):
+        prompt = job.prompt
+        request = Request(prompt.number, len(job.ids), len(done), None, prompt.split, prompt.source)
+        served.append((request, done, joined(own)))
+    return served
 
 
 def _compact(arrays: Arrays, n_experts: int) -> Arrays:

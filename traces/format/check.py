@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from traces.format.layout import DECODE, PREFILL, SIGNALS, STEPS_FILE, Array, Request, absent_id
-from traces.kit.errors import TraceError, refusal
+from traces.kit.errors import refusal
 
 
 def check_steps(requests: Sequence[Request], steps: Array, first_row: int, rows: int) -> None:
@@ -74,51 +74,34 @@ def check_rows(arrays: dict[str, Array], n_experts: int, first_row: int = 0) -> 
 
     ``expert_ids`` must be among them where ``expert_weights`` is.
     """
-    ahead = arrays.get("gate_ahead")
-    if "expert_ids" in arrays:
-        _check_ids("expert_ids", arrays["expert_ids"], n_experts, first_row)
-    if ahead is not None:
-        _check_ids("gate_ahead", ahead, n_experts, first_row)
+    absent = absent_id(n_experts)
+
+    def refuse(name: str, bad: Array, allowed: str) -> None:
+        _refuse(name, arrays[name], bad, first_row, allowed)
+
+    for name in ("expert_ids", "gate_ahead"):
+        if name in arrays:
+            _check_ids(name, arrays[name], n_experts, first_row)
+    if (ahead := arrays.get("gate_ahead")) is not None:
         layers, distances = np.indices(ahead.shape[1:3])
         past = (layers + distances + 1 >= ahead.shape[1])[..., None]
-        _refuse(
-            "gate_ahead",
-            ahead,
-            past & (ahead != absent_id(n_experts)),
-            first_row,
-            "absent past the last layer",
-        )
-    if "expert_weights" in arrays:
-        weights, ids = arrays["expert_weights"], arrays["expert_ids"]
-        _refuse(
-            "expert_weights",
-            weights,
-            ~(np.isfinite(weights) & (weights >= 0)),
-            first_row,
-            "finite, at least 0",
-        )
+        refuse("gate_ahead", past & (ahead != absent), "absent past the last layer")
+    if (weights := arrays.get("expert_weights")) is not None:
+        refuse("expert_weights", ~(np.isfinite(weights) & (weights >= 0)), "finite, at least 0")
         rises = np.zeros(weights.shape, bool)
         rises[..., 1:] = weights[..., 1:] > weights[..., :-1]
-        _refuse("expert_weights", weights, rises, first_row, "descending over the slots of a token")
-        stray = (weights != 0) & (ids == absent_id(n_experts))
-        _refuse("expert_weights", weights, stray, first_row, "0 where the expert is absent")
-    if "router_probs" in arrays:
-        probs = arrays["router_probs"]
-        _refuse("router_probs", probs, ~((probs >= 0) & (probs <= 1)), first_row, "0 to 1")
-    if "router_choice" in arrays:
-        choice = arrays["router_choice"]
-        _refuse(
-            "router_choice",
-            choice,
-            np.isnan(choice) | (choice == np.inf),
-            first_row,
-            "finite, or -inf where barred",
-        )
+        refuse("expert_weights", rises, "descending over the slots of a token")
+        stray = (weights != 0) & (arrays["expert_ids"] == absent)
+        refuse("expert_weights", stray, "0 where the expert is absent")
+    if (probs := arrays.get("router_probs")) is not None:
+        refuse("router_probs", ~((probs >= 0) & (probs <= 1)), "0 to 1")
+    if (choice := arrays.get("router_choice")) is not None:
+        refuse("router_choice", np.isnan(choice) | (choice == np.inf), "finite, or -inf where barred")
     for name in ("hidden", "embedding"):
         if name in arrays:
-            _refuse(name, arrays[name], ~np.isfinite(arrays[name]), first_row, "finite")
+            refuse(name, ~np.isfinite(arrays[name]), "finite")
     if "token_ids" in arrays:
-        _refuse("token_ids", arrays["token_ids"], arrays["token_ids"] < 0, first_row, "at least 0")
+        refuse("token_ids", arrays["token_ids"] < 0, "at least 0")
 
 
 def check_outputs(file: str, ids: Array, n_experts: int, stride: int, first_row: int = 0) -> None:
@@ -154,8 +137,4 @@ def _refuse(name: str, array: Array, bad: Array, first_row: int, allowed: str) -
     where = [f"row {first_row + place[0]}"]
     named = SIGNALS[name.rpartition("/")[2]].axes  # a predictor's expert_ids have the axes of the trace's own
     where += [f"{axes[axis]} {index}" for axis, index in zip(named, place[1:], strict=True)]
-    raise _value_error(name, ", ".join(where), value, allowed)
-
-
-def _value_error(name: str, where: str, value: object, allowed: str) -> TraceError:
-    return refusal(f"{name}.npy", f"value at {where}", value, allowed)
+    raise refusal(f"{name}.npy", f"value at {', '.join(where)}", value, allowed)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NotRequired, TypedDict
 
 from traces.format.layout import MANIFEST_FILE, MAX_EXPERTS, REQUESTS_FILE, SCHEMA, SIGNALS, STEPS_FILE
 from traces.kit.errors import one_of, refusal
 from traces.kit.fields import Fields, FileEntry
-from traces.kit.strict import dump_json, load_json
+from traces.kit.strict import dump_json
 
 DECODING_MODES = ("greedy", "sampled", "teacher_forced", "unknown")
 RECORDINGS = ("recorded", "synthetic")
 REQUIRED_FILES = (REQUESTS_FILE, STEPS_FILE, "expert_ids.npy")
 KNOWN_FILES = (REQUESTS_FILE, STEPS_FILE, *(f"{name}.npy" for name in SIGNALS))
+MAX_MANIFEST = 16 * 2**20
 _FIELDS = Fields(MANIFEST_FILE)
+_COUNT = partial(_FIELDS.integer, minimum=1)
 
 
 @dataclass(frozen=True)
@@ -96,81 +99,46 @@ class Manifest:
 
 def parse_manifest(raw: bytes) -> Manifest:
     """Parse the bytes of ``trace.json``; raises TraceError for anything the format does not know."""
-    try:
-        document = load_json(raw)
-    except ValueError as error:
-        raise refusal(MANIFEST_FILE, "content", str(error), "JSON with unique keys") from None
-    # The version comes first: another version may have other keys.
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA or document["schema"] is True:
-        found = document.get("schema") if isinstance(document, dict) else document
-        raise refusal(MANIFEST_FILE, "schema", found, str(SCHEMA))
-    keys = ("schema", "model", "recorder", "decoding", "recording", "prompts", "priced_as", "counts", "files")
-    top = _FIELDS.exactly(document, "document", keys)
-    decoding = _FIELDS.mapping(top["decoding"], "decoding", _FIELDS.anything)
-    _FIELDS.choice(decoding.get("mode"), "decoding.mode", DECODING_MODES)
-    manifest = Manifest(
-        model=_model(top["model"]),
-        recorder=_recorder(top["recorder"]),
-        decoding=decoding,
-        recording=_FIELDS.choice(top["recording"], "recording", RECORDINGS),
-        prompts=_prompts(top["prompts"]),
-        priced_as=_FIELDS.optional(top["priced_as"], "priced_as", _FIELDS.text),
-        counts=_counts(top["counts"]),
-        files=_files(top["files"]),
+    document = _FIELDS.document(raw, SCHEMA, tuple(Manifest.__dataclass_fields__), MAX_MANIFEST)
+    manifest = _FIELDS.record(
+        Manifest,
+        document,
+        "",
+        model=_model,
+        recorder=partial(_FIELDS.record, Recorder),
+        decoding=_decoding,
+        recording=partial(_FIELDS.choice, allowed=RECORDINGS),
+        prompts=partial(_FIELDS.record, Prompts),
+        counts=partial(_FIELDS.record, Counts, requests=_COUNT, steps=_COUNT, tokens=_COUNT),
+        files=_files,
     )
     if not set(REQUIRED_FILES) <= set(manifest.files):
         raise refusal(MANIFEST_FILE, "files", one_of(manifest.files), f"at least {one_of(REQUIRED_FILES)}")
     return manifest
 
 
-def _model(value: object) -> Model:
-    keys = tuple(Model.__dataclass_fields__)
-    node = _FIELDS.exactly(value, "model", keys)
-    n_layers = _FIELDS.integer(node["n_layers"], "model.n_layers", 1)
-    n_experts = _FIELDS.integer(node["n_experts"], "model.n_experts", 1, MAX_EXPERTS)
-    return Model(
-        name=_FIELDS.text(node["name"], "model.name"),
-        revision=_FIELDS.optional(node["revision"], "model.revision", _FIELDS.text),
-        n_layers=n_layers,
-        n_experts=n_experts,
-        top_k=_FIELDS.integer(node["top_k"], "model.top_k", 1, n_experts),
-        expert_bytes=_FIELDS.optional(
-            node["expert_bytes"],
-            "model.expert_bytes",
-            lambda v, f: _FIELDS.integers(v, f, minimum=1, length=n_layers),
-        ),
-        shapes=_FIELDS.optional(
-            node["shapes"], "model.shapes", lambda v, f: _FIELDS.mapping(v, f, lambda w, g: _FIELDS.integer(w, g, 1))
-        ),
-        dtype=_FIELDS.optional(node["dtype"], "model.dtype", _FIELDS.text),
-        scoring=_FIELDS.optional(node["scoring"], "model.scoring", _FIELDS.text),
+def _model(value: Any, field: str) -> Model:
+    # The fields are read in order: what others are held against has been checked before them.
+    return _FIELDS.record(
+        Model,
+        value,
+        field,
+        n_layers=_COUNT,
+        n_experts=partial(_FIELDS.integer, minimum=1, maximum=MAX_EXPERTS),
+        top_k=lambda v, f: _FIELDS.integer(v, f, 1, value["n_experts"]),
+        expert_bytes=lambda v, f: _FIELDS.integers(v, f, minimum=1, length=value["n_layers"]),
+        shapes=partial(_FIELDS.mapping, item=_COUNT),
     )
 
 
-def _recorder(value: object) -> Recorder:
-    node = _FIELDS.exactly(value, "recorder", ("name", "version", "device"))
-    return Recorder(
-        _FIELDS.text(node["name"], "recorder.name"),
-        _FIELDS.optional(node["version"], "recorder.version", _FIELDS.text),
-        _FIELDS.optional(node["device"], "recorder.device", _FIELDS.text),
-    )
+def _decoding(value: object, field: str) -> dict[str, Any]:
+    decoding = _FIELDS.mapping(value, field, _FIELDS.anything)
+    _FIELDS.choice(decoding.get("mode"), f"{field}.mode", DECODING_MODES)
+    return decoding
 
 
-def _prompts(value: object) -> Prompts:
-    node = _FIELDS.exactly(value, "prompts", ("source", "licence"))
-    return Prompts(
-        _FIELDS.optional(node["source"], "prompts.source", _FIELDS.text),
-        _FIELDS.optional(node["licence"], "prompts.licence", _FIELDS.text),
-    )
-
-
-def _counts(value: object) -> Counts:
-    node = _FIELDS.exactly(value, "counts", ("requests", "steps", "tokens"))
-    return Counts(*(_FIELDS.integer(node[key], f"counts.{key}", 1) for key in ("requests", "steps", "tokens")))
-
-
-def _files(value: object) -> dict[str, FileEntry]:
-    found = _FIELDS.mapping(value, "files", _FIELDS.anything)
+def _files(value: object, field: str) -> dict[str, FileEntry]:
+    found = _FIELDS.mapping(value, field, _FIELDS.anything)
     for name in found:
-        _FIELDS.choice(name, "name in files", KNOWN_FILES)
-    return {name: _FIELDS.file_entry(entry, f"files.{name}") for name, entry in found.items()}
+        _FIELDS.choice(name, f"name in {field}", KNOWN_FILES)
+    return _FIELDS.mapping(found, field, _FIELDS.file_entry)

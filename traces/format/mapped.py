@@ -32,16 +32,8 @@ def check_file(folder: Path, name: str, entry: FileEntry, *, hashed: bool, liste
         size = os.fstat(stream.fileno()).st_size
         if size != entry.bytes:
             raise refusal(name, "size", f"{size} bytes", f"{entry.bytes} bytes, as in {listed}")
-        if hashed and (found := hash_stream(stream)) != entry.sha256:
+        if hashed and (found := hashlib.file_digest(stream, "sha256").hexdigest()) != entry.sha256:
             raise refusal(name, "SHA-256", found, f"{entry.sha256}, as in {listed}")
-
-
-def hash_stream(stream: BinaryIO) -> str:
-    """Return the SHA-256 of what remains in ``stream``, read in chunks."""
-    digest = hashlib.sha256()
-    while chunk := stream.read(2**20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def map_file(

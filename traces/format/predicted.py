@@ -14,7 +14,7 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from traces.format.manifest import Manifest
 from traces.format.mapped import check_file, map_file, open_file, row_chunks
 from traces.kit.errors import one_of, refusal
 from traces.kit.fields import Fields, FileEntry
-from traces.kit.strict import dump_json, load_json
+from traces.kit.strict import dump_json
+from traces.kit.whole import is_partial
 
 SCHEMA = 1
 ABOUT_FILE, IDS_FILE, TIMING_FILE = "predictor.json", "expert_ids.npy", "timing.json"
@@ -85,7 +86,7 @@ def open_predicted(folder: Path, manifest: Manifest, sha256: str, verify: str) -
     """
     place = folder / PREDICTED
     _refuse_unless_folder(place, PREDICTED)
-    names = sorted(path.name for path in place.iterdir() if not is_partial(path.name))
+    names = sorted(path.name for path in place.iterdir() if not is_partial(path))
     return {name: open_one(folder, name, manifest, sha256, verify) for name in names}
 
 
@@ -123,11 +124,6 @@ def check_name(name: str) -> None:
         raise refusal(PREDICTED, "name of a predictor", name, "1 to 64 of a-z, A-Z, 0-9, _ . -, the first not . or -")
 
 
-def is_partial(name: str) -> bool:
-    """Say whether a folder in ``predicted/`` is one that is being written, or was until its process was killed."""
-    return name.startswith(".") and name.endswith(".partial")
-
-
 def file_of(name: str, file: str) -> str:
     """The path of a predictor's file in the folder of the trace."""
     return f"{PREDICTED}/{name}/{file}"
@@ -140,42 +136,28 @@ def _refuse_unless_folder(path: Path, shown: str) -> None:
 
 def check_about(raw: bytes, name: str, manifest: Manifest, sha256: str) -> tuple[About, FileEntry]:
     """What the bytes of a ``predictor.json`` say of the predictor ``name`` and its outputs. TraceError."""
-    file = file_of(name, ABOUT_FILE)
-    if len(raw) > _MAX_ABOUT:
-        raise refusal(file, "size", "larger", f"at most {_MAX_ABOUT} bytes")
-    try:
-        document = load_json(raw)
-    except ValueError as error:
-        raise refusal(file, "content", str(error), "JSON with unique keys") from None
-    # The version comes first: another version may have other keys.
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA or document["schema"] is True:
-        found = document.get("schema") if isinstance(document, dict) else document
-        raise refusal(file, "schema", found, str(SCHEMA))
-    fields, model = Fields(file), manifest.model
-    top = fields.exactly(document, "document", ("schema", *About.__dataclass_fields__, "files"))
-    fields.choice(top["name"], "name", (name,))
-    if top["trace"] != sha256:
-        raise refusal(file, "trace", top["trace"], f"{sha256}, the trace that it lies beside")
-    by_split = fields.exactly(top["accuracy"], "accuracy", SPLITS)
-    layers = {split: _shares(fields, value, split, model.n_layers) for split, value in by_split.items()}
-    about = About(
-        name=name,
-        kind=fields.text(top["kind"], "kind"),
-        input=fields.choice(top["input"], "input", INPUTS),
-        stride=fields.integer(top["stride"], "stride", 1, max(1, model.n_layers - 1)),
-        top_k=fields.integer(top["top_k"], "top_k", 1, min(model.n_experts, MAX_ROW // model.n_layers)),
-        trace=sha256,
-        fit=fields.mapping(top["fit"], "fit", fields.anything),
-        accuracy=layers,
+    fields, model = Fields(file_of(name, ABOUT_FILE)), manifest.model
+    document = fields.document(raw, SCHEMA, (*About.__dataclass_fields__, "files"), _MAX_ABOUT)
+    files = fields.exactly(document.pop("files"), "files", (IDS_FILE,))
+    if document["trace"] != sha256:
+        raise refusal(fields.file, "trace", document["trace"], f"{sha256}, the trace that it lies beside")
+
+    def shares(value: object, field: str) -> tuple[float | None, ...] | None:
+        if value is None:
+            return None
+        if not isinstance(value, list) or len(value) != model.n_layers:
+            raise refusal(fields.file, field, value, f"null, or a list of {model.n_layers} numbers or nulls")
+        return tuple(fields.optional(item, f"{field}[{layer}]", fields.share) for layer, item in enumerate(value))
+
+    about = fields.record(
+        About,
+        document,
+        "",
+        name=partial(fields.choice, allowed=(name,)),
+        input=partial(fields.choice, allowed=INPUTS),
+        stride=partial(fields.integer, minimum=1, maximum=max(1, model.n_layers - 1)),
+        top_k=partial(fields.integer, minimum=1, maximum=min(model.n_experts, MAX_ROW // model.n_layers)),
+        fit=partial(fields.mapping, item=fields.anything),
+        accuracy=lambda v, f: fields.mapping(fields.exactly(v, f, SPLITS), f, shares),
     )
-    files = fields.exactly(top["files"], "files", (IDS_FILE,))
     return about, fields.file_entry(files[IDS_FILE], f"files.{IDS_FILE}")
-
-
-def _shares(fields: Fields, value: object, split: str, n_layers: int) -> tuple[float | None, ...] | None:
-    if value is None:
-        return None
-    field = f"accuracy.{split}"
-    if not isinstance(value, list) or len(value) != n_layers:
-        raise refusal(fields.file, field, value, f"null, or a list of {n_layers} numbers or nulls")
-    return tuple(fields.optional(item, f"{field}[{layer}]", fields.share) for layer, item in enumerate(value))

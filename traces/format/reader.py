@@ -24,15 +24,14 @@ from traces.format.layout import (
     check_trailing,
     signal_dtype,
 )
-from traces.format.manifest import Manifest, parse_manifest
+from traces.format.manifest import MAX_MANIFEST, Manifest, parse_manifest
 from traces.format.mapped import check_file, map_file, open_file, row_chunks
 from traces.format.predicted import Predicted, open_predicted
 from traces.format.requests import parse_requests
+from traces.format.unfinished import is_unfinished
 from traces.kit.errors import TraceError, UserError, one_of, refusal
-from traces.writing.workplace import is_unfinished
 
 VERIFY = ("full", "hash", "shape")
-_MAX_MANIFEST = 16 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +137,7 @@ def _open(folder: Path, verify: str) -> Trace:
         found = "the folder is empty" if not any(folder.iterdir()) else f"it has no {MANIFEST_FILE}"
         raise TraceError(f"{folder}: no trace, {found}; allowed: a folder that import or collect has made")
     with open_file(folder, MANIFEST_FILE) as stream:
-        raw = stream.read(_MAX_MANIFEST + 1)
-    if len(raw) > _MAX_MANIFEST:
-        raise refusal(MANIFEST_FILE, "size", "larger", f"at most {_MAX_MANIFEST} bytes")
+        raw = stream.read(MAX_MANIFEST + 1)
     manifest = parse_manifest(raw)
     _check_listing(folder, manifest)
     for name, entry in manifest.files.items():

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+from dataclasses import astuple, replace
 
 from traces.format.layout import REQUESTS_FILE, Request
 from traces.kit.errors import TraceError, one_of, refusal
@@ -20,17 +21,8 @@ _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,17})?(e-?[0-9]{1,2})?")
 def format_request(request: Request) -> str:
     """Return the line of ``request``; raises TraceError for a value that parse_requests would refuse."""
     line = io.StringIO()
-    arrival = "" if request.arrival_s is None else repr(float(request.arrival_s))
-    csv.writer(line, lineterminator="\n").writerow(
-        (
-            request.request,
-            request.prompt_tokens,
-            request.output_tokens,
-            arrival,
-            request.split or "",
-            request.source,
-        )
-    )
+    arrival = None if request.arrival_s is None else float(request.arrival_s)  # csv writes its repr, and "" for None
+    csv.writer(line, lineterminator="\n").writerow(astuple(replace(request, arrival_s=arrival)))
     _parse_line(line.getvalue()[:-1], request.request)
     return line.getvalue()
 

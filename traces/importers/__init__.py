@@ -6,36 +6,73 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from traces.format.layout import MAX_EXPERTS
+from traces.importers.layers import parse_layers
 from traces.kit.errors import UserError
-from traces.kit.words import Parser
+from traces.kit.words import Between, printable
+
+N_EXPERTS: Any = Annotated[
+    int,
+    Between(1, MAX_EXPERTS),
+    "experts per layer; without it what the file says, else the largest id + 1, rounded up to a multiple of 4",
+]
+"""The key of an importer whose file may not say it."""
+
+
+def share(word: str) -> Fraction:
+    """Parse a share between 0 and 1, exactly."""
+    try:
+        value = Fraction(word) if len(word) < 20 else Fraction(0)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if not 0 < value < 1:
+        raise ValueError("a share between 0 and 1, such as 0.7")
+    return value
 
 
 @dataclass(frozen=True)
 class Options:
     """What every importer is told. None: not given, the importer's own rule holds.
 
-    ``arrivals``: a log, see traces.importers.arrivals. ``without_layers``: layers of the file that are left out.
-    ``phases``: "all", or "decode" for the decode passes alone, after prompts that are context.
     ``own``: the options that only this importer has. ``note``: takes one line for each thing that was inferred and
     not read, in plain words, with the option that states it;
     one that begins with "warning: " is a warning. traces.importers.build keeps to all of them.
     """
 
-    split: Fraction | None = None
-    seed: int = 0
-    limit: int | None = None
-    model: str | None = None
-    source: str | None = None
-    licence: str | None = None
-    arrivals: Path | None = None
+    split: Annotated[
+        Fraction | None,
+        share,
+        'share of the requests marked "train", rounded down, the rest "test"; at least one of each; without it no'
+        " split, and a run measures every request",
+    ] = None
+    seed: Annotated[int, Between(0, 2**32 - 1), "which ones: the seed of the permutation"] = 0
+    limit: Annotated[int | None, Between(1, 2**31), "only the first so many requests"] = None
+    without_layers: Annotated[
+        frozenset[int],
+        parse_layers,
+        "leave out these layers of the file, counted from 0, such as 0,2,4-6: such as have no experts. Layers in which"
+        " no token has an expert are left out in any case, and named",
+    ] = frozenset()
+    phases: Annotated[Literal["all", "decode"], "decode: only the decode passes; the prompts become context"] = "all"
+    model: Annotated[
+        str | None,
+        printable,
+        "its name; without it from the file. One of conf/model with as many layers, experts and top-k also prices the"
+        " trace, so that sim needs no model=",
+    ] = None
+    source: Annotated[str | None, printable, "where the prompts come from"] = None
+    licence: Annotated[str | None, printable, "of the prompts"] = None
+    arrivals: Annotated[
+        Path | None,
+        "a log of arrivals, Azure's CSV or Mooncake's JSON Lines; its first times, in order, become those of the"
+        " requests, in seconds since the first",
+    ] = None
     n_experts: int | None = None
     meta: Path | None = None
-    without_layers: frozenset[int] = frozenset()
-    phases: str = "all"
     own: Mapping[str, Any] = field(default_factory=dict)
     note: Callable[[str], None] = field(default=lambda _: None, compare=False, repr=False)
 
@@ -45,15 +82,15 @@ class Importer:
     """A format that ``python -m traces import NAME SRC DST`` reads.
 
     ``run(source, target, options)`` writes the trace into the new folder ``target`` and returns it, in memory for the
-    longest request; it raises TraceError with file, place and value. ``help`` is shown as it is;
-    ``keys`` are its own options with their parsers: "n_experts" and "meta" arrive as fields of Options, any
-    other in ``options.own``. Another package adds one by an entry point in the group ``moe_offload.importers``.
+    longest request; it raises TraceError with file, place and value. ``help`` is shown as it is; ``keys`` are its own
+    options, ``Annotated[TYPE, "text"]`` (see traces.kit.words): "n_experts" and "meta" arrive as fields of Options, any
+    other that is given in ``options.own``. Another package adds one by an entry point in ``moe_offload.importers``.
     """
 
     name: str
     run: Callable[[Path, Path, Options], Path]
     help: str
-    keys: Mapping[str, Parser] = field(default_factory=dict)
+    keys: Mapping[str, Any] = field(default_factory=dict)
 
 
 def assign_splits(requests: int, split: Fraction | None, seed: int) -> list[str | None]:

@@ -26,12 +26,11 @@ import numpy as np
 
 from traces.format.layout import DECODE, MAX_EXPERTS, PREFILL
 from traces.format.manifest import Recorder
-from traces.importers import Importer, Options
+from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.cells import Cells
 from traces.importers.files import MAX_REQUEST_IDS, Line, json_lines
 from traces.kit.errors import one_of
-from traces.kit.words import integer
 
 _HEAD = ("model", "n_layers", "n_experts", "top_k", "expert_bytes")
 _NEEDED, _MORE = ("token", "layer", "ids"), ("request", "phase", "weights", "token_id")
@@ -168,15 +167,13 @@ IMPORTER = Importer(
     "jsonl",
     import_trace,
     """\
-jsonl: one JSON object per line, token and layer, tokens and layers ascending
+one JSON object per line, token and layer, tokens and layers ascending
   {"request": 0, "phase": "decode", "token": 17, "layer": 3, "ids": [9, 4],
    "weights": [0.7, 0.3], "token_id": 42}
-  request, phase (prefill, decode), weights and token_id are optional; without
-  phase every token is a decode step. A layer left out for a token, fewer ids,
-  or -1 become absent entries. The first line may be a header with model,
-  n_layers, n_experts, top_k, expert_bytes.
-  n_experts=E      experts per layer (default: the header's, else the largest
-                   id + 1, rounded up to a multiple of 4)
+request, phase (prefill, decode), weights and token_id are optional; without
+phase every token is a decode step. A layer left out for a token, fewer ids,
+or -1 become absent entries. The first line may be a header with model,
+n_layers, n_experts, top_k, expert_bytes.
 """,
-    {"n_experts": integer("n_experts", 1, MAX_EXPERTS)},
+    {"n_experts": N_EXPERTS},
 )

@@ -9,20 +9,20 @@ from itertools import groupby
 import numpy as np
 
 from traces.format.layout import MAX_EXPERTS, Array
-from traces.kit.errors import TraceError, UserError, shown
+from traces.kit.errors import TraceError, shown
 
 _PART = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
 def parse_layers(word: str) -> frozenset[int]:
-    """Parse "0,2,4-6"; raises UserError."""
+    """Parse "0,2,4-6"; ValueError with what is allowed."""
     found: set[int] = set()
     for part in word.split(",") if len(word) <= 4096 else [word]:
         match = _PART.fullmatch(part) if part.isascii() else None
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last < MAX_EXPERTS:
             allowed = f"numbers of layers below {MAX_EXPERTS}, and spans of them, such as 0,2,4-6"
-            raise UserError(f"without_layers is {shown(word)}; allowed: {allowed}")
+            raise ValueError(allowed)
         found.update(range(first, last + 1))
     return frozenset(found)
 

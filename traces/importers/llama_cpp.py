@@ -21,17 +21,18 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 from traces.format.layout import MAX_EXPERTS
 from traces.format.manifest import Recorder
-from traces.importers import Importer, Options
+from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, build
 from traces.importers.counts import are_counts_in
 from traces.importers.files import Line, text_lines
 from traces.importers.llama_ubatches import Group, passes
 from traces.importers.passes import MAX_LAYERS, Turns
 from traces.kit.errors import TraceError, UserError
-from traces.kit.words import integer
+from traces.kit.words import Between
 
 _HEAD = "layer,expert"
 _ROW = re.compile(rb"(\d{1,5}),(\d{1,5})")
@@ -158,22 +159,22 @@ IMPORTER = Importer(
     "llama_cpp",
     import_trace,
     """\
-llama_cpp: experts that tools around llama.cpp wrote from ffn_moe_topk, as CSV:
-  layer,expert (examples/moe-trace), a row per activation, which needs top_k
-  and ubatch; or pos,layer,id0,id1,... (tools/moe-trace), which needs neither.
-  Weights are not written: the ids of a token stay in the order given.
-  top_k=K          experts per token
-  ubatch=N         tokens of a full ubatch (llama.cpp's -ub, by default 512):
-                   prompts are evaluated in such chunks, each is one pass
-  prompt_tokens=N  tokens of the prompt: needed only where its last ubatch is
-                   full or has one token
-  n_experts=E      experts per layer (default: the largest id + 1, rounded up
-                   to a multiple of 4)
+experts that tools around llama.cpp wrote from ffn_moe_topk, as CSV:
+layer,expert (examples/moe-trace), a row per activation, which needs top_k and
+ubatch; or pos,layer,id0,id1,... (tools/moe-trace), which needs neither.
+Weights are not written: the ids of a token stay in the order given.
 """,
     {
-        "top_k": integer("top_k", 1, MAX_EXPERTS),
-        "ubatch": integer("ubatch", 1, 2**24),
-        "prompt_tokens": integer("prompt_tokens", 1, 2**24),
-        "n_experts": integer("n_experts", 1, MAX_EXPERTS),
+        "top_k": Annotated[int, Between(1, MAX_EXPERTS), "experts per token"],
+        "ubatch": Annotated[
+            int,
+            Between(1, 2**24),
+            "tokens of a full ubatch (llama.cpp's -ub, by default 512): prompts are evaluated in such chunks, each is"
+            " one pass",
+        ],
+        "prompt_tokens": Annotated[
+            int, Between(1, 2**24), "of the prompt: needed only where its last ubatch is full or has one token"
+        ],
+        "n_experts": N_EXPERTS,
     },
 )

@@ -21,18 +21,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from traces.format.layout import MAX_EXPERTS, Array
 from traces.format.manifest import Recorder
-from traces.importers import Importer, Options
+from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.files import MAX_REQUEST_IDS, Line, json_lines
 from traces.importers.passes import MAX_LAYERS, Pass, Turns
 from traces.kit.errors import one_of
-from traces.kit.words import integer, member
+from traces.kit.words import Between
 
 _NEEDED = ("step", "layer", "num_tokens", "topk", "top_indices")
 _SIDECARS = ("hs_offset", "hs_bytes", "hs_shape", "logit_offset", "logit_bytes", "logit_shape")
@@ -157,23 +157,21 @@ IMPORTER = Importer(
     "megatron",
     import_trace,
     """\
-megatron: router_trace_rankN.jsonl of Megatron Core (--moe-routing-trace-path):
-  step, block, layer, rank, num_tokens, topk, top_indices per line. Tokens of a
-  pass carry no request: serve one request at a time. Weights are not written:
-  the ids of a token stay in the order given.
-  mode=inference   a pass of several tokens is a prompt, one of one token a
-                   decode step (the default)
-  mode=training    every pass is a prompt of its own
-  chunk=N          prompts come in chunks of N tokens, the last may be smaller
-  prompt_tokens=N  tokens of each prompt: needed only where a last chunk is full
-                   or has one token
-  n_experts=E      experts per layer (default: the largest id + 1, rounded up
-                   to a multiple of 4)
+router_trace_rankN.jsonl of Megatron Core (--moe-routing-trace-path): step,
+block, layer, rank, num_tokens, topk, top_indices per line. Tokens of a pass
+carry no request: serve one request at a time. Weights are not written: the
+ids of a token stay in the order given.
 """,
     {
-        "mode": member("mode", ("inference", "training")),
-        "chunk": integer("chunk", 2, 2**24),
-        "prompt_tokens": integer("prompt_tokens", 1, 2**24),
-        "n_experts": integer("n_experts", 1, MAX_EXPERTS),
+        "mode": Annotated[
+            Literal["inference", "training"],
+            "inference: a pass of several tokens is a prompt, one of one token a decode step; training: every pass is"
+            " a prompt of its own; without it inference",
+        ],
+        "chunk": Annotated[int, Between(2, 2**24), "prompts come in chunks of so many tokens, the last may be smaller"],
+        "prompt_tokens": Annotated[
+            int, Between(1, 2**24), "of each prompt: needed only where a last chunk is full or has one token"
+        ],
+        "n_experts": N_EXPERTS,
     },
 )

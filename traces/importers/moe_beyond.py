@@ -18,14 +18,13 @@ from pathlib import Path
 
 from traces.format.layout import MAX_EXPERTS
 from traces.format.manifest import Recorder
-from traces.importers import Importer, Options
+from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.cells import Cells
 from traces.importers.counts import are_counts_in
 from traces.importers.files import MAX_REQUEST_IDS, Line, text_lines
 from traces.importers.passes import MAX_LAYERS
 from traces.kit.errors import TraceError
-from traces.kit.words import integer
 
 _HEAD = "Layer ID,Batch Number,Token,Activated Expert IDs"
 _HEADS = (_HEAD.encode(), f"{_HEAD},Token Embedding Vector".encode())
@@ -129,12 +128,10 @@ IMPORTER = Importer(
     "moe_beyond",
     import_trace,
     """\
-moe_beyond: the CSVs of MoE-Beyond's data set (DeepSeek-V2-Lite): Layer ID,
-  Batch Number, Token, Activated Expert IDs. SRC is one of them, or their
-  folder: each prompt is a request of one pass, and nothing was generated.
-  Weights are not written: the ids of a token stay in the order given.
-  n_experts=E      experts per layer (default: the largest id + 1, rounded up
-                   to a multiple of 4)
+the CSVs of MoE-Beyond's data set (DeepSeek-V2-Lite): Layer ID, Batch Number,
+Token, Activated Expert IDs. SRC is one of them, or their folder: each prompt
+is a request of one pass, and nothing was generated. Weights are not written:
+the ids of a token stay in the order given.
 """,
-    {"n_experts": integer("n_experts", 1, MAX_EXPERTS)},
+    {"n_experts": N_EXPERTS},
 )

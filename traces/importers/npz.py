@@ -13,21 +13,20 @@ import math
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from traces.format.layout import MAX_EXPERTS, Array
+from traces.format.layout import Array
 from traces.format.manifest import Recorder
 from traces.format.npy import Header
-from traces.importers import Importer, Options
+from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.archive import Archive
 from traces.importers.build import File, Found, build
 from traces.importers.counts import COUNTS, WANTED, are_counts
 from traces.importers.files import bounded_json, check_request_size
 from traces.importers.wrappings import open_text
 from traces.kit.errors import one_of, refusal
-from traces.kit.words import integer
 
 _TOKEN_ARRAYS = {"experts": "ui", "weights": "f", "token_ids": "ui"}
 _SIGNALS = {"weights": "expert_weights", "token_ids": "token_ids"}
@@ -167,14 +166,15 @@ IMPORTER = Importer(
     "npz",
     import_trace,
     """\
-npz: an archive of arrays
-  experts [N, L, K]; optional weights [N, L, K] and token_ids [N]; and one
-  number per request in req_len, req_offset, req_prefill, req_decode,
-  req_prompt_tokens_not_traced, of which one of the last three is needed.
-  n_experts=E      experts per layer (default: the largest id + 1, rounded up to
-                   a multiple of 4)
-  meta=FILE        JSON list, may be gzipped, with one object per request; its
-                   "dataset" becomes the source
+an archive of arrays: experts [N, L, K]; optional weights [N, L, K] and
+token_ids [N]; and one number per request in req_len, req_offset, req_prefill,
+req_decode, req_prompt_tokens_not_traced, of which one of the last three is
+needed.
 """,
-    {"n_experts": integer("n_experts", 1, MAX_EXPERTS), "meta": Path},
+    {
+        "n_experts": N_EXPERTS,
+        "meta": Annotated[
+            Path, 'JSON list, may be gzipped, with one object per request; its "dataset" becomes the source'
+        ],
+    },
 )

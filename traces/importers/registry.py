@@ -17,7 +17,7 @@ from traces.importers import (
     sglang_pt,
     vllm_log,
 )
-from traces.kit.errors import UserError, allowing, one_of, shown
+from traces.kit.errors import UserError, one_of
 
 GROUP = "moe_offload.importers"
 OURS = tuple(
@@ -39,10 +39,3 @@ def importers() -> dict[str, Importer]:
             raise UserError(f"{where}: {importer.name} is defined twice; allowed: a name besides {one_of(found)}")
         found[importer.name] = importer
     return found
-
-
-def find(name: str) -> Importer:
-    """Return the importer of that name. UserError if there is none."""
-    if name not in importers():
-        raise UserError(f"FORMAT is {shown(name)}; {allowing(name, importers())}")
-    return importers()[name]

@@ -27,10 +27,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 from traces.format.layout import MAX_EXPERTS
 from traces.format.manifest import Recorder
-from traces.importers import Importer, Options
+from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.archive import Archive
 from traces.importers.build import File, build
 from traces.importers.counts import COUNTS, WANTED, are_counts
@@ -40,7 +41,7 @@ from traces.importers.responses import read_responses
 from traces.importers.span import Counts, placed
 from traces.kit.errors import one_of, refusal
 from traces.kit.sources import open_source
-from traces.kit.words import integer
+from traces.kit.words import Between
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens")
 """Arrays of an archive that hold one number per request."""
@@ -121,26 +122,23 @@ IMPORTER = Importer(
     "routed_experts",
     import_trace,
     """\
-routed_experts: what vLLM (enable_return_routed_experts) and SGLang
-                (return_routed_experts) answer
-  JSON Lines of responses with prompt_tokens, completion_tokens and
-  routed_experts [tokens, layers, k]: a nested list, base64 of .npy or of int32,
-  or data with its shape and dtype. Or an .npz with one array per request,
-  prompt_tokens [R] and, optional, completion_tokens [R], cached_tokens [R].
-  The prompt's rows are one prefill pass, after the tokens that the server had
-  cached (cached_tokens, or leading rows of -1 or 0). A later -1 is an absent
-  entry. Weights are not returned: ids stay in the order given.
-  n_experts=E      experts per layer (default: the largest id + 1, rounded up to
-                   a multiple of 4)
-  n_layers=L top_k=K
-                   the shape of base64 of int32, which has none (all layers)
-  dense_layers=N   short for without_layers=0-(N-1): SGLang writes layers
-                   without experts as zeros
+what vLLM (enable_return_routed_experts) and SGLang (return_routed_experts)
+answer: JSON Lines of responses with prompt_tokens, completion_tokens and
+routed_experts [tokens, layers, k]: a nested list, base64 of .npy or of int32,
+or data with its shape and dtype. Or an .npz with one array per request,
+prompt_tokens [R] and, optional, completion_tokens [R], cached_tokens [R].
+The prompt's rows are one prefill pass, after the tokens that the server had
+cached (cached_tokens, or leading rows of -1 or 0). A later -1 is an absent
+entry. Weights are not returned: ids stay in the order given.
 """,
     {
-        "n_experts": integer("n_experts", 1, MAX_EXPERTS),
-        "n_layers": integer("n_layers", 1, MAX_EXPERTS),
-        "top_k": integer("top_k", 1, MAX_EXPERTS),
-        "dense_layers": integer("dense_layers", 0, MAX_EXPERTS),
+        "n_experts": N_EXPERTS,
+        "n_layers": Annotated[int, Between(1, MAX_EXPERTS), "and top_k: the shape of base64 of int32, which has none"],
+        "top_k": Annotated[int, Between(1, MAX_EXPERTS), "experts per token"],
+        "dense_layers": Annotated[
+            int,
+            Between(0, MAX_EXPERTS),
+            "N is short for without_layers=0-(N-1): SGLang writes layers without experts as zeros",
+        ],
     },
 )

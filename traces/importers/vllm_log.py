@@ -24,17 +24,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from traces.format.layout import MAX_EXPERTS
 from traces.format.manifest import Recorder
-from traces.importers import Importer, Options
+from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.files import Line, json_lines
 from traces.importers.passes import MAX_LAYERS, Turns
 from traces.importers.vllm_requests import Route, by_pass, by_request
 from traces.kit.errors import TraceError, UserError, one_of
-from traces.kit.words import integer, member
+from traces.kit.words import Between
 
 _NEEDED, _MORE = ("token_idx", "layer", "topk_ids"), ("type", "req_id", "topk_weights", "timestamp")
 _MAX_INT = 2**31 - 1
@@ -166,25 +166,27 @@ IMPORTER = Importer(
     "vllm_log",
     import_trace,
     """\
-vllm_log: JSON Lines of routing loggers in vLLM (VLLM_LOG_MOE): lines of type
-  meta, and of type route with req_id, token_idx, layer, topk_ids, topk_weights.
-  token_idx=request  token_idx counts the tokens of a request (the default)
-  token_idx=pass   it counts the rows of a forward pass, and requests were
-                   served one at a time: a pass of several rows is a prompt
-  skip=N           with token_idx=pass: leave out the first N passes, those in
-                   which vLLM warms up
-  chunk=N          with token_idx=pass: prompts come in chunks of N tokens
-  prompt_tokens=N  with one layer logged: the first N tokens of each request are
-                   its prompt (0: every token is a decode step); with chunk=,
-                   needed only where a last chunk is full or has one token
-  n_experts=E      experts per layer (default: the file's num_experts, else the
-                   largest id + 1, rounded up to a multiple of 4)
+JSON Lines of routing loggers in vLLM (VLLM_LOG_MOE): lines of type meta, and
+of type route with req_id, token_idx, layer, topk_ids, topk_weights.
 """,
     {
-        "token_idx": member("token_idx", ("request", "pass")),
-        "skip": integer("skip", 1, 2**31),
-        "chunk": integer("chunk", 2, 2**24),
-        "prompt_tokens": integer("prompt_tokens", 0, 2**24),
-        "n_experts": integer("n_experts", 1, MAX_EXPERTS),
+        "token_idx": Annotated[
+            Literal["request", "pass"],
+            "request: token_idx counts the tokens of a request; pass: it counts the rows of a forward pass, and"
+            " requests were served one at a time, so that a pass of several rows is a prompt; without it request",
+        ],
+        "skip": Annotated[
+            int,
+            Between(1, 2**31),
+            "with token_idx=pass: leave out the first so many passes, those in which vLLM warms up",
+        ],
+        "chunk": Annotated[int, Between(2, 2**24), "with token_idx=pass: prompts come in chunks of so many tokens"],
+        "prompt_tokens": Annotated[
+            int,
+            Between(0, 2**24),
+            "with one layer logged: the first so many tokens of each request are its prompt (0: every token is a decode"
+            " step); with chunk=, needed only where a last chunk is full or has one token",
+        ],
+        "n_experts": N_EXPERTS,
     },
 )

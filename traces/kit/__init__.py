@@ -1,1 +1,1 @@
-"""The lowest ground: errors, strict readers, units, whole files, words of commands, pictures' common parts."""
+"""The lowest ground, which every room stands on: the words of commands, and what runs them."""

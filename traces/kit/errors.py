@@ -6,7 +6,7 @@ Anything else is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -24,6 +24,11 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+def one_line(text: object) -> str:
+    """A message with its line ends, and whatever else a terminal would obey, written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def one_of(allowed: Iterable[object]) -> str:
@@ -47,6 +52,25 @@ def meant(value: object, allowed: Iterable[object]) -> str:
     begun = [item for item in plain if len(_plain(value)) > 2 and item.startswith(_plain(value))]
     found = begun if len(begun) == 1 else get_close_matches(_plain(value), plain, n=1, cutoff=0.65)
     return f"; did you mean {plain[found[0]]}?" if found else ""
+
+
+def check_choice(key: str, value: str, allowed: Sequence[str]) -> None:
+    """UserError unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        raise UserError(f"{key}={brief(value)}: {allowing(value, allowed)}")
+
+
+def check_range(key: str, value: float, low: float, high: float = float("inf")) -> None:
+    """UserError unless low <= value <= high (NaN is refused too)."""
+    if not low <= value <= high:
+        allowed = f"at least {low:g}" if high == float("inf") else f"{low:.12g} to {high:.12g}"
+        raise UserError(f"{key}={brief(f'{value:.12g}')}: allowed: {allowed}")
+
+
+def brief(value: str) -> str:
+    """What somebody typed, for an error: one line, never long."""
+    text = one_line(value[:61])
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _plain(word: object) -> str:

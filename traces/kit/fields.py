@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, TypeVar
 
 from traces.kit.errors import one_of, refusal
+from traces.kit.strict import load_json
 
 T = TypeVar("T")
 MAX_INT = 2**62
@@ -28,6 +30,30 @@ class Fields:
     """Parsers of the values in ``file``; each raises TraceError for what is not allowed."""
 
     file: str
+
+    def document(self, raw: bytes, schema: int, keys: tuple[str, ...], most: int) -> dict[str, Any]:
+        """The object in the bytes of a JSON file, at most so many, of this version and with these keys beside it."""
+        if len(raw) > most:
+            raise refusal(self.file, "size", "larger", f"at most {most} bytes")
+        try:
+            document = load_json(raw)
+        except ValueError as error:
+            raise refusal(self.file, "content", str(error), "JSON with unique keys") from None
+        # The version comes first: another version may have other keys.
+        if isinstance(document, dict) and (document.get("schema") != schema or document["schema"] is True):
+            raise refusal(self.file, "schema", document.get("schema"), str(schema))
+        self.exactly(document, "document", ("schema", *keys))
+        return {key: document[key] for key in keys}
+
+    def record(self, kind: type[T], value: object, field: str, **parse: Callable[[Any, str], Any]) -> T:
+        """A dataclass of an object with its fields as keys, read in their order: by ``parse``, else as texts; null
+        where the annotation says None."""
+        known = {it.name: str(it.type) for it in fields(kind)}  # type: ignore[arg-type]
+        node, found = self.exactly(value, field or "document", tuple(known)), dict[str, Any]()
+        for key, of in known.items():
+            absent = node[key] is None and of.endswith("None")
+            found[key] = None if absent else parse.get(key, self.text)(node[key], f"{field}.{key}".lstrip("."))
+        return kind(**found)
 
     def exactly(self, value: object, field: str, keys: tuple[str, ...]) -> dict[str, Any]:
         """An object with exactly these keys."""
@@ -90,10 +116,5 @@ class Fields:
 
     def file_entry(self, value: object, field: str) -> FileEntry:
         """What is said of one file."""
-        node = self.exactly(value, field, ("sha256", "bytes", "dtype", "shape"))
-        return FileEntry(
-            self.sha256(node["sha256"], f"{field}.sha256"),
-            self.integer(node["bytes"], f"{field}.bytes", 0),
-            self.optional(node["dtype"], f"{field}.dtype", self.text),
-            self.optional(node["shape"], f"{field}.shape", lambda v, f: self.integers(v, f, minimum=1)),
-        )
+        size, shape = partial(self.integer, minimum=0), partial(self.integers, minimum=1)
+        return self.record(FileEntry, value, field, sha256=self.sha256, bytes=size, shape=shape)

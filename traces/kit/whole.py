@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from traces.kit.errors import UserError
 
@@ -53,9 +52,26 @@ def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> None:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path``, for what is needed on the way; it goes with the block."""
+    remove_abandoned(path.parent, path.name)
+    folder = temporary(path)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
 def temporary(path: Path) -> Path:
     """A name beside ``path`` that nobody has."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def is_partial(path: Path) -> bool:
+    """Whether something is being made under this name, or was until its process was killed."""
+    return path.name.startswith(".") and path.name.endswith(".partial")
 
 
 def publish(part: Path, path: Path, *, over: bool = False, sync: bool = True) -> None:
@@ -82,12 +98,6 @@ def remove_abandoned(folder: Path, name: str = "") -> None:
                 changed = max(path.lstat().st_mtime for path in (left, *left.rglob("*")))
                 if time.time() - changed > ABANDONED_S and not (left / JOURNAL).exists():
                     _remove(left)
-
-
-def sync_stream(stream: BinaryIO) -> None:
-    """Return when what was written to ``stream`` is on the disk."""
-    stream.flush()
-    os.fsync(stream.fileno())
 
 
 def sync_path(path: Path) -> None:

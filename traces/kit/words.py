@@ -1,90 +1,192 @@
-"""The words after a verb: named positions, then options as key=value, each parsed by its key's function."""
+"""The words behind a verb, as a dataclass declares them: positions, ``key=value``, flags, and what others read.
+
+A field ``name: Annotated[TYPE, "what it is"]`` is a key of the command; a field without such a text is no word. TYPE is
+str, int, float, bool, Path, Fraction or a Literal, each also ``| None`` (not given). Its marks say the rest::
+
+    folder: Annotated[Path, Position("DIR"), "of a trace"]
+    threads: Annotated[int, Between(0, 4096), "CPU threads; 0: torch's choice"] = 0
+
+An empty value is taken where the default is the empty text, and nowhere else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
+from inspect import get_annotations
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from traces.kit.errors import UserError, allowing, meant, shown
+from traces.kit.errors import UserError, brief, check_choice, one_of
 
-Parser = Callable[[str], Any]
-Words = dict[str, Any]
-
-
-def parse_words(
-    args: list[str], names: tuple[str, ...], keys: Mapping[str, Parser]
-) -> tuple[list[str], dict[str, Any]]:
-    """Split the words into the positions and the options; raises UserError with the allowed set."""
-    paths, words = args[: len(names)], args[len(names) :]
-    if len(paths) < len(names):
-        raise UserError(f"arguments are {shown(' '.join(args))}; allowed: {' '.join(names)} [key=value ...]")
-    options: Words = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or key not in keys or key in options:
-            allowed = ", ".join(f"{key}=..." for key in keys) or "no further words"
-            raise UserError(f"option is {shown(word)}; allowed, once each: {allowed}{_hint(key, options, keys)}")
-        options[key] = keys[key](value)
-    return paths, options
+T = TypeVar("T")
 
 
-def _hint(key: str, given: Words, keys: Mapping[str, Parser]) -> str:
-    return f"; {key} is given twice" if key in given else "" if key in keys else meant(key, keys)
+class Between(NamedTuple):
+    """A number lies between these two, both included (NaN lies nowhere)."""
+
+    low: float
+    high: float = float("inf")
+
+    def __str__(self) -> str:
+        return f"at least {self.low:g}" if self.high == float("inf") else f"{self.low:.12g} to {self.high:.12g}"
 
 
-def member(key: str, allowed: tuple[str, ...]) -> Parser:
-    """Return a parser of one of ``allowed``."""
+class Position(NamedTuple):
+    """A word without a key, in the order of the fields; of a field that is a tuple, one word or more."""
 
-    def parse(word: str) -> str:
-        if word not in allowed:
-            raise UserError(f"{key} is {shown(word)}; {allowing(word, allowed)}")
-        return word
-
-    return parse
+    shown: str
 
 
-def integer(key: str, low: int, high: int) -> Parser:
-    """Return a parser of whole numbers."""
+class Flag:
+    """Other spellings of a key: of a truth, it is true; of anything else, the next word is its value."""
 
-    def parse(word: str) -> int:
-        if not (word.isascii() and word.isdigit() and len(word) < 12 and low <= int(word) <= high):
-            raise UserError(f"{key} is {shown(word)}; allowed: an integer, {low} to {high}")
-        return int(word)
-
-    return parse
+    def __init__(self, *spellings: str) -> None:
+        self.spellings = spellings
 
 
-def text(key: str) -> Parser:
-    """Return a parser of printable text."""
+@dataclass(frozen=True)
+class Others:
+    """The field, a tuple of texts, takes the ``key=value`` words of keys that are not the command's own.
 
-    def parse(word: str) -> str:
-        if not word or not word.isprintable():
-            raise UserError(f"{key} is {shown(word)}; allowed: printable text")
-        return word
+    ``known``: what they may begin with; none: whoever reads the words is to judge. ``page()``: what the help page says
+    of them.
+    """
 
-    return parse
+    known: Collection[str] = ()
+    page: Callable[[], Mapping[str, str]] | None = None
 
 
-def share(word: str) -> Fraction:
-    """Parse a share between 0 and 1, exactly."""
-    try:
-        value = Fraction(word) if len(word) < 20 else Fraction(0)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    if not 0 < value < 1:
-        raise UserError(f"split is {shown(word)}; allowed: a share between 0 and 1, such as 0.7")
+@dataclass(frozen=True)
+class Key:
+    """One field of a command's dataclass."""
+
+    name: str
+    kind: Any
+    text: str
+    default: Any
+    marks: tuple[Any, ...]
+
+    def mark(self, kind: type[T]) -> T | None:
+        return next((mark for mark in self.marks if isinstance(mark, kind)), None)
+
+    @property
+    def needed(self) -> bool:
+        return self.default is MISSING and self.mark(Others) is None
+
+    @property
+    def shown(self) -> str:
+        """As an error or a page names it: DIR of a position, ``out=`` of a key."""
+        position = self.mark(Position)
+        return position.shown if position else f"{self.name}="
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        if self.kind is bool:
+            return ("true", "false")
+        return get_args(self.kind) if get_origin(self.kind) is Literal else ()
+
+    @property
+    def allowed(self) -> str:
+        """What its value may be."""
+        noun = {int: "a whole number", float: "a number", Fraction: "a number, such as 0.7 or 2/3"}.get(self.kind)
+        between = self.mark(Between)
+        return one_of(self.choices) or ", ".join(str(part) for part in (noun or "a text", between) if part)
+
+    def read(self, value: str) -> Any:
+        """Its value; UserError with what is allowed."""
+        if value == self.default == "":
+            return value
+        try:
+            return self._read(value)
+        except ValueError as error:
+            raise UserError(f"{self.name}={brief(value)}: allowed: {error}") from None
+
+    def _read(self, value: str) -> Any:
+        for mark in self.marks:
+            if callable(mark):
+                return mark(value)
+        if self.choices:
+            check_choice(self.name, value, self.choices)
+            return value == "true" if self.kind is bool else value
+        try:
+            found = _READERS[self.kind](value)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(self.allowed) from None
+        between = self.mark(Between)
+        if between and not between.low <= found <= between.high:
+            raise ValueError(self.allowed)
+        return found
+
+
+def printable(value: str) -> str:
+    """A mark: text that can be shown on one line."""
+    if not value or not value.isprintable():
+        raise ValueError("printable text")
     return value
 
 
-def folder(key: str) -> Parser:
-    """Return a parser of a folder that exists or can be made."""
+def plain_name(value: str) -> str:
+    """A mark: the name of a file or a profile, without a folder."""
+    if not re.fullmatch(r"[\w.-]+", value):
+        raise ValueError("letters, digits, '.', '_' and '-'")
+    return value
 
-    def parse(word: str) -> Path:
-        path = Path(word)
-        if not word or not (path.is_dir() or (path.parent.is_dir() and not path.exists())):
-            raise UserError(f"{key} is {shown(word)}; allowed: a folder, or a new one in an existing folder")
-        return path
 
-    return parse
+def folder(value: str) -> Path:
+    """A mark: a folder, which is made where it is not there."""
+    path = Path(os.path.expanduser(value))  # noqa: PTH111
+    if not value or (path.exists() and not path.is_dir()):
+        raise ValueError("a folder, or one yet to be made")
+    return path
+
+
+def keys_of(options: Any) -> tuple[Key, ...]:
+    """The keys of a dataclass, in the order of its fields, and then of those that it inherits."""
+    hints = get_type_hints(options, include_extras=True)
+    found = []
+    own = get_annotations(options)
+    for field in sorted(fields(options), key=lambda field: field.name not in own):
+        kind, *marks = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (None,)
+        texts = [mark for mark in marks if isinstance(mark, str)]
+        if texts:
+            if get_origin(kind) in (Union, UnionType):
+                kind = next(arg for arg in get_args(kind) if arg is not NoneType)
+            marks = [mark for mark in marks if not isinstance(mark, str)]
+            found.append(Key(field.name, kind, texts[-1], field.default, tuple(marks)))
+    return tuple(found)
+
+
+def _whole(value: str) -> int:
+    if not re.fullmatch(r"[-+]?[0-9]{1,20}", value):
+        raise ValueError("no whole number")
+    return int(value)
+
+
+def _number(value: str) -> float:
+    if not re.fullmatch(r"[-+.0-9a-zA-Z]{1,40}", value):  # spaces and underscores are what Python lets pass
+        raise ValueError("no number")
+    return float(value)
+
+
+def _fraction(value: str) -> Fraction:
+    return Fraction(value if len(value) < 20 else "")
+
+
+def _text(value: str) -> str:
+    if not value:
+        raise ValueError("no text")
+    return value
+
+
+_READERS: dict[Any, Callable[[str], Any]] = {
+    int: _whole,
+    float: _number,
+    Fraction: _fraction,
+    Path: lambda value: Path(os.path.expanduser(_text(value))),  # noqa: PTH111 - no shell does it behind "="
+    str: _text,
+}

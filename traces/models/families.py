@@ -86,17 +86,15 @@ class MoeModel:
     def shapes(self) -> dict[str, int]:
         """The sizes a cost model asks for, by the names of `conf/model/`, and a few more of the config's."""
         config = self.model.config.get_text_config()
-        names = {
-            "hidden": "hidden_size",
-            "layers": "num_hidden_layers",
-            "heads": "num_attention_heads",
-            "kv_heads": "num_key_value_heads",
-            "vocab": "vocab_size",
+        sizes = {
+            "hidden": _setting(config, "hidden_size"),
+            "expert_width": _width(self.layers[0]),
+            "layers": _setting(config, "num_hidden_layers"),
+            "heads": _setting(config, "num_attention_heads"),
+            "kv_heads": _setting(config, "num_key_value_heads"),
+            "vocab": _setting(config, "vocab_size"),
         }
-        sizes = {key: _setting(config, name) for key, name in names.items()}
-        sizes["expert_width"] = _width(self.layers[0])
-        order = ("hidden", "expert_width", "layers", "heads", "kv_heads", "vocab")
-        return {name: int(size) for name in order if isinstance(size := sizes[name], int) and size}
+        return {name: int(size) for name, size in sizes.items() if isinstance(size, int) and size}
 
 
 def _setting(config: Any, name: str) -> Any:

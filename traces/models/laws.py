@@ -50,86 +50,49 @@ from traces.kit.errors import UserError, one_of
 from traces.models.scoring import Law
 
 SCORINGS = ("softmax", "sigmoid", "sqrtsoftplus")
+_SCALING = "routed_scaling_factor"
 
 
-def _divided(_router: Any, _block: Any) -> Law:
-    return Law("softmax", normalised=True)
+def _law(router: Any, block: Any, scoring: str, normalised: bool | None = None, factor: str = "", **more: Any) -> Law:
+    """`normalised` None: as the router is set. `factor`: the name of its setting. With its bias, if it has one."""
+    divided = bool(router.norm_topk_prob) if normalised is None else normalised
+    scale = float(getattr(router, factor)) if factor else 1.0
+    return Law(scoring, divided, factor=scale, bias=bias_of(router, block), **more)
 
 
-def _plain_or_divided(router: Any, _block: Any) -> Law:
-    return Law("softmax", normalised=bool(router.norm_topk_prob))
-
-
-def _phimoe(router: Any, _block: Any) -> Law:
+def _phimoe(router: Any, block: Any) -> Law:
     if router.top_k != 2:
         raise UserError(f"num_experts_per_tok={router.top_k}; allowed for phimoe: 2, what its router chooses")
-    return Law("softmax", normalised=False, jitter=float(router.router_jitter_noise))
+    return _law(router, block, "softmax", normalised=False, jitter=float(router.router_jitter_noise))
 
 
-def _deepseek_v2(router: Any, _block: Any) -> Law:
-    method, factor = router.topk_method, float(router.routed_scaling_factor)
-    if method == "greedy":
-        return Law("softmax", normalised=False, factor=factor)
-    if method != "group_limited_greedy":
-        raise UserError(f"topk_method={method!r}; allowed for deepseek_v2: greedy, group_limited_greedy")
-    groups, open_groups = int(router.num_group), int(router.topk_group)
-    return Law("softmax", normalised=False, factor=factor, groups=groups, open_groups=open_groups)
+def _deepseek_v2(router: Any, block: Any) -> Law:
+    groups = {"groups": int(router.num_group), "open_groups": int(router.topk_group)}
+    allowed: dict[str, dict[str, int]] = {"greedy": {}, "group_limited_greedy": groups}
+    if router.topk_method not in allowed:
+        raise UserError(f"topk_method={router.topk_method!r}; allowed for deepseek_v2: {one_of(allowed)}")
+    return _law(router, block, "softmax", normalised=False, factor=_SCALING, **allowed[router.topk_method])
 
 
-def _grouped_sigmoid(router: Any, block: Any, barred: float = float("-inf")) -> Law:
-    return Law(
-        "sigmoid",
-        normalised=bool(router.norm_topk_prob),
-        factor=float(router.routed_scaling_factor),
-        bias=bias_of(router, block),
-        groups=int(router.num_group or 1),
-        open_groups=int((router.num_group and router.topk_group) or 1),
-        group_best=2,
-        barred=barred,
-    )
-
-
-def _biased_sigmoid(router: Any, block: Any, factor: str = "") -> Law:
-    scale = float(getattr(router, factor)) if factor else 1.0
-    return Law("sigmoid", normalised=True, factor=scale, bias=bias_of(router, block))
-
-
-def _ernie(router: Any, block: Any) -> Law:
-    return Law("softmax", normalised=True, bias=bias_of(router, block))
-
-
-def _gemma4(router: Any, _block: Any) -> Law:
-    return Law("softmax", normalised=True, scale=tensor_of(router, "per_expert_scale"))
-
-
-def _llama4(_router: Any, _block: Any) -> Law:
-    return Law("sigmoid", normalised=False)
-
-
-def _longcat(router: Any, block: Any) -> Law:
-    factor = float(router.routed_scaling_factor)
-    return Law("softmax", normalised=False, factor=factor, bias=bias_of(router, block))
+def _grouped_sigmoid(router: Any, block: Any, **more: Any) -> Law:
+    open_groups = int((router.num_group and router.topk_group) or 1)
+    groups = {"groups": int(router.num_group or 1), "open_groups": open_groups, "group_best": 2}
+    return _law(router, block, "sigmoid", factor=_SCALING, **groups, **more)
 
 
 def _by_score_function(router: Any, block: Any) -> Law:
-    config = block.experts.config
-    if config.scoring_func not in SCORINGS:
-        raise UserError(f"scoring_func={config.scoring_func!r}; allowed: {one_of(SCORINGS)}")
-    factor = float(router.routed_scaling_factor)
-    law = partial(Law, config.scoring_func, normalised=True, factor=factor, native=True)
-    return law(table=tensor_of(router, "tid2eid")) if hasattr(router, "tid2eid") else law(bias=bias_of(router, block))
+    scoring = block.experts.config.scoring_func
+    if scoring not in SCORINGS:
+        raise UserError(f"scoring_func={scoring!r}; allowed: {one_of(SCORINGS)}")
+    table = tensor_of(router, "tid2eid") if hasattr(router, "tid2eid") else None
+    bias = bias_of(router, block) if table is None else None
+    return Law(
+        scoring, normalised=True, factor=float(router.routed_scaling_factor), native=True, table=table, bias=bias
+    )
 
 
-def _cohere2(router: Any, _block: Any) -> Law:
-    if router.expert_selection_fn == "softmax":
-        return Law("softmax", normalised=True)
-    return Law("sigmoid", normalised=bool(router.norm_topk_prob))
-
-
-def _plain_sigmoid(router: Any, block: Any, on_logits: bool = False, native: bool = False) -> Law:
-    factor = float(getattr(router, "routed_scaling_factor", 1.0))
-    law = partial(Law, "sigmoid", bool(router.norm_topk_prob), factor=factor, on_logits=on_logits, native=native)
-    return law(bias=bias_of(router, block))
+def _cohere2(router: Any, block: Any) -> Law:
+    return (_DIVIDED if router.expert_selection_fn == "softmax" else _SIGMOID)(router, block)
 
 
 def _by_structure(router: Any, block: Any) -> Law:
@@ -141,36 +104,39 @@ def _by_structure(router: Any, block: Any) -> Law:
 
 
 MakeLaw = Callable[[Any, Any], Law]
+_DIVIDED = partial(_law, scoring="softmax", normalised=True)
+_AS_SET = partial(_law, scoring="softmax")
+_SIGMOID = partial(_law, scoring="sigmoid")
 
 FAMILIES: Mapping[str, MakeLaw] = {
-    "afmoe": partial(_biased_sigmoid, factor="route_scale"),
+    "afmoe": partial(_law, scoring="sigmoid", normalised=True, factor="route_scale"),
     "deepseek_v2": _deepseek_v2,
     "deepseek_v3": _grouped_sigmoid,
     "deepseek_v4": _by_score_function,
-    "ernie4_5_moe": _ernie,
-    "gemma4": _gemma4,
+    "ernie4_5_moe": _DIVIDED,
+    "gemma4": lambda router, block: _DIVIDED(router, block, scale=tensor_of(router, "per_expert_scale")),
     "glm4_moe": _grouped_sigmoid,
-    "gpt_oss": _divided,
-    "granitemoe": _divided,
-    "hy_v3": partial(_biased_sigmoid, factor="router_scaling_factor"),
-    "llama4": _llama4,
-    "longcat_flash": _longcat,
-    "minimax_m2": _biased_sigmoid,
-    "mixtral": _divided,
-    "olmoe": _plain_or_divided,
+    "gpt_oss": _DIVIDED,
+    "granitemoe": _DIVIDED,
+    "hy_v3": partial(_law, scoring="sigmoid", normalised=True, factor="router_scaling_factor"),
+    "llama4": partial(_law, scoring="sigmoid", normalised=False),
+    "longcat_flash": partial(_law, scoring="softmax", normalised=False, factor=_SCALING),
+    "minimax_m2": partial(_law, scoring="sigmoid", normalised=True),
+    "mixtral": _DIVIDED,
+    "olmoe": _AS_SET,
     "phimoe": _phimoe,
-    "qwen2_moe": _plain_or_divided,
-    "qwen3_moe": _plain_or_divided,
+    "qwen2_moe": _AS_SET,
+    "qwen3_moe": _AS_SET,
 }
 """Family -> the law of one of its routers, given that and its block. One enters with sums done by hand."""
 
 OTHERS: Mapping[str, MakeLaw] = {
     "axk2": partial(_grouped_sigmoid, barred=0.0),
     "cohere2_moe": _cohere2,
-    "flint": _plain_sigmoid,
+    "flint": _SIGMOID,
     "inkling2": _by_score_function,
-    "kolibri1": partial(_plain_sigmoid, on_logits=True),
-    "lfm2_moe": partial(_plain_sigmoid, native=True),
+    "kolibri1": partial(_SIGMOID, on_logits=True),
+    "lfm2_moe": partial(_SIGMOID, factor=_SCALING, native=True),
 }
 """Those whose law their settings tell, and their structure does not."""
 

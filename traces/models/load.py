@@ -20,9 +20,9 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from traces.kit.errors import UserError, meant, shown
-from traces.kit.options import check_choice
+from traces.kit.errors import UserError, check_choice, meant, shown
 from traces.kit.shipped import MODEL_DIR
+from traces.kit.telling import in_short
 from traces.models.devices import SPREAD, choose, limits, weights_bytes
 from traces.models.families import REFUSED, family_of
 from traces.models.quantised import check_computable, check_stored, dequantising, method_of
@@ -30,7 +30,6 @@ from traces.version import __version__
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 REFERENCE = "reference"
-_LONGEST = 300  # of what the library says
 _AUTO: Any = AutoModelForCausalLM
 _AUTO_CONFIG: Any = AutoConfig
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -173,8 +172,7 @@ def weights_folder(name: str) -> Path:
 
 
 def _not_here(name: str, error: Exception) -> UserError:
-    why = " ".join(f"{type(error).__name__}: {error}".split())
-    return UserError(f"model={name!r} cannot be loaded from this machine: {why[:_LONGEST]}")
+    return UserError(f"model={name!r} cannot be loaded from this machine: {in_short(error, kind=True)}")
 
 
 def weights_digest(folder: Path) -> str:

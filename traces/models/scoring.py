@@ -105,16 +105,12 @@ class Law:
         if self.normalised is None:
             return shares * given.float().sum(dim=-1, keepdim=True)
         weights = (shares if self.normalised else picked) * self.factor
-        return weights if self.scale is None else weights * self._scale_of(ids)
+        return weights if self.scale is None else weights * self.scale.float().to(ids.device)[ids]
 
     def _raw(self, logits: Tensor) -> Tensor:
         if self.scoring == "softmax":
             return logits.softmax(dim=-1)
         return logits.sigmoid() if self.scoring == "sigmoid" else softplus(logits).sqrt()
-
-    def _scale_of(self, ids: Tensor) -> Tensor:
-        assert self.scale is not None
-        return self.scale.float().to(ids.device)[ids.clamp(max=len(self.scale) - 1)]
 
 
 def _sparsemixer(logits: Tensor, ids: Tensor, jitter: float) -> Tensor:

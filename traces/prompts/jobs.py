@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Any
 
 from traces.kit.errors import UserError
 from traces.models.load import Loaded
 from traces.prompts.choosing import Choose, forced, greedy, sampled
 from traces.prompts.encode import encode
-from traces.prompts.source import Prompt, PromptFile
+from traces.prompts.records import Prompt
+from traces.prompts.source import PromptFile
 
 
 @dataclass(frozen=True)
 class Decoding:
     """How each prompt is continued. Prompts beyond `max_prompt_tokens` are cut off at their end."""
 
-    mode: str
+    decoding: str
     max_new_tokens: int
     max_prompt_tokens: int
     temperature: float = 1.0
@@ -26,21 +28,19 @@ class Decoding:
     chat_template: str = "auto"
     batch: int = 1
 
+    @classmethod
+    def of(cls, options: object) -> Decoding:
+        """As a command's options say, which have these names."""
+        return cls(**{it.name: getattr(options, it.name) for it in fields(cls)})
+
     def settings(self, tokenizer: Any) -> dict[str, Any]:
         """What the manifest says about it; chat_template: which prompts went through it (on: all)."""
         applied = self.chat_template
         if applied == "auto":
             applied = "chats" if getattr(tokenizer, "chat_template", None) else "off"
-        settings: dict[str, Any] = {
-            "mode": self.mode,
-            "max_new_tokens": self.max_new_tokens,
-            "max_prompt_tokens": self.max_prompt_tokens,
-            "chat_template": applied,
-            "batch": self.batch,
-        }
-        if self.mode == "sampled":
-            settings |= {"temperature": self.temperature, "top_p": self.top_p, "seed": self.seed}
-        return settings
+        shown = ["max_new_tokens", "max_prompt_tokens", "chat_template", "batch"]
+        shown += ["temperature", "top_p", "seed"] if self.decoding == "sampled" else []
+        return {"mode": self.decoding, **{key: getattr(self, key) for key in shown}, "chat_template": applied}
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ def plan(prompt: Prompt, loaded: Loaded, decoding: Decoding) -> Job:
     choose: Choose = greedy
     if not head:
         raise UserError(f"{prompt.where}: no tokens")
-    if decoding.mode == "sampled":
+    if decoding.decoding == "sampled":
         choose = sampled(decoding.temperature, draw_seed(decoding.seed, prompt.number), decoding.top_p)
-    elif decoding.mode == "teacher_forced":
+    elif decoding.decoding == "teacher_forced":
         continuation = rest + (answer or [])
         choose, new_tokens = forced(continuation), min(new_tokens, len(continuation))
         if not new_tokens:
@@ -94,29 +94,14 @@ def draw_seed(seed: int, number: int) -> int:
     return (seed * 0x9E3779B1 + number) % 2**32
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What the prompts ask for: requests, and the rows they record if no token ends one early."""
-
-    requests: int
-    most_rows: int
-
-
-def survey(prompts: PromptFile, loaded: Loaded, decoding: Decoding) -> Survey:
-    """Plan every prompt, so that a mistake in the last one shows before the first is recorded."""
-    rows = 0
-    for prompt in prompts:
-        rows += plan(prompt, loaded, decoding).most_rows
-    return Survey(len(prompts), rows)
+def most_rows(prompts: PromptFile, loaded: Loaded, decoding: Decoding) -> int:
+    """Rows that the prompts record if no token ends one early. Plans every prompt, so that a mistake in the last one
+    shows before the first is recorded."""
+    return sum(plan(prompt, loaded, decoding).most_rows for prompt in prompts)
 
 
 def groups(prompts: PromptFile, start: int, loaded: Loaded, decoding: Decoding) -> Iterator[list[Job]]:
     """The jobs from request `start` on, `decoding.batch` at a time."""
-    group: list[Job] = []
-    for prompt in prompts.after(start):
-        group.append(plan(prompt, loaded, decoding))
-        if len(group) == decoding.batch:
-            yield group
-            group = []
-    if group:
+    jobs = (plan(prompt, loaded, decoding) for prompt in prompts.after(start))
+    while group := list(islice(jobs, decoding.batch)):
         yield group

@@ -36,9 +36,16 @@ Message = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Record:
-    """One prompt of a file. Exactly one of `text` and `messages` is given; `split` None: to be drawn."""
+class Prompt:
+    """One request to record. Exactly one of `text` and `messages` is given.
 
+    `number`: of the request, that is prompt * samples + sample. `where`: its place in the file, for messages to
+    the user. `messages`: the turns before the answer, {"role": system, user or assistant, "content": text}.
+    `answer`: what the chat's assistant said next, perhaps ""; None for plain text, and for a chat that ends with
+    its user. `split`: "train" or "test"; None: to be drawn. `max_new_tokens` None: as for all.
+    """
+
+    number: int
     where: str
     text: str | None
     messages: tuple[Message, ...] | None
@@ -49,8 +56,8 @@ class Record:
     max_new_tokens: int | None
 
 
-def parse_record(where: str, content: Any, stem: str, turn: str) -> Record | None:
-    """Check the record at `where`; `stem` is its source unless it names one itself.
+def parse_record(where: str, content: Any, stem: str, turn: str) -> Prompt | None:
+    """Check the record at `where`, here of number 0; `stem` is its source unless it names one itself.
 
     A chat's answer is its first or its last assistant turn, as `turn` says; what comes after is dropped, and
     without an assistant turn all of it is the prompt. None for a chat in which no user says anything before
@@ -73,7 +80,7 @@ def parse_record(where: str, content: Any, stem: str, turn: str) -> Record | Non
     labels = _labels({"source": stem, **content}, where)
     if messages is not None and not any(said["role"] == "user" and said["content"].strip() for said in messages):
         return None
-    return Record(where, text, messages, answer, **labels)
+    return Prompt(0, where, text, messages, answer, **labels)
 
 
 def _prompt(content: dict[str, Any], where: str) -> str:

@@ -5,36 +5,14 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from traces.importers.files import open_source
-from traces.kit.errors import UserError
-from traces.kit.options import check_choice, check_range
+from traces.kit.errors import UserError, check_choice, check_range
 from traces.prompts.files import read_records
-from traces.prompts.records import TURNS, Message, Record, parse_record
+from traces.prompts.records import TURNS, Prompt, parse_record
 from traces.prompts.splits import OPEN, SPLITS, draw_splits
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One request to record. Exactly one of `text` and `messages` is given.
-
-    `number`: of the request, that is prompt * samples + sample. `where`: its place in the file, for messages to
-    the user. `messages`: the turns before the answer, {"role": system, user or assistant, "content": text}.
-    `answer`: what the chat's assistant said next, perhaps ""; None for plain text, and for a chat that ends with
-    its user. `split`: "train" or "test". `max_new_tokens` None: as for all.
-    """
-
-    number: int
-    where: str
-    text: str | None
-    messages: tuple[Message, ...] | None
-    answer: str | None
-    source: str
-    split: str
-    licence: str | None
-    max_new_tokens: int | None
 
 
 class PromptFile:
@@ -75,7 +53,8 @@ class PromptFile:
         self.settings = {"limit": limit, "split": split, "split_seed": seed, "samples": samples, "turn": turn}
         self._state = self._stat()
         self.name = path.name
-        self.sha256 = _sha256(path)
+        with open_source(path, "prompts") as stream:
+            self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         self.skipped = self.stating_length = 0
         self._splits = bytearray()
         undecided: dict[str, array[int]] = {}
@@ -122,14 +101,14 @@ class PromptFile:
                 split = SPLITS[self._splits[number // self._samples]]
                 for _ in range(self._samples):
                     if number >= first:
-                        yield _prompt(number, record, split)
+                        yield replace(record, number=number, split=split)
                     number += 1
         except UserError:
             self._check_unchanged()  # a file that is being written to looks malformed
             raise
         self._check_unchanged()
 
-    def _records(self) -> Iterator[Record | None]:
+    def _records(self) -> Iterator[Prompt | None]:
         """Yield the records up to the limit; None for a chat that is passed over."""
         used = 0
         for where, content in read_records(self._path):
@@ -149,25 +128,3 @@ class PromptFile:
     def _check_unchanged(self) -> None:
         if self._stat() != self._state:
             raise UserError(f"prompts={str(self._path)!r} has changed while it was in use; allowed: the same bytes")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open_source(path, "prompts") as stream:
-        for block in iter(lambda: stream.read(1 << 16), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _prompt(number: int, record: Record, split: str) -> Prompt:
-    return Prompt(
-        number,
-        record.where,
-        record.text,
-        record.messages,
-        record.answer,
-        record.source,
-        split,
-        record.licence,
-        record.max_new_tokens,
-    )

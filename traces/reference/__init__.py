@@ -1,1 +1,12 @@
 """The reference model: a small OLMoE trained here, so that real routing is at hand without a download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from traces.kit.vocabulary import MOST
+from traces.kit.words import Between
+
+Folder = Annotated[Path, "of the text, the tokenizer, the token arrays and the checkpoint"]
+Windows = Annotated[int, Between(1, MOST), "of held-out text, per domain"]

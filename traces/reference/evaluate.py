@@ -6,20 +6,20 @@ python -m traces.reference.evaluate [model=DIR] [folder=.text] [windows=24]
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
-from traces.collect.recorder import Arrays, Recorder
-from traces.kit.options import check_range, parse_options
+from traces.collect.recorder import Arrays, Recorder, joined
+from traces.kit.command import run_module
 from traces.models.families import inspect_model
 from traces.models.load import load
+from traces.reference import Folder, Windows
 from traces.reference.text import DOMAINS
 
 LENGTH, BATCH = 256, 8
@@ -27,9 +27,11 @@ LENGTH, BATCH = 256, 8
 
 @dataclass(frozen=True)
 class Options:
-    model: str = "reference"
-    folder: str = ".text"
-    windows: int = 24
+    """Prints how good the reference model is, and whether its routing is learned: on held-out text, as JSON."""
+
+    model: Annotated[str, "reference, or its folder"] = "reference"
+    folder: Folder = Path(".text")
+    windows: Windows = 24
 
 
 def heldout_windows(folder: Path, domain: str, windows: int) -> torch.Tensor:
@@ -70,8 +72,7 @@ def evaluate(model: Any, folder: Path, windows: int = 24) -> dict[str, Any]:
                 logits = model(input_ids=batch[:, :-1], use_cache=False).logits.float()
                 losses.append(F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].reshape(-1)).item())
                 parts.append(recorder.pass_over(batch[:, :-1]))
-            arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            domains[domain.name] = {"loss": float(np.mean(losses)), **measure(arrays, moe.n_experts)}
+            domains[domain.name] = {"loss": float(np.mean(losses)), **measure(joined(parts), moe.n_experts)}
 
     every = domains.values()
     loads = sum(d["loads"] for d in every)
@@ -104,10 +105,9 @@ def rounded(value: Any) -> Any:
 
 def main(options: Options) -> None:
     """Print the figures as JSON."""
-    check_range("windows", options.windows, 1, 2**31 - 1)
     loaded = load(options.model, "float32", "cpu")
-    print(json.dumps(evaluate(loaded.model, Path(options.folder), options.windows), indent=1))
+    print(json.dumps(evaluate(loaded.model, options.folder, options.windows), indent=1))
 
 
 if __name__ == "__main__":
-    main(parse_options(Options, sys.argv[1:]))
+    run_module(main)

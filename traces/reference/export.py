@@ -10,7 +10,7 @@ import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from tokenizers import Tokenizer
@@ -18,10 +18,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers import __version__ as transformers_version
 
+from traces.kit.command import run_module
 from traces.kit.errors import UserError
-from traces.kit.options import parse_options
 from traces.kit.shipped import MODEL_DIR
+from traces.kit.strict import dump_json
+from traces.kit.whole import write_whole
 from traces.models.load import load, weights_digest
+from traces.reference import Folder, Windows
 from traces.reference.architecture import build
 from traces.reference.evaluate import evaluate
 from traces.reference.tokens import END_OF_TEXT
@@ -34,9 +37,11 @@ CURVE_POINTS = 60
 
 @dataclass(frozen=True)
 class Options:
-    folder: str = ".text"
-    out: str = str(MODEL_DIR)
-    windows: int = 24
+    """Turns a checkpoint into the shipped model, with its provenance; runs the evaluation."""
+
+    folder: Folder = Path(".text")
+    out: Annotated[Path, "the model's folder"] = MODEL_DIR
+    windows: Windows = 24
 
 
 def compact(text: str) -> str:
@@ -46,7 +51,7 @@ def compact(text: str) -> str:
 
 def export(options: Options) -> None:
     """Write model, tokenizer and provenance.json into `out`; the figures are those of the rounded weights."""
-    folder, out = Path(options.folder), Path(options.out)
+    folder, out = options.folder, options.out
     checkpoint = folder / "run" / "checkpoint.pt"
     if not checkpoint.exists():
         raise UserError(f"{checkpoint} is missing: run python -m traces.reference.train first")
@@ -68,7 +73,7 @@ def export(options: Options) -> None:
     record["weights"] = weights_digest(out)
     record["parameters"] = sum(p.numel() for p in model.parameters())
     record["evaluation"] = evaluate(shipped.model, folder, options.windows)
-    (out / "provenance.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_whole(out / "provenance.json", dump_json(record))
     size = sum(file.stat().st_size for file in out.iterdir())
     if size > MAX_BYTES:
         raise UserError(f"{out} holds {size} bytes; allowed: {MAX_BYTES}")
@@ -97,4 +102,4 @@ def provenance(state: dict[str, Any], sources: dict[str, Any]) -> dict[str, Any]
 
 
 if __name__ == "__main__":
-    export(parse_options(Options, sys.argv[1:]))
+    run_module(export)

@@ -13,11 +13,16 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from tokenizers import Tokenizer
 
-from traces.kit.options import check_range, parse_options
-from traces.kit.shipped import PROMPTS_FILE
+from traces.kit.command import run_module
+from traces.kit.shipped import PROMPTS_FILE, REFERENCE_DIR
+from traces.kit.vocabulary import MOST
+from traces.kit.whole import write_whole
+from traces.kit.words import Between
+from traces.reference import Folder
 from traces.reference.text import DOMAINS, Domain
 from traces.reference.tokens import documents
 
@@ -31,45 +36,18 @@ LICENCES = {
 PROMPT_TOKENS = (24, 96)
 NEW_TOKENS = (24, 64)
 
-OWN = {
-    "manual_en": (
-        "The administrator connects to the server over the network, checks which services are running, and "
-        "reads the log files to find out why the mail was not delivered.",
-        "To install a new package, first update the list of packages that are available, then choose the version "
-        "that suits the other programs, and finally",
-    ),
-    "manual_de": (
-        "Der Administrator richtet den neuen Rechner ein, legt ein Benutzerkonto an und prüft danach, ob die "
-        "Sicherung der Daten auf der zweiten Festplatte vollständig ist.",
-        "Wenn das Paket nicht installiert werden kann, weil eine Abhängigkeit fehlt, hilft es meistens,",
-    ),
-    "manual_fr": (
-        "L'administrateur vérifie la configuration du réseau, redémarre le service concerné et consulte les "
-        "journaux du système afin de comprendre l'origine de l'erreur.",
-        "Pour mettre à jour la distribution, il faut d'abord modifier le fichier qui contient",
-    ),
-    "manual_es": (
-        "El administrador crea una cuenta para cada usuario, define los permisos de los archivos y programa "
-        "una copia de seguridad que se ejecuta todas las noches.",
-        "Antes de instalar el nuevo núcleo es necesario comprobar que la partición de arranque",
-    ),
-    "manual_ru": (
-        "Администратор проверяет настройки сети, запускает службу и читает системный журнал.",
-        "Чтобы установить новый пакет, сначала необходимо обновить список доступных версий, потом",
-    ),
-    "manual_ja": (
-        "管理者はサーバにログインし、ネットワークの設定を確認してから、サービスを再起動します。",
-        "新しいパッケージをインストールする前に、現在の設定ファイルの複製を作成し、その後",
-    ),
-}
+OWN: dict[str, list[str]] = json.loads((REFERENCE_DIR / "own.json").read_text(encoding="utf-8"))
+"""By domain."""
 
 
 @dataclass(frozen=True)
 class Options:
-    folder: str = ".text"
-    out: str = str(PROMPTS_FILE)
-    each: int = 8
-    seed: int = 0
+    """Writes the prompts of the shipped sample."""
+
+    folder: Folder = Path(".text")
+    out: Annotated[Path, "the file"] = PROMPTS_FILE
+    each: Annotated[int, Between(1, MOST), "prompts of a domain"] = 8
+    seed: Annotated[int, Between(0, MOST), "of the choice"] = 0
 
 
 def excerpts(domain: Domain, folder: Path, tokenizer: Tokenizer, rng: random.Random) -> Iterator[str]:
@@ -93,32 +71,30 @@ def excerpts(domain: Domain, folder: Path, tokenizer: Tokenizer, rng: random.Ran
 def build(options: Options) -> list[dict[str, object]]:
     """The lines of the prompts file, domains interleaved; a function of the text and the seed."""
     rng = random.Random(options.seed)
-    folder = Path(options.folder)
+    folder = options.folder
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     lines: list[dict[str, object]] = []
     for domain in DOMAINS:
         if domain.name in OWN:
-            chosen, licence = list(OWN[domain.name]), "CC0-1.0"
+            chosen, licence = OWN[domain.name], "CC0-1.0"
         else:
             source = excerpts(domain, folder, tokenizer, rng)
             chosen, licence = [next(source) for _ in range(options.each)], LICENCES[domain.name]
         for text in chosen:
             new_tokens = rng.randint(*NEW_TOKENS)
-            line = {"prompt": text, "source": domain.name, "licence": licence}
-            lines.append({**line, "max_new_tokens": new_tokens})
+            line = {"prompt": text, "source": domain.name, "licence": licence, "max_new_tokens": new_tokens}
+            lines.append(line)
     rng.shuffle(lines)
     return lines
 
 
 def main(options: Options) -> None:
     """Write the prompts file."""
-    check_range("each", options.each, 1, 2**31 - 1)
-    check_range("seed", options.seed, 0, 2**31 - 1)
     lines = build(options)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    Path(options.out).write_text(text, encoding="utf-8")
+    write_whole(options.out, text)
     print(f"wrote {len(lines)} prompts", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main(parse_options(Options, sys.argv[1:]))
+    run_module(main)

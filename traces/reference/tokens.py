@@ -9,7 +9,6 @@ nothing else, so that it can run on a machine without a network.
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,10 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from traces.kit.options import parse_options
+from traces.kit.command import run_module
+from traces.kit.strict import dump_json
+from traces.kit.whole import write_whole
+from traces.reference import Folder
 from traces.reference.text import DOMAINS, Domain, fetch, held_out, package_folder
 
 VOCABULARY = 4096
@@ -29,7 +31,9 @@ TOKENIZER_CHARS = 800_000  # per domain, so that no domain owns the vocabulary
 
 @dataclass(frozen=True)
 class Options:
-    folder: str = ".text"
+    """Fetches the text, trains the tokenizer and writes the token arrays."""
+
+    folder: Folder = Path(".text")
 
 
 def documents(domain: Domain, folder: Path, *, heldout: bool) -> Iterator[str]:
@@ -78,8 +82,9 @@ def tokenize(tokenizer: Tokenizer, texts: Iterator[str]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def prepare(folder: Path) -> None:
-    """Fetch the text, train the tokenizer and write the token arrays below `folder`."""
+def prepare(options: Options) -> None:
+    """Fetch the text, train the tokenizer and write the token arrays below the folder."""
+    folder = options.folder
     versions = fetch(folder / "packages")
     tokenizer = train_tokenizer(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -98,8 +103,8 @@ def prepare(folder: Path) -> None:
             "tokens": counts,
         }
         print(domain.name, counts, file=sys.stderr)
-    (folder / "sources.json").write_text(json.dumps(sources, indent=2) + "\n")
+    write_whole(folder / "sources.json", dump_json(sources))
 
 
 if __name__ == "__main__":
-    prepare(Path(parse_options(Options, sys.argv[1:]).folder))
+    run_module(prepare)

@@ -14,16 +14,19 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from traces.kit.errors import UserError
-from traces.kit.options import check_range, parse_options
+from traces.kit.command import run_module
+from traces.kit.errors import UserError, check_range
+from traces.kit.vocabulary import MOST
 from traces.kit.whole import whole
+from traces.kit.words import Between
+from traces.reference import Folder
 from traces.reference.architecture import GROUPED, SORTED, balance_loss, build
 from traces.reference.text import DOMAINS
 
@@ -33,18 +36,23 @@ SAVE_EVERY_S = 240.0
 
 @dataclass(frozen=True)
 class Options:
-    """`minutes` > 0 anneals early enough to end by then; the run then depends on the machine's speed."""
+    """Trains the reference model, seeded and resumable. minutes > 0 anneals early enough to end by then; the run then
+    depends on the machine's speed.
+    """
 
-    tokens: int
-    minutes: float = 0.0
-    seed: int = 0
-    batch: int = 16
-    length: int = 256
-    rate: float = 2e-3
-    warm_up: int = 100
-    decay: float = 0.1
-    device: str = "cpu"
-    folder: str = ".text"
+    tokens: Annotated[int, Between(1, MOST), "of text that are seen; at least batch times length"]
+    minutes: Annotated[float, Between(0), "0: as long as it takes"] = 0.0
+    seed: Annotated[int, Between(0, MOST), "of weights and batches"] = 0
+    batch: Annotated[int, Between(1, MOST), "windows per step"] = 16
+    length: Annotated[int, Between(1, MOST), "tokens of a window"] = 256
+    rate: Annotated[float, Between(0), "the peak of AdamW's"] = 2e-3
+    warm_up: Annotated[int, Between(0, MOST), "steps"] = 100
+    decay: Annotated[float, Between(0), "of AdamW"] = 0.1
+    device: Annotated[str, "cpu | cuda | cuda:N"] = "cpu"
+    folder: Folder = Path(".text")
+
+    def __post_init__(self) -> None:
+        check_range("tokens", self.tokens, self.batch * self.length)
 
 
 class Batches:
@@ -111,8 +119,9 @@ def progress_of(run: Run, options: Options) -> float:
 def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: Run, options: Options) -> None:
     """Write the checkpoint at `path`, atomically."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "run": asdict(run)}
+    settings = asdict(options) | {"folder": str(options.folder)}
     with whole(path) as part:
-        torch.save({**state, "options": asdict(options), "command": sys.argv[1:]}, part)
+        torch.save({**state, "options": settings, "command": sys.argv[1:]}, part)
 
 
 def resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, options: Options) -> Run:
@@ -132,13 +141,9 @@ def resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, optio
 
 def train(options: Options) -> None:
     """Train until `tokens` tokens are seen or `minutes` have passed, whichever is first."""
-    for key in ("seed", "batch", "length", "warm_up"):
-        check_range(key, getattr(options, key), 0 if key in ("seed", "warm_up") else 1, 2**31 - 1)
-    check_range("tokens", options.tokens, options.batch * options.length)
-    check_range("minutes", options.minutes, 0)
-    checkpoint = Path(options.folder) / "run" / "checkpoint.pt"
+    checkpoint = options.folder / "run" / "checkpoint.pt"
     checkpoint.parent.mkdir(exist_ok=True)
-    batches = Batches(Path(options.folder), "train")
+    batches = Batches(options.folder, "train")
     cuda = options.device.startswith("cuda")
     model = build(options.seed)
     nn.Module.to(model, options.device)
@@ -173,4 +178,4 @@ def train(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    train(parse_options(Options, sys.argv[1:]))
+    run_module(train)

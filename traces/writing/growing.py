@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from traces.format.mapped import hash_stream
-from traces.kit.whole import sync_stream
 from traces.writing.journal import Mark, damaged, open_regular
 
 _CHUNK = 2**20
@@ -68,7 +67,8 @@ class GrowingFile:
 
     def sync(self) -> Mark:
         """Put all of it on the disk, and return how much that is."""
-        sync_stream(self._stream)
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
         return Mark(self._bytes, self._crc32)
 
     def finish(self, head: bytes) -> tuple[str, int]:
@@ -77,7 +77,7 @@ class GrowingFile:
             stream.seek(0)
             stream.write(head)
             stream.seek(0)
-            return hash_stream(stream), self._bytes
+            return hashlib.file_digest(stream, "sha256").hexdigest(), self._bytes
 
     def tail(self, size: int) -> bytes:
         """Return the last ``size`` bytes, of which there must be as many after the head."""

@@ -7,18 +7,20 @@ import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from traces.format.manifest import Counts
-from traces.kit.errors import TraceError, one_of, refusal, shown
+from traces.kit.errors import TraceError, refusal, shown
+from traces.kit.fields import Fields
 from traces.kit.strict import dump_json, load_json
 from traces.kit.whole import JOURNAL, publish
 
 NEXT_JOURNAL = f"{JOURNAL}.new"
 _SCHEMA = 1
 _MAX_BYTES = 16 * 2**20
-_MAX_INT = 2**62
+_OR_ANEW = "; or a new recording, once that folder is removed"
 _ABSENT = object()
 
 
@@ -40,7 +42,7 @@ class Checkpoint:
 
 def damaged(place: Path, field: str, value: object, allowed: str) -> TraceError:
     """Build the error of a recording that cannot be gone on with: ``place`` is its folder."""
-    return refusal(f"{place} is damaged", field, value, f"{allowed}; or a new recording, once that folder is removed")
+    return refusal(f"{place} is damaged", field, value, f"{allowed}{_OR_ANEW}")
 
 
 def as_json(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,37 +69,24 @@ def read_journal(place: Path, facts: Mapping[str, Any], files: Collection[str]) 
     Raises TraceError for a journal that is not of these ``facts`` (see as_json), naming the first that differs,
     or whose content nobody could have written for these ``files``.
     """
+    fields = Fields(f"{place} is damaged: {JOURNAL}")
+    count = partial(fields.integer, minimum=0)
     try:
         with open_regular(place / JOURNAL, os.O_RDONLY) as stream:
             raw = stream.read(_MAX_BYTES + 1)
-        if len(raw) > _MAX_BYTES:
-            raise ValueError(f"more than {_MAX_BYTES} bytes")
-        document = load_json(raw)
-    except (OSError, ValueError) as error:
-        raise damaged(place, JOURNAL, str(error), "JSON as the recorder writes it") from None
-    _need(place, "document", document, ("schema", "facts", "counts", "files"))
-    if document["schema"] is True or document["schema"] != _SCHEMA:
-        raise damaged(place, f"{JOURNAL}, schema", document["schema"], str(_SCHEMA))
-    for key, here, there in _differences(facts, document["facts"]):
-        raise TraceError(
-            f"{place}: {shown(key)[1:-1]} is {here}, but {there} in the recording that was begun there; "
-            "allowed: the command that began it, or a new recording, once that folder is removed"
+        document = fields.document(raw, _SCHEMA, ("facts", "counts", "files"), _MAX_BYTES)
+        for key, here, there in _differences(facts, document["facts"]):
+            found = f"{shown(key)[1:-1]} is {here}, but {there} in the recording that was begun there"
+            raise TraceError(f"{place}: {found}; allowed: the command that began it")
+        counts = fields.record(Counts, document["counts"], "counts", requests=count, steps=count, tokens=count)
+        marks = fields.exactly(document["files"], "files", tuple(files))
+        return Checkpoint(
+            counts, fields.mapping(marks, "files", partial(fields.record, Mark, bytes=count, crc32=count))
         )
-    names = tuple(Counts.__dataclass_fields__)
-    counts = _need(place, "counts", document["counts"], names)
-    marks = _need(place, "files", document["files"], tuple(files))
-    for name, mark in marks.items():
-        _need(place, f"files.{name}", mark, tuple(Mark.__dataclass_fields__))
-    return Checkpoint(
-        Counts(*(_whole(place, f"counts.{name}", counts[name]) for name in names)),
-        {
-            name: Mark(
-                _whole(place, f"files.{name}.bytes", marks[name]["bytes"]),
-                _whole(place, f"files.{name}.crc32", marks[name]["crc32"]),
-            )
-            for name in files
-        },
-    )
+    except OSError as error:
+        raise damaged(place, JOURNAL, str(error), "a file as the recorder writes it") from None
+    except TraceError as error:
+        raise TraceError(f"{error}{_OR_ANEW}") from None
 
 
 def open_regular(path: Path, flags: int) -> BinaryIO:
@@ -123,16 +112,3 @@ def _differences(here: object, there: object, key: str = "") -> Iterator[tuple[s
     elif type(here) is not type(there) or here != there:
         one, other = ("absent" if value is _ABSENT else shown(value) for value in (here, there))
         yield key, one, other
-
-
-def _need(place: Path, field: str, value: object, keys: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(value, dict) or set(value) != set(keys):
-        found = f"keys {one_of(value)}" if isinstance(value, dict) else value
-        raise damaged(place, f"{JOURNAL}, {field}", found, f"exactly the keys {one_of(keys)}")
-    return value
-
-
-def _whole(place: Path, field: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_INT:
-        raise damaged(place, f"{JOURNAL}, {field}", value, "an integer, at least 0")
-    return value

@@ -5,22 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from traces.format.layout import MANIFEST_FILE
 from traces.format.manifest import KNOWN_FILES
+from traces.format.unfinished import DATA
 from traces.kit.errors import TraceError, one_of
-from traces.kit.whole import JOURNAL, publish, remove_abandoned, sync_path, temporary
+from traces.kit.whole import JOURNAL, held, publish, remove_abandoned, sync_path, temporary
 from traces.writing.journal import NEXT_JOURNAL, Checkpoint, as_json, damaged, read_journal, write_journal
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-DATA = "unfinished"
 
 
 class Scratch:
@@ -33,7 +28,8 @@ class Scratch:
         refuse_existing(path)
         remove_abandoned(path.parent, path.name)
         self.folder = temporary(path)
-        _make(self.folder, path)
+        with _can_be_made(path):
+            self.folder.mkdir()
 
     def publish(self, manifest: bytes) -> None:
         """Add ``trace.json`` and give the folder its name."""
@@ -56,27 +52,23 @@ class Partial(Scratch):
     ``path`` by one rename, so whenever the process is killed there is the journal with the files it speaks
     of, or the finished trace. ``last`` is the checkpoint to go on from, or None.
 
-    One process at a time holds the folder, by a lock that ends with it (``flock``, also that of its forked
-    children). On a network file system it keeps out processes of the same machine only; on Windows there is
-    no lock, and two recordings into one ``path`` must not run at once.
+    One process at a time holds the folder, by the lock ``.NAME.partial.lock`` beside it.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any], files: Collection[str]) -> None:
         self.path, self._facts = path, as_json(facts)
         self.place = path.with_name(f".{path.name}.partial")
         self.folder = self.place / DATA
-        if not os.path.lexists(self.place):
-            refuse_existing(path)
-            _make(self.place, path, exist_ok=True)
-        self._lock = _lock(self.place)
-        try:
+        with _can_be_made(path), ExitStack() as stack:
+            try:
+                stack.enter_context(held(path.with_name(f"{self.place.name}.lock"), wait=False))
+            except BlockingIOError:
+                raise TraceError(f"{self.place}: another process records there; allowed: one at a time") from None
+            if not os.path.lexists(self.place):
+                refuse_existing(path)
+                self.place.mkdir()
             self.last = self._look(files)
-        except OSError as error:
-            self.release()
-            raise _not_ours(self.place, error) from None
-        except BaseException:
-            self.release()
-            raise
+            self._lock = stack.pop_all()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Put ``checkpoint`` into the journal; the files must be on the disk already."""
@@ -96,12 +88,12 @@ class Partial(Scratch):
 
     def release(self) -> None:
         """Let others have the folder; it stays as it is."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.close()
 
     def _look(self, files: Collection[str]) -> Checkpoint | None:
         """Return the last checkpoint, or leave an empty inner folder where there is nothing to go on from."""
+        if not stat.S_ISDIR(self.place.lstat().st_mode):
+            raise damaged(self.place, "kind", "no folder", "a folder; links are not followed")
         found = {entry.name for entry in self.place.iterdir()}
         for name in sorted(found - {JOURNAL, NEXT_JOURNAL, DATA}):
             raise damaged(self.place, "name", name, one_of((JOURNAL, DATA)))
@@ -132,20 +124,6 @@ class Partial(Scratch):
                 raise damaged(self.place, DATA, entry.name, f"regular files only: {one_of(allowed)}")
 
 
-def is_unfinished(folder: Path) -> bool:
-    """Say whether ``folder`` is where a trace is being made, or was until its process was killed."""
-    place = folder.absolute()
-    if place.name == DATA and _is_hidden_partial(place.parent.name):
-        return True
-    return os.path.lexists(place / JOURNAL) or (
-        _is_hidden_partial(place.name) and not os.path.lexists(place / MANIFEST_FILE)
-    )
-
-
-def _is_hidden_partial(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".partial")
-
-
 def refuse_existing(path: Path) -> None:
     """Refuse a place for a trace where something is."""
     # A rename replaces an empty folder without a word.
@@ -160,37 +138,10 @@ def refuse_place(path: Path) -> None:
     refuse_existing(path)
 
 
-def _make(folder: Path, path: Path, *, exist_ok: bool = False) -> None:
-    """Make the folder in which the trace ``path`` comes about; an error names ``path``, which the user knows."""
+@contextmanager
+def _can_be_made(path: Path) -> Iterator[None]:
+    """TraceError for an OSError in this block; it names the trace ``path``, which the user knows."""
     try:
-        folder.mkdir(exist_ok=exist_ok)
+        yield
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror}; allowed: a place that can be written") from None
-
-
-def _lock(place: Path) -> int | None:
-    """Lock the folder itself, so that there is no lock file to remove, or to be removed by others."""
-    descriptor = None
-    try:
-        if not stat.S_ISDIR(place.lstat().st_mode):
-            raise damaged(place, "kind", "no folder", "a folder; links are not followed")
-        if fcntl is None:
-            return None
-        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The other process may have finished, and removed the folder, since it was opened.
-        if os.path.samestat(os.fstat(descriptor), place.lstat()):
-            return descriptor
-        raise FileNotFoundError
-    except (OSError, TraceError) as error:
-        if descriptor is not None:
-            os.close(descriptor)
-        if isinstance(error, (BlockingIOError, FileNotFoundError)):
-            raise TraceError(f"{place}: another process records there; allowed: one at a time") from None
-        if isinstance(error, OSError):
-            raise _not_ours(place, error) from None
-        raise
-
-
-def _not_ours(place: Path, error: OSError) -> TraceError:
-    return TraceError(f"{place}: {error.strerror}; allowed: a folder to read, write and lock")

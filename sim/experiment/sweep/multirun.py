@@ -7,12 +7,11 @@ import json
 import logging
 import os
 import shlex
-import shutil
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,16 @@ from typing import Any
 import hydra
 import yaml
 
-from sim.cli import one_line, split_output, stdout_console
-from sim.experiment.compose import shell_word, value_word
+from sim.experiment.overrides import shell_word, value_word
 from sim.experiment.sweep.job import Job, Told, heard, one_thread, tally
 from sim.experiment.sweep.plan import Plan, make_plan
 from sim.results.store import Store
 from traces.kit import conf
-from traces.kit.errors import UserError
+from traces.kit.console import stdout_console
+from traces.kit.errors import UserError, one_line
 from traces.kit.progress import left, showing
 from traces.kit.units import counted
-from traces.kit.whole import remove_abandoned, temporary, writable
+from traces.kit.whole import scratch, writable
 
 LINE_S = 10.0
 """How often progress is written where nobody looks at a terminal."""
@@ -43,41 +42,36 @@ TOLD = {
 }
 
 
-def multirun(words: Sequence[str]) -> int:
+def multirun(words: Sequence[str], out: Path, form: str) -> int:
     """Run every combination; one failed cell does not stop the others. Returns the exit status: 2 if any failed,
     130 if it was interrupted.
 
     stdout has the results in the order of the grid, whatever the launcher: a table, or with ``format=json`` one
     document per line. stderr has progress, and at the end every failure.
     """
-    overrides, output = split_output(words)
-    plan = make_plan(overrides)
-    store = Store(Path(output["out"]).absolute())
+    plan = make_plan(words)
+    store = Store(out.absolute())
     began = time.monotonic()
     with _told_folder(store.root) as folder:
         try:
             broken = _launch(plan, store.root, folder)
-        except KeyboardInterrupt:
-            _close(plan, list(heard(folder)), output["out"], "interrupted", time.monotonic() - began)
-            return 130
+        except KeyboardInterrupt as stop:
+            _close(plan, list(heard(folder)), str(out), "interrupted", time.monotonic() - began)
+            return getattr(stop, "status", 130)
         told = list(heard(folder))
     tuned = store.root / ".multirun" / TUNED
-    _print(told, store, output["format"], plan.measure, tuned if plan.tunes and not broken else None)
-    return _close(plan, told, output["out"], broken, time.monotonic() - began)
+    _print(told, store, form, plan.measure, tuned if plan.tunes and not broken else None)
+    return _close(plan, told, str(out), broken, time.monotonic() - began)
 
 
 @contextmanager
 def _told_folder(root: Path) -> Iterator[Path]:
     place = root / ".multirun"
-    with writable(f"out={root}"):
-        place.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(place, "told")
-        folder = temporary(place / "told")
-        folder.mkdir()
-    try:
+    with ExitStack() as stack:
+        with writable(f"out={root}"):
+            place.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(scratch(place / "told"))
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _launch(plan: Plan, root: Path, folder: Path) -> str | None:

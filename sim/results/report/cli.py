@@ -5,34 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from sim.cli import wants_help
+from sim.results.compare.cli import Chosen, compared
 from traces.kit.errors import UserError
+from traces.kit.parse import words_of
 from traces.kit.units import counted
 from traces.kit.whole import writable, write_whole
 
 if TYPE_CHECKING:
     from sim.results.compare import Comparison
 
-HELP = """\
-python -m sim report DIR [KEY=VALUE ...]
-
-One HTML page of the runs below DIR: the tables of compare, pictures, what may
-be concluded and what not, where every row comes from and the command that makes
-it again. It holds its pictures and loads nothing. Beside it lies the table of
-the runs as CSV, under the same name.
-
-  out=FILE           the page (report.html in DIR)
-  metric=NAME        as for compare; and so baseline=, target=, level= and every
-                     KEY=VALUE that chooses runs
-
-  python -m sim report outputs
-  python -m sim report outputs target='tpot<=30ms' policy=lru,fmoe out=two.html
-"""
-
-OPTIONS = {"out": "", "metric": "tpot", "target": "", "baseline": "", "level": "0.95"}
 FILE = "report.html"
 HEADINGS = {
     "latency": "Latency and the bound",
@@ -56,26 +41,34 @@ INTRODUCTION = (
 )
 
 
-def main(words: Sequence[str], again: Callable[[Path], Callable[[str, str], str]]) -> int:
-    """Run the command; returns the exit status. ``again``: of DIR, what says how to make a run again (see build)."""
-    if not words or wants_help(words):
-        sys.stdout.write(HELP)
-        return 0
-    from sim.results.compare.cli import divide
+@dataclass(frozen=True, kw_only=True)
+class Options(Chosen):
+    """One HTML page of the runs below DIR: the tables of compare, pictures, what may
+    be concluded and what not, where every row comes from and the command that makes
+    it again. It holds its pictures and loads nothing. Beside it lies the table of
+    the runs as CSV, under the same name.
 
-    folder, options, selection = divide("report", words, OPTIONS)
-    root = Path(folder)
-    if "out=" in words:
-        raise UserError("out=: a file is wanted")
-    target = Path(options["out"]) if options["out"] else root / FILE
+    {keys}
+
+    Any other KEY=VALUE chooses runs, as for compare.
+
+      python -m sim report outputs
+      python -m sim report outputs target='tpot<=30ms' policy=lru,fmoe out=two.html
+    """
+
+    out: Annotated[Path | None, "the page; without it report.html in DIR"] = None
+
+
+def write_report(options: Options, again: Callable[[Path], Callable[[str, str], str]]) -> None:
+    """Run the command. ``again``: of DIR, what says how to make a run again (see build)."""
+    root = Path(options.folder)
+    target = options.out or root / FILE
     if root.is_file():
         raise UserError(f"{root}: a folder of results is wanted; a table of runs has neither layers nor requests")
     _writable(target)
-    from sim.results.compare.cli import compared
-
-    found = compared("report", words, folder, options, selection)
+    found = compared("report", options)
     beside = target.with_suffix(".csv")
-    content, missing = build(found, root, words, beside.name, again(root))
+    content, missing = build(found, root, words_of(options), beside.name, again(root))
     with writable(f"out={target}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(beside, data(found))
@@ -83,7 +76,6 @@ def main(words: Sequence[str], again: Callable[[Path], Callable[[str, str], str]
     for line in missing:
         sys.stderr.write(f"not drawn: {' '.join(line.split())}\n")
     sys.stderr.write(f"wrote {target}: {counted(len(found.runs), 'run')}, {len(content):,} bytes\n")
-    return 0
 
 
 def build(

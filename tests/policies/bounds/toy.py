@@ -1,7 +1,5 @@
 """Small machines, random passes and a policy that does whatever it may."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from fractions import Fraction
@@ -111,8 +109,8 @@ class Lab:
         return [demand for step in self.passes for demand in step.demand]
 
     def future(self, start: int = 0) -> Future:
-        n_flat = self.setup.n_layers * self.setup.n_experts
-        return Future.of((d for step in self.passes[start:] for d in step.demand), n_flat)
+        n_all = self.setup.n_layers * self.setup.n_experts
+        return Future.of((d for step in self.passes[start:] for d in step.demand), n_all)
 
     def run(self, policy: Policy, warmup: int = 0) -> Accounts:
         """Replay, the first ``warmup`` passes before the window."""

@@ -1,7 +1,5 @@
 """How many experts, in which order, and which to evict: fMoE's formulas on numbers worked by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -26,7 +24,7 @@ P = [0.5, 0.25, 0.125, 0.125]  # cumulated: .5, .75, .875, 1
     ],
 )
 def test_the_threshold(similarity: float, threshold: int, one_fewer: int) -> None:
-    """The smallest prefix with a sum of at least clip(1 - similarity, 0, 1), and at least K; FM-5c5: one fewer."""
+    """The smallest prefix with a sum of clip(1 - similarity, 0, 1), and at least K; the artifact: one fewer."""
     for rule, expected in (("threshold", threshold), ("one_fewer", one_fewer), ("top_k", 0)):
         for k in (1, 2, 3):
             chosen = choose(np.array([P]), [similarity], k, rule)  # type: ignore[arg-type]
@@ -76,7 +74,7 @@ def test_planning_a_layer_anew_forgets_its_old_plan() -> None:
     assert [queue.take(0, [].__contains__) for _ in range(2)] == [(6, 1.0), None]
 
 
-def test_the_line_of_5c5() -> None:
+def test_the_line_of_the_artifact() -> None:
     """p x (1 - (l - start) / (end + 1)) for the chosen, + 1e-6 for all; layers 1 and 2 of E = 2: flat 2, 3, 4, 5."""
     queue = Fifo(4, 2)
     queue.add(1, np.array([[0.5, 0.5], [0.4, 0.6]]), [[0], [1]])
@@ -99,7 +97,7 @@ def test_the_line_of_5c5() -> None:
 
 
 @pytest.mark.parametrize(("likelihood", "first"), [(0.42, 2), (0.39, 5)])
-def test_the_decay_of_5c5(likelihood: float, first: int) -> None:
+def test_the_decay_of_the_artifact(likelihood: float, first: int) -> None:
     """Of layers 1 (the start) and 2 (the end), .6 in the latter counts as .6 x (1 - 1 / 3) = .4."""
     queue = Fifo(4, 2)
     queue.add(1, np.array([[likelihood, 0.1], [0.4, 0.6]]), [[0], [1]])

@@ -1,7 +1,5 @@
 """``python -m policies``: fit and apply, and one line for each mistake."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
@@ -45,17 +43,17 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ("words", "message"),
     [
         (["learn"], "learn: no such command; allowed: fit, apply, --help"),
-        (["fit"], "fit (nothing): no such predictor; allowed: promoe"),
+        (["fit"], "fit: missing PREDICTOR; allowed: promoe"),
         (["fit", "lru"], "fit lru: no such predictor; allowed: promoe"),
         (["fit", "promoe"], "missing trace=, out="),
         (["fit", "promoe", "trace=nowhere", "out=x"], "trace=nowhere: no such folder"),
-        (["fit", "promoe", "trace=x", "out=x", "epochs=0"], "epochs=0 is out of range; allowed: 1 to 10000"),
+        (["fit", "promoe", "trace=x", "out=x", "epochs=0"], "epochs=0: allowed: a whole number, 1 to 10000"),
         (
             ["fit", "promoe", "trace=x", "out=x", "stride=1.5"],
-            "stride='1.5' is not a whole number; allowed: 1 to 65535",
+            "stride=1.5: allowed: a whole number, 1 to 65535",
         ),
-        (["fit", "promoe", "trace=x", "out=x", "rate=low"], "rate='low' is not a number; allowed: 1e-09 to 10"),
-        (["fit", "promoe", "trace=x", "out=x", "input=all"], "input='all' is not known; allowed: hidden, routing"),
+        (["fit", "promoe", "trace=x", "out=x", "rate=low"], "rate=low: allowed: a number, 1e-09 to 10"),
+        (["fit", "promoe", "trace=x", "out=x", "input=all"], "input=all: allowed: hidden, routing"),
         (["fit", "promoe", "trace=x", "out=x", "name=../x"], "name of a predictor is '../x'"),
         (["apply", "promoe", "predictor=nowhere", "trace=x"], "predictor=nowhere: no such file"),
         (["apply", "promoe", "trace=x"], "missing predictor="),

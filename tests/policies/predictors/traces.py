@@ -1,7 +1,5 @@
 """Small traces whose later layers follow from earlier hidden states, so that there is something to learn; and fits."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +73,7 @@ def write(
 def fit(trace: Trace, out: Path, *, others: Any = (), **changes: Any) -> Fitted:
     pytest.importorskip("torch")
     quick: dict[str, Any] = {"hidden": 16, "epochs": 25, "patience": 25, "batch": 32, "rate": 1e-2, "tokens": 10**6}
-    return fitting.fit(PROMOE, Options(str(trace.path), str(out), **quick | changes), trace, others)
+    return fitting.fit(PROMOE, Options(trace=str(trace.path), out=out, **quick | changes), trace, others)
 
 
 def apply(fitted: Fitted, trace: Trace, **given: Any) -> Predicted:

@@ -1,41 +1,29 @@
 """ProMoE on small traces written out by hand, and on a desk.
 
-3 layers of 4 experts, so that layer 1 has the flat numbers 4 to 7 and layer 2 has 8 to 11; dense part 10 ns, expert
+3 layers of 4 experts, so that layer 1 has the expert numbers 4 to 7 and layer 2 has 8 to 11; dense part 10 ns, expert
 100 ns, no overheads; predictions at once; room for everything.
 """
 
-from __future__ import annotations
-
+from functools import partial
 from typing import Any
 
-import numpy as np
-
-from policies import registry
 from policies.api import Predictor, Setup
 from policies.promoe import ProMoE
+from sim.check.lab import Run
+from sim.check.synthetic import ABSENT, Routing
 from sim.core.accounts import FETCHED, PREDICTED, RECALL
+from tests.policies import scripted
 from tests.policies.desk import Desk
-from tests.policies.lab import ABSENT, Routing, run, setup_of
 from tests.policies.scripted import SIZE, costs
 
 E = 4
 
 
-def script(demand: list[list[list[int]]], said: list[list[list[int]]], signal: str = "predicted/promoe") -> Routing:
-    """Decode steps: demand [step][layer], and what is said at each gate [step][layer], [] if nothing."""
-    ids = np.array(demand, np.uint8)
-    n, n_layers, k = ids.shape
-    shape = (n, n_layers, k) if signal.startswith("predicted") else (n, n_layers, 2, k)
-    guess = np.full(shape, ABSENT, np.uint8)
-    for step, layers in enumerate(said):
-        for layer, experts in enumerate(layers):
-            guess[(step, layer, *[1] * (len(shape) - 3))][: len(experts)] = experts
-    return Routing(ids, [(False, i, 1) for i in range(n)], E, {signal: guess})
+script = partial(scripted.script, n_experts=E, signal="predicted/promoe", distance=2)
 
 
-def go(routing: Routing, copy: int, *, room: int = 12, chunks: int = 1, **params: Any) -> Any:
-    setup = setup_of(routing, room * SIZE, chunks=chunks, costs=costs(copy))
-    return run(registry.build("promoe", setup, {"latency_us": 0.0} | params), routing)
+def go(routing: Routing, copy: int, **given: Any) -> Run:
+    return scripted.go("promoe", routing, copy, **{"room": 12, "latency_us": 0.0} | given)
 
 
 def foretold(done: Any) -> tuple[int, int, int]:

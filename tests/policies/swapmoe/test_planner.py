@@ -1,39 +1,17 @@
 """The planner of virtual experts: the profile against a replay set by set, and the search against all plans."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from policies.api import PastStep, Setup
+from policies.api import Setup
 from policies.swapmoe.kept_mass import Profile, Replay, TrainInputs, by_index, profile
 from policies.swapmoe.planner import Genetic, Plan, frequencies, swaps_per_pass, uniform
-from tests.policies.lab import FlatCosts, Routing, draw, setup_of
-
-
-class Recorded:
-    """A history made of a synthetic trace; a request begins with each prefill."""
-
-    def __init__(self, routing: Routing) -> None:
-        self.routing = routing
-
-    def popularity(self) -> Any:
-        raise AssertionError("popularity is not asked for")
-
-    def steps(self) -> Iterator[PastStep]:
-        request, signals = -1, self.routing.signals
-        names = ("token_ids", "embedding", "expert_ids", "expert_weights", "router_probs", "gate_ahead", "hidden")
-        for prefill, first, rows in self.routing.steps:
-            request += prefill
-            yield PastStep(
-                request, prefill, rows, *(partial(np.copy, signals[name][first : first + rows]) for name in names)
-            )
+from sim.check.synthetic import FlatCosts, Recorded, Routing, draw, setup_of
 
 
 def by_hand(weights: list[list[list[float]]], unit: Any = "pass") -> tuple[TrainInputs, Setup]:
@@ -42,8 +20,7 @@ def by_hand(weights: list[list[list[float]]], unit: Any = "pass") -> tuple[Train
     ids = np.argsort(-wide, axis=2, kind="stable")[:, :, :2].astype(np.uint8)
     signals = {"expert_ids": ids, "expert_weights": np.take_along_axis(wide, ids, 2).astype(np.float16)}
     n, _, n_experts = wide.shape
-    blank = {name: np.zeros((n, 1)) for name in ("token_ids", "embedding", "router_probs", "gate_ahead", "hidden")}
-    routing = Routing(ids, [(i % 2 == 0, i, 1) for i in range(n)], n_experts, blank | signals)
+    routing = Routing(ids, [(i % 2 == 0, i, 1) for i in range(n)], n_experts, signals)
     setup = setup_of(routing, 1000, costs=FlatCosts(copy=120, expert=40, launch_ns=5))
     return TrainInputs(Recorded(routing), setup, unit, hidden=False), setup
 

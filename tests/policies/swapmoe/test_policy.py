@@ -1,15 +1,13 @@
 """SwapMoE: which experts are swapped, in which order, and how fast; worked by hand, on a desk."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 
 from policies.api import Setup, Signal
 from policies.swapmoe import SwapMoE
+from sim.check.synthetic import FlatCosts
 from tests.policies.desk import Desk
-from tests.policies.lab import FlatCosts
 
 SIZE = 12
 PLAIN: dict[str, Any] = {"planner": "uniform", "start": "index", "unit": "pass"}

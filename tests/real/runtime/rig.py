@@ -21,12 +21,12 @@ from real.runtime.machine import Machine  # noqa: E402
 from real.runtime.offloaded import Offloaded  # noqa: E402
 from real.runtime.pool import Pool  # noqa: E402
 from real.runtime.runner import running  # noqa: E402
+from sim.check.synthetic import FakeSignals, Routing  # noqa: E402
 from sim.core.accounts import Accounts  # noqa: E402
 from sim.core.core import Core  # noqa: E402
 from sim.core.replay import replay  # noqa: E402
 from sim.workload.demand import ordered_union  # noqa: E402
 from sim.workload.passes import Pass  # noqa: E402
-from tests.policies.lab import FakeSignals, Routing  # noqa: E402
 from tests.sim.machine.cases import FlatCosts, NoSignals  # noqa: E402
 
 CPU = torch.device("cpu")

@@ -11,6 +11,7 @@ import pytest
 
 from policies.api import LayerEvent
 from policies.lru import LRU
+from real.run.session import on_device
 from real.runtime import offloaded as offloading
 from real.runtime import selfcheck
 from real.runtime.backend import CudaBackend, HostBackend
@@ -18,7 +19,6 @@ from real.runtime.compute import MAX_GROUPS, LayerCompute, can_group, has_fast_k
 from real.runtime.layout import Layout, Part
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import check_device
-from real.session import on_device
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
 from tests.real.runtime.rig import CPU, Rig, serve, torch

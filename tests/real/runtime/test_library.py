@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.real.validate_cases import one_thread  # noqa: F401
+from tests.real.validation.cases import one_thread  # noqa: F401
 
 torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
 

@@ -1,7 +1,5 @@
 """What ``sim check`` tries a policy on follows from what the policy declares: gates ahead, predictors, types."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import pytest
@@ -10,10 +8,11 @@ from policies import registry
 from policies.api import LayerEvent, Policy, Setup, Signal
 from policies.lru import LRU
 from sim.check.cli import _variants
-from sim.check.laws import assert_causal, assert_facts, assert_keeps_the_rules, assert_minimum, digests, everything
+from sim.check.lab import run
+from sim.check.laws import assert_causal, assert_decided, assert_keeps_the_rules, assert_minimum, digests, everything
+from sim.check.synthetic import draw, setup_of
 from sim.check.variants import Variant, named
 from sim.check.variants import variants as every_variant
-from tests.policies.lab import draw, run, setup_of
 from traces.kit.errors import UserError
 
 
@@ -136,7 +135,7 @@ def test_a_valid_policy_passes_however_far_it_reads(kind: type[Policy], layers: 
     assert_causal(lambda setup, _: variant.build(setup), 1, variant.world)
     assert_keeps_the_rules(variant, 1)
     assert_minimum(variant)
-    assert_facts(variant)
+    assert_decided(variant)
     assert len(digests([variant])) == 1
     routing = draw(1, n_layers=layers, world=variant.world)
     assert run(variant.build(setup_of(routing, 12 * 40)), routing).accounts.issued > 5  # what it reads was there

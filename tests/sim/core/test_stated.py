@@ -20,7 +20,7 @@ from sim.core.state import CoreError
 from sim.core.stated import stated
 from sim.experiment.run import Result, run_config
 from sim.results.table import show
-from sim.results.wording import facts_worded
+from sim.results.wording import decided_worded
 from tests.sim.small_trace import SIZE, Plan, config, write
 
 
@@ -34,7 +34,7 @@ class Planner(LRU):
         super().__init__(setup)
         self.asked = 0
 
-    def facts(self) -> Mapping[str, Any]:
+    def decided(self) -> Mapping[str, Any]:
         self.asked += 1
         assert self.view is not None  # it is attached
         return self.said  # type: ignore[no-any-return]
@@ -106,16 +106,17 @@ def test_what_is_not_plain_is_refused_by_name(run: Any, said: Any) -> None:
         run("planner", said)
 
 
-def test_facts_are_a_copy(run: Any) -> None:
+def test_what_is_stated_is_a_copy(run: Any) -> None:
     inner = [1, [True, None, "x"]]
     policy = registry.find("lru").__new__(LRU)
-    policy.facts = lambda: {"n": inner}  # type: ignore[method-assign]
-    facts = stated(policy)
+    policy.decided = lambda: {"n": inner}  # type: ignore[method-assign]
+    found = stated(policy)
     inner.append(2)
-    assert facts == {"n": [1, [True, None, "x"]]}
+    assert found == {"n": [1, [True, None, "x"]]}
 
 
 def test_long_lists_of_numbers_are_a_range_in_words() -> None:
-    assert facts_worded({"per_layer": list(range(16))}) == "per layer " + " ".join(map(str, range(16)))
-    assert facts_worded({"per_layer": [5, *range(2000, 2016)]}) == "per layer 5 to 2,015 (17 values)"
-    assert facts_worded({"a": True, "b": None, "c": 1000, "d": ["x"] * 17}) == "a true, b null, c 1,000, d" + " x" * 17
+    assert decided_worded({"per_layer": list(range(16))}) == "per layer " + " ".join(map(str, range(16)))
+    assert decided_worded({"per_layer": [5, *range(2000, 2016)]}) == "per layer 5 to 2,015 (17 values)"
+    plain = {"a": True, "b": None, "c": 1000, "d": ["x"] * 17}
+    assert decided_worded(plain) == "a true, b null, c 1,000, d" + " x" * 17

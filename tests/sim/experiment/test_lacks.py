@@ -17,7 +17,8 @@ from policies.api import Setup, Signal
 from policies.lru import LRU
 from policies.promoe import ProMoE
 from sim.experiment.cell import make_cell
-from sim.experiment.make import make_policy
+from sim.experiment.lacks import There
+from sim.experiment.make import make_policy, policy_of
 from tests.sim.small_trace import Plan, config, write
 from traces import Trace, UserError
 from traces.writing.predicted import write_predicted
@@ -207,3 +208,49 @@ def test_a_distance_that_was_not_recorded(tmp_path: Path, name: str, key: str, p
     assert message.startswith(f"policy.{key}={A + 1}: policy={name} reads gate_ahead so many layers ahead; trace=")
     assert message.endswith(f"recorded, and allowed: 1 to {A}")
     ask(whole, name, **params, **{key: A})
+
+
+def live(trace: Trace, history: Trace | None, name: str, **params: Any) -> Any:
+    """The policy of a model that runs, which shows all signals, looks two layers ahead and has no predictor."""
+    train = [] if history is None else [r.request for r in history.requests if r.split == "train"]
+    there = There("t", history, train, (), tuple(Signal), 2, live=True)
+    return policy_of({"name": name, **params}, make_cell(config(trace, 5000)).setup, there)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        (
+            "promoe",
+            {},
+            "policy=promoe needs the predictor promoe: give predictor=FILE, of python -m policies fit, or"
+            " policy.predictor=gate_ahead",
+        ),
+        (
+            "moe_infinity",
+            {},
+            "policy=moe_infinity learns from train requests: give trace=, of this model, with a split, or"
+            " give policy.filled=false",
+        ),
+        (
+            "gate_ahead",
+            {"distance": 3},
+            "policy.distance=3: policy=gate_ahead reads gate_ahead so many layers ahead; a model that runs shows, and"
+            " allowed: 1 to 2",
+        ),
+        (
+            "belady_forced",
+            {},
+            "policy.name=belady_forced: sees the future, so it is a reference row and not a choice",
+        ),
+    ],
+)
+def test_a_model_that_runs_wants_other_things(tmp_path: Path, name: str, params: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        live(trace(tmp_path), None, name, **params)
+    assert str(caught.value) == message
+
+
+def test_a_policy_of_a_model_that_runs_learns_from_the_trace_that_is_given(tmp_path: Path) -> None:
+    recorded = trace(tmp_path)
+    assert live(recorded, recorded, "static").kept

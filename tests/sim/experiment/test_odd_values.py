@@ -13,16 +13,17 @@ import pytest
 
 from policies import registry
 from policies.api import Setup
-from sim.cli import main, one_line
+from sim.cli import main
 from sim.experiment.cell import make_cell
-from sim.experiment.compose import parse, prepare, read_config
+from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
 from sim.experiment.inputs import Inputs
+from sim.experiment.overrides import parse, prepare
 from sim.experiment.run import run_config
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile, shipped
 from sim.prices.costs import Costs
 from tests.sim.small_trace import MACHINE, SIZE, Plan, config, one_layer
-from traces.kit.errors import UserError
+from traces.kit.errors import UserError, one_line
 
 VALUES = (
     *("9999999999999999999999", "-9999999999999999999999", "1e300", "1e400", "-1", "0", "1e-300", "1.5", "-0.0"),

@@ -40,8 +40,8 @@ def test_a_single_cell_of_an_experiment(tmp_path: Path, capsys: pytest.CaptureFi
     [
         ("hydra: {sweeper: {params: {policy: 'lru,nosuch'}}}", "policy=nosuch: unknown; allowed: "),
         ("defaults: [{override /policy: nosuch}]", "policy=nosuch: unknown; allowed: "),
-        ("budget: [2GB]\nlimit: x", "limit=x: a whole number or null"),
-        ("chunks: [1, x]", "chunks=x: a whole number"),
+        ("budget: [2GB]\nlimit: x", "limit='x': allowed: a whole number of at least 1, or null"),
+        ("chunks: [1, x]", "chunks='x': allowed: a whole number"),
         ("hydra: {sweper: {params: {policy: lru}}}", "In 'experiment/slip_"),
     ],
 )

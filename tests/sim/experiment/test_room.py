@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from sim.cli import main, report
+from sim.cli import main
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.compose import choices
-from sim.experiment.identity import identify
+from sim.experiment.provenance import identify
 from sim.experiment.room import AUTO, Context, Room, budget_bytes
 from sim.experiment.run import run_config
 from sim.experiment.sweep.plan import read_grid
+from sim.experiment.words import report
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile, shipped
 from sim.prices.changed import changed
 from sim.results.wording import room_line

@@ -1,6 +1,7 @@
 """The shipped machines and their strict reader."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,6 +42,18 @@ def test_decisions_are_charged_in_whole_nanoseconds() -> None:
     assert HardwareProfile.from_dict(mapping).software.policy_us == {}
 
 
+def test_figures_that_no_price_depends_on_may_be_left_out() -> None:
+    mapping: Any = copy.deepcopy(dict(shipped("hardware", "a100")))
+    unread = ("link", "d2h_gb_per_s"), ("link", "pageable_gb_per_s"), ("host", "dram_gb_per_s"), ("host", "cpu_threads")
+    for group, key in unread:
+        del mapping[group][key]
+        mapping["sources"].pop(key, None)
+    hardware = HardwareProfile.from_dict(mapping)
+    assert [getattr(getattr(hardware, group), key) for group, key in unread] == [None] * 4
+    whole = HardwareProfile.from_dict(shipped("hardware", "a100"))
+    assert replace(hardware, link=whole.link, host=whole.host, sources=whole.sources) == whole
+
+
 def test_the_unpublished_link_of_the_h200_is_marked() -> None:
     assert "h2d_gb_per_s" in HardwareProfile.from_dict(shipped("hardware", "h200")).inferred
     assert "h2d_gb_per_s" not in HardwareProfile.from_dict(shipped("hardware", "a100")).inferred
@@ -58,18 +71,18 @@ def test_decimals_are_exact() -> None:
         ("link.h2d_gb_per_s", 0, r"hardware\.link\.h2d_gb_per_s=0: .*above 0"),
         ("link.h2d_gb_per_s", -1.5, r"hardware\.link\.h2d_gb_per_s=-1\.5"),
         ("link.h2d_gb_per_s", "fast", r"hardware\.link\.h2d_gb_per_s='fast'"),
-        ("link.h2d_gb_per_s", True, r"hardware\.link\.h2d_gb_per_s=True"),
+        ("link.h2d_gb_per_s", True, r"hardware\.link\.h2d_gb_per_s=true"),
         ("link.h2d_gb_per_s", float("nan"), r"hardware\.link\.h2d_gb_per_s=nan: .*finite"),
         ("link.h2d_gb_per_s", float("inf"), r"hardware\.link\.h2d_gb_per_s=inf: .*finite"),
         ("link.overhead_us", -1, r"hardware\.link\.overhead_us=-1: .*at least 0"),
         ("link.depth", 0, r"hardware\.link\.depth=0"),
-        ("link.bandwith", 1, r"hardware\.link\.bandwith=1: unknown key; allowed: h2d_gb_per_s"),
+        ("link.bandwith", 1, r"hardware\.link\.bandwith=1: no such key; allowed: h2d_gb_per_s"),
         ("gpu.tflops", {}, r"hardware\.gpu\.tflops=\{\}"),
         ("gpu.efficiency.hbm", 1.1, r"hardware\.gpu\.efficiency\.hbm=1\.1: .*at most 1"),
-        ("gpu", None, r"hardware\.gpu=None: allowed: a mapping with the keys memory_bytes"),
+        ("gpu", None, r"hardware\.gpu=null: allowed: a mapping with the keys memory_bytes"),
         ("sources.tflops", "", r"hardware\.sources\.tflops=''"),
         ("host.cpu_threads", 0, r"hardware\.host\.cpu_threads=0"),
-        ("software.policy_us", None, r"hardware\.software\.policy_us=None: allowed: a mapping of policies"),
+        ("software.policy_us", None, r"hardware\.software\.policy_us=null: allowed: a mapping of policies"),
         ("software.policy_us", {"fmeo": {"decode": 1}}, r"software\.policy_us=fmeo: unknown; allowed: .*fmoe, "),
         ("software.policy_us", {7: {"decode": 1}}, r"software\.policy_us=7: unknown; allowed: .*fmoe, "),
         ("software.policy_us", {"belady_forced": {"decode": 1}}, r"policy_us='belady_forced': .*reference row"),
@@ -77,7 +90,7 @@ def test_decimals_are_exact() -> None:
         ("software.policy_us", {"fmoe": 5000}, r"policy_us\.fmoe=5000: allowed: .*prefill, decode"),
         ("software.policy_us", {"fmoe": {"token": 1}}, r"policy_us\.fmoe\.token=1: .*allowed: prefill, decode"),
         ("software.policy_us", {"fmoe": {"decode": -1}}, r"policy_us\.fmoe\.decode=-1: .*at least 0"),
-        ("software.policy_us", {"fmoe": {"decode": True}}, r"policy_us\.fmoe\.decode=True: "),
+        ("software.policy_us", {"fmoe": {"decode": True}}, r"policy_us\.fmoe\.decode=true: "),
         ("software.policy_us", {"fmoe": {"decode": "5ms"}}, r"policy_us\.fmoe\.decode='5ms': "),
         ("software.policy_us", {"fmoe": {"decode": float("nan")}}, r"policy_us\.fmoe\.decode=nan: .*finite"),
         (

@@ -13,9 +13,8 @@ from policies import registry
 from policies.api import LayerEvent, Predictor, Setup
 from policies.lru import LRU
 from sim.experiment.cell import Cell, Predicted, make_cell
-from sim.experiment.identity import Identity, identify
 from sim.experiment.make import make_core, make_machine, make_policy, passes_of
-from sim.experiment.provenance import fitted
+from sim.experiment.provenance import Identity, fitted, identify
 from sim.workload.signals import TraceSignals
 from tests.sim.small_trace import MACHINE, Plan, config, one_layer, write
 from traces import Trace
@@ -66,10 +65,10 @@ def test_what_a_policy_knows_of_a_predictor_cannot_be_changed() -> None:
     predictor, setup = Predictor("mlp", 1, 2, facts), Setup(1, 1, 1, (1,), 1, 1, None, 0, predictors)  # type: ignore[arg-type]
     facts.clear()
     predictors.clear()
-    assert predictor.facts == {"recall": 0.8}
+    assert predictor.about == {"recall": 0.8}
     assert set(setup.predictors) == {"mlp"}
     with pytest.raises(TypeError):
-        predictor.facts["recall"] = 1.0  # type: ignore[index]
+        predictor.about["recall"] = 1.0  # type: ignore[index]
     with pytest.raises(TypeError):
         setup.predictors["gru"] = predictor  # type: ignore[index]
 
@@ -157,7 +156,7 @@ def test_a_cell_reads_what_lies_beside_the_trace(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.ids, said)
     assert found.sha256 == written.sha256
     assert (found.predictor.name, found.predictor.stride, found.predictor.top_k) == ("mlp", 1, 2)
-    assert found.predictor.facts["input"] == "routing"
+    assert found.predictor.about["input"] == "routing"
     assert cell.setup.predictors == {"mlp": found.predictor}
     signals = TraceSignals(trace, (), {"mlp": found.ids}, {"mlp"})
     signals.enter([(1, 2)])

@@ -7,15 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch  # noqa: F401 - the module is left out without it
 import yaml
 
 from sim.experiment.run import run
 from sim.prices import HardwareProfile
 from tests.traces.calibrate.tiny_configs import MIXTRAL, write_config
 from traces.cli import main
-
-pytest.importorskip("torch", reason="the calibrator needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the calibrator needs the extra 'hf'")
 
 TINY = ("device=cpu", "seconds=1", "largest=1", "max_tokens=4", "max_context=8", "threads=1")
 MODEL_TABLES = {f"tiny_mixtral.{table}" for table in ("dense", "expert", "grouped", "cpu_expert")}
@@ -68,8 +66,8 @@ def test_the_simulator_takes_a_written_profile(written: Path, tmp_path: Path) ->
     ("words", "message"),
     [
         ([], "missing out="),
-        (["out=a.txt"], "out='a.txt'; allowed: FILE.yaml"),
-        (["out=nowhere/a.yaml"], "out='nowhere/a.yaml'; allowed: FILE.yaml, yet to be written, in an existing folder"),
+        (["out=a.txt"], "out=a.txt: allowed: FILE.yaml"),
+        (["out=nowhere/a.yaml"], "out=nowhere/a.yaml: allowed: FILE.yaml, yet to be written, in an existing folder"),
         (["out=a.yaml", "model=a,a"], "model='a,a'; allowed: names separated by commas, each once"),
         (["out=a.yaml", "model=x/a,y/a"], "each once"),
         (["out=a.yaml", "model=a,"], "model='a,'"),
@@ -81,14 +79,14 @@ def test_the_simulator_takes_a_written_profile(written: Path, tmp_path: Path) ->
         (["out=a.yaml", "dtyp=float32"], "; did you mean dtype?"),
         (["out=a.yaml", "device=tpu"], "device='tpu'"),
         (["out=a.yaml", "device=meta"], "device='meta' is not known; allowed: auto, cpu, cuda, cuda:N"),
-        (["out=a.yaml", "seconds=0"], "seconds=0 is out of range; allowed: 1 to 86400"),
-        (["out=a.yaml", "seconds=nan"], "seconds=nan is out of range"),
-        (["out=a.yaml", "seconds=5s"], "seconds='5s' is not a number; allowed: 1 to 86400"),
-        (["out=a.yaml", f"threads={9**30}"], "is out of range; allowed: 0 to 4096"),
+        (["out=a.yaml", "seconds=0"], "seconds=0: allowed: a number, 1 to 86400"),
+        (["out=a.yaml", "seconds=nan"], "seconds=nan: allowed: a number"),
+        (["out=a.yaml", "seconds=5s"], "seconds=5s: allowed: a number, 1 to 86400"),
+        (["out=a.yaml", f"threads={9**30}"], "allowed: a whole number, 0 to 4096"),
         (["out=a.yaml", "largest=0"], "largest=0"),
         (["out=a.yaml", "max_tokens=-1"], "max_tokens=-1"),
-        (["out=a.yaml", "dtype=fp8"], "dtype='fp8' is not known; allowed: bfloat16, float16, float32"),
-        (["out=a.yaml", "colour=red"], "unknown key 'colour'"),
+        (["out=a.yaml", "dtype=fp8"], "dtype=fp8: allowed: bfloat16, float16, float32"),
+        (["out=a.yaml", "colour=red"], "colour=red: no such key"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(

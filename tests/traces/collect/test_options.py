@@ -10,7 +10,7 @@ import pytest
 from traces import UserError
 from traces.cli import main
 from traces.collect.cli import Options
-from traces.kit.options import parse_options
+from traces.kit.parse import parse
 
 COUNTS = ("max_new_tokens", "max_prompt_tokens", "samples", "batch", "ahead", "seed", "limit", "threads")
 SHARES = ("temperature", "top_p", "split", "overhead")
@@ -19,7 +19,7 @@ SHARES = ("temperature", "top_p", "split", "overhead")
 def refused(key: str, value: str) -> str:
     words = ["model=m", "prompts=p", "out=o", f"{key}={value}"]
     with pytest.raises(UserError, match=key) as caught:
-        parse_options(Options, words if key == "decoding" else [*words, "decoding=sampled"]).check()
+        parse(Options, [*words, "decoding=sampled"], "usage")
     message = str(caught.value)
     assert len(message) < 300
     assert "\n" not in message
@@ -40,12 +40,12 @@ def test_other_numbers(key: str) -> None:
 
 @pytest.mark.parametrize("key", ["licence", "priced_as"])
 def test_what_the_manifest_shows_is_printable(key: str) -> None:
-    assert refused(key, "two\nlines") == f"{key}='two\\nlines'; allowed: printable text"
+    assert refused(key, "two\nlines") == f"{key}=two\\nlines: allowed: printable text"
 
 
 def test_the_largest_numbers_are_named_in_full() -> None:
-    assert refused("seed", "-1") == "seed=-1 is out of range; allowed: 0 to 2147483647"
-    assert refused("split", "1.5") == "split=1.5 is out of range; allowed: 0 to 1"
+    assert refused("seed", "-1") == "seed=-1: allowed: a whole number, 0 to 2147483647"
+    assert refused("split", "1.5") == "split=1.5: allowed: a number, 0 to 1"
 
 
 @pytest.mark.parametrize("verb", ["collect", "calibrate"])
@@ -90,4 +90,4 @@ def test_mistakes_cost_no_import_of_torch(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["collect", "model=m", "prompts=p", f"out={tmp_path / 't'}", "batch=0"]) == 2
-    assert capsys.readouterr().err == "error: batch=0 is out of range; allowed: 1 to 2147483647\n"
+    assert capsys.readouterr().err == "error: batch=0: allowed: a whole number, 1 to 2147483647\n"

@@ -14,31 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch  # noqa: F401 - the module is left out without it
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
+from tests.commands import collect as main
+from traces import UserError, open_trace
+from traces.cli import main as command
+from traces.collect import record, serve
 
-from traces import UserError, open_trace  # noqa: E402
-from traces.cli import main as command  # noqa: E402
-from traces.collect import record, serve  # noqa: E402
-from traces.collect.cli import main  # noqa: E402
-
-WORDS = [
-    "an",
-    "interrupted",
-    "recording",
-    "goes",
-    "on",
-    "where",
-    "it",
-    "was",
-    "and",
-    "the",
-    "trace",
-    "is",
-    "the",
-    "same",
-]
+WORDS = "an interrupted recording goes on where it was and the trace is the same"
 REQUESTS = 14
 OPTIONS = ["max_new_tokens=6", "threads=1", "overhead=0", "device=cpu", "batch=2", "signals=all"]
 
@@ -47,7 +30,7 @@ OPTIONS = ["max_new_tokens=6", "threads=1", "overhead=0", "device=cpu", "batch=2
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("prompts") / "p.txt"
     draw = random.Random(0)
-    lines = [" ".join(draw.choices(WORDS, k=draw.randint(1, 9))) for _ in range(REQUESTS)]
+    lines = [" ".join(draw.choices(WORDS.split(), k=draw.randint(1, 9))) for _ in range(REQUESTS)]
     file.write_text("\n".join(lines))
     return file
 
@@ -178,11 +161,12 @@ def test_kill_9_and_again(saved: Path, prompts: Path, tmp_path: Path, undisturbe
     # Slowed down, so that there is something to interrupt: importing torch takes longer than all of the work.
     code = (
         "import sys, time\n"
-        "from traces.collect import cli, record\n"
+        "from traces import cli\n"
+        "from traces.collect import record\n"
         "record.CHECKPOINT_S = 0.0\n"
         "real = record.serve\n"
         "record.serve = lambda *args: time.sleep(0.2) or real(*args)\n"
-        "cli.main(sys.argv[1:])\n"
+        "cli.main(['collect', *sys.argv[1:]])\n"
     )
     draw = random.Random(1)
     kills = 0

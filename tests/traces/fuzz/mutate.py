@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from traces import Trace, UserError, open_trace
 from traces.importers import Options
-from traces.importers.registry import find
+from traces.importers.registry import importers
 
 SHORT = 100
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", SHORT))
@@ -78,7 +78,7 @@ def attempted(folder: Path, kind: str, raw: bytes, options: Options) -> Trace | 
     source, target = folder / "source", folder / "trace"
     source.write_bytes(raw)
     trace = None
-    if accepted_or_refused(lambda: find(kind).run(source, target, options)):
+    if accepted_or_refused(lambda: importers()[kind].run(source, target, options)):
         trace = open_trace(target)
         shutil.rmtree(target)
     assert [path.name for path in folder.iterdir()] == ["source"]

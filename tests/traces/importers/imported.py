@@ -16,7 +16,7 @@ import pytest
 
 from traces import Trace, UserError, open_trace
 from traces.importers import Options
-from traces.importers.registry import find
+from traces.importers.registry import importers
 
 
 class Imported(NamedTuple):
@@ -43,10 +43,10 @@ def take(folder: Path, kind: str, content: Any, options: Options | None = None, 
     source.write_bytes(raw_of(content))
     notes: list[str] = []
     options = replace(options or Options(), own=own, note=notes.append)
-    trace = open_trace(find(kind).run(source, target / "trace", options))
+    trace = open_trace(importers()[kind].run(source, target / "trace", options))
     if len(trace.requests) > 1:
         again = replace(options, split=Fraction(1, 2), model="mine", source="talk", licence="CC0", note=lambda _: None)
-        halves = open_trace(find(kind).run(source, target / "halves", again))
+        halves = open_trace(importers()[kind].run(source, target / "halves", again))
         assert sorted({str(item.split) for item in halves.requests}) == ["test", "train"]
         assert (halves.manifest.model.name, halves.manifest.prompts.licence) == ("mine", "CC0")
         assert halves.expert_ids.tobytes() == trace.expert_ids.tobytes()
@@ -59,7 +59,7 @@ def refuse(folder: Path, kind: str, content: Any, message: str, options: Options
     source.write_bytes(raw_of(content))
     before = sorted(folder.iterdir())
     with pytest.raises(UserError) as caught:
-        find(kind).run(source, folder / "trace", replace(options or Options(), own=own))
+        importers()[kind].run(source, folder / "trace", replace(options or Options(), own=own))
     text = str(caught.value)
     # It holds this frame and those of generators with an open file, which would be closed who knows when.
     del caught

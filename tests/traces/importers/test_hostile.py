@@ -112,9 +112,9 @@ import sys
 from pathlib import Path
 from traces import TraceError
 from traces.importers import Options
-from traces.importers.registry import find
+from traces.importers.registry import importers
 try:
-    find(sys.argv[1]).run(Path(sys.argv[2]), Path(sys.argv[3]), Options(own={"n_layers": 1, "top_k": 1}))
+    importers()[sys.argv[1]].run(Path(sys.argv[2]), Path(sys.argv[3]), Options(own={"n_layers": 1, "top_k": 1}))
 except TraceError as error:
     (peak,) = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
     print(len(str(error).splitlines()), int(peak) // 1024)

@@ -14,7 +14,7 @@ from traces import TraceError, open_trace
 from traces.cli import main
 from traces.importers import Options
 from traces.importers.layers import parse_layers, spans
-from traces.importers.registry import find
+from traces.importers.registry import importers
 from traces.kit.conf import model_sizes
 from traces.kit.errors import meant
 from traces.kit.whole import write_whole
@@ -99,5 +99,5 @@ def test_errors_name_the_place_that_was_asked_for(tmp_path: Path) -> None:
     assert caught.value.filename == str(place / "report")
     (tmp_path / "lines").write_bytes(raw_of(lines()))
     with pytest.raises(TraceError, match=f"^{place}/trace: ") as refused:
-        find("jsonl").run(tmp_path / "lines", place / "trace", Options())
+        importers()["jsonl"].run(tmp_path / "lines", place / "trace", Options())
     assert "partial" not in str(refused.value)

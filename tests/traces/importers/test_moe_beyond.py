@@ -10,7 +10,7 @@ import pytest
 from tests.traces.importers.imported import ids, refuse, steps, take
 from traces import TraceError, open_trace
 from traces.importers import Options
-from traces.importers.registry import find
+from traces.importers.registry import importers
 
 HEAD = "Layer ID,Batch Number,Token,Activated Expert IDs"
 START = "<\uff5cbegin\u2581of\u2581sentence\uff5c>"
@@ -52,15 +52,15 @@ def test_a_folder_by_the_numbers_in_its_names(tmp_path: Path) -> None:
         one = [f"1,0,x,[{number}]", f"2,0,x,[{number}]"]
         (folder / f"prompt_{number}_data.csv").write_text(text(*one))
     (folder / "README.md").write_text("no data")
-    trace = open_trace(find("moe_beyond").run(folder, tmp_path / "trace", Options()))
+    trace = open_trace(importers()["moe_beyond"].run(folder, tmp_path / "trace", Options()))
     assert np.ravel(trace.expert_ids).tolist() == [1, 1, 2, 2, 10, 10]
     (folder / "prompt_3_data.csv").write_text(text("1,0,x,[3]"))
     with pytest.raises(TraceError, match=r"prompt_3_data.csv: line 2, layer 2 of this prompt is 'missing'"):
-        find("moe_beyond").run(folder, tmp_path / "second", Options())
+        importers()["moe_beyond"].run(folder, tmp_path / "second", Options())
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(TraceError, match=r"0 CSV files; allowed: 1 to"):
-        find("moe_beyond").run(empty, tmp_path / "second", Options())
+        importers()["moe_beyond"].run(empty, tmp_path / "second", Options())
     assert not (tmp_path / "second").exists()
 
 

@@ -14,7 +14,7 @@ from tests.traces.importers.imported import ids, raw_of, refuse, steps, take
 from traces import TraceError, UserError
 from traces.cli import main
 from traces.importers import Options, build
-from traces.importers.registry import find
+from traces.importers.registry import importers
 from traces.importers.sglang_batches import DECODING, EXTEND, Batches
 
 ROWS = np.argsort(np.random.default_rng(2).random((9, 3, 15)), axis=-1)[..., :2] + 1
@@ -161,4 +161,4 @@ def test_a_folder_that_is_still_written_to(tmp_path: Path, between: Between, lat
     (tmp_path / "prompt_1.csv").write_text(beyond(2))
     between(tmp_path / "prompt_1.csv", later.encode())
     with pytest.raises(UserError, match="content is 'changed while it was read'"):
-        find("moe_beyond").run(tmp_path, tmp_path / "trace", Options())
+        importers()["moe_beyond"].run(tmp_path, tmp_path / "trace", Options())

@@ -12,7 +12,17 @@ import pytest
 
 from traces.kit import whole as module
 from traces.kit.errors import UserError
-from traces.kit.whole import ABANDONED_S, held, publish, remove_abandoned, temporary, whole, writable, write_whole
+from traces.kit.whole import (
+    ABANDONED_S,
+    held,
+    publish,
+    remove_abandoned,
+    scratch,
+    temporary,
+    whole,
+    writable,
+    write_whole,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -66,7 +76,7 @@ def test_a_folder_replaces_another_only_if_told_to(tmp_path: Path) -> None:
 def test_killed_before_every_call_to_the_system(tmp_path: Path, kind: str) -> None:
     """There is the old one or the new; or none, but both beside it, in the middle of the exchange of two folders."""
     program = (
-        "import itertools, os, sys\n"
+        "import os, sys\n"
         "from pathlib import Path\n"
         "from tests.traces.kit.test_whole import lay\n"
         "from traces.kit.whole import whole\n"
@@ -75,7 +85,7 @@ def test_killed_before_every_call_to_the_system(tmp_path: Path, kind: str) -> No
         "    left -= event == 'c_call' and getattr(call, '__module__', None) == 'posix'\n"
         "    if left < 0: os._exit(1)\n"
         "root, kind = Path(sys.argv[1]), sys.argv[2]\n"
-        "for left in itertools.count():\n"
+        "for left in range(100):\n"
         "    folder = root / f'{left:03}'\n"
         "    folder.mkdir()\n"
         "    lay(folder / 'it', kind, 'old')\n"
@@ -93,6 +103,9 @@ def test_killed_before_every_call_to_the_system(tmp_path: Path, kind: str) -> No
         found.append(holds(folder / "it", kind))
         if found[-1] is None:
             assert {holds(path, kind) for path in folder.iterdir()} == {"old", "new"}
+        with whole(folder / "it", over=True) as part:
+            lay(part, kind, "again")
+        assert holds(folder / "it", kind) == "again"
     assert len(found) > (8 if kind == "file" else 20)
     assert found[0] == "old"
     assert found[-1] == "new"
@@ -173,6 +186,14 @@ def test_names_are_free_and_end_where_they_began(tmp_path: Path) -> None:
     lay(tmp_path / "made", "file", "x")
     publish(tmp_path / "made", tmp_path / "it")
     assert [entry.name for entry in tmp_path.iterdir()] == ["it"]
+
+
+def test_a_scratch_folder_goes_with_its_block(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), scratch(tmp_path / "it") as folder:  # noqa: PT012
+        assert list(tmp_path.iterdir()) == [folder]
+        (folder / "a").write_text("x")
+        raise KeyError
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_holds_a_lock_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:

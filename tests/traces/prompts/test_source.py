@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from tests.traces.prompts.data import FROM, KINDS, RECORDS, ROLES, lines, write
 from traces import UserError
 from traces.kit.shipped import PROMPTS_FILE, SAMPLE_DIR
-from traces.prompts.source import Prompt, PromptFile
+from traces.prompts.records import Prompt
+from traces.prompts.source import PromptFile
 
 
 def seen(path: Path, **options: Any) -> list[Prompt]:

@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="training needs the extra 'hf'")
-pytest.importorskip("transformers", reason="training needs the extra 'hf'")
-
-from tests.traces.models.tiny import tiny  # noqa: E402
-from traces.kit.errors import UserError  # noqa: E402
-from traces.reference import train as training  # noqa: E402
-from traces.reference.architecture import GROUPED, SORTED, balance_loss  # noqa: E402
-from traces.reference.text import DOMAINS, HELD_OUT_ONE_IN, _Prose, held_out  # noqa: E402
+from tests.traces.models.tiny import tiny
+from traces.kit.errors import UserError
+from traces.reference import train as training
+from traces.reference.architecture import GROUPED, SORTED, balance_loss
+from traces.reference.text import DOMAINS, HELD_OUT_ONE_IN, _Prose, held_out
 
 BATCH = torch.arange(64).reshape(2, 32)
 
@@ -74,7 +72,7 @@ def run(folder: Path, steps: int, name: str, **settings: Any) -> dict[str, Any]:
     home.mkdir(exist_ok=True)
     if not (home / "tokens").exists():
         (home / "tokens").symlink_to(folder / "tokens")
-    options = training.Options(tokens=steps * 64, batch=2, length=32, warm_up=2, folder=str(home), **settings)
+    options = training.Options(tokens=steps * 64, batch=2, length=32, warm_up=2, folder=home, **settings)
     training.train(options)
     state: dict[str, Any] = torch.load(home / "run" / "checkpoint.pt", weights_only=True)
     return state
@@ -107,4 +105,4 @@ def test_other_settings_do_not_resume(folder: Path) -> None:
 
 def test_training_needs_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing: run python -m"):
-        training.train(training.Options(tokens=10_000, folder=str(tmp_path)))
+        training.train(training.Options(tokens=10_000, folder=tmp_path))

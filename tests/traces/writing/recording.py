@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import filelock  # noqa: F401 - before the forks, each of which would load it
 import numpy as np
 
 from tests.traces.tiny_trace import MANIFEST, SIGNALS, E, K, L, draw

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.traces.format.predicted_desk import ABSENT, FACTS, STRIDE, add, outputs
+from tests.traces.format.desk import ABSENT, FACTS, STRIDE, add, outputs
 from tests.traces.tiny_trace import E, K, L
 from traces import TraceError, UserError, open_trace
 from traces.format.predicted import open_one
@@ -189,42 +185,3 @@ def test_the_old_outputs_stay_until_the_new_are_there(
         assert "predicted/mlp: No space left on device; allowed: " in str(caught.value)
     assert [path.name for path in (tiny / "predicted").iterdir()] == ["mlp"]
     assert (home / "predictor.json").read_bytes() == before
-
-
-@pytest.mark.parametrize("when", ["blocks", "write_bytes", "rename 1", "rename 2"])
-def test_killed_in_the_middle(tiny: Path, when: str) -> None:
-    """The trace opens, with the old outputs (with none, between the two renames), and the same command mends it."""
-    add(tiny)
-    word, _, number = when.partition(" ")
-    program = (
-        "import os, pathlib, signal, sys\n"
-        "import tests.traces.format.predicted_desk as desk\n"
-        "from traces import open_trace\n"
-        "from traces.writing.predicted import write_predicted\n"
-        "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"trace, calls, word, number = open_trace({str(tiny)!r}), [], {word!r}, int({number!r} or 1)\n"
-        "def blocks():\n"
-        "    yield desk.outputs(trace, 1)[:3]\n"
-        "    if word == 'blocks': die()\n"
-        "    yield desk.outputs(trace, 1)[3:]\n"
-        "if word != 'blocks':\n"
-        "    plain = getattr(pathlib.Path, word)\n"
-        "    def step(path, given):\n"
-        "        calls.append(path)\n"
-        "        return die() if len(calls) == number else plain(path, given)\n"
-        "    setattr(pathlib.Path, word, step)\n"
-        "write_predicted(trace, blocks(), name='mlp', overwrite=True, **desk.FACTS)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    trace = open_trace(tiny)
-    assert set(trace.predicted) == (set() if when == "rename 2" else {"mlp"})
-    if trace.predicted:
-        np.testing.assert_array_equal(trace.predicted["mlp"].expert_ids, outputs(trace))
-    write_predicted(trace, [outputs(trace, 1)], name="mlp", overwrite=True, **FACTS)
-    np.testing.assert_array_equal(open_trace(tiny).predicted["mlp"].expert_ids, outputs(trace, 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import gc
 import os
 import tracemalloc
@@ -14,7 +16,6 @@ from tests.traces.writing.recording import Plan, add, contents, interrupted, pla
 from tests.traces.writing.tiny_recording import PLAN, RECIPE, begin, finish
 from traces import TraceError, open_trace
 from traces.cli import main
-from traces.writing import workplace
 from traces.writing.growing import GrowingFile
 
 
@@ -131,9 +132,10 @@ def test_two_at_once(tmp_path: Path) -> None:
 def test_a_folder_that_its_holder_removes_meanwhile_is_not_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Opened, then finished and begun anew by others, then locked: the lock would be that of the old folder."""
+    """The lock file was opened; then the other one finished, and removed it: the lock would be on no name."""
     begin(tmp_path / "trace")
-    flock = workplace.fcntl.flock
+    (tmp_path / ".trace.partial.lock").touch()  # of one that was killed
+    flock = fcntl.flock
 
     def late(descriptor: int, how: int) -> None:
         monkeypatch.undo()
@@ -142,14 +144,17 @@ def test_a_folder_that_its_holder_removes_meanwhile_is_not_gone_on_with(
         begin(tmp_path / "trace")
         flock(descriptor, how)
 
-    monkeypatch.setattr(workplace.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     with pytest.raises(TraceError, match="another process records there"):
         writer(tmp_path / "trace", recipe=RECIPE)
     finish(tmp_path / "trace")
 
 
 def test_without_locks_it_still_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workplace, "fcntl", None)
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
     begin(tmp_path / "trace")
     finish(tmp_path / "trace")
     assert contents(tmp_path / "trace") == reference(PLAN)
@@ -255,7 +260,7 @@ def test_an_unfinished_recording_is_no_trace(tmp_path: Path, verb: str, capsys: 
 def test_one_killed_before_its_first_checkpoint_is_no_trace_either(tmp_path: Path) -> None:
     for recipe in (RECIPE, None):
         with interrupted(tmp_path / "trace", recipe=recipe):
-            (place,) = tmp_path.iterdir()
+            (place,) = tmp_path.glob(".*.partial")
             with pytest.raises(TraceError, match="an unfinished recording"):
                 open_trace(place)
 

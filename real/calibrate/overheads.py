@@ -1,0 +1,243 @@
+"""What the runtime itself costs, beside the device: per layer event, per expert launched, per copy.
+
+The same cells are run on the device and simulated with the profile's figures of the device alone. Compute that the
+simulation lacks is put down to layer events and to launches, by least squares over runs in which these differ in
+number; then the overhead of a copy is what makes the simulated stalls as long as the measured ones.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from real.calibrate.drawn import UNIFORM, write_uniform
+from real.runtime.offloaded import Offloaded
+from real.runtime.recorded import run_forced
+from real.words import one_run
+from sim.core.accounts import LOOKUPS, Accounts
+from sim.experiment.cell import Cell, make_cell
+from sim.experiment.config import RunConfig
+from sim.experiment.make import make_policy, passes_of
+from sim.experiment.run import simulate
+from sim.prices import HardwareProfile
+from sim.results.document import Outcome
+from traces.calibrate.machine import now
+from traces.kit.telling import say
+
+PREFILLS = (16, 64, 256)
+LONGEST_COPY_OVERHEAD_NS = 10**9
+METHOD = (
+    "device runs less simulations without overheads: compute by least squares over layer events and launches, then the"
+    " overhead per copy that gives the measured stalls of decoding"
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run: what the device took, in ns, and how many layer events and launches it had."""
+
+    name: str
+    config: RunConfig
+    compute: int
+    stall: int
+    events: int
+    launches: int
+
+    @property
+    def wall(self) -> int:
+        return self.compute + self.stall
+
+    @property
+    def bare(self) -> int:
+        """Compute as simulated without overheads."""
+        return _outcome(self.config).accounts.compute_ns
+
+
+@dataclass(frozen=True)
+class Overheads:
+    """In ns. ``fit``: by run, how far the simulated time is off once they are in, as a share of the measured."""
+
+    layer: int
+    launch: int
+    copy: int
+    fit: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run: decode steps, how often each run is repeated, the budget and the seed of the routing."""
+
+    tokens: int = 48
+    repeat: int = 3
+    budget: str = "50%"
+    seed: int = 1
+
+
+def measured(
+    model: Offloaded,
+    profile: Mapping[str, Any],
+    hardware: Mapping[str, Any],
+    name: str,
+    of: str,
+    weights: str,
+    plan: Plan | None = None,
+) -> dict[str, Any]:
+    """The hardware profile, called ``name``, with the overheads of the runtime as it runs ``model``, which is ``of``
+    that name, with such ``weights``, and priced by ``profile``."""
+    plan = plan or Plan()
+    with tempfile.TemporaryDirectory(prefix="moe-offload-") as folder:
+        found = fit(samples(model, profile, hardware, of, plan, Path(folder), say))
+    made = with_overheads(hardware, found, name, f"{of}, weights={weights}", plan.seed, now())
+    say(", ".join(f"{key} {made['runtime'][key]:g}" for key in ("layer_overhead_us", "launch_us", "copy_overhead_us")))
+    return made
+
+
+def with_overheads(
+    hardware: Mapping[str, Any], found: Overheads, name: str, model: str, seed: int, date: str
+) -> dict[str, Any]:
+    """The hardware profile, called ``name``, with overheads that were found on ``model``: it says whose they are."""
+    made = {"name": name} | put_in({**hardware, "name": name}, found.layer, found.launch, found.copy)
+    made["runtime"] = {
+        "date": date,
+        "model": model,
+        "routing": f"{UNIFORM}, seed {seed}",
+        "method": METHOD,
+        "layer_overhead_us": made["software"]["layer_overhead_us"],
+        "launch_us": made["gpu"]["launch_us"],
+        "copy_overhead_us": made["software"]["copy_overhead_us"],
+        "fit": dict(found.fit),
+    }
+    made["sources"] = dict(made["sources"]) | {"launch_us": "measured: the runtime's own, see runtime"}
+    HardwareProfile.from_dict(made)
+    return made
+
+
+def samples(
+    model: Offloaded,
+    profile: Mapping[str, Any],
+    hardware: Mapping[str, Any],
+    name: str,
+    plan: Plan,
+    scratch: Path,
+    say: Callable[[str], None],
+) -> list[Sample]:
+    """Run all, each ``plan.repeat`` times; of the repetitions the one of median time is taken. Nothing is simulated."""
+    found = []
+    for label, requests, policy, batch in _runs(plan):
+        shutil.rmtree(scratch / label, ignore_errors=True)  # what a run that was stopped has left
+        trace = write_uniform(scratch / label, model, name, requests, plan.seed)
+        alone = without(hardware)
+        config = one_run(policy, plan.budget, profile, alone, str(trace), batch=batch, warmup=batch)
+        cell = make_cell(config)
+        runs = [_sample(label, cell, model) for _ in range(plan.repeat)]
+        found.append(sorted(runs, key=lambda run: run.wall)[(len(runs) - 1) // 2])
+        say(f"{label}: {found[-1].wall / 1e6:.1f} ms")
+    return found
+
+
+def fit(runs: Sequence[Sample]) -> Overheads:
+    """The three overheads, none below 0."""
+    bare = [run.bare for run in runs]
+    layer, launch = least_squares(
+        [(run.events / run.compute, run.launches / run.compute) for run in runs],
+        [(run.compute - alone) / run.compute for run, alone in zip(runs, bare, strict=True)],
+    )
+    decoding = [run for run in runs if run.name.startswith("decode")]
+    measured = sum(run.stall for run in decoding)
+
+    def stalls(copy: int) -> int:
+        return sum(_stall(_priced(run.config, layer, launch, copy)) for run in decoding)
+
+    copy = smallest(stalls, measured, LONGEST_COPY_OVERHEAD_NS)
+    off = {run.name: abs(run.wall - _simulated(put(run.config, layer, launch, copy))) / run.wall for run in runs}
+    return Overheads(layer, launch, copy, {name: round(share, 4) for name, share in off.items()})
+
+
+def least_squares(rows: Sequence[tuple[float, float]], values: Sequence[float]) -> tuple[int, int]:
+    """a, b of at least 0, whole, for which a*x + b*y is nearest to the values."""
+    xx, xy, yy = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
+    xv, yv = (sum(row[i] * value for row, value in zip(rows, values, strict=True)) for i in (0, 1))
+    determinant = xx * yy - xy * xy
+    if determinant > 1e-12 * xx * yy:
+        a, b = (xv * yy - yv * xy) / determinant, (yv * xx - xv * xy) / determinant
+        if a >= 0 and b >= 0:
+            return round(a), round(b)
+    alone = [(max(0.0, xv / xx), 0.0), (0.0, max(0.0, yv / yy))]
+
+    def far(pair: tuple[float, float]) -> float:
+        return sum((pair[0] * x + pair[1] * y - value) ** 2 for (x, y), value in zip(rows, values, strict=True))
+
+    a, b = min(alone, key=far)
+    return round(a), round(b)
+
+
+def smallest(rising: Callable[[int], int], wanted: int, most: int) -> int:
+    """The smallest whole number at which ``rising`` reaches ``wanted``; ``most`` if it does not."""
+    if rising(0) >= wanted:
+        return 0
+    high = 1000
+    while high < most and rising(high) < wanted:
+        high *= 2
+    low, high = high // 2 if high > 1000 else 0, min(high, most)
+    while high - low > max(1, high // 1000):
+        middle = (low + high) // 2
+        low, high = (low, middle) if rising(middle) >= wanted else (middle, high)
+    return high
+
+
+def without(hardware: Mapping[str, Any]) -> dict[str, Any]:
+    """The profile of the device alone."""
+    return put_in(hardware, 0, 0, 0)
+
+
+def put_in(hardware: Mapping[str, Any], layer: int, launch: int, copy: int) -> dict[str, Any]:
+    """The profile with these overheads, in ns; what it charges for a policy's own decisions stays."""
+    return dict(hardware) | {
+        "gpu": dict(hardware["gpu"]) | {"launch_us": launch / 1000},
+        "software": dict(hardware["software"]) | {"layer_overhead_us": layer / 1000, "copy_overhead_us": copy / 1000},
+        "runtime": None,
+    }
+
+
+def put(config: RunConfig, layer: int, launch: int, copy: int) -> RunConfig:
+    """The same run on a machine with these overheads."""
+    return replace(config, hardware=put_in(config.hardware, layer, launch, copy))
+
+
+def _runs(plan: Plan) -> list[tuple[str, list[tuple[int, int]], str, int]]:
+    """(name, requests, policy, batch); of each the first batch of requests is to warm up."""
+    runs = [
+        ("decode_on_demand", [(4, 4), (4, plan.tokens)], "on_demand", 1),
+        ("decode_lru", [(4, 4), (4, plan.tokens)], "lru", 1),
+        ("decode_batch_4", [(4, 2)] * 4 + [(4, math.ceil(plan.tokens / 4))] * 4, "lru", 4),
+    ]
+    return runs + [(f"prefill_{n}", [(n, 0)] * 4, "on_demand", 1) for n in PREFILLS]
+
+
+def _sample(name: str, cell: Cell, model: Offloaded) -> Sample:
+    passes = sum(1 for _ in passes_of(cell, cell.selection.measured))
+    accounts = run_forced(cell, model, make_policy(cell)).outcome.accounts
+    events, launches = passes * cell.setup.n_layers, accounts.hit_row()[LOOKUPS]
+    return Sample(name, cell.config, accounts.compute_ns, _stall(accounts), events, launches)
+
+
+def _priced(config: RunConfig, layer: int, launch: int, copy: int) -> Accounts:
+    return _outcome(put(config, layer, launch, copy)).accounts
+
+
+def _stall(accounts: Accounts) -> int:
+    return sum(accounts.stall_row())
+
+
+def _simulated(config: RunConfig) -> int:
+    return _outcome(config).wall_ns
+
+
+def _outcome(config: RunConfig) -> Outcome:
+    cell = make_cell(config)
+    return simulate(cell, make_policy(cell))

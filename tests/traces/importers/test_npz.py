@@ -20,6 +20,8 @@ from traces.importers.npz import import_trace
 RNG = np.random.default_rng(0)
 EXPERTS = np.argsort(RNG.random((6, 2, 10)), axis=-1)[..., :3].astype(np.uint8)
 WEIGHTS = RNG.random((6, 2, 3)).astype(np.float16)
+WRONG = EXPERTS.astype(np.int16)
+WRONG[5, 1, 0] = -2
 GOOD: dict[str, Any] = {
     "experts": EXPERTS,
     "weights": WEIGHTS,
@@ -107,6 +109,7 @@ def test_bad_meta(tmp_path: Path, text: str) -> None:
         ({"experts": EXPERTS.astype(">i2")}, r"dtype is 'big-endian integers \(>i2\)'"),
         ({"experts": EXPERTS > 3}, r"dtype is 'booleans \(\|b1\)'"),
         ({"experts": EXPERTS.astype(np.int16) - 2}, "request 0: experts of token row ., layer .* is -2; allowed: 0 to"),
+        ({"experts": WRONG}, "request 1: experts of token row 5, layer 1, slot 0 is -2; allowed: 0 to"),
         ({"experts": EXPERTS[:, 0]}, "rows, layers, slots"),
         ({"experts": np.zeros_like(EXPERTS)}, "request 0: experts is 'zeros alone'"),
         ({"experts": np.full_like(EXPERTS, 3)}, r"row 0, layer 0 is \[3, 3, 3\]; allowed: an expert at most once"),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, replace
 
 from real.measure.bench import Bench
 from traces.calibrate.copies import Copies, count_points
 from traces.calibrate.layers import Grids, Layer
-from traces.calibrate.machine import RATE_POINTS, clocks, describe, memory_bytes, now, rates
+from traces.calibrate.machine import RATE_POINTS, clocks, describe, now, rates
 from traces.calibrate.profile import assemble, write
 from traces.calibrate.tables import Rows
 from traces.calibrate.timing import Budget, Clock, Sample
@@ -61,17 +60,14 @@ def write_profile(bench: Bench) -> None:
     curves = {
         name: Rows(it["axes"], [Sample(**sample) for sample in it["samples"]]) for name, it in found["curves"].items()
     }
-    cuda = bench.device.type == "cuda"
     profile = assemble(
         name_of(bench),
         found["date"],
         found["machine"],
-        memory_bytes(bench.device),
-        len(os.sched_getaffinity(0)),
+        bench.device,
         found["rates"],
         curves,
         sections,
-        cuda,
     )
     write(bench.folder / "profile.yaml", profile)
 

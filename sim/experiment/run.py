@@ -14,11 +14,10 @@ from sim.core.stated import stated
 from sim.experiment.bounds import floors, future_of
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
-from sim.experiment.identity import Identity, identify, of_bounds
 from sim.experiment.inputs import Inputs
 from sim.experiment.make import make_core, make_machine, make_policy, passes_of
 from sim.experiment.progress import Progress
-from sim.experiment.provenance import result_of
+from sim.experiment.provenance import Identity, identify, of_bounds, result_of
 from sim.prices.changed import changed
 from sim.results.document import SCHEMA, Outcome, reference_row
 from sim.results.store import Store

@@ -1,7 +1,5 @@
 """Policies behind entry points."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A policy on a desk: its facts are told by hand, its actions written down."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any, Generic, Self, TypeVar
 

@@ -1,7 +1,5 @@
 """Traces written out by hand, and policies that are run on them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

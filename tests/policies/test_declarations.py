@@ -1,7 +1,5 @@
 """A policy that no command line could set, or that covers what every policy has, is refused in one line by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Literal
 

@@ -3,8 +3,6 @@
 Unless said otherwise: 3 layers of 4 experts, 1 per token, copies of 60 ns; dense part 10 ns, expert 100 ns.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

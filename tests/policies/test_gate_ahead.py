@@ -3,8 +3,6 @@
 Unless said otherwise: 1 expert per token, dense part 10 ns, expert 100 ns, no overheads; a step of 3 layers.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Every number that a policy takes has bounds, told in one line, and exactly these are kept."""
 
-from __future__ import annotations
-
 import re
 from typing import Any, Literal, get_args, get_origin
 

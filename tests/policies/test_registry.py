@@ -1,7 +1,5 @@
 """Policies are found by themselves, and built from strictly checked parameters."""
 
-from __future__ import annotations
-
 from importlib.metadata import EntryPoint
 from typing import Any, Literal
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,13 @@ import pytest
 
 from tests.traces.tiny_trace import MANIFEST, SIGNALS, E, K, L, draw
 from traces import DECODE, PREFILL, Request, TraceWriter
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the modules that import torch where the extra 'hf' is not installed."""
+    if collection_path.suffix == ".py" and not all(map(find_spec, ("torch", "transformers"))):
+        return "\nimport torch" in collection_path.read_text(encoding="utf-8") or None
+    return None
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def calibrate(options: Options) -> None:
 
         from traces.calibrate.forecast import Plan
         from traces.calibrate.layers import Grids
-        from traces.calibrate.machine import clocks, describe, memory_bytes, now
+        from traces.calibrate.machine import clocks, describe, now
         from traces.calibrate.profile import assemble, write
         from traces.calibrate.timing import Clock
         from traces.models.devices import device_of
@@ -89,8 +89,7 @@ def calibrate(options: Options) -> None:
     plan.announce(options.seconds, say)
     found, curves, sections = plan.measure(options.seconds, say)
     machine |= clocks("at the end")
-    cores = len(os.sched_getaffinity(0))
-    profile = assemble(out.stem, date, machine, memory_bytes(device), cores, found, curves, sections, cuda)
+    profile = assemble(out.stem, date, machine, device, found, curves, sections)
     write(out, profile)
     say(f"wrote {out}")
     _warn(profile["measured"]["noise"])

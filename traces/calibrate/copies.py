@@ -96,8 +96,10 @@ class Copies:
         curves = {}
         for part in self.parts:
             found = [summary(spent[part.name, *point]) for point in part.points]
-            curves[part.name] = Rows({key: list(values) for key, values in part.axes.items()}, found)
-            say(f"{part.name}: {_speed(curves[part.name])}")
+            curves[part.name] = Rows(part.axes, found)
+            nbytes, time = part.axes["bytes"][-1], found[-1]
+            speed = f"{nbytes} bytes in {time.median / 1e6:.3f} ms, {nbytes / time.median:.2f} GB/s"
+            say(f"{part.name}: {speed} ({time.count} samples)")
         return curves
 
     def _alone(self, name: str, nbytes: int) -> Timed:
@@ -141,8 +143,3 @@ def multiply(device: torch.device, dtype: torch.dtype, width: int) -> Call:
     a = torch.randn(width, width, device=device).to(dtype)
     b, out = torch.randn(width, width, device=device).to(dtype), torch.empty_like(a)
     return lambda i: torch.mm(a, b, out=out)
-
-
-def _speed(rows: Rows) -> str:
-    nbytes, time = rows.axes["bytes"][-1], rows.samples[-1]
-    return f"{nbytes} bytes in {time.median / 1e6:.3f} ms, {nbytes / time.median:.2f} GB/s ({time.count} samples)"

@@ -72,9 +72,8 @@ class Layer:
         self.grouped = Part("grouped", tokens, lambda n: self._device(self.experts.top_k(n)))
         self.burst = Part("launch", {}, self._burst)
         self.loop = Part("layer_overhead", {}, lambda: self._layer(GROUPED, 1, 0, wall=True))
-        self.cpu = Part(
-            "cpu_expert", _axes(("threads", "tokens"), on_cpu), self._on_cpu, falling=frozenset({"threads"})
-        )
+        cpu = _axes(("threads", "tokens"), on_cpu)
+        self.cpu = Part("cpu_expert", cpu, self._on_cpu, falling=frozenset({"threads"}))
         self.parts = (self.dense, self.expert, self.grouped, self.burst, self.loop, self.cpu)
 
     def tried(self) -> list[Tried]:
@@ -110,7 +109,7 @@ class Layer:
         }
 
     def _rows(self, part: Part, budget: Budget) -> Rows:
-        return Rows({key: list(values) for key, values in part.axes.items()}, measured(part, budget))
+        return Rows(part.axes, measured(part, budget))
 
     def _device(self, call: Call) -> Timed:
         return lambda n: self.clock.device_ns(call, n)
@@ -121,8 +120,9 @@ class Layer:
 
     def _layer(self, experts: str, tokens: int, context: int, *, wall: bool = False) -> Timed:
         self.block.model.set_experts_implementation(experts)
-        call, timed = layer_call(self.block, self.clock.device, tokens, context), self.clock.device_ns
-        return lambda n: self.clock.wall_ns(call, n) if wall else timed(call, n)
+        call = layer_call(self.block, self.clock.device, tokens, context)
+        timed = self.clock.wall_ns if wall else self.clock.device_ns
+        return lambda n: timed(call, n)
 
     def _on_cpu(self, threads: int, tokens: int) -> Timed:
         """One expert on the CPU; its weights are there already."""
@@ -192,9 +192,7 @@ def layer_call(block: Block, device: torch.device, tokens: int, context: int) ->
     vocabulary = block.model.config.get_text_config().vocab_size
     cache = DynamicCache()
     caught: list[tuple[Any, Any]] = []
-    for rows in (context, tokens):
-        if not rows:
-            continue
+    for rows in filter(None, (context, tokens)):
         ids = torch.randint(vocabulary, (1, rows), device=device)
         hook = block.layer.register_forward_pre_hook(
             lambda module, args, kwargs: caught.append((args, kwargs)), with_kwargs=True
@@ -228,8 +226,4 @@ def _on_cpu(experts: Any) -> Any:
     return OnCpu
 
 
-def _no_experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    return hidden
-
-
-ALL_EXPERTS_FUNCTIONS.register(NO_EXPERTS, _no_experts)
+ALL_EXPERTS_FUNCTIONS.register(NO_EXPERTS, lambda module, hidden, ids, weights: hidden)

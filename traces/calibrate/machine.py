@@ -16,6 +16,7 @@ import transformers
 from traces.calibrate.copies import multiply, reader
 from traces.calibrate.plan import Part, Timed, measured
 from traces.calibrate.timing import Budget, Clock
+from traces.models.devices import device_name, host_bytes
 
 QUERY = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu,pcie.link.gen.current"
 RATED = ("bfloat16", "float16", "float32")
@@ -31,8 +32,8 @@ def now() -> str:
 def describe(device: torch.device) -> dict[str, str]:
     """Device, host and versions, as found; every value is a text."""
     found = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "host": f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores, {_host_bytes()} bytes",
+        "device": device_name(device),
+        "host": f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores, {host_bytes()} bytes",
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": f"{torch.__version__}, {torch.get_num_threads()} CPU threads",
@@ -57,12 +58,12 @@ def clocks(when: str) -> dict[str, str]:
 
 
 def memory_bytes(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else _host_bytes()
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else host_bytes()
 
 
 def rate_parts(clock: Clock, largest: int) -> list[Part]:
     """A copy within the device's memory, a matrix product by dtype, a sum over host memory, a small kernel."""
-    elements, width = _elements(clock, largest), _width(clock)
+    elements, width = _amounts(clock, largest)
     host = Clock(torch.device("cpu"))
 
     def copied() -> Timed:
@@ -87,28 +88,22 @@ def rate_parts(clock: Clock, largest: int) -> list[Part]:
 
 def rates(clock: Clock, largest: int, budget: Budget) -> dict[str, float]:
     """hbm_gb_per_s (read and written), TFLOP/s by dtype, dram_gb_per_s, and the launch of a kernel in ns."""
+    elements, width = _amounts(clock, largest)
     found = {part.name: measured(part, budget)[0].median for part in rate_parts(clock, largest)}
     return {
-        "hbm_gb_per_s": 8 * _elements(clock, largest) / found["hbm"],
-        **{dtype: 2 * _width(clock) ** 3 / found[dtype] / 1000 for dtype in RATED},
+        "hbm_gb_per_s": 8 * elements / found["hbm"],
+        **{dtype: 2 * width**3 / found[dtype] / 1000 for dtype in RATED},
         "dram_gb_per_s": largest / found["dram"],
         "kernel_ns": found["kernel"],
     }
 
 
-def _elements(clock: Clock, largest: int) -> int:
-    return (largest * (4 if clock.cuda else 1)) // 4
-
-
-def _width(clock: Clock) -> int:
-    return 8192 if clock.cuda else 512
+def _amounts(clock: Clock, largest: int) -> tuple[int, int]:
+    """Floats that are copied, and the width of the matrices."""
+    return (largest, 8192) if clock.cuda else (largest // 4, 512)
 
 
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _host_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

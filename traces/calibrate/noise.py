@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 WIDE = 0.2
@@ -19,9 +19,10 @@ def noise_of(tables: Mapping[str, Mapping[str, Any]], models: Mapping[str, Mappi
 
     A model's table is named NAME.expert and so on.
     """
-    found = {
-        name: spreads(table["median_ns"], table["q1_ns"], table["q3_ns"]) for name, table in _named(tables, models)
-    }
+    every = dict(tables)
+    for model, section in models.items():
+        every |= {f"{model}.{key}": it for key, it in section.items() if isinstance(it, Mapping) and "median_ns" in it}
+    found = {name: spreads(table["median_ns"], table["q1_ns"], table["q3_ns"]) for name, table in every.items()}
     return {
         "threshold": WIDE,
         "spread": {name: round(max(spread), 3) for name, spread in found.items()},
@@ -39,15 +40,3 @@ def in_words(noisy: Mapping[str, str]) -> str:
     """Which tables, and at how many of their points, for a line."""
     tables = "; ".join(f"{name} at {points}" for name, points in noisy.items())
     return f"{tables} (quartiles more than {100 * WIDE:g} % of the median apart)"
-
-
-def _named(
-    tables: Mapping[str, Mapping[str, Any]], models: Mapping[str, Mapping[str, Any]]
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield from tables.items()
-    for model, section in models.items():
-        yield from ((f"{model}.{key}", table) for key, table in section.items() if _is_table(table))
-
-
-def _is_table(value: object) -> bool:
-    return isinstance(value, Mapping) and "median_ns" in value

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
-from traces.calibrate.machine import RATED
+from traces.calibrate.machine import RATED, memory_bytes
 from traces.calibrate.noise import noise_of
 from traces.calibrate.tables import Rows
 from traces.kit.whole import write_whole
@@ -23,14 +25,13 @@ def assemble(
     name: str,
     date: str,
     machine: Mapping[str, str],
-    memory_bytes: int,
-    cores: int,
+    device: torch.device,
     rates: Mapping[str, float],
     curves: Mapping[str, Rows],
     models: Mapping[str, Mapping[str, Any]],
-    cuda: bool,
 ) -> dict[str, Any]:
     """The mapping that `hardware=FILE` takes; what a constant was derived from stands in `sources` and `derived`."""
+    cuda = device.type == "cuda"
     tables = {key: rows.columns() for key, rows in curves.items()}
     h2d, overhead_us = _rate(tables["copy_h2d_pinned"])
     d2h, _ = _rate(tables["copy_d2h_pinned"])
@@ -62,7 +63,7 @@ def assemble(
             "dram_gb_per_s": "measured: a sum over host memory on all of torch's threads",
         },
         "gpu": {
-            "memory_bytes": memory_bytes,
+            "memory_bytes": memory_bytes(device),
             "hbm_gb_per_s": _digits(rates["hbm_gb_per_s"]),
             "tflops": {dtype: _digits(rates[dtype]) for dtype in RATED},
             "launch_us": _digits(launch_us),
@@ -75,7 +76,11 @@ def assemble(
             "depth": DEPTH,
             "pageable_gb_per_s": _digits(pageable),
         },
-        "host": {"dram_gb_per_s": _digits(rates["dram_gb_per_s"]), "cpu_threads": cores, "predictor_threads": 1},
+        "host": {
+            "dram_gb_per_s": _digits(rates["dram_gb_per_s"]),
+            "cpu_threads": len(os.sched_getaffinity(0)),
+            "predictor_threads": 1,
+        },
         "software": {"layer_overhead_us": first["layer_overhead_ns"] / 1000 if first else 0, "policy_us": {}},
         "measured": {
             "date": date,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 from typing import Any
+
+import numpy as np
 
 from traces.calibrate.timing import Sample
 
@@ -14,14 +16,14 @@ from traces.calibrate.timing import Sample
 class Rows:
     """One sample per point; `axes` has the points' values, one list per axis."""
 
-    axes: dict[str, list[int]]
+    axes: Mapping[str, Sequence[int]]
     samples: list[Sample]
 
     def columns(self, ns: Sequence[int] | None = None) -> dict[str, Any]:
         """The table as the profile holds it. `ns`: by default the medians, pooled along the only axis."""
         medians = [sample.median for sample in self.samples]
         return {
-            **self.axes,
+            **{key: list(values) for key, values in self.axes.items()},
             "ns": list(pooled(medians) if ns is None else ns),
             "median_ns": medians,
             "q1_ns": [sample.q1 for sample in self.samples],
@@ -47,15 +49,8 @@ def pooled(values: Sequence[int]) -> list[int]:
 
 def pooled_grid(rows: Sequence[Sequence[int]]) -> list[list[int]]:
     """`rows` made rising along both axes: pooled by turns, and lifted where a rest remains."""
-    table = [list(row) for row in rows]
+    table = np.array(rows)
     for _ in range(20):
-        table = _transposed([pooled(column) for column in _transposed([pooled(row) for row in table])])
-    for i, row in enumerate(table):
-        for j in range(len(row)):
-            above = table[i - 1][j] if i else 0
-            row[j] = max(row[j], above, row[j - 1] if j else 0)
-    return table
-
-
-def _transposed(rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    return [list(column) for column in zip(*rows, strict=True)]
+        table = np.apply_along_axis(pooled, 0, np.apply_along_axis(pooled, 1, table))
+    lifted: list[list[int]] = np.maximum.accumulate(np.maximum.accumulate(table, axis=0), axis=1).tolist()
+    return lifted

@@ -18,6 +18,7 @@ Call = Callable[[int], object]
 
 MIN_SAMPLES, MAX_SAMPLES = 5, 200
 MIN_BATCH_NS, MAX_BATCH = 300_000, 64
+_CUDA: Any = torch.cuda  # whose streams and events have no types
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Clock:
         if not self.cuda:
             return self.wall_ns(call, n)
         torch.cuda.synchronize(self.device)
-        begin, end = _event(), _event()
+        begin, end = (_CUDA.Event(enable_timing=True) for _ in range(2))
         hold(self._enqueue_ns(call) * n)
         begin.record()
         self._run(call, n)
@@ -79,10 +80,10 @@ class Clock:
     def beside_ns(self, call: Call, n: int, load: Call) -> float:
         """As device_ns on CUDA, while `load` runs on a stream beside it."""
         own_ns, load_ns = (max(1.0, self.device_ns(x, 1)) for x in (call, load))
-        other, repeats = _stream(), math.ceil(3 * n * own_ns / load_ns) + 2
+        other, repeats = _CUDA.Stream(), math.ceil(3 * n * own_ns / load_ns) + 2
         for _ in range(4):
             torch.cuda.synchronize(self.device)
-            begin, end, load_end, gate = _event(), _event(), _event(), _event()
+            begin, end, load_end, gate = (_CUDA.Event(enable_timing=True) for _ in range(4))
             hold(self._enqueue_ns(call) * n + 10_000 * repeats)
             gate.record()
             with torch.cuda.stream(other):
@@ -162,15 +163,5 @@ def beside(load: Call) -> Iterator[None]:
 
 def hold(ns: float) -> None:
     """Keep the current CUDA stream busy for twice `ns` and a little, while calls are put in its queue."""
-    spin: Any = torch.cuda._sleep  # in cycles; no GPU runs above 3 GHz, so 3 a nanosecond are long enough
-    spin(int(3 * (2 * min(ns, 2e8) + 50_000)))
-
-
-def _event() -> Any:
-    event: Any = torch.cuda.Event
-    return event(enable_timing=True)
-
-
-def _stream() -> Any:
-    stream: Any = torch.cuda.Stream
-    return stream()
+    # In cycles; no GPU runs above 3 GHz, so 3 a nanosecond are long enough.
+    _CUDA._sleep(int(3 * (2 * min(ns, 2e8) + 50_000)))

@@ -138,15 +138,5 @@ def run(options: Options, signals: frozenset[str], out: Path) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     loaded = load(options.model, options.dtype, options.device, options.max_memory)
-    decoding = Decoding(
-        mode=options.decoding,
-        max_new_tokens=options.max_new_tokens,
-        max_prompt_tokens=options.max_prompt_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        seed=options.seed,
-        chat_template=options.chat_template,
-        batch=options.batch,
-    )
     wanted = Wanted(signals, options.ahead, options.licence or None, options.priced_as or None, options.overhead)
-    collect(loaded, prompts, out, decoding, wanted)
+    collect(loaded, prompts, out, Decoding.of(options), wanted)

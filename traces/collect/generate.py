@@ -27,6 +27,13 @@ class Pass:
     chosen: tuple[int | None, ...]  # the next token of each row; None for one that had ended before
 
 
+def padded(prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Tokens and which of them are real, [B, T]: padding comes first."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts])
+    return ids, torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts])
+
+
 def passes(
     model: Any,
     prompts: Sequence[list[int]],
@@ -39,9 +46,7 @@ def passes(
     Row b stops after `new_tokens[b]` tokens or one of `end`; the passes stop with the last row. The last token of a
     row is not fed back, so it has no pass. The model must be in inference mode of the caller's.
     """
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts])
-    real = torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts])
+    ids, real = padded(prompts)
     ragged = not bool(real.all())  # without padding no family needs a mask, and some kernels are faster without
     attended, positions = real, (real.cumsum(1) - 1).clamp(min=0)
     made, cache, device, key = [0] * len(prompts), None, input_device(model), cache_key(model)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from traces.collect.generate import PAD
+from traces.collect.generate import PAD, padded
 from traces.collect.recorder import Recorder
 from traces.collect.serve import serve
 from traces.models.devices import input_device
@@ -64,9 +64,7 @@ def _timed(run: Any) -> float:
 
 
 def _plain(model: Any, prompts: Sequence[list[int]], new_tokens: int) -> None:
-    width, device = max(len(prompt) for prompt in prompts), input_device(model)
-    ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    ids, real = (each.to(input_device(model)) for each in padded(prompts))
     config: Any = GenerationConfig
     own = model.generation_config
     # In place of the model's own, which would fill the gaps: with end tokens, penalties, another cache.
@@ -74,6 +72,6 @@ def _plain(model: Any, prompts: Sequence[list[int]], new_tokens: int) -> None:
     try:
         with warnings.catch_warnings():  # a model whose first layers are on the disk is on "meta", some releases warn
             warnings.simplefilter("ignore", UserWarning)
-            model.generate(input_ids=ids, attention_mask=mask)
+            model.generate(input_ids=ids, attention_mask=real.long())
     finally:
         model.generation_config = own

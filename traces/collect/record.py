@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from traces.collect import overhead
@@ -52,13 +52,6 @@ class Wanted:
     overhead_s: float = 0.0
 
 
-def bytes_per_row(moe: MoeModel, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Bytes that one token takes in the trace, at most: a decode step's entry included."""
-    arrays = {"expert_ids": (len(moe.layers), moe.top_k), **shapes}
-    sizes = (signal_dtype(name, moe.n_experts).itemsize * int(np.prod(shape)) for name, shape in arrays.items())
-    return sum(sizes) + STEP_DTYPE.itemsize
-
-
 def check_priced_as(name: str, n_layers: int, n_experts: int, top_k: int) -> None:
     """UserError unless `name` is a model of `conf/model/` with as many MoE layers, experts and choices per token."""
     alike = sorted(key for key in conf.names("model") if conf.model_sizes(key) == (n_layers, n_experts, top_k))
@@ -67,8 +60,11 @@ def check_priced_as(name: str, n_layers: int, n_experts: int, top_k: int) -> Non
         raise UserError(f"priced_as={name!r}; allowed for a model of {has}: {one_of(alike) or 'none'}")
 
 
-def check_disk(out: Path, needed: int, rows: int) -> None:
-    """Say what the trace takes at most; UserError where `out`'s disk has less left."""
+def check_disk(out: Path, moe: MoeModel, shapes: Mapping[str, tuple[int, ...]], rows: int) -> None:
+    """Say what the trace takes at most, with a step for each row; UserError where `out`'s disk has less left."""
+    arrays = {"expert_ids": (len(moe.layers), moe.top_k), **shapes}
+    sizes = (signal_dtype(name, moe.n_experts).itemsize * math.prod(shape) for name, shape in arrays.items())
+    needed = rows * (sum(sizes) + STEP_DTYPE.itemsize)
     free = shutil.disk_usage(out.parent).free
     print(f"at most {rows} tokens: {format_bytes(needed)} on disk, {format_bytes(free)} are free", file=sys.stderr)
     if needed > free:
@@ -136,7 +132,7 @@ def collect(loaded: Loaded, prompts: PromptFile, out: Path, decoding: Decoding, 
         if writer.requests:
             print(f"going on after {writer.requests} requests, {writer.tokens} tokens", file=sys.stderr)
         rows = most - writer.tokens
-        check_disk(out, rows * bytes_per_row(moe, shapes), rows)
+        check_disk(out, moe, shapes, rows)
         last = _record(recorder, writer, loaded, prompts, decoding, most)
         writer.close(**about)
     print(f"wrote {out}", file=sys.stderr)
@@ -149,7 +145,7 @@ def _record(
     recorder: Recorder, writer: TraceWriter, loaded: Loaded, prompts: PromptFile, decoding: Decoding, most: int
 ) -> list[Job]:
     """Record what is missing, batch by batch; returns the last batch."""
-    end: Collection[int] = () if decoding.mode == "teacher_forced" else end_tokens(loaded)
+    end: Collection[int] = () if decoding.decoding == "teacher_forced" else end_tokens(loaded)
     progress = Progress(len(prompts), most, writer.requests, writer.tokens)
     saved_s = time.monotonic()
     last: list[Job] = []

@@ -162,4 +162,4 @@ def _mean(values: Array) -> str:
 
 
 def _listed(values: Array | None) -> Any:
-    return None if values is None else np.where(np.isnan(values), None, values).tolist()
+    return None if values is None else np.where(np.isnan(values), np.array(None), values).tolist()

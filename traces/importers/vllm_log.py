@@ -151,9 +151,11 @@ def _routes(source: Path, head: Head) -> Iterator[Route]:
 def _read_meta(line: Line, node: dict[str, Any], head: Head, run: int) -> None:
     """Note what a line of type meta says; the seed, the versions and whatever else it has stay unread."""
     model = node.get("model_id")
-    sizes = {key: node.get(key) for key in ("num_experts", "top_k")}
-    known = [None if size is None else line.integer(key, size, 1, MAX_EXPERTS) for key, size in sizes.items()]
-    found = (model if isinstance(model, str) and model.isprintable() and model else None, *known)
+    n_experts, top_k = (
+        None if node.get(key) is None else line.integer(key, node[key], 1, MAX_EXPERTS)
+        for key in ("num_experts", "top_k")
+    )
+    found = (model if isinstance(model, str) and model.isprintable() and model else None, n_experts, top_k)
     before = (head.model, head.n_experts, head.top_k)
     if run and found != before:
         raise line.refuse("model_id, num_experts, top_k", found, f"{before}, as above")

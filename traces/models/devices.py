@@ -81,7 +81,12 @@ def choose(device: str, size: int, limited: bool = False) -> str:
 def memory() -> dict[str, int]:
     """Bytes free on the current GPU, if there is one, and bytes of host memory."""
     room = {"cuda": free_memory(indexed(torch.device("cuda")))} if torch.cuda.is_available() else {}
-    return room | {"cpu": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
+    return room | {"cpu": host_bytes()}
+
+
+def host_bytes() -> int:
+    """Bytes of host memory, used or not."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def free_memory(device: torch.device) -> int:

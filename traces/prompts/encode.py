@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from traces.kit.errors import UserError, check_choice
+from traces.kit.telling import in_short
 from traces.prompts.records import Message, Prompt
 
 TEMPLATES = ("auto", "on", "off")
@@ -47,29 +48,22 @@ def encode(tokenizer: Any, prompt: Prompt, chat_template: str) -> tuple[list[int
 
 def _plain(prompt: Prompt) -> tuple[str, str]:
     """Return the prompt as plain text, without and with the answer."""
-    if prompt.messages is None:
-        return prompt.text or "", prompt.text or ""
-    head = "".join(said["content"] + "\n" for said in prompt.messages)
+    head = (prompt.text or "") + "".join(said["content"] + "\n" for said in prompt.messages or ())
     return head, head + (prompt.answer or "")
 
 
 def _with_template(tokenizer: Any, prompt: Prompt) -> tuple[str, str]:
     """Return the rendered prompt, ready for an answer, and the rendering of both."""
     messages: list[Message] = list(prompt.messages or ({"role": "user", "content": prompt.text or ""},))
-    head = _render(tokenizer, prompt.where, messages, open_answer=True)
-    if prompt.answer is None:
-        return head, head
-    said = {"role": "assistant", "content": prompt.answer}
-    return head, _render(tokenizer, prompt.where, [*messages, said], open_answer=False)
-
-
-def _render(tokenizer: Any, where: str, messages: Sequence[Message], open_answer: bool) -> str:
+    render = partial(tokenizer.apply_chat_template, tokenize=False)
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_answer))
+        head = str(render(messages, add_generation_prompt=True))
+        if prompt.answer is None:
+            return head, head
+        return head, str(render([*messages, {"role": "assistant", "content": prompt.answer}]))
     except Exception as error:  # a template is a program of the model's author, and may raise anything
-        why = " ".join(str(error).split()) or type(error).__name__
-        fault = f"the tokenizer's chat template refuses it ({why})"
-        raise UserError(f"{where}: {fault}; allowed: chat_template=off") from None
+        fault = f"the tokenizer's chat template refuses it ({in_short(error) or type(error).__name__})"
+        raise UserError(f"{prompt.where}: {fault}; allowed: chat_template=off") from None
 
 
 def _ids(tokenizer: Any, text: str, special: bool) -> list[int]:

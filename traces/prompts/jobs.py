@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any
 
@@ -19,7 +19,7 @@ from traces.prompts.source import PromptFile
 class Decoding:
     """How each prompt is continued. Prompts beyond `max_prompt_tokens` are cut off at their end."""
 
-    mode: str
+    decoding: str
     max_new_tokens: int
     max_prompt_tokens: int
     temperature: float = 1.0
@@ -28,21 +28,19 @@ class Decoding:
     chat_template: str = "auto"
     batch: int = 1
 
+    @classmethod
+    def of(cls, options: object) -> Decoding:
+        """As a command's options say, which have these names."""
+        return cls(**{it.name: getattr(options, it.name) for it in fields(cls)})
+
     def settings(self, tokenizer: Any) -> dict[str, Any]:
         """What the manifest says about it; chat_template: which prompts went through it (on: all)."""
         applied = self.chat_template
         if applied == "auto":
             applied = "chats" if getattr(tokenizer, "chat_template", None) else "off"
-        settings: dict[str, Any] = {
-            "mode": self.mode,
-            "max_new_tokens": self.max_new_tokens,
-            "max_prompt_tokens": self.max_prompt_tokens,
-            "chat_template": applied,
-            "batch": self.batch,
-        }
-        if self.mode == "sampled":
-            settings |= {"temperature": self.temperature, "top_p": self.top_p, "seed": self.seed}
-        return settings
+        shown = ["max_new_tokens", "max_prompt_tokens", "chat_template", "batch"]
+        shown += ["temperature", "top_p", "seed"] if self.decoding == "sampled" else []
+        return {"mode": self.decoding, **{key: getattr(self, key) for key in shown}, "chat_template": applied}
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,9 @@ def plan(prompt: Prompt, loaded: Loaded, decoding: Decoding) -> Job:
     choose: Choose = greedy
     if not head:
         raise UserError(f"{prompt.where}: no tokens")
-    if decoding.mode == "sampled":
+    if decoding.decoding == "sampled":
         choose = sampled(decoding.temperature, draw_seed(decoding.seed, prompt.number), decoding.top_p)
-    elif decoding.mode == "teacher_forced":
+    elif decoding.decoding == "teacher_forced":
         continuation = rest + (answer or [])
         choose, new_tokens = forced(continuation), min(new_tokens, len(continuation))
         if not new_tokens:

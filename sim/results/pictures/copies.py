@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
 from sim.core.accounts import FATES
-from sim.results.pictures.bars import Stack, page_of_panels, stacked_panels
+from sim.results.pictures.bars import Stack, stacked
 from sim.results.pictures.colours import ENDS, Looks, looks
 from sim.results.pictures.findings import about, differs, number, span, times
 from sim.results.pictures.lines import Figures
-from sim.results.pictures.style import by_budget
+from sim.results.pictures.style import Picture, Sheet, by_budget
 from traces.kit.drawing import EmptyPictureError
-from traces.kit.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,18 +18,13 @@ if TYPE_CHECKING:
 MB = 1e-6
 
 
-def fates(runs: pd.DataFrame, page: int = 1) -> Figure:
+@Picture
+def fates(runs: pd.DataFrame, page: int | None = 1) -> Sheet:
     """From ``sim.load``: prefetches, by what became of them; most first.
 
-    Policies that issued none at a budget have no bar there. EmptyPictureError where no policy issued any, and after
-    the last page.
+    A panel per budget, or more where there are many policies. Those that issued none at a budget have no bar there.
+    EmptyPictureError where no policy issued any, and after the last page.
     """
-    panels, of = page_of_panels(fates_panels(runs), page)
-    return together(panels, f"What became of the prefetches{of}", about(runs), columns=1)
-
-
-def fates_panels(runs: pd.DataFrame) -> list[Panel]:
-    """The panels of :func:`fates`, one per budget, or more where there are many policies."""
     parts = {f"prefetch_{fate}": (fate.replace("_", " "), ENDS[fate]) for fate in FATES}
     frame = by_budget(runs, "prefetch_issued", *parts)
     frame = frame[frame["prefetch_issued"] > 0]
@@ -50,20 +42,16 @@ def fates_panels(runs: pd.DataFrame) -> list[Panel]:
             for useful, issued in zip(frame["prefetch_useful"], frame["prefetch_issued"], strict=True)
         ]
     )
-    return stacked_panels(Stack(frame, parts, "prefetches", title, largest=True))
+    bars = Stack(frame, parts, "prefetches", title, largest=True)
+    return stacked(bars, "What became of the prefetches", about(runs), page)
 
 
-def link(runs: pd.DataFrame, look: Looks | None = None) -> Figure:
+@Picture
+def link(runs: pd.DataFrame, look: Looks | None = None) -> Sheet:
     """From ``sim.load``: how busy the link was (%), and MB copied per generated token beside ``belady_bypass``.
 
     EmptyPictureError where no time passed, nothing was copied, or there is one run alone.
     """
-    panels = link_panels(runs, look)
-    return together(panels, "What crosses the link" if len(panels) > 1 else "", about(runs))
-
-
-def link_panels(runs: pd.DataFrame, look: Looks | None = None) -> list[Panel]:
-    """The panels of :func:`link`."""
     wanted = ("link_utilisation", "bytes_per_token", "bound_bytes", "generated_tokens", "belady_forced_bytes_per_token")
     frame = by_budget(runs, *wanted)
     frame = frame.assign(floor=frame["bound_bytes"] / frame["generated_tokens"])
@@ -87,4 +75,4 @@ def link_panels(runs: pd.DataFrame, look: Looks | None = None) -> list[Panel]:
             f"the same for all runs: the link is busy {number(100 * busy_)} % of the time, {number(MB * bytes_)} MB are"
             " copied per generated token"
         )
-    return panels
+    return Sheet(panels, "What crosses the link", about(runs))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
 from sim.results.columns import LATENCIES, LATENCY_NAMES, REFERENCE_ROWS
 from sim.results.pictures.colours import Looks, looks
 from sim.results.pictures.findings import about, alike, lowest, number, span, times
 from sim.results.pictures.lines import Figures
-from sim.results.pictures.style import by_budget
+from sim.results.pictures.style import Picture, Sheet, by_budget
 from traces.kit.drawing import EmptyPictureError
 from traces.kit.errors import UserError, one_of
-from traces.kit.panels import Panel, together
+from traces.kit.panels import Panel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,13 +21,14 @@ if TYPE_CHECKING:
 WORDS = {"ttft": "time to first token", "tpot": "time per output token", "request": "time of a request"}
 
 
+@Picture
 def latency(
     runs: pd.DataFrame,
     metric: str = "tpot",
     look: Looks | None = None,
     cells: pd.DataFrame | None = None,
     target: Target | None = None,
-) -> Figure:
+) -> Sheet:
     """From ``sim.load``: the mean of a latency (ttft, tpot, request; ms), and the time per generated token (ms).
 
     ``cells``: of ``sim.results.compare``, whose intervals are drawn; ``target``: drawn where it is one of this mean.
@@ -37,18 +36,6 @@ def latency(
     of their own, with the gate mass that they keep (rule 8). EmptyPictureError where no run has the latency, and where
     there is one figure alone.
     """
-    panels = latency_panels(runs, metric, look, cells, target)
-    return together(panels, "Latency against GPU memory" if len(panels) > 1 else "", about(runs))
-
-
-def latency_panels(
-    runs: pd.DataFrame,
-    metric: str = "tpot",
-    look: Looks | None = None,
-    cells: pd.DataFrame | None = None,
-    target: Target | None = None,
-) -> list[Panel]:
-    """The panels of :func:`latency`."""
     if metric not in LATENCIES:
         raise UserError(f"metric={metric}: allowed: {one_of(LATENCIES)}")
     column = f"{metric}_ms_mean"
@@ -66,19 +53,19 @@ def latency_panels(
         ends = cells.set_index(["policy_label", "budget_bytes"])[["low", "high"]]
         frame = frame.join(ends, on=["policy_label", "budget_bytes"])
     style = look or looks(runs["policy_label"])
-    wanted_ms = target.ms if target and (target.metric, target.part) == (metric, "mean") else None
+    goal = target.of_mean(metric) if target else None
     panels = []
     for lossless in (True, False):
         own = frame[frame["lossless"] == lossless]
         if own.empty:
             continue
         if lossless or alike(own[column]) is None:
-            panels.append(_metric(own, metric, style, wanted_ms))
+            panels.append(_metric(own, metric, style, goal))
         panels += [_window(own, style)] if lossless else _quality(own, column, metric, style)
     if not panels:
         each = number(float(frame[column].max()))
         raise EmptyPictureError(f"all lossy, none says what gate mass it keeps, and the mean is {each} ms for all")
-    return panels
+    return Sheet(panels, "Latency against GPU memory", about(runs))
 
 
 def _metric(own: pd.DataFrame, metric: str, style: Looks, target: float | None) -> Panel:

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
 from sim.core.accounts import STALLS
-from sim.results.pictures.bars import Stack, page_of_panels, stacked_panels
+from sim.results.pictures.bars import Stack, stacked
 from sim.results.pictures.colours import CAUSES, COMPUTE
 from sim.results.pictures.findings import about, number
-from sim.results.pictures.style import by_budget
+from sim.results.pictures.style import Picture, Sheet, by_budget
 from traces.kit.drawing import EmptyPictureError
-from traces.kit.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def stalls(runs: pd.DataFrame, page: int = 1) -> Figure:
+@Picture
+def stalls(runs: pd.DataFrame, page: int | None = 1) -> Sheet:
     """From ``sim.load``: ms per generated token, stacked; the parts add up to the whole window (rule 5).
 
-    A panel per budget, the fastest first, beside the time lower bound; lossy ones apart, below.
+    A panel per budget, or more where there are many policies; the fastest first, beside the time lower bound; lossy
+    ones apart, below.
     EmptyPictureError where no tokens were generated, where nothing stalls, and after the last page.
     """
-    panels, of = page_of_panels(stalls_panels(runs), page)
-    return together(panels, f"Where the time of a generated token goes{of}", about(runs), columns=1)
-
-
-def stalls_panels(runs: pd.DataFrame) -> list[Panel]:
-    """The panels of :func:`stalls`, one per budget, or more where there are many policies."""
     parts = {"compute_ms_per_token": ("compute", COMPUTE)}
     parts |= {f"stall_{name}_ms_per_token": (f"waits: {name.replace('_', ' ')}", CAUSES[name]) for name in STALLS}
     frame = by_budget(runs, *parts, "bound_ms_per_token").dropna(subset=["compute_ms_per_token"])
@@ -48,4 +41,5 @@ def stalls_panels(runs: pd.DataFrame) -> list[Panel]:
         low, high = number(100 * shares.min()), number(100 * shares.max())
         return f"{low if low == high else f'{low} to {high}'} % of the time is waiting{of}"
 
-    return stacked_panels(Stack(frame, parts, "time per generated token (ms)", title, floor="bound_ms_per_token"))
+    bars = Stack(frame, parts, "time per generated token (ms)", title, floor="bound_ms_per_token")
+    return stacked(bars, "Where the time of a generated token goes", about(runs), page)

@@ -1,7 +1,5 @@
 """Small machines, random passes and a policy that does whatever it may."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """fMoE on a desk: its facts are told by hand, its actions written down. 3 layers of 4 experts unless said otherwise."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace

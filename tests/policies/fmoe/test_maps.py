@@ -1,7 +1,5 @@
 """fMoE's store and its searches, worked by hand from the paper's formulas."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from math import sqrt
 

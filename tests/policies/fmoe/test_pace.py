@@ -1,7 +1,5 @@
 """When fMoE searches and prefetches: one at a time, nothing that is passed, nothing beside a miss. By hand."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.policies.fmoe.desk import EAST, NORTH, A, OnDesk

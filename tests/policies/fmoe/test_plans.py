@@ -1,7 +1,5 @@
 """How many experts, in which order, and which to evict: fMoE's formulas on numbers worked by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """fMoE as its paper states it, on 3 layers of 4 experts, worked by hand; what is stored: map A (east) and B (north)."""
 
-from __future__ import annotations
-
 from math import sqrt
 
 import numpy as np

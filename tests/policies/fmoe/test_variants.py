@@ -1,7 +1,5 @@
 """Where fMoE's stores and variants differ: the rewrite (fmoe_2026), the artifact (fmoe_artifact), by hand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -10,7 +8,7 @@ import pytest
 from policies import registry
 from policies.api import LayerEvent, Schedule, Signal
 from policies.fmoe import FMoE
-from policies.parts.marks import marks
+from policies.signals import marks
 from sim.check.lab import run
 from sim.check.synthetic import draw, setup_of
 from tests.policies.fmoe.desk import EAST, NORTH, A, B, OnDesk, Past

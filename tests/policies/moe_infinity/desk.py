@@ -1,7 +1,5 @@
 """Train requests and a desk for MoE-Infinity: 3 layers of 4 experts, 1 per token, predictions at once, if not said."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Activation matrices and their collection, worked by hand: 3 layers of 4 experts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """MoE-Infinity, worked by hand: what is matched with what, when, and what that takes."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.policies.moe_infinity.desk import MIXED, Past, at_gate_0, decoded, on_a_desk, queued

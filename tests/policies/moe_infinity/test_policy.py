@@ -1,7 +1,5 @@
 """MoE-Infinity, worked by hand: what is prefetched, in which order, and who is evicted."""
 
-from __future__ import annotations
-
 import pytest
 
 from policies.moe_infinity import MoEInfinity

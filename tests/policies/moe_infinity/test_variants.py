@@ -1,7 +1,5 @@
 """MoE-Infinity as the fMoE paper compares with it, worked by hand."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.policies.moe_infinity.desk import MIXED, Past, at_gate_0, on_a_desk, queued

@@ -1,7 +1,5 @@
 """The predictor's thread: what it begins, what it drops, and that no backlog builds up however slow it is."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """What a fitted predictor says beside a trace, its file, and a replay with numpy only."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """``python -m policies``: fit and apply, and one line for each mistake."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fitting ProMoE's predictors: the same every time, and what comes out is what was to be learned."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

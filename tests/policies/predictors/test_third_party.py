@@ -1,7 +1,5 @@
 """A learned policy of another package: fitted, applied, run and checked, and no file of ours knows of it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Small traces whose later layers follow from earlier hidden states, so that there is something to learn; and fits."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@
 100 ns, no overheads; predictions at once; room for everything.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

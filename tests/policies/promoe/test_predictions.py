@@ -1,7 +1,5 @@
 """When ProMoE's predictions are made, and what becomes of them; see promoe_desk."""
 
-from __future__ import annotations
-
 from tests.policies.promoe.desk import RIGHT, OnDesk, foretold, go, script
 from tests.policies.scripted import sums
 

@@ -1,7 +1,5 @@
 """The planner of virtual experts: the profile against a replay set by set, and the search against all plans."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace

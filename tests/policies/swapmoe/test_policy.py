@@ -1,7 +1,5 @@
 """SwapMoE: which experts are swapped, in which order, and how fast; worked by hand, on a desk."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

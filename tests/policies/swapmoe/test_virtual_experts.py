@@ -1,7 +1,5 @@
 """Masked gating, importance and the ranking of virtual experts, worked by hand from SwapMoE's definitions."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

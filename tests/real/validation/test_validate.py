@@ -259,7 +259,7 @@ def test_beside_a_file_only_the_machine_and_the_trace_may_be_given(
 ) -> None:
     (tmp_path / "one.yaml").write_text("policy: {name: lru}\n")
     assert main(["validate", "--config", str(tmp_path / "one.yaml")]) == 2
-    assert "model: missing" in capsys.readouterr().err
+    assert "model is missing" in capsys.readouterr().err
     from sim.experiment.config import dump_configs
 
     (tmp_path / "one.yaml").write_text(dump_configs([config("policy=lru")]))

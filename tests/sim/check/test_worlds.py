@@ -1,7 +1,5 @@
 """What ``sim check`` tries a policy on follows from what the policy declares: gates ahead, predictors, types."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import pytest

@@ -19,7 +19,7 @@ from sim.cli import main
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
-from sim.experiment.identity import identify
+from sim.experiment.provenance import identify
 from sim.experiment.run import run_config
 from sim.prices import ModelProfile, figures, shipped
 from tests.sim.small_trace import Plan, config, one_layer, write
@@ -221,7 +221,7 @@ def test_out_and_format_change_nothing(base: RunConfig, tmp_path: Path, capsys: 
 
 def test_the_code_changes_the_cell(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     before = key(base)
-    monkeypatch.setattr("sim.experiment.identity.code_digest", lambda *given: "another")
+    monkeypatch.setattr("sim.experiment.provenance.code_digest", lambda *given: "another")
     assert key(base) != before
 
 

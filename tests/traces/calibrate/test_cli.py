@@ -7,15 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch  # noqa: F401 - the module is left out without it
 import yaml
 
 from sim.experiment.run import run
 from sim.prices import HardwareProfile
 from tests.traces.calibrate.tiny_configs import MIXTRAL, write_config
 from traces.cli import main
-
-pytest.importorskip("torch", reason="the calibrator needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the calibrator needs the extra 'hf'")
 
 TINY = ("device=cpu", "seconds=1", "largest=1", "max_tokens=4", "max_context=8", "threads=1")
 MODEL_TABLES = {f"tiny_mixtral.{table}" for table in ("dense", "expert", "grouped", "cpu_expert")}

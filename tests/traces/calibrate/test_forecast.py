@@ -7,17 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.traces.calibrate.tiny_configs import MIXTRAL, write_config
-
-torch = pytest.importorskip("torch", reason="the calibrator needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the calibrator needs the extra 'hf'")
-
-from traces.calibrate import forecast, timing  # noqa: E402
-from traces.calibrate.forecast import Forecast, Plan, words  # noqa: E402
-from traces.calibrate.layers import Grids  # noqa: E402
-from traces.calibrate.plan import Part, Timed, Tried, measured, total_s  # noqa: E402
-from traces.calibrate.timing import Budget, Clock  # noqa: E402
+from traces.calibrate import forecast, timing
+from traces.calibrate.forecast import Forecast, Plan, words
+from traces.calibrate.layers import Grids
+from traces.calibrate.plan import Part, Timed, Tried, measured, total_s
+from traces.calibrate.timing import Budget, Clock
 
 
 class Now:

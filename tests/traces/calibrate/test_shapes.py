@@ -5,20 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from sim.prices import shipped
 from tests.traces.calibrate.tiny_configs import MIXTRAL, write_config
+from traces.calibrate import layers
+from traces.calibrate.layers import NO_EXPERTS, Experts, Grids, Layer, expert_forward, layer_call
+from traces.calibrate.timing import Budget, Clock
 from traces.kit import conf
 from traces.kit.errors import UserError
-
-torch = pytest.importorskip("torch", reason="the calibrator needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the calibrator needs the extra 'hf'")
-
-from traces.calibrate import layers  # noqa: E402
-from traces.calibrate.layers import NO_EXPERTS, Experts, Grids, Layer, expert_forward, layer_call  # noqa: E402
-from traces.calibrate.timing import Budget, Clock  # noqa: E402
-from traces.models.cache import cache_key  # noqa: E402
-from traces.models.shapes import PUBLISHED, build, configuration  # noqa: E402
+from traces.models.cache import cache_key
+from traces.models.shapes import PUBLISHED, build, configuration
 
 CPU = torch.device("cpu")
 

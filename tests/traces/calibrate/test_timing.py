@@ -5,15 +5,14 @@ from __future__ import annotations
 import threading
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-torch = pytest.importorskip("torch", reason="the calibrator needs the extra 'hf'")
-
-from traces.calibrate import timing  # noqa: E402
-from traces.calibrate.copies import Buffers, contended_sizes, sizes  # noqa: E402
-from traces.calibrate.tables import Rows, pooled, pooled_grid  # noqa: E402
-from traces.calibrate.timing import MIN_SAMPLES, Budget, Clock, Sample, beside, measure  # noqa: E402
+from traces.calibrate import timing
+from traces.calibrate.copies import Buffers, contended_sizes, sizes
+from traces.calibrate.tables import Rows, pooled, pooled_grid
+from traces.calibrate.timing import MIN_SAMPLES, Budget, Clock, Sample, beside, measure
 
 CPU = torch.device("cpu")
 

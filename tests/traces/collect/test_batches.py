@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from tests.commands import collect as main  # noqa: E402
-from traces import DECODE, PREFILL, Trace, open_trace  # noqa: E402
-from traces.collect.generate import passes  # noqa: E402
-from traces.prompts.choosing import greedy, sampled  # noqa: E402
+from tests.commands import collect as main
+from traces import DECODE, PREFILL, Trace, open_trace
+from traces.collect.generate import passes
+from traces.prompts.choosing import greedy, sampled
 
 PROMPTS = [list(range(10, 30)), [7, 8, 9], list(range(40, 51)), [3]]
 NEW = [6, 9, 1, 4]

@@ -8,16 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-transformers = pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from transformers import AutoTokenizer  # noqa: E402
-
-from tests.commands import collect as main  # noqa: E402
-from tests.traces.models.tiny import save_with_tokenizer, tiny  # noqa: E402
-from traces import DECODE, PREFILL, UserError, open_trace  # noqa: E402
-from traces.models import laws  # noqa: E402
+from tests.commands import collect as main
+from traces import UserError, open_trace
 
 LINES = ["The first prompt is this one.", "A second.", "Und noch ein dritter Satz!"]
 
@@ -39,24 +33,15 @@ def test_a_trace_adds_up(saved: Path, prompts: Path, tmp_path: Path) -> None:
     assert [r.prompt_tokens for r in trace.requests] == [len(line) for line in LINES]
     assert [r.source for r in trace.requests] == ["prompts"] * 3
     assert sorted(r.split for r in trace.requests) == ["test", "train", "train"]
-    for request in trace.requests:
-        steps = trace.steps[trace.steps["request"] == request.request]
-        assert steps["phase"].tolist() == [PREFILL] + [DECODE] * (request.output_tokens - 1)
-        assert steps["rows"].tolist() == [request.prompt_tokens] + [1] * (request.output_tokens - 1)
-        assert request.output_tokens == 5
+    assert [r.output_tokens for r in trace.requests] == [5] * 3
     assert trace.hidden.shape[1:] == (4, 32)
     manifest = trace.manifest
     assert manifest.model.name == "tiny-olmoe"
     assert manifest.model.expert_bytes == (3 * 32 * 24 * 4,) * 4
     assert manifest.model.shapes["expert_width"] == 24
     assert manifest.model.scoring == "softmax"
-    assert manifest.decoding == {
-        "mode": "greedy",
-        "max_new_tokens": 5,
-        "max_prompt_tokens": 512,
-        "chat_template": "off",
-        "batch": 1,
-    }
+    settings = {"mode": "greedy", "max_new_tokens": 5, "max_prompt_tokens": 512, "chat_template": "off", "batch": 1}
+    assert manifest.decoding == settings
     assert str(tmp_path) not in (tmp_path / "t" / "trace.json").read_text()
 
 
@@ -101,15 +86,6 @@ def test_json_lines_carry_their_own_facts(saved: Path, tmp_path: Path, capsys: p
     assert "max_new_tokens=3: not for 1 prompts, which state their own" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
-def test_other_families(family: str, prompts: Path, tmp_path: Path) -> None:
-    folder = save_with_tokenizer(tiny(family), tmp_path / family)
-    trace = record(folder, prompts, tmp_path / "t", "max_new_tokens=3", "limit=1")
-    biases = (32 + 2 * 24) if family == "gpt_oss" else 0
-    assert trace.manifest.model.expert_bytes == ((3 * 32 * 24 + biases) * 4,) * 4
-    assert trace.manifest.model.shapes["expert_width"] == 24
-
-
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -148,46 +124,8 @@ def test_what_is_there_already_is_kept(saved: Path, prompts: Path, tmp_path: Pat
         record(saved, prompts, tmp_path)
 
 
-def test_pickled_weights_are_not_read(saved: Path, prompts: Path, tmp_path: Path) -> None:
-    folder = save_with_tokenizer(tiny("olmoe"), tmp_path / "pickled")
-    (folder / "model.safetensors").unlink()
-    torch.save(tiny("olmoe").state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"has no \*\.safetensors; .*pickled weights are not read"):
-        record(folder, prompts, tmp_path / "t")
-
-
 def test_a_model_that_is_not_here_is_not_fetched(prompts: Path, tmp_path: Path) -> None:
     said = "cannot be loaded from this machine: no such folder, and not in the local Hugging Face cache; allowed: "
     for name, end in (("nobody/no-such-model", "that cache$"), ("referense", "did you mean reference\\?$")):
         with pytest.raises(UserError, match=f"{said}.*{end}"):
             record(Path(name), prompts, tmp_path / "t")
-
-
-def test_a_family_that_keeps_no_known_law_is_refused(
-    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before anything is written. By its structure, ERNIE's router would be a sigmoid with a bias."""
-    folder = save_with_tokenizer(tiny("ernie4_5_moe"), tmp_path / "ernie")
-    monkeypatch.delitem(laws.FAMILIES, "ernie4_5_moe")  # type: ignore[attr-defined]
-    there = set(tmp_path.iterdir())
-    with pytest.raises(UserError, match="'ernie4_5_moe' cannot be recorded: layer 0: the chosen experts have not"):
-        record(folder, prompts, tmp_path / "t")
-    assert set(tmp_path.iterdir()) == there
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "line 2: not JSON"),
-        ('["prompt"]', 'line 2: not an object with a "prompt"'),
-        ('{"prompt": "x", "text": "y"}', "unknown key 'text'"),
-        ('{"prompt": "x", "split": "dev"}', "split is 'dev'; allowed: train, test"),
-        ('{"prompt": "x", "max_new_tokens": 0}', "max_new_tokens is 0"),
-        ('{"prompt": "x", "source": 5}', "source is 5"),
-    ],
-)
-def test_a_bad_line_is_named(saved: Path, tmp_path: Path, line: str, message: str) -> None:
-    file = tmp_path / "p.jsonl"
-    file.write_text('{"prompt": "fine"}\n' + line + "\n")
-    with pytest.raises(UserError, match=message):
-        record(saved, file, tmp_path / "t")

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from traces.collect.generate import passes  # noqa: E402
-from traces.prompts.choosing import forced, greedy, sampled  # noqa: E402
+from traces.collect.generate import passes
+from traces.prompts.choosing import forced, greedy, sampled
 
 PROMPT = list(range(10, 30))
 

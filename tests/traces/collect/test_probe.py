@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from tests.commands import collect as main  # noqa: E402
-from tests.traces.models.tiny import SIZES, E, build, save_with_tokenizer, tiny  # noqa: E402
-from traces.collect import generate, probe  # noqa: E402
-from traces.collect.probe import check_cache, tolerance  # noqa: E402
-from traces.collect.recorder import RAW, Recorder  # noqa: E402
-from traces.kit.errors import UserError  # noqa: E402
-from traces.models.families import inspect_model  # noqa: E402
-from traces.models.routers import RecordingError  # noqa: E402
+from tests.commands import collect as main
+from tests.traces.models.tiny import SIZES, E, build, save_with_tokenizer, tiny
+from traces.collect import generate, probe
+from traces.collect.probe import check_cache, tolerance
+from traces.collect.recorder import RAW, Recorder
+from traces.kit.errors import UserError
+from traces.models.families import inspect_model
+from traces.models.routers import RecordingError
 
 PROMPT = [10, 11, 12, 13, 14]
 BEYOND = "a pass with a cache and one without differ by more than rounding"

@@ -6,16 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from tests.traces.models.spy import ALL, TOKENS, spied_pass  # noqa: E402
-from tests.traces.models.tiny import E, K, L, tiny  # noqa: E402
-from traces.collect.recorder import Recorder  # noqa: E402
-from traces.models.families import inspect_model  # noqa: E402
-from traces.models.routers import RecordingError  # noqa: E402
-from traces.models.verify import check_routing  # noqa: E402
+from tests.traces.models.spy import ALL, TOKENS, spied_pass
+from tests.traces.models.tiny import E, K, L, tiny
+from traces.collect.recorder import Recorder
+from traces.models.families import inspect_model
+from traces.models.routers import RecordingError
+from traces.models.verify import check_routing
 
 
 def test_ids_and_weights_are_what_the_experts_received(model: Any) -> None:

@@ -14,31 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch  # noqa: F401 - the module is left out without it
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
+from tests.commands import collect as main
+from traces import UserError, open_trace
+from traces.cli import main as command
+from traces.collect import record, serve
 
-from tests.commands import collect as main  # noqa: E402
-from traces import UserError, open_trace  # noqa: E402
-from traces.cli import main as command  # noqa: E402
-from traces.collect import record, serve  # noqa: E402
-
-WORDS = [
-    "an",
-    "interrupted",
-    "recording",
-    "goes",
-    "on",
-    "where",
-    "it",
-    "was",
-    "and",
-    "the",
-    "trace",
-    "is",
-    "the",
-    "same",
-]
+WORDS = "an interrupted recording goes on where it was and the trace is the same"
 REQUESTS = 14
 OPTIONS = ["max_new_tokens=6", "threads=1", "overhead=0", "device=cpu", "batch=2", "signals=all"]
 
@@ -47,7 +30,7 @@ OPTIONS = ["max_new_tokens=6", "threads=1", "overhead=0", "device=cpu", "batch=2
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("prompts") / "p.txt"
     draw = random.Random(0)
-    lines = [" ".join(draw.choices(WORDS, k=draw.randint(1, 9))) for _ in range(REQUESTS)]
+    lines = [" ".join(draw.choices(WORDS.split(), k=draw.randint(1, 9))) for _ in range(REQUESTS)]
     file.write_text("\n".join(lines))
     return file
 

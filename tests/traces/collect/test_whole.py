@@ -12,24 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoTokenizer, GenerationConfig
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from transformers import AutoTokenizer, GenerationConfig  # noqa: E402
-
-from tests.commands import collect as main  # noqa: E402
-from tests.traces.models.tiny import save_with_tokenizer, tiny  # noqa: E402
-from traces import Trace, UserError, open_trace  # noqa: E402
-from traces.collect import overhead  # noqa: E402
-from traces.collect.progress import Progress  # noqa: E402
-from traces.collect.recorder import Recorder  # noqa: E402
-from traces.models import devices  # noqa: E402
-from traces.models.families import inspect_model  # noqa: E402
-from traces.models.load import load  # noqa: E402
-from traces.prompts.choosing import sampled  # noqa: E402
-from traces.prompts.jobs import Job, draw_seed  # noqa: E402
-from traces.prompts.records import Prompt  # noqa: E402
+from tests.commands import collect as main
+from tests.traces.models.tiny import save_with_tokenizer, tiny
+from traces import Trace, UserError, open_trace
+from traces.collect import overhead
+from traces.collect.progress import Progress
+from traces.collect.recorder import Recorder
+from traces.models import devices
+from traces.models.families import inspect_model
+from traces.models.load import load
+from traces.prompts.choosing import sampled
+from traces.prompts.jobs import Job, draw_seed
+from traces.prompts.records import Prompt
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"

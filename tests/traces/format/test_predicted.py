@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.traces.format.predicted_desk import ABSENT, STRIDE, add, edit, forge, outputs, refused
+from tests.traces.format.desk import ABSENT, NO_JSON, STRIDE, add, edit, forge, outputs, refused
 from tests.traces.tiny_trace import E, K, L
 from traces import open_trace
 from traces.cli import main
@@ -61,7 +61,7 @@ def test_nothing_is_unpickled(tiny: Path) -> None:
     np.save(home / "expert_ids.npy", np.array([{}], object), allow_pickle=True)
     raw = (home / "expert_ids.npy").read_bytes()
     entry = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), "dtype": "|O", "shape": [1]}
-    edit(home, lambda document: document["files"].update({"expert_ids.npy": entry}))
+    edit(home / "predictor.json", lambda document: document["files"].update({"expert_ids.npy": entry}))
     refused(tiny, "pickled objects", "shape")
 
 
@@ -88,7 +88,10 @@ def test_truncated(tiny: Path) -> None:
     home = add(tiny)
     (home / "expert_ids.npy").write_bytes((home / "expert_ids.npy").read_bytes()[:-1])
     refused(tiny, "predicted/mlp/expert_ids.npy: size is", "shape")
-    edit(home, lambda d: d["files"]["expert_ids.npy"].update(bytes=d["files"]["expert_ids.npy"]["bytes"] - 1))
+    edit(
+        home / "predictor.json",
+        lambda d: d["files"]["expert_ids.npy"].update(bytes=d["files"]["expert_ids.npy"]["bytes"] - 1),
+    )
     refused(tiny, "size is .* which the header claims", "shape")
 
 
@@ -139,14 +142,14 @@ def test_values(tiny: Path) -> None:
     ],
 )
 def test_what_predictor_json_may_not_say(tiny: Path, change: Callable[[Any], object], message: str) -> None:
-    edit(add(tiny), change)
+    edit(add(tiny) / "predictor.json", change)
     refused(tiny, message)
 
 
-@pytest.mark.parametrize("raw", [b"", b"\xff", b"[" * 10**5, b'{"a":1,"a":2}', b'{"schema":NaN}', b" " * 2**20 + b"{}"])
+@pytest.mark.parametrize("raw", [*NO_JSON, b" " * 2**20 + b"{}"], ids=lambda raw: raw[:9])
 def test_what_is_no_json(tiny: Path, raw: bytes) -> None:
     (add(tiny) / "predictor.json").write_bytes(raw)
-    refused(tiny, "predicted/mlp/predictor.json: (content|size|schema) is", "shape")
+    refused(tiny, "predicted/mlp/predictor.json: (content|size|schema|document) is", "shape")
 
 
 def test_the_command_line_checks_them_too(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,10 +25,9 @@ TOKENS = [
     *(b'"', b",", b"\n", b"\r", b"\x00", b"\xff", b"\xef\xbb\xbf", b"[]", b"{}", b"[", b"}", b"[" * 2000, b"\\ud800"),
     *(b'"layer"', b'"ids"', b'"weights"', b'"phase"', b'"shape"', b"PK", b"\x93NUMPY"),
 ]
+KINDS = ["replace", "replace", "number", "number", "number", "line twice", "line gone", "lines swapped", "cut"]
 EDIT = st.tuples(
-    st.sampled_from(
-        ["replace", "replace", "number", "number", "number", "line twice", "line gone", "lines swapped", "cut"]
-    ),
+    st.sampled_from(KINDS),
     st.floats(0, 1, exclude_max=True),
     st.integers(0, 12),
     st.one_of(st.binary(max_size=8), st.sampled_from(TOKENS)),

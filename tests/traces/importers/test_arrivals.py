@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.traces.importers.imported import take
 from traces import TraceError, open_trace
 from traces.cli import main
+from traces.importers import Options
 from traces.importers.arrivals import read_arrivals
 
 AZURE = [
@@ -70,22 +72,18 @@ def test_bad_logs_name_the_line(tmp_path: Path, lines: list[str], message: str) 
 
 
 def test_every_importer_takes_arrivals(tmp_path: Path) -> None:
-    source = log(tmp_path, AZURE)
-    rows = [{"request": r, "token": 0, "layer": 0, "ids": [r]} for r in range(3)]
-    (tmp_path / "jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    response = json.dumps({"prompt_tokens": 1, "completion_tokens": 1, "routed_experts": [[[0, 1]]]}) + "\n"
-    (tmp_path / "routed_experts").write_text(response * 3)
-    ids = np.zeros((3, 1, 1), np.uint8)
-    np.savez(tmp_path / "npz.npz", experts=ids, req_len=[1] * 3, req_prefill=[1] * 3)
-    (tmp_path / "npz.npz").rename(tmp_path / "npz")
-    head = "# route_trace v1\n# model=m arch=x n_layer=1 n_expert=2 n_expert_used=1\n"
-    head += "# layer=0 expert_bytes=9 dense_bytes=5\n"
-    head += "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes\n"
-    (tmp_path / "route_trace").write_text(head + "".join(f"{turn},0,0,0,0,1,0.5,0,9\n" for turn in range(3)))
-    for kind in ("jsonl", "routed_experts", "npz", "route_trace"):
-        target = tmp_path / f"{kind}.trace"
-        assert main(["import", kind, str(tmp_path / kind), str(target), f"arrivals={source}"]) == 0
-        assert [request.arrival_s for request in open_trace(target).requests] == [0, 0.052, 1.02004]
+    options = Options(arrivals=log(tmp_path, AZURE))
+    head = ["# route_trace v1", "# model=m arch=x n_layer=1 n_expert=2 n_expert_used=1"]
+    head += ["# layer=0 expert_bytes=9 dense_bytes=5", "turn,phase,step,layer,slot,expert"]
+    contents = {
+        "jsonl": [{"request": r, "token": 0, "layer": 0, "ids": [r]} for r in range(3)],
+        "routed_experts": [{"prompt_tokens": 1, "completion_tokens": 1, "routed_experts": [[[0, 1]]]}] * 3,
+        "npz": {"experts": np.zeros((3, 1, 1), np.uint8), "req_len": [1] * 3, "req_prefill": [1] * 3},
+        "route_trace": head + [f"{turn},0,0,0,0,1" for turn in range(3)],
+    }
+    for kind, content in contents.items():
+        trace = take(tmp_path, kind, content, options).trace
+        assert [request.arrival_s for request in trace.requests] == [0, 0.052, 1.02004]
 
 
 def test_a_trace_gets_arrivals_and_nothing_else_changes(tiny: Path, tmp_path: Path) -> None:

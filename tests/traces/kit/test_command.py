@@ -59,12 +59,7 @@ PAGE = "python -m it add [key=value ...]\n\nAdds one.\n\n  n  a number  [1]\n"
         (["nosuch"], 2, "", "error: nosuch: no such command; allowed: add, three, do, --help\n"),
         (["a\nb"], 2, "", "error: a\\nb: no such command; allowed: add, three, do, --help\n"),
         (["add", "-h"], 0, PAGE, ""),
-        (
-            ["do", "add", "x", "--help"],
-            0,
-            PAGE.replace("it add", "it do add"),
-            "",
-        ),
+        (["do", "add", "x", "--help"], 0, PAGE.replace("it add", "it do add"), ""),
     ],
 )
 def test_a_program(words: list[str], status: int, out: str, err: str, capsys: pytest.CaptureFixture[str]) -> None:

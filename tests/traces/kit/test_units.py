@@ -30,24 +30,8 @@ def test_sizes_are_exact(text: object, nbytes: int) -> None:
     assert parse_bytes(text) == nbytes == parse_budget(text, 10**9)
 
 
-BAD: list[object] = [
-    "8GBB",
-    "-1GB",
-    "0",
-    "nan",
-    "1e9",
-    "",
-    "GB",
-    "8 GB",
-    "8gb",
-    "+1",
-    "1.5",
-    ".5GB",
-    "1.GB",
-    "1_000",
-    "0.1B",
-]
-BAD += ["inf", "٣GB", "8GB\n", "9" * 5000, 0, -1, 1e9, True, None, [1]]
+BAD: list[object] = ["8GBB", "-1GB", "0", "nan", "1e9", "", "GB", "8 GB", "8gb", "+1", "1.5", ".5GB", "1.GB", "1_000"]
+BAD += ["0.1B", "inf", "٣GB", "8GB\n", "9" * 5000, 0, -1, 1e9, True, None, [1]]
 
 
 @pytest.mark.parametrize("text", BAD)
@@ -102,13 +86,8 @@ def test_printing_keeps_three_figures(nbytes: int) -> None:
 def test_printing() -> None:
     sizes = {0: "0 B", 512: "512 B", 999: "999 B", 1000: "1 KB", 999_499: "999 KB", 999_500: "1.00 MB"}
     sizes |= {12_582_912: "12.6 MB", 12_884_901_888: "12.9 GB", 141 * 10**9: "141 GB", 5 * 10**15: "5,000 TB"}
-    sizes |= {
-        8 * 10**9: "8 GB",
-        10**10: "10 GB",
-        8_000_000_001: "8.00 GB",
-        7_990_149_120: "7.99 GB",
-        15 * 10**8: "1.5 GB",
-    }
+    sizes |= {8 * 10**9: "8 GB", 10**10: "10 GB", 15 * 10**8: "1.5 GB"}
+    sizes |= {8_000_000_001: "8.00 GB", 7_990_149_120: "7.99 GB"}
     assert {size: format_bytes(size) for size in sizes} == sizes
 
 

@@ -52,9 +52,7 @@ _GENERAL |= {"linear_value_head_dim": 8, "linear_head_dim": 8, "linear_num_heads
 _LATENT = {name: value for name, value in _GENERAL.items() if name != "head_dim"} | {"num_key_value_heads": 4}
 _OF_LATENT = ("axk1", "axk2", "deepseek_v32", "dots3_note_text", "glm_moe_dsa", "glm4_moe_lite", "sarvam_mla")
 _OWN: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(
-        ["axk1", "axk2", "deepseek_v32", "dots3_note_text", "glm_moe_dsa", "glm4_moe_lite", "sarvam_mla"], _LATENT
-    ),
+    **dict.fromkeys(_OF_LATENT, _LATENT),
     "bailing_hybrid": _LATENT | {"layer_types": ["linear_attention", "full_attention"] * 2},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
@@ -63,11 +61,8 @@ _OWN: dict[str, dict[str, Any]] = {
         "n_heads": 4,
         "n_layers": 4,
         "max_seq_len": 128,
-        "vocab_size": 300,
-        "initializer_range": 0.3,
-        "eos_token_id": 299,
-        "bos_token_id": None,
-        "pad_token_id": None,
+        **{name: SIZES[name] for name in ("vocab_size", "initializer_range")},
+        **{name: SIZES[name] for name in ("eos_token_id", "bos_token_id", "pad_token_id")},
     },
     "doge": _GENERAL | {"is_moe": True, "num_experts": 64},
     "granitemoehybrid": _GENERAL
@@ -80,13 +75,8 @@ _OWN: dict[str, dict[str, Any]] = {
     "lfm2_moe": _GENERAL | {"layer_types": ["conv", "full_attention"] * 2},
     "minimax": _GENERAL | {"layer_types": ["linear_attention", "full_attention"] * 2},
     "qwen4_exp_text": _GENERAL
-    | {
-        "indexer_budget": 64,
-        "indexer_compress_ratio": 4,
-        "indexer_n_heads": 2,
-        "indexer_kv_heads": 1,
-        "indexer_head_dim": 8,
-    },
+    | {"indexer_budget": 64, "indexer_compress_ratio": 4}
+    | {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8},
     "zaya": _GENERAL | {"num_experts_per_tok": 1},
 }
 

@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from tests.traces.models.spy import spied_pass  # noqa: E402
-from tests.traces.models.tiny import L, tiny  # noqa: E402
-from traces.collect import recorder  # noqa: E402
-from traces.models.families import inspect_model  # noqa: E402
+from tests.traces.models.spy import spied_pass
+from tests.traces.models.tiny import L, tiny
+from traces.collect import recorder
+from traces.models.families import inspect_model
 
 HARD = ["olmoe", "gpt_oss", "deepseek_v3", "phimoe"]
 

@@ -6,17 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch  # noqa: F401 - the module is left out without it
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from tests.traces.models.every_family import PADDING, RECORDED, RELEASE, SINCE, VERDICTS, configuration, mixtures  # noqa: E402
-from tests.traces.models.spy import spied_pass  # noqa: E402
-from tests.traces.models.tiny import build  # noqa: E402
-from traces.collect.probe import check_cache  # noqa: E402
-from traces.kit.errors import UserError  # noqa: E402
-from traces.models.families import INPUTS, REFUSED, inspect_model  # noqa: E402
-from traces.models.laws import FAMILIES, OTHERS  # noqa: E402
+from tests.traces.models.every_family import PADDING, RECORDED, RELEASE, SINCE, VERDICTS, configuration, mixtures
+from tests.traces.models.spy import spied_pass
+from tests.traces.models.tiny import build
+from traces.collect.probe import check_cache
+from traces.kit.errors import UserError
+from traces.models.families import INPUTS, REFUSED, inspect_model
+from traces.models.laws import FAMILIES, OTHERS
 
 KNOWN = (5, 24)
 """The release whose families are all in VERDICTS."""

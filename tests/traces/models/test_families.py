@@ -7,19 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from tests.commands import collect as main  # noqa: E402
-from tests.traces.models.by_hand import route  # noqa: E402
-from tests.traces.models.spy import spied_pass  # noqa: E402
-from tests.traces.models.tiny import FAMILIES, MORE, ROUTED_LAYERS, E, L, build, save_with_tokenizer, tiny  # noqa: E402
-from traces import open_trace  # noqa: E402
-from traces.format.check import check_rows  # noqa: E402
-from traces.kit.errors import UserError  # noqa: E402
-from traces.models import laws  # noqa: E402
-from traces.models.families import inspect_model  # noqa: E402
+from tests.commands import collect as main
+from tests.traces.models.by_hand import route
+from tests.traces.models.spy import spied_pass
+from tests.traces.models.tiny import FAMILIES, MORE, ROUTED_LAYERS, E, L, build, save_with_tokenizer, tiny
+from traces import open_trace
+from traces.format.check import check_rows
+from traces.kit.errors import UserError
+from traces.models import laws
+from traces.models.families import inspect_model
 
 CHOOSERS = {"deepseek_v2", "deepseek_v3", "glm4_moe"}
 SIGMOID = {"deepseek_v3", "glm4_moe"}

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-transformers = pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from safetensors.torch import load_file, save_file  # noqa: E402
-from transformers import AutoTokenizer  # noqa: E402
-
-from tests.traces.models.tiny import save_with_tokenizer, tiny  # noqa: E402
-from traces import UserError, open_trace  # noqa: E402
-from traces.cli import main  # noqa: E402
-from traces.models.load import load  # noqa: E402
+from tests.traces.models.tiny import configured, save_with_tokenizer, tiny
+from traces import UserError, open_trace
+from traces.cli import main
+from traces.models.load import load
 
 ROUTER = "model.layers.1.mlp.gate.weight"
 CODE = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nclass Evil: pass\nclass EvilConfig: pass\n"
@@ -45,12 +43,7 @@ def weights(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:
 
 def setting(**changed: Any) -> Callable[[Path], Any]:
     """What changes the configuration of a folder."""
-
-    def edit(folder: Path) -> None:
-        file = folder / "config.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | changed))
-
-    return edit
+    return lambda folder: configured(folder, **changed)
 
 
 def holding(name: str, content: bytes) -> Callable[[Path], Any]:
@@ -59,6 +52,11 @@ def holding(name: str, content: bytes) -> Callable[[Path], Any]:
 
 def without(*names: str) -> Callable[[Path], Any]:
     return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def pickled(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
 
 
 def dangling(folder: Path) -> None:
@@ -89,7 +87,7 @@ BROKEN: list[tuple[Callable[[Path], Any], str]] = [
     (cut, "cannot be loaded from this machine: SafetensorError"),
     (dangling, "cannot be loaded from this machine: FileNotFoundError"),
     (without("config.json"), "has no config.json; allowed"),
-    (without("model.safetensors"), r"has no \*.safetensors; .*pickled weights are not read"),
+    (pickled, r"has no \*.safetensors; .*pickled weights are not read"),
     (without("tokenizer.json", "tokenizer_config.json"), "has no tokenizer; allowed"),
 ]
 

@@ -7,21 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from tests.traces.models.by_hand import route_more  # noqa: E402
-from tests.traces.models.every_family import RELEASE, SINCE  # noqa: E402
-from tests.traces.models.spy import ALL, TOKENS, spied_pass  # noqa: E402
-from tests.traces.models.tiny import MORE, E, K, L, tiny  # noqa: E402
-from traces.collect.generate import passes  # noqa: E402
-from traces.collect.probe import check_cache  # noqa: E402
-from traces.collect.recorder import Recorder  # noqa: E402
-from traces.format.check import check_rows  # noqa: E402
-from traces.models.families import inspect_model  # noqa: E402
-from traces.models.routers import RecordingError  # noqa: E402
-from traces.prompts.choosing import greedy  # noqa: E402
+from tests.traces.models.by_hand import route_more
+from tests.traces.models.every_family import RELEASE, SINCE
+from tests.traces.models.spy import ALL, TOKENS, spied_pass
+from tests.traces.models.tiny import MORE, E, K, L, tiny
+from traces.collect.generate import passes
+from traces.collect.probe import check_cache
+from traces.collect.recorder import Recorder
+from traces.format.check import check_rows
+from traces.models.families import inspect_model
+from traces.models.routers import RecordingError
+from traces.prompts.choosing import greedy
 
 ABSENT = 255
 PROMPT = list(range(10, 30))

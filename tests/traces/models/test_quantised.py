@@ -7,31 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers.quantizers import quantizer_mxfp4
 
-torch = pytest.importorskip("torch", reason="the collector needs the extra 'hf'")
-transformers = pytest.importorskip("transformers", reason="the collector needs the extra 'hf'")
-
-from safetensors.torch import load_file, save_file  # noqa: E402
-from transformers.quantizers import quantizer_mxfp4  # noqa: E402
-
-from real.runtime.host import Host  # noqa: E402
-from real.runtime.intake import open_checkpoint  # noqa: E402
-from real.runtime.offloaded import Offloaded  # noqa: E402
-from tests.traces.models.tiny import save_with_tokenizer, tiny  # noqa: E402
-from traces import UserError  # noqa: E402
-from traces.cli import main  # noqa: E402
-from traces.models import load as loading  # noqa: E402
-from traces.models.load import load  # noqa: E402
+from real.runtime.host import Host
+from real.runtime.intake import open_checkpoint
+from real.runtime.offloaded import Offloaded
+from tests.traces.models.tiny import configured, save_with_tokenizer, tiny
+from traces import UserError
+from traces.cli import main
+from traces.models import load as loading
+from traces.models.load import load
 
 BLOCK = 8
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 """The numbers of E2M1."""
-
-
-def configured(folder: Path, **changed: Any) -> Path:
-    file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
-    return folder
 
 
 def fp8(family: str, folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -121,4 +122,11 @@ def save_with_tokenizer(model: Any, folder: Path) -> Path:
     bytewise.decoder = decoders.ByteLevel()
     model.save_pretrained(folder)
     transformers.PreTrainedTokenizerFast(tokenizer_object=bytewise).save_pretrained(folder)
+    return folder
+
+
+def configured(folder: Path, **changed: Any) -> Path:
+    """The folder of a model, with other settings in its config.json."""
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
     return folder

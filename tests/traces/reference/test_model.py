@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the reference model needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the reference model needs the extra 'hf'")
-
-from tests.commands import collect as main  # noqa: E402
-from traces import DECODE, PREFILL, Trace, open_trace  # noqa: E402
-from traces.kit.shipped import MODEL_DIR, PROMPTS_FILE, SAMPLE_DIR  # noqa: E402
-from traces.models.load import load, weights_digest  # noqa: E402
-from traces.reference.export import compact  # noqa: E402
+from tests.commands import collect as main
+from traces import DECODE, PREFILL, Trace, open_trace
+from traces.kit.shipped import MODEL_DIR, PROMPTS_FILE, SAMPLE_DIR
+from traces.models.load import load, weights_digest
+from traces.reference.export import compact
 
 MIB = 1 << 20
 UNIFORM = 8 / 64

@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="training needs the extra 'hf'")
-pytest.importorskip("transformers", reason="training needs the extra 'hf'")
-
-from tests.traces.models.tiny import tiny  # noqa: E402
-from traces.kit.errors import UserError  # noqa: E402
-from traces.reference import train as training  # noqa: E402
-from traces.reference.architecture import GROUPED, SORTED, balance_loss  # noqa: E402
-from traces.reference.text import DOMAINS, HELD_OUT_ONE_IN, _Prose, held_out  # noqa: E402
+from tests.traces.models.tiny import tiny
+from traces.kit.errors import UserError
+from traces.reference import train as training
+from traces.reference.architecture import GROUPED, SORTED, balance_loss
+from traces.reference.text import DOMAINS, HELD_OUT_ONE_IN, _Prose, held_out
 
 BATCH = torch.arange(64).reshape(2, 32)
 

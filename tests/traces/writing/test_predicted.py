@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.traces.format.predicted_desk import ABSENT, FACTS, STRIDE, add, outputs
+from tests.traces.format.desk import ABSENT, FACTS, STRIDE, add, outputs
 from tests.traces.tiny_trace import E, K, L
 from traces import TraceError, UserError, open_trace
 from traces.format.predicted import open_one

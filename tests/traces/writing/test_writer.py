@@ -87,44 +87,49 @@ def test_impossible_shapes_are_refused(tmp_path: Path, sizes: Any, signals: Any,
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("change", "message"),
     [
-        ("decoding", {"mode": "beam"}),
-        ("decoding", {}),
-        ("recording", "imagined"),
-        ("name", ""),
-        ("expert_bytes", [1, 2]),
-        ("expert_bytes", [1, 2, 0]),
-        ("shapes", {"hidden": -1}),
+        ({"name": "two\nlines"}, "model.name"),
+        ({"name": ""}, "model.name"),
+        ({"prompts": Prompts("p\t.txt", None)}, "prompts.source"),
+        ({"decoding": {"mode": "beam"}}, "decoding.mode"),
+        ({"decoding": {}}, "decoding.mode"),
+        ({"recording": "imagined"}, "recording"),
+        ({"expert_bytes": [1, 2]}, "model.expert_bytes"),
+        ({"expert_bytes": [1, 2, 0]}, "model.expert_bytes"),
+        ({"shapes": {"hidden": -1}}, "model.shapes"),
+        ({"priced_as": ""}, "priced_as"),
     ],
 )
-def test_a_manifest_that_would_not_open_is_not_written(tmp_path: Path, field: str, value: Any) -> None:
-    with pytest.raises(TraceError, match=f"trace.json: (model.)?{field}"):
-        write(tmp_path / "t", manifest={**MANIFEST, field: value})
+def test_a_manifest_that_would_not_open(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    """It is not written, and whether it would be can be asked before."""
+    with pytest.raises(TraceError, match=f"trace.json: {message}"):
+        write(tmp_path / "t", manifest={**MANIFEST, **change})
+    with pytest.raises(TraceError, match=f"trace.json: {message}"), tiny(tmp_path) as out:  # noqa: PT012
+        out.check(**MANIFEST)
+        out.check(**{**MANIFEST, **change})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_exception_in_the_block_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), TraceWriter(tmp_path / "t", n_layers=1, n_experts=1, top_k=1):
-        _ = 1 / 0
-    assert list(tmp_path.iterdir()) == []
+def tiny(folder: Path) -> TraceWriter:
+    return TraceWriter(folder / "t", n_layers=L, n_experts=E, top_k=K)
 
 
-def test_forgetting_to_close_is_a_bug_that_is_told(tmp_path: Path) -> None:
-    with (
-        pytest.raises(RuntimeError, match="without close"),
-        TraceWriter(tmp_path / "t", n_layers=1, n_experts=1, top_k=1),
-    ):
-        pass
-    assert list(tmp_path.iterdir()) == []
+def fails(_out: TraceWriter) -> None:
+    raise ZeroDivisionError("on purpose")
 
 
-def test_a_trace_without_requests_is_refused(tmp_path: Path) -> None:
-    with (
-        pytest.raises(TraceError, match="at least 1"),
-        TraceWriter(tmp_path / "t", n_layers=1, n_experts=1, top_k=1) as out,
-    ):
-        out.close(**MANIFEST)
+@pytest.mark.parametrize(
+    ("block", "error", "message"),
+    [
+        (fails, ZeroDivisionError, "on purpose"),
+        (lambda _out: None, RuntimeError, "without close"),
+        (lambda out: out.close(**MANIFEST), TraceError, "at least 1"),
+    ],
+)
+def test_a_block_that_is_not_whole_leaves_nothing(tmp_path: Path, block: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message), tiny(tmp_path) as out:
+        block(out)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -140,36 +145,12 @@ def test_an_existing_target_is_never_touched(tmp_path: Path) -> None:
 
 def test_a_target_that_appears_meanwhile_wins(tmp_path: Path) -> None:
     target = tmp_path / "t"
-    out = TraceWriter(target, n_layers=L, n_experts=E, top_k=K)
+    out = tiny(tmp_path)
     out.add_request(GOOD, steps=STEPS, expert_ids=draw(np.random.default_rng(0), 5, 255)["expert_ids"])
     target.mkdir()
     with pytest.raises(TraceError, match="exists already"), out:
         out.close(**MANIFEST)
     assert list(tmp_path.iterdir()) == [target]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"name": "two\nlines"}, "model.name"),
-        ({"prompts": Prompts("p\t.txt", None)}, "prompts.source"),
-        ({"decoding": {"mode": "beam"}}, "decoding.mode"),
-        ({"expert_bytes": [5]}, "model.expert_bytes"),
-        ({"priced_as": ""}, "priced_as"),
-    ],
-)
-def test_what_close_would_refuse_can_be_asked_before(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    def ask(*facts: dict[str, Any]) -> None:
-        with TraceWriter(tmp_path / "t", n_layers=L, n_experts=E, top_k=K) as out:
-            for about in facts:
-                out.check(**about)
-            raise StopIteration
-
-    with pytest.raises(StopIteration):
-        ask(MANIFEST, MANIFEST)
-    with pytest.raises(TraceError, match=message):
-        ask(MANIFEST, {**MANIFEST, **change})
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fact_that_no_manifest_has_is_refused(tmp_path: Path) -> None:

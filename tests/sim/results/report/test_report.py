@@ -27,7 +27,7 @@ from sim.experiment.again import Again
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
 from sim.experiment.config import dump_configs
-from sim.experiment.identity import identify
+from sim.experiment.provenance import identify
 from sim.results.compare import Comparison, compare
 from sim.results.compare.conclude import conclude, limits
 from sim.results.report.cli import data

@@ -1,4 +1,4 @@
-"""Outputs of a predictor beside the tiny trace: made, changed behind its back, and refused."""
+"""The tiny trace, and outputs of a predictor beside it: changed behind their backs, and refused."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from traces.format.npy import header_bytes
 from traces.writing.predicted import write_predicted
 
 ABSENT, STRIDE = 255, 1
+NO_JSON = (b"", b"[]", b"{", b"\xff", b'{"schema": 1, "schema": 1}', b'{"schema": NaN}', b'{"schema": 1e999}')
+NO_JSON += (b"[" * 10**5, b"9" * 10**4)
+"""What none of our readers takes for a document."""
 FACTS: dict[str, Any] = {"kind": "promoe", "input": "hidden", "stride": STRIDE, "top_k": K, "fit": {"seed": 0}}
 
 
@@ -38,10 +41,11 @@ def refused(folder: Path, message: str, verify: str = "full") -> None:
     assert "\n" not in str(caught.value)
 
 
-def edit(home: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    document = json.loads((home / "predictor.json").read_bytes())
+def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what a JSON file says."""
+    document = json.loads(file.read_bytes())
     change(document)
-    (home / "predictor.json").write_text(json.dumps(document))
+    file.write_text(json.dumps(document))
 
 
 def forge(home: Path, ids: np.ndarray) -> None:
@@ -49,4 +53,4 @@ def forge(home: Path, ids: np.ndarray) -> None:
     raw = header_bytes(ids.dtype, ids.shape) + ids.tobytes()
     (home / "expert_ids.npy").write_bytes(raw)
     entry = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), "dtype": "|u1", "shape": list(ids.shape)}
-    edit(home, lambda document: document["files"].update({"expert_ids.npy": entry}))
+    edit(home / "predictor.json", lambda document: document["files"].update({"expert_ids.npy": entry}))

@@ -66,7 +66,7 @@ def test_check_says_ok(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["import", "npz", "x", "y", "model="], "model=:"),
         (["import", "npz", "x", "y"], "No such file"),
         (["import", "route_trace", "x", "y"], "No such file"),
-        (["import", "route_trace", "x", "y", "n_experts=8"], "n_experts=8: no such key; allowed: split, seed, limit"),
+        (["import", "route_trace", "x", "y", "n_experts=8"], "n_experts=8: no such key; allowed: dropped, split, seed, limit"),
         (["import", "jsonl", "x", "y", "meta=z"], "meta=z: no such key"),
         (["import", "jsonl", "x", "y"], "No such file"),
         (["import", "routed_experts", "x", "y", "top_k=0"], "top_k=0:"),

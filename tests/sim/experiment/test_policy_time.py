@@ -20,7 +20,6 @@ from rich.console import Console
 from policies.api import LayerEvent, Setup
 from policies.on_demand import OnDemand
 from sim.experiment.again import Again
-from sim.experiment.bench import main as bench
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
@@ -29,6 +28,7 @@ from sim.experiment.policy_time import Logged, measure_policy_time
 from sim.experiment.run import Result, run, run_config
 from sim.prices.changed import changed
 from sim.results.table import show
+from tests.commands import bench
 from tests.sim.small_trace import MACHINE, SIZE, Plan, config, one_layer
 from traces import Trace
 from traces.kit.units import figure

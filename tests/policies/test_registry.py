@@ -44,11 +44,6 @@ def test_policies_are_found_by_themselves() -> None:
     assert registry.defaults("lru") == {"scope": "global"}
 
 
-def test_an_unknown_policy() -> None:
-    with pytest.raises(UserError, match=r"^policy=lro: unknown; allowed: .*fifo, .*lru"):
-        registry.build("lro", SETUP, {})
-
-
 def test_another_package_adds_one(plug: Plug) -> None:
     plug(Typed)
     policy = registry.build("typed", SETUP, {"must": 3, "rate": 1, "flag": True, "mode": "b", "some": 4})

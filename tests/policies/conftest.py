@@ -1,13 +1,15 @@
 """Policies behind entry points."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from policies import registry
+from policies.lru import LRU
 
 Plug = Callable[..., None]
+Theirs = Callable[..., None]
 
 
 class Point:
@@ -31,3 +33,16 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plug]:
     yield install
     monkeypatch.undo()
     registry._catalogue.cache_clear()
+
+
+@pytest.fixture
+def theirs(plug: Plug) -> Theirs:
+    """Install a policy "theirs" whose __init__ has these words behind the setup, and this body."""
+
+    def install(words: str, body: str = "pass", base: type = LRU, **declarations: Any) -> None:
+        code = f"def __init__(self, setup, {words}):\n    base.__init__(self, setup)\n    {body}\n"
+        scope: dict[str, Any] = {"base": base, "Literal": Literal, "Any": Any}
+        exec(code, scope)
+        plug(type("Theirs", (base,), {"name": "theirs", "__init__": scope["__init__"], **declarations}))
+
+    return install

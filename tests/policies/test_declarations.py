@@ -1,34 +1,18 @@
 """A policy that no command line could set, or that covers what every policy has, is refused in one line by name."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 from policies import registry
 from policies.api import Policy
-from policies.lru import LRU
 from policies.parameters import RESERVED
 from sim.check.synthetic import draw, setup_of
 from sim.experiment.compose import read_config, register_policies
-from tests.policies.conftest import Plug
+from tests.policies.conftest import Theirs
 from traces.kit.errors import UserError
 
 SETUP = setup_of(draw(0), 10_000)
-Theirs = Callable[..., None]
-
-
-@pytest.fixture
-def theirs(plug: Plug) -> Theirs:
-    """Install a policy "theirs" whose __init__ has these words behind the setup, and this body."""
-
-    def install(words: str, body: str = "pass", base: type = LRU, **declarations: Any) -> None:
-        code = f"def __init__(self, setup, {words}):\n    base.__init__(self, setup)\n    {body}\n"
-        scope: dict[str, Any] = {"base": base, "Literal": Literal, "Any": Any}
-        exec(code, scope)
-        plug(type("Theirs", (base,), {"name": "theirs", "__init__": scope["__init__"], **declarations}))
-
-    return install
 
 
 def refused(params: dict[str, Any] | None = None) -> str:

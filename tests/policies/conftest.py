@@ -1,6 +1,7 @@
 """Policies behind entry points."""
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -12,22 +13,16 @@ Plug = Callable[..., None]
 Theirs = Callable[..., None]
 
 
-class Point:
-    """An entry point."""
-
-    def __init__(self, name: str, loaded: Any) -> None:
-        self.name, self.value, self.loaded = name, f"elsewhere:{name}", loaded
-
-    def load(self) -> Any:
-        return self.loaded
-
-
 @pytest.fixture
 def plug(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plug]:
     """``plug(*loaded)``: these are installed, as p0, p1, ..., and no others."""
 
     def install(*loaded: Any) -> None:
-        monkeypatch.setattr(registry, "entry_points", lambda group: [Point(f"p{i}", x) for i, x in enumerate(loaded)])
+        points = [
+            SimpleNamespace(name=f"p{i}", value=f"elsewhere:p{i}", load=lambda thing=thing: thing)
+            for i, thing in enumerate(loaded)
+        ]
+        monkeypatch.setattr(registry, "entry_points", lambda group: points)
         registry._catalogue.cache_clear()
 
     yield install

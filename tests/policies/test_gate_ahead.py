@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from policies import registry
-from policies.api import Signal
 from policies.gate_ahead import GateAhead
 from sim.check.lab import Witness, run
 from sim.check.synthetic import ABSENT, FlatCosts, Routing, draw, setup_of
@@ -208,9 +206,3 @@ def test_the_next_is_issued_when_one_completes_and_leftovers_are_dropped() -> No
     assert desk.prefetched == [9, 10, 20]
     desk.policy.on_step(None)  # type: ignore[arg-type]
     assert desk.cancelled == [10, 20]
-
-
-def test_it_says_what_it_needs() -> None:
-    assert GateAhead.signals == {Signal.GATE_AHEAD}
-    with pytest.raises(KeyError):
-        run(registry.build("gate_ahead", setup_of(draw(0), 1000), {}), Routing(RIGHT.ids, RIGHT.steps, 8))

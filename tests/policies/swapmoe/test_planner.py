@@ -178,12 +178,6 @@ def test_a_child_exchanges_or_averages_or_has_one_gene_redrawn() -> None:
     assert 3000 / 3 / 5 * 0.8 < len(redrawn) < 3000 / 3 / 5 * 1.2
 
 
-def test_the_uniform_plan_gives_remainders_to_the_lowest_layers() -> None:
-    setup = setup_of(draw(0, n_layers=3, n_experts=4), 0)
-    assert uniform(setup, 12 * 8 + 11, 5) == Plan(5, (3, 3, 2))
-    assert uniform(setup, 12 * 100, 1) == Plan(1, (4, 4, 4))
-
-
 def test_an_expert_is_copied_in_its_chunks() -> None:
     setup = replace(setup_of(draw(0), 1000, chunks=5, costs=FlatCosts(copy=100)), expert_bytes=(12, 12, 7, 12))
     assert setup.chunk_ns(0) == [25, 25, 16, 16, 16]  # 3, 3, 2, 2 and 2 of 12 bytes, at 100 / 12 ns, rounded down

@@ -19,19 +19,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from traces.format.layout import MAX_EXPERTS, Array
 from traces.format.manifest import Recorder
 from traces.format.mapped import row_chunks
-from traces.importers import N_EXPERTS, Importer, Options
+from traces.importers import Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.files import check_request_size
 from traces.importers.sglang_batches import Batches, Session
 from traces.importers.torch_file import load
 from traces.kit.errors import refusal
-from traces.kit.whole import scratch
+from traces.kit.words import integer
 from traces.writing.workplace import refuse_place
 
 
@@ -42,24 +44,17 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     token.
     """
     refuse_place(target)
-    with scratch(target) as folder:
-        arrays = load(source, folder)
+    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        arrays = load(source, Path(folder))
         n_experts = _experts(source, arrays)
         sessions = _sessions(source, arrays)
         physical = arrays["map"].shape[1]
-        options.note(
-            f"{n_experts} experts per layer: the logical ones of {physical} physical experts, by the file's "
-            "last_physical_to_logical_map"
-        )
+        logical = f"the logical ones of {physical} physical experts, by the file's last_physical_to_logical_map"
+        options.note(f"{n_experts} experts per layer: {logical}")
         options.note("requests: by their positions, since the recorder writes no request ids; one rank's tokens")
-        file = File(
-            recorder=Recorder("sglang_pt", None, None),
-            exact=True,
-            model=source.stem,
-            n_experts=n_experts,
-            decoding={"order_within_k": "as recorded, not by weight"},
-            ids="topk_ids_of_layer",
-        )
+        known: dict[str, Any] = {"n_experts": n_experts, "decoding": {"order_within_k": "as recorded, not by weight"}}
+        recorder = Recorder("sglang_pt", None, None)
+        file = File(recorder, source.stem, **known, ids="topk_ids_of_layer", exact=True)
         return build(source, target, options, file, lambda: map(partial(_found, source, arrays), sessions))
 
 
@@ -109,11 +104,12 @@ IMPORTER = Importer(
     "sglang_pt",
     import_trace,
     """\
-expert_distribution_recorder_*.pt of SGLang, recorded with
---expert-distribution-recorder-mode per_token (the other modes write counts).
-torch reads it in a process of its own, never by unpickling, and is needed.
-Physical ids become logical ones, requests are told apart by their positions.
-Weights are not recorded: the ids of a token stay in the order given.
+sglang_pt: expert_distribution_recorder_*.pt of SGLang, recorded with
+  --expert-distribution-recorder-mode per_token (the other modes write counts).
+  torch reads it in a process of its own, never by unpickling, and is needed.
+  Physical ids become logical ones, requests are told apart by their positions.
+  Weights are not recorded: the ids of a token stay in the order given.
+  n_experts=E      experts per layer (default: by the file's map)
 """,
-    {"n_experts": N_EXPERTS},
+    {"n_experts": integer("n_experts", 1, MAX_EXPERTS)},
 )

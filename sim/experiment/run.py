@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.api import Policy, Setup
-from policies.bounds.future import Clairvoyant, Future
+from policies.bounds.future import Clairvoyant
 from policies.lru import LRU
 from sim.core.stated import stated
 from sim.experiment.bounds import floors, future_of
@@ -115,8 +115,10 @@ def _bounds(cell: Cell, own: Identity, store: Store, progress: Progress | None) 
 def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | None) -> dict[str, Any]:
     measured = future_of(cell)
     (floor,) = floors(cell, [cell.setup.budget], measured)
-    rows = {"infinite": reference_row(_infinite(cell, progress))}
-    whole = _whole_future(cell) if cell.selection.warmup else measured
+    ample = replace(cell.setup, budget=cell.total_expert_bytes)
+    infinite = simulate(cell, LRU(ample), setup=ample, name="infinite", reference=True, progress=progress)
+    rows = {"infinite": reference_row(infinite)}
+    whole = future_of(cell, warmup=True) if cell.selection.warmup else measured
     for name in ("belady_forced", "perfect_next_layer"):
         policy = make_policy(cell, name, {})
         if not isinstance(policy, Clairvoyant):
@@ -131,14 +133,3 @@ def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | Non
     }
     store.write_json(folder, "bounds.json", content)
     return content
-
-
-def _whole_future(cell: Cell) -> Future:
-    passes = (p for part in (cell.selection.warmup, cell.selection.measured) for p in passes_of(cell, part))
-    return Future.of((d for p in passes for d in p.demand), cell.setup.n_layers * cell.setup.n_experts)
-
-
-def _infinite(cell: Cell, progress: Progress | None) -> Outcome:
-    """LRU with a budget for all experts."""
-    setup = replace(cell.setup, budget=cell.total_expert_bytes)
-    return simulate(cell, LRU(setup), setup=setup, name="infinite", reference=True, progress=progress)

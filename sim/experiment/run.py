@@ -79,7 +79,8 @@ def simulate(
     ``shown``: keep a timeline.
     """
     core = make_core(cell, policy, setup=setup, record=record)
-    total = sum(_rows(cell, r) for r in (*cell.selection.warmup, *cell.selection.measured))
+    rows, steps_of = cell.trace.steps["rows"], cell.trace.steps_of
+    total = sum(int(rows[steps_of(r)].sum()) for r in (*cell.selection.warmup, *cell.selection.measured))
     done = 0
 
     def note(rows: int) -> None:
@@ -100,10 +101,6 @@ def simulate(
             f" ({differing or 'none differs from the shipped profile'}); allowed: up to 146"
         )
     return Outcome(policy, core, accounts, machine.timings, decided, timeline)
-
-
-def _rows(cell: Cell, request: int) -> int:
-    return int(cell.trace.steps["rows"][cell.trace.steps_of(request)].sum())
 
 
 def _bounds(cell: Cell, own: Identity, store: Store, progress: Progress | None) -> Mapping[str, Any]:

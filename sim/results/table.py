@@ -55,7 +55,9 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
     if (device := source.get("device")) is not None:
         setting.insert(0, str(device["date"]))
     order = "recorded order" if config["seed"] == 0 else f"another order (seed {config['seed']})"
-    noisy = source["hardware"].get("noisy")
+    trace, noisy = source["trace"], source["hardware"].get("noisy")
+    mode = trace["decoding"]["mode"].replace("_", "-")
+    decoding = ", decoding unknown" if mode == "unknown" else f" with {mode} decoding"
     room = fill(room_line(memory["room"]), 80, subsequent_indent="  ") if "room" in memory else ""  # older results
     ranks_nothing, facts = few(totals["requests"]), policy["facts"]
     tokens = f"{totals['prefill_tokens']:,} prompt and {totals['generated_tokens']:,} generated tokens"
@@ -65,7 +67,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
         (f"{said.where}, {', '.join(setting)}", ""),
         (f"{counted(totals['requests'], 'request')} ({source['measured_requests']}): {tokens}", ""),
         (f"prices from noisy measurements: {in_words(noisy)}" if noisy else "", ""),
-        (f"{_recording(source['trace'])}, served in {order}", ""),
+        (f"{trace['recording']}{decoding}, served in {order}", ""),
         (room, "dim"),
         (f"{ranks_nothing} compare wants {LEAST}, better {4 * BLOCKS}." if ranks_nothing else "", "yellow"),
         (f"{policy['name']} decided: {decided_worded(facts)}" if facts else "", ""),
@@ -86,13 +88,6 @@ def _finding(result: Mapping[str, Any]) -> str:
 def priced_in(dtype: str) -> str:
     """`` in bfloat16``; nothing where a trace knows the bytes of its experts and no dtype."""
     return "" if dtype == "recorded" else f" in {dtype}"
-
-
-def _recording(trace: Mapping[str, Any]) -> str:
-    """``recorded with sampled decoding``: where the routing is from, and how its tokens were chosen."""
-    mode = trace["decoding"]["mode"].replace("_", "-")
-    how = ", decoding unknown" if mode == "unknown" else f" with {mode} decoding"
-    return f"{trace['recording']}{how}"
 
 
 def _wall(result: Mapping[str, Any]) -> float:
@@ -142,14 +137,10 @@ def figures(row: Mapping[str, Any], wall: float | None, stall: float, nbytes: fl
     )
 
 
-def _gaps(bounds: Mapping[str, Any], wall_ns: float, nbytes: float) -> tuple[str, str]:
+def _gaps(bounds: Mapping[str, Any], wall_ns: float, nbytes: float) -> tuple[str, ...]:
     """Multiples of the bounds of time and bytes."""
-    time, least = bounds["time_lower_bound"]["wall_ms"] * 1e6, bounds["belady_bypass"]["bytes"]
-    return _times(wall_ns, time), _times(nbytes, least)
-
-
-def _times(value: float, floor: float) -> str:
-    return f"{value / floor:.2f}x" if floor else "-"
+    of = (wall_ns, bounds["time_lower_bound"]["wall_ms"] * 1e6), (nbytes, bounds["belady_bypass"]["bytes"])
+    return tuple(f"{value / floor:.2f}x" if floor else "-" for value, floor in of)
 
 
 def _where(result: Mapping[str, Any]) -> list[Text]:

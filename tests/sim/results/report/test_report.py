@@ -286,7 +286,6 @@ def test_mistakes_are_one_line(grid: Path, tmp_path: Path, capsys: pytest.Captur
     edit(next(mixed.glob("lru-*")), other_trace)
     for words, named in (
         ([str(empty)], f"{empty}: no finished run in it or below it (it is empty)"),
-        ([str(tmp_path / "absent")], "absent: no such folder"),
         (
             [str(mixed)],
             "not alike: trace is d4199675a015 (5 runs), ffffffffffff (1 run). The largest",
@@ -299,8 +298,6 @@ def test_mistakes_are_one_line(grid: Path, tmp_path: Path, capsys: pytest.Captur
             [str(grid), f"out={tmp_path}/it.csv"],
             "it.csv: the table of the runs takes that name; allowed: such as it.html",
         ),
-        ([str(grid), "polcy=lru"], "polcy=lru: not understood"),
-        ([str(grid), "policy=fmoe"], "policy=fmoe: no run has it"),
         ([str(grid), "level=0.3"], "level=0.3: a confidence level"),
         ([str(grid), str(grid)], "one folder of results is wanted, not 2"),
     ):

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -30,7 +30,6 @@ from traces.importers.build import File, Found, build
 from traces.importers.counts import are_counts_in
 from traces.importers.files import Line, check_request_size, text_lines
 from traces.kit.errors import one_of
-from traces.kit.words import member
 
 _MAX_ENTRIES = 2**20
 _COLUMNS: Mapping[str, str] = {
@@ -238,10 +237,11 @@ def _weight(line: Line, text: str) -> float:
 IMPORTER = Importer(
     "route_trace",
     import_trace,
-    """\
-route_trace: the CSV of BigMoeOnEdge's runtime, version 1, a turn per request
-  dropped=absent   experts that the device dropped are absent entries
-                   (default: they stay, as the router chose them)
-""",
-    {"dropped": member("dropped", ("keep", "absent"))},
+    "the CSV of BigMoeOnEdge's runtime, version 1, a turn per request\n",
+    {
+        "dropped": Annotated[
+            Literal["keep", "absent"],
+            "absent: experts that the device dropped are absent entries; without it they stay as the router chose them",
+        ]
+    },
 )

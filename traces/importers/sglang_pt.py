@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,13 +26,13 @@ import numpy as np
 from traces.format.layout import MAX_EXPERTS, Array
 from traces.format.manifest import Recorder
 from traces.format.mapped import row_chunks
-from traces.importers import Importer, Options
+from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.files import check_request_size
 from traces.importers.sglang_batches import Batches, Session
 from traces.importers.torch_file import load
 from traces.kit.errors import refusal
-from traces.kit.words import integer
+from traces.kit.whole import scratch
 from traces.writing.workplace import refuse_place
 
 
@@ -44,8 +43,8 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     token.
     """
     refuse_place(target)
-    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        arrays = load(source, Path(folder))
+    with scratch(target) as folder:
+        arrays = load(source, folder)
         n_experts = _experts(source, arrays)
         sessions = _sessions(source, arrays)
         physical = arrays["map"].shape[1]
@@ -104,12 +103,11 @@ IMPORTER = Importer(
     "sglang_pt",
     import_trace,
     """\
-sglang_pt: expert_distribution_recorder_*.pt of SGLang, recorded with
-  --expert-distribution-recorder-mode per_token (the other modes write counts).
-  torch reads it in a process of its own, never by unpickling, and is needed.
-  Physical ids become logical ones, requests are told apart by their positions.
-  Weights are not recorded: the ids of a token stay in the order given.
-  n_experts=E      experts per layer (default: by the file's map)
+expert_distribution_recorder_*.pt of SGLang, recorded with
+--expert-distribution-recorder-mode per_token (the other modes write counts).
+torch reads it in a process of its own, never by unpickling, and is needed.
+Physical ids become logical ones, requests are told apart by their positions.
+Weights are not recorded: the ids of a token stay in the order given.
 """,
-    {"n_experts": integer("n_experts", 1, MAX_EXPERTS)},
+    {"n_experts": N_EXPERTS},
 )

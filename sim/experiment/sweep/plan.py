@@ -34,7 +34,23 @@ class Plan:
 def make_plan(overrides: Sequence[str]) -> Plan:
     """Compose each value of each swept word once, with the first of the others. UserError for the first slip."""
     with blamed(overrides):
-        return _plan(overrides)
+        words = [prepare(word, sweep=True) for word in overrides]
+        axes, sweeper = _axes(words)
+        first = {key: values[0] for key, values in axes.items()}
+        if len(presets := axes.get("experiment", [])) > 1:
+            raise UserError(f"{', '.join(presets)}: one preset at a time, as each brings a grid of its own")
+        if "n_trials" in sweeper:
+            _check_tuned(axes)
+        composed = _check(first)
+        for key, values in axes.items():
+            for value in values[1:]:
+                _check(first | {key: value})
+        lists, measure = {key: _length(composed[key]) for key in AXES}, str(composed["measure"])
+        if "n_trials" in sweeper:
+            return Plan(words, int(sweeper["n_trials"]) * math.prod(lists.values()), True, measure)
+        of_axes = (sum(map(_dense, values)) if key in AXES else len(values) for key, values in axes.items())
+        number = math.prod(of_axes) * math.prod(n for key, n in lists.items() if key not in axes)
+        return Plan(words, number, False, measure)
 
 
 def read_grid(overrides: Sequence[str]) -> list[RunConfig]:
@@ -54,26 +70,6 @@ def _axes(words: Sequence[str]) -> tuple[dict[str, list[str]], Mapping[str, Any]
     params = [prepare(f"{key}={value}", sweep=True) for key, value in (sweeper.get("params") or {}).items()]
     theirs = {key_of(str(override.input_line)): _spread(override) for override in _parse(params)}
     return theirs | own, sweeper
-
-
-def _plan(overrides: Sequence[str]) -> Plan:
-    words = [prepare(word, sweep=True) for word in overrides]
-    axes, sweeper = _axes(words)
-    first = {key: values[0] for key, values in axes.items()}
-    if len(presets := axes.get("experiment", [])) > 1:
-        raise UserError(f"{', '.join(presets)}: one preset at a time, as each brings a grid of its own")
-    if "n_trials" in sweeper:
-        _check_tuned(axes)
-    composed = _check(first)
-    for key, values in axes.items():
-        for value in values[1:]:
-            _check(first | {key: value})
-    lists, measure = {key: _length(composed[key]) for key in AXES}, str(composed["measure"])
-    if "n_trials" in sweeper:
-        return Plan(words, int(sweeper["n_trials"]) * math.prod(lists.values()), True, measure)
-    of_axes = (sum(map(_dense, values)) if key in AXES else len(values) for key, values in axes.items())
-    number = math.prod(of_axes) * math.prod(n for key, n in lists.items() if key not in axes)
-    return Plan(words, number, False, measure)
 
 
 def _check_tuned(axes: Mapping[str, Sequence[str]]) -> None:

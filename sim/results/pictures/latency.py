@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sim.results.compare.target import Target
 
-WORDS = {"ttft": "time to first token", "tpot": "time per output token", "request": "time of a request"}
+MASS = "quality_kept_gate_mass"
 
 
 @Picture
@@ -40,7 +40,7 @@ def latency(
         raise UserError(f"metric={metric}: allowed: {one_of(LATENCIES)}")
     column = f"{metric}_ms_mean"
     cheats = [f"{name}_{part}" for name in REFERENCE_ROWS for part in (column, "throughput_tokens_per_s")]
-    wanted = (column, "throughput_tokens_per_s", "bound_ms_per_token", "quality_kept_gate_mass", *cheats)
+    wanted = (column, "throughput_tokens_per_s", "bound_ms_per_token", MASS, *cheats)
     frame = by_budget(runs, *wanted)
     frame = frame[frame[column].notna()]
     if frame.empty:
@@ -52,29 +52,28 @@ def latency(
     if cells is not None:
         ends = cells.set_index(["policy_label", "budget_bytes"])[["low", "high"]]
         frame = frame.join(ends, on=["policy_label", "budget_bytes"])
-    style = look or looks(runs["policy_label"])
-    goal = target.of_mean(metric) if target else None
-    panels = []
-    for lossless in (True, False):
-        own = frame[frame["lossless"] == lossless]
-        if own.empty:
-            continue
-        if lossless or alike(own[column]) is None:
-            panels.append(_metric(own, metric, style, goal))
-        panels += [_window(own, style)] if lossless else _quality(own, column, metric, style)
+    style, name = look or looks(runs["policy_label"]), LATENCY_NAMES[metric]
+    goal, panels = target.of_mean(metric) if target else None, list[Panel]()
+    exact, lossy = frame[frame["lossless"]], frame[~frame["lossless"]]
+
+    def means(own: pd.DataFrame, kind: str = "", **cheats: str) -> Panel:
+        found = Figures(own, column, f"{name} (ms), mean", style, references=cheats, target=goal)
+        return found.panel(kind + lowest(own, column, f"mean {name}"))
+
+    if len(exact):
+        panels += [means(exact, **{row: f"{row}_{column}" for row in REFERENCE_ROWS}), _window(exact, style)]
+    same = alike(lossy[column]) if len(lossy) else None
+    if len(lossy) and same is None:
+        panels.append(means(lossy, "Lossy, not ranked with the others. "))
+    if lossy[MASS].notna().any():
+        everywhere = " everywhere" if len(lossy) > 1 else ""
+        first = f"Lossy, mean {name} {same} ms{everywhere}" if same else "Lossy"
+        found = Figures(lossy, MASS, "kept gate mass (%), first-order", style, scale=100, share=True)
+        panels.append(found.panel(f"{first}: {span(lossy, MASS)} of the gate mass is kept"))
     if not panels:
         each = number(float(frame[column].max()))
         raise EmptyPictureError(f"all lossy, none says what gate mass it keeps, and the mean is {each} ms for all")
     return Sheet(panels, "Latency against GPU memory", about(runs))
-
-
-def _metric(own: pd.DataFrame, metric: str, style: Looks, target: float | None) -> Panel:
-    column, lossless = f"{metric}_ms_mean", bool(own["lossless"].iloc[0])
-    cheats = {name: f"{name}_{column}" for name in REFERENCE_ROWS} if lossless else {}
-    label = f"{LATENCY_NAMES[metric]} (ms), mean"
-    kind = "" if lossless else "Lossy, not ranked with the others. "
-    found = Figures(own, column, label, style, references=cheats, target=target)
-    return found.panel(kind + lowest(own, column, f"mean {LATENCY_NAMES[metric]}"))
 
 
 def _window(own: pd.DataFrame, style: Looks) -> Panel:
@@ -86,14 +85,3 @@ def _window(own: pd.DataFrame, style: Looks) -> Panel:
     said = times(own, "window", floor)
     said = f"The best takes {said} as long as the bound" if said else lowest(own, "window", "time per generated token")
     return found.panel(said)
-
-
-def _quality(own: pd.DataFrame, latency: str, metric: str, style: Looks) -> list[Panel]:
-    column = "quality_kept_gate_mass"
-    if not own[column].notna().any():
-        return []
-    same = alike(own[latency])
-    everywhere = " everywhere" if len(own) > 1 else ""
-    first = f"Lossy, mean {LATENCY_NAMES[metric]} {same} ms{everywhere}" if same else "Lossy"
-    found = Figures(own, column, "kept gate mass (%), first-order", style, scale=100, share=True)
-    return [found.panel(f"{first}: {span(own, column)} of the gate mass is kept")]

@@ -1,12 +1,10 @@
-"""What crosses the link: the fates of prefetches, how busy the link is, and the bytes beside their bound."""
+"""What crosses the link: how busy it is, and the bytes beside their bound."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sim.core.accounts import FATES
-from sim.results.pictures.bars import Stack, stacked
-from sim.results.pictures.colours import ENDS, Looks, looks
+from sim.results.pictures.colours import Looks, looks
 from sim.results.pictures.findings import about, differs, number, span, times
 from sim.results.pictures.lines import Figures
 from sim.results.pictures.style import Picture, Sheet, by_budget
@@ -16,34 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MB = 1e-6
-
-
-@Picture
-def fates(runs: pd.DataFrame, page: int | None = 1) -> Sheet:
-    """From ``sim.load``: prefetches, by what became of them; most first.
-
-    A panel per budget, or more where there are many policies. Those that issued none at a budget have no bar there.
-    EmptyPictureError where no policy issued any, and after the last page.
-    """
-    parts = {f"prefetch_{fate}": (fate.replace("_", " "), ENDS[fate]) for fate in FATES}
-    frame = by_budget(runs, "prefetch_issued", *parts)
-    frame = frame[frame["prefetch_issued"] > 0]
-    if frame.empty:
-        raise EmptyPictureError("no policy here prefetches")
-
-    def title(own: pd.DataFrame) -> str:
-        in_time = (own["prefetch_useful"] / own["prefetch_issued"]).max()
-        most = f"at best {number(100 * in_time)} %" if len(own) > 1 else f"{number(100 * in_time)} %"
-        return f"{most} of the prefetches were useful" if in_time else "no prefetch was useful"
-
-    frame = frame.assign(
-        note=[
-            f"{useful / issued:.0%} useful".replace("%", " %")
-            for useful, issued in zip(frame["prefetch_useful"], frame["prefetch_issued"], strict=True)
-        ]
-    )
-    bars = Stack(frame, parts, "prefetches", title, largest=True)
-    return stacked(bars, "What became of the prefetches", about(runs), page)
 
 
 @Picture

@@ -245,7 +245,7 @@ class TraceWriter:
         said = {key: rest.pop(key, None) for key in ("name", "revision", "expert_bytes", "shapes", "dtype", "scoring")}
         if said["expert_bytes"] is not None:
             said["expert_bytes"] = [int(size) for size in said["expert_bytes"]]
-        model = Model(**said, **self._sizes)
+        model = Model(**{**said, **self._sizes})
         raw = Manifest(model, counts=counts, files=files, **rest).to_json()
         parse_manifest(raw)
         return raw

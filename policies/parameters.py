@@ -42,12 +42,6 @@ def declared(policy: type[Policy]) -> dict[str, Any]:
     return found
 
 
-def defaults_of(policy: type[Policy]) -> dict[str, Any]:
-    """The parameters of a policy that have a default, with it."""
-    given = inspect.signature(policy.__init__).parameters.values()
-    return {p.name: p.default for p in list(given)[2:] if p.default is not p.empty}
-
-
 def check_complete(policy: type[Policy]) -> None:
     """UserError for a policy that lacks what none can do without."""
     if missing := sorted(getattr(policy, "__abstractmethods__", ())):
@@ -66,15 +60,7 @@ def check_made(policy: Policy, setup: object) -> None:
 
 def is_of(value: object, hint: Any) -> bool:
     """Whether a value is of a parameter's type: nothing is converted, but a whole number is a number."""
-    if get_origin(hint) in (Union, UnionType):
-        return any(is_of(value, h) for h in get_args(hint))
-    if get_origin(hint) is Literal:
-        return any(type(value) is type(choice) and value == choice for choice in get_args(hint))
-    if isinstance(value, int) and abs(value) > MAX_INT:
-        return False
-    if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-    return type(value) is hint
+    return any(_is(value, kind) for kind in alternatives(hint))
 
 
 def allowed_of(hint: Any) -> str:
@@ -84,11 +70,13 @@ def allowed_of(hint: Any) -> str:
     return one_of(get_args(hint)) if get_origin(hint) is Literal else _NOUNS[hint]
 
 
-def choices_of(hint: Any) -> Iterator[str]:
-    """The texts that a parameter may be, where they are listed."""
+def alternatives(hint: Any) -> Iterator[Any]:
+    """What a parameter may be: types, and the choices of a Literal themselves."""
     if get_origin(hint) in (Union, UnionType, Literal):
         for item in get_args(hint):
-            yield from ([item] if isinstance(item, str) else choices_of(item))
+            yield from alternatives(item)
+    else:
+        yield hint
 
 
 def shown_value(value: object) -> str:
@@ -120,19 +108,21 @@ def _check_name(policy: type[Policy], parameter: inspect.Parameter) -> None:
 
 def _check_type(policy: type[Policy], parameter: inspect.Parameter, hint: Any) -> None:
     name, default = parameter.name, parameter.default
-    if not _known(hint):
+    if any((kind if isinstance(kind, type) else type(kind)) not in _NOUNS for kind in alternatives(hint)):
         shown = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
         raise _wrong(policy, f"parameter {name} is of type {shown}", _TYPES)
     if default is not parameter.empty and not is_of(default, hint):
         raise _wrong(policy, f"parameter {name} has the default {shown_value(default)}", allowed_of(hint))
 
 
-def _known(hint: Any) -> bool:
-    if get_origin(hint) in (Union, UnionType):
-        return all(map(_known, get_args(hint)))
-    if get_origin(hint) is Literal:
-        return all(type(choice) in _NOUNS for choice in get_args(hint))
-    return hint in _NOUNS if isinstance(hint, type) else False
+def _is(value: object, kind: Any) -> bool:
+    if not isinstance(kind, type):
+        return type(value) is type(kind) and value == kind
+    if isinstance(value, int) and abs(value) > MAX_INT:
+        return False
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    return type(value) is kind
 
 
 def _wrong(policy: type[Policy], what: str, allowed: str) -> UserError:

@@ -12,17 +12,17 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import Any
 
 import policies
 from policies.api import Policy, Setup
 from policies.parameters import (
     allowed_of,
+    alternatives,
     check_complete,
     check_made,
-    choices_of,
     declared,
-    defaults_of,
     is_of,
     shown_value,
 )
@@ -57,7 +57,8 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
             raise UserError(f"{given}: {name} has no such parameter; {allowed}")
         if not is_of(value, hints[key]):
             huge = f", of at most {MAX_INT}" if isinstance(value, int) and abs(value) > MAX_INT else ""
-            raise UserError(f"{given}: allowed: {allowed_of(hints[key])}{meant(value, choices_of(hints[key]))}{huge}")
+            choices = [choice for choice in alternatives(hints[key]) if isinstance(choice, str)]
+            raise UserError(f"{given}: allowed: {allowed_of(hints[key])}{meant(value, choices)}{huge}")
     for key in hints:
         if key not in params and key not in usual:
             raise UserError(f"policy.{key}: missing; allowed: {allowed_of(hints[key])}")
@@ -84,7 +85,8 @@ def parameters(name: str) -> dict[str, Any]:
 
 def defaults(name: str) -> dict[str, Any]:
     """The parameters of a policy that have a default, with it."""
-    return defaults_of(find(name))
+    given = signature(find(name).__init__).parameters.values()
+    return {p.name: p.default for p in list(given)[2:] if p.default is not p.empty}
 
 
 def normal(given: Mapping[str, Any]) -> dict[str, Any]:

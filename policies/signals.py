@@ -60,6 +60,13 @@ class Signals(Protocol):
         """
 
 
+def marks(ids: NDArray[np.integer[Any]], n_experts: int) -> NDArray[np.float16]:
+    """1 for each expert that is named in ``ids`` [..., K], 0 for the others, [..., E]; absent ones are none."""
+    out = np.zeros((*ids.shape[:-1], n_experts + 1), np.float16)
+    np.put_along_axis(out, np.minimum(ids, n_experts).astype(np.intp), np.float16(1), axis=-1)
+    return out[..., :-1]
+
+
 def fixed(given: Mapping[str, Item]) -> Mapping[str, Item]:
     """A copy that nobody can change."""
     return MappingProxyType(dict(given))

@@ -28,7 +28,7 @@ def belady_bypass_bytes(
     overlap, the one that ends last (Faigle and Nawijn, 1995; Carlisle and Lloyd, 1995). All bytes of an expert have
     the same gaps, so an expert may be kept in part, and unequal sizes cost nothing in exactness.
     """
-    n = future.n_flat
+    n = future.n_all
     size = [nbytes for nbytes in expert_bytes for _ in range(n_experts)]
     if len(size) != n:
         raise ValueError(f"{len(expert_bytes)} layers of {n_experts} experts for a future of {n} experts")

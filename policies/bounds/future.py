@@ -24,7 +24,7 @@ class FutureError(RuntimeError):
 class Future:
     """All layer events of a run, in replay order; a lookup is one member of one event."""
 
-    n_flat: int
+    n_all: int
     """Experts of all layers."""
     starts: NDArray[np.int64]
     """First lookup of each event, [events + 1]."""
@@ -41,10 +41,10 @@ class Future:
         return len(self.starts) - 1
 
     @classmethod
-    def of(cls, events: Iterable[Sequence[int]], n_flat: int) -> Future:
+    def of(cls, events: Iterable[Sequence[int]], n_all: int) -> Future:
         """Read the demand sets of the layer events in replay order; empty ones are no events, as on the machine.
 
-        ValueError where an expert is not in 0 .. n_flat or is demanded twice by one event. O(lookups).
+        ValueError where an expert is not in 0 .. n_all or is demanded twice by one event. O(lookups).
         """
         flat, ends = array("i"), array("q", [0])
         for demand in events:
@@ -52,10 +52,10 @@ class Future:
                 flat.extend(demand)
                 ends.append(len(flat))
         starts, experts = np.frombuffer(ends, np.int64), np.frombuffer(flat, np.int32)
-        if len(experts) and not 0 <= int(experts.min()) <= int(experts.max()) < n_flat:
-            raise ValueError(f"an event demands expert {experts.min()} or {experts.max()}; allowed: 0 .. {n_flat - 1}")
+        if len(experts) and not 0 <= int(experts.min()) <= int(experts.max()) < n_all:
+            raise ValueError(f"an event demands expert {experts.min()} or {experts.max()}; allowed: 0 .. {n_all - 1}")
         n_events = len(starts) - 1
-        following = np.full(n_flat, n_events, np.int32)  # per expert, its first event from the current block on
+        following = np.full(n_all, n_events, np.int32)  # per expert, its first event from the current block on
         next_use = np.empty(len(experts), np.int32)
         for a, b in reversed(list(_blocks(starts))):
             span = slice(starts[a], starts[b])
@@ -71,7 +71,7 @@ class Future:
             next_use[span][order] = after
             first = np.concatenate(([True], ~same))
             following[x[first]] = event[first]
-        return cls(n_flat, starts, experts, next_use, following)
+        return cls(n_all, starts, experts, next_use, following)
 
     def events(self) -> Iterator[tuple[list[int], list[int]]]:
         """Each event's experts and their next uses."""
@@ -99,6 +99,6 @@ class Clairvoyant(Policy):
 
     def foresee(self, future: Future) -> None:
         """Receive the demand of the whole run, warm-up included. Called once, before the first fact."""
-        if future.n_flat != self.setup.n_layers * self.setup.n_experts:
-            raise FutureError(f"a future of {future.n_flat} experts for {self.setup.n_layers} x {self.setup.n_experts}")
+        if future.n_all != self.setup.n_layers * self.setup.n_experts:
+            raise FutureError(f"a future of {future.n_all} experts for {self.setup.n_layers} x {self.setup.n_experts}")
         self.future = future

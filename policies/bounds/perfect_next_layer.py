@@ -33,14 +33,15 @@ class PerfectNextLayer(BeladyForced):
 
     def on_slot(self, expert: int) -> None:
         if expert in self.coming:
-            self.offer(expert)
+            self.order.add(expert)
 
     def on_evict(self, expert: int) -> None:
+        super().on_evict(expert)
         if expert in self.coming:  # demand needed the room; fetch it again when there is some
             self.actions.prefetch(expert, 0.0)
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        victim = self.farthest()
+        victim = super().victim(incoming, speculative)
         if victim is not None and speculative and self.next_use[victim] <= self.next_use[incoming]:
             return None
         return victim

@@ -9,12 +9,10 @@ from typing import Protocol
 class Work(Protocol):
     """One forward pass."""
 
-    @property
-    def rows(self) -> int: ...
-    @property
-    def kv_tokens(self) -> int: ...
-    @property
-    def pairs(self) -> int: ...
+    rows: int
+    kv_tokens: int
+    pairs: int
+
     @property
     def requests(self) -> Sequence[int]: ...
     @property
@@ -25,10 +23,9 @@ class Work(Protocol):
 class Prices(Protocol):
     """What compute costs, in whole nanoseconds."""
 
-    @property
-    def launch_ns(self) -> int: ...
-    @property
-    def layer_overhead_ns(self) -> int: ...
+    launch_ns: int
+    layer_overhead_ns: int
+
     def expert_table(self, layer: int, max_tokens: int) -> Sequence[int]:
         """Durations of one expert by tokens, from 0 to at least ``max_tokens``."""
 

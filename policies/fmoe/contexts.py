@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from policies.api import PastStep, Signal, Signals
 from policies.fmoe.maps import Reals, direction, distribution
-from policies.parts.marks import marks
+from policies.signals import marks
 
 Prefill = Literal["mean", "last", "unpredicted"]
 

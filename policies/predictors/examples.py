@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.parts.marks import marks
+from policies.signals import marks
 from traces import PREFILL, Trace
 from traces.kit.errors import UserError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from real.evaluate.prices import expected, fitted
-from real.measure.record import FILE, read
+from real.measure.record import FILE, read, read_step
 from real.validation.compare import judge
 from real.validation.own_time import own_time
 from real.validation.ran import Runs, load_all
@@ -59,18 +58,7 @@ class Evaluation:
 
     def step(self, name: str) -> Any:
         """What a step wrote as NAME.json; None where it did not come to it. UserError if it cannot be read."""
-        path = self.folder / f"{name}.json"
-        if not path.exists():
-            return None
-        again = "remove the file, and measure this step again"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON ({error}); {again}") from None
-        missing = [key for key in KEYS[name] if not isinstance(found, dict) or key not in found]
-        if missing:
-            raise UserError(f"{path}: without {one_of(missing)}, damaged or of another version; {again}")
-        return found
+        return read_step(self.folder, name, KEYS[name])
 
     @cached_property
     def hardware(self) -> dict[str, Any] | None:

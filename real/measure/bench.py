@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from real.calibrate.drawn import draw
 from real.measure.clock import Clock
-from real.measure.record import Record
+from real.measure.record import Record, read_step
 from real.measure.sizes import FULL, TINY, Subject
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
@@ -70,11 +69,7 @@ class Bench:
 
     def read(self, name: str) -> Any:
         """A step's result; None where there is none yet. UserError if it is damaged."""
-        path = self.folder / f"{name}.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON ({error}); remove the file, and measure this step again") from None
+        return read_step(self.folder, name)
 
     def profile(self) -> Mapping[str, Any]:
         """The machine as measured so far, without the runtime's overheads; else a published one."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from traces.kit.errors import UserError
+from traces.kit.errors import UserError, one_of
 from traces.kit.strict import dump_json
 from traces.kit.whole import held, write_whole
 
@@ -75,6 +75,20 @@ def claim(folder: Path) -> Iterator[None]:
                 f"out={folder}: another python -m real measure is at work in it; allowed: another folder, or to wait"
             ) from None
         yield
+
+
+def read_step(folder: Path, name: str, keys: Collection[str] = ()) -> Any:
+    """What a step wrote as NAME.json, a mapping with ``keys``; None where it did not come to it. UserError."""
+    path, again = folder / f"{name}.json", "remove the file, and measure this step again"
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); {again}") from None
+    if missing := [key for key in keys if not isinstance(found, dict) or key not in found]:
+        raise UserError(f"{path}: without {one_of(missing)}, damaged or of another version; {again}")
+    return found
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from real.words import model_dtype
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.digest import code_digest
-from sim.experiment.identity import identify
 from sim.experiment.make import make_core, make_policy
+from sim.experiment.provenance import identify
 from sim.results.document import SCHEMA
 from sim.results.quality import quality
 from traces.collect.record import Wanted, collect

@@ -34,8 +34,8 @@ def keep(out: Path, session: Session, document: Mapping[str, Any], *, timeline: 
         config = yaml.safe_dump(asdict(session.cell.config), sort_keys=False)
         (temp / "config.yaml").write_text(config, encoding="utf-8")
         save(session.run.core.log, temp / "log.npy")
-        if session.keep_trace is not None:
-            shutil.copytree(session.keep_trace, temp / "trace")
+        if session.made is not None:
+            shutil.copytree(Path(session.made.name) / "trace", temp / "trace")
         if session.texts:
             lines = [json.dumps({"request": i, "text": text}) for i, text in enumerate(session.texts)]
             (temp / "texts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -43,7 +43,7 @@ def keep(out: Path, session: Session, document: Mapping[str, Any], *, timeline: 
             what, name = f"measured on {session.run.machine.backend.device}", label(session.cell.config.policy)
             session.run.machine.timeline.save(temp / "timeline.json", what, name, setup)
 
-    store.place(folder, fill)
+    store.put(folder, fill)
     return folder
 
 

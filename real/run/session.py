@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -52,9 +52,8 @@ class Session:
     about: Mapping[str, Any]
     texts: tuple[str, ...] = ()
     """What was generated, by request."""
-    keep_trace: Path | None = None
-    """The folder of the trace that was made, to be moved to the result."""
-    scratch: Any = field(default=None, repr=False)
+    made: TemporaryDirectory[str] | None = field(default=None, repr=False)
+    """Where the trace lies that was made, to be copied to the result."""
 
     def document(self) -> dict[str, Any]:
         """The result document of the simulator, with what is to be said of the device."""
@@ -104,8 +103,8 @@ def live(
     with torch.inference_mode():
         shown.keep_all()
     digest = replay(run.core.log, Core(fresh, setup, shown.signals(fresh)))
-    scratch = tempfile.TemporaryDirectory(prefix="moe-offload-")
-    folder = Path(scratch.name) / "trace"
+    made = TemporaryDirectory(prefix="moe-offload-")
+    folder = Path(made.name) / "trace"
     write_trace(folder, shown, requests, loaded, model, prompts, decoding, [job.prompt.source for job in jobs])
     # budget=auto is what it was here: the trace that was made asks for less context.
     config = replace(config, budget=setup.budget if config.budget == AUTO else config.budget)
@@ -115,7 +114,7 @@ def live(
         "predictors": {key: fitted.sha256 for key, fitted in predictors.items()},
     }
     texts = tuple(loaded.tokenizer.decode(request.made, skip_special_tokens=True) for request in requests)
-    return Session(cell, run, about, texts, folder, scratch)
+    return Session(cell, run, about, texts, made)
 
 
 def serve(

@@ -37,7 +37,7 @@ class Behind:
 
     def __init__(self, core: Core, pool: Pool, depth: int, predictor_threads: int) -> None:
         self.core, self.pool, self.backend, self.depth = record(core), pool, pool.backend, depth
-        core.listen(pool)
+        core.listen("evict", pool.evict)
         self.timeline = Timeline()
         self._lock = threading.RLock()
         self._ready, self._work, self._due = (threading.Condition(self._lock) for _ in range(3))
@@ -166,11 +166,11 @@ class Behind:
         began = max(handed_over, self._free_since)
         self._free_since = now
         expert = chunk // self.core.setup.chunks
-        self.timeline.copy(began, now, chunk, self.core.kind[expert])
+        self.timeline.copy(began, now, chunk, self.core.state.kind[expert])
         self.timeline.occupancy(now, self.core.state.used)
         accounts = self.core.accounts
         accounts.link_busy_ns += now - max(began, accounts.start_ns)  # what lay in the warm-up does not count
-        self._charge(self.core.kind[expert], now)
+        self._charge(self.core.state.kind[expert], now)
         self.core.chunk_done(chunk, now)
 
     def _charge(self, cause: int, now: int) -> None:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers.integrations.moe import grouped_mm_experts_forward
 
+from real.runtime.dispatch import Dispatch, dispatch
 from real.runtime.layout import Layout
-from real.runtime.placing import Places, place
 from real.runtime.pool import ALIGNED, Pool
 
 MAX_GROUPS = 1024
@@ -91,7 +91,7 @@ class LayerCompute:
     def one_by_one(
         self,
         hidden: Tensor,
-        places: Places,
+        dispatched: Dispatch,
         weights: Tensor,
         turns: Iterable[list[int]],
         tell: Callable[[list[int]], None] = lambda experts: None,
@@ -102,9 +102,9 @@ class LayerCompute:
         ``turns``: expert numbers that may be computed now, until none is left; ``tell`` is called when they have been
         launched. ``every``: each row's expert will have its turn.
         """
-        n, top_k = places.ids.shape
-        first, slot_of, spans = self.layer * self.pool.store.n_experts, self.pool.slot_of, places.spans
-        rows, tokens = n * top_k, places.tokens
+        n, top_k = dispatched.ids.shape
+        first, slot_of, spans = self.layer * self.pool.store.n_experts, self.pool.slot_of, dispatched.spans
+        rows, tokens = n * top_k, dispatched.tokens
         # Without a token twice in a row there is nothing to gather: the one there is goes to all its experts.
         inputs = None if tokens is None else hidden.index_select(0, tokens)
         make = hidden.new_empty if every else hidden.new_zeros
@@ -115,8 +115,8 @@ class LayerCompute:
                     begin, end = span
                     self.expert(slot_of[x], hidden if inputs is None else inputs[begin:end], outputs[begin:end])
             tell(batch)
-        if places.back is not None:
-            outputs = outputs.index_select(0, places.back)
+        if dispatched.back is not None:
+            outputs = outputs.index_select(0, dispatched.back)
         weighted = outputs * weights.reshape(-1, 1)
         return weighted.view(n, top_k, -1).sum(dim=1).to(hidden.dtype)
 
@@ -141,12 +141,12 @@ class LayerCompute:
             x = first.new_zeros((n, first.shape[0]))
             self.expert(0, x, torch.empty_like(x))
         for n in (1, 4):
-            (places,) = place(np.zeros((n, 1, 1), np.int64), self.pool.store.n_experts, backend, self.groups)
+            (dispatched,) = dispatch(np.zeros((n, 1, 1), np.int64), self.pool.store.n_experts, backend, self.groups)
             hidden, weights = first.new_zeros((n, first.shape[0])), first.new_ones((n, 1))
-            self.one_by_one(hidden, places, weights, ())
-            if places.on_device is not None:
+            self.one_by_one(hidden, dispatched, weights, ())
+            if dispatched.on_device is not None:
                 module = self._whole if self.pool.holds_all else self.module
-                grouped_mm_experts_forward(module, hidden, places.on_device, weights)
+                grouped_mm_experts_forward(module, hidden, dispatched.on_device, weights)
             backend.download(weights)
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from real.runtime.compute import LayerCompute
+from real.runtime.dispatch import Dispatch, dispatch
 from real.runtime.machine import Machine
-from real.runtime.placing import Places, place
 from sim.workload.passes import Pass
 from traces.models.scoring import Law
 
@@ -61,13 +61,13 @@ class Run:
 
     def __init__(self, machine: Machine, feed: Feed, grouped: bool = False) -> None:
         self.machine, self.feed, self.grouped = machine, feed, grouped
-        self._places: list[Places] | None = None  # of the layers, where the feed says who computes what
-        self._untold: list[tuple[Places | None, Tensor, Tensor]] = []  # layers that are computed: places, ids, weights
+        self._dispatches: list[Dispatch] | None = None  # of the layers, where the feed says who computes what
+        self._untold: list[tuple[Dispatch | None, Tensor, Tensor]] = []  # layers that are computed: with ids, weights
 
     def begin(self, step: Pass) -> None:
         self.machine.begin(step)
         ids = self.feed.routing()
-        self._places = None if ids is None else self._place(ids)
+        self._dispatches = None if ids is None else self._dispatch(ids)
 
     def end(self) -> None:
         """The pass has ended on the device: its logits are known."""
@@ -87,14 +87,14 @@ class Run:
         """One layer event: tell the core, and compute the experts [n, D] as they are complete."""
         machine, feed, index = self.machine, self.feed, layer.layer
         core = machine.core
-        places = None if self._places is None else self._places[index]
+        dispatched = None if self._dispatches is None else self._dispatches[index]
         given: NDArray[Any] | None = None
-        if machine.resident and layer.pool.holds_all and (places is not None or layer.groups):
-            return self._resident(layer, hidden, ids, weights, places)
-        if places is None:
+        if machine.resident and layer.pool.holds_all and (dispatched is not None or layer.groups):
+            return self._resident(layer, hidden, ids, weights, dispatched)
+        if dispatched is None:
             routed, given = machine.read(ids, weights)
         else:
-            routed = places.ids
+            routed = dispatched.ids
             machine.drain()
         demand, tokens = feed.demand(index, routed, given)
         if not demand:  # the layer has seen no token of this pass: no event, as in the simulator
@@ -102,45 +102,46 @@ class Run:
         event = machine.gate(index, demand, tokens)
         if core.routing is not None and core.routing.chosen is not None:
             routed, chosen = core.routing.chosen
-            places, weights = None, machine.backend.upload(torch.from_numpy(chosen).to(weights.dtype))
-        if places is None:
-            (places,) = self._place(np.ascontiguousarray(routed)[:, None])
+            dispatched, weights = None, machine.backend.upload(torch.from_numpy(chosen).to(weights.dtype))
+        if dispatched is None:
+            (dispatched,) = self._dispatch(np.ascontiguousarray(routed)[:, None])
         if not layer.groups or any(core.state.done[x] < core.state.chunks for x in event.demand):
-            every = places.full and not core.routes
-            return layer.one_by_one(hidden, places, weights, machine.turns(), machine.launched, every)
+            every = dispatched.full and not core.routes
+            return layer.one_by_one(hidden, dispatched, weights, machine.turns(), machine.launched, every)
         output = None
         for batch in machine.turns():  # one, as nothing is missing
-            output = self._together(layer, hidden, places, weights)
+            output = self._together(layer, hidden, dispatched, weights)
             machine.launched(batch)
         return torch.zeros_like(hidden) if output is None else output
 
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _resident(
-        self, layer: LayerCompute, hidden: Tensor, ids: Tensor, weights: Tensor, places: Places | None
+        self, layer: LayerCompute, hidden: Tensor, ids: Tensor, weights: Tensor, dispatched: Dispatch | None
     ) -> Tensor:
         """Nothing to wait for: the core is told when the pass has ended."""
-        self._untold.append((places, ids, weights))
+        self._untold.append((dispatched, ids, weights))
         if layer.groups:
-            if places is None:
+            if dispatched is None:
                 return layer.together(hidden, ids, weights)
-            return self._together(layer, hidden, places, weights)
-        assert places is not None
+            return self._together(layer, hidden, dispatched, weights)
+        assert dispatched is not None
         first = layer.layer * layer.pool.store.n_experts
-        return layer.one_by_one(hidden, places, weights, [[first + x for x in places.spans]], every=places.full)
+        turns = [[first + x for x in dispatched.spans]]
+        return layer.one_by_one(hidden, dispatched, weights, turns, every=dispatched.full)
 
     def _known(self) -> list[tuple[NDArray[np.int64], NDArray[Any] | None]]:
         """The ids and weights [n, K] of the layers that are computed and untold, which are read at once."""
-        known = [places for places, _, _ in self._untold if places is not None]
+        known = [dispatched for dispatched, _, _ in self._untold if dispatched is not None]
         if known:
-            return [(places.ids, None) for places in known]
+            return [(dispatched.ids, None) for dispatched in known]
         _, ids, weights = zip(*self._untold, strict=True)
         read = self.machine.read(torch.stack(ids), torch.stack(weights))
         return list(zip(*read, strict=True))
 
-    def _together(self, layer: LayerCompute, hidden: Tensor, places: Places, weights: Tensor) -> Tensor:
-        assert places.on_device is not None
-        return layer.together(hidden, places.on_device, weights, not places.full)
+    def _together(self, layer: LayerCompute, hidden: Tensor, dispatched: Dispatch, weights: Tensor) -> Tensor:
+        assert dispatched.on_device is not None
+        return layer.together(hidden, dispatched.on_device, weights, not dispatched.full)
 
-    def _place(self, ids: NDArray[np.int64]) -> list[Places]:
-        return place(ids, self.machine.core.setup.n_experts, self.machine.backend, self.grouped)
+    def _dispatch(self, ids: NDArray[np.int64]) -> list[Dispatch]:
+        return dispatch(ids, self.machine.core.setup.n_experts, self.machine.backend, self.grouped)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from real.runtime.backend import Backend, DeviceError, Ticket
 from real.runtime.store import HostStore
-from sim.core.listener import FactListener
 from sim.core.state import CoreError, split_chunks
 from traces.kit.telling import in_short
 
@@ -18,7 +17,7 @@ ALIGNED = 16
 """Bytes: a GPU's kernels choose by whether what they read begins at a multiple of it."""
 
 
-class Pool(FactListener):
+class Pool:
     """Which expert lies in which slot. The core says who may have one; here is where it is.
 
     `weights`: name -> [slots, ...], what the kernels read. `slot_of`: expert number -> slot, -1 without one.

@@ -18,7 +18,8 @@ from policies.on_demand import OnDemand
 from real.runtime.backend import backend_of
 from real.runtime.compute import LayerCompute
 from real.runtime.counting import count_forced
-from real.runtime.placing import place
+from real.runtime.dispatch import dispatch
+from real.runtime.pinned import PageLocks
 from real.runtime.pool import Pool
 from real.runtime.tiny import E, K, L, Ran, follow, speak, tiny_model
 from traces.models.devices import device_of, free_memory
@@ -33,10 +34,6 @@ def expect(holds: object, text: str) -> None:
     """AssertionError, whatever Python is told to leave out."""
     if not holds:
         raise AssertionError(text)
-
-
-def _cuda() -> Any:
-    return torch.cuda
 
 
 def has_an_index(device: torch.device) -> None:
@@ -64,19 +61,17 @@ def copies_arrive_in_order(device: torch.device) -> None:
 
 def copies_from_registered_memory(device: torch.device) -> None:
     """Memory that was registered with the driver later, as a mapped file's may be, is copied as page-locked memory."""
-    backend, cuda = backend_of(device), _cuda()
-    driver = cuda.cudart()
+    backend, locks = backend_of(device), PageLocks()
     source = torch.arange(1 << 20, dtype=torch.int64)
-    status = driver.cudaHostRegister(source.data_ptr(), source.numel() * source.element_size(), 0)
-    expect(int(status) == 0, f"cudaHostRegister: {driver.cudaGetErrorString(status)}")
     try:
+        locks.lock(source.view(torch.uint8))
         expect(source.is_pinned(), "registered memory is not page-locked")
         target = torch.zeros_like(source, device=device)
         backend.synchronize()
         backend.start_copy(target, source).wait()
         expect(torch.equal(target.cpu(), source), "a copy from registered memory has other bytes")
     finally:
-        driver.cudaHostUnregister(source.data_ptr())
+        locks.close()
 
 
 def copies_overlap_compute(device: torch.device) -> None:
@@ -85,7 +80,8 @@ def copies_overlap_compute(device: torch.device) -> None:
     target, source = torch.zeros(1 << 20, device=device), torch.ones(1 << 20).pin_memory()
     backend.start_copy(target, source).wait()
     backend.synchronize()
-    _cuda()._sleep(300_000_000)  # cycles of the device: more than a tenth of a second
+    spin: Any = torch.cuda._sleep
+    spin(300_000_000)  # cycles of the device: more than a tenth of a second
     computing = backend.mark()
     copied = backend.start_copy(target, source)
     copied.wait()
@@ -144,18 +140,18 @@ def experts_compute(device: torch.device) -> None:
             ids[rows // 2 :, :, 1] = E if rows > 7 else ids[rows // 2 :, :, 1]
             hidden = torch.from_numpy(random.standard_normal((rows, 128))).to(device, torch.bfloat16)
             weights = torch.from_numpy(random.random((rows, K))).to(device, torch.bfloat16)
-            (places,) = place(ids, E, model.backend, grouped=True)
+            (dispatched,) = dispatch(ids, E, model.backend, grouped=True)
             with torch.inference_mode():
                 wanted = _formula(model.store, ids[:, 0], hidden, weights)
-                turns = [[E + x for x in places.spans]]
-                alone = layer.one_by_one(hidden, places, weights, turns)
+                turns = [[E + x for x in dispatched.spans]]
+                alone = layer.one_by_one(hidden, dispatched, weights, turns)
                 _near(alone, wanted, f"one by one, {rows} rows")
-                again = layer.one_by_one(hidden, places, weights, turns[::-1])
+                again = layer.one_by_one(hidden, dispatched, weights, turns[::-1])
                 expect(torch.equal(alone, again), f"one by one, {rows} rows: other bits the second time")
                 if layer.groups:
-                    assert places.on_device is not None
+                    assert dispatched.on_device is not None
                     _near(
-                        layer.together(hidden, places.on_device, weights, not places.full),
+                        layer.together(hidden, dispatched.on_device, weights, not dispatched.full),
                         wanted,
                         f"grouped, {rows} rows",
                     )

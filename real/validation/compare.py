@@ -10,12 +10,10 @@ from real.diff import differences
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
 from real.validation.ran import COUNTED, Ran, counted
-from sim.core.accounts import Accounts
 from sim.core.replay import replay
 from sim.experiment.cell import Cell
-from sim.experiment.identity import identify
 from sim.experiment.make import make_core, make_policy
-from sim.experiment.provenance import result_of
+from sim.experiment.provenance import identify, result_of
 from sim.experiment.run import simulate
 from sim.results.document import Outcome
 
@@ -126,17 +124,11 @@ def _rate(nbytes: int, ns: int) -> float | None:
 
 
 def _replayed(cell: Cell, ran: Ran) -> tuple[str, list[str]]:
-    """The digest of a log that is fed to a fresh core without a clock, and the accounts in which it differs."""
-    digest, accounts = replayed(cell, ran.log)
-    again = counted(accounts)
-    return digest, [key for key in COUNTED if again[key] != ran.counted[key]]
-
-
-def replayed(cell: Cell, log: Sequence[int]) -> tuple[str, Accounts]:
-    """A device's log fed to a fresh core of the same cell, without a clock: its digest and its accounts."""
+    """A run's log fed to a fresh core of the same cell, without a clock: the digest, and the accounts that differ."""
     core = make_core(cell, make_policy(cell))
-    digest = replay(log, core)
-    return digest, core.finish(core.accounts.start_ns)  # no nanosecond is told: a window of none
+    digest = replay(ran.log, core)
+    again = counted(core.finish(core.accounts.start_ns))  # no nanosecond is told: a window of none
+    return digest, [key for key in COUNTED if again[key] != ran.counted[key]]
 
 
 def errors(measured: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,6 @@ from policies.bounds.future import Clairvoyant, Future
 from sim.check.synthetic import FakeHistory, FakeSignals, Routing
 from sim.core.accounts import Accounts
 from sim.core.core import Core
-from sim.core.listener import FactListener
 from sim.core.log import record
 from sim.machine.machine import Machine
 
@@ -38,7 +37,12 @@ class Witness(Core):
         self.asked = 0
         self.demanded_bytes = 0  # of what was to be there for an event, with tokens or without
         record(self)
-        self.listen(_Before(self))  # the log has not heard of it yet
+        self.listen("gate", lambda layer, *_: self.note(layer))  # the log has not heard of it yet
+        self.listen("step_begin", self._begun)
+
+    def _begun(self, number: int, *_: Any) -> None:
+        self.number = number
+        self.note(-1)
 
     def note(self, layer: int) -> None:
         self.asked += len(self.predictions)
@@ -60,20 +64,6 @@ class Witness(Core):
             if sum(state.size[x] for x in held if setup.layer_of(x) == layer) > share:
                 raise AssertionError(f"more bytes than the budget of layer {layer}")
         return answer
-
-
-class _Before(FactListener):
-    """Has the witness note what was decided until then."""
-
-    def __init__(self, witness: Witness) -> None:
-        self.witness = witness
-
-    def step_begin(self, number: int, *_: Any) -> None:
-        self.witness.number = number
-        self.witness.note(-1)
-
-    def gate(self, layer: int, *_: Any) -> None:
-        self.witness.note(layer)
 
 
 @dataclass
@@ -101,8 +91,8 @@ def ready(policy: Policy, routing: Routing) -> Policy:
     if policy.wants_history():
         policy.fit(FakeHistory(policy.setup, routing.world))
     if isinstance(policy, Clairvoyant):
-        n_flat = policy.setup.n_layers * policy.setup.n_experts
-        policy.foresee(Future.of((d for p in routing.passes() for d in p.demand), n_flat))
+        n_all = policy.setup.n_layers * policy.setup.n_experts
+        policy.foresee(Future.of((d for p in routing.passes() for d in p.demand), n_all))
     return policy
 
 

@@ -158,8 +158,8 @@ class Core(Loads):
         x = NONE
         if queue:
             x = queue[0]
-            if not self._slot[x]:
-                x = self._placed()
+            if not self._slot[x] and not self._make_room(x, False):
+                x = self._next_in_wave()
         if x != NONE:
             chunk = x * chunks + given[x]
             self.accounts.demand_bytes += self.state.chunk_bytes[chunk]
@@ -217,11 +217,8 @@ class Core(Loads):
         if self._route is not None:
             discount(row, event, state, foretold)
 
-    def _placed(self) -> int:
-        """The first in line, once it has a slot. Where there is no room for it: an upgraded load that holds one."""
-        first = self._demand[0]
-        if self._make_room(first, False):
-            return first
+    def _next_in_wave(self) -> int:
+        """Where there is no room for the first in line: an upgraded load that holds its slot already, or NONE."""
         x = next((y for y in self._demand if self._slot[y]), NONE)
         if x == NONE and self._turns is not None:
             self._turns.let_one_pass()

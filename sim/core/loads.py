@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 from policies.api import Policy, Setup
 from sim.core.accounts import CANCELLED, IN_FLIGHT, USELESS, Accounts
 from sim.core.digest import Digest
-from sim.core.listener import FactListener, overheard
 from sim.core.queue import EMPTY, SpeculativeQueue
 from sim.core.state import ARRIVED, NO_FATE, CoreError, State
 from sim.core.words import NONE, Prediction
@@ -47,11 +48,6 @@ class Loads:
         return self.setup.budget - self.state.capacity
 
     @property
-    def kind(self) -> list[int]:
-        """Of each expert's load, as the stalls have it (sim.core.state)."""
-        return self.state.kind
-
-    @property
     def queued(self) -> bool:
         """Whether a load waits for the link, be it that it can get no slot now."""
         return bool(self._demand or self._queue)
@@ -60,9 +56,19 @@ class Loads:
         """Hash of all answers given so far, evictions included."""
         return self._answers.hexdigest()
 
-    def listen(self, listener: FactListener) -> None:
-        """From now on ``listener`` hears of all; of several, the last one first. Before a machine is made of it."""
-        overheard(self, listener)
+    def listen(self, name: str, tell: Callable[..., object]) -> None:
+        """``tell`` the operands of each fact or question of that name, or ``evict``, before the core acts on it.
+
+        Of several the last one hears first. A core that nobody listens to pays nothing for it; one that a machine was
+        made of is no longer heard.
+        """
+        act = getattr(self, name)
+
+        def heard(*operands: Any) -> Any:
+            tell(*operands)
+            return act(*operands)
+
+        setattr(self, name, heard)
 
     def take_predictions(self, *, may_block: bool) -> list[Prediction]:
         """What the policy has asked for since the last time. A machine lets it block after ``step_begin`` and ``gate``,
@@ -139,7 +145,8 @@ class Loads:
     def _make_room(self, x: int, speculative: bool) -> bool:
         """Give x a slot. False: none can be had, or the policy has cancelled or re-queued x meanwhile."""
         state, entry = self.state, self.speculative.entry(x) if speculative else 0
-        while not state.fits(x):
+        size, shares = state.size[x], state.layer_capacity is not None
+        while state.used + size > state.capacity or (shares and not state.fits(x)):
             victim = self.policy.victim(x, speculative)
             if victim is not None:
                 self.evict(victim)

@@ -9,63 +9,47 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sim.core.core import Core
-from sim.core.listener import FactListener
 from sim.core.state import CoreError
-from sim.core.words import Rows
 
+OPERATIONS = (
+    *("step_begin", "gate", "prediction", "chunk_done", "expert_done", "step_end"),
+    *("next_chunk", "next_expert", "measure_from"),
+)
+"""The core's methods, by the number that stands for each in a log."""
 STEP, GATE, PREDICTION, CHUNK, EXPERT, STEP_END, NEXT_CHUNK, NEXT_EXPERT, MEASURE = range(9)
 
 
-class Log(FactListener):
-    """Writes each fact, with its time, and each question into ``words``. The clock may not run backwards."""
-
-    def __init__(self, words: array[int]) -> None:
-        self.words = words
-        self._now = 0
-
-    def _fact(self, operation: int, now: int, *operands: int) -> None:
-        if now < self._now:
-            raise CoreError(f"a fact at {now} ns came after one at {self._now} ns")
-        self._now = now
-        self.words.extend((operation, now, *operands))
-
-    def step_begin(self, number: int, prefill: bool, requests: Sequence[int], parts: Sequence[Rows], now: int) -> None:
-        self._fact(STEP, now, number, prefill, len(requests), *requests, *(n for part in parts for n in part))
-
-    def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int], now: int) -> None:
-        self._fact(GATE, now, layer, len(demand), *demand, *tokens)
-
-    def prediction(self, tag: int, now: int) -> None:
-        self._fact(PREDICTION, now, tag)
-
-    def chunk_done(self, chunk: int, now: int) -> None:
-        self._fact(CHUNK, now, chunk)
-
-    def expert_done(self, x: int, now: int) -> None:
-        self._fact(EXPERT, now, x)
-
-    def step_end(self, now: int) -> None:
-        self._fact(STEP_END, now)
-
-    def measure_from(self, now: int) -> None:
-        self._fact(MEASURE, now)
-
-    def next_chunk(self) -> None:
-        self.words.append(NEXT_CHUNK)
-
-    def next_expert(self) -> None:
-        self.words.append(NEXT_EXPERT)
-
-
 def record(core: Core) -> Core:
-    """Let ``core.log`` be written from now on; returns the core."""
-    core.listen(Log(core.log))
+    """Write ``core.log`` from now on; returns the core. CoreError for a clock that runs backwards."""
+    words, latest = core.log, 0
+
+    def write(operation: int, *operands: Any) -> None:
+        nonlocal latest
+        if not operands:  # a question
+            words.append(operation)
+            return
+        *told, now = operands
+        if now < latest:
+            raise CoreError(f"a fact at {now} ns came after one at {latest} ns")
+        latest = now
+        if operation == STEP:
+            number, prefill, requests, parts = told
+            told = [number, prefill, len(requests), *requests, *chain.from_iterable(parts)]
+        elif operation == GATE:
+            layer, demand, tokens = told
+            told = [layer, len(demand), *demand, *tokens]
+        words.extend((operation, now, *told))
+
+    for operation, name in enumerate(OPERATIONS):
+        core.listen(name, partial(write, operation))
     return core
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sim.core.core import Core
-from sim.core.log import entries
+from sim.core.log import OPERATIONS, entries
 
 
 def replay(log: Sequence[int], core: Core) -> str:
@@ -18,15 +18,5 @@ def replay(log: Sequence[int], core: Core) -> str:
 
 def calls(log: Sequence[int], core: Core) -> Iterator[tuple[int, Callable[..., object], tuple[Any, ...]]]:
     """What a log tells and asks, in order: (operation, method of ``core``, its operands). CoreError if it is cut."""
-    methods = (
-        core.step_begin,
-        core.gate,
-        core.prediction,
-        core.chunk_done,
-        core.expert_done,
-        core.step_end,
-        core.next_chunk,
-        core.next_expert,
-        core.measure_from,
-    )  # in the order of sim.core.log's operations
+    methods = [getattr(core, name) for name in OPERATIONS]
     return ((op, methods[op], operands) for op, operands in entries(log))

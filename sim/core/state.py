@@ -69,7 +69,7 @@ class State:
         capacity: int,
         layer_capacity: Sequence[int] | None,
     ) -> None:
-        n_flat = n_experts * len(expert_bytes)
+        n_all = n_experts * len(expert_bytes)
         self.n_experts = n_experts
         self.chunks = chunks
         self.capacity = capacity
@@ -86,14 +86,14 @@ class State:
         self.chunk_bytes = [c for b in expert_bytes for _ in range(n_experts) for c in split_chunks(b, chunks)]
         # Bytes on the GPU of an expert of a layer once i chunks are done: index layer * (C + 1) + i.
         self.arrived_bytes = [sum(split_chunks(b, chunks)[:i]) for b in expert_bytes for i in range(chunks + 1)]
-        self.slot = bytearray(n_flat)
-        self.given = [0] * n_flat  # chunks handed to the link
-        self.done = [0] * n_flat  # chunks that have arrived
-        self.pinned = bytearray(n_flat)
-        self.kind = [DEMAND] * n_flat  # of the load under way
-        self.spec = [NO_FATE] * n_flat
-        self.spec_bytes = [0] * n_flat  # handed to the link of a load that has no fate yet
-        self.dropping = bytearray(n_flat)  # cancelled while a chunk was on the link
+        self.slot = bytearray(n_all)
+        self.given = [0] * n_all  # chunks handed to the link
+        self.done = [0] * n_all  # chunks that have arrived
+        self.pinned = bytearray(n_all)
+        self.kind = [DEMAND] * n_all  # of the load under way
+        self.spec = [NO_FATE] * n_all
+        self.spec_bytes = [0] * n_all  # handed to the link of a load that has no fate yet
+        self.dropping = bytearray(n_all)  # cancelled while a chunk was on the link
 
     def view(self) -> View:
         """What a policy is given: questions, and no handle by which to change an answer."""

@@ -30,10 +30,11 @@ class Floor:
         return time_lower_bound_ns(self.compute_ns, self.link_ns)
 
 
-def future_of(cell: Cell) -> Future:
-    """The demand of the measured requests."""
-    n_flat = cell.setup.n_layers * cell.setup.n_experts
-    return Future.of((d for p in passes_of(cell, cell.selection.measured) for d in p.demand), n_flat)
+def future_of(cell: Cell, *, warmup: bool = False) -> Future:
+    """The demand of the measured requests; ``warmup``: and of those before them."""
+    parts = [cell.selection.warmup, cell.selection.measured] if warmup else [cell.selection.measured]
+    demand = (d for part in parts for p in passes_of(cell, part) for d in p.demand)
+    return Future.of(demand, cell.setup.n_layers * cell.setup.n_experts)
 
 
 def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None) -> list[Floor]:

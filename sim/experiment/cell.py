@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from policies.api import Predictor, Setup
 from sim.experiment.config import RunConfig
 from sim.experiment.inputs import Inputs
-from sim.experiment.room import Context, Room, budget_bytes, tokens_of
+from sim.experiment.room import Context, Room, budget_bytes
 from sim.prices import HardwareProfile, ModelProfile
 from sim.prices.as_traced import model_of
 from sim.prices.costs import Costs
@@ -84,8 +84,9 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
     # A predictor was fitted on the train requests, those for validation among them.
     predicted = find_predicted(trace) if config.measure == "test" else {}
     chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup, measure=config.measure)
-    served = (trace.requests[request] for request in (*chosen.warmup, *chosen.measured))
-    room = Room.of(model, hardware, Context.of(tokens_of(served), config.workload["batch"]))
+    served = [trace.requests[request] for request in (*chosen.warmup, *chosen.measured)]
+    tokens = (request.prompt_tokens + request.output_tokens for request in served)
+    room = Room.of(model, hardware, Context.of(tokens, config.workload["batch"]))
     setup = make_setup(config, costs, hardware, room, trace.E, trace.K, predicted)
     return Cell(config, trace, model, hardware, costs, setup, room, chosen, predicted, inputs)
 

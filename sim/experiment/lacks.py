@@ -35,15 +35,6 @@ class There:
     live: bool = False
     """A model that runs shows the signals itself."""
 
-    @classmethod
-    def of_trace(
-        cls, word: str, trace: Trace, train: Sequence[int], predictors: Collection[str], *, validation: bool = False
-    ) -> There:
-        """Of a trace that shows what it recorded."""
-        signals = [signal for signal in Signal if trace.has(signal)]
-        ahead = 0 if trace.gate_ahead is None else trace.gate_ahead.shape[2]
-        return cls(word, trace, train, predictors, signals, ahead, validation)
-
 
 @dataclass(frozen=True, slots=True)
 class Lack:

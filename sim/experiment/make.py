@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from policies import registry
-from policies.api import Policy, Setup
+from policies.api import Policy, Setup, Signal
 from sim.core.core import Core
 from sim.core.log import record as recorded
 from sim.experiment.cell import Cell
@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 
 def make_policy(cell: Cell, name: str | None = None, params: Mapping[str, Any] | None = None) -> Policy:
     """The configured policy, or the one of ``name`` (a reference row may be), for this cell. UserError."""
-    there = There.of_trace(
+    trace = cell.trace
+    there = There(
         cell.config.trace,
-        cell.trace,
+        trace,
         cell.selection.train,
         cell.predicted.keys(),
+        [signal for signal in Signal if trace.has(signal)],
+        0 if trace.gate_ahead is None else trace.gate_ahead.shape[2],
         validation=cell.config.measure == "validation",
     )
     if name is not None:

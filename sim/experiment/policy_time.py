@@ -83,13 +83,9 @@ def measure_policy_time(policy: Logged, on_demand: Logged, *, repeat: int = REPE
     the same passes, or none was measured; CoreError if a log is cut or a replay decides otherwise than the one before.
     """
     turns: list[tuple[_Turn, _Turn]] = []
-    for i in range(repeat):
-        if i % 2:  # who is first changes, so that a drift of the machine's speed cancels
-            base = _replay(on_demand)
-            turns.append((_replay(policy), base))
-        else:
-            own = _replay(policy)
-            turns.append((own, _replay(on_demand)))
+    for i in range(repeat):  # who is first changes, so that a drift of the machine's speed cancels
+        first, second = map(_replay, (on_demand, policy) if i % 2 else (policy, on_demand))
+        turns.append((second, first) if i % 2 else (first, second))
     for own, base in turns:
         if (own.digest, base.digest) != (turns[0][0].digest, turns[0][1].digest):
             raise CoreError("a replay of a log decided otherwise than the one before")
@@ -117,9 +113,8 @@ def _phase(turns: Sequence[tuple[_Turn, _Turn]], *, prefill: bool) -> PhaseTime 
 def _replay(run: Logged) -> _Turn:
     """A pass lasts until the next one begins; its facts are read from the log before it is timed."""
     core = run.make_core()
-    turn = _Turn([], [], "")
     facts: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
-    passes, ns = turn.passes, turn.ns
+    passes, ns = list[tuple[bool, list[int], list[tuple[int, int]]]](), list[int]()
 
     def tell() -> int:
         began = time.thread_time_ns()

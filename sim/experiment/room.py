@@ -13,7 +13,6 @@ from heapq import nlargest
 
 from sim.prices import HardwareProfile, ModelProfile
 from sim.results.wording import room_worded
-from traces import Request
 from traces.kit.errors import UserError, meant
 from traces.kit.units import format_bytes, parse_budget
 
@@ -34,11 +33,6 @@ class Context:
         """The longest requests that can be active together. ``tokens``: of each, prompt and output."""
         longest = nlargest(batch, tokens)
         return cls(len(longest), sum(longest))
-
-
-def tokens_of(requests: Iterable[Request]) -> Iterable[int]:
-    """Prompt and output tokens of each request."""
-    return (request.prompt_tokens + request.output_tokens for request in requests)
 
 
 @dataclass(frozen=True, slots=True)

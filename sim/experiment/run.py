@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from policies.api import Policy, Setup
-from policies.bounds.future import Clairvoyant, Future
+from policies.bounds.future import Clairvoyant
 from policies.lru import LRU
 from sim.core.stated import stated
 from sim.experiment.bounds import floors, future_of
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
-from sim.experiment.identity import Identity, identify, of_bounds
 from sim.experiment.inputs import Inputs
 from sim.experiment.make import make_core, make_machine, make_policy, passes_of
 from sim.experiment.progress import Progress
-from sim.experiment.provenance import result_of
+from sim.experiment.provenance import Identity, identify, of_bounds, result_of
 from sim.prices.changed import changed
 from sim.results.document import SCHEMA, Outcome, reference_row
 from sim.results.store import Store
@@ -80,7 +79,8 @@ def simulate(
     ``shown``: keep a timeline.
     """
     core = make_core(cell, policy, setup=setup, record=record)
-    total = sum(_rows(cell, r) for r in (*cell.selection.warmup, *cell.selection.measured))
+    rows, steps_of = cell.trace.steps["rows"], cell.trace.steps_of
+    total = sum(int(rows[steps_of(r)].sum()) for r in (*cell.selection.warmup, *cell.selection.measured))
     done = 0
 
     def note(rows: int) -> None:
@@ -103,10 +103,6 @@ def simulate(
     return Outcome(policy, core, accounts, machine.timings, decided, timeline)
 
 
-def _rows(cell: Cell, request: int) -> int:
-    return int(cell.trace.steps["rows"][cell.trace.steps_of(request)].sum())
-
-
 def _bounds(cell: Cell, own: Identity, store: Store, progress: Progress | None) -> Mapping[str, Any]:
     """The bounds and reference rows of rule 7: one shared cell for all policies."""
     folder = store.folder(f"bounds-{cell.setup.budget}-{of_bounds(own).key}")
@@ -116,8 +112,10 @@ def _bounds(cell: Cell, own: Identity, store: Store, progress: Progress | None) 
 def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | None) -> dict[str, Any]:
     measured = future_of(cell)
     (floor,) = floors(cell, [cell.setup.budget], measured)
-    rows = {"infinite": reference_row(_infinite(cell, progress))}
-    whole = _whole_future(cell) if cell.selection.warmup else measured
+    ample = replace(cell.setup, budget=cell.total_expert_bytes)
+    infinite = simulate(cell, LRU(ample), setup=ample, name="infinite", reference=True, progress=progress)
+    rows = {"infinite": reference_row(infinite)}
+    whole = future_of(cell, warmup=True) if cell.selection.warmup else measured
     for name in ("belady_forced", "perfect_next_layer"):
         policy = make_policy(cell, name, {})
         if not isinstance(policy, Clairvoyant):
@@ -132,14 +130,3 @@ def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | Non
     }
     store.write_json(folder, "bounds.json", content)
     return content
-
-
-def _whole_future(cell: Cell) -> Future:
-    passes = (p for part in (cell.selection.warmup, cell.selection.measured) for p in passes_of(cell, part))
-    return Future.of((d for p in passes for d in p.demand), cell.setup.n_layers * cell.setup.n_experts)
-
-
-def _infinite(cell: Cell, progress: Progress | None) -> Outcome:
-    """LRU with a budget for all experts."""
-    setup = replace(cell.setup, budget=cell.total_expert_bytes)
-    return simulate(cell, LRU(setup), setup=setup, name="infinite", reference=True, progress=progress)

@@ -99,11 +99,8 @@ def run(options: Run) -> int:
     from sim.experiment.compose import read_config
     from sim.experiment.progress import progress_bar
     from sim.experiment.run import run_config
-    from sim.experiment.sweep.plan import blamed, check_single
 
-    check_single(options.rest)
-    with blamed(options.rest):
-        config = read_config(options.rest)
+    config = read_config(options.rest)
     with progress_bar() as progress:
         result = run_config(config, options.out, progress)
     report(result.document, options.format)
@@ -143,9 +140,7 @@ def config(options: Config) -> None:
     """Print the resolved configuration: a run of it needs no Hydra."""
     from sim.experiment.compose import read_config
     from sim.experiment.config import dump_configs
-    from sim.experiment.sweep.plan import check_single, read_grid
+    from sim.experiment.sweep.plan import read_grid
 
-    if not options.multirun:
-        check_single(options.rest)
     found = read_grid(options.rest) if options.multirun else [read_config(options.rest)]
     sys.stdout.write(dump_configs(found))

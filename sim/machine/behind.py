@@ -64,12 +64,13 @@ class Behind:
         core, copies, predictions = self.core, self.link.under_way, self.predictor.under_way
         ready, kind, chunks = core.ready, core.state.kind, core.state.chunks
         chunk_done, hand_over, began = self._chunk_done, self.link.hand_over, now
+        self._waiting_since = now
         while not ready:
             if not copies:
                 raise CoreError("deadlock: compute waits and nothing can be copied")
             end, chunk = copies[0]
             stalls[kind[chunk // chunks]] += end - now
-            self._waiting_since, now = now, end
+            now = end
             if predictions:
                 self.advance(now)
                 continue
@@ -90,5 +91,6 @@ class Behind:
         listener.copy(now - self.link.copy_ns[chunk], now, chunk, kind)
         if self._waiting_since is not None:
             listener.stall(self._waiting_since, now, kind)
+            self._waiting_since = now
         core.chunk_done(chunk, now)
         listener.occupancy(now, core.state.used)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from sim.core.accounts import FATES, PHASES, STALLS
@@ -117,17 +118,12 @@ def _columns() -> Iterator[Column]:
     yield Column("bound_time_ms", number, "ms", "time_lower_bound of the window", "bounds.time_lower_bound.wall_ms")
     yield Column("bound_ms_per_token", number, "ms/token", "the same", "bounds.time_lower_bound.ms_per_token")
     yield Column("bound_time_gap", number, "x", "wall time / that bound", "bounds.time_lower_bound.gap")
-    for reference in REFERENCE_ROWS:
-        for latency in LATENCIES:
-            name, path = f"{reference}_{latency}_ms_mean", f"reference.{reference}.latency_ms.{latency}.mean"
-            yield Column(name, number, "ms", f"reference row {reference}: {latency}", path)
-        for name, unit in (("throughput_tokens_per_s", "tokens/s"), ("stall_ms_per_token", "ms/token")):
-            meaning = f"reference row {reference}"
-            yield Column(f"{reference}_{name}", number, unit, meaning, f"reference.{reference}.{name}")
-        path = f"reference.{reference}.bytes_per_token"
-        yield Column(f"{reference}_bytes_per_token", number, "B/token", f"reference row {reference}", path)
-        path = f"reference.{reference}.hit_rate.complete"
-        yield Column(f"{reference}_hit_complete", number, "share", f"reference row {reference}", path)
+    own = [(f"{it}_ms_mean", "ms", f": {it}", f"latency_ms.{it}.mean") for it in LATENCIES]
+    per = (("throughput_tokens_per_s", "tokens/s"), ("stall_ms_per_token", "ms/token"), ("bytes_per_token", "B/token"))
+    own += [(name, unit, "", name) for name, unit in per]
+    own += [("hit_complete", "share", "", "hit_rate.complete")]
+    for row_, (name, unit, which, path) in product(REFERENCE_ROWS, own):
+        yield Column(f"{row_}_{name}", number, unit, f"reference row {row_}{which}", f"reference.{row_}.{path}")
     for share in SHARES:
         meaning = f"lossy only, first-order: {share.replace('_', ' ')}"
         yield Column(f"quality_{share}", number, "share", meaning, f"quality.{share}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def document(
     for i, phase in enumerate(PHASES):
         if not accounts.hit_row(i)[LOOKUPS]:
             nulls[f"hit_rate.{phase}"] = f"no {phase} lookups"
-    per_token = _per(tokens)
+    per_token = partial(_ratio, whole=tokens)
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "config": config,
@@ -154,7 +155,7 @@ def document(
 
 def reference_row(outcome: Outcome) -> dict[str, Any]:
     """The figures of a reference row that a table shows beside the policy's own."""
-    accounts, per_token = outcome.accounts, _per(outcome.generated)
+    accounts, per_token = outcome.accounts, partial(_ratio, whole=outcome.generated)
     return {
         "latency_ms": latencies(outcome.timings),
         "throughput_tokens_per_s": _ratio(outcome.generated * 1e9, outcome.wall_ns),
@@ -205,10 +206,6 @@ def _against(bounds: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
             "gap": _ratio(outcome.wall_ns, floor["ns"]),
         },
     }
-
-
-def _per(tokens: int) -> Any:
-    return lambda total: _ratio(total, tokens)
 
 
 def _ratio(part: float, whole: float) -> float | None:

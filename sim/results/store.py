@@ -56,9 +56,9 @@ class Store:
 
     def write_json(self, folder: Path, file: str, content: Mapping[str, Any]) -> None:
         """Write a cell that is one document."""
-        self.place(folder, lambda temp: _write_json(temp / file, content))
+        self.put(folder, lambda temp: _write_json(temp / file, content))
 
-    def place(self, folder: Path, fill: Callable[[Path], None]) -> None:
+    def put(self, folder: Path, fill: Callable[[Path], None]) -> None:
         """Let ``fill`` make a folder's files; it is there whole or not at all. If another was first, its folder stays.
 
         UserError where it cannot be written: the disk is full, say.
@@ -87,7 +87,7 @@ class Store:
             if outcome.timeline is not None:
                 outcome.timeline.save(temp / "timeline.json", "simulated", label(config["policy"]), outcome.core.setup)
 
-        self.place(folder, fill)
+        self.put(folder, fill)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -14,7 +14,6 @@ from sim.results.columns import row
 from sim.results.compare.stats import BLOCKS, LEAST, few
 from sim.results.fitting import Row, fitted
 from sim.results.label import label
-from sim.results.predictions import SHARES
 from sim.results.titles import titles
 from sim.results.wording import decided_worded, room_line
 from traces.calibrate.noise import in_words
@@ -37,9 +36,10 @@ def show(result: Mapping[str, Any], console: Console) -> None:
             *_rows(result, console),
             "",
             *_where(result),
-            *_hits(result),
+            *_by_phase("hit rates in %", result["hit_rate"]),
             *_copies(result),
-            *_foretold(result),
+            *_by_phase("predictions in %", result["prefetch"]["predictions"]),
+            *_fitted(result),
             *_loss(result),
         )
     )
@@ -55,21 +55,24 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
     if (device := source.get("device")) is not None:
         setting.insert(0, str(device["date"]))
     order = "recorded order" if config["seed"] == 0 else f"another order (seed {config['seed']})"
-    noisy = source["hardware"].get("noisy")
-    return [
-        Text(_finding(result), style="bold"),
-        Text(f"{said.work}{priced_in(config['dtype'])},"),
-        Text(f"{said.where}, {', '.join(setting)}"),
-        Text(
-            f"{counted(totals['requests'], 'request')} ({source['measured_requests']}):"
-            f" {totals['prefill_tokens']:,} prompt and {totals['generated_tokens']:,} generated tokens"
-        ),
-        *([Text(f"prices from noisy measurements: {in_words(noisy)}")] if noisy else []),
-        Text(f"{_recording(source['trace'])}, served in {order}"),
-        *_room(memory),
-        *_few(totals["requests"]),
-        *([Text(f"{policy['name']} decided: {decided_worded(policy['facts'])}")] if policy["facts"] else []),
-    ]
+    trace, noisy = source["trace"], source["hardware"].get("noisy")
+    mode = trace["decoding"]["mode"].replace("_", "-")
+    decoding = ", decoding unknown" if mode == "unknown" else f" with {mode} decoding"
+    room = fill(room_line(memory["room"]), 80, subsequent_indent="  ") if "room" in memory else ""  # older results
+    ranks_nothing, facts = few(totals["requests"]), policy["facts"]
+    tokens = f"{totals['prefill_tokens']:,} prompt and {totals['generated_tokens']:,} generated tokens"
+    lines = (
+        (_finding(result), "bold"),
+        (f"{said.work}{priced_in(config['dtype'])},", ""),
+        (f"{said.where}, {', '.join(setting)}", ""),
+        (f"{counted(totals['requests'], 'request')} ({source['measured_requests']}): {tokens}", ""),
+        (f"prices from noisy measurements: {in_words(noisy)}" if noisy else "", ""),
+        (f"{trace['recording']}{decoding}, served in {order}", ""),
+        (room, "dim"),
+        (f"{ranks_nothing} compare wants {LEAST}, better {4 * BLOCKS}." if ranks_nothing else "", "yellow"),
+        (f"{policy['name']} decided: {decided_worded(facts)}" if facts else "", ""),
+    )
+    return [Text(text, style=style) for text, style in lines if text]
 
 
 def _finding(result: Mapping[str, Any]) -> str:
@@ -82,27 +85,9 @@ def _finding(result: Mapping[str, Any]) -> str:
     return said if gap is None else f"{said}, {gap:.2f} times the bound"
 
 
-def _room(memory: Mapping[str, Any]) -> list[Text]:
-    """What the card has left for experts; older results do not say."""
-    return [Text(fill(room_line(memory["room"]), 80, subsequent_indent="  "), style="dim")] if "room" in memory else []
-
-
-def _few(requests: int) -> list[Text]:
-    """That so few requests rank nothing, and how many would."""
-    said = few(requests)
-    return [Text(f"{said} compare wants {LEAST}, better {4 * BLOCKS}.", style="yellow")] if said else []
-
-
 def priced_in(dtype: str) -> str:
     """`` in bfloat16``; nothing where a trace knows the bytes of its experts and no dtype."""
     return "" if dtype == "recorded" else f" in {dtype}"
-
-
-def _recording(trace: Mapping[str, Any]) -> str:
-    """``recorded with sampled decoding``: where the routing is from, and how its tokens were chosen."""
-    mode = trace["decoding"]["mode"].replace("_", "-")
-    how = ", decoding unknown" if mode == "unknown" else f" with {mode} decoding"
-    return f"{trace['recording']}{how}"
 
 
 def _wall(result: Mapping[str, Any]) -> float:
@@ -152,14 +137,10 @@ def figures(row: Mapping[str, Any], wall: float | None, stall: float, nbytes: fl
     )
 
 
-def _gaps(bounds: Mapping[str, Any], wall_ns: float, nbytes: float) -> tuple[str, str]:
+def _gaps(bounds: Mapping[str, Any], wall_ns: float, nbytes: float) -> tuple[str, ...]:
     """Multiples of the bounds of time and bytes."""
-    time, least = bounds["time_lower_bound"]["wall_ms"] * 1e6, bounds["belady_bypass"]["bytes"]
-    return _times(wall_ns, time), _times(nbytes, least)
-
-
-def _times(value: float, floor: float) -> str:
-    return f"{value / floor:.2f}x" if floor else "-"
+    of = (wall_ns, bounds["time_lower_bound"]["wall_ms"] * 1e6), (nbytes, bounds["belady_bypass"]["bytes"])
+    return tuple(f"{value / floor:.2f}x" if floor else "-" for value, floor in of)
 
 
 def _where(result: Mapping[str, Any]) -> list[Text]:
@@ -172,16 +153,6 @@ def _where(result: Mapping[str, Any]) -> list[Text]:
         Text(f"ms/token: {' + '.join(parts)}"),
         *_own_time(result),
     ]
-
-
-def _hits(result: Mapping[str, Any]) -> list[Text]:
-    rates = []
-    for phase in PHASES:
-        shares = result["hit_rate"][phase]
-        known = [f"{kind} {100 * rate:.1f}" for kind, rate in shares.items() if rate is not None]
-        if known:
-            rates.append(Text(f"  {phase:<8}{', '.join(known)}"))
-    return [Text("hit rates in %"), *rates] if rates else []
 
 
 def _own_time(result: Mapping[str, Any]) -> list[Text]:
@@ -205,19 +176,22 @@ def _copies(result: Mapping[str, Any]) -> list[Text]:
     return said
 
 
-def _foretold(result: Mapping[str, Any]) -> list[Text]:
-    """How good the predictions were, and who made them."""
-    shares, lines = result["prefetch"]["predictions"], []
-    if shares is not None:
-        lines.append(Text("predictions in %"))
-        for phase in PHASES:
-            known = [
-                f"{name.replace('_', ' ')} {100 * shares[phase][name]:.1f}"
-                for name in SHARES
-                if shares[phase]["predicted"]
-            ]
-            if known:
-                lines.append(Text(f"  {phase:<8}{', '.join(known)}"))
+def _by_phase(title: str, shares: Mapping[str, Any] | None) -> list[Text]:
+    """A title, and a line per phase of the shares that are known, in %."""
+    if shares is None:
+        return []
+    said = []
+    for phase in PHASES:
+        known = {name: share for name, share in shares[phase].items() if name != "predicted" and share is not None}
+        if known:
+            parts = [f"{name.replace('_', ' ')} {100 * share:.1f}" for name, share in known.items()]
+            said.append(Text(f"  {phase:<8}{', '.join(parts)}"))
+    return [Text(title), *said] if said else []
+
+
+def _fitted(result: Mapping[str, Any]) -> list[Text]:
+    """Who made the predictions."""
+    lines = []
     for name, facts in result["provenance"]["predictors"].items():
         source = {"hidden": "the gate's input", "routing": "earlier routing, and not on hidden states"}[facts["input"]]
         lines.append(

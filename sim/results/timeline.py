@@ -103,10 +103,9 @@ class Timeline(SpanListener):
             yield _slice(f"L{layer} E{index}", "expert", GPU, begin, end, {"layer": layer, "expert": index})
         for begin, end, cause in _rows(self.stalls, 3):
             yield _slice(f"stall: {STALLS[cause]}", "stall", GPU, begin, end, {"cause": STALLS[cause]})
-        for begin, end in _rows(self.software, 2):
-            yield _slice("software", "software", CPU, begin, end, {})
-        for begin, end in _rows(self.decisions, 2):
-            yield _slice("policy", "policy", CPU, begin, end, {})
+        for name, spans in (("software", self.software), ("policy", self.decisions)):
+            for begin, end in _rows(spans, 2):
+                yield _slice(name, name, CPU, begin, end, {})
         for begin, end, chunk, kind in _rows(self.copies, 4):
             layer, index = divmod(chunk // chunks, n_experts)
             about = {"layer": layer, "expert": index, "chunk": chunk % chunks, "kind": KINDS[kind]}

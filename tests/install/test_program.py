@@ -31,7 +31,7 @@ def test_each_part_of_the_program_runs_beside_them(installed: Installed, there: 
     assert json.loads(done.stdout)["hit_rate"]["complete"] > 0
     assert (there / "out").is_dir()
     done = installed.run("traces", "import", "nosuch", "a", "b", cwd=there)
-    assert done.stderr.startswith("error: FORMAT is 'nosuch'; allowed: "), done.stderr
+    assert done.stderr.startswith("error: import nosuch: no such format; allowed: "), done.stderr
     done = installed.run("policies", "fit", "promoe", "trace=nosuch", "out=fitted", cwd=there)
     assert done.stderr.startswith("error: trace=nosuch: no such folder"), done.stderr
     done = installed.run("real", "run", "policy=nosuch", cwd=there)

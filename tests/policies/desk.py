@@ -1,9 +1,7 @@
 """A policy on a desk: its facts are told by hand, its actions written down."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
@@ -90,13 +88,14 @@ class Desk(Generic[AnyPolicy]):
             self.resident.add(x)
             self.policy.on_slot(x)
 
-    def arrive(self, *experts: int) -> None:
+    def arrive(self, *experts: int) -> Self:
         """Loads are complete; they take their slots first if they have none."""
         for x in experts:
             if x not in self.resident:
                 self.slot(x)
             self.complete.add(x)
             self.policy.on_complete(x)
+        return self
 
     def gone(self, expert: int) -> None:
         """An expert loses its slot."""

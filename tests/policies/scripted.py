@@ -1,13 +1,13 @@
 """Traces written out by hand, and policies that are run on them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 
 from policies import registry
-from tests.policies.lab import ABSENT, FlatCosts, Routing, Run, run, setup_of
+from sim.check.lab import Run, run
+from sim.check.synthetic import ABSENT, FlatCosts, Routing, setup_of
+from sim.check.variants import named
 
 SIZE = 12
 
@@ -42,6 +42,11 @@ def go(name: str, routing: Routing, copy: int, *, room: int, chunks: int = 1, **
     """Run a policy with room for so many experts."""
     setup = setup_of(routing, room * SIZE, chunks=chunks, costs=costs(copy))
     return run(registry.build(name, setup, params), routing)
+
+
+def as_shipped(title: str) -> dict[str, Any]:
+    """What the YAML of that name changes of its policy's defaults."""
+    return dict(named(title)[0].params)
 
 
 def sums(done: Run) -> tuple[list[int], list[int], int]:

@@ -8,8 +8,6 @@ K = 1 the difference is min(c, e + d), copy or compute, whichever is shorter. No
 but for the reference row, which looks over the end of a step (with h of work after its last layer).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import registry
-from tests.policies.lab import ABSENT, FlatCosts, Routing, Run, run, setup_of
+from sim.check.lab import Run, run
+from sim.check.synthetic import ABSENT, FlatCosts, Routing, setup_of
 
 SIZE = 12
 EXAMPLES = settings(max_examples=60)
@@ -97,30 +96,6 @@ def test_the_reference_row_saves_as_much_and_over_the_end_of_a_step(
     within = steps * (n_layers - 1) * min(copy, compute)
     between = (steps - 1) * min(copy, compute + costs.head)
     assert saving == within + between
-
-
-@EXAMPLES
-@given(costs=times, steps=st.integers(1, 4), n_layers=st.integers(2, 5))
-def test_a_link_twice_as_fast_changes_it_as_the_closed_form_says(costs: FlatCosts, steps: int, n_layers: int) -> None:
-    """Bound by the link, the saving stays what the compute is; bound by compute, it halves with the copies."""
-    routing = no_reuse(steps, n_layers, 1)
-    slow = FlatCosts(2 * costs.copy, *(getattr(costs, f) for f in list(FlatCosts.__dataclass_fields__)[1:]))
-    compute = costs.expert + costs.launch_ns + costs.dense + costs.layer_overhead_ns
-    layers = steps * (n_layers - 1)
-    savings = [wall(play("on_demand", routing, c)) - wall(play("gate_ahead", routing, c)) for c in (slow, costs)]
-    assert savings == [layers * min(2 * costs.copy, compute), layers * min(costs.copy, compute)]
-    if compute <= costs.copy:
-        assert savings[0] == savings[1]
-    if compute >= 2 * costs.copy:
-        assert savings[0] == 2 * savings[1]
-
-
-@EXAMPLES
-@given(costs=times, shape=shapes)
-def test_no_prediction_of_one_layer_makes_a_run_twice_as_fast(costs: FlatCosts, shape: tuple[int, int, int]) -> None:
-    routing = no_reuse(*shape)
-    demanded, foreseen = (wall(play(name, routing, costs)) for name in ("on_demand", "gate_ahead"))
-    assert foreseen <= demanded < 2 * foreseen
 
 
 @pytest.mark.parametrize(("compute", "gain"), [(10, 1.01), (50, 1.05), (500, 1.5), (1000, 2.0), (2000, 1.5)])

@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from policies import registry
-from policies.api import LayerEvent, Policy, Setup
-from policies.bounds.future import Future
 from policies.lru import LRU
+from sim.check.lab import Witness
 from sim.check.laws import (
     assert_causal,
     assert_decided,
@@ -22,8 +21,11 @@ from sim.check.laws import (
     digests,
     everything,
 )
-from tests.policies.lab import CONF, FakeSignals, Routing, Variant, Witness, draw, setup_of, variants
+from sim.check.synthetic import FakeSignals, draw, setup_of
+from sim.check.variants import Variant, shipped, variants
+from traces.kit import conf
 
+YAMLS = conf.FOLDER / "policy"
 EVERY = list(variants())
 CAUSAL = [v for v in EVERY if not registry.find(v.name).clairvoyant]
 
@@ -32,57 +34,6 @@ CAUSAL = [v for v in EVERY if not registry.find(v.name).clairvoyant]
 @pytest.mark.parametrize("variant", CAUSAL, ids=str)
 def test_nothing_is_decided_by_what_comes_later(variant: Variant, seed: int) -> None:
     assert_causal(lambda setup, _: variant.build(setup), seed, variant.world)
-
-
-class Peeker(LRU):
-    """Planted: it was given the demand of the whole run, and prefetches what comes next."""
-
-    name = "peeker"
-
-    def __init__(self, setup: Setup, demand: list[list[int]]) -> None:
-        super().__init__(setup)
-        self.future = iter(demand)
-        next(self.future)
-
-    def on_gate(self, event: LayerEvent) -> None:
-        super().on_gate(event)
-        for x in next(self.future, []):
-            self.actions.prefetch(x, 0.0)
-
-
-class Schemer(LRU):
-    """Planted: it evicts what is not needed any more, without any prefetch."""
-
-    name = "schemer"
-
-    def __init__(self, setup: Setup, demand: list[list[int]]) -> None:
-        super().__init__(setup)
-        self.left = [x for event in demand for x in event]
-
-    def victim(self, incoming: int, speculative: bool) -> int | None:
-        able = [x for x in self.pools[incoming // self.span] if self.view.evictable(x)]
-        return min(able, key=lambda x: self.left.count(x), default=None)
-
-
-@pytest.mark.parametrize("planted", [Peeker, Schemer])
-def test_the_law_of_causality_catches_who_peeks(planted: type) -> None:
-    def make(setup: Setup, routing: Routing) -> Policy:
-        return planted(setup, [d for p in routing.passes() for d in p.demand])  # type: ignore[no-any-return]
-
-    for seed in range(4):
-        with pytest.raises(AssertionError, match="with knowledge of later"):
-            assert_causal(make, seed)
-
-
-def test_the_law_of_causality_catches_the_clairvoyant() -> None:
-    def make(setup: Setup, routing: Routing) -> Policy:
-        policy = registry.build("perfect_next_layer", setup, {})
-        demand = (d for p in routing.passes() for d in p.demand)
-        policy.foresee(Future.of(demand, setup.n_layers * setup.n_experts))  # type: ignore[attr-defined]
-        return policy
-
-    with pytest.raises(AssertionError, match="with knowledge of later"):
-        assert_causal(make, 1)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -117,7 +68,7 @@ def print_digests() -> None:
 
 @pytest.mark.parametrize("name", [n for n in registry.names() if not registry.find(n).clairvoyant])
 def test_a_policy_has_a_yaml_with_its_parameters_and_defaults(name: str) -> None:
-    text = (CONF / f"{name}.yaml").read_text()
+    text = (YAMLS / f"{name}.yaml").read_text()
     given = yaml.safe_load(text)
     assert given.pop("name") == name
     assert given == registry.defaults(name)
@@ -126,7 +77,54 @@ def test_a_policy_has_a_yaml_with_its_parameters_and_defaults(name: str) -> None
     assert all(" # " in line for line in text.splitlines()[2:])
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_variant_differs_where_its_source_says() -> None:
+    assert {variant.title: (variant.name, dict(variant.params)) for variant in shipped()} == {
+        "deepspeed_active_on_demand": ("deepspeed", {"fetch": "active", "cache": "none"}),
+        "deepspeed_next_layer_prefetch": ("deepspeed", {"fetch": "next_layer", "cache": "none"}),
+        "fmoe_2026": (
+            "fmoe",
+            {"distance": 6, "store": "updated", "prefill": "unpredicted", "semantic_at": "gate", "double_buffer": True},
+        ),
+        "fmoe_artifact": (
+            "fmoe",
+            {
+                "distance": 6,
+                "blocking": True,
+                "selection": "one_fewer",
+                "replan": "all_later",
+                "queue": "fifo_all",
+                "protect": False,
+                "eviction": "p_freq_whole",
+                "forget": True,
+                "fetch_all": True,
+            },
+        ),
+        "lru_layer": ("lru", {"scope": "layer"}),
+        "mixtral_offloading_as_in_finemoe": (
+            "mixtral_offloading",
+            {"speculated": None, "buffers": 0, "latency_us": 10.0, "blocking": True, "scope": "global"},
+        ),
+        "moe_infinity_as_in_finemoe": (
+            "moe_infinity",
+            {"one_in": 4, "horizon": 6, "eviction": "lfu_incache", "blocking": True},
+        ),
+        "promoe_as_in_finemoe": (
+            "promoe",
+            {
+                "predictor": "gate_ahead",
+                "preemption": False,
+                "reordering": False,
+                "latency_us": 30.0,
+                "blocking": True,
+                "scope": "global",
+            },
+        ),
+        "swapmoe_pass": ("swapmoe", {"unit": "pass"}),
+        "swapmoe_uniform": ("swapmoe", {"planner": "uniform"}),
+    }
+
+
+@pytest.mark.parametrize("path", sorted(YAMLS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_a_yaml_builds_a_policy(path: Path) -> None:
     given = yaml.safe_load(path.read_text())
     registry.build(given.pop("name"), setup_of(draw(0, n_layers=8), 10_000), given)

@@ -3,16 +3,15 @@
 Unless said otherwise: 3 layers of 4 experts, 1 per token, copies of 60 ns; dense part 10 ns, expert 100 ns.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from policies import registry
+from sim.check.lab import run
+from sim.check.synthetic import draw, setup_of
 from tests.policies.desk import Desk
-from tests.policies.lab import draw, run, setup_of
 from tests.policies.scripted import SIZE, go, held, script, sums
 
 ONCE = script([[[0], [3], [2]]], n_experts=4)
@@ -30,13 +29,6 @@ def test_a_whole_layer_is_copied_when_it_is_reached() -> None:
     assert done.accounts.demand_bytes == 12 * SIZE
     assert done.accounts.hit_row()[:4] == [3, 0, 0, 0]  # what no gate chose is no lookup
     assert not done.accounts.predicts
-
-
-def test_the_cache_serves_the_next_step_only_if_it_holds_the_model() -> None:
-    """LRU on a cyclic scan: short of the model by one layer of three, nothing is ever found."""
-    assert sums(go("deepspeed", TWICE, 60, room=12))[2] == 890 + 330
-    done = go("deepspeed", TWICE, 60, room=8)
-    assert (done.hits, sums(done)[2]) == (0, 890 + 890)
 
 
 def test_the_most_recent_goes_first_if_one_asks_for_it() -> None:

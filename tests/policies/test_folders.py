@@ -1,7 +1,5 @@
 """A policy is one file or one folder: a folder can be deleted whole, with its YAMLs, and nobody misses it."""
 
-from __future__ import annotations
-
 import ast
 import os
 import shutil

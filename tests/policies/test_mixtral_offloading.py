@@ -3,21 +3,18 @@
 Unless said otherwise: 1 expert per token of 4 per layer, copies of 60 ns; dense part 10 ns, expert 100 ns.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import yaml
 
 from policies import registry
 from policies.mixtral_offloading import MixtralOffloading
+from sim.check.lab import Witness, run
+from sim.check.synthetic import ABSENT, FlatCosts, draw, setup_of
 from tests.policies.desk import Desk
-from tests.policies.lab import ABSENT, CONF, FlatCosts, Witness, draw, run, setup_of
-from tests.policies.scripted import SIZE, go, held, script, sums
+from tests.policies.scripted import SIZE, as_shipped, go, held, script, sums
 
-AS_IN_FINEMOE = yaml.safe_load((CONF / "mixtral_offloading_as_in_finemoe.yaml").read_text())
 SWAPS = script(
     [[[0], [1], [2]], [[0], [3], [2]], [[0], [3], [2]]],
     [[[1], [2], []], [[3], [2], []], [[0], [2], []]],
@@ -176,7 +173,7 @@ def test_layers_keep_to_their_shares_but_for_the_buffers(scope: str) -> None:
 
 def test_as_in_finemoe_all_is_speculated_into_a_global_cache() -> None:
     """Two slots in all. Gate 1 has expert 5 load 10 for layer 2: it evicts 0, of layer 0, the least recently used."""
-    params = {k: v for k, v in AS_IN_FINEMOE.items() if k != "name"}
+    params = as_shipped("mixtral_offloading_as_in_finemoe")
     right = script([[[0], [1], [2]]], [[[1], [2], []]], n_experts=4)
     done = go("mixtral_offloading", right, 60, room=2, **{**params, "latency_us": 0.0})
     assert sums(done) == ([2, 0, 0, 0, 0], [60, 0, 0, 0, 0], 3 * 110 + 60)

@@ -1,10 +1,9 @@
 """Caches against other people's caches, and against themselves written naively."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import libcachesim as lcs
@@ -14,9 +13,10 @@ import pytest
 from policies import registry
 from policies.api import LayerEvent, Policy, Setup
 from policies.random import Random
+from sim.check.lab import run
+from sim.check.synthetic import FREE, FakeSignals, FlatCosts, Routing, draw, setup_of
 from sim.core.core import Core
 from sim.machine.machine import Machine
-from tests.policies.lab import FREE, FakeSignals, FlatCosts, Routing, draw, run, setup_of
 
 SIZE = 12
 
@@ -65,32 +65,8 @@ def test_libcachesim_agrees_to_the_last_hit(name: str, theirs: type, shape: Any,
         assert sum(expected) or capacity <= shape[0]
 
 
-@pytest.mark.parametrize("capacity", [1, 2, 7, 20, 45])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", ["lfu", "lfru"])
-def test_a_textbook_cache_agrees_to_the_last_hit(name: str, shape: Any, capacity: int) -> None:
-    """libcachesim has no LFU with perfect counts, and no LFRU: the definitions, scanned, in exact fractions."""
-    routing, flat = one_at_a_time(3, *shape)
-    count, last = dict.fromkeys(flat, 0), dict.fromkeys(flat, 0)
-
-    def score(x: int, now: int) -> Any:
-        return (count[x], last[x], x) if name == "lfu" else (Fraction(count[x], now + 1 - last[x]), x)
-
-    cache: set[int] = set()
-    expected = []
-    for now, x in enumerate(flat, 1):
-        expected.append(x in cache)
-        if x not in cache and len(cache) == capacity:
-            cache.remove(min(cache, key=lambda y: score(y, now)))
-        cache.add(x)
-        count[x] += 1
-        last[x] = now
-    policy = registry.build(name, setup_of(routing, capacity * SIZE, costs=FREE), {})
-    assert hits_of(policy, routing) == expected
-
-
 class Naive(Policy):
-    """The same definitions over whole demand sets: scans all residents for each victim."""
+    """The definitions, in exact fractions, over whole demand sets: scans all residents for each victim."""
 
     name = "naive"
 
@@ -125,19 +101,15 @@ class Naive(Policy):
             self.count[expert] = 0
 
     def score(self, x: int) -> Any:
-        if self.what == "lru":
-            return self.last[x]
-        if self.what == "fifo":
-            return self.entered[x]
-        if self.what == "lfru":
-            return Fraction(self.count[x], self.events + 1 - self.event_of[x]), x
-        return self.count[x], self.last[x], x
+        lfu = self.count[x], self.last[x], x
+        lfru = Fraction(self.count[x], self.events + 1 - self.event_of[x]), x
+        known = {"lru": self.last[x], "fifo": self.entered[x], "lfu": lfu, "lfu_incache": lfu, "lfru": lfru}
+        return known[self.what]
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
         able = filter(self.view.evictable, self.residents)
-        if self.by_layer:
-            able = (x for x in able if self.setup.layer_of(x) == self.setup.layer_of(incoming))  # type: ignore[assignment]
-        return min(able, key=self.score, default=None)
+        pool = self.setup.experts_of(self.setup.layer_of(incoming)) if self.by_layer else self.residents
+        return min((x for x in able if x in pool), key=self.score, default=None)
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
@@ -180,7 +152,7 @@ def test_static_keeps_its_set_and_lets_the_rest_through(staging: int, preload: b
     params = {"staging": staging, "preload": preload}
     done = run(registry.build("static", setup, params), routing)
     n = setup.n_layers * setup.n_experts
-    counts = np.random.default_rng(99).integers(0, 40, n).tolist()  # as lab.FakeHistory
+    counts = np.random.default_rng(99).integers(0, 40, n).tolist()  # as FakeHistory
     kept = set(sorted(range(n), key=lambda x: (-counts[x], x))[: 9 - staging])
     lookups = [x for p in routing.passes() for d in p.demand for x in d]
     through = sum(x not in kept for x in lookups) * SIZE
@@ -212,19 +184,9 @@ def test_static_wants_to_be_fitted() -> None:
         run(policy, routing)
 
 
-class Stub:
-    """A view of which some experts are evictable."""
-
-    def __init__(self, *able: int) -> None:
-        self.able = set(able)
-
-    def evictable(self, expert: int) -> bool:
-        return expert in self.able
-
-
 def test_random_draws_evenly_and_only_where_there_is_a_choice() -> None:
     policy = Random(setup_of(draw(0), 1000))
-    policy.view = Stub(1, 2, 5)  # type: ignore[assignment]
+    policy.view = SimpleNamespace(evictable={1, 2, 5}.__contains__)
     state = policy.pools[0].draw.__self__.getstate()  # type: ignore[attr-defined]
     policy.on_slot(2)
     assert policy.victim(7, False) == 2
@@ -237,5 +199,5 @@ def test_random_draws_evenly_and_only_where_there_is_a_choice() -> None:
     policy.on_evict(5)
     policy.on_evict(1)
     assert {policy.victim(7, False) for _ in range(20)} == {2}
-    policy.view = Stub()  # type: ignore[assignment]
+    policy.view = SimpleNamespace(evictable=lambda _: False)
     assert policy.victim(7, False) is None

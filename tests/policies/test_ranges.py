@@ -1,14 +1,12 @@
 """Every number that a policy takes has bounds, told in one line, and exactly these are kept."""
 
-from __future__ import annotations
-
 import re
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
 from policies import registry
-from tests.policies.lab import draw, setup_of
+from sim.check.synthetic import draw, setup_of
 from traces.kit.errors import UserError
 
 SETUP = setup_of(draw(0), 10**9)  # 4 layers of 8 experts

@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
@@ -52,13 +53,11 @@ def as_json(trace: Trace, stats: Stats) -> str:
             "suspicious": stats.repeats.suspicious,
         },
         "gate_recall_by_distance": stats.gate_recall_by_distance,
-        "gate_recall_by_distance_and_layer": None
-        if stats.gate_recall is None
-        else [_listed(layers) for layers in stats.gate_recall],
+        "gate_recall_by_distance_and_layer": _listed(stats.gate_recall),
         "by_source": {
             "tokens": stats.domains,
             "overlap": _listed(stats.source_overlap),
-            "popularity_cosine": [_listed(row) for row in stats.source_cosine],
+            "popularity_cosine": _listed(stats.source_cosine),
         },
         "popularity": stats.popularity.tolist(),
     }
@@ -78,13 +77,18 @@ def as_tables(trace: Trace, stats: Stats) -> Group:
     return Group(*tables)
 
 
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
 def _layers(trace: Trace, stats: Stats) -> Table:
     title = "per layer; reuse: distance, median and p90; load: most popular expert / mean; gate: recall 1, 2, ... ahead"
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     recall = [] if stats.gate_recall is None else list(stats.gate_recall)
-    headings = ["layer", "overlap", "reuse p50", "reuse p90", "bits", "load", "unused"]
-    for heading in (*headings, *(f"gate +{a}" for a in range(1, len(recall) + 1))):
-        table.add_column(heading, justify="right")
+    ahead = [f"gate +{a}" for a in range(1, len(recall) + 1)]
+    table = _table(title, "layer", "overlap", "reuse p50", "reuse p90", "bits", "load", "unused", *ahead)
     median, p90 = stats.reuse.quantile(0.5), stats.reuse.quantile(0.9)
     for layer in range(trace.L):
         table.add_row(
@@ -102,10 +106,8 @@ def _layers(trace: Trace, stats: Stats) -> Table:
 
 def _sources(stats: Stats) -> Table:
     title = "by source; alike: cosine of its popularity of experts with the first source's"
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    table.add_column("source")
-    for heading in ("prefill tokens", "decode tokens", "overlap", "alike"):
-        table.add_column(heading, justify="right")
+    table = _table(title, "source", "prefill tokens", "decode tokens", "overlap", "alike")
+    table.columns[0].justify = "left"
     for index, (name, tokens) in enumerate(stats.domains.items()):
         figures = _number(stats.source_overlap[index]), _number(stats.source_cosine[0, index], 2)
         table.add_row(Text(name), f"{tokens['prefill']:,}", f"{tokens['decode']:,}", *figures)
@@ -159,5 +161,5 @@ def _mean(values: Array) -> str:
     return f"{known.mean():.3f}" if len(known) else "unknown"
 
 
-def _listed(values: Array) -> list[Any]:
-    return [float(value) if value == value else None for value in values]
+def _listed(values: Array | None) -> Any:
+    return None if values is None else np.where(np.isnan(values), np.array(None), values).tolist()

@@ -22,6 +22,7 @@ from traces.kit.errors import TraceError
 from traces.kit.panels import Panel, together
 from traces.kit.whole import write_whole
 
+Lines = Sequence[tuple[Array, str]]
 PHASES = (("prefill", "#A9B8C9", ""), ("decode", "#4E6A88", "///"))
 
 
@@ -31,7 +32,7 @@ def write_plots(trace: Trace, stats: Stats, target: Path) -> list[Path]:
     A figure that the trace has nothing for (sources, gates ahead; layers, where there is one) is left out.
     Raises TraceError.
     """
-    drawn: dict[str, Callable[[Trace, Stats], Figure]] = {
+    drawn: dict[str, Callable[[Trace, Stats], Panel | Figure]] = {
         "tokens": _tokens,
         "popularity": popularity,
         "reuse_distance": reuse_distance,
@@ -47,7 +48,9 @@ def write_plots(trace: Trace, stats: Stats, target: Path) -> list[Path]:
         target.mkdir(exist_ok=True)
         for name, draw in drawn.items():
             paths.append(target / f"{name}.png")
-            write_whole(paths[-1], png(draw(trace, stats)))
+            made = draw(trace, stats)
+            made = together([made], "", subtitle(trace, stats)) if isinstance(made, Panel) else made
+            write_whole(paths[-1], png(made))
     except OSError as error:
         raise TraceError(f"{target}: {error.strerror}; allowed: a folder that can be written") from None
     return paths
@@ -68,70 +71,52 @@ def _span(values: Array, digits: int = 3) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _layers(axes: Axes, trace: Trace, ylabel: str, top: float, *lines: tuple[Array, str]) -> Sequence[Any]:
-    """Lines over the layers, each with its label, from 0 to ``top``."""
-    drawn = []
-    for (values, label), look in zip(lines, series(len(lines)), strict=True):
-        drawn += axes.plot(np.arange(trace.L), values, label=label, **look)
-    axes.set(xlabel="MoE layer", ylabel=ylabel, xlim=(-0.5, trace.L - 0.5), ylim=(0, top))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    dress(axes)
-    return drawn
+def _by_layer(trace: Trace, title: str, ylabel: str, top: float, lines: Lines, level: tuple[float, str]) -> Panel:
+    """Lines over the layers, each with its label, to ``top``; ``level``: what chance or perfection would give."""
 
-
-def _level(axes: Axes, value: float, label: str) -> list[Any]:
-    """What chance or perfection would give."""
-    style: dict[str, Any] = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 1.2}
-    return axes.plot(axes.get_xlim(), (value, value), scalex=False, label=label, **style)
-
-
-def _named(axes: Axes, lines: Sequence[Any]) -> Sequence[Any]:
-    return [] if name_ends(axes, lines) else lines
-
-
-def _overlap(trace: Trace, stats: Stats) -> Figure:
     def draw(axes: Axes) -> Sequence[Any]:
-        lines = [*_layers(axes, trace, "share of a token's experts", 1, (stats.overlap, "recorded"))]
-        return _named(axes, [*lines, *_level(axes, stats.uniform_overlap, "uniform choice, K/E")])
+        drawn = []
+        for (values, label), look in zip(lines, series(len(lines)), strict=True):
+            drawn += axes.plot(np.arange(trace.L), values, label=label, **look)
+        axes.set(xlabel="MoE layer", ylabel=ylabel, xlim=(-0.5, trace.L - 0.5), ylim=(0, top))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        dress(axes)
+        style: dict[str, Any] = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 1.2, "scalex": False}
+        drawn += axes.plot(axes.get_xlim(), (level[0], level[0]), label=level[1], **style)
+        return [] if name_ends(axes, drawn) else drawn
 
+    return Panel(title, draw)
+
+
+def _overlap(trace: Trace, stats: Stats) -> Panel:
+    by_chance = stats.uniform_overlap
     title = f"A token shares {_span(stats.overlap, 2)} of its experts with the one before; by chance it would be"
-    return together([Panel(f"{title} {stats.uniform_overlap:.2g}", draw)], "", subtitle(trace, stats))
+    lines, level = [(stats.overlap, "recorded")], (by_chance, "uniform choice, K/E")
+    return _by_layer(trace, f"{title} {by_chance:.2g}", "share of a token's experts", 1, lines, level)
 
 
-def _balance(trace: Trace, stats: Stats) -> Figure:
+def _balance(trace: Trace, stats: Stats) -> Panel:
     load = stats.load_max_over_mean
-
-    def draw(axes: Axes) -> Sequence[Any]:
-        top = 1.08 * max(1.0, float(np.nanmax(load))) if np.isfinite(load).any() else 2
-        lines = [*_layers(axes, trace, "times chosen / mean of the layer", top, (load, "most popular"))]
-        return _named(axes, [*lines, *_level(axes, 1, "perfect balance")])
-
+    top = 1.08 * max(1.0, float(np.nanmax(load))) if np.isfinite(load).any() else 2
     title = f"The most popular expert of a layer is chosen {_span(load)} times as often as the mean"
-    return together([Panel(title, draw)], "", subtitle(trace, stats))
+    lines, level = [(load, "most popular")], (1, "perfect balance")
+    return _by_layer(trace, title, "times chosen / mean of the layer", top, lines, level)
 
 
-def _entropy(trace: Trace, stats: Stats) -> Figure:
+def _entropy(trace: Trace, stats: Stats) -> Panel:
     most = math.log2(trace.E)
-
-    def draw(axes: Axes) -> Sequence[Any]:
-        lines = [*_layers(axes, trace, "entropy (bits)", max(1, 1.1 * most), (stats.entropy_bits, "recorded"))]
-        return _named(axes, [*lines, *_level(axes, most, "uniform choice, log2 E")])
-
     title = f"The popularity of experts has {_span(stats.entropy_bits)} bits of entropy; uniform choice has {most:.3g}"
-    return together([Panel(title, draw)], "", subtitle(trace, stats))
+    lines, level = [(stats.entropy_bits, "recorded")], (most, "uniform choice, log2 E")
+    return _by_layer(trace, title, "entropy (bits)", max(1, 1.1 * most), lines, level)
 
 
-def _gate_recall(trace: Trace, stats: Stats) -> Figure:
+def _gate_recall(trace: Trace, stats: Stats) -> Panel:
     assert stats.gate_recall is not None
-    found = stats.gate_recall
-
-    def draw(axes: Axes) -> Sequence[Any]:
-        ahead = [(own, f"{i} layer{'s' * (i > 1)} ahead") for i, own in enumerate(found, start=1)]
-        lines = [*_layers(axes, trace, "recall (share of the layer's experts)", 1.02, *ahead)]
-        return _named(axes, [*lines, *_level(axes, stats.uniform_overlap, "uniform choice, K/E")])
-
-    title = f"A gate that is applied one layer early names {_span(found[0], 2)} of the experts that are chosen"
-    return together([Panel(title, draw)], "", subtitle(trace, stats))
+    share = _span(stats.gate_recall[0], 2)
+    title = f"A gate that is applied one layer early names {share} of the experts that are chosen"
+    lines = [(own, f"{i} layer{'s' * (i > 1)} ahead") for i, own in enumerate(stats.gate_recall, start=1)]
+    level = (stats.uniform_overlap, "uniform choice, K/E")
+    return _by_layer(trace, title, "recall (share of the layer's experts)", 1.02, lines, level)
 
 
 def popularity(trace: Trace, stats: Stats) -> Figure:
@@ -183,9 +168,8 @@ def reuse_panels(trace: Trace, stats: Stats) -> list[Panel]:
             band: dict[str, Any] = {"color": PALE, "step": "post", "linewidth": 0, "label": "lowest to highest layer"}
             named.append(axes.fill_between(distances, layers.min(axis=0), layers.max(axis=0), **band))
         named += axes.step(distances, within, where="post", color=colour, label="all lookups")
-        axes.set(
-            xlabel="reuse distance (experts)", ylabel="share of lookups within it", ylim=(0, 1.02), xlim=(0, trace.E)
-        )
+        axes.set(xlabel="reuse distance (experts)", ylabel="share of lookups within it")
+        axes.set(xlim=(0, trace.E), ylim=(0, 1.02))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         dress(axes, "both")
         return named if trace.L > 1 else []
@@ -195,16 +179,13 @@ def reuse_panels(trace: Trace, stats: Stats) -> list[Panel]:
     panels = [Panel(f"{share} of the lookups have a distance below {half}, of {trace.E} experts of a layer", shares)]
     if trace.L > 1:
         quantiles = [(stats.reuse.quantile(share), name) for share, name in ((0.5, "median"), (0.9, "90th percentile"))]
-
-        def by_layer(axes: Axes) -> Sequence[Any]:
-            lines = [*_layers(axes, trace, "reuse distance (experts)", trace.E * 1.05, *quantiles)]
-            return _named(axes, [*lines, *_level(axes, trace.E - 1, "farthest, E - 1")])
-
-        panels.append(Panel(f"By layer: half of the distances are at most {_span(quantiles[0][0])}", by_layer))
+        title = f"By layer: half of the distances are at most {_span(quantiles[0][0])}"
+        level = (trace.E - 1, "farthest, E - 1")
+        panels.append(_by_layer(trace, title, "reuse distance (experts)", trace.E * 1.05, quantiles, level))
     return panels
 
 
-def _tokens(trace: Trace, stats: Stats) -> Figure:
+def _tokens(trace: Trace, stats: Stats) -> Panel:
     names, total = list(stats.domains), sum(stats.tokens.values())
 
     def draw(axes: Axes) -> Sequence[Any]:
@@ -225,7 +206,7 @@ def _tokens(trace: Trace, stats: Stats) -> Figure:
 
     decoded = f"{stats.tokens['decode'] / total:.0%}".replace("%", " %") if total else "none"
     title = f"{total:,} tokens of {len(names)} source{'s' * (len(names) > 1)}, {decoded} of them decoded"
-    return together([Panel(title, draw, 6.4, 0.8 + 0.32 * len(names))], "", subtitle(trace, stats))
+    return Panel(title, draw, 6.4, 0.8 + 0.32 * len(names))
 
 
 def _sources(trace: Trace, stats: Stats) -> Figure:

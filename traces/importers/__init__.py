@@ -81,10 +81,10 @@ class Options:
 class Importer:
     """A format that ``python -m traces import NAME SRC DST`` reads.
 
-    ``run(source, target, options)`` writes the trace and returns ``target``; ``help`` is shown as it is;
-    ``keys`` are its own options, ``Annotated[TYPE, "text"]`` (see traces.kit.words): "n_experts" and "meta" arrive as
-    fields of Options, any other that is given in ``options.own``. Another package adds one by an entry point in the
-    group ``moe_offload.importers``.
+    ``run(source, target, options)`` writes the trace into the new folder ``target`` and returns it, in memory for the
+    longest request; it raises TraceError with file, place and value. ``help`` is shown as it is; ``keys`` are its own
+    options, ``Annotated[TYPE, "text"]`` (see traces.kit.words): "n_experts" and "meta" arrive as fields of Options, any
+    other that is given in ``options.own``. Another package adds one by an entry point in ``moe_offload.importers``.
     """
 
     name: str

@@ -8,7 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -43,12 +43,11 @@ class Bounded:
 
 
 class Archive:
-    """An open archive and the headers of its arrays, in the order of its members."""
+    """An open archive."""
 
     def __init__(self, source: Path) -> None:
         self.source = source
         self._file = Bounded(open_source(source, ".npz"))
-        self.headers: dict[str, Header] = {}
         try:
             with reading(source):
                 kind = content_of(self._file.read(16))
@@ -87,8 +86,7 @@ class Archive:
         with reading(self.source), self._zip.open(info) as stream:
             header = read_header(stream, file)
         if not re.fullmatch(rf"[|<][{kinds}][1248]", header.descr):
-            allowed = "floats" if kinds == "f" else "integers, little-endian"
-            raise refusal(file, "dtype", named(header.descr), allowed)
+            raise refusal(file, "dtype", named(header.descr), "floats" if kinds == "f" else "integers, little-endian")
         claimed = header.offset + math.prod(header.shape) * np.dtype(header.descr).itemsize
         if claimed != info.file_size:
             raise refusal(file, "size", f"{info.file_size} bytes", f"{claimed} bytes, which its header claims")
@@ -97,6 +95,11 @@ class Archive:
             allowed = f"C order above {MAX_REQUEST_IDS} values: numpy.ascontiguousarray makes it so"
             raise refusal(file, "order", "Fortran", allowed)
         return header
+
+    def read(self, name: str, header: Header) -> Array:
+        """Read a whole array; the caller bounds its size."""
+        with closing(self.rows(name, header)) as stream:
+            return stream.read(header.shape[0])
 
     def rows(self, name: str, header: Header) -> Rows:
         """Open an array for reading in order."""
@@ -122,10 +125,11 @@ class Rows:
         if self._whole is not None:
             self._at += rows
             return self._whole[self._at - rows : self._at]
+        claimed = rows * self._row_bytes
         with reading(self._source):
-            raw = self._stream.read(rows * self._row_bytes)
-        if len(raw) != rows * self._row_bytes:
-            raise refusal(self._file, "data", f"{len(raw)} bytes", f"{rows * self._row_bytes} bytes, as claimed")
+            raw = self._stream.read(claimed)
+        if len(raw) != claimed:
+            raise refusal(self._file, "data", f"{len(raw)} bytes", f"{claimed} bytes, as claimed")
         return np.frombuffer(raw, self._dtype).reshape(rows, *self._trailing)
 
     def close(self) -> None:

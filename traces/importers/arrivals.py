@@ -58,33 +58,21 @@ def add_arrivals(log: Path, source: Path, target: Path) -> Path:
                 steps=steps[["phase", "rows", "context"]].tolist(),
                 **{name: array[rows] for name, array in arrays.items()},
             )
-        manifest, model = trace.manifest, trace.manifest.model
-        return out.close(
-            name=model.name,
-            recorder=manifest.recorder,
-            decoding=manifest.decoding,
-            recording=manifest.recording,
-            prompts=manifest.prompts,
-            revision=model.revision,
-            expert_bytes=model.expert_bytes,
-            shapes=model.shapes,
-            dtype=model.dtype,
-            scoring=model.scoring,
-            priced_as=manifest.priced_as,
-        )
+        kept = ("recorder", "decoding", "recording", "prompts", "priced_as")
+        of_model = ("name", "revision", "expert_bytes", "shapes", "dtype", "scoring")
+        said = {key: getattr(trace.manifest, key) for key in kept}
+        return out.close(**said, **{key: getattr(trace.manifest.model, key) for key in of_model})
 
 
 def _times(source: Path) -> Iterator[tuple[Line, int]]:
-    """Yield the lines with their times in nanoseconds."""
-    first = next(text_lines(source, "arrival log", 2**20), None)
-    if first is not None and first[1] == _AZURE_HEAD:
-        yield from _azure(source)
-    elif first is not None and first[1].startswith(b"{"):
-        yield from _mooncake(source)
-    else:
-        found = b"" if first is None else first[1][:80]
-        allowed = f"{_AZURE_HEAD.decode()}, or a JSON object with timestamp"
-        raise Line(source.name, 1).refuse("content", found, allowed)
+    """Return the lines with their times in nanoseconds."""
+    _, raw = next(text_lines(source, "arrival log", 2**20), (None, b""))
+    if raw == _AZURE_HEAD:
+        return _azure(source)
+    if raw.startswith(b"{"):
+        return _mooncake(source)
+    allowed = f"{_AZURE_HEAD.decode()}, or a JSON object with timestamp"
+    raise Line(source.name, 1).refuse("content", raw[:80], allowed)
 
 
 def _azure(source: Path) -> Iterator[tuple[Line, int]]:

@@ -7,7 +7,6 @@ in which no token of the file has an expert: nothing is demanded there, and a bu
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, islice, pairwise
@@ -40,22 +39,35 @@ class Survey:
     decode_rows: int = 0
     started: int = 0
     """Requests that begin with tokens in the KV cache."""
+    layers: int = 0
     largest: int = 0
     widest: int = 0
-    routed: Array = field(default_factory=lambda: np.zeros(0, bool))
-    """Per layer of the file: whether any token has an expert there."""
-    above_zero: Array = field(default_factory=lambda: np.zeros(0, bool))
-    """Per layer of the file: whether any token has another expert than 0 there."""
-    rows: int = 0
+    routed: set[int] = field(default_factory=set)
+    """Layers of the file in which any token has an expert."""
+    above_zero: set[int] = field(default_factory=set)
+    """Layers of the file in which any token has another expert than 0."""
     absent: int = 0
     """Rows without an expert in any layer."""
     signals: tuple[str, ...] = ()
     repeats: Repeats = field(default_factory=Repeats)
 
-    def zero_layers(self) -> list[int]:
-        """Return the layers of a top-1 router in which only expert 0 was ever chosen, by too many tokens for chance."""
-        sure = self.widest == 1 and self.rows >= SURE
-        return np.flatnonzero(self.routed & ~self.above_zero).tolist() if sure else []
+    def add(self, request: Found) -> None:
+        """Count one request more."""
+        ids = request.expert_ids
+        present = ids >= 0
+        self.requests += 1
+        self.prompt_rows += request.prefill
+        self.prompt_passes += len(request.prompt_passes)
+        self.decode_rows += request.decode
+        self.started += request.start > 0
+        self.layers = max(self.layers, ids.shape[1])
+        self.largest = max(self.largest, int(ids.max(initial=0)))
+        self.widest = max(self.widest, int(present.sum(axis=2).max(initial=0)))
+        self.routed.update(np.flatnonzero(present.any(axis=(0, 2))).tolist())
+        self.above_zero.update(np.flatnonzero((ids > 0).any(axis=(0, 2))).tolist())
+        self.absent += int((~present).all(axis=(1, 2)).sum())
+        self.signals = tuple(request.signals)
+        self.repeats.add(ids, -1)
 
 
 def build(source: Path, target: Path, options: Options, file: File, read: Callable[[], Iterator[Found]]) -> Path:
@@ -67,7 +79,7 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
     """
     survey, blanks, before = Survey(), Blanks(), _state(source)
     for request in _limited(source, options, file, read, blanks):
-        _look(request, survey)
+        survey.add(request)
     blanks.check(source.name, options.without_layers)
     kept = _kept(source, options, file, survey)
     shape = (int(kept.sum()), file.top_k or survey.widest)
@@ -115,12 +127,9 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
 
 def _state(source: Path) -> tuple[int, ...] | None:
     """Return what changes when somebody writes to the file; None for a folder, in which the trace itself may come."""
-    try:
-        found = source.stat()
-    except OSError:
+    if not source.is_file():
         return None
-    if stat.S_ISDIR(found.st_mode):
-        return None
+    found = source.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -147,45 +156,20 @@ def _limited(
         raise TraceError(f"{source.name}: content is nothing; allowed: at least one request")
 
 
-def _look(request: Found, survey: Survey) -> None:
-    ids = request.expert_ids
-    present = ids >= 0
-    survey.requests += 1
-    survey.prompt_rows += request.prefill
-    survey.prompt_passes += len(request.prompt_passes)
-    survey.decode_rows += request.decode
-    survey.started += request.start > 0
-    survey.largest = max(survey.largest, int(ids.max(initial=0)))
-    survey.widest = max(survey.widest, int(present.sum(axis=2).max(initial=0)))
-    survey.rows += len(ids)
-    survey.absent += int((~present).all(axis=(1, 2)).sum())
-    survey.routed = _either(survey.routed, np.asarray(present.any(axis=(0, 2))))
-    survey.above_zero = _either(survey.above_zero, np.asarray((ids > 0).any(axis=(0, 2))))
-    survey.signals = tuple(request.signals)
-    survey.repeats.add(ids, -1)
-
-
-def _either(some: Array, others: Array) -> Array:
-    size = max(len(some), len(others))
-    return np.asarray(np.pad(some, (0, size - len(some))) | np.pad(others, (0, size - len(others))))
-
-
 def _kept(source: Path, options: Options, file: File, survey: Survey) -> Array:
     """Return which layers of the file are layers of the trace."""
-    n_layers = file.n_layers or len(survey.routed)
-    for name, found, said in (("layers", len(survey.routed), n_layers), ("top-k", survey.widest, file.top_k)):
+    n_layers = file.n_layers or survey.layers
+    for name, found, said in (("layers", survey.layers, n_layers), ("top-k", survey.widest, file.top_k)):
         if said and found > said:
             raise TraceError(f"{source.name}: {name} is {found}; allowed: at most {said}, as its head says")
     kept = kept_layers(source.name, n_layers, options.without_layers)
-    routed: Array = np.pad(survey.routed, (0, n_layers - len(survey.routed)))
-    if not routed.any():
+    routed = np.isin(np.arange(n_layers), list(survey.routed))
+    if not survey.routed:
         raise TraceError(f"{source.name}: no token has an expert; allowed: at least one with routing")
     silent = np.flatnonzero(kept & ~routed).tolist()
     if silent:
-        options.note(
-            f"left out: {named(silent)} of the {n_layers} (counted from 0), where no token of the file has an expert; "
-            f"without_layers={spans(silent)} states it"
-        )
+        where = f"{named(silent)} of the {n_layers} (counted from 0), where no token of the file has an expert"
+        options.note(f"left out: {where}; without_layers={spans(silent)} states it")
     kept &= routed
     if file.expert_bytes is not None and not all(np.array(file.expert_bytes)[kept] > 0):
         layer = int(np.flatnonzero(kept & (np.array(file.expert_bytes) == 0))[0])
@@ -202,10 +186,8 @@ def _price(options: Options, file: File, survey: Survey, shape: tuple[int, int])
         options.note(f"{n_experts} experts per layer, as {options.model} has; n_experts=E states another number")
     elif not n_experts:
         n_experts = round_experts(survey.largest)
-        options.note(
-            f"{n_experts} experts per layer: the largest id is {survey.largest}, rounded up to a multiple of 4; "
-            "n_experts=E states it"
-        )
+        why = f"the largest id is {survey.largest}, rounded up to a multiple of 4"
+        options.note(f"{n_experts} experts per layer: {why}; n_experts=E states it")
     found = (shape[0], n_experts, shape[1])
     if sizes and sizes != found:
         has, needs = (f"{layers} layers, {experts} experts, top-{top_k}" for layers, experts, top_k in (found, sizes))
@@ -216,9 +198,7 @@ def _price(options: Options, file: File, survey: Survey, shape: tuple[int, int])
 
 def _say(options: Options, file: File, survey: Survey, shape: tuple[int, int], n_experts: int) -> None:
     """Tell what was inferred."""
-    said = {"layers": file.n_layers, "top-k": file.top_k}
-    found = dict(zip(said, shape, strict=True))
-    inferred = [f"{name} {found[name]}" for name in said if not said[name]]
+    inferred = [f"layers {shape[0]}"] * (not file.n_layers) + [f"top-k {shape[1]}"] * (not file.top_k)
     if inferred:
         options.note(f"{', '.join(inferred)}: what the tokens of the file have")
     one_each = survey.prompt_passes <= survey.requests
@@ -229,17 +209,15 @@ def _say(options: Options, file: File, survey: Survey, shape: tuple[int, int], n
         f"rows that repeat the one before: {survey.repeats}"
     )
     if survey.started:
-        options.note(
-            f"tokens in the KV cache before the first row: {_counted(survey.started, 'request')}; they are context"
-        )
+        told = _counted(survey.started, "request")
+        options.note(f"tokens in the KV cache before the first row: {told}; they are context")
     if survey.absent:
         options.note(f"{_counted(survey.absent, 'token')} without an expert in any layer: absent entries")
-    zeros = [layer for layer in survey.zero_layers() if n_experts > 1]
-    if zeros:
-        options.note(
-            f"{named(zeros)} (counted from 0): every token has expert 0; if no expert is there at all, "
-            f"without_layers={spans(zeros)} leaves it out"
-        )
+    zeros = survey.routed - survey.above_zero
+    # Of a top-1 router, and chosen by too many tokens for chance.
+    if zeros and survey.widest == 1 and n_experts > 1 and survey.prompt_rows + survey.decode_rows >= SURE:
+        hint = f"if no expert is there at all, without_layers={spans(zeros)} leaves it out"
+        options.note(f"{named(zeros)} (counted from 0): every token has expert 0; {hint}")
     if (text := warning(survey.repeats)) is not None:
         options.note(f"warning: {text}")
 

@@ -59,19 +59,33 @@ def checked(request: Found, kept: Array, file: File, options: Options, blanks: B
     _check_dtype(request, kept, file, options)
     if not kept.all():
         request = replace(request, expert_ids=np.where(kept[:, None], request.expert_ids.astype(np.int32), -1))
-    _check_range(request, file, options)
+    ids, most = request.expert_ids, (options.n_experts or file.n_experts or MAX_EXPERTS) - 1
+    _refuse(request, file.ids, (ids < -1) | (ids > most), ids, f"0 to {most}, or -1 where absent")
     request = _without_zeros(request, kept, file, blanks)
     empty = (request.expert_ids[: request.prefill] < 0).all(axis=(1, 2))
     request = _from_row(request, _leading(np.asarray(empty)))
     if not len(request.expert_ids):
         raise refusal(request.where, "routing", "missing from every row", "at least one row with experts")
     _check_distinct(request, file)
-    _check_weights(request)
+    if (weights := request.signals.get("expert_weights")) is not None:
+        bad = ~((weights >= 0) & (weights <= MAX_WEIGHT))
+        _refuse(request, "weights", bad, weights, "finite numbers, at least 0, that float16 holds")
     return request
 
 
 def _leading(flags: Array) -> int:
-    return int(np.argmin(flags)) if not flags.all() else len(flags)
+    return int(np.argmin(np.append(flags, False)))
+
+
+def _refuse(request: Found, name: str, bad: Array, values: Array, allowed: str) -> None:
+    """Refuse the first of ``values`` [n, L, K] that is ``bad``: [n, L, K], or [n, L] for all slots of a layer."""
+    if bad.any():
+        place = tuple(np.argwhere(bad)[0].tolist())
+        row, *rest = place
+        where = ", ".join(f"{word} {at}" for word, at in zip(("layer", "slot"), rest, strict=False))
+        found = values[place]
+        shown = found.tolist() if found.ndim else found
+        raise refusal(request.where, f"{name} of token row {request.first_row + row}, {where}", shown, allowed)
 
 
 def _from_row(request: Found, rows: int) -> Found:
@@ -105,19 +119,8 @@ def _check_dtype(request: Found, kept: Array, file: File, options: Options) -> N
         filled = filled & (rows[:, None] | layers)
         if filled.sum() < SURE or (options.n_experts or file.n_experts or 0) > largest:
             return
-    if filled.any():
-        row, layer = np.argwhere(filled)[0]
-        where = f"{file.ids} of token row {request.first_row + row}, layer {layer}"
-        allowed = f"experts; {largest} in every slot is -1 in {ids.dtype}: write it into a signed dtype, such as int16"
-        raise refusal(request.where, where, ids[row, layer].tolist(), allowed)
-
-
-def _check_range(request: Found, file: File, options: Options) -> None:
-    ids, most = request.expert_ids, (options.n_experts or file.n_experts or MAX_EXPERTS) - 1
-    if ids.min(initial=0) < -1 or ids.max(initial=0) > most:
-        row, layer, slot = np.argwhere((ids < -1) | (ids > most))[0]
-        where = f"{file.ids} of token row {request.first_row + row}, layer {layer}, slot {slot}"
-        raise refusal(request.where, where, ids[row, layer, slot], f"0 to {most}, or -1 where absent")
+    allowed = f"experts; {largest} in every slot is -1 in {ids.dtype}: write it into a signed dtype, such as int16"
+    _refuse(request, file.ids, filled, ids, allowed)
 
 
 def _without_zeros(request: Found, kept: Array, file: File, blanks: Blanks) -> Found:
@@ -157,22 +160,9 @@ def _check_distinct(request: Found, file: File) -> None:
     ids = request.expert_ids
     ordered = np.sort(ids, axis=-1)
     twice = ((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)).any(axis=-1)
-    if not twice.any():
-        return
-    row, layer = np.argwhere(twice)[0]
-    found, where = ids[row, layer].tolist(), f"{file.ids} of token row {request.first_row + row}, layer {layer}"
     allowed = "an expert at most once per token and layer"
-    if not any(found):
+    if not ids[twice][:1].any():
         allowed += "; zeros stand for what was not recorded, -1 would be read as absent"
     elif ids.dtype.itemsize == 1 and file.n_experts is None:
         allowed += f"; ids above {np.iinfo(ids.dtype).max} do not fit into {ids.dtype} and come back as others"
-    raise refusal(request.where, where, found, allowed)
-
-
-def _check_weights(request: Found) -> None:
-    weights = request.signals.get("expert_weights")
-    if weights is None or ((weights >= 0) & (weights <= MAX_WEIGHT)).all():
-        return
-    row, layer, slot = np.argwhere(~((weights >= 0) & (weights <= MAX_WEIGHT)))[0]
-    where = f"weights of token row {request.first_row + row}, layer {layer}, slot {slot}"
-    raise refusal(request.where, where, weights[row, layer, slot], "finite numbers, at least 0, that float16 holds")
+    _refuse(request, file.ids, twice, ids, allowed)

@@ -24,11 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from traces.format.layout import DECODE, MAX_EXPERTS, PREFILL, Array
+from traces.format.layout import DECODE, MAX_EXPERTS, PREFILL
 from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
-from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size, json_lines
+from traces.importers.cells import Cells
+from traces.importers.files import MAX_REQUEST_IDS, Line, json_lines
 from traces.kit.errors import one_of
 
 _HEAD = ("model", "n_layers", "n_experts", "top_k", "expert_bytes")
@@ -38,19 +39,8 @@ _MAX_INT = 2**31 - 1
 
 
 @dataclass
-class _Head:
-    """The sizes, as far as they are known: from the header, then from the lines."""
-
-    model: str | None = None
-    n_layers: int = 0
-    n_experts: int = 0
-    top_k: int = 0
-    expert_bytes: list[int] | None = None
-
-
-@dataclass
 class _Request:
-    """One request: per token its phase and id, per line its place and its ids, flat."""
+    """One request: per token its phase and id, per line its experts."""
 
     number: int
     first: Line
@@ -58,30 +48,15 @@ class _Request:
     keys: frozenset[str]
     phases: array[int] = field(default_factory=lambda: array("b"))
     token_ids: array[int] = field(default_factory=lambda: array("i"))
-    places: array[int] = field(default_factory=lambda: array("i"))
-    """Row, layer and number of ids of each line."""
-    ids: array[int] = field(default_factory=lambda: array("i"))
-    weights: array[float] = field(default_factory=lambda: array("d"))
+    cells: Cells = field(default_factory=Cells)
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
-
-    E is ``options.n_experts``, else the header's; see traces.importers.build. Raises TraceError with file, line and
-    field.
-    """
-    head = _read_head(source)
-    most = options.n_experts or head.n_experts or MAX_EXPERTS
-    decoding: dict[str, Any] = {}
-    file = File(
-        recorder=Recorder("jsonl", None, None),
-        model=head.model or source.stem,
-        n_layers=head.n_layers or None,
-        n_experts=head.n_experts or None,
-        top_k=head.top_k or None,
-        expert_bytes=head.expert_bytes,
-        decoding=decoding,
-    )
+    """Import the file ``source``. E is ``options.n_experts``, else the header's."""
+    head, decoding = _read_head(source), dict[str, Any]()
+    most = options.n_experts or head.get("n_experts") or MAX_EXPERTS
+    name, sizes = head.get("model") or source.stem, {key: head[key] for key in _HEAD[1:] if key in head}
+    file = File(Recorder("jsonl", None, None), name, **sizes, decoding=decoding)
 
     def read() -> Iterator[Found]:
         for request in _requests(source, head, most):
@@ -93,33 +68,34 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     return build(source, target, options, file, read)
 
 
-def _read_head(source: Path) -> _Head:
+def _read_head(source: Path) -> dict[str, Any]:
+    """Return what the header says, the number of layers also where it is that of expert_bytes; nothing without one."""
     nothing: tuple[Line, dict[str, Any]] = (Line(source.name, 1), {})
-    line, node = next(json_lines(source), nothing)
-    if not node:
+    line, head = next(json_lines(source), nothing)
+    if not head:
         raise line.refuse("content", "nothing", "a header or a line with token, layer and ids")
-    if set(node) & {*_NEEDED, *_MORE}:
-        return _Head()
-    if not set(node) <= set(_HEAD):
-        served = set(node) & {"routed_experts", "choices", "meta_info", "usage"}
+    if set(head) & {*_NEEDED, *_MORE}:
+        return {}
+    if not set(head) <= set(_HEAD):
+        served = set(head) & {"routed_experts", "choices", "meta_info", "usage"}
         hint = "; answers of servers are read by import routed_experts" if served else ""
-        raise line.refuse("keys", one_of(node), f"a header with some of {one_of(_HEAD)}{hint}")
-    model = node.get("model")
+        raise line.refuse("keys", one_of(head), f"a header with some of {one_of(_HEAD)}{hint}")
+    model = head.get("model")
     if model is not None and not (isinstance(model, str) and model.isprintable() and model):
         raise line.refuse("model", model, "printable text")
-    sizes = {key: line.integer(key, node[key], 1, MAX_EXPERTS) for key in _HEAD[1:4] if key in node}
-    head = _Head(model, sizes.get("n_layers", 0), sizes.get("n_experts", 0), sizes.get("top_k", 0))
-    if "expert_bytes" in node:
-        head.expert_bytes = line.items("expert_bytes", node["expert_bytes"], MAX_EXPERTS)
-        for index, size in enumerate(head.expert_bytes):
+    for key in _HEAD[1:4]:
+        if key in head:
+            line.integer(key, head[key], 1, MAX_EXPERTS)
+    if "expert_bytes" in head:
+        sizes = line.items("expert_bytes", head["expert_bytes"], MAX_EXPERTS)
+        for index, size in enumerate(sizes):
             line.integer(f"expert_bytes[{index}]", size, 0, 2**62)
-        if head.n_layers and len(head.expert_bytes) != head.n_layers:
-            raise line.refuse("length of expert_bytes", len(head.expert_bytes), f"{head.n_layers}, the layers")
-        head.n_layers = len(head.expert_bytes)
+        if len(sizes) != head.setdefault("n_layers", len(sizes)):
+            raise line.refuse("length of expert_bytes", len(sizes), f"{head['n_layers']}, the layers")
     return head
 
 
-def _requests(source: Path, head: _Head, n_experts: int) -> Iterator[_Request]:
+def _requests(source: Path, head: dict[str, Any], n_experts: int) -> Iterator[_Request]:
     """Yield the requests, one in memory at a time."""
     request: _Request | None = None
     layer = -1
@@ -127,8 +103,7 @@ def _requests(source: Path, head: _Head, n_experts: int) -> Iterator[_Request]:
     for number, (line, node) in enumerate(json_lines(source)):
         if number == 0 and not set(node) & {*_NEEDED, *_MORE}:
             continue
-        if not set(_NEEDED) <= set(node) <= {*_NEEDED, *_MORE}:
-            raise line.refuse("keys", one_of(node), f"{one_of(_NEEDED)}, and some of {one_of(_MORE)}")
+        line.keys(node, _NEEDED, _MORE)
         keys = frozenset(node) & set(_MORE)
         always = keys - {"phase"} if always is None else always
         number = line.integer("request", node.get("request", 0), 0, _MAX_INT)
@@ -147,13 +122,13 @@ def _requests(source: Path, head: _Head, n_experts: int) -> Iterator[_Request]:
     yield request
 
 
-def _add(line: Line, node: dict[str, Any], request: _Request, before: int, head: _Head, n_experts: int) -> int:
+def _add(line: Line, node: dict[str, Any], request: _Request, before: int, head: dict[str, Any], n_experts: int) -> int:
     """Append one line to its request; ``before``: the layer of the line above. Returns its own."""
     last = request.start + len(request.phases) - 1
     token = line.integer("token", node["token"], 0, _MAX_INT)
     layer = line.integer("layer", node["layer"], 0, MAX_EXPERTS - 1)
-    if head.n_layers and layer >= head.n_layers:
-        raise line.refuse("layer", layer, f"at most {head.n_layers - 1}, as the header says")
+    if layer >= head.get("n_layers", MAX_EXPERTS):
+        raise line.refuse("layer", layer, f"at most {head['n_layers'] - 1}, as the header says")
     phase = node.get("phase", "decode")
     if not isinstance(phase, str) or phase not in _PHASES:
         raise line.refuse("phase", phase, one_of(_PHASES))
@@ -171,30 +146,18 @@ def _add(line: Line, node: dict[str, Any], request: _Request, before: int, head:
         request.phases.append(_PHASES[phase])
         request.token_ids.append(token_id)
     ids = line.ids("ids", node["ids"], n_experts)
-    if head.top_k and len(ids) > head.top_k:
-        raise line.refuse("number of ids", len(ids), f"at most {head.top_k}, as the header says")
-    if len(request.ids) + len(ids) > MAX_REQUEST_IDS:
+    if len(ids) > head.get("top_k", MAX_EXPERTS):
+        raise line.refuse("number of ids", len(ids), f"at most {head['top_k']}, as the header says")
+    if len(request.cells.ids) + len(ids) > MAX_REQUEST_IDS:
         raise line.refuse("ids of one request", "more", f"at most {MAX_REQUEST_IDS}")
-    request.places.extend((len(request.phases) - 1, layer, len(ids)))
-    request.ids.extend(ids)
-    if "weights" in node:
-        request.weights.extend(line.weights("weights", node["weights"], len(ids)))
+    weights = line.weights("weights", node["weights"], len(ids)) if "weights" in node else None
+    request.cells.add(len(request.phases) - 1, layer, ids, weights)
     return layer
 
 
 def _found(request: _Request) -> Found:
-    rows, layers, sizes = np.frombuffer(request.places, np.int32).reshape(-1, 3).T
-    shape = (len(request.phases), int(layers.max()) + 1, int(sizes.max()))
     where = f"{request.first.file}: {request.first.where}"
-    check_request_size(where, *shape)
-    slots = np.arange(len(request.ids)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    place = (np.repeat(rows, sizes), np.repeat(layers, sizes), slots)
-    ids = np.full(shape, -1, np.int32)
-    ids[place] = np.frombuffer(request.ids, np.int32)
-    signals: dict[str, Array] = {}
-    if "weights" in request.keys:
-        signals["expert_weights"] = np.zeros(ids.shape, np.float32)
-        signals["expert_weights"][place] = np.frombuffer(request.weights, np.float64)
+    ids, signals = request.cells.arrays(where)
     if "token_id" in request.keys:
         signals["token_ids"] = np.frombuffer(request.token_ids, np.int32)
     return Found(where, ids, request.phases.count(PREFILL), request.start, signals=signals, first_row=request.start)

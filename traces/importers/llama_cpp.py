@@ -28,8 +28,8 @@ from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, build
 from traces.importers.counts import are_counts_in
-from traces.importers.files import MAX_REQUEST_IDS, Line, text_lines
-from traces.importers.llama_ubatches import Group, partial_token, passes
+from traces.importers.files import Line, text_lines
+from traces.importers.llama_ubatches import Group, passes
 from traces.importers.passes import MAX_LAYERS, Turns
 from traces.kit.errors import TraceError, UserError
 from traces.kit.words import Between
@@ -41,12 +41,11 @@ _MAX_LINE = 2**16
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
+    """Import the file ``source``, which is read three times: for its layers, and by build.
 
-    The file is read three times: for its layers, and as in traces.importers.build. Memory is bounded by the longest
-    request. Raises TraceError with file, line and field, UserError where top_k or ubatch are needed and not given.
+    UserError where top_k or ubatch are needed and not given.
     """
-    wide = _is_wide(source)
+    wide, top_k = _is_wide(source), options.own.get("top_k")
     read, turns = _reading(source, options, wide)
     layers: set[int] = set()
     prompts = False
@@ -58,14 +57,9 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
         # What is wrong behind the requests that are wanted does not matter; what is wrong in them is found again.
         if options.limit is None:
             raise
-    file = File(
-        recorder=Recorder("llama_cpp", None, None),
-        exact=True,
-        model=source.stem,
-        top_k=options.own.get("top_k"),
-        decoding={"order_within_k": "as written, not by weight", **({} if prompts else {"context": "unknown"})},
-    )
+    decoding = {"order_within_k": "as written, not by weight"}
     if not prompts:
+        decoding["context"] = "unknown"
         options.note("prompts: none in the file, so how many tokens came before is not known and counted as 0")
     elif wide:
         options.note("prompts: the rows with negative positions")
@@ -74,6 +68,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
             f"prompts: the ubatches up to the first of fewer than {turns.chunk} tokens, or up to the prompt_tokens; "
             "then one token is a decode step"
         )
+    file = File(Recorder("llama_cpp", None, None), source.stem, top_k=top_k, decoding=decoding, exact=True)
     said = set[int]()
 
     def cut(line: Line) -> None:
@@ -120,36 +115,21 @@ def _groups(source: Path, top_k: int) -> Iterator[Group]:
     empty = True
     for line, raw in text_lines(source, "CSV", _MAX_LINE):
         match = _ROW.fullmatch(raw)
-        if match is None:
-            if raw != _HEAD.encode():
-                raise line.refuse("content", raw.decode("latin-1"), f"{_HEAD}, two numbers")
-            if group is not None:
-                group.ends = True
-                yield _whole(group, top_k)
-                group = None
-            continue
-        layer, expert = int(match[1]), int(match[2])
-        if group is None or layer != group.layer:
-            if group is not None:
-                yield _whole(group, top_k)
-            group = Group(line, line.integer("layer", layer, 0, MAX_LAYERS - 1), slots=top_k)
+        if match is None and raw != _HEAD.encode():
+            raise line.refuse("content", raw.decode("latin-1"), f"{_HEAD}, two numbers")
+        if group is not None and (match is None or int(match[1]) != group.layer):
+            group.ends = match is None
+            group.check()
+            yield group
+            group = None
+        if match is not None:
+            group = group or Group(line, line.integer("layer", int(match[1]), 0, MAX_LAYERS - 1), slots=top_k)
+            group.add(line, [line.integer("expert", int(match[2]), 0, MAX_EXPERTS - 1)])
             empty = False
-        if expert >= MAX_EXPERTS or len(group.ids) == MAX_REQUEST_IDS:
-            line.integer("expert", expert, 0, MAX_EXPERTS - 1)
-            raise line.refuse("ids of one pass", "more", f"at most {MAX_REQUEST_IDS}")
-        group.ids.append(expert)
     if empty:
         raise Line(source.name, 1).refuse("content", "no routing", f"rows of {_HEAD}")
     if group is not None:
-        group.rows, group.rest = divmod(len(group.ids), top_k)
         yield group
-
-
-def _whole(group: Group, top_k: int) -> Group:
-    group.rows, rest = divmod(len(group.ids), top_k)
-    if rest:
-        raise partial_token(group)
-    return group
 
 
 def _wide_groups(source: Path) -> Iterator[Group]:
@@ -162,25 +142,17 @@ def _wide_groups(source: Path) -> Iterator[Group]:
             raise line.refuse("content", raw.decode("latin-1"), "pos,layer,id0,id1,...: integers")
         position, layer = int(match[1]), line.integer("layer", int(match[2]), 0, MAX_LAYERS - 1)
         ids = [line.integer("id", int(word), 0, MAX_EXPERTS - 1) for word in match[3].split(b",")[1:]]
-        goes_on = group is not None and layer == group.layer and position < 0 and group.position == position - 1
-        if group is None or not goes_on:
+        if group is None or (layer, position - 1) != (group.layer, group.position) or position >= 0:
             if group is not None:
                 yield group
             group = Group(line, layer, begins=decoding and position < 0, slots=len(ids))
             decoding = position >= 0
         if len(ids) != group.slots:
             raise line.refuse("number of ids", len(ids), f"{group.slots}, as above in this layer")
-        _extend(line, group, ids)
+        group.add(line, ids)
         group.position = position
-        group.rows += 1
     assert group is not None
     yield group
-
-
-def _extend(line: Line, group: Group, ids: list[int]) -> None:
-    if len(group.ids) + len(ids) > MAX_REQUEST_IDS:
-        raise line.refuse("ids of one pass", "more", f"at most {MAX_REQUEST_IDS}")
-    group.ids.extend(ids)
 
 
 IMPORTER = Importer(

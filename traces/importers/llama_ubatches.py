@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from traces.importers.files import Line
+from traces.importers.files import MAX_REQUEST_IDS, Line
 from traces.importers.passes import Pass
-from traces.kit.errors import TraceError
 
 _CUT = "where this is not the end of the file, no row may be missing"
 
@@ -25,17 +24,30 @@ class Group:
     begins: bool = False
     ends: bool = False
     ids: array[int] = field(default_factory=lambda: array("i"))
-    rows: int = 0
     slots: int = 1
     position: int | None = None
-    rest: int = 0
-    """Rows behind the last whole token, of a file that ends in the middle of one."""
 
+    def add(self, line: Line, ids: list[int]) -> None:
+        """Append what a line has."""
+        if len(self.ids) + len(ids) > MAX_REQUEST_IDS:
+            raise line.refuse("ids of one pass", "more", f"at most {MAX_REQUEST_IDS}")
+        self.ids.extend(ids)
 
-def partial_token(group: Group) -> TraceError:
-    """Refuse a group that ends in the middle of a token."""
-    found = f"{len(group.ids)} from here on"
-    return group.line.refuse(f"rows of layer {group.layer}", found, f"a multiple of top_k={group.slots}; {_CUT}")
+    @property
+    def rows(self) -> int:
+        """How many whole tokens it has."""
+        return len(self.ids) // self.slots
+
+    @property
+    def rest(self) -> int:
+        """How many ids there are behind the last whole token."""
+        return len(self.ids) % self.slots
+
+    def check(self) -> None:
+        """Refuse a group that ends in the middle of a token."""
+        if self.rest:
+            allowed = f"a multiple of top_k={self.slots}; {_CUT}"
+            raise self.line.refuse(f"rows of layer {self.layer}", f"{len(self.ids)} from here on", allowed)
 
 
 def passes(source: Path, groups: Iterator[Group], layers: list[int], cut: Callable[[Line], None]) -> Iterator[Pass]:
@@ -44,19 +56,19 @@ def passes(source: Path, groups: Iterator[Group], layers: list[int], cut: Callab
         found = f"{layers[0]} alone"
         raise Line(source.name, 1).refuse("layer", found, "several layers: their order says where an ubatch ends")
     ubatch: list[Group] = []
-    prompt, whole = _Prompt(), False
+    prompt, whole = _Prompt(layers), False
     for group in groups:
         if ubatch and (group.begins or group.layer <= ubatch[-1].layer):
-            yield prompt.place(_complete(ubatch, layers), ubatch[0])
+            yield prompt.take(ubatch)
             ubatch, whole = [], True
         ubatch.append(group)
         if group.ends:
-            yield prompt.place(_complete(ubatch, layers), ubatch[0])
+            yield prompt.take(ubatch)
             ubatch, whole = [], True
     if ubatch and whole and _is_cut(ubatch, layers):
         cut(ubatch[0].line)
     elif ubatch:
-        yield prompt.place(_complete(ubatch, layers), ubatch[0])
+        yield prompt.take(ubatch)
 
 
 def _is_cut(ubatch: list[Group], layers: list[int]) -> bool:
@@ -74,29 +86,31 @@ def _is_cut(ubatch: list[Group], layers: list[int]) -> bool:
 class _Prompt:
     """Where the prompt stands whose ubatches have positions: each says how many tokens earlier batches had."""
 
+    layers: list[int]
     tokens: int = 0
     before: int = 0
     full: int = 0
     decoded: int = 0
 
-    def place(self, one: Pass, group: Group) -> Pass:
-        """Return the pass; where only another prompt fits, it begins a request. Raises TraceError."""
-        if group.position is None:
+    def take(self, ubatch: list[Group]) -> Pass:
+        """Return the pass of an ubatch; where only another prompt fits, it begins a request. Raises TraceError."""
+        one, position = _complete(ubatch, self.layers), ubatch[0].position
+        if position is None:
             return one
         if not one.prefill:
-            if group.position != self.decoded:
-                raise one.line.refuse("pos", group.position, f"{self.decoded}, the next decode step")
+            if position != self.decoded:
+                raise one.line.refuse("pos", position, f"{self.decoded}, the next decode step")
             self.tokens = self.full = 0
             self.decoded += 1
             return one
         self.decoded = 0
-        before = -group.position - 1
+        before = -position - 1
         same_batch = self.full > 0 and before == self.before
         if not same_batch and before == 0:
             self.tokens, one = 0, replace(one, begins=True)
         elif not same_batch and before != self.tokens:
             allowed = f"{-self.tokens - one.rows}, behind the {self.tokens} tokens of this prompt so far"
-            raise one.line.refuse("pos", group.position - one.rows + 1, allowed)
+            raise one.line.refuse("pos", position - one.rows + 1, allowed)
         self.full = one.rows if not same_batch or one.rows == self.full else 0
         self.tokens, self.before = self.tokens + one.rows, before
         return one
@@ -105,14 +119,12 @@ class _Prompt:
 def _complete(ubatch: list[Group], layers: list[int]) -> Pass:
     """Check that an ubatch has all layers, of the same tokens; the last layer of a prompt may have one or none."""
     rows, first = ubatch[0].rows, ubatch[0].line
-    if ubatch[-1].rest:
-        raise partial_token(ubatch[-1])
+    ubatch[-1].check()
     prefill = None if ubatch[0].position is None else ubatch[0].position < 0
     by_layer = {group.layer: group for group in ubatch}
-    last = layers[-1]
     for layer in layers:
         group = by_layer.get(layer)
-        spared = layer == last and (rows > 1 or bool(prefill))
+        spared = layer == layers[-1] and (rows > 1 or bool(prefill))
         if group is None and not spared:
             allowed = f"every layer of the file in each ubatch; {_CUT}"
             raise first.refuse(f"layer {layer} of this ubatch", "missing", allowed)

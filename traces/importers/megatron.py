@@ -16,6 +16,7 @@ a decode step. ``mode=training`` takes every pass as a prompt of its own.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -34,8 +35,8 @@ from traces.kit.errors import one_of
 from traces.kit.words import Between
 
 _NEEDED = ("step", "layer", "num_tokens", "topk", "top_indices")
-_MORE = ("stage", "block", "mtp_idx", "rank")
 _SIDECARS = ("hs_offset", "hs_bytes", "hs_shape", "logit_offset", "logit_bytes", "logit_shape")
+_MORE = ("stage", "block", "mtp_idx", "rank", *_SIDECARS)
 _MAX_INT = 2**31 - 1
 _HINT = (
     "with several requests in a pass, or prompts in chunks, a trace does not say whose tokens they are: serve one "
@@ -51,48 +52,34 @@ class _Record:
     ids: Array
 
 
-@dataclass
-class _LeftOut:
-    """How many lines of blocks other than the decoder there were."""
-
-    lines: int = 0
-
-
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
-
-    Memory is bounded by the longest request; see traces.importers.build. Raises TraceError with file, line and field.
-    """
+    """Import the file ``source``."""
     training = options.own.get("mode", "inference") == "training"
     prompt = None if training else options.own.get("prompt_tokens")
     turns = Turns(options.own.get("chunk"), again=True, hint=_HINT, prompt=prompt)
-    left_out = _LeftOut()
+    left_out = Counter[str]()
 
     def read() -> Iterator[Found]:
-        left_out.lines = 0
+        left_out.clear()
         passes = _passes(source, left_out)
         if training:
             passes = (replace(one, ends=True, prefill=True) for one in passes)
         return turns.requests(passes)
 
-    what = "each pass is one, of all tokens in it (mode=training)" if training else "passes of several tokens"
-    options.note(f"prompts: {what}" + ("" if training else "; a pass of one token is a decode step"))
+    serving = "passes of several tokens; a pass of one token is a decode step"
+    options.note(f"prompts: {'each pass is one, of all tokens in it (mode=training)' if training else serving}")
     options.note(
         "the tokens are those that this file's rank saw: with parallelism over tokens or layers, a part of them"
     )
-    file = File(
-        recorder=Recorder("megatron", None, None),
-        exact=True,
-        model=source.stem,
-        decoding={"order_within_k": "as written, not by weight", "passes": "training" if training else "inference"},
-    )
+    decoding = {"order_within_k": "as written, not by weight", "passes": "training" if training else "inference"}
+    file = File(Recorder("megatron", None, None), source.stem, decoding=decoding, exact=True)
     build(source, target, options, file, read)
-    if left_out.lines:
-        options.note(f"{left_out.lines} lines of block mtp are left out: layers of multi-token prediction")
+    if left_out:
+        options.note(f"{left_out['mtp']} lines of block mtp are left out: layers of multi-token prediction")
     return target
 
 
-def _passes(source: Path, left_out: _LeftOut) -> Iterator[Pass]:
+def _passes(source: Path, left_out: Counter[str]) -> Iterator[Pass]:
     layers: list[int] = []
     records: list[_Record] = []
     size = 0
@@ -129,11 +116,10 @@ def _complete(records: list[_Record], layers: list[int]) -> Pass:
     return Pass(line, len(records[0].ids), {record.layer: record.ids for record in records})
 
 
-def _records(source: Path, left_out: _LeftOut) -> Iterator[_Record]:
+def _records(source: Path, left_out: Counter[str]) -> Iterator[_Record]:
     rank, step = None, 0
     for line, node in json_lines(source, 2**26, 2**20, 2**23):
-        if not set(_NEEDED) <= set(node) <= {*_NEEDED, *_MORE, *_SIDECARS}:
-            raise line.refuse("keys", one_of(node), f"{one_of(_NEEDED)}, and some of {one_of((*_MORE, *_SIDECARS))}")
+        line.keys(node, _NEEDED, _MORE)
         if node.get("stage", "pre_dispatch") != "pre_dispatch":
             raise line.refuse("stage", node["stage"], "pre_dispatch")
         own = line.integer("rank", node.get("rank", 0), 0, _MAX_INT)
@@ -146,7 +132,7 @@ def _records(source: Path, left_out: _LeftOut) -> Iterator[_Record]:
             raise line.refuse("step", node["step"], f"at least {step}, the one before")
         step = node["step"]
         if node.get("block") == "mtp":
-            left_out.lines += 1
+            left_out["mtp"] += 1
             continue
         layer = line.integer("layer", node["layer"], 0, MAX_LAYERS - 1)
         yield _Record(line, step, layer, _ids(line, node))

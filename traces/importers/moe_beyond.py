@@ -12,18 +12,17 @@ generated. Token is text, not an id. Weights are not written, and the ids come a
 from __future__ import annotations
 
 import re
-from array import array
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from traces.format.layout import MAX_EXPERTS
 from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
+from traces.importers.cells import Cells
 from traces.importers.counts import are_counts_in
-from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size, text_lines
+from traces.importers.files import MAX_REQUEST_IDS, Line, text_lines
 from traces.importers.passes import MAX_LAYERS
 from traces.kit.errors import TraceError
 
@@ -39,48 +38,35 @@ _MAX_FILES = 2**20
 
 
 class _Batch:
-    """One prompt: per layer its ids, flat, and how many of them each token has."""
+    """One prompt, and how many tokens each layer has of it."""
 
     def __init__(self, line: Line, batch: int) -> None:
-        self.line, self.batch = line, batch
-        self.ids: dict[int, array[int]] = {}
-        self.sizes: dict[int, array[int]] = {}
+        self.line, self.batch, self.cells = line, batch, Cells()
+        self.tokens = Counter[int]()
 
     def add(self, layer: int, ids: list[int]) -> None:
         """Append a token of a layer."""
-        self.ids.setdefault(layer, array("i")).extend(ids)
-        self.sizes.setdefault(layer, array("i")).append(len(ids))
+        self.cells.add(self.tokens[layer], layer, ids)
+        self.tokens[layer] += 1
 
     def found(self) -> Found:
         """Return the request; TraceError where the layers are not of the same tokens."""
         where = f"{self.line.file}: prompt from line {self.line.number} on"
-        lengths = {layer: len(sizes) for layer, sizes in self.sizes.items()}
-        rows = max(lengths.values())
-        for layer, length in lengths.items():
+        rows = max(self.tokens.values())
+        for layer, length in self.tokens.items():
             if length != rows:
                 allowed = f"{rows}, as in other layers: one of a file that was cut off leaves out its last layer"
                 raise self.line.refuse(f"tokens of layer {layer} in batch {self.batch}", length, allowed)
-        slots = max(max(sizes) for sizes in self.sizes.values())
-        check_request_size(where, rows, max(lengths) + 1, slots)
-        ids = np.full((rows, max(lengths) + 1, slots), -1, np.int32)
-        for layer, flat in self.ids.items():
-            sizes = np.frombuffer(self.sizes[layer], np.int32)
-            ids[:, layer][np.arange(slots) < sizes[:, None]] = np.frombuffer(flat, np.int32)
-        return Found(where, ids, prefill=rows)
+        return Found(where, self.cells.arrays(where)[0], prefill=rows)
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file or the folder of files ``source`` as a trace in the new folder ``target``; returns ``target``.
+    """Import a file, or a folder's ``.csv`` files in the order of the numbers in their names.
 
-    Of a folder, the ``.csv`` files in the order of the numbers in their names. Memory is bounded by one file's longest
-    run of prompts with one header; see traces.importers.build. Raises TraceError with file, line and field.
+    Memory is bounded by one file's longest run of prompts with one header.
     """
-    file = File(
-        recorder=Recorder("moe_beyond", None, None),
-        exact=True,
-        model=source.stem,
-        decoding={"order_within_k": "as written, not by weight", "generated": "nothing: prompts alone"},
-    )
+    decoding = {"order_within_k": "as written, not by weight", "generated": "nothing: prompts alone"}
+    file = File(Recorder("moe_beyond", None, None), source.stem, decoding=decoding, exact=True)
     options.note("prompts: every token is of a prompt, one pass each; nothing was generated")
     return build(source, target, options, file, lambda: _requests(source))
 
@@ -89,8 +75,8 @@ def _requests(source: Path) -> Iterator[Found]:
     layers: set[int] = set()
     for path in _files(source):
         for batch in _read(path):
-            layers = layers or set(batch.ids)
-            if odd := layers ^ set(batch.ids):
+            layers = layers or set(batch.tokens)
+            if odd := layers ^ set(batch.tokens):
                 what = "missing" if min(odd) in layers else "there"
                 raise batch.line.refuse(f"layer {min(odd)} of this prompt", what, "the layers of the first prompt")
             yield batch.found()

@@ -9,12 +9,9 @@ from ``req_offset``; without any of them the archive is one request.
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,8 +25,8 @@ from traces.importers.archive import Archive
 from traces.importers.build import File, Found, build
 from traces.importers.counts import COUNTS, WANTED, are_counts
 from traces.importers.files import bounded_json, check_request_size
+from traces.importers.wrappings import open_text
 from traces.kit.errors import one_of, refusal
-from traces.kit.sources import open_source
 
 _TOKEN_ARRAYS = {"experts": "ui", "weights": "f", "token_ids": "ui"}
 _SIGNALS = {"weights": "expert_weights", "token_ids": "token_ids"}
@@ -38,21 +35,11 @@ _MAX_REQUESTS = 1_000_000
 _MAX_META = 2**25
 
 
-@dataclass(frozen=True)
-class _Requests:
-    """Per request: rows of its prefill pass and of its decode passes, and the prompt tokens without rows."""
-
-    prefill: Array
-    decode: Array
-    not_traced: Array
-
-
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the archive ``source`` as a trace in the new folder ``target``; returns ``target``.
+    """Import the archive ``source``.
 
     The source of a request is its "dataset" in ``options.meta``, a JSON list (may be gzipped) with one object per
-    request. See traces.importers.build for E and the order of slots.
-    Nothing is unpickled, and no array is read whose header claims more than its bytes. Raises TraceError.
+    request. Nothing is unpickled, and no array is read whose header claims more than its bytes.
     """
     with Archive(source) as archive:
         headers = {name: archive.header(name, _TOKEN_ARRAYS.get(name, "ui")) for name in _names(archive)}
@@ -60,26 +47,21 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
             raise refusal(source.name, "arrays", one_of(headers), "experts among them")
         rows, n_layers, top_k = _check_shapes(source, headers)
         requests = _read_requests(archive, headers, rows)
-        check_request_size(source.name, int((requests.prefill + requests.decode).max()), n_layers, top_k)
-    sources = _sources(options, len(requests.decode))
+    check_request_size(source.name, max(prefill + decode for prefill, decode, _ in requests), n_layers, top_k)
+    sources = _sources(options, len(requests))
     file = File(Recorder("npz", None, None), source.stem, n_layers, None, None, ids="experts")
     return build(source, target, options, file, lambda: _requests(source, headers, requests, sources))
 
 
 def _requests(
-    source: Path, headers: dict[str, Header], requests: _Requests, sources: list[str] | None
+    source: Path, headers: dict[str, Header], requests: list[tuple[int, int, int]], sources: list[str] | None
 ) -> Iterator[Found]:
     with ExitStack() as stack:
         archive = stack.enter_context(Archive(source))
-        streams = {
-            name: stack.enter_context(closing(archive.rows(name, headers[name])))
-            for name in _TOKEN_ARRAYS
-            if name in headers
-        }
+        known = [name for name in _TOKEN_ARRAYS if name in headers]
+        streams = {name: stack.enter_context(closing(archive.rows(name, headers[name]))) for name in known}
         first = 0
-        for number, (prefill, decode, before) in enumerate(
-            zip(requests.prefill.tolist(), requests.decode.tolist(), requests.not_traced.tolist(), strict=True)
-        ):
+        for number, (prefill, decode, before) in enumerate(requests):
             part = {name: stream.read(prefill + decode) for name, stream in streams.items()}
             signals = {_SIGNALS[name]: array for name, array in part.items() if name in _SIGNALS}
             where = f"{source.name}: request {number}"
@@ -92,9 +74,8 @@ def _names(archive: Archive) -> list[str]:
     known = (*_TOKEN_ARRAYS, *_REQUEST_ARRAYS)
     if are_counts(archive.names()):
         raise refusal(archive.source.name, "arrays", COUNTS, WANTED)
-    for name in archive.names():
-        if name not in known:
-            raise refusal(archive.source.name, "member", f"{name}.npy", f"NAME.npy of {one_of(known)}")
+    if odd := next((name for name in archive.names() if name not in known), None):
+        raise refusal(archive.source.name, "member", f"{odd}.npy", f"NAME.npy of {one_of(known)}")
     return archive.names()
 
 
@@ -108,7 +89,8 @@ def _check_shapes(source: Path, headers: dict[str, Header]) -> tuple[int, int, i
     return shape[0], shape[1], shape[2]
 
 
-def _read_requests(archive: Archive, headers: dict[str, Header], rows: int) -> _Requests:
+def _read_requests(archive: Archive, headers: dict[str, Header], rows: int) -> list[tuple[int, int, int]]:
+    """Return per request the rows of its prefill pass and of its decode passes, and the prompt tokens without rows."""
     source, given = archive.source, dict[str, Array]()
     for name in _REQUEST_ARRAYS:
         if name in headers:
@@ -116,8 +98,7 @@ def _read_requests(archive: Archive, headers: dict[str, Header], rows: int) -> _
             if len(headers[name].shape) != 1 or not 1 <= size <= _MAX_REQUESTS:
                 allowed = f"(requests,), 1 to {_MAX_REQUESTS} of them"
                 raise refusal(f"{source.name}/{name}.npy", "shape", headers[name].shape, allowed)
-            with closing(archive.rows(name, headers[name])) as stream:
-                given[name] = stream.read(size).astype(np.int64)
+            given[name] = archive.read(name, headers[name]).astype(np.int64)
 
     def refuse(bad: Array, name: str, allowed: str) -> None:
         if bad.any():
@@ -145,7 +126,8 @@ def _read_requests(archive: Archive, headers: dict[str, Header], rows: int) -> _
         raise refusal(source.name, "req_prefill or req_decode", "longer than its request", "at most req_len")
     if "req_decode" in given:
         refuse(given["req_decode"] != length - prefill, "req_decode", "req_len - req_prefill")
-    return _Requests(prefill, length - prefill, given.get("req_prompt_tokens_not_traced", np.zeros_like(length)))
+    before = given.get("req_prompt_tokens_not_traced", np.zeros_like(length))
+    return list(zip(prefill.tolist(), (length - prefill).tolist(), before.tolist(), strict=True))
 
 
 def _lengths(given: dict[str, Array], rows: int) -> tuple[str, Array]:
@@ -164,12 +146,12 @@ def _sources(options: Options, requests: int) -> list[str] | None:
         return None
     name = options.meta.name
     try:
-        with open_source(options.meta, "JSON") as file:
-            raw = (gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file).read(_MAX_META + 1)
+        with open_text(options.meta, "JSON") as file:
+            raw = file.read(_MAX_META + 1)
         if len(raw) > _MAX_META:
             raise refusal(name, "size", "larger", f"at most {_MAX_META} bytes")
         entries: Any = bounded_json(raw, 2**21, 2**22)
-    except (OSError, ValueError, EOFError, zlib.error) as error:
+    except ValueError as error:
         raise refusal(name, "content", str(error), "a JSON list, plain or gzipped") from None
     if not isinstance(entries, list) or len(entries) != requests:
         found = len(entries) if isinstance(entries, list) else type(entries).__name__

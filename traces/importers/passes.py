@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 
@@ -65,7 +66,11 @@ class Turns:
             if prefill and self.chunk is not None and one.rows > self.chunk:
                 raise one.line.refuse("tokens of a pass", one.rows, f"at most {self.chunk}; {self.hint}")
             if request and not prefill and not told and request[-1].rows == self.chunk and decoded == 0:
-                prefill = self._ends_prompt(one, prompt)
+                if self.prompt is None:
+                    found = f"1 token after a full chunk of {self.chunk}"
+                    allowed = "the last of the prompt, or the first decode step: prompt_tokens=N says which"
+                    raise one.line.refuse("a pass", found, allowed)
+                prefill = prompt < self.prompt
             decoded = 0 if not request or prefill else decoded + 1
             # The first pass of all is the prompt, even of one token, unless the file says otherwise.
             prompt += one.rows if prefill or not (request or told) else 0
@@ -78,14 +83,6 @@ class Turns:
                 request, prompt, size = [], 0, 0
         if request:
             yield self._checked(request, prompt)
-
-    def _ends_prompt(self, one: Pass, prompt: int) -> bool:
-        """Say whether a single token after a full chunk is the prompt's last."""
-        if self.prompt is None:
-            found = f"1 token after a full chunk of {self.chunk}"
-            allowed = "the last of the prompt, or the first decode step: prompt_tokens=N says which"
-            raise one.line.refuse("a pass", found, allowed)
-        return prompt < self.prompt
 
     def _checked(self, request: list[Pass], prompt: int) -> Found:
         if self.prompt not in (None, prompt):
@@ -108,23 +105,16 @@ class Turns:
 
 
 def _found(request: list[Pass], prompt: int) -> Found:
-    first = request[0].line
-    rows = sum(one.rows for one in request)
+    first, ends = request[0].line, list(accumulate(one.rows for one in request))
     n_layers = 1 + max(max(one.ids) for one in request)
     slots = max(ids.shape[1] for one in request for ids in one.ids.values())
     where = f"{first.file}: request from {first.where} on"
-    check_request_size(where, rows, n_layers, slots)
-    ids = np.full((rows, n_layers, slots), -1, np.int32)
-    weighed = any(one.weights for one in request)
-    weights = np.zeros(ids.shape if weighed else 0, np.float32)
-    end, chunks = 0, []
-    for one in request:
-        if end < prompt:
-            chunks.append(one.rows)
-        end += one.rows
-        for layer, part in one.ids.items():
-            ids[end - len(part) : end, layer, : part.shape[1]] = part
-        for layer, part in one.weights.items():
-            weights[end - len(part) : end, layer, : part.shape[1]] = part
-    signals = {"expert_weights": weights} if weighed else {}
-    return Found(where, ids, prefill=prompt, chunks=tuple(chunks), signals=signals)
+    check_request_size(where, ends[-1], n_layers, slots)
+    ids = np.full((ends[-1], n_layers, slots), -1, np.int32)
+    signals = {"expert_weights": np.zeros(ids.shape, np.float32)} if request[0].weights else {}
+    for one, end in zip(request, ends, strict=True):
+        for array, parts in ((ids, one.ids), (signals.get("expert_weights", ids), one.weights)):
+            for layer, part in parts.items():
+                array[end - len(part) : end, layer, : part.shape[1]] = part
+    chunks = [one.rows for one, end in zip(request, ends, strict=True) if end - one.rows < prompt]
+    return Found(where, ids, prefill=prompt, chunks=chunks, signals=signals)

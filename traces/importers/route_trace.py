@@ -16,20 +16,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
+from itertools import pairwise, product
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from traces.format.layout import DECODE, PREFILL, Array
+from traces.format.layout import PREFILL
 from traces.format.manifest import Recorder
 from traces.importers import Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.counts import are_counts_in
 from traces.importers.files import Line, check_request_size, text_lines
-from traces.kit.errors import TraceError, one_of, shown
+from traces.kit.errors import one_of
 
 _MAX_ENTRIES = 2**20
 _COLUMNS: Mapping[str, str] = {
@@ -45,17 +45,16 @@ _COLUMNS: Mapping[str, str] = {
     "dropped": "[01]",
 }
 _NEEDED = 6
-_MODEL = re.compile(
+_MODEL = (
     r"# model=(?P<model>.+) arch=(?P<arch>\S+) n_layer=(?P<n_layer>[1-9]\d{0,4}) n_expert=(?P<n_expert>[1-9]\d{0,4})"
     r" n_expert_used=(?P<n_expert_used>[1-9]\d{0,4})"
 )
-_LAYER = re.compile(r"# layer=(\d{1,5}) expert_bytes=(\d{1,18}) dense_bytes=(\d{1,18})")
+_LAYER = r"# layer=0*{} expert_bytes=(\d{{1,18}}) dense_bytes=(\d{{1,18}})"
 
 
 @dataclass(frozen=True)
 class _Head:
     model: str
-    n_layers: int
     n_experts: int
     top_k: int
     expert_bytes: tuple[int, ...]
@@ -67,60 +66,71 @@ class _Head:
 @dataclass
 class _Turn:
     number: int
-    line: int
-    tokens: dict[tuple[int, int], dict[tuple[int, int], tuple[int, float]]]
+    line: Line
+    tokens: dict[tuple[int, int], dict[tuple[int, int], tuple[int, float]]] = field(default_factory=dict)
     """(phase, step) -> (layer, slot) -> (expert, weight)"""
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the CSV file ``source`` as a trace in the new folder ``target``; returns ``target``.
+    """Import the CSV file ``source``; each turn becomes a request.
 
-    Each turn becomes a request. Slots are put by descending weight; where a weight is nan, which is how the device says
-    that it knows none, no weights are imported and the slots stay in the router's order. Memory is bounded by the
-    longest turn. Raises TraceError with file, line and field.
+    Slots are put by descending weight; where a weight is nan, which is how the device says that it knows none, no
+    weights are imported and the slots stay in the router's order. Memory is bounded by the longest turn.
     """
     head = _read_head(source)
-    weighted, dropped = _scan(source, head)
+    weighted, dropped = "weight" in head.row.groupindex, 0
+    for _, row in _rows(source, head):
+        weighted = weighted and row["weight"] != "nan"
+        dropped += row.get("dropped") == "1"
     if not weighted:
         options.note("weights are left out: the file does not know them (nan); slots stay in the router's order")
     absent = options.own.get("dropped") == "absent"
     if dropped:
         done = "are absent entries" if absent else "stay, as the router chose them; dropped=absent leaves them out"
         options.note(f"{dropped:,} experts that the device dropped and did not compute {done}")
-    file = File(
-        recorder=Recorder("route_trace", "1", None),
-        model=head.model,
-        n_layers=head.n_layers,
-        n_experts=head.n_experts,
-        top_k=head.top_k,
-        expert_bytes=head.expert_bytes,
-        decoding={"dense_bytes": list(head.dense_bytes), **({"dropped": "absent"} if dropped and absent else {})},
-        ids="expert",
-    )
+    decoding: dict[str, Any] = {"dense_bytes": list(head.dense_bytes)}
+    if dropped and absent:
+        decoding["dropped"] = "absent"
+    recorder, sizes = Recorder("route_trace", "1", None), (len(head.expert_bytes), head.n_experts, head.top_k)
+    file = File(recorder, head.model, *sizes, head.expert_bytes, decoding, ids="expert")
     seen = [layer for layer, size in enumerate(head.expert_bytes) if size and layer not in options.without_layers]
 
     def read() -> Iterator[Found]:
-        return (_found(source, head, turn, seen, weighted=weighted) for turn in _turns(source, head, absent=absent))
+        return (_found(head, turn, seen, weighted=weighted) for turn in _turns(source, head, absent=absent))
 
     return build(source, target, options, file, read)
 
 
-def _found(source: Path, head: _Head, turn: _Turn, seen: list[int], *, weighted: bool) -> Found:
-    prompt, generated = _phases(source, head, turn, seen)
-    shape = (head.n_layers, head.top_k)
-    check_request_size(source.name, len(turn.tokens), *shape)
-    ids, weights = _arrays(turn, prompt + generated, shape)
-    return Found(
-        where=f"{source.name}: turn {turn.number}",
-        expert_ids=ids,
-        prefill=len(prompt),
-        start=(prompt + generated)[0][1],
-        signals={"expert_weights": weights} if weighted else {},
-    )
-
-
-def _refusal(source: Path, line: int, field: str, value: object, allowed: str) -> TraceError:
-    return TraceError(f"{source.name}: line {line}, {field} is {shown(value)}; allowed: {allowed}")
+def _found(head: _Head, turn: _Turn, seen: list[int], *, weighted: bool) -> Found:
+    """Return the request; TraceError unless each token saw the layers ``seen``, as it must."""
+    tokens = sorted(turn.tokens)
+    prompt = sum(phase == PREFILL for phase, _ in tokens)
+    steps, name = [step for _, step in tokens], f"turn {turn.number}"
+    if 0 < prompt < len(tokens) and steps[prompt] <= steps[prompt - 1]:
+        raise turn.line.refuse(f"{name}, first decode step", steps[prompt], f"above {steps[prompt - 1]}")
+    for before, step in pairwise(steps):
+        if step != before + 1:
+            allowed = f"{before + 1}: positions in the context, none left out"
+            raise turn.line.refuse(f"{name}, step after {before}", step, allowed)
+    last = len(head.expert_bytes) - 1
+    for row, token in enumerate(tokens):
+        cells = turn.tokens[token]
+        # The last layer is computed for the last token of a prompt alone.
+        layers = (layer for layer in seen if layer != last or row >= prompt - 1)
+        for layer, slot in product(layers, range(head.top_k)):
+            if (layer, slot) not in cells:
+                lost, allowed = f"layer {layer}, slot {slot}", "every layer, and every slot of it"
+                if (layer, 0) not in cells:
+                    lost, allowed = f"layer {layer}", f"{allowed}; without_layers={layer} leaves the layer out"
+                raise turn.line.refuse(f"{name}, step {steps[row]}, {lost}", "missing", allowed)
+    check_request_size(turn.line.file, len(tokens), last + 1, head.top_k)
+    ids = np.full((len(tokens), last + 1, head.top_k), -1, np.int32)
+    weights = np.zeros(ids.shape)
+    for row, token in enumerate(tokens):
+        for (layer, slot), (expert, weight) in turn.tokens[token].items():
+            ids[row, layer, slot], weights[row, layer, slot] = expert, 0 if expert < 0 else weight
+    signals = {"expert_weights": weights} if weighted else {}
+    return Found(f"{turn.line.file}: {name}", ids, prompt, start=steps[0], signals=signals)
 
 
 def _lines(source: Path) -> Iterator[tuple[Line, str]]:
@@ -130,34 +140,33 @@ def _lines(source: Path) -> Iterator[tuple[Line, str]]:
 
 def _read_head(source: Path) -> _Head:
     lines = _lines(source)
-    line, text = next(lines, (Line(source.name, 1), ""))
-    if are_counts_in(text):
-        raise line.refuse_counts()
-    if text != "# route_trace v1":
-        raise _refusal(source, line.number, "line", text, "# route_trace v1")
-    line, text = next(lines, (Line(source.name, 2), ""))
-    model = _MODEL.fullmatch(text)
-    if model is None:
-        allowed = "# model=PATH arch=NAME n_layer=L n_expert=E n_expert_used=K"
-        raise _refusal(source, line.number, "line", text, allowed)
-    n_layers = int(model["n_layer"])
-    sizes: list[tuple[int, int]] = []
-    for layer in range(n_layers):
+    line = Line(source.name, 0)
+
+    def next_line() -> str:
+        nonlocal line
         line, text = next(lines, (Line(source.name, line.number + 1), ""))
-        match = _LAYER.fullmatch(text)
-        if match is None or int(match[1]) != layer:
-            allowed = f"# layer={layer} expert_bytes=BYTES dense_bytes=BYTES"
-            raise _refusal(source, line.number, "line", text, allowed)
-        sizes.append((int(match[2]), int(match[3])))
-    line, text = next(lines, (Line(source.name, line.number + 1), ""))
-    row = _row_pattern(line, text)
+        return text
+
+    def expect(pattern: str, allowed: str) -> re.Match[str]:
+        if match := re.fullmatch(pattern, text := next_line()):
+            return match
+        if line.number == 1 and are_counts_in(text):
+            raise line.refuse_counts()
+        raise line.refuse("line", text, allowed)
+
+    expect("# route_trace v1", "# route_trace v1")
+    model = expect(_MODEL, "# model=PATH arch=NAME n_layer=L n_expert=E n_expert_used=K")
+    sizes = []
+    for layer in range(int(model["n_layer"])):
+        match = expect(_LAYER.format(layer), f"# layer={layer} expert_bytes=BYTES dense_bytes=BYTES")
+        sizes.append((int(match[1]), int(match[2])))
+    row = _row_pattern(next_line(), line)
     name = PurePosixPath(model["model"]).name.removesuffix(".gguf")
     experts, dense = zip(*sizes, strict=True)
-    sized = int(model["n_expert"]), int(model["n_expert_used"])
-    return _Head(name, n_layers, *sized, experts, dense, row, line.number)
+    return _Head(name, int(model["n_expert"]), int(model["n_expert_used"]), experts, dense, row, line.number)
 
 
-def _row_pattern(line: Line, text: str) -> re.Pattern[str]:
+def _row_pattern(text: str, line: Line) -> re.Pattern[str]:
     """Return the pattern of a row whose columns, in any order, are those of the line ``text``."""
     columns = text.split(",")
     for column in columns:
@@ -182,101 +191,47 @@ def _rows(source: Path, head: _Head) -> Iterator[tuple[Line, dict[str, str]]]:
         yield line, match.groupdict()
 
 
-def _scan(source: Path, head: _Head) -> tuple[bool, int]:
-    """Say whether every row has a weight, and how many experts were dropped."""
-    weighted, dropped = "weight" in head.row.groupindex, 0
-    for _, row in _rows(source, head):
-        weighted = weighted and row["weight"] != "nan"
-        dropped += row.get("dropped") == "1"
-    return weighted, dropped
-
-
 def _turns(source: Path, head: _Head, *, absent: bool) -> Iterator[_Turn]:
     """Yield the turns in the order of the file, one in memory at a time; ``absent``: without what was dropped."""
     turn: _Turn | None = None
     entries = 0
     for line, row in _rows(source, head):
-        number = line.number
-        turn_id, phase, step, layer, slot, expert = (int(row[column]) for column in list(_COLUMNS)[:_NEEDED])
-        if turn is None or turn_id != turn.number:
+        number, phase, step, layer, slot, expert = (int(row[column]) for column in list(_COLUMNS)[:_NEEDED])
+        if turn is None or number != turn.number:
             if turn is not None:
                 yield turn
-                if turn_id < turn.number:
-                    raise _refusal(source, number, "turn", turn_id, f"above {turn.number}, the previous turn")
-            turn, entries = _Turn(turn_id, number, {}), 0
-        for field, value, size in (
-            ("layer", layer, head.n_layers),
-            ("slot", slot, head.top_k),
-            ("expert", expert, head.n_experts),
-        ):
+                if number < turn.number:
+                    raise line.refuse("turn", number, f"above {turn.number}, the previous turn")
+            turn, entries = _Turn(number, line), 0
+        sizes = {"layer": len(head.expert_bytes), "slot": head.top_k, "expert": head.n_experts}
+        for value, (name, size) in zip((layer, slot, expert), sizes.items(), strict=True):
             if value >= size:
-                raise _refusal(source, number, field, value, f"0 to {size - 1}")
+                raise line.refuse(name, value, f"0 to {size - 1}")
         if not head.expert_bytes[layer]:
-            raise _refusal(source, number, "layer", layer, "one whose expert_bytes in the header are not 0")
+            raise line.refuse("layer", layer, "one whose expert_bytes in the header are not 0")
         if int(row.get("expert_bytes", 0)) not in (0, head.expert_bytes[layer]):
-            allowed = f"0 or {head.expert_bytes[layer]}"
-            raise _refusal(source, number, "expert_bytes", row["expert_bytes"], allowed)
+            raise line.refuse("expert_bytes", row["expert_bytes"], f"0 or {head.expert_bytes[layer]}")
         slots = turn.tokens.setdefault((phase, step), {})
         if (layer, slot) in slots:
-            raise _refusal(source, number, "slot", slot, "once per turn, phase, step and layer")
+            raise line.refuse("slot", slot, "once per turn, phase, step and layer")
         gone = absent and row.get("dropped") == "1"
-        slots[layer, slot] = (-1 if gone else expert, _weight(source, number, row.get("weight", "nan")))
+        slots[layer, slot] = (-1 if gone else expert, _weight(line, row.get("weight", "nan")))
         entries += 1
         if entries > _MAX_ENTRIES:
-            raise _refusal(source, number, "rows of one turn", entries, f"at most {_MAX_ENTRIES}")
+            raise line.refuse("rows of one turn", entries, f"at most {_MAX_ENTRIES}")
     if turn is None:
-        raise _refusal(source, head.lines + 1, "line", "missing", "at least one row")
+        raise Line(source.name, head.lines + 1).refuse("line", "missing", "at least one row")
     yield turn
 
 
-def _weight(source: Path, number: int, text: str) -> float:
-    if text == "nan":
-        return math.nan
+def _weight(line: Line, text: str) -> float:
     try:
         weight = float(text)
     except ValueError:
-        weight = math.nan
-    if not 0 <= weight < math.inf:
-        raise _refusal(source, number, "weight", text, "a finite number, at least 0, or nan")
+        weight = -1.0
+    if weight < 0 or weight == math.inf:
+        raise line.refuse("weight", text, "a finite number, at least 0, or nan")
     return weight
-
-
-def _phases(
-    source: Path, head: _Head, turn: _Turn, seen: list[int]
-) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Return the tokens of the prompt and the generated ones, in order, if each saw the layers ``seen``, as it must."""
-    tokens = sorted(turn.tokens)
-    prompt = [token for token in tokens if token[0] == PREFILL]
-    generated = [token for token in tokens if token[0] == DECODE]
-    where = f"turn {turn.number}"
-    if prompt and generated and generated[0][1] <= prompt[-1][1]:
-        raise _refusal(source, turn.line, f"{where}, first decode step", generated[0][1], f"above {prompt[-1][1]}")
-    for before, token in pairwise(tokens):
-        if token[1] != before[1] + 1:
-            allowed = f"{before[1] + 1}: positions in the context, none left out"
-            raise _refusal(source, turn.line, f"{where}, step after {before[1]}", token[1], allowed)
-    for token in tokens:
-        cells = turn.tokens[token]
-        # The last layer is computed for the last token of a prompt alone.
-        for layer in seen if token not in prompt[:-1] else [layer for layer in seen if layer != head.n_layers - 1]:
-            for slot in range(head.top_k):
-                if (layer, slot) not in cells:
-                    lost = f"layer {layer}" if (layer, 0) not in cells else f"layer {layer}, slot {slot}"
-                    where = f"turn {turn.number}, step {token[1]}, {lost}"
-                    allowed = "every layer, and every slot of it"
-                    if (layer, 0) not in cells:
-                        allowed += f"; without_layers={layer} leaves the layer out"
-                    raise _refusal(source, turn.line, where, "missing", allowed)
-    return prompt, generated
-
-
-def _arrays(turn: _Turn, tokens: list[tuple[int, int]], shape: tuple[int, int]) -> tuple[Array, Array]:
-    ids = np.full((len(tokens), *shape), -1, np.int32)
-    weights = np.zeros(ids.shape)
-    for row, token in enumerate(tokens):
-        for (layer, slot), (expert, weight) in turn.tokens[token].items():
-            ids[row, layer, slot], weights[row, layer, slot] = expert, 0 if expert < 0 else weight
-    return ids, weights
 
 
 IMPORTER = Importer(

@@ -24,7 +24,6 @@ SGLang reports layers without experts as zeros: ``without_layers=`` leaves them 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,18 +48,10 @@ _COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens")
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
-
-    The prompt is one pass. See traces.importers.build. Raises TraceError with file, line and field.
-    """
+    """Import the file ``source``; a prompt is one pass."""
     options = replace(options, without_layers=options.without_layers | set(range(options.own.get("dense_layers", 0))))
-    file = File(
-        recorder=Recorder("routed_experts", None, None),
-        model=source.stem,
-        decoding={"order_within_k": "as returned, not by weight"},
-        ids="routed_experts",
-        padded=True,
-    )
+    known, decoding = Recorder("routed_experts", None, None), {"order_within_k": "as returned, not by weight"}
+    file = File(known, source.stem, decoding=decoding, ids="routed_experts", padded=True)
     if _is_archive(source):
         with Archive(source) as archive:
             if not {"completion_tokens", "cached_tokens"} & set(archive.names()):
@@ -80,9 +71,9 @@ def _requests(source: Path, options: Options) -> Iterator[Found]:
     """Yield the requests, all of one shape."""
     shape: tuple[int, ...] | None = None
     for request in _archived(source) if _is_archive(source) else read_responses(source, options.own):
-        shape = shape or request.expert_ids.shape[1:]
-        if request.expert_ids.shape[1:] != shape:
-            found = request.expert_ids.shape[1:]
+        found = request.expert_ids.shape[1:]
+        shape = shape or found
+        if found != shape:
             raise refusal(request.where, "layers and k", found, f"{shape}, as in the first request")
         for name, size in zip(("n_layers", "top_k"), shape, strict=True):
             if (stated := options.own.get(name, size)) != size:
@@ -94,9 +85,9 @@ def _requests(source: Path, options: Options) -> Iterator[Found]:
 
 def _archived(source: Path) -> Iterator[Found]:
     with Archive(source) as archive:
-        if are_counts([name for name in archive.names() if name not in _COUNTS]):
-            raise refusal(source.name, "arrays", COUNTS, WANTED)
         names = [name for name in archive.names() if name not in _COUNTS]
+        if are_counts(names):
+            raise refusal(source.name, "arrays", COUNTS, WANTED)
         if "prompt_tokens" not in archive.names() or not names:
             raise refusal(source.name, "arrays", one_of(archive.names()), "prompt_tokens, and one array per request")
         given = {name: _numbers(archive, name, len(names)) for name in _COUNTS if name in archive.names()}
@@ -111,8 +102,7 @@ def _archived(source: Path) -> Iterator[Found]:
             assert prompt is not None
             if cached is not None and cached > prompt:
                 raise refusal(where, "cached_tokens", cached, f"0 to {prompt}, the prompt_tokens")
-            with closing(archive.rows(name, header)) as stream:
-                ids = stream.read(header.shape[0])
+            ids = archive.read(name, header)
             yield placed(where, partial(refusal, where), ids, Counts(prompt, completion, cached))
 
 
@@ -121,8 +111,7 @@ def _numbers(archive: Archive, name: str, requests: int) -> list[int]:
     where, header = f"{archive.source.name}/{name}.npy", archive.header(name, "ui")
     if header.shape != (requests,):
         raise refusal(where, "shape", header.shape, f"({requests},)")
-    with closing(archive.rows(name, header)) as stream:
-        found: list[int] = stream.read(requests).tolist()
+    found: list[int] = archive.read(name, header).tolist()
     for value in found:
         if not 0 <= value < 2**31:
             raise refusal(where, "value", value, "0 to 2147483647")

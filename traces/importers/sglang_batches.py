@@ -14,10 +14,10 @@ that begins at the very token at which the last of the pass before ended is that
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from traces.kit.errors import TraceError, refusal
+from traces.kit.errors import refusal
 
 EXTEND, DECODING, IDLE = 1, 2, 4
 _MODES = {
@@ -69,18 +69,16 @@ class Batches:
             raise refusal(self.file, f"{where}.forward_mode", mode, f"1 (prefill), 2 (decode), 4 (idle); {reason}")
 
     def _extend(self, where: str, positions: Sequence[int], first_row: int, lengths: Sequence[int]) -> None:
-        before, row = self._unfinished, 0
+        row = 0
         for index, length in enumerate(lengths):
-            start = positions[row]
+            start, session = positions[row], self._unfinished
             if list(positions[row : row + length]) != list(range(start, start + length)):
                 raise refusal(self.file, f"{where}.positions of sequence {index}", "with gaps", "ascending by one")
-            if index == 0 and before is not None and before.next == start:
-                session = before
-                if session in self._running:
-                    self._running.remove(session)
-            else:
+            if index > 0 or session is None or session.next != start:
                 session = Session(start)
                 self.sessions.append(session)
+            elif session in self._running:
+                self._running.remove(session)
             session.rows.extend(range(first_row + row, first_row + row + length))
             session.chunks.append(length)
             self._running.append(session)
@@ -104,50 +102,44 @@ class Batches:
         """At the first decode pass: whoever ran before the recording began stands before those that it saw."""
         self._decoded = True
         known = len(positions)
-        while known and next(_ways(positions[len(positions) - known :], self._running), None) is None:
+        while known and not _ways(positions[len(positions) - known :], self._running):
             known -= 1
         earlier = [Session(position) for position in positions[: len(positions) - known]]
         self.sessions += earlier
         self._running = earlier + self._running
 
     def _chosen(self, where: str, positions: Sequence[int]) -> list[Session]:
-        ways = list(_ways(positions, self._running))
+        ways = _ways(positions, self._running)
         if len(ways) == 1:
             return ways[0]
-        following = [session.next for session in self._running]
-        if not ways and all(following.count(position) == 1 for position in positions):
-            # A request that made way for others (retracted) may have left them in another order.
-            by_position = {session.next: session for session in self._running}
-            if len(set(positions)) == len(positions):
-                return [by_position[position] for position in positions]
-        if ways:
-            raise self._unclear(where, positions, "fit in more than one way")
-        lost = next((p for p in positions if p not in following), positions[0])
-        raise self._unclear(where, [lost], "continue no request that ran before")
-
-    def _unclear(self, where: str, positions: Sequence[int], why: str) -> TraceError:
+        following, why = [session.next for session in self._running], "fit in more than one way"
+        if not ways:
+            if len(set(positions)) == len(positions) and all(following.count(position) == 1 for position in positions):
+                # A request that made way for others (retracted) may have left them in another order.
+                return [self._running[following.index(position)] for position in positions]
+            positions = [next((p for p in positions if p not in following), positions[0])]
+            why = "continue no request that ran before"
         allowed = f"positions that say which requests they continue; these {why}: record with --max-running-requests 1"
-        return refusal(self.file, f"{where}.positions", list(positions), allowed)
+        raise refusal(self.file, f"{where}.positions", list(positions), allowed)
 
 
-def _ways(positions: Sequence[int], running: Sequence[Session]) -> Iterator[list[Session]]:
-    """Yield up to two ways to choose, in order, running requests that go on at ``positions``: first and last fit."""
-    first: list[int] = []
-    at = 0
+def _ways(positions: Sequence[int], running: Sequence[Session]) -> list[list[Session]]:
+    """Return up to two ways to choose, in order, running requests that go on at ``positions``: first and last fit."""
+    following = [session.next for session in running]
+    first = _fit(positions, following)
+    if first is None:
+        return []
+    back = _fit(positions[::-1], following[::-1]) or []
+    last = [len(running) - 1 - at for at in reversed(back)]
+    return [[running[at] for at in way] for way in ([first] if first == last else [first, last])]
+
+
+def _fit(positions: Sequence[int], following: list[int]) -> list[int] | None:
+    """Return the first places of ``positions`` in ``following``, in order; None where there are none."""
+    found: list[int] = []
     for position in positions:
-        while at < len(running) and running[at].next != position:
-            at += 1
-        if at == len(running):
-            return
-        first.append(at)
-        at += 1
-    yield [running[index] for index in first]
-    last: list[int] = []
-    at = len(running) - 1
-    for position in reversed(positions):
-        while running[at].next != position:
-            at -= 1
-        last.append(at)
-        at -= 1
-    if last[::-1] != first:
-        yield [running[index] for index in reversed(last)]
+        start = found[-1] + 1 if found else 0
+        if position not in following[start:]:
+            return None
+        found.append(following.index(position, start))
+    return found

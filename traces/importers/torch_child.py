@@ -19,7 +19,6 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,13 +41,8 @@ def limit(source: Path) -> None:
     taken = Path("/proc/self/statm")  # Linux; elsewhere as much as torch takes with room to spare
     pages = int(taken.read_text().split()[0]) if taken.exists() else 2**22
     memory = pages * resource.getpagesize() + size + HEADROOM
-    seconds = 60 + size // 2**22
-    for what, most in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_FSIZE, 4 * size + 2**20),
-        (resource.RLIMIT_CORE, 0),
-    ):
+    limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_CPU: 60 + size // 2**22, resource.RLIMIT_CORE: 0}
+    for what, most in (limits | {resource.RLIMIT_FSIZE: 4 * size + 2**20}).items():
         hard = resource.getrlimit(what)[1]
         resource.setrlimit(what, (most, hard) if hard == resource.RLIM_INFINITY else (min(most, hard), hard))
 
@@ -65,33 +59,27 @@ def convert(source: Path, folder: Path) -> None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # torch's advice on how to unpickle it all the same is not repeated.
         reason = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), lines[0] if lines else "")
-        raise FileError(
-            "content", f"{type(error).__name__}: {reason}", "a file that torch reads with weights_only"
-        ) from None
+        found = f"{type(error).__name__}: {reason}"
+        raise FileError("content", found, "a file that torch reads with weights_only") from None
     records = _records(content)
     table = _array(torch, content.get("last_physical_to_logical_map"), "last_physical_to_logical_map", 2)
-    _write(folder, "map", table, np.int64)
-    passes: list[tuple[int, ...]] = []
-    lengths: list[int] = []
-    tokens: list[Any] = []
-    total = 0
+    passes, lengths, tokens = list[tuple[int, ...]](), list[int](), list[Any]()
     shape: tuple[int, ...] = ()
     for number, record in enumerate(records):
-        one, sequences, pair, (n_layers, rows, slots) = _pass(torch, record, f"records[{number}]")
+        one, sequences, pair, (n_layers, slots) = _pass(torch, record, f"records[{number}]")
         if shape and (n_layers, slots) != shape:
-            raise FileError(
-                f"records[{number}].topk_ids_of_layer", f"{n_layers} layers, {slots} slots", f"{shape}, as above"
-            )
+            found = f"{n_layers} layers, {slots} slots"
+            raise FileError(f"records[{number}].topk_ids_of_layer", found, f"{shape}, as above")
         shape = (n_layers, slots)
         passes.append(one)
         lengths += sequences
         tokens.append(pair)
-        total += rows
+    total = sum(rows for rows, *_ in passes)
     if not total:
         raise FileError("records", f"{len(records)} passes without tokens", "at least one token")
-    _write(folder, "passes", np.array(passes), np.int64)
-    _write(folder, "lengths", np.array(lengths), np.int64)
-    _write(folder, "tokens", np.concatenate(tokens, axis=1), np.int64)
+    arrays = {"map": table, "passes": passes, "lengths": lengths, "tokens": np.concatenate(tokens, axis=1)}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", np.ascontiguousarray(array, np.int64), allow_pickle=False)
     with (folder / "ids.npy").open("wb") as stream:
         header = {"descr": "<i4", "fortran_order": False, "shape": (total, *shape)}
         np.lib.format.write_array_header_1_0(stream, header)
@@ -114,8 +102,8 @@ def _records(content: Any) -> list[Any]:
         raise FileError("records", _short(records), "a list of dicts, one per forward pass")
     if not records:
         raise FileError("records", "an empty list", "at least one forward pass")
-    if any("topk_ids_of_layer" not in record for record in records):
-        missing = [number for number, record in enumerate(records) if "topk_ids_of_layer" not in record]
+    missing = [number for number, record in enumerate(records) if "topk_ids_of_layer" not in record]
+    if missing:
         if all("global_physical_count" in records[number] for number in missing):
             raise FileError(f"records[{missing[0]}].global_physical_count (mode per_pass)", "counts", counts)
         raise FileError(f"records[{missing[0]}].topk_ids_of_layer", "missing", counts)
@@ -130,39 +118,34 @@ def _pass(torch: Any, record: dict[str, Any], where: str) -> tuple[tuple[int, ..
     if record.get("gatherer_key", "primary") != "primary":
         raise FileError(f"{where}.gatherer_key", _short(record["gatherer_key"]), "primary: no two-batch overlap")
     field = f"{where}.topk_ids_of_layer"
-    ids = _tensor(torch, record["topk_ids_of_layer"], field, 3)
+    ids = _array(torch, record["topk_ids_of_layer"], field, 3)
     n_layers, rows, slots = ids.shape
     if not n_layers or not slots:
         raise FileError(f"shape of {field}", f"{tuple(ids.shape)}", "(layers, tokens, slots)")
-    pair = [_integers(torch, record[key], f"{where}.{key}") for key in ("input_ids", "positions")]
-    for key, values in zip(("input_ids", "positions"), pair, strict=True):
+    pair = {key: _integers(torch, record[key], f"{where}.{key}") for key in ("input_ids", "positions")}
+    for key, values in pair.items():
         if len(values) != rows:
             raise FileError(f"length of {where}.{key}", len(values), f"{rows}, the tokens of topk_ids_of_layer")
     given = record["extend_seq_lens"]
     sequences = [] if given is None else _integers(torch, given, f"{where}.extend_seq_lens").tolist()
     numbers = [_integer(record[key], f"{where}.{key}") for key in ("forward_mode", "rank", "forward_pass_id")]
     one = (rows, *numbers, -1 if given is None else len(sequences))
-    return one, sequences, np.array(pair, np.int64).reshape(2, rows), (n_layers, rows, slots)
+    return one, sequences, np.array([*pair.values()], np.int64).reshape(2, rows), (n_layers, slots)
 
 
-def _tensor(torch: Any, value: Any, field: str, axes: int) -> Any:
-    """Return ``value`` if it is a plain tensor of integers whose storage has all of its values."""
+def _array(torch: Any, value: Any, field: str, axes: int) -> Any:
+    """Return ``value`` as an array if it is a plain tensor of integers whose storage has all of its values."""
     integers = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
     if type(value) is not torch.Tensor:
         raise FileError(field, type(value).__name__, "a tensor")
     if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in integers:
-        raise FileError(
-            f"kind of {field}", f"{value.dtype}, {value.layout}, {value.device}", "a plain tensor of integers"
-        )
+        found = f"{value.dtype}, {value.layout}, {value.device}"
+        raise FileError(f"kind of {field}", found, "a plain tensor of integers")
     if value.dim() != axes:
         raise FileError(f"shape of {field}", f"{tuple(value.shape)}", f"{axes} axes")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise FileError(f"shape of {field}", f"{tuple(value.shape)}", "as many values as its storage has")
-    return value
-
-
-def _array(torch: Any, value: Any, field: str, axes: int) -> Any:
-    return _tensor(torch, value, field, axes).numpy()
+    return value.numpy()
 
 
 def _integers(torch: Any, value: Any, field: str) -> Any:
@@ -174,9 +157,7 @@ def _integers(torch: Any, value: Any, field: str) -> Any:
         return array.astype(np.int64)
     if type(value) is not list:
         raise FileError(field, _short(value), "a list of integers")
-    for item in value:
-        _integer(item, field)
-    return np.array(value, np.int64)
+    return np.array([_integer(item, field) for item in value], np.int64)
 
 
 def _integer(value: Any, field: str) -> int:
@@ -190,30 +171,22 @@ def _short(value: Any) -> str:
     return str(value)[:100] if value is None or type(value) in (bool, int, float, str) else type(value).__name__
 
 
-def _write(folder: Path, name: str, array: Any, dtype: type) -> None:
-    np.save(folder / f"{name}.npy", np.ascontiguousarray(array, dtype), allow_pickle=False)
-
-
-def _say(words: Iterable[object]) -> None:
-    print(" ".join(str(word) for word in words), flush=True)
-
-
 def run(source: Path, folder: Path) -> int:
     """Convert under limits and say how it went; torch is imported before."""
     try:
         limit(source)
         convert(source, folder)
-    except FileError as refused:
-        _say(["refused", json.dumps([str(part)[:400] for part in refused.args])])
-        return 1
+    except FileError as error:
+        refused = error.args
     except MemoryError:
-        _say(["refused", json.dumps(["content", "larger in memory than its size allows", "a file of the recorder's"])])
-        return 1
+        refused = ("content", "larger in memory than its size allows", "a file of the recorder's")
     except OSError as error:
-        _say(["refused", json.dumps(["content", error.strerror or "unreadable", "a readable file, room for its copy"])])
-        return 1
-    _say(["done"])
-    return 0
+        refused = ("content", error.strerror or "unreadable", "a readable file, room for its copy")
+    else:
+        print("done", flush=True)
+        return 0
+    print("refused", json.dumps([str(part)[:400] for part in refused]), flush=True)
+    return 1
 
 
 def main(source: str, folder: str) -> NoReturn:

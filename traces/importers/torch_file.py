@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from traces.format.layout import Array
-from traces.format.npy import descr_of, read_header
+from traces.format.npy import read_header
 from traces.importers.archive import Bounded, reading
 from traces.importers.files import open_source
 from traces.kit.errors import TraceError, UserError, refusal, shown
@@ -89,8 +89,8 @@ def _check_archive(source: Path) -> None:
 def _mapped(path: Path, source: str) -> Array:
     with path.open("rb") as stream:
         header = read_header(stream, f"{source}: {path.name}")
-        if header.descr not in (descr_of(np.dtype("<i4")), descr_of(np.dtype("<i8"))) or 0 in header.shape:
-            if 0 in header.shape:
-                return np.zeros(header.shape, np.int64)
+        if 0 in header.shape:
+            return np.zeros(header.shape, np.int64)
+        if header.descr not in ("<i4", "<i8"):
             raise TraceError(f"{source}: {path.name}: dtype is {header.descr}; allowed: integers")
         return np.memmap(stream, header.descr, "r", header.offset, header.shape)

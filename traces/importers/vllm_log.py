@@ -54,11 +54,10 @@ class Head:
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source`` as a trace in the new folder ``target``; returns ``target``.
+    """Import the file ``source``, which is read three times: for its layers and requests, and by build.
 
-    The file is read three times: for its layers and requests, and as in traces.importers.build. Memory is bounded by
-    the requests whose lines alternate. Raises TraceError with file, line and field, UserError for an option that is
-    needed, or that the file contradicts.
+    Memory is bounded by the requests whose lines alternate. UserError for an option that is needed, or that the file
+    contradicts.
     """
     own = options.own
     passes = own.get("token_idx", "request") == "pass"
@@ -72,9 +71,8 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
         )
     for key, fits in (("prompt_tokens", "chunk" in own if passes else single), ("chunk", passes), ("skip", passes)):
         if key in own and not fits:
-            needs = "token_idx=pass"
-            if key == "prompt_tokens":
-                needs = "chunk=" if passes else "a file with one layer: here the passes say where prompts end"
+            one = "a file with one layer: here the passes say where prompts end"
+            needs = "token_idx=pass" if key != "prompt_tokens" else "chunk=" if passes else one
             raise UserError(f"{key} is {own[key]}; allowed: only with {needs}")
     hint = (
         "with several requests in a pass, or prompts in chunks, the log does not say whose rows they are: serve one "
@@ -94,37 +92,29 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     else:
         told = "the first passes of several rows" if prompt is None else f"the first {prompt} tokens (prompt_tokens)"
         options.note(f"prompts: {told} of each req_id; token_idx counts the tokens of a request")
-    file = File(
-        recorder=Recorder("vllm_log", None, None),
-        exact=True,
-        model=head.model or source.stem,
-        n_experts=head.n_experts,
-        top_k=head.top_k,
-    )
+    known, name = Recorder("vllm_log", None, None), head.model or source.stem
+    file = File(known, name, n_experts=head.n_experts, top_k=head.top_k, exact=True)
     return build(source, target, options, file, read)
 
 
 def _survey(source: Path, limit: int | None) -> Head:
     """Read the file once; with a ``limit``, what is wrong behind the requests that are wanted does not matter."""
-    head = Head()
-    logged: set[int] = set()
-    begun = 0
+    head, begun = Head(), 0
     try:
         for route in _routes(source, head):
-            logged.add(route.layer)
+            head.layers.add(route.layer)
             key = (route.run, route.request)
             if key not in head.last and len(head.last) == _MAX_REQUESTS:
                 raise route.line.refuse("requests", "more", f"at most {_MAX_REQUESTS}")
             begun = begun if key in head.last else route.number
             head.last[key] = route.number
     except TraceError:
-        if limit is None or not logged:
+        if limit is None or not head.layers:
             raise
         # Whoever was still being written when the last request began may have more lines.
         head.last = {key: last for key, last in head.last.items() if last < begun}
-    if not logged:
+    if not head.layers:
         raise Line(source.name, 1).refuse("content", "no routing", f"lines with {one_of(_NEEDED)}")
-    head.layers = logged
     return head
 
 
@@ -139,11 +129,9 @@ def _routes(source: Path, head: Head) -> Iterator[Route]:
             continue
         if kind != "route":
             raise line.refuse("type", kind, "meta, route")
-        if not set(_NEEDED) <= set(node) <= {*_NEEDED, *_MORE}:
-            raise line.refuse("keys", one_of(node), f"{one_of(_NEEDED)}, and some of {one_of(_MORE)}")
+        line.keys(node, _NEEDED, _MORE)
         request = node.get("req_id", "")
-        if type(request) is int:
-            request = str(request)
+        request = str(request) if type(request) is int else request
         if not isinstance(request, str) or len(request) > 200:
             raise line.refuse("req_id", request, "text of at most 200 characters")
         token = line.integer("token_idx", node["token_idx"], 0, _MAX_INT - 2**24)

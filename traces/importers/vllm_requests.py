@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
-import numpy as np
-
-from traces.format.layout import Array
 from traces.importers.build import Found
-from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size
+from traces.importers.cells import Cells
+from traces.importers.files import MAX_REQUEST_IDS, Line
 from traces.importers.passes import Pass
 
 _CUT = "of a file that was cut off, leave its last lines out, or take the requests before them with limit=N"
@@ -33,17 +32,13 @@ class Route(NamedTuple):
 
 @dataclass(eq=False)
 class _Request:
-    """The lines of one request, in their order: numbers of lines, layers, tokens, and the ids, flat."""
+    """The lines of one request, in their order: their numbers, and their experts."""
 
     first: Line
     name: str
     start: int
     lines: array[int] = field(default_factory=lambda: array("q"))
-    layers: array[int] = field(default_factory=lambda: array("i"))
-    tokens: array[int] = field(default_factory=lambda: array("i"))
-    sizes: array[int] = field(default_factory=lambda: array("i"))
-    ids: array[int] = field(default_factory=lambda: array("i"))
-    weights: array[float] = field(default_factory=lambda: array("f"))
+    cells: Cells = field(default_factory=Cells)
     following: dict[int, int] = field(default_factory=dict)
     """The token that comes next in each layer."""
 
@@ -51,22 +46,17 @@ class _Request:
         """Append a line; TraceError where its token does not follow the one before."""
         expected = self.following.get(route.layer, self.start)
         if route.token != expected:
+            why = "none is left out"
             if route.token < expected:
-                allowed = (
-                    f"{expected}, the next one of {self.name} in layer {route.layer}: each token once. Several workers "
-                    "in one file, or a request that was preempted and computed again, write tokens twice; where "
-                    "token_idx counts the rows of a forward pass, state token_idx=pass"
+                why = (
+                    "each token once. Several workers in one file, or a request that was preempted and computed again, "
+                    "write tokens twice; where token_idx counts the rows of a forward pass, state token_idx=pass"
                 )
-            else:
-                allowed = f"{expected}, the next one of {self.name} in layer {route.layer}: none is left out"
+            allowed = f"{expected}, the next one of {self.name} in layer {route.layer}: {why}"
             raise route.line.refuse("token_idx", route.token, allowed)
         self.following[route.layer] = expected + 1
         self.lines.append(route.line.number)
-        self.layers.append(route.layer)
-        self.tokens.append(route.token - self.start)
-        self.sizes.append(len(route.ids))
-        self.ids.extend(route.ids)
-        self.weights.extend(route.weights or [])
+        self.cells.add(route.token - self.start, route.layer, route.ids, route.weights)
 
     def found(self, layers: list[int], prompt: int | None) -> Found:
         """Return the request; TraceError where a layer lacks tokens, or passes are not of the same tokens."""
@@ -77,57 +67,38 @@ class _Request:
             if have != rows:
                 allowed = f"{rows}, as in other layers; {_CUT}"
                 raise self.first.refuse(f"tokens of {self.name} in layer {layer}", have, allowed)
-        if prompt is not None and prompt > self.start + rows:
-            raise self.first.refuse(
-                f"tokens of {self.name}", self.start + rows, f"at least {prompt}, the prompt_tokens"
-            )
+        if prompt is not None and prompt > (tokens := self.start + rows):
+            raise self.first.refuse(f"tokens of {self.name}", tokens, f"at least {prompt}, the prompt_tokens")
         stated = max((prompt or 0) - self.start, 0)
         chunks = self._chunks() if prompt is None else (stated,) * (stated > 0)
-        ids, weights = self._arrays(where, rows)
-        signals = {} if weights is None else {"expert_weights": weights}
+        ids, signals = self.cells.arrays(where)
         return Found(where, ids, prefill=sum(chunks), start=self.start, chunks=chunks, signals=signals)
 
     def _chunks(self) -> tuple[int, ...]:
         """Return the rows of the prompt's passes: those of several rows, or the only one of a prompt of one token."""
-        passes: list[list[tuple[int, int, int]]] = []
+        passes: list[list[tuple[int, int, Line]]] = []
         at = 0
-        for layer, run in groupby(self.layers):
-            size = len(list(run))
+        for layer, run in groupby(self.cells.places[1::3]):
             if not passes or layer <= passes[-1][-1][0]:
                 passes.append([])
-            passes[-1].append((layer, size, at))
-            at += size
+            passes[-1].append((layer, len(list(run)), Line(self.first.file, self.lines[at])))
+            at += passes[-1][-1][1]
         chunks: list[int] = []
         decoded = False
         for parts in passes:
-            rows = parts[0][1]
-            for layer, size, at in parts:
-                line = Line(self.first.file, self.lines[at])
+            _, rows, begin = parts[0]
+            for layer, size, line in parts:
                 if size != rows or len(parts) != len(self.following):
                     allowed = f"{rows} tokens in each of the {len(self.following)} layers of a forward pass; {_CUT}"
                     raise line.refuse(f"pass of {self.name}, layer {layer}", f"{size} in {len(parts)} layers", allowed)
             if rows > 1 and decoded:
                 found = f"{rows} tokens after a decode step"
                 allowed = "one token, once decoding began: drafts of speculative decoding are not told apart"
-                raise Line(self.first.file, self.lines[parts[0][2]]).refuse(f"pass of {self.name}", found, allowed)
+                raise begin.refuse(f"pass of {self.name}", found, allowed)
             if rows > 1 or (not chunks and self.start == 0 and not decoded):
                 chunks.append(rows)
             decoded = decoded or rows == 1
         return tuple(chunks)
-
-    def _arrays(self, where: str, rows: int) -> tuple[Array, Array | None]:
-        layers, tokens, sizes = (np.frombuffer(part, np.int32) for part in (self.layers, self.tokens, self.sizes))
-        shape = (rows, int(layers.max()) + 1, int(sizes.max()))
-        check_request_size(where, *shape)
-        slots = np.arange(len(self.ids)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        place = (np.repeat(tokens, sizes), np.repeat(layers, sizes), slots)
-        ids = np.full(shape, -1, np.int32)
-        ids[place] = np.frombuffer(self.ids, np.int32)
-        if not self.weights:
-            return ids, None
-        weights = np.zeros(shape, np.float32)
-        weights[place] = np.frombuffer(self.weights, np.float32)
-        return ids, weights
 
 
 def by_request(
@@ -156,7 +127,7 @@ def by_request(
         while held and (first := next(iter(held))) in complete:
             done = held.pop(first)
             complete.remove(first)
-            size -= len(done.ids)
+            size -= len(done.cells.ids)
             yield done.found(order, prompt)
 
 
@@ -167,15 +138,15 @@ def by_pass(routes: Iterator[Route], layers: set[int]) -> Iterator[Pass]:
     size = 0
     for route in routes:
         before = lines[-1] if lines else None
-        if before is not None and not _continues(route, before):
+        if before is None or (route.run, route.layer, route.token) != (before.run, before.layer, before.token + 1):
             if route.token != 0:
-                allowed = f"0, or {before.token + 1} in layer {before.layer}: rows of a pass ascend by one"
+                allowed = "0: the first row of a pass"
+                if before is not None:
+                    allowed = f"0, or {before.token + 1} in layer {before.layer}: rows of a pass ascend by one"
                 raise route.line.refuse("token_idx", route.token, allowed)
-            if route.run != before.run or route.layer <= before.layer:
+            if before is not None and (route.run != before.run or route.layer <= before.layer):
                 yield _pass(lines, order)
                 lines, size = [], 0
-        elif before is None and route.token != 0:
-            raise route.line.refuse("token_idx", route.token, "0: the first row of a pass")
         lines.append(route)
         size += len(route.ids)
         if size > MAX_REQUEST_IDS:
@@ -184,29 +155,17 @@ def by_pass(routes: Iterator[Route], layers: set[int]) -> Iterator[Pass]:
         yield _pass(lines, order)
 
 
-def _continues(route: Route, before: Route) -> bool:
-    return (route.run, route.layer, route.token) == (before.run, before.layer, before.token + 1)
-
-
 def _pass(lines: list[Route], order: list[int]) -> Pass:
-    parts = {layer: list(part) for layer, part in groupby(lines, key=lambda route: route.layer)}
-    first = lines[0].line
-    rows = len(next(iter(parts.values())))
+    first, have = lines[0].line, Counter(route.layer for route in lines)
+    rows = have[lines[0].layer]
     for layer in order:
-        have = len(parts.get(layer, []))
-        if have != rows:
-            raise first.refuse(
-                f"rows of the pass from here on in layer {layer}", have, f"{rows} in every layer; {_CUT}"
-            )
-    slots = max(len(route.ids) for route in lines)
-    ids = {layer: np.array([_padded(route.ids, slots, -1) for route in part]) for layer, part in parts.items()}
-    weights = {}
-    if lines[0].weights is not None:
-        weights = {
-            layer: np.array([_padded(route.weights or [], slots, 0) for route in part]) for layer, part in parts.items()
-        }
-    return Pass(first, rows, ids, weights)
-
-
-def _padded(values: list[int] | list[float], slots: int, fill: int) -> list[float]:
-    return [*values, *([fill] * (slots - len(values)))]
+        if have[layer] != rows:
+            field = f"rows of the pass from here on in layer {layer}"
+            raise first.refuse(field, have[layer], f"{rows} in every layer; {_CUT}")
+    cells = Cells()
+    for route in lines:
+        cells.add(route.token, route.layer, route.ids, route.weights)
+    ids, signals = cells.arrays(f"{first.file}: pass from {first.where} on")
+    weights = signals.get("expert_weights")
+    by_layer = {} if weights is None else {layer: weights[:, layer] for layer in order}
+    return Pass(first, rows, {layer: ids[:, layer] for layer in order}, by_layer)

@@ -6,10 +6,12 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
@@ -58,7 +60,7 @@ def finish(figure: Figure, title: str, subtitle: str = "", legend: Sequence[Any]
     found: dict[str, Any] = {}
     for handle in legend:
         found.setdefault(str(handle.get_label()), handle)
-    bottom, made = 0.0, None
+    bottom = 0.0
     if found:
         longest = max(len(line) for name in found for line in name.splitlines())
         columns = max(1, min(len(found), int(13 * wide / (longest + 8))))
@@ -80,9 +82,7 @@ def finish(figure: Figure, title: str, subtitle: str = "", legend: Sequence[Any]
 def _wrapped(text: str, font: FontProperties, inches: float, renderer: Any, dpi: float) -> list[str]:
     """Lines of at most ``inches``."""
     lines: list[str] = []
-    if not text:
-        return lines
-    for word in sentence(text).split(" "):
+    for word in sentence(text).split(" ") if text else ():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and renderer.get_text_width_height_descent(longer, font, False)[0] <= inches * dpi:
             lines[-1] = longer
@@ -117,10 +117,9 @@ def name_ends(axes: Axes, lines: Sequence[Any]) -> bool:
     places = [tuple(to_axes.transform((float(x), float(y)))) for x, y in ends]
     right = max(x for x, _ in places)
     order = sorted(range(len(lines)), key=lambda i: places[i][1])
-    at: dict[int, float] = {}
-    for before, i in zip([None, *order], order, strict=False):
-        room = step * (rows[i] + rows[before]) / 2 if before is not None else 0.0
-        at[i] = max(places[i][1], at[before] + room if before is not None else -math.inf)
+    at = {order[0]: places[order[0]][1]}
+    for before, i in pairwise(order):
+        at[i] = max(places[i][1], at[before] + step * (rows[i] + rows[before]) / 2)
     # Down again from the top, so that the topmost does not leave the axes.
     limit = 1.02
     for i in reversed(order):
@@ -128,18 +127,9 @@ def name_ends(axes: Axes, lines: Sequence[Any]) -> bool:
         limit = at[i] - step * rows[i]
     for i, line in enumerate(lines):
         colour, (x, y) = line.get_color(), places[i]
-        axes.annotate(
-            names[i],
-            xy=(x, y),
-            xytext=(right + 0.09, at[i]),
-            xycoords=axes.transAxes,
-            textcoords=axes.transAxes,
-            color=readable(colour),
-            fontsize=LABEL,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"color": colour, **LEADER},
-        )
+        style: dict[str, Any] = {"color": readable(colour), "arrowprops": {"color": colour, **LEADER}, "va": "center"}
+        style |= {"fontsize": LABEL, "annotation_clip": False, "xycoords": axes.transAxes, "textcoords": axes.transAxes}
+        axes.annotate(names[i], (x, y), (right + 0.09, at[i]), **style)
     return True
 
 
@@ -155,15 +145,12 @@ def series(count: int) -> list[dict[str, Any]]:
 
 def readable(colour: Any) -> str:
     """The colour, darkened until text of it can be read on white (4.5 : 1, WCAG 2.1)."""
-    rgb = to_rgb(colour)
-    while 1.05 / (_luminance(rgb) + 0.05) < 4.5:
-        rgb = tuple(0.95 * part for part in rgb)  # type: ignore[assignment]
-    return to_hex(rgb)
-
-
-def _luminance(rgb: Sequence[float]) -> float:
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in rgb]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    rgb = np.array(to_rgb(colour))
+    while True:
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        if 1.05 / (linear @ (0.2126, 0.7152, 0.0722) + 0.05) >= 4.5:
+            return to_hex(rgb.tolist())
+        rgb = 0.95 * rgb
 
 
 def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
@@ -173,8 +160,7 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
         marks = [m * 10.0**p for p in powers for m in steps if low <= m * 10.0**p <= high]
         if len(marks) <= most:
             break
-    if len(marks) > most:
-        marks = marks[:: math.ceil(len(marks) / most)]
+    marks = marks[:: max(1, math.ceil(len(marks) / most))]
     if len(marks) >= 3:
         return [float(f"{mark:.12g}") for mark in marks]
     # Within a step of those: even steps.
@@ -184,10 +170,8 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
 
 def log_scale(axes: Axes, which: str = "y") -> None:
     """Make an axis logarithmic, between the limits that it has, with plain numbers."""
-    axis = axes.yaxis if which == "y" else axes.xaxis
-    limits = axes.get_ylim() if which == "y" else axes.get_xlim()
-    (axes.set_yscale if which == "y" else axes.set_xscale)("log")
-    (axes.set_ylim if which == "y" else axes.set_xlim)(limits)
+    axis, limits = getattr(axes, f"{which}axis"), getattr(axes, f"get_{which}lim")()
+    axes.set(**{f"{which}scale": "log", f"{which}lim": limits})
     marks = log_ticks(*limits)
     axis.set_ticks(marks, [f"{mark:,.12g}" for mark in marks])
     axis.set_minor_locator(NullLocator())

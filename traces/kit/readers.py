@@ -86,7 +86,15 @@ def each(item: Reader) -> Reader:
 
 
 def nullable(item: Reader) -> Reader:
-    return lambda value, where: None if value is None else item(value, where)
+    def read(value: Any, where: str) -> Any:
+        try:
+            return None if value is None else item(value, where)
+        except UserError as error:
+            if not str(error).startswith(f"{where}="):  # of a key within
+                raise
+            raise UserError(f"{error}, or null") from None
+
+    return read
 
 
 def truth(value: Any, where: str) -> bool:

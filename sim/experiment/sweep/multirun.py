@@ -10,8 +10,8 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import hydra
 import yaml
 
-from sim.experiment.compose import shell_word, value_word
+from sim.experiment.overrides import shell_word, value_word
 from sim.experiment.sweep.job import Job, Told, heard, one_thread, tally
 from sim.experiment.sweep.plan import Plan, make_plan
 from sim.results.store import Store
@@ -52,26 +52,20 @@ def multirun(words: Sequence[str], out: Path, form: str) -> int:
     plan = make_plan(words)
     store = Store(out.absolute())
     began = time.monotonic()
-    with _told_folder(store.root) as folder:
+    place = store.root / ".multirun"
+    with ExitStack() as stack:
+        with writable(f"out={store.root}"):
+            place.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(scratch(place / "told"))
         try:
             broken = _launch(plan, store.root, folder)
         except KeyboardInterrupt as stop:
             _close(plan, list(heard(folder)), str(out), "interrupted", time.monotonic() - began)
             return getattr(stop, "status", 130)
         told = list(heard(folder))
-    tuned = store.root / ".multirun" / TUNED
+    tuned = place / TUNED
     _print(told, store, form, plan.measure, tuned if plan.tunes and not broken else None)
     return _close(plan, told, str(out), broken, time.monotonic() - began)
-
-
-@contextmanager
-def _told_folder(root: Path) -> Iterator[Path]:
-    place = root / ".multirun"
-    with ExitStack() as stack:
-        with writable(f"out={root}"):
-            place.mkdir(parents=True, exist_ok=True)
-            folder = stack.enter_context(scratch(place / "told"))
-        yield folder
 
 
 def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
@@ -86,7 +80,9 @@ def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
         with showing(partial(_state, folder, plan.cells, time.monotonic()), LINE_S), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the launchers and sweepers, about their own dependencies
             if plan.tunes:
-                _quiet()
+                import optuna
+
+                optuna.logging.set_verbosity(logging.WARNING)
             hydra.main(config_path=str(conf.FOLDER), config_name="config", version_base="1.3")(job)()
     except UserError:
         raise
@@ -112,12 +108,6 @@ def progress_line(done: int, failed: int, total: int, seconds: float) -> str:
     """``cells 12 of 60, 1 failed, about 3:20 left``."""
     line = f"cells {done} of {total}" + (f", {failed} failed" if failed else "")
     return f"{line}, about {left(done, total, seconds)} left" if done else line
-
-
-def _quiet() -> None:
-    import optuna
-
-    optuna.logging.set_verbosity(logging.WARNING)
 
 
 def _print(told: Sequence[Told], store: Store, form: str, measure: str, tuned: Path | None) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -12,13 +11,12 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import OverrideParseException
-from omegaconf import OmegaConf
 
-from sim.experiment.compose import choices, compose_words, prepare, to_dict
+from sim.experiment.compose import blamed, choices, compose_words, key_of, sweeper_of, to_dict
 from sim.experiment.config import GROUPS, RunConfig
+from sim.experiment.overrides import prepare
 from sim.experiment.sweep.axes import AXES, cells
-from sim.experiment.sweep.plugins import check_plugins
-from traces.kit.errors import UserError, one_of
+from traces.kit.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +33,28 @@ class Plan:
 
 def make_plan(overrides: Sequence[str]) -> Plan:
     """Compose each value of each swept word once, with the first of the others. UserError for the first slip."""
-    check_plugins(overrides)
     with blamed(overrides):
-        return _plan(overrides)
+        words = [prepare(word, sweep=True) for word in overrides]
+        axes, sweeper = _axes(words)
+        first = {key: values[0] for key, values in axes.items()}
+        if len(presets := axes.get("experiment", [])) > 1:
+            raise UserError(f"{', '.join(presets)}: one preset at a time, as each brings a grid of its own")
+        if "n_trials" in sweeper:
+            _check_tuned(axes)
+        composed = _check(first)
+        for key, values in axes.items():
+            for value in values[1:]:
+                _check(first | {key: value})
+        lists, measure = {key: _length(composed[key]) for key in AXES}, str(composed["measure"])
+        if "n_trials" in sweeper:
+            return Plan(words, int(sweeper["n_trials"]) * math.prod(lists.values()), True, measure)
+        of_axes = (sum(map(_dense, values)) if key in AXES else len(values) for key, values in axes.items())
+        number = math.prod(of_axes) * math.prod(n for key, n in lists.items() if key not in axes)
+        return Plan(words, number, False, measure)
 
 
 def read_grid(overrides: Sequence[str]) -> list[RunConfig]:
     """Every cell of ``sim run -m`` with these words, an experiment's grid included, in its order. UserError."""
-    check_plugins(overrides)
     with blamed(overrides):
         axes, sweeper = _axes([prepare(word, sweep=True) for word in overrides])
         if "n_trials" in sweeper:
@@ -53,31 +65,11 @@ def read_grid(overrides: Sequence[str]) -> list[RunConfig]:
 
 def _axes(words: Sequence[str]) -> tuple[dict[str, list[str]], Mapping[str, Any]]:
     """By key, the words that its values make, in Hydra's order (the last is the fastest); the sweeper's settings."""
-    own = {_key(str(override.input_line)): _spread(override) for override in _parse(words)}
-    sweeper = _sweeper([values[0] for values in own.values()])
+    own = {key_of(str(override.input_line)): _spread(override) for override in _parse(words)}
+    sweeper = sweeper_of(compose_words([values[0] for values in own.values()], hydra=True))
     params = [prepare(f"{key}={value}", sweep=True) for key, value in (sweeper.get("params") or {}).items()]
-    theirs = {_key(str(override.input_line)): _spread(override) for override in _parse(params)}
+    theirs = {key_of(str(override.input_line)): _spread(override) for override in _parse(params)}
     return theirs | own, sweeper
-
-
-def _plan(overrides: Sequence[str]) -> Plan:
-    words = [prepare(word, sweep=True) for word in overrides]
-    axes, sweeper = _axes(words)
-    first = {key: values[0] for key, values in axes.items()}
-    if len(presets := axes.get("experiment", [])) > 1:
-        raise UserError(f"{', '.join(presets)}: one preset at a time, as each brings a grid of its own")
-    if "n_trials" in sweeper:
-        _check_tuned(axes)
-    composed = _check(first)
-    for key, values in axes.items():
-        for value in values[1:]:
-            _check(first | {key: value})
-    lists, measure = {key: _length(composed[key]) for key in AXES}, str(composed["measure"])
-    if "n_trials" in sweeper:
-        return Plan(words, int(sweeper["n_trials"]) * math.prod(lists.values()), True, measure)
-    of_axes = (sum(map(_dense, values)) if key in AXES else len(values) for key, values in axes.items())
-    number = math.prod(of_axes) * math.prod(n for key, n in lists.items() if key not in axes)
-    return Plan(words, number, False, measure)
 
 
 def _check_tuned(axes: Mapping[str, Sequence[str]]) -> None:
@@ -87,38 +79,6 @@ def _check_tuned(axes: Mapping[str, Sequence[str]]) -> None:
             several = ",".join(value.partition("=")[2] for value in values)
             way = f"a list, {key}=[{several}], to average over" if key in AXES else "one value"
             raise UserError(f"{key}={several}: Optuna would choose the fastest of them; allowed: {way}")
-
-
-def check_single(overrides: Sequence[str]) -> None:
-    """UserError if the words choose an experiment with a grid, and leave the grid open."""
-    experiment = _experiment(overrides)
-    if experiment is None:
-        return
-    with blamed(overrides):
-        swept = _sweeper(overrides).get("params") or {}
-    if unset := [key for key in swept if key not in {_key(word) for word in overrides}]:
-        raise UserError(f"{experiment}: sweeps {one_of(unset)}; add -m to run each")
-
-
-@contextmanager
-def blamed(overrides: Sequence[str]) -> Iterator[None]:
-    """Name the experiment before a mistake that is in none of the user's own words."""
-    try:
-        yield
-    except UserError as error:
-        experiment = _experiment(overrides)
-        key = str(error).partition("=")[0].partition(":")[0]
-        if experiment is None or key in {_key(word) for word in overrides}:
-            raise
-        raise UserError(f"{experiment.lstrip('+')}: {error}") from None
-
-
-def _experiment(words: Iterable[str]) -> str | None:
-    return next((word for word in words if _key(word) == "experiment"), None)
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")
 
 
 def _parse(words: Sequence[str]) -> list[Override]:
@@ -150,13 +110,6 @@ def _dense(word: str) -> int:
 
 def _length(value: object) -> int:
     return len(value) if isinstance(value, list) else 1
-
-
-def _sweeper(words: Sequence[str]) -> Mapping[str, Any]:
-    """Hydra's settings for the sweeper, the experiment's included."""
-    composed = compose_words(words, hydra=True)
-    found = OmegaConf.to_container(composed.hydra.sweeper, resolve=False)
-    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _check(axes: Mapping[str, str]) -> dict[str, Any]:

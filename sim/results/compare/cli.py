@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,9 +14,10 @@ from sim.results.compare.selection import MixedRunsError
 from sim.results.compare.table import show
 from traces.kit.console import stdout_console
 from traces.kit.errors import UserError
+from traces.kit.parse import words_of
 from traces.kit.strict import dump_json
 from traces.kit.vocabulary import Format
-from traces.kit.words import Between, Others, Position, words_of
+from traces.kit.words import Between, Others, Position
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,10 +25,10 @@ if TYPE_CHECKING:
 COMPARE_SCHEMA = 1
 """Version of the document that ``format=json`` prints."""
 
-SAME = (
+SAME = [
     *("source", "trace", "recording", "decoding", "routing_from", "model", "dtype", "hardware", "figures", "device"),
     *("workload", "batch", "chunks", "warmup", "limit", "measured_requests"),
-)
+]
 """Columns of ``sim.load`` in which all runs of a comparison are alike."""
 
 
@@ -89,16 +91,15 @@ def compared(command: str, options: Chosen) -> Comparison:
         raise UserError(error.with_choice(complete)) from None
 
 
-def document(found: Comparison) -> dict[str, Any]:
+def document(found: Comparison) -> dict[Hashable, Any]:
     """The comparison as plain JSON: a list of rows for each of its frames, NaN as null."""
-    first = found.runs.iloc[0]
     return {
         "schema": COMPARE_SCHEMA,
         "metric": found.metric,
         "unit": "ms",
         "level": found.level,
         "baseline": found.baseline,
-        **{key: _json(first[key]) for key in SAME},
+        **_records(found.runs[SAME].iloc[:1])[0],
         "runs": len(found.runs),
         "cells": _records(found.cells),
         "pairs": _records(found.pairs),
@@ -111,17 +112,6 @@ def document(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [{str(key): _plain(value) for key, value in record.items()} for record in records]
-
-
-def _json(value: Any) -> Any:
-    import pandas as pd
-
-    return None if pd.isna(value) else _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    """A numpy scalar as Python's own."""
-    return value.item() if hasattr(value, "item") else value
+def _records(frame: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    """Rows of Python's own numbers, NaN as None."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from sim.results.columns import LATENCIES, REFERENCE_ROWS, SHARES
 from sim.results.compare import stats
 from sim.results.compare.pairing import Values, pairs
-from sim.results.compare.pareto import pareto
 from sim.results.compare.selection import check_alike, select
 from sim.results.compare.target import Target
 from sim.results.load import load, load_requests
@@ -179,7 +178,7 @@ def _cells(runs: pd.DataFrame, values: Values, metric: str, level: float) -> pd.
         axes = group[["budget_bytes", "value"]]
         if not lossless:
             axes = axes.assign(loss=1 - group["quality_kept_gate_mass"])
-        cells.loc[group.index, "front"] = pareto(axes.to_numpy(dtype=float))
+        cells.loc[group.index, "front"] = stats.pareto(axes.to_numpy(dtype=float))
     return cells
 
 

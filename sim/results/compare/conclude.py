@@ -1,15 +1,15 @@
-"""What a comparison allows to be said, and what it does not."""
+"""What a comparison allows to be said, a clause per policy that differs from the baseline, and what it does not."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from sim.results.columns import LATENCY_NAMES
 from sim.results.compare import stats
-from sim.results.compare.answer import answer
-from sim.results.compare.differences import can_be_found, differences
-from sim.results.compare.words import budgets, percent
-from sim.results.titles import titles
+from sim.results.compare.target import answer
+from sim.results.compare.words import budgets, interval, listed, percent, signed, sizes
 from traces.kit.units import counted
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def conclude(found: Comparison) -> list[str]:
     """Sentences on what was seen: the target's answer first, then a clause per policy, then the front."""
-    return [*answer(found), *differences(found), *_front(found)]
+    return [*answer(found.target, found.targets), *_differences(found), *_front(found)]
 
 
 def limits(found: Comparison) -> list[str]:
@@ -28,9 +28,69 @@ def limits(found: Comparison) -> list[str]:
     return [*_power(found), _scope(found), *_lossy(found), *found.missing]
 
 
-def machine(runs: pd.DataFrame) -> str:
-    """Where the runs were, in words."""
-    return titles(runs.iloc[0]).where
+def _can_be_found(frame: pd.DataFrame, level: float) -> bool:
+    """Whether any of these differences could be significant, however large it is."""
+    tested = frame[frame["p"].notna()]
+    return len(tested) > 0 and len(tested) * stats.least_p(int(tested["requests"].max())) <= 1 - level + 1e-12
+
+
+def _differences(found: Comparison) -> list[str]:
+    """A clause per policy that differs from the baseline, the largest gain first; and one that names the others."""
+    if not any(_can_be_found(frame, found.level) for frame in (found.pairs, found.overall)):
+        return []
+    overall = {str(row["policy_label"]): row for row in found.overall.to_dict("records")}
+    said, unsure, equal = [], [], []
+    for label, own in found.pairs.groupby("policy_label", sort=True):
+        name, all_ = str(label), overall.get(str(label))
+        if (own[["relative", "low", "high"]] == 0).all(axis=None):
+            equal.append(name)
+            continue
+        effect = float(own["relative"].mean() if all_ is None else all_["relative"])
+        clause = _clause(found, name, own, all_)
+        if clause:
+            said.append((effect, f"{name}: {clause}"))
+        else:
+            known = all_ is not None and not math.isnan(all_["relative"])
+            unsure.append((effect, f"{name} (on average {_interval(all_)})" if known and all_ else name))
+    lines = [clause for _, clause in sorted(said)]
+    if equal:
+        lines.append(f"Equal to {found.baseline} wherever both were run: {listed(equal)}.")
+    if unsure:
+        names = listed([name for _, name in sorted(unsure)])
+        lines.append(f"Neither a difference from {found.baseline} nor its absence is shown: {names}.")
+    return lines
+
+
+def _clause(found: Comparison, label: str, own: pd.DataFrame, all_: Mapping[Any, Any] | None) -> str:
+    """What was found of one policy; "" where nothing was."""
+    every = budgets(own["budget_bytes"], own["budget_bytes"])
+    # A lossy policy may be faster because it computes less.
+    lossless = found.cells.set_index("policy_label")["lossless"]
+    but = "" if lossless.loc[[found.baseline]].all() else ", whatever either keeps of the quality"
+    than, parts = f" {LATENCY_NAMES[found.metric]} than {found.baseline}", list[str]()
+    for word, sign in (("lower", -1), ("higher", 1)):
+        sure = own[own["significant"] & (sign * own["difference_ms"] > 0)]
+        sure = sure[sure["relative"].notna()]  # there is no share of a baseline that takes no time
+        if len(sure):
+            where = budgets(sure["budget_bytes"], own["budget_bytes"])
+            ends = sure[["low", "high"]].iloc[0]
+            alone = f" ({interval(ends['low'], ends['high'])})" if len(sure) == 1 else ""
+            parts.append(f"{sizes(sure['relative'])} {word}{than if not parts else ''} at {where}{alone}")
+    if all_ is None or math.isnan(all_["relative"]):
+        return f"{'; '.join(parts)}{but}." if parts else ""
+    if all_["significant"]:
+        word = "lower" if all_["difference_ms"] < 0 else "higher"
+        parts.append(
+            f"{sizes([all_['relative']])} {word}{than if not parts else ''} on average over {every}"
+            f" ({interval(all_['low'], all_['high'])}){'' if parts else ', at no budget by itself'}"
+        )
+    elif parts:
+        parts.append(f"on average over {every} not shown to differ ({_interval(all_)})")
+    return f"{'; '.join(parts)}{but}." if parts else ""
+
+
+def _interval(row: Mapping[Any, Any]) -> str:
+    return f"{signed(row['relative'])} %, {signed(row['low'])} to {signed(row['high'])}"
 
 
 def _front(found: Comparison) -> list[str]:
@@ -89,10 +149,10 @@ def _corrected(found: Comparison) -> list[str]:
     if pairs.empty:
         return []
     q, m, level, said = stats.n_blocks(int(pairs["requests"].max())), len(pairs), percent(found.level), []
-    if not can_be_found(pairs, found.level):
+    if not _can_be_found(pairs, found.level):
         more = "measure more requests, or " if q < stats.BLOCKS else ""
         way_out = f"{more}choose fewer (policy=, budget=)"
-        if can_be_found(overall, found.level):
+        if _can_be_found(overall, found.level):
             way_out += "; over all budgets together there are fewer tests"
         said.append(
             f"No p value of {q} blocks of requests is below {stats.least_p(q):.2g}, so none of {m} comparisons at"

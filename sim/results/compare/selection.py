@@ -101,7 +101,9 @@ def _of_one_code(runs: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
     words = list[str]()
     for key in OF_A_POLICY:
         if any(_several(own[key]) for _, own in runs.groupby("policy_label")):
-            most = {_show(key, _commonest(own[key])) for _, own in runs.groupby("policy")} - {""}
+            # Of equally many the first.
+            common = (own[key].value_counts().sort_index().idxmax() for _, own in runs.groupby("policy"))
+            most = {_show(key, value) for value in common} - {""}
             words.append(f"{key}={','.join(sorted(most))}")
             runs = select(runs, words[-1:])
     return words, runs
@@ -127,11 +129,6 @@ def _several(values: pd.Series[Any]) -> bool:
 
 def _texts(values: pd.Series[Any]) -> pd.Series[str]:
     return values.astype("string").fillna("null")
-
-
-def _commonest(values: pd.Series[Any]) -> object:
-    """Of equally many the first."""
-    return values.value_counts().sort_index().idxmax()
 
 
 def _shas(predictors: object) -> list[str]:

@@ -93,11 +93,6 @@ def meanings(found: Comparison) -> list[tuple[str, str]]:
     return [*said, ("+", f"on the Pareto front: no row has less of both memory and {name}")]
 
 
-def legend(found: Comparison) -> str:
-    """What the columns mean, in one line."""
-    return "; ".join(f"{head}: {meaning}" for head, meaning in meanings(found))
-
-
 def heads_of(found: Comparison, lossless: bool) -> list[str]:
     """The heads of the table of one class; without any bound those of the bounds are missing."""
     paired = PAIRED if _bounded(found) else PAIRED[:-2]

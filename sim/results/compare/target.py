@@ -1,13 +1,16 @@
-"""A latency to be met, and the smallest budget that meets it."""
+"""A latency to be met, and the answer to ``target=``: the smallest budget that meets it, and with which policies."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sim.results.columns import LATENCIES, SPREAD
+from sim.results.compare.words import first, milliseconds
 from traces.kit.errors import UserError, one_of
+from traces.kit.units import format_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +41,10 @@ class Target:
             raise UserError(f"target={text}: a time above 0")
         return cls(match[1], match[2] or "mean", ms, text)
 
+    def of_mean(self, metric: str) -> float | None:
+        """In ms, where it is one of the mean of ``metric``."""
+        return self.ms if (self.metric, self.part) == (metric, "mean") else None
+
     def met(self, cells: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per policy: the smallest budget that meets it on the figure (`budget_bytes`, NA if none does), and
         the smallest whose whole interval meets it (`sure_budget_bytes`; NA for percentiles, which have none).
@@ -57,20 +64,58 @@ class Target:
         for label, group in found.groupby("policy_label", sort=True):
             own = group.sort_values("budget_bytes")
             meets, best = own["value"] <= self.ms, own.sort_values("value", kind="stable").iloc[0]
-            first = own["budget_bytes"][meets].min() if meets.any() else pd.NA
+            least = own["budget_bytes"][meets].min() if meets.any() else pd.NA
             sure = own["high"] <= self.ms
             rows.append(
                 {
                     "policy_label": label,
                     "lossless": bool(best["lossless"]),
-                    "budget_bytes": first,
+                    "budget_bytes": least,
                     "value_ms": own["value"][meets].iloc[0] if meets.any() else float("nan"),
                     "high_ms": own["high"][meets].iloc[0] if meets.any() else float("nan"),
                     "sure_budget_bytes": own["budget_bytes"][sure].min() if sure.any() else pd.NA,
                     "best_ms": best["value"],
                     "best_budget_bytes": best["budget_bytes"],
-                    "gap_above": bool(meets.any() and not meets[own["budget_bytes"] >= first].all()),
+                    "gap_above": bool(meets.any() and not meets[own["budget_bytes"] >= least].all()),
                 }
             )
         whole = ("budget_bytes", "sure_budget_bytes", "best_budget_bytes")
         return pd.DataFrame(rows).astype(dict.fromkeys(whole, "Int64"))
+
+
+def answer(goal: Target | None, targets: pd.DataFrame | None) -> list[str]:
+    """Sentences of what :meth:`Target.met` found, the smallest budget first; lossy policies have their own."""
+    if goal is None or targets is None:
+        return []
+    said = []
+    on = "by the mean over requests" if goal.part == "mean" else "a percentile, without an interval"
+    for lossless, kind in ((True, ""), (False, "lossy policies: ")):
+        own = targets[targets["lossless"] == lossless]
+        meets, not_ = own[own["budget_bytes"].notna()], own[own["budget_bytes"].isna()]
+        if len(meets):
+            by_budget = []
+            for budget, rows in meets.groupby("budget_bytes", sort=True):
+                names = first([_met(row, goal) for row in rows.sort_values("value_ms").to_dict("records")])
+                by_budget.append(f"{format_bytes(int(str(budget)))} with {names}")
+            said.append(f"{kind}the smallest budget here that meets {goal.text} ({on}): {'; '.join(by_budget)}.")
+        if len(not_):
+            best = [
+                f"{row['policy_label']} ({milliseconds(row['best_ms'])} ms at {format_bytes(row['best_budget_bytes'])})"
+                for row in not_.sort_values("best_ms").to_dict("records")
+            ]
+            names = first(best)
+            said.append(f"{kind}missing {goal.text} ({on}) at every budget here, the best of each: {names}.")
+    return [line[0].upper() + line[1:] for line in said]
+
+
+def _met(row: Mapping[Any, Any], goal: Target) -> str:
+    import pandas as pd
+
+    said = [f"{milliseconds(row['value_ms'])} ms"]
+    if goal.part == "mean" and row["high_ms"] > goal.ms:
+        sure = row["sure_budget_bytes"]
+        wholly = "" if pd.isna(sure) else f", and stays below only from {format_bytes(sure)} on"
+        said.append(f"its interval reaches {milliseconds(row['high_ms'])} ms{wholly}")
+    if row["gap_above"]:
+        said.append("a larger budget misses it")
+    return f"{row['policy_label']} ({'; '.join(said)})"

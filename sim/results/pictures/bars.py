@@ -1,4 +1,4 @@
-"""Stacked bars, a bar per policy and a panel per budget: what stalls and fates have in common."""
+"""Stacked bars, one per policy, a panel per budget: where a token's time goes, and what became of the prefetches."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from sim.results.pictures.pages import ROWS, page_of
-from traces.kit.drawing import INK, LABEL, dress, short
+from sim.core.accounts import FATES, STALLS
+from sim.results.pictures.colours import CAUSES, COMPUTE, ENDS
+from sim.results.pictures.findings import about, number
+from sim.results.pictures.style import ROWS, Picture, Sheet, by_budget, pages_of
+from traces.kit.drawing import INK, LABEL, EmptyPictureError, dress, short
 from traces.kit.panels import Panel
 from traces.kit.units import format_bytes
 
@@ -37,10 +40,69 @@ class Stack:
     """The largest first; else the smallest."""
 
 
-def stacked_panels(it: Stack) -> list[Panel]:
+@Picture
+def stalls(runs: pd.DataFrame, page: int | None = 1) -> Sheet:
+    """From ``sim.load``: ms per generated token, stacked; the parts add up to the whole window (rule 5).
+
+    A panel per budget, or more where there are many policies; the fastest first, beside the time lower bound; lossy
+    ones apart, below.
+    EmptyPictureError where no tokens were generated, where nothing stalls, and after the last page.
+    """
+    parts = {"compute_ms_per_token": ("compute", COMPUTE)}
+    parts |= {f"stall_{name}_ms_per_token": (f"waits: {name.replace('_', ' ')}", CAUSES[name]) for name in STALLS}
+    frame = by_budget(runs, *parts, "bound_ms_per_token").dropna(subset=["compute_ms_per_token"])
+    if frame.empty:
+        raise EmptyPictureError("no tokens were generated")
+    total = frame[list(parts)].sum(axis=1)
+    if (total == frame["compute_ms_per_token"]).all():
+        each = number(frame["compute_ms_per_token"].max())
+        raise EmptyPictureError(f"nothing stalls: compute is all of the time, at most {each} ms per generated token")
+    frame = frame.assign(total=total, note=[f"{number(ms)} ms" for ms in total])
+
+    def title(own: pd.DataFrame) -> str:
+        of = ", lossy policies apart" if len(set(own["lossless"])) > 1 else ""
+        own = own[own["lossless"]] if own["lossless"].any() else own
+        shares = 1 - own["compute_ms_per_token"] / own["total"]
+        low, high = number(100 * shares.min()), number(100 * shares.max())
+        return f"{low if low == high else f'{low} to {high}'} % of the time is waiting{of}"
+
+    bars = Stack(frame, parts, "time per generated token (ms)", title, floor="bound_ms_per_token")
+    return _stacked(bars, "Where the time of a generated token goes", about(runs), page)
+
+
+@Picture
+def fates(runs: pd.DataFrame, page: int | None = 1) -> Sheet:
+    """From ``sim.load``: prefetches, by what became of them; most first.
+
+    A panel per budget, or more where there are many policies. Those that issued none at a budget have no bar there.
+    EmptyPictureError where no policy issued any, and after the last page.
+    """
+    parts = {f"prefetch_{fate}": (fate.replace("_", " "), ENDS[fate]) for fate in FATES}
+    frame = by_budget(runs, "prefetch_issued", *parts)
+    frame = frame[frame["prefetch_issued"] > 0]
+    if frame.empty:
+        raise EmptyPictureError("no policy here prefetches")
+
+    def title(own: pd.DataFrame) -> str:
+        in_time = (own["prefetch_useful"] / own["prefetch_issued"]).max()
+        most = f"at best {number(100 * in_time)} %" if len(own) > 1 else f"{number(100 * in_time)} %"
+        return f"{most} of the prefetches were useful" if in_time else "no prefetch was useful"
+
+    frame = frame.assign(
+        note=[
+            f"{useful / issued:.0%} useful".replace("%", " %")
+            for useful, issued in zip(frame["prefetch_useful"], frame["prefetch_issued"], strict=True)
+        ]
+    )
+    bars = Stack(frame, parts, "prefetches", title, largest=True)
+    return _stacked(bars, "What became of the prefetches", about(runs), page)
+
+
+def _stacked(it: Stack, title: str, about: str, page: int | None) -> Sheet:
     """A panel of at most ROWS bars: of one budget, sorted by length; lossless ones first, lossy ones are another class.
 
-    A budget has one scale, however many panels it takes.
+    A budget has one scale, however many panels it takes. The panels are those of a page of at most ROWS bars, or of
+    all; EmptyPictureError where there is no such page.
     """
     frame = it.frame.assign(length=it.frame[list(it.parts)].fillna(0).sum(axis=1))
     frame = frame.sort_values(
@@ -56,14 +118,10 @@ def stacked_panels(it: Stack) -> list[Panel]:
             lines = max(1 + short(name).count("\n") for name in rows["name"])
             high = 0.7 + (0.09 + 0.17 * lines) * (len(rows) + _gap(rows))
             panels.append(Panel(f"{format_bytes(int(str(budget)))}: {it.title(own)}{more}", draw, 5.8, high, len(rows)))
-    return panels
-
-
-def page_of_panels(panels: Sequence[Panel], page: int) -> tuple[list[Panel], str]:
-    """Those of a page of at most ROWS bars, and what its title adds. EmptyPictureError where there is no such page."""
-    rows, of = page_of([i for i, panel in enumerate(panels) for _ in range(panel.rows)], page)
+    pages, of = pages_of([i for i, panel in enumerate(panels) for _ in range(panel.rows)], page)
     ends = np.cumsum([panel.rows for panel in panels])
-    return [panel for panel, end in zip(panels, ends, strict=True) if rows.start < end <= rows.stop], of
+    shown = [panel for panel, end in zip(panels, ends, strict=True) if pages[0].start < end <= pages[-1].stop]
+    return Sheet(shown, f"{title}{of}", about, columns=1, titled=True)
 
 
 def _gap(rows: pd.DataFrame) -> float:

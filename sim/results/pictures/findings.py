@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sim.results.titles import titles
@@ -16,14 +15,10 @@ def about(runs: pd.DataFrame) -> str:
     """Whose routing, as what it is priced, simulated or measured; "" for a frame that does not say."""
     if "routing_from" not in runs:
         return ""
-    said = list(dict.fromkeys(str(titles(row)) for row in _kinds(runs)))
+    parts = ("routing_from", "model", "model_title", "hardware", "hardware_title", "source", "device", "figures")
+    kinds = runs[[name for name in parts if name in runs]].drop_duplicates()
+    said = list(dict.fromkeys(str(titles(row)) for row in kinds.to_dict("records")))
     return said[0] if len(said) == 1 else f"{len(said)} kinds of runs: {'; '.join(said[:2])}{', ...' * (len(said) > 2)}"
-
-
-def _kinds(runs: pd.DataFrame) -> Iterable[Mapping[str, Any]]:
-    named = ("routing_from", "model", "model_title", "hardware", "hardware_title", "source", "device", "figures")
-    keys = [name for name in named if name in runs]
-    return runs[keys].drop_duplicates().to_dict("records")  # type: ignore[return-value]
 
 
 def number(value: float) -> str:

@@ -7,16 +7,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sim.results.columns import LATENCY_NAMES
 from sim.results.pictures.colours import Looks, looks
 from sim.results.pictures.findings import alike, differs, lowest, number
 from sim.results.pictures.lines import Figures, target_line
-from sim.results.pictures.style import need
+from sim.results.pictures.style import Picture, Sheet, named, need
 from traces.kit.drawing import GREY, INK, EmptyPictureError, dress, short
-from traces.kit.panels import Panel, together
+from traces.kit.panels import Panel
 from traces.kit.units import format_bytes
 
 if TYPE_CHECKING:
@@ -27,31 +26,24 @@ if TYPE_CHECKING:
 RING: dict[str, Any] = {"s": 170, "facecolors": "none", "edgecolors": INK, "linewidths": 1.1}
 
 
+@Picture
 def front(
     cells: pd.DataFrame, metric: str = "tpot", look: Looks | None = None, target: Target | None = None, about: str = ""
-) -> Figure:
+) -> Sheet:
     """From ``sim.results.compare``'s cells: the metric in ms with its interval against the budget, rings on the front.
 
     Lossy rows: the metric against the kept gate mass (%), a larger marker for a larger budget. A lossy row that does
     not say what mass it keeps cannot be placed; the panel's title says how many. ``about``: the subtitle.
     EmptyPictureError where there is nothing to place, and where there is one row alone.
     """
-    panels = front_panels(cells, metric, look, target)
-    return together(panels, "Latency and memory, and what lossy policies give up" if len(panels) > 1 else "", about)
-
-
-def front_panels(
-    cells: pd.DataFrame, metric: str = "tpot", look: Looks | None = None, target: Target | None = None
-) -> list[Panel]:
-    """The panels of :func:`front`: of lossless rows, and of lossy ones."""
     need(cells, "policy_label", "lossless", "budget_bytes", "value", "low", "high", "front", "quality_kept_gate_mass")
     lossless = cells["lossless"].astype(bool)
-    cells = cells.assign(name=cells["policy_label"].where(lossless, cells["policy_label"] + " (lossy)"))
+    cells = named(cells.assign(lossless=lossless))
     exact, lossy, style = cells[lossless], cells[~lossless], look or looks(cells["policy_label"])
     known = lossy[lossy["quality_kept_gate_mass"].notna()]
     if exact.empty and known.empty:
         raise EmptyPictureError("no lossless row, and no lossy one says what gate mass it keeps")
-    wanted = target.ms if target and (target.metric, target.part) == (metric, "mean") else None
+    wanted = target.of_mean(metric) if target else None
     panels = []
     label = f"{LATENCY_NAMES[metric]} (ms), mean"
     if len(exact) > 1:
@@ -68,22 +60,22 @@ def front_panels(
         rows = [*exact.to_dict("records"), *known.to_dict("records")]
         said = f"{rows[0]['name']} {number(rows[0]['value'])} ms{', and so all' * (len(rows) > 1)}"
         raise EmptyPictureError(f"one figure is no picture: {said}")
-    return panels
+    return Sheet(panels, "Latency and memory, and what lossy policies give up", about)
 
 
 def _memory(figures: Figures, axes: Axes) -> Sequence[Any]:
-    named = figures.draw(axes)
+    drawn = figures.draw(axes)
     best = figures.frame[figures.frame["front"]]
     if not differs(figures.frame["budget_bytes"]):
-        return named
-    return [*named, axes.scatter(best["budget_bytes"], best["value"], label="on the front", zorder=3, **RING)]
+        return drawn
+    return [*drawn, axes.scatter(best["budget_bytes"], best["value"], label="on the front", zorder=3, **RING)]
 
 
 def _quality(own: pd.DataFrame, label: str, style: Looks, target: float | None, axes: Axes) -> Sequence[Any]:
     budgets = sorted({int(budget) for budget in own["budget_bytes"]})
     # Labels beside the points would lie on one another.
     sizes = {budget: 5 + 7 * place / max(1, len(budgets) - 1) for place, budget in enumerate(budgets)}
-    named: list[Any] = []
+    drawn: list[Any] = []
     for policy, rows in own.groupby("policy_label", sort=True):
         look, mass = style[str(policy)], 100 * rows["quality_kept_gate_mass"]
         hollow: dict[str, Any] = {
@@ -93,14 +85,14 @@ def _quality(own: pd.DataFrame, label: str, style: Looks, target: float | None, 
             "linestyle": "none",
         }
         axes.plot(mass, rows["value"], color=look.colour, linestyle=":", zorder=1)
-        named.append(Line2D([], [], **hollow, markersize=8, label=f"{short(policy)} (lossy)"))
+        drawn.append(Line2D([], [], **hollow, markersize=8, label=f"{short(policy)} (lossy)"))
         for x, y, budget in zip(mass, rows["value"], rows["budget_bytes"], strict=True):
             axes.plot(x, y, **hollow, markersize=sizes[int(budget)])
     for budget in dict.fromkeys((budgets[0], budgets[len(budgets) // 2], budgets[-1])):
         dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "color": GREY, "markersize": sizes[budget]}
-        named.append(Line2D([], [], **dot, label=f"budget {format_bytes(budget)}"))
+        drawn.append(Line2D([], [], **dot, label=f"budget {format_bytes(budget)}"))
     best = own[own["front"]]
-    named.append(
+    drawn.append(
         axes.scatter(100 * best["quality_kept_gate_mass"], best["value"], label="on the front", zorder=3, **RING)
     )
     # What a lossy policy keeps is told by how far it is from all of it.
@@ -115,4 +107,4 @@ def _quality(own: pd.DataFrame, label: str, style: Looks, target: float | None, 
     dress(axes, "both")
     if target is not None:
         target_line(axes, target)
-    return named
+    return drawn

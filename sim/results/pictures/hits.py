@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
 from sim.core.accounts import PHASES
 from sim.results.columns import RATES
 from sim.results.pictures.colours import Looks, looks
 from sim.results.pictures.findings import about, differs, number, span
 from sim.results.pictures.lines import Figures
-from sim.results.pictures.style import by_budget
+from sim.results.pictures.style import Picture, Sheet, by_budget
 from traces.kit.drawing import EmptyPictureError
-from traces.kit.panels import Panel, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +23,8 @@ MEANING = {
 }
 
 
-def hits(runs: pd.DataFrame, look: Looks | None = None) -> Figure:
+@Picture
+def hits(runs: pd.DataFrame, look: Looks | None = None) -> Sheet:
     """From ``sim.load``: a panel per phase and rate; shares of the lookups in %.
 
     A rate or phase that no run has is left out (recall where nothing predicts), and so is one that is the same
@@ -34,12 +32,6 @@ def hits(runs: pd.DataFrame, look: Looks | None = None) -> Figure:
     lookups are those of other experts, so their names say so.
     EmptyPictureError where nothing is left, and where there is one run alone.
     """
-    panels = hits_panels(runs, look)
-    return together(panels, "Hit rates, over the lookups of each phase" if len(panels) > 1 else "", about(runs))
-
-
-def hits_panels(runs: pd.DataFrame, look: Looks | None = None) -> list[Panel]:
-    """The panels of :func:`hits`."""
     columns = {f"hit_{phase}_{rate}": (phase, rate) for phase in PHASES for rate in RATES}
     frame = by_budget(runs, *columns)
     if frame[list(columns)].isna().all(axis=None):
@@ -54,4 +46,4 @@ def hits_panels(runs: pd.DataFrame, look: Looks | None = None) -> list[Panel]:
             alike.append(f"{rate} in {phase}: {number(100 * own[column].iloc[0])} %")
     if not panels:
         raise EmptyPictureError(f"the same for all runs: {'; '.join(alike)}")
-    return panels
+    return Sheet(panels, "Hit rates, over the lookups of each phase", about(runs))

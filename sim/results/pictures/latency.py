@@ -4,32 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
 from sim.results.columns import LATENCIES, LATENCY_NAMES, REFERENCE_ROWS
 from sim.results.pictures.colours import Looks, looks
 from sim.results.pictures.findings import about, alike, lowest, number, span, times
 from sim.results.pictures.lines import Figures
-from sim.results.pictures.style import by_budget
+from sim.results.pictures.style import Picture, Sheet, by_budget
 from traces.kit.drawing import EmptyPictureError
 from traces.kit.errors import UserError, one_of
-from traces.kit.panels import Panel, together
+from traces.kit.panels import Panel
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from sim.results.compare.target import Target
 
-WORDS = {"ttft": "time to first token", "tpot": "time per output token", "request": "time of a request"}
+MASS = "quality_kept_gate_mass"
 
 
+@Picture
 def latency(
     runs: pd.DataFrame,
     metric: str = "tpot",
     look: Looks | None = None,
     cells: pd.DataFrame | None = None,
     target: Target | None = None,
-) -> Figure:
+) -> Sheet:
     """From ``sim.load``: the mean of a latency (ttft, tpot, request; ms), and the time per generated token (ms).
 
     ``cells``: of ``sim.results.compare``, whose intervals are drawn; ``target``: drawn where it is one of this mean.
@@ -37,23 +36,11 @@ def latency(
     of their own, with the gate mass that they keep (rule 8). EmptyPictureError where no run has the latency, and where
     there is one figure alone.
     """
-    panels = latency_panels(runs, metric, look, cells, target)
-    return together(panels, "Latency against GPU memory" if len(panels) > 1 else "", about(runs))
-
-
-def latency_panels(
-    runs: pd.DataFrame,
-    metric: str = "tpot",
-    look: Looks | None = None,
-    cells: pd.DataFrame | None = None,
-    target: Target | None = None,
-) -> list[Panel]:
-    """The panels of :func:`latency`."""
     if metric not in LATENCIES:
         raise UserError(f"metric={metric}: allowed: {one_of(LATENCIES)}")
     column = f"{metric}_ms_mean"
     cheats = [f"{name}_{part}" for name in REFERENCE_ROWS for part in (column, "throughput_tokens_per_s")]
-    wanted = (column, "throughput_tokens_per_s", "bound_ms_per_token", "quality_kept_gate_mass", *cheats)
+    wanted = (column, "throughput_tokens_per_s", "bound_ms_per_token", MASS, *cheats)
     frame = by_budget(runs, *wanted)
     frame = frame[frame[column].notna()]
     if frame.empty:
@@ -65,29 +52,28 @@ def latency_panels(
     if cells is not None:
         ends = cells.set_index(["policy_label", "budget_bytes"])[["low", "high"]]
         frame = frame.join(ends, on=["policy_label", "budget_bytes"])
-    style = look or looks(runs["policy_label"])
-    wanted_ms = target.ms if target and (target.metric, target.part) == (metric, "mean") else None
-    panels = []
-    for lossless in (True, False):
-        own = frame[frame["lossless"] == lossless]
-        if own.empty:
-            continue
-        if lossless or alike(own[column]) is None:
-            panels.append(_metric(own, metric, style, wanted_ms))
-        panels += [_window(own, style)] if lossless else _quality(own, column, metric, style)
+    style, name = look or looks(runs["policy_label"]), LATENCY_NAMES[metric]
+    goal, panels = target.of_mean(metric) if target else None, list[Panel]()
+    exact, lossy = frame[frame["lossless"]], frame[~frame["lossless"]]
+
+    def means(own: pd.DataFrame, kind: str = "", **cheats: str) -> Panel:
+        found = Figures(own, column, f"{name} (ms), mean", style, references=cheats, target=goal)
+        return found.panel(kind + lowest(own, column, f"mean {name}"))
+
+    if len(exact):
+        panels += [means(exact, **{row: f"{row}_{column}" for row in REFERENCE_ROWS}), _window(exact, style)]
+    same = alike(lossy[column]) if len(lossy) else None
+    if len(lossy) and same is None:
+        panels.append(means(lossy, "Lossy, not ranked with the others. "))
+    if lossy[MASS].notna().any():
+        everywhere = " everywhere" if len(lossy) > 1 else ""
+        first = f"Lossy, mean {name} {same} ms{everywhere}" if same else "Lossy"
+        found = Figures(lossy, MASS, "kept gate mass (%), first-order", style, scale=100, share=True)
+        panels.append(found.panel(f"{first}: {span(lossy, MASS)} of the gate mass is kept"))
     if not panels:
         each = number(float(frame[column].max()))
         raise EmptyPictureError(f"all lossy, none says what gate mass it keeps, and the mean is {each} ms for all")
-    return panels
-
-
-def _metric(own: pd.DataFrame, metric: str, style: Looks, target: float | None) -> Panel:
-    column, lossless = f"{metric}_ms_mean", bool(own["lossless"].iloc[0])
-    cheats = {name: f"{name}_{column}" for name in REFERENCE_ROWS} if lossless else {}
-    label = f"{LATENCY_NAMES[metric]} (ms), mean"
-    kind = "" if lossless else "Lossy, not ranked with the others. "
-    found = Figures(own, column, label, style, references=cheats, target=target)
-    return found.panel(kind + lowest(own, column, f"mean {LATENCY_NAMES[metric]}"))
+    return Sheet(panels, "Latency against GPU memory", about(runs))
 
 
 def _window(own: pd.DataFrame, style: Looks) -> Panel:
@@ -99,14 +85,3 @@ def _window(own: pd.DataFrame, style: Looks) -> Panel:
     said = times(own, "window", floor)
     said = f"The best takes {said} as long as the bound" if said else lowest(own, "window", "time per generated token")
     return found.panel(said)
-
-
-def _quality(own: pd.DataFrame, latency: str, metric: str, style: Looks) -> list[Panel]:
-    column = "quality_kept_gate_mass"
-    if not own[column].notna().any():
-        return []
-    same = alike(own[latency])
-    everywhere = " everywhere" if len(own) > 1 else ""
-    first = f"Lossy, mean {LATENCY_NAMES[metric]} {same} ms{everywhere}" if same else "Lossy"
-    found = Figures(own, column, "kept gate mass (%), first-order", style, scale=100, share=True)
-    return [found.panel(f"{first}: {span(own, column)} of the gate mass is kept")]

@@ -4,38 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sim.core.accounts import PHASES, STALLS
 from sim.results.pictures.findings import number
-from sim.results.pictures.pages import page_of
-from sim.results.pictures.style import need
+from sim.results.pictures.style import Picture, Sheet, need, pages_of
 from traces.kit.drawing import LABEL, EmptyPictureError, short
 from traces.kit.errors import UserError, one_of
-from traces.kit.panels import Panel, together
+from traces.kit.panels import Panel
 from traces.kit.units import format_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def layers(frame: pd.DataFrame, phase: str = "decode", page: int = 1, about: str = "") -> Figure:
+@Picture
+def layers(frame: pd.DataFrame, phase: str = "decode", page: int | None = 1, about: str = "") -> Sheet:
     """From ``sim.load_layers``: complete hits (% of lookups) and stall (ms per generated token), seeds together.
 
-    A row per budget and policy, a column per MoE layer; one without lookups is white; ``about``: the subtitle.
-    EmptyPictureError without any, and after the last page; all pages have the same colours.
+    A row per budget and policy, a column per MoE layer; one without lookups is white, and what is 0 everywhere is left
+    out; ``about``: the subtitle. EmptyPictureError without any, and after the last page; all pages have the same
+    colours.
     """
-    panels, of = layers_panels(frame, phase, page)
-    return together(panels, f"Layer by layer, {phase}{of}", about, sharey=True)
-
-
-def layers_panels(frame: pd.DataFrame, phase: str = "decode", page: int = 1) -> tuple[list[Panel], str]:
-    """The panels of a page of :func:`layers`, and which page it is. What is 0 everywhere is left out."""
     if phase not in PHASES:
         raise UserError(f"phase={phase}: allowed: {one_of(PHASES)}")
     stalls = [f"stall_{name}_ns" for name in STALLS]
@@ -50,20 +44,20 @@ def layers_panels(frame: pd.DataFrame, phase: str = "decode", page: int = 1) -> 
     rates = 100 * sums["complete"].astype(float) / seen.where(seen > 0)
     waits = sums["stall"].astype(float) / 1e6 / sums["generated_tokens"].astype(float)
     ordered = sorted({key[:3] for key in sums.index}, key=lambda key: (not key[0], key[1], key[2]))
-    shown, of = page_of([key[:2] for key in ordered], page)
+    pages, of = pages_of([key[:2] for key in ordered], page)
     drawn = (
         (rates, f"complete hits, {phase} (% of lookups)", 100.0, "cividis", " %"),
         (waits, f"stall, {phase} (ms per generated token)", float(waits.max()), "YlOrBr", " ms"),
     )
     panels = []
-    for values, label, most, colours, unit in drawn:
+    for rows, (values, label, most, colours, unit) in product((ordered[shown] for shown in pages), drawn):
         if values.any():
-            draw = partial(_heat, values=values, rows=ordered[shown], label=label, most=most, colours=colours)
-            tall = sum(0.1 + 0.15 * _name(key).count("\n") + 0.13 for key in ordered[shown])
+            draw = partial(_heat, values=values, rows=rows, label=label, most=most, colours=colours)
+            tall = sum(0.1 + 0.15 * _name(key).count("\n") + 0.13 for key in rows)
             panels.append(Panel(_finding(values, label, unit), draw, 6.4, 1.35 + tall))
     if not panels:
         raise EmptyPictureError(f"no {phase} lookup hits, and none waits")
-    return panels, of
+    return Sheet(panels, f"Layer by layer, {phase}{of}", about, sharey=True, titled=True)
 
 
 def _finding(values: pd.Series[float], label: str, unit: str) -> str:

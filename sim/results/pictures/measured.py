@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sim.prices import title_of
 from sim.results.label import label
 from sim.results.pictures.colours import Looks, looks
 from sim.results.pictures.findings import number
+from sim.results.pictures.style import Picture, Sheet
 from traces.kit.drawing import GREY, INK, PALE, EmptyPictureError, dress, log_scale, short
-from traces.kit.panels import Panel, together
+from traces.kit.panels import Panel
 
 WORDS = {"tpot_ms": "TPOT", "ttft_ms": "TTFT", "stall_ms_per_token": "stall per token"}
 HITS = "hit_complete"
@@ -27,25 +27,15 @@ NARROW = 1.6
 Rows = Sequence[Mapping[str, Any]]
 
 
-def measured(document: Mapping[str, Any], look: Looks | None = None) -> Figure:
+@Picture
+def measured(document: Mapping[str, Any], look: Looks | None = None) -> Sheet:
     """From the content of a validation's JSON: times in ms on logarithmic axes, complete hits as shares.
 
-    EmptyPictureError where no figure is known on both sides.
+    Square panels, each with the same axis on both sides. EmptyPictureError where no figure is known on both sides.
     """
-    panels = measured_panels(document, look)
-    title = "Predicted by the simulator against measured on the device" if len(panels) > 1 else ""
-    return together(panels, title, about_of(document))
-
-
-def about_of(document: Mapping[str, Any]) -> str:
-    """What was measured, where and when."""
     source = document["provenance"]
-    model, machine = source["model"]["name"], source["hardware"]["name"]
-    return f"{title_of('model', model)} on {title_of('hardware', machine)}, measured {source['date']}; a point per cell"
-
-
-def measured_panels(document: Mapping[str, Any], look: Looks | None = None) -> list[Panel]:
-    """The panels of :func:`measured`, square, each with the same axis on both sides."""
+    model, machine = title_of("model", source["model"]["name"]), title_of("hardware", source["hardware"]["name"])
+    about = f"{model} on {machine}, measured {source['date']}; a point per cell"
     # Small markers, of small budgets, last: they lie on the large ones.
     rows = sorted(document["cells"], key=lambda row: _size(document["cells"], row["budget"]), reverse=True)
     style = look or looks(label(row["policy"]) for row in rows)
@@ -62,7 +52,7 @@ def measured_panels(document: Mapping[str, Any], look: Looks | None = None) -> l
             panels.append(Panel(title, partial(_draw, rows=rows, seen=seen, style=style, share=name == HITS), 5.0, 5.0))
     if not panels:
         raise EmptyPictureError("no cell has a figure both predicted and measured")
-    return panels
+    return Sheet(panels, "Predicted by the simulator against measured on the device", about)
 
 
 def _finding(words: str, seen: Sequence[tuple[Any, float, float]], name: str) -> str:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from sim.results.compare.cli import Chosen, compared
 from traces.kit.errors import UserError
+from traces.kit.parse import words_of
 from traces.kit.units import counted
 from traces.kit.whole import writable, write_whole
-from traces.kit.words import words_of
 
 if TYPE_CHECKING:
     from sim.results.compare import Comparison
@@ -89,7 +89,7 @@ def build(
 
     from sim.results.columns import LATENCY_NAMES
     from sim.results.compare.conclude import conclude, limits
-    from sim.results.compare.table import legend
+    from sim.results.compare.table import meanings
     from sim.results.pictures.findings import about
     from sim.results.report import tables
     from sim.results.report.draw import draw
@@ -112,7 +112,8 @@ def build(
     page.heading("Comparison")
     for lossless in (True, False):
         tables.comparison(page, found, lossless)
-    page.text(f"{legend(found)}; in italics: reference rows, which cheat.", "quiet")
+    legend = [f"{head}: {meaning}" for head, meaning in meanings(found)]
+    page.text("; ".join([*legend, "in italics: reference rows, which cheat."]), "quiet")
     page.heading("Pictures")
     missing = []
     for drawn in draw(found, root):

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +16,14 @@ from sim.results.compare import Comparison
 from sim.results.finished import traced
 from sim.results.label import label
 from sim.results.load import load_layers
-from sim.results.pictures.colours import Looks, looks
-from sim.results.pictures.copies import fates_panels, link_panels
+from sim.results.pictures.colours import looks
 from sim.results.pictures.findings import about
-from sim.results.pictures.fronts import front_panels
-from sim.results.pictures.hits import hits_panels
-from sim.results.pictures.latency import latency_panels
-from sim.results.pictures.layers import layers_panels
-from sim.results.pictures.measured import about_of, measured_panels
-from sim.results.pictures.stalls import stalls_panels
+from sim.results.pictures.style import Sheet
 from traces import Trace, find_trace, open_trace
 from traces.describe import plots
 from traces.describe.stats import describe
 from traces.kit.errors import UserError
-from traces.kit.panels import Panel, together
+from traces.kit.panels import together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,31 +49,35 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
     # One for the page: marker and dash of variants too are the same in every picture.
     look = looks([*runs["policy_label"], *(name for _, document in validations for name in _policies(document))])
     said = about(runs)
-    drawn = [
-        _draw("latency", _of_latency(runs), said, lambda: latency_panels(runs, metric, look, found.cells, found.target))
-    ]
+    latency = partial(pictures.latency.sheet, runs, metric, look, found.cells, found.target)
+    drawn = [_draw("latency", _of_latency(runs), latency)]
     if len(lossy):
-        drawn.append(_draw("front", FRONT, said, lambda: front_panels(lossy, metric, look, found.target)))
+        drawn.append(_draw("front", FRONT, partial(pictures.front.sheet, lossy, metric, look, found.target, said)))
     drawn += [
-        _draw("stalls", STALLS, said, lambda: stalls_panels(runs)),
-        _draw("hits", HITS, said, lambda: hits_panels(runs, look)),
-        _draw("fates", FATES, said, lambda: fates_panels(runs)),
-        _draw("link", LINK, said, lambda: link_panels(runs, look)),
+        _draw("stalls", STALLS, partial(pictures.stalls.sheet, runs, None)),
+        _draw("hits", HITS, partial(pictures.hits.sheet, runs, look)),
+        _draw("fates", FATES, partial(pictures.fates.sheet, runs, None)),
+        _draw("link", LINK, partial(pictures.link.sheet, runs, look)),
     ]
     drawn += [Drawn("layers of a run", LAYERS, (), line) for line in damaged]
     if layers is not None:
         for phase in PHASES:
-            drawn.append(_draw(f"layers_{phase}", f"{LAYERS} ({phase})", said, partial(_layers, layers, phase)))
+            sheet = partial(pictures.layers.sheet, layers, phase, None, said)
+            drawn.append(_draw(f"layers_{phase}", f"{LAYERS} ({phase})", sheet))
     trace, why = _trace(runs, root)
     if trace is None:
         drawn += [Drawn(name, caption, (), why) for name, caption in (("popularity", POPULARITY), ("reuse", REUSE))]
     else:
         stats = describe(trace)
         whose = plots.subtitle(trace, stats)
-        drawn.append(_draw("popularity", POPULARITY, whose, lambda: [plots.popularity_panel(trace, stats)]))
-        drawn.append(_draw("reuse", REUSE, whose, lambda: plots.reuse_panels(trace, stats)))
+        drawn.append(_draw("popularity", POPULARITY, lambda: Sheet([plots.popularity_panel(trace, stats)], "", whose)))
+        drawn.append(_draw("reuse", REUSE, lambda: Sheet(plots.reuse_panels(trace, stats), "", whose)))
     for path, document in validations:
-        drawn.append(_measured(path, document, look))
+        name, caption = f"measured {path}", f"{MEASURED} ({path})"
+        try:
+            drawn.append(_draw(name, caption, partial(pictures.measured.sheet, document, look)))
+        except (KeyError, TypeError, AttributeError) as error:
+            drawn.append(Drawn(name, caption, (), f"not a validation that this version reads ({error!r})"))
     return drawn
 
 
@@ -114,24 +111,13 @@ REUSE = (
 MEASURED = "Predicted by the simulator against measured on the device"
 
 
-def _draw(name: str, caption: str, said: str, make: Callable[[], Sequence[Panel]]) -> Drawn:
+def _draw(name: str, caption: str, make: Callable[[], Sheet]) -> Drawn:
     try:
-        return Drawn(name, caption, [(it.title, pictures.svg(together([it], "", said))) for it in make()])
+        it = make()
+        panels = [(panel.title, pictures.svg(together([panel], "", it.about))) for panel in it.panels]
+        return Drawn(name, caption, panels)
     except pictures.EmptyPictureError as error:
         return Drawn(name, caption, (), str(error))
-
-
-def _layers(layers: pd.DataFrame, phase: str) -> list[Panel]:
-    """All pages."""
-    panels: list[Panel] = []
-    for page in count(1):
-        try:
-            panels += layers_panels(layers, phase, page)[0]
-        except pictures.EmptyPictureError:
-            if page == 1:
-                raise
-            break
-    return panels
 
 
 def _policies(document: Mapping[str, Any]) -> list[str]:
@@ -140,14 +126,6 @@ def _policies(document: Mapping[str, Any]) -> list[str]:
         return [label(row["policy"]) for row in document["cells"]]
     except (KeyError, TypeError, AttributeError):
         return []
-
-
-def _measured(path: str, document: Mapping[str, Any], look: Looks) -> Drawn:
-    name, caption = f"measured {path}", f"{MEASURED} ({path})"
-    try:
-        return _draw(name, caption, about_of(document), lambda: measured_panels(document, look))
-    except (KeyError, TypeError, AttributeError) as error:
-        return Drawn(name, caption, (), f"not a validation that this version reads ({error!r})")
 
 
 def _load(root: Path, runs: pd.DataFrame, damaged: list[str]) -> pd.DataFrame | None:

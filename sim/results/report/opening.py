@@ -23,18 +23,15 @@ def opening(found: Comparison) -> str:
     rows = order.drop_duplicates("budget_bytes").sort_values("budget_bytes").to_dict("records")
     name, alone = LATENCY_NAMES[found.metric], len(set(cells["policy_label"])) == 1
     last, first = rows[-1], rows[0]
+    at, at_first = (f"At {format_bytes(int(row['budget_bytes']))}" for row in (last, first))
     has = f"the mean {name} of {kind}{last['policy_label']} is" if alone else ""
     has = has or f"{kind}{last['policy_label']} has the lowest mean {name}:"
     bound = "the bound in time per generated token"
-    said = f"{_at(last)}, {has} {_figure(last, percent(found.level) + ' interval ')}{_times(last, bound)}."
+    said = f"{at}, {has} {_figure(last, percent(found.level) + ' interval ')}{_times(last, bound)}."
     if len(rows) == 1:
         return said
     who = "it is" if first["policy_label"] == last["policy_label"] else f"it is {first['policy_label']}:"
-    return f"{said} {_at(first)} {who} {_figure(first)}{_times(first, 'the bound')}."
-
-
-def _at(row: Mapping[Any, Any]) -> str:
-    return f"At {format_bytes(int(row['budget_bytes']))}"
+    return f"{said} {at_first} {who} {_figure(first)}{_times(first, 'the bound')}."
 
 
 def _figure(row: Mapping[Any, Any], what: str = "") -> str:

@@ -119,7 +119,7 @@ class Watched:
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
         victim = super().victim(incoming, speculative)
-        can = [x for x in range(self.n_flat) if self.view.evictable(x)]
+        can = [x for x in range(len(self.next_use)) if self.view.evictable(x)]
         farthest = max(can, key=lambda x: (self.next_use[x], x), default=None)
         if speculative and can and self.next_use[farthest] <= self.next_use[incoming]:
             farthest = None

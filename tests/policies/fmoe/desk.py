@@ -1,16 +1,14 @@
 """fMoE on a desk: its facts are told by hand, its actions written down. 3 layers of 4 experts unless said otherwise."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from policies import registry
-from policies.api import LayerEvent, PastStep, Setup, Step
+from policies.api import PastStep, Setup, Step
 from policies.fmoe import FMoE
 from tests.policies.desk import Desk
 
@@ -45,7 +43,10 @@ ONE_EACH = Past([[(A, EAST)], [(B, NORTH)]])
 
 
 class OnDesk(Desk[FMoE]):
-    """FMoE with no cost of searching and exactly K = 1 experts, unless the parameters say otherwise."""
+    """FMoE with no cost of searching and exactly K = 1 experts, unless the parameters say otherwise.
+
+    What happens to it answers the desk, to be asked what FMoE ``said``; ``shown`` is the last event.
+    """
 
     def __init__(self, past: Past | None = ONE_EACH, *, n_layers: int = 3, k: int = 1, **params: Any) -> None:
         costs: Any = None
@@ -57,7 +58,7 @@ class OnDesk(Desk[FMoE]):
         if policy.wants_history() and past is not None:
             policy.fit(past)  # type: ignore[arg-type]
 
-    def begin(self, *tokens: Sequence[float], counts: Sequence[int] | None = None, prefill: bool = False) -> None:
+    def begin(self, *tokens: Sequence[float], counts: Sequence[int] | None = None, prefill: bool = False) -> Self:
         """A pass begins over tokens with these embeddings; requests of one token each, unless counts says."""
         rows = np.array(tokens, np.float16)
         self.counts = list(counts or [1] * len(rows))
@@ -65,8 +66,9 @@ class OnDesk(Desk[FMoE]):
         self.prefill = prefill
         requests = range(len(self.counts))
         self.policy.on_step(Step(1, prefill, len(rows), requests, self.counts, signals))
+        return self
 
-    def shows(self, layer: int, *probs: Sequence[float], demand: Sequence[int] = (), there: bool = True) -> LayerEvent:
+    def shows(self, layer: int, *probs: Sequence[float], demand: Sequence[int] = (), there: bool = True) -> Self:
         """A gate has run, with these scores of each token; its experts are there or not."""
         rows = np.array(probs, np.float16)
         experts = [layer * 4 + x for x in demand or [int(rows[-1].argmax())]]
@@ -74,7 +76,12 @@ class OnDesk(Desk[FMoE]):
             self.resident.update(experts)
             self.complete.update(experts)
         ids = np.argsort(-rows, axis=-1, kind="stable")[:, :2]
-        event = self.event(layer, experts, prefill=self.prefill, router_probs=rows, expert_ids=ids)
-        event.requests, event.counts = range(len(self.counts)), self.counts
-        self.policy.on_gate(event)
-        return event
+        self.shown = self.event(layer, experts, prefill=self.prefill, router_probs=rows, expert_ids=ids)
+        self.shown.requests, self.shown.counts = range(len(self.counts)), self.counts
+        self.policy.on_gate(self.shown)
+        return self
+
+    def answer(self) -> Self:
+        """The search under way has ended."""
+        self.policy.on_prediction(0)
+        return self

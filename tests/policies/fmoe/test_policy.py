@@ -1,43 +1,34 @@
 """fMoE as its paper states it, on 3 layers of 4 experts, worked by hand; what is stored: map A (east) and B (north)."""
 
-from __future__ import annotations
-
 from math import sqrt
 
 import numpy as np
 import pytest
 
 from policies.api import Signal
-from tests.policies.fmoe.desk import EAST, NORTH, WEST, A, B, OnDesk, Past
+from tests.policies.fmoe.desk import EAST, NORTH, A, B, OnDesk, Past
 from traces.kit.errors import UserError
 
 
 def test_the_embedding_predicts_the_first_d_layers() -> None:
     """At the start, of the map with the most similar embedding, layers 0 to d - 1; the likeliest expert of each."""
     for d, expected in ((1, [("expect", 3)]), (2, [("expect", 3), ("expect", 4)])):
-        desk = OnDesk(distance=d)
-        desk.begin([0.25, 0.5])  # nearer to north: B, with expert 3 in layer 0 and 0 in layer 1
+        desk = OnDesk(distance=d).begin([0.25, 0.5])  # nearer to north: B, with expert 3 in layer 0 and 0 in layer 1
         assert desk.said("expect") == expected
 
 
 def test_gate_l_predicts_layer_l_plus_d_by_trajectory() -> None:
     """The embedding says B, the gates say A: from then on it is A's map, one layer at each gate."""
     desk = OnDesk()
-    desk.begin(NORTH)
-    assert desk.said("expect") == [("expect", 3)]
-    desk.shows(0, A[0])
-    assert desk.said("expect") == [("expect", 4 + 1)]
+    assert desk.begin(NORTH).said("expect") == [("expect", 3)]
+    assert desk.shows(0, A[0]).said("expect") == [("expect", 4 + 1)]
     desk.shows(1, B[1])  # so far (A0, B1): with A .34375 + .1875, with B .1875 + .34375: a tie, the first place
     assert desk.said("expect") == [("expect", 8 + 2)]
-    desk.shows(2, A[2])
-    assert desk.said("expect") == []  # there is no layer 3
-    far = OnDesk(distance=2)
-    far.begin(NORTH)
+    assert desk.shows(2, A[2]).said("expect") == []  # there is no layer 3
+    far = OnDesk(distance=2).begin(NORTH)
     far.said()
-    far.shows(0, A[0])
-    assert far.said("expect") == [("expect", 8 + 2)]
-    far.shows(1, A[1])
-    assert far.said("expect") == []
+    assert far.shows(0, A[0]).said("expect") == [("expect", 8 + 2)]
+    assert far.shows(1, A[1]).said("expect") == []
 
 
 def test_the_less_alike_the_more_experts() -> None:
@@ -47,45 +38,36 @@ def test_the_less_alike_the_more_experts() -> None:
         ([1, 1], sqrt(0.5), [0]),  # .293 < .5; north ties and comes later
         ([0.25, -1], 0.2425, [0, 1, 2]),  # .757 of .5, .75, .875
         ([0, -1], 0.0, [0, 1, 2, 3]),  # delta 1
-        ([-1, -1], -sqrt(0.5), [0, 1, 2, 3]),  # clipped
+        ([-1, -1], -sqrt(0.5), [0, 1, 2, 3]),  # nothing is like the opposite: clipped
     ):
         desk = OnDesk(selection="threshold")
-        desk.begin(embedding)
-        assert desk.said("expect") == [("expect", *experts)], score
+        assert desk.begin(embedding).said("expect") == [("expect", *experts)], score
     desk = OnDesk(selection="threshold", k=2)
-    desk.begin(EAST)
-    assert desk.said("expect") == [("expect", 0, 1)]
+    assert desk.begin(EAST).said("expect") == [("expect", 0, 1)]
 
 
 def test_the_priority_is_p_by_layers_to_go_and_grows() -> None:
     """d = 2, map A: p = .5 for 0 and for 5 (layer 1). From the start: .5 / 1 before .5 / 2; after gate 0: .5 / 1."""
     desk = OnDesk(distance=2)
-    desk.begin(EAST)
-    assert desk.said("prefetch") == [("prefetch", 0, 0.5)]  # one at a time
-    desk.arrive(0)
-    assert desk.said("prefetch") == [("prefetch", 5, 0.25)]
-    later = OnDesk(distance=2)
-    later.begin(EAST)
+    assert desk.begin(EAST).said("prefetch") == [("prefetch", 0, 0.5)]  # one at a time
+    assert desk.arrive(0).said("prefetch") == [("prefetch", 5, 0.25)]
+    later = OnDesk(distance=2).begin(EAST)
     later.shows(0, A[0], demand=[1])  # 0 is passed; 10 (p .5) is planned, two layers to go
     assert later.said("prefetch", "cancel") == [("prefetch", 0, 0.5), ("cancel", 0), ("prefetch", 5, 0.5)]
-    later.arrive(5)
-    assert later.said("prefetch") == [("prefetch", 10, 0.25)]
+    assert later.arrive(5).said("prefetch") == [("prefetch", 10, 0.25)]
     many = OnDesk(distance=2, outstanding=3)
-    many.begin(EAST)
-    assert many.said("prefetch") == [("prefetch", 0, 0.5), ("prefetch", 5, 0.25)]
+    assert many.begin(EAST).said("prefetch") == [("prefetch", 0, 0.5), ("prefetch", 5, 0.25)]
 
 
 def test_what_is_there_is_expected_and_not_prefetched() -> None:
     desk = OnDesk()
     desk.arrive(0)
-    desk.begin(EAST)
-    assert desk.said("expect", "prefetch") == [("expect", 0)]
+    assert desk.begin(EAST).said("expect", "prefetch") == [("expect", 0)]
 
 
 def test_eviction_by_p_times_frequency() -> None:
     """1 / (p x freq), the largest goes; d = 2 and everything is like A."""
-    desk = OnDesk(distance=2)
-    desk.begin(EAST)
+    desk = OnDesk(distance=2).begin(EAST)
     for layer, demand in ((0, [0, 1, 2]), (1, [0, 1]), (2, [3])):
         desk.shows(layer, [0, 0, 0, 0], demand=demand)  # shows nothing: similar to nothing, so A, the first, again
     desk.begin(EAST)
@@ -103,8 +85,7 @@ def test_eviction_by_p_times_frequency() -> None:
 
 @pytest.mark.parametrize("protect", [True, False])
 def test_what_was_prefetched_is_protected_from_speculation_until_it_is_passed(protect: bool) -> None:
-    desk = OnDesk(distance=2, protect=protect, outstanding=9)
-    desk.begin(EAST)  # 0 and 5
+    desk = OnDesk(distance=2, protect=protect, outstanding=9).begin(EAST)  # 0 and 5
     desk.arrive(0, 5, 7)  # 7 on demand, some time ago
     assert desk.policy.victim(9, False) == 0  # never demanded, all worth nothing: it yields to demand
     assert desk.policy.victim(9, True) == (7 if protect else 0)
@@ -120,8 +101,7 @@ def test_what_was_prefetched_is_protected_from_speculation_until_it_is_passed(pr
 
 
 def test_protection_ends_with_the_iteration() -> None:
-    desk = OnDesk(distance=2, outstanding=9)
-    desk.begin(EAST)
+    desk = OnDesk(distance=2, outstanding=9).begin(EAST)
     desk.arrive(0, 5)
     assert desk.policy.victim(9, True) is None
     desk.begin(NORTH)
@@ -131,39 +111,23 @@ def test_protection_ends_with_the_iteration() -> None:
 def test_a_batch_takes_the_largest_p_and_the_union() -> None:
     """One request like A, one like B: layer 0 has p .5, .25, .25, .5, and 0 and 3 are chosen."""
     desk = OnDesk(outstanding=9)
-    desk.begin(EAST, NORTH)
-    assert desk.said() == [("expect", 0, 3), ("prefetch", 0, 0.5), ("prefetch", 3, 0.5)]
+    assert desk.begin(EAST, NORTH).said() == [("expect", 0, 3), ("prefetch", 0, 0.5), ("prefetch", 3, 0.5)]
     assert desk.policy.worth.p[0].tolist() == [0.5, 0.25, 0.25, 0.5]
-    desk.shows(0, A[0], B[0])
-    assert desk.said("expect") == [("expect", 4 + 0, 4 + 1)]
-    desk.shows(1, B[1], A[1])  # a tie for both, the first place: A
-    assert desk.said("expect") == [("expect", 10)]
+    assert desk.shows(0, A[0], B[0]).said("expect") == [("expect", 4 + 0, 4 + 1)]
+    assert desk.shows(1, B[1], A[1]).said("expect") == [("expect", 10)]  # a tie for both, the first place: A
 
 
 def test_each_request_of_a_batch_has_its_own_threshold() -> None:
     """The first is like A (delta 0: K experts of each layer), the second like nothing (delta 1: all)."""
     desk = OnDesk(distance=2, selection="threshold")
-    desk.begin(EAST, [0, -1])
-    assert desk.said("expect") == [("expect", 0, 1, 2, 3), ("expect", 5, 6, 4, 7)]
-
-
-def test_similarity_is_by_the_length_of_all_layers_so_far() -> None:
-    """X is long in layer 0, Y in layer 1: over both, of one length (1.25), and alike to what is shown."""
-    sharp, flat = [1.0, 0.0, 0.0, 0.0], [0.25] * 4
-    desk = OnDesk(Past([[([sharp, flat, A[2]], EAST)], [([flat, sharp, B[2]], NORTH)]]))
-    desk.begin(EAST)
-    desk.shows(0, [0.5, 0.5, 0, 0])
-    desk.said()
-    desk.shows(1, [0.5, 0.5, 0, 0])  # .5 x 1 + 2 x .5 x .25 = .75 with both: a tie, the first place
-    assert desk.said("expect") == [("expect", 8 + 2)]
+    assert desk.begin(EAST, [0, -1]).said("expect") == [("expect", 0, 1, 2, 3), ("expect", 5, 6, 4, 7)]
 
 
 def test_the_passes_of_several_tokens() -> None:
     """A prefill is one iteration: the mean of its tokens' embeddings, or the last one's; the mean of its scores."""
     for prefill, expected in (("mean", 3), ("last", 0)):
         desk = OnDesk(prefill=prefill)
-        desk.begin(NORTH, NORTH, EAST, prefill=True, counts=[3])
-        assert desk.said("expect") == [("expect", expected)]
+        assert desk.begin(NORTH, NORTH, EAST, prefill=True, counts=[3]).said("expect") == [("expect", expected)]
         desk.shows(0, B[0], B[0], A[0])  # the mean (.25, .167, .208, .375): of lengths 1 it is nearer to B
         assert desk.said("expect") == [("expect", 4)]
     past = Past([[(A, EAST), (B, NORTH)]])
@@ -176,8 +140,7 @@ def test_the_passes_of_several_tokens() -> None:
 def test_p_of_what_no_search_has_found() -> None:
     """``last``: as it was found last, 1 / E before; ``uniform``: 1 / E in each new iteration."""
     for unsearched, then in (("last", A[1]), ("uniform", [0.25] * 4)):
-        desk = OnDesk(unsearched=unsearched)
-        desk.begin(EAST)
+        desk = OnDesk(unsearched=unsearched).begin(EAST)
         assert desk.policy.worth.p.tolist() == [A[0], [0.25] * 4, [0.25] * 4]
         desk.shows(0, A[0])
         assert desk.policy.worth.p.tolist() == [A[0], A[1], [0.25] * 4]
@@ -188,33 +151,22 @@ def test_p_of_what_no_search_has_found() -> None:
 def test_one_search_or_the_other() -> None:
     """By trajectory alone the first d layers have no prediction; by embedding alone its map serves every layer."""
     desk = OnDesk(search="trajectory")
-    desk.begin(NORTH)
-    assert desk.said() == []
-    desk.shows(0, A[0])
-    assert desk.said("expect") == [("expect", 5)]
+    assert desk.begin(NORTH).said() == []
+    assert desk.shows(0, A[0]).said("expect") == [("expect", 5)]
     assert desk.policy.needs() == {Signal.ROUTER_PROBS}
     for search_us in (0.0, 7.0):
-        desk = OnDesk(search="semantic", search_us=search_us)
-        desk.begin(NORTH)
+        desk = OnDesk(search="semantic", search_us=search_us).begin(NORTH)
         if search_us:
-            desk.policy.on_prediction(0)
+            desk.answer()
         desk.shows(0, A[0])
         desk.shows(1, A[1])
         said = desk.said("expect", "predict")
         assert said == [("predict", 0, 7000, False)] * bool(search_us) + [("expect", 3), ("expect", 4), ("expect", 9)]
-    late = OnDesk(search="semantic", search_us=7.0)
-    late.begin(NORTH)
+    late = OnDesk(search="semantic", search_us=7.0).begin(NORTH)
     late.shows(0, A[0])
-    late.policy.on_prediction(0)  # what gate 0 would have planned
-    assert late.said("expect") == [("expect", 4)]
+    assert late.answer().said("expect") == [("expect", 4)]  # what gate 0 would have planned
 
 
 def test_a_history_without_passes() -> None:
     with pytest.raises(UserError, match=r"no forward pass; allowed: store=online"):
         OnDesk(Past([]))
-
-
-def test_nothing_is_like_the_opposite() -> None:
-    desk = OnDesk(Past([[(A, EAST)]]), selection="threshold")
-    desk.begin(WEST)  # cosine -1: clipped, all experts of layer 0
-    assert desk.said("expect") == [("expect", 0, 1, 2, 3)]

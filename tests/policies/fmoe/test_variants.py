@@ -1,59 +1,17 @@
 """Where fMoE's stores and variants differ: the rewrite (fmoe_2026), the artifact (fmoe_artifact), by hand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
-from policies import registry
 from policies.api import LayerEvent, Schedule, Signal
 from policies.fmoe import FMoE
-from policies.parts.marks import marks
+from policies.signals import marks
+from sim.check.lab import run
+from sim.check.synthetic import draw, setup_of
 from tests.policies.fmoe.desk import EAST, NORTH, A, B, OnDesk, Past
-from tests.policies.lab import CONF, draw, run, setup_of
-
-
-def shipped(name: str) -> dict[str, Any]:
-    return dict(yaml.safe_load((CONF / f"{name}.yaml").read_text()))
-
-
-@pytest.mark.parametrize(
-    ("variant", "expected"),
-    [
-        (
-            "fmoe_2026",
-            {
-                "distance": (3, 6),
-                "store": ("offline", "updated"),
-                "prefill": ("mean", "unpredicted"),
-                "semantic_at": ("step", "gate"),
-                "double_buffer": (False, True),
-            },
-        ),
-        (
-            "fmoe_artifact",
-            {
-                "distance": (3, 6),
-                "blocking": (False, True),
-                "selection": ("threshold", "one_fewer"),
-                "replan": ("one_layer", "all_later"),
-                "queue": ("urgency", "fifo_all"),
-                "protect": (True, False),
-                "eviction": ("p_freq", "p_freq_whole"),
-                "forget": (False, True),
-                "fetch_all": (False, True),
-            },
-        ),
-    ],
-)
-def test_a_variant_differs_where_the_sources_do(variant: str, expected: dict[str, Any]) -> None:
-    paper, other = shipped("fmoe"), shipped(variant)
-    assert {key: (paper[key], other[key]) for key in paper if paper[key] != other[key]} == expected
-    assert paper.keys() == other.keys()
-
+from tests.policies.scripted import as_shipped
 
 # -- stores ---------------------------------------------------------------------------------------------------------
 
@@ -74,8 +32,7 @@ def test_an_online_store_starts_empty_and_grows() -> None:
     assert desk.policy.store.size == 1
     assert desk.said("expect") == [("expect", 3)]
     np.testing.assert_array_equal(desk.policy.store.maps[:, 0], B)
-    desk.shows(0, B[0])
-    assert desk.said("expect") == [("expect", 4)]
+    assert desk.shows(0, B[0]).said("expect") == [("expect", 4)]
     for layer in (1, 2):
         desk.shows(layer, B[layer])
     iteration(desk, EAST, A)  # two of B are stored
@@ -102,22 +59,19 @@ def test_the_update_of_a_full_store_takes_a_search() -> None:
     desk = OnDesk(store="updated", capacity=2, search_us=7.0)
     iteration(desk, EAST, A)
     for _ in range(3):
-        desk.policy.on_prediction(0)
+        desk.answer()
     desk.said()
-    desk.begin(EAST, NORTH)
-    assert desk.said("predict") == [("predict", 0, (1 + 2) * 7000, False)]
+    assert desk.begin(EAST, NORTH).said("predict") == [("predict", 0, (1 + 2) * 7000, False)]
     room = OnDesk(store="updated", capacity=4, search_us=7.0)
     iteration(room, EAST, A)
     for _ in range(3):
-        room.policy.on_prediction(0)
+        room.answer()
     room.said()
-    room.begin(EAST)
-    assert room.said("predict") == [("predict", 0, 7000, False)]
+    assert room.begin(EAST).said("predict") == [("predict", 0, 7000, False)]
 
 
 def test_a_batch_is_stored_request_by_request() -> None:
-    desk = OnDesk(store="online")
-    desk.begin(EAST, NORTH)
+    desk = OnDesk(store="online").begin(EAST, NORTH)
     for layer in range(3):
         desk.shows(layer, A[layer], B[layer])
     desk.begin(EAST)
@@ -133,8 +87,7 @@ def test_maps_of_choices() -> None:
     assert desk.policy.needs() == frozenset()
     assert desk.policy.store.maps[:, 0].tolist() == [[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0.5, 0, 0.5, 0]]
     desk.begin(EAST)
-    desk.shows(0, A[0])
-    assert desk.said("expect") == [("expect", 5, 6)]
+    assert desk.shows(0, A[0]).said("expect") == [("expect", 5, 6)]
     assert OnDesk(maps="choices").policy.needs() == {Signal.EMBEDDING}
 
 
@@ -147,15 +100,12 @@ def test_choices_that_are_absent() -> None:
 
 
 def test_2026_predicts_nothing_in_a_prefill() -> None:
-    desk = OnDesk(prefill="unpredicted", store="updated")
-    desk.begin(EAST)
-    desk.shows(0, A[0])
-    desk.said()
+    desk = OnDesk(prefill="unpredicted", store="updated").begin(EAST)
+    desk.shows(0, A[0]).said()
     desk.begin(NORTH, EAST, prefill=True, counts=[2])
     assert desk.policy.store.size == 3  # the decode step that has ended
     assert desk.policy.worth.p.tolist() == [[0.25] * 4] * 3  # eviction by frequency alone
-    desk.shows(0, B[0], A[0])
-    assert desk.said("expect", "prefetch") == []
+    assert desk.shows(0, B[0], A[0]).said("expect", "prefetch") == []
     desk.begin(EAST)
     assert desk.policy.store.size == 3  # the prefill is not stored
     assert desk.said("expect") == [("expect", 0)]
@@ -171,30 +121,25 @@ def test_2026_stores_prompt_tokens_one_by_one_when_it_collects() -> None:
 @pytest.mark.parametrize("search_us", [0.0, 7.0])
 def test_2026_uses_the_embedding_from_the_first_gate_on(search_us: float) -> None:
     """d = 2: layers 1 to d - 1 at gate 0, with layer d by trajectory; layer 0 is never predicted."""
-    desk = OnDesk(distance=2, semantic_at="gate", search_us=search_us)
-    desk.begin(NORTH)
+    desk = OnDesk(distance=2, semantic_at="gate", search_us=search_us).begin(NORTH)
     if search_us:
-        desk.policy.on_prediction(0)
+        desk.answer()
     assert desk.said("expect", "prefetch") == []
     desk.shows(0, A[0])
     if search_us:
-        desk.policy.on_prediction(0)
+        desk.answer()
     assert desk.said("expect") == [("expect", 4 + 0), ("expect", 8 + 2)]
     desk.begin(NORTH)
-    late = OnDesk(distance=2, semantic_at="gate", search_us=7.0)
-    late.begin(NORTH)
-    late.shows(0, A[0])
-    assert late.said("expect") == []
-    late.policy.on_prediction(0)
-    assert late.said("expect") == [("expect", 4)]
+    late = OnDesk(distance=2, semantic_at="gate", search_us=7.0).begin(NORTH)
+    assert late.shows(0, A[0]).said("expect") == []
+    assert late.answer().said("expect") == [("expect", 4)]
 
 
 def test_2026_computes_by_index_one_copy_ahead() -> None:
     for double_buffer, expected in ((False, None), (True, Schedule([0, 2, 3], ahead=1))):
-        desk = OnDesk(double_buffer=double_buffer)
-        desk.begin(EAST)
-        event = desk.shows(0, A[0], demand=[3, 0, 2])
-        assert desk.policy.schedule(event) == expected
+        desk = OnDesk(double_buffer=double_buffer).begin(EAST)
+        desk.shows(0, A[0], demand=[3, 0, 2])
+        assert desk.policy.schedule(desk.shown) == expected
 
 
 # -- the artifact ------------------------------------------------------------------------------------------------------
@@ -204,18 +149,13 @@ def test_the_artifact_plans_all_later_layers_anew() -> None:
     """Gate l plans layers l + 1 + d and up, so layer d is never predicted; 5 layers, d = 1."""
     past = Past([[([*A, *A[:2]], EAST)], [([*B, *B[:2]], NORTH)]])
     desk = OnDesk(past, n_layers=5, replan="all_later")
-    desk.begin(NORTH)
-    assert desk.said("expect") == [("expect", 3)]
-    desk.shows(0, A[0])
-    assert desk.said("expect") == [("expect", 8 + 2), ("expect", 12 + 0), ("expect", 16 + 1)]
-    desk.shows(1, A[1])
-    assert desk.said("expect") == [("expect", 12 + 0), ("expect", 16 + 1)]
+    assert desk.begin(NORTH).said("expect") == [("expect", 3)]
+    assert desk.shows(0, A[0]).said("expect") == [("expect", 8 + 2), ("expect", 12 + 0), ("expect", 16 + 1)]
+    assert desk.shows(1, A[1]).said("expect") == [("expect", 12 + 0), ("expect", 16 + 1)]
     assert desk.policy.worth.p[1].tolist() == [0.25] * 4
-    paper = OnDesk(past, n_layers=5)
-    paper.begin(NORTH)
+    paper = OnDesk(past, n_layers=5).begin(NORTH)
     paper.said()
-    paper.shows(0, A[0])
-    assert paper.said("expect") == [("expect", 4 + 1)]
+    assert paper.shows(0, A[0]).said("expect") == [("expect", 4 + 1)]
 
 
 def test_the_artifact_prefetches_everything_in_line() -> None:
@@ -238,31 +178,25 @@ def test_the_artifact_prefetches_everything_in_line() -> None:
 
 def test_the_artifact_drops_earlier_layers_at_a_miss_alone() -> None:
     desk = OnDesk(distance=2, queue="fifo_all", protect=False)
-    desk.begin(EAST)
-    assert desk.said("prefetch") == [("prefetch", 0, 0.0)]
+    assert desk.begin(EAST).said("prefetch") == [("prefetch", 0, 0.0)]
     desk.shows(0, A[0], demand=[1])  # a hit: nothing is dropped, though layer 0 is passed
     assert desk.said("cancel", "prefetch") == []
     desk.shows(1, A[1], demand=[3], there=False)  # a miss: what is in line for layer 0 goes, 0 included
     assert desk.said("cancel", "prefetch") == [("cancel", 0)]
-    desk.arrive(7)
-    assert desk.said("prefetch") == [("prefetch", 5, 0.0)]
-    desk.begin(NORTH)  # a new iteration drops nothing
-    assert desk.said("cancel") == []
+    assert desk.arrive(7).said("prefetch") == [("prefetch", 5, 0.0)]
+    assert desk.begin(NORTH).said("cancel") == []  # a new iteration drops nothing
 
 
 def test_the_artifact_fetches_all_experts_of_a_layer() -> None:
-    desk = OnDesk(fetch_all=True)
-    desk.begin(EAST)
-    event = desk.shows(1, A[1], demand=[3, 1])
-    routing = desk.policy.route(event)
+    desk = OnDesk(fetch_all=True).begin(EAST)
+    desk.shows(1, A[1], demand=[3, 1])
+    routing = desk.policy.route(desk.shown)
     assert routing is not None
     assert list(routing.demand) == [4, 5, 6, 7]
     assert list(routing.tokens) == [0, 1, 0, 1]
-    assert OnDesk().policy.route(event) is None
-    whole = shipped("fmoe_artifact")
-    whole.pop("name")
+    assert OnDesk().policy.route(desk.shown) is None
     routing_of = draw(3, n_layers=8)
-    done = run(FMoE(setup_of(routing_of, 64 * 12), **whole), routing_of)
+    done = run(FMoE(setup_of(routing_of, 64 * 12), **as_shipped("fmoe_artifact")), routing_of)
     assert done.core.demanded_bytes == 12 * 8 * 8 * len(routing_of.steps)  # every expert every time
     assert done.lookups == sum(len(d) for p in routing_of.passes() for d in p.demand)
 
@@ -282,8 +216,3 @@ def test_a_hook_is_asked_where_a_parameter_wants_it(key: str, hook: str, wanted:
     setattr(policy, hook, noted)
     run(policy, routing)
     assert len(asked) == wanted * 4 * len(routing.steps)
-
-
-def test_the_result_names_the_store() -> None:
-    for store in ("offline", "updated", "online"):
-        assert registry.normal({"name": "fmoe", "store": store})["store"] == store

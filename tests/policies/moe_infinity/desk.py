@@ -1,7 +1,5 @@
 """Train requests and a desk for MoE-Infinity: 3 layers of 4 experts, 1 per token, predictions at once, if not said."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +8,8 @@ from numpy.typing import NDArray
 
 from policies.api import PastStep
 from policies.moe_infinity import MoEInfinity
+from sim.check.synthetic import draw, setup_of
 from tests.policies.desk import Desk
-from tests.policies.lab import draw, setup_of
 from tests.policies.scripted import costs
 
 
@@ -50,6 +48,14 @@ def on_a_desk(past: Any = STRAIGHT, n_layers: int = 3, n_experts: int = 4, **par
     if policy.wants_history():
         policy.fit(past)
     return Desk(policy)
+
+
+def at_gate_0(*given: Any, **params: Any) -> Desk:
+    """It has run, and wants expert 0."""
+    desk = on_a_desk(*given, **params)
+    desk.step(0)
+    desk.gate(0, [0])
+    return desk
 
 
 def queued(desk: Desk) -> list[int]:

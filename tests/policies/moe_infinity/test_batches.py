@@ -1,7 +1,5 @@
 """MoE-Infinity in batches: whoever joins or leaves, a request leaves one whole matrix of its decode steps."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

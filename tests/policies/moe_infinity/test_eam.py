@@ -1,7 +1,5 @@
 """Activation matrices and their collection, worked by hand: 3 layers of 4 experts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -10,7 +8,7 @@ from numpy.typing import NDArray
 
 from policies.api import LayerEvent
 from policies.moe_infinity.eam import Collection, Iteration, Requests, by_request, shares
-from tests.policies.lab import FakeSignals, draw
+from sim.check.synthetic import FakeSignals, draw
 from tests.policies.moe_infinity.desk import Past
 
 A = [[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0]]

@@ -1,10 +1,8 @@
 """MoE-Infinity, worked by hand: what is matched with what, when, and what that takes."""
 
-from __future__ import annotations
-
 import pytest
 
-from tests.policies.moe_infinity.desk import MIXED, Past, decoded, on_a_desk, queued
+from tests.policies.moe_infinity.desk import MIXED, Past, at_gate_0, decoded, on_a_desk, queued
 
 NEAR = pytest.approx
 
@@ -58,16 +56,12 @@ def test_in_a_batch_each_request_is_matched_and_all_are_summed() -> None:
 def test_a_prediction_takes_what_matching_takes() -> None:
     """Appendix B.1: 21 us for 1,000 matrices; 120 take 2.52."""
     for capacity, ns in ((120, 2520), (1000, 21_000), (10_000, 210_000)):
-        desk = on_a_desk(capacity=capacity, latency_us=None)
-        desk.step(0)
-        desk.gate(0, [0])
+        desk = at_gate_0(capacity=capacity, latency_us=None)
         assert desk.asked == [(1, ns, False)]
         assert desk.prefetched == []
         desk.policy.on_prediction(1)
         assert desk.prefetched == [5]
-    desk = on_a_desk(latency_us=1.5, blocking=True)
-    desk.step(0)
-    desk.gate(0, [0])
+    desk = at_gate_0(latency_us=1.5, blocking=True)
     assert desk.asked == [(1, 1500, True)]
     desk = on_a_desk(latency_us=1.5)  # three searches, one after the other
     desk.step(3, 4, 5)
@@ -77,9 +71,7 @@ def test_a_prediction_takes_what_matching_takes() -> None:
 
 def test_a_late_prediction_serves_the_layers_still_to_come() -> None:
     """Asked at gate 0, it comes after gate 1: layer 2's expert, weighed from layer 1. Then gate 1 is asked about."""
-    desk = on_a_desk(latency_us=1.0)
-    desk.step(0)
-    desk.gate(0, [0])
+    desk = at_gate_0(latency_us=1.0)
     desk.gate(1, [7])  # only the second request has that; the question of gate 0 is still open
     assert len(desk.asked) == 1
     desk.policy.on_prediction(1)
@@ -97,9 +89,7 @@ def test_a_late_prediction_serves_the_layers_still_to_come() -> None:
 
 
 def test_the_last_prediction_stands_until_the_next_is_there() -> None:
-    desk = on_a_desk(MIXED, latency_us=1.0)
-    desk.step(0)
-    desk.gate(0, [0])
+    desk = at_gate_0(MIXED, latency_us=1.0)
     desk.policy.on_prediction(1)
     desk.arrive(5)
     assert desk.prefetched == [5, 10]
@@ -114,9 +104,7 @@ def test_the_last_prediction_stands_until_the_next_is_there() -> None:
 
 def test_what_was_predicted_in_one_pass_is_none_of_the_next() -> None:
     """The first pass leaves 10 and 4 in its plan, and layer 1 predicted; the next one's prediction is still to come."""
-    desk = on_a_desk(MIXED, latency_us=1.0)
-    desk.step(0)
-    desk.gate(0, [0])
+    desk = at_gate_0(MIXED, latency_us=1.0)
     desk.policy.on_prediction(1)
     assert (desk.prefetched, desk.expected[-1]) == ([5], [4, 5])
     for _ in range(2):  # the second time, its layers would have come by
@@ -128,18 +116,14 @@ def test_what_was_predicted_in_one_pass_is_none_of_the_next() -> None:
 
 
 def test_experts_of_the_same_index_are_declared_layer_by_layer() -> None:
-    desk = on_a_desk(Past(decoded([0, 1, 1])))
-    desk.step(0)
-    desk.gate(0, [0])
+    desk = at_gate_0(Past(decoded([0, 1, 1])))
     desk.gate(1, [5])
     assert desk.expected == [[5], [9]]
 
 
 def test_what_stood_for_a_passed_layer_is_not_prefetched_any_more() -> None:
     """The plan is 5, 10, 4; gate 1 runs before its prediction is there: 10 alone is left."""
-    desk = on_a_desk(MIXED, latency_us=1.0)
-    desk.step(0)
-    desk.gate(0, [0])
+    desk = at_gate_0(MIXED, latency_us=1.0)
     desk.policy.on_prediction(1)
     desk.gate(1, [6])
     desk.arrive(10)
@@ -148,9 +132,7 @@ def test_what_stood_for_a_passed_layer_is_not_prefetched_any_more() -> None:
 
 def test_a_load_that_was_evicted_is_outstanding_no_more() -> None:
     """Layer 2 has shares 2/3 and 1/3: 10 is on its way, and another takes its slot; then 11 may come."""
-    desk = on_a_desk(Past(decoded([0, 1, 2], [0, 1, 2], [0, 1, 3])), latency_us=1.0)
-    desk.step(0)
-    desk.gate(0, [0])
+    desk = at_gate_0(Past(decoded([0, 1, 2], [0, 1, 2], [0, 1, 3])), latency_us=1.0)
     desk.policy.on_prediction(1)
     desk.arrive(5)
     desk.slot(10)

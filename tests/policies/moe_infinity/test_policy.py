@@ -1,12 +1,11 @@
 """MoE-Infinity, worked by hand: what is prefetched, in which order, and who is evicted."""
 
-from __future__ import annotations
-
 import pytest
 
 from policies.moe_infinity import MoEInfinity
-from tests.policies.lab import run, setup_of
-from tests.policies.moe_infinity.desk import MIXED, STRAIGHT, Past, decoded, on_a_desk, queued
+from sim.check.lab import run
+from sim.check.synthetic import setup_of
+from tests.policies.moe_infinity.desk import MIXED, STRAIGHT, Past, at_gate_0, decoded, on_a_desk, queued
 from tests.policies.scripted import SIZE, costs, go, held, script, sums
 
 NEAR = pytest.approx
@@ -34,9 +33,7 @@ def test_the_order_is_that_of_likelihood_times_proximity() -> None:
 
     Layer 1: 2/5 * 2/3 = .27 for expert 0 and 3/5 * 2/3 = .4 for 1; layer 2: 1 * 1/3 = .33 for 2.
     """
-    desk = on_a_desk(MIXED)
-    desk.step(0)
-    desk.gate(0, [0])
+    desk = at_gate_0(MIXED)
     assert queued(desk) == [4 + 1, 8 + 2, 4 + 0]
     assert desk.priorities == {5: NEAR(0.4), 10: NEAR(1 / 3), 4: NEAR(4 / 15)}
     assert desk.expected == [[4, 5]]  # the next layer's; layer 2's are declared at gate 1, ranked anew
@@ -50,9 +47,7 @@ def test_what_has_not_begun_is_ranked_anew_at_every_gate() -> None:
     Then both are summed: layer 2 has 2 tokens in expert 2 and 1 in 3, with weight 2/3 now.
     """
     past = Past(decoded([0, 1, 2], [0, 1, 2]), decoded([3, 2, 3]))
-    desk = on_a_desk(past)
-    desk.step(0)
-    desk.gate(0, [0])
+    desk = at_gate_0(past)
     assert desk.prefetched == [5]
     desk.gate(1, [6])
     assert desk.cancelled == [5]  # its layer has been passed
@@ -69,9 +64,7 @@ def test_what_has_begun_is_not_withdrawn_what_has_not_is() -> None:
     """4 layers. Gate 0 wants 5 first; gate 1 finds another request: 10 gives way to 11 unless it has begun."""
     past = Past(decoded([0, 1, 2, 2]), decoded([3, 2, 3, 3], [3, 2, 3, 3]))
     for begun in (False, True):
-        desk = on_a_desk(past, n_layers=4)
-        desk.step(0)
-        desk.gate(0, [0])
+        desk = at_gate_0(past, n_layers=4)
         desk.arrive(5)
         assert desk.prefetched == [5, 10]
         if begun:
@@ -81,9 +74,7 @@ def test_what_has_begun_is_not_withdrawn_what_has_not_is() -> None:
 
 
 def test_what_has_begun_is_dropped_when_its_layer_has_been_passed() -> None:
-    desk = on_a_desk()
-    desk.step(0)
-    desk.gate(0, [0])
+    desk = at_gate_0()
     desk.slot(5)
     desk.gate(1, [6])
     assert (desk.cancelled, desk.prefetched) == ([5], [5, 10])
@@ -98,9 +89,7 @@ def test_what_is_there_is_predicted_and_not_prefetched() -> None:
 
 
 def test_several_may_be_outstanding() -> None:
-    desk = on_a_desk(MIXED, outstanding=2)
-    desk.step(0)
-    desk.gate(0, [0])
+    desk = at_gate_0(MIXED, outstanding=2)
     assert desk.prefetched == [5, 10]
     desk.arrive(10)
     assert desk.prefetched == [5, 10, 4]

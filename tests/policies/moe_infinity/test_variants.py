@@ -1,22 +1,18 @@
 """MoE-Infinity as the fMoE paper compares with it, worked by hand."""
 
-from __future__ import annotations
-
 import pytest
-import yaml
 
-from tests.policies.lab import CONF
-from tests.policies.moe_infinity.desk import MIXED, Past, on_a_desk, queued
+from tests.policies.moe_infinity.desk import MIXED, Past, at_gate_0, on_a_desk, queued
+from tests.policies.scripted import as_shipped
 
-AS_IN_FINEMOE = yaml.safe_load((CONF / "moe_infinity_as_in_finemoe.yaml").read_text())
+AS_IN_FINEMOE = as_shipped("moe_infinity_as_in_finemoe")
 NEAR = pytest.approx
 
 
 def test_as_in_finemoe_the_top_quarter_of_six_layers() -> None:
     """9 layers of 8 experts; each later layer has been seen with three experts, 3 : 2 : 1 tokens. A quarter is two."""
     past = Past([(False, [[[x]] * 9]) for x in (0, 0, 0, 1, 1, 2)])
-    params = {k: v for k, v in AS_IN_FINEMOE.items() if k != "name"}
-    fine = on_a_desk(past, 9, 8, **{**params, "latency_us": 0.0})
+    fine = on_a_desk(past, 9, 8, **{**AS_IN_FINEMOE, "latency_us": 0.0})
     paper = on_a_desk(past, 9, 8)
     for desk in (fine, paper):
         desk.step(0)
@@ -29,8 +25,7 @@ def test_as_in_finemoe_the_top_quarter_of_six_layers() -> None:
 
 
 def test_as_in_finemoe_it_blocks_and_evicts_the_least_frequently_used() -> None:
-    params = {k: v for k, v in AS_IN_FINEMOE.items() if k != "name"}
-    desk = on_a_desk(MIXED, **params)
+    desk = on_a_desk(MIXED, **{"latency_us": None, **AS_IN_FINEMOE})
     desk.step(0)
     for layer, expert in ((0, 0), (0, 0), (1, 5)):
         desk.gate(layer, [expert])
@@ -45,8 +40,6 @@ def test_as_in_finemoe_it_blocks_and_evicts_the_least_frequently_used() -> None:
 
 
 def test_a_band_queues_every_expert_of_the_layers_ahead_after_the_likely() -> None:
-    desk = on_a_desk(MIXED, band=1)
-    desk.step(0)
-    desk.gate(0, [0])
+    desk = at_gate_0(MIXED, band=1)
     assert queued(desk) == [5, 10, 4, 6, 7]
     assert desk.expected == [[4, 5, 6, 7]]

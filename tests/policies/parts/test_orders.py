@@ -1,7 +1,5 @@
 """Every order gives up first whom a scan of all members would: the least, the lower expert among equals."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

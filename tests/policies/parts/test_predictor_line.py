@@ -1,7 +1,5 @@
 """The predictor's thread: what it begins, what it drops, and that no backlog builds up however slow it is."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +11,11 @@ from policies import registry
 from policies.gate_ahead import GateAhead
 from policies.parts.foreseen import by_tokens
 from policies.parts.predictor_line import PredictorLine
+from sim.check.lab import Witness, run
+from sim.check.synthetic import ABSENT, draw, setup_of
 from sim.core.accounts import PREDICTED, RECALL
 from tests.policies import scripted
 from tests.policies.desk import Desk
-from tests.policies.lab import ABSENT, Witness, draw, run, setup_of
 from tests.policies.scripted import costs, script, sums
 
 

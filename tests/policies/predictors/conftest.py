@@ -1,7 +1,5 @@
 """A trace to fit on, and what was fitted on it."""
 
-from __future__ import annotations
-
 import pytest
 
 from policies.predictors.saved import Fitted

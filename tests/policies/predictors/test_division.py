@@ -1,7 +1,5 @@
 """What ProMoE's predictors learn from: train requests alone, and none with a prompt that is tested."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

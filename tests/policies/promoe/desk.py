@@ -4,17 +4,16 @@
 100 ns, no overheads; predictions at once; room for everything.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
 from policies.api import Predictor, Setup
 from policies.promoe import ProMoE
+from sim.check.lab import Run
+from sim.check.synthetic import ABSENT, Routing
 from sim.core.accounts import FETCHED, PREDICTED, RECALL
 from tests.policies import scripted
 from tests.policies.desk import Desk
-from tests.policies.lab import ABSENT, Routing, Run
 from tests.policies.scripted import SIZE, costs
 
 E = 4

@@ -1,10 +1,8 @@
 """ProMoE's copies, orders and cache, worked by hand from SYSTEMS 2.1 (arXiv 2410.22134, section 4); see promoe_desk."""
 
-from __future__ import annotations
-
 from policies.api import Schedule
 from policies.promoe import ProMoE
-from tests.policies.lab import setup_of
+from sim.check.synthetic import setup_of
 from tests.policies.promoe.desk import RIGHT, WRONG, OnDesk, foretold, go, script
 from tests.policies.scripted import SIZE, sums
 

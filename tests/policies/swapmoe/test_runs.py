@@ -1,27 +1,21 @@
 """SwapMoE on the machine: nobody waits for a swap, the budget holds, and its parameters mean what they say."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from policies import registry
 from policies.swapmoe import SwapMoE
 from policies.swapmoe.kept_mass import Replay, TrainInputs
-from sim.check.synthetic import Recorded
+from sim.check.lab import Witness, run
+from sim.check.laws import assert_causal, assert_keeps_the_rules
+from sim.check.synthetic import FREE, FakeSignals, FlatCosts, Recorded, Routing, draw, setup_of
+from sim.check.variants import Variant
 from sim.machine.machine import Machine
-from tests.policies.lab import FREE, FakeSignals, FlatCosts, Routing, Variant, Witness, draw, run, setup_of
-from tests.policies.test_contracts import assert_causal, assert_keeps_the_rules
+from tests.policies.swapmoe.test_policy import PLAIN, SIZE
 from traces.kit.errors import UserError
-
-SIZE = 12
-CONF = Path(__file__).parents[3] / "conf" / "policy"
-PLAIN: dict[str, Any] = {"planner": "uniform", "start": "index", "unit": "pass"}
 
 BUSY = [
     {**PLAIN, "frequency": 1},
@@ -146,16 +140,6 @@ def test_the_contracts_hold_while_it_swaps(params: dict[str, Any]) -> None:
 
 
 # -- parameters -------------------------------------------------------------------------------------------------
-
-
-def test_the_variants_differ_where_they_say() -> None:
-    given = {name: yaml.safe_load((CONF / f"{name}.yaml").read_text()) for name in ("swapmoe", "swapmoe_uniform")}
-    given["pass"] = yaml.safe_load((CONF / "swapmoe_pass.yaml").read_text())
-    paper = given.pop("swapmoe")
-    assert paper["planner"] == "genetic"
-    assert paper.items() - given["swapmoe_uniform"].items() == {("planner", "genetic")}
-    assert given["swapmoe_uniform"].items() - paper.items() == {("planner", "uniform")}
-    assert given["pass"].items() - paper.items() == {("unit", "pass")}
 
 
 def test_uniform_ranks_by_the_train_requests_or_by_index_and_updates_after_each_input() -> None:

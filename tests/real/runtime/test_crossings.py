@@ -16,7 +16,7 @@ from real.runtime.events import Run
 from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import running
-from tests.policies.lab import draw
+from sim.check.synthetic import draw
 from tests.real.runtime.rig import All, Given, Rig, passes_of, serve, torch
 from tests.sim.machine.cases import NoSignals
 from tests.traces.models.tiny import E, K, tiny
@@ -25,7 +25,7 @@ LAYERS = 16
 """OLMoE-1B-7B's."""
 CPU = torch.device("cpu")
 RUNTIME = Path(engines.__file__).parent
-HOT = ("events", "placing", "compute", "pool", "machine", "behind", "engine", "recorded", "runner")
+HOT = ("events", "dispatch", "compute", "pool", "machine", "behind", "engine", "recorded", "runner")
 """Modules that a pass runs through. What reads signals for a policy (live, masked) waits where the policy asks."""
 CROSSING = {"cpu", "numpy", "item", "tolist", "cuda", "nonzero", "to", "pin_memory", "is_nonzero", "unique", "type"}
 
@@ -134,7 +134,7 @@ def test_what_crosses_does_so_by_the_backend(name: str) -> None:
 
 
 HOST = (
-    "layers[:, 0].tolist(",  # placing: NumPy's
+    "layers[:, 0].tolist(",  # dispatch: NumPy's
     "ends[i, chosen].tolist(",
     "chosen.tolist(",
     "weighted.view(n, top_k, -1).sum(dim=1).to(hidden.dtype",  # compute: another type, where it is

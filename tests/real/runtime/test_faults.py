@@ -21,7 +21,7 @@ from real.runtime.backend import DeviceError, HostBackend
 from real.runtime.live import Live
 from real.runtime.offloaded import TAKEN, Offloaded
 from real.runtime.pool import Pool
-from tests.policies.lab import Routing, draw
+from sim.check.synthetic import Routing, draw
 from tests.real.runtime.rig import CPU, Rig, follow, serve, torch
 from tests.real.runtime.shaky import Shaky
 from tests.sim.machine.cases import NoSignals

@@ -15,18 +15,20 @@ from policies.api import LayerEvent
 from policies.api import Routing as PolicyRouting
 from policies.lru import LRU
 from real.runtime.offloaded import Offloaded
-from sim.check.synthetic import World
+from sim.check.lab import ready
+from sim.check.synthetic import Routing, World, draw
+from sim.check.variants import Variant
 from sim.core.core import Core
 from sim.core.state import CoreError
-from tests.policies.lab import CONF, Routing, Variant, draw, ready
 from tests.real.runtime.rig import CPU, All, Ran, Rig, follow, passes_of
 from tests.sim.machine.restless import Lossy, Restless, Unruly
 from tests.traces.models.tiny import E, K, tiny
+from traces.kit import conf
 from traces.kit.errors import UserError
 
 SHIPPED = [
     Variant(given.pop("name"), tuple(given.items()), title=path.stem)
-    for path in sorted(CONF.glob("*.yaml"))
+    for path in sorted((conf.FOLDER / "policy").glob("*.yaml"))
     if (given := yaml.safe_load(path.read_text()))
 ]
 """Every YAML of conf/policy."""

@@ -15,8 +15,8 @@ from policies.lru import LRU
 from real.runtime.backend import HostBackend
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
+from sim.check.synthetic import Routing, draw
 from sim.core.accounts import PREDICTOR, Accounts
-from tests.policies.lab import Routing, draw
 from tests.real.runtime.rig import CPU, NEW_TOKENS, PROMPTS, Rig, follow, serve, torch
 from tests.real.runtime.shaky import Shaky, WatchedCore, WatchedMachine, WatchedPool
 from tests.sim.machine.restless import Restless, Unruly

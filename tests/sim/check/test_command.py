@@ -1,7 +1,5 @@
 """``python -m sim check``: for a policy of ours, for one of another package, and for those that break the contract."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

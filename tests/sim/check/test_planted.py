@@ -1,20 +1,19 @@
 """The contracts on policies that route, order, evict and learn, and on such as break them."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from policies import api
+from policies import api, registry
 from policies.api import History, LayerEvent, Policy, Schedule, Setup, Signal, Step
 from policies.lru import LRU
+from sim.check.lab import ready, run
 from sim.check.laws import assert_causal, assert_keeps_the_rules, everything
+from sim.check.synthetic import PREDICTORS, Routing, draw, setup_of
+from sim.check.variants import Variant
 from sim.core.state import CoreError
-from tests.policies.lab import PREDICTORS, Routing, Variant, draw, ready, run, setup_of
 
 
 class Whole(LRU):
@@ -23,9 +22,7 @@ class Whole(LRU):
     name = "whole"
 
     def route(self, event: LayerEvent) -> api.Routing | None:
-        n, tokens = self.setup.n_experts, dict(zip(event.demand, event.tokens, strict=True))
-        layer = range(event.layer * n, (event.layer + 1) * n)
-        return api.Routing(layer, [tokens.get(x, 0) for x in layer])
+        return api.Routing.whole(event, self.setup.experts_of(event.layer))
 
     def schedule(self, event: LayerEvent) -> Schedule | None:
         return Schedule(event.demand, ahead=1)
@@ -131,47 +128,67 @@ def test_they_do_what_they_are_planted_for() -> None:
     assert fitted.accounts.issued > 10
 
 
-class Peeks(Masked):
-    """Planted: computes what later tokens choose."""
-
-    name = "peeks"
-
-    def __init__(self, setup: Setup, demand: Iterable[list[int]]) -> None:
-        super().__init__(setup)
-        self.future = list(demand)
-        self.now = -1
+class PeeksAtTheRoute(Masked):
+    """Planted: computes what the layer's next token chooses."""
 
     def route(self, event: LayerEvent) -> api.Routing | None:
-        self.now += 1
-        later = self.future[min(self.now + self.setup.n_layers, len(self.future) - 1)]
-        same_layer = [x for x in later if self.setup.layer_of(x) == event.layer] or event.demand
+        same_layer = [x for x in self.later() if self.setup.layer_of(x) == event.layer] or event.demand
         return api.Routing(same_layer, [1] * len(same_layer))
 
 
 class PeeksAtTheOrder(LRU):
     """Planted: copies first what the next token needs, too."""
 
-    name = "peeks_at_the_order"
-
-    def __init__(self, setup: Setup, demand: Iterable[list[int]]) -> None:
-        super().__init__(setup)
-        self.future = list(demand)
-        self.now = -1
-
     def schedule(self, event: LayerEvent) -> Schedule | None:
-        self.now += 1
-        later = self.future[min(self.now + self.setup.n_layers, len(self.future) - 1)]
+        later = self.later()
         return Schedule(sorted(event.demand, key=lambda x: x not in later))
 
 
-@pytest.mark.parametrize("planted", [Peeks, PeeksAtTheOrder])
-def test_the_law_of_causality_catches_who_peeks_in_the_new_hooks(planted: Any) -> None:
-    def make(setup: Setup, routing: Routing) -> Policy:
-        return planted(setup, (d for p in routing.passes() for d in p.demand))  # type: ignore[no-any-return]
+class Prefetches(LRU):
+    """Planted: prefetches what comes next."""
 
-    for seed in range(2):
+    def on_gate(self, event: LayerEvent) -> None:
+        super().on_gate(event)
+        for x in self.later(1):
+            self.actions.prefetch(x, 0.0)
+
+
+class Schemes(LRU):
+    """Planted: evicts what is not needed any more, without any prefetch."""
+
+    def victim(self, incoming: int, speculative: bool) -> int | None:
+        able = filter(self.view.evictable, self.pools[incoming // self.span])
+        return min(able, key=[x for event in self.demand for x in event].count, default=None)
+
+
+@pytest.mark.parametrize("kind", [PeeksAtTheRoute, PeeksAtTheOrder, Prefetches, Schemes])
+def test_the_law_of_causality_catches_who_peeks(kind: Any) -> None:
+    class Peeks(kind):
+        """It was given the demand of the whole run."""
+
+        now = -1
+
+        def later(self, events: int | None = None) -> list[int]:
+            """What is demanded so many events on; if not said, at the same layer of the next pass."""
+            self.now += 1
+            return self.demand[min(self.now + (events or self.setup.n_layers), len(self.demand) - 1)]
+
+    def make(setup: Setup, routing: Routing) -> Policy:
+        policy = Peeks(setup)
+        policy.demand = [d for p in routing.passes() for d in p.demand]
+        return policy
+
+    for seed in range(4):
         with pytest.raises(AssertionError, match="with knowledge of later"):
             assert_causal(make, seed)
+
+
+def test_the_law_of_causality_catches_the_clairvoyant() -> None:
+    def make(setup: Setup, routing: Routing) -> Policy:
+        return ready(registry.build("perfect_next_layer", setup, {}), routing)
+
+    with pytest.raises(AssertionError, match="with knowledge of later"):
+        assert_causal(make, 1)
 
 
 class Pretender(Masked):

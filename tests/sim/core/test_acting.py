@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from policies.api import LayerEvent, Policy, Setup, Step
 from policies.lru import LRU
+from sim.core.accounts import PREDICTOR
 from sim.core.state import CoreError
 from tests.sim.machine.cases import decode, make_setup, simulate
 
@@ -59,3 +61,23 @@ def test_a_prediction_counts_for_the_step_that_it_was_made_for() -> None:
     setup = make_setup([10, 10], 4, 80)
     accounts, _ = simulate(Foretells(setup), setup, decode([[[0], []], [[0], [0]]], 4))
     assert accounts.hit_row()[:2] == [3, 0]
+
+
+# The simulator took one that blocks for no time from any hook, and a device none.
+@pytest.mark.parametrize("latency", [0, 5])
+@pytest.mark.parametrize(
+    ("hook", "may"),
+    [*((hook, True) for hook in ("on_step", "route", "on_gate", "schedule")), ("on_complete", False), ("keep", False)],
+)
+def test_a_prediction_may_block_only_where_compute_has_ended(hook: str, may: bool, latency: int) -> None:
+    def asks(policy: LRU, *given: Any) -> Any:
+        policy.actions.predict(0, latency, True)
+        return getattr(LRU, hook)(policy, *given)
+
+    policy, setup = type("Blocks", (LRU,), {hook: asks}), make_setup([10], 4, 40)
+    if may:
+        accounts, _ = simulate(policy(setup), setup, decode([[[0]]], 4))
+        assert accounts.stall_row()[PREDICTOR] == latency
+    else:
+        with pytest.raises(CoreError, match="may block the GPU only from on_step, route, on_gate and schedule"):
+            simulate(policy(setup), setup, decode([[[0]]], 4))

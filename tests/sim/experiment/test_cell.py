@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -19,9 +20,10 @@ from sim.cli import main
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
-from sim.experiment.identity import identify
+from sim.experiment.provenance import identify
 from sim.experiment.run import run_config
 from sim.prices import ModelProfile, figures, shipped
+from tests.sim.experiment.nested import paths, put
 from tests.sim.small_trace import Plan, config, one_layer, write
 
 PLANS = [
@@ -103,28 +105,20 @@ CHOICES = {
 }
 
 
-def variations(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The path of every value in a mapping of mappings."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from variations(value, (*path, key))
-        else:
-            yield (*path, key)
+def variations(node: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The path of every value."""
+    return [path for path in paths(node) if not isinstance(reduce(getitem, path, node), Mapping)]
 
 
 def with_another(mapping: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
     """The mapping with another value at ``path``."""
-    given = copy.deepcopy(dict(mapping))
-    node = given
-    for key in path[:-1]:
-        node = node[key]
-    last, old = path[-1], node[path[-1]]
-    if last in CHOICES and "sources" not in path:
-        node[last] = CHOICES[last]
+    old: Any = reduce(getitem, path, mapping)
+    if path[-1] in CHOICES and "sources" not in path:
+        new = CHOICES[path[-1]]
     else:
-        node[last] = f"{old}, too" if isinstance(old, str) else old + 1
-    assert node[last] != old
-    return given
+        new = f"{old}, too" if isinstance(old, str) else old + 1
+    assert new != old
+    return put(mapping, path, new)
 
 
 @pytest.mark.parametrize("path", [p for p in variations(figures(MODEL)) if p[0] not in SHAPE], ids=".".join)
@@ -139,7 +133,7 @@ def test_every_field_of_a_profile_changes_the_cell(base: RunConfig, name: str) -
     assert identify(replace(cell, model=replace(cell.model, **{name: "another"})), ()).key != identify(cell, ()).key
 
 
-@pytest.mark.parametrize("path", list(variations(figures(HARDWARE))), ids=".".join)
+@pytest.mark.parametrize("path", variations(figures(HARDWARE)), ids=".".join)
 def test_every_key_of_a_machine_changes_the_cell(base: RunConfig, path: tuple[str, ...]) -> None:
     assert key(replace(base, hardware=with_another(HARDWARE, path))) != key(base)
 
@@ -221,7 +215,7 @@ def test_out_and_format_change_nothing(base: RunConfig, tmp_path: Path, capsys: 
 
 def test_the_code_changes_the_cell(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     before = key(base)
-    monkeypatch.setattr("sim.experiment.identity.code_digest", lambda *given: "another")
+    monkeypatch.setattr("sim.experiment.provenance.code_digest", lambda *given: "another")
     assert key(base) != before
 
 

@@ -46,48 +46,17 @@ def ask(trace: Trace, name: str, **params: Any) -> Any:
 
 
 def refused(trace: Trace, name: str, **params: Any) -> str:
+    """The message, in which T is the trace."""
     with pytest.raises(UserError) as caught:
         ask(trace, name, **params)
     assert f"policy={name}" in str(caught.value)
     assert f"trace={trace.path}" in str(caught.value)
-    return str(caught.value)
+    return str(caught.value).replace(str(trace.path), "T")
 
 
 def switches(message: str) -> Mapping[str, Any]:
     """The parameters that a message says to change."""
     return {key: yaml.safe_load(value) for key, value in re.findall(r"policy\.(\w+)=(\w+)", message)}
-
-
-@pytest.mark.parametrize(
-    ("recorded", "missing", "offered"),
-    [
-        ((), "signals embedding, router_probs", "policy.search=trajectory policy.maps=choices"),
-        (("router_probs",), "signal embedding", "policy.search=trajectory"),
-        (("embedding",), "signal router_probs", "policy.maps=choices"),
-    ],
-)
-def test_all_that_is_missing_with_all_switches(
-    tmp_path: Path, recorded: tuple[str, ...], missing: str, offered: str
-) -> None:
-    bare = trace(tmp_path, *recorded)
-    message = refused(bare, "fmoe")
-    assert message.startswith(f"policy=fmoe needs the {missing}, which trace=")
-    assert message.endswith(f"did not record; recorded: {', '.join(('expert_ids', *recorded))}; allowed: {offered}")
-    ask(bare, "fmoe", **switches(message))
-
-
-@pytest.mark.parametrize(
-    ("name", "params"),
-    [("gate_ahead", {}), ("swapmoe", {}), ("swapmoe", {"norms": "hidden"}), ("mixtral_offloading", {})],
-)
-def test_where_nothing_helps_the_message_says_so(tmp_path: Path, name: str, params: dict[str, Any]) -> None:
-    """Also where a switch does without one of several."""
-    assert refused(trace(tmp_path), name, **params).endswith("recorded: expert_ids; there is no fallback")
-
-
-def test_the_switch_for_the_one_signal_that_is_missing(tmp_path: Path) -> None:
-    message = refused(trace(tmp_path, "router_probs", "expert_weights"), "swapmoe", norms="hidden")
-    assert message.endswith("; allowed: policy.norms=one")
 
 
 class Chain(LRU):
@@ -110,80 +79,82 @@ class Chain(LRU):
         return frozenset({self.source})
 
 
-@pytest.mark.parametrize(
-    ("recorded", "end"),
-    [
-        ((), "there is no fallback"),
-        (("token_ids",), "allowed: policy.source=tokens"),
-        (("router_probs",), "allowed: policy.source=scores policy.last=true"),
-    ],
-)
-def test_a_switch_that_leads_to_what_is_missing_is_followed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: tuple[str, ...], end: str
-) -> None:
+@pytest.fixture(autouse=True)
+def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {name: registry.find(name) for name in registry.names()}
     monkeypatch.setattr(registry, "_catalogue", lambda: known | {"chain": Chain})
-    message = refused(bare := trace(tmp_path, *recorded), "chain")
-    assert message.endswith(f"; {end}")
-    if recorded:
-        ask(bare, "chain", **switches(message))
 
 
-@pytest.mark.parametrize(
-    ("name", "end"),
-    [
-        ("static", ""),
-        ("moe_infinity", ", or give policy.filled=false"),
-        ("fmoe", ", or give policy.store=online"),
-        ("swapmoe", ", or give policy.planner=uniform policy.start=index"),
-    ],
-)
-def test_a_trace_without_a_split(tmp_path: Path, name: str, end: str) -> None:
-    whole = trace(tmp_path, *SIGNALS, split=False)
-    message = refused(whole, name)
-    assert message.endswith(f"has no split; import or collect it with split=0.7{end}")
-    if end:
-        ask(whole, name, **switches(message))
-
-
-def test_a_switch_is_offered_where_the_split_is_missing_too(tmp_path: Path) -> None:
-    """The next message is about that: with another split the switch suffices."""
-    message = refused(trace(tmp_path, "router_probs", split=False), "fmoe")
-    assert "allowed: policy.search=trajectory" in message
-
-
+NOT = "which trace=T did not record; recorded: expert_ids"
 FIT = "python -m policies fit promoe"
+UNFITTED = "which was not fitted for trace=T; there are: none; allowed: "
+AHEAD = ("router_probs", "gate_ahead")
+ROUTING = {"predictor": "routing"}
 
 
 @pytest.mark.parametrize(
-    ("recorded", "params", "offered"),
+    ("name", "params", "recorded", "end"),
     [
-        (tuple(SIGNALS), {}, f"{FIT}, or policy.predictor=gate_ahead"),
-        (("hidden",), {}, FIT),
-        (("hidden",), {"stride": 3, "fitted": "mine"}, f"{FIT} stride=3 name=mine"),
-        (("router_probs",), {}, f"policy.predictor=routing after {FIT} input=routing"),
-        ((), {}, f"policy.predictor=routing after {FIT} input=routing target=chosen"),
-        ((), {"predictor": "routing"}, f"{FIT} input=routing target=chosen"),
-        (("router_probs",), {"predictor": "routing"}, f"{FIT} input=routing"),
+        ("fmoe", {}, (), f"embedding, router_probs, {NOT}; allowed: policy.search=trajectory policy.maps=choices"),
+        ("fmoe", {}, ("router_probs",), f"signal embedding, {NOT}, router_probs; allowed: policy.search=trajectory"),
+        ("fmoe", {}, ("embedding",), f"signal router_probs, {NOT}, embedding; allowed: policy.maps=choices"),
+        ("swapmoe", {"norms": "hidden"}, ("router_probs", "expert_weights"), "; allowed: policy.norms=one"),
+        # Where nothing helps; also where a switch does without one of several.
+        ("gate_ahead", {}, (), f"{NOT}; there is no fallback"),
+        ("swapmoe", {}, (), f"{NOT}; there is no fallback"),
+        ("swapmoe", {"norms": "hidden"}, (), f"{NOT}; there is no fallback"),
+        ("mixtral_offloading", {}, (), f"{NOT}; there is no fallback"),
+        # A switch that leads to what is missing is followed.
+        ("chain", {}, (), "; there is no fallback"),
+        ("chain", {}, ("token_ids",), "; allowed: policy.source=tokens"),
+        ("chain", {}, ("router_probs",), "; allowed: policy.source=scores policy.last=true"),
+        # Predictors that were not fitted.
+        ("promoe", {}, tuple(SIGNALS), f"{UNFITTED}{FIT}, or policy.predictor=gate_ahead"),
+        ("promoe", {}, ("hidden",), f"{UNFITTED}{FIT}"),
+        ("promoe", {"stride": 3, "fitted": "mine"}, ("hidden",), f"{UNFITTED}{FIT} stride=3 name=mine"),
+        ("promoe", {}, ("router_probs",), f"{UNFITTED}policy.predictor=routing after {FIT} input=routing"),
+        ("promoe", {}, (), f"{UNFITTED}policy.predictor=routing after {FIT} input=routing target=chosen"),
+        ("promoe", ROUTING, (), f"{UNFITTED}{FIT} input=routing target=chosen"),
+        ("promoe", ROUTING, ("router_probs",), f"{UNFITTED}{FIT} input=routing"),
+        ("promoe", ROUTING, AHEAD, f"{UNFITTED}{FIT} input=routing, or policy.predictor=gate_ahead"),
         (
-            ("router_probs", "gate_ahead"),
-            {"predictor": "routing"},
-            f"{FIT} input=routing, or policy.predictor=gate_ahead",
-        ),
-        (
-            ("router_probs", "gate_ahead"),
-            {"predictor": "routing", "fitted": "mine"},
-            f"{FIT} input=routing name=mine, or policy.fitted=null policy.predictor=gate_ahead",
+            "promoe",
+            ROUTING | {"fitted": "mine"},
+            AHEAD,
+            f"{UNFITTED}{FIT} input=routing name=mine, or policy.fitted=null policy.predictor=gate_ahead",
         ),
         # Three layers ahead were not recorded.
-        (("router_probs", "gate_ahead"), {"predictor": "routing", "stride": 3}, f"{FIT} input=routing stride=3"),
+        ("promoe", ROUTING | {"stride": 3}, AHEAD, f"{UNFITTED}{FIT} input=routing stride=3"),
     ],
 )
-def test_a_predictor_that_was_not_fitted(
-    tmp_path: Path, recorded: tuple[str, ...], params: dict[str, Any], offered: str
+def test_all_that_is_missing_with_all_switches(
+    tmp_path: Path, name: str, params: dict[str, Any], recorded: tuple[str, ...], end: str
 ) -> None:
-    message = refused(trace(tmp_path, *recorded), "promoe", **params)
-    assert message.endswith(f"; there are: none; allowed: {offered}")
+    bare = trace(tmp_path, *recorded)
+    message = refused(bare, name, **params)
+    assert message.startswith(f"policy={name} needs the ")
+    assert message.endswith(end)
+    if " after " not in end and (given := switches(end)):
+        ask(bare, name, **params | given)
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded", "end"),
+    [
+        ("static", tuple(SIGNALS), "=0.7"),
+        ("moe_infinity", tuple(SIGNALS), "=0.7, or give policy.filled=false"),
+        ("fmoe", tuple(SIGNALS), "=0.7, or give policy.store=online"),
+        ("swapmoe", tuple(SIGNALS), "=0.7, or give policy.planner=uniform policy.start=index"),
+        # A switch is offered where the split is missing too: the next message is about that.
+        ("fmoe", ("router_probs",), "; allowed: policy.search=trajectory"),
+    ],
+)
+def test_a_trace_without_a_split(tmp_path: Path, name: str, recorded: tuple[str, ...], end: str) -> None:
+    whole = trace(tmp_path, *recorded, split=False)
+    message = refused(whole, name)
+    assert message.endswith(f"has no split; import or collect it with split{end}" if "=0.7" in end else end)
+    if "give" in end:
+        ask(whole, name, **switches(message))
 
 
 def test_another_predictor_that_was_fitted_is_offered(tmp_path: Path) -> None:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from policies import registry
 from policies.api import Setup
-from sim.cli import main
 from sim.experiment.cell import make_cell
-from sim.experiment.compose import parse, prepare, read_config
+from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
 from sim.experiment.inputs import Inputs
+from sim.experiment.overrides import parse, prepare
 from sim.experiment.run import run_config
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile, shipped
 from sim.prices.costs import Costs
+from tests.sim.experiment.nested import paths, put
+from tests.sim.saying import refused
 from tests.sim.small_trace import MACHINE, SIZE, Plan, config, one_layer
 from traces.kit.errors import UserError, one_line
 
@@ -86,33 +87,21 @@ def test_keys_of_a_run() -> None:
     assert held("model.dtype", priced) == []
 
 
-def leaves(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    for key, value in node.items():
-        yield f"{prefix}.{key}"
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}.{key}")
-
-
-def put(node: Mapping[str, Any], path: list[str], value: object) -> dict[str, Any]:
-    key, *rest = path
-    return {**node, key: put(node[key], rest, value) if rest else value}
-
-
 @pytest.mark.parametrize("group", ["model", "hardware"])
 def test_keys_of_a_profile(group: str) -> None:
     profile = shipped(group, "olmoe_1b_7b" if group == "model" else "rtx_4090")
     model = ModelProfile.from_dict(shipped("model", "olmoe_1b_7b"))
     wrong = []
-    for key in leaves(profile, group):
+    for path in paths(profile):
 
-        def read(value: object, key: str = key) -> None:
-            changed = put(profile, key.split(".")[1:], value)
+        def read(value: object, path: tuple[str, ...] = path) -> None:
+            changed = put(profile, path, value)
             if group == "model":
                 ModelProfile.from_dict(changed)
             else:
                 Costs(model, HardwareProfile.from_dict(changed))
 
-        wrong += held(key, read)
+        wrong += held(".".join((group, *path)), read)
     assert wrong == []
 
 
@@ -139,7 +128,5 @@ def test_a_run_that_no_clock_holds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["policy.scope=層", "policy=層", "workload=[1,2]", "hardware={}", "seed=${x}"])
 def test_on_the_command_line(word: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["curve", *([] if word.startswith("policy=") else ["policy=lru"]), word]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
+    said = refused(["curve", *([] if word.startswith("policy=") else ["policy=lru"]), word], capsys)
     assert said.startswith(f"error: {word.partition('=')[0]}")

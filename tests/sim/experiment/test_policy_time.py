@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import gc
-import io
 import json
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
 from policies.api import LayerEvent, Setup
 from policies.on_demand import OnDemand
 from sim.experiment.again import Again
-from sim.experiment.bench import main as bench
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
@@ -29,6 +28,8 @@ from sim.experiment.policy_time import Logged, measure_policy_time
 from sim.experiment.run import Result, run, run_config
 from sim.prices.changed import changed
 from sim.results.table import show
+from tests.commands import bench
+from tests.sim.saying import printed
 from tests.sim.small_trace import MACHINE, SIZE, Plan, config, one_layer
 from traces import Trace
 from traces.kit.units import figure
@@ -45,27 +46,18 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
 # -- measuring --------------------------------------------------------------------------------------------------
 
 
-class Clock:
-    """A thread's CPU time that passes only where somebody says so."""
-
-    def __init__(self) -> None:
-        self.ns = 0
-
-    def __call__(self) -> int:
-        return self.ns
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("sim.experiment.policy_time.time.thread_time_ns", clock)
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A thread's CPU time that passes only where somebody says so."""
+    clock = SimpleNamespace(ns=0)
+    monkeypatch.setattr("sim.experiment.policy_time.time.thread_time_ns", lambda: clock.ns)
     return clock
 
 
 class Slow(OnDemand):
     """Takes its time at each gate: so many ns in prefill, in decode."""
 
-    def __init__(self, setup: Setup, clock: Clock, prefill: int, decode: int) -> None:
+    def __init__(self, setup: Setup, clock: SimpleNamespace, prefill: int, decode: int) -> None:
         super().__init__(setup)
         self.clock, self.prefill, self.decode = clock, prefill, decode
 
@@ -77,7 +69,7 @@ Make = Callable[..., Logged]
 
 
 @pytest.fixture
-def logged(trace: Trace, clock: Clock) -> Make:
+def logged(trace: Trace, clock: SimpleNamespace) -> Make:
     made: list[tuple[int, int]] = []
 
     def make(prefill: int, decode: int, **changes: Any) -> Logged:
@@ -99,23 +91,18 @@ def logged(trace: Trace, clock: Clock) -> Make:
 
 def test_what_is_above_on_demand_is_found_by_phase(logged: Make) -> None:
     found = measure_policy_time(logged(70_000, 9_000), logged(1_000, 2_500), repeat=3)
-    assert found.prefill is not None
-    assert found.decode is not None
-    assert (found.prefill.us, found.prefill.baseline_us, found.prefill.passes, found.prefill.tokens) == (69, 1, 4, 2.5)
-    assert (found.decode.us, found.decode.baseline_us, found.decode.passes, found.decode.tokens) == (6.5, 2.5, 7, 1)
+    of = attrgetter("us", "baseline_us", "passes", "tokens")
+    assert (of(found.prefill), of(found.decode)) == ((69, 1, 4, 2.5), (6.5, 2.5, 7, 1))
     assert found.policy_us() == {"prefill": 69, "decode": 6.5}
 
 
 def test_it_is_not_below_zero_and_says_what_the_turns_gave(logged: Make) -> None:
     found = measure_policy_time(logged(1_000, 0), logged(3_000, 0), repeat=1)
-    assert found.prefill is not None
     assert (found.prefill.us, found.prefill.lowest_us, found.prefill.highest_us) == (0, -2, -2)
 
 
 def test_the_warm_up_is_not_counted(logged: Make) -> None:
     found = measure_policy_time(logged(5_000, 7_000, warmup=2), logged(0, 0, warmup=2), repeat=1)
-    assert found.prefill is not None
-    assert found.decode is not None
     assert (found.prefill.passes, found.prefill.us, found.decode.passes, found.decode.us) == (2, 5, 4, 7)
 
 
@@ -185,11 +172,10 @@ def runs(trace: Trace, tmp_path: Path) -> Callable[..., Result]:
     return lambda policy, policy_us, **changes: run_config(charging(trace, policy, policy_us, **changes), tmp_path)
 
 
-Runs = Callable[..., Result]
 PRICE = {"lru": {"prefill": 3, "decode": 0.5}}
 
 
-def test_what_is_charged_is_compute_and_the_result_says_so(runs: Runs) -> None:
+def test_what_is_charged_is_compute_and_the_result_says_so(runs: Callable[..., Result]) -> None:
     free, own = runs("lru", None).document, runs("lru", PRICE).document
     assert own["totals"]["policy_ns"] == 4 * 3000 + 7 * 500
     rest = own["totals"]["compute_ns"] - own["totals"]["policy_ns"]
@@ -201,7 +187,7 @@ def test_what_is_charged_is_compute_and_the_result_says_so(runs: Runs) -> None:
 @pytest.mark.parametrize(
     "policy_us", [{}, {"lru": {"decode": 0}}, {"fmoe": {"prefill": 0, "decode": 0.0}}], ids=["none", "0", "another's 0"]
 )
-def test_to_charge_nothing_is_the_same_cell(runs: Runs, policy_us: Any) -> None:
+def test_to_charge_nothing_is_the_same_cell(runs: Callable[..., Result], policy_us: Any) -> None:
     one, other = runs("lru", None), runs("lru", policy_us)
     assert other.cached
     text = json.dumps(one.document)
@@ -242,7 +228,7 @@ def test_a_run_from_before_the_knob_is_made_again_in_words(tmp_path: Path) -> No
     assert command == "python -m sim run policy=lru budget=4GB limit=1 bounds=false"
 
 
-def test_another_policys_time_costs_nothing(runs: Runs) -> None:
+def test_another_policys_time_costs_nothing(runs: Callable[..., Result]) -> None:
     free, other = runs("lru", None).document, runs("lru", {"fmoe": {"prefill": 9, "decode": 9}}).document
     assert free["config"] != other["config"]
     assert [other[key] for key in ("totals", "latency_ms", "hit_rate")] == [
@@ -251,7 +237,7 @@ def test_another_policys_time_costs_nothing(runs: Runs) -> None:
     assert "policy_us" not in other["provenance"]["hardware"]
 
 
-def test_bounds_and_reference_rows_are_charged_nothing(runs: Runs) -> None:
+def test_bounds_and_reference_rows_are_charged_nothing(runs: Callable[..., Result]) -> None:
     """Of these, ``infinite`` is LRU: it cheats with memory, and is no choice."""
     free, own = (runs("lru", given, bounds=True).document for given in (None, PRICE))
     assert own["reference"] == free["reference"]
@@ -261,17 +247,12 @@ def test_bounds_and_reference_rows_are_charged_nothing(runs: Runs) -> None:
     assert own["bounds"]["time_lower_bound"]["gap"] > free["bounds"]["time_lower_bound"]["gap"] >= 1
 
 
-def test_it_is_in_the_table_where_it_is_charged(runs: Runs) -> None:
-    def table(result: Result) -> str:
-        console = Console(file=io.StringIO(), width=200)
-        show(result.document, console)
-        return str(console.file.getvalue())  # type: ignore[attr-defined]
-
-    found = runs("lru", PRICE)
-    own = figure(found.document["totals"]["policy_ns"] / 1e6 / found.document["totals"]["generated_tokens"])
+def test_it_is_in_the_table_where_it_is_charged(runs: Callable[..., Result]) -> None:
+    found = runs("lru", PRICE).document
+    own = figure(found["totals"]["policy_ns"] / 1e6 / found["totals"]["generated_tokens"])
     line = f"of compute, the policy's own decisions: {own} ms/token (3 us per prefill pass, 0.5 us per"
-    assert line in table(found)
-    assert "decisions" not in table(runs("lru", None))
+    assert line in "\n".join(printed(show, found, 200))
+    assert "decisions" not in "\n".join(printed(show, runs("lru", None).document))
 
 
 def test_the_sample_with_all_resident_takes_so_much_longer_per_token(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from sim.cli import main
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.compose import choices
-from sim.experiment.identity import identify
+from sim.experiment.provenance import identify
 from sim.experiment.room import AUTO, Context, Room, budget_bytes
 from sim.experiment.run import run_config
 from sim.experiment.sweep.plan import read_grid
@@ -21,6 +21,7 @@ from sim.prices import AS_TRACED, HardwareProfile, ModelProfile, shipped
 from sim.prices.changed import changed
 from sim.results.wording import room_line
 from tests.sim.many_requests import EXPERTS, topical
+from tests.sim.saying import refused
 from tests.sim.small_trace import MACHINE, SIZE, Plan, config, one_layer, write
 from traces.kit.errors import UserError
 
@@ -124,8 +125,7 @@ def test_the_curve_says_which_budgets_do_not_fit(capsys: pytest.CaptureFixture[s
 
 
 def test_a_machine_without_room_is_named_and_no_budget_that_nobody_gave(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["curve", "limit=1", "hardware.gpu.memory_bytes=900000000"]) == 2
-    said = capsys.readouterr().err
+    said = refused(["curve", "limit=1", "hardware.gpu.memory_bytes=900000000"], capsys)
     assert said.startswith("error: hardware=rtx_4090: 0 B are there for experts: 900 MB, less ")
     assert "budget" not in said
 

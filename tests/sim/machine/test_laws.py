@@ -8,14 +8,11 @@ from hypothesis import given, settings
 from policies.api import LayerEvent, Setup
 from policies.lru import LRU
 from sim.core.accounts import COMPLETE, LOOKUPS, RESIDENT
-from sim.core.core import Core
-from sim.core.log import record
 from sim.core.state import CoreError
 from sim.machine.machine import Machine
 from tests.sim.machine.cases import (
     FREE_COMPUTE,
     FREE_LINK,
-    NoSignals,
     compute_bound,
     decode,
     distinct,
@@ -162,16 +159,6 @@ def test_misses_are_what_is_copied(case: Case) -> None:
     row = accounts.hit_row()
     assert row[COMPLETE] == row[RESIDENT] == 0
     assert accounts.demand_bytes == row[5]
-
-
-# A clock that runs backwards, in whatever machine drives the core.
-def test_the_clock_is_monotone() -> None:
-    setup = make_setup([10], 4, 40)
-    core = record(Core(Bypass(setup), setup, NoSignals()))
-    core.prediction(0, 5)
-    core.prediction(1, 5)
-    with pytest.raises(CoreError, match="4 ns came after one at 5 ns"):
-        core.prediction(2, 4)
 
 
 # -- small budgets ----------------------------------------------------------------------------------------------

@@ -209,7 +209,7 @@ class Textbook(Events):
             self.env.process(self.copy(load, nbytes, self.handed))
 
     def choose(self) -> Load | None:
-        if self.demand and self.place(self.demand[0]):
+        if self.demand and self.give_slot(self.demand[0]):
             return self.demand[0]
         for load in self.demand:
             if load.slot:
@@ -219,7 +219,7 @@ class Textbook(Events):
         while self.speculative:
             load = self.speculative[0]
             order = load.order
-            if self.place(load):
+            if self.give_slot(load):
                 return load
             if self.queued_as(load, order):
                 return None

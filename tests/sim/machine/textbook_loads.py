@@ -74,7 +74,7 @@ class Loads:
     def queued_as(self, load: Load, order: int) -> bool:
         return self.loads.get(load.expert) is load and load.order == order
 
-    def place(self, load: Load) -> bool:
+    def give_slot(self, load: Load) -> bool:
         """Whether the load has a slot, made now if need be. Not if the policy cancels or re-queues it meanwhile."""
         if load.slot:
             return True

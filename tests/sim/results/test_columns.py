@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,6 +16,7 @@ from sim.experiment.run import run_config
 from sim.results.columns import COLUMNS, DTYPES, leaves, schema_table
 from sim.results.load import REQUEST_DTYPES, RUN_KEY
 from tests.sim.many_requests import grid, topical
+from tests.sim.saying import edit
 from tests.sim.small_trace import SIZE, config
 from traces.kit.errors import UserError
 
@@ -111,11 +110,9 @@ def test_parquet_gives_the_same_frame_back(runs: Path, tmp_path: Path) -> None:
 
 def test_a_run_of_a_device_is_marked(runs: Path, tmp_path: Path) -> None:
     one = next(runs.glob("lru-*"))
-    shutil.copytree(one, tmp_path / "out" / "real-lru")
-    _edit(
-        tmp_path / "out" / "real-lru", lambda it: it["provenance"].update(device={"name": "H200", "date": "2026-01-01"})
-    )
-    parquet = tmp_path / "out" / "real-lru" / "requests.parquet"
+    here = shutil.copytree(one, tmp_path / "out" / "real-lru")
+    edit(here, lambda it: it["provenance"].update(device={"name": "H200", "date": "2026-01-01"}))
+    parquet = here / "requests.parquet"
     table = pd.read_parquet(parquet)
     table.to_csv(parquet.with_suffix(".csv"), index=False)
     before = sim.load_requests(tmp_path / "out")
@@ -124,13 +121,6 @@ def test_a_run_of_a_device_is_marked(runs: Path, tmp_path: Path) -> None:
     assert list(frame["source"]) == ["device"]
     assert list(frame["device"]) == ["H200"]
     pd.testing.assert_frame_equal(requests, before)
-
-
-def _edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    file = folder / "result.json"
-    result = json.loads(file.read_text())
-    change(result)
-    file.write_text(json.dumps(result))
 
 
 def test_what_is_no_result_is_an_error(runs: Path, tmp_path: Path) -> None:
@@ -151,9 +141,9 @@ def test_what_is_no_result_is_an_error(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(runs, out)
     one = sorted(path for path in out.iterdir() if (path / "result.json").exists())[2]
-    _edit(one, lambda it: it.pop("latency_ms"))
+    edit(one, lambda it: it.pop("latency_ms"))
     assert pd.isna(sim.load(out)["tpot_ms_mean"]).sum() == 1
-    _edit(one, lambda it: it["stall_ms_per_token"].update(queueing=None))
+    edit(one, lambda it: it["stall_ms_per_token"].update(queueing=None))
     assert pd.isna(sim.load(out)["stall_ms_per_token"]).sum() == 1, "no sum of what is not known"
     shutil.copytree(one, one / "copy")
     assert len(sim.load(out)) == 7, "what lies inside a run is no run"

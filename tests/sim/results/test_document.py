@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -86,10 +84,3 @@ def test_reference_rows_foresee_the_warm_up_too(tmp_path: Path) -> None:
     assert result["reference"]["belady_forced"]["link_bytes"] == 2 * SIZE
     assert result["bounds"]["belady_bypass"]["bytes"] == 1 * SIZE
     assert result["reference"]["infinite"]["link_bytes"] == 1 * SIZE
-
-
-def test_the_document_is_what_was_written(tmp_path: Path) -> None:
-    trace = one_layer(tmp_path / "t", [Plan((1,), 4)], [0, 1, 0, 1, 1])
-    result = run_config(config(trace, 2 * SIZE), tmp_path / "out")
-    written: dict[str, Any] = json.loads((result.folder / "result.json").read_text())
-    assert written == json.loads(json.dumps(result.document))

@@ -54,7 +54,7 @@ def trace(tmp_path: Path) -> Trace:
 @pytest.fixture(autouse=True)
 def _any_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted policy is not in the registry, so there is no digest of its code."""
-    monkeypatch.setattr("sim.experiment.identity.code_digest", lambda name: "")
+    monkeypatch.setattr("sim.experiment.provenance.code_digest", lambda name: "")
 
 
 def measured(trace: Trace, policy: Any) -> dict[str, Any]:

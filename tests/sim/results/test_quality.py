@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from policies import registry
 from policies.api import LayerEvent, Routing, Setup
 from policies.lru import LRU
 from sim.experiment.run import Result, run_config
 from sim.results.table import show
+from tests.sim.saying import printed
 from tests.sim.small_trace import Plan, config, write
 
 SIZE = 12
@@ -96,14 +95,9 @@ def test_what_was_not_stated_is_null_with_the_reason(run: Any) -> None:
     assert massless["nulls"]["quality.decode.kept_gate_mass"] == "policy skips stated no gate mass here"
 
 
-def shown(result: Result) -> str:
-    out = io.StringIO()
-    show(result.document, Console(file=out, width=120, highlight=False))
-    return out.getvalue()
-
-
 def test_a_table_sets_a_lossy_row_apart(run: Any) -> None:
-    lossy, lossless = shown(run()), shown(run("lru", scope="global"))
+    given = run(), run("lru", scope="global"), run(states="none")
+    lossy, lossless, silent = ("\n".join(printed(show, result.document, 120)) for result in given)
     assert "\nskips, lossy " in lossy
     assert "lossy, %: kept gate mass 75.0, substituted 0.0, skipped 33.3, low precision 0.0" in lossy
     assert "compared with lossy rows only" in lossy
@@ -111,4 +105,4 @@ def test_a_table_sets_a_lossy_row_apart(run: Any) -> None:
     assert "infinite" not in lossy
     assert "lossy" not in lossless
     assert "belady_bypass" in lossless
-    assert "nothing is known" not in shown(run(states="none"))
+    assert "nothing is known" not in silent

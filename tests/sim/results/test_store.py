@@ -76,7 +76,7 @@ def test_a_folder_appears_with_all_that_is_in_it(tmp_path: Path) -> None:
         fill(folder)
 
     with watching(look):
-        store.place(final, noting)
+        store.put(final, noting)
         (tmp_path / "afterwards").touch()
     assert [event for event, found in seen if found == "incomplete"] == []
     assert ("open", "nothing") in seen, "it was watched while it was filled"
@@ -95,9 +95,9 @@ def test_what_fails_in_the_middle_leaves_nothing(tmp_path: Path, error: type[Bas
         raise error
 
     with pytest.raises(UserError if error is OSError else error):
-        store.place(store.folder("cell"), half)
+        store.put(store.folder("cell"), half)
     assert list(store.root.iterdir()) == []
-    store.place(store.folder("cell"), fill)
+    store.put(store.folder("cell"), fill)
     assert whole(store.folder("cell"))
 
 
@@ -105,7 +105,7 @@ def test_only_what_was_left_long_ago_is_removed(tmp_path: Path) -> None:
     for name in (".a.0123abcd.partial", ".b.0123abcd.partial"):
         (tmp_path / name).mkdir()
     os.utime(tmp_path / ".b.0123abcd.partial", (0, 0))
-    Store(tmp_path).place(tmp_path / "cell", fill)
+    Store(tmp_path).put(tmp_path / "cell", fill)
     assert {path.name for path in tmp_path.iterdir()} == {".a.0123abcd.partial", "cell"}
 
 
@@ -118,7 +118,7 @@ def test_who_was_first_stays(tmp_path: Path) -> None:
         (final / "theirs").write_text("theirs")
         fill(folder)
 
-    store.place(final, beaten)
+    store.put(final, beaten)
     assert [path.name for path in final.iterdir()] == ["theirs"]
     assert list(store.root.iterdir()) == [final]
 
@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_renamed_is_an_error(tmp_path: Path) -> None:
         store.folder("cell").write_text("a file")
 
     with pytest.raises(UserError, match=r"cell: cannot be written \(Not a directory\)"):
-        store.place(store.folder("cell"), blocked)
+        store.put(store.folder("cell"), blocked)
     assert [path.name for path in store.root.iterdir()] == ["cell"]
 
 
@@ -193,4 +193,4 @@ def test_out_must_be_a_place_to_write(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"out=.*not a folder"):
         Store(tmp_path / "file")
     with pytest.raises(UserError, match=r"out=.*cannot be written"):
-        Store(tmp_path / "file" / "below").place(tmp_path / "file" / "below" / "cell", fill)
+        Store(tmp_path / "file" / "below").put(tmp_path / "file" / "below" / "cell", fill)

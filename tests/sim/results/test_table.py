@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from sim.experiment.run import run, run_config
 from sim.results.table import show
+from tests.sim.saying import printed
 from tests.sim.small_trace import SIZE, Plan, config, write
 from traces.kit.console import stdout_console
 from traces.kit.units import figure
@@ -31,18 +30,10 @@ def test_a_long_name_leaves_room_for_the_figures(tmp_path: Path) -> None:
     document = dict(run_config(config(trace, 8 * SIZE), tmp_path).document)
     given = {f"parameter_{i}": "a_long_value" for i in range(9)}
     document["config"] = {**document["config"], "policy": {"name": "lru", **given}}
-    out = StringIO()
-    show(document, Console(file=out, width=100, highlight=False))
-    text = out.getvalue()
+    text = "\n".join(printed(show, document))
     assert "…" not in text
     assert all(key in text for key in given)
     assert f" {figure(1000 / document['throughput_tokens_per_s'])} " in text
-
-
-def shown(document: Mapping[str, Any], width: int = 100) -> list[str]:
-    out = StringIO()
-    show(document, Console(file=out, width=width, highlight=False))
-    return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
 def columns(lines: list[str], head: str) -> dict[str, str]:
@@ -56,7 +47,7 @@ def columns(lines: list[str], head: str) -> dict[str, str]:
 def test_without_bounds_there_are_no_multiples_of_them(tmp_path: Path) -> None:
     trace = write(tmp_path / "t", [Plan((1,), 2)], [[[0], [1]]] * 3, n_experts=4)
     for bounds in (True, False):
-        lines = shown(run_config(config(trace, 8 * SIZE, bounds=bounds), tmp_path / "out").document)
+        lines = printed(show, run_config(config(trace, 8 * SIZE, bounds=bounds), tmp_path / "out").document)
         for words in ("time bytes", "time, bytes: multiples", "times the bound"):
             assert any(words in line for line in lines) == bounds, words
         assert any(line.startswith("per generated token, prompts included: ") for line in lines)
@@ -68,7 +59,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
 
 
 def test_the_finding_comes_first_and_says_what_it_is_of(document: Mapping[str, Any]) -> None:
-    lines = shown(document, 80)
+    lines = printed(show, document, 80)
     whole = document["totals"]["wall_ns"] / 1e6 / document["totals"]["generated_tokens"]
     gap = document["bounds"]["time_lower_bound"]["gap"]
     speed = figure(document["throughput_tokens_per_s"])
@@ -83,7 +74,7 @@ def test_the_finding_comes_first_and_says_what_it_is_of(document: Mapping[str, A
 
 def test_no_part_is_larger_than_the_whole_beside_it(document: Mapping[str, Any]) -> None:
     """Stalls per token once stood beside TPOT, which has no prompts in it and was the smaller one."""
-    lines = shown(document)
+    lines = printed(show, document)
     whole, stall = columns(lines, "ms/token"), columns(lines, "stall")
     assert {"infinite", "belady_forced", "perfect_next_layer", "fmoe"} == set(stall)
     for row, part in stall.items():
@@ -97,4 +88,4 @@ def test_no_part_is_larger_than_the_whole_beside_it(document: Mapping[str, Any])
 def test_large_counts_have_separators(document: Mapping[str, Any]) -> None:
     issued = document["prefetch"]["issued"]
     assert issued >= 1000
-    assert any(line.startswith(f"{issued:,} prefetches: ") for line in shown(document))
+    assert any(line.startswith(f"{issued:,} prefetches: ") for line in printed(show, document))

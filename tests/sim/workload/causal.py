@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from policies.api import Policy, Setup
+from sim.check.lab import Witness
 from sim.check.laws import FAST, SLOW
-from sim.check.synthetic import World
+from sim.check.synthetic import FakeHistory, World, draw
+from sim.check.variants import variants
 from sim.machine.machine import Machine
 from sim.workload.passes import ClosedLoop, Pass
 from sim.workload.signals import TraceSignals
-from tests.policies.lab import FakeHistory, Witness, draw, variants
 from tests.sim.small_trace import Plan, write
 from traces import Trace
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from policies import registry
+from sim.check.synthetic import FakeHistory
+from sim.check.variants import Variant, variants
 from sim.core.core import Core
 from sim.core.replay import replay
 from sim.workload.passes import ClosedLoop
-from tests.policies.lab import FakeHistory, Variant, variants
 from tests.sim.workload.causal import SEEDS, Recorded, assert_causal, maker, play, shipped
 
 CAUSAL = [v for v in variants() if not registry.find(v.name).clairvoyant]

@@ -48,9 +48,7 @@ def test_every_figure_is_drawn(tiny: Path, tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "more").mkdir()
     assert main(["inspect", str(many_sources(tmp_path / "many", 3)), f"plots={tmp_path / 'more'}"]) == 0
     drawn = sorted(path.stem for path in (tmp_path / "more").iterdir())
-    assert drawn == ["popularity", "reuse_distance", "sources", "tokens"], (
-        "of one layer, there are no lines over layers"
-    )
+    assert drawn == ["popularity", "reuse_distance", "sources", "tokens"]  # of one layer: no lines over layers
 
 
 def test_a_picture_that_cannot_be_written(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,11 +75,9 @@ def test_figures_are_those_of_a_hand_count(tmp_path: Path, chunk: int, monkeypat
     ahead[:, 1, 0] = [1, 0]  # layer 2 from layer 1: 1, -, 1, 1 of 1 right
     ahead[:, 0, 1] = [0, 2]  # layer 2 from layer 0: 1, -, 0, 0 of 1 right
     with TraceWriter(tmp_path / "t", n_layers=3, n_experts=4, top_k=2, signals={"gate_ahead": (3, 2, 2)}) as out:
-        for number, part in enumerate((slice(0, 3), slice(3, 4))):
-            rows = part.stop - part.start
+        for number, (part, rows) in enumerate(((slice(0, 3), 3), (slice(3, 4), 1))):
             request = Request(number, rows, 1, None, None, "hand")
-            steps = [(PREFILL, rows, 0)]
-            out.add_request(request, steps=steps, expert_ids=ids[part], gate_ahead=ahead[part])
+            out.add_request(request, steps=[(PREFILL, rows, 0)], expert_ids=ids[part], gate_ahead=ahead[part])
         out.close(**MANIFEST)
     stats = describe(open_trace(tmp_path / "t"))
     np.testing.assert_array_equal(stats.popularity, [[2, 2, 2, 2], [3, 1, 3, 1], [1, 2, 0, 0]])
@@ -99,14 +95,19 @@ def test_figures_are_those_of_a_hand_count(tmp_path: Path, chunk: int, monkeypat
     np.testing.assert_array_equal(stats.reuse.counts, [[1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
 
 
-def many_sources(folder: Path, count: int) -> Path:
-    """Write a trace whose request r comes from source r and chooses the experts r and r + 1 of 64, twice."""
+def of_sources(folder: Path, pairs: list[list[list[int]]]) -> Path:
+    """Write a trace of 64 experts whose request r comes from source r, of two tokens of two experts each."""
     with TraceWriter(folder, n_layers=1, n_experts=64, top_k=2) as out:
-        for number in range(count):
-            request = Request(number, 2, 1, None, None, f"${number}")
-            out.add_request(request, steps=[(PREFILL, 2, 0)], expert_ids=np.full((2, 1, 2), [number, number + 1]))
+        for number, pair in enumerate(pairs):
+            ids = np.array(pair)[:, None]
+            out.add_request(Request(number, 2, 1, None, None, f"${number}"), steps=[(PREFILL, 2, 0)], expert_ids=ids)
         out.close(**{**MANIFEST, "expert_bytes": None})
     return folder
+
+
+def many_sources(folder: Path, count: int) -> Path:
+    """Request r chooses the experts r and r + 1, twice."""
+    return of_sources(folder, [[[number, number + 1]] * 2 for number in range(count)])
 
 
 def test_sources_are_compared(tmp_path: Path) -> None:
@@ -117,12 +118,8 @@ def test_sources_are_compared(tmp_path: Path) -> None:
 
 
 def test_overlap_is_told_apart_by_source(tmp_path: Path) -> None:
-    with TraceWriter(tmp_path / "t", n_layers=1, n_experts=4, top_k=2) as out:
-        for number, second in enumerate(([0, 1], [2, 1], [2, 3])):
-            ids = np.array([[[0, 1]], [second]])
-            out.add_request(Request(number, 2, 1, None, None, f"{number}"), steps=[(PREFILL, 2, 0)], expert_ids=ids)
-        out.close(**{**MANIFEST, "expert_bytes": None})
-    np.testing.assert_allclose(describe(open_trace(tmp_path / "t")).source_overlap, [1, 0.5, 0])
+    folder = of_sources(tmp_path / "t", [[[0, 1], second] for second in ([0, 1], [2, 1], [2, 3])])
+    np.testing.assert_allclose(describe(open_trace(folder)).source_overlap, [1, 0.5, 0])
 
 
 def test_many_sources_are_taken_together(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traces import DECODE, Recorder, Request, Trace, TraceWriter, open_trace
+from tests.traces.tiny_trace import MANIFEST
+from traces import DECODE, Request, Trace, TraceWriter, open_trace
 from traces.cli import main
 from traces.describe.repeats import Repeats, repeats_of
 from traces.format.layout import Array
-from traces.format.manifest import Prompts
 
 ABSENT = 9
 
@@ -74,13 +74,7 @@ def write(folder: Path, ids: Array) -> Trace:
     with TraceWriter(folder, n_layers=ids.shape[1], n_experts=16, top_k=ids.shape[2]) as out:
         steps = [(DECODE, 1, 5 + index) for index in range(len(ids))]
         out.add_request(Request(0, 5, len(ids), None, None, "x"), steps=steps, expert_ids=ids)
-        out.close(
-            name="m",
-            recorder=Recorder("r", None, None),
-            decoding={"mode": "unknown"},
-            recording="recorded",
-            prompts=Prompts(None, None),
-        )
+        out.close(**{**MANIFEST, "expert_bytes": None})
     return open_trace(folder)
 
 
@@ -96,7 +90,7 @@ def test_import_check_and_inspect_tell(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["inspect", str(trace.path), "format=json"]) == 0
     out, err = capsys.readouterr()
     told = json.loads(out)["repeated_rows"]
-    assert told["equal"], told["longest_run"] == (9, 9)
+    assert (told["equal"], told["longest_run"]) == (9, 9)
     assert told["suspicious"] is True
     assert err.count("warning: ") == 1
     assert main(["inspect", str(trace.path)]) == 0

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
-import shutil
 import sys
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.traces.fuzz.mutate import EDITS, EXAMPLES, FUZZ, SHORT, Edit, accepted_or_refused, mutated
-from traces import Trace, open_trace
+from tests.traces.fuzz.mutate import EDITS, EXAMPLES, FUZZ, SHORT, Edit, attempted, json_rows, mutated, text_lines
+from tests.traces.importers.imported import raw_of
+from traces import Trace
 from traces.importers import Options, torch_file
-from traces.importers.registry import importers
 
 Rows = dict[int, list[frozenset[int]]]
 """Per layer with routing the experts of each token that has any, in order."""
-
-
-def lines(rows: list[Any]) -> bytes:
-    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
 def chosen(step: int, layer: int, slot: int) -> int:
@@ -43,17 +38,17 @@ def narrow_llama() -> bytes:
         for layer in (0, 2):
             tokens = range(size if layer == 0 else 1)
             rows += [f"{layer},{chosen(step + token, layer, slot)}" for token in tokens for slot in range(2)]
-    return "\n".join([*rows, *rows, ""]).encode()
+    return raw_of(rows + rows)
 
 
 def wide_llama() -> bytes:
-    rows = []
+    rows: list[str] = []
     for step, positions in enumerate(([-2, -1], [-2, -1], [-5], [0], [1])):
         for layer in (0, 2):
             for position in positions if layer == 0 else positions[-1:]:
                 ids = ",".join(str(chosen(step + position, layer, slot)) for slot in range(2))
                 rows.append(f"{position},{layer},{ids}")
-    return "\n".join([*rows, *rows, ""]).encode()
+    return raw_of(rows + rows)
 
 
 def megatron() -> bytes:
@@ -63,7 +58,7 @@ def megatron() -> bytes:
             top = [[chosen(step + token, layer, slot) for slot in range(2)] for token in range(size)]
             row = {"step": step, "stage": "pre_dispatch", "block": "decoder", "layer": layer, "rank": 0}
             rows.append({**row, "num_tokens": size, "topk": 2, "top_indices": top})
-    return lines(rows)
+    return raw_of(rows)
 
 
 def moe_beyond() -> bytes:
@@ -75,15 +70,12 @@ def moe_beyond() -> bytes:
 
 def vllm(passes: bool) -> bytes:
     rows: list[Any] = [{"type": "meta", "model_id": "m", "layers_logged": [0, 2], "top_k": 2, "num_experts": 11}]
-    for request in ("r0", "r1"):
-        for first, size in ((0, 3), (3, 1), (4, 1)):
-            for layer in (0, 2):
-                for index in range(size):
-                    token = first + index
-                    ids = [chosen(token, layer, slot) for slot in range(2)]
-                    row = {"type": "route", "req_id": request, "token_idx": index if passes else token, "layer": layer}
-                    rows.append({**row, "topk_ids": ids, "topk_weights": [0.75, 0.25]})
-    return lines(rows)
+    for request, (first, size), layer in product(("r0", "r1"), ((0, 3), (3, 1), (4, 1)), (0, 2)):
+        for index in range(size):
+            ids = [chosen(first + index, layer, slot) for slot in range(2)]
+            row = {"type": "route", "req_id": request, "token_idx": index if passes else first + index, "layer": layer}
+            rows.append({**row, "topk_ids": ids, "topk_weights": [0.75, 0.25]})
+    return raw_of(rows)
 
 
 def says_narrow_llama(raw: bytes) -> Rows:
@@ -112,7 +104,6 @@ def says_megatron(raw: bytes) -> Rows:
 
 
 def says_moe_beyond(raw: bytes) -> Rows:
-    found: Rows = defaultdict(list)
     batches: dict[tuple[int, int], Rows] = {}
     for number, row in enumerate(csv.reader(io.StringIO(raw.decode("latin-1").replace("\r", "")))):
         if row and row[0] == "Layer ID":
@@ -121,20 +112,11 @@ def says_moe_beyond(raw: bytes) -> Rows:
             head = max(key for key in batches if key[1] < 0)
             layers = batches.setdefault((head[0], int(row[1])), defaultdict(list))
             layers[int(row[0])].append(frozenset(map(int, re.findall(r"\d+", row[3]))))
-    for layers in batches.values():
-        for layer, sets in layers.items():
-            found[layer] += sets
-    return found
+    return merged(batches)
 
 
-def says_vllm(raw: bytes) -> Rows:
-    requests: dict[tuple[int, Any], Rows] = {}
-    run = 0
-    for row in json_rows(raw):
-        run += row.get("type") == "meta"
-        if row.get("type", "route") == "route":
-            layers = requests.setdefault((run, str(row.get("req_id", ""))), defaultdict(list))
-            layers[row["layer"]].append(frozenset(row["topk_ids"]) - {-1})
+def merged(requests: dict[Any, Rows]) -> Rows:
+    """One request after the other."""
     found: Rows = defaultdict(list)
     for layers in requests.values():
         for layer, sets in layers.items():
@@ -142,30 +124,15 @@ def says_vllm(raw: bytes) -> Rows:
     return found
 
 
-def says_vllm_passes(raw: bytes) -> Rows:
-    found: Rows = defaultdict(list)
+def says_vllm(raw: bytes, *, passes: bool = False) -> Rows:
+    requests: dict[Any, Rows] = {}
+    run = 0
     for row in json_rows(raw):
+        run += row.get("type") == "meta"
         if row.get("type", "route") == "route":
-            found[row["layer"]].append(frozenset(row["topk_ids"]) - {-1})
-    return found
-
-
-def json_rows(raw: bytes) -> list[dict[str, Any]]:
-    """The objects, also behind the field name of a server-sent event; its other fields and comments say nothing."""
-    found = [line.removeprefix(b"data:") for line in text_lines(raw) if not re.match(rb"(event|id|retry)?:", line)]
-    try:
-        return [json.loads(line) for line in found if line.strip() != b"[DONE]"]
-    except ValueError:
-        # Objects over several lines, or in an array.
-        text, rows, at = raw.decode("utf-8-sig"), [], 0
-        while match := re.compile(r"[\s,\[\]]*(?={)").match(text, at):
-            row, at = json.JSONDecoder().raw_decode(text, match.end())
-            rows.append(row)
-        return rows
-
-
-def text_lines(raw: bytes) -> list[bytes]:
-    return [line for line in raw.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
+            key = None if passes else (run, str(row.get("req_id", "")))
+            requests.setdefault(key, defaultdict(list))[row["layer"]].append(frozenset(row["topk_ids"]) - {-1})
+    return merged(requests)
 
 
 def has(trace: Trace) -> list[list[frozenset[int]]]:
@@ -181,7 +148,7 @@ SOURCES: dict[str, tuple[str, bytes, dict[str, Any], Callable[[bytes], Rows]]] =
     "megatron, training": ("megatron", megatron(), {"mode": "training"}, says_megatron),
     "moe_beyond": ("moe_beyond", moe_beyond(), {}, says_moe_beyond),
     "vllm_log, requests": ("vllm_log", vllm(passes=False), {}, says_vllm),
-    "vllm_log, passes": ("vllm_log", vllm(passes=True), {"token_idx": "pass"}, says_vllm_passes),
+    "vllm_log, passes": ("vllm_log", vllm(passes=True), {"token_idx": "pass"}, partial(says_vllm, passes=True)),
 }
 
 
@@ -190,19 +157,13 @@ SOURCES: dict[str, tuple[str, bytes, dict[str, Any], Callable[[bytes], Rows]]] =
 @given(edits=EDITS)
 def test_texts(tmp_path: Path, name: str, edits: list[Edit]) -> None:
     kind, raw, own, says = SOURCES[name]
-    source, target = tmp_path / "source", tmp_path / "trace"
-    shutil.rmtree(target, ignore_errors=True)
-    source.write_bytes(changed := mutated(raw, edits))
-    notes: list[str] = []
+    changed, notes = mutated(raw, edits), list[str]()
     options = Options(split=Fraction(1, 2), own=own, note=notes.append)
-    if accepted_or_refused(lambda: importers()[kind].run(source, target, options)):
-        trace = open_trace(target)
+    if trace := attempted(tmp_path, kind, changed, options):
         if cut := re.search(r"left out: the rows from line (\d+) on", "\n".join(notes)):
             changed = b"\n".join(changed.split(b"\n")[: int(cut[1]) - 1])
         said = {layer: [row for row in rows if row] for layer, rows in says(changed).items()}
         assert has(trace) == [said[layer] for layer in sorted(said) if said[layer]]
-        shutil.rmtree(target)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 @cache
@@ -210,13 +171,8 @@ def sglang() -> bytes:
     """A recording of five passes."""
     from tests.traces.importers.sglang_files import record, recording
 
-    passes = [
-        (1, [0, 1, 2, 0], [3, 1]),
-        (2, [3, 1], None),
-        (1, [2, 3], [2]),
-        (2, [4, 2, 4], None),
-        (2, [5, 3, 5], None),
-    ]
+    passes: list[Any] = [(1, [0, 1, 2, 0], [3, 1]), (2, [3, 1], None), (1, [2, 3], [2])]
+    passes += [(2, [4, 2, 4], None), (2, [5, 3, 5], None)]
     return recording(*(record(number, *one) for number, one in enumerate(passes)))
 
 
@@ -243,14 +199,8 @@ def test_sglang_pt(tmp_path: Path, part: str, edits: list[Edit], member: int, mo
     from tests.traces.importers.sglang_files import forked
 
     monkeypatch.setattr(torch_file, "spawn", forked)
-    source, target = tmp_path / "source", tmp_path / "trace"
     # The first member is the pickle.
-    source.write_bytes(
-        mutated(sglang(), edits) if part == "bytes" else remade(sglang(), member * (part == "members"), edits)
-    )
-    if accepted_or_refused(lambda: importers()["sglang_pt"].run(source, target, Options())):
-        trace = open_trace(target)
+    raw = mutated(sglang(), edits) if part == "bytes" else remade(sglang(), member * (part == "members"), edits)
+    if trace := attempted(tmp_path, "sglang_pt", raw, Options()):
         assert trace.L <= 3
         assert trace.N <= 14
-        shutil.rmtree(target)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.traces.importers.imported import take
 from traces import TraceError, open_trace
 from traces.cli import main
+from traces.importers import Options
 from traces.importers.arrivals import read_arrivals
 
 AZURE = [
@@ -18,7 +19,7 @@ AZURE = [
     "2023-11-17 00:00:00.0319600,3180,8",
     "2023-11-17 00:00:01,0,0",
 ]
-MOONCAKE = [{"timestamp": time, "input_length": 9, "output_length": 9, "hash_ids": [0, 1]} for time in (5, 5, 3007)]
+MOONCAKE = [f'{{"timestamp": {time}, "input_length": 9, "output_length": 9, "hash_ids": [0]}}' for time in (5, 5, 3007)]
 
 
 def log(folder: Path, lines: list[str], end: str = "\n") -> Path:
@@ -27,20 +28,24 @@ def log(folder: Path, lines: list[str], end: str = "\n") -> Path:
     return source
 
 
+ZONED = [AZURE[0], "2024-05-10 00:00:00.009930+00:00,2162,5", "2024-05-10 00:00:00.017335+00:00,2399,6"]
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_azure(tmp_path: Path, end: str) -> None:
-    assert read_arrivals(log(tmp_path, AZURE, end), 3) == [0, 0.052, 1.02004]
-    zoned = [AZURE[0], "2024-05-10 00:00:00.009930+00:00,2162,5", "2024-05-10 00:00:00.017335+00:00,2399,6"]
-    assert read_arrivals(log(tmp_path, zoned, end), 2) == [0, 0.007405]
-
-
-def test_mooncake(tmp_path: Path) -> None:
-    source = log(tmp_path, [json.dumps(node) for node in MOONCAKE])
-    assert read_arrivals(source, 3) == [0, 0, 3.002]
-    assert read_arrivals(source, 2) == [0, 0]
+@pytest.mark.parametrize(
+    ("lines", "times"),
+    [
+        (AZURE, [0, 0.052, 1.02004]),
+        (ZONED, [0, 0.007405]),
+        # As Excel saves it, with a mark in front and a blank line at the end.
+        (["\ufeff" + AZURE[0], *AZURE[1:], ""], [0, 0.052]),
+        (MOONCAKE, [0, 0, 3.002]),
+        (MOONCAKE, [0, 0]),
+    ],
+)
+def test_times_are_those_of_the_first_lines(tmp_path: Path, lines: list[str], times: list[float], end: str) -> None:
+    assert read_arrivals(log(tmp_path, lines, end), len(times)) == times
     assert read_arrivals(None, 2) == [None, None]
-    # As Excel saves it, with a mark in front and a blank line at the end.
-    assert read_arrivals(log(tmp_path, ["\ufeff" + AZURE[0], *AZURE[1:], ""]), 2) == [0, 0.052]
 
 
 @pytest.mark.parametrize(
@@ -64,28 +69,23 @@ def test_mooncake(tmp_path: Path) -> None:
     ],
 )
 def test_bad_logs_name_the_line(tmp_path: Path, lines: list[str], message: str) -> None:
-    with pytest.raises(TraceError, match=message) as caught:
+    with pytest.raises(TraceError, match=f"^[^\n]*{message}[^\n]*$"):
         read_arrivals(log(tmp_path, lines), 3)
-    assert "\n" not in str(caught.value)
 
 
 def test_every_importer_takes_arrivals(tmp_path: Path) -> None:
-    source = log(tmp_path, AZURE)
-    rows = [{"request": r, "token": 0, "layer": 0, "ids": [r]} for r in range(3)]
-    (tmp_path / "jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    response = json.dumps({"prompt_tokens": 1, "completion_tokens": 1, "routed_experts": [[[0, 1]]]}) + "\n"
-    (tmp_path / "routed_experts").write_text(response * 3)
-    ids = np.zeros((3, 1, 1), np.uint8)
-    np.savez(tmp_path / "npz.npz", experts=ids, req_len=[1] * 3, req_prefill=[1] * 3)
-    (tmp_path / "npz.npz").rename(tmp_path / "npz")
-    head = "# route_trace v1\n# model=m arch=x n_layer=1 n_expert=2 n_expert_used=1\n"
-    head += "# layer=0 expert_bytes=9 dense_bytes=5\n"
-    head += "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes\n"
-    (tmp_path / "route_trace").write_text(head + "".join(f"{turn},0,0,0,0,1,0.5,0,9\n" for turn in range(3)))
-    for kind in ("jsonl", "routed_experts", "npz", "route_trace"):
-        target = tmp_path / f"{kind}.trace"
-        assert main(["import", kind, str(tmp_path / kind), str(target), f"arrivals={source}"]) == 0
-        assert [request.arrival_s for request in open_trace(target).requests] == [0, 0.052, 1.02004]
+    options = Options(arrivals=log(tmp_path, AZURE))
+    head = ["# route_trace v1", "# model=m arch=x n_layer=1 n_expert=2 n_expert_used=1"]
+    head += ["# layer=0 expert_bytes=9 dense_bytes=5", "turn,phase,step,layer,slot,expert"]
+    contents = {
+        "jsonl": [{"request": r, "token": 0, "layer": 0, "ids": [r]} for r in range(3)],
+        "routed_experts": [{"prompt_tokens": 1, "completion_tokens": 1, "routed_experts": [[[0, 1]]]}] * 3,
+        "npz": {"experts": np.zeros((3, 1, 1), np.uint8), "req_len": [1] * 3, "req_prefill": [1] * 3},
+        "route_trace": head + [f"{turn},0,0,0,0,1" for turn in range(3)],
+    }
+    for kind, content in contents.items():
+        trace = take(tmp_path, kind, content, options).trace
+        assert [request.arrival_s for request in trace.requests] == [0, 0.052, 1.02004]
 
 
 def test_a_trace_gets_arrivals_and_nothing_else_changes(tiny: Path, tmp_path: Path) -> None:

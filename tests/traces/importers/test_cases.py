@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from traces import Trace, TraceError, open_trace
+from tests.traces.importers.imported import refuse, take
+from traces import TraceError
 from traces.importers import Options
 from traces.importers.arrivals import read_arrivals
-from traces.importers.registry import importers
 
 
 class Case(NamedTuple):
@@ -75,28 +75,25 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=f"{case.file}-{number}") for number, case in enumerate(CASES)])
-def test_a_reported_case(shared_data: Path, tmp_path: Path, case: Case) -> None:
-    source = shared_data / "cases" / case.file
+def reported(shared_data: Path, file: str) -> Path:
+    source = shared_data / "cases" / file
     if not source.is_file():
         pytest.skip(f"{source} is not here: a reported input that the project does not ship")
-    options = Options(**case.options)
+    return source
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=f"{case.file}-{number}") for number, case in enumerate(CASES)])
+def test_a_reported_case(shared_data: Path, tmp_path: Path, case: Case) -> None:
+    content = reported(shared_data, case.file).read_bytes()
     if isinstance(case.found, str):
-        with pytest.raises(TraceError, match=case.found) as caught:
-            importers()[case.kind].run(source, tmp_path / "trace", options)
-        assert "\n" not in str(caught.value)
-        assert not list(tmp_path.iterdir())
+        refuse(tmp_path, case.kind, content, case.found, Options(**case.options))
     else:
-        assert figures(open_trace(importers()[case.kind].run(source, tmp_path / "trace", options))) == case.found
-
-
-def figures(trace: Trace) -> tuple[int, int, int, int, int, int]:
-    return trace.L, trace.E, trace.K, trace.N, len(trace.steps), int(trace.steps["context"][0])
+        trace = take(tmp_path, case.kind, content, Options(**case.options)).trace
+        first = int(trace.steps["context"][0])
+        assert (trace.L, trace.E, trace.K, trace.N, len(trace.steps), first) == case.found
 
 
 def test_a_log_that_goes_back_in_time(shared_data: Path) -> None:
-    source = shared_data / "cases" / "passing" / "c20_back.jsonl"
-    if not source.is_file():
-        pytest.skip(f"{source} is not here: a reported input that the project does not ship")
+    source = reported(shared_data, "passing/c20_back.jsonl")
     with pytest.raises(TraceError, match="line 3, time is"):
         read_arrivals(source, 3)

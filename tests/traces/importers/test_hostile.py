@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.traces.importers.imported import refuse
 from traces import TraceError
 from traces.format.npy import header_bytes
 from traces.importers import Options
@@ -75,56 +75,33 @@ def test_a_link_to_a_file_is_followed(tmp_path: Path) -> None:
 
 def test_a_request_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("traces.importers.files.MAX_REQUEST_IDS", 5)
-    np.savez(tmp_path / "x.npz", experts=np.zeros((3, 2, 1), np.uint8), req_prefill=[3])
-    with pytest.raises(TraceError, match="one request is '3 tokens x 2 layers x 1 slots'; allowed: at most 5 ids"):
-        OURS[1].run(tmp_path / "x.npz", tmp_path / "trace", Options())
-    head = ["# route_trace v1", "# model=m arch=x n_layer=1 n_expert=2 n_expert_used=2"]
-    head += [
-        "# layer=0 expert_bytes=9 dense_bytes=5",
-        "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes",
-    ]
-    rows = [f"0,0,{step},0,{slot},{slot},0.5,0,9" for step in range(3) for slot in range(2)]
-    (tmp_path / "x.csv").write_text("\n".join([*head, *rows]) + "\n")
-    with pytest.raises(TraceError, match="one request is '3 tokens x 1 layers x 2 slots'"):
-        OURS[0].run(tmp_path / "x.csv", tmp_path / "trace", Options())
+    archive = {"experts": np.zeros((3, 2, 1), np.uint8), "req_prefill": [3]}
+    refuse(tmp_path, "npz", archive, "one request is '3 tokens x 2 layers x 1 slots'; allowed: at most 5 ids")
+    lines = ["# route_trace v1", "# model=m arch=x n_layer=1 n_expert=2 n_expert_used=2"]
+    lines += ["# layer=0 expert_bytes=9 dense_bytes=5", "turn,phase,step,layer,slot,expert"]
+    lines += [f"0,0,{step},0,{slot},{slot}" for step in range(3) for slot in range(2)]
+    refuse(tmp_path, "route_trace", lines, "one request is '3 tokens x 1 layers x 2 slots'")
     monkeypatch.setattr("traces.importers.route_trace._MAX_ENTRIES", 2)
-    with pytest.raises(TraceError, match="line 7, rows of one turn is 3; allowed: at most 2"):
-        OURS[0].run(tmp_path / "x.csv", tmp_path / "trace", Options())
+    refuse(tmp_path, "route_trace", lines, "line 7, rows of one turn is 3; allowed: at most 2")
 
 
 def bombs(folder: Path) -> dict[str, tuple[str, Path]]:
     """Small or dear files: what each makes an importer allocate is bounded by its limits only."""
     found = {}
-    for name, kind, members in (
-        ("zeros", "npz", {"experts": ((2**11, 2**8, 2**6), "u1"), "req_prefill": ((1,), "u1")}),
-        ("one row", "npz", {"experts": ((1, 2**13, 2**12), "u1"), "req_prefill": ((1,), "u1")}),
-    ):
-        found[name] = (kind, folder / f"{name}.npz")
-        with zipfile.ZipFile(found[name][1], "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for member, (shape, dtype) in members.items():
-                with archive.open(f"{member}.npy", "w") as stream:
-                    stream.write(header_bytes(np.dtype(dtype), shape))
-                    for size in (2**20,) * (int(np.prod(shape)) >> 20) or (1,):
-                        stream.write(bytes(size))
+    for name, experts in (("zeros", (2**11, 2**8, 2**6)), ("one row", (1, 2**13, 2**12))):
+        found[name] = ("npz", folder / f"{name}.npz")
+        np.savez_compressed(found[name][1], experts=np.zeros(experts, np.uint8), req_prefill=np.zeros(1, np.uint8))
     lines = {
         "lists": b'{"prompt_tokens":1,"routed_experts":[[' + b"[999]," * (2**20 - 9) + b"[999]]]}",
         "items": b'{"prompt_tokens":1,"routed_experts":[[[' + b"999," * (2**23 - 9) + b"999]]]}",
         "objects": b'{"prompt_tokens":1,"x":[' + b'{"":1.5},' * (2**19 - 9) + b"0]}",
-        "strings": b'{"prompt_tokens":1,"x":['
-        + b'"ab",' * (2**23 - 9)
-        + b"0],"
-        + b'"y":'
-        + b"[" * 900
-        + b"]" * 900
-        + b"}",
+        "strings": b'{"prompt_tokens":1,"x":[' + b'"ab",' * (2**23 - 9) + b'0],"y":' + b"[" * 900 + b"]" * 900 + b"}",
         "text": b'{"prompt_tokens":1,"routed_experts":"' + b"AAAA" * (2**24 - 99) + b'"}',
     }
-    for name, raw in lines.items():
-        found[name] = ("routed_experts", folder / f"{name}.jsonl")
-        found[name][1].write_bytes(raw)
-    found["wide"] = ("jsonl", folder / "wide.jsonl")
     row = json.dumps({"token": 0, "layer": 65533, "ids": list(range(60000))})
-    found["wide"][1].write_text(row + "\n")
+    for name, raw in (lines | {"wide": row.encode()}).items():
+        found[name] = ("jsonl" if name == "wide" else "routed_experts", folder / f"{name}.jsonl")
+        found[name][1].write_bytes(raw)
     return found
 
 

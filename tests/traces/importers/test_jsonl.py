@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from traces import TraceError, open_trace
+from tests.traces.importers.imported import refuse, take
+from traces import open_trace
 from traces.importers import Options
-from traces.importers.jsonl import import_trace
 
 
 def row(token: int, layer: int, ids: list[int], **more: Any) -> dict[str, Any]:
@@ -19,16 +19,6 @@ def row(token: int, layer: int, ids: list[int], **more: Any) -> dict[str, Any]:
 
 
 GOOD = [row(0, 0, [1, 2], phase="prefill"), row(0, 1, [3, 0], phase="prefill"), row(1, 0, [4, 1], phase="decode")]
-
-
-def write(folder: Path, rows: list[Any], end: str = "\n") -> Path:
-    source = folder / "tiny.jsonl"
-    source.write_bytes("".join((r if isinstance(r, str) else json.dumps(r)) + end for r in rows).encode("utf-8"))
-    return source
-
-
-def imported(folder: Path, rows: list[Any], options: Options | None = None, end: str = "\n") -> Any:
-    return open_trace(import_trace(write(folder, rows, end), folder / "trace", options or Options()))
 
 
 def test_what_a_recorder_writes_comes_back(tmp_path: Path) -> None:
@@ -39,7 +29,7 @@ def test_what_a_recorder_writes_comes_back(tmp_path: Path) -> None:
             rows.append(row(token, 0, [token, 9], weights=[0.25, 0.75], **more))
             if token != 2:
                 rows.append(row(token, 2, [token + 1], weights=[1], **more))
-    trace = imported(tmp_path, rows)
+    trace = take(tmp_path, "jsonl", rows).trace
     # No token has an expert in layer 1: it is left out, lest a budget be shared with it.
     assert (trace.L, trace.E, trace.K, trace.N, trace.manifest.model.name) == (2, 10, 2, 8, "m")
     assert trace.manifest.model.expert_bytes == (7, 9)
@@ -54,14 +44,14 @@ def test_what_a_recorder_writes_comes_back(tmp_path: Path) -> None:
 
 
 def test_without_a_header_sizes_come_from_the_lines(tmp_path: Path) -> None:
-    trace = imported(tmp_path, GOOD, end="\r\n")
-    assert (trace.L, trace.E, trace.K, trace.manifest.model.name) == (2, 8, 2, "tiny")
+    trace = take(tmp_path, "jsonl", "".join(f"{json.dumps(one)}\r\n" for one in GOOD)).trace
+    assert (trace.L, trace.E, trace.K, trace.manifest.model.name) == (2, 8, 2, "made")
     assert trace.expert_weights is None
     assert trace.expert_ids.tolist() == [[[1, 2], [3, 0]], [[4, 1], [255, 255]]]
 
 
 def test_without_phases_every_token_is_a_decode_step(tmp_path: Path) -> None:
-    trace = imported(tmp_path, [row(7, 0, [1]), row(8, 0, [0])], Options(n_experts=64))
+    trace = take(tmp_path, "jsonl", [row(7, 0, [1]), row(8, 0, [0])], Options(n_experts=64)).trace
     assert trace.E == 64
     assert trace.steps.tolist() == [(0, 1, 0, 1, 7), (0, 1, 1, 1, 8)]
     assert (trace.requests[0].prompt_tokens, trace.requests[0].output_tokens) == (7, 3)
@@ -70,11 +60,11 @@ def test_without_phases_every_token_is_a_decode_step(tmp_path: Path) -> None:
 
 def test_limit_leaves_the_rest_unread(tmp_path: Path) -> None:
     rows = [row(0, 0, [1], request=0), row(0, 0, [2], request=1), "not read"]
-    assert imported(tmp_path, rows, Options(limit=1)).N == 1
+    assert take(tmp_path, "jsonl", rows, Options(limit=1)).trace.N == 1
 
 
 def test_tokens_that_a_cache_held_are_context(tmp_path: Path) -> None:
-    trace = imported(tmp_path, [row(5, 0, [1], phase="prefill"), row(6, 0, [1], phase="decode")])
+    trace = take(tmp_path, "jsonl", [row(5, 0, [1], phase="prefill"), row(6, 0, [1], phase="decode")]).trace
     assert trace.steps.tolist() == [(0, 0, 0, 1, 5), (0, 1, 1, 1, 6)]
     assert trace.requests[0].prompt_tokens == 6
 
@@ -87,10 +77,7 @@ def test_tokens_that_a_cache_held_are_context(tmp_path: Path) -> None:
         ([{"model": "m"}], "line 1, content is 'no routing'"),
         ([{"model": 3}, *GOOD], "line 1, model is 3; allowed: printable"),
         ([{"model": "m", "layers": 2}, *GOOD], "line 1, keys is 'model, layers'"),
-        (
-            [{"prompt_tokens": 3, "routed_experts": []}],
-            "line 1, keys .*answers of servers are read by import routed_exp",
-        ),
+        ([{"prompt_tokens": 3, "routed_experts": []}], "line 1, keys .*servers are read by import routed_experts"),
         ([{"n_layers": 0}, *GOOD], "line 1, n_layers is 0"),
         ([{"n_layers": 1}, *GOOD], "line 3, layer is 1; allowed: at most 0, as the header says"),
         ([{"top_k": 1}, *GOOD], "line 2, number of ids is 2; allowed: at most 1"),
@@ -139,20 +126,12 @@ def test_tokens_that_a_cache_held_are_context(tmp_path: Path) -> None:
     ],
 )
 def test_bad_files_name_line_and_field(tmp_path: Path, rows: list[Any], message: str) -> None:
-    source = write(tmp_path, rows)
-    with pytest.raises(TraceError, match=message) as caught:
-        import_trace(source, tmp_path / "trace", Options())
-    text = str(caught.value)
-    assert text.startswith("tiny.jsonl: ")
-    assert "\n" not in text
-    text.encode("ascii")
-    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+    refuse(tmp_path, "jsonl", rows, f"made.file: .*{message}")
 
 
 def test_a_request_of_many_lines_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("traces.importers.jsonl.MAX_REQUEST_IDS", 5)
-    with pytest.raises(TraceError, match="line 3, ids of one request"):
-        import_trace(write(tmp_path, GOOD), tmp_path / "trace", Options())
+    refuse(tmp_path, "jsonl", GOOD, "line 3, ids of one request")
 
 
 def test_the_sample_written_as_lines_is_the_same_trace(tmp_path: Path) -> None:
@@ -167,7 +146,7 @@ def test_the_sample_written_as_lines_is_the_same_trace(tmp_path: Path) -> None:
                 for layer in range(sample.L):
                     ids, weights = sample.expert_ids[n, layer].tolist(), sample.expert_weights[n, layer].tolist()
                     rows.append({**place, "layer": layer, "ids": ids[::-1], "weights": weights[::-1]})
-    trace = imported(tmp_path, rows)
+    trace = take(tmp_path, "jsonl", rows).trace
     np.testing.assert_array_equal(trace.steps, sample.steps[: len(trace.steps)])
     np.testing.assert_array_equal(trace.expert_weights, sample.expert_weights[: trace.N])
     # Equal weights keep the order of the file, which is reversed here.

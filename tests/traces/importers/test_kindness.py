@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.traces.importers.imported import raw_of, take
 from traces import TraceError, open_trace
 from traces.cli import main
 from traces.importers import Options
@@ -48,21 +49,17 @@ def test_layers_are_written_as_they_are_read() -> None:
     assert spans([3, 1, 2, 9]) == "1-3,9"
 
 
-def lines(folder: Path, top_k: int = 8, n_layers: int = 16) -> Path:
-    """One request of OLMoE's shape, or of another."""
-    ids = np.argsort(np.random.default_rng(0).random((3, n_layers, 60)), axis=-1)[..., :top_k]
-    rows = [
-        {"token": token, "layer": layer, "phase": "decode", "ids": ids[token, layer].tolist()}
-        for token in range(3)
-        for layer in range(n_layers)
-    ]
-    (folder / "routing.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return folder / "routing.jsonl"
+def lines(top_k: int = 8) -> list[dict[str, Any]]:
+    """One request of OLMoE's shape, or of another top-k."""
+    ids = np.argsort(np.random.default_rng(0).random((3, 16, 60)), axis=-1)[..., :top_k].tolist()
+    places = [{"token": token, "layer": layer, "phase": "decode"} for token in range(3) for layer in range(16)]
+    return [{**place, "ids": ids[place["token"]][place["layer"]]} for place in places]
 
 
 def test_a_model_that_was_named_prices_the_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source, target = lines(tmp_path), tmp_path / "trace"
-    assert main(["import", "jsonl", str(source), str(target), "model=olmoe_1b_7b"]) == 0
+    target = tmp_path / "trace"
+    (tmp_path / "lines").write_bytes(raw_of(lines()))
+    assert main(["import", "jsonl", str(tmp_path / "lines"), str(target), "model=olmoe_1b_7b"]) == 0
     assert "note: 64 experts per layer, as olmoe_1b_7b has" in capsys.readouterr().err
     trace = open_trace(target)
     assert (trace.L, trace.E, trace.K) == model_sizes("olmoe_1b_7b") == (16, 64, 8)
@@ -71,28 +68,25 @@ def test_a_model_that_was_named_prices_the_trace(tmp_path: Path, capsys: pytest.
 
 @pytest.mark.parametrize("name", ["olmoe_1b_7b", "mine", "as_traced"])
 def test_a_model_of_other_sizes_does_not(tmp_path: Path, name: str) -> None:
-    notes: list[str] = []
-    options = Options(model=name, note=notes.append)
-    trace = open_trace(importers()["jsonl"].run(lines(tmp_path, top_k=4), tmp_path / "trace", options))
+    trace, notes = take(tmp_path, "jsonl", lines(top_k=4), Options(model=name))
     assert (trace.E, trace.manifest.model.name, trace.manifest.priced_as) == (60, name, None)
     assert any("not priced as olmoe_1b_7b, which has 16 layers" in note for note in notes) == (name == "olmoe_1b_7b")
 
 
 def test_a_file_that_states_its_bytes_is_priced_by_them(tmp_path: Path) -> None:
-    source = lines(tmp_path)
-    source.write_text(json.dumps({"expert_bytes": [7] * 16}) + "\n" + source.read_text())
-    trace = open_trace(importers()["jsonl"].run(source, tmp_path / "trace", Options(model="olmoe_1b_7b")))
+    content = [{"expert_bytes": [7] * 16}, *lines()]
+    trace = take(tmp_path, "jsonl", content, Options(model="olmoe_1b_7b")).trace
     assert (trace.manifest.model.expert_bytes, trace.manifest.priced_as) == ((7,) * 16, None)
 
 
-def test_a_place_that_is_taken_is_refused_before_the_file_is_read(
+def test_a_place_that_cannot_be_is_refused_before_the_file_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "trace").mkdir()
-    source = lines(tmp_path)
-    source.write_text(source.read_text() + "broken\n")
-    assert main(["import", "jsonl", str(source), str(tmp_path / "trace")]) == 2
-    assert "trace: exists already" in capsys.readouterr().err
+    (tmp_path / "lines").write_text("broken")
+    for target, message in (("trace", "trace: exists already"), ("no/trace", "no: no such folder")):
+        assert main(["import", "jsonl", str(tmp_path / "lines"), str(tmp_path / target)]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self").is_dir(), reason="no place that root cannot write")
@@ -103,6 +97,7 @@ def test_errors_name_the_place_that_was_asked_for(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="report") as caught:
         write_whole(place / "report", "x")
     assert caught.value.filename == str(place / "report")
+    (tmp_path / "lines").write_bytes(raw_of(lines()))
     with pytest.raises(TraceError, match=f"^{place}/trace: ") as refused:
-        importers()["jsonl"].run(lines(tmp_path), place / "trace", Options())
+        importers()["jsonl"].run(tmp_path / "lines", place / "trace", Options())
     assert "partial" not in str(refused.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,12 @@ Layer = list[list[int]]
 
 def record(step: int, layer: int, top: Layer, **more: Any) -> dict[str, Any]:
     """One line as RouterTracer writes it."""
-    return {
-        "step": step,
-        "stage": "pre_dispatch",
-        "block": "decoder",
-        "layer": layer,
-        "rank": 0,
-        "num_tokens": len(top),
-        "topk": len(top[0]),
-        "top_indices": top,
-        **more,
-    }
+    where = {"step": step, "stage": "pre_dispatch", "block": "decoder", "layer": layer, "rank": 0}
+    return {**where, "num_tokens": len(top), "topk": len(top[0]), "top_indices": top, **more}
 
 
 def trace_of(*passes: tuple[int, Layer, Layer], **more: Any) -> list[dict[str, Any]]:
     return [record(step, layer, top, **more) for step, *tops in passes for layer, top in zip((1, 2), tops, strict=True)]
-
-
-def text(records: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(item) + "\n" for item in records)
 
 
 A = (0, [[0, 3], [1, 2], [0, 9]], [[4, 5], [4, 6], [4, 7]])
@@ -44,7 +30,7 @@ D = (3, [[0, 1], [2, 3]], [[6, 7], [8, 9]])
 
 
 def test_one_request_after_the_other(tmp_path: Path) -> None:
-    found = take(tmp_path, "megatron", text(trace_of(A, B, C, D)))
+    found = take(tmp_path, "megatron", trace_of(A, B, C, D))
     trace = found.trace
     assert (trace.L, trace.E, trace.K) == (2, 12, 2)
     assert steps(trace) == [(0, 0, 3, 0), (0, 1, 1, 3), (0, 1, 1, 4), (1, 0, 2, 0)]
@@ -55,35 +41,26 @@ def test_one_request_after_the_other(tmp_path: Path) -> None:
         assert part in said
 
 
-def test_training_steps_are_prompts(tmp_path: Path) -> None:
+def test_training_steps_and_chunks_are_prompts(tmp_path: Path) -> None:
     # Two micro-batches in step 3.
-    trace = take(tmp_path, "megatron", text(trace_of(A, B, D, D)), Options(limit=3), mode="training").trace
+    trace = take(tmp_path, "megatron", trace_of(A, B, D, D), Options(limit=3), mode="training").trace
     assert steps(trace) == [(0, 0, 3, 0), (1, 0, 1, 0), (2, 0, 2, 0)]
-
-
-def test_prompts_in_chunks(tmp_path: Path) -> None:
-    trace = take(tmp_path, "megatron", text(trace_of(A, (1, *D[1:]), (2, *B[1:]))), chunk=3).trace
+    trace = take(tmp_path, "megatron", trace_of(A, (1, *D[1:]), (2, *B[1:])), chunk=3).trace
     assert steps(trace) == [(0, 0, 3, 0), (0, 0, 2, 3), (0, 1, 1, 5)]
 
 
 def test_what_is_no_decoder_is_left_out(tmp_path: Path) -> None:
-    sidecars = {
-        "hs_offset": 0,
-        "hs_bytes": 9,
-        "hs_shape": [3, 2],
-        "logit_offset": 0,
-        "logit_bytes": 1,
-        "logit_shape": [3],
-    }
+    sidecars = {"hs_offset": 0, "hs_bytes": 9, "hs_shape": [3, 2]}
+    sidecars |= {"logit_offset": 0, "logit_bytes": 1, "logit_shape": [3]}
     mtp = record(0, 1, [[0, 1]] * 3, block="mtp", mtp_idx=0)
-    found = take(tmp_path, "megatron", text([*trace_of(A, **sidecars), mtp, *trace_of(B)]))
+    found = take(tmp_path, "megatron", [*trace_of(A, **sidecars), mtp, *trace_of(B)])
     assert steps(found.trace) == [(0, 0, 3, 0), (0, 1, 1, 3)]
     assert found.notes[-1] == "1 lines of block mtp are left out: layers of multi-token prediction"
 
 
 def test_absent_entries_and_the_least_of_fields(tmp_path: Path) -> None:
     least = {"step": 0, "layer": 0, "num_tokens": 2, "topk": 2, "top_indices": [[-1, 2], [-1, -1]]}
-    trace = take(tmp_path, "megatron", text([least]), Options(n_experts=8)).trace
+    trace = take(tmp_path, "megatron", [least], Options(n_experts=8)).trace
     assert ids(trace) == [[[2]], [[-1]]]
     assert trace.E == 8
 
@@ -99,11 +76,7 @@ GOOD = record(0, 1, [[0, 1]])
         ([{**GOOD, "request": 1}], {}, "line 1, keys"),
         ([{**GOOD, "stage": "post"}], {}, "line 1, stage is 'post'; allowed: pre_dispatch"),
         ([{**GOOD, "block": "encoder"}], {}, "line 1, block is 'encoder'; allowed: decoder, mtp"),
-        (
-            [GOOD, {**GOOD, "step": 1, "rank": 1}],
-            {},
-            "line 2, rank is 1; allowed: 0, as above: a file has the passes of",
-        ),
+        ([GOOD, {**GOOD, "rank": 1}], {}, "line 2, rank is 1; allowed: 0, as above: a file has the passes of one rank"),
         ([{**GOOD, "step": 1}, GOOD], {}, "line 2, step is 0; allowed: at least 1"),
         ([{**GOOD, "num_tokens": 2}], {}, "line 1, length of top_indices is 1; allowed: 2, the num_tokens"),
         ([{**GOOD, "num_tokens": 0, "top_indices": []}], {}, "line 1, num_tokens is 0"),
@@ -114,11 +87,7 @@ GOOD = record(0, 1, [[0, 1]])
         ([{**GOOD, "top_indices": [[1, 1]]}], {}, "line 1 on: expert ids of token row 0, layer 1 is [1, 1]"),
         ([{"layer": 0, "expert_counts": [1, 2]}], {}, "line 1, content is 'counts per expert, without an order'"),
         # Parts of passes: cut off, a lost line, recomputed activations, layers of other tokens.
-        (
-            trace_of(A, B)[:-1],
-            {},
-            "line 3, layer 2 of the pass from here on (step 1) is 'missing'; allowed: the layers",
-        ),
+        (trace_of(A, B)[:-1], {}, "line 3, layer 2 of the pass from here on (step 1) is 'missing'; allowed: the la"),
         (trace_of(A, B)[:1] + trace_of(A, B)[2:], {}, "line 2, layer 2 of the pass from here on (step 1) is 'there'"),
         ([*trace_of(A), record(0, 2, A[2]), record(0, 1, A[1])], {"mode": "training"}, "line 3, layer 1 of the pass"),
         ([record(0, 1, A[1]), record(0, 2, B[2])], {}, "line 2, num_tokens is 1; allowed: 3, as in layer 1"),
@@ -129,4 +98,4 @@ GOOD = record(0, 1, [[0, 1]])
     ],
 )
 def test_what_is_refused(tmp_path: Path, lines: list[dict[str, Any]], own: dict[str, Any], message: str) -> None:
-    refuse(tmp_path, "megatron", text(lines), message, **own)
+    refuse(tmp_path, "megatron", lines, message, **own)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from traces import TraceError, open_trace
+from tests.traces.importers.imported import refuse, take
+from traces import Trace, TraceError, open_trace
 from traces.format.npy import header_bytes
 from traces.importers import Options
 from traces.importers.npz import import_trace
@@ -31,22 +31,12 @@ GOOD: dict[str, Any] = {
 }
 
 
-def write(folder: Path, **changes: Any) -> Path:
-    source = folder / "tiny.npz"
-    np.savez_compressed(source, **{key: value for key, value in (GOOD | changes).items() if value is not None})
-    return source
-
-
-def refused(source: Path, message: str, options: Options | None = None) -> None:
-    before = sorted(source.parent.iterdir())
-    with pytest.raises(TraceError, match=message) as caught:
-        import_trace(source, source.parent / "trace", options or Options())
-    assert "\n" not in str(caught.value)
-    assert sorted(source.parent.iterdir()) == before
+def taken(folder: Path, options: Options | None = None, **changes: Any) -> Trace:
+    return take(folder, "npz", GOOD | changes, options).trace
 
 
 def test_requests_and_phases(tmp_path: Path) -> None:
-    trace = open_trace(import_trace(write(tmp_path), tmp_path / "trace", Options()))
+    trace = taken(tmp_path)
     assert (trace.L, trace.K, trace.N) == (2, 3, 6)
     assert -(-(int(EXPERTS.max()) + 1) // 4) * 4 == trace.E
     assert trace.steps.tolist() == [(0, 0, 0, 3, 0), (0, 1, 3, 1, 3), (1, 1, 4, 1, 7), (1, 1, 5, 1, 8)]
@@ -55,7 +45,7 @@ def test_requests_and_phases(tmp_path: Path) -> None:
     np.testing.assert_array_equal(trace.expert_ids, np.take_along_axis(EXPERTS, order, -1))
     np.testing.assert_array_equal(trace.expert_weights, np.take_along_axis(WEIGHTS, order, -1))
     np.testing.assert_array_equal(trace.token_ids, np.arange(6))
-    assert trace.manifest.model.name == "tiny"
+    assert trace.manifest.model.name == "made"
 
 
 @pytest.mark.parametrize(
@@ -68,30 +58,28 @@ def test_requests_and_phases(tmp_path: Path) -> None:
     ids=["prefill and decode", "and offset", "offset alone"],
 )
 def test_lengths_come_from_what_is_there(tmp_path: Path, changes: dict[str, Any]) -> None:
-    trace = open_trace(import_trace(write(tmp_path, **changes), tmp_path / "trace", Options()))
+    trace = taken(tmp_path, **changes)
     assert trace.steps.tolist() == [(0, 0, 0, 3, 0), (0, 1, 3, 1, 3), (1, 1, 4, 1, 7), (1, 1, 5, 1, 8)]
 
 
 def test_fortran_order_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turned = {"experts": np.asfortranarray(EXPERTS), "weights": np.asfortranarray(WEIGHTS)}
-    trace = open_trace(import_trace(write(tmp_path, **turned), tmp_path / "trace", Options()))
+    trace = taken(tmp_path, **turned)
     order = np.argsort(-WEIGHTS, axis=-1, kind="stable")
     np.testing.assert_array_equal(trace.expert_ids, np.take_along_axis(EXPERTS, order, -1))
     np.testing.assert_array_equal(trace.expert_weights, np.take_along_axis(WEIGHTS, order, -1))
     # Its rows are spread over the member, which is then in memory as a whole.
-    shutil.rmtree(trace.path)
     monkeypatch.setattr("traces.importers.archive.MAX_REQUEST_IDS", 35)
-    refused(write(tmp_path, **turned), "experts.npy: order is 'Fortran'; allowed: C order above 35 values")
+    refuse(tmp_path, "npz", GOOD | turned, "experts.npy: order is 'Fortran'; allowed: C order above 35 values")
 
 
 def test_minus_one_is_absent_and_layers_can_be_left_out(tmp_path: Path) -> None:
     experts = EXPERTS.astype(np.int16)
     experts[:, 1, 2] = experts[4, 1] = -1
-    trace = open_trace(import_trace(write(tmp_path, experts=experts, weights=None), tmp_path / "trace", Options()))
+    trace = taken(tmp_path, experts=experts, weights=None)
     assert trace.expert_ids[4, 1].tolist() == [255] * 3
     assert trace.expert_ids[0, 1].tolist() == [*EXPERTS[0, 1, :2].tolist(), 255]
-    options = Options(without_layers=frozenset({0}))
-    trace = open_trace(import_trace(write(tmp_path, experts=experts, weights=None), tmp_path / "other", options))
+    trace = taken(tmp_path, Options(without_layers=frozenset({0})), experts=experts, weights=None)
     assert (trace.L, trace.K) == (1, 2)
     np.testing.assert_array_equal(trace.expert_ids[:4, 0], EXPERTS[:4, 1, :2])
 
@@ -99,8 +87,7 @@ def test_minus_one_is_absent_and_layers_can_be_left_out(tmp_path: Path) -> None:
 def test_options(tmp_path: Path) -> None:
     meta = tmp_path / "meta.json"
     meta.write_text(json.dumps([{"dataset": "gsm8k"}, {"dataset": "mmlu"}]))
-    options = Options(n_experts=64, model="mine", meta=meta, limit=1)
-    trace = open_trace(import_trace(write(tmp_path), tmp_path / "trace", options))
+    trace = taken(tmp_path, Options(n_experts=64, model="mine", meta=meta, limit=1))
     assert (trace.E, trace.manifest.model.name, trace.requests[0].source) == (64, "mine", "gsm8k")
     assert len(trace.requests) == 1
 
@@ -109,7 +96,7 @@ def test_options(tmp_path: Path) -> None:
 def test_bad_meta(tmp_path: Path, text: str) -> None:
     meta = tmp_path / "meta.json"
     meta.write_text(text)
-    refused(write(tmp_path), "meta.json: ", Options(meta=meta))
+    refuse(tmp_path, "npz", GOOD, "meta.json: ", Options(meta=meta))
 
 
 @pytest.mark.parametrize(
@@ -125,10 +112,7 @@ def test_bad_meta(tmp_path: Path, text: str) -> None:
         ({"experts": np.full_like(EXPERTS, 3)}, r"row 0, layer 0 is \[3, 3, 3\]; allowed: an expert at most once"),
         ({"experts": np.array([{}], object)}, "pickled objects are never read"),
         ({"weights": WEIGHTS[:, :1]}, "as in experts"),
-        (
-            {"weights": np.full_like(WEIGHTS, np.nan)},
-            "request 0: weights of token row 0, layer 0, slot 0 is nan; allowed: finite",
-        ),
+        ({"weights": np.full_like(WEIGHTS, np.nan)}, "weights of token row 0, layer 0, slot 0 is nan; allowed: finite"),
         ({"token_ids": np.arange(5)}, "as in experts"),
         ({"gates": EXPERTS}, "member is 'gates.npy'"),
         ({"req_len": np.array([4, 3])}, "sum of req_len is 7"),
@@ -143,35 +127,29 @@ def test_bad_meta(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_bad_arrays(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    refused(write(tmp_path, **changes), message)
+    refuse(tmp_path, "npz", GOOD | changes, message)
 
 
-def pack(folder: Path, members: dict[str, bytes]) -> Path:
-    source = folder / "packed.npz"
-    with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
+def pack(members: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, raw in members.items():
             archive.writestr(name, raw)
-    return source
+    return stream.getvalue()
 
 
-def test_a_header_that_claims_more_than_its_bytes(tmp_path: Path) -> None:
+def test_headers_that_claim_too_much(tmp_path: Path) -> None:
     bomb = header_bytes(np.dtype("u1"), (10**12, 24, 4)) + b"\0" * 100
-    refused(pack(tmp_path, {"experts.npy": bomb}), "experts.npy: size is .* which its header claims")
-
-
-def test_requests_without_end(tmp_path: Path) -> None:
-    one = io.BytesIO()
-    np.save(one, np.zeros((1, 1, 1), np.uint8))
-    bomb = header_bytes(np.dtype("u1"), (1_000_001,)) + b"\0" * 1_000_001
-    refused(pack(tmp_path, {"experts.npy": one.getvalue(), "req_len.npy": bomb}), "1 to 1000000")
+    refuse(tmp_path, "npz", pack({"experts.npy": bomb}), "experts.npy: size is .* which its header claims")
+    requests = np.zeros(1_000_001, np.uint8)
+    refuse(tmp_path, "npz", {"experts": EXPERTS, "req_len": requests}, "1 to 1000000")
 
 
 def test_files_that_are_no_archives(tmp_path: Path) -> None:
-    source = tmp_path / "x.npz"
-    refused(source, "No such file")
-    source.write_bytes(b"hello")
-    refused(source, "readable .npz")
-    refused(pack(tmp_path, {"experts.txt": b""}), "member")
+    with pytest.raises(TraceError, match="No such file"):
+        import_trace(tmp_path / "x.npz", tmp_path / "trace", Options())
+    refuse(tmp_path, "npz", b"hello", "readable .npz")
+    refuse(tmp_path, "npz", pack({"experts.txt": b""}), "member")
 
 
 def test_gpt_oss_20b(tmp_path: Path, shared_data: Path) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.traces.importers.imported import ids, refuse, steps, take
+from tests.traces.importers.imported import ids, raw_of, refuse, steps, take
 from traces import TraceError, UserError
 from traces.cli import main
 from traces.importers import Options, build
-from traces.importers.jsonl import import_trace
 from traces.importers.registry import importers
 from traces.importers.sglang_batches import DECODING, EXTEND, Batches
 
@@ -31,20 +30,10 @@ def lines(rows: Any, request: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-def text(objects: list[Any]) -> str:
-    return "".join(json.dumps(one) + "\n" for one in objects)
-
-
-def npz(**arrays: Any) -> bytes:
-    stream = io.BytesIO()
-    np.savez(stream, **arrays)
-    return stream.getvalue()
-
-
 @pytest.mark.parametrize(
     "wrap",
     [
-        lambda objects: "\n \n" + text(objects),
+        lambda objects: ["\n ", *objects],
         lambda objects: json.dumps(objects, indent=1),
         lambda objects: ": connected\n\n" + "".join(f"data: {json.dumps(one)}\n\n" for one in objects),
     ],
@@ -59,19 +48,19 @@ def test_a_header_is_the_first_object_wherever_it_stands(tmp_path: Path, wrap: A
 def test_a_hook_writes_minus_one_and_zeros_as_servers_do(tmp_path: Path) -> None:
     rows = ROWS.copy()
     rows[:2], rows[5, 1], rows[6, 2, 1] = 0, -1, -1
-    trace = take(tmp_path, "jsonl", text(lines(rows))).trace
+    trace = take(tmp_path, "jsonl", lines(rows)).trace
     assert ids(trace) == rows[2:].tolist()
     assert steps(trace)[:2] == [(0, 0, 2, 2), (0, 1, 1, 4)]
     rows[:4] = 0
-    refuse(tmp_path, "jsonl", text(lines(rows)), "zeros alone in all 4 rows: not recorded")
-    refuse(tmp_path, "jsonl", text(lines(np.full_like(ROWS, -1))), "no token has an expert")
+    refuse(tmp_path, "jsonl", lines(rows), "zeros alone in all 4 rows: not recorded")
+    refuse(tmp_path, "jsonl", lines(np.full_like(ROWS, -1)), "no token has an expert")
 
 
 def test_a_cached_prefix_of_minus_one_in_layers_of_zeros(tmp_path: Path) -> None:
     rows = ROWS.copy()
     rows[:, 1] = 0
     rows[:2] = -1
-    archive = npz(experts=rows, req_prefill=np.array([4]))
+    archive = {"experts": rows, "req_prefill": [4]}
     refuse(tmp_path, "npz", archive, "layer 1 (counted from 0): zeros alone")
     trace = take(tmp_path, "npz", archive, Options(without_layers=frozenset({1}))).trace
     assert ids(trace) == ROWS[2:][:, [0, 2]].tolist()
@@ -84,38 +73,37 @@ def test_minus_one_that_became_the_largest_of_its_dtype(tmp_path: Path, dtype: A
     prefix[:3] = layer[:, 1] = np.iinfo(dtype).max
     for rows in (prefix, layer):
         message = f"in every slot is -1 in {np.dtype(dtype)}"
-        refuse(tmp_path, "npz", npz(experts=rows, req_prefill=np.array([4])), message)
+        refuse(tmp_path, "npz", {"experts": rows, "req_prefill": [4]}, message)
     # Left out by the user, the layer does not matter.
     without = Options(without_layers=frozenset({1}))
-    assert take(tmp_path, "npz", npz(experts=layer, req_prefill=np.array([4])), without).trace.L == 2
+    assert take(tmp_path, "npz", {"experts": layer, "req_prefill": [4]}, without).trace.L == 2
 
 
 def test_an_expert_255_of_256_is_one(tmp_path: Path) -> None:
     rows = ROWS[..., :1].astype(np.uint8)
     rows[:3] = 255
-    trace = take(tmp_path, "npz", npz(experts=rows, req_prefill=np.array([4])), Options(n_experts=256)).trace
+    trace = take(tmp_path, "npz", {"experts": rows, "req_prefill": [4]}, Options(n_experts=256)).trace
     assert ids(trace) == rows.tolist()
     two = ROWS.astype(np.uint8)
     two[4, 1, 0] = 255
-    (tmp_path / "two").mkdir()
-    assert ids(take(tmp_path / "two", "npz", npz(experts=two, req_prefill=np.array([4]))).trace) == two.tolist()
+    assert ids(take(tmp_path, "npz", {"experts": two, "req_prefill": [4]}).trace) == two.tolist()
 
 
 def test_a_dtype_that_ends_below_e_is_refused_whatever_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / "made.npz").write_bytes(npz(experts=ROWS.astype(np.uint8), req_prefill=np.array([4])))
-    words = ["import", "npz", str(tmp_path / "made.npz"), str(tmp_path / "trace"), "n_experts=300", "without_layers=0"]
-    assert main(words) == 2
+    archive = {"experts": ROWS.astype(np.uint8), "req_prefill": [4]}
+    options = Options(n_experts=300, without_layers=frozenset({0}))
+    refuse(tmp_path, "npz", archive, "dtype of experts is 'uint8, which ends at 255'; allowed: ids to 299", options)
 
 
 def test_sizes_that_contradict_the_array_are_refused(tmp_path: Path) -> None:
-    answer = text([{"prompt_tokens": 4, "completion_tokens": 6, "routed_experts": ROWS.tolist()}])
+    answer = [{"prompt_tokens": 4, "completion_tokens": 6, "routed_experts": ROWS.tolist()}]
     refuse(tmp_path, "routed_experts", answer, "n_layers is 2; allowed: 3, which this array has", n_layers=2)
     refuse(tmp_path, "routed_experts", answer, "top_k is 4; allowed: 2, which this array has", top_k=4)
     assert ids(take(tmp_path, "routed_experts", answer, n_layers=3, top_k=2).trace) == ROWS.tolist()
 
 
 def test_what_is_taken_of_an_archive_is_said_once(tmp_path: Path) -> None:
-    notes = take(tmp_path, "routed_experts", npz(prompt_tokens=np.array([4]), one=ROWS)).notes
+    notes = take(tmp_path, "routed_experts", {"prompt_tokens": [4], "one": ROWS}).notes
     assert sum("every array is taken to begin" in note for note in notes) == 1
 
 
@@ -126,43 +114,34 @@ def test_padding_of_a_decode_pass_is_no_request() -> None:
         batches.add("records[1]", DECODING, [3, 0, 0], 3, None)
 
 
-@pytest.mark.parametrize("kind", ["llama_cpp", "moe_beyond", "jsonl"])
-@pytest.mark.parametrize(
-    "content",
-    [
-        json.dumps({"layer_0": {"0": 5, "1": 7}, "layer_1": {"0": 2}}),
-        json.dumps({"layer": 0, "expert_counts": [1, 2, 3]}),
-        "Layer ID,Expert ID,Count\n1,2,3\n",
-    ],
-)
-def test_counts_are_refused_as_counts(tmp_path: Path, kind: str, content: str) -> None:
-    refuse(tmp_path, kind, content, "counts per expert, without an order")
+Between = Callable[[Path, bytes], None]
+
+
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> Between:
+    """Write to a file between its two readings."""
+
+    def write(file: Path, content: bytes) -> None:
+        kept = build._kept
+        monkeypatch.setattr(build, "_kept", lambda *args: (file.write_bytes(content), kept(*args))[1])
+
+    return write
 
 
 @pytest.mark.parametrize(
     "later",
     [
-        text(lines(ROWS) + lines(ROWS, request=1)),
-        text(lines(np.concatenate([ROWS, ROWS[:1]]))),
-        text(lines(np.concatenate([ROWS, ROWS], axis=1))),
-        text(lines(np.concatenate([ROWS, ROWS + 20], axis=2))),
-        text(lines(ROWS + 40)),
+        lines(ROWS) + lines(ROWS, request=1),
+        lines(np.concatenate([ROWS, ROWS[:1]])),
+        lines(np.concatenate([ROWS, ROWS], axis=1)),
+        lines(np.concatenate([ROWS, ROWS + 20], axis=2)),
+        lines(ROWS + 40),
     ],
     ids=["a request more", "a token more", "more layers", "more experts a token", "other ids"],
 )
-def test_a_file_that_is_still_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: str) -> None:
-    source = tmp_path / "made.jsonl"
-    source.write_text(text(lines(ROWS)))
-    between = build._kept
-
-    def kept(*args: Any) -> Any:
-        source.write_text(later)
-        return between(*args)
-
-    monkeypatch.setattr(build, "_kept", kept)
-    with pytest.raises(UserError, match="content is 'changed while it was read'"):
-        import_trace(source, tmp_path / "trace", Options())
-    assert [path.name for path in tmp_path.iterdir()] == ["made.jsonl"]
+def test_a_file_that_is_still_written_to(tmp_path: Path, between: Between, later: list[Any]) -> None:
+    between(tmp_path / "made.file", raw_of(later))
+    refuse(tmp_path, "jsonl", lines(ROWS), "content is 'changed while it was read'")
 
 
 def beyond(prompts: int, k: int = 2, layers: int = 2) -> str:
@@ -178,19 +157,8 @@ def test_a_folder_may_hold_the_trace_that_is_made_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("later", [beyond(3), beyond(1), beyond(2, k=4), beyond(2, layers=3)])
-def test_a_folder_that_is_still_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: str) -> None:
+def test_a_folder_that_is_still_written_to(tmp_path: Path, between: Between, later: str) -> None:
     (tmp_path / "prompt_1.csv").write_text(beyond(2))
-    between = build._kept
-
-    def kept(*args: Any) -> Any:
-        (tmp_path / "prompt_1.csv").write_text(later)
-        return between(*args)
-
-    monkeypatch.setattr(build, "_kept", kept)
+    between(tmp_path / "prompt_1.csv", later.encode())
     with pytest.raises(UserError, match="content is 'changed while it was read'"):
         importers()["moe_beyond"].run(tmp_path, tmp_path / "trace", Options())
-
-
-def test_a_missing_folder_is_said_before_the_file_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["import", "jsonl", str(tmp_path / "none"), str(tmp_path / "no" / "trace")]) == 2
-    assert "no: no such folder" in capsys.readouterr().err

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from traces import Trace, TraceError, UserError, open_trace
+from tests.traces.importers.imported import Imported, refuse, take
+from traces import Trace, UserError, open_trace
 from traces.importers import Options, assign_splits
 from traces.importers.route_trace import import_trace
 
@@ -34,28 +35,19 @@ def rows(turn: int) -> list[str]:
     ]
 
 
-def write(folder: Path, lines: list[str]) -> Path:
-    source = folder / "tiny.route.csv"
-    source.write_text("\n".join(lines) + ("" if lines and lines[-1].count(",") == 6 else "\n"))
-    return source
-
-
-def imported(folder: Path, lines: list[str], **options: Any) -> tuple[Trace, list[str]]:
-    """The trace of a file of these lines, and what was said of it."""
-    notes: list[str] = []
-    source = write(folder, lines)
-    return open_trace(import_trace(source, folder / "trace", Options(**options, note=notes.append))), notes
+def imported(folder: Path, lines: list[str], own: dict[str, Any] | None = None, **options: Any) -> Imported:
+    return take(folder, "route_trace", lines, Options(**options), **(own or {}))
 
 
 def test_columns_go_by_name(tmp_path: Path) -> None:
     """Later versions append columns, and a consumer may drop those that it need not have."""
-    expected = imported(tmp_path, [*HEAD, *rows(0)])[0]
+    body = [line.replace(",0,100", ",2,0") for line in rows(0)]  # residency 2: the first use of a prefetched expert
+    expected = imported(tmp_path, [*HEAD, *body]).trace
     order = [5, 0, 1, 2, 4, 3, 6]
     names = HEAD[4].split(",")
     turned = [",".join(line.split(",")[index] for index in order) for line in rows(0)]
-    (tmp_path / "trace").rename(tmp_path / "first")
     trace, _ = imported(tmp_path, [*HEAD[:4], ",".join(names[index] for index in order), *turned])
-    np.testing.assert_array_equal(trace.expert_ids, np.load(tmp_path / "first" / "expert_ids.npy"))
+    np.testing.assert_array_equal(trace.expert_ids, expected.expert_ids)
     assert trace.steps.tolist() == expected.steps.tolist()
 
 
@@ -65,17 +57,11 @@ def test_what_the_device_dropped_stays_unless_it_is_left_out(tmp_path: Path) -> 
     trace, notes = imported(tmp_path, [*head, *body])
     assert trace.expert_ids[2].tolist() == [[3, 2], [3, 2]]
     assert any("4 experts that the device dropped" in note and "dropped=absent" in note for note in notes)
-    (tmp_path / "trace").rename(tmp_path / "first")
     trace, _ = imported(tmp_path, [*head, *body], own={"dropped": "absent"})
     assert trace.expert_ids[2].tolist() == [[3, 255], [3, 255]]
     assert trace.expert_weights is not None
     assert trace.expert_weights[2].tolist() == [[0.75, 0], [0.75, 0]]
     assert trace.manifest.decoding["dropped"] == "absent"
-
-
-def test_residency_2_is_read(tmp_path: Path) -> None:
-    body = [line.replace(",0,100", ",2,0") for line in rows(0)]
-    assert imported(tmp_path, [*HEAD, *body])[0].N == 4
 
 
 @pytest.mark.parametrize("all_of_them", [True, False])
@@ -96,7 +82,6 @@ def test_dense_layers_are_left_out_and_dense_bytes_kept(tmp_path: Path) -> None:
     assert (trace.L, trace.manifest.model.expert_bytes) == (2, (100, 200))
     assert trace.manifest.decoding["dense_bytes"] == [7, 5, 5]
     assert any("layer 0 of the 3 (counted from 0)" in note and "without_layers=0" in note for note in notes)
-    (tmp_path / "trace").rename(tmp_path / "first")
     # A layer that the file has may be left out, too, and its rows may then be missing.
     trace, _ = imported(tmp_path, [*head, *(r for r in body if ",2,0," not in r)], without_layers=frozenset({0, 2}))
     assert (trace.L, trace.manifest.model.expert_bytes) == (1, (100,))
@@ -114,8 +99,7 @@ def test_a_turn_may_begin_in_its_context(tmp_path: Path) -> None:
 
 
 def test_turns_become_requests(tmp_path: Path) -> None:
-    source = write(tmp_path, [*HEAD, *rows(0), *rows(4)])
-    trace = open_trace(import_trace(source, tmp_path / "trace", Options()))
+    trace, _ = imported(tmp_path, [*HEAD, *rows(0), *rows(4)])
     assert (trace.L, trace.E, trace.K, trace.N) == (2, 8, 2, 8)
     assert trace.manifest.model.name == "tiny-Q4"
     assert trace.manifest.model.expert_bytes == (100, 200)
@@ -126,18 +110,13 @@ def test_turns_become_requests(tmp_path: Path) -> None:
     assert trace.expert_weights is not None
     assert trace.expert_weights[:2].tolist() == [[[0.75, 0.25], [0, 0]], [[0.75, 0.25], [0.75, 0.25]]]
     assert [item.split for item in trace.requests] == [None, None]
-    halves = open_trace(import_trace(tmp_path / source.name, tmp_path / "halves", Options(split=Fraction(1, 2))))
-    assert sorted(str(item.split) for item in halves.requests) == ["test", "train"]
 
 
 def test_limit_and_the_users_words(tmp_path: Path) -> None:
-    source = write(tmp_path, [*HEAD, *rows(0), *rows(1)])
-    options = Options(limit=1, model="mine", source="chat", licence="MIT")
-    trace = open_trace(import_trace(source, tmp_path / "trace", options))
-    assert len(trace.requests) == 1
-    assert trace.requests[0].split is None
-    assert (trace.manifest.model.name, trace.requests[0].source) == ("mine", "chat")
-    assert trace.manifest.prompts.licence == "MIT"
+    words: dict[str, Any] = {"limit": 1, "model": "mine", "source": "chat", "licence": "MIT"}
+    trace, _ = imported(tmp_path, [*HEAD, *rows(0), *rows(1)], **words)
+    assert [(request.split, request.source) for request in trace.requests] == [(None, "chat")]
+    assert (trace.manifest.model.name, trace.manifest.prompts.licence) == ("mine", "MIT")
 
 
 def without(lines: list[str], start: str) -> list[str]:
@@ -172,21 +151,14 @@ def without(lines: list[str], start: str) -> list[str]:
         ([*HEAD[:4], HEAD[4] + ",turn"], "line 5, column is 'turn'; allowed: .*once each"),
         ([*HEAD[:4], "turn,phase,step,slot,expert"], "line 5, columns is .*allowed: layer among them"),
         (["layer,expert,count", "0,1,7"], "line 1, content is 'counts per expert, without an order'"),
-        (
-            [*HEAD[:2], "# layer=0 expert_bytes=0 dense_bytes=5", *HEAD[3:], *rows(0)],
-            "line 6, layer is 0; allowed: one",
-        ),
+        ([*HEAD[:2], HEAD[2].replace("=100", "=0"), *HEAD[3:], *rows(0)], "line 6, layer is 0; allowed: one"),
         ([*HEAD, *without(rows(0), "0,0,1,1")], "turn 0, step 1, layer 1 is 'missing'"),
         ([*HEAD, *without(rows(0), "0,0,0,0")[:-2]], "step 3, layer 1 is 'missing'"),
         ([*HEAD, *without(rows(0), "0,1,3,0")], "step 3, layer 0 is 'missing'"),
     ],
 )
 def test_bad_files_name_the_line(tmp_path: Path, lines: list[str], message: str) -> None:
-    source = write(tmp_path, lines)
-    with pytest.raises(TraceError, match=message) as caught:
-        import_trace(source, tmp_path / "trace", Options())
-    assert "\n" not in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+    refuse(tmp_path, "route_trace", "\n".join(lines), message)
 
 
 @pytest.mark.parametrize(
@@ -201,11 +173,8 @@ def test_split_rounds_down_and_leaves_one_of_each(requests: int, split: str, tra
     assert splits.count("train") == train
     if requests > 2:
         assert splits != assign_splits(requests, Fraction(split), 1)
-
-
-def test_one_request_cannot_be_split() -> None:
     with pytest.raises(UserError, match="split: one request"):
-        assign_splits(1, Fraction(1, 2), 0)
+        assign_splits(1, Fraction(split), 0)
 
 
 def replay_lru(trace: Trace, capacity: int, *, last_slot_recent: bool) -> tuple[int, int]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import shutil
 import struct
 import zipfile
 from pathlib import Path
@@ -14,14 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from traces import Trace, TraceError, open_trace
+from tests.traces.importers.imported import raw_of, refuse, steps, take
 from traces.format.npy import header_bytes
 from traces.importers import Options
-from traces.importers.routed_experts import import_trace
 
 IDS = np.argsort(np.random.default_rng(0).random((7, 3, 11)), axis=-1)[..., :2]
 """4 prompt tokens, 4 generated, of which the last was never fed."""
 SHAPE = {"n_layers": 3, "top_k": 2}
+COUNTS = {"prompt_tokens": 4, "completion_tokens": 4}
+GOOD = COUNTS | {"routed_experts": IDS.tolist()}
+FIRST = IDS[:4].tolist()
 
 
 def npy(ids: np.ndarray) -> str:
@@ -34,53 +34,34 @@ def bare(ids: np.ndarray) -> str:
     return base64.b64encode(ids.astype("<i4").tobytes()).decode()
 
 
-def write(folder: Path, *responses: Any) -> Path:
-    source = folder / "tiny.jsonl"
-    source.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in responses))
-    return source
-
-
-def imported(source: Path, options: Options) -> Trace:
-    return open_trace(import_trace(source, source.parent / "trace", options))
+ROUTED = "routed_experts"
+BOMB = base64.b64encode(header_bytes(np.dtype("u1"), (10**12, 3, 2))).decode()
 
 
 @pytest.mark.parametrize(
     "response",
     [
-        {"prompt_tokens": 4, "completion_tokens": 4, "routed_experts": IDS.tolist()},
-        {"usage": {"prompt_tokens": 4, "completion_tokens": 4}, "choices": [{"routed_experts": npy(IDS.astype("u1"))}]},
+        COUNTS | {"routed_experts": IDS.tolist()},
+        {"usage": COUNTS, "choices": [{"routed_experts": npy(IDS.astype("u1"))}]},
         {"prompt_tokens": 4, "cached_tokens": 0, "routed_experts": npy(IDS.astype("<i2"))},
-        {
-            "prompt_tokens": 4,
-            "prompt_routed_experts": IDS[:4].tolist(),
-            "choices": [{"routed_experts": IDS[4:].tolist()}],
-        },
+        {"prompt_tokens": 4, "prompt_routed_experts": FIRST, "choices": [{"routed_experts": IDS[4:].tolist()}]},
         {"text": "x", "meta_info": {"prompt_tokens": 4, "completion_tokens": 4, "routed_experts": bare(IDS)}},
-        {
-            "usage": {"prompt_tokens": 4, "completion_tokens": 4},
-            "choices": [{"sgl_ext": {"routed_experts": bare(IDS)}}],
-        },
+        {"usage": COUNTS, "choices": [{"sgl_ext": {"routed_experts": bare(IDS)}}]},
     ],
     ids=["list", "vllm", "int16", "vllm-0.21", "sglang", "sgl_ext"],
 )
 def test_every_form_is_the_same_trace(tmp_path: Path, response: dict[str, Any]) -> None:
-    trace = imported(write(tmp_path, response, response), Options(own=SHAPE))
+    trace = take(tmp_path, ROUTED, [response, response], **SHAPE).trace
     assert (trace.L, trace.E, trace.K, trace.N) == (3, 12, 2, 14)
-    assert trace.steps.tolist()[:5] == [
-        (0, 0, 0, 4, 0),
-        (0, 1, 4, 1, 4),
-        (0, 1, 5, 1, 5),
-        (0, 1, 6, 1, 6),
-        (1, 0, 7, 4, 0),
-    ]
+    assert steps(trace)[:5] == [(0, 0, 4, 0), *((0, 1, 1, context) for context in (4, 5, 6)), (1, 0, 4, 0)]
     assert (trace.requests[1].prompt_tokens, trace.requests[1].output_tokens) == (4, 4)
     # Not sorted: there is no weight to sort by.
     np.testing.assert_array_equal(trace.expert_ids, np.concatenate([IDS, IDS]))
 
 
 def test_archives(tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", IDS, IDS[:5].astype("u1"), prompt_tokens=[4, 5])
-    trace = imported(tmp_path / "x.npz", Options(n_experts=64))
+    arrays = {"prompt_tokens": [4, 5], "a": IDS, "b": IDS[:5].astype("u1")}
+    trace = take(tmp_path, ROUTED, arrays, Options(n_experts=64)).trace
     assert trace.E == 64
     assert trace.steps.tolist()[-2:] == [(0, 1, 6, 1, 6), (1, 0, 7, 5, 0)]
     assert trace.requests[1].output_tokens == 1
@@ -89,23 +70,16 @@ def test_archives(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["routed_experts_start_len", "routed_experts_prompt_start"])
 def test_a_prefix_that_was_left_out_is_context(tmp_path: Path, key: str) -> None:
-    response = {"prompt_tokens": 4, "completion_tokens": 4, key: 3, "routed_experts": IDS[3:].tolist()}
-    trace = imported(write(tmp_path, response), Options())
-    assert trace.steps.tolist()[:2] == [(0, 0, 0, 1, 3), (0, 1, 1, 1, 4)]
+    trace = take(tmp_path, ROUTED, [COUNTS | {key: 3, "routed_experts": IDS[3:].tolist()}]).trace
+    assert steps(trace)[:2] == [(0, 0, 1, 3), (0, 1, 1, 4)]
 
 
 def test_dense_layers_are_left_out(tmp_path: Path) -> None:
     padded = np.concatenate([np.zeros((7, 2, 2), int), IDS], axis=1)
-    source = write(tmp_path, GOOD | {"routed_experts": padded.tolist()})
-    with pytest.raises(TraceError, match=r"tiny.jsonl: layers 0-1 .*: zeros alone.*allowed: without_layers=0-1"):
-        imported(source, Options())
-    for options in (Options(own={"dense_layers": 2}), Options(without_layers=frozenset({0, 1}))):
-        trace = imported(source, options)
-        np.testing.assert_array_equal(trace.expert_ids, IDS)
-        shutil.rmtree(trace.path)
-
-
-GOOD = {"prompt_tokens": 4, "completion_tokens": 4, "routed_experts": IDS.tolist()}
+    answers = [GOOD | {"routed_experts": padded.tolist()}]
+    refuse(tmp_path, ROUTED, answers, r"made.file: layers 0-1 .*: zeros alone.*allowed: without_layers=0-1")
+    for options, own in ((Options(), {"dense_layers": 2}), (Options(without_layers=frozenset({0, 1})), {})):
+        np.testing.assert_array_equal(take(tmp_path, ROUTED, answers, options, **own).trace.expert_ids, IDS)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +112,7 @@ GOOD = {"prompt_tokens": 4, "completion_tokens": 4, "routed_experts": IDS.tolist
         (GOOD | {"routed_experts": npy(IDS * 0)}, "routed_experts is 'zeros alone'"),
         (
             GOOD | {"routed_experts": npy(IDS.astype("f4"))},
-            r"dtype of routed_experts is 'floats \(<f4\)'; allowed: integers, little-endian",
+            r"'floats \(<f4\)'; allowed: integers, little-endian",
         ),
         (GOOD | {"routed_experts": npy(IDS.astype(">i4"))}, r"is 'big-endian integers \(>i4\)'"),
         (GOOD | {"routed_experts": npy(IDS[0])}, "shape of routed_experts"),
@@ -150,63 +124,50 @@ GOOD = {"prompt_tokens": 4, "completion_tokens": 4, "routed_experts": IDS.tolist
         (GOOD | {"routed_experts": bare(IDS)[:-4]}, "bytes of routed_experts"),
         (GOOD | {"routed_experts": ""}, r"shape of routed_experts is \(0, 3, 2\)"),
         (GOOD | {"prompt_routed_experts": IDS[:3].tolist()}, "shape of prompt_routed_experts"),
-        (
-            GOOD | {"routed_experts": base64.b64encode(header_bytes(np.dtype("u1"), (10**12, 3, 2))).decode()},
-            "shape of routed_experts is .1000000000000, 3, 2.",
-        ),
+        (GOOD | {"routed_experts": BOMB}, "shape of routed_experts is .1000000000000, 3, 2."),
     ],
 )
 def test_bad_responses_name_the_line(tmp_path: Path, response: Any, message: str) -> None:
-    refused(write(tmp_path, response), message, Options(own=SHAPE))
-
-
-def refused(source: Path, message: str, options: Options) -> None:
-    before = sorted(source.parent.iterdir())
-    with pytest.raises(TraceError, match=message) as caught:
-        import_trace(source, source.parent / "trace", options)
-    assert "\n" not in str(caught.value)
-    assert sorted(source.parent.iterdir()) == before
+    refuse(tmp_path, ROUTED, [response], message, **SHAPE)
 
 
 def test_more_mistakes(tmp_path: Path) -> None:
-    refused(write(tmp_path), "line 1, content is 'nothing'", Options())
-    refused(write(tmp_path, GOOD | {"routed_experts": bare(IDS)}), "options n_layers= and top_k=", Options())
-    refused(write(tmp_path, GOOD), r"slot \d is \d+; allowed: 0 to 7", Options(n_experts=8))
-    refused(write(tmp_path, GOOD), "without_layers leaves out all 3 layers", Options(own={"dense_layers": 3}))
+    refuse(tmp_path, ROUTED, "", "line 1, content is 'nothing'")
+    refuse(tmp_path, ROUTED, [GOOD | {"routed_experts": bare(IDS)}], "options n_layers= and top_k=")
+    refuse(tmp_path, ROUTED, [GOOD], r"slot \d is \d+; allowed: 0 to 7", Options(n_experts=8))
+    refuse(tmp_path, ROUTED, [GOOD], "without_layers leaves out all 3 layers", dense_layers=3)
     other = GOOD | {"routed_experts": IDS[:, :2].tolist()}
-    refused(write(tmp_path, GOOD, other), r"line 2: layers and k is \(2, 2\); allowed: \(3, 2\)", Options())
+    refuse(tmp_path, ROUTED, [GOOD, other], "line 2: layers and k is (2, 2); allowed: (3, 2)")
 
 
-def archive(folder: Path, **members: Any) -> Path:
-    np.savez(folder / "x.npz", **members)
-    return folder / "x.npz"
-
-
-def test_bad_archives(tmp_path: Path) -> None:
-    refused(archive(tmp_path, a=IDS), "prompt_tokens, and one array", Options())
-    refused(archive(tmp_path, prompt_tokens=[1]), "prompt_tokens, and one array", Options())
-    refused(archive(tmp_path, prompt_tokens=[1, 2], a=IDS), r"prompt_tokens.npy: shape is \(2,\)", Options())
-    refused(archive(tmp_path, prompt_tokens=[8], a=IDS), "a.npy: prompt_tokens is 8", Options())
-    refused(archive(tmp_path, prompt_tokens=[4], a=IDS[0]), "a.npy: shape", Options())
-    refused(archive(tmp_path, prompt_tokens=[4], a=IDS.astype(float)), "a.npy: dtype", Options())
-    refused(archive(tmp_path, prompt_tokens=[4], a=np.array([{}], object)), "pickled objects are never read", Options())
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"a": IDS}, "prompt_tokens, and one array"),
+        ({"prompt_tokens": [1]}, "prompt_tokens, and one array"),
+        ({"prompt_tokens": [1, 2], "a": IDS}, "prompt_tokens.npy: shape is (2,)"),
+        ({"prompt_tokens": [8], "a": IDS}, "a.npy: prompt_tokens is 8"),
+        ({"prompt_tokens": [4], "a": IDS[0]}, "a.npy: shape"),
+        ({"prompt_tokens": [4], "a": IDS.astype(float)}, "a.npy: dtype"),
+        ({"prompt_tokens": [4], "a": np.array([{}], object)}, "pickled objects are never read"),
+    ],
+)
+def test_bad_archives(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    refuse(tmp_path, ROUTED, arrays, message)
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     """A gigabyte of zeros packs into a megabyte; its header tells the truth about it."""
-    source = archive(tmp_path, prompt_tokens=[1])
-    with zipfile.ZipFile(source, "a", zipfile.ZIP_DEFLATED) as packed, packed.open("a.npy", "w") as member:
+    stream = io.BytesIO(raw_of({"prompt_tokens": [1]}))
+    with zipfile.ZipFile(stream, "a", zipfile.ZIP_DEFLATED) as packed, packed.open("a.npy", "w") as member:
         member.write(header_bytes(np.dtype("u1"), (2**10, 2**10, 2**6)))
         for _ in range(64):
             member.write(bytes(2**20))
-    assert source.stat().st_size < 10**5
-    refused(source, "a.npy: one request is '1024 tokens x 1024 layers x 64 slots'", Options())
+    assert len(stream.getvalue()) < 10**5
+    refuse(tmp_path, ROUTED, stream.getvalue(), "a.npy: one request is '1024 tokens x 1024 layers x 64 slots'")
 
 
 def test_a_list_of_members_without_end_is_not_read(tmp_path: Path) -> None:
-    source = archive(tmp_path, prompt_tokens=[4], a=IDS)
-    with source.open("ab") as stream:
-        stream.truncate(2**25)
-        stream.seek(0, 2)
-        stream.write(b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 9, 9, 2**25 - 100, 0, 0))
-    refused(source, "a list of members of 33554332 bytes", Options())
+    raw = raw_of({"prompt_tokens": [4], "a": IDS}).ljust(2**25, b"\0")
+    raw += b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 9, 9, 2**25 - 100, 0, 0)
+    refuse(tmp_path, ROUTED, raw, "a list of members of 33554332 bytes")

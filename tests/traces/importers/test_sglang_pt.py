@@ -34,6 +34,7 @@ PASSES: list[tuple[int, list[int], list[int] | None]] = [
     (DECODE, [5, 6], None),
     (DECODE, [7], None),
 ]
+BEGUN = (EXTEND, [0, 1], [2])
 RECORDS = [record(number, mode, positions, lengths) for number, (mode, positions, lengths) in enumerate(PASSES)]
 FILE = recording(*RECORDS)
 
@@ -46,7 +47,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_recording_by_torch_in_its_own_process(tmp_path: Path) -> None:
     found = take(tmp_path, "sglang_pt", FILE, Options(limit=1))
     assert steps(found.trace) == [(0, 0, 3, 0), (0, 1, 1, 3), (0, 1, 1, 4), (0, 1, 1, 5)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["made.file", "trace"]
+    assert list(found.trace.path.parent.iterdir()) == [found.trace.path]
 
 
 def test_requests_ids_and_tokens(fast: None, tmp_path: Path) -> None:
@@ -65,11 +66,7 @@ def test_requests_ids_and_tokens(fast: None, tmp_path: Path) -> None:
     physical = [RECORDS[one]["topk_ids_of_layer"][1:, row, :2].tolist() for one, row in rows]
     assert ids(trace) == [[[MAP[0][x] for x in slots] for slots in layers] for layers in physical]
     said = "\n".join(found.notes)
-    for part in (
-        "6 experts per layer: the logical ones of 7 physical",
-        "layer 0 of the 3",
-        "11 tokens of prompts, in 4 passes",
-    ):
+    for part in ("6 experts per layer: the logical ones of 7 physical", "layer 0 of the 3", "prompts, in 4 passes"):
         assert part in said
 
 
@@ -109,10 +106,7 @@ def test_who_goes_on() -> None:
     ("passes", "message"),
     [
         ([(EXTEND, [0, 1, 0, 1], [2, 2]), (DECODE, [2], None)], r"records\[1\].positions is \[2\].*more than one way"),
-        (
-            [(EXTEND, [0, 1], [2]), (DECODE, [2], None), (DECODE, [4], None)],
-            r"records\[2\].positions is \[4\].*continue",
-        ),
+        ([BEGUN, (DECODE, [2], None), (DECODE, [4], None)], r"records\[2\].positions is \[4\].*continue"),
         ([(DECODE, [5, 5], None), (DECODE, [6], None)], "fit in more than one way"),
         ([(EXTEND, [0, 2], [2])], r"records\[0\].positions of sequence 0 is 'with gaps'"),
         ([(EXTEND, [0, 1], [1])], r"extend_seq_lens is \[1\]; allowed: rows of each sequence, 2 in all"),
@@ -133,6 +127,10 @@ def changed(**more: Any) -> bytes:
     return recording({**RECORDS[0], **more})
 
 
+def mapped(table: Any) -> bytes:
+    return recording(RECORDS[0], last_physical_to_logical_map=table)
+
+
 class Evil:
     """A pickle that would run a command."""
 
@@ -148,6 +146,7 @@ def nested() -> list[Any]:
 
 
 IDS = RECORDS[0]["topk_ids_of_layer"]
+SMALLER = {**RECORDS[1], "topk_ids_of_layer": RECORDS[1]["topk_ids_of_layer"][:2]}
 SPREAD = torch.zeros(1, dtype=torch.int32).as_strided((3, 10**9, 8), (0, 0, 0))
 
 
@@ -160,10 +159,7 @@ SPREAD = torch.zeros(1, dtype=torch.int32).as_strided((3, 10**9, 8), (0, 0, 0))
         (saved({"records": [Evil()]}), "UnpicklingError: Trying to load unsupported GLOBAL posix.system"),
         (saved({"records": [np.zeros(3)]}), "UnpicklingError: "),
         (saved([1]), "content is 'list'; allowed: a dict with records"),
-        (
-            saved({"rank": 0, "logical_count": torch.zeros(2, 3, 6)}),
-            "logical_count (mode stat) is 'counts'; allowed: the",
-        ),
+        (saved({"logical_count": torch.zeros(2, 3, 6)}), "logical_count (mode stat) is 'counts'; allowed: the"),
         (saved({"records": 1}), "records is '1'; allowed: a list of dicts"),
         (recording(), "records is 'an empty list'"),
         (saved({"records": nested()}), "records is 'list'; allowed: a list of dicts"),
@@ -183,18 +179,12 @@ SPREAD = torch.zeros(1, dtype=torch.int32).as_strided((3, 10**9, 8), (0, 0, 0))
         (changed(extend_seq_lens="12"), "records[0].extend_seq_lens is '12'; allowed: a list of integers"),
         (changed(forward_mode=None), "records[0].forward_mode is 'None'"),
         (recording(RECORDS[0], {**RECORDS[1], "rank": 1}), "rank of the records is [0, 1]; allowed: one"),
-        (
-            recording(RECORDS[0], {**RECORDS[1], "topk_ids_of_layer": RECORDS[1]["topk_ids_of_layer"][:2]}),
-            "records[1].topk_ids_of_layer is '2 layers, 8 slots'; allowed: (3, 8), as above",
-        ),
+        (recording(RECORDS[0], SMALLER), "records[1].topk_ids_of_layer is '2 layers, 8 slots'; allowed: (3, 8), as"),
         (recording(RECORDS[2]), "records is '1 passes without tokens'"),
-        (recording(RECORDS[0], last_physical_to_logical_map=None), "last_physical_to_logical_map is 'NoneType'"),
-        (recording(RECORDS[0], last_physical_to_logical_map=torch.tensor(MAP[:2])), "is (2, 7); allowed: (3, experts)"),
-        (
-            recording(RECORDS[0], last_physical_to_logical_map=torch.tensor(MAP) - 1),
-            "is '-1 to 4'; allowed: 0 to 65533",
-        ),
-        (recording(RECORDS[0], last_physical_to_logical_map=torch.tensor(MAP) // 3), "allowed: an expert at most once"),
+        (mapped(None), "last_physical_to_logical_map is 'NoneType'"),
+        (mapped(torch.tensor(MAP[:2])), "is (2, 7); allowed: (3, experts)"),
+        (mapped(torch.tensor(MAP) - 1), "is '-1 to 4'; allowed: 0 to 65533"),
+        (mapped(torch.tensor(MAP) // 3), "allowed: an expert at most once"),
     ],
 )
 def test_files_that_are_refused(fast: None, tmp_path: Path, content: bytes, message: str) -> None:
@@ -241,12 +231,9 @@ def test_memory_and_time_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     root = Path(__file__).parents[3]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert "larger in memory than its size allows" in done.stdout, done.stderr
-    for word, message in (
-        ("torch was ended by signal 9", "signal 9"),
-        ("?", "content is '?'; allowed: a file that torch"),
-    ):
+    for word in ("torch was ended by signal 9", "?"):
         monkeypatch.setattr(torch_file, "spawn", lambda *_, word=word: word)
-        refuse(tmp_path, "sglang_pt", FILE, message)
+        refuse(tmp_path, "sglang_pt", FILE, f"content is '{word}'; allowed: a file that torch")
 
 
 def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from traces import TraceError, open_trace
-from traces.importers import Options
+from tests.traces.importers.imported import refuse, take
 from traces.importers.counts import are_counts, is_histogram
 from traces.importers.files import json_lines
-from traces.importers.registry import importers
 
 ROWS = [
     {"token": token, "layer": layer, "ids": [token, layer + 3], "phase": "decode"}
@@ -44,10 +42,8 @@ WRAPPED = {
 
 @pytest.mark.parametrize("name", WRAPPED)
 def test_a_wrapping_changes_nothing(tmp_path: Path, name: str) -> None:
-    source = tmp_path / "source"  # whatever its name is
-    source.write_bytes(WRAPPED[name])
-    assert [node for _, node in json_lines(source)] == ROWS
-    trace = open_trace(importers()["jsonl"].run(source, tmp_path / "trace", Options()))
+    trace = take(tmp_path, "jsonl", WRAPPED[name]).trace
+    assert [node for _, node in json_lines(tmp_path / "made.file")] == ROWS
     assert trace.expert_ids[:, 0].tolist() == [[token, 3] for token in range(3)]
 
 
@@ -56,15 +52,13 @@ def test_lines_keep_their_numbers(tmp_path: Path, name: str) -> None:
     raw = gzip.decompress(WRAPPED[name]) if name == "gzip" else WRAPPED[name]
     raw = raw.replace(b'"token": 2, "layer": 0', b'"token": 2, "layer": -1')
     number = raw[: raw.index(b'"layer": -1')].count(b"\n") + 1
-    (tmp_path / "source").write_bytes(gzip.compress(raw) if name == "gzip" else raw)
-    with pytest.raises(TraceError, match=f"^source: line {number}, layer is -1"):
-        importers()["jsonl"].run(tmp_path / "source", tmp_path / "trace", Options())
+    raw = gzip.compress(raw) if name == "gzip" else raw
+    refuse(tmp_path, "jsonl", raw, f"made.file: line {number}, layer is -1")
 
 
 def test_an_object_of_an_array_is_named_with_its_line(tmp_path: Path) -> None:
-    (tmp_path / "source").write_bytes(json.dumps(ROWS, indent=1).replace('"layer": 1', '"layer": -1', 1).encode())
-    with pytest.raises(TraceError, match=r"^source: line 11, object 2, layer is -1"):
-        importers()["jsonl"].run(tmp_path / "source", tmp_path / "trace", Options())
+    text = json.dumps(ROWS, indent=1).replace('"layer": 1', '"layer": -1', 1)
+    refuse(tmp_path, "jsonl", text, "made.file: line 11, object 2, layer is -1")
 
 
 @pytest.mark.parametrize(
@@ -78,9 +72,7 @@ def test_an_object_of_an_array_is_named_with_its_line(tmp_path: Path) -> None:
 )
 def test_a_stream_of_events_is_one_to_its_end(tmp_path: Path, text: bytes, number: int) -> None:
     """Else a line that was damaged would pass for a comment."""
-    (tmp_path / "source").write_bytes(text)
-    with pytest.raises(TraceError, match=f"^source: line {number}, content"):
-        importers()["jsonl"].run(tmp_path / "source", tmp_path / "trace", Options())
+    refuse(tmp_path, "jsonl", text, f"made.file: line {number}, content")
 
 
 OTHERS = {
@@ -100,25 +92,20 @@ OTHERS = {
 def test_what_is_no_text_is_named(tmp_path: Path, name: str, kind: str) -> None:
     if kind == "npz" and name in ("a zip archive", "gzip, inside gzip"):
         pytest.skip("it is read further")
-    (tmp_path / "source").write_bytes(OTHERS[name])
-    with pytest.raises(TraceError, match=name.strip()):
-        importers()[kind].run(tmp_path / "source", tmp_path / "trace", Options())
+    refuse(tmp_path, kind, OTHERS[name], name.strip())
 
 
 @pytest.mark.parametrize("cut", [12, -9, -1])
 def test_a_gzip_file_that_is_cut_off_or_damaged(tmp_path: Path, cut: int) -> None:
     packed = gzip.compress(TEXT)
     for raw in (packed[:cut], packed[:20] + b"\0\0" + packed[22:]):
-        (tmp_path / "source").write_bytes(raw)
-        with pytest.raises(TraceError, match=r"source: gzip is .*allowed: a gzip file that is whole"):
-            importers()["jsonl"].run(tmp_path / "source", tmp_path / "trace", Options())
+        refuse(tmp_path, "jsonl", raw, "made.file: gzip is .*allowed: a gzip file that is whole")
 
 
 @pytest.mark.parametrize("unit", [b"\n", b" ", b'{"x": 1}\n'])
 def test_a_gzip_bomb_is_refused(tmp_path: Path, unit: bytes) -> None:
-    (tmp_path / "source").write_bytes(gzip.compress(unit * (2**25 // len(unit)), 1))
-    with pytest.raises(TraceError, match=r"gzip is 'over .* bytes, more than 100 times its size'|keys|length"):
-        importers()["jsonl"].run(tmp_path / "source", tmp_path / "trace", Options())
+    bomb = gzip.compress(unit * (2**25 // len(unit)), 1)
+    refuse(tmp_path, "jsonl", bomb, "gzip is 'over .* bytes, more than 100 times its size'|keys|length")
 
 
 COUNTED = {
@@ -127,31 +114,25 @@ COUNTED = {
     "lines": b'{"layer": 0, "expert": 3, "count": 12}\n{"layer": 0, "expert": 1, "count": 5}\n',
     "by layer": b'{"0": [12, 5, 0], "1": [3, 3, 11]}',
     "by layer and expert": json.dumps({f"layer_{n}": {"3": 12, "1": 5} for n in range(3)}, indent=1).encode(),
+    "in one line": b'{"layer_0": {"0": 5, "1": 7}, "layer_1": {"0": 2}}',
+    "in a list": b'{"layer": 0, "expert_counts": [1, 2, 3]}',
+    "words": b"Layer ID,Expert ID,Count\n1,2,3\n",
     "named": b'{"logical_count": [[12, 5], [3, 3]]}',
 }
 
 
-@pytest.mark.parametrize("kind", ["route_trace", "npz", "jsonl", "routed_experts"])
+@pytest.mark.parametrize("kind", ["route_trace", "npz", "jsonl", "routed_experts", "llama_cpp", "moe_beyond"])
 @pytest.mark.parametrize("name", COUNTED)
 def test_counts_are_refused_as_counts(tmp_path: Path, kind: str, name: str) -> None:
-    source = tmp_path / "source"
-    source.write_bytes(COUNTED[name])
-    if kind == "npz":
-        np.savez(tmp_path / "source.npz", expert_counts=np.zeros((2, 8), int))
-        (tmp_path / "source.npz").rename(source)
-    elif kind == "route_trace" and name == "by layer and expert":
+    if kind in ("route_trace", "llama_cpp", "moe_beyond") and name == "by layer and expert":
         pytest.skip("its first line is no object")
-    with pytest.raises(TraceError, match=r"counts per expert|a list of numbers") as caught:
-        importers()[kind].run(source, tmp_path / "trace", Options())
-    assert "\n" not in str(caught.value)
+    content = {"expert_counts": np.zeros((2, 8), int)} if kind == "npz" else COUNTED[name]
+    refuse(tmp_path, kind, content, "counts per expert|a list of numbers")
 
 
 def test_numbers_without_names_are_named(tmp_path: Path) -> None:
-    (tmp_path / "source").write_text("[[12, 5], [3, 3]]")
-    with pytest.raises(
-        TraceError, match="line 1, content is 'a list of numbers'; allowed: objects with the experts of"
-    ):
-        importers()["routed_experts"].run(tmp_path / "source", tmp_path / "trace", Options())
+    message = "line 1, content is 'a list of numbers'; allowed: objects with the experts of"
+    refuse(tmp_path, "routed_experts", "[[12, 5], [3, 3]]", message)
 
 
 def test_routing_is_not_taken_for_counts() -> None:

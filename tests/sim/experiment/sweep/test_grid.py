@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from sim.experiment.run import run_config
 from sim.experiment.sweep.grid import HEADS, show_grid
+from tests.sim.saying import printed
 from tests.sim.small_trace import SIZE, Plan, config, write
 from traces.kit.units import figure
 
@@ -21,9 +20,7 @@ def test_long_labels_leave_room_for_the_figures(width: int, tmp_path: Path) -> N
     document = dict(run_config(config(trace, 8 * SIZE), tmp_path / "out").document)
     given = {f"parameter_{i}": "a_long_value" for i in range(9)}
     document["config"] = {**document["config"], "policy": {"name": "lru", **given}}
-    out = StringIO()
-    show_grid([document], Console(file=out, width=width, highlight=False))
-    text = out.getvalue()
+    text = "\n".join(printed(show_grid, [document], width))
     assert "…" not in text
     assert f" {figure(1000 / document['throughput_tokens_per_s'])} " in text
     assert all(key in text for key in given)
@@ -37,9 +34,7 @@ def test_a_narrow_console_has_fewer_columns_and_says_which(tmp_path: Path) -> No
     rows[0] = {**rows[0], "config": {**rows[0]["config"], "policy": {"name": "lru", "a": "long_enough_to_need_room"}}}
     seen = {}
     for width in (56, 66, 120):
-        out = StringIO()
-        show_grid(rows, Console(file=out, width=width, highlight=False))
-        lines = [line.rstrip() for line in out.getvalue().splitlines()]
+        lines = printed(show_grid, rows, width)
         assert max(map(len, lines)) <= width
         heads = next(line for line in lines if line.startswith("policy"))
         gone = [head for head in HEADS[:-2] if head not in heads]  # without bounds there are no multiples

@@ -1,27 +1,18 @@
-"""Comparisons made for a test, and what they say and print."""
+"""Comparisons made for a test, and what they say."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 
 import sim
 from sim.results.compare import Comparison
 from sim.results.compare.conclude import conclude, limits
-from sim.results.compare.table import show
 
 
 def said(found: Comparison) -> str:
     return " ".join([*conclude(found), *limits(found)])
-
-
-def printed(found: Comparison, width: int) -> list[str]:
-    file = io.StringIO()
-    show(found, Console(file=file, width=width))
-    return file.getvalue().splitlines()
 
 
 def copies(out: Path, *names: str, **columns: object) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -24,12 +24,8 @@ from sim.results import pictures
 from sim.results.columns import REFERENCE_ROWS
 from sim.results.compare import Comparison, compare_runs
 from sim.results.compare.target import Target
-from sim.results.pictures.colours import looks
-from sim.results.pictures.copies import fates_panels
 from sim.results.pictures.findings import lowest
-from sim.results.pictures.latency import latency_panels
-from sim.results.pictures.pages import page_of
-from sim.results.pictures.stalls import stalls_panels
+from sim.results.pictures.style import pages_of
 from sim.results.report.draw import _of_latency
 from tests.sim.results.report.readable import faults
 from traces import find_trace, open_trace
@@ -132,8 +128,9 @@ def test_long_pictures_have_pages(runs: pd.DataFrame, layers: pd.DataFrame) -> N
             page += 1
         assert (seen, len(scales)) == (rows, 1)
         assert page > 2 or rows <= 32
-    assert [page_of("aabbbcc", 1), page_of("a" * 70, 3)] == [(slice(0, 7), ""), (slice(64, 70), " (3 of 3)")]
-    assert page_of("a" * 20 + "b" * 20 + "c" * 5, 2) == (slice(20, 45), " (2 of 2)")
+    assert [pages_of("aabbbcc", 1), pages_of("a" * 70, 3)] == [([slice(0, 7)], ""), ([slice(64, 70)], " (3 of 3)")]
+    assert pages_of("a" * 20 + "b" * 20 + "c" * 5, 2) == ([slice(20, 45)], " (2 of 2)")
+    assert pages_of("a" * 20 + "b" * 20 + "c" * 5, None) == ([slice(0, 20), slice(20, 45)], "")
 
 
 def test_the_other_pictures_can_be_read(
@@ -368,10 +365,10 @@ def test_layers_of_a_device_are_the_same_in_csv(grid: Path, layers: pd.DataFrame
 def test_what_is_said_of_latency_is_there_to_be_seen(runs: pd.DataFrame) -> None:
     lossy = ~runs["lossless"].astype(bool)
     for frame, apart in ((runs, True), (runs[~lossy], False), (runs[lossy], False)):
-        for panel in stalls_panels(frame):
+        for panel in pictures.stalls.sheet(frame).panels:
             assert panel.title.endswith("% of the time is waiting" + ", lossy policies apart" * apart)
     one = runs[runs["budget_bytes"] == runs["budget_bytes"].min()]
-    titles = [panel.title for panel in latency_panels(one, "tpot", looks(one["policy_label"]))]
+    titles = [panel.title for panel in pictures.latency.sheet(one).panels]
     assert not any("everywhere" in title for title in titles)
     bare = runs.assign(**dict.fromkeys([name for name in runs if name.startswith((*REFERENCE_ROWS, "bound_"))], np.nan))
     words = ("Lines", "grey area", "edge", "cheat")
@@ -383,7 +380,7 @@ def test_titles_of_fates_and_layers_say_of_what(runs: pd.DataFrame, layers: pd.D
     for issued, useful, said in (([8, 8], [1, 6], "at best 75.0 %"), ([8, 0], [2, 0], "25.0 %")):
         frame = runs[runs["budget_bytes"] == runs["budget_bytes"].min()].iloc[:2]
         frame = frame.assign(prefetch_issued=issued, prefetch_useful=useful)
-        (panel,) = fates_panels(frame)
+        (panel,) = pictures.fates.sheet(frame).panels
         assert panel.title.partition(": ")[2] == f"{said} of the prefetches were useful"
     keys = ["policy_label", "budget_bytes"]
     some = layers[layers["budget_bytes"] == layers["budget_bytes"].min()]

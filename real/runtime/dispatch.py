@@ -13,7 +13,7 @@ from real.runtime.backend import Backend
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class Dispatch:
     """One layer's rows, n x K of them (a token once for each expert it chose), in the order of their experts."""
 
     ids: NDArray[np.int64]
@@ -30,8 +30,8 @@ class Places:
     """``ids`` on the device, for the grouped kernel, if it was asked for."""
 
 
-def place(ids: NDArray[np.int64], n_experts: int, backend: Backend, grouped: bool = False) -> list[Places]:
-    """The places of each layer. ``ids`` [n, L, K]: experts of the pass's tokens, E and above for none.
+def dispatch(ids: NDArray[np.int64], n_experts: int, backend: Backend, grouped: bool = False) -> list[Dispatch]:
+    """The dispatch of each layer. ``ids`` [n, L, K]: experts of the pass's tokens, E and above for none.
 
     What the device is to have of it goes there in one upload; for a single token nothing does, but its ids where the
     kernel is ``grouped``.
@@ -41,7 +41,7 @@ def place(ids: NDArray[np.int64], n_experts: int, backend: Backend, grouped: boo
     if n == 1 and (alone := _of_one_token(layers, n_experts)) is not None:
         sent = _sent(backend, layers.reshape(n_layers, 1, top_k)) if grouped else None
         return [
-            Places(layers[i], spans, len(spans) == top_k, on_device=None if sent is None else sent[i])
+            Dispatch(layers[i], spans, len(spans) == top_k, on_device=None if sent is None else sent[i])
             for i, spans in enumerate(alone)
         ]
     flat = np.minimum(layers.reshape(n_layers, n * top_k), n_experts)
@@ -54,14 +54,14 @@ def place(ids: NDArray[np.int64], n_experts: int, backend: Backend, grouped: boo
     arrays = [order // top_k, back, layers.reshape(n_layers, n * top_k)]
     sent = _sent(backend, np.stack(arrays[: 3 if grouped else 2]))
     tokens, rows = sent[0].unbind(0), sent[1].unbind(0)
-    places = []
+    dispatched = []
     for i in range(n_layers):
         chosen = np.flatnonzero(counts[i, :n_experts])
         last = ends[i, chosen].tolist()
         spans = {x: (end - int(counts[i, x]), end) for x, end in zip(chosen.tolist(), last, strict=True)}
         own = sent[2, i].view(n, top_k) if grouped else None
-        places.append(Places(layers[i], spans, not counts[i, n_experts], tokens[i], rows[i], own))
-    return places
+        dispatched.append(Dispatch(layers[i], spans, not counts[i, n_experts], tokens[i], rows[i], own))
+    return dispatched
 
 
 def _sent(backend: Backend, numbers: NDArray[np.int64]) -> Tensor:

@@ -1,0 +1,55 @@
+"""Who listens to a core, its log above all. Above each law, the bug that it prevents."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from policies.lru import LRU
+from sim.core.core import Core
+from sim.core.log import OPERATIONS, STEP_END, entries, record
+from sim.core.state import CoreError
+from sim.machine.machine import Machine
+from tests.sim.machine.cases import NoSignals, decode, make_setup, some_passes
+from tests.sim.machine.restless import Bypass
+
+
+# A log that holds what a fact has led to: it would differ where nothing yet was decided otherwise.
+def test_who_listens_hears_before_the_core_acts_the_last_one_first() -> None:
+    setup = make_setup([10], 4, 10)
+    core, heard = Core(LRU(setup), setup, NoSignals()), list[object]()
+    core.listen("gate", lambda layer, *_: heard.append((layer, core.event.layer, sum(core.state.pinned))))
+    core.listen("gate", lambda *_: heard.append("first"))
+    core.listen("evict", lambda x: heard.append((x, core.state.slot[x])))
+    Machine(core, setup.costs).run([], decode([[[0]], [[1]]], 4))  # type: ignore[arg-type]
+    assert heard == ["first", (0, -1, 0)] * 2 + [(0, 1)]
+
+
+# Words that do not say what was told: every operation is read as it was written.
+def test_a_log_is_read_as_it_was_written() -> None:
+    setup = make_setup([10, 20], 5, 60, chunks=2)
+    core, told = Core(LRU(setup), setup, NoSignals()), list[tuple[int, tuple[object, ...]]]()
+    for op, name in enumerate(OPERATIONS):
+        core.listen(name, lambda *operands, op=op: told.append((op, operands)))
+    record(core)
+    passes = some_passes(2, 5, 8)
+    Machine(core, setup.costs).run(passes[:2], passes[2:])  # type: ignore[arg-type]
+    assert {op for op, _ in told} == {*range(len(OPERATIONS))} - {OPERATIONS.index("prediction")}
+    assert json.dumps(list(entries(core.log))) == json.dumps(told)
+
+
+# A clock that runs backwards, in whatever machine drives the core.
+def test_the_clock_is_monotone() -> None:
+    setup = make_setup([10], 4, 40)
+    core = record(Core(Bypass(setup), setup, NoSignals()))
+    core.prediction(0, 5)
+    core.prediction(1, 5)
+    with pytest.raises(CoreError, match="4 ns came after one at 5 ns"):
+        core.prediction(2, 4)
+
+
+@pytest.mark.parametrize(("words", "message"), [([STEP_END], "in the middle of a fact"), ([99, 0], "operation 99")])
+def test_a_log_that_is_cut_or_none_is_an_error(words: list[int], message: str) -> None:
+    with pytest.raises(CoreError, match=message):
+        list(entries(words))

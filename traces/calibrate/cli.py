@@ -64,6 +64,7 @@ def calibrate(options: Options) -> None:
         from traces.calibrate.forecast import Plan
         from traces.calibrate.layers import Grids
         from traces.calibrate.machine import clocks, describe, now
+        from traces.calibrate.plot import draw
         from traces.calibrate.profile import assemble, write
         from traces.calibrate.timing import Clock
         from traces.models.devices import device_of
@@ -93,26 +94,18 @@ def calibrate(options: Options) -> None:
     write(out, profile)
     say(f"wrote {out}")
     _warn(profile["measured"]["noise"])
-    _plot(profile, out.with_suffix(".png"))
+    try:
+        draw(profile, picture := out.with_suffix(".png"))
+        say(f"wrote {picture}")
+    except ImportError:
+        say("no plot: matplotlib is not installed")
 
 
 def _warn(noise: dict[str, Any]) -> None:
     """Which tables are noisy: the profile says so, too, and so does every run that they price."""
-    noisy = noise["noisy"] or {}
-    if noisy:
-        say(f"warning: noisy, with quartiles more than {100 * WIDE:g} % of the median apart:")
-    for name, points in noisy.items():
-        say(f"  {name:<24} {points}, up to {100 * noise['spread'][name]:.0f} %")
-    if noisy:
-        say("  The profile says so. Measure again while nothing else runs, or longer (seconds=).")
-
-
-def _plot(profile: dict[str, Any], path: Path) -> None:
-    from traces.calibrate import plot
-
-    try:
-        plot.draw(profile, path)
-    except ImportError:
-        say("no plot: matplotlib is not installed")
+    if not noise["noisy"]:
         return
-    say(f"wrote {path}")
+    say(f"warning: noisy, with quartiles more than {100 * WIDE:g} % of the median apart:")
+    for name, points in noise["noisy"].items():
+        say(f"  {name:<24} {points}, up to {100 * noise['spread'][name]:.0f} %")
+    say("  The profile says so. Measure again while nothing else runs, or longer (seconds=).")

@@ -106,8 +106,7 @@ class Copies:
         clock, call = self.clock, self.buffers.copy(name, nbytes)
         if name.endswith("_call"):  # every call waits for its end
             return lambda n: sum(clock.wall_ns(call, 1) for _ in range(n))
-        timed = clock.wall_ns if name.endswith("_pageable") else clock.device_ns
-        return lambda n: timed(call, n)
+        return partial(clock.wall_ns if name.endswith("_pageable") else clock.device_ns, call)
 
     def _contended(self, name: str, nbytes: int) -> Timed:
         clock, call, load = self.clock, self.buffers.copy(name, nbytes), self._load(name, nbytes)

@@ -32,12 +32,11 @@ class Plan:
         """By model: seconds to build it again, and its parts."""
         for name in models:
             begin = time.monotonic()
-            layer = self._build(name)
+            layer = Layer(name, clock, dtype, grids)
             built_s = time.monotonic() - begin
-            self._tables.append((built_s, layer.tried()))
             if len(models) == 1:  # several may not have room side by side
-                self._layers[name] = layer
-                self._tables[-1] = (0.0, self._tables[-1][1])
+                self._layers[name], built_s = layer, 0.0
+            self._tables.append((built_s, layer.tried()))
         self.tried_s = time.monotonic() - begun
         """What trying took."""
 
@@ -76,12 +75,9 @@ class Plan:
         sections = {}
         for name in self._models:
             budget.share()  # of the building
-            layer = self._layers.pop(name, None) or self._build(name)
+            layer = self._layers.pop(name, None) or Layer(name, self._clock, self._dtype, self._grids)
             sections[Path(name).name] = layer.measure(budget, say)
         return found, curves, sections
-
-    def _build(self, name: str) -> Layer:
-        return Layer(name, self._clock, self._dtype, self._grids)
 
 
 class Forecast(Budget):

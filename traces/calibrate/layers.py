@@ -68,8 +68,8 @@ class Layer:
         dense = list(product(grids.dense_tokens, grids.contexts))
         on_cpu = list(product(grids.threads, grids.cpu_tokens))
         self.dense = Part("dense", _axes(("tokens", "context"), dense), partial(self._layer, NO_EXPERTS))
-        self.expert = Part("expert", tokens, lambda n: self._device(self.experts.one(n)))
-        self.grouped = Part("grouped", tokens, lambda n: self._device(self.experts.top_k(n)))
+        self.expert = Part("expert", tokens, lambda n: partial(clock.device_ns, self.experts.one(n)))
+        self.grouped = Part("grouped", tokens, lambda n: partial(clock.device_ns, self.experts.top_k(n)))
         self.burst = Part("launch", {}, self._burst)
         self.loop = Part("layer_overhead", {}, lambda: self._layer(GROUPED, 1, 0, wall=True))
         cpu = _axes(("threads", "tokens"), on_cpu)
@@ -111,9 +111,6 @@ class Layer:
     def _rows(self, part: Part, budget: Budget) -> Rows:
         return Rows(part.axes, measured(part, budget))
 
-    def _device(self, call: Call) -> Timed:
-        return lambda n: self.clock.device_ns(call, n)
-
     def _burst(self) -> Timed:
         call = self.experts.one(1)
         return lambda n: self.clock.wall_ns(call, BURST * n) / BURST
@@ -121,14 +118,12 @@ class Layer:
     def _layer(self, experts: str, tokens: int, context: int, *, wall: bool = False) -> Timed:
         self.block.model.set_experts_implementation(experts)
         call = layer_call(self.block, self.clock.device, tokens, context)
-        timed = self.clock.wall_ns if wall else self.clock.device_ns
-        return lambda n: timed(call, n)
+        return partial(self.clock.wall_ns if wall else self.clock.device_ns, call)
 
     def _on_cpu(self, threads: int, tokens: int) -> Timed:
         """One expert on the CPU; its weights are there already."""
         torch.set_num_threads(threads)
-        call, clock = self.cpu_experts.one(tokens), Clock(CPU)
-        return lambda n: clock.wall_ns(call, n)
+        return partial(Clock(CPU).wall_ns, self.cpu_experts.one(tokens))
 
     @cached_property
     def cpu_experts(self) -> Experts:

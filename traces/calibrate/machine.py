@@ -64,19 +64,16 @@ def memory_bytes(device: torch.device) -> int:
 def rate_parts(clock: Clock, largest: int) -> list[Part]:
     """A copy within the device's memory, a matrix product by dtype, a sum over host memory, a small kernel."""
     elements, width = _amounts(clock, largest)
-    host = Clock(torch.device("cpu"))
 
     def copied() -> Timed:
         source, target = (torch.rand(elements, device=clock.device) for _ in range(2))
-        return lambda n: clock.device_ns(lambda i: target.copy_(source), n)
+        return partial(clock.device_ns, lambda i: target.copy_(source))
 
     def product(dtype: str) -> Timed:
-        call = multiply(clock.device, getattr(torch, dtype), width)
-        return lambda n: clock.device_ns(call, n)
+        return partial(clock.device_ns, multiply(clock.device, getattr(torch, dtype), width))
 
     def read() -> Timed:
-        call = reader(largest)
-        return lambda n: host.wall_ns(call, n)
+        return partial(Clock(torch.device("cpu")).wall_ns, reader(largest))
 
     def kernel() -> Timed:
         one = torch.ones(1, device=clock.device)

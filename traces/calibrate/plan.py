@@ -55,10 +55,10 @@ class Part:
 class Tried:
     """A part whose end points have been tried: what each of its points costs."""
 
-    def __init__(self, part: Part, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, part: Part) -> None:
         self.part = part
         part.timed(*part.ends()[0])(1)  # what is done only once is in no cost: kernels are chosen, memory is taken
-        self._ends = {point: _try(part, point, monotonic) for point in part.ends()}
+        self._ends = {point: _try(part, point) for point in part.ends()}
 
     def costs(self, shorter: bool = False) -> list[Cost]:
         """Of one visit of each point; ``shorter``: of those that are left where each axis ends earlier, by ``LESS``."""
@@ -98,18 +98,18 @@ def measured(part: Part, budget: Budget) -> list[Sample]:
     return [measure(part.timed(*point), budget.share()) for point in part.points]
 
 
-def _try(part: Part, point: Point, monotonic: Callable[[], float]) -> Cost:
-    begin = monotonic()
+def _try(part: Part, point: Point) -> Cost:
+    begin = time.monotonic()
     timed = part.timed(*point)
-    ready = monotonic()
+    ready = time.monotonic()
     timed(1)
-    again = monotonic()
+    again = time.monotonic()
     n = batch(timed(1))
-    end = monotonic()
+    end = time.monotonic()
     sample_s = end - again
     if n > 1:
         timed(n)
-        sample_s = monotonic() - end
+        sample_s = time.monotonic() - end
     return Cost(ready - begin, end - ready, sample_s, part.at_least)
 
 

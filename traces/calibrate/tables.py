@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 from typing import Any
@@ -36,7 +36,7 @@ class Rows:
         return [sample.median for sample in self.samples]
 
 
-def pooled(values: Sequence[int]) -> list[int]:
+def pooled(values: Iterable[int]) -> list[int]:
     """A rising sequence nearest to `values` (isotonic, in absolute error): neighbours that fall become their median."""
     pools: list[list[int]] = []
     for value in values:

@@ -158,18 +158,17 @@ def _compare(moe: MoeModel, ran: _Run, alone: _Run) -> None:
 
 def _alike(one: Array, other: Array, dtype: torch.dtype) -> Array:
     """Whether logits [..., E] differ by rounding alone: [...]. What all have in common is rounded too."""
-    allowed = tolerance(dtype) * _size(_centred(other)) + 4 * float(torch.finfo(dtype).eps) * _size(other)
+    allowed = tolerance(dtype) * _spread(other) + 4 * float(torch.finfo(dtype).eps) * _size(other)
     alike: Array = _size(one - other) <= allowed
     return alike
 
 
 def _distance(one: Array, other: Array) -> Array:
-    return _size(one - other) / np.maximum(_size(_centred(other)), 1e-30)
+    return _size(one - other) / np.maximum(_spread(other), 1e-30)
 
 
-def _centred(logits: Array) -> Array:
-    centred: Array = logits - logits.mean(axis=-1, keepdims=True)
-    return centred
+def _spread(logits: Array) -> Array:
+    return _size(logits - logits.mean(axis=-1, keepdims=True))
 
 
 def _size(values: Array) -> Array:

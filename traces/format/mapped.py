@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -32,8 +32,13 @@ def check_file(folder: Path, name: str, entry: FileEntry, *, hashed: bool, liste
         size = os.fstat(stream.fileno()).st_size
         if size != entry.bytes:
             raise refusal(name, "size", f"{size} bytes", f"{entry.bytes} bytes, as in {listed}")
-        if hashed and (found := hashlib.file_digest(stream, "sha256").hexdigest()) != entry.sha256:
+        if hashed and (found := hash_stream(stream)) != entry.sha256:
             raise refusal(name, "SHA-256", found, f"{entry.sha256}, as in {listed}")
+
+
+def hash_stream(stream: Any) -> str:
+    """The SHA-256 of what remains in a binary stream."""
+    return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def map_file(

@@ -106,15 +106,16 @@ def open_one(folder: Path, name: str, manifest: Manifest, sha256: str, verify: s
     with open_file(folder, file_of(name, ABOUT_FILE)) as stream:
         raw = stream.read(_MAX_ABOUT + 1)
     about, entry = check_about(raw, name, manifest, sha256)
-    check_file(folder, file_of(name, IDS_FILE), entry, hashed=verify != "shape", listed=file_of(name, ABOUT_FILE))
+    file, listed = file_of(name, IDS_FILE), file_of(name, ABOUT_FILE)
+    check_file(folder, file, entry, hashed=verify != "shape", listed=listed)
     shape = manifest.counts.tokens, manifest.model.n_layers, about.top_k
     ours = ids_dtype(manifest.model.n_experts)
-    map_file(folder, file_of(name, IDS_FILE), entry, ours, shape, file_of(name, ABOUT_FILE))
+    map_file(folder, file, entry, ours, shape, listed)
     outputs = Predicted(folder, about, hashlib.sha256(raw).hexdigest(), entry, shape)
     if verify == "full":
         for rows in row_chunks(shape[0], shape[1] * shape[2] * ours.itemsize):
             block = np.asarray(outputs.expert_ids[rows])
-            check_outputs(file_of(name, IDS_FILE), block, manifest.model.n_experts, about.stride, rows.start)
+            check_outputs(file, block, manifest.model.n_experts, about.stride, rows.start)
     return outputs
 
 

@@ -170,12 +170,11 @@ def _check_listing(folder: Path, manifest: Manifest) -> None:
 
 
 def _signal(folder: Path, name: str, manifest: Manifest) -> np.memmap:
-    model = manifest.model
-    shape = manifest.files[f"{name}.npy"].shape or ()
-    check_trailing(MANIFEST_FILE, name, shape[1:], model.n_layers, model.n_experts, model.top_k)
-    full = (manifest.counts.tokens, *shape[1:])
-    file = f"{name}.npy"
-    return map_file(folder, file, manifest.files[file], signal_dtype(name, model.n_experts), full)
+    model, entry = manifest.model, manifest.files[f"{name}.npy"]
+    trailing = (entry.shape or ())[1:]
+    check_trailing(MANIFEST_FILE, name, trailing, model.n_layers, model.n_experts, model.top_k)
+    shape = (manifest.counts.tokens, *trailing)
+    return map_file(folder, f"{name}.npy", entry, signal_dtype(name, model.n_experts), shape)
 
 
 def _check_values(signals: dict[str, np.memmap], manifest: Manifest) -> None:

@@ -166,9 +166,8 @@ def _top_k(router: Any, block: Any) -> int | None:
     """K, wherever the family keeps it."""
     config = getattr(router, "config", None)
     places = ((router, "top_k"), (block, "top_k"), (config, "top_k_experts"))
-    return next(
-        (int(getattr(holder, name)) for holder, name in places if getattr(holder, name, None) is not None), None
-    )
+    found = [getattr(holder, name, None) for holder, name in places]
+    return next((int(top_k) for top_k in found if top_k is not None), None)
 
 
 def _width(layer: MoeLayer) -> int | None:

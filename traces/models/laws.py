@@ -67,8 +67,8 @@ def _phimoe(router: Any, block: Any) -> Law:
 
 
 def _deepseek_v2(router: Any, block: Any) -> Law:
-    groups = {"groups": int(router.num_group), "open_groups": int(router.topk_group)}
-    allowed: dict[str, dict[str, int]] = {"greedy": {}, "group_limited_greedy": groups}
+    groups: dict[str, Any] = {"groups": int(router.num_group), "open_groups": int(router.topk_group)}
+    allowed: dict[str, dict[str, Any]] = {"greedy": {}, "group_limited_greedy": groups}
     if router.topk_method not in allowed:
         raise UserError(f"topk_method={router.topk_method!r}; allowed for deepseek_v2: {one_of(allowed)}")
     return _law(router, block, "softmax", normalised=False, factor=_SCALING, **allowed[router.topk_method])
@@ -76,7 +76,7 @@ def _deepseek_v2(router: Any, block: Any) -> Law:
 
 def _grouped_sigmoid(router: Any, block: Any, **more: Any) -> Law:
     open_groups = int((router.num_group and router.topk_group) or 1)
-    groups = {"groups": int(router.num_group or 1), "open_groups": open_groups, "group_best": 2}
+    groups: dict[str, Any] = {"groups": int(router.num_group or 1), "open_groups": open_groups, "group_best": 2}
     return _law(router, block, "sigmoid", factor=_SCALING, **groups, **more)
 
 

@@ -49,14 +49,10 @@ def method_of(folder: Path) -> str | None:
     except (OSError, ValueError, RecursionError):
         return None  # as the library will say
     parts = [config, *config.values()] if isinstance(config, dict) else []
-    for part in (part for part in parts if isinstance(part, dict)):
-        for key in _KEYS:
-            if part.get(key) is not None:
-                return _name(part[key])
-    return None
-
-
-def _name(said: object) -> str:
+    found = (part.get(key) for part in parts if isinstance(part, dict) for key in _KEYS)
+    said = next((each for each in found if each is not None), None)
+    if said is None:
+        return None
     if not isinstance(said, Mapping):
         return "unknown"
     if said.get("load_in_8bit") or said.get("load_in_4bit"):  # which once had no name

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from traces.format.mapped import hash_stream
 from traces.importers.files import open_source
 from traces.kit.errors import UserError, check_choice, check_range
 from traces.prompts.files import read_records
@@ -54,7 +54,7 @@ class PromptFile:
         self._state = self._stat()
         self.name = path.name
         with open_source(path, "prompts") as stream:
-            self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            self.sha256 = hash_stream(stream)
         self.skipped = self.stating_length = 0
         self._splits = bytearray()
         undecided: dict[str, array[int]] = {}

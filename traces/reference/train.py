@@ -70,12 +70,9 @@ class Batches:
         """The batch of `step` (int64 [batch, length + 1]) and its domains [batch]: a function of the seed."""
         rng = np.random.default_rng([seed, step])
         domains = rng.choice(len(self.arrays), size=batch, p=self.shares)
-        rows = []
-        for domain in domains:
-            array = self.arrays[domain]
-            start = rng.integers(len(array) - length)
-            rows.append(array[start : start + length + 1].astype(np.int64))
-        return torch.from_numpy(np.stack(rows)), domains
+        starts = [rng.integers(len(self.arrays[domain]) - length) for domain in domains]
+        rows = [self.arrays[domain][at : at + length + 1] for domain, at in zip(domains, starts, strict=True)]
+        return torch.from_numpy(np.stack(rows).astype(np.int64)), domains
 
 
 def rate_at(progress: float, step: int, options: Options) -> float:

@@ -32,16 +32,12 @@ class Layout:
         """The names, in the order in which ``trace.json`` lists them."""
         return (REQUESTS_FILE, STEPS_FILE, *(f"{name}.npy" for name in self.trailing))
 
-    def dtype(self, signal: str) -> np.dtype:
-        """Return the dtype of ``signal``."""
-        return signal_dtype(signal, self.n_experts)
-
     def array(self, file: str, counts: Counts) -> tuple[np.dtype, tuple[int, ...]]:
         """Return dtype and shape of the array in ``file`` of a trace with ``counts``."""
         if file == STEPS_FILE:
             return STEP_DTYPE, (counts.steps,)
         name = file.removesuffix(".npy")
-        return self.dtype(name), (counts.tokens, *self.trailing[name])
+        return signal_dtype(name, self.n_experts), (counts.tokens, *self.trailing[name])
 
     def head(self, file: str, counts: Counts) -> bytes:
         """Return how ``file`` begins; its length does not depend on ``counts``."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from traces.format.mapped import hash_stream
 from traces.writing.journal import Mark, damaged, open_regular
 
 _CHUNK = 2**20
@@ -77,7 +77,7 @@ class GrowingFile:
             stream.seek(0)
             stream.write(head)
             stream.seek(0)
-            return hashlib.file_digest(stream, "sha256").hexdigest(), self._bytes
+            return hash_stream(stream), self._bytes
 
     def tail(self, size: int) -> bytes:
         """Return the last ``size`` bytes, of which there must be as many after the head."""

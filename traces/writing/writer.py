@@ -25,6 +25,7 @@ from traces.format.layout import (
     Request,
     absent_id,
     check_trailing,
+    signal_dtype,
 )
 from traces.format.manifest import About, Counts, Manifest, Model, parse_manifest
 from traces.format.npy import descr_of
@@ -109,12 +110,7 @@ class TraceWriter:
         return self._counts.tokens
 
     def add_request(
-        self,
-        request: Request,
-        *,
-        steps: Sequence[tuple[int, int, int]],
-        expert_ids: ArrayLike,
-        **signals: ArrayLike,
+        self, request: Request, *, steps: Sequence[tuple[int, int, int]], expert_ids: ArrayLike, **signals: ArrayLike
     ) -> None:
         """Append one request: its steps as (phase, rows, context), and n rows of every declared signal.
 
@@ -124,12 +120,8 @@ class TraceWriter:
         self._require_whole()
         given = {"expert_ids": expert_ids, **signals}
         if set(given) != set(self._trailing):
-            raise refusal(
-                f"request {request.request}",
-                "signals",
-                one_of(given),
-                f"as declared: {one_of(self._trailing)}",
-            )
+            declared = f"as declared: {one_of(self._trailing)}"
+            raise refusal(f"request {request.request}", "signals", one_of(given), declared)
         if request.request != self._counts.requests:
             raise refusal(REQUESTS_FILE, "request", request.request, f"{self._counts.requests}, the next number")
         table = self._table(request, steps)
@@ -233,7 +225,7 @@ class TraceWriter:
 
     def _convert(self, name: str, values: Array, rows: int) -> Array:
         """Return ``values`` in the format's dtype; what the dtype cannot hold is refused, never wrapped."""
-        dtype, shape = self._layout.dtype(name), (rows, *self._trailing[name])
+        dtype, shape = signal_dtype(name, self._sizes["n_experts"]), (rows, *self._trailing[name])
         if values.shape != shape:
             raise refusal(f"{name}.npy", "shape of the request's rows", values.shape, f"{shape}")
         if dtype.kind == "f":
@@ -249,18 +241,11 @@ class TraceWriter:
 
     def _manifest(self, counts: Counts, files: Mapping[str, FileEntry], about: About) -> bytes:
         """Return the bytes of ``trace.json``, which open; raises TraceError."""
-        rest: dict[str, Any] = dict(about)
-        shapes, sizes = rest.pop("shapes", None), rest.pop("expert_bytes", None)
-        model = Model(
-            rest.pop("name"),
-            rest.pop("revision", None),
-            **self._sizes,
-            expert_bytes=None if sizes is None else tuple(int(size) for size in sizes),
-            shapes=None if shapes is None else dict(shapes),
-            dtype=rest.pop("dtype", None),
-            scoring=rest.pop("scoring", None),
-        )
-        rest = {"priced_as": None, **rest, "decoding": dict(rest["decoding"])}
+        rest: dict[str, Any] = {"priced_as": None, **about, "decoding": dict(about["decoding"])}
+        said = {key: rest.pop(key, None) for key in ("name", "revision", "expert_bytes", "shapes", "dtype", "scoring")}
+        if said["expert_bytes"] is not None:
+            said["expert_bytes"] = [int(size) for size in said["expert_bytes"]]
+        model = Model(**{**said, **self._sizes})
         raw = Manifest(model, counts=counts, files=files, **rest).to_json()
         parse_manifest(raw)
         return raw

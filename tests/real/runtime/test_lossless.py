@@ -31,7 +31,7 @@ def until(made: list[list[int]], ends: frozenset[int]) -> list[list[int]]:
 
 
 def test_every_listed_family_is_tried(family: str) -> None:
-    types = {model_type.removesuffix("_text") for model_type, _ in (FAMILIES | MORE).values()}  # test_more_families
+    types = {model_type.removesuffix("_text") for model_type, _ in (FAMILIES | MORE).values()}  # models/test_families
     assert types == set(LISTED)
     assert family in FAMILIES
 

@@ -70,26 +70,17 @@ def test_the_simulator_takes_a_written_profile(written: Path, tmp_path: Path) ->
         (["out=nowhere/a.yaml"], "out=nowhere/a.yaml: allowed: FILE.yaml, yet to be written, in an existing folder"),
         (["out=a.yaml", "model=a,a"], "model='a,a'; allowed: names separated by commas, each once"),
         (["out=a.yaml", "model=x/a,y/a"], "each once"),
-        (["out=a.yaml", "model=a,"], "model='a,'"),
-        (
-            ["out=a.yaml", "model=olmoe"],
-            "model='olmoe' is not known (no such folder, and not in the local",
-        ),
+        (["out=a.yaml", "model=olmoe"], "model='olmoe' is not known (no such folder, and not in the local"),
         (["out=a.yaml", "model=olmoe_1b7b"], "; did you mean olmoe_1b_7b?"),
         (["out=a.yaml", "dtyp=float32"], "; did you mean dtype?"),
         (["out=a.yaml", "device=tpu"], "device='tpu'"),
         (["out=a.yaml", "device=meta"], "device='meta' is not known; allowed: auto, cpu, cuda, cuda:N"),
         (["out=a.yaml", f"threads={9**30}"], "allowed: a whole number, 0 to 4096"),
-        (["out=a.yaml", "largest=0"], "largest=0"),
         (["out=a.yaml", "max_tokens=-1"], "max_tokens=-1"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(
-    words: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["calibrate", *(words or ["seconds=1"])]) == 2

@@ -76,7 +76,7 @@ def parts(now: Now, slower: float) -> list[Part]:
 def test_the_forecast_is_right_within_a_factor_of_two(now: Now, slower: float, seconds: float) -> None:
     every = parts(now, slower)
     before = now.s
-    costs = [cost for part in every for cost in Tried(part, now).costs()]
+    costs = [cost for part in every for cost in Tried(part).costs()]
     tried_s = now.s - before
     budget = Budget(seconds, len(costs))
     began, said = now.s, total_s(costs, seconds)
@@ -90,7 +90,7 @@ def test_the_forecast_is_right_within_a_factor_of_two(now: Now, slower: float, s
 
 def test_what_is_set_up_at_each_point_counts(now: Now) -> None:
     slow = now.part("layer", {"tokens": [1, 2, 4, 8]}, lambda t: 1e-5, setup_s=30.0)
-    costs = Tried(slow, now).costs()
+    costs = Tried(slow).costs()
     began = now.s
     measured(slow, Budget(1, len(costs)))
     assert total_s(costs, 1) == pytest.approx(now.s - began, rel=0.01)
@@ -100,14 +100,14 @@ def test_between_the_ends_times_are_of_the_axis(now: Now) -> None:
     threads = [1, 2, 4, 8, 16]
     part = now.part("cpu", {"threads": threads}, lambda n: 8.0 / n, 0.0)
     falling = Part("cpu", part.axes, part.timed, falling=frozenset({"threads"}))
-    assert [cost.sample_s for cost in Tried(falling, now).costs()] == pytest.approx([8, 4, 2, 1, 0.5])
+    assert [cost.sample_s for cost in Tried(falling).costs()] == pytest.approx([8, 4, 2, 1, 0.5])
     rising = now.part("copy", {"bytes": threads}, lambda n: 2.0 * n, 0.0)
-    assert [cost.sample_s for cost in Tried(rising, now).costs()] == pytest.approx([2, 4, 8, 16, 32])
+    assert [cost.sample_s for cost in Tried(rising).costs()] == pytest.approx([2, 4, 8, 16, 32])
 
 
 def test_what_is_left_is_said_on_the_way_and_falls_to_nothing(now: Now) -> None:
     every, lines = parts(now, 30), list[str]()
-    costs = [cost for part in every for cost in Tried(part, now).costs()]
+    costs = [cost for part in every for cost in Tried(part).costs()]
     budget = Forecast(5, costs, lines.append)
     for part in every:
         measured(part, budget)

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
+from tests.traces.models.tiny import SIZES, build, tiny
 from traces.collect.generate import passes
+from traces.models.cache import known
 from traces.prompts.choosing import forced, greedy, sampled
 
 PROMPT = list(range(10, 30))
@@ -57,8 +59,6 @@ HYBRID = {"num_local_experts": 8, "head_dim": 8, "layer_types": ["linear_attenti
 
 def test_positions_are_given_where_a_cache_cannot_tell_them() -> None:
     """MiniMax's first layer is linear attention, which keeps no keys: its cache says that it holds 0 tokens."""
-    from tests.traces.models.tiny import SIZES, build
-
     model = build("minimax", **SIZES | HYBRID)
     _, made = run(model, greedy, 6)
     text = list(PROMPT)
@@ -69,8 +69,6 @@ def test_positions_are_given_where_a_cache_cannot_tell_them() -> None:
 
 
 def test_every_pass_says_where_its_tokens_are() -> None:
-    from tests.traces.models.tiny import tiny
-
     model, given = tiny("gpt_oss"), list[Any]()
     model.register_forward_pre_hook(lambda _model, _args, kwargs: given.append(kwargs), with_kwargs=True)
     run(model, greedy, 3)
@@ -79,9 +77,6 @@ def test_every_pass_says_where_its_tokens_are() -> None:
 
 
 def test_a_forward_without_such_a_keyword_is_not_given_it() -> None:
-    from tests.traces.models.tiny import tiny
-    from traces.models.cache import known
-
     class Plain(torch.nn.Module):
         def forward(self, input_ids: Any, attention_mask: Any = None) -> None: ...
 

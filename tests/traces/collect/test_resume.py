@@ -59,6 +59,22 @@ class Stop(BaseException):
     """What no handler expects."""
 
 
+def begin(words: list[str], batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording that is stopped after so many batches."""
+    real, served = serve.serve, list[Any]()
+
+    def stops(*args: Any) -> Any:
+        if len(served) == batches:
+            raise Stop
+        served.append(args)
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "serve", stops)
+        with pytest.raises(Stop):
+            main(words)
+
+
 @pytest.mark.parametrize("batches", [0, 1, 3, 6])
 def test_it_goes_on_after_an_interruption(
     saved: Path,
@@ -70,20 +86,10 @@ def test_it_goes_on_after_an_interruption(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "trace"
-    real, served = serve.serve, []
-
-    def stops(*args: Any) -> Any:
-        if len(served) == batches:
-            raise Stop
-        served.append(args)
-        return real(*args)
-
-    monkeypatch.setattr(record, "serve", stops)
-    with pytest.raises(Stop):
-        main(arguments(saved, prompts, out))
+    begin(arguments(saved, prompts, out), batches, monkeypatch)
     assert not out.exists()
+    real, served = serve.serve, list[Any]()
     monkeypatch.setattr(record, "serve", lambda *args: served.append(args) or real(*args))
-    served.clear()
     main(arguments(saved, prompts, out))
     assert len(served) == REQUESTS // 2 - batches
     assert (f"going on after {2 * batches} requests" in capsys.readouterr().err) == bool(batches)
@@ -91,19 +97,11 @@ def test_it_goes_on_after_an_interruption(
     assert [entry.name for entry in tmp_path.iterdir()] == ["trace"]
 
 
-def test_other_settings_do_not_go_on(saved: Path, prompts: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_other_settings_do_not_go_on(
+    saved: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "trace"
-    real, served = serve.serve, []
-
-    def stops(*args: Any) -> Any:
-        if served:
-            raise Stop
-        served.append(args)
-        return real(*args)
-
-    monkeypatch.setattr(record, "serve", stops)
-    with pytest.raises(Stop):
-        main(arguments(saved, prompts, out))
+    begin(arguments(saved, prompts, out), 1, monkeypatch)
     for other, named in (("seed=4", "seed"), ("limit=3", "limit"), ("ahead=2", "ahead"), ("licence=MIT", "licence")):
         with pytest.raises(UserError, match=named) as caught:
             main(arguments(saved, prompts, out, other))

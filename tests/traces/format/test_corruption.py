@@ -55,40 +55,29 @@ def test_header_that_claims_a_trillion_rows(tiny: Path, forge: Forge) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "message"),
+    ("name", "place", "value", "message"),
     [
-        ("expert_ids", 8, "is 8; allowed: 0 to 7, or 255"),
-        ("gate_ahead", 8, "is 8; allowed: 0 to 7, or 255"),
-        ("expert_weights", np.nan, "is nan; allowed: finite"),
-        ("expert_weights", -1, "at least 0"),
-        ("router_probs", 1.5, "is 1.5; allowed: 0 to 1"),
-        ("router_probs", np.nan, "is nan"),
-        ("router_choice", np.inf, "is inf"),
-        ("hidden", np.inf, "layer 0, column 0 is inf; allowed: finite"),
-        ("embedding", np.nan, "row 7, column 0 is nan"),
-        ("token_ids", -1, "row 7 is -1"),
+        ("expert_ids", 7, 8, "is 8; allowed: 0 to 7, or 255"),
+        ("expert_ids", (3, 1), 5, "row 3, layer 1, slot 1 is 5; allowed: an expert at most once"),
+        ("gate_ahead", 7, 8, "is 8; allowed: 0 to 7, or 255"),
+        ("gate_ahead", (0, 2, 0), (0, 1), "row 0, layer 2, ahead 0, slot 0 is 0; allowed: absent past the last layer"),
+        ("expert_weights", 7, np.nan, "is nan; allowed: finite"),
+        ("expert_weights", 7, -1, "at least 0"),
+        ("router_probs", 7, 1.5, "is 1.5; allowed: 0 to 1"),
+        ("router_probs", 7, np.nan, "is nan"),
+        ("router_choice", 7, np.inf, "is inf"),
+        ("hidden", 7, np.inf, "layer 0, column 0 is inf; allowed: finite"),
+        ("embedding", 7, np.nan, "row 7, column 0 is nan"),
+        ("token_ids", 7, -1, "row 7 is -1"),
     ],
 )
-def test_forbidden_values(tiny: Path, forge: Forge, name: str, value: float, message: str) -> None:
+def test_forbidden_values(tiny: Path, forge: Forge, name: str, place: Any, value: Any, message: str) -> None:
+    """``place``: the first entry of that row, or where it says."""
     array = np.load(tiny / f"{name}.npy", allow_pickle=False)
-    array[(7,) + (0,) * (array.ndim - 1)] = value
+    array[(place,) + (0,) * (array.ndim - 1) if isinstance(place, int) else place] = value
     forge(tiny, f"{name}.npy", npy(array))
     refused(tiny, message)
     open_trace(tiny, verify="hash")
-
-
-def test_duplicate_ids(tiny: Path, forge: Forge) -> None:
-    array = np.load(tiny / "expert_ids.npy", allow_pickle=False)
-    array[3, 1] = 5
-    forge(tiny, "expert_ids.npy", npy(array))
-    refused(tiny, "row 3, layer 1, slot 1 is 5; allowed: an expert at most once")
-
-
-def test_gate_ahead_past_the_last_layer(tiny: Path, forge: Forge) -> None:
-    array = np.load(tiny / "gate_ahead.npy", allow_pickle=False)
-    array[0, 2, 0] = (0, 1)
-    forge(tiny, "gate_ahead.npy", npy(array))
-    refused(tiny, "row 0, layer 2, ahead 0, slot 0 is 0; allowed: absent past the last layer")
 
 
 def test_pickled_arrays_are_never_loaded(tiny: Path, forge: Forge) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from transformers.quantizers import quantizer_mxfp4
 from real.runtime.host import Host
 from real.runtime.intake import open_checkpoint
 from real.runtime.offloaded import Offloaded
+from tests.traces.models.test_load import record
 from tests.traces.models.tiny import configured, save_with_tokenizer, tiny
 from traces import UserError
-from traces.cli import main
 from traces.models import load as loading
 from traces.models.load import load
 
@@ -119,10 +120,7 @@ def test_a_card_that_computes_in_it_changes_nothing(
 ) -> None:
     """There the library would keep it, unless it is told not to."""
     folder = tmp_path / "model"
-    if method == "fp8":
-        fp8("olmoe", folder)
-    else:
-        mxfp4(folder)
+    fp8("olmoe", folder) if method == "fp8" else mxfp4(folder)
     expected = load(str(folder), "auto", "cpu").model
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
@@ -163,12 +161,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_any_other_one_is_refused_by_name(config: dict[str, Any], method: str, saved: Path, tmp_path: Path) -> None:
     """From config.json alone: nothing is read, and nothing that is not installed is asked for."""
     folder = tmp_path / "model"
-    folder.mkdir()
-    for file in saved.iterdir():
-        (folder / file.name).symlink_to(file)
-    text = (folder / "config.json").read_text()
-    (folder / "config.json").unlink()
-    (folder / "config.json").write_text(text)
+    shutil.copytree(saved, folder)
     configured(folder, **config)
     for way in (lambda: load(str(folder), "auto", "cpu"), lambda: open_checkpoint(str(folder), "auto", Host())):
         said = rf"^model='{folder}' is quantised as '{method}'; allowed: fp8, mxfp4, which are dequantised, or weights"
@@ -184,10 +177,8 @@ def test_weights_that_the_library_would_keep_are_refused(tmp_path: Path) -> None
     config = {key: value for key, value in json.loads(file.read_text()).items() if key != "quantization_config"}
     for stated in ("float8_e4m3fn", "bfloat16"):
         file.write_text(json.dumps(config | {"dtype": stated}))
-        said = (
-            r"^model='\S+': 112 of its tensors are in F8_E4M3, such as model\.layers\S+, and config.json names no quant"
-        )
-        with pytest.raises(UserError, match=said):
+        said = r"112 of its tensors are in F8_E4M3, such as model\.layers\S+, and config.json names no quant"
+        with pytest.raises(UserError, match=rf"^model='\S+': {said}"):
             load(str(tmp_path / "model"), "auto", "cpu")
 
 
@@ -201,9 +192,8 @@ def test_a_scale_that_is_missing_is_missed(key: str, tmp_path: Path) -> None:
     tensors = load_file(file)
     tensors[f"{key}_scale"] = tensors.pop(f"{key}_scale_inv")
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(
-        UserError, match=rf"1 of its tensors are in F8_E4M3, such as {key}, and no weight_scale_inv; allow"
-    ):
+    said = rf"1 of its tensors are in F8_E4M3, such as {key}, and no weight_scale_inv; allow"
+    with pytest.raises(UserError, match=said):
         load(str(tmp_path / "model"), "auto", "cpu")
 
 
@@ -213,18 +203,13 @@ def test_a_type_that_is_kept_all_the_same_is_refused(saved: Path, monkeypatch: p
     experts = model.model.layers[1].mlp.experts
     experts.down_proj = torch.nn.Parameter(experts.down_proj.to(torch.float8_e4m3fn), requires_grad=False)
     monkeypatch.setattr(loading, "_model", lambda *_: model)
-    which = (
-        "1 of its tensors are not dequantised, such as model.layers.1.mlp.experts.down_proj in float8_e4m3fn; allowed"
-    )
-    with pytest.raises(UserError, match=which):
+    which = "such as model.layers.1.mlp.experts.down_proj in float8_e4m3fn; allowed"
+    with pytest.raises(UserError, match=f"1 of its tensors are not dequantised, {which}"):
         load(str(saved), "auto", "cpu")
 
 
 def test_a_trace_of_a_quantised_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fp8("olmoe", tmp_path / "model")
-    (tmp_path / "p.txt").write_text("one\n")
-    words = ["device=cpu", "threads=1", "overhead=0", "max_new_tokens=2"]
-    where = [f"model={tmp_path / 'model'}", f"prompts={tmp_path / 'p.txt'}", f"out={tmp_path / 't'}"]
-    assert main(["collect", *where, *words]) == 0
+    assert record(tmp_path / "model", "one\n", tmp_path / "t") == 0
     assert "is quantised as fp8: dequantised to bfloat16" in capsys.readouterr().err
     assert json.loads((tmp_path / "t/trace.json").read_text())["model"]["dtype"] == "bfloat16"

@@ -76,7 +76,7 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "longcat_flash": ("longcat_flash", {k: v for k, v in SIZES.items() if "layers" not in k} | LONGCAT),
     "minimax_m2": ("minimax_m2", SIZES | {"num_local_experts": E, "head_dim": 8}),
 }
-"""As FAMILIES: those that have tests of their own in test_collect_more_families.py alone."""
+"""As FAMILIES, of later kinds: see :mod:`tests.traces.models.test_families`."""
 
 ROUTED_LAYERS = {
     "qwen2_moe": (0, 2, 3, 4),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.traces.tiny_trace import MANIFEST
-from tests.traces.writing.recording import Plan, add, interrupted, writer
+from tests.traces.writing.recording import Plan, add, contents, interrupted, reference, writer
 
 RECIPE: dict[str, Any] = {
     "model": "tiny",
@@ -31,3 +31,9 @@ def finish(path: Path, recipe: dict[str, Any] = RECIPE) -> None:
         for number in range(out.requests, len(PLAN.steps)):
             add(out, number, PLAN.steps[number])
         out.close(**MANIFEST)
+
+
+def finish_alike(path: Path, recipe: dict[str, Any] = RECIPE) -> None:
+    """And the trace is the one of an undisturbed recording, byte for byte."""
+    finish(path, recipe)
+    assert contents(path) == reference(PLAN)

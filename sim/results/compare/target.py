@@ -98,7 +98,7 @@ def answer(found: Comparison) -> list[str]:
             by_budget = []
             for budget, rows in meets.groupby("budget_bytes", sort=True):
                 names = first([_met(row, goal) for row in rows.sort_values("value_ms").to_dict("records")])
-                by_budget.append(f"{format_bytes(int(budget))} with {names}")
+                by_budget.append(f"{format_bytes(int(str(budget)))} with {names}")
             said.append(f"{kind}the smallest budget here that meets {goal.text} ({on}): {'; '.join(by_budget)}.")
         if len(not_):
             best = [

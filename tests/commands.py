@@ -20,3 +20,5 @@ def called(program: str, verb: str) -> Callable[[Sequence[str]], int]:
 
 collect = called("traces", "collect")
 quality = called("real", "quality")
+bench = called("sim", "bench")
+check = called("sim", "check")

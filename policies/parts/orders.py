@@ -19,11 +19,9 @@ class Queue(OrderedDict[int, None]):
     def __init__(self, members: range) -> None:
         super().__init__()
 
-    def add(self, expert: int) -> None:
-        self[expert] = None
-
-    def discard(self, expert: int) -> None:
-        del self[expert]
+    # Without a Python call of their own: each copy takes a slot, and mostly another one's.
+    add = OrderedDict[int, None].setdefault
+    discard = OrderedDict[int, None].__delitem__
 
     def lowest(self, allowed: Callable[[int], bool]) -> int | None:
         return next(filter(allowed, self), None)
@@ -38,17 +36,19 @@ class Scores:
 
     def __init__(self, members: range, score: Callable[[slice], Reals]) -> None:
         self.first, self.members, self.score = members.start, slice(members.start, members.stop), score
-        self.present = np.zeros(len(members), np.bool_)
         self.worth = np.zeros(len(members))  # of all
-        self.scores = np.full(len(members), np.inf)  # of members, else inf
+        self.scores = np.full(len(members), np.inf)  # of those that are in, else inf
         self.stale = True
 
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """Who is in, of all."""
+        return self.scores < np.inf
+
     def add(self, expert: int) -> None:
-        self.present[expert - self.first] = True
         self.scores[expert - self.first] = self.worth[expert - self.first]
 
     def discard(self, expert: int) -> None:
-        self.present[expert - self.first] = False
         self.scores[expert - self.first] = np.inf
 
     def lowest(self, allowed: Callable[[int], bool]) -> int | None:
@@ -56,10 +56,11 @@ class Scores:
             self.worth = self.score(self.members)
             self.scores = np.where(self.present, self.worth, np.inf)
             self.stale = False
-        scores, refused, found = self.scores, list[tuple[int, float]](), None
+        scores, first, found = self.scores, self.first, None
+        refused: list[tuple[int, float]] = []
         while found is None and scores[place := int(scores.argmin())] < np.inf:
-            if allowed(self.first + place):
-                found = self.first + place
+            if allowed(first + place):
+                found = first + place
             else:
                 refused.append((place, float(scores[place])))
                 scores[place] = np.inf

@@ -97,7 +97,7 @@ def _compose(words: Sequence[str], *, hydra: bool = False) -> DictConfig:
 def to_dict(composed: DictConfig) -> dict[str, Any]:
     """The composed configuration as plain Python, interpolations resolved."""
     try:
-        ours = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         plain = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None

@@ -31,13 +31,6 @@ def test_a_whole_layer_is_copied_when_it_is_reached() -> None:
     assert not done.accounts.predicts
 
 
-def test_the_cache_serves_the_next_step_only_if_it_holds_the_model() -> None:
-    """LRU on a cyclic scan: short of the model by one layer of three, nothing is ever found."""
-    assert sums(go("deepspeed", TWICE, 60, room=12))[2] == 890 + 330
-    done = go("deepspeed", TWICE, 60, room=8)
-    assert (done.hits, sums(done)[2]) == (0, 890 + 890)
-
-
 def test_the_most_recent_goes_first_if_one_asks_for_it() -> None:
     """Room for 8. Step 1: layers 0 and 1 fill it; layer 2 evicts 7, 6, 5, 4, the most recent of other layers.
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from policies import registry
-from policies.api import Signal
 from policies.gate_ahead import GateAhead
 from sim.check.lab import Witness, run
 from sim.check.synthetic import ABSENT, FlatCosts, Routing, draw, setup_of
@@ -22,29 +20,28 @@ def go(routing: Routing, copy: int, *, room: int = 24, **params: Any) -> Any:
     return scripted.go("gate_ahead", routing, copy, room=room, **params)
 
 
-RIGHT = script([[[0], [1], [2]]], [[[1], [2], []]])
+RIGHT, WRONG = (script([[[0], [1], [2]]], [[[said], [2], []]]) for said in (1, 5))
 
 
-def test_useful() -> None:
-    """Gate 0 at 10, demand copy to 70, then expert 1 of layer 1 to 130 under compute (70 to 170); and so on."""
-    done = go(RIGHT, 60)
-    assert sums(done) == ([2, 0, 0, 0, 0], [60, 0, 0, 0, 0], 3 * 110 + 60)
-    assert done.accounts.hit_row()[:4] == [3, 2, 2, 2]
-    assert done.accounts.demand_bytes == SIZE
-
-
-def test_late() -> None:
-    """Copies of 150: demand to 160, speculative to 310, gate 1 at 270 waits 40; gate 2 at 420 for 460."""
-    done = go(RIGHT, 150)
-    assert sums(done) == ([0, 2, 0, 0, 0], [150, 80, 0, 0, 0], 3 * 110 + 150 + 80)
-    assert done.accounts.hit_row()[:4] == [3, 2, 2, 0]
-
-
-def test_useless() -> None:
-    """Gate 0 says 5, gate 1 wants 1: what was copied for nothing stays until the end."""
-    done = go(script([[[0], [1], [2]]], [[[5], [2], []]]), 60)
-    assert sums(done) == ([1, 0, 1, 0, 0], [120, 0, 0, 0, 0], 3 * 110 + 120)
-    assert done.accounts.hit_row()[:4] == [3, 1, 1, 1]
+@pytest.mark.parametrize(
+    ("routing", "copy", "fates", "stalls", "complete"),
+    [
+        # Gate 0 at 10, demand copy to 70, then expert 1 of layer 1 to 130 under compute (70 to 170); and so on.
+        (RIGHT, 60, [2, 0, 0, 0, 0], [60, 0], [3, 2, 2, 2]),
+        # Demand to 160, speculative to 310, gate 1 at 270 waits 40; gate 2 at 420 for 460.
+        (RIGHT, 150, [0, 2, 0, 0, 0], [150, 80], [3, 2, 2, 0]),
+        # Gate 0 says 5, gate 1 wants 1: what was copied for nothing stays until the end.
+        (WRONG, 60, [1, 0, 1, 0, 0], [120, 0], [3, 1, 1, 1]),
+    ],
+    ids=["useful", "late", "useless"],
+)
+def test_what_becomes_of_a_load(
+    routing: Routing, copy: int, fates: list[int], stalls: list[int], complete: list[int]
+) -> None:
+    done = go(routing, copy)
+    assert sums(done) == (fates, [*stalls, 0, 0, 0], 3 * 110 + sum(stalls))
+    assert done.accounts.hit_row()[:4] == complete
+    assert done.accounts.demand_bytes + done.accounts.speculative_bytes == SIZE * (3 + fates[2])
 
 
 def test_what_is_queued_for_a_gate_that_did_not_want_it_is_cancelled() -> None:
@@ -209,9 +206,3 @@ def test_the_next_is_issued_when_one_completes_and_leftovers_are_dropped() -> No
     assert desk.prefetched == [9, 10, 20]
     desk.policy.on_step(None)  # type: ignore[arg-type]
     assert desk.cancelled == [10, 20]
-
-
-def test_it_says_what_it_needs() -> None:
-    assert GateAhead.signals == {Signal.GATE_AHEAD}
-    with pytest.raises(KeyError):
-        run(registry.build("gate_ahead", setup_of(draw(0), 1000), {}), Routing(RIGHT.ids, RIGHT.steps, 8))

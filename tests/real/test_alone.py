@@ -14,9 +14,6 @@ import yaml
 from sim.experiment.compose import read_config
 from tests.sim.small_trace import Plan, write
 
-pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
-
 ROOT = Path(__file__).parents[2]
 MISSING = ("pyarrow", "pandas", "hydra", "omegaconf", "simpy", "matplotlib", "scipy", "sklearn", "rich")
 MISSING += ("pytest", "hypothesis")

@@ -16,7 +16,7 @@ from sim.core.log import CHUNK, EXPERT, NEXT_CHUNK
 from sim.experiment.cell import make_cell
 from sim.experiment.make import make_policy
 from sim.experiment.run import simulate
-from tests.real.validation.cases import config, one_thread  # noqa: F401
+from tests.real.validation.cases import config
 from traces.kit.errors import UserError
 
 E, C = 8, 2

@@ -9,9 +9,6 @@ import pytest
 
 from real.cli import main
 
-pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
-
 
 @pytest.mark.parametrize(
     ("exact", "budget", "computed"),

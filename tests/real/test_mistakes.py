@@ -8,10 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from real.cli import main
+from sim.prices import shipped
 
 BASE = ("policy=lru", "budget=25%")
+REHEARSED = ("rehearse=true", "device=cpu")
 
 
 @pytest.mark.parametrize(
@@ -21,7 +24,6 @@ BASE = ("policy=lru", "budget=25%")
         (("run", *BASE, "device=cuda:99"), ("device='cuda:99'",)),
         (("run", *BASE, "weights=random"), ("weights=random", "routing=TRACE")),
         (("run", *BASE, "temperature=0.5"), ("temperature=", "decoding=sampled")),
-        (("run", *BASE, "top_p=0", "decoding=sampled"), ("top_p=0",)),
         (("run", *BASE, "prompts=a", "routing=sample"), ("routing=sample", "prompts=")),
         (("run", *BASE, "prompts={tmp}/none.jsonl"), ("none.jsonl",)),
         (("run", *BASE, "measure=validation"), ("measure=validation", "allowed: test")),
@@ -33,9 +35,7 @@ BASE = ("policy=lru", "budget=25%")
         (("run", *BASE, "host_memory=0"), ("host_memory='0'",)),
         (("run", *BASE, "routing={tmp}"), ("{tmp}",)),
         (("run", *BASE, "routing=nowhere"), ("routing=nowhere: no such trace", "allowed: sample")),
-        (("run", *BASE, "promts=a"), ("promts=a: no such key", "did you mean prompts?")),
         (("run", "polcy=lru"), ("polcy=lru: no such key", "prompts", "budget", "did you mean policy?")),
-        (("quality", *BASE, "txts=4"), ("txts=4: no such key", "did you mean texts?")),
         (("validate", "policy=lro", "budget=25%"), ("policy=lro", "did you mean lru?")),
         (("validate", *BASE, "hardware=nosuch.yaml"), ("hardware=nosuch.yaml: no such file", "or a100, h100")),
         (("run", *BASE, "predictor={tmp}/none.safetensors"), ("none.safetensors",)),
@@ -49,9 +49,31 @@ BASE = ("policy=lru", "budget=25%")
         (("run", "--config", "{prompts}"), ("prompts.jsonl", "prompt='a': no such key")),
         (("run", "--config"), ("--config",)),
         (("serve", *BASE), ("serve", "run", "validate")),
-        (("validate", *BASE, "host_memory=all"), ("host_memory='all'",)),
-        (("quality", *BASE, "host_memory=1e9"), ("host_memory='1e9'",)),
-        (("calibrate", "hardware=nothing"), ("out=", "FILE.yaml")),
+        (("validate", "name=a/b"), ("name=a/b", "letters")),
+        (("validate", "--config", "nosuch.yaml"), ("config=nosuch.yaml", "No such file")),
+        (("validate", "policy=lru", "model=mixtral_8x7b", "hardware=a100"), ("mixtral_8x7b", "layers")),
+        (("validate", "policy=lru", "hardware=a100", "budget=1"), ("no cell could be run", "budget=1")),
+        (("validate", "policy=lru", "hardware=a100", "device=tpu"), ("device", "tpu", "cpu")),
+        (("quality", "policy=swapmoe", "out="), ("out=: allowed: a folder",)),
+        (("quality", "policy=swapmoe", "split=2"), ("split=2: allowed: a number, 0 to 1",)),
+        (("quality", "policy=swapmoe", "budget=25%,110%"), ("budget='110%'",)),
+        (("quality", "policy=swapmoe", "budget=25%,"), ("budget=''",)),
+        (("quality", "policy=swapmoe", "budget=1%"), ("at least",)),
+        (("quality", "policy=swapmoe", "device=tpu"), ("device='tpu' is not known",)),
+        (("quality", "policy=belady_forced"), ("policy=belady_forced: unknown",)),
+        (("quality", "policy=swapmoe", "prompts=nowhere.txt"), ("nowhere.txt",)),
+        (("calibrate", "hardware=nosuch.yaml"), ("hardware=nosuch.yaml", "No such file")),
+        (("calibrate", "hardware={a100}", "model=gpt_oss_20b"), ("model.dtype", "mxfp4", "bfloat16")),
+        (("calibrate", "hardware={a100}", "model=nosuch", "weights=random"), ("dtype=auto", "bfloat16")),
+        (("calibrate", "hardware={a100}", "out=out.txt"), ("out.txt", "FILE.yaml")),
+        (("measure", *REHEARSED, "only=profile", "out="), ("out=", "a folder")),
+        (("measure", "device=cpu"), ("device=cpu", "cuda", "rehearse=true")),
+        (("measure", "device=auto", "only=profile"), ("device=auto", "cuda", "rehearse=true")),
+        (("measure", "device=cuda:99"), ("cuda:99",)),
+        (("measure", *REHEARSED, "only=copies,all"), ("'all'", "preflight", "profile")),
+        (("measure", *REHEARSED, "host_memory=many"), ("host_memory='many'",)),
+        (("measure", *REHEARSED, "out={prompts}"), ("out=", "folder")),
+        (("evaluate", "{tmp}/none"), ("No such file",)),
         (("diff", "first={tmp}", "second={tmp}"), ("{tmp}",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
@@ -59,19 +81,17 @@ BASE = ("policy=lru", "budget=25%")
 def test_a_slip_is_one_line(
     words: tuple[str, ...], said: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text('{"prompt": "a"}\n')
-    places = {"tmp": tmp_path, "prompts": prompts}
+    places = {"tmp": tmp_path, "prompts": tmp_path / "prompts.jsonl", "a100": tmp_path / "a100.yaml"}
+    places["prompts"].write_text('{"prompt": "a"}\n')
+    places["a100"].write_text(yaml.safe_dump(dict(shipped("hardware", "a100"))))
     own = [word.format(**places) for word in words]
-    out = tmp_path / "out"
-    if own[0] != "diff":
-        own.append(f"out={out}")
-    if "--config" in own[-2:]:
-        own = own[:-1]  # nothing after it
+    if own[0] != "diff" and own[-1] != "--config" and not own[-1].startswith("out="):
+        own.append(f"out={tmp_path / ('out.yaml' if own[0] == 'calibrate' else 'out')}")
     assert main(own) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1, error
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1 + ("no cell could be run" in printed.err), printed.err
     for word in said:
-        assert word.format(**places) in error
-    assert not out.exists()
+        assert word.format(**places) in printed.err
+    assert {path.name for path in tmp_path.iterdir()} == {"prompts.jsonl", "a100.yaml"}

@@ -70,6 +70,7 @@ def write(
     signals: Mapping[str, ArrayLike] | None = None,
     priced_as: str | None = None,
     name: str = "tiny",
+    revision: str | None = None,
     sizes: Sequence[int] | bool = True,
 ) -> Trace:
     """Write requests whose rows follow each other in ``ids`` [N, L, K] and in each of ``signals``, and open them.
@@ -92,6 +93,7 @@ def write(
             first += plan.rows
         out.close(
             name=name,
+            revision=revision,
             recorder=Recorder("test", "1", None),
             decoding={"mode": "greedy"},
             recording="synthetic",

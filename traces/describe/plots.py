@@ -49,9 +49,8 @@ def write_plots(trace: Trace, stats: Stats, target: Path) -> list[Path]:
         for name, draw in drawn.items():
             paths.append(target / f"{name}.png")
             made = draw(trace, stats)
-            write_whole(
-                paths[-1], png(together([made], "", subtitle(trace, stats)) if isinstance(made, Panel) else made)
-            )
+            made = together([made], "", subtitle(trace, stats)) if isinstance(made, Panel) else made
+            write_whole(paths[-1], png(made))
     except OSError as error:
         raise TraceError(f"{target}: {error.strerror}; allowed: a folder that can be written") from None
     return paths
@@ -113,9 +112,8 @@ def _entropy(trace: Trace, stats: Stats) -> Panel:
 
 def _gate_recall(trace: Trace, stats: Stats) -> Panel:
     assert stats.gate_recall is not None
-    title = (
-        f"A gate that is applied one layer early names {_span(stats.gate_recall[0], 2)} of the experts that are chosen"
-    )
+    share = _span(stats.gate_recall[0], 2)
+    title = f"A gate that is applied one layer early names {share} of the experts that are chosen"
     lines = [(own, f"{i} layer{'s' * (i > 1)} ahead") for i, own in enumerate(stats.gate_recall, start=1)]
     level = (stats.uniform_overlap, "uniform choice, K/E")
     return _by_layer(trace, title, "recall (share of the layer's experts)", 1.02, lines, level)
@@ -170,9 +168,8 @@ def reuse_panels(trace: Trace, stats: Stats) -> list[Panel]:
             band: dict[str, Any] = {"color": PALE, "step": "post", "linewidth": 0, "label": "lowest to highest layer"}
             named.append(axes.fill_between(distances, layers.min(axis=0), layers.max(axis=0), **band))
         named += axes.step(distances, within, where="post", color=colour, label="all lookups")
-        axes.set(
-            xlabel="reuse distance (experts)", ylabel="share of lookups within it", ylim=(0, 1.02), xlim=(0, trace.E)
-        )
+        axes.set(xlabel="reuse distance (experts)", ylabel="share of lookups within it")
+        axes.set(xlim=(0, trace.E), ylim=(0, 1.02))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         dress(axes, "both")
         return named if trace.L > 1 else []

@@ -74,10 +74,9 @@ def describe(trace: Trace) -> Stats:
         owners = np.concatenate([previous_owner, owner[chunk]])
         joined = np.concatenate([previous, ids])
         hits, both = _shared(joined[:-1], joined[1:], owners[:-1] == owners[1:], trace.absent)
+        np.add.at(shared, source_of[owners[1:]], hits)
+        np.add.at(pairs, source_of[owners[1:]], both)
         for number in np.unique(source_of[owner[chunk]]):
-            of_pair = source_of[owners[1:]] == number
-            shared[number] += hits[of_pair].sum(axis=0)
-            pairs[number] += both[of_pair].sum(axis=0)
             mine = ids[source_of[owner[chunk]] == number]
             for layer in range(trace.L):
                 chosen = np.bincount(mine[:, layer].ravel(), minlength=trace.absent + 1)

@@ -86,8 +86,7 @@ class Archive:
         with reading(self.source), self._zip.open(info) as stream:
             header = read_header(stream, file)
         if not re.fullmatch(rf"[|<][{kinds}][1248]", header.descr):
-            allowed = "floats" if kinds == "f" else "integers, little-endian"
-            raise refusal(file, "dtype", named(header.descr), allowed)
+            raise refusal(file, "dtype", named(header.descr), "floats" if kinds == "f" else "integers, little-endian")
         claimed = header.offset + math.prod(header.shape) * np.dtype(header.descr).itemsize
         if claimed != info.file_size:
             raise refusal(file, "size", f"{info.file_size} bytes", f"{claimed} bytes, which its header claims")
@@ -126,10 +125,11 @@ class Rows:
         if self._whole is not None:
             self._at += rows
             return self._whole[self._at - rows : self._at]
+        claimed = rows * self._row_bytes
         with reading(self._source):
-            raw = self._stream.read(rows * self._row_bytes)
-        if len(raw) != rows * self._row_bytes:
-            raise refusal(self._file, "data", f"{len(raw)} bytes", f"{rows * self._row_bytes} bytes, as claimed")
+            raw = self._stream.read(claimed)
+        if len(raw) != claimed:
+            raise refusal(self._file, "data", f"{len(raw)} bytes", f"{claimed} bytes, as claimed")
         return np.frombuffer(raw, self._dtype).reshape(rows, *self._trailing)
 
     def close(self) -> None:

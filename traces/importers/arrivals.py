@@ -58,20 +58,10 @@ def add_arrivals(log: Path, source: Path, target: Path) -> Path:
                 steps=steps[["phase", "rows", "context"]].tolist(),
                 **{name: array[rows] for name, array in arrays.items()},
             )
-        manifest, model = trace.manifest, trace.manifest.model
-        return out.close(
-            name=model.name,
-            recorder=manifest.recorder,
-            decoding=manifest.decoding,
-            recording=manifest.recording,
-            prompts=manifest.prompts,
-            revision=model.revision,
-            expert_bytes=model.expert_bytes,
-            shapes=model.shapes,
-            dtype=model.dtype,
-            scoring=model.scoring,
-            priced_as=manifest.priced_as,
-        )
+        kept = ("recorder", "decoding", "recording", "prompts", "priced_as")
+        of_model = ("name", "revision", "expert_bytes", "shapes", "dtype", "scoring")
+        said = {key: getattr(trace.manifest, key) for key in kept}
+        return out.close(**said, **{key: getattr(trace.manifest.model, key) for key in of_model})
 
 
 def _times(source: Path) -> Iterator[tuple[Line, int]]:

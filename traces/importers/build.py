@@ -7,7 +7,6 @@ in which no token of the file has an expert: nothing is demanded there, and a bu
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, islice, pairwise
@@ -128,12 +127,9 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
 
 def _state(source: Path) -> tuple[int, ...] | None:
     """Return what changes when somebody writes to the file; None for a folder, in which the trace itself may come."""
-    try:
-        found = source.stat()
-    except OSError:
+    if not source.is_file():
         return None
-    if stat.S_ISDIR(found.st_mode):
-        return None
+    found = source.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -172,10 +168,8 @@ def _kept(source: Path, options: Options, file: File, survey: Survey) -> Array:
         raise TraceError(f"{source.name}: no token has an expert; allowed: at least one with routing")
     silent = np.flatnonzero(kept & ~routed).tolist()
     if silent:
-        options.note(
-            f"left out: {named(silent)} of the {n_layers} (counted from 0), where no token of the file has an expert; "
-            f"without_layers={spans(silent)} states it"
-        )
+        where = f"{named(silent)} of the {n_layers} (counted from 0), where no token of the file has an expert"
+        options.note(f"left out: {where}; without_layers={spans(silent)} states it")
     kept &= routed
     if file.expert_bytes is not None and not all(np.array(file.expert_bytes)[kept] > 0):
         layer = int(np.flatnonzero(kept & (np.array(file.expert_bytes) == 0))[0])
@@ -192,10 +186,8 @@ def _price(options: Options, file: File, survey: Survey, shape: tuple[int, int])
         options.note(f"{n_experts} experts per layer, as {options.model} has; n_experts=E states another number")
     elif not n_experts:
         n_experts = round_experts(survey.largest)
-        options.note(
-            f"{n_experts} experts per layer: the largest id is {survey.largest}, rounded up to a multiple of 4; "
-            "n_experts=E states it"
-        )
+        why = f"the largest id is {survey.largest}, rounded up to a multiple of 4"
+        options.note(f"{n_experts} experts per layer: {why}; n_experts=E states it")
     found = (shape[0], n_experts, shape[1])
     if sizes and sizes != found:
         has, needs = (f"{layers} layers, {experts} experts, top-{top_k}" for layers, experts, top_k in (found, sizes))
@@ -217,18 +209,15 @@ def _say(options: Options, file: File, survey: Survey, shape: tuple[int, int], n
         f"rows that repeat the one before: {survey.repeats}"
     )
     if survey.started:
-        options.note(
-            f"tokens in the KV cache before the first row: {_counted(survey.started, 'request')}; they are context"
-        )
+        told = _counted(survey.started, "request")
+        options.note(f"tokens in the KV cache before the first row: {told}; they are context")
     if survey.absent:
         options.note(f"{_counted(survey.absent, 'token')} without an expert in any layer: absent entries")
     zeros = survey.routed - survey.above_zero
     # Of a top-1 router, and chosen by too many tokens for chance.
     if zeros and survey.widest == 1 and n_experts > 1 and survey.prompt_rows + survey.decode_rows >= SURE:
-        options.note(
-            f"{named(zeros)} (counted from 0): every token has expert 0; if no expert is there at all, "
-            f"without_layers={spans(zeros)} leaves it out"
-        )
+        hint = f"if no expert is there at all, without_layers={spans(zeros)} leaves it out"
+        options.note(f"{named(zeros)} (counted from 0): every token has expert 0; {hint}")
     if (text := warning(survey.repeats)) is not None:
         options.note(f"warning: {text}")
 

@@ -39,20 +39,15 @@ def _nested(line: Line, field: str, rows: list[Any]) -> Array:
     check_request_size(line.file, len(rows), len(widths), max(widths))
     ids = np.full((len(rows), len(widths), max(widths)), -1, np.int32)
     for index, row in enumerate(rows):
-        regular = isinstance(row, list) and len(row) == len(widths)
-        if not regular or any(
-            not isinstance(found, list) or len(found) != width for found, width in zip(row, widths, strict=True)
-        ):
+        whole = isinstance(row, list) and [len(found) for found in row if isinstance(found, list)] == widths
+        if not whole or len(row) != len(widths):
             allowed = f"{len(widths)} layers of {one_of(sorted(set(widths)))} ids, as in the first row"
             raise line.refuse(f"{field} of row {index}", row, allowed)
         for item in (item for found in row for item in found):
             if type(item) is not int or not -1 <= item < MAX_EXPERTS:
                 raise line.refuse(f"{field} of row {index}", item, f"integers, 0 to {MAX_EXPERTS - 1}; -1 where absent")
-        if len(set(widths)) == 1:
-            ids[index] = row
-        else:
-            for layer, found in enumerate(row):
-                ids[index, layer, : len(found)] = found
+        for layer, found in enumerate(row):
+            ids[index, layer, : len(found)] = found
     return ids
 
 
@@ -74,9 +69,9 @@ def _described(line: Line, field: str, node: dict[str, Any]) -> Array:
         raise line.refuse(f"keys of {field}", one_of(node), "data (base64), shape, dtype")
     if not isinstance(shape, list) or any(type(size) is not int or size < 0 for size in shape):
         raise line.refuse(f"shape of {field}", shape, "[tokens, layers, k]")
-    if not isinstance(dtype, str) or len(dtype) > 40:
-        raise line.refuse(f"dtype of {field}", dtype, "the name of integers, such as uint8")
     try:
+        if not isinstance(dtype, str) or len(dtype) > 40:
+            raise TypeError
         descr = np.dtype(dtype.removeprefix("torch.").removeprefix("numpy.")).str
     except (TypeError, ValueError, SyntaxError):
         raise line.refuse(f"dtype of {field}", dtype, "the name of integers, such as uint8") from None

@@ -23,6 +23,7 @@ from traces.kit.json_array import json_objects
 from traces.kit.sources import open_source as open_source
 from traces.kit.strict import load_json
 
+_OBJECT = "one JSON object with unique keys"
 MAX_REQUEST_IDS = 2**24
 """The most expert ids of one request, which is what an importer holds in memory."""
 
@@ -137,7 +138,7 @@ def json_lines(source: Path, most: int = 2**20, lists: int = 2**18, items: int =
     spread = _is_spread(source)
     for line, document in _spread(source, lists, items) if spread else _one_a_line(source, most, lists, items):
         if not isinstance(document, dict):
-            raise line.refuse("content", shown(document), "one JSON object with unique keys")
+            raise line.refuse("content", shown(document), _OBJECT)
         if is_histogram(document):
             raise line.refuse_counts()
         yield line, document
@@ -155,7 +156,7 @@ def _one_a_line(source: Path, most: int, lists: int, items: int) -> Iterator[tup
         if events is None:
             events = found is not None
             if around and not events:
-                raise around[0].refuse("content", around[1][:80], "one JSON object with unique keys")
+                raise around[0].refuse("content", around[1][:80], _OBJECT)
         if found:
             raw = raw[found.end() :].strip()
             if raw == b"[DONE]":
@@ -168,10 +169,8 @@ def _one_a_line(source: Path, most: int, lists: int, items: int) -> Iterator[tup
             if are_counts_in(raw[:4096].decode("latin-1")):
                 raise line.refuse_counts() from None
             why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            allowed = "one JSON object with unique keys"
-            if line.cut and line.number > 1:
-                allowed += "; the file ends in this line, and limit=N takes the N requests before it"
-            raise line.refuse("content", why, allowed) from None
+            hint = "; the file ends in this line, and limit=N takes the N requests before it"
+            raise line.refuse("content", why, _OBJECT + hint * (line.cut and line.number > 1)) from None
         yield line, document
 
 
@@ -180,8 +179,6 @@ def _spread(source: Path, lists: int, items: int) -> Iterator[tuple[Line, Any]]:
         try:
             for number, (line, document) in enumerate(json_objects(stream, source.name, lists, items), start=1):
                 yield Line(source.name, line, number), document
-        except TraceError:
-            raise
         except UserError as error:
             raise TraceError(str(error)) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import groupby
 
 import numpy as np
 
@@ -28,13 +29,10 @@ def parse_layers(word: str) -> frozenset[int]:
 
 def spans(layers: Iterable[int]) -> str:
     """Write layers as parse_layers reads them."""
-    parts: list[list[int]] = []
-    for layer in sorted(layers):
-        if parts and parts[-1][1] == layer - 1:
-            parts[-1][1] = layer
-        else:
-            parts.append([layer, layer])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+    # Layers that follow each other differ from their places by the same.
+    runs = groupby(enumerate(sorted(layers)), key=lambda placed: placed[1] - placed[0])
+    parts = ([layer for _, layer in run] for _, run in runs)
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
 def named(layers: Iterable[int]) -> str:

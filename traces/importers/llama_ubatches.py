@@ -56,19 +56,19 @@ def passes(source: Path, groups: Iterator[Group], layers: list[int], cut: Callab
         found = f"{layers[0]} alone"
         raise Line(source.name, 1).refuse("layer", found, "several layers: their order says where an ubatch ends")
     ubatch: list[Group] = []
-    prompt, whole = _Prompt(), False
+    prompt, whole = _Prompt(layers), False
     for group in groups:
         if ubatch and (group.begins or group.layer <= ubatch[-1].layer):
-            yield prompt.place(_complete(ubatch, layers), ubatch[0])
+            yield prompt.take(ubatch)
             ubatch, whole = [], True
         ubatch.append(group)
         if group.ends:
-            yield prompt.place(_complete(ubatch, layers), ubatch[0])
+            yield prompt.take(ubatch)
             ubatch, whole = [], True
     if ubatch and whole and _is_cut(ubatch, layers):
         cut(ubatch[0].line)
     elif ubatch:
-        yield prompt.place(_complete(ubatch, layers), ubatch[0])
+        yield prompt.take(ubatch)
 
 
 def _is_cut(ubatch: list[Group], layers: list[int]) -> bool:
@@ -86,29 +86,31 @@ def _is_cut(ubatch: list[Group], layers: list[int]) -> bool:
 class _Prompt:
     """Where the prompt stands whose ubatches have positions: each says how many tokens earlier batches had."""
 
+    layers: list[int]
     tokens: int = 0
     before: int = 0
     full: int = 0
     decoded: int = 0
 
-    def place(self, one: Pass, group: Group) -> Pass:
-        """Return the pass; where only another prompt fits, it begins a request. Raises TraceError."""
-        if group.position is None:
+    def take(self, ubatch: list[Group]) -> Pass:
+        """Return the pass of an ubatch; where only another prompt fits, it begins a request. Raises TraceError."""
+        one, position = _complete(ubatch, self.layers), ubatch[0].position
+        if position is None:
             return one
         if not one.prefill:
-            if group.position != self.decoded:
-                raise one.line.refuse("pos", group.position, f"{self.decoded}, the next decode step")
+            if position != self.decoded:
+                raise one.line.refuse("pos", position, f"{self.decoded}, the next decode step")
             self.tokens = self.full = 0
             self.decoded += 1
             return one
         self.decoded = 0
-        before = -group.position - 1
+        before = -position - 1
         same_batch = self.full > 0 and before == self.before
         if not same_batch and before == 0:
             self.tokens, one = 0, replace(one, begins=True)
         elif not same_batch and before != self.tokens:
             allowed = f"{-self.tokens - one.rows}, behind the {self.tokens} tokens of this prompt so far"
-            raise one.line.refuse("pos", group.position - one.rows + 1, allowed)
+            raise one.line.refuse("pos", position - one.rows + 1, allowed)
         self.full = one.rows if not same_batch or one.rows == self.full else 0
         self.tokens, self.before = self.tokens + one.rows, before
         return one
@@ -120,10 +122,9 @@ def _complete(ubatch: list[Group], layers: list[int]) -> Pass:
     ubatch[-1].check()
     prefill = None if ubatch[0].position is None else ubatch[0].position < 0
     by_layer = {group.layer: group for group in ubatch}
-    last = layers[-1]
     for layer in layers:
         group = by_layer.get(layer)
-        spared = layer == last and (rows > 1 or bool(prefill))
+        spared = layer == layers[-1] and (rows > 1 or bool(prefill))
         if group is None and not spared:
             allowed = f"every layer of the file in each ubatch; {_CUT}"
             raise first.refuse(f"layer {layer} of this ubatch", "missing", allowed)

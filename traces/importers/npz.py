@@ -74,9 +74,8 @@ def _names(archive: Archive) -> list[str]:
     known = (*_TOKEN_ARRAYS, *_REQUEST_ARRAYS)
     if are_counts(archive.names()):
         raise refusal(archive.source.name, "arrays", COUNTS, WANTED)
-    for name in archive.names():
-        if name not in known:
-            raise refusal(archive.source.name, "member", f"{name}.npy", f"NAME.npy of {one_of(known)}")
+    if odd := next((name for name in archive.names() if name not in known), None):
+        raise refusal(archive.source.name, "member", f"{odd}.npy", f"NAME.npy of {one_of(known)}")
     return archive.names()
 
 

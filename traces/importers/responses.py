@@ -18,9 +18,7 @@ from traces.importers.files import Line, json_lines
 from traces.importers.found import Found
 from traces.importers.span import Counts, placed
 
-_MAX_LINE = 2**26
-_MAX_LISTS = 2**21
-_MAX_ITEMS = 2**23
+_MAX_LINE, _MAX_LISTS, _MAX_ITEMS = 2**26, 2**21, 2**23
 _MAX_INT = 2**31 - 1
 _MAX_IDS = 2**20
 _STARTS = ("routed_experts_start_len", "routed_experts_prompt_start")
@@ -52,11 +50,11 @@ def read_responses(source: Path, own: Mapping[str, Any]) -> Iterator[Found]:
 
     ``own``: n_layers and top_k, where the options give them.
     """
-    line = Line(source.name, 0)
+    empty = True
     for response in _responses(source):
-        line = response.line
+        empty = False
         yield _found(response, own)
-    if line.number == 0:
+    if empty:
         raise Line(source.name, 1).refuse("content", "nothing", "at least one response")
 
 
@@ -64,11 +62,12 @@ def _found(response: _Response, own: Mapping[str, Any]) -> Found:
     line = response.line
     routed, before = response.first("routed_experts"), response.first("prompt_routed_experts")
     if routed is None and before is None:
-        node, allowed = response.places[0], "routed_experts, itself or in meta_info or the only choice"
+        node, hint = response.places[0], ""
         if {"token", "layer", "ids"} <= set(node):
-            allowed += "; such lines are read by import jsonl"
+            hint = "; such lines are read by import jsonl"
         elif _name(node):
-            allowed += "; the parts of one stream follow each other"
+            hint = "; the parts of one stream follow each other"
+        allowed = f"routed_experts, itself or in meta_info or the only choice{hint}"
         raise line.refuse("keys", ", ".join(node), allowed)
     prompt = response.count(0, _MAX_INT, "prompt_tokens", "input_tokens", ids=("prompt_token_ids", "prompt_ids"))
     if prompt is None:
@@ -94,16 +93,13 @@ def _responses(source: Path) -> Iterator[_Response]:
     """Yield whole responses, the parts of a stream put together."""
     seen: set[int] = set()
     parts: list[tuple[Line, dict[str, Any]]] = []
-    name: object = None
     for line, raw in json_lines(source, _MAX_LINE, _MAX_LISTS, _MAX_ITEMS):
         node = _body(line, raw)
-        this = _name(node)
-        if parts and (this is None or this != name):
+        if parts and (_name(node) is None or _name(node) != _name(parts[-1][1])):
             yield _joined(parts, seen)
             parts = []
         # What a stream repeats in each part is not kept.
         parts.append((line, node))
-        name = this
         if len(parts) > 2 and not _has_routing(parts[-2][1]):
             del parts[-2]
     if parts:
@@ -135,15 +131,9 @@ def _choices(node: dict[str, Any]) -> Any:
 
 def _has_routing(node: dict[str, Any]) -> bool:
     choices = _choices(node)
-    places = [node, *(choices if isinstance(choices, list) else [])]
-    return any(
-        isinstance(place, dict)
-        and any(
-            isinstance(inside, dict) and inside.get("routed_experts") is not None
-            for inside in (place, place.get("meta_info"), place.get("sgl_ext"))
-        )
-        for place in places
-    )
+    places = [place for place in (node, *(choices if isinstance(choices, list) else ())) if isinstance(place, dict)]
+    inside = [place.get(key) for place in places for key in ("meta_info", "sgl_ext")]
+    return any(isinstance(place, dict) and place.get("routed_experts") is not None for place in places + inside)
 
 
 def _joined(parts: list[tuple[Line, dict[str, Any]]], seen: set[int]) -> _Response:
@@ -155,9 +145,7 @@ def _joined(parts: list[tuple[Line, dict[str, Any]]], seen: set[int]) -> _Respon
         raise routed[-1][0].refuse("id", name, "each response once") if routed else line.refuse("id", name, "once")
     if name is not None and len(seen) < _MAX_IDS:
         seen.add(hash(name))
-    places: list[dict[str, Any]] = []
-    for at, node in reversed(parts):
-        places += _places(at, node)
+    places = [place for at, node in reversed(parts) for place in _places(at, node)]
     return _Response(routed[0][0] if routed else line, places)
 
 

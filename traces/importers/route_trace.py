@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -88,16 +88,11 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     if dropped:
         done = "are absent entries" if absent else "stay, as the router chose them; dropped=absent leaves them out"
         options.note(f"{dropped:,} experts that the device dropped and did not compute {done}")
-    file = File(
-        recorder=Recorder("route_trace", "1", None),
-        model=head.model,
-        n_layers=len(head.expert_bytes),
-        n_experts=head.n_experts,
-        top_k=head.top_k,
-        expert_bytes=head.expert_bytes,
-        decoding={"dense_bytes": list(head.dense_bytes), **({"dropped": "absent"} if dropped and absent else {})},
-        ids="expert",
-    )
+    decoding: dict[str, Any] = {"dense_bytes": list(head.dense_bytes)}
+    if dropped and absent:
+        decoding["dropped"] = "absent"
+    recorder, sizes = Recorder("route_trace", "1", None), (len(head.expert_bytes), head.n_experts, head.top_k)
+    file = File(recorder, head.model, *sizes, head.expert_bytes, decoding, ids="expert")
     seen = [layer for layer, size in enumerate(head.expert_bytes) if size and layer not in options.without_layers]
 
     def read() -> Iterator[Found]:

@@ -17,7 +17,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from traces.kit.errors import TraceError, refusal
+from traces.kit.errors import refusal
 
 EXTEND, DECODING, IDLE = 1, 2, 4
 _MODES = {
@@ -69,18 +69,16 @@ class Batches:
             raise refusal(self.file, f"{where}.forward_mode", mode, f"1 (prefill), 2 (decode), 4 (idle); {reason}")
 
     def _extend(self, where: str, positions: Sequence[int], first_row: int, lengths: Sequence[int]) -> None:
-        before, row = self._unfinished, 0
+        row = 0
         for index, length in enumerate(lengths):
-            start = positions[row]
+            start, session = positions[row], self._unfinished
             if list(positions[row : row + length]) != list(range(start, start + length)):
                 raise refusal(self.file, f"{where}.positions of sequence {index}", "with gaps", "ascending by one")
-            if index == 0 and before is not None and before.next == start:
-                session = before
-                if session in self._running:
-                    self._running.remove(session)
-            else:
+            if index > 0 or session is None or session.next != start:
                 session = Session(start)
                 self.sessions.append(session)
+            elif session in self._running:
+                self._running.remove(session)
             session.rows.extend(range(first_row + row, first_row + row + length))
             session.chunks.append(length)
             self._running.append(session)
@@ -114,20 +112,15 @@ class Batches:
         ways = _ways(positions, self._running)
         if len(ways) == 1:
             return ways[0]
-        following = [session.next for session in self._running]
-        if not ways and all(following.count(position) == 1 for position in positions):
-            # A request that made way for others (retracted) may have left them in another order.
-            by_position = {session.next: session for session in self._running}
-            if len(set(positions)) == len(positions):
-                return [by_position[position] for position in positions]
-        if ways:
-            raise self._unclear(where, positions, "fit in more than one way")
-        lost = next((p for p in positions if p not in following), positions[0])
-        raise self._unclear(where, [lost], "continue no request that ran before")
-
-    def _unclear(self, where: str, positions: Sequence[int], why: str) -> TraceError:
+        following, why = [session.next for session in self._running], "fit in more than one way"
+        if not ways:
+            if len(set(positions)) == len(positions) and all(following.count(position) == 1 for position in positions):
+                # A request that made way for others (retracted) may have left them in another order.
+                return [self._running[following.index(position)] for position in positions]
+            positions = [next((p for p in positions if p not in following), positions[0])]
+            why = "continue no request that ran before"
         allowed = f"positions that say which requests they continue; these {why}: record with --max-running-requests 1"
-        return refusal(self.file, f"{where}.positions", list(positions), allowed)
+        raise refusal(self.file, f"{where}.positions", list(positions), allowed)
 
 
 def _ways(positions: Sequence[int], running: Sequence[Session]) -> list[list[Session]]:

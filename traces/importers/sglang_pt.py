@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,19 +48,12 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
         n_experts = _experts(source, arrays)
         sessions = _sessions(source, arrays)
         physical = arrays["map"].shape[1]
-        options.note(
-            f"{n_experts} experts per layer: the logical ones of {physical} physical experts, by the file's "
-            "last_physical_to_logical_map"
-        )
+        logical = f"the logical ones of {physical} physical experts, by the file's last_physical_to_logical_map"
+        options.note(f"{n_experts} experts per layer: {logical}")
         options.note("requests: by their positions, since the recorder writes no request ids; one rank's tokens")
-        file = File(
-            recorder=Recorder("sglang_pt", None, None),
-            exact=True,
-            model=source.stem,
-            n_experts=n_experts,
-            decoding={"order_within_k": "as recorded, not by weight"},
-            ids="topk_ids_of_layer",
-        )
+        known: dict[str, Any] = {"n_experts": n_experts, "decoding": {"order_within_k": "as recorded, not by weight"}}
+        recorder = Recorder("sglang_pt", None, None)
+        file = File(recorder, source.stem, **known, ids="topk_ids_of_layer", exact=True)
         return build(source, target, options, file, lambda: map(partial(_found, source, arrays), sessions))
 
 

@@ -42,15 +42,8 @@ def placed(where: str, refuse: Refuse, ids: Array, counts: Counts, first: int | 
     if completion and first + len(ids) == prompt + completion and is_blank(ids[-1]):
         ids = ids[:-1]
     skipped = min(max(0, (counts.cached or 0) - first), len(ids))
-    return Found(
-        where=where,
-        expert_ids=ids[skipped:],
-        prefill=min(max(0, prompt - first - skipped), len(ids) - skipped),
-        start=first + skipped,
-        prompt_tokens=prompt,
-        output_tokens=completion,
-        first_row=skipped,
-    )
+    prefill = min(max(0, prompt - first - skipped), len(ids) - skipped)
+    return Found(where, ids[skipped:], prefill, first + skipped, prompt, completion, first_row=skipped)
 
 
 def is_blank(row: Array) -> bool:
@@ -68,22 +61,18 @@ def _first_token(refuse: Refuse, ids: Array, counts: Counts) -> int:
                 if rows == prompt + completion - unfed - first:
                     return first
         said = f"rows of routed_experts (prompt_tokens {prompt}, completion_tokens {completion})"
-        allowed = f"{prompt + completion - 1}: prompt_tokens + completion_tokens - 1, or one more"
+        hint = "less what cached_tokens or routed_experts_start_len says was left out"
         if rows > prompt + completion:
-            allowed += "; rows of drafts (speculative decoding) or of another request cannot be told from the tokens'"
-        else:
-            allowed += "; less what cached_tokens or routed_experts_start_len says was left out"
-        raise refuse(said, rows, allowed)
+            hint = "rows of drafts (speculative decoding) or of another request cannot be told from the tokens'"
+        usual = f"{prompt + completion - 1}: prompt_tokens + completion_tokens - 1, or one more"
+        raise refuse(said, rows, f"{usual}; {hint}")
     first = counts.start if counts.start is not None else cached if cached is not None and rows < prompt else 0
     known = counts.start is not None or cached == 0 or rows < prompt
     if cached and not known:
         known = all(is_blank(row) for row in ids[:cached])
     if (cached is None and counts.start is None) or not known:
-        allowed = (
-            "how many tokens were generated: else rows of a cached prefix that the server left out would shift all "
-            "others unseen (cached_tokens 0 will do, too)"
-        )
-        raise refuse("completion_tokens", None, allowed)
+        why = "else rows of a cached prefix that the server left out would shift all others unseen"
+        raise refuse("completion_tokens", None, f"how many tokens were generated: {why} (cached_tokens 0 will do, too)")
     if not first <= prompt <= first + rows:
         raise refuse("prompt_tokens", prompt, f"{first} to {first + rows}, the rows that are there")
     return first

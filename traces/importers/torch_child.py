@@ -41,13 +41,8 @@ def limit(source: Path) -> None:
     taken = Path("/proc/self/statm")  # Linux; elsewhere as much as torch takes with room to spare
     pages = int(taken.read_text().split()[0]) if taken.exists() else 2**22
     memory = pages * resource.getpagesize() + size + HEADROOM
-    seconds = 60 + size // 2**22
-    for what, most in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_FSIZE, 4 * size + 2**20),
-        (resource.RLIMIT_CORE, 0),
-    ):
+    limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_CPU: 60 + size // 2**22, resource.RLIMIT_CORE: 0}
+    for what, most in (limits | {resource.RLIMIT_FSIZE: 4 * size + 2**20}).items():
         hard = resource.getrlimit(what)[1]
         resource.setrlimit(what, (most, hard) if hard == resource.RLIM_INFINITY else (min(most, hard), hard))
 
@@ -68,13 +63,10 @@ def convert(source: Path, folder: Path) -> None:
         raise FileError("content", found, "a file that torch reads with weights_only") from None
     records = _records(content)
     table = _array(torch, content.get("last_physical_to_logical_map"), "last_physical_to_logical_map", 2)
-    passes: list[tuple[int, ...]] = []
-    lengths: list[int] = []
-    tokens: list[Any] = []
-    total = 0
+    passes, lengths, tokens = list[tuple[int, ...]](), list[int](), list[Any]()
     shape: tuple[int, ...] = ()
     for number, record in enumerate(records):
-        one, sequences, pair, (n_layers, rows, slots) = _pass(torch, record, f"records[{number}]")
+        one, sequences, pair, (n_layers, slots) = _pass(torch, record, f"records[{number}]")
         if shape and (n_layers, slots) != shape:
             found = f"{n_layers} layers, {slots} slots"
             raise FileError(f"records[{number}].topk_ids_of_layer", found, f"{shape}, as above")
@@ -82,7 +74,7 @@ def convert(source: Path, folder: Path) -> None:
         passes.append(one)
         lengths += sequences
         tokens.append(pair)
-        total += rows
+    total = sum(rows for rows, *_ in passes)
     if not total:
         raise FileError("records", f"{len(records)} passes without tokens", "at least one token")
     arrays = {"map": table, "passes": passes, "lengths": lengths, "tokens": np.concatenate(tokens, axis=1)}
@@ -110,8 +102,8 @@ def _records(content: Any) -> list[Any]:
         raise FileError("records", _short(records), "a list of dicts, one per forward pass")
     if not records:
         raise FileError("records", "an empty list", "at least one forward pass")
-    if any("topk_ids_of_layer" not in record for record in records):
-        missing = [number for number, record in enumerate(records) if "topk_ids_of_layer" not in record]
+    missing = [number for number, record in enumerate(records) if "topk_ids_of_layer" not in record]
+    if missing:
         if all("global_physical_count" in records[number] for number in missing):
             raise FileError(f"records[{missing[0]}].global_physical_count (mode per_pass)", "counts", counts)
         raise FileError(f"records[{missing[0]}].topk_ids_of_layer", "missing", counts)
@@ -130,15 +122,15 @@ def _pass(torch: Any, record: dict[str, Any], where: str) -> tuple[tuple[int, ..
     n_layers, rows, slots = ids.shape
     if not n_layers or not slots:
         raise FileError(f"shape of {field}", f"{tuple(ids.shape)}", "(layers, tokens, slots)")
-    pair = [_integers(torch, record[key], f"{where}.{key}") for key in ("input_ids", "positions")]
-    for key, values in zip(("input_ids", "positions"), pair, strict=True):
+    pair = {key: _integers(torch, record[key], f"{where}.{key}") for key in ("input_ids", "positions")}
+    for key, values in pair.items():
         if len(values) != rows:
             raise FileError(f"length of {where}.{key}", len(values), f"{rows}, the tokens of topk_ids_of_layer")
     given = record["extend_seq_lens"]
     sequences = [] if given is None else _integers(torch, given, f"{where}.extend_seq_lens").tolist()
     numbers = [_integer(record[key], f"{where}.{key}") for key in ("forward_mode", "rank", "forward_pass_id")]
     one = (rows, *numbers, -1 if given is None else len(sequences))
-    return one, sequences, np.array(pair, np.int64).reshape(2, rows), (n_layers, rows, slots)
+    return one, sequences, np.array([*pair.values()], np.int64).reshape(2, rows), (n_layers, slots)
 
 
 def _array(torch: Any, value: Any, field: str, axes: int) -> Any:
@@ -165,9 +157,7 @@ def _integers(torch: Any, value: Any, field: str) -> Any:
         return array.astype(np.int64)
     if type(value) is not list:
         raise FileError(field, _short(value), "a list of integers")
-    for item in value:
-        _integer(item, field)
-    return np.array(value, np.int64)
+    return np.array([_integer(item, field) for item in value], np.int64)
 
 
 def _integer(value: Any, field: str) -> int:

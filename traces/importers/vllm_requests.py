@@ -67,10 +67,8 @@ class _Request:
             if have != rows:
                 allowed = f"{rows}, as in other layers; {_CUT}"
                 raise self.first.refuse(f"tokens of {self.name} in layer {layer}", have, allowed)
-        if prompt is not None and prompt > self.start + rows:
-            raise self.first.refuse(
-                f"tokens of {self.name}", self.start + rows, f"at least {prompt}, the prompt_tokens"
-            )
+        if prompt is not None and prompt > (tokens := self.start + rows):
+            raise self.first.refuse(f"tokens of {self.name}", tokens, f"at least {prompt}, the prompt_tokens")
         stated = max((prompt or 0) - self.start, 0)
         chunks = self._chunks() if prompt is None else (stated,) * (stated > 0)
         ids, signals = self.cells.arrays(where)
@@ -78,27 +76,25 @@ class _Request:
 
     def _chunks(self) -> tuple[int, ...]:
         """Return the rows of the prompt's passes: those of several rows, or the only one of a prompt of one token."""
-        passes: list[list[tuple[int, int, int]]] = []
+        passes: list[list[tuple[int, int, Line]]] = []
         at = 0
         for layer, run in groupby(self.cells.places[1::3]):
-            size = len(list(run))
             if not passes or layer <= passes[-1][-1][0]:
                 passes.append([])
-            passes[-1].append((layer, size, at))
-            at += size
+            passes[-1].append((layer, len(list(run)), Line(self.first.file, self.lines[at])))
+            at += passes[-1][-1][1]
         chunks: list[int] = []
         decoded = False
         for parts in passes:
-            rows = parts[0][1]
-            for layer, size, at in parts:
-                line = Line(self.first.file, self.lines[at])
+            _, rows, begin = parts[0]
+            for layer, size, line in parts:
                 if size != rows or len(parts) != len(self.following):
                     allowed = f"{rows} tokens in each of the {len(self.following)} layers of a forward pass; {_CUT}"
                     raise line.refuse(f"pass of {self.name}, layer {layer}", f"{size} in {len(parts)} layers", allowed)
             if rows > 1 and decoded:
                 found = f"{rows} tokens after a decode step"
                 allowed = "one token, once decoding began: drafts of speculative decoding are not told apart"
-                raise Line(self.first.file, self.lines[parts[0][2]]).refuse(f"pass of {self.name}", found, allowed)
+                raise begin.refuse(f"pass of {self.name}", found, allowed)
             if rows > 1 or (not chunks and self.start == 0 and not decoded):
                 chunks.append(rows)
             decoded = decoded or rows == 1

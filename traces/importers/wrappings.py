@@ -33,9 +33,9 @@ _OTHERS = {
 
 def content_of(head: bytes) -> str:
     """Say what the first bytes of a file are of: "text" where nothing else is known."""
-    found = next((name for magic, name in _OTHERS.items() if head.startswith(magic)), None)
     wide = len(head) > 3 and (head[:2].count(0), head[2:4].count(0)) == (1, 1)
-    return found or ("UTF-16 text" if wide else "text" if head else "nothing")
+    plain = "UTF-16 text" if wide else "text" if head else "nothing"
+    return next((name for magic, name in _OTHERS.items() if head.startswith(magic)), plain)
 
 
 _FREE = 2**24

@@ -6,6 +6,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from textwrap import fill
 from typing import Any
 
@@ -59,7 +60,7 @@ def finish(figure: Figure, title: str, subtitle: str = "", legend: Sequence[Any]
     found: dict[str, Any] = {}
     for handle in legend:
         found.setdefault(str(handle.get_label()), handle)
-    bottom, made = 0.0, None
+    bottom = 0.0
     if found:
         longest = max(len(line) for name in found for line in name.splitlines())
         columns = max(1, min(len(found), int(13 * wide / (longest + 8))))
@@ -81,9 +82,7 @@ def finish(figure: Figure, title: str, subtitle: str = "", legend: Sequence[Any]
 def _wrapped(text: str, font: FontProperties, inches: float, renderer: Any, dpi: float) -> list[str]:
     """Lines of at most ``inches``."""
     lines: list[str] = []
-    if not text:
-        return lines
-    for word in sentence(text).split(" "):
+    for word in sentence(text).split(" ") if text else ():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and renderer.get_text_width_height_descent(longer, font, False)[0] <= inches * dpi:
             lines[-1] = longer
@@ -118,10 +117,9 @@ def name_ends(axes: Axes, lines: Sequence[Any]) -> bool:
     places = [tuple(to_axes.transform((float(x), float(y)))) for x, y in ends]
     right = max(x for x, _ in places)
     order = sorted(range(len(lines)), key=lambda i: places[i][1])
-    at: dict[int, float] = {}
-    for before, i in zip([None, *order], order, strict=False):
-        room = step * (rows[i] + rows[before]) / 2 if before is not None else 0.0
-        at[i] = max(places[i][1], at[before] + room if before is not None else -math.inf)
+    at = {order[0]: places[order[0]][1]}
+    for before, i in pairwise(order):
+        at[i] = max(places[i][1], at[before] + step * (rows[i] + rows[before]) / 2)
     # Down again from the top, so that the topmost does not leave the axes.
     limit = 1.02
     for i in reversed(order):
@@ -129,18 +127,9 @@ def name_ends(axes: Axes, lines: Sequence[Any]) -> bool:
         limit = at[i] - step * rows[i]
     for i, line in enumerate(lines):
         colour, (x, y) = line.get_color(), places[i]
-        axes.annotate(
-            names[i],
-            xy=(x, y),
-            xytext=(right + 0.09, at[i]),
-            xycoords=axes.transAxes,
-            textcoords=axes.transAxes,
-            color=readable(colour),
-            fontsize=LABEL,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"color": colour, **LEADER},
-        )
+        style: dict[str, Any] = {"color": readable(colour), "arrowprops": {"color": colour, **LEADER}, "va": "center"}
+        style |= {"fontsize": LABEL, "annotation_clip": False, "xycoords": axes.transAxes, "textcoords": axes.transAxes}
+        axes.annotate(names[i], (x, y), (right + 0.09, at[i]), **style)
     return True
 
 

@@ -104,7 +104,7 @@ class Fields:
 
     def integers(self, value: object, field: str, minimum: int, length: int | None = None) -> tuple[int, ...]:
         """A list of whole numbers."""
-        if not isinstance(value, list) or (length is not None and len(value) != length):
+        if not isinstance(value, list) or length not in (None, len(value)):
             raise refusal(self.file, field, value, f"a list of {length or ''} integers".replace("  ", " "))
         return tuple(self.integer(item, f"{field}[{index}]", minimum) for index, item in enumerate(value))
 

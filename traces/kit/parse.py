@@ -113,7 +113,7 @@ def words_of(options: Any) -> list[str]:
     for key in keys_of(type(options)):
         value = getattr(options, key.name)
         if key.mark(Position):
-            first += map(str, value if isinstance(value, tuple) else [value])
+            first += map(str, value if isinstance(value, tuple) else [] if value is None else [value])
         elif key.mark(Others):
             last += value
         elif value != key.default:

@@ -13,18 +13,8 @@ from fractions import Fraction
 from traces.kit.errors import UserError, one_of
 from traces.kit.fields import MAX_INT
 
-UNITS: dict[str, int] = {
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KiB": 2**10,
-    "MiB": 2**20,
-    "GiB": 2**30,
-    "TiB": 2**40,
-}
-
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _NUMBER = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)([A-Za-z%]*)", re.ASCII)
 _FORMS = f"a whole number of bytes, or a positive decimal followed directly by one of {one_of(UNITS)}"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def conclude(found: Comparison) -> list[str]:
     """Sentences on what was seen: the target's answer first, then a clause per policy, then the front."""
-    return [*answer(found), *_differences(found), *_front(found)]
+    return [*answer(found.target, found.targets), *_differences(found), *_front(found)]
 
 
 def limits(found: Comparison) -> list[str]:

@@ -15,8 +15,6 @@ from traces.kit.units import format_bytes
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sim.results.compare import Comparison
-
 MS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
@@ -85,14 +83,14 @@ class Target:
         return pd.DataFrame(rows).astype(dict.fromkeys(whole, "Int64"))
 
 
-def answer(found: Comparison) -> list[str]:
-    """Sentences, the smallest budget first; lossy policies have their own. Nothing without a target."""
-    if found.targets is None or found.target is None:
+def answer(goal: Target | None, targets: pd.DataFrame | None) -> list[str]:
+    """Sentences of what :meth:`Target.met` found, the smallest budget first; lossy policies have their own."""
+    if goal is None or targets is None:
         return []
-    goal, said = found.target, []
+    said = []
     on = "by the mean over requests" if goal.part == "mean" else "a percentile, without an interval"
     for lossless, kind in ((True, ""), (False, "lossy policies: ")):
-        own = found.targets[found.targets["lossless"] == lossless]
+        own = targets[targets["lossless"] == lossless]
         meets, not_ = own[own["budget_bytes"].notna()], own[own["budget_bytes"].isna()]
         if len(meets):
             by_budget = []

@@ -1,16 +1,17 @@
-"""Small machines, random passes and a policy that does whatever it may."""
+"""Small machines and random passes."""
 
 import random
 from dataclasses import dataclass
 from fractions import Fraction
 
-from policies.api import LayerEvent, Policy, Setup, Step
+from policies.api import Policy, Setup
 from policies.bounds.belady_bypass import belady_bypass_bytes
 from policies.bounds.belady_forced import BeladyForced
 from policies.bounds.future import Clairvoyant, Future
 from policies.bounds.perfect_next_layer import PerfectNextLayer
 from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_ns
 from policies.lru import LRU
+from policies.on_demand import OnDemand
 from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.machine.machine import Machine
@@ -18,6 +19,7 @@ from sim.prices.costs import Affine
 from sim.workload.demand import merge
 from sim.workload.passes import Pass
 from sim.workload.signals import TraceSignals
+from tests.sim.machine.restless import Restless
 
 
 class ToyCosts:
@@ -49,46 +51,11 @@ class ToyCosts:
         return self.dense * logit_rows
 
 
-class Anything(Policy):
-    """Prefetches, cancels, predicts, bypasses and evicts at random; refuses speculative loads at random."""
-
-    name = "anything"
-
-    def __init__(self, setup: Setup, *, stay: float = 0.7) -> None:
-        super().__init__(setup)
-        self.rng, self.stay = random.Random(setup.seed), stay
-        self.flat = range(setup.n_layers * setup.n_experts)
-
-    def speculate(self) -> None:
-        for x in self.rng.sample(self.flat, self.rng.randint(0, min(4, len(self.flat)))):
-            self.actions.prefetch(x, self.rng.random())
-        for x in self.rng.sample(self.flat, self.rng.randint(0, min(3, len(self.flat)))):
-            self.actions.cancel(x)
-
-    def on_step(self, step: Step) -> None:
-        self.speculate()
-
-    def on_gate(self, event: LayerEvent) -> None:
-        self.speculate()
-        if self.rng.random() < 0.3:
-            self.actions.predict(1, self.rng.randint(0, 50), self.rng.random() < 0.3)
-
-    def on_prediction(self, tag: int) -> None:
-        self.speculate()
-
-    def keep(self, expert: int) -> bool:
-        return self.rng.random() < self.stay
-
-    def victim(self, incoming: int, speculative: bool) -> int | None:
-        can = [x for x in self.flat if self.view.evictable(x)]
-        return None if not can or (speculative and self.rng.random() < 0.3) else self.rng.choice(can)
-
-
 POLICIES = {
     "lru": LRU,
     "lru_layer": lambda setup: LRU(setup, scope="layer"),
-    "on_demand": lambda setup: Anything(setup, stay=0.0),
-    "anything": Anything,
+    "on_demand": OnDemand,
+    "restless": Restless,
     "belady_forced": BeladyForced,
     "perfect_next_layer": PerfectNextLayer,
 }

@@ -1,7 +1,6 @@
 """fMoE's store and its searches, worked by hand from the paper's formulas."""
 
 from fractions import Fraction
-from math import sqrt
 
 import numpy as np
 import pytest
@@ -32,20 +31,6 @@ def drawn(seed: int, n: int, n_layers: int, n_experts: int) -> tuple[Reals, Real
 def cosine(a: Reals, b: Reals) -> float:
     a, b = a.ravel(), b.ravel()
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
-
-
-def test_the_trajectory_search_compares_all_layers_so_far() -> None:
-    """score_map = cos(flat(P_1..P_l) new, flat(P_1..P_l) old), 2 layers of 2 experts."""
-    store = store_of([[[1, 0], [0.5, 0.5]], [[0, 1], [0, 1]]])
-    t = Trajectory(store, 1)
-    t.observe(0, np.array([[0.5, 0.5]]))
-    # Old ones: (1, 0) and (0, 1), each .5 / (sqrt(.5) x 1). A tie: the first place.
-    assert t.cosines(0) == pytest.approx(np.array([[sqrt(0.5), sqrt(0.5)]]))
-    assert t.best(0) == ([0], [pytest.approx(sqrt(0.5))])
-    t.observe(1, np.array([[0, 1]]))
-    # New (.5, .5, 0, 1), of squared length 1.5. Dots: .5 + .5 = 1 and .5 + 1 = 1.5; squared lengths 1.5 and 2.
-    assert t.cosines(1) == pytest.approx(np.array([[1 / 1.5, 1.5 / sqrt(1.5 * 2)]]))
-    assert t.best(1) == ([1], [pytest.approx(1.5 / sqrt(3))])
 
 
 def test_the_semantic_search_compares_embeddings() -> None:

@@ -123,16 +123,21 @@ def order(w: Worth) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"),
+    ("rule", "p", "expected"),
     [
-        ("p_freq", [3, 0, 2, 1]),  # argmax 1 / (p x freq): .4, .6, .4, .2
-        ("p_freq_whole", [0, 1, 2, 3]),  # all cut to 0: by index
-        ("lfu", [2, 3, 1, 0]),  # 4, 2, 1, 1
-        ("lru", [3, 1, 0, 2]),  # by the last event, in token order within it
+        ("p_freq", [0.1, 0.3, 0.4, 0.2], [3, 0, 2, 1]),  # argmax 1 / (p x freq): .4, .6, .4, .2
+        ("p_freq", [0.1, 0.05, 0.4, 0.2], [1, 3, 0, 2]),  # .4, .1, .4, .2
+        ("p_freq_whole", [0.1, 0.3, 0.4, 0.2], [0, 1, 2, 3]),  # all cut to 0: by index
+        ("p_freq_whole", [0.5, 0.4, 0.05, 0.05], [1, 2, 3, 0]),  # 2, .8, .05, .05
+        ("lfu", [0.1, 0.3, 0.4, 0.2], [2, 3, 1, 0]),  # 4, 2, 1, 1
+        ("lru", [0.1, 0.3, 0.4, 0.2], [3, 1, 0, 2]),  # by the last event, in token order within it
     ],
 )
-def test_who_is_evicted_first(rule: Eviction, expected: list[int]) -> None:
-    assert order(worth(rule)) == expected
+def test_who_is_evicted_first(rule: Eviction, p: list[float], expected: list[int]) -> None:
+    w = worth(rule)
+    order(w)
+    w.found(0, 1, np.array([p]))  # a new map counts at once
+    assert order(w) == expected
 
 
 def test_p_before_a_search_and_after_a_reset_is_even() -> None:
@@ -143,19 +148,11 @@ def test_p_before_a_search_and_after_a_reset_is_even() -> None:
     assert Worth(1, 4, "p_freq", forget=False).p.tolist() == [[0.25] * 4]
 
 
-def test_a_new_map_counts_at_once() -> None:
+def test_a_demand_counts_at_once() -> None:
     w = worth("p_freq")
     assert order(w)[0] == 3
-    w.found(0, 1, np.array([[0.1, 0.05, 0.4, 0.2]]))
-    assert order(w) == [1, 3, 0, 2]  # .4, .1, .4, .2
     w.demanded([3])
-    assert order(w) == [1, 0, 2, 3]
-
-
-def test_a_whole_product_counts() -> None:
-    w = worth("p_freq_whole")
-    w.found(0, 1, np.array([[0.5, 0.4, 0.05, 0.05]]))  # 2, .8, .05, .05
-    assert order(w) == [1, 2, 3, 0]
+    assert order(w) == [0, 2, 3, 1]  # .4, .6, .4, .4
 
 
 @pytest.mark.parametrize("rule", ["p_freq", "p_freq_whole", "lfu"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from policies.api import Signal
-from tests.policies.fmoe.desk import EAST, NORTH, WEST, A, B, OnDesk, Past
+from tests.policies.fmoe.desk import EAST, NORTH, A, B, OnDesk, Past
 from traces.kit.errors import UserError
 
 
@@ -38,7 +38,7 @@ def test_the_less_alike_the_more_experts() -> None:
         ([1, 1], sqrt(0.5), [0]),  # .293 < .5; north ties and comes later
         ([0.25, -1], 0.2425, [0, 1, 2]),  # .757 of .5, .75, .875
         ([0, -1], 0.0, [0, 1, 2, 3]),  # delta 1
-        ([-1, -1], -sqrt(0.5), [0, 1, 2, 3]),  # clipped
+        ([-1, -1], -sqrt(0.5), [0, 1, 2, 3]),  # nothing is like the opposite: clipped
     ):
         desk = OnDesk(selection="threshold")
         assert desk.begin(embedding).said("expect") == [("expect", *experts)], score
@@ -123,15 +123,6 @@ def test_each_request_of_a_batch_has_its_own_threshold() -> None:
     assert desk.begin(EAST, [0, -1]).said("expect") == [("expect", 0, 1, 2, 3), ("expect", 5, 6, 4, 7)]
 
 
-def test_similarity_is_by_the_length_of_all_layers_so_far() -> None:
-    """X is long in layer 0, Y in layer 1: over both, of one length (1.25), and alike to what is shown."""
-    sharp, flat = [1.0, 0.0, 0.0, 0.0], [0.25] * 4
-    desk = OnDesk(Past([[([sharp, flat, A[2]], EAST)], [([flat, sharp, B[2]], NORTH)]])).begin(EAST)
-    desk.shows(0, [0.5, 0.5, 0, 0]).said()
-    desk.shows(1, [0.5, 0.5, 0, 0])  # .5 x 1 + 2 x .5 x .25 = .75 with both: a tie, the first place
-    assert desk.said("expect") == [("expect", 8 + 2)]
-
-
 def test_the_passes_of_several_tokens() -> None:
     """A prefill is one iteration: the mean of its tokens' embeddings, or the last one's; the mean of its scores."""
     for prefill, expected in (("mean", 3), ("last", 0)):
@@ -179,8 +170,3 @@ def test_one_search_or_the_other() -> None:
 def test_a_history_without_passes() -> None:
     with pytest.raises(UserError, match=r"no forward pass; allowed: store=online"):
         OnDesk(Past([]))
-
-
-def test_nothing_is_like_the_opposite() -> None:
-    desk = OnDesk(Past([[(A, EAST)]]), selection="threshold")
-    assert desk.begin(WEST).said("expect") == [("expect", 0, 1, 2, 3)]  # cosine -1: clipped, all experts of layer 0

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies import registry
 from policies.api import LayerEvent, Schedule, Signal
 from policies.fmoe import FMoE
 from policies.signals import marks
@@ -217,8 +216,3 @@ def test_a_hook_is_asked_where_a_parameter_wants_it(key: str, hook: str, wanted:
     setattr(policy, hook, noted)
     run(policy, routing)
     assert len(asked) == wanted * 4 * len(routing.steps)
-
-
-def test_the_result_names_the_store() -> None:
-    for store in ("offline", "updated", "online"):
-        assert registry.normal({"name": "fmoe", "store": store})["store"] == store

@@ -14,7 +14,8 @@ import pytest
 
 from policies.predictors import saved
 from policies.predictors.saved import Fitted
-from tests.policies.predictors.traces import ABSENT, SPLITS, D, E, K, L, apply, by_hand, draw, fit, write
+from tests.policies.predictors.traces import SPLITS, D, E, K, L, apply, by_hand, draw, fit, save, write
+from tests.sim.small_trace import ABSENT
 from traces import Trace, UserError, open_trace
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -80,6 +81,9 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         apply(by_hand(), write(tmp_path / "name", draw(), name="other"))
     with pytest.raises(UserError, match="allowed: the same model"):
         apply(by_hand(), write(tmp_path / "revision", draw(), revision="r2"))
+    made = by_hand()
+    with pytest.raises(UserError, match="is of the kind gru; allowed: promoe"):
+        apply(Fitted({**made.about, "kind": "gru"}, made.layers), write(tmp_path / "kind", draw()))
     arrays = draw()
     arrays["hidden"] = arrays["hidden"][..., :-1]
     with pytest.raises(UserError, match=f"gives layer 0 {D - 1} numbers of hidden; allowed: {D}"):
@@ -98,12 +102,6 @@ def test_without_hidden_states_the_error_names_the_fallback(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"target=probs: .* no router_probs; allowed: target=chosen"):
         fit(no_scores, tmp_path / "g", input="routing")
     fit(no_scores, tmp_path / "g", input="routing", target="chosen", hidden=4, epochs=1)
-
-
-@pytest.mark.parametrize("key", ["stride", "top_k"])
-def test_what_the_model_has_not(trace: Trace, tmp_path: Path, key: str) -> None:
-    with pytest.raises(UserError, match=f"^{key}=9: allowed: 1 to"):
-        fit(trace, tmp_path / "f", **{key: 9})
 
 
 def test_what_is_no_predictor(fitted: Fitted, trace: Trace, tmp_path: Path) -> None:
@@ -133,9 +131,8 @@ def test_what_is_no_predictor(fitted: Fitted, trace: Trace, tmp_path: Path) -> N
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     """Each byte of the numbers; one of a text that reads as well with another."""
-    pytest.importorskip("safetensors")
-    path, made = tmp_path / "f", by_hand()
-    saved.save(Fitted({**made.about, "prompts": ["0123456789abcdef"]}, made.layers), path)
+    made = by_hand()
+    path = save(Fitted({**made.about, "prompts": ["0123456789abcdef"]}, made.layers), tmp_path / "f")
     raw = path.read_bytes()
     first = 8 + int.from_bytes(raw[:8], "little")  # the header's length, the header, the numbers
     for place in (*range(first, len(raw)), raw.index(b"0123456789abcdef")):
@@ -165,33 +162,30 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_predictor_may_not_say_of_itself(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    pytest.importorskip("safetensors")
     made = by_hand()
-    saved.save(Fitted({**made.about, **changes}, made.layers), tmp_path / "f")
+    path = save(Fitted({**made.about, **changes}, made.layers), tmp_path / "f")
     with pytest.raises(UserError, match=rf"^predictor=.*f: {message}") as caught:
-        saved.load(tmp_path / "f")
+        saved.load(path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["mean", "scale", "w1", "b1", "w2", "b2"])
 def test_weights_are_finite(tmp_path: Path, name: str, value: float) -> None:
-    pytest.importorskip("safetensors")
     made = by_hand()
     weights = getattr(made.layers[1], name).copy()
     weights.flat[-1] = value
     layers = (made.layers[0], replace(made.layers[1], **{name: weights}))
-    saved.save(Fitted(made.about, layers), tmp_path / "f")
+    path = save(Fitted(made.about, layers), tmp_path / "f")
     with pytest.raises(UserError, match=rf"not a predictor \(layers.1.{name} is .*not finite"):
-        saved.load(tmp_path / "f")
+        saved.load(path)
 
 
 @pytest.mark.parametrize("failing", ["write_bytes", "replace", "write_whole"])
 def test_a_predictor_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     """What stops before the replacement leaves the old one; what stops after it leaves no times of another."""
-    pytest.importorskip("safetensors")
-    made, path = by_hand(), tmp_path / "f"
-    saved.save(Fitted(made.about, made.layers, {"fit_s": 1}), path)
+    made = by_hand()
+    path = save(Fitted(made.about, made.layers, {"fit_s": 1}), tmp_path / "f")
     before = path.read_bytes()
 
     def fail(*_: Any, **__: Any) -> None:
@@ -206,12 +200,6 @@ def test_a_predictor_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.
     assert (path.read_bytes() == before) is (failing != "write_whole")
     assert again.timing == ({"fit_s": 1} if failing == "write_bytes" else {})
     assert not list(tmp_path.glob("*.partial"))
-
-
-def test_another_kind_of_predictor(tmp_path: Path) -> None:
-    made = by_hand()
-    with pytest.raises(UserError, match="is of the kind gru; allowed: promoe"):
-        apply(Fitted({**made.about, "kind": "gru"}, made.layers), write(tmp_path / "t", draw()))
 
 
 def test_it_is_said_where_prompts_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

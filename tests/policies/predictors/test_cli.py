@@ -47,13 +47,6 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["fit", "lru"], "fit lru: no such predictor; allowed: promoe"),
         (["fit", "promoe"], "missing trace=, out="),
         (["fit", "promoe", "trace=nowhere", "out=x"], "trace=nowhere: no such folder"),
-        (["fit", "promoe", "trace=x", "out=x", "epochs=0"], "epochs=0: allowed: a whole number, 1 to 10000"),
-        (
-            ["fit", "promoe", "trace=x", "out=x", "stride=1.5"],
-            "stride=1.5: allowed: a whole number, 1 to 65535",
-        ),
-        (["fit", "promoe", "trace=x", "out=x", "rate=low"], "rate=low: allowed: a number, 1e-09 to 10"),
-        (["fit", "promoe", "trace=x", "out=x", "input=all"], "input=all: allowed: hidden, routing"),
         (["fit", "promoe", "trace=x", "out=x", "name=../x"], "name of a predictor is '../x'"),
         (["apply", "promoe", "predictor=nowhere", "trace=x"], "predictor=nowhere: no such file"),
         (["apply", "promoe", "trace=x"], "missing predictor="),
@@ -68,12 +61,6 @@ def test_mistakes_are_one_line(words: list[str], message: str, capsys: pytest.Ca
     assert captured.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["apply", "promoe", "--help"], []])
-def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words) == 0
-    assert capsys.readouterr().out.startswith(("python -m policies", "Fit what policies"))
-
-
 def test_fitting_without_torch_says_what_to_install(trace: Trace, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["fit", "promoe", f"trace={trace.path}", "out=x"]) == 2
@@ -81,31 +68,26 @@ def test_fitting_without_torch_says_what_to_install(trace: Trace, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    "wrong", ["no folder", "a folder", "another model", "another width", "no hidden states", "top_k"]
+    ("words", "other", "message"),
+    [
+        ("out={folder}/missing/f", {}, "allowed: a file in a folder that can be written"),
+        ("out={folder}", {}, "allowed: a file in a folder that can be written"),
+        ("out={folder}/f top_k=9", {}, "top_k=9: allowed: 1 to 8"),
+        ("out={folder}/f stride=9", {}, "stride=9: allowed: 1 to 3"),
+        ("out={folder}/f apply={folder}/o", {"name": "other"}, "other None; the predictor was fitted on 4 layers"),
+        ("out={folder}/f apply={folder}/o", {"width": 5}, "gives layer 0 5 numbers of hidden; allowed: 6"),
+        ("out={folder}/f apply={folder}/o", {"leave": ("hidden",)}, "has no hidden states"),
+    ],
 )
 def test_what_can_be_known_before_the_fit_is_said_before_it(
-    trace: Trace, tmp_path: Path, wrong: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    trace: Trace, tmp_path: Path, words: str, other: dict[str, Any], message: str, monkeypatch: Any, capsys: Any
 ) -> None:
     pytest.importorskip("torch")
     monkeypatch.setattr(mlp, "fit", None)
-    out, words = tmp_path / "f", []
-    if wrong == "no folder":
-        out, message = tmp_path / "missing" / "f", "allowed: a file in a folder that can be written"
-    elif wrong == "a folder":
-        out, message = tmp_path, "allowed: a file in a folder that can be written"
-    elif wrong == "another model":
-        other, message = write(tmp_path / "o", draw(), name="other"), "other None; the predictor was fitted on 4 layers"
-    elif wrong == "another width":
-        arrays = draw()
-        arrays["hidden"] = arrays["hidden"][..., :-1]
-        other, message = write(tmp_path / "o", arrays), "gives layer 0 5 numbers of hidden; allowed: 6"
-    elif wrong == "no hidden states":
-        other, message = write(tmp_path / "o", draw(), leave=("hidden",)), "has no hidden states"
-    else:
-        words, message = ["top_k=9"], "top_k=9: allowed: 1 to 8"
-    if wrong in ("another model", "another width", "no hidden states"):
-        words = [f"apply={other.path}"]
-    assert main(["fit", "promoe", f"trace={trace.path}", f"out={out}", *words]) == 2
+    arrays, manifest = draw(), dict(other)
+    arrays["hidden"] = arrays["hidden"][..., : manifest.pop("width", None)]
+    write(tmp_path / "o", arrays, **manifest)
+    assert main(["fit", "promoe", f"trace={trace.path}", *words.format(folder=tmp_path).split()]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("*.timing.json"))
 

@@ -8,8 +8,8 @@ import pytest
 
 from policies import cli, registry
 from policies.predictors import saved
-from sim.check import cli as check
 from sim.experiment.run import run
+from tests.commands import check
 from tests.docs.test_contributing import BLOCK, RECIPES
 from tests.policies.predictors.traces import E, L, draw, write
 from traces import Trace, UserError, open_trace
@@ -68,7 +68,7 @@ def test_a_learned_policy_of_another_package_needs_no_edit_of_ours(
 @pytest.mark.usefixtures("theirs")
 def test_it_keeps_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
     """On predictors that are made up: as many layers ahead as it says that it looks."""
-    assert check.main(["linear"]) == 0
+    assert check(["linear"]) == 0
     assert capsys.readouterr().out.startswith("linear: ")
 
 

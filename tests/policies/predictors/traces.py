@@ -1,17 +1,19 @@
 """Small traces whose later layers follow from earlier hidden states, so that there is something to learn; and fits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from policies.predictors import fitting
+from policies.predictors import fitting, saved
 from policies.predictors.mlp import MLP
 from policies.predictors.saved import Fitted
 from policies.promoe.fit import Options, ProMoEFitter
-from traces import DECODE, PREFILL, Prompts, Recorder, Request, Trace, TraceWriter, open_trace
+from tests.sim import small_trace
+from tests.sim.small_trace import Plan
+from traces import Trace
 from traces.format.predicted import Predicted
 
 L, E, K, D = 4, 8, 2, 6
@@ -19,7 +21,6 @@ PROMPT, DECODED = 8, 8
 ROWS = PROMPT + DECODED
 STRIDE = 2
 SPLITS = ("train",) * 14 + ("test",) * 6
-ABSENT = 255
 Arrays = dict[str, np.ndarray]
 PROMOE = ProMoEFitter("promoe")
 
@@ -50,30 +51,21 @@ def write(
 ) -> Trace:
     """Write requests of PROMPT and DECODED rows, without the signals in ``leave``."""
     signals = {name: array for name, array in arrays.items() if name not in (*leave, "expert_ids")}
-    shapes: Mapping[str, tuple[int, ...]] = {name: array.shape[1:] for name, array in signals.items()}
-    with TraceWriter(path, n_layers=L, n_experts=E, top_k=K, signals=shapes) as out:
-        for number, split in enumerate(splits):
-            rows = slice(number * ROWS, (number + 1) * ROWS)
-            steps = [(PREFILL, PROMPT, 0), *((DECODE, 1, PROMPT + i) for i in range(DECODED))]
-            request = Request(number, PROMPT, DECODED + 1, None, split, "made up")
-            parts = {name: array[rows] for name, array in signals.items()}
-            out.add_request(request, steps=steps, expert_ids=arrays["expert_ids"][rows], **parts)
-        facts: dict[str, Any] = {
-            "name": "tiny",
-            "recorder": Recorder("test", "1", None),
-            "decoding": {"mode": "greedy"},
-            "recording": "synthetic",
-            "prompts": Prompts("made up", "CC0"),
-            "expert_bytes": [12] * L,
-        }
-        out.close(**facts | manifest)
-    return open_trace(path)
+    plans = [Plan((PROMPT,), DECODED, split=split) for split in splits]
+    return small_trace.write(path, plans, arrays["expert_ids"], n_experts=E, signals=signals, **manifest)
 
 
 def fit(trace: Trace, out: Path, *, others: Any = (), **changes: Any) -> Fitted:
     pytest.importorskip("torch")
     quick: dict[str, Any] = {"hidden": 16, "epochs": 25, "patience": 25, "batch": 32, "rate": 1e-2, "tokens": 10**6}
     return fitting.fit(PROMOE, Options(trace=str(trace.path), out=out, **quick | changes), trace, others)
+
+
+def save(fitted: Fitted, path: Path) -> Path:
+    """Where its package is installed; else the test is skipped."""
+    pytest.importorskip("safetensors")
+    saved.save(fitted, path)
+    return path
 
 
 def apply(fitted: Fitted, trace: Trace, **given: Any) -> Predicted:

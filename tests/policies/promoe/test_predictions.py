@@ -22,26 +22,6 @@ def test_a_synchronous_prediction_stops_the_gpu() -> None:
     assert sums(done) == ([1, 0, 0, 0, 0], [60, 0, 0, 200, 0], 330 + 60 + 200)
 
 
-def test_one_at_a_time_and_what_is_overtaken_is_not_begun() -> None:
-    desk = OnDesk(latency_us=0.1, stride=1, fitted="stride1")
-    desk.says(0, [0], [[1]])
-    assert desk.asked == [(1, 100, False)]
-    desk.says(1, [4], [[2]])  # waits for the first, whose own layer has been passed
-    assert len(desk.asked) == 1
-    desk.done()
-    assert desk.expected == []
-    assert len(desk.asked) == 2
-    desk.done()
-    assert desk.expected == [[10]]
-    desk.policy.on_step(None)  # type: ignore[arg-type]
-    desk.says(0, [0], [[1]])
-    desk.says(1, [4], [[2]])
-    desk.says(2, [8], [])  # both have been passed: one is under way, the other is never begun
-    desk.done()
-    assert desk.expected == [[10]]
-    assert len(desk.asked) == 3
-
-
 def test_what_was_asked_in_the_step_before_is_of_no_use() -> None:
     desk = OnDesk(latency_us=0.1)
     desk.says(0, [0], [[3]])

@@ -9,56 +9,9 @@ import numpy as np
 import pytest
 
 from policies.api import Setup
-from policies.swapmoe.kept_mass import Profile, Replay, TrainInputs, by_index, profile
+from policies.swapmoe.kept_mass import Profile, TrainInputs, profile
 from policies.swapmoe.planner import Genetic, Plan, frequencies, swaps_per_pass, uniform
 from sim.check.synthetic import FlatCosts, Recorded, Routing, draw, setup_of
-
-
-def by_hand(weights: list[list[list[float]]], unit: Any = "pass") -> tuple[TrainInputs, Setup]:
-    """One token per pass; weights [pass][layer][expert], 0 where the gate did not choose (it chooses two)."""
-    wide = np.array(weights)
-    ids = np.argsort(-wide, axis=2, kind="stable")[:, :, :2].astype(np.uint8)
-    signals = {"expert_ids": ids, "expert_weights": np.take_along_axis(wide, ids, 2).astype(np.float16)}
-    n, _, n_experts = wide.shape
-    routing = Routing(ids, [(i % 2 == 0, i, 1) for i in range(n)], n_experts, signals)
-    setup = setup_of(routing, 1000, costs=FlatCosts(copy=120, expert=40, launch_ns=5))
-    return TrainInputs(Recorded(routing), setup, unit, hidden=False), setup
-
-
-# Four passes over 3 layers of 4 experts; layer 1 changes its mind, layers 0 and 2 do not.
-STEADY, OTHER = [0.5, 0.25, 0, 0], [0, 0, 0.25, 0.5]
-CHANGING = [[STEADY, STEADY, OTHER], [STEADY, OTHER, OTHER], [STEADY, OTHER, OTHER], [STEADY, STEADY, OTHER]]
-
-
-def test_the_profile_by_hand() -> None:
-    train, setup = by_hand(CHANGING)
-    assert (train.count, train.half) == (4, 2)
-    assert train.input_ns == 3 * 2 * 45  # two experts of 40 + 5 in each of three layers
-    assert train.importance[0].tolist() == [[1, 0.5, 0, 0], [0.5, 0.25, 0.25, 0.5], [0, 0, 0.5, 1]]
-    # Half 0 starts from half 1 and the other way round. In both, layer 1 saw each pair once: 0 and 3 (0.5), 1 and 2.
-    assert train.firsts()[0].tolist() == [[0, 1, 2, 3], [0, 3, 1, 2], [3, 2, 0, 1]]
-    known = profile(train, setup, (1, 2), train.firsts())
-    # Of 9 in all (0.75 per pass and layer), layers 0 and 2 keep 2 with one expert and 3 with two, at any frequency.
-    for f in (0, 1):
-        for layer in (0, 2):
-            assert known.kept[f, layer] * 9 == pytest.approx([0, 2, 3, 3, 3])
-        assert known.swap_ns[f, [0, 2]].tolist() == [[0] * 5] * 2
-    # Layer 1, never updated within its halves of two: 0 serves STEADY, 3 OTHER; with {0, 3} 0.5 each time.
-    assert known.kept[1, 1] * 9 == pytest.approx([0, 1, 2, 2.5, 3])
-    # Updated after each: half 0 sees STEADY under [0, 3, 1, 2], then has [0, 1, 3, 2] for OTHER; half 1 sees OTHER
-    # under [0, 3, 1, 2], then has [3, 2, 0, 1] for STEADY. With one: .5 + 0 + 0 + 0; with two: .5 + 0 + .5 + 0.
-    assert known.kept[0, 1] * 9 == pytest.approx([0, 0.5, 1.0, 2.25, 3])
-    # The first update brings 1 into the best two; the second 3 into the best one, 2 into the best two and three.
-    # Copies of 120 ns; a mean of two updates: [1: .5, 2: (1 + 1) / 2, 3: .5].
-    assert known.swap_ns[0, 1].tolist() == [0, 60, 120, 60, 0]
-
-
-def test_an_input_is_a_request_or_a_pass() -> None:
-    train, setup = by_hand(CHANGING, "request")
-    assert (train.count, train.half) == (2, 1)  # each of two passes
-    assert train.input_ns == 2 * 270
-    assert [mass[1].tolist() for half in (0, 1) for _, mass in train.served(half)] == [[0.5, 0.25, 0.25, 0.5]] * 2
-    assert profile(train, setup, (1,), train.firsts()).kept[0, 1] * 9 == pytest.approx([0, 1, 2, 2.5, 3])
 
 
 def brute_force(routing: Routing, unit: str, frequency: int, n: int, hidden: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -112,16 +65,6 @@ def test_the_profile_is_what_the_sets_would_have_kept(unit: Any, hidden: bool) -
     assert known.kept[:, :, -1].sum(1) == pytest.approx([1, 1, 1])
     computed = [n * 40 + 5 for p in routing.passes() for tokens in p.tokens for n in tokens]
     assert known.input_ns * train.count == pytest.approx(sum(computed))
-
-
-def test_a_replay_by_an_update_that_changes_nothing() -> None:
-    replay = Replay(1, 1, 3)
-    replay.begin(by_index(1, 3))
-    for _ in range(3):
-        replay.serve(np.array([[0.5, 0.0, 0.0]]), np.array([[0.5, 0.0, 0.0]]))
-    assert replay.updates == 2
-    assert replay.gains.tolist() == [[1.5, 0, 0]]
-    assert replay.entered.tolist() == [[0, 0, 0, 0]]
 
 
 # -- the search -------------------------------------------------------------------------------------------------
@@ -233,12 +176,6 @@ def test_a_child_exchanges_or_averages_or_has_one_gene_redrawn() -> None:
     assert len(meant) > 3000 / 3 / 2 * 0.8
     redrawn = [x for x in born if x[:4] in ([3, 1, 3, 1], [1, 3, 1, 3]) and x[4] not in (10, 50, 51, 90)]
     assert 3000 / 3 / 5 * 0.8 < len(redrawn) < 3000 / 3 / 5 * 1.2
-
-
-def test_the_uniform_plan_gives_remainders_to_the_lowest_layers() -> None:
-    setup = setup_of(draw(0, n_layers=3, n_experts=4), 0)
-    assert uniform(setup, 12 * 8 + 11, 5) == Plan(5, (3, 3, 2))
-    assert uniform(setup, 12 * 100, 1) == Plan(1, (4, 4, 4))
 
 
 def test_an_expert_is_copied_in_its_chunks() -> None:

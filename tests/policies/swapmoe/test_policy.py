@@ -157,8 +157,3 @@ def test_token_norms_count_if_asked_for() -> None:
         assert desk.prefetched == [first]
     assert SwapMoE(desk.policy.setup).needs() == {Signal.ROUTER_PROBS, Signal.WEIGHTS}
     assert SwapMoE(desk.policy.setup, norms="hidden").needs() == {Signal.ROUTER_PROBS, Signal.WEIGHTS, Signal.HIDDEN}
-
-
-def test_the_bounded_rate_comes_from_the_bandwidth() -> None:
-    assert OnDesk().policy.swaps_per_step == 1  # 3 x (35 + 5) ns of compute, 120 a copy
-    assert OnDesk(swaps_per_step=5).policy.swaps_per_step == 5

@@ -10,14 +10,12 @@ from policies import registry
 from policies.swapmoe import SwapMoE
 from policies.swapmoe.kept_mass import Replay, TrainInputs
 from sim.check.lab import Witness, run
+from sim.check.laws import assert_causal, assert_keeps_the_rules
 from sim.check.synthetic import FREE, FakeSignals, FlatCosts, Recorded, Routing, draw, setup_of
 from sim.check.variants import Variant
 from sim.machine.machine import Machine
-from tests.policies.test_contracts import assert_causal, assert_keeps_the_rules
+from tests.policies.swapmoe.test_policy import PLAIN, SIZE
 from traces.kit.errors import UserError
-
-SIZE = 12
-PLAIN: dict[str, Any] = {"planner": "uniform", "start": "index", "unit": "pass"}
 
 BUSY = [
     {**PLAIN, "frequency": 1},

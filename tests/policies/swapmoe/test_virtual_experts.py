@@ -43,15 +43,6 @@ def test_the_substitute_is_the_best_by_the_full_probabilities() -> None:
     assert gate([[0]], [[0.5]], probs, [1, 2, 3]).demand == [2]  # equals: the lower index
 
 
-def test_slots_for_which_no_virtual_expert_is_left_are_skipped() -> None:
-    # {3} for two tokens of two: each gets 3 once, for its first lost slot, and nothing for the other.
-    done = gate(IDS, WEIGHTS, PROBS, [3])
-    assert done == Routing([3], [2], 0.0, 1.5, slots=4, substituted=2, skipped=2)
-    # {2}: token 0 gets it instead of one, token 1 keeps it and loses 0.
-    done = gate(IDS, WEIGHTS, PROBS, [2])
-    assert done == Routing([2], [2], 0.5, 1.5, slots=4, substituted=1, skipped=2)
-
-
 def test_who_computes_which_token_by_hand() -> None:
     asked: list[Any] = []
 

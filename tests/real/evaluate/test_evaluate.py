@@ -12,9 +12,6 @@ import numpy as np
 import pytest
 import yaml
 
-pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
-
 from real.cli import main
 from real.evaluate.prices import fitted, shifted
 from real.measure import bench
@@ -213,23 +210,6 @@ def test_what_is_damaged_is_told_in_one_line(
     assert error.startswith("error: ")
     assert all(word in error for word in said), error
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ([], "0 folders"),
-        (["a", "b"], "2 folders"),
-        (["{tmp}/none"], "No such file"),
-        (["a", "format=xml"], "page, json"),
-    ],
-)
-def test_a_slip_is_one_line(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", *(word.format(tmp=tmp_path) for word in words)]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert said in error
 
 
 def test_quartiles_move_the_prices_both_ways(measured: Path) -> None:

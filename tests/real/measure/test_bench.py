@@ -7,10 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
-
 import torch
 
 from real.measure import served

@@ -18,9 +18,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
-
 from real.cli import main
 from real.measure import beside, preflight
 from real.measure.clock import Clock, OutOfTimeError
@@ -233,33 +230,6 @@ def test_an_old_version_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.__version__", "5.9.1")
     with pytest.raises(UserError, match=r"transformers 5\.9\.1; allowed: 5\.17 or newer, below 6"):
         preflight.versions()
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ([], ("out=",)),
-        (["out=", "rehearse=true", "device=cpu", "only=profile"], ("out=", "a folder")),
-        (["out={tmp}/m", "device=cpu"], ("device=cpu", "cuda", "rehearse=true")),
-        (["out={tmp}/m", "device=auto", "only=profile"], ("device=auto", "cuda", "rehearse=true")),
-        (["out={tmp}/m", "device=cuda:99"], ("cuda:99",)),
-        (["out={tmp}/m", "rehearse=yes"], ("rehearse=yes", "true, false")),
-        (["out={tmp}/m", "rehearse=true", "device=cpu", "minutes=0"], ("minutes=0", "0.1")),
-        (["out={tmp}/m", "rehearse=true", "device=cpu", "only=copies,all"], ("'all'", "preflight", "profile")),
-        (["out={tmp}/m", "rehearse=true", "device=cpu", "host_memory=many"], ("host_memory='many'",)),
-        (["out={tmp}/file", "rehearse=true", "device=cpu"], ("out=", "folder")),
-    ],
-)
-def test_a_slip_is_one_line(
-    words: list[str], said: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").touch()
-    assert main(["measure", *(word.format(tmp=tmp_path) for word in words)]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1, error
-    assert all(word.format(tmp=tmp_path) in error for word in said), error
-    assert not (tmp_path / "m").exists()
 
 
 def test_the_store_is_filled_again_only_for_a_step_that_wants_it(tmp_path: Path) -> None:

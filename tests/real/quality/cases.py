@@ -12,35 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
-
-from real.quality.scores import Scores  # noqa: E402
-from real.runtime.offloaded import Offloaded  # noqa: E402
-from real.runtime.recorded import run_taught  # noqa: E402
-from sim.experiment.cell import Cell, make_cell  # noqa: E402
-from sim.experiment.compose import read_config  # noqa: E402
-from sim.experiment.config import RunConfig  # noqa: E402
-from sim.experiment.make import make_policy  # noqa: E402
-from tests.traces.models.tiny import save_with_tokenizer, tiny  # noqa: E402
-from traces.collect.record import Wanted, collect  # noqa: E402
-from traces.models.load import Loaded, load  # noqa: E402
-from traces.prompts.jobs import Decoding  # noqa: E402
-from traces.prompts.source import PromptFile  # noqa: E402
+from real.quality.scores import Scores
+from real.runtime.offloaded import Offloaded
+from real.runtime.recorded import run_taught
+from sim.experiment.cell import Cell, make_cell
+from sim.experiment.compose import read_config
+from sim.experiment.config import RunConfig
+from sim.experiment.make import make_policy
+from tests.traces.models.tiny import save_with_tokenizer, tiny
+from traces.collect.record import Wanted, collect
+from traces.models.load import Loaded, load
+from traces.prompts.jobs import Decoding
+from traces.prompts.source import PromptFile
 
 TEXTS = dict.fromkeys(("the quick brown fox", "a text that is longer than the one before it", "and the third"), "test")
 FIXED = ("policy=swapmoe_uniform", "policy.frequency=1000000", "policy.start=index")
 """The first experts by index, always: static pruning."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny matrices: a second thread only waits. For the tests that import it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def prompts(path: Path, texts: Mapping[str, str] = TEXTS) -> Path:

@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
-
-from tests.commands import quality as main  # noqa: E402
-from tests.real.quality.cases import TEXTS, one_thread, prompts, save_with_tokenizer, tiny  # noqa: E402, F401
-from traces.kit.errors import UserError  # noqa: E402
+from tests.commands import quality as main
+from tests.real.quality.cases import TEXTS, prompts, save_with_tokenizer, tiny
+from traces.kit.errors import UserError
 
 LOSSY = ("policy=swapmoe_uniform", "policy.least=2", "workload.batch=2")
 TRAINED = {**TEXTS, "what is learned from": "train", "and a little more of it": "train"}
@@ -72,30 +70,6 @@ def test_the_sample_is_the_default_text(tmp_path: Path, capsys: pytest.CaptureFi
     # The first layer is routed alike; the later ones are not, which a replay cannot see.
     assert 0 < abs(simulated["kept_gate_mass"] - device["kept_gate_mass"]) < 0.1
     assert document["measured"]["kl_nats"] > 0.1
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["format=yaml"], "format=yaml: allowed: table, json"),
-        (["out="], "out=: allowed: a folder"),
-        (["split=2"], "split=2: allowed: a number, 0 to 1"),
-        (["max_prompt_tokens=0"], "max_prompt_tokens=0: allowed: a whole number, 1 to 2147483647"),
-        (["budget=25%,110%"], "budget='110%'"),
-        (["budget=25%,"], "budget=''"),
-        (["budget=1%"], "at least"),
-        (["device=tpu"], "device='tpu' is not known"),
-        (["policy=belady_forced"], "policy=belady_forced: unknown"),
-        (["prompts=nowhere.txt"], "nowhere.txt"),
-    ],
-)
-def test_mistakes_are_named(words: list[str], message: str, tmp_path: Path) -> None:
-    keys = {word.partition("=")[0] for word in words}
-    given = [word for word in ("policy=swapmoe", f"out={tmp_path}") if word.partition("=")[0] not in keys]
-    with pytest.raises(UserError) as error:
-        main([*given, *words])
-    assert message in str(error.value)
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_trace_of_another_model_is_refused(given: Any, tmp_path: Path) -> None:

@@ -7,25 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
-
-from policies.api import LayerEvent, Routing  # noqa: E402
-from policies.lru import LRU  # noqa: E402
-from real.quality.compared import full_outputs  # noqa: E402
-from real.quality.scores import Sums, compare  # noqa: E402
-from real.runtime.offloaded import Offloaded  # noqa: E402
-from real.runtime.recorded import run_forced  # noqa: E402
-from sim.core.accounts import SKIPPED, SUBSTITUTED  # noqa: E402
-from sim.core.replay import replay  # noqa: E402
-from sim.core.state import CoreError  # noqa: E402
-from sim.experiment.make import make_core, make_policy  # noqa: E402
-from tests.real.quality.cases import (  # noqa: E402
+from policies.api import LayerEvent, Routing
+from policies.lru import LRU
+from real.quality.compared import full_outputs
+from real.quality.scores import Sums, compare
+from real.runtime.offloaded import Offloaded
+from real.runtime.recorded import run_forced
+from sim.core.accounts import SKIPPED, SUBSTITUTED
+from sim.core.replay import replay
+from sim.core.state import CoreError
+from sim.experiment.make import make_core, make_policy
+from tests.real.quality.cases import (
     FIXED,
     cell_of,
     loss_of,
     masked_routers,
-    one_thread,  # noqa: F401 - a fixture
     outputs,
     plain,
     prompts,
@@ -34,9 +32,9 @@ from tests.real.quality.cases import (  # noqa: E402
     requests_of,
     scored,
 )
-from traces.kit.shipped import PROMPTS_FILE  # noqa: E402
-from traces.models.load import load  # noqa: E402
-from traces.prompts.source import PromptFile  # noqa: E402
+from traces.kit.shipped import PROMPTS_FILE
+from traces.models.load import load
+from traces.prompts.source import PromptFile
 
 pytestmark = pytest.mark.ci  # whole models, many times
 NORMALISED = {"olmoe": False, "qwen2_moe": False, "qwen3_moe": True, "mixtral": True}

@@ -7,27 +7,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
-
-from policies.api import Policy, Setup, Step  # noqa: E402
-from policies.lru import LRU  # noqa: E402
-from real.runtime.events import Feed, Run  # noqa: E402
-from real.runtime.generate import Served, generate  # noqa: E402
-from real.runtime.live import Live  # noqa: E402
-from real.runtime.machine import Machine  # noqa: E402
-from real.runtime.offloaded import Offloaded  # noqa: E402
-from real.runtime.pool import Pool  # noqa: E402
-from real.runtime.runner import running  # noqa: E402
-from sim.check.synthetic import FakeSignals, Routing  # noqa: E402
-from sim.core.accounts import Accounts  # noqa: E402
-from sim.core.core import Core  # noqa: E402
-from sim.core.replay import replay  # noqa: E402
-from sim.workload.demand import ordered_union  # noqa: E402
-from sim.workload.passes import Pass  # noqa: E402
-from tests.sim.machine.cases import FlatCosts, NoSignals  # noqa: E402
+from policies.api import Policy, Setup, Step
+from policies.lru import LRU
+from real.runtime.events import Feed, Run
+from real.runtime.generate import Served, generate
+from real.runtime.live import Live
+from real.runtime.machine import Machine
+from real.runtime.offloaded import Offloaded
+from real.runtime.pool import Pool
+from real.runtime.runner import running
+from sim.check.synthetic import FakeSignals, Routing
+from sim.core.accounts import Accounts
+from sim.core.core import Core
+from sim.core.replay import replay
+from sim.workload.demand import ordered_union
+from sim.workload.passes import Pass
+from tests.sim.machine.cases import FlatCosts, NoSignals
 
 CPU = torch.device("cpu")
 PROMPTS = ((5, 9, 200), tuple(range(40, 61)), (77,) * 9, (8,), (100, 3, 250, 17), (290, 1, 1, 60, 31, 12))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
-
-from real.runtime import selfcheck  # noqa: E402
-from real.runtime.backend import DeviceError, HostBackend  # noqa: E402
-from real.runtime.compute import LayerCompute  # noqa: E402
-from real.runtime.pool import Pool  # noqa: E402
-from real.runtime.selfcheck import CHECKS, ONLY_CUDA  # noqa: E402
+from real.runtime import selfcheck
+from real.runtime.backend import DeviceError, HostBackend
+from real.runtime.compute import LayerCompute
+from real.runtime.pool import Pool
+from real.runtime.selfcheck import CHECKS, ONLY_CUDA
 
 CPU = torch.device("cpu")
 

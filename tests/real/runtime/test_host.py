@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
-pytest.importorskip("transformers", reason="the runtime needs the extra 'hf'")
-
-from real.cli import main  # noqa: E402
-from real.runtime import host as module  # noqa: E402
-from real.runtime.host import Host, free_memory, in_parallel  # noqa: E402
-from traces.kit.errors import UserError  # noqa: E402
+from real.cli import main
+from real.runtime import host as module
+from real.runtime.host import Host, free_memory, in_parallel
+from traces.kit.errors import UserError
 
 GB = 10**9
 

@@ -6,16 +6,13 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
-from tests.real.validation.cases import one_thread  # noqa: F401
-
-torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
-
-from real.cli import main  # noqa: E402
-from real.runtime.library import accelerated, resident  # noqa: E402
-from real.runtime.offloaded import Offloaded  # noqa: E402
-from tests.traces.models.tiny import tiny  # noqa: E402
-from traces.kit.errors import UserError  # noqa: E402
+from real.cli import main
+from real.runtime.library import accelerated, resident
+from real.runtime.offloaded import Offloaded
+from tests.traces.models.tiny import tiny
+from traces.kit.errors import UserError
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
-
-from real.runtime.masked import masked_weights  # noqa: E402
-from traces.models.scoring import Law  # noqa: E402
+from real.runtime.masked import masked_weights
+from traces.models.scoring import Law
 
 PROBS = [[0.5, 0.25, 0.125, 0.125], [0.125, 0.25, 0.125, 0.5]]
 GIVEN = torch.tensor([[0.5, 0.25], [0.5, 0.25]])

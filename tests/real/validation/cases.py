@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the runtime needs the extra 'hf'")
-
-from real.calibrate.drawn import write_uniform  # noqa: E402
-from real.runtime.models import open_model  # noqa: E402
-from real.runtime.offloaded import Offloaded  # noqa: E402
-from sim.experiment.compose import read_config  # noqa: E402
-from sim.experiment.config import RunConfig  # noqa: E402
+from real.calibrate.drawn import write_uniform
+from real.runtime.models import open_model
+from real.runtime.offloaded import Offloaded
+from sim.experiment.compose import read_config
+from sim.experiment.config import RunConfig
 
 TINY = {
     "model_type": "olmoe",
@@ -34,18 +31,9 @@ PLANS = [(5, 4), (9, 3), (3, 6)]
 """Requests of the trace: (prompt tokens, decode steps)."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @cache
 def tiny() -> tuple[Path, Path, Offloaded]:
     """(the folder of its configuration, a trace of drawn routing, the model on the CPU), made once."""
-    torch.set_num_threads(1)  # fixtures of modules come before the one above
     _KEPT.append(kept := TemporaryDirectory(prefix="validate-tests-"))
     folder = Path(kept.name) / "tiny"
     folder.mkdir()

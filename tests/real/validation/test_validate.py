@@ -27,7 +27,7 @@ from sim.experiment.cell import make_cell
 from sim.experiment.make import make_core, make_policy
 from sim.prices import shipped
 from sim.results.label import label
-from tests.real.validation.cases import config, one_thread, tiny, words  # noqa: F401
+from tests.real.validation.cases import config, tiny, words
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -226,32 +226,6 @@ def test_without_hydra_and_pyarrow_a_resolved_grid_gives_the_same_decisions(
         assert mine["replay"]["agrees"]
         assert mine["simulated_digest"] == row["simulated_digest"]
         assert mine["errors"]["hit_complete"] == row["errors"]["hit_complete"]
-
-
-@pytest.mark.parametrize(
-    ("given", "parts"),
-    [
-        (["weights=some"], ["weights", "some", "random"]),
-        (["repeat=0"], ["repeat=0", "1"]),
-        (["name=a/b"], ["name=a/b", "letters"]),
-        (["format=xml"], ["format", "xml", "json"]),
-        (["policy=nosuch"], ["policy", "nosuch", "lru"]),
-        (["--config", "nosuch.yaml"], ["config=nosuch.yaml", "No such file"]),
-        (["--config"], ["--config", "python -m real validate"]),
-        (["policy=lru", "model=mixtral_8x7b", "hardware=a100"], ["mixtral_8x7b", "layers"]),
-        (["policy=lru", "hardware=a100", "budget=1"], ["no cell could be run", "budget=1"]),
-        (["policy=lru", "hardware=a100", "device=tpu"], ["device", "tpu", "cpu"]),
-    ],
-)
-def test_a_mistake_is_told_and_nothing_is_written(
-    given: list[str], parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["validate", f"out={tmp_path}/out", *given]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.splitlines()[-1].startswith("error: ")
-    assert all(part in printed.err for part in parts), printed.err
-    assert not (tmp_path / "out").exists()
 
 
 def test_beside_a_file_only_the_machine_and_the_trace_may_be_given(

@@ -29,6 +29,7 @@ from sim.experiment.policy_time import Logged, measure_policy_time
 from sim.experiment.run import Result, run, run_config
 from sim.prices.changed import changed
 from sim.results.table import show
+from tests.commands import bench
 from tests.sim.saying import printed
 from tests.sim.small_trace import MACHINE, SIZE, Plan, config, one_layer
 from traces import Trace

@@ -79,14 +79,9 @@ def test_the_simulator_takes_a_written_profile(written: Path, tmp_path: Path) ->
         (["out=a.yaml", "dtyp=float32"], "; did you mean dtype?"),
         (["out=a.yaml", "device=tpu"], "device='tpu'"),
         (["out=a.yaml", "device=meta"], "device='meta' is not known; allowed: auto, cpu, cuda, cuda:N"),
-        (["out=a.yaml", "seconds=0"], "seconds=0: allowed: a number, 1 to 86400"),
-        (["out=a.yaml", "seconds=nan"], "seconds=nan: allowed: a number"),
-        (["out=a.yaml", "seconds=5s"], "seconds=5s: allowed: a number, 1 to 86400"),
         (["out=a.yaml", f"threads={9**30}"], "allowed: a whole number, 0 to 4096"),
         (["out=a.yaml", "largest=0"], "largest=0"),
         (["out=a.yaml", "max_tokens=-1"], "max_tokens=-1"),
-        (["out=a.yaml", "dtype=fp8"], "dtype=fp8: allowed: bfloat16, float16, float32"),
-        (["out=a.yaml", "colour=red"], "colour=red: no such key"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(

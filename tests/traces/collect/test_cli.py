@@ -89,27 +89,15 @@ def test_json_lines_carry_their_own_facts(saved: Path, tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("max_tokens=5", "max_tokens=5: no such key; allowed: .*max_new_tokens"),
-        ("greedy", "greedy: not understood; usage: .*key=value"),
-        ("seed=1.5", "seed=1.5: allowed: a whole number, 0 to 2147483647"),
-        ("decoding=beam", "decoding=beam: allowed: greedy, sampled, teacher_forced"),
         ("signals=hidden,logits", "'logits' is not known.*hidden"),
-        ("split=1.2", "split=1.2.*0 to 1"),
-        ("ahead=0", "ahead=0.*1 to 2147483647"),
         ("device=gpu9", "device='gpu9'.*cuda"),
-        ("dtype=int8", "dtype=int8: allowed: auto, bfloat16"),
         ("max_new_tokens=200", "allowed: 128, the model's window"),
         ("decoding=teacher_forced", "leave no continuation to force"),
         ("prompts=nowhere.txt", "given twice"),
-        ("batch=0", "batch=0.*1 to 2147483647"),
-        ("samples=0", "samples=0.*1 to 2147483647"),
         ("top_p=0.5", "top_p=0.5: is for decoding=sampled, not greedy"),
-        ("chat_template=yes", "chat_template=yes: allowed: auto, on, off"),
         ("chat_template=on", "the tokenizer has no chat template; allowed: auto, off"),
-        ("turn=second", "turn=second: allowed: first, last"),
         ("max_memory=20GiB", "'20GiB' is not DEVICE:SIZE, each device once; allowed: 0:20GiB"),
         ("max_memory=cpu:lots", "'cpu:lots' is not DEVICE:SIZE"),
-        ("overhead=-1", "overhead=-1.*0 to 86400"),
     ],
 )
 def test_mistakes_stop_with_one_line(saved: Path, prompts: Path, tmp_path: Path, option: str, message: str) -> None:

@@ -18,9 +18,9 @@ def run(model: Any, choose: Any, new_tokens: int, end: Any = ()) -> tuple[list[l
     return [step.ids[0].tolist() for step in done], [int(step.chosen[0]) for step in done]
 
 
-def test_greedy_tokens_equal_plain_generate(model: Any) -> None:
-    _, tokens = run(model, greedy, 12, end={model.config.eos_token_id})
-    expected = model.generate(
+def test_greedy_tokens_equal_plain_generate(any_model: Any) -> None:
+    _, tokens = run(any_model, greedy, 12, end={any_model.config.eos_token_id})
+    expected = any_model.generate(
         torch.tensor([PROMPT]), attention_mask=torch.ones(1, 20), max_new_tokens=12, do_sample=False
     )
     assert tokens == expected[0, 20:].tolist()

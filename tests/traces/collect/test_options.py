@@ -9,50 +9,6 @@ import pytest
 
 from traces import UserError
 from traces.cli import main
-from traces.collect.cli import Options
-from traces.kit.parse import parse
-
-COUNTS = ("max_new_tokens", "max_prompt_tokens", "samples", "batch", "ahead", "seed", "limit", "threads")
-SHARES = ("temperature", "top_p", "split", "overhead")
-
-
-def refused(key: str, value: str) -> str:
-    words = ["model=m", "prompts=p", "out=o", f"{key}={value}"]
-    with pytest.raises(UserError, match=key) as caught:
-        parse(Options, [*words, "decoding=sampled"], "usage")
-    message = str(caught.value)
-    assert len(message) < 300
-    assert "\n" not in message
-    return message
-
-
-@pytest.mark.parametrize("key", COUNTS)
-def test_whole_numbers(key: str) -> None:
-    for value in ("", "-1", "1.5", "1e3", " 3", "1_0", "x", str(2**31), "9" * 30, "9" * 5000):
-        refused(key, value)
-
-
-@pytest.mark.parametrize("key", SHARES)
-def test_other_numbers(key: str) -> None:
-    for value in ("", "-1", "nan", "inf", "-inf", "1e999", " 1", "1_0", "x"):
-        refused(key, value)
-
-
-@pytest.mark.parametrize("key", ["licence", "priced_as"])
-def test_what_the_manifest_shows_is_printable(key: str) -> None:
-    assert refused(key, "two\nlines") == f"{key}=two\\nlines: allowed: printable text"
-
-
-def test_the_largest_numbers_are_named_in_full() -> None:
-    assert refused("seed", "-1") == "seed=-1: allowed: a whole number, 0 to 2147483647"
-    assert refused("split", "1.5") == "split=1.5: allowed: a number, 0 to 1"
-
-
-@pytest.mark.parametrize("verb", ["collect", "calibrate"])
-@pytest.mark.parametrize("words", [["--help"], ["-h"], ["out=x", "--help"]])
-def test_help_wherever_it_is_asked_for(verb: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([verb, *words]) == 0
-    assert capsys.readouterr().out.startswith(f"python -m traces {verb} ")
 
 
 @pytest.mark.parametrize(

@@ -75,11 +75,9 @@ def test_figures_are_those_of_a_hand_count(tmp_path: Path, chunk: int, monkeypat
     ahead[:, 1, 0] = [1, 0]  # layer 2 from layer 1: 1, -, 1, 1 of 1 right
     ahead[:, 0, 1] = [0, 2]  # layer 2 from layer 0: 1, -, 0, 0 of 1 right
     with TraceWriter(tmp_path / "t", n_layers=3, n_experts=4, top_k=2, signals={"gate_ahead": (3, 2, 2)}) as out:
-        for number, part in enumerate((slice(0, 3), slice(3, 4))):
-            rows = part.stop - part.start
+        for number, (part, rows) in enumerate(((slice(0, 3), 3), (slice(3, 4), 1))):
             request = Request(number, rows, 1, None, None, "hand")
-            steps = [(PREFILL, rows, 0)]
-            out.add_request(request, steps=steps, expert_ids=ids[part], gate_ahead=ahead[part])
+            out.add_request(request, steps=[(PREFILL, rows, 0)], expert_ids=ids[part], gate_ahead=ahead[part])
         out.close(**MANIFEST)
     stats = describe(open_trace(tmp_path / "t"))
     np.testing.assert_array_equal(stats.popularity, [[2, 2, 2, 2], [3, 1, 3, 1], [1, 2, 0, 0]])

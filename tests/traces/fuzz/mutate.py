@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from traces import UserError
+from traces import Trace, UserError, open_trace
+from traces.importers import Options
+from traces.importers.registry import importers
 
 SHORT = 100
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", SHORT))
@@ -64,6 +71,37 @@ def mutated(raw: bytes, edits: list[Edit]) -> bytes:
                 lines[index], lines[other] = lines[other], lines[index]
             raw = b"".join(lines)
     return raw
+
+
+def attempted(folder: Path, kind: str, raw: bytes, options: Options) -> Trace | None:
+    """Import ``raw`` in the empty ``folder``: the trace, which is gone from there; None where it is refused."""
+    source, target = folder / "source", folder / "trace"
+    source.write_bytes(raw)
+    trace = None
+    if accepted_or_refused(lambda: importers()[kind].run(source, target, options)):
+        trace = open_trace(target)
+        shutil.rmtree(target)
+    assert [path.name for path in folder.iterdir()] == ["source"]
+    return trace
+
+
+def json_rows(raw: bytes) -> list[dict[str, Any]]:
+    """The objects, also behind the field name of a server-sent event; its other fields and comments say nothing."""
+    found = [line.removeprefix(b"data:") for line in text_lines(raw) if not re.match(rb"(event|id|retry)?:", line)]
+    try:
+        return [json.loads(line) for line in found if line.strip() != b"[DONE]"]
+    except ValueError:
+        # Objects over several lines, or in an array.
+        text, rows, at = raw.decode("utf-8-sig"), [], 0
+        while match := re.compile(r"[\s,\[\]]*(?={)").match(text, at):
+            row, at = json.JSONDecoder().raw_decode(text, match.end())
+            rows.append(row)
+        return rows
+
+
+def text_lines(raw: bytes) -> list[bytes]:
+    """The lines that are not blank."""
+    return [line for line in raw.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
 
 
 def accepted_or_refused(attempt: Callable[[], object]) -> bool:

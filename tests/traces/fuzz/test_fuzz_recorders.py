@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
-import shutil
 import sys
 import zipfile
 from collections import defaultdict
@@ -21,11 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.traces.fuzz.mutate import EDITS, EXAMPLES, FUZZ, SHORT, Edit, accepted_or_refused, mutated
+from tests.traces.fuzz.mutate import EDITS, EXAMPLES, FUZZ, SHORT, Edit, attempted, json_rows, mutated, text_lines
 from tests.traces.importers.imported import raw_of
-from traces import Trace, open_trace
+from traces import Trace
 from traces.importers import Options, torch_file
-from traces.importers.registry import importers
 
 Rows = dict[int, list[frozenset[int]]]
 """Per layer with routing the experts of each token that has any, in order."""
@@ -138,24 +135,6 @@ def says_vllm(raw: bytes, *, passes: bool = False) -> Rows:
     return merged(requests)
 
 
-def json_rows(raw: bytes) -> list[dict[str, Any]]:
-    """The objects, also behind the field name of a server-sent event; its other fields and comments say nothing."""
-    found = [line.removeprefix(b"data:") for line in text_lines(raw) if not re.match(rb"(event|id|retry)?:", line)]
-    try:
-        return [json.loads(line) for line in found if line.strip() != b"[DONE]"]
-    except ValueError:
-        # Objects over several lines, or in an array.
-        text, rows, at = raw.decode("utf-8-sig"), [], 0
-        while match := re.compile(r"[\s,\[\]]*(?={)").match(text, at):
-            row, at = json.JSONDecoder().raw_decode(text, match.end())
-            rows.append(row)
-        return rows
-
-
-def text_lines(raw: bytes) -> list[bytes]:
-    return [line for line in raw.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
-
-
 def has(trace: Trace) -> list[list[frozenset[int]]]:
     """The rows of the trace by layer, those without an expert left out."""
     layers = trace.expert_ids.transpose(1, 0, 2).tolist()
@@ -178,19 +157,13 @@ SOURCES: dict[str, tuple[str, bytes, dict[str, Any], Callable[[bytes], Rows]]] =
 @given(edits=EDITS)
 def test_texts(tmp_path: Path, name: str, edits: list[Edit]) -> None:
     kind, raw, own, says = SOURCES[name]
-    source, target = tmp_path / "source", tmp_path / "trace"
-    shutil.rmtree(target, ignore_errors=True)
-    source.write_bytes(changed := mutated(raw, edits))
-    notes: list[str] = []
+    changed, notes = mutated(raw, edits), list[str]()
     options = Options(split=Fraction(1, 2), own=own, note=notes.append)
-    if accepted_or_refused(lambda: importers()[kind].run(source, target, options)):
-        trace = open_trace(target)
+    if trace := attempted(tmp_path, kind, changed, options):
         if cut := re.search(r"left out: the rows from line (\d+) on", "\n".join(notes)):
             changed = b"\n".join(changed.split(b"\n")[: int(cut[1]) - 1])
         said = {layer: [row for row in rows if row] for layer, rows in says(changed).items()}
         assert has(trace) == [said[layer] for layer in sorted(said) if said[layer]]
-        shutil.rmtree(target)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 @cache
@@ -226,13 +199,8 @@ def test_sglang_pt(tmp_path: Path, part: str, edits: list[Edit], member: int, mo
     from tests.traces.importers.sglang_files import forked
 
     monkeypatch.setattr(torch_file, "spawn", forked)
-    source, target = tmp_path / "source", tmp_path / "trace"
     # The first member is the pickle.
     raw = mutated(sglang(), edits) if part == "bytes" else remade(sglang(), member * (part == "members"), edits)
-    source.write_bytes(raw)
-    if accepted_or_refused(lambda: importers()["sglang_pt"].run(source, target, Options())):
-        trace = open_trace(target)
+    if trace := attempted(tmp_path, "sglang_pt", raw, Options()):
         assert trace.L <= 3
         assert trace.N <= 14
-        shutil.rmtree(target)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]

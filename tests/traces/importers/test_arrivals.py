@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ AZURE = [
     "2023-11-17 00:00:00.0319600,3180,8",
     "2023-11-17 00:00:01,0,0",
 ]
-MOONCAKE = [{"timestamp": time, "input_length": 9, "output_length": 9, "hash_ids": [0, 1]} for time in (5, 5, 3007)]
+MOONCAKE = [f'{{"timestamp": {time}, "input_length": 9, "output_length": 9, "hash_ids": [0]}}' for time in (5, 5, 3007)]
 
 
 def log(folder: Path, lines: list[str], end: str = "\n") -> Path:
@@ -29,20 +28,24 @@ def log(folder: Path, lines: list[str], end: str = "\n") -> Path:
     return source
 
 
+ZONED = [AZURE[0], "2024-05-10 00:00:00.009930+00:00,2162,5", "2024-05-10 00:00:00.017335+00:00,2399,6"]
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_azure(tmp_path: Path, end: str) -> None:
-    assert read_arrivals(log(tmp_path, AZURE, end), 3) == [0, 0.052, 1.02004]
-    zoned = [AZURE[0], "2024-05-10 00:00:00.009930+00:00,2162,5", "2024-05-10 00:00:00.017335+00:00,2399,6"]
-    assert read_arrivals(log(tmp_path, zoned, end), 2) == [0, 0.007405]
-
-
-def test_mooncake(tmp_path: Path) -> None:
-    source = log(tmp_path, [json.dumps(node) for node in MOONCAKE])
-    assert read_arrivals(source, 3) == [0, 0, 3.002]
-    assert read_arrivals(source, 2) == [0, 0]
+@pytest.mark.parametrize(
+    ("lines", "times"),
+    [
+        (AZURE, [0, 0.052, 1.02004]),
+        (ZONED, [0, 0.007405]),
+        # As Excel saves it, with a mark in front and a blank line at the end.
+        (["\ufeff" + AZURE[0], *AZURE[1:], ""], [0, 0.052]),
+        (MOONCAKE, [0, 0, 3.002]),
+        (MOONCAKE, [0, 0]),
+    ],
+)
+def test_times_are_those_of_the_first_lines(tmp_path: Path, lines: list[str], times: list[float], end: str) -> None:
+    assert read_arrivals(log(tmp_path, lines, end), len(times)) == times
     assert read_arrivals(None, 2) == [None, None]
-    # As Excel saves it, with a mark in front and a blank line at the end.
-    assert read_arrivals(log(tmp_path, ["\ufeff" + AZURE[0], *AZURE[1:], ""]), 2) == [0, 0.052]
 
 
 @pytest.mark.parametrize(
@@ -66,9 +69,8 @@ def test_mooncake(tmp_path: Path) -> None:
     ],
 )
 def test_bad_logs_name_the_line(tmp_path: Path, lines: list[str], message: str) -> None:
-    with pytest.raises(TraceError, match=message) as caught:
+    with pytest.raises(TraceError, match=f"^[^\n]*{message}[^\n]*$"):
         read_arrivals(log(tmp_path, lines), 3)
-    assert "\n" not in str(caught.value)
 
 
 def test_every_importer_takes_arrivals(tmp_path: Path) -> None:

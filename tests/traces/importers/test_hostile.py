@@ -98,12 +98,10 @@ def bombs(folder: Path) -> dict[str, tuple[str, Path]]:
         "strings": b'{"prompt_tokens":1,"x":[' + b'"ab",' * (2**23 - 9) + b'0],"y":' + b"[" * 900 + b"]" * 900 + b"}",
         "text": b'{"prompt_tokens":1,"routed_experts":"' + b"AAAA" * (2**24 - 99) + b'"}',
     }
-    for name, raw in lines.items():
-        found[name] = ("routed_experts", folder / f"{name}.jsonl")
-        found[name][1].write_bytes(raw)
-    found["wide"] = ("jsonl", folder / "wide.jsonl")
     row = json.dumps({"token": 0, "layer": 65533, "ids": list(range(60000))})
-    found["wide"][1].write_text(row + "\n")
+    for name, raw in (lines | {"wide": row.encode()}).items():
+        found[name] = ("jsonl" if name == "wide" else "routed_experts", folder / f"{name}.jsonl")
+        found[name][1].write_bytes(raw)
     return found
 
 

@@ -41,13 +41,10 @@ def test_one_request_after_the_other(tmp_path: Path) -> None:
         assert part in said
 
 
-def test_training_steps_are_prompts(tmp_path: Path) -> None:
+def test_training_steps_and_chunks_are_prompts(tmp_path: Path) -> None:
     # Two micro-batches in step 3.
     trace = take(tmp_path, "megatron", trace_of(A, B, D, D), Options(limit=3), mode="training").trace
     assert steps(trace) == [(0, 0, 3, 0), (1, 0, 1, 0), (2, 0, 2, 0)]
-
-
-def test_prompts_in_chunks(tmp_path: Path) -> None:
     trace = take(tmp_path, "megatron", trace_of(A, (1, *D[1:]), (2, *B[1:])), chunk=3).trace
     assert steps(trace) == [(0, 0, 3, 0), (0, 0, 2, 3), (0, 1, 1, 5)]
 

@@ -138,16 +138,11 @@ def pack(members: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def test_a_header_that_claims_more_than_its_bytes(tmp_path: Path) -> None:
+def test_headers_that_claim_too_much(tmp_path: Path) -> None:
     bomb = header_bytes(np.dtype("u1"), (10**12, 24, 4)) + b"\0" * 100
     refuse(tmp_path, "npz", pack({"experts.npy": bomb}), "experts.npy: size is .* which its header claims")
-
-
-def test_requests_without_end(tmp_path: Path) -> None:
-    one = io.BytesIO()
-    np.save(one, np.zeros((1, 1, 1), np.uint8))
-    bomb = header_bytes(np.dtype("u1"), (1_000_001,)) + b"\0" * 1_000_001
-    refuse(tmp_path, "npz", pack({"experts.npy": one.getvalue(), "req_len.npy": bomb}), "1 to 1000000")
+    requests = np.zeros(1_000_001, np.uint8)
+    refuse(tmp_path, "npz", {"experts": EXPERTS, "req_len": requests}, "1 to 1000000")
 
 
 def test_files_that_are_no_archives(tmp_path: Path) -> None:

@@ -114,19 +114,6 @@ def test_padding_of_a_decode_pass_is_no_request() -> None:
         batches.add("records[1]", DECODING, [3, 0, 0], 3, None)
 
 
-@pytest.mark.parametrize("kind", ["llama_cpp", "moe_beyond", "jsonl"])
-@pytest.mark.parametrize(
-    "content",
-    [
-        json.dumps({"layer_0": {"0": 5, "1": 7}, "layer_1": {"0": 2}}),
-        json.dumps({"layer": 0, "expert_counts": [1, 2, 3]}),
-        "Layer ID,Expert ID,Count\n1,2,3\n",
-    ],
-)
-def test_counts_are_refused_as_counts(tmp_path: Path, kind: str, content: str) -> None:
-    refuse(tmp_path, kind, content, "counts per expert, without an order")
-
-
 Between = Callable[[Path, bytes], None]
 
 

@@ -90,8 +90,8 @@ def test_both_row_counts_are_taken(tmp_path: Path, output: int) -> None:
 
 @pytest.mark.parametrize("fill", [0, -1])
 def test_a_row_that_was_filled_for_the_last_token_is_none(tmp_path: Path, fill: int) -> None:
-    trace, _ = imported(tmp_path, routed(filled(slice(9, 10), fill), completion_tokens=4))
-    assert ids(trace) == ROWS[:9].tolist()
+    answer = routed(filled(slice(9, 10), fill), completion_tokens=4)
+    assert ids(imported(tmp_path, answer).trace) == ROWS[:9].tolist()
 
 
 def test_only_generated_rows_are_decode_passes(tmp_path: Path) -> None:
@@ -232,18 +232,12 @@ def test_a_stream_is_one_response(tmp_path: Path) -> None:
     np.testing.assert_array_equal(trace.expert_ids, np.concatenate([ROWS, ROWS]))
 
 
-def test_a_batchs_output_is_read(tmp_path: Path) -> None:
+def test_a_batchs_output_and_lists_of_tokens_are_read(tmp_path: Path) -> None:
     body = {"usage": COUNTS, "choices": [{"routed_experts": ROWS.tolist()}]}
-    rows = [
-        {"id": f"r{n}", "custom_id": "x", "response": {"status_code": 200, "body": body}, "error": None} for n in (0, 1)
-    ]
-    assert len(imported(tmp_path, *rows).trace.requests) == 2
-
-
-def test_counts_may_be_the_lengths_of_lists(tmp_path: Path) -> None:
-    answer = {"prompt_token_ids": [7] * 6, "outputs": [{"token_ids": [8] * 5, "routed_experts": ROWS.tolist()}]}
-    trace, _ = imported(tmp_path, answer)
-    assert (trace.requests[0].prompt_tokens, trace.requests[0].output_tokens) == (6, 5)
+    batch = {"custom_id": "x", "response": {"status_code": 200, "body": body}, "error": None}
+    engine = {"prompt_token_ids": [7] * 6, "outputs": [{"token_ids": [8] * 5, "routed_experts": ROWS.tolist()}]}
+    trace, _ = imported(tmp_path, batch | {"id": "r0"}, batch | {"id": "r1"}, engine)
+    assert [(request.prompt_tokens, request.output_tokens) for request in trace.requests] == [(6, 5)] * 3
 
 
 def test_a_prefill_alone(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -63,13 +62,6 @@ def test_requests_that_alternate(tmp_path: Path) -> None:
     said = "\n".join(found.notes)
     assert "layers 0,2 of the 4" in said
     assert "the first passes of several rows of each req_id" in said
-
-
-def test_everyday_wrappings(tmp_path: Path) -> None:
-    plain = take(tmp_path, "vllm_log", text(*BATCHED)).trace.expert_ids.tobytes()
-    array = json.dumps([META, *BATCHED])
-    for content in (gzip.compress(text(*BATCHED).encode()), b"\xef\xbb\xbf" + array.encode()):
-        assert take(tmp_path, "vllm_log", content).trace.expert_ids.tobytes() == plain
 
 
 def test_a_cached_prefix_is_context(tmp_path: Path) -> None:

@@ -114,14 +114,17 @@ COUNTED = {
     "lines": b'{"layer": 0, "expert": 3, "count": 12}\n{"layer": 0, "expert": 1, "count": 5}\n',
     "by layer": b'{"0": [12, 5, 0], "1": [3, 3, 11]}',
     "by layer and expert": json.dumps({f"layer_{n}": {"3": 12, "1": 5} for n in range(3)}, indent=1).encode(),
+    "in one line": b'{"layer_0": {"0": 5, "1": 7}, "layer_1": {"0": 2}}',
+    "in a list": b'{"layer": 0, "expert_counts": [1, 2, 3]}',
+    "words": b"Layer ID,Expert ID,Count\n1,2,3\n",
     "named": b'{"logical_count": [[12, 5], [3, 3]]}',
 }
 
 
-@pytest.mark.parametrize("kind", ["route_trace", "npz", "jsonl", "routed_experts"])
+@pytest.mark.parametrize("kind", ["route_trace", "npz", "jsonl", "routed_experts", "llama_cpp", "moe_beyond"])
 @pytest.mark.parametrize("name", COUNTED)
 def test_counts_are_refused_as_counts(tmp_path: Path, kind: str, name: str) -> None:
-    if kind == "route_trace" and name == "by layer and expert":
+    if kind in ("route_trace", "llama_cpp", "moe_beyond") and name == "by layer and expert":
         pytest.skip("its first line is no object")
     content = {"expert_counts": np.zeros((2, 8), int)} if kind == "npz" else COUNTED[name]
     refuse(tmp_path, kind, content, "counts per expert|a list of numbers")

@@ -6,10 +6,15 @@ from typing import Any
 
 import numpy as np
 
-
-def _softmax(logits: Any) -> Any:
-    powers = np.exp(logits - logits.max())
-    return powers / powers.sum()
+_SOFTMAX = {"olmoe", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "gpt_oss", "phimoe", "granitemoe"}
+_SOFTMAX |= {"ernie4_5_moe", "gemma4", "longcat_flash"}
+_BY_SETTING = {"olmoe", "qwen2_moe", "qwen3_moe", "deepseek_v3", "glm4_moe"}
+"""Whose weights are divided by their sum if `norm_topk_prob` says so."""
+_WHOLE = {"deepseek_v2", "llama4", "longcat_flash"}
+"""Whose weights never are."""
+_FACTORS = {"afmoe": "route_scale", "hy_v3": "router_scaling_factor"} | dict.fromkeys(
+    ("deepseek_v2", "deepseek_v3", "deepseek_v4", "glm4_moe", "longcat_flash"), "routed_scaling_factor"
+)
 
 
 def _open_experts(config: Any, choice: Any, best: int) -> list[int]:
@@ -30,47 +35,12 @@ def _sparsemixer(config: Any, logits: Any) -> dict[int, float]:
     return weights
 
 
-def _token(family: str, config: Any, logits: Any, correction: Any) -> tuple[Any, Any, dict[int, float]]:
-    sigmoid = family in ("deepseek_v3", "glm4_moe")
-    scores = 1 / (1 + np.exp(-logits)) if sigmoid else _softmax(logits)
-    choice, allowed = scores + correction, list(range(len(scores)))
-    if sigmoid or (family == "deepseek_v2" and config.topk_method == "group_limited_greedy"):
-        allowed = _open_experts(config, choice, 2 if sigmoid else 1)
-    barred = np.full(len(scores), -np.inf)
-    barred[allowed] = choice[allowed]
-    if family == "phimoe":
-        return scores, barred, _sparsemixer(config, logits)
-    chosen = sorted(allowed, key=lambda expert: -choice[expert])[: config.num_experts_per_tok]
-    factor = config.routed_scaling_factor if family in ("deepseek_v2", "deepseek_v3", "glm4_moe") else 1.0
-    divides = family in ("mixtral", "gpt_oss", "granitemoe")
-    if divides or (family != "deepseek_v2" and config.norm_topk_prob):
-        factor /= scores[chosen].sum()
-    return scores, barred, {expert: factor * scores[expert] for expert in chosen}
-
-
-def route(config: Any, router: Any, hidden: Any) -> tuple[Any, Any, Any]:
-    """Scores, choice (-inf where barred; the bias as it is) and weights (0 where not chosen), [n, E], of `hidden`."""
-    tensors = dict([*router.named_parameters(), *router.named_buffers()])
-    of = {name: tensor.detach().double().numpy() for name, tensor in tensors.items()}
-    logits = hidden.double().numpy() @ of["weight"].T + of.get("bias", 0.0)
-    correction = of.get("e_score_correction_bias", np.zeros(logits.shape[1]))
-    tokens = [_token(config.model_type, config, row, correction) for row in logits]
-    weights = np.zeros_like(logits)
-    for row, (_, _, chosen) in zip(weights, tokens, strict=True):
-        row[list(chosen)] = list(chosen.values())
-    return np.stack([scores for scores, _, _ in tokens]), np.stack([choice for _, choice, _ in tokens]), weights
-
-
-def _sigmoid(logits: Any) -> Any:
-    return 1 / (1 + np.exp(-logits))
-
-
 def _weight(tensors: dict[str, Any]) -> Any:
     names = ("weight", "gate.weight", "proj.weight", "classifier.weight")
     return next(tensors[name] for name in names if name in tensors)
 
 
-def _bias(router: Any, block: Any) -> Any:
+def bias_of(router: Any, block: Any) -> Any:
     """What is added to the scores: of the router, of a part of it, or of the block that it is in."""
     tensors = [*router.named_buffers(), *router.named_parameters()]
     tensors += [*block.named_buffers(recurse=False), *block.named_parameters(recurse=False)]
@@ -78,12 +48,19 @@ def _bias(router: Any, block: Any) -> Any:
     return found[0].detach().double().numpy().reshape(-1) if found else 0.0
 
 
-def route_more(
-    config: Any, router: Any, block: Any, hidden: Any, tokens: Any
-) -> tuple[Any, Any, list[dict[int, float]]]:
-    """Of the families of tiny_models.MORE: scores and choice [n, E] of `hidden`, and each token's experts and weights.
+def _scores(family: str, logits: Any) -> Any:
+    if family == "deepseek_v4":
+        return np.sqrt(np.log1p(np.exp(logits)))
+    if family not in _SOFTMAX:
+        return 1 / (1 + np.exp(-logits))
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
 
-    E counts what computes nothing (LongCat's) too. The choice has the bias as it is.
+
+def route(config: Any, router: Any, block: Any, hidden: Any, tokens: Any) -> tuple[Any, Any, Any]:
+    """Scores, choice (-inf where barred; the bias as it is) and weights (0 where not chosen), [n, E], of `hidden`.
+
+    E counts what computes nothing (LongCat's) too. `tokens` [n]: for a choice by table.
     """
     family = config.model_type.removesuffix("_text")
     of = {name: x.detach().double().numpy() for name, x in [*router.named_parameters(), *router.named_buffers()]}
@@ -91,29 +68,25 @@ def route_more(
     if family == "gemma4":
         rows = rows / np.sqrt((rows**2).mean(-1, keepdims=True) + config.rms_norm_eps)
         rows = rows * of["scale"] / np.sqrt(rows.shape[1])
-    logits = rows @ _weight(of).T
-    softmax = np.array([_softmax(row) for row in logits])
-    scores = {
-        "deepseek_v4": np.sqrt(np.log1p(np.exp(logits))),
-        **dict.fromkeys(("ernie4_5_moe", "gemma4", "longcat_flash"), softmax),
-    }.get(family, _sigmoid(logits))
-    choice = scores + _bias(router, block)
+    logits = rows @ _weight(of).T + of.get("bias", 0.0)
+    scores = _scores(family, logits)
+    choice, weights = scores + bias_of(router, block), np.zeros_like(scores)
     top_k = config.top_k_experts if family == "gemma4" else config.num_experts_per_tok
-    chosen = [sorted(range(len(row)), key=lambda expert: -row[expert])[:top_k] for row in choice]
-    if "tid2eid" in of:
-        chosen = [[int(expert) for expert in of["tid2eid"][token]] for token in tokens]
-        barred = np.full(choice.shape, -np.inf)
-        for row, own, experts in zip(barred, scores, chosen, strict=True):
-            row[experts] = own[experts]
-        choice = barred
-    factors = {"afmoe": "route_scale", "hy_v3": "router_scaling_factor"}
-    factors |= dict.fromkeys(("deepseek_v4", "longcat_flash"), "routed_scaling_factor")
-    factor = getattr(config, factors[family]) if family in factors else 1.0
-    weights = []
-    for row, experts in zip(scores, chosen, strict=True):
-        share = 1.0 if family in ("llama4", "longcat_flash") else row[experts].sum()
-        each = {expert: factor * row[expert] / share for expert in experts}
-        if family == "gemma4":
-            each = {expert: weight * of["per_expert_scale"][expert] for expert, weight in each.items()}
-        weights.append(each)
-    return scores, choice, weights
+    factor = getattr(config, _FACTORS[family]) if family in _FACTORS else 1.0
+    for row, token in enumerate(tokens):
+        allowed = list(range(len(scores[row])))
+        if family in ("deepseek_v3", "glm4_moe"):
+            allowed = _open_experts(config, choice[row], 2)
+        elif family == "deepseek_v2" and config.topk_method == "group_limited_greedy":
+            allowed = _open_experts(config, choice[row], 1)
+        elif "tid2eid" in of:
+            allowed, choice[row] = [int(expert) for expert in of["tid2eid"][token]], scores[row]
+        choice[row, [expert for expert in range(len(scores[row])) if expert not in allowed]] = -np.inf
+        if family == "phimoe":
+            mixed = _sparsemixer(config, logits[row])
+            weights[row, list(mixed)] = list(mixed.values())
+            continue
+        chosen = sorted(allowed, key=lambda expert, own=choice[row]: -own[expert])[:top_k]  # type: ignore[misc]
+        divided = config.norm_topk_prob if family in _BY_SETTING else family not in _WHOLE
+        weights[row, chosen] = factor * scores[row, chosen] / (scores[row, chosen].sum() if divided else 1.0)
+    return scores, choice, weights * of.get("per_expert_scale", 1.0)

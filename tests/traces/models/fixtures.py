@@ -10,6 +10,7 @@ import pytest
 
 FAMILIES = ("olmoe", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v2_greedy", "deepseek_v3")
 FAMILIES += ("gpt_oss", "phimoe", "granitemoe", "glm4_moe")
+MORE = ("afmoe", "deepseek_v4", "ernie4_5_moe", "gemma4", "hy_v3", "llama4", "longcat_flash", "minimax_m2")
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,15 @@ def model(family: str) -> Any:
     from tests.traces.models.tiny import tiny
 
     return tiny(family)
+
+
+@pytest.fixture(params=[*FAMILIES, *MORE])
+def any_model(request: pytest.FixtureRequest) -> Any:
+    """A tiny random model of each family that has sums done by hand."""
+    from tests.traces.models.every_family import there
+    from tests.traces.models.tiny import tiny
+
+    return tiny(there(request.param))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""Ten families, each against sums done by hand: what is a layer, what it scores, chooses and weighs."""
+"""Eighteen families, each against sums done by hand: what is a layer, what it scores, chooses and weighs."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,48 @@ import pytest
 import torch
 
 from tests.commands import collect as main
-from tests.traces.models.by_hand import route
-from tests.traces.models.spy import spied_pass
-from tests.traces.models.tiny import FAMILIES, MORE, ROUTED_LAYERS, E, L, build, save_with_tokenizer, tiny
+from tests.traces.models.by_hand import bias_of, route
+from tests.traces.models.every_family import there
+from tests.traces.models.spy import TOKENS, spied_pass
+from tests.traces.models.tiny import FAMILIES, MORE, ROUTED_LAYERS, E, K, L, build, save_with_tokenizer, tiny
 from traces import open_trace
+from traces.collect.probe import check_cache
 from traces.format.check import check_rows
 from traces.kit.errors import UserError
 from traces.models import laws
 from traces.models.families import inspect_model
+from traces.models.routers import RecordingError
 
 CHOOSERS = {"deepseek_v2", "deepseek_v3", "glm4_moe"}
-SIGMOID = {"deepseek_v3", "glm4_moe"}
+CHOOSERS |= {"afmoe", "deepseek_v4", "ernie4_5_moe", "hy_v3", "longcat_flash", "minimax_m2"}
+SIGMOID = {"deepseek_v3", "glm4_moe", "afmoe", "hy_v3", "llama4", "minimax_m2"}
+IDLE = {"longcat_flash": 3}
+ABSENT = 255
+
+
+@pytest.fixture(params=sorted(FAMILIES | MORE))
+def family(request: pytest.FixtureRequest) -> str:
+    """Each that has sums done by hand."""
+    return there(str(request.param))
+
+
+@cache
+def recorded(family: str) -> tuple[Any, dict[str, Any], list[Any], list[Any]]:
+    """A model, what a pass recorded, what entered its routers [n, D], and what its experts were called with."""
+    model, entered = tiny(family), []
+    for layer in inspect_model(model).layers:
+        layer.router.register_forward_pre_hook(lambda _module, args: entered.append(args[0].reshape(-1, 32).clone()))
+    arrays, calls, _ = spied_pass(model)
+    assert len(entered) == len(calls) == L
+    return model, arrays, entered, calls
+
+
+def by_hand(model: Any, layer: int, hidden: Any) -> tuple[Any, Any, Any, Any]:
+    """Scores, choice, weights [n, E] of the layer's router on `hidden`, and the mean of its bias."""
+    found = inspect_model(model).layers[layer]
+    block = model.get_submodule(found.name.rpartition(".")[0])
+    offset = 0.0 if hasattr(found.router, "tid2eid") else np.mean(bias_of(found.router, block))
+    return *route(model.config, found.router, block, hidden, TOKENS.flatten().tolist()), offset
 
 
 def top(choice: Any, k: int) -> Any:
@@ -33,70 +65,94 @@ def test_every_family_that_is_listed_has_a_tiny_model() -> None:
     assert types == set(laws.FAMILIES)
 
 
-def test_only_routed_layers_count(family: str, model: Any) -> None:
+def test_only_routed_layers_count(family: str) -> None:
     """Neither dense layers nor shared experts, whose widths differ here, are part of it."""
-    moe = inspect_model(model)
-    where = [layer.name.split(".")[2] for layer in moe.layers]
-    assert where == [str(index) for index in ROUTED_LAYERS[family]]
-    assert (len(moe.layers), moe.n_experts, moe.top_k) == (L, E, model.config.num_experts_per_tok)
+    moe = inspect_model(model := recorded(family)[0])
+    if family in ROUTED_LAYERS:
+        assert tuple(int(layer.name.split(".")[2]) for layer in moe.layers) == ROUTED_LAYERS[family]
+    top_k = model.config.num_experts_per_tok if family == "phimoe" else K
+    assert (len(moe.layers), moe.n_experts, moe.top_k, moe.idle) == (L, E, top_k, IDLE.get(family, 0))
     biases = 32 + 2 * 24 if family == "gpt_oss" else 0
     assert moe.expert_bytes() == [(3 * 32 * 24 + biases) * 4] * L
     assert moe.shapes()["expert_width"] == 24
-    assert moe.scoring == ("sigmoid" if family in SIGMOID else "softmax")
-    assert moe.has_choice == (family in CHOOSERS)
+    scoring = "sqrtsoftplus" if family == "deepseek_v4" else "sigmoid" if family in SIGMOID else "softmax"
+    assert (moe.scoring, moe.has_choice, moe.is_listed) == (scoring, family in CHOOSERS, True)
 
 
-def test_routing_by_hand(family: str, model: Any) -> None:
-    arrays, calls, _ = spied_pass(model)
+def test_routing_by_hand(family: str) -> None:
+    model, arrays, entered, _ = recorded(family)
     assert ("router_choice" in arrays) == (family in CHOOSERS)
-    for layer, (hidden, _, _) in enumerate(calls):
-        router = inspect_model(model).layers[layer].router
-        scores, choice, weights = route(model.config, router, hidden)
-        np.testing.assert_allclose(arrays["router_probs"][:, layer], scores, rtol=1e-4, atol=1e-7)
+    for layer, hidden in enumerate(entered):
+        scores, choice, weights, offset = by_hand(model, layer, hidden)
+        whole = scores.sum(-1, keepdims=True) if family == "deepseek_v4" else 1.0
+        np.testing.assert_allclose(arrays["router_probs"][:, layer], (scores / whole)[:, :E], rtol=1e-4, atol=1e-7)
         if family in CHOOSERS:
-            bias = getattr(router, "e_score_correction_bias", torch.zeros(E)).mean().item()
-            np.testing.assert_allclose(arrays["router_choice"][:, layer], choice - bias, rtol=1e-4, atol=1e-5)
-        ids = arrays["expert_ids"][:, layer]
-        recorded = np.zeros_like(weights)
-        np.put_along_axis(recorded, ids, arrays["expert_weights"][:, layer], axis=-1)
-        np.testing.assert_allclose(recorded, weights, rtol=1e-4, atol=1e-7)
-        np.testing.assert_array_equal(np.sort(ids), top(choice, ids.shape[-1]))
+            own = arrays["router_choice"][:, layer]
+            np.testing.assert_allclose(own, choice[:, :E] - offset, rtol=1e-4, atol=1e-4)
+        ids, given = arrays["expert_ids"][:, layer], arrays["expert_weights"][:, layer]
+        assert (given[ids == ABSENT] == 0).all()
+        assert (np.diff(given) <= 0).all()
+        found = np.zeros((len(ids), ABSENT + 1))
+        np.put_along_axis(found, ids, given, axis=-1)
+        np.testing.assert_allclose(found[:, :E], weights[:, :E], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("family", sorted(MORE))
+def test_what_the_experts_were_called_with(family: str) -> None:
+    """In whatever order; of the other families test_recorder tells, to the bit."""
+    _, arrays, entered, calls = recorded(there(family))
+    for layer, (hidden, call) in enumerate(zip(entered, calls, strict=True)):
+        ids, given = arrays["expert_ids"][:, layer], arrays["expert_weights"][:, layer]
+        if family == "llama4":  # all experts see all tokens: what is not theirs is 0
+            share = (call[0].reshape(E, 24, 32) / hidden)[:, :, 0]
+            np.testing.assert_allclose(np.sort(share.T)[:, ::-1][:, :K], given, rtol=1e-4)
+            assert ((share != 0).sum(0) == K).all()
+        else:
+            called = call[1].numpy()
+            assert [set(row[row < E]) for row in called] == [set(row[row != ABSENT]) for row in ids]
+
+
+def test_idle_experts_are_no_lookup() -> None:
+    _, arrays, _, calls = recorded(there("longcat_flash"))
+    idle = sum(int((call[1] >= E).sum()) for call in calls)
+    assert idle == (arrays["expert_ids"] == ABSENT).sum() > 20
+    assert (arrays["router_probs"].sum(-1) < 0.999).any(), "the scores of those that compute nothing are no expert's"
 
 
 def test_the_tiny_models_can_tell_a_family_from_another() -> None:
     """Biases and groups decide something, sparsemixer leaves something out, and some weights are not shares."""
-    for family in CHOOSERS:
-        arrays, _, _ = spied_pass(tiny(family))
+    for family in CHOOSERS - MORE.keys():
+        arrays = recorded(family)[1]
         k = arrays["expert_ids"].shape[-1]
         assert (top(arrays["router_probs"], k) != np.sort(arrays["expert_ids"])).any(axis=-1).mean() > 0.2
-    arrays, _, _ = spied_pass(tiny("phimoe"))
+    arrays = recorded("phimoe")[1]
     share = np.take_along_axis(arrays["router_probs"], arrays["expert_ids"], axis=-1)
     assert (np.diff(share) > 0).any(), "the second expert outweighs the first somewhere"
     assert 0.2 < (arrays["expert_weights"] < 0.999).mean() < 0.9
 
 
-def test_gate_ahead_is_the_later_gate_in_full(model: Any) -> None:
-    """Bias, groups and all, applied to what entered the earlier gate; by descending weight."""
-    arrays, calls, _ = spied_pass(model)
-    routers = [layer.router for layer in inspect_model(model).layers]
-    ahead = arrays["gate_ahead"]
-    assert ahead.shape == (24, L, 2, model.config.num_experts_per_tok)
-    for layer, (hidden, _, _) in enumerate(calls):
+def test_gate_ahead_is_the_later_gate_in_full(family: str) -> None:
+    """Bias, groups, tables and all, applied to what entered the earlier gate; by descending weight."""
+    model, arrays, entered, _ = recorded(family)
+    for layer, hidden in enumerate(entered):
         for distance in (1, 2):
-            found = ahead[:, layer, distance - 1]
+            found = arrays["gate_ahead"][:, layer, distance - 1]
             if layer + distance >= L:
-                assert (found == 255).all()
+                assert (found == ABSENT).all()
                 continue
-            _, choice, weights = route(model.config, routers[layer + distance], hidden)
-            np.testing.assert_array_equal(np.sort(found), top(choice, found.shape[-1]))
-            assert (np.diff(np.take_along_axis(weights, found, axis=-1)) <= 1e-6).all()
+            weights = by_hand(model, layer + distance, hidden)[2][:, :E]
+            assert [set(row[row != ABSENT]) for row in found] == [set(np.flatnonzero(row)) for row in weights]
+            padded = np.pad(weights, ((0, 0), (0, ABSENT + 1 - E)))
+            assert (np.diff(np.take_along_axis(padded, found.astype(int), axis=-1)) <= 1e-6).all()
 
 
-def test_what_is_recorded_fits_the_format(model: Any) -> None:
+def test_what_is_recorded_fits_the_format(family: str) -> None:
     """Also in float16, where a common bias of 5 would have swallowed what tells experts apart."""
-    arrays, _, _ = spied_pass(model)
+    arrays = recorded(family)[1]
     halves = {n: a.astype("f2") if a.dtype.kind == "f" else a.astype("u1") for n, a in arrays.items()}
     check_rows({name: array for name, array in halves.items() if name != "token_ids"}, E)
+    if family in MORE:
+        return
     choice = halves.get("router_choice", halves["router_probs"]).astype(float)
     chosen = np.take_along_axis(choice, arrays["expert_ids"], axis=-1).min(axis=-1)
     best = -np.sort(-choice, axis=-1)[..., arrays["expert_ids"].shape[-1] - 1]
@@ -117,8 +173,8 @@ def test_a_bias_without_groups_is_a_choice() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_keeps_the_laws(model: Any, dtype: Any) -> None:
-    arrays, _, _ = spied_pass(model.to(dtype))
+def test_low_precision_keeps_the_laws(family: str, dtype: Any) -> None:
+    arrays, _, _ = spied_pass(tiny(family).to(dtype))
     assert len(arrays["expert_ids"]) == 24
 
 
@@ -198,4 +254,38 @@ def test_a_router_that_asks_for_more_is_refused() -> None:
     spied_pass(model)
     router.register_forward_pre_hook(lambda _module, args: (*args, args[0]))
     with pytest.raises(UserError, match=r"layer 0: its router takes more than hidden states, .*: router_states$"):
+        spied_pass(model)
+
+
+@pytest.mark.parametrize("family", sorted(MORE))
+def test_with_a_cache_as_without(family: str) -> None:
+    """Also where scores are rounded before they are chosen from; for float32 see test_generate."""
+    check_cache(inspect_model(tiny(there(family)).to(torch.bfloat16)), [list(range(10, 30))])
+
+
+@pytest.mark.parametrize("family", sorted(MORE))
+@pytest.mark.parametrize("fault", ["weights", "experts"])
+def test_a_router_that_errs(family: str, fault: str) -> None:
+    model = tiny(there(family))
+    layer = inspect_model(model).layers[2]
+    sound = layer.router.forward
+
+    def errs(*args: Any, **kwargs: Any) -> Any:
+        if family == "llama4":  # scores [n, E], logits
+            scores, logits = sound(*args, **kwargs)
+            return scores * 1.1 if fault == "weights" else scores.roll(1, dims=-1), logits
+        logits, weights, ids = sound(*args, **kwargs)
+        return (logits, weights * 1.1, ids) if fault == "weights" else (logits, weights, ids.roll(1, dims=0))
+
+    layer.router.forward = errs
+    with pytest.raises(RecordingError, match=r"^layer 2: (the weights do not follow|the chosen experts|a token chose)"):
+        spied_pass(model)
+
+
+def test_what_llama_4_hands_its_experts_is_looked_at() -> None:
+    """Not what the router said: a block that hands one token to another expert is found."""
+    model = tiny("llama4")
+    experts = inspect_model(model).layers[1].experts
+    experts.register_forward_pre_hook(lambda _module, args: (args[0].roll(1, dims=0),))
+    with pytest.raises(RecordingError, match=r"^layer 1: its experts received other tokens"):
         spied_pass(model)

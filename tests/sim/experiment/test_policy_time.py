@@ -19,7 +19,6 @@ import yaml
 
 from policies.api import LayerEvent, Setup
 from policies.on_demand import OnDemand
-from sim.cli import main
 from sim.experiment.again import Again
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
@@ -145,13 +144,13 @@ def test_the_bench_prints_words_that_charge_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sim.experiment.bench.REPEAT", 1)
-    assert main(["bench", "policy_us=fmoe", "budget=8GB", "limit=1"]) == 0
+    assert bench(["policy_us=fmoe", "budget=8GB", "limit=1"]) == 0
     *_, words = capsys.readouterr().out.splitlines()
     given = read_config(["policy=fmoe", *words.split()]).hardware["software"]["policy_us"]
     assert set(given) == {"fmoe"}
     assert set(given["fmoe"]) <= {"prefill", "decode"}
     assert given["fmoe"]["decode"] > 0
-    assert main(["bench", "policy_us=lru_layer,lru", "budget=8GB", "limit=1", "format=json"]) == 0
+    assert bench(["policy_us=lru_layer,lru", "budget=8GB", "limit=1", "format=json"]) == 0
     rows = json.loads(capsys.readouterr().out)["policies"]
     assert [(name, row["policy"], row["prefill"]["passes"]) for name, row in rows.items()] == [
         ("lru_layer", "lru", 1),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from sim.experiment.config import GROUPS, RunConfig, load_config
 from sim.prices import figures
+from sim.results.columns import leaves
 from sim.results.report.cli import Options, write_report
 from traces.kit.errors import UserError
 
@@ -91,25 +91,21 @@ class Again:
             ]
             plain = read_config([*words, "budget=1GB"])
             for group in GROUPS:
-                usual = dict(_leaves(figures(getattr(plain, group))))
-                for path, value in _leaves(figures(getattr(config, group))):
+                usual = _settings(plain, group)
+                for path, value in _settings(config, group).items():
                     if usual.get(path, ...) != value:
                         new = "" if path in usual else "+"  # as a policy's own time in a profile that has none
-                        words.append(f"{new}{group}.{path}={_text(value)}")
+                        words.append(f"{new}{path}={_text(value)}")
             found = read_config([*words, "budget=1GB"])
         except (UserError, KeyError):
             return None
-        pairs = ((figures(getattr(found, group)), figures(getattr(config, group))) for group in GROUPS)
-        same = all(dict(_leaves(one)) == dict(_leaves(other)) for one, other in pairs)
-        return words if same else None
+        return words if all(_settings(found, group) == _settings(config, group) for group in GROUPS) else None
 
 
-def _leaves(group: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in group.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _settings(config: RunConfig, group: str) -> dict[str, Any]:
+    given = figures(getattr(config, group))
+    own = {f"{group}.{key}": given[key] for key in ("name", "source") if key in given}
+    return own | dict(leaves(given, group))
 
 
 def _text(value: object) -> str:

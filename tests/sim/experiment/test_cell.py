@@ -82,12 +82,8 @@ def test_every_key_of_a_run_is_tried() -> None:
     assert set(CHANGES) == {field.name for field in fields(RunConfig)}
 
 
-@pytest.mark.parametrize("field", CHANGES)
-def test_every_key_of_a_run_changes_the_cell(base: RunConfig, field: str) -> None:
-    assert key(changed(base, field)) != key(base)
-
-
 def test_no_two_runs_are_one_cell(base: RunConfig) -> None:
+    """Every key of a run changes the cell, and each in a way of its own."""
     keys = {key(base), *(key(changed(base, field)) for field in CHANGES)}
     assert len(keys) == 1 + len(CHANGES)
 

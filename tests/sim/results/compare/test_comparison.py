@@ -157,15 +157,9 @@ def test_the_table_says_what_may_be_concluded(out: Path, capsys: pytest.CaptureF
     assert main(["compare", str(out), "target=tpot<=20ns"]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    assert "30 requests" in printed.out
-    assert "2 orders" in printed.out
-    assert "published figures" in printed.out
-    assert "tpot<=20ns" in printed.out
-    assert "corrected for 4 comparisons" in " ".join(printed.out.split())
-    assert main(["compare", str(out), "format=json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["conclusions"]
-    assert len(document["cells"]) == 6
+    said = " ".join(printed.out.split())
+    for part in ("30 requests", "2 orders", "published figures", "tpot<=20ns", "corrected for 4 comparisons"):
+        assert part in said
 
 
 def test_too_few_requests_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

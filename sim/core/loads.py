@@ -38,6 +38,7 @@ class Loads:
         self.speculative = SpeculativeQueue(len(state.done))
         self._queue = self.speculative.heap
         self._answers = Digest()
+        self._victim = policy.victim
         self._on_slot = policy.on_slot if policy.uses("on_slot") else None
         self._on_complete = policy.on_complete if policy.uses("on_complete") else None
         self._on_evict = policy.on_evict if policy.uses("on_evict") else None
@@ -147,7 +148,7 @@ class Loads:
         state, entry = self.state, self.speculative.entry(x) if speculative else 0
         size, shares = state.size[x], state.layer_capacity is not None
         while state.used + size > state.capacity or (shares and not state.fits(x)):
-            victim = self.policy.victim(x, speculative)
+            victim = self._victim(x, speculative)
             if victim is not None:
                 self.evict(victim)
             elif not state.fits(x):  # else the policy has made the room itself

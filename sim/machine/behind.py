@@ -22,13 +22,14 @@ class Behind:
 
     def __init__(self, core: Core, link: Link, predictor: Predictor, listener: SpanListener) -> None:
         self.core, self.link, self.predictor, self.listener = core, link, predictor, listener
+        self.copies, self.predictions = link.under_way, predictor.under_way
         self.waited_ns = 0  # compute, so far
         self._waiting_since: int | None = None
         self._chunk_done: Callable[[int, int], None] = core.chunk_done if listener is NOBODY else self._shown
 
     def advance(self, now: int) -> None:
         """Tell the core all that ends up to ``now``, in time order, a chunk before a prediction."""
-        core, copies, predictions = self.core, self.link.under_way, self.predictor.under_way
+        core, copies, predictions = self.core, self.copies, self.predictions
         while True:
             if copies and copies[0][0] <= now and not (predictions and predictions[0][0] < copies[0][0]):
                 end, chunk = copies.popleft()
@@ -61,23 +62,21 @@ class Behind:
 
     def wait_for_expert(self, now: int, stalls: list[int]) -> int:
         """Compute waits until an expert is ready: charge each nanosecond to the chunk on the link; returns when."""
-        core, copies, predictions = self.core, self.link.under_way, self.predictor.under_way
-        ready, kind, chunks = core.ready, core.state.kind, core.state.chunks
-        chunk_done, hand_over, began = self._chunk_done, self.link.hand_over, now
-        self._waiting_since = now
-        while not ready:
+        core, copies, kind, chunks = self.core, self.copies, self.core.state.kind, self.core.state.chunks
+        began = self._waiting_since = now
+        while not core.ready:
             if not copies:
                 raise CoreError("deadlock: compute waits and nothing can be copied")
             end, chunk = copies[0]
             stalls[kind[chunk // chunks]] += end - now
             now = end
-            if predictions:
+            if self.predictions:
                 self.advance(now)
                 continue
             copies.popleft()
-            chunk_done(chunk, now)
+            self._chunk_done(chunk, now)
             if core.pending:
-                hand_over(now)
+                self.link.hand_over(now)
             if core.predictions:
                 self.go_on(now)
         self._waiting_since = None

@@ -76,7 +76,7 @@ class Gpu:
             ns, by_expert = 0, self._prices(rows, event)
         self._ns, self._by_expert = ns, by_expert
         next_expert, expert_done = core.next_expert, self._expert_done
-        copies, predictions, depth = behind.link.under_way, behind.predictor.under_way, behind.link.depth
+        copies, predictions, depth = behind.copies, behind.predictions, behind.link.depth
         while True:
             x = next_expert()
             if x >= 0:

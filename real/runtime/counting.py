@@ -20,7 +20,7 @@ from sim.workload.passes import Pass
 from traces.kit.telling import in_short
 
 
-class _Counted:
+class _Counted(Ticket):
     def __init__(self, ticket: Ticket, count: Counting) -> None:
         self._ticket, self._count = ticket, count
 
@@ -32,7 +32,7 @@ class _Counted:
         self._ticket.wait()
 
 
-class Counting:
+class Counting(Backend):
     """Another backend, whose crossings are counted in ``seen``: `uploads`, `downloads` and `waits` of the thread that
     runs the model. The copy thread's are not: it has nothing else to do than to wait."""
 
@@ -45,9 +45,11 @@ class Counting:
         if threading.get_ident() == self._thread:
             self.seen[what] += 1
 
-    def __getattr__(self, name: str) -> Any:
-        """What crosses nothing is the other backend's."""
-        return getattr(self.backend, name)
+    def enter(self) -> None:
+        self.backend.enter()
+
+    def allocated(self) -> int:
+        return self.backend.allocated()
 
     def start_copy(self, target: Tensor, source: Tensor) -> Ticket:
         return _Counted(self.backend.start_copy(target, source), self)

@@ -27,7 +27,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[overheads.Sample]:
     folder, _, model = tiny()
     profile, hardware = {"name": "as_traced", "dtype": None}, shipped("hardware", "a100")
     scratch = tmp_path_factory.mktemp("runs")
-    return overheads.samples(model, profile, hardware, str(folder), overheads.Plan(3, 1), scratch, lambda line: None)
+    return overheads.samples(model, profile, hardware, str(folder), overheads.Plan(3, 1), scratch)
 
 
 @pytest.mark.parametrize("planted", [(0, 0, 0), (90_000, 0, 0), (0, 40_000, 0), (90_000, 40_000, 70_000)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from real.runtime import selfcheck
-from real.runtime.backend import DeviceError, HostBackend
+from real.runtime.backend import Backend, DeviceError, Ticket
 from real.runtime.compute import LayerCompute
 from real.runtime.pool import Pool
 from real.runtime.selfcheck import CHECKS, ONLY_CUDA
@@ -36,9 +36,9 @@ def failing(name: str) -> str:
 
 
 def test_a_copy_that_comes_too_late_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Late(HostBackend):
+    class Late(Backend):
         def start_copy(self, target: object, source: object) -> object:
-            return self._nothing
+            return Ticket()
 
     monkeypatch.setattr(selfcheck, "backend_of", lambda device: Late())
     monkeypatch.setattr(selfcheck, "CHECKS", {"copies_arrive_in_order": selfcheck.copies_arrive_in_order})

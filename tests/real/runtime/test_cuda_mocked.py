@@ -14,7 +14,7 @@ from policies.lru import LRU
 from real.run.session import on_device
 from real.runtime import offloaded as offloading
 from real.runtime import selfcheck
-from real.runtime.backend import CudaBackend, HostBackend
+from real.runtime.backend import Backend, CudaBackend
 from real.runtime.compute import MAX_GROUPS, LayerCompute, can_group, has_fast_kernel
 from real.runtime.layout import Layout, Part
 from real.runtime.offloaded import Offloaded
@@ -80,7 +80,7 @@ def test_each_thread_enters_the_device() -> None:
     entered: dict[int, bool] = {}
     called: set[int] = set()
 
-    class Entering(HostBackend):
+    class Entering(Backend):
         def enter(self) -> None:
             entered[threading.get_ident()] = torch.is_inference_mode_enabled()
 
@@ -202,7 +202,7 @@ def test_it_is_never_taken_where_bits_must_not_depend_on_it(cuda: dict[str, int]
 def test_experts_whose_slots_are_not_aligned_alike_are_refused(
     cuda: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class There(HostBackend):
+    class There(Backend):
         device = CUDA
 
     monkeypatch.setattr(offloading, "backend_of", lambda device: There())

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from real.calibrate.drawn import UNIFORM, write_uniform
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
@@ -161,20 +163,12 @@ def fit(runs: Sequence[Sample]) -> Overheads:
 
 def least_squares(rows: Sequence[tuple[float, float]], values: Sequence[float]) -> tuple[int, int]:
     """a, b of at least 0, whole, for which a*x + b*y is nearest to the values."""
-    xx, xy, yy = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
-    xv, yv = (sum(row[i] * value for row, value in zip(rows, values, strict=True)) for i in (0, 1))
-    determinant = xx * yy - xy * xy
-    if determinant > 1e-12 * xx * yy:
-        a, b = (xv * yy - yv * xy) / determinant, (yv * xx - xv * xy) / determinant
-        if a >= 0 and b >= 0:
-            return round(a), round(b)
-    alone = [(max(0.0, xv / xx), 0.0), (0.0, max(0.0, yv / yy))]
-
-    def far(pair: tuple[float, float]) -> float:
-        return sum((pair[0] * x + pair[1] * y - value) ** 2 for (x, y), value in zip(rows, values, strict=True))
-
-    a, b = min(alone, key=far)
-    return round(a), round(b)
+    xy, wanted = np.array(rows), np.array(values)
+    both, _, rank, _ = np.linalg.lstsq(xy, wanted, rcond=1e-6)
+    if rank < 2 or both.min() < 0:  # one of them is of no effect
+        x, y = (xy.T @ wanted / np.square(xy).sum(axis=0)).clip(min=0)
+        both = min(([x, 0.0], [0.0, y]), key=lambda pair: float(np.square(xy @ pair - wanted).sum()))
+    return round(float(both[0])), round(float(both[1]))
 
 
 def smallest(rising: Callable[[int], int], wanted: int, most: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -39,21 +39,6 @@ class Fact:
     """Of the last gate: experts by number."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """The first place where two sequences of facts differ. ``first``, ``second``: what each did, in words."""
-
-    of: str
-    """facts, copies or experts"""
-    place: int
-    """How many were the same before."""
-    first: str
-    second: str
-
-    def document(self) -> dict[str, Any]:
-        return {"of": self.of, "same_before": self.place, "first": self.first, "second": self.second}
-
-
 def facts(log: Sequence[int]) -> Iterator[Fact]:
     """The facts of a log, without the questions. UserError if it is cut or no log."""
     step, layer, demand = 0, -1, list[int]()
@@ -71,15 +56,19 @@ def facts(log: Sequence[int]) -> Iterator[Fact]:
         raise UserError(f"{error}; allowed: a whole log of facts, as log=true keeps it") from None
 
 
-def differences(first: Sequence[int], second: Sequence[int], n_experts: int, chunks: int) -> list[Difference]:
-    """The first difference of each of the three sequences; [] for logs that tell the same."""
-    both = list(facts(first)), list(facts(second))
+def differences(logs: Mapping[str, Sequence[int]], n_experts: int, chunks: int) -> list[dict[str, Any]]:
+    """The first difference of each of the three sequences; [] for two logs that tell the same.
+
+    ``of``: facts, copies or experts; ``same_before``: how many; then by a log's name what it tells, in words.
+    """
+    both = [list(facts(log)) for log in logs.values()]
     found = []
     for of, wanted in (("facts", None), ("copies", CHUNK), ("experts", EXPERT)):
         one, other = ([fact for fact in side if wanted in (None, fact.op)] for side in both)
         for place, (a, b) in enumerate(zip_longest(one, other)):
             if a is None or b is None or (a.op, a.told) != (b.op, b.told):
-                found.append(Difference(of, place, *(in_words(x, n_experts, chunks) for x in (a, b))))
+                told = {name: in_words(x, n_experts, chunks) for name, x in zip(logs, (a, b), strict=True)}
+                found.append({"of": of, "same_before": place} | told)
                 break
     return found
 
@@ -113,16 +102,14 @@ def in_words(fact: Fact | None, n_experts: int, chunks: int) -> str:
     return f"{where}: the {'step' if fact.op == STEP_END else 'warm-up'} ends"
 
 
-def lines(found: Sequence[Difference], names: tuple[str, str]) -> str:
+def lines(found: Sequence[Mapping[str, Any]]) -> str:
     """The differences for a person."""
-    if not found:
-        return "no difference: the same facts in the same order\n"
-    width = max(map(len, names))
     text = []
     for it in found:
-        text += [f"{it.of}: the first {it.place} are the same, then"]
-        text += [f"  {name:{width}}  {words}" for name, words in zip(names, (it.first, it.second), strict=True)]
-    return "\n".join(text) + "\n"
+        (_, of), (_, place), *told = it.items()
+        width = max(len(name) for name, _ in told)
+        text += [f"{of}: the first {place} are the same, then", *(f"  {name:{width}}  {words}" for name, words in told)]
+    return "\n".join(text or ["no difference: the same facts in the same order"]) + "\n"
 
 
 def _list(what: str, numbers: Sequence[int]) -> str:
@@ -149,16 +136,13 @@ class Options:
 
 def main(options: Options) -> int:
     """Run the command; returns the exit status. UserError for what the user can mend."""
-    first, second = _read("first", options.first), _read("second", options.second)
+    logs = {"first": _read("first", options.first), "second": _read("second", options.second)}
     n_experts, chunks = options.experts, options.chunks
     if not n_experts or not chunks:
         said = _sizes(options.first)
         n_experts, chunks = n_experts or said[0], chunks or said[1]
-    found = differences(first, second, n_experts, chunks)
-    if options.format == "json":
-        sys.stdout.write(dump_json([it.document() for it in found]))
-    else:
-        sys.stdout.write(lines(found, ("first", "second")))
+    found = differences(logs, n_experts, chunks)
+    sys.stdout.write(dump_json(found) if options.format == "json" else lines(found))
     return 1 if found else 0
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from real.runtime.prepare import prepare
@@ -81,6 +82,7 @@ def beside(
 
     A row that cannot be had is left out; ``left_out`` says why. ``note`` is told after each row of those there are.
     """
+    from real.run.session import find_history
     from real.runtime.host import Host
     from real.runtime.library import accelerated, resident
     from traces.models.devices import device_name
@@ -90,9 +92,16 @@ def beside(
     about = {"device": device_name(device), "software": recorder_version()}
     found: dict[str, Any] = {"model": name, **about, "prompt_tokens": prompt_tokens, "rows": [], "left_out": {}}
 
+    history = find_history(config, model.moe, given=False)
+    everything = replace(config, budget="100%", policy={"name": "lru"})
+
     def library() -> float:
         with resident(model) as whole:
             return _decode(whole, device, prompt, new_tokens)
+
+    def ours(chosen: RunConfig, exact: bool) -> float:
+        with model.computing(exact=exact):
+            return _served(model, chosen, name, history, prompt, new_tokens)
 
     def accelerate() -> float:
         host = Host(host_memory)
@@ -104,7 +113,9 @@ def beside(
 
     for row, measured in (
         ("library, all on the device", library),
-        *ours(model, config, name, prompt, new_tokens),
+        ("ours, lru at 100%, exact", partial(ours, everything, True)),
+        ("ours, lru at 100%, grouped", partial(ours, everything, False)),
+        (f"ours, {config.policy['name']} at {config.budget}", partial(ours, config, model.exact)),
         ("accelerate, CPU offload", accelerate),  # last, as it takes the longest
     ):
         try:
@@ -117,28 +128,8 @@ def beside(
     return found
 
 
-def ours(
-    model: Offloaded, config: RunConfig, name: str, prompt: Sequence[int], new_tokens: int
-) -> list[tuple[str, Callable[[], float]]]:
-    """Our runtime's rows: with room for all experts, each way of computing them, and as configured."""
-    from functools import partial
-
-    from real.run.session import find_history
-
-    history = find_history(config, model.moe, given=False)
-    everything, own = replace(config, budget="100%", policy={"name": "lru"}), str(config.policy["name"])
-    rows = [
-        ("ours, lru at 100%, exact", everything, True),
-        ("ours, lru at 100%, grouped", everything, False),
-        (f"ours, {own} at {config.budget}", config, model.exact),
-    ]
-    return [
-        (row, partial(_served, model, chosen, name, history, prompt, new_tokens, exact)) for row, chosen, exact in rows
-    ]
-
-
 def _served(
-    model: Offloaded, config: RunConfig, name: str, history: Any, prompt: Sequence[int], new_tokens: int, exact: bool
+    model: Offloaded, config: RunConfig, name: str, history: Any, prompt: Sequence[int], new_tokens: int
 ) -> float:
     """Median over decode passes, ms, of one request after one that brings experts in."""
     from real.run.session import serve
@@ -146,8 +137,7 @@ def _served(
 
     both = ((_tokens(model, WARM_UP, 1), 2), (prompt, new_tokens + 1))
     requests = [Served(i, list(tokens), lambda logits: int(logits.argmax()), n) for i, (tokens, n) in enumerate(both)]
-    with model.computing(exact=exact):
-        run, _ = serve(config, model, name, requests, history)
+    run, _ = serve(config, model, name, requests, history)
     steps = run.machine.timeline.steps  # (begin, end, number, whether prefill)
     spent = [end - begin for begin, end in zip(steps[::4], steps[1::4], strict=True)][-new_tokens + 1 :]
     return statistics.median(spent) / 1e6

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from real.runtime.prepare import prepare
 from real.words import Checkpoint, Configured, Weights, is_checkpoint, read_cells
@@ -54,6 +53,7 @@ def main(options: Options) -> int:
     rest = options.rest
     configs = read_cells(rest, options.config)  # a mistake is told before anything is measured
     prepare(options.threads)
+    from real.diff import lines
     from real.validation.bench import Bench
     from real.validation.verdict import agrees, markdown, show
     from real.validation.writing import document_of, word, write_logs, write_results
@@ -79,22 +79,11 @@ def main(options: Options) -> int:
     else:
         show(partial(markdown, document))
         if options.diff:
-            sys.stdout.write("\n" + differences_in_words(document))
+            for row in document["cells"]:
+                where = f"{label(row['policy'])} at {row['budget']}"
+                sys.stdout.write(f"\n{where}\n{lines(row['first_differences'])}")
     say(f"written to {place}")
     if not all(map(agrees, bench.cells)):
         say("error: a replay without a clock does not give what the device decided")
         return 1
     return 2 if bench.failed else 0
-
-
-def differences_in_words(document: Mapping[str, Any]) -> str:
-    """Where device and simulator part, for each cell."""
-    from real.diff import Difference, lines
-
-    text = []
-    for row in document["cells"]:
-        found = [
-            Difference(it["of"], it["same_before"], it["device"], it["simulated"]) for it in row["first_differences"]
-        ]
-        text.append(f"{label(row['policy'])} at {row['budget']}\n{lines(found, ('device', 'simulator'))}")
-    return "\n".join(text)

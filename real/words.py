@@ -14,7 +14,7 @@ from sim.experiment.config import RunConfig, load_config, load_configs
 from sim.experiment.words import ROOTS
 from sim.prices import AS_TRACED
 from traces.kit import conf
-from traces.kit.errors import UserError
+from traces.kit.errors import UserError, check_choice
 from traces.kit.telling import in_short
 from traces.kit.vocabulary import Device, Format, HostMemory, Threads
 from traces.kit.words import Flag, Others
@@ -115,10 +115,7 @@ def model_dtype(config: RunConfig) -> str:
     dtype: Any = config.model.get("dtype")
     if dtype is None:
         return "auto"
-    if dtype not in ("bfloat16", "float16", "float32"):
-        raise UserError(
-            f"model.dtype={dtype}: a device computes here in bfloat16, float16 or float32; give one of these"
-        )
+    check_choice("model.dtype", str(dtype), ("bfloat16", "float16", "float32"))
     return str(dtype)
 
 

@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from real.calibrate.drawn import UNIFORM, write_uniform
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
 from real.words import one_run
-from sim.core.accounts import LOOKUPS, Accounts
+from sim.core.accounts import LOOKUPS
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
 from sim.experiment.make import make_policy, passes_of
@@ -55,7 +57,7 @@ class Sample:
     @property
     def bare(self) -> int:
         """Compute as simulated without overheads."""
-        return _outcome(self.config).accounts.compute_ns
+        return _simulated(self.config).accounts.compute_ns
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def measured(
     that name, with such ``weights``, and priced by ``profile``."""
     plan = plan or Plan()
     with tempfile.TemporaryDirectory(prefix="moe-offload-") as folder:
-        found = fit(samples(model, profile, hardware, of, plan, Path(folder), say))
+        found = fit(samples(model, profile, hardware, of, plan, Path(folder)))
     made = with_overheads(hardware, found, name, f"{of}, weights={weights}", plan.seed, now())
     say(", ".join(f"{key} {made['runtime'][key]:g}" for key in ("layer_overhead_us", "launch_us", "copy_overhead_us")))
     return made
@@ -124,7 +126,6 @@ def samples(
     name: str,
     plan: Plan,
     scratch: Path,
-    say: Callable[[str], None],
 ) -> list[Sample]:
     """Run all, each ``plan.repeat`` times; of the repetitions the one of median time is taken. Nothing is simulated."""
     found = []
@@ -151,29 +152,23 @@ def fit(runs: Sequence[Sample]) -> Overheads:
     measured = sum(run.stall for run in decoding)
 
     def stalls(copy: int) -> int:
-        return sum(_stall(_priced(run.config, layer, launch, copy)) for run in decoding)
+        priced = (_simulated(put(run.config, layer, launch, copy)) for run in decoding)
+        return sum(sum(outcome.accounts.stall_row()) for outcome in priced)
 
     copy = smallest(stalls, measured, LONGEST_COPY_OVERHEAD_NS)
-    off = {run.name: abs(run.wall - _simulated(put(run.config, layer, launch, copy))) / run.wall for run in runs}
+    walls = {run.name: _simulated(put(run.config, layer, launch, copy)).wall_ns for run in runs}
+    off = {run.name: abs(run.wall - walls[run.name]) / run.wall for run in runs}
     return Overheads(layer, launch, copy, {name: round(share, 4) for name, share in off.items()})
 
 
 def least_squares(rows: Sequence[tuple[float, float]], values: Sequence[float]) -> tuple[int, int]:
     """a, b of at least 0, whole, for which a*x + b*y is nearest to the values."""
-    xx, xy, yy = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
-    xv, yv = (sum(row[i] * value for row, value in zip(rows, values, strict=True)) for i in (0, 1))
-    determinant = xx * yy - xy * xy
-    if determinant > 1e-12 * xx * yy:
-        a, b = (xv * yy - yv * xy) / determinant, (yv * xx - xv * xy) / determinant
-        if a >= 0 and b >= 0:
-            return round(a), round(b)
-    alone = [(max(0.0, xv / xx), 0.0), (0.0, max(0.0, yv / yy))]
-
-    def far(pair: tuple[float, float]) -> float:
-        return sum((pair[0] * x + pair[1] * y - value) ** 2 for (x, y), value in zip(rows, values, strict=True))
-
-    a, b = min(alone, key=far)
-    return round(a), round(b)
+    xy, wanted = np.array(rows), np.array(values)
+    both, _, rank, _ = np.linalg.lstsq(xy, wanted, rcond=1e-6)
+    if rank < 2 or both.min() < 0:  # one of them is of no effect
+        x, y = (xy.T @ wanted / np.square(xy).sum(axis=0)).clip(min=0)
+        both = min(([x, 0.0], [0.0, y]), key=lambda pair: float(np.square(xy @ pair - wanted).sum()))
+    return round(float(both[0])), round(float(both[1]))
 
 
 def smallest(rising: Callable[[int], int], wanted: int, most: int) -> int:
@@ -223,21 +218,9 @@ def _sample(name: str, cell: Cell, model: Offloaded) -> Sample:
     passes = sum(1 for _ in passes_of(cell, cell.selection.measured))
     accounts = run_forced(cell, model, make_policy(cell)).outcome.accounts
     events, launches = passes * cell.setup.n_layers, accounts.hit_row()[LOOKUPS]
-    return Sample(name, cell.config, accounts.compute_ns, _stall(accounts), events, launches)
+    return Sample(name, cell.config, accounts.compute_ns, sum(accounts.stall_row()), events, launches)
 
 
-def _priced(config: RunConfig, layer: int, launch: int, copy: int) -> Accounts:
-    return _outcome(put(config, layer, launch, copy)).accounts
-
-
-def _stall(accounts: Accounts) -> int:
-    return sum(accounts.stall_row())
-
-
-def _simulated(config: RunConfig) -> int:
-    return _outcome(config).wall_ns
-
-
-def _outcome(config: RunConfig) -> Outcome:
+def _simulated(config: RunConfig) -> Outcome:
     cell = make_cell(config)
     return simulate(cell, make_policy(cell))

@@ -43,8 +43,7 @@ def main(options: Options) -> int:
     except ImportError as error:
         raise UserError(f"evaluate simulates, and needs SimPy ({error}); allowed: pip install simpy") from None
     from real.evaluate.evaluation import Evaluation
-    from real.evaluate.page import page
-    from real.evaluate.writing import write
+    from real.evaluate.page import page, write
     from real.validation.verdict import show
 
     folder = options.folder

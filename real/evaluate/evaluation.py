@@ -14,7 +14,7 @@ from real.validation.compare import judge
 from real.validation.own_time import own_time
 from real.validation.ran import Runs, load_all
 from real.validation.verdict import agrees
-from real.validation.writing import Source, document_of
+from real.validation.writing import document_of, provenance
 from real.words import read_profile
 from sim.core.state import CoreError
 from sim.experiment.cell import make_cell
@@ -112,7 +112,7 @@ class Evaluation:
         weights = "random" if self.about["size"] == "full" else "auto"
         repeat = max(row["runs"] for row in rows)
         date = str((self.step("copies") or {}).get("date", "unknown"))
-        return document_of(rows, failed, Source(last[0], self.about, weights, "", repeat, date, last[1].code))
+        return document_of(rows, failed, provenance(last[0], self.about, weights, "", repeat, date, last[1].code))
 
     @property
     def holds(self) -> bool:

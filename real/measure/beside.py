@@ -58,7 +58,10 @@ def exactness(bench: Bench) -> str:
         logits[f"{policy} at {budget}"] = _logits(partial(_taught, cell, model))
     with resident(model) as whole:
         library = _logits(partial(_library, first, whole, bench.device))
-    digests = {name: hashlib.sha256(b"".join(_bytes(x) for x in found)).hexdigest() for name, found in logits.items()}
+    digests = {
+        name: hashlib.sha256(b"".join(x.contiguous().numpy().tobytes() for x in found)).hexdigest()
+        for name, found in logits.items()
+    }
     found: dict[str, Any] = {
         "passes": len(library),
         "digests": digests,
@@ -157,7 +160,3 @@ def _apart(ours: list[Tensor], theirs: list[Tensor]) -> dict[str, Any]:
         "same_argmax": same / rows,
         "equal": all(torch.equal(a, b) for a, b in pairs),
     }
-
-
-def _bytes(logits: Tensor) -> bytes:
-    return logits.contiguous().numpy().tobytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, replace
 
 from real.measure.bench import Bench
@@ -60,24 +61,10 @@ def write_profile(bench: Bench) -> None:
     curves = {
         name: Rows(it["axes"], [Sample(**sample) for sample in it["samples"]]) for name, it in found["curves"].items()
     }
-    profile = assemble(
-        name_of(bench),
-        found["date"],
-        found["machine"],
-        bench.device,
-        found["rates"],
-        curves,
-        sections,
-    )
+    name = re.sub(r"[^a-z0-9]+", "_", bench.record.about["device"].lower()).strip("_").removeprefix("nvidia_")
+    measured = found["date"], found["machine"], bench.device, found["rates"]
+    profile = assemble(f"{name}_measured", *measured, curves, sections)
     write(bench.folder / "profile.yaml", profile)
-
-
-def name_of(bench: Bench) -> str:
-    """What the machine's profile is called: the device's name as one word."""
-    import re
-
-    words = re.sub(r"[^a-z0-9]+", "_", bench.record.about["device"].lower()).strip("_")
-    return f"{words.removeprefix('nvidia_')}_measured"
 
 
 def _seconds(bench: Bench, seconds: float) -> float:

@@ -7,7 +7,6 @@ import platform
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
@@ -38,21 +37,6 @@ SLOW = ("copies overlap compute", "pinned and registered")
 """What is off by its speed alone: that is said, and measured all the same."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    ok: bool
-    said: str
-    seconds: float
-
-    @property
-    def stops(self) -> bool:
-        """Whether nothing that came after could be trusted."""
-        return not self.ok and self.name not in SLOW
-
-
 def run(bench: Bench) -> str:
     """All checks, each reported; UserError, the last line of the report, where one is off: ``preflight.json``."""
     found = []
@@ -62,15 +46,14 @@ def run(bench: Bench) -> str:
             ok, said = True, check()
         except Exception as error:  # whatever it is: the other checks are still to be heard
             ok, said = False, in_short(error, kind=True)
-        found.append(Check(name, ok, said, round(time.monotonic() - began, 2)))
+        found.append({"name": name, "ok": ok, "said": said, "seconds": round(time.monotonic() - began, 2)})
         say(f"  {'ok ' if ok else 'OFF'} {name}: {said}")
-    bench.write("preflight", [asdict(check) for check in found])
-    if wrong := [check for check in found if check.stops]:
+    bench.write("preflight", found)
+    if wrong := [f"{it['name']}: {it['said']}" for it in found if not it["ok"] and it["name"] not in SLOW]:
         raise UserError(
-            f"the machine is not fit: {'; '.join(f'{it.name}: {it.said}' for it in wrong)};"
-            " allowed: only= with other steps, which goes on all the same"
+            f"the machine is not fit: {'; '.join(wrong)}; allowed: only= with other steps, which goes on all the same"
         )
-    slow = [check.name for check in found if not check.ok]
+    slow = [str(it["name"]) for it in found if not it["ok"]]
     return f"{len(found)} checks" + (f"; off: {', '.join(slow)}" if slow else "")
 
 

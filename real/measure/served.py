@@ -37,7 +37,7 @@ def overheads(bench: Bench) -> str:
     model, subject = bench.model(MAIN), bench.size.main
     plan = fitting.Plan(tokens=bench.size.overhead_tokens, repeat=1)
     folder = bench.folder / "traces"
-    runs = fitting.samples(model, subject.profile(), bench.profile(), subject.model, plan, folder, say)
+    runs = fitting.samples(model, subject.profile(), bench.profile(), subject.model, plan, folder)
     rows = []
     for run in runs:
         config = replace(run.config, trace=Path(run.config.trace).name)

@@ -71,25 +71,21 @@ def run(plan: Sequence[Step], bench: Bench, clock: Clock) -> dict[str, str]:
 
     A preflight that fails ends it: nothing that came after could be trusted. UserError where another process is at it.
     """
-    with claim(bench.folder):
-        return _run_all(plan, bench, clock)
-
-
-def _run_all(plan: Sequence[Step], bench: Bench, clock: Clock) -> dict[str, str]:
     record = bench.record
-    for step in plan:
-        missing = [need for need in step.needs if record.states[need].state not in ("done", "stopped")]
-        wanted = step.name == "store" and any(_outstanding(it, bench) for it in plan if "store" in it.needs)
-        if not _outstanding(step, bench) and not wanted:  # a model is in no file
-            say(f"{step.name}: done before")
-        elif missing:
-            record.note(step.name, State("outstanding", f"needs {one_of(missing)}"))
-        elif clock.left() < step.least_s:
-            record.note(step.name, State("outstanding", f"{max(0.0, clock.left()):.0f} s were left"))
-        else:
-            record.note(step.name, _run(step, bench, clock))
-        if step.name == "preflight" and record.states[step.name].state == "failed":
-            break
+    with claim(bench.folder):
+        for step in plan:
+            missing = [need for need in step.needs if record.states[need].state not in ("done", "stopped")]
+            wanted = step.name == "store" and any(_outstanding(it, bench) for it in plan if "store" in it.needs)
+            if not _outstanding(step, bench) and not wanted:  # a model is in no file
+                say(f"{step.name}: done before")
+            elif missing:
+                record.note(step.name, State("outstanding", f"needs {one_of(missing)}"))
+            elif clock.left() < step.least_s:
+                record.note(step.name, State("outstanding", f"{max(0.0, clock.left()):.0f} s were left"))
+            else:
+                record.note(step.name, _run(step, bench, clock))
+            if step.name == "preflight" and record.states[step.name].state == "failed":
+                break
     return {step.name: record.states[step.name].state for step in plan}
 
 

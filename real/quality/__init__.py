@@ -64,14 +64,12 @@ def main(options: Options) -> int:
     rest = options.rest
     config = configuration(rest, options.config)
     prepare(options.threads)
-    from real.quality.compared import Text, measure
+    from real.quality.compared import measure
     from sim.results.store import Store
 
-    prompts = Path(options.prompts) if options.prompts else None
-    text = Text(prompts, options.texts, options.split, options.max_prompt_tokens, options.max_new_tokens)
     budgets, name = options.budget.split(",") if options.budget else [], checkpoint(rest, config)
     store, documents = Store(options.out), []
-    for document in measure(config, name, options.where(), budgets, text):
+    for document in measure(config, name, budgets, options):
         documents.append(document)
         # A device's run is not a function of its configuration: the whole document is its address.
         key = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ import gc
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import torch
 
 from policies import registry
 from policies.lru import LRU
+from real.quality import Options
 from real.quality.scores import Kept, Scores
 from real.run.session import on_device
-from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_taught
 from real.validation.ran import runtime_digest
@@ -37,41 +37,31 @@ from traces.prompts.jobs import Decoding
 from traces.prompts.source import PromptFile
 
 
-@dataclass(frozen=True)
-class Text:
-    """Which text: of a file of prompts, else the trace's. The first ``texts`` of them (0: all), the share ``split`` of
-    which is for training where a text does not say; so many tokens are prefilled, and so many decoded, at most."""
-
-    prompts: Path | None
-    texts: int
-    split: float
-    max_prompt_tokens: int
-    max_new_tokens: int
-
-    @contextmanager
-    def traced(self, config: RunConfig, loaded: Loaded) -> Iterator[RunConfig]:
-        """The configuration on the text's trace: the one that is named, or one that is recorded here, and dropped."""
-        if self.prompts is None:
-            yield config
-            return
-        if config.trace != "sample":
-            raise UserError(f"trace={config.trace}: not beside prompts={self.prompts}; allowed: one of them")
-        prompts = PromptFile(self.prompts, limit=self.texts, split=self.split, seed=config.seed)
-        decoding = Decoding("teacher_forced", self.max_new_tokens, self.max_prompt_tokens)
-        signals = registry.find(str(config.policy.get("name"))).signals | {"router_probs", "token_ids"}
-        with tempfile.TemporaryDirectory(prefix="moe-offload-") as scratch:
-            trace = Path(scratch) / "text"
-            collect(loaded, prompts, trace, decoding, Wanted(frozenset(map(str, signals)) & set(SIGNALS), ahead=3))
-            yield replace(config, trace=str(trace))
+@contextmanager
+def traced(config: RunConfig, loaded: Loaded, options: Options) -> Iterator[RunConfig]:
+    """The configuration on the text's trace: the one that is named, or one that is recorded here, and dropped."""
+    if not options.prompts:
+        yield config
+        return
+    if config.trace != "sample":
+        raise UserError(f"trace={config.trace}: not beside prompts={options.prompts}; allowed: one of them")
+    prompts = PromptFile(Path(options.prompts), limit=options.texts, split=options.split, seed=config.seed)
+    decoding = Decoding("teacher_forced", options.max_new_tokens, options.max_prompt_tokens)
+    signals = registry.find(str(config.policy.get("name"))).signals | {"router_probs", "token_ids"}
+    with tempfile.TemporaryDirectory(prefix="moe-offload-") as scratch:
+        trace = Path(scratch) / "text"
+        collect(loaded, prompts, trace, decoding, Wanted(frozenset(map(str, signals)) & set(SIGNALS), ahead=3))
+        yield replace(config, trace=str(trace))
 
 
-def measure(config: RunConfig, name: str, where: Where, budgets: Sequence[str], text: Text) -> Iterator[dict[str, Any]]:
+def measure(config: RunConfig, name: str, budgets: Sequence[str], options: Options) -> Iterator[dict[str, Any]]:
     """The result documents, one for each budget (none: the configuration's), as they come. UserError for mistakes.
 
     ``name``: the checkpoint.
     """
+    where = options.where()
     loaded = where.load(name, model_dtype(config))
-    with text.traced(config, loaded) as given:
+    with traced(config, loaded, options) as given:
         budgets = budgets or [str(given.budget)]
         cells = [make_cell(replace(given, budget=budget, bounds=False, log=False)) for budget in budgets]
         _check_source(cells[0], loaded)
@@ -82,7 +72,7 @@ def measure(config: RunConfig, name: str, where: Where, budgets: Sequence[str], 
         kept = full_outputs(cells[0], model)
         for cell in cells:
             gc.collect()  # the slots of the run before: its core and its policy hold each other
-            yield _compared(cell, model, kept, loaded, recorded=text.prompts is not None)
+            yield _compared(cell, model, kept, loaded, recorded=bool(options.prompts))
 
 
 def _check_source(cell: Cell, loaded: Loaded) -> None:

@@ -96,7 +96,9 @@ def live(
         jobs = [jobs[i] for i in np.random.default_rng(config.seed).permutation(len(jobs))]
     requests = [Served(number, job.ids, job.choose, job.new_tokens) for number, job in enumerate(jobs)]
     model = where.put(loaded.model)
-    history, predictors = find_history(config, model.moe, given=history_given), _predictors(predictor)
+    history = find_history(config, model.moe, given=history_given)
+    fitted = [load_predictor(Path(predictor))] if predictor else []
+    predictors = {it.name: it for it in fitted}
     run, shown = serve(config, model, loaded.name, requests, history, predictors, end_tokens(loaded))
     setup = run.core.setup
     fresh = policy_of(config.policy, setup, there(config, history, predictors))
@@ -111,7 +113,7 @@ def live(
     cell = make_cell(replace(config, trace=str(folder), bounds=False, warmup=0, limit=None, seed=0))
     about = facts_of(model, run, "auto", "of the model", digest) | {
         "history": None if history is None else history.sha256,
-        "predictors": {key: fitted.sha256 for key, fitted in predictors.items()},
+        "predictors": {it.name: it.sha256 for it in fitted},
     }
     texts = tuple(loaded.tokenizer.decode(request.made, skip_special_tokens=True) for request in requests)
     return Session(cell, run, about, texts, made)
@@ -176,13 +178,6 @@ def find_history(config: RunConfig, moe: MoeModel, *, given: bool) -> Trace | No
     if given:
         raise UserError(f"trace={config.trace}: of (layers, experts, top-K) {its}; the model has {ours}")
     return None
-
-
-def _predictors(file: str) -> dict[str, Fitted]:
-    if not file:
-        return {}
-    fitted = load_predictor(Path(file))
-    return {fitted.name: fitted}
 
 
 def make_live_setup(

@@ -7,7 +7,7 @@ Values cross between host and device here and nowhere else in a pass: :meth:`Bac
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -21,43 +21,15 @@ class DeviceError(UserError):
     """The device has not done what it was given: no room for it, a copy that failed, a driver that gave up."""
 
 
-class Ticket(Protocol):
-    """Work that was handed over."""
+class Ticket:
+    """Work that was handed over; as it stands, it has ended."""
 
     def done(self) -> bool:
         """Whether it has ended."""
+        return True
 
     def wait(self) -> None:
         """Return when it has ended."""
-
-
-class Backend(Protocol):
-    """One device. Copies are in the order in which they were handed over, and so is compute; the two overlap."""
-
-    device: torch.device
-
-    def enter(self) -> None:
-        """The calling thread is going to use the device."""
-
-    def start_copy(self, target: Tensor, source: Tensor) -> Ticket:
-        """Hand a copy from host memory over."""
-
-    def upload(self, host: Tensor) -> Tensor:
-        """A small tensor of the host's on the device, for the compute that is launched after it. ``host`` is the
-        backend's from then on."""
-
-    def download(self, *tensors: Tensor) -> list[NDArray[Any]]:
-        """Small tensors of the device's on the host (bfloat16 as float32), in one wait: for them, and so for all
-        compute that was launched before."""
-
-    def mark(self) -> Ticket:
-        """The end of the compute that was launched so far."""
-
-    def synchronize(self) -> None:
-        """Wait for all work."""
-
-    def allocated(self) -> int:
-        """Bytes that the allocator has given out on the device; 0 where it does not say."""
 
 
 def upload(host: Tensor, device: torch.device) -> Tensor:
@@ -73,15 +45,7 @@ def _numpy(host: Tensor) -> NDArray[Any]:
     return found
 
 
-class _Done:
-    def done(self) -> bool:
-        return True
-
-    def wait(self) -> None:
-        return
-
-
-class _HostCopy:
+class _HostCopy(Ticket):
     """A copy within host memory, made by whoever waits for it first: the copy thread."""
 
     def __init__(self, copy: Callable[[], object]) -> None:
@@ -96,35 +60,44 @@ class _HostCopy:
             self._copy = None
 
 
-class HostBackend:
-    """The CPU as a device: a copy is a copy within memory, and compute has ended when its call returns."""
+class Backend:
+    """One device. Copies are in the order in which they were handed over, and so is compute; the two overlap.
+
+    As it stands, the CPU: a copy is a copy within memory, and compute has ended when its call returns.
+    """
 
     device = torch.device("cpu")
-    _nothing = _Done()
 
     def enter(self) -> None:
-        return
+        """The calling thread is going to use the device."""
 
     def start_copy(self, target: Tensor, source: Tensor) -> Ticket:
+        """Hand a copy from host memory over."""
         return _HostCopy(lambda: target.copy_(source))
 
     def upload(self, host: Tensor) -> Tensor:
-        return host
+        """A small tensor of the host's on the device, for the compute that is launched after it. ``host`` is the
+        backend's from then on."""
+        return upload(host, self.device)
 
     def download(self, *tensors: Tensor) -> list[NDArray[Any]]:
+        """Small tensors of the device's on the host (bfloat16 as float32), in one wait: for them, and so for all
+        compute that was launched before."""
         return [_numpy(tensor) for tensor in tensors]
 
     def mark(self) -> Ticket:
-        return self._nothing
+        """The end of the compute that was launched so far."""
+        return Ticket()
 
     def synchronize(self) -> None:
-        return
+        """Wait for all work."""
 
     def allocated(self) -> int:
+        """Bytes that the allocator has given out on the device; 0 where it does not say."""
         return 0
 
 
-class _Event:
+class _Event(Ticket):
     """Its wait spins, which ends some 10 us sooner than a sleep, and without the interpreter's lock."""
 
     def __init__(self, event: Any) -> None:
@@ -137,7 +110,7 @@ class _Event:
         self._event.synchronize()
 
 
-class CudaBackend:
+class CudaBackend(Backend):
     """A GPU: copies from page-locked memory on a stream of their own, which waits for no other.
 
     What orders the two streams is the CPU: compute is launched when a copy's event has been waited for, and a slot is
@@ -158,9 +131,6 @@ class CudaBackend:
         with torch.cuda.stream(self._copies):
             target.copy_(source, non_blocking=True)
             return self._record(self._copies)
-
-    def upload(self, host: Tensor) -> Tensor:
-        return upload(host, self.device)
 
     def download(self, *tensors: Tensor) -> list[NDArray[Any]]:
         hosts = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
@@ -188,4 +158,4 @@ class CudaBackend:
 
 def backend_of(device: torch.device) -> Backend:
     """The backend of a torch device."""
-    return CudaBackend(device) if device.type == "cuda" else HostBackend()
+    return CudaBackend(device) if device.type == "cuda" else Backend()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from sim.workload.passes import Pass
 from traces.kit.telling import in_short
 
 
-class _Counted:
+class _Counted(Ticket):
     def __init__(self, ticket: Ticket, count: Counting) -> None:
         self._ticket, self._count = ticket, count
 
@@ -32,7 +33,7 @@ class _Counted:
         self._ticket.wait()
 
 
-class Counting:
+class Counting(Backend):
     """Another backend, whose crossings are counted in ``seen``: `uploads`, `downloads` and `waits` of the thread that
     runs the model. The copy thread's are not: it has nothing else to do than to wait."""
 
@@ -45,9 +46,11 @@ class Counting:
         if threading.get_ident() == self._thread:
             self.seen[what] += 1
 
-    def __getattr__(self, name: str) -> Any:
-        """What crosses nothing is the other backend's."""
-        return getattr(self.backend, name)
+    def enter(self) -> None:
+        self.backend.enter()
+
+    def allocated(self) -> int:
+        return self.backend.allocated()
 
     def start_copy(self, target: Tensor, source: Tensor) -> Ticket:
         return _Counted(self.backend.start_copy(target, source), self)
@@ -68,29 +71,25 @@ class Counting:
         self.backend.synchronize()
 
 
-class NoSync:
+@contextmanager
+def no_sync(device: torch.device) -> Iterator[None]:
     """Within it, a call that waits for the device in torch's own ways (a blocking copy, a value that Python asks for)
     is an error on a GPU: what waits for an event is not. On a CPU nothing is noticed."""
+    if device.type != "cuda":
+        yield
+        return
 
-    def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
-        self._before = 0
-
-    def __enter__(self) -> None:
-        if self.cuda:
-            self._before = torch.cuda.get_sync_debug_mode()
-            self._set(2)
-
-    def __exit__(self, *_: object) -> None:
-        if self.cuda:
-            self._set(self._before)
-
-    @staticmethod
-    def _set(mode: int) -> None:
-        """0: nothing, 1: warn, 2: raise."""
+    def watch(mode: int | str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it is a prototype, and does not see everything
             torch.cuda.set_sync_debug_mode(mode)
+
+    before = torch.cuda.get_sync_debug_mode()
+    watch("error")
+    try:
+        yield
+    finally:
+        watch(before)
 
 
 def count_forced(device: torch.device, held: int) -> dict[str, int]:
@@ -103,7 +102,7 @@ def count_forced(device: torch.device, held: int) -> dict[str, int]:
         compute, event = runner.compute, runner.run.event
 
         def strict(*args: Any) -> Tensor:
-            with NoSync(counting.device):
+            with no_sync(counting.device):
                 return event(*args)
 
         def counted(step: Pass, tokens: Sequence[int], every: bool) -> Tensor:

@@ -107,6 +107,10 @@ class Host:
         )
 
 
+SHOWN = Host()
+"""The host with what it shows as free."""
+
+
 def touch(pages: np.ndarray) -> None:
     """Write a zero to each page of `pages`, uint8 [n], on several threads: the system clears it at the first write."""
     in_parallel(lambda first, end: pages[first : end : mmap.PAGESIZE].fill(0), len(pages), SLICE)

@@ -8,17 +8,16 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from real.runtime.host import Host
+from real.runtime.host import SHOWN, Host
 from real.runtime.intake import open_checkpoint
 from real.runtime.offloaded import Offloaded
-from traces.kit.errors import UserError, allowing
+from traces.kit.errors import UserError
 from traces.models.devices import device_of
 from traces.models.families import is_experts
 from traces.models.load import Loaded
 from traces.models.quantised import COMPUTED
 from traces.models.shapes import DTYPES, PUBLISHED, configuration
 
-WEIGHTS = ("auto", "random")
 _AUTO: Any = AutoModelForCausalLM
 
 
@@ -33,7 +32,7 @@ class Where:
     def open(self, name: str, dtype: str, weights: str = "auto", layers: int | None = None) -> Offloaded:
         """The model of :func:`open_model`, its experts in host memory and the rest on the device. UserError."""
         device_of(self.device)  # a slip is told before anything is loaded
-        return self.put(open_model(name, dtype, weights, layers, host_memory=self.host_memory))
+        return self.put(open_model(name, dtype, weights, layers, host=Host(self.host_memory)))
 
     def load(self, name: str, dtype: str) -> Loaded:
         """A checkpoint with all that belongs to it, for :meth:`put`. UserError."""
@@ -42,27 +41,22 @@ class Where:
 
     def put(self, model: Any) -> Offloaded:
         """Take the experts of a model that is loaded into host memory, and the rest to the device. UserError."""
-        return Offloaded(model, device_of(self.device), host_memory=self.host_memory, exact=self.exact)
+        return Offloaded(model, device_of(self.device), host=Host(self.host_memory), exact=self.exact)
 
 
-def open_model(
-    name: str, dtype: str, weights: str, layers: int | None = None, *, host_memory: int | None = None
-) -> Any:
+def open_model(name: str, dtype: str, weights: str, layers: int | None = None, *, host: Host = SHOWN) -> Any:
     """A model on the CPU, in evaluation mode, its experts where a store takes them as they are, or without memory if
     their weights are random.
 
     `name`: "reference", a folder or a model of the local cache; with ``weights=random`` also a name of conf/model.
     `layers`: MoE layers of the trace, for a shape whose depth conf/model gives and transformers' defaults do not.
-    `host_memory`: what the user says that there is, in the place of what is free.
     """
-    if weights not in WEIGHTS:
-        raise UserError(f"weights={weights}: {allowing(weights, WEIGHTS)}")
     if weights == "auto":
         if name in PUBLISHED:
             raise UserError(
                 f"model={name}: its checkpoint is not shipped; allowed: weights=random, or the folder of a checkpoint"
             )
-        return open_checkpoint(name, dtype, Host(host_memory)).model
+        return open_checkpoint(name, dtype, host).model
     return _random(name, dtype, layers)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -15,7 +15,7 @@ from real.runtime.backend import DeviceError, backend_of
 from real.runtime.compute import LayerCompute, can_group
 from real.runtime.engine import Engine, check_cache
 from real.runtime.events import Feed, Run
-from real.runtime.host import Host, free_memory
+from real.runtime.host import SHOWN, Host
 from real.runtime.layout import same_layout
 from real.runtime.machine import Machine
 from real.runtime.masked import MaskedGate
@@ -41,23 +41,14 @@ ALL_EXPERTS_FUNCTIONS.register(TAKEN, _taken)
 class Offloaded:
     """Takes a model's experts into host memory, and the rest of it to the device. UserError where it does not fit.
 
-    From then on the model computes within :meth:`attached` only. ``room`` says how many bytes of host memory are free,
-    ``host_memory`` what the user says that there is, in its place.
+    From then on the model computes within :meth:`attached` only.
 
     ``exact``: experts are computed one by one, so that no bit of the output depends on what was resident. Otherwise in
     the library's grouped kernel where all that a layer wants is there, and where torch has a fast one: on a GPU it
     rounds otherwise. The library's own forward is that kernel: on a GPU it differs from ``exact`` by rounding.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        device: torch.device,
-        room: Callable[[], int] = free_memory,
-        *,
-        host_memory: int | None = None,
-        exact: bool = True,
-    ) -> None:
+    def __init__(self, model: Any, device: torch.device, host: Host = SHOWN, *, exact: bool = True) -> None:
         self.moe: MoeModel = inspect_model(model)
         check_cache(model)
         if any(layer.way != INTERFACE for layer in self.moe.layers):
@@ -71,7 +62,7 @@ class Offloaded:
         experts = [layer.experts for layer in self.moe.layers]
         unmade = [p for module in experts for p in module.parameters() if p.is_meta]
         if unmade:
-            Host(host_memory, room).check(sum(p.numel() * p.element_size() for p in unmade))
+            host.check(sum(p.numel() * p.element_size() for p in unmade))
         if exact and device.type == "cuda" and same_layout(experts).nbytes % ALIGNED:
             raise UserError(
                 f"exact=true: an expert has {same_layout(experts).nbytes} bytes, no multiple of {ALIGNED}, and a GPU's"
@@ -80,7 +71,7 @@ class Offloaded:
         self.library = str(model.config.get_text_config()._experts_implementation)
         """How the library computes these experts by itself."""
         model.set_experts_implementation(TAKEN)
-        self.store = HostStore(experts, pinned=device.type == "cuda", room=room, host_memory=host_memory)
+        self.store = HostStore(experts, pinned=device.type == "cuda", host=host)
         try:
             self.model = model.to(device)
         except torch.OutOfMemoryError:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from real.runtime.host import SLICE, Host, free_memory, in_parallel
+from real.runtime.host import SHOWN, SLICE, Host, in_parallel
 from real.runtime.layout import Layout, same_layout
 from real.runtime.pinned import PageLocks
 
@@ -20,23 +20,15 @@ class HostStore:
     cannot compute by themselves any more. Weights that lie in such a block already are not copied; those on the meta
     device become random ones. The memory is given back by :meth:`close`, or when nothing refers to the store any more.
 
-    `pinned`: for a GPU. `room`: bytes that are free now; `host_memory`: what the user says that there is. UserError
-    where the host has too little; DeviceError where the memory cannot be page-locked.
+    `pinned`: for a GPU. UserError where the host has too little; DeviceError where the memory cannot be page-locked.
     """
 
-    def __init__(
-        self,
-        experts: Sequence[Any],
-        *,
-        pinned: bool,
-        room: Callable[[], int] = free_memory,
-        host_memory: int | None = None,
-    ) -> None:
+    def __init__(self, experts: Sequence[Any], *, pinned: bool, host: Host = SHOWN) -> None:
         self.layout: Layout = same_layout(experts)
         self.n_experts = int(experts[0].num_experts)
         self.blocks: list[Tensor] = []
         self._locks = PageLocks()
-        memory = Host(host_memory, room).blocks(self.n_experts * self.layout.nbytes, len(experts))
+        memory = host.blocks(self.n_experts * self.layout.nbytes, len(experts))
         try:
             for module in experts:
                 block = block_of(module, self.layout)

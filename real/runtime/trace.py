@@ -37,9 +37,8 @@ def write_trace(
     sizes = len(moe.layers), moe.n_experts, moe.top_k
     with TraceWriter(path, n_layers=sizes[0], n_experts=sizes[1], top_k=sizes[2], signals=shapes) as writer:
         for request, origin in zip(requests, origins, strict=True):
-            steps = [
-                (PREFILL if not i else DECODE, rows, _context(request, i)) for i, (_, rows) in enumerate(request.parts)
-            ]
+            rows = [n for _, n in request.parts]
+            steps = [(DECODE if i else PREFILL, n, sum(rows[:i])) for i, n in enumerate(rows)]
             arrays = {name: live.rows_of(name, request.parts) for name in ("expert_ids", *shapes)}
             about = Request(request.number, len(request.prompt), len(request.made), None, None, origin)
             writer.add_request(about, steps=steps, **arrays)
@@ -56,7 +55,3 @@ def write_trace(
             scoring=moe.scoring,
             priced_as=None,
         )
-
-
-def _context(request: Served, step: int) -> int:
-    return sum(rows for _, rows in request.parts[:step])

@@ -17,7 +17,7 @@ from real.runtime.recorded import run_forced
 from real.validation.compare import Logs, compare
 from real.validation.ran import runtime_digest
 from real.validation.verdict import agrees
-from real.validation.writing import Source
+from real.validation.writing import provenance
 from real.words import read_profile
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
@@ -25,7 +25,7 @@ from sim.experiment.make import make_policy
 from sim.results.label import label
 from traces.calibrate import cli as device_alone
 from traces.calibrate.machine import describe, now
-from traces.kit.errors import UserError, one_of
+from traces.kit.errors import UserError, check_choice
 from traces.kit.telling import in_short, say
 from traces.models.devices import device_of
 from traces.models.shapes import DTYPES
@@ -74,8 +74,7 @@ class Bench:
     def model(self, cell: Cell) -> Offloaded:
         """The cell's model. UserError where it cannot be had, or computes in no dtype of ours."""
         name, dtype = self.checkpoint or cell.model.name, cell.costs.dtype
-        if dtype not in DTYPES:
-            raise UserError(f"model.dtype={dtype}: a device computes here in {one_of(DTYPES)}; give one of these")
+        check_choice("model.dtype", dtype, tuple(DTYPES))
         key = (name, dtype, cell.setup.n_layers)
         if self._model is None or key != self._key:
             if self._model is not None:  # its memory first
@@ -88,11 +87,11 @@ class Bench:
             run_forced(small, self._model, make_policy(small))
         return self._model
 
-    def source(self) -> Source:
+    def source(self) -> dict[str, Any]:
         """Where the rows are from."""
         assert self.cell is not None
         about = (describe(device_of(self.where.device)), self.weights, self.checkpoint, self.repeat)
-        return Source(self.cell, *about, now(), runtime_digest(), self.where.exact)
+        return provenance(self.cell, *about, now(), runtime_digest(), self.where.exact)
 
     def measure_machine(self, configs: Sequence[RunConfig], threads: int) -> dict[str, Any]:
         """A profile of this device, of the shape that is run, with the runtime's overheads on synthetic routing."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from real.diff import differences
@@ -36,12 +35,8 @@ KEPT = (
 """Of a result document: what differs between device and simulator. The rest is the cell's."""
 
 
-@dataclass(frozen=True)
-class Logs:
-    """The two logs of facts of a cell."""
-
-    device: Sequence[int]
-    simulated: Sequence[int]
+Logs = dict[str, Sequence[int]]
+"""The two logs of facts of a cell: device and simulated."""
 
 
 def compare(cell: Cell, model: Offloaded, repeat: int = 1) -> tuple[dict[str, Any], Logs]:
@@ -64,7 +59,7 @@ def judge(cell: Cell, runs: Sequence[Ran], priced: Cell | None = None) -> tuple[
     measured, predicted = ran.document, result_of(priced, outcome, None)
     own = identify(cell, outcome.policy.predictors())
     times = {name: [time for it in found if (time := _time(it.document, name)) is not None] for name in TIMES}
-    parted = differences(ran.log, outcome.core.log, cell.setup.n_experts, cell.setup.chunks)
+    logs: Logs = {"device": ran.log, "simulated": outcome.core.log}
     row = {
         "policy": dict(own.resolved["policy"]),
         "budget": cell.config.budget,
@@ -81,15 +76,13 @@ def judge(cell: Cell, runs: Sequence[Ran], priced: Cell | None = None) -> tuple[
             "unlike": unlike,
         },
         "simulated_digest": outcome.core.digest(),
-        "first_differences": [
-            {"of": it.of, "same_before": it.place, "device": it.first, "simulated": it.second} for it in parted
-        ],
+        "first_differences": differences(logs, cell.setup.n_experts, cell.setup.chunks),
         "device": {key: measured[key] for key in KEPT} | {"slots": dict(ran.slots)},
         "simulated": {key: predicted[key] for key in KEPT},
         "code": own.code,
         "cell": own.key,
     }
-    return row, Logs(ran.log, outcome.core.log)
+    return row, logs
 
 
 def decides(predicted: Mapping[str, Any]) -> str:

@@ -9,16 +9,6 @@ from typing import Any
 
 from sim.results.label import label
 
-FIGURES = (
-    "tpot_ms",
-    "ttft_ms",
-    "stall_ms_per_token",
-    "hit_recall",
-    "hit_resident",
-    "hit_complete",
-    "hit_bytes",
-)
-TIMES = FIGURES[:3]
 WIDE = 100
 """Columns of a terminal that has room for TTFT as well."""
 WORDS = {
@@ -30,6 +20,8 @@ WORDS = {
     "hit_complete": "complete",
     "hit_bytes": "bytes",
 }
+FIGURES = tuple(WORDS)
+TIMES = FIGURES[:3]
 
 
 def worst_first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

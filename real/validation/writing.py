@@ -9,7 +9,6 @@ import re
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +27,11 @@ from traces.kit.whole import writable, write_whole
 SCHEMA = 1
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the rows of a document are from. ``device``: as traces.calibrate.machine.describe gives it."""
-
-    cell: Cell
-    """Any of those that were run."""
-    device: Mapping[str, str]
-    weights: str
-    checkpoint: str
-    repeat: int
-    date: str
-    code: str
-    """Of the runtime."""
-    exact: bool = True
-
-
 def document_of(
-    cells: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]], source: Source
+    cells: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All that is known of a grid: where it was run, what came of it, the worst cell first."""
-    rows, about = worst_first(cells), provenance(source)
+    """All that is known of a grid: where it was run (:func:`provenance`), what came of it, the worst cell first."""
+    rows = worst_first(cells)
     return {
         "schema": SCHEMA,
         "provenance": about,
@@ -59,14 +42,26 @@ def document_of(
     }
 
 
-def provenance(source: Source) -> dict[str, Any]:
-    """Device, versions, date, profile, trace, model and code; what a cell has of its own stands with the cell."""
-    cell, device = source.cell, source.device
+def provenance(
+    cell: Cell,
+    device: Mapping[str, str],
+    weights: str,
+    checkpoint: str,
+    repeat: int,
+    date: str,
+    code: str,
+    exact: bool = True,
+) -> dict[str, Any]:
+    """Device, versions, date, profile, trace, model and code; what a cell has of its own stands with the cell.
+
+    ``cell``: any of those that were run. ``device``: as traces.calibrate.machine.describe gives it. ``code``: of the
+    runtime.
+    """
     manifest, hardware = cell.trace.manifest, cell.config.hardware
     profile = cell.hardware
     measured = hardware.get("measured") or {}
     return {
-        "date": source.date,
+        "date": date,
         "device": dict(device),
         "hardware": {
             "name": profile.name,
@@ -87,18 +82,18 @@ def provenance(source: Source) -> dict[str, Any]:
         "model": {
             "name": cell.model.name,
             "dtype": cell.costs.dtype,
-            "weights": source.weights,
+            "weights": weights,
             "expert_bytes": cell.setup.expert_bytes[0],
-            "checkpoint": Path(source.checkpoint).name or None,
+            "checkpoint": Path(checkpoint).name or None,
         },
         "measured_requests": measured_requests(cell),
-        "repeat": source.repeat,
+        "repeat": repeat,
         "before": "one request of the trace under lru, not measured",
         "workload": dict(cell.config.workload),
         "chunks": cell.setup.chunks,
         "seed": cell.config.seed,
-        "exact": source.exact,
-        "code": source.code,
+        "exact": exact,
+        "code": code,
     }
 
 
@@ -126,14 +121,10 @@ def write_logs(folder: Path, name: str, row: Mapping[str, Any], logs: Logs) -> N
     inner = folder / "logs" / word(f"{name}-{label(row['policy'])}-{row['budget']}")
     with writable(f"out={folder}"):
         inner.mkdir(parents=True, exist_ok=True)
-        for side in ("device", "simulated"):
-            write_whole(inner / f"{side}.npy", _npy(getattr(logs, side)))
-
-
-def _npy(log: Sequence[int]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.frombuffer(array("q", log), dtype=np.int64), allow_pickle=False)
-    return stream.getvalue()
+        for side, log in logs.items():
+            stream = io.BytesIO()
+            np.save(stream, np.frombuffer(array("q", log), dtype=np.int64), allow_pickle=False)
+            write_whole(inner / f"{side}.npy", stream.getvalue())
 
 
 def word(text: str) -> str:

@@ -10,8 +10,9 @@ import sysconfig
 import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,16 @@ def copy_of_the_project(to: Path, *more: str) -> Path:
 
 def _left_out(folder: str, names: list[str]) -> set[str]:
     return {name for name in names if name == "__pycache__" or Path(folder, name) == ROOT / MODEL}
+
+
+def script(path: str) -> Any:
+    """A file that is no part of a package, as a module."""
+    spec = spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def folders_of_the_user(where: Path, names: Sequence[str], form: str) -> Path:

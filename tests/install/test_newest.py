@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,7 +10,8 @@ from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.install.installing import script
+
 CONSTRAINTS = """\
 # a line of words
 a==1.0
@@ -22,11 +22,7 @@ b==2.1 ; python_version >= "3.12"
 
 @pytest.fixture
 def newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("newest", ROOT / ".ci" / "newest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module: ModuleType = script(".ci/newest.py")
     monkeypatch.setattr(module, "LOG", tmp_path / "newest.log")
     return module
 

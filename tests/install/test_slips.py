@@ -14,7 +14,6 @@ from traces.kit.errors import allowing, meant
     ("command", "said"),
     [
         ("sim check policy=lru", "policy=lru: no such key; allowed: python -m sim check NAME [NAME ...]"),
-        ("sim check --lru", "--lru: no such key; allowed: python -m sim check NAME"),
         ("sim check lru seed=3", "seed=3: no such key; allowed: python -m sim check NAME"),
         ("sim check lru_layr", "policy=lru_layr: unknown; allowed: belady_forced, deepspeed,"),
         ("sim check lru_layr", "; did you mean lru_layer?"),
@@ -28,7 +27,6 @@ from traces.kit.errors import allowing, meant
         ("sim curve policy.scop=layer", "policy.scop=layer: no such key; allowed: name, scope; did you mean scope?"),
         ("sim curve workload.bach=2", "; did you mean batch?"),
         ("sim curve policy=fmoe", "policy=fmoe: the curve is LRU's; allowed: lru with scope=global"),
-        ("sim timeline . ot=x.json", "ot=x.json: no such key; allowed: out; did you mean out?"),
         ("sim timeline --out", "--out: no such key; allowed: out; did you mean out?"),
         ("policies fit promo trace=x out=y", "fit promo: no such predictor; allowed: promoe; did you mean promoe?"),
         ("traces import jsnl a b", "; did you mean jsonl?"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import importlib
 import re
 from pathlib import Path
 from types import ModuleType
@@ -24,13 +23,6 @@ LARGEST_PICTURE = 60_000
 LARGEST = 150_000
 # A folder or a name that is this machine's alone, colours of a terminal, and addresses of objects.
 OWN = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|opt|Users|usr|var)/|localhost|\x1b\[|\bat 0x[0-9a-f]{6,}")
-
-
-@pytest.fixture(scope="module")
-def execute() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "notebooks")
-        return importlib.import_module("execute")
 
 
 def code_cells(path: Path) -> list[nbformat.NotebookNode]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -18,21 +17,6 @@ pytest.importorskip("nbclient")
 from PIL import Image, ImageDraw  # noqa: E402 (of matplotlib)
 
 Notebook = Any
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-
-
-@pytest.fixture(scope="module")
-def stale() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(NOTEBOOKS)
-        return importlib.import_module("stale")
-
-
-@pytest.fixture(scope="module")
-def execute() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(NOTEBOOKS)
-        return importlib.import_module("execute")
 
 
 def picture(y: int = 40, shade: int = 0, size: tuple[int, int] = (200, 120)) -> bytes:

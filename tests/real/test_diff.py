@@ -6,12 +6,14 @@ import json
 from array import array
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from real import diff
 from real.cli import main
-from real.diff import differences, facts, in_words
+from real.diff import facts, in_words
 from sim.core.log import CHUNK, EXPERT, NEXT_CHUNK
 from sim.experiment.cell import make_cell
 from sim.experiment.make import make_policy
@@ -20,6 +22,10 @@ from tests.real.validation.cases import config
 from traces.kit.errors import UserError
 
 E, C = 8, 2
+
+
+def differences(first: Any, second: Any) -> list[dict[str, Any]]:
+    return diff.differences({"first": first, "second": second}, E, C)
 
 
 @pytest.fixture(scope="module")
@@ -47,35 +53,35 @@ def test_a_log_does_not_differ_from_itself_later_or_asked_more_often(log: array[
         for at in places(log, op):
             later[at + 1] += 7
     asked = array("q", [NEXT_CHUNK, *later, NEXT_CHUNK])
-    assert differences(log, later, E, C) == differences(log, asked, E, C) == []
+    assert differences(log, later) == differences(log, asked) == []
 
 
 @pytest.mark.parametrize("which", [0, 5, -1])
 def test_another_copy_is_found_where_it_is(log: array[int], which: int) -> None:
     other, at = array("q", log), places(log, CHUNK)
     other[at[which] + 2] = (other[at[which] + 2] + 3 * C) % (3 * E * C)
-    found = differences(log, other, E, C)
-    assert [it.of for it in found] == ["facts", "copies"]
-    assert found[1].place == which % len(at)
+    found = differences(log, other)
+    assert [it["of"] for it in found] == ["facts", "copies"]
+    assert found[1]["same_before"] == which % len(at)
     layer, expert = divmod(other[at[which] + 2] // C, E)
-    assert f"the copy of expert {expert} of layer {layer} (part" in found[1].second
-    assert found[0].first == found[1].first != found[1].second
+    assert f"the copy of expert {expert} of layer {layer} (part" in found[1]["second"]
+    assert found[0]["first"] == found[1]["first"] != found[1]["second"]
 
 
 def test_another_order_of_compute_is_found_and_told_with_its_place(log: array[int]) -> None:
     other, at = array("q", log), places(log, EXPERT)
     i, j = next((i, j) for i, j in pairwise(at) if log[i + 2] != log[j + 2])
     other[i + 2], other[j + 2] = other[j + 2], other[i + 2]
-    found = {it.of: it for it in differences(log, other, E, C)}
+    found = {it["of"]: it for it in differences(log, other)}
     assert set(found) == {"facts", "experts"}
     layer, expert = divmod(log[i + 2], E)
-    assert found["experts"].first.endswith(f"expert {expert} of layer {layer} has been computed")
+    assert found["experts"]["first"].endswith(f"expert {expert} of layer {layer} has been computed")
 
 
 def test_a_shorter_log_has_nothing_more(log: array[int]) -> None:
     last = places(log, EXPERT)[-1]
-    found = differences(log, log[:last], E, C)
-    assert {it.second for it in found} == {"nothing more"}
+    found = differences(log, log[:last])
+    assert {it["second"] for it in found} == {"nothing more"}
 
 
 def test_every_fact_has_words(log: array[int]) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sim.cli import main
+from tests.sim.conftest import SAMPLE
 
 WORDS = [
     (["budget=8GBB"], ["budget", "8GBB", "GiB"]),
@@ -66,123 +69,120 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize(("words", "named"), WORDS, ids=lambda value: " ".join(value))
-def test_a_mistake_is_one_line_that_helps(
-    words: list[str], named: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    assert main(["run", f"out={out}", *words]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith("error: ")
-    assert printed.err.count("\n") == 1, printed.err
-    for part in named:
-        assert part in printed.err
-    assert not out.exists()
+GRIDS = [
+    (["-m", "polcy=lru,fifo"], ["polcy", "policy"]),
+    (["-m", "policy=lru,nosuch"], ["policy", "nosuch", "gate_ahead"]),
+    (["-m", "policy=lru,fifo", "seed=0,x"], ["seed", "x", "whole number"]),
+    (["-m", "policy=[a,b"], ["policy=[a,b", "key=value"]),
+]
+"""A grid is stopped before it begins."""
+Refused = Callable[..., None]
 
 
-def _refused(trace: Path, capsys: pytest.CaptureFixture[str], *named: str, policy: str = "lru") -> None:
-    out = trace.parent / "out"
-    assert main(["run", f"trace={trace}", f"out={out}", f"policy={policy}", "budget=50%"]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.count("\n") == 1, printed.err
-    for part in named:
-        assert part in printed.err
-    assert not out.exists()
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """That a run with these words ends with one line, which names the parts, and writes nothing."""
+
+    def check(*words: str, named: Sequence[str]) -> None:
+        out = tmp_path / "out"
+        assert main(["run", f"out={out}", *words]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith("error: ")
+        assert printed.err.count("\n") == 1, printed.err
+        for part in named:
+            assert part in printed.err
+        assert not out.exists()
+
+    return check
 
 
-def _rewrite(trace: Path, name: str, array: np.ndarray) -> None:
-    """Put other values into an array, with the hash that they have."""
-    np.save(trace / name, array)
+@pytest.mark.parametrize(("words", "named"), WORDS + GRIDS, ids=lambda value: " ".join(value))
+def test_a_mistake_is_one_line_that_helps(words: list[str], named: list[str], refused: Refused) -> None:
+    refused(*words, named=named)
+
+
+def _rewrite(trace: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Change an array, or a text, and state the hash that it has then."""
+    if name.endswith(".npy"):
+        array = np.load(trace / name)
+        change(array)
+        np.save(trace / name, array)
+    else:
+        (trace / name).write_text(change((trace / name).read_text()))
     raw = (trace / name).read_bytes()
+    _restate(trace, lambda files: files[name].update(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw)))
+
+
+def _restate(trace: Path, change: Callable[[Any], Any]) -> None:
     manifest = json.loads((trace / "trace.json").read_text())
-    manifest["files"][name]["sha256"] = hashlib.sha256(raw).hexdigest()
-    manifest["files"][name]["bytes"] = len(raw)
+    change(manifest["files"])
     (trace / "trace.json").write_text(json.dumps(manifest))
 
 
-def test_a_truncated_array(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = broken / "expert_ids.npy"
+def _truncate(trace: Path) -> None:
+    file = trace / "expert_ids.npy"
     file.write_bytes(file.read_bytes()[:-100])
-    _refused(broken, capsys, "expert_ids.npy")
 
 
-def test_an_array_whose_hash_differs(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = broken / "expert_weights.npy"
-    raw = bytearray(file.read_bytes())
+def _flip(trace: Path) -> None:
+    raw = bytearray((trace / "expert_weights.npy").read_bytes())
     raw[-1] ^= 1
-    file.write_bytes(raw)
-    _refused(broken, capsys, "expert_weights.npy", "SHA-256")
+    (trace / "expert_weights.npy").write_bytes(raw)
 
 
-def test_an_expert_that_does_not_exist(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ids = np.load(broken / "expert_ids.npy")
-    ids[100, 3, 2] = 64
-    _rewrite(broken, "expert_ids.npy", ids)
-    _refused(broken, capsys, "expert_ids.npy", "64")
+def _link_outside(trace: Path) -> None:
+    outside = trace.parent / "outside.npy"
+    (trace / "token_ids.npy").rename(outside)
+    (trace / "token_ids.npy").symlink_to(outside)
 
 
-def test_a_probability_that_is_not_a_number(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    probs = np.load(broken / "router_probs.npy")
-    probs[10, 1, 5] = np.nan
-    _rewrite(broken, "router_probs.npy", probs)
-    _refused(broken, capsys, "router_probs.npy", "nan")
+def _unrecord(trace: Path) -> None:
+    (trace / "gate_ahead.npy").unlink()
+    _restate(trace, lambda files: files.pop("gate_ahead.npy"))
 
 
-def test_a_link_out_of_the_folder(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = broken / "token_ids.npy"
-    outside = broken.parent / "outside.npy"
-    file.rename(outside)
-    file.symlink_to(outside)
-    _refused(broken, capsys, "token_ids.npy", "link")
+def _unsplit(trace: Path) -> None:
+    _rewrite(trace, "requests.csv", lambda text: text.replace(",train,", ",,").replace(",test,", ",,"))
 
 
-def test_a_signal_that_was_not_recorded(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (broken / "gate_ahead.npy").unlink()
-    manifest = json.loads((broken / "trace.json").read_text())
-    del manifest["files"]["gate_ahead.npy"]
-    (broken / "trace.json").write_text(json.dumps(manifest))
-    _refused(broken, capsys, "gate_ahead", "recorded", policy="gate_ahead")
+def _reorder_beside_predicted(trace: Path) -> None:
+    shutil.copytree(SAMPLE / "predicted", trace / "predicted")
+    _rewrite(trace, "expert_ids.npy", lambda ids: ids.__setitem__((0, 0), ids[0, 0, ::-1].copy()))
 
 
-def test_a_policy_that_learns_from_a_trace_without_a_split(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = (broken / "requests.csv").read_text().replace(",train,", ",,").replace(",test,", ",,")
-    (broken / "requests.csv").write_text(text)
-    manifest = json.loads((broken / "trace.json").read_text())
-    entry = manifest["files"]["requests.csv"]
-    entry["sha256"], entry["bytes"] = hashlib.sha256(text.encode()).hexdigest(), len(text.encode())
-    (broken / "trace.json").write_text(json.dumps(manifest))
-    _refused(broken, capsys, "static", "split=0.7", policy="static")
+def _put(name: str, place: tuple[int, ...], value: float) -> Callable[[Path], None]:
+    return lambda trace: _rewrite(trace, name, lambda array: array.__setitem__(place, value))
+
+
+OF_ANOTHER = "predicted/promoe/predictor.json: trace"
+
+
+@pytest.mark.parametrize(
+    ("damage", "policy", "named"),
+    [
+        (_truncate, "lru", ["expert_ids.npy"]),
+        (_flip, "lru", ["expert_weights.npy", "SHA-256"]),
+        (_put("expert_ids.npy", (100, 3, 2), 64), "lru", ["expert_ids.npy", "64"]),
+        (_put("router_probs.npy", (10, 1, 5), np.nan), "lru", ["router_probs.npy", "nan"]),
+        (_link_outside, "lru", ["token_ids.npy", "link"]),
+        (_unrecord, "gate_ahead", ["gate_ahead", "recorded"]),
+        (_unsplit, "static", ["static", "split=0.7"]),
+        (lambda _: None, "promoe", ["policy=promoe", "promoe, which was not", "policies fit promoe", "gate_ahead"]),
+        (_reorder_beside_predicted, "promoe", [OF_ANOTHER, "the trace that it lies beside"]),
+    ],
+)
+def test_a_trace_that_cannot_be_used_is_named(
+    damage: Callable[[Path], None], policy: str, named: list[str], broken: Path, refused: Refused
+) -> None:
+    damage(broken)
+    refused(f"trace={broken}", f"policy={policy}", "budget=50%", named=named)
 
 
 def test_a_result_folder_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").write_text("")
     assert main(["run", f"out={tmp_path / 'out'}"]) == 2
     assert capsys.readouterr().err.startswith("error: out=")
-
-
-@pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        (["polcy=lru,fifo"], ["polcy", "policy"]),
-        (["policy=lru,nosuch"], ["policy", "nosuch", "gate_ahead"]),
-        (["policy=lru,fifo", "seed=0,x"], ["seed", "x", "whole number"]),
-        (["policy=[a,b"], ["policy=[a,b", "key=value"]),
-    ],
-    ids=lambda value: " ".join(value),
-)
-def test_a_mistake_in_a_grid_stops_it_before_it_begins(
-    words: list[str], named: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    assert main(["run", "-m", f"out={out}", *words]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.count("\n") == 1, printed.err
-    for part in named:
-        assert part in printed.err
-    assert not out.exists()
 
 
 def test_an_unfinished_folder_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,21 +193,6 @@ def test_an_unfinished_folder_in_the_way(tmp_path: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     assert main(words) == 2
     assert "remove it" in capsys.readouterr().err
-
-
-def test_a_predictor_that_was_not_fitted(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _refused(
-        broken, capsys, "policy=promoe", "promoe, which was not", "policies fit promoe", "gate_ahead", policy="promoe"
-    )
-
-
-def test_the_outputs_of_another_trace(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sample = Path(__file__).parents[2] / "traces" / "sample"
-    shutil.copytree(sample / "predicted", broken / "predicted")
-    ids = np.load(broken / "expert_ids.npy")
-    ids[0, 0] = ids[0, 0, ::-1]
-    _rewrite(broken, "expert_ids.npy", ids)
-    _refused(broken, capsys, "predicted/promoe/predictor.json: trace", "the trace that it lies beside", policy="promoe")
 
 
 @pytest.mark.parametrize("key", ["policy_us", "beside"])

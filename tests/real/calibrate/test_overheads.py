@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[overheads.Sample]:
     folder, _, model = tiny()
     profile, hardware = {"name": "as_traced", "dtype": None}, shipped("hardware", "a100")
     scratch = tmp_path_factory.mktemp("runs")
-    return overheads.samples(model, profile, hardware, str(folder), overheads.Plan(3, 1), scratch, lambda line: None)
+    return overheads.samples(model, profile, hardware, str(folder), overheads.Plan(3, 1), scratch)
 
 
 @pytest.mark.parametrize("planted", [(0, 0, 0), (90_000, 0, 0), (0, 40_000, 0), (90_000, 40_000, 70_000)])
@@ -40,8 +41,6 @@ def test_planted_overheads_are_found_again(runs: list[overheads.Sample], planted
 
 
 def test_a_device_that_is_faster_than_predicted_has_no_overheads(runs: list[overheads.Sample]) -> None:
-    from dataclasses import replace
-
     slow = [replace(_as_simulated(run, (0, 0, 0)), compute=run.bare // 2, stall=0) for run in runs]
     found = overheads.fit(slow)
     assert (found.layer, found.launch, found.copy) == (0, 0, 0)
@@ -108,11 +107,4 @@ def _as_simulated(run: overheads.Sample, planted: tuple[int, int, int]) -> overh
     """The sample that a device would give which is as the simulator says, with these overheads."""
     cell = make_cell(overheads.put(run.config, *planted))
     accounts = simulate(cell, make_policy(cell)).accounts
-    return overheads.Sample(
-        run.name,
-        run.config,
-        accounts.compute_ns,
-        sum(accounts.stall_row()),
-        run.events,
-        run.launches,
-    )
+    return replace(run, compute=accounts.compute_ns, stall=sum(accounts.stall_row()))

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from policies.api import LayerEvent
-from real.runtime.backend import HostBackend
+from real.runtime.backend import Backend
 from real.runtime.machine import Machine
 from real.runtime.pool import Pool
 from sim.core.core import Core
@@ -38,7 +38,7 @@ class _Ticket:
             raise self.error
 
 
-class Shaky(HostBackend):
+class Shaky(Backend):
     """Copies by a thread of its own, in two halves with pauses; compute that ends some time after its call.
 
     ``fail_at``: the copy, counted from 0, that fails.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from real.runtime import selfcheck
-from real.runtime.backend import DeviceError, HostBackend
+from real.runtime.backend import Backend, DeviceError, Ticket
 from real.runtime.compute import LayerCompute
 from real.runtime.pool import Pool
 from real.runtime.selfcheck import CHECKS, ONLY_CUDA
@@ -36,19 +36,17 @@ def failing(name: str) -> str:
 
 
 def test_a_copy_that_comes_too_late_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Late(HostBackend):
+    class Late(Backend):
         def start_copy(self, target: object, source: object) -> object:
-            return self._nothing
+            return Ticket()
 
     monkeypatch.setattr(selfcheck, "backend_of", lambda device: Late())
-    monkeypatch.setattr(selfcheck, "CHECKS", {"copies_arrive_in_order": selfcheck.copies_arrive_in_order})
     assert "the last of four copies left [0], not 4" in failing("copies_arrive_in_order")
 
 
 def test_experts_in_other_slots_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     start = Pool.start_copy
     monkeypatch.setattr(Pool, "start_copy", lambda pool, chunk: start(pool, chunk ^ 2))
-    monkeypatch.setattr(selfcheck, "CHECKS", {"slots_hold_their_experts": selfcheck.slots_hold_their_experts})
     assert "other bytes" in failing("slots_hold_their_experts")
 
 
@@ -62,8 +60,6 @@ def test_bits_that_depend_on_what_is_resident_are_noticed(monkeypatch: pytest.Mo
             out.mul_(1.01)
 
     monkeypatch.setattr(LayerCompute, "expert", rounding)
-    checks = {name: CHECKS[name] for name in ("forced_passes_agree", "live_passes_agree")}
-    monkeypatch.setattr(selfcheck, "CHECKS", checks)
     assert "other bits than lru, 24 experts" in failing("forced_passes_agree")
     assert "other bits than lru, 24 experts" in failing("live_passes_agree")
 
@@ -76,5 +72,4 @@ def test_a_wait_more_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         return one_by_one(layer, *args, **kwargs)
 
     monkeypatch.setattr(LayerCompute, "one_by_one", waiting)
-    monkeypatch.setattr(selfcheck, "CHECKS", {"passes_cross_seldom": selfcheck.passes_cross_seldom})
     assert "not 3 waits" in failing("passes_cross_seldom")

@@ -13,8 +13,7 @@ from policies.api import LayerEvent
 from policies.lru import LRU
 from real.run.session import on_device
 from real.runtime import offloaded as offloading
-from real.runtime import selfcheck
-from real.runtime.backend import CudaBackend, HostBackend
+from real.runtime.backend import Backend, CudaBackend
 from real.runtime.compute import MAX_GROUPS, LayerCompute, can_group, has_fast_kernel
 from real.runtime.layout import Layout, Part
 from real.runtime.offloaded import Offloaded
@@ -80,7 +79,7 @@ def test_each_thread_enters_the_device() -> None:
     entered: dict[int, bool] = {}
     called: set[int] = set()
 
-    class Entering(HostBackend):
+    class Entering(Backend):
         def enter(self) -> None:
             entered[threading.get_ident()] = torch.is_inference_mode_enabled()
 
@@ -202,7 +201,7 @@ def test_it_is_never_taken_where_bits_must_not_depend_on_it(cuda: dict[str, int]
 def test_experts_whose_slots_are_not_aligned_alike_are_refused(
     cuda: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class There(HostBackend):
+    class There(Backend):
         device = CUDA
 
     monkeypatch.setattr(offloading, "backend_of", lambda device: There())
@@ -244,10 +243,6 @@ def test_a_device_that_cannot_run_the_model_says_so(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(rig.model.model.model.norm, "forward", broken)
     with pytest.raises(UserError, match="the model cannot be run on cpu: CUDA error: no kernel image is available"):
         serve(rig, LRU, 6 * rig.nbytes)
-
-
-def test_there_is_a_check_for_each_of_these() -> None:
-    assert selfcheck.CHECKS.keys() > selfcheck.ONLY_CUDA
 
 
 # -- the backend itself -----------------------------------------------------------------------------------------

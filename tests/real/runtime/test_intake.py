@@ -164,10 +164,10 @@ def test_a_host_without_room_is_told_before_anything_is_read(tmp_path: Path, mon
     with pytest.raises(UserError, match=r"^the experts take 295 KB of host memory, and 1 KB are free"):
         open_checkpoint(str(folder), "auto", Host(free=lambda: next(rooms)))
     with pytest.raises(UserError, match=r"^host_memory=100 KB: the experts take 147 KB; allowed"):  # in bfloat16
-        Offloaded(open_model(str(folder), "bfloat16", "random"), CPU, host_memory=100_000)
+        Offloaded(open_model(str(folder), "bfloat16", "random"), CPU, host=Host(100_000))
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
     with pytest.raises(UserError, match=r"^host_memory=100 KB: the model's weights take 4\d\d KB"):
-        open_model(str(folder), "auto", "auto", host_memory=100_000)
+        open_model(str(folder), "auto", "auto", host=Host(100_000))
 
 
 # -- a second copy ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from policies.lru import LRU
-from real.runtime.backend import HostBackend
+from real.runtime.backend import Backend
 from real.runtime.compute import LayerCompute
 from real.runtime.engine import Engine
 from real.runtime.events import Feed, Run
@@ -140,7 +140,7 @@ def test_live_runs_keep_their_rows_and_no_more() -> None:
 # -- the budget, by the allocator's own figures -------------------------------------------------------------------
 
 
-class Allocator(HostBackend):
+class Allocator(Backend):
     """Says what it has given out, in blocks of so many bytes."""
 
     def __init__(self, block: int) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from real.runtime import offloaded
-from real.runtime.backend import DeviceError, HostBackend
+from real.runtime.backend import Backend, DeviceError
+from real.runtime.host import Host
 from real.runtime.offloaded import Offloaded
 from real.runtime.store import HostStore, draw
 from tests.real.runtime.rig import torch
@@ -103,7 +104,7 @@ def test_a_registration_that_is_refused(at: int, monkeypatch: pytest.MonkeyPatch
 def test_what_fails_between_registrations_unregisters(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, rooms = Cudart(monkeypatch), iter([1 << 30, 1 << 30, 0])
     with pytest.raises(UserError, match="were had"):
-        HostStore(experts_of(tiny("olmoe")), pinned=True, room=lambda: next(rooms))
+        HostStore(experts_of(tiny("olmoe")), pinned=True, host=Host(free=lambda: next(rooms)))
     assert len(cuda.of("register")) == 2
     assert cuda.of("unregister") == cuda.of("register")[::-1]
 
@@ -115,7 +116,7 @@ def test_a_store_is_closed_where_the_dense_part_does_not_fit(monkeypatch: pytest
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(model, "to", refuse)
-    backend = HostBackend()
+    backend = Backend()
     backend.device = torch.device("cuda:0")
     monkeypatch.setattr(offloaded, "backend_of", lambda device: backend)
     with pytest.raises(DeviceError, match="dense part does not fit") as caught:

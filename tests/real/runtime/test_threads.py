@@ -6,13 +6,15 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from policies.api import Policy
 from policies.lru import LRU
-from real.runtime.backend import HostBackend
+from real.runtime import machine
+from real.runtime.backend import Backend
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from sim.check.synthetic import Routing, draw
@@ -64,7 +66,7 @@ def shake(model: Offloaded) -> Iterator[Any]:
         return Rig(model, 1 + seed % 3, depth, WatchedCore, WatchedPool, WatchedMachine, seed)
 
     yield shaken
-    model.backend = HostBackend()
+    model.backend = Backend()
     for device in devices:
         device.close()
 
@@ -99,7 +101,7 @@ def test_nor_with_the_model_s_own_routing(batch: int, model: Offloaded, shake: A
 # -- the slots' table -------------------------------------------------------------------------------------------
 
 
-class _Meanwhile(HostBackend):
+class _Meanwhile(Backend):
     """While a table is sent to the device, something else happens."""
 
     def __init__(self) -> None:
@@ -148,24 +150,44 @@ def test_a_table_is_sent_only_where_it_has_changed(model: Offloaded) -> None:
 # -- what waits for what ----------------------------------------------------------------------------------------
 
 
-class Foresight(LRU):
-    """A prediction of 60 ms before the first gate, during which all is prefetched."""
-
-    def on_step(self, step: Any) -> None:
-        super().on_step(step)
-        if step.number == 1:
-            for x in range(self.setup.n_layers * self.setup.n_experts):
-                self.actions.prefetch(x, 0.0)
-            self.actions.predict(1, 60_000_000, True)
-
-
 # A blocking prediction kept the lock: the link stood still until it was over.
-def test_copies_go_on_while_a_prediction_blocks(shake: Any, routing: Routing) -> None:
-    rig = replace(shake(1, 1, slow_s=1e-4), chunks=1)
+def test_copies_go_on_while_a_prediction_blocks(shake: Any, routing: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long they take: the prediction's hour passes at once, when all that was prefetched has arrived."""
+    there, hour = threading.Event(), 3600 * 10**9
+
+    class Foresight(LRU):
+        """A prediction before the first gate, during which all is prefetched."""
+
+        def on_step(self, step: Any) -> None:
+            super().on_step(step)
+            if step.number == 1:
+                self.missing = set(range(self.setup.n_layers * self.setup.n_experts))
+                for x in self.missing:
+                    self.actions.prefetch(x, 0.0)
+                self.actions.predict(1, hour, True)
+
+        def on_complete(self, expert: int) -> None:
+            self.missing.discard(expert)
+            if not self.missing:
+                there.set()
+
+    class Jumping(WatchedMachine):
+        """Its clock jumps over what it sleeps."""
+
+        def block(self, predictions: Any) -> None:
+            monkeypatch.setattr(machine, "time", SimpleNamespace(sleep=self.jump))
+            super().block(predictions)
+
+        def jump(self, seconds: float) -> None:
+            assert there.wait(60), "the link stands still"
+            self._zero -= round(seconds * 1e9)
+
+    rig = replace(shake(1, 1, slow_s=1e-4), chunks=1, machine_type=Jumping)
     setup = rig.setup(rig.experts * rig.nbytes)
     ran = follow(rig, Foresight(setup), Foresight(setup), routing).check()
-    stalls = ran.accounts.stall_row()
-    assert 60e6 <= stalls[PREDICTOR] < 200e6
+    begin, end, blocking = ran.machine.timeline.predictions
+    assert blocking
+    assert ran.accounts.stall_row()[PREDICTOR] == end - begin >= hour
     row = ran.accounts.hit_row()
     assert row[3] == row[0], "what was prefetched meanwhile is there"
 

@@ -42,7 +42,7 @@ def test_a_replay_of_the_device_counts_what_the_device_counted(policy: str, more
     assert row["replay"]["replayed_digest"] == row["replay"]["device_digest"]
     assert (row["simulated_digest"] == row["replay"]["device_digest"]) <= (not _of(row, "copies"))
     core = make_core(cell, make_policy(cell))
-    replay(logs.simulated, core)
+    replay(logs["simulated"], core)
     assert core.digest() == row["simulated_digest"]
     lookups = row["device"]["totals"]["lookups"]
     assert lookups == row["simulated"]["totals"]["lookups"] > 0

@@ -14,8 +14,8 @@ import torch
 
 from policies import registry
 from policies.lru import LRU
-from real.quality import Options
 from real.quality.scores import Kept, Scores
+from real.quality.words import Options
 from real.run.session import on_device
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_taught

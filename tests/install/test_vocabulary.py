@@ -21,7 +21,7 @@ def read_as(key: Key) -> str:
 
 def table() -> dict[str, str]:
     """How a key is read, by its name."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Add a command")[2]
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Commands, and")[2]
     return dict(re.findall(r"^\| `(\w+)` \| ([a-z ]+) \| \S.* \|$", text, re.MULTILINE))
 
 

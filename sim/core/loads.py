@@ -83,7 +83,11 @@ class Loads:
     def evict(self, x: int) -> None:
         """Take the slot of ``x``, and settle its fate if it was speculative."""
         state = self.state
-        state.release(x)
+        if not state.slot[x] or state.pinned[x] or state.given[x] != state.done[x]:
+            raise CoreError(f"expert {x} was to be evicted while it had no slot, was pinned or on the link")
+        state.used -= state.size[x]
+        state.layer_used[x // state.n_experts] -= state.size[x]
+        state.slot[x] = state.given[x] = state.done[x] = 0
         if state.spec[x]:
             self.settle(x, USELESS if state.spec[x] == ARRIVED else CANCELLED)
         self._answers.append(_EVICTED - x)
@@ -155,7 +159,14 @@ class Loads:
                 return False
             if speculative and self.speculative.entry(x) != entry:
                 return False
-        state.take(x)
+        # The slot is x's. Rule 6: the budget holds at every instant.
+        state.used = used = state.used + size
+        if used > state.capacity:
+            raise CoreError(f"budget exceeded: {used} > {state.capacity} bytes")
+        if used > state.peak:
+            state.peak = used
+        state.layer_used[x // state.n_experts] += size
+        state.slot[x] = 1
         if self._on_slot is not None:
             self._on_slot(x)
         return state.slot[x] == 1

@@ -128,22 +128,3 @@ class State:
             return self.used + size <= self.capacity
         layer = expert // self.n_experts
         return self.layer_used[layer] + size <= self.layer_capacity[layer]
-
-    def take(self, expert: int) -> None:
-        """Give a slot. Rule 6: the budget holds at every instant."""
-        self.used += self.size[expert]
-        if self.used > self.capacity:
-            raise CoreError(f"budget exceeded: {self.used} > {self.capacity} bytes")
-        if self.used > self.peak:
-            self.peak = self.used
-        self.layer_used[expert // self.n_experts] += self.size[expert]
-        self.slot[expert] = 1
-
-    def release(self, expert: int) -> None:
-        """Take the slot back, with whatever had arrived in it."""
-        if not self.slot[expert] or self.pinned[expert] or self.given[expert] != self.done[expert]:
-            raise CoreError(f"expert {expert} was to be evicted while it had no slot, was pinned or on the link")
-        self.used -= self.size[expert]
-        self.layer_used[expert // self.n_experts] -= self.size[expert]
-        self.slot[expert] = 0
-        self.given[expert] = self.done[expert] = 0

@@ -50,7 +50,8 @@ class Gpu:
         for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
             now += dense
             listener.layer(now - dense, now - software, layer)
-            behind.advance(now)
+            if behind.copies or behind.predictions:
+                behind.advance(now)
             if demand:
                 event = core.gate(layer, demand, tokens, now)
                 now = self._event(step.rows, event, now, stalls[layer])

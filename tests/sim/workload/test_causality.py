@@ -12,14 +12,9 @@ from sim.check.variants import Variant, variants
 from sim.core.core import Core
 from sim.core.replay import replay
 from sim.workload.passes import ClosedLoop
-from tests.sim.workload.causal import SEEDS, Recorded, assert_causal, maker, play, shipped
+from tests.sim.workload.causal import SEEDS, Recorded, assert_causal, play, shipped
 
 CAUSAL = [v for v in variants() if not registry.find(v.name).clairvoyant]
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recorded]:
-    return maker(tmp_path_factory)
 
 
 @pytest.mark.parametrize(("seed", "batch"), SEEDS)

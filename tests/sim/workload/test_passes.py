@@ -78,46 +78,36 @@ def test_a_token_alone_counts_once_where_it_was_seen(tmp_path: Path) -> None:
     assert [p.tokens for p in passes] == [[[1, 1], [1, 1]], [[1, 1], []], [[1], [1, 1]]]
 
 
-def test_one_at_a_time(tmp_path: Path) -> None:
-    trace = one_layer(tmp_path / "t", [Plan((1,), 2), Plan((2,)), Plan((1, 1), 1)], [0] * 8)
-    passes = loop(trace, 1)
-    assert order(passes) == ["P0", "D0", "D0", "P1", "P2", "P2", "D2"]
-    assert [p.admits for p in passes] == [(0,), (), (), (1,), (2,), (), ()]
+ONE = Plan((1,), 1)
+ALONE = [Plan((), 1, prompt=4), Plan((), 2, prompt=4)]
+LOOPS = {
+    "one at a time": (
+        *(1, [Plan((1,), 2), Plan((2,)), Plan((1, 1), 1)], "P0 D0 D0 P1 P2 P2 D2"),
+        [(0,), (), (), (1,), (2,), (), ()],
+    ),
+    # Request 1 is active for its prefill only: the next one is admitted before the next decode pass.
+    "decode steps 2, 0, 1, 3, 1": (
+        *(2, [Plan((1,), n) for n in (2, 0, 1, 3, 1)], "P0 P1 P2 D02 P3 D03 P4 D34 D3"),
+        [(0, 1), (), (2,), (), (3,), (), (4,), (), ()],
+    ),
+    # Both end in one pass: both followers are admitted then, and prefilled in order.
+    "who ends at once is followed at once": (2, [ONE] * 4, "P0 P1 D01 P2 P3 D23", [(0, 1), (), (), (2, 3), (), ()]),
+    "no decode steps": (3, [Plan((1,))] * 4, "P0 P1 P2 P3", [(0, 1, 2), (3,), (), ()]),
+    "no prefill, admitted all the same": (2, [*ALONE, ONE], "D01 P2 D12", [(0, 1), (2,), ()]),
+}
 
 
-def test_the_next_is_admitted_before_the_next_decode_pass(tmp_path: Path) -> None:
-    """Decode steps 2, 0, 1, 3, 1 at batch 2: request 1 is active for its prefill only."""
-    plans = [Plan((1,), decode) for decode in (2, 0, 1, 3, 1)]
-    trace = one_layer(tmp_path / "t", plans, [0] * 12)
-    passes = loop(trace, 2)
-    assert order(passes) == ["P0", "P1", "P2", "D02", "P3", "D03", "P4", "D34", "D3"]
-    assert [p.admits for p in passes] == [(0, 1), (), (2,), (), (3,), (), (4,), (), ()]
-
-
-def test_who_ends_at_once_is_followed_at_once(tmp_path: Path) -> None:
-    """Both requests of a batch of 2 end in one pass: both followers are admitted then, and prefilled in order."""
-    trace = one_layer(tmp_path / "t", [Plan((1,), 1) for _ in range(4)], [0] * 8)
-    passes = loop(trace, 2)
-    assert order(passes) == ["P0", "P1", "D01", "P2", "P3", "D23"]
-    assert [p.admits for p in passes] == [(0, 1), (), (), (2, 3), (), ()]
-
-
-def test_requests_without_decode_steps_follow_each_other(tmp_path: Path) -> None:
-    trace = one_layer(tmp_path / "t", [Plan((1,)) for _ in range(4)], [0] * 4)
-    passes = loop(trace, 3)
-    assert order(passes) == ["P0", "P1", "P2", "P3"]
-    assert [p.admits for p in passes] == [(0, 1, 2), (3,), (), ()]
-
-
-def test_what_was_not_prefilled_is_admitted_all_the_same(tmp_path: Path) -> None:
-    trace = one_layer(tmp_path / "t", [Plan((), 1, prompt=4), Plan((), 2, prompt=4), Plan((1,), 1)], [0] * 5)
-    passes = loop(trace, 2)
-    assert order(passes) == ["D01", "P2", "D12"]
-    assert [p.admits for p in passes] == [(0, 1), (2,), ()]
+@pytest.mark.parametrize(("batch", "plans", "passes", "admits"), LOOPS.values(), ids=LOOPS)
+def test_who_is_admitted_when(
+    batch: int, plans: list[Plan], passes: str, admits: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    found = loop(one_layer(tmp_path / "t", plans, [0] * sum(plan.rows for plan in plans)), batch)
+    assert order(found) == passes.split()
+    assert [p.admits for p in found] == admits
 
 
 def test_requests_run_in_the_order_given(tmp_path: Path) -> None:
-    trace = one_layer(tmp_path / "t", [Plan((1,), 1) for _ in range(4)], [0] * 8)
+    trace = one_layer(tmp_path / "t", [ONE] * 4, [0] * 8)
     assert order(loop(trace, 2, [3, 1, 0])) == ["P3", "P1", "D31", "P0", "D0"]
     assert loop(trace, 2, []) == []
 

@@ -16,13 +16,8 @@ from sim.check.synthetic import PREDICTORS, FakeSignals
 from sim.experiment.cell import make_cell
 from sim.experiment.make import make_core, make_machine, passes_of
 from tests.sim.small_trace import config
-from tests.sim.workload.causal import SEEDS, SIZE, E, L, MakeSignals, Recorded, assert_causal, maker, outputs
+from tests.sim.workload.causal import SEEDS, SIZE, E, L, MakeSignals, Recorded, assert_causal, outputs
 from traces import Trace
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recorded]:
-    return maker(tmp_path_factory)
 
 
 class Trickster(LRU):

@@ -205,7 +205,7 @@ def test_a_folder_may_be_named_like_a_setting(out: Path, tmp_path: Path, capsys:
 
 def test_folders_are_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no finished run" in refused(["compare", str(tmp_path)], capsys)
-    assert "one folder" in refused(["compare", "a", "b"], capsys)
+    assert "b: not understood; usage: python -m sim compare DIR" in refused(["compare", "a", "b"], capsys)
     assert main(["compare", "--help"]) == 0
     with pytest.raises(UserError):
         compare(tmp_path / "nowhere")

@@ -56,7 +56,8 @@ def test_all_that_differs_is_named_at_once_and_the_command_works(
         assert re.search(rf"{key} is {values}", error), (key, error)
     assert "The largest group that is alike, 4 runs: python -m sim compare " in error
     words = offered(error)
-    assert words[:4] == ["compare", str(mixed), "target=tpot<=30ms", "format=json"], "what was asked for stays"
+    assert words[:2] == ["compare", str(mixed)]
+    assert set(words[2:4]) == {"target=tpot<=30ms", "format=json"}, "what was asked for stays"
     assert {word.partition("=")[0] for word in words[4:]} == {"trace", "warmup"}, "no more words than it takes"
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["runs"] == 4

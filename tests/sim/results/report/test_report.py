@@ -293,13 +293,13 @@ def test_mistakes_are_one_line(grid: Path, tmp_path: Path, capsys: pytest.Captur
         ([str(file)], "a folder of results is wanted"),
         ([str(grid), f"out={file}/page.html"], "cannot be written"),
         ([str(grid), f"out={empty}"], f"out={empty}: a folder; allowed: a file"),
-        ([str(grid), "out="], "out=: a file is wanted"),
+        ([str(grid), "out="], "out=: allowed: a text"),
         (
             [str(grid), f"out={tmp_path}/it.csv"],
             "it.csv: the table of the runs takes that name; allowed: such as it.html",
         ),
         ([str(grid), "level=0.3"], "level=0.3: a confidence level"),
-        ([str(grid), str(grid)], "one folder of results is wanted, not 2"),
+        ([str(grid), str(grid)], "not understood; usage: python -m sim report DIR"),
     ):
         own = words if any(word.startswith("out=") for word in words) else [*words, f"out={target}"]
         assert named in refused(["report", *own], capsys)

@@ -119,8 +119,6 @@ class State:
         """Whether every expert has a slot."""
         return self.used == self.total
 
-    # -- changes, by the core alone -----------------------------------------------------------------------------
-
     def fits(self, expert: int) -> bool:
         """Whether there is room for a slot for ``expert``."""
         size = self.size[expert]

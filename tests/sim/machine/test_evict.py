@@ -10,7 +10,7 @@ from policies.api import LayerEvent, Routing, Schedule, Setup, Step
 from sim.core.accounts import CANCELLED, USELESS
 from sim.core.core import Core
 from sim.core.state import CoreError
-from tests.sim.machine.cases import FlatCosts, decode, make_setup, record
+from tests.sim.machine.cases import FlatCosts, NoSignals, decode, make_setup, record
 from tests.sim.machine.restless import Told
 
 COSTS = FlatCosts(per_copy=0, per_byte=1, dense=100, per_token=100, per_step=0, launch_ns=0, layer_overhead_ns=0)
@@ -127,7 +127,7 @@ def test_each_hook_does_give_back_in_some_case() -> None:
 def test_what_is_absent_pinned_or_on_the_link_is_not_given_back() -> None:
     setup = make_setup([10], 4, 40, chunks=2, costs=COSTS)
     policy = Gives(setup, "none", 0)
-    core = Core(policy, setup, _NoSignals())  # type: ignore[arg-type]
+    core = Core(policy, setup, NoSignals())
     evict = policy.actions.evict
     core.step_begin(1, False, (0,), [(0, 1)], 0)
     assert not evict(0)  # absent
@@ -148,16 +148,6 @@ def test_what_is_absent_pinned_or_on_the_link_is_not_given_back() -> None:
     assert not evict(1)
     assert policy.evicted == [0, 1]
     assert core.state.used == 0
-
-
-class _NoSignals:
-    layer = -1
-
-    def shown(self) -> Any:
-        return self
-
-    def enter(self, parts: Any) -> None:
-        pass
 
 
 # A prefetch that arrived and is given back unused was still copied.

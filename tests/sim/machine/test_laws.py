@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 
@@ -96,9 +98,7 @@ def test_with_room_for_all_only_the_first_use_is_copied() -> None:
 @given(cases())
 def test_a_link_that_takes_no_time_leaves_the_compute_bound(case: Case) -> None:
     passes = case.warmup + case.passes
-    setup = make_setup(
-        case.setup.expert_bytes, case.setup.n_experts, case.setup.budget, chunks=case.setup.chunks, costs=FREE_LINK
-    )
+    setup = replace(case.setup, costs=FREE_LINK)
     accounts, _ = simulate(LRU(setup), setup, passes, depth=case.depth)
     assert accounts.end_ns == accounts.compute_ns == compute_bound(passes, FREE_LINK)
     assert accounts.stall_row() == [0] * 5
@@ -109,8 +109,7 @@ def test_a_link_that_takes_no_time_leaves_the_compute_bound(case: Case) -> None:
 @given(cases())
 def test_compute_that_takes_no_time_leaves_the_sum_of_the_copies(case: Case) -> None:
     passes, chunks = case.warmup + case.passes, case.setup.chunks
-    sizes = case.setup.expert_bytes
-    setup = make_setup(sizes, case.setup.n_experts, case.setup.budget, chunks=chunks, costs=FREE_COMPUTE)
+    sizes, setup = case.setup.expert_bytes, replace(case.setup, costs=FREE_COMPUTE)
     accounts, _ = simulate(Bypass(setup), setup, passes, depth=case.depth)
     pieces = [[size // chunks + (i < size % chunks) for i in range(chunks)] for size in sizes]
     copies = sum(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -91,13 +92,8 @@ AHEAD = st.sampled_from([None, 0, 1, 2])
 @given(cases(), AHEAD, st.booleans())
 def test_the_order_is_kept_and_nothing_is_copied_before_its_turn(case: Case, ahead: int | None, by_copy: bool) -> None:
     """Where the budget holds the demand with ease: to the letter."""
-    n_layers = len(case.setup.expert_bytes)
-    room = case.setup.n_experts * sum(case.setup.expert_bytes)
-    costs, chunks, seed = case.costs, case.setup.chunks, case.setup.seed
-    setup = make_setup(
-        case.setup.expert_bytes, case.setup.n_experts, room * n_layers, chunks=chunks, costs=costs, seed=seed
-    )
-    core = watched(case, setup, ahead, by_copy)
+    room = case.setup.n_layers * case.setup.n_experts * sum(case.setup.expert_bytes)
+    core = watched(case, replace(case.setup, budget=room), ahead, by_copy)
     assert core.passed == 0
 
 
@@ -229,7 +225,6 @@ def test_a_strict_order_streams_through_a_small_budget(held: int, ahead: int | N
     assert policy.began == [3, 0, 1, 2]
 
 
-Bad = Callable[[], Schedule]
 BAD = [
     Schedule([0, 1]),
     Schedule([0, 1, 2, 2]),

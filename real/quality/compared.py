@@ -14,7 +14,7 @@ import torch
 
 from policies import registry
 from policies.lru import LRU
-from real.quality import Options
+from real.quality.options import Options
 from real.quality.scores import Kept, Scores
 from real.run.session import on_device
 from real.runtime.offloaded import Offloaded

@@ -116,4 +116,4 @@ def test_the_result_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "error: these runs are not alike: measure is test (1 run), validation (1 run)."
     )
     assert main([*words, "measure=train"]) == 2
-    assert capsys.readouterr().err == "error: measure=train: allowed: test, validation\n"
+    assert capsys.readouterr().err == "error: measure='train': allowed: test, validation\n"

@@ -91,11 +91,12 @@ def test_it_loads_and_adds_up(words: tuple[str, ...], tmp_path: Path) -> None:
 
 def test_a_device_and_the_simulator_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch", reason="a device's run needs the hf extra")
-    from real.run import main as real
+    from real.cli import main as real
 
     common = ["policy=gate_ahead", "model=reference", "budget=25%", "limit=1", "timeline=true"]
     assert (
-        real([*common, "routing=sample", "device=cpu", "threads=1", f"out={tmp_path / 'device'}", "format=json"]) == 0
+        real(["run", *common, "routing=sample", "device=cpu", "threads=1", f"out={tmp_path / 'device'}", "format=json"])
+        == 0
     )
     documents = [json.loads(capsys.readouterr().out)]
     simulated = run(*common, "bounds=false", out=tmp_path / "simulated")
@@ -143,7 +144,7 @@ def test_the_same_run_twice_is_told_apart(tmp_path: Path, capsys: pytest.Capture
         (("{broken}",), "not a timeline of this version"),
         (("{old}",), "not a timeline of this version"),
         (("{old}", "{old}"), "the same folder twice"),
-        (("out=x.json",), "give the folder of a run"),
+        (("out=x.json",), "missing DIR"),
         (("{old}", "out={bare}"), "a file is wanted"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,7 +19,7 @@ from sim.workload.passes import Pass
 from traces.models.scoring import Law
 
 
-class Feed:
+class Feed(ABC):
     """Which experts an event demands: here those that the passes name; a model's own choice is real.runtime.live."""
 
     step: Pass
@@ -31,10 +32,10 @@ class Feed:
         """Within this block the model's passes are listened to."""
         return nullcontext()
 
+    @abstractmethod
     def routing(self) -> NDArray[np.int64] | None:
         """The experts of each token of the pass that has begun, int64 [n, L, K] (E: none), in the place of the
         routers'; None: their own."""
-        raise NotImplementedError
 
     def demand(self, layer: int, ids: NDArray[np.int64], weights: NDArray[Any] | None) -> tuple[list[int], list[int]]:
         """The demand set of ``ids`` [n, K] in token order, as expert numbers, and tokens per expert.
@@ -47,7 +48,7 @@ class Feed:
         """Logits [n, E] of the gate that has just run, and the weights [n, K] of what it chose; None: not known."""
         return None
 
-    def ended(self) -> None:
+    def ended(self) -> None:  # noqa: B027 - most feeds have nothing to do then
         """The pass has ended."""
 
 

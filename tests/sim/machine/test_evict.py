@@ -116,7 +116,7 @@ def test_a_slot_may_be_given_back_in_any_hook(hook: str, given: int) -> None:
     assert state.used == sum(state.slot) * 10
 
 
-def test_each_hook_does_give_back_in_some_case() -> None:
+def test_each_hook_does_evict_in_some_case() -> None:
     gave = {
         hook: sum(play(hook, given, prefetched=(1, 2))[2].answers.count(True) for given in range(4)) for hook in HOOKS
     }

@@ -75,7 +75,7 @@ class Textbook(Events):
         self.blocking: deque[tuple[int, int, float]] = deque()
         self.asked = 0
 
-        policy.attach(self.view(), Actions(self.prefetch, self.cancel, self.expect, self.predict, self.give_back))
+        policy.attach(self.view(), Actions(self.prefetch, self.cancel, self.expect, self.predict, self.vacate))
 
     def run(self, warmup: Iterable[Pass], measured: Iterable[Pass]) -> Accounts:
         """Replay ``warmup``, then ``measured``; the accounts are those of the latter."""

@@ -153,7 +153,7 @@ class Loads:
             self.evict(load)
         return True
 
-    def give_back(self, expert: int) -> bool:
+    def vacate(self, expert: int) -> bool:
         if not self.evictable(expert):
             return False
         self.evict(self.loads[expert])

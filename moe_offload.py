@@ -4,8 +4,6 @@ Python looks for ``sim`` first where the user stands, if asked for ``python -m s
 Nothing but the standard library is imported here before our packages are sure to be found.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

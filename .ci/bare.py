@@ -3,8 +3,6 @@
 python .ci/bare.py CHECKOUT hydra,pandas real measure out=DIR ...
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import runpy
 import sys

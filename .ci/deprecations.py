@@ -5,8 +5,6 @@
 A user's own test run only shows such warnings (filterwarnings in pyproject.toml): they are ours to mend, in time.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Generator

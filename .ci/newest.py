@@ -6,8 +6,6 @@ Everything but torch, in a folder beside the environment. Nothing here fails a b
 end and in .ci/newest.log, and the exit status is 0. Each step has a limit; all together take 260 s at most.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

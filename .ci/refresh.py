@@ -7,8 +7,6 @@ the outcome before it is committed. Exit status: 0 written, 1 a Python could not
 2 a mistake.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

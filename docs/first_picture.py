@@ -4,8 +4,6 @@ Draws ``first_picture.svg`` and writes ``first_picture.csv`` beside it. Cells th
 read, the others are run: two minutes on one core. The title is made from the numbers.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path

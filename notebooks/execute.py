@@ -8,8 +8,6 @@ notebook's or the project's. Needs the ``notebooks`` extra. A notebook keeps the
 outputs, so that the tests see outputs that are stale without running anything.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import hashlib

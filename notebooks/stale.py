@@ -1,7 +1,5 @@
 """What a notebook says now, beside what it said when its outputs were saved."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Iterator, Mapping

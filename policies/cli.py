@@ -1,7 +1,5 @@
 """The program ``python -m policies``: fit predictors before a run, and write what they say beside a trace."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Offloading that knows layers, not experts."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from policies.api import LayerEvent, Routing, Setup

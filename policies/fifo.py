@@ -1,7 +1,5 @@
 """First in, first out."""
 
-from __future__ import annotations
-
 from policies.api import Setup
 from policies.parts.orders import Queue
 from policies.parts.pools import Pooled, Scope

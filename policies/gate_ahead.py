@@ -1,7 +1,5 @@
 """The next layer's gate, applied early."""
 
-from __future__ import annotations
-
 from policies.api import LayerEvent, Setup, Signal
 from policies.parts.foreseen import Foreseen, by_tokens
 from policies.parts.pools import Scope

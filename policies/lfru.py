@@ -1,7 +1,5 @@
 """Least frequently and recently used."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from policies.api import LayerEvent, Setup

@@ -1,7 +1,5 @@
 """Least frequently used, with perfect counts."""
 
-from __future__ import annotations
-
 from policies.api import LayerEvent, Setup
 from policies.parts.orders import Rank, Ranking
 from policies.parts.pools import Pooled, Scope

@@ -1,7 +1,5 @@
 """Least frequently used, counting only what is in the cache."""
 
-from __future__ import annotations
-
 from policies.lfu import LFU
 
 

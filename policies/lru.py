@@ -1,7 +1,5 @@
 """Least recently used."""
 
-from __future__ import annotations
-
 from policies.api import LayerEvent, Setup
 from policies.parts.orders import Queue
 from policies.parts.pools import Pooled, Scope

@@ -1,7 +1,5 @@
 """A cache of k experts per layer, and a few buffers for what the next gate seems to want."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a policy needs of a trace, and how it does without."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 

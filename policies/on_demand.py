@@ -1,7 +1,5 @@
 """No cache at all."""
 
-from __future__ import annotations
-
 from policies.api import Policy
 
 

@@ -1,7 +1,5 @@
 """What a policy declares: its parameters with types and defaults, and whether one can be given from a command line."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Iterator

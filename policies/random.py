@@ -1,7 +1,5 @@
 """Random replacement."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from random import Random as Generator
 

@@ -4,8 +4,6 @@ A policy is found by itself: any class with a ``name`` in a module of ``policies
 entry point of the group ``moe_offload.policies``. Nothing is imported before the first question.
 """
 
-from __future__ import annotations
-
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """What is known of a model's run: the signals of now, those of the train requests, and what predictors make of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum

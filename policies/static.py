@@ -1,7 +1,5 @@
 """A fixed set of popular experts."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The program ``python -m real``: what does happen."""
 
-from __future__ import annotations
-
 from traces.kit.command import Program
 
 PROGRAM = Program(

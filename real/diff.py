@@ -5,8 +5,6 @@ are compared: all facts in their order; the copies alone, which are what the pol
 the order in which they were computed.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """`python -m real validate`: the device and the simulator on the same routing, and how far apart they are."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass, replace
 from functools import partial

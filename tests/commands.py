@@ -1,7 +1,5 @@
 """A verb as a test calls it: UserError and the exit status come through, as the command gives them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from importlib import import_module
 

@@ -16,8 +16,6 @@ differs, 2 if it could not be told.
                     (default: outputs/same_results here)
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

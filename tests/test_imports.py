@@ -3,8 +3,6 @@
 Every import counts: those inside functions, and those for type checkers alone, which a reader follows as well.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from functools import cache

@@ -1,7 +1,5 @@
 """tests/same_results.py tells one checkout's results from another's, and what is refused alike."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

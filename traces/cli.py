@@ -1,7 +1,5 @@
 """The program ``python -m traces``: what happened."""
 
-from __future__ import annotations
-
 from traces.kit.command import Program
 
 PROGRAM = Program(

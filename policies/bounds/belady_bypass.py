@@ -1,7 +1,5 @@
 """The fewest bytes that any lossless policy can copy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 

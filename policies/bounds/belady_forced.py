@@ -1,7 +1,5 @@
 """Belady's MIN as a cache that must admit: farthest next use first."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from policies.api import LayerEvent, Setup

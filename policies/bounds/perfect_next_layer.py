@@ -1,7 +1,5 @@
 """A perfect predictor of one layer ahead, on a cache that knows the future."""
 
-from __future__ import annotations
-
 from policies.api import LayerEvent, Setup
 from policies.bounds.belady_forced import BeladyForced
 

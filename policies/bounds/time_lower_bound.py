@@ -1,7 +1,5 @@
 """The least time that any lossless policy can take, in whole nanoseconds."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """What fMoE takes from a forward pass: an expert map and an embedding for each of its iterations."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 

@@ -8,8 +8,6 @@ multiplied and added in a dot product is exact in float64. No order of summation
 can therefore change a score, and equal contexts tie exactly (decode steps of the same token have the same embedding).
 """
 
-from __future__ import annotations
-
 from math import sqrt
 from typing import Any
 

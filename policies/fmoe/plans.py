@@ -1,7 +1,5 @@
 """From an expert map to prefetches: how many experts of a layer, and in which order (fMoE's section on prefetching)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Literal
 

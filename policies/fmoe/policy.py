@@ -1,7 +1,5 @@
 """fMoE, later called FineMoE: what to prefetch and to keep, from the expert maps of iterations that were alike."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """fMoE's searcher: it finds contexts like the present ones beside the inference, one search after the other."""
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Which resident expert is worth the least (fMoE's section on eviction, and its baselines)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Expert activation matrices: how many tokens each expert of each layer computed, in an iteration or in a request."""
 
-from __future__ import annotations
-
 from collections.abc import Collection as Several
 from collections.abc import Iterator
 

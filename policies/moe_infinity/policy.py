@@ -1,7 +1,5 @@
 """Requests that began alike go on alike."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """What is predicted for a layer to come: asked for, told, loaded a few at a time, dropped when its gate has run."""
 
-from __future__ import annotations
-
 from collections import deque
 from typing import Any
 

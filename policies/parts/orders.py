@@ -1,7 +1,5 @@
 """Orders in which experts give up their slots (:class:`policies.parts.pools.Order`): by entry, by rank, by score."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush, heapreplace

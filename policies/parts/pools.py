@@ -1,7 +1,5 @@
 """Who may give a slot up for whom: all experts in one pool, or those of each layer in one of their own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Generic, Literal, Protocol, TypeVar
 

@@ -1,7 +1,5 @@
 """What waits for the predictor, and what it is at."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """What a policy's parameters may be beyond their types; each answers the value, or raises UserError."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 from policies.api import Setup

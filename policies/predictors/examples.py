@@ -1,7 +1,5 @@
 """What a predictor learns from: rows of the train requests of a trace, never one of a test request."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How the predictors of a policy are fitted: what it declares, and the words that a user gives for any of them."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext

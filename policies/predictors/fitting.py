@@ -1,7 +1,5 @@
 """Fit the predictors of a policy on the train requests of a trace, and write what they say beside traces."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence

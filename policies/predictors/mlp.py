@@ -1,7 +1,5 @@
 """A perceptron of two layers: fitted with torch, used with numpy."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

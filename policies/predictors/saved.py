@@ -1,7 +1,5 @@
 """A fitted predictor as a file: safetensors, which holds numbers and one text of JSON, and no code."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

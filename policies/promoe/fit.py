@@ -5,8 +5,6 @@ to one, emitting exactly top-K. Here the width is a setting, and the loss is the
 later gate (``target=probs``) or to the experts that it chose (``target=chosen``); the paper names no loss.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

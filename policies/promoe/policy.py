@@ -1,7 +1,5 @@
 """ProMoE: learned predictions some layers ahead, and the demand of the moment before them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import Literal
 

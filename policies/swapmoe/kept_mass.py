@@ -1,7 +1,5 @@
 """What virtual experts would have kept of the train requests' gate mass, and how many of them would have changed."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Plans for virtual experts: how many per layer, and how often they are chosen anew."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

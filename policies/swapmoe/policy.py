@@ -1,7 +1,5 @@
 """SwapMoE: virtual experts, masked gating, and swaps in the background."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A small resident set that stands in for all experts: masked gating, importance, and who belongs to the set."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`python -m real calibrate`: the runtime's own overheads, added to a hardware profile."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal

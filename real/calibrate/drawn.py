@@ -1,7 +1,5 @@
 """A trace whose routing is drawn evenly: for measuring the runtime on other routing than what is predicted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ simulation lacks is put down to layer events and to launches, by least squares o
 number; then the overhead of a copy is what makes the simulated stalls as long as the measured ones.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 import tempfile

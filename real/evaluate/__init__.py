@@ -1,7 +1,5 @@
 """`python -m real evaluate`: what `python -m real measure` left, replayed, simulated, fitted, drawn and judged."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """All that is found in a folder of measurements."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The page of an evaluation, what was found first, then by what; and the files beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median

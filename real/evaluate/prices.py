@@ -1,7 +1,5 @@
 """The profile that predicts: the device's own figures and the runtime's overheads; and how sure it is."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction

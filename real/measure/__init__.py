@@ -1,7 +1,5 @@
 """`python -m real measure`: one verb for anybody's GPU; what came of it is judged by `python -m real evaluate`."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the steps share: the folder, the device, the sizes, the machine's profile so far, and the models in memory."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

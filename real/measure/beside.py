@@ -1,7 +1,5 @@
 """The runtime beside others and beside itself: the library, accelerate, equal outputs, and where a pass's time goes."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import tempfile

@@ -1,7 +1,5 @@
 """The verb's own clock: it ends in time, whatever hangs."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

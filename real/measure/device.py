@@ -1,7 +1,5 @@
 """The device alone: copies by size, and one layer by tokens; the profile that policies are told of."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import asdict, replace
 

@@ -1,7 +1,5 @@
 """Is the machine fit for this: versions, memory, the CUDA paths on a tiny model. Stops the run where it is not."""
 
-from __future__ import annotations
-
 import importlib
 import platform
 import re

@@ -1,7 +1,5 @@
 """What has been done: ``measure.json``, written after each step."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager

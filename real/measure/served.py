@@ -1,7 +1,5 @@
 """Runs of policies on the device: the store, the runtime's own overheads, the grid, the clean test of the link."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """What is measured, and how large: the models, the cells, the points; at full size, and for a rehearsal."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

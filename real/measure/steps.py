@@ -1,7 +1,5 @@
 """The steps in their order, and how they are run: each within its time, what fails is named, what is done stays."""
 
-from __future__ import annotations
-
 import gc
 import sys
 import time

@@ -1,7 +1,5 @@
 """`python -m real quality`: what a lossy policy costs in text quality, measured, beside what the simulator can know."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -1,7 +1,5 @@
 """A lossy policy's outputs beside the full model's: one document for each budget."""
 
-from __future__ import annotations
-
 import gc
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Measured quality as a person likes to read it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The words of `python -m real quality`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`python -m real run`: serve prompts, or a trace's routing, on a device under a policy."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path

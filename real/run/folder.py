@@ -1,7 +1,5 @@
 """What a device's run leaves: a folder, and a table."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

@@ -1,7 +1,5 @@
 """One run on a device, from a configuration to its accounts: a trace's routing, or prompts that the model continues."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -4,8 +4,6 @@ Values cross between host and device here and nowhere else in a pass: :meth:`Bac
 :meth:`Backend.download` and a ticket's ``wait`` do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

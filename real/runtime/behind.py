@@ -4,8 +4,6 @@ The copy thread waits for copies, and for compute that makes room for one; the p
 a prediction is due. Both tell the core, under the lock, and so does whoever runs the model (real.runtime.machine).
 """
 
-from __future__ import annotations
-
 import sys
 import threading
 import time

@@ -5,8 +5,6 @@ bit of the output depends on the policy or the budget: that is ``exact``. The gr
 other tiles and rounds otherwise; on a CPU the two agree to the bit (tested), on a GPU to the rounding of the dtype.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Which rows of a pass each expert is to compute, worked out on the host for all layers at a time."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The model's forward passes for requests that come and go: each has its own KV cache, a decode pass joins them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

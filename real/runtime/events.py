@@ -1,7 +1,5 @@
 """The events of a pass: what the model's layers tell the core, and what they compute."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """Serve prompts on a device: real generation at batch B, in the order in which the simulator would admit them."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The host's memory: how much of it is free, and blocks of it, exactly as large as they are asked for."""
 
-from __future__ import annotations
-
 import ctypes
 import mmap
 import os

@@ -1,7 +1,5 @@
 """Loading a checkpoint straight into host memory: the experts never lie anywhere else."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The library's own way beside ours: its experts modules with weights again, taken from the store of the runtime."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

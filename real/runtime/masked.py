@@ -1,7 +1,5 @@
 """What a family's gate gives where it may choose among some experts alone: the weights that a lossy policy asks for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The model that a run puts on a device: a checkpoint of this machine, or random weights of a known shape."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A model whose experts wait in host memory and come through a machine's pool; all else is on the device."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

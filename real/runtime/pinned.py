@@ -1,7 +1,5 @@
 """Host memory that a GPU copies from by itself: blocks that are registered with CUDA as they are, page-locked."""
 
-from __future__ import annotations
-
 import weakref
 from contextlib import suppress
 from typing import Any

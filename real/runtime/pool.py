@@ -1,7 +1,5 @@
 """The slots on the device: one block of memory within the budget, each slot as large as one expert."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What is to be done before torch is used."""
 
-from __future__ import annotations
-
 import os
 
 from traces.kit.errors import UserError

@@ -1,7 +1,5 @@
 """Run a cell's recorded requests on a device, in the simulator's passes, with the trace's routing or the model's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """One way to run on a device: a machine for a policy, and passes of the model that go through it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field

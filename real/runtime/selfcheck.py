@@ -4,8 +4,6 @@ Each check is a function of a device that returns, or raises AssertionError or D
 needs torch, transformers, NumPy and PyYAML, no file and no test runner, and a second or less.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where the experts wait: host memory, each expert one run of bytes, page-locked for a GPU."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

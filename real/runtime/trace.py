@@ -1,7 +1,5 @@
 """The trace of what a device has generated: the simulator can replay it, and the result is told of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Cells of a validation on a device: the model is loaded once for those that follow one another."""
 
-from __future__ import annotations
-
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """One cell on the device and in the simulator: what was measured, what was predicted, and whether the replay agrees."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ it. Where software decides, one overhead per layer stands for all of Python: wha
 nothing hangs on it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median

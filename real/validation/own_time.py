@@ -1,7 +1,5 @@
 """The policies' own time, from the logs of a grid's runs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from real.validation.ran import Ran, Runs

@@ -3,8 +3,6 @@
 ``python -m real.validation.plot NAME.json`` draws NAME.png again.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The rows of a validation in order, their errors summed up, and both as Markdown."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median

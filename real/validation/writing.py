@@ -1,7 +1,5 @@
 """The document of a validation, and its files: there whole, or as they were."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """``python -m sim check NAME``: does a policy keep the contract? Also one from another installed package."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Policies tried on a synthetic machine, watched at every answer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 Each law raises AssertionError with what was broken.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Values to try a parameter at, from its type and its default alone."""
 
-from __future__ import annotations
-
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 

@@ -1,7 +1,5 @@
 """Every policy there is, with its parameters in turn, for what must hold for all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache

@@ -1,7 +1,5 @@
 """The accounts of rule 5: integers that add up, per run, per phase and per layer; and what lossy policies state."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 PHASES = ("prefill", "decode")

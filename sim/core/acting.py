@@ -1,7 +1,5 @@
 """What a policy asks of the core: checked here, and of no effect on the past."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from math import isfinite
 

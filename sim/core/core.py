@@ -5,8 +5,6 @@ what to do next; the same sequence of facts and questions gives the same answers
 hashed as they are given: :meth:`Core.digest`.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The hash of all decisions: two cores that decided alike, in the same order, have the same one."""
 
-from __future__ import annotations
-
 import hashlib
 from array import array
 

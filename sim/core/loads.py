@@ -1,7 +1,5 @@
 """What is loaded: slots, the queue of speculative loads, and what became of each load (rules 4 to 6)."""
 
-from __future__ import annotations
-
 from array import array
 from collections import deque
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The queue of speculative loads."""
 
-from __future__ import annotations
-
 from heapq import heapify, heappop, heappush
 
 EMPTY = -1

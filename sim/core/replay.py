@@ -1,7 +1,5 @@
 """The replay of a log of facts without a clock: it must decide as the machine that wrote it (rule 1)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 

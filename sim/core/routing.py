@@ -1,7 +1,5 @@
 """What a policy has computed in the place of what the gate chose: checked, and its damage counted (rules 5 and 8)."""
 
-from __future__ import annotations
-
 from math import isfinite
 from typing import Any
 

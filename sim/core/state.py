@@ -1,7 +1,5 @@
 """Residency: who has a slot, how much of it has arrived, who is pinned. No clock, no policy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from operator import index
 

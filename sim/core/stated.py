@@ -1,7 +1,5 @@
 """What a policy decided before the first fact, as it stands in a result (policies.api.Policy.decided)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from math import isfinite
 from typing import Any

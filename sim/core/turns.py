@@ -1,7 +1,5 @@
 """Whose turn it is: which experts of an event may run now, and which copies may be queued (policies.api.Schedule)."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 

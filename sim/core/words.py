@@ -1,7 +1,5 @@
 """What a core and a machine say to each other, beside plain numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 

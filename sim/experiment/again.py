@@ -1,7 +1,5 @@
 """How to reproduce a run: the words of ``python -m sim run`` that compose its configuration, checked by composing."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from dataclasses import fields

@@ -4,8 +4,6 @@ A replay of all requests, whose memory is read while it runs. ``beside=`` instea
 configured one, in turns, and ``policy_us=`` measures what the decisions of policies take.
 """
 
-from __future__ import annotations
-
 import resource
 import sys
 import time

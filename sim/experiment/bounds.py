@@ -1,7 +1,5 @@
 """The bounds that no lossless policy on the GPU can beat (docs/design.md, rule 7), at any budgets of a cell."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

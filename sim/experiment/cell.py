@@ -1,7 +1,5 @@
 """One cell: a checked configuration made real, as plain data: the open trace, prices, budget, requests."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

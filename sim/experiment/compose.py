@@ -1,7 +1,5 @@
 """From the words of a command line to a checked configuration: Hydra composes, this module refuses."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -13,8 +13,6 @@ token order. That is what the simulator does, hit for hit, where
 Batches, warm-up and chunks change nothing of this. Latency is not on the curve: it wants the simulator.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

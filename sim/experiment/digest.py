@@ -1,7 +1,5 @@
 """Which code a result depends on: named folders whole, and what a run and its policy import."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import sys

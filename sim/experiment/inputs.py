@@ -1,7 +1,5 @@
 """What the cells of one job have in common: the trace is opened, and its demand read, once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 

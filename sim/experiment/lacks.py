@@ -1,7 +1,5 @@
 """What a policy needs and a trace has not: said in one line, with what makes the policy do without."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Words of a command line as Hydra's grammar has them: what it would misread is quoted, and files get a name."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import shlex

@@ -11,8 +11,6 @@ nearly all experts of a layer together: from 16 to 1,024 tokens fMoE's figure ri
 reads a prediction per token, to less than twice; others' hardly.
 """
 
-from __future__ import annotations
-
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence

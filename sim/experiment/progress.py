@@ -1,7 +1,5 @@
 """Progress of a replay, if a person is looking."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

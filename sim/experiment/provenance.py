@@ -1,7 +1,5 @@
 """What a result depends on, the address on disk that it has because of it, and where each of its figures is from."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Collection, Mapping

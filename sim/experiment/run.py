@@ -1,7 +1,5 @@
 """Run a cell: the policy's row, the bounds and the reference rows, each found in the store or computed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

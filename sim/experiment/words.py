@@ -1,7 +1,5 @@
 """``python -m sim run`` and ``config``, and the words of a run's configuration, which other commands take as well."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What goes on behind the model's back: copies and predictions, told to the core in the order of time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from heapq import heappop
 

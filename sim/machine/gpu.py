@@ -1,7 +1,5 @@
 """A GPU's compute stream: a forward pass layer by layer, each layer's experts as they are complete."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 

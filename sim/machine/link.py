@@ -1,7 +1,5 @@
 """The link from host to device: copies that were handed over, each with the time at which it ends."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 

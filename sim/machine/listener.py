@@ -1,7 +1,5 @@
 """Who is told what a machine does when: a timeline (sim.results.timeline). Times in nanoseconds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 LEAD, PASS = -1, -2

@@ -4,8 +4,6 @@ Within a pass time is analytic: no other actor can act before the next decision 
 time come in the order chunk, prediction, expert, gate.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Iterable
 
 import simpy

@@ -1,7 +1,5 @@
 """The predictor's threads: predictions that were started, each with the time at which it ends."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from heapq import heappush, heapreplace
 

@@ -1,7 +1,5 @@
 """When each request was admitted, had its first token, and ended."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from sim.workload.passes import Pass

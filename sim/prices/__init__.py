@@ -1,7 +1,5 @@
 """What is priced and on what: a model's sizes and a machine's figures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 """Which model a configuration prices a trace as."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache

@@ -1,7 +1,5 @@
 """In which settings a model or a machine is not the shipped one of its name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any

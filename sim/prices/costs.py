@@ -9,8 +9,6 @@ make the curves here; the tables of a measured one (:mod:`sim.prices.tables`) ta
 :attr:`Costs.sources` says which cost is from where.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Protocol

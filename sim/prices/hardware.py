@@ -1,7 +1,5 @@
 """A machine's figures: published by others or measured here. GB = 10^9 bytes; units are in the names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction

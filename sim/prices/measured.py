@@ -1,7 +1,5 @@
 """The tables of a measured machine, as ``python -m traces calibrate`` writes them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction

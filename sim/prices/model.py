@@ -1,7 +1,5 @@
 """A model's sizes: from ``conf/model``, or from a trace's manifest where that is all there is."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Self

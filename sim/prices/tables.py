@@ -4,8 +4,6 @@ Exact at every measured point and monotone, as the points must be. Beyond them t
 nowhere else.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction

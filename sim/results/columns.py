@@ -1,7 +1,5 @@
 """The columns of ``sim.load``: one row per run, from ``result.json``. ``docs/results.md`` prints this table."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Mapping

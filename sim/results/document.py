@@ -1,7 +1,5 @@
 """The result document (docs/design.md, The result): derived from the accounts, with nothing left out silently."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 What goes is said below the table; nothing is cut.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from rich.cells import cell_len

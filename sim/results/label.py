@@ -1,7 +1,5 @@
 """What tells a policy's runs from those of its other settings, in few words."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 """How good a policy's predictions were, and how much of what it predicted was fetched in time (ProMoE, section 3.1)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from policies.api import Policy

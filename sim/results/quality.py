@@ -3,8 +3,6 @@
 First-order: with other experts the later layers and tokens would have been routed otherwise, and no trace shows how.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from policies.api import Policy

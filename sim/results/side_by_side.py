@@ -1,7 +1,5 @@
 """``python -m sim timeline``: the timelines of several runs as one, to be seen one below the other in Perfetto."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections import Counter

@@ -1,7 +1,5 @@
 """Results on disk: one folder per cell, addressed by content, there whole or not at all."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path

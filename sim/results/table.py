@@ -1,7 +1,5 @@
 """A result as a person likes to read it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from textwrap import fill
 from typing import Any

@@ -3,8 +3,6 @@
 Tables and commands keep the names that one types; titles are what models, machines and policies are called elsewhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Parts of a result as a person reads them, in a line: the room for experts, and what a policy decided."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

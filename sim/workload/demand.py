@@ -1,7 +1,5 @@
 """From recorded rows to demand sets: the union of the experts that a step's tokens chose, in token order."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

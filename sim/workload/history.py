@@ -1,7 +1,5 @@
 """What a policy may learn from before it is measured: the train requests, and nothing else (policies.api.History)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 

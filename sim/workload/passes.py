@@ -1,7 +1,5 @@
 """Which requests run, in which order, and in which forward passes: a closed loop at batch B."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The trace's signals, shown to a policy no earlier than the model had them (docs/design.md, rule 2)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -6,8 +6,6 @@ Takes the keys of ``sim run``; policy=lru budget=25% chunks=3 limit=10 unless gi
 time of each counts, and they must agree on every account.
 """
 
-from __future__ import annotations
-
 import sys
 
 from sim.experiment.bench import engine, in_turns, layer_steps

@@ -7,8 +7,6 @@ times (1.7 is wanted), and which share of the one-core time is not spent inside 
 checking configurations, printing (below a quarter is wanted). Run it on a quiet machine.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import resource

@@ -1,7 +1,5 @@
 """CONTRIBUTING's recipes, followed word for word in a copy of the project: every file and command that they show."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Callable

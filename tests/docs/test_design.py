@@ -1,7 +1,5 @@
 """docs/design.md says what is so: its paths, tests and tables are real, and what the code says of it stands there."""
 
-from __future__ import annotations
-
 import ast
 import re
 import sys

@@ -1,7 +1,5 @@
 """README's first picture, its title and README's verdict are those of the numbers beside it, and these are still so."""
 
-from __future__ import annotations
-
 import importlib
 import re
 from pathlib import Path

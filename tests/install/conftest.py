@@ -1,7 +1,5 @@
 """The project as pip installs it, into environments of their own."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Copies of the project to install or to run, folders that get in the way, and commands in an environment."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

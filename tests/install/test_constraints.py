@@ -1,7 +1,5 @@
 """constraints.txt, which a fresh clone installs, held against pyproject.toml; and the script that writes it."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import tomllib

@@ -1,7 +1,5 @@
 """Other people's deprecations fail no user's test run, and do fail where they are asked for; all else fails always."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

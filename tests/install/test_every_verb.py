@@ -1,7 +1,5 @@
 """Laws that every verb of every program keeps: its page, and one line for each kind of mistake in its words."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Iterator

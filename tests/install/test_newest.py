@@ -1,7 +1,5 @@
 """What ``.ci/newest.py`` says of other people's newest releases; it fails for none of them, nor for a network."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """``python -m real`` from a checkout that nobody installed: measuring ends with a result, and not with a traceback."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

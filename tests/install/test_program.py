@@ -1,7 +1,5 @@
 """Folders of the user's own that are called as our packages are break nothing: ``moe-offload`` and ``python -m``."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a new user mistypes: one line with the key, the value and what is allowed, and the name that was meant."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 

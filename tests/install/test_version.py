@@ -1,7 +1,5 @@
 """The version has one place, and no word of it is asked of an installation; conf/ is not found by its import name."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """One name, one meaning: every key that two commands have stands in CONTRIBUTING's table, and is read as it says."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """The scripts that lie beside the notebooks, as modules."""
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
 from types import ModuleType

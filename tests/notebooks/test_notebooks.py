@@ -1,7 +1,5 @@
 """The notebooks as they are committed: valid, small, and with the outputs of their own code. CI also executes them."""
 
-from __future__ import annotations
-
 import ast
 import base64
 import re

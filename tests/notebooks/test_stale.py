@@ -1,7 +1,5 @@
 """Saved outputs beside fresh ones: what a reader would see changed is found, and what nobody would see is not."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Callable

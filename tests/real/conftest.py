@@ -1,7 +1,5 @@
 """Tests of the runtime: tiny models, policies and machines are those of the other folders' tests."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """real/ runs where there is neither pyarrow nor Hydra, nor anything else that a GPU server may lack."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

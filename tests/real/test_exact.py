@@ -1,7 +1,5 @@
 """`exact=` of a command: how experts were computed stands in the result, and the bits are the same on a CPU."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 What holds for the keys of every verb is in tests/install/test_every_verb.py.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

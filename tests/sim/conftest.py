@@ -1,7 +1,5 @@
 """Run the command line as a person does: a process of its own, in an empty folder."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -5,8 +5,6 @@ so that sums and products are exact in whatever order a machine takes them: a po
 decides the same. A preset that reads another fitted predictor than ``promoe`` wants its outputs here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

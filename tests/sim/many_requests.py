@@ -1,7 +1,5 @@
 """A trace of many short requests whose topics come in runs, for statistics of requests."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What commands and tables say, as a test reads it; and results on disk that a test edits."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from io import StringIO

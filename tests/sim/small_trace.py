@@ -1,7 +1,5 @@
 """Tiny traces on disk, and a machine whose prices can be worked out by hand; other tests may import these."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

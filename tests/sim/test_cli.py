@@ -1,7 +1,5 @@
 """The main job: what it prints, what it writes, and that it is the same every time."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

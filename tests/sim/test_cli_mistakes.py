@@ -1,7 +1,5 @@
 """Wrong inputs: one line that names value, key and allowed set; exit status 2; nothing written."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

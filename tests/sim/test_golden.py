@@ -5,8 +5,6 @@ leaves this file as it is. Only a change of one policy that is meant to decide o
 no other policy. ``python -m tests.sim.test_golden --write`` makes the file again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

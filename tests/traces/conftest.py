@@ -1,7 +1,5 @@
 """Small traces, and a way to forge one whose hashes still agree."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

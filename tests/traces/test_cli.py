@@ -1,7 +1,5 @@
 """The command line: exit statuses, one line per error, nothing written by what fails; and the figures it shows."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """traces/README.md's way from somebody else's recording to a table, followed as it stands there."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The shape and the content of the small traces that these tests write."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

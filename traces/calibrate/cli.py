@@ -1,7 +1,5 @@
 """`python -m traces calibrate`: the command line of the calibrator."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

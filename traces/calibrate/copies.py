@@ -1,7 +1,5 @@
 """Copy times by size: host memory to device memory and back, alone and with company."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """The whole of ``python -m traces calibrate``: how long it will take, said before it begins and on the way."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What was measured on, and its bare rates."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

@@ -1,7 +1,5 @@
 """How far the samples of a profile's tables were apart: what was measured on a busy machine says so."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ The points at the ends of each axis are tried for real, a few calls each; those 
 arithmetic: :func:`total_s` does with these costs what ``Budget`` and ``samples`` do by the clock.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A picture of a profile's curves."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path

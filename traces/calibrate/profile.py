@@ -1,7 +1,5 @@
 """The hardware profile: constants for a roofline, each with its source, and the tables they were taken from."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """Samples as the columns of a profile: medians, quartiles, counts, and the medians made monotone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low

@@ -1,7 +1,5 @@
 """How long a call takes: warm-up, batches, medians with quartiles, on a CPU or in the order of a CUDA stream."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import threading

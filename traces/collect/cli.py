@@ -1,7 +1,5 @@
 """`python -m traces collect`: the command line of the collector."""
 
-from __future__ import annotations
-
 import os
 import sys
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The passes that serve a batch of prompts: one prefill pass over all of them, then one pass per generated token."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

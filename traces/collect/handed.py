@@ -1,7 +1,5 @@
 """What experts receive that do not go through the library's interface: hooks on their own module."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What recording costs: the same batch recorded, and by the library's plain `generate`, in turns."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Sequence

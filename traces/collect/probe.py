@@ -7,8 +7,6 @@ the first run, whatever the routers say: where two of them score alike, rounding
 would differ. What remains are differences that rounding makes, and those are small.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

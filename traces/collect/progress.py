@@ -1,7 +1,5 @@
 """How far a recording is: its rate, and the time that is left."""
 
-from __future__ import annotations
-
 import time
 
 from traces.kit.progress import left

@@ -1,7 +1,5 @@
 """Record prompts into a trace, a batch at a time; an interrupted recording goes on where it was."""
 
-from __future__ import annotations
-
 import math
 import shutil
 import sys

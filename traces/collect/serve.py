@@ -1,7 +1,5 @@
 """Serve one batch of jobs, and hand over what each of its requests left in every signal."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 import numpy as np

@@ -1,7 +1,5 @@
 """``python -m traces check`` and ``inspect``: is a trace whole, and what was recorded."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Show a trace: tables for a person, JSON for a program; the pictures are in traces.describe.plots."""
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """Pictures of a trace's figures, one PNG each; their titles say what was recorded."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path

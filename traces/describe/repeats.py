@@ -1,7 +1,5 @@
 """Rows that repeat the row before: a recorder that got stuck writes the same experts again and again."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Reuse distances: how many other experts of its layer were demanded since an expert's last demand."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

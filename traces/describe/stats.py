@@ -1,7 +1,5 @@
 """Figures that describe the routing of a trace, computed in chunks of bounded memory."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The laws of a trace's content; the writer applies them to each request, the reader to the whole."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 N rows (real tokens, in the order of the steps), L layers, E experts per layer, top-K, A layers looked ahead.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

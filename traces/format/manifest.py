@@ -1,7 +1,5 @@
 """``trace.json``: what was recorded, by whom and how, and the hash of every file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial

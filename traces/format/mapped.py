@@ -1,7 +1,5 @@
 """The files of a trace as they lie on the disk: regular, of the stated size and hash, mapped and never copied."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import stat

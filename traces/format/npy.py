@@ -1,7 +1,5 @@
 """Headers of .npy files, read and written without ever unpickling or allocating what a header claims."""
 
-from __future__ import annotations
-
 import io
 import math
 import warnings

@@ -7,8 +7,6 @@ nobody. No hash of the trace covers the folder, which may come later and go; it 
 of a writing that was killed, ``.NAME.*.partial``, is passed over.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import stat

@@ -1,7 +1,5 @@
 """Open a trace: everything is checked before anything is mapped, and nothing is ever unpickled."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Mapping

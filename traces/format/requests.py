@@ -1,7 +1,5 @@
 """``requests.csv``: one line per request, strictly parsed, so that an error can name its line and field."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

@@ -1,7 +1,5 @@
 """Where a trace is while it is being made: such a folder is no trace yet."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Turn other people's recordings into traces: one module per format, each with an ``Importer``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction

@@ -5,8 +5,6 @@ Azure: ``TIMESTAMP,ContextTokens,GeneratedTokens`` with ``2023-11-16 18:17:03.97
 Only the times are taken, and only as many as there are requests: the lengths are those of the log's own requests.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import replace

@@ -5,8 +5,6 @@ and tells what it had to infer; the second one writes. Left out are the layers t
 in which no token of the file has an expert: nothing is demanded there, and a budget must not be shared with them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, islice, pairwise

@@ -5,8 +5,6 @@ that the server had cached: they are context, and the prefill starts after them.
 (with top-2 and more, no token chooses expert 0 twice) and are named as what they are.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 

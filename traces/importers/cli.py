@@ -1,7 +1,5 @@
 """``python -m traces import`` and ``arrivals``: the words, and what is said on stderr."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass, fields, make_dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Files of counts: how often each expert was chosen. They have no order, so nothing can be replayed from them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """How a response writes an array [tokens, layers, k] of ids: nested lists, base64 of .npy or of bare numbers."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import io

@@ -5,8 +5,6 @@ read, one JSON array of objects is, too, and objects that go over several lines,
 server-sent events. A line's number is always that of the (unpacked) file.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """What an importer hands over: the requests of a file, as it has them, and what the file says as a whole."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Which layers of a file become layers of the trace: those with routing, without those that the user leaves out."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from itertools import groupby

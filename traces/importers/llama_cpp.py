@@ -15,8 +15,6 @@ none. The others are absent there. A file that ends in the middle of an ubatch g
 are not written: the ids of a token stay in the order given.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from functools import partial

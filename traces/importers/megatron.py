@@ -14,8 +14,6 @@ A pass is a run of ascending layers of one step. It holds the tokens of all requ
 a decode step. ``mode=training`` takes every pass as a prompt of its own.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

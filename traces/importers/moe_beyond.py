@@ -9,8 +9,6 @@ batch: nothing numbers them, so the n-th row of a layer is its n-th token. Each 
 generated. Token is text, not an id. Weights are not written, and the ids come as an unsorted top-k gave them.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator

@@ -7,8 +7,6 @@ rows); at least one of these three. Without ``req_len`` the lengths are those of
 from ``req_offset``; without any of them the archive is one request.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, closing

@@ -4,8 +4,6 @@ Where a request begins, such a file does not say. It is seen by the number of to
 prompt, or a chunk of one; a pass of one token after it is a decode step. Where that does not tell, it is refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate

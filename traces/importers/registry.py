@@ -1,7 +1,5 @@
 """Which importers there are: those of this package, and those behind the entry points of other packages."""
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.metadata import entry_points
 

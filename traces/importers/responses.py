@@ -4,8 +4,6 @@ A line is a response; or a part of one, when consecutive parts with one ``id`` c
 the routing and the usage); or a line of a batch's output file, whose ``response.body`` is the response.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -11,8 +11,6 @@ routing: checked, then left out. So does ``dropped``, which marks what the route
 it stays, being what the router chose, unless ``dropped=absent`` is given. ``dense_bytes`` is kept with the decoding.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping

@@ -21,8 +21,6 @@ of any name, one per request, in their order.
 SGLang reports layers without experts as zeros: ``without_layers=`` leaves them out, ``dense_layers=N`` the first N.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial

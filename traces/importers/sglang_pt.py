@@ -14,8 +14,6 @@ rank writes all of them, and one file is enough; with data parallel attention ea
 The file is never unpickled here: see traces.importers.torch_file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path

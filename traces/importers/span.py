@@ -5,8 +5,6 @@ Some have one for the last, too; some leave out the prefix that was in their cac
 follows from the counts of tokens, or is refused: a guess would shift every row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -13,8 +13,6 @@ writes per token (see sglang_pt.py) goes into FOLDER as plain arrays:
 The last line on stdout is ``done``, or ``refused`` and the field, its value and what is allowed, as one JSON list.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import resource

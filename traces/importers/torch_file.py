@@ -5,8 +5,6 @@ compressed, its members may not claim more bytes than the file has, and the pick
 torch_child.py; what it wrote is read as strictly as any file of a stranger.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -18,8 +18,6 @@ of several rows, the prompt or a chunk of it, of one row, a decode step. With on
 states where the prompts end. A line of type meta in the middle begins another run, whose requests are others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice

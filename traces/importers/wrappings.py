@@ -1,7 +1,5 @@
 """What text comes wrapped in: gzip and a byte order mark are taken off, anything else is named."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import zlib

@@ -3,8 +3,6 @@
 It is found by file. By import name, a folder called ``conf`` in the user's own would be found in its place.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

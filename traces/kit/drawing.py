@@ -1,7 +1,5 @@
 """What every picture shares, of traces and of runs: titles, labels at line ends, legends below, ticks, PNG and SVG."""
 
-from __future__ import annotations
-
 import io
 import math
 import re

@@ -4,8 +4,6 @@ Every command catches :class:`UserError`, prints its one line on stderr and exit
 Anything else is a bug of ours and keeps its traceback.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 

@@ -1,7 +1,5 @@
 """Fields of somebody's JSON, one by one: each is what it should be, or an error that names file, field and value."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields

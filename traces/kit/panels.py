@@ -1,7 +1,5 @@
 """Axes that stand alone as a picture, or beside each other in one: a page wants the first, a notebook the second."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from textwrap import fill

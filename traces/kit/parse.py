@@ -1,7 +1,5 @@
 """From the words behind a verb to its dataclass, and back; see :mod:`traces.kit.words`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING

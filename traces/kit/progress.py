@@ -1,7 +1,5 @@
 """Progress on stderr: a bar where a person looks at a terminal, gone afterwards; elsewhere a line now and then."""
 
-from __future__ import annotations
-
 import sys
 import threading
 import time

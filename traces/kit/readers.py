@@ -5,8 +5,6 @@ them. Nothing is defaulted or converted: every key is there, of its type and in 
 the dataclass itself gives a default. Decimals become exact fractions.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field

@@ -1,7 +1,5 @@
 """Where what is shipped lies: the reference model, its prompts, and the sample trace."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 _TRACES = Path(__file__).resolve().parents[1]

@@ -1,7 +1,5 @@
 """Files of strangers, opened: a regular file, whatever its name says."""
 
-from __future__ import annotations
-
 import stat
 from pathlib import Path
 from typing import BinaryIO

@@ -1,7 +1,5 @@
 """JSON, strictly. Of strangers: unique keys, finite numbers, and every fault is a ValueError."""
 
-from __future__ import annotations
-
 import json
 from math import isfinite
 from typing import Any

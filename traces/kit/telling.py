@@ -1,7 +1,5 @@
 """What is told while something runs: lines on stderr, and what others' errors say."""
 
-from __future__ import annotations
-
 import sys
 
 

@@ -1,7 +1,5 @@
 """An error that is nobody's slip of the keyboard, in one line."""
 
-from __future__ import annotations
-
 import traceback
 from pathlib import Path
 

@@ -4,8 +4,6 @@ GB is 10^9 and GiB is 2^30, always. A budget is the one figure that everybody mi
 is guessed here: a unit is spelt exactly, and a bare number is bytes.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """Keys that several commands have: one name, one meaning (CONTRIBUTING.md has the table)."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ The name is ``.NAME.<8 hex digits>.partial``. What a killed process leaves of it
 NAME, once nothing in it has changed for a week: by then nobody is at it. What was renamed also survives a power cut.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re

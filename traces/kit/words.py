@@ -9,8 +9,6 @@ str, int, float, bool, Path, Fraction or a Literal, each also ``| None`` (not gi
 An empty value is taken where the default is the empty text, and nowhere else.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Collection, Mapping

@@ -1,7 +1,5 @@
 """What a transformers model's forward takes beside its tokens: the names differ by family and by release."""
 
-from __future__ import annotations
-
 from inspect import signature
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where a model goes: one device, or spread over several and the disk if it does not fit."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

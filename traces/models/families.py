@@ -1,7 +1,5 @@
 """What the collector must know about a model: where its routers and experts are, and the law of each router."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from inspect import signature

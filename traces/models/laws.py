@@ -38,8 +38,6 @@ chosen logits alone (gpt_oss, granitemoe) is the softmax over all, divided by it
 be 1, and the second can outweigh the first (arXiv:2409.12136).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Load a model and its tokenizer from this machine alone: nothing is fetched, executed or unpickled."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import sys

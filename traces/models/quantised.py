@@ -1,7 +1,5 @@
 """Checkpoints whose weights are stored in fewer bits: dequantised knowingly, or refused; never kept as they are."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping, Sequence

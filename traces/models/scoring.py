@@ -5,8 +5,6 @@ A router's *scores* are what its logits become before anything is chosen: softma
 says which family does what.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

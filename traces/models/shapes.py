@@ -1,7 +1,5 @@
 """From a model's name to one MoE layer of its shape with random weights, and the numbers of that shape."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is chosen after a position: the most likely token, a drawn one, or a given one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

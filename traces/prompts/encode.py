@@ -1,7 +1,5 @@
 """From a prompt to token ids, through the tokenizer's chat template where one applies."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The records of a file of prompts, one at a time: text, JSON lines, a JSON array, or Parquet."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -8,8 +8,6 @@ of the prompt, a list of turns under `messages` (OpenAI, Hugging Face), `convers
 their own to chats and turns: these are let pass. A null is as good as no key.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The prompts to record, read from a file one at a time: each a request or several, for training or for testing."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Iterator
 from dataclasses import replace

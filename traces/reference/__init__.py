@@ -1,7 +1,5 @@
 """The reference model: a small OLMoE trained here, so that real routing is at hand without a download."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

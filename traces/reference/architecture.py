@@ -1,7 +1,5 @@
 """The reference model's shape, and the pieces of it that training does its own way."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

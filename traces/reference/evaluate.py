@@ -3,8 +3,6 @@
 python -m traces.reference.evaluate [model=DIR] [folder=.text] [windows=24]
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

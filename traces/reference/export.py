@@ -3,8 +3,6 @@
 python -m traces.reference.export [folder=.text] [out=traces/reference/model] [windows=24]
 """
 
-from __future__ import annotations
-
 import json
 import platform
 import sys

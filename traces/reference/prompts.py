@@ -5,8 +5,6 @@
 The handbook's licence does not suit this repository, so its languages are prompted with our own sentences.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import sys

@@ -4,8 +4,6 @@ A domain is a stream of documents from one package. Whether a document is held o
 the handbook's keys leave the language out, so that no translation of a held-out page is trained on.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform

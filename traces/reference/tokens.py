@@ -6,8 +6,6 @@ writes FOLDER/tokenizer.json, FOLDER/tokens/DOMAIN.{train,heldout}.npy and FOLDE
 nothing else, so that it can run on a machine without a network.
 """
 
-from __future__ import annotations
-
 import itertools
 import sys
 from collections.abc import Iterator

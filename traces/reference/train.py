@@ -6,8 +6,6 @@ reads the token arrays of `traces.reference.tokens`, keeps FOLDER/run/checkpoint
 model is exported by `traces.reference.export`, from any checkpoint.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys

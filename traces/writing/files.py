@@ -1,7 +1,5 @@
 """The files of one trace: their names, heads and lengths, begun empty or gone on with from a checkpoint."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The journal of an unfinished recording: what it records, and how much of every file counts."""
 
-from __future__ import annotations
-
 import json
 import os
 import stat

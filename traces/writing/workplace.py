@@ -1,7 +1,5 @@
 """Where a trace is made before it gets its name: a throw-away folder, or one that outlives its process."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat

@@ -1,7 +1,5 @@
 """Dense axes: lists inside one job, ``budget=[2GB,4GB,8GB]``, which cost Hydra no composition."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any

@@ -1,7 +1,5 @@
 """Many results in one table, a row for each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ A job is one composed configuration: one cell, or several where an axis is a lis
 as one small file in a folder that all processes see, so that it does not depend on what a launcher carries back.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """``python -m sim run -m``: a grid, through Hydra's multirun and whatever launcher and sweeper are chosen."""
 
-from __future__ import annotations
-
 import errno
 import json
 import logging

@@ -1,7 +1,5 @@
 """What a sweep is going to run, found and checked before it begins, so that a slip stops it in the first second."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

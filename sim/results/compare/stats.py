@@ -14,8 +14,6 @@ negative, and nearly so where that holds for long blocks (Canay, Romano and Shai
 and Shaikh, Review of Economics and Statistics 103, 2021). An interval is what the test does not reject.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

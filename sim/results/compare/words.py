@@ -1,7 +1,5 @@
 """Figures of a comparison in words: shares, milliseconds, budgets."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 

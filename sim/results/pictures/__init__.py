@@ -5,8 +5,6 @@ nothing to draw, or one figure alone, raises :class:`EmptyPictureError`, with th
 empty axes.
 """
 
-from __future__ import annotations
-
 from sim.results.pictures.bars import fates, stalls
 from sim.results.pictures.bounds import bound
 from sim.results.pictures.colours import looks

@@ -1,7 +1,5 @@
 """One look per policy, by its name alone: the same in every picture. What is no policy has colours of its own."""
 
-from __future__ import annotations
-
 import colorsys
 import hashlib
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Predicted against measured: each figure of a validation (``python -m real validate``), a point per cell."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Of the trace behind the runs: which experts are popular, and how soon they come again (``traces inspect plots=``)."""
 
-from __future__ import annotations
-
 from matplotlib.figure import Figure
 
 from traces.describe import plots

@@ -1,7 +1,5 @@
 """HTML by the standard library's element tree: every text and attribute is escaped where it is written."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """The tables of a report: those of ``sim compare``, a row per run with its figures, and where every row comes from."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence

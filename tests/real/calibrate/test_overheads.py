@@ -1,7 +1,5 @@
 """What the runtime costs: planted overheads are found again, and stand in the profile that is written."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

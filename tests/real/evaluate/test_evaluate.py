@@ -1,7 +1,5 @@
 """What was measured is judged elsewhere: logs are replayed, cells simulated, damages told. Of a small rehearsal."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

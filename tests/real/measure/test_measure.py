@@ -1,7 +1,5 @@
 """One verb for anybody's GPU: it keeps its time, names what fails, goes on where it was, and writes whole files."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal

@@ -1,7 +1,5 @@
 """Cells, outputs and hand-made forwards for the tests of measured quality."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """`python -m real quality` as a person uses it, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

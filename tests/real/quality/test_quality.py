@@ -1,7 +1,5 @@
 """Quality as it is measured: against the library's own model, with planted masks and damage."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A device that takes its time: copies end late and in another thread, and so does compute. All of it is checked."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque

@@ -1,7 +1,5 @@
 """How often a pass crosses between host and device, and waits for it."""
 
-from __future__ import annotations
-
 import ast
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What must hold on a device before anything is measured on it: on a GPU all of it, on this CPU what it has."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """What is decided for a GPU, with torch.cuda patched: which device, how much memory, which kernel."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

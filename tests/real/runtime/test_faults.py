@@ -1,7 +1,5 @@
 """What goes wrong ends with one clear error on the thread that runs the model, and gives everything back."""
 
-from __future__ import annotations
-
 import gc
 import mmap
 import sys

@@ -1,7 +1,5 @@
 """How much memory the host has, and that blocks of it are taken step by step, exactly, and never beyond what it has."""
 
-from __future__ import annotations
-
 import mmap
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Loading straight into host memory: the same bits as the library's own loading, and never a second copy."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

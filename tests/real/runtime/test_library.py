@@ -1,7 +1,5 @@
 """The library's own way, from the runtime's store: the same weights, and nothing left behind."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a budget must not change: the logits, to the last bit; and the library's own greedy tokens."""
 
-from __future__ import annotations
-
 from copy import copy
 from dataclasses import replace
 from typing import Any

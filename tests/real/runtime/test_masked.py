@@ -1,7 +1,5 @@
 """The weights of a masked gate, by hand from each family's law."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a run keeps, and what it takes: nothing that grows beyond its log, never more than the budget."""
 
-from __future__ import annotations
-
 import gc
 import resource
 import tracemalloc

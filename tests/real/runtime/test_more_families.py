@@ -1,7 +1,5 @@
 """Families beyond the first ten: run to the same bits, or refused in a line; what they show is what they do."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

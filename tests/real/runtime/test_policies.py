@@ -1,7 +1,5 @@
 """Every policy on a device: its decisions follow from the log of facts, and a lossless one changes no bit."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache

@@ -1,7 +1,5 @@
 """With everything resident and the grouped kernel no layer waits for its ids: the facts are told at the pass's end."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

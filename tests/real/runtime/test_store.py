@@ -1,7 +1,5 @@
 """Where the experts wait: as large as they are, registered once and as a whole, and given back."""
 
-from __future__ import annotations
-
 import gc
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The machine's threads, on a device whose copies and compute end when they like."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A device's timeline is of the measured window, and adds up to its accounts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

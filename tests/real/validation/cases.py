@@ -1,7 +1,5 @@
 """A tiny model's configuration, its cells, and a device that is the simulator itself; tests of validate share these."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from pathlib import Path

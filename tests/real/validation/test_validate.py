@@ -1,7 +1,5 @@
 """The device beside the simulator: replays agree exactly, errors are what they say, a grid survives its mistakes."""
 
-from __future__ import annotations
-
 import io
 import json
 import subprocess

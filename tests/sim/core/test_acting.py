@@ -1,7 +1,5 @@
 """What a policy asks for is checked where it asks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

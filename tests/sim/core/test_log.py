@@ -1,7 +1,5 @@
 """Who listens to a core, its log above all. Above each law, the bug that it prevents."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """What a policy decided before the first fact, in the result and in the table."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Mappings of mappings: the paths in them, and another value at one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

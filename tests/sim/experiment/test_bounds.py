@@ -1,7 +1,5 @@
 """The bounds at many budgets at once: those of the runs, and what straight lines between budgets would hide."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path

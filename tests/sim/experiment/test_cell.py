@@ -1,7 +1,5 @@
 """A cell's key: whatever changes the result changes it, and nothing else does."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields, replace

@@ -1,7 +1,5 @@
 """Configurations that are written and read again: what runs where Hydra is not installed is the same."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """LRU's curve from one pass is the simulator's, hit for hit, where it says that it is."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

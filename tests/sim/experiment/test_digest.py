@@ -1,7 +1,5 @@
 """Which code a result depends on: all that could change it, and nothing that only talks to people."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What a policy needs and a trace has not: all of it in one line, with the words after which nothing is missing."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import replace

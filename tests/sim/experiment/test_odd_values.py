@@ -1,7 +1,5 @@
 """Every key and a list of odd values: each is taken, or refused in one short line that names the key."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import fields

@@ -1,7 +1,5 @@
 """A policy's own time: how it is measured from logs, and what a run says where it is charged."""
 
-from __future__ import annotations
-
 import gc
 import json
 import shlex

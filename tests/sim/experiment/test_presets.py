@@ -1,7 +1,5 @@
 """The presets of conf/experiment: each composes, whatever it sweeps; a slip in one names it."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How large a budget may be: what the rest of the model and the KV cache leave."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

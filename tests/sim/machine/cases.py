@@ -1,7 +1,5 @@
 """Synthetic shapes, passes and prices for tests of the machines; other tests may import these."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random

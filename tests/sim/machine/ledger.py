@@ -1,7 +1,5 @@
 """A core that checks itself at every fact and question."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from policies.api import LayerEvent, Policy, Setup

@@ -1,7 +1,5 @@
 """Policies that exist only to try the machines, and random cases to try them on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random

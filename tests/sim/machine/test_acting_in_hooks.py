@@ -1,7 +1,5 @@
 """A policy may act in any of its hooks; the least case of each slip that the textbook machine found."""
 
-from __future__ import annotations
-
 import pytest
 
 from policies.api import LayerEvent, Setup, Step

@@ -1,7 +1,5 @@
 """A policy may give a slot back whenever it is told something. Above each, the bug that it prevents."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Laws of the engine: hits, time, sums, small budgets. Above each, the bug that it prevents."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

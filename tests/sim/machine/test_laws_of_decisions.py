@@ -1,7 +1,5 @@
 """Laws of decisions and of events: what the digest holds, and that facts alone decide. Above each, its bug."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Laws of what is charged for a policy's own decisions. Above each, the bug that it prevents."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

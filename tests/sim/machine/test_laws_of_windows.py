@@ -1,7 +1,5 @@
 """Laws of the measured window, after a warm-up. Above each, the bug that it prevents."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given, settings
 

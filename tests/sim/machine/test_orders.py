@@ -1,7 +1,5 @@
 """Laws of the orders that a policy may set. Above each, the bug that it prevents."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

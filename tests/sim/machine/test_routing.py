@@ -1,7 +1,5 @@
 """Laws of events that are computed otherwise than they were recorded. Above each, the bug that it prevents."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

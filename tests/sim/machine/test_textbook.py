@@ -1,7 +1,5 @@
 """The engine against the textbook machine, bit for bit: all accounts, and all that a policy is told and sees."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 
 import pytest

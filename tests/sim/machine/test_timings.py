@@ -4,8 +4,6 @@ One layer, one expert per token, and room for all experts: the first use of an e
 (4 ns), each other use computes. A decode pass computes each expert of its union once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

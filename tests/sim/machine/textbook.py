@@ -7,8 +7,6 @@ The GPU is a process, each copy call and each prediction is a process, the link 
 resources. What happens at the same nanosecond is ordered by SimPy's own event priority.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from itertools import count

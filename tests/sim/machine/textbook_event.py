@@ -1,7 +1,5 @@
 """The textbook machine's layer event: what is demanded, and the order in which it is copied and computed (rule 3)."""
 
-from __future__ import annotations
-
 from policies.api import LayerEvent, Policy, Schedule, Setup
 from tests.sim.machine.textbook_loads import LATE, USEFUL, Load, Loads
 

@@ -1,7 +1,5 @@
 """The textbook machine's loads: slots, queues, fates; what a policy sees of them and does to them (rules 4 to 6)."""
 
-from __future__ import annotations
-
 from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass

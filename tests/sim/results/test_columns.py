@@ -1,7 +1,5 @@
 """Runs as tables: every figure where the schema says, and nothing taken for a run that is none."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

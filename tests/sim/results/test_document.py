@@ -1,7 +1,5 @@
 """Figures of a result, worked out by hand: the link's share of the time, and bounds before and after a warm-up."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

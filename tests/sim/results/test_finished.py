@@ -1,7 +1,5 @@
 """One damaged result spoils no folder: the others are read, and it is named."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from functools import reduce

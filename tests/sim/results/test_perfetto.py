@@ -1,7 +1,5 @@
 """Perfetto's trace processor reads a timeline, and gives its figures back to the nanosecond."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

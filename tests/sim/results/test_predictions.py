@@ -1,7 +1,5 @@
 """Accuracy, FetchRate and GoodPred of ProMoE (SYSTEMS 2.1), counted by hand."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

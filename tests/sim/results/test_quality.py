@@ -1,7 +1,5 @@
 """A lossy row: what is known of its quality, and how it is set apart (docs/design.md, rule 8)."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A result is there whole or not at all: whatever fails on the way, and whoever looks meanwhile."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

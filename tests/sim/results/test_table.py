@@ -1,7 +1,5 @@
 """The table that a person reads."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

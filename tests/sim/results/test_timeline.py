@@ -1,7 +1,5 @@
 """A timeline says when everything was, and adds up to the accounts."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from itertools import pairwise

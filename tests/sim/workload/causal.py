@@ -1,7 +1,5 @@
 """Traces on disk that differ from some moment on, to see whether anything was decided before with knowledge of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache

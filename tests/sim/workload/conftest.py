@@ -1,7 +1,5 @@
 """Traces on disk that differ from some moment on: see tests/sim/workload/causal.py."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """The contract of causality once more, through what is shipped: a trace on disk, TraceSignals and ClosedLoop."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

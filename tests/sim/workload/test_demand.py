@@ -1,7 +1,5 @@
 """Demand sets from recorded rows, by hand: token order, tokens per expert, and entries that are absent."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

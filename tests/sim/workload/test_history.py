@@ -1,7 +1,5 @@
 """What a policy learns from: the train requests, request by request, and no bit of any other."""
 
-from __future__ import annotations
-
 import mmap
 from collections.abc import Callable, Sequence
 from pathlib import Path

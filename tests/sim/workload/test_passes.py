@@ -1,7 +1,5 @@
 """Which passes a closed loop makes, by hand: rows, KV tokens, pairs, demand and admissions."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

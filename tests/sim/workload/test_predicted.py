@@ -1,7 +1,5 @@
 """The outputs of fitted predictors: shown no earlier than their layer, to who declares them; part of the cell's key."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The trace's signals, value by value: every number says which row, layer and distance it was recorded for."""
 
-from __future__ import annotations
-
 import mmap
 from collections.abc import Callable
 from pathlib import Path

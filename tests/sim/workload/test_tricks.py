@@ -1,7 +1,5 @@
 """Policies that try to get more out of the signals than these show (docs/design.md, rule 2), or than they declared."""
 
-from __future__ import annotations
-
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """``measure=validation``: a part of the train requests is measured, and nothing of it is learned."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A profile as the calibrator writes it, and tiny models for it to measure."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The command: what it writes runs in the simulator; what is wrong is refused in one line before it measures."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

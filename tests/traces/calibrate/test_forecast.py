@@ -1,7 +1,5 @@
 """How long a calibration takes is said before it begins, within a factor of two, on a clock that nobody waits for."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

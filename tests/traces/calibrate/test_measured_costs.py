@@ -1,7 +1,5 @@
 """A measured profile's tables become the simulator's costs, where they apply and nowhere else."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Samples that lie far apart: the command warns, the profile says so, and so does every run that they price."""
 
-from __future__ import annotations
-
 import copy
 import io
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The shapes that are measured are those of ``conf/model``, and what is timed computes what the library computes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Interpolation: exact at the measured points, monotone, and never below the floor however bytes are cut."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 

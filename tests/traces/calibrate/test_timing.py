@@ -1,7 +1,5 @@
 """The stopwatch and the columns, without a clock that anybody waits for."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

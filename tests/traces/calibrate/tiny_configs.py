@@ -1,7 +1,5 @@
 """Configurations of tiny models: the calibrator draws their weights itself."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Requests served together leave the trace that they leave one by one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The command: a trace that opens and adds up, and one line for what the user can mend."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

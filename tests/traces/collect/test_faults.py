@@ -1,7 +1,5 @@
 """Faults planted in a model, each found by the collector's own checks, which name the layer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """The passes generate what the library generates, and each is one step of the trace."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Values that no recording can be asked for are refused where they are read, before torch is imported."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

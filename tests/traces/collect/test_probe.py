@@ -1,7 +1,5 @@
 """A cache that is not what its model takes it for is found before anything is recorded; rounding is no such thing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path

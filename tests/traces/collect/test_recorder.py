@@ -1,7 +1,5 @@
 """What is recorded is what happened: compared with an independent spy and with sums done by hand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """An interrupted recording goes on where it was, and the trace is the same to the byte."""
 
-from __future__ import annotations
-
 import gc
 import os
 import random

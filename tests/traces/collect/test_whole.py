@@ -1,7 +1,5 @@
 """The command in full: chats, disk, progress, cost, models that fit nowhere, memory."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

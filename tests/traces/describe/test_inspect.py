@@ -1,7 +1,5 @@
 """What ``inspect`` shows: hand counts, laws, an oracle for reuse distances, and pictures that can be drawn."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

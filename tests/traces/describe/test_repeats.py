@@ -1,7 +1,5 @@
 """Rows that repeat the row before: counted exactly, and warned of where chance cannot have made them."""
 
-from __future__ import annotations
-
 import json
 from itertools import pairwise
 from pathlib import Path

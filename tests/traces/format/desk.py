@@ -1,7 +1,5 @@
 """The tiny trace, and outputs of a predictor beside it: changed behind their backs, and refused."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

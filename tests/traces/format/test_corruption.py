@@ -1,7 +1,5 @@
 """Every corruption is refused with one line that says where it is, and nothing is ever unpickled."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Headers of .npy files: whoever wrote them, and nothing that a stranger could make of them."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

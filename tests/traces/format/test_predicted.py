@@ -1,7 +1,5 @@
 """A predictor's outputs beside a trace: whatever is wrong when they are read is refused in one line."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """What is written is what is read."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """At length, with counts of what became of the files: ``FUZZ_EXAMPLES=10000 python -m pytest tests/traces/fuzz``."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.traces.fuzz import mutate

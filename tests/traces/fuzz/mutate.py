@@ -1,7 +1,5 @@
 """Files that are wrong somewhere: what is drawn, how it is applied, and what may become of it."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Mutated sources are imported, and then open, or refused in one line; what is imported is what the file says."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import io

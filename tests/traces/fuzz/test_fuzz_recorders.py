@@ -1,7 +1,5 @@
 """Mutated recordings of runtimes are imported, and then hold what the file says, or are refused in one line."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

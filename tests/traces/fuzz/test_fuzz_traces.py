@@ -1,7 +1,5 @@
 """Mutated folders are opened or refused in one line; nothing else ever comes out."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """What the tests of importers share: import what a recorder wrote, and look at what came of it."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

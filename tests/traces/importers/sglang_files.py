@@ -1,7 +1,5 @@
 """Recordings as SGLang writes them, made by torch; and torch_child in a fork instead of a process of its own."""
 
-from __future__ import annotations
-
 import io
 import os
 import random

@@ -1,7 +1,5 @@
 """Logs of arrivals become the arrivals of the requests, in seconds since the first."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

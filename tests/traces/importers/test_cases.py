@@ -3,8 +3,6 @@
 The kinds have tests of their own on inputs made there; this one holds the reported inputs themselves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """Hostile sources: every importer refuses them in one line, without a hang and in bounded memory."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Importers of other packages join by an entry point; a name is one importer's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """JSON Lines: what a recorder writes comes back, and what is odd is said with its line and field."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

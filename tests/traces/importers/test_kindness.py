@@ -1,7 +1,5 @@
 """What a user is told: what was meant, the place that was named, and the model that prices what was imported."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """llama.cpp's two CSVs: ubatches are passes, the order of layers ends them; what does not add up is named by line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Megatron's router trace: passes of one request after the other, or of training; parts of passes are refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

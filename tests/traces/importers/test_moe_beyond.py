@@ -1,7 +1,5 @@
 """MoE-Beyond's CSVs: prompts of one pass, from a file, from files one behind the other, or from their folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

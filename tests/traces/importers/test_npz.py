@@ -1,7 +1,5 @@
 """``.npz`` archives: streamed, never unpickled, never trusted for a size."""
 
-from __future__ import annotations
-
 import io
 import json
 import zipfile

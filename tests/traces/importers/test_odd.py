@@ -1,7 +1,5 @@
 """Files that are nearly right: blanks before a header, -1 that wrapped around, padding, a writer at work."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

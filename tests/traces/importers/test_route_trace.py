@@ -1,7 +1,5 @@
 """``route_trace v1``: one turn's prompt is one step, and what is odd in a file is said with its line."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from fractions import Fraction
 from pathlib import Path

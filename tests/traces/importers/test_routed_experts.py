@@ -1,7 +1,5 @@
 """``routed_experts`` as vLLM and SGLang return it, in every encoding, and refused where rows do not add up."""
 
-from __future__ import annotations
-
 import base64
 import io
 import struct

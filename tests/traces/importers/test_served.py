@@ -1,7 +1,5 @@
 """What servers really answer: cached prefixes, absent entries, rows of zeros, streams, failed requests."""
 
-from __future__ import annotations
-
 import base64
 import json
 from pathlib import Path

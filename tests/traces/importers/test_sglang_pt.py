@@ -1,7 +1,5 @@
 """SGLang's recordings: read by torch in a process with limits, requests told apart by positions, or refused."""
 
-from __future__ import annotations
-
 import io
 import os
 import subprocess

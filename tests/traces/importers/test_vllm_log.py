@@ -1,7 +1,5 @@
 """Routing loggers of vLLM: what token_idx counts, where prompts end, and logs of which parts are missing."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

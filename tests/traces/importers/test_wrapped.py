@@ -1,7 +1,5 @@
 """Text in its everyday wrappings is read as if it had none; whatever else it is, is named."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What runs a command: how it may end, and what is said then."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """The reader of long JSON arrays: wherever the file is cut into blocks, the same objects and the same faults."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Progress: a line now and then where nobody looks, and on a terminal something that is gone afterwards."""
 
-from __future__ import annotations
-
 import io
 import re
 import sys

@@ -1,7 +1,5 @@
 """Files and folders are there whole, or as they were: whatever fails, whoever is killed, and if the power goes."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The words of a command as its dataclass declares them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction

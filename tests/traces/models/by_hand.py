@@ -1,7 +1,5 @@
 """Each family's routing, token by token in float64, from its paper's sums and its configuration alone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

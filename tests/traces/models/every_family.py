@@ -1,7 +1,5 @@
 """Every mixture of experts that the library loads as a language model: a tiny configuration, and what becomes of it."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from pathlib import Path

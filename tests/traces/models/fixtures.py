@@ -1,7 +1,5 @@
 """Tiny models as fixtures, for the tests of models and of the collector. Torch is imported inside them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

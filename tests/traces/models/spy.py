@@ -1,7 +1,5 @@
 """One recorded pass, and beside it an independent witness of what the experts received."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from typing import Any
 

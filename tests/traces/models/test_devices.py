@@ -1,7 +1,5 @@
 """Layers that lie on several devices, or wait on the host or on disk until accelerate's hooks fetch them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Every mixture of experts of the installed library is recorded truly or refused in a line: none is silently wrong."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

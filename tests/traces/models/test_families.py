@@ -1,7 +1,5 @@
 """Eighteen families, each against sums done by hand: what is a layer, what it scores, chooses and weighs."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A model's folder is what somebody else wrote: whatever is wrong with it is one line, and no code in it runs."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

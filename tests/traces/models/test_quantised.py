@@ -1,7 +1,5 @@
 """Quantised checkpoints: dequantised, with the size that results said, or refused by name; nothing is kept as it is."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tiny random models of ten families, built here: no weights are at hand where the tests run."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

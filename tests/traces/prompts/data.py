@@ -1,7 +1,5 @@
 """Small files of prompts for the collector's tests."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

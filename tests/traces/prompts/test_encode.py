@@ -1,7 +1,5 @@
 """From prompts to token ids: what is prefilled and the recorded answer make up the whole conversation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

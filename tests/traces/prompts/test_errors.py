@@ -1,7 +1,5 @@
 """Whatever is wrong with a file of prompts is said in one line that names the file and the place."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Files of prompts: every kind gives the same requests, splits are exact, and memory does not grow."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

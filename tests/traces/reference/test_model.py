@@ -1,7 +1,5 @@
 """The shipped model and its sample trace: small, of known origin, made for each other, and learned."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

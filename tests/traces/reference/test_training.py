@@ -1,7 +1,5 @@
 """The pieces of the training: the text's parts, the fast experts, and a run that resumes where it stopped."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Whenever a recording is killed, the same command ends in the same trace, byte for byte."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

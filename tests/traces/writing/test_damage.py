@@ -1,7 +1,5 @@
 """Nothing in the folder of an unfinished recording is trusted: what is damaged is refused, never gone on with."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """A power cut loses what no fsync has put on the disk; a checkpoint that returned is never among it."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Iterator

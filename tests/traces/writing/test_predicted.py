@@ -1,7 +1,5 @@
 """Writing a predictor's outputs beside a trace: what was written opens, there whole or not at all."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

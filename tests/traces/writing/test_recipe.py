@@ -1,7 +1,5 @@
 """A recording goes on from the recipe that began it, and from no other."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

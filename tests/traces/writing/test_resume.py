@@ -1,7 +1,5 @@
 """What a writer with a recipe keeps, what it goes on with, and what it refuses to go on with."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import gc

@@ -1,7 +1,5 @@
 """A trace appears whole or not at all, and nothing that would not open is ever written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One small recording, begun and finished by the tests of the writer."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

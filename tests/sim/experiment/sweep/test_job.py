@@ -1,7 +1,5 @@
 """Sweeps: lists inside a job, failures beside successes, what a killed one leaves, the same bytes on any launcher."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

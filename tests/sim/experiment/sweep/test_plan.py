@@ -1,7 +1,5 @@
 """What a sweep says before it begins: how many cells there will be, slips, and extras that are not installed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Comparisons made for a test, and what they say."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """What compare finds and says, whatever the files' order: pairs, fronts, targets, what was mixed, and mistakes."""
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

@@ -1,7 +1,5 @@
 """The tests of compare keep their rates, at a budget and over all; what is planted is found; means are of the table."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

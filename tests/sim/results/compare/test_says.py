@@ -1,7 +1,5 @@
 """What compare says: a clause per policy, true without intervals and of few requests; and prints, at any width."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

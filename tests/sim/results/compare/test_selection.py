@@ -1,7 +1,5 @@
 """Runs that are not alike: every difference is named at once, and the command that is offered works."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

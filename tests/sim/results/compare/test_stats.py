@@ -1,7 +1,5 @@
 """Intervals cover, tests keep their rate, and both see what is there: on made-up requests whose truth is known."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.stats

@@ -1,7 +1,5 @@
 """A small grid of the shipped sample: two lossless policies and a lossy one, two budgets."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

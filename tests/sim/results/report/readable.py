@@ -1,7 +1,5 @@
 """Whether a figure can be read: labelled axes of some size with something in them, no text or legend upon another."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import warnings

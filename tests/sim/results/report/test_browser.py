@@ -1,7 +1,5 @@
 """The page of a report in a browser: whole at any width, silent, and loading nothing."""
 
-from __future__ import annotations
-
 import html as markup
 import json
 import re

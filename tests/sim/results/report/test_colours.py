@@ -1,7 +1,5 @@
 """A policy has one look everywhere, by its name; causes of stalls and fates of prefetches have colours of their own."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Predicted against measured: the picture of a validation, in a report and beside the validation itself."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pictures can be read whatever the runs, show the figures of the frame, and refuse to be empty."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The page of a report: whole in itself, every row with its origin, nothing of a name taken for markup."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

@@ -89,7 +89,7 @@ def describe(trace: Trace) -> Stats:
         overlap = shared.sum(axis=0) / pairs.sum(axis=0)
         balance = total.max(axis=1) / total.mean(axis=1)
         by_source = shared.sum(axis=1) / pairs.sum(axis=1)
-    recall, by_distance = _gate_recall(trace)
+    recall, by_distance = gate_recall(trace)
     return Stats(
         steps={name: int(chosen.sum()) for name, chosen in phases.items()},
         tokens={name: int(rows[chosen].sum()) for name, chosen in phases.items()},
@@ -135,7 +135,7 @@ def _shared(before: Array, after: Array, related: Array, absent: int) -> tuple[A
     return found.sum(axis=2), possible.sum(axis=2)
 
 
-def _gate_recall(trace: Trace) -> tuple[Array | None, list[float | None] | None]:
+def gate_recall(trace: Trace) -> tuple[Array | None, list[float | None] | None]:
     """Return the recall by distance and layer, NaN where there is none, and by distance over all layers."""
     ahead = trace.gate_ahead
     if ahead is None:

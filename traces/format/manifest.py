@@ -1,7 +1,7 @@
 """``trace.json``: what was recorded, by whom and how, and the hash of every file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, NotRequired, TypedDict
 
@@ -74,11 +74,16 @@ class About(TypedDict):
     dtype: NotRequired[str | None]
     scoring: NotRequired[str | None]
     priced_as: NotRequired[str | None]
+    modelled: NotRequired[Mapping[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of ``trace.json``. ``decoding`` holds "mode" and whatever settings the recorder knows."""
+    """The content of ``trace.json``. ``decoding`` holds "mode" and whatever settings the recorder knows.
+
+    ``modelled``: the arrays that nobody recorded, by signal, each with the parameters of what made it up; a trace
+    without any need not have the key.
+    """
 
     model: Model
     recorder: Recorder
@@ -88,16 +93,19 @@ class Manifest:
     priced_as: str | None
     counts: Counts
     files: Mapping[str, FileEntry]
+    modelled: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """Return the bytes of ``trace.json``; parse_manifest reads them back."""
         document = {"schema": SCHEMA, **asdict(self)}
+        if not self.modelled:
+            del document["modelled"]
         return dump_json(document).encode("ascii")
 
 
 def parse_manifest(raw: bytes) -> Manifest:
     """Parse the bytes of ``trace.json``; raises TraceError for anything the format does not know."""
-    document = _FIELDS.document(raw, SCHEMA, tuple(Manifest.__dataclass_fields__), MAX_MANIFEST)
+    document = _FIELDS.document(raw, SCHEMA, tuple(Manifest.__dataclass_fields__), MAX_MANIFEST, modelled={})
     manifest = _FIELDS.record(
         Manifest,
         document,
@@ -109,7 +117,11 @@ def parse_manifest(raw: bytes) -> Manifest:
         prompts=partial(_FIELDS.record, Prompts),
         counts=partial(_FIELDS.record, Counts, requests=_COUNT, steps=_COUNT, tokens=_COUNT),
         files=_files,
+        modelled=_modelled,
     )
+    for name in manifest.modelled:
+        if f"{name}.npy" not in manifest.files:
+            raise refusal(MANIFEST_FILE, "modelled", name, "signals that the trace has")
     if not set(REQUIRED_FILES) <= set(manifest.files):
         raise refusal(MANIFEST_FILE, "files", one_of(manifest.files), f"at least {one_of(REQUIRED_FILES)}")
     return manifest
@@ -133,6 +145,13 @@ def _decoding(value: object, field: str) -> dict[str, Any]:
     decoding = _FIELDS.mapping(value, field, _FIELDS.anything)
     _FIELDS.choice(decoding.get("mode"), f"{field}.mode", DECODING_MODES)
     return decoding
+
+
+def _modelled(value: object, field: str) -> dict[str, dict[str, Any]]:
+    found = _FIELDS.mapping(value, field, lambda item, place: _FIELDS.mapping(item, place, _FIELDS.anything))
+    for name in found:
+        _FIELDS.choice(name, f"name in {field}", tuple(SIGNALS))
+    return found
 
 
 def _files(value: object, field: str) -> dict[str, FileEntry]:

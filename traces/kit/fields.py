@@ -29,8 +29,13 @@ class Fields:
 
     file: str
 
-    def document(self, raw: bytes, schema: int, keys: tuple[str, ...], most: int) -> dict[str, Any]:
-        """The object in the bytes of a JSON file, at most so many, of this version and with these keys beside it."""
+    def document(
+        self, raw: bytes, schema: int, keys: tuple[str, ...], most: int, **absent: object
+    ) -> dict[str, Any]:
+        """The object in the bytes of a JSON file, at most so many, of this version and with these keys beside it.
+
+        ``absent``: what is read where a key of that name is not there.
+        """
         if len(raw) > most:
             raise refusal(self.file, "size", "larger", f"at most {most} bytes")
         try:
@@ -40,6 +45,8 @@ class Fields:
         # The version comes first: another version may have other keys.
         if isinstance(document, dict) and (document.get("schema") != schema or document["schema"] is True):
             raise refusal(self.file, "schema", document.get("schema"), str(schema))
+        if isinstance(document, dict):
+            document = absent | document
         self.exactly(document, "document", ("schema", *keys))
         return {key: document[key] for key in keys}
 

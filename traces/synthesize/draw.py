@@ -1,0 +1,77 @@
+"""Draw the states of one request's tokens from a law, layer by layer. The same seed draws the same request."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.signal import lfilter
+
+from traces.format.layout import Array
+from traces.synthesize.law import FACTORS, SCALES, Law, chances_of
+
+_PLACES, _TOPIC, _REQUEST, _BESIDE = range(4)
+"""What a stream of random numbers is for."""
+
+
+class Source:
+    """Requests of one model: which expert is which, and what the factors and topics do to it, are drawn once."""
+
+    def __init__(self, law: Law, seed: int) -> None:
+        self.law, self._seed = law, seed
+        layers, experts = law.means.shape
+        random = self._random(_PLACES)
+        self._means = np.stack([row[random.permutation(experts)] for row in law.means])
+        # The first factors matter most, as the first principal components of recorded routing do.
+        loads = random.standard_normal((layers, experts, FACTORS)) / np.sqrt(np.arange(1, FACTORS + 1))
+        self._loads = loads / np.linalg.norm(loads, axis=2, keepdims=True)
+
+    def _random(self, *stream: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, *stream])
+
+    def random_of(self, number: int, purpose: int) -> np.random.Generator:
+        """Random numbers for what lies beside the states, a stream for each number and purpose."""
+        return self._random(_BESIDE, number, purpose)
+
+    def chances(self, top_k: int) -> Array:
+        """How often each expert is chosen, by layer [L, E]."""
+        return np.stack([chances_of(row, top_k) for row in self._means])
+
+    def states(self, request: int, rows: int, topic: int) -> Iterator[Array]:
+        """Yield the state of each layer [rows, E] of a request that is about ``topic``."""
+        shared, of_topic = self._random(_REQUEST, request), self._random(_TOPIC, topic)
+        common, common_topic = _parts(shared, rows), of_topic.standard_normal(FACTORS)
+        for layer, means in enumerate(self._means):
+            parts, kin = self.law.parts[layer], self.law.topic[layer]
+            new = max(0.0, 1 - parts.sum())
+            own = _parts(shared, rows)
+            mixed = [self._mixed(one, other) for one, other in zip(common, own, strict=True)]
+            whole = np.sqrt(kin) * self._mixed(common_topic, of_topic.standard_normal(FACTORS))
+            whole = whole + np.sqrt(1 - kin) * mixed[-1]
+            factors = np.sqrt(parts[-1]) * whole
+            for variance, part in zip(parts, mixed[1:-1], strict=False):
+                factors = factors + np.sqrt(variance) * part
+            lasting = factors @ self._loads[layer].T
+            sudden = np.sqrt(self.law.shared) * (common[0] @ self._loads[layer].T)
+            noise = np.sqrt(1 - self.law.shared) * shared.standard_normal((rows, means.size))
+            yield means + lasting + np.sqrt(new) * (sudden + noise)
+
+    def _mixed(self, common: Array, own: Array) -> Array:
+        return np.sqrt(self.law.shared) * common + np.sqrt(1 - self.law.shared) * own
+
+
+def _parts(random: np.random.Generator, rows: int) -> list[Array]:
+    """Of FACTORS factors, all of variance 1: what is new at each token, what fades by scale, what stays [1]."""
+    new = random.standard_normal((rows, FACTORS))
+    fading = []
+    for scale in SCALES:
+        kept = np.exp(-1 / scale)
+        pushes = random.standard_normal((rows, FACTORS))
+        pushes[1:] *= np.sqrt(1 - kept**2)
+        fading.append(lfilter([1.0], [1.0, -kept], pushes, axis=0))
+    return [new, *fading, random.standard_normal((1, FACTORS))]
+
+
+def largest(states: Array, top_k: int) -> Array:
+    """The K largest entries of each row, the largest first: int64 [rows, K]."""
+    found = np.argpartition(-states, top_k - 1, axis=-1)[:, :top_k]
+    order = np.argsort(-np.take_along_axis(states, found, -1), axis=-1, kind="stable")
+    return np.take_along_axis(found, order, -1)

@@ -1,0 +1,94 @@
+"""From figures to the law that has them, for a model of any shape."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from traces.format.layout import Array
+from traces.synthesize.draw import Source, largest
+from traces.synthesize.figures import Figures
+from traces.synthesize.law import Law, correlations_of, means_of, parts_of, resampled
+from traces.synthesize.measure import PIECE, Sums, held_by
+
+ROUNDS = 4
+TRIED_TOKENS = 6144
+TRIED_LAYERS = 8
+SHARED, MOST_SHARED = 0.8, 0.95
+"""How much of the factors layers share: at first, and at most."""
+
+
+def law_of(figures: Figures) -> Law:
+    """The law of ``figures``.
+
+    What the closed forms miss, since exactly K are chosen and factors are few, is measured on drawn requests and
+    mended: on average over the layers, the overlap at each lag is that of the figures, and so is ``together`` as far as
+    the law can reach it.
+    """
+    means = np.stack([resampled(means_of(np.array(row)), figures.experts) for row in figures.popularity])
+    wanted, kin = _shares(figures.overlap), _shares([figures.kinship])[0]
+    aim, shared, some = wanted, SHARED, _some_layers(figures.layers)
+    law = _law(figures, means, aim, kin, shared)
+    for _ in range(ROUNDS):
+        found = _tried(Law(law.means[some], law.parts[some], law.topic[some], shared), figures)
+        with np.errstate(invalid="ignore"):
+            missed = np.nan_to_num(np.nanmean(wanted[some], axis=0) - np.nanmean(found.overlap, axis=0))
+        aim = np.clip(aim + missed, 0, 1)
+        if figures.together is not None and found.together > 0:
+            shared *= float(np.sqrt(max(figures.together, 0) / found.together))
+        shared = min(shared, MOST_SHARED)
+        law = _law(figures, means, aim, kin, shared)
+    return law
+
+
+def stretched(law: Law, layers: int, experts: int) -> Law:
+    """The law of another shape: its layers and experts are read at evenly spaced places of the ones there are."""
+    means = resampled(resampled(law.means, experts).T, layers).T
+    return Law(means, resampled(law.parts.T, layers).T, resampled(law.topic, layers), law.shared)
+
+
+def _law(figures: Figures, means: Array, aim: Array, kin: Array, shared: float) -> Law:
+    K, lags, topic = figures.top_k, np.array(figures.lags), np.zeros(len(means))
+    rows = []
+    for layer, row in enumerate(means):
+        there = ~np.isnan(aim[layer])
+        rows.append(parts_of(lags[there], correlations_of(row, aim[layer][there], K)))
+        if not np.isnan(kin[layer]) and rows[-1][-1] > 0:
+            topic[layer] = min(1.0, float(correlations_of(row, kin[[layer]], K)[0]) / rows[-1][-1])
+    parts = np.stack(rows)
+    return Law(means, parts, topic, shared)
+
+
+def _tried(law: Law, figures: Figures) -> Sums:
+    """What requests drawn from the law are like."""
+    layers, experts = law.means.shape
+    sums, source, rows, request = Sums(layers, experts), Source(law, seed=0), 0, 0
+    lengths = lengths_of(figures, 1 + 2 * len(figures.prompt_tokens))
+    while rows < TRIED_TOKENS:
+        length = min(PIECE, max(2, lengths[request % len(lengths)]))
+        states = source.states(request, length, request % figures.topics)
+        ids = np.stack([largest(state, figures.top_k) for state in states], axis=1)
+        sums.add_piece(held_by(ids, experts))
+        rows, request = rows + length, request + 1
+    return sums
+
+
+def lengths_of(figures: Figures, count: int) -> list[int]:
+    """Rows of typical requests."""
+    at = (np.arange(count) + 0.5) / count
+    prompt, output = (resampled_at(row, at) for row in (figures.prompt_tokens, figures.output_tokens))
+    random = np.random.default_rng(0)
+    return [int(p * figures.prompt_rows + o - 1) for p, o in zip(prompt, random.permutation(output), strict=True)]
+
+
+def resampled_at(quantiles: Sequence[int], at: Array) -> Array:
+    """Lengths at the shares ``at``, whole tokens."""
+    return np.rint(np.interp(at, np.linspace(0, 1, len(quantiles)), quantiles)).astype(np.int64)
+
+
+def _some_layers(layers: int) -> Array:
+    return np.unique(np.linspace(0, layers - 1, TRIED_LAYERS).round().astype(int))
+
+
+def _shares(rows: Sequence[Sequence[float | None]]) -> Array:
+    return np.array([[np.nan if share is None else share for share in row] for row in rows])

@@ -1,0 +1,97 @@
+"""The law of modelled routing: a Gaussian state per token, of which each layer's K largest entries are its experts.
+
+In layer l the state of expert e at token t is ``mean[l, e] + noise``, the noise of variance 1. The means make experts
+popular or rare. The noise is a sum of parts, each of a time scale: one that stays for a whole request, some that fade
+over 3 to 160 tokens, and one that is new at every token; their variances decide how much of a token's experts the
+tokens before it had. Persistent parts pass through a few factors, which layers share in part: what changes, changes in
+many layers at once, as in recordings.
+
+An expert is taken to be chosen where its state is above a threshold at which K are chosen on average. Then popularity
+and overlap have closed forms (Owen's T for the bivariate normal), which are inverted here; ``calibrate`` of
+traces.synthesize.fit mends what the exact K differs by.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq, nnls
+from scipy.special import owens_t
+from scipy.stats import norm
+
+from traces.format.layout import Array
+
+SCALES = (1.0, 3.0, 10.0, 40.0, 160.0)
+"""Tokens in which a part fades to 1 / e."""
+FACTORS = 16
+_CORRELATIONS = np.concatenate([np.linspace(0, 0.95, 96), 1 - np.geomspace(0.045, 1e-4, 32)])
+RAREST = 2e-5
+
+
+@dataclass(frozen=True)
+class Law:
+    """``means`` [L, E], ascending in a layer. ``parts`` [L, S + 1]: variances by scale, then of the whole request; what
+    they lack to 1 is new at every token. ``topic`` [L]: how much of the request's part requests of one topic share.
+    ``shared``: how much of the factors all layers share.
+    """
+
+    means: Array
+    parts: Array
+    topic: Array
+    shared: float
+
+
+def means_of(chances: Array) -> Array:
+    """The means at which experts are chosen with these ``chances`` [E], for a threshold of 0."""
+    return norm.ppf(np.clip(chances, RAREST, 1 - RAREST))
+
+
+def chances_of(means: Array, top_k: int) -> Array:
+    """How often each expert is chosen, K in all. The inverse of means_of, but for a shift of all means."""
+    return norm.sf(_threshold(means, top_k) - means)
+
+
+def overlaps_of(means: Array, correlations: Array, top_k: int) -> Array:
+    """The share of a token's experts that another one has, by the correlation of their noises [n]."""
+    above = _threshold(means, top_k) - means
+    slope = np.sqrt((1 - correlations) / (1 + correlations))
+    both: Array = norm.sf(above) - 2 * owens_t(above, slope[:, None])
+    return both.sum(axis=1) / top_k
+
+
+def correlations_of(means: Array, overlaps: Array, top_k: int) -> Array:
+    """The correlations at which two tokens share so much; 0 where popularity alone makes more."""
+    found: Array = np.interp(overlaps, overlaps_of(means, _CORRELATIONS, top_k), _CORRELATIONS)
+    return found
+
+
+def means_of_entropy(entropy: float, n_experts: int, top_k: int) -> Array:
+    """Normal means [E] at which the popularity has ``entropy`` bits."""
+    ranks = norm.ppf((np.arange(n_experts) + 0.5) / n_experts)
+
+    def bits(spread: float) -> float:
+        share = chances_of(spread * ranks, top_k) / top_k
+        return float(-(share * np.log2(np.maximum(share, 1e-300))).sum())
+
+    if bits(1e-6) <= entropy:
+        return 0.0 * ranks
+    return ranks * (20.0 if bits(20.0) >= entropy else brentq(lambda spread: bits(spread) - entropy, 1e-6, 20.0))
+
+
+def parts_of(lags: Array, correlations: Array) -> Array:
+    """The variances by scale, and of the whole request [S + 1], that come nearest to ``correlations`` at ``lags``."""
+    curves = np.exp(-np.asarray(lags, float)[:, None] / SCALES)
+    parts, _ = nnls(np.concatenate([curves, np.ones((len(lags), 1))], axis=1), np.asarray(correlations, float))
+    return parts / max(1.0, parts.sum())
+
+
+def resampled(rows: Array, size: int) -> Array:
+    """``rows`` [..., n] read at ``size`` evenly spaced places."""
+    places = np.linspace(0, 1, rows.shape[-1]) if rows.shape[-1] > 1 else np.zeros(1)
+    wanted = np.linspace(0, 1, size) if size > 1 else np.full(1, 0.5)
+    return np.apply_along_axis(lambda row: np.interp(wanted, places, row), -1, rows)
+
+
+def _threshold(means: Array, top_k: int) -> float:
+    if top_k >= len(means):
+        return -40.0
+    return float(brentq(lambda at: norm.sf(at - means).sum() - top_k, means.min() - 10, means.max() + 10))

@@ -1,0 +1,87 @@
+"""Signals that are made up: each is consistent with the routing beside it, and knows no more of the future than stated."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import brentq
+
+from traces.format.layout import Array
+from traces.kit.errors import UserError, one_of
+
+WIDTH = 64
+"""Of an embedding."""
+TOPIC, REQUEST = 0.3, 0.2
+"""Shares of an embedding's variance that a topic's requests have in common, and that a request's tokens have beside."""
+
+
+def foreseen(ids: Array, recall: float, chances: Array, random: np.random.Generator) -> Array:
+    """``ids`` [rows, K] as a predictor of this ``recall`` would name them.
+
+    Each is right with probability ``recall``; in the place of a wrong one stands another expert, drawn by ``chances``
+    [E]. Absent ids, E and above, stay absent. Where fewer than K experts are left to be wrong with (2 K > E), the
+    number of wrong ones in a row is recall's, rounded at random.
+    """
+    rows, top_k = ids.shape
+    experts = len(chances)
+    real = ids < experts
+    draws = random.random((rows, top_k))
+    if 2 * top_k > experts:
+        wrong = np.floor((1 - recall) * real.sum(axis=1) + random.random(rows)).astype(int)
+        right = np.argsort(np.argsort(np.where(real, draws, 2), axis=1), axis=1) >= wrong[:, None]
+    else:
+        right = draws < recall
+    keys = np.log(np.maximum(chances, 1e-9)) + random.gumbel(size=(rows, experts))
+    held = np.zeros((rows, experts + 1), bool)
+    np.put_along_axis(held, np.minimum(ids, experts).astype(np.intp), values=True, axis=1)
+    keys[held[:, :experts]] = -np.inf
+    others = np.argsort(-keys, axis=1)[:, :top_k]
+    if others.shape[1] < top_k:
+        others = np.pad(others, ((0, 0), (0, top_k - others.shape[1])))
+    return np.where(right | ~real, ids, others.astype(ids.dtype))
+
+
+def check_recall(recall: Sequence[float], layers: int, experts: int, top_k: int) -> None:
+    """UserError for a recall that no predictor of K ids can have, or for layers that are not there."""
+    least = max(0.0, (2 * top_k - experts) / top_k)
+    for share in recall:
+        if not least <= share <= 1:
+            raise UserError(f"recall={one_of(recall)}: {share} cannot be of top-{top_k} of {experts}; allowed: {least:g} to 1")
+    if len(recall) >= layers:
+        raise UserError(f"recall={one_of(recall)}: {len(recall)} layers ahead; allowed: up to {layers - 1} for {layers} layers")
+
+
+def gate_ahead(ids: Array, recall: Sequence[float], chances: Array, absent: int, random: np.random.Generator) -> Array:
+    """What predictors of ``recall`` by distance say of ``ids`` [rows, L, K]: [rows, L, A, K]; ``chances`` [L, E]."""
+    rows, layers, top_k = ids.shape
+    out = np.full((rows, layers, len(recall), top_k), absent, ids.dtype)
+    for distance, share in enumerate(recall, 1):
+        for layer in range(layers - distance):
+            later = layer + distance
+            out[:, layer, distance - 1] = foreseen(ids[:, later], share, chances[later], random)
+    return out
+
+
+def embedding(topic: Array, request: Array, rows: int, random: np.random.Generator) -> Array:
+    """Embeddings [rows, WIDTH] of a request's tokens: two of the request are alike, and two of its topic a little."""
+    lasting = np.sqrt(TOPIC) * topic + np.sqrt(REQUEST) * request
+    return lasting + np.sqrt(1 - TOPIC - REQUEST) * random.standard_normal((rows, WIDTH))
+
+
+def steepness(states: Array, top_weight: float) -> float:
+    """By which factor states [rows, K] of the chosen, the largest first, give the first this share under a softmax."""
+    gaps = states - states[:, :1]
+
+    def first(factor: float) -> float:
+        return float((1 / np.exp(factor * gaps).sum(axis=1)).mean())
+
+    least, most = first(0.0), first(100.0)
+    if top_weight <= least or states.shape[1] == 1:
+        return 0.0
+    return 100.0 if top_weight >= most else float(brentq(lambda factor: first(factor) - top_weight, 0.0, 100.0))
+
+
+def softmax(states: Array) -> Array:
+    """Over the last axis."""
+    powers = np.exp(states - states.max(axis=-1, keepdims=True))
+    found: Array = powers / powers.sum(axis=-1, keepdims=True)
+    return found

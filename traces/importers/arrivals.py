@@ -7,7 +7,7 @@ Only the times are taken, and only as many as there are requests: the lengths ar
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -32,13 +32,37 @@ def read_arrivals(source: Path | None, requests: int) -> list[float | None]:
     if source is None:
         return [None] * requests
     times: list[int] = []
-    for line, time in islice(_times(source), requests):
+    for line, time, *_ in islice(_entries(source), requests):
         if times and time < times[-1]:
             raise line.refuse("time", f"{(times[-1] - time) / _NS} s before the line above", "ascending times")
         times.append(time)
     if len(times) < requests:
         raise TraceError(f"{source.name}: number of arrivals is {len(times)}; allowed: at least {requests} requests")
     return [(time - times[0]) / _NS for time in times]
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One request of a log: its time in seconds since the first, and its lengths in tokens."""
+
+    arrival_s: float
+    prompt: int
+    output: int
+
+
+def read_log(source: Path, requests: int) -> list[Logged]:
+    """The first ``requests`` of a log that have a prompt and an output. TraceError as of read_arrivals, or for fewer."""
+    found: list[tuple[int, int, int]] = []
+    for line, time, prompt, output in _entries(source):
+        if found and time < found[-1][0]:
+            raise line.refuse("time", f"{(found[-1][0] - time) / _NS} s before the line above", "ascending times")
+        if prompt and output:
+            found.append((time, prompt, output))
+        if len(found) == requests:
+            break
+    if len(found) < requests:
+        raise TraceError(f"{source.name}: number of requests is {len(found)}; allowed: at least {requests}")
+    return [Logged((time - found[0][0]) / _NS, prompt, output) for time, prompt, output in found]
 
 
 def add_arrivals(log: Path, source: Path, target: Path) -> Path:
@@ -62,8 +86,8 @@ def add_arrivals(log: Path, source: Path, target: Path) -> Path:
         return out.close(**said, **{key: getattr(trace.manifest.model, key) for key in of_model})
 
 
-def _times(source: Path) -> Iterator[tuple[Line, int]]:
-    """Return the lines with their times in nanoseconds."""
+def _entries(source: Path) -> Iterator[tuple[Line, int, int, int]]:
+    """Return the lines with their times in nanoseconds, and their tokens in and out."""
     _, raw = next(text_lines(source, "arrival log", 2**20), (None, b""))
     if raw == _AZURE_HEAD:
         return _azure(source)
@@ -73,7 +97,7 @@ def _times(source: Path) -> Iterator[tuple[Line, int]]:
     raise Line(source.name, 1).refuse("content", raw[:80], allowed)
 
 
-def _azure(source: Path) -> Iterator[tuple[Line, int]]:
+def _azure(source: Path) -> Iterator[tuple[Line, int, int, int]]:
     for line, raw in islice(text_lines(source, "arrival log", 200), 1, None):
         match = _AZURE.fullmatch(raw)
         try:
@@ -82,11 +106,14 @@ def _azure(source: Path) -> Iterator[tuple[Line, int]]:
             seconds = None
         if match is None or seconds is None:
             raise line.refuse("content", raw, "YYYY-MM-DD HH:MM:SS.FRACTION,ContextTokens,GeneratedTokens")
-        yield line, int(seconds.timestamp()) * _NS + int((match[2] or b"").ljust(9, b"0"))
+        time = int(seconds.timestamp()) * _NS + int((match[2] or b"").ljust(9, b"0"))
+        yield line, time, int(match[3]), int(match[4])
 
 
-def _mooncake(source: Path) -> Iterator[tuple[Line, int]]:
+def _mooncake(source: Path) -> Iterator[tuple[Line, int, int, int]]:
     for line, node in json_lines(source):
         if not {"timestamp"} <= set(node) <= _MOONCAKE:
             raise line.refuse("keys", ", ".join(node), f"timestamp and others of {', '.join(sorted(_MOONCAKE))}")
-        yield line, line.integer("timestamp", node["timestamp"], 0, 10**14) * 10**6
+        time = line.integer("timestamp", node["timestamp"], 0, 10**14) * 10**6
+        prompt, output = (line.integer(key, node.get(key, 0), 0, 2**30) for key in ("input_length", "output_length"))
+        yield line, time, prompt, output

@@ -29,9 +29,7 @@ class Fields:
 
     file: str
 
-    def document(
-        self, raw: bytes, schema: int, keys: tuple[str, ...], most: int, **absent: object
-    ) -> dict[str, Any]:
+    def document(self, raw: bytes, schema: int, keys: tuple[str, ...], most: int, **absent: object) -> dict[str, Any]:
         """The object in the bytes of a JSON file, at most so many, of this version and with these keys beside it.
 
         ``absent``: what is read where a key of that name is not there.

@@ -1,7 +1,6 @@
 """The figures of a trace's routing, as ``traces describe`` measures them and ``traces synthesize like=`` takes them."""
 
 from dataclasses import dataclass, fields
-
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -108,9 +107,14 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
+def shipped_figures() -> list[str]:
+    """The names of the figures that are shipped."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
 def read_figures(given: str) -> Figures:
     """Figures by the name of shipped ones, or of a file. UserError for what is neither, or not well formed."""
-    names = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+    names = shipped_figures()
     path = SHIPPED / f"{given}.yaml" if given in names else Path(given)
     if not given or not path.is_file():
         raise UserError(f"like={given}: no such figures; {allowing(given, names)}, or a file of traces describe")

@@ -1,7 +1,6 @@
 """From figures to the law that has them, for a model of any shape."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,15 +47,17 @@ def stretched(law: Law, layers: int, experts: int) -> Law:
 
 
 def _law(figures: Figures, means: Array, aim: Array, kin: Array, shared: float) -> Law:
-    K, lags, topic = figures.top_k, np.array(figures.lags), np.zeros(len(means))
-    rows = []
+    K, lags = figures.top_k, np.array(figures.lags)
+    parts, topic = [], np.zeros(len(means))
     for layer, row in enumerate(means):
         there = ~np.isnan(aim[layer])
-        rows.append(parts_of(lags[there], correlations_of(row, aim[layer][there], K)))
-        if not np.isnan(kin[layer]) and rows[-1][-1] > 0:
-            topic[layer] = min(1.0, float(correlations_of(row, kin[[layer]], K)[0]) / rows[-1][-1])
-    parts = np.stack(rows)
-    return Law(means, parts, topic, shared)
+        of_topic = 0.0 if np.isnan(kin[layer]) else float(correlations_of(row, kin[[layer]], K)[0])
+        beside = np.maximum(correlations_of(row, aim[layer][there], K) - of_topic, 0)
+        found = parts_of(lags[there], beside, 1 - of_topic)
+        found[-1] += of_topic
+        topic[layer] = of_topic / found[-1] if of_topic else 0
+        parts.append(found)
+    return Law(means, np.stack(parts), topic, shared)
 
 
 def _tried(law: Law, figures: Figures) -> Sums:

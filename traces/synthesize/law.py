@@ -77,11 +77,13 @@ def means_of_entropy(entropy: float, n_experts: int, top_k: int) -> Array:
     return ranks * (20.0 if bits(20.0) >= entropy else brentq(lambda spread: bits(spread) - entropy, 1e-6, 20.0))
 
 
-def parts_of(lags: Array, correlations: Array) -> Array:
-    """The variances by scale, and of the whole request [S + 1], that come nearest to ``correlations`` at ``lags``."""
+def parts_of(lags: Array, correlations: Array, most: float = 1.0) -> Array:
+    """The variances by scale, and of the whole request [S + 1], that come nearest to ``correlations`` at ``lags``; their
+    sum is at most ``most``.
+    """
     curves = np.exp(-np.asarray(lags, float)[:, None] / SCALES)
     parts, _ = nnls(np.concatenate([curves, np.ones((len(lags), 1))], axis=1), np.asarray(correlations, float))
-    return parts / max(1.0, parts.sum())
+    return parts * min(1.0, most / max(parts.sum(), 1e-12))
 
 
 def resampled(rows: Array, size: int) -> Array:

@@ -20,7 +20,7 @@ QUANTILES = 11
 class Sums:
     """What is added up of L layers of E experts: all counts are of experts, by layer."""
 
-    def __init__(self, L: int, E: int) -> None:  # noqa: N803
+    def __init__(self, L: int, E: int) -> None:
         self.rows, self.chosen = 0, np.zeros((L, E), np.int64)
         self.shared, self.possible = np.zeros((2, L, len(LAGS)), np.int64)
         self.pairs, self.each = 0, np.zeros(L)
@@ -100,7 +100,9 @@ def measure(trace: Trace, name: str) -> Figures:
         popularity=tuple(_popularity(row, sums.rows) for row in sums.chosen),
         together=None if np.isnan(sums.together) else round(sums.together, 4),
         top_weight=_top_weight(trace),
-        gate_recall=None if recall is None or None in recall else tuple(round(float(r), 4) for r in recall if r is not None),
+        gate_recall=None
+        if recall is None or None in recall
+        else tuple(round(float(r), 4) for r in recall if r is not None),
     )
 
 
@@ -109,8 +111,13 @@ def _requests(trace: Trace) -> Iterator[tuple[str, int, Iterator[Array]]]:
         steps = trace.steps[trace.steps_of(request.request)]
         first = int(steps["first_row"][0])
         end = int(steps["first_row"][-1] + steps["rows"][-1])
-        yield request.source, end - first, (
-            held_by(np.asarray(trace.expert_ids[at : min(at + PIECE, end)]), trace.E) for at in range(first, end, PIECE)
+        yield (
+            request.source,
+            end - first,
+            (
+                held_by(np.asarray(trace.expert_ids[at : min(at + PIECE, end)]), trace.E)
+                for at in range(first, end, PIECE)
+            ),
         )
 
 

@@ -8,8 +8,12 @@ from scipy.optimize import brentq
 from traces.format.layout import Array
 from traces.kit.errors import UserError, one_of
 
+MADE = ("expert_weights", "router_probs", "gate_ahead", "embedding")
+"""What can be made up."""
 WIDTH = 64
 """Of an embedding."""
+REST, TOP_WEIGHT = 0.3, 0.4
+"""The scores of all experts that are not chosen, of 1; and the share of the first in the weights of the chosen."""
 TOPIC, REQUEST = 0.3, 0.2
 """Shares of an embedding's variance that a topic's requests have in common, and that a request's tokens have beside."""
 
@@ -45,9 +49,13 @@ def check_recall(recall: Sequence[float], layers: int, experts: int, top_k: int)
     least = max(0.0, (2 * top_k - experts) / top_k)
     for share in recall:
         if not least <= share <= 1:
-            raise UserError(f"recall={one_of(recall)}: {share} cannot be of top-{top_k} of {experts}; allowed: {least:g} to 1")
+            raise UserError(
+                f"recall={one_of(recall)}: {share} cannot be of top-{top_k} of {experts}; allowed: {least:g} to 1"
+            )
     if len(recall) >= layers:
-        raise UserError(f"recall={one_of(recall)}: {len(recall)} layers ahead; allowed: up to {layers - 1} for {layers} layers")
+        raise UserError(
+            f"recall={one_of(recall)}: {len(recall)} layers ahead; allowed: up to {layers - 1} for {layers} layers"
+        )
 
 
 def gate_ahead(ids: Array, recall: Sequence[float], chances: Array, absent: int, random: np.random.Generator) -> Array:
@@ -85,3 +93,38 @@ def softmax(states: Array) -> Array:
     powers = np.exp(states - states.max(axis=-1, keepdims=True))
     found: Array = powers / powers.sum(axis=-1, keepdims=True)
     return found
+
+
+def scores(ids: Array, weights: Array | None, chances: Array, random: np.random.Generator) -> tuple[Array, Array]:
+    """Scores over all experts [rows, L, E] whose largest are ``ids`` [rows, L, K], and the weights of these.
+
+    Given ``weights`` are kept, else they fall from one to the next so that the first has TOP_WEIGHT of K, about. Experts
+    that were not chosen share REST of the scores by ``chances`` [L, E], times a random factor, and each has less than
+    the last one chosen.
+    """
+    rows, layers, top_k = ids.shape
+    experts = chances.shape[1]
+    real = ids < experts
+    if weights is None:
+        ratio = _ratio(top_k)
+        weights = real * ratio ** np.arange(top_k)
+        weights = weights / np.maximum(weights.sum(axis=2, keepdims=True), 1e-9)
+    total = np.maximum(weights.astype(np.float64).sum(axis=2, keepdims=True), 1e-9)
+    chosen = np.where(real, (1 - REST) * weights / total, 0)
+    other = chances * random.gamma(2.0, size=(rows, layers, experts))
+    padded = np.concatenate([other, np.zeros((rows, layers, 1))], axis=2)
+    np.put_along_axis(padded, np.minimum(ids, experts).astype(np.intp), 0.0, axis=2)
+    padded *= REST / np.maximum(padded.sum(axis=2, keepdims=True), 1e-12)
+    last = np.where(real, chosen, np.inf).min(axis=2, keepdims=True)
+    padded = np.minimum(padded, 0.99 * np.where(np.isfinite(last), last, 1))
+    np.put_along_axis(padded, np.minimum(ids, experts).astype(np.intp), chosen, axis=2)
+    found = padded[..., :experts]
+    return found / np.maximum(found.sum(axis=2, keepdims=True), 1e-12), weights
+
+
+def _ratio(top_k: int) -> float:
+    """Of one weight to the one before it, with TOP_WEIGHT of top-4 and alike of others."""
+    if top_k == 1:
+        return 1.0
+    first = max(TOP_WEIGHT, 1.2 / top_k)
+    return float(brentq(lambda ratio: 1 / (ratio ** np.arange(top_k)).sum() - first, 1e-6, 1.0))

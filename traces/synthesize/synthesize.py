@@ -16,9 +16,6 @@ from traces.synthesize.signals import WIDTH, check_recall, embedding, gate_ahead
 from traces.version import __version__
 from traces.writing.writer import TraceWriter
 
-SIGNALS = ("expert_weights", "router_probs", "gate_ahead", "embedding")
-"""What is modelled beside the ids."""
-
 
 @dataclass(frozen=True)
 class Model:
@@ -35,12 +32,23 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """One request to draw."""
+
+    prompt: int
+    output: int
+    topic: int
+    split: str | None
+    arrival_s: float | None
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What to draw: requests as (prompt tokens, output tokens, topic, split), and the signals."""
+    """What to draw: requests, and the signals beside their ids."""
 
     model: Model
     figures: Figures
-    requests: Sequence[tuple[int, int, int, str | None]]
+    requests: Sequence[Drawn]
     signals: Sequence[str]
     recall: Sequence[float]
     seed: int
@@ -52,7 +60,8 @@ def synthesize(plan: Plan, target: Path) -> Path:
     """Write the trace into the new folder ``target``, request by request; returns it. UserError."""
     model, figures = plan.model, plan.figures
     L, E, K = model.layers, model.experts, model.top_k
-    check_recall(plan.recall, L, E, K)
+    if "gate_ahead" in plan.signals:
+        check_recall(plan.recall, L, E, K)
     shapes: dict[str, tuple[int, ...]] = {
         "expert_weights": (L, K),
         "router_probs": (L, E),
@@ -63,12 +72,13 @@ def synthesize(plan: Plan, target: Path) -> Path:
     with TraceWriter(target, n_layers=L, n_experts=E, top_k=K, signals=signals) as out:
         source = Source(stretched(law_of(figures), L, E), plan.seed)
         factor = _steepness(source, figures, K)
-        for number, (prompt, output, topic, split) in enumerate(plan.requests):
-            prefill = [(PREFILL, prompt, 0)] if figures.prompt_rows else []
-            steps = prefill + [(DECODE, 1, prompt + index) for index in range(output - 1)]
+        for number, drawn in enumerate(plan.requests):
+            prefill = [(PREFILL, drawn.prompt, 0)] if figures.prompt_rows else []
+            steps = prefill + [(DECODE, 1, drawn.prompt + index) for index in range(drawn.output - 1)]
             rows = sum(step[1] for step in steps)
-            request = Request(number, prompt, output, None, split, f"topic {topic}")
-            out.add_request(request, steps=steps, **_arrays(plan, source, factor, number, rows, topic))
+            label = f"topic {drawn.topic}"
+            request = Request(number, drawn.prompt, drawn.output, drawn.arrival_s, drawn.split, label)
+            out.add_request(request, steps=steps, **_arrays(plan, source, factor, number, rows, drawn.topic))
         modelled = {"figures": figures.name, "of": figures.source, "assumed": [*figures.assumed], "seed": plan.seed}
         said = {key: [*value] if isinstance(value, tuple) else value for key, value in plan.said.items()}
         return out.close(
@@ -105,7 +115,9 @@ def _arrays(plan: Plan, source: Source, factor: float, number: int, rows: int, t
             arrays["router_probs"][:, layer] = softmax(factor * states)
     if "gate_ahead" in wanted:
         chances = source.chances(model.top_k)
-        arrays["gate_ahead"] = gate_ahead(ids, plan.recall, chances, absent_id(model.experts), source.random_of(number, 1))
+        arrays["gate_ahead"] = gate_ahead(
+            ids, plan.recall, chances, absent_id(model.experts), source.random_of(number, 1)
+        )
     if "embedding" in wanted:
         of_topic = source.random_of(topic, 2).standard_normal(WIDTH)
         random = source.random_of(number, 3)

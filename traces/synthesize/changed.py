@@ -1,0 +1,67 @@
+"""Figures with one thing stated otherwise, and the rest kept."""
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.optimize import brentq
+
+from traces.format.layout import Array
+from traces.kit.errors import UserError
+from traces.synthesize.figures import Figures
+from traces.synthesize.law import chances_of, correlations_of, means_of, overlaps_of, resampled
+
+
+def with_entropy(figures: Figures, share: float) -> Figures:
+    """The popularity's entropy is this ``share`` of log2 E, on average over the layers; UserError where none has it."""
+    means = _means(figures)
+    centres = means.mean(axis=1, keepdims=True)
+    if not np.ptp(means):
+        means = means + resampled(np.array([-1.0, 1.0]), figures.experts)
+
+    def rows(factor: float) -> list[Array]:
+        return [chances_of(row, figures.top_k) for row in centres + factor * (means - centres)]
+
+    def entropy(factor: float) -> float:
+        shares = np.stack(rows(factor)) / figures.top_k
+        bits = -(shares * np.log2(np.maximum(shares, 1e-300))).sum(axis=1).mean()
+        return float(bits / np.log2(figures.experts))
+
+    least = entropy(50.0)
+    if not least < share <= 1:
+        raise UserError(
+            f"entropy={share:g}: cannot be with top-{figures.top_k} of {figures.experts}; allowed: {least:.3f} to 1"
+        )
+    factor = 0.0 if share == 1 else brentq(lambda at: entropy(at) - share, 0.0, 50.0, xtol=1e-9)
+    return replace(figures, popularity=tuple(tuple(map(float, row)) for row in rows(factor)))
+
+
+def with_overlap(figures: Figures, overlap: float) -> Figures:
+    """A token shares this much of its experts with the one before, on average over the layers; further lags follow.
+
+    UserError where popularity alone makes more, or nothing makes so much.
+    """
+    means, K = _means(figures), figures.top_k
+    shares = np.array([[np.nan if share is None else share for share in row] for row in figures.overlap])
+    correlations = np.stack([correlations_of(row, wanted, K) for row, wanted in zip(means, shares, strict=True)])
+    if not np.nanmax(correlations[:, 0]) > 0:
+        correlations = np.ones_like(correlations) * 0.5 ** np.arange(correlations.shape[1])
+
+    def found(factor: float) -> Array:
+        scaled = np.clip(np.nan_to_num(correlations) * factor, 0, 0.9999)
+        return np.stack([overlaps_of(row, each, K) for row, each in zip(means, scaled, strict=True)])
+
+    least, most = float(found(0.0)[:, 0].mean()), float(found(1e6)[:, 0].mean())
+    if not least <= overlap <= most:
+        why = f"top-{K} of {figures.experts} with this popularity"
+        raise UserError(f"overlap={overlap:g}: cannot be of {why}; allowed: {least:.3f} to {most:.3f}")
+    factor = brentq(lambda at: found(np.expm1(at))[:, 0].mean() - overlap, 0.0, 14.0) if least < overlap < most else 0.0
+    rows = found(np.expm1(factor))
+    kept = tuple(
+        tuple(None if np.isnan(was) else float(now) for was, now in zip(before, after, strict=True))
+        for before, after in zip(shares, rows, strict=True)
+    )
+    return replace(figures, overlap=kept)
+
+
+def _means(figures: Figures) -> Array:
+    return np.stack([resampled(means_of(np.array(row)), figures.experts) for row in figures.popularity])

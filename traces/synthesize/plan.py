@@ -1,0 +1,101 @@
+"""From the words of ``traces synthesize`` to what is drawn."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from traces.importers import assign_splits
+from traces.importers.arrivals import read_log
+from traces.kit.conf import model_sizes, names
+from traces.kit.errors import UserError, allowing
+from traces.synthesize.changed import with_entropy, with_overlap
+from traces.synthesize.figures import DEFAULT, Figures, read_figures, shipped_figures
+from traces.synthesize.fit import resampled_at
+from traces.synthesize.signals import MADE
+from traces.synthesize.synthesize import Drawn, Model, Plan
+
+if TYPE_CHECKING:
+    from traces.synthesize.cli import Synthesize
+
+
+def plan_of(options: "Synthesize") -> Plan:
+    """What the words ask for. UserError for what no routing can be like."""
+    model = _model(options.model)
+    name = options.like or (options.model if options.model in shipped_figures() else DEFAULT)
+    figures, said = read_figures(name), dict[str, Any]()
+    if options.entropy is not None:
+        figures, said["entropy"] = with_entropy(figures, options.entropy), options.entropy
+    if options.overlap is not None:
+        number, times = options.overlap
+        wanted = number * figures.top_k / figures.experts if times else number
+        figures, said["overlap"] = with_overlap(figures, wanted), wanted
+    stated = {"together": options.together, "topics": options.topics, "prompt_rows": options.prefill}
+    stated = {key: value for key, value in stated.items() if value is not None}
+    figures, said = replace(figures, **stated), said | stated
+    recall = options.recall or figures.gate_recall or ()
+    signals = MADE if options.signals is None else options.signals
+    if "gate_ahead" in signals and not recall:
+        if options.signals is not None:
+            raise UserError(
+                f"recall=: the figures {name} have none; allowed: a recall by distance, such as .87,.79,.74"
+            )
+        signals = tuple(signal for signal in signals if signal != "gate_ahead")
+    if options.recall is not None:
+        said["recall"] = [*options.recall]
+    return Plan(model, figures, _requests(options, figures), signals, recall, options.seed, said)
+
+
+def _model(given: str) -> Model:
+    """The shape of a name of conf/model, or of a config.json."""
+    sizes = model_sizes(given)
+    if sizes is not None:
+        return Model(given, *sizes, priced_as=given)
+    if given.endswith(".json") or Path(given).is_file():
+        from traces.models.profile import profile_of
+
+        profile = profile_of(Path(given))
+        sizes = profile["expert_bytes"][profile["dtype"]]
+        shapes = {"hidden": profile["hidden"], "expert_width": profile["expert_width"], "vocab": profile["vocab"]}
+        L, E, K = profile["moe_layers"], profile["experts"], profile["top_k"]
+        return Model(profile["name"], L, E, K, None, [sizes] * L, shapes, profile["dtype"])
+    known = sorted(name for name in names("model") if model_sizes(name))
+    raise UserError(f"model={given}: no such model; {allowing(given, known)}, or a config.json")
+
+
+def _requests(options: "Synthesize", figures: Figures) -> Sequence[Drawn]:
+    random = np.random.default_rng([options.seed, 2**20])
+    count = options.requests
+    if options.lengths is not None:
+        for key in ("prompt", "output"):
+            if getattr(options, key) is not None:
+                raise UserError(
+                    f"{key}={getattr(options, key)}: the log {options.lengths} has the lengths; allowed: one of the two"
+                )
+        log = read_log(options.lengths, count)
+        lengths = [(entry.prompt, entry.output) for entry in log]
+        arrivals: list[float | None] = [entry.arrival_s for entry in log]
+    else:
+        prompts = _lengths(options.prompt, figures.prompt_tokens, count, random)
+        outputs = _lengths(options.output, figures.output_tokens, count, random)
+        lengths, arrivals = list(zip(prompts, outputs, strict=True)), [None] * count
+    if not figures.prompt_rows:
+        lengths = [(prompt, max(2, output)) for prompt, output in lengths]
+    topics = random.integers(figures.topics, size=count).tolist()
+    split = options.split if 0 < options.split < 1 and count > 1 else None
+    splits = assign_splits(count, split, options.seed)
+    if split is None and count:
+        splits = ["train" if options.split == 1 else "test"] * count
+    return [Drawn(p, o, t, s, a) for (p, o), t, s, a in zip(lengths, topics, splits, arrivals, strict=True)]
+
+
+def _lengths(
+    stated: tuple[int, int] | None, quantiles: Sequence[int], count: int, random: np.random.Generator
+) -> list[int]:
+    places = random.permutation((np.arange(count) + random.random(count)) / count)
+    if stated is None:
+        return resampled_at(quantiles, places).tolist()
+    low, high = stated
+    return np.minimum(high, np.floor(np.exp(np.log(low) + places * np.log((high + 1) / low))).astype(int)).tolist()

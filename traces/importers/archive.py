@@ -16,8 +16,7 @@ import numpy as np
 
 from traces.format.layout import Array
 from traces.format.npy import Header, in_c_order, named, read_header
-from traces.importers.files import MAX_REQUEST_IDS
-from traces.importers.wrappings import content_of
+from traces.importers.files import MAX_REQUEST_IDS, content_of
 from traces.kit.errors import TraceError, refusal, shown
 from traces.kit.sources import open_source
 

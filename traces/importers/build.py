@@ -15,15 +15,14 @@ import numpy as np
 from traces.describe.repeats import Repeats, warning
 from traces.format.layout import DECODE, PREFILL, Array, Request, by_descending_weight
 from traces.format.manifest import Prompts
-from traces.importers import Options, assign_splits
+from traces.importers import Options, assign_splits, named, spans
 from traces.importers.arrivals import read_arrivals
-from traces.importers.checks import SURE, Blanks, checked
 from traces.importers.files import round_experts
+from traces.importers.found import SURE, Blanks, checked
 from traces.importers.found import File as File
 from traces.importers.found import Found as Found
-from traces.importers.layers import kept_layers, named, spans
 from traces.kit.conf import model_sizes
-from traces.kit.errors import TraceError, refusal
+from traces.kit.errors import TraceError, refusal, shown
 from traces.writing.writer import TraceWriter
 
 
@@ -160,7 +159,10 @@ def _kept(source: Path, options: Options, file: File, survey: Survey) -> Array:
     for name, found, said in (("layers", survey.layers, n_layers), ("top-k", survey.widest, file.top_k)):
         if said and found > said:
             raise TraceError(f"{source.name}: {name} is {found}; allowed: at most {said}, as its head says")
-    kept = kept_layers(source.name, n_layers, options.without_layers)
+    if unknown := sorted(layer for layer in options.without_layers if layer >= n_layers):
+        allowed = f"0 to {n_layers - 1}, its layers"
+        raise TraceError(f"{source.name}: without_layers names {shown(spans(unknown))}; allowed: {allowed}")
+    kept = ~np.isin(np.arange(n_layers), list(options.without_layers))
     routed = np.isin(np.arange(n_layers), list(survey.routed))
     if not survey.routed:
         raise TraceError(f"{source.name}: no token has an expert; allowed: at least one with routing")

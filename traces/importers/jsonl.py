@@ -28,8 +28,8 @@ from traces.format.layout import DECODE, MAX_EXPERTS, PREFILL
 from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
-from traces.importers.cells import Cells
 from traces.importers.files import MAX_REQUEST_IDS, Line, json_lines
+from traces.importers.found import Cells
 from traces.kit.errors import one_of
 
 _HEAD = ("model", "n_layers", "n_experts", "top_k", "expert_bytes")

@@ -18,9 +18,9 @@ from traces.format.layout import MAX_EXPERTS
 from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
-from traces.importers.cells import Cells
 from traces.importers.counts import are_counts_in
 from traces.importers.files import MAX_REQUEST_IDS, Line, text_lines
+from traces.importers.found import Cells
 from traces.importers.passes import MAX_LAYERS
 from traces.kit.errors import TraceError
 

@@ -22,8 +22,7 @@ from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.archive import Archive
 from traces.importers.build import File, Found, build
 from traces.importers.counts import COUNTS, WANTED, are_counts
-from traces.importers.files import bounded_json, check_request_size
-from traces.importers.wrappings import open_text
+from traces.importers.files import bounded_json, check_request_size, open_text
 from traces.kit.errors import one_of, refusal
 
 _TOKEN_ARRAYS = {"experts": "ui", "weights": "f", "token_ids": "ui"}

@@ -10,8 +10,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from traces.importers.build import Found
-from traces.importers.cells import Cells
 from traces.importers.files import MAX_REQUEST_IDS, Line
+from traces.importers.found import Cells
 from traces.importers.passes import Pass
 
 _CUT = "of a file that was cut off, leave its last lines out, or take the requests before them with limit=N"

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.traces.fuzz.mutate import EDITS, EXAMPLES, FUZZ, SHORT, Edit, attempted, json_rows, mutated, text_lines
 from tests.traces.importers.imported import raw_of
 from traces import Trace
-from traces.importers import Options, torch_file
+from traces.importers import Options, sglang_pt
 
 Rows = dict[int, list[frozenset[int]]]
 """Per layer with routing the experts of each token that has any, in order."""
@@ -196,7 +196,7 @@ def test_sglang_pt(tmp_path: Path, part: str, edits: list[Edit], member: int, mo
     pytest.importorskip("torch")
     from tests.traces.importers.sglang_files import forked
 
-    monkeypatch.setattr(torch_file, "spawn", forked)
+    monkeypatch.setattr(sglang_pt, "spawn", forked)
     # The first member is the pickle.
     raw = mutated(sglang(), edits) if part == "bytes" else remade(sglang(), member * (part == "members"), edits)
     if trace := attempted(tmp_path, "sglang_pt", raw, Options()):

@@ -54,7 +54,7 @@ def recording(*records: dict[str, Any], **more: Any) -> bytes:
 
 
 class Fork:
-    """Stands in for torch_file.spawn: the same program under the same limits, in a fork that serves many files.
+    """Stands in for sglang_pt.spawn: the same program under the same limits, in a fork that serves many files.
 
     A process of its own for each would take the seconds in which torch is imported.
     """

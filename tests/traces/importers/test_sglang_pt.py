@@ -13,7 +13,7 @@ import pytest
 
 from tests.traces.importers.imported import ids, refuse, steps, take
 from traces import TraceError
-from traces.importers import Options, torch_child, torch_file
+from traces.importers import Options, sglang_pt, torch_child
 from traces.importers.sglang_batches import Batches
 
 torch = pytest.importorskip("torch")
@@ -39,7 +39,7 @@ FILE = recording(*RECORDS)
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_file, "spawn", forked)
+    monkeypatch.setattr(sglang_pt, "spawn", forked)
 
 
 def test_a_recording_by_torch_in_its_own_process(tmp_path: Path) -> None:
@@ -199,13 +199,13 @@ def rezipped(change: dict[str, bytes], compression: int = zipfile.ZIP_STORED) ->
 
 
 def test_archives_larger_inside_than_outside(fast: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_file, "spawn", lambda *_: pytest.fail("it is refused before torch is asked"))
+    monkeypatch.setattr(sglang_pt, "spawn", lambda *_: pytest.fail("it is refused before torch is asked"))
     bomb = rezipped({"data/0": bytes(2**24)}, zipfile.ZIP_DEFLATED)
     refuse(tmp_path, "sglang_pt", bomb, "is 8; allowed: none, no password: torch.save compresses nothing")
     # Members that share their bytes claim more than the file has.
     whole = rezipped({})
     refuse(tmp_path, "sglang_pt", _enlarged(whole), "size of all members")
-    monkeypatch.setattr(torch_file, "MAX_PICKLE", 100)
+    monkeypatch.setattr(sglang_pt, "MAX_PICKLE", 100)
     refuse(tmp_path, "sglang_pt", FILE, "pickled part is ['archive/data.pkl: ")
 
 
@@ -230,12 +230,12 @@ def test_memory_and_time_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert "larger in memory than its size allows" in done.stdout, done.stderr
     for word in ("torch was ended by signal 9", "?"):
-        monkeypatch.setattr(torch_file, "spawn", lambda *_, word=word: word)
+        monkeypatch.setattr(sglang_pt, "spawn", lambda *_, word=word: word)
         refuse(tmp_path, "sglang_pt", FILE, f"content is '{word}'; allowed: a file that torch")
 
 
 def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_file, "find_spec", lambda _: None)
+    monkeypatch.setattr(sglang_pt, "find_spec", lambda _: None)
     refuse(tmp_path, "sglang_pt", FILE, "reading .pt files needs torch: pip install 'moe-offload-workbench[hf]'")
 
 

@@ -66,6 +66,11 @@ class Line:
         """Build the error for counts where the experts of tokens belong."""
         return self.refuse("content", COUNTS, WANTED)
 
+    def refuse_text(self, raw: bytes, allowed: str) -> TraceError:
+        """Build the error for a line that is none of the format's, such as one of counts."""
+        text = raw.decode("utf-8", "replace")
+        return self.refuse_counts() if are_counts_in(text) else self.refuse("content", text, allowed)
+
     def keys(self, node: dict[str, Any], needed: Sequence[str], more: Sequence[str]) -> None:
         """Refuse an object that lacks a key that is needed, or has another one than ``more``."""
         if not set(needed) <= set(node) <= {*needed, *more}:

@@ -21,7 +21,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +31,6 @@ from traces.format.layout import MAX_EXPERTS
 from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, build
-from traces.importers.counts import are_counts_in
 from traces.importers.files import MAX_REQUEST_IDS, Line, text_lines
 from traces.importers.passes import MAX_LAYERS, Pass, Turns
 from traces.kit.errors import TraceError, UserError
@@ -57,19 +56,17 @@ class _Group:
     position: int | None = None
 
     def add(self, line: Line, ids: list[int]) -> None:
-        """Append what a line has."""
         if len(self.ids) + len(ids) > MAX_REQUEST_IDS:
             raise line.refuse("ids of one pass", "more", f"at most {MAX_REQUEST_IDS}")
         self.ids.extend(ids)
 
     @property
     def rows(self) -> int:
-        """How many whole tokens it has."""
         return len(self.ids) // self.slots
 
     @property
     def rest(self) -> int:
-        """How many ids there are behind the last whole token."""
+        """How many ids there are behind the last whole row."""
         return len(self.ids) % self.slots
 
     def check(self) -> None:
@@ -86,12 +83,11 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     """
     wide, top_k = _is_wide(source), options.own.get("top_k")
     read, turns = _reading(source, options, wide)
-    layers: set[int] = set()
-    prompts = False
+    layers, prompts = set[int](), not wide
     try:
         for group in read():
             layers.add(group.layer)
-            prompts = prompts or not wide or (group.position or 0) < 0
+            prompts = prompts or (group.position or 0) < 0
     except TraceError:
         # What is wrong behind the requests that are wanted does not matter; what is wrong in them is found again.
         if options.limit is None:
@@ -108,27 +104,15 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
             "then one token is a decode step"
         )
     file = File(Recorder("llama_cpp", None, None), source.stem, top_k=top_k, decoding=decoding, exact=True)
-    said = set[int]()
-
-    def cut(line: Line) -> None:
-        if line.number not in said:  # the file is read twice
-            where = f"the rows from line {line.number} on"
-            options.note(f"left out: {where}, since the file ends in the middle of an ubatch")
-        said.add(line.number)
-
-    return build(source, target, options, file, lambda: turns.requests(_passes(source, read(), sorted(layers), cut)))
+    note = cache(options.note)  # the file is read twice
+    return build(source, target, options, file, lambda: turns.requests(_passes(source, read(), sorted(layers), note)))
 
 
 def _is_wide(source: Path) -> bool:
-    for line, raw in text_lines(source, "CSV", _MAX_LINE):
-        if raw == _HEAD.encode():
-            return False
-        if _WIDE_ROW.fullmatch(raw):
-            return True
-        if are_counts_in(raw.decode("latin-1")):
-            raise line.refuse_counts()
-        raise line.refuse("content", raw.decode("latin-1"), f"the header {_HEAD}, or rows pos,layer,id0,id1,...")
-    raise Line(source.name, 1).refuse("content", "nothing", f"the header {_HEAD}, or rows pos,layer,id0,id1,...")
+    line, raw = next(text_lines(source, "CSV", _MAX_LINE), (Line(source.name, 1), b"nothing"))
+    if raw == _HEAD.encode() or _WIDE_ROW.fullmatch(raw):
+        return raw != _HEAD.encode()
+    raise line.refuse_text(raw, f"the header {_HEAD}, or rows pos,layer,id0,id1,...")
 
 
 def _reading(source: Path, options: Options, wide: bool) -> tuple[Callable[[], Iterator[_Group]], Turns]:
@@ -194,8 +178,11 @@ def _wide_groups(source: Path) -> Iterator[_Group]:
     yield group
 
 
-def _passes(source: Path, groups: Iterator[_Group], layers: list[int], cut: Callable[[Line], None]) -> Iterator[Pass]:
-    """Put the groups of one ubatch together. One in which the file ends is left out, and ``cut`` is told where."""
+def _passes(source: Path, groups: Iterator[_Group], layers: list[int], note: Callable[[str], None]) -> Iterator[Pass]:
+    """Put the groups of one ubatch together: a layer that does not ascend begins the next one.
+
+    An ubatch in which the file ends is left out, and ``note`` is told where.
+    """
     if len(layers) == 1:
         found = f"{layers[0]} alone"
         raise Line(source.name, 1).refuse("layer", found, "several layers: their order says where an ubatch ends")
@@ -210,7 +197,8 @@ def _passes(source: Path, groups: Iterator[_Group], layers: list[int], cut: Call
             yield prompt.take(ubatch)
             ubatch, whole = [], True
     if ubatch and whole and _is_cut(ubatch, layers):
-        cut(ubatch[0].line)
+        where = f"the rows from line {ubatch[0].line.number} on"
+        note(f"left out: {where}, since the file ends in the middle of an ubatch")
     elif ubatch:
         yield prompt.take(ubatch)
 

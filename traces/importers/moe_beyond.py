@@ -18,7 +18,6 @@ from traces.format.layout import MAX_EXPERTS
 from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
-from traces.importers.counts import are_counts_in
 from traces.importers.files import MAX_REQUEST_IDS, Line, text_lines
 from traces.importers.found import Cells
 from traces.importers.passes import MAX_LAYERS
@@ -104,9 +103,7 @@ def _read(path: Path) -> Iterator[_Batch]:
             continue
         match = _ROW.fullmatch(raw)
         if match is None or not headed:
-            if are_counts_in(raw.decode("latin-1")):
-                raise line.refuse_counts()
-            raise line.refuse("content", raw.decode("utf-8", "replace"), f"the header {_HEAD}, and rows of it")
+            raise line.refuse_text(raw, f"the header {_HEAD}, and rows of it")
         layer = line.integer("Layer ID", int(match["layer"]), 0, MAX_LAYERS - 1)
         if layer < before:
             raise line.refuse("Layer ID", layer, f"at least {before}: all tokens of a layer, then the next layer")

@@ -1,4 +1,4 @@
-"""``python -m traces check`` and ``inspect``: is a trace whole, and what was recorded. Pictures are drawn by plots.py."""
+"""``python -m traces check`` and ``inspect``: is a trace whole, and what was recorded; plots.py draws it."""
 
 import json
 import math

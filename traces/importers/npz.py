@@ -9,7 +9,7 @@ from ``req_offset``; without any of them the archive is one request.
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from traces.format.layout import Array
 from traces.format.manifest import Recorder
 from traces.format.npy import Header
 from traces.importers import N_EXPERTS, Importer, Options
-from traces.importers.archive import Archive
+from traces.importers.archive import Archive, open_archive
 from traces.importers.build import File, Found, build
 from traces.importers.counts import COUNTS, WANTED, are_counts
 from traces.importers.files import bounded_json, check_request_size, open_text
@@ -38,7 +38,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     The source of a request is its "dataset" in ``options.meta``, a JSON list (may be gzipped) with one object per
     request. Nothing is unpickled, and no array is read whose header claims more than its bytes.
     """
-    with Archive(source) as archive:
+    with open_archive(source) as archive:
         headers = {name: archive.header(name, _TOKEN_ARRAYS.get(name, "ui")) for name in _names(archive)}
         if "experts" not in headers:
             raise refusal(source.name, "arrays", one_of(headers), "experts among them")
@@ -53,13 +53,12 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
 def _requests(
     source: Path, headers: dict[str, Header], requests: list[tuple[int, int, int]], sources: list[str] | None
 ) -> Iterator[Found]:
-    with ExitStack() as stack:
-        archive = stack.enter_context(Archive(source))
+    with open_archive(source) as archive, ExitStack() as stack:
         known = [name for name in _TOKEN_ARRAYS if name in headers]
-        streams = {name: stack.enter_context(closing(archive.rows(name, headers[name]))) for name in known}
+        takes = {name: stack.enter_context(archive.rows(name, headers[name])) for name in known}
         first = 0
         for number, (prefill, decode, before) in enumerate(requests):
-            part = {name: stream.read(prefill + decode) for name, stream in streams.items()}
+            part = {name: take(prefill + decode) for name, take in takes.items()}
             signals = {_SIGNALS[name]: array for name, array in part.items() if name in _SIGNALS}
             where = f"{source.name}: request {number}"
             source_of = sources[number] if sources else None

@@ -30,7 +30,7 @@ from typing import Annotated
 from traces.format.layout import MAX_EXPERTS
 from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
-from traces.importers.archive import Archive
+from traces.importers.archive import Archive, open_archive
 from traces.importers.build import File, build
 from traces.importers.counts import COUNTS, WANTED, are_counts
 from traces.importers.files import check_request_size
@@ -51,7 +51,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     known, decoding = Recorder("routed_experts", None, None), {"order_within_k": "as returned, not by weight"}
     file = File(known, source.stem, decoding=decoding, ids="routed_experts", padded=True)
     if _is_archive(source):
-        with Archive(source) as archive:
+        with open_archive(source) as archive:
             if not {"completion_tokens", "cached_tokens"} & set(archive.names()):
                 options.note(
                     "every array is taken to begin with the first token of its prompt; "
@@ -82,7 +82,7 @@ def _requests(source: Path, options: Options) -> Iterator[Found]:
 
 
 def _archived(source: Path) -> Iterator[Found]:
-    with Archive(source) as archive:
+    with open_archive(source) as archive:
         names = [name for name in archive.names() if name not in _COUNTS]
         if are_counts(names):
             raise refusal(source.name, "arrays", COUNTS, WANTED)

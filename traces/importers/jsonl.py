@@ -19,6 +19,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
 
 def _read_head(source: Path) -> dict[str, Any]:
     """Return what the header says, the number of layers also where it is that of expert_bytes; nothing without one."""
-    nothing: tuple[Line, dict[str, Any]] = (Line(source.name, 1), {})
-    line, head = next(json_lines(source), nothing)
+    line, head = next(json_lines(source), (Line(source.name, 1), dict[str, Any]()))
     if not head:
         raise line.refuse("content", "nothing", "a header or a line with token, layer and ids")
     if set(head) & {*_NEEDED, *_MORE}:
@@ -98,32 +98,28 @@ def _read_head(source: Path) -> dict[str, Any]:
 def _requests(source: Path, head: dict[str, Any], n_experts: int) -> Iterator[_Request]:
     """Yield the requests, one in memory at a time."""
     request: _Request | None = None
-    layer = -1
     line, always = Line(source.name, 1), None
-    for number, (line, node) in enumerate(json_lines(source)):
-        if number == 0 and not set(node) & {*_NEEDED, *_MORE}:
-            continue
+    for line, node in islice(json_lines(source), bool(head), None):
         line.keys(node, _NEEDED, _MORE)
         keys = frozenset(node) & set(_MORE)
         always = keys - {"phase"} if always is None else always
         number = line.integer("request", node.get("request", 0), 0, _MAX_INT)
-        if request is None or number != request.number:
-            if request is not None:
-                yield request
-                if number < request.number:
-                    raise line.refuse("request", number, f"above {request.number}, the one before")
-            layer = -1
-            request = _Request(number, line, line.integer("token", node["token"], 0, _MAX_INT - 2**24), keys)
+        if request is not None and number != request.number:
+            yield request
+            if number < request.number:
+                raise line.refuse("request", number, f"above {request.number}, the one before")
+            request = None
+        request = request or _Request(number, line, line.integer("token", node["token"], 0, _MAX_INT - 2**24), keys)
         if keys != request.keys or keys - {"phase"} != always:
             raise line.refuse("keys", one_of(node), f"those of line {request.first.number}, and of the file")
-        layer = _add(line, node, request, layer, head, n_experts)
+        _add(line, node, request, head, n_experts)
     if request is None:
         raise line.refuse("content", "no routing", "lines with token, layer and ids")
     yield request
 
 
-def _add(line: Line, node: dict[str, Any], request: _Request, before: int, head: dict[str, Any], n_experts: int) -> int:
-    """Append one line to its request; ``before``: the layer of the line above. Returns its own."""
+def _add(line: Line, node: dict[str, Any], request: _Request, head: dict[str, Any], n_experts: int) -> None:
+    """Append one line to its request."""
     last = request.start + len(request.phases) - 1
     token = line.integer("token", node["token"], 0, _MAX_INT)
     layer = line.integer("layer", node["layer"], 0, MAX_EXPERTS - 1)
@@ -134,7 +130,7 @@ def _add(line: Line, node: dict[str, Any], request: _Request, before: int, head:
         raise line.refuse("phase", phase, one_of(_PHASES))
     token_id = line.integer("token_id", node.get("token_id", 0), 0, _MAX_INT)
     if token == last and request.phases:
-        if layer <= before:
+        if layer <= (before := request.cells.places[-2]):
             raise line.refuse("layer", layer, f"above {before}: layers ascend within a token")
         if (_PHASES[phase], token_id) != (request.phases[-1], request.token_ids[-1]):
             raise line.refuse("phase or token_id", f"{phase}, {token_id}", "the same on all lines of a token")
@@ -152,7 +148,6 @@ def _add(line: Line, node: dict[str, Any], request: _Request, before: int, head:
         raise line.refuse("ids of one request", "more", f"at most {MAX_REQUEST_IDS}")
     weights = line.weights("weights", node["weights"], len(ids)) if "weights" in node else None
     request.cells.add(len(request.phases) - 1, layer, ids, weights)
-    return layer
 
 
 def _found(request: _Request) -> Found:

@@ -38,11 +38,9 @@ class _Batch:
     """One prompt, and how many tokens each layer has of it."""
 
     def __init__(self, line: Line, batch: int) -> None:
-        self.line, self.batch, self.cells = line, batch, Cells()
-        self.tokens = Counter[int]()
+        self.line, self.batch, self.cells, self.tokens = line, batch, Cells(), Counter[int]()
 
     def add(self, layer: int, ids: list[int]) -> None:
-        """Append a token of a layer."""
         self.cells.add(self.tokens[layer], layer, ids)
         self.tokens[layer] += 1
 
@@ -94,8 +92,7 @@ def _files(source: Path) -> list[Path]:
 def _read(path: Path) -> Iterator[_Batch]:
     """Yield the prompts of one file: those behind each header, by batch."""
     batches: dict[int, _Batch] = {}
-    size, before = 0, 0
-    line, headed = Line(path.name, 1), False
+    line, size, before, headed = Line(path.name, 1), 0, 0, False
     for line, raw in text_lines(path, "CSV", _MAX_LINE):
         if raw in _HEADS:
             yield from batches.values()

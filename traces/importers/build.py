@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from traces.describe.repeats import Repeats, warning
-from traces.format.layout import DECODE, PREFILL, Array, Request, by_descending_weight
+from traces.format.layout import DECODE, MAX_EXPERTS, PREFILL, Array, Request, by_descending_weight
 from traces.format.manifest import Prompts
 from traces.importers import Options, assign_splits, named, spans
 from traces.importers.arrivals import read_arrivals
-from traces.importers.files import round_experts
 from traces.importers.found import SURE, Blanks, checked
 from traces.importers.found import File as File
 from traces.importers.found import Found as Found
@@ -185,7 +184,8 @@ def _price(options: Options, file: File, survey: Survey, shape: tuple[int, int])
         n_experts = sizes[1]
         options.note(f"{n_experts} experts per layer, as {options.model} has; n_experts=E states another number")
     elif not n_experts:
-        n_experts = round_experts(survey.largest)
+        # Lest the last experts were never chosen.
+        n_experts = min(-(-(survey.largest + 1) // 4) * 4, MAX_EXPERTS)
         why = f"the largest id is {survey.largest}, rounded up to a multiple of 4"
         options.note(f"{n_experts} experts per layer: {why}; n_experts=E states it")
     found = (shape[0], n_experts, shape[1])
@@ -243,11 +243,9 @@ def _arrays(request: Found, kept: Array, top_k: int, absent: int) -> dict[str, A
 
 def _shaped(array: Array, kept: Array, top_k: int, fill: int) -> Array:
     """Bring [n, L, K], absent entries last, to the layers that stay and to ``top_k`` slots."""
-    n, layers, slots = array.shape
-    if layers < len(kept) or slots < top_k:
+    lacking = (len(kept) - array.shape[1], max(0, top_k - array.shape[2]))
+    if any(lacking):
         kind = np.result_type(array.dtype, np.int8) if fill < 0 else array.dtype
-        padded = np.full((n, len(kept), max(slots, top_k)), fill, kind)
-        padded[:, :layers, :slots] = array
-        array = padded
+        array = np.pad(array.astype(kind), ((0, 0), (0, lacking[0]), (0, lacking[1])), constant_values=fill)
     shaped: Array = array[:, kept, :top_k]
     return shaped

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from traces.format.layout import MAX_EXPERTS
 from traces.importers.counts import COUNTS, WANTED, are_counts_in, is_histogram
 from traces.kit.errors import TraceError, UserError, one_of, refusal, shown
 from traces.kit.json_array import json_objects
@@ -33,11 +32,6 @@ def check_request_size(file: str, rows: int, n_layers: int, top_k: int) -> None:
     if rows * n_layers * top_k > MAX_REQUEST_IDS:
         found = f"{rows} tokens x {n_layers} layers x {top_k} slots"
         raise refusal(file, "one request", found, f"at most {MAX_REQUEST_IDS} ids")
-
-
-def round_experts(largest: int) -> int:
-    """Return E where nobody says it: rounded up to a multiple of 4, lest the last experts were never chosen."""
-    return min(-(-(largest + 1) // 4) * 4, MAX_EXPERTS)
 
 
 @dataclass(frozen=True)
@@ -81,6 +75,11 @@ class Line:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self.refuse(field, value, f"an integer, {low} to {high}")
         return value
+
+    def at_most(self, field: str, value: int, most: int) -> None:
+        """Refuse a number above ``most``."""
+        if value > most:
+            raise self.refuse(field, value, f"at most {most}")
 
     def items(self, field: str, value: object, most: int) -> list[Any]:
         """Return ``value`` if it is a list of 1 to ``most`` items."""

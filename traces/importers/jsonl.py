@@ -144,8 +144,7 @@ def _add(line: Line, node: dict[str, Any], request: _Request, head: dict[str, An
     ids = line.ids("ids", node["ids"], n_experts)
     if len(ids) > head.get("top_k", MAX_EXPERTS):
         raise line.refuse("number of ids", len(ids), f"at most {head['top_k']}, as the header says")
-    if len(request.cells.ids) + len(ids) > MAX_REQUEST_IDS:
-        raise line.refuse("ids of one request", "more", f"at most {MAX_REQUEST_IDS}")
+    line.at_most("ids of one request", len(request.cells.ids) + len(ids), MAX_REQUEST_IDS)
     weights = line.weights("weights", node["weights"], len(ids)) if "weights" in node else None
     request.cells.add(len(request.phases) - 1, layer, ids, weights)
 

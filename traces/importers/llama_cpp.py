@@ -56,8 +56,7 @@ class _Group:
     position: int | None = None
 
     def add(self, line: Line, ids: list[int]) -> None:
-        if len(self.ids) + len(ids) > MAX_REQUEST_IDS:
-            raise line.refuse("ids of one pass", "more", f"at most {MAX_REQUEST_IDS}")
+        line.at_most("ids of one pass", len(self.ids) + len(ids), MAX_REQUEST_IDS)
         self.ids.extend(ids)
 
     @property

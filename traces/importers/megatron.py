@@ -14,7 +14,6 @@ A pass is a run of ascending layers of one step. It holds the tokens of all requ
 a decode step. ``mode=training`` takes every pass as a prompt of its own.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -55,14 +54,11 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     training = options.own.get("mode", "inference") == "training"
     prompt = None if training else options.own.get("prompt_tokens")
     turns = Turns(options.own.get("chunk"), again=True, hint=_HINT, prompt=prompt)
-    left_out = Counter[str]()
+    left_out = set[Line]()
 
     def read() -> Iterator[Found]:
-        left_out.clear()
         passes = _passes(source, left_out)
-        if training:
-            passes = (replace(one, ends=True, prefill=True) for one in passes)
-        return turns.requests(passes)
+        return turns.requests((replace(one, ends=True, prefill=True) for one in passes) if training else passes)
 
     serving = "passes of several tokens; a pass of one token is a decode step"
     options.note(f"prompts: {'each pass is one, of all tokens in it (mode=training)' if training else serving}")
@@ -73,11 +69,11 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     file = File(Recorder("megatron", None, None), source.stem, decoding=decoding, exact=True)
     build(source, target, options, file, read)
     if left_out:
-        options.note(f"{left_out['mtp']} lines of block mtp are left out: layers of multi-token prediction")
+        options.note(f"{len(left_out)} lines of block mtp are left out: layers of multi-token prediction")
     return target
 
 
-def _passes(source: Path, left_out: Counter[str]) -> Iterator[Pass]:
+def _passes(source: Path, left_out: set[Line]) -> Iterator[Pass]:
     layers: list[int] = []
     records: list[_Record] = []
     size = 0
@@ -86,8 +82,7 @@ def _passes(source: Path, left_out: Counter[str]) -> Iterator[Pass]:
             yield _complete(records, layers)
             records, size = [], 0
         size += record.ids.size
-        if size > MAX_REQUEST_IDS:
-            raise record.line.refuse("ids of one pass", size, f"at most {MAX_REQUEST_IDS}")
+        record.line.at_most("ids of one pass", size, MAX_REQUEST_IDS)
         records.append(record)
     if not records:
         raise Line(source.name, 1).refuse("content", "no routing of a decoder", f"lines with {one_of(_NEEDED)}")
@@ -114,7 +109,7 @@ def _complete(records: list[_Record], layers: list[int]) -> Pass:
     return Pass(line, len(records[0].ids), {record.layer: record.ids for record in records})
 
 
-def _records(source: Path, left_out: Counter[str]) -> Iterator[_Record]:
+def _records(source: Path, left_out: set[Line]) -> Iterator[_Record]:
     rank, step = None, 0
     for line, node in json_lines(source, 2**26, 2**20, 2**23):
         line.keys(node, _NEEDED, _MORE)
@@ -130,7 +125,7 @@ def _records(source: Path, left_out: Counter[str]) -> Iterator[_Record]:
             raise line.refuse("step", node["step"], f"at least {step}, the one before")
         step = node["step"]
         if node.get("block") == "mtp":
-            left_out["mtp"] += 1
+            left_out.add(line)
             continue
         layer = line.integer("layer", node["layer"], 0, MAX_LAYERS - 1)
         yield _Record(line, step, layer, _ids(line, node))

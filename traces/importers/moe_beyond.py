@@ -108,8 +108,7 @@ def _read(path: Path) -> Iterator[_Batch]:
         words = (match["ids"] or match["one"] or b"").replace(b",", b" ").split()
         ids = [line.integer("Activated Expert IDs", int(word), 0, MAX_EXPERTS - 1) for word in words]
         size += len(ids) + 1
-        if size > MAX_REQUEST_IDS:
-            raise line.refuse("ids of prompts with one header", size, f"at most {MAX_REQUEST_IDS}")
+        line.at_most("ids of prompts with one header", size, MAX_REQUEST_IDS)
         batches.setdefault(number, _Batch(line, number)).add(layer, ids)
     if not batches:
         raise line.refuse("content", "no routing", f"the header {_HEAD}, and rows of it")

@@ -206,8 +206,7 @@ def _turns(source: Path, head: _Head, *, absent: bool) -> Iterator[_Turn]:
         gone = absent and row.get("dropped") == "1"
         slots[layer, slot] = (-1 if gone else expert, _weight(line, row.get("weight", "nan")))
         entries += 1
-        if entries > _MAX_ENTRIES:
-            raise line.refuse("rows of one turn", entries, f"at most {_MAX_ENTRIES}")
+        line.at_most("rows of one turn", entries, _MAX_ENTRIES)
     if turn is None:
         raise Line(source.name, head.lines + 1).refuse("line", "missing", "at least one row")
     yield turn

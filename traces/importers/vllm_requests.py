@@ -119,9 +119,7 @@ def by_request(
             request = held[key] = _Request(route.line, f"req_id {route.request!r}", route.token)
         request.add(route)
         size += len(route.ids)
-        if size > MAX_REQUEST_IDS:
-            allowed = f"at most {MAX_REQUEST_IDS} ids of requests whose lines alternate"
-            raise route.line.refuse("requests at once", f"{len(held)}, with more ids", allowed)
+        route.line.at_most("ids of requests whose lines alternate", size, MAX_REQUEST_IDS)
         if last.get(key) == route.number:
             complete.add(key)
         while held and (first := next(iter(held))) in complete:
@@ -149,8 +147,7 @@ def by_pass(routes: Iterator[Route], layers: set[int]) -> Iterator[Pass]:
                 lines, size = [], 0
         lines.append(route)
         size += len(route.ids)
-        if size > MAX_REQUEST_IDS:
-            raise route.line.refuse("ids of one pass", size, f"at most {MAX_REQUEST_IDS}")
+        route.line.at_most("ids of one pass", size, MAX_REQUEST_IDS)
     if lines:
         yield _pass(lines, order)
 

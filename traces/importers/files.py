@@ -204,10 +204,7 @@ def _is_spread(source: Path) -> bool:
 
 
 def bounded_json(raw: bytes, lists: int, items: int) -> Any:
-    """Parse JSON of bounded cost: a list takes some 60 bytes in memory, a string or an object more.
-
-    Raises ValueError.
-    """
+    """Parse JSON of bounded cost, else ValueError: a list takes some 60 bytes in memory, a string or an object more."""
     for sign, limit in (("[", lists), ("{", 2**19), (",", items)):
         if raw.count(sign.encode()) > limit:
             raise ValueError(f"over {limit} times {sign}")

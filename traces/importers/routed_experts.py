@@ -35,8 +35,7 @@ from traces.importers.build import File, build
 from traces.importers.counts import COUNTS, WANTED, are_counts
 from traces.importers.files import check_request_size
 from traces.importers.found import Found
-from traces.importers.responses import read_responses
-from traces.importers.span import Counts, placed
+from traces.importers.responses import Counts, placed, read_responses
 from traces.kit.errors import one_of, refusal
 from traces.kit.sources import open_source
 from traces.kit.words import Between

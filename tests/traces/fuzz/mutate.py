@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from traces import Trace, UserError, open_trace
 from traces.importers import Options
-from traces.importers.registry import importers
+from traces.importers.cli import importers
 
 SHORT = 100
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", SHORT))

@@ -14,7 +14,7 @@ import pytest
 
 from traces import Trace, UserError, open_trace
 from traces.importers import Options
-from traces.importers.registry import importers
+from traces.importers.cli import importers
 
 
 class Imported(NamedTuple):

@@ -13,7 +13,7 @@ from tests.traces.importers.imported import refuse
 from traces import TraceError
 from traces.format.npy import header_bytes
 from traces.importers import Options
-from traces.importers.registry import OURS
+from traces.importers.cli import OURS
 
 IMPORTERS = [pytest.param(importer, id=importer.name) for importer in OURS]
 RAW = {
@@ -110,7 +110,7 @@ import sys
 from pathlib import Path
 from traces import TraceError
 from traces.importers import Options
-from traces.importers.registry import importers
+from traces.importers.cli import importers
 try:
     importers()[sys.argv[1]].run(Path(sys.argv[2]), Path(sys.argv[3]), Options(own={"n_layers": 1, "top_k": 1}))
 except TraceError as error:

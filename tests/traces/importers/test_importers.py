@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import pytest
 
 from traces.cli import main
-from traces.importers import Importer, Options, registry
+from traces.importers import Importer, Options, cli
 from traces.kit.errors import UserError
 from traces.kit.words import Between
 
@@ -25,12 +25,12 @@ class Point:
 @pytest.fixture
 def plug(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     def install(*loaded: Any) -> None:
-        monkeypatch.setattr(registry, "entry_points", lambda group: [Point(f"p{i}", x) for i, x in enumerate(loaded)])
-        registry.importers.cache_clear()
+        monkeypatch.setattr(cli, "entry_points", lambda group: [Point(f"p{i}", x) for i, x in enumerate(loaded)])
+        cli.importers.cache_clear()
 
     yield install
     monkeypatch.undo()
-    registry.importers.cache_clear()
+    cli.importers.cache_clear()
 
 
 def test_an_importer_of_another_package(plug: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,10 +60,10 @@ def test_an_importer_of_another_package(plug: Any, tmp_path: Path, capsys: pytes
 def test_a_name_is_one_importers(plug: Any) -> None:
     plug(Importer("npz", lambda source, target, options: target, ""))
     with pytest.raises(UserError, match="npz is defined twice"):
-        registry.importers()
+        cli.importers()
 
 
 def test_an_entry_point_that_is_no_importer(plug: Any) -> None:
     plug(Importer)
     with pytest.raises(UserError, match=r"p0=elsewhere:p0: allowed: an instance of traces.importers.Importer"):
-        registry.importers()
+        cli.importers()

@@ -11,7 +11,7 @@ from tests.traces.importers.imported import raw_of, take
 from traces import TraceError, open_trace
 from traces.cli import main
 from traces.importers import Options, parse_layers, spans
-from traces.importers.registry import importers
+from traces.importers.cli import importers
 from traces.kit.conf import model_sizes
 from traces.kit.errors import meant
 from traces.kit.whole import write_whole

@@ -12,7 +12,7 @@ from tests.traces.importers.imported import ids, raw_of, refuse, steps, take
 from traces import TraceError, UserError
 from traces.cli import main
 from traces.importers import Options, build
-from traces.importers.registry import importers
+from traces.importers.cli import importers
 from traces.importers.sglang_batches import DECODING, EXTEND, Batches
 
 ROWS = np.argsort(np.random.default_rng(2).random((9, 3, 15)), axis=-1)[..., :2] + 1

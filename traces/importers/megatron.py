@@ -51,7 +51,7 @@ class _Record:
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
     """Import the file ``source``."""
-    training = options.own.get("mode", "inference") == "training"
+    training = options.own.get("mode") == "training"
     prompt = None if training else options.own.get("prompt_tokens")
     turns = Turns(options.own.get("chunk"), again=True, hint=_HINT, prompt=prompt)
     left_out = set[Line]()
@@ -62,9 +62,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
 
     serving = "passes of several tokens; a pass of one token is a decode step"
     options.note(f"prompts: {'each pass is one, of all tokens in it (mode=training)' if training else serving}")
-    options.note(
-        "the tokens are those that this file's rank saw: with parallelism over tokens or layers, a part of them"
-    )
+    options.note("the tokens are those of this file's rank: with parallelism over tokens or layers, a part of them")
     decoding = {"order_within_k": "as written, not by weight", "passes": "training" if training else "inference"}
     file = File(Recorder("megatron", None, None), source.stem, decoding=decoding, exact=True)
     build(source, target, options, file, read)
@@ -74,9 +72,8 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
 
 
 def _passes(source: Path, left_out: set[Line]) -> Iterator[Pass]:
-    layers: list[int] = []
+    layers, size = list[int](), 0
     records: list[_Record] = []
-    size = 0
     for record in _records(source, left_out):
         if records and (record.step != records[-1].step or record.layer <= records[-1].layer):
             yield _complete(records, layers)
@@ -91,10 +88,8 @@ def _passes(source: Path, left_out: set[Line]) -> Iterator[Pass]:
 
 def _complete(records: list[_Record], layers: list[int]) -> Pass:
     """Check a pass against the layers of the first one, which are noted in ``layers``."""
-    found = [record.layer for record in records]
-    line = records[0].line
-    if not layers:
-        layers += found
+    found, line = [record.layer for record in records], records[0].line
+    layers += [] if layers else found
     if found != layers:
         odd = min(set(found) ^ set(layers))
         what = "missing" if odd in layers else "there"

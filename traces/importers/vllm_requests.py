@@ -83,8 +83,7 @@ class _Request:
                 passes.append([])
             passes[-1].append((layer, len(list(run)), Line(self.first.file, self.lines[at])))
             at += passes[-1][-1][1]
-        chunks: list[int] = []
-        decoded = False
+        chunks, decoded = list[int](), False
         for parts in passes:
             _, rows, begin = parts[0]
             for layer, size, line in parts:
@@ -108,16 +107,14 @@ def by_request(
 
     ``prompt``: how many tokens the prompts have, where the passes do not tell it. Raises TraceError.
     """
-    order = sorted(layers)
+    order, size = sorted(layers), 0
     held: dict[tuple[int, str], _Request] = {}
     complete: set[tuple[int, str]] = set()
-    size = 0
     for route in routes:
         key = (route.run, route.request)
-        request = held.get(key)
-        if request is None:
-            request = held[key] = _Request(route.line, f"req_id {route.request!r}", route.token)
-        request.add(route)
+        if key not in held:
+            held[key] = _Request(route.line, f"req_id {route.request!r}", route.token)
+        held[key].add(route)
         size += len(route.ids)
         route.line.at_most("ids of requests whose lines alternate", size, MAX_REQUEST_IDS)
         if last.get(key) == route.number:
@@ -131,9 +128,8 @@ def by_request(
 
 def by_pass(routes: Iterator[Route], layers: set[int]) -> Iterator[Pass]:
     """Yield the forward passes. The tokens of a layer begin at 0; a layer that does not ascend begins the next pass."""
-    order = sorted(layers)
+    order, size = sorted(layers), 0
     lines: list[Route] = []
-    size = 0
     for route in routes:
         before = lines[-1] if lines else None
         if before is None or (route.run, route.layer, route.token) != (before.run, before.layer, before.token + 1):

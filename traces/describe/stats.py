@@ -117,6 +117,8 @@ def describe(trace: Trace) -> Stats:
         overlap = shared.sum(axis=0) / pairs.sum(axis=0)
         balance = total.max(axis=1) / total.mean(axis=1)
         by_source = shared.sum(axis=1) / pairs.sum(axis=1)
+        flat = popularity.reshape(len(names), -1)
+        unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
     recall, by_distance = _gate_recall(trace)
     return Stats(
         steps={name: int(chosen.sum()) for name, chosen in phases.items()},
@@ -133,7 +135,7 @@ def describe(trace: Trace) -> Stats:
         gate_recall_by_distance=by_distance,
         domains=domains,
         source_overlap=by_source,
-        source_cosine=_cosine(popularity.reshape(len(names), -1)),
+        source_cosine=np.clip(unit @ unit.T, 0, 1),
         repeats=repeats_of(trace),
     )
 
@@ -146,13 +148,6 @@ def _sources(trace: Trace) -> tuple[list[str], Array]:
         names = [*names[: MAX_SOURCES - 1], f"{len(names) - MAX_SOURCES + 1} others"]
     numbers = {name: number for number, name in enumerate(names)}
     return names, np.array([numbers.get(request.source, len(names) - 1) for request in trace.requests])
-
-
-def _cosine(vectors: Array) -> Array:
-    with np.errstate(invalid="ignore"):
-        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    cosine: Array = np.clip(unit @ unit.T, 0, 1)
-    return cosine
 
 
 def _shared(before: Array, after: Array, related: Array, absent: int) -> tuple[Array, Array]:

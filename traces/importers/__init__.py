@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import groupby
@@ -24,13 +25,10 @@ N_EXPERTS: Any = Annotated[
 
 def share(word: str) -> Fraction:
     """Parse a share between 0 and 1, exactly."""
-    try:
-        value = Fraction(word) if len(word) < 20 else Fraction(0)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    if not 0 < value < 1:
-        raise ValueError("a share between 0 and 1, such as 0.7")
-    return value
+    with suppress(ValueError, ZeroDivisionError):
+        if len(word) < 20 and 0 < (value := Fraction(word)) < 1:
+            return value
+    raise ValueError("a share between 0 and 1, such as 0.7")
 
 
 def parse_layers(word: str) -> frozenset[int]:
@@ -40,8 +38,7 @@ def parse_layers(word: str) -> frozenset[int]:
         match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part, re.ASCII)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last < MAX_EXPERTS:
-            allowed = f"numbers of layers below {MAX_EXPERTS}, and spans of them, such as 0,2,4-6"
-            raise ValueError(allowed)
+            raise ValueError(f"numbers of layers below {MAX_EXPERTS}, and spans of them, such as 0,2,4-6")
         found.update(range(first, last + 1))
     return frozenset(found)
 

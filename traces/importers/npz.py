@@ -39,10 +39,8 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     request. Nothing is unpickled, and no array is read whose header claims more than its bytes.
     """
     with open_archive(source) as archive:
-        headers = {name: archive.header(name, _TOKEN_ARRAYS.get(name, "ui")) for name in _names(archive)}
-        if "experts" not in headers:
-            raise refusal(source.name, "arrays", one_of(headers), "experts among them")
-        rows, n_layers, top_k = _check_shapes(source, headers)
+        headers = _headers(archive)
+        rows, n_layers, top_k = headers["experts"].shape
         requests = _read_requests(archive, headers, rows)
     check_request_size(source.name, max(prefill + decode for prefill, decode, _ in requests), n_layers, top_k)
     sources = _sources(options, len(requests))
@@ -66,23 +64,23 @@ def _requests(
             first += prefill + decode
 
 
-def _names(archive: Archive) -> list[str]:
-    known = (*_TOKEN_ARRAYS, *_REQUEST_ARRAYS)
-    if are_counts(archive.names()):
-        raise refusal(archive.source.name, "arrays", COUNTS, WANTED)
-    if odd := next((name for name in archive.names() if name not in known), None):
-        raise refusal(archive.source.name, "member", f"{odd}.npy", f"NAME.npy of {one_of(known)}")
-    return archive.names()
-
-
-def _check_shapes(source: Path, headers: dict[str, Header]) -> tuple[int, int, int]:
+def _headers(archive: Archive) -> dict[str, Header]:
+    """Return the headers of the arrays, which are those of the format, and those of tokens of one shape."""
+    source, names, known = archive.source.name, archive.names(), (*_TOKEN_ARRAYS, *_REQUEST_ARRAYS)
+    if are_counts(names):
+        raise refusal(source, "arrays", COUNTS, WANTED)
+    if odd := next((name for name in names if name not in known), None):
+        raise refusal(source, "member", f"{odd}.npy", f"NAME.npy of {one_of(known)}")
+    if "experts" not in names:
+        raise refusal(source, "arrays", one_of(names), "experts among them")
+    headers = {name: archive.header(name, _TOKEN_ARRAYS.get(name, "ui")) for name in names}
     shape = headers["experts"].shape
     if len(shape) != 3 or 0 in shape:
-        raise refusal(f"{source.name}/experts.npy", "shape", shape, "(rows, layers, slots), none of them 0")
+        raise refusal(f"{source}/experts.npy", "shape", shape, "(rows, layers, slots), none of them 0")
     for name, expected in (("weights", shape), ("token_ids", shape[:1])):
         if name in headers and headers[name].shape != expected:
-            raise refusal(f"{source.name}/{name}.npy", "shape", headers[name].shape, f"{expected}, as in experts")
-    return shape[0], shape[1], shape[2]
+            raise refusal(f"{source}/{name}.npy", "shape", headers[name].shape, f"{expected}, as in experts")
+    return headers
 
 
 def _read_requests(archive: Archive, headers: dict[str, Header], rows: int) -> list[tuple[int, int, int]]:

@@ -14,6 +14,7 @@ it stays, being what the router chose, unless ``dropped=absent`` is given. ``den
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -213,13 +214,10 @@ def _turns(source: Path, head: _Head, *, absent: bool) -> Iterator[_Turn]:
 
 
 def _weight(line: Line, text: str) -> float:
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = -1.0
-    if weight < 0 or weight == math.inf:
-        raise line.refuse("weight", text, "a finite number, at least 0, or nan")
-    return weight
+    with suppress(ValueError):
+        if 0 <= (weight := float(text)) < math.inf or math.isnan(weight):
+            return weight
+    raise line.refuse("weight", text, "a finite number, at least 0, or nan")
 
 
 IMPORTER = Importer(

@@ -18,7 +18,7 @@ from traces.importers.sglang_batches import Batches
 
 torch = pytest.importorskip("torch")
 
-from tests.traces.importers.sglang_files import MAP, forked, record, recording, saved  # noqa: E402
+from tests.traces.importers.sglang_files import MAP, here, record, recording, saved  # noqa: E402
 
 EXTEND, DECODE, MIXED, IDLE, VERIFY = 1, 2, 3, 4, 5
 # Two prompts in one pass; two decode passes; a prompt in two chunks; the first and the third decode, then the third.
@@ -39,7 +39,7 @@ FILE = recording(*RECORDS)
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sglang_pt, "spawn", forked)
+    monkeypatch.setattr(sglang_pt, "spawn", here)
 
 
 def test_a_recording_by_torch_in_its_own_process(tmp_path: Path) -> None:

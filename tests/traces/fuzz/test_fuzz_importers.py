@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.traces.fuzz.mutate import (
@@ -32,6 +32,11 @@ from tests.traces.fuzz.mutate import (
     mutated,
     text_lines,
 )
+from tests.traces.importers import test_llama_cpp as llama_cpp
+from tests.traces.importers import test_megatron as megatron
+from tests.traces.importers import test_moe_beyond as moe_beyond
+from tests.traces.importers import test_route_trace as route_trace
+from tests.traces.importers import test_vllm_log as vllm_log
 from tests.traces.importers.imported import raw_of
 from traces import Trace
 from traces.importers import Options, sglang_pt
@@ -39,7 +44,6 @@ from traces.importers.arrivals import read_arrivals
 
 Rows = dict[int, list[frozenset[int]]]
 """Per layer the experts of each token, in order; tokens that have none in it may be left out."""
-
 
 RNG = np.random.default_rng(0)
 IDS = np.argsort(RNG.random((6, 2, 10)), axis=-1)[..., :3].astype(np.uint8)
@@ -75,15 +79,6 @@ def responses() -> bytes:
     return raw_of(rows)
 
 
-def route_trace() -> bytes:
-    lines = ["# route_trace v1", "# model=m.gguf arch=x n_layer=2 n_expert=8 n_expert_used=2"]
-    lines += [f"# layer={layer} expert_bytes=100 dense_bytes=5" for layer in range(2)]
-    lines += ["turn,phase,step,layer,slot,expert,weight,residency,expert_bytes"]
-    for turn, step, layer, slot in product(range(2), range(4), range(2), range(2)):
-        lines += [f"{turn},{step // 2},{step},{layer},{slot},{step + slot},0.{9 - slot},0,100"]
-    return raw_of(lines)
-
-
 def cached() -> bytes:
     """Prefixes that were cached or left out, absent entries, a stream of parts, and a layer that is left out."""
     ids = np.concatenate([np.zeros((6, 1, 3), int), IDS], axis=1)
@@ -109,56 +104,6 @@ def dropped() -> bytes:
     for (turn, phase, step), layer, slot in product(steps, (1, 2), range(2)):
         lines += [f"{turn},{phase},{step},{layer},{slot},{slot + turn},nan,2,0,{slot}"]
     return raw_of(lines)
-
-
-def chosen(step: int, layer: int, slot: int) -> int:
-    return (3 * step + 5 * layer + 7 * slot) % 11
-
-
-def narrow_llama() -> bytes:
-    rows = ["layer,expert"]
-    for step, size in enumerate((2, 1, 1)):
-        for layer in (0, 2):
-            tokens = range(size if layer == 0 else 1)
-            rows += [f"{layer},{chosen(step + token, layer, slot)}" for token in tokens for slot in range(2)]
-    return raw_of(rows + rows)
-
-
-def wide_llama() -> bytes:
-    rows: list[str] = []
-    for step, positions in enumerate(([-2, -1], [-2, -1], [-5], [0], [1])):
-        for layer in (0, 2):
-            for position in positions if layer == 0 else positions[-1:]:
-                ids = ",".join(str(chosen(step + position, layer, slot)) for slot in range(2))
-                rows.append(f"{position},{layer},{ids}")
-    return raw_of(rows + rows)
-
-
-def megatron() -> bytes:
-    rows = []
-    for step, size in enumerate((3, 1, 2, 1, 1)):
-        for layer in (0, 1):
-            top = [[chosen(step + token, layer, slot) for slot in range(2)] for token in range(size)]
-            row = {"step": step, "stage": "pre_dispatch", "block": "decoder", "layer": layer, "rank": 0}
-            rows.append({**row, "num_tokens": size, "topk": 2, "top_indices": top})
-    return raw_of(rows)
-
-
-def moe_beyond() -> bytes:
-    rows = ["Layer ID,Batch Number,Token,Activated Expert IDs"]
-    for layer in (1, 2):
-        rows += [f'{layer},0,t{token},"[{chosen(token, layer, 0)}, {chosen(token, layer, 1)}]"' for token in range(4)]
-    return "\r\n".join([*rows, *rows, ""]).encode()
-
-
-def vllm(passes: bool) -> bytes:
-    rows: list[Any] = [{"type": "meta", "model_id": "m", "layers_logged": [0, 2], "top_k": 2, "num_experts": 11}]
-    for request, (first, size), layer in product(("r0", "r1"), ((0, 3), (3, 1), (4, 1)), (0, 2)):
-        for index in range(size):
-            ids = [chosen(first + index, layer, slot) for slot in range(2)]
-            row = {"type": "route", "req_id": request, "token_idx": index if passes else first + index, "layer": layer}
-            rows.append({**row, "topk_ids": ids, "topk_weights": [0.75, 0.25]})
-    return raw_of(rows)
 
 
 def says_narrow_llama(raw: bytes) -> Rows:
@@ -228,6 +173,10 @@ def says_jsonl(raw: bytes) -> Rows:
     return {layer: [cells.get(layer, frozenset()) for cells in tokens.values()] for layer in layers}
 
 
+NARROW = raw_of(llama_cpp.narrow(*llama_cpp.UBATCHES) * 2)
+WIDE = raw_of(llama_cpp.wide(*llama_cpp.PROMPT, *llama_cpp.DECODE) * 2)
+MEGATRON = raw_of(megatron.trace_of(megatron.A, megatron.B, megatron.C, megatron.D))
+PASSES = raw_of(vllm_log.text(*(line for rows in (3, 1, 1, 2, 1) for line in vllm_log.one_pass("r0", *range(rows)))))
 Source = tuple[str, bytes, dict[str, Any], Callable[[bytes], Rows] | None]
 """The importer, a valid file, options, and what a file says, read without care."""
 SOURCES: dict[str, Source] = {
@@ -237,14 +186,14 @@ SOURCES: dict[str, Source] = {
     "jsonl, weights": ("jsonl", jsonl(weights=True), {}, says_jsonl),
     "routed_experts, responses": ("routed_experts", responses(), {"n_layers": 2, "top_k": 3}, None),
     "routed_experts, npz": ("routed_experts", archive(np.savez, a=IDS, b=IDS, prompt_tokens=[4, 6]), {}, None),
-    "route_trace": ("route_trace", route_trace(), {}, None),
-    "llama_cpp, layer,expert": ("llama_cpp", narrow_llama(), {"top_k": 2, "ubatch": 3}, says_narrow_llama),
-    "llama_cpp, pos,layer,ids": ("llama_cpp", wide_llama(), {}, says_wide_llama),
-    "megatron": ("megatron", megatron(), {}, says_megatron),
-    "megatron, training": ("megatron", megatron(), {"mode": "training"}, says_megatron),
-    "moe_beyond": ("moe_beyond", moe_beyond(), {}, says_moe_beyond),
-    "vllm_log, requests": ("vllm_log", vllm(passes=False), {}, says_vllm),
-    "vllm_log, passes": ("vllm_log", vllm(passes=True), {"token_idx": "pass"}, partial(says_vllm, passes=True)),
+    "route_trace": ("route_trace", raw_of([*route_trace.HEAD, *route_trace.rows(0), *route_trace.rows(4)]), {}, None),
+    "llama_cpp, layer,expert": ("llama_cpp", NARROW, {"top_k": 2, "ubatch": 3}, says_narrow_llama),
+    "llama_cpp, pos,layer,ids": ("llama_cpp", WIDE, {}, says_wide_llama),
+    "megatron": ("megatron", MEGATRON, {}, says_megatron),
+    "megatron, training": ("megatron", MEGATRON, {"mode": "training"}, says_megatron),
+    "moe_beyond": ("moe_beyond", raw_of(moe_beyond.text(*moe_beyond.ROWS) * 2), {}, says_moe_beyond),
+    "vllm_log, requests": ("vllm_log", raw_of(vllm_log.text(*vllm_log.BATCHED)), {}, says_vllm),
+    "vllm_log, passes": ("vllm_log", PASSES, {"token_idx": "pass"}, partial(says_vllm, passes=True)),
 }
 MORE: dict[str, Source] = {
     "routed_experts, cached": ("routed_experts", cached(), {"n_layers": 3, "top_k": 3}, None),
@@ -259,6 +208,7 @@ WITHOUT = {"routed_experts, cached": frozenset({0})}
 @pytest.mark.parametrize("name", SOURCES)
 @FUZZ
 @given(edits=EDITS)
+@example(edits=[])
 def test_sources(tmp_path: Path, name: str, edits: list[Edit]) -> None:
     import_one(tmp_path, name, SOURCES[name], edits)
 
@@ -266,6 +216,7 @@ def test_sources(tmp_path: Path, name: str, edits: list[Edit]) -> None:
 @pytest.mark.parametrize("name", MORE)
 @settings(FUZZ, max_examples=EXAMPLES if EXAMPLES > SHORT else 25)
 @given(edits=EDITS)
+@example(edits=[])
 def test_more_sources(tmp_path: Path, name: str, edits: list[Edit]) -> None:
     import_one(tmp_path, name, MORE[name], edits)
 
@@ -275,20 +226,19 @@ def import_one(tmp_path: Path, name: str, source: Source, edits: list[Edit]) -> 
     changed, notes = mutated(raw, edits), list[str]()
     options = Options(split=Fraction(1, 2), own=own, note=notes.append, without_layers=WITHOUT.get(name, frozenset()))
     trace = attempted(tmp_path, kind, changed, options)
+    assert trace or edits
     if trace and says:
         if cut := re.search(r"left out: the rows from line (\d+) on", "\n".join(notes)):
             changed = b"\n".join(changed.split(b"\n")[: int(cut[1]) - 1])
-        said = says(changed)
-        assert has(trace, said) == [said[layer] for layer in sorted(said) if any(said[layer])]
+        said = [rows for _, rows in sorted(says(changed).items()) if any(rows)]
+        whole = all(len(rows) == trace.N for rows in said)
+        assert has(trace, whole=whole) == [[row for row in rows if row or whole] for rows in said]
 
 
-def has(trace: Trace, said: Rows) -> list[list[frozenset[int]]]:
-    """The rows of the trace by layer; where less was ``said``, those without an expert are left out on both sides."""
+def has(trace: Trace, *, whole: bool) -> list[list[frozenset[int]]]:
+    """The rows of the trace by layer; unless ``whole``, those without an expert are left out."""
     layers = [[frozenset(ids) - {trace.absent} for ids in rows] for rows in trace.expert_ids.swapaxes(0, 1).tolist()]
-    if any(len(rows) < trace.N for rows in said.values()):
-        layers = [list(filter(None, rows)) for rows in layers]
-        said |= {layer: list(filter(None, rows)) for layer, rows in said.items()}
-    return layers
+    return [[row for row in rows if row or whole] for rows in layers]
 
 
 LOGS = {

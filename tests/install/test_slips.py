@@ -46,9 +46,18 @@ def test_a_slip_is_one_line_with_what_is_allowed(
 
 @pytest.mark.parametrize(
     ("given", "near"),
-    [("lro", "lru"), ("LRU", "lru"), ("polciy", "policy"), ("mixtral", "mixtral_8x7b"), ("xyz", "")],
+    [
+        *[
+            ("lro", "lru"),
+            ("LRU", "lru"),
+            ("polciy", "policy"),
+            ("mixtral", "mixtral_8x7b"),
+            ("GPT_OSS.20b", "gpt-oss-20b"),
+        ],
+        *[("xyz", ""), ("", ""), ("層", ""), ("l" * 10**5, ""), (3, "")],
+    ],
 )
-def test_what_is_near_and_what_is_not(given: str, near: str) -> None:
+def test_what_is_near_and_what_is_not(given: object, near: str) -> None:
     names = ["lru", "fifo", "policy", "mixtral_8x7b", "gpt-oss-20b", "gpt-oss-120b"]
     found = meant(given, names)
     assert found == (f"; did you mean {near}?" if near else "")

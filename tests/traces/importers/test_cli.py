@@ -1,8 +1,9 @@
-"""What a user is told: what was meant, the place that was named, and the model that prices what was imported."""
+"""What a user is told, and the model that prices what was imported; importers of other packages, by entry points."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
@@ -10,33 +11,10 @@ import pytest
 from tests.traces.importers.imported import raw_of, take
 from traces import TraceError, open_trace
 from traces.cli import main
-from traces.importers import Options, parse_layers, spans
-from traces.importers.cli import importers
+from traces.importers import Importer, Options, cli, parse_layers, spans
 from traces.kit.conf import model_sizes
-from traces.kit.errors import meant
-from traces.kit.whole import write_whole
-
-NAMES = ["belady_bypass", "belady_forced", "lru", "lfu", "promoe", "trace"]
-
-
-@pytest.mark.parametrize(
-    ("typed", "expected"),
-    [
-        ("Belady-Bypass", "belady_bypass"),
-        ("belady.forced", "belady_forced"),
-        ("LRU", "lru"),
-        ("pro_moe", "promoe"),
-        ("tracs", "trace"),
-        ("xyz", None),
-        ("", None),
-        ("層", None),
-        ("l" * 10**5, None),
-        (3, None),
-    ],
-)
-def test_did_you_mean(typed: object, expected: str | None) -> None:
-    assert meant(typed, NAMES) == (f"; did you mean {expected}?" if expected else "")
-    assert meant(typed, []) == ""
+from traces.kit.errors import UserError
+from traces.kit.words import Between
 
 
 def test_layers_are_written_as_they_are_read() -> None:
@@ -91,10 +69,65 @@ def test_errors_name_the_place_that_was_asked_for(tmp_path: Path) -> None:
     place = Path("/proc/self") if os.geteuid() == 0 else tmp_path / "locked"
     if os.geteuid() != 0:
         place.mkdir(mode=0o500)
-    with pytest.raises(OSError, match="report") as caught:
-        write_whole(place / "report", "x")
-    assert caught.value.filename == str(place / "report")
     (tmp_path / "lines").write_bytes(raw_of(lines()))
     with pytest.raises(TraceError, match=f"^{place}/trace: ") as refused:
-        importers()["jsonl"].run(tmp_path / "lines", place / "trace", Options())
+        cli.importers()["jsonl"].run(tmp_path / "lines", place / "trace", Options())
     assert "partial" not in str(refused.value)
+
+
+class Point:
+    """An entry point."""
+
+    def __init__(self, name: str, loaded: Any) -> None:
+        self.name, self.value, self.loaded = name, f"elsewhere:{name}", loaded
+
+    def load(self) -> Any:
+        return self.loaded
+
+
+@pytest.fixture
+def plug(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    def install(*loaded: Any) -> None:
+        monkeypatch.setattr(cli, "entry_points", lambda group: [Point(f"p{i}", x) for i, x in enumerate(loaded)])
+        cli.importers.cache_clear()
+
+    yield install
+    monkeypatch.undo()
+    cli.importers.cache_clear()
+
+
+def test_an_importer_of_another_package(plug: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calls: list[tuple[Path, Path, Options]] = []
+
+    def run(source: Path, target: Path, options: Options) -> Path:
+        calls.append((source, target, options))
+        return target
+
+    keys = {
+        "depth": Annotated[int, Between(0, 9), "how deep"],
+        "n_experts": Annotated[int, Between(1, 9), "per layer"],
+    }
+    plug(Importer("theirs", run, "what they record.\n", keys))
+    assert main(["import", "theirs", "a", str(tmp_path / "b"), "depth=3", "n_experts=4", "limit=2"]) == 0
+    assert calls == [(Path("a"), tmp_path / "b", Options(limit=2, n_experts=4, own={"depth": 3}))]
+    capsys.readouterr()
+    assert main(["import", "--help"]) == 0
+    page = capsys.readouterr().out
+    assert "\ntheirs\n  what they record.\n  n_experts  per layer\n  depth      how deep\n" in page
+    assert main(["import", "other", "a", "b"]) == 2
+    said = capsys.readouterr().err
+    assert "import other: no such format; allowed: route_trace, npz, jsonl, routed_experts, vllm_log," in said
+    assert ", theirs" in said
+
+
+@pytest.mark.parametrize(
+    ("loaded", "message"),
+    [
+        (Importer("npz", lambda source, target, options: target, ""), "npz is defined twice"),
+        (Importer, "p0=elsewhere:p0: allowed: an instance of traces.importers.Importer"),
+    ],
+)
+def test_an_entry_point_that_is_no_new_importer(plug: Any, loaded: object, message: str) -> None:
+    plug(loaded)
+    with pytest.raises(UserError, match=message):
+        cli.importers()

@@ -126,9 +126,7 @@ def without(lines: list[str], start: str) -> list[str]:
     [
         ([], "line 1, line is ''; allowed: # route_trace v1"),
         (["# route_trace v2"], "line 1"),
-        (HEAD[:1], "line 2"),
         (HEAD[:3], "line 4, line is ''; allowed: # layer=1"),
-        ([*HEAD[:4], "turn,phase"], "line 5, columns is .*allowed: step among them"),
         (HEAD, "line 6, line is 'missing'"),
         ([*HEAD, "0,0,0,0,0,1,x,0,100"], "line 6"),
         ([*HEAD, "0,2,0,0,0,1,0.5,0,100"], "line 6"),

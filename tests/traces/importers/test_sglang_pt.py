@@ -8,7 +8,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.traces.importers.imported import ids, refuse, steps, take
@@ -153,12 +152,9 @@ SPREAD = torch.zeros(1, dtype=torch.int32).as_strided((3, 10**9, 8), (0, 0, 0))
     [
         (b"", "first bytes is b''; allowed: those of a file that torch.save wrote"),
         (FILE[:-30], "allowed: a readable .pt archive"),
-        (b"\x80\x02}q\x00.", "first bytes"),
         (saved({"records": [Evil()]}), "UnpicklingError: Trying to load unsupported GLOBAL posix.system"),
-        (saved({"records": [np.zeros(3)]}), "UnpicklingError: "),
         (saved([1]), "content is 'list'; allowed: a dict with records"),
         (saved({"logical_count": torch.zeros(2, 3, 6)}), "logical_count (mode stat) is 'counts'; allowed: the"),
-        (saved({"records": 1}), "records is '1'; allowed: a list of dicts"),
         (recording(), "records is 'an empty list'"),
         (saved({"records": nested()}), "records is 'list'; allowed: a list of dicts"),
         (recording({"global_physical_count": torch.zeros(3, 6)}), "global_physical_count (mode per_pass) is 'counts'"),

@@ -47,6 +47,7 @@ def take(folder: Path, kind: str, content: Any, options: Options | None = None, 
         halves = open_trace(importers()[kind].run(source, target / "halves", again))
         assert sorted({str(item.split) for item in halves.requests}) == ["test", "train"]
         assert (halves.manifest.model.name, halves.manifest.prompts.licence) == ("mine", "CC0")
+        assert {item.source for item in halves.requests} == {"talk"}
         assert halves.expert_ids.tobytes() == trace.expert_ids.tobytes()
     return Imported(trace, notes)
 

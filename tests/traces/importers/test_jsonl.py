@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.traces.importers.imported import refuse, take
-from traces import open_trace
 from traces.importers import Options
 
 
@@ -121,22 +119,3 @@ def test_bad_files_name_line_and_field(tmp_path: Path, rows: list[Any], message:
 def test_a_request_of_many_lines_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("traces.importers.jsonl.MAX_REQUEST_IDS", 5)
     refuse(tmp_path, "jsonl", GOOD, "line 3, ids of one request")
-
-
-def test_the_sample_written_as_lines_is_the_same_trace(tmp_path: Path) -> None:
-    sample = open_trace(Path(__file__).resolve().parents[3] / "traces" / "sample", verify="shape")
-    rows: list[Any] = [{"n_experts": sample.E}]
-    for request in sample.requests[:2]:
-        for step in sample.steps[sample.steps_of(request.request)]:
-            for index in range(step["rows"]):
-                phase = "decode" if step["phase"] else "prefill"
-                place = {"request": request.request, "phase": phase, "token": int(step["context"]) + index}
-                n = int(step["first_row"]) + index
-                for layer in range(sample.L):
-                    ids, weights = sample.expert_ids[n, layer].tolist(), sample.expert_weights[n, layer].tolist()
-                    rows.append({**place, "layer": layer, "ids": ids[::-1], "weights": weights[::-1]})
-    trace = take(tmp_path, "jsonl", rows).trace
-    np.testing.assert_array_equal(trace.steps, sample.steps[: len(trace.steps)])
-    np.testing.assert_array_equal(trace.expert_weights, sample.expert_weights[: trace.N])
-    # Equal weights keep the order of the file, which is reversed here.
-    np.testing.assert_array_equal(np.sort(trace.expert_ids), np.sort(sample.expert_ids[: trace.N]))

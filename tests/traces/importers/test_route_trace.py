@@ -110,13 +110,6 @@ def test_turns_become_requests(tmp_path: Path) -> None:
     assert [item.split for item in trace.requests] == [None, None]
 
 
-def test_limit_and_the_users_words(tmp_path: Path) -> None:
-    words: dict[str, Any] = {"limit": 1, "model": "mine", "source": "chat", "licence": "MIT"}
-    trace, _ = imported(tmp_path, [*HEAD, *rows(0), *rows(1)], **words)
-    assert [(request.split, request.source) for request in trace.requests] == [(None, "chat")]
-    assert (trace.manifest.model.name, trace.manifest.prompts.licence) == ("mine", "MIT")
-
-
 def without(lines: list[str], start: str) -> list[str]:
     return [line for line in lines if not line.startswith(start)]
 

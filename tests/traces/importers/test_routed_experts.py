@@ -113,6 +113,8 @@ def test_more_mistakes(tmp_path: Path) -> None:
     refuse(tmp_path, ROUTED, [GOOD | {"routed_experts": bare(IDS)}], "options n_layers= and top_k=")
     refuse(tmp_path, ROUTED, [GOOD], r"slot \d is \d+; allowed: 0 to 7", Options(n_experts=8))
     refuse(tmp_path, ROUTED, [GOOD], "without_layers leaves out all 3 layers", dense_layers=3)
+    refuse(tmp_path, ROUTED, [GOOD], "n_layers is 2; allowed: 3, which this array has", n_layers=2)
+    refuse(tmp_path, ROUTED, [GOOD], "top_k is 4; allowed: 2, which this array has", top_k=4)
     other = GOOD | {"routed_experts": IDS[:, :2].tolist()}
     refuse(tmp_path, ROUTED, [GOOD, other], "line 2: layers and k is (2, 2); allowed: (3, 2)")
 

@@ -105,6 +105,7 @@ def test_who_goes_on() -> None:
         ([(EXTEND, [0, 1, 0, 1], [2, 2]), (DECODE, [2], None)], r"records\[1\].positions is \[2\].*more than one way"),
         ([BEGUN, (DECODE, [2], None), (DECODE, [4], None)], r"records\[2\].positions is \[4\].*continue"),
         ([(DECODE, [5, 5], None), (DECODE, [6], None)], "fit in more than one way"),
+        ([BEGUN, (DECODE, [2, 0, 0], None)], r"records\[1\]\.positions is '0 in a decode pass'.*padding"),
         ([(EXTEND, [0, 2], [2])], r"records\[0\].positions of sequence 0 is 'with gaps'"),
         ([(EXTEND, [0, 1], [1])], r"extend_seq_lens is \[1\]; allowed: rows of each sequence, 2 in all"),
         ([(EXTEND, [0, 1], None)], r"extend_seq_lens is None"),

@@ -39,7 +39,6 @@ class Check:
 
 
 def check(options: Check) -> None:
-    """Read all of a trace, and print one line."""
     trace = open_trace(options.folder)
     counts, repeats = trace.manifest.counts, repeats_of(trace)
     predictors = f", predictors {one_of(trace.predicted)}" if trace.predicted else ""
@@ -82,7 +81,6 @@ class Inspect:
 
 
 def inspect(options: Inspect) -> None:
-    """Print what was recorded, and draw it where it is wanted."""
     trace = open_trace(options.folder)
     stats = describe(trace)
     if options.plots is not None:

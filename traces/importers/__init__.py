@@ -24,7 +24,6 @@ N_EXPERTS: Any = Annotated[
 
 
 def share(word: str) -> Fraction:
-    """Parse a share between 0 and 1, exactly."""
     with suppress(ValueError, ZeroDivisionError):
         if len(word) < 20 and 0 < (value := Fraction(word)) < 1:
             return value
@@ -44,7 +43,6 @@ def parse_layers(word: str) -> frozenset[int]:
 
 
 def spans(layers: Iterable[int]) -> str:
-    """Write layers as parse_layers reads them."""
     # Layers that follow each other differ from their places by the same.
     runs = groupby(enumerate(sorted(layers)), key=lambda placed: placed[1] - placed[0])
     parts = ([layer for _, layer in run] for _, run in runs)

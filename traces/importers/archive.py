@@ -43,8 +43,6 @@ class Bounded:
 
 @dataclass(frozen=True)
 class Archive:
-    """An open archive."""
-
     source: Path
     _zip: zipfile.ZipFile
 
@@ -110,7 +108,6 @@ class Archive:
 
 @contextmanager
 def open_archive(source: Path) -> Iterator[Archive]:
-    """Open an archive; TraceError for any other file."""
     with open_source(source, ".npz") as stream:
         bounded = Bounded(stream)
         with reading(source):

@@ -48,7 +48,6 @@ class Survey:
     repeats: Repeats = field(default_factory=Repeats)
 
     def add(self, request: Found) -> None:
-        """Count one request more."""
         ids = request.expert_ids
         present = ids >= 0
         self.requests += 1
@@ -197,7 +196,6 @@ def _price(options: Options, file: File, survey: Survey, shape: tuple[int, int])
 
 
 def _say(options: Options, file: File, survey: Survey, shape: tuple[int, int], n_experts: int) -> None:
-    """Tell what was inferred."""
     inferred = [f"layers {shape[0]}"] * (not file.n_layers) + [f"top-k {shape[1]}"] * (not file.top_k)
     if inferred:
         options.note(f"{', '.join(inferred)}: what the tokens of the file have")

@@ -52,7 +52,6 @@ def importers() -> dict[str, Importer]:
 
 
 def _command(importer: Importer) -> Command:
-    """The command of a format: what all take, and its own keys."""
     words: Any = make_dataclass(
         importer.name,
         [
@@ -108,6 +107,5 @@ class Arrivals:
 
 
 def arrivals(options: Arrivals) -> None:
-    """Copy a trace with the arrivals of a log."""
     add_arrivals(options.log, options.trace, options.dst)
     print(f"copied {options.trace} to {options.dst}, with the arrivals of {options.log}", file=sys.stderr)

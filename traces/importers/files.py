@@ -49,11 +49,9 @@ class Line:
 
     @property
     def where(self) -> str:
-        """Say where it is: the line, and the object."""
         return f"line {self.number}, object {self.item}" if self.item else f"line {self.number}"
 
     def refuse(self, field: str, value: object, allowed: str) -> TraceError:
-        """Build the error for a field of this line."""
         return refusal(self.file, f"{self.where}, {field}", value, allowed)
 
     def refuse_counts(self) -> TraceError:
@@ -71,18 +69,15 @@ class Line:
             raise self.refuse("keys", one_of(node), f"{one_of(needed)}, and some of {one_of(more)}")
 
     def integer(self, field: str, value: object, low: int, high: int) -> int:
-        """Return ``value`` if it is an integer from ``low`` to ``high``."""
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self.refuse(field, value, f"an integer, {low} to {high}")
         return value
 
     def at_most(self, field: str, value: int, most: int) -> None:
-        """Refuse a number above ``most``."""
         if value > most:
             raise self.refuse(field, value, f"at most {most}")
 
     def items(self, field: str, value: object, most: int) -> list[Any]:
-        """Return ``value`` if it is a list of 1 to ``most`` items."""
         if not isinstance(value, list) or not 1 <= len(value) <= most:
             raise self.refuse(field, value, f"a list of 1 to {most} items")
         return value
@@ -101,7 +96,6 @@ class Line:
         return ids
 
     def weights(self, field: str, value: object, length: int) -> list[float]:
-        """Return ``value`` if it is a list of ``length`` finite weights."""
         weights = self.items(field, value, length)
         for item in weights:
             if type(item) not in (int, float) or not (0 <= item <= 65504 and math.isfinite(item)):

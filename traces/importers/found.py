@@ -53,12 +53,10 @@ class Found:
 
     @property
     def prompt_passes(self) -> list[int]:
-        """The rows of each pass of the prompt."""
         return list(self.chunks) if self.chunks else [self.prefill] * (self.prefill > 0)
 
     @property
     def decode(self) -> int:
-        """How many decode passes it has."""
         return len(self.expert_ids) - self.prefill
 
 

@@ -119,7 +119,6 @@ def _requests(source: Path, head: dict[str, Any], n_experts: int) -> Iterator[_R
 
 
 def _add(line: Line, node: dict[str, Any], request: _Request, head: dict[str, Any], n_experts: int) -> None:
-    """Append one line to its request."""
     last = request.start + len(request.phases) - 1
     token = line.integer("token", node["token"], 0, _MAX_INT)
     layer = line.integer("layer", node["layer"], 0, MAX_EXPERTS - 1)

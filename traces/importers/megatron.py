@@ -50,7 +50,6 @@ class _Record:
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source``."""
     training = options.own.get("mode") == "training"
     prompt = None if training else options.own.get("prompt_tokens")
     turns = Turns(options.own.get("chunk"), again=True, hint=_HINT, prompt=prompt)

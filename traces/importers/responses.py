@@ -209,7 +209,6 @@ def _joined(parts: list[tuple[Line, dict[str, Any]]], seen: set[int]) -> _Respon
 
 
 def _places(line: Line, node: dict[str, Any]) -> list[dict[str, Any]]:
-    """The objects of a response in which a field may stand."""
     places = [node]
     choices = _choices(node)
     if choices is not None and choices != []:

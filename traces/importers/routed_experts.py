@@ -104,7 +104,6 @@ def _archived(source: Path) -> Iterator[Found]:
 
 
 def _numbers(archive: Archive, name: str, requests: int) -> list[int]:
-    """Return one number of tokens per request."""
     where, header = f"{archive.source.name}/{name}.npy", archive.header(name, "ui")
     if header.shape != (requests,):
         raise refusal(where, "shape", header.shape, f"({requests},)")

@@ -146,7 +146,6 @@ def _array(torch: Any, value: Any, field: str, axes: int) -> Any:
 
 
 def _integers(torch: Any, value: Any, field: str) -> Any:
-    """Return a list of small integers, or a tensor of them, as an array."""
     values = _array(torch, value, field, 1).tolist() if type(value) is torch.Tensor else value
     if type(values) is not list:
         raise FileError(field, _short(values), "a list of integers")

@@ -82,17 +82,11 @@ class Line:
             raise self.refuse(field, value, f"a list of 1 to {most} items")
         return value
 
-    def ids(self, field: str, value: object, n_experts: int) -> list[int]:
-        """Return ``value`` if it is a list of distinct ids of ``n_experts`` experts, -1 where absent.
-
-        Zeros alone are let through: they stand for what was not recorded, which traces.importers.found names.
-        """
-        ids = self.items(field, value, n_experts)
+    def ids(self, field: str, value: object, most: int, n_experts: int) -> list[int]:
+        """Return a list of 1 to ``most`` ids of ``n_experts`` experts, -1 where absent."""
+        ids = self.items(field, value, most)
         for item in ids:
             self.integer(field, item, -1, n_experts - 1)
-        there = [item for item in ids if item >= 0]
-        if any(there) and len(set(there)) < len(there):
-            raise self.refuse(field, value, "an expert at most once per token and layer")
         return ids
 
     def weights(self, field: str, value: object, length: int) -> list[float]:

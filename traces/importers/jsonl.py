@@ -140,7 +140,7 @@ def _add(line: Line, node: dict[str, Any], request: _Request, head: dict[str, An
             raise line.refuse("phase", phase, "decode: it is never followed by prefill")
         request.phases.append(_PHASES[phase])
         request.token_ids.append(token_id)
-    ids = line.ids("ids", node["ids"], n_experts)
+    ids = line.ids("ids", node["ids"], n_experts, n_experts)
     if len(ids) > head.get("top_k", MAX_EXPERTS):
         raise line.refuse("number of ids", len(ids), f"at most {head['top_k']}, as the header says")
     line.at_most("ids of one request", len(request.cells.ids) + len(ids), MAX_REQUEST_IDS)

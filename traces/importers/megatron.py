@@ -133,10 +133,8 @@ def _ids(line: Line, node: dict[str, Any]) -> Array:
         raise line.refuse("length of top_indices", len(top), f"{rows}, the num_tokens")
     for index, ids in enumerate(top):
         field = f"top_indices of token {index}"
-        if len(line.items(field, ids, slots)) != slots:
+        if len(line.ids(field, ids, slots, MAX_EXPERTS)) != slots:
             raise line.refuse(f"length of {field}", len(ids), f"{slots}, the topk")
-        for item in ids:
-            line.integer(field, item, -1, MAX_EXPERTS - 1)
     return np.array(top, np.int32)
 
 

@@ -130,9 +130,7 @@ def _routes(source: Path, head: Head) -> Iterator[Route]:
             raise line.refuse("req_id", request, "text of at most 200 characters")
         token = line.integer("token_idx", node["token_idx"], 0, _MAX_INT - 2**24)
         layer = line.integer("layer", node["layer"], 0, MAX_LAYERS - 1)
-        ids = line.items("topk_ids", node["topk_ids"], head.top_k or MAX_EXPERTS)
-        for item in ids:
-            line.integer("topk_ids", item, -1, (head.n_experts or MAX_EXPERTS) - 1)
+        ids = line.ids("topk_ids", node["topk_ids"], head.top_k or MAX_EXPERTS, head.n_experts or MAX_EXPERTS)
         weights = node.get("topk_weights")
         if weighed not in (None, weights is not None):
             raise line.refuse("topk_weights", "missing" if weighed else "there", "on every line, or on none")

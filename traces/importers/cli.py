@@ -6,23 +6,12 @@ Formats are those of this package, and those behind the entry points of other pa
 import sys
 from dataclasses import dataclass, fields, make_dataclass
 from functools import cache, partial
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
-from traces.importers import (
-    Importer,
-    Options,
-    jsonl,
-    llama_cpp,
-    megatron,
-    moe_beyond,
-    npz,
-    route_trace,
-    routed_experts,
-    sglang_pt,
-    vllm_log,
-)
+from traces.importers import Importer, Options
 from traces.importers.arrivals import add_arrivals
 from traces.kit.command import Choice, Command
 from traces.kit.errors import UserError, one_of
@@ -30,10 +19,9 @@ from traces.kit.words import Position
 from traces.writing.workplace import refuse_place
 
 GROUP = "moe_offload.importers"
-OURS = tuple(
-    module.IMPORTER
-    for module in (route_trace, npz, jsonl, routed_experts, vllm_log, sglang_pt, llama_cpp, megatron, moe_beyond)
-)
+_OWN = ["route_trace", "npz", "jsonl", "routed_experts", "vllm_log", "sglang_pt", "llama_cpp", "megatron", "moe_beyond"]
+"""The modules of this package that have an ``IMPORTER``."""
+OURS: list[Importer] = [import_module(f"traces.importers.{name}").IMPORTER for name in _OWN]
 
 
 @cache

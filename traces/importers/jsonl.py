@@ -1,7 +1,5 @@
 """Import JSON Lines with one object per token and layer, in the order in which a recorder sees them.
 
-    {"request": 0, "phase": "decode", "token": 17, "layer": 3, "ids": [9, 4], "weights": [0.7, 0.3], "token_id": 42}
-
 ``token`` is the position in the request (0: the first token of the prompt) and goes up by one; ``layer`` ascends
 within a token. A layer that is left out did not see the token, a list of fewer ids is a smaller k, and -1 is no
 expert: all become absent entries. ``ids`` go by descending weight, and are sorted so where ``weights`` are given. A

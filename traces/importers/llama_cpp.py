@@ -11,8 +11,7 @@ put one behind the other are requests: each begins with its header.
 Negative positions are the prompt, counted from the end of its batch; from 0 on, decode steps.
 
 In both, llama.cpp computes the last layer of a prompt only for the tokens whose logits it needs: one of an ubatch, or
-none. The others are absent there. A file that ends in the middle of an ubatch gives what is whole, and says so. Weights
-are not written: the ids of a token stay in the order given.
+none. The others are absent there. A file that ends in the middle of an ubatch gives what is whole, and says so.
 """
 
 from __future__ import annotations
@@ -76,10 +75,7 @@ class _Group:
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source``, which is read three times: for its layers, and by build.
-
-    UserError where top_k or ubatch are needed and not given.
-    """
+    """Import the file ``source``, which is read three times: for its layers, and twice by build."""
     wide, top_k = _is_wide(source), options.own.get("top_k")
     read, turns = _reading(source, options, wide)
     layers, prompts = set[int](), not wide

@@ -33,11 +33,7 @@ _MAX_META = 2**25
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the archive ``source``.
-
-    The source of a request is its "dataset" in ``options.meta``, a JSON list (may be gzipped) with one object per
-    request. Nothing is unpickled, and no array is read whose header claims more than its bytes.
-    """
+    """Import the archive ``source``. Nothing is unpickled; no array is read whose header claims more than its bytes."""
     with open_archive(source) as archive:
         headers = _headers(archive)
         rows, n_layers, top_k = headers["experts"].shape

@@ -51,10 +51,9 @@ SECONDS = 3600
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source``; E is what the map says. UserError where torch is absent.
+    """Import the file ``source``; a copy of its ids lies beside ``target`` meanwhile.
 
-    A copy of the ids lies beside ``target`` while it works; memory is bounded by the longest request and some bytes per
-    token.
+    Memory is bounded by the longest request and some bytes per token.
     """
     refuse_place(target)
     with scratch(target) as folder:

@@ -52,10 +52,9 @@ class Head:
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source``, which is read three times: for its layers and requests, and by build.
+    """Import the file ``source``, which is read three times: for its layers and requests, and twice by build.
 
-    Memory is bounded by the requests whose lines alternate. UserError for an option that is needed, or that the file
-    contradicts.
+    Memory is bounded by the requests whose lines alternate.
     """
     own, head = options.own, _survey(source, options.limit)
     passes, single = own.get("token_idx") == "pass", len(head.layers) == 1

@@ -99,7 +99,10 @@ def test_tokens_that_a_cache_held_are_context(tmp_path: Path) -> None:
         ([*GOOD, row(1, -1, [1], phase="decode")], "line 4, layer is -1"),
         ([*GOOD, row(1, True, [1], phase="decode")], "line 4, layer is True"),
         ([*GOOD, row(1, 1, [], phase="decode")], "line 4, ids is"),
-        ([*GOOD, row(1, 1, [2, 2], phase="decode")], "line 1: expert ids of token row 1, layer 1 is .2, 2.; allowed: an expert at most once"),
+        (
+            [*GOOD, row(1, 1, [2, 2], phase="decode")],
+            "line 1: expert ids of token row 1, layer 1 is .2, 2.; .*at most once",
+        ),
         ([*GOOD, row(1, 1, [2.0], phase="decode")], "line 4, ids is 2.0"),
         ([row(0, 0, [1], weights=[0.5, 0.5])], "line 1, weights"),
         ([row(0, 0, [1, 2], weights=[0.5])], "line 1, length of weights is 1; allowed: 2"),

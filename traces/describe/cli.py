@@ -98,8 +98,8 @@ def inspect(options: Inspect) -> None:
 
 
 def _warn(repeats: Repeats) -> None:
-    if (text := warning(repeats)) is not None:
-        print(f"warning: {text}", file=sys.stderr)
+    if repeats.suspicious:
+        print(f"warning: {warning(repeats)}", file=sys.stderr)
 
 
 def as_json(trace: Trace, stats: Stats) -> str:

@@ -115,10 +115,9 @@ class Importer:
 
 
 def assign_splits(requests: int, split: Fraction | None, seed: int) -> list[str | None]:
-    """Assign "train" to floor(split * requests) requests drawn at random, "test" to the others.
+    """Assign "train" to floor(split * requests) requests drawn at random, "test" to the others; at least one of each.
 
-    ``split`` is between 0 and 1, both excluded; None leaves all requests without one. There is at least one of
-    each. Raises UserError for a split of a single request.
+    None leaves all requests without one. Raises UserError for a split of a single request.
     """
     if split is None:
         return [None] * requests

@@ -216,8 +216,8 @@ def _say(options: Options, file: File, survey: Survey, shape: tuple[int, int], n
     if zeros and survey.widest == 1 and n_experts > 1 and survey.prompt_rows + survey.decode_rows >= SURE:
         hint = f"if no expert is there at all, without_layers={spans(zeros)} leaves it out"
         options.note(f"{named(zeros)} (counted from 0): every token has expert 0; {hint}")
-    if (text := warning(survey.repeats)) is not None:
-        options.note(f"warning: {text}")
+    if survey.repeats.suspicious:
+        options.note(f"warning: {warning(survey.repeats)}")
 
 
 def _counted(number: int, noun: str) -> str:

@@ -57,10 +57,9 @@ def _command(importer: Importer) -> Command:
 
 def _import(importer: Importer, words: Any) -> None:
     common = {field.name: getattr(words, field.name) for field in fields(Options)}
-    own = {key: getattr(words, key) for key in importer.keys if key not in common}
-    given = {key: value for key, value in own.items() if value is not None}
+    own = {key: getattr(words, key) for key in importer.keys if key not in common and getattr(words, key) is not None}
     refuse_place(words.dst)  # now, and not after a large file has been read
-    importer.run(words.src, words.dst, Options(**common | {"own": given, "note": _note}))
+    importer.run(words.src, words.dst, Options(**common | {"own": own, "note": _note}))
     print(f"imported {words.src} into {words.dst}: check it with python -m traces check {words.dst}", file=sys.stderr)
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
@@ -22,14 +22,13 @@ from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.archive import Archive, open_archive
 from traces.importers.build import File, Found, build
 from traces.importers.counts import COUNTS, WANTED, are_counts
-from traces.importers.files import bounded_json, check_request_size, open_text
+from traces.importers.files import check_request_size, json_lines
 from traces.kit.errors import one_of, refusal
 
 _TOKEN_ARRAYS = {"experts": "ui", "weights": "f", "token_ids": "ui"}
 _SIGNALS = {"weights": "expert_weights", "token_ids": "token_ids"}
 _REQUEST_ARRAYS = ("req_offset", "req_len", "req_prefill", "req_decode", "req_prompt_tokens_not_traced")
 _MAX_REQUESTS = 1_000_000
-_MAX_META = 2**25
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
@@ -134,22 +133,13 @@ def _lengths(given: dict[str, Array], rows: int) -> tuple[str, Array]:
 def _sources(options: Options, requests: int) -> list[str] | None:
     if options.meta is None:
         return None
-    name = options.meta.name
-    try:
-        with open_text(options.meta, "JSON") as file:
-            raw = file.read(_MAX_META + 1)
-        if len(raw) > _MAX_META:
-            raise refusal(name, "size", "larger", f"at most {_MAX_META} bytes")
-        entries: Any = bounded_json(raw, 2**21, 2**22)
-    except ValueError as error:
-        raise refusal(name, "content", str(error), "a JSON list, plain or gzipped") from None
-    if not isinstance(entries, list) or len(entries) != requests:
-        found = len(entries) if isinstance(entries, list) else type(entries).__name__
-        raise refusal(name, "entries", found, f"a list of {requests}, one per request")
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not isinstance(entry.get("dataset"), str):
-            raise refusal(name, f"dataset of entry {index}", entry, "text")
-    return [entry["dataset"] for entry in entries]
+    entries = list(json_lines(options.meta))
+    for line, entry in entries:
+        if not isinstance(entry.get("dataset"), str):
+            raise line.refuse("dataset", entry.get("dataset"), "text")
+    if len(entries) != requests:
+        raise refusal(options.meta.name, "entries", len(entries), f"a list of {requests}, one per request")
+    return [entry["dataset"] for _, entry in entries]
 
 
 IMPORTER = Importer(

@@ -148,8 +148,7 @@ def checked(request: Found, kept: Array, file: File, options: Options, blanks: B
     ids, most = request.expert_ids, (options.n_experts or file.n_experts or MAX_EXPERTS) - 1
     _refuse(request, file.ids, (ids < -1) | (ids > most), ids, f"0 to {most}, or -1 where absent")
     request = _without_zeros(request, kept, file, blanks)
-    empty = (request.expert_ids[: request.prefill] < 0).all(axis=(1, 2))
-    request = _from_row(request, _leading(np.asarray(empty)))
+    request = _from_row(request, _leading((request.expert_ids[: request.prefill] < 0).all(axis=(1, 2))))
     if not len(request.expert_ids):
         raise refusal(request.where, "routing", "missing from every row", "at least one row with experts")
     _check_distinct(request, file)
@@ -169,9 +168,8 @@ def _refuse(request: Found, name: str, bad: Array, values: Array, allowed: str) 
         place = tuple(np.argwhere(bad)[0].tolist())
         row, *rest = place
         where = ", ".join(f"{word} {at}" for word, at in zip(("layer", "slot"), rest, strict=False))
-        found = values[place]
-        shown = found.tolist() if found.ndim else found
-        raise refusal(request.where, f"{name} of token row {request.first_row + row}, {where}", shown, allowed)
+        found = values[place].tolist() if values[place].ndim else values[place]
+        raise refusal(request.where, f"{name} of token row {request.first_row + row}, {where}", found, allowed)
 
 
 def _from_row(request: Found, rows: int) -> Found:
@@ -226,10 +224,8 @@ def _without_zeros(request: Found, kept: Array, file: File, blanks: Blanks) -> F
     if whole.any():
         for layer in np.flatnonzero(whole).tolist():
             blanks.zeros.setdefault(layer, request.where)
-        ids = np.where(whole[:, None], -1, ids.astype(np.int32))
-        request = replace(request, expert_ids=ids)
-    rows = zero[: request.prefill, kept & ~whole].all(axis=1)
-    leading = _leading(rows)
+        request = replace(request, expert_ids=np.where(whole[:, None], -1, ids.astype(np.int32)))
+    leading = _leading(zero[: request.prefill, kept & ~whole].all(axis=1))
     sure = several or leading * int(kept.sum()) >= SURE
     if leading and sure and leading < request.prefill:
         return _from_row(request, leading)

@@ -132,16 +132,12 @@ def _lines(source: Path) -> Iterator[tuple[Line, str]]:
 
 
 def _read_head(source: Path) -> _Head:
-    lines = _lines(source)
-    line = Line(source.name, 0)
-
-    def next_line() -> str:
-        nonlocal line
-        line, text = next(lines, (Line(source.name, line.number + 1), ""))
-        return text
+    lines, line = _lines(source), Line(source.name, 0)
 
     def expect(pattern: str, allowed: str) -> re.Match[str]:
-        if match := re.fullmatch(pattern, text := next_line()):
+        nonlocal line
+        line, text = next(lines, (Line(source.name, line.number + 1), ""))
+        if match := re.fullmatch(pattern, text):
             return match
         if line.number == 1 and are_counts_in(text):
             raise line.refuse_counts()
@@ -153,7 +149,7 @@ def _read_head(source: Path) -> _Head:
     for layer in range(int(model["n_layer"])):
         match = expect(_LAYER.format(layer), f"# layer={layer} expert_bytes=BYTES dense_bytes=BYTES")
         sizes.append((int(match[1]), int(match[2])))
-    row = _row_pattern(next_line(), line)
+    row = _row_pattern(expect(".*", "the columns")[0], line)
     name = PurePosixPath(model["model"]).name.removesuffix(".gguf")
     experts, dense = zip(*sizes, strict=True)
     return _Head(name, int(model["n_expert"]), int(model["n_expert_used"]), experts, dense, row, line.number)

@@ -1,8 +1,7 @@
 """First in, first out."""
 
 from policies.api import Setup
-from policies.parts.orders import Queue
-from policies.parts.pools import Pooled, Scope
+from policies.parts.pools import Pooled, Queue, Scope
 
 
 class FIFO(Pooled[Queue]):

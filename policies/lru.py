@@ -1,8 +1,7 @@
 """Least recently used."""
 
 from policies.api import LayerEvent, Setup
-from policies.parts.orders import Queue
-from policies.parts.pools import Pooled, Scope
+from policies.parts.pools import Pooled, Queue, Scope
 
 
 class LRU(Pooled[Queue]):

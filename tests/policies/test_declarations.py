@@ -6,7 +6,7 @@ import pytest
 
 from policies import registry
 from policies.api import Policy
-from policies.parameters import RESERVED
+from policies.registry import RESERVED
 from sim.check.synthetic import draw, setup_of
 from sim.experiment.compose import read_config, register_policies
 from tests.policies.conftest import Theirs

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.api import Setup
-from policies.bounds.belady_forced import BeladyForced
-from policies.bounds.perfect_next_layer import PerfectNextLayer
+from policies.bounds.reference_rows import BeladyForced, PerfectNextLayer
 from policies.lru import LRU
 from sim.core.accounts import COMPLETE, LOOKUPS, RECALL
 from sim.workload.passes import Pass

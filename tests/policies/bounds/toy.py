@@ -6,9 +6,8 @@ from fractions import Fraction
 
 from policies.api import Policy, Setup
 from policies.bounds.belady_bypass import belady_bypass_bytes
-from policies.bounds.belady_forced import BeladyForced
 from policies.bounds.future import Clairvoyant, Future
-from policies.bounds.perfect_next_layer import PerfectNextLayer
+from policies.bounds.reference_rows import BeladyForced, PerfectNextLayer
 from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_ns
 from policies.lru import LRU
 from policies.on_demand import OnDemand

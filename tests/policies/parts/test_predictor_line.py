@@ -9,8 +9,7 @@ import pytest
 
 from policies import registry
 from policies.gate_ahead import GateAhead
-from policies.parts.foreseen import by_tokens
-from policies.parts.predictor_line import PredictorLine
+from policies.parts.foreseen import PredictorLine, by_tokens
 from sim.check.lab import Witness, run
 from sim.check.synthetic import ABSENT, draw, setup_of
 from sim.core.accounts import PREDICTED, RECALL

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from policies.api import Setup
-from policies.swapmoe.kept_mass import Profile, TrainInputs, profile
-from policies.swapmoe.planner import Genetic, Plan, frequencies, swaps_per_pass, uniform
+from policies.swapmoe.planner import Genetic, Plan, Profile, TrainInputs, frequencies, profile, swaps_per_pass, uniform
 from sim.check.synthetic import FlatCosts, Recorded, Routing, draw, setup_of
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from policies import registry
 from policies.swapmoe import SwapMoE
-from policies.swapmoe.kept_mass import Replay, TrainInputs
+from policies.swapmoe.planner import Replay, TrainInputs
 from sim.check.lab import Witness, run
 from sim.check.laws import assert_causal, assert_keeps_the_rules
 from sim.check.synthetic import FREE, FakeSignals, FlatCosts, Recorded, Routing, draw, setup_of

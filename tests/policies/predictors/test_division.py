@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from policies.predictors.examples import divide, prompt_keys, rows_of
-from policies.predictors.mlp import MLP
 from policies.predictors.saved import Fitted
+from policies.promoe.fit import MLP
 from tests.policies.predictors.traces import PROMPT, ROWS, SPLITS, draw, fit, write
 from traces import Trace, UserError
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from policies.predictors.examples import features, prompt_keys, rows_of, targets
-from policies.predictors.mlp import MLP
 from policies.predictors.saved import Fitted
+from policies.promoe.fit import MLP
 from tests.policies.predictors.traces import ROWS, SPLITS, STRIDE, D, E, K, L, apply, draw, fit, write
 from traces import Trace
 
@@ -84,7 +84,6 @@ def test_the_perceptron_by_hand() -> None:
     x = np.array([[3, 5]], np.float16)
     np.testing.assert_array_equal(mlp.scores(x), [[3, 1, 3]])
     assert mlp.top(x, 3).tolist() == [[0, 2, 1]]  # the lower index among equals
-    assert mlp.parameters == 4 + 2 + 6 + 3
     ties = np.random.default_rng(0).integers(0, 3, 64).astype(f)
     tied = MLP(mlp.mean, mlp.scale, mlp.w1, mlp.b1, np.zeros((2, 64), f), ties)
     assert tied.top(x, 64).tolist() == [sorted(range(64), key=lambda i: (-ties[i], i))]

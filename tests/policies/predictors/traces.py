@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from policies.predictors import fitting, saved
-from policies.predictors.mlp import MLP
 from policies.predictors.saved import Fitted
-from policies.promoe.fit import Options, ProMoEFitter
+from policies.promoe.fit import MLP, Options, ProMoEFitter
 from tests.sim import small_trace
 from tests.sim.small_trace import Plan
 from traces import Trace

@@ -119,13 +119,10 @@ class Setup:
         left = self.budget if budget is None else budget
         shares = [0] * self.n_layers
         for _ in range(self.n_experts):
-            before = left
             for layer, size in enumerate(self.expert_bytes):
                 if size <= left:
                     shares[layer] += size
                     left -= size
-            if left == before:
-                break
         return shares
 
 

@@ -50,24 +50,26 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
     policy_type = find(name)
     hints, usual = parameters(name), defaults(name)
     for key, value in params.items():
-        given = f"policy.{key}={shown_value(value)}"
+        given = f"policy.{key}={_shown(value)}"
         if key not in hints:
             allowed = allowing(key, hints) if hints else "it has none"
             raise UserError(f"{given}: {name} has no such parameter; {allowed}")
-        if not is_of(value, hints[key]):
+        if not _is_of(value, hints[key]):
             huge = f", of at most {MAX_INT}" if isinstance(value, int) and abs(value) > MAX_INT else ""
-            choices = [choice for choice in alternatives(hints[key]) if isinstance(choice, str)]
-            raise UserError(f"{given}: allowed: {allowed_of(hints[key])}{meant(value, choices)}{huge}")
+            choices = [choice for choice in _alternatives(hints[key]) if isinstance(choice, str)]
+            raise UserError(f"{given}: allowed: {_allowed_of(hints[key])}{meant(value, choices)}{huge}")
     for key in hints:
         if key not in params and key not in usual:
-            raise UserError(f"policy.{key}: missing; allowed: {allowed_of(hints[key])}")
-    check_complete(policy_type)
-    own = "".join(f", {key}={shown_value(value)}" for key, value in params.items() if value != usual.get(key))
+            raise UserError(f"policy.{key}: missing; allowed: {_allowed_of(hints[key])}")
+    if missing := sorted(getattr(policy_type, "__abstractmethods__", ())):
+        all_of = "a policy with every hook that policies.api.Policy wants"
+        raise _wrong(policy_type, f"it has no {one_of(missing)}", all_of)
+    own = "".join(f", {key}={_shown(value)}" for key, value in params.items() if value != usual.get(key))
     try:
         policy = policy_type(setup, **params)
     except ValueError as error:  # Python's own word for a value that will not do
         raise UserError(f"policy={name}{own}: refused by it ({' '.join(str(error).split()) or 'ValueError'})") from None
-    check_made(policy, setup)
+    _check_made(policy, setup)
     least = policy.min_budget()
     if setup.budget < least:
         raise UserError(
@@ -78,26 +80,8 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
 
 
 def parameters(name: str) -> dict[str, Any]:
-    """The parameters of a policy, with their types. UserError for one whose values could not be given or checked."""
-    return declared(find(name))
-
-
-def defaults(name: str) -> dict[str, Any]:
-    """The parameters of a policy that have a default, with it."""
-    given = signature(find(name).__init__).parameters.values()
-    return {p.name: p.default for p in list(given)[2:] if p.default is not p.empty}
-
-
-def normal(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A policy's name and all of its parameters, defaults included, whole numbers as floats where those are meant."""
-    name = str(given["name"])
-    params = {**defaults(name), **{key: value for key, value in given.items() if key != "name"}}
-    hints = parameters(name)
-    return {"name": name, **{k: float(v) if hints[k] is float else v for k, v in sorted(params.items())}}
-
-
-def declared(policy: type[Policy]) -> dict[str, Any]:
     """The parameters of a policy, with their types. UserError, in one line, for what no user could set."""
+    policy = find(name)
     given = list(signature(policy.__init__).parameters.values())
     if len(given) < 2 or given[1].kind is not Parameter.POSITIONAL_OR_KEYWORD:
         raise _wrong(policy, "__init__ takes no setup", "__init__(self, setup, *, KEY: TYPE = DEFAULT)")
@@ -116,13 +100,21 @@ def declared(policy: type[Policy]) -> dict[str, Any]:
     return found
 
 
-def check_complete(policy: type[Policy]) -> None:
-    """UserError for a policy that lacks what none can do without."""
-    if missing := sorted(getattr(policy, "__abstractmethods__", ())):
-        raise _wrong(policy, f"it has no {one_of(missing)}", "a policy with every hook that policies.api.Policy wants")
+def defaults(name: str) -> dict[str, Any]:
+    """The parameters of a policy that have a default, with it."""
+    given = signature(find(name).__init__).parameters.values()
+    return {p.name: p.default for p in list(given)[2:] if p.default is not p.empty}
 
 
-def check_made(policy: Policy, setup: object) -> None:
+def normal(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy's name and all of its parameters, defaults included, whole numbers as floats where those are meant."""
+    name = str(given["name"])
+    params = {**defaults(name), **{key: value for key, value in given.items() if key != "name"}}
+    hints = parameters(name)
+    return {"name": name, **{k: float(v) if hints[k] is float else v for k, v in sorted(params.items())}}
+
+
+def _check_made(policy: Policy, setup: object) -> None:
     """UserError for a policy whose constructor covered what every policy has."""
     kind = type(policy)
     if getattr(policy, "setup", None) is not setup:
@@ -132,28 +124,28 @@ def check_made(policy: Policy, setup: object) -> None:
             raise _wrong(kind, f"its __init__ sets self.{name}, which is every policy's own", f"self.own_{name}")
 
 
-def is_of(value: object, hint: Any) -> bool:
+def _is_of(value: object, hint: Any) -> bool:
     """Whether a value is of a parameter's type: nothing is converted, but a whole number is a number."""
-    return any(_is(value, kind) for kind in alternatives(hint))
+    return any(_is(value, kind) for kind in _alternatives(hint))
 
 
-def allowed_of(hint: Any) -> str:
+def _allowed_of(hint: Any) -> str:
     """The values of a parameter's type, in words."""
     if get_origin(hint) in (Union, UnionType):
-        return " or ".join(map(allowed_of, get_args(hint)))
+        return " or ".join(map(_allowed_of, get_args(hint)))
     return one_of(get_args(hint)) if get_origin(hint) is Literal else _NOUNS[hint]
 
 
-def alternatives(hint: Any) -> Iterator[Any]:
+def _alternatives(hint: Any) -> Iterator[Any]:
     """What a parameter may be: types, and the choices of a Literal themselves."""
     if get_origin(hint) in (Union, UnionType, Literal):
         for item in get_args(hint):
-            yield from alternatives(item)
+            yield from _alternatives(item)
     else:
         yield hint
 
 
-def shown_value(value: object) -> str:
+def _shown(value: object) -> str:
     """A value as a command line has it."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
@@ -182,11 +174,11 @@ def _check_name(policy: type[Policy], parameter: Parameter) -> None:
 
 def _check_type(policy: type[Policy], parameter: Parameter, hint: Any) -> None:
     name, default = parameter.name, parameter.default
-    if any((kind if isinstance(kind, type) else type(kind)) not in _NOUNS for kind in alternatives(hint)):
+    if any((kind if isinstance(kind, type) else type(kind)) not in _NOUNS for kind in _alternatives(hint)):
         shown = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
         raise _wrong(policy, f"parameter {name} is of type {shown}", _TYPES)
-    if default is not parameter.empty and not is_of(default, hint):
-        raise _wrong(policy, f"parameter {name} has the default {shown_value(default)}", allowed_of(hint))
+    if default is not parameter.empty and not _is_of(default, hint):
+        raise _wrong(policy, f"parameter {name} has the default {_shown(default)}", _allowed_of(hint))
 
 
 def _is(value: object, kind: Any) -> bool:

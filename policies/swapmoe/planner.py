@@ -214,11 +214,6 @@ class Genetic:
         best = herd[int(np.argmax(scores))].tolist()
         return Plan(self.profile.frequencies[best[-1]], tuple(best[:-1]))
 
-    def score(self, plan: Plan) -> float:
-        """Of one plan, as :meth:`scores`."""
-        genes = [*plan.experts, self.profile.frequencies.index(plan.frequency)]
-        return float(self.scores(np.array([genes], np.int64))[0])
-
     def scores(self, herd: Plans) -> Floats:
         """Accuracy less what latency suffers, [P]."""
         layers, experts, chosen = np.arange(len(self.sizes)), herd[:, :-1], herd[:, -1]

@@ -143,21 +143,16 @@ def variants() -> Iterator[Variant]:
     yield from dict.fromkeys([*alone, *shipped()])
 
 
-def known_names() -> list[str]:
-    """The names of policies, and of their files."""
-    return sorted({*registry.names(), *conf.names("policy")})
-
-
 def named(name: str) -> list[Variant]:
     """Of a policy, every variant, with more values of each parameter than :func:`variants` has; or of a YAML, that one.
 
     UserError where there is neither.
     """
-    known = name in registry.names()
-    if name not in known_names():
-        raise UserError(f"policy={name}: unknown; {allowing(name, known_names())}")
+    known = registry.names()
+    if name not in (every := sorted({*known, *conf.names("policy")})):
+        raise UserError(f"policy={name}: unknown; {allowing(name, every)}")
     given = [variant for variant in shipped() if name in (variant.name, variant.title)]
-    return list(dict.fromkeys([*of_one(name, others), *given] if known else given))
+    return list(dict.fromkeys([*of_one(name, others), *given] if name in known else given))
 
 
 def of_one(name: str, values: Callable[[Any, Any], list[Any]] = one_other) -> Iterator[Variant]:

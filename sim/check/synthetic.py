@@ -90,7 +90,7 @@ class Routing:
 class FakeSignals:
     """Signals of a :class:`Routing`; asking before the gate, or of another layer, is impossible."""
 
-    def __init__(self, signals: dict[str, NDArray[Any]]) -> None:
+    def __init__(self, signals: dict[str, Any]) -> None:
         self.arrays = signals
         self.layer = -1
         self.parts: Sequence[tuple[int, int]] = ()
@@ -180,7 +180,8 @@ class Recorded:
         self.routing = routing
 
     def popularity(self) -> NDArray[np.int64]:
-        return np.random.default_rng(99).integers(0, 40, self.routing.ids.shape[1] * self.routing.n_experts)
+        n_all = self.routing.ids.shape[1] * self.routing.n_experts
+        return np.asarray(np.random.default_rng(99).integers(0, 40, n_all))
 
     def steps(self) -> Iterator[PastStep]:
         request, names = -1, [f.name for f in fields(PastStep)[3:]]

@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from policies.gate_ahead import GateAhead
-from sim.check.lab import Witness, run
 from sim.check.synthetic import ABSENT, FlatCosts, Routing, draw, setup_of
-from sim.core.state import PENDING
 from tests.policies import scripted
 from tests.policies.desk import Desk
 from tests.policies.scripted import SIZE, costs, script, sums
@@ -64,25 +62,6 @@ def test_a_partial_load_is_dropped_between_chunks() -> None:
     assert slower.accounts.fates == [0, 0, 0, 1, 0]
     assert slower.accounts.fate_bytes == [0, 0, 0, 8, 0]
     assert slower.accounts.stall_row()[2] == 50
-
-
-def test_only_so_many_are_outstanding() -> None:
-    class Counting(Witness):
-        most = 0
-
-        def next_chunk(self) -> int:
-            spec, dropping = self.state.spec, self.state.dropping
-            now = sum(s == PENDING and not d for s, d in zip(spec, dropping, strict=True))
-            Counting.most = max(Counting.most, now)
-            return super().next_chunk()
-
-    for limit in (1, 2, 3):
-        Counting.most = 0
-        for seed in range(4):
-            routing = draw(seed, k=3)
-            setup = setup_of(routing, 20 * SIZE, chunks=2, costs=costs(90))
-            run(GateAhead(setup, outstanding=limit, distance=2), routing, core_type=Counting)
-        assert Counting.most == limit
 
 
 def test_overlap_aware_admits_only_what_fits_under_compute() -> None:

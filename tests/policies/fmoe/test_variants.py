@@ -11,8 +11,6 @@ from sim.check.synthetic import draw, setup_of
 from tests.policies.fmoe.desk import EAST, NORTH, A, B, OnDesk, Past
 from tests.policies.scripted import as_shipped
 
-# -- stores ---------------------------------------------------------------------------------------------------------
-
 
 def iteration(desk: OnDesk, embedding: list[float], probs: list[list[float]]) -> None:
     desk.begin(embedding)
@@ -76,9 +74,6 @@ def test_a_batch_is_stored_request_by_request() -> None:
     np.testing.assert_array_equal(desk.policy.store.maps[:, :2].swapaxes(0, 1), [A, B])
 
 
-# -- a fallback ----------------------------------------------------------------------------------------------------
-
-
 def test_maps_of_choices() -> None:
     """Where no scores were recorded: an equal share for each of the K = 2 chosen."""
     desk = OnDesk(maps="choices", search="trajectory", k=2)
@@ -92,9 +87,6 @@ def test_maps_of_choices() -> None:
 def test_choices_that_are_absent() -> None:
     ids = np.array([[1, 255], [255, 255]], np.uint8)
     assert marks(ids, 4).tolist() == [[0, 1, 0, 0], [0, 0, 0, 0]]
-
-
-# -- the rewrite -------------------------------------------------------------------------------------------------------
 
 
 def test_2026_predicts_nothing_in_a_prefill() -> None:
@@ -138,9 +130,6 @@ def test_2026_computes_by_index_one_copy_ahead() -> None:
         desk = OnDesk(double_buffer=double_buffer).begin(EAST)
         desk.shows(0, A[0], demand=[3, 0, 2])
         assert desk.policy.schedule(desk.shown) == expected
-
-
-# -- the artifact ------------------------------------------------------------------------------------------------------
 
 
 def test_the_artifact_plans_all_later_layers_anew() -> None:

@@ -104,20 +104,6 @@ def test_prefill_and_decode_are_traced_apart_and_requests_add_up() -> None:
     assert prefill.counts[:, 1].reshape(3, 4).tolist() == [[0, 0, 1, 0]] * 3
 
 
-def test_a_request_is_collected_when_a_pass_of_its_phase_leaves_it_out() -> None:
-    """5 and 6 decode; the prefill of 7 runs in between, and ends neither."""
-    requests = Requests(9, 3, 4)
-    for request in (5, 6):
-        requests.count(request, False, np.array([request]), np.ones(1))
-    requests.close(True, (7,))
-    requests.count(7, True, np.array([1]), np.ones(1))
-    assert [c.size for c in requests.collections] == [0, 0]
-    requests.close(False, (6, 7))
-    assert [list(m) for m in requests.matrices] == [[6], [7]]
-    assert [c.size for c in requests.collections] == [1, 0]
-    assert requests.collections[0].counts[:, 0].tolist() == [0] * 5 + [1] + [0] * 6
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_what_each_request_of_a_batch_demands_adds_up_to_the_event(seed: int) -> None:
     ids = draw(seed, n_layers=3, n_experts=8, k=3).ids[:7]

@@ -14,7 +14,7 @@ import pytest
 
 from policies.predictors import saved
 from policies.predictors.saved import Fitted
-from tests.policies.predictors.traces import SPLITS, D, E, K, L, apply, by_hand, draw, fit, save, write
+from tests.policies.predictors.conftest import SPLITS, D, E, K, L, apply, by_hand, draw, fit, save, write
 from tests.sim.small_trace import ABSENT
 from traces import Trace, UserError, open_trace
 

@@ -11,10 +11,8 @@ import pytest
 from policies.cli import main
 from policies.predictors.examples import Examples, features, targets
 from policies.promoe.fit import Options, ProMoEFitter
-from tests.policies.predictors.traces import PROMOE, draw, write
+from tests.policies.predictors.conftest import PROMOE, draw, write
 from traces import Trace, UserError, open_trace
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from policies.predictors.examples import divide, features, prompt_keys, rows_of, targets
 from policies.predictors.saved import Fitted
 from policies.promoe.fit import MLP
-from tests.policies.predictors.traces import PROMPT, ROWS, SPLITS, STRIDE, D, E, K, L, apply, draw, fit, write
+from tests.policies.predictors.conftest import PROMPT, ROWS, SPLITS, STRIDE, D, E, K, L, apply, draw, fit, write
 from traces import Trace, UserError
 
 ROOT = Path(__file__).resolve().parents[3]

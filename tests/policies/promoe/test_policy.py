@@ -149,6 +149,12 @@ def test_a_full_layer_makes_room_for_what_is_predicted() -> None:
     assert sums(done) == ([1, 0, 0, 0, 0], [180, 0, 0, 0, 0], 6 * 110 + 180)
 
 
+def test_a_prediction_that_comes_too_late_predicts_nothing() -> None:
+    """Asked at 10, known at 410: gate 2 has run without it, at 350; nor is it taken for one of the next step."""
+    done = go(script([[[0], [1], [2]]] * 2, [[[2], [], []]] * 2), 60, latency_us=0.4)
+    assert (foretold(done), done.accounts.issued) == ((0, 0, 0), 0)
+
+
 def test_what_was_asked_in_the_step_before_is_of_no_use() -> None:
     desk = OnDesk(latency_us=0.1)
     desk.says(0, [0], [[3]])

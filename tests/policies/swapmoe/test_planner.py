@@ -66,9 +66,6 @@ def test_the_profile_is_what_the_sets_would_have_kept(unit: Any, hidden: bool) -
     assert known.input_ns * train.count == pytest.approx(sum(computed))
 
 
-# -- the search -------------------------------------------------------------------------------------------------
-
-
 def drawn(seed: int, n_layers: int = 3, n_experts: int = 4, sizes: tuple[int, ...] | None = None) -> tuple[Any, Setup]:
     """A profile of random figures, which need not be of any trace."""
     rng = np.random.default_rng(seed)

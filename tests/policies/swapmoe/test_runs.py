@@ -81,28 +81,6 @@ def test_the_first_pass_waits_for_the_virtual_experts_alone() -> None:
     assert 9 * 300 - 9 * 6 * 45 <= stalls[0] <= 9 * 300  # less what is computed meanwhile
 
 
-def test_with_all_experts_virtual_the_output_is_that_of_the_gate() -> None:
-    routing = draw(2, n_layers=3)
-    setup = setup_of(routing, 25 * SIZE)
-    done = run(SwapMoE(setup, **PLAIN, frequency=1), routing)
-    row = done.accounts.quality_row()
-    assert row[0] == pytest.approx(row[1])
-    assert row[2] == routing.ids.size
-    assert row[3:] == [0, 0, 0, 0]
-    assert done.accounts.issued == 0
-    assert done.lookups == sum(len(d) for p in routing.passes() for d in p.demand)
-
-
-def test_with_fewer_experts_than_a_gate_chooses_the_others_are_skipped() -> None:
-    routing = draw(2, n_layers=3)
-    setup = setup_of(routing, 4 * SIZE)
-    done = run(SwapMoE(setup, **PLAIN, least=1, frequency=1, outstanding=1), routing)
-    row = done.accounts.quality_row()
-    assert row[2] == routing.ids.size
-    assert row[4] == routing.ids.size / 2  # one virtual expert, two choices
-    assert 0 < row[3] < row[2] / 2
-
-
 @pytest.mark.parametrize("unit", ["pass", "request"])
 @pytest.mark.parametrize("frequency", [1, 3])
 def test_a_machine_that_swaps_at_once_keeps_what_the_planner_foresees(unit: Any, frequency: int) -> None:
@@ -137,9 +115,6 @@ def test_the_contracts_hold_while_it_swaps(params: dict[str, Any]) -> None:
     for seed in range(3):
         assert_causal(lambda setup, _: variant.build(setup), seed)
         assert_keeps_the_rules(variant, seed)
-
-
-# -- parameters -------------------------------------------------------------------------------------------------
 
 
 def test_uniform_ranks_by_the_train_requests_or_by_index_and_updates_after_each_input() -> None:

@@ -22,8 +22,8 @@ from sim.core.stated import stated
 from traces.kit.errors import UserError
 
 EXPERT = 12  # bytes
-SLOW = FlatCosts(copy=170, expert=30).times(1000)  # the link is the bottleneck
-FAST = FlatCosts(copy=20, expert=90).times(1000)  # prefetches arrive in time; predictions take microseconds too
+SLOW = FlatCosts(170_000, 30_000, 5_000, 30_000, 7_000, 3_000)  # the link is the bottleneck
+FAST = replace(SLOW, copy=20_000, expert=90_000)  # prefetches arrive in time; predictions take microseconds too
 
 
 def everything(seed: int, world: World = PLAIN) -> tuple[Routing, Setup]:

@@ -9,14 +9,12 @@ import pytest
 
 from policies import registry
 from policies.gate_ahead import GateAhead
-from policies.parts.foreseen import by_tokens
-from policies.parts.predictor_line import PredictorLine
+from policies.parts.foreseen import PredictorLine, by_tokens
 from sim.check.lab import Witness, run
 from sim.check.synthetic import ABSENT, draw, setup_of
-from sim.core.accounts import PREDICTED, RECALL
 from tests.policies import scripted
 from tests.policies.desk import Desk
-from tests.policies.scripted import costs, script, sums
+from tests.policies.scripted import costs, sums
 
 
 def on_a_desk(threads: int = 1) -> Desk:
@@ -85,24 +83,6 @@ def test_no_backlog_builds_up(name: str) -> None:
         setup = setup_of(routing, 40 * scripted.SIZE, costs=costs(60))
         done = run(registry.build(name, setup, {"latency_us": latency / 1000} | params), routing, core_type=Counting)
         assert 0 < Counting.begun <= sums(done)[2] // latency + 1
-
-
-def test_a_slow_predictor_is_still_right_at_times() -> None:
-    """Layers of 110 ns, all resident; predictions of 200 ns for the next layer but one.
-
-    Gate 0 at 10: known at 210, before gate 2 at 230. Gate 1's (120) takes from 210 to 410, and gate 3 is at 340. Gate
-    2's (230) from 410 to 610, and gate 4 is at 450. Gate 3's (340) is overtaken by gate 5 at 560, so that the predictor
-    is free when gate 0 of step 2 runs, at 670: one layer of each step is named in time. A predictor that went through
-    all of them would begin with that at 810, and from then on know everything too late.
-    """
-    steps, layers = 20, 6
-    routing = script([[[1]] * layers] * steps)
-    guess = np.full((steps, layers, 2, 1), ABSENT, np.uint8)
-    guess[:, :-2, 1] = 1
-    routing.signals["gate_ahead"] = guess
-    done = scripted.go("gate_ahead", routing, 0, room=48, distance=2, latency_us=0.2)
-    row = done.accounts.hit_row()
-    assert (row[RECALL], row[PREDICTED]) == (steps, steps)
 
 
 def test_the_union_comes_most_tokens_first_then_first_come() -> None:

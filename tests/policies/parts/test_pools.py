@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies.parts.orders import Queue, Ranking, Scores
+from policies.parts.pools import Queue, Ranking, Scores
 
 MEMBERS = range(100, 150)
 

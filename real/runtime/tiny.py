@@ -20,7 +20,7 @@ from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import Runner, device_machine, running
 from sim.core.core import Core
-from sim.core.replay import replay
+from sim.core.log import replay
 from sim.workload.demand import ordered_union
 from sim.workload.passes import Pass
 from sim.workload.signals import TraceSignals

@@ -8,7 +8,7 @@ from typing import Any
 from policies.api import Policy, Setup
 from policies.bounds.future import Clairvoyant
 from policies.lru import LRU
-from sim.core.stated import stated
+from sim.core.acting import stated
 from sim.experiment.bounds import floors, future_of
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig

@@ -16,8 +16,7 @@ from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.machine.machine import Machine
 from sim.prices.costs import Affine
-from sim.workload.demand import merge
-from sim.workload.passes import Pass
+from sim.workload.passes import Pass, merge
 from sim.workload.signals import TraceSignals
 from tests.sim.machine.restless import Restless
 

@@ -22,8 +22,7 @@ from sim.check.synthetic import FakeSignals, Routing
 from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.core.log import replay
-from sim.workload.demand import ordered_union
-from sim.workload.passes import Pass
+from sim.workload.passes import Pass, ordered_union
 from tests.sim.machine.cases import FlatCosts, NoSignals
 
 CPU = torch.device("cpu")

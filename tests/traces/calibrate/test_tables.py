@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.prices.tables import Grid, Table
+from sim.prices.costs import Grid, Table
 
 
 @st.composite

@@ -123,9 +123,7 @@ class MeasuredModel:
     dtype: Text  # of all weights
     dense: Annotated[Points, grid]  # attention, norms, router, shared experts; one request
     expert: Annotated[Points, curve("tokens", 1)]  # one expert by its tokens
-    grouped: Annotated[
-        Points, curve("tokens", 1)
-    ]  # top-K experts of so many tokens, in the library's grouped kernel
+    grouped: Annotated[Points, curve("tokens", 1)]  # top-K experts of so many tokens, in the library's grouped kernel
     cpu_expert: Annotated[Points, points("threads", "tokens")]
     launch_ns: Params  # what an expert takes longer when nothing runs ahead of the launches
     layer_overhead_ns: Params  # what a layer of the library's own loop takes longer than its device work

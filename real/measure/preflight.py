@@ -15,7 +15,7 @@ from real.runtime.models import Where
 from real.runtime.pinned import PageLocks
 from real.runtime.recorded import run_forced
 from real.runtime.selfcheck import CHECKS, ONLY_CUDA
-from sim.core.replay import replay
+from sim.core.log import replay
 from sim.experiment.make import make_core, make_policy
 from traces.calibrate.timing import Clock, measure
 from traces.kit.errors import UserError

@@ -21,7 +21,7 @@ from real.runtime.runner import DeviceRun, check_device, check_shape
 from real.runtime.trace import write_trace
 from real.words import model_dtype
 from sim.core.core import Core
-from sim.core.replay import replay
+from sim.core.log import replay
 from sim.experiment.cell import Cell, Predicted, make_cell, make_setup
 from sim.experiment.config import RunConfig
 from sim.experiment.lacks import There

@@ -16,9 +16,9 @@ from policies.api import Policy, Setup
 from sim.check.lab import ready, run
 from sim.check.synthetic import PLAIN, FakeSignals, FlatCosts, Routing, World, draw, setup_of
 from sim.check.variants import Variant
+from sim.core.acting import stated
 from sim.core.core import Core
-from sim.core.replay import replay
-from sim.core.stated import stated
+from sim.core.log import replay
 from traces.kit.errors import UserError
 
 EXPERT = 12  # bytes

@@ -12,7 +12,7 @@ from sim.experiment.config import RunConfig
 from sim.experiment.inputs import Inputs
 from sim.experiment.room import Context, Room, budget_bytes
 from sim.prices import HardwareProfile, ModelProfile
-from sim.prices.as_traced import model_of
+from sim.prices.chosen import model_of
 from sim.prices.costs import Costs
 from sim.workload.passes import Selection, select
 from traces import Trace, find_trace

@@ -13,9 +13,8 @@ from sim.experiment.cell import Cell
 from sim.experiment.lacks import There, check
 from sim.prices.hardware import HardwareProfile, PolicyTime
 from sim.results.timeline import Timeline
-from sim.workload.history import TrainRequests
 from sim.workload.passes import Pass
-from sim.workload.signals import TraceSignals
+from sim.workload.signals import TraceSignals, TrainRequests
 from traces.kit.errors import UserError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from sim.experiment.cell import Cell
 from sim.experiment.digest import code_digest
 from sim.experiment.make import policy_time
 from sim.prices import figures, own_title
-from sim.prices.changed import changed, charging
+from sim.prices.chosen import changed, charging
 from sim.results.document import Outcome, document
 from traces.kit.errors import one_of
 

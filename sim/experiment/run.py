@@ -8,7 +8,7 @@ from typing import Any
 from policies.api import Policy, Setup
 from policies.bounds.future import Clairvoyant
 from policies.lru import LRU
-from sim.core.stated import stated
+from sim.core.acting import stated
 from sim.experiment.bounds import floors, future_of
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.config import RunConfig
@@ -16,7 +16,7 @@ from sim.experiment.inputs import Inputs
 from sim.experiment.make import make_core, make_machine, make_policy, passes_of
 from sim.experiment.progress import Progress
 from sim.experiment.provenance import Identity, identify, of_bounds, result_of
-from sim.prices.changed import changed
+from sim.prices.chosen import changed
 from sim.results.document import SCHEMA, Outcome, reference_row
 from sim.results.store import Store
 from sim.results.timeline import Timeline

@@ -29,8 +29,7 @@ from sim.experiment.config import dump_configs
 from sim.experiment.provenance import identify
 from sim.results.compare import Comparison, compare
 from sim.results.compare.conclude import conclude, limits
-from sim.results.report.cli import data
-from sim.results.report.opening import opening
+from sim.results.report.content import data, opening
 from sim.results.report.page import POLICY, SCRIPT
 from tests.sim.saying import edit, refused
 
@@ -223,7 +222,7 @@ def test_the_command_of_a_device_names_what_its_configuration_lacks(tmp_path: Pa
 
 
 def test_a_page_of_which_nothing_may_be_concluded(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sim.results.compare.conclude.conclude", lambda found: [])
+    monkeypatch.setattr("sim.results.report.content.conclude", lambda found: [])
     target = tmp_path / "page.html"
     assert main(["report", str(grid), "policy=lru", "budget=2GB", f"out={target}"]) == 0
     text = Reader(target.read_text()).text

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from sim.results.columns import LATENCIES, REFERENCE_ROWS, SHARES
 from sim.results.compare import stats
-from sim.results.compare.pairing import Values, pairs
 from sim.results.compare.selection import check_alike, select
 from sim.results.compare.target import Target
 from sim.results.load import load, load_requests
@@ -98,7 +97,7 @@ def compare_runs(
     base = _baseline(runs, baseline)
     values = {m: measured(requests, m) for m in {metric, target.metric if target else metric}}
     cells = _cells(runs, values[metric], metric, level)
-    single, overall, missing = pairs(values[metric], cells, base, level)
+    single, overall, missing = stats.pairs(values[metric], cells, base, level)
     at = None if target is None else _cells(runs, values[target.metric], target.metric, level)
     return Comparison(
         metric=metric,
@@ -115,7 +114,7 @@ def compare_runs(
     )
 
 
-def measured(requests: pd.DataFrame, metric: str) -> Values:
+def measured(requests: pd.DataFrame, metric: str) -> stats.Values:
     """The metric in ms, nulls left out; repeated runs of a cell are averaged."""
     if metric == "request":
         ns = (requests["end_ns"] - requests["admitted_ns"]).astype("float64")
@@ -143,7 +142,7 @@ def _baseline(runs: pd.DataFrame, wanted: str | None) -> str:
     return found[0]
 
 
-def _cells(runs: pd.DataFrame, values: Values, metric: str, level: float) -> pd.DataFrame:
+def _cells(runs: pd.DataFrame, values: stats.Values, metric: str, level: float) -> pd.DataFrame:
     import pandas as pd
 
     rows = []

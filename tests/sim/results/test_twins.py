@@ -14,8 +14,8 @@ import sim
 from sim.experiment.config import RunConfig
 from sim.experiment.run import run_config
 from sim.results.compare.comparison import compare
+from sim.results.finished import Found, runs
 from sim.results.load import GROUPS
-from sim.results.twins import Found, runs
 from tests.sim.many_requests import grid, topical
 from tests.sim.small_trace import SIZE, config
 from traces import Trace

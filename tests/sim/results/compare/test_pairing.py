@@ -9,7 +9,7 @@ import scipy.stats
 
 from sim.results.compare import Comparison, stats
 from sim.results.compare.comparison import compare, compare_runs
-from sim.results.compare.pairing import average, difference, together
+from sim.results.compare.stats import average, difference, together
 from tests.sim.many_requests import grid, topical, under_seeds
 
 RESAMPLINGS, REPAIRINGS, PLANTED = 200, 1000, 1.03

@@ -13,7 +13,7 @@ from sim.results.compare import comparison
 from sim.results.compare.cli import document
 from sim.results.compare.comparison import compare, compare_runs
 from sim.results.compare.conclude import conclude
-from sim.results.compare.pairing import difference
+from sim.results.compare.stats import difference
 from sim.results.compare.table import show
 from sim.results.compare.target import Target
 from sim.results.compare.words import budgets, milliseconds, sizes

@@ -17,10 +17,8 @@ FRAME_SCHEMA = 1
 
 DTYPES = {"text": "string", "whole": "Int64", "number": "float64", "truth": "boolean"}
 """What a kind is in pandas. A number that is null in the result is NaN, anything else is NA."""
-
 NEEDED = ("policy", "lossless", "budget_bytes", "seed", "trace")
 """Columns that no result leaves null."""
-
 RATES = ("recall", "resident", "complete", "bytes")
 SHARES = ("kept_gate_mass", "substituted", "skipped", "low_precision")
 REFERENCE_ROWS = ("infinite", "belady_forced", "perfect_next_layer")
@@ -109,9 +107,8 @@ def _columns() -> Iterator[Column]:
     for name in ("requests", "generated_tokens", "prefill_tokens", "lookups"):
         yield Column(name, whole, name.rpartition("_")[2], "measured", f"totals.{name}")
     yield Column("wall_ns", whole, "ns", "the measured window", "totals.wall_ns")
-    yield Column(
-        "bound_bytes", number, "B", "belady_bypass: no lossless policy copies fewer", "bounds.belady_bypass.bytes"
-    )
+    least = "belady_bypass: no lossless policy copies fewer"
+    yield Column("bound_bytes", number, "B", least, "bounds.belady_bypass.bytes")
     yield Column("bound_bytes_gap", number, "x", "bytes copied / that bound", "bounds.belady_bypass.gap")
     yield Column("bound_time_ms", number, "ms", "time_lower_bound of the window", "bounds.time_lower_bound.wall_ms")
     yield Column("bound_ms_per_token", number, "ms/token", "the same", "bounds.time_lower_bound.ms_per_token")

@@ -95,10 +95,7 @@ def document(
         "policy": {"name": outcome.policy.name, "facts": dict(outcome.decided)},
         "latency_ms": latency,
         "throughput_tokens_per_s": _ratio(tokens * 1e9, outcome.wall_ns),
-        "hit_rate": {
-            **hit_rates(accounts),
-            **{phase: hit_rates(accounts, i) for i, phase in enumerate(PHASES)},
-        },
+        "hit_rate": hit_rates(accounts) | {phase: hit_rates(accounts, i) for i, phase in enumerate(PHASES)},
         "stall_ms_per_token": {
             name: per_token(ns / NS_PER_MS) for name, ns in zip(STALLS, accounts.stall_row(), strict=True)
         },
@@ -132,10 +129,9 @@ def document(
         "reference": None,
         "quality": None,
     }
-    result["quality"], unknown = quality(outcome.policy, accounts)
-    nulls |= unknown
-    result["prefetch"]["predictions"], unknown = predictions(outcome.policy, accounts)
-    nulls |= unknown
+    result["quality"], of_quality = quality(outcome.policy, accounts)
+    result["prefetch"]["predictions"], of_predictions = predictions(outcome.policy, accounts)
+    nulls |= of_quality | of_predictions
     if outcome.wall_ns == 0:
         nulls["throughput_tokens_per_s"] = nulls["link_utilisation"] = "no time passed"
     if bounds is None:

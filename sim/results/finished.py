@@ -111,7 +111,7 @@ def _lenders(found: Iterable[Found]) -> dict[str, Found]:
 def _with_bounds(one: Found, lenders: Mapping[str, Found]) -> Result:
     """A result without bounds with those of its window, and its own multiples of them."""
     result = one.result
-    lender = lenders.get(one.window) if one.floors is None and one.window is not None else None
+    lender = lenders.get(one.window or "") if one.floors is None else None
     if lender is None or lender.floors is None:
         return result
     own = _figures(result["totals"])

@@ -162,7 +162,7 @@ def _row(run: Run) -> tuple[dict[str, Any], list[tuple[str, str, dict[str, Any]]
     return made, [(g, str(config[g]["name"]), dict(leaves(config[g], g))) for g in GROUPS]
 
 
-def _fits(value: object, kind: str) -> bool:
+def _fits(value: Any, kind: str) -> bool:
     """Whether a column of a frame can hold a value; null it always can."""
     if value is None:
         return True

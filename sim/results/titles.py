@@ -67,9 +67,8 @@ def policy(label: str) -> str:
     except UserError:  # of a package that is not installed here
         title = name
     parts = settings.removesuffix(")").split(", ") if settings else []
-    words = [title, *(SAID[part] for part in parts if part in SAID)]
-    rest = [part for part in parts if part not in SAID]
-    return " ".join(words) + (f" ({', '.join(rest)})" if rest else "")
+    rest = ", ".join(part for part in parts if part not in SAID)
+    return " ".join([title, *(SAID[part] for part in parts if part in SAID)]) + (f" ({rest})" if rest else "")
 
 
 def profile(result: Mapping[str, Any], group: str) -> str:

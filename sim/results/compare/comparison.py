@@ -150,9 +150,8 @@ def _cells(runs: pd.DataFrame, values: stats.Values, metric: str, level: float) 
         label, budget = str(key[0]), int(key[1])  # type: ignore[call-overload]
         if (label, budget) not in values:
             raise UserError(f"metric={metric}: no request of {label} at budget={budget} has it; leave it out")
-        own = values[label, budget]
-        by_request = own.groupby(level="request", sort=True).mean()
-        by_seed = own.groupby(level="seed").mean()
+        by_request = values[label, budget].groupby(level="request", sort=True).mean()
+        by_seed = values[label, budget].groupby(level="seed").mean()
         found = stats.mean(by_request, level)
         rows.append(
             {
@@ -182,9 +181,7 @@ def _cells(runs: pd.DataFrame, values: stats.Values, metric: str, level: float) 
 
 
 def _references(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Every lossless run of a budget and seed has the same (see :func:`_two_engines`); policies with more seeds do
-    not count more.
-    """
+    """Every lossless run of a budget and seed has the same; policies with more seeds do not count more."""
     columns = {f"{name}_{metric}_ms_mean": name for name in REFERENCE_ROWS}
     lossless = runs[runs["lossless"]]
     by_seed = lossless.groupby(["budget_bytes", "seed"])[[*columns, "bound_ms_per_token"]].mean()
@@ -194,13 +191,11 @@ def _references(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def _two_engines(runs: pd.DataFrame, metric: str) -> list[str]:
     """Reference rows do not depend on the policy: where they differ, the code changed between the policies' runs."""
-    said = []
-    for budget, own in runs[runs["lossless"]].groupby("budget_bytes", sort=True):
-        columns = [f"{name}_{metric}_ms_mean" for name in REFERENCE_ROWS]
-        known = own[["seed", *columns]].dropna(how="all", subset=columns).drop_duplicates()
-        if known["seed"].duplicated().any():
-            said.append(
-                f"At {format_bytes(int(str(budget)))} the reference rows of policies differ, which do not depend on the"
-                " policy: runs of two states of the code are mixed here; run the grid again into another folder."
-            )
-    return said
+    columns = [f"{name}_{metric}_ms_mean" for name in REFERENCE_ROWS]
+    known = runs.loc[runs["lossless"], ["budget_bytes", "seed", *columns]].dropna(how="all", subset=columns)
+    known = known.drop_duplicates()
+    return [
+        f"At {format_bytes(int(budget))} the reference rows of policies differ, which do not depend on the policy: runs"
+        " of two states of the code are mixed here; run the grid again into another folder."
+        for budget in sorted(set(known["budget_bytes"][known.duplicated(["budget_bytes", "seed"])]))
+    ]

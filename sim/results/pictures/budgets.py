@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from sim.results.compare.target import Target
 
 MASS = "quality_kept_gate_mass"
-RING: dict[str, Any] = {"s": 170, "facecolors": "none", "edgecolors": INK, "linewidths": 1.1}
+RING: dict[str, Any] = {"s": 170, "facecolors": "none", "edgecolors": INK, "linewidths": 1.1, "zorder": 3}
+RING["label"] = "on the front"
 RATE_WORDS = {
     "recall": "predicted before the gate",
     "resident": "has a slot",
@@ -140,11 +141,10 @@ def front(
 
 
 def _memory(figures: Figures, axes: Axes) -> Sequence[Any]:
-    drawn = figures.draw(axes)
-    best = figures.frame[figures.frame["front"]]
+    drawn, best = figures.draw(axes), figures.frame[figures.frame["front"]]
     if not differs(figures.frame["budget_bytes"]):
         return drawn
-    return [*drawn, axes.scatter(best["budget_bytes"], best["value"], label="on the front", zorder=3, **RING)]
+    return [*drawn, axes.scatter(best["budget_bytes"], best["value"], **RING)]
 
 
 def _quality(own: pd.DataFrame, label: str, style: Looks, target: float | None, axes: Axes) -> Sequence[Any]:
@@ -154,12 +154,8 @@ def _quality(own: pd.DataFrame, label: str, style: Looks, target: float | None, 
     drawn: list[Any] = []
     for policy, rows in own.groupby("policy_label", sort=True):
         look, mass = style[str(policy)], 100 * rows[MASS]
-        hollow: dict[str, Any] = {
-            "marker": look.marker,
-            "markeredgecolor": look.colour,
-            "markerfacecolor": "none",
-            "linestyle": "none",
-        }
+        hollow: dict[str, Any] = {"marker": look.marker, "markeredgecolor": look.colour, "linestyle": "none"}
+        hollow["markerfacecolor"] = "none"
         axes.plot(mass, rows["value"], color=look.colour, linestyle=":", zorder=1)
         drawn.append(Line2D([], [], **hollow, markersize=8, label=f"{short(policy)} (lossy)"))
         for x, y, budget in zip(mass, rows["value"], rows["budget_bytes"], strict=True):
@@ -168,16 +164,12 @@ def _quality(own: pd.DataFrame, label: str, style: Looks, target: float | None, 
         dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "color": GREY, "markersize": sizes[budget]}
         drawn.append(Line2D([], [], **dot, label=f"budget {format_bytes(budget)}"))
     best = own[own["front"]]
-    drawn.append(axes.scatter(100 * best[MASS], best["value"], label="on the front", zorder=3, **RING))
+    drawn.append(axes.scatter(100 * best[MASS], best["value"], **RING))
     # What a lossy policy keeps is told by how far it is from all of it.
     low = max(0.0, 100 * float(own[MASS].min()) - 8)
     high = 1.12 * max(float(own["value"].max()), target or 0)
-    axes.set(
-        xlabel="kept gate mass (%), first-order",
-        ylabel=label,
-        xlim=(low, 102 + 0.02 * (100 - low)),
-        ylim=(0, high or 1),
-    )
+    axes.set(xlabel="kept gate mass (%), first-order", ylabel=label)
+    axes.set(xlim=(low, 102 + 0.02 * (100 - low)), ylim=(0, high or 1))
     dress(axes, "both")
     if target is not None:
         target_line(axes, target)

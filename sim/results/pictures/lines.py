@@ -80,7 +80,8 @@ def _lines(axes: Axes, frame: pd.DataFrame, it: Figures) -> Sequence[Any]:
         lines += axes.plot(own["budget_bytes"], own[it.column] * it.scale, label=short(name), **look.line)
         if "low" in own:
             ends = own.dropna(subset=["low", "high"])
-            axes.vlines(ends["budget_bytes"], *_ends(ends, it), color=look.colour, alpha=0.45, zorder=1)
+            low, high = ends["low"] * it.scale, ends["high"] * it.scale
+            axes.vlines(ends["budget_bytes"], low, high, color=look.colour, alpha=0.45, zorder=1)
     for name, column in it.references.items():
         row = frame.groupby("budget_bytes")[column].mean().dropna() * it.scale
         if len(row):  # all runs of a budget have the same
@@ -129,10 +130,6 @@ def _rows(axes: Axes, frame: pd.DataFrame, it: Figures) -> Sequence[Any]:
         found += bound_beside(axes, frame[it.floor].mean() * it.scale, it.words)
     axes.set_title(f"budget {format_bytes(int(frame['budget_bytes'].iloc[0]))}", loc="left", fontsize="medium")
     return found
-
-
-def _ends(frame: pd.DataFrame, it: Figures) -> tuple[pd.Series[float], pd.Series[float]]:
-    return frame["low"] * it.scale, frame["high"] * it.scale
 
 
 def _seen(frame: pd.DataFrame, it: Figures) -> np.ndarray:

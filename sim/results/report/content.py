@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,19 +168,19 @@ def _comparison(page: Page, found: Comparison, lossless: bool) -> None:
 def _runs(page: Page, found: Comparison) -> None:
     """A row per run with its own figures."""
     heads = ["policy", "budget", "seed", *(head for head, _, _ in FIGURES), "folder"]
-    rows = []
-    for run in found.runs.to_dict("records"):
-        figures = [_number(run[column], factor) for _, column, factor in FIGURES]
-        rows.append(("", [*_who(run), *figures, str(run["folder"])]))
+    rows = [
+        ("", [*_who(run), *(_number(run[name], factor) for _, name, factor in FIGURES), str(run["folder"])])
+        for run in found.runs.to_dict("records")
+    ]
     page.table(heads, rows, "one row per run; -: null; the table below says why")
 
 
 def _nulls(page: Page, found: Comparison) -> None:
     """What is null in the results, and why: one line per reason."""
-    why: dict[tuple[str, str], set[str]] = {}
+    why = defaultdict[tuple[str, str], set[str]](set)
     for label, text in zip(found.runs["policy_label"], found.runs["nulls"], strict=True):
         for name, reason in json.loads(text).items():
-            why.setdefault((str(name), str(reason)), set()).add(str(label))
+            why[str(name), str(reason)].add(str(label))
     rows = [("", [name, reason, ", ".join(sorted(of))]) for (name, reason), of in sorted(why.items())]
     if rows:
         page.table(["figure", "is null because", "policies"], rows, kind="text")
@@ -212,11 +213,9 @@ def _common(found: Comparison) -> Iterator[str]:
         f"Measured: {first['measured_requests']}; batch {first['batch']}, {first['chunks']} copies per expert,"
         f" {first['warmup']} requests of warm-up."
     )
-    if found.runs["bound_bytes"].notna().any():
-        bounds = "bounds belady_bypass and time_lower_bound"
-        yield f"Reference rows {', '.join(REFERENCE_ROWS)}, {bounds}: of the same requests and budgets."
-    else:
-        yield "Bounds and reference rows: none; the table of what is null says why."
+    bounds = f"Reference rows {', '.join(REFERENCE_ROWS)}, bounds belady_bypass and time_lower_bound: of the same"
+    none = "Bounds and reference rows: none; the table of what is null says why."
+    yield f"{bounds} requests and budgets." if found.runs["bound_bytes"].notna().any() else none
 
 
 def _who(run: dict[Any, Any]) -> list[str]:

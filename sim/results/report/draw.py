@@ -64,9 +64,9 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
         damaged.append(str(error))
         layers = None
     drawn += [Drawn("layers of a run", LAYERS, (), line) for line in damaged]
-    for phase in () if layers is None else PHASES:
-        sheet = partial(pictures.layers.sheet, layers, phase, None, said)
-        drawn.append(_draw(f"layers_{phase}", f"{LAYERS} ({phase})", sheet))
+    if layers is not None:
+        sheets = {phase: partial(pictures.layers.sheet, layers, phase, None, said) for phase in PHASES}
+        drawn += [_draw(f"layers_{phase}", f"{LAYERS} ({phase})", sheet) for phase, sheet in sheets.items()]
     trace, why = _trace(runs, root)
     if trace is None:
         drawn += [Drawn(name, caption, (), why) for name, caption in (("popularity", POPULARITY), ("reuse", REUSE))]
@@ -132,7 +132,7 @@ def _policies(document: Mapping[str, Any]) -> list[str]:
 
 def _trace(runs: pd.DataFrame, root: Path) -> tuple[Trace | None, str]:
     """The trace that the runs replayed, if it is still where they found it and what it was."""
-    word, wanted = "?", str(runs["trace"].iloc[0])
+    wanted = str(runs["trace"].iloc[0])
     try:
         word = traced(root / str(runs["folder"].iloc[0]))
         trace = open_trace(find_trace(word))
@@ -146,9 +146,8 @@ def _trace(runs: pd.DataFrame, root: Path) -> tuple[Trace | None, str]:
 def _validations(root: Path) -> list[tuple[str, Mapping[str, Any]]]:
     """Documents of ``real validate`` that lie in ``root`` or a folder in it."""
     found: list[tuple[str, Mapping[str, Any]]] = []
-    for path in sorted([*root.glob("*.json"), *root.glob("*/*.json")]):
-        if path.name in ("result.json", "bounds.json", "timeline.json"):
-            continue
+    own = ("result.json", "bounds.json", "timeline.json")
+    for path in sorted(it for it in (*root.glob("*.json"), *root.glob("*/*.json")) if it.name not in own):
         try:
             document = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError):

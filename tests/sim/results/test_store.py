@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_renamed_is_an_error(tmp_path: Path) -> None:
     assert [path.name for path in store.root.iterdir()] == ["cell"]
 
 
-@pytest.mark.parametrize("step", ["_requests", "_layers", "_write_json"])
+@pytest.mark.parametrize("step", ["request_rows", "layer_rows", "_write_json"])
 def test_a_run_that_fails_while_writing_is_run_again(
     tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +179,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28]")
 
     with monkeypatch.context() as patched:
-        patched.setattr(sim.results.store, "_layers", full)
+        patched.setattr(sim.results.store, "layer_rows", full)
         with pytest.raises(UserError, match=r"^out=.*/out: lru-24-\w+: cannot be written \(No space left on device\)$"):
             run_config(given, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

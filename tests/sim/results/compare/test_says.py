@@ -8,22 +8,35 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import sim
 from sim.cli import main
-from sim.results.compare import comparison
+from sim.results.compare import Comparison, comparison
 from sim.results.compare.cli import document
 from sim.results.compare.comparison import compare, compare_runs
-from sim.results.compare.conclude import conclude
+from sim.results.compare.conclude import conclude, limits
 from sim.results.compare.stats import difference
 from sim.results.compare.table import show
 from sim.results.compare.target import Target
 from sim.results.compare.words import budgets, milliseconds, sizes
 from sim.workload.passes import select
 from tests.sim.many_requests import grid, topical
-from tests.sim.results.compare.comparing import copies, said
 from tests.sim.saying import edit, printed
 from tests.sim.small_trace import Plan, one_layer
 
 ROOT = Path(__file__).parents[4]
+
+
+def said(found: Comparison) -> str:
+    return " ".join([*conclude(found), *limits(found)])
+
+
+def copies(out: Path, *names: str, **columns: object) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs of LRU, also under other names and with other columns."""
+    runs = sim.load(out).query("policy == 'lru'")
+    requests = sim.load_requests(out, runs)
+    all_runs = [runs, *(runs.assign(policy=name, policy_label=name, **columns) for name in names)]
+    all_requests = [requests, *(requests.assign(policy_label=name) for name in names)]
+    return pd.concat(all_runs, ignore_index=True), pd.concat(all_requests, ignore_index=True)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from typing import Any
 
 from sim.core.accounts import FATES, PHASES, STALLS
 from sim.results import titles
+from sim.results.document import OF_PREDICTIONS
 from sim.results.label import label
-from sim.results.predictions import SHARES as FORETOLD
 
 FRAME_SCHEMA = 1
 """Version of the columns. A column may be added under the same number; one that goes or changes raises it."""
@@ -98,7 +98,7 @@ def _columns() -> Iterator[Column]:
     for fate in FATES:
         yield Column(f"prefetch_{fate}", whole, "loads", f"of these {fate.replace('_', ' ')}", f"prefetch.{fate}")
     for phase in PHASES:
-        for share in FORETOLD:
+        for share in OF_PREDICTIONS:
             name, words = f"predicted_{phase}_{share}", share.replace("_", " ")
             yield Column(name, number, "share", f"{words} of predictions", f"prefetch.predictions.{phase}.{share}")
     yield Column("link_utilisation", number, "share", "of the time the link was busy", "link_utilisation")
@@ -144,17 +144,12 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     made["predictors"] = _json(config["predictors"])
     made["nulls"] = _json(result["nulls"])
     for group in ("model", "hardware"):
-        made[group] = profile_label(result, group)
+        made[group] = titles.with_changes(result, group)
         made[f"{group}_title"] = titles.profile(result, group)
         made[f"{group}_sha"] = hashlib.sha256(_json(config[group]).encode()).hexdigest()[:16]
     made["stall_ms_per_token"] = _sum(result["stall_ms_per_token"])
     made["bytes_per_token"] = _sum(result["bytes_per_token"])
     return made
-
-
-def profile_label(result: Mapping[str, Any], group: str) -> str:
-    """The name of a run's model or hardware, with the settings in which it is not the shipped one of that name."""
-    return titles.with_changes(result, group, str(result["provenance"][group]["name"]))
 
 
 def leaves(group: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

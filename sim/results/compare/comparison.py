@@ -1,8 +1,7 @@
 """Policies over budgets on the same requests of one trace: figures with intervals, paired differences, fronts, targets.
 
-Requests are the units. Other seeds serve the same requests in another order: they are repeated measurements, and are
-averaged per request before anything else, so that ten seeds do not pass for ten times the requests. Requests stand in
-the order in which they were recorded. ``docs/results.md`` tells the method, :mod:`sim.results.compare.stats` has it.
+Requests are the units, in the order in which they were recorded; seeds are averaged per request before anything else.
+``docs/results.md`` tells the method, :mod:`sim.results.compare.stats` has it.
 """
 
 from __future__ import annotations

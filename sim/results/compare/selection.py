@@ -13,20 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ALIKE = (
-    "source",
-    "trace",
-    "model",
-    "model_sha",
-    "dtype",
-    "hardware",
-    "hardware_sha",
-    "device",
-    "workload",
-    "batch",
-    "chunks",
-    "warmup",
-    "measure",
-    "limit",
+    *("source", "trace", "model", "model_sha", "dtype", "hardware", "hardware_sha", "device"),
+    *("workload", "batch", "chunks", "warmup", "measure", "limit"),
 )
 """Columns in which the runs of one comparison have one value, in the order in which differences are named."""
 OF_A_POLICY = ("code", "predictors")

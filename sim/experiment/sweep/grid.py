@@ -5,20 +5,19 @@ from typing import Any
 
 from rich.console import Console
 
-from sim.results.columns import profile_label
 from sim.results.columns import row as frame_row
 from sim.results.compare.stats import VERY_FEW, few
 from sim.results.fitting import Row, fitted
 from sim.results.label import label
 from sim.results.table import HEADS, MEANING, MULTIPLES, own_figures
-from sim.results.titles import titles
+from sim.results.titles import titles, with_changes
 from traces.kit.units import format_bytes
 
 VARYING: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "trace": lambda r: r["provenance"]["trace"]["sha256"][:8],
-    "model": lambda r: profile_label(r, "model"),
+    "model": lambda r: with_changes(r, "model"),
     "dtype": lambda r: r["config"]["dtype"],
-    "hardware": lambda r: profile_label(r, "hardware"),
+    "hardware": lambda r: with_changes(r, "hardware"),
     "batch": lambda r: str(r["config"]["workload"]["batch"]),
     "chunks": lambda r: str(r["config"]["chunks"]),
     "warmup": lambda r: str(r["config"]["warmup"]),

@@ -26,10 +26,12 @@ from traces.format.manifest import MAX_MANIFEST, Manifest, parse_manifest
 from traces.format.mapped import check_file, map_file, open_file, row_chunks
 from traces.format.predicted import Predicted, open_predicted
 from traces.format.requests import parse_requests
-from traces.format.unfinished import is_unfinished
 from traces.kit.errors import TraceError, UserError, one_of, refusal
+from traces.kit.whole import JOURNAL, is_partial
 
 VERIFY = ("full", "hash", "shape")
+DATA = "unfinished"
+"""Of a recording that outlives its process: the folder of its files, in the hidden one that holds its journal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +158,14 @@ def _open(folder: Path, verify: str) -> Trace:
     beside = os.path.lexists(folder / PREDICTED)
     predicted = open_predicted(folder, manifest, sha256, verify) if beside else {}
     return Trace(folder, manifest, sha256, requests, steps, **signals, predicted=predicted)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Say whether ``folder`` is where a trace is being made, or was until its process was killed: it is none yet."""
+    place = folder.absolute()
+    if (place.name == DATA and is_partial(place.parent)) or os.path.lexists(place / JOURNAL):
+        return True
+    return is_partial(place) and not os.path.lexists(place / MANIFEST_FILE)
 
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:

@@ -38,7 +38,7 @@ from traces.importers.found import Found
 from traces.importers.responses import read_responses
 from traces.importers.span import Counts, placed
 from traces.kit.errors import one_of, refusal
-from traces.kit.sources import open_source
+from traces.kit.strict import open_source
 from traces.kit.words import Between
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens")

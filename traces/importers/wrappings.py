@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from traces.kit.errors import TraceError, refusal
-from traces.kit.sources import open_source
+from traces.kit.strict import open_source
 
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"

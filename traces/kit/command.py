@@ -21,8 +21,7 @@ from textwrap import indent, wrap
 from typing import Any, get_type_hints
 
 from traces.kit.errors import Interrupted, UserError, allowing, one_line
-from traces.kit.parse import HELP, names_of, parse
-from traces.kit.words import Key, Others, Position, keys_of
+from traces.kit.words import HELP, Key, Others, Position, keys_of, names_of, parse
 from traces.version import SHOWN
 
 WIDTH = 80

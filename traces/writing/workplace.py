@@ -10,7 +10,7 @@ from typing import Any
 
 from traces.format.layout import MANIFEST_FILE
 from traces.format.manifest import KNOWN_FILES
-from traces.format.unfinished import DATA
+from traces.format.reader import DATA
 from traces.kit.errors import TraceError, one_of
 from traces.kit.whole import JOURNAL, held, publish, remove_abandoned, sync_path, temporary
 from traces.writing.journal import NEXT_JOURNAL, Checkpoint, as_json, damaged, read_journal, write_journal

@@ -32,8 +32,7 @@ from traces.format.npy import descr_of
 from traces.format.requests import format_request
 from traces.kit.errors import TraceError, one_of, refusal
 from traces.kit.fields import FileEntry
-from traces.writing.files import NOTHING, Layout
-from traces.writing.growing import GrowingFile
+from traces.writing.growing import NOTHING, GrowingFile, Layout
 from traces.writing.journal import Checkpoint
 from traces.writing.workplace import Partial, Scratch
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traces import UserError
-from traces.kit import json_array as module
-from traces.kit.json_array import json_array
+from traces.kit import strict as module
+from traces.kit.strict import json_array
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["é日🙂", '"\\/\n\t\u2028', "\0"]

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from traces.kit.command import page, usage
 from traces.kit.errors import UserError
-from traces.kit.parse import parse, words_of
-from traces.kit.words import Between, Flag, Others, Position, folder, keys_of, plain_name, printable
+from traces.kit.words import Between, Flag, Others, Position, folder, keys_of, parse, plain_name, printable, words_of
 
 
 @dataclass(frozen=True, kw_only=True)

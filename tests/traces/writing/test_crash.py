@@ -17,7 +17,7 @@ from tests.traces.tiny_trace import SIGNALS, E, K, L
 from tests.traces.writing.recording import Plan, Player, contents, reference, spawn, writer
 from traces import TraceError
 from traces.format.manifest import Counts
-from traces.writing.files import NOTHING, Layout
+from traces.writing.growing import NOTHING, Layout
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the killed processes are forked")
 SMALL = Plan("", (1, 0, 2), (0, 1))

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from traces.kit import progress
-from traces.kit.progress import left, showing
+from traces.kit import telling
+from traces.kit.telling import left, showing
 
 
 class Terminal(io.StringIO):
@@ -35,7 +35,7 @@ def test_on_a_terminal_it_is_in_place_and_gone_afterwards(monkeypatch: pytest.Mo
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(progress, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(telling, "PATIENCE_S", 0.0)
     with showing(lambda: (0.5, "half [of] it"), 0.01):
         pass
     text = stream.getvalue()

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from traces.calibrate.timing import MAX_SAMPLES, MIN_SAMPLES, Budget, Sample, batch, measure
+from traces.calibrate.tables import Sample
+from traces.calibrate.timing import MAX_SAMPLES, MIN_SAMPLES, Budget, batch, measure
 
 Timed = Callable[[int], float]
 Point = tuple[int, ...]

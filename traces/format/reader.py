@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,11 +39,12 @@ DATA = "unfinished"
 class Trace:
     """A trace that has been checked. Arrays are read-only; all but ``steps`` are memory-mapped.
 
-    Shapes: ``expert_ids`` and ``expert_weights`` [N, L, K], ``router_probs`` and ``router_choice``
-    [N, L, E], ``gate_ahead`` [N, L, A, K] (entry a: the gate of layer l + 1 + a on what entered the gate of
-    layer l), ``hidden`` [N, L, D'], ``embedding`` [N, D], ``token_ids`` [N]; None where not recorded.
-    ``requests[r].request == r``. ``sha256`` identifies the trace with all of its files. ``predicted``: the outputs of
-    fitted predictors that lie beside it, by name, which come and go without changing it.
+    N rows (tokens recorded), L MoE layers, E experts in each, of which a token chooses K at most. Shapes:
+    ``expert_ids`` and ``expert_weights`` [N, L, K], ``router_probs`` and ``router_choice`` [N, L, E], ``gate_ahead``
+    [N, L, A, K] (entry a: the gate of layer l + 1 + a on what entered the gate of layer l), ``hidden`` [N, L, D'],
+    ``embedding`` [N, D], ``token_ids`` [N]; None where not recorded. ``requests[r].request == r``. ``sha256``
+    identifies the trace with all of its files. ``predicted``: the outputs of fitted predictors that lie beside it, by
+    name, which come and go without changing it.
     """
 
     path: Path
@@ -59,36 +61,21 @@ class Trace:
     embedding: np.memmap | None = None
     token_ids: np.memmap | None = None
     predicted: Mapping[str, Predicted] = field(default_factory=dict)
+    L: int = field(init=False)
+    E: int = field(init=False)
+    K: int = field(init=False)
+    N: int = field(init=False)
+    absent: int = field(init=False)
+    """The id that marks an absent entry."""
     _first_steps: Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        bounds = np.searchsorted(self.steps["request"], np.arange(len(self.requests) + 1))
-        object.__setattr__(self, "_first_steps", bounds)
-
-    @property
-    def L(self) -> int:  # noqa: N802
-        """MoE layers."""
-        return self.manifest.model.n_layers
-
-    @property
-    def E(self) -> int:  # noqa: N802
-        """Experts per layer."""
-        return self.manifest.model.n_experts
-
-    @property
-    def K(self) -> int:  # noqa: N802
-        """Experts per token and layer, at most."""
-        return self.manifest.model.top_k
-
-    @property
-    def N(self) -> int:  # noqa: N802
-        """Rows: tokens recorded."""
-        return self.manifest.counts.tokens
-
-    @property
-    def absent(self) -> int:
-        """The id that marks an absent entry."""
-        return absent_id(self.E)
+        model, bounds = self.manifest.model, np.arange(len(self.requests) + 1)
+        facts: dict[str, Any] = {"L": model.n_layers, "E": model.n_experts, "K": model.top_k}
+        facts |= {"N": self.manifest.counts.tokens, "absent": absent_id(model.n_experts)}
+        facts |= {"_first_steps": np.searchsorted(self.steps["request"], bounds)}
+        for name, value in facts.items():
+            object.__setattr__(self, name, value)
 
     def has(self, signal: str) -> bool:
         """Say whether ``signal`` was recorded; raises UserError for a name the format does not know."""

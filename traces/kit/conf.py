@@ -21,8 +21,8 @@ def names(group: str) -> set[str]:
 
 def model_sizes(name: str) -> tuple[int, int, int] | None:
     """Return L, E and K of a model of ``conf/model``; None where there is none of that name with sizes of its own."""
-    sizes = tuple(_model(name).get(key) for key in ("moe_layers", "experts", "top_k"))
-    return sizes if all(isinstance(size, int) for size in sizes) else None
+    layers, experts, top_k = (_model(name).get(key) for key in ("moe_layers", "experts", "top_k"))
+    return (layers, experts, top_k) if layers and experts and top_k else None
 
 
 def model_title(name: str) -> str:

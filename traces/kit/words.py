@@ -1,4 +1,4 @@
-"""The words behind a verb, as a dataclass declares them: positions, ``key=value``, flags, and what others read.
+"""The words behind a verb, as a dataclass declares them, read into it: positions, ``key=value``, flags, others' words.
 
 A field ``name: Annotated[TYPE, "what it is"]`` is a key of the command; a field without such a text is no word. TYPE is
 str, int, float, bool, Path, Fraction or a Literal, each also ``| None`` (not given). Its marks say the rest::
@@ -112,12 +112,13 @@ class Key:
         if self.choices:
             check_choice(self.name, value, self.choices)
             return value == "true" if self.kind is bool else value
+        spelling, make = _READERS[self.kind]
         try:
-            found = _READERS[self.kind](value)
+            found = make(value) if re.fullmatch(spelling, value) else None
         except (ValueError, ZeroDivisionError):
-            raise ValueError(self.allowed) from None
+            found = None
         between = self.mark(Between)
-        if between and not between.low <= found <= between.high:
+        if found is None or (between and not between.low <= found <= between.high):
             raise ValueError(self.allowed)
         return found
 
@@ -165,7 +166,7 @@ def parse(options: type[T], words: Sequence[str], usage: str) -> T:
     keys = keys_of(options)
     own = {key.name: key for key in keys if not key.mark(Position) and not key.mark(Others)}
     flags = {spelling: key for key in keys if (flag := key.mark(Flag)) for spelling in flag.spellings}
-    others = next((key for key in keys if key.mark(Others)), None)
+    others, known = next(((key.name, mark.known) for key in keys if (mark := key.mark(Others))), ("", ()))
     places = [key for key in keys if key.mark(Position)]
     given: dict[str, Any] = {}
     positions: list[str] = []
@@ -183,16 +184,21 @@ def parse(options: type[T], words: Sequence[str], usage: str) -> T:
             if name in given:
                 raise UserError(f"{brief(word)}: {name} is given twice")
             given[name] = own[name].read(value)
-        elif _is_position(word, places, others is not None):
+        elif _is_position(word, places, bool(others)):
             positions.append(word)
-        elif others is not None and name and (equals or word[0] in "~+"):
+        elif others and name and (equals or word[0] in "~+"):
             rest.append(word)
+        elif not (root := name.lstrip("-~+")):
+            raise UserError(f"{brief(word)}: not understood; usage: {usage}")
         else:
-            raise _unknown(word, own, usage)
+            raise _unknown(word, root, own, usage)
     given |= _placed(places, positions, usage)
-    if others is not None:
-        _check_others(rest, own, others)
-        given[others.name] = tuple(rest)
+    if others:
+        given[others] = tuple(rest)
+    every = dict.fromkeys([*known, *own])
+    for word in rest if known else ():
+        if (root := re.split(r"[./=]", word.lstrip("+~"), maxsplit=1)[0]) not in every:
+            raise _unknown(word, root, every, usage)
     if missing := [key.shown for key in keys if key.needed and key.name not in given]:
         raise UserError(f"missing {one_of(missing)}; usage: {usage}")
     return options(**given)
@@ -223,21 +229,8 @@ def _placed(keys: Sequence[Key], words: Sequence[str], usage: str) -> dict[str, 
     return found
 
 
-def _unknown(word: str, own: Mapping[str, Key], usage: str) -> UserError:
-    name = word.partition("=")[0].lstrip("-~+")
-    if not name:
-        return UserError(f"{brief(word)}: not understood; usage: {usage}")
-    return UserError(f"{brief(word)}: no such key; allowed: {one_of(own) or usage}{meant(name, own)}")
-
-
-def _check_others(words: Sequence[str], own: Mapping[str, Key], others: Key) -> None:
-    mark = others.mark(Others)
-    known = mark.known if mark else ()
-    every = dict.fromkeys([*known, *own])
-    for word in words if known else ():
-        root = re.split(r"[./=]", word.lstrip("+~"), maxsplit=1)[0]
-        if root not in every:
-            raise UserError(f"{brief(word)}: no such key; allowed: {one_of(every)}{meant(root, every)}")
+def _unknown(word: str, root: str, known: Collection[str], usage: str) -> UserError:
+    return UserError(f"{brief(word)}: no such key; allowed: {one_of(known) or usage}{meant(root, known)}")
 
 
 def names_of(keys: Iterable[Key]) -> list[str]:
@@ -266,32 +259,11 @@ def words_of(options: Any) -> list[str]:
     return [*first, *own, *last]
 
 
-def _whole(value: str) -> int:
-    if not re.fullmatch(r"[-+]?[0-9]{1,20}", value):
-        raise ValueError("no whole number")
-    return int(value)
-
-
-def _number(value: str) -> float:
-    if not re.fullmatch(r"[-+.0-9a-zA-Z]{1,40}", value):  # spaces and underscores are what Python lets pass
-        raise ValueError("no number")
-    return float(value)
-
-
-def _fraction(value: str) -> Fraction:
-    return Fraction(value if len(value) < 20 else "")
-
-
-def _text(value: str) -> str:
-    if not value:
-        raise ValueError("no text")
-    return value
-
-
-_READERS: dict[Any, Callable[[str], Any]] = {
-    int: _whole,
-    float: _number,
-    Fraction: _fraction,
-    Path: lambda value: Path(os.path.expanduser(_text(value))),  # noqa: PTH111 - no shell does it behind "="
-    str: _text,
+_READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
+    int: (r"[-+]?[0-9]{1,20}", int),
+    float: (r"[-+.0-9a-zA-Z]{1,40}", float),  # spaces and underscores are what Python lets pass
+    Fraction: (r"(?s).{1,19}", Fraction),
+    Path: (r"(?s).+", lambda value: Path(os.path.expanduser(value))),  # noqa: PTH111 - no shell does it behind "="
+    str: (r"(?s).+", str),
 }
+"""By type: how a value may be spelt, and what makes one of it."""

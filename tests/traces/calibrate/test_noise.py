@@ -13,7 +13,7 @@ from sim.experiment.run import run
 from sim.prices import HardwareProfile
 from sim.results.table import show
 from traces.calibrate import cli
-from traces.calibrate.noise import noise_of
+from traces.calibrate.tables import noise_of
 from traces.kit.errors import UserError
 
 Profile = dict[str, Any]

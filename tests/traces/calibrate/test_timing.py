@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from traces.calibrate import timing
 from traces.calibrate.copies import Buffers, contended_sizes, sizes
-from traces.calibrate.tables import Rows, pooled, pooled_grid
-from traces.calibrate.timing import MIN_SAMPLES, Budget, Clock, Sample, beside, measure
+from traces.calibrate.tables import Rows, Sample, pooled, pooled_grid
+from traces.calibrate.timing import MIN_SAMPLES, Budget, Clock, beside, measure
 
 CPU = torch.device("cpu")
 

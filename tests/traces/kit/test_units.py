@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from traces.kit.errors import UserError
 from traces.kit.fields import MAX_INT
-from traces.kit.units import UNITS, figure, format_bytes, parse_budget, parse_bytes
+from traces.kit.units import UNITS, figure, format_bytes, parse_bytes
 
 WHOLE = st.integers(1, 10**15)
 
@@ -27,7 +27,7 @@ WHOLE = st.integers(1, 10**15)
     ],
 )
 def test_sizes_are_exact(text: object, nbytes: int) -> None:
-    assert parse_bytes(text) == nbytes == parse_budget(text, 10**9)
+    assert parse_bytes(text) == nbytes == parse_bytes(text, of=10**9)
 
 
 BAD: list[object] = ["8GBB", "-1GB", "0", "nan", "1e9", "", "GB", "8 GB", "8gb", "+1", "1.5", ".5GB", "1.GB", "1_000"]
@@ -36,7 +36,7 @@ BAD += ["0.1B", "inf", "٣GB", "8GB\n", "9" * 5000, 0, -1, 1e9, True, None, [1]]
 
 @pytest.mark.parametrize("text", BAD)
 def test_what_is_not_a_size_is_refused_in_one_line(text: object) -> None:
-    for parse in (parse_bytes, lambda value: parse_budget(value, 10**9)):
+    for parse in (parse_bytes, lambda value: parse_bytes(value, of=10**9)):
         with pytest.raises(UserError) as error:
             parse(text)
         message = str(error.value)
@@ -48,13 +48,13 @@ def test_what_is_not_a_size_is_refused_in_one_line(text: object) -> None:
 @pytest.mark.parametrize("text", ["0%", "100.1%", "-5%", "50 %", "%", "0.0000000001%"])
 def test_shares_outside_the_experts_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="share of all expert bytes"):
-        parse_budget(text, 10**9)
+        parse_bytes(text, of=10**9)
 
 
 def test_a_share_is_of_all_experts_and_another_key_is_named() -> None:
-    assert parse_budget("50%", 12_884_901_888) == 6_442_450_944
-    assert parse_budget("33.3%", 1000) == 333
-    assert parse_budget("100%", 7) == 7
+    assert parse_bytes("50%", of=12_884_901_888) == 6_442_450_944
+    assert parse_bytes("33.3%", of=1000) == 333
+    assert parse_bytes("100%", of=7) == 7
     with pytest.raises(UserError, match=r"chunk='50%'"):
         parse_bytes("50%", key="chunk")
 

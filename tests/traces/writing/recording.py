@@ -43,6 +43,15 @@ class Plan:
         return Path(self.folder) / "trace"
 
 
+PLAN = Plan("", (1, 0, 2))
+RECIPE: dict[str, Any] = {
+    "model": "tiny",
+    "seed": 1,
+    "decoding": {"mode": "greedy", "top_p": 1.0},
+    "prompts": ["a", "b"],
+}
+
+
 def writer(path: Path, signals: tuple[str, ...] = (), **changes: Any) -> TraceWriter:
     """Open the writer of the tiny model."""
     shapes = {name: SIGNALS[name] for name in signals}
@@ -94,6 +103,28 @@ def reference(plan: Plan) -> dict[str, bytes]:
         undisturbed = replace(plan, folder=folder, die_at=None)
         play(undisturbed, None, {})
         return contents(undisturbed.path)
+
+
+def begin(path: Path, requests: int = 2) -> None:
+    """Leave a recording behind, with its last checkpoint after ``requests``, and one request more."""
+    with interrupted(path, recipe=RECIPE) as out:
+        for number in range(requests):
+            add(out, number, PLAN.steps[number])
+        out.checkpoint()
+        add(out, requests, PLAN.steps[requests])
+
+
+def finish(path: Path, recipe: dict[str, Any] = RECIPE) -> None:
+    with writer(path, recipe=recipe) as out:
+        for number in range(out.requests, len(PLAN.steps)):
+            add(out, number, PLAN.steps[number])
+        out.close(**MANIFEST)
+
+
+def finish_alike(path: Path, recipe: dict[str, Any] = RECIPE) -> None:
+    """And the trace is the one of an undisturbed recording, byte for byte."""
+    finish(path, recipe)
+    assert contents(path) == reference(PLAN)
 
 
 def _answer(plan: Plan) -> None:

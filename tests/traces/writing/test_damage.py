@@ -95,12 +95,6 @@ def test_keys_are_exactly_the_known_ones(tmp_path: Path, path: tuple[str, ...], 
     refused(tmp_path, "allowed: exactly the keys")
 
 
-def test_the_journal_has_a_version(tmp_path: Path) -> None:
-    for value in (2, True, "1", None):
-        edit(lay(tmp_path), ("schema",), lambda _, value=value: value)
-        refused(tmp_path, "schema")
-
-
 def edit(place: Path, path: tuple[str, ...], change: Callable[[Any], Any]) -> None:
     def at(node: Any, keys: tuple[str, ...]) -> Any:
         return change(node) if not keys else {**node, keys[0]: at(node[keys[0]], keys[1:])}
@@ -184,15 +178,6 @@ def test_what_is_not_ours_is_neither_removed_nor_published(tmp_path: Path, name:
 def test_a_signal_that_was_not_declared_is_not_published(tmp_path: Path) -> None:
     (lay(tmp_path) / "unfinished" / "hidden.npy").write_text("?")
     refused(tmp_path, "unfinished is 'hidden.npy'; allowed: regular files only: trace.json, requests.csv")
-
-
-def test_the_folder_may_be_none(tmp_path: Path) -> None:
-    (tmp_path / ".trace.partial").symlink_to(tmp_path / "nowhere")
-    refused(tmp_path, "kind is 'no folder'")
-    assert not (tmp_path / "nowhere").exists()
-    (tmp_path / ".trace.partial").unlink()
-    (tmp_path / ".trace.partial").write_text("mine")
-    refused(tmp_path, "kind is 'no folder'")
 
 
 @settings(max_examples=150)

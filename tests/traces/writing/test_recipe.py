@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.traces.writing.recording import contents, writer
-from tests.traces.writing.tiny_recording import RECIPE, begin, finish
+from tests.traces.writing.recording import RECIPE, begin, contents, finish, writer
 from traces import TraceError
 
 
@@ -25,37 +24,27 @@ def test_a_recipe_of_tuples_equals_one_of_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 2}, "seed is 2, but 1 in"),
-        ({"seed": 1.0}, "seed is 1.0, but 1 in"),
-        ({"seed": True}, "seed is True, but 1 in"),
-        ({"seed": None, "model": "x"}, "model is 'x', but 'tiny' in"),
-        ({"decoding": {"mode": "greedy", "top_p": 0.5}}, r"decoding\.top_p is 0\.5, but 1\.0 in"),
-        ({"decoding": {"mode": "greedy"}}, r"decoding\.top_p is absent, but 1\.0 in"),
-        ({"decoding": None}, r"decoding is None, but \{'mode'"),
-        ({"prompts": ["a", "c"]}, r"prompts\[1\] is 'c', but 'b' in"),
-        ({"prompts": ["a"]}, "length of prompts is 1, but 2 in"),
-        ({"new\nline": "\ud800"}, r"new\\nline is '\\ud800', but absent in"),
+        ({"recipe": {**RECIPE, "seed": 2}}, "seed is 2, but 1 in"),
+        ({"recipe": {**RECIPE, "seed": 1.0}}, "seed is 1.0, but 1 in"),
+        ({"recipe": {**RECIPE, "seed": True}}, "seed is True, but 1 in"),
+        ({"recipe": {**RECIPE, "seed": None, "model": "x"}}, "model is 'x', but 'tiny' in"),
+        ({"recipe": {**RECIPE, "decoding": {"mode": "greedy", "top_p": 0.5}}}, r"decoding\.top_p is 0\.5, but 1\.0 in"),
+        ({"recipe": {**RECIPE, "decoding": {"mode": "greedy"}}}, r"decoding\.top_p is absent, but 1\.0 in"),
+        ({"recipe": {**RECIPE, "decoding": None}}, r"decoding is None, but \{'mode'"),
+        ({"recipe": {**RECIPE, "prompts": ["a", "c"]}}, r"prompts\[1\] is 'c', but 'b' in"),
+        ({"recipe": {**RECIPE, "prompts": ["a"]}}, "length of prompts is 1, but 2 in"),
+        ({"recipe": {**RECIPE, "new\nline": "\ud800"}}, r"new\\nline is '\\ud800', but absent in"),
+        ({"recipe": {}}, "model is absent, but 'tiny' in"),
+        ({"n_experts": 9}, "n_experts is 9, but 8 in"),
+        ({"signals": {"token_ids": ()}}, r"signals\.token_ids is \[\], but absent in"),
     ],
 )
-def test_another_recipe_is_refused_by_its_first_difference(
+def test_another_recipe_or_size_is_refused_by_its_first_difference(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     begin(tmp_path / "trace")
-    refuse(tmp_path, message, recipe={**RECIPE, **change})
-    finish(tmp_path / "trace")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"n_experts": 9}, "n_experts is 9, but 8 in"),
-        ({"signals": {"token_ids": ()}}, r"signals\.token_ids is \[\], but absent in"),
-        ({"recipe": {}}, "model is absent, but 'tiny' in"),
-    ],
-)
-def test_other_sizes_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    begin(tmp_path / "trace")
     refuse(tmp_path, message, **{"recipe": RECIPE, **change})
+    finish(tmp_path / "trace")
 
 
 def test_another_version_of_the_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

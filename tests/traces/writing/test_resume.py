@@ -1,6 +1,5 @@
 """What a writer with a recipe keeps, what it goes on with, and what it refuses to go on with."""
 
-import errno
 import fcntl
 import gc
 import os
@@ -10,8 +9,20 @@ from pathlib import Path
 import pytest
 
 from tests.traces.tiny_trace import MANIFEST
-from tests.traces.writing.recording import Plan, add, contents, interrupted, play, reference, writer
-from tests.traces.writing.tiny_recording import PLAN, RECIPE, begin, finish, finish_alike
+from tests.traces.writing.recording import (
+    PLAN,
+    RECIPE,
+    Plan,
+    add,
+    begin,
+    contents,
+    finish,
+    finish_alike,
+    interrupted,
+    play,
+    reference,
+    writer,
+)
 from traces import TraceError, open_trace
 from traces.cli import main
 from traces.writing.growing import GrowingFile
@@ -57,23 +68,6 @@ def test_forgetting_to_close_is_told_and_keeps_what_is_sure(tmp_path: Path) -> N
     finish_alike(tmp_path / "trace")
 
 
-def test_only_a_recipe_makes_checkpoints(tmp_path: Path) -> None:
-    with interrupted(tmp_path / "trace") as out:
-        add(out, 0, 1)
-        with pytest.raises(RuntimeError, match="no recipe"):
-            out.checkpoint()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_finished_trace_is_never_touched(tmp_path: Path) -> None:
-    finish(tmp_path / "trace")
-    before = contents(tmp_path)
-    with pytest.raises(TraceError, match="exists already"):
-        writer(tmp_path / "trace", recipe=RECIPE)
-    assert contents(tmp_path) == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["trace"]
-
-
 def test_a_target_that_appears_meanwhile_wins_and_the_recording_stays(tmp_path: Path) -> None:
     path = tmp_path / "trace"
     out = writer(path, recipe=RECIPE)
@@ -110,18 +104,6 @@ def test_what_a_finished_recording_left_does_not_bar_the_next(tmp_path: Path) ->
     finish_alike(tmp_path / "trace", {"another": "recipe"})
 
 
-def test_two_at_once(tmp_path: Path) -> None:
-    with interrupted(tmp_path / "trace", recipe=RECIPE) as out:
-        out.checkpoint()
-        for recipe in (RECIPE, {"another": "recipe"}):
-            with pytest.raises(TraceError, match="another process records there; allowed: one at a time"):
-                writer(tmp_path / "trace", recipe=recipe)
-        with writer(tmp_path / "other", recipe=RECIPE) as other:
-            add(other, 0, 1)
-            other.close(**MANIFEST)
-    finish(tmp_path / "trace")
-
-
 def test_a_folder_that_its_holder_removes_meanwhile_is_not_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,15 +123,6 @@ def test_a_folder_that_its_holder_removes_meanwhile_is_not_gone_on_with(
     with pytest.raises(TraceError, match="another process records there"):
         writer(tmp_path / "trace", recipe=RECIPE)
     finish(tmp_path / "trace")
-
-
-def test_without_locks_it_still_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", none)
-    begin(tmp_path / "trace")
-    finish_alike(tmp_path / "trace")
 
 
 @pytest.mark.parametrize("call", [1, 2, 3])

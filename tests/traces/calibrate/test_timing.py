@@ -80,15 +80,6 @@ def test_a_load_ends_where_its_start_is_interrupted(monkeypatch: pytest.MonkeyPa
     assert set(threading.enumerate()) == before
 
 
-def test_a_load_runs_beside_and_ends() -> None:
-    ran: list[int] = []
-    with beside(lambda i: ran.append(i)):
-        pass
-    before = len(ran)
-    assert before >= 1
-    assert len(ran) == before
-
-
 def test_copies_walk_through_all_of_the_memory() -> None:
     buffers = Buffers(Clock(CPU), 1 << 20)
     buffers.device.zero_()

@@ -104,6 +104,15 @@ def test_what_a_finished_recording_left_does_not_bar_the_next(tmp_path: Path) ->
     finish_alike(tmp_path / "trace", {"another": "recipe"})
 
 
+def test_two_at_once(tmp_path: Path) -> None:
+    with interrupted(tmp_path / "trace", recipe=RECIPE) as out:
+        out.checkpoint()
+        for recipe in (RECIPE, {"another": "recipe"}):
+            with pytest.raises(TraceError, match="another process records there; allowed: one at a time"):
+                writer(tmp_path / "trace", recipe=recipe)
+    finish(tmp_path / "trace")
+
+
 def test_a_folder_that_its_holder_removes_meanwhile_is_not_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

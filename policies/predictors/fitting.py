@@ -12,7 +12,7 @@ from policies.predictors.examples import Examples, divide, features, measured_ke
 from policies.predictors.fitter import OF_A_RUN, FitOptions, Fitter
 from policies.predictors.saved import Fitted, check_target, save
 from traces import Trace
-from traces.format.mapped import row_chunks
+from traces.format.npy import row_chunks
 from traces.format.predicted import Predicted
 from traces.kit.errors import UserError
 from traces.writing.predicted import write_predicted

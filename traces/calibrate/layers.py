@@ -78,7 +78,6 @@ class Layer:
         self.parts = (self.dense, self.expert, self.grouped, self.burst, self.loop, self.cpu)
 
     def tried(self) -> list[Tried]:
-        """Every part, its end points tried."""
         with torch.inference_mode(), _threads_kept():
             return [Tried(part) for part in self.parts]
 

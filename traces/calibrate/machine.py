@@ -32,7 +32,6 @@ IN_MEMORY = "within CPU memory by one thread: no link"
 
 
 def now() -> str:
-    """The date and time of a measurement, as documents have it."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 

@@ -24,7 +24,7 @@ from traces.format.layout import (
     signal_dtype,
 )
 from traces.format.manifest import MAX_MANIFEST, Manifest, parse_manifest
-from traces.format.mapped import check_file, map_file, open_file, row_chunks
+from traces.format.npy import check_file, map_file, open_file, row_chunks
 from traces.format.predicted import Predicted, open_predicted
 from traces.format.requests import parse_requests
 from traces.kit.errors import TraceError, UserError, one_of, refusal

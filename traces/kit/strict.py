@@ -118,7 +118,7 @@ def _array(text: _Text) -> Iterator[tuple[int, dict[str, Any]]]:
 def _object(text: _Text) -> tuple[int, dict[str, Any]]:
     if text.peek() != "{":
         raise text.fault("an object is expected here")
-    line = text.line
+    line, _ = text.place(text.at)
     return line, text.decode_object()
 
 
@@ -140,11 +140,6 @@ class _Text:
         self._bytes = 0
         self._broken: UserError | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-
-    @property
-    def line(self) -> int:
-        """The line of the present position."""
-        return self._place(self.at)[0]
 
     def peek(self) -> str:
         """Go to the next character that is no white space and return it; "" at the end of the file."""
@@ -179,10 +174,11 @@ class _Text:
 
     def fault(self, what: str, at: int | None = None) -> UserError:
         """Build the error for position `at` of the text, by default the present one."""
-        line, column = self._place(self.at if at is None else at)
+        line, column = self.place(self.at if at is None else at)
         return UserError(f"{self._name}, line {line}, column {column}: {what}; allowed: {self._allowed}")
 
-    def _place(self, at: int) -> tuple[int, int]:
+    def place(self, at: int) -> tuple[int, int]:
+        """The line and the column of a position."""
         breaks = self.text.count("\n", 0, at)
         last = self.text.rfind("\n", 0, at)
         return self._line + breaks, at - last if breaks else self._column + at
@@ -205,6 +201,6 @@ class _Text:
         if not raw and not self._broken:
             return False
         self._bytes += len(raw)
-        self._line, self._column = self._place(self.at)
+        self._line, self._column = self.place(self.at)
         self.text, self.at = self.text[self.at :] + text, 0
         return True

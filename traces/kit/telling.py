@@ -21,7 +21,6 @@ PATIENCE_S = 1.0
 
 
 def say(line: str) -> None:
-    """A line on stderr, at once."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -91,13 +91,11 @@ class Key:
 
     @property
     def allowed(self) -> str:
-        """What its value may be."""
         noun = {int: "a whole number", float: "a number", Fraction: "a number, such as 0.7 or 2/3"}.get(self.kind)
         between = self.mark(Between)
         return one_of(self.choices) or ", ".join(str(part) for part in (noun or "a text", between) if part)
 
     def read(self, value: str) -> Any:
-        """Its value; UserError with what is allowed."""
         if value == self.default == "":
             return value
         try:

@@ -16,8 +16,7 @@ import numpy as np
 
 from traces.format.layout import REQUESTS_FILE, STEP_DTYPE, STEPS_FILE, signal_dtype
 from traces.format.manifest import Counts
-from traces.format.mapped import hash_stream
-from traces.format.npy import header_bytes
+from traces.format.npy import hash_stream, header_bytes
 from traces.format.requests import HEADER_LINE
 from traces.kit.whole import JOURNAL
 from traces.writing.journal import Checkpoint, Mark, damaged, open_regular
@@ -115,7 +114,6 @@ class Layout:
         return (REQUESTS_FILE, STEPS_FILE, *(f"{name}.npy" for name in self.trailing))
 
     def array(self, file: str, counts: Counts) -> tuple[np.dtype, tuple[int, ...]]:
-        """Return dtype and shape of the array in ``file`` of a trace with ``counts``."""
         if file == STEPS_FILE:
             return STEP_DTYPE, (counts.steps,)
         name = file.removesuffix(".npy")
@@ -126,7 +124,6 @@ class Layout:
         return HEADER_LINE.encode() if file == REQUESTS_FILE else header_bytes(*self.array(file, counts))
 
     def begin(self, folder: Path) -> dict[str, GrowingFile]:
-        """Make the files in ``folder``, which is empty."""
         return {file: GrowingFile.begin(folder / file, self.head(file, NOTHING)) for file in self.files}
 
     def resume(self, place: Path, folder: Path, last: Checkpoint) -> dict[str, GrowingFile]:

@@ -23,7 +23,7 @@ class Scratch:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        refuse_existing(path)
+        refuse_place(path)
         remove_abandoned(path.parent, path.name)
         self.folder = temporary(path)
         with _can_be_made(path):
@@ -36,7 +36,6 @@ class Scratch:
         publish(self.folder, self.path)
 
     def discard(self) -> None:
-        """Remove the folder."""
         shutil.rmtree(self.folder)
 
     def release(self) -> None:
@@ -80,7 +79,6 @@ class Partial(Scratch):
         self.discard()
 
     def discard(self) -> None:
-        """Remove the folder with whatever is left in it."""
         shutil.rmtree(self.place)
         self.release()
 
@@ -123,7 +121,6 @@ class Partial(Scratch):
 
 
 def refuse_existing(path: Path) -> None:
-    """Refuse a place for a trace where something is."""
     # A rename replaces an empty folder without a word.
     if os.path.lexists(path):
         raise TraceError(f"{path}: exists already; allowed: a folder that is yet to be made")
@@ -131,14 +128,15 @@ def refuse_existing(path: Path) -> None:
 
 def refuse_place(path: Path) -> None:
     """Refuse a place where a trace cannot come to lie: something is there, or its folder is missing."""
-    if not path.parent.is_dir():
-        raise TraceError(f"{path.parent}: no such folder; allowed: an existing one for the trace to lie in")
-    refuse_existing(path)
+    with _can_be_made(path):
+        refuse_existing(path)
 
 
 @contextmanager
 def _can_be_made(path: Path) -> Iterator[None]:
     """TraceError for an OSError in this block; it names the trace ``path``, which the user knows."""
+    if not path.parent.is_dir():
+        raise TraceError(f"{path.parent}: no such folder; allowed: an existing one for the trace to lie in")
     try:
         yield
     except OSError as error:

@@ -12,7 +12,7 @@ from traces.format.layout import MANIFEST_FILE
 from traces.format.manifest import KNOWN_FILES
 from traces.format.reader import DATA
 from traces.kit.errors import TraceError, one_of
-from traces.kit.whole import JOURNAL, held, publish, remove_abandoned, sync_path, temporary
+from traces.kit.whole import JOURNAL, held, publish, sync_path, temporary
 from traces.writing.journal import NEXT_JOURNAL, Checkpoint, as_json, damaged, read_journal, write_journal
 
 
@@ -24,7 +24,6 @@ class Scratch:
     def __init__(self, path: Path) -> None:
         self.path = path
         refuse_place(path)
-        remove_abandoned(path.parent, path.name)
         self.folder = temporary(path)
         with _can_be_made(path):
             self.folder.mkdir()

@@ -139,6 +139,8 @@ PINNED = "measured.copy_h2d_pinned"
         (f"{DENSE}.ns", [9, 9, 9, 1, 9, 9, 9, 9, 9], r"dense\.ns at context 0\[1\]=1"),
         (f"{DENSE}.ns", [9, 8, 9, 9, 9, 9, 9, 9, 9], r"dense\.ns at 1 tokens\[1\]=8"),
         ("measured.models", {}, r"measured\.models=\{\}"),
+        ("measured.noise", {"threshold": 0.2}, r"^hardware\.measured\.noise"),
+        ("measured.noise", {"threshold": 2, "spread": {"x": 1}, "noisy": None}, r"^hardware\.measured\.noise"),
         ("measured.models.olmoe_1b_7b.shape.hidden", 0, r"shape\.hidden=0"),
         ("measured.models.olmoe_1b_7b.launch_ns", -1, r"launch_ns=-1"),
     ],

@@ -99,25 +99,11 @@ def test_a_grid_beyond_its_ends() -> None:
     assert Grid([1, 3], [0, 10], [[10, 90], [90, 91]]).ns(3, 20) == 171  # with the steepest so far
 
 
-@pytest.mark.parametrize(
-    ("amounts", "ns"), [([], []), ([0], [1]), ([2, 2], [1, 1]), ([1, 2], [2, 1]), ([1], [0]), ([1, 2], [1])]
-)
-def test_what_is_no_table_is_refused(amounts: list[int], ns: list[int]) -> None:
-    with pytest.raises((ValueError, IndexError)):
-        Table(amounts, ns)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "contexts", "ns"),
-    [
-        ([2], [0], [[1]]),
-        ([1], [1], [[1]]),
-        ([1, 2], [0], [[2], [1]]),
-        ([1], [0, 1], [[2, 1]]),
-        ([1], [0], [[0]]),
-        ([1], [0], [[1], [2]]),
-    ],
-)
-def test_what_is_no_grid_is_refused(tokens: list[int], contexts: list[int], ns: list[list[int]]) -> None:
-    with pytest.raises(ValueError):
-        Grid(tokens, contexts, ns)
+def test_what_is_no_table_and_no_grid_is_refused() -> None:
+    tables = [([], []), ([0], [1]), ([2, 2], [1, 1]), ([1, 2], [2, 1]), ([1], [0]), ([1, 2], [1])]
+    grids = [([2], [0], [[1]]), ([1], [1], [[1]]), ([1, 2], [0], [[2], [1]]), ([1], [0, 1], [[2, 1]])]
+    grids += [([1], [0], [[0]]), ([1], [0], [[1], [2]])]
+    for kind, every in ((Table, tables), (Grid, grids)):
+        for points in every:
+            with pytest.raises((ValueError, IndexError)):
+                kind(*points)

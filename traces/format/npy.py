@@ -47,8 +47,7 @@ def descr_of(dtype: np.dtype) -> str:
 def read_header(stream: IO[bytes], file: str) -> Header:
     """Parse the header and leave ``stream`` at the first byte of the data.
 
-    Raises TraceError for anything but a version 1 or 2 header, and for object dtypes, which would have to be
-    unpickled.
+    Raises TraceError for anything but a version 1 or 2 header, and for object dtypes, which would have to be unpickled.
     """
     start = stream.read(_FORMAT.MAGIC_LEN)
     if not start.startswith(_FORMAT.MAGIC_PREFIX) or (version := tuple(start[-2:])) not in _READERS:

@@ -6,10 +6,9 @@ from dataclasses import asdict, replace
 from real.measure.bench import Bench
 from traces.calibrate.copies import Copies, count_points
 from traces.calibrate.layers import Grids, Layer
-from traces.calibrate.machine import RATE_POINTS, clocks, describe, now, rates
-from traces.calibrate.profile import assemble, write
-from traces.calibrate.tables import Rows
-from traces.calibrate.timing import Budget, Clock, Sample
+from traces.calibrate.machine import RATE_POINTS, assemble, clocks, describe, now, rates, write
+from traces.calibrate.tables import Rows, Sample
+from traces.calibrate.timing import Budget, Clock
 from traces.kit.telling import say
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from traces.kit.progress import showing
+from traces.kit.telling import showing
 
 Progress = Callable[[str, int, int], None]
 """``progress(row, tokens done, tokens in all)``"""

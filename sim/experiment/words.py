@@ -112,7 +112,7 @@ def report(document: Any, form: str) -> None:
         sys.stdout.write(dump_json(document))
         return
     from sim.results.table import show
-    from traces.kit.console import stdout_console
+    from traces.kit.telling import stdout_console
 
     show(document, stdout_console())
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 from itertools import pairwise, product
 from typing import Annotated, Any
 
-from traces.calibrate.noise import noisy, spreads
+from traces.calibrate.tables import noisy, spreads
 from traces.kit.errors import UserError, allowing, one_of
 from traces.kit.readers import (
     Count,

@@ -2,7 +2,7 @@
 
 import time
 
-from traces.kit.progress import left
+from traces.kit.telling import left
 
 EVERY_S = 2.0
 
@@ -26,7 +26,7 @@ class Progress:
         self._most -= most_rows - rows
 
     def state(self) -> tuple[float, str]:
-        """The share of the rows, and a line, as traces.kit.progress.showing has them."""
+        """The share of the rows, and a line, as traces.kit.telling.showing has them."""
         seconds, here = time.monotonic() - self._began_s, self._rows - self._before
         line = f"recorded {self._done}/{self._requests} requests, {self._rows} tokens"
         if here:

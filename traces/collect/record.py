@@ -22,7 +22,7 @@ from traces.format.manifest import About, Prompts
 from traces.format.manifest import Recorder as RecorderInfo
 from traces.kit import conf
 from traces.kit.errors import UserError, one_of
-from traces.kit.progress import showing
+from traces.kit.telling import showing
 from traces.kit.units import format_bytes
 from traces.models.devices import device_name, input_device
 from traces.models.families import MoeModel, inspect_model, signal_shapes

@@ -18,7 +18,7 @@ from traces.format.layout import Array
 from traces.format.npy import Header, in_c_order, named, read_header
 from traces.importers.files import MAX_REQUEST_IDS, content_of
 from traces.kit.errors import TraceError, refusal, shown
-from traces.kit.sources import open_source
+from traces.kit.strict import open_source
 
 _MAX_DIRECTORY = 2**24
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, ValueError, NotImplementedError)

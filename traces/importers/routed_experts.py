@@ -31,7 +31,7 @@ from traces.importers.files import check_request_size
 from traces.importers.found import Found
 from traces.importers.responses import Counts, placed, read_responses
 from traces.kit.errors import one_of, refusal
-from traces.kit.sources import open_source
+from traces.kit.strict import open_source
 from traces.kit.words import Between
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens")

@@ -10,8 +10,8 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from traces.kit.conf import MODEL_DIR
 from traces.kit.errors import UserError, meant, one_of
-from traces.kit.shipped import MODEL_DIR
 from traces.models.families import ROUTER_NAMES, is_experts
 
 PUBLISHED: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())

@@ -6,8 +6,7 @@ from typing import Any
 
 from traces.importers.files import open_source, plain_lines
 from traces.kit.errors import UserError, one_of, shown
-from traces.kit.json_array import MAX_RECORD, json_array
-from traces.kit.strict import load_json
+from traces.kit.strict import MAX_RECORD, json_array, load_json
 from traces.prompts.records import CHATS, KEYS
 
 Records = Iterator[tuple[str, Any]]

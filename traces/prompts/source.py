@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from traces.format.mapped import hash_stream
+from traces.format.npy import hash_stream
 from traces.importers.files import open_source
 from traces.kit.errors import UserError, check_choice, check_range
 from traces.prompts.files import read_records

@@ -27,7 +27,7 @@ from sim.experiment.overrides import value_word
 from sim.experiment.run import run_config
 from sim.experiment.sweep.axes import cells
 from traces.kit.errors import UserError
-from traces.kit.unexpected import in_one_line
+from traces.kit.telling import in_one_line
 from traces.kit.whole import write_whole
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")

@@ -22,9 +22,8 @@ from sim.experiment.sweep.job import Job, Told, heard, one_thread, tally
 from sim.experiment.sweep.plan import Plan, make_plan
 from sim.results.store import Store
 from traces.kit import conf
-from traces.kit.console import stdout_console
 from traces.kit.errors import UserError, one_line
-from traces.kit.progress import left, showing
+from traces.kit.telling import left, showing, stdout_console
 from traces.kit.units import counted
 from traces.kit.whole import scratch, writable
 

@@ -30,7 +30,7 @@ from tests.real.quality.cases import (
     requests_of,
     scored,
 )
-from traces.kit.shipped import PROMPTS_FILE
+from traces.kit.conf import PROMPTS_FILE
 from traces.models.load import load
 from traces.prompts.source import PromptFile
 

@@ -20,7 +20,7 @@ from traces.format.layout import absent_id, by_descending_weight
 from traces.kit.errors import UserError
 from traces.models.families import INPUTS, INTERFACE, MoeModel, family_of
 from traces.models.routers import Asked, RecordingError, ask
-from traces.models.verify import check_routing, read_router
+from traces.models.scoring import check_routing
 
 Arrays = dict[str, NDArray[Any]]
 RAW = ("routed_ids", "routed_weights", "router_logits")
@@ -148,7 +148,7 @@ class Recorder:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             _in_turn(index, len(self._seen), "its router")
             asked = Asked.of(index, self.moe.layers[index].router, args, kwargs)
-            logits, weights, ids = read_router(self.moe, index, output, len(asked.hidden))
+            logits, weights, ids = self.moe.read_router(index, output, len(asked.hidden))
             law = self.moe.layers[index].law
             scores = law.scores(logits)
             choice = law.choice(logits, scores, asked.tokens) if self._chooses else scores
@@ -168,7 +168,7 @@ class Recorder:
             layer = self.moe.layers[index]
             tokens = None if asked.tokens is None else asked.tokens.repeat(count)
             output = ask(layer.router, layer.law.bias, rows, tokens)
-            _, weights, ids = read_router(self.moe, index, output, len(rows))
+            _, weights, ids = self.moe.read_router(index, output, len(rows))
             for seen, *chosen in zip(reversed(self._seen), ids.chunk(count), weights.chunk(count), strict=False):
                 seen.ahead.append((chosen[0], chosen[1]))
         self._recent.append(hidden)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from traces.kit.errors import UserError, one_of
 from traces.models.laws import FAMILIES, law_of
-from traces.models.routers import Read, reader
+from traces.models.routers import Read, RecordingError, reader
 from traces.models.scoring import Law
 
 ROUTER_NAMES = ("gate", "router")
@@ -93,6 +93,22 @@ class MoeModel:
             "vocab": _setting(config, "vocab_size"),
         }
         return {name: int(size) for name, size in sizes.items() if isinstance(size, int) and size}
+
+    def read_router(self, index: int, output: Any, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(logits [n, E], weights [n, K], ids [n, K]) of what the router of layer `index` returned for n tokens.
+
+        E: all that it chooses from, idle experts included.
+        """
+        try:
+            logits, weights, ids = (x.detach() for x in self.layers[index].read(output))
+        except (ValueError, TypeError, AttributeError):
+            raise RecordingError(f"layer {index}: its router does not return logits, weights and ids") from None
+        logits = logits.reshape(-1, logits.shape[-1])
+        sizes, E, K = [tuple(x.shape) for x in (logits, weights, ids)], self.n_choices, self.top_k
+        if sizes != [(n, E), (n, K), (n, K)] or ids.is_floating_point():
+            expected = f"for {n} tokens, {E} experts and top-{K}"
+            raise RecordingError(f"layer {index}: its router returns logits, weights, ids of shapes {sizes} {expected}")
+        return logits, weights, ids
 
 
 def _setting(config: Any, name: str) -> Any:

@@ -11,7 +11,7 @@ from tests.traces.models.tiny import E, K, L, tiny
 from traces.collect.recorder import Recorder
 from traces.models.families import INTERFACE, inspect_model
 from traces.models.routers import RecordingError
-from traces.models.verify import check_routing
+from traces.models.scoring import check_routing
 
 
 def test_ids_and_weights_are_what_the_experts_received(model: Any) -> None:

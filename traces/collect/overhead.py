@@ -2,40 +2,22 @@
 
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
-from traces.collect.generate import PAD, padded
 from traces.collect.recorder import Recorder
-from traces.collect.serve import serve
+from traces.collect.serve import PAD, padded, serve
 from traces.models.devices import input_device
-from traces.prompts.choosing import greedy
-from traces.prompts.jobs import Job
+from traces.prompts.jobs import Job, greedy
 
 
-@dataclass(frozen=True)
-class Overhead:
-    """Medians over `rounds` turns, in seconds."""
-
-    recorded_s: float
-    plain_s: float
-    rounds: int
-
-    def __str__(self) -> str:
-        ratio = self.recorded_s / self.plain_s
-        return (
-            f"recording takes {ratio:.2f} x the time of plain generate, writing aside "
-            f"(last batch again: {self.recorded_s:.2f} s against {self.plain_s:.2f} s, median of {self.rounds})"
-        )
-
-
-def measure(recorder: Recorder, jobs: Sequence[Job], within_s: float) -> Overhead:
-    """Serve `jobs`, greedily, recorded and plainly, in turns of up to 3 or `within_s` seconds, at least one.
+def measure(recorder: Recorder, jobs: Sequence[Job], within_s: float) -> str:
+    """Serve `jobs`, greedily, recorded and plainly, in turns of up to 3 or `within_s` seconds, at least one: a line.
 
     Both run the same passes: every job makes as many tokens as the one that makes fewest, and none ends early. What
     is recorded is handed over request by request, and not written.
@@ -43,17 +25,20 @@ def measure(recorder: Recorder, jobs: Sequence[Job], within_s: float) -> Overhea
     new_tokens = min(job.new_tokens for job in jobs)
     alike = [replace(job, choose=greedy, new_tokens=new_tokens) for job in jobs]
     prompts = [job.ids for job in jobs]
-    recorded_s: list[float] = []
-    plain_s: list[float] = []
+    turns: list[tuple[float, float]] = []
     deadline_s = time.monotonic() + within_s
-    while not plain_s or (len(plain_s) < 3 and time.monotonic() < deadline_s):
-        plain_s.append(_timed(lambda: _plain(recorder.moe.model, prompts, new_tokens)))
+    while not turns or (len(turns) < 3 and time.monotonic() < deadline_s):
+        plain_s = _timed(lambda: _plain(recorder.moe.model, prompts, new_tokens))
         with recorder.attached(), torch.inference_mode():
-            recorded_s.append(_timed(lambda: serve(recorder, alike, ())))
-    return Overhead(median(recorded_s), median(plain_s), len(plain_s))
+            turns.append((_timed(lambda: serve(recorder, alike, ())), plain_s))
+    recorded_s, plain_s = map(median, zip(*turns, strict=True))
+    return (
+        f"recording takes {recorded_s / plain_s:.2f} x the time of plain generate, writing aside "
+        f"(last batch again: {recorded_s:.2f} s against {plain_s:.2f} s, median of {len(turns)})"
+    )
 
 
-def _timed(run: Any) -> float:
+def _timed(run: Callable[[], object]) -> float:
     started_s = time.perf_counter()
     run()
     if torch.cuda.is_available():

@@ -19,15 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from traces.collect.generate import PAD, passes
 from traces.collect.recorder import RAW, Arrays, Recorder, by_request, joined
+from traces.collect.serve import PAD, passes
 from traces.kit.errors import UserError
 from traces.kit.telling import in_short
 from traces.models.cache import known
 from traces.models.devices import input_device
 from traces.models.families import MoeModel
 from traces.models.routers import RecordingError
-from traces.prompts.choosing import Choose
+from traces.prompts.jobs import Choose
 
 Array = NDArray[Any]
 

@@ -14,7 +14,6 @@ import torch
 
 from traces.collect import overhead
 from traces.collect.probe import check_cache
-from traces.collect.progress import EVERY_S, Progress
 from traces.collect.recorder import Recorder
 from traces.collect.serve import serve
 from traces.format.layout import STEP_DTYPE, signal_dtype
@@ -22,16 +21,17 @@ from traces.format.manifest import About, Prompts
 from traces.format.manifest import Recorder as RecorderInfo
 from traces.kit import conf
 from traces.kit.errors import UserError, one_of
-from traces.kit.progress import showing
+from traces.kit.progress import left, showing
 from traces.kit.units import format_bytes
 from traces.models.devices import device_name, input_device
 from traces.models.families import MoeModel, inspect_model, signal_shapes
 from traces.models.load import Loaded, end_tokens, recorder_version
 from traces.models.routers import RecordingError
-from traces.prompts.jobs import Decoding, Job, groups, most_rows
+from traces.prompts.jobs import Decoding, Job, groups, plan
 from traces.prompts.source import PromptFile
 from traces.writing.writer import TraceWriter
 
+TOLD_EVERY_S = 2.0
 CHECKPOINT_S = 5.0
 """A killed recording repeats at most this much, and the batch that it was at."""
 
@@ -120,7 +120,8 @@ def collect(loaded: Loaded, prompts: PromptFile, out: Path, decoding: Decoding, 
         "scoring": moe.scoring,
         "priced_as": wanted.priced_as,
     }
-    most = most_rows(prompts, loaded, decoding)
+    # Every prompt is planned, so that a mistake in the last one shows before the first is recorded.
+    most = sum(plan(prompt, loaded, decoding).most_rows for prompt in prompts)
     first = next(groups(prompts, 0, loaded, decoding))
     with _named(moe, first):
         check_cache(moe, [job.ids for job in first])
@@ -147,7 +148,7 @@ def _record(
     progress = Progress(len(prompts), most, writer.requests, writer.tokens)
     saved_s = time.monotonic()
     last: list[Job] = []
-    with showing(progress.state, EVERY_S), recorder.attached(), torch.inference_mode():
+    with showing(progress.state, TOLD_EVERY_S), recorder.attached(), torch.inference_mode():
         for jobs in groups(prompts, writer.requests, loaded, decoding):
             rows = writer.tokens
             with _named(recorder.moe, jobs):
@@ -161,6 +162,35 @@ def _record(
             last = jobs
     print(progress.state()[1], file=sys.stderr)
     return last
+
+
+class Progress:
+    """Told of every group that is done.
+
+    `most_rows`: what all requests record at most; the time left is what that would take, so it shrinks in jumps
+    where answers end early. Requests and rows that an earlier run recorded count as done, but not in the rate.
+    """
+
+    def __init__(self, requests: int, most_rows: int, done_requests: int, done_rows: int) -> None:
+        self._requests, self._most = requests, most_rows
+        self._done, self._rows, self._before = done_requests, done_rows, done_rows
+        self._began_s = time.monotonic()
+
+    def add(self, requests: int, rows: int, most_rows: int) -> None:
+        """`requests` more are done: they recorded `rows`, of `most_rows` that were thought possible."""
+        self._done += requests
+        self._rows += rows
+        self._most -= most_rows - rows
+
+    def state(self) -> tuple[float, str]:
+        """The share of the rows, and a line, as traces.kit.progress.showing has them."""
+        seconds, here = time.monotonic() - self._began_s, self._rows - self._before
+        line = f"recorded {self._done}/{self._requests} requests, {self._rows} tokens"
+        if here:
+            line += f", {here / max(seconds, 1e-9):.0f} tokens/s"
+        if here and self._done < self._requests:
+            line += f", at most {left(here, self._most - self._before, seconds)} left"
+        return self._rows / max(1, self._most), line
 
 
 @contextmanager

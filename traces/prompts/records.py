@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from traces.kit.errors import UserError, one_of, shown
-from traces.prompts.splits import SPLITS
 
 KEYS = ("prompt", "source", "split", "licence", "max_new_tokens")
 CHATS = ("messages", "conversation", "conversations")
-TURNS = ("first", "last")
+SPLITS = ("train", "test")
 ROLES = {
     "system": "system",
     "user": "user",

@@ -9,8 +9,8 @@ import torch
 
 from tests.commands import collect as main
 from traces import DECODE, PREFILL, Trace, open_trace
-from traces.collect.generate import passes
-from traces.prompts.choosing import greedy, sampled
+from traces.collect.serve import passes
+from traces.prompts.jobs import greedy, sampled
 
 PROMPTS = [list(range(10, 30)), [7, 8, 9], list(range(40, 51)), [3]]
 NEW = [6, 9, 1, 4]

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from tests.traces.models.tiny import SIZES, build, tiny
-from traces.collect.generate import passes
+from traces.collect.serve import passes
 from traces.models.cache import known
-from traces.prompts.choosing import forced, greedy, sampled
+from traces.prompts.jobs import forced, greedy, sampled
 
 PROMPT = list(range(10, 30))
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.commands import collect as main
 from tests.traces.models.tiny import SIZES, E, build, save_with_tokenizer, tiny
-from traces.collect import generate, probe
+from traces.collect import probe, serve
 from traces.collect.probe import check_cache, tolerance
 from traces.collect.recorder import RAW, Recorder
 from traces.kit.errors import UserError
@@ -29,9 +29,9 @@ def minimax() -> Any:
 
 
 def without_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = generate.known
+    sound = serve.known
     monkeypatch.setattr(
-        generate, "known", lambda model, **given: sound(model, **{k: v for k, v in given.items() if k[0] != "p"})
+        serve, "known", lambda model, **given: sound(model, **{k: v for k, v in given.items() if k[0] != "p"})
     )
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.commands import collect as main
 from traces import UserError
-from traces.prompts.encode import encode
+from traces.prompts.jobs import encode
 from traces.prompts.records import Prompt
 
 TURNS = (
@@ -128,8 +128,6 @@ def test_a_template_that_is_not_there_is_not_used() -> None:
     for prompt in (chat(), plain("x")):
         with pytest.raises(UserError, match="the tokenizer has no chat template; allowed: auto, off"):
             encode(bytewise(None), prompt, "on")
-    with pytest.raises(UserError, match=r"chat_template=yes: allowed: auto, on, off"):
-        encode(TOKENIZER, plain("x"), "yes")
 
 
 def test_the_collector_says_what_it_skips(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

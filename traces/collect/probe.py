@@ -166,7 +166,8 @@ def _distance(one: Array, other: Array) -> Array:
 
 
 def _spread(logits: Array) -> Array:
-    return _size(logits - logits.mean(axis=-1, keepdims=True))
+    spread: Array = logits.std(axis=-1, dtype=np.float64)
+    return spread
 
 
 def _size(values: Array) -> Array:

@@ -23,10 +23,9 @@ from traces.kit.strict import dump_json
 from traces.kit.whole import write_whole
 from traces.models.load import load, weights_digest
 from traces.reference import Folder, Windows
-from traces.reference.architecture import build
 from traces.reference.evaluate import evaluate
 from traces.reference.tokens import END_OF_TEXT
-from traces.reference.train import BALANCE_WEIGHT
+from traces.reference.train import BALANCE_WEIGHT, build
 
 SHARD = "15MB"
 MAX_BYTES = 30 << 20

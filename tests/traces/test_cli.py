@@ -86,9 +86,13 @@ def test_the_process_exits_with_the_status(tiny: Path) -> None:
     assert done.stderr.startswith("error: hidden.npy: file is 'missing'")
 
 
-def test_no_torch_is_imported() -> None:
-    code = (
-        "import sys, traces.cli, traces.describe.inspect; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
-    )
+def test_no_torch_is_imported_for_a_page_or_a_slip() -> None:
+    code = """
+import sys, traces.cli, traces.describe.inspect
+traces.cli.main(["collect", "model=m", "prompts=p", "out=t", "batch=0"])
+print({"torch", "pandas"} & set(sys.modules))
+"""
     root = Path(__file__).resolve().parents[2]
-    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=root).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
+    said = "error: batch=0: allowed: a whole number, 1 to 2147483647\n"
+    assert (done.returncode, done.stderr, done.stdout) == (0, said, "set()\n")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.commands import collect as main
-from tests.traces.models.tiny import SIZES, E, build, save_with_tokenizer, tiny
+from tests.traces.models.tiny import SIZES, build, minimax, save_with_tokenizer, tiny
 from traces.collect import probe, serve
 from traces.collect.probe import check_cache, tolerance
 from traces.collect.recorder import RAW, Recorder
@@ -19,13 +19,6 @@ from traces.models.routers import RecordingError
 
 PROMPT = [10, 11, 12, 13, 14]
 BEYOND = "a pass with a cache and one without differ by more than rounding"
-
-
-def minimax() -> Any:
-    return build(
-        "minimax",
-        **SIZES | {"num_local_experts": E, "head_dim": 8, "layer_types": ["linear_attention", "full_attention"] * 2},
-    )
 
 
 def without_positions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,21 +1,23 @@
-"""Record prompts into a trace, a batch at a time; an interrupted recording goes on where it was."""
+"""Record prompts into a trace, a batch at a time; an interrupted recording goes on where it was. And what it costs."""
 
 import math
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
-from traces.collect import overhead
 from traces.collect.probe import check_cache
 from traces.collect.recorder import Recorder
-from traces.collect.serve import serve
+from traces.collect.serve import PAD, padded, serve
 from traces.format.layout import STEP_DTYPE, signal_dtype
 from traces.format.manifest import About, Prompts
 from traces.format.manifest import Recorder as RecorderInfo
@@ -27,7 +29,7 @@ from traces.models.devices import device_name, input_device
 from traces.models.families import MoeModel, inspect_model, signal_shapes
 from traces.models.load import Loaded, end_tokens, recorder_version
 from traces.models.routers import RecordingError
-from traces.prompts.jobs import Decoding, Job, groups, plan
+from traces.prompts.jobs import Decoding, Job, greedy, groups, plan
 from traces.prompts.source import PromptFile
 from traces.writing.writer import TraceWriter
 
@@ -136,7 +138,7 @@ def collect(loaded: Loaded, prompts: PromptFile, out: Path, decoding: Decoding, 
         writer.close(**about)
     print(f"wrote {out}", file=sys.stderr)
     if wanted.overhead_s and last:
-        print(overhead.measure(recorder, last, wanted.overhead_s), file=sys.stderr)
+        print(measure_overhead(recorder, last, wanted.overhead_s), file=sys.stderr)
     return out
 
 
@@ -203,3 +205,47 @@ def _named(moe: MoeModel, jobs: list[Job]) -> Iterator[None]:
         where = f"{config.model_type} in {config.dtype}, {jobs[0].prompt.where}"
         batch = f" and the {len(jobs) - 1} after it" if len(jobs) > 1 else ""
         raise RecordingError(f"{error} ({where}{batch})") from error
+
+
+def measure_overhead(recorder: Recorder, jobs: Sequence[Job], within_s: float) -> str:
+    """Serve `jobs`, greedily, recorded and plainly, in turns of up to 3 or `within_s` seconds, at least one: a line.
+
+    Both run the same passes: every job makes as many tokens as the one that makes fewest, and none ends early. What
+    is recorded is handed over request by request, and not written.
+    """
+    new_tokens = min(job.new_tokens for job in jobs)
+    alike = [replace(job, choose=greedy, new_tokens=new_tokens) for job in jobs]
+    prompts = [job.ids for job in jobs]
+    turns: list[tuple[float, float]] = []
+    deadline_s = time.monotonic() + within_s
+    while not turns or (len(turns) < 3 and time.monotonic() < deadline_s):
+        plain_s = _timed(lambda: _generate(recorder.moe.model, prompts, new_tokens))
+        with recorder.attached(), torch.inference_mode():
+            turns.append((_timed(lambda: serve(recorder, alike, ())), plain_s))
+    recorded_s, plain_s = map(median, zip(*turns, strict=True))
+    return (
+        f"recording takes {recorded_s / plain_s:.2f} x the time of plain generate, writing aside "
+        f"(last batch again: {recorded_s:.2f} s against {plain_s:.2f} s, median of {len(turns)})"
+    )
+
+
+def _timed(run: Callable[[], object]) -> float:
+    started_s = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started_s
+
+
+def _generate(model: Any, prompts: Sequence[list[int]], new_tokens: int) -> None:
+    ids, real = (each.to(input_device(model)) for each in padded(prompts))
+    config: Any = GenerationConfig
+    own = model.generation_config
+    # In place of the model's own, which would fill the gaps: with end tokens, penalties, another cache.
+    model.generation_config = config(max_new_tokens=new_tokens, do_sample=False, pad_token_id=PAD)
+    try:
+        with warnings.catch_warnings():  # a model whose first layers are on the disk is on "meta", some releases warn
+            warnings.simplefilter("ignore", UserWarning)
+            model.generate(input_ids=ids, attention_mask=real.long())
+    finally:
+        model.generation_config = own

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from traces.collect.recorder import Arrays, Recorder, by_request, joined
 from traces.format.layout import DECODE, PREFILL, Request, signal_dtype
-from traces.models.cache import cache_key, known
 from traces.models.devices import input_device
+from traces.models.families import cache_key, known
 from traces.models.routers import RecordingError
 from traces.prompts.jobs import Choose, Job
 

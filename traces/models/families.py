@@ -2,14 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
 
 from traces.kit.errors import UserError, one_of
 from traces.models.laws import FAMILIES, law_of
-from traces.models.routers import Read, RecordingError, reader
+from traces.models.routers import Read, RecordingError, reader, takes
 from traces.models.scoring import Law
 
 ROUTER_NAMES = ("gate", "router")
@@ -159,8 +158,7 @@ def _way(family: str, module: nn.Module) -> str | None:
     """How `module` is handed its work, if it is experts."""
     if is_experts(module):
         return INTERFACE
-    takes = signature(type(module).forward).parameters
-    if {"hidden_states", "top_k_index", "top_k_weights"} <= takes.keys():
+    if {"hidden_states", "top_k_index", "top_k_weights"} <= {*takes(module)}:
         return MODULE
     return INPUTS if family == "llama4" and type(module).__name__.endswith("Experts") else None
 
@@ -230,3 +228,21 @@ def signal_shapes(moe: MoeModel, signals: Collection[str], ahead: int) -> dict[s
     if "router_probs" in shapes and moe.has_choice:
         shapes["router_choice"] = (L, E)
     return shapes
+
+
+def cache_key(model: Any) -> str:
+    """ "cache", or "past_key_values" of a model whose forward knows no other name.
+
+    The keyword under which it takes and returns its KV cache. The old name warns from transformers 5.24 on, and is gone
+    in 5.40.
+    """
+    return "cache" if "cache" in takes(model) else "past_key_values"
+
+
+def known(model: Any, **given: Any) -> dict[str, Any]:
+    """Those of the keywords that the model's forward knows: another one would be an error, or go unheard.
+
+    Positions are given wherever they can be: a model that is given none asks its cache how long it is, and some caches
+    answer 0 (a first layer of linear attention keeps no keys).
+    """
+    return {name: value for name, value in given.items() if name in takes(model)}

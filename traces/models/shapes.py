@@ -59,8 +59,9 @@ def build(name: str, device: torch.device, dtype: str) -> Block:
             if kinds := getattr(text, key, None):
                 setattr(text, key, kinds[:layers] if kind is None else [kind] * layers)
         with torch.device("meta"):
-            if place := _experts_name(_AUTO.from_config(config)):
-                break
+            modules = [*_AUTO.from_config(config).named_modules()]
+        if place := next((name for name, module in reversed(modules) if is_experts(module)), ""):
+            break
     else:
         raise UserError(f"model={name!r}: no layer of experts; allowed: a model that has one")
     with torch.device(device):
@@ -86,10 +87,6 @@ def build(name: str, device: torch.device, dtype: str) -> Block:
         "shared_expert_params": _params(block) - _params(experts) - router_params,
     }
     return Block(model, layer, experts, shape)
-
-
-def _experts_name(model: Any) -> str | None:
-    return next((name for name, module in reversed([*model.named_modules()]) if is_experts(module)), None)
 
 
 def _params(module: Any) -> int:

@@ -71,7 +71,10 @@ def parse_record(where: str, content: Any, stem: str, turn: str) -> Prompt | Non
     if len(chats) > 1:
         raise UserError(f"{where}: {one_of(chats)} in one record; allowed: one of {one_of(CHATS)}")
     if chats:
-        messages, answer = _cut(_turns(content[chats[0]], f"{where}, {chats[0]}"), turn)
+        turns, place = content[chats[0]], f"{where}, {chats[0]}"
+        if not isinstance(turns, list):
+            raise UserError(f"{place}: {shown(turns)} is no list; allowed: a list of turns")
+        messages, answer = _cut([_turn(said, f"{place}, turn {i}") for i, said in enumerate(turns, start=1)], turn)
     else:
         text = _prompt(content, where)
     labels = _labels({"source": stem, **content}, where)
@@ -103,12 +106,6 @@ def _labels(content: dict[str, Any], where: str) -> dict[str, Any]:
     if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
         raise UserError(f"{where}: max_new_tokens is {shown(count)}; allowed: a whole number, at least 1")
     return labels
-
-
-def _turns(turns: Any, where: str) -> list[Message]:
-    if not isinstance(turns, list):
-        raise UserError(f"{where}: {shown(turns)} is no list; allowed: a list of turns")
-    return [_turn(turn, f"{where}, turn {number}") for number, turn in enumerate(turns, start=1)]
 
 
 def _turn(turn: Any, where: str) -> Message:

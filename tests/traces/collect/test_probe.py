@@ -135,12 +135,9 @@ def test_a_model_that_cannot_be_compared() -> None:
 
         model.register_forward_pre_hook(hook, with_kwargs=True)
 
-    refused(
-        lambda model: wants(model, True), r"^the model does not run without a cache \(ValueError: I can't like this\)$"
-    )
-    refused(
-        lambda model: wants(model, False), r"^the model does not run with a cache \(ValueError: I can't like this\)$"
-    )
+    said = r" a cache \(ValueError: I can't like this\)$"
+    refused(lambda model: wants(model, True), f"^the model does not run without{said}")
+    refused(lambda model: wants(model, False), f"^the model does not run with{said}")
 
     def forgets(_model: Any, _args: Any, out: Any) -> Any:
         out.past_key_values = out.cache = None

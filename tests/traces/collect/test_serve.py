@@ -11,7 +11,7 @@ from tests.commands import collect as main
 from tests.traces.models.tiny import minimax, tiny
 from traces import DECODE, PREFILL, Trace, open_trace
 from traces.collect.serve import passes
-from traces.models.cache import known
+from traces.models.families import known
 from traces.prompts.jobs import greedy, sampled
 
 PROMPTS = [list(range(10, 30)), [7, 8, 9], list(range(40, 51)), [3]]

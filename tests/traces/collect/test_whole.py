@@ -16,8 +16,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from tests.commands import collect as main
 from tests.traces.models.tiny import save_with_tokenizer, tiny
 from traces import Trace, UserError, open_trace
-from traces.collect import overhead
-from traces.collect.record import Progress
+from traces.collect.record import Progress, measure_overhead
 from traces.collect.recorder import Recorder
 from traces.models.families import inspect_model
 from traces.models.load import load
@@ -146,7 +145,7 @@ def test_the_cost_compares_the_same_passes(saved: Path, end: list[int]) -> None:
     handle = embedding.register_forward_hook(lambda _module, args, _output: widths.append(tuple(args[0].shape)))
     prompts = [Prompt(index, "", "", None, None, "", "train", None, None) for index in range(2)]
     jobs = [Job(prompt, [7] * (3 + prompt.number), sampled(1.0, 0), 4 + prompt.number) for prompt in prompts]
-    cost = overhead.measure(Recorder(inspect_model(loaded.model), frozenset(), 1), jobs, within_s=0.0)
+    cost = measure_overhead(Recorder(inspect_model(loaded.model), frozenset(), 1), jobs, within_s=0.0)
     handle.remove()
     assert widths == [(2, 4), (2, 1), (2, 1), (2, 1)] * 2
     assert "median of 1)" in cost

@@ -153,18 +153,13 @@ def _compare(moe: MoeModel, ran: _Run, alone: _Run) -> None:
 
 def _alike(one: Array, other: Array, dtype: torch.dtype) -> Array:
     """Whether logits [..., E] differ by rounding alone: [...]. What all have in common is rounded too."""
-    allowed = tolerance(dtype) * _spread(other) + 4 * float(torch.finfo(dtype).eps) * _size(other)
+    allowed = tolerance(dtype) * other.std(axis=-1, dtype=np.float64) + 4 * float(torch.finfo(dtype).eps) * _size(other)
     alike: Array = _size(one - other) <= allowed
     return alike
 
 
 def _distance(one: Array, other: Array) -> Array:
-    return _size(one - other) / np.maximum(_spread(other), 1e-30)
-
-
-def _spread(logits: Array) -> Array:
-    spread: Array = logits.std(axis=-1, dtype=np.float64)
-    return spread
+    return _size(one - other) / np.maximum(other.std(axis=-1, dtype=np.float64), 1e-30)
 
 
 def _size(values: Array) -> Array:

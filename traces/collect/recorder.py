@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,8 +24,6 @@ from traces.models.scoring import check_routing
 Arrays = dict[str, NDArray[Any]]
 RAW = ("routed_ids", "routed_weights", "router_logits")
 """Signals [n, L, K], [n, L, K], [n, L, E] that no trace holds: as the routers gave them, idle choices included."""
-
-_names = itertools.count()
 
 
 @dataclass
@@ -71,7 +68,7 @@ class Recorder:
         """
         model = self.moe.model
         before = model.config._experts_implementation
-        name = f"traces_collect_{next(_names)}"
+        name = f"traces_collect_{id(self)}"
         self._implementation = before
         self._begin_pass()
         with ExitStack() as undo:

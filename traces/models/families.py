@@ -94,10 +94,7 @@ class MoeModel:
         return {name: int(size) for name, size in sizes.items() if isinstance(size, int) and size}
 
     def read_router(self, index: int, output: Any, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(logits [n, E], weights [n, K], ids [n, K]) of what the router of layer `index` returned for n tokens.
-
-        E: all that it chooses from, idle experts included.
-        """
+        """Logits [n, E], weights [n, K] and ids [n, K] of what a layer's router returned for n tokens; E: `n_choices`."""
         try:
             logits, weights, ids = (x.detach() for x in self.layers[index].read(output))
         except (ValueError, TypeError, AttributeError):
@@ -208,7 +205,7 @@ def _layer(model: nn.Module, family: str, name: str, experts: nn.Module, way: st
         law = law_of(family, router, block, top_k, sum(_sizes(experts)))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    return MoeLayer(name, router, experts, law, reader(family, router, block, top_k), way)
+    return MoeLayer(name, router, experts, law, reader(family, block, top_k), way)
 
 
 def signal_shapes(moe: MoeModel, signals: Collection[str], ahead: int) -> dict[str, tuple[int, ...]]:
@@ -231,11 +228,8 @@ def signal_shapes(moe: MoeModel, signals: Collection[str], ahead: int) -> dict[s
 
 
 def cache_key(model: Any) -> str:
-    """ "cache", or "past_key_values" of a model whose forward knows no other name.
-
-    The keyword under which it takes and returns its KV cache. The old name warns from transformers 5.24 on, and is gone
-    in 5.40.
-    """
+    """The keyword under which a model takes and returns its KV cache: "cache", or "past_key_values", which warns from
+    transformers 5.24 on and is gone in 5.40, where its forward knows no other."""
     return "cache" if "cache" in takes(model) else "past_key_values"
 
 

@@ -15,7 +15,7 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer
 from transformers.utils import logging
 
 from traces.kit.errors import UserError, meant, shown
@@ -23,12 +23,10 @@ from traces.kit.shipped import MODEL_DIR
 from traces.kit.telling import in_short
 from traces.models.devices import SPREAD, choose, limits
 from traces.models.families import REFUSED, family_of
-from traces.models.quantised import LOCAL, check_computable, check_stored, dequantising, method_of
+from traces.models.quantised import AUTO, AUTO_CONFIG, LOCAL, check_computable, check_stored, dequantising, method_of
 from traces.version import __version__
 
 REFERENCE = "reference"
-_AUTO: Any = AutoModelForCausalLM
-_AUTO_CONFIG: Any = AutoConfig
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def load(
             nbytes = sum(size for size, _ in facts.values())
         else:
             nbytes = count * getattr(torch, dtype).itemsize
-        check_type(name, _AUTO_CONFIG.from_pretrained(str(folder), **LOCAL))
+        check_type(name, AUTO_CONFIG.from_pretrained(str(folder), **LOCAL))
         where = choose(device, nbytes, limited=bool(allowed))
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **LOCAL)
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # what the library makes of no tokenizer's files
@@ -115,7 +113,7 @@ def _model(name: str, folder: Path, where: str, how: Mapping[str, Any], allowed:
     said.set_verbosity_error()
     said.disable_progress_bar()  # ours are plain lines
     try:
-        model, found = _spread(folder, how, allowed) if where == SPREAD else _AUTO.from_pretrained(str(folder), **how)
+        model, found = _spread(folder, how, allowed) if where == SPREAD else AUTO.from_pretrained(str(folder), **how)
     except RuntimeError as error:
         if "above report" not in str(error):
             raise
@@ -137,7 +135,7 @@ def _spread(folder: Path, how: Mapping[str, Any], allowed: Mapping[int | str, st
     spill = tempfile.mkdtemp(prefix="moe-offload-")
     try:
         how = {"device_map": "auto", "max_memory": allowed or None, "offload_folder": spill, **how}
-        model, found = _AUTO.from_pretrained(str(folder), **how)
+        model, found = AUTO.from_pretrained(str(folder), **how)
     except BaseException:
         shutil.rmtree(spill, ignore_errors=True)
         raise
@@ -175,10 +173,8 @@ def _not_here(name: str, error: Exception) -> UserError:
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 over the safetensors files of `folder`, in the order of their names."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return f"sha256:{digest.hexdigest()}"
+    content = b"".join(file.read_bytes() for file in sorted(folder.glob("*.safetensors")))
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def end_tokens(loaded: Loaded) -> set[int]:

@@ -21,8 +21,8 @@ COMPUTED = (torch.bfloat16, torch.float16, torch.float32)
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """With which the library reads this machine alone, and runs nothing of what it reads."""
 _KEYS = ("quantization_config", "compression_config")
-_AUTO_CONFIG: Any = AutoConfig
-_AUTO: Any = AutoModelForCausalLM
+AUTO_CONFIG: Any = AutoConfig
+AUTO: Any = AutoModelForCausalLM
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def dequantising(name: str, folder: Path, method: str, dtype: str) -> Dequantise
             f"model={name!r} is quantised as {method[:40]!r}; allowed: {one_of(DEQUANTISED)}, which are dequantised, or"
             " weights in bfloat16, float16 or float32"
         )
-    config = _AUTO_CONFIG.from_pretrained(str(folder), **LOCAL)
+    config = AUTO_CONFIG.from_pretrained(str(folder), **LOCAL)
     own = getattr(config, "quantization_config", None) or getattr(config.get_text_config(), "quantization_config", None)
     if not isinstance(own, dict):
         raise UserError(f"model={name!r} is quantised as {method!r} in a part that is no language model; allowed: none")
@@ -106,7 +106,7 @@ def dequantising(name: str, folder: Path, method: str, dtype: str) -> Dequantise
         stated = config.dtype if config.dtype in COMPUTED else torch.bfloat16
         dtype = str(stated).removeprefix("torch.")
     with torch.device("meta"):
-        model = _AUTO.from_config(config, dtype=getattr(torch, dtype))
+        model = AUTO.from_config(config, dtype=getattr(torch, dtype))
     nbytes = sum(p.numel() * p.element_size() for p in model.parameters())
     print(f"model={name!r} is quantised as {method}: dequantised to {dtype}, {nbytes / 1e9:.1f} GB", file=sys.stderr)
     return Dequantised(config, dtype, {key: p.dtype for key, p in model.named_parameters()}, nbytes)

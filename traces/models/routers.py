@@ -72,7 +72,7 @@ def _takes(kind: Any) -> list[str]:
     return list(signature(kind.forward).parameters)[1:]
 
 
-def reader(family: str, router: Any, block: Any, top_k: int) -> Read:
+def reader(family: str, block: Any, top_k: int) -> Read:
     """How the answers of this router are read."""
     if family == "dbrx":
         return lambda logits: (logits, *block.route_tokens_to_experts(logits))

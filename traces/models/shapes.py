@@ -8,17 +8,15 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from traces.kit.errors import UserError, meant, one_of
 from traces.kit.shipped import MODEL_DIR
 from traces.models.families import ROUTER_NAMES, is_experts
-from traces.models.quantised import LOCAL
+from traces.models.quantised import AUTO, LOCAL
 
 PUBLISHED: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
 """The models of ``conf/model`` as transformers configures them; the tests compare their parameters with it."""
-
-_AUTO: Any = AutoModelForCausalLM
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -59,13 +57,13 @@ def build(name: str, device: torch.device, dtype: str) -> Block:
             if kinds := getattr(text, key, None):
                 setattr(text, key, kinds[:layers] if kind is None else [kind] * layers)
         with torch.device("meta"):
-            modules = [*_AUTO.from_config(config).named_modules()]
+            modules = [*AUTO.from_config(config).named_modules()]
         if place := next((name for name, module in reversed(modules) if is_experts(module)), ""):
             break
     else:
         raise UserError(f"model={name!r}: no layer of experts; allowed: a model that has one")
     with torch.device(device):
-        model: Any = _AUTO.from_config(config, dtype=DTYPES[dtype])
+        model: Any = AUTO.from_config(config, dtype=DTYPES[dtype])
     model.eval().requires_grad_(requires_grad=False)
     experts: Any = model.get_submodule(place)
     block = model.get_submodule(place.rpartition(".")[0])

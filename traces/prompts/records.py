@@ -36,10 +36,10 @@ Message = dict[str, str]
 class Prompt:
     """One request to record. Exactly one of `text` and `messages` is given.
 
-    `number`: of the request, that is prompt * samples + sample. `where`: its place in the file, for messages to
-    the user. `messages`: the turns before the answer, {"role": system, user or assistant, "content": text}.
-    `answer`: what the chat's assistant said next, perhaps ""; None for plain text, and for a chat that ends with
-    its user. `split`: "train" or "test"; None: to be drawn. `max_new_tokens` None: as for all.
+    `number`: prompt * samples + sample. `where`: its place in the file, for messages to the user. `messages`: the turns
+    before the answer, {"role": system, user or assistant, "content": text}. `answer`: what the chat's assistant said
+    next, perhaps ""; None for plain text, and for a chat that ends with its user. `split`: "train" or "test"; None: to
+    be drawn. `max_new_tokens` None: as for all.
     """
 
     number: int
@@ -56,10 +56,9 @@ class Prompt:
 def parse_record(where: str, content: Any, stem: str, turn: str) -> Prompt | None:
     """Check the record at `where`, here of number 0; `stem` is its source unless it names one itself.
 
-    A chat's answer is its first or its last assistant turn, as `turn` says; what comes after is dropped, and
-    without an assistant turn all of it is the prompt. None for a chat in which no user says anything before
-    that answer: such chats occur in every large data set, and there is nothing to answer. Raises UserError for
-    whatever else is wrong, a blank prompt included.
+    A chat's answer is its first or its last assistant turn, as `turn` says; what comes after is dropped, and without an
+    assistant turn all of it is the prompt. None for a chat in which no user says anything before that answer, as in
+    every large data set. UserError for whatever else is wrong, a blank prompt included.
     """
     if not isinstance(content, dict):
         raise UserError(f'{where}: not an object with a "prompt" or a chat, but {shown(content)}')

@@ -24,23 +24,19 @@ Records = Iterator[tuple[str, Any]]
 
 
 class PromptFile:
-    """The requests of a file, streamed: each pass over them reads the file again.
+    """The requests of a file, streamed: each pass over them reads the file again, a block at a time.
 
-    `limit`: the first so many prompts that can be used; 0: all. `split`: the share of the prompts, per source, that
-    are for training, drawn with `seed` by `draw_splits`; a split that a record states is kept.
-    `samples`: requests per prompt, in a row and in the same split, lest what is tested was trained on.
-    `turn`: which assistant turn of a chat is its answer, "first" or "last". The kinds of files are those of
-    `read_records`, the records those of traces.prompts.records.
+    `limit`: the first so many prompts that can be used; 0: all. `split`: the share of the prompts, per source, that are
+    for training, drawn with `seed` where a record states none. `samples`: requests per prompt, in a row and in the same
+    split, lest what is tested was trained on. `turn`: which assistant turn of a chat is its answer, "first" or "last".
 
-    Building it reads the whole file and checks every record that is used, so that a recording of hours does not end
-    at a bad line. `settings`: what it was built with, by name. `skipped` is then the number of chats that were passed
-    over since no user speaks before the answer: whoever records must say it. `stating_length` is the number of prompts
-    with a `max_new_tokens` of their own, which goes before the one for all. `name` is the file's name without its
-    folder, `sha256` the hash of its bytes in hexadecimal, `licences` those that records state, sorted.
+    Building it checks every record that is used, so that a recording of hours does not end at a bad line: UserError
+    with file and line; also for a file without a prompt, and for one that a later pass finds changed. Then `skipped`
+    counts the chats that were passed over since no user speaks before the answer (whoever records must say it), and
+    `stating_length` the prompts with a `max_new_tokens` of their own, which goes before the one for all. `sha256` is
+    of the file's bytes, `licences` are those that records state, sorted, and `settings` what it was built with.
 
-    Memory: 1 byte per prompt, 5 while the splits are drawn, one text per distinct source and licence, and a block
-    of the file. Raises UserError with file and line for a record that is wrong, for a file without a prompt, and
-    for one that is no longer what it was when a later pass reads it.
+    Memory: 1 byte per prompt, 5 while the splits are drawn, and one text per distinct source and licence.
     """
 
     def __init__(
@@ -146,12 +142,11 @@ def draw_splits(splits: bytearray, undecided: Mapping[str, array[int]], share: f
 
 
 def read_records(path: Path) -> Records:
-    """Yield where a record stands ("chats.jsonl, line 12"), and what it says; see traces.prompts.records.
+    """Yield where a record stands ("chats.jsonl, line 12"), and what it says; UserError for what cannot be read.
 
-    The suffix tells the kind: `.jsonl`, one value per line; `.json`, one array; `.parquet`, a table; any other is
-    text, one prompt per line. A line ends with "\\n" or "\\r\\n" and with nothing else, since prompts may hold other
-    separators; blank lines are no records. Text is UTF-8 without a byte order mark. Memory holds one record, or
-    a block of them. Raises UserError with file and line for what cannot be read.
+    The suffix tells the kind: `.jsonl`, one value per line; `.json`, one array; `.parquet`, a table; any other is text,
+    one prompt per line, in UTF-8 without a byte order mark. A line ends with "\\n" or "\\r\\n" and with nothing else,
+    since prompts may hold other separators; blank lines are no records. Memory holds one record, or a block of them.
     """
     kinds = {".jsonl": _json_lines, ".json": _objects, ".parquet": _rows}
     return kinds.get(path.suffix.lower(), _text)(path)

@@ -18,7 +18,7 @@ from traces.kit.command import run_module
 from traces.models.families import inspect_model
 from traces.models.load import load
 from traces.reference import Folder, Windows
-from traces.reference.text import DOMAINS
+from traces.reference.tokens import DOMAINS
 
 LENGTH, BATCH = 256, 8
 

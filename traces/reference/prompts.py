@@ -21,8 +21,7 @@ from traces.kit.vocabulary import MOST
 from traces.kit.whole import write_whole
 from traces.kit.words import Between
 from traces.reference import Folder
-from traces.reference.text import DOMAINS, Domain
-from traces.reference.tokens import documents
+from traces.reference.tokens import DOMAINS, Domain, documents
 
 LICENCES = {
     "mathematics": "CC0-1.0",

@@ -28,8 +28,7 @@ from traces.kit.vocabulary import MOST
 from traces.kit.whole import whole
 from traces.kit.words import Between
 from traces.reference import Folder
-from traces.reference.text import DOMAINS
-from traces.reference.tokens import VOCABULARY
+from traces.reference.tokens import DOMAINS, VOCABULARY
 
 BALANCE_WEIGHT = 0.01
 SAVE_EVERY_S = 240.0
@@ -167,14 +166,6 @@ def losses(model: Any, batch: Tensor) -> tuple[Tensor, Tensor]:
     return text, balance_loss(out.router_logits, model.config.num_experts_per_tok)
 
 
-def optimizer_of(model: nn.Module, options: Options) -> torch.optim.AdamW:
-    """AdamW; norms are not decayed."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": options.decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.95), fused=True)
-
-
 @dataclass
 class Run:
     """What a checkpoint holds beside the weights: enough to go on, and the run's history."""
@@ -222,7 +213,9 @@ def train(options: Options) -> None:
     model = build(options.seed)
     nn.Module.to(model, options.device)
     model.set_experts_implementation(GROUPED if cuda else SORTED)
-    optimizer = optimizer_of(model, options)
+    matrices = {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": options.decay}
+    vectors = {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}  # norms
+    optimizer = torch.optim.AdamW([matrices, vectors], lr=options.rate, betas=(0.9, 0.95), fused=True)
     run = resume(checkpoint, model, optimizer, options)
 
     started_s = time.monotonic() - run.elapsed_s

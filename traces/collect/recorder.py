@@ -1,12 +1,10 @@
 """Record what a model's routers decide, pass by pass, without changing what it computes."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -61,7 +59,7 @@ class Recorder:
         """Per layer the ids and weights [n, K] that experts compute with, in the place of what their router chose."""
 
     @contextmanager
-    def attached(self) -> Iterator[Recorder]:
+    def attached(self) -> Iterator[Self]:
         """Within this block every pass of the model is recorded; it is left as it was found.
 
         What is wrong with a family that is listed is a RecordingError; with another one, a UserError.

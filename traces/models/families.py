@@ -94,7 +94,7 @@ class MoeModel:
         return {name: int(size) for name, size in sizes.items() if isinstance(size, int) and size}
 
     def read_router(self, index: int, output: Any, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits [n, E], weights [n, K] and ids [n, K] of what a layer's router returned for n tokens; E: `n_choices`."""
+        """Logits [n, E], weights and ids [n, K] of what a layer's router returned for n tokens; E: `n_choices`."""
         try:
             logits, weights, ids = (x.detach() for x in self.layers[index].read(output))
         except (ValueError, TypeError, AttributeError):

@@ -1,12 +1,10 @@
 """How a router is asked, and how its answer is read: families differ in both."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from inspect import signature
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -32,7 +30,7 @@ class Asked:
     tokens: Tensor | None
 
     @classmethod
-    def of(cls, index: int, router: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Asked:
+    def of(cls, index: int, router: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Self:
         """RecordingError where it is given what says nothing of its choice by other hidden states."""
         names = takes(router)
         given = dict(zip(names, args, strict=False)) | dict(kwargs)

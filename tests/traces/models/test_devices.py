@@ -72,7 +72,7 @@ def test_where_a_model_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert [choose("auto", 10), choose("cpu", 10**18), choose("auto", 10**18)] == ["cpu", "cpu", "spread"]
     with pytest.raises(UserError, match="max_memory= goes with device=spread, not device=cpu"):
-        choose("cpu", size, limited=True)
+        choose("cpu", 0, limited=True)
 
 
 @pytest.mark.parametrize(

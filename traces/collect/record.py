@@ -132,8 +132,7 @@ def collect(loaded: Loaded, prompts: PromptFile, out: Path, decoding: Decoding, 
         writer.check(**about)
         if writer.requests:
             print(f"going on after {writer.requests} requests, {writer.tokens} tokens", file=sys.stderr)
-        rows = most - writer.tokens
-        check_disk(out, moe, shapes, rows)
+        check_disk(out, moe, shapes, most - writer.tokens)
         last = _record(recorder, writer, loaded, prompts, decoding, most)
         writer.close(**about)
     print(f"wrote {out}", file=sys.stderr)
@@ -147,7 +146,7 @@ def _record(
 ) -> list[Job]:
     """Record what is missing, batch by batch; returns the last batch."""
     end: Collection[int] = () if decoding.decoding == "teacher_forced" else end_tokens(loaded)
-    progress = Progress(len(prompts), most, writer.requests, writer.tokens)
+    progress = Progress(writer, len(prompts), most)
     saved_s = time.monotonic()
     last: list[Job] = []
     with showing(progress.state, TOLD_EVERY_S), recorder.attached(), torch.inference_mode():
@@ -160,39 +159,33 @@ def _record(
             if time.monotonic() - saved_s >= CHECKPOINT_S:
                 writer.checkpoint()
                 saved_s = time.monotonic()
-            progress.add(len(jobs), writer.tokens - rows, sum(job.most_rows for job in jobs))
+            progress.most_rows -= sum(job.most_rows for job in jobs) - (writer.tokens - rows)
             last = jobs
     print(progress.state()[1], file=sys.stderr)
     return last
 
 
 class Progress:
-    """Told of every group that is done.
+    """How far a recording is; what an earlier run recorded counts as done, but not in the rate.
 
-    `most_rows`: what all requests record at most; the time left is what that would take, so it shrinks in jumps
-    where answers end early. Requests and rows that an earlier run recorded count as done, but not in the rate.
+    `most_rows`: what all requests record at most. The time left is what that would take: it shrinks in jumps, as
+    `most_rows` does where answers end early.
     """
 
-    def __init__(self, requests: int, most_rows: int, done_requests: int, done_rows: int) -> None:
-        self._requests, self._most = requests, most_rows
-        self._done, self._rows, self._before = done_requests, done_rows, done_rows
-        self._began_s = time.monotonic()
-
-    def add(self, requests: int, rows: int, most_rows: int) -> None:
-        """`requests` more are done: they recorded `rows`, of `most_rows` that were thought possible."""
-        self._done += requests
-        self._rows += rows
-        self._most -= most_rows - rows
+    def __init__(self, writer: TraceWriter, requests: int, most_rows: int) -> None:
+        self.most_rows, self._requests = most_rows, requests
+        self._writer, self._before, self._began_s = writer, writer.tokens, time.monotonic()
 
     def state(self) -> tuple[float, str]:
         """The share of the rows, and a line, as traces.kit.progress.showing has them."""
-        seconds, here = time.monotonic() - self._began_s, self._rows - self._before
-        line = f"recorded {self._done}/{self._requests} requests, {self._rows} tokens"
+        done, rows = self._writer.requests, self._writer.tokens
+        seconds, here = time.monotonic() - self._began_s, rows - self._before
+        line = f"recorded {done}/{self._requests} requests, {rows} tokens"
         if here:
             line += f", {here / max(seconds, 1e-9):.0f} tokens/s"
-        if here and self._done < self._requests:
-            line += f", at most {left(here, self._most - self._before, seconds)} left"
-        return self._rows / max(1, self._most), line
+        if here and done < self._requests:
+            line += f", at most {left(here, self.most_rows - self._before, seconds)} left"
+        return rows / max(1, self.most_rows), line
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import torch
 
 from traces.kit.errors import UserError
 
-ALLOWED = "auto, cpu, cuda, cuda:N, spread"
 SPREAD = "spread"
 ROOM = 0.9
 """Share of a device's memory that weights may take: the rest is for activations and the KV cache."""
@@ -71,7 +70,7 @@ def choose(device: str, size: int, limited: bool = False) -> str:
         if not find_spec("accelerate"):
             raise UserError("device=spread needs accelerate: pip install 'moe-offload-workbench[hf]'")
         return SPREAD
-    return str(device_of(device, ALLOWED))
+    return str(device_of(device, "auto, cpu, cuda, cuda:N, spread"))
 
 
 def memory() -> dict[str, int]:

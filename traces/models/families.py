@@ -16,6 +16,7 @@ ROUTER_NAMES = ("gate", "router")
 INTERFACE, MODULE, INPUTS = "interface", "module", "inputs"
 """How experts are handed their work: through the library's ALL_EXPERTS_FUNCTIONS; by a call of their module, with the
 hidden states, ids and weights; or by such a call with all tokens for each expert, times its weight, most of them 0."""
+HANDED = ("hidden_states", "top_k_index", "top_k_weights")
 
 REFUSED = {
     "doge": "its experts are rows of an embedding, and which ones a token has depends on the other tokens of its pass",
@@ -155,7 +156,7 @@ def _way(family: str, module: nn.Module) -> str | None:
     """How `module` is handed its work, if it is experts."""
     if is_experts(module):
         return INTERFACE
-    if {"hidden_states", "top_k_index", "top_k_weights"} <= {*takes(module)}:
+    if {*HANDED} <= {*takes(module)}:
         return MODULE
     return INPUTS if family == "llama4" and type(module).__name__.endswith("Experts") else None
 

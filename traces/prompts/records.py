@@ -63,23 +63,22 @@ def parse_record(where: str, content: Any, stem: str, turn: str) -> Prompt | Non
     if not isinstance(content, dict):
         raise UserError(f'{where}: not an object with a "prompt" or a chat, but {shown(content)}')
     content = {key: value for key, value in content.items() if value is not None}
-    text: str | None = None
-    messages: tuple[Message, ...] | None = None
-    answer: str | None = None
+    labelled = {"source": stem, **content}
     chats = [key for key in CHATS if key in content]
     if len(chats) > 1:
         raise UserError(f"{where}: {one_of(chats)} in one record; allowed: one of {one_of(CHATS)}")
-    if chats:
-        turns, place = content[chats[0]], f"{where}, {chats[0]}"
-        if not isinstance(turns, list):
-            raise UserError(f"{place}: {shown(turns)} is no list; allowed: a list of turns")
-        messages, answer = _cut([_turn(said, f"{place}, turn {i}") for i, said in enumerate(turns, start=1)], turn)
-    else:
-        text = _prompt(content, where)
-    labels = _labels({"source": stem, **content}, where)
-    if messages is not None and not any(said["role"] == "user" and said["content"].strip() for said in messages):
-        return None
-    return Prompt(0, where, text, messages, answer, **labels)
+    if not chats:
+        return Prompt(0, where, _prompt(content, where), None, None, **_labels(labelled, where))
+    turns, place = content[chats[0]], f"{where}, {chats[0]}"
+    if not isinstance(turns, list):
+        raise UserError(f"{place}: {shown(turns)} is no list; allowed: a list of turns")
+    said = [_turn(one, f"{place}, turn {number}") for number, one in enumerate(turns, start=1)]
+    answers = [index for index, one in enumerate(said) if one["role"] == "assistant"]
+    end = answers[0 if turn == "first" else -1] if answers else len(said)
+    answer = said[end]["content"] if answers else None
+    prompt = Prompt(0, where, None, tuple(said[:end]), answer, **_labels(labelled, where))
+    asked = any(one["role"] == "user" and one["content"].strip() for one in said[:end])
+    return prompt if asked else None
 
 
 def _prompt(content: dict[str, Any], where: str) -> str:
@@ -143,11 +142,3 @@ def _text(value: Any, where: str) -> str:
         fault = f"has half a surrogate pair at character {error.start}"
         raise UserError(f"{where} {fault}; allowed: Unicode text") from None
     return value
-
-
-def _cut(messages: list[Message], turn: str) -> tuple[tuple[Message, ...], str | None]:
-    answers = [index for index, said in enumerate(messages) if said["role"] == "assistant"]
-    if not answers:
-        return tuple(messages), None
-    at = answers[0] if turn == "first" else answers[-1]
-    return tuple(messages[:at]), messages[at]["content"]

@@ -131,24 +131,21 @@ ALL_EXPERTS_FUNCTIONS.register(SORTED, sorted_experts)
 ALL_EXPERTS_FUNCTIONS.register(GROUPED, grouped_experts)
 
 
-class Batches:
-    """Windows of `length` + 1 tokens; domains are drawn with probability ~ sqrt(tokens)."""
+def training_tokens(folder: Path) -> list[np.ndarray]:
+    """The token array of each domain, mapped."""
+    files = [folder / "tokens" / f"{domain.name}.train.npy" for domain in DOMAINS]
+    if missing := [file for file in files if not file.exists()]:
+        raise UserError(f"{missing[0]} is missing: run python -m traces.reference.tokens first")
+    return [np.load(file, mmap_mode="r") for file in files]
 
-    def __init__(self, folder: Path) -> None:
-        files = [folder / "tokens" / f"{domain.name}.train.npy" for domain in DOMAINS]
-        if missing := [file for file in files if not file.exists()]:
-            raise UserError(f"{missing[0]} is missing: run python -m traces.reference.tokens first")
-        self.arrays = [np.load(file, mmap_mode="r") for file in files]
-        sizes = np.sqrt([len(array) for array in self.arrays])
-        self.shares = sizes / sizes.sum()
 
-    def draw(self, seed: int, step: int, batch: int, length: int) -> Tensor:
-        """The batch of `step`, int64 [batch, length + 1]: a function of the seed."""
-        rng = np.random.default_rng([seed, step])
-        domains = rng.choice(len(self.arrays), size=batch, p=self.shares)
-        starts = [rng.integers(len(self.arrays[domain]) - length) for domain in domains]
-        rows = [self.arrays[domain][at : at + length + 1] for domain, at in zip(domains, starts, strict=True)]
-        return torch.from_numpy(np.stack(rows).astype(np.int64))
+def draw(tokens: list[np.ndarray], step: int, options: Options) -> Tensor:
+    """The batch of `step`, int64 [batch, length + 1], by the seed; domains with probability ~ sqrt(tokens)."""
+    rng, sizes = np.random.default_rng([options.seed, step]), np.sqrt([len(array) for array in tokens])
+    domains = rng.choice(len(tokens), size=options.batch, p=sizes / sizes.sum())
+    starts = [rng.integers(len(tokens[domain]) - options.length) for domain in domains]
+    rows = [tokens[domain][at : at + options.length + 1] for domain, at in zip(domains, starts, strict=True)]
+    return torch.from_numpy(np.stack(rows).astype(np.int64))
 
 
 def rate_at(progress: float, step: int, options: Options) -> float:
@@ -208,7 +205,7 @@ def train(options: Options) -> None:
     """Train until `tokens` tokens are seen or `minutes` have passed, whichever is first."""
     checkpoint = options.folder / "run" / "checkpoint.pt"
     checkpoint.parent.mkdir(exist_ok=True)
-    batches = Batches(options.folder)
+    texts = training_tokens(options.folder)
     cuda = options.device.startswith("cuda")
     model = build(options.seed)
     nn.Module.to(model, options.device)
@@ -223,7 +220,7 @@ def train(options: Options) -> None:
     while (progress := progress_of(run, options)) < 1.0:
         for group in optimizer.param_groups:
             group["lr"] = rate_at(progress, run.step, options)
-        batch = batches.draw(options.seed, run.step, options.batch, options.length)
+        batch = draw(texts, run.step, options)
         with torch.autocast(options.device.split(":")[0], torch.bfloat16, enabled=cuda):
             text, balance = losses(model, batch.to(options.device))
         torch.autograd.backward(text + BALANCE_WEIGHT * balance)

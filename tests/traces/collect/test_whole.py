@@ -6,6 +6,7 @@ import shutil
 import tracemalloc
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -174,17 +175,16 @@ def test_a_model_spread_over_memory_and_disk_routes_as_one_in_memory(saved: Path
 def test_progress_tells_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    progress = Progress(requests=10, most_rows=1000, done_requests=2, done_rows=150)
+    writer: Any = SimpleNamespace(requests=2, tokens=150)
+    progress = Progress(writer, requests=10, most_rows=1000)
     now[0] += 1
     assert progress.state() == (0.15, "recorded 2/10 requests, 150 tokens")
-    progress.add(1, 80, 100)
     now[0] += 9
-    progress.add(1, 120, 150)
-    # 200 tokens in 10 s; 1000 - 20 - 30 - 350 may be left
-    line = "recorded 4/10 requests, 350 tokens, 20 tokens/s, at most 0:30 left"
-    assert progress.state() == (350 / 950, line)
+    writer.requests, writer.tokens, progress.most_rows = 4, 350, 950
+    # 200 tokens in 10 s; 950 - 350 may be left
+    assert progress.state() == (350 / 950, "recorded 4/10 requests, 350 tokens, 20 tokens/s, at most 0:30 left")
     now[0] += 30
-    progress.add(6, 300, 400)
+    writer.requests, writer.tokens = 10, 650
     assert progress.state()[1] == "recorded 10/10 requests, 650 tokens, 12 tokens/s"
 
 

@@ -63,12 +63,6 @@ def test_prompt_and_answer_are_the_whole_conversation(contents: list[str], answe
 TOKENIZER = bytewise()
 
 
-def test_an_answer_ends_as_the_template_ends_it() -> None:
-    ids, answer = encode(TOKENIZER, chat("Ja."), "auto")
-    assert TOKENIZER.decode(ids) == RENDERED
-    assert TOKENIZER.decode(answer) == "Ja.<e>\n"
-
-
 @pytest.mark.parametrize("prompt", [chat("Ja."), chat(), plain("Hä?")])
 @pytest.mark.parametrize("mode", ["auto", "on", "off"])
 def test_a_text_begins_once(prompt: Prompt, mode: str) -> None:

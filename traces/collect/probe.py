@@ -47,7 +47,8 @@ class _Run:
 
     @classmethod
     def of(cls, arrays: Arrays, logits: Tensor) -> Self:
-        return cls(*(arrays[name] for name in RAW), logits.float().cpu().numpy())
+        ids, weights, routers = (arrays[name] for name in RAW)
+        return cls(ids, weights, routers, logits.float().cpu().numpy())
 
 
 def check_cache(moe: MoeModel, prompts: Sequence[Sequence[int]]) -> None:
@@ -159,7 +160,8 @@ def _alike(one: Array, other: Array, dtype: torch.dtype) -> Array:
 
 
 def _distance(one: Array, other: Array) -> Array:
-    return _size(one - other) / np.maximum(other.std(axis=-1, dtype=np.float64), 1e-30)
+    distance: Array = _size(one - other) / np.maximum(other.std(axis=-1, dtype=np.float64), 1e-30)
+    return distance
 
 
 def _size(values: Array) -> Array:

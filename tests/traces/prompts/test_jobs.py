@@ -1,6 +1,5 @@
 """From prompts to token ids: what is prefilled and the recorded answer make up the whole conversation."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from tests.commands import collect as main
 from traces import UserError
-from traces.prompts.encode import encode
+from traces.prompts.jobs import encode
 from traces.prompts.records import Prompt
 
 TURNS = (
@@ -63,12 +61,6 @@ def test_prompt_and_answer_are_the_whole_conversation(contents: list[str], answe
 
 
 TOKENIZER = bytewise()
-
-
-def test_an_answer_ends_as_the_template_ends_it() -> None:
-    ids, answer = encode(TOKENIZER, chat("Ja."), "auto")
-    assert TOKENIZER.decode(ids) == RENDERED
-    assert TOKENIZER.decode(answer) == "Ja.<e>\n"
 
 
 @pytest.mark.parametrize("prompt", [chat("Ja."), chat(), plain("Hä?")])
@@ -128,12 +120,3 @@ def test_a_template_that_is_not_there_is_not_used() -> None:
     for prompt in (chat(), plain("x")):
         with pytest.raises(UserError, match="the tokenizer has no chat template; allowed: auto, off"):
             encode(bytewise(None), prompt, "on")
-    with pytest.raises(UserError, match=r"chat_template=yes: allowed: auto, on, off"):
-        encode(TOKENIZER, plain("x"), "yes")
-
-
-def test_the_collector_says_what_it_skips(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prompts = tmp_path / "p.jsonl"
-    prompts.write_text('{"messages": []}\n{"conversation": [{"role": "user", "content": "Hm?"}]}\n')
-    main([f"model={saved}", f"prompts={prompts}", f"out={tmp_path / 't'}", "max_new_tokens=2"])
-    assert "skipped 1 chats" in capsys.readouterr().err

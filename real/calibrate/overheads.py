@@ -20,9 +20,8 @@ from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
 from real.words import one_run
 from sim.core.accounts import LOOKUPS
-from sim.experiment.cell import Cell, make_cell
+from sim.experiment.cell import Cell, make_cell, make_policy, passes_of
 from sim.experiment.config import RunConfig
-from sim.experiment.make import make_policy, passes_of
 from sim.experiment.run import simulate
 from sim.prices import HardwareProfile
 from sim.results.document import Outcome

@@ -15,8 +15,7 @@ from real.validation.verdict import agrees
 from real.validation.writing import document_of, provenance
 from real.words import read_profile
 from sim.core.state import CoreError
-from sim.experiment.cell import make_cell
-from sim.experiment.inputs import Inputs
+from sim.experiment.cell import Inputs, make_cell
 from sim.prices import HardwareProfile
 from traces.kit.errors import UserError, one_of
 from traces.kit.telling import in_short, say

@@ -8,9 +8,8 @@ from typing import Any
 
 from real.calibrate import overheads
 from real.calibrate.overheads import Sample
-from sim.experiment.cell import Cell, make_cell
+from sim.experiment.cell import Cell, make_cell, make_policy
 from sim.experiment.config import RunConfig
-from sim.experiment.make import make_policy
 from sim.experiment.run import simulate
 from sim.results.document import latencies
 from traces.calibrate.tables import pooled

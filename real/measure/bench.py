@@ -17,10 +17,8 @@ from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
 from real.validation.ran import runtime_digest
 from real.words import one_run, read_profile
-from sim.experiment.cell import Cell, make_cell
+from sim.experiment.cell import Cell, Inputs, make_cell, make_policy
 from sim.experiment.config import RunConfig
-from sim.experiment.inputs import Inputs
-from sim.experiment.make import make_policy
 from sim.prices import shipped
 from traces.calibrate.machine import describe, now
 from traces.kit.errors import UserError

@@ -17,8 +17,7 @@ from real.runtime.engine import Engine
 from real.runtime.library import resident
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced, run_taught
-from sim.experiment.cell import Cell
-from sim.experiment.make import make_policy, passes_of
+from sim.experiment.cell import Cell, make_policy, passes_of
 from sim.results.document import latencies
 from sim.workload.passes import Pass
 from traces.kit.errors import UserError

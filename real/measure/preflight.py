@@ -16,7 +16,7 @@ from real.runtime.pinned import PageLocks
 from real.runtime.recorded import run_forced
 from real.runtime.selfcheck import CHECKS, ONLY_CUDA
 from sim.core.replay import replay
-from sim.experiment.make import make_core, make_policy
+from sim.experiment.cell import make_core, make_policy
 from traces.calibrate.timing import Clock, measure
 from traces.kit.errors import UserError
 from traces.kit.telling import in_short, say

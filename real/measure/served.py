@@ -11,9 +11,8 @@ from real.measure.clock import OutOfTimeError
 from real.runtime.recorded import run_forced
 from real.validation.own_time import own_time
 from real.validation.ran import Ran, load, load_all, save
-from sim.experiment.cell import make_cell
+from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.config import RunConfig
-from sim.experiment.make import make_policy
 from traces.kit.errors import UserError
 from traces.kit.telling import say
 

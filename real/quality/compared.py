@@ -19,11 +19,9 @@ from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_taught
 from real.validation.ran import runtime_digest
 from real.words import model_dtype
-from sim.experiment.cell import Cell, make_cell
+from sim.experiment.cell import Cell, make_cell, make_core, make_policy
 from sim.experiment.config import RunConfig
-from sim.experiment.digest import code_digest
-from sim.experiment.make import make_core, make_policy
-from sim.experiment.provenance import identify
+from sim.experiment.provenance import code_digest, identify
 from sim.results.document import SCHEMA
 from sim.results.quality import quality
 from traces.collect.record import Wanted, collect

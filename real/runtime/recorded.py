@@ -13,8 +13,7 @@ from real.runtime.events import Feed
 from real.runtime.live import Live
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import DeviceRun, Runner, check_shape, device_machine, running
-from sim.experiment.cell import Cell
-from sim.experiment.make import make_signals, passes_of
+from sim.experiment.cell import Cell, make_signals, passes_of
 from sim.workload.passes import Pass
 from traces import Trace
 from traces.kit.errors import UserError

@@ -3,10 +3,8 @@
 from typing import Any
 
 from real.validation.ran import Ran, Runs
-from sim.experiment.cell import make_cell
+from sim.experiment.cell import Inputs, make_cell, make_core, make_policy
 from sim.experiment.config import RunConfig
-from sim.experiment.inputs import Inputs
-from sim.experiment.make import make_core, make_policy
 from sim.experiment.policy_time import BASELINE, Logged, measure_policy_time
 
 

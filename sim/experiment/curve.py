@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.core.accounts import PHASES
-from sim.experiment.cell import Cell, make_cell
+from sim.experiment.cell import Cell, make_cell, make_policy, passes_of
 from sim.experiment.compose import read_config
-from sim.experiment.make import make_policy, passes_of
 from sim.experiment.words import ROOTS
 from sim.results.wording import room_line
 from sim.workload.passes import Pass

@@ -20,12 +20,11 @@ from typing import Any, Literal
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sim.experiment.compose import to_dict
+from sim.experiment.cell import Inputs
+from sim.experiment.compose import cells, to_dict
 from sim.experiment.config import RunConfig
-from sim.experiment.inputs import Inputs
 from sim.experiment.overrides import value_word
 from sim.experiment.run import run_config
-from sim.experiment.sweep.axes import cells
 from traces.kit.errors import UserError
 from traces.kit.unexpected import in_one_line
 from traces.kit.whole import write_whole

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.experiment.cell import make_cell
-from sim.experiment.make import make_policy
+from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.run import simulate
 from tests.sim.small_trace import SIZE, Plan, config, write
 

@@ -18,10 +18,9 @@ import yaml
 from policies.api import LayerEvent, Setup
 from policies.on_demand import OnDemand
 from sim.experiment.again import Again
-from sim.experiment.cell import make_cell
+from sim.experiment.cell import make_cell, make_core, make_machine, passes_of
 from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
-from sim.experiment.make import make_core, make_machine, passes_of
 from sim.experiment.policy_time import Logged, measure_policy_time
 from sim.experiment.run import Result, run, run_config
 from sim.prices.changed import changed

@@ -10,8 +10,7 @@ import pytest
 from policies import registry
 from policies.api import LayerEvent, Predictor, Setup
 from policies.lru import LRU
-from sim.experiment.cell import Cell, Predicted, make_cell
-from sim.experiment.make import make_core, make_machine, make_policy, passes_of
+from sim.experiment.cell import Cell, Predicted, make_cell, make_core, make_machine, make_policy, passes_of
 from sim.experiment.provenance import Identity, fitted, identify
 from sim.workload.signals import TraceSignals
 from tests.sim.small_trace import MACHINE, Plan, config, one_layer, write

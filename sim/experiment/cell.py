@@ -103,11 +103,6 @@ class Cell:
         """Bytes of all experts of all layers."""
         return self.setup.n_experts * sum(self.setup.expert_bytes)
 
-    @property
-    def limit(self) -> int | None:
-        """The configured limit, where it leaves a request out."""
-        return self.config.limit if self.selection.left_out else None
-
 
 def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
     """Open and check everything that a configuration names. UserError for the first thing that does not fit.

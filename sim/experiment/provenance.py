@@ -56,14 +56,12 @@ def identify(cell: Cell, predictors: Collection[str]) -> Identity:
         "policy": policy,
         "model": figures(asdict(cell.model)),
         "dtype": cell.costs.dtype,
-        "hardware": charging(
-            json.loads(json.dumps(figures(asdict(cell.hardware)), default=str))
-        ),  # fractions as exact text
+        "hardware": charging(machine),
         "workload": dict(cell.config.workload),
         "predictors": {name: cell.predicted[name].sha256 for name in declared},
         "budget_bytes": cell.setup.budget,
         **{key: getattr(cell.config, key) for key in RUN_KEYS},
-        "limit": cell.limit,
+        "limit": cell.config.limit if cell.selection.left_out else None,
     }
     return Identity(resolved, code_digest(policy["name"]))
 
@@ -156,8 +154,8 @@ def measured_requests(cell: Cell) -> str:
     words = ["the test split" if cell.selection.train else "all"]
     if cell.config.measure == "validation":
         words = ["a part of the train split, not learned from"]
-    if cell.limit is not None:
-        words.append(f"of these the first {cell.limit}")
+    if cell.selection.left_out:
+        words.append(f"of these the first {cell.config.limit}")
     if cell.config.warmup:
         words.append(f"after {cell.config.warmup} to warm up")
     return ", ".join(words)

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from real.calibrate.drawn import UNIFORM, write_uniform
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
 from real.words import one_run
@@ -25,9 +24,11 @@ from sim.experiment.config import RunConfig
 from sim.experiment.run import simulate
 from sim.prices import HardwareProfile
 from sim.results.document import Outcome
+from traces import DECODE, PREFILL, Prompts, Recorder, Request, TraceWriter
 from traces.calibrate.machine import now
 from traces.kit.telling import say
 
+UNIFORM = "synthetic routing, uniform over the experts of each layer"
 PREFILLS = (16, 64, 256)
 LONGEST_COPY_OVERHEAD_NS = 10**9
 METHOD = (
@@ -180,6 +181,37 @@ def smallest(rising: Callable[[int], int], wanted: int, most: int) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if rising(middle) >= wanted else (middle, high)
     return high
+
+
+def write_uniform(path: Path, model: Offloaded, name: str, plans: Sequence[tuple[int, int]], seed: int) -> Path:
+    """As :func:`draw`, in the shape of a model that is at hand."""
+    moe = model.moe
+    about = {"shapes": model.shapes, "dtype": str(model.model.dtype).removeprefix("torch.")}
+    sizes = len(moe.layers), moe.n_experts, moe.top_k
+    return draw(path, sizes, name, plans, seed, expert_bytes=[model.store.layout.nbytes] * sizes[0], **about)
+
+
+def draw(
+    path: Path, sizes: tuple[int, int, int], name: str, plans: Sequence[tuple[int, int]], seed: int, **about: Any
+) -> Path:
+    """Requests of (prompt tokens, decode steps), each row's K of E experts in each of L layers without replacement.
+
+    ``sizes``: L, E, K. ``about``: what else is known of the model, as traces.format.manifest.About.
+    """
+    generator, (L, E, K) = np.random.default_rng(seed), sizes
+    with TraceWriter(path, n_layers=L, n_experts=E, top_k=K) as out:
+        for number, (prompt, decode) in enumerate(plans):
+            steps = [(PREFILL, prompt, 0), *((DECODE, 1, prompt + i) for i in range(decode))]
+            ids = generator.random((prompt + decode, L, E)).argsort(axis=-1)[..., :K]
+            out.add_request(Request(number, prompt, decode + 1, None, None, "drawn"), steps=steps, expert_ids=ids)
+        return out.close(
+            name=name,
+            recorder=Recorder("real calibrate", "1", None),
+            decoding={"mode": "unknown", "seed": seed},
+            recording="synthetic",
+            prompts=Prompts("drawn", "none"),
+            **about,
+        )
 
 
 def without(hardware: Mapping[str, Any]) -> dict[str, Any]:

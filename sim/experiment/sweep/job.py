@@ -72,19 +72,18 @@ class Job:
         for number, cell in enumerate(plain):
             began = time.monotonic()
             own = _words(words, {key: cell[key] for key in lists})
+            tpot = None
             try:
                 result = run_config(RunConfig.from_dict(cell), self.out, inputs=inputs)
             except UserError as error:
                 told = Told(job, number, "failed", own, error=str(error))
-                latencies.append(None)
             except Exception as error:  # a policy's own mistake, say: the others go on
                 traceback.print_exc(file=sys.stderr)
                 told = Told(job, number, "failed", own, error=in_one_line(error))
-                latencies.append(None)
             else:
                 told = Told(job, number, "read" if result.cached else "run", own, folder=result.folder.name)
-                latency = result.document["latency_ms"]["tpot"]
-                latencies.append(latency and float(latency["mean"]))
+                tpot = result.document["latency_ms"]["tpot"]
+            latencies.append(tpot and float(tpot["mean"]))
             self._tell(replace(told, seconds=time.monotonic() - began))
         known = [latency for latency in latencies if latency is not None]
         return math.fsum(known) / len(known) if len(known) == len(latencies) else None
@@ -128,10 +127,10 @@ def _end_with(parent: int) -> None:
 def _words(words: list[str], listed: Mapping[str, Any]) -> list[str]:
     """The job's words, with the cell's own values in the place of lists."""
     rest = [word for word in words if word.partition("=")[0].lstrip("+") not in listed]
-    return [*rest, *(f"{key}={_value(value)}" for key, value in listed.items())]
+    return [*rest, *(_word(key, value) for key, value in listed.items())]
 
 
-def _value(value: object) -> str:
+def _word(key: str, value: object) -> str:
     if isinstance(value, str):
-        return value_word("", value).removeprefix("=") if value else "''"
-    return "null" if value is None else str(value)
+        return value_word(key, value) if value else f"{key}=''"
+    return f"{key}={'null' if value is None else value}"

@@ -150,12 +150,14 @@ def _unread(error: Exception) -> str:
     return f"the log cannot be replayed ({in_short(error, kind=True)}): it is damaged, or another version's"
 
 
-def samples(found: Mapping[str, Any], traces: Path, hardware: Mapping[str, Any]) -> list[overheads.Sample]:
-    """The runs of the step overheads, priced by ``hardware`` without overheads: what is measured of the device may
-    have been less when they were made. Their traces lie in ``traces``. UserError if damaged."""
-    priced = {"hardware": overheads.without(hardware)}
+def fitted(hardware: Mapping[str, Any], found: Mapping[str, Any], traces: Path, name: str) -> dict[str, Any]:
+    """The profile with the overheads that the runs of that step show. UserError if these are damaged.
+
+    They are priced by ``hardware`` without overheads: what is measured of the device may have been less when they were
+    made. Their traces lie in ``traces``.
+    """
+    priced, runs = {"hardware": overheads.put_in(hardware, 0, 0, 0)}, []
     try:
-        runs = []
         for row in found["samples"]:
             config = dict(row["config"])
             given = {key: value for key, value in row.items() if key != "config"}
@@ -165,12 +167,6 @@ def samples(found: Mapping[str, Any], traces: Path, hardware: Mapping[str, Any])
         raise UserError(
             f"overheads.json: not of python -m real measure ({error}); remove it, and measure it again"
         ) from None
-    return runs
-
-
-def fitted(hardware: Mapping[str, Any], found: Mapping[str, Any], traces: Path, name: str) -> dict[str, Any]:
-    """The profile with the overheads that the runs show."""
-    runs = samples(found, traces, hardware)
     return overheads.with_overheads(hardware, overheads.fit(runs), name, found["model"], found["seed"], found["date"])
 
 

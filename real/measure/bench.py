@@ -19,7 +19,7 @@ from real.words import one_run, read_profile
 from sim.experiment.cell import Cell, Inputs, make_cell, make_policy
 from sim.experiment.config import RunConfig
 from sim.prices import shipped
-from traces.calibrate.machine import describe, now
+from traces.calibrate.machine import describe
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
 from traces.kit.telling import say
@@ -73,16 +73,13 @@ class Size:
 
 
 PROFILED = ("lru", "gate_ahead", "promoe", "fmoe")
-GRID = (("on_demand", "25%"), *((policy, budget) for budget in ("25%", "50%", "75%") for policy in PROFILED))
-LINK_GRID = (("on_demand", "25%"), ("lru", "25%"), ("lru", "75%"))
-AGAIN = (("on_demand", "25%"), ("lru", "25%"), ("lru", "50%"), ("lru", "75%"))
 FULL = Size(
     Subject("olmoe_1b_7b", "random", "bfloat16", "sample", 4, 1),
     Subject("mixtral_8x7b", "random", "bfloat16", "link", None, 1, layers=4, drawn=((8, 4), (32, 24), (96, 24))),
     ("olmoe_1b_7b", "mixtral_8x7b"),
-    GRID,
-    LINK_GRID,
-    AGAIN,
+    grid=(("on_demand", "25%"), *((policy, budget) for budget in ("25%", "50%", "75%") for policy in PROFILED)),
+    link_grid=(("on_demand", "25%"), ("lru", "25%"), ("lru", "75%")),
+    again=(("on_demand", "25%"), ("lru", "25%"), ("lru", "50%"), ("lru", "75%")),
     largest=128,
     max_tokens=512,
     max_context=2048,
@@ -96,9 +93,9 @@ TINY = Size(
     Subject("reference", "auto", "float32", "sample", 1, 0),
     Subject("reference", "auto", "float32", "link", None, 1, drawn=((4, 2), (8, 4))),
     ("reference",),
-    GRID,
-    LINK_GRID,
-    AGAIN[:2],
+    FULL.grid,
+    FULL.link_grid,
+    FULL.again[:2],
     largest=1,
     max_tokens=16,
     max_context=128,
@@ -136,8 +133,6 @@ class Bench:
                 (self.folder / inner).mkdir(parents=True, exist_ok=True)
             self.record = Record(self.folder, about, list(steps))
 
-    # -- files --------------------------------------------------------------------------------------------------
-
     def write(self, name: str, content: Any) -> None:
         """A step's result as NAME.json."""
         write_whole(self.folder / f"{name}.json", dump_json(content))
@@ -151,11 +146,8 @@ class Bench:
         path = self.folder / "profile.yaml"
         return read_profile(path) if path.exists() else dict(shipped("hardware", FALLBACK))
 
-    # -- what is run --------------------------------------------------------------------------------------------
-
     def subject(self, which: str) -> Subject:
-        found: Subject = getattr(self.size, which)
-        return found
+        return self.size.link if which == LINK else self.size.main
 
     def model(self, which: str) -> Offloaded:
         """A subject's model, loaded once and warmed up; another is dropped where there is no room for both."""
@@ -171,9 +163,7 @@ class Bench:
 
     def _load(self, which: str) -> Offloaded:
         subject = self.subject(which)
-        profile = subject.profile()
-        name, layers = subject.model, subject.layers or profile.get("moe_layers")
-
+        name, layers = subject.model, subject.profile().get("moe_layers")
         where = Where(str(self.device), self.host_memory)
         try:
             return where.open(name, subject.dtype, subject.weights, layers)
@@ -211,21 +201,6 @@ class Bench:
         """The same, made real."""
         config = self.config(which, policy, budget, **more)
         return make_cell(replace(config, trace=self.trace(which)), self.inputs)
-
-    def reference(self) -> Cell:
-        """One request of the reference model on its own sample, under lru at 25 %."""
-        config = one_run("lru", "25%", shipped("model", "reference"), self.profile(), "sample", limit=1)
-        return make_cell(config, self.inputs)
-
-    def expert_bytes(self, which: str) -> int:
-        """Bytes of all experts of a subject's model."""
-        subject, profile = self.subject(which), self.subject(which).profile()
-        return int(profile["moe_layers"] * profile["experts"] * profile["expert_bytes"][subject.dtype])
-
-    def date(self) -> str:
-        """When the machine was measured; now, where it was not."""
-        found = self.read("copies")
-        return str(found["date"]) if found else now()
 
     def trace(self, which: str) -> str:
         """Where a subject's routing is: drawn on the spot where it is to be drawn."""

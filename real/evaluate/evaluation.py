@@ -100,11 +100,9 @@ class Evaluation:
                 hardware = self.hardware or dict(config.hardware)
                 priced = make_cell(replace(config, hardware=hardware), self.inputs)
                 row, _ = judge(cell, found, priced)
-            except UserError as error:
-                failed.append({"policy": policy, "budget": budget, "error": in_short(error)})
-                continue
-            except UNREAD as error:
-                failed.append({"policy": policy, "budget": budget, "error": _unread(error)})
+            except (UserError, *UNREAD) as error:
+                said = in_short(error) if isinstance(error, UserError) else _unread(error)
+                failed.append({"policy": policy, "budget": budget, "error": said})
                 continue
             rows.append(row | {"expected": expected(priced), "runs": len(found)})
             last = priced, found[0]
@@ -182,11 +180,8 @@ def expected(cell: Cell) -> float | None:
     tpot, waiting = _tpot(cell, hardware)
     if tpot is None:
         return None
-    apart = 0.0
-    for quartile in ("q1_ns", "q3_ns"):
-        moved, _ = _tpot(cell, shifted(hardware, quartile))
-        assert moved is not None
-        apart = max(apart, abs(moved - tpot) / tpot)
+    moved = [_tpot(cell, shifted(hardware, quartile))[0] for quartile in ("q1_ns", "q3_ns")]
+    apart = max(abs(it - tpot) / tpot for it in moved if it is not None)
     fit = (hardware.get("runtime") or {}).get("fit", {})
     residuals = [float(share) for name, share in fit.items() if name.startswith("decode")]
     return apart + (1 - waiting) * max(residuals, default=0.0)

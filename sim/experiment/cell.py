@@ -219,9 +219,9 @@ def make_signals(cell: Cell, policy: Policy) -> TraceSignals:
     return TraceSignals(cell.trace, policy.needs(), ids, policy.predictors())
 
 
-def make_core(cell: Cell, policy: Policy, *, setup: Setup | None = None, record: bool = False) -> Core:
+def make_core(cell: Cell, policy: Policy, *, record: bool = False) -> Core:
     """A fresh core for a policy of this cell, with the signals that the policy declares."""
-    core = Core(policy, setup or cell.setup, make_signals(cell, policy))
+    core = Core(policy, cell.setup, make_signals(cell, policy))
     return recorded(core) if record else core
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from policies.api import Policy, Setup
+from policies.api import Policy
 from policies.bounds.belady_bypass import belady_bypass_bytes
 from policies.bounds.future import Clairvoyant, Future
 from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_ns
@@ -65,7 +65,6 @@ def simulate(
     cell: Cell,
     policy: Policy,
     *,
-    setup: Setup | None = None,
     name: str = "",
     reference: bool = False,
     record: bool = False,
@@ -77,7 +76,7 @@ def simulate(
     ``reference``: as a reference row, which is charged no time of its own; ``record``: keep the log of facts;
     ``shown``: keep a timeline.
     """
-    core = make_core(cell, policy, setup=setup, record=record)
+    core = make_core(cell, policy, record=record)
     rows, steps_of = cell.trace.steps["rows"], cell.trace.steps_of
     total = sum(int(rows[steps_of(r)].sum()) for r in (*cell.selection.warmup, *cell.selection.measured))
     done = 0
@@ -152,8 +151,8 @@ def _bounds(cell: Cell, own: Identity, store: Store, progress: Progress | None) 
 def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | None) -> dict[str, Any]:
     measured = future_of(cell)
     (floor,) = floors(cell, [cell.setup.budget], measured)
-    ample = replace(cell.setup, budget=cell.total_expert_bytes)
-    infinite = simulate(cell, LRU(ample), setup=ample, name="infinite", reference=True, progress=progress)
+    ample = replace(cell, setup=replace(cell.setup, budget=cell.total_expert_bytes))
+    infinite = simulate(ample, LRU(ample.setup), name="infinite", reference=True, progress=progress)
     rows = {"infinite": reference_row(infinite)}
     whole = future_of(cell, warmup=True) if cell.selection.warmup else measured
     for name in ("belady_forced", "perfect_next_layer"):
@@ -161,7 +160,7 @@ def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | Non
         if not isinstance(policy, Clairvoyant):
             raise TypeError(f"{name} is not clairvoyant")
         policy.foresee(whole)
-        rows[name] = reference_row(simulate(cell, policy, name=name, reference=True, progress=progress))
+        rows[name] = reference_row(simulate(cell, policy, reference=True, progress=progress))
     content = {
         "schema": SCHEMA,
         "belady_bypass": {"bytes": floor.nbytes},

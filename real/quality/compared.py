@@ -48,12 +48,7 @@ def traced(config: RunConfig, loaded: Loaded, prompts: PromptFile | None, decodi
 
 
 def measure(
-    config: RunConfig,
-    name: str,
-    budgets: Sequence[str],
-    where: Where,
-    prompts: PromptFile | None,
-    decoding: Decoding,
+    config: RunConfig, name: str, budgets: Sequence[str], where: Where, prompts: PromptFile | None, decoding: Decoding
 ) -> Iterator[dict[str, Any]]:
     """The result documents, one for each budget (none: the configuration's), as they come. UserError for mistakes.
 
@@ -88,8 +83,7 @@ def _check_source(cell: Cell, loaded: Loaded) -> None:
 
 def full_outputs(cell: Cell, model: Offloaded) -> Kept:
     """The full model's outputs: all experts resident, or, where the device has no room for them, the cell's budget."""
-    budget = cell.total_expert_bytes
-    device = model.backend.device
+    budget, device = cell.total_expert_bytes, model.backend.device
     if device.type == "cuda" and budget > ROOM * free_memory(device):
         budget = cell.setup.budget
     whole = replace(cell, setup=replace(cell.setup, budget=budget))

@@ -124,18 +124,16 @@ def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:
 
 def fitted(cell: Cell, policy: Policy) -> dict[str, Any]:
     """What is known of the predictors that a policy reads, by name."""
-    found = {}
-    for name in sorted(policy.predictors() & cell.predicted.keys()):
-        known = cell.predicted[name]
-        read = known.predictor
-        found[name] = {"sha256": known.sha256, "stride": read.stride, "top_k": read.top_k} | dict(read.about)
-    return found
+    known = {name: cell.predicted[name] for name in sorted(policy.predictors() & cell.predicted.keys())}
+    return {
+        name: {"sha256": it.sha256, "stride": it.predictor.stride, "top_k": it.predictor.top_k, **it.predictor.about}
+        for name, it in known.items()
+    }
 
 
 def _noisy(cell: Cell) -> dict[str, Any]:
     """Of the measured tables that priced this run, those whose samples lay far apart."""
-    measured = cell.hardware.measured
-    found = measured.noisy() if measured is not None else {}
+    found = cell.hardware.measured.noisy() if cell.hardware.measured is not None else {}
     used = " ".join(cell.costs.sources.values())
     mine = {name: points for name, points in found.items() if f"{name} (" in used}
     return {"noisy": mine} if mine else {}

@@ -29,8 +29,6 @@ from traces.kit.errors import UserError
 from traces.kit.unexpected import in_one_line
 from traces.kit.whole import write_whole
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -103,12 +101,6 @@ def tally(folder: Path) -> tuple[int, int]:
     """How many cells the jobs have told of until now, and how many of these failed. By names: a sweep may be large."""
     names = [path.name for path in folder.glob("[0-9]*.json")]
     return len(names), sum(name.endswith(".failed.json") for name in names)
-
-
-def one_thread() -> None:
-    """Linear algebra on one thread, here (if numpy is not yet loaded) and in the processes that begin from here."""
-    for name in THREADS:
-        os.environ[name] = "1"
 
 
 @cache

@@ -19,7 +19,7 @@ import yaml
 from rich.console import Console
 
 from sim.experiment.overrides import shell_word, value_word
-from sim.experiment.sweep.job import Job, Told, heard, one_thread, tally
+from sim.experiment.sweep.job import Job, Told, heard, tally
 from sim.experiment.sweep.plan import Plan, make_plan
 from sim.results.columns import profile_label
 from sim.results.columns import row as frame_row
@@ -36,12 +36,12 @@ from traces.kit.progress import left, showing
 from traces.kit.units import counted, format_bytes
 from traces.kit.whole import scratch, writable
 
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+"""Linear algebra is on one thread, here (if numpy is not yet loaded) and in the processes that begin from here."""
 LINE_S = 10.0
 """How often progress is written where nobody looks at a terminal."""
-
 TUNED = "optimization_results.yaml"
 """What Hydra's Optuna sweeper leaves."""
-
 TOLD = {
     "test": "tuned on the measured requests, so judge it on another trace; measure=validation tunes on others",
     "validation": "tuned on the validation requests; the same parameters with measure=test tell what they are worth",
@@ -59,7 +59,6 @@ VARYING: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "seed": lambda r: str(r["config"]["seed"]),
 }
 """What has a column where it is not the same in all rows."""
-
 GOING = ("stall", "copied", "TTFT ms", "hits %")
 """Columns that a narrow console does without, the first one first."""
 
@@ -92,8 +91,7 @@ def multirun(words: Sequence[str], out: Path, form: str) -> int:
 
 def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
     """Let Hydra run the jobs. Returns what broke, if something other than a cell did."""
-
-    one_thread()
+    os.environ |= dict.fromkeys(THREADS, "1")
     saved_argv, saved_env = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["sim", "--multirun", *plan.words, value_word("hydra.sweep.dir", str(root / ".multirun"))]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, rather than print them and exit
@@ -188,8 +186,10 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
             *own_figures(row),
         ]
         lines.append(("magenta" if lossy else "", "", words))
-    for shared in (said for said in zip(*(_about(row) for row in rows), strict=True) if len(set(said)) == 1):
-        console.print(shared[0])
+    told = [titles(frame_row(row, "")) for row in rows]
+    for said in ({f"{it.work}," for it in told}, {it.where for it in told}):
+        if len(said) == 1:
+            console.print(*said)
     heads = ["policy", "budget", *varying, *(HEADS if bounded else HEADS[:-2])]
     going = [heads.index(name) for name in GOING]
     console.print(*fitted(heads, lines, console, going), sep="\n")
@@ -198,10 +198,5 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
         console.print(MULTIPLES, style="dim")
     if said := few(min((row["totals"]["requests"] for row in rows), default=VERY_FEW)):
         console.print(said, style="yellow")
-    if any(row["quality"] is not None for row in rows):
+    if any(style for style, *_ in lines):
         console.print("a lossy row is compared with lossy rows only, and has no bounds", style="magenta")
-
-
-def _about(row: Mapping[str, Any]) -> tuple[str, str]:
-    said = titles(frame_row(row, ""))
-    return f"{said.work},", said.where

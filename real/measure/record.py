@@ -95,8 +95,7 @@ def read(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path}: not a record of python -m real measure ({error})") from None
     match found:
-        case {"schema": 1, "about": dict(), "steps": dict(steps)} if all(
-            isinstance(it, dict) and it.keys() == asdict(State()).keys() for it in steps.values()
-        ):
-            return found
+        case {"schema": schema, "about": dict(), "steps": dict(steps)} if schema == SCHEMA:
+            if all(isinstance(it, dict) and it.keys() == asdict(State()).keys() for it in steps.values()):
+                return dict(found)
     raise UserError(f"{path}: not a record of schema {SCHEMA}; measure again into a new folder")

@@ -55,7 +55,7 @@ def run_taught(cell: Cell, model: Offloaded, policy: Policy, take: Callable[[Pas
     if (largest := int(tokens.max(initial=0))) >= vocabulary:
         raise UserError(f"{trace} has token {largest}; allowed: 0 to {vocabulary - 1}, the model's")
     live = Live(model.moe, policy.needs())
-    signals = live.signals(policy, {name: found.ids for name, found in cell.predicted.items()})
+    signals = live.signals(policy, {name: np.asarray(found.expert_ids) for name, found in cell.predicted.items()})
     machine = device_machine(model, policy, signals, cell.hardware.link.depth)
 
     def read(logits: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policies import registry
 from policies.api import Policy, Predictor, Setup, Signal
@@ -26,6 +25,7 @@ from sim.workload.history import TrainRequests
 from sim.workload.passes import ClosedLoop, Pass, Selection, select
 from sim.workload.signals import TraceSignals
 from traces import Trace, find_trace, open_trace
+from traces.format.predicted import About, Predicted
 from traces.kit.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,16 +73,6 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Predicted:
-    """The outputs of a fitted predictor for this cell's trace."""
-
-    predictor: Predictor
-    ids: NDArray[np.integer[Any]]
-    """[N, L, K'], as policies.api.Signals.predicted gives them row by row."""
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
 class Cell:
     """All that determines a result."""
 
@@ -95,7 +85,7 @@ class Cell:
     room: Room
     selection: Selection
     predicted: Mapping[str, Predicted]
-    """By name; what the policy declares of it is part of the key."""
+    """The outputs of fitted predictors beside the trace; those that the policy declares are part of the key."""
     inputs: Inputs
 
     @property
@@ -125,14 +115,19 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
     hardware = HardwareProfile.from_dict(config.hardware)
     costs = Costs(model, hardware, dtype)
     # A predictor was fitted on the train requests, those for validation among them.
-    predicted = find_predicted(trace) if config.measure == "test" else {}
+    predicted = trace.predicted if config.measure == "test" else {}
     chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup, measure=config.measure)
     served = [trace.requests[request] for request in (*chosen.warmup, *chosen.measured)]
     tokens = (request.prompt_tokens + request.output_tokens for request in served)
     room = Room.of(model, hardware, tokens, config.workload["batch"])
-    predictors = {name: found.predictor for name, found in predicted.items()}
+    predictors = {name: _predictor(found.about) for name, found in predicted.items()}
     setup = make_setup(config, costs, hardware, room, trace.E, trace.K, predictors)
     return Cell(config, trace, model, hardware, costs, setup, room, chosen, predicted, inputs)
+
+
+def _predictor(made: About) -> Predictor:
+    about = {"kind": made.kind, "input": made.input, "accuracy": dict(made.accuracy), "fit": dict(made.fit)}
+    return Predictor(made.name, made.stride, made.top_k, about)
 
 
 def make_setup(
@@ -167,17 +162,6 @@ def make_setup(
         )
         raise UserError(f"hardware.link ({figures}): the copy of an expert takes hours; allowed: up to 10,000 s")
     return setup
-
-
-def find_predicted(trace: Trace) -> Mapping[str, Predicted]:
-    """The outputs of fitted predictors that lie beside a trace, by name."""
-    found = {}
-    for name, outputs in trace.predicted.items():
-        made = outputs.about
-        about = {"kind": made.kind, "input": made.input, "accuracy": dict(made.accuracy), "fit": dict(made.fit)}
-        predictor = Predictor(name, made.stride, made.top_k, about)
-        found[name] = Predicted(predictor, np.asarray(outputs.expert_ids), outputs.sha256)
-    return found
 
 
 def make_policy(cell: Cell, name: str | None = None) -> Policy:
@@ -215,7 +199,7 @@ def policy_of(given: Mapping[str, Any], setup: Setup, there: There, *, reference
 
 def make_signals(cell: Cell, policy: Policy) -> TraceSignals:
     """The trace's signals and the predictors' outputs, as far as the policy declares them."""
-    ids = {name: found.ids for name, found in cell.predicted.items()}
+    ids = {name: np.asarray(found.expert_ids) for name, found in cell.predicted.items()}
     return TraceSignals(cell.trace, policy.needs(), ids, policy.predictors())
 
 

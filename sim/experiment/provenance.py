@@ -124,10 +124,10 @@ def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:
 
 def fitted(cell: Cell, policy: Policy) -> dict[str, Any]:
     """What is known of the predictors that a policy reads, by name."""
-    known = {name: cell.predicted[name] for name in sorted(policy.predictors() & cell.predicted.keys())}
+    read = [cell.setup.predictors[name] for name in sorted(policy.predictors() & cell.predicted.keys())]
     return {
-        name: {"sha256": it.sha256, "stride": it.predictor.stride, "top_k": it.predictor.top_k, **it.predictor.about}
-        for name, it in known.items()
+        it.name: {"sha256": cell.predicted[it.name].sha256, "stride": it.stride, "top_k": it.top_k, **it.about}
+        for it in read
     }
 
 

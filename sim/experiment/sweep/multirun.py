@@ -187,9 +187,9 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
         ]
         lines.append(("magenta" if lossy else "", "", words))
     told = [titles(frame_row(row, "")) for row in rows]
-    for said in ({f"{it.work}," for it in told}, {it.where for it in told}):
-        if len(said) == 1:
-            console.print(*said)
+    for same in ({f"{it.work}," for it in told}, {it.where for it in told}):
+        if len(same) == 1:
+            console.print(*same)
     heads = ["policy", "budget", *varying, *(HEADS if bounded else HEADS[:-2])]
     going = [heads.index(name) for name in GOING]
     console.print(*fitted(heads, lines, console, going), sep="\n")

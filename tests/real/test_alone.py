@@ -36,7 +36,7 @@ from real.runtime.recorded import run_forced
 from real.runtime.models import open_model
 from real.runtime.offloaded import Offloaded
 from sim.experiment.cell import make_cell
-from sim.experiment.make import make_core, make_policy
+from sim.experiment.cell import make_core, make_policy
 from sim.experiment.config import load_config
 from sim.core.log import replay
 cell = make_cell(load_config(Path(sys.argv[1])))

@@ -16,7 +16,7 @@ from real.runtime.recorded import run_forced
 from sim.core.accounts import SKIPPED, SUBSTITUTED
 from sim.core.log import replay
 from sim.core.state import CoreError
-from sim.experiment.make import make_core, make_policy
+from sim.experiment.cell import make_core, make_policy
 from tests.real.quality.cases import (
     FIXED,
     cell_of,

@@ -8,9 +8,8 @@ import yaml
 
 import sim
 from policies import registry
-from sim.experiment.cell import make_cell
+from sim.experiment.cell import Inputs, make_cell
 from sim.experiment.compose import read_config
-from sim.experiment.inputs import Inputs
 from sim.experiment.provenance import identify
 from sim.experiment.run import run_config
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile, figures, shipped, title_of

@@ -12,9 +12,9 @@ import torch
 from real.measure.bench import MAIN, Bench
 from real.runtime.host import Host
 from real.runtime.models import Where
-from real.runtime.pinned import PageLocks
 from real.runtime.recorded import run_forced
 from real.runtime.selfcheck import CHECKS, ONLY_CUDA
+from real.runtime.store import PageLocks
 from sim.core.replay import replay
 from sim.experiment.make import make_core, make_policy
 from traces.calibrate.timing import Clock, measure

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers.integrations.moe import grouped_mm_experts_forward
 
 from real.runtime.dispatch import Dispatch, dispatch
-from real.runtime.layout import Layout
 from real.runtime.pool import ALIGNED, Pool
+from real.runtime.store import Layout
 
 MAX_GROUPS = 1024
 """torch's grouped product on a GPU takes fewer groups than this."""

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from real.runtime.host import Host, trim
-from real.runtime.layout import Layout, same_layout
-from real.runtime.store import block_of
+from real.runtime.store import Layout, block_of, same_layout
 from traces.kit.errors import UserError
 from traces.models.families import is_experts
 from traces.models.load import Loaded, load

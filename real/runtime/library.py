@@ -67,8 +67,6 @@ def _with_weights(model: Offloaded, device: torch.device) -> Iterator[None]:
     finally:
         whole.set_experts_implementation(TAKEN)
         for layer in model.moe.layers:
-            for part in store.layout.parts:
-                empty = torch.empty(0, dtype=part.dtype)
-                setattr(layer.experts, part.name, nn.Parameter(empty, requires_grad=False))
+            store.layout.clear(layer.experts)
         if device.type == "cuda":
             torch.cuda.empty_cache()

@@ -14,11 +14,10 @@ from real.runtime.compute import LayerCompute, can_group
 from real.runtime.engine import Engine, check_cache
 from real.runtime.events import Feed, Run
 from real.runtime.host import SHOWN, Host
-from real.runtime.layout import same_layout
 from real.runtime.machine import Machine
 from real.runtime.masked import MaskedGate
 from real.runtime.pool import ALIGNED, Pool
-from real.runtime.store import HostStore
+from real.runtime.store import HostStore, same_layout
 from traces.kit.errors import UserError
 from traces.kit.telling import in_short
 from traces.models.families import INTERFACE, MoeModel, inspect_model

@@ -17,8 +17,8 @@ from real.runtime.backend import backend_of
 from real.runtime.compute import LayerCompute
 from real.runtime.counting import count_forced
 from real.runtime.dispatch import dispatch
-from real.runtime.pinned import PageLocks
 from real.runtime.pool import Pool
+from real.runtime.store import PageLocks
 from real.runtime.tiny import E, K, L, Ran, follow, speak, tiny_model
 from traces.models.devices import device_of, free_memory
 

@@ -13,9 +13,9 @@ from real.run.session import on_device
 from real.runtime import offloaded as offloading
 from real.runtime.backend import Backend, CudaBackend
 from real.runtime.compute import MAX_GROUPS, LayerCompute, can_group, has_fast_kernel
-from real.runtime.layout import Layout, Part
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import check_device
+from real.runtime.store import Layout, Part
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
 from tests.real.runtime.rig import CPU, Rig, serve, torch

@@ -15,10 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from real.runtime import intake
 from real.runtime.host import Host
 from real.runtime.intake import ONE_BY_ONE, open_checkpoint
-from real.runtime.layout import same_layout
 from real.runtime.models import open_model
 from real.runtime.offloaded import Offloaded
-from real.runtime.store import HostStore, block_of
+from real.runtime.store import HostStore, block_of, same_layout
 from tests.real.runtime.rig import CPU, torch
 from tests.traces.models.tiny import FAMILIES as MODELS
 from tests.traces.models.tiny import save_with_tokenizer, tiny

@@ -14,12 +14,10 @@ from torch import Tensor
 from policies.lru import LRU
 from policies.on_demand import OnDemand
 from real.runtime.backend import backend_of
-from real.runtime.compute import LayerCompute
-from real.runtime.counting import count_forced
-from real.runtime.dispatch import dispatch
+from real.runtime.compute import LayerCompute, dispatch
 from real.runtime.pool import Pool
 from real.runtime.store import PageLocks
-from real.runtime.tiny import E, K, L, Ran, follow, speak, tiny_model
+from real.runtime.tiny import E, K, L, Ran, count_forced, follow, speak, tiny_model
 from traces.models.devices import device_of, free_memory
 
 Check = Callable[[torch.device], None]

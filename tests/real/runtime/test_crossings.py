@@ -9,11 +9,11 @@ import pytest
 
 from policies.lru import LRU
 from real.runtime import engine as engines
-from real.runtime.counting import Counting
 from real.runtime.events import Run
 from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import running
+from real.runtime.tiny import Counting
 from sim.check.synthetic import draw
 from tests.real.runtime.rig import All, Given, Rig, passes_of, serve, torch
 from tests.sim.machine.cases import NoSignals
@@ -23,8 +23,8 @@ LAYERS = 16
 """OLMoE-1B-7B's."""
 CPU = torch.device("cpu")
 RUNTIME = Path(engines.__file__).parent
-HOT = ("events", "dispatch", "compute", "pool", "machine", "behind", "engine", "recorded", "runner")
-"""Modules that a pass runs through. What reads signals for a policy (live, masked) waits where the policy asks."""
+HOT = ("events", "compute", "pool", "machine", "behind", "engine", "recorded", "runner")
+"""Modules that a pass runs through. What reads signals for a policy (live, offloaded) waits where the policy asks."""
 CROSSING = {"cpu", "numpy", "item", "tolist", "cuda", "nonzero", "to", "pin_memory", "is_nonzero", "unique", "type"}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from real.runtime.masked import masked_weights
+from real.runtime.offloaded import masked_weights
 from traces.models.scoring import Law
 
 PROBS = [[0.5, 0.25, 0.125, 0.125], [0.125, 0.25, 0.125, 0.5]]

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from real.runtime.prepare import prepare
-from real.words import Configured, Weights, checkpoint, configuration, model_dtype
+from real.words import Configured, Weights, checkpoint, configuration, model_dtype, prepare
 from sim.experiment.config import RunConfig
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json

@@ -5,8 +5,7 @@ import json
 import sys
 
 from real.quality.words import Options
-from real.runtime.prepare import prepare
-from real.words import checkpoint, configuration
+from real.words import checkpoint, configuration, prepare
 from traces.kit.strict import dump_json
 
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from real.runtime.prepare import prepare
-from real.words import Configured, Weights, checkpoint, configuration
+from real.words import Configured, Weights, checkpoint, configuration, prepare
 from traces.kit.errors import UserError
 from traces.kit.vocabulary import Decoded, Out
 from traces.kit.words import Between
@@ -65,7 +64,7 @@ def main(options: Options) -> int:
     if not (options.prompts or options.routing or name == "reference"):
         raise UserError(f"model={name}: give prompts=FILE, or routing=TRACE")
     prepare(options.threads)
-    from real.run.folder import keep, show
+    from real.run.folder import show
     from real.run.session import forced, live
     from traces.kit.shipped import PROMPTS_FILE
     from traces.prompts.jobs import Decoding
@@ -87,7 +86,7 @@ def main(options: Options) -> int:
         history = any(word.startswith("trace=") for word in rest)
         session = live(config, name, options.where(), prompts, decoding, options.predictor, history_given=history)
     document = session.document()
-    folder = keep(options.out, session, document, timeline=config.timeline)
+    folder = session.keep(options.out, document)
     show(document, options.format)
     sys.stderr.write(f"written to {folder}\n")
     return 0

@@ -254,7 +254,7 @@ def count_forced(device: torch.device, held: int) -> dict[str, int]:
             last[:] = [dict(counting.seen)]
             return logits
 
-        runner.engine.forward, runner.run.event = counted, strict  # type: ignore[method-assign]
+        runner.engine.forward, runner.run.event = counted, strict  # type: ignore[method-assign, assignment]
 
     follow(model, LRU, held, watch)
     return last[0]

@@ -83,7 +83,7 @@ def beside(
     """
     from real.run.session import find_history
     from real.runtime.host import Host
-    from real.runtime.library import accelerated, resident
+    from real.runtime.offloaded import accelerated, resident
     from traces.models.devices import device_name
     from traces.models.load import recorder_version
 

@@ -28,6 +28,7 @@ from real.runtime.live import Live
 from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import Runner, device_machine, running
+from sim.check.synthetic import FREE
 from sim.core.core import Core
 from sim.core.replay import replay
 from sim.workload.demand import ordered_union
@@ -60,18 +61,6 @@ def tiny_model(device: torch.device, dtype: torch.dtype = torch.bfloat16, *, exa
         torch.manual_seed(0)
         model = _AUTO.from_config(config, dtype=dtype).eval()
     return Offloaded(model, device, exact=exact)
-
-
-class FreeOfCharge:
-    """Costs for policies that read none."""
-
-    launch_ns = 0
-
-    def copy_ns(self, nbytes: int) -> int:
-        return nbytes
-
-    def expert_ns(self, layer: int, tokens: int) -> int:
-        return tokens
 
 
 @dataclass(frozen=True)
@@ -117,7 +106,7 @@ class Drawn(Feed):
 def _machine(model: Offloaded, make: type[Policy], held: int) -> Machine:
     """A machine with room for so many experts."""
     nbytes = model.store.layout.nbytes
-    setup = Setup(L, E, K, (nbytes,) * L, CHUNKS, held * nbytes, FreeOfCharge())
+    setup = Setup(L, E, K, (nbytes,) * L, CHUNKS, held * nbytes, FREE)
     return device_machine(model, make(setup), TraceSignals(None, ()), DEPTH)
 
 

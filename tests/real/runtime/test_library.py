@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from real.cli import main
-from real.runtime.library import accelerated, resident
-from real.runtime.offloaded import Offloaded
+from real.runtime.offloaded import Offloaded, accelerated, resident
 from tests.traces.models.tiny import tiny
 from traces.kit.errors import UserError
 
@@ -96,7 +95,7 @@ def test_a_row_that_cannot_be_had_stops_no_other(
     def refused(model: Any) -> Any:
         raise UserError("no room on the device")
 
-    monkeypatch.setattr("real.runtime.library.resident", refused)
+    monkeypatch.setattr("real.runtime.offloaded.resident", refused)
     words = ["policy=lru", "budget=25%", "new_tokens=2", "accelerate_tokens=2", "prompt_tokens=2", "threads=1"]
     assert main(["peers", *words, "format=json"]) == 0
     found = json.loads(capsys.readouterr().out)

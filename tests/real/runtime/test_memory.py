@@ -21,7 +21,6 @@ from sim.core.state import CoreError
 from sim.workload.demand import ordered_union
 from sim.workload.passes import Pass
 from tests.real.runtime.rig import CPU, NEW_TOKENS, PROMPTS, Rig, drive, serve, torch
-from tests.sim.machine.cases import NoSignals
 from tests.traces.models.tiny import E, K, tiny
 
 STEPS = 10_000
@@ -63,8 +62,7 @@ def rss() -> int:
 def test_ten_thousand_steps_leak_nothing(held: int, before: int) -> None:
     """With little room, where experts come and go, and with all resident; the last 2,000 steps are watched."""
     rig = Rig(Offloaded(tiny("olmoe", num_hidden_layers=1), CPU))
-    policy, feed = LRU(rig.setup(held * rig.nbytes)), Endless(1)
-    machine = rig.machine(policy, NoSignals())
+    feed, machine = Endless(1), rig.machine(LRU, held)
     layers = [LayerCompute(layer.experts, i, machine.pool) for i, layer in enumerate(rig.model.moe.layers)]
     hidden, weights = torch.randn(1, 32), torch.full((1, K), 1 / K)
     numbers = count()
@@ -123,7 +121,7 @@ def test_live_runs_keep_their_rows_and_no_more() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Live, "__init__", noted)
-        serve(rig, LRU, 12 * rig.nbytes, 4)
+        serve(rig, LRU, 12, 4)
     (live,) = made
     live.keep_all()
     rows = sum(map(len, PROMPTS)) + sum(n - 1 for n in NEW_TOKENS)

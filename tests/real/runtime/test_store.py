@@ -117,7 +117,8 @@ def test_a_store_is_closed_where_the_dense_part_does_not_fit(monkeypatch: pytest
     backend = Backend()
     backend.device = torch.device("cuda:0")
     monkeypatch.setattr(offloaded, "backend_of", lambda device: backend)
-    with pytest.raises(DeviceError, match="dense part does not fit") as caught:
+    said = r"^the model's dense part does not fit on cuda:0; allowed: a larger device$"
+    with pytest.raises(DeviceError, match=said) as caught:
         Offloaded(model, torch.device("cuda"))
     assert caught.traceback, "which holds the store"
     assert cuda.of("unregister") == cuda.of("register")[::-1] != []

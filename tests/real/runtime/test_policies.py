@@ -19,7 +19,7 @@ from sim.check.variants import Variant
 from sim.core.core import Core
 from sim.core.state import CoreError
 from tests.real.runtime.rig import CPU, All, Ran, Rig, follow, passes_of
-from tests.sim.machine.restless import Lossy, Restless, Unruly
+from tests.sim.machine.restless import Lossy
 from tests.traces.models.tiny import E, K, tiny
 from traces.kit import conf
 
@@ -92,15 +92,6 @@ def test_a_layer_that_saw_nothing_has_no_event(case_of: Callable[[int], Case]) -
         assert seen[-1].core.accounts.hit_row()[0] == lookups
         assert seen[-1].core.events == sum(bool(demand) for step in passes_of(drawn) for demand in step.demand)
         assert seen[-1].same_logits(seen[0])
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("kind", [Restless, Unruly])
-def test_whatever_a_policy_may_do(kind: type[Restless], seed: int, case_of: Callable[[int], Case]) -> None:
-    case = case_of(3)
-    for held in (1, 5, case.rig.experts):
-        ran = follow(replace(case.rig, seed=seed), kind, held, case.routing).check()
-        assert ran.same_logits(case.whole), held
 
 
 # -- lossy ------------------------------------------------------------------------------------------------------

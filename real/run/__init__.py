@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from real.words import Configured, Weights, checkpoint, configuration, prepare
 from traces.kit.errors import UserError
+from traces.kit.strict import dump_json
 from traces.kit.vocabulary import Decoded, Out
 from traces.kit.words import Between
 
@@ -64,7 +65,6 @@ def main(options: Options) -> int:
     if not (options.prompts or options.routing or name == "reference"):
         raise UserError(f"model={name}: give prompts=FILE, or routing=TRACE")
     prepare(options.threads)
-    from real.run.folder import show
     from real.run.session import forced, live
     from traces.kit.shipped import PROMPTS_FILE
     from traces.prompts.jobs import Decoding
@@ -87,6 +87,11 @@ def main(options: Options) -> int:
         session = live(config, name, options.where(), prompts, decoding, options.predictor, history_given=history)
     document = session.document()
     folder = session.keep(options.out, document)
-    show(document, options.format)
+    try:
+        from sim.experiment.words import report
+
+        report(document, options.format)
+    except ImportError:  # without rich
+        sys.stdout.write(dump_json(document))
     sys.stderr.write(f"written to {folder}\n")
     return 0

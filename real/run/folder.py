@@ -1,9 +1,8 @@
-"""What a device's run leaves: its result and its folder, a table, and the trace of what was generated."""
+"""What a device's run leaves: its result, its folder, and the trace of what was generated."""
 
 import csv
 import json
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -76,16 +75,6 @@ class Session:
 
         store.put(folder, fill)
         return folder
-
-
-def show(document: Mapping[str, Any], form: str) -> None:
-    """Write a result to stdout: as a table, or as the content of result.json."""
-    try:
-        from sim.experiment.words import report
-
-        report(document, form)
-    except ImportError:  # without rich
-        sys.stdout.write(dump_json(document))
 
 
 def _table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -68,12 +68,14 @@ def copies_from_registered_memory(device: torch.device) -> None:
         expect(torch.equal(target.cpu(), source), "a copy from registered memory has other bytes")
     finally:
         locks.close()
+    expect(not source.is_pinned(), "memory that was unregistered is page-locked")
 
 
 def copies_overlap_compute(device: torch.device) -> None:
-    """A copy that is handed over while the device computes does not wait for it."""
-    backend = backend_of(device)
-    target, source = torch.zeros(1 << 20, device=device), torch.ones(1 << 20).pin_memory()
+    """A copy from such memory that is handed over while the device computes does not wait for it."""
+    backend, locks = backend_of(device), PageLocks()
+    target, source = torch.zeros(1 << 20, device=device), torch.ones(1 << 20)
+    locks.lock(source.view(torch.uint8))
     backend.start_copy(target, source).wait()
     backend.synchronize()
     spin: Any = torch.cuda._sleep
@@ -83,6 +85,7 @@ def copies_overlap_compute(device: torch.device) -> None:
     copied.wait()
     still = not computing.done()
     computing.wait()
+    locks.close()
     expect(still, "a copy waited for the compute that was launched before it")
     expect(computing.done(), "compute that was waited for is not done")
 

@@ -89,6 +89,8 @@ class Ran:
     accounts: Accounts
     again: str
     """The digest of the log's replay without a clock, with a policy made anew."""
+    live: Live | None = None
+    """What the model has shown, where it chose for itself."""
 
     @property
     def core(self) -> Core:
@@ -129,7 +131,7 @@ def serve(
         accounts = runner.finish().outcome.accounts
     setup = machine.core.setup
     again = replay(machine.core.log, Core(make(setup), setup, NoSignals()))
-    return Ran(logits, [request.made for request in requests], machine, accounts, again)
+    return Ran(logits, [request.made for request in requests], machine, accounts, again, live)
 
 
 def passes_of(routing: Routing) -> list[Pass]:

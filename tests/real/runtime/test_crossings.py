@@ -47,11 +47,6 @@ class Counted:
     passes: list[Seen] = field(default_factory=list)
 
 
-@pytest.fixture(params=[True, False], ids=["exact", "grouped"])
-def exact(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 def counted(
     monkeypatch: pytest.MonkeyPatch, exact: bool = True, family: str = "olmoe", layers: int = LAYERS
 ) -> Counted:
@@ -103,6 +98,7 @@ def test_a_layer_with_a_recorded_routing_waits_once(held: int, monkeypatch: pyte
     assert seen == {"waits": LAYERS, "uploads": 1}, "its gates, and its token"
 
 
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "grouped"])
 def test_with_everything_resident_it_does_not_wait(exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = forced(counted(monkeypatch, exact), LAYERS * E, All)
     assert seen == {"uploads": 1 if exact else 2}, "its token, and for the grouped kernel its routing, at once"

@@ -33,11 +33,6 @@ PREDICTORS = {it.name: it for variant in SHIPPED for it in variant.world.predict
 WORLD = World(predictors=tuple(PREDICTORS.values()))
 
 
-def rig_of(layers: int) -> Rig:
-    model = tiny("olmoe", num_hidden_layers=layers)
-    return Rig(Offloaded(model, CPU), chunks=2, depth=2, predictors=PREDICTORS)
-
-
 @dataclass(frozen=True)
 class Case:
     """A model, a routing, and what comes out when everything is resident."""
@@ -51,7 +46,8 @@ class Case:
 def case_of() -> Callable[[int], Case]:
     @cache
     def case(layers: int) -> Case:
-        rig, routing = rig_of(layers), draw(3, layers, E, K, decode=4, world=WORLD)
+        model, routing = tiny("olmoe", num_hidden_layers=layers), draw(3, layers, E, K, decode=4, world=WORLD)
+        rig = Rig(Offloaded(model, CPU), chunks=2, depth=2, predictors=PREDICTORS)
         return Case(rig, routing, follow(rig, All, rig.experts, routing).check())
 
     return case

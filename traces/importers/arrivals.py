@@ -51,7 +51,7 @@ class Logged:
 
 
 def read_log(source: Path, requests: int) -> list[Logged]:
-    """The first ``requests`` of a log that have a prompt and an output. TraceError as of read_arrivals, or for fewer."""
+    """The first ``requests`` of a log with a prompt and an output. TraceError as of read_arrivals, or for fewer."""
     found: list[tuple[int, int, int]] = []
     for line, time, prompt, output in _entries(source):
         if found and time < found[-1][0]:

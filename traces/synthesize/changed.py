@@ -55,12 +55,19 @@ def with_overlap(figures: Figures, overlap: float) -> Figures:
         why = f"top-{K} of {figures.experts} with this popularity"
         raise UserError(f"overlap={overlap:g}: cannot be of {why}; allowed: {least:.3f} to {most:.3f}")
     factor = brentq(lambda at: found(np.expm1(at))[:, 0].mean() - overlap, 0.0, 14.0) if least < overlap < most else 0.0
-    rows = found(np.expm1(factor))
-    kept = tuple(
-        tuple(None if np.isnan(was) else float(now) for was, now in zip(before, after, strict=True))
-        for before, after in zip(shares, rows, strict=True)
-    )
-    return replace(figures, overlap=kept)
+    scale = np.expm1(factor)
+    kept = tuple(_as_before(was, now) for was, now in zip(shares, found(scale), strict=True))
+    kin = np.array([np.nan if share is None else share for share in figures.kinship])
+    related = [
+        correlations_of(row, np.array([share]), K) * scale for row, share in zip(means, np.nan_to_num(kin), strict=True)
+    ]
+    kinship = [overlaps_of(row, np.clip(of, 0, 0.9999), K)[0] for row, of in zip(means, related, strict=True)]
+    return replace(figures, overlap=kept, kinship=_as_before(kin, np.array(kinship)))
+
+
+def _as_before(before: Array, now: Array) -> tuple[float | None, ...]:
+    """``now``, but for what was not known ``before``."""
+    return tuple(None if np.isnan(was) else float(value) for was, value in zip(before, now, strict=True))
 
 
 def _means(figures: Figures) -> Array:

@@ -7,8 +7,8 @@ tokens before it had. Persistent parts pass through a few factors, which layers 
 many layers at once, as in recordings.
 
 An expert is taken to be chosen where its state is above a threshold at which K are chosen on average. Then popularity
-and overlap have closed forms (Owen's T for the bivariate normal), which are inverted here; ``calibrate`` of
-traces.synthesize.fit mends what the exact K differs by.
+and overlap have closed forms (Owen's T for the bivariate normal), which are inverted here; what the
+exact K differs by is mended in traces.synthesize.fit.
 """
 
 from dataclasses import dataclass
@@ -64,22 +64,10 @@ def correlations_of(means: Array, overlaps: Array, top_k: int) -> Array:
     return found
 
 
-def means_of_entropy(entropy: float, n_experts: int, top_k: int) -> Array:
-    """Normal means [E] at which the popularity has ``entropy`` bits."""
-    ranks = norm.ppf((np.arange(n_experts) + 0.5) / n_experts)
-
-    def bits(spread: float) -> float:
-        share = chances_of(spread * ranks, top_k) / top_k
-        return float(-(share * np.log2(np.maximum(share, 1e-300))).sum())
-
-    if bits(1e-6) <= entropy:
-        return 0.0 * ranks
-    return ranks * (20.0 if bits(20.0) >= entropy else brentq(lambda spread: bits(spread) - entropy, 1e-6, 20.0))
-
-
 def parts_of(lags: Array, correlations: Array, most: float = 1.0) -> Array:
-    """The variances by scale, and of the whole request [S + 1], that come nearest to ``correlations`` at ``lags``; their
-    sum is at most ``most``.
+    """The variances by scale, and of the whole request [S + 1], that come nearest to ``correlations`` at ``lags``.
+
+    Their sum is at most ``most``.
     """
     curves = np.exp(-np.asarray(lags, float)[:, None] / SCALES)
     parts, _ = nnls(np.concatenate([curves, np.ones((len(lags), 1))], axis=1), np.asarray(correlations, float))

@@ -83,7 +83,7 @@ def _requests(options: "Synthesize", figures: Figures) -> Sequence[Drawn]:
         lengths, arrivals = list(zip(prompts, outputs, strict=True)), [None] * count
     if not figures.prompt_rows:
         lengths = [(prompt, max(2, output)) for prompt, output in lengths]
-    topics = random.integers(figures.topics, size=count).tolist()
+    topics = np.random.default_rng([options.seed, 2**20 + 1]).integers(figures.topics, size=count).tolist()
     split = options.split if 0 < options.split < 1 and count > 1 else None
     splits = assign_splits(count, split, options.seed)
     if split is None and count:

@@ -1,4 +1,4 @@
-"""Signals that are made up: each is consistent with the routing beside it, and knows no more of the future than stated."""
+"""Signals that are made up: consistent with the routing beside them, they know no more of the future than is stated."""
 
 from collections.abc import Sequence
 
@@ -98,9 +98,9 @@ def softmax(states: Array) -> Array:
 def scores(ids: Array, weights: Array | None, chances: Array, random: np.random.Generator) -> tuple[Array, Array]:
     """Scores over all experts [rows, L, E] whose largest are ``ids`` [rows, L, K], and the weights of these.
 
-    Given ``weights`` are kept, else they fall from one to the next so that the first has TOP_WEIGHT of K, about. Experts
-    that were not chosen share REST of the scores by ``chances`` [L, E], times a random factor, and each has less than
-    the last one chosen.
+    Given ``weights`` are kept, else they fall from one to the next so that the first has TOP_WEIGHT of K, about.
+    Experts that were not chosen share REST of the scores by ``chances`` [L, E], times a random factor, and each has
+    less than the last one chosen.
     """
     rows, layers, top_k = ids.shape
     experts = chances.shape[1]

@@ -30,7 +30,7 @@ def foreseen(ids: Array, recall: float, chances: Array, random: np.random.Genera
     real = ids < experts
     draws = random.random((rows, top_k))
     if 2 * top_k > experts:
-        wrong = np.floor((1 - recall) * real.sum(axis=1) + random.random(rows)).astype(int)
+        wrong = np.floor((1 - recall) * real.sum(axis=1) + random.random(rows)).clip(max=experts - top_k)
         right = np.argsort(np.argsort(np.where(real, draws, 2), axis=1), axis=1) >= wrong[:, None]
     else:
         right = draws < recall
@@ -38,10 +38,9 @@ def foreseen(ids: Array, recall: float, chances: Array, random: np.random.Genera
     held = np.zeros((rows, experts + 1), bool)
     np.put_along_axis(held, np.minimum(ids, experts).astype(np.intp), values=True, axis=1)
     keys[held[:, :experts]] = -np.inf
-    others = np.argsort(-keys, axis=1)[:, :top_k]
-    if others.shape[1] < top_k:
-        others = np.pad(others, ((0, 0), (0, top_k - others.shape[1])))
-    return np.where(right | ~real, ids, others.astype(ids.dtype))
+    order = np.argsort(-keys, axis=1)
+    turn = np.maximum(np.cumsum(~right & real, axis=1) - 1, 0)
+    return np.where(right | ~real, ids, np.take_along_axis(order, turn, axis=1).astype(ids.dtype))
 
 
 def check_recall(recall: Sequence[float], layers: int, experts: int, top_k: int) -> None:

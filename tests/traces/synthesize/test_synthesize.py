@@ -1,4 +1,4 @@
-"""Traces drawn from figures: they have these figures, they are the same for the same words, and they say what they are."""
+"""Traces drawn from figures have these figures, are the same for the same words, and say what they are."""
 
 from pathlib import Path
 
@@ -9,6 +9,8 @@ from traces import open_trace
 from traces.cli import main
 from traces.synthesize.figures import read_figures
 from traces.synthesize.measure import measure
+
+LONG = ("model=reference", "prompt=80", "signals=none")
 
 
 def synthesize(out: Path, *words: str) -> Path:
@@ -138,5 +140,7 @@ def test_what_cannot_be_is_one_line(words: str, said: str, tmp_path: Path, capsy
     model = [] if words.startswith("model=") else ["model=reference"]
     assert main(["synthesize", f"out={tmp_path / 't'}", *model, words]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and said in error and error.count("\n") == 1
+    assert said in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

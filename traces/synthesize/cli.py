@@ -158,8 +158,7 @@ def augment(options: Augment) -> None:
     trace = open_trace(find_trace(options.folder))
     signals = lacking(trace) if options.signals is None else options.signals
     if not signals:
-        raise UserError(
-            f"signals=none: {options.folder} would be copied as it is; allowed: {one_of(lacking(trace)) or 'no augment'}"
-        )
+        allowed = one_of(lacking(trace)) or "no augment, since it lacks none"
+        raise UserError(f"signals=none: {options.folder} would be copied as it is; allowed: {allowed}")
     augment(trace, options.out, signals, options.recall, options.seed)
     print(f"wrote {options.out}: {one_of(signals)} modelled", file=sys.stderr)

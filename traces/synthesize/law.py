@@ -2,7 +2,7 @@
 
 In layer l the state of expert e at token t is ``mean[l, e] + noise``, the noise of variance 1. The means make experts
 popular or rare. The noise is a sum of parts, each of a time scale: one that stays for a whole request, some that fade
-over 3 to 160 tokens, and one that is new at every token; their variances decide how much of a token's experts the
+over half a token to 128 tokens, and one that is new at every token; their variances decide how much of a token's experts the
 tokens before it had. Persistent parts pass through a few factors, which layers share in part: what changes, changes in
 many layers at once, as in recordings.
 
@@ -20,7 +20,7 @@ from scipy.stats import norm
 
 from traces.format.layout import Array
 
-SCALES = (1.0, 3.0, 10.0, 40.0, 160.0)
+SCALES = (0.5, 2.0, 8.0, 32.0, 128.0)
 """Tokens in which a part fades to 1 / e."""
 FACTORS = 16
 _CORRELATIONS = np.concatenate([np.linspace(0, 0.95, 96), 1 - np.geomspace(0.045, 1e-4, 32)])

@@ -195,18 +195,14 @@ def _rows(path: Path) -> Records:
         try:
             # Without these two settings whole row groups are read, and a file may be one row group.
             table = ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER)
-            columns = _columns(path.name, table.schema_arrow.names)
+            names = table.schema_arrow.names
+            columns = [name for name in names if name in (*KEYS, *CHATS)]
+            if columns != names and {*CHATS}.isdisjoint(names):
+                unknown = next(name for name in names if name not in KEYS)
+                allowed = f"{one_of(KEYS)}, or a chat in {one_of(CHATS)}"
+                raise UserError(f"{path.name}: unknown column {shown(unknown)}; allowed: {allowed}")
             rows = (row for batch in table.iter_batches(_ROWS, columns=columns) for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
                 yield f"{path.name}, row {number}", row
         except (ArrowException, OSError) as error:
             raise UserError(f"{path.name}: {shown(str(error), 200)}; allowed: a readable Parquet file") from None
-
-
-def _columns(name: str, names: list[str]) -> list[str]:
-    known = (*KEYS, *CHATS)
-    unknown = [column for column in names if column not in known]
-    if unknown and not set(names) & set(CHATS):
-        allowed = f"{one_of(KEYS)}, or a chat in {one_of(CHATS)}"
-        raise UserError(f"{name}: unknown column {shown(unknown[0])}; allowed: {allowed}")
-    return [column for column in names if column in known]

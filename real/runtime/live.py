@@ -14,8 +14,7 @@ from torch import Tensor
 from policies.api import Policy
 from policies.predictors.saved import Fitted
 from real.runtime.events import Feed
-from sim.workload.demand import ordered_union
-from sim.workload.passes import Pass
+from sim.workload.passes import Pass, ordered_union
 from sim.workload.signals import TraceSignals
 from traces.format.layout import absent_id, by_descending_weight, ids_dtype
 from traces.kit.errors import UserError

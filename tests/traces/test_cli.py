@@ -73,7 +73,7 @@ def test_the_process_exits_with_the_status(tiny: Path) -> None:
 
 def test_no_torch_is_imported_for_a_page_or_a_slip() -> None:
     code = """
-import sys, traces.cli, traces.describe.inspect
+import sys, traces.cli, traces.describe.cli
 traces.cli.main(["collect", "model=m", "prompts=p", "out=t", "batch=0"])
 print({"torch", "pandas"} & set(sys.modules))
 """

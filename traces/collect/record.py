@@ -23,7 +23,7 @@ from traces.format.manifest import About, Prompts
 from traces.format.manifest import Recorder as RecorderInfo
 from traces.kit import conf
 from traces.kit.errors import UserError, one_of
-from traces.kit.progress import left, showing
+from traces.kit.telling import left, showing
 from traces.kit.units import format_bytes
 from traces.models.devices import device_name, input_device
 from traces.models.families import MoeModel, inspect_model, signal_shapes
@@ -177,7 +177,7 @@ class Progress:
         self._writer, self._before, self._began_s = writer, writer.tokens, time.monotonic()
 
     def state(self) -> tuple[float, str]:
-        """The share of the rows, and a line, as traces.kit.progress.showing has them."""
+        """The share of the rows, and a line, as traces.kit.telling.showing has them."""
         done, rows = self._writer.requests, self._writer.tokens
         seconds, here = time.monotonic() - self._began_s, rows - self._before
         line = f"recorded {done}/{self._requests} requests, {rows} tokens"

@@ -18,8 +18,8 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer
 from transformers.utils import logging
 
+from traces.kit.conf import MODEL_DIR
 from traces.kit.errors import UserError, meant, shown
-from traces.kit.shipped import MODEL_DIR
 from traces.kit.telling import in_short
 from traces.models.devices import SPREAD, choose, limits
 from traces.models.families import REFUSED, family_of

@@ -10,8 +10,8 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
+from traces.kit.conf import MODEL_DIR
 from traces.kit.errors import UserError, meant, one_of
-from traces.kit.shipped import MODEL_DIR
 from traces.models.families import ROUTER_NAMES, is_experts
 from traces.models.quantised import AUTO, LOCAL
 

@@ -10,11 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from traces.format.mapped import hash_stream
+from traces.format.npy import hash_stream
 from traces.importers.files import open_source, plain_lines
 from traces.kit.errors import UserError, one_of, shown
-from traces.kit.json_array import MAX_RECORD, json_array
-from traces.kit.strict import load_json
+from traces.kit.strict import MAX_RECORD, json_array, load_json
 from traces.prompts.records import CHATS, KEYS, SPLITS, Prompt, parse_record
 
 TRAIN, TEST, OPEN = 0, 1, 2

@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerFast
 from transformers import __version__ as transformers_version
 
 from traces.kit.command import run_module
+from traces.kit.conf import MODEL_DIR
 from traces.kit.errors import UserError
-from traces.kit.shipped import MODEL_DIR
 from traces.kit.strict import dump_json
 from traces.kit.whole import write_whole
 from traces.models.load import load, weights_digest

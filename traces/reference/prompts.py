@@ -16,7 +16,7 @@ from typing import Annotated
 from tokenizers import Tokenizer
 
 from traces.kit.command import run_module
-from traces.kit.shipped import PROMPTS_FILE, REFERENCE_DIR
+from traces.kit.conf import PROMPTS_FILE
 from traces.kit.vocabulary import MOST
 from traces.kit.whole import write_whole
 from traces.kit.words import Between
@@ -33,7 +33,7 @@ LICENCES = {
 PROMPT_TOKENS = (24, 96)
 NEW_TOKENS = (24, 64)
 
-OWN: dict[str, list[str]] = json.loads((REFERENCE_DIR / "own.json").read_text(encoding="utf-8"))
+OWN: dict[str, list[str]] = json.loads(PROMPTS_FILE.with_name("own.json").read_text(encoding="utf-8"))
 """By domain."""
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.traces.prompts.data import FROM, KINDS, RECORDS, ROLES, lines, write
 from traces import UserError
-from traces.kit.shipped import PROMPTS_FILE, SAMPLE_DIR
+from traces.kit.conf import PROMPTS_FILE, SAMPLE_DIR
 from traces.prompts.records import Prompt
 from traces.prompts.source import PromptFile
 

@@ -32,7 +32,7 @@ class Asked:
     @classmethod
     def of(cls, index: int, router: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Self:
         """RecordingError where it is given what says nothing of its choice by other hidden states."""
-        names = takes(type(router))
+        names = takes(router.__class__)
         given = dict(zip(names, args, strict=False)) | dict(kwargs)
         hidden = given.pop(names[0], None)
         if not isinstance(hidden, Tensor):
@@ -51,7 +51,7 @@ def ask(router: Any, bias: Tensor | None, rows: Tensor, tokens: Tensor | None = 
     By its forward, not by a call: hooks on the router must not take this for a pass. accelerate's run within it.
     """
     given: dict[str, Any] = {}
-    for name in takes(type(router))[1:]:
+    for name in takes(router.__class__)[1:]:
         if name in _BIASES:
             given[name] = None if bias is None else bias.to(rows.device)
         elif name == _TOKENS:

@@ -152,7 +152,8 @@ def read_records(path: Path) -> Records:
 
 
 def _text(path: Path) -> Records:
-    for where, raw in _lines(path, "text"):
+    for line, raw in plain_lines(path, "text", MAX_RECORD):
+        where = f"{path.name}, line {line.number}"
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -164,18 +165,13 @@ def _text(path: Path) -> Records:
 
 
 def _json_lines(path: Path) -> Records:
-    for where, raw in _lines(path, "JSON lines"):
-        if not raw.strip():
-            continue
+    for line, raw in plain_lines(path, "JSON lines", MAX_RECORD):
+        where = f"{path.name}, line {line.number}"
         try:
-            yield where, load_json(raw)
+            if raw.strip():
+                yield where, load_json(raw)
         except ValueError as error:
             raise UserError(f"{where}: not JSON ({error})") from None
-
-
-def _lines(path: Path, kind: str) -> Iterator[tuple[str, bytes]]:
-    for line, raw in plain_lines(path, kind, MAX_RECORD):
-        yield f"{path.name}, line {line.number}", raw
 
 
 def _objects(path: Path) -> Records:

@@ -29,8 +29,7 @@ class DeepSpeed(LRU):
     def __init__(self, setup: Setup, *, fetch: Fetch = "whole_layer", cache: Cache = "lru") -> None:
         super().__init__(setup)
         self.fetch, self.cache = fetch, cache
-        self.coming = self.current = -1
-        """The layer that is being prefetched, and the one that is computed."""
+        self.coming = self.current = -1  # the layer that is being prefetched, and the one that is computed
 
     def min_budget(self) -> int:
         sizes, n = self.setup.expert_bytes, self.setup.n_experts

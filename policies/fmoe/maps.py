@@ -101,8 +101,7 @@ class ExpertMaps:
         self.weight = distance / n_layers
         self.size = 0
         self.maps = np.zeros((n_layers, capacity, n_experts))
-        self.lengths = np.full((n_layers, capacity), np.inf)
-        """Of the flattened first l + 1 layers, [L, C]."""
+        self.lengths = np.full((n_layers, capacity), np.inf)  # of the flattened first l + 1 layers, [L, C]
         self.embeddings = np.zeros((capacity, 0))
         self.embedding_lengths = np.full(capacity, np.inf)
 

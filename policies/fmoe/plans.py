@@ -12,8 +12,7 @@ from policies.parts.pools import Scores
 
 Selection = Literal["threshold", "one_fewer", "top_k"]
 Eviction = Literal["p_freq", "p_freq_whole", "lru", "lfu"]
-BAND = 1e-6
-"""What the artifact (policies/README.md) adds to every expert of the layers that it plans."""
+BAND = 1e-6  # what the artifact (policies/README.md) adds to every expert of the layers that it plans
 
 
 @dataclass(slots=True)
@@ -86,8 +85,7 @@ class ByUrgency:
 
     def __init__(self, n_experts: int) -> None:
         self.n_experts = n_experts
-        self.plans: dict[int, list[tuple[int, float]]] = {}
-        """By layer: (expert, p), the most probable last."""
+        self.plans: dict[int, list[tuple[int, float]]] = {}  # by layer: (expert, p), the most probable last
 
     def add(self, first: int, probs: Reals, chosen: Sequence[Sequence[int]]) -> None:
         """Plan layers from ``first`` on: probabilities [n, E]; chosen experts, by falling probability."""

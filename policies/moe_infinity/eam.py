@@ -21,10 +21,8 @@ class Collection:
     def __init__(self, capacity: int, n_layers: int, n_experts: int) -> None:
         self.capacity, self.shape = capacity, (n_layers, n_experts)
         self.size = 0
-        self.counts = np.zeros((n_layers * n_experts, capacity))
-        """Token counts, one matrix per column."""
-        self.squares = np.zeros((n_layers, capacity))
-        """Squared norm of the layers up to and including each."""
+        self.counts = np.zeros((n_layers * n_experts, capacity))  # token counts, one matrix per column
+        self.squares = np.zeros((n_layers, capacity))  # squared norm of the layers up to and including each
 
     def add(self, matrix: Matrix) -> None:
         """Store a request's matrix; once full, in the place of the most similar one, the older slot among equals."""
@@ -53,8 +51,7 @@ class Requests:
     def __init__(self, capacity: int, n_layers: int, n_experts: int) -> None:
         self.n_layers, self.n_experts = n_layers, n_experts
         self.collections = [Collection(capacity, n_layers, n_experts) for _ in range(2)]
-        self.matrices: list[dict[int, Matrix]] = [{}, {}]
-        """Per phase, by request."""
+        self.matrices: list[dict[int, Matrix]] = [{}, {}]  # per phase, by request
 
     def count(self, request: int, prefill: bool, experts: NDArray[np.int64], tokens: Matrix) -> None:
         """Add tokens of experts, each named once."""

@@ -13,8 +13,7 @@ from policies.swapmoe.virtual_experts import Floats, Ids, importance, ranked, to
 
 Unit = Literal["request", "pass"]
 Ranking = NDArray[np.int64]
-Plans = NDArray[np.int64]
-"""[P, L + 1]: experts per layer, then the index of the frequency."""
+Plans = NDArray[np.int64]  # [P, L + 1]: experts per layer, then the index of the frequency
 
 
 class TrainInputs:
@@ -41,8 +40,7 @@ class TrainInputs:
             work.update(zip(layers.tolist(), tokens[tokens > 0].tolist(), strict=True))
         costs = setup.costs
         total = sum(n * (costs.expert_ns(layer, tokens) + costs.launch_ns) for (layer, tokens), n in work.items())
-        self.input_ns = total / max(1, self.count)
-        """Compute time of the gate's own experts, per input."""
+        self.input_ns = total / max(1, self.count)  # compute time of the gate's own experts, per input
 
     def firsts(self) -> list[Ranking]:
         """For each half, the ranking by the other half's importance: no set is judged on what it was chosen from."""
@@ -85,8 +83,7 @@ class Replay:
 
     def __init__(self, frequency: int, n_layers: int, n_experts: int) -> None:
         self.frequency, self.updates = frequency, 0
-        self.gains = np.zeros((n_layers, n_experts))
-        """Gate mass of the expert in each place of the ranking."""
+        self.gains = np.zeros((n_layers, n_experts))  # gate mass of the expert in each place of the ranking
         self.entered = np.zeros((n_layers, n_experts + 1))
         """Experts that an update brought into the best n, as differences along n."""
 

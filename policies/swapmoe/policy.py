@@ -24,10 +24,8 @@ from policies.swapmoe.planner import (
 from policies.swapmoe.virtual_experts import importance, masked_gate, ranked, token_norms
 from traces.kit.errors import UserError
 
-MOST = 1_000_000
-"""Of inputs, swaps and shares: more than anything has; what is far beyond it leaves 64 bits."""
-MOST_PLANS = 10_000
-"""Per generation, and generations: both together take minutes."""
+MOST = 1_000_000  # of inputs, swaps and shares: more than anything has; what is far beyond it leaves 64 bits
+MOST_PLANS = 10_000  # per generation, and generations: both together take minutes
 
 
 class SwapMoE(Policy):

@@ -87,8 +87,7 @@ def _variants(name: str) -> tuple[list[Variant], list[str]]:
     return taken, refused
 
 
-Trial = tuple[str, Callable[[], None]]
-"""Where, and what is tried there."""
+Trial = tuple[str, Callable[[], None]]  # where, and what is tried there
 
 
 def _check(name: str, tried: Sequence[Variant], refused: Sequence[str]) -> int:

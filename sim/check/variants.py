@@ -17,12 +17,9 @@ from sim.check.synthetic import PLAIN, PREDICTORS, Routing, World, setup_of
 from traces.kit import conf
 from traces.kit.errors import UserError, allowing
 
-UNDECLARED = 9
-"""Layers for a policy that reads the gates ahead and does not say how far."""
-LARGEST = 257
-"""Layers of the largest model that is tried, where a policy refuses smaller ones."""
-TOGETHER = 2
-"""Variants of a policy of which any number of parameters are changed at once."""
+UNDECLARED = 9  # layers for a policy that reads the gates ahead and does not say how far
+LARGEST = 257  # layers of the largest model that is tried, where a policy refuses smaller ones
+TOGETHER = 2  # variants of a policy of which any number of parameters are changed at once
 
 
 def one_other(hint: Any, default: Any) -> list[Any]:

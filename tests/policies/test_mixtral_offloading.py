@@ -10,7 +10,7 @@ import pytest
 
 from policies import registry
 from policies.mixtral_offloading import MixtralOffloading
-from sim.check.lab import Witness, run
+from sim.check.laws import Witness, run
 from sim.check.synthetic import ABSENT, FlatCosts, draw, setup_of
 from tests.policies.desk import Desk
 from tests.policies.scripted import SIZE, as_shipped, go, held, script, sums

@@ -6,7 +6,7 @@ import pytest
 from policies.api import Schedule, Signal
 from policies.fmoe import FMoE
 from policies.signals import marks
-from sim.check.lab import run
+from sim.check.laws import run
 from sim.check.synthetic import draw, setup_of
 from tests.policies.fmoe.desk import EAST, NORTH, A, B, OnDesk, Past
 from tests.policies.scripted import as_shipped

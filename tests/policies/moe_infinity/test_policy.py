@@ -3,7 +3,7 @@
 import pytest
 
 from policies.moe_infinity import MoEInfinity
-from sim.check.lab import run
+from sim.check.laws import run
 from sim.check.synthetic import setup_of
 from tests.policies.moe_infinity.desk import MIXED, STRAIGHT, Past, at_gate_0, decoded, on_a_desk, queued
 from tests.policies.scripted import SIZE, as_shipped, costs, go, held, script, sums

@@ -13,7 +13,7 @@ import pytest
 from policies import registry
 from policies.api import Predictor, Schedule, Setup, Signal
 from policies.promoe.policy import ProMoE, fitted_name
-from sim.check.lab import Run, run
+from sim.check.laws import Run, run
 from sim.check.synthetic import ABSENT, Routing, setup_of
 from sim.core.accounts import FETCHED, PREDICTED, RECALL
 from tests.policies import scripted

@@ -13,7 +13,7 @@ from policies.api import LayerEvent
 from policies.api import Routing as PolicyRouting
 from policies.lru import LRU
 from real.runtime.offloaded import Offloaded
-from sim.check.lab import ready
+from sim.check.laws import ready
 from sim.check.synthetic import Routing, World, draw
 from sim.check.variants import Variant
 from sim.core.core import Core
@@ -61,7 +61,7 @@ def case_of() -> Callable[[int], Case]:
 
 @pytest.mark.parametrize("variant", SHIPPED, ids=str)
 def test_decisions_follow_from_the_log_of_facts(variant: Variant, case_of: Callable[[int], Case]) -> None:
-    case = case_of(variant.layers)
+    case = case_of(variant.world.layers)
     rig, routing = case.rig, case.routing
     for held in (rig.experts // 4, rig.experts // 2, rig.experts):
         setup = variant.roomy(rig.setup(held * rig.nbytes))
@@ -147,7 +147,7 @@ def test_what_is_skipped_is_nothing(case_of: Callable[[int], Case]) -> None:
 
 def test_below_the_least_budget_it_is_refused(case_of: Callable[[int], Case]) -> None:
     for variant in SHIPPED:
-        rig = case_of(variant.layers).rig
+        rig = case_of(variant.world.layers).rig
         least = variant.roomy(rig.setup(1)).budget
         with pytest.raises(UserError, match=rf"budget={least - 1}: too small .* at least {least} bytes"):
             variant.build(rig.setup(least - 1))

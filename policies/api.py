@@ -11,13 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.signals import History as History
-from policies.signals import Needs, fixed
+from policies.signals import Needs
 from policies.signals import PastStep as PastStep
 from policies.signals import Predictor as Predictor
 from policies.signals import Signal as Signal
@@ -99,7 +100,7 @@ class Setup:
     """Predictions that the machine works on at a time; what else is asked for waits its turn."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "predictors", fixed(self.predictors))
+        object.__setattr__(self, "predictors", MappingProxyType(dict(self.predictors)))
 
     def layer_of(self, expert: int) -> int:
         """Layer of an expert number."""

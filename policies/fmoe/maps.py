@@ -39,8 +39,7 @@ def direction(vectors: NDArray[Any]) -> Reals:
 
 
 def _rounded(exact: Reals) -> Reals:
-    rounded: Reals = exact.astype(np.float16).astype(np.float64)
-    return rounded
+    return np.asarray(exact.astype(np.float16), np.float64)
 
 
 def _length(squared: Reals) -> Reals:

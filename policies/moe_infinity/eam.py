@@ -38,8 +38,7 @@ class Collection:
 
     def total(self, places: NDArray[np.intp]) -> Matrix:
         """Sum of the matrices in ``places``, [L * E]."""
-        total: Matrix = self.counts[:, places].sum(axis=1)
-        return total
+        return np.asarray(self.counts[:, places].sum(axis=1))
 
 
 class Requests:
@@ -120,5 +119,4 @@ def shares(matrix: Matrix, n_layers: int) -> Matrix:
     """Each layer's counts divided by their sum, [L, E]; a layer without tokens stays 0."""
     rows = matrix.reshape(n_layers, -1)
     sums = rows.sum(axis=1, keepdims=True)
-    divided: Matrix = np.divide(rows, sums, out=np.zeros_like(rows), where=sums > 0)
-    return divided
+    return np.divide(rows, sums, out=np.zeros_like(rows), where=sums > 0)

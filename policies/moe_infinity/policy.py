@@ -149,8 +149,7 @@ class MoEInfinity(Policy):
         self._rank()
 
     def _worth(self, experts: slice) -> Matrix:
-        worth: Matrix = ((self.likely + EPSILON) * self.nearness).ravel()
-        return worth
+        return np.asarray(((self.likely + EPSILON) * self.nearness).ravel())
 
     # -- prefetching --------------------------------------------------------------------------------------------
 

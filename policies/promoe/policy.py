@@ -55,25 +55,18 @@ class ProMoE(LRU):
             raise UserError(f"policy.fitted={fitted}: allowed with policy.predictor=gate_ahead: null")
         self.source, self.stride = predictor, layers_ahead("stride", stride, setup)
         self.fitted = fitted_name(predictor, stride) if fitted is None else fitted
-        self._check_fitted()
+        found = None if predictor == "gate_ahead" else setup.predictors.get(self.fitted)  # None: see unfitted
+        if found is not None and (read := found.about.get("input", predictor)) != predictor:
+            raise UserError(
+                f"policy.fitted={self.fitted}: was fitted on {read};"
+                f" allowed with policy.predictor={predictor}: one fitted with input={predictor}"
+            )
+        if found is not None and found.stride != stride:
+            raise UserError(f"policy.stride={stride}: allowed with policy.fitted={self.fitted}: {found.stride}")
         self.preemption, self.reordering = preemption, reordering
         self.line = PredictorLine(self, latency_ns("latency_us", latency_us), blocking, self._foretell)
         self.low: list[dict[int, None]] = [{} for _ in range(setup.n_layers)]
         """Speculative loads that are neither complete nor demanded, by layer."""
-
-    def _check_fitted(self) -> None:
-        if self.source == "gate_ahead":
-            return
-        found = self.setup.predictors.get(self.fitted)
-        if found is None:
-            return  # see unfitted
-        if (read := found.about.get("input", self.source)) != self.source:
-            raise UserError(
-                f"policy.fitted={self.fitted}: was fitted on {read};"
-                f" allowed with policy.predictor={self.source}: one fitted with input={self.source}"
-            )
-        if found.stride != self.stride:
-            raise UserError(f"policy.stride={self.stride}: allowed with policy.fitted={self.fitted}: {found.stride}")
 
     def needs(self) -> frozenset[Signal]:
         return frozenset({Signal.GATE_AHEAD}) if self.source == "gate_ahead" else frozenset()

@@ -44,7 +44,8 @@ class TrainInputs:
 
     def firsts(self) -> list[Ranking]:
         """For each half, the ranking by the other half's importance: no set is judged on what it was chosen from."""
-        return [ranked(by_index(self.n_layers, self.n_experts), self.importance[1 - half]) for half in (0, 1)]
+        unknown = np.tile(np.arange(self.n_experts), (self.n_layers, 1))
+        return [ranked(unknown, self.importance[1 - half]) for half in (0, 1)]
 
     def served(self, half: int) -> Iterator[tuple[Floats, Floats]]:
         """Importance and gate mass of every expert, [L, E] each, per input of one half, in order."""
@@ -142,11 +143,6 @@ def profile(train: TrainInputs, setup: Setup, frequencies: Sequence[int], firsts
     return Profile(tuple(frequencies), kept, entered * copies[:, None], train.input_ns)
 
 
-def by_index(n_layers: int, n_experts: int) -> Ranking:
-    """The ranking that knows nothing, [L, E]."""
-    return np.tile(np.arange(n_experts), (n_layers, 1))
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``frequency``: inputs between two updates; ``experts``: how many are virtual in each layer, [L]."""
@@ -204,10 +200,8 @@ class Genetic:
         for _ in range(generations):
             order = np.argsort(-scores, kind="stable")[: max(1, population // 2)]
             children = self._children(herd[order], population - len(order))
-            herd, scores = (
-                np.concatenate([herd[order], children]),
-                np.concatenate([scores[order], self.scores(children)]),
-            )
+            herd = np.concatenate([herd[order], children])
+            scores = np.concatenate([scores[order], self.scores(children)])
         best = herd[int(np.argmax(scores))].tolist()
         return Plan(self.profile.frequencies[best[-1]], tuple(best[:-1]))
 

@@ -24,9 +24,6 @@ from traces.kit.unexpected import in_one_line
 from traces.kit.units import counted
 from traces.kit.words import Position
 
-DIGESTS = "import sys; from sim.check.cli import print_digests; print_digests(sys.argv[1])"
-"""What the processes do that are compared."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -136,7 +133,8 @@ def _problem(trial: Callable[[], None]) -> str | None:
 
 
 def _same_everywhere(name: str) -> None:
-    command = [sys.executable, "-P", "-c", DIGESTS, name]
+    program = "import sys; from sim.check.cli import print_digests; print_digests(sys.argv[1])"
+    command = [sys.executable, "-P", "-c", program, name]
     path = os.pathsep.join(entry for entry in sys.path if entry)
     outputs = set()
     for seed in ("0", "1"):

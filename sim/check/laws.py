@@ -84,7 +84,6 @@ class Run:
     policy: Policy
     core: Witness
     accounts: Accounts
-    machine: Machine
 
     @property
     def hits(self) -> int:
@@ -110,12 +109,11 @@ def ready(policy: Policy, routing: Routing) -> Policy:
 def run(policy: Policy, routing: Routing, *, depth: int = 1, core_type: type[Core] = Witness) -> Run:
     """Replay a routing; AssertionError if the policy breaks a rule on the way."""
     core: Any = core_type(ready(policy, routing), policy.setup, FakeSignals(routing.signals))
-    machine = Machine(core, policy.setup.costs, depth=depth)  # type: ignore[arg-type]
     passes = routing.passes()
-    accounts = machine.run((), passes)
+    accounts = Machine(core, policy.setup.costs, depth=depth).run((), passes)  # type: ignore[arg-type]
     if passes != routing.passes():  # the next cell of a sweep reads the same lists
         raise AssertionError("it changed the demand that it was shown")
-    return Run(policy, core, accounts, machine)
+    return Run(policy, core, accounts)
 
 
 EXPERT = 12  # bytes

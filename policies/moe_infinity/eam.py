@@ -119,4 +119,4 @@ def shares(matrix: Matrix, n_layers: int) -> Matrix:
     """Each layer's counts divided by their sum, [L, E]; a layer without tokens stays 0."""
     rows = matrix.reshape(n_layers, -1)
     sums = rows.sum(axis=1, keepdims=True)
-    return np.divide(rows, sums, out=np.zeros_like(rows), where=sums > 0)
+    return np.asarray(np.divide(rows, sums, out=np.zeros_like(rows), where=sums > 0))

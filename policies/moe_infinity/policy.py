@@ -121,8 +121,6 @@ class MoEInfinity(Policy):
         else:
             self.behind = True
 
-    # -- prediction ---------------------------------------------------------------------------------------------
-
     def _nearest(self) -> list[NDArray[np.intp]]:
         return [iteration.nearest(self.layer, self.matches) for iteration in self.iterations]
 
@@ -150,8 +148,6 @@ class MoEInfinity(Policy):
 
     def _worth(self, experts: slice) -> Matrix:
         return np.asarray(((self.likely + EPSILON) * self.nearness).ravel())
-
-    # -- prefetching --------------------------------------------------------------------------------------------
 
     def _rank(self) -> None:
         """Rank what may be prefetched from the current layer on; withdraw what has not begun and is not the best."""
@@ -208,8 +204,6 @@ class MoEInfinity(Policy):
         if expert in self.issued:
             del self.issued[expert]
             self._prefetch(self._best())
-
-    # -- cache --------------------------------------------------------------------------------------------------
 
     def on_slot(self, expert: int) -> None:
         self.worth.add(expert)

@@ -21,15 +21,14 @@ def fitted_name(source: str, stride: int) -> str:
 class ProMoE(LRU):
     """When gate l has run, predict the experts of layer l + ``stride`` and prefetch them in the order of the forecast.
 
-    ProMoE (arXiv 2410.22134, section 4). A predicted expert that is there is refreshed in its layer's LRU list; the
-    others are queued behind all demand, first come first served (the union over tokens: most tokens first). Run it with
-    ``chunks=3``, the paper's three matrices per expert. ``preemption``: a gate drops what was queued for its layer, and
-    queues all that it misses at once; else each miss is queued on its turn and stale predictions stay. ``reordering``:
-    compute what is there, then what arrives, most chunks first; else by ascending index. A prediction takes
-    ``latency_us`` of a predictor thread, or the GPU waits for it (``blocking``); one that is overtaken is not begun.
-    ``predictor``: hidden or routing (the outputs of ``python -m policies fit`` beside the trace), or gate_ahead (the
-    later gate on the present hidden state, as FineMoE's re-implementation has it). O(rows x K + E) per event, O(pinned)
-    per victim. Lossless; needs a fitted predictor, or gate_ahead.
+    ProMoE (arXiv 2410.22134, section 4), to be run with ``chunks=3`` (README.md). A predicted expert that is there is
+    refreshed in its layer's LRU list; the others are queued behind all demand, first come first served.
+    ``preemption``: a gate drops what was queued for its layer, and queues all that it misses at once; else each miss is
+    queued on its turn and stale predictions stay. ``reordering``: compute what is there, then what arrives, most chunks
+    first; else by ascending index. A prediction takes ``latency_us`` of a predictor thread, or the GPU waits for it
+    (``blocking``); one that is overtaken is not begun. ``predictor``: hidden or routing (the outputs of ``python -m
+    policies fit`` beside the trace), or gate_ahead. O(rows x K + E) per event, O(pinned) per victim. Lossless; needs a
+    fitted predictor, or gate_ahead.
     """
 
     name = "promoe"

@@ -143,9 +143,8 @@ def change_after(routing: Routing, step: int, layer: int, seed: int) -> Routing:
         if old.ndim > 2:
             signals[name] = np.where(late.reshape(*late.shape, *[1] * (old.ndim - 2)), new, old)
         else:  # known when the step begins
-            signals[name] = old.copy()
             begin = first if layer < 0 else first + rows
-            signals[name][begin:] = new[begin:]
+            signals[name] = np.concatenate([old[:begin], new[begin:]])
     return Routing(signals["expert_ids"], routing.steps, routing.n_experts, signals, routing.world)
 
 

@@ -15,7 +15,7 @@ from policies.predictors.examples import Examples, divide, features, measured_ke
 from policies.predictors.fitter import OF_A_RUN, FitOptions, Fitter, Name, Overwrite, fitter_of, fitters
 from policies.predictors.saved import Fitted, check_target, load, save
 from traces import Trace, open_trace
-from traces.format.mapped import row_chunks
+from traces.format.npy import row_chunks
 from traces.format.predicted import Predicted
 from traces.kit.command import Choice, Command
 from traces.kit.errors import UserError

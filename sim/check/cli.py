@@ -20,7 +20,7 @@ from sim.check.laws import (
 )
 from sim.check.variants import Variant, named
 from traces.kit.errors import UserError
-from traces.kit.unexpected import in_one_line
+from traces.kit.telling import in_one_line
 from traces.kit.units import counted
 from traces.kit.words import Position
 

@@ -18,10 +18,9 @@ from policies.bounds.future import Clairvoyant, Future
 from sim.check.synthetic import PLAIN, FakeSignals, FlatCosts, Routing, World, draw, setup_of, some_history
 from sim.check.variants import Variant
 from sim.core.accounts import Accounts
+from sim.core.acting import stated
 from sim.core.core import Core
-from sim.core.log import record
-from sim.core.replay import replay
-from sim.core.stated import stated
+from sim.core.log import record, replay
 from sim.machine.machine import Machine
 from traces.kit.errors import UserError
 

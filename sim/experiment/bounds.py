@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from policies.bounds.belady_bypass import belady_bypass_bytes
 from policies.bounds.future import Future
-from sim.experiment.cell import Cell
-from sim.experiment.make import passes_of
+from sim.experiment.cell import Cell, passes_of
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
 

@@ -15,8 +15,7 @@ from sim.core.core import Core
 from sim.experiment.bounds import Floor, compute_floor_ns
 from sim.machine.machine import Machine
 from sim.prices.costs import Affine
-from sim.workload.demand import merge
-from sim.workload.passes import Pass
+from sim.workload.passes import Pass, merge
 from sim.workload.signals import TraceSignals
 from tests.sim.machine.restless import Restless
 

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from policies.api import LayerEvent
 from policies.moe_infinity.eam import Collection, Iteration, Requests, by_request
 from sim.check.synthetic import FakeSignals, draw
-from sim.experiment.cell import make_cell
-from sim.experiment.make import make_policy
+from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.run import simulate
 from tests.policies.moe_infinity.desk import Past
 from tests.sim.small_trace import SIZE, Plan, config, write

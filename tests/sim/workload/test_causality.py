@@ -8,7 +8,7 @@ from policies import registry
 from sim.check.synthetic import some_history
 from sim.check.variants import Variant, variants
 from sim.core.core import Core
-from sim.core.replay import replay
+from sim.core.log import replay
 from sim.workload.passes import ClosedLoop
 from tests.sim.workload.causal import SEEDS, Recorded, assert_causal, play, shipped
 

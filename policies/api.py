@@ -45,18 +45,12 @@ class Costs(Protocol):
 class View:
     """The machine's state, read-only. Experts are named by their numbers."""
 
-    resident: Callable[[int], bool]
-    """Whether the expert has a slot."""
-    complete: Callable[[int], bool]
-    """Whether all of its bytes are on the GPU."""
-    chunks_done: Callable[[int], int]
-    """Chunks of it that are on the GPU."""
-    evictable: Callable[[int], bool]
-    """Whether it has a slot, is not pinned, and no chunk of it is on the link."""
-    loading: Callable[[int], bool]
-    """Whether a load of it is queued or under way."""
-    free_bytes: Callable[[], int]
-    """Bytes of the budget without an owner."""
+    resident: Callable[[int], bool]  # whether the expert has a slot
+    complete: Callable[[int], bool]  # whether all of its bytes are on the GPU
+    chunks_done: Callable[[int], int]  # chunks of it that are on the GPU
+    evictable: Callable[[int], bool]  # whether it has a slot, is not pinned, and no chunk of it is on the link
+    loading: Callable[[int], bool]  # whether a load of it is queued or under way
+    free_bytes: Callable[[], int]  # bytes of the budget without an owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +81,12 @@ class Setup:
     n_layers: int
     n_experts: int
     top_k: int
-    expert_bytes: tuple[int, ...]
-    """Bytes of one expert, per layer [L]."""
-    chunks: int
-    """Copy calls per expert."""
+    expert_bytes: tuple[int, ...]  # bytes of one expert, per layer [L]
+    chunks: int  # copy calls per expert
     budget: int
     costs: Costs
     seed: int = 0
-    predictors: Mapping[str, Predictor] = field(default_factory=dict)
-    """The fitted predictors there are, by name."""
+    predictors: Mapping[str, Predictor] = field(default_factory=dict)  # the fitted predictors there are, by name
     predictor_threads: int = 1
     """Predictions that the machine works on at a time; what else is asked for waits its turn."""
 

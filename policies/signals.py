@@ -69,8 +69,7 @@ class Predictor:
 
     name: str
     stride: int
-    top_k: int
-    """Experts that it names per token."""
+    top_k: int  # experts that it names per token
     about: Mapping[str, Any] = field(default_factory=dict)
     """How it was made, and how good it was on held-out requests."""
 

@@ -58,7 +58,6 @@ class Contexts:
         self.n_experts, self.prefill, self.choices, self.embeds = n_experts, prefill, choices, embeds
 
     def needs(self) -> frozenset[Signal]:
-        """The signals that are read."""
         wanted = {Signal.ROUTER_PROBS: not self.choices, Signal.EMBEDDING: self.embeds}
         return frozenset(signal for signal, is_wanted in wanted.items() if is_wanted)
 

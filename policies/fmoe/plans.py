@@ -175,12 +175,10 @@ class Worth(Scores):
         self.stale = True
 
     def unknown(self) -> None:
-        """Nothing tells p of any layer."""
         self.p.fill(1.0 / self.n_experts)
         self.stale = True
 
     def demanded(self, experts: Sequence[int]) -> None:
-        """An event demands these experts, in token order."""
         demand = np.array(experts)
         self.freq[demand] += 1
         if self.rule == "lru":
@@ -189,7 +187,6 @@ class Worth(Scores):
         self.stale = True
 
     def enter(self, expert: int, *, speculative: bool) -> None:
-        """The expert has taken a slot."""
         if speculative:
             self.uses += 1
             self.last[expert] = self.uses

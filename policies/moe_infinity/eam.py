@@ -37,7 +37,6 @@ class Collection:
         self.squares[:, place] = np.cumsum((matrix**2).reshape(self.shape).sum(axis=1))
 
     def total(self, places: NDArray[np.intp]) -> Matrix:
-        """Sum of the matrices in ``places``, [L * E]."""
         return np.asarray(self.counts[:, places].sum(axis=1))
 
 
@@ -69,7 +68,6 @@ class Requests:
             self.collections[prefill].add(under_way.pop(request))
 
     def learn(self, history: History) -> None:
-        """Collect the train requests, in order."""
         first = np.arange(self.n_layers)[:, None] * self.n_experts
         for step in history.steps():
             self.close(step.prefill, (step.request,))

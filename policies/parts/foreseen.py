@@ -61,7 +61,6 @@ class PredictorLine:
                 self.under_way[tag] = None
 
     def done(self, tag: int) -> None:
-        """The prediction asked for under ``tag`` has ended."""
         found = self.under_way.pop(tag)
         if found is not None:
             self.tell(*found)

@@ -42,7 +42,6 @@ class MLP:
                 raise ValueError(f"{name} is of shape {found}; {shape}")
 
     def scores(self, x: NDArray[np.float16]) -> Array:
-        """Scores [n, E] of rows [n, F]."""
         inner = np.maximum(((x.astype(np.float32) - self.mean) * self.scale) @ self.w1 + self.b1, 0)
         return np.asarray(inner @ self.w2 + self.b2, np.float32)
 

@@ -121,8 +121,7 @@ class Profile:
 
     frequencies: tuple[int, ...]
     kept: Floats
-    swap_ns: Floats
-    """Link time of the swaps of one update, [F, L, E + 1]."""
+    swap_ns: Floats  # link time of the swaps of one update, [F, L, E + 1]
     input_ns: float
 
 
@@ -187,7 +186,6 @@ class Genetic:
         self.rng = np.random.default_rng(setup.seed)
 
     def search(self, population: int, generations: int) -> Plan:
-        """The best plan found."""
         shape, choices = self.sizes.shape[0], len(self.profile.frequencies)
         plain = uniform(self.setup, self.room, 1).experts
         herd = np.array([(*plain, f) for f in range(choices)], np.int64)

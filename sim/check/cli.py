@@ -64,7 +64,6 @@ def main(options: Options) -> int:
 
 
 def print_digests(name: str) -> None:
-    """What a policy decided, as JSON."""
     sys.stdout.write(json.dumps(digests(_variants(name)[0])))
 
 
@@ -122,7 +121,6 @@ def _causal(variant: Variant, seed: int) -> None:
 
 
 def _problem(trial: Callable[[], None]) -> str | None:
-    """What was broken, in one line."""
     try:
         trial()
     except AssertionError as error:

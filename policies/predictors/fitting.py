@@ -81,11 +81,7 @@ def fit(fitter: Fitter, options: FitOptions, trace: Trace, others: Sequence[Trac
                 "sha256": trace.sha256,
                 "decoding": trace.manifest.decoding["mode"],
             },
-            "requests": {
-                "fitted": len(division.fitted),
-                "held_out": len(division.held),
-                "left_out": division.left_out,
-            },
+            "requests": {"fitted": len(division.fitted), "held_out": len(division.held), "left_out": division.left_out},
             "tokens": {"fitted": len(rows), "held_out": len(held)},
             "prompts_known": division.prompts is not None,
             "settings": {key: value for key, value in asdict(options).items() if key not in OF_A_RUN},

@@ -16,9 +16,7 @@ from tests.policies.desk import Desk
 from tests.policies.scripted import SIZE, go, held, script, sums
 
 SWAPS = script(
-    [[[0], [1], [2]], [[0], [3], [2]], [[0], [3], [2]]],
-    [[[1], [2], []], [[3], [2], []], [[0], [2], []]],
-    n_experts=4,
+    [[[0], [1], [2]], [[0], [3], [2]], [[0], [3], [2]]], [[[1], [2], []], [[3], [2], []], [[0], [2], []]], n_experts=4
 )
 
 

@@ -7,7 +7,7 @@ import math
 import os
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -135,15 +135,13 @@ class Layout:
         for file in self.files:
             self._check_mark(place, file, last)
         files: dict[str, GrowingFile] = {}
-        try:
+        with ExitStack() as opened:
             for file in self.files:
                 heads = self.head(file, NOTHING), self.head(file, last.counts)
                 files[file] = GrowingFile.resume(place, folder / file, last.files[file], heads)
+                opened.callback(files[file].close)
             _check_last_step(place, last.counts, files[STEPS_FILE])
-        except BaseException:
-            for opened in files.values():
-                opened.close()
-            raise
+            opened.pop_all()
         return files
 
     def _check_mark(self, place: Path, file: str, last: Checkpoint) -> None:

@@ -71,8 +71,7 @@ def test_every_command_that_installs_the_project_uses_it(file: str) -> None:
 
 @pytest.fixture(scope="module")
 def refresh() -> ModuleType:
-    module: ModuleType = script(".ci/refresh.py")
-    return module
+    return script(".ci/refresh.py")
 
 
 def report(**versions: str) -> dict[str, Any]:

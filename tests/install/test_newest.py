@@ -21,7 +21,7 @@ b==2.1 ; python_version >= "3.12"
 
 @pytest.fixture
 def newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module: ModuleType = script(".ci/newest.py")
+    module = script(".ci/newest.py")
     monkeypatch.setattr(module, "LOG", tmp_path / "newest.log")
     return module
 

@@ -42,6 +42,9 @@ def test_tables_of_the_same_shape_are_the_costs(profile: Profile) -> None:
     costs = Costs(OLMOE, HardwareProfile.from_dict(profile))
     assert [costs.expert_ns(3, n) for n in (0, 1, 2, 9, 16, 128)] == [0, 6_001, 6_001, 6_752, 7_503, 11_000]
     assert costs.copy_ns(12_582_912) == 252_000
+    curve = profile["measured"]["copy_h2d_pinned"]
+    points = zip(curve["bytes"], curve["ns"], strict=True)
+    assert costs.link_floor_ns(10**12) == min(10**12 * ns // nbytes for nbytes, ns in points), "its best measured rate"
     for tokens, context in ((1, 512), (8, 0), (64, 2048)):
         pairs = attended_pairs(tokens, context)
         assert costs.dense_ns(tokens, tokens + context, pairs) == 40_000 + 300 * tokens + 7 * context
@@ -54,13 +57,6 @@ def test_tables_of_the_same_shape_are_the_costs(profile: Profile) -> None:
         "dense": "table models.olmoe_1b_7b.dense (tokens 1 to 64, context 0 to 2048, beyond by asymptote)",
         "step": "roofline",
     }
-
-
-def test_the_floor_of_the_link_is_its_best_measured_rate(profile: Profile) -> None:
-    costs = Costs(OLMOE, HardwareProfile.from_dict(profile))
-    curve = profile["measured"]["copy_h2d_pinned"]
-    points = list(zip(curve["bytes"], curve["ns"], strict=True))
-    assert costs.link_floor_ns(10**12) == min(10**12 * ns // nbytes for nbytes, ns in points)
 
 
 def roofline(model: ModelProfile, profile: Profile, dtype: str | None = None) -> Costs:

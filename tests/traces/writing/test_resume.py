@@ -132,11 +132,10 @@ def test_a_folder_that_its_holder_removes_meanwhile_is_not_gone_on_with(
 @pytest.mark.parametrize("call", [1, 2, 3])
 def test_after_a_failed_write_nothing_more_is_taken(tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request of which half is written must not be followed by another, nor by a checkpoint."""
-    append, calls = GrowingFile.append, []
+    append, calls = GrowingFile.append, count(1)
 
     def full(file: GrowingFile, raw: bytes) -> None:
-        calls.append(raw)
-        if len(calls) == call + 3:
+        if next(calls) == call + 3:
             raise OSError(28, "No space left on device")
         append(file, raw)
 

@@ -15,8 +15,7 @@ from traces.kit.telling import say
 def copies(bench: Bench) -> str:
     """Bare rates, and the time of a copy by its size, alone and beside other work: ``copies.json``."""
     size, clock = bench.size, Clock(bench.device)
-    largest = size.largest << 20
-    date = now()
+    largest, date = size.largest << 20, now()
     every = Copies(clock, largest)
     budget = Budget(_seconds(bench, size.copies_s), RATE_POINTS + every.visits)
     found = rates(clock, largest, budget)
@@ -61,8 +60,7 @@ def write_profile(bench: Bench) -> None:
     }
     name = re.sub(r"[^a-z0-9]+", "_", bench.record.about["device"].lower()).strip("_").removeprefix("nvidia_")
     measured = found["date"], found["machine"], bench.device, found["rates"]
-    profile = assemble(f"{name}_measured", *measured, curves, sections)
-    write(bench.folder / "profile.yaml", profile)
+    write(bench.folder / "profile.yaml", assemble(f"{name}_measured", *measured, curves, sections))
 
 
 def _seconds(bench: Bench, seconds: float) -> float:

@@ -19,7 +19,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_expe
 from traces.calibrate.plan import Part, Timed, Tried, measured
 from traces.calibrate.tables import Rows, pooled_grid
 from traces.calibrate.timing import Budget, Call, Clock, measure
-from traces.models.cache import cache_key
+from traces.models.families import cache_key
 from traces.models.shapes import Block, build
 
 NO_EXPERTS, GROUPED = "calibrate_no_experts", "grouped_mm"

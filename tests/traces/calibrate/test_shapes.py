@@ -12,7 +12,7 @@ from traces.calibrate.layers import NO_EXPERTS, Experts, Grids, Layer, expert_fo
 from traces.calibrate.timing import Budget, Clock
 from traces.kit import conf
 from traces.kit.errors import UserError
-from traces.models.cache import cache_key
+from traces.models.families import cache_key
 from traces.models.shapes import PUBLISHED, build, configuration
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict, replace
 
 from real.measure.bench import Bench
-from traces.calibrate.copies import Copies, count_points
+from traces.calibrate.copies import Copies
 from traces.calibrate.layers import Grids, Layer
 from traces.calibrate.machine import RATE_POINTS, assemble, clocks, describe, now, rates, write
 from traces.calibrate.tables import Rows, Sample
@@ -16,9 +16,10 @@ def copies(bench: Bench) -> str:
     """Bare rates, and the time of a copy by its size, alone and beside other work: ``copies.json``."""
     size, clock = bench.size, Clock(bench.device)
     largest, date = size.largest << 20, now()
-    budget = Budget(_seconds(bench, size.copies_s), RATE_POINTS + count_points(largest))
+    every = Copies(clock, largest)
+    budget = Budget(_seconds(bench, size.copies_s), RATE_POINTS + every.visits)
     found = rates(clock, largest, budget)
-    curves = Copies(clock, largest).measure(budget, say)
+    curves = every.measure(budget, say)
     shown = {name: {"axes": rows.axes, "samples": [asdict(it) for it in rows.samples]} for name, rows in curves.items()}
     machine = describe(bench.device) | clocks("after the copies")
     bench.write("copies", {"date": date, "machine": machine, "rates": found, "curves": shown})

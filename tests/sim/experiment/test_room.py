@@ -66,7 +66,7 @@ def test_only_what_is_served_counts_and_a_batch_counts_together(tmp_path: Path) 
 def test_up_to_the_room_and_no_byte_more() -> None:
     model = ModelProfile.from_dict(shipped("model", "olmoe_1b_7b"))
     room = Room.of(model, HardwareProfile.from_dict(shipped("hardware", "rtx_4090")), [100], 1)
-    total = model.total_expert_bytes()
+    total = model.experts * sum(model.priced())
     assert budget_bytes(room.bytes, total, room, "x") == room.bytes
     with pytest.raises(UserError, match=rf"budget={room.bytes + 1}: 23\.0 GB are there for experts on x: 24 GB"):
         budget_bytes(room.bytes + 1, total, room, "x")

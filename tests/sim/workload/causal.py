@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from policies.api import Policy, Setup
-from sim.check.lab import Witness
-from sim.check.laws import FAST, SLOW
+from sim.check.laws import FAST, SLOW, Witness
 from sim.check.synthetic import World, draw, some_history
 from sim.check.variants import variants
 from sim.machine.machine import Machine

@@ -20,7 +20,7 @@ CAUSAL = [v for v in variants() if not registry.find(v.name).clairvoyant]
 def test_nothing_is_decided_by_what_comes_later(
     variant: Variant, seed: int, batch: int, recorded: Callable[..., Recorded]
 ) -> None:
-    given = recorded(seed, batch, variant.layers)
+    given = recorded(seed, batch, variant.world.layers)
     setup = variant.roomy(given.setup)
     assert_causal(variant.build, Recorded(setup, batch, given.trace, given.others))
 
@@ -30,7 +30,7 @@ def test_nothing_is_decided_by_what_comes_later(
 def test_budget_accounts_determinism_and_clockless_replay(
     variant: Variant, seed: int, batch: int, recorded: Callable[..., Recorded]
 ) -> None:
-    given = recorded(seed, batch, variant.layers)
+    given = recorded(seed, batch, variant.world.layers)
     setup = variant.roomy(given.setup)
     core, accounts = play(variant.build(setup), given.trace, batch)  # the witness checks the budget at every answer
     accounts.check()

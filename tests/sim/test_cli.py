@@ -170,14 +170,6 @@ def test_torch_is_not_imported_to_simulate() -> None:
     assert printed.stdout.splitlines()[-1] == "False"
 
 
-def test_a_grid_runs_every_combination(sim: Sim, tmp_path: Path) -> None:
-    out = tmp_path / "grid"
-    done = sim("run", "-m", "policy=lru,static", "budget=12MB,2GB,4GB", "limit=1", "bounds=false", f"out={out}")
-    assert done.returncode == 2  # two of the six are below one expert
-    assert done.stderr.count("error: budget=12000000") == 2
-    assert len(list(out.glob("lru-*"))) == len(list(out.glob("static-*"))) == 2
-
-
 def test_help_is_for_people(sim: Sim) -> None:
     assert "python -m sim run policy=lru budget=8GB" in sim("--help").stdout
     listed = sim("run", "--help").stdout

@@ -247,13 +247,3 @@ def test_it_is_in_the_table_where_it_is_charged(runs: Callable[..., Result]) -> 
     line = f"of compute, the policy's own decisions: {own} ms/token (3 us per prefill pass, 0.5 us per"
     assert line in "\n".join(printed(show, found, 200))
     assert "decisions" not in "\n".join(printed(show, runs("lru", None).document))
-
-
-def test_the_sample_with_all_resident_takes_so_much_longer_per_token(tmp_path: Path) -> None:
-    words = ("policy=lru", "budget=100%", "warmup=20", "limit=2", "bounds=false")
-    free = run(*words, out=tmp_path).document
-    own = run(*words, "+hardware.software.policy_us.lru.decode=1234.5", out=tmp_path).document
-    waited = sum(free["totals"]["stall_ns"].values()) - sum(own["totals"]["stall_ns"].values())
-    steps = free["totals"]["generated_tokens"] - free["totals"]["requests"]
-    assert own["totals"]["policy_ns"] == steps * 1_234_500
-    assert own["totals"]["wall_ns"] - free["totals"]["wall_ns"] == steps * 1_234_500 - waited

@@ -23,13 +23,7 @@ from sim.experiment.sweep.job import Job, Told, heard, tally
 
 ROOT = Path(__file__).resolve().parents[4]
 GRID = ("policy=lru,fmoe", "budget=[2GB,4GB]", "seed=0,1", "limit=1", "bounds=false")
-SIXTY = (
-    "policy=lru,lfu,gate_ahead,promoe,fmoe",
-    "budget=[2GB,4GB,6GB,8GB]",
-    "seed=0,1,2",
-    "limit=1",
-    "bounds=false",
-)
+SIXTY = ("policy=lru,lfu,gate_ahead,promoe,fmoe", "budget=[2GB,4GB,6GB,8GB]", "seed=0,1,2", *GRID[-2:])
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 FAST = [pytest.param((), id="basic"), pytest.param(JOBLIB, id="joblib", marks=pytest.mark.ci)]
 STAGE = pytest.mark.skipif(not os.environ.get("LAUNCHERS"), reason="a stage of its own: bash .ci/launchers")
@@ -218,9 +212,8 @@ def test_the_tally_is_what_was_heard(tmp_path: Path) -> None:
 
 def test_another_sweep_may_end_meanwhile(tmp_path: Path) -> None:
     (tmp_path / ".multirun").mkdir()
-    (tmp_path / ".multirun" / ".told.0123abcd.partial").symlink_to(
-        "nowhere"
-    )  # listed, and no longer there when it is looked at
+    gone = tmp_path / ".multirun" / ".told.0123abcd.partial"
+    gone.symlink_to("nowhere")  # listed, and no longer there when it is looked at
     assert sweep(tmp_path, "policy=lru", "limit=1", "bounds=false") == 0
 
 

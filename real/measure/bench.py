@@ -56,10 +56,8 @@ class Size:
 
     main: Subject
     link: Subject
-    shapes: tuple[str, ...]
-    """Models of which one layer is timed."""
-    grid: tuple[tuple[str, str], ...]
-    """(policy, budget) of the cells, the most telling first."""
+    shapes: tuple[str, ...]  # models of which one layer is timed
+    grid: tuple[tuple[str, str], ...]  # (policy, budget) of the cells, the most telling first
     link_grid: tuple[tuple[str, str], ...]
     again: tuple[tuple[str, str], ...]
     largest: int  # MiB of a copy

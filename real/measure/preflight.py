@@ -41,7 +41,7 @@ def run(bench: Bench) -> str:
     for name, check in _checks(bench):
         began, ok = time.monotonic(), True
         try:
-            said = check()
+            said = check() or "as it should"
         except Exception as error:  # whatever it is: the other checks are still to be heard
             ok, said = False, in_short(error, kind=True)
         found.append({"name": name, "ok": ok, "said": said, "seconds": round(time.monotonic() - began, 2)})
@@ -55,22 +55,17 @@ def run(bench: Bench) -> str:
     return f"{len(found)} checks" + (f"; off: {', '.join(slow)}" if slow else "")
 
 
-def _checks(bench: Bench) -> list[tuple[str, Callable[[], str]]]:
+def _checks(bench: Bench) -> list[tuple[str, Callable[[], str | None]]]:
     device, cuda = bench.device, bench.device.type == "cuda"
     names = [name for name in CHECKS if cuda or name not in ONLY_CUDA]
     return [
         ("versions", versions),
         ("device", lambda: _device(device)),
         ("host memory", lambda: _host(bench)),
-        *((name.replace("_", " "), partial(_checked, CHECKS[name], device)) for name in names),
+        *((name.replace("_", " "), partial(CHECKS[name], device)) for name in names),
         *([("pinned and registered", partial(_registered, device))] if cuda else []),
         ("reference model", lambda: _reference(bench)),
     ]
-
-
-def _checked(check: Callable[[torch.device], None], device: torch.device) -> str:
-    check(device)
-    return "as it should"
 
 
 def versions() -> str:

@@ -40,12 +40,10 @@ SHOWN = 20
 class Curve:
     """Hits by number of slots."""
 
-    lookups: tuple[int, int]
-    """In prefill and in decode."""
+    lookups: tuple[int, int]  # in prefill and in decode
     hits: NDArray[np.int64]
     """[2, n + 1]: complete hits in prefill and decode with 0..n slots, n being all experts."""
-    least: int
-    """Members of the largest event: fewer slots are not on the curve."""
+    least: int  # members of the largest event: fewer slots are not on the curve
 
 
 def curve_of(cell: Cell) -> Curve:

@@ -34,10 +34,8 @@ ASIDE = ("sim", "sim.experiment.compose", "sim.results.wording")
 class Identity:
     """Of a result."""
 
-    resolved: Mapping[str, Any]
-    """The trace by hash, everything else of the configuration by value."""
-    code: str
-    """Hash of the code."""
+    resolved: Mapping[str, Any]  # the trace by hash, everything else of the configuration by value
+    code: str  # hash of the code
 
     @property
     def key(self) -> str:

@@ -141,15 +141,6 @@ def test_the_kept_log_replays_to_the_digest(tmp_path: Path) -> None:
     assert replay(log.tolist(), core) == result.document["provenance"]["decision_digest"]
 
 
-def test_a_batch_demands_the_union(tmp_path: Path) -> None:
-    one = run("policy=lru", "budget=6GB", "bounds=false", out=tmp_path).document
-    four = run("policy=lru", "budget=6GB", "workload.batch=4", out=tmp_path).document
-    assert four["totals"]["generated_tokens"] == one["totals"]["generated_tokens"]
-    assert four["totals"]["lookups"] < one["totals"]["lookups"]
-    assert four["totals"]["compute_ns"] < one["totals"]["compute_ns"]
-    assert four["bounds"]["time_lower_bound"]["gap"] >= 1
-
-
 def test_paths_work_wherever_names_do(tmp_path: Path) -> None:
     odd = tmp_path / "a folder, with 'odd' = signs"
     odd.mkdir()

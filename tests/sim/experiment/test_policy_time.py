@@ -3,8 +3,6 @@
 import gc
 import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from operator import attrgetter
@@ -125,13 +123,6 @@ def test_the_collector_is_left_as_it_was(logged: Make) -> None:
     measure_policy_time(logged(1, 1), logged(1, 1), repeat=1)
     assert gc.isenabled()
     assert gc.get_freeze_count() <= frozen
-
-
-def test_it_needs_numpy_alone() -> None:
-    others = "simpy", "hydra", "omegaconf", "pandas", "pyarrow", "torch", "rich"
-    code = f"import sys, sim.experiment.policy_time; print([name for name in {others} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
 
 
 def test_the_bench_prints_words_that_charge_it(

@@ -14,7 +14,7 @@ Batches, warm-up and chunks change nothing of this. Latency is not on the curve:
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -142,4 +142,4 @@ def _print(cell: Cell, curve: Curve) -> None:
     begins = f"exact from {curve.least} slots on, as many as the largest layer event demands; below, run the simulator"
     console.print(begins, style="dim")
     if cell.room.bytes < cell.total_expert_bytes:
-        console.print(f"{room_line(cell.room.document())}: no larger budget fits on {cell.hardware.name}", style="dim")
+        console.print(f"{room_line(asdict(cell.room))}: no larger budget fits on {cell.hardware.name}", style="dim")

@@ -75,7 +75,7 @@ def result_of(
 ) -> dict[str, Any]:
     """The content of a cell's ``result.json``; ``identity``: of the cell, where it is known."""
     own = identity or identify(cell, outcome.policy.predictors())
-    return document(outcome, own.resolved, _provenance(cell, outcome, own), cell.room.document(), bounds)
+    return document(outcome, own.resolved, _provenance(cell, outcome, own), asdict(cell.room), bounds)
 
 
 def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:

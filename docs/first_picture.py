@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sim import load, load_requests
+from sim.experiment.bounds import floors
 from sim.experiment.cell import make_cell, passes_of
 from sim.experiment.compose import read_config
-from sim.experiment.run import floors, run
+from sim.experiment.run import run
 from sim.results.compare.comparison import compare_runs
 from sim.results.pictures import bound, looks
 from sim.results.titles import policy as title_of

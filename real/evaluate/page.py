@@ -8,7 +8,7 @@ from real.evaluate.evaluation import GRIDS, Evaluation
 from real.validation.verdict import agrees, judgement, number, share, table
 from real.validation.writing import word, write_results
 from sim.prices import HardwareProfile
-from traces.calibrate.profile import write as write_profile
+from traces.calibrate.machine import write as write_profile
 from traces.kit.whole import writable, write_whole
 
 

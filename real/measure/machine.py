@@ -13,19 +13,18 @@ import torch
 from real.measure.bench import Bench
 from real.runtime.host import Host
 from real.runtime.models import Where
-from real.runtime.pinned import PageLocks
 from real.runtime.recorded import run_forced
 from real.runtime.selfcheck import CHECKS, ONLY_CUDA
+from real.runtime.store import PageLocks
 from real.words import one_run
-from sim.core.replay import replay
+from sim.core.log import replay
 from sim.experiment.cell import make_cell, make_core, make_policy
 from sim.prices import shipped
 from traces.calibrate.copies import Copies, count_points
 from traces.calibrate.layers import Grids, Layer
-from traces.calibrate.machine import RATE_POINTS, clocks, describe, now, rates
-from traces.calibrate.profile import assemble, write
-from traces.calibrate.tables import Rows
-from traces.calibrate.timing import Budget, Clock, Sample, measure
+from traces.calibrate.machine import RATE_POINTS, assemble, clocks, describe, now, rates, write
+from traces.calibrate.tables import Rows, Sample
+from traces.calibrate.timing import Budget, Clock, measure
 from traces.kit.errors import UserError
 from traces.kit.telling import in_short, say
 from traces.kit.units import format_bytes

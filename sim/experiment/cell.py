@@ -17,13 +17,12 @@ from sim.experiment.config import RunConfig
 from sim.experiment.lacks import There, check
 from sim.experiment.room import Room, budget_bytes
 from sim.prices import HardwareProfile, ModelProfile
-from sim.prices.as_traced import model_of
+from sim.prices.chosen import model_of
 from sim.prices.costs import Costs
 from sim.prices.hardware import PolicyTime
 from sim.results.timeline import Timeline
-from sim.workload.history import TrainRequests
 from sim.workload.passes import ClosedLoop, Pass, Selection, select
-from sim.workload.signals import TraceSignals
+from sim.workload.signals import TraceSignals, TrainRequests
 from traces import Trace, find_trace, open_trace
 from traces.format.predicted import About, Predicted
 from traces.kit.errors import UserError

@@ -25,9 +25,9 @@ from sim.experiment.cell import Cell, make_cell, make_policy, passes_of
 from sim.experiment.compose import key_of, read_config
 from sim.experiment.words import ROOTS
 from sim.results.wording import room_line
-from traces.kit.console import stdout_console
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
+from traces.kit.telling import stdout_console
 from traces.kit.units import format_bytes
 from traces.kit.vocabulary import Format
 from traces.kit.words import Others

@@ -21,8 +21,7 @@ from typing import Any
 
 from sim.core.accounts import PHASES
 from sim.core.core import Core
-from sim.core.log import MEASURE, STEP
-from sim.core.replay import calls
+from sim.core.log import MEASURE, STEP, calls
 from sim.core.state import CoreError
 
 REPEAT = 5

@@ -15,7 +15,7 @@ from policies import registry
 from policies.api import Policy
 from sim.experiment.cell import Cell, policy_time
 from sim.prices import figures, own_title
-from sim.prices.changed import changed, charging
+from sim.prices.chosen import changed, charging
 from sim.results.document import Outcome, document
 from traces.kit.errors import one_of
 

@@ -13,7 +13,7 @@ from typing import Self
 from sim.prices import HardwareProfile, ModelProfile
 from sim.results.wording import room_worded
 from traces.kit.errors import UserError, meant
-from traces.kit.units import format_bytes, parse_budget
+from traces.kit.units import format_bytes, parse_bytes
 
 AUTO = "auto"
 """As a budget: the whole room, or all experts where they take less."""
@@ -67,7 +67,7 @@ def budget_bytes(budget: str | int, total_expert_bytes: int, room: Room, hardwar
     if budget == AUTO:
         return min(room.bytes, total_expert_bytes)
     try:
-        nbytes = parse_budget(budget, total_expert_bytes)
+        nbytes = parse_bytes(budget, of=total_expert_bytes)
     except UserError as error:
         close = meant(budget, [AUTO])
         raise UserError(f"{error}, or {AUTO}{close}") from None

@@ -1,20 +1,19 @@
 """Run a cell: the policy's row, the bounds and the reference rows, each found in the store or computed."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from policies.api import Policy
-from policies.bounds.belady_bypass import belady_bypass_bytes
-from policies.bounds.future import Clairvoyant, Future
-from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_ns
+from policies.bounds.future import Clairvoyant
 from policies.lru import LRU
-from sim.core.stated import stated
+from sim.core.acting import stated
+from sim.experiment.bounds import floors, future_of
 from sim.experiment.cell import Cell, Inputs, make_cell, make_core, make_machine, make_policy, passes_of
 from sim.experiment.config import RunConfig
 from sim.experiment.provenance import Identity, identify, of_bounds, result_of
-from sim.prices.changed import changed
+from sim.prices.chosen import changed
 from sim.results.document import SCHEMA, Outcome, reference_row
 from sim.results.store import Store
 from sim.results.timeline import Timeline
@@ -99,44 +98,6 @@ def simulate(
             f" ({differing or 'none differs from the shipped profile'}); allowed: up to 146"
         )
     return Outcome(policy, core, accounts, machine.timings, decided, timeline)
-
-
-@dataclass(frozen=True, slots=True)
-class Floor:
-    """Both bounds of the measured window at one budget."""
-
-    budget_bytes: int
-    nbytes: int  # belady_bypass: the fewest bytes copied
-    compute_ns: int  # of time_lower_bound: all compute at its cheapest grouping
-    link_ns: int  # of time_lower_bound: the fewest bytes at the link's peak
-
-    @property
-    def ns(self) -> int:
-        """``time_lower_bound``: the shortest makespan."""
-        return time_lower_bound_ns(self.compute_ns, self.link_ns)
-
-
-def future_of(cell: Cell, *, warmup: bool = False) -> Future:
-    """The demand of the measured requests; ``warmup``: and of those before them."""
-    parts = [cell.selection.warmup, cell.selection.measured] if warmup else [cell.selection.measured]
-    demand = (d for part in parts for p in passes_of(cell, part) for d in p.demand)
-    return Future.of(demand, cell.setup.n_layers * cell.setup.n_experts)
-
-
-def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None) -> list[Floor]:
-    """The bounds at each of ``budgets`` (bytes), whatever the cell's own; ``future``: :func:`future_of` the cell.
-
-    Demand and compute are read once. Between two budgets a bound lies on or below the straight line, far below it where
-    the link gives way to compute: what is drawn as a curve wants a fine grid. ValueError for a budget below 0.
-    """
-    setup, costs, warm = cell.setup, cell.costs, bool(cell.selection.warmup)
-    future = future or future_of(cell)
-    compute = compute_floor_ns(passes_of(cell, cell.selection.measured), costs)
-    found = []
-    for budget in budgets:
-        nbytes = belady_bypass_bytes(future, setup.expert_bytes, setup.n_experts, budget, warm=warm)
-        found.append(Floor(budget, nbytes, compute, costs.link_floor_ns(nbytes)))
-    return found
 
 
 def _bounds(cell: Cell, own: Identity, store: Store, progress: Progress | None) -> Mapping[str, Any]:

@@ -11,8 +11,8 @@ import yaml
 
 from traces.kit import conf
 from traces.kit.errors import UserError
-from traces.kit.progress import showing
 from traces.kit.strict import dump_json
+from traces.kit.telling import showing
 from traces.kit.vocabulary import Format, Out
 from traces.kit.words import Flag, Others
 
@@ -134,7 +134,7 @@ def report(document: Any, form: str) -> None:
         sys.stdout.write(dump_json(document))
         return
     from sim.results.table import show
-    from traces.kit.console import stdout_console
+    from traces.kit.telling import stdout_console
 
     show(document, stdout_console())
 

@@ -26,7 +26,7 @@ from sim.experiment.config import RunConfig
 from sim.experiment.overrides import value_word
 from sim.experiment.run import run_config
 from traces.kit.errors import UserError
-from traces.kit.unexpected import in_one_line
+from traces.kit.telling import in_one_line
 from traces.kit.whole import write_whole
 
 

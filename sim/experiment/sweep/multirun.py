@@ -21,18 +21,16 @@ from rich.console import Console
 from sim.experiment.overrides import shell_word, value_word
 from sim.experiment.sweep.job import Job, Told, heard, tally
 from sim.experiment.sweep.plan import Plan, make_plan
-from sim.results.columns import profile_label
 from sim.results.columns import row as frame_row
 from sim.results.compare.stats import VERY_FEW, few
 from sim.results.fitting import Row, fitted
 from sim.results.label import label
 from sim.results.store import Store
 from sim.results.table import HEADS, MEANING, MULTIPLES, own_figures
-from sim.results.titles import titles
+from sim.results.titles import titles, with_changes
 from traces.kit import conf
-from traces.kit.console import stdout_console
 from traces.kit.errors import UserError, one_line
-from traces.kit.progress import left, showing
+from traces.kit.telling import left, showing, stdout_console
 from traces.kit.units import counted, format_bytes
 from traces.kit.whole import scratch, writable
 
@@ -48,9 +46,9 @@ TOLD = {
 }
 VARYING: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "trace": lambda r: r["provenance"]["trace"]["sha256"][:8],
-    "model": lambda r: profile_label(r, "model"),
+    "model": lambda r: with_changes(r, "model"),
     "dtype": lambda r: r["config"]["dtype"],
-    "hardware": lambda r: profile_label(r, "hardware"),
+    "hardware": lambda r: with_changes(r, "hardware"),
     "batch": lambda r: str(r["config"]["workload"]["batch"]),
     "chunks": lambda r: str(r["config"]["chunks"]),
     "warmup": lambda r: str(r["config"]["warmup"]),

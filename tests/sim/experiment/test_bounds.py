@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sim.experiment.bounds import Floor, floors
 from sim.experiment.cell import make_cell
 from sim.experiment.compose import read_config
-from sim.experiment.run import Floor, floors, run
+from sim.experiment.run import run
 
 GB = 10**9
 

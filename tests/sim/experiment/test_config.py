@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sim.cli import main
-from sim.core.replay import replay
+from sim.core.log import replay
 from sim.experiment.cell import make_cell, make_core, make_policy
 from sim.experiment.compose import read_config
 from sim.experiment.config import dump_configs, load_config, load_configs

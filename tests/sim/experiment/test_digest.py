@@ -83,7 +83,7 @@ def told(code: Path, program: str, *words: str) -> Any:
 def test_digests_follow_the_code_that_matters(code: Path) -> None:
     # Which digests the files change: the shared one, lru's, lfu_incache's, gate_ahead's, planted's, acme's.
     files = {
-        "111111": "sim/core/state sim/machine/gpu sim/prices/costs sim/workload/passes sim/experiment/cell"
+        "111111": "sim/core/state sim/machine/machine sim/prices/costs sim/workload/passes sim/experiment/cell"
         " sim/results/document traces/format/check policies/api policies/bounds/belady_bypass"
         " policies/lru",  # the reference row infinite is LRU
         "001000": "policies/lfu",  # which lfu_incache extends
@@ -94,7 +94,7 @@ def test_digests_follow_the_code_that_matters(code: Path) -> None:
         "000001": "acme/__init__ acme/rooms/__init__ acme/used acme/theirs/far",
         "000000": "policies/random policies/planted/another acme/unused other sim/cli sim/__init__"
         " sim/experiment/compose sim/experiment/words sim/results/table sim/results/load sim/results/pictures/style"
-        " sim/results/report/page traces/writing/writer traces/describe/inspect",
+        " sim/results/report/page traces/writing/writer traces/describe/cli",
     }
     changes = {f"{file}.py": which for which, names in files.items() for file in names.split()}
     before, after, found = told(code, DIGESTS, *changes)

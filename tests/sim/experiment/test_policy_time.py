@@ -21,7 +21,7 @@ from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
 from sim.experiment.policy_time import Logged, measure_policy_time
 from sim.experiment.run import Result, run, run_config
-from sim.prices.changed import changed
+from sim.prices.chosen import changed
 from sim.results.table import show
 from tests.commands import bench
 from tests.sim.saying import printed

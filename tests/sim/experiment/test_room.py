@@ -16,7 +16,7 @@ from sim.experiment.run import run_config
 from sim.experiment.sweep.plan import read_grid
 from sim.experiment.words import report
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile, shipped
-from sim.prices.changed import changed
+from sim.prices.chosen import changed
 from sim.results.wording import room_line
 from tests.sim.many_requests import EXPERTS, topical
 from tests.sim.saying import refused

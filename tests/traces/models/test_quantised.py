@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers.quantizers import quantizer_mxfp4
 
 from real.runtime.host import Host
-from real.runtime.intake import open_checkpoint
+from real.runtime.models import open_checkpoint
 from real.runtime.offloaded import Offloaded
 from tests.traces.models.test_load import record
 from tests.traces.models.tiny import configured, save_with_tokenizer, tiny

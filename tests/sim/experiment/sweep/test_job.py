@@ -101,7 +101,7 @@ def test_a_list_is_several_cells_with_the_bytes_of_each_alone(
 
 def test_the_trace_of_a_job_is_opened_and_read_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import sim.experiment.cell
-    from sim.workload.demand import DemandReader
+    from sim.workload.passes import DemandReader
 
     opened, read = [], []
     real_open, real_rows = sim.experiment.cell.open_trace, DemandReader.rows

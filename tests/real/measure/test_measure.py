@@ -63,10 +63,8 @@ def test_a_device_that_has_given_up_is_named_in_every_step(tmp_path: Path) -> No
     gone = RuntimeError("CUDA error: an illegal memory access was encountered")
     found = bench(tmp_path)
     found.empty_cache = raising(gone)
-    assert run([step("copies", raising(gone)), step("layers", raising(gone))], found, Clock(60)) == {
-        "copies": "failed",
-        "layers": "failed",
-    }
+    plan = [step(name, raising(gone)) for name in ("copies", "layers")]
+    assert run(plan, found, Clock(60)) == {"copies": "failed", "layers": "failed"}
     written = json.loads((tmp_path / "measure.json").read_text())["steps"]
     assert "illegal memory access" in written["copies"]["said"]
 
@@ -240,13 +238,8 @@ def test_the_store_is_filled_again_only_for_a_step_that_wants_it(tmp_path: Path)
     assert calls == ["store", "cells", "link", "store", "cells"]
 
 
-def test_what_is_off_by_its_speed_alone_is_said_and_stops_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def slow() -> str:
-        raise UserError("20 GB/s")
-
-    found = SimpleNamespace(write=lambda name, content: None)
+def test_what_is_off_by_its_speed_alone_is_said_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, found = raising(UserError("20 GB/s")), SimpleNamespace(write=lambda name, content: None)
     monkeypatch.setattr(machine, "_checks", lambda _: [("pinned and registered", slow)])
     assert machine.preflight(found) == "1 checks; off: pinned and registered"  # type: ignore[arg-type]
     monkeypatch.setattr(machine, "_checks", lambda _: [("host memory", slow)])

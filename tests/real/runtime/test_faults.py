@@ -84,6 +84,11 @@ def test_host_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()
     assert len(taken) == 3, "two layers', and the third, of which nothing was touched"
     assert not any(mapping() for mapping in taken)
+    whole = Offloaded(tiny("olmoe"), CPU)
+    assert len(taken) == 7
+    whole.store.close()
+    gc.collect()
+    assert not any(mapping() for mapping in taken), "while the model is still held"
 
 
 def test_a_device_without_room_for_the_slots(rig: Rig, routing: Routing, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def main(options: Options) -> int:
         raise UserError(f"model={name}: give prompts=FILE, or routing=TRACE")
     prepare(options.threads)
     from real.run.session import forced, live
-    from traces.kit.shipped import PROMPTS_FILE
+    from traces.kit.conf import PROMPTS_FILE
     from traces.prompts.jobs import Decoding
     from traces.prompts.source import PromptFile
 

@@ -21,10 +21,8 @@ import numpy as np
 import real
 from real.runtime.runner import DeviceRun
 from sim.core.accounts import Accounts
-from sim.experiment.cell import Cell, make_cell
+from sim.experiment.cell import Cell, Inputs, make_cell, make_core, make_policy
 from sim.experiment.config import RunConfig
-from sim.experiment.inputs import Inputs
-from sim.experiment.make import make_core, make_policy
 from sim.experiment.policy_time import BASELINE, Logged, measure_policy_time
 from sim.experiment.provenance import result_of
 from sim.results.label import label
@@ -39,7 +37,7 @@ COUNTED = ("hits", "fates", "fate_bytes", "issued", "demand_bytes", "speculative
 
 @dataclass(frozen=True)
 class Ran:
-    """One run. ``document``: the result, as the simulator's; ``log``: the facts, int64 words as in sim.core.replay.
+    """One run. ``document``: the result, as the simulator's; ``log``: the facts, int64 words as in sim.core.log.
 
     ``counted``: COUNTED of the accounts. ``link``: nanoseconds in which it copied, and the bytes of those copies.
     ``code``: of the runtime that ran it.

@@ -36,7 +36,7 @@ from real.runtime.models import Where
 from real.runtime.recorded import run_forced
 from sim.experiment.cell import make_cell
 from sim.experiment.config import load_configs
-from sim.experiment.make import make_policy
+from sim.experiment.cell import make_policy
 cell = make_cell(load_configs(pathlib.Path(sys.argv[1]))[0])
 run_forced(cell, Where("cpu").open(sys.argv[2], "float32", "random"), make_policy(cell))
 del sys.modules["simpy"]  # the simulator's

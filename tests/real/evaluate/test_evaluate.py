@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from real.cli import main
-from real.evaluate.prices import fitted, shifted
+from real.evaluate.evaluation import fitted, shifted
 from real.measure import bench
 from real.validation.ran import load_all
 from real.validation.verdict import CRITERIA, criteria

@@ -155,8 +155,9 @@ def own_time(runs: Runs, budget: str, inputs: Inputs) -> dict[str, Any]:
     base = next((logged(*it) for (policy, _), it in runs.items() if policy == BASELINE), None)
     if base is None:
         return {}
-    return {
-        config.policy["name"]: measure_policy_time(logged(config, ran), base, repeat=3).policy_us()
-        for (policy, size), (config, ran) in runs.items()
-        if size == budget and policy != BASELINE
-    }
+    found = {}
+    for (policy, size), (config, ran) in runs.items():
+        if size == budget and policy != BASELINE:
+            measured = measure_policy_time(logged(config, ran), base, repeat=3)
+            found[config.policy["name"]] = {phase: round(took.us, 1) for phase, took in measured.items()}
+    return found

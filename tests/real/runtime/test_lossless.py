@@ -7,7 +7,7 @@ from typing import Any
 from policies.lru import LRU
 from real.runtime.offloaded import Offloaded
 from tests.real.runtime.rig import CPU, NEW_TOKENS, PROMPTS, All, Ran, Rig, serve, torch
-from tests.traces.models.fixtures import FAMILIES as TRIED
+from tests.traces.conftest import FAMILIES as TRIED
 from tests.traces.models.tiny import FAMILIES, tiny
 from traces.models.load import load
 

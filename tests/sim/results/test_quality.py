@@ -71,12 +71,6 @@ def test_the_quality_of_a_lossy_row_by_hand(run: Any) -> None:
     json.dumps(result, allow_nan=False)
 
 
-def test_a_lossless_row_has_no_quality_and_says_why(run: Any) -> None:
-    result = run("lru", scope="global").document
-    assert result["quality"] is None
-    assert result["nulls"]["quality"] == "policy lru is lossless"
-
-
 def test_what_was_not_stated_is_null_with_the_reason(run: Any) -> None:
     """Else a policy that speaks only of some events would look better, or worse, than it is."""
     some = run(states="prefill").document
@@ -101,6 +95,8 @@ def test_a_table_sets_a_lossy_row_apart(run: Any) -> None:
     assert "compared with lossy rows only" in lossy
     assert "belady" not in lossy
     assert "infinite" not in lossy
+    assert given[1].document["quality"] is None
+    assert given[1].document["nulls"]["quality"] == "policy lru is lossless"
     assert "lossy" not in lossless
     assert "belady_bypass" in lossless
     assert "nothing is known" not in silent

@@ -45,12 +45,9 @@ class Reader(HTMLParser):
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.tags: list[str] = []
-        self.refers: list[str] = []
-        self.texts: list[str] = []
-        self.open: list[str] = []
+        self.tags, self.open = list[str](), list[str]()
+        self.refers, self.places, self.texts = list[str](), list[str](), list[str]()
         self.style, self.script = "", ""
-        self.places: list[str] = []
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -256,21 +253,14 @@ def test_the_same_runs_give_the_same_page(grid: Path, html: str, tmp_path: Path)
 
 
 def test_what_is_not_drawn_is_said(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = tmp_path / "page.html"
-    assert main(["report", str(grid), "policy=lru", f"out={target}"]) == 0
-    assert "not drawn: fates: no policy here prefetches\n" in capsys.readouterr().err
-    assert "fates: no policy here prefetches" in Reader(target.read_text()).text
-
-
-def test_another_trace_in_the_place_of_theirs_is_not_drawn(
-    grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(grid, copy)
+    """Pictures of another trace in the place of theirs, say."""
+    copy = shutil.copytree(grid, tmp_path / "copy")
     for folder in copy.glob("lru-*"):
         edit(folder, other_trace)
     assert main(["report", str(copy), "policy=lru"]) == 0
     printed = capsys.readouterr().err
+    assert "not drawn: fates: no policy here prefetches\n" in printed
+    assert "fates: no policy here prefetches" in Reader((copy / "report.html").read_text()).text
     for name in ("popularity", "reuse"):
         assert f"not drawn: {name}: trace=sample is another one now (d4199675a015, the runs replayed fff" in printed
 
@@ -284,10 +274,7 @@ def test_mistakes_are_one_line(grid: Path, tmp_path: Path, capsys: pytest.Captur
         ([str(file)], "a folder of results is wanted"),
         ([str(grid), f"out={file}/page.html"], "cannot be written"),
         ([str(grid), f"out={empty}"], f"out={empty}: a folder; allowed: a file"),
-        (
-            [str(grid), f"out={tmp_path}/it.csv"],
-            "it.csv: the table of the runs takes that name; allowed: such as it.html",
-        ),
+        ([str(grid), f"out={tmp_path}/it.csv"], "the table of the runs takes that name; allowed: such as it.html"),
     ):
         own = words if any(word.startswith("out=") for word in words) else [*words, f"out={target}"]
         assert named in refused(["report", *own], capsys)

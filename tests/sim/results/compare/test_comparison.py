@@ -156,6 +156,8 @@ MISTAKES = [
     (["policy=nosuch"], ["policy=nosuch", "lru (4 runs)"]),
     (["budget=8GBB"], ["budget", "8GBB", "GiB"]),
     (["colour=red"], ["colour=red", "trace"]),
+    (["bach=1"], ["error: bach=1: not understood", "; did you mean batch?\n"]),
+    (["metrc=ttft"], ["error: metrc=ttft: not understood", "; did you mean metric?\n"]),
     (["seed=7"], ["seed=7", "0 (6 runs)"]),
 ]
 

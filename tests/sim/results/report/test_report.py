@@ -89,10 +89,8 @@ def test_the_page_needs_nothing_else(html: str) -> None:
     loaded = [it for it in page.refers if not it.startswith("#") and it != "./page.csv"]
     assert loaded
     assert all(reference.startswith("data:") for reference in loaded)
-    assert "url(" not in page.style
-    assert "@import" not in page.style
-    assert "http://" not in re.sub('src="data:[^"]*"', "", html)
-    assert "https://" not in html
+    assert not re.search(r"url\(|@import", page.style)
+    assert not re.search("https?://", re.sub('src="data:[^"]*"', "", html))
 
 
 def test_the_contents_lead_to_every_section(html: str) -> None:
@@ -232,8 +230,7 @@ def test_a_name_is_never_markup(grid: Path, tmp_path: Path, capsys: pytest.Captu
         result["provenance"]["measured_requests"] = EVIL
         result["nulls"][EVIL] = EVIL
 
-    copy = tmp_path / EVIL.replace("/", "_").replace("\x07", "")
-    shutil.copytree(grid, copy)
+    copy = shutil.copytree(grid, tmp_path / EVIL.replace("/", "_").replace("\x07", ""))
     for file in copy.glob("gate_ahead-*/result.json"):
         edit(file.parent, evil)
     assert main(["report", str(copy)]) == 0, capsys.readouterr().err

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from real.runtime.prepare import prepare
-from real.words import Checkpoint, Weights, read_profile
+from real.words import Checkpoint, Weights, prepare, read_profile
 from sim.prices import AS_TRACED, HardwareProfile, shipped
 from traces.kit.errors import UserError, check_choice
 from traces.kit.telling import say
@@ -54,7 +53,7 @@ def main(options: Options) -> int:
     prepare(options.threads)
     from real.calibrate.overheads import Plan, measured
     from real.runtime.models import Where
-    from traces.calibrate.profile import write
+    from traces.calibrate.machine import write
 
     name, dtype = options.checkpoint or options.model, str(profile["dtype"] or "auto")
     model = Where(options.device, options.host_memory).open(name, dtype, options.weights, profile.get("moe_layers"))

@@ -1,7 +1,7 @@
 """One run on a device, from a configuration to its accounts: a trace's routing, or prompts that the model continues."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,22 +12,20 @@ import torch
 from policies.api import Predictor, Setup, Signal
 from policies.predictors.saved import Fitted
 from policies.predictors.saved import load as load_predictor
-from real.runtime.generate import Served, run_live
+from real.run.folder import Session, write_trace
+from real.runtime.generate import Served, generate
 from real.runtime.live import AHEAD, Live
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
-from real.runtime.runner import DeviceRun, check_device, check_shape
-from real.runtime.trace import write_trace
+from real.runtime.runner import DeviceRun, check_device, check_shape, device_machine, running
 from real.words import model_dtype
 from sim.core.core import Core
-from sim.core.replay import replay
-from sim.experiment.cell import Cell, Predicted, make_cell, make_setup
+from sim.core.log import replay
+from sim.experiment.cell import Cell, make_cell, make_core, make_policy, make_setup, policy_of
 from sim.experiment.config import RunConfig
 from sim.experiment.lacks import There
-from sim.experiment.make import make_core, make_policy, policy_of
-from sim.experiment.provenance import result_of
-from sim.experiment.room import AUTO, Context, Room
+from sim.experiment.room import AUTO, Room
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile
 from sim.prices.costs import Costs
 from sim.workload.passes import select
@@ -39,26 +37,6 @@ from traces.models.families import MoeModel
 from traces.models.load import end_tokens, recorder_version
 from traces.prompts.jobs import Decoding, plan
 from traces.prompts.source import PromptFile
-
-
-@dataclass(frozen=True)
-class Session:
-    """A run that has ended. ``cell``: the configuration on the trace that was served, or made."""
-
-    cell: Cell
-    run: DeviceRun
-    about: Mapping[str, Any]
-    texts: tuple[str, ...] = ()
-    """What was generated, by request."""
-    made: TemporaryDirectory[str] | None = field(default=None, repr=False)
-    """Where the trace lies that was made, to be copied to the result."""
-
-    def document(self) -> dict[str, Any]:
-        """The result document of the simulator, with what is to be said of the device."""
-        made = result_of(self.cell, self.run.outcome, None)
-        made["nulls"]["bounds"] = made["nulls"]["reference"] = "a device's run: python -m sim run has them"
-        made["provenance"]["device"] = dict(self.about)
-        return made
 
 
 def forced(config: RunConfig, name: str, where: Where, weights: str) -> Session:
@@ -128,13 +106,16 @@ def serve(
 ) -> tuple[DeviceRun, Live]:
     """Continue prompts under the configured policy: what the run has left, and what the model has shown. UserError."""
     fitted, batch = predictors or {}, int(config.workload["batch"])
-    context = Context.of((len(request.prompt) + request.new_tokens for request in requests), batch)
-    setup = make_live_setup(config, model, name, fitted, context)
+    tokens = [len(request.prompt) + request.new_tokens for request in requests]
+    setup = make_live_setup(config, model, name, fitted, tokens)
     if config.budget == AUTO:
-        setup = make_live_setup(replace(config, budget=budget_there(setup, model)), model, name, fitted, context)
+        setup = make_live_setup(replace(config, budget=budget_there(setup, model)), model, name, fitted, tokens)
     policy = policy_of(config.policy, setup, there(config, history, fitted))
     depth = HardwareProfile.from_dict(config.hardware).link.depth
-    return run_live(model, policy, requests, batch=batch, depth=depth, ends=ends, predictors=fitted)
+    live = Live(model.moe, policy.needs(), fitted)
+    with running(model, device_machine(model, policy, live.signals(policy), depth), live) as runner:
+        generate(runner, live, requests, batch, ends)
+        return runner.finish(), live
 
 
 def facts_of(model: Offloaded, run: DeviceRun, weights: str, routing: str, replayed: str) -> dict[str, Any]:
@@ -179,9 +160,12 @@ def find_history(config: RunConfig, moe: MoeModel, *, given: bool) -> Trace | No
 
 
 def make_live_setup(
-    config: RunConfig, model: Offloaded, name: str, predictors: Mapping[str, Fitted], context: Context
+    config: RunConfig, model: Offloaded, name: str, predictors: Mapping[str, Fitted], tokens: Sequence[int]
 ) -> Setup:
-    """What the policy is to know, without a trace: a checkpoint is priced by its own shapes. UserError."""
+    """What the policy is to know, without a trace: a checkpoint is priced by its own shapes. UserError.
+
+    ``tokens``: of each request, prompt and output.
+    """
     moe, profile = model.moe, config.model
     if profile.get("name") == AS_TRACED:
         sizes = {"n_layers": len(moe.layers), "n_experts": moe.n_experts, "top_k": moe.top_k}
@@ -195,9 +179,8 @@ def make_live_setup(
     known = {}
     for name, fitted in predictors.items():
         facts = {key: fitted.about[key] for key in ("kind", "input")}
-        about = Predictor(name, int(fitted.about["stride"]), int(fitted.about["top_k"]), facts)
-        known[name] = Predicted(about, np.empty((0, 0, 0), np.uint16), fitted.sha256)
-    room = Room.of(priced, hardware, context)
+        known[name] = Predictor(name, int(fitted.about["stride"]), int(fitted.about["top_k"]), facts)
+    room = Room.of(priced, hardware, tokens, config.workload["batch"])
     setup = make_setup(config, costs, hardware, room, moe.n_experts, moe.top_k, known)
     check_shape(setup, model, priced.name)
     return setup

@@ -14,15 +14,13 @@ from torch import Tensor
 from policies.api import Policy
 from policies.predictors.saved import Fitted
 from real.runtime.events import Feed
-from sim.workload.demand import ordered_union
-from sim.workload.passes import Pass
+from sim.workload.passes import Pass, ordered_union
 from sim.workload.signals import TraceSignals
 from traces.format.layout import absent_id, by_descending_weight, ids_dtype
 from traces.kit.errors import UserError
 from traces.models.families import MoeModel
 from traces.models.routers import ask
 from traces.models.scoring import Law
-from traces.models.verify import read_router
 
 Array = NDArray[Any]
 AHEAD = 3
@@ -97,7 +95,7 @@ class StepShown:
             return np.full((self.rows, moe.top_k), absent_id(moe.n_experts), ids_dtype(moe.n_experts))
         hidden = self.hidden[layer]
         asked = ask(moe.layers[later].router, moe.layers[later].law.bias, hidden)
-        _, weights, ids = read_router(moe, later, asked, len(hidden))
+        _, weights, ids = moe.read_router(later, asked, len(hidden))
         return by_descending_weight(_numpy(ids), _numpy(weights))[0].astype(ids_dtype(moe.n_experts))
 
     def _predicted(self, name: str, layer: int) -> Array:
@@ -117,8 +115,8 @@ class LiveArray:
     def __getitem__(self, key: tuple[Any, ...]) -> Array:
         """``[rows, layer]``, or less or more, as the signal has axes; the rows are a part of one pass."""
         rows, *index = key
-        step, part = self.live.where(rows)
-        return step.read(self.name, tuple(index))[part]
+        shown, part = self.live.at[rows.start]
+        return shown.read(self.name, tuple(index))[part]
 
 
 class Live(Feed):
@@ -142,7 +140,8 @@ class Live(Feed):
         self.rows = 0
         self._kept = self._kept_rows = 0  # steps whose signals are all on the CPU, and their rows
         self.steps: list[tuple[Pass, StepShown]] = []
-        self._at: dict[int, tuple[StepShown, slice]] = {}
+        self.at: dict[int, tuple[StepShown, slice]] = {}
+        """By the first row of a part: the pass that it belongs to, and its place in it."""
 
     def signals(self, policy: Policy, predicted: Mapping[str, Any] | None = None) -> TraceSignals:
         """What is shown, as far as a policy declares it. ``predicted``: outputs [N, L, K'], else the predictors'."""
@@ -156,19 +155,15 @@ class Live(Feed):
         self.steps.append((step, shown))
         begin = 0
         for first, rows in step.parts:
-            self._at[first] = (shown, slice(begin, begin + rows))
+            self.at[first] = (shown, slice(begin, begin + rows))
             begin += rows
         self.rows += step.rows
-
-    def where(self, rows: slice) -> tuple[StepShown, slice]:
-        """The pass that rows belong to, and their place in it."""
-        return self._at[rows.start]
 
     def rows_of(self, name: str, parts: Sequence[tuple[int, int]]) -> Array:
         """A signal's rows over ``parts`` [(first row, rows)], all layers: [n, L, ...], as a trace holds it."""
         found = []
         for first, _ in parts:
-            shown, part = self._at[first]
+            shown, part = self.at[first]
             found.append(shown.whole(name)[part])
         return np.concatenate(found)
 
@@ -206,25 +201,22 @@ class Live(Feed):
             if self.wanted & {"hidden", "gate_ahead"}:
                 shown.hidden.append(hidden.clone())
             if "router_probs" in self.wanted:
-                shown.logits.append(read_router(self.moe, index, output, len(hidden))[0])
+                shown.logits.append(self.moe.read_router(index, output, len(hidden))[0])
 
         return hook
 
     def ended(self) -> None:
         """The pass has ended. What nobody has read stays on the device, for a while."""
-        while self.rows - self._kept_rows > KEPT:
-            self._keep_next()
+        self.keep_all(KEPT)
 
-    def keep_all(self) -> None:
-        """Bring to the CPU what the policy has not read, for the trace, and free the device's copies."""
-        while self._kept < len(self.steps):
-            self._keep_next()
-
-    def _keep_next(self) -> None:
-        _, shown = self.steps[self._kept]
-        self._kept += 1
-        self._kept_rows += shown.rows
-        shown.keep({"expert_ids", "expert_weights", "token_ids"} | self.wanted)
+    def keep_all(self, but: int = 0) -> None:
+        """Bring to the CPU what the policy has not read, for the trace, and free the device's copies; of the last
+        ``but`` rows they may stay."""
+        while self.rows - self._kept_rows > but:
+            _, shown = self.steps[self._kept]
+            self._kept += 1
+            self._kept_rows += shown.rows
+            shown.keep({"expert_ids", "expert_weights", "token_ids"} | self.wanted)
 
 
 def _half(values: Array) -> Array:

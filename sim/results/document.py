@@ -190,8 +190,8 @@ def predictions(policy: Policy, accounts: Accounts) -> tuple[dict[str, Any] | No
 
     None if nothing is predicted. ``predicted`` experts were declared for an event before its gate; one that tokens
     share counts once per event, and so does one that was there already. ``accuracy``: of these, the share that was
-    used. ``fetch_rate``: the share that was complete when the gate had run, used or not. ``good_pred``: their
-    product. What was predicted too late is in none of them; the hit rate ``recall`` shows it.
+    used. ``fetch_rate``: the share that was complete when the gate had run, used or not. ``good_pred``: their product.
+    What was predicted too late is in none of them; the hit rate ``recall`` shows it.
     """
     if not accounts.predicts:
         return None, {"prefetch.predictions": f"policy {policy.name} predicts nothing before the gate"}

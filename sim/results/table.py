@@ -14,7 +14,7 @@ from sim.results.fitting import Row, fitted
 from sim.results.label import label
 from sim.results.titles import titles
 from sim.results.wording import decided_worded, room_line
-from traces.calibrate.noise import in_words
+from traces.calibrate.tables import in_words
 from traces.kit.units import counted, figure, format_bytes
 
 HEADS = ("TTFT ms", "TPOT ms", "hits %", "ms/token", "stall", "copied", "time", "bytes")

@@ -123,7 +123,6 @@ def popularity(trace: Trace, stats: Stats) -> Figure:
 
 
 def popularity_panel(trace: Trace, stats: Stats) -> Panel:
-    """The axes of :func:`popularity`."""
     chosen = stats.popularity / stats.popularity.sum(axis=1, keepdims=True).clip(min=1) * trace.E
     layer, expert = np.unravel_index(int(chosen.argmax()), chosen.shape)
 

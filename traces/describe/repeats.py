@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from traces.format.layout import Array
-from traces.format.mapped import row_chunks
+from traces.format.npy import row_chunks
 from traces.format.reader import Trace
 
 
@@ -71,10 +71,8 @@ class Repeats:
         return f"{self.equal:,} of {self.pairs:,}{share}, longest run {self.longest:,}"
 
 
-def warning(repeats: Repeats) -> str | None:
-    """Return the one line to say of a trace whose rows repeat too often, else None."""
-    if not repeats.suspicious:
-        return None
+def warning(repeats: Repeats) -> str:
+    """The one line to say of a trace whose rows repeat too often."""
     return (
         f"rows that repeat the row before in every layer: {repeats}; chance would make {100 * repeats.expected:.2g} %. "
         "A recorder that is stuck writes this, or a model that generates one token for ever; hit rates mean little"

@@ -1,15 +1,17 @@
 """Turn other people's recordings into traces: one module per format, each with an ``Importer``."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from traces.format.layout import MAX_EXPERTS
-from traces.importers.layers import parse_layers
 from traces.kit.errors import UserError
 from traces.kit.words import Between, printable
 
@@ -22,14 +24,35 @@ N_EXPERTS: Any = Annotated[
 
 
 def share(word: str) -> Fraction:
-    """Parse a share between 0 and 1, exactly."""
-    try:
-        value = Fraction(word) if len(word) < 20 else Fraction(0)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    if not 0 < value < 1:
-        raise ValueError("a share between 0 and 1, such as 0.7")
-    return value
+    with suppress(ValueError, ZeroDivisionError):
+        if len(word) < 20 and 0 < (value := Fraction(word)) < 1:
+            return value
+    raise ValueError("a share between 0 and 1, such as 0.7")
+
+
+def parse_layers(word: str) -> frozenset[int]:
+    """Parse "0,2,4-6"; ValueError with what is allowed."""
+    found: set[int] = set()
+    for part in word.split(",") if len(word) <= 4096 else [word]:
+        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < MAX_EXPERTS:
+            raise ValueError(f"numbers of layers below {MAX_EXPERTS}, and spans of them, such as 0,2,4-6")
+        found.update(range(first, last + 1))
+    return frozenset(found)
+
+
+def spans(layers: Iterable[int]) -> str:
+    # Layers that follow each other differ from their places by the same.
+    runs = groupby(enumerate(sorted(layers)), key=lambda placed: placed[1] - placed[0])
+    parts = ([layer for _, layer in run] for _, run in runs)
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def named(layers: Iterable[int]) -> str:
+    """Write "layer 3", or "layers 0,2-4"."""
+    text = spans(layers)
+    return f"layer {text}" if text.isdigit() else f"layers {text}"
 
 
 @dataclass(frozen=True)
@@ -92,10 +115,9 @@ class Importer:
 
 
 def assign_splits(requests: int, split: Fraction | None, seed: int) -> list[str | None]:
-    """Assign "train" to floor(split * requests) requests drawn at random, "test" to the others.
+    """Assign "train" to floor(split * requests) requests drawn at random, "test" to the others; at least one of each.
 
-    ``split`` is between 0 and 1, both excluded; None leaves all requests without one. There is at least one of
-    each. Raises UserError for a split of a single request.
+    None leaves all requests without one. Raises UserError for a split of a single request.
     """
     if split is None:
         return [None] * requests

@@ -1,14 +1,14 @@
 """Arrays of a ``.npz`` archive, read as streams: never unpickled, never trusted for a size."""
 
-from __future__ import annotations
-
+import io
 import math
 import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -16,10 +16,9 @@ import numpy as np
 
 from traces.format.layout import Array
 from traces.format.npy import Header, in_c_order, named, read_header
-from traces.importers.files import MAX_REQUEST_IDS
-from traces.importers.wrappings import content_of
+from traces.importers.files import MAX_REQUEST_IDS, content_of
 from traces.kit.errors import TraceError, refusal, shown
-from traces.kit.sources import open_source
+from traces.kit.strict import open_source
 
 _MAX_DIRECTORY = 2**24
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, ValueError, NotImplementedError)
@@ -31,7 +30,7 @@ class Bounded:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.limit: int | None = _MAX_DIRECTORY
-        self.seek, self.tell, self.close = stream.seek, stream.tell, stream.close
+        self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, size: int = -1) -> bytes:
         if self.limit is not None and size > self.limit:
@@ -42,29 +41,10 @@ class Bounded:
         return True
 
 
+@dataclass(frozen=True)
 class Archive:
-    """An open archive."""
-
-    def __init__(self, source: Path) -> None:
-        self.source = source
-        self._file = Bounded(open_source(source, ".npz"))
-        try:
-            with reading(source):
-                kind = content_of(self._file.read(16))
-                if not kind.startswith("a zip"):
-                    raise zipfile.BadZipFile(f"it holds {kind}")
-                self._zip = zipfile.ZipFile(self._file)
-            self._file.limit = None
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> Archive:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._zip.close()
-        self._file.close()
+    source: Path
+    _zip: zipfile.ZipFile
 
     def names(self) -> list[str]:
         """Return the names of the arrays, each once; refuses what is no plain array."""
@@ -98,43 +78,44 @@ class Archive:
 
     def read(self, name: str, header: Header) -> Array:
         """Read a whole array; the caller bounds its size."""
-        with closing(self.rows(name, header)) as stream:
-            return stream.read(header.shape[0])
+        with self.rows(name, header) as take:
+            return take(header.shape[0])
 
-    def rows(self, name: str, header: Header) -> Rows:
-        """Open an array for reading in order."""
+    @contextmanager
+    def rows(self, name: str, header: Header) -> Iterator[Callable[[int], Array]]:
+        """Open an array: what is yielded takes the next so many rows, whose number the caller bounds."""
+        file, dtype = f"{self.source.name}/{name}.npy", np.dtype(header.descr)
         with reading(self.source):
-            return Rows(self._zip.open(f"{name}.npy"), self.source, name, header)
+            stream: IO[bytes] = self._zip.open(f"{name}.npy")
+        with stream:
+
+            def take(rows: int) -> Array:
+                claimed = rows * math.prod(header.shape[1:]) * dtype.itemsize
+                with reading(self.source):
+                    raw = unread.read(claimed)
+                if len(raw) != claimed:
+                    raise refusal(file, "data", f"{len(raw)} bytes", f"{claimed} bytes, as claimed")
+                return np.frombuffer(raw, dtype).reshape(rows, *header.shape[1:])
+
+            unread = stream
+            with reading(self.source):
+                stream.read(header.offset)
+            if header.fortran:
+                whole = take(header.shape[0]).reshape(-1)
+                unread = io.BytesIO(in_c_order(whole, header.shape, fortran=True).data)
+            yield take
 
 
-class Rows:
-    """The rows of one array of an archive, read in order."""
-
-    def __init__(self, stream: IO[bytes], source: Path, name: str, header: Header) -> None:
-        self._file, self._source, self._stream = f"{source.name}/{name}.npy", source, stream
+@contextmanager
+def open_archive(source: Path) -> Iterator[Archive]:
+    with open_source(source, ".npz") as stream:
+        bounded = Bounded(stream)
         with reading(source):
-            self._stream.read(header.offset)
-        self._dtype, self._trailing = np.dtype(header.descr), header.shape[1:]
-        self._row_bytes, self._at = math.prod(self._trailing) * self._dtype.itemsize, 0
-        self._whole: Array | None = None
-        if header.fortran:
-            self._whole = in_c_order(self.read(header.shape[0]).reshape(-1), header.shape, fortran=True)
-
-    def read(self, rows: int) -> Array:
-        """Return the next rows; the caller bounds their number."""
-        if self._whole is not None:
-            self._at += rows
-            return self._whole[self._at - rows : self._at]
-        claimed = rows * self._row_bytes
-        with reading(self._source):
-            raw = self._stream.read(claimed)
-        if len(raw) != claimed:
-            raise refusal(self._file, "data", f"{len(raw)} bytes", f"{claimed} bytes, as claimed")
-        return np.frombuffer(raw, self._dtype).reshape(rows, *self._trailing)
-
-    def close(self) -> None:
-        """Close the stream."""
-        self._stream.close()
+            if not (kind := content_of(bounded.read(16))).startswith("a zip"):
+                raise zipfile.BadZipFile(f"it holds {kind}")
+            archive = zipfile.ZipFile(bounded)
+        bounded.limit = None
+        yield Archive(source, archive)
 
 
 @contextmanager

@@ -13,17 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from traces.describe.repeats import Repeats, warning
-from traces.format.layout import DECODE, PREFILL, Array, Request, by_descending_weight
+from traces.format.layout import DECODE, MAX_EXPERTS, PREFILL, Array, Request, by_descending_weight
 from traces.format.manifest import Prompts
-from traces.importers import Options, assign_splits
+from traces.importers import Options, assign_splits, named, spans
 from traces.importers.arrivals import read_arrivals
-from traces.importers.checks import SURE, Blanks, checked
-from traces.importers.files import round_experts
+from traces.importers.found import SURE, Blanks, checked
 from traces.importers.found import File as File
 from traces.importers.found import Found as Found
-from traces.importers.layers import kept_layers, named, spans
 from traces.kit.conf import model_sizes
-from traces.kit.errors import TraceError, refusal
+from traces.kit.errors import TraceError, refusal, shown
 from traces.writing.writer import TraceWriter
 
 
@@ -50,7 +48,6 @@ class Survey:
     repeats: Repeats = field(default_factory=Repeats)
 
     def add(self, request: Found) -> None:
-        """Count one request more."""
         ids = request.expert_ids
         present = ids >= 0
         self.requests += 1
@@ -160,7 +157,10 @@ def _kept(source: Path, options: Options, file: File, survey: Survey) -> Array:
     for name, found, said in (("layers", survey.layers, n_layers), ("top-k", survey.widest, file.top_k)):
         if said and found > said:
             raise TraceError(f"{source.name}: {name} is {found}; allowed: at most {said}, as its head says")
-    kept = kept_layers(source.name, n_layers, options.without_layers)
+    if unknown := sorted(layer for layer in options.without_layers if layer >= n_layers):
+        allowed = f"0 to {n_layers - 1}, its layers"
+        raise TraceError(f"{source.name}: without_layers names {shown(spans(unknown))}; allowed: {allowed}")
+    kept = ~np.isin(np.arange(n_layers), list(options.without_layers))
     routed = np.isin(np.arange(n_layers), list(survey.routed))
     if not survey.routed:
         raise TraceError(f"{source.name}: no token has an expert; allowed: at least one with routing")
@@ -183,7 +183,8 @@ def _price(options: Options, file: File, survey: Survey, shape: tuple[int, int])
         n_experts = sizes[1]
         options.note(f"{n_experts} experts per layer, as {options.model} has; n_experts=E states another number")
     elif not n_experts:
-        n_experts = round_experts(survey.largest)
+        # Lest the last experts were never chosen.
+        n_experts = min(-(-(survey.largest + 1) // 4) * 4, MAX_EXPERTS)
         why = f"the largest id is {survey.largest}, rounded up to a multiple of 4"
         options.note(f"{n_experts} experts per layer: {why}; n_experts=E states it")
     found = (shape[0], n_experts, shape[1])
@@ -195,7 +196,6 @@ def _price(options: Options, file: File, survey: Survey, shape: tuple[int, int])
 
 
 def _say(options: Options, file: File, survey: Survey, shape: tuple[int, int], n_experts: int) -> None:
-    """Tell what was inferred."""
     inferred = [f"layers {shape[0]}"] * (not file.n_layers) + [f"top-k {shape[1]}"] * (not file.top_k)
     if inferred:
         options.note(f"{', '.join(inferred)}: what the tokens of the file have")
@@ -216,8 +216,8 @@ def _say(options: Options, file: File, survey: Survey, shape: tuple[int, int], n
     if zeros and survey.widest == 1 and n_experts > 1 and survey.prompt_rows + survey.decode_rows >= SURE:
         hint = f"if no expert is there at all, without_layers={spans(zeros)} leaves it out"
         options.note(f"{named(zeros)} (counted from 0): every token has expert 0; {hint}")
-    if (text := warning(survey.repeats)) is not None:
-        options.note(f"warning: {text}")
+    if survey.repeats.suspicious:
+        options.note(f"warning: {warning(survey.repeats)}")
 
 
 def _counted(number: int, noun: str) -> str:
@@ -241,11 +241,9 @@ def _arrays(request: Found, kept: Array, top_k: int, absent: int) -> dict[str, A
 
 def _shaped(array: Array, kept: Array, top_k: int, fill: int) -> Array:
     """Bring [n, L, K], absent entries last, to the layers that stay and to ``top_k`` slots."""
-    n, layers, slots = array.shape
-    if layers < len(kept) or slots < top_k:
+    lacking = (len(kept) - array.shape[1], max(0, top_k - array.shape[2]))
+    if any(lacking):
         kind = np.result_type(array.dtype, np.int8) if fill < 0 else array.dtype
-        padded = np.full((n, len(kept), max(slots, top_k)), fill, kind)
-        padded[:, :layers, :slots] = array
-        array = padded
+        array = np.pad(array.astype(kind), ((0, 0), (0, lacking[0]), (0, lacking[1])), constant_values=fill)
     shaped: Array = array[:, kept, :top_k]
     return shaped

@@ -1,21 +1,45 @@
-"""``python -m traces import`` and ``arrivals``: the words, and what is said on stderr."""
+"""``python -m traces import`` and ``arrivals``: which formats there are, the words, and what is said on stderr.
+
+Formats are those of this package, and those behind the entry points of other packages.
+"""
 
 import sys
 from dataclasses import dataclass, fields, make_dataclass
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
 from traces.importers import Importer, Options
 from traces.importers.arrivals import add_arrivals
-from traces.importers.registry import importers
 from traces.kit.command import Choice, Command
+from traces.kit.errors import UserError, one_of
 from traces.kit.words import Position
 from traces.writing.workplace import refuse_place
 
+GROUP = "moe_offload.importers"
+_OWN = ["route_trace", "npz", "jsonl", "routed_experts", "vllm_log", "sglang_pt", "llama_cpp", "megatron", "moe_beyond"]
+"""The modules of this package that have an ``IMPORTER``."""
+OURS: list[Importer] = [import_module(f"traces.importers.{name}").IMPORTER for name in _OWN]
+
+
+@cache
+def importers() -> dict[str, Importer]:
+    """Return all importers by name, ours first. UserError for a name that two of them have."""
+    found = {importer.name: importer for importer in OURS}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+        where = f"{GROUP}: {point.name}={point.value}"
+        importer = point.load()
+        if not isinstance(importer, Importer):
+            raise UserError(f"{where}: allowed: an instance of traces.importers.Importer")
+        if importer.name in found:
+            raise UserError(f"{where}: {importer.name} is defined twice; allowed: a name besides {one_of(found)}")
+        found[importer.name] = importer
+    return found
+
 
 def _command(importer: Importer) -> Command:
-    """The command of a format: what all take, and its own keys."""
     words: Any = make_dataclass(
         importer.name,
         [
@@ -33,10 +57,9 @@ def _command(importer: Importer) -> Command:
 
 def _import(importer: Importer, words: Any) -> None:
     common = {field.name: getattr(words, field.name) for field in fields(Options)}
-    own = {key: getattr(words, key) for key in importer.keys if key not in common}
-    given = {key: value for key, value in own.items() if value is not None}
+    own = {key: getattr(words, key) for key in importer.keys if key not in common and getattr(words, key) is not None}
     refuse_place(words.dst)  # now, and not after a large file has been read
-    importer.run(words.src, words.dst, Options(**common | {"own": given, "note": _note}))
+    importer.run(words.src, words.dst, Options(**common | {"own": own, "note": _note}))
     print(f"imported {words.src} into {words.dst}: check it with python -m traces check {words.dst}", file=sys.stderr)
 
 
@@ -71,6 +94,5 @@ class Arrivals:
 
 
 def arrivals(options: Arrivals) -> None:
-    """Copy a trace with the arrivals of a log."""
     add_arrivals(options.log, options.trace, options.dst)
     print(f"copied {options.trace} to {options.dst}, with the arrivals of {options.log}", file=sys.stderr)

@@ -2,24 +2,24 @@
 
 Text may be gzipped, begin with a byte order mark, have blank lines and end its lines with CR LF. Where JSON Lines are
 read, one JSON array of objects is, too, and objects that go over several lines, and the ``data:`` lines of a stream of
-server-sent events. A line's number is always that of the (unpacked) file.
+server-sent events. What else stands in a file is named. A line's number is always that of the (unpacked) file.
 """
 
+import gzip
+import io
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from traces.format.layout import MAX_EXPERTS
 from traces.importers.counts import COUNTS, WANTED, are_counts_in, is_histogram
-from traces.importers.wrappings import open_text
 from traces.kit.errors import TraceError, UserError, one_of, refusal, shown
-from traces.kit.json_array import json_objects
-from traces.kit.sources import open_source as open_source
-from traces.kit.strict import load_json
+from traces.kit.strict import json_objects, load_json
+from traces.kit.strict import open_source as open_source
 
 _OBJECT = "one JSON object with unique keys"
 MAX_REQUEST_IDS = 2**24
@@ -31,11 +31,6 @@ def check_request_size(file: str, rows: int, n_layers: int, top_k: int) -> None:
     if rows * n_layers * top_k > MAX_REQUEST_IDS:
         found = f"{rows} tokens x {n_layers} layers x {top_k} slots"
         raise refusal(file, "one request", found, f"at most {MAX_REQUEST_IDS} ids")
-
-
-def round_experts(largest: int) -> int:
-    """Return E where nobody says it: rounded up to a multiple of 4, lest the last experts were never chosen."""
-    return min(-(-(largest + 1) // 4) * 4, MAX_EXPERTS)
 
 
 @dataclass(frozen=True)
@@ -53,16 +48,19 @@ class Line:
 
     @property
     def where(self) -> str:
-        """Say where it is: the line, and the object."""
         return f"line {self.number}, object {self.item}" if self.item else f"line {self.number}"
 
     def refuse(self, field: str, value: object, allowed: str) -> TraceError:
-        """Build the error for a field of this line."""
         return refusal(self.file, f"{self.where}, {field}", value, allowed)
 
     def refuse_counts(self) -> TraceError:
         """Build the error for counts where the experts of tokens belong."""
         return self.refuse("content", COUNTS, WANTED)
+
+    def refuse_text(self, raw: bytes, allowed: str) -> TraceError:
+        """Build the error for a line that is none of the format's, such as one of counts."""
+        text = raw.decode("utf-8", "replace")
+        return self.refuse_counts() if are_counts_in(text) else self.refuse("content", text, allowed)
 
     def keys(self, node: dict[str, Any], needed: Sequence[str], more: Sequence[str]) -> None:
         """Refuse an object that lacks a key that is needed, or has another one than ``more``."""
@@ -70,32 +68,27 @@ class Line:
             raise self.refuse("keys", one_of(node), f"{one_of(needed)}, and some of {one_of(more)}")
 
     def integer(self, field: str, value: object, low: int, high: int) -> int:
-        """Return ``value`` if it is an integer from ``low`` to ``high``."""
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self.refuse(field, value, f"an integer, {low} to {high}")
         return value
 
+    def at_most(self, field: str, value: int, most: int) -> None:
+        if value > most:
+            raise self.refuse(field, value, f"at most {most}")
+
     def items(self, field: str, value: object, most: int) -> list[Any]:
-        """Return ``value`` if it is a list of 1 to ``most`` items."""
         if not isinstance(value, list) or not 1 <= len(value) <= most:
             raise self.refuse(field, value, f"a list of 1 to {most} items")
         return value
 
-    def ids(self, field: str, value: object, n_experts: int) -> list[int]:
-        """Return ``value`` if it is a list of distinct ids of ``n_experts`` experts, -1 where absent.
-
-        Zeros alone are let through: they stand for what was not recorded, which traces.importers.checks names.
-        """
-        ids = self.items(field, value, n_experts)
+    def ids(self, field: str, value: object, most: int, n_experts: int) -> list[int]:
+        """Return a list of 1 to ``most`` ids of ``n_experts`` experts, -1 where absent."""
+        ids = self.items(field, value, most)
         for item in ids:
             self.integer(field, item, -1, n_experts - 1)
-        there = [item for item in ids if item >= 0]
-        if any(there) and len(set(there)) < len(there):
-            raise self.refuse(field, value, "an expert at most once per token and layer")
         return ids
 
     def weights(self, field: str, value: object, length: int) -> list[float]:
-        """Return ``value`` if it is a list of ``length`` finite weights."""
         weights = self.items(field, value, length)
         for item in weights:
             if type(item) not in (int, float) or not (0 <= item <= 65504 and math.isfinite(item)):
@@ -198,11 +191,96 @@ def _is_spread(source: Path) -> bool:
 
 
 def bounded_json(raw: bytes, lists: int, items: int) -> Any:
-    """Parse JSON of bounded cost: a list takes some 60 bytes in memory, a string or an object more.
-
-    Raises ValueError.
-    """
+    """Parse JSON of bounded cost, else ValueError: a list takes some 60 bytes in memory, a string or an object more."""
     for sign, limit in (("[", lists), ("{", 2**19), (",", items)):
         if raw.count(sign.encode()) > limit:
             raise ValueError(f"over {limit} times {sign}")
     return load_json(raw)
+
+
+_GZIP = b"\x1f\x8b"
+_BOM = b"\xef\xbb\xbf"
+_OTHERS = {
+    _GZIP: "gzip",
+    b"PK\3\4": "a zip archive (.npz, or .pt of PyTorch)",
+    b"PK\5\6": "an empty zip archive",
+    b"\x93NUMPY": "a .npy array",
+    b"PAR1": "Parquet",
+    b"\x89HDF": "HDF5",
+    b"SQLite format 3": "an SQLite database",
+    b"GGUF": "a GGUF model",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+    **{bytes([0x80, version]): "a pickle, which is never read" for version in range(2, 6)},
+}
+
+
+def content_of(head: bytes) -> str:
+    """Say what the first bytes of a file are of: "text" where nothing else is known."""
+    wide = len(head) > 3 and (head[:2].count(0), head[2:4].count(0)) == (1, 1)
+    plain = "UTF-16 text" if wide else "text" if head else "nothing"
+    return next((name for magic, name in _OTHERS.items() if head.startswith(magic)), plain)
+
+
+_FREE = 2**24
+_RATIO = 100
+"""Bytes that any gzip may hold, and beyond them how many of each compressed byte: JSON packs into a tenth or so."""
+
+
+class _Unpacked(io.RawIOBase):
+    """The bytes of a gzip file, whose size its compressed size bounds."""
+
+    def __init__(self, source: Path, packed: BinaryIO) -> None:
+        self._name, self._packed = source.name, packed
+        self._most = max(_FREE, _RATIO * source.stat().st_size)
+        self._plain, self._count = gzip.GzipFile(fileobj=packed), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        try:
+            raw = self._plain.read1(len(view))
+        except (OSError, EOFError, zlib.error) as error:
+            why = f"{error} after {self._count} bytes"
+            raise refusal(self._name, "gzip", why, "a gzip file that is whole") from None
+        self._count += len(raw)
+        if self._count > self._most:
+            found = f"over {self._most} bytes, more than {_RATIO} times its size"
+            raise refusal(self._name, "gzip", found, "less, or the file unpacked")
+        view[: len(raw)] = raw
+        return len(raw)
+
+    def close(self) -> None:
+        self._packed.close()
+        super().close()
+
+
+def open_text(source: Path, what: str) -> BinaryIO:
+    """Open a text file at its first character: gzip (by its first bytes) is unpacked, a BOM of UTF-8 skipped.
+
+    Raises TraceError for what is no text of one byte a character: archives, other compressions, UTF-16, pickles.
+    """
+    stream: BinaryIO = open_source(source, what)
+    try:
+        assert isinstance(stream, io.BufferedReader)
+        packed = stream.peek(8).startswith(_GZIP)
+        reader = io.BufferedReader(_Unpacked(source, stream)) if packed else stream
+        head = reader.peek(16)
+        kind = content_of(head)
+        if kind not in ("text", "nothing"):
+            found = f"{kind}, inside gzip" if packed else kind
+            raise refusal(source.name, "content", found, f"UTF-8 text, {what}, plain or gzipped")
+        if head.startswith(_BOM):
+            reader.read(len(_BOM))
+    except OSError as error:
+        stream.close()
+        raise TraceError(f"{source}: {error.strerror}; allowed: a readable {what} file") from None
+    except BaseException:
+        stream.close()
+        raise
+    return reader

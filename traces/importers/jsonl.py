@@ -1,7 +1,5 @@
 """Import JSON Lines with one object per token and layer, in the order in which a recorder sees them.
 
-    {"request": 0, "phase": "decode", "token": 17, "layer": 3, "ids": [9, 4], "weights": [0.7, 0.3], "token_id": 42}
-
 ``token`` is the position in the request (0: the first token of the prompt) and goes up by one; ``layer`` ascends
 within a token. A layer that is left out did not see the token, a list of fewer ids is a smaller k, and -1 is no
 expert: all become absent entries. ``ids`` go by descending weight, and are sorted so where ``weights`` are given. A
@@ -19,6 +17,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,8 @@ from traces.format.layout import DECODE, MAX_EXPERTS, PREFILL
 from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
-from traces.importers.cells import Cells
 from traces.importers.files import MAX_REQUEST_IDS, Line, json_lines
+from traces.importers.found import Cells
 from traces.kit.errors import one_of
 
 _HEAD = ("model", "n_layers", "n_experts", "top_k", "expert_bytes")
@@ -70,8 +69,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
 
 def _read_head(source: Path) -> dict[str, Any]:
     """Return what the header says, the number of layers also where it is that of expert_bytes; nothing without one."""
-    nothing: tuple[Line, dict[str, Any]] = (Line(source.name, 1), {})
-    line, head = next(json_lines(source), nothing)
+    line, head = next(json_lines(source), (Line(source.name, 1), dict[str, Any]()))
     if not head:
         raise line.refuse("content", "nothing", "a header or a line with token, layer and ids")
     if set(head) & {*_NEEDED, *_MORE}:
@@ -98,32 +96,27 @@ def _read_head(source: Path) -> dict[str, Any]:
 def _requests(source: Path, head: dict[str, Any], n_experts: int) -> Iterator[_Request]:
     """Yield the requests, one in memory at a time."""
     request: _Request | None = None
-    layer = -1
     line, always = Line(source.name, 1), None
-    for number, (line, node) in enumerate(json_lines(source)):
-        if number == 0 and not set(node) & {*_NEEDED, *_MORE}:
-            continue
+    for line, node in islice(json_lines(source), bool(head), None):
         line.keys(node, _NEEDED, _MORE)
         keys = frozenset(node) & set(_MORE)
         always = keys - {"phase"} if always is None else always
         number = line.integer("request", node.get("request", 0), 0, _MAX_INT)
-        if request is None or number != request.number:
-            if request is not None:
-                yield request
-                if number < request.number:
-                    raise line.refuse("request", number, f"above {request.number}, the one before")
-            layer = -1
-            request = _Request(number, line, line.integer("token", node["token"], 0, _MAX_INT - 2**24), keys)
+        if request is not None and number != request.number:
+            yield request
+            if number < request.number:
+                raise line.refuse("request", number, f"above {request.number}, the one before")
+            request = None
+        request = request or _Request(number, line, line.integer("token", node["token"], 0, _MAX_INT - 2**24), keys)
         if keys != request.keys or keys - {"phase"} != always:
             raise line.refuse("keys", one_of(node), f"those of line {request.first.number}, and of the file")
-        layer = _add(line, node, request, layer, head, n_experts)
+        _add(line, node, request, head, n_experts)
     if request is None:
         raise line.refuse("content", "no routing", "lines with token, layer and ids")
     yield request
 
 
-def _add(line: Line, node: dict[str, Any], request: _Request, before: int, head: dict[str, Any], n_experts: int) -> int:
-    """Append one line to its request; ``before``: the layer of the line above. Returns its own."""
+def _add(line: Line, node: dict[str, Any], request: _Request, head: dict[str, Any], n_experts: int) -> None:
     last = request.start + len(request.phases) - 1
     token = line.integer("token", node["token"], 0, _MAX_INT)
     layer = line.integer("layer", node["layer"], 0, MAX_EXPERTS - 1)
@@ -134,7 +127,7 @@ def _add(line: Line, node: dict[str, Any], request: _Request, before: int, head:
         raise line.refuse("phase", phase, one_of(_PHASES))
     token_id = line.integer("token_id", node.get("token_id", 0), 0, _MAX_INT)
     if token == last and request.phases:
-        if layer <= before:
+        if layer <= (before := request.cells.places[-2]):
             raise line.refuse("layer", layer, f"above {before}: layers ascend within a token")
         if (_PHASES[phase], token_id) != (request.phases[-1], request.token_ids[-1]):
             raise line.refuse("phase or token_id", f"{phase}, {token_id}", "the same on all lines of a token")
@@ -145,14 +138,12 @@ def _add(line: Line, node: dict[str, Any], request: _Request, before: int, head:
             raise line.refuse("phase", phase, "decode: it is never followed by prefill")
         request.phases.append(_PHASES[phase])
         request.token_ids.append(token_id)
-    ids = line.ids("ids", node["ids"], n_experts)
+    ids = line.ids("ids", node["ids"], n_experts, n_experts)
     if len(ids) > head.get("top_k", MAX_EXPERTS):
         raise line.refuse("number of ids", len(ids), f"at most {head['top_k']}, as the header says")
-    if len(request.cells.ids) + len(ids) > MAX_REQUEST_IDS:
-        raise line.refuse("ids of one request", "more", f"at most {MAX_REQUEST_IDS}")
+    line.at_most("ids of one request", len(request.cells.ids) + len(ids), MAX_REQUEST_IDS)
     weights = line.weights("weights", node["weights"], len(ids)) if "weights" in node else None
     request.cells.add(len(request.phases) - 1, layer, ids, weights)
-    return layer
 
 
 def _found(request: _Request) -> Found:

@@ -14,7 +14,6 @@ A pass is a run of ascending layers of one step. It holds the tokens of all requ
 a decode step. ``mode=training`` takes every pass as a prompt of its own.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -51,43 +50,35 @@ class _Record:
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source``."""
-    training = options.own.get("mode", "inference") == "training"
+    training = options.own.get("mode") == "training"
     prompt = None if training else options.own.get("prompt_tokens")
     turns = Turns(options.own.get("chunk"), again=True, hint=_HINT, prompt=prompt)
-    left_out = Counter[str]()
+    left_out = set[Line]()
 
     def read() -> Iterator[Found]:
-        left_out.clear()
         passes = _passes(source, left_out)
-        if training:
-            passes = (replace(one, ends=True, prefill=True) for one in passes)
-        return turns.requests(passes)
+        return turns.requests((replace(one, ends=True, prefill=True) for one in passes) if training else passes)
 
     serving = "passes of several tokens; a pass of one token is a decode step"
     options.note(f"prompts: {'each pass is one, of all tokens in it (mode=training)' if training else serving}")
-    options.note(
-        "the tokens are those that this file's rank saw: with parallelism over tokens or layers, a part of them"
-    )
+    options.note("the tokens are those of this file's rank: with parallelism over tokens or layers, a part of them")
     decoding = {"order_within_k": "as written, not by weight", "passes": "training" if training else "inference"}
     file = File(Recorder("megatron", None, None), source.stem, decoding=decoding, exact=True)
     build(source, target, options, file, read)
     if left_out:
-        options.note(f"{left_out['mtp']} lines of block mtp are left out: layers of multi-token prediction")
+        options.note(f"{len(left_out)} lines of block mtp are left out: layers of multi-token prediction")
     return target
 
 
-def _passes(source: Path, left_out: Counter[str]) -> Iterator[Pass]:
-    layers: list[int] = []
+def _passes(source: Path, left_out: set[Line]) -> Iterator[Pass]:
+    layers, size = list[int](), 0
     records: list[_Record] = []
-    size = 0
     for record in _records(source, left_out):
         if records and (record.step != records[-1].step or record.layer <= records[-1].layer):
             yield _complete(records, layers)
             records, size = [], 0
         size += record.ids.size
-        if size > MAX_REQUEST_IDS:
-            raise record.line.refuse("ids of one pass", size, f"at most {MAX_REQUEST_IDS}")
+        record.line.at_most("ids of one pass", size, MAX_REQUEST_IDS)
         records.append(record)
     if not records:
         raise Line(source.name, 1).refuse("content", "no routing of a decoder", f"lines with {one_of(_NEEDED)}")
@@ -96,10 +87,8 @@ def _passes(source: Path, left_out: Counter[str]) -> Iterator[Pass]:
 
 def _complete(records: list[_Record], layers: list[int]) -> Pass:
     """Check a pass against the layers of the first one, which are noted in ``layers``."""
-    found = [record.layer for record in records]
-    line = records[0].line
-    if not layers:
-        layers += found
+    found, line = [record.layer for record in records], records[0].line
+    layers += [] if layers else found
     if found != layers:
         odd = min(set(found) ^ set(layers))
         what = "missing" if odd in layers else "there"
@@ -114,7 +103,7 @@ def _complete(records: list[_Record], layers: list[int]) -> Pass:
     return Pass(line, len(records[0].ids), {record.layer: record.ids for record in records})
 
 
-def _records(source: Path, left_out: Counter[str]) -> Iterator[_Record]:
+def _records(source: Path, left_out: set[Line]) -> Iterator[_Record]:
     rank, step = None, 0
     for line, node in json_lines(source, 2**26, 2**20, 2**23):
         line.keys(node, _NEEDED, _MORE)
@@ -130,7 +119,7 @@ def _records(source: Path, left_out: Counter[str]) -> Iterator[_Record]:
             raise line.refuse("step", node["step"], f"at least {step}, the one before")
         step = node["step"]
         if node.get("block") == "mtp":
-            left_out["mtp"] += 1
+            left_out.add(line)
             continue
         layer = line.integer("layer", node["layer"], 0, MAX_LAYERS - 1)
         yield _Record(line, step, layer, _ids(line, node))
@@ -144,10 +133,8 @@ def _ids(line: Line, node: dict[str, Any]) -> Array:
         raise line.refuse("length of top_indices", len(top), f"{rows}, the num_tokens")
     for index, ids in enumerate(top):
         field = f"top_indices of token {index}"
-        if len(line.items(field, ids, slots)) != slots:
+        if len(line.ids(field, ids, slots, MAX_EXPERTS)) != slots:
             raise line.refuse(f"length of {field}", len(ids), f"{slots}, the topk")
-        for item in ids:
-            line.integer(field, item, -1, MAX_EXPERTS - 1)
     return np.array(top, np.int32)
 
 

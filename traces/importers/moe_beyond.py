@@ -18,9 +18,8 @@ from traces.format.layout import MAX_EXPERTS
 from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
-from traces.importers.cells import Cells
-from traces.importers.counts import are_counts_in
 from traces.importers.files import MAX_REQUEST_IDS, Line, text_lines
+from traces.importers.found import Cells
 from traces.importers.passes import MAX_LAYERS
 from traces.kit.errors import TraceError
 
@@ -39,11 +38,9 @@ class _Batch:
     """One prompt, and how many tokens each layer has of it."""
 
     def __init__(self, line: Line, batch: int) -> None:
-        self.line, self.batch, self.cells = line, batch, Cells()
-        self.tokens = Counter[int]()
+        self.line, self.batch, self.cells, self.tokens = line, batch, Cells(), Counter[int]()
 
     def add(self, layer: int, ids: list[int]) -> None:
-        """Append a token of a layer."""
         self.cells.add(self.tokens[layer], layer, ids)
         self.tokens[layer] += 1
 
@@ -95,8 +92,7 @@ def _files(source: Path) -> list[Path]:
 def _read(path: Path) -> Iterator[_Batch]:
     """Yield the prompts of one file: those behind each header, by batch."""
     batches: dict[int, _Batch] = {}
-    size, before = 0, 0
-    line, headed = Line(path.name, 1), False
+    line, size, before, headed = Line(path.name, 1), 0, 0, False
     for line, raw in text_lines(path, "CSV", _MAX_LINE):
         if raw in _HEADS:
             yield from batches.values()
@@ -104,9 +100,7 @@ def _read(path: Path) -> Iterator[_Batch]:
             continue
         match = _ROW.fullmatch(raw)
         if match is None or not headed:
-            if are_counts_in(raw.decode("latin-1")):
-                raise line.refuse_counts()
-            raise line.refuse("content", raw.decode("utf-8", "replace"), f"the header {_HEAD}, and rows of it")
+            raise line.refuse_text(raw, f"the header {_HEAD}, and rows of it")
         layer = line.integer("Layer ID", int(match["layer"]), 0, MAX_LAYERS - 1)
         if layer < before:
             raise line.refuse("Layer ID", layer, f"at least {before}: all tokens of a layer, then the next layer")
@@ -114,8 +108,7 @@ def _read(path: Path) -> Iterator[_Batch]:
         words = (match["ids"] or match["one"] or b"").replace(b",", b" ").split()
         ids = [line.integer("Activated Expert IDs", int(word), 0, MAX_EXPERTS - 1) for word in words]
         size += len(ids) + 1
-        if size > MAX_REQUEST_IDS:
-            raise line.refuse("ids of prompts with one header", size, f"at most {MAX_REQUEST_IDS}")
+        line.at_most("ids of prompts with one header", size, MAX_REQUEST_IDS)
         batches.setdefault(number, _Batch(line, number)).add(layer, ids)
     if not batches:
         raise line.refuse("content", "no routing", f"the header {_HEAD}, and rows of it")

@@ -9,9 +9,9 @@ from ``req_offset``; without any of them the archive is one request.
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
@@ -19,31 +19,23 @@ from traces.format.layout import Array
 from traces.format.manifest import Recorder
 from traces.format.npy import Header
 from traces.importers import N_EXPERTS, Importer, Options
-from traces.importers.archive import Archive
+from traces.importers.archive import Archive, open_archive
 from traces.importers.build import File, Found, build
 from traces.importers.counts import COUNTS, WANTED, are_counts
-from traces.importers.files import bounded_json, check_request_size
-from traces.importers.wrappings import open_text
+from traces.importers.files import check_request_size, json_lines
 from traces.kit.errors import one_of, refusal
 
 _TOKEN_ARRAYS = {"experts": "ui", "weights": "f", "token_ids": "ui"}
 _SIGNALS = {"weights": "expert_weights", "token_ids": "token_ids"}
 _REQUEST_ARRAYS = ("req_offset", "req_len", "req_prefill", "req_decode", "req_prompt_tokens_not_traced")
 _MAX_REQUESTS = 1_000_000
-_MAX_META = 2**25
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the archive ``source``.
-
-    The source of a request is its "dataset" in ``options.meta``, a JSON list (may be gzipped) with one object per
-    request. Nothing is unpickled, and no array is read whose header claims more than its bytes.
-    """
-    with Archive(source) as archive:
-        headers = {name: archive.header(name, _TOKEN_ARRAYS.get(name, "ui")) for name in _names(archive)}
-        if "experts" not in headers:
-            raise refusal(source.name, "arrays", one_of(headers), "experts among them")
-        rows, n_layers, top_k = _check_shapes(source, headers)
+    """Import the archive ``source``. Nothing is unpickled; no array is read whose header claims more than its bytes."""
+    with open_archive(source) as archive:
+        headers = _headers(archive)
+        rows, n_layers, top_k = headers["experts"].shape
         requests = _read_requests(archive, headers, rows)
     check_request_size(source.name, max(prefill + decode for prefill, decode, _ in requests), n_layers, top_k)
     sources = _sources(options, len(requests))
@@ -54,13 +46,12 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
 def _requests(
     source: Path, headers: dict[str, Header], requests: list[tuple[int, int, int]], sources: list[str] | None
 ) -> Iterator[Found]:
-    with ExitStack() as stack:
-        archive = stack.enter_context(Archive(source))
+    with open_archive(source) as archive, ExitStack() as stack:
         known = [name for name in _TOKEN_ARRAYS if name in headers]
-        streams = {name: stack.enter_context(closing(archive.rows(name, headers[name]))) for name in known}
+        takes = {name: stack.enter_context(archive.rows(name, headers[name])) for name in known}
         first = 0
         for number, (prefill, decode, before) in enumerate(requests):
-            part = {name: stream.read(prefill + decode) for name, stream in streams.items()}
+            part = {name: take(prefill + decode) for name, take in takes.items()}
             signals = {_SIGNALS[name]: array for name, array in part.items() if name in _SIGNALS}
             where = f"{source.name}: request {number}"
             source_of = sources[number] if sources else None
@@ -68,23 +59,23 @@ def _requests(
             first += prefill + decode
 
 
-def _names(archive: Archive) -> list[str]:
-    known = (*_TOKEN_ARRAYS, *_REQUEST_ARRAYS)
-    if are_counts(archive.names()):
-        raise refusal(archive.source.name, "arrays", COUNTS, WANTED)
-    if odd := next((name for name in archive.names() if name not in known), None):
-        raise refusal(archive.source.name, "member", f"{odd}.npy", f"NAME.npy of {one_of(known)}")
-    return archive.names()
-
-
-def _check_shapes(source: Path, headers: dict[str, Header]) -> tuple[int, int, int]:
+def _headers(archive: Archive) -> dict[str, Header]:
+    """Return the headers of the arrays, which are those of the format, and those of tokens of one shape."""
+    source, names, known = archive.source.name, archive.names(), (*_TOKEN_ARRAYS, *_REQUEST_ARRAYS)
+    if are_counts(names):
+        raise refusal(source, "arrays", COUNTS, WANTED)
+    if odd := next((name for name in names if name not in known), None):
+        raise refusal(source, "member", f"{odd}.npy", f"NAME.npy of {one_of(known)}")
+    if "experts" not in names:
+        raise refusal(source, "arrays", one_of(names), "experts among them")
+    headers = {name: archive.header(name, _TOKEN_ARRAYS.get(name, "ui")) for name in names}
     shape = headers["experts"].shape
     if len(shape) != 3 or 0 in shape:
-        raise refusal(f"{source.name}/experts.npy", "shape", shape, "(rows, layers, slots), none of them 0")
+        raise refusal(f"{source}/experts.npy", "shape", shape, "(rows, layers, slots), none of them 0")
     for name, expected in (("weights", shape), ("token_ids", shape[:1])):
         if name in headers and headers[name].shape != expected:
-            raise refusal(f"{source.name}/{name}.npy", "shape", headers[name].shape, f"{expected}, as in experts")
-    return shape[0], shape[1], shape[2]
+            raise refusal(f"{source}/{name}.npy", "shape", headers[name].shape, f"{expected}, as in experts")
+    return headers
 
 
 def _read_requests(archive: Archive, headers: dict[str, Header], rows: int) -> list[tuple[int, int, int]]:
@@ -142,22 +133,13 @@ def _lengths(given: dict[str, Array], rows: int) -> tuple[str, Array]:
 def _sources(options: Options, requests: int) -> list[str] | None:
     if options.meta is None:
         return None
-    name = options.meta.name
-    try:
-        with open_text(options.meta, "JSON") as file:
-            raw = file.read(_MAX_META + 1)
-        if len(raw) > _MAX_META:
-            raise refusal(name, "size", "larger", f"at most {_MAX_META} bytes")
-        entries: Any = bounded_json(raw, 2**21, 2**22)
-    except ValueError as error:
-        raise refusal(name, "content", str(error), "a JSON list, plain or gzipped") from None
-    if not isinstance(entries, list) or len(entries) != requests:
-        found = len(entries) if isinstance(entries, list) else type(entries).__name__
-        raise refusal(name, "entries", found, f"a list of {requests}, one per request")
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not isinstance(entry.get("dataset"), str):
-            raise refusal(name, f"dataset of entry {index}", entry, "text")
-    return [entry["dataset"] for entry in entries]
+    entries = list(json_lines(options.meta))
+    for line, entry in entries:
+        if not isinstance(entry.get("dataset"), str):
+            raise line.refuse("dataset", entry.get("dataset"), "text")
+    if len(entries) != requests:
+        raise refusal(options.meta.name, "entries", len(entries), f"a list of {requests}, one per request")
+    return [entry["dataset"] for _, entry in entries]
 
 
 IMPORTER = Importer(

@@ -59,7 +59,7 @@ class Turns:
             told = one.prefill is not None
             prefill = one.rows > 1 if one.prefill is None else one.prefill
             if request and (one.begins or (prefill and not told and self._is_next(one, request, prompt))):
-                yield self._checked(request, prompt)
+                yield self._found(request, prompt)
                 request, prompt, size = [], 0, 0
             if prefill and self.chunk is not None and one.rows > self.chunk:
                 raise one.line.refuse("tokens of a pass", one.rows, f"at most {self.chunk}; {self.hint}")
@@ -74,19 +74,12 @@ class Turns:
             prompt += one.rows if prefill or not (request or told) else 0
             request.append(one)
             size += sum(ids.size for ids in one.ids.values())
-            if size > MAX_REQUEST_IDS:
-                raise one.line.refuse("ids of one request", size, f"at most {MAX_REQUEST_IDS}")
+            one.line.at_most("ids of one request", size, MAX_REQUEST_IDS)
             if one.ends:
-                yield self._checked(request, prompt)
+                yield self._found(request, prompt)
                 request, prompt, size = [], 0, 0
         if request:
-            yield self._checked(request, prompt)
-
-    def _checked(self, request: list[Pass], prompt: int) -> Found:
-        if self.prompt not in (None, prompt):
-            line = request[0].line
-            raise line.refuse("tokens of the prompt from here on", prompt, f"{self.prompt}, the prompt_tokens")
-        return _found(request, prompt)
+            yield self._found(request, prompt)
 
     def _is_next(self, one: Pass, request: list[Pass], prompt: int) -> bool:
         """Say whether a prefill pass begins the next request; if not, it goes on with a prompt."""
@@ -101,18 +94,19 @@ class Turns:
         found = f"{one.rows} tokens after a pass of {before.rows}"
         raise one.line.refuse("a pass", found, f"decode steps of one token after a prompt; {self.hint}")
 
-
-def _found(request: list[Pass], prompt: int) -> Found:
-    first, ends = request[0].line, list(accumulate(one.rows for one in request))
-    n_layers = 1 + max(max(one.ids) for one in request)
-    slots = max(ids.shape[1] for one in request for ids in one.ids.values())
-    where = f"{first.file}: request from {first.where} on"
-    check_request_size(where, ends[-1], n_layers, slots)
-    ids = np.full((ends[-1], n_layers, slots), -1, np.int32)
-    signals = {"expert_weights": np.zeros(ids.shape, np.float32)} if request[0].weights else {}
-    for one, end in zip(request, ends, strict=True):
-        for array, parts in ((ids, one.ids), (signals.get("expert_weights", ids), one.weights)):
-            for layer, part in parts.items():
-                array[end - len(part) : end, layer, : part.shape[1]] = part
-    chunks = [one.rows for one, end in zip(request, ends, strict=True) if end - one.rows < prompt]
-    return Found(where, ids, prefill=prompt, chunks=chunks, signals=signals)
+    def _found(self, request: list[Pass], prompt: int) -> Found:
+        first, ends = request[0].line, list(accumulate(one.rows for one in request))
+        if self.prompt not in (None, prompt):
+            raise first.refuse("tokens of the prompt from here on", prompt, f"{self.prompt}, the prompt_tokens")
+        n_layers = 1 + max(max(one.ids) for one in request)
+        slots = max(ids.shape[1] for one in request for ids in one.ids.values())
+        where = f"{first.file}: request from {first.where} on"
+        check_request_size(where, ends[-1], n_layers, slots)
+        ids = np.full((ends[-1], n_layers, slots), -1, np.int32)
+        signals = {"expert_weights": np.zeros(ids.shape, np.float32)} if request[0].weights else {}
+        for one, end in zip(request, ends, strict=True):
+            for array, parts in ((ids, one.ids), (signals.get("expert_weights", ids), one.weights)):
+                for layer, part in parts.items():
+                    array[end - len(part) : end, layer, : part.shape[1]] = part
+        chunks = [one.rows for one, end in zip(request, ends, strict=True) if end - one.rows < prompt]
+        return Found(where, ids, prefill=prompt, chunks=chunks, signals=signals)

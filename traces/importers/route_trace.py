@@ -14,8 +14,9 @@ it stays, being what the router chose, unless ``dropped=absent`` is given. ``den
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -83,12 +84,11 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     if not weighted:
         options.note("weights are left out: the file does not know them (nan); slots stay in the router's order")
     absent = options.own.get("dropped") == "absent"
+    decoding: dict[str, Any] = {"dense_bytes": list(head.dense_bytes)}
     if dropped:
         done = "are absent entries" if absent else "stay, as the router chose them; dropped=absent leaves them out"
         options.note(f"{dropped:,} experts that the device dropped and did not compute {done}")
-    decoding: dict[str, Any] = {"dense_bytes": list(head.dense_bytes)}
-    if dropped and absent:
-        decoding["dropped"] = "absent"
+        decoding |= {"dropped": "absent"} if absent else {}
     recorder, sizes = Recorder("route_trace", "1", None), (len(head.expert_bytes), head.n_experts, head.top_k)
     file = File(recorder, head.model, *sizes, head.expert_bytes, decoding, ids="expert")
     seen = [layer for layer, size in enumerate(head.expert_bytes) if size and layer not in options.without_layers]
@@ -110,43 +110,34 @@ def _found(head: _Head, turn: _Turn, seen: list[int], *, weighted: bool) -> Foun
         if step != before + 1:
             allowed = f"{before + 1}: positions in the context, none left out"
             raise turn.line.refuse(f"{name}, step after {before}", step, allowed)
-    last = len(head.expert_bytes) - 1
+    shape = (len(tokens), len(head.expert_bytes), head.top_k)
+    check_request_size(turn.line.file, *shape)
+    ids, weights, there = np.full(shape, -1, np.int32), np.zeros(shape), np.zeros(shape, bool)
     for row, token in enumerate(tokens):
-        cells = turn.tokens[token]
-        # The last layer is computed for the last token of a prompt alone.
-        layers = (layer for layer in seen if layer != last or row >= prompt - 1)
-        for layer, slot in product(layers, range(head.top_k)):
-            if (layer, slot) not in cells:
-                lost, allowed = f"layer {layer}, slot {slot}", "every layer, and every slot of it"
-                if (layer, 0) not in cells:
-                    lost, allowed = f"layer {layer}", f"{allowed}; without_layers={layer} leaves the layer out"
-                raise turn.line.refuse(f"{name}, step {steps[row]}, {lost}", "missing", allowed)
-    check_request_size(turn.line.file, len(tokens), last + 1, head.top_k)
-    ids = np.full((len(tokens), last + 1, head.top_k), -1, np.int32)
-    weights = np.zeros(ids.shape)
-    for row, token in enumerate(tokens):
-        for (layer, slot), (expert, weight) in turn.tokens[token].items():
-            ids[row, layer, slot], weights[row, layer, slot] = expert, 0 if expert < 0 else weight
+        for place, (expert, weight) in turn.tokens[token].items():
+            ids[row][place], weights[row][place], there[row][place] = expert, 0 if expert < 0 else weight, True
+    needed = np.broadcast_to(np.isin(np.arange(shape[1]), seen)[:, None], shape).copy()
+    needed[: max(0, prompt - 1), -1] = False  # the last layer is computed for the last token of a prompt alone
+    for row, layer, slot in np.argwhere(needed & ~there)[:1].tolist():
+        lost, allowed = f"layer {layer}, slot {slot}", "every layer, and every slot of it"
+        if slot == 0:
+            lost, allowed = f"layer {layer}", f"{allowed}; without_layers={layer} leaves the layer out"
+        raise turn.line.refuse(f"{name}, step {steps[row]}, {lost}", "missing", allowed)
     signals = {"expert_weights": weights} if weighted else {}
     return Found(f"{turn.line.file}: {name}", ids, prompt, start=steps[0], signals=signals)
 
 
 def _lines(source: Path) -> Iterator[tuple[Line, str]]:
-    for line, raw in text_lines(source, "route_trace", 4096):
-        yield line, raw.decode("latin-1")
+    return ((line, raw.decode("latin-1")) for line, raw in text_lines(source, "route_trace", 4096))
 
 
 def _read_head(source: Path) -> _Head:
-    lines = _lines(source)
-    line = Line(source.name, 0)
-
-    def next_line() -> str:
-        nonlocal line
-        line, text = next(lines, (Line(source.name, line.number + 1), ""))
-        return text
+    lines, line = _lines(source), Line(source.name, 0)
 
     def expect(pattern: str, allowed: str) -> re.Match[str]:
-        if match := re.fullmatch(pattern, text := next_line()):
+        nonlocal line
+        line, text = next(lines, (Line(source.name, line.number + 1), ""))
+        if match := re.fullmatch(pattern, text):
             return match
         if line.number == 1 and are_counts_in(text):
             raise line.refuse_counts()
@@ -158,7 +149,7 @@ def _read_head(source: Path) -> _Head:
     for layer in range(int(model["n_layer"])):
         match = expect(_LAYER.format(layer), f"# layer={layer} expert_bytes=BYTES dense_bytes=BYTES")
         sizes.append((int(match[1]), int(match[2])))
-    row = _row_pattern(next_line(), line)
+    row = _row_pattern(expect(".*", "the columns")[0], line)
     name = PurePosixPath(model["model"]).name.removesuffix(".gguf")
     experts, dense = zip(*sizes, strict=True)
     return _Head(name, int(model["n_expert"]), int(model["n_expert_used"]), experts, dense, row, line.number)
@@ -180,12 +171,9 @@ def _rows(source: Path, head: _Head) -> Iterator[tuple[Line, dict[str, str]]]:
     for line, text in _lines(source):
         if line.number <= head.lines:
             continue
-        match = head.row.fullmatch(text)
-        if match is None:
-            allowed = f"the columns {one_of(head.row.groupindex)}"
-            if line.cut:
-                allowed += "; the file ends in this line, and limit=N takes the N turns before it"
-            raise line.refuse("line", text, allowed)
+        if (match := head.row.fullmatch(text)) is None:
+            hint = "; the file ends in this line, and limit=N takes the N turns before it"
+            raise line.refuse("line", text, f"the columns {one_of(head.row.groupindex)}{hint * line.cut}")
         yield line, match.groupdict()
 
 
@@ -215,21 +203,17 @@ def _turns(source: Path, head: _Head, *, absent: bool) -> Iterator[_Turn]:
         gone = absent and row.get("dropped") == "1"
         slots[layer, slot] = (-1 if gone else expert, _weight(line, row.get("weight", "nan")))
         entries += 1
-        if entries > _MAX_ENTRIES:
-            raise line.refuse("rows of one turn", entries, f"at most {_MAX_ENTRIES}")
+        line.at_most("rows of one turn", entries, _MAX_ENTRIES)
     if turn is None:
         raise Line(source.name, head.lines + 1).refuse("line", "missing", "at least one row")
     yield turn
 
 
 def _weight(line: Line, text: str) -> float:
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = -1.0
-    if weight < 0 or weight == math.inf:
-        raise line.refuse("weight", text, "a finite number, at least 0, or nan")
-    return weight
+    with suppress(ValueError):
+        if 0 <= (weight := float(text)) < math.inf or math.isnan(weight):
+            return weight
+    raise line.refuse("weight", text, "a finite number, at least 0, or nan")
 
 
 IMPORTER = Importer(

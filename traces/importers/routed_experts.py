@@ -1,10 +1,7 @@
 """Import the ``routed_experts`` arrays [tokens, layers, k] that vLLM and SGLang return per request.
 
 Both cover the prompt and the generated tokens but the last, which is never fed to the model: prompt + completion - 1
-rows, or one more, where a recorder has one for the last, too. Tokens of a prompt that were cached (``cached_tokens``,
-or leading rows of nothing but -1 or 0) are context, whether the answer has rows for them or not; any other -1 is an
-absent entry. Weights are not returned, and so the ids of a token stay in the order given, which need not be by
-descending weight. The source is one of two:
+rows, or one more, where a recorder has one for the last, too. The source is one of two:
 
 JSON Lines of responses. ``routed_experts`` is a nested list (vLLM to 0.21), base64 of a .npy file (vLLM since) or
 base64 of bare little-endian int32 (SGLang), for which ``n_layers=`` and ``top_k=`` are needed, or an object of
@@ -13,12 +10,9 @@ choice (``choices``), or in the ``sgl_ext`` of that; so do ``prompt_tokens``, ``
 ``cached_tokens`` (also under ``usage``). Without ``completion_tokens`` nothing tells whether rows of a cached prefix
 were left out, unless ``cached_tokens`` is 0. vLLM 0.21 returned the prompt's rows apart, as ``prompt_routed_experts``.
 ``routed_experts_start_len`` (SGLang) or ``routed_experts_prompt_start`` (vLLM), as sent with the request, says that
-earlier rows were left out. The parts of a stream are put together by their ``id``. Anything else is ignored.
+earlier rows were left out. Anything else is ignored.
 
-A ``.npz`` archive: ``prompt_tokens`` [R], optional ``completion_tokens`` [R] and ``cached_tokens`` [R], and R arrays
-of any name, one per request, in their order.
-
-SGLang reports layers without experts as zeros: ``without_layers=`` leaves them out, ``dense_layers=N`` the first N.
+A ``.npz`` archive, whose arrays of any other name than those of counts are requests, in their order.
 """
 
 from collections.abc import Iterator
@@ -30,15 +24,14 @@ from typing import Annotated
 from traces.format.layout import MAX_EXPERTS
 from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
-from traces.importers.archive import Archive
+from traces.importers.archive import Archive, open_archive
 from traces.importers.build import File, build
 from traces.importers.counts import COUNTS, WANTED, are_counts
 from traces.importers.files import check_request_size
 from traces.importers.found import Found
-from traces.importers.responses import read_responses
-from traces.importers.span import Counts, placed
+from traces.importers.responses import Counts, placed, read_responses
 from traces.kit.errors import one_of, refusal
-from traces.kit.sources import open_source
+from traces.kit.strict import open_source
 from traces.kit.words import Between
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens")
@@ -51,7 +44,7 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     known, decoding = Recorder("routed_experts", None, None), {"order_within_k": "as returned, not by weight"}
     file = File(known, source.stem, decoding=decoding, ids="routed_experts", padded=True)
     if _is_archive(source):
-        with Archive(source) as archive:
+        with open_archive(source) as archive:
             if not {"completion_tokens", "cached_tokens"} & set(archive.names()):
                 options.note(
                     "every array is taken to begin with the first token of its prompt; "
@@ -82,7 +75,7 @@ def _requests(source: Path, options: Options) -> Iterator[Found]:
 
 
 def _archived(source: Path) -> Iterator[Found]:
-    with Archive(source) as archive:
+    with open_archive(source) as archive:
         names = [name for name in archive.names() if name not in _COUNTS]
         if are_counts(names):
             raise refusal(source.name, "arrays", COUNTS, WANTED)
@@ -105,7 +98,6 @@ def _archived(source: Path) -> Iterator[Found]:
 
 
 def _numbers(archive: Archive, name: str, requests: int) -> list[int]:
-    """Return one number of tokens per request."""
     where, header = f"{archive.source.name}/{name}.npy", archive.header(name, "ui")
     if header.shape != (requests,):
         raise refusal(where, "shape", header.shape, f"({requests},)")

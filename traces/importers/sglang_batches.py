@@ -22,8 +22,7 @@ from traces.kit.errors import refusal
 EXTEND, DECODING, IDLE = 1, 2, 4
 _MODES = {
     3: "prompt chunks and decode steps share a pass (--enable-mixed-chunk), and nothing says whose rows are whose",
-    5: "speculative decoding: rows of rejected drafts are among them",
-    6: "speculative decoding: rows of rejected drafts are among them",
+    **dict.fromkeys((5, 6), "speculative decoding: rows of rejected drafts are among them"),
 }
 
 

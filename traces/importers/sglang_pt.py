@@ -11,11 +11,20 @@ are -1: a model of smaller top-k leaves slots free, a dense layer all of them. R
 positions, see traces.importers.sglang_batches. One file has the tokens that one rank saw: with tensor parallelism each
 rank writes all of them, and one file is enough; with data parallel attention each has its own.
 
-The file is never unpickled here: see traces.importers.torch_file.
+The file is never unpickled in this process: torch opens it in a child with little memory (torch_child.py), which hands
+it back as plain arrays, read as strictly as any file of a stranger. Before the child is started, the zip archive is
+looked at: nothing in it may be compressed, its members may not claim more bytes than the file has, and the pickled
+part is small.
 """
 
+import json
+import os
+import subprocess
+import sys
+import zipfile
 from collections.abc import Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +32,31 @@ import numpy as np
 
 from traces.format.layout import MAX_EXPERTS, Array
 from traces.format.manifest import Recorder
-from traces.format.mapped import row_chunks
+from traces.format.npy import read_header, row_chunks
 from traces.importers import N_EXPERTS, Importer, Options
+from traces.importers.archive import Bounded, reading
 from traces.importers.build import File, Found, build
-from traces.importers.files import check_request_size
+from traces.importers.files import check_request_size, open_source
 from traces.importers.sglang_batches import Batches, Session
-from traces.importers.torch_file import load
-from traces.kit.errors import refusal
+from traces.kit.errors import TraceError, UserError, refusal, shown
 from traces.kit.whole import scratch
 from traces.writing.workplace import refuse_place
 
+MAX_PICKLE = 2**26
+"""The most bytes of the pickled part, which holds everything but the tensors' values."""
+CHILD = Path(__file__).with_name("torch_child.py")
+SECONDS = 3600
+"""How long the child may take at most; its own limit of CPU time goes by the size of the file."""
+
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source``; E is what the map says. UserError where torch is absent.
+    """Import the file ``source``; a copy of its ids lies beside ``target`` meanwhile.
 
-    A copy of the ids lies beside ``target`` while it works; memory is bounded by the longest request and some bytes per
-    token.
+    Memory is bounded by the longest request and some bytes per token.
     """
     refuse_place(target)
     with scratch(target) as folder:
-        arrays = load(source, folder)
+        arrays = _load(source, folder)
         n_experts = _experts(source, arrays)
         sessions = _sessions(source, arrays)
         physical = arrays["map"].shape[1]
@@ -95,6 +109,72 @@ def _found(source: Path, arrays: Mapping[str, Array], session: Session) -> Found
     signals = {"token_ids": arrays["tokens"][0][rows]}
     chunks = tuple(session.chunks)
     return Found(where, logical, prefill=sum(chunks), start=session.start, chunks=chunks, signals=signals)
+
+
+def _load(source: Path, folder: Path) -> dict[str, Array]:
+    """Return the arrays that the child makes of ``source``, by name, mapped from files in the empty ``folder``.
+
+    Raises UserError where torch is absent, TraceError for whatever is wrong with the file.
+    """
+    if os.name != "posix":
+        raise UserError(f"{source.name}: .pt files are read under limits of memory; allowed: Linux or macOS")
+    if not find_spec("torch"):
+        raise UserError(f"{source.name}: reading .pt files needs torch: pip install 'moe-offload-workbench[hf]'")
+    _check_archive(source)
+    answer = spawn(source, folder)
+    word, _, rest = answer.partition(" ")
+    if word == "refused":
+        field, value, allowed = json.loads(rest)
+        raise refusal(source.name, field, value, allowed)
+    if word != "done":
+        raise refusal(source.name, "content", answer, "a file that torch reads within its limits of memory and time")
+    return {path.stem: _mapped(path, source.name) for path in sorted(folder.glob("*.npy"))}
+
+
+def spawn(source: Path, folder: Path) -> str:
+    """Run the child and return its last line, or how it ended without one."""
+    command = [sys.executable, "-P", str(CHILD), str(source.resolve()), str(folder.resolve())]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, env=environment, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"torch took over {SECONDS} s"
+    lines = done.stdout.splitlines()
+    if done.returncode < 0:
+        return f"torch was ended by signal {-done.returncode}"
+    return lines[-1] if lines else f"torch failed: {shown((done.stderr.splitlines() or ['?'])[-1])}"
+
+
+def _check_archive(source: Path) -> None:
+    """Refuse what torch.save does not write: not a zip archive, compressed, or larger inside than outside."""
+    with open_source(source, ".pt") as stream:
+        start, size = stream.read(4), os.fstat(stream.fileno()).st_size
+        if start != b"PK\x03\x04":
+            raise refusal(source.name, "first bytes", start, "those of a file that torch.save wrote (a zip archive)")
+        with reading(source, ".pt"), zipfile.ZipFile(Bounded(stream)) as archive:
+            members = archive.infolist()
+        pickled = [member for member in members if member.filename.endswith("data.pkl")]
+        if len(pickled) != 1 or pickled[0].file_size > MAX_PICKLE:
+            found = [f"{member.filename}: {member.file_size} bytes" for member in pickled]
+            raise refusal(source.name, "pickled part", found, f"one data.pkl of at most {MAX_PICKLE} bytes")
+        for member in members:
+            if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+                allowed = "none, no password: torch.save compresses nothing"
+                raise refusal(source.name, f"compression of {member.filename}", member.compress_type, allowed)
+        if (claimed := sum(member.file_size for member in members)) > size:
+            raise refusal(source.name, "size of all members", f"{claimed} bytes", f"at most {size}, the file's own")
+
+
+def _mapped(path: Path, source: str) -> Array:
+    with path.open("rb") as stream:
+        header = read_header(stream, f"{source}: {path.name}")
+        if 0 in header.shape:
+            return np.zeros(header.shape, np.int64)
+        if header.descr not in ("<i4", "<i8"):
+            raise TraceError(f"{source}: {path.name}: dtype is {header.descr}; allowed: integers")
+        return np.memmap(stream, header.descr, "r", header.offset, header.shape)
 
 
 IMPORTER = Importer(

@@ -14,11 +14,10 @@ The last line on stdout is ``done``, or ``refused`` and the field, its value and
 """
 
 import json
-import os
 import resource
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -147,15 +146,10 @@ def _array(torch: Any, value: Any, field: str, axes: int) -> Any:
 
 
 def _integers(torch: Any, value: Any, field: str) -> Any:
-    """Return a list of small integers, or a tensor of them, as an array."""
-    if type(value) is torch.Tensor:
-        array = _array(torch, value, field, 1)
-        if array.size and not 0 <= int(array.min()) <= int(array.max()) <= _MAX_INT:
-            raise FileError(field, f"{array.min()} to {array.max()}", f"0 to {_MAX_INT}")
-        return array.astype(np.int64)
-    if type(value) is not list:
-        raise FileError(field, _short(value), "a list of integers")
-    return np.array([_integer(item, field) for item in value], np.int64)
+    values = _array(torch, value, field, 1).tolist() if type(value) is torch.Tensor else value
+    if type(values) is not list:
+        raise FileError(field, _short(values), "a list of integers")
+    return np.array([_integer(item, field) for item in values], np.int64)
 
 
 def _integer(value: Any, field: str) -> int:
@@ -187,14 +181,8 @@ def run(source: Path, folder: Path) -> int:
     return 1
 
 
-def main(source: str, folder: str) -> NoReturn:
-    """Run the program."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    import torch
+if __name__ == "__main__":
+    import torch  # before there are limits, which count from what it takes
 
     torch.set_num_threads(1)
-    sys.exit(run(Path(source), Path(folder)))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    sys.exit(run(*map(Path, sys.argv[1:3])))

@@ -52,15 +52,12 @@ class Head:
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source``, which is read three times: for its layers and requests, and by build.
+    """Import the file ``source``, which is read three times: for its layers and requests, and twice by build.
 
-    Memory is bounded by the requests whose lines alternate. UserError for an option that is needed, or that the file
-    contradicts.
+    Memory is bounded by the requests whose lines alternate.
     """
-    own = options.own
-    passes = own.get("token_idx", "request") == "pass"
-    head = _survey(source, options.limit)
-    single = len(head.layers) == 1
+    own, head = options.own, _survey(source, options.limit)
+    passes, single = own.get("token_idx") == "pass", len(head.layers) == 1
     if single and not passes and "prompt_tokens" not in own:
         raise UserError(
             f"{source.name}: with one layer logged, the file does not say where a prompt ends; allowed: "
@@ -120,8 +117,7 @@ def _routes(source: Path, head: Head) -> Iterator[Route]:
     """Yield the lines of type route; those of type meta go into ``head``."""
     run, weighed = 0, None
     for number, (line, node) in enumerate(json_lines(source)):
-        kind = node.get("type", "route")
-        if kind == "meta":
+        if (kind := node.get("type", "route")) == "meta":
             _read_meta(line, node, head, run)
             run += 1
             continue
@@ -129,21 +125,17 @@ def _routes(source: Path, head: Head) -> Iterator[Route]:
             raise line.refuse("type", kind, "meta, route")
         line.keys(node, _NEEDED, _MORE)
         request = node.get("req_id", "")
-        request = str(request) if type(request) is int else request
-        if not isinstance(request, str) or len(request) > 200:
+        if type(request) not in (str, int) or len(str(request)) > 200:
             raise line.refuse("req_id", request, "text of at most 200 characters")
         token = line.integer("token_idx", node["token_idx"], 0, _MAX_INT - 2**24)
         layer = line.integer("layer", node["layer"], 0, MAX_LAYERS - 1)
-        ids = line.items("topk_ids", node["topk_ids"], head.top_k or MAX_EXPERTS)
-        for item in ids:
-            line.integer("topk_ids", item, -1, (head.n_experts or MAX_EXPERTS) - 1)
+        ids = line.ids("topk_ids", node["topk_ids"], head.top_k or MAX_EXPERTS, head.n_experts or MAX_EXPERTS)
         weights = node.get("topk_weights")
         if weighed not in (None, weights is not None):
             raise line.refuse("topk_weights", "missing" if weighed else "there", "on every line, or on none")
-        weighed = weights is not None
-        if weighed:
+        if weighed := weights is not None:
             weights = line.weights("topk_weights", weights, len(ids))
-        yield Route(line, number, run, request, token, layer, ids, weights)
+        yield Route(line, number, run, str(request), token, layer, ids, weights)
 
 
 def _read_meta(line: Line, node: dict[str, Any], head: Head, run: int) -> None:

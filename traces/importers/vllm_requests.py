@@ -10,8 +10,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from traces.importers.build import Found
-from traces.importers.cells import Cells
 from traces.importers.files import MAX_REQUEST_IDS, Line
+from traces.importers.found import Cells
 from traces.importers.passes import Pass
 
 _CUT = "of a file that was cut off, leave its last lines out, or take the requests before them with limit=N"
@@ -83,8 +83,7 @@ class _Request:
                 passes.append([])
             passes[-1].append((layer, len(list(run)), Line(self.first.file, self.lines[at])))
             at += passes[-1][-1][1]
-        chunks: list[int] = []
-        decoded = False
+        chunks, decoded = list[int](), False
         for parts in passes:
             _, rows, begin = parts[0]
             for layer, size, line in parts:
@@ -108,20 +107,16 @@ def by_request(
 
     ``prompt``: how many tokens the prompts have, where the passes do not tell it. Raises TraceError.
     """
-    order = sorted(layers)
+    order, size = sorted(layers), 0
     held: dict[tuple[int, str], _Request] = {}
     complete: set[tuple[int, str]] = set()
-    size = 0
     for route in routes:
         key = (route.run, route.request)
-        request = held.get(key)
-        if request is None:
-            request = held[key] = _Request(route.line, f"req_id {route.request!r}", route.token)
-        request.add(route)
+        if key not in held:
+            held[key] = _Request(route.line, f"req_id {route.request!r}", route.token)
+        held[key].add(route)
         size += len(route.ids)
-        if size > MAX_REQUEST_IDS:
-            allowed = f"at most {MAX_REQUEST_IDS} ids of requests whose lines alternate"
-            raise route.line.refuse("requests at once", f"{len(held)}, with more ids", allowed)
+        route.line.at_most("ids of requests whose lines alternate", size, MAX_REQUEST_IDS)
         if last.get(key) == route.number:
             complete.add(key)
         while held and (first := next(iter(held))) in complete:
@@ -133,9 +128,8 @@ def by_request(
 
 def by_pass(routes: Iterator[Route], layers: set[int]) -> Iterator[Pass]:
     """Yield the forward passes. The tokens of a layer begin at 0; a layer that does not ascend begins the next pass."""
-    order = sorted(layers)
+    order, size = sorted(layers), 0
     lines: list[Route] = []
-    size = 0
     for route in routes:
         before = lines[-1] if lines else None
         if before is None or (route.run, route.layer, route.token) != (before.run, before.layer, before.token + 1):
@@ -149,8 +143,7 @@ def by_pass(routes: Iterator[Route], layers: set[int]) -> Iterator[Pass]:
                 lines, size = [], 0
         lines.append(route)
         size += len(route.ids)
-        if size > MAX_REQUEST_IDS:
-            raise route.line.refuse("ids of one pass", size, f"at most {MAX_REQUEST_IDS}")
+        route.line.at_most("ids of one pass", size, MAX_REQUEST_IDS)
     if lines:
         yield _pass(lines, order)
 

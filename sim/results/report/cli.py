@@ -9,9 +9,9 @@ from typing import Annotated
 
 from sim.results.compare.cli import Chosen, compared
 from traces.kit.errors import UserError
-from traces.kit.parse import words_of
 from traces.kit.units import counted
 from traces.kit.whole import writable, write_whole
+from traces.kit.words import words_of
 
 FILE = "report.html"
 

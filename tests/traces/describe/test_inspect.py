@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from tests.traces.tiny_trace import MANIFEST
 from traces import DECODE, PREFILL, Request, Trace, TraceError, TraceWriter, open_trace
 from traces.cli import main
-from traces.describe import reuse as reuse_module
 from traces.describe import stats as stats_module
-from traces.describe.reuse import reuse_distances
-from traces.describe.stats import describe
-from traces.format import mapped as mapped_module
+from traces.describe.stats import Reuse, describe, reuse_distances
+from traces.format import npy as npy_module
 
 FIGURES = ["entropy", "gate_recall", "load_balance", "overlap", "popularity", "reuse_distance", "tokens"]
 
@@ -57,8 +55,8 @@ def test_a_picture_that_cannot_be_written(tiny: Path, tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize("chunk", [1, 2**20])
 def test_figures_are_those_of_a_hand_count(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapped_module, "_CHUNK", chunk)
-    monkeypatch.setattr(reuse_module, "_CELLS", chunk)
+    monkeypatch.setattr(npy_module, "_CHUNK", chunk)
+    monkeypatch.setattr(stats_module, "_CELLS", chunk)
     x = 255
     ids = np.array(
         [
@@ -186,7 +184,7 @@ def test_reuse_distances_are_the_textbooks(
         out.close(**{**MANIFEST, "expert_bytes": None})
     trace = open_trace(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reuse_module, "_CELLS", cells)
+        patch.setattr(stats_module, "_CELLS", cells)
         reuse = reuse_distances(trace)
     counts, first = textbook(trace)
     np.testing.assert_array_equal(reuse.counts, counts)
@@ -194,7 +192,7 @@ def test_reuse_distances_are_the_textbooks(
 
 
 def test_quantiles_are_those_of_the_distances() -> None:
-    reuse = reuse_module.Reuse(np.array([[1, 0, 8, 1], [0, 0, 0, 0]]), np.array([0, 3]))
+    reuse = Reuse(np.array([[1, 0, 8, 1], [0, 0, 0, 0]]), np.array([0, 3]))
     np.testing.assert_array_equal(reuse.quantile(0.5), [2, np.nan])
     np.testing.assert_array_equal(reuse.quantile(0.1), [0, np.nan])
     np.testing.assert_array_equal(reuse.quantile(0.95), [3, np.nan])

@@ -1,21 +1,24 @@
-"""Files that are wrong somewhere: what is drawn, how it is applied, and what may become of it."""
+"""Files that are wrong somewhere: what is drawn, how it is applied, and what may become of it.
+
+At length, with counts of what became of them: ``FUZZ_EXAMPLES=10000 python -m pytest tests/traces/fuzz
+--hypothesis-show-statistics``.
+"""
 
 import json
 import os
 import re
 import shutil
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 
 from traces import Trace, UserError, open_trace
 from traces.importers import Options
-from traces.importers.registry import importers
+from traces.importers.cli import importers
 
 SHORT = 100
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", SHORT))
@@ -39,10 +42,6 @@ EDIT = st.tuples(
 )
 EDITS = st.lists(EDIT, min_size=1, max_size=3)
 Edit = tuple[str, float, int, bytes]
-
-running = ""
-outcomes: dict[str, Counter[str]] = defaultdict(Counter)
-slowest: dict[str, float] = defaultdict(float)
 
 
 def mutated(raw: bytes, edits: list[Edit]) -> bytes:
@@ -104,8 +103,7 @@ def text_lines(raw: bytes) -> list[bytes]:
 
 def accepted_or_refused(attempt: Callable[[], object]) -> bool:
     """Run ``attempt``: it returns, or refuses with one short line. Says whether it returned."""
-    start = time.perf_counter()
-    outcome = "accepted"
+    start, outcome = time.perf_counter(), "accepted"
     try:
         attempt()
     except UserError as error:
@@ -114,7 +112,6 @@ def accepted_or_refused(attempt: Callable[[], object]) -> bool:
         assert "\n" not in text
         assert len(text) < 1500
         text.encode()
-    slowest[running] = max(slowest[running], time.perf_counter() - start)
-    assert slowest[running] < 20, "a hang"
-    outcomes[running][outcome] += 1
+    assert time.perf_counter() - start < 20, "a hang"
+    event(outcome)
     return outcome == "accepted"

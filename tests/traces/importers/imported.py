@@ -14,7 +14,7 @@ import pytest
 
 from traces import Trace, UserError, open_trace
 from traces.importers import Options
-from traces.importers.registry import importers
+from traces.importers.cli import importers
 
 
 class Imported(NamedTuple):
@@ -47,6 +47,7 @@ def take(folder: Path, kind: str, content: Any, options: Options | None = None, 
         halves = open_trace(importers()[kind].run(source, target / "halves", again))
         assert sorted({str(item.split) for item in halves.requests}) == ["test", "train"]
         assert (halves.manifest.model.name, halves.manifest.prompts.licence) == ("mine", "CC0")
+        assert {item.source for item in halves.requests} == {"talk"}
         assert halves.expert_ids.tobytes() == trace.expert_ids.tobytes()
     return Imported(trace, notes)
 

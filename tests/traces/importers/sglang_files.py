@@ -1,12 +1,12 @@
-"""Recordings as SGLang writes them, made by torch; and torch_child in a fork instead of a process of its own."""
+"""Recordings as SGLang writes them, made by torch; and torch_child in this process instead of one of its own."""
 
 import io
-import os
 import random
-import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from traces.importers import torch_child
@@ -53,53 +53,9 @@ def recording(*records: dict[str, Any], **more: Any) -> bytes:
     return saved({"records": list(records), "last_physical_to_logical_map": torch.tensor(MAP), **more})
 
 
-class Fork:
-    """Stands in for torch_file.spawn: the same program under the same limits, in a fork that serves many files.
-
-    A process of its own for each would take the seconds in which torch is imported.
-    """
-
-    def __init__(self) -> None:
-        self._child = self._left = 0
-        self._ask, self._answers = io.StringIO(), io.StringIO()
-
-    def __call__(self, source: Path, folder: Path) -> str:
-        if not self._left:
-            self._begin()
-        self._left -= 1
-        print(source, folder, sep="\t", file=self._ask, flush=True)
-        answer = self._answers.readline().rstrip("\n")
-        if answer and self._left:
-            return answer
-        status = self.close()
-        return answer or f"torch was ended by signal {os.WTERMSIG(status)}"
-
-    def close(self) -> int:
-        """End the fork; returns its status."""
-        self._ask.close()
-        self._answers.close()
-        self._left = 0
-        return os.waitpid(self._child, 0)[1]
-
-    def _begin(self) -> None:
-        asked, ask = os.pipe()
-        answers, answer = os.pipe()
-        self._left, self._child = _FILES, os.fork()
-        if self._child == 0:
-            os.close(ask)
-            # pytest may have put something else in the place of sys.stdout.
-            sys.stdout, sys.stderr = os.fdopen(answer, "w"), io.StringIO()
-            try:
-                for line in os.fdopen(asked):
-                    source, folder = line.rstrip("\n").split("\t")
-                    torch_child.run(Path(source), Path(folder))
-            finally:
-                os._exit(0)
-        os.close(asked)
-        os.close(answer)
-        self._ask, self._answers = os.fdopen(ask, "w"), os.fdopen(answers, errors="replace")
-
-
-_FILES = 200
-"""Files that one fork serves, well below its limit of time."""
-forked = Fork()
+def here(source: Path, folder: Path) -> str:
+    """Stands in for sglang_pt.spawn: the same program in this process, which has torch already, and without limits."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as said:
+        patch.setattr(torch_child, "limit", lambda _: None)
+        torch_child.run(source, folder)
+    return said.getvalue().splitlines()[-1]

@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.traces.importers.imported import refuse, take
-from traces import TraceError
 from traces.importers import Options
-from traces.importers.arrivals import read_arrivals
 
 
 class Case(NamedTuple):
@@ -57,41 +55,18 @@ CASES = [
         for name in ("bom.jsonl", "sse.jsonl", "good.jsonl.gz", "dict_payload.jsonl")
     ),
     *(Case(kind, "formats/f_layer_expert_count.csv", "counts per expert") for kind in (ROUTED, "jsonl", "route_trace")),
-    Case("route_trace", "passing/c01_ok.csv", (3, 8, 2, 5, 3, 0)),
-    Case(ROUTED, "passing/c04_max1.jsonl", (4, 16, 2, 6, 1, 0)),
-    Case(ROUTED, "passing/c05_omitted_usage.jsonl", (4, 16, 2, 6, 5, 4)),
-    Case(ROUTED, "passing/c06_spec_rows.jsonl", "line 1, rows of .* is 13; allowed: 10: .*drafts"),
-    Case(ROUTED, "passing/c08_n2.jsonl", "line 1, choices is"),
-    Case("jsonl", "passing/c17_nan_weight.jsonl", "line 1, content is 'the number NaN'"),
-    Case("jsonl", "passing/c18_six_accesses.jsonl", (1, 4, 1, 6, 6, 0)),
-    Case(ROUTED, "passing/crlf.jsonl", (3, 16, 2, 8, 5, 0)),
-    Case(ROUTED, "passing/npy_uint8.jsonl", (3, 16, 2, 8, 5, 0)),
-    Case(ROUTED, "passing/s_base.jsonl", (4, 16, 2, 186, 120, 0)),
-    Case(ROUTED, "passing/s_top1.jsonl", (4, 16, 1, 186, 120, 0)),
-    Case(ROUTED, "passing/single_token.jsonl", (3, 16, 2, 16, 4, 0)),
-    Case(ROUTED, "passing/v021_minus1.jsonl", (3, 16, 2, 8, 5, 0)),
 ]
-
-
-def reported(shared_data: Path, file: str) -> Path:
-    source = shared_data / "cases" / file
-    if not source.is_file():
-        pytest.skip(f"{source} is not here: a reported input that the project does not ship")
-    return source
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=f"{case.file}-{number}") for number, case in enumerate(CASES)])
 def test_a_reported_case(shared_data: Path, tmp_path: Path, case: Case) -> None:
-    content = reported(shared_data, case.file).read_bytes()
+    source = shared_data / "cases" / case.file
+    if not source.is_file():
+        pytest.skip(f"{source} is not here: a reported input that the project does not ship")
+    content = source.read_bytes()
     if isinstance(case.found, str):
         refuse(tmp_path, case.kind, content, case.found, Options(**case.options))
     else:
         trace = take(tmp_path, case.kind, content, Options(**case.options)).trace
         first = int(trace.steps["context"][0])
         assert (trace.L, trace.E, trace.K, trace.N, len(trace.steps), first) == case.found
-
-
-def test_a_log_that_goes_back_in_time(shared_data: Path) -> None:
-    source = reported(shared_data, "passing/c20_back.jsonl")
-    with pytest.raises(TraceError, match="line 3, time is"):
-        read_arrivals(source, 3)

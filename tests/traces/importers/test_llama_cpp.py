@@ -79,7 +79,6 @@ def test_layers_are_left_out(tmp_path: Path) -> None:
         (HEAD, {"top_k": 2, "ubatch": 2}, "line 1, content is 'no routing'"),
         ("layer,expert,count\n0,1,2\n", {}, "line 1, content is 'counts per expert, without an order'"),
         ("token,layer,expert\n", {}, "line 1, content is 'token,layer,expert'; allowed: the header layer,expert"),
-        (narrow(["1,x"]), {"top_k": 2, "ubatch": 2}, "line 2, content is '1,x'"),
         (narrow(["1,-1"]), {"top_k": 2, "ubatch": 2}, "line 2, content is '1,-1'"),
         (narrow(["1,65535"]), {"top_k": 1, "ubatch": 2}, "line 2, expert is 65535; allowed: an integer, 0 to 65533"),
         (narrow(["1,1", "1,2"]), {"top_k": 2, "ubatch": 2}, "layer is '1 alone'; allowed: several layers"),

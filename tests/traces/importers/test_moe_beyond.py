@@ -8,7 +8,7 @@ import pytest
 from tests.traces.importers.imported import ids, refuse, steps, take
 from traces import TraceError, open_trace
 from traces.importers import Options
-from traces.importers.registry import importers
+from traces.importers.cli import importers
 
 HEAD = "Layer ID,Batch Number,Token,Activated Expert IDs"
 START = "<\uff5cbegin\u2581of\u2581sentence\uff5c>"

@@ -96,7 +96,7 @@ def test_options(tmp_path: Path) -> None:
 def test_bad_meta(tmp_path: Path, text: str) -> None:
     meta = tmp_path / "meta.json"
     meta.write_text(text)
-    refuse(tmp_path, "npz", GOOD, "meta.json: ", Options(meta=meta))
+    refuse(tmp_path, "npz", GOOD, "meta.json[:,] ", Options(meta=meta))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,6 @@ def test_bad_meta(tmp_path: Path, text: str) -> None:
         ({"experts": None}, "experts among them"),
         ({"experts": EXPERTS.astype(float)}, r"dtype is 'floats \(<f8\)'; allowed: integers, little-endian"),
         ({"experts": EXPERTS.astype(">i2")}, r"dtype is 'big-endian integers \(>i2\)'"),
-        ({"experts": EXPERTS > 3}, r"dtype is 'booleans \(\|b1\)'"),
         ({"experts": EXPERTS.astype(np.int16) - 2}, "request 0: experts of token row ., layer .* is -2; allowed: 0 to"),
         ({"experts": WRONG}, "request 1: experts of token row 5, layer 1, slot 0 is -2; allowed: 0 to"),
         ({"experts": EXPERTS[:, 0]}, "rows, layers, slots"),

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from tests.traces.importers.imported import ids, raw_of, refuse, steps, take
-from traces import TraceError, UserError
+from traces import UserError
 from traces.cli import main
 from traces.importers import Options, build
-from traces.importers.registry import importers
-from traces.importers.sglang_batches import DECODING, EXTEND, Batches
+from traces.importers.cli import importers
 
 ROWS = np.argsort(np.random.default_rng(2).random((9, 3, 15)), axis=-1)[..., :2] + 1
 """4 tokens of a prompt, 5 decode passes; 3 layers, top-2, no expert 0."""
@@ -91,25 +90,6 @@ def test_a_dtype_that_ends_below_e_is_refused_whatever_is_left_out(tmp_path: Pat
     archive = {"experts": ROWS.astype(np.uint8), "req_prefill": [4]}
     options = Options(n_experts=300, without_layers=frozenset({0}))
     refuse(tmp_path, "npz", archive, "dtype of experts is 'uint8, which ends at 255'; allowed: ids to 299", options)
-
-
-def test_sizes_that_contradict_the_array_are_refused(tmp_path: Path) -> None:
-    answer = [{"prompt_tokens": 4, "completion_tokens": 6, "routed_experts": ROWS.tolist()}]
-    refuse(tmp_path, "routed_experts", answer, "n_layers is 2; allowed: 3, which this array has", n_layers=2)
-    refuse(tmp_path, "routed_experts", answer, "top_k is 4; allowed: 2, which this array has", top_k=4)
-    assert ids(take(tmp_path, "routed_experts", answer, n_layers=3, top_k=2).trace) == ROWS.tolist()
-
-
-def test_what_is_taken_of_an_archive_is_said_once(tmp_path: Path) -> None:
-    notes = take(tmp_path, "routed_experts", {"prompt_tokens": [4], "one": ROWS}).notes
-    assert sum("every array is taken to begin" in note for note in notes) == 1
-
-
-def test_padding_of_a_decode_pass_is_no_request() -> None:
-    batches = Batches("made.pt")
-    batches.add("records[0]", EXTEND, [0, 1, 2], 0, [3])
-    with pytest.raises(TraceError, match=r"records\[1\]\.positions is '0 in a decode pass'.*padding"):
-        batches.add("records[1]", DECODING, [3, 0, 0], 3, None)
 
 
 Between = Callable[[Path, bytes], None]

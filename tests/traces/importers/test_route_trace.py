@@ -110,13 +110,6 @@ def test_turns_become_requests(tmp_path: Path) -> None:
     assert [item.split for item in trace.requests] == [None, None]
 
 
-def test_limit_and_the_users_words(tmp_path: Path) -> None:
-    words: dict[str, Any] = {"limit": 1, "model": "mine", "source": "chat", "licence": "MIT"}
-    trace, _ = imported(tmp_path, [*HEAD, *rows(0), *rows(1)], **words)
-    assert [(request.split, request.source) for request in trace.requests] == [(None, "chat")]
-    assert (trace.manifest.model.name, trace.manifest.prompts.licence) == ("mine", "MIT")
-
-
 def without(lines: list[str], start: str) -> list[str]:
     return [line for line in lines if not line.startswith(start)]
 
@@ -126,9 +119,7 @@ def without(lines: list[str], start: str) -> list[str]:
     [
         ([], "line 1, line is ''; allowed: # route_trace v1"),
         (["# route_trace v2"], "line 1"),
-        (HEAD[:1], "line 2"),
         (HEAD[:3], "line 4, line is ''; allowed: # layer=1"),
-        ([*HEAD[:4], "turn,phase"], "line 5, columns is .*allowed: step among them"),
         (HEAD, "line 6, line is 'missing'"),
         ([*HEAD, "0,0,0,0,0,1,x,0,100"], "line 6"),
         ([*HEAD, "0,2,0,0,0,1,0.5,0,100"], "line 6"),

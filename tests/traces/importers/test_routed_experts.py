@@ -66,58 +66,38 @@ def test_archives(tmp_path: Path) -> None:
     np.testing.assert_array_equal(trace.expert_ids, np.concatenate([IDS, IDS[:5]]))
 
 
-@pytest.mark.parametrize("key", ["routed_experts_start_len", "routed_experts_prompt_start"])
-def test_a_prefix_that_was_left_out_is_context(tmp_path: Path, key: str) -> None:
-    trace = take(tmp_path, ROUTED, [COUNTS | {key: 3, "routed_experts": IDS[3:].tolist()}]).trace
-    assert steps(trace)[:2] == [(0, 0, 1, 3), (0, 1, 1, 4)]
-
-
-def test_dense_layers_are_left_out(tmp_path: Path) -> None:
+def test_leading_dense_layers_are_left_out(tmp_path: Path) -> None:
     padded = np.concatenate([np.zeros((7, 2, 2), int), IDS], axis=1)
-    answers = [GOOD | {"routed_experts": padded.tolist()}]
-    refuse(tmp_path, ROUTED, answers, r"made.file: layers 0-1 .*: zeros alone.*allowed: without_layers=0-1")
-    for options, own in ((Options(), {"dense_layers": 2}), (Options(without_layers=frozenset({0, 1})), {})):
-        np.testing.assert_array_equal(take(tmp_path, ROUTED, answers, options, **own).trace.expert_ids, IDS)
+    trace = take(tmp_path, ROUTED, [GOOD | {"routed_experts": padded.tolist()}], dense_layers=2).trace
+    np.testing.assert_array_equal(trace.expert_ids, IDS)
 
 
 @pytest.mark.parametrize(
     ("response", "message"),
     [
-        ("", "line 1, content"),
-        ("[]", "line 1, content"),
-        ("[" * 10**6, "line 1, column 2: an object is expected here"),
+        ("", "content is nothing; allowed: at least one request"),
+        ("[]", "content is nothing; allowed: at least one request"),
         ("{}", "line 1, keys"),
         ({"prompt_tokens": 4, "routed_experts": None}, "routed_experts, itself or in meta_info"),
         ({"routed_experts": IDS.tolist()}, "line 1, prompt_tokens is None"),
         (GOOD | {"prompt_tokens": 8}, "rows of .*prompt_tokens 8, completion_tokens 4.* is 7; allowed: 11"),
         (GOOD | {"prompt_tokens": -1}, "prompt_tokens is -1"),
-        (GOOD | {"prompt_tokens": 10**40}, "prompt_tokens is 1000"),
         (GOOD | {"completion_tokens": 2}, "line 1, rows of .* is 7; allowed: 5: .*rows of drafts"),
         (GOOD | {"completion_tokens": 5}, "rows of .* is 7; allowed: 8: .*cached_tokens or routed_experts_start_len"),
         (GOOD | {"routed_experts_start_len": 5}, "routed_experts_start_len is 5; allowed: an integer, 0 to 4"),
         (GOOD | {"choices": [{}, {}]}, "line 1, choices"),
         (GOOD | {"routed_experts": 3}, "a list .*base64 text, or data"),
         (GOOD | {"routed_experts": []}, "start of routed_experts"),
-        (GOOD | {"routed_experts": [[]]}, "start of routed_experts"),
         (GOOD | {"routed_experts": [[[1]], [[1, 2]]]}, "row 1 is .*1 layers of 1 ids"),
-        (GOOD | {"routed_experts": [[[1]], [[1], [1]]]}, "row 1"),
         (GOOD | {"routed_experts": [[[1]], 3]}, "row 1"),
-        (GOOD | {"routed_experts": [[[1]], ["x"]]}, "row 1"),
         (GOOD | {"routed_experts": [[[1.0]]]}, "row 0 is 1.0"),
-        (GOOD | {"routed_experts": [[[10**30]]]}, "row 0 is 1000"),
         (GOOD | {"routed_experts": (IDS - 2).tolist()}, "row . is -2; allowed: integers, .*-1 where absent"),
         (GOOD | {"routed_experts": npy(IDS - 2)}, r"token row \d, layer \d, slot \d is -2; allowed: 0 to"),
         (GOOD | {"routed_experts": npy(IDS * 0)}, "routed_experts is 'zeros alone'"),
-        (
-            GOOD | {"routed_experts": npy(IDS.astype("f4"))},
-            r"'floats \(<f4\)'; allowed: integers, little-endian",
-        ),
-        (GOOD | {"routed_experts": npy(IDS.astype(">i4"))}, r"is 'big-endian integers \(>i4\)'"),
+        (GOOD | {"routed_experts": npy(IDS.astype("f4"))}, r"'floats \(<f4\)'; allowed: integers, little-endian"),
         (GOOD | {"routed_experts": npy(IDS[0])}, "shape of routed_experts"),
-        (GOOD | {"routed_experts": npy(IDS > 3)}, r"is 'booleans \(\|b1\)'"),
         (GOOD | {"routed_experts": npy(np.array([{}], object))}, "pickled objects are never read"),
         (GOOD | {"routed_experts": "%%%"}, "line 1, routed_experts .*allowed: base64"),
-        (GOOD | {"routed_experts": "\u00e9"}, "allowed: base64"),
         (GOOD | {"routed_experts": "\ud800"}, "allowed: base64"),
         (GOOD | {"routed_experts": bare(IDS)[:-4]}, "bytes of routed_experts"),
         (GOOD | {"routed_experts": ""}, r"shape of routed_experts is \(0, 3, 2\)"),
@@ -130,10 +110,11 @@ def test_bad_responses_name_the_line(tmp_path: Path, response: Any, message: str
 
 
 def test_more_mistakes(tmp_path: Path) -> None:
-    refuse(tmp_path, ROUTED, "", "line 1, content is 'nothing'")
     refuse(tmp_path, ROUTED, [GOOD | {"routed_experts": bare(IDS)}], "options n_layers= and top_k=")
     refuse(tmp_path, ROUTED, [GOOD], r"slot \d is \d+; allowed: 0 to 7", Options(n_experts=8))
     refuse(tmp_path, ROUTED, [GOOD], "without_layers leaves out all 3 layers", dense_layers=3)
+    refuse(tmp_path, ROUTED, [GOOD], "n_layers is 2; allowed: 3, which this array has", n_layers=2)
+    refuse(tmp_path, ROUTED, [GOOD], "top_k is 4; allowed: 2, which this array has", top_k=4)
     other = GOOD | {"routed_experts": IDS[:, :2].tolist()}
     refuse(tmp_path, ROUTED, [GOOD, other], "line 2: layers and k is (2, 2); allowed: (3, 2)")
 

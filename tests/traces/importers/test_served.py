@@ -47,6 +47,8 @@ CACHED = {
     "rows of 0": routed(filled(slice(4), 0)),
     "rows of 0, counted": routed(filled(slice(4), 0), cached_tokens=4),
     "left out": routed(ROWS[4:], cached_tokens=4),
+    "left out on demand": routed(ROWS[4:], routed_experts_start_len=4),
+    "left out on demand, vLLM": routed(ROWS[4:], routed_experts_prompt_start=4),
     "left out, without completion_tokens": routed(ROWS[4:], prompt_tokens=12, cached_tokens=10, completion_tokens=None),
     "prompt apart, -1": {
         "usage": COUNTS,
@@ -199,14 +201,12 @@ def test_data_with_shape_and_dtype(tmp_path: Path, dtype: str) -> None:
         ({"dtype": "float32"}, r"dtype of routed_experts is 'floats \(<f4\)'"),
         ({"dtype": ">i2"}, "big-endian"),
         ({"dtype": "bfloat16"}, "dtype of routed_experts is 'bfloat16'; allowed: the name of integers"),
-        ({"dtype": "i2,i2"}, "dtype of routed_experts is"),
         ({"dtype": None}, "dtype of routed_experts is None"),
         ({"dtype": "uint16"}, "bytes of routed_experts is 80; allowed: 160"),
         ({"shape": [10, 8]}, "shape of routed_experts"),
         ({"shape": "10"}, "shape of routed_experts is '10'"),
         ({"shape": [10**9, 10**9, 10**9]}, "shape of routed_experts"),
         ({"data": 3}, "data of routed_experts is 3; allowed: base64"),
-        ({"data": "%"}, "allowed: base64"),
         ({"order": "F"}, "keys of routed_experts is 'data, shape, dtype, order'"),
         ({"encoding": "zstd"}, "keys of routed_experts"),
     ],
@@ -259,7 +259,6 @@ GOOD = routed(ROWS)
         ([GOOD | {"id": "a"}, GOOD, GOOD | {"id": "a"}], "line 3, id is 'a'; allowed: each response once"),
         ([GOOD | {"id": "a"}, GOOD | {"id": "a"}], "line 2, id is 'a'; allowed: each response once"),
         ([GOOD, json.dumps(GOOD)[:-40]], "line 2, content is .*the file ends in this line.*limit=N takes the N"),
-        ([GOOD | {"routed_experts": [[["3"]]]}], "row 0 is '3'; allowed: integers"),
         ([GOOD | {"completion_tokens": None, "cached_tokens": 7}], "cached_tokens is 7; allowed: an integer, 0 to 6"),
         ([GOOD | {"choices": [GOOD, GOOD]}], "choices is .*one object: with several"),
         ([{"token": 0, "layer": 0, "ids": [1]}], "keys is 'token, layer, ids'; .*such lines are read by import jsonl"),
@@ -288,4 +287,4 @@ def test_an_archive_may_count_what_was_cached(tmp_path: Path) -> None:
     assert steps(take(tmp_path, "routed_experts", {**counts, "a": ROWS[4:]}).trace)[:2] == [(0, 0, 2, 4), (0, 1, 1, 6)]
     trace, notes = take(tmp_path, "routed_experts", {"a": np.asfortranarray(ROWS), "prompt_tokens": [6]})
     np.testing.assert_array_equal(trace.expert_ids, ROWS)
-    assert "completion_tokens [R] or cached_tokens [R]" in notes[0]
+    assert sum("completion_tokens [R] or cached_tokens [R]" in note for note in notes) == 1

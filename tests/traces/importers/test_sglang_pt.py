@@ -8,17 +8,16 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.traces.importers.imported import ids, refuse, steps, take
 from traces import TraceError
-from traces.importers import Options, torch_child, torch_file
+from traces.importers import Options, sglang_pt, torch_child
 from traces.importers.sglang_batches import Batches
 
 torch = pytest.importorskip("torch")
 
-from tests.traces.importers.sglang_files import MAP, forked, record, recording, saved  # noqa: E402
+from tests.traces.importers.sglang_files import MAP, here, record, recording, saved  # noqa: E402
 
 EXTEND, DECODE, MIXED, IDLE, VERIFY = 1, 2, 3, 4, 5
 # Two prompts in one pass; two decode passes; a prompt in two chunks; the first and the third decode, then the third.
@@ -39,7 +38,7 @@ FILE = recording(*RECORDS)
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_file, "spawn", forked)
+    monkeypatch.setattr(sglang_pt, "spawn", here)
 
 
 def test_a_recording_by_torch_in_its_own_process(tmp_path: Path) -> None:
@@ -106,6 +105,7 @@ def test_who_goes_on() -> None:
         ([(EXTEND, [0, 1, 0, 1], [2, 2]), (DECODE, [2], None)], r"records\[1\].positions is \[2\].*more than one way"),
         ([BEGUN, (DECODE, [2], None), (DECODE, [4], None)], r"records\[2\].positions is \[4\].*continue"),
         ([(DECODE, [5, 5], None), (DECODE, [6], None)], "fit in more than one way"),
+        ([BEGUN, (DECODE, [2, 0, 0], None)], r"records\[1\]\.positions is '0 in a decode pass'.*padding"),
         ([(EXTEND, [0, 2], [2])], r"records\[0\].positions of sequence 0 is 'with gaps'"),
         ([(EXTEND, [0, 1], [1])], r"extend_seq_lens is \[1\]; allowed: rows of each sequence, 2 in all"),
         ([(EXTEND, [0, 1], None)], r"extend_seq_lens is None"),
@@ -153,12 +153,9 @@ SPREAD = torch.zeros(1, dtype=torch.int32).as_strided((3, 10**9, 8), (0, 0, 0))
     [
         (b"", "first bytes is b''; allowed: those of a file that torch.save wrote"),
         (FILE[:-30], "allowed: a readable .pt archive"),
-        (b"\x80\x02}q\x00.", "first bytes"),
         (saved({"records": [Evil()]}), "UnpicklingError: Trying to load unsupported GLOBAL posix.system"),
-        (saved({"records": [np.zeros(3)]}), "UnpicklingError: "),
         (saved([1]), "content is 'list'; allowed: a dict with records"),
         (saved({"logical_count": torch.zeros(2, 3, 6)}), "logical_count (mode stat) is 'counts'; allowed: the"),
-        (saved({"records": 1}), "records is '1'; allowed: a list of dicts"),
         (recording(), "records is 'an empty list'"),
         (saved({"records": nested()}), "records is 'list'; allowed: a list of dicts"),
         (recording({"global_physical_count": torch.zeros(3, 6)}), "global_physical_count (mode per_pass) is 'counts'"),
@@ -199,13 +196,13 @@ def rezipped(change: dict[str, bytes], compression: int = zipfile.ZIP_STORED) ->
 
 
 def test_archives_larger_inside_than_outside(fast: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_file, "spawn", lambda *_: pytest.fail("it is refused before torch is asked"))
+    monkeypatch.setattr(sglang_pt, "spawn", lambda *_: pytest.fail("it is refused before torch is asked"))
     bomb = rezipped({"data/0": bytes(2**24)}, zipfile.ZIP_DEFLATED)
     refuse(tmp_path, "sglang_pt", bomb, "is 8; allowed: none, no password: torch.save compresses nothing")
     # Members that share their bytes claim more than the file has.
     whole = rezipped({})
     refuse(tmp_path, "sglang_pt", _enlarged(whole), "size of all members")
-    monkeypatch.setattr(torch_file, "MAX_PICKLE", 100)
+    monkeypatch.setattr(sglang_pt, "MAX_PICKLE", 100)
     refuse(tmp_path, "sglang_pt", FILE, "pickled part is ['archive/data.pkl: ")
 
 
@@ -230,12 +227,12 @@ def test_memory_and_time_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert "larger in memory than its size allows" in done.stdout, done.stderr
     for word in ("torch was ended by signal 9", "?"):
-        monkeypatch.setattr(torch_file, "spawn", lambda *_, word=word: word)
+        monkeypatch.setattr(sglang_pt, "spawn", lambda *_, word=word: word)
         refuse(tmp_path, "sglang_pt", FILE, f"content is '{word}'; allowed: a file that torch")
 
 
 def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_file, "find_spec", lambda _: None)
+    monkeypatch.setattr(sglang_pt, "find_spec", lambda _: None)
     refuse(tmp_path, "sglang_pt", FILE, "reading .pt files needs torch: pip install 'moe-offload-workbench[hf]'")
 
 

@@ -35,9 +35,9 @@ from traces.format.manifest import Recorder
 from traces.format.mapped import row_chunks
 from traces.format.npy import read_header
 from traces.importers import N_EXPERTS, Importer, Options
-from traces.importers.archive import Bounded, reading
 from traces.importers.build import File, Found, build
 from traces.importers.files import check_request_size, open_source
+from traces.importers.npz import Bounded, reading
 from traces.importers.sglang_batches import Batches, Session
 from traces.kit.errors import TraceError, UserError, refusal, shown
 from traces.kit.whole import scratch

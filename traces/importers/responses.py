@@ -146,10 +146,7 @@ def _found(response: _Response, own: Mapping[str, Any]) -> Found:
 
 
 def read_responses(source: Path, own: Mapping[str, Any]) -> Iterator[Found]:
-    """Yield the responses, the parts of a stream put together; raises TraceError with the line and the field.
-
-    ``own``: n_layers and top_k, where the options give them.
-    """
+    """Yield the responses, the parts of a stream put together; ``own`` may have n_layers and top_k."""
     seen: set[int] = set()
     parts: list[tuple[Line, dict[str, Any]]] = []
     for line, raw in json_lines(source, _MAX_LINE, _MAX_LISTS, _MAX_ITEMS):

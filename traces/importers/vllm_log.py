@@ -55,10 +55,7 @@ class _Head:
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source``, which is read three times: for its layers and requests, and twice by build.
-
-    Memory is bounded by the requests whose lines alternate.
-    """
+    """Import ``source``, which is read three times; memory is bounded by the requests whose lines alternate."""
     own, head = options.own, _survey(source, options.limit)
     passes, single = own.get("token_idx") == "pass", len(head.layers) == 1
     if single and not passes and "prompt_tokens" not in own:

@@ -62,11 +62,8 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
         logical = f"the logical ones of {arrays['map'].shape[1]} physical experts"
         options.note(f"{n_experts} experts per layer: {logical}, by the file's last_physical_to_logical_map")
         options.note("requests: by their positions, since the recorder writes no request ids; one rank's tokens")
-        said: dict[str, Any] = {
-            "decoding": {"order_within_k": "as recorded, not by weight"},
-            "ids": "topk_ids_of_layer",
-        }
-        file = File(Recorder("sglang_pt", None, None), source.stem, n_experts=n_experts, **said, exact=True)
+        said: dict[str, Any] = {"decoding": {"order_within_k": "as recorded, not by weight"}, "n_experts": n_experts}
+        file = File(Recorder("sglang_pt", None, None), source.stem, **said, ids="topk_ids_of_layer", exact=True)
         return build(source, target, options, file, lambda: map(partial(_found, source, arrays), sessions))
 
 

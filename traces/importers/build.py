@@ -27,23 +27,23 @@ from traces.writing.writer import TraceWriter
 
 @dataclass
 class Survey:
-    """What the first reading finds."""
+    """What the first reading finds.
+
+    ``started``: requests that begin with tokens in the KV cache. ``routed``, ``above_zero``: layers of the file in
+    which any token has an expert, and another one than 0. ``absent``: rows without an expert in any layer.
+    """
 
     requests: int = 0
     prompt_rows: int = 0
     prompt_passes: int = 0
     decode_rows: int = 0
     started: int = 0
-    """Requests that begin with tokens in the KV cache."""
     layers: int = 0
     largest: int = 0
     widest: int = 0
     routed: set[int] = field(default_factory=set)
-    """Layers of the file in which any token has an expert."""
     above_zero: set[int] = field(default_factory=set)
-    """Layers of the file in which any token has another expert than 0."""
     absent: int = 0
-    """Rows without an expert in any layer."""
     signals: tuple[str, ...] = ()
     repeats: Repeats = field(default_factory=Repeats)
 

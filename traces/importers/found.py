@@ -158,7 +158,7 @@ def checked(request: Found, kept: Array, file: File, options: Options, blanks: B
     return request
 
 
-def _leading(flags: Array) -> int:
+def _leading(flags: Any) -> int:
     return int(np.argmin(np.append(flags, False)))
 
 

@@ -192,13 +192,11 @@ def _headers(archive: Archive) -> dict[str, Header]:
 def _read_requests(archive: Archive, headers: dict[str, Header], rows: int) -> list[tuple[int, int, int]]:
     """Return per request the rows of its prefill pass and of its decode passes, and the prompt tokens without rows."""
     source, given = archive.source, dict[str, Array]()
-    for name in _REQUEST_ARRAYS:
-        if name in headers:
-            size = math.prod(headers[name].shape)
-            if len(headers[name].shape) != 1 or not 1 <= size <= _MAX_REQUESTS:
-                allowed = f"(requests,), 1 to {_MAX_REQUESTS} of them"
-                raise refusal(f"{source.name}/{name}.npy", "shape", headers[name].shape, allowed)
-            given[name] = archive.read(name, headers[name]).astype(np.int64)
+    for name in (name for name in _REQUEST_ARRAYS if name in headers):
+        shape = headers[name].shape
+        if len(shape) != 1 or not 1 <= shape[0] <= _MAX_REQUESTS:
+            raise refusal(f"{source.name}/{name}.npy", "shape", shape, f"(requests,), 1 to {_MAX_REQUESTS} of them")
+        given[name] = archive.read(name, headers[name]).astype(np.int64)
 
     def refuse(bad: Array, name: str, allowed: str) -> None:
         if bad.any():

@@ -241,11 +241,8 @@ def _nested(line: Line, field: str, rows: list[Any]) -> Array:
         if not whole or len(row) != len(widths):
             allowed = f"{len(widths)} layers of {one_of(sorted(set(widths)))} ids, as in the first row"
             raise line.refuse(f"{field} of row {index}", row, allowed)
-        for item in (item for found in row for item in found):
-            if type(item) is not int or not -1 <= item < MAX_EXPERTS:
-                raise line.refuse(f"{field} of row {index}", item, f"integers, 0 to {MAX_EXPERTS - 1}; -1 where absent")
         for layer, found in enumerate(row):
-            ids[index, layer, : len(found)] = found
+            ids[index, layer, : len(found)] = line.ids(f"{field} of row {index}", found, max(widths), MAX_EXPERTS)
     return ids
 
 

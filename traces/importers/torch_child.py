@@ -63,11 +63,11 @@ def convert(source: Path, folder: Path) -> None:
     passes, lengths, tokens = list[tuple[int, ...]](), list[int](), list[Any]()
     shape: tuple[int, ...] = ()
     for number, record in enumerate(records):
-        one, sequences, pair, found = _pass(torch, record, f"records[{number}]")
-        if shape not in ((), found):
-            what = f"{found[0]} layers, {found[1]} slots"
-            raise FileError(f"records[{number}].topk_ids_of_layer", what, f"{shape}, as above")
-        shape = found
+        one, sequences, pair, own = _pass(torch, record, f"records[{number}]")
+        if shape not in ((), own):
+            found = f"{own[0]} layers, {own[1]} slots"
+            raise FileError(f"records[{number}].topk_ids_of_layer", found, f"{shape}, as above")
+        shape = own
         passes.append(one)
         lengths += sequences
         tokens.append(pair)

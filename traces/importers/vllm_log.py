@@ -44,14 +44,13 @@ _MAX_REQUESTS = 2**20
 
 @dataclass
 class _Head:
-    """What the lines of type meta say, and what a first reading finds."""
+    """What the lines of type meta say, and what a first reading finds; ``last``: line of a request, by run and id."""
 
     model: str | None = None
     n_experts: int | None = None
     top_k: int | None = None
     layers: set[int] = field(default_factory=set)
     last: dict[tuple[int, str], int] = field(default_factory=dict)
-    """The last line of each request, by the run and its id."""
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:

@@ -15,9 +15,8 @@ from matplotlib.figure import Figure
 
 from sim import load, load_requests
 from sim.experiment.bounds import floors
-from sim.experiment.cell import make_cell
+from sim.experiment.cell import make_cell, passes_of
 from sim.experiment.compose import read_config
-from sim.experiment.make import passes_of
 from sim.experiment.run import run
 from sim.results.compare.comparison import compare_runs
 from sim.results.pictures import bound, looks

@@ -16,13 +16,12 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.needs import Needs
 from policies.signals import History as History
+from policies.signals import Needs, fixed
 from policies.signals import PastStep as PastStep
 from policies.signals import Predictor as Predictor
 from policies.signals import Signal as Signal
 from policies.signals import Signals as Signals
-from policies.signals import fixed
 
 MaskedWeights = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float32]]
 """``weigh(ids, open)``: what a gate gives to the experts ``ids`` [rows, K'] (E: none, of weight 0) where it may choose
@@ -120,13 +119,10 @@ class Setup:
         left = self.budget if budget is None else budget
         shares = [0] * self.n_layers
         for _ in range(self.n_experts):
-            before = left
             for layer, size in enumerate(self.expert_bytes):
                 if size <= left:
                     shares[layer] += size
                     left -= size
-            if left == before:
-                break
         return shares
 
 

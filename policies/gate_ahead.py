@@ -59,13 +59,9 @@ class GateAhead(Foreseen):
         return True
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        spared = None
-        for expert in filter(self.view.evictable, self.pools[incoming // self.span]):
-            if expert not in self.protected:
-                return expert
-            if spared is None:
-                spared = expert
-        return None if speculative else spared
+        order, evictable = self.pools[incoming // self.span], self.view.evictable
+        found = order.lowest(lambda x: x not in self.protected and evictable(x))
+        return found if speculative or found is not None else order.lowest(evictable)
 
     def _window_ns(self, event: LayerEvent) -> int:
         costs, view = self.setup.costs, self.view

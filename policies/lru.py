@@ -1,8 +1,7 @@
-"""Least recently used."""
+"""Least recently used, and first in, first out."""
 
 from policies.api import LayerEvent, Setup
-from policies.parts.orders import Queue
-from policies.parts.pools import Pooled, Scope
+from policies.parts.pools import Pooled, Queue, Scope
 
 
 class LRU(Pooled[Queue]):
@@ -24,3 +23,17 @@ class LRU(Pooled[Queue]):
         for expert in event.demand:
             order[expert] = None
             order.move_to_end(expert)
+
+
+class FIFO(Pooled[Queue]):
+    """Evict the expert that has had its slot for the longest time, however often it was used.
+
+    A folklore baseline; equals libCacheSim's FIFO on one-expert events. ``scope`` as for lru. No ties.
+    O(1) per lookup, O(pinned) per victim. Lossless; needs no signals.
+    """
+
+    name = "fifo"
+    title = "FIFO"
+
+    def __init__(self, setup: Setup, *, scope: Scope = "global") -> None:
+        super().__init__(setup, scope, Queue)

@@ -4,30 +4,31 @@ A policy is found by itself: any class with a ``name`` in a module of ``policies
 entry point of the group ``moe_offload.policies``. Nothing is imported before the first question.
 """
 
+import math
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from inspect import signature
-from typing import Any
+from inspect import Parameter, signature
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
 
 import policies
 from policies.api import Policy, Setup
-from policies.parameters import (
-    allowed_of,
-    alternatives,
-    check_complete,
-    check_made,
-    declared,
-    is_of,
-    shown_value,
-)
-from traces.kit.errors import UserError, allowing, meant
+from traces.kit.errors import UserError, allowing, meant, one_of
 from traces.kit.fields import MAX_INT
 
 GROUP = "moe_offload.policies"
+_NOUNS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", NoneType: "null"}
+_TYPES = "bool, int, float, str, a Literal of texts, or one of them or None"
+RESERVED = frozenset(
+    name for base in Policy.__mro__ for name in (*vars(base), *vars(base).get("__annotations__", {})) if name[0] != "_"
+) | {"setup"}
+"""Names of every policy: its hooks and declarations, and what it is given."""
 
 
 def names() -> list[str]:
@@ -49,24 +50,26 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
     policy_type = find(name)
     hints, usual = parameters(name), defaults(name)
     for key, value in params.items():
-        given = f"policy.{key}={shown_value(value)}"
+        given = f"policy.{key}={_shown(value)}"
         if key not in hints:
             allowed = allowing(key, hints) if hints else "it has none"
             raise UserError(f"{given}: {name} has no such parameter; {allowed}")
-        if not is_of(value, hints[key]):
+        if not _is_of(value, hints[key]):
             huge = f", of at most {MAX_INT}" if isinstance(value, int) and abs(value) > MAX_INT else ""
-            choices = [choice for choice in alternatives(hints[key]) if isinstance(choice, str)]
-            raise UserError(f"{given}: allowed: {allowed_of(hints[key])}{meant(value, choices)}{huge}")
+            choices = [choice for choice in _alternatives(hints[key]) if isinstance(choice, str)]
+            raise UserError(f"{given}: allowed: {_allowed_of(hints[key])}{meant(value, choices)}{huge}")
     for key in hints:
         if key not in params and key not in usual:
-            raise UserError(f"policy.{key}: missing; allowed: {allowed_of(hints[key])}")
-    check_complete(policy_type)
-    own = "".join(f", {key}={shown_value(value)}" for key, value in params.items() if value != usual.get(key))
+            raise UserError(f"policy.{key}: missing; allowed: {_allowed_of(hints[key])}")
+    if missing := sorted(getattr(policy_type, "__abstractmethods__", ())):
+        all_of = "a policy with every hook that policies.api.Policy wants"
+        raise _wrong(policy_type, f"it has no {one_of(missing)}", all_of)
+    own = "".join(f", {key}={_shown(value)}" for key, value in params.items() if value != usual.get(key))
     try:
         policy = policy_type(setup, **params)
     except ValueError as error:  # Python's own word for a value that will not do
         raise UserError(f"policy={name}{own}: refused by it ({' '.join(str(error).split()) or 'ValueError'})") from None
-    check_made(policy, setup)
+    _check_made(policy, setup)
     least = policy.min_budget()
     if setup.budget < least:
         raise UserError(
@@ -77,8 +80,24 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
 
 
 def parameters(name: str) -> dict[str, Any]:
-    """The parameters of a policy, with their types. UserError for one whose values could not be given or checked."""
-    return declared(find(name))
+    """The parameters of a policy, with their types. UserError, in one line, for what no user could set."""
+    policy = find(name)
+    given = list(signature(policy.__init__).parameters.values())
+    if len(given) < 2 or given[1].kind is not Parameter.POSITIONAL_OR_KEYWORD:
+        raise _wrong(policy, "__init__ takes no setup", "__init__(self, setup, *, KEY: TYPE = DEFAULT)")
+    for parameter in given[2:]:
+        _check_name(policy, parameter)
+    try:
+        hints = get_type_hints(policy.__init__)
+    except (NameError, TypeError, AttributeError) as error:
+        raise _wrong(policy, f"a type annotation of __init__ is not understood ({error})", _TYPES) from None
+    for parameter in given[2:]:
+        _check_type(policy, parameter, hints[parameter.name])
+    found = {parameter.name: hints[parameter.name] for parameter in given[2:]}
+    if isinstance(policy.ahead, str) and policy.ahead and policy.ahead not in found:
+        allowed = f"the name of a parameter ({one_of(found) or 'it has none'}), or a number of layers"
+        raise _wrong(policy, f"ahead={policy.ahead!r}", allowed)
+    return found
 
 
 def defaults(name: str) -> dict[str, Any]:
@@ -93,6 +112,87 @@ def normal(given: Mapping[str, Any]) -> dict[str, Any]:
     params = {**defaults(name), **{key: value for key, value in given.items() if key != "name"}}
     hints = parameters(name)
     return {"name": name, **{k: float(v) if hints[k] is float else v for k, v in sorted(params.items())}}
+
+
+def _check_made(policy: Policy, setup: object) -> None:
+    """UserError for a policy whose constructor covered what every policy has."""
+    kind = type(policy)
+    if getattr(policy, "setup", None) is not setup:
+        raise _wrong(kind, "its __init__ does not call super().__init__(setup)", "one that does, first")
+    for name in vars(policy):
+        if name in RESERVED - {"setup", "view", "actions"}:
+            raise _wrong(kind, f"its __init__ sets self.{name}, which is every policy's own", f"self.own_{name}")
+
+
+def _is_of(value: object, hint: Any) -> bool:
+    """Whether a value is of a parameter's type: nothing is converted, but a whole number is a number."""
+    return any(_is(value, kind) for kind in _alternatives(hint))
+
+
+def _allowed_of(hint: Any) -> str:
+    """The values of a parameter's type, in words."""
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_allowed_of, get_args(hint)))
+    return one_of(get_args(hint)) if get_origin(hint) is Literal else _NOUNS[hint]
+
+
+def _alternatives(hint: Any) -> Iterator[Any]:
+    """What a parameter may be: types, and the choices of a Literal themselves."""
+    if get_origin(hint) in (Union, UnionType, Literal):
+        for item in get_args(hint):
+            yield from _alternatives(item)
+    else:
+        yield hint
+
+
+def _shown(value: object) -> str:
+    """A value as a command line has it."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return repr(value)
+
+
+def _check_name(policy: type[Policy], parameter: Parameter) -> None:
+    name, kind = parameter.name, parameter.kind
+    if kind in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL):
+        stars = "**" if kind is Parameter.VAR_KEYWORD else "*"
+        raise _wrong(policy, f"{stars}{name} in __init__ hides its parameters", "each by its name, KEY: TYPE = DEFAULT")
+    if kind is Parameter.POSITIONAL_ONLY:
+        raise _wrong(policy, f"parameter {name} has no keyword", "parameters behind *")
+    if name in RESERVED:
+        raise _wrong(policy, f"parameter {name} is a name of every policy's own", f"another name, such as own_{name}")
+    unfit = {
+        "begins with _": name.startswith("_"),
+        "is a word of Hydra's": name == "defaults",
+        "is no text in YAML": yaml.safe_load(name) != name,
+    }
+    for why in (why for why, so in unfit.items() if so):
+        raise _wrong(policy, f"parameter {name} {why}", f"another name, such as own_{name.strip('_')}")
+    if parameter.annotation is parameter.empty:
+        raise _wrong(policy, f"parameter {name} has no type annotation", _TYPES)
+
+
+def _check_type(policy: type[Policy], parameter: Parameter, hint: Any) -> None:
+    name, default = parameter.name, parameter.default
+    if any((kind if isinstance(kind, type) else type(kind)) not in _NOUNS for kind in _alternatives(hint)):
+        shown = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+        raise _wrong(policy, f"parameter {name} is of type {shown}", _TYPES)
+    if default is not parameter.empty and not _is_of(default, hint):
+        raise _wrong(policy, f"parameter {name} has the default {_shown(default)}", _allowed_of(hint))
+
+
+def _is(value: object, kind: Any) -> bool:
+    if not isinstance(kind, type):
+        return type(value) is type(kind) and value == kind
+    if isinstance(value, int) and abs(value) > MAX_INT:
+        return False
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    return type(value) is kind
+
+
+def _wrong(policy: type[Policy], what: str, allowed: str) -> UserError:
+    return UserError(f"policy={policy.name}: {what}; allowed: {allowed}")
 
 
 @cache

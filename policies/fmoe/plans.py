@@ -1,15 +1,60 @@
-"""From an expert map to prefetches: how many experts of a layer, and in which order (fMoE's section on prefetching)."""
+"""What fMoE makes of an expert map: when it is searched for, what is prefetched in which order, and who is evicted."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from policies.fmoe.maps import Reals
+from policies.parts.pools import Scores
 
 Selection = Literal["threshold", "one_fewer", "top_k"]
+Eviction = Literal["p_freq", "p_freq_whole", "lru", "lfu"]
 BAND = 1e-6
 """What the artifact (policies/README.md) adds to every expert of the layers that it plans."""
+
+
+@dataclass(slots=True)
+class Found:
+    """The answer of a search: for the layers ``first`` to ``end`` - 1, the map at ``places``, one per request."""
+
+    first: int
+    end: int
+    places: list[int]
+    similarity: list[float]
+
+
+class Searcher:
+    """Who is asked has an answer after ``ns`` per request; what the gates have overtaken meanwhile is not begun."""
+
+    def __init__(self, ns: int) -> None:
+        self.ns = ns
+        self.line = deque[Found]()
+        self.busy = False
+        self.sought: Found | None = None  # by the search under way; None: it is of no use any more
+        self.unpaid = 0  # comparisons for the store's update, that the next search pays for
+
+    def forget(self) -> None:
+        """Nobody wants the answers any more; the search under way goes on."""
+        self.line.clear()
+        self.sought = None
+
+    def begin(self, layer: int) -> int | None:
+        """The nanoseconds of the search that begins when the gate of ``layer`` was the last to run; None: none does."""
+        while self.line and not self.busy:
+            found = self.line.popleft()
+            if found.end > layer + 1:
+                self.busy, self.sought = True, found
+                requests, self.unpaid = len(found.places) + self.unpaid, 0
+                return self.ns * requests
+        return None
+
+    def end(self) -> Found | None:
+        """The search under way has ended: its answer, if anybody wants it."""
+        self.busy = False
+        return self.sought
 
 
 def choose(probs: Reals, similarity: Sequence[float], top_k: int, rule: Selection) -> list[list[int]]:
@@ -110,3 +155,59 @@ class Fifo(ByUrgency):
             if not skip(expert):
                 return expert, 0.0
         return None
+
+
+class Worth(Scores):
+    """p x frequency of every expert: p from the map found last, 1 / E before; each event counts its experts once.
+
+    ``p_freq_whole`` cuts the product to a whole number, ``lfu`` leaves p out, ``lru`` is the time of the last demand,
+    or of the speculative load. ``forget``: an eviction forgets the frequency. Ties: lower number.
+    """
+
+    def __init__(self, n_layers: int, n_experts: int, rule: Eviction, *, forget: bool) -> None:
+        n = n_layers * n_experts
+        super().__init__(range(n), self._worth)
+        self.n_experts, self.rule, self.forget = n_experts, rule, forget
+        self.p = np.full((n_layers, n_experts), 1.0 / n_experts)
+        self.freq, self.last, self.uses = np.zeros(n), np.zeros(n), 0
+
+    def found(self, first: int, end: int, probs: Reals) -> None:
+        """A map tells p of the layers ``first`` to ``end`` - 1, [n, E]."""
+        self.p[first:end] = probs
+        self.stale = True
+
+    def unknown(self) -> None:
+        """Nothing tells p of any layer."""
+        self.p.fill(1.0 / self.n_experts)
+        self.stale = True
+
+    def demanded(self, experts: Sequence[int]) -> None:
+        """An event demands these experts, in token order."""
+        demand = np.array(experts)
+        self.freq[demand] += 1
+        if self.rule == "lru":
+            self.last[demand] = np.arange(self.uses + 1, self.uses + 1 + len(demand))
+            self.uses += len(demand)
+        self.stale = True
+
+    def enter(self, expert: int, *, speculative: bool) -> None:
+        """The expert has taken a slot."""
+        if speculative:
+            self.uses += 1
+            self.last[expert] = self.uses
+        self.add(expert)
+
+    def discard(self, expert: int) -> None:
+        super().discard(expert)
+        if self.forget:
+            self.freq[expert] = 0
+            if self.rule != "lru":
+                self.worth[expert] = 0
+
+    def _worth(self, experts: slice) -> Reals:
+        if self.rule == "lru":
+            return self.last
+        if self.rule == "lfu":
+            return self.freq
+        product = self.p.ravel() * self.freq
+        return np.floor(product) if self.rule == "p_freq_whole" else product

@@ -6,11 +6,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from policies.api import History, LayerEvent, Policy, Routing, Schedule, Setup, Signal, Step
-from policies.fmoe.contexts import Contexts, Prefill
-from policies.fmoe.maps import ExpertMaps, Reals, Trajectory, best
-from policies.fmoe.plans import ByUrgency, Fifo, Selection, choose
-from policies.fmoe.searches import Found, Searcher
-from policies.fmoe.worth import Eviction, Worth
+from policies.fmoe.maps import Contexts, ExpertMaps, Prefill, Reals, Trajectory, best
+from policies.fmoe.plans import ByUrgency, Eviction, Fifo, Found, Searcher, Selection, Worth, choose
 from policies.parts.ranges import at_least, between, latency_ns, layers_ahead
 from traces.kit.errors import UserError
 

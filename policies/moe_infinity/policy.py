@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import History, LayerEvent, Policy, Setup, Step
-from policies.lfu_incache import LFUInCache
+from policies.lfu import LFUInCache
 from policies.moe_infinity.eam import Iteration, Matrix, Requests, by_request, shares
-from policies.parts.orders import Scores
+from policies.parts.pools import Scores
 from policies.parts.ranges import at_least, between, latency_ns
 
 EPSILON = 1e-6

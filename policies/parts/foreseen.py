@@ -1,15 +1,15 @@
 """What is predicted for a layer to come: asked for, told, loaded a few at a time, dropped when its gate has run."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import Setup, Step
+from policies.api import Policy, Setup, Step
 from policies.lru import LRU
 from policies.parts.pools import Scope
-from policies.parts.predictor_line import PredictorLine
 from policies.parts.ranges import at_least, latency_ns
 
 
@@ -26,6 +26,52 @@ def by_tokens(ids: NDArray[np.integer[Any]], layer: int, n_experts: int) -> list
     first = np.full(n_experts, len(named))
     first[named[::-1]] = np.arange(len(named))[::-1]  # of several, the last written is the first come
     return [base + x for x in np.lexsort((first, -tokens)).tolist() if tokens[x]]
+
+
+class PredictorLine:
+    """Predictions take ``latency_ns`` each, as many at a time as the machine has predictor threads; first come first.
+
+    What a layer's gate has overtaken is of no use. It is not begun then, so that no more wait than a step has layers,
+    however slow the predictor is; what is under way is finished, as a thread would, and forgotten. ``tell(layer,
+    experts)`` is called with what is known in time. ``latency_ns=0``: at once, and nothing waits.
+    """
+
+    def __init__(
+        self, policy: Policy, latency_ns: int, blocking: bool, tell: Callable[[int, list[int]], object]
+    ) -> None:
+        self.policy, self.latency_ns, self.blocking, self.tell = policy, latency_ns, blocking, tell
+        self.waiting = deque[tuple[int, list[int]]]()  # (layer, experts), of nearer layers first
+        self.under_way: dict[int, tuple[int, list[int]] | None] = {}  # by tag; None: of no use any more
+        self.tags = 0
+
+    def ask(self, layer: int, experts: list[int]) -> None:
+        """Predict ``experts`` of ``layer``: told when its turn has come and the latency is over."""
+        if not self.latency_ns:
+            self.tell(layer, experts)
+            return
+        self.waiting.append((layer, experts))
+        self._begin()
+
+    def pass_by(self, layer: int) -> None:
+        """The gate of ``layer`` has run, or with L a step has ended: forget what was asked for up to it."""
+        while self.waiting and self.waiting[0][0] <= layer:
+            self.waiting.popleft()
+        for tag, found in self.under_way.items():
+            if found is not None and found[0] <= layer:
+                self.under_way[tag] = None
+
+    def done(self, tag: int) -> None:
+        """The prediction asked for under ``tag`` has ended."""
+        found = self.under_way.pop(tag)
+        if found is not None:
+            self.tell(*found)
+        self._begin()
+
+    def _begin(self) -> None:
+        while self.waiting and len(self.under_way) < self.policy.setup.predictor_threads:
+            self.tags += 1
+            self.under_way[self.tags] = self.waiting.popleft()
+            self.policy.actions.predict(self.tags, self.latency_ns, self.blocking)
 
 
 class Foreseen(LRU):

@@ -2,20 +2,40 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any
 
 import numpy as np
 
 from policies.predictors.examples import Examples, divide, features, measured_keys, rows_of, seen, targets, width
-from policies.predictors.fitter import OF_A_RUN, FitOptions, Fitter
-from policies.predictors.saved import Fitted, check_target, save
-from traces import Trace
-from traces.format.mapped import row_chunks
+from policies.predictors.fitter import OF_A_RUN, FitOptions, Fitter, Name, Overwrite, fitter_of, fitters
+from policies.predictors.saved import Fitted, check_target, load, save
+from traces import Trace, open_trace
+from traces.format.npy import row_chunks
 from traces.format.predicted import Predicted
+from traces.kit.command import Choice, Command
 from traces.kit.errors import UserError
-from traces.writing.predicted import write_predicted
+from traces.writing.predicted import refuse_existing, write_predicted
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyOptions:
+    """Writes predicted/NAME/ into the folder of a trace of the model that the
+    predictor was fitted on: the experts that it names for every token and layer, so
+    that python -m sim run policy=NAME trace=DIR needs numpy only.
+    """
+
+    predictor: Annotated[Path, "what python -m policies fit wrote"]
+    trace: Annotated[str, "the folder of a trace with the predictor's inputs"]
+    beside: Annotated[
+        str, "the folder of another trace of the same tokens and experts, to write beside that one instead"
+    ] = ""
+    name: Name = ""
+    overwrite: Overwrite = False
 
 
 def fit(fitter: Fitter, options: FitOptions, trace: Trace, others: Sequence[Trace] = ()) -> Fitted:
@@ -125,8 +145,8 @@ def apply(
         timing=fitted.timing,
         overwrite=overwrite,
     )
-    shares = {split: _mean(layers) for split, layers in written.about.accuracy.items()}
-    said = ", ".join(f"{split} {100 * share:.1f}" for split, share in shares.items() if share is not None)
+    known = {split: [x for x in layers or () if x is not None] for split, layers in written.about.accuracy.items()}
+    said = ", ".join(f"{split} {100 * fmean(shares):.1f}" for split, shares in known.items() if shares)
     _say(f"wrote {home.path / 'predicted' / written.about.name}: accuracy in %, mean over layers: {said or 'unknown'}")
     return written
 
@@ -187,10 +207,46 @@ def _check_width(trace: Trace, layer: int, source: str, ours: int) -> None:
         )
 
 
-def _mean(shares: tuple[float | None, ...] | None) -> float | None:
-    known = [share for share in shares or () if share is not None]
-    return sum(known) / len(known) if known else None
-
-
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _fit(fitter: Fitter, options: FitOptions) -> None:
+    trace = _open("trace", options.trace)
+    others = [_open("apply", word) for word in dict.fromkeys(options.apply.split(",")) if word]
+    name = options.name or fitter.called(options.input, options.stride)
+    for other in others:
+        refuse_existing(other, name, overwrite=options.overwrite)
+    fitted = fit(fitter, options, trace, others)
+    for other in others:
+        apply(fitter, fitted, other, name=name, overwrite=options.overwrite)
+
+
+def _apply(fitter: Fitter, options: ApplyOptions) -> None:
+    fitted, trace = load(options.predictor), _open("trace", options.trace)
+    beside = _open("beside", options.beside) if options.beside else None
+    apply(fitter, fitted, trace, beside=beside, name=options.name, overwrite=options.overwrite)
+
+
+def _open(key: str, word: str) -> Trace:
+    if not Path(word).is_dir():
+        raise UserError(f"{key}={word}: no such folder; allowed: the folder of a trace")
+    return open_trace(word)
+
+
+def _fit_of(kind: str) -> Command:
+    fitter = fitter_of(kind, f"fit {kind}")
+    return Command(fitter.options, partial(_fit, fitter))
+
+
+def _apply_of(kind: str) -> Command:
+    return Command(ApplyOptions, partial(_apply, fitter_of(kind, f"apply {kind}")))
+
+
+def _each(make: Callable[[str], Command]) -> Mapping[str, Callable[[], Command]]:
+    """By the policies whose predictors are fitted."""
+    return {kind: partial(make, kind) for kind in fitters()}
+
+
+FIT = Choice("PREDICTOR", "Fits predictors on the train requests of a trace.\n", partial(_each, _fit_of))
+APPLY = Choice("PREDICTOR", "Writes what fitted predictors say beside a trace.\n", partial(_each, _apply_of))

@@ -5,9 +5,8 @@ from typing import Literal
 
 from policies.api import LayerEvent, Schedule, Setup, Signal, Step
 from policies.lru import LRU
-from policies.parts.foreseen import by_tokens
+from policies.parts.foreseen import PredictorLine, by_tokens
 from policies.parts.pools import Scope
-from policies.parts.predictor_line import PredictorLine
 from policies.parts.ranges import latency_ns, layers_ahead
 from traces.kit.errors import UserError
 

@@ -1,16 +1,153 @@
-"""Plans for virtual experts: how many per layer, and how often they are chosen anew."""
+"""Plans for virtual experts, and what each would have meant on the train requests: gate mass kept, experts changed."""
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import Setup
-from policies.swapmoe.kept_mass import Profile
-from policies.swapmoe.virtual_experts import Floats
+from policies.api import History, PastStep, Setup
+from policies.swapmoe.virtual_experts import Floats, Ids, importance, ranked, token_norms
 
+Unit = Literal["request", "pass"]
+Ranking = NDArray[np.int64]
 Plans = NDArray[np.int64]
 """[P, L + 1]: experts per layer, then the index of the frequency."""
+
+
+class TrainInputs:
+    """The train requests as a sequence of inputs: requests, or forward passes. Reads them once, and per replay again.
+
+    ``hidden``: token norms from the hidden states; otherwise 1.
+    """
+
+    def __init__(self, history: History, setup: Setup, unit: Unit, *, hidden: bool) -> None:
+        self.history, self.unit, self.hidden = history, unit, hidden
+        self.n_layers, self.n_experts = setup.n_layers, setup.n_experts
+        self.count = sum(begins for _, begins in self._steps())
+        self.half = (self.count + 1) // 2
+        self.importance = np.zeros((2, self.n_layers, self.n_experts))
+        """Sums over the first and the second half of the inputs, [2, L, E]."""
+        work: Counter[tuple[int, int]] = Counter()  # (layer, tokens) -> experts computed
+        number = -1
+        for step, begins in self._steps():
+            number += begins
+            ids = step.expert_ids()
+            self.importance[int(number >= self.half)] += self._weigh(step, ids)[0]
+            tokens = importance(ids, np.ones(ids.shape), None, self.n_experts).astype(np.int64)
+            layers, _ = np.nonzero(tokens)
+            work.update(zip(layers.tolist(), tokens[tokens > 0].tolist(), strict=True))
+        costs = setup.costs
+        total = sum(n * (costs.expert_ns(layer, tokens) + costs.launch_ns) for (layer, tokens), n in work.items())
+        self.input_ns = total / max(1, self.count)
+        """Compute time of the gate's own experts, per input."""
+
+    def firsts(self) -> list[Ranking]:
+        """For each half, the ranking by the other half's importance: no set is judged on what it was chosen from."""
+        return [ranked(by_index(self.n_layers, self.n_experts), self.importance[1 - half]) for half in (0, 1)]
+
+    def served(self, half: int) -> Iterator[tuple[Floats, Floats]]:
+        """Importance and gate mass of every expert, [L, E] each, per input of one half, in order."""
+        number, sums = -1, None
+        for step, begins in self._steps():
+            number += begins
+            if (number >= self.half) != half:
+                continue
+            weight, mass = self._weigh(step, step.expert_ids())
+            if begins and sums is not None:
+                yield sums
+            sums = (weight, mass) if begins or sums is None else (sums[0] + weight, sums[1] + mass)
+        if sums is not None:
+            yield sums
+
+    def _steps(self) -> Iterator[tuple[PastStep, bool]]:
+        last = None
+        for step in self.history.steps():
+            yield step, self.unit == "pass" or step.request != last
+            last = step.request
+
+    def _weigh(self, step: PastStep, ids: Ids) -> tuple[Floats, Floats]:
+        weights = step.expert_weights()
+        mass = importance(ids, weights, None, self.n_experts)
+        if not self.hidden:
+            return mass, mass
+        return importance(ids, weights, token_norms(step.hidden()), self.n_experts), mass
+
+
+class Replay:
+    """Virtual experts of all sizes at once, chosen anew every ``frequency`` inputs, swapped on the spot.
+
+    By the tie rule of :func:`ranked` the best n are the first n of one ranking, whatever n, and layers do not touch
+    each other: one replay holds every plan of this frequency.
+    """
+
+    def __init__(self, frequency: int, n_layers: int, n_experts: int) -> None:
+        self.frequency, self.updates = frequency, 0
+        self.gains = np.zeros((n_layers, n_experts))
+        """Gate mass of the expert in each place of the ranking."""
+        self.entered = np.zeros((n_layers, n_experts + 1))
+        """Experts that an update brought into the best n, as differences along n."""
+
+    def begin(self, ranking: Ranking) -> None:
+        """Inputs follow that were preceded by none."""
+        self.ranking, self.inputs = ranking, 0
+        self.window = np.zeros_like(self.gains)
+
+    def serve(self, weight: Floats, mass: Floats) -> None:
+        """One input: importance and gate mass of every expert, [L, E]."""
+        if self.inputs == self.frequency:
+            self._update()
+        self.gains += np.take_along_axis(mass, self.ranking, 1)
+        self.window += weight
+        self.inputs += 1
+
+    def _update(self) -> None:
+        new = ranked(self.ranking, self.window)
+        before, after = np.argsort(self.ranking, axis=1), np.argsort(new, axis=1)
+        risers = np.nonzero(after < before)  # into the sets of after + 1 to before
+        np.add.at(self.entered, (risers[0], after[risers] + 1), 1)
+        np.add.at(self.entered, (risers[0], before[risers] + 1), -1)
+        self.updates += 1
+        self.begin(new)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What each plan would have meant: sums over layers of what a layer's number of experts gives.
+
+    Accuracy is the share of gate mass kept; with 0 to E experts in a layer, [F, L, E + 1]. For sets that do not change
+    this is exact, so that there is nothing for the paper's network (2 layers, trained on random plans) to learn.
+    """
+
+    frequencies: tuple[int, ...]
+    kept: Floats
+    swap_ns: Floats
+    """Link time of the swaps of one update, [F, L, E + 1]."""
+    input_ns: float
+
+
+def profile(train: TrainInputs, setup: Setup, frequencies: Sequence[int], firsts: Sequence[Ranking]) -> Profile:
+    """Replay the halves of the train inputs, each from its ranking in ``firsts``. O(F x inputs x L x E log E)."""
+    replays = [Replay(f, setup.n_layers, setup.n_experts) for f in frequencies]
+    for half, first in enumerate(firsts):
+        for replay in replays:
+            replay.begin(first)
+        for weight, mass in train.served(half):
+            for replay in replays:
+                replay.serve(weight, mass)
+    zero = np.zeros((len(replays), setup.n_layers, 1))
+    gains = np.stack([r.gains for r in replays])
+    kept = np.concatenate([zero, gains.cumsum(2)], axis=2) / gains[0].sum()
+    entered = np.stack([r.entered.cumsum(1) / max(1, r.updates) for r in replays])
+    copies = np.array([sum(setup.chunk_ns(layer)) for layer in range(setup.n_layers)], np.float64)
+    return Profile(tuple(frequencies), kept, entered * copies[:, None], train.input_ns)
+
+
+def by_index(n_layers: int, n_experts: int) -> Ranking:
+    """The ranking that knows nothing, [L, E]."""
+    return np.tile(np.arange(n_experts), (n_layers, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +213,6 @@ class Genetic:
             )
         best = herd[int(np.argmax(scores))].tolist()
         return Plan(self.profile.frequencies[best[-1]], tuple(best[:-1]))
-
-    def score(self, plan: Plan) -> float:
-        """Of one plan, as :meth:`scores`."""
-        genes = [*plan.experts, self.profile.frequencies.index(plan.frequency)]
-        return float(self.scores(np.array([genes], np.int64))[0])
 
     def scores(self, herd: Plans) -> Floats:
         """Accuracy less what latency suffers, [P]."""

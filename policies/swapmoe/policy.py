@@ -10,8 +10,17 @@ from numpy.typing import NDArray
 
 from policies.api import History, LayerEvent, Policy, Routing, Setup, Signal, Step
 from policies.parts.ranges import between
-from policies.swapmoe.kept_mass import TrainInputs, Unit, by_index, profile
-from policies.swapmoe.planner import Genetic, Plan, frequencies, swaps_per_pass, uniform
+from policies.swapmoe.planner import (
+    Genetic,
+    Plan,
+    TrainInputs,
+    Unit,
+    by_index,
+    frequencies,
+    profile,
+    swaps_per_pass,
+    uniform,
+)
 from policies.swapmoe.virtual_experts import importance, masked_gate, ranked, token_norms
 from traces.kit.errors import UserError
 

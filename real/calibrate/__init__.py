@@ -54,7 +54,7 @@ def main(options: Options) -> int:
     prepare(options.threads)
     from real.calibrate.overheads import Plan, measured
     from real.runtime.models import Where
-    from traces.calibrate.profile import write
+    from traces.calibrate.machine import write
 
     name, dtype = options.checkpoint or options.model, str(profile["dtype"] or "auto")
     model = Where(options.device, options.host_memory).open(name, dtype, options.weights, profile.get("moe_layers"))

@@ -15,20 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from real.calibrate.drawn import UNIFORM, write_uniform
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
 from real.words import one_run
 from sim.core.accounts import LOOKUPS
-from sim.experiment.cell import Cell, make_cell
+from sim.experiment.cell import Cell, make_cell, make_policy, passes_of
 from sim.experiment.config import RunConfig
-from sim.experiment.make import make_policy, passes_of
 from sim.experiment.run import simulate
 from sim.prices import HardwareProfile
 from sim.results.document import Outcome
+from traces import DECODE, PREFILL, Prompts, Recorder, Request, TraceWriter
 from traces.calibrate.machine import now
 from traces.kit.telling import say
 
+UNIFORM = "synthetic routing, uniform over the experts of each layer"
 PREFILLS = (16, 64, 256)
 LONGEST_COPY_OVERHEAD_NS = 10**9
 METHOD = (
@@ -42,11 +42,11 @@ class Sample:
     """One run: what the device took, in ns, and how many layer events and launches it had."""
 
     name: str
-    config: RunConfig
     compute: int
     stall: int
     events: int
     launches: int
+    config: RunConfig
 
     @property
     def wall(self) -> int:
@@ -118,19 +118,14 @@ def with_overheads(
 
 
 def samples(
-    model: Offloaded,
-    profile: Mapping[str, Any],
-    hardware: Mapping[str, Any],
-    name: str,
-    plan: Plan,
-    scratch: Path,
+    model: Offloaded, profile: Mapping[str, Any], hardware: Mapping[str, Any], name: str, plan: Plan, scratch: Path
 ) -> list[Sample]:
     """Run all, each ``plan.repeat`` times; of the repetitions the one of median time is taken. Nothing is simulated."""
     found = []
     for label, requests, policy, batch in _runs(plan):
         shutil.rmtree(scratch / label, ignore_errors=True)  # what a run that was stopped has left
         trace = write_uniform(scratch / label, model, name, requests, plan.seed)
-        alone = without(hardware)
+        alone = put_in(hardware, 0, 0, 0)
         config = one_run(policy, plan.budget, profile, alone, str(trace), batch=batch, warmup=batch)
         cell = make_cell(config)
         runs = [_sample(label, cell, model) for _ in range(plan.repeat)]
@@ -141,22 +136,20 @@ def samples(
 
 def fit(runs: Sequence[Sample]) -> Overheads:
     """The three overheads, none below 0."""
-    bare = [run.bare for run in runs]
     layer, launch = least_squares(
         [(run.events / run.compute, run.launches / run.compute) for run in runs],
-        [(run.compute - alone) / run.compute for run, alone in zip(runs, bare, strict=True)],
+        [(run.compute - run.bare) / run.compute for run in runs],
     )
     decoding = [run for run in runs if run.name.startswith("decode")]
-    measured = sum(run.stall for run in decoding)
 
     def stalls(copy: int) -> int:
         priced = (_simulated(put(run.config, layer, launch, copy)) for run in decoding)
         return sum(sum(outcome.accounts.stall_row()) for outcome in priced)
 
-    copy = smallest(stalls, measured, LONGEST_COPY_OVERHEAD_NS)
-    walls = {run.name: _simulated(put(run.config, layer, launch, copy)).wall_ns for run in runs}
-    off = {run.name: abs(run.wall - walls[run.name]) / run.wall for run in runs}
-    return Overheads(layer, launch, copy, {name: round(share, 4) for name, share in off.items()})
+    copy = smallest(stalls, sum(run.stall for run in decoding), LONGEST_COPY_OVERHEAD_NS)
+    walls = [_simulated(put(run.config, layer, launch, copy)).wall_ns for run in runs]
+    off = {run.name: round(abs(run.wall - ns) / run.wall, 4) for run, ns in zip(runs, walls, strict=True)}
+    return Overheads(layer, launch, copy, off)
 
 
 def least_squares(rows: Sequence[tuple[float, float]], values: Sequence[float]) -> tuple[int, int]:
@@ -183,13 +176,39 @@ def smallest(rising: Callable[[int], int], wanted: int, most: int) -> int:
     return high
 
 
-def without(hardware: Mapping[str, Any]) -> dict[str, Any]:
-    """The profile of the device alone."""
-    return put_in(hardware, 0, 0, 0)
+def write_uniform(path: Path, model: Offloaded, name: str, plans: Sequence[tuple[int, int]], seed: int) -> Path:
+    """As :func:`draw`, in the shape of a model that is at hand."""
+    moe = model.moe
+    about = {"shapes": model.shapes, "dtype": str(model.model.dtype).removeprefix("torch.")}
+    sizes = len(moe.layers), moe.n_experts, moe.top_k
+    return draw(path, sizes, name, plans, seed, expert_bytes=[model.store.layout.nbytes] * sizes[0], **about)
+
+
+def draw(
+    path: Path, sizes: tuple[int, int, int], name: str, plans: Sequence[tuple[int, int]], seed: int, **about: Any
+) -> Path:
+    """Requests of (prompt tokens, decode steps), each row's K of E experts in each of L layers without replacement.
+
+    ``sizes``: L, E, K. ``about``: what else is known of the model, as traces.format.manifest.About.
+    """
+    generator, (L, E, K) = np.random.default_rng(seed), sizes
+    with TraceWriter(path, n_layers=L, n_experts=E, top_k=K) as out:
+        for number, (prompt, decode) in enumerate(plans):
+            steps = [(PREFILL, prompt, 0), *((DECODE, 1, prompt + i) for i in range(decode))]
+            ids = generator.random((prompt + decode, L, E)).argsort(axis=-1)[..., :K]
+            out.add_request(Request(number, prompt, decode + 1, None, None, "drawn"), steps=steps, expert_ids=ids)
+        return out.close(
+            name=name,
+            recorder=Recorder("real calibrate", "1", None),
+            decoding={"mode": "unknown", "seed": seed},
+            recording="synthetic",
+            prompts=Prompts("drawn", "none"),
+            **about,
+        )
 
 
 def put_in(hardware: Mapping[str, Any], layer: int, launch: int, copy: int) -> dict[str, Any]:
-    """The profile with these overheads, in ns; what it charges for a policy's own decisions stays."""
+    """The profile with these overheads, in ns (0: the device alone); what it charges for decisions stays."""
     return dict(hardware) | {
         "gpu": dict(hardware["gpu"]) | {"launch_us": launch / 1000},
         "software": dict(hardware["software"]) | {"layer_overhead_us": layer / 1000, "copy_overhead_us": copy / 1000},
@@ -213,10 +232,10 @@ def _runs(plan: Plan) -> list[tuple[str, list[tuple[int, int]], str, int]]:
 
 
 def _sample(name: str, cell: Cell, model: Offloaded) -> Sample:
-    passes = sum(1 for _ in passes_of(cell, cell.selection.measured))
+    events = cell.setup.n_layers * sum(1 for _ in passes_of(cell, cell.selection.measured))
     accounts = run_forced(cell, model, make_policy(cell)).outcome.accounts
-    events, launches = passes * cell.setup.n_layers, accounts.hit_row()[LOOKUPS]
-    return Sample(name, cell.config, accounts.compute_ns, sum(accounts.stall_row()), events, launches)
+    stall, launches = sum(accounts.stall_row()), accounts.hit_row()[LOOKUPS]
+    return Sample(name, accounts.compute_ns, stall, events, launches, cell.config)
 
 
 def _simulated(config: RunConfig) -> Outcome:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from real.evaluate.prices import expected, fitted
+from real.calibrate import overheads
 from real.measure.record import FILE, read, read_step
 from real.validation.compare import judge
 from real.validation.own_time import own_time
@@ -15,9 +16,12 @@ from real.validation.verdict import agrees
 from real.validation.writing import document_of, provenance
 from real.words import read_profile
 from sim.core.state import CoreError
-from sim.experiment.cell import make_cell
-from sim.experiment.inputs import Inputs
+from sim.experiment.cell import Cell, Inputs, make_cell, make_policy
+from sim.experiment.config import RunConfig
+from sim.experiment.run import simulate
 from sim.prices import HardwareProfile
+from sim.results.document import latencies
+from traces.calibrate.tables import pooled
 from traces.kit.errors import UserError, one_of
 from traces.kit.telling import in_short, say
 
@@ -96,11 +100,9 @@ class Evaluation:
                 hardware = self.hardware or dict(config.hardware)
                 priced = make_cell(replace(config, hardware=hardware), self.inputs)
                 row, _ = judge(cell, found, priced)
-            except UserError as error:
-                failed.append({"policy": policy, "budget": budget, "error": in_short(error)})
-                continue
-            except UNREAD as error:
-                failed.append({"policy": policy, "budget": budget, "error": _unread(error)})
+            except (UserError, *UNREAD) as error:
+                said = in_short(error) if isinstance(error, UserError) else _unread(error)
+                failed.append({"policy": policy, "budget": budget, "error": said})
                 continue
             rows.append(row | {"expected": expected(priced), "runs": len(found)})
             last = priced, found[0]
@@ -144,3 +146,70 @@ class Evaluation:
 
 def _unread(error: Exception) -> str:
     return f"the log cannot be replayed ({in_short(error, kind=True)}): it is damaged, or another version's"
+
+
+def fitted(hardware: Mapping[str, Any], found: Mapping[str, Any], traces: Path, name: str) -> dict[str, Any]:
+    """The profile with the overheads that the runs of that step show. UserError if these are damaged.
+
+    They are priced by ``hardware`` without overheads: what is measured of the device may have been less when they were
+    made. Their traces lie in ``traces``.
+    """
+    priced, runs = {"hardware": overheads.put_in(hardware, 0, 0, 0)}, []
+    try:
+        for row in found["samples"]:
+            config = dict(row["config"])
+            given = {key: value for key, value in row.items() if key != "config"}
+            config |= priced | {"trace": str(traces / config["trace"])}
+            runs.append(overheads.Sample(config=RunConfig.from_dict(config), **given))
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"overheads.json: not of python -m real measure ({error}); remove it, and measure it again"
+        ) from None
+    return overheads.with_overheads(hardware, overheads.fit(runs), name, found["model"], found["seed"], found["date"])
+
+
+def expected(cell: Cell) -> float | None:
+    """How far TPOT may be off, as a share, by what was measured before the cell was run; None where nothing was.
+
+    The prediction moves by so much between the quartiles of all that was timed; and of what is not waiting, the
+    overheads explain their own runs of decoding to the worst of their residuals.
+    """
+    hardware = cell.config.hardware
+    if not hardware.get("measured"):
+        return None
+    tpot, waiting = _tpot(cell, hardware)
+    if tpot is None:
+        return None
+    moved = [_tpot(cell, shifted(hardware, quartile))[0] for quartile in ("q1_ns", "q3_ns")]
+    apart = max(abs(it - tpot) / tpot for it in moved if it is not None)
+    fit = (hardware.get("runtime") or {}).get("fit", {})
+    residuals = [float(share) for name, share in fit.items() if name.startswith("decode")]
+    return apart + (1 - waiting) * max(residuals, default=0.0)
+
+
+def _tpot(cell: Cell, hardware: Mapping[str, Any]) -> tuple[float | None, float]:
+    """TPOT in ms, and the share of time that compute waits, on a machine."""
+    priced = make_cell(replace(cell.config, hardware=dict(hardware)), cell.inputs)
+    outcome = simulate(priced, make_policy(priced))
+    spread = latencies(outcome.timings)["tpot"]
+    waiting = sum(outcome.accounts.stall_row()) / max(1, outcome.wall_ns)
+    return (spread["mean"] if spread else None), waiting
+
+
+def shifted(hardware: Mapping[str, Any], quartile: str) -> dict[str, Any]:
+    """A measured machine whose copies and layers take a quartile of what they took, rather than the median."""
+    measured = dict(hardware["measured"])
+    copies = measured["copy_h2d_pinned"] = _at(measured["copy_h2d_pinned"], quartile)
+    best = max(Fraction(n, ns) for n, ns in zip(copies["bytes"], copies["ns"], strict=True))
+    overhead = max(Fraction(0), copies["ns"][0] - copies["bytes"][0] / best) / 1000
+    link = dict(hardware["link"]) | {"h2d_gb_per_s": float(best), "overhead_us": float(overhead)}
+    models = {
+        name: dict(model) | {"expert": _at(model["expert"], quartile)}
+        for name, model in (measured["models"] or {}).items()
+    }
+    measured["models"] = models or None
+    return dict(hardware) | {"measured": measured, "link": link}
+
+
+def _at(table: Mapping[str, Any], quartile: str) -> dict[str, Any]:
+    return dict(table) | {"ns": pooled(table[quartile])}

@@ -8,7 +8,7 @@ from real.evaluate.evaluation import GRIDS, Evaluation
 from real.validation.verdict import agrees, judgement, number, share, table
 from real.validation.writing import word, write_results
 from sim.prices import HardwareProfile
-from traces.calibrate.profile import write as write_profile
+from traces.calibrate.machine import write as write_profile
 from traces.kit.whole import writable, write_whole
 
 
@@ -34,16 +34,13 @@ def _finding(found: Evaluation) -> str:
     agree = sum(map(agrees, rows))
     said = [f"{agree} of {len(rows)} logs give the device's decisions again without a clock"]
     for kind, where in (("link", "the link decides"), ("software", "software decides")):
-        off = [
-            abs(e) for row in rows if row["decides"] == kind and (e := row["errors"]["tpot_ms"]["error"]) is not None
-        ]
-        if off:
+        errors = [row["errors"]["tpot_ms"]["error"] for row in rows if row["decides"] == kind]
+        if off := [abs(error) for error in errors if error is not None]:
             worst = f"the prediction of TPOT is off by {median(off):.1%} in the median, {max(off):.1%} at worst"
             said.append(f"where {where} ({len(off)} cells) {worst}")
     if failed := sum(len(document["failed"]) for document in found.documents.values()):
         said.append(f"**{failed} cells cannot be judged**")
-    exact = found.step("exact")
-    if exact is not None:
+    if (exact := found.step("exact")) is not None:
         said.append(f"outputs are {'' if exact['equal'] else '**not** '}equal to the bit between policies and budgets")
     judged = "Every criterion that could be judged holds." if found.holds else "**Not every criterion holds.**"
     return f"**{'; '.join(said)}.** {judged}"
@@ -59,8 +56,7 @@ def _criteria(found: Evaluation) -> Iterator[str]:
             if it["value"] is not None:
                 over = f"{grid}, {it['over']} decides" if it["over"] != "all" else grid
                 rows.append((it["what"], over, it["cells"], *judgement(it)))
-    exact = found.step("exact")
-    if exact is not None:
+    if (exact := found.step("exact")) is not None:
         rows.append(("outputs equal between policies", "exact", len(exact["digests"]), "", "", _said(exact["equal"])))
     yield table(("figure", "over", "cells", "found", "wanted", ""), rows, 0)
 
@@ -78,14 +74,12 @@ def _grids(found: Evaluation) -> Iterator[str]:
             of = row["policy"]["name"], row["budget"]
             rows.append((*of, *figures, row["decides"], number(row["link"]["gb_per_s"])))
         yield table(heads, rows, 0)
-        if document["failed"]:
-            left = document["failed"]
+        if left := document["failed"]:
             yield "\n".join(f"- not judged: {it['policy']} at {it['budget']}: {it['error']}" for it in left)
 
 
 def _copies(found: Evaluation) -> Iterator[str]:
-    copies = found.step("copies")
-    if copies is None:
+    if (copies := found.step("copies")) is None:
         return
     yield "## Copies from host to device"
     shown = [copies["curves"][f"copy_h2d_{name}"] for name in ("pinned", "call", "pageable")]
@@ -97,8 +91,7 @@ def _copies(found: Evaluation) -> Iterator[str]:
 
 
 def _overheads(found: Evaluation) -> Iterator[str]:
-    runtime = (found.hardware or {}).get("runtime")
-    if runtime is None:
+    if (runtime := (found.hardware or {}).get("runtime")) is None:
         return
     yield "## The runtime's own overheads"
     yield (
@@ -109,16 +102,14 @@ def _overheads(found: Evaluation) -> Iterator[str]:
 
 
 def _decisions(found: Evaluation) -> Iterator[str]:
-    policies = found.decisions["policy_us"]
-    if policies:
+    if policies := found.decisions["policy_us"]:
         yield f"## The policies' own time, {found.decisions['where']}"
         rows = [(name, *(number(it.get(phase)) for phase in ("prefill", "decode"))) for name, it in policies.items()]
         yield table(("policy", "us per prefill pass", "us per decode pass"), rows, 0)
 
 
 def _peers(found: Evaluation) -> Iterator[str]:
-    peers = found.step("peers")
-    if peers is None:
+    if (peers := found.step("peers")) is None:
         return
     yield "## Beside the library"
     took = {row["name"]: row["ms_per_token"] for row in peers["rows"]}
@@ -129,8 +120,7 @@ def _peers(found: Evaluation) -> Iterator[str]:
 
 
 def _exact(found: Evaluation) -> Iterator[str]:
-    exact = found.step("exact")
-    if exact is None:
+    if (exact := found.step("exact")) is None:
         return
     yield "## Outputs"
     same = "equal to the bit" if exact["equal"] else "**not equal**"
@@ -148,8 +138,7 @@ def _exact(found: Evaluation) -> Iterator[str]:
 
 
 def _passes(found: Evaluation) -> Iterator[str]:
-    passes = found.step("passes")
-    if passes is not None:
+    if (passes := found.step("passes")) is not None:
         yield "## A decode pass"
         launches = f" and {passes['launches_per_pass']:.0f} kernel launches" * bool(passes["launches_per_pass"])
         yield (

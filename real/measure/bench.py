@@ -8,21 +8,18 @@ from typing import Any
 
 import torch
 
-from real.calibrate.drawn import draw
+from real.calibrate.overheads import draw
 from real.measure.clock import Clock
 from real.measure.record import Record, read_step
-from real.measure.sizes import FULL, TINY, Subject
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
 from real.validation.ran import runtime_digest
 from real.words import one_run, read_profile
-from sim.experiment.cell import Cell, make_cell
+from sim.experiment.cell import Cell, Inputs, make_cell, make_policy
 from sim.experiment.config import RunConfig
-from sim.experiment.inputs import Inputs
-from sim.experiment.make import make_policy
 from sim.prices import shipped
-from traces.calibrate.machine import describe, now
+from traces.calibrate.machine import describe
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
 from traces.kit.telling import say
@@ -31,6 +28,83 @@ from traces.kit.whole import writable, write_whole
 MAIN, LINK = "main", "link"
 FALLBACK = "h200"
 """The published profile that policies are told of where copies could not be measured."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is run, and on which routing. ``layers``: of a shape that conf/model has deeper."""
+
+    model: str
+    weights: str
+    dtype: str
+    trace: str
+    limit: int | None
+    warmup: int
+    layers: int | None = None
+    drawn: tuple[tuple[int, int], ...] = ()
+    """Requests (prompt tokens, decode steps) of drawn routing; none: the trace is recorded."""
+
+    def profile(self) -> dict[str, Any]:
+        """Its sizes, as conf/model has them."""
+        known = dict(shipped("model", self.model))
+        return known | {"dtype": self.dtype} | ({"moe_layers": self.layers} if self.layers else {})
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large everything is."""
+
+    main: Subject
+    link: Subject
+    shapes: tuple[str, ...]
+    """Models of which one layer is timed."""
+    grid: tuple[tuple[str, str], ...]
+    """(policy, budget) of the cells, the most telling first."""
+    link_grid: tuple[tuple[str, str], ...]
+    again: tuple[tuple[str, str], ...]
+    largest: int  # MiB of a copy
+    max_tokens: int
+    max_context: int
+    copies_s: float
+    layers_s: float
+    overhead_tokens: int
+    new_tokens: int
+    accelerate_tokens: int
+
+
+PROFILED = ("lru", "gate_ahead", "promoe", "fmoe")
+FULL = Size(
+    Subject("olmoe_1b_7b", "random", "bfloat16", "sample", 4, 1),
+    Subject("mixtral_8x7b", "random", "bfloat16", "link", None, 1, layers=4, drawn=((8, 4), (32, 24), (96, 24))),
+    ("olmoe_1b_7b", "mixtral_8x7b"),
+    grid=(("on_demand", "25%"), *((policy, budget) for budget in ("25%", "50%", "75%") for policy in PROFILED)),
+    link_grid=(("on_demand", "25%"), ("lru", "25%"), ("lru", "75%")),
+    again=(("on_demand", "25%"), ("lru", "25%"), ("lru", "50%"), ("lru", "75%")),
+    largest=128,
+    max_tokens=512,
+    max_context=2048,
+    copies_s=40,
+    layers_s=45,
+    overhead_tokens=48,
+    new_tokens=48,
+    accelerate_tokens=4,
+)
+TINY = Size(
+    Subject("reference", "auto", "float32", "sample", 1, 0),
+    Subject("reference", "auto", "float32", "link", None, 1, drawn=((4, 2), (8, 4))),
+    ("reference",),
+    FULL.grid,
+    FULL.link_grid,
+    FULL.again[:2],
+    largest=1,
+    max_tokens=16,
+    max_context=128,
+    copies_s=4,
+    layers_s=6,
+    overhead_tokens=4,
+    new_tokens=6,
+    accelerate_tokens=3,
+)
 
 
 @dataclass
@@ -59,8 +133,6 @@ class Bench:
                 (self.folder / inner).mkdir(parents=True, exist_ok=True)
             self.record = Record(self.folder, about, list(steps))
 
-    # -- files --------------------------------------------------------------------------------------------------
-
     def write(self, name: str, content: Any) -> None:
         """A step's result as NAME.json."""
         write_whole(self.folder / f"{name}.json", dump_json(content))
@@ -74,11 +146,8 @@ class Bench:
         path = self.folder / "profile.yaml"
         return read_profile(path) if path.exists() else dict(shipped("hardware", FALLBACK))
 
-    # -- what is run --------------------------------------------------------------------------------------------
-
     def subject(self, which: str) -> Subject:
-        found: Subject = getattr(self.size, which)
-        return found
+        return self.size.link if which == LINK else self.size.main
 
     def model(self, which: str) -> Offloaded:
         """A subject's model, loaded once and warmed up; another is dropped where there is no room for both."""
@@ -94,9 +163,7 @@ class Bench:
 
     def _load(self, which: str) -> Offloaded:
         subject = self.subject(which)
-        profile = subject.profile()
-        name, layers = subject.model, subject.layers or profile.get("moe_layers")
-
+        name, layers = subject.model, subject.profile().get("moe_layers")
         where = Where(str(self.device), self.host_memory)
         try:
             return where.open(name, subject.dtype, subject.weights, layers)
@@ -134,21 +201,6 @@ class Bench:
         """The same, made real."""
         config = self.config(which, policy, budget, **more)
         return make_cell(replace(config, trace=self.trace(which)), self.inputs)
-
-    def reference(self) -> Cell:
-        """One request of the reference model on its own sample, under lru at 25 %."""
-        config = one_run("lru", "25%", shipped("model", "reference"), self.profile(), "sample", limit=1)
-        return make_cell(config, self.inputs)
-
-    def expert_bytes(self, which: str) -> int:
-        """Bytes of all experts of a subject's model."""
-        subject, profile = self.subject(which), self.subject(which).profile()
-        return int(profile["moe_layers"] * profile["experts"] * profile["expert_bytes"][subject.dtype])
-
-    def date(self) -> str:
-        """When the machine was measured; now, where it was not."""
-        found = self.read("copies")
-        return str(found["date"]) if found else now()
 
     def trace(self, which: str) -> str:
         """Where a subject's routing is: drawn on the spot where it is to be drawn."""

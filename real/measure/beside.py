@@ -17,8 +17,7 @@ from real.runtime.engine import Engine
 from real.runtime.library import resident
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced, run_taught
-from sim.experiment.cell import Cell
-from sim.experiment.make import make_policy, passes_of
+from sim.experiment.cell import Cell, make_policy, passes_of
 from sim.results.document import latencies
 from sim.workload.passes import Pass
 from traces.kit.errors import UserError
@@ -53,7 +52,7 @@ def exactness(bench: Bench) -> str:
     logits = {}
     for policy, budget in EQUAL:
         cell = bench.cell(MAIN, policy, budget, limit=1, warmup=0)
-        logits[f"{policy} at {budget}"] = _logits(partial(_taught, cell, model))
+        logits[f"{policy} at {budget}"] = _logits(partial(run_taught, cell, model, make_policy(cell)))
     with resident(model) as whole:
         library = _logits(partial(_library, first, whole, bench.device))
     digests = {
@@ -67,7 +66,7 @@ def exactness(bench: Bench) -> str:
         "library": _apart(logits["lru at 100%"], library),
     }
     with model.computing(exact=False):
-        grouped = _logits(partial(_taught, first, model))
+        grouped = _logits(partial(run_taught, first, model, make_policy(first)))
     found["grouped"] = _apart(grouped, library) | {"from_exact": _apart(grouped, logits["lru at 100%"])}
     found["tpot_ms"] = {way: _tpot(bench, model, exact) for way, exact in (("exact", True), ("grouped", False))}
     bench.write("exact", found)
@@ -104,18 +103,17 @@ def profile(bench: Bench) -> str:
         path = Path(scratch) / "passes.json"
         made.export_chrome_trace(str(path))
         write_whole(bench.folder / "passes.json.gz", gzip.compress(path.read_bytes(), mtime=0))
-    rows = sorted((_operation(it) for it in made.key_averages()), key=lambda row: -row["cpu_us"] - row["device_us"])
+    rows = [
+        {"name": it.key, "calls": it.count, "cpu_us": it.self_cpu_time_total, "device_us": it.self_device_time_total}
+        for it in made.key_averages()
+    ]
+    rows.sort(key=lambda row: -row["cpu_us"] - row["device_us"])
     passes = PASSES[1] - PASSES[0]
     launched = sum(row["calls"] for row in rows if row["name"].startswith(LAUNCHES))
     operations = sum(row["calls"] for row in rows if row["name"].startswith("aten::"))
     sums = {"passes": passes, "aten_calls_per_pass": operations / passes, "launches_per_pass": launched / passes}
     bench.write("passes", sums | {"policy": "lru", "budget": "50%", "rows": rows[:SHOWN]})
     return f"{operations / passes:.0f} operations a pass, nested ones counted too"
-
-
-def _operation(it: Any) -> dict[str, Any]:
-    device = getattr(it, "self_device_time_total", 0) or 0
-    return {"name": it.key, "calls": it.count, "cpu_us": it.self_cpu_time_total, "device_us": device}
 
 
 def _logits(run: Callable[[Callable[[Pass, Tensor], None]], object]) -> list[Tensor]:
@@ -131,10 +129,6 @@ def _tpot(bench: Bench, model: Offloaded, exact: bool) -> dict[str, Any]:
         run = run_forced(cell, model, make_policy(cell))
     spread = latencies(run.outcome.timings)["tpot"]
     return {"mean": spread["mean"] if spread else None, "slots": run.machine.pool.slots}
-
-
-def _taught(cell: Cell, model: Offloaded, take: Callable[[Pass, Tensor], None]) -> None:
-    run_taught(cell, model, make_policy(cell), take)
 
 
 def _library(cell: Cell, model: Any, device: torch.device, take: Callable[[Pass, Tensor], None]) -> None:

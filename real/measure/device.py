@@ -6,18 +6,16 @@ from dataclasses import asdict, replace
 from real.measure.bench import Bench
 from traces.calibrate.copies import Copies, count_points
 from traces.calibrate.layers import Grids, Layer
-from traces.calibrate.machine import RATE_POINTS, clocks, describe, now, rates
-from traces.calibrate.profile import assemble, write
-from traces.calibrate.tables import Rows
-from traces.calibrate.timing import Budget, Clock, Sample
+from traces.calibrate.machine import RATE_POINTS, assemble, clocks, describe, now, rates, write
+from traces.calibrate.tables import Rows, Sample
+from traces.calibrate.timing import Budget, Clock
 from traces.kit.telling import say
 
 
 def copies(bench: Bench) -> str:
     """Bare rates, and the time of a copy by its size, alone and beside other work: ``copies.json``."""
     size, clock = bench.size, Clock(bench.device)
-    largest = size.largest << 20
-    date = now()
+    largest, date = size.largest << 20, now()
     budget = Budget(_seconds(bench, size.copies_s), RATE_POINTS + count_points(largest))
     found = rates(clock, largest, budget)
     curves = Copies(clock, largest).measure(budget, say)
@@ -61,8 +59,7 @@ def write_profile(bench: Bench) -> None:
     }
     name = re.sub(r"[^a-z0-9]+", "_", bench.record.about["device"].lower()).strip("_").removeprefix("nvidia_")
     measured = found["date"], found["machine"], bench.device, found["rates"]
-    profile = assemble(f"{name}_measured", *measured, curves, sections)
-    write(bench.folder / "profile.yaml", profile)
+    write(bench.folder / "profile.yaml", assemble(f"{name}_measured", *measured, curves, sections))
 
 
 def _seconds(bench: Bench, seconds: float) -> float:

@@ -9,14 +9,16 @@ from functools import partial
 
 import torch
 
-from real.measure.bench import MAIN, Bench
+from real.measure.bench import Bench
 from real.runtime.host import Host
 from real.runtime.models import Where
 from real.runtime.pinned import PageLocks
 from real.runtime.recorded import run_forced
 from real.runtime.selfcheck import CHECKS, ONLY_CUDA
-from sim.core.replay import replay
-from sim.experiment.make import make_core, make_policy
+from real.words import one_run
+from sim.core.log import replay
+from sim.experiment.cell import make_cell, make_core, make_policy
+from sim.prices import shipped
 from traces.calibrate.timing import Clock, measure
 from traces.kit.errors import UserError
 from traces.kit.telling import in_short, say
@@ -29,8 +31,6 @@ COPY_BYTES = 12_582_912
 """One expert of OLMoE-1B-7B in bfloat16."""
 ROOM = 2 * 10**9
 """Host memory beside the experts."""
-
-
 SLOW = ("copies overlap compute", "pinned and registered")
 """What is off by its speed alone: that is said, and measured all the same."""
 
@@ -39,9 +39,9 @@ def run(bench: Bench) -> str:
     """All checks, each reported; UserError, the last line of the report, where one is off: ``preflight.json``."""
     found = []
     for name, check in _checks(bench):
-        began = time.monotonic()
+        began, ok = time.monotonic(), True
         try:
-            ok, said = True, check()
+            said = check()
         except Exception as error:  # whatever it is: the other checks are still to be heard
             ok, said = False, in_short(error, kind=True)
         found.append({"name": name, "ok": ok, "said": said, "seconds": round(time.monotonic() - began, 2)})
@@ -56,19 +56,16 @@ def run(bench: Bench) -> str:
 
 
 def _checks(bench: Bench) -> list[tuple[str, Callable[[], str]]]:
-    device = bench.device
-    found: list[tuple[str, Callable[[], str]]] = [
+    device, cuda = bench.device, bench.device.type == "cuda"
+    names = [name for name in CHECKS if cuda or name not in ONLY_CUDA]
+    return [
         ("versions", versions),
         ("device", lambda: _device(device)),
         ("host memory", lambda: _host(bench)),
+        *((name.replace("_", " "), partial(_checked, CHECKS[name], device)) for name in names),
+        *([("pinned and registered", partial(_registered, device))] if cuda else []),
+        ("reference model", lambda: _reference(bench)),
     ]
-    for name, check in CHECKS.items():
-        if device.type == "cuda" or name not in ONLY_CUDA:
-            found.append((name.replace("_", " "), partial(_checked, check, device)))
-    if device.type == "cuda":
-        found.append(("pinned and registered", lambda: _registered(device)))
-    found.append(("reference model", lambda: _reference(bench)))
-    return found
 
 
 def _checked(check: Callable[[torch.device], None], device: torch.device) -> str:
@@ -101,8 +98,6 @@ def _device(device: torch.device) -> str:
         return "the CPU"
     about = torch.cuda.get_device_properties(device)
     free, total = torch.cuda.mem_get_info(device)
-    if device.index is None:
-        raise UserError("the device has no index")
     return (
         f"{about.name}, compute capability {about.major}.{about.minor}, CUDA {torch.version.cuda},"
         f" {format_bytes(free)} of {format_bytes(total)} free"
@@ -112,7 +107,8 @@ def _device(device: torch.device) -> str:
 def _host(bench: Bench) -> str:
     """Touch as much as the experts will take, in steps: a machine that has not got it says so, and grows if it can."""
     host = Host(bench.host_memory)
-    nbytes = bench.expert_bytes(MAIN)
+    subject, profile = bench.size.main, bench.size.main.profile()
+    nbytes = int(profile["moe_layers"] * profile["experts"] * profile["expert_bytes"][subject.dtype])
     host.check(nbytes + ROOM, "the experts and all else")
     began = time.monotonic()
     block = next(host.blocks(nbytes, 1))
@@ -144,7 +140,8 @@ def _registered(device: torch.device) -> str:
 def _reference(bench: Bench) -> str:
     """The reference model, one request under lru: the device's log, replayed, must give the device's decisions."""
     model = Where(str(bench.device)).open("reference", "float32")
-    cell = bench.reference()
+    config = one_run("lru", "25%", shipped("model", "reference"), bench.profile(), "sample", limit=1)
+    cell = make_cell(config, bench.inputs)
     try:
         done = run_forced(cell, model, make_policy(cell))
         if replay(done.core.log, make_core(cell, make_policy(cell))) != done.core.digest():

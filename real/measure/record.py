@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +33,21 @@ class Record:
     def __init__(self, folder: Path, about: Mapping[str, Any], steps: list[str]) -> None:
         self.path, self.about = folder / FILE, dict(about)
         self.states = {name: State() for name in steps}
-        found = read(folder) if self.path.exists() else None
-        if found is None:
+        if not self.path.exists():
             return
+        found = read(folder)
         for key, value in self.about.items():
-            if key not in GROWS and found["about"].get(key) != value:
-                was = found["about"].get(key)
+            if key not in GROWS and (was := found["about"].get(key)) != value:
                 raise UserError(
                     f"out={folder}: was measured with {key}={was}, and this is {value}; allowed: a new folder"
                 )
-        for name, state in found["steps"].items():
-            if name in self.states:
-                self.states[name] = State(**state)
+        self.states |= {name: State(**state) for name, state in found["steps"].items() if name in self.states}
 
     def note(self, name: str, state: State) -> None:
         """A step has ended: write it down."""
         self.states[name] = state
         steps = {name: asdict(state) for name, state in self.states.items()}
-        content = {"schema": SCHEMA, "about": self.about, "steps": steps}
-        write_whole(self.path, dump_json(content))
+        write_whole(self.path, dump_json({"schema": SCHEMA, "about": self.about, "steps": steps}))
 
     def table(self) -> str:
         """A line per step, for a person."""
@@ -98,14 +94,8 @@ def read(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error.strerror}; allowed: a folder of python -m real measure") from None
     except ValueError as error:
         raise UserError(f"{path}: not a record of python -m real measure ({error})") from None
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not _whole(found):
-        raise UserError(f"{path}: not a record of schema {SCHEMA}; measure again into a new folder")
-    return found
-
-
-def _whole(found: Mapping[str, Any]) -> bool:
-    about, steps = found.get("about"), found.get("steps")
-    if not isinstance(about, dict) or not isinstance(steps, dict):
-        return False
-    wanted = {it.name for it in fields(State)}
-    return all(isinstance(it, dict) and it.keys() == wanted for it in steps.values())
+    match found:
+        case {"schema": schema, "about": dict(), "steps": dict(steps)} if schema == SCHEMA:
+            if all(isinstance(it, dict) and it.keys() == asdict(State()).keys() for it in steps.values()):
+                return dict(found)
+    raise UserError(f"{path}: not a record of schema {SCHEMA}; measure again into a new folder")

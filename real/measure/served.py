@@ -11,9 +11,9 @@ from real.measure.clock import OutOfTimeError
 from real.runtime.recorded import run_forced
 from real.validation.own_time import own_time
 from real.validation.ran import Ran, load, load_all, save
-from sim.experiment.cell import make_cell
+from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.config import RunConfig
-from sim.experiment.make import make_policy
+from traces.calibrate.machine import now
 from traces.kit.errors import UserError
 from traces.kit.telling import say
 
@@ -36,12 +36,10 @@ def overheads(bench: Bench) -> str:
     plan = fitting.Plan(tokens=bench.size.overhead_tokens, repeat=1)
     folder = bench.folder / "traces"
     runs = fitting.samples(model, subject.profile(), bench.profile(), subject.model, plan, folder)
-    rows = []
-    for run in runs:
-        config = replace(run.config, trace=Path(run.config.trace).name)
-        rows.append({key: value for key, value in vars(run).items() if key != "config"} | {"config": asdict(config)})
+    rows = [asdict(replace(run, config=replace(run.config, trace=Path(run.config.trace).name))) for run in runs]
     about = {"model": f"{subject.model}, weights={subject.weights}", "seed": plan.seed}
-    bench.write("overheads", about | {"date": bench.date(), "samples": rows})
+    copies = bench.read("copies")  # of a machine that was measured then
+    bench.write("overheads", about | {"date": copies["date"] if copies else now(), "samples": rows})
     return f"{len(rows)} runs"
 
 
@@ -78,8 +76,7 @@ def _name(policy: str, budget: str, suffix: str) -> str:
 
 
 def _config(bench: Bench, which: str, policy: str, budget: str, folder: Path) -> RunConfig:
-    """As the cell was run before, if it was: the machine's profile may say more by now, and a second run is of the
-    same cell."""
+    """As the cell was run before, if it was: the machine's profile may say more by now, and a second run is of it."""
     ran = sorted(folder.glob(f"{_name(policy, budget, '')}*.json"))
     if not ran:
         return bench.config(which, policy, budget)
@@ -100,11 +97,10 @@ def _grid(bench: Bench, which: str, grid: tuple[tuple[str, str], ...], folder: s
         try:
             config = _config(bench, which, policy, budget, path.parent)
             cell = make_cell(replace(config, trace=bench.trace(which)), bench.inputs)
-            run = run_forced(cell, model, make_policy(cell))
+            left = Ran.of(cell, run_forced(cell, model, make_policy(cell)))
         except UserError as error:
             wrong.append(f"{policy} at {budget}: {error}")
             continue
-        left = Ran.of(cell, run)
         save(path, config, left)
         ran += 1
         spent = time.monotonic() - began

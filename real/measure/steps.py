@@ -57,7 +57,7 @@ MINUTES = 9.0
 def chosen(only: str) -> list[Step]:
     """The steps named in ``only=``, all without it. UserError for a name that is none."""
     names = only.split(",") if only else [step.name for step in STEPS]
-    known = {step.name: step for step in STEPS}
+    known = [step.name for step in STEPS]
     for name in names:
         if name not in known:
             raise UserError(f"only={only}: {name!r} is no step; {allowing(name, known)}")

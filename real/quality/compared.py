@@ -2,7 +2,7 @@
 
 import gc
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +13,16 @@ import torch
 from policies import registry
 from policies.lru import LRU
 from real.quality.scores import Kept, Scores
-from real.quality.words import Options
 from real.run.session import on_device
+from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_taught
 from real.validation.ran import runtime_digest
 from real.words import model_dtype
-from sim.experiment.cell import Cell, make_cell
+from sim.experiment.cell import Cell, make_cell, make_core, make_policy
 from sim.experiment.config import RunConfig
-from sim.experiment.digest import code_digest
-from sim.experiment.make import make_core, make_policy
-from sim.experiment.provenance import identify
+from sim.experiment.provenance import code_digest, identify
+from sim.results.columns import leaves
 from sim.results.document import SCHEMA
 from sim.results.quality import quality
 from traces.collect.record import Wanted, collect
@@ -36,15 +35,11 @@ from traces.prompts.source import PromptFile
 
 
 @contextmanager
-def traced(config: RunConfig, loaded: Loaded, options: Options) -> Iterator[RunConfig]:
+def traced(config: RunConfig, loaded: Loaded, prompts: PromptFile | None, decoding: Decoding) -> Iterator[RunConfig]:
     """The configuration on the text's trace: the one that is named, or one that is recorded here, and dropped."""
-    if not options.prompts:
+    if prompts is None:
         yield config
         return
-    if config.trace != "sample":
-        raise UserError(f"trace={config.trace}: not beside prompts={options.prompts}; allowed: one of them")
-    prompts = PromptFile(Path(options.prompts), limit=options.texts, split=options.split, seed=config.seed)
-    decoding = Decoding("teacher_forced", options.max_new_tokens, options.max_prompt_tokens)
     signals = registry.find(str(config.policy.get("name"))).signals | {"router_probs", "token_ids"}
     with tempfile.TemporaryDirectory(prefix="moe-offload-") as scratch:
         trace = Path(scratch) / "text"
@@ -52,14 +47,15 @@ def traced(config: RunConfig, loaded: Loaded, options: Options) -> Iterator[RunC
         yield replace(config, trace=str(trace))
 
 
-def measure(config: RunConfig, name: str, budgets: Sequence[str], options: Options) -> Iterator[dict[str, Any]]:
+def measure(
+    config: RunConfig, name: str, budgets: Sequence[str], where: Where, prompts: PromptFile | None, decoding: Decoding
+) -> Iterator[dict[str, Any]]:
     """The result documents, one for each budget (none: the configuration's), as they come. UserError for mistakes.
 
-    ``name``: the checkpoint.
+    ``name``: the checkpoint; ``prompts``: texts instead of the configuration's trace.
     """
-    where = options.where()
     loaded = where.load(name, model_dtype(config))
-    with traced(config, loaded, options) as given:
+    with traced(config, loaded, prompts, decoding) as given:
         budgets = budgets or [str(given.budget)]
         cells = [make_cell(replace(given, budget=budget, bounds=False, log=False)) for budget in budgets]
         _check_source(cells[0], loaded)
@@ -70,7 +66,7 @@ def measure(config: RunConfig, name: str, budgets: Sequence[str], options: Optio
         kept = full_outputs(cells[0], model)
         for cell in cells:
             gc.collect()  # the slots of the run before: its core and its policy hold each other
-            yield _compared(cell, model, kept, loaded, recorded=bool(options.prompts))
+            yield _compared(cell, model, kept, loaded, recorded=prompts is not None)
 
 
 def _check_source(cell: Cell, loaded: Loaded) -> None:
@@ -87,8 +83,7 @@ def _check_source(cell: Cell, loaded: Loaded) -> None:
 
 def full_outputs(cell: Cell, model: Offloaded) -> Kept:
     """The full model's outputs: all experts resident, or, where the device has no room for them, the cell's budget."""
-    budget = cell.total_expert_bytes
-    device = model.backend.device
+    budget, device = cell.total_expert_bytes, model.backend.device
     if device.type == "cuda" and budget > ROOM * free_memory(device):
         budget = cell.setup.budget
     whole = replace(cell, setup=replace(cell.setup, budget=budget))
@@ -114,9 +109,7 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, *, recor
         for key, why in unknown.items()
     }
     measured = scores.figures()
-    for key, figure in _flat(measured):
-        if figure is None:
-            nulls[f"measured.{key}"] = "there is no such token"
+    nulls |= {key: "there is no such token" for key, figure in leaves(measured, "measured") if figure is None}
     policy = run.outcome.policy
     return {
         "schema": SCHEMA,
@@ -162,11 +155,3 @@ def _source(cell: Cell, recorded: bool) -> dict[str, Any]:
         if manifest.decoding["mode"] == "teacher_forced"
         else "generated by the full model",
     }
-
-
-def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in figures.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

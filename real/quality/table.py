@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.results.quality import SHARES
-from traces.kit.console import stdout_console
+from traces.kit.telling import stdout_console
 from traces.kit.units import format_bytes
 
 

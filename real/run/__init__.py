@@ -67,7 +67,7 @@ def main(options: Options) -> int:
     prepare(options.threads)
     from real.run.folder import keep, show
     from real.run.session import forced, live
-    from traces.kit.shipped import PROMPTS_FILE
+    from traces.kit.conf import PROMPTS_FILE
     from traces.prompts.jobs import Decoding
     from traces.prompts.source import PromptFile
 

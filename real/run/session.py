@@ -21,13 +21,12 @@ from real.runtime.runner import DeviceRun, check_device, check_shape
 from real.runtime.trace import write_trace
 from real.words import model_dtype
 from sim.core.core import Core
-from sim.core.replay import replay
-from sim.experiment.cell import Cell, Predicted, make_cell, make_setup
+from sim.core.log import replay
+from sim.experiment.cell import Cell, make_cell, make_core, make_policy, make_setup, policy_of
 from sim.experiment.config import RunConfig
 from sim.experiment.lacks import There
-from sim.experiment.make import make_core, make_policy, policy_of
 from sim.experiment.provenance import result_of
-from sim.experiment.room import AUTO, Context, Room
+from sim.experiment.room import AUTO, Room
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile
 from sim.prices.costs import Costs
 from sim.workload.passes import select
@@ -128,10 +127,10 @@ def serve(
 ) -> tuple[DeviceRun, Live]:
     """Continue prompts under the configured policy: what the run has left, and what the model has shown. UserError."""
     fitted, batch = predictors or {}, int(config.workload["batch"])
-    context = Context.of((len(request.prompt) + request.new_tokens for request in requests), batch)
-    setup = make_live_setup(config, model, name, fitted, context)
+    tokens = [len(request.prompt) + request.new_tokens for request in requests]
+    setup = make_live_setup(config, model, name, fitted, tokens)
     if config.budget == AUTO:
-        setup = make_live_setup(replace(config, budget=budget_there(setup, model)), model, name, fitted, context)
+        setup = make_live_setup(replace(config, budget=budget_there(setup, model)), model, name, fitted, tokens)
     policy = policy_of(config.policy, setup, there(config, history, fitted))
     depth = HardwareProfile.from_dict(config.hardware).link.depth
     return run_live(model, policy, requests, batch=batch, depth=depth, ends=ends, predictors=fitted)
@@ -179,9 +178,12 @@ def find_history(config: RunConfig, moe: MoeModel, *, given: bool) -> Trace | No
 
 
 def make_live_setup(
-    config: RunConfig, model: Offloaded, name: str, predictors: Mapping[str, Fitted], context: Context
+    config: RunConfig, model: Offloaded, name: str, predictors: Mapping[str, Fitted], tokens: Sequence[int]
 ) -> Setup:
-    """What the policy is to know, without a trace: a checkpoint is priced by its own shapes. UserError."""
+    """What the policy is to know, without a trace: a checkpoint is priced by its own shapes. UserError.
+
+    ``tokens``: of each request, prompt and output.
+    """
     moe, profile = model.moe, config.model
     if profile.get("name") == AS_TRACED:
         sizes = {"n_layers": len(moe.layers), "n_experts": moe.n_experts, "top_k": moe.top_k}
@@ -195,9 +197,8 @@ def make_live_setup(
     known = {}
     for name, fitted in predictors.items():
         facts = {key: fitted.about[key] for key in ("kind", "input")}
-        about = Predictor(name, int(fitted.about["stride"]), int(fitted.about["top_k"]), facts)
-        known[name] = Predicted(about, np.empty((0, 0, 0), np.uint16), fitted.sha256)
-    room = Room.of(priced, hardware, context)
+        known[name] = Predictor(name, int(fitted.about["stride"]), int(fitted.about["top_k"]), facts)
+    room = Room.of(priced, hardware, tokens, config.workload["batch"])
     setup = make_setup(config, costs, hardware, room, moe.n_experts, moe.top_k, known)
     check_shape(setup, model, priced.name)
     return setup

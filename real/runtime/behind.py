@@ -17,9 +17,9 @@ import torch
 from real.runtime.backend import DeviceError, Ticket
 from real.runtime.pool import Pool
 from sim.core.core import Core
+from sim.core.loads import NONE, Prediction
 from sim.core.log import record
 from sim.core.state import DEMAND
-from sim.core.words import NONE, Prediction
 from sim.results.timeline import Timeline
 from traces.kit.telling import in_short
 

@@ -10,7 +10,7 @@ from transformers import DynamicCache
 from real.runtime.backend import upload
 from sim.workload.passes import Pass
 from traces.kit.errors import UserError
-from traces.models.cache import cache_key, known
+from traces.models.families import cache_key, known
 
 
 def check_cache(model: Any) -> None:

@@ -14,15 +14,13 @@ from torch import Tensor
 from policies.api import Policy
 from policies.predictors.saved import Fitted
 from real.runtime.events import Feed
-from sim.workload.demand import ordered_union
-from sim.workload.passes import Pass
+from sim.workload.passes import Pass, ordered_union
 from sim.workload.signals import TraceSignals
 from traces.format.layout import absent_id, by_descending_weight, ids_dtype
 from traces.kit.errors import UserError
 from traces.models.families import MoeModel
 from traces.models.routers import ask
 from traces.models.scoring import Law
-from traces.models.verify import read_router
 
 Array = NDArray[Any]
 AHEAD = 3
@@ -97,7 +95,7 @@ class StepShown:
             return np.full((self.rows, moe.top_k), absent_id(moe.n_experts), ids_dtype(moe.n_experts))
         hidden = self.hidden[layer]
         asked = ask(moe.layers[later].router, moe.layers[later].law.bias, hidden)
-        _, weights, ids = read_router(moe, later, asked, len(hidden))
+        _, weights, ids = moe.read_router(later, asked, len(hidden))
         return by_descending_weight(_numpy(ids), _numpy(weights))[0].astype(ids_dtype(moe.n_experts))
 
     def _predicted(self, name: str, layer: int) -> Array:
@@ -206,7 +204,7 @@ class Live(Feed):
             if self.wanted & {"hidden", "gate_ahead"}:
                 shown.hidden.append(hidden.clone())
             if "router_probs" in self.wanted:
-                shown.logits.append(read_router(self.moe, index, output, len(hidden))[0])
+                shown.logits.append(self.moe.read_router(index, output, len(hidden))[0])
 
         return hook
 

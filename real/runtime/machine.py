@@ -1,6 +1,6 @@
 """The real machine: the same core, told what happens by the model's own forward pass and by a copy thread.
 
-Calls into the core are serialised by one lock and logged (sim.core.replay). An expert's compute is told as done when
+Calls into the core are serialised by one lock and logged (sim.core.log). An expert's compute is told as done when
 the device has done it: at the next event at the latest, whose gate waits for the device anyway, or by the copy thread.
 """
 
@@ -17,9 +17,9 @@ from policies.api import LayerEvent
 from real.runtime.behind import Behind
 from real.runtime.pool import Pool
 from sim.core.accounts import PREDICTOR, Accounts
-from sim.core.core import Core
+from sim.core.core import END, Core
+from sim.core.loads import NONE, Prediction
 from sim.core.state import CoreError
-from sim.core.words import END, NONE, Prediction
 from sim.machine.listener import PASS
 from sim.machine.timings import Timings
 from sim.workload.passes import Pass

@@ -13,8 +13,7 @@ from real.runtime.events import Feed
 from real.runtime.live import Live
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import DeviceRun, Runner, check_shape, device_machine, running
-from sim.experiment.cell import Cell
-from sim.experiment.make import make_signals, passes_of
+from sim.experiment.cell import Cell, make_signals, passes_of
 from sim.workload.passes import Pass
 from traces import Trace
 from traces.kit.errors import UserError
@@ -56,7 +55,7 @@ def run_taught(cell: Cell, model: Offloaded, policy: Policy, take: Callable[[Pas
     if (largest := int(tokens.max(initial=0))) >= vocabulary:
         raise UserError(f"{trace} has token {largest}; allowed: 0 to {vocabulary - 1}, the model's")
     live = Live(model.moe, policy.needs())
-    signals = live.signals(policy, {name: found.ids for name, found in cell.predicted.items()})
+    signals = live.signals(policy, {name: np.asarray(found.expert_ids) for name, found in cell.predicted.items()})
     machine = device_machine(model, policy, signals, cell.hardware.link.depth)
 
     def read(logits: Tensor) -> Tensor:

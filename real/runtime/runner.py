@@ -13,9 +13,8 @@ from real.runtime.events import Feed, Run
 from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
-from sim.core.core import Core
-from sim.core.stated import stated
-from sim.core.words import StepSignals
+from sim.core.acting import stated
+from sim.core.core import Core, StepSignals
 from sim.results.document import Outcome
 from sim.workload.passes import Pass
 from traces.kit.errors import UserError

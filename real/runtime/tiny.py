@@ -20,9 +20,8 @@ from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import Runner, device_machine, running
 from sim.core.core import Core
-from sim.core.replay import replay
-from sim.workload.demand import ordered_union
-from sim.workload.passes import Pass
+from sim.core.log import replay
+from sim.workload.passes import Pass, ordered_union
 from sim.workload.signals import TraceSignals
 
 L, E, K, WIDTH, VOCABULARY = 3, 8, 2, 128, 128

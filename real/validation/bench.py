@@ -17,9 +17,8 @@ from real.validation.ran import runtime_digest
 from real.validation.verdict import agrees
 from real.validation.writing import provenance
 from real.words import read_profile
-from sim.experiment.cell import Cell, make_cell
+from sim.experiment.cell import Cell, make_cell, make_policy
 from sim.experiment.config import RunConfig
-from sim.experiment.make import make_policy
 from sim.results.label import label
 from traces.calibrate import cli as device_alone
 from traces.calibrate.machine import describe, now

@@ -7,9 +7,8 @@ from real.diff import differences
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
 from real.validation.ran import COUNTED, Ran, counted
-from sim.core.replay import replay
-from sim.experiment.cell import Cell
-from sim.experiment.make import make_core, make_policy
+from sim.core.log import replay
+from sim.experiment.cell import Cell, make_core, make_policy
 from sim.experiment.provenance import identify, result_of
 from sim.experiment.run import simulate
 from sim.results.document import Outcome

@@ -3,10 +3,8 @@
 from typing import Any
 
 from real.validation.ran import Ran, Runs
-from sim.experiment.cell import make_cell
+from sim.experiment.cell import Inputs, make_cell, make_core, make_policy
 from sim.experiment.config import RunConfig
-from sim.experiment.inputs import Inputs
-from sim.experiment.make import make_core, make_policy
 from sim.experiment.policy_time import BASELINE, Logged, measure_policy_time
 
 
@@ -23,7 +21,7 @@ def own_time(runs: Runs, budget: str, inputs: Inputs, repeat: int = 3) -> dict[s
     for (policy, size), it in runs.items():
         if size == budget and policy != BASELINE:
             measured = measure_policy_time(_logged(it, inputs), _logged(base, inputs), repeat=repeat)
-            found[it[0].policy["name"]] = measured.policy_us()
+            found[it[0].policy["name"]] = {phase: round(took.us, 1) for phase, took in measured.items()}
     return found
 
 

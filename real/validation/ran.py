@@ -33,7 +33,7 @@ COUNTED = ("hits", "fates", "fate_bytes", "issued", "demand_bytes", "speculative
 
 @dataclass(frozen=True)
 class Ran:
-    """One run. ``document``: the result, as the simulator's; ``log``: the facts, int64 words as in sim.core.replay.
+    """One run. ``document``: the result, as the simulator's; ``log``: the facts, int64 words as in sim.core.log.
 
     ``counted``: COUNTED of the accounts. ``link``: nanoseconds in which it copied, and the bytes of those copies.
     ``code``: of the runtime that ran it.

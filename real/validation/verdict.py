@@ -96,7 +96,7 @@ def show(text: Callable[[int], str]) -> None:
     try:
         from rich.markdown import Markdown
 
-        from traces.kit.console import stdout_console
+        from traces.kit.telling import stdout_console
     except ImportError:
         sys.stdout.write(text(WIDE))
         return

@@ -20,7 +20,7 @@ from sim.check.laws import (
 )
 from sim.check.variants import Variant, named
 from traces.kit.errors import UserError
-from traces.kit.unexpected import in_one_line
+from traces.kit.telling import in_one_line
 from traces.kit.units import counted
 from traces.kit.words import Position
 
@@ -92,22 +92,19 @@ Trial = tuple[str, Callable[[], None]]
 
 
 def _check(name: str, tried: Sequence[Variant], refused: Sequence[str]) -> int:
-    sys.stdout.write(f"{name}: {counted(len(tried), 'variant')}\n")
+    print(f"{name}: {counted(len(tried), 'variant')}")
     if refused:
-        sys.stdout.write(f"  left out, as it refuses them: {', '.join(refused)}\n")
+        print(f"  left out, as it refuses them: {', '.join(refused)}")
     broken = 0
     for law, trials in _laws(name, tried).items():
-        problem, number = None, 0
-        for number, (where, trial) in enumerate(trials, 1):  # noqa: B007 - how many there were
-            problem = _problem(trial)
-            if problem is not None:
-                problem = f"BROKEN: {where}{problem}"
+        told = "holds, tried 0 times"
+        for number, (where, trial) in enumerate(trials, 1):
+            told = f"holds, tried {counted(number, 'time')}"
+            if (problem := _problem(trial)) is not None:
+                told, broken = f"BROKEN: {where}{problem}", 1
                 break
-        broken += problem is not None
-        held = f"holds, tried {counted(number, 'time')}"
-        sys.stdout.write(f"  {law:<12} {problem or held}\n")
-        sys.stdout.flush()
-    return 1 if broken else 0
+        print(f"  {law:<12} {told}", flush=True)
+    return broken
 
 
 def _laws(name: str, tried: Sequence[Variant]) -> dict[str, Iterator[Trial]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from policies.api import LayerEvent, Policy, Setup
 from policies.bounds.future import Clairvoyant, Future
-from sim.check.synthetic import FakeHistory, FakeSignals, Routing
+from sim.check.synthetic import FakeSignals, Routing, some_history
 from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.core.log import record
@@ -87,7 +87,7 @@ class Run:
 def ready(policy: Policy, routing: Routing) -> Policy:
     """Give a policy what it may ask for before the first fact: train requests, the future."""
     if policy.wants_history():
-        policy.fit(FakeHistory(policy.setup, routing.world))
+        policy.fit(some_history(policy.setup, routing.world))
     if isinstance(policy, Clairvoyant):
         n_all = policy.setup.n_layers * policy.setup.n_experts
         policy.foresee(Future.of((d for p in routing.passes() for d in p.demand), n_all))

@@ -16,14 +16,14 @@ from policies.api import Policy, Setup
 from sim.check.lab import ready, run
 from sim.check.synthetic import PLAIN, FakeSignals, FlatCosts, Routing, World, draw, setup_of
 from sim.check.variants import Variant
+from sim.core.acting import stated
 from sim.core.core import Core
-from sim.core.replay import replay
-from sim.core.stated import stated
+from sim.core.log import replay
 from traces.kit.errors import UserError
 
 EXPERT = 12  # bytes
-SLOW = FlatCosts(copy=170, expert=30).times(1000)  # the link is the bottleneck
-FAST = FlatCosts(copy=20, expert=90).times(1000)  # prefetches arrive in time; predictions take microseconds too
+SLOW = FlatCosts(170_000, 30_000, 5_000, 30_000, 7_000, 3_000)  # the link is the bottleneck
+FAST = replace(SLOW, copy=20_000, expert=90_000)  # prefetches arrive in time; predictions take microseconds too
 
 
 def everything(seed: int, world: World = PLAIN) -> tuple[Routing, Setup]:

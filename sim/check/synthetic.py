@@ -1,10 +1,8 @@
 """Prices, traces, signals and train requests that are made up."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import partial, partialmethod
 from typing import Any
 
 import numpy as np
@@ -13,10 +11,7 @@ from numpy.typing import NDArray
 from policies.api import PastStep, Predictor, Setup
 from sim.workload.passes import Pass
 
-PREDICTORS = {
-    "near": Predictor("near", 1, 3),
-    "far": Predictor("far", 2, 2, {"recall": 0.7}),
-}
+PREDICTORS = {"near": Predictor("near", 1, 3), "far": Predictor("far", 2, 2, {"recall": 0.7})}
 """Fitted predictors of every synthetic trace, beside those that a policy asks for."""
 ABSENT = 255
 
@@ -43,10 +38,6 @@ class FlatCosts:
     dense: int = 30
     head: int = 7
     layer_overhead_ns: int = 3
-
-    def times(self, factor: int) -> FlatCosts:
-        """Everything so many times as dear."""
-        return FlatCosts(*(factor * getattr(self, it.name) for it in fields(self)))
 
     def copy_ns(self, nbytes: int) -> int:
         return self.copy * nbytes // 12
@@ -99,7 +90,7 @@ class Routing:
 class FakeSignals:
     """Signals of a :class:`Routing`; asking before the gate, or of another layer, is impossible."""
 
-    def __init__(self, signals: dict[str, NDArray[Any]]) -> None:
+    def __init__(self, signals: dict[str, Any]) -> None:
         self.arrays = signals
         self.layer = -1
         self.parts: Sequence[tuple[int, int]] = ()
@@ -111,37 +102,25 @@ class FakeSignals:
         self.parts, self.layer = parts, -1
 
     def _rows(self, name: str, *index: int) -> Any:
-        rows = slice(None)
-        return np.concatenate([self.arrays[name][first : first + n][(rows, *index)] for first, n in self.parts])  # type: ignore[arg-type]
+        return np.concatenate([self.arrays[name][(slice(first, first + n), *index)] for first, n in self.parts])
 
     def _gated(self, name: str, *index: int) -> Any:
         if self.layer < 0:
             raise AssertionError(f"{name} was asked for before a gate had run")
         return self._rows(name, self.layer, *index)
 
-    def token_ids(self) -> Any:
-        return self._rows("token_ids")
-
-    def embedding(self) -> Any:
-        return self._rows("embedding")
-
-    def expert_ids(self) -> Any:
-        return self._gated("expert_ids")
-
-    def expert_weights(self) -> Any:
-        return self._gated("expert_weights")
-
-    def router_probs(self) -> Any:
-        return self._gated("router_probs")
+    token_ids = partialmethod(_rows, "token_ids")
+    embedding = partialmethod(_rows, "embedding")
+    expert_ids = partialmethod(_gated, "expert_ids")
+    expert_weights = partialmethod(_gated, "expert_weights")
+    router_probs = partialmethod(_gated, "router_probs")
+    hidden = partialmethod(_gated, "hidden")
 
     def gate_ahead(self, distance: int) -> Any:
         recorded = self.arrays["gate_ahead"].shape[2]
         if not 1 <= distance <= recorded:
             raise AssertionError(f"it reads gate_ahead {distance} layers ahead; it declares, and has, 1 to {recorded}")
         return self._gated("gate_ahead", distance - 1)
-
-    def hidden(self) -> Any:
-        return self._gated("hidden")
 
     def predicted(self, name: str) -> Any:
         return self._gated(f"predicted/{name}")
@@ -195,36 +174,29 @@ def draw(
 
 
 class Recorded:
-    """Train requests with the passes of a routing; a request begins with each prefill."""
+    """Train requests with the passes of a routing, and a made-up popularity; a request begins with each prefill."""
 
     def __init__(self, routing: Routing) -> None:
         self.routing = routing
 
     def popularity(self) -> NDArray[np.int64]:
-        raise AssertionError("popularity is not asked for")
+        n_all = self.routing.ids.shape[1] * self.routing.n_experts
+        return np.asarray(np.random.default_rng(99).integers(0, 40, n_all))
 
     def steps(self) -> Iterator[PastStep]:
-        request, signals = -1, self.routing.signals
-        names = [f.name for f in fields(PastStep)[3:]]
+        request, names = -1, [f.name for f in fields(PastStep)[3:]]
         for prefill, first, rows in self.routing.steps:
             request += prefill
             span = slice(first, first + rows)
-            yield PastStep(request, prefill, rows, *(partial(_copy, signals, name, span) for name in names))
+            yield PastStep(request, prefill, rows, *(partial(self._copy, name, span) for name in names))
+
+    def _copy(self, name: str, rows: slice) -> NDArray[Any]:
+        return self.routing.signals[name][rows].copy()
 
 
-def _copy(signals: dict[str, NDArray[Any]], name: str, rows: slice) -> NDArray[Any]:
-    return signals[name][rows].copy()
-
-
-class FakeHistory(Recorded):
-    """Some train requests, with all signals."""
-
-    def __init__(self, setup: Setup, world: World = PLAIN) -> None:
-        super().__init__(draw(99, setup.n_layers, setup.n_experts, setup.top_k, decode=6, world=world))
-        self.counts = np.random.default_rng(99).integers(0, 40, setup.n_layers * setup.n_experts)
-
-    def popularity(self) -> NDArray[np.int64]:
-        return self.counts
+def some_history(setup: Setup, world: World = PLAIN) -> Recorded:
+    """Train requests of a model's shape, with all signals."""
+    return Recorded(draw(99, setup.n_layers, setup.n_experts, setup.top_k, decode=6, world=world))
 
 
 def setup_of(

@@ -1,11 +1,12 @@
-"""Every policy there is, with its parameters in turn, for what must hold for all of them."""
+"""Every policy there is, with its parameters in turn at values of their types, for what must hold for all of them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice, product
 from random import Random
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 import yaml
@@ -13,7 +14,6 @@ import yaml
 from policies import registry
 from policies.api import Policy, Predictor, Setup, Signal
 from sim.check.synthetic import PLAIN, PREDICTORS, Routing, World, setup_of
-from sim.check.values import at_first, one_other, others
 from traces.kit import conf
 from traces.kit.errors import UserError, allowing
 
@@ -23,6 +23,60 @@ LARGEST = 257
 """Layers of the largest model that is tried, where a policy refuses smaller ones."""
 TOGETHER = 2
 """Variants of a policy of which any number of parameters are changed at once."""
+
+
+def one_other(hint: Any, default: Any) -> list[Any]:
+    """One other value per kind of a parameter, and every choice: what the tests of all policies can afford."""
+    if hint is bool:
+        return [not default]
+    if hint is int:
+        return [default + 1]
+    if hint is float:
+        return [default + 0.1]
+    if int in getattr(hint, "__args__", ()):  # or null
+        return [2 if default is None else None]
+    return [choice for choice in getattr(hint, "__args__", ()) if isinstance(choice, str) and choice != default]
+
+
+def others(hint: Any, default: Any) -> list[Any]:
+    """More of them: on both sides of the default, without a change of sign; shares stay between 0 and 1.
+
+    A policy refuses what is out of its own bounds. Of free texts nothing is known, so they stay as they are.
+    """
+    if get_origin(hint) in (Union, UnionType):
+        kinds = get_args(hint)
+        plain = [kind for kind in kinds if kind not in (NoneType, str)]
+        start = [default] if default is not None else []
+        found = [value for kind in plain for value in (start and others(kind, default)) or at_first(kind)[:2]]
+        return [value for value in (*found, *([None] if NoneType in kinds else [])) if value != default]
+    if get_origin(hint) is Literal:
+        return [choice for choice in get_args(hint) if choice != default or type(choice) is not type(default)]
+    if hint is bool:
+        return [not default]
+    if hint is int:
+        near = [default + 1, default - 1, 2 * default + 1] if default > 0 else [default + 1]
+        return [value for value in dict.fromkeys(near) if value > 0 or default <= 0]
+    if hint is float:
+        if 0 < default < 1:
+            return [default / 2, (1 + default) / 2]
+        return [default + 0.1, default / 2, 2 * default] if default else [0.1, 1.0]
+    return []
+
+
+def at_first(hint: Any) -> list[Any]:
+    """What to begin with where there is no default."""
+    if get_origin(hint) in (Union, UnionType):
+        kinds = get_args(hint)
+        return [*([None] if NoneType in kinds else []), *(x for k in kinds if k is not NoneType for x in at_first(k))]
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    firsts: dict[Any, list[Any]] = {
+        bool: [False, True],
+        int: [1, 2, 4, 16, 0],
+        float: [0.5, 1.0, 10.0, 0.0],
+        str: ["x"],
+    }
+    return firsts.get(hint, [])
 
 
 @dataclass(frozen=True)
@@ -89,21 +143,16 @@ def variants() -> Iterator[Variant]:
     yield from dict.fromkeys([*alone, *shipped()])
 
 
-def known_names() -> list[str]:
-    """The names of policies, and of their files."""
-    return sorted({*registry.names(), *conf.names("policy")})
-
-
 def named(name: str) -> list[Variant]:
     """Of a policy, every variant, with more values of each parameter than :func:`variants` has; or of a YAML, that one.
 
     UserError where there is neither.
     """
-    known = name in registry.names()
-    if name not in known_names():
-        raise UserError(f"policy={name}: unknown; {allowing(name, known_names())}")
+    known = registry.names()
+    if name not in (every := sorted({*known, *conf.names("policy")})):
+        raise UserError(f"policy={name}: unknown; {allowing(name, every)}")
     given = [variant for variant in shipped() if name in (variant.name, variant.title)]
-    return list(dict.fromkeys([*of_one(name, others), *given] if known else given))
+    return list(dict.fromkeys([*of_one(name, others), *given] if name in known else given))
 
 
 def of_one(name: str, values: Callable[[Any, Any], list[Any]] = one_other) -> Iterator[Variant]:

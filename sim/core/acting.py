@@ -1,9 +1,10 @@
-"""What a policy asks of the core: checked here, and of no effect on the past."""
+"""What a policy asks of the core, and what it says it has decided: checked here, and of no effect on the past."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import isfinite
+from typing import Any
 
-from policies.api import Actions, LayerEvent, Step
+from policies.api import Actions, LayerEvent, Policy, Step
 from sim.core.accounts import CANCELLED
 from sim.core.loads import Loads
 from sim.core.state import NO_FATE, PENDING, SPECULATIVE, CoreError
@@ -92,3 +93,25 @@ class Acting:
     def known(self, x: int) -> None:
         if not 0 <= x < len(self.state.done):
             raise CoreError(f"policy {self.loads.policy.name} named expert {x}; there are {len(self.state.done)}")
+
+
+def stated(policy: Policy) -> dict[str, Any]:
+    """Ask a policy what it has decided, once. A copy, in its order; CoreError for what is not plain JSON."""
+    found = policy.decided()
+    if not isinstance(found, Mapping):
+        raise CoreError(f"policy {policy.name} states {found!r}; allowed: a mapping")
+    for name in found:
+        if type(name) is not str or not name:
+            raise CoreError(f"policy {policy.name} states something by the name {name!r}; allowed: a text")
+    return {name: _plain(policy, name, value) for name, value in found.items()}
+
+
+def _plain(policy: Policy, name: str, value: object) -> Any:
+    if type(value) in (list, tuple):
+        return [_plain(policy, name, item) for item in value]  # type: ignore[attr-defined]
+    if value is None or type(value) in (str, bool, int) or (type(value) is float and isfinite(value)):
+        return value
+    raise CoreError(
+        f"policy {policy.name} states {name}={value!r}, a {type(value).__name__};"
+        " allowed: text, true, false, null, whole and finite numbers, lists of these"
+    )

@@ -7,8 +7,9 @@ hashed as they are given: :meth:`Core.digest`.
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
-from policies.api import LayerEvent, Policy, Routing, Setup, Step
+from policies.api import LayerEvent, Policy, Routing, Setup, Signals, Step
 from sim.core.accounts import (
     BYTES_DEMANDED,
     BYTES_READY,
@@ -22,11 +23,31 @@ from sim.core.accounts import (
     USEFUL,
 )
 from sim.core.acting import Acting
-from sim.core.loads import Loads
+from sim.core.loads import NONE, Loads
 from sim.core.routing import discount, reroute
 from sim.core.state import ARRIVED, DEMAND, LATE, PENDING
 from sim.core.turns import Turns
-from sim.core.words import END, NONE, WAIT, Rows, StepSignals
+
+WAIT, END = -1, -2
+"""Answers of ``next_expert``: a load must arrive first; all of the event's experts have been handed out."""
+
+Rows = tuple[int, int]
+"""Rows of the trace: (first row, rows)."""
+
+
+class StepSignals(Protocol):
+    """Signals that the core moves along: only the current step, only the layer whose gate has run.
+
+    A policy gets :meth:`shown`, which has no way to move them.
+    """
+
+    layer: int
+
+    def enter(self, parts: Sequence[Rows]) -> None:
+        """A step begins; no gate has run."""
+
+    def shown(self) -> Signals:
+        """The signals without the handles."""
 
 
 class Core(Loads):

@@ -1,18 +1,24 @@
 """What is loaded: slots, the queue of speculative loads, and what became of each load (rules 4 to 6)."""
 
+import hashlib
 from array import array
 from collections import deque
 from collections.abc import Callable
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from policies.api import Policy, Setup
 from sim.core.accounts import CANCELLED, IN_FLIGHT, USELESS, Accounts
-from sim.core.digest import Digest
-from sim.core.queue import EMPTY, SpeculativeQueue
 from sim.core.state import ARRIVED, NO_FATE, CoreError, State
-from sim.core.words import NONE, Prediction
+
+NONE = -1
+"""Answer of ``next_chunk``: nothing to copy now."""
+
+Prediction = tuple[int, int, bool]
+"""One that a policy asks for (policies.api.Actions.predict): (tag, latency in ns, blocking)."""
 
 _EVICTED = -3  # in the digest, the eviction of x is _EVICTED - x
+_FLUSH = 1 << 16
 
 
 class Loads:
@@ -125,14 +131,14 @@ class Loads:
     def _next_speculative(self) -> int:
         """The next chunk of a speculative load that has a slot or can have one; NONE, and nothing is pending."""
         queue, state = self.speculative, self.state
-        while (x := queue.head()) != EMPTY and not self._slot[x]:
+        while (x := queue.head()) != NONE and not self._slot[x]:
             entry = queue.entry(x)
             if self._make_room(x, True):
                 break
             if queue.entry(x) == entry:
-                x = EMPTY
+                x = NONE
                 break
-        if x == EMPTY:
+        if x == NONE:
             self.pending = False
             return NONE
         chunk = x * state.chunks + state.given[x]
@@ -142,7 +148,7 @@ class Loads:
         state.given[x] += 1
         if state.given[x] == state.chunks:
             queue.drop(x)
-            self.pending = bool(self._demand) or queue.head() != EMPTY
+            self.pending = bool(self._demand) or queue.head() != NONE
         return chunk
 
     def _make_room(self, x: int, speculative: bool) -> bool:
@@ -168,3 +174,58 @@ class Loads:
         if self._on_slot is not None:
             self._on_slot(x)
         return state.slot[x] == 1
+
+
+class SpeculativeQueue:
+    """Pending loads by priority, then first come. An expert has at most one live entry; others are skipped."""
+
+    def __init__(self, n_experts: int) -> None:
+        self.heap: list[tuple[float, int, int]] = []  # (-priority, number, expert)
+        self._live = [0] * n_experts  # number of an expert's live entry, 0 for none
+        self._issued = 0
+
+    def push(self, expert: int, priority: float) -> None:
+        """Queue an expert, or move it."""
+        self._issued += 1
+        self._live[expert] = self._issued
+        heappush(self.heap, (-priority, self._issued, expert))
+        if len(self.heap) > 4 * len(self._live):  # mostly dead entries that never come to the head
+            self.heap[:] = [entry for entry in self.heap if self._live[entry[2]] == entry[1]]
+            heapify(self.heap)
+
+    def drop(self, expert: int) -> None:
+        """Take an expert out, if it is in."""
+        self._live[expert] = 0
+
+    def entry(self, expert: int) -> int:
+        """What changes when an expert is queued anew or dropped."""
+        return self._live[expert]
+
+    def head(self) -> int:
+        """The expert whose turn it is, or NONE."""
+        heap = self.heap
+        while heap:
+            _, number, expert = heap[0]
+            if self._live[expert] == number:
+                return expert
+            heappop(heap)
+        return NONE
+
+
+class Digest(list[int]):
+    """The answers given so far, whole numbers, which are hashed in blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def flush(self, at_least: int = _FLUSH) -> None:
+        """Hash what has been collected, if it is ``at_least`` so much."""
+        if len(self) >= at_least:
+            self._hash.update(array("q", self).tobytes())
+            self.clear()
+
+    def hexdigest(self) -> str:
+        """The digest of everything so far."""
+        self.flush(0)
+        return self._hash.hexdigest()

@@ -1,4 +1,4 @@
-"""A run's log of facts (rule 1): written while a core is driven, read by whoever drives another one (sim.core.replay).
+"""A run's log of facts (rule 1): written while a core is driven, and replayed without a clock on another one.
 
 The log is a flat sequence of integers: an operation, then its operands. It holds what the core was told and asked,
 not what it answered; fed to a fresh core with the same policy, it must give the same answers, hence the same digest.
@@ -8,7 +8,7 @@ A gate's demand is logged as it was recorded: what the policy routes instead, an
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -87,3 +87,16 @@ def entries(log: Sequence[int]) -> Iterator[tuple[int, tuple[Any, ...]]]:
                 raise CoreError(f"unknown operation {op} in the log")
         except StopIteration:
             raise CoreError("the log ends in the middle of a fact") from None
+
+
+def replay(log: Sequence[int], core: Core) -> str:
+    """Feed a log to a fresh core; returns the decision digest. CoreError if the log is cut."""
+    for _, call, operands in calls(log, core):
+        call(*operands)
+    return core.digest()
+
+
+def calls(log: Sequence[int], core: Core) -> Iterator[tuple[int, Callable[..., object], tuple[Any, ...]]]:
+    """What a log tells and asks, in order: (operation, method of ``core``, its operands). CoreError if it is cut."""
+    methods = [getattr(core, name) for name in OPERATIONS]
+    return ((op, methods[op], operands) for op, operands in entries(log))

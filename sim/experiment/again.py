@@ -66,15 +66,10 @@ class Again:
         own = self._words[key]
         if own is None or self._usual is None:
             return None
-        rest = []
-        for field in fields(RunConfig):
-            value = getattr(config, field.name)
-            if field.name in GROUPS:
-                continue
-            # Of the usual configuration the budget alone is not the defaults'.
-            if field.name == "budget" or value != getattr(self._usual, field.name):
-                rest.append(f"{field.name}={_text(value)}")
-        return [*own, *rest]
+        plain = [field.name for field in fields(RunConfig) if field.name not in GROUPS]
+        # Of the usual configuration the budget alone is not the defaults'.
+        rest = [k for k in plain if k == "budget" or getattr(config, k) != getattr(self._usual, k)]
+        return [*own, *(f"{key}={_text(getattr(config, key))}" for key in rest)]
 
     def _of_groups(self, config: RunConfig) -> list[str] | None:
         """Words that compose the groups, or None: a name alone where it is enough, and what else differs."""

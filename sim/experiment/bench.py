@@ -9,14 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
 from sim.core.accounts import PHASES, Accounts
-from sim.experiment.cell import Cell, make_cell
+from sim.experiment.cell import Cell, make_cell, make_core, make_machine, make_policy, passes_of
 from sim.experiment.compose import choices, read_config
-from sim.experiment.make import make_core, make_machine, make_policy, passes_of
 from sim.experiment.policy_time import BASELINE, REPEAT, Logged, measure_policy_time
 from sim.experiment.run import simulate
 from sim.experiment.words import ROOTS
@@ -75,12 +74,12 @@ def main(options: Options) -> None:
     """Run the benchmark with the configuration of ``sim run``."""
     given = {word.partition("=")[0] for word in options.rest}
     words = [*(word for word in DEFAULTS if word.partition("=")[0] not in given), *options.rest]
-    report, show = _alone, _show_alone
     if options.beside:
-        report, show = partial(_beside, options.beside), _show_beside
+        found, show = _beside(options.beside, words), _show_beside
     elif options.policy_us:
-        report, show = partial(_decisions, options.policy_us), _show_decisions
-    found = report(words)
+        found, show = _decisions(options.policy_us, words), _show_decisions
+    else:
+        found, show = _alone(words), _show_alone
     sys.stdout.write(dump_json(found) if options.format == "json" else show(found))
 
 
@@ -145,7 +144,8 @@ def _decisions(given: Sequence[str], words: Sequence[str]) -> dict[str, Any]:
         cell = make_cell(read_config([*rest, f"policy={name}", *own]))
         sys.stderr.write(f"{name}, {REPEAT} times in turns with {BASELINE} ...\n")
         taken = measure_policy_time(_logged(cell), on_demand, repeat=REPEAT)
-        found[name] = {"policy": str(cell.config.policy["name"]), **asdict(taken)}
+        phases = {phase: asdict(taken[phase]) if phase in taken else None for phase in PHASES}
+        found[name] = {"policy": str(cell.config.policy["name"]), **phases}
     return {"policies": found}
 
 
@@ -173,13 +173,10 @@ def _logged(cell: Cell) -> Logged:
 def _alone(words: Sequence[str]) -> dict[str, Any]:
     """Replay everything; memory is read every thousand passes, from the kernel."""
     cell = make_cell(read_config(words))
-    private: list[int] = []
-    passes = 0
+    private, passes = list[int](), count(1)
 
     def note(_rows: int) -> None:
-        nonlocal passes
-        passes += 1
-        if passes % 1000 == 0:
+        if next(passes) % 1000 == 0:
             private.append(_private_bytes())
 
     machine = engine(cell, note)

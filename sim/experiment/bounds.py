@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from policies.bounds.belady_bypass import belady_bypass_bytes
 from policies.bounds.future import Future
-from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_ns
-from sim.experiment.cell import Cell
-from sim.experiment.make import passes_of
+from sim.experiment.cell import Cell, passes_of
+from sim.prices.costs import Costs
+from sim.workload.passes import Pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,28 @@ class Floor:
 
     @property
     def ns(self) -> int:
-        """``time_lower_bound``: the shortest makespan."""
-        return time_lower_bound_ns(self.compute_ns, self.link_ns)
+        """``time_lower_bound``: the shortest makespan. Compute and copies overlap in full, neither waits for the other.
+
+        The copies counted begin and end within the run: each is handed over after the start, on a link that carries one
+        at a time, and ends before the compute that demanded its bytes.
+        """
+        return max(self.compute_ns, self.link_ns)
+
+
+def compute_floor_ns(passes: Iterable[Pass], costs: Costs) -> int:
+    """Total compute of ``passes`` at its cheapest grouping: one launch for all experts of a layer event.
+
+    Every expert runs once per event, on all of its tokens; the dense parts are what they are.
+    """
+    total = 0
+    for step in passes:
+        total += len(step.tokens) * (costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns)
+        total += costs.lead_ns(step.rows, step.kv_tokens, step.pairs) + costs.head_ns(len(step.requests))
+        for layer, tokens in enumerate(step.tokens):
+            if tokens:
+                ns = costs.expert_table(layer, step.rows)
+                total += costs.launch_ns + sum([ns[count] for count in tokens])
+    return total
 
 
 def future_of(cell: Cell, *, warmup: bool = False) -> Future:

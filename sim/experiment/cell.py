@@ -1,35 +1,74 @@
-"""One cell: a checked configuration made real, as plain data: the open trace, prices, budget, requests."""
+"""One cell: a checked configuration made real, as plain data, and what it is run with: policy, core, machine."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from policies.api import Predictor, Setup
+from policies import registry
+from policies.api import Policy, Predictor, Setup, Signal
+from sim.core.core import Core
+from sim.core.log import record as recorded
 from sim.experiment.config import RunConfig
-from sim.experiment.inputs import Inputs
-from sim.experiment.room import Context, Room, budget_bytes
+from sim.experiment.lacks import There, check
+from sim.experiment.room import Room, budget_bytes
 from sim.prices import HardwareProfile, ModelProfile
-from sim.prices.as_traced import model_of
+from sim.prices.chosen import model_of
 from sim.prices.costs import Costs
-from sim.workload.passes import Selection, select
-from traces import Trace, find_trace
+from sim.prices.hardware import PolicyTime
+from sim.results.timeline import Timeline
+from sim.workload.passes import ClosedLoop, Pass, Selection, select
+from sim.workload.signals import TraceSignals, TrainRequests
+from traces import Trace, find_trace, open_trace
+from traces.format.predicted import About, Predicted
 from traces.kit.errors import UserError
+
+if TYPE_CHECKING:
+    from sim.machine.machine import Machine
 
 LONGEST_COPY_NS = 10**13
 """Of one expert: beyond it a link is a slip, and sums of times would leave 64 bits."""
+KEPT_CHOICES = 8_000_000
+"""Entries of ``expert_ids`` up to which passes are kept, in some 250 MB; of a larger trace each replay reads them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Predicted:
-    """The outputs of a fitted predictor for this cell's trace."""
+class Inputs:
+    """What the cells of one job have in common: traces by folder, and the passes over them, opened and read once.
 
-    predictor: Predictor
-    ids: NDArray[np.integer[Any]]
-    """[N, L, K'], as policies.api.Signals.predicted gives them row by row."""
-    sha256: str
+    ``keep=False`` reads all of them each time, in bounded memory.
+    """
+
+    def __init__(self, *, keep: bool = False) -> None:
+        self.keep = keep
+        self._traces: dict[Path, Trace] = {}
+        self._passes: dict[tuple[str, int, tuple[int, ...]], list[Pass]] = {}
+
+    def trace(self, folder: Path) -> Trace:
+        """The trace in a folder, checked; UserError if it is none."""
+        if not self.keep:
+            return open_trace(folder)
+        if folder not in self._traces:
+            self._traces[folder] = open_trace(folder)
+        return self._traces[folder]
+
+    def passes(self, trace: Trace, batch: int, requests: Sequence[int]) -> Iterator[Pass]:
+        """The forward passes of a closed loop over ``requests``, in order."""
+        loop = ClosedLoop(trace, batch)
+        if not self.keep or trace.expert_ids.size > KEPT_CHOICES:
+            return loop.passes(requests)
+        if batch == 1:  # a request's passes do not depend on its neighbours, so another seed has the same
+            return (step for request in requests for step in self._kept(loop, trace, batch, (request,)))
+        return iter(self._kept(loop, trace, batch, tuple(requests)))
+
+    def _kept(self, loop: ClosedLoop, trace: Trace, batch: int, requests: tuple[int, ...]) -> list[Pass]:
+        key = (trace.sha256, batch, requests)
+        if key not in self._passes:
+            self._passes[key] = list(loop.passes(requests))
+        return self._passes[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +84,13 @@ class Cell:
     room: Room
     selection: Selection
     predicted: Mapping[str, Predicted]
-    """By name; what the policy declares of it is part of the key."""
+    """The outputs of fitted predictors beside the trace; those that the policy declares are part of the key."""
     inputs: Inputs
 
     @property
     def total_expert_bytes(self) -> int:
         """Bytes of all experts of all layers."""
         return self.setup.n_experts * sum(self.setup.expert_bytes)
-
-    @property
-    def limit(self) -> int | None:
-        """The configured limit, where it leaves a request out."""
-        return self.config.limit if self.selection.left_out else None
 
 
 def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
@@ -80,13 +114,19 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
     hardware = HardwareProfile.from_dict(config.hardware)
     costs = Costs(model, hardware, dtype)
     # A predictor was fitted on the train requests, those for validation among them.
-    predicted = find_predicted(trace) if config.measure == "test" else {}
+    predicted = trace.predicted if config.measure == "test" else {}
     chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup, measure=config.measure)
     served = [trace.requests[request] for request in (*chosen.warmup, *chosen.measured)]
     tokens = (request.prompt_tokens + request.output_tokens for request in served)
-    room = Room.of(model, hardware, Context.of(tokens, config.workload["batch"]))
-    setup = make_setup(config, costs, hardware, room, trace.E, trace.K, predicted)
+    room = Room.of(model, hardware, tokens, config.workload["batch"])
+    predictors = {name: _predictor(found.about) for name, found in predicted.items()}
+    setup = make_setup(config, costs, hardware, room, trace.E, trace.K, predictors)
     return Cell(config, trace, model, hardware, costs, setup, room, chosen, predicted, inputs)
+
+
+def _predictor(made: About) -> Predictor:
+    about = {"kind": made.kind, "input": made.input, "accuracy": dict(made.accuracy), "fit": dict(made.fit)}
+    return Predictor(made.name, made.stride, made.top_k, about)
 
 
 def make_setup(
@@ -96,7 +136,7 @@ def make_setup(
     room: Room,
     n_experts: int,
     top_k: int,
-    predicted: Mapping[str, Predicted],
+    predictors: Mapping[str, Predictor],
 ) -> Setup:
     """What the policy is to know of model and machine. UserError for a budget or a cut that cannot be."""
     total = n_experts * sum(costs.expert_bytes)
@@ -112,7 +152,7 @@ def make_setup(
         budget=budget_bytes(config.budget, total, room, hardware.name),
         costs=costs,
         seed=config.seed,
-        predictors={name: found.predictor for name, found in predicted.items()},
+        predictors=predictors,
         predictor_threads=hardware.host.predictor_threads,
     )
     if costs.copy_ns(max(costs.expert_bytes)) > LONGEST_COPY_NS:
@@ -123,12 +163,81 @@ def make_setup(
     return setup
 
 
-def find_predicted(trace: Trace) -> Mapping[str, Predicted]:
-    """The outputs of fitted predictors that lie beside a trace, by name."""
-    found = {}
-    for name, outputs in trace.predicted.items():
-        made = outputs.about
-        about = {"kind": made.kind, "input": made.input, "accuracy": dict(made.accuracy), "fit": dict(made.fit)}
-        predictor = Predictor(name, made.stride, made.top_k, about)
-        found[name] = Predicted(predictor, np.asarray(outputs.expert_ids), outputs.sha256)
-    return found
+def make_policy(cell: Cell, name: str | None = None) -> Policy:
+    """The configured policy, or the one of ``name`` (a reference row may be), for this cell. UserError."""
+    trace = cell.trace
+    there = There(
+        cell.config.trace,
+        trace,
+        cell.selection.train,
+        cell.predicted.keys(),
+        [signal for signal in Signal if trace.has(signal)],
+        0 if trace.gate_ahead is None else trace.gate_ahead.shape[2],
+        validation=cell.config.measure == "validation",
+    )
+    given = cell.config.policy if name is None else {"name": name}
+    return policy_of(given, cell.setup, there, reference=name is not None)
+
+
+def policy_of(given: Mapping[str, Any], setup: Setup, there: There, *, reference: bool = False) -> Policy:
+    """Build a policy from its name and parameters, and let it learn. UserError if something it needs is missing.
+
+    ``reference``: it may be one that sees the future.
+    """
+    params = dict(given)
+    name = str(params.pop("name", None))
+    if not reference and registry.find(name, "policy.name").clairvoyant:
+        raise UserError(f"policy.name={name}: sees the future, so it is a reference row and not a choice")
+    policy = registry.build(name, setup, params)
+    check(policy, there, lambda other: registry.build(name, setup, {**params, **other}))
+    if policy.wants_history():
+        assert there.trace is not None  # else check() has refused
+        policy.fit(TrainRequests(there.trace, there.train, policy.needs()))
+    return policy
+
+
+def make_signals(cell: Cell, policy: Policy) -> TraceSignals:
+    """The trace's signals and the predictors' outputs, as far as the policy declares them."""
+    ids = {name: np.asarray(found.expert_ids) for name, found in cell.predicted.items()}
+    return TraceSignals(cell.trace, policy.needs(), ids, policy.predictors())
+
+
+def make_core(cell: Cell, policy: Policy, *, record: bool = False) -> Core:
+    """A fresh core for a policy of this cell, with the signals that the policy declares."""
+    core = Core(policy, cell.setup, make_signals(cell, policy))
+    return recorded(core) if record else core
+
+
+def make_machine(
+    cell: Cell,
+    core: Core,
+    progress: Callable[[int], None] | None = None,
+    timeline: Timeline | None = None,
+    *,
+    charged: bool = True,
+) -> Machine:
+    """The simulated machine of this cell's hardware; ``timeline`` is told what it does when.
+
+    ``charged``: the policy's own time is, where the profile has one; a reference row's is not.
+    """
+    from sim.machine.machine import Machine  # and SimPy, which a real machine may lack
+
+    return Machine(
+        core,
+        cell.costs,
+        depth=cell.hardware.link.depth,
+        predictor_threads=cell.hardware.host.predictor_threads,
+        progress=progress,
+        listener=timeline,
+        policy_ns=policy_time(cell.hardware, core.policy.name).ns() if charged else (0, 0),
+    )
+
+
+def policy_time(hardware: HardwareProfile, policy: str) -> PolicyTime:
+    """What a machine charges for a policy's own decisions; 0 where its profile says nothing of the policy."""
+    return hardware.software.policy_us.get(policy) or PolicyTime()
+
+
+def passes_of(cell: Cell, requests: Sequence[int]) -> Iterator[Pass]:
+    """The forward passes of this cell's workload."""
+    return cell.inputs.passes(cell.trace, cell.config.workload["batch"], requests)

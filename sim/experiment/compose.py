@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import yaml
@@ -15,7 +16,6 @@ from omegaconf.errors import OmegaConfBaseException
 from policies import registry
 from sim.experiment.config import GROUPS, RunConfig
 from sim.experiment.overrides import parse, prepare
-from sim.experiment.sweep.axes import listed
 from traces.kit import conf
 from traces.kit.errors import UserError, allowing, one_of
 
@@ -30,6 +30,8 @@ EXTRAS = {
     "hydra/sweeper": {"optuna": "optuna"},
 }
 """Which extra brings a launcher or a sweeper: chosen by the user, and never by ``conf/``."""
+AXES = ("budget", "chunks", "warmup", "limit", "seed")
+"""Keys that may be a list in a sweep: what is left of a cell when trace, model, machine and policy stand."""
 
 
 def read_config(overrides: Sequence[str]) -> RunConfig:
@@ -102,6 +104,29 @@ def to_dict(composed: DictConfig) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise UserError("the configuration is not a mapping")
     return {str(key): value for key, value in plain.items()}
+
+
+def cells(composed: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One configuration per combination of the lists, the last axis the fastest. UserError for a list elsewhere."""
+    lists = {key: value for key, value in composed.items() if isinstance(value, list)}
+    for key, values in lists.items():
+        if key not in AXES:
+            raise UserError(f"{key}={_shown(values)}: a list; allowed for: {one_of(AXES)}")
+        if not values:
+            raise UserError(f"{key}=[]: at least one value is wanted")
+    for chosen in product(*lists.values()):
+        yield {**composed, **dict(zip(lists, chosen, strict=True))}
+
+
+def listed(composed: Mapping[str, Any]) -> None:
+    """UserError if a key of a single run is a list."""
+    for key, value in composed.items():
+        if isinstance(value, list) and key in AXES:
+            raise UserError(f"{key}={_shown(value)}: several values; add -m to run each")
+
+
+def _shown(values: list[Any]) -> str:
+    return f"[{','.join('null' if value is None else str(value) for value in values)}]"
 
 
 def choices(group: str) -> list[str]:

@@ -14,7 +14,6 @@ Batches, warm-up and chunks change nothing of this. Latency is not on the curve:
 """
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -22,15 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.core.accounts import PHASES
-from sim.experiment.cell import Cell, make_cell
-from sim.experiment.compose import read_config
-from sim.experiment.make import make_policy, passes_of
+from sim.experiment.cell import Cell, make_cell, make_policy, passes_of
+from sim.experiment.compose import key_of, read_config
 from sim.experiment.words import ROOTS
 from sim.results.wording import room_line
-from sim.workload.passes import Pass
-from traces.kit.console import stdout_console
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
+from traces.kit.telling import stdout_console
 from traces.kit.units import format_bytes
 from traces.kit.vocabulary import Format
 from traces.kit.words import Others
@@ -51,16 +48,21 @@ class Curve:
     """Members of the largest event: fewer slots are not on the curve."""
 
 
-def lru_curve(warmup: Iterable[Pass], measured: Iterable[Pass], n_experts: int) -> Curve:
-    """Stack distances of the demand; ``warmup`` is replayed first and not counted.
+def curve_of(cell: Cell) -> Curve:
+    """The curve of a cell whose policy is LRU; its budget is of no account. UserError where it would not be exact.
 
-    ``n_experts``: of all layers together. O(n log n) of them per layer event.
+    Stack distances of the demand, in O(n log n) per layer event of the n experts of all layers.
     """
+    policy, n_experts = make_policy(cell), cell.setup.n_layers * cell.setup.n_experts
+    if policy.name != "lru" or getattr(policy, "by_layer", True):
+        raise UserError(f"policy={cell.config.policy['name']}: the curve is LRU's; allowed: lru with scope=global")
+    if len(set(cell.setup.expert_bytes)) > 1:
+        raise UserError(f"model={cell.model.name}: experts of several sizes; the curve is exact for one size only")
     last = np.full(n_experts, -1, np.int64)  # when an expert was last demanded
     counts = np.zeros((2, n_experts + 1), np.int64)
     lookups, least, clock = [0, 0], 1, 0
-    for part, counted in ((warmup, False), (measured, True)):
-        for step in part:
+    for counted, requests in enumerate((cell.selection.warmup, cell.selection.measured)):
+        for step in passes_of(cell, requests):
             phase = 0 if step.prefill else 1
             for demand in step.demand:
                 if not demand:
@@ -76,17 +78,6 @@ def lru_curve(warmup: Iterable[Pass], measured: Iterable[Pass], n_experts: int) 
                 last[members] = np.arange(clock, clock + len(demand))
                 clock += len(demand)
     return Curve((lookups[0], lookups[1]), counts.cumsum(axis=1), least)
-
-
-def curve_of(cell: Cell) -> Curve:
-    """The curve of a cell whose policy is LRU; its budget is of no account. UserError where it would not be exact."""
-    policy = make_policy(cell)
-    if policy.name != "lru" or getattr(policy, "by_layer", True):
-        raise UserError(f"policy={cell.config.policy['name']}: the curve is LRU's; allowed: lru with scope=global")
-    if len(set(cell.setup.expert_bytes)) > 1:
-        raise UserError(f"model={cell.model.name}: experts of several sizes; the curve is exact for one size only")
-    selection, total = cell.selection, cell.setup.n_layers * cell.setup.n_experts
-    return lru_curve(passes_of(cell, selection.warmup), passes_of(cell, selection.measured), total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +99,11 @@ class Options:
 
 def main(options: Options) -> None:
     """Print the curve with the configuration of ``sim run``."""
-    given = {word.partition("=")[0] for word in options.rest}
+    given = set(map(key_of, options.rest))
     if "budget" in given:
         raise UserError("budget: the curve has every budget; leave it out")
-    policy = [] if "policy" in given else ["policy=lru"]
-    words = [*policy, "budget=1B", *options.rest]  # any machine has so much, and no policy enough
-    cell = make_cell(read_config(words))
+    words = ["budget=1B", *options.rest]  # any machine has so much, and no policy enough
+    cell = make_cell(read_config(words if "policy" in given else ["policy=lru", *words]))
     cell = replace(cell, setup=replace(cell.setup, budget=cell.total_expert_bytes))
     curve = curve_of(cell)
     if options.format == "json":
@@ -151,9 +141,7 @@ def _print(cell: Cell, curve: Curve) -> None:
     console = stdout_console()
     console.print(table)
     console.print("slots: experts that the budget holds; %: lookups whose expert is there, under lru", style="dim")
-    console.print(
-        f"exact from {curve.least} slots on, as many as the largest layer event demands; below, run the simulator",
-        style="dim",
-    )
+    begins = f"exact from {curve.least} slots on, as many as the largest layer event demands; below, run the simulator"
+    console.print(begins, style="dim")
     if cell.room.bytes < cell.total_expert_bytes:
         console.print(f"{room_line(cell.room.document())}: no larger budget fits on {cell.hardware.name}", style="dim")

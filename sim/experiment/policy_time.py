@@ -21,8 +21,7 @@ from typing import Any
 
 from sim.core.accounts import PHASES
 from sim.core.core import Core
-from sim.core.log import MEASURE, STEP
-from sim.core.replay import calls
+from sim.core.log import MEASURE, STEP, calls
 from sim.core.state import CoreError
 
 REPEAT = 5
@@ -53,19 +52,6 @@ class PhaseTime:
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredTime:
-    """What a policy's decisions took, by phase; None for a phase without passes."""
-
-    prefill: PhaseTime | None
-    decode: PhaseTime | None
-
-    def policy_us(self) -> dict[str, float]:
-        """The policy's entry in a hardware profile's ``software.policy_us``, to a tenth of a microsecond."""
-        both = {"prefill": self.prefill, "decode": self.decode}
-        return {phase: round(found.us, 1) for phase, found in both.items() if found is not None}
-
-
-@dataclass(frozen=True, slots=True)
 class _Turn:
     """One replay: of each measured pass its kind and rows, and its nanoseconds."""
 
@@ -74,8 +60,8 @@ class _Turn:
     digest: str
 
 
-def measure_policy_time(policy: Logged, on_demand: Logged, *, repeat: int = REPEAT) -> MeasuredTime:
-    """Replay both logs ``repeat`` times in turns, and take what is above ``on_demand``'s, per pass and phase.
+def measure_policy_time(policy: Logged, on_demand: Logged, *, repeat: int = REPEAT) -> dict[str, PhaseTime]:
+    """Replay both logs ``repeat`` times in turns, and take what is above ``on_demand``'s, by phase that has passes.
 
     What came before the measured window (a warm-up) is replayed and not counted. ValueError if the two runs are not of
     the same passes, or none was measured; CoreError if a log is cut or a replay decides otherwise than the one before.
@@ -89,14 +75,13 @@ def measure_policy_time(policy: Logged, on_demand: Logged, *, repeat: int = REPE
             raise CoreError("a replay of a log decided otherwise than the one before")
     if not turns or not turns[0][0].passes or turns[0][0].passes != turns[0][1].passes:
         raise ValueError(f"two logs of the same measured passes are wanted, and repeat={repeat} of at least 1")
-    return MeasuredTime(*(_phase(turns, prefill=phase == "prefill") for phase in PHASES))
-
-
-def _phase(turns: Sequence[tuple[_Turn, _Turn]], *, prefill: bool) -> PhaseTime | None:
     passes = turns[0][0].passes
-    of = [i for i, (kind, *_) in enumerate(passes) if kind == prefill]
-    if not of:
-        return None
+    places = {phase: [i for i, (kind, *_) in enumerate(passes) if kind == (phase == "prefill")] for phase in PHASES}
+    return {phase: _phase(turns, of) for phase, of in places.items() if of}
+
+
+def _phase(turns: Sequence[tuple[_Turn, _Turn]], of: Sequence[int]) -> PhaseTime:
+    """Over the passes at these places."""
     above = [fmean(own.ns[i] - base.ns[i] for i in of) / 1000 for own, base in turns]
     return PhaseTime(
         us=max(0.0, median(above)),
@@ -104,7 +89,7 @@ def _phase(turns: Sequence[tuple[_Turn, _Turn]], *, prefill: bool) -> PhaseTime 
         highest_us=max(above),
         baseline_us=median(fmean(base.ns[i] for i in of) / 1000 for _, base in turns),
         passes=len(of),
-        tokens=fmean(sum(rows for _, rows in passes[i][2]) for i in of),
+        tokens=fmean(sum(rows for _, rows in turns[0][0].passes[i][2]) for i in of),
     )
 
 

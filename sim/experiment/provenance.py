@@ -1,24 +1,33 @@
 """What a result depends on, the address on disk that it has because of it, and where each of its figures is from."""
 
+import ast
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.util import resolve_name
+from pathlib import Path
 from typing import Any
 
 from policies import registry
 from policies.api import Policy
-from sim.experiment.cell import Cell
-from sim.experiment.digest import code_digest
-from sim.experiment.make import policy_time
+from sim.experiment.cell import Cell, policy_time
 from sim.prices import figures, own_title
-from sim.prices.changed import changed, charging
+from sim.prices.chosen import changed, charging
 from sim.results.document import Outcome, document
 from traces.kit.errors import one_of
 
 RUN_KEYS = ("chunks", "warmup", "limit", "measure", "seed", "bounds", "log", "timeline")
 OF_THE_POLICY = ("policy", "predictors", "log", "timeline")
 """What bounds and reference rows, which all policies share, do not depend on."""
+CODE = ("traces/format", "sim/core", "sim/machine", "sim/prices", "sim/workload", "policies/bounds")
+"""Folders of which every file counts for the digest of the code."""
+RUN, OF_A_RUN = "sim.experiment.run", ("sim.experiment", "sim.results", "sim.machine", "policies")
+"""And all that a run imports of these rooms, the bounds and reference rows among it."""
+ASIDE = ("sim", "sim.experiment.compose", "sim.results.wording")
+"""But for what turns words into a configuration, which a result has by value, and what only talks to people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +50,18 @@ def identify(cell: Cell, predictors: Collection[str]) -> Identity:
     """Of a cell's result; ``predictors``: those that its policy declares."""
     policy = registry.normal(cell.config.policy)
     declared = sorted(cell.predicted.keys() & predictors)
+    machine = json.loads(json.dumps(figures(asdict(cell.hardware)), default=str))  # its fractions as exact text
     resolved = {
         "trace": cell.trace.sha256,
         "policy": policy,
         "model": figures(asdict(cell.model)),
         "dtype": cell.costs.dtype,
-        "hardware": charging(_plain(figures(asdict(cell.hardware)))),
+        "hardware": charging(machine),
         "workload": dict(cell.config.workload),
         "predictors": {name: cell.predicted[name].sha256 for name in declared},
         "budget_bytes": cell.setup.budget,
         **{key: getattr(cell.config, key) for key in RUN_KEYS},
-        "limit": cell.limit,
+        "limit": cell.config.limit if cell.selection.left_out else None,
     }
     return Identity(resolved, code_digest(policy["name"]))
 
@@ -60,15 +70,6 @@ def of_bounds(own: Identity) -> Identity:
     """Of the bounds and reference rows that a cell's result shares with those of all other policies."""
     shared = {key: value for key, value in own.resolved.items() if key not in OF_THE_POLICY}
     return Identity(shared, code_digest())
-
-
-def _plain(value: Any) -> Any:
-    """Fractions of a profile as exact text, for JSON."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
 def result_of(
@@ -123,18 +124,16 @@ def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:
 
 def fitted(cell: Cell, policy: Policy) -> dict[str, Any]:
     """What is known of the predictors that a policy reads, by name."""
-    found = {}
-    for name in sorted(policy.predictors() & cell.predicted.keys()):
-        known = cell.predicted[name]
-        read = known.predictor
-        found[name] = {"sha256": known.sha256, "stride": read.stride, "top_k": read.top_k} | dict(read.about)
-    return found
+    read = [cell.setup.predictors[name] for name in sorted(policy.predictors() & cell.predicted.keys())]
+    return {
+        it.name: {"sha256": cell.predicted[it.name].sha256, "stride": it.stride, "top_k": it.top_k, **it.about}
+        for it in read
+    }
 
 
 def _noisy(cell: Cell) -> dict[str, Any]:
     """Of the measured tables that priced this run, those whose samples lay far apart."""
-    measured = cell.hardware.measured
-    found = measured.noisy() if measured is not None else {}
+    found = cell.hardware.measured.noisy() if cell.hardware.measured is not None else {}
     used = " ".join(cell.costs.sources.values())
     mine = {name: points for name, points in found.items() if f"{name} (" in used}
     return {"noisy": mine} if mine else {}
@@ -153,8 +152,8 @@ def measured_requests(cell: Cell) -> str:
     words = ["the test split" if cell.selection.train else "all"]
     if cell.config.measure == "validation":
         words = ["a part of the train split, not learned from"]
-    if cell.limit is not None:
-        words.append(f"of these the first {cell.limit}")
+    if cell.selection.left_out:
+        words.append(f"of these the first {cell.config.limit}")
     if cell.config.warmup:
         words.append(f"after {cell.config.warmup} to warm up")
     return ", ".join(words)
@@ -165,3 +164,73 @@ def _compute(cell: Cell) -> str:
     if tables:
         return f"measured tables ({one_of(tables)}), roofline for the rest"
     return "roofline" if cell.model.shapes_known else "bytes / HBM bandwidth (shapes unknown)"
+
+
+@cache
+def code_digest(policy: str | None = None) -> str:
+    """Hash of the code that a result depends on; None: of what all policies share, bounds and reference rows.
+
+    A policy's own code is the modules of its class and base classes, and all that they import of ``policies`` and of
+    the top-level packages that they are from, be these somebody else's.
+    """
+    digest = hashlib.sha256()
+    for content in sorted(path.read_bytes() for path in code_of(policy)):
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()[:16]
+
+
+def code_of(policy: str | None = None) -> set[Path]:
+    """The files behind :func:`code_digest`."""
+    root = Path(__file__).resolve().parents[2]
+    files = {path for folder in CODE for path in (root / folder).rglob("*.py")}
+    bounds = [f"policies.bounds.{path.stem}" for path in (root / "policies/bounds").glob("*.py")]
+    files |= _imported([RUN, *bounds], OF_A_RUN)
+    if policy is not None:
+        own = {base.__module__ for base in registry.find(policy).__mro__}
+        own = {name for name in own if name.partition(".")[0] not in sys.stdlib_module_names}
+        files |= _imported(own, {"policies", *(name.partition(".")[0] for name in own)})
+    return files
+
+
+def _imported(modules: Iterable[str], within: Collection[str]) -> set[Path]:
+    """The files of modules, and of all that they import within some packages, at whatever place in them."""
+    found: dict[str, Path] = {}
+    new = list(modules)
+    while new:
+        name = new.pop()
+        path = None if name in found or name in ASIDE else _file(name)
+        if path is None:
+            continue
+        found[name] = path
+        for other in _imports(name, path):
+            new += [other] if any(f"{other}.".startswith(f"{package}.") for package in within) else []
+    return set(found.values())
+
+
+@cache
+def _imports(module: str, path: Path) -> frozenset[str]:
+    """What may be modules among the names that a module imports, with the packages around them."""
+    if path.suffix != ".py":  # compiled
+        return frozenset()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names = [f"{module}."]
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [f"{alias.name}." for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            names += [f"{base}.{alias.name}." for alias in node.names]
+    return frozenset(name[:i] for name in names for i, c in enumerate(name) if c == ".")
+
+
+def _file(module: str) -> Path | None:
+    """Where a module lies; None for what is none. Nothing is imported for it."""
+    if (known := getattr(sys.modules.get(module), "__file__", None)) is not None:
+        return Path(known)
+    top, _, rest = module.partition(".")
+    place = rest.replace(".", "/")
+    for folder in getattr(sys.modules.get(top), "__path__", ()) if rest else ():
+        for path in (Path(folder, f"{place}.py"), Path(folder, place, "__init__.py")):
+            if path.is_file():
+                return path
+    return None

@@ -5,34 +5,18 @@ cache lie there as well. Activations, workspace and the driver's own memory are 
 smaller ``hardware.gpu.memory_bytes`` holds some back for them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from heapq import nlargest
+from typing import Self
 
 from sim.prices import HardwareProfile, ModelProfile
 from sim.results.wording import room_worded
 from traces.kit.errors import UserError, meant
-from traces.kit.units import format_bytes, parse_budget
+from traces.kit.units import format_bytes, parse_bytes
 
 AUTO = "auto"
 """As a budget: the whole room, or all experts where they take less."""
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What the KV cache must hold at a time."""
-
-    requests: int
-    tokens: int
-    """Prompt and output, summed over the requests."""
-
-    @classmethod
-    def of(cls, tokens: Iterable[int], batch: int) -> Context:
-        """The longest requests that can be active together. ``tokens``: of each, prompt and output."""
-        longest = nlargest(batch, tokens)
-        return cls(len(longest), sum(longest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +31,7 @@ class Room:
     kv_bytes: int
     kv_requests: int
     kv_tokens: int
+    """What the KV cache must hold at a time: the requests, and of these the prompts and outputs."""
     bytes: int = field(init=False)
     """What is left for experts."""
 
@@ -55,17 +40,21 @@ class Room:
         object.__setattr__(self, "bytes", max(0, rest))
 
     @classmethod
-    def of(cls, model: ModelProfile, hardware: HardwareProfile, context: Context) -> Room:
-        """The room beside a model, its weights but the experts in their own dtype, and a KV cache for ``context``."""
+    def of(cls, model: ModelProfile, hardware: HardwareProfile, tokens: Iterable[int], batch: int) -> Self:
+        """The room beside a model, its weights but the experts in their own dtype, and the KV cache.
+
+        ``tokens``: of each request, prompt and output; the longest that can be active together need the cache.
+        """
+        longest = nlargest(batch, tokens)
         lead, size = model.leading_dense_layers, model.dense_bytes_per_param
         per_layer = model.attention_params + model.router_params + model.shared_expert_params
         return cls(
             gpu_bytes=hardware.gpu.memory_bytes,
             dense_bytes=size * (model.moe_layers * per_layer + lead.count * lead.params_per_layer),
             head_bytes=size * (model.vocab * model.hidden + model.head_params),
-            kv_bytes=(model.moe_layers + lead.count) * model.kv_bytes_per_token * context.tokens,
-            kv_requests=context.requests,
-            kv_tokens=context.tokens,
+            kv_bytes=(model.moe_layers + lead.count) * model.kv_bytes_per_token * sum(longest),
+            kv_requests=len(longest),
+            kv_tokens=sum(longest),
         )
 
     def document(self) -> dict[str, int]:
@@ -84,7 +73,7 @@ def budget_bytes(budget: str | int, total_expert_bytes: int, room: Room, hardwar
     if budget == AUTO:
         return min(room.bytes, total_expert_bytes)
     try:
-        nbytes = parse_budget(budget, total_expert_bytes)
+        nbytes = parse_bytes(budget, of=total_expert_bytes)
     except UserError as error:
         close = meant(budget, [AUTO])
         raise UserError(f"{error}, or {AUTO}{close}") from None

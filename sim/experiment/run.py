@@ -1,27 +1,27 @@
 """Run a cell: the policy's row, the bounds and the reference rows, each found in the store or computed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from policies.api import Policy, Setup
+from policies.api import Policy
 from policies.bounds.future import Clairvoyant
 from policies.lru import LRU
-from sim.core.stated import stated
+from sim.core.acting import stated
 from sim.experiment.bounds import floors, future_of
-from sim.experiment.cell import Cell, make_cell
+from sim.experiment.cell import Cell, Inputs, make_cell, make_core, make_machine, make_policy, passes_of
 from sim.experiment.config import RunConfig
-from sim.experiment.inputs import Inputs
-from sim.experiment.make import make_core, make_machine, make_policy, passes_of
-from sim.experiment.progress import Progress
 from sim.experiment.provenance import Identity, identify, of_bounds, result_of
-from sim.prices.changed import changed
+from sim.prices.chosen import changed
 from sim.results.document import SCHEMA, Outcome, reference_row
 from sim.results.store import Store
 from sim.results.timeline import Timeline
 from traces.kit.errors import UserError
 from traces.kit.fields import MAX_INT
+
+Progress = Callable[[str, int, int], None]
+"""``progress(row, tokens done, tokens in all)``"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,6 @@ def simulate(
     cell: Cell,
     policy: Policy,
     *,
-    setup: Setup | None = None,
     name: str = "",
     reference: bool = False,
     record: bool = False,
@@ -76,7 +75,7 @@ def simulate(
     ``reference``: as a reference row, which is charged no time of its own; ``record``: keep the log of facts;
     ``shown``: keep a timeline.
     """
-    core = make_core(cell, policy, setup=setup, record=record)
+    core = make_core(cell, policy, record=record)
     rows, steps_of = cell.trace.steps["rows"], cell.trace.steps_of
     total = sum(int(rows[steps_of(r)].sum()) for r in (*cell.selection.warmup, *cell.selection.measured))
     done = 0
@@ -110,16 +109,16 @@ def _bounds(cell: Cell, own: Identity, store: Store, progress: Progress | None) 
 def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | None) -> dict[str, Any]:
     measured = future_of(cell)
     (floor,) = floors(cell, [cell.setup.budget], measured)
-    ample = replace(cell.setup, budget=cell.total_expert_bytes)
-    infinite = simulate(cell, LRU(ample), setup=ample, name="infinite", reference=True, progress=progress)
+    ample = replace(cell, setup=replace(cell.setup, budget=cell.total_expert_bytes))
+    infinite = simulate(ample, LRU(ample.setup), name="infinite", reference=True, progress=progress)
     rows = {"infinite": reference_row(infinite)}
     whole = future_of(cell, warmup=True) if cell.selection.warmup else measured
     for name in ("belady_forced", "perfect_next_layer"):
-        policy = make_policy(cell, name, {})
+        policy = make_policy(cell, name)
         if not isinstance(policy, Clairvoyant):
             raise TypeError(f"{name} is not clairvoyant")
         policy.foresee(whole)
-        rows[name] = reference_row(simulate(cell, policy, name=name, reference=True, progress=progress))
+        rows[name] = reference_row(simulate(cell, policy, reference=True, progress=progress))
     content = {
         "schema": SCHEMA,
         "belady_bypass": {"bytes": floor.nbytes},

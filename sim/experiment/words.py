@@ -1,6 +1,8 @@
 """``python -m sim run`` and ``config``, and the words of a run's configuration, which other commands take as well."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +12,7 @@ import yaml
 from traces.kit import conf
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
+from traces.kit.telling import showing
 from traces.kit.vocabulary import Format, Out
 from traces.kit.words import Flag, Others
 
@@ -95,7 +98,6 @@ def run(options: Run) -> int:
         if word.lstrip("+~").startswith("hydra"):
             raise UserError(f"{word}: Hydra's own keys have a meaning with -m only")
     from sim.experiment.compose import read_config
-    from sim.experiment.progress import progress_bar
     from sim.experiment.run import run_config
 
     config = read_config(options.rest)
@@ -106,13 +108,33 @@ def run(options: Run) -> int:
     return 0
 
 
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None] | None]:
+    """What a run tells of its progress (row, tokens done, tokens in all); None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    now = "", 0, 1
+
+    def note(row: str, done: int, total: int) -> None:
+        nonlocal now
+        now = row, done, total
+
+    def state() -> tuple[float, str]:
+        row, done, total = now
+        return done / total, f"{row}: {done:,} of {total:,} tokens" if row else ""
+
+    with showing(state, None):
+        yield note
+
+
 def report(document: Any, form: str) -> None:
     """Write a result to stdout, as a table or as the content of ``result.json``."""
     if form == "json":
         sys.stdout.write(dump_json(document))
         return
     from sim.results.table import show
-    from traces.kit.console import stdout_console
+    from traces.kit.telling import stdout_console
 
     show(document, stdout_console())
 

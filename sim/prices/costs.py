@@ -4,31 +4,21 @@ Every duration is computed in integers and rounded up, once. Rounding up keeps t
 rounding to nearest breaks: copying in pieces never takes less than the bytes at peak bandwidth
 (:meth:`Costs.link_floor_ns`), and running tokens together never takes more than running them apart.
 
-A :class:`Curve` turns an amount (bytes, tokens) into a duration. The constants of a hardware profile
-make the curves here; the tables of a measured one (:mod:`sim.prices.tables`) take their place where they apply, and
-:attr:`Costs.sources` says which cost is from where.
+The constants of a hardware profile make straight lines and rooflines; the tables of a measured one take their place
+where they apply, and :attr:`Costs.sources` says which cost is from where. Tables are lines between the measured points,
+in exact arithmetic: exact at every point, and monotone, as the points are (:mod:`sim.prices.measured`). Beyond them the
+asymptotes are stated here and nowhere else.
 """
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import Protocol
+from functools import partial
+from itertools import accumulate
 
 from sim.prices import HardwareProfile, ModelProfile
 from sim.prices.measured import MeasuredModel
-from sim.prices.tables import Grid, Table
 from traces.kit.errors import UserError, one_of
-
-
-class Curve(Protocol):
-    """A duration that does not fall as the amount grows."""
-
-    def ns(self, amount: int) -> int:
-        """Duration of `amount` units at once, in ns."""
-        ...
-
-    def floor_ns(self, amount: int) -> int:
-        """At most the sum of :meth:`ns` over any pieces of `amount`, in ns."""
-        ...
 
 
 class Affine:
@@ -38,9 +28,11 @@ class Affine:
         self._overhead, self._slope, self._scale = _over_one_denominator(overhead_ns, ns_per_unit)
 
     def ns(self, amount: int) -> int:
+        """Duration of `amount` units at once, in ns."""
         return -(-(self._overhead + self._slope * amount) // self._scale)
 
     def floor_ns(self, amount: int) -> int:
+        """At most the sum of :meth:`ns` over any pieces of `amount`, in ns."""
         return self._slope * amount // self._scale
 
 
@@ -54,25 +46,72 @@ class Roofline:
         return -(-max(flops * self._per_flop, nbytes * self._per_byte) // self._scale)
 
 
-class ExpertRoofline:
-    """One expert on a number of tokens: its weights are read once, its flops grow with the tokens."""
+class Table:
+    """A duration by amount (bytes, tokens) through measured points: amounts rise, durations do not fall.
 
-    def __init__(self, gpu: Roofline, params: int, nbytes: int) -> None:
-        self._gpu, self._params, self._nbytes = gpu, params, nbytes
+    Below the smallest amount its first segment goes on, so that the overhead of a call stays; where that would
+    cost less than the smallest's own rate, the rate holds. Above the largest amount, the largest's rate holds.
+    Nothing costs nothing.
+    """
+
+    def __init__(self, amounts: Sequence[int], ns: Sequence[int]) -> None:
+        self._amounts, self._ns = tuple(amounts), tuple(ns)
+        # A straight line's rate is best at one of its ends, so no amount beats the best measured point.
+        self._best = min(Fraction(n, a) for a, n in zip(amounts, ns, strict=True))
 
     def ns(self, amount: int) -> int:
-        return self._gpu.ns(2 * self._params * amount, self._nbytes) if amount else 0
+        x, y = self._amounts, self._ns
+        if amount <= 0:
+            return 0
+        place = bisect_right(x, amount)
+        if place == len(x):
+            return _ceil(Fraction(y[-1] * amount, x[-1]))
+        if place:
+            return _ceil(_line(amount, x[place - 1], x[place], y[place - 1], y[place]))
+        rate = Fraction(y[0] * amount, x[0])
+        return _ceil(max(rate, _line(amount, x[0], x[1], y[0], y[1])) if len(x) > 1 else rate)
 
     def floor_ns(self, amount: int) -> int:
-        return self.ns(amount)  # subadditive: all tokens together is the cheapest grouping
+        return self._best.numerator * amount // self._best.denominator
+
+
+class Grid:
+    """A duration by tokens and context: `ns[i][j]` at `tokens[i]` and `contexts[j]`, falling along neither.
+
+    Linear between the points along the context, then along the tokens. Beyond the longest context each row goes on
+    with the steepest last segment of the rows up to it; above the most tokens, their rate holds. The grid begins at
+    one token without context.
+    """
+
+    def __init__(self, tokens: Sequence[int], contexts: Sequence[int], ns: Sequence[Sequence[int]]) -> None:
+        self._tokens, self._contexts, self._ns = tuple(tokens), tuple(contexts), [tuple(row) for row in ns]
+        slopes = [Fraction(0)] * len(tokens)
+        if len(contexts) > 1:
+            slopes = [Fraction(row[-1] - row[-2], contexts[-1] - contexts[-2]) for row in ns]
+        self._slopes = list(accumulate(slopes, max))
+
+    def ns(self, tokens: int, context: int) -> int:
+        if tokens <= 0:
+            return 0
+        x = self._tokens
+        if tokens >= x[-1]:
+            return _ceil(self._row(-1, context) * tokens / x[-1])
+        place = bisect_right(x, tokens)
+        low, high = self._row(place - 1, context), self._row(place, context)
+        return _ceil(_line(tokens, x[place - 1], x[place], low, high))
+
+    def _row(self, row: int, context: int) -> Fraction:
+        x, y = self._contexts, self._ns[row]
+        if context >= x[-1]:
+            return y[-1] + self._slopes[row] * (context - x[-1])
+        place = bisect_right(x, context)
+        return _line(context, x[place - 1], x[place], y[place - 1], y[place])
 
 
 class Costs:
     """Prices of one model on one machine, its experts held as `dtype` (None: the model's own).
 
-    `gpu`, `link` (over bytes) and `experts` (over tokens, one per layer) replace what the constants of
-    the hardware profile give. Raises UserError where the model has no size at `dtype` or the machine
-    has no peak for the model's compute dtype.
+    UserError where the model has no size at `dtype` or the machine has no peak for the model's compute dtype.
     """
 
     launch_ns: int  # per expert launched
@@ -81,16 +120,7 @@ class Costs:
     expert_bytes: tuple[int, ...]  # of one expert, per layer
     sources: dict[str, str]  # cost -> the table, constant or model that it is from
 
-    def __init__(
-        self,
-        model: ModelProfile,
-        hardware: HardwareProfile,
-        dtype: str | None = None,
-        *,
-        gpu: Roofline | None = None,
-        link: Curve | None = None,
-        experts: Sequence[Curve] | None = None,
-    ) -> None:
+    def __init__(self, model: ModelProfile, hardware: HardwareProfile, dtype: str | None = None) -> None:
         self.model = model
         self.hardware = hardware
         self.dtype = model.dtype if dtype is None else dtype
@@ -98,24 +128,18 @@ class Costs:
         self.launch_ns = _ceil(hardware.gpu.launch_us * 1000)
         self.layer_overhead_ns = _ceil(hardware.software.layer_overhead_us * 1000)
         self.copy_overhead_ns = _ceil(hardware.software.copy_overhead_us * 1000)
-        self._gpu = gpu or _roofline(hardware, model.compute_dtype)
+        self._gpu = _roofline(hardware, model.compute_dtype)
         self.sources = dict.fromkeys(("copy", "launch", "layer_overhead", "copy_overhead"), "constants")
         self.sources |= dict.fromkeys(("experts", "dense", "step"), "roofline")
-        self._link = link or self._own_link()
-        shared: dict[int, Curve] = {
-            n: ExpertRoofline(self._gpu, model.expert_params, n) for n in set(self.expert_bytes)
-        }
+        self._link = self._make_link()
+        self._experts: dict[int, Callable[[int], int]] = {n: partial(self._roofline_ns, n) for n in self.expert_bytes}
         self._dense: Grid | None = None
-        self._use_tables(shared)
-        self._experts = tuple(experts or (shared[n] for n in self.expert_bytes))
-        self.sources |= {key: "given" for key, curve in (("copy", link), ("experts", experts)) if curve is not None}
-        if len(self._experts) != model.moe_layers:
-            raise ValueError(f"{len(self._experts)} expert curves for {model.moe_layers} layers")
-        tables: dict[int, list[int]] = {id(curve): [0] for curve in self._experts}
-        self._tables = [tables[id(curve)] for curve in self._experts]
+        self._use_tables()
+        by_size: dict[int, list[int]] = {n: [0] for n in self.expert_bytes}
+        self._tables = [by_size[n] for n in self.expert_bytes]
         self._copies: dict[int, int] = {}
 
-    def _own_link(self) -> Curve:
+    def _make_link(self) -> Affine | Table:
         link, measured = self.hardware.link, self.hardware.measured
         if measured is None:
             return Affine(link.overhead_us * 1000, 1 / link.h2d_gb_per_s)  # 1 GB/s is one byte per nanosecond
@@ -123,7 +147,7 @@ class Costs:
         self.sources["copy"] = f"table copy_h2d_pinned ({_range(copies.axes['bytes'], 'bytes')})"
         return Table(copies.axes["bytes"], copies.ns)
 
-    def _use_tables(self, experts: dict[int, Curve]) -> None:
+    def _use_tables(self) -> None:
         """Put the tables of this very shape and dtype in the place of rooflines; say why where there are none."""
         measured = self.hardware.measured
         if measured is None:
@@ -134,7 +158,7 @@ class Costs:
             return
         tokens = table.expert.axes["tokens"]
         if self.dtype == table.dtype:
-            experts |= dict.fromkeys(experts, Table(tokens, table.expert.ns))
+            self._experts = dict.fromkeys(self.expert_bytes, Table(tokens, table.expert.ns).ns)
             self.sources["experts"] = f"table models.{name}.expert ({_range(tokens, 'tokens')})"
         else:
             self.sources["experts"] = f"roofline (measured in {table.dtype}, not {self.dtype})"
@@ -166,8 +190,7 @@ class Costs:
         """Durations of one expert of `layer` by tokens, from 0 to at least `max_tokens`; read only."""
         table = self._tables[layer]
         if len(table) <= max_tokens:
-            curve = self._experts[layer]
-            table.extend(curve.ns(tokens) for tokens in range(len(table), max_tokens + 1))
+            table.extend(map(self._experts[self.expert_bytes[layer]], range(len(table), max_tokens + 1)))
         return table
 
     def dense_ns(self, tokens: int, kv_tokens: int, pairs: int) -> int:
@@ -194,6 +217,10 @@ class Costs:
         """The LM head, once per pass, after the last layer. Generation wants the logits of one row per request."""
         model = self.model
         return self._gpu.ns(2 * model.head_params * logit_rows, model.head_params * model.dense_bytes_per_param)
+
+    def _roofline_ns(self, nbytes: int, tokens: int) -> int:
+        """One expert of so many bytes: its weights are read once, its flops grow with the tokens."""
+        return self._gpu.ns(2 * self.model.expert_params * tokens, nbytes) if tokens else 0
 
     def _layer_ns(self, params: int, tokens: int, kv_tokens: int, pairs: int) -> int:
         model = self.model
@@ -234,3 +261,7 @@ def _over_one_denominator(a: Fraction, b: Fraction) -> tuple[int, int, int]:
 
 def _ceil(value: Fraction) -> int:
     return -(-value.numerator // value.denominator)
+
+
+def _line(x: int, x0: int, x1: int, y0: Fraction | int, y1: Fraction | int) -> Fraction:
+    return y0 + (y1 - y0) * Fraction(x - x0, x1 - x0)

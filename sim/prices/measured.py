@@ -6,7 +6,7 @@ from fractions import Fraction
 from itertools import pairwise, product
 from typing import Annotated, Any
 
-from traces.calibrate.noise import noisy, spreads
+from traces.calibrate.tables import noisy, spreads
 from traces.kit.errors import UserError, allowing, one_of
 from traces.kit.readers import (
     Count,
@@ -66,13 +66,15 @@ def points(*axes: str) -> Reader:
     return read
 
 
-def curve(axis: str) -> Reader:
-    """Points whose axis rises and whose durations do not fall."""
+def curve(axis: str, begins: int | None = None) -> Reader:
+    """Points whose axis rises (from ``begins``) and whose durations do not fall."""
 
     def read(value: Any, where: str) -> Points:
         found: Points = points(axis)(value, where)
-        _rising(found.axes[axis], f"{where}.{axis}")
+        _not_falling(found.axes[axis], f"{where}.{axis}", strictly=True)
         _not_falling(found.ns, f"{where}.ns")
+        if begins not in (None, found.axes[axis][0]):
+            raise refusal(found.axes[axis][0], f"{where}.{axis}[0]", str(begins))
         return found
 
     return read
@@ -93,23 +95,10 @@ def grid(value: Any, where: str) -> Points:
     return found
 
 
-def _from_one(value: Any, where: str) -> Points:
-    found: Points = curve("tokens")(value, where)
-    if found.axes["tokens"][0] != 1:
-        raise refusal(found.axes["tokens"][0], f"{where}.tokens[0]", "1")
-    return found
-
-
-def _rising(values: tuple[int, ...], where: str) -> None:
+def _not_falling(values: tuple[int, ...], where: str, *, strictly: bool = False) -> None:
     for i, (a, b) in enumerate(pairwise(values)):
-        if a >= b:
-            raise refusal(b, f"{where}[{i + 1}]", f"above the value before it, {a}")
-
-
-def _not_falling(values: tuple[int, ...], where: str) -> None:
-    for i, (a, b) in enumerate(pairwise(values)):
-        if a > b:
-            raise refusal(b, f"{where}[{i + 1}]", f"at least the value before it, {a}")
+        if b < a + strictly:
+            raise refusal(b, f"{where}[{i + 1}]", f"{'above' if strictly else 'at least'} the value before it, {a}")
 
 
 @dataclass(frozen=True)
@@ -133,8 +122,8 @@ class MeasuredModel:
     shape: Annotated[Shape, record(Shape)]
     dtype: Text  # of all weights
     dense: Annotated[Points, grid]  # attention, norms, router, shared experts; one request
-    expert: Annotated[Points, _from_one]  # one expert by its tokens
-    grouped: Annotated[Points, _from_one]  # all top-K experts of so many tokens, in the library's grouped kernel
+    expert: Annotated[Points, curve("tokens", 1)]  # one expert by its tokens
+    grouped: Annotated[Points, curve("tokens", 1)]  # top-K experts of so many tokens, in the library's grouped kernel
     cpu_expert: Annotated[Points, points("threads", "tokens")]
     launch_ns: Params  # what an expert takes longer when nothing runs ahead of the launches
     layer_overhead_ns: Params  # what a layer of the library's own loop takes longer than its device work

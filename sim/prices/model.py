@@ -110,7 +110,3 @@ class ModelProfile:
         if dtype not in self.expert_bytes:
             raise refusal(dtype, where, one_of([*self.expert_bytes, *layers]))
         return (self.expert_bytes[dtype],) * self.moe_layers
-
-    def total_expert_bytes(self, dtype: str | None = None) -> int:
-        """Bytes of all routed experts of all layers."""
-        return self.experts * sum(self.priced(dtype))

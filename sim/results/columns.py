@@ -9,18 +9,16 @@ from typing import Any
 
 from sim.core.accounts import FATES, PHASES, STALLS
 from sim.results import titles
+from sim.results.document import OF_PREDICTIONS
 from sim.results.label import label
-from sim.results.predictions import SHARES as FORETOLD
 
 FRAME_SCHEMA = 1
 """Version of the columns. A column may be added under the same number; one that goes or changes raises it."""
 
 DTYPES = {"text": "string", "whole": "Int64", "number": "float64", "truth": "boolean"}
 """What a kind is in pandas. A number that is null in the result is NaN, anything else is NA."""
-
 NEEDED = ("policy", "lossless", "budget_bytes", "seed", "trace")
 """Columns that no result leaves null."""
-
 RATES = ("recall", "resident", "complete", "bytes")
 SHARES = ("kept_gate_mass", "substituted", "skipped", "low_precision")
 REFERENCE_ROWS = ("infinite", "belady_forced", "perfect_next_layer")
@@ -100,7 +98,7 @@ def _columns() -> Iterator[Column]:
     for fate in FATES:
         yield Column(f"prefetch_{fate}", whole, "loads", f"of these {fate.replace('_', ' ')}", f"prefetch.{fate}")
     for phase in PHASES:
-        for share in FORETOLD:
+        for share in OF_PREDICTIONS:
             name, words = f"predicted_{phase}_{share}", share.replace("_", " ")
             yield Column(name, number, "share", f"{words} of predictions", f"prefetch.predictions.{phase}.{share}")
     yield Column("link_utilisation", number, "share", "of the time the link was busy", "link_utilisation")
@@ -109,9 +107,8 @@ def _columns() -> Iterator[Column]:
     for name in ("requests", "generated_tokens", "prefill_tokens", "lookups"):
         yield Column(name, whole, name.rpartition("_")[2], "measured", f"totals.{name}")
     yield Column("wall_ns", whole, "ns", "the measured window", "totals.wall_ns")
-    yield Column(
-        "bound_bytes", number, "B", "belady_bypass: no lossless policy copies fewer", "bounds.belady_bypass.bytes"
-    )
+    least = "belady_bypass: no lossless policy copies fewer"
+    yield Column("bound_bytes", number, "B", least, "bounds.belady_bypass.bytes")
     yield Column("bound_bytes_gap", number, "x", "bytes copied / that bound", "bounds.belady_bypass.gap")
     yield Column("bound_time_ms", number, "ms", "time_lower_bound of the window", "bounds.time_lower_bound.wall_ms")
     yield Column("bound_ms_per_token", number, "ms/token", "the same", "bounds.time_lower_bound.ms_per_token")
@@ -147,17 +144,12 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     made["predictors"] = _json(config["predictors"])
     made["nulls"] = _json(result["nulls"])
     for group in ("model", "hardware"):
-        made[group] = profile_label(result, group)
+        made[group] = titles.with_changes(result, group)
         made[f"{group}_title"] = titles.profile(result, group)
         made[f"{group}_sha"] = hashlib.sha256(_json(config[group]).encode()).hexdigest()[:16]
     made["stall_ms_per_token"] = _sum(result["stall_ms_per_token"])
     made["bytes_per_token"] = _sum(result["bytes_per_token"])
     return made
-
-
-def profile_label(result: Mapping[str, Any], group: str) -> str:
-    """The name of a run's model or hardware, with the settings in which it is not the shipped one of that name."""
-    return titles.with_changes(result, group, str(result["provenance"][group]["name"]))
 
 
 def leaves(group: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

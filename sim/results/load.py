@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.core.accounts import HIT_KINDS, STALLS
 from sim.results.columns import COLUMNS, DTYPES, FRAME_SCHEMA, NEEDED, leaves, row
-from sim.results.finished import LAYERS, REQUESTS, RESULT, finished, no_result, table, tell
-from sim.results.twins import Run, runs
+from sim.results.finished import LAYERS, REQUESTS, RESULT, Run, finished, no_result, runs, table, tell
 from traces.kit.errors import UserError
 from traces.kit.whole import whole, writable
 
@@ -32,17 +31,14 @@ REQUEST_DTYPES = {
     "tpot_ns": "float64",
 }
 """Of the columns that :func:`load_requests` adds to RUN_KEY; times in ns since the start of the run."""
-
 _COUNTS = ("layer", *HIT_KINDS, *(f"stall_{name}_ns" for name in STALLS))
 LAYER_DTYPES = {"phase": "string", **dict.fromkeys(_COUNTS, "int64")}
 """Of the columns that :func:`load_layers` adds to RUN_KEY: counts of lookups, bytes, and ns."""
-
 GROUPS = ("policy", "model", "hardware", "workload")
 """Of the keys of a configuration, those that are mappings with a name."""
-
+KINDS: dict[str, Any] = {"text": str, "whole": int, "number": int | float, "truth": bool}
 LARGEST = 2**63 - 1
 """What a column of whole numbers holds; no time or size is larger."""
-
 _META = b"moe_offload_frame"
 
 
@@ -51,7 +47,7 @@ def load(path: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
 
     The columns are ``sim.results.columns.COLUMNS`` and, after them, the settings in which rows of one name differ. Rows
     are in the order of policy, budget, seed and folder, whatever the order of the files. Results that differ only in
-    what was kept beside them are one run (:mod:`sim.results.twins`).
+    what was kept beside them are one run (:mod:`sim.results.finished`).
 
     ``damaged``: is given a line for each result that cannot be read, or is of another schema; without it they are
     warned of. UserError if there is nothing to read, or nothing that can be read.
@@ -68,13 +64,10 @@ def load(path: str | Path, damaged: list[str] | None = None) -> pd.DataFrame:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             faults.append(no_result(path / run.folder / RESULT, error))
     tell(faults, damaged, nothing=not made)
-    rows = [own for own, _ in made]
-    for own, extra in zip(rows, _differing([groups for _, groups in made]), strict=True):
-        own.update(extra)
-    frame = pd.DataFrame({c.name: _array([r[c.name] for r in rows], DTYPES[c.kind]) for c in COLUMNS})
-    fixed = {column.name for column in COLUMNS}
-    for name in sorted({name for own in rows for name in own} - fixed):
-        frame[name] = _settings([own.get(name) for own in rows])
+    frame = pd.DataFrame({c.name: _array([own[c.name] for own, _ in made], DTYPES[c.kind]) for c in COLUMNS})
+    differing = _differing([groups for _, groups in made])
+    for name in sorted({name for own in differing for name in own}):
+        frame[name] = _settings([own.get(name) for own in differing])
     order = ["policy_label", "budget_bytes", "seed", "source", "folder"]
     return frame.sort_values(order, kind="stable", ignore_index=True)
 
@@ -108,32 +101,26 @@ def _inside(
     if path.is_file():
         what = files[0].partition(".")[0]
         raise UserError(f"{path}: a folder is wanted; {what} are read from the runs themselves")
-    faults = list[str]()
+    faults, parts, lengths = list[str](), list[dict[str, list[Any]]](), list[int]()
     chosen = load(path, faults) if runs is None else runs
-    parts = [_any_table(path, own, files, dtypes, faults) for own in chosen.to_dict("records")]
-    there = [part is not None for part in parts]
-    tell(faults, damaged, nothing=bool(len(chosen)) and not any(there), depth=4)
-    known = [part for part in parts if part is not None]
-    lengths = [len(next(iter(part.values()))) for part in known]
-    own_keys = chosen.loc[there, list(keys)]
-    made = own_keys.loc[own_keys.index.repeat(lengths)].reset_index(drop=True)
-    for name in dtypes:
-        made[name] = _array([value for part in known for value in part[name]], dtypes[name])
+    for run in chosen.to_dict("records"):
+        why = list[str]()
+        for folder in (run["folder"], *json.loads(run.get("also_in") or "[]")):
+            try:
+                parts.append(table(path / str(folder), files, dtypes))
+            except UserError as error:
+                why.append(str(error))
+            else:
+                lengths.append(len(next(iter(parts[-1].values()))))
+                break
+        else:
+            faults.append(why[0])
+            lengths.append(0)
+    tell(faults, damaged, nothing=bool(len(chosen)) and not parts, depth=4)
+    made = chosen.loc[chosen.index.repeat(lengths), list(keys)].reset_index(drop=True)
+    for name, dtype in dtypes.items():
+        made[name] = _array([value for part in parts for value in part[name]], dtype)
     return made
-
-
-def _any_table(
-    path: Path, run: Mapping[Any, Any], files: Sequence[str], dtypes: Mapping[str, str], faults: list[str]
-) -> dict[str, list[Any]] | None:
-    """A run's table, from whichever of its folders has one that can be read."""
-    why = list[str]()
-    for folder in (run["folder"], *json.loads(run.get("also_in") or "[]")):
-        try:
-            return table(path / str(folder), files, dtypes)
-        except UserError as error:
-            why.append(str(error))
-    faults.append(why[0])
-    return None
 
 
 def save(frame: pd.DataFrame, path: str | Path) -> None:
@@ -175,20 +162,15 @@ def _row(run: Run) -> tuple[dict[str, Any], list[tuple[str, str, dict[str, Any]]
     return made, [(g, str(config[g]["name"]), dict(leaves(config[g], g))) for g in GROUPS]
 
 
-def _fits(value: object, kind: str) -> bool:
+def _fits(value: Any, kind: str) -> bool:
     """Whether a column of a frame can hold a value; null it always can."""
     if value is None:
         return True
-    if kind == "text":
-        return isinstance(value, str)
-    if kind == "truth" or isinstance(value, bool):
-        return kind == "truth" and isinstance(value, bool)
-    if not isinstance(value, int | float):
-        return False
-    return abs(value) <= LARGEST and (kind == "number" or isinstance(value, int))
+    right = isinstance(value, KINDS[kind]) and isinstance(value, bool) == (kind == "truth")
+    return right and (isinstance(value, str) or abs(value) <= LARGEST)
 
 
-def _differing(runs: Sequence[Iterable[tuple[str, str, Mapping[str, Any]]]]) -> Iterator[dict[str, Any]]:
+def _differing(runs: Sequence[Iterable[tuple[str, str, Mapping[str, Any]]]]) -> list[dict[str, Any]]:
     """For each run the settings in which it and another of the same policy, model, machine or workload differ.
 
     ``runs``: of each, group, name and settings.
@@ -199,8 +181,9 @@ def _differing(runs: Sequence[Iterable[tuple[str, str, Mapping[str, Any]]]]) -> 
             for key, value in settings.items():
                 seen[group, name, key].add(repr(value))
     differ = {key for (_, _, key), values in seen.items() if len(values) > 1} - {"workload.batch"}
-    for groups in runs:
-        yield {key: value for *_, settings in groups for key, value in settings.items() if key in differ}
+    return [
+        {key: value for *_, settings in groups for key, value in settings.items() if key in differ} for groups in runs
+    ]
 
 
 def _array(values: Sequence[Any], dtype: str) -> Any:

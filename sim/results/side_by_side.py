@@ -45,17 +45,15 @@ def main(options: Options) -> None:
         raise UserError(f"timeline: the same folder twice among {', '.join(map(str, folders))}")
     # A run with bounds leaves a folder of them beside its own, which out/* names too.
     runs = [folder for folder in folders if not (folder / "bounds.json").is_file()] or folders
-    for folder in folders:
-        if folder not in runs:
-            sys.stderr.write(f"{folder}: holds bounds and no run, left out\n")
+    for folder in sorted({*folders} - {*runs}, key=folders.index):
+        sys.stderr.write(f"{folder}: holds bounds and no run, left out\n")
     together = side_by_side(runs)
     with writable(f"out={out}"):
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole(out) as part:
             write(part, together)
-    sys.stderr.write(
-        f"wrote {sum(event['ph'] == 'X' for event in together)} slices of {counted(len(runs), 'run')} to {out}\n"
-    )
+    slices = sum(event["ph"] == "X" for event in together)
+    sys.stderr.write(f"wrote {slices} slices of {counted(len(runs), 'run')} to {out}\n")
 
 
 def side_by_side(folders: Sequence[Path]) -> list[Event]:

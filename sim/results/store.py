@@ -77,8 +77,9 @@ class Store:
 
         def fill(temp: Path) -> None:
             _write_json(temp / "result.json", result)
-            _requests(outcome, temp / "requests.parquet")
-            _layers(outcome, temp / "layers.parquet")
+            nullable = {"prefill_end_ns": "Int64", "ttft_ns": "Int64", "tpot_ns": "Float64"}
+            _write_table(temp / "requests.parquet", request_rows(outcome), **nullable)
+            _write_table(temp / "layers.parquet", layer_rows(outcome))
             (temp / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
             if outcome.core.log:
                 save(outcome.core.log, temp / "log.npy")
@@ -92,17 +93,10 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(dump_json(content), encoding="utf-8")
 
 
-def _requests(outcome: Outcome, path: Path) -> None:
+def _write_table(path: Path, rows: list[dict[str, Any]], **dtypes: Any) -> None:
     import pandas as pd
 
-    frame = pd.DataFrame(request_rows(outcome))
-    frame.astype({"prefill_end_ns": "Int64", "ttft_ns": "Int64", "tpot_ns": "Float64"}).to_parquet(path, index=False)
-
-
-def _layers(outcome: Outcome, path: Path) -> None:
-    import pandas as pd
-
-    pd.DataFrame(layer_rows(outcome)).to_parquet(path, index=False)
+    pd.DataFrame(rows).astype(dtypes).to_parquet(path, index=False)
 
 
 def request_rows(outcome: Outcome) -> list[dict[str, Any]]:

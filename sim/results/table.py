@@ -14,7 +14,7 @@ from sim.results.fitting import Row, fitted
 from sim.results.label import label
 from sim.results.titles import titles
 from sim.results.wording import decided_worded, room_line
-from traces.calibrate.noise import in_words
+from traces.calibrate.tables import in_words
 from traces.kit.units import counted, figure, format_bytes
 
 HEADS = ("TTFT ms", "TPOT ms", "hits %", "ms/token", "stall", "copied", "time", "bytes")
@@ -115,7 +115,7 @@ def _rows(result: Mapping[str, Any], console: Console) -> list[RenderableType]:
 def own_figures(result: Mapping[str, Any]) -> tuple[str, ...]:
     """A run's row below HEADS; without bounds the last two are missing."""
     totals, bounds = result["totals"], result["bounds"]
-    tokens, nbytes = totals["generated_tokens"], copied(totals)
+    tokens, nbytes = totals["generated_tokens"], totals["demand_bytes"] + sum(totals["speculative_bytes"].values())
     stall = sum(totals["stall_ns"].values()) / 1e6 / tokens
     gaps = () if bounds is None else _gaps(bounds, totals["wall_ns"], nbytes)
     return (*figures(result, _wall(result), stall, nbytes / tokens), *gaps)
@@ -123,16 +123,10 @@ def own_figures(result: Mapping[str, Any]) -> tuple[str, ...]:
 
 def figures(row: Mapping[str, Any], wall: float | None, stall: float, nbytes: float) -> tuple[str, ...]:
     """TTFT, TPOT, hits; and time, the part of it that is stalls, and bytes, per generated token."""
-    latency = row["latency_ms"]
+    ttft, tpot = (spread and spread["mean"] for spread in (row["latency_ms"]["ttft"], row["latency_ms"]["tpot"]))
     hits = row["hit_rate"]["complete"]
-    return (
-        figure(latency["ttft"] and latency["ttft"]["mean"]),
-        figure(latency["tpot"] and latency["tpot"]["mean"]),
-        "-" if hits is None else f"{100 * hits:.1f}",
-        figure(wall),
-        figure(stall),
-        _bytes(nbytes),
-    )
+    share = "-" if hits is None else f"{100 * hits:.1f}"
+    return (figure(ttft), figure(tpot), share, figure(wall), figure(stall), _bytes(nbytes))
 
 
 def _gaps(bounds: Mapping[str, Any], wall_ns: float, nbytes: float) -> tuple[str, ...]:
@@ -145,22 +139,13 @@ def _where(result: Mapping[str, Any]) -> list[Text]:
     """What the columns are, and where the time of a token went."""
     causes = {"compute": result["compute_ms_per_token"], **result["stall_ms_per_token"]}
     parts = [f"{name.replace('_', ' ')} {figure(ms)}" for name, ms in causes.items() if ms or name == "compute"]
-    return [
-        Text(MEANING, style="dim"),
-        *([Text(MULTIPLES, style="dim")] if result["bounds"] is not None else []),
-        Text(f"ms/token: {' + '.join(parts)}"),
-        *_own_time(result),
-    ]
-
-
-def _own_time(result: Mapping[str, Any]) -> list[Text]:
-    """What the policy's own decisions took, where the profile charges it."""
-    charged, totals = result["provenance"]["hardware"].get("policy_us"), result["totals"]
-    if charged is None:
-        return []
-    ms = figure(totals["policy_ns"] / 1e6 / totals["generated_tokens"])
-    us = f"{charged['prefill']:,g} us per prefill pass, {charged['decode']:,g} us per decode pass"
-    return [Text(f"of compute, the policy's own decisions: {ms} ms/token ({us})")]
+    said = [Text(words, style="dim") for words in (MEANING, MULTIPLES)[: 1 + (result["bounds"] is not None)]]
+    said.append(Text(f"ms/token: {' + '.join(parts)}"))
+    if (charged := result["provenance"]["hardware"].get("policy_us")) is not None:
+        ms = figure(result["totals"]["policy_ns"] / 1e6 / result["totals"]["generated_tokens"])
+        us = f"{charged['prefill']:,g} us per prefill pass, {charged['decode']:,g} us per decode pass"
+        said.append(Text(f"of compute, the policy's own decisions: {ms} ms/token ({us})"))
+    return said
 
 
 def _copies(result: Mapping[str, Any]) -> list[Text]:
@@ -180,22 +165,20 @@ def _by_phase(title: str, shares: Mapping[str, Any] | None) -> list[Text]:
         return []
     said = []
     for phase in PHASES:
-        known = {name: share for name, share in shares[phase].items() if name != "predicted" and share is not None}
+        known = [(name, share) for name, share in shares[phase].items() if name != "predicted" and share is not None]
         if known:
-            parts = [f"{name.replace('_', ' ')} {100 * share:.1f}" for name, share in known.items()]
+            parts = [f"{name.replace('_', ' ')} {100 * share:.1f}" for name, share in known]
             said.append(Text(f"  {phase:<8}{', '.join(parts)}"))
     return [Text(title), *said] if said else []
 
 
 def _fitted(result: Mapping[str, Any]) -> list[Text]:
     """Who made the predictions."""
-    lines = []
-    for name, facts in result["provenance"]["predictors"].items():
-        source = {"hidden": "the gate's input", "routing": "earlier routing, and not on hidden states"}[facts["input"]]
-        lines.append(
-            Text(f"predictor {name} ({facts['sha256'][:12]}): fitted on {source}, {facts['stride']} layers ahead")
-        )
-    return lines
+    source = {"hidden": "the gate's input", "routing": "earlier routing, and not on hidden states"}
+    return [
+        Text(f"predictor {name} ({it['sha256'][:12]}): fitted on {source[it['input']]}, {it['stride']} layers ahead")
+        for name, it in result["provenance"]["predictors"].items()
+    ]
 
 
 def _loss(result: Mapping[str, Any]) -> list[Text]:
@@ -203,18 +186,13 @@ def _loss(result: Mapping[str, Any]) -> list[Text]:
     quality = result["quality"]
     if quality is None:
         return []
-    known = {key.replace("_", " "): share for key, share in quality.items() if isinstance(share, float)}
-    shares = ", ".join(f"{name} {100 * share:.1f}" for name, share in known.items())
-    return [
-        Text(f"lossy, %: {shares or 'nothing is known'}", style="magenta"),
-        Text("these are first-order: with another output, later layers would route otherwise", style="magenta"),
-        Text("a lossy row is compared with lossy rows only, and has no bounds", style="magenta"),
-    ]
-
-
-def copied(totals: Mapping[str, Any]) -> int:
-    """Bytes over the link."""
-    return int(totals["demand_bytes"] + sum(totals["speculative_bytes"].values()))
+    known = [f"{key.replace('_', ' ')} {100 * share:.1f}" for key, share in quality.items() if isinstance(share, float)]
+    lines = (
+        f"lossy, %: {', '.join(known) or 'nothing is known'}",
+        "these are first-order: with another output, later layers would route otherwise",
+        "a lossy row is compared with lossy rows only, and has no bounds",
+    )
+    return [Text(line, style="magenta") for line in lines]
 
 
 def _bytes(value: float | None) -> str:

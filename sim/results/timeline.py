@@ -1,9 +1,6 @@
 """What a machine did when, as a Chrome trace: opens in Perfetto. The same for the simulator and for a device.
 
-Four lanes. On the GPU stream every forward pass is a slice, and inside it its dense parts, experts and stalls follow
-one another; whatever is left of a pass is software, on the CPU's lane, where a policy's own time, if it is charged, has
-slices of its own. So the slices of a run add up: dense parts, experts, software and policy to its compute, stalls to
-its stalls by cause, all of them to its wall time.
+Its lanes, and how the slices of a run add up to its accounts: ``docs/results.md``.
 """
 
 from __future__ import annotations

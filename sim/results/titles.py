@@ -67,9 +67,8 @@ def policy(label: str) -> str:
     except UserError:  # of a package that is not installed here
         title = name
     parts = settings.removesuffix(")").split(", ") if settings else []
-    words = [title, *(SAID[part] for part in parts if part in SAID)]
-    rest = [part for part in parts if part not in SAID]
-    return " ".join(words) + (f" ({', '.join(rest)})" if rest else "")
+    rest = ", ".join(part for part in parts if part not in SAID)
+    return " ".join([title, *(SAID[part] for part in parts if part in SAID)]) + (f" ({rest})" if rest else "")
 
 
 def profile(result: Mapping[str, Any], group: str) -> str:
@@ -78,14 +77,15 @@ def profile(result: Mapping[str, Any], group: str) -> str:
     return with_changes(result, group, str(about.get("title") or title_of(group, str(about["name"]))))
 
 
-def with_changes(result: Mapping[str, Any], group: str, name: str) -> str:
-    """``name`` for a run's model or hardware, with the settings that were changed."""
+def with_changes(result: Mapping[str, Any], group: str, name: str = "") -> str:
+    """A run's model or hardware by its name (or ``name``), with the settings in which it is not the shipped one."""
     own = []
     for path in result["provenance"][group]["changed"]:
         value: Any = result["config"][group]
         for part in path.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         own.append(f"{path}={value}")
+    name = name or str(result["provenance"][group]["name"])
     return f"{name} ({', '.join(own)})" if own else name
 
 

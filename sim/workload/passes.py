@@ -1,16 +1,25 @@
-"""Which requests run, in which order, and in which forward passes: a closed loop at batch B."""
+"""Which requests run, in which order, and in which forward passes: a closed loop at batch B.
+
+What a pass demands is the union of the experts that its tokens chose, in token order.
+"""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.prices.costs import attended_pairs
-from sim.workload.demand import Demand, DemandReader, merge
 from traces import DECODE, PREFILL, Trace
 from traces.format.layout import Array
 from traces.kit.errors import UserError
+
+Demand = list[list[int]]
+"""Expert numbers per layer, the last token's experts last; within a token by descending weight."""
+
+BLOCK = 1024  # rows that are turned into Python numbers at a time
 
 VALIDATION_EVERY = 5
 """Of so many prompts of the train requests one is measured with ``measure=validation``."""
@@ -100,8 +109,7 @@ def _validation(trace: Trace, train: tuple[int, ...]) -> tuple[list[int], tuple[
 
 def _prompt(trace: Trace, request: int) -> bytes | int:
     """The token ids of a request's prompt; where they were not recorded the request, as one of a prompt of its own."""
-    steps = trace.steps[trace.steps_of(request)]
-    prefill = steps[steps["phase"] == PREFILL]
+    prefill = _steps(trace, request, PREFILL)
     if trace.token_ids is None or not len(prefill):
         return request
     spans = prefill[["first_row", "rows"]].tolist()
@@ -133,9 +141,8 @@ class ClosedLoop:
                     step.admits, admits = admits, ()
                     yield step
                 del admitted[0]
-                left[request], steps = self._decode(request)
-                if left[request]:
-                    decoding[request] = steps
+                if len(steps := _steps(self.trace, request, DECODE)):
+                    left[request], decoding[request] = len(steps), self._decode(request, steps)
                 continue
             parts = [next(steps) for steps in decoding.values()]
             step = parts[0] if len(parts) == 1 else self._join(parts)
@@ -147,21 +154,13 @@ class ClosedLoop:
                     del decoding[request]
 
     def _prefill(self, request: int) -> Iterator[Pass]:
-        for step in self.trace.steps[self.trace.steps_of(request)]:
-            if step["phase"] == PREFILL:
-                n, context = int(step["rows"]), int(step["context"])
-                parts = [(int(step["first_row"]), n)]
-                demand, tokens = self.reader.union(parts)
-                pairs = attended_pairs(n, context)
-                yield Pass(True, (request,), parts, n, context + n, pairs, demand, tokens)
+        for first, rows, context in _steps(self.trace, request, PREFILL)[["first_row", "rows", "context"]].tolist():
+            parts = [(first, rows)]
+            demand, tokens = self.reader.union(parts)
+            pairs = attended_pairs(rows, context)
+            yield Pass(True, (request,), parts, rows, context + rows, pairs, demand, tokens)
 
-    def _decode(self, request: int) -> tuple[int, Iterator[Pass]]:
-        """How many decode steps the request has, and their passes."""
-        steps = self.trace.steps[self.trace.steps_of(request)]
-        steps = steps[steps["phase"] == DECODE]
-        return len(steps), self._decode_passes(request, steps)
-
-    def _decode_passes(self, request: int, steps: Array) -> Iterator[Pass]:
+    def _decode(self, request: int, steps: Array) -> Iterator[Pass]:
         row, context = int(steps["first_row"][0]), int(steps["context"][0])
         for i, demand in enumerate(self.reader.rows(row, len(steps))):
             seen = context + i + 1
@@ -181,3 +180,61 @@ class ClosedLoop:
             [d for d, _ in merged],
             [t for _, t in merged],
         )
+
+
+def _steps(trace: Trace, request: int, phase: int) -> Array:
+    """The recorded steps of a request in one phase."""
+    steps = trace.steps[trace.steps_of(request)]
+    of_phase: Array = steps[steps["phase"] == phase]
+    return of_phase
+
+
+class DemandReader:
+    """Reads demand sets from a memory-mapped trace, a block at a time: memory does not grow with the trace."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._ids = trace.expert_ids
+        self._absent = trace.absent
+        self._first = np.arange(trace.L, dtype=np.int32)[:, None] * trace.E  # expert number of a layer's expert 0
+        self._slots = trace.L * trace.E
+
+    def rows(self, first: int, count: int) -> Iterator[Demand]:
+        """Demand of each single row of ``first .. first + count``: a decode step of one request."""
+        for start in range(first, first + count, BLOCK):
+            ids = self._ids[start : min(start + BLOCK, first + count)]
+            flat = (ids + self._first).tolist()
+            if (ids == self._absent).any():
+                absent = (ids == self._absent).tolist()
+                flat = [
+                    [[x for x, gone in zip(*pair, strict=True) if not gone] for pair in zip(*row, strict=True)]
+                    for row in zip(flat, absent, strict=True)
+                ]
+            yield from flat
+
+    def union(self, parts: list[tuple[int, int]]) -> tuple[Demand, Demand]:
+        """Demand and tokens per expert of one step over the rows of ``parts`` [(first row, rows)]."""
+        ids = np.concatenate([self._ids[first : first + rows] for first, rows in parts])
+        flat = ids + self._first  # int32 [rows, L, K]
+        flat[ids == self._absent] = self._slots
+        pairs = [ordered_union(flat[:, layer], self._slots) for layer in range(flat.shape[1])]
+        return [demand for demand, _ in pairs], [tokens for _, tokens in pairs]
+
+
+def ordered_union(flat: NDArray[Any], slots: int) -> tuple[list[int], list[int]]:
+    """Union of one layer's demand over rows of expert numbers [n, K] (``slots`` and more: none); tokens per expert."""
+    if len(flat) == 1 and int(flat.max()) < slots:  # a token chooses no expert twice
+        return flat[0].tolist(), [1] * flat.shape[1]
+    # An expert's place in the order is that of its last use: unique() of the reversed sequence finds it first.
+    experts, last, counts = np.unique(flat[::-1, ::-1], return_index=True, return_counts=True)
+    order = np.argsort(-last)
+    order = order[experts[order] < slots]
+    return experts[order].tolist(), counts[order].tolist()
+
+
+def merge(rows: list[list[int]]) -> tuple[list[int], list[int]]:
+    """Union of one layer's demand over single rows, in order of last use, with tokens per expert."""
+    counts: dict[int, int] = {}
+    for row in rows:
+        for x in row:
+            counts[x] = counts.pop(x, 0) + 1
+    return list(counts), list(counts.values())

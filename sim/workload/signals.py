@@ -1,14 +1,17 @@
-"""The trace's signals, shown to a policy no earlier than the model had them (docs/design.md, rule 2)."""
+"""What a policy may read of a trace (docs/design.md, rule 2): signals no earlier than the model had them, and what it
+learns from before it is measured, the train requests and nothing else (policies.api.History).
+"""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import Signal, Signals
-from traces import Trace
+from policies.api import PastStep, Signal, Signals
+from sim.workload.passes import ClosedLoop
+from traces import PREFILL, Trace
 from traces.kit.errors import UserError, one_of
 
 
@@ -65,12 +68,7 @@ class TraceSignals:
         )
 
     def _rows(self, name: str, *index: int) -> NDArray[Any]:
-        if name != "expert_ids" and name not in self._declared:
-            raise RuntimeError(f"the policy reads {name} and does not declare it in its signals")
-        array = None if self._trace is None else getattr(self._trace, name)
-        if array is None:
-            raise UserError(f"the policy needs the signal {name}, which the trace did not record")
-        return self._copied(array, *index)
+        return self._copied(_recorded(self._trace, name, self._declared), *index)
 
     def _copied(self, array: Any, *index: int) -> NDArray[Any]:
         # A memory map takes microseconds to slice. What a running model shows is no array, and read only where asked.
@@ -104,3 +102,47 @@ class TraceSignals:
                 f"the policy wants gate_ahead at distance {distance}; recorded, and allowed: 1 to {recorded.shape[2]}"
             )
         return self._gated(Signal.GATE_AHEAD, distance - 1)
+
+
+class TrainRequests:
+    """The train requests of a trace. RuntimeError if another request is among them.
+
+    ``declared``: the signals that the policy may read; another one is an error that names it.
+    """
+
+    def __init__(self, trace: Trace, requests: Sequence[int], declared: Collection[Signal]) -> None:
+        for request in requests:
+            if trace.requests[request].split != "train":
+                raise RuntimeError(f"request {request} is none to learn from: its split is not train")
+        self._trace, self._requests, self._declared = trace, tuple(requests), frozenset(declared)
+
+    def popularity(self) -> NDArray[np.int64]:
+        """Lookups of every expert, int64 [L * E]: each layer event counts an expert once."""
+        counts = np.zeros(self._trace.L * self._trace.E, np.int64)
+        for step in ClosedLoop(self._trace).passes(self._requests):
+            counts[[x for demand in step.demand for x in demand]] += 1
+        return counts
+
+    def steps(self) -> Iterator[PastStep]:
+        """The forward passes, in order, request by request; their arrays are read when asked for."""
+        for request in self._requests:
+            for step in self._trace.steps[self._trace.steps_of(request)]:
+                first, rows = int(step["first_row"]), int(step["rows"])
+                readers = {name: self._reader(name, first, rows) for name in ("expert_ids", *Signal)}
+                yield PastStep(request, bool(step["phase"] == PREFILL), rows, **readers)
+
+    def _reader(self, name: str, first: int, rows: int) -> Callable[[], NDArray[Any]]:
+        def read() -> NDArray[Any]:
+            array = _recorded(self._trace, name, self._declared)
+            return np.array(array[first : first + rows])  # a copy: the whole file can be reached from a view of it
+
+        return read
+
+
+def _recorded(trace: Trace | Any | None, name: str, declared: Collection[Signal]) -> Any:
+    if name != "expert_ids" and name not in declared:
+        raise RuntimeError(f"the policy reads {name} and does not declare it in its signals")
+    array = None if trace is None else getattr(trace, name)
+    if array is None:
+        raise UserError(f"the policy needs the signal {name}, which the trace did not record")
+    return array

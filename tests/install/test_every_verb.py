@@ -1,19 +1,24 @@
-"""Laws that every verb of every program keeps: its page, and one line for each kind of mistake in its words."""
+"""Laws that every verb keeps: its page, one line for each kind of mistake in its words, one meaning for one name."""
 
+import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
+from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from sim.experiment.words import KEYS
 from traces.kit.command import Command, usage
 from traces.kit.words import Between, Key, Others, Position, keys_of
 
 PROGRAMS = ("traces", "policies", "sim", "real")
 ROOT = Path(__file__).resolve().parents[2]
+NOUNS = {int: "a whole number", float: "a number", Fraction: "a number", bool: "true or false"}
 
 
 class Verb(NamedTuple):
@@ -176,16 +181,12 @@ def test_every_default_could_be_given(verb: Verb) -> None:
             assert key.read(shown) == key.default, key.name
 
 
-@pytest.mark.parametrize(
-    ("program", "verb", "meant"),
-    [("traces", "improt", "import"), ("traces", "calibrat", "calibrate"), ("policies", "aply", "apply")],
-)
-def test_a_verb_that_is_nearly_one_is_offered(
-    program: str, verb: str, meant: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    error = said(Verb((program,), object), [verb], capsys)
-    assert error.startswith(f"error: {verb}: no such command; allowed: ")
-    assert error.endswith(f"; did you mean {meant}?\n")
+@each
+def test_a_verb_that_is_nearly_one_is_offered(verb: Verb, capsys: pytest.CaptureFixture[str]) -> None:
+    program, name, *_ = verb.words
+    error = said(Verb((program,), object), [f"{name}_"], capsys)
+    assert error.startswith(f"error: {name}_: no such command; allowed: ")
+    assert error.endswith(f"; did you mean {name}?\n")
 
 
 def test_their_pages_need_no_package_that_a_server_may_lack() -> None:
@@ -202,3 +203,26 @@ for name in {[name for name in PROGRAMS if name != "sim"]!r}:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def read_as(key: Key) -> str:
+    return NOUNS.get(key.kind, "a choice" if key.choices else "a text")
+
+
+def table() -> dict[str, str]:
+    """How a key is read, by its name."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Commands, and")[2]
+    return dict(re.findall(r"^\| `(\w+)` \| ([a-z ]+) \| \S.* \|$", text, re.MULTILINE))
+
+
+def test_what_two_commands_have_means_the_same() -> None:
+    kinds: defaultdict[str, set[str]] = defaultdict(set)
+    commands: defaultdict[str, set[str]] = defaultdict(set)
+    for key in KEYS:
+        commands[key].add("a configuration")
+    for verb in VERBS:
+        for key in own(verb):
+            kinds[key.name].add(read_as(key))
+            commands[key.name].add(" ".join(verb.words[:2]))
+    shared = {name for name, found in commands.items() if len(found) > 1}
+    assert {name: " or ".join(sorted(kinds[name])) for name in shared} == table()

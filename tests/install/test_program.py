@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -36,20 +37,21 @@ def test_each_part_of_the_program_runs_beside_them(installed: Installed, there: 
     assert done.stderr.startswith("error: policy=nosuch: unknown; allowed: "), done.stderr
 
 
+def sweeps(done: CompletedProcess[str]) -> None:
+    assert "2 cells in swept: 2 run, 0 read" in done.stderr, done.stderr
+    assert done.returncode == 0
+
+
 def test_its_child_processes_run_beside_them(editable: Installed, there: Path) -> None:
     done = editable.run("sim", "check", "on_demand", cwd=there)
     assert "hash seeds   holds" in done.stdout, done.stdout + done.stderr
-    done = editable.run("sim", "run", *SWEEP, "out=swept", cwd=there)
-    assert "2 cells in swept: 2 run, 0 read" in done.stderr, done.stderr
-    assert done.returncode == 0
+    sweeps(editable.run("sim", "run", *SWEEP, "out=swept", cwd=there))
 
 
 @pytest.mark.parametrize("path", ["{there}", ":"], ids=["named", "empty"])  # an empty entry is the folder one is in
 def test_a_path_that_leads_to_them_is_survived_too(editable: Installed, path: str, tmp_path: Path) -> None:
     here = folders_of_the_user(tmp_path, OURS, "package")
-    done = editable.run("sim", "run", *SWEEP, "out=swept", cwd=here, PYTHONPATH=path.format(there=here))
-    assert "2 cells in swept: 2 run, 0 read" in done.stderr, done.stderr
-    assert done.returncode == 0
+    sweeps(editable.run("sim", "run", *SWEEP, "out=swept", cwd=here, PYTHONPATH=path.format(there=here)))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -74,18 +76,14 @@ def test_the_child_processes_of_python_m(editable: Installed, tmp_path: Path) ->
     here = folders_of_the_user(tmp_path, [name for name in OURS if name != "sim"], "package")
     done = editable.module("sim", "check", "on_demand", cwd=here)
     assert "hash seeds   holds" in done.stdout, done.stdout + done.stderr
-    done = editable.module("sim", "run", *SWEEP, "out=swept", cwd=here)
-    assert "2 cells in swept: 2 run, 0 read" in done.stderr, done.stderr
-    assert done.returncode == 0
+    sweeps(editable.module("sim", "run", *SWEEP, "out=swept", cwd=here))
 
 
 def test_an_import_beside_namespaces(installed: Installed, tmp_path: Path) -> None:
     here = folders_of_the_user(tmp_path, OURS, "namespace")
-    code = (
-        "import sim, traces, policies.registry as r; print(sim.load.__module__, traces.__version__, r.find('lru').name)"
-    )
+    code = "import sim, traces, policies.registry as r; print(sim.load.__module__, traces.__version__, r.find('lru'))"
     done = installed.code(code, cwd=here)
-    assert done.stdout == f"sim.results.load {__version__} lru\n", done.stderr
+    assert done.stdout == f"sim.results.load {__version__} <class 'policies.lru.LRU'>\n", done.stderr
 
 
 WORKER = """

@@ -29,9 +29,7 @@ def test_every_program_says_it(room: str, capsys: pytest.CaptureFixture[str]) ->
 
 def test_it_is_the_same_everywhere() -> None:
     assert sim.__version__ == traces.__version__
-    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert cited is not None
-    assert cited[1] == traces.__version__
+    assert f"\nversion: {traces.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_it_stands_in_one_place() -> None:

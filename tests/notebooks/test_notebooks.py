@@ -15,46 +15,45 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 LARGEST_PICTURE = 60_000
 LARGEST = 150_000
 # A folder or a name that is this machine's alone, colours of a terminal, and addresses of objects.
 OWN = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|opt|Users|usr|var)/|localhost|\x1b\[|\bat 0x[0-9a-f]{6,}")
 
 
-def code_cells(path: Path) -> list[nbformat.NotebookNode]:
-    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+@pytest.fixture(params=sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
 
 
-def test_there_are_five() -> None:
-    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+@pytest.fixture
+def notebook(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
 
 
-@each
-def test_a_notebook_is_valid_and_its_code_compiles(path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_a_notebook_is_valid_and_its_code_compiles(notebook: nbformat.NotebookNode) -> None:
     nbformat.validate(notebook)
     assert notebook.cells[0].cell_type == "markdown"
-    for cell in code_cells(path):
+    for cell in code_cells(notebook):
         ast.parse(cell.source)
         assert len(cell.source.splitlines()) <= 35, "a cell is to be read"
 
 
 # Code that was changed without being run again: the text below it tells of other figures.
-@each
-def test_outputs_are_those_of_the_code(path: Path, execute: ModuleType) -> None:
-    notebook = nbformat.read(path, as_version=4)
+def test_outputs_are_those_of_the_code(path: Path, notebook: nbformat.NotebookNode, execute: ModuleType) -> None:
     again = f"python notebooks/execute.py --write {path.stem[:2]}"
     assert notebook.metadata.get("executed") == execute.digest(notebook), f"stale: {again}"
-    counts = [cell.execution_count for cell in code_cells(path)]
+    counts = [cell.execution_count for cell in code_cells(notebook)]
     assert counts == list(range(1, len(counts) + 1)), f"not one run from a fresh kernel: {again}"
 
 
-@each
-def test_outputs_are_small_clean_and_of_no_machine(path: Path) -> None:
+def test_outputs_are_small_clean_and_of_no_machine(path: Path, notebook: nbformat.NotebookNode) -> None:
     assert path.stat().st_size < LARGEST
-    for cell in code_cells(path):
+    for cell in code_cells(notebook):
         for out in cell.outputs:
             assert out.output_type != "error"
             assert out.get("name") != "stderr", out.text
@@ -65,9 +64,8 @@ def test_outputs_are_small_clean_and_of_no_machine(path: Path) -> None:
                     assert not OWN.search(content), OWN.search(content)
 
 
-@each
-def test_links_lead_somewhere(path: Path) -> None:
-    for cell in nbformat.read(path, as_version=4).cells:
+def test_links_lead_somewhere(path: Path, notebook: nbformat.NotebookNode) -> None:
+    for cell in notebook.cells:
         if cell.cell_type == "markdown":
             for link in re.findall(r"\]\(([^)#]+)\)", cell.source):
                 assert link.startswith("https://") or (path.parent / link).exists(), link
@@ -75,20 +73,20 @@ def test_links_lead_somewhere(path: Path) -> None:
                 assert (ROOT / name).exists() or "next_use" in name, name
 
 
-def notebook_of(execute: ModuleType, *sources: str) -> nbformat.NotebookNode:
+def notebook_of(*sources: str) -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
 
 
 # An error that is only kept in the outputs, or a cell that never ends: CI would pass, or hang.
 def test_an_error_and_a_cell_that_never_ends_fail(execute: ModuleType) -> None:
     with pytest.raises(Exception, match="planted"):
-        execute.execute(notebook_of(execute, "raise ValueError('planted')"))
+        execute.execute(notebook_of("raise ValueError('planted')"))
     with pytest.raises(TimeoutError):
-        execute.execute(notebook_of(execute, "import time; time.sleep(60)"), seconds=3)
+        execute.execute(notebook_of("import time; time.sleep(60)"), seconds=3)
 
 
 def test_a_notebook_runs_in_a_folder_that_goes_away(execute: ModuleType) -> None:
-    notebook = notebook_of(execute, "import os, tempfile; print(os.getcwd()); print(tempfile.mkdtemp())")
+    notebook = notebook_of("import os, tempfile; print(os.getcwd()); print(tempfile.mkdtemp())")
     execute.execute(notebook)
     here, temporary = notebook.cells[0].outputs[0].text.split()
     assert Path(temporary).is_relative_to(here)
@@ -96,13 +94,11 @@ def test_a_notebook_runs_in_a_folder_that_goes_away(execute: ModuleType) -> None
 
 
 # Said above, and something else printed below.
-@each
-def test_the_figures_of_what_is_found_are_printed_below(path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
+def test_the_figures_of_what_is_found_are_printed_below(notebook: nbformat.NotebookNode) -> None:
     (finding,) = re.findall(r"^\*\*(.*?)\*\*$", notebook.cells[0].source, flags=re.MULTILINE | re.DOTALL)
     printed = " ".join(
         re.sub("<[^>]*>", " ", str(out.get("data", {}).get("text/html", out.get("text", ""))))
-        for cell in code_cells(path)
+        for cell in code_cells(notebook)
         for out in cell.outputs
     )
     for figure in re.findall(r"\d+(?:\.\d+)?", finding):

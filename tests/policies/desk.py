@@ -1,14 +1,22 @@
 """A policy on a desk: its facts are told by hand, its actions written down."""
 
+from dataclasses import fields
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
-from policies.api import Actions, LayerEvent, Policy, Step
+from policies.api import Actions, LayerEvent, PastStep, Policy, Step
 from sim.check.synthetic import FakeSignals
 
 AnyPolicy = TypeVar("AnyPolicy", bound=Policy)
+
+
+def past_step(request: int, prefill: bool, **signals: Any) -> PastStep:
+    """A train step that has these signals alone."""
+    read = [partial(signals.__getitem__, item.name) for item in fields(PastStep)[3:]]
+    return PastStep(request, prefill, len(signals["expert_ids"]), *read)
 
 
 class Desk(Generic[AnyPolicy]):

@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from policies.gate_ahead import GateAhead
-from sim.check.lab import Witness, run
 from sim.check.synthetic import ABSENT, FlatCosts, Routing, draw, setup_of
-from sim.core.state import PENDING
 from tests.policies import scripted
 from tests.policies.desk import Desk
 from tests.policies.scripted import SIZE, costs, script, sums
@@ -66,38 +64,6 @@ def test_a_partial_load_is_dropped_between_chunks() -> None:
     assert slower.accounts.stall_row()[2] == 50
 
 
-def test_a_perfect_predictor_with_time_leaves_no_stall_after_the_first_layer() -> None:
-    routing = draw(5, n_layers=4, n_experts=16, k=2, decode=40, recall=1.0)
-    for room in (6, 12, 30):
-        done = go(routing, 45, room=room, outstanding=2)
-        stalls = [sum(map(sum, phases)) for phases in zip(*done.accounts.stall_ns, strict=True)]
-        assert stalls[0] > 0
-        if room >= 12:  # room for a prefill's layer and the next
-            assert stalls[1:] == [0, 0, 0]
-        row = [sum(c) for c in zip(*(phase[layer] for phase in done.accounts.hits for layer in (1, 2, 3)), strict=True)]
-        assert row[0] == row[1]  # recall is 1
-    assert go(routing, 45, room=30, outstanding=2).accounts.fates[1:] == [0, 0, 0, 0]
-
-
-def test_only_so_many_are_outstanding() -> None:
-    class Counting(Witness):
-        most = 0
-
-        def next_chunk(self) -> int:
-            spec, dropping = self.state.spec, self.state.dropping
-            now = sum(s == PENDING and not d for s, d in zip(spec, dropping, strict=True))
-            Counting.most = max(Counting.most, now)
-            return super().next_chunk()
-
-    for limit in (1, 2, 3):
-        Counting.most = 0
-        for seed in range(4):
-            routing = draw(seed, k=3)
-            setup = setup_of(routing, 20 * SIZE, chunks=2, costs=costs(90))
-            run(GateAhead(setup, outstanding=limit, distance=2), routing, core_type=Counting)
-        assert Counting.most == limit
-
-
 def test_overlap_aware_admits_only_what_fits_under_compute() -> None:
     """Step 1 loads everything on demand: window 100 - 60 < 60. In step 2 gate 0 hits: 100 >= 60, one is admitted."""
     routing = script([[[0], [1], [2]], [[0], [4], [2]]], [[[1], [2], []], [[4], [2], []]])
@@ -108,15 +74,6 @@ def test_overlap_aware_admits_only_what_fits_under_compute() -> None:
     assert go(routing, 100, overlap_aware=True).accounts.issued == 1
     assert go(routing, 101, overlap_aware=True).accounts.issued == 0
     assert go(routing, 101).accounts.issued == 3
-
-
-def test_the_window_is_spent_only_once() -> None:
-    """All of layer 0 is there: two experts compute 200 ns, which admits three copies of 60 but not four."""
-    routing = script([[[0, 1], [0, 1]], [[0, 1], [4, 5]]], [[[], []], [[4, 5], []]])
-    for copy, admitted in ((60, 2), (100, 2), (101, 1), (200, 1), (201, 0)):
-        for outstanding in (1, 2):
-            done = go(routing, copy, overlap_aware=True, outstanding=outstanding)
-            assert done.accounts.issued == admitted
 
 
 def test_a_prediction_takes_its_time() -> None:
@@ -167,16 +124,6 @@ def test_what_is_under_way_for_later_layers_takes_of_the_window() -> None:
         desk.arrive(*arrived)
         desk.gate(1, [8], [[3, 4]])
         assert desk.prefetched == [17, 18, 27, 28][: 2 + admitted]
-
-
-def test_the_union_comes_most_tokens_first_then_first_come() -> None:
-    desk = on_a_desk(outstanding=9)
-    desk.complete.add(8 + 6)
-    desk.gate(0, [0], [[3, 1], [6, 1], [ABSENT, 3], [5, ABSENT]])
-    assert desk.expected == [[8 + 3, 8 + 1, 8 + 6, 8 + 5]]
-    assert desk.prefetched == [8 + 3, 8 + 1, 8 + 5]  # 6 is there
-    desk.gate(3, [24], [[1, 2]])
-    assert len(desk.expected) == 1  # there is no layer 4
 
 
 def test_what_is_predicted_is_spared() -> None:

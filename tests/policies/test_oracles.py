@@ -152,7 +152,7 @@ def test_static_keeps_its_set_and_lets_the_rest_through(staging: int, preload: b
     params = {"staging": staging, "preload": preload}
     done = run(registry.build("static", setup, params), routing)
     n = setup.n_layers * setup.n_experts
-    counts = np.random.default_rng(99).integers(0, 40, n).tolist()  # as FakeHistory
+    counts = np.random.default_rng(99).integers(0, 40, n).tolist()  # as Recorded
     kept = set(sorted(range(n), key=lambda x: (-counts[x], x))[: 9 - staging])
     lookups = [x for p in routing.passes() for d in p.demand for x in d]
     through = sum(x not in kept for x in lookups) * SIZE

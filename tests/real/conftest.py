@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from tests.traces.models.fixtures import family
+from tests.traces.conftest import family
 
 if None in map(find_spec, ("torch", "transformers")):
     collect_ignore_glob = ["*"]  # the runtime needs the extra 'hf'

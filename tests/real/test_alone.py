@@ -36,9 +36,9 @@ from real.runtime.recorded import run_forced
 from real.runtime.models import open_model
 from real.runtime.offloaded import Offloaded
 from sim.experiment.cell import make_cell
-from sim.experiment.make import make_core, make_policy
+from sim.experiment.cell import make_core, make_policy
 from sim.experiment.config import load_config
-from sim.core.replay import replay
+from sim.core.log import replay
 cell = make_cell(load_config(Path(sys.argv[1])))
 policy = make_policy(cell)
 run = run_forced(cell, Offloaded(open_model("reference", "float32", "auto"), torch.device("cpu")), policy)

@@ -15,8 +15,7 @@ from real import diff
 from real.cli import main
 from real.diff import facts, in_words
 from sim.core.log import CHUNK, EXPERT, NEXT_CHUNK
-from sim.experiment.cell import make_cell
-from sim.experiment.make import make_policy
+from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.run import simulate
 from tests.real.validation.cases import config
 from traces.kit.errors import UserError

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sim.experiment.cell import make_cell
-from sim.experiment.make import make_policy
+from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.run import run_config, simulate
 from sim.workload.passes import select
 from tests.sim.small_trace import SIZE, Plan, config, one_layer

@@ -13,10 +13,9 @@ import pytest
 from policies import registry
 from sim.core.accounts import FATES
 from sim.core.core import Core
-from sim.core.replay import replay
-from sim.experiment.cell import make_cell
+from sim.core.log import replay
+from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.compose import read_config
-from sim.experiment.make import make_policy
 from sim.experiment.run import run
 from sim.workload.signals import TraceSignals
 from traces.importers import Options, route_trace

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sim.experiment.cell import make_cell
-from sim.experiment.make import make_policy
+from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.run import simulate
 from sim.results.store import layer_rows, request_rows
 from tests.sim.golden_traces import write_traces

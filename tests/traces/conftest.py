@@ -1,16 +1,22 @@
-"""Small traces, and a way to forge one whose hashes still agree."""
+"""Small traces, a way to forge one whose hashes still agree, and tiny models of each family."""
 
 import hashlib
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.traces.tiny_trace import MANIFEST, SIGNALS, E, K, L, draw
 from traces import DECODE, PREFILL, Request, TraceWriter
+
+FAMILIES = ("olmoe", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v2_greedy", "deepseek_v3")
+FAMILIES += ("gpt_oss", "phimoe", "granitemoe", "glm4_moe")
+MORE = ("afmoe", "deepseek_v4", "ernie4_5_moe", "gemma4", "hy_v3", "llama4", "longcat_flash", "minimax_m2")
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
@@ -57,3 +63,45 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not here: public recordings that the project does not ship")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny matrices: a second thread of torch only waits."""
+    if (torch := sys.modules.get("torch")) is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """The name of each family's tiny model."""
+    return str(request.param)
+
+
+@pytest.fixture
+def model(family: str) -> Any:
+    """A tiny random model of each family."""
+    from tests.traces.models.tiny import tiny
+
+    return tiny(family)
+
+
+@pytest.fixture(params=[*FAMILIES, *MORE])
+def any_model(request: pytest.FixtureRequest) -> Any:
+    """A tiny random model of each family that has sums done by hand."""
+    from tests.traces.models.tiny import there, tiny
+
+    return tiny(there(request.param))
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny OLMoE on disk, with its tokenizer."""
+    from tests.traces.models.tiny import save_with_tokenizer, tiny
+
+    return save_with_tokenizer(tiny("olmoe"), tmp_path_factory.mktemp("models") / "tiny-olmoe")

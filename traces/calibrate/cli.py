@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from traces.calibrate.noise import WIDE
+from traces.calibrate.tables import WIDE
 from traces.kit.errors import UserError
 from traces.kit.telling import say
 from traces.kit.vocabulary import Device, Threads, new_profile
@@ -61,9 +61,8 @@ def calibrate(options: Options) -> None:
 
         from traces.calibrate.forecast import Plan
         from traces.calibrate.layers import Grids
-        from traces.calibrate.machine import clocks, describe, now
+        from traces.calibrate.machine import assemble, clocks, describe, now, write
         from traces.calibrate.plot import draw
-        from traces.calibrate.profile import assemble, write
         from traces.calibrate.timing import Clock
         from traces.models.devices import device_of
         from traces.models.shapes import configuration

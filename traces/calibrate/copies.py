@@ -46,7 +46,6 @@ class Buffers:
         self.device_out = self.device.clone()
 
     def copy(self, name: str, nbytes: int) -> Call:
-        """The copy of `nbytes` that belongs to curve `name`."""
         host = self.pageable if "pageable" in name else self.pinned
         if name.startswith("copy_d2h"):
             return self._walk(self.device_out, host, nbytes, asynchronous=host is self.pinned)
@@ -118,7 +117,6 @@ class Copies:
         return timed
 
     def _load(self, name: str, nbytes: int) -> Call:
-        """What runs beside the copies of curve `name`."""
         if name.endswith("_cpu_reads"):
             return self._memory
         if name.endswith("_compute"):

@@ -36,7 +36,6 @@ class Plan:
                 self._layers[name], built_s = layer, 0.0
             self._tables.append((built_s, layer.tried()))
         self.tried_s = time.monotonic() - begun
-        """What trying took."""
 
     def costs(self, *, shorter: bool = False) -> list[Cost]:
         """What each point costs, in the order of :meth:`measure`; ``shorter``: with the words of :meth:`less`."""
@@ -49,7 +48,6 @@ class Plan:
         return found
 
     def less(self) -> str:
-        """The words that make it shorter."""
         words = {"largest": max(1, (self._largest >> 20) // LESS["bytes"])}
         if self._models:
             words["max_tokens"] = max(1, self._grids.tokens[-1] // LESS["tokens"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,7 +18,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_expe
 from traces.calibrate.plan import Part, Timed, Tried, measured
 from traces.calibrate.tables import Rows, pooled_grid
 from traces.calibrate.timing import Budget, Call, Clock, measure
-from traces.models.cache import cache_key
+from traces.models.families import cache_key
 from traces.models.shapes import Block, build
 
 NO_EXPERTS, GROUPED = "calibrate_no_experts", "grouped_mm"
@@ -65,19 +65,19 @@ class Layer:
         self.block = build(name, clock.device, dtype)
         self.experts = Experts(self.block, clock.device)
         tokens = {"tokens": grids.tokens}
-        dense = list(product(grids.dense_tokens, grids.contexts))
-        on_cpu = list(product(grids.threads, grids.cpu_tokens))
-        self.dense = Part("dense", _axes(("tokens", "context"), dense), partial(self._layer, NO_EXPERTS))
+        rows, contexts = zip(*product(grids.dense_tokens, grids.contexts), strict=True)
+        threads, on_cpu = zip(*product(grids.threads, grids.cpu_tokens), strict=True)
+        self.dense = Part("dense", {"tokens": rows, "context": contexts}, partial(self._layer, NO_EXPERTS))
         self.expert = Part("expert", tokens, lambda n: partial(clock.device_ns, self.experts.one(n)))
         self.grouped = Part("grouped", tokens, lambda n: partial(clock.device_ns, self.experts.top_k(n)))
         self.burst = Part("launch", {}, self._burst)
         self.loop = Part("layer_overhead", {}, lambda: self._layer(GROUPED, 1, 0, wall=True))
-        cpu = _axes(("threads", "tokens"), on_cpu)
-        self.cpu = Part("cpu_expert", cpu, self._on_cpu, falling=frozenset({"threads"}))
+        self.cpu = Part(
+            "cpu_expert", {"threads": threads, "tokens": on_cpu}, self._on_cpu, falling=frozenset({"threads"})
+        )
         self.parts = (self.dense, self.expert, self.grouped, self.burst, self.loop, self.cpu)
 
     def tried(self) -> list[Tried]:
-        """Every part, its end points tried."""
         with torch.inference_mode(), _threads_kept():
             return [Tried(part) for part in self.parts]
 
@@ -137,10 +137,6 @@ def _threads_kept() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _axes(names: tuple[str, ...], points: Sequence[tuple[int, ...]]) -> dict[str, list[int]]:
-    return {name: [point[i] for point in points] for i, name in enumerate(names)}
 
 
 class Experts:

@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 
-from traces.calibrate.timing import MAX_SAMPLES, MIN_SAMPLES, Budget, Sample, batch, measure
+from traces.calibrate.tables import Sample
+from traces.calibrate.timing import MAX_SAMPLES, MIN_SAMPLES, Budget, batch, measure
 
 Timed = Callable[[int], float]
 Point = tuple[int, ...]
@@ -46,7 +48,6 @@ class Part:
         return list(zip(*self.axes.values(), strict=True)) if self.axes else [()]
 
     def ends(self) -> list[Point]:
-        """The points at the ends of every axis."""
         return list(dict.fromkeys(product(*((min(values), max(values)) for values in self.axes.values()))))
 
 
@@ -71,9 +72,8 @@ class Tried:
         """Linear along each axis between its ends."""
         setup = warm = sample = 0.0
         for end, cost in self._ends.items():
-            weight = 1.0
-            for (key, values), value, at in zip(self.part.axes.items(), point, end, strict=True):
-                weight *= _weight(min(values), max(values), value, at, falling=key in self.part.falling)
+            along = zip(self.part.axes.items(), point, end, strict=True)
+            weight = prod(_weight(axis, value, at, key in self.part.falling) for (key, axis), value, at in along)
             setup, warm = setup + weight * cost.setup_s, warm + weight * cost.warm_s
             sample += weight * cost.sample_s
         return Cost(setup, warm, sample, self.part.at_least)
@@ -92,7 +92,6 @@ def total_s(costs: Sequence[Cost], seconds: float) -> float:
 
 
 def measured(part: Part, budget: Budget) -> list[Sample]:
-    """A sample of each point, one point after the other."""
     return [measure(part.timed(*point), budget.share()) for point in part.points]
 
 
@@ -111,7 +110,8 @@ def _try(part: Part, point: Point) -> Cost:
     return Cost(ready - begin, end - ready, sample_s, part.at_least)
 
 
-def _weight(low: int, high: int, value: int, at: int, *, falling: bool) -> float:
+def _weight(axis: Sequence[int], value: int, at: int, falling: bool) -> float:
+    low, high = min(axis), max(axis)
     if low == high:
         return 1.0
     share = (1 / low - 1 / value) / (1 / low - 1 / high) if falling else (value - low) / (high - low)

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from traces.kit.units import counted
 from traces.kit.whole import write_whole
 
 
@@ -31,7 +32,7 @@ def _rates(table: Mapping[str, Any], key: str) -> list[float]:
 
 
 def _copies(copies: Mapping[str, Mapping[str, Any]], axes: Any) -> Sequence[Any]:
-    from traces.kit.drawing import dress, series
+    from traces.kit.drawing import series
 
     lines = []
     for (name, table), look in zip(copies.items(), series(len(copies)), strict=True):
@@ -41,25 +42,17 @@ def _copies(copies: Mapping[str, Mapping[str, Any]], axes: Any) -> Sequence[Any]
         axes.fill_between(at, slow, fast, color=look["color"], alpha=0.12, linewidth=0)
     axes.set(xlabel="size of a copy (MiB), log scale", ylabel="rate (GB/s)", ylim=(0, None))
     _powers(axes, [n / 2**20 for n in copies["h2d_pinned"]["bytes"]])
-    dress(axes)
-    return _named(axes, lines)
+    return _dressed(axes, lines)
 
 
 def _model(model: Mapping[str, Any], axes: Any) -> Sequence[Any]:
-    from traces.kit.drawing import dress, log_scale, series
+    from traces.kit.drawing import log_scale, series
 
     dense, cpu = model["dense"], model["cpu_expert"]
-    tables: list[tuple[Mapping[str, Any], Sequence[int], str]] = [
-        (model["expert"], range(len(model["expert"]["ns"])), "one expert")
-    ]
-    rows: Sequence[int]
-    tables.append((model["grouped"], range(len(model["grouped"]["ns"])), "top-K, grouped"))
-    for context in sorted({min(dense["context"]), max(dense["context"])}):
-        rows = [i for i, c in enumerate(dense["context"]) if c == context]
-        tables.append((dense, rows, f"dense, context {context}"))
-    for threads in sorted({min(cpu["threads"]), max(cpu["threads"])}):
-        rows = [i for i, t in enumerate(cpu["threads"]) if t == threads]
-        tables.append((cpu, rows, f"on the CPU, {threads} thread{'s' * (threads > 1)}"))
+    whole = (("expert", "one expert"), ("grouped", "top-K, grouped"))
+    tables = [(model[name], list(range(len(model[name]["ns"]))), label) for name, label in whole]
+    tables += [(dense, rows, f"dense, context {context}") for context, rows in _ends(dense["context"])]
+    tables += [(cpu, rows, f"on the CPU, {counted(threads, 'thread')}") for threads, rows in _ends(cpu["threads"])]
     lines = []
     for (table, rows, label), look in zip(tables, series(len(tables)), strict=True):
         tokens = [table["tokens"][i] for i in rows]
@@ -70,13 +63,18 @@ def _model(model: Mapping[str, Any], axes: Any) -> Sequence[Any]:
     axes.set_yscale("log")
     log_scale(axes, "y")
     axes.set(xlabel="tokens, log scale", ylabel="time (µs), log scale")
+    return _dressed(axes, lines)
+
+
+def _ends(axis: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """The least and the largest value of an axis, each with its rows."""
+    return [(end, [i for i, at in enumerate(axis) if at == end]) for end in sorted({min(axis), max(axis)})]
+
+
+def _dressed(axes: Any, lines: Sequence[Any]) -> Sequence[Any]:
+    from traces.kit.drawing import dress, name_ends
+
     dress(axes)
-    return _named(axes, lines)
-
-
-def _named(axes: Any, lines: Sequence[Any]) -> Sequence[Any]:
-    from traces.kit.drawing import name_ends
-
     return [] if name_ends(axes, lines) else lines
 
 

@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from traces.calibrate.tables import Sample
 
 Call = Callable[[int], object]
 """One call of what is measured. It is given a running number, to work on other memory each time."""
@@ -17,16 +18,6 @@ Call = Callable[[int], object]
 MIN_SAMPLES, MAX_SAMPLES = 5, 200
 MIN_BATCH_NS, MAX_BATCH = 300_000, 64
 _CUDA: Any = torch.cuda  # whose streams and events have no types
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Nanoseconds per call over `count` batches."""
-
-    median: int
-    q1: int
-    q3: int
-    count: int
 
 
 class Budget:

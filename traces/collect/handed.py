@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from traces.models.families import HANDED
 from traces.models.routers import RecordingError
 
 Routed = tuple[Tensor, Tensor]
@@ -21,14 +22,11 @@ def by_call(index: int, note: Note) -> Callable[..., Any]:
     """A hook on experts that are called with hidden states [n, D] (or [B, T, D]), ids and weights [n, K]."""
 
     def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        hidden, ids, weights = (*args, *(kwargs[name] for name in _NAMES if name in kwargs))
+        hidden, ids, weights = (*args, *(kwargs[name] for name in HANDED if name in kwargs))
         other = note(index, hidden.shape[:-1].numel(), lambda *_chosen: (ids, weights))
         return (hidden, *(other or (ids, weights))), {}
 
     return hook
-
-
-_NAMES = ("hidden_states", "top_k_index", "top_k_weights")
 
 
 def by_inputs(index: int, note: Note) -> Callable[..., Any]:

@@ -12,22 +12,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from traces.collect.generate import PAD, passes
 from traces.collect.recorder import RAW, Arrays, Recorder, by_request, joined
+from traces.collect.serve import PAD, passes
 from traces.kit.errors import UserError
 from traces.kit.telling import in_short
-from traces.models.cache import known
 from traces.models.devices import input_device
-from traces.models.families import MoeModel
+from traces.models.families import MoeModel, known
 from traces.models.routers import RecordingError
-from traces.prompts.choosing import Choose
+from traces.prompts.jobs import Choose
 
 Array = NDArray[Any]
 
@@ -45,6 +44,11 @@ class _Run:
     weights: Array
     routers: Array  # [n, L, E]
     logits: Array  # [1 + DECODED, V]
+
+    @classmethod
+    def of(cls, arrays: Arrays, logits: Tensor) -> Self:
+        ids, weights, routers = (arrays[name] for name in RAW)
+        return cls(ids, weights, routers, logits.float().cpu().numpy())
 
 
 def check_cache(moe: MoeModel, prompts: Sequence[Sequence[int]]) -> None:
@@ -100,7 +104,7 @@ def _with_cache(recorder: Recorder, rows: Sequence[list[int]]) -> list[_Run]:
         for step in served:
             for of, part in zip(parts, by_request(recorder.pass_over(step.ids, step.real), step.real), strict=True):
                 of.append(part)
-    return [_run(joined(of), torch.stack(logits)) for of, logits in zip(parts, said, strict=True)]
+    return [_Run.of(joined(of), torch.stack(logits)) for of, logits in zip(parts, said, strict=True)]
 
 
 def _without_cache(recorder: Recorder, text: list[int], ran: _Run) -> _Run:
@@ -114,13 +118,7 @@ def _without_cache(recorder: Recorder, text: list[int], ran: _Run) -> _Run:
             logits = model(input_ids=ids.to(device), use_cache=False, **given).logits
     finally:
         recorder.forced = None
-    arrays = recorder.pass_over(ids)
-    return _run(arrays, logits[0, -keep:])
-
-
-def _run(arrays: Arrays, logits: Tensor) -> _Run:
-    ids, weights, routers = (arrays[name] for name in RAW)
-    return _Run(ids, weights, routers, logits.float().cpu().numpy())
+    return _Run.of(recorder.pass_over(ids), logits[0, -keep:])
 
 
 @contextmanager
@@ -156,17 +154,14 @@ def _compare(moe: MoeModel, ran: _Run, alone: _Run) -> None:
 
 def _alike(one: Array, other: Array, dtype: torch.dtype) -> Array:
     """Whether logits [..., E] differ by rounding alone: [...]. What all have in common is rounded too."""
-    allowed = tolerance(dtype) * _spread(other) + 4 * float(torch.finfo(dtype).eps) * _size(other)
+    allowed = tolerance(dtype) * other.std(axis=-1, dtype=np.float64) + 4 * float(torch.finfo(dtype).eps) * _size(other)
     alike: Array = _size(one - other) <= allowed
     return alike
 
 
 def _distance(one: Array, other: Array) -> Array:
-    return _size(one - other) / np.maximum(_spread(other), 1e-30)
-
-
-def _spread(logits: Array) -> Array:
-    return _size(logits - logits.mean(axis=-1, keepdims=True))
+    distance: Array = _size(one - other) / np.maximum(other.std(axis=-1, dtype=np.float64), 1e-30)
+    return distance
 
 
 def _size(values: Array) -> Array:

@@ -1,13 +1,10 @@
 """Record what a model's routers decide, pass by pass, without changing what it computes."""
 
-from __future__ import annotations
-
-import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,13 +17,11 @@ from traces.format.layout import absent_id, by_descending_weight
 from traces.kit.errors import UserError
 from traces.models.families import INPUTS, INTERFACE, MoeModel, family_of
 from traces.models.routers import Asked, RecordingError, ask
-from traces.models.verify import check_routing, read_router
+from traces.models.scoring import check_routing
 
 Arrays = dict[str, NDArray[Any]]
 RAW = ("routed_ids", "routed_weights", "router_logits")
 """Signals [n, L, K], [n, L, K], [n, L, E] that no trace holds: as the routers gave them, idle choices included."""
-
-_names = itertools.count()
 
 
 @dataclass
@@ -64,14 +59,14 @@ class Recorder:
         """Per layer the ids and weights [n, K] that experts compute with, in the place of what their router chose."""
 
     @contextmanager
-    def attached(self) -> Iterator[Recorder]:
+    def attached(self) -> Iterator[Self]:
         """Within this block every pass of the model is recorded; it is left as it was found.
 
         What is wrong with a family that is listed is a RecordingError; with another one, a UserError.
         """
         model = self.moe.model
         before = model.config._experts_implementation
-        name = f"traces_collect_{next(_names)}"
+        name = f"traces_collect_{id(self)}"
         self._implementation = before
         self._begin_pass()
         with ExitStack() as undo:
@@ -148,7 +143,7 @@ class Recorder:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             _in_turn(index, len(self._seen), "its router")
             asked = Asked.of(index, self.moe.layers[index].router, args, kwargs)
-            logits, weights, ids = read_router(self.moe, index, output, len(asked.hidden))
+            logits, weights, ids = self.moe.read_router(index, output, len(asked.hidden))
             law = self.moe.layers[index].law
             scores = law.scores(logits)
             choice = law.choice(logits, scores, asked.tokens) if self._chooses else scores
@@ -168,7 +163,7 @@ class Recorder:
             layer = self.moe.layers[index]
             tokens = None if asked.tokens is None else asked.tokens.repeat(count)
             output = ask(layer.router, layer.law.bias, rows, tokens)
-            _, weights, ids = read_router(self.moe, index, output, len(rows))
+            _, weights, ids = self.moe.read_router(index, output, len(rows))
             for seen, *chosen in zip(reversed(self._seen), ids.chunk(count), weights.chunk(count), strict=False):
                 seen.ahead.append((chosen[0], chosen[1]))
         self._recent.append(hidden)

@@ -1,18 +1,85 @@
-"""Serve one batch of jobs, and hand over what each of its requests left in every signal."""
+"""Serve a batch of prompts: one prefill pass over all of them, then one pass per generated token."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from traces.collect.generate import passes
 from traces.collect.recorder import Arrays, Recorder, by_request, joined
 from traces.format.layout import DECODE, PREFILL, Request, signal_dtype
-from traces.prompts.jobs import Job
+from traces.models.devices import input_device
+from traces.models.families import cache_key, known
+from traces.models.routers import RecordingError
+from traces.prompts.jobs import Choose, Job
+
+PAD = 0
+"""Fills the rows that are shorter than the longest; any token would do, for nothing attends to it."""
 
 Steps = list[tuple[int, int, int]]
 """(phase, rows, context) of every pass of a request."""
 
 Served = tuple[Request, Steps, Arrays]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass. ids: int64 [B, T]; real: bool [B, T], False for padding and for rows that have ended."""
+
+    ids: Tensor
+    real: Tensor
+    chosen: tuple[int | None, ...]  # the next token of each row; None for one that had ended before
+
+
+def padded(prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Tokens and which of them are real, [B, T]: padding comes first."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts])
+    return ids, torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts])
+
+
+def passes(
+    model: Any,
+    prompts: Sequence[list[int]],
+    choose: Sequence[Choose],
+    new_tokens: Sequence[int],
+    end: Collection[int],
+) -> Iterator[Pass]:
+    """Run the passes of a batch, and yield each when it has run.
+
+    Row b stops after `new_tokens[b]` tokens or one of `end`; the passes stop with the last row. The last token of a
+    row is not fed back, so it has no pass. The model must be in inference mode of the caller's.
+    """
+    ids, real = padded(prompts)
+    ragged = not bool(real.all())  # without padding no family needs a mask, and some kernels are faster without
+    attended, positions = real, (real.cumsum(1) - 1).clamp(min=0)
+    made, cache, device, key = [0] * len(prompts), None, input_device(model), cache_key(model)
+    while True:
+        given = {"position_ids": positions} | ({"attention_mask": attended.long()} if ragged else {})
+        inputs = {name: tensor.to(device) for name, tensor in {"input_ids": ids, **known(model, **given)}.items()}
+        out = model(**inputs, **{key: cache}, use_cache=True, **known(model, logits_to_keep=1))
+        cache = getattr(out, key, None)
+        if cache is None:
+            raise RecordingError("its forward returns no cache, without which a token would know of none before it")
+        alive = real[:, -1].tolist()
+        chosen = tuple(
+            pick(logits) if on else None for pick, logits, on in zip(choose, out.logits[:, -1], alive, strict=True)
+        )
+        yield Pass(ids, real, chosen)
+        made = [count + on for count, on in zip(made, alive, strict=True)]
+        goes_on = [
+            on and count < most and token not in end
+            for on, count, most, token in zip(alive, made, new_tokens, chosen, strict=True)
+        ]
+        if not any(goes_on):
+            return
+        ids = torch.tensor([[token if token is not None else PAD] for token in chosen])
+        real = torch.tensor([[on] for on in goes_on])
+        # The place of a row that has ended stays: some models scale by the farthest position of a batch.
+        positions = positions[:, -1:] + real
+        attended = torch.cat([attended, torch.ones_like(real)], dim=1)
 
 
 def serve(recorder: Recorder, jobs: list[Job], end: Collection[int]) -> list[Served]:

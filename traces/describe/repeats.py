@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from traces.format.layout import Array
-from traces.format.mapped import row_chunks
+from traces.format.npy import row_chunks
 from traces.format.reader import Trace
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from traces.describe.repeats import Repeats, repeats_of
 from traces.format.layout import DECODE, MANIFEST_FILE, PREFILL, Array
-from traces.format.mapped import row_chunks
+from traces.format.npy import row_chunks
 from traces.format.reader import Trace
 from traces.kit.errors import refusal
 

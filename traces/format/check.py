@@ -50,16 +50,14 @@ def _check_lengths(requests: Sequence[Request], owner: Array, phase: Array, size
     prompt = np.array([item.prompt_tokens for item in requests])[owner]
     output = np.array([item.output_tokens for item in requests])
     starts = decode & np.append(True, (owner[1:] != owner[:-1]) | ~decode[:-1])
-    wrong = starts & (context != prompt)
-    if wrong.any():
-        index = int(np.argmax(wrong))
-        allowed = f"{prompt[index]}, the prompt_tokens of request {requests[owner[index]].request}"
-        raise refusal(STEPS_FILE, f"context of step {index}, the first decode step", context[index], allowed)
-    beyond = ~decode & (context + size > prompt)
-    if beyond.any():
-        index = int(np.argmax(beyond))
-        allowed = f"at most {prompt[index]}, the prompt_tokens of request {requests[owner[index]].request}"
-        raise refusal(STEPS_FILE, f"end of the prefill step {index}", context[index] + size[index], allowed)
+    for bad, what, found, allowed in (
+        (starts & (context != prompt), "context of step {}, the first decode step", context, "{}"),
+        (~decode & (context + size > prompt), "end of the prefill step {}", context + size, "at most {}"),
+    ):
+        if bad.any():
+            index = int(np.argmax(bad))
+            limit = f"{allowed.format(prompt[index])}, the prompt_tokens of request {requests[owner[index]].request}"
+            raise refusal(STEPS_FILE, what.format(index), found[index], limit)
     decoded = np.bincount(owner[decode], minlength=len(requests))
     if (decoded > output).any():
         index = int(np.argmax(decoded > output))

@@ -76,7 +76,6 @@ def absent_id(n_experts: int) -> int:
 
 
 def signal_dtype(name: str, n_experts: int) -> np.dtype:
-    """Return the dtype in which signal ``name`` is stored."""
     kind = SIGNALS[name].dtype
     return ids_dtype(n_experts) if kind == "ids" else np.dtype(kind)
 

@@ -36,8 +36,6 @@ class Model:
 
 @dataclass(frozen=True)
 class Recorder:
-    """The program that wrote the trace, and the device it ran on."""
-
     name: str
     version: str | None
     device: str | None
@@ -45,8 +43,6 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Where the prompts come from, and under which licence."""
-
     source: str | None
     licence: str | None
 
@@ -90,7 +86,6 @@ class Manifest:
     files: Mapping[str, FileEntry]
 
     def to_json(self) -> bytes:
-        """Return the bytes of ``trace.json``; parse_manifest reads them back."""
         document = {"schema": SCHEMA, **asdict(self)}
         return dump_json(document).encode("ascii")
 
@@ -136,7 +131,6 @@ def _decoding(value: object, field: str) -> dict[str, Any]:
 
 
 def _files(value: object, field: str) -> dict[str, FileEntry]:
-    found = _FIELDS.mapping(value, field, _FIELDS.anything)
-    for name in found:
+    for name in _FIELDS.mapping(value, field, _FIELDS.anything):
         _FIELDS.choice(name, f"name in {field}", KNOWN_FILES)
-    return _FIELDS.mapping(found, field, _FIELDS.file_entry)
+    return _FIELDS.mapping(value, field, _FIELDS.file_entry)

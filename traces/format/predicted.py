@@ -21,7 +21,7 @@ import numpy as np
 from traces.format.check import check_outputs
 from traces.format.layout import MAX_ROW, PREDICTED, ids_dtype
 from traces.format.manifest import Manifest
-from traces.format.mapped import check_file, map_file, open_file, row_chunks
+from traces.format.npy import check_file, map_file, open_file, row_chunks
 from traces.kit.errors import one_of, refusal
 from traces.kit.fields import Fields, FileEntry
 from traces.kit.strict import dump_json
@@ -55,7 +55,6 @@ class About:
     accuracy: Mapping[str, tuple[float | None, ...] | None]
 
     def to_json(self, ids: FileEntry) -> bytes:
-        """Return the bytes of ``predictor.json``."""
         document = {"schema": SCHEMA, **asdict(self), "files": {IDS_FILE: asdict(ids)}}
         return dump_json(document).encode("ascii")
 
@@ -124,7 +123,6 @@ def check_name(name: str) -> None:
 
 
 def file_of(name: str, file: str) -> str:
-    """The path of a predictor's file in the folder of the trace."""
     return f"{PREDICTED}/{name}/{file}"
 
 

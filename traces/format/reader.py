@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,24 +24,27 @@ from traces.format.layout import (
     signal_dtype,
 )
 from traces.format.manifest import MAX_MANIFEST, Manifest, parse_manifest
-from traces.format.mapped import check_file, map_file, open_file, row_chunks
+from traces.format.npy import check_file, map_file, open_file, row_chunks
 from traces.format.predicted import Predicted, open_predicted
 from traces.format.requests import parse_requests
-from traces.format.unfinished import is_unfinished
 from traces.kit.errors import TraceError, UserError, one_of, refusal
+from traces.kit.whole import JOURNAL, is_partial
 
 VERIFY = ("full", "hash", "shape")
+DATA = "unfinished"
+"""Of a recording that outlives its process: the folder of its files, in the hidden one that holds its journal."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
     """A trace that has been checked. Arrays are read-only; all but ``steps`` are memory-mapped.
 
-    Shapes: ``expert_ids`` and ``expert_weights`` [N, L, K], ``router_probs`` and ``router_choice``
-    [N, L, E], ``gate_ahead`` [N, L, A, K] (entry a: the gate of layer l + 1 + a on what entered the gate of
-    layer l), ``hidden`` [N, L, D'], ``embedding`` [N, D], ``token_ids`` [N]; None where not recorded.
-    ``requests[r].request == r``. ``sha256`` identifies the trace with all of its files. ``predicted``: the outputs of
-    fitted predictors that lie beside it, by name, which come and go without changing it.
+    N rows (tokens recorded), L MoE layers, E experts in each, of which a token chooses K at most. Shapes:
+    ``expert_ids`` and ``expert_weights`` [N, L, K], ``router_probs`` and ``router_choice`` [N, L, E], ``gate_ahead``
+    [N, L, A, K] (entry a: the gate of layer l + 1 + a on what entered the gate of layer l), ``hidden`` [N, L, D'],
+    ``embedding`` [N, D], ``token_ids`` [N]; None where not recorded. ``requests[r].request == r``. ``sha256``
+    identifies the trace with all of its files. ``predicted``: the outputs of fitted predictors that lie beside it, by
+    name, which come and go without changing it.
     """
 
     path: Path
@@ -57,36 +61,21 @@ class Trace:
     embedding: np.memmap | None = None
     token_ids: np.memmap | None = None
     predicted: Mapping[str, Predicted] = field(default_factory=dict)
+    L: int = field(init=False)
+    E: int = field(init=False)
+    K: int = field(init=False)
+    N: int = field(init=False)
+    absent: int = field(init=False)
+    """The id that marks an absent entry."""
     _first_steps: Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        bounds = np.searchsorted(self.steps["request"], np.arange(len(self.requests) + 1))
-        object.__setattr__(self, "_first_steps", bounds)
-
-    @property
-    def L(self) -> int:  # noqa: N802
-        """MoE layers."""
-        return self.manifest.model.n_layers
-
-    @property
-    def E(self) -> int:  # noqa: N802
-        """Experts per layer."""
-        return self.manifest.model.n_experts
-
-    @property
-    def K(self) -> int:  # noqa: N802
-        """Experts per token and layer, at most."""
-        return self.manifest.model.top_k
-
-    @property
-    def N(self) -> int:  # noqa: N802
-        """Rows: tokens recorded."""
-        return self.manifest.counts.tokens
-
-    @property
-    def absent(self) -> int:
-        """The id that marks an absent entry."""
-        return absent_id(self.E)
+        model, bounds = self.manifest.model, np.arange(len(self.requests) + 1)
+        facts: dict[str, Any] = {"L": model.n_layers, "E": model.n_experts, "K": model.top_k}
+        facts |= {"N": self.manifest.counts.tokens, "absent": absent_id(model.n_experts)}
+        facts |= {"_first_steps": np.searchsorted(self.steps["request"], bounds)}
+        for name, value in facts.items():
+            object.__setattr__(self, name, value)
 
     def has(self, signal: str) -> bool:
         """Say whether ``signal`` was recorded; raises UserError for a name the format does not know."""
@@ -156,6 +145,14 @@ def _open(folder: Path, verify: str) -> Trace:
     beside = os.path.lexists(folder / PREDICTED)
     predicted = open_predicted(folder, manifest, sha256, verify) if beside else {}
     return Trace(folder, manifest, sha256, requests, steps, **signals, predicted=predicted)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Say whether ``folder`` is where a trace is being made, or was until its process was killed: it is none yet."""
+    place = folder.absolute()
+    if (place.name == DATA and is_partial(place.parent)) or os.path.lexists(place / JOURNAL):
+        return True
+    return is_partial(place) and not os.path.lexists(place / MANIFEST_FILE)
 
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:

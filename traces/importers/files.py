@@ -18,9 +18,8 @@ from typing import Any, BinaryIO
 
 from traces.importers.counts import COUNTS, WANTED, are_counts_in, is_histogram
 from traces.kit.errors import TraceError, UserError, one_of, refusal, shown
-from traces.kit.json_array import json_objects
-from traces.kit.sources import open_source as open_source
-from traces.kit.strict import load_json
+from traces.kit.strict import json_objects, load_json
+from traces.kit.strict import open_source as open_source
 
 _OBJECT = "one JSON object with unique keys"
 MAX_REQUEST_IDS = 2**24

@@ -29,7 +29,7 @@ from traces.importers.build import File, Found, build
 from traces.importers.counts import COUNTS, WANTED, are_counts
 from traces.importers.files import MAX_REQUEST_IDS, check_request_size, content_of, json_lines
 from traces.kit.errors import TraceError, one_of, refusal, shown
-from traces.kit.sources import open_source
+from traces.kit.strict import open_source
 
 _TOKEN_ARRAYS = {"experts": "ui", "weights": "f", "token_ids": "ui"}
 _SIGNALS = {"weights": "expert_weights", "token_ids": "token_ids"}

@@ -31,7 +31,7 @@ from traces.importers.found import Found
 from traces.importers.npz import Archive, open_archive
 from traces.importers.responses import Counts, placed, read_responses
 from traces.kit.errors import one_of, refusal
-from traces.kit.sources import open_source
+from traces.kit.strict import open_source
 from traces.kit.words import Between
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens")

@@ -32,8 +32,7 @@ import numpy as np
 
 from traces.format.layout import MAX_EXPERTS, Array
 from traces.format.manifest import Recorder
-from traces.format.mapped import row_chunks
-from traces.format.npy import read_header
+from traces.format.npy import read_header, row_chunks
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
 from traces.importers.files import check_request_size, open_source

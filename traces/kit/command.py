@@ -21,8 +21,7 @@ from textwrap import indent, wrap
 from typing import Any, get_type_hints
 
 from traces.kit.errors import Interrupted, UserError, allowing, one_line
-from traces.kit.parse import HELP, names_of, parse
-from traces.kit.words import Key, Others, Position, keys_of
+from traces.kit.words import HELP, Key, Others, Position, keys_of, names_of, parse
 from traces.version import SHOWN
 
 WIDTH = 80
@@ -85,7 +84,6 @@ class Program:
         return 0
 
     def find(self, verb: str) -> Command | Choice:
-        """The command of a verb. UserError if there is none."""
         if verb not in self.verbs:
             raise UserError(f"{one_line(verb)}: no such command; {allowing(verb, [*self.verbs, '--help'])}")
         module, _, name = self.verbs[verb][0].partition(":")
@@ -93,7 +91,6 @@ class Program:
         return found if isinstance(found, Choice) else Command.of(found)
 
     def page(self) -> str:
-        """The help of the program."""
         verbs = _table([(verb, line) for verb, (_, line) in self.verbs.items()])
         parts = (f"python -m {self.name} COMMAND [key=value ...]\n", self.about, verbs, END, self.examples)
         return "\n".join(part for part in parts if part)
@@ -166,7 +163,6 @@ def _terminate(number: int, _frame: object) -> None:
 
 
 def usage(called: str, options: type) -> str:
-    """How a command is called, in one line."""
     keys = keys_of(options)
     more = any(not key.needed and not key.mark(Position) for key in keys)
     return " ".join([called, *names_of(keys), *(["[key=value ...]"] if more else [])])

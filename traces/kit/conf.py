@@ -1,13 +1,17 @@
-"""Where the shipped configuration lies: beside this package, in a checkout as in a wheel.
+"""Where what is shipped lies, in a checkout as in a wheel: the configuration, the reference model, the sample trace.
 
 It is found by file. By import name, a folder called ``conf`` in the user's own would be found in its place.
 """
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-FOLDER = Path(__file__).resolve().parents[2] / "conf"
+_TRACES = Path(__file__).resolve().parents[1]
+FOLDER = _TRACES.parent / "conf"
+MODEL_DIR, PROMPTS_FILE = _TRACES / "reference" / "model", _TRACES / "reference" / "prompts.jsonl"
+SAMPLE_DIR = _TRACES / "sample"
 
 
 def names(group: str) -> set[str]:
@@ -17,15 +21,15 @@ def names(group: str) -> set[str]:
 
 def model_sizes(name: str) -> tuple[int, int, int] | None:
     """Return L, E and K of a model of ``conf/model``; None where there is none of that name with sizes of its own."""
-    if name not in names("model"):
-        return None
-    model = yaml.safe_load((FOLDER / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
-    sizes = tuple(model.get(key) for key in ("moe_layers", "experts", "top_k"))
-    return sizes if all(isinstance(size, int) for size in sizes) else None
+    layers, experts, top_k = (_model(name).get(key) for key in ("moe_layers", "experts", "top_k"))
+    return (layers, experts, top_k) if layers and experts and top_k else None
 
 
 def model_title(name: str) -> str:
     """What people call a model of ``conf/model``; the name itself where there is none of it."""
-    if name not in names("model"):
-        return name
-    return str(yaml.safe_load((FOLDER / "model" / f"{name}.yaml").read_text(encoding="utf-8")).get("title") or name)
+    return str(_model(name).get("title") or name)
+
+
+def _model(name: str) -> dict[str, Any]:
+    path = FOLDER / "model" / f"{name}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if name in names("model") else {}

@@ -30,7 +30,6 @@ def one_line(text: object) -> str:
 
 
 def one_of(allowed: Iterable[object]) -> str:
-    """Render the allowed set for an error message."""
     return ", ".join(str(item) for item in allowed)
 
 
@@ -53,7 +52,6 @@ def meant(value: object, allowed: Iterable[object]) -> str:
 
 
 def check_choice(key: str, value: str, allowed: Sequence[str]) -> None:
-    """UserError unless ``value`` is one of ``allowed``."""
     if value not in allowed:
         raise UserError(f"{key}={brief(value)}: {allowing(value, allowed)}")
 

@@ -54,65 +54,54 @@ class Fields:
         return kind(**found)
 
     def exactly(self, value: object, field: str, keys: tuple[str, ...]) -> dict[str, Any]:
-        """An object with exactly these keys."""
         if not isinstance(value, dict) or set(value) != set(keys):
             found = f"keys {one_of(value)}" if isinstance(value, dict) else value
             raise refusal(self.file, field, found, f"exactly the keys {one_of(keys)}")
         return value
 
     def mapping(self, value: object, field: str, item: Callable[[Any, str], T]) -> dict[str, T]:
-        """An object whose values are all of one kind."""
         if not isinstance(value, dict):
             raise refusal(self.file, field, value, "an object")
         return {key: item(entry, f"{field}.{key}") for key, entry in value.items()}
 
     def optional(self, value: object, field: str, parse: Callable[[Any, str], T]) -> T | None:
-        """What ``parse`` allows, or null."""
         return None if value is None else parse(value, field)
 
     def anything(self, value: object, _field: str) -> Any:
-        """Whatever JSON holds."""
         return value
 
     def text(self, value: object, field: str) -> str:
-        """Printable text, not empty."""
         if not isinstance(value, str) or not value.isprintable() or not value:
             raise refusal(self.file, field, value, "printable text")
         return value
 
     def choice(self, value: object, field: str, allowed: tuple[str, ...]) -> str:
-        """One of the words allowed."""
         if not isinstance(value, str) or value not in allowed:
             raise refusal(self.file, field, value, one_of(allowed))
         return value
 
     def sha256(self, value: object, field: str) -> str:
-        """A SHA-256."""
         digest = self.text(value, field)
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise refusal(self.file, field, digest, "64 lower-case hexadecimal digits")
         return digest
 
     def integer(self, value: object, field: str, minimum: int, maximum: int = MAX_INT) -> int:
-        """A whole number."""
         if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
             upper = "" if maximum == MAX_INT else f", at most {maximum}"
             raise refusal(self.file, field, value, f"an integer, at least {minimum}{upper}")
         return value
 
     def integers(self, value: object, field: str, minimum: int, length: int | None = None) -> tuple[int, ...]:
-        """A list of whole numbers."""
         if not isinstance(value, list) or length not in (None, len(value)):
             raise refusal(self.file, field, value, f"a list of {length or ''} integers".replace("  ", " "))
         return tuple(self.integer(item, f"{field}[{index}]", minimum) for index, item in enumerate(value))
 
     def share(self, value: object, field: str) -> float:
-        """A number from 0 to 1."""
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
             raise refusal(self.file, field, value, "a number, 0 to 1")
         return float(value)
 
     def file_entry(self, value: object, field: str) -> FileEntry:
-        """What is said of one file."""
         size, shape = partial(self.integer, minimum=0), partial(self.integers, minimum=1)
         return self.record(FileEntry, value, field, sha256=self.sha256, bytes=size, shape=shape)

@@ -17,28 +17,30 @@ _NUMBER = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)([A-Za-z%]*)", re.ASCII)
 _FORMS = f"a whole number of bytes, or a positive decimal followed directly by one of {one_of(UNITS)}"
 
 
-def parse_bytes(text: object, key: str = "budget") -> int:
-    """Read a positive number of bytes: ``"8GB"``, ``"1.5GiB"``, ``"1500000000"`` or an int.
+def parse_bytes(text: object, key: str = "budget", of: int | None = None) -> int:
+    """Read a positive number of bytes: ``"8GB"``, ``"1.5GiB"``, ``"1500000000"`` or an int; or a share ``of``
+    all expert bytes, if these are given: ``"50%"``, above 0% and up to 100%. A number of bytes may exceed all experts.
 
     Decimals are exact (no floating point); what is left below one byte is rounded down.
     Raises UserError, naming `key`, for anything else: signs, exponents, blanks, other spellings, zero.
     """
-    return _positive(_bytes(text), text, key, _FORMS)
-
-
-def parse_budget(text: object, total_expert_bytes: int, key: str = "budget") -> int:
-    """Read a budget in bytes: as :func:`parse_bytes`, or ``"50%"`` of `total_expert_bytes`, rounded down.
-
-    A share lies above 0% and at most at 100%; a number of bytes may exceed all experts.
-    """
-    forms = f"{_FORMS}, or a share of all expert bytes above 0% and up to 100%, such as 50%"
-    number, unit = _split(text)
-    if unit != "%":
-        return _positive(_bytes(text), text, key, forms)
-    share = Fraction(number) / 100
-    if share > 1:
+    forms = _FORMS if of is None else f"{_FORMS}, or a share of all expert bytes above 0% and up to 100%, such as 50%"
+    match = _NUMBER.fullmatch(text) if isinstance(text, str) else None
+    number, unit = match.groups() if match else ("0", "B")
+    sizes = UNITS | ({} if of is None else {"%": Fraction(of, 100)})
+    if isinstance(text, int) and not isinstance(text, bool):
+        nbytes = text
+    elif unit == "%" and of is not None and Fraction(number) > 100:
         raise UserError(f"{key}={str(text)!r}: above 100%, which is all experts; allowed: {forms}")
-    return _positive(int(share * total_expert_bytes), text, key, forms)
+    elif unit in sizes or (not unit and number.isdigit()):
+        nbytes = int(Fraction(number) * sizes.get(unit, 1))
+    else:
+        nbytes = 0
+    if nbytes <= 0:
+        raise UserError(f"{key}={str(text)!r}: not a positive size; allowed: {forms}")
+    if nbytes > MAX_INT:
+        raise UserError(f"{key}={str(text)!r}: more than any machine has; allowed: up to {MAX_INT} bytes")
+    return nbytes
 
 
 def format_bytes(nbytes: int) -> str:
@@ -72,25 +74,3 @@ def figure(value: float | None) -> str:
 def counted(n: int, one: str, several: str = "") -> str:
     """A number of things: ``1 run``, ``2 runs``."""
     return f"{n} {one if n == 1 else several or one + 's'}"
-
-
-def _split(text: object) -> tuple[str, str]:
-    match = _NUMBER.fullmatch(text) if isinstance(text, str) else None
-    return (match[1], match[2]) if match else ("", "")
-
-
-def _bytes(text: object) -> int | None:
-    if isinstance(text, int) and not isinstance(text, bool):
-        return text
-    number, unit = _split(text)
-    if number.isdigit() and not unit:
-        return int(number)
-    return int(Fraction(number) * UNITS[unit]) if number and unit in UNITS else None
-
-
-def _positive(nbytes: int | None, text: object, key: str, forms: str) -> int:
-    if nbytes is None or nbytes <= 0:
-        raise UserError(f"{key}={str(text)!r}: not a positive size; allowed: {forms}")
-    if nbytes > MAX_INT:
-        raise UserError(f"{key}={str(text)!r}: more than any machine has; allowed: up to {MAX_INT} bytes")
-    return nbytes

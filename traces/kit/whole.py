@@ -31,7 +31,6 @@ def whole(path: Path, *, over: bool = False, sync: bool = True) -> Iterator[Path
     the disk. Raises OSError where it cannot be written, which names ``path``.
     """
     part = temporary(path)
-    remove_abandoned(path.parent, path.name)
     try:
         yield part
         publish(part, path, over=over, sync=sync)
@@ -53,7 +52,6 @@ def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> None:
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``path``, for what is needed on the way; it goes with the block."""
-    remove_abandoned(path.parent, path.name)
     folder = temporary(path)
     folder.mkdir()
     try:
@@ -63,7 +61,8 @@ def scratch(path: Path) -> Iterator[Path]:
 
 
 def temporary(path: Path) -> Path:
-    """A name beside ``path`` that nobody has."""
+    """A name beside ``path`` that nobody has; what killed processes have left under such names goes."""
+    remove_abandoned(path.parent, path.name)
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 

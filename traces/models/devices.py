@@ -4,15 +4,12 @@ import os
 import re
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from traces.kit.errors import UserError
 
-ALLOWED = "auto, cpu, cuda, cuda:N, spread"
 SPREAD = "spread"
 ROOM = 0.9
 """Share of a device's memory that weights may take: the rest is for activations and the KV cache."""
@@ -73,7 +70,7 @@ def choose(device: str, size: int, limited: bool = False) -> str:
         if not find_spec("accelerate"):
             raise UserError("device=spread needs accelerate: pip install 'moe-offload-workbench[hf]'")
         return SPREAD
-    return str(device_of(device, ALLOWED))
+    return str(device_of(device, "auto, cpu, cuda, cuda:N, spread"))
 
 
 def memory() -> dict[str, int]:
@@ -109,19 +106,3 @@ def limits(value: str) -> dict[int | str, str]:
             raise UserError(f"max_memory={value!r}: this machine has {torch.cuda.device_count()} CUDA devices")
         result[place] = found[2]
     return result
-
-
-def weights_bytes(files: list[Path], dtype: str) -> int:
-    """Bytes of the weights in safetensors `files` once they are of `dtype` (auto: as they are stored)."""
-    item = {"auto": 0, "bfloat16": 2, "float16": 2, "float32": 4}[dtype]
-    if not item:
-        return sum(file.stat().st_size for file in files)
-    total = 0
-    for file in files:
-        try:
-            with safe_open(file, "pt") as weights:
-                for key in weights.keys():  # noqa: SIM118 (it is no mapping)
-                    total += item * torch.Size(weights.get_slice(key).get_shape()).numel()
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{file.name} cannot be read as safetensors: {' '.join(str(error).split())}") from None
-    return total

@@ -2,14 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from traces.kit.errors import UserError, one_of
 from traces.models.laws import FAMILIES, law_of
-from traces.models.routers import Read, reader
+from traces.models.routers import Read, RecordingError, reader, takes
 from traces.models.scoring import Law
 
 ROUTER_NAMES = ("gate", "router")
@@ -17,6 +16,7 @@ ROUTER_NAMES = ("gate", "router")
 INTERFACE, MODULE, INPUTS = "interface", "module", "inputs"
 """How experts are handed their work: through the library's ALL_EXPERTS_FUNCTIONS; by a call of their module, with the
 hidden states, ids and weights; or by such a call with all tokens for each expert, times its weight, most of them 0."""
+HANDED = ("hidden_states", "top_k_index", "top_k_weights")
 
 REFUSED = {
     "doge": "its experts are rows of an embedding, and which ones a token has depends on the other tokens of its pass",
@@ -94,6 +94,19 @@ class MoeModel:
         }
         return {name: int(size) for name, size in sizes.items() if isinstance(size, int) and size}
 
+    def read_router(self, index: int, output: Any, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [n, E], weights and ids [n, K] of what a layer's router returned for n tokens; E: `n_choices`."""
+        try:
+            logits, weights, ids = (x.detach() for x in self.layers[index].read(output))
+        except (ValueError, TypeError, AttributeError):
+            raise RecordingError(f"layer {index}: its router does not return logits, weights and ids") from None
+        logits = logits.reshape(-1, logits.shape[-1])
+        sizes, E, K = [tuple(x.shape) for x in (logits, weights, ids)], self.n_choices, self.top_k
+        if sizes != [(n, E), (n, K), (n, K)] or ids.is_floating_point():
+            expected = f"for {n} tokens, {E} experts and top-{K}"
+            raise RecordingError(f"layer {index}: its router returns logits, weights, ids of shapes {sizes} {expected}")
+        return logits, weights, ids
+
 
 def _setting(config: Any, name: str) -> Any:
     """None where there is no such setting, or one per layer, which some configurations refuse to give."""
@@ -143,8 +156,7 @@ def _way(family: str, module: nn.Module) -> str | None:
     """How `module` is handed its work, if it is experts."""
     if is_experts(module):
         return INTERFACE
-    takes = signature(type(module).forward).parameters
-    if {"hidden_states", "top_k_index", "top_k_weights"} <= takes.keys():
+    if {*HANDED} <= {*takes(module)}:
         return MODULE
     return INPUTS if family == "llama4" and type(module).__name__.endswith("Experts") else None
 
@@ -194,7 +206,7 @@ def _layer(model: nn.Module, family: str, name: str, experts: nn.Module, way: st
         law = law_of(family, router, block, top_k, sum(_sizes(experts)))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    return MoeLayer(name, router, experts, law, reader(family, router, block, top_k), way)
+    return MoeLayer(name, router, experts, law, reader(family, block, top_k), way)
 
 
 def signal_shapes(moe: MoeModel, signals: Collection[str], ahead: int) -> dict[str, tuple[int, ...]]:
@@ -214,3 +226,18 @@ def signal_shapes(moe: MoeModel, signals: Collection[str], ahead: int) -> dict[s
     if "router_probs" in shapes and moe.has_choice:
         shapes["router_choice"] = (L, E)
     return shapes
+
+
+def cache_key(model: Any) -> str:
+    """The keyword under which a model takes and returns its KV cache: "cache", or "past_key_values", which warns from
+    transformers 5.24 on and is gone in 5.40, where its forward knows no other."""
+    return "cache" if "cache" in takes(model) else "past_key_values"
+
+
+def known(model: Any, **given: Any) -> dict[str, Any]:
+    """Those of the keywords that the model's forward knows: another one would be an error, or go unheard.
+
+    Positions are given wherever they can be: a model that is given none asks its cache how long it is, and some caches
+    answer 0 (a first layer of linear attention keeps no keys).
+    """
+    return {name: value for name, value in given.items() if name in takes(model)}

@@ -83,10 +83,7 @@ def _by_score_function(router: Any, block: Any) -> Law:
     if scoring not in SCORINGS:
         raise UserError(f"scoring_func={scoring!r}; allowed: {one_of(SCORINGS)}")
     table = tensor_of(router, "tid2eid") if hasattr(router, "tid2eid") else None
-    bias = bias_of(router, block) if table is None else None
-    return Law(
-        scoring, normalised=True, factor=float(router.routed_scaling_factor), native=True, table=table, bias=bias
-    )
+    return _law(router, block, scoring, normalised=True, factor=_SCALING, native=True, table=table)
 
 
 def _cohere2(router: Any, block: Any) -> Law:

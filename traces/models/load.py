@@ -15,22 +15,18 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer
 from transformers.utils import logging
 
-from traces.kit.errors import UserError, check_choice, meant, shown
-from traces.kit.shipped import MODEL_DIR
+from traces.kit.conf import MODEL_DIR
+from traces.kit.errors import UserError, meant, shown
 from traces.kit.telling import in_short
-from traces.models.devices import SPREAD, choose, limits, weights_bytes
+from traces.models.devices import SPREAD, choose, limits
 from traces.models.families import REFUSED, family_of
-from traces.models.quantised import check_computable, check_stored, dequantising, method_of
+from traces.models.quantised import AUTO, AUTO_CONFIG, LOCAL, check_computable, check_stored, dequantising, method_of
 from traces.version import __version__
 
-DTYPES = ("auto", "bfloat16", "float16", "float32")
 REFERENCE = "reference"
-_AUTO: Any = AutoModelForCausalLM
-_AUTO_CONFIG: Any = AutoConfig
-_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 @dataclass(frozen=True)
@@ -60,21 +56,23 @@ def load(
     within `max_memory` if that is given; auto: the first of these that holds the weights.
     `within`: a block within which the weights are read, of so many bytes. Quantised ones are dequantised, or refused.
     """
-    check_choice("dtype", dtype, DTYPES)
     allowed = limits(max_memory)
     folder = weights_folder(name)
     try:
         files = sorted(folder.glob("*.safetensors"))
         facts = {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
-        check_stored(name, files, method := method_of(folder))
+        count = check_stored(name, files, method := method_of(folder))
         how: dict[str, Any] = {"dtype": dtype}
-        full = None if method is None else dequantising(name, folder, method, dtype, _LOCAL)
+        full = None if method is None else dequantising(name, folder, method, dtype)
         if full is not None:
-            how = {"dtype": full.dtype, "config": full.config}
-        check_type(name, _AUTO_CONFIG.from_pretrained(str(folder), **_LOCAL))
-        nbytes = weights_bytes(files, dtype) if full is None else full.nbytes
+            how, nbytes = {"dtype": full.dtype, "config": full.config}, full.nbytes
+        elif dtype == "auto":
+            nbytes = sum(size for size, _ in facts.values())
+        else:
+            nbytes = count * getattr(torch, dtype).itemsize
+        check_type(name, AUTO_CONFIG.from_pretrained(str(folder), **LOCAL))
         where = choose(device, nbytes, limited=bool(allowed))
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), **_LOCAL)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **LOCAL)
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # what the library makes of no tokenizer's files
             raise UserError(f"model={name!r} has no tokenizer; allowed: a folder that holds one, as tokenizer.json")
         with within(nbytes):
@@ -108,14 +106,14 @@ def check_type(name: str, config: Any) -> None:
 
 def _model(name: str, folder: Path, where: str, how: Mapping[str, Any], allowed: Mapping[int | str, str]) -> Any:
     """Load the model, all of it: the library would draw at random what its files lack, and only warn."""
-    how = {"use_safetensors": True, **how, **_LOCAL}
+    how = {"use_safetensors": True, **how, **LOCAL}
     how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # judged below
     said: Any = logging
     verbosity = said.get_verbosity()
     said.set_verbosity_error()
     said.disable_progress_bar()  # ours are plain lines
     try:
-        model, found = _spread(folder, how, allowed) if where == SPREAD else _AUTO.from_pretrained(str(folder), **how)
+        model, found = _spread(folder, how, allowed) if where == SPREAD else AUTO.from_pretrained(str(folder), **how)
     except RuntimeError as error:
         if "above report" not in str(error):
             raise
@@ -137,7 +135,7 @@ def _spread(folder: Path, how: Mapping[str, Any], allowed: Mapping[int | str, st
     spill = tempfile.mkdtemp(prefix="moe-offload-")
     try:
         how = {"device_map": "auto", "max_memory": allowed or None, "offload_folder": spill, **how}
-        model, found = _AUTO.from_pretrained(str(folder), **how)
+        model, found = AUTO.from_pretrained(str(folder), **how)
     except BaseException:
         shutil.rmtree(spill, ignore_errors=True)
         raise
@@ -175,10 +173,8 @@ def _not_here(name: str, error: Exception) -> UserError:
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 over the safetensors files of `folder`, in the order of their names."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return f"sha256:{digest.hexdigest()}"
+    content = b"".join(file.read_bytes() for file in sorted(folder.glob("*.safetensors")))
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def end_tokens(loaded: Loaded) -> set[int]:

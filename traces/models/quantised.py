@@ -1,6 +1,7 @@
 """Checkpoints whose weights are stored in fewer bits: dequantised knowingly, or refused; never kept as they are."""
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ DEQUANTISED = ("fp8", "mxfp4")
 """What the library dequantises as it reads: fine-grained FP8, and MXFP4 as GPT-OSS has it."""
 COMPUTED = (torch.bfloat16, torch.float16, torch.float32)
 """The types in which kernels compute here."""
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""With which the library reads this machine alone, and runs nothing of what it reads."""
 _KEYS = ("quantization_config", "compression_config")
-_AUTO_CONFIG: Any = AutoConfig
-_AUTO: Any = AutoModelForCausalLM
+AUTO_CONFIG: Any = AutoConfig
+AUTO: Any = AutoModelForCausalLM
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,19 @@ def method_of(folder: Path) -> str | None:
     return str(said.get("quant_method", "unknown"))
 
 
-def check_stored(name: str, files: Sequence[Path], method: str | None) -> None:
-    """UserError where a tensor of 8 bits or fewer has no scale: the library would take its numbers as they are.
+def check_stored(name: str, files: Sequence[Path], method: str | None) -> int:
+    """How many numbers are stored; UserError where a tensor of 8 bits or fewer has no scale: the library would take its
+    numbers as they are.
 
     `method`: of config.json; without one no scale is read.
     """
-    kinds: dict[str, str] = {}
+    kinds, count = dict[str, str](), 0
     for file in files:
         with safe_open(file, "pt") as tensors:
-            kinds |= {key: str(tensors.get_slice(key).get_dtype()) for key in tensors.keys()}  # noqa: SIM118
+            for key in tensors.keys():  # noqa: SIM118 (it is no mapping)
+                part = tensors.get_slice(key)
+                kinds[key] = part.get_dtype()
+                count += math.prod(part.get_shape())
     alone = sorted(
         key
         for key, kind in kinds.items()
@@ -79,9 +86,10 @@ def check_stored(name: str, files: Sequence[Path], method: str | None) -> None:
             f"model={name!r}: {len(alone)} of its tensors are in {kinds[alone[0]]}, such as {alone[0]}, and {why};"
             f" allowed: weights in bfloat16, float16 or float32, or quantised as {one_of(DEQUANTISED)}, with scales"
         )
+    return count
 
 
-def dequantising(name: str, folder: Path, method: str, dtype: str, local: Mapping[str, Any]) -> Dequantised:
+def dequantising(name: str, folder: Path, method: str, dtype: str) -> Dequantised:
     """How the weights of `folder` are dequantised, to the type `dtype`; auto: to that of config.json, if it is one to
     compute in. UserError for a method that is not one of DEQUANTISED."""
     if method not in DEQUANTISED:
@@ -89,7 +97,7 @@ def dequantising(name: str, folder: Path, method: str, dtype: str, local: Mappin
             f"model={name!r} is quantised as {method[:40]!r}; allowed: {one_of(DEQUANTISED)}, which are dequantised, or"
             " weights in bfloat16, float16 or float32"
         )
-    config = _AUTO_CONFIG.from_pretrained(str(folder), **local)
+    config = AUTO_CONFIG.from_pretrained(str(folder), **LOCAL)
     own = getattr(config, "quantization_config", None) or getattr(config.get_text_config(), "quantization_config", None)
     if not isinstance(own, dict):
         raise UserError(f"model={name!r} is quantised as {method!r} in a part that is no language model; allowed: none")
@@ -98,7 +106,7 @@ def dequantising(name: str, folder: Path, method: str, dtype: str, local: Mappin
         stated = config.dtype if config.dtype in COMPUTED else torch.bfloat16
         dtype = str(stated).removeprefix("torch.")
     with torch.device("meta"):
-        model = _AUTO.from_config(config, dtype=getattr(torch, dtype))
+        model = AUTO.from_config(config, dtype=getattr(torch, dtype))
     nbytes = sum(p.numel() * p.element_size() for p in model.parameters())
     print(f"model={name!r} is quantised as {method}: dequantised to {dtype}, {nbytes / 1e9:.1f} GB", file=sys.stderr)
     return Dequantised(config, dtype, {key: p.dtype for key, p in model.named_parameters()}, nbytes)

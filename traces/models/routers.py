@@ -1,12 +1,10 @@
 """How a router is asked, and how its answer is read: families differ in both."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from inspect import signature
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -32,9 +30,9 @@ class Asked:
     tokens: Tensor | None
 
     @classmethod
-    def of(cls, index: int, router: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Asked:
+    def of(cls, index: int, router: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Self:
         """RecordingError where it is given what says nothing of its choice by other hidden states."""
-        names = _takes(router.__class__)
+        names = takes(router)
         given = dict(zip(names, args, strict=False)) | dict(kwargs)
         hidden = given.pop(names[0], None)
         if not isinstance(hidden, Tensor):
@@ -53,7 +51,7 @@ def ask(router: Any, bias: Tensor | None, rows: Tensor, tokens: Tensor | None = 
     By its forward, not by a call: hooks on the router must not take this for a pass. accelerate's run within it.
     """
     given: dict[str, Any] = {}
-    for name in _takes(router.__class__)[1:]:
+    for name in takes(router)[1:]:
         if name in _BIASES:
             given[name] = None if bias is None else bias.to(rows.device)
         elif name == _TOKENS:
@@ -62,13 +60,17 @@ def ask(router: Any, bias: Tensor | None, rows: Tensor, tokens: Tensor | None = 
     return router.forward(rows[None] if deep else rows, **given)
 
 
+def takes(module: Any) -> list[str]:
+    """What a module's forward takes, by its class: accelerate's hooks hide an instance's own signature."""
+    return _takes(module.__class__)
+
+
 @cache
 def _takes(kind: Any) -> list[str]:
-    """What the forward of a class of routers takes. accelerate's hooks hide an instance's own signature."""
     return list(signature(kind.forward).parameters)[1:]
 
 
-def reader(family: str, router: Any, block: Any, top_k: int) -> Read:
+def reader(family: str, block: Any, top_k: int) -> Read:
     """How the answers of this router are read."""
     if family == "dbrx":
         return lambda logits: (logits, *block.route_tokens_to_experts(logits))

@@ -6,13 +6,19 @@ says which family does what.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from traces.models.routers import RecordingError
+
 _BARRED = float("-inf")
 _TINY = 1e-20  # a sum of sigmoids can underflow to 0
+_ROUNDING = 1e-6  # softmax in float32 may swap two logits that differ in their last bit
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,3 +127,29 @@ def _sparsemixer(logits: Tensor, ids: Tensor, jitter: float) -> Tensor:
         return left.masked_fill(far, _BARRED).softmax(dim=-1).float().gather(-1, ids)
 
     return torch.where(ids == first, share(logits), share(logits.scatter(-1, first, _BARRED)))
+
+
+def check_routing(choice: NDArray[Any], ids: NDArray[Any], weights: NDArray[Any], expected: NDArray[Any]) -> None:
+    """Raise RecordingError, naming the layer, unless tokens chose as the law of their router says.
+
+    `ids` [n, L, K] must be different experts, the top-K of `choice` [n, L, E] (ties may be broken either way), and
+    `weights` [n, L, K] must be `expected` but for what bfloat16 rounds away.
+    """
+    E = choice.shape[-1]
+
+    def refuse(bad: NDArray[Any], message: str) -> None:
+        if bad.any():
+            layer = int(np.argmax(bad.any(axis=0)))
+            raise RecordingError(f"layer {layer}: {message}")
+
+    refuse(((ids < 0) | (ids >= E)).any(axis=-1), f"an expert's number is not 0 to {E - 1}")
+    refuse(np.isnan(choice).any(axis=-1), "a score is not a number")
+    chosen = np.zeros(choice.shape, bool)
+    np.put_along_axis(chosen, ids, True, axis=-1)
+    refuse(chosen.sum(axis=-1) != ids.shape[-1], "a token chose an expert twice")
+    lowest = np.where(chosen, choice, np.inf).min(axis=-1)
+    highest = np.where(chosen, -np.inf, choice).max(axis=-1)
+    refuse(np.isneginf(lowest), "a token chose an expert of a group that is not open to it")
+    refuse(lowest < highest - _ROUNDING * np.abs(highest), "the chosen experts have not the highest scores")
+    near = np.isclose(weights, expected, rtol=0.02, atol=1e-6)
+    refuse(~near.all(axis=-1), "the weights do not follow from the scores")

@@ -8,16 +8,15 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
+from traces.kit.conf import MODEL_DIR
 from traces.kit.errors import UserError, meant, one_of
-from traces.kit.shipped import MODEL_DIR
 from traces.models.families import ROUTER_NAMES, is_experts
+from traces.models.quantised import AUTO, LOCAL
 
 PUBLISHED: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
 """The models of ``conf/model`` as transformers configures them; the tests compare their parameters with it."""
-
-_AUTO: Any = AutoModelForCausalLM
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -28,7 +27,6 @@ class Block:
     model: Any
     layer: Any
     experts: Any
-    top_k: int
     shape: dict[str, int]  # by the names of the profile's `shape`
 
 
@@ -38,9 +36,8 @@ def configuration(name: str) -> Any:
         words = dict(PUBLISHED[name])
         return AutoConfig.for_model(words.pop("model_type"), **words)
     source = str(MODEL_DIR) if name == "reference" else name
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        return AutoConfig.from_pretrained(source, **local)
+        return AutoConfig.from_pretrained(source, **LOCAL)
     except (OSError, ValueError, StrictDataclassError) as error:
         why = "no such folder, and not in the local Hugging Face cache"
         if Path(source).exists():
@@ -57,16 +54,16 @@ def build(name: str, device: torch.device, dtype: str) -> Block:
     for layers in range(1, text.num_hidden_layers + 1):
         text.num_hidden_layers = layers
         for key, kind in (("layer_types", "full_attention"), ("mlp_layer_types", None)):
-            if getattr(text, key, None):
-                kinds = getattr(text, key)[:layers] if kind is None else [kind] * layers
-                setattr(text, key, kinds)
+            if kinds := getattr(text, key, None):
+                setattr(text, key, kinds[:layers] if kind is None else [kind] * layers)
         with torch.device("meta"):
-            if place := _experts_name(_AUTO.from_config(config)):
-                break
+            modules = [*AUTO.from_config(config).named_modules()]
+        if place := next((name for name, module in reversed(modules) if is_experts(module)), ""):
+            break
     else:
         raise UserError(f"model={name!r}: no layer of experts; allowed: a model that has one")
     with torch.device(device):
-        model: Any = _AUTO.from_config(config, dtype=DTYPES[dtype])
+        model: Any = AUTO.from_config(config, dtype=DTYPES[dtype])
     model.eval().requires_grad_(requires_grad=False)
     experts: Any = model.get_submodule(place)
     block = model.get_submodule(place.rpartition(".")[0])
@@ -87,11 +84,7 @@ def build(name: str, device: torch.device, dtype: str) -> Block:
         "router_params": router_params,
         "shared_expert_params": _params(block) - _params(experts) - router_params,
     }
-    return Block(model, layer, experts, top_k, shape)
-
-
-def _experts_name(model: Any) -> str | None:
-    return next((name for name, module in reversed([*model.named_modules()]) if is_experts(module)), None)
+    return Block(model, layer, experts, shape)
 
 
 def _params(module: Any) -> int:

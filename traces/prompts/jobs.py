@@ -1,18 +1,52 @@
-"""From a prompt to a job: its tokens, what is chosen after them, and how long it may go on."""
+"""From a prompt to a job: its tokens, through a chat template where one applies; what is chosen after them, and how
+long it may go on."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import TopPLogitsWarper
 
 from traces.kit.errors import UserError
+from traces.kit.telling import in_short
 from traces.models.load import Loaded
-from traces.prompts.choosing import Choose, forced, greedy, sampled
-from traces.prompts.encode import encode
-from traces.prompts.records import Prompt
+from traces.prompts.records import Message, Prompt
 from traces.prompts.source import PromptFile
+
+Choose = Callable[[Tensor], int]
+"""The next token, given the logits [V] of the last position."""
+
+
+def greedy(logits: Tensor) -> int:
+    """The most likely token."""
+    return int(logits.argmax())
+
+
+def sampled(temperature: float, seed: int, top_p: float = 1.0) -> Choose:
+    """Draw from softmax(logits / temperature) with a generator of its own, on the CPU on any device.
+
+    `top_p` below 1: from the fewest most likely tokens that together have at least this probability.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    narrow: Any = TopPLogitsWarper(top_p) if top_p < 1 else None
+
+    def choose(logits: Tensor) -> int:
+        scores = logits.double().cpu() / temperature
+        if narrow is not None:
+            scores = narrow(None, scores[None])[0]
+        return int(torch.multinomial(torch.softmax(scores, dim=-1), 1, generator=generator))
+
+    return choose
+
+
+def forced(continuation: list[int]) -> Choose:
+    """The tokens of a given continuation, one after the other, whatever the model would say."""
+    tokens = iter(continuation)
+    return lambda _logits: next(tokens)
 
 
 @dataclass(frozen=True)
@@ -29,7 +63,7 @@ class Decoding:
     batch: int = 1
 
     @classmethod
-    def of(cls, options: object) -> Decoding:
+    def of(cls, options: object) -> Self:
         """As a command's options say, which have these names."""
         return cls(**{it.name: getattr(options, it.name) for it in fields(cls)})
 
@@ -94,14 +128,60 @@ def draw_seed(seed: int, number: int) -> int:
     return (seed * 0x9E3779B1 + number) % 2**32
 
 
-def most_rows(prompts: PromptFile, loaded: Loaded, decoding: Decoding) -> int:
-    """Rows that the prompts record if no token ends one early. Plans every prompt, so that a mistake in the last one
-    shows before the first is recorded."""
-    return sum(plan(prompt, loaded, decoding).most_rows for prompt in prompts)
-
-
 def groups(prompts: PromptFile, start: int, loaded: Loaded, decoding: Decoding) -> Iterator[list[Job]]:
     """The jobs from request `start` on, `decoding.batch` at a time."""
     jobs = (plan(prompt, loaded, decoding) for prompt in prompts.after(start))
     while group := list(islice(jobs, decoding.batch)):
         yield group
+
+
+def encode(tokenizer: Any, prompt: Prompt, chat_template: str) -> tuple[list[int], list[int] | None]:
+    """The ids that are prefilled, and those of the recorded answer (None where there is none).
+
+    `chat_template`: "auto", chats go through the tokenizer's template if it has one, plain text never; "on", plain text
+    too, as one user turn; "off", neither. A chat without a template is the text of its turns, each followed by a
+    newline, and then the answer. Text from a template has its special tokens already and gets no others.
+
+    The prefilled ids are those that generation would start from, whether there is an answer or not. The answer's are
+    what follows them in the rendering of the whole, including the end of turn that the template writes. Two exceptions:
+    where the tokenizer would merge characters of the prompt with some of the answer, what follows is tokenised by
+    itself, since no model that was given the prompt could have produced the merged token; and where a template begins
+    an answer that is to be generated in another way than one that is there (a tag for thinking), the answer is its text
+    alone. UserError for "on" without a template, and for a chat that the template refuses.
+    """
+    has_template = bool(getattr(tokenizer, "chat_template", None))
+    if chat_template == "on" and not has_template:
+        raise UserError("chat_template='on': the tokenizer has no chat template; allowed: auto, off")
+    templated = has_template and (chat_template == "on" or (chat_template == "auto" and prompt.messages is not None))
+    if templated:
+        head, whole = _with_template(tokenizer, prompt)
+    else:
+        head = (prompt.text or "") + "".join(said["content"] + "\n" for said in prompt.messages or ())
+        whole = head + (prompt.answer or "")
+    ids = _ids(tokenizer, head, special=not templated)
+    if prompt.answer is None:
+        return ids, None
+    if not whole.startswith(head):
+        return ids, _ids(tokenizer, prompt.answer, special=False)
+    together = _ids(tokenizer, whole, special=not templated)
+    if together[: len(ids)] == ids:
+        return ids, together[len(ids) :]
+    return ids, _ids(tokenizer, whole[len(head) :], special=False)
+
+
+def _with_template(tokenizer: Any, prompt: Prompt) -> tuple[str, str]:
+    """Return the rendered prompt, ready for an answer, and the rendering of both."""
+    messages: list[Message] = list(prompt.messages or ({"role": "user", "content": prompt.text or ""},))
+    render = partial(tokenizer.apply_chat_template, tokenize=False)
+    try:
+        head = str(render(messages, add_generation_prompt=True))
+        if prompt.answer is None:
+            return head, head
+        return head, str(render([*messages, {"role": "assistant", "content": prompt.answer}]))
+    except Exception as error:  # a template is a program of the model's author, and may raise anything
+        fault = f"the tokenizer's chat template refuses it ({in_short(error) or type(error).__name__})"
+        raise UserError(f"{prompt.where}: {fault}; allowed: chat_template=off") from None
+
+
+def _ids(tokenizer: Any, text: str, special: bool) -> list[int]:
+    return [int(token) for token in tokenizer(text, add_special_tokens=special)["input_ids"]]

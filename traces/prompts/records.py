@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from traces.kit.errors import UserError, one_of, shown
-from traces.prompts.splits import SPLITS
 
 KEYS = ("prompt", "source", "split", "licence", "max_new_tokens")
 CHATS = ("messages", "conversation", "conversations")
-TURNS = ("first", "last")
+SPLITS = ("train", "test")
 ROLES = {
     "system": "system",
     "user": "user",
@@ -37,10 +36,10 @@ Message = dict[str, str]
 class Prompt:
     """One request to record. Exactly one of `text` and `messages` is given.
 
-    `number`: of the request, that is prompt * samples + sample. `where`: its place in the file, for messages to
-    the user. `messages`: the turns before the answer, {"role": system, user or assistant, "content": text}.
-    `answer`: what the chat's assistant said next, perhaps ""; None for plain text, and for a chat that ends with
-    its user. `split`: "train" or "test"; None: to be drawn. `max_new_tokens` None: as for all.
+    `number`: prompt * samples + sample. `where`: its place in the file, for messages to the user. `messages`: the turns
+    before the answer, {"role": system, user or assistant, "content": text}. `answer`: what the chat's assistant said
+    next, perhaps ""; None for plain text, and for a chat that ends with its user. `split`: "train" or "test"; None: to
+    be drawn. `max_new_tokens` None: as for all.
     """
 
     number: int
@@ -57,28 +56,29 @@ class Prompt:
 def parse_record(where: str, content: Any, stem: str, turn: str) -> Prompt | None:
     """Check the record at `where`, here of number 0; `stem` is its source unless it names one itself.
 
-    A chat's answer is its first or its last assistant turn, as `turn` says; what comes after is dropped, and
-    without an assistant turn all of it is the prompt. None for a chat in which no user says anything before
-    that answer: such chats occur in every large data set, and there is nothing to answer. Raises UserError for
-    whatever else is wrong, a blank prompt included.
+    A chat's answer is its first or its last assistant turn, as `turn` says; what comes after is dropped, and without an
+    assistant turn all of it is the prompt. None for a chat in which no user says anything before that answer, as in
+    every large data set. UserError for whatever else is wrong, a blank prompt included.
     """
     if not isinstance(content, dict):
         raise UserError(f'{where}: not an object with a "prompt" or a chat, but {shown(content)}')
     content = {key: value for key, value in content.items() if value is not None}
-    text: str | None = None
-    messages: tuple[Message, ...] | None = None
-    answer: str | None = None
+    labelled = {"source": stem, **content}
     chats = [key for key in CHATS if key in content]
     if len(chats) > 1:
         raise UserError(f"{where}: {one_of(chats)} in one record; allowed: one of {one_of(CHATS)}")
-    if chats:
-        messages, answer = _cut(_turns(content[chats[0]], f"{where}, {chats[0]}"), turn)
-    else:
-        text = _prompt(content, where)
-    labels = _labels({"source": stem, **content}, where)
-    if messages is not None and not any(said["role"] == "user" and said["content"].strip() for said in messages):
-        return None
-    return Prompt(0, where, text, messages, answer, **labels)
+    if not chats:
+        return Prompt(0, where, _prompt(content, where), None, None, **_labels(labelled, where))
+    turns, place = content[chats[0]], f"{where}, {chats[0]}"
+    if not isinstance(turns, list):
+        raise UserError(f"{place}: {shown(turns)} is no list; allowed: a list of turns")
+    said = [_turn(one, f"{place}, turn {number}") for number, one in enumerate(turns, start=1)]
+    answers = [index for index, one in enumerate(said) if one["role"] == "assistant"]
+    end = answers[0 if turn == "first" else -1] if answers else len(said)
+    answer = said[end]["content"] if answers else None
+    prompt = Prompt(0, where, None, tuple(said[:end]), answer, **_labels(labelled, where))
+    asked = any(one["role"] == "user" and one["content"].strip() for one in said[:end])
+    return prompt if asked else None
 
 
 def _prompt(content: dict[str, Any], where: str) -> str:
@@ -104,12 +104,6 @@ def _labels(content: dict[str, Any], where: str) -> dict[str, Any]:
     if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
         raise UserError(f"{where}: max_new_tokens is {shown(count)}; allowed: a whole number, at least 1")
     return labels
-
-
-def _turns(turns: Any, where: str) -> list[Message]:
-    if not isinstance(turns, list):
-        raise UserError(f"{where}: {shown(turns)} is no list; allowed: a list of turns")
-    return [_turn(turn, f"{where}, turn {number}") for number, turn in enumerate(turns, start=1)]
 
 
 def _turn(turn: Any, where: str) -> Message:
@@ -148,11 +142,3 @@ def _text(value: Any, where: str) -> str:
         fault = f"has half a surrogate pair at character {error.start}"
         raise UserError(f"{where} {fault}; allowed: Unicode text") from None
     return value
-
-
-def _cut(messages: list[Message], turn: str) -> tuple[tuple[Message, ...], str | None]:
-    answers = [index for index, said in enumerate(messages) if said["role"] == "assistant"]
-    if not answers:
-        return tuple(messages), None
-    at = answers[0] if turn == "first" else answers[-1]
-    return tuple(messages[:at]), messages[at]["content"]

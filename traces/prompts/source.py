@@ -1,36 +1,41 @@
 """The prompts to record, read from a file one at a time: each a request or several, for training or for testing."""
 
-from array import array
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+from __future__ import annotations
 
-from traces.format.mapped import hash_stream
-from traces.importers.files import open_source
-from traces.kit.errors import UserError, check_choice, check_range
-from traces.prompts.files import read_records
-from traces.prompts.records import TURNS, Prompt, parse_record
-from traces.prompts.splits import OPEN, SPLITS, draw_splits
+import random
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from traces.format.npy import hash_stream
+from traces.importers.files import open_source, plain_lines
+from traces.kit.errors import UserError, one_of, shown
+from traces.kit.strict import MAX_RECORD, json_array, load_json
+from traces.prompts.records import CHATS, KEYS, SPLITS, Prompt, parse_record
+
+TRAIN, TEST, OPEN = 0, 1, 2
+_ROWS = 256
+_BUFFER = 1 << 16
+Records = Iterator[tuple[str, Any]]
 
 
 class PromptFile:
-    """The requests of a file, streamed: each pass over them reads the file again.
+    """The requests of a file, streamed: each pass over them reads the file again, a block at a time.
 
-    `limit`: the first so many prompts that can be used; 0: all. `split`: the share of the prompts, per source, that
-    are for training, drawn with `seed` (traces.prompts.splits); a split that a record states is kept.
-    `samples`: requests per prompt, in a row and in the same split, lest what is tested was trained on.
-    `turn`: which assistant turn of a chat is its answer, "first" or "last". The kinds of files are those of
-    traces.prompts.files, the records those of traces.prompts.records.
+    `limit`: the first so many prompts that can be used; 0: all. `split`: the share of the prompts, per source, that are
+    for training, drawn with `seed` where a record states none. `samples`: requests per prompt, in a row and in the same
+    split, lest what is tested was trained on. `turn`: which assistant turn of a chat is its answer, "first" or "last".
 
-    Building it reads the whole file and checks every record that is used, so that a recording of hours does not end
-    at a bad line. `settings`: what it was built with, by name. `skipped` is then the number of chats that were passed
-    over since no user speaks before the answer: whoever records must say it. `stating_length` is the number of prompts
-    with a `max_new_tokens` of their own, which goes before the one for all. `name` is the file's name without its
-    folder, `sha256` the hash of its bytes in hexadecimal, `licences` those that records state, sorted.
+    Building it checks every record that is used, so that a recording of hours does not end at a bad line: UserError
+    with file and line; also for a file without a prompt, and for one that a later pass finds changed. Then `skipped`
+    counts the chats that were passed over since no user speaks before the answer (whoever records must say it), and
+    `stating_length` the prompts with a `max_new_tokens` of their own, which goes before the one for all. `sha256` is
+    of the file's bytes, `licences` are those that records state, sorted, and `settings` what it was built with.
 
-    Memory: 1 byte per prompt, 5 while the splits are drawn, one text per distinct source and licence, and a block
-    of the file. Raises UserError with file and line for a record that is wrong, for a file without a prompt, and
-    for one that is no longer what it was when a later pass reads it.
+    Memory: 1 byte per prompt, 5 while the splits are drawn, and one text per distinct source and licence.
     """
 
     def __init__(
@@ -43,10 +48,6 @@ class PromptFile:
         samples: int = 1,
         turn: str = "first",
     ) -> None:
-        check_range("limit", limit, 0)
-        check_range("split", split, 0, 1)
-        check_range("samples", samples, 1)
-        check_choice("turn", turn, TURNS)
         self._path, self._limit, self._samples, self._turn = path, limit, samples, turn
         self.settings = {"limit": limit, "split": split, "split_seed": seed, "samples": samples, "turn": turn}
         self._state = self._stat()
@@ -75,39 +76,29 @@ class PromptFile:
         self.licences = tuple(sorted(licences))
 
     def __len__(self) -> int:
-        """Return the number of requests: prompts times samples."""
+        """The number of requests: prompts times samples."""
         return len(self._splits) * self._samples
 
     def __iter__(self) -> Iterator[Prompt]:
-        """Yield all requests in the order of the file."""
-        return self._requests(0)
+        """All requests in the order of the file."""
+        return self.after(0)
 
-    def after(self, number: int) -> Iterator[Prompt]:
-        """Yield the requests from `number` on, just as a whole pass would; UserError unless 0 <= number <= len."""
-        check_range("after", number, 0, len(self))
-        return self._requests(number)
-
-    def _requests(self, first: int) -> Iterator[Prompt]:
+    def after(self, first: int) -> Iterator[Prompt]:
+        """The requests from number `first` on, just as a whole pass would yield them."""
         self._check_unchanged()
         try:
-            number = 0
-            for record in self._records():
-                if record is None:
-                    continue
-                if number == len(self):
-                    break
-                split = SPLITS[self._splits[number // self._samples]]
-                for _ in range(self._samples):
+            usable = (record for record in self._records() if record is not None)
+            for index, (record, split) in enumerate(zip(usable, self._splits, strict=False)):
+                for number in range(index * self._samples, (index + 1) * self._samples):
                     if number >= first:
-                        yield replace(record, number=number, split=split)
-                    number += 1
+                        yield replace(record, number=number, split=SPLITS[split])
         except UserError:
             self._check_unchanged()  # a file that is being written to looks malformed
             raise
         self._check_unchanged()
 
     def _records(self) -> Iterator[Prompt | None]:
-        """Yield the records up to the limit; None for a chat that is passed over."""
+        """The records up to the limit; None for a chat that is passed over."""
         used = 0
         for where, content in read_records(self._path):
             record = parse_record(where, content, self._path.stem, self._turn)
@@ -126,3 +117,95 @@ class PromptFile:
     def _check_unchanged(self) -> None:
         if self._stat() != self._state:
             raise UserError(f"prompts={str(self._path)!r} has changed while it was in use; allowed: the same bytes")
+
+
+def draw_splits(splits: bytearray, undecided: Mapping[str, array[int]], share: float, seed: int) -> None:
+    """Replace every OPEN entry of `splits` [prompts] by TRAIN or TEST, in place.
+
+    `undecided`: per source the indices of its OPEN entries, ascending; they are shuffled. Of n of them
+    round(share * n) are for training. Where rounding, source by source, would leave no test prompt at all,
+    one of the OPEN ones, drawn at random, is for testing.
+    """
+    trains = {source: round(share * len(indices)) for source, indices in undecided.items()}
+    total = sum(map(len, undecided.values()))
+    lone: int | None = None
+    if total == sum(trains.values()) and total and TEST not in splits and share < 1 and len(splits) > 1:
+        place = random.Random(seed).choice(range(total))
+        lone = next(islice((i for i, split in enumerate(splits) if split == OPEN), place, None))
+    for source, indices in undecided.items():
+        random.Random(f"{seed} {source}").shuffle(indices)
+        for place, index in enumerate(indices):
+            splits[index] = TRAIN if place < trains[source] else TEST
+    if lone is not None:
+        splits[lone] = TEST
+
+
+def read_records(path: Path) -> Records:
+    """Yield where a record stands ("chats.jsonl, line 12"), and what it says; UserError for what cannot be read.
+
+    The suffix tells the kind: `.jsonl`, one value per line; `.json`, one array; `.parquet`, a table; any other is text,
+    one prompt per line, in UTF-8 without a byte order mark. A line ends with "\\n" or "\\r\\n" and with nothing else,
+    since prompts may hold other separators; blank lines are no records. Memory holds one record, or a block of them.
+    """
+    kinds = {".jsonl": _json_lines, ".json": _objects, ".parquet": _rows}
+    return kinds.get(path.suffix.lower(), _text)(path)
+
+
+def _text(path: Path) -> Records:
+    for where, raw in _lines(path, "text"):
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where}: {error.reason} at byte {error.start}; allowed: UTF-8") from None
+        if text.startswith("\ufeff"):
+            raise UserError(f"{where}: begins with a byte order mark; allowed: UTF-8 without one")
+        if text.strip():
+            yield where, {"prompt": text}
+
+
+def _json_lines(path: Path) -> Records:
+    for where, raw in _lines(path, "JSON lines"):
+        if not raw.strip():
+            continue
+        try:
+            yield where, load_json(raw)
+        except ValueError as error:
+            raise UserError(f"{where}: not JSON ({error})") from None
+
+
+def _lines(path: Path, kind: str) -> Iterator[tuple[str, bytes]]:
+    for line, raw in plain_lines(path, kind, MAX_RECORD):
+        yield f"{path.name}, line {line.number}", raw
+
+
+def _objects(path: Path) -> Records:
+    for number, record in json_array(path):
+        yield f"{path.name}, record {number}", record
+
+
+def _rows(path: Path) -> Records:
+    """Rows as objects. Of a table of chats only the columns that a record may have are read."""
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise UserError(f"{path.name}: Parquet needs the package pyarrow: pip install pyarrow") from None
+    with open_source(path, "Parquet") as stream:
+        try:
+            # Without these two settings whole row groups are read, and a file may be one row group.
+            table = ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER)
+            columns = _columns(path.name, table.schema_arrow.names)
+            rows = (row for batch in table.iter_batches(_ROWS, columns=columns) for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield f"{path.name}, row {number}", row
+        except (ArrowException, OSError) as error:
+            raise UserError(f"{path.name}: {shown(str(error), 200)}; allowed: a readable Parquet file") from None
+
+
+def _columns(name: str, names: list[str]) -> list[str]:
+    known = (*KEYS, *CHATS)
+    unknown = [column for column in names if column not in known]
+    if unknown and not set(names) & set(CHATS):
+        allowed = f"{one_of(KEYS)}, or a chat in {one_of(CHATS)}"
+        raise UserError(f"{name}: unknown column {shown(unknown[0])}; allowed: {allowed}")
+    return [column for column in names if column in known]

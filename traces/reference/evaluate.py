@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
-from traces.collect.recorder import Arrays, Recorder, joined
+from traces.collect.recorder import Recorder, joined
 from traces.kit.command import run_module
 from traces.models.families import inspect_model
 from traces.models.load import load
 from traces.reference import Folder, Windows
-from traces.reference.text import DOMAINS
+from traces.reference.tokens import DOMAINS
 
 LENGTH, BATCH = 256, 8
 
@@ -45,18 +45,6 @@ def shared(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     return share
 
 
-def measure(arrays: Arrays, n_experts: int) -> dict[str, Any]:
-    """Overlap with the previous token, recall of the next layer, and the loads [L, E] of some windows."""
-    ids, ahead = arrays["expert_ids"], arrays["gate_ahead"]  # [n, L, K], [n, L, 1, K]
-    per_window = ids.reshape(-1, LENGTH, *ids.shape[1:])
-    loads = [np.bincount(layer.ravel(), minlength=n_experts) for layer in ids.swapaxes(0, 1)]
-    return {
-        "overlap": shared(per_window[:, 1:], per_window[:, :-1]).mean(axis=(0, 1)),  # [L]
-        "next_layer_recall": shared(ahead[:, :-1, 0], ids[:, 1:]).mean(axis=0),  # [L - 1]
-        "loads": np.stack(loads),
-    }
-
-
 def evaluate(model: Any, folder: Path, windows: int = 24) -> dict[str, Any]:
     """Held-out loss (nats per token) and routing statistics; plain numbers, rounded, ready for JSON."""
     moe = inspect_model(model)
@@ -70,7 +58,18 @@ def evaluate(model: Any, folder: Path, windows: int = 24) -> dict[str, Any]:
                 logits = model(input_ids=batch[:, :-1], use_cache=False).logits.float()
                 losses.append(F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].reshape(-1)).item())
                 parts.append(recorder.pass_over(batch[:, :-1]))
-            domains[domain.name] = {"loss": float(np.mean(losses)), **measure(joined(parts), moe.n_experts)}
+            arrays = joined(parts)
+            ids, ahead = arrays["expert_ids"], arrays["gate_ahead"]  # [n, L, K], [n, L, 1, K]
+            windowed = ids.reshape(-1, LENGTH, *ids.shape[1:])
+            loads = [np.bincount(layer.ravel(), minlength=moe.n_experts) for layer in ids.swapaxes(0, 1)]
+            domains[domain.name] = {
+                "loss": float(np.mean(losses)),
+                "overlap": shared(windowed[:, 1:], windowed[:, :-1]).mean(axis=(0, 1)),  # [L]
+                "next_layer_recall": shared(ahead[:, :-1, 0], ids[:, 1:]).mean(axis=0),  # [L - 1]
+                "loads": np.stack(
+                    [np.bincount(layer.ravel(), minlength=moe.n_experts) for layer in ids.swapaxes(0, 1)]
+                ),
+            }
 
     every = domains.values()
     loads = sum(d["loads"] for d in every)

@@ -17,16 +17,15 @@ from transformers import PreTrainedTokenizerFast
 from transformers import __version__ as transformers_version
 
 from traces.kit.command import run_module
+from traces.kit.conf import MODEL_DIR
 from traces.kit.errors import UserError
-from traces.kit.shipped import MODEL_DIR
 from traces.kit.strict import dump_json
 from traces.kit.whole import write_whole
 from traces.models.load import load, weights_digest
 from traces.reference import Folder, Windows
-from traces.reference.architecture import build
 from traces.reference.evaluate import evaluate
 from traces.reference.tokens import END_OF_TEXT
-from traces.reference.train import BALANCE_WEIGHT
+from traces.reference.train import BALANCE_WEIGHT, build
 
 SHARD = "15MB"
 MAX_BYTES = 30 << 20
@@ -67,25 +66,12 @@ def export(options: Options) -> None:
         file.write_text(compact(file.read_text(encoding="utf-8")), encoding="utf-8")  # a third of the bytes
 
     shipped = load(str(out), "float32", "cpu")
-    record = provenance(state, json.loads((folder / "sources.json").read_text()))
-    record["weights"] = weights_digest(out)
-    record["parameters"] = sum(p.numel() for p in model.parameters())
-    record["evaluation"] = evaluate(shipped.model, folder, options.windows)
-    write_whole(out / "provenance.json", dump_json(record))
-    size = sum(file.stat().st_size for file in out.iterdir())
-    if size > MAX_BYTES:
-        raise UserError(f"{out} holds {size} bytes; allowed: {MAX_BYTES}")
-    print(f"wrote {out}: {size} bytes", file=sys.stderr)
-
-
-def provenance(state: dict[str, Any], sources: dict[str, Any]) -> dict[str, Any]:
-    """Where the weights come from: text, command, settings, versions and loss curve."""
-    run, options = state["run"], state["options"]
-    tokens = run["step"] * options["batch"] * options["length"]
+    run, settings = state["run"], state["options"]
+    tokens = run["step"] * settings["batch"] * settings["length"]
     curve = run["curve"][:: max(1, len(run["curve"]) // CURVE_POINTS)]
-    return {
+    record = {
         "command": " ".join(["python -m traces.reference.train", *state["command"]]),
-        "settings": {key: value for key, value in options.items() if key != "folder"}
+        "settings": {key: value for key, value in settings.items() if key != "folder"}
         | {"balance_weight": BALANCE_WEIGHT},
         "tokens_trained": tokens,
         "tokens_per_s": round(tokens / run["elapsed_s"]),
@@ -94,9 +80,17 @@ def provenance(state: dict[str, Any], sources: dict[str, Any]) -> dict[str, Any]
             "torch": str(torch.__version__),
             "transformers": transformers_version,
         },
-        "text": sources,
+        "text": json.loads((folder / "sources.json").read_text()),
         "loss_curve": [[point["tokens"], round(point["loss"], 3)] for point in curve],
+        "weights": weights_digest(out),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "evaluation": evaluate(shipped.model, folder, options.windows),
     }
+    write_whole(out / "provenance.json", dump_json(record))
+    size = sum(file.stat().st_size for file in out.iterdir())
+    if size > MAX_BYTES:
+        raise UserError(f"{out} holds {size} bytes; allowed: {MAX_BYTES}")
+    print(f"wrote {out}: {size} bytes", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,12 @@ from typing import Annotated
 from tokenizers import Tokenizer
 
 from traces.kit.command import run_module
-from traces.kit.shipped import PROMPTS_FILE, REFERENCE_DIR
+from traces.kit.conf import PROMPTS_FILE
 from traces.kit.vocabulary import MOST
 from traces.kit.whole import write_whole
 from traces.kit.words import Between
 from traces.reference import Folder
-from traces.reference.text import DOMAINS, Domain
-from traces.reference.tokens import documents
+from traces.reference.tokens import DOMAINS, Domain, documents
 
 LICENCES = {
     "mathematics": "CC0-1.0",
@@ -34,7 +33,7 @@ LICENCES = {
 PROMPT_TOKENS = (24, 96)
 NEW_TOKENS = (24, 64)
 
-OWN: dict[str, list[str]] = json.loads((REFERENCE_DIR / "own.json").read_text(encoding="utf-8"))
+OWN: dict[str, list[str]] = json.loads(PROMPTS_FILE.with_name("own.json").read_text(encoding="utf-8"))
 """By domain."""
 
 
@@ -66,12 +65,12 @@ def excerpts(domain: Domain, folder: Path, tokenizer: Tokenizer, rng: random.Ran
             yield excerpt
 
 
-def build(options: Options) -> list[dict[str, object]]:
-    """The lines of the prompts file, domains interleaved; a function of the text and the seed."""
+def main(options: Options) -> None:
+    """Write the prompts file, domains interleaved: a function of the text and the seed."""
     rng = random.Random(options.seed)
     folder = options.folder
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    lines: list[dict[str, object]] = []
+    lines = []
     for domain in DOMAINS:
         if domain.name in OWN:
             chosen, licence = OWN[domain.name], "CC0-1.0"
@@ -81,16 +80,9 @@ def build(options: Options) -> list[dict[str, object]]:
         for text in chosen:
             new_tokens = rng.randint(*NEW_TOKENS)
             line = {"prompt": text, "source": domain.name, "licence": licence, "max_new_tokens": new_tokens}
-            lines.append(line)
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     rng.shuffle(lines)
-    return lines
-
-
-def main(options: Options) -> None:
-    """Write the prompts file."""
-    lines = build(options)
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_whole(options.out, text)
+    write_whole(options.out, "".join(lines))
     print(f"wrote {len(lines)} prompts", file=sys.stderr)
 
 

@@ -116,7 +116,6 @@ class _Tally:
         self.named, self.used = (np.zeros((len(SPLITS), trace.L), np.int64) for _ in range(2))
 
     def add(self, block: Array, first: int) -> None:
-        """Count rows from ``first`` on."""
         split = self.split[first : first + len(block)]
         for layer in range(self.trace.L - self.stride):
             said = block[:, layer]

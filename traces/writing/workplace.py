@@ -10,9 +10,9 @@ from typing import Any
 
 from traces.format.layout import MANIFEST_FILE
 from traces.format.manifest import KNOWN_FILES
-from traces.format.unfinished import DATA
+from traces.format.reader import DATA
 from traces.kit.errors import TraceError, one_of
-from traces.kit.whole import JOURNAL, held, publish, remove_abandoned, sync_path, temporary
+from traces.kit.whole import JOURNAL, held, publish, sync_path, temporary
 from traces.writing.journal import NEXT_JOURNAL, Checkpoint, as_json, damaged, read_journal, write_journal
 
 
@@ -23,8 +23,7 @@ class Scratch:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        refuse_existing(path)
-        remove_abandoned(path.parent, path.name)
+        refuse_place(path)
         self.folder = temporary(path)
         with _can_be_made(path):
             self.folder.mkdir()
@@ -36,7 +35,6 @@ class Scratch:
         publish(self.folder, self.path)
 
     def discard(self) -> None:
-        """Remove the folder."""
         shutil.rmtree(self.folder)
 
     def release(self) -> None:
@@ -80,7 +78,6 @@ class Partial(Scratch):
         self.discard()
 
     def discard(self) -> None:
-        """Remove the folder with whatever is left in it."""
         shutil.rmtree(self.place)
         self.release()
 
@@ -123,7 +120,6 @@ class Partial(Scratch):
 
 
 def refuse_existing(path: Path) -> None:
-    """Refuse a place for a trace where something is."""
     # A rename replaces an empty folder without a word.
     if os.path.lexists(path):
         raise TraceError(f"{path}: exists already; allowed: a folder that is yet to be made")
@@ -131,14 +127,15 @@ def refuse_existing(path: Path) -> None:
 
 def refuse_place(path: Path) -> None:
     """Refuse a place where a trace cannot come to lie: something is there, or its folder is missing."""
-    if not path.parent.is_dir():
-        raise TraceError(f"{path.parent}: no such folder; allowed: an existing one for the trace to lie in")
-    refuse_existing(path)
+    with _can_be_made(path):
+        refuse_existing(path)
 
 
 @contextmanager
 def _can_be_made(path: Path) -> Iterator[None]:
     """TraceError for an OSError in this block; it names the trace ``path``, which the user knows."""
+    if not path.parent.is_dir():
+        raise TraceError(f"{path.parent}: no such folder; allowed: an existing one for the trace to lie in")
     try:
         yield
     except OSError as error:

@@ -32,8 +32,7 @@ from traces.format.npy import descr_of
 from traces.format.requests import format_request
 from traces.kit.errors import TraceError, one_of, refusal
 from traces.kit.fields import FileEntry
-from traces.writing.files import NOTHING, Layout
-from traces.writing.growing import GrowingFile
+from traces.writing.growing import NOTHING, GrowingFile, Layout
 from traces.writing.journal import Checkpoint
 from traces.writing.workplace import Partial, Scratch
 
@@ -42,23 +41,20 @@ class TraceWriter:
     """Write a trace into a new folder ``path``::
 
         with TraceWriter(path, n_layers=16, n_experts=64, top_k=8, signals={"token_ids": ()}) as out:
-            out.add_request(
-                request, steps=[(PREFILL, 5, 0), (DECODE, 1, 5)], expert_ids=ids, token_ids=tokens
-            )
+            out.add_request(request, steps=[(PREFILL, 5, 0), (DECODE, 1, 5)], expert_ids=ids, token_ids=tokens)
             out.close(name="OLMoE", recorder=Recorder("collect", "0.1", "cpu"), ...)
 
-    ``signals`` names the optional arrays with their shapes after the rows, e.g. ``{"token_ids": (),
-    "hidden": (L, D')}``; their dtypes are the format's. Each request is checked as it comes, so what was
-    written also opens. The folder is built under a temporary name beside ``path`` and renamed by close(); it
-    is removed if the block ends otherwise. Raises TraceError where ``path`` exists or a value breaks the
-    format.
+    ``signals`` names the optional arrays with their shapes after the rows, e.g. ``{"token_ids": (), "hidden": (L,
+    D')}``; their dtypes are the format's. Each request is checked as it comes, so what was written also opens. The
+    folder is built under a temporary name beside ``path`` and renamed by close(); it is removed if the block ends
+    otherwise. Raises TraceError where ``path`` exists or a value breaks the format.
 
-    With a ``recipe``, the JSON-able facts that determine the trace, the folder in the making is
-    ``.NAME.partial``, and what came before the last checkpoint() outlives the process: whoever gives the same
-    recipe, sizes and signals again goes on with request number ``writer.requests``, and the finished trace is
-    the same byte for byte. Rows after the checkpoint are cut off, never read. Without any checkpoint the
-    folder is removed as above. Raises TraceError also where the recording was begun from another recipe (it
-    names the first key that differs), is damaged, or is held by another process. See traces.writing.workplace.Partial.
+    With a ``recipe``, the JSON-able facts that determine the trace, the folder in the making is ``.NAME.partial``, and
+    what came before the last checkpoint() outlives the process: whoever gives the same recipe, sizes and signals again
+    goes on with request number ``writer.requests``, and the finished trace is the same byte for byte. Rows after the
+    checkpoint are cut off, never read. Without any checkpoint the folder is removed as above. Raises TraceError also
+    where the recording was begun from another recipe (it names the first key that differs), is damaged, or is held by
+    another process. See traces.writing.workplace.Partial.
     """
 
     def __init__(
@@ -82,8 +78,6 @@ class TraceWriter:
             if name not in SIGNALS:
                 raise refusal(MANIFEST_FILE, "signal", name, one_of(SIGNALS))
             check_trailing(f"{name}.npy", name, tuple(shape), n_layers, n_experts, top_k)
-        if not self.path.parent.is_dir():
-            raise TraceError(f"{self.path.parent}: no such folder; allowed: an existing one for the trace to lie in")
         self.absent = absent_id(n_experts)
         self._layout = Layout(n_experts, self._trailing)
         self._files: dict[str, GrowingFile] = {}
@@ -106,7 +100,6 @@ class TraceWriter:
 
     @property
     def tokens(self) -> int:
-        """How many rows it holds."""
         return self._counts.tokens
 
     def add_request(

@@ -20,17 +20,14 @@ from typing import Any, Literal
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sim.experiment.compose import to_dict
+from sim.experiment.cell import Inputs
+from sim.experiment.compose import cells, to_dict
 from sim.experiment.config import RunConfig
-from sim.experiment.inputs import Inputs
 from sim.experiment.overrides import value_word
 from sim.experiment.run import run_config
-from sim.experiment.sweep.axes import cells
 from traces.kit.errors import UserError
-from traces.kit.unexpected import in_one_line
+from traces.kit.telling import in_one_line
 from traces.kit.whole import write_whole
-
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +70,18 @@ class Job:
         for number, cell in enumerate(plain):
             began = time.monotonic()
             own = _words(words, {key: cell[key] for key in lists})
+            tpot = None
             try:
                 result = run_config(RunConfig.from_dict(cell), self.out, inputs=inputs)
             except UserError as error:
                 told = Told(job, number, "failed", own, error=str(error))
-                latencies.append(None)
             except Exception as error:  # a policy's own mistake, say: the others go on
                 traceback.print_exc(file=sys.stderr)
                 told = Told(job, number, "failed", own, error=in_one_line(error))
-                latencies.append(None)
             else:
                 told = Told(job, number, "read" if result.cached else "run", own, folder=result.folder.name)
-                latency = result.document["latency_ms"]["tpot"]
-                latencies.append(latency and float(latency["mean"]))
+                tpot = result.document["latency_ms"]["tpot"]
+            latencies.append(tpot and float(tpot["mean"]))
             self._tell(replace(told, seconds=time.monotonic() - began))
         known = [latency for latency in latencies if latency is not None]
         return math.fsum(known) / len(known) if len(known) == len(latencies) else None
@@ -107,12 +103,6 @@ def tally(folder: Path) -> tuple[int, int]:
     return len(names), sum(name.endswith(".failed.json") for name in names)
 
 
-def one_thread() -> None:
-    """Linear algebra on one thread, here (if numpy is not yet loaded) and in the processes that begin from here."""
-    for name in THREADS:
-        os.environ[name] = "1"
-
-
 @cache
 def _end_with(parent: int) -> None:
     """End this process when it has lost its parent: nobody would hear it, and joblib's workers wait for ever."""
@@ -129,10 +119,10 @@ def _end_with(parent: int) -> None:
 def _words(words: list[str], listed: Mapping[str, Any]) -> list[str]:
     """The job's words, with the cell's own values in the place of lists."""
     rest = [word for word in words if word.partition("=")[0].lstrip("+") not in listed]
-    return [*rest, *(f"{key}={_value(value)}" for key, value in listed.items())]
+    return [*rest, *(_word(key, value) for key, value in listed.items())]
 
 
-def _value(value: object) -> str:
+def _word(key: str, value: object) -> str:
     if isinstance(value, str):
-        return value_word("", value).removeprefix("=") if value else "''"
-    return "null" if value is None else str(value)
+        return value_word(key, value) if value else f"{key}=''"
+    return f"{key}={'null' if value is None else value}"

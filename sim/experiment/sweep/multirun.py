@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -16,28 +16,49 @@ from typing import Any
 
 import hydra
 import yaml
+from rich.console import Console
 
 from sim.experiment.overrides import shell_word, value_word
-from sim.experiment.sweep.job import Job, Told, heard, one_thread, tally
+from sim.experiment.sweep.job import Job, Told, heard, tally
 from sim.experiment.sweep.plan import Plan, make_plan
+from sim.results.columns import row as frame_row
+from sim.results.compare.stats import VERY_FEW, few
+from sim.results.fitting import Row, fitted
+from sim.results.label import label
 from sim.results.store import Store
+from sim.results.table import HEADS, MEANING, MULTIPLES, own_figures
+from sim.results.titles import titles, with_changes
 from traces.kit import conf
-from traces.kit.console import stdout_console
 from traces.kit.errors import UserError, one_line
-from traces.kit.progress import left, showing
-from traces.kit.units import counted
+from traces.kit.telling import left, showing, stdout_console
+from traces.kit.units import counted, format_bytes
 from traces.kit.whole import scratch, writable
 
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+"""Linear algebra is on one thread, here (if numpy is not yet loaded) and in the processes that begin from here."""
 LINE_S = 10.0
 """How often progress is written where nobody looks at a terminal."""
-
 TUNED = "optimization_results.yaml"
 """What Hydra's Optuna sweeper leaves."""
-
 TOLD = {
     "test": "tuned on the measured requests, so judge it on another trace; measure=validation tunes on others",
     "validation": "tuned on the validation requests; the same parameters with measure=test tell what they are worth",
 }
+VARYING: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "trace": lambda r: r["provenance"]["trace"]["sha256"][:8],
+    "model": lambda r: with_changes(r, "model"),
+    "dtype": lambda r: r["config"]["dtype"],
+    "hardware": lambda r: with_changes(r, "hardware"),
+    "batch": lambda r: str(r["config"]["workload"]["batch"]),
+    "chunks": lambda r: str(r["config"]["chunks"]),
+    "warmup": lambda r: str(r["config"]["warmup"]),
+    "limit": lambda r: str(r["config"]["limit"]),
+    "measure": lambda r: r["config"].get("measure", "test"),
+    "seed": lambda r: str(r["config"]["seed"]),
+}
+"""What has a column where it is not the same in all rows."""
+GOING = ("stall", "copied", "TTFT ms", "hits %")
+"""Columns that a narrow console does without, the first one first."""
 
 
 def multirun(words: Sequence[str], out: Path, form: str) -> int:
@@ -68,8 +89,7 @@ def multirun(words: Sequence[str], out: Path, form: str) -> int:
 
 def _launch(plan: Plan, root: Path, folder: Path) -> str | None:
     """Let Hydra run the jobs. Returns what broke, if something other than a cell did."""
-
-    one_thread()
+    os.environ |= dict.fromkeys(THREADS, "1")
     saved_argv, saved_env = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["sim", "--multirun", *plan.words, value_word("hydra.sweep.dir", str(root / ".multirun"))]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, rather than print them and exit
@@ -117,8 +137,6 @@ def _print(told: Sequence[Told], store: Store, form: str, measure: str, tuned: P
         for document in documents:
             sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
     elif folders:
-        from sim.experiment.sweep.grid import show_grid
-
         show_grid(documents, stdout_console())
     if best:
         params = " ".join(f"{key}={value}" for key, value in best["best_params"].items())
@@ -146,3 +164,37 @@ def _close(plan: Plan, told: Sequence[Told], out: str, broken: str | None, secon
     if broken is not None or lost:
         sys.stderr.write("the same command reads what is there, and runs the rest\n")
     return 2 if failed or broken is not None or lost else 0
+
+
+def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
+    """Print the policies' rows as ``sim run`` prints them; the bounds are in ``time`` and ``bytes``, as multiples.
+
+    Above them stands what they are of, where it is the same for all.
+    """
+    rows = list(results)
+    varying = [key for key, of in VARYING.items() if len({of(row) for row in rows}) > 1]
+    bounded = any(row["bounds"] is not None for row in rows)
+    lines: list[Row] = []
+    for row in rows:
+        lossy = row["quality"] is not None
+        words = [
+            label(row["config"]["policy"]) + (", lossy" if lossy else ""),
+            format_bytes(row["memory"]["budget_bytes"]),
+            *(VARYING[key](row) for key in varying),
+            *own_figures(row),
+        ]
+        lines.append(("magenta" if lossy else "", "", words))
+    told = [titles(frame_row(row, "")) for row in rows]
+    for same in ({f"{it.work}," for it in told}, {it.where for it in told}):
+        if len(same) == 1:
+            console.print(*same)
+    heads = ["policy", "budget", *varying, *(HEADS if bounded else HEADS[:-2])]
+    going = [heads.index(name) for name in GOING]
+    console.print(*fitted(heads, lines, console, going), sep="\n")
+    console.print(MEANING, style="dim")
+    if bounded:
+        console.print(MULTIPLES, style="dim")
+    if said := few(min((row["totals"]["requests"] for row in rows), default=VERY_FEW)):
+        console.print(said, style="yellow")
+    if any(style for style, *_ in lines):
+        console.print("a lossy row is compared with lossy rows only, and has no bounds", style="magenta")

@@ -12,12 +12,11 @@ from sim.results.compare import Comparison, compare
 from sim.results.compare.conclude import conclude, limits
 from sim.results.compare.selection import MixedRunsError
 from sim.results.compare.table import show
-from traces.kit.console import stdout_console
 from traces.kit.errors import UserError
-from traces.kit.parse import words_of
 from traces.kit.strict import dump_json
+from traces.kit.telling import stdout_console
 from traces.kit.vocabulary import Format
-from traces.kit.words import Between, Others, Position
+from traces.kit.words import Between, Others, Position, words_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,8 +1,7 @@
 """Policies over budgets on the same requests of one trace: figures with intervals, paired differences, fronts, targets.
 
-Requests are the units. Other seeds serve the same requests in another order: they are repeated measurements, and are
-averaged per request before anything else, so that ten seeds do not pass for ten times the requests. Requests stand in
-the order in which they were recorded. ``docs/results.md`` tells the method, :mod:`sim.results.compare.stats` has it.
+Requests are the units, in the order in which they were recorded; seeds are averaged per request before anything else.
+``docs/results.md`` tells the method, :mod:`sim.results.compare.stats` has it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from sim.results.columns import LATENCIES, REFERENCE_ROWS, SHARES
 from sim.results.compare import stats
-from sim.results.compare.pairing import Values, pairs
 from sim.results.compare.selection import check_alike, select
 from sim.results.compare.target import Target
 from sim.results.load import load, load_requests
@@ -98,7 +96,7 @@ def compare_runs(
     base = _baseline(runs, baseline)
     values = {m: measured(requests, m) for m in {metric, target.metric if target else metric}}
     cells = _cells(runs, values[metric], metric, level)
-    single, overall, missing = pairs(values[metric], cells, base, level)
+    single, overall, missing = stats.pairs(values[metric], cells, base, level)
     at = None if target is None else _cells(runs, values[target.metric], target.metric, level)
     return Comparison(
         metric=metric,
@@ -115,7 +113,7 @@ def compare_runs(
     )
 
 
-def measured(requests: pd.DataFrame, metric: str) -> Values:
+def measured(requests: pd.DataFrame, metric: str) -> stats.Values:
     """The metric in ms, nulls left out; repeated runs of a cell are averaged."""
     if metric == "request":
         ns = (requests["end_ns"] - requests["admitted_ns"]).astype("float64")
@@ -143,7 +141,7 @@ def _baseline(runs: pd.DataFrame, wanted: str | None) -> str:
     return found[0]
 
 
-def _cells(runs: pd.DataFrame, values: Values, metric: str, level: float) -> pd.DataFrame:
+def _cells(runs: pd.DataFrame, values: stats.Values, metric: str, level: float) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
@@ -151,9 +149,8 @@ def _cells(runs: pd.DataFrame, values: Values, metric: str, level: float) -> pd.
         label, budget = str(key[0]), int(key[1])  # type: ignore[call-overload]
         if (label, budget) not in values:
             raise UserError(f"metric={metric}: no request of {label} at budget={budget} has it; leave it out")
-        own = values[label, budget]
-        by_request = own.groupby(level="request", sort=True).mean()
-        by_seed = own.groupby(level="seed").mean()
+        by_request = values[label, budget].groupby(level="request", sort=True).mean()
+        by_seed = values[label, budget].groupby(level="seed").mean()
         found = stats.mean(by_request, level)
         rows.append(
             {
@@ -183,9 +180,7 @@ def _cells(runs: pd.DataFrame, values: Values, metric: str, level: float) -> pd.
 
 
 def _references(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Every lossless run of a budget and seed has the same (see :func:`_two_engines`); policies with more seeds do
-    not count more.
-    """
+    """Every lossless run of a budget and seed has the same; policies with more seeds do not count more."""
     columns = {f"{name}_{metric}_ms_mean": name for name in REFERENCE_ROWS}
     lossless = runs[runs["lossless"]]
     by_seed = lossless.groupby(["budget_bytes", "seed"])[[*columns, "bound_ms_per_token"]].mean()
@@ -195,13 +190,11 @@ def _references(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def _two_engines(runs: pd.DataFrame, metric: str) -> list[str]:
     """Reference rows do not depend on the policy: where they differ, the code changed between the policies' runs."""
-    said = []
-    for budget, own in runs[runs["lossless"]].groupby("budget_bytes", sort=True):
-        columns = [f"{name}_{metric}_ms_mean" for name in REFERENCE_ROWS]
-        known = own[["seed", *columns]].dropna(how="all", subset=columns).drop_duplicates()
-        if known["seed"].duplicated().any():
-            said.append(
-                f"At {format_bytes(int(str(budget)))} the reference rows of policies differ, which do not depend on the"
-                " policy: runs of two states of the code are mixed here; run the grid again into another folder."
-            )
-    return said
+    columns = [f"{name}_{metric}_ms_mean" for name in REFERENCE_ROWS]
+    known = runs.loc[runs["lossless"], ["budget_bytes", "seed", *columns]].dropna(how="all", subset=columns)
+    known = known.drop_duplicates()
+    return [
+        f"At {format_bytes(int(budget))} the reference rows of policies differ, which do not depend on the policy: runs"
+        " of two states of the code are mixed here; run the grid again into another folder."
+        for budget in sorted(set(known["budget_bytes"][known.duplicated(["budget_bytes", "seed"])]))
+    ]

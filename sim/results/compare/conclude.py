@@ -42,12 +42,10 @@ def _differences(found: Comparison) -> list[str]:
     said, unsure, equal = [], [], []
     for label, own in found.pairs.groupby("policy_label", sort=True):
         name, all_ = str(label), overall.get(str(label))
+        effect = float(own["relative"].mean() if all_ is None else all_["relative"])
         if (own[["relative", "low", "high"]] == 0).all(axis=None):
             equal.append(name)
-            continue
-        effect = float(own["relative"].mean() if all_ is None else all_["relative"])
-        clause = _clause(found, name, own, all_)
-        if clause:
+        elif clause := _clause(found, own, all_):
             said.append((effect, f"{name}: {clause}"))
         else:
             known = all_ is not None and not math.isnan(all_["relative"])
@@ -61,7 +59,7 @@ def _differences(found: Comparison) -> list[str]:
     return lines
 
 
-def _clause(found: Comparison, label: str, own: pd.DataFrame, all_: Mapping[Any, Any] | None) -> str:
+def _clause(found: Comparison, own: pd.DataFrame, all_: Mapping[Any, Any] | None) -> str:
     """What was found of one policy; "" where nothing was."""
     every = budgets(own["budget_bytes"], own["budget_bytes"])
     # A lossy policy may be faster because it computes less.
@@ -69,23 +67,21 @@ def _clause(found: Comparison, label: str, own: pd.DataFrame, all_: Mapping[Any,
     but = "" if lossless.loc[[found.baseline]].all() else ", whatever either keeps of the quality"
     than, parts = f" {LATENCY_NAMES[found.metric]} than {found.baseline}", list[str]()
     for word, sign in (("lower", -1), ("higher", 1)):
-        sure = own[own["significant"] & (sign * own["difference_ms"] > 0)]
-        sure = sure[sure["relative"].notna()]  # there is no share of a baseline that takes no time
+        sure = own[own["significant"] & (sign * own["difference_ms"] > 0) & own["relative"].notna()]
         if len(sure):
             where = budgets(sure["budget_bytes"], own["budget_bytes"])
             ends = sure[["low", "high"]].iloc[0]
             alone = f" ({interval(ends['low'], ends['high'])})" if len(sure) == 1 else ""
             parts.append(f"{sizes(sure['relative'])} {word}{than if not parts else ''} at {where}{alone}")
-    if all_ is None or math.isnan(all_["relative"]):
-        return f"{'; '.join(parts)}{but}." if parts else ""
-    if all_["significant"]:
-        word = "lower" if all_["difference_ms"] < 0 else "higher"
+    mean = None if all_ is None or math.isnan(all_["relative"]) else all_
+    if mean is not None and mean["significant"]:
+        word = "lower" if mean["difference_ms"] < 0 else "higher"
         parts.append(
-            f"{sizes([all_['relative']])} {word}{than if not parts else ''} on average over {every}"
-            f" ({interval(all_['low'], all_['high'])}){'' if parts else ', at no budget by itself'}"
+            f"{sizes([mean['relative']])} {word}{than if not parts else ''} on average over {every}"
+            f" ({interval(mean['low'], mean['high'])}){'' if parts else ', at no budget by itself'}"
         )
-    elif parts:
-        parts.append(f"on average over {every} not shown to differ ({_interval(all_)})")
+    elif mean is not None and parts:
+        parts.append(f"on average over {every} not shown to differ ({_interval(mean)})")
     return f"{'; '.join(parts)}{but}." if parts else ""
 
 

@@ -13,30 +13,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ALIKE = (
-    "source",
-    "trace",
-    "model",
-    "model_sha",
-    "dtype",
-    "hardware",
-    "hardware_sha",
-    "device",
-    "workload",
-    "batch",
-    "chunks",
-    "warmup",
-    "measure",
-    "limit",
+    *("source", "trace", "model", "model_sha", "dtype", "hardware", "hardware_sha", "device"),
+    *("workload", "batch", "chunks", "warmup", "measure", "limit"),
 )
 """Columns in which the runs of one comparison have one value, in the order in which differences are named."""
-
 OF_A_POLICY = ("code", "predictors")
 """Columns in which the runs of one policy have one value."""
-
 KEYS = (*ALIKE, *OF_A_POLICY, "policy", "budget", "seed")
 OPTIONS = ("metric", "baseline", "target", "level", "format")
 """Words that choose no runs, for whoever mistypes one."""
-
 HASHES = ("trace", "model_sha", "hardware_sha", "code")
 SHOWN = 12
 
@@ -71,13 +56,10 @@ def select(runs: pd.DataFrame, words: Sequence[str]) -> pd.DataFrame:
 
 
 def check_alike(runs: pd.DataFrame) -> None:
-    """MixedRunsError that names every column of ALIKE with several values, and every one of OF_A_POLICY within a
-    policy."""
+    """MixedRunsError that names every column with several values, of ALIKE, and within a policy of OF_A_POLICY."""
     differences = [f"{key} is {_values(runs, key)}" for key in ALIKE if _several(runs[key])]
-    for key in OF_A_POLICY:
-        for label, own in runs.groupby("policy_label"):
-            if _several(own[key]):
-                differences.append(f"{key} of {label} is {_values(own, key)}")
+    each = [(key, label, own) for key in OF_A_POLICY for label, own in runs.groupby("policy_label")]
+    differences += [f"{key} of {label} is {_values(own, key)}" for key, label, own in each if _several(own[key])]
     if differences:
         words, chosen = _largest(runs)
         raise MixedRunsError(differences, words, len(chosen))

@@ -1,37 +1,38 @@
-"""Statistics of requests that follow one another: intervals and tests over blocks of them.
+"""Statistics of requests that follow one another: intervals and tests over blocks of them, of one policy and of pairs.
 
-Neighbouring requests resemble each other (topics come in runs, and a request finds what the one before it left in
-memory), so that n requests are worth fewer than n independent ones. What is summed over a block of consecutive requests
-depends little on the next block, if blocks are long. So the block is the unit.
-
-Their number is fixed, BLOCKS: few long blocks keep their promise where estimated block lengths do not (Ibragimov and
-Müller, Journal of Business & Economic Statistics 28, 2010). docs/results.md has the coverage that was measured.
-
-Intervals and p values are of one method, so that they cannot contradict each other: the wild bootstrap over blocks with
-the null hypothesis imposed. A draw gives each block's residual a sign; with so few blocks all 2**q draws are taken
-instead of some, which makes the test a randomisation test: exact where a block's residual is as likely positive as
-negative, and nearly so where that holds for long blocks (Canay, Romano and Shaikh, Econometrica 85, 2017; Canay, Santos
-and Shaikh, Review of Economics and Statistics 103, 2021). An interval is what the test does not reject.
+What is summed over a block of consecutive requests depends little on the next block, if blocks are long, so the block
+is the unit. Intervals and p values are of one method, so that they cannot contradict each other: the wild bootstrap
+over blocks with the null hypothesis imposed, of which all 2**q draws are taken. An interval is what the test does not
+reject. docs/results.md says why, with the coverage that was measured and the literature.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from traces.kit.units import counted, format_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = NDArray[np.float64]
 
 BLOCKS = 12
 LEAST = 6
 """Fewer requests than this say nothing: no interval, no test."""
-
 VERY_FEW = BLOCKS
 """With fewer requests than this a ranking of policies turns easily: it was seen to."""
-
 LEVEL = 0.95
+Values = dict[tuple[str, int], "pd.Series[float]"]
+"""By policy_label and budget_bytes: a figure by seed and request."""
+FOUND = ("relative", "low", "high", "difference_ms", "p")
 
 
 def few(n: int) -> str:
@@ -148,3 +149,104 @@ def _signs(q: int) -> Floats:
     """[2**q, q]: all signs of q blocks."""
     bits = (np.arange(2**q)[:, None] >> np.arange(q)) & 1
     return (1 - 2 * bits).astype(np.float64)
+
+
+def pairs(
+    values: Values, cells: pd.DataFrame, baseline: str, level: float
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """``Comparison.pairs`` and ``Comparison.overall``, and what could not be compared, in words."""
+    import pandas as pd
+
+    of_class = cells["lossless"] == bool(cells["lossless"][cells["policy_label"] == baseline].iloc[0])
+    budgets = set(cells["budget_bytes"][cells["policy_label"] == baseline])
+    rows, overall, missing = [], [], []
+    for label, own in cells[of_class & (cells["policy_label"] != baseline)].groupby("policy_label", sort=True):
+        shared = {}
+        for budget in sorted(own["budget_bytes"]):
+            at = f"{label} at {format_bytes(budget)}"
+            if budget not in budgets:
+                missing.append(f"{at}: {baseline} was not run there.")
+                continue
+            both = pd.concat({"own": values[str(label), budget], "base": values[baseline, budget]}, axis=1).dropna()
+            if both.empty:
+                missing.append(f"{at}: no seed and request in common with {baseline}.")
+                continue
+            if {len(values[str(label), budget]), len(values[baseline, budget])} != {len(both)}:
+                alike = f"{counted(_n(both, 'seed'), 'seed')} and {counted(_n(both, 'request'), 'request')}"
+                missing.append(f"{at}: only {alike} are in common with {baseline}; the difference is of these alone.")
+            shared[budget] = both
+            about = {"policy_label": label, "budget_bytes": budget, "seeds": _n(both, "seed")}
+            rows.append(about | difference(both, level))
+            if np.isnan(rows[-1]["relative"]):
+                missing.append(f"{at}: {baseline} takes no time there, of which there is no share.")
+        if len(shared) > 1:
+            ends = {"least_bytes": min(shared), "most_bytes": max(shared)}
+            about = {"policy_label": label, "budgets": len(shared), **ends}
+            overall.append(about | together(list(shared.values()), level))
+    return (
+        _tested(rows, ("policy_label", "budget_bytes", "seeds", "requests", *FOUND), level),
+        _tested(overall, ("policy_label", "budgets", "least_bytes", "most_bytes", "requests", *FOUND), level),
+        missing,
+    )
+
+
+def difference(both: pd.DataFrame, level: float = LEVEL) -> dict[str, Any]:
+    """Of one policy to another on the same requests. ``both``: columns own and base in ms, by seed and request.
+
+    There is no relative difference to a base that is 0 in a block: a machine that computes and copies in no time.
+    """
+    means = both.groupby(level="request", sort=True).mean()
+    gaps = means["own"] - means["base"]
+    found = _found(means["own"].to_numpy(), means["base"].to_numpy(), level)
+    return found | {"difference_ms": gaps.mean(), "p": sign_flip(gaps)}
+
+
+def together(budgets: list[pd.DataFrame], level: float = LEVEL) -> dict[str, Any]:
+    """Of one policy to another over several budgets: the mean of the relative differences at each.
+
+    ``budgets``: for each what :func:`difference` takes; of the requests that all of them have. A request is one
+    observation, at however many budgets it was served: see :func:`average`.
+    """
+    import pandas as pd
+
+    means = [both.groupby(level="request", sort=True).mean() for both in budgets]
+    joined = pd.concat(dict(enumerate(means)), axis=1, join="inner").sort_index()
+    own, base = (joined.xs(name, axis=1, level=1).to_numpy(dtype=float).T for name in ("own", "base"))
+    if not len(joined) or not (base.mean(axis=1) > 0).all():
+        return {"requests": len(joined), **dict.fromkeys(FOUND, float("nan"))}
+    mine, others = average(own, base)
+    gaps = (own - base).mean(axis=0)
+    return _found(mine, others, level) | {"difference_ms": gaps.mean(), "p": sign_flip(mine - others)}
+
+
+def average(own: Floats, base: Floats) -> tuple[Floats, Floats]:
+    """Figures [budgets, requests] of two policies, each [requests]: budget by budget in units of the base's mean there,
+    then averaged over the budgets. The ratio of their sums is the mean over budgets of the ratios of the means.
+
+    So each budget counts alike, whether a token takes 50 ms there or 3, and a request counts once.
+    """
+    unit = base.mean(axis=1, keepdims=True)
+    return (own / unit).mean(axis=0), (base / unit).mean(axis=0)
+
+
+def _found(own: Floats, base: Floats, level: float) -> dict[str, Any]:
+    found = Interval(float("nan"), None, None)
+    if (blocks(base) > 0).all():
+        found = relative_difference(own, base, level)
+    return {"requests": len(own), "relative": found.value, "low": found.low, "high": found.high}
+
+
+def _tested(rows: list[dict[str, Any]], columns: tuple[str, ...], level: float) -> pd.DataFrame:
+    """A frame of differences with p values adjusted for each other (Holm): a family of its own."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=list(columns)).astype(dict.fromkeys(FOUND, "float64"))
+    known = frame["p"].notna()
+    frame["p_adjusted"] = np.nan
+    frame.loc[known, "p_adjusted"] = holm(list(frame.loc[known, "p"]))
+    frame["significant"] = frame["p_adjusted"] <= 1 - level + 1e-12
+    return frame
+
+
+def _n(values: pd.DataFrame, what: str) -> int:
+    return len(values.index.unique(what))

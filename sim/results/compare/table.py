@@ -20,8 +20,6 @@ from sim.results.titles import titles
 from traces.kit.units import counted, format_bytes
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from sim.results.compare import Comparison
 
 PAIRED = ("diff %", "interval", "p", "hits %", "time", "bytes")
@@ -110,8 +108,9 @@ def lines_of(found: Comparison, lossless: bool) -> Iterator[tuple[str, list[str]
         yield from _together(found, blank)
     for budget, cells in own.groupby("budget_bytes", sort=True):
         yield "group", [f"budget {format_bytes(int(str(budget)))}", *blank[1:]]
-        for name, value in _reference(found.references, int(str(budget))) if lossless else ():
-            yield "reference", [name, milliseconds(value, least), *blank[2:]]
+        for row in found.references.query("budget_bytes == @budget").to_dict("records") if lossless else ():
+            known = [name for name in REFERENCE_ROWS if not math.isnan(row[name])]
+            yield from (("reference", [name, milliseconds(row[name], least), *blank[2:]]) for name in known)
         for cell in cells.sort_values(["value", "policy_label"]).to_dict("records"):
             ends = [milliseconds(cell[end], least) for end in ("low", "high")]
             words = [str(cell["policy_label"]), milliseconds(cell["value"], least), _span(*ends)]
@@ -144,12 +143,6 @@ def _table(found: Comparison, lossless: bool, console: Console) -> list[Any]:
     return fitted(list(compress(heads, said)), rows, console, going)
 
 
-def _reference(references: pd.DataFrame, budget: int) -> list[tuple[str, float]]:
-    row = references[references["budget_bytes"] == budget]
-    known = [(name, float(row[name].iloc[0])) for name in REFERENCE_ROWS if len(row)]
-    return [(name, value) for name, value in known if not math.isnan(value)]
-
-
 def _bounded(found: Comparison) -> bool:
     return bool(found.cells["bound_time_gap"].notna().any())
 
@@ -158,9 +151,8 @@ def _paired(found: Comparison, cell: Mapping[Any, Any]) -> list[str]:
     """The cells below PAIRED."""
     pairs = found.pairs
     own = pairs[(pairs["policy_label"] == cell["policy_label"]) & (pairs["budget_bytes"] == cell["budget_bytes"])]
-    words = [f"{BASE} " if cell["policy_label"] == found.baseline else "-", "", ""]
-    for it in own.to_dict("records"):
-        words = _difference(it)
+    alone = [f"{BASE} " if cell["policy_label"] == found.baseline else "-", "", ""]
+    words = next(map(_difference, own.to_dict("records")), alone)
     gaps = [_known(cell[key], "{:.2f}x".format) for key in ("bound_time_gap", "bound_bytes_gap")]
     hits = _known(100 * cell["hit_complete"], "{:.1f}".format)
     return [*words, hits, *(gaps if _bounded(found) else [])]
@@ -175,9 +167,8 @@ def _difference(row: Mapping[Any, Any]) -> list[str]:
 
 def _lossy(cell: Mapping[Any, Any]) -> list[str]:
     """The cells below LOSSY."""
-    return [
-        _known(100 * cell[key], "{:.1f}".format) for key in ("hit_complete", *(f"quality_{share}" for share in SHARES))
-    ]
+    keys = ("hit_complete", *(f"quality_{share}" for share in SHARES))
+    return [_known(100 * cell[key], "{:.1f}".format) for key in keys]
 
 
 def _span(low: str, high: str) -> str:

@@ -60,23 +60,23 @@ class Target:
             part = runs.groupby(["policy_label", "budget_bytes"])[f"{self.metric}_ms_{self.part}"].mean()
             found["value"] = part.loc[list(zip(found["policy_label"], found["budget_bytes"], strict=True))].to_numpy()
             found["high"] = float("nan")
-        rows = []
+        rows, none = [], {"budget_bytes": pd.NA, "value": float("nan"), "high": float("nan")}
         for label, group in found.groupby("policy_label", sort=True):
             own = group.sort_values("budget_bytes")
-            meets, best = own["value"] <= self.ms, own.sort_values("value", kind="stable").iloc[0]
-            least = own["budget_bytes"][meets].min() if meets.any() else pd.NA
-            sure = own["high"] <= self.ms
+            meets, sure = own[own["value"] <= self.ms], own[own["high"] <= self.ms]
+            best = own.sort_values("value", kind="stable").iloc[0]
+            least = meets.iloc[0] if len(meets) else none
             rows.append(
                 {
                     "policy_label": label,
                     "lossless": bool(best["lossless"]),
-                    "budget_bytes": least,
-                    "value_ms": own["value"][meets].iloc[0] if meets.any() else float("nan"),
-                    "high_ms": own["high"][meets].iloc[0] if meets.any() else float("nan"),
-                    "sure_budget_bytes": own["budget_bytes"][sure].min() if sure.any() else pd.NA,
+                    "budget_bytes": least["budget_bytes"],
+                    "value_ms": least["value"],
+                    "high_ms": least["high"],
+                    "sure_budget_bytes": sure["budget_bytes"].min() if len(sure) else pd.NA,
                     "best_ms": best["value"],
                     "best_budget_bytes": best["budget_bytes"],
-                    "gap_above": bool(meets.any() and not meets[own["budget_bytes"] >= least].all()),
+                    "gap_above": 0 < len(meets) < sum(own["budget_bytes"] >= meets["budget_bytes"].min()),
                 }
             )
         whole = ("budget_bytes", "sure_budget_bytes", "best_budget_bytes")

@@ -6,15 +6,11 @@ empty axes.
 """
 
 from sim.results.pictures.bars import fates, stalls
-from sim.results.pictures.bounds import bound
+from sim.results.pictures.budgets import front, hits, latency, link
 from sim.results.pictures.colours import looks
-from sim.results.pictures.fronts import front
-from sim.results.pictures.hits import hits
-from sim.results.pictures.latency import latency
-from sim.results.pictures.layers import layers
-from sim.results.pictures.link import link
+from sim.results.pictures.layers import layers, popularity, reuse
+from sim.results.pictures.lines import bound
 from sim.results.pictures.measured import measured
-from sim.results.pictures.routing import popularity, reuse
 from traces.kit.drawing import EmptyPictureError, png, svg
 
 __all__ = [

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sim.core.accounts import FATES, STALLS
 from sim.results.pictures.colours import CAUSES, COMPUTE, ENDS
-from sim.results.pictures.findings import about, number
+from sim.results.pictures.findings import about, number, span
 from sim.results.pictures.style import ROWS, Picture, Sheet, by_budget, pages_of
 from traces.kit.drawing import INK, LABEL, EmptyPictureError, dress, short
 from traces.kit.panels import Panel
@@ -62,9 +62,8 @@ def stalls(runs: pd.DataFrame, page: int | None = 1) -> Sheet:
     def title(own: pd.DataFrame) -> str:
         of = ", lossy policies apart" if len(set(own["lossless"])) > 1 else ""
         own = own[own["lossless"]] if own["lossless"].any() else own
-        shares = 1 - own["compute_ms_per_token"] / own["total"]
-        low, high = number(100 * shares.min()), number(100 * shares.max())
-        return f"{low if low == high else f'{low} to {high}'} % of the time is waiting{of}"
+        shares = own.assign(waiting=1 - own["compute_ms_per_token"] / own["total"])
+        return f"{span(shares, 'waiting')} of the time is waiting{of}"
 
     bars = Stack(frame, parts, "time per generated token (ms)", title, floor="bound_ms_per_token")
     return _stacked(bars, "Where the time of a generated token goes", about(runs), page)
@@ -88,12 +87,8 @@ def fates(runs: pd.DataFrame, page: int | None = 1) -> Sheet:
         most = f"at best {number(100 * in_time)} %" if len(own) > 1 else f"{number(100 * in_time)} %"
         return f"{most} of the prefetches were useful" if in_time else "no prefetch was useful"
 
-    frame = frame.assign(
-        note=[
-            f"{useful / issued:.0%} useful".replace("%", " %")
-            for useful, issued in zip(frame["prefetch_useful"], frame["prefetch_issued"], strict=True)
-        ]
-    )
+    shares = frame["prefetch_useful"] / frame["prefetch_issued"]
+    frame = frame.assign(note=[f"{share:.0%} useful".replace("%", " %") for share in shares])
     bars = Stack(frame, parts, "prefetches", title, largest=True)
     return _stacked(bars, "What became of the prefetches", about(runs), page)
 
@@ -137,14 +132,8 @@ def _draw(axes: Axes, *, it: Stack, rows: pd.DataFrame, widest: float, floor: fl
         if not it.frame[column].fillna(0).any():
             continue
         values = rows[column].fillna(0).to_numpy(dtype=float)
-        style: dict[str, Any] = {
-            "color": colour,
-            "hatch": hatch,
-            "edgecolor": "#444444",
-            "linewidth": 0.5,
-            "height": 0.72,
-        }
-        named.append(axes.barh(places, values, left=start, label=label, **style))
+        style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "#444444", "linewidth": 0.5}
+        named.append(axes.barh(places, values, 0.72, start, label=label, **style))
         start += values
     for place, end, note in zip(places, start, rows["note"], strict=True):
         at: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": LABEL}
@@ -157,9 +146,6 @@ def _draw(axes: Axes, *, it: Stack, rows: pd.DataFrame, widest: float, floor: fl
     axes.set_xticks(ticks := [tick for tick in ticks if 0 <= tick <= widest * 1.05], [f"{t:,g}" for t in ticks])
     lossless = places[rows["lossless"].to_numpy(dtype=bool)]
     if np.isfinite(floor) and len(lossless):
-        ends = (-0.5, lossless[-1] + 0.5)
-        (line,) = axes.plot(
-            [floor, floor], ends, color=INK, linewidth=2, label="bound: no lossless policy takes less", zorder=5
-        )
-        named.append(line)
+        ends, words = (-0.5, lossless[-1] + 0.5), "bound: no lossless policy takes less"
+        named += axes.plot([floor, floor], ends, color=INK, linewidth=2, label=words, zorder=5)
     return named

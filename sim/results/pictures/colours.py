@@ -36,21 +36,11 @@ SPARE_MARKERS = ((4, 1, 0), (4, 1, 45), (3, 1, 0), (3, 1, 180), (6, 1, 0), (8, 1
 DASHES: tuple[Any, ...] = ("--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1)))
 """Of variants and of policies of other people's: a shipped one, at its defaults, has a whole line."""
 COMPUTE = ("#D9D9D9", "")
-CAUSES: Mapping[str, tuple[str, str]] = dict(
-    zip(
-        STALLS,
-        (("#3D4F66", ""), ("#8497B0", "///"), ("#C9BBA8", "\\\\\\"), ("#6E5F53", "|||"), ("#96D5CE", "xxx")),
-        strict=True,
-    )
-)
+_CAUSES = (("#3D4F66", ""), ("#8497B0", "///"), ("#C9BBA8", "\\\\\\"), ("#6E5F53", "|||"), ("#96D5CE", "xxx"))
+CAUSES: Mapping[str, tuple[str, str]] = dict(zip(STALLS, _CAUSES, strict=True))
 """Colour and hatch of each cause of a stall: slates, browns and a pale teal, next to each other light and dark."""
-ENDS: Mapping[str, tuple[str, str]] = dict(
-    zip(
-        FATES,
-        (("#A8D5A2", ""), ("#F3D9A4", "///"), ("#E8B4B0", "xxx"), ("#D5D3EE", "|||"), ("#FFFFFF", "")),
-        strict=True,
-    )
-)
+_ENDS = (("#A8D5A2", ""), ("#F3D9A4", "///"), ("#E8B4B0", "xxx"), ("#D5D3EE", "|||"), ("#FFFFFF", ""))
+ENDS: Mapping[str, tuple[str, str]] = dict(zip(FATES, _ENDS, strict=True))
 """Colour and hatch of each fate of a prefetch: pale."""
 
 
@@ -103,10 +93,7 @@ def looks(labels: Iterable[object]) -> dict[str, Look]:
 def colour_of(label: str) -> str:
     """Of a policy, whatever its parameters and whatever else is drawn: the table's, or one of the rest by a hash."""
     name = label.partition(" (")[0]
-    if name in POLICIES:
-        return POLICIES[name][0]
-    rest = _rest()
-    return rest[_hash(name) % len(rest)]
+    return POLICIES[name][0] if name in POLICIES else _rest()[_hash(name) % len(_rest())]
 
 
 def _hash(name: str) -> int:

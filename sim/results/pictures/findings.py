@@ -53,15 +53,14 @@ def lowest(frame: pd.DataFrame, column: str, what: str) -> str:
     names = list(dict.fromkeys(known["name"]))
     if len(names) == 1:
         return f"{names[0]}: {what} of {span}"
-    first = known[known[column] == known["budget_bytes"].map(least)].groupby("name")["budget_bytes"].nunique()
+    winners = known[known[column] == known["budget_bytes"].map(least)]
+    first = winners.groupby("name")["budget_bytes"].nunique()
     most = sorted(first[first == first.max()].index)
     if len(most) == len(names) and first.max() == len(least):
         return f"All alike: {what} of {span}"
     if len(most) > 1 and first.max() < len(least):
-        ends = [known[(known["budget_bytes"] == at_) & (known[column] == least[at_])].iloc[0] for at_ in least.index]
-        low, high = (
-            f"{number(end[column])} ms {at(end['budget_bytes'])} ({end['name']})" for end in (ends[0], ends[-1])
-        )
+        ends = winners.drop_duplicates("budget_bytes").iloc[[0, -1]].to_dict("records")
+        low, high = (f"{number(end[column])} ms {at(end['budget_bytes'])} ({end['name']})" for end in ends)
         return f"Policies take turns: the lowest {what} is {low} to {high}"
     who = " and ".join(most[:2]) + (f" and {len(most) - 2} more" if len(most) > 2 else "")
     if first.max() < len(least):

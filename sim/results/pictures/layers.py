@@ -13,6 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from sim.core.accounts import PHASES, STALLS
 from sim.results.pictures.findings import number
 from sim.results.pictures.style import Picture, Sheet, need, pages_of
+from traces.describe import plots
+from traces.describe.stats import Stats, describe
+from traces.format.reader import Trace
 from traces.kit.drawing import LABEL, EmptyPictureError, short
 from traces.kit.errors import UserError, one_of
 from traces.kit.panels import Panel
@@ -97,3 +100,18 @@ def _heat(
         if upper[:2] != lower[:2]:
             axes.axhline(below + 0.5, color="white", linewidth=2)
     return ()
+
+
+@Picture
+def popularity(trace: Trace, stats: Stats | None = None) -> Sheet:
+    """How often each expert of each layer of a trace was chosen, as a multiple of uniform choice."""
+    stats = stats or describe(trace)
+    return Sheet([plots.popularity_panel(trace, stats)], "", plots.subtitle(trace, stats))
+
+
+@Picture
+def reuse(trace: Trace, stats: Stats | None = None) -> Sheet:
+    """Reuse distances in experts of the layer: the share of lookups within each, and quantiles by layer."""
+    stats = stats or describe(trace)
+    title = "Reuse distance: other experts of the layer demanded between"
+    return Sheet(plots.reuse_panels(trace, stats), title, plots.subtitle(trace, stats))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from sim.results.pictures.bounds import WORDS, bound, bound_beside
 from sim.results.pictures.colours import Looks
 from sim.results.pictures.findings import differs
-from traces.kit.drawing import GREY, INK, LABEL, dress, log_scale, name_ends, short
+from traces.kit.drawing import GREY, INK, LABEL, PALE, dress, log_scale, name_ends, short
 from traces.kit.panels import Panel
 from traces.kit.units import format_bytes
 
@@ -26,6 +26,7 @@ REFERENCES: dict[str, dict[str, Any]] = {
     "perfect_next_layer": {"linestyle": (0, (7, 2, 1, 2)), "marker": "4"},
 }
 """Rows that cheat: grey, with markers that no policy has, since at one budget there is no line to tell them by."""
+WORDS = "no lossless policy can be here"
 FAR = 10
 """From so many times the smallest budget to the largest on, budgets are on a logarithmic axis."""
 WIDE = 5
@@ -79,7 +80,8 @@ def _lines(axes: Axes, frame: pd.DataFrame, it: Figures) -> Sequence[Any]:
         lines += axes.plot(own["budget_bytes"], own[it.column] * it.scale, label=short(name), **look.line)
         if "low" in own:
             ends = own.dropna(subset=["low", "high"])
-            axes.vlines(ends["budget_bytes"], *_ends(ends, it), color=look.colour, alpha=0.45, zorder=1)
+            low, high = ends["low"] * it.scale, ends["high"] * it.scale
+            axes.vlines(ends["budget_bytes"], low, high, color=look.colour, alpha=0.45, zorder=1)
     for name, column in it.references.items():
         row = frame.groupby("budget_bytes")[column].mean().dropna() * it.scale
         if len(row):  # all runs of a budget have the same
@@ -130,10 +132,6 @@ def _rows(axes: Axes, frame: pd.DataFrame, it: Figures) -> Sequence[Any]:
     return found
 
 
-def _ends(frame: pd.DataFrame, it: Figures) -> tuple[pd.Series[float], pd.Series[float]]:
-    return frame["low"] * it.scale, frame["high"] * it.scale
-
-
 def _seen(frame: pd.DataFrame, it: Figures) -> np.ndarray:
     """All figures that are to be within the axes."""
     beside = [name for name in ("low", "high", it.floor) if name in frame]
@@ -181,3 +179,52 @@ def _budgets(axes: Axes, budgets: pd.Series[int]) -> None:
         if place[shown[-1]] - place[budget] >= axes.bbox.width / 7:
             shown.append(budget)
     axes.set_xticks(shown, [format_bytes(budget) for budget in shown])
+
+
+def bound(axes: Axes, values: pd.Series[float], words: str = WORDS, *, exact: bool = False) -> list[Any]:
+    """Grey the area below a bound that falls as budgets rise, and write ``words`` in it. Call it last: it fills down
+    to the lower limit, and leaves the limits as they are. Returns what a legend is to name: the area, if the words do
+    not fit into it.
+
+    ``values``: by budget in bytes. ``exact``: they are so dense that a line is the bound. Else it is known at these
+    budgets alone, and below one the next larger one's holds: steps, never a line between two of them.
+    """
+    known = values.dropna().sort_index()
+    if known.empty:
+        return []
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    x, y = known.index.to_numpy(dtype=float), known.to_numpy(dtype=float)
+    if x[0] > left:
+        x, y = np.concatenate(([left], x)), np.concatenate((y[:1], y))
+    step: dict[str, Any] = {} if exact else {"step": "pre"}
+    area = axes.fill_between(x, bottom, y, color=PALE, linewidth=0, zorder=0.5, label=words, **step)
+    axes.plot(x, y, drawstyle="default" if exact else "steps-pre", color=GREY, linewidth=1, zorder=1.2, label="_bound")
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    return [] if _write(axes, words, x, y) else [area]
+
+
+def bound_beside(axes: Axes, value: float, words: str = WORDS) -> list[Any]:
+    """The same of one budget, where the figure runs from left to right. Returns what a legend is to name."""
+    limits = axes.get_xlim()
+    area = axes.axvspan(limits[0], value, color=PALE, linewidth=0, zorder=0.5, label=words)
+    axes.axvline(value, color=GREY, linewidth=1, zorder=1.2, label="_bound")
+    axes.set_xlim(limits)
+    return [area]
+
+
+def _write(axes: Axes, words: str, x: np.ndarray, y: np.ndarray) -> bool:
+    """At the lower left, where the area is highest, in so many lines that they are within it. False if none fits."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    places = to_axes.transform(np.column_stack((x, y)))
+    figure: Any = axes.get_figure(root=True)
+    wide_in, high_in = axes.bbox.width / figure.dpi, axes.bbox.height / figure.dpi
+    for lines in range(1, 5):
+        text = fill(words, -(-len(words) // lines) + 2)
+        tall = 0.06 + (1 + text.count("\n")) * 1.3 * LABEL / 72 / high_in
+        wide = 0.05 + max(len(line) for line in text.splitlines()) * 0.6 * LABEL / 72 / wide_in
+        if wide < places[-1, 0] and places[np.searchsorted(places[:, 0], wide), 1] > tall:
+            # The row with infinite memory may pass below.
+            box = {"facecolor": PALE, "edgecolor": "none", "pad": 1}
+            axes.text(0.03, 0.04, text, transform=axes.transAxes, fontsize=LABEL, color=INK, zorder=4, bbox=box)
+            return True
+    return False

@@ -42,11 +42,9 @@ def measured(document: Mapping[str, Any], look: Looks | None = None) -> Sheet:
         pairs = [(row, row["errors"][name]["device"], row["errors"][name]["simulated"]) for row in rows]
         seen = [it for it in pairs if None not in it[1:] and (name == HITS or min(it[1:]) > 0)]
         if seen:
-            title = _finding(words, seen, name)
-            if len(seen) < len(rows):
-                title += (
-                    f" ({len(rows) - len(seen)} of {len(rows)} not drawn: {'0 or ' * (name != HITS)}null on one side)"
-                )
+            title, gone = _finding(words, seen, name), len(rows) - len(seen)
+            if gone:
+                title += f" ({gone} of {len(rows)} not drawn: {'0 or ' * (name != HITS)}null on one side)"
             panels.append(Panel(title, partial(_draw, rows=rows, seen=seen, style=style, share=name == HITS), 5.0, 5.0))
     if not panels:
         raise EmptyPictureError("no cell has a figure both predicted and measured")
@@ -60,9 +58,8 @@ def _finding(words: str, seen: Sequence[tuple[Any, float, float]], name: str) ->
         return f"{words}: {apart} in {len(seen)} cells"
     errors = [abs(simulated / device - 1) for _, device, simulated in seen]
     within = sum(error <= max(BANDS) for error in errors)
-    return f"{words}: within {max(BANDS):.0%} in {within} of {len(seen)} cells, at worst {max(errors):.0%} off".replace(
-        "%", " %"
-    )
+    said = f"{words}: within {max(BANDS):.0%} in {within} of {len(seen)} cells, at worst {max(errors):.0%} off"
+    return said.replace("%", " %")
 
 
 def _draw(

@@ -20,7 +20,6 @@ from sim.results.pictures.colours import looks
 from sim.results.pictures.findings import about
 from sim.results.pictures.style import Sheet
 from traces import Trace, find_trace, open_trace
-from traces.describe import plots
 from traces.describe.stats import describe
 from traces.kit.errors import UserError
 from traces.kit.panels import together
@@ -44,7 +43,7 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
     """All pictures of a comparison of the runs below ``root``, in the order of the page."""
     runs, metric = found.runs, found.metric
     damaged = list[str]()
-    layers, validations = _load(root, runs, damaged), _validations(root)
+    validations = _validations(root)
     lossy = found.cells[~found.cells["lossless"].astype(bool)]
     # One for the page: marker and dash of variants too are the same in every picture.
     look = looks([*runs["policy_label"], *(name for _, document in validations for name in _policies(document))])
@@ -59,19 +58,22 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
         _draw("fates", FATES, partial(pictures.fates.sheet, runs, None)),
         _draw("link", LINK, partial(pictures.link.sheet, runs, look)),
     ]
+    try:
+        layers = load_layers(root, runs, damaged)
+    except UserError as error:  # there is none that can be read
+        damaged.append(str(error))
+        layers = None
     drawn += [Drawn("layers of a run", LAYERS, (), line) for line in damaged]
     if layers is not None:
-        for phase in PHASES:
-            sheet = partial(pictures.layers.sheet, layers, phase, None, said)
-            drawn.append(_draw(f"layers_{phase}", f"{LAYERS} ({phase})", sheet))
+        sheets = {phase: partial(pictures.layers.sheet, layers, phase, None, said) for phase in PHASES}
+        drawn += [_draw(f"layers_{phase}", f"{LAYERS} ({phase})", sheet) for phase, sheet in sheets.items()]
     trace, why = _trace(runs, root)
     if trace is None:
         drawn += [Drawn(name, caption, (), why) for name, caption in (("popularity", POPULARITY), ("reuse", REUSE))]
     else:
         stats = describe(trace)
-        whose = plots.subtitle(trace, stats)
-        drawn.append(_draw("popularity", POPULARITY, lambda: Sheet([plots.popularity_panel(trace, stats)], "", whose)))
-        drawn.append(_draw("reuse", REUSE, lambda: Sheet(plots.reuse_panels(trace, stats), "", whose)))
+        drawn.append(_draw("popularity", POPULARITY, partial(pictures.popularity.sheet, trace, stats)))
+        drawn.append(_draw("reuse", REUSE, partial(pictures.reuse.sheet, trace, stats)))
     for path, document in validations:
         name, caption = f"measured {path}", f"{MEASURED} ({path})"
         try:
@@ -128,18 +130,9 @@ def _policies(document: Mapping[str, Any]) -> list[str]:
         return []
 
 
-def _load(root: Path, runs: pd.DataFrame, damaged: list[str]) -> pd.DataFrame | None:
-    """The layers of the runs; ``damaged`` is given a line for each table that cannot be read. None if none can."""
-    try:
-        return load_layers(root, runs, damaged)
-    except UserError as error:
-        damaged.append(str(error))
-        return None
-
-
 def _trace(runs: pd.DataFrame, root: Path) -> tuple[Trace | None, str]:
     """The trace that the runs replayed, if it is still where they found it and what it was."""
-    word, wanted = "?", str(runs["trace"].iloc[0])
+    wanted = str(runs["trace"].iloc[0])
     try:
         word = traced(root / str(runs["folder"].iloc[0]))
         trace = open_trace(find_trace(word))
@@ -153,9 +146,8 @@ def _trace(runs: pd.DataFrame, root: Path) -> tuple[Trace | None, str]:
 def _validations(root: Path) -> list[tuple[str, Mapping[str, Any]]]:
     """Documents of ``real validate`` that lie in ``root`` or a folder in it."""
     found: list[tuple[str, Mapping[str, Any]]] = []
-    for path in sorted([*root.glob("*.json"), *root.glob("*/*.json")]):
-        if path.name in ("result.json", "bounds.json", "timeline.json"):
-            continue
+    own = ("result.json", "bounds.json", "timeline.json")
+    for path in sorted(it for it in (*root.glob("*.json"), *root.glob("*/*.json")) if it.name not in own):
         try:
             document = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError):

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.bounds import future as module
-from policies.bounds.belady_forced import BeladyForced
 from policies.bounds.future import Future, FutureError
+from policies.bounds.reference_rows import BeladyForced
 from tests.policies.bounds.toy import one_by_one
 
 EVENTS = st.lists(st.lists(st.integers(0, 6), unique=True, max_size=5), max_size=30)

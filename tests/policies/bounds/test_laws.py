@@ -2,12 +2,15 @@
 
 import random
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.policies.bounds.toy import POLICIES, Lab, random_lab
+from sim.experiment.bounds import Floor, compute_floor_ns
+from sim.workload.passes import Pass
+from tests.policies.bounds.toy import POLICIES, Lab, ToyCosts, one_by_one, random_lab
 
 LABS = st.integers(0, 2**32).map(lambda seed: random_lab(random.Random(seed)))
 
@@ -30,3 +33,34 @@ def test_with_room_for_all_lru_copies_what_the_bound_says(lab: Lab) -> None:
     lab = replace(lab, setup=setup)
     compulsory = sum(setup.expert_bytes[x // setup.n_experts] for x in set().union(*lab.demands))
     assert lab.run(POLICIES["lru"](setup)).demand_bytes == lab.bypass() == compulsory
+
+
+def test_the_time_bound_by_hand() -> None:
+    costs = ToyCosts(overhead=0, bytes_per_ns=Fraction(1), expert=40, dense=100, launch=6)
+    one = Pass(False, (0,), [(0, 1)], 1, 50, 50, [[0, 1], [], [4]], [[1, 1], [], [1]])
+    many = Pass(True, (0,), [(0, 8)], 8, 60, 32, [[1, 0]], [[8, 3]])
+    # what leads; dense + software per layer; experts, a launch per event; head
+    first = 50 + 3 * (101 + 3) + (40 + 40 + 6) + (42 + 6) + 100
+    second = 50 + (101 + 3) + (80 + 40 + 6) + 100
+    assert compute_floor_ns([one, many], costs) == first + second
+    assert compute_floor_ns([], costs) == 0
+    assert Floor(0, 0, 7, 5).ns == Floor(0, 0, 5, 7).ns == 7
+
+
+@settings(max_examples=100)
+@given(LABS)
+def test_the_engine_computes_that_and_a_launch_per_further_expert(lab: Lab) -> None:
+    accounts = lab.run(POLICIES["lru"](lab.setup))
+    further = sum(len(demand) - 1 for demand in lab.demands if demand)
+    assert accounts.compute_ns == compute_floor_ns(lab.passes, lab.costs) + further * lab.costs.launch_ns
+
+
+def test_the_time_bound_is_attained() -> None:
+    """Nothing to compute: the copies are all. Everything there: the compute is all."""
+    sequence = [0, 1, 2, 3] * 5
+    lab = one_by_one(sequence, 4, 4, expert=0, dense=0, launch=0)
+    assert lab.run(POLICIES["lru"](lab.setup)).end_ns == lab.least_ns() == 4
+    lab = one_by_one(sequence, 4, 4)
+    lab = replace(lab, passes=lab.passes * 2)
+    accounts = lab.run(POLICIES["lru"](lab.setup), warmup=len(sequence))
+    assert accounts.end_ns - accounts.start_ns == lab.least_ns(len(sequence)) > 0

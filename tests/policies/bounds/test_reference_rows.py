@@ -14,9 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.api import Setup
-from policies.bounds.belady_forced import BeladyForced
-from policies.bounds.perfect_next_layer import PerfectNextLayer
-from policies.lru import LRU
+from policies.bounds.reference_rows import BeladyForced, PerfectNextLayer
 from sim.core.accounts import COMPLETE, LOOKUPS, RECALL
 from sim.workload.passes import Pass
 from tests.policies.bounds.toy import Lab, ToyCosts, one_by_one, random_lab
@@ -98,20 +96,6 @@ def test_on_a_fast_link_perfect_next_layer_stalls_at_the_first_event_only(budget
     lookups = accounts.hit_row()
     assert lookups[RECALL] == lookups[COMPLETE] == lookups[LOOKUPS] - 4
     assert accounts.fates[0] == accounts.issued  # every prefetch is useful
-
-
-@pytest.mark.parametrize("budget", [100, 300, 500, 2000])
-@pytest.mark.parametrize("bandwidth", [1, 10])
-def test_perfect_next_layer_wastes_nothing_where_demand_leaves_room(budget: int, bandwidth: int) -> None:
-    lab = layered(L=4, E=16, K=4, steps=30, budget=budget, bandwidth=bandwidth)
-    accounts = lab.run(PerfectNextLayer(lab.setup))
-    useful, late, useless, cancelled, in_flight = accounts.fates
-    assert useful + late > 0
-    assert in_flight == 0
-    if budget >= 800:
-        assert useless == cancelled == 0
-    forced = lab.run(BeladyForced(lab.setup))
-    assert accounts.end_ns <= forced.end_ns <= lab.run(LRU(lab.setup)).end_ns
 
 
 class Watched:

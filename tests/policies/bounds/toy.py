@@ -6,18 +6,16 @@ from fractions import Fraction
 
 from policies.api import Policy, Setup
 from policies.bounds.belady_bypass import belady_bypass_bytes
-from policies.bounds.belady_forced import BeladyForced
 from policies.bounds.future import Clairvoyant, Future
-from policies.bounds.perfect_next_layer import PerfectNextLayer
-from policies.bounds.time_lower_bound import compute_floor_ns, time_lower_bound_ns
+from policies.bounds.reference_rows import BeladyForced, PerfectNextLayer
 from policies.lru import LRU
 from policies.on_demand import OnDemand
 from sim.core.accounts import Accounts
 from sim.core.core import Core
+from sim.experiment.bounds import Floor, compute_floor_ns
 from sim.machine.machine import Machine
 from sim.prices.costs import Affine
-from sim.workload.demand import merge
-from sim.workload.passes import Pass
+from sim.workload.passes import Pass, merge
 from sim.workload.signals import TraceSignals
 from tests.sim.machine.restless import Restless
 
@@ -93,8 +91,8 @@ class Lab:
         )
 
     def least_ns(self, warmup: int = 0) -> int:
-        compute = compute_floor_ns(self.passes[warmup:], self.costs)
-        return time_lower_bound_ns(compute, self.costs.link_floor_ns(self.bypass(warmup)))
+        nbytes, compute = self.bypass(warmup), compute_floor_ns(self.passes[warmup:], self.costs)  # type: ignore[arg-type]
+        return Floor(self.setup.budget, nbytes, compute, self.costs.link_floor_ns(nbytes)).ns
 
 
 def one_by_one(sequence: list[int], n_experts: int, budget: int, **costs: int) -> Lab:

@@ -1,7 +1,6 @@
 """fMoE on a desk: its facts are told by hand, its actions written down. 3 layers of 4 experts unless said otherwise."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -10,7 +9,7 @@ import numpy as np
 from policies import registry
 from policies.api import PastStep, Setup, Step
 from policies.fmoe import FMoE
-from tests.policies.desk import Desk
+from tests.policies.desk import Desk, past_step
 
 # Maps of 3 layers x 4 experts; every number a float16.
 A = [[0.5, 0.25, 0.125, 0.125], [0.125, 0.5, 0.25, 0.125], [0.25, 0.125, 0.5, 0.125]]
@@ -30,13 +29,7 @@ class Past:
             probs = np.array([m for m, _ in tokens], np.float16)
             embedding = np.array([e for _, e in tokens], np.float16)
             ids = np.argsort(-probs, axis=-1, kind="stable")[..., :2].astype(np.uint8)
-            read: dict[str, Any] = {"router_probs": probs, "embedding": embedding, "expert_ids": ids}
-            names = ("token_ids", "embedding", "expert_ids", "expert_weights", "router_probs", "gate_ahead", "hidden")
-            prefill = len(tokens) > 1
-            yield PastStep(0, prefill, len(tokens), *[partial(read.__getitem__, name) for name in names])
-
-    def popularity(self) -> Any:
-        raise AssertionError
+            yield past_step(0, len(tokens) > 1, router_probs=probs, embedding=embedding, expert_ids=ids)
 
 
 ONE_EACH = Past([[(A, EAST)], [(B, NORTH)]])

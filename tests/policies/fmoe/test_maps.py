@@ -139,13 +139,3 @@ def test_contexts_together_are_stored_as_one_by_one(seed: int, capacity: int, em
     assert together.size == singly.size == min(capacity, 15)
     for name in ("maps", "lengths", "embeddings", "embedding_lengths"):
         np.testing.assert_array_equal(getattr(together, name), getattr(singly, name))
-
-
-def test_it_fills_before_it_replaces() -> None:
-    store = ExpertMaps(1, 2, 3, 1)
-    for i in range(3):
-        store.add(np.array([[[1.0, 0]]]), np.array([[0.0, 1]]))  # all alike, and yet none is replaced
-        assert store.size == i + 1
-    store.add(np.array([[[0.0, 1]]]), np.array([[1.0, 0]]))
-    assert store.size == 3
-    assert store.maps[0].tolist() == [[0, 1], [1, 0], [1, 0]]

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from policies.fmoe.plans import ByUrgency, Fifo, choose
-from policies.fmoe.worth import Eviction, Worth
+from policies.fmoe.plans import ByUrgency, Eviction, Fifo, Worth, choose
 
 P = [0.5, 0.25, 0.125, 0.125]  # cumulated: .5, .75, .875, 1
 

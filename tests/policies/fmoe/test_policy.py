@@ -31,56 +31,10 @@ def test_gate_l_predicts_layer_l_plus_d_by_trajectory() -> None:
     assert far.shows(1, A[1]).said("expect") == []
 
 
-def test_the_less_alike_the_more_experts() -> None:
-    """delta = clip(1 - score, 0, 1), the shortest prefix with that mass, and at least K."""
-    for embedding, score, experts in (
-        (EAST, 1.0, [0]),  # delta 0
-        ([1, 1], sqrt(0.5), [0]),  # .293 < .5; north ties and comes later
-        ([0.25, -1], 0.2425, [0, 1, 2]),  # .757 of .5, .75, .875
-        ([0, -1], 0.0, [0, 1, 2, 3]),  # delta 1
-        ([-1, -1], -sqrt(0.5), [0, 1, 2, 3]),  # nothing is like the opposite: clipped
-    ):
-        desk = OnDesk(selection="threshold")
-        assert desk.begin(embedding).said("expect") == [("expect", *experts)], score
-    desk = OnDesk(selection="threshold", k=2)
-    assert desk.begin(EAST).said("expect") == [("expect", 0, 1)]
-
-
-def test_the_priority_is_p_by_layers_to_go_and_grows() -> None:
-    """d = 2, map A: p = .5 for 0 and for 5 (layer 1). From the start: .5 / 1 before .5 / 2; after gate 0: .5 / 1."""
-    desk = OnDesk(distance=2)
-    assert desk.begin(EAST).said("prefetch") == [("prefetch", 0, 0.5)]  # one at a time
-    assert desk.arrive(0).said("prefetch") == [("prefetch", 5, 0.25)]
-    later = OnDesk(distance=2).begin(EAST)
-    later.shows(0, A[0], demand=[1])  # 0 is passed; 10 (p .5) is planned, two layers to go
-    assert later.said("prefetch", "cancel") == [("prefetch", 0, 0.5), ("cancel", 0), ("prefetch", 5, 0.5)]
-    assert later.arrive(5).said("prefetch") == [("prefetch", 10, 0.25)]
-    many = OnDesk(distance=2, outstanding=3)
-    assert many.begin(EAST).said("prefetch") == [("prefetch", 0, 0.5), ("prefetch", 5, 0.25)]
-
-
 def test_what_is_there_is_expected_and_not_prefetched() -> None:
     desk = OnDesk()
     desk.arrive(0)
     assert desk.begin(EAST).said("expect", "prefetch") == [("expect", 0)]
-
-
-def test_eviction_by_p_times_frequency() -> None:
-    """1 / (p x freq), the largest goes; d = 2 and everything is like A."""
-    desk = OnDesk(distance=2).begin(EAST)
-    for layer, demand in ((0, [0, 1, 2]), (1, [0, 1]), (2, [3])):
-        desk.shows(layer, [0, 0, 0, 0], demand=demand)  # shows nothing: similar to nothing, so A, the first, again
-    desk.begin(EAST)
-    desk.shows(0, A[0], demand=[2, 0, 1])
-    # freq: 2 for 0, 1 and 2; 1 for 4, 5 and 11. p: layer 0 of A .5, .25, .125; layer 1 .125, .5; layer 2 .125.
-    assert desk.policy.worth.freq[[0, 1, 2, 4, 5, 11]].tolist() == [2, 2, 2, 1, 1, 1]
-    for x in (0, 1, 2, 4, 5, 11):
-        desk.policy.on_slot(x)
-    ranked = [(4, 0.125), (11, 0.125), (2, 0.25), (1, 0.5), (5, 0.5), (0, 1.0)]  # ties: the lower number
-    for x, product in ranked:
-        assert desk.policy.victim(9, False) == x, product
-        desk.pinned.add(x)
-    assert desk.policy.victim(9, False) is None
 
 
 @pytest.mark.parametrize("protect", [True, False])
@@ -170,3 +124,75 @@ def test_one_search_or_the_other() -> None:
 def test_a_history_without_passes() -> None:
     with pytest.raises(UserError, match=r"no forward pass; allowed: store=online"):
         OnDesk(Past([]))
+
+
+def test_a_miss_pauses_prefetching() -> None:
+    """The next is chosen when what was demanded has arrived."""
+    desk = OnDesk(distance=2).begin(EAST)
+    desk.arrive(0)
+    desk.arrive(5).said()
+    assert desk.shows(0, A[0], demand=[1, 2], there=False).said("prefetch") == []
+    desk.slot(1, 2)
+    assert desk.arrive(1).said("prefetch") == []
+    assert desk.arrive(2).said("prefetch") == [("prefetch", 10, 0.25)]
+
+
+def test_what_is_passed_is_dropped() -> None:
+    desk = OnDesk(distance=2, outstanding=2)
+    assert desk.begin(EAST).said("prefetch") == [("prefetch", 0, 0.5), ("prefetch", 5, 0.25)]
+    assert desk.shows(0, A[0], demand=[1]).said("cancel", "prefetch") == [("cancel", 0), ("prefetch", 10, 0.25)]
+    assert desk.begin(EAST).said("cancel") == [("cancel", 5), ("cancel", 10)]
+
+
+def test_a_search_takes_its_time_on_the_predictor() -> None:
+    """One search at a time; its answer counts for the layers that are still to come."""
+    desk = OnDesk(distance=2, search_us=7.0, outstanding=9)
+    assert desk.begin(EAST).said() == [("predict", 0, 7000, False)]
+    assert desk.shows(0, A[0], demand=[1]).said() == []  # the searcher is busy, and has no answer yet
+    desk.answer()  # layer 0 is passed: layer 1 alone; then the next search
+    assert desk.said() == [("expect", 5), ("predict", 0, 7000, False), ("prefetch", 5, 0.5)]
+    assert desk.begin(EAST).said() == [("cancel", 5)]  # the answer for layer 2 comes too late for its iteration
+    assert desk.answer().said() == [("predict", 0, 7000, False)]
+    desk.shows(0, A[0])
+    desk.shows(1, A[1]).said()
+    desk.answer()
+    assert desk.said() == [("predict", 0, 7000, False)]  # all that embedding predicts is passed, layer 2 is not
+    desk.shows(2, A[2])
+    assert desk.answer().said() == []
+
+
+def test_a_search_that_is_overtaken_is_not_begun() -> None:
+    desk = OnDesk(search_us=7.0).begin(EAST)
+    for layer in (0, 1):
+        desk.shows(layer, A[layer])
+    desk.said()
+    assert desk.answer().said() == [("predict", 0, 7000, False)]  # in line: layer 1, which is passed, and layer 2
+    assert desk.answer().said("expect") == [("expect", 10)]
+
+
+def test_what_is_in_line_does_not_outlive_its_iteration() -> None:
+    desk = OnDesk(search_us=7.0).begin(EAST)
+    desk.shows(0, A[0])  # layer 1 is in line
+    desk.begin(NORTH).said()
+    desk.answer()  # of no use any more
+    assert desk.answer().said("predict", 0, "expect") == [("predict", 0, 7000, False), ("expect", 3)]
+
+
+def test_a_search_may_block_and_costs_by_request() -> None:
+    desk = OnDesk(search_us=7.0, blocking=True)
+    assert desk.begin(EAST, NORTH).said() == [("predict", 0, 14000, True)]
+
+
+@pytest.mark.parametrize("completes", [True, False])
+def test_one_copy_at_a_time_also_when_it_is_of_no_use(completes: bool) -> None:
+    """A copy on the link cannot be recalled: the next load is chosen when it has arrived, or was dropped in between."""
+    desk = OnDesk(distance=2).begin(EAST)
+    desk.slot(0)
+    assert desk.shows(0, A[0], demand=[1]).said("cancel", "prefetch") == [("prefetch", 0, 0.5), ("cancel", 0)]
+    assert desk.shows(1, A[1], demand=[2]).said("cancel", "prefetch") == []  # 5, which would have been next, is passed
+    if completes:
+        desk.arrive(0)
+    else:
+        desk.resident.remove(0)
+        desk.policy.on_evict(0)
+    assert desk.said("prefetch") == [("prefetch", 10, 0.5)]

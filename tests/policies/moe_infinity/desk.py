@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policies.api import PastStep
 from policies.moe_infinity import MoEInfinity
 from sim.check.synthetic import draw, setup_of
-from tests.policies.desk import Desk
+from tests.policies.desk import Desk, past_step
 from tests.policies.scripted import costs
 
 
@@ -19,17 +18,10 @@ class Past:
     def __init__(self, *requests: list[tuple[bool, Any]]) -> None:
         self.requests = requests
 
-    def popularity(self) -> NDArray[np.int64]:
-        raise AssertionError("popularity is not asked for")
-
     def steps(self) -> Iterator[PastStep]:
-        def unread() -> Any:
-            raise AssertionError("not declared")
-
         for request, steps in enumerate(self.requests):
             for prefill, ids in steps:
-                given = np.array(ids, np.uint8)
-                yield PastStep(request, prefill, len(given), unread, unread, given.copy, *[unread] * 4)
+                yield past_step(request, prefill, expert_ids=np.array(ids, np.uint8))
 
 
 def decoded(*steps: list[int]) -> list[tuple[bool, Any]]:

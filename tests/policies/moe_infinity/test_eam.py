@@ -1,5 +1,7 @@
-"""Activation matrices and their collection, worked by hand: 3 layers of 4 experts."""
+"""Activation matrices and their collection, worked by hand: 3 layers of 4 experts; and in batches, on the machine."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,10 @@ from numpy.typing import NDArray
 from policies.api import LayerEvent
 from policies.moe_infinity.eam import Collection, Iteration, Requests, by_request, shares
 from sim.check.synthetic import FakeSignals, draw
+from sim.experiment.cell import make_cell, make_policy
+from sim.experiment.run import simulate
 from tests.policies.moe_infinity.desk import Past
+from tests.sim.small_trace import SIZE, Plan, config, write
 
 A = [[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0]]
 B = [[1, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 2]]
@@ -98,20 +103,6 @@ def test_prefill_and_decode_are_traced_apart_and_requests_add_up() -> None:
     assert prefill.counts[:, 1].reshape(3, 4).tolist() == [[0, 0, 1, 0]] * 3
 
 
-def test_a_request_is_collected_when_a_pass_of_its_phase_leaves_it_out() -> None:
-    """5 and 6 decode; the prefill of 7 runs in between, and ends neither."""
-    requests = Requests(9, 3, 4)
-    for request in (5, 6):
-        requests.count(request, False, np.array([request]), np.ones(1))
-    requests.close(True, (7,))
-    requests.count(7, True, np.array([1]), np.ones(1))
-    assert [c.size for c in requests.collections] == [0, 0]
-    requests.close(False, (6, 7))
-    assert [list(m) for m in requests.matrices] == [[6], [7]]
-    assert [c.size for c in requests.collections] == [1, 0]
-    assert requests.collections[0].counts[:, 0].tolist() == [0] * 5 + [1] + [0] * 6
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_what_each_request_of_a_batch_demands_adds_up_to_the_event(seed: int) -> None:
     ids = draw(seed, n_layers=3, n_experts=8, k=3).ids[:7]
@@ -132,3 +123,29 @@ def test_what_each_request_of_a_batch_demands_adds_up_to_the_event(seed: int) ->
         alone = LayerEvent(layer, False, flat, tokens, (4,), (7,), signals)
         (experts, n), *none = by_request(alone, 8)
         assert (experts.tolist(), n.tolist(), none) == (flat, tokens, [])
+
+
+PLANS = [Plan((2, 1), 3), Plan((1,), 7), Plan((3,), 2), Plan((1,), 0), Plan((2,), 5), Plan((1,), 1), Plan((1,), 4)]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4])
+def test_every_request_that_has_ended_left_its_own_matrices(batch: int, tmp_path: Path) -> None:
+    rows = sum(plan.rows for plan in PLANS)
+    rng = np.random.default_rng(batch)
+    ids = np.argsort(rng.random((rows, 2, 4)), axis=-1)[..., :2]
+    trace = write(tmp_path / "t", PLANS, ids, n_experts=4)
+    given = config(trace, 8 * SIZE, batch=batch)
+    cell = make_cell(replace(given, policy={"name": "moe_infinity", "filled": False}))
+    policy: Any = simulate(cell, make_policy(cell)).policy
+    policy.requests.close(False)  # the last have ended, and nothing came after them
+    policy.requests.close(True)
+    first, whole = 0, {False: [], True: []}  # type: ignore[var-annotated]
+    for plan in PLANS:
+        for prefill, n in ((True, sum(plan.prefill)), (False, plan.decode)):
+            flat = (ids[first : first + n] + np.array([[0], [4]])).ravel()
+            if n:
+                whole[prefill].append(np.bincount(flat, minlength=8).tolist())
+            first += n
+    for prefill, collection in enumerate(policy.requests.collections):
+        stored = collection.counts[:, : collection.size].T.tolist()
+        assert sorted(stored) == sorted(whole[bool(prefill)])

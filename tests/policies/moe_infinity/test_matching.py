@@ -26,22 +26,6 @@ def test_requests_are_collected_as_they_end_and_matched_within_their_phase() -> 
         assert desk.prefetched == ([5, 6] if online else [])
 
 
-def test_in_a_batch_a_request_leaves_one_matrix_however_many_join_it() -> None:
-    """3 decodes; 4 joins it, and is prefilled in between; then 3 has ended."""
-    desk = on_a_desk(filled=False)
-    decode, prefill = desk.policy.requests.collections
-    desk.step(3)
-    desk.gate(0, [0], requests=(3,))
-    desk.step(4, prefill=True)
-    desk.gate(0, [1], requests=(4,), prefill=True)
-    assert (decode.size, prefill.size) == (0, 0)
-    desk.step(3, 4)
-    desk.gate(0, [2, 3], requests=(3, 4), expert_ids=[[2], [3]])
-    desk.step(4)
-    assert (decode.size, decode.counts[:4, 0].tolist()) == (1, [1, 0, 1, 0])
-    assert desk.policy.decided() == {"matrices_prefill": 0, "matrices_decode": 1}
-
-
 def test_in_a_batch_each_request_is_matched_and_all_are_summed() -> None:
     """One is like the first request (2 tokens), one like the second (1): layer 1 has shares 2/3 and 1/3."""
     desk = on_a_desk()

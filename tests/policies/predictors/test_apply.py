@@ -14,7 +14,7 @@ import pytest
 
 from policies.predictors import saved
 from policies.predictors.saved import Fitted
-from tests.policies.predictors.traces import SPLITS, D, E, K, L, apply, by_hand, draw, fit, save, write
+from tests.policies.predictors.conftest import SPLITS, D, E, K, L, apply, by_hand, draw, fit, save, write
 from tests.sim.small_trace import ABSENT
 from traces import Trace, UserError, open_trace
 
@@ -111,7 +111,6 @@ def test_what_is_no_predictor(fitted: Fitted, trace: Trace, tmp_path: Path) -> N
         "nothing": b"",
         "pickle": pickle.dumps(fitted.about),
         "cut": raw[:-4],
-        "text": b"{}",
         "other": tensors.save({"x": np.zeros(3)}),
         "more": tensors.save(
             {"x": np.zeros(3)}, {"predictor": json.dumps({"schema": 2, "sha256": "", **fitted.about})}
@@ -149,15 +148,12 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"input": "future"}, "input is 'future'; allowed: hidden, routing"),
-        ({"stride": 0}, "stride is 0"),
         ({"stride": L}, f"stride is {L}; allowed: .* at most {L - 1}"),
         ({"stride": 1}, r"not a predictor \('layers.2.mean'\)"),
         ({"top_k": E + 1}, f"top_k is {E + 1}; allowed: .* at most {E}"),
         ({"experts": E - 1}, f"not a predictor .*layers.0 is of {E} experts; {E - 1}"),
-        ({"layers": "4"}, "layers is '4'"),
         ({"model": "tiny"}, "not a predictor .*model is tiny"),
         ({"prompts": "all"}, "not a predictor .*prompts are no list"),
-        ({"fit": []}, r"fit is \[\]; allowed: an object"),
         ({"more": 1}, "entries is .*exactly the keys"),
     ],
 )

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 
 from policies.cli import main
-from policies.predictors import mlp
 from policies.predictors.examples import Examples, features, targets
-from tests.policies.predictors.traces import draw, write
+from policies.promoe.fit import Options, ProMoEFitter
+from tests.policies.predictors.conftest import PROMOE, draw, write
 from traces import Trace, UserError, open_trace
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,14 +40,10 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["learn"], "learn: no such command; allowed: fit, apply, --help"),
-        (["fit"], "fit: missing PREDICTOR; allowed: promoe"),
         (["fit", "lru"], "fit lru: no such predictor; allowed: promoe"),
-        (["fit", "promoe"], "missing trace=, out="),
         (["fit", "promoe", "trace=nowhere", "out=x"], "trace=nowhere: no such folder"),
         (["fit", "promoe", "trace=x", "out=x", "name=../x"], "name of a predictor is '../x'"),
         (["apply", "promoe", "predictor=nowhere", "trace=x"], "predictor=nowhere: no such file"),
-        (["apply", "promoe", "trace=x"], "missing predictor="),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +77,7 @@ def test_what_can_be_known_before_the_fit_is_said_before_it(
     trace: Trace, tmp_path: Path, words: str, other: dict[str, Any], message: str, monkeypatch: Any, capsys: Any
 ) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setattr(mlp, "fit", None)
+    monkeypatch.setattr(ProMoEFitter, "learn", None)
     arrays, manifest = draw(), dict(other)
     arrays["hidden"] = arrays["hidden"][..., : manifest.pop("width", None)]
     write(tmp_path / "o", arrays, **manifest)
@@ -104,4 +98,4 @@ def test_a_fit_that_diverges_is_no_predictor(trace: Trace) -> None:
     rows = np.arange(100)
     given = Examples(features(trace, rows, 0, "hidden"), targets(trace, rows, 2, "probs"))
     with pytest.raises(UserError, match=r"^rate=1e\+30: the fit diverged.*; allowed: a lower rate"):
-        mlp.fit(given, given, mlp.Settings(hidden=4, epochs=2, rate=1e30))
+        PROMOE.learn(given, given, Options(trace="", out=Path(), hidden=4, epochs=2, rate=1e30))

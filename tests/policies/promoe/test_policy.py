@@ -1,10 +1,58 @@
-"""ProMoE's copies, orders and cache, worked by hand from SYSTEMS 2.1 (arXiv 2410.22134, section 4); see promoe_desk."""
+"""ProMoE worked by hand from SYSTEMS 2.1 (arXiv 2410.22134, section 4), on small traces written out, and on a desk.
 
-from policies.api import Schedule
-from policies.promoe import ProMoE
-from sim.check.synthetic import setup_of
-from tests.policies.promoe.desk import RIGHT, WRONG, OnDesk, foretold, go, script
-from tests.policies.scripted import SIZE, sums
+3 layers of 4 experts, so that layer 1 has the expert numbers 4 to 7 and layer 2 has 8 to 11; dense part 10 ns, expert
+100 ns, no overheads; predictions at once; room for everything.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from policies import registry
+from policies.api import Predictor, Schedule, Setup, Signal
+from policies.promoe.policy import ProMoE, fitted_name
+from sim.check.lab import Run, run
+from sim.check.synthetic import ABSENT, Routing, setup_of
+from sim.core.accounts import FETCHED, PREDICTED, RECALL
+from tests.policies import scripted
+from tests.policies.desk import Desk
+from tests.policies.scripted import SIZE, as_shipped, costs, sums
+from traces.kit.errors import UserError
+
+E = 4
+
+
+script = partial(scripted.script, n_experts=E, signal="predicted/promoe", distance=2)
+
+
+def go(routing: Routing, copy: int, **given: Any) -> Run:
+    return scripted.go("promoe", routing, copy, **{"room": 12, "latency_us": 0.0} | given)
+
+
+def foretold(done: Any) -> tuple[int, int, int]:
+    """Predicted, used, complete at the gate."""
+    row = done.accounts.hit_row()
+    return row[PREDICTED], row[RECALL], row[FETCHED]
+
+
+RIGHT = script([[[0], [1], [2]]], [[[2], [], []]])
+WRONG = script([[[0, 1], [0, 1], [2, 3]]], [[[0, 1], [], []]])
+
+
+class OnDesk(Desk[ProMoE]):
+    """In three chunks; what it is told to foretell with is what a gate says of layer l + stride."""
+
+    def __init__(self, **params: Any) -> None:
+        self.fitted = params.get("fitted", "promoe")
+        predictor = Predictor(self.fitted, params.get("stride", 2), 2, {"input": "hidden"})
+        costs_: Any = costs(60)
+        setup = Setup(3, E, 1, (SIZE,) * 3, 3, 12 * SIZE, costs_, 0, {self.fitted: predictor})
+        super().__init__(ProMoE(setup, **{"latency_us": 0.0} | params))
+
+    def says(self, layer: int, demand: list[int], said: list[list[int]]) -> None:
+        self.gate(layer, demand, **{f"predicted/{self.fitted}": said or [[ABSENT]]})
 
 
 def test_gate_l_speaks_of_layer_l_plus_2() -> None:
@@ -79,9 +127,6 @@ def test_what_is_there_is_computed_while_the_rest_arrives() -> None:
     assert wall[1] - wall[0] == 60
 
 
-# -- the cache --------------------------------------------------------------------------------------------------
-
-
 def test_a_predicted_resident_expert_is_refreshed() -> None:
     desk = OnDesk()
     for x in (8, 9, 10):
@@ -96,21 +141,95 @@ def test_a_predicted_resident_expert_is_refreshed() -> None:
     assert desk.policy.victim(11, True) == 10
 
 
-def test_each_layer_has_its_own_list() -> None:
-    setup = setup_of(RIGHT, 7 * SIZE)
-    assert ProMoE(setup).layer_budgets() == [3 * SIZE, 2 * SIZE, 2 * SIZE]
-    assert ProMoE(setup, scope="global").layer_budgets() is None
-    desk, everywhere = OnDesk(), OnDesk(scope="global")
-    for each in (desk, everywhere):
-        each.policy.on_slot(0)
-        each.policy.on_slot(8)
-    assert desk.policy.victim(9, True) == 8
-    assert everywhere.policy.victim(9, True) == 0
-
-
 def test_a_full_layer_makes_room_for_what_is_predicted() -> None:
     """One slot per layer. In step 2 gate 0 says what layer 2 will use; it takes the slot when its copy begins."""
     routing = script([[[0], [0], [1]], [[0], [0], [2]]], [[[], [], []], [[2], [], []]])
     done = go(routing, 60, room=3)
     # Step 1: 3 copies. Step 2 is hit, hit, and the copy under gate 0's compute.
     assert sums(done) == ([1, 0, 0, 0, 0], [180, 0, 0, 0, 0], 6 * 110 + 180)
+
+
+def test_a_prediction_that_comes_too_late_predicts_nothing() -> None:
+    """Asked at 10, known at 410: gate 2 has run without it, at 350; nor is it taken for one of the next step."""
+    done = go(script([[[0], [1], [2]]] * 2, [[[2], [], []]] * 2), 60, latency_us=0.4)
+    assert (foretold(done), done.accounts.issued) == ((0, 0, 0), 0)
+
+
+def test_what_was_asked_in_the_step_before_is_of_no_use() -> None:
+    desk = OnDesk(latency_us=0.1)
+    desk.says(0, [0], [[3]])
+    desk.policy.on_step(None)  # type: ignore[arg-type]
+    desk.says(0, [0], [[2]])
+    assert len(desk.asked) == 1  # the thread is still at it
+    desk.done()
+    assert desk.expected == []
+    desk.done()
+    assert desk.expected == [[10]]
+
+
+def test_leftovers_of_layers_without_a_gate_go_with_the_step() -> None:
+    for preemption, dropped in ((True, [8]), (False, [])):
+        desk = OnDesk(preemption=preemption)
+        desk.says(0, [0], [[0]])
+        desk.policy.on_step(None)  # type: ignore[arg-type]
+        assert desk.cancelled == dropped
+
+
+def test_a_queued_prediction_keeps_its_place() -> None:
+    desk = OnDesk(preemption=False)
+    desk.says(0, [0], [[0, 1]])
+    desk.says(0, [0], [[1, 2]])
+    assert desk.prefetched == [8, 9, 10]
+    desk.policy.on_complete(9)
+    desk.says(2, [8], [])  # demanded: no longer one of the speculative
+    desk.says(0, [0], [[0, 1]])
+    assert desk.prefetched == [8, 9, 10, 8, 9]
+
+
+def test_what_was_evicted_half_way_is_queued_again() -> None:
+    desk = OnDesk(preemption=False)
+    desk.says(0, [0], [[0, 1]])
+    desk.policy.on_slot(8)
+    desk.policy.on_evict(8)
+    desk.says(0, [0], [[0, 1]])
+    assert desk.prefetched == [8, 9, 8]
+
+
+FITTED = {
+    "promoe": Predictor("promoe", 2, 3, {"input": "hidden"}),
+    "promoe_routing": Predictor("promoe_routing", 2, 3, {"input": "routing"}),
+}
+
+
+def test_as_in_finemoe_reuses_the_gate_two_layers_on() -> None:
+    """Gate 0's second entry of gate_ahead speaks of layer 2; no fitted predictor is read."""
+    routing = script([[[0], [1], [2]]], [[[2], [], []]], signal="gate_ahead")
+    policy = ProMoE(setup_of(routing, 12 * SIZE, costs=costs(60)), **as_shipped("promoe_as_in_finemoe"))
+    assert policy.needs() == {Signal.GATE_AHEAD}
+    assert policy.predictors() == frozenset()
+    policy.line.latency_ns = 200
+    # Synchronous: as above, the GPU waits for 200 ns at gate 0.
+    assert sums(run(policy, routing)) == ([1, 0, 0, 0, 0], [60, 0, 0, 200, 0], 330 + 60 + 200)
+
+
+def test_the_other_predictor_is_an_explicit_choice() -> None:
+    setup = setup_of(RIGHT, 12 * SIZE)
+    assert ProMoE(setup).needs() == frozenset()
+    assert ProMoE(setup).predictors() == {"promoe"}
+    assert ProMoE(setup, predictor="routing").predictors() == {"promoe_routing"}
+    assert fitted_name("hidden", 1) == "promoe_stride1"
+    assert fitted_name("routing", 3) == "promoe_routing_stride3"
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"predictor": "gate_ahead", "fitted": "promoe"}, r"^policy.fitted=promoe: allowed with .*gate_ahead: null"),
+        ({"fitted": "promoe_routing"}, r"^policy.fitted=promoe_routing: was fitted on routing; allowed with .*=hidden"),
+        ({"fitted": "promoe", "stride": 1}, r"^policy.stride=1: allowed with policy.fitted=promoe: 2"),
+    ],
+)
+def test_wrong_parameters_stop(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        registry.build("promoe", replace(setup_of(RIGHT, 12 * SIZE), predictors=FITTED), params)
+    assert "\n" not in str(caught.value)

@@ -36,13 +36,6 @@ def test_masked_gating_by_hand() -> None:
     assert done == Routing([8, 11], [2, 2], 0.75, 1.5, slots=4, substituted=2)
 
 
-def test_the_substitute_is_the_best_by_the_full_probabilities() -> None:
-    # Of 1 (0.125) and 3 (0.1875) the latter; 0 was chosen and is masked.
-    probs = [[0.5, 0.125, 0.1875, 0.1875]]
-    assert gate([[0]], [[0.5]], probs, [1, 3]).demand == [3]
-    assert gate([[0]], [[0.5]], probs, [1, 2, 3]).demand == [2]  # equals: the lower index
-
-
 def test_who_computes_which_token_by_hand() -> None:
     asked: list[Any] = []
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from real.calibrate import overheads
 from real.cli import main
-from sim.experiment.cell import make_cell
-from sim.experiment.make import make_policy
+from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.run import simulate
 from sim.prices import HardwareProfile, shipped
 from tests.real.validation.cases import tiny

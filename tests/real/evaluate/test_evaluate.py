@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from real.cli import main
-from real.evaluate.prices import fitted, shifted
+from real.evaluate.evaluation import fitted, shifted
 from real.measure import bench
 from real.validation.criteria import CRITERIA, criteria
 from real.validation.ran import load_all

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from real.measure import served
-from real.measure.bench import LINK, MAIN, Bench
+from real.measure.bench import FULL, LINK, MAIN, Bench
 from real.measure.clock import Clock, OutOfTimeError
-from real.measure.sizes import FULL
 from real.runtime.models import Where
 from traces.kit.errors import UserError
 

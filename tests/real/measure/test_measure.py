@@ -18,9 +18,9 @@ import pytest
 
 from real.cli import main
 from real.measure import beside, preflight
+from real.measure.bench import TINY
 from real.measure.clock import Clock, OutOfTimeError
 from real.measure.record import Record, claim
-from real.measure.sizes import TINY
 from real.measure.steps import STEPS, Step, run
 from traces.kit.errors import UserError
 

@@ -15,10 +15,9 @@ import torch
 from real.quality.scores import Scores
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_taught
-from sim.experiment.cell import Cell, make_cell
+from sim.experiment.cell import Cell, make_cell, make_policy
 from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
-from sim.experiment.make import make_policy
 from tests.traces.models.tiny import save_with_tokenizer, tiny
 from traces.collect.record import Wanted, collect
 from traces.models.load import Loaded, load

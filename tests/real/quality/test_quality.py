@@ -14,9 +14,9 @@ from real.quality.scores import Sums, compare
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
 from sim.core.accounts import SKIPPED, SUBSTITUTED
-from sim.core.replay import replay
+from sim.core.log import replay
 from sim.core.state import CoreError
-from sim.experiment.make import make_core, make_policy
+from sim.experiment.cell import make_core, make_policy
 from tests.real.quality.cases import (
     FIXED,
     cell_of,
@@ -30,7 +30,7 @@ from tests.real.quality.cases import (
     requests_of,
     scored,
 )
-from traces.kit.shipped import PROMPTS_FILE
+from traces.kit.conf import PROMPTS_FILE
 from traces.models.load import load
 from traces.prompts.source import PromptFile
 

@@ -21,9 +21,8 @@ from real.runtime.runner import running
 from sim.check.synthetic import FakeSignals, Routing
 from sim.core.accounts import Accounts
 from sim.core.core import Core
-from sim.core.replay import replay
-from sim.workload.demand import ordered_union
-from sim.workload.passes import Pass
+from sim.core.log import replay
+from sim.workload.passes import Pass, ordered_union
 from tests.sim.machine.cases import FlatCosts, NoSignals
 
 CPU = torch.device("cpu")

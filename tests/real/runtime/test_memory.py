@@ -18,8 +18,7 @@ from real.runtime.live import Live
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from sim.core.state import CoreError
-from sim.workload.demand import ordered_union
-from sim.workload.passes import Pass
+from sim.workload.passes import Pass, ordered_union
 from tests.real.runtime.rig import CPU, NEW_TOKENS, PROMPTS, Rig, drive, serve, torch
 from tests.sim.machine.cases import NoSignals
 from tests.traces.models.tiny import E, K, tiny

@@ -9,9 +9,8 @@ import torch
 from real.runtime.models import open_model
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
-from sim.experiment.cell import make_cell
+from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.compose import read_config
-from sim.experiment.make import make_policy
 
 
 @pytest.mark.parametrize("warmup", [0, 1])

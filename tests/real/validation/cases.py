@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from real.calibrate.drawn import write_uniform
+from real.calibrate.overheads import write_uniform
 from real.runtime.models import open_model
 from real.runtime.offloaded import Offloaded
 from sim.experiment.compose import read_config

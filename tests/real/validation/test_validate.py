@@ -19,10 +19,8 @@ from real.validation import compare as comparing
 from real.validation.verdict import markdown, summary, worst_first
 from sim.cli import main as simulator
 from sim.core.accounts import LOOKUPS
-from sim.core.log import NEXT_CHUNK
-from sim.core.replay import replay
-from sim.experiment.cell import make_cell
-from sim.experiment.make import make_core, make_policy
+from sim.core.log import NEXT_CHUNK, replay
+from sim.experiment.cell import make_cell, make_core, make_policy
 from sim.prices import shipped
 from sim.results.label import label
 from tests.real.validation.cases import config, tiny, words

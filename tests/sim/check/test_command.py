@@ -12,7 +12,6 @@ pytestmark = pytest.mark.ci  # it installs a package
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = '''
 """Somebody else's policies."""
-from policies.api import Signal
 from policies.lru import LRU
 
 
@@ -31,24 +30,14 @@ class Theirs(LRU):
 
 
 class Far(LRU):
-    """What a later gate wants, early. O(rows x K). Lossless."""
+    """Refuses what is too near. O(1). Lossless."""
 
     name = "far"
-    signals = frozenset({Signal.GATE_AHEAD})
-    ahead = "reach"
 
     def __init__(self, setup, *, reach: int = 3) -> None:
         super().__init__(setup)
         if reach < 3:
             raise ValueError("too near")
-        self.reach = reach
-
-    def on_gate(self, event):
-        super().on_gate(event)
-        layer = event.layer + self.reach
-        if layer < self.setup.n_layers:
-            for x in event.signals.gate_ahead(self.reach).ravel().tolist():
-                self.actions.prefetch(layer * self.setup.n_experts + x, 0.0)
 
 
 class Grabber(LRU):

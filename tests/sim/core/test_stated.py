@@ -14,8 +14,8 @@ from rich.console import Console
 from policies import registry
 from policies.api import LayerEvent, Setup
 from policies.lru import LRU
+from sim.core.acting import stated
 from sim.core.state import CoreError
-from sim.core.stated import stated
 from sim.experiment.run import Result, run_config
 from sim.results.table import show
 from sim.results.wording import decided_worded

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from sim.cli import main
-from sim.core.replay import replay
-from sim.experiment.cell import make_cell
+from sim.core.log import replay
+from sim.experiment.cell import make_cell, make_core, make_policy
 from sim.experiment.compose import read_config
 from sim.experiment.config import dump_configs, load_config, load_configs
-from sim.experiment.make import make_core, make_policy
 from sim.experiment.provenance import identify
 from sim.experiment.run import simulate
 from sim.experiment.sweep.plan import read_grid

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cli import main
-from sim.experiment.cell import make_cell
+from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.compose import read_config
 from sim.experiment.curve import curve_of
-from sim.experiment.make import make_policy
 from sim.experiment.run import simulate
 from tests.sim.saying import refused
 from tests.sim.small_trace import ABSENT, SIZE, Plan, config, one_layer, write

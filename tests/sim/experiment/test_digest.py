@@ -18,7 +18,7 @@ DIGESTS = """
 import importlib, json, sys
 from pathlib import Path
 from policies import registry
-from sim.experiment.digest import code_digest
+from sim.experiment.provenance import code_digest
 theirs = {"planted": "policies.planted.policy", "acme": "acme.rooms.own"}
 known = {name: getattr(importlib.import_module(module), "Own") for name, module in theirs.items()}
 ours = registry.find
@@ -39,7 +39,7 @@ import json, sys
 from pathlib import Path
 from sim.experiment.config import load_config
 from sim.experiment.run import run_config
-from sim.experiment.digest import code_of
+from sim.experiment.provenance import code_of
 run_config(load_config(Path(sys.argv[1])), sys.argv[2])
 files = {Path(found) for module in list(sys.modules.values()) if (found := getattr(module, "__file__", None))}
 root = Path("sim").resolve()
@@ -84,7 +84,7 @@ def test_digests_follow_the_code_that_matters(code: Path) -> None:
     # (file, which digest it changes: the shared one, lru's, lfu_incache's, gate_ahead's, planted's, acme's)
     changes = {
         "sim/core/state.py": "111111",
-        "sim/machine/gpu.py": "111111",
+        "sim/machine/machine.py": "111111",
         "sim/prices/costs.py": "111111",
         "sim/workload/passes.py": "111111",
         "sim/experiment/cell.py": "111111",
@@ -129,5 +129,5 @@ def test_no_file_that_a_run_loads_is_left_out_unless_it_only_talks(tmp_path: Pat
     """Seen in what Python has loaded, not in what the source says that it imports."""
     config = tmp_path / "config.yaml"
     config.write_text(dump_configs([read_config(["policy=lru", "budget=4GB", "limit=1", "timeline=true"])]))
-    talking = ["__init__.py", "experiment/progress.py", "results/wording.py"]
+    talking = ["__init__.py", "results/wording.py"]
     assert told(ROOT, LOADED, str(config), str(tmp_path / "out")) == talking

@@ -14,9 +14,8 @@ from policies import registry
 from policies.api import Setup, Signal
 from policies.lru import LRU
 from policies.promoe import ProMoE
-from sim.experiment.cell import make_cell
+from sim.experiment.cell import make_cell, make_policy, policy_of
 from sim.experiment.lacks import There
-from sim.experiment.make import make_policy, policy_of
 from tests.sim.small_trace import Plan, config, write
 from traces import Trace, UserError
 from traces.writing.predicted import write_predicted

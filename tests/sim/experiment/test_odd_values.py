@@ -10,10 +10,9 @@ import pytest
 
 from policies import registry
 from policies.api import Setup
-from sim.experiment.cell import make_cell
+from sim.experiment.cell import Inputs, make_cell
 from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
-from sim.experiment.inputs import Inputs
 from sim.experiment.overrides import parse, prepare
 from sim.experiment.run import run_config
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile, shipped

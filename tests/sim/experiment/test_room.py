@@ -11,19 +11,17 @@ from sim.cli import main
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.compose import choices
 from sim.experiment.provenance import identify
-from sim.experiment.room import AUTO, Context, Room, budget_bytes
+from sim.experiment.room import AUTO, Room, budget_bytes
 from sim.experiment.run import run_config
 from sim.experiment.sweep.plan import read_grid
 from sim.experiment.words import report
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile, shipped
-from sim.prices.changed import changed
+from sim.prices.chosen import changed
 from sim.results.wording import room_line
 from tests.sim.many_requests import EXPERTS, topical
 from tests.sim.saying import refused
 from tests.sim.small_trace import MACHINE, SIZE, Plan, config, one_layer, write
 from traces.kit.errors import UserError
-
-NONE = Context(1, 0)
 
 
 def machine(memory: int) -> dict[str, Any]:
@@ -34,7 +32,7 @@ def machine(memory: int) -> dict[str, Any]:
 def test_experts_and_the_rest_are_the_whole_model(name: str) -> None:
     """The law: nothing of a model is left out, as its publisher counts its parameters."""
     model = ModelProfile.from_dict(shipped("model", name))
-    room = Room.of(model, HardwareProfile.from_dict(MACHINE), NONE)
+    room = Room.of(model, HardwareProfile.from_dict(MACHINE), [], 1)
     rest = (room.dense_bytes + room.head_bytes) // model.dense_bytes_per_param
     published = re.search(r"([0-9,]+) parameters in all", model.source)
     assert published is not None
@@ -43,11 +41,10 @@ def test_experts_and_the_rest_are_the_whole_model(name: str) -> None:
 
 
 def test_the_kv_cache_is_that_of_the_longest_requests_that_can_meet() -> None:
-    assert Context.of([5, 9, 7], 1) == Context(1, 9)
-    assert Context.of([5, 9, 7], 2) == Context(2, 16)
-    assert Context.of([5, 9, 7], 2**62) == Context(3, 21)
     model = ModelProfile.from_dict(shipped("model", "deepseek_v2_lite"))
-    room = Room.of(model, HardwareProfile.from_dict(shipped("hardware", "a100")), Context(2, 16))
+    hardware = HardwareProfile.from_dict(shipped("hardware", "a100"))
+    one, room, every = (Room.of(model, hardware, [5, 9, 7], batch) for batch in (1, 2, 2**62))
+    assert [(it.kv_requests, it.kv_tokens) for it in (one, room, every)] == [(1, 9), (2, 16), (3, 21)]
     assert room.kv_bytes == 27 * 1152 * 16, "the leading dense layer has a cache as well"
     assert room.bytes == 80 * 10**9 - room.dense_bytes - room.head_bytes - room.kv_bytes
 
@@ -68,7 +65,7 @@ def test_only_what_is_served_counts_and_a_batch_counts_together(tmp_path: Path) 
 
 def test_up_to_the_room_and_no_byte_more() -> None:
     model = ModelProfile.from_dict(shipped("model", "olmoe_1b_7b"))
-    room = Room.of(model, HardwareProfile.from_dict(shipped("hardware", "rtx_4090")), Context(1, 100))
+    room = Room.of(model, HardwareProfile.from_dict(shipped("hardware", "rtx_4090")), [100], 1)
     total = model.total_expert_bytes()
     assert budget_bytes(room.bytes, total, room, "x") == room.bytes
     with pytest.raises(UserError, match=rf"budget={room.bytes + 1}: 23\.0 GB are there for experts on x: 24 GB"):

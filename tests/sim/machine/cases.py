@@ -9,7 +9,7 @@ from policies.api import Policy, Setup
 from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.core.log import record as recorded
-from sim.core.replay import replay
+from sim.core.log import replay
 from sim.machine.machine import Machine
 from sim.workload.passes import Pass
 

@@ -16,7 +16,7 @@ import simpy
 
 from policies.api import Actions, LayerEvent, Policy, Schedule, Setup, Step
 from sim.core.accounts import Accounts
-from sim.core.words import StepSignals
+from sim.core.core import StepSignals
 from sim.workload.passes import Pass
 from tests.sim.machine.textbook_event import Events
 from tests.sim.machine.textbook_loads import (

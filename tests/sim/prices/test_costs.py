@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.prices import HardwareProfile, ModelProfile, shipped
-from sim.prices.costs import Affine, Costs, Curve, Roofline, attended_pairs
+from sim.prices.costs import Affine, Costs, Roofline, attended_pairs
 from traces.kit.errors import UserError
 
 A100 = HardwareProfile.from_dict(shipped("hardware", "a100"))
@@ -57,9 +57,8 @@ def test_copies_are_monotone_and_exact(a: int, b: int) -> None:
 @given(st.lists(BYTES, min_size=1, max_size=20), st.fractions(0, 10, max_denominator=100), RATES)
 def test_no_cut_of_the_bytes_beats_the_floor(pieces: list[int], overhead: Fraction, rate: Fraction) -> None:
     link = Affine(overhead, 1 / rate)
-    floor = Costs(OLMOE, A100, link=link).link_floor_ns(sum(pieces))
-    assert floor <= sum(link.ns(piece) for piece in pieces)
-    assert floor == math.floor(sum(pieces) / rate)
+    assert link.floor_ns(sum(pieces)) <= sum(link.ns(piece) for piece in pieces)
+    assert link.floor_ns(sum(pieces)) == math.floor(sum(pieces) / rate)
 
 
 @given(TOKENS, TOKENS)
@@ -103,28 +102,6 @@ def test_sizes_differ_by_layer() -> None:
     costs = Costs(ModelProfile.from_manifest({**section, "expert_bytes": [2039, 20390]}), A100)
     assert [costs.expert_ns(layer, 4096) for layer in (0, 1)] == [1, 10]  # bytes / HBM, whatever the tokens
     assert costs.dense_ns(8, 8, 8) == costs.lead_ns(8, 8, 8) == costs.head_ns(1) == 0
-
-
-def test_measured_curves_take_the_place_of_constants() -> None:
-    class Table:
-        def ns(self, amount: int) -> int:
-            return 7 * amount
-
-        def floor_ns(self, amount: int) -> int:
-            return 7 * amount
-
-    table: Curve = Table()
-    costs = Costs(OLMOE, A100, link=table, experts=[table] * 16)
-    assert (costs.copy_ns(3), costs.link_floor_ns(3), costs.expert_table(0, 2)) == (21, 21, [0, 7, 14])
-    assert (costs.sources["copy"], costs.sources["experts"], costs.sources["dense"]) == ("given", "given", "roofline")
-    with pytest.raises(ValueError, match="1 expert curves for 16 layers"):
-        Costs(OLMOE, A100, experts=[table])
-
-
-def test_free_links_and_free_gpus_cost_nothing() -> None:
-    free = Fraction(0)
-    costs = Costs(OLMOE, A100, gpu=Roofline(free, free), link=Affine(free, free))
-    assert costs.copy_ns(10**9) == costs.expert_ns(0, 10**4) == costs.dense_ns(1, 1, 1) == 0
 
 
 def test_efficiency_slows_down() -> None:

@@ -110,15 +110,17 @@ def test_a_run_of_a_device_is_marked(runs: Path, tmp_path: Path) -> None:
     one = next(runs.glob("lru-*"))
     here = shutil.copytree(one, tmp_path / "out" / "real-lru")
     edit(here, lambda it: it["provenance"].update(device={"name": "H200", "date": "2026-01-01"}))
-    parquet = here / "requests.parquet"
-    table = pd.read_parquet(parquet)
-    table.to_csv(parquet.with_suffix(".csv"), index=False)
-    before = sim.load_requests(tmp_path / "out")
-    parquet.unlink()
-    frame, requests = sim.load(tmp_path / "out"), sim.load_requests(tmp_path / "out")
+    frame = sim.load(tmp_path / "out")
     assert list(frame["source"]) == ["device"]
     assert list(frame["device"]) == ["H200"]
-    pd.testing.assert_frame_equal(requests, before)
+    for load, name in ((sim.load_requests, "requests"), (sim.load_layers, "layers")):
+        parquet, before = here / f"{name}.parquet", load(tmp_path / "out")
+        pd.read_parquet(parquet).to_csv(parquet.with_suffix(".csv"), index=False)
+        parquet.unlink()
+        pd.testing.assert_frame_equal(load(tmp_path / "out"), before)
+        parquet.with_suffix(".csv").unlink()
+        with pytest.raises(UserError, match=rf"has no {name}.parquet, {name}.csv"):
+            load(tmp_path / "out")
 
 
 def test_what_is_no_result_is_an_error(runs: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from sim.experiment.run import run, run_config
 from sim.results.table import show
 from tests.sim.saying import printed
 from tests.sim.small_trace import SIZE, Plan, config, write
-from traces.kit.console import stdout_console
+from traces.kit.telling import stdout_console
 from traces.kit.units import figure
 
 

@@ -8,13 +8,12 @@ import yaml
 
 import sim
 from policies import registry
-from sim.experiment.cell import make_cell
+from sim.experiment.cell import Inputs, make_cell
 from sim.experiment.compose import read_config
-from sim.experiment.inputs import Inputs
 from sim.experiment.provenance import identify
 from sim.experiment.run import run_config
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile, figures, shipped, title_of
-from sim.prices.changed import changed
+from sim.prices.chosen import changed
 from sim.results.columns import row
 from sim.results.titles import policy, titles
 from tests.sim.small_trace import SIZE, Plan, config, write

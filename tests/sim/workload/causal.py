@@ -12,7 +12,7 @@ import pytest
 from policies.api import Policy, Setup
 from sim.check.lab import Witness
 from sim.check.laws import FAST, SLOW
-from sim.check.synthetic import FakeHistory, World, draw
+from sim.check.synthetic import World, draw, some_history
 from sim.check.variants import variants
 from sim.machine.machine import Machine
 from sim.workload.passes import ClosedLoop, Pass
@@ -104,7 +104,7 @@ def shipped(trace: Trace, policy: Policy) -> TraceSignals:
 
 def play(policy: Policy, trace: Trace, batch: int, make_signals: MakeSignals = shipped) -> tuple[Witness, Any]:
     if policy.wants_history():
-        policy.fit(FakeHistory(policy.setup))
+        policy.fit(some_history(policy.setup))
     core = Witness(policy, policy.setup, make_signals(trace, policy))
     machine = Machine(core, policy.setup.costs, depth=batch)  # type: ignore[arg-type]
     accounts = machine.run([], ClosedLoop(trace, batch).passes(range(len(trace.requests))))

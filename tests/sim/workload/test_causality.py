@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from policies import registry
-from sim.check.synthetic import FakeHistory
+from sim.check.synthetic import some_history
 from sim.check.variants import Variant, variants
 from sim.core.core import Core
-from sim.core.replay import replay
+from sim.core.log import replay
 from sim.workload.passes import ClosedLoop
 from tests.sim.workload.causal import SEEDS, Recorded, assert_causal, play, shipped
 
@@ -41,5 +41,5 @@ def test_budget_accounts_determinism_and_clockless_replay(
     assert (again.log, again.digest(), same) == (core.log, core.digest(), accounts)
     fresh = variant.build(setup)
     if fresh.wants_history():
-        fresh.fit(FakeHistory(setup))
+        fresh.fit(some_history(setup))
     assert replay(core.log, Core(fresh, setup, shipped(given.trace, fresh))) == core.digest()

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import sim.workload.demand
-from sim.workload.demand import DemandReader, merge
+import sim.workload.passes
+from sim.workload.passes import DemandReader, merge
 from tests.sim.small_trace import ABSENT, Plan, write
 from traces import Trace
 
@@ -48,7 +48,7 @@ def test_a_row_in_which_a_middle_layer_saw_nothing_demands_nothing_there(trace: 
 def test_single_rows_are_read_in_blocks_and_without_the_absent(
     trace: Trace, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sim.workload.demand, "BLOCK", block)
+    monkeypatch.setattr(sim.workload.passes, "BLOCK", block)
     rows = [
         [[0, 1], [6, 7], [9, 8]],
         [[1, 2], [], [8, 10]],

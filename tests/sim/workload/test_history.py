@@ -10,9 +10,8 @@ import pytest
 
 from policies.api import History, PastStep, Setup, Signal
 from policies.lru import LRU
-from sim.experiment.cell import make_cell
-from sim.experiment.make import make_policy
-from sim.workload.history import TrainRequests
+from sim.experiment.cell import make_cell, make_policy
+from sim.workload.signals import TrainRequests
 from tests.sim.small_trace import Plan, config, write
 from traces import Trace
 from traces.kit.errors import UserError

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,7 @@ import pytest
 from policies import registry
 from policies.api import LayerEvent, Predictor, Setup
 from policies.lru import LRU
-from sim.experiment.cell import Cell, Predicted, make_cell
-from sim.experiment.make import make_core, make_machine, make_policy, passes_of
+from sim.experiment.cell import Cell, make_cell, make_core, make_machine, make_policy, passes_of
 from sim.experiment.provenance import Identity, fitted, identify
 from sim.workload.signals import TraceSignals
 from tests.sim.small_trace import MACHINE, Plan, config, one_layer, write
@@ -100,7 +100,8 @@ def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cell:
 
 def with_predicted(cell: Cell, **hashes: str) -> Cell:
     ids = np.array([[[3]], [[2]], [[1]]], np.uint8)
-    return replace(cell, predicted={name: Predicted(Predictor(name, 1, 1), ids, sha) for name, sha in hashes.items()})
+    outputs: Any = {name: SimpleNamespace(expert_ids=ids, sha256=sha) for name, sha in hashes.items()}
+    return replace(cell, predicted=outputs)
 
 
 def identity(cell: Cell) -> Identity:
@@ -151,12 +152,11 @@ def test_a_cell_reads_what_lies_beside_the_trace(tmp_path: Path) -> None:
     written = write_predicted(trace, [said], name="mlp", **FACTS)
     cell = make_cell(config(trace, 100))
     found = cell.predicted["mlp"]
-    np.testing.assert_array_equal(found.ids, said)
+    np.testing.assert_array_equal(found.expert_ids, said)
     assert found.sha256 == written.sha256
-    assert (found.predictor.name, found.predictor.stride, found.predictor.top_k) == ("mlp", 1, 2)
-    assert found.predictor.about["input"] == "routing"
-    assert cell.setup.predictors == {"mlp": found.predictor}
-    signals = TraceSignals(trace, (), {"mlp": found.ids}, {"mlp"})
+    (told,) = cell.setup.predictors.values()
+    assert (told.name, told.stride, told.top_k, told.about["input"]) == ("mlp", 1, 2, "routing")
+    signals = TraceSignals(trace, (), {"mlp": found.expert_ids}, {"mlp"})
     signals.enter([(1, 2)])
     signals.layer = 0
     assert signals.shown().predicted("mlp").tolist() == [[0, 3], [2, 0]]

@@ -11,8 +11,7 @@ import pytest
 from policies.api import LayerEvent, Policy, Signal, Signals, Step
 from policies.lru import LRU
 from sim.check.synthetic import PREDICTORS, FakeSignals
-from sim.experiment.cell import make_cell
-from sim.experiment.make import make_core, make_machine, passes_of
+from sim.experiment.cell import make_cell, make_core, make_machine, passes_of
 from tests.sim.small_trace import config
 from tests.sim.workload.causal import SEEDS, SIZE, E, L, MakeSignals, Recorded, assert_causal, outputs
 from traces import Trace

@@ -11,8 +11,7 @@ import sim
 from policies.api import History
 from policies.static import Static
 from sim.cli import main
-from sim.experiment.cell import make_cell
-from sim.experiment.make import make_policy
+from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.run import run_config
 from sim.workload.passes import select
 from tests.sim.small_trace import SIZE, Plan, config, one_layer

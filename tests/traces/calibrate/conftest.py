@@ -1,8 +1,7 @@
-"""A profile as the calibrator writes it, and tiny models for it to measure."""
+"""A profile as the calibrator writes it."""
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,11 +60,3 @@ def profile() -> dict[str, Any]:
         "models": {"olmoe_1b_7b": olmoe_tables()},
     }
     return mapping
-
-
-@pytest.fixture(params=["mixtral", "gpt_oss", "deepseek_v2_greedy"])
-def tiny_model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A folder with nothing but a configuration: the calibrator draws its own weights."""
-    from tests.traces.calibrate.tiny_configs import CONFIGS, write_config
-
-    return write_config(tmp_path / f"tiny_{request.param}", CONFIGS[request.param])

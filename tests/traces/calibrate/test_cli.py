@@ -39,14 +39,11 @@ def test_a_written_profile_is_measured_and_whole(written: Path) -> None:
     assert {"device", "host", "python", "torch", "transformers"} <= set(tables.machine)
     assert tables.models is not None
     assert tables.models["tiny_mixtral"].dense.axes["context"] == (0, 0)
+    assert written.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in written.parent.iterdir() if file.name.startswith(".")] == []
     assert tables.noise is not None
     assert {*tables.noise.spread} == {*(key for key in vars(tables) if key.startswith("copy_")), *MODEL_TABLES}
     assert (tables.noise.noisy or {}) == tables.noisy()
-
-
-def test_a_plot_lies_beside_it(written: Path) -> None:
-    assert written.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_simulator_takes_a_written_profile(written: Path, tmp_path: Path) -> None:
@@ -63,25 +60,20 @@ def test_the_simulator_takes_a_written_profile(written: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "missing out="),
         (["out=a.txt"], "out=a.txt: allowed: FILE.yaml"),
         (["out=nowhere/a.yaml"], "out=nowhere/a.yaml: allowed: FILE.yaml, yet to be written, in an existing folder"),
         (["out=a.yaml", "model=a,a"], "model='a,a'; allowed: names separated by commas, each once"),
-        (["out=a.yaml", "model=x/a,y/a"], "each once"),
         (["out=a.yaml", "model=olmoe"], "model='olmoe' is not known (no such folder, and not in the local"),
         (["out=a.yaml", "model=olmoe_1b7b"], "; did you mean olmoe_1b_7b?"),
-        (["out=a.yaml", "dtyp=float32"], "; did you mean dtype?"),
         (["out=a.yaml", "device=tpu"], "device='tpu'"),
         (["out=a.yaml", "device=meta"], "device='meta' is not known; allowed: auto, cpu, cuda, cuda:N"),
-        (["out=a.yaml", f"threads={9**30}"], "allowed: a whole number, 0 to 4096"),
-        (["out=a.yaml", "max_tokens=-1"], "max_tokens=-1"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(
     words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["calibrate", *(words or ["seconds=1"])]) == 2
+    assert main(["calibrate", *words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error

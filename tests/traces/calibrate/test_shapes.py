@@ -6,16 +6,21 @@ import pytest
 import torch
 
 from sim.prices import shipped
-from tests.traces.calibrate.tiny_configs import MIXTRAL, write_config
+from tests.traces.calibrate.tiny_configs import CONFIGS, MIXTRAL, write_config
 from traces.calibrate import layers
 from traces.calibrate.layers import NO_EXPERTS, Experts, Grids, Layer, expert_forward, layer_call
 from traces.calibrate.timing import Budget, Clock
 from traces.kit import conf
 from traces.kit.errors import UserError
-from traces.models.cache import cache_key
+from traces.models.families import cache_key
 from traces.models.shapes import PUBLISHED, build, configuration
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["mixtral", "gpt_oss", "deepseek_v2_greedy"])
+def tiny_model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return write_config(tmp_path / f"tiny_{request.param}", CONFIGS[request.param])
 
 
 def test_every_model_of_conf_can_be_measured() -> None:

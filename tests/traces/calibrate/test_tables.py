@@ -3,11 +3,10 @@
 import math
 from fractions import Fraction
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.prices.tables import Grid, Table
+from sim.prices.costs import Grid, Table
 
 
 @st.composite
@@ -97,27 +96,3 @@ def test_a_grid_beyond_its_ends() -> None:
     assert grid.ns(6, 10) == 180  # the rate of the most tokens
     assert (grid.ns(1, 20), grid.ns(3, 20)) == (30, 150)  # the last segment goes on
     assert Grid([1, 3], [0, 10], [[10, 90], [90, 91]]).ns(3, 20) == 171  # with the steepest so far
-
-
-@pytest.mark.parametrize(
-    ("amounts", "ns"), [([], []), ([0], [1]), ([2, 2], [1, 1]), ([1, 2], [2, 1]), ([1], [0]), ([1, 2], [1])]
-)
-def test_what_is_no_table_is_refused(amounts: list[int], ns: list[int]) -> None:
-    with pytest.raises((ValueError, IndexError)):
-        Table(amounts, ns)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "contexts", "ns"),
-    [
-        ([2], [0], [[1]]),
-        ([1], [1], [[1]]),
-        ([1, 2], [0], [[2], [1]]),
-        ([1], [0, 1], [[2, 1]]),
-        ([1], [0], [[0]]),
-        ([1], [0], [[1], [2]]),
-    ],
-)
-def test_what_is_no_grid_is_refused(tokens: list[int], contexts: list[int], ns: list[list[int]]) -> None:
-    with pytest.raises(ValueError):
-        Grid(tokens, contexts, ns)

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 
-from tests.traces.models.spy import ALL, spied_pass
-from tests.traces.models.tiny import K, tiny
+from tests.traces.models.tiny import ALL, MORE, K, spied_pass, there, tiny
 from traces.models.families import inspect_model
 from traces.models.routers import RecordingError
 
@@ -41,7 +41,7 @@ def errs(model: Any, layer: int, fault: Callable[..., Any]) -> Any:
     """The model, whose router returns what `fault` makes of its logits, weights and ids."""
     router = inspect_model(model).layers[layer].router
     sound = router.forward
-    router.forward = lambda hidden: fault(*sound(hidden))
+    router.forward = lambda *args, **kwargs: fault(*sound(*args, **kwargs))
     return model
 
 
@@ -53,13 +53,38 @@ def around(model: Any, layer: int, change: Callable[..., Any], *, experts: bool 
     return model
 
 
-@pytest.mark.parametrize("fault", ROUTER_FAULTS)
-@pytest.mark.parametrize("family", ["olmoe", "gpt_oss", "deepseek_v2", "deepseek_v3"])
+ERRING = [*product(["olmoe", "gpt_oss", "deepseek_v2", "deepseek_v3"], ROUTER_FAULTS)]
+ERRING += product(MORE.keys() - {"llama4"}, ["scaled", "of another token"])
+
+
+@pytest.mark.parametrize(("family", "fault"), sorted(ERRING))
 @pytest.mark.parametrize("signals", [NOTHING, ALL], ids=["nothing", "all"])
 def test_a_router_that_errs(family: str, fault: str, signals: frozenset[str]) -> None:
     change, message = ROUTER_FAULTS[fault]
-    with pytest.raises(RecordingError, match=f"^layer 2: .*{message}"):
-        spied_pass(errs(tiny(family), 2, change), signals=signals)
+    with pytest.raises(RecordingError, match=f"^layer 2: .*({message})"):
+        spied_pass(errs(tiny(there(family)), 2, change), signals=signals)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda scores, logits: (scores * 1.1, logits), "the weights do not follow"),
+        (lambda scores, logits: (scores.roll(1, dims=-1), logits), "the chosen experts"),
+    ],
+)
+def test_a_router_of_llama_4_that_errs(fault: Callable[..., Any], message: str) -> None:
+    """It returns scores, 0 where it has not chosen, and logits."""
+    with pytest.raises(RecordingError, match=f"^layer 2: {message}"):
+        spied_pass(errs(tiny("llama4"), 2, fault))
+
+
+def test_what_llama_4_hands_its_experts_is_looked_at() -> None:
+    """Not what the router said: a block that hands one token to another expert is found."""
+    model = tiny("llama4")
+    experts = inspect_model(model).layers[1].experts
+    experts.register_forward_pre_hook(lambda _module, args: (args[0].roll(1, dims=0),))
+    with pytest.raises(RecordingError, match=r"^layer 1: its experts received other tokens"):
+        spied_pass(model)
 
 
 def test_an_expert_that_there_is_not() -> None:
@@ -107,19 +132,17 @@ def test_scores_of_another_layer(signals: frozenset[str]) -> None:
         spied_pass(model, signals=signals)
 
 
-@pytest.mark.parametrize("family", ["olmoe", "glm4_moe"])
-@pytest.mark.parametrize("layer", [0, 1, 3])
-def test_a_layer_that_is_skipped(family: str, layer: int) -> None:
-    model = around(tiny(family), layer, lambda _sound, hidden: torch.zeros_like(hidden))
-    with pytest.raises(RecordingError, match=f"^layer {layer}: its router did not run"):
-        spied_pass(model)
-
-
-@pytest.mark.parametrize("layer", [0, 1, 3])
-def test_a_layer_that_runs_twice(layer: int) -> None:
-    model = around(tiny("qwen2_moe"), layer, lambda sound, hidden: sound(sound(hidden)))
-    with pytest.raises(RecordingError, match=f"^layer {layer}: its router ran twice"):
-        spied_pass(model)
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda _sound, hidden: torch.zeros_like(hidden), "did not run"),
+        (lambda sound, hidden: sound(sound(hidden)), "ran twice"),
+    ],
+)
+@pytest.mark.parametrize(("family", "layer"), [("olmoe", 0), ("glm4_moe", 1), ("qwen2_moe", 3)])
+def test_a_layer_that_is_skipped_or_runs_twice(family: str, layer: int, fault: Any, message: str) -> None:
+    with pytest.raises(RecordingError, match=f"^layer {layer}: its router {message}"):
+        spied_pass(around(tiny(family), layer, fault))
 
 
 EXPERT_FAULTS: list[tuple[Callable[..., Any], str]] = [

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.commands import collect as main
-from tests.traces.models.tiny import SIZES, E, build, save_with_tokenizer, tiny
-from traces.collect import generate, probe
+from tests.traces.models.tiny import SIZES, build, minimax, save_with_tokenizer, tiny
+from traces.collect import probe, serve
 from traces.collect.probe import check_cache, tolerance
 from traces.collect.recorder import RAW, Recorder
 from traces.kit.errors import UserError
@@ -21,17 +21,10 @@ PROMPT = [10, 11, 12, 13, 14]
 BEYOND = "a pass with a cache and one without differ by more than rounding"
 
 
-def minimax() -> Any:
-    return build(
-        "minimax",
-        **SIZES | {"num_local_experts": E, "head_dim": 8, "layer_types": ["linear_attention", "full_attention"] * 2},
-    )
-
-
 def without_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = generate.known
+    sound = serve.known
     monkeypatch.setattr(
-        generate, "known", lambda model, **given: sound(model, **{k: v for k, v in given.items() if k[0] != "p"})
+        serve, "known", lambda model, **given: sound(model, **{k: v for k, v in given.items() if k[0] != "p"})
     )
 
 
@@ -142,12 +135,9 @@ def test_a_model_that_cannot_be_compared() -> None:
 
         model.register_forward_pre_hook(hook, with_kwargs=True)
 
-    refused(
-        lambda model: wants(model, True), r"^the model does not run without a cache \(ValueError: I can't like this\)$"
-    )
-    refused(
-        lambda model: wants(model, False), r"^the model does not run with a cache \(ValueError: I can't like this\)$"
-    )
+    said = r" a cache \(ValueError: I can't like this\)$"
+    refused(lambda model: wants(model, True), f"^the model does not run without{said}")
+    refused(lambda model: wants(model, False), f"^the model does not run with{said}")
 
     def forgets(_model: Any, _args: Any, out: Any) -> Any:
         out.past_key_values = out.cache = None

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.traces.models.spy import ALL, TOKENS, spied_pass
-from tests.traces.models.tiny import E, K, L, tiny
+from tests.traces.models.tiny import ALL, TOKENS, E, K, L, spied_pass, tiny
 from traces.collect.recorder import Recorder
 from traces.models.families import INTERFACE, inspect_model
 from traces.models.routers import RecordingError
-from traces.models.verify import check_routing
+from traces.models.scoring import check_routing
 
 
 def test_ids_and_weights_are_what_the_experts_received(model: Any) -> None:
@@ -101,39 +100,14 @@ def test_a_pass_not_taken_leaves_nothing_to_the_next_one() -> None:
         assert len(recorder.pass_over(TOKENS[:1])["expert_ids"]) == 12
 
 
-def routing() -> tuple[Any, Any, Any, Any]:
-    """A choice [5, 2, E], ids, weights and the weights expected [5, 2, K] that pass."""
+def test_what_rounding_and_ties_leave_is_sound() -> None:
+    """What is not, test_faults plants."""
     choice = torch.softmax(torch.randn(5, 2, E, generator=torch.Generator().manual_seed(0)), -1).numpy()
     ids = np.argsort(-choice, axis=-1)[..., :K]
     weights = np.take_along_axis(choice, ids, axis=-1)
-    return choice, ids, weights, weights.copy()
-
-
-def test_sound_routing_passes() -> None:
-    choice, ids, weights, expected = routing()
-    check_routing(choice, ids, weights, expected)
-    check_routing(choice, ids, weights * 1.004, expected)  # what bfloat16 rounds away
-    tied = np.full_like(choice, 0.5)
-    check_routing(tied, ids, weights, expected)
+    check_routing(choice, ids, weights * 1.004, weights)  # what bfloat16 rounds away
+    check_routing(np.full_like(choice, 0.5), ids, weights, weights)
     barred = np.where(choice < np.median(choice, axis=-1, keepdims=True), -np.inf, choice)
-    check_routing(barred, ids, weights, expected)
-
-
-@pytest.mark.parametrize(
-    ("break_it", "message"),
-    [
-        (lambda choice, ids, weights: (choice, ids + E, weights), "not 0 to 7"),
-        (lambda choice, ids, weights: (choice * np.nan, ids, weights), "not a number"),
-        (lambda choice, ids, weights: (choice, ids[:, [0, 0, 1]], weights), "twice"),
-        (lambda choice, ids, weights: (-choice, ids, weights), "highest"),
-        (lambda choice, ids, weights: (choice - np.inf, ids, weights), "not open"),
-        (lambda choice, ids, weights: (choice, ids, weights[:, ::-1]), "do not follow"),
-        (lambda choice, ids, weights: (choice, ids, weights * 1.05), "do not follow"),
-    ],
-)
-def test_broken_routing_is_refused(break_it: Any, message: str) -> None:
-    sound, broken = routing(), routing()
-    for whole, layer in zip(broken, break_it(*(part[:, 1] for part in sound[:3])), strict=False):
-        whole[:, 1] = layer
-    with pytest.raises(RecordingError, match=f"layer 1.*{message}"):
-        check_routing(*broken)
+    check_routing(barred, ids, weights, weights)
+    with pytest.raises(RecordingError, match="do not follow"):
+        check_routing(choice, ids, weights * 1.05, weights)

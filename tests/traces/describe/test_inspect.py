@@ -13,7 +13,7 @@ from traces import DECODE, PREFILL, Request, Trace, TraceError, TraceWriter, ope
 from traces.cli import main
 from traces.describe import stats as stats_module
 from traces.describe.stats import Reuse, describe, reuse_distances
-from traces.format import mapped as mapped_module
+from traces.format import npy as npy_module
 
 FIGURES = ["entropy", "gate_recall", "load_balance", "overlap", "popularity", "reuse_distance", "tokens"]
 
@@ -55,7 +55,7 @@ def test_a_picture_that_cannot_be_written(tiny: Path, tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize("chunk", [1, 2**20])
 def test_figures_are_those_of_a_hand_count(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapped_module, "_CHUNK", chunk)
+    monkeypatch.setattr(npy_module, "_CHUNK", chunk)
     monkeypatch.setattr(stats_module, "_CELLS", chunk)
     x = 255
     ids = np.array(

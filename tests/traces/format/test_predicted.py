@@ -1,20 +1,17 @@
 """A predictor's outputs beside a trace: whatever is wrong when they are read is refused in one line."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.traces.format.desk import ABSENT, NO_JSON, STRIDE, add, edit, forge, outputs, refused
+from tests.traces.format.desk import NO_JSON, STRIDE, add, edit, forge, outputs, refused
 from tests.traces.tiny_trace import E, K, L
 from traces import open_trace
 from traces.cli import main
-from traces.format.predicted import About
 
 
 def test_no_predictors_are_no_error(tiny: Path) -> None:
@@ -54,15 +51,6 @@ def test_links_to_folders_are_not_followed(tiny: Path) -> None:
     refused(tiny, "predicted: kind of file", "shape")
 
 
-def test_nothing_is_unpickled(tiny: Path) -> None:
-    home = add(tiny)
-    np.save(home / "expert_ids.npy", np.array([{}], object), allow_pickle=True)
-    raw = (home / "expert_ids.npy").read_bytes()
-    entry = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), "dtype": "|O", "shape": [1]}
-    edit(home / "predictor.json", lambda document: document["files"].update({"expert_ids.npy": entry}))
-    refused(tiny, "pickled objects", "shape")
-
-
 def test_the_outputs_of_another_trace(tiny: Path) -> None:
     home = add(tiny)
     document = json.loads((tiny / "trace.json").read_bytes())
@@ -82,23 +70,10 @@ def test_hash_mismatch(tiny: Path, verify: str) -> None:
     open_trace(tiny, verify="shape")
 
 
-def test_truncated(tiny: Path) -> None:
-    home = add(tiny)
-    (home / "expert_ids.npy").write_bytes((home / "expert_ids.npy").read_bytes()[:-1])
-    refused(tiny, "predicted/mlp/expert_ids.npy: size is", "shape")
-    edit(
-        home / "predictor.json",
-        lambda d: d["files"]["expert_ids.npy"].update(bytes=d["files"]["expert_ids.npy"]["bytes"] - 1),
-    )
-    refused(tiny, "size is .* which the header claims", "shape")
-
-
 def test_values(tiny: Path) -> None:
     home, good = add(tiny), outputs(open_trace(tiny))
     for place, value, message in (
         ((3, 0, 1), E, rf"row 3, layer 0, slot 1 is {E}; allowed: 0 to {E - 1}"),
-        ((2, 1, 0), ABSENT, "row 2, layer 1, slot 1 is .*absent entries come last"),
-        ((5, 0, 1), good[5, 0, 0], "row 5, layer 0, slot 1 is .*at most once"),
         ((4, L - 1, 0), 2, f"row 4, layer {L - 1}, slot 0 is 2; allowed: absent past the last layer"),
     ):
         bad = good.copy()
@@ -117,25 +92,20 @@ def test_values(tiny: Path) -> None:
     ("change", "message"),
     [
         (lambda d: d.update(schema=2), "schema is 2; allowed: 1"),
-        (lambda d: d.update(schema=True), "schema is True; allowed: 1"),
         (lambda d: d.pop("fit"), "exactly the keys"),
-        (lambda d: d.update(extra=1), "exactly the keys"),
         (lambda d: d.update(name="gru"), "name is 'gru'; allowed: mlp"),
-        (lambda d: d.update(kind=""), "kind is ''"),
         (lambda d: d.update(input="future"), "input is 'future'; allowed: hidden, routing"),
         (lambda d: d.update(stride=0), "stride is 0"),
         (lambda d: d.update(stride=L), f"stride is {L}; allowed: an integer, at least 1, at most {L - 1}"),
         (lambda d: d.update(stride=2), "absent past the last layer"),
         (lambda d: d.update(top_k=E + 1), f"top_k is {E + 1}"),
         (lambda d: d.update(top_k=1), "shape"),
-        (lambda d: d.update(trace=None), "trace is None"),
         (lambda d: d.update(fit=[]), r"fit is \[\]"),
         (lambda d: d["accuracy"].pop("test"), "accuracy is .*exactly the keys all, train, test"),
         (lambda d: d["accuracy"].update(test=[1, 1]), "accuracy.test is"),
         (lambda d: d["accuracy"].update(test=[1, 1.5, None]), r"accuracy.test\[1\] is 1.5; allowed: a number, 0 to 1"),
         (lambda d: d["accuracy"].update(test=[1, True, None]), r"accuracy.test\[1\] is True"),
         (lambda d: d["files"].update({"../x.npy": {}}), "files is .*exactly the keys expert_ids.npy"),
-        (lambda d: d["files"]["expert_ids.npy"].update(sha256="x"), "sha256 is 'x'"),
         (lambda d: d["files"]["expert_ids.npy"].update(dtype="<u2"), "dtype and shape|dtype"),
     ],
 )
@@ -157,8 +127,3 @@ def test_the_command_line_checks_them_too(tiny: Path, capsys: pytest.CaptureFixt
     (home / "run.py").write_text("")
     assert main(["check", str(tiny)]) == 2
     assert capsys.readouterr().err.startswith("error: predicted/mlp/run.py: name")
-
-
-def test_every_field_is_written(tiny: Path) -> None:
-    document = json.loads((add(tiny) / "predictor.json").read_bytes())
-    assert set(document) == {"schema", "files", *About.__dataclass_fields__}

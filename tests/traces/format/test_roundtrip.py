@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.traces.tiny_trace import MANIFEST, SIGNALS, E, K, L, draw
 from traces import DECODE, PREFILL, Request, TraceError, TraceWriter, UserError, by_descending_weight, open_trace
-from traces.format import mapped as mapped_module
+from traces.format import npy as npy_module
 
 
 def test_every_field_comes_back(tiny: Path) -> None:
@@ -58,7 +58,7 @@ def test_unknown_names_and_numbers_are_errors(tiny: Path) -> None:
 def test_small_chunks_give_the_same_verdict_and_the_same_row(
     tiny: Path, forge: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mapped_module, "_CHUNK", 1)
+    monkeypatch.setattr(npy_module, "_CHUNK", 1)
     open_trace(tiny)
     raw = bytearray((tiny / "expert_ids.npy").read_bytes())
     raw[-1] = 200

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,9 @@ from traces.kit.command import Choice, Command, Program, guarded
 from traces.kit.errors import Interrupted, UserError
 
 ROOT = Path(__file__).resolve().parents[3]
+
+
+NAMES = {"add": "add", "three": "three", "do": "BOTH"}
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,8 @@ def three(words: Words) -> int:
     return 3
 
 
-BOTH = Choice(
-    "KIND", "Does it in a way.\n", lambda: {"add": lambda: Command.of(add), "three": lambda: Command.of(three)}
-)
-PROGRAM = Program(
-    "it",
-    "Shows.\n",
-    {"add": (f"{__name__}:add", "adds"), "three": (f"{__name__}:three", "is three"), "do": (f"{__name__}:BOTH", "do")},
-)
-
-
+BOTH = Choice("KIND", "Does it in a way.\n", lambda: {f.__name__: partial(Command.of, f) for f in (add, three)})
+PROGRAM = Program("it", "Shows.\n", {name: (f"{__name__}:{of}", "is so") for name, of in NAMES.items()})
 PAGE = "python -m it add [key=value ...]\n\nAdds one.\n\n  n  a number  [1]\n"
 
 

@@ -1,6 +1,7 @@
 """The reader of long JSON arrays: wherever the file is cut into blocks, the same objects and the same faults."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traces import UserError
-from traces.kit import json_array as module
-from traces.kit.json_array import json_array
+from traces.kit import strict as module
+from traces.kit.strict import json_array
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["é日🙂", '"\\/\n\t\u2028', "\0"]
@@ -89,9 +90,7 @@ def test_a_fault_has_its_place(tmp_path: Path, text: str, message: str, block: i
     path = tmp_path / "p.json"
     path.write_text(text)
     fault = outcome(path, block)[1]
-    assert fault.startswith("p.json, line ")
-    with pytest.raises(UserError, match=message):
-        list(json_array(path, block))
+    assert re.match(f"p.json, {message}", fault)
     assert "\n" not in fault
 
 
@@ -122,10 +121,8 @@ def test_a_long_object_costs_no_more_than_its_length(tmp_path: Path, monkeypatch
 def test_an_object_too_deep_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     path.write_text('[{"a": ' + "[" * 100_000)
-    assert outcome(path, 1 << 20) == (
-        [],
-        "p.json, line 1, column 2: nested too deeply; allowed: one JSON array of objects",
-    )
+    said = "p.json, line 1, column 2: nested too deeply; allowed: one JSON array of objects"
+    assert outcome(path, 1 << 20) == ([], said)
 
 
 def test_an_object_beyond_measure_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

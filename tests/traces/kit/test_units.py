@@ -8,26 +8,14 @@ from hypothesis import strategies as st
 
 from traces.kit.errors import UserError
 from traces.kit.fields import MAX_INT
-from traces.kit.units import UNITS, figure, format_bytes, parse_budget, parse_bytes
-
-WHOLE = st.integers(1, 10**15)
+from traces.kit.units import UNITS, figure, format_bytes, parse_bytes
 
 
-@pytest.mark.parametrize(
-    ("text", "nbytes"),
-    [
-        ("8GB", 8_000_000_000),
-        ("8GiB", 8_589_934_592),
-        ("512MiB", 536_870_912),
-        ("1500000000", 1_500_000_000),
-        (1_500_000_000, 1_500_000_000),
-        ("1.5GB", 1_500_000_000),
-        ("0.1GiB", 107_374_182),  # 107374182.4, rounded down
-        ("1B", 1),
-    ],
-)
-def test_sizes_are_exact(text: object, nbytes: int) -> None:
-    assert parse_bytes(text) == nbytes == parse_budget(text, 10**9)
+def test_sizes_are_exact() -> None:
+    sizes: dict[object, int] = {"8GB": 8_000_000_000, "8GiB": 8_589_934_592, "512MiB": 536_870_912, "1B": 1}
+    sizes |= {"1500000000": 1_500_000_000, 1_500_000_000: 1_500_000_000, "1.5GB": 1_500_000_000}
+    sizes |= {"0.1GiB": 107_374_182}  # 107374182.4, rounded down
+    assert {text: parse_bytes(text) for text in sizes} == sizes == {text: parse_bytes(text, of=10**9) for text in sizes}
 
 
 BAD: list[object] = ["8GBB", "-1GB", "0", "nan", "1e9", "", "GB", "8 GB", "8gb", "+1", "1.5", ".5GB", "1.GB", "1_000"]
@@ -36,43 +24,34 @@ BAD += ["0.1B", "inf", "٣GB", "8GB\n", "9" * 5000, 0, -1, 1e9, True, None, [1]]
 
 @pytest.mark.parametrize("text", BAD)
 def test_what_is_not_a_size_is_refused_in_one_line(text: object) -> None:
-    for parse in (parse_bytes, lambda value: parse_budget(value, 10**9)):
+    for of in (None, 10**9):
         with pytest.raises(UserError) as error:
-            parse(text)
+            parse_bytes(text, of=of)
         message = str(error.value)
         assert "\n" not in message
         assert message.startswith(f"budget={str(text)!r}: ")
         assert "GiB" in message
 
 
-@pytest.mark.parametrize("text", ["0%", "100.1%", "-5%", "50 %", "%", "0.0000000001%"])
-def test_shares_outside_the_experts_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match="share of all expert bytes"):
-        parse_budget(text, 10**9)
-
-
-def test_a_share_is_of_all_experts_and_another_key_is_named() -> None:
-    assert parse_budget("50%", 12_884_901_888) == 6_442_450_944
-    assert parse_budget("33.3%", 1000) == 333
-    assert parse_budget("100%", 7) == 7
+def test_a_share_is_of_all_experts() -> None:
+    shares = {("50%", 12_884_901_888): 6_442_450_944, ("33.3%", 1000): 333, ("100%", 7): 7}
+    assert {(text, of): parse_bytes(text, of=of) for text, of in shares} == shares
+    for text in ("0%", "100.1%", "-5%", "50 %", "%", "0.0000000001%"):
+        with pytest.raises(UserError, match="share of all expert bytes"):
+            parse_bytes(text, of=10**9)
     with pytest.raises(UserError, match=r"chunk='50%'"):
         parse_bytes("50%", key="chunk")
 
 
-@given(WHOLE, st.sampled_from(sorted(UNITS)))
-def test_a_unit_multiplies(count: int, unit: str) -> None:
-    if (nbytes := count * UNITS[unit]) <= MAX_INT:
-        assert parse_bytes(f"{count}{unit}") == nbytes
-    else:
-        with pytest.raises(UserError, match=f"{count}{unit}.*up to {MAX_INT} bytes"):
-            parse_bytes(f"{count}{unit}")
-
-
-@given(st.integers(0, 10**6), st.integers(0, 999_999), st.sampled_from(sorted(UNITS)))
+@given(st.integers(0, 10**15), st.integers(0, 999_999), st.sampled_from(sorted(UNITS)))
 def test_decimals_round_down_from_the_exact_product(whole: int, millionths: int, unit: str) -> None:
     exact = (whole + Fraction(millionths, 10**6)) * UNITS[unit]
-    if 1 <= exact <= MAX_INT:
-        assert parse_bytes(f"{whole}.{millionths:06d}{unit}") == exact // 1
+    text = f"{whole}.{millionths:06d}{unit}" if millionths else f"{whole}{unit}"
+    if 1 <= exact < MAX_INT + 1:
+        assert parse_bytes(text) == exact // 1
+    elif exact > 1:
+        with pytest.raises(UserError, match=f"{text}.*up to {MAX_INT} bytes"):
+            parse_bytes(text)
 
 
 @given(st.integers(1, 10**14))

@@ -8,19 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from traces.kit import whole as module
 from traces.kit.errors import UserError
-from traces.kit.whole import (
-    ABANDONED_S,
-    held,
-    publish,
-    remove_abandoned,
-    scratch,
-    temporary,
-    whole,
-    writable,
-    write_whole,
-)
+from traces.kit.whole import ABANDONED_S, JOURNAL, held, remove_abandoned, scratch, whole, writable, write_whole
 
 ROOT = Path(__file__).parents[3]
 
@@ -150,7 +139,7 @@ def test_who_comes_next_removes_what_was_killed_and_nothing_of_the_living(tmp_pa
     (tmp_path / ".it[1].11111111.partial").symlink_to("nowhere")  # listed, and young
     kept = [
         aged(".it[1].0123abce.partial", "a", "young"),
-        aged(".it[1].0123abcf.partial", module.JOURNAL),
+        aged(".it[1].0123abcf.partial", JOURNAL),
         aged(".it[1].partial", "a"),
         aged(".it[1].0123.partial"),
         aged("it[1].0123abcd.partial"),
@@ -177,13 +166,6 @@ def test_errors_name_what_the_user_knows(tmp_path: Path) -> None:
     assert not part.exists()
     with pytest.raises(UserError, match=r"^out=x: cannot be written \(Not a directory\)$"), writable("out=x"):
         write_whole(tmp_path / "file" / "it", "x")
-
-
-def test_names_are_free_and_end_where_they_began(tmp_path: Path) -> None:
-    assert len({temporary(tmp_path / "it") for _ in range(100)}) == 100
-    lay(tmp_path / "made", "file", "x")
-    publish(tmp_path / "made", tmp_path / "it")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["it"]
 
 
 def test_a_scratch_folder_goes_with_its_block(tmp_path: Path) -> None:

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.traces.models.spy import spied_pass
-from tests.traces.models.tiny import L, tiny
+from tests.traces.models.tiny import L, spied_pass, tiny
+from traces import UserError
 from traces.collect import recorder
+from traces.models.devices import choose, limits
 from traces.models.families import inspect_model
-
-HARD = ["olmoe", "gpt_oss", "deepseek_v3", "phimoe"]
 
 
 def assert_recorded_alike(model: Any, plain: Any) -> None:
@@ -28,19 +27,15 @@ def assert_recorded_alike(model: Any, plain: Any) -> None:
     assert inspect_model(model).expert_bytes() == inspect_model(plain).expert_bytes()
 
 
-@pytest.mark.parametrize("family", HARD)
-@pytest.mark.parametrize("buffers", [False, True], ids=["buffers stay", "buffers too"])
-def test_weights_that_wait_on_the_host(family: str, buffers: bool) -> None:
-    accelerate = pytest.importorskip("accelerate")
-    model = accelerate.cpu_offload(tiny(family), torch.device("cpu"), offload_buffers=buffers)
+@pytest.mark.parametrize("family", ["olmoe", "gpt_oss", "deepseek_v3", "phimoe"])
+@pytest.mark.parametrize("where", ["host, buffers stay", "host", "disk"])
+def test_weights_that_wait_elsewhere(family: str, where: str, tmp_path: Path) -> None:
+    accelerate, cpu = pytest.importorskip("accelerate"), torch.device("cpu")
+    if where == "disk":
+        model = accelerate.disk_offload(tiny(family), tmp_path, cpu, offload_buffers=True)
+    else:
+        model = accelerate.cpu_offload(tiny(family), cpu, offload_buffers=where == "host")
     assert all(layer.router.weight.is_meta for layer in inspect_model(model).layers)
-    assert_recorded_alike(model, tiny(family))
-
-
-@pytest.mark.parametrize("family", HARD)
-def test_weights_that_wait_on_disk(family: str, tmp_path: Path) -> None:
-    accelerate = pytest.importorskip("accelerate")
-    model = accelerate.disk_offload(tiny(family), tmp_path, torch.device("cpu"), offload_buffers=True)
     assert_recorded_alike(model, tiny(family))
 
 
@@ -70,3 +65,35 @@ def test_layers_of_several_devices_stay_in_order() -> None:
     layers = [torch.full((3, 2), float(index)) for index in range(5)]
     mixed = [layer.as_subclass(Elsewhere) if index in (0, 3) else layer for index, layer in enumerate(layers)]
     np.testing.assert_array_equal(recorder._stacked(mixed), torch.stack(layers, dim=1))
+
+
+def test_where_a_model_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("accelerate", reason="device=spread needs accelerate")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [choose("auto", 10), choose("cpu", 10**18), choose("auto", 10**18)] == ["cpu", "cpu", "spread"]
+    with pytest.raises(UserError, match="max_memory= goes with device=spread, not device=cpu"):
+        choose("cpu", 0, limited=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("0:20GiB", "this machine has 0 CUDA devices"),
+        ("cpu:1GB,cpu:2GB", "'cpu:2GB' is not DEVICE:SIZE, each device once"),
+        ("cpu:0B", "'cpu:0B' is not DEVICE:SIZE"),
+        ("disk:1GB", "'disk:1GB' is not DEVICE:SIZE"),
+        (",", "'' is not DEVICE:SIZE"),
+    ],
+)
+def test_limits_of_memory(value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match=message):
+        limits(value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert limits("1:20GiB,cpu:60GB") == {1: "20GiB", "cpu": "60GB"}
+
+
+@pytest.mark.parametrize("device", ["cpu:3", "cuda:-1", "mps", ""])
+def test_devices_that_there_are_not(device: str) -> None:
+    with pytest.raises(UserError, match="is not known; allowed: auto, cpu, cuda, cuda:N, spread"):
+        choose(device, 0)

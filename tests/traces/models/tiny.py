@@ -1,6 +1,7 @@
-"""Tiny random models of ten families, built here: no weights are at hand where the tests run."""
+"""Tiny random models, built here, since no weights are at hand where the tests run; and a recorded pass of one."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ SIZES = {
 }
 L, E, K = 4, 8, 3
 """MoE layers, experts and top-K of every one (Phi-MoE's K is 2); dense layers come on top."""
+
+ALL = frozenset({"router_probs", "gate_ahead", "hidden", "embedding", "token_ids"})
+TOKENS = torch.arange(2, 26).reshape(2, 12)
 
 SMALL = {"moe_intermediate_size": 24, "intermediate_size": 40, "num_hidden_layers": 5, "head_dim": 8}
 DEEPSEEK = SIZES | SMALL | {"num_key_value_heads": 4, "kv_lora_rank": 8, "q_lora_rank": 12, "qk_nope_head_dim": 8}
@@ -108,6 +112,44 @@ def tiny(family: str, **changed: Any) -> Any:
     """A tiny random model of one of FAMILIES or MORE."""
     model_type, sizes = (FAMILIES | MORE)[family]
     return build(model_type, **sizes | changed)
+
+
+def minimax() -> Any:
+    """Its first layer is linear attention, which keeps no keys: its cache says that it holds 0 tokens."""
+    layers = ["linear_attention", "full_attention"] * 2
+    return build("minimax", **SIZES, num_local_experts=E, head_dim=8, layer_types=layers)
+
+
+RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+"""Of the installed library."""
+SINCE = dict.fromkeys(("aria_text", "jamba", "longcat_flash"), (5, 23))
+"""Before, their routers keep their logits to themselves, which refuses them."""
+
+
+def there(family: str) -> str:
+    """The family; skips where the installed library is too old for it."""
+    if SINCE.get(family, RELEASE) > RELEASE:
+        pytest.skip("its router keeps its logits to itself in this release")
+    return family
+
+
+def spied_pass(
+    model: Any, ids: Any = TOKENS, real: Any = None, signals: frozenset[str] = ALL, **inputs: Any
+) -> tuple[dict[str, Any], list[Any], Any]:
+    """What a pass recorded (two layers looked ahead), what each experts module was called with, and the logits."""
+    from traces.collect.recorder import Recorder
+    from traces.models.families import inspect_model
+
+    moe, calls = inspect_model(model), list[Any]()
+    recorder = Recorder(moe, signals, ahead=2)
+    with ExitStack() as undo, torch.inference_mode():
+        for layer in moe.layers:
+            handle = layer.experts.register_forward_pre_hook(lambda _module, args: calls.append(args))
+            undo.callback(handle.remove)
+        undo.enter_context(recorder.attached())
+        logits = model(input_ids=ids, use_cache=False, **inputs).logits
+        arrays = recorder.pass_over(ids, real)
+    return arrays, calls, logits
 
 
 def save_with_tokenizer(model: Any, folder: Path) -> Path:

@@ -25,18 +25,14 @@ def write(folder: Path, kind: str, records: list[dict[str, Any]], name: str = "p
     """Write the records as a file of the kind."""
     path = folder / f"{name}.{kind}"
     if kind == "parquet":
-        pq.write_table(pa.Table.from_pylist(records, schema(records)), path)
+        columns = {key: value for record in records for key, value in record.items()}
+        types = pa.schema([(key, pa.array([value]).type) for key, value in columns.items()])
+        pq.write_table(pa.Table.from_pylist(records, types), path)
     elif kind == "json":
         path.write_text(json.dumps(records, indent=1, ensure_ascii=False))
     else:
         path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     return path
-
-
-def schema(records: list[dict[str, Any]]) -> pa.Schema:
-    """All columns of all records, in pyarrow's types."""
-    columns = {key: value for record in records for key, value in record.items()}
-    return pa.schema([(key, pa.array([value]).type) for key, value in columns.items()])
 
 
 def lines(folder: Path, *texts: str) -> Path:

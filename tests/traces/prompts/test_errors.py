@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -90,20 +89,6 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         PromptFile(tmp_path / "nowhere.txt")
     with pytest.raises(UserError, match="not a regular file"):
         PromptFile(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"limit": -1}, "limit=-1"),
-        ({"split": 1.2}, "split=1.2: allowed: 0 to 1"),
-        ({"samples": 0}, "samples=0"),
-        ({"turn": "middle"}, "turn=middle: allowed: first, last"),
-    ],
-)
-def test_impossible_options_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        PromptFile(lines(tmp_path, '{"prompt": "x"}'), **options)
 
 
 def test_parquet_names_the_package_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

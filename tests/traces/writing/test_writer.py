@@ -22,40 +22,25 @@ def write(target: Path, request: Request = GOOD, steps: Any = STEPS, manifest: A
         out.close(**manifest)
 
 
-def weights(*pairs: tuple[float, float]) -> np.ndarray:
-    values = np.full((5, L, K), 0.5)
-    values[0, : len(pairs)] = pairs
-    return values
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"request": Request(1, 4, 2, None, None, "x")}, "request is 1; allowed: 0"),
         ({"request": Request(0, 4, 2, -1.0, None, "x")}, "arrival_s"),
-        ({"request": Request(0, 4, 2, None, "dev", "x")}, "train, test"),
         ({"request": Request(0, 4, 2, None, None, "x\ny")}, "source|comma-separated"),
         ({"request": Request(0, 4, 0, None, None, "x")}, "output_tokens"),
-        ({"request": Request(0, 5, 2, None, None, "x")}, "prompt_tokens"),
-        ({"request": Request(0, 3, 2, None, None, "x")}, "prompt_tokens"),
         ({"steps": []}, "at least one step"),
         ({"steps": [(PREFILL, 5, 0), (DECODE, 0, 5)]}, "rows of step 1 is 0"),
-        ({"steps": [(PREFILL, 3, 0), (DECODE, 2, 3)]}, "1 for a decode step"),
         ({"steps": [(DECODE, 1, 4), (PREFILL, 4, 5)]}, "never followed by prefill"),
-        ({"steps": [(PREFILL, 2, 0), (PREFILL, 2, 3), (DECODE, 1, 4)]}, "context of step 1 is 3"),
         ({"steps": [(PREFILL, 4, 0)]}, r"shape of the request's rows is \(5, 3, 2\); allowed: \(4"),
         ({"steps": [(2, 4, 0), (DECODE, 1, 4)]}, "0 or 1, rows, context"),
         ({"expert_ids": np.full((5, L, K), 256)}, "value is 256"),
         ({"expert_ids": np.full((5, L, K), -1)}, "value is -1"),
-        ({"expert_ids": np.full((5, L, K), 8)}, "0 to 7, or 255"),
-        ({"expert_ids": np.full((5, L, K), 3)}, "at most once"),
         ({"expert_ids": np.full((5, L, K), 3.0)}, "integers"),
         ({"expert_ids": np.broadcast_to([255, 3], (5, L, K))}, "absent entries come last"),
         ({"expert_ids": np.broadcast_to([3, 255], (5, L, K))}, "0 where the expert is absent"),
-        ({"expert_weights": weights((0.25, 0.5))}, "descending"),
-        ({"expert_weights": weights((np.nan, 0))}, "finite"),
-        ({"expert_weights": weights((1e6, 0))}, "is inf; allowed: finite"),
-        ({"expert_weights": weights((0.5, -0.5))}, "at least 0"),
+        ({"expert_weights": np.broadcast_to([0.25, 0.5], (5, L, K))}, "descending"),
+        ({"expert_weights": np.broadcast_to([1e6, 0], (5, L, K))}, "is inf; allowed: finite"),
         ({"hidden": np.zeros((5, L, 4))}, "signals is .*hidden"),
     ],
 )
@@ -87,13 +72,10 @@ def test_impossible_shapes_are_refused(tmp_path: Path, sizes: Any, signals: Any,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "two\nlines"}, "model.name"),
         ({"name": ""}, "model.name"),
         ({"prompts": Prompts("p\t.txt", None)}, "prompts.source"),
-        ({"decoding": {"mode": "beam"}}, "decoding.mode"),
         ({"decoding": {}}, "decoding.mode"),
         ({"recording": "imagined"}, "recording"),
-        ({"expert_bytes": [1, 2]}, "model.expert_bytes"),
         ({"expert_bytes": [1, 2, 0]}, "model.expert_bytes"),
         ({"shapes": {"hidden": -1}}, "model.shapes"),
         ({"priced_as": ""}, "priced_as"),
@@ -123,6 +105,7 @@ def fails(_out: TraceWriter) -> None:
         (fails, ZeroDivisionError, "on purpose"),
         (lambda _out: None, RuntimeError, "without close"),
         (lambda out: out.close(**MANIFEST), TraceError, "at least 1"),
+        (lambda out: out.checkpoint(), RuntimeError, "no recipe"),
     ],
 )
 def test_a_block_that_is_not_whole_leaves_nothing(tmp_path: Path, block: Any, error: Any, message: str) -> None:
@@ -139,16 +122,6 @@ def test_an_existing_target_is_never_touched(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
     with pytest.raises(TraceError, match="no such folder"):
         write(tmp_path / "nowhere" / "t")
-
-
-def test_a_target_that_appears_meanwhile_wins(tmp_path: Path) -> None:
-    target = tmp_path / "t"
-    out = tiny(tmp_path)
-    out.add_request(GOOD, steps=STEPS, expert_ids=draw(np.random.default_rng(0), 5, 255)["expert_ids"])
-    target.mkdir()
-    with pytest.raises(TraceError, match="exists already"), out:
-        out.close(**MANIFEST)
-    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_fact_that_no_manifest_has_is_refused(tmp_path: Path) -> None:

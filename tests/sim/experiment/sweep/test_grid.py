@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sim.experiment.run import run_config
-from sim.experiment.sweep.grid import HEADS, show_grid
+from sim.experiment.sweep.multirun import HEADS, show_grid
 from tests.sim.saying import printed
 from tests.sim.small_trace import SIZE, Plan, config, write
 from traces.kit.units import figure

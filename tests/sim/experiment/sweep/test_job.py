@@ -17,7 +17,7 @@ import pytest
 import sim
 from policies import registry
 from sim.cli import main
-from sim.experiment.inputs import Inputs
+from sim.experiment.cell import Inputs
 from sim.experiment.run import run
 from sim.experiment.sweep.job import Job, Told, heard, tally
 
@@ -115,17 +115,17 @@ def test_a_list_is_several_cells_with_the_bytes_of_each_alone(
 
 
 def test_the_trace_of_a_job_is_opened_and_read_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import sim.experiment.inputs
-    from sim.workload.demand import DemandReader
+    import sim.experiment.cell
+    from sim.workload.passes import DemandReader
 
     opened, read = [], []
-    real_open, real_rows = sim.experiment.inputs.open_trace, DemandReader.rows
-    monkeypatch.setattr(sim.experiment.inputs, "open_trace", lambda path: opened.append(path) or real_open(path))
+    real_open, real_rows = sim.experiment.cell.open_trace, DemandReader.rows
+    monkeypatch.setattr(sim.experiment.cell, "open_trace", lambda path: opened.append(path) or real_open(path))
     monkeypatch.setattr(DemandReader, "rows", lambda *args: read.append(args[1:]) or real_rows(*args))
     assert sweep(tmp_path / "a", "policy=lru", "budget=[2GB,4GB,8GB]", "seed=[0,1]", "limit=2") == 0
     assert len(opened) == 1
     assert len(read) == len(set(read)) == 2  # two requests, the same ones under the other seed
-    monkeypatch.setattr(sim.experiment.inputs, "KEPT_CHOICES", 0)
+    monkeypatch.setattr(sim.experiment.cell, "KEPT_CHOICES", 0)
     assert sweep(tmp_path / "b", "policy=lru", "budget=[2GB,4GB,8GB]", "seed=[0,1]", "limit=2") == 0
     assert len(read) > 6, "a large trace is not kept in memory"
     assert content(tmp_path / "a") == content(tmp_path / "b")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hydra.core.config_store import ConfigStore
 
-from sim.experiment.sweep.axes import cells
+from sim.experiment.compose import cells
 from sim.experiment.sweep.multirun import progress_line
 from sim.experiment.sweep.plan import make_plan
 from tests.sim.saying import refused

@@ -8,22 +8,34 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import sim
 from sim.cli import main
-from sim.results.compare import comparison
+from sim.results.compare import Comparison, comparison
 from sim.results.compare.cli import document
 from sim.results.compare.comparison import compare, compare_runs
-from sim.results.compare.conclude import conclude
-from sim.results.compare.pairing import difference
+from sim.results.compare.conclude import conclude, limits
 from sim.results.compare.table import show
 from sim.results.compare.target import Target
 from sim.results.compare.words import budgets, milliseconds, sizes
 from sim.workload.passes import select
 from tests.sim.many_requests import grid, topical
-from tests.sim.results.compare.comparing import copies, said
 from tests.sim.saying import edit, printed
 from tests.sim.small_trace import Plan, one_layer
 
 ROOT = Path(__file__).parents[4]
+
+
+def said(found: Comparison) -> str:
+    return " ".join([*conclude(found), *limits(found)])
+
+
+def copies(out: Path, *names: str, **columns: object) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs of LRU, also under other names and with other columns."""
+    runs = sim.load(out).query("policy == 'lru'")
+    requests = sim.load_requests(out, runs)
+    all_runs = [runs, *(runs.assign(policy=name, policy_label=name, **columns) for name in names)]
+    all_requests = [requests, *(requests.assign(policy_label=name) for name in names)]
+    return pd.concat(all_runs, ignore_index=True), pd.concat(all_requests, ignore_index=True)
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +47,16 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("five")
-    return grid(topical(folder / "trace", n=30), folder / "out", ("lru",), (4, 8), (0,), limit=5)
+    return grid(topical(folder / "trace", n=30), folder / "out", ("lru", "fifo"), (4, 8), (0,), limit=5)
 
 
 def test_of_an_interval_that_is_not_there_nothing_is_said(five: Path) -> None:
-    text = said(compare(five, target="tpot<=1ms"))
-    assert "that meets tpot<=1ms (by the mean over requests): 48 B with lru (0.0" in text
+    found = compare(five, target="tpot<=1ms")
+    assert found.cells["low"].isna().all()
+    assert found.pairs["p"].isna().all()
+    assert not found.pairs["significant"].any()
+    text = said(found)
+    assert re.search(r"that meets tpot<=1ms \(by the mean over requests\): 48 B with \w+ \(0\.0", text)
     assert "reaches" not in text
     assert text.count("very few") == text.count("interval") == 1, "said once"
     assert "5 requests are very few: with others, the order of the policies may turn. For intervals and tests" in text
@@ -102,27 +118,22 @@ def test_a_level_is_shown_as_it_is(out: Path, level: float, shown: str) -> None:
     found = compare(out, level=level)
     assert any(re.match(rf"interval +{shown}, over", line) for line in printed(show, found, 120))
     assert f"Intervals ({shown} each) are not corrected" in said(found)
-
-
-def test_a_level_makes_every_interval(out: Path) -> None:
-    wide, narrow = compare(out, level=0.95), compare(out, level=0.6)
-    for frame in ("cells", "pairs"):
-        lengths = [getattr(found, frame)["high"] - getattr(found, frame)["low"] for found in (wide, narrow)]
-        assert (lengths[1] < lengths[0]).all()
+    assert "No interval" not in said(found)
+    narrow = compare(out, level=0.6)
+    for wide, other in ((found.cells, narrow.cells), (found.pairs, narrow.pairs)):
+        assert (other["high"] - other["low"] < wide["high"] - wide["low"]).all()
 
 
 def test_a_level_that_gives_no_interval_is_named(out: Path) -> None:
     found = compare(out, level=0.9999)
     assert found.cells["low"].isna().all()
     assert "No interval at 99.99 %" in said(found)
-    assert "No interval" not in said(compare(out))
 
 
-def test_one_policy_is_its_own_baseline(five: Path, out: Path) -> None:
-    assert compare(out, selection=["policy=fifo"]).baseline == "fifo"
-    assert compare(five).baseline == "lru"
-    text = " ".join(printed(show, compare(out, selection=["policy=fifo"]), 120))
-    assert "p: " not in text
+def test_one_policy_is_its_own_baseline(out: Path) -> None:
+    found = compare(out, selection=["policy=fifo"])
+    assert found.baseline == "fifo"
+    assert "p: " not in " ".join(printed(show, found, 120))
 
 
 def test_without_lru_the_first_is_the_baseline() -> None:
@@ -161,18 +172,14 @@ def test_every_seed_measures_the_same_requests(tmp_path: Path) -> None:
     assert set(compare(out).cells["requests"]) == {6}
 
 
-def test_quality_is_good_on_the_front(out: Path) -> None:
+def test_lossy_policies_are_set_against_each_other_with_what_they_keep(out: Path) -> None:
     quality = [f"quality_{share}" for share in ("kept_gate_mass", "substituted", "skipped", "low_precision")]
     runs, requests = copies(out, "keeps", "loses", lossless=False, **dict.fromkeys(quality, 0.9))
     runs.loc[runs["policy"] == "loses", "quality_kept_gate_mass"] = 0.5
     found = compare_runs(runs, requests, baseline="keeps")
     front = found.cells.set_index("policy_label")["front"]
     assert front["keeps"].all()
-    assert not front["loses"].any()
-
-
-def test_lossy_policies_are_not_set_against_each_other_without_a_word(out: Path) -> None:
-    runs, requests = copies(out, "keeps", "loses", lossless=False)
+    assert not front["loses"].any(), "quality is good"
     requests.loc[requests["policy_label"] == "loses", "tpot_ns"] *= 0.5
     text = said(compare_runs(runs, requests, baseline="keeps"))
     assert "loses: 50 % lower TPOT than keeps at 48 and 96 B; " in text
@@ -185,23 +192,6 @@ def test_two_states_of_the_engine_are_seen_in_the_reference_rows(out: Path) -> N
     assert "two states of the code" not in said(compare_runs(runs, requests))
     runs.loc[runs["policy"] == "new", "infinite_tpot_ms_mean"] = 1.1
     assert said(compare_runs(runs, requests)).count("two states of the code") == runs["budget_bytes"].nunique()
-
-
-def test_only_what_both_have_is_counted(out: Path) -> None:
-    runs, requests = copies(out, "other")
-    gone = (requests["policy_label"] == "other") & (requests["request"] >= 28) & (requests["budget_bytes"] == 48)
-    text = said(compare_runs(runs, requests[~gone]))
-    assert "other at 48 B: only 1 seed and 28 requests are in common with lru" in text
-    assert "other at 96 B: only" not in text
-
-
-def test_nothing_is_relative_to_no_time() -> None:
-    index = pd.MultiIndex.from_product([[0], range(12)], names=["seed", "request"])
-    both = pd.DataFrame({"own": 1.0, "base": [0.0] * 6 + [1.0] * 6}, index=index)
-    found = difference(both)
-    assert pd.isna(found["relative"])
-    assert found["difference_ms"] == 0.5
-    assert found["p"] == 2 / 2**6
 
 
 def test_a_row_has_its_figures_and_the_best_comes_first(out: Path) -> None:
@@ -261,27 +251,28 @@ def test_the_document_is_documented(out: Path, capsys: pytest.CaptureFixture[str
             assert set(row) <= named, key
 
 
-def scaled(out: Path, name: str, by: dict[int, float]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """LRU, and under another name with times that are a multiple at each budget."""
-    runs, requests = copies(out, name)
-    for budget, factor in by.items():
-        requests.loc[(requests["policy_label"] == name) & (requests["budget_bytes"] == budget), "tpot_ns"] *= factor
+def scaled(out: Path, **names: tuple[float, float]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """LRU, and under other names with times that are a multiple at each of the two budgets."""
+    runs, requests = copies(out, *names)
+    for name, factors in names.items():
+        for budget, factor in zip((48, 96), factors, strict=True):
+            requests.loc[(requests["policy_label"] == name) & (requests["budget_bytes"] == budget), "tpot_ns"] *= factor
     return runs, requests
 
 
 def test_a_policy_is_one_clause_by_effect(out: Path) -> None:
-    assert conclude(compare_runs(*scaled(out, "fast", {48: 0.9, 96: 0.8})))[0] == (
+    assert conclude(compare_runs(*scaled(out, fast=(0.9, 0.8))))[0] == (
         "fast: 10 to 20 % lower TPOT than lru at 48 and 96 B; 15.0 % lower on average over 48 and 96 B"
         " (14.6 to 15.3 %)."
     )
-    both = conclude(compare_runs(*scaled(out, "turns", {48: 0.9, 96: 1.1})))[0]
+    both = conclude(compare_runs(*scaled(out, turns=(0.9, 1.1))))[0]
     assert both.startswith("turns: 10.0 % lower TPOT than lru at 48 B (10.0 %); 10.0 % higher at 96 B (10.0 %); on ")
     assert "not shown to differ (" in both
-    assert conclude(compare_runs(*scaled(out, "same", {})))[0] == "Equal to lru wherever both were run: same."
+    assert conclude(compare_runs(*scaled(out, same=(1, 1))))[0] == "Equal to lru wherever both were run: same."
 
 
 def test_there_is_no_share_of_a_baseline_that_takes_no_time(out: Path) -> None:
-    runs, requests = scaled(out, "fast", {48: 0.9})
+    runs, requests = scaled(out, fast=(0.9, 1))
     nothing = (requests["policy_label"] == "lru") & (requests["budget_bytes"] == 96)
     requests["tpot_ns"] = requests["tpot_ns"].astype("Float64").mask(nothing, 0.0)
     found = compare_runs(runs, requests)
@@ -292,12 +283,8 @@ def test_there_is_no_share_of_a_baseline_that_takes_no_time(out: Path) -> None:
 
 
 def test_the_largest_gain_comes_first(out: Path) -> None:
-    parts = [scaled(out, "slow", {48: 1.2, 96: 1.2})]
-    for name, factor in (("a", 0.9), ("b", 0.7)):
-        runs, requests = scaled(out, name, {48: factor, 96: factor})
-        parts.append((runs[runs["policy_label"] == name], requests[requests["policy_label"] == name]))
-    runs, requests = (pd.concat(frames, ignore_index=True) for frames in zip(*parts, strict=True))
-    assert [line.partition(":")[0] for line in conclude(compare_runs(runs, requests))[:3]] == ["b", "a", "slow"]
+    found = compare_runs(*scaled(out, slow=(1.2, 1.2), a=(0.9, 0.9), b=(0.7, 0.7)))
+    assert [line.partition(":")[0] for line in conclude(found)[:3]] == ["b", "a", "slow"]
 
 
 def test_the_target_is_answered_first_and_findings_stand_before_limits(out: Path) -> None:
@@ -312,9 +299,8 @@ def test_the_target_is_answered_first_and_findings_stand_before_limits(out: Path
     assert at[4] == at[3] + 1
 
 
-def test_with_too_few_requests_no_column_is_empty(tmp_path: Path) -> None:
-    out = grid(topical(tmp_path / "t", n=8), tmp_path / "out", ("lru", "fifo"), (4, 8), (0,), limit=5)
-    for found in (compare(out), compare(out, selection=["policy=lru"])):
+def test_with_too_few_requests_no_column_is_empty(five: Path) -> None:
+    for found in (compare(five), compare(five, selection=["policy=lru"])):
         lines = printed(show, found, 120)
         heads = next(line for line in lines if "TPOT ms" in line)
         assert "interval" not in heads

@@ -2,15 +2,12 @@
 
 import itertools
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.csv as pcsv
-import pyarrow.parquet as pq
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -344,20 +341,6 @@ def test_layers_add_up_to_the_run(runs: pd.DataFrame, layers: pd.DataFrame) -> N
     for name in STALLS:
         per_token = sums[f"stall_{name}_ns"] / 1e6 / of_run["generated_tokens"].astype(float)
         assert per_token.to_numpy() == pytest.approx(of_run[f"stall_{name}_ms_per_token"].to_numpy())
-
-
-def test_layers_of_a_device_are_the_same_in_csv(grid: Path, layers: pd.DataFrame, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(grid, copy)
-    for file in copy.glob("*/layers.parquet"):
-        pcsv.write_csv(pq.read_table(file), file.with_suffix(".csv"))
-        file.unlink()
-    pd.testing.assert_frame_equal(sim.load_layers(copy), layers)
-    gone = next(copy.glob("*/layers.csv"))
-    gone.unlink()
-    with pytest.warns(UserWarning, match=r"left out: .* has no layers.parquet, layers.csv"):
-        rest = sim.load_layers(copy)
-    assert set(layers["folder"]) - set(rest["folder"]) == {gone.parent.name}
 
 
 def test_what_is_said_of_latency_is_there_to_be_seen(runs: pd.DataFrame) -> None:

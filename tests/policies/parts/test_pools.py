@@ -1,0 +1,51 @@
+"""Every order gives up first whom a scan of all members would: the least, the lower expert among equals."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policies.parts.pools import Queue, Ranking, Scores
+
+MEMBERS = range(100, 150)
+
+
+@pytest.mark.parametrize("kind", ["queue", "ranking", "scores"])
+def test_an_order_is_that_of_a_scan(kind: str) -> None:
+    rng, key = np.random.default_rng(0), np.zeros(200)
+    order: Any = {
+        "queue": lambda: Queue(MEMBERS),
+        "ranking": lambda: Ranking(lambda x: (int(key[x]), 0)),
+        "scores": lambda: Scores(MEMBERS, lambda experts: key[experts]),
+    }[kind]()
+    inside: dict[int, None] = {}
+    for _ in range(3000):
+        x = int(rng.choice(MEMBERS))
+        if x in inside:
+            order.discard(x)
+            del inside[x]
+            key[x] *= kind != "ranking"  # where it is not yet asked for, it may
+        else:
+            order.add(x)
+            inside[x] = None
+        if rng.random() < 0.3:
+            key[rng.choice(MEMBERS)] += 1  # the rank of a member may grow, never fall
+            order.stale = True
+        able = set(rng.choice(MEMBERS, 20).tolist())
+        first = [y for y in (inside if kind == "queue" else sorted(inside, key=lambda y: (key[y], y))) if y in able]
+        assert order.lowest(able.__contains__) == (first[0] if first else None)
+    assert kind != "ranking" or len(order.heap) <= 2 * len(MEMBERS) + 65
+
+
+def test_scores_stand_until_they_are_stale() -> None:
+    key = np.array([2.0, 1.0, 0.0])
+    order = Scores(range(3), lambda experts: key.copy()[experts])
+    order.add(0)
+    order.add(1)
+    assert order.lowest(lambda _: True) == 1
+    key[:] = 0, 1, 2
+    order.add(2)
+    assert order.lowest(lambda _: True) == 2  # who enters has the score of then
+    order.stale = True
+    assert order.lowest(lambda x: x != 0) == 1
+    assert order.lowest(lambda _: True) == 0  # who was refused is still a member

@@ -1,5 +1,0 @@
-"""Tiny models of each family, one thread of torch."""
-
-from tests.traces.models.fixtures import _one_thread, family, model, saved
-
-__all__ = ["_one_thread", "family", "model", "saved"]

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from real.runtime.prepare import prepare
-from real.words import Configured, Weights, checkpoint, configuration, model_dtype
+from real.words import Configured, Weights, checkpoint, configuration, model_dtype, prepare
 from sim.experiment.config import RunConfig
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
@@ -84,7 +83,7 @@ def beside(
     """
     from real.run.session import find_history
     from real.runtime.host import Host
-    from real.runtime.library import accelerated, resident
+    from real.runtime.offloaded import accelerated, resident
     from traces.models.devices import device_name
     from traces.models.load import recorder_version
 

@@ -6,8 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from real.runtime.prepare import prepare
-from real.words import Checkpoint, Configured, Weights, is_checkpoint, read_cells
+from real.words import Checkpoint, Configured, Weights, is_checkpoint, prepare, read_cells
 from sim.results.label import label
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from real.runtime.prepare import prepare
-from real.words import Checkpoint, Weights, read_profile
+from real.words import Checkpoint, Weights, prepare, read_profile
 from sim.prices import AS_TRACED, HardwareProfile, shipped
 from traces.kit.errors import UserError, check_choice
 from traces.kit.telling import say

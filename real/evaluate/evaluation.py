@@ -10,8 +10,7 @@ from typing import Any
 from real.calibrate import overheads
 from real.measure.record import FILE, read, read_step
 from real.validation.compare import judge
-from real.validation.own_time import own_time
-from real.validation.ran import Runs, load_all
+from real.validation.ran import Runs, load_all, own_time
 from real.validation.verdict import agrees
 from real.validation.writing import document_of, provenance
 from real.words import read_profile

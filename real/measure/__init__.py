@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from real.runtime.prepare import prepare
+from real.words import prepare
 from traces.kit.errors import UserError
 from traces.kit.vocabulary import HostMemory, Threads
 from traces.kit.words import Between, folder

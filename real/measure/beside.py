@@ -14,8 +14,7 @@ from torch import Tensor
 from real.measure.bench import MAIN, Bench
 from real.peers import beside
 from real.runtime.engine import Engine
-from real.runtime.library import resident
-from real.runtime.offloaded import Offloaded
+from real.runtime.offloaded import Offloaded, resident
 from real.runtime.recorded import run_forced, run_taught
 from sim.experiment.cell import Cell, make_policy, passes_of
 from sim.results.document import latencies

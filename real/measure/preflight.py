@@ -12,9 +12,9 @@ import torch
 from real.measure.bench import Bench
 from real.runtime.host import Host
 from real.runtime.models import Where
-from real.runtime.pinned import PageLocks
 from real.runtime.recorded import run_forced
 from real.runtime.selfcheck import CHECKS, ONLY_CUDA
+from real.runtime.store import PageLocks
 from real.words import one_run
 from sim.core.log import replay
 from sim.experiment.cell import make_cell, make_core, make_policy

@@ -9,8 +9,7 @@ from real.calibrate import overheads as fitting
 from real.measure.bench import LINK, MAIN, Bench
 from real.measure.clock import OutOfTimeError
 from real.runtime.recorded import run_forced
-from real.validation.own_time import own_time
-from real.validation.ran import Ran, load, load_all, save
+from real.validation.ran import Ran, load, load_all, own_time, save
 from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.config import RunConfig
 from traces.calibrate.machine import now

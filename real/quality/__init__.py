@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from real.runtime.prepare import prepare
-from real.words import Configured, checkpoint, configuration
+from real.words import Configured, checkpoint, configuration, prepare
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
 from traces.kit.vocabulary import MOST, Out

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from real.runtime.prepare import prepare
-from real.words import Configured, Weights, checkpoint, configuration
+from real.words import Configured, Weights, checkpoint, configuration, prepare
 from traces.kit.errors import UserError
+from traces.kit.strict import dump_json
 from traces.kit.vocabulary import Decoded, Out
 from traces.kit.words import Between
 
@@ -65,7 +65,6 @@ def main(options: Options) -> int:
     if not (options.prompts or options.routing or name == "reference"):
         raise UserError(f"model={name}: give prompts=FILE, or routing=TRACE")
     prepare(options.threads)
-    from real.run.folder import keep, show
     from real.run.session import forced, live
     from traces.kit.conf import PROMPTS_FILE
     from traces.prompts.jobs import Decoding
@@ -87,7 +86,12 @@ def main(options: Options) -> int:
         history = any(word.startswith("trace=") for word in rest)
         session = live(config, name, options.where(), prompts, decoding, options.predictor, history_given=history)
     document = session.document()
-    folder = keep(options.out, session, document, timeline=config.timeline)
-    show(document, options.format)
+    folder = session.keep(options.out, document)
+    try:
+        from sim.experiment.words import report
+
+        report(document, options.format)
+    except ImportError:  # without rich
+        sys.stdout.write(dump_json(document))
     sys.stderr.write(f"written to {folder}\n")
     return 0

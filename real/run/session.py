@@ -1,7 +1,7 @@
 """One run on a device, from a configuration to its accounts: a trace's routing, or prompts that the model continues."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,20 +12,19 @@ import torch
 from policies.api import Predictor, Setup, Signal
 from policies.predictors.saved import Fitted
 from policies.predictors.saved import load as load_predictor
-from real.runtime.generate import Served, run_live
+from real.run.folder import Session, write_trace
+from real.runtime.generate import Served, generate
 from real.runtime.live import AHEAD, Live
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
-from real.runtime.runner import DeviceRun, check_device, check_shape
-from real.runtime.trace import write_trace
+from real.runtime.runner import DeviceRun, check_device, check_shape, device_machine, running
 from real.words import model_dtype
 from sim.core.core import Core
 from sim.core.log import replay
 from sim.experiment.cell import Cell, make_cell, make_core, make_policy, make_setup, policy_of
 from sim.experiment.config import RunConfig
 from sim.experiment.lacks import There
-from sim.experiment.provenance import result_of
 from sim.experiment.room import AUTO, Room
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile
 from sim.prices.costs import Costs
@@ -38,26 +37,6 @@ from traces.models.families import MoeModel
 from traces.models.load import end_tokens, recorder_version
 from traces.prompts.jobs import Decoding, plan
 from traces.prompts.source import PromptFile
-
-
-@dataclass(frozen=True)
-class Session:
-    """A run that has ended. ``cell``: the configuration on the trace that was served, or made."""
-
-    cell: Cell
-    run: DeviceRun
-    about: Mapping[str, Any]
-    texts: tuple[str, ...] = ()
-    """What was generated, by request."""
-    made: TemporaryDirectory[str] | None = field(default=None, repr=False)
-    """Where the trace lies that was made, to be copied to the result."""
-
-    def document(self) -> dict[str, Any]:
-        """The result document of the simulator, with what is to be said of the device."""
-        made = result_of(self.cell, self.run.outcome, None)
-        made["nulls"]["bounds"] = made["nulls"]["reference"] = "a device's run: python -m sim run has them"
-        made["provenance"]["device"] = dict(self.about)
-        return made
 
 
 def forced(config: RunConfig, name: str, where: Where, weights: str) -> Session:
@@ -133,7 +112,10 @@ def serve(
         setup = make_live_setup(replace(config, budget=budget_there(setup, model)), model, name, fitted, tokens)
     policy = policy_of(config.policy, setup, there(config, history, fitted))
     depth = HardwareProfile.from_dict(config.hardware).link.depth
-    return run_live(model, policy, requests, batch=batch, depth=depth, ends=ends, predictors=fitted)
+    live = Live(model.moe, policy.needs(), fitted)
+    with running(model, device_machine(model, policy, live.signals(policy), depth), live) as runner:
+        generate(runner, live, requests, batch, ends)
+        return runner.finish(), live
 
 
 def facts_of(model: Offloaded, run: DeviceRun, weights: str, routing: str, replayed: str) -> dict[str, Any]:

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from real.runtime.compute import LayerCompute
-from real.runtime.dispatch import Dispatch, dispatch
+from real.runtime.compute import Dispatch, LayerCompute, dispatch
 from real.runtime.machine import Machine
 from sim.workload.passes import Pass
 from traces.models.scoring import Law

@@ -1,22 +1,17 @@
 """Serve prompts on a device: real generation at batch B, in the order in which the simulator would admit them."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 
 from torch import Tensor
 
-from policies.api import Policy
-from policies.predictors.saved import Fitted
 from real.runtime.live import Live
-from real.runtime.offloaded import Offloaded
-from real.runtime.runner import DeviceRun, Runner, device_machine, running
+from real.runtime.runner import Runner
 from sim.prices.costs import attended_pairs
 from sim.workload.passes import Pass
-
-Choose = Callable[[Tensor], int]
 
 
 @dataclass
@@ -25,7 +20,7 @@ class Served:
 
     number: int
     prompt: list[int]
-    choose: Choose
+    choose: Callable[[Tensor], int]
     new_tokens: int
     made: list[int] = field(default_factory=list)
     parts: list[tuple[int, int]] = field(default_factory=list)
@@ -64,23 +59,6 @@ def generate(runner: Runner, live: Live, requests: Sequence[Served], batch: int,
                     decoding.remove(request)
             elif prefill:
                 decoding.append(request)
-
-
-def run_live(
-    model: Offloaded,
-    policy: Policy,
-    requests: Sequence[Served],
-    *,
-    batch: int,
-    depth: int = 1,
-    ends: Collection[int] = (),
-    predictors: Mapping[str, Fitted] | None = None,
-) -> tuple[DeviceRun, Live]:
-    """Continue prompts under a policy: what the run has left, and what the model has shown."""
-    live = Live(model.moe, policy.needs(), predictors)
-    with running(model, device_machine(model, policy, live.signals(policy), depth), live) as runner:
-        generate(runner, live, requests, batch, ends)
-        return runner.finish(), live
 
 
 def _chosen(rows: Sequence[Served], logits: Tensor) -> list[int]:

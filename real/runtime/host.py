@@ -116,15 +116,10 @@ def touch(pages: np.ndarray) -> None:
 
 def in_parallel(work: Callable[[int, int], object], n: int, slice_: int) -> None:
     """Call `work(first, end)` for slices of range(n) on the CPUs of this process; NumPy lets go of the interpreter."""
-    slices = [(first, min(first + slice_, n)) for first in range(0, n, slice_)]
-    if len(slices) <= 1:
-        for each in slices:
-            work(*each)
-        return
+    starts = range(0, n, slice_)
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(min(len(slices), cpus, _MOST_THREADS)) as threads:
-        for done in [threads.submit(work, *each) for each in slices]:
-            done.result()
+    with ThreadPoolExecutor(min(cpus, _MOST_THREADS)) as threads:
+        list(threads.map(work, starts, (min(first + slice_, n) for first in starts)))  # raises what a slice has raised
 
 
 def trim() -> None:
@@ -141,11 +136,7 @@ def _machine(root: Path) -> int:
 
 def _groups(root: Path) -> Iterator[int]:
     """What each control group of this process, and each that it lies in, has left; files' pages can be dropped."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
+    for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:  # version 2
             bases = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
@@ -165,18 +156,19 @@ def _groups(root: Path) -> Iterator[int]:
                     yield max(0, at_most - used + sum(stat.get(kind, 0) for kind in kinds))
 
 
-def _number(file: Path) -> int | None:
+def _read(file: Path) -> str:
     try:
-        text = file.read_text(encoding="ascii").strip()
-    except OSError:
-        return None
+        return file.read_text(encoding="utf-8")
+    except OSError:  # there is none
+        return ""
+
+
+def _number(file: Path) -> int | None:
+    text = _read(file).strip()
     return int(text) if text.isdigit() else None  # "max": no limit
 
 
 def _fields(file: Path) -> dict[str, int]:
     """The numbers of a file of lines `NAME NUMBER ...`."""
-    try:
-        lines = [line.split() for line in file.read_text(encoding="ascii").splitlines()]
-    except OSError:
-        return {}
+    lines = [line.split() for line in _read(file).splitlines()]
     return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}

@@ -115,8 +115,8 @@ class LiveArray:
     def __getitem__(self, key: tuple[Any, ...]) -> Array:
         """``[rows, layer]``, or less or more, as the signal has axes; the rows are a part of one pass."""
         rows, *index = key
-        step, part = self.live.where(rows)
-        return step.read(self.name, tuple(index))[part]
+        shown, part = self.live.at[rows.start]
+        return shown.read(self.name, tuple(index))[part]
 
 
 class Live(Feed):
@@ -140,7 +140,8 @@ class Live(Feed):
         self.rows = 0
         self._kept = self._kept_rows = 0  # steps whose signals are all on the CPU, and their rows
         self.steps: list[tuple[Pass, StepShown]] = []
-        self._at: dict[int, tuple[StepShown, slice]] = {}
+        self.at: dict[int, tuple[StepShown, slice]] = {}
+        """By the first row of a part: the pass that it belongs to, and its place in it."""
 
     def signals(self, policy: Policy, predicted: Mapping[str, Any] | None = None) -> TraceSignals:
         """What is shown, as far as a policy declares it. ``predicted``: outputs [N, L, K'], else the predictors'."""
@@ -154,19 +155,15 @@ class Live(Feed):
         self.steps.append((step, shown))
         begin = 0
         for first, rows in step.parts:
-            self._at[first] = (shown, slice(begin, begin + rows))
+            self.at[first] = (shown, slice(begin, begin + rows))
             begin += rows
         self.rows += step.rows
-
-    def where(self, rows: slice) -> tuple[StepShown, slice]:
-        """The pass that rows belong to, and their place in it."""
-        return self._at[rows.start]
 
     def rows_of(self, name: str, parts: Sequence[tuple[int, int]]) -> Array:
         """A signal's rows over ``parts`` [(first row, rows)], all layers: [n, L, ...], as a trace holds it."""
         found = []
         for first, _ in parts:
-            shown, part = self._at[first]
+            shown, part = self.at[first]
             found.append(shown.whole(name)[part])
         return np.concatenate(found)
 
@@ -210,19 +207,16 @@ class Live(Feed):
 
     def ended(self) -> None:
         """The pass has ended. What nobody has read stays on the device, for a while."""
-        while self.rows - self._kept_rows > KEPT:
-            self._keep_next()
+        self.keep_all(KEPT)
 
-    def keep_all(self) -> None:
-        """Bring to the CPU what the policy has not read, for the trace, and free the device's copies."""
-        while self._kept < len(self.steps):
-            self._keep_next()
-
-    def _keep_next(self) -> None:
-        _, shown = self.steps[self._kept]
-        self._kept += 1
-        self._kept_rows += shown.rows
-        shown.keep({"expert_ids", "expert_weights", "token_ids"} | self.wanted)
+    def keep_all(self, but: int = 0) -> None:
+        """Bring to the CPU what the policy has not read, for the trace, and free the device's copies; of the last
+        ``but`` rows they may stay."""
+        while self.rows - self._kept_rows > but:
+            _, shown = self.steps[self._kept]
+            self._kept += 1
+            self._kept_rows += shown.rows
+            shown.keep({"expert_ids", "expert_weights", "token_ids"} | self.wanted)
 
 
 def _half(values: Array) -> Array:

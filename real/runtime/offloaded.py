@@ -1,12 +1,17 @@
-"""A model whose experts wait in host memory and come through a machine's pool; all else is on the device."""
+"""A model whose experts wait in host memory and come through a machine's pool; all else is on the device.
+
+Beside it the library's own ways, to compare: its modules with weights again, taken from the store.
+"""
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from real.runtime.backend import DeviceError, backend_of
@@ -14,14 +19,13 @@ from real.runtime.compute import LayerCompute, can_group
 from real.runtime.engine import Engine, check_cache
 from real.runtime.events import Feed, Run
 from real.runtime.host import SHOWN, Host
-from real.runtime.layout import same_layout
 from real.runtime.machine import Machine
-from real.runtime.masked import MaskedGate
 from real.runtime.pool import ALIGNED, Pool
-from real.runtime.store import HostStore
+from real.runtime.store import HostStore, same_layout
 from traces.kit.errors import UserError
 from traces.kit.telling import in_short
 from traces.models.families import INTERFACE, MoeModel, inspect_model
+from traces.models.scoring import Law
 
 _names = itertools.count()
 
@@ -97,57 +101,141 @@ class Offloaded:
 
         At its end the machine's threads have ended, and the memory of its pool is free: it is used once.
         """
-        model, name = self.model, f"real_offload_{next(_names)}"
         pool = machine.pool
         layers = [LayerCompute(layer.experts, i, pool, self.exact) for i, layer in enumerate(self.moe.layers)]
         run = Run(machine, feed, layers[0].groups)
-        machine.core.event.masked_weights = MaskedGate(self.moe, machine.core.event, feed.gate)
 
         def experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
             return run.event(layers[self._layer_of[id(module)]], hidden, ids, weights)
 
+        def masked(ids: NDArray[np.int64], allowed: NDArray[np.bool_]) -> NDArray[np.float32]:
+            layer = machine.core.event.layer
+            law = self.moe.layers[layer].law
+            known = feed.gate(layer, law)
+            if known is None:
+                raise RuntimeError("masked_weights was asked for by a policy that does not declare router_probs")
+            return masked_weights(law, *known, ids, allowed)
+
+        machine.core.event.masked_weights = masked
+        with ExitStack() as undo:  # each whatever interrupts another: nothing copies when the memory is given back
+            undo.callback(pool.free)
+            undo.callback(self._rest)
+            undo.callback(machine.stop)
+            undo.enter_context(torch.inference_mode())
+            if not self._warm:
+                self.warm_up(layers[0])
+            undo.enter_context(self._computed_by(experts))
+            with machine:
+                yield run
+                self.backend.synchronize()
+
+    def _rest(self) -> None:
+        with suppress(RuntimeError):  # of a device that has failed already, which was told
+            self.backend.synchronize()
+
+    @contextmanager
+    def _computed_by(self, experts: Callable[..., Tensor]) -> Iterator[None]:
+        """Within this block the model computes its experts by that function."""
+        name = f"real_offload_{next(_names)}"
+        ALL_EXPERTS_FUNCTIONS[name] = experts
         try:
-            with torch.inference_mode():
-                if not self._warm:
-                    self.warm_up(layers[0])
-                ALL_EXPERTS_FUNCTIONS[name] = experts
-                model.set_experts_implementation(name)
-                with machine:
-                    yield run
-                    self.backend.synchronize()
-        finally:  # each whatever interrupts the one before: nothing copies any more when the memory is given back
+            self.model.set_experts_implementation(name)
+            yield
+        finally:
             try:
-                model.set_experts_implementation(TAKEN)
+                self.model.set_experts_implementation(TAKEN)
             finally:
-                try:
-                    machine.stop()
-                    with suppress(RuntimeError):  # of a device that has failed already, which was told
-                        self.backend.synchronize()
-                finally:
-                    ALL_EXPERTS_FUNCTIONS.pop(name, None)
-                    pool.free()
+                ALL_EXPERTS_FUNCTIONS.pop(name)
 
     def warm_up(self, layer: LayerCompute) -> None:
         """Run what a pass runs, without experts, and an expert's products: kernels are loaded on first use, handles and
         memory are made then, and all that takes milliseconds. DeviceError where the device cannot."""
-
-        def nothing(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-            return torch.zeros_like(hidden)
-
-        name = f"{TAKEN}_{next(_names)}"
-        ALL_EXPERTS_FUNCTIONS[name] = nothing
-        self.model.set_experts_implementation(name)
         try:
-            engine = Engine(self.model, self.backend.device)
-            engine.prefill(0, [0, 1, 2, 3])
-            for _ in range(2):
-                engine.decode((0,), (1,))
-            if layer.pool.slots:
-                layer.warm_up()
-            self.backend.synchronize()
+            with self._computed_by(lambda module, hidden, ids, weights: torch.zeros_like(hidden)):
+                engine = Engine(self.model, self.backend.device)
+                engine.prefill(0, [0, 1, 2, 3])
+                for _ in range(2):
+                    engine.decode((0,), (1,))
+                if layer.pool.slots:
+                    layer.warm_up()
+                self.backend.synchronize()
         except RuntimeError as error:
             raise DeviceError(f"the model cannot be run on {self.backend.device}: {in_short(error)}") from error
-        finally:
-            self.model.set_experts_implementation(TAKEN)
-            ALL_EXPERTS_FUNCTIONS.pop(name)
         self._warm = True
+
+
+@contextmanager
+def resident(model: Offloaded) -> Iterator[Any]:
+    """The model with all experts on its device, in the library's own modules, computed by the library's choice.
+
+    A copy of the store's bytes, given back at the end. DeviceError where the device has no room.
+    """
+    try:
+        with _with_weights(model, model.backend.device):
+            yield model.model
+    except torch.OutOfMemoryError:
+        nbytes = model.store.nbytes
+        raise DeviceError(
+            f"{nbytes / 1e9:.1f} GB of experts do not fit on {model.backend.device}; allowed: a larger device"
+        ) from None
+
+
+@contextmanager
+def accelerated(model: Offloaded) -> Iterator[Any]:
+    """The model under accelerate's CPU offload, which copies every layer's weights from pageable memory at every pass.
+
+    UserError where accelerate is not installed. Needs host memory for all experts once more.
+    """
+    try:
+        from accelerate import cpu_offload
+        from accelerate.hooks import remove_hook_from_submodules
+    except ImportError:
+        raise UserError("accelerate is not installed; allowed: pip install 'moe-offload-workbench[hf]'") from None
+    with ExitStack() as undo:
+        undo.callback(model.model.to, model.backend.device)
+        undo.enter_context(_with_weights(model, torch.device("cpu")))
+        model.model.to("cpu")
+        undo.callback(remove_hook_from_submodules, model.model)
+        yield cpu_offload(model.model, execution_device=model.backend.device)
+
+
+@contextmanager
+def _with_weights(model: Offloaded, device: torch.device) -> Iterator[None]:
+    """The experts' own parameters [E, ...] on a device, each contiguous as the library has them."""
+    store, whole = model.store, model.model
+    try:
+        for layer, block in zip(model.moe.layers, store.blocks, strict=True):
+            there = block.to(device)
+            for name, view in store.layout.views(there).items():
+                kept = view.clone(memory_format=torch.contiguous_format)
+                setattr(layer.experts, name, nn.Parameter(kept, requires_grad=False))
+            del there
+        whole.set_experts_implementation(model.library)
+        yield
+    finally:
+        whole.set_experts_implementation(TAKEN)
+        for layer in model.moe.layers:
+            store.layout.clear(layer.experts)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def masked_weights(
+    law: Law, logits: Tensor, given: Tensor, ids: NDArray[np.int64], allowed: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """The weights [n, K'] of ``ids`` [n, K'] (E: none, of weight 0) by a family's law, as if the logits of experts that
+    are not ``allowed`` [E] were -inf.
+
+    ``logits`` [n, E]: the gate's own, of which ``given`` [n, K] are the weights that came of them. So softmax is over
+    those that are allowed, and a family that does not divide by the sum over its K gives them more than before.
+    """
+    device, n_experts = logits.device, logits.shape[-1]
+    # One more expert that nobody may choose stands for none: its score is 0, whatever the law.
+    closed = torch.from_numpy(~np.append(allowed, False)).to(device)
+    masked = torch.nn.functional.pad(logits, (0, 1)).masked_fill(closed, float("-inf"))
+    chosen = torch.from_numpy(ids).to(device)
+    weights = law.weights(masked, law.scores(masked), chosen, given.to(device)).float()
+    real = (chosen < n_experts) & weights.isfinite()  # not finite: all that is allowed has underflown
+    weights = torch.where(real, weights, 0.0)
+    found: NDArray[np.float32] = weights.cpu().numpy()
+    return found

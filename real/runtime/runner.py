@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -43,11 +43,6 @@ class Runner:
     engine: Engine
     facts: Mapping[str, Any]
     """What the policy decided before the first pass."""
-    compute: Callable[[Pass, Sequence[int], bool], Tensor] = field(init=False)
-    """Logits of a pass over so many tokens, of every one or of each request's last: the engine's."""
-
-    def __post_init__(self) -> None:
-        self.compute = self.engine.forward
 
     def forward(self, step: Pass, tokens: Sequence[int], read: Callable[[Tensor], T], every: bool = False) -> T:
         """One pass. What ``read`` makes of its logits belongs to it: as one who generates waits for them.
@@ -56,7 +51,7 @@ class Runner:
         """
         self.run.feed.enter(step, tokens)
         self.run.begin(step)
-        found = read(self.compute(step, tokens, every))
+        found = read(self.engine.forward(step, tokens, every))
         self.run.end()
         return found
 

@@ -1,22 +1,144 @@
-"""Where the experts wait: host memory, each expert one run of bytes, page-locked for a GPU."""
+"""Where the experts wait: host memory, each expert one run of bytes, each layer one block, page-locked for a GPU."""
 
+import math
+import weakref
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from real.runtime.backend import DeviceError
 from real.runtime.host import SHOWN, SLICE, Host, in_parallel
-from real.runtime.layout import Layout, same_layout
-from real.runtime.pinned import PageLocks
+from traces.kit.errors import UserError, one_of
+from traces.kit.units import format_bytes
+
+_CUDA: Any = torch.cuda
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor of an expert, `offset` bytes into it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tensors of one expert, one after the other; the same for all experts of a model."""
+
+    parts: tuple[Part, ...]
+    nbytes: int
+
+    @classmethod
+    def of(cls, experts: Any) -> Self:
+        """The layout of a module of the library's experts interface, whose parameters are [E, ...].
+
+        Weights come before biases, and wide types before narrow ones, so that every tensor begins at a multiple of its
+        own item. UserError for a parameter that is not one of E.
+        """
+        found = dict(experts.named_parameters())
+        count = int(experts.num_experts)
+        strange = sorted(name for name, p in found.items() if "." in name or not p.ndim or len(p) != count)
+        if strange or not found:
+            raise UserError(
+                f"experts with the parameters {one_of(strange) or 'none'}; allowed: tensors of {count} experts"
+            )
+        order = sorted(found, key=lambda name: (-found[name].dtype.itemsize, name.endswith("_bias"), name))
+        parts, offset = [], 0
+        for name in order:
+            part = Part(name, tuple(found[name].shape[1:]), found[name].dtype, offset)
+            parts.append(part)
+            offset += part.nbytes
+        return cls(tuple(parts), offset)
+
+    def views(self, block: Tensor) -> dict[str, Tensor]:
+        """The tensors [n, ...] of a block of n experts, uint8 [n, nbytes], without a copy."""
+        found = {}
+        for part in self.parts:
+            if self.nbytes % (item := part.dtype.itemsize):
+                raise UserError(
+                    f"an expert of {self.nbytes} bytes cannot hold {part.dtype}; allowed: a multiple of {item}"
+                )
+            typed = block[:, part.offset : part.offset + part.nbytes].view(part.dtype)
+            found[part.name] = typed.view(len(block), *part.shape)
+        return found
+
+    def clear(self, module: Any) -> None:
+        """Leave the module empty parameters: it cannot compute by itself any more."""
+        for part in self.parts:
+            setattr(module, part.name, nn.Parameter(torch.empty(0, dtype=part.dtype), requires_grad=False))
+
+
+def same_layout(experts: Sequence[Any]) -> Layout:
+    """The layout of all layers' experts. UserError where two differ."""
+    layouts = [Layout.of(module) for module in experts]
+    for index, layout in enumerate(layouts):
+        if layout != layouts[0]:
+            sizes = f"{layouts[0].nbytes} and {layout.nbytes} bytes"
+            raise UserError(f"layers 0 and {index} have experts of {sizes}; allowed: experts of one shape and type")
+    return layouts[0]
+
+
+class PageLocks:
+    """The blocks that are registered, each once, and once unregistered: by :meth:`close`, or with the object's end.
+
+    torch's own pinned memory comes in powers of two; registered memory has the size that it has. For torch it is pinned
+    all the same: `is_pinned` asks CUDA about the address, and a copy with non_blocking=True is asynchronous.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[tuple[int, Tensor]] = []  # with the device that copies from it
+        self.close = weakref.finalize(self, _unlock, self._held)
+
+    def lock(self, block: Tensor) -> None:
+        """Page-lock `block`, uint8 [nbytes], whole, so that no copy spans two registrations. DeviceError."""
+        cudart = _CUDA.cudart()
+        code = cudart.cudaHostRegister(block.data_ptr(), block.numel(), 0)
+        if int(code):
+            _forget(block)
+            raise DeviceError(
+                f"{format_bytes(block.numel())} of host memory cannot be page-locked, after"
+                f" {format_bytes(sum(held.numel() for _, held in self._held))}: {cudart.cudaGetErrorString(code)};"
+                " allowed: a system that lets the GPU's driver lock them"
+            )
+        self._held.append((torch.cuda.current_device(), block))
+
+
+def _forget(block: Tensor) -> None:
+    """CUDA keeps the last error until somebody asks, and the next launch would raise it: let one launch do so now."""
+    with suppress(RuntimeError, AssertionError):
+        torch.zeros(1, device="cuda").add_(block.numel())
+
+
+def _unlock(held: list[tuple[int, Tensor]]) -> None:
+    """Unregister blocks, the last one first, when no copy reads them any more. They exist until then."""
+    if not held:
+        return
+    for device in sorted({device for device, _ in held}):
+        with suppress(RuntimeError):  # of a device that has failed already, which was told
+            torch.cuda.synchronize(device)
+    cudart = _CUDA.cudart()
+    while held:
+        cudart.cudaHostUnregister(held[-1][1].data_ptr())  # where it fails, the device has: all ends with the process
+        held.pop()
 
 
 class HostStore:
     """All experts of all layers in host memory; takes the weights out of the modules that it is given.
 
-    `blocks`: a layer's experts each, uint8 [E, nbytes], in memory of its own. The modules keep empty parameters: they
-    cannot compute by themselves any more. Weights that lie in such a block already are not copied; those on the meta
-    device become random ones. The memory is given back by :meth:`close`, or when nothing refers to the store any more.
+    `blocks`: a layer's experts each, uint8 [E, nbytes], in memory of its own. The modules keep empty parameters.
+    Weights that lie in such a block already are not copied; those on the meta device become random ones. The memory is
+    given back by :meth:`close`, or when nothing refers to the store any more.
 
     `pinned`: for a GPU. UserError where the host has too little; DeviceError where the memory cannot be page-locked.
     """
@@ -33,8 +155,7 @@ class HostStore:
                 if block is None:
                     block = next(memory).view(self.n_experts, self.layout.nbytes)
                     self._put(module, block)
-                for part in self.layout.parts:
-                    setattr(module, part.name, nn.Parameter(torch.empty(0, dtype=part.dtype), requires_grad=False))
+                self.layout.clear(module)
                 if pinned:
                     self._locks.lock(block)
                 self.blocks.append(block)
@@ -54,7 +175,12 @@ class HostStore:
         else:
             for view in views.values():
                 draw(view[0])
-        repeat(block)
+        rows = block.numpy()
+
+        def repeat(first: int, end: int) -> None:
+            rows[max(first, 1) : end] = rows[0]
+
+        in_parallel(repeat, len(rows), max(1, SLICE // rows.shape[1]))
 
     @property
     def nbytes(self) -> int:
@@ -94,13 +220,3 @@ def draw(weights: Tensor) -> None:
     generator = torch.Generator().manual_seed(0)
     scale = 1 / max(weights.shape, default=1) ** 0.5
     weights.copy_(torch.randn(weights.shape, generator=generator) * scale)
-
-
-def repeat(block: Tensor) -> None:
-    """Copy the first expert of a block, uint8 [E, nbytes], over the others, on several threads."""
-    rows = block.numpy()
-
-    def copy(first: int, end: int) -> None:
-        rows[max(first, 1) : end] = rows[0]
-
-    in_parallel(copy, len(rows), max(1, SLICE // rows.shape[1]))

@@ -1,8 +1,15 @@
-"""A tiny model with random weights, and passes over it, made in code: for checks of a device, without any file."""
+"""A tiny model with random weights, and passes over it, made in code: for checks of a device, without any file.
+
+A backend that counts says how often a pass crosses between host and device, and waits for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +20,20 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, OlmoeConfig
 
 from policies.api import Policy, Setup
+from policies.lru import LRU
+from real.runtime.backend import Backend, DeviceError, Ticket
 from real.runtime.events import Feed
 from real.runtime.generate import Served, generate
 from real.runtime.live import Live
 from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import Runner, device_machine, running
+from sim.check.synthetic import FREE
 from sim.core.core import Core
 from sim.core.log import replay
 from sim.workload.passes import Pass, ordered_union
 from sim.workload.signals import TraceSignals
+from traces.kit.telling import in_short
 
 L, E, K, WIDTH, VOCABULARY = 3, 8, 2, 128, 128
 CHUNKS, DEPTH = 2, 2
@@ -49,18 +60,6 @@ def tiny_model(device: torch.device, dtype: torch.dtype = torch.bfloat16, *, exa
         torch.manual_seed(0)
         model = _AUTO.from_config(config, dtype=dtype).eval()
     return Offloaded(model, device, exact=exact)
-
-
-class FreeOfCharge:
-    """Costs for policies that read none."""
-
-    launch_ns = 0
-
-    def copy_ns(self, nbytes: int) -> int:
-        return nbytes
-
-    def expert_ns(self, layer: int, tokens: int) -> int:
-        return tokens
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class Drawn(Feed):
 def _machine(model: Offloaded, make: type[Policy], held: int) -> Machine:
     """A machine with room for so many experts."""
     nbytes = model.store.layout.nbytes
-    setup = Setup(L, E, K, (nbytes,) * L, CHUNKS, held * nbytes, FreeOfCharge())
+    setup = Setup(L, E, K, (nbytes,) * L, CHUNKS, held * nbytes, FREE)
     return device_machine(model, make(setup), TraceSignals(None, ()), DEPTH)
 
 
@@ -148,3 +147,102 @@ def speak(
         generate(runner, live, requests, 2, ())
         runner.finish()
     return _ran(machine, logits)
+
+
+class _Counted(Ticket):
+    def __init__(self, ticket: Ticket, count: Counting) -> None:
+        self._ticket, self._count = ticket, count
+
+    def done(self) -> bool:
+        return self._ticket.done()
+
+    def wait(self) -> None:
+        self._count.note("waits")
+        self._ticket.wait()
+
+
+class Counting(Backend):
+    """Another backend, whose crossings are counted in ``seen``: `uploads`, `downloads` and `waits` of the thread that
+    runs the model. The copy thread's are not: it has nothing else to do than to wait."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.device = backend, backend.device
+        self.seen: Counter[str] = Counter()
+        self._thread = threading.get_ident()
+
+    def note(self, what: str) -> None:
+        if threading.get_ident() == self._thread:
+            self.seen[what] += 1
+
+    def enter(self) -> None:
+        self.backend.enter()
+
+    def allocated(self) -> int:
+        return self.backend.allocated()
+
+    def start_copy(self, target: Tensor, source: Tensor) -> Ticket:
+        return _Counted(self.backend.start_copy(target, source), self)
+
+    def upload(self, host: Tensor) -> Tensor:
+        self.note("uploads")
+        return self.backend.upload(host)
+
+    def download(self, *tensors: Tensor) -> list[NDArray[Any]]:
+        self.note("downloads")
+        return self.backend.download(*tensors)
+
+    def mark(self) -> Ticket:
+        return _Counted(self.backend.mark(), self)
+
+    def synchronize(self) -> None:
+        self.note("waits")
+        self.backend.synchronize()
+
+
+@contextmanager
+def no_sync(device: torch.device) -> Iterator[None]:
+    """Within it, a call that waits for the device in torch's own ways (a blocking copy, a value that Python asks for)
+    is an error on a GPU: what waits for an event is not. On a CPU nothing is noticed."""
+    if device.type != "cuda":
+        yield
+        return
+
+    def watch(mode: int | str) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is a prototype, and does not see everything
+            torch.cuda.set_sync_debug_mode(mode)
+
+    before = torch.cuda.get_sync_debug_mode()
+    watch("error")
+    try:
+        yield
+    finally:
+        watch(before)
+
+
+def count_forced(device: torch.device, held: int) -> dict[str, int]:
+    """Crossings of the last decode pass that follows a recorded routing; DeviceError where a layer waits otherwise."""
+    model = tiny_model(device)
+    model.backend = counting = Counting(model.backend)
+    last = list[dict[str, int]]()
+
+    def watch(runner: Runner) -> None:
+        forward, event = runner.engine.forward, runner.run.event
+
+        def strict(*args: Any) -> Tensor:
+            with no_sync(counting.device):
+                return event(*args)
+
+        def counted(*args: Any) -> Tensor:
+            counting.seen.clear()
+            try:
+                logits = forward(*args)
+            except RuntimeError as error:
+                raise DeviceError(f"a layer waits for the device: {in_short(error)}") from error
+            last[:] = [dict(counting.seen)]
+            return logits
+
+        runner.engine.forward, runner.run.event = counted, strict  # type: ignore[method-assign, assignment]
+
+    follow(model, LRU, held, watch)
+    return last[0]

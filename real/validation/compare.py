@@ -15,23 +15,8 @@ from sim.results.document import Outcome
 
 TIMES = ("tpot_ms", "ttft_ms", "stall_ms_per_token")
 HITS = ("recall", "resident", "complete", "bytes")
-KEPT = (
-    "latency_ms",
-    "throughput_tokens_per_s",
-    "hit_rate",
-    "stall_ms_per_token",
-    "compute_ms_per_token",
-    "bytes_per_token",
-    "prefetch",
-    "link_utilisation",
-    "memory",
-    "totals",
-    "quality",
-    "nulls",
-)
-"""Of a result document: what differs between device and simulator. The rest is the cell's."""
-
-
+OF_THE_CELL = ("schema", "config", "provenance", "policy", "bounds", "reference")
+"""Of a result document: what device and simulator have in common. A row keeps the rest, of either."""
 Logs = dict[str, Sequence[int]]
 """The two logs of facts of a cell: device and simulated."""
 
@@ -74,12 +59,16 @@ def judge(cell: Cell, runs: Sequence[Ran], priced: Cell | None = None) -> tuple[
         },
         "simulated_digest": outcome.core.digest(),
         "first_differences": differences(logs, cell.setup.n_experts, cell.setup.chunks),
-        "device": {key: measured[key] for key in KEPT} | {"slots": dict(ran.slots)},
-        "simulated": {key: predicted[key] for key in KEPT},
+        "device": _kept(measured) | {"slots": dict(ran.slots)},
+        "simulated": _kept(predicted),
         "code": own.code,
         "cell": own.key,
     }
     return row, logs
+
+
+def _kept(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in OF_THE_CELL}
 
 
 def decides(predicted: Mapping[str, Any]) -> str:

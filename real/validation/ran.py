@@ -1,4 +1,7 @@
-"""What a run on a device leaves, as data: it can be judged where it was made, or later and elsewhere."""
+"""What a run on a device leaves, as data: it can be judged where it was made, or later and elsewhere.
+
+So can the policies' own time, from the logs of a grid's runs.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,9 @@ import numpy as np
 import real
 from real.runtime.runner import DeviceRun
 from sim.core.accounts import Accounts
-from sim.experiment.cell import Cell
+from sim.experiment.cell import Cell, Inputs, make_cell, make_core, make_policy
 from sim.experiment.config import RunConfig
+from sim.experiment.policy_time import BASELINE, Logged, measure_policy_time
 from sim.experiment.provenance import result_of
 from sim.results.label import label
 from traces.kit.errors import UserError
@@ -134,4 +138,26 @@ def load_all(folder: Path, traces: Path) -> Runs:
         if kept[0] != config:
             raise UserError(f"{path}: of another configuration than the run before it; measure into a new folder")
         kept[1].append(ran)
+    return found
+
+
+def own_time(runs: Runs, budget: str, inputs: Inputs) -> dict[str, Any]:
+    """By policy that ran at ``budget``: microseconds of this machine's CPU per pass, above on_demand's.
+
+    As ``software.policy_us`` of a hardware profile takes them; {} where on_demand has not run. See
+    sim.experiment.policy_time.
+    """
+
+    def logged(config: RunConfig, ran: Sequence[Ran]) -> Logged:
+        cell = make_cell(config, inputs)
+        return Logged(ran[0].log, lambda: make_core(cell, make_policy(cell)))
+
+    base = next((logged(*it) for (policy, _), it in runs.items() if policy == BASELINE), None)
+    if base is None:
+        return {}
+    found = {}
+    for (policy, size), (config, ran) in runs.items():
+        if size == budget and policy != BASELINE:
+            measured = measure_policy_time(logged(config, ran), base, repeat=3)
+            found[config.policy["name"]] = {phase: round(took.us, 1) for phase, took in measured.items()}
     return found

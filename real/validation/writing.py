@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from real.validation.compare import Logs
-from real.validation.criteria import criteria
-from real.validation.verdict import markdown, summary, worst_first
+from real.validation.verdict import criteria, markdown, summary, worst_first
 from sim.experiment.cell import Cell
 from sim.experiment.provenance import measured_requests
 from sim.prices import figures

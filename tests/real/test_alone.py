@@ -1,23 +1,26 @@
 """real/ runs where there is neither pyarrow nor Hydra, nor anything else that a GPU server may lack."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
-from sim.experiment.compose import read_config
-from tests.sim.small_trace import Plan, write
+from real.validation.compare import compare
+from sim.cli import main as simulator
+from sim.experiment.cell import make_cell
+from sim.prices import shipped
+from tests.real.validation.cases import config, tiny
 
 ROOT = Path(__file__).parents[2]
 MISSING = ("pyarrow", "pandas", "hydra", "omegaconf", "simpy", "matplotlib", "scipy", "sklearn", "rich")
 MISSING += ("pytest", "hypothesis")
 
 PROLOGUE = f"""
-import sys, pkgutil, importlib
+import sys, pathlib, pkgutil, importlib
 for name in {MISSING!r}:
     assert name not in sys.modules
     sys.modules[name] = None  # importing it fails, as if it were not there
@@ -27,30 +30,25 @@ for module in pkgutil.walk_packages(real.__path__, "real."):
         importlib.import_module(module.name)
 """
 
-RUN = """
-from dataclasses import replace
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
+VALIDATE = """
+from real.cli import main
+from real.runtime.models import Where
 from real.runtime.recorded import run_forced
-from real.runtime.models import open_model
-from real.runtime.offloaded import Offloaded
 from sim.experiment.cell import make_cell
-from sim.experiment.cell import make_core, make_policy
-from sim.experiment.config import load_config
-from sim.core.log import replay
-cell = make_cell(load_config(Path(sys.argv[1])))
-policy = make_policy(cell)
-run = run_forced(cell, Offloaded(open_model("reference", "float32", "auto"), torch.device("cpu")), policy)
-assert replay(run.core.log, make_core(cell, make_policy(cell))) == run.core.digest()
-print(run.outcome.accounts.hit_row()[0])
+from sim.experiment.config import load_configs
+from sim.experiment.cell import make_policy
+cell = make_cell(load_configs(pathlib.Path(sys.argv[1]))[0])
+run_forced(cell, Where("cpu").open(sys.argv[2], "float32", "random"), make_policy(cell))
+del sys.modules["simpy"]  # the simulator's
+sys.exit(main(sys.argv[3:]))
 """
-
 
 CHECKS = """
 import torch
 torch.set_num_threads(1)
+from real.runtime.models import Where
 from real.runtime.selfcheck import CHECKS, ONLY_CUDA
+Where("cpu").open("reference", "float32")
 for name in CHECKS.keys() - ONLY_CUDA:
     CHECKS[name](torch.device("cpu"))
     print(name)
@@ -63,15 +61,27 @@ def python(code: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.ci
-def test_it_runs_without_what_a_server_may_lack(tmp_path: Path) -> None:
-    ids = np.random.default_rng(0).permuted(np.tile(np.arange(64), (8, 16, 1)), axis=-1)[..., :8]
-    write(tmp_path / "trace", [Plan((4,), 1), Plan((2,), 1)], ids, n_experts=64)
-    config = read_config(["policy=lru", "model=reference", "budget=30%", f"trace={tmp_path / 'trace'}"])
-    fields = {name: getattr(config, name) for name in config.__dataclass_fields__}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(fields))
-    done = python(PROLOGUE + RUN, str(tmp_path / "config.yaml"))
+def test_a_resolved_grid_gives_the_same_decisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file is written where Hydra is: python -m sim config -m."""
+    folder, trace, model = tiny()
+    assert simulator(["config", "-m", "policy=lru,lfu", "budget=40%", f"trace={trace}", "model=as_traced"]) == 0
+    (tmp_path / "grid.yaml").write_text(capsys.readouterr().out)
+    (tmp_path / "a100.yaml").write_text(yaml.safe_dump(dict(shipped("hardware", "a100"))))
+    grid = f"{tmp_path}/grid.yaml"
+    words = ["validate", "--config", grid, f"hardware={tmp_path}/a100.yaml", f"checkpoint={folder}"]
+    words += ["weights=random", "format=json", f"out={tmp_path}/out", "threads=1"]
+    done = python(PROLOGUE + VALIDATE, grid, str(folder), *words)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 4 * 16 * 8
+    found = json.loads(done.stdout)
+    assert json.loads((tmp_path / "out" / "tiny.json").read_text()) == found
+    assert found["provenance"]["hardware"]["name"] == "a100"
+    for row in found["cells"]:
+        cell = make_cell(config(f"policy={row['policy']['name']}", "budget=40%", "hardware=a100"))
+        mine, _ = compare(cell, model)
+        assert row["replay"]["agrees"]
+        assert mine["replay"]["agrees"]
+        assert mine["simulated_digest"] == row["simulated_digest"]
+        assert mine["errors"]["hit_complete"] == row["errors"]["hit_complete"]
 
 
 @pytest.mark.ci

@@ -13,8 +13,8 @@ import yaml
 from real.cli import main
 from real.evaluate.evaluation import fitted, shifted
 from real.measure import bench
-from real.validation.criteria import CRITERIA, criteria
 from real.validation.ran import load_all
+from real.validation.verdict import CRITERIA, criteria
 from sim.core.log import NEXT_CHUNK
 from sim.prices import HardwareProfile, shipped
 

@@ -65,14 +65,14 @@ class Rig:
         """Of all layers."""
         return len(self.model.moe.layers) * self.model.moe.n_experts
 
-    def setup(self, budget: int) -> Setup:
-        moe = self.model.moe
-        sizes = (self.nbytes,) * len(moe.layers)
-        return Setup(
-            len(sizes), moe.n_experts, moe.top_k, sizes, self.chunks, budget, FlatCosts(), self.seed, self.predictors
-        )
+    def setup(self, held: int) -> Setup:
+        """With room for so many experts."""
+        moe, sizes = self.model.moe, (self.nbytes,) * len(self.model.moe.layers)
+        shape = (len(sizes), moe.n_experts, moe.top_k, sizes, self.chunks)
+        return Setup(*shape, held * self.nbytes, FlatCosts(), self.seed, self.predictors)
 
-    def machine(self, policy: Policy, signals: Any) -> Machine:
+    def machine(self, make: MakePolicy, held: int, signals: Any = None) -> Machine:
+        policy, signals = make(self.setup(held)), signals or NoSignals()
         setup = policy.setup
         pool = self.pool_type(self.model.store, setup.budget - policy.gpu_bytes(), setup.chunks, self.model.backend)
         return self.machine_type(self.core_type(policy, setup, signals), pool, depth=self.depth)
@@ -88,6 +88,8 @@ class Ran:
     accounts: Accounts
     again: str
     """The digest of the log's replay without a clock, with a policy made anew."""
+    live: Live | None = None
+    """What the model has shown, where it chose for itself."""
 
     @property
     def core(self) -> Core:
@@ -106,7 +108,7 @@ class Ran:
 def serve(
     rig: Rig,
     make: MakePolicy,
-    budget: int,
+    held: int,
     batch: int = 1,
     *,
     prompts: Sequence[Sequence[int]] = PROMPTS,
@@ -114,8 +116,7 @@ def serve(
     ends: frozenset[int] = frozenset(),
 ) -> Ran:
     """Continue prompts greedily, with the model's own routing."""
-    setup = rig.setup(budget)
-    live, machine = Live(rig.model.moe, ()), rig.machine(make(setup), NoSignals())
+    live, machine = Live(rig.model.moe, ()), rig.machine(make, held)
     logits: list[Any] = []
 
     def choose(scores: Any) -> int:
@@ -127,8 +128,9 @@ def serve(
     with running(rig.model, machine, live) as runner:
         generate(runner, live, requests, batch, ends)
         accounts = runner.finish().outcome.accounts
+    setup = machine.core.setup
     again = replay(machine.core.log, Core(make(setup), setup, NoSignals()))
-    return Ran(logits, [request.made for request in requests], machine, accounts, again)
+    return Ran(logits, [request.made for request in requests], machine, accounts, again, live)
 
 
 def passes_of(routing: Routing) -> list[Pass]:
@@ -161,16 +163,17 @@ class Given(Feed):
         return torch.from_numpy(scores).float().log(), torch.from_numpy(weights).float()
 
 
-def follow(rig: Rig, policy: Policy, fresh: Policy, routing: Routing) -> Ran:
-    """Run a routing's passes through the whole model; ``fresh``: the same policy, for the replay."""
-    machine = rig.machine(policy, FakeSignals(routing.signals))
+def follow(rig: Rig, make: MakePolicy, held: int, routing: Routing) -> Ran:
+    """Run a routing's passes through the whole model."""
+    machine = rig.machine(make, held, FakeSignals(routing.signals))
     logits = list[Any]()
     with running(rig.model, machine, Given(routing)) as runner:
         for number, step in enumerate(passes_of(routing)):
             tokens = [(31 * number + i) % 290 for i in range(step.rows)]
             logits.append(runner.forward(step, tokens, lambda scores: scores.clone()))
         accounts = runner.finish().outcome.accounts
-    again = replay(machine.core.log, Core(fresh, policy.setup, FakeSignals(routing.signals)))
+    setup = machine.core.setup
+    again = replay(machine.core.log, Core(make(setup), setup, FakeSignals(routing.signals)))
     return Ran(logits, [], machine, accounts, again)
 
 

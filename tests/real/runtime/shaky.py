@@ -131,6 +131,17 @@ class WatchedPool(Pool):
         return ticket
 
 
+def _watched(name: str) -> Any:
+    """That fact or question of the core, after which all of it is checked."""
+
+    def call(core: Any, *args: Any) -> Any:
+        answer = getattr(Core, name)(core, *args)
+        core.watch()
+        return answer
+
+    return call
+
+
 class WatchedCore(Core):
     """Checks at every fact and question what must always hold."""
 
@@ -147,9 +158,9 @@ class WatchedCore(Core):
         assert all(state.done[x] <= state.given[x] <= state.chunks for x in held)
         assert all(not state.given[x] for x in range(len(state.slot)) if not state.slot[x])
 
-    def step_begin(self, *args: Any) -> None:
-        super().step_begin(*args)
-        self.watch()
+    step_begin, prediction, chunk_done, next_chunk = map(
+        _watched, ("step_begin", "prediction", "chunk_done", "next_chunk")
+    )
 
     def gate(self, *args: Any) -> LayerEvent:
         event = super().gate(*args)
@@ -157,24 +168,11 @@ class WatchedCore(Core):
         self.watch()
         return event
 
-    def prediction(self, *args: Any) -> None:
-        super().prediction(*args)
-        self.watch()
-
-    def chunk_done(self, *args: Any) -> None:
-        super().chunk_done(*args)
-        self.watch()
-
     def expert_done(self, x: int, now: int) -> None:
         assert self.state.done[x] == self.state.chunks, "computed before it had arrived"
         assert not self.pool.backend.busy(x), "told as computed while it is"
         super().expert_done(x, now)
         self.watch()
-
-    def next_chunk(self) -> int:
-        chunk = super().next_chunk()
-        self.watch()
-        return chunk
 
 
 class WatchedMachine(Machine):

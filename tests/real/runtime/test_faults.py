@@ -21,9 +21,8 @@ from real.runtime.live import Live
 from real.runtime.offloaded import TAKEN, Offloaded
 from real.runtime.pool import Pool
 from sim.check.synthetic import Routing, draw
-from tests.real.runtime.rig import CPU, Rig, follow, serve, torch
+from tests.real.runtime.rig import CPU, Rig, follow, torch
 from tests.real.runtime.shaky import Shaky
-from tests.sim.machine.cases import NoSignals
 from tests.traces.models.tiny import E, K, tiny
 from traces.kit.errors import UserError
 
@@ -63,32 +62,11 @@ def rig(model: Offloaded) -> Iterator[Rig]:
     with pytest.raises(UserError, match="experts have been taken into host memory; allowed: passes within"):
         model.model(input_ids=torch.tensor([[1, 2]]))
     model.backend = Backend()
-    whole = follow(rig := Rig(model), LRU(s := rig.setup(4 * rig.nbytes)), LRU(s), draw(5, 3, E, K, decode=3))
-    whole.check()  # what the model had is all still there
+    follow(Rig(model), LRU, 4, draw(5, 3, E, K, decode=3)).check()  # what the model had is all still there
     Remembered.made.clear()
 
 
-def run(rig: Rig, routing: Routing, policy: type[LRU] = LRU, held: int = 4) -> None:
-    setup = rig.setup(held * rig.nbytes)
-    follow(rig, policy(setup), policy(setup), routing)
-
-
 # -- no room ----------------------------------------------------------------------------------------------------
-
-
-def test_host_memory_that_is_too_small() -> None:
-    model = tiny("olmoe")
-    layer = E * 3 * 32 * 24 * 4
-    rooms = iter([4 * layer, 3 * layer, layer // 2])
-    said = r"^the experts take 295 KB of host memory: 147 KB were had, and 36.9 KB are free; allowed: a model that"
-    with pytest.raises(UserError, match=said):
-        Offloaded(model, CPU, Host(free=lambda: next(rooms)))
-    meta = tiny("olmoe")
-    for layer_of in meta.model.layers:
-        layer_of.mlp.experts.to("meta")
-    with pytest.raises(UserError, match=r"^the experts take 295 KB of host memory, and 295 KB are free; allowed: "):
-        Offloaded(meta, CPU, Host(free=lambda: 4 * layer))
-    assert all(layer_of.mlp.experts.down_proj.is_meta for layer_of in meta.model.layers), "nothing was taken"
 
 
 # Weights that were in host memory stayed there, held by a model that could not be used.
@@ -108,19 +86,8 @@ def test_host_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(mapping() for mapping in taken)
 
 
-def test_a_device_without_room_for_the_dense_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny("olmoe")
-
-    def refuse(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    monkeypatch.setattr(model, "to", refuse)
-    with pytest.raises(UserError, match="the model's dense part does not fit on cpu; allowed: a larger device"):
-        Offloaded(model, CPU)
-
-
 def test_a_device_without_room_for_the_slots(rig: Rig, routing: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(rig, routing)
+    follow(rig, LRU, 4, routing)
     empty = torch.empty
 
     def refuse(*size: Any, **kwargs: Any) -> Any:
@@ -132,7 +99,7 @@ def test_a_device_without_room_for_the_slots(rig: Rig, routing: Routing, monkeyp
         patch.setattr(pools.torch, "empty", refuse)
         said = rf"^4 experts of {rig.nbytes} bytes do not fit on cpu: CUDA out of memory. Tried .*; allowed: a budget"
         with pytest.raises(UserError, match=said):
-            run(rig, routing)
+            follow(rig, LRU, 4, routing)
 
 
 # -- in the middle ----------------------------------------------------------------------------------------------
@@ -149,7 +116,7 @@ def test_a_copy_that_fails(kind: type[Shaky], number: int, rig: Rig, routing: Ro
     rig.model.backend = device = kind(0, fail_at=number)
     said = r"the copy of expert \d of layer \d failed on cpu: CUDA error: an illegal memory access"
     with pytest.raises(DeviceError, match=said) as caught:
-        run(rig, routing)
+        follow(rig, LRU, 4, routing)
     device.close()
     assert isinstance(caught.value, UserError), "which a command tells without a traceback"
 
@@ -170,7 +137,7 @@ def test_a_copy_that_fails_at_the_very_end(rig: Rig, routing: Routing) -> None:
 
     rig.model.backend = device = Shaky(0, slow_s=0.005)
     with pytest.raises(DeviceError, match=r"the copy of expert \d of layer \d failed"):
-        run(rig, routing, Last, held=10)
+        follow(rig, Last, 10, routing)
     device.close()
 
 
@@ -195,7 +162,7 @@ def test_an_error_of_a_policy(where: str, rig: Rig, routing: Routing) -> None:
 
     rig.model.backend = device = Shaky(0)
     with pytest.raises(ZeroDivisionError, match="of a policy"):
-        run(rig, routing, Broken)
+        follow(rig, Broken, 4, routing)
     device.close()
 
 
@@ -223,24 +190,9 @@ def test_an_interrupt(where: str, rig: Rig, routing: Routing, monkeypatch: pytes
         norm = rig.model.model.model.norm
         monkeypatch.setattr(norm, "forward", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        run(rig, routing, Interrupting)
+        follow(rig, Interrupting, 4, routing)
     monkeypatch.undo()
     device.close()
-
-
-# -- afterwards -------------------------------------------------------------------------------------------------
-
-
-def test_a_run_that_is_over_keeps_its_accounts_but_no_memory(rig: Rig) -> None:
-    ran = serve(rig, LRU, 6 * rig.nbytes)
-    assert ran.machine.pool.facts()["allocated_bytes"] == 6 * rig.nbytes
-    assert ran.machine.pool.block.untyped_storage().nbytes() == 0
-
-
-def test_a_model_is_used_by_one_machine_after_the_other(model: Offloaded) -> None:
-    rig = Rig(model)
-    first, second = (serve(rig, LRU, held * rig.nbytes) for held in (3, 12))
-    assert first.same_logits(second)
 
 
 class Interrupt(BaseException):
@@ -265,8 +217,7 @@ def test_an_interrupt_while_all_is_given_back_keeps_nothing(
 
         monkeypatch.setattr(owner, name, ringing)
 
-    setup = rig.setup(6 * rig.nbytes)
-    machine = rig.machine(LRU(setup), NoSignals())
+    machine = rig.machine(LRU, 6)
     known = set(ALL_EXPERTS_FUNCTIONS.valid_keys())
     arm = {
         "join": lambda: once(threading.Thread, "join"),
@@ -279,4 +230,4 @@ def test_an_interrupt_while_all_is_given_back_keeps_nothing(
     assert machine._threads == []
     assert set(ALL_EXPERTS_FUNCTIONS.valid_keys()) == known
     monkeypatch.undo()
-    follow(rig, LRU(setup), LRU(setup), routing).check()
+    follow(rig, LRU, 6, routing).check()

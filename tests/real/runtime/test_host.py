@@ -6,12 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
-from real.cli import main
 from real.runtime import host as module
 from real.runtime.host import Host, free_memory, in_parallel
-from sim.prices import shipped
 from traces.kit.errors import UserError
 
 GB = 10**9
@@ -171,33 +168,3 @@ def test_what_fails_on_a_thread_fails() -> None:
 
     with pytest.raises(ZeroDivisionError):
         in_parallel(work, 10, 3)
-
-
-# -- host_memory= -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def words(tmp_path: Path) -> dict[str, list[str]]:
-    """Of each verb that loads a model."""
-    file = tmp_path / "hardware.yaml"
-    file.write_text(yaml.safe_dump(dict(shipped("hardware", "h200"))))
-    return {
-        "run": ["policy=lru", "budget=25%", f"out={tmp_path / 'out'}"],
-        "validate": ["policy=lru", "budget=25%", f"hardware={file}", "limit=1", f"out={tmp_path / 'out'}"],
-        "quality": ["policy=swapmoe", "budget=50%", "limit=1", f"out={tmp_path / 'out'}"],
-        "peers": ["policy=lru", "budget=50%"],
-        "calibrate": [f"out={tmp_path / 'c.yaml'}", f"hardware={file}"],
-    }
-
-
-@pytest.mark.parametrize("verb", ["run", "validate", "quality", "peers", "calibrate"])
-def test_every_verb_that_loads_a_model_takes_it(
-    verb: str, words: dict[str, list[str]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([verb, *words[verb], "device=cpu", "host_memory=1MB"]) == 2
-    said = "host_memory=1 MB: the model's weights take 59.3 MB; allowed: a model that fits"
-    assert said in capsys.readouterr().err
-    assert main([verb, *words[verb], "device=cpu", "host_memory=1MBit"]) == 2
-    assert "host_memory='1MBit': not a positive size; allowed: " in capsys.readouterr().err
-    assert main([verb, "--help"]) == 0
-    assert "host_memory" in capsys.readouterr().out

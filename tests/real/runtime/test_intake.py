@@ -12,13 +12,11 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from real.runtime import intake
+from real.runtime import models
 from real.runtime.host import Host
-from real.runtime.intake import ONE_BY_ONE, open_checkpoint
-from real.runtime.layout import same_layout
-from real.runtime.models import open_model
+from real.runtime.models import ONE_BY_ONE, open_checkpoint, open_model
 from real.runtime.offloaded import Offloaded
-from real.runtime.store import HostStore, block_of
+from real.runtime.store import HostStore, block_of, same_layout
 from tests.real.runtime.rig import CPU, torch
 from tests.traces.models.tiny import FAMILIES as MODELS
 from tests.traces.models.tiny import save_with_tokenizer, tiny
@@ -103,7 +101,7 @@ def test_where_the_library_goes_another_way_it_is_said(
 ) -> None:
     """A version that sets its parameters otherwise: the same bits, in memory that may be needed twice."""
     folder = save_with_tokenizer(tiny("olmoe"), tmp_path / "model")
-    monkeypatch.setattr(intake.Intake, "_registered", lambda *_: None)
+    monkeypatch.setattr(models.Intake, "_registered", lambda *_: None)
     ours = open_checkpoint(str(folder), "auto", Host()).model
     said = "the library loads 4 of 4 layers' experts in its own way; they may need host memory twice for a while\n"
     assert capsys.readouterr().err == f"model={folder}: {said}"
@@ -178,7 +176,7 @@ PEAK = """
 import sys, threading
 import torch
 from real.runtime.host import Host
-from real.runtime.intake import open_checkpoint
+from real.runtime.models import open_checkpoint
 from real.runtime.offloaded import Offloaded
 
 def anonymous():

@@ -1,14 +1,14 @@
 """The library's own way, from the runtime's store: the same weights, and nothing left behind."""
 
 import json
+import sys
 from typing import Any
 
 import pytest
 import torch
 
 from real.cli import main
-from real.runtime.library import accelerated, resident
-from real.runtime.offloaded import Offloaded
+from real.runtime.offloaded import Offloaded, accelerated, resident
 from tests.traces.models.tiny import tiny
 from traces.kit.errors import UserError
 
@@ -59,6 +59,9 @@ def test_an_error_within_leaves_nothing_behind() -> None:
 def test_peers_has_a_row_for_each_way_and_says_which_is_left_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def refused(model: Any) -> Any:
+        raise UserError("no room on the device")
+
     words = ["policy=lru", "budget=25%", "new_tokens=2", "accelerate_tokens=2", "prompt_tokens=2", "threads=1"]
     assert main(["peers", *words, "format=json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -67,38 +70,20 @@ def test_peers_has_a_row_for_each_way_and_says_which_is_left_out(
     assert [row["name"] for row in found["rows"]] == names
     assert all(row["ms_per_token"] > 0 for row in found["rows"])
     assert found["left_out"] == {}
-    monkeypatch.setitem(__import__("sys").modules, "accelerate", None)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    monkeypatch.setattr("real.runtime.offloaded.resident", refused)
     assert main(["peers", *words]) == 0
     printed = capsys.readouterr()
     assert "no row for accelerate, CPU offload: accelerate is not installed" in printed.err
-    assert "ours, lru at 25%" in printed.out
+    assert "no row for library, all on the device: no room on the device" in printed.err
+    assert all(name in printed.out for name in names[1:4])
 
 
-def test_what_stops_a_row_leaves_the_way_of_computing_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_stops_a_row_leaves_the_way_of_computing_as_it_was() -> None:
     """Afterwards grouped outputs would have been measured as exact ones."""
     model = Offloaded(tiny("olmoe"), torch.device("cpu"))
-
-    class StopHereError(BaseException):
-        pass
-
-    def stop(*_: object) -> None:
-        assert model.exact is False
-        raise StopHereError
-
-    with pytest.raises(StopHereError), model.computing(exact=False):
-        stop()
-    assert model.exact is True
-
-
-def test_a_row_that_cannot_be_had_stops_no_other(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(model: Any) -> Any:
-        raise UserError("no room on the device")
-
-    monkeypatch.setattr("real.runtime.library.resident", refused)
-    words = ["policy=lru", "budget=25%", "new_tokens=2", "accelerate_tokens=2", "prompt_tokens=2", "threads=1"]
-    assert main(["peers", *words, "format=json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["left_out"] == {"library, all on the device": "no room on the device"}
-    assert len(found["rows"]) == 4
+    with model.computing(exact=False):
+        assert not model.exact
+    with pytest.raises(KeyboardInterrupt), model.computing(exact=False):
+        raise KeyboardInterrupt
+    assert model.exact

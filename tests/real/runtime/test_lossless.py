@@ -6,7 +6,7 @@ from typing import Any
 
 from policies.lru import LRU
 from real.runtime.offloaded import Offloaded
-from tests.real.runtime.rig import CPU, NEW_TOKENS, PROMPTS, All, Rig, serve, torch
+from tests.real.runtime.rig import CPU, NEW_TOKENS, PROMPTS, All, Ran, Rig, serve, torch
 from tests.traces.models.tiny import FAMILIES, MORE, tiny
 from traces.models.laws import FAMILIES as LISTED
 from traces.models.load import load
@@ -34,52 +34,41 @@ def test_every_listed_family_is_tried(family: str) -> None:
     assert family in FAMILIES
 
 
-def grouped(rig: Rig) -> Rig:
-    """The same model, computed by the library's grouped kernel where all is resident, and without a wait per layer."""
-    model = copy(rig.model)
-    model.exact = False
-    return replace(rig, model=model)
+def same_logits(rig: Rig, budgets: tuple[int, ...], batch: int = 4, **given: Any) -> Ran:
+    """The run with everything resident, whose logits those with room for so many experts have as well: to the last bit.
+    So has the library's grouped kernel, which on a CPU rounds alike, and without a wait per layer."""
+    whole = serve(rig, All, rig.experts, batch, **given).check()
+    assert whole.machine.resident
+    grouped = copy(rig.model)
+    grouped.exact = False
+    assert serve(replace(rig, model=grouped), All, rig.experts, batch, **given).check().same_logits(whole)
+    for held in budgets:
+        some = serve(rig, LRU, held, batch, **given).check()
+        assert some.core.state.peak == held * rig.nbytes
+        assert some.same_logits(whole), (held, batch)
+    return whole
 
 
 # An expert computed with another's weights, a slot taken too early, a sum in the order of arrival, a mask off by one.
-# On a CPU the library's grouped kernel gives the same bits.
 def test_logits_do_not_depend_on_the_budget(family: str) -> None:
     model = tiny(family)
     expected = library(model)
     rig = Rig(Offloaded(model, CPU), chunks=2)
     ends = frozenset({expected[2][3]})  # some requests end before their last token
     for batch in (1, 4):
-        whole = serve(rig, All, rig.experts * rig.nbytes, batch, ends=ends).check()
-        assert whole.machine.resident
-        assert whole.made == until(expected, ends)
-        assert serve(grouped(rig), All, rig.experts * rig.nbytes, batch, ends=ends).check().same_logits(whole)
-        for held in (1, rig.experts // 3):
-            some = serve(rig, LRU, held * rig.nbytes, batch, ends=ends).check()
-            assert some.core.state.peak == held * rig.nbytes
-            assert some.same_logits(whole), (held, batch)
+        assert same_logits(rig, (1, rig.experts // 3), batch, ends=ends).made == until(expected, ends)
 
 
 def test_logits_in_bfloat16_do_not_either(family: str) -> None:
     rig = Rig(Offloaded(tiny(family).to(torch.bfloat16), CPU), depth=2)
-    whole = serve(rig, All, rig.experts * rig.nbytes, 4).check()
-    assert whole.machine.resident
-    assert serve(grouped(rig), All, rig.experts * rig.nbytes, 4).check().same_logits(whole)
-    for held in (1, rig.experts // 2):
-        assert serve(rig, LRU, held * rig.nbytes, 4).check().same_logits(whole), held
+    same_logits(rig, (1, rig.experts // 2))
 
 
 def test_the_reference_model_too() -> None:
     prompts, wanted = ((5, 9, 200, 31), (77,) * 40, (1000, 2000), (8, 1, 5), (3, 4)), (4, 2, 5, 1, 3)
     model = load("reference", "float32", "cpu").model
     expected = library(model, prompts, wanted)
-    rig = Rig(Offloaded(model, CPU))
-    whole = serve(rig, All, rig.experts * rig.nbytes, 4, prompts=prompts, new_tokens=wanted).check()
-    assert whole.made == expected
-    every = serve(grouped(rig), All, rig.experts * rig.nbytes, 4, prompts=prompts, new_tokens=wanted).check()
-    assert every.same_logits(whole)
-    for held in (1, 200):
-        some = serve(rig, LRU, held * rig.nbytes, 4, prompts=prompts, new_tokens=wanted).check()
-        assert some.same_logits(whole), held
+    assert same_logits(Rig(Offloaded(model, CPU)), (1, 200), prompts=prompts, new_tokens=wanted).made == expected
 
 
 def test_every_pass_says_where_its_tokens_are() -> None:
@@ -88,5 +77,5 @@ def test_every_pass_says_where_its_tokens_are() -> None:
     rig.model.model.register_forward_pre_hook(
         lambda _model, _args, kwargs: given.append(kwargs["position_ids"].tolist()), with_kwargs=True
     )
-    serve(rig, All, rig.experts * rig.nbytes, 2, prompts=((5, 9, 200), (7,)), new_tokens=(3, 2)).check()
+    serve(rig, All, rig.experts, 2, prompts=((5, 9, 200), (7,)), new_tokens=(3, 2)).check()
     assert given == [[[0, 1, 2]], [[0]], [[3], [1]], [[4]]]

@@ -14,13 +14,11 @@ from real.runtime.backend import Backend
 from real.runtime.compute import LayerCompute
 from real.runtime.engine import Engine
 from real.runtime.events import Feed, Run
-from real.runtime.live import Live
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from sim.core.state import CoreError
 from sim.workload.passes import Pass, ordered_union
 from tests.real.runtime.rig import CPU, NEW_TOKENS, PROMPTS, Rig, drive, serve, torch
-from tests.sim.machine.cases import NoSignals
 from tests.traces.models.tiny import E, K, tiny
 
 STEPS = 10_000
@@ -62,8 +60,7 @@ def rss() -> int:
 def test_ten_thousand_steps_leak_nothing(held: int, before: int) -> None:
     """With little room, where experts come and go, and with all resident; the last 2,000 steps are watched."""
     rig = Rig(Offloaded(tiny("olmoe", num_hidden_layers=1), CPU))
-    policy, feed = LRU(rig.setup(held * rig.nbytes)), Endless(1)
-    machine = rig.machine(policy, NoSignals())
+    feed, machine = Endless(1), rig.machine(LRU, held)
     layers = [LayerCompute(layer.experts, i, machine.pool) for i, layer in enumerate(rig.model.moe.layers)]
     hidden, weights = torch.randn(1, 32), torch.full((1, K), 1 / K)
     numbers = count()
@@ -113,17 +110,8 @@ def test_requests_that_have_ended_leave_nothing() -> None:
 def test_live_runs_keep_their_rows_and_no_more() -> None:
     """For the trace of what was generated. Bounded by the rows: ids and weights, and what a policy declares."""
     rig = Rig(Offloaded(tiny("olmoe"), CPU))
-    made: list[Live] = []
-    original = Live.__init__
-
-    def noted(self: Live, *args: Any) -> None:
-        original(self, *args)
-        made.append(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Live, "__init__", noted)
-        serve(rig, LRU, 12 * rig.nbytes, 4)
-    (live,) = made
+    live = serve(rig, LRU, 12, 4).live
+    assert live is not None
     live.keep_all()
     rows = sum(map(len, PROMPTS)) + sum(n - 1 for n in NEW_TOKENS)
     assert live.rows == rows
@@ -165,24 +153,3 @@ def test_the_pool_is_within_the_budget(held: int) -> None:
     rounding.asked = held * nbytes
     with pytest.raises(CoreError, match=rf"the pool took \d+ bytes of a budget of {held * nbytes}$"):
         Pool(store, held * nbytes, 1, rounding)
-
-
-# -- on a GPU ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_registered_memory_is_pinned_for_torch() -> None:
-    """So that a copy with non_blocking=True returns before it is made."""
-    store = Offloaded(tiny("olmoe"), torch.device("cuda")).store
-    assert all(store.expert(flat).is_pinned() for flat in range(len(store.blocks) * E))
-    target, stream, block = torch.zeros_like(store.blocks[0], device="cuda"), torch.cuda.Stream(), store.blocks[0]
-    torch.cuda.synchronize()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(1 << 30)
-        target.copy_(block, non_blocking=True)
-        assert not stream.query(), "the copy has not been waited for"
-    stream.synchronize()
-    assert torch.equal(target.cpu(), block)
-    store.close()
-    assert not block.is_pinned()

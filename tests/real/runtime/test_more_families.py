@@ -9,7 +9,7 @@ from policies.lru import LRU
 from real.runtime.live import AHEAD, Live
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import running
-from tests.real.runtime.rig import CPU, All, NoSignals, Rig, Served, generate, serve, torch
+from tests.real.runtime.rig import CPU, All, Rig, Served, generate, serve, torch
 from tests.real.runtime.test_lossless import library
 from tests.traces.models.tiny import MORE, SIZES, E, build, tiny
 from traces.collect.recorder import Recorder
@@ -37,7 +37,7 @@ def test_logits_do_not_depend_on_the_budget(family: str) -> None:
         ahead = recorder.pass_over(ids)["gate_ahead"]
     rig = Rig(Offloaded(model, CPU), chunks=2)
     whole, some = (
-        serve(rig, make, held * rig.nbytes, 2, prompts=PROMPTS, new_tokens=NEW_TOKENS).check()
+        serve(rig, make, held, 2, prompts=PROMPTS, new_tokens=NEW_TOKENS).check()
         for make, held in ((All, rig.experts), (LRU, rig.experts // 3))
     )
     assert whole.made == expected
@@ -48,7 +48,7 @@ def test_logits_do_not_depend_on_the_budget(family: str) -> None:
 def shown_ahead(rig: Rig, prompt: Any) -> Any:
     """gate_ahead [n, L, A, K] as a policy of a run reads it."""
     live = Live(rig.model.moe, {"gate_ahead"})
-    machine = rig.machine(All(rig.setup(rig.experts * rig.nbytes)), NoSignals())
+    machine = rig.machine(All, rig.experts)
     request = Served(0, list(prompt), lambda scores: int(scores.argmax()), 1)
     with running(rig.model, machine, live) as runner:
         generate(runner, live, [request], 1, ())

@@ -49,8 +49,7 @@ def routing() -> Routing:
 @pytest.fixture
 def whole(model: Offloaded, routing: Routing) -> Any:
     rig = Rig(model)
-    setup = rig.setup(rig.experts * rig.nbytes)
-    return follow(rig, LRU(setup), LRU(setup), routing).check()
+    return follow(rig, LRU, rig.experts, routing).check()
 
 
 @pytest.fixture
@@ -78,8 +77,7 @@ def test_nothing_depends_on_when_things_end(
     depth, others = 1 + seed % 2, threading.active_count()
     rig = shake(seed, depth)
     for held in (1, 6, rig.experts)[seed % 2 :]:
-        setup = rig.setup(held * rig.nbytes)
-        ran = follow(rig, kind(setup), kind(setup), routing).check()
+        ran = follow(rig, kind, held, routing).check()
         assert ran.same_logits(whole), held
         assert rig.model.backend.most_under_way <= depth
         assert ran.core.state.peak <= held * rig.nbytes
@@ -89,10 +87,10 @@ def test_nothing_depends_on_when_things_end(
 @pytest.mark.parametrize("batch", [1, 4])
 def test_nor_with_the_model_s_own_routing(batch: int, model: Offloaded, shake: Any) -> None:
     rig = Rig(model)
-    expected = serve(rig, LRU, rig.experts * rig.nbytes, batch, prompts=PROMPTS[2:], new_tokens=NEW_TOKENS[2:]).check()
+    expected = serve(rig, LRU, rig.experts, batch, prompts=PROMPTS[2:], new_tokens=NEW_TOKENS[2:]).check()
     shaken = shake(7, 2)
     for held in (2, 12):
-        ran = serve(shaken, Hasty, held * rig.nbytes, batch, prompts=PROMPTS[2:], new_tokens=NEW_TOKENS[2:])
+        ran = serve(shaken, Hasty, held, batch, prompts=PROMPTS[2:], new_tokens=NEW_TOKENS[2:])
         assert ran.check().same_logits(expected), held
 
 
@@ -181,8 +179,7 @@ def test_copies_go_on_while_a_prediction_blocks(shake: Any, routing: Routing, mo
             self._zero -= round(seconds * 1e9)
 
     rig = replace(shake(1, 1, slow_s=1e-4), chunks=1, machine_type=Jumping)
-    setup = rig.setup(rig.experts * rig.nbytes)
-    ran = follow(rig, Foresight(setup), Foresight(setup), routing).check()
+    ran = follow(rig, Foresight, rig.experts, routing).check()
     begin, end, blocking = ran.machine.timeline.predictions
     assert blocking
     assert ran.accounts.stall_row()[PREDICTOR] == end - begin >= hour
@@ -215,8 +212,7 @@ class Patient(WatchedMachine):
 # Copies for nobody, after the last step, were counted into the closed accounts, and kept the machine from ending.
 def test_nothing_is_told_after_the_end(shake: Any, routing: Routing) -> None:
     rig = replace(shake(2, 2), machine_type=Patient)
-    setup = rig.setup(10 * rig.nbytes)
-    ran = follow(rig, Endless(setup), Endless(setup), routing).check()
+    ran = follow(rig, Endless, 10, routing).check()
     assert ran.accounts.issued > 10
     assert len(ran.core.log) == ran.machine.words
     assert ran.accounts.link_busy_ns <= ran.accounts.end_ns - ran.accounts.start_ns

@@ -2,13 +2,10 @@
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -17,11 +14,10 @@ from real.runtime.recorded import run_forced
 from real.runtime.runner import DeviceRun
 from real.validation import compare as comparing
 from real.validation.verdict import markdown, summary, worst_first
-from sim.cli import main as simulator
 from sim.core.accounts import LOOKUPS
 from sim.core.log import NEXT_CHUNK, replay
 from sim.experiment.cell import make_cell, make_core, make_policy
-from sim.prices import shipped
+from sim.experiment.config import dump_configs
 from sim.results.label import label
 from tests.real.validation.cases import config, tiny, words
 
@@ -119,10 +115,8 @@ def test_the_worst_row_comes_first_and_errors_are_summed_up() -> None:
 def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """A grid of which one budget cannot be run: (the folder of its results, the exit status)."""
     out = tmp_path_factory.mktemp("grid") / "results"
-    status = main(
-        ["validate", *words("policy=lru,lfu", "budget=40%,7", "model.dtype=float32", "logs=true"), f"out={out}"]
-    )
-    return out, status
+    given = words("policy=lru,lfu", "budget=40%,7", "model.dtype=float32", "logs=true")
+    return out, main(["validate", *given, f"out={out}"])
 
 
 def test_one_failing_cell_stops_no_other_and_is_listed(grid: tuple[Path, int]) -> None:
@@ -175,53 +169,10 @@ def test_the_logs_that_were_kept_are_those_of_the_row(
     out, _ = grid
     folder = out / "logs" / "tiny-lru-40"
     row = next(it for it in json.loads((out / "tiny.json").read_text())["cells"] if it["policy"]["name"] == "lru")
-    main(
-        [
-            "diff",
-            *(f"{a}={folder}/{b}.npy" for a, b in (("first", "device"), ("second", "simulated"))),
-            "experts=8",
-            "chunks=1",
-            "format=json",
-        ]
-    )
+    both = [f"first={folder}/device.npy", f"second={folder}/simulated.npy"]
+    main(["diff", *both, "experts=8", "chunks=1", "format=json"])
     shown = json.loads(capsys.readouterr().out)
     assert [it["first"] for it in shown] == [it["device"] for it in row["first_differences"]]
-
-
-@pytest.mark.ci
-def test_without_hydra_and_pyarrow_a_resolved_grid_gives_the_same_decisions(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The file is written where Hydra is: python -m sim config -m."""
-    folder, trace, _ = tiny()
-    assert simulator(["config", "-m", "policy=lru,lfu", "budget=40%", f"trace={trace}", "model=as_traced"]) == 0
-    (tmp_path / "grid.yaml").write_text(capsys.readouterr().out)
-    (tmp_path / "a100.yaml").write_text(yaml.safe_dump(dict(shipped("hardware", "a100"))))
-    command = (
-        "import sys\n"
-        "for name in ('hydra', 'omegaconf', 'pyarrow', 'pandas'): sys.modules[name] = None\n"
-        "from real.cli import main\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    out = ["format=json", f"out={tmp_path}/out", f"hardware={tmp_path}/a100.yaml", "threads=1"]
-    model = [f"checkpoint={folder}", "weights=random"]
-    ran = subprocess.run(
-        [sys.executable, "-c", command, "validate", "--config", str(tmp_path / "grid.yaml"), *out, *model],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)
-    assert json.loads((tmp_path / "out" / "tiny.json").read_text()) == found
-    assert found["provenance"]["hardware"]["name"] == "a100"
-    for row in found["cells"]:
-        cell = make_cell(config(f"policy={row['policy']['name']}", "budget=40%", "hardware=a100"))
-        mine, _ = comparing.compare(cell, tiny()[2])
-        assert mine["replay"]["agrees"]
-        assert mine["simulated_digest"] == row["simulated_digest"]
-        assert mine["errors"]["hit_complete"] == row["errors"]["hit_complete"]
 
 
 def test_beside_a_file_only_the_machine_and_the_trace_may_be_given(
@@ -230,8 +181,6 @@ def test_beside_a_file_only_the_machine_and_the_trace_may_be_given(
     (tmp_path / "one.yaml").write_text("policy: {name: lru}\n")
     assert main(["validate", "--config", str(tmp_path / "one.yaml")]) == 2
     assert "model is missing" in capsys.readouterr().err
-    from sim.experiment.config import dump_configs
-
     (tmp_path / "one.yaml").write_text(dump_configs([config("policy=lru")]))
     assert main(["validate", "--config", str(tmp_path / "one.yaml"), "budget=3GB"]) == 2
     assert "budget=3GB: not beside --config" in capsys.readouterr().err

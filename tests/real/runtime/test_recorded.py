@@ -1,11 +1,14 @@
-"""A device's timeline is of the measured window, and adds up to its accounts."""
+"""A recorded run: its timeline is of the measured window and adds up, and the result says how experts were computed."""
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 
+from real.cli import main
 from real.runtime.models import open_model
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
@@ -36,3 +39,18 @@ def test_stalls_and_passes_add_up(warmup: int) -> None:
 
 def length(flat: Sequence[int], width: int) -> int:
     return sum(flat[1::width]) - sum(flat[::width])
+
+
+# The bits are the same on a CPU.
+@pytest.mark.parametrize(
+    ("exact", "budget", "computed"),
+    [("true", "100%", "exact"), ("false", "100%", "grouped"), ("false", "50%", "exact")],
+)
+def test_a_run_says_how_experts_were_computed(
+    exact: str, budget: str, computed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["policy=lru", f"budget={budget}", f"exact={exact}", "routing=sample", "limit=1", "threads=1"]
+    assert main(["run", *words, "device=cpu", "format=json", f"out={tmp_path}"]) == 0
+    device = json.loads(capsys.readouterr().out)["provenance"]["device"]
+    assert device["experts"] == computed
+    assert device["replay_agrees"] is True

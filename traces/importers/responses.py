@@ -242,7 +242,7 @@ def _nested(line: Line, field: str, rows: list[Any]) -> Array:
             allowed = f"{len(widths)} layers of {one_of(sorted(set(widths)))} ids, as in the first row"
             raise line.refuse(f"{field} of row {index}", row, allowed)
         for layer, found in enumerate(row):
-            ids[index, layer, : len(found)] = line.ids(f"{field} of row {index}", found, max(widths), MAX_EXPERTS)
+            ids[index, layer, : len(found)] = line.ids(f"{field} of row {index}", found, ids.shape[2], MAX_EXPERTS)
     return ids
 
 

@@ -108,8 +108,6 @@ def test_an_order_that_the_budget_cannot_hold_yields_as_late_as_it_can(
 class Ordered(Told):
     """Sets the orders that it is given; prefetches what it is told to when the step begins."""
 
-    name = "ordered"
-
     def __init__(self, setup: Setup, schedule: Schedule | None, prefetched: Sequence[int] = ()) -> None:
         super().__init__(setup)
         self.order, self.prefetched = schedule, prefetched

@@ -20,8 +20,6 @@ FREE = FlatCosts(0, 0, 0, 0, 0, 0, 0)
 class Whole(Told):
     """Fetches whole layers, as DeepSpeed does."""
 
-    name = "whole"
-
     def route(self, event: LayerEvent) -> Routing | None:
         n, recorded = self.setup.n_experts, dict(zip(event.demand, event.tokens, strict=True))
         layer = range(event.layer * n, event.layer * n + n)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from policies.api import LayerEvent, Policy, Setup, Step
+from policies.api import Policy, Step
 from policies.lru import LRU
 from sim.core.accounts import BYTES_DEMANDED, BYTES_READY, COMPLETE, LOOKUPS, RECALL, RESIDENT, USEFUL, Accounts
 from sim.core.core import Core
@@ -38,44 +38,6 @@ def test_layer_events_are_atomic() -> None:
     row = accounts.hit_row()
     assert (row[LOOKUPS], row[COMPLETE], row[LOOKUPS] - row[COMPLETE]) == (30, 12, 18)
     assert accounts.demand_bytes == 18 * 10
-
-
-# Recency that is not the order of demand: any other order hits in a scan.
-@pytest.mark.parametrize("held", [1, 2, 5, 6])
-def test_lru_never_hits_in_a_cycle_longer_than_the_cache(held: int) -> None:
-    passes = decode([[[i % 7]] for i in range(35)], 7)
-    setup = make_setup([10], 7, 10 * held)
-    accounts, _ = simulate(LRU(setup), setup, passes)
-    assert accounts.hit_row()[RESIDENT] == 0
-    setup = make_setup([10], 7, 70)
-    accounts, _ = simulate(LRU(setup), setup, passes)
-    assert accounts.hit_row()[COMPLETE] == 28
-
-
-class WatchedLRU(LRU):
-    """Remembers which lookups were hits."""
-
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
-        self.hits: list[bool] = []
-
-    def on_gate(self, event: LayerEvent) -> None:
-        super().on_gate(event)
-        self.hits += map(self.view.complete, event.demand)
-
-
-# A recency or capacity slip in one size of cache alone: LRU's stack property breaks.
-@pytest.mark.parametrize("seed", range(3))
-def test_a_larger_lru_hits_whatever_a_smaller_one_hits(seed: int) -> None:
-    passes = some_passes(3, 6, 40, k=1, seed=seed)
-    smaller = [False] * 120
-    for held in range(1, 19):
-        setup = make_setup([10] * 3, 6, 10 * held)
-        policy = WatchedLRU(setup)
-        simulate(policy, setup, passes)
-        assert all(large or not small for small, large in zip(smaller, policy.hits, strict=True)), held
-        smaller = policy.hits
-    assert smaller.count(False) == len(distinct(passes))
 
 
 # Evictions without need, and copies of what is there already.

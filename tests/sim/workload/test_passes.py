@@ -220,10 +220,3 @@ def test_merging_rows_keeps_the_order_of_last_use_and_counts_tokens() -> None:
     assert merge([[5, 3], [3, 5]]) == ([3, 5], [2, 2])
     assert merge([[], [7, 2], []]) == ([7, 2], [1, 1])
     assert merge([[], []]) == ([], [])
-
-
-def test_merging_rows_is_their_union(trace: Trace) -> None:
-    reader = DemandReader(trace)
-    demand, tokens = reader.union([(3, 1), (0, 1), (4, 1)])
-    rows = [next(reader.rows(first, 1)) for first in (3, 0, 4)]
-    assert [merge(list(layer)) for layer in zip(*rows, strict=True)] == list(zip(demand, tokens, strict=True))

@@ -14,7 +14,7 @@ from sim.core.state import CoreError
 from sim.machine.machine import Machine
 from tests.sim.machine.cases import NoSignals, decode, make_setup, simulate, some_passes
 from tests.sim.machine.cases import record as played
-from tests.sim.machine.restless import Bypass, Restless
+from tests.sim.machine.restless import Bypass, Restless, Told
 
 
 # A log that holds what a fact has led to: it would differ where nothing yet was decided otherwise.
@@ -60,13 +60,8 @@ def test_a_log_that_is_cut_or_none_is_an_error(words: list[int], message: str) -
 # -- the digest -------------------------------------------------------------------------------------------------
 
 
-class Lowest(Bypass):
-    """Keeps what it has, and evicts the lowest number."""
-
-    name = "lowest"
-
-    def keep(self, expert: int) -> bool:
-        return True
+class Lowest(Told):
+    """Evicts the lowest number."""
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
         return next(filter(self.view.evictable, range(self.setup.n_layers * self.setup.n_experts)), None)

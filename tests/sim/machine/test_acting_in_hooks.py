@@ -88,16 +88,12 @@ def test_a_change_of_mind_counts_from_the_fact_that_brought_it(fact: str, steps:
     assert core.state.view().complete(2)
 
 
-class Dropper(Told):
+class Dropper(Chain):
     """Refuses to evict half a load for a more urgent one, and cancels it later."""
 
     def on_step(self, step: Step) -> None:
-        self.actions.prefetch(0, 0)
+        super().on_step(step)
         self.actions.predict(1, 50, False)
-
-    def on_slot(self, expert: int) -> None:
-        if expert == 0:
-            self.actions.prefetch(1, 9)
 
     def on_prediction(self, tag: int) -> None:
         self.actions.cancel(0)

@@ -56,25 +56,18 @@ def test_a_single_row_takes_the_time_of_its_new_tokens() -> None:
 
 # A prediction that came true by routing nothing to it; one that was made too late for this gate.
 def test_recall_is_of_what_is_computed_and_of_what_was_said_before_the_gate() -> None:
-    class Guesses(Whole):
-        name = "guesses"
-
-        def __init__(self, setup: Setup, said: list[int], late: list[int]) -> None:
-            super().__init__(setup)
-            self.said, self.late = said, late
-
-        def on_step(self, step: Any) -> None:
-            if self.said and step.number == 1:
-                self.actions.expect(self.said)
-
-        def route(self, event: LayerEvent) -> Routing | None:
-            if self.late:
-                self.actions.expect(self.late)
-            return super().route(event)
-
     def recall(said: list[int], late: list[int]) -> int:
-        setup = make_setup([10], 4, 40)
-        accounts, _ = record(lambda s: Guesses(s, said, late), setup, decode([[[2]], [[2]]], 4))
+        class Guesses(Whole):
+            def on_step(self, step: Any) -> None:
+                if said and step.number == 1:
+                    self.actions.expect(said)
+
+            def route(self, event: LayerEvent) -> Routing | None:
+                if late:
+                    self.actions.expect(late)
+                return super().route(event)
+
+        accounts, _ = record(Guesses, make_setup([10], 4, 40), decode([[[2]], [[2]]], 4))
         return accounts.hit_row()[RECALL]
 
     assert recall([0, 2], []) == recall([2], []) == 1

@@ -89,6 +89,7 @@ def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:
             "decoding": dict(manifest.decoding),
             "prompts": asdict(manifest.prompts),
         },
+        **_modelled(cell, outcome.policy),
         "routing_from": manifest.model.name,
         "priced_as": cell.model.name,
         "pricing": f"routing from {manifest.model.name}, priced as {'itself' if itself else cell.model.name}",
@@ -127,6 +128,13 @@ def fitted(cell: Cell, policy: Policy) -> dict[str, Any]:
         it.name: {"sha256": cell.predicted[it.name].sha256, "stride": it.stride, "top_k": it.top_k, **it.about}
         for it in read
     }
+
+
+def _modelled(cell: Cell, policy: Policy) -> dict[str, Any]:
+    """What this run rests on that nobody recorded: the routing, and signals that its policy reads; nothing if none."""
+    read = {"expert_ids", *policy.needs()}
+    found = {name: dict(about) for name, about in cell.trace.manifest.modelled.items() if name in read}
+    return {"modelled": found} if found else {}
 
 
 def _noisy(cell: Cell) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from sim.results.columns import row
 from sim.results.compare.stats import BLOCKS, LEAST, few
 from sim.results.fitting import Row, fitted
 from sim.results.label import label
-from sim.results.titles import titles
+from sim.results.titles import rests_on, titles
 from sim.results.wording import decided_worded, room_line
 from traces.calibrate.tables import in_words
 from traces.kit.units import counted, figure, format_bytes
@@ -46,7 +46,8 @@ def show(result: Mapping[str, Any], console: Console) -> None:
 def _notes(result: Mapping[str, Any]) -> list[Text]:
     """The finding, and what it was found on."""
     source, policy, config, memory = (result[key] for key in ("provenance", "policy", "config", "memory"))
-    totals, said = result["totals"], titles(row(result, ""))
+    totals, own = result["totals"], row(result, "")
+    said = titles(own)
     setting = [f"batch {config['workload']['batch']}", f"{'warm' if config['warmup'] else 'cold'} start"]
     if config["chunks"] > 1:
         setting.insert(1, f"{config['chunks']} copies per expert")
@@ -66,6 +67,7 @@ def _notes(result: Mapping[str, Any]) -> list[Text]:
         (f"{counted(totals['requests'], 'request')} ({source['measured_requests']}): {tokens}", ""),
         (f"prices from noisy measurements: {in_words(noisy)}" if noisy else "", ""),
         (f"{trace['recording']}{decoding}, served in {order}", ""),
+        (rests_on([own]), "yellow"),
         (room, "dim"),
         (f"{ranks_nothing} compare wants {LEAST}, better {4 * BLOCKS}." if ranks_nothing else "", "yellow"),
         (f"{policy['name']} decided: {decided_worded(facts)}" if facts else "", ""),

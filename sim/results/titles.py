@@ -3,14 +3,16 @@
 Tables and commands keep the names that one types; titles are what models, machines and policies are called elsewhere.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from policies import registry
 from sim.prices import title_of
-from traces.kit.errors import UserError
+from traces.kit.errors import UserError, one_of
 
+ROUTING = "routing"
+"""What expert_ids are called where they were modelled."""
 SAID = {"scope=layer": "per layer", "scope=global": "one pool"}
 """Settings of policies that are said in words."""
 
@@ -51,12 +53,44 @@ def titles(row: Any) -> Titles:
     device = row["source"] == "device"
     profile, figures = str(_title(row, "hardware")), f"{row['figures']} figures"
     return Titles(
-        routing=title_of("model", str(row["routing_from"])),
+        routing=title_of("model", str(row["routing_from"])) + (" (modelled)" if ROUTING in _named(row) else ""),
         priced_as="itself" if own else str(_title(row, "model")),
         how="measured" if device else "simulated",
         machine=str(row["device"]) if device else _with(profile, figures),
         prices=f"{profile}, {figures}" if device else "",
     )
+
+
+def modelled(about: Mapping[str, Mapping[str, Any]]) -> str:
+    """What a run rests on that nobody recorded: ``routing (figures gpt_oss_20b); gate_ahead (recall 0.87, 0.79)``."""
+    return "; ".join(_modelled(name, it) for name, it in about.items())
+
+
+def rests_on(rows: Iterable[Mapping[Any, Any]]) -> str:
+    """Of rows as of :func:`titles`, in one line: what was modelled, for which policies; "" if all was recorded."""
+    users: dict[str, list[str]] = {}
+    for row in rows:
+        for part in filter(None, _named(row).split("; ")):
+            users.setdefault(part, [])
+            if row["policy_label"] not in users[part]:
+                users[part].append(str(row["policy_label"]))
+    said = [part if part.startswith(ROUTING) else f"{part} of {', '.join(of)}" for part, of in users.items()]
+    return f"modelled, not recorded: {'; '.join(said)}" if said else ""
+
+
+def _modelled(name: str, about: Mapping[str, Any]) -> str:
+    told = [
+        f"{key} {one_of(it) if isinstance(it, list) else it}" for key in ("figures", "recall") if (it := about.get(key))
+    ]
+    if name == "expert_ids":
+        return f"{ROUTING} ({', '.join(told)})"
+    return f"{name} ({told[-1]})" if about.get("recall") else name
+
+
+def _named(row: Any) -> str:
+    """Tables that were saved by an earlier version have no such column."""
+    found = row.get("modelled")
+    return found if isinstance(found, str) else ""
 
 
 def policy(label: str) -> str:

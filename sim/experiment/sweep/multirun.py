@@ -27,7 +27,7 @@ from sim.results.fitting import Row, fitted
 from sim.results.label import label
 from sim.results.store import Store
 from sim.results.table import HEADS, MEANING, MULTIPLES, own_figures
-from sim.results.titles import titles, with_changes
+from sim.results.titles import rests_on, titles, with_changes
 from traces.kit import conf
 from traces.kit.errors import UserError, one_line
 from traces.kit.telling import left, showing, stdout_console
@@ -184,7 +184,8 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
             *own_figures(row),
         ]
         lines.append(("magenta" if lossy else "", "", words))
-    told = [titles(frame_row(row, "")) for row in rows]
+    own = [frame_row(row, "") for row in rows]
+    told = [titles(row) for row in own]
     for same in ({f"{it.work}," for it in told}, {it.where for it in told}):
         if len(same) == 1:
             console.print(*same)
@@ -195,6 +196,8 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
     if bounded:
         console.print(MULTIPLES, style="dim")
     if said := few(min((row["totals"]["requests"] for row in rows), default=VERY_FEW)):
+        console.print(said, style="yellow")
+    if said := rests_on(own):
         console.print(said, style="yellow")
     if any(style for style, *_ in lines):
         console.print("a lossy row is compared with lossy rows only, and has no bounds", style="magenta")

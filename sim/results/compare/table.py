@@ -16,7 +16,7 @@ from sim.results.compare.conclude import conclude, limits
 from sim.results.compare.words import budgets, milliseconds, percent, signed
 from sim.results.fitting import Row, fitted
 from sim.results.table import priced_in
-from sim.results.titles import titles
+from sim.results.titles import rests_on, titles
 from traces.kit.units import counted, format_bytes
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def show(found: Comparison, console: Console) -> None:
     console.print(Text(f"{name} in ms, mean over {n}: {of}", style="bold"))
     console.print(f"{said.work}{priced_in(first['dtype'])},")
     console.print(f"{said.where}, batch {first['batch']}; trace {first['trace'][:12]}")
+    if modelled := rests_on(found.runs.to_dict("records")):
+        console.print(modelled, style="yellow")
     _points(console, "What was found", conclude(found))
     for lossless in (True, False):
         if (cells["lossless"] == lossless).any():

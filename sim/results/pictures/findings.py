@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sim.results.titles import titles
+from sim.results.titles import rests_on, titles
 from traces.kit.units import format_bytes
 
 if TYPE_CHECKING:
@@ -15,10 +15,22 @@ def about(runs: pd.DataFrame) -> str:
     """Whose routing, as what it is priced, simulated or measured; "" for a frame that does not say."""
     if "routing_from" not in runs:
         return ""
-    parts = ("routing_from", "model", "model_title", "hardware", "hardware_title", "source", "device", "figures")
+    parts = (
+        "routing_from",
+        "model",
+        "model_title",
+        "hardware",
+        "hardware_title",
+        "source",
+        "device",
+        "figures",
+        "modelled",
+    )
     kinds = runs[[name for name in parts if name in runs]].drop_duplicates()
     said = list(dict.fromkeys(str(titles(row)) for row in kinds.to_dict("records")))
-    return said[0] if len(said) == 1 else f"{len(said)} kinds of runs: {'; '.join(said[:2])}{', ...' * (len(said) > 2)}"
+    kind = said[0] if len(said) == 1 else f"{len(said)} kinds of runs: {'; '.join(said[:2])}{', ...' * (len(said) > 2)}"
+    modelled = rests_on(runs.to_dict("records")) if "policy_label" in runs else ""
+    return f"{kind}; {modelled}" if modelled else kind
 
 
 def number(value: float) -> str:

@@ -17,7 +17,7 @@ from sim.results.compare.words import milliseconds, percent
 from sim.results.pictures.findings import about
 from sim.results.report.draw import draw
 from sim.results.report.page import Page
-from sim.results.titles import titles
+from sim.results.titles import rests_on, titles
 from traces.kit.units import counted, format_bytes
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def build(
         f"{counted(len(runs), 'run')} of {counted(runs['policy_label'].nunique(), 'policy', 'policies')} at"
         f" {counted(runs['budget_bytes'].nunique(), 'budget')}. {INTRODUCTION}"
     )
+    if modelled := rests_on(runs.to_dict("records")):
+        page.text(f"{modelled[0].upper()}{modelled[1:]}.", "first")
     page.link("The runs as a table, with the intervals of the figures below: ", beside, ".")
     page.contents()
     page.heading("What may be concluded")

@@ -11,13 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.signals import History as History
-from policies.signals import Needs, fixed
+from policies.signals import Needs
 from policies.signals import PastStep as PastStep
 from policies.signals import Predictor as Predictor
 from policies.signals import Signal as Signal
@@ -44,18 +45,12 @@ class Costs(Protocol):
 class View:
     """The machine's state, read-only. Experts are named by their numbers."""
 
-    resident: Callable[[int], bool]
-    """Whether the expert has a slot."""
-    complete: Callable[[int], bool]
-    """Whether all of its bytes are on the GPU."""
-    chunks_done: Callable[[int], int]
-    """Chunks of it that are on the GPU."""
-    evictable: Callable[[int], bool]
-    """Whether it has a slot, is not pinned, and no chunk of it is on the link."""
-    loading: Callable[[int], bool]
-    """Whether a load of it is queued or under way."""
-    free_bytes: Callable[[], int]
-    """Bytes of the budget without an owner."""
+    resident: Callable[[int], bool]  # whether the expert has a slot
+    complete: Callable[[int], bool]  # whether all of its bytes are on the GPU
+    chunks_done: Callable[[int], int]  # chunks of it that are on the GPU
+    evictable: Callable[[int], bool]  # whether it has a slot, is not pinned, and no chunk of it is on the link
+    loading: Callable[[int], bool]  # whether a load of it is queued or under way
+    free_bytes: Callable[[], int]  # bytes of the budget without an owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +81,17 @@ class Setup:
     n_layers: int
     n_experts: int
     top_k: int
-    expert_bytes: tuple[int, ...]
-    """Bytes of one expert, per layer [L]."""
-    chunks: int
-    """Copy calls per expert."""
+    expert_bytes: tuple[int, ...]  # bytes of one expert, per layer [L]
+    chunks: int  # copy calls per expert
     budget: int
     costs: Costs
     seed: int = 0
-    predictors: Mapping[str, Predictor] = field(default_factory=dict)
-    """The fitted predictors there are, by name."""
+    predictors: Mapping[str, Predictor] = field(default_factory=dict)  # the fitted predictors there are, by name
     predictor_threads: int = 1
     """Predictions that the machine works on at a time; what else is asked for waits its turn."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "predictors", fixed(self.predictors))
+        object.__setattr__(self, "predictors", MappingProxyType(dict(self.predictors)))
 
     def layer_of(self, expert: int) -> int:
         """Layer of an expert number."""

@@ -10,17 +10,15 @@ Cache = Literal["lru", "mru", "none"]
 
 
 class DeepSpeed(LRU):
-    """Copy whole layers, whichever of their experts a token needs: three things that papers call DeepSpeed.
+    """Copy whole layers, whichever of their experts a token needs: three things that papers call DeepSpeed (README.md).
 
-    ``whole_layer``: a layer is copied when it is reached, nothing is prefetched (DeepSpeed-Inference as the baseline of
-    fMoE, arXiv 2502.05370, section 6.1, which gives it an expert cache). ``active``: only what the gate chose, after
-    the gate (MoE-OnDemand of Pre-gated MoE, arXiv 2308.12066). ``next_layer``: all of layer l + 1 is prefetched from
-    the gate of layer l on, from the last layer into the next step (its MoE-Prefetch; ZeRO-Inference).
-    A layer's experts are copied by index; those that the gate chose compute as they arrive, and the layer ends when all
-    of it is there. It keeps its slots until the next gate. All of it counts as used, so ``lru``, on what is a cyclic
-    scan, hits nothing if it is short of the model by a layer; ``mru`` keeps what came first; ``none`` drops the layer.
-    What is prefetched is no victim of a prefetch. No ties. A layer's index costs nothing to predict, hence no latency.
-    O(E) per event, O(E) per victim. Lossless; needs no signals.
+    ``whole_layer``: a layer is copied when it is reached, nothing is prefetched (the baseline of arXiv 2502.05370).
+    ``active``: only what the gate chose, after the gate. ``next_layer``: all of layer l + 1 is prefetched from the gate
+    of layer l on, from the last layer into the next step (both: arXiv 2308.12066). A layer's experts are copied by
+    index; those that the gate chose compute as they arrive, and the layer ends when all of it is there. ``lru`` hits
+    nothing if it is short of the model by a layer, a cyclic scan; ``mru`` keeps what came first; ``none`` drops the
+    layer at the next gate. What is prefetched is no victim of a prefetch. No ties. O(E) per event and per victim.
+    Lossless; needs no signals.
     """
 
     name = "deepspeed"
@@ -29,8 +27,7 @@ class DeepSpeed(LRU):
     def __init__(self, setup: Setup, *, fetch: Fetch = "whole_layer", cache: Cache = "lru") -> None:
         super().__init__(setup)
         self.fetch, self.cache = fetch, cache
-        self.coming = self.current = -1
-        """The layer that is being prefetched, and the one that is computed."""
+        self.coming = self.current = -1  # the layer that is being prefetched, and the one that is computed
 
     def min_budget(self) -> int:
         sizes, n = self.setup.expert_bytes, self.setup.n_experts

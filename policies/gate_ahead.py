@@ -34,8 +34,7 @@ class GateAhead(Foreseen):
     ) -> None:
         super().__init__(setup, outstanding=outstanding, latency_us=latency_us, blocking=blocking, scope=scope)
         self.distance, self.overlap_aware = layers_ahead("distance", distance, setup), overlap_aware
-        self.window_ns = 0
-        """Of the link, while the current event computes, not yet spoken for."""
+        self.window_ns = 0  # of the link, while the current event computes, not yet spoken for
         copies = map(setup.chunk_ns, range(setup.n_layers))
         self.left_ns = [[sum(chunks[i:]) for i in range(setup.chunks + 1)] for chunks in copies]
         """Copy time of an expert of a layer once i of its chunks are done."""

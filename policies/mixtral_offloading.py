@@ -41,13 +41,10 @@ class MixtralOffloading(Foreseen):
         self.speculated = None if speculated is None else at_least(1, "speculated", speculated, "experts, or null")
         self.buffer_bytes = at_least(0, "buffers", buffers, "experts of the largest size") * max(setup.expert_bytes)
         cache = setup.budget - self.buffer_bytes
-        self.shares = setup.layer_budgets(cache) if self.by_layer else [cache]
-        """Bytes of cache per pool."""
-        self.cached = [0] * len(self.pools)
-        """Bytes in it; above the share while what is pinned waits in buffers."""
+        self.shares = setup.layer_budgets(cache) if self.by_layer else [cache]  # bytes of cache per pool
+        self.cached = [0] * len(self.pools)  # bytes in it; above the share while what is pinned waits in buffers
         self.buffered: dict[int, None] = {}
-        self.pool = 0
-        """Of the current layer."""
+        self.pool = 0  # of the current layer
         self.unloaded: set[int] = set()
         """Of the current layer's demand; with buffers, nothing is speculated before it is empty."""
 

@@ -101,7 +101,6 @@ def parameters(name: str) -> dict[str, Any]:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """The parameters of a policy that have a default, with it."""
     given = signature(find(name).__init__).parameters.values()
     return {p.name: p.default for p in list(given)[2:] if p.default is not p.empty}
 
@@ -146,7 +145,6 @@ def _alternatives(hint: Any) -> Iterator[Any]:
 
 
 def _shown(value: object) -> str:
-    """A value as a command line has it."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     return repr(value)

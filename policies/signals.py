@@ -4,12 +4,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-Item = TypeVar("Item")
 
 
 class Signal(StrEnum):
@@ -65,24 +63,18 @@ def marks(ids: NDArray[np.integer[Any]], n_experts: int) -> NDArray[np.float16]:
     return out[..., :-1]
 
 
-def fixed(given: Mapping[str, Item]) -> Mapping[str, Item]:
-    """A copy that nobody can change."""
-    return MappingProxyType(dict(given))
-
-
 @dataclass(frozen=True, slots=True)
 class Predictor:
     """A fitted predictor whose outputs lie beside the trace: at layer ``l`` it speaks of layer ``l + stride``."""
 
     name: str
     stride: int
-    top_k: int
-    """Experts that it names per token."""
+    top_k: int  # experts that it names per token
     about: Mapping[str, Any] = field(default_factory=dict)
     """How it was made, and how good it was on held-out requests."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "about", fixed(self.about))
+        object.__setattr__(self, "about", MappingProxyType(dict(self.about)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,9 @@ class FutureError(RuntimeError):
 class Future:
     """All layer events of a run, in replay order; a lookup is one member of one event."""
 
-    n_all: int
-    """Experts of all layers."""
-    starts: NDArray[np.int64]
-    """First lookup of each event, [events + 1]."""
-    experts: NDArray[np.int32]
-    """Expert number of each lookup."""
+    n_all: int  # experts of all layers
+    starts: NDArray[np.int64]  # first lookup of each event, [events + 1]
+    experts: NDArray[np.int32]  # expert number of each lookup
     next_use: NDArray[np.int32]
     """Per lookup, the next event that demands the same expert; ``n_events`` if none does."""
     first_use: NDArray[np.int32]

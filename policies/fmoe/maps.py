@@ -39,8 +39,7 @@ def direction(vectors: NDArray[Any]) -> Reals:
 
 
 def _rounded(exact: Reals) -> Reals:
-    rounded: Reals = exact.astype(np.float16).astype(np.float64)
-    return rounded
+    return np.asarray(exact.astype(np.float16), np.float64)
 
 
 def _length(squared: Reals) -> Reals:
@@ -59,7 +58,6 @@ class Contexts:
         self.n_experts, self.prefill, self.choices, self.embeds = n_experts, prefill, choices, embeds
 
     def needs(self) -> frozenset[Signal]:
-        """The signals that are read."""
         wanted = {Signal.ROUTER_PROBS: not self.choices, Signal.EMBEDDING: self.embeds}
         return frozenset(signal for signal, is_wanted in wanted.items() if is_wanted)
 
@@ -101,8 +99,7 @@ class ExpertMaps:
         self.weight = distance / n_layers
         self.size = 0
         self.maps = np.zeros((n_layers, capacity, n_experts))
-        self.lengths = np.full((n_layers, capacity), np.inf)
-        """Of the flattened first l + 1 layers, [L, C]."""
+        self.lengths = np.full((n_layers, capacity), np.inf)  # of the flattened first l + 1 layers, [L, C]
         self.embeddings = np.zeros((capacity, 0))
         self.embedding_lengths = np.full(capacity, np.inf)
 

@@ -12,8 +12,7 @@ from policies.parts.pools import Scores
 
 Selection = Literal["threshold", "one_fewer", "top_k"]
 Eviction = Literal["p_freq", "p_freq_whole", "lru", "lfu"]
-BAND = 1e-6
-"""What the artifact (policies/README.md) adds to every expert of the layers that it plans."""
+BAND = 1e-6  # what the artifact (policies/README.md) adds to every expert of the layers that it plans
 
 
 @dataclass(slots=True)
@@ -86,8 +85,7 @@ class ByUrgency:
 
     def __init__(self, n_experts: int) -> None:
         self.n_experts = n_experts
-        self.plans: dict[int, list[tuple[int, float]]] = {}
-        """By layer: (expert, p), the most probable last."""
+        self.plans: dict[int, list[tuple[int, float]]] = {}  # by layer: (expert, p), the most probable last
 
     def add(self, first: int, probs: Reals, chosen: Sequence[Sequence[int]]) -> None:
         """Plan layers from ``first`` on: probabilities [n, E]; chosen experts, by falling probability."""
@@ -177,12 +175,10 @@ class Worth(Scores):
         self.stale = True
 
     def unknown(self) -> None:
-        """Nothing tells p of any layer."""
         self.p.fill(1.0 / self.n_experts)
         self.stale = True
 
     def demanded(self, experts: Sequence[int]) -> None:
-        """An event demands these experts, in token order."""
         demand = np.array(experts)
         self.freq[demand] += 1
         if self.rule == "lru":
@@ -191,7 +187,6 @@ class Worth(Scores):
         self.stale = True
 
     def enter(self, expert: int, *, speculative: bool) -> None:
-        """The expert has taken a slot."""
         if speculative:
             self.uses += 1
             self.last[expert] = self.uses

@@ -125,8 +125,6 @@ class FMoE(Policy):
                 self.searcher.unpaid += len(redundancy)
             store.add(self.trajectory.maps, self.embeddings, redundancy)
 
-    # -- facts --------------------------------------------------------------------------------------------------
-
     def on_step(self, step: Step) -> None:
         self._remember()
         self._pass(self.setup.n_layers, missed=False)
@@ -194,8 +192,6 @@ class FMoE(Policy):
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
         return self.worth.lowest(self._yields if speculative and self.protected else self.view.evictable)
-
-    # -- inside -------------------------------------------------------------------------------------------------
 
     def _pass(self, layer: int, *, missed: bool) -> None:
         """What was predicted up to ``layer`` is of no use any more."""

@@ -21,10 +21,8 @@ class Collection:
     def __init__(self, capacity: int, n_layers: int, n_experts: int) -> None:
         self.capacity, self.shape = capacity, (n_layers, n_experts)
         self.size = 0
-        self.counts = np.zeros((n_layers * n_experts, capacity))
-        """Token counts, one matrix per column."""
-        self.squares = np.zeros((n_layers, capacity))
-        """Squared norm of the layers up to and including each."""
+        self.counts = np.zeros((n_layers * n_experts, capacity))  # token counts, one matrix per column
+        self.squares = np.zeros((n_layers, capacity))  # squared norm of the layers up to and including each
 
     def add(self, matrix: Matrix) -> None:
         """Store a request's matrix; once full, in the place of the most similar one, the older slot among equals."""
@@ -39,9 +37,7 @@ class Collection:
         self.squares[:, place] = np.cumsum((matrix**2).reshape(self.shape).sum(axis=1))
 
     def total(self, places: NDArray[np.intp]) -> Matrix:
-        """Sum of the matrices in ``places``, [L * E]."""
-        total: Matrix = self.counts[:, places].sum(axis=1)
-        return total
+        return np.asarray(self.counts[:, places].sum(axis=1))
 
 
 class Requests:
@@ -53,8 +49,7 @@ class Requests:
     def __init__(self, capacity: int, n_layers: int, n_experts: int) -> None:
         self.n_layers, self.n_experts = n_layers, n_experts
         self.collections = [Collection(capacity, n_layers, n_experts) for _ in range(2)]
-        self.matrices: list[dict[int, Matrix]] = [{}, {}]
-        """Per phase, by request."""
+        self.matrices: list[dict[int, Matrix]] = [{}, {}]  # per phase, by request
 
     def count(self, request: int, prefill: bool, experts: NDArray[np.int64], tokens: Matrix) -> None:
         """Add tokens of experts, each named once."""
@@ -73,7 +68,6 @@ class Requests:
             self.collections[prefill].add(under_way.pop(request))
 
     def learn(self, history: History) -> None:
-        """Collect the train requests, in order."""
         first = np.arange(self.n_layers)[:, None] * self.n_experts
         for step in history.steps():
             self.close(step.prefill, (step.request,))
@@ -123,5 +117,4 @@ def shares(matrix: Matrix, n_layers: int) -> Matrix:
     """Each layer's counts divided by their sum, [L, E]; a layer without tokens stays 0."""
     rows = matrix.reshape(n_layers, -1)
     sums = rows.sum(axis=1, keepdims=True)
-    divided: Matrix = np.divide(rows, sums, out=np.zeros_like(rows), where=sums > 0)
-    return divided
+    return np.asarray(np.divide(rows, sums, out=np.zeros_like(rows), where=sums > 0))

@@ -14,10 +14,8 @@ from policies.parts.ranges import at_least, between, latency_ns
 
 EPSILON = 1e-6
 """Alg. 1's, of which the paper gives no value: among experts that no match used, later layers go first."""
-MOST_EAMS = 100_000
-"""What fits in memory; the paper goes to 40 thousand."""
-MATCH_US_PER_EAM = 21 / 1000
-"""Appendix B.1 of the paper: 21 us for 1,000 EAMs, 226 us for 10,000."""
+MOST_EAMS = 100_000  # what fits in memory; the paper goes to 40 thousand
+MATCH_US_PER_EAM = 21 / 1000  # appendix B.1: 21 us for 1,000 EAMs, 226 us for 10,000
 
 
 class MoEInfinity(Policy):
@@ -70,24 +68,17 @@ class MoEInfinity(Policy):
         self.iterations: list[Iteration] = []  # of the step's requests
         self.layer = -1
         self.asked: tuple[int, list[NDArray[np.intp]]] | None = None  # tag, matches per request
-        self.behind = False
-        """Whether a gate has run since."""
+        self.behind = False  # whether a gate has run since
         self.tags = 0
-        self.likely = np.zeros((n_layers, n_experts))
-        """The pEAM."""
+        self.likely = np.zeros((n_layers, n_experts))  # the pEAM
         self.nearness = 1 - np.arange(n_layers)[:, None] / n_layers
         """By layers ahead; from layer 0, what Alg. 1 weighs the layers with."""
-        self.matched: list[list[int]] = []
-        """What it comes from."""
-        self.ranked = np.zeros((n_layers, n_experts))
-        """Priority of what is predicted; 0: not predicted."""
-        self.declared = np.zeros(n_experts, np.bool_)
-        """Of the next layer, whether it is in the recall account."""
-        self.plan = np.zeros(n_layers * n_experts)
-        """Priority of what may still be prefetched; 0: nothing to do."""
+        self.matched: list[list[int]] = []  # the places that the pEAM comes from
+        self.ranked = np.zeros((n_layers, n_experts))  # priority of what is predicted; 0: not predicted
+        self.declared = np.zeros(n_experts, np.bool_)  # of the next layer, whether it is in the recall account
+        self.plan = np.zeros(n_layers * n_experts)  # priority of what may still be prefetched; 0: nothing to do
         self.issued: dict[int, None] = {}  # not complete
-        self.worth = Scores(range(n_layers * n_experts), self._worth)
-        """Of residents, Alg. 1's p."""
+        self.worth = Scores(range(n_layers * n_experts), self._worth)  # of residents, Alg. 1's p
 
     def wants_history(self) -> bool:
         return self.filled
@@ -130,8 +121,6 @@ class MoEInfinity(Policy):
         else:
             self.behind = True
 
-    # -- prediction ---------------------------------------------------------------------------------------------
-
     def _nearest(self) -> list[NDArray[np.intp]]:
         return [iteration.nearest(self.layer, self.matches) for iteration in self.iterations]
 
@@ -158,10 +147,7 @@ class MoEInfinity(Policy):
         self._rank()
 
     def _worth(self, experts: slice) -> Matrix:
-        worth: Matrix = ((self.likely + EPSILON) * self.nearness).ravel()
-        return worth
-
-    # -- prefetching --------------------------------------------------------------------------------------------
+        return np.asarray(((self.likely + EPSILON) * self.nearness).ravel())
 
     def _rank(self) -> None:
         """Rank what may be prefetched from the current layer on; withdraw what has not begun and is not the best."""
@@ -218,8 +204,6 @@ class MoEInfinity(Policy):
         if expert in self.issued:
             del self.issued[expert]
             self._prefetch(self._best())
-
-    # -- cache --------------------------------------------------------------------------------------------------
 
     def on_slot(self, expert: int) -> None:
         self.worth.add(expert)

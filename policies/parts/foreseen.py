@@ -61,7 +61,6 @@ class PredictorLine:
                 self.under_way[tag] = None
 
     def done(self, tag: int) -> None:
-        """The prediction asked for under ``tag`` has ended."""
         found = self.under_way.pop(tag)
         if found is not None:
             self.tell(*found)
@@ -88,8 +87,7 @@ class Foreseen(LRU):
         self.outstanding = at_least(1, "outstanding", outstanding, "loads")
         self.line = PredictorLine(self, latency_ns("latency_us", latency_us), blocking, self._foretell)
         self.predicted = deque[tuple[int, list[int]]]()  # (layer, experts), gate not passed
-        self.protected: set[int] = set()
-        """What is predicted, its gate not passed."""
+        self.protected: set[int] = set()  # what is predicted, its gate not passed
         self.waiting = deque[int]()  # predicted, not issued
         self.issued: dict[int, None] = {}  # not complete
 

@@ -6,8 +6,7 @@ from policies.api import Setup
 from traces.kit.errors import UserError
 
 Number = TypeVar("Number", int, float)
-LONGEST_US = 1_000_000
-"""A prediction of a second is a slip; sums of much longer ones would leave 64 bits."""
+LONGEST_US = 1_000_000  # a prediction of a second is a slip; sums of much longer ones would leave 64 bits
 
 
 def between(key: str, value: Number, low: float, high: float, what: str) -> Number:

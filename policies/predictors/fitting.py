@@ -81,11 +81,7 @@ def fit(fitter: Fitter, options: FitOptions, trace: Trace, others: Sequence[Trac
                 "sha256": trace.sha256,
                 "decoding": trace.manifest.decoding["mode"],
             },
-            "requests": {
-                "fitted": len(division.fitted),
-                "held_out": len(division.held),
-                "left_out": division.left_out,
-            },
+            "requests": {"fitted": len(division.fitted), "held_out": len(division.held), "left_out": division.left_out},
             "tokens": {"fitted": len(rows), "held_out": len(held)},
             "prompts_known": division.prompts is not None,
             "settings": {key: value for key, value in asdict(options).items() if key not in OF_A_RUN},
@@ -234,19 +230,15 @@ def _open(key: str, word: str) -> Trace:
     return open_trace(word)
 
 
-def _fit_of(kind: str) -> Command:
-    fitter = fitter_of(kind, f"fit {kind}")
-    return Command(fitter.options, partial(_fit, fitter))
+def _choice(verb: str, about: str, run: Callable[[Fitter, Any], None], words: type | None = None) -> Choice:
+    """Of the policies whose predictors are fitted; ``words``: by default those of the fitter."""
+
+    def make(kind: str) -> Command:
+        fitter = fitter_of(kind, f"{verb} {kind}")
+        return Command(words or fitter.options, partial(run, fitter))
+
+    return Choice("PREDICTOR", about, lambda: {kind: partial(make, kind) for kind in fitters()})
 
 
-def _apply_of(kind: str) -> Command:
-    return Command(ApplyOptions, partial(_apply, fitter_of(kind, f"apply {kind}")))
-
-
-def _each(make: Callable[[str], Command]) -> Mapping[str, Callable[[], Command]]:
-    """By the policies whose predictors are fitted."""
-    return {kind: partial(make, kind) for kind in fitters()}
-
-
-FIT = Choice("PREDICTOR", "Fits predictors on the train requests of a trace.\n", partial(_each, _fit_of))
-APPLY = Choice("PREDICTOR", "Writes what fitted predictors say beside a trace.\n", partial(_each, _apply_of))
+FIT = _choice("fit", "Fits predictors on the train requests of a trace.\n", _fit)
+APPLY = _choice("apply", "Writes what fitted predictors say beside a trace.\n", _apply, ApplyOptions)

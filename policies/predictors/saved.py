@@ -17,11 +17,9 @@ from traces.kit.fields import Fields
 from traces.kit.strict import dump_json, load_json
 from traces.kit.whole import whole, write_whole
 
-SCHEMA = 2
-"""2: with the hash of the content, which nothing tells apart without."""
+SCHEMA = 2  # 2: with the hash of the content, which nothing tells apart without
 _KEYS = ("schema", "kind", "input", "stride", "top_k", "layers", "experts", "model", "prompts", "fit", "sha256")
 _WHERE = "allowed: a file in a folder that can be written"
-_NEED = "allowed: an environment with safetensors: pip install 'moe-offload-workbench[hf]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,5 +152,6 @@ def _safetensors() -> Any:
         import safetensors
         import safetensors.numpy
     except ImportError:
-        raise UserError(f"policies: safetensors is not installed; {_NEED}") from None
+        need = "an environment with safetensors: pip install 'moe-offload-workbench[hf]'"
+        raise UserError(f"policies: safetensors is not installed; allowed: {need}") from None
     return safetensors

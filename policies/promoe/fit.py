@@ -1,9 +1,7 @@
-"""ProMoE's predictors (arXiv 2410.22134, section 4): one MLP per layer, from its gate's input to a later gate's output.
+"""ProMoE's predictors (README.md): an MLP per layer, from its gate's input to a later gate's output, fitted with torch.
 
-Fitted with torch, used with numpy. The paper: two layers, about 2 M parameters at hidden states of 2,048 and more,
-trained offline on traces divided nine to one, emitting exactly top-K. Here the width is a setting, and the loss is the
-cross-entropy to the scores of the later gate (``target=probs``) or to the experts that it chose (``target=chosen``);
-the paper names no loss.
+The paper's 2 M parameters are at hidden states of 2,048 and more. The loss is the cross-entropy to the scores of the
+later gate (``target=probs``) or to the experts that it chose (``target=chosen``).
 """
 
 from collections.abc import Iterator, Mapping
@@ -44,7 +42,6 @@ class MLP:
                 raise ValueError(f"{name} is of shape {found}; {shape}")
 
     def scores(self, x: NDArray[np.float16]) -> Array:
-        """Scores [n, E] of rows [n, F]."""
         inner = np.maximum(((x.astype(np.float32) - self.mean) * self.scale) @ self.w1 + self.b1, 0)
         return np.asarray(inner @ self.w2 + self.b2, np.float32)
 

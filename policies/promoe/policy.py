@@ -21,15 +21,14 @@ def fitted_name(source: str, stride: int) -> str:
 class ProMoE(LRU):
     """When gate l has run, predict the experts of layer l + ``stride`` and prefetch them in the order of the forecast.
 
-    ProMoE (arXiv 2410.22134, section 4). A predicted expert that is there is refreshed in its layer's LRU list; the
-    others are queued behind all demand, first come first served (the union over tokens: most tokens first). Run it with
-    ``chunks=3``, the paper's three matrices per expert. ``preemption``: a gate drops what was queued for its layer, and
-    queues all that it misses at once; else each miss is queued on its turn and stale predictions stay. ``reordering``:
-    compute what is there, then what arrives, most chunks first; else by ascending index. A prediction takes
-    ``latency_us`` of a predictor thread, or the GPU waits for it (``blocking``); one that is overtaken is not begun.
-    ``predictor``: hidden or routing (the outputs of ``python -m policies fit`` beside the trace), or gate_ahead (the
-    later gate on the present hidden state, as FineMoE's re-implementation has it). O(rows x K + E) per event, O(pinned)
-    per victim. Lossless; needs a fitted predictor, or gate_ahead.
+    ProMoE (arXiv 2410.22134, section 4), to be run with ``chunks=3`` (README.md). A predicted expert that is there is
+    refreshed in its layer's LRU list; the others are queued behind all demand, first come first served.
+    ``preemption``: a gate drops what was queued for its layer, and queues all that it misses at once; else each miss is
+    queued on its turn and stale predictions stay. ``reordering``: compute what is there, then what arrives, most chunks
+    first; else by ascending index. A prediction takes ``latency_us`` of a predictor thread, or the GPU waits for it
+    (``blocking``); one that is overtaken is not begun. ``predictor``: hidden or routing (the outputs of ``python -m
+    policies fit`` beside the trace), or gate_ahead. O(rows x K + E) per event, O(pinned) per victim. Lossless; needs a
+    fitted predictor, or gate_ahead.
     """
 
     name = "promoe"
@@ -55,25 +54,18 @@ class ProMoE(LRU):
             raise UserError(f"policy.fitted={fitted}: allowed with policy.predictor=gate_ahead: null")
         self.source, self.stride = predictor, layers_ahead("stride", stride, setup)
         self.fitted = fitted_name(predictor, stride) if fitted is None else fitted
-        self._check_fitted()
+        found = None if predictor == "gate_ahead" else setup.predictors.get(self.fitted)  # None: see unfitted
+        if found is not None and (read := found.about.get("input", predictor)) != predictor:
+            raise UserError(
+                f"policy.fitted={self.fitted}: was fitted on {read};"
+                f" allowed with policy.predictor={predictor}: one fitted with input={predictor}"
+            )
+        if found is not None and found.stride != stride:
+            raise UserError(f"policy.stride={stride}: allowed with policy.fitted={self.fitted}: {found.stride}")
         self.preemption, self.reordering = preemption, reordering
         self.line = PredictorLine(self, latency_ns("latency_us", latency_us), blocking, self._foretell)
         self.low: list[dict[int, None]] = [{} for _ in range(setup.n_layers)]
         """Speculative loads that are neither complete nor demanded, by layer."""
-
-    def _check_fitted(self) -> None:
-        if self.source == "gate_ahead":
-            return
-        found = self.setup.predictors.get(self.fitted)
-        if found is None:
-            return  # see unfitted
-        if (read := found.about.get("input", self.source)) != self.source:
-            raise UserError(
-                f"policy.fitted={self.fitted}: was fitted on {read};"
-                f" allowed with policy.predictor={self.source}: one fitted with input={self.source}"
-            )
-        if found.stride != self.stride:
-            raise UserError(f"policy.stride={self.stride}: allowed with policy.fitted={self.fitted}: {found.stride}")
 
     def needs(self) -> frozenset[Signal]:
         return frozenset({Signal.GATE_AHEAD}) if self.source == "gate_ahead" else frozenset()

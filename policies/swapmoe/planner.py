@@ -13,8 +13,7 @@ from policies.swapmoe.virtual_experts import Floats, Ids, importance, ranked, to
 
 Unit = Literal["request", "pass"]
 Ranking = NDArray[np.int64]
-Plans = NDArray[np.int64]
-"""[P, L + 1]: experts per layer, then the index of the frequency."""
+Plans = NDArray[np.int64]  # [P, L + 1]: experts per layer, then the index of the frequency
 
 
 class TrainInputs:
@@ -41,12 +40,12 @@ class TrainInputs:
             work.update(zip(layers.tolist(), tokens[tokens > 0].tolist(), strict=True))
         costs = setup.costs
         total = sum(n * (costs.expert_ns(layer, tokens) + costs.launch_ns) for (layer, tokens), n in work.items())
-        self.input_ns = total / max(1, self.count)
-        """Compute time of the gate's own experts, per input."""
+        self.input_ns = total / max(1, self.count)  # compute time of the gate's own experts, per input
 
     def firsts(self) -> list[Ranking]:
         """For each half, the ranking by the other half's importance: no set is judged on what it was chosen from."""
-        return [ranked(by_index(self.n_layers, self.n_experts), self.importance[1 - half]) for half in (0, 1)]
+        unknown = np.tile(np.arange(self.n_experts), (self.n_layers, 1))
+        return [ranked(unknown, self.importance[1 - half]) for half in (0, 1)]
 
     def served(self, half: int) -> Iterator[tuple[Floats, Floats]]:
         """Importance and gate mass of every expert, [L, E] each, per input of one half, in order."""
@@ -85,8 +84,7 @@ class Replay:
 
     def __init__(self, frequency: int, n_layers: int, n_experts: int) -> None:
         self.frequency, self.updates = frequency, 0
-        self.gains = np.zeros((n_layers, n_experts))
-        """Gate mass of the expert in each place of the ranking."""
+        self.gains = np.zeros((n_layers, n_experts))  # gate mass of the expert in each place of the ranking
         self.entered = np.zeros((n_layers, n_experts + 1))
         """Experts that an update brought into the best n, as differences along n."""
 
@@ -123,8 +121,7 @@ class Profile:
 
     frequencies: tuple[int, ...]
     kept: Floats
-    swap_ns: Floats
-    """Link time of the swaps of one update, [F, L, E + 1]."""
+    swap_ns: Floats  # link time of the swaps of one update, [F, L, E + 1]
     input_ns: float
 
 
@@ -143,11 +140,6 @@ def profile(train: TrainInputs, setup: Setup, frequencies: Sequence[int], firsts
     entered = np.stack([r.entered.cumsum(1) / max(1, r.updates) for r in replays])
     copies = np.array([sum(setup.chunk_ns(layer)) for layer in range(setup.n_layers)], np.float64)
     return Profile(tuple(frequencies), kept, entered * copies[:, None], train.input_ns)
-
-
-def by_index(n_layers: int, n_experts: int) -> Ranking:
-    """The ranking that knows nothing, [L, E]."""
-    return np.tile(np.arange(n_experts), (n_layers, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +186,6 @@ class Genetic:
         self.rng = np.random.default_rng(setup.seed)
 
     def search(self, population: int, generations: int) -> Plan:
-        """The best plan found."""
         shape, choices = self.sizes.shape[0], len(self.profile.frequencies)
         plain = uniform(self.setup, self.room, 1).experts
         herd = np.array([(*plain, f) for f in range(choices)], np.int64)
@@ -207,10 +198,8 @@ class Genetic:
         for _ in range(generations):
             order = np.argsort(-scores, kind="stable")[: max(1, population // 2)]
             children = self._children(herd[order], population - len(order))
-            herd, scores = (
-                np.concatenate([herd[order], children]),
-                np.concatenate([scores[order], self.scores(children)]),
-            )
+            herd = np.concatenate([herd[order], children])
+            scores = np.concatenate([scores[order], self.scores(children)])
         best = herd[int(np.argmax(scores))].tolist()
         return Plan(self.profile.frequencies[best[-1]], tuple(best[:-1]))
 

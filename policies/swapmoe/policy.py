@@ -10,24 +10,12 @@ from numpy.typing import NDArray
 
 from policies.api import History, LayerEvent, Policy, Routing, Setup, Signal, Step
 from policies.parts.ranges import between
-from policies.swapmoe.planner import (
-    Genetic,
-    Plan,
-    TrainInputs,
-    Unit,
-    by_index,
-    frequencies,
-    profile,
-    swaps_per_pass,
-    uniform,
-)
+from policies.swapmoe.planner import Genetic, Plan, TrainInputs, Unit, frequencies, profile, swaps_per_pass, uniform
 from policies.swapmoe.virtual_experts import importance, masked_gate, ranked, token_norms
 from traces.kit.errors import UserError
 
-MOST = 1_000_000
-"""Of inputs, swaps and shares: more than anything has; what is far beyond it leaves 64 bits."""
-MOST_PLANS = 10_000
-"""Per generation, and generations: both together take minutes."""
+MOST = 1_000_000  # of inputs, swaps and shares: more than anything has; what is far beyond it leaves 64 bits
+MOST_PLANS = 10_000  # per generation, and generations: both together take minutes
 
 
 class SwapMoE(Policy):
@@ -88,7 +76,7 @@ class SwapMoE(Policy):
         self.room = setup.budget - outstanding * max(setup.expert_bytes)
 
         shape = setup.n_layers, setup.n_experts
-        self.ranking = by_index(*shape)
+        self.ranking = np.tile(np.arange(setup.n_experts), (setup.n_layers, 1))  # that knows nothing
         self.window = np.zeros(shape)  # importance since the last update
         self.virtual: NDArray[np.bool_] = np.zeros(shape, np.bool_)
         self.loaded = [False] * setup.n_layers

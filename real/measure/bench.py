@@ -56,10 +56,8 @@ class Size:
 
     main: Subject
     link: Subject
-    shapes: tuple[str, ...]
-    """Models of which one layer is timed."""
-    grid: tuple[tuple[str, str], ...]
-    """(policy, budget) of the cells, the most telling first."""
+    shapes: tuple[str, ...]  # models of which one layer is timed
+    grid: tuple[tuple[str, str], ...]  # (policy, budget) of the cells, the most telling first
     link_grid: tuple[tuple[str, str], ...]
     again: tuple[tuple[str, str], ...]
     largest: int  # MiB of a copy
@@ -115,11 +113,9 @@ class Bench:
     device: torch.device
     clock: Clock
     rehearse: bool = False
-    host_memory: int | None = None
-    """What the user says that the host has for the model, in bytes."""
+    host_memory: int | None = None  # what the user says that the host has for the model, in bytes
     inputs: Inputs = field(default_factory=lambda: Inputs(keep=True))
-    longest: dict[str, float] = field(default_factory=dict)
-    """Seconds of the longest cell so far, by subject."""
+    longest: dict[str, float] = field(default_factory=dict)  # seconds of the longest cell so far, by subject
     _models: dict[str, Offloaded] = field(default_factory=dict)
 
     def open(self, steps: Sequence[str]) -> None:

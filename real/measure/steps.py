@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from real.measure import beside, device, preflight, served
+from real.measure import beside, machine, served
 from real.measure.bench import Bench
 from real.measure.clock import Clock, OutOfTimeError
 from real.measure.record import State, claim
@@ -37,9 +37,9 @@ def _files(*names: str) -> Callable[[Bench], Iterable[str]]:
 
 
 STEPS = (
-    Step("preflight", preflight.run, 5, 90, (), _files("preflight.json")),
-    Step("copies", device.copies, 10, 60, (), _files("copies.json", "profile.yaml")),
-    Step("layers", device.layers, 15, 75, (), _files("layers.json")),
+    Step("preflight", machine.preflight, 5, 90, (), _files("preflight.json")),
+    Step("copies", machine.copies, 10, 60, (), _files("copies.json", "profile.yaml")),
+    Step("layers", machine.layers, 15, 75, (), _files("layers.json")),
     Step("store", served.store, 10, 120),
     Step("overheads", served.overheads, 10, 60, ("store",), _files("overheads.json")),
     Step("cells", served.cells, 10, 180, ("store",), lambda it: served.files(it.size.grid, "cells")),
@@ -65,9 +65,9 @@ def chosen(only: str) -> list[Step]:
 
 
 def run(plan: Sequence[Step], bench: Bench, clock: Clock) -> dict[str, str]:
-    """Run what is not done, in order, as time allows; the state of each step of the plan.
+    """Run what is not done, in order, as time allows, unless the preflight fails; the state of each step of the plan.
 
-    A preflight that fails ends it: nothing that came after could be trusted. UserError where another process is at it.
+    UserError where another process is at it.
     """
     record = bench.record
     with claim(bench.folder):

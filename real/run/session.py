@@ -22,10 +22,10 @@ from real.runtime.runner import DeviceRun, check_device, check_shape, device_mac
 from real.words import model_dtype
 from sim.core.core import Core
 from sim.core.log import replay
+from sim.experiment.budget import AUTO, Room
 from sim.experiment.cell import Cell, make_cell, make_core, make_policy, make_setup, policy_of
 from sim.experiment.config import RunConfig
 from sim.experiment.lacks import There
-from sim.experiment.room import AUTO, Room
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile
 from sim.prices.costs import Costs
 from sim.workload.passes import select

@@ -95,12 +95,9 @@ class Engine:
             self._joined = caches[0]
         else:
             self._joined = DynamicCache()
-            for index in range(len(caches[0].layers)):
-                layers = [cache.layers[index] for cache in caches]
-                keys, values = (
-                    torch.cat([_widened(getattr(layer, name), width) for layer in layers])
-                    for name in ("keys", "values")
-                )
+            for index, layers in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
+                keys = torch.cat([_widened(layer.keys, width) for layer in layers])
+                values = torch.cat([_widened(layer.values, width) for layer in layers])
                 self._joined.update(keys, values, index)
         self._batch = requests
 

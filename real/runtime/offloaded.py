@@ -45,9 +45,8 @@ class Offloaded:
 
     From then on the model computes within :meth:`attached` only.
 
-    ``exact``: experts are computed one by one, so that no bit of the output depends on what was resident. Otherwise in
-    the library's grouped kernel where all that a layer wants is there, and where torch has a fast one: on a GPU it
-    rounds otherwise. The library's own forward is that kernel: on a GPU it differs from ``exact`` by rounding.
+    ``exact``: experts are computed one by one (real.runtime.compute). Otherwise in the library's grouped kernel, where
+    all that a layer wants is there and torch has a fast one. The library's own forward is that kernel.
     """
 
     def __init__(self, model: Any, device: torch.device, host: Host = SHOWN, *, exact: bool = True) -> None:

@@ -24,9 +24,6 @@ from traces.kit.telling import in_one_line
 from traces.kit.units import counted
 from traces.kit.words import Position
 
-DIGESTS = "import sys; from sim.check.cli import print_digests; print_digests(sys.argv[1])"
-"""What the processes do that are compared."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -67,7 +64,6 @@ def main(options: Options) -> int:
 
 
 def print_digests(name: str) -> None:
-    """What a policy decided, as JSON."""
     sys.stdout.write(json.dumps(digests(_variants(name)[0])))
 
 
@@ -87,8 +83,7 @@ def _variants(name: str) -> tuple[list[Variant], list[str]]:
     return taken, refused
 
 
-Trial = tuple[str, Callable[[], None]]
-"""Where, and what is tried there."""
+Trial = tuple[str, Callable[[], None]]  # where, and what is tried there
 
 
 def _check(name: str, tried: Sequence[Variant], refused: Sequence[str]) -> int:
@@ -126,7 +121,6 @@ def _causal(variant: Variant, seed: int) -> None:
 
 
 def _problem(trial: Callable[[], None]) -> str | None:
-    """What was broken, in one line."""
     try:
         trial()
     except AssertionError as error:
@@ -137,7 +131,8 @@ def _problem(trial: Callable[[], None]) -> str | None:
 
 
 def _same_everywhere(name: str) -> None:
-    command = [sys.executable, "-P", "-c", DIGESTS, name]
+    program = "import sys; from sim.check.cli import print_digests; print_digests(sys.argv[1])"
+    command = [sys.executable, "-P", "-c", program, name]
     path = os.pathsep.join(entry for entry in sys.path if entry)
     outputs = set()
     for seed in ("0", "1"):

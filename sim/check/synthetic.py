@@ -72,7 +72,6 @@ class Routing:
     world: World = PLAIN
 
     def passes(self) -> list[Pass]:
-        """Its forward passes, new ones each time."""
         out = []
         for prefill, first, rows in self.steps:
             demand, tokens = [], []

@@ -17,25 +17,15 @@ from sim.check.synthetic import PLAIN, PREDICTORS, Routing, World, setup_of
 from traces.kit import conf
 from traces.kit.errors import UserError, allowing
 
-UNDECLARED = 9
-"""Layers for a policy that reads the gates ahead and does not say how far."""
-LARGEST = 257
-"""Layers of the largest model that is tried, where a policy refuses smaller ones."""
-TOGETHER = 2
-"""Variants of a policy of which any number of parameters are changed at once."""
+UNDECLARED = 9  # layers for a policy that reads the gates ahead and does not say how far
+LARGEST = 257  # layers of the largest model that is tried, where a policy refuses smaller ones
+TOGETHER = 2  # variants of a policy of which any number of parameters are changed at once
 
 
 def one_other(hint: Any, default: Any) -> list[Any]:
-    """One other value per kind of a parameter, and every choice: what the tests of all policies can afford."""
-    if hint is bool:
-        return [not default]
-    if hint is int:
-        return [default + 1]
-    if hint is float:
-        return [default + 0.1]
-    if int in getattr(hint, "__args__", ()):  # or null
-        return [2 if default is None else None]
-    return [choice for choice in getattr(hint, "__args__", ()) if isinstance(choice, str) and choice != default]
+    """The first of these per kind, and every choice: what the tests of all policies can afford."""
+    found = others(hint, default)
+    return found if get_origin(hint) is Literal else list({type(value): value for value in reversed(found)}.values())
 
 
 def others(hint: Any, default: Any) -> list[Any]:
@@ -94,11 +84,6 @@ class Variant:
     def world(self) -> World:
         """What to try it on: more layers than it looks ahead, and the gates and predictors that it declares."""
         return _world(self)
-
-    @property
-    def layers(self) -> int:
-        """Layers of a model to try it on."""
-        return self.world.layers
 
     def build(self, setup: Setup) -> Policy:
         return registry.build(self.name, setup, dict(self.params))

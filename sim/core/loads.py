@@ -18,7 +18,6 @@ Prediction = tuple[int, int, bool]
 """One that a policy asks for (policies.api.Actions.predict): (tag, latency in ns, blocking)."""
 
 _EVICTED = -3  # in the digest, the eviction of x is _EVICTED - x
-_FLUSH = 1 << 16
 
 
 class Loads:
@@ -219,7 +218,7 @@ class Digest(list[int]):
         super().__init__()
         self._hash = hashlib.blake2b(digest_size=16)
 
-    def flush(self, at_least: int = _FLUSH) -> None:
+    def flush(self, at_least: int = 1 << 16) -> None:
         """Hash what has been collected, if it is ``at_least`` so much."""
         if len(self) >= at_least:
             self._hash.update(array("q", self).tobytes())

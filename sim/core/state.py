@@ -37,28 +37,6 @@ class State:
     The lists are shared with the core, which indexes them directly: they are never rebound.
     """
 
-    __slots__ = (
-        "arrived_bytes",
-        "capacity",
-        "chunk_bytes",
-        "chunks",
-        "done",
-        "dropping",
-        "given",
-        "kind",
-        "layer_capacity",
-        "layer_used",
-        "n_experts",
-        "peak",
-        "pinned",
-        "size",
-        "slot",
-        "spec",
-        "spec_bytes",
-        "total",
-        "used",
-    )
-
     def __init__(
         self,
         n_experts: int,

@@ -15,12 +15,9 @@ class Floor:
     """Both bounds of the measured window at one budget."""
 
     budget_bytes: int
-    nbytes: int
-    """``belady_bypass``: the fewest bytes copied."""
-    compute_ns: int
-    """Of ``time_lower_bound``: all compute at its cheapest grouping."""
-    link_ns: int
-    """Of ``time_lower_bound``: the fewest bytes at the link's peak."""
+    nbytes: int  # belady_bypass: the fewest bytes copied
+    compute_ns: int  # of time_lower_bound: all compute at its cheapest grouping
+    link_ns: int  # of time_lower_bound: the fewest bytes at the link's peak
 
     @property
     def ns(self) -> int:

@@ -13,9 +13,9 @@ from policies import registry
 from policies.api import Policy, Predictor, Setup, Signal
 from sim.core.core import Core
 from sim.core.log import record as recorded
+from sim.experiment.budget import Room, budget_bytes
 from sim.experiment.config import RunConfig
 from sim.experiment.lacks import There, check
-from sim.experiment.room import Room, budget_bytes
 from sim.prices import HardwareProfile, ModelProfile
 from sim.prices.chosen import model_of
 from sim.prices.costs import Costs

@@ -1,7 +1,7 @@
 """From the words of a command line to a checked configuration: Hydra composes, this module refuses."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from typing import Any
 
@@ -176,10 +176,10 @@ def _explain(error: Exception, words: Sequence[str]) -> str:
                 f" -e '.{of}; installed: {one_of(sorted({'basic', *extras} & {*known}))}"
             )
         return f"{group}={name}: unknown; {allowing(name, sorted({'basic', *extras}) if extras else known)}"
-    try:
-        return _culprit(words) or " ".join(str(error).split())
-    except (HydraException, OmegaConfBaseException, ValueError):
-        return " ".join(str(error).split())
+    found = None
+    with suppress(HydraException, OmegaConfBaseException, ValueError):
+        found = _culprit(words)
+    return found or " ".join(str(error).split())
 
 
 def _culprit(words: Sequence[str]) -> str | None:

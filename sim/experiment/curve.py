@@ -14,7 +14,7 @@ Batches, warm-up and chunks change nothing of this. Latency is not on the curve:
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -40,12 +40,10 @@ SHOWN = 20
 class Curve:
     """Hits by number of slots."""
 
-    lookups: tuple[int, int]
-    """In prefill and in decode."""
+    lookups: tuple[int, int]  # in prefill and in decode
     hits: NDArray[np.int64]
     """[2, n + 1]: complete hits in prefill and decode with 0..n slots, n being all experts."""
-    least: int
-    """Members of the largest event: fewer slots are not on the curve."""
+    least: int  # members of the largest event: fewer slots are not on the curve
 
 
 def curve_of(cell: Cell) -> Curve:
@@ -144,4 +142,4 @@ def _print(cell: Cell, curve: Curve) -> None:
     begins = f"exact from {curve.least} slots on, as many as the largest layer event demands; below, run the simulator"
     console.print(begins, style="dim")
     if cell.room.bytes < cell.total_expert_bytes:
-        console.print(f"{room_line(cell.room.document())}: no larger budget fits on {cell.hardware.name}", style="dim")
+        console.print(f"{room_line(asdict(cell.room))}: no larger budget fits on {cell.hardware.name}", style="dim")

@@ -19,19 +19,15 @@ Build = Callable[[Mapping[str, Any]], Policy]
 class There:
     """What there is for a policy."""
 
-    word: str
-    """Names the trace."""
-    trace: Trace | None
-    """Its train requests are learned from."""
+    word: str  # names the trace
+    trace: Trace | None  # its train requests are learned from
     train: Sequence[int]
     predictors: Collection[str]
     signals: Collection[Signal]
-    layers_ahead: int
-    """How far gate_ahead looks."""
+    layers_ahead: int  # how far gate_ahead looks
     validation: bool = False
     """Some of the train requests are measured, so no predictor that was fitted on them counts."""
-    live: bool = False
-    """A model that runs shows the signals itself."""
+    live: bool = False  # a model that runs shows the signals itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +37,8 @@ class Lack:
     what: str
     ways: tuple[str, ...] = ()
     offer: str = "; allowed: {}"
-    otherwise: str = ""
-    """The end of the message where there is nothing to offer."""
-    vetoes: bool = True
-    """Whether it makes a switch that leads here useless."""
+    otherwise: str = ""  # the end of the message where there is nothing to offer
+    vetoes: bool = True  # whether it makes a switch that leads here useless
 
 
 def check(policy: Policy, there: There, build: Build) -> None:

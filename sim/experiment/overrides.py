@@ -35,7 +35,7 @@ def prepare(word: str, sweep: bool = False) -> str:
     key, separator, value = word.partition("=")
     if not key:
         raise UserError(f"{word}: not understood; write key=value")
-    if "\0" in word or not _is_unicode(word):
+    if "\0" in word or word.encode(errors="ignore").decode() != word:  # bytes that a shell let pass
         raise UserError(f"{ascii(word)[1:-1]}: not a text in UTF-8")
     if not separator or not value:
         return _parsable(word)
@@ -68,24 +68,12 @@ def parse(word: str) -> Override:
     return OverridesParser.create().parse_override(word)
 
 
-def _is_unicode(word: str) -> bool:
-    try:
-        word.encode()
-    except UnicodeEncodeError:  # bytes that a shell let pass
-        return False
-    return True
-
-
 def value_word(key: str, value: str) -> str:
     """An override in Hydra's grammar that gives a text, quoted where that needs it, with nothing interpolated."""
-    if value[0] in "'\"" or (re.fullmatch(r"[\w./-]+", value, flags=re.ASCII) and isinstance(_read(value), str)):
+    plain = re.fullmatch(r"[\w./-]+", value, flags=re.ASCII)  # to Hydra a number, a truth, null or a text
+    if value[0] in "'\"" or (plain and isinstance(parse(f"key={value}").value(), str)):
         return f"{key}={value}"
     return _quoted(key, value)
-
-
-def _read(value: str) -> object:
-    """A plain value as Hydra reads it: a number, a truth, null or a text."""
-    return parse(f"key={value}").value()
 
 
 def _quoted(key: str, value: str) -> str:

@@ -40,13 +40,10 @@ class Logged:
 class PhaseTime:
     """Microseconds of CPU time per pass of one phase, above ``on_demand``'s; ``tokens``: mean rows of a pass."""
 
-    us: float
-    """The median over the turns, not below 0."""
-    lowest_us: float
+    us: float  # the median over the turns, not below 0
+    lowest_us: float  # of the turns, which may be below 0
     highest_us: float
-    """Of the turns, which may be below 0."""
-    baseline_us: float
-    """What ``on_demand``'s own replay took, in the median."""
+    baseline_us: float  # what on_demand's own replay took, in the median
     passes: int
     tokens: float
 

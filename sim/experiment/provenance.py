@@ -34,10 +34,8 @@ ASIDE = ("sim", "sim.experiment.compose", "sim.results.wording")
 class Identity:
     """Of a result."""
 
-    resolved: Mapping[str, Any]
-    """The trace by hash, everything else of the configuration by value."""
-    code: str
-    """Hash of the code."""
+    resolved: Mapping[str, Any]  # the trace by hash, everything else of the configuration by value
+    code: str  # hash of the code
 
     @property
     def key(self) -> str:
@@ -77,7 +75,7 @@ def result_of(
 ) -> dict[str, Any]:
     """The content of a cell's ``result.json``; ``identity``: of the cell, where it is known."""
     own = identity or identify(cell, outcome.policy.predictors())
-    return document(outcome, own.resolved, _provenance(cell, outcome, own), cell.room.document(), bounds)
+    return document(outcome, own.resolved, _provenance(cell, outcome, own), asdict(cell.room), bounds)
 
 
 def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:

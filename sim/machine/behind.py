@@ -1,73 +1,14 @@
 """What goes on behind the model's back: a link's copies and a predictor's answers, told to the core in time order."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from heapq import heappop, heappush, heapreplace
+from collections.abc import Callable
+from heapq import heappop
 
 from sim.core.accounts import PREDICTOR
 from sim.core.core import Core
-from sim.core.loads import NONE, Prediction
 from sim.core.state import CoreError
+from sim.machine.link import Link
 from sim.machine.listener import NOBODY, SpanListener
-
-_BURST = 1 << 16  # predictions at one instant that no policy can mean
-
-
-class Link:
-    """Copies chunks in the order that the core gives, ``depth`` of them handed over at a time; these always finish.
-
-    ``copy_ns``: of each chunk alone. A further GPU has a link of its own; of several lanes each is such a queue; who
-    else reads the host's memory would lengthen a copy where it begins, in :meth:`hand_over`.
-    """
-
-    def __init__(self, core: Core, copy_ns: Sequence[int], depth: int) -> None:
-        self.core, self.copy_ns, self.depth = core, copy_ns, depth
-        self.under_way: deque[tuple[int, int]] = deque()  # (end, chunk)
-        self.busy_ns = 0
-        self._next_chunk = core.next_chunk
-
-    def hand_over(self, now: int) -> None:
-        """Take chunks, as long as the core has some and there is a place."""
-        core, under_way = self.core, self.under_way
-        while core.pending and len(under_way) < self.depth:
-            chunk = self._next_chunk()
-            if chunk == NONE:
-                return
-            ns = self.copy_ns[chunk]
-            self.busy_ns += ns
-            under_way.append(((under_way[-1][0] if under_way else now) + ns, chunk))
-
-    def busy_after(self, now: int) -> int:
-        """Nanoseconds of the copies handed over that lie after ``now``."""
-        return self.under_way[-1][0] - now if self.under_way else 0
-
-
-class Predictor:
-    """Works on predictions, ``threads`` at a time, first come first served. Those that block run on the GPU."""
-
-    def __init__(self, threads: int, listener: SpanListener) -> None:
-        self.listener = listener
-        self.under_way: list[tuple[int, int, int]] = []  # a heap of (end, order of asking, tag)
-        self._free = [0] * threads  # a heap of when each thread is free
-        self._asked = self._burst = self._asked_at = 0
-
-    def start(self, asked: Iterable[Prediction], now: int) -> int:
-        """Start what was asked for; returns when the last blocking one ends, ``now`` if there is none."""
-        blocked = now
-        self._burst = self._burst + 1 if now == self._asked_at else 0
-        self._asked_at = now
-        if self._burst > _BURST:
-            raise CoreError(f"a policy asks for one prediction after the other at {now} ns, and time does not pass")
-        for tag, latency, blocking in asked:
-            if blocking:
-                end = blocked = blocked + latency
-            else:
-                end = max(now, self._free[0]) + latency
-                heapreplace(self._free, end)
-            self.listener.predict(end - latency, end, blocking)
-            self._asked += 1
-            heappush(self.under_way, (end, self._asked, tag))
-        return blocked
+from sim.machine.predictor import Predictor
 
 
 class Behind:

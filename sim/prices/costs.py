@@ -121,8 +121,7 @@ class Costs:
     sources: dict[str, str]  # cost -> the table, constant or model that it is from
 
     def __init__(self, model: ModelProfile, hardware: HardwareProfile, dtype: str | None = None) -> None:
-        self.model = model
-        self.hardware = hardware
+        self.model, self.hardware = model, hardware
         self.dtype = model.dtype if dtype is None else dtype
         self.expert_bytes = model.priced(self.dtype)
         self.launch_ns = _ceil(hardware.gpu.launch_us * 1000)

@@ -13,7 +13,7 @@ import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,8 @@ class Found:
     """What bounds depend on: alike for those that may share them; None for those that may not."""
     floors: Mapping[str, int] | None
     """The bounds in bytes and ns, where there are any to share."""
+    also_in: tuple[str, ...] = ()
+    """The other folders that hold its run, where it stands for the run."""
 
     @classmethod
     def of(cls, folder: str, result: Result, *, complete: bool = True) -> Found:
@@ -73,17 +75,11 @@ class Found:
         return cls(folder, result, complete, run, shared if source["lossless"] else None, floors)
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run: the result that stands for it, with whatever bounds there are, and the other folders that hold it."""
+def runs(found: Iterable[Found]) -> list[Found]:
+    """The results that stand for runs, with whatever bounds there are, in the order of the folders.
 
-    folder: str
-    result: Result
-    also_in: tuple[str, ...]
-
-
-def runs(found: Iterable[Found]) -> list[Run]:
-    """One run for each set of results that say the same, in the order of the folders; each of a device is one."""
+    One for each set of results that say the same; each of a device is one.
+    """
     alike: dict[str, list[Found]] = defaultdict(list)
     every = sorted(found, key=lambda one: one.folder)
     for one in every:
@@ -93,7 +89,7 @@ def runs(found: Iterable[Found]) -> list[Run]:
     for group in alike.values():
         best = min(group, key=lambda one: (not one.complete, one.floors is None, one.folder))
         others = tuple(one.folder for one in group if one is not best)
-        made.append(Run(best.folder, _with_bounds(best, lenders), others))
+        made.append(replace(best, result=_with_bounds(best, lenders), also_in=others))
     return sorted(made, key=lambda run: run.folder)
 
 
@@ -224,12 +220,10 @@ def _holds(column: pa.ChunkedArray, dtype: str) -> bool:
     """Whether a column of a file is what a frame calls ``dtype``; "int64" has no nulls."""
     from pyarrow import types
 
-    if dtype == "string":
-        return bool(types.is_string(column.type) or types.is_large_string(column.type))
-    whole = types.is_signed_integer(column.type) or types.is_null(column.type)
-    if dtype == "int64":
-        return bool(whole and not column.null_count)
-    return bool(whole or (dtype == "float64" and types.is_floating(column.type)))
+    whole = (types.is_signed_integer, types.is_null)
+    kinds = {"string": (types.is_string, types.is_large_string), "float64": (*whole, types.is_floating)}
+    right = any(is_kind(column.type) for is_kind in kinds.get(dtype, whole))
+    return right and not (dtype == "int64" and column.null_count)
 
 
 def no_result(path: Path, error: Exception) -> str:

@@ -18,19 +18,15 @@ Row = tuple[str, str, Sequence[str]]
 
 
 def fitted(
-    heads: Sequence[str],
-    rows: Sequence[Row],
-    console: Console,
-    going: Sequence[int] = (),
-    elsewhere: str = "format=json has them",
+    heads: Sequence[str], rows: Sequence[Row], console: Console, going: Sequence[int] = ()
 ) -> list[RenderableType]:
     """A table, and below it what had no room. ``heads[0]`` is that of the labels; ``going``: by place, which columns
-    may go, the first one first; ``elsewhere``: where they are then."""
+    may go, the first one first."""
     cells = [[*words, *[""] * (len(heads) - len(words))] for _, _, words in rows]
     widths = [max(map(cell_len, column)) for column in zip(heads, *cells, strict=True)]
     longest = max((cell_len(before + words[0]) for _, before, words in rows), default=0)
     widths[0] = max(cell_len(heads[0]), longest)
-    shown, gone = list(range(len(heads))), list[int]()
+    shown = list(range(len(heads)))
     least = min(widths[0], LABEL)
 
     def room() -> int:
@@ -41,7 +37,6 @@ def fitted(
         if room() >= least:
             break
         shown.remove(i)
-        gone.append(i)
     fits = room() >= least
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     first = min(widths[0], room()) if fits else None
@@ -52,7 +47,7 @@ def fitted(
         label = Table.grid()  # what a long label goes on with stands below its beginning
         label.add_row(before, Text(words[0], overflow="fold"))
         table.add_row(label if before else Text(words[0]), *(words[i] for i in shown[1:]), style=style)
-    if not gone:
+    if len(shown) == len(heads):
         return [table]
-    names = ", ".join(heads[i].strip() for i in sorted(gone))
-    return [table, Text(f"no room in {console.width} columns for: {names} ({elsewhere})", style="dim")]
+    names = ", ".join(head.strip() for i, head in enumerate(heads) if i not in shown)
+    return [table, Text(f"no room in {console.width} columns for: {names} (format=json has them)", style="dim")]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.core.accounts import HIT_KINDS, STALLS
 from sim.results.columns import COLUMNS, DTYPES, FRAME_SCHEMA, NEEDED, leaves, row
-from sim.results.finished import LAYERS, REQUESTS, RESULT, Run, finished, no_result, runs, table, tell
+from sim.results.finished import LAYERS, REQUESTS, RESULT, Found, finished, no_result, runs, table, tell
 from traces.kit.errors import UserError
 from traces.kit.whole import whole, writable
 
@@ -150,7 +150,7 @@ def _read(path: Path) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
-def _row(run: Run) -> tuple[dict[str, Any], list[tuple[str, str, dict[str, Any]]]]:
+def _row(run: Found) -> tuple[dict[str, Any], list[tuple[str, str, dict[str, Any]]]]:
     """A run's row, and the settings of its groups. KeyError, TypeError, AttributeError, ValueError if it has none."""
     made = row(run.result, run.folder)
     made["also_in"] = json.dumps(run.also_in)

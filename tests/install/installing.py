@@ -8,9 +8,10 @@ import sysconfig
 import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
 
@@ -39,14 +40,11 @@ def _left_out(folder: str, names: list[str]) -> set[str]:
     return {name for name in names if name == "__pycache__" or Path(folder, name) == ROOT / MODEL}
 
 
-def script(path: str) -> Any:
-    """A file that is no part of a package, as a module."""
-    spec = spec_from_file_location(Path(path).stem, ROOT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(path: str) -> ModuleType:
+    """A file that is no part of a package, as a module; what lies beside it is found."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend((ROOT / path).parent)
+        return import_module(Path(path).stem)
 
 
 def folders_of_the_user(where: Path, names: Sequence[str], form: str) -> Path:

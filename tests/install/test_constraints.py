@@ -4,7 +4,6 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from packaging.version import Version
 
 from tests.install.installing import ROOT, script
 
+refresh = script(".ci/refresh.py")
 TEXT = (ROOT / "constraints.txt").read_text(encoding="utf-8")
 LINES = [line for line in TEXT.splitlines() if line and not line.startswith("#")]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -69,18 +69,12 @@ def test_every_command_that_installs_the_project_uses_it(file: str) -> None:
     assert not [command for command in commands if not re.search(r"-c \S*constraints\.txt", command)]
 
 
-@pytest.fixture(scope="module")
-def refresh() -> ModuleType:
-    module: ModuleType = script(".ci/refresh.py")
-    return module
-
-
 def report(**versions: str) -> dict[str, Any]:
     """As pip's."""
     return {"install": [{"metadata": {"name": n, "version": v}} for n, v in versions.items()]}
 
 
-def test_what_pip_reports_but_for_what_differs_by_machine(refresh: ModuleType) -> None:
+def test_what_pip_reports_but_for_what_differs_by_machine() -> None:
     said = report(Torch="2.13.0+cpu", nvidia_nccl_cu13="1", triton="3", setuptools="84", A_b="1.0")
     said["install"].append({"metadata": {"name": "moe_offload.workbench", "version": "0"}})
     assert refresh.constrained(said) == {"a-b": "1.0"}
@@ -88,7 +82,7 @@ def test_what_pip_reports_but_for_what_differs_by_machine(refresh: ModuleType) -
         refresh.constrained(report(a="1.0+cpu"))
 
 
-def test_markers_only_where_the_pythons_differ(refresh: ModuleType) -> None:
+def test_markers_only_where_the_pythons_differ() -> None:
     resolved = {
         "3.11": {"same": "1", "new": "1", "each": "1", "old": "3"},
         "3.12": {"same": "1", "new": "2", "each": "2"},
@@ -106,7 +100,7 @@ def test_markers_only_where_the_pythons_differ(refresh: ModuleType) -> None:
 
 
 def test_the_file_is_written_whole_or_not_at_all(
-    refresh: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(refresh, "FILE", tmp_path / "constraints.txt")
     monkeypatch.setattr(refresh, "version_of", {"old": "3.11", "new": "3.12", "ancient": "3.9"}.get)

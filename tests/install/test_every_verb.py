@@ -14,6 +14,7 @@ import pytest
 
 from sim.experiment.words import KEYS
 from traces.kit.command import Command, usage
+from traces.kit.errors import allowing, meant
 from traces.kit.words import Between, Key, Others, Position, keys_of
 
 PROGRAMS = ("traces", "policies", "sim", "real")
@@ -226,3 +227,41 @@ def test_what_two_commands_have_means_the_same() -> None:
             commands[key.name].add(" ".join(verb.words[:2]))
     shared = {name for name, found in commands.items() if len(found) > 1}
     assert {name: " or ".join(sorted(kinds[name])) for name in shared} == table()
+
+
+# What a new user mistypes: one line with the key, the value and what is allowed, and the name that was meant.
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("sim check policy=lru", "policy=lru: no such key; allowed: python -m sim check NAME [NAME ...]"),
+        ("sim check lru_layr", "policy=lru_layr: unknown; allowed: belady_forced, deepspeed,"),
+        ("sim check lru_layr", "; did you mean lru_layer?"),
+        ("sim check belady", "; did you mean belady_forced?"),
+        ("sim bench beside=fmoe,lro", "beside=fmoe,lro: allowed: deepspeed"),
+        ("sim bench polcy=lru", "; did you mean policy?"),
+        ("sim bench model=mixtral", "; did you mean mixtral_8x7b?"),
+        ("sim curve policy.scop=layer", "policy.scop=layer: no such key; allowed: name, scope; did you mean scope?"),
+        ("sim curve policy=fmoe", "policy=fmoe: the curve is LRU's; allowed: lru with scope=global"),
+        ("policies fit promo trace=x out=y", "fit promo: no such predictor; allowed: promoe; did you mean promoe?"),
+    ],
+)
+def test_a_slip_is_one_line_with_what_is_allowed(
+    command: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    program, *words = command.split()
+    assert import_module(f"{program}.cli").main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert said in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_near_and_what_is_not() -> None:
+    names = ["lru", "fifo", "policy", "mixtral_8x7b", "gpt-oss-20b", "gpt-oss-120b"]
+    near = {"lro": "lru", "LRU": "lru", "polciy": "policy", "mixtral": "mixtral_8x7b"}
+    for given, name in near.items():
+        assert allowing(given, names) == f"allowed: {', '.join(names)}; did you mean {name}?"
+    assert meant("xyz", names) == ""

@@ -4,15 +4,16 @@ import ast
 import base64
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from tests.install.installing import script
 from traces.kit.drawing import Picture
 from traces.kit.panels import Panel, together
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
+execute = script("notebooks/execute.py")
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGEST_PICTURE = 60_000
@@ -44,7 +45,7 @@ def test_a_notebook_is_valid_and_its_code_compiles(notebook: nbformat.NotebookNo
 
 
 # Code that was changed without being run again: the text below it tells of other figures.
-def test_outputs_are_those_of_the_code(path: Path, notebook: nbformat.NotebookNode, execute: ModuleType) -> None:
+def test_outputs_are_those_of_the_code(path: Path, notebook: nbformat.NotebookNode) -> None:
     again = f"python notebooks/execute.py --write {path.stem[:2]}"
     assert notebook.metadata.get("executed") == execute.digest(notebook), f"stale: {again}"
     counts = [cell.execution_count for cell in code_cells(notebook)]
@@ -78,14 +79,14 @@ def notebook_of(*sources: str) -> nbformat.NotebookNode:
 
 
 # An error that is only kept in the outputs, or a cell that never ends: CI would pass, or hang.
-def test_an_error_and_a_cell_that_never_ends_fail(execute: ModuleType) -> None:
+def test_an_error_and_a_cell_that_never_ends_fail() -> None:
     with pytest.raises(Exception, match="planted"):
         execute.execute(notebook_of("raise ValueError('planted')"))
     with pytest.raises(TimeoutError):
         execute.execute(notebook_of("import time; time.sleep(60)"), seconds=3)
 
 
-def test_a_notebook_runs_in_a_folder_that_goes_away(execute: ModuleType) -> None:
+def test_a_notebook_runs_in_a_folder_that_goes_away() -> None:
     notebook = notebook_of("import os, tempfile; print(os.getcwd()); print(tempfile.mkdtemp())")
     execute.execute(notebook)
     here, temporary = notebook.cells[0].outputs[0].text.split()

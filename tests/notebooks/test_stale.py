@@ -4,13 +4,15 @@ import base64
 import io
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from tests.install.installing import script
+
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
+execute, stale = script("notebooks/execute.py"), script("notebooks/stale.py")
 
 from PIL import Image, ImageDraw  # noqa: E402 (of matplotlib)
 
@@ -50,12 +52,12 @@ def notebook(text: str = "4.2 ms\n", table: str = "<td>17.2</td>", png: bytes = 
         (lambda: notebook(source="g()"), "cell 1: not the same cell"),
     ],
 )
-def test_what_a_reader_sees_changed_is_found(stale: ModuleType, fresh: Callable[[], Notebook], said: str) -> None:
+def test_what_a_reader_sees_changed_is_found(fresh: Callable[[], Notebook], said: str) -> None:
     (found,) = stale.differences(notebook(), fresh())
     assert said in found
 
 
-def test_a_cell_more_and_an_output_less_are_found(stale: ModuleType) -> None:
+def test_a_cell_more_and_an_output_less_are_found() -> None:
     longer, silent = notebook(), notebook()
     longer.cells.append(nbformat.v4.new_markdown_cell("And more"))
     silent.cells[1].outputs.pop()
@@ -64,11 +66,11 @@ def test_a_cell_more_and_an_output_less_are_found(stale: ModuleType) -> None:
     assert "image/png before, nothing now" in found
 
 
-def test_what_nobody_sees_is_not(stale: ModuleType) -> None:
+def test_what_nobody_sees_is_not() -> None:
     assert list(stale.differences(notebook(), notebook(png=picture(shade=8)))) == []
 
 
-def test_a_picture_of_few_colours_is_the_same_picture_and_tidied_once(stale: ModuleType, execute: ModuleType) -> None:
+def test_a_picture_of_few_colours_is_the_same_picture_and_tidied_once() -> None:
     before, after = notebook(), notebook()
     execute.tidy(after)
     assert list(stale.differences(before, after)) == []
@@ -80,7 +82,7 @@ def test_a_picture_of_few_colours_is_the_same_picture_and_tidied_once(stale: Mod
 
 
 def test_the_command_fails_where_an_output_is_not_the_saved_one(
-    execute: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = notebook()
     execute.tidy(saved)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from policies import registry
-from sim.check.lab import Run, run
+from sim.check.laws import Run, run
 from sim.check.synthetic import ABSENT, FlatCosts, Routing, setup_of
 from sim.check.variants import named
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import registry
-from sim.check.lab import Run, run
+from sim.check.laws import Run, run
 from sim.check.synthetic import ABSENT, FlatCosts, Routing, setup_of
 
 SIZE = 12

@@ -11,8 +11,8 @@ import yaml
 
 from policies import registry
 from policies.lru import LRU
-from sim.check.lab import Witness
 from sim.check.laws import (
+    Witness,
     assert_causal,
     assert_decided,
     assert_keeps_the_rules,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from policies import registry
-from sim.check.lab import run
+from sim.check.laws import run
 from sim.check.synthetic import draw, setup_of
 from tests.policies.desk import Desk
 from tests.policies.scripted import SIZE, go, held, script, sums

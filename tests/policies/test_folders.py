@@ -1,11 +1,9 @@
 """A policy is one file or one folder: a folder can be deleted whole, with its YAMLs, and nobody misses it."""
 
-import ast
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,29 +11,18 @@ import yaml
 
 from policies import registry
 from policies.api import Policy
+from tests.test_imports import graph
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = {"bounds", "parts", "predictors"}
 FOLDERS = sorted({path.parent.name for path in (ROOT / "policies").glob("*/__init__.py")} - SHARED)
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Modules that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: a relative import"
-            yield str(node.module)
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
 def test_nobody_else_imports_what_is_in_a_policy_s_folder() -> None:
-    for room in ("traces", "policies", "sim", "real"):
-        for path in (ROOT / room).rglob("*.py"):
-            within = path.relative_to(ROOT).parts
-            for _, folder, *_ in (name.split(".") for name in imported(path) if name.startswith("policies.")):
-                assert folder not in FOLDERS or within[:2] == ("policies", folder), path
+    for module, others in graph().items():
+        for folder in FOLDERS:
+            own = f"policies.{folder}."
+            assert f"{module}.".startswith(own) or not any(f"{it}.".startswith(own) for it in others), module
 
 
 def test_a_folder_has_its_policies_under_its_name() -> None:

@@ -13,7 +13,7 @@ import pytest
 from policies import registry
 from policies.api import LayerEvent, Policy, Setup
 from policies.random import Random
-from sim.check.lab import run
+from sim.check.laws import run
 from sim.check.synthetic import FREE, FakeSignals, FlatCosts, Routing, draw, setup_of
 from sim.core.core import Core
 from sim.machine.machine import Machine

@@ -44,10 +44,7 @@ def test_another_package_adds_one(theirs: Theirs) -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        (
-            {"must": 3, "size": "x"},
-            "policy.size='x': theirs has no such parameter; allowed: must, rate, flag, word",
-        ),
+        ({"must": 3, "size": "x"}, "policy.size='x': theirs has no such parameter; allowed: must, rate, flag, word"),
         ({}, "policy.must: missing; allowed: a whole number"),
         ({"must": True}, "policy.must=true: allowed: a whole number"),
         ({"must": 1.0}, "policy.must=1.0: allowed: a whole number"),

@@ -1,7 +1,6 @@
 """Run the command line as a person does: a process of its own, in an empty folder."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,11 +26,3 @@ def sim(tmp_path: Path) -> Sim:
         return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
     return call
-
-
-@pytest.fixture
-def broken(tmp_path: Path) -> Path:
-    """A copy of the sample trace, to be broken; without predictors' outputs, which are of the whole one."""
-    copy = tmp_path / "broken"
-    shutil.copytree(SAMPLE, copy, ignore=shutil.ignore_patterns("predicted"))
-    return copy

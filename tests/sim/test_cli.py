@@ -141,15 +141,6 @@ def test_the_kept_log_replays_to_the_digest(tmp_path: Path) -> None:
     assert replay(log.tolist(), core) == result.document["provenance"]["decision_digest"]
 
 
-def test_a_batch_demands_the_union(tmp_path: Path) -> None:
-    one = run("policy=lru", "budget=6GB", "bounds=false", out=tmp_path).document
-    four = run("policy=lru", "budget=6GB", "workload.batch=4", out=tmp_path).document
-    assert four["totals"]["generated_tokens"] == one["totals"]["generated_tokens"]
-    assert four["totals"]["lookups"] < one["totals"]["lookups"]
-    assert four["totals"]["compute_ns"] < one["totals"]["compute_ns"]
-    assert four["bounds"]["time_lower_bound"]["gap"] >= 1
-
-
 def test_paths_work_wherever_names_do(tmp_path: Path) -> None:
     odd = tmp_path / "a folder, with 'odd' = signs"
     odd.mkdir()
@@ -168,14 +159,6 @@ def test_torch_is_not_imported_to_simulate() -> None:
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert printed.stdout.splitlines()[-1] == "False"
-
-
-def test_a_grid_runs_every_combination(sim: Sim, tmp_path: Path) -> None:
-    out = tmp_path / "grid"
-    done = sim("run", "-m", "policy=lru,static", "budget=12MB,2GB,4GB", "limit=1", "bounds=false", f"out={out}")
-    assert done.returncode == 2  # two of the six are below one expert
-    assert done.stderr.count("error: budget=12000000") == 2
-    assert len(list(out.glob("lru-*"))) == len(list(out.glob("static-*"))) == 2
 
 
 def test_help_is_for_people(sim: Sim) -> None:

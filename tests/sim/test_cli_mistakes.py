@@ -1,13 +1,9 @@
 """Wrong inputs: one line that names value, key and allowed set; exit status 2; nothing written."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from sim.cli import main
@@ -100,81 +96,14 @@ def test_a_mistake_is_one_line_that_helps(words: list[str], named: list[str], re
     refused(*words, named=named)
 
 
-def _rewrite(trace: Path, name: str, change: Callable[[Any], Any]) -> None:
-    """Change an array, or a text, and state the hash that it has then."""
-    if name.endswith(".npy"):
-        array = np.load(trace / name)
-        change(array)
-        np.save(trace / name, array)
-    else:
-        (trace / name).write_text(change((trace / name).read_text()))
-    raw = (trace / name).read_bytes()
-    _restate(trace, lambda files: files[name].update(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw)))
-
-
-def _restate(trace: Path, change: Callable[[Any], Any]) -> None:
-    manifest = json.loads((trace / "trace.json").read_text())
-    change(manifest["files"])
-    (trace / "trace.json").write_text(json.dumps(manifest))
-
-
-def _truncate(trace: Path) -> None:
-    file = trace / "expert_ids.npy"
-    file.write_bytes(file.read_bytes()[:-100])
-
-
-def _flip(trace: Path) -> None:
-    raw = bytearray((trace / "expert_weights.npy").read_bytes())
+def test_a_damaged_trace_is_named(tmp_path: Path, refused: Refused) -> None:
+    """Every damage there is: tests/traces/format/test_corruption.py; what a policy lacks: test_lacks.py."""
+    shutil.copytree(SAMPLE, tmp_path / "t")
+    weights = tmp_path / "t" / "expert_weights.npy"
+    raw = bytearray(weights.read_bytes())
     raw[-1] ^= 1
-    (trace / "expert_weights.npy").write_bytes(raw)
-
-
-def _link_outside(trace: Path) -> None:
-    outside = trace.parent / "outside.npy"
-    (trace / "token_ids.npy").rename(outside)
-    (trace / "token_ids.npy").symlink_to(outside)
-
-
-def _unrecord(trace: Path) -> None:
-    (trace / "gate_ahead.npy").unlink()
-    _restate(trace, lambda files: files.pop("gate_ahead.npy"))
-
-
-def _unsplit(trace: Path) -> None:
-    _rewrite(trace, "requests.csv", lambda text: text.replace(",train,", ",,").replace(",test,", ",,"))
-
-
-def _reorder_beside_predicted(trace: Path) -> None:
-    shutil.copytree(SAMPLE / "predicted", trace / "predicted")
-    _rewrite(trace, "expert_ids.npy", lambda ids: ids.__setitem__((0, 0), ids[0, 0, ::-1].copy()))
-
-
-def _put(name: str, place: tuple[int, ...], value: float) -> Callable[[Path], None]:
-    return lambda trace: _rewrite(trace, name, lambda array: array.__setitem__(place, value))
-
-
-OF_ANOTHER = "predicted/promoe/predictor.json: trace"
-
-
-@pytest.mark.parametrize(
-    ("damage", "policy", "named"),
-    [
-        (_truncate, "lru", ["expert_ids.npy"]),
-        (_flip, "lru", ["expert_weights.npy", "SHA-256"]),
-        (_put("expert_ids.npy", (100, 3, 2), 64), "lru", ["expert_ids.npy", "64"]),
-        (_put("router_probs.npy", (10, 1, 5), np.nan), "lru", ["router_probs.npy", "nan"]),
-        (_link_outside, "lru", ["token_ids.npy", "link"]),
-        (_unrecord, "gate_ahead", ["gate_ahead", "recorded"]),
-        (_unsplit, "static", ["static", "split=0.7"]),
-        (lambda _: None, "promoe", ["policy=promoe", "promoe, which was not", "policies fit promoe", "gate_ahead"]),
-        (_reorder_beside_predicted, "promoe", [OF_ANOTHER, "the trace that it lies beside"]),
-    ],
-)
-def test_a_trace_that_cannot_be_used_is_named(
-    damage: Callable[[Path], None], policy: str, named: list[str], broken: Path, refused: Refused
-) -> None:
-    damage(broken)
-    refused(f"trace={broken}", f"policy={policy}", "budget=50%", named=named)
+    weights.write_bytes(raw)
+    refused(f"trace={tmp_path / 't'}", "budget=50%", named=["expert_weights.npy", "SHA-256"])
 
 
 def test_a_result_folder_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,17 +120,6 @@ def test_an_unfinished_folder_in_the_way(tmp_path: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     assert main(words) == 2
     assert "remove it" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("key", ["policy_us", "beside"])
-@pytest.mark.parametrize("value", ["", "lru,", "lru,nosuch"])
-def test_a_policy_that_is_measured_is_blamed_by_its_own_key(
-    key: str, value: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["bench", f"{key}={value}"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {key}={value}: allowed: deepspeed, ")
-    assert f"; not {value.partition(',')[2] or 'nothing'}" in error
 
 
 @pytest.mark.parametrize("verb", ["curve", "bench", "config"])

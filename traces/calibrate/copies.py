@@ -31,10 +31,6 @@ def contended_sizes(largest: int) -> list[int]:
     return [size for size in sizes(largest) if size >= CONTENDED_FROM][::2] or sizes(largest)[-1:]
 
 
-def count_points(largest: int) -> int:
-    return ROUNDS * (len(ALONE) * len(sizes(largest)) + len(CONTENDED) * len(contended_sizes(largest)))
-
-
 class Buffers:
     """Memory on both sides, and copies that walk through it so that no cache serves them twice in a row."""
 
@@ -80,6 +76,7 @@ class Copies:
             *(Part(name, {"bytes": sizes(largest)}, partial(self._alone, name), 2) for name in ALONE),
             *(Part(name, {"bytes": contended_sizes(largest)}, partial(self._contended, name), 2) for name in CONTENDED),
         ]
+        self.visits = ROUNDS * sum(len(part.points) for part in self.parts)
 
     def measure(self, budget: Budget, say: Callable[[str], None]) -> dict[str, Rows]:
         """All points are visited several times over, so that a busy moment of the machine is a part of many points

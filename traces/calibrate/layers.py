@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -206,15 +207,9 @@ def _on_cpu(experts: Any) -> Any:
     nbytes = sum(p.numel() * p.element_size() for p in experts.parameters()) // experts.num_experts
     kept = min(experts.num_experts, -(-CPU_EXPERTS_BYTES // nbytes))
 
-    class OnCpu:
-        has_bias, is_transposed = experts.has_bias, experts.is_transposed
-        has_gate = getattr(experts, "has_gate", True)
-        act_fn = experts.act_fn if hasattr(experts, "act_fn") else None
-        _apply_gate = staticmethod(experts._apply_gate)
-
-    for name, parameter in experts.named_parameters():
-        setattr(OnCpu, name, parameter[:kept].to("cpu"))
-    return OnCpu
+    asked = ("has_bias", "is_transposed", "has_gate", "act_fn", "_apply_gate")  # by expert_forward
+    found = {name: getattr(experts, name) for name in asked if hasattr(experts, name)}
+    return SimpleNamespace(**found, **{name: it[:kept].to("cpu") for name, it in experts.named_parameters()})
 
 
 ALL_EXPERTS_FUNCTIONS.register(NO_EXPERTS, lambda module, hidden, ids, weights: hidden)

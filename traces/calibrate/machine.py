@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -37,9 +38,12 @@ def now() -> str:
 
 def describe(device: torch.device) -> dict[str, str]:
     """Device, host and versions, as found; every value is a text."""
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*: *(.*?) *$", info.read_text() if info.exists() else "", re.MULTILINE)
+    cpu = named[1] if named else platform.machine()
     found = {
         "device": device_name(device),
-        "host": f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores, {host_bytes()} bytes",
+        "host": f"{cpu}, {len(os.sched_getaffinity(0))} cores, {host_bytes()} bytes",
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": f"{torch.__version__}, {torch.get_num_threads()} CPU threads",
@@ -100,12 +104,6 @@ def rates(clock: Clock, largest: int, budget: Budget) -> dict[str, float]:
 def _amounts(clock: Clock, largest: int) -> tuple[int, int]:
     """Floats that are copied, and the width of the matrices."""
     return (largest, 8192) if clock.cuda else (largest // 4, 512)
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def assemble(

@@ -30,11 +30,8 @@ def write_plots(trace: Trace, stats: Stats, target: Path) -> list[Path]:
     A figure that the trace has nothing for (sources, gates ahead; layers, where there is one) is left out.
     Raises TraceError.
     """
-    drawn: dict[str, Callable[[Trace, Stats], Panel | Figure]] = {
-        "tokens": _tokens,
-        "popularity": popularity,
-        "reuse_distance": reuse_distance,
-    }
+    drawn: dict[str, Callable[[Trace, Stats], Panel | Figure]] = {"tokens": _tokens, "popularity": popularity_panel}
+    drawn["reuse_distance"] = reuse_distance
     if trace.L > 1:
         drawn |= {"overlap": _overlap, "load_balance": _balance, "entropy": _entropy}
     if stats.gate_recall is not None and trace.L > 2:

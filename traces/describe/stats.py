@@ -49,13 +49,13 @@ class Reuse:
 class Stats:
     """What ``inspect`` shows. Per layer: arrays [L]; NaN where a figure has no rows to stand on.
 
-    ``overlap``: share of a token's experts that the previous token of its request also chose, by chance
-    ``uniform_overlap`` = K / E. ``entropy_bits`` of the popularity of experts, at most log2 E. ``load_max_over_mean``
-    of the times that experts were chosen. ``reuse``: distances between demands. ``gate_recall[a - 1, l]``: share of
-    the experts of layer l that its gate, applied to what entered the gate of layer l - a, names too; None where no
-    gate was applied ahead. By source, S of them in ``domains``: ``source_overlap`` [S], the mean over the layers;
-    ``source_cosine`` [S, S], between the popularities of all experts (1: alike). ``repeats``: rows that repeat the row
-    before.
+    ``popularity`` [L, E]: how often each expert was chosen. ``overlap``: share of a token's experts that the previous
+    token of its request also chose, by chance ``uniform_overlap`` = K / E. ``entropy_bits`` of the popularity of
+    experts, at most log2 E. ``load_max_over_mean`` of the times that experts were chosen. ``reuse``: distances between
+    demands. ``gate_recall[a - 1, l]``: share of the experts of layer l that its gate, applied to what entered the gate
+    of layer l - a, names too; None where no gate was applied ahead. By source, S of them in ``domains`` with their
+    tokens by phase: ``source_overlap`` [S], the mean over the layers; ``source_cosine`` [S, S], between the
+    popularities of all experts (1: alike). ``repeats``: rows that repeat the row before.
     """
 
     steps: dict[str, int]
@@ -63,7 +63,6 @@ class Stats:
     sources: dict[str, int]
     splits: dict[str, int]
     popularity: Array
-    """How often each expert was chosen [L, E]."""
     overlap: Array
     uniform_overlap: float
     entropy_bits: Array
@@ -72,7 +71,6 @@ class Stats:
     gate_recall: Array | None
     gate_recall_by_distance: list[float | None] | None
     domains: dict[str, dict[str, int]]
-    """Per source its tokens by phase."""
     source_overlap: Array
     source_cosine: Array
     repeats: Repeats

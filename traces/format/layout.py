@@ -89,10 +89,8 @@ def check_trailing(file: str, name: str, shape: tuple[int, ...], n_layers: int, 
     if math.prod(shape) > MAX_ROW:
         raise refusal(file, f"shape of {name} after the rows", shape, f"at most {MAX_ROW} values in a row")
     fixed = {"L": n_layers, "E": n_experts, "K": top_k}
-    fits = len(shape) == len(axes) and all(
-        size == fixed.get(axis, max(size, 1)) for axis, size in zip(axes, shape, strict=True)
-    )
-    if not fits:
+    wanted = tuple(fixed.get(axis, max(size, 1)) for axis, size in zip(axes, shape, strict=False))
+    if len(shape) != len(axes) or shape != wanted:
         allowed = ", ".join(f"{axis}={fixed[axis]}" if axis in fixed else f"{axis}>=1" for axis in axes)
         raise refusal(file, f"shape of {name} after the rows", shape, f"({allowed})")
 

@@ -85,19 +85,6 @@ def in_c_order(flat: Array, shape: tuple[int, ...], *, fortran: bool) -> Array:
     return np.ascontiguousarray(flat.reshape(shape[::-1]).T)
 
 
-def check_header(header: Header, file: str, dtype: np.dtype, shape: tuple[int, ...], size: int) -> None:
-    """Refuse a header that is not of ``dtype``, ``shape`` and in C order, or does not fill a file of ``size`` bytes."""
-    if header.fortran:
-        raise refusal(file, "order", "Fortran", "C")
-    if header.descr != descr_of(dtype):
-        raise refusal(file, "dtype", header.descr, descr_of(dtype))
-    if header.shape != shape:
-        raise refusal(file, "shape", header.shape, f"{shape}")
-    expected = header.offset + math.prod(shape) * dtype.itemsize
-    if size != expected:
-        raise refusal(file, "size", f"{size} bytes", f"{expected} bytes, which the header claims")
-
-
 def header_bytes(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
     """Return a version 1.0 header; numpy pads it so that its length does not depend on ``shape[0]``."""
     stream = io.BytesIO()
@@ -133,8 +120,16 @@ def map_file(
 ) -> np.memmap:
     """Map an array, read-only, after its header has been held against its size, ``dtype``, ``shape`` and ``entry``."""
     with open_file(folder, name) as stream:
-        header = read_header(stream, name)
-        check_header(header, name, dtype, shape, os.fstat(stream.fileno()).st_size)
+        header, size = read_header(stream, name), os.fstat(stream.fileno()).st_size
+        if header.fortran:
+            raise refusal(name, "order", "Fortran", "C")
+        if header.descr != descr_of(dtype):
+            raise refusal(name, "dtype", header.descr, descr_of(dtype))
+        if header.shape != shape:
+            raise refusal(name, "shape", header.shape, f"{shape}")
+        expected = header.offset + math.prod(shape) * dtype.itemsize
+        if size != expected:
+            raise refusal(name, "size", f"{size} bytes", f"{expected} bytes, which the header claims")
         if (entry.dtype, entry.shape) != (header.descr, header.shape):
             found = f"{entry.dtype} {entry.shape}"
             raise refusal(listed, f"dtype and shape of {name}", found, f"{header.descr} {header.shape}")

@@ -64,11 +64,6 @@ def _parse_line(line: str, number: int) -> Request:
         raise bad("split", f"{one_of(SPLITS)}, or empty")
     if not fields["source"].isprintable():
         raise bad("source", "printable text")
-    return Request(
-        request=number,
-        prompt_tokens=int(fields["prompt_tokens"]),
-        output_tokens=int(fields["output_tokens"]),
-        arrival_s=float(arrival) if arrival else None,
-        split=fields["split"] or None,
-        source=fields["source"],
-    )
+    prompt, output = int(fields["prompt_tokens"]), int(fields["output_tokens"])
+    arrived = float(arrival) if arrival else None
+    return Request(number, prompt, output, arrived, fields["split"] or None, fields["source"])

@@ -27,23 +27,23 @@ from traces.writing.writer import TraceWriter
 
 @dataclass
 class Survey:
-    """What the first reading finds."""
+    """What the first reading finds.
+
+    ``started``: requests that begin with tokens in the KV cache. ``routed``, ``above_zero``: layers of the file in
+    which any token has an expert, and another one than 0. ``absent``: rows without an expert in any layer.
+    """
 
     requests: int = 0
     prompt_rows: int = 0
     prompt_passes: int = 0
     decode_rows: int = 0
     started: int = 0
-    """Requests that begin with tokens in the KV cache."""
     layers: int = 0
     largest: int = 0
     widest: int = 0
     routed: set[int] = field(default_factory=set)
-    """Layers of the file in which any token has an expert."""
     above_zero: set[int] = field(default_factory=set)
-    """Layers of the file in which any token has another expert than 0."""
     absent: int = 0
-    """Rows without an expert in any layer."""
     signals: tuple[str, ...] = ()
     repeats: Repeats = field(default_factory=Repeats)
 
@@ -83,8 +83,7 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
     splits = assign_splits(survey.requests, options.split, options.seed)
     arrivals = read_arrivals(options.arrivals, survey.requests)
     _say(options, file, survey, shape, n_experts)
-    shapes = {"expert_weights": shape, "token_ids": ()}
-    signals = {name: shapes[name] for name in survey.signals}
+    signals = {name: shape if name == "expert_weights" else () for name in survey.signals}
     with TraceWriter(target, n_layers=shape[0], n_experts=n_experts, top_k=shape[1], signals=signals) as out:
         for number, request in enumerate(_limited(source, options, file, read, Blanks())):
             ids = request.expert_ids
@@ -129,10 +128,7 @@ def _state(source: Path) -> tuple[int, ...] | None:
 
 
 def _refuse_change(source: Path, before: tuple[int, ...] | None, misfit: bool = False) -> None:
-    """Refuse what is not as the first reading saw it, as a file to which a recorder still writes.
-
-    ``misfit``: a request has no place in the trace that the first reading promised.
-    """
+    """Refuse what is not as the first reading saw it; ``misfit``: a request has no place in the trace it promised."""
     if misfit or _state(source) != before:
         raise refusal(source.name, "content", "changed while it was read", "a file that nobody writes to any more")
 

@@ -62,7 +62,12 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
             if "phase" not in request.keys and not decoding:
                 decoding["phases"] = "not recorded: all decode"
                 options.note("no phase in the file: every token is a decode pass; phase in each line states it")
-            yield _found(request)
+            where = f"{source.name}: {request.first.where}"
+            ids, signals = request.cells.arrays(where)
+            if "token_id" in request.keys:
+                signals["token_ids"] = np.frombuffer(request.token_ids, np.int32)
+            start, prefill = request.start, request.phases.count(PREFILL)
+            yield Found(where, ids, prefill, start, signals=signals, first_row=start)
 
     return build(source, target, options, file, read)
 
@@ -144,14 +149,6 @@ def _add(line: Line, node: dict[str, Any], request: _Request, head: dict[str, An
     line.at_most("ids of one request", len(request.cells.ids) + len(ids), MAX_REQUEST_IDS)
     weights = line.weights("weights", node["weights"], len(ids)) if "weights" in node else None
     request.cells.add(len(request.phases) - 1, layer, ids, weights)
-
-
-def _found(request: _Request) -> Found:
-    where = f"{request.first.file}: {request.first.where}"
-    ids, signals = request.cells.arrays(where)
-    if "token_id" in request.keys:
-        signals["token_ids"] = np.frombuffer(request.token_ids, np.int32)
-    return Found(where, ids, request.phases.count(PREFILL), request.start, signals=signals, first_row=request.start)
 
 
 IMPORTER = Importer(

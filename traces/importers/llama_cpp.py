@@ -174,10 +174,7 @@ def _wide_groups(source: Path) -> Iterator[_Group]:
 
 
 def _passes(source: Path, groups: Iterator[_Group], layers: list[int], note: Callable[[str], None]) -> Iterator[Pass]:
-    """Put the groups of one ubatch together: a layer that does not ascend begins the next one.
-
-    An ubatch in which the file ends is left out, and ``note`` is told where.
-    """
+    """Put the groups of one ubatch together; one in which the file ends is left out, and ``note`` is told where."""
     if len(layers) == 1:
         found = f"{layers[0]} alone"
         raise Line(source.name, 1).refuse("layer", found, "several layers: their order says where an ubatch ends")

@@ -56,10 +56,7 @@ class _Batch:
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import a file, or a folder's ``.csv`` files in the order of the numbers in their names.
-
-    Memory is bounded by one file's longest run of prompts with one header.
-    """
+    """Import a file, or a folder's in the order of the numbers in their names; memory is bounded by one file."""
     decoding = {"order_within_k": "as written, not by weight", "generated": "nothing: prompts alone"}
     file = File(Recorder("moe_beyond", None, None), source.stem, decoding=decoding, exact=True)
     options.note("prompts: every token is of a prompt, one pass each; nothing was generated")

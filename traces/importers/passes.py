@@ -4,18 +4,22 @@ Where a request begins, such a file does not say. It is seen by the number of to
 prompt, or a chunk of one; a pass of one token after it is a decode step. Where that does not tell, it is refused.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
 from traces.format.layout import Array
 from traces.importers.build import Found
 from traces.importers.files import MAX_REQUEST_IDS, Line, check_request_size
+from traces.importers.found import Cells
 
 MAX_LAYERS = 2**12
 """Layers are numbered below this, many times what models have: a file is held with all layers up to its last one."""
+CUT = "of a file that was cut off, leave its last lines out, or take the requests before them with limit=N"
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,19 @@ class Pass:
     prefill: bool | None = None
     begins: bool = False
     ends: bool = False
+
+
+class Route(NamedTuple):
+    """One line, the ``number``-th: the experts of one token in one layer. ``run``: the lines of type meta before it."""
+
+    line: Line
+    number: int
+    run: int
+    request: str
+    token: int
+    layer: int
+    ids: list[int]
+    weights: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -110,3 +127,41 @@ class Turns:
                     array[end - len(part) : end, layer, : part.shape[1]] = part
         chunks = [one.rows for one, end in zip(request, ends, strict=True) if end - one.rows < prompt]
         return Found(where, ids, prefill=prompt, chunks=chunks, signals=signals)
+
+
+def by_pass(routes: Iterator[Route], layers: set[int]) -> Iterator[Pass]:
+    """Yield the forward passes. The tokens of a layer begin at 0; a layer that does not ascend begins the next pass."""
+    order, size = sorted(layers), 0
+    lines: list[Route] = []
+    for route in routes:
+        before = lines[-1] if lines else None
+        if before is None or (route.run, route.layer, route.token) != (before.run, before.layer, before.token + 1):
+            if route.token != 0:
+                allowed = "0: the first row of a pass"
+                if before is not None:
+                    allowed = f"0, or {before.token + 1} in layer {before.layer}: rows of a pass ascend by one"
+                raise route.line.refuse("token_idx", route.token, allowed)
+            if before is not None and (route.run != before.run or route.layer <= before.layer):
+                yield _whole(lines, order)
+                lines, size = [], 0
+        lines.append(route)
+        size += len(route.ids)
+        route.line.at_most("ids of one pass", size, MAX_REQUEST_IDS)
+    if lines:
+        yield _whole(lines, order)
+
+
+def _whole(lines: list[Route], order: list[int]) -> Pass:
+    first, have = lines[0].line, Counter(route.layer for route in lines)
+    rows = have[lines[0].layer]
+    for layer in order:
+        if have[layer] != rows:
+            field = f"rows of the pass from here on in layer {layer}"
+            raise first.refuse(field, have[layer], f"{rows} in every layer; {CUT}")
+    cells = Cells()
+    for route in lines:
+        cells.add(route.token, route.layer, route.ids, route.weights)
+    ids, signals = cells.arrays(f"{first.file}: pass from {first.where} on")
+    weights = signals.get("expert_weights")
+    by_layer = {} if weights is None else {layer: weights[:, layer] for layer in order}
+    return Pass(first, rows, {layer: ids[:, layer] for layer in order}, by_layer)

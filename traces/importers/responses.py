@@ -146,10 +146,7 @@ def _found(response: _Response, own: Mapping[str, Any]) -> Found:
 
 
 def read_responses(source: Path, own: Mapping[str, Any]) -> Iterator[Found]:
-    """Yield the responses, the parts of a stream put together; raises TraceError with the line and the field.
-
-    ``own``: n_layers and top_k, where the options give them.
-    """
+    """Yield the responses, the parts of a stream put together; ``own`` may have n_layers and top_k."""
     seen: set[int] = set()
     parts: list[tuple[Line, dict[str, Any]]] = []
     for line, raw in json_lines(source, _MAX_LINE, _MAX_LISTS, _MAX_ITEMS):
@@ -244,11 +241,8 @@ def _nested(line: Line, field: str, rows: list[Any]) -> Array:
         if not whole or len(row) != len(widths):
             allowed = f"{len(widths)} layers of {one_of(sorted(set(widths)))} ids, as in the first row"
             raise line.refuse(f"{field} of row {index}", row, allowed)
-        for item in (item for found in row for item in found):
-            if type(item) is not int or not -1 <= item < MAX_EXPERTS:
-                raise line.refuse(f"{field} of row {index}", item, f"integers, 0 to {MAX_EXPERTS - 1}; -1 where absent")
         for layer, found in enumerate(row):
-            ids[index, layer, : len(found)] = found
+            ids[index, layer, : len(found)] = line.ids(f"{field} of row {index}", found, ids.shape[2], MAX_EXPERTS)
     return ids
 
 

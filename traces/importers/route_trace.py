@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -92,11 +93,8 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     recorder, sizes = Recorder("route_trace", "1", None), (len(head.expert_bytes), head.n_experts, head.top_k)
     file = File(recorder, head.model, *sizes, head.expert_bytes, decoding, ids="expert")
     seen = [layer for layer, size in enumerate(head.expert_bytes) if size and layer not in options.without_layers]
-
-    def read() -> Iterator[Found]:
-        return (_found(head, turn, seen, weighted=weighted) for turn in _turns(source, head, absent=absent))
-
-    return build(source, target, options, file, read)
+    found = partial(_found, head, seen=seen, weighted=weighted)
+    return build(source, target, options, file, lambda: map(found, _turns(source, head, absent=absent)))
 
 
 def _found(head: _Head, turn: _Turn, seen: list[int], *, weighted: bool) -> Found:

@@ -24,11 +24,11 @@ from typing import Annotated
 from traces.format.layout import MAX_EXPERTS
 from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
-from traces.importers.archive import Archive, open_archive
 from traces.importers.build import File, build
 from traces.importers.counts import COUNTS, WANTED, are_counts
 from traces.importers.files import check_request_size
 from traces.importers.found import Found
+from traces.importers.npz import Archive, open_archive
 from traces.importers.responses import Counts, placed, read_responses
 from traces.kit.errors import one_of, refusal
 from traces.kit.strict import open_source

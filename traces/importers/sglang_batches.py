@@ -100,10 +100,8 @@ class Batches:
     def _begin(self, positions: Sequence[int]) -> None:
         """At the first decode pass: whoever ran before the recording began stands before those that it saw."""
         self._decoded = True
-        known = len(positions)
-        while known and not _ways(positions[len(positions) - known :], self._running):
-            known -= 1
-        earlier = [Session(position) for position in positions[: len(positions) - known]]
+        unseen = next(n for n in range(len(positions) + 1) if _ways(positions[n:], self._running))
+        earlier = [Session(position) for position in positions[:unseen]]
         self.sessions += earlier
         self._running = earlier + self._running
 

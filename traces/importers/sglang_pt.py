@@ -34,9 +34,9 @@ from traces.format.layout import MAX_EXPERTS, Array
 from traces.format.manifest import Recorder
 from traces.format.npy import read_header, row_chunks
 from traces.importers import N_EXPERTS, Importer, Options
-from traces.importers.archive import Bounded, reading
 from traces.importers.build import File, Found, build
 from traces.importers.files import check_request_size, open_source
+from traces.importers.npz import Bounded, reading
 from traces.importers.sglang_batches import Batches, Session
 from traces.kit.errors import TraceError, UserError, refusal, shown
 from traces.kit.whole import scratch
@@ -57,15 +57,12 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     refuse_place(target)
     with scratch(target) as folder:
         arrays = _load(source, folder)
-        n_experts = _experts(source, arrays)
-        sessions = _sessions(source, arrays)
-        physical = arrays["map"].shape[1]
-        logical = f"the logical ones of {physical} physical experts, by the file's last_physical_to_logical_map"
-        options.note(f"{n_experts} experts per layer: {logical}")
+        n_experts, sessions = _experts(source, arrays), _sessions(source, arrays)
+        logical = f"the logical ones of {arrays['map'].shape[1]} physical experts"
+        options.note(f"{n_experts} experts per layer: {logical}, by the file's last_physical_to_logical_map")
         options.note("requests: by their positions, since the recorder writes no request ids; one rank's tokens")
-        known: dict[str, Any] = {"n_experts": n_experts, "decoding": {"order_within_k": "as recorded, not by weight"}}
-        recorder = Recorder("sglang_pt", None, None)
-        file = File(recorder, source.stem, **known, ids="topk_ids_of_layer", exact=True)
+        said: dict[str, Any] = {"decoding": {"order_within_k": "as recorded, not by weight"}, "n_experts": n_experts}
+        file = File(Recorder("sglang_pt", None, None), source.stem, **said, ids="topk_ids_of_layer", exact=True)
         return build(source, target, options, file, lambda: map(partial(_found, source, arrays), sessions))
 
 
@@ -86,11 +83,9 @@ def _experts(source: Path, arrays: Mapping[str, Array]) -> int:
 
 
 def _sessions(source: Path, arrays: Mapping[str, Array]) -> list[Session]:
-    batches = Batches(source.name)
+    batches, row, at = Batches(source.name), 0, 0
     positions, lengths = arrays["tokens"][1], arrays["lengths"].tolist()
-    row = at = 0
-    ranks = {int(rank) for rank in arrays["passes"][:, 2]}
-    if len(ranks) > 1:
+    if len(ranks := set(arrays["passes"][:, 2].tolist())) > 1:
         raise refusal(source.name, "rank of the records", sorted(ranks), "one: each rank writes a file of its own")
     for number, (rows, mode, _, _, parts) in enumerate(arrays["passes"].tolist()):
         own = None if parts < 0 else lengths[at : at + parts]
@@ -106,8 +101,7 @@ def _found(source: Path, arrays: Mapping[str, Array], session: Session) -> Found
     check_request_size(where, len(rows), n_layers, slots)
     ids = arrays["ids"][rows]
     logical = np.where(ids < 0, -1, table[np.arange(n_layers)[:, None], ids])
-    signals = {"token_ids": arrays["tokens"][0][rows]}
-    chunks = tuple(session.chunks)
+    signals, chunks = {"token_ids": arrays["tokens"][0][rows]}, tuple(session.chunks)
     return Found(where, logical, prefill=sum(chunks), start=session.start, chunks=chunks, signals=signals)
 
 

@@ -63,11 +63,11 @@ def convert(source: Path, folder: Path) -> None:
     passes, lengths, tokens = list[tuple[int, ...]](), list[int](), list[Any]()
     shape: tuple[int, ...] = ()
     for number, record in enumerate(records):
-        one, sequences, pair, (n_layers, slots) = _pass(torch, record, f"records[{number}]")
-        if shape and (n_layers, slots) != shape:
-            found = f"{n_layers} layers, {slots} slots"
+        one, sequences, pair, own = _pass(torch, record, f"records[{number}]")
+        if shape not in ((), own):
+            found = f"{own[0]} layers, {own[1]} slots"
             raise FileError(f"records[{number}].topk_ids_of_layer", found, f"{shape}, as above")
-        shape = (n_layers, slots)
+        shape = own
         passes.append(one)
         lengths += sequences
         tokens.append(pair)

@@ -18,9 +18,12 @@ of several rows, the prompt or a chunk of it, of one row, a decode step. With on
 states where the prompts end. A line of type meta in the middle begins another run, whose requests are others.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,9 +31,9 @@ from traces.format.layout import MAX_EXPERTS
 from traces.format.manifest import Recorder
 from traces.importers import N_EXPERTS, Importer, Options
 from traces.importers.build import File, Found, build
-from traces.importers.files import Line, json_lines
-from traces.importers.passes import MAX_LAYERS, Turns
-from traces.importers.vllm_requests import Route, by_pass, by_request
+from traces.importers.files import MAX_REQUEST_IDS, Line, json_lines
+from traces.importers.found import Cells
+from traces.importers.passes import CUT, MAX_LAYERS, Route, Turns, by_pass
 from traces.kit.errors import TraceError, UserError, one_of
 from traces.kit.words import Between
 
@@ -40,22 +43,18 @@ _MAX_REQUESTS = 2**20
 
 
 @dataclass
-class Head:
-    """What the lines of type meta say, and what a first reading finds."""
+class _Head:
+    """What the lines of type meta say, and what a first reading finds; ``last``: line of a request, by run and id."""
 
     model: str | None = None
     n_experts: int | None = None
     top_k: int | None = None
     layers: set[int] = field(default_factory=set)
     last: dict[tuple[int, str], int] = field(default_factory=dict)
-    """The last line of each request, by the run and its id."""
 
 
 def import_trace(source: Path, target: Path, options: Options) -> Path:
-    """Import the file ``source``, which is read three times: for its layers and requests, and twice by build.
-
-    Memory is bounded by the requests whose lines alternate.
-    """
+    """Import ``source``, which is read three times; memory is bounded by the requests whose lines alternate."""
     own, head = options.own, _survey(source, options.limit)
     passes, single = own.get("token_idx") == "pass", len(head.layers) == 1
     if single and not passes and "prompt_tokens" not in own:
@@ -77,10 +76,10 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     turns = Turns(own.get("chunk"), again=True, hint=hint, prompt=prompt)
 
     def read() -> Iterator[Found]:
-        routes = _routes(source, Head())
+        routes = _routes(source, _Head())
         if passes:
             return turns.requests(islice(by_pass(routes, head.layers), own.get("skip", 0), None))
-        return by_request(routes, head.layers, head.last, prompt)
+        return _by_request(routes, head.layers, head.last, prompt)
 
     if passes:
         options.note("requests: one after the other (token_idx=pass); a pass of several rows is a prompt")
@@ -92,9 +91,9 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     return build(source, target, options, file, read)
 
 
-def _survey(source: Path, limit: int | None) -> Head:
+def _survey(source: Path, limit: int | None) -> _Head:
     """Read the file once; with a ``limit``, what is wrong behind the requests that are wanted does not matter."""
-    head, begun = Head(), 0
+    head, begun = _Head(), 0
     try:
         for route in _routes(source, head):
             head.layers.add(route.layer)
@@ -113,7 +112,7 @@ def _survey(source: Path, limit: int | None) -> Head:
     return head
 
 
-def _routes(source: Path, head: Head) -> Iterator[Route]:
+def _routes(source: Path, head: _Head) -> Iterator[Route]:
     """Yield the lines of type route; those of type meta go into ``head``."""
     run, weighed = 0, None
     for number, (line, node) in enumerate(json_lines(source)):
@@ -138,7 +137,7 @@ def _routes(source: Path, head: Head) -> Iterator[Route]:
         yield Route(line, number, run, str(request), token, layer, ids, weights)
 
 
-def _read_meta(line: Line, node: dict[str, Any], head: Head, run: int) -> None:
+def _read_meta(line: Line, node: dict[str, Any], head: _Head, run: int) -> None:
     """Note what a line of type meta says; the seed, the versions and whatever else it has stay unread."""
     model = node.get("model_id")
     n_experts, top_k = (
@@ -150,6 +149,102 @@ def _read_meta(line: Line, node: dict[str, Any], head: Head, run: int) -> None:
     if run and found != before:
         raise line.refuse("model_id, num_experts, top_k", found, f"{before}, as above")
     head.model, head.n_experts, head.top_k = found
+
+
+@dataclass(eq=False)
+class _Request:
+    """The lines of one request, in their order: their numbers, and their experts."""
+
+    first: Line
+    name: str
+    start: int
+    lines: array[int] = field(default_factory=lambda: array("q"))
+    cells: Cells = field(default_factory=Cells)
+    following: dict[int, int] = field(default_factory=dict)
+    """The token that comes next in each layer."""
+
+    def add(self, route: Route) -> None:
+        """Append a line; TraceError where its token does not follow the one before."""
+        expected = self.following.get(route.layer, self.start)
+        if route.token != expected:
+            why = "none is left out"
+            if route.token < expected:
+                why = (
+                    "each token once. Several workers in one file, or a request that was preempted and computed again, "
+                    "write tokens twice; where token_idx counts the rows of a forward pass, state token_idx=pass"
+                )
+            allowed = f"{expected}, the next one of {self.name} in layer {route.layer}: {why}"
+            raise route.line.refuse("token_idx", route.token, allowed)
+        self.following[route.layer] = expected + 1
+        self.lines.append(route.line.number)
+        self.cells.add(route.token - self.start, route.layer, route.ids, route.weights)
+
+    def found(self, layers: list[int], prompt: int | None) -> Found:
+        """Return the request; TraceError where a layer lacks tokens, or passes are not of the same tokens."""
+        where = f"{self.first.file}: {self.name} from line {self.first.number} on"
+        rows = max(self.following.values()) - self.start
+        for layer in layers:
+            have = self.following.get(layer, self.start) - self.start
+            if have != rows:
+                allowed = f"{rows}, as in other layers; {CUT}"
+                raise self.first.refuse(f"tokens of {self.name} in layer {layer}", have, allowed)
+        if prompt is not None and prompt > (tokens := self.start + rows):
+            raise self.first.refuse(f"tokens of {self.name}", tokens, f"at least {prompt}, the prompt_tokens")
+        stated = max((prompt or 0) - self.start, 0)
+        chunks = self._chunks() if prompt is None else (stated,) * (stated > 0)
+        ids, signals = self.cells.arrays(where)
+        return Found(where, ids, prefill=sum(chunks), start=self.start, chunks=chunks, signals=signals)
+
+    def _chunks(self) -> tuple[int, ...]:
+        """Return the rows of the prompt's passes: those of several rows, or the only one of a prompt of one token."""
+        passes: list[list[tuple[int, int, Line]]] = []
+        at = 0
+        for layer, run in groupby(self.cells.places[1::3]):
+            if not passes or layer <= passes[-1][-1][0]:
+                passes.append([])
+            passes[-1].append((layer, len(list(run)), Line(self.first.file, self.lines[at])))
+            at += passes[-1][-1][1]
+        chunks, decoded = list[int](), False
+        for parts in passes:
+            _, rows, begin = parts[0]
+            for layer, size, line in parts:
+                if size != rows or len(parts) != len(self.following):
+                    allowed = f"{rows} tokens in each of the {len(self.following)} layers of a forward pass; {CUT}"
+                    raise line.refuse(f"pass of {self.name}, layer {layer}", f"{size} in {len(parts)} layers", allowed)
+            if rows > 1 and decoded:
+                found = f"{rows} tokens after a decode step"
+                allowed = "one token, once decoding began: drafts of speculative decoding are not told apart"
+                raise begin.refuse(f"pass of {self.name}", found, allowed)
+            if rows > 1 or (not chunks and self.start == 0 and not decoded):
+                chunks.append(rows)
+            decoded = decoded or rows == 1
+        return tuple(chunks)
+
+
+def _by_request(
+    routes: Iterator[Route], layers: set[int], last: Mapping[tuple[int, str], int], prompt: int | None
+) -> Iterator[Found]:
+    """Yield the requests in the order of their first lines; each is complete at the line whose number ``last`` has.
+
+    ``prompt``: how many tokens the prompts have, where the passes do not tell it. Raises TraceError.
+    """
+    order, size = sorted(layers), 0
+    held: dict[tuple[int, str], _Request] = {}
+    complete: set[tuple[int, str]] = set()
+    for route in routes:
+        key = (route.run, route.request)
+        if key not in held:
+            held[key] = _Request(route.line, f"req_id {route.request!r}", route.token)
+        held[key].add(route)
+        size += len(route.ids)
+        route.line.at_most("ids of requests whose lines alternate", size, MAX_REQUEST_IDS)
+        if last.get(key) == route.number:
+            complete.add(key)
+        while held and (first := next(iter(held))) in complete:
+            done = held.pop(first)
+            complete.remove(first)
+            size -= len(done.cells.ids)
+            yield done.found(order, prompt)
 
 
 IMPORTER = Importer(

@@ -151,15 +151,15 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+
+    def terminate(number: int, _frame: object) -> None:
+        raise Interrupted("terminated", 128 + number)
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, _frame: object) -> None:
-    raise Interrupted("terminated", 128 + number)
 
 
 def usage(called: str, options: type) -> str:

@@ -22,9 +22,7 @@ def device_name(device: torch.device) -> str:
 
 def input_device(model: Any) -> torch.device:
     """Where a model takes its inputs: of one whose first layers are spread onto the disk, the first GPU or the CPU."""
-    device: torch.device = model.device
-    if device.type == "meta":
-        device = indexed(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device: torch.device = device_of("auto") if model.device.type == "meta" else model.device
     return device
 
 

@@ -152,11 +152,11 @@ def is_experts(module: nn.Module) -> bool:
     return hasattr(module, "num_experts") and hasattr(module, "is_transposed") and hasattr(module, "has_bias")
 
 
-def way_of(family: str, module: nn.Module) -> str | None:
+def way_of(family: str, module: Any) -> str | None:
     """How `module` is handed its work, if it is experts."""
     if is_experts(module):
         return INTERFACE
-    if {*HANDED} <= {*takes(module)}:
+    if {*HANDED} <= {*takes(module.__class__)}:
         return MODULE
     return INPUTS if family == "llama4" and type(module).__name__.endswith("Experts") else None
 
@@ -239,7 +239,7 @@ def signal_shapes(moe: MoeModel, signals: Collection[str], ahead: int) -> dict[s
 def cache_key(model: Any) -> str:
     """The keyword under which a model takes and returns its KV cache: "cache", or "past_key_values", which warns from
     transformers 5.24 on and is gone in 5.40, where its forward knows no other."""
-    return "cache" if "cache" in takes(model) else "past_key_values"
+    return "cache" if "cache" in takes(model.__class__) else "past_key_values"
 
 
 def known(model: Any, **given: Any) -> dict[str, Any]:
@@ -248,4 +248,4 @@ def known(model: Any, **given: Any) -> dict[str, Any]:
     Positions are given wherever they can be: a model that is given none asks its cache how long it is, and some caches
     answer 0 (a first layer of linear attention keeps no keys).
     """
-    return {name: value for name, value in given.items() if name in takes(model)}
+    return {name: value for name, value in given.items() if name in takes(model.__class__)}

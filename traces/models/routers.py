@@ -32,7 +32,7 @@ class Asked:
     @classmethod
     def of(cls, index: int, router: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Self:
         """RecordingError where it is given what says nothing of its choice by other hidden states."""
-        names = takes(router)
+        names = takes(router.__class__)
         given = dict(zip(names, args, strict=False)) | dict(kwargs)
         hidden = given.pop(names[0], None)
         if not isinstance(hidden, Tensor):
@@ -51,7 +51,7 @@ def ask(router: Any, bias: Tensor | None, rows: Tensor, tokens: Tensor | None = 
     By its forward, not by a call: hooks on the router must not take this for a pass. accelerate's run within it.
     """
     given: dict[str, Any] = {}
-    for name in takes(router)[1:]:
+    for name in takes(router.__class__)[1:]:
         if name in _BIASES:
             given[name] = None if bias is None else bias.to(rows.device)
         elif name == _TOKENS:
@@ -60,13 +60,9 @@ def ask(router: Any, bias: Tensor | None, rows: Tensor, tokens: Tensor | None = 
     return router.forward(rows[None] if deep else rows, **given)
 
 
-def takes(module: Any) -> list[str]:
-    """What a module's forward takes, by its class: accelerate's hooks hide an instance's own signature."""
-    return _takes(module.__class__)
-
-
 @cache
-def _takes(kind: Any) -> list[str]:
+def takes(kind: Any) -> list[str]:
+    """What the forward of a class of modules takes. accelerate's hooks hide an instance's own signature."""
     return list(signature(kind.forward).parameters)[1:]
 
 

@@ -152,7 +152,8 @@ def read_records(path: Path) -> Records:
 
 
 def _text(path: Path) -> Records:
-    for where, raw in _lines(path, "text"):
+    for line, raw in plain_lines(path, "text", MAX_RECORD):
+        where = f"{path.name}, line {line.number}"
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -164,18 +165,13 @@ def _text(path: Path) -> Records:
 
 
 def _json_lines(path: Path) -> Records:
-    for where, raw in _lines(path, "JSON lines"):
-        if not raw.strip():
-            continue
+    for line, raw in plain_lines(path, "JSON lines", MAX_RECORD):
+        where = f"{path.name}, line {line.number}"
         try:
-            yield where, load_json(raw)
+            if raw.strip():
+                yield where, load_json(raw)
         except ValueError as error:
             raise UserError(f"{where}: not JSON ({error})") from None
-
-
-def _lines(path: Path, kind: str) -> Iterator[tuple[str, bytes]]:
-    for line, raw in plain_lines(path, kind, MAX_RECORD):
-        yield f"{path.name}, line {line.number}", raw
 
 
 def _objects(path: Path) -> Records:
@@ -194,18 +190,14 @@ def _rows(path: Path) -> Records:
         try:
             # Without these two settings whole row groups are read, and a file may be one row group.
             table = ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER)
-            columns = _columns(path.name, table.schema_arrow.names)
+            names = table.schema_arrow.names
+            columns = [name for name in names if name in (*KEYS, *CHATS)]
+            if columns != names and {*CHATS}.isdisjoint(names):
+                unknown = next(name for name in names if name not in KEYS)
+                allowed = f"{one_of(KEYS)}, or a chat in {one_of(CHATS)}"
+                raise UserError(f"{path.name}: unknown column {shown(unknown)}; allowed: {allowed}")
             rows = (row for batch in table.iter_batches(_ROWS, columns=columns) for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
                 yield f"{path.name}, row {number}", row
         except (ArrowException, OSError) as error:
             raise UserError(f"{path.name}: {shown(str(error), 200)}; allowed: a readable Parquet file") from None
-
-
-def _columns(name: str, names: list[str]) -> list[str]:
-    known = (*KEYS, *CHATS)
-    unknown = [column for column in names if column not in known]
-    if unknown and not set(names) & set(CHATS):
-        allowed = f"{one_of(KEYS)}, or a chat in {one_of(CHATS)}"
-        raise UserError(f"{name}: unknown column {shown(unknown[0])}; allowed: {allowed}")
-    return [column for column in names if column in known]

@@ -7,7 +7,7 @@ import math
 import os
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -133,40 +133,30 @@ class Layout:
         reading all of the files once.
         """
         for file in self.files:
-            self._check_mark(place, file, last)
+            found, expected = last.files[file].bytes, len(self.head(file, NOTHING))
+            allowed = f"at least {expected}"
+            if file != REQUESTS_FILE:
+                dtype, shape = self.array(file, last.counts)
+                expected += math.prod(shape) * dtype.itemsize
+                allowed = f"{expected}, as its counts say"
+            if found < expected or (found > expected and file != REQUESTS_FILE):
+                raise damaged(place, f"{JOURNAL}, files.{file}.bytes", found, allowed)
         files: dict[str, GrowingFile] = {}
-        try:
+        with ExitStack() as opened:
             for file in self.files:
                 heads = self.head(file, NOTHING), self.head(file, last.counts)
                 files[file] = GrowingFile.resume(place, folder / file, last.files[file], heads)
-            _check_last_step(place, last.counts, files[STEPS_FILE])
-        except BaseException:
-            for opened in files.values():
-                opened.close()
-            raise
+                opened.callback(files[file].close)
+            # No length but that of the text depends on the requests: the last step tells how many there are.
+            told = NOTHING
+            if last.counts.steps:
+                step = np.frombuffer(files[STEPS_FILE].tail(STEP_DTYPE.itemsize), STEP_DTYPE)[0]
+                tokens = int(step["first_row"]) + int(step["rows"])
+                told = Counts(int(step["request"]) + 1, last.counts.steps, tokens)
+            if last.counts != told:
+                raise damaged(place, f"{JOURNAL}, counts", last.counts, f"{told}, as the last step says")
+            opened.pop_all()
         return files
-
-    def _check_mark(self, place: Path, file: str, last: Checkpoint) -> None:
-        least = len(self.head(file, NOTHING))
-        found, field = last.files[file].bytes, f"{JOURNAL}, files.{file}.bytes"
-        if file == REQUESTS_FILE:
-            if found < least:
-                raise damaged(place, field, found, f"at least {least}")
-            return
-        dtype, shape = self.array(file, last.counts)
-        expected = least + math.prod(shape) * dtype.itemsize
-        if found != expected:
-            raise damaged(place, field, found, f"{expected}, as its counts say")
-
-
-def _check_last_step(place: Path, counts: Counts, steps: GrowingFile) -> None:
-    """Hold the counts against the last step: no length but that of the text depends on the requests."""
-    found = NOTHING
-    if counts.steps:
-        last = np.frombuffer(steps.tail(STEP_DTYPE.itemsize), STEP_DTYPE)[0]
-        found = Counts(int(last["request"]) + 1, counts.steps, int(last["first_row"]) + int(last["rows"]))
-    if counts != found:
-        raise damaged(place, f"{JOURNAL}, counts", counts, f"{found}, as the last step says")
 
 
 def _sum(stream: BinaryIO, left: int) -> int:

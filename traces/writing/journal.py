@@ -78,9 +78,8 @@ def read_journal(place: Path, facts: Mapping[str, Any], files: Collection[str]) 
             raise TraceError(f"{place}: {found}; allowed: the command that began it")
         counts = fields.record(Counts, document["counts"], "counts", requests=count, steps=count, tokens=count)
         marks = fields.exactly(document["files"], "files", tuple(files))
-        return Checkpoint(
-            counts, fields.mapping(marks, "files", partial(fields.record, Mark, bytes=count, crc32=count))
-        )
+        mark = partial(fields.record, Mark, bytes=count, crc32=count)
+        return Checkpoint(counts, fields.mapping(marks, "files", mark))
     except OSError as error:
         raise damaged(place, JOURNAL, str(error), "a file as the recorder writes it") from None
     except TraceError as error:

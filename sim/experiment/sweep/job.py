@@ -37,8 +37,7 @@ class Told:
     job: int
     cell: int
     state: Literal["run", "read", "failed"]
-    words: list[str]
-    """The cell as words of ``python -m sim run``."""
+    words: list[str]  # the cell as words of python -m sim run
     folder: str | None = None
     error: str | None = None
     seconds: float = 0.0

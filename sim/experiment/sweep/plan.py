@@ -22,10 +22,8 @@ class Plan:
 
     words: list[str]
     cells: int
-    tunes: bool
-    """A sweeper chooses each job by what earlier ones returned."""
-    measure: str
-    """Which requests it is measured on."""
+    tunes: bool  # a sweeper chooses each job by what earlier ones returned
+    measure: str  # which requests it is measured on
 
 
 def make_plan(overrides: Sequence[str]) -> Plan:

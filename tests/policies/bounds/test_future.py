@@ -1,7 +1,5 @@
 """The future: next uses by definition, whatever the blocks."""
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,11 +46,3 @@ def test_a_run_must_keep_to_its_future() -> None:
     lab.future = lambda start=0: other  # type: ignore[method-assign]
     with pytest.raises(FutureError, match=r"event 2 demands \[1\], foretold was \[2\]"):
         lab.run(policy)
-
-
-def test_it_is_compact() -> None:
-    rng = random.Random(0)
-    events = [rng.sample(range(64), 8) for _ in range(5000)]
-    future = Future.of(events, 64)
-    arrays = (future.starts, future.experts, future.next_use, future.first_use)
-    assert sum(a.nbytes for a in arrays) == 8 * 5001 + 4 * 2 * 40_000 + 4 * 64

@@ -75,20 +75,16 @@ def test_one_slot_more_makes_up_for_forced_admission(sequence: list[int], slots:
     assert more.bypass() <= misses(more) <= lab.bypass() <= misses(lab)
 
 
-def layered(L: int, E: int, K: int, steps: int, budget: int, seed: int = 0, bandwidth: int = 1000) -> Lab:
-    rng = np.random.default_rng(seed)
-    costs = ToyCosts(overhead=1, bytes_per_ns=Fraction(bandwidth), expert=100, dense=200, launch=10)
-    setup = Setup(L, E, K, (100,) * L, 2, budget, costs)
-    passes = []
-    for t in range(steps):
-        demand = [(layer * E + rng.choice(E, K, replace=False)).tolist() for layer in range(L)]
-        passes.append(Pass(False, (0,), [(t, 1)], 1, t + 1, t + 1, demand, [[1] * K] * L))
-    return Lab(setup, costs, passes)
-
-
 @pytest.mark.parametrize("budget", [800, 1200, 3000])
 def test_on_a_fast_link_perfect_next_layer_stalls_at_the_first_event_only(budget: int) -> None:
-    lab = layered(L=4, E=16, K=4, steps=50, budget=budget)
+    L, E, K = 4, 16, 4
+    rng = np.random.default_rng(0)
+    costs = ToyCosts(overhead=1, bytes_per_ns=Fraction(1000), expert=100, dense=200, launch=10)
+    passes = []
+    for t in range(50):
+        demand = [(layer * E + rng.choice(E, K, replace=False)).tolist() for layer in range(L)]
+        passes.append(Pass(False, (0,), [(t, 1)], 1, t + 1, t + 1, demand, [[1] * K] * L))
+    lab = Lab(Setup(L, E, K, (100,) * L, 2, budget, costs), costs, passes)
     accounts = lab.run(PerfectNextLayer(lab.setup))
     first, *rest = (list(map(sum, zip(*phases, strict=True))) for phases in zip(*accounts.stall_ns, strict=True))
     assert first[0] > 0

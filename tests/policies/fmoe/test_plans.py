@@ -139,14 +139,6 @@ def test_who_is_evicted_first(rule: Eviction, p: list[float], expected: list[int
     assert order(w) == expected
 
 
-def test_p_before_a_search_and_after_a_reset_is_even() -> None:
-    w = worth("p_freq")
-    w.unknown()
-    assert order(w) == [2, 3, 1, 0]  # as by frequency alone
-    assert w.p.tolist() == [[0.25] * 4]
-    assert Worth(1, 4, "p_freq", forget=False).p.tolist() == [[0.25] * 4]
-
-
 def test_a_demand_counts_at_once() -> None:
     w = worth("p_freq")
     assert order(w)[0] == 3

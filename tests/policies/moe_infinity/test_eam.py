@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from policies.api import LayerEvent
-from policies.moe_infinity.eam import Collection, Iteration, Requests, by_request, shares
+from policies.moe_infinity.eam import Collection, Iteration, Requests, by_request
 from sim.check.synthetic import FakeSignals, draw
 from sim.experiment.cell import make_cell, make_policy
 from sim.experiment.run import simulate
@@ -69,13 +69,6 @@ def test_equals_are_all_matched() -> None:
     assert found.total(np.array([0, 2])).reshape(3, 4).tolist() == [[4, 0, 0, 0], [0, 4, 0, 0], [0, 0, 4, 0]]
     assert seen(found, 3).nearest(0, 1).tolist() == [0, 1, 2]  # nothing in common with any
     assert seen(collection(), 3).nearest(0, 1).tolist() == []
-
-
-def test_the_sum_of_the_matches_is_normalised_layer_by_layer() -> None:
-    found = collection(A, B)
-    pe = shares(found.total(np.array([0, 1])), 3)
-    assert pe.tolist() == [[0.75, 0.25, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]]
-    assert shares(matrix([[1, 3, 0, 0], [0] * 4, [0] * 4]), 3).tolist() == [[0.25, 0.75, 0, 0], [0] * 4, [0] * 4]
 
 
 def test_a_newcomer_replaces_what_it_is_most_similar_to() -> None:

@@ -3,10 +3,10 @@
 import pytest
 
 from policies.moe_infinity import MoEInfinity
-from sim.check.lab import run
+from sim.check.laws import run
 from sim.check.synthetic import setup_of
 from tests.policies.moe_infinity.desk import MIXED, STRAIGHT, Past, at_gate_0, decoded, on_a_desk, queued
-from tests.policies.scripted import SIZE, as_shipped, costs, go, held, script, sums
+from tests.policies.scripted import SIZE, as_shipped, costs, script, sums
 
 NEAR = pytest.approx
 
@@ -125,15 +125,6 @@ def test_without_a_match_the_last_layers_go_first() -> None:
     desk.arrive(9, 1, 6, 8)
     desk.pinned.add(8)
     assert desk.policy.victim(0, True) == desk.policy.victim(0, False) == 9
-
-
-def test_it_learns_from_train_requests_unless_it_begins_empty() -> None:
-    routing = script([[[0], [1], [2]]] * 3, n_experts=4)
-    # Without them nothing is predicted: each step of the only request finds an empty collection.
-    done = go("moe_infinity", routing, 60, room=12, filled=False)
-    assert (done.accounts.issued, held(done)) == (0, [0, 5, 10])
-    assert MoEInfinity(done.policy.setup).wants_history()
-    assert not done.policy.wants_history()
 
 
 AS_IN_FINEMOE = as_shipped("moe_infinity_as_in_finemoe")

@@ -10,7 +10,7 @@ import pytest
 from policies import registry
 from policies.gate_ahead import GateAhead
 from policies.parts.foreseen import PredictorLine, by_tokens
-from sim.check.lab import Witness, run
+from sim.check.laws import Witness, run
 from sim.check.synthetic import ABSENT, draw, setup_of
 from tests.policies import scripted
 from tests.policies.desk import Desk

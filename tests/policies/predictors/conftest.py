@@ -42,11 +42,7 @@ def draw(seed: int = 0, requests: int = len(SPLITS)) -> Arrays:
 
 
 def write(
-    path: Path,
-    arrays: Arrays,
-    splits: Sequence[str | None] = SPLITS,
-    leave: Sequence[str] = (),
-    **manifest: Any,
+    path: Path, arrays: Arrays, splits: Sequence[str | None] = SPLITS, leave: Sequence[str] = (), **manifest: Any
 ) -> Trace:
     """Write requests of PROMPT and DECODED rows, without the signals in ``leave``."""
     signals = {name: array for name, array in arrays.items() if name not in (*leave, "expert_ids")}

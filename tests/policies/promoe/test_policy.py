@@ -13,7 +13,7 @@ import pytest
 from policies import registry
 from policies.api import Predictor, Schedule, Setup, Signal
 from policies.promoe.policy import ProMoE, fitted_name
-from sim.check.lab import Run, run
+from sim.check.laws import Run, run
 from sim.check.synthetic import ABSENT, Routing, setup_of
 from sim.core.accounts import FETCHED, PREDICTED, RECALL
 from tests.policies import scripted
@@ -118,13 +118,6 @@ def test_reordering() -> None:
     assert each.policy.schedule(event) == Schedule(compute=[5, 7, 6, 4], ahead=0)
     none = OnDesk(preemption=False, reordering=False)
     assert none.policy.schedule(desk.event(1, [7, 4])) == Schedule(compute=[4, 7], ahead=0)
-
-
-def test_what_is_there_is_computed_while_the_rest_arrives() -> None:
-    """Step 2 has expert 1 in layer 0 from step 1; 0 is copied in 60 of its 100 ns. In fixed order 0 comes first."""
-    routing = script([[[1, 2], [0, 1], [0, 1]], [[0, 1], [0, 1], [0, 1]]], [])
-    wall = [sums(go(routing, 60, reordering=ordered))[2] for ordered in (True, False)]
-    assert wall[1] - wall[0] == 60
 
 
 def test_a_predicted_resident_expert_is_refreshed() -> None:

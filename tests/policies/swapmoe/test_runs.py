@@ -9,8 +9,7 @@ import pytest
 from policies import registry
 from policies.swapmoe import SwapMoE
 from policies.swapmoe.planner import Replay, TrainInputs
-from sim.check.lab import Witness, run
-from sim.check.laws import assert_causal, assert_keeps_the_rules
+from sim.check.laws import Witness, assert_causal, assert_keeps_the_rules, run
 from sim.check.synthetic import FREE, FakeSignals, FlatCosts, Recorded, Routing, draw, setup_of
 from sim.check.variants import Variant
 from sim.machine.machine import Machine

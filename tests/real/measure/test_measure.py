@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from real.cli import main
-from real.measure import beside, preflight
+from real.measure import beside, machine
 from real.measure.bench import TINY
 from real.measure.clock import Clock, OutOfTimeError
 from real.measure.record import Record, claim
@@ -63,10 +63,8 @@ def test_a_device_that_has_given_up_is_named_in_every_step(tmp_path: Path) -> No
     gone = RuntimeError("CUDA error: an illegal memory access was encountered")
     found = bench(tmp_path)
     found.empty_cache = raising(gone)
-    assert run([step("copies", raising(gone)), step("layers", raising(gone))], found, Clock(60)) == {
-        "copies": "failed",
-        "layers": "failed",
-    }
+    plan = [step(name, raising(gone)) for name in ("copies", "layers")]
+    assert run(plan, found, Clock(60)) == {"copies": "failed", "layers": "failed"}
     written = json.loads((tmp_path / "measure.json").read_text())["steps"]
     assert "illegal memory access" in written["copies"]["said"]
 
@@ -105,10 +103,10 @@ def test_a_step_whose_file_is_gone_is_done_again(tmp_path: Path) -> None:
 # A wrong name of an API is an AttributeError: it ended the checks, and nothing was said of the others.
 def test_every_check_is_heard_whatever_one_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checks = [("one", raising(AttributeError("no such name"))), ("two", lambda: "as it should")]
-    monkeypatch.setattr(preflight, "_checks", lambda _: checks)
+    monkeypatch.setattr(machine, "_checks", lambda _: checks)
     written: dict[str, Any] = {}
     with pytest.raises(UserError, match=r"not fit: one: AttributeError: no such name; allowed: only="):
-        preflight.run(SimpleNamespace(write=written.__setitem__))  # type: ignore[arg-type]
+        machine.preflight(SimpleNamespace(write=written.__setitem__))  # type: ignore[arg-type]
     assert [(it["name"], it["ok"]) for it in written["preflight"]] == [("one", False), ("two", True)]
 
 
@@ -210,24 +208,18 @@ def test_a_folder_is_measured_into_by_one_process_at_a_time(tmp_path: Path, caps
 
 def test_the_versions_that_are_wanted_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    stated = [*project["dependencies"], *project["optional-dependencies"]["hf"]]
-    least = {re.split(r"[<>=]", it)[0]: re.search(r">=([\d.]+)", it) for it in stated}
-    below = {re.split(r"[<>=]", it)[0]: re.search(r"<([\d.]+)", it) for it in stated}
-    known = {"python": project["requires-python"].removeprefix(">=")}
-    known |= {name: found[1] for name, found in least.items() if found}
-    for name, version in preflight.NEEDS.items():
-        assert version == known[{"yaml": "pyyaml"}.get(name, name)], name
-    for name, version in preflight.BELOW.items():
-        found = below[name]
-        assert found is not None
-        assert version == found[1], name
+    stated = [*project["dependencies"], *project["optional-dependencies"]["hf"], f"python{project['requires-python']}"]
+    bounds = {re.split(r"[<>=]", it)[0].replace("pyyaml", "yaml"): re.split(r"(?=[<>])|,", it) for it in stated}
+    for how, versions in ((">=", machine.NEEDS), ("<", machine.BELOW)):
+        for name, version in versions.items():
+            assert f"{how}{version}" in bounds[name], name
 
 
 def test_an_old_version_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "torch" in preflight.versions()
+    assert "torch" in machine.versions()
     monkeypatch.setattr("transformers.__version__", "5.9.1")
     with pytest.raises(UserError, match=r"transformers 5\.9\.1; allowed: 5\.17 or newer, below 6"):
-        preflight.versions()
+        machine.versions()
 
 
 def test_the_store_is_filled_again_only_for_a_step_that_wants_it(tmp_path: Path) -> None:
@@ -246,15 +238,10 @@ def test_the_store_is_filled_again_only_for_a_step_that_wants_it(tmp_path: Path)
     assert calls == ["store", "cells", "link", "store", "cells"]
 
 
-def test_what_is_off_by_its_speed_alone_is_said_and_stops_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def slow() -> str:
-        raise UserError("20 GB/s")
-
-    found = SimpleNamespace(write=lambda name, content: None)
-    monkeypatch.setattr(preflight, "_checks", lambda _: [("pinned and registered", slow)])
-    assert preflight.run(found) == "1 checks; off: pinned and registered"  # type: ignore[arg-type]
-    monkeypatch.setattr(preflight, "_checks", lambda _: [("host memory", slow)])
+def test_what_is_off_by_its_speed_alone_is_said_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, found = raising(UserError("20 GB/s")), SimpleNamespace(write=lambda name, content: None)
+    monkeypatch.setattr(machine, "_checks", lambda _: [("pinned and registered", slow)])
+    assert machine.preflight(found) == "1 checks; off: pinned and registered"  # type: ignore[arg-type]
+    monkeypatch.setattr(machine, "_checks", lambda _: [("host memory", slow)])
     with pytest.raises(UserError, match="not fit: host memory: UserError: 20 GB/s"):
-        preflight.run(found)  # type: ignore[arg-type]
+        machine.preflight(found)  # type: ignore[arg-type]

@@ -18,17 +18,21 @@ from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from real.runtime.runner import running
-from sim.check.synthetic import FakeSignals, Routing
+from sim.check.synthetic import FakeSignals, Routing, draw
 from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.core.log import replay
 from sim.workload.passes import Pass, ordered_union
 from tests.sim.machine.cases import FlatCosts, NoSignals
+from tests.traces.models.tiny import E, K
 
 CPU = torch.device("cpu")
 PROMPTS = ((5, 9, 200), tuple(range(40, 61)), (77,) * 9, (8,), (100, 3, 250, 17), (290, 1, 1, 60, 31, 12))
 NEW_TOKENS = (4, 1, 6, 2, 3, 3)
 """More requests than places, of different lengths; the second prompt is longer than GPT-OSS's window here."""
+
+ROUTING = draw(5, 3, E, K, decode=3)
+"""Of a model of three layers."""
 
 MakePolicy = Callable[[Setup], Policy]
 

@@ -54,9 +54,6 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 def test_a_device_has_its_index(name: str, index: int, cuda: dict[str, int]) -> None:
     assert device_of(name) == torch.device("cuda", index)
     assert choose(name, 0) == f"cuda:{index}"
-
-
-def test_a_device_that_is_not_there(cuda: dict[str, int]) -> None:
     with pytest.raises(UserError, match=r"device='cuda:2': this machine has 2 CUDA devices"):
         device_of("cuda:2")
 

@@ -20,16 +20,10 @@ from real.runtime.host import Host
 from real.runtime.live import Live
 from real.runtime.offloaded import TAKEN, Offloaded
 from real.runtime.pool import Pool
-from sim.check.synthetic import Routing, draw
-from tests.real.runtime.rig import CPU, Rig, follow, torch
+from tests.real.runtime.rig import CPU, ROUTING, Rig, follow, torch
 from tests.real.runtime.shaky import Shaky
-from tests.traces.models.tiny import E, K, tiny
+from tests.traces.models.tiny import E, tiny
 from traces.kit.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def routing() -> Routing:
-    return draw(5, 3, E, K, decode=3)
 
 
 @pytest.fixture
@@ -62,7 +56,7 @@ def rig(model: Offloaded) -> Iterator[Rig]:
     with pytest.raises(UserError, match="experts have been taken into host memory; allowed: passes within"):
         model.model(input_ids=torch.tensor([[1, 2]]))
     model.backend = Backend()
-    follow(Rig(model), LRU, 4, draw(5, 3, E, K, decode=3)).check()  # what the model had is all still there
+    follow(Rig(model), LRU, 4, ROUTING).check()  # what the model had is all still there
     Remembered.made.clear()
 
 
@@ -84,10 +78,15 @@ def test_host_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()
     assert len(taken) == 3, "two layers', and the third, of which nothing was touched"
     assert not any(mapping() for mapping in taken)
+    whole = Offloaded(tiny("olmoe"), CPU)
+    assert len(taken) == 7
+    whole.store.close()
+    gc.collect()
+    assert not any(mapping() for mapping in taken), "while the model is still held"
 
 
-def test_a_device_without_room_for_the_slots(rig: Rig, routing: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
-    follow(rig, LRU, 4, routing)
+def test_a_device_without_room_for_the_slots(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    follow(rig, LRU, 4, ROUTING)
     empty = torch.empty
 
     def refuse(*size: Any, **kwargs: Any) -> Any:
@@ -99,7 +98,7 @@ def test_a_device_without_room_for_the_slots(rig: Rig, routing: Routing, monkeyp
         patch.setattr(pools.torch, "empty", refuse)
         said = rf"^4 experts of {rig.nbytes} bytes do not fit on cpu: CUDA out of memory. Tried .*; allowed: a budget"
         with pytest.raises(UserError, match=said):
-            follow(rig, LRU, 4, routing)
+            follow(rig, LRU, 4, ROUTING)
 
 
 # -- in the middle ----------------------------------------------------------------------------------------------
@@ -112,24 +111,24 @@ class Refusing(Shaky):
 
 # The copy thread died of it, and the model waited for ever.
 @pytest.mark.parametrize(("kind", "number"), [(Refusing, 0), *((Shaky, number) for number in (0, 1, 7))])
-def test_a_copy_that_fails(kind: type[Shaky], number: int, rig: Rig, routing: Routing) -> None:
+def test_a_copy_that_fails(kind: type[Shaky], number: int, rig: Rig) -> None:
     rig.model.backend = device = kind(0, fail_at=number)
     said = r"the copy of expert \d of layer \d failed on cpu: CUDA error: an illegal memory access"
     with pytest.raises(DeviceError, match=said) as caught:
-        follow(rig, LRU, 4, routing)
+        follow(rig, LRU, 4, ROUTING)
     device.close()
     assert isinstance(caught.value, UserError), "which a command tells without a traceback"
 
 
 # Nobody waited for it any more: the run was taken for a good one.
-def test_a_copy_that_fails_at_the_very_end(rig: Rig, routing: Routing) -> None:
+def test_a_copy_that_fails_at_the_very_end(rig: Rig) -> None:
     class Last(LRU):
         steps = 0
 
         def on_gate(self, event: LayerEvent) -> None:
             super().on_gate(event)
             self.steps += event.layer == 2
-            if self.steps == len(routing.steps):
+            if self.steps == len(ROUTING.steps):
                 missing = sum(not self.view.complete(x) for x in event.demand)
                 rig.model.backend.fail_at = rig.model.backend.copies + missing
                 for x in range(3 * E):
@@ -137,12 +136,12 @@ def test_a_copy_that_fails_at_the_very_end(rig: Rig, routing: Routing) -> None:
 
     rig.model.backend = device = Shaky(0, slow_s=0.005)
     with pytest.raises(DeviceError, match=r"the copy of expert \d of layer \d failed"):
-        follow(rig, Last, 10, routing)
+        follow(rig, Last, 10, ROUTING)
     device.close()
 
 
 @pytest.mark.parametrize("where", ["gate", "copy", "prediction"])
-def test_an_error_of_a_policy(where: str, rig: Rig, routing: Routing) -> None:
+def test_an_error_of_a_policy(where: str, rig: Rig) -> None:
     """A bug of ours keeps its type and its traceback, whatever thread it is in."""
 
     class Broken(LRU):
@@ -162,12 +161,12 @@ def test_an_error_of_a_policy(where: str, rig: Rig, routing: Routing) -> None:
 
     rig.model.backend = device = Shaky(0)
     with pytest.raises(ZeroDivisionError, match="of a policy"):
-        follow(rig, Broken, 4, routing)
+        follow(rig, Broken, 4, ROUTING)
     device.close()
 
 
 @pytest.mark.parametrize("where", ["start", "gate", "wait", "model"])
-def test_an_interrupt(where: str, rig: Rig, routing: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt(where: str, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupting(LRU):
         def on_gate(self, event: LayerEvent) -> None:
             super().on_gate(event)
@@ -190,7 +189,7 @@ def test_an_interrupt(where: str, rig: Rig, routing: Routing, monkeypatch: pytes
         norm = rig.model.model.model.norm
         monkeypatch.setattr(norm, "forward", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        follow(rig, Interrupting, 4, routing)
+        follow(rig, Interrupting, 4, ROUTING)
     monkeypatch.undo()
     device.close()
 
@@ -202,7 +201,7 @@ class Interrupt(BaseException):
 # An alarm in the cleanup left the pool's memory taken for good, or gave it back under the copy thread's feet.
 @pytest.mark.parametrize("where", ["join", "model", "device"])
 def test_an_interrupt_while_all_is_given_back_keeps_nothing(
-    where: str, rig: Rig, routing: Routing, monkeypatch: pytest.MonkeyPatch
+    where: str, rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, rang = rig.model, []
 
@@ -230,4 +229,4 @@ def test_an_interrupt_while_all_is_given_back_keeps_nothing(
     assert machine._threads == []
     assert set(ALL_EXPERTS_FUNCTIONS.valid_keys()) == known
     monkeypatch.undo()
-    follow(rig, LRU, 6, routing).check()
+    follow(rig, LRU, 6, ROUTING).check()

@@ -25,8 +25,17 @@ def machine(root: Path, files: dict[str, Any], groups: str = "0::/") -> Path:
     return root
 
 
-V2 = "sys/fs/cgroup"
-V1 = "sys/fs/cgroup/memory"
+def v2(folder: str, limit: Any, used: int, stat: str = "") -> dict[str, Any]:
+    """The files of a control group below the root of them all: its limit, what it uses, and of what kinds that is."""
+    names = {"memory.max": limit, "memory.current": used, "memory.stat": stat}
+    return {f"sys/fs/cgroup/{folder}/{name}": content for name, content in names.items()}
+
+
+def v1(folder: str, limit: int, used: int, stat: str = "") -> dict[str, Any]:
+    names = {"memory.limit_in_bytes": limit, "memory.usage_in_bytes": used, "memory.stat": stat}
+    return {f"sys/fs/cgroup/memory/{folder}/{name}": content for name, content in names.items()}
+
+
 CACHED = "anon 5\nactive_file 1000000000\ninactive_file 2000000000\nfile 9000000000\nshmem 9000000000"
 
 
@@ -34,32 +43,16 @@ CACHED = "anon 5\nactive_file 1000000000\ninactive_file 2000000000\nfile 9000000
     ("groups", "files", "free"),
     [
         ("0::/", {}, 100),
-        ("0::/a/b", {f"{V2}/a/b/memory.max": "max", f"{V2}/a/b/memory.current": 5}, 100),
-        ("0::/a/b", {f"{V2}/a/b/memory.max": 8 * GB, f"{V2}/a/b/memory.current": 6 * GB}, 2),
-        ("0::/a/b", {f"{V2}/a/memory.max": 8 * GB, f"{V2}/a/memory.current": 7 * GB}, 1),
-        ("0::/named/outside", {f"{V2}/memory.max": 8 * GB, f"{V2}/memory.current": 5 * GB}, 3),
-        (
-            "0::/a",
-            {f"{V2}/a/memory.max": 8 * GB, f"{V2}/a/memory.current": 7 * GB, f"{V2}/a/memory.stat": CACHED},
-            4,
-        ),
-        ("0::/a", {f"{V2}/a/memory.max": 8 * GB, f"{V2}/a/memory.current": 9 * GB}, 0),
-        ("0::/a", {f"{V2}/a/memory.max": 800 * GB, f"{V2}/a/memory.current": 9 * GB}, 100),
-        (
-            "3:cpu,cpuacct:/x\n2:memory:/a",
-            {f"{V1}/a/memory.limit_in_bytes": 8 * GB, f"{V1}/a/memory.usage_in_bytes": 6 * GB},
-            2,
-        ),
-        (
-            "2:memory:/docker/1",
-            {
-                f"{V1}/memory.limit_in_bytes": 8 * GB,
-                f"{V1}/memory.usage_in_bytes": 6 * GB,
-                f"{V1}/memory.stat": "inactive_file 1\ntotal_inactive_file 1000000000",
-            },
-            3,
-        ),
-        ("2:memory:/", {f"{V1}/memory.limit_in_bytes": 2**63 - 4096, f"{V1}/memory.usage_in_bytes": 6 * GB}, 100),
+        ("0::/a/b", v2("a/b", "max", 5), 100),
+        ("0::/a/b", v2("a/b", 8 * GB, 6 * GB), 2),
+        ("0::/a/b", v2("a", 8 * GB, 7 * GB), 1),
+        ("0::/named/outside", v2(".", 8 * GB, 5 * GB), 3),
+        ("0::/a", v2("a", 8 * GB, 7 * GB, CACHED), 4),
+        ("0::/a", v2("a", 8 * GB, 9 * GB), 0),
+        ("0::/a", v2("a", 800 * GB, 9 * GB), 100),
+        ("3:cpu,cpuacct:/x\n2:memory:/a", v1("a", 8 * GB, 6 * GB), 2),
+        ("2:memory:/docker/1", v1(".", 8 * GB, 6 * GB, "inactive_file 1\ntotal_inactive_file 1000000000"), 3),
+        ("2:memory:/", v1(".", 2**63 - 4096, 6 * GB), 100),
     ],
 )
 def test_a_control_group_is_part_of_what_is_free(groups: str, files: dict[str, Any], free: int, tmp_path: Path) -> None:

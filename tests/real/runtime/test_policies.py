@@ -13,7 +13,7 @@ from policies.api import LayerEvent
 from policies.api import Routing as PolicyRouting
 from policies.lru import LRU
 from real.runtime.offloaded import Offloaded
-from sim.check.lab import ready
+from sim.check.laws import ready
 from sim.check.synthetic import Routing, World, draw
 from sim.check.variants import Variant
 from sim.core.core import Core
@@ -55,7 +55,7 @@ def case_of() -> Callable[[int], Case]:
 
 @pytest.mark.parametrize("variant", SHIPPED, ids=str)
 def test_decisions_follow_from_the_log_of_facts(variant: Variant, case_of: Callable[[int], Case]) -> None:
-    case = case_of(variant.layers)
+    case = case_of(variant.world.layers)
     rig, routing = case.rig, case.routing
     for held in (rig.experts // 4, rig.experts // 2, rig.experts):
         ran = follow(rig, lambda setup: ready(variant.build(variant.roomy(setup)), routing), held, routing).check()

@@ -15,12 +15,11 @@ from real.runtime import machine
 from real.runtime.backend import Backend
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
-from sim.check.synthetic import Routing, draw
 from sim.core.accounts import PREDICTOR, Accounts
-from tests.real.runtime.rig import CPU, NEW_TOKENS, PROMPTS, Rig, follow, serve, torch
+from tests.real.runtime.rig import CPU, NEW_TOKENS, PROMPTS, ROUTING, Rig, follow, serve, torch
 from tests.real.runtime.shaky import Shaky, WatchedCore, WatchedMachine, WatchedPool
 from tests.sim.machine.restless import Restless, Unruly
-from tests.traces.models.tiny import E, K, tiny
+from tests.traces.models.tiny import E, tiny
 
 
 class Hasty(Restless):
@@ -41,15 +40,10 @@ def model() -> Offloaded:
     return Offloaded(tiny("olmoe", num_hidden_layers=3), CPU)
 
 
-@pytest.fixture(scope="module")
-def routing() -> Routing:
-    return draw(5, 3, E, K, decode=3)
-
-
 @pytest.fixture
-def whole(model: Offloaded, routing: Routing) -> Any:
+def whole(model: Offloaded) -> Any:
     rig = Rig(model)
-    return follow(rig, LRU, rig.experts, routing).check()
+    return follow(rig, LRU, rig.experts, ROUTING).check()
 
 
 @pytest.fixture
@@ -71,13 +65,11 @@ def shake(model: Offloaded) -> Iterator[Any]:
 # An expert computed before its last half is there or after its slot is another's; a fact told twice, or never.
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", [LRU, Hasty, Unruly])
-def test_nothing_depends_on_when_things_end(
-    kind: type[Policy], seed: int, shake: Any, routing: Routing, whole: Any
-) -> None:
+def test_nothing_depends_on_when_things_end(kind: type[Policy], seed: int, shake: Any, whole: Any) -> None:
     depth, others = 1 + seed % 2, threading.active_count()
     rig = shake(seed, depth)
     for held in (1, 6, rig.experts)[seed % 2 :]:
-        ran = follow(rig, kind, held, routing).check()
+        ran = follow(rig, kind, held, ROUTING).check()
         assert ran.same_logits(whole), held
         assert rig.model.backend.most_under_way <= depth
         assert ran.core.state.peak <= held * rig.nbytes
@@ -147,7 +139,7 @@ def test_a_table_is_sent_only_where_it_has_changed(model: Offloaded) -> None:
 
 
 # A blocking prediction kept the lock: the link stood still until it was over.
-def test_copies_go_on_while_a_prediction_blocks(shake: Any, routing: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_go_on_while_a_prediction_blocks(shake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long they take: the prediction's hour passes at once, when all that was prefetched has arrived."""
     there, hour = threading.Event(), 3600 * 10**9
 
@@ -179,7 +171,7 @@ def test_copies_go_on_while_a_prediction_blocks(shake: Any, routing: Routing, mo
             self._zero -= round(seconds * 1e9)
 
     rig = replace(shake(1, 1, slow_s=1e-4), chunks=1, machine_type=Jumping)
-    ran = follow(rig, Foresight, rig.experts, routing).check()
+    ran = follow(rig, Foresight, rig.experts, ROUTING).check()
     begin, end, blocking = ran.machine.timeline.predictions
     assert blocking
     assert ran.accounts.stall_row()[PREDICTOR] == end - begin >= hour
@@ -210,9 +202,9 @@ class Patient(WatchedMachine):
 
 
 # Copies for nobody, after the last step, were counted into the closed accounts, and kept the machine from ending.
-def test_nothing_is_told_after_the_end(shake: Any, routing: Routing) -> None:
+def test_nothing_is_told_after_the_end(shake: Any) -> None:
     rig = replace(shake(2, 2), machine_type=Patient)
-    ran = follow(rig, Endless, 10, routing).check()
+    ran = follow(rig, Endless, 10, ROUTING).check()
     assert ran.accounts.issued > 10
     assert len(ran.core.log) == ran.machine.words
     assert ran.accounts.link_busy_ns <= ran.accounts.end_ns - ran.accounts.start_ns

@@ -7,8 +7,7 @@ import pytest
 from policies import api, registry
 from policies.api import LayerEvent, Policy, Schedule, Setup
 from policies.lru import LRU
-from sim.check.lab import ready, run
-from sim.check.laws import assert_causal, everything
+from sim.check.laws import assert_causal, everything, ready, run
 from sim.check.synthetic import Routing, draw, setup_of
 from sim.core.state import CoreError
 

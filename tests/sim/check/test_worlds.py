@@ -8,8 +8,15 @@ from policies import registry
 from policies.api import LayerEvent, Policy, Setup, Signal
 from policies.lru import LRU
 from sim.check.cli import _variants
-from sim.check.lab import run
-from sim.check.laws import assert_causal, assert_decided, assert_keeps_the_rules, assert_minimum, digests, everything
+from sim.check.laws import (
+    assert_causal,
+    assert_decided,
+    assert_keeps_the_rules,
+    assert_minimum,
+    digests,
+    everything,
+    run,
+)
 from sim.check.synthetic import draw, setup_of
 from sim.check.variants import Variant, named
 from sim.check.variants import variants as every_variant

@@ -1,15 +1,26 @@
-"""What a policy asks for is checked where it asks."""
+"""What a policy asks for is checked where it asks; what it says it decided is in the result and in the table."""
 
-from collections.abc import Callable
-from typing import Any
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
+from rich.console import Console
 
+from policies import registry
 from policies.api import LayerEvent, Policy, Setup, Step
 from policies.lru import LRU
 from sim.core.accounts import PREDICTOR
 from sim.core.state import CoreError
+from sim.experiment.run import Result, run_config
+from sim.results.table import show
+from sim.results.wording import decided_worded
 from tests.sim.machine.cases import decode, make_setup, simulate
+from tests.sim.small_trace import SIZE, Plan, config, write
 
 
 class Asks(LRU):
@@ -79,3 +90,87 @@ def test_a_prediction_may_block_only_where_compute_has_ended(hook: str, may: boo
     else:
         with pytest.raises(CoreError, match="may block the GPU only from on_step, route, on_gate and schedule"):
             simulate(policy(setup), setup, decode([[[0]]], 4))
+
+
+# -- what it says it decided --------------------------------------------------------------------------------------
+
+
+class Planner(LRU):
+    """Planted: it says what it was given to say, and goes on changing it: what was stated is a copy."""
+
+    name = "planner"
+    said: ClassVar[Any] = None
+    asked = 0
+
+    def decided(self) -> Mapping[str, Any]:
+        self.asked += 1
+        assert self.view is not None  # it is attached
+        return self.said  # type: ignore[no-any-return]
+
+    def on_gate(self, event: LayerEvent) -> None:
+        super().on_gate(event)
+        assert self.asked == 1, "asked once, before the first fact"
+        if isinstance(self.said, dict):
+            self.said["gates"].append(event.layer)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    known = {name: registry.find(name) for name in registry.names()}
+    monkeypatch.setattr(registry, "_catalogue", lambda: known | {"planner": Planner})
+    trace = write(tmp_path / "t", [Plan((1,), 2)], [[[0], [1]]] * 3, n_experts=4)
+
+    def one(policy: str, said: Any = None) -> Result:
+        monkeypatch.setattr(Planner, "said", said)
+        return run_config(replace(config(trace, 8 * SIZE), policy={"name": policy}), tmp_path / "out")
+
+    return one
+
+
+SAID = {"plan": (3, 1), "why": "room", "share": 0.5, "gates": []}
+LINE = "planner decided: plan 3 1, why room, share 0.5, gates none"
+
+
+@pytest.mark.parametrize(
+    ("policy", "said", "facts", "lines"),
+    [("planner", SAID, SAID | {"plan": [3, 1]}, [LINE]), ("lru", None, {}, [])],
+    ids=["planner", "lru"],
+)
+def test_what_was_decided_before_the_first_fact_is_in_the_result_and_in_one_line_of_the_table(
+    policy: str, said: Any, facts: Any, lines: list[str], run: Any
+) -> None:
+    result, out = run(policy, said and {**said, "gates": []}), io.StringIO()
+    assert result.document["policy"] == {"name": policy, "facts": facts}
+    assert json.loads((result.folder / "result.json").read_text())["policy"] == result.document["policy"]
+    show(result.document, Console(file=out, width=120, highlight=False))
+    assert [line for line in out.getvalue().splitlines() if "decided" in line] == lines
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"n": np.int64(3)},
+        {"n": np.float64(0.5)},
+        {"n": float("nan")},
+        {"n": [1, [2, float("inf")]]},
+        {"n": np.arange(2)},
+        {"n": {1, 2}},
+        {"n": {"m": 1}},
+        {"n": b"text"},
+        {3: "n"},
+        {"": 3},
+        ["n"],
+        None,
+    ],
+    ids=repr,
+)
+def test_what_is_not_plain_is_refused_by_name(run: Any, said: Any) -> None:
+    with pytest.raises(CoreError, match=r"^policy planner states .* allowed: "):
+        run("planner", said)
+
+
+def test_long_lists_of_numbers_are_a_range_in_words() -> None:
+    assert decided_worded({"per_layer": list(range(16))}) == "per layer " + " ".join(map(str, range(16)))
+    assert decided_worded({"per_layer": [5, *range(2000, 2016)]}) == "per layer 5 to 2,015 (17 values)"
+    plain = {"a": True, "b": None, "c": 1000, "d": ["x"] * 17}
+    assert decided_worded(plain) == "a true, b null, c 1,000, d" + " x" * 17

@@ -1,6 +1,9 @@
-"""Who listens to a core, its log above all. Above each law, the bug that it prevents."""
+"""Who listens to a core, its log above all; what the digest holds. Above each law, the bug that it prevents."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -9,8 +12,9 @@ from sim.core.core import Core
 from sim.core.log import OPERATIONS, STEP_END, entries, record
 from sim.core.state import CoreError
 from sim.machine.machine import Machine
-from tests.sim.machine.cases import NoSignals, decode, make_setup, some_passes
-from tests.sim.machine.restless import Bypass
+from tests.sim.machine.cases import NoSignals, decode, make_setup, simulate, some_passes
+from tests.sim.machine.cases import record as played
+from tests.sim.machine.restless import Bypass, Restless, Told
 
 
 # A log that holds what a fact has led to: it would differ where nothing yet was decided otherwise.
@@ -51,3 +55,52 @@ def test_the_clock_is_monotone() -> None:
 def test_a_log_that_is_cut_or_none_is_an_error(words: list[int], message: str) -> None:
     with pytest.raises(CoreError, match=message):
         list(entries(words))
+
+
+# -- the digest -------------------------------------------------------------------------------------------------
+
+
+class Lowest(Told):
+    """Evicts the lowest number."""
+
+    def victim(self, incoming: int, speculative: bool) -> int | None:
+        return next(filter(self.view.evictable, range(self.setup.n_layers * self.setup.n_experts)), None)
+
+
+# A digest that would pass two machines off as agreeing when they do not.
+def test_the_digest_differs_when_a_decision_differs() -> None:
+    passes = some_passes(2, 5, 20)
+    setup = make_setup([10, 10], 5, 50)
+    _, lru = played(LRU, setup, passes)
+    _, again = played(LRU, setup, passes)
+    _, other = played(Lowest, setup, passes)
+    assert lru.digest() == again.digest() != other.digest()
+
+
+# Evictions left out of the digest: here they alone differ, in the very last one.
+def test_the_digest_holds_the_evictions() -> None:
+    passes = decode([[[0]], [[1]], [[0]], [[2]]], 3)  # the victim of 2 is 1 for LRU, 0 for the other
+    setup = make_setup([10], 3, 20)
+    by_lru, lru = played(LRU, setup, passes)
+    by_other, other = played(Lowest, setup, passes)
+    assert by_lru == by_other
+    assert lru.digest() != other.digest()
+
+
+def fingerprint() -> str:
+    """Accounts and digests of some runs, to compare between processes."""
+    found = []
+    for seed in range(5):
+        setup = make_setup([10, 17, 23], 6, 120, chunks=2, seed=seed)
+        accounts, core = simulate(Restless(setup), setup, some_passes(3, 6, 20, seed=seed), depth=2)
+        found.append((repr(accounts), core.digest()))
+    return repr(found)
+
+
+# Decisions in the order of a set or a dict of objects: another process, another result (rule 10).
+def test_the_result_does_not_depend_on_the_hash_seed() -> None:
+    for hash_seed in ("0", "1", "4711"):
+        given = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [sys.executable, "-c", "from tests.sim.core.test_log import fingerprint as f; print(f(), end='')"]
+        other = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=True)
+        assert other.stdout == fingerprint(), hash_seed

@@ -161,23 +161,11 @@ def test_a_word_of_the_command_line_changes_the_cell(tmp_path: Path) -> None:
     """From the words on: what was composed is what is hashed."""
     ids = np.arange(2 * 16 * 8).reshape(2, 16, 8) % 64
     trace = write(tmp_path / "t", [Plan((1,)), Plan((1,))], ids, n_experts=64, priced_as="olmoe_1b_7b")
-    words = [
-        [],
-        ["policy=gate_ahead"],
-        ["policy=gate_ahead", "policy.distance=2"],
-        ["model.dtype=fp8"],
-        ["model=olmoe_1b_7b", "model.dtype=int4"],
-        ["hardware=h100"],
-        ["hardware.link.overhead_us=11"],
-        ["workload.batch=2"],
-        ["chunks=2"],
-        ["limit=1"],
-        ["warmup=1"],
-        ["seed=1"],
-        ["budget=2GB"],
-        ["bounds=false"],
-        ["log=true"],
-    ]  # the first is priced as the trace says, and the sizes of that model are at another dtype
+    # Without a word it is priced as the trace says, and the sizes of that model are at another dtype.
+    single = "policy=gate_ahead model.dtype=fp8 hardware=h100 hardware.link.overhead_us=11 workload.batch=2 chunks=2"
+    single += " limit=1 warmup=1 seed=1 budget=2GB bounds=false log=true"
+    words = [[], *([word] for word in single.split())]
+    words += [["policy=gate_ahead", "policy.distance=2"], ["model=olmoe_1b_7b", "model.dtype=int4"]]
     keys = [identify(make_cell(read_config([f"trace={trace.path}", "budget=1GB", *given])), ()).key for given in words]
     assert len(set(keys)) == len(words)
 

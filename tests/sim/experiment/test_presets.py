@@ -61,20 +61,6 @@ def test_a_preset_that_is_no_yaml(
     assert said.startswith("error: experiment=slip: not YAML: while parsing a flow sequence in ")
 
 
-def test_tuning_without_optuna_says_which_extra(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    known = ConfigStore.instance().repo["hydra"]["sweeper"]
-    monkeypatch.delitem(known, "optuna.yaml")
-    said = refused(["run", "-m", "experiment=tune_fmoe"], capsys)
-    assert said.startswith("error: experiment=tune_fmoe: hydra/sweeper=optuna: not installed; pip install 'moe-off")
-
-
-def test_an_unknown_experiment(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    said = refused(["run", "-m", "experiment=nosuch", f"out={tmp_path}"], capsys)
-    assert said.startswith("error: experiment=nosuch: unknown; allowed: ablation_fmoe, ")
-
-
 def test_tuning_prints_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "-m", "experiment=tune_gate_ahead", "hydra.sweeper.n_trials=3", "limit=1", f"out={tmp_path}"]
     assert main(words) == 0

@@ -102,29 +102,21 @@ def simulate(
     passes: Iterable[Pass],
     *,
     warmup: Iterable[Pass] = (),
-    costs: FlatCosts | None = None,
     depth: int = 1,
     policy_ns: tuple[int, int] = (0, 0),
+    logged: bool = False,
 ) -> tuple[Accounts, Core]:
     """Run the engine."""
     core = Core(policy, setup, NoSignals())
-    machine = Machine(core, costs or setup.costs, depth=depth, policy_ns=policy_ns)  # type: ignore[arg-type]
-    return machine.run(warmup, passes), core
+    core = recorded(core) if logged else core
+    return Machine(core, setup.costs, depth=depth, policy_ns=policy_ns).run(warmup, passes), core  # type: ignore[arg-type]
 
 
 def record(
-    make_policy: Callable[[Setup], Policy],
-    setup: Setup,
-    passes: Iterable[Pass],
-    *,
-    warmup: Iterable[Pass] = (),
-    depth: int = 1,
-    policy_ns: tuple[int, int] = (0, 0),
+    make_policy: Callable[[Setup], Policy], setup: Setup, passes: Iterable[Pass], **given: Any
 ) -> tuple[Accounts, Core]:
     """Run the engine, and replay its log without a clock on a fresh policy: the decisions must be the same."""
-    core = recorded(Core(make_policy(setup), setup, NoSignals()))
-    machine = Machine(core, setup.costs, depth=depth, policy_ns=policy_ns)  # type: ignore[arg-type]
-    accounts = machine.run(warmup, passes)
+    accounts, core = simulate(make_policy(setup), setup, passes, logged=True, **given)
     again = replay(core.log, Core(make_policy(setup), setup, NoSignals()))
     assert again == core.digest(), "the replay of the log decides differently"
     return accounts, core

@@ -17,6 +17,8 @@ EXAMPLES = settings(max_examples=150)
 class Told(Policy):
     """Writes down each fact with what the view shows at that moment."""
 
+    name = "told"
+
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.told: list[object] = []
@@ -64,16 +66,12 @@ class Told(Policy):
 class Bypass(Told):
     """On demand, and nothing is kept."""
 
-    name = "bypass"
-
     def keep(self, expert: int) -> bool:
         return False
 
 
 class Restless(Told):
     """Does all that a policy may do, at random; what it does follows from a seed and from what it was told."""
-
-    name = "restless"
 
     def __init__(self, setup: Setup, *, by_layer: bool = False, own_bytes: int = 0, eagerness: int = 2) -> None:
         super().__init__(setup)
@@ -158,8 +156,6 @@ class Restless(Told):
 class Unruly(Restless):
     """Also adds experts to what the gate chose, and computes and copies in an order of its own."""
 
-    name = "unruly"
-
     def route(self, event: LayerEvent) -> Routing | None:
         self.note("route", *self.about(event))
         self.stir(self.eagerness)
@@ -199,7 +195,6 @@ class Unruly(Restless):
 class Lossy(Unruly):
     """Computes what it likes in the place of what the gate chose."""
 
-    name = "lossy"
     lossless = False
 
     def rerouted(self, event: LayerEvent) -> Routing:

@@ -12,13 +12,11 @@ from sim.core.log import EXPERT, entries
 from sim.workload.passes import Pass
 from tests.sim.machine.cases import (
     FREE_COMPUTE,
-    FREE_LINK,
     decode,
     make_pass,
     make_setup,
     record,
     simulate,
-    some_passes,
 )
 from tests.sim.machine.restless import EXAMPLES, Case, Restless, cases
 
@@ -58,16 +56,6 @@ def test_a_link_that_takes_no_time_hides_none_of_it(case: Case) -> None:
     assert own.hits == free.hits
 
 
-# The same when everything is there already, however slow the link is.
-def test_with_everything_resident_each_pass_takes_so_much_longer() -> None:
-    setup = make_setup([10, 20, 30], 8, 480, chunks=2)
-    passes = some_passes(3, 8, 30)
-    free, _ = simulate(LRU(setup), setup, passes, warmup=passes)
-    own, _ = simulate(LRU(setup), setup, passes, warmup=passes, policy_ns=OWN)
-    assert own.end_ns - own.start_ns == free.end_ns - free.start_ns + 30 * OWN[1]
-    assert (own.compute_ns - free.compute_ns, own.policy_ns) == (30 * OWN[1], 30 * OWN[1])
-
-
 # Copies that stand still while the policy decides: what the gate queued is under way meanwhile.
 @pytest.mark.parametrize(("own", "end"), [(0, 20), (7, 20), (20, 20), (21, 21), (50, 50)])
 def test_copies_go_on_while_a_policy_decides(own: int, end: int) -> None:
@@ -85,12 +73,3 @@ def test_it_is_spread_over_the_layer_events_and_the_first_has_the_remainder() ->
     _, core = record(OnDemand, setup, [step], policy_ns=(0, 11))
     experts = [operands for op, operands in entries(core.log) if op == EXPERT]
     assert experts == [(0, 5), (9, 8), (14, 11)]
-
-
-# A phase that is charged the other's, or the layer overhead's number of layers.
-def test_prefill_and_decode_have_figures_of_their_own() -> None:
-    setup = make_setup([10] * 2, 4, 80, costs=FREE_LINK)
-    prompt = make_pass([[[0, 1], [2, 3]]] * 3, 4, prefill=True)
-    token = make_pass([[[0], [1]]], 4)
-    accounts, _ = simulate(LRU(setup), setup, [prompt, token, token], policy_ns=OWN)
-    assert accounts.policy_ns == OWN[0] + 2 * OWN[1]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from policies.api import LayerEvent, Policy, Schedule, Setup, Step
 from sim.core.state import LATE, CoreError
 from sim.machine.machine import Machine
-from tests.sim.machine.cases import FlatCosts, decode, make_pass, make_setup, record, simulate
+from tests.sim.machine.cases import FlatCosts, decode, make_setup, record, simulate
 from tests.sim.machine.ledger import Ledger
 from tests.sim.machine.restless import EXAMPLES, Case, Told, Unruly, cases
 
@@ -107,8 +107,6 @@ def test_an_order_that_the_budget_cannot_hold_yields_as_late_as_it_can(
 
 class Ordered(Told):
     """Sets the orders that it is given; prefetches what it is told to when the step begins."""
-
-    name = "ordered"
 
     def __init__(self, setup: Setup, schedule: Schedule | None, prefetched: Sequence[int] = ()) -> None:
         super().__init__(setup)
@@ -246,18 +244,10 @@ def test_an_order_of_something_else_is_an_error(schedule: Schedule) -> None:
 
 
 def test_what_is_complete_is_not_to_be_copied() -> None:
-    setup = make_setup([10], 4, 40, costs=COSTS)
-    passes = [make_pass([[[0, 1]]], 4), make_pass([[[0, 1, 2]]], 4)]
-
-    class Copies(Ordered):
+    class AllAgain(Ordered):
         def on_gate(self, event: LayerEvent) -> None:
-            self.order = Schedule(copy=[x for x in event.demand if x not in (0, 1) or not self.slots])
+            self.order = Schedule(copy=event.demand)
 
-    simulate(Copies(setup, None), setup, passes)
+    setup = make_setup([10], 4, 40, costs=COSTS)
     with pytest.raises(CoreError, match=r"copies \[0, 1, 2\].*\[2\]"):
-        simulate(AllAgain(setup, None), setup, passes)
-
-
-class AllAgain(Ordered):
-    def on_gate(self, event: LayerEvent) -> None:
-        self.order = Schedule(copy=event.demand)
+        simulate(AllAgain(setup, None), setup, decode([[[0, 1]], [[0, 1, 2]]], 4))

@@ -37,13 +37,8 @@ def compare(case: Case, kind: type[Policy], **parameters: object) -> None:
 
 @settings(EXAMPLES, max_examples=200)
 @given(cases())
-def test_lru(case: Case) -> None:
+def test_lru_and_bypass(case: Case) -> None:
     compare(case, LRU, scope="layer" if case.by_layer else "global")
-
-
-@EXAMPLES
-@given(cases())
-def test_bypass(case: Case) -> None:
     compare(case, Bypass)
 
 

@@ -18,8 +18,7 @@ from policies.api import Actions, LayerEvent, Policy, Schedule, Setup, Step
 from sim.core.accounts import Accounts
 from sim.core.core import StepSignals
 from sim.workload.passes import Pass
-from tests.sim.machine.textbook_event import Events
-from tests.sim.machine.textbook_loads import (
+from tests.sim.machine.textbook_state import (
     BYTES_DEMANDED,
     BYTES_READY,
     COMPLETE,
@@ -34,6 +33,7 @@ from tests.sim.machine.textbook_loads import (
     RECALL,
     RESIDENT,
     USELESS,
+    Events,
     Load,
 )
 

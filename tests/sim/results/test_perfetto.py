@@ -92,10 +92,8 @@ def test_a_device_and_the_simulator_side_by_side(tmp_path: Path, capsys: pytest.
     from real.cli import main as real
 
     common = ["policy=gate_ahead", "model=reference", "budget=25%", "limit=1", "timeline=true"]
-    assert (
-        real(["run", *common, "routing=sample", "device=cpu", "threads=1", f"out={tmp_path / 'device'}", "format=json"])
-        == 0
-    )
+    own = ("routing=sample", "device=cpu", "threads=1", f"out={tmp_path / 'device'}", "format=json")
+    assert real(["run", *common, *own]) == 0
     documents = [json.loads(capsys.readouterr().out)]
     simulated = run(*common, "bounds=false", out=tmp_path / "simulated")
     documents.append(simulated.document)
@@ -115,21 +113,16 @@ def test_a_device_and_the_simulator_side_by_side(tmp_path: Path, capsys: pytest.
 
 
 def test_the_same_run_twice_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folders = [
-        run("policy=lru", "budget=4GB", "limit=1", "bounds=false", "timeline=true", f"chunks={n}", out=tmp_path).folder
-        for n in (1, 2)
-    ]
-    out = tmp_path / "both.json"
-    assert main(["timeline", *map(str, folders), f"out={out}"]) == 0
-    events = json.loads(out.read_text())["traceEvents"]
-    names = [event["args"]["name"] for event in events if event["name"] == "process_name"]
-    assert names == [f"simulated: lru, 4 GB ({folder.name})" for folder in folders]
-    assert {event["pid"] for event in events} == {1, 2}
-    copy = Path(shutil.copytree(folders[0], tmp_path / "copied" / folders[0].name))
+    words = ("policy=lru", "budget=4GB", "limit=1", "bounds=false", "timeline=true")
+    one, other = (run(*words, f"chunks={n}", out=tmp_path).folder for n in (1, 2))
+    copy = Path(shutil.copytree(one, tmp_path / "copied" / one.name))
     out = tmp_path / "made" / "both.json"
-    assert main(["timeline", str(folders[0]), str(copy), f"out={out}"]) == 0
-    names = [e["args"]["name"] for e in json.loads(out.read_text())["traceEvents"] if e["name"] == "process_name"]
-    assert names == [f"simulated: lru, 4 GB ({folder})" for folder in (folders[0], copy)]
+    for second, ways in ((other, (one.name, other.name)), (copy, (one, copy))):
+        assert main(["timeline", str(one), str(second), f"out={out}"]) == 0
+        events = json.loads(out.read_text())["traceEvents"]
+        names = [event["args"]["name"] for event in events if event["name"] == "process_name"]
+        assert names == [f"simulated: lru, 4 GB ({way})" for way in ways]
+        assert {event["pid"] for event in events} == {1, 2}
     assert main(["timeline", str(tmp_path)]) == 2
     assert "has no timeline.json; give its runs, DIR/*" in capsys.readouterr().err
 

@@ -57,24 +57,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_quality_of_a_lossy_row_by_hand(run: Any) -> None:
     result = run().document
     shares = {"kept_gate_mass": 0.75, "substituted": 0.0, "skipped": 2 / 6, "low_precision": 0.0}
-    assert result["quality"] == {
-        **shares,
-        "prefill": shares | {"skipped": 1 / 3},
-        "decode": shares | {"skipped": 1 / 3},
-        "first_order": True,
-    }
+    assert result["quality"] == {**shares, "prefill": shares, "decode": shares, "first_order": True}
     assert result["totals"]["lookups"] == 4
     assert not result["provenance"]["lossless"]
     assert result["bounds"] is None
     assert result["reference"] is None
     assert result["nulls"]["bounds"] == result["nulls"]["reference"] == "policy skips is lossy"
     json.dumps(result, allow_nan=False)
-
-
-def test_a_lossless_row_has_no_quality_and_says_why(run: Any) -> None:
-    result = run("lru", scope="global").document
-    assert result["quality"] is None
-    assert result["nulls"]["quality"] == "policy lru is lossless"
 
 
 def test_what_was_not_stated_is_null_with_the_reason(run: Any) -> None:
@@ -101,6 +90,8 @@ def test_a_table_sets_a_lossy_row_apart(run: Any) -> None:
     assert "compared with lossy rows only" in lossy
     assert "belady" not in lossy
     assert "infinite" not in lossy
+    assert given[1].document["quality"] is None
+    assert given[1].document["nulls"]["quality"] == "policy lru is lossless"
     assert "lossy" not in lossless
     assert "belady_bypass" in lossless
     assert "nothing is known" not in silent

@@ -67,6 +67,9 @@ def test_the_finding_comes_first_and_says_what_it_is_of(document: Mapping[str, A
         "simulated on RTX 4090 (published figures), batch 1, cold start",
     ]
     assert max(map(len, lines)) <= 80
+    issued = document["prefetch"]["issued"]
+    assert issued >= 1000
+    assert any(line.startswith(f"{issued:,} prefetches: ") for line in lines), "large counts have separators"
     assert not any("\N{HORIZONTAL ELLIPSIS}" in line or "reference" in line for line in lines)
 
 
@@ -81,9 +84,3 @@ def test_no_part_is_larger_than_the_whole_beside_it(document: Mapping[str, Any])
     parts = next(line for line in lines if line.startswith("ms/token: "))
     figures = [float(part.split()[-1]) for part in parts.split(" + ")]
     assert sum(figures) == pytest.approx(float(whole["fmoe"]), rel=0.01)
-
-
-def test_large_counts_have_separators(document: Mapping[str, Any]) -> None:
-    issued = document["prefetch"]["issued"]
-    assert issued >= 1000
-    assert any(line.startswith(f"{issued:,} prefetches: ") for line in printed(show, document))

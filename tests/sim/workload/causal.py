@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from policies.api import Policy, Setup
-from sim.check.lab import Witness
-from sim.check.laws import FAST, SLOW
+from sim.check.laws import FAST, SLOW, Witness
 from sim.check.synthetic import World, draw, some_history
 from sim.check.variants import variants
 from sim.machine.machine import Machine
@@ -23,7 +22,6 @@ from traces import Trace
 L, E, K, SIZE = 3, 8, 2, 12
 MakeSignals = Callable[[Trace, Policy], Any]
 Arrays = dict[str, np.ndarray]
-SEEDS = [(0, 1), (1, 3), (2, 2)]
 PREDICTORS = {it.name: it for variant in variants() for it in variant.world.predictors}
 """All that any policy reads."""
 WORLD = World(predictors=tuple(PREDICTORS.values()))
@@ -102,20 +100,20 @@ def shipped(trace: Trace, policy: Policy) -> TraceSignals:
     return TraceSignals(trace, policy.needs(), outputs(trace), policy.predictors())
 
 
-def play(policy: Policy, trace: Trace, batch: int, make_signals: MakeSignals = shipped) -> tuple[Witness, Any]:
+def play(policy: Policy, trace: Trace, batch: int, make_signals: MakeSignals) -> Witness:
     if policy.wants_history():
         policy.fit(some_history(policy.setup))
     core = Witness(policy, policy.setup, make_signals(trace, policy))
     machine = Machine(core, policy.setup.costs, depth=batch)  # type: ignore[arg-type]
-    accounts = machine.run([], ClosedLoop(trace, batch).passes(range(len(trace.requests))))
-    return core, accounts
+    machine.run([], ClosedLoop(trace, batch).passes(range(len(trace.requests))))
+    return core
 
 
 def assert_causal(make: Callable[[Setup], Policy], given: Recorded, make_signals: MakeSignals = shipped) -> None:
     """Whatever is decided before t is the same when everything after t is changed."""
-    before, _ = play(make(given.setup), given.trace, given.batch, make_signals)
+    before = play(make(given.setup), given.trace, given.batch, make_signals)
     for other in given.others:
-        after, _ = play(make(given.setup), other.trace, given.batch, make_signals)
+        after = play(make(given.setup), other.trace, given.batch, make_signals)
         place = other.index + 1, other.layer
         until = next(i for i, s in enumerate(before.snapshots) if (s.step, s.layer) == place)
         then = before.snapshots[until]

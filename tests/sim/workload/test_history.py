@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies.api import History, PastStep, Setup, Signal
+from policies.api import History, Setup, Signal
 from policies.lru import LRU
 from sim.experiment.cell import make_cell, make_policy
 from sim.workload.signals import TrainRequests
@@ -96,12 +96,8 @@ def test_what_is_handed_out_is_a_copy(trace: Trace, name: str) -> None:
 
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_signal_that_was_not_declared_or_not_recorded_is_refused(trace: Trace, name: str, tmp_path: Path) -> None:
-    others = [s for s in SIGNALS if s != name]
-    step = next(history(trace, others).steps())
     with pytest.raises(RuntimeError, match=f"{name}.*declare"):
-        getattr(step, name)()
-    for other in ("expert_ids", *others):
-        getattr(step, other)()
+        getattr(next(history(trace, [s for s in SIGNALS if s != name]).steps()), name)()
     bare = given(tmp_path / "bare", {"expert_ids": arrays(0)["expert_ids"]})
     with pytest.raises(UserError, match=rf"{name}.*not record"):
         getattr(next(history(bare).steps()), name)()
@@ -130,73 +126,58 @@ def assert_learns_from_train_requests_alone(make: Callable[[Trace], History], fo
     assert before == after, "the test requests leak into what is learnt from"
 
 
+class Learner(LRU):
+    """Planted: it keeps what it is shown to learn from, where its parameter wants any."""
+
+    signals = frozenset(Signal)
+
+    def __init__(self, setup: Setup, wants: bool) -> None:
+        super().__init__(setup)
+        self.wants, self.shown = wants, list[History]()
+
+    def wants_history(self) -> bool:
+        return self.wants
+
+    def fit(self, history: History) -> None:
+        self.shown.append(history)
+
+
+def shown(trace: Trace, wants: bool) -> list[History]:
+    """What a policy of a cell is shown."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("policies.registry.build", lambda name, setup, given: Learner(setup, wants))
+        policy: Any = make_policy(make_cell(config(trace, 1000)))
+    return policy.shown  # type: ignore[no-any-return]
+
+
 def test_the_test_requests_change_nothing_that_is_learnt(tmp_path: Path) -> None:
-    def by_cell(trace: Trace) -> History:
-        seen: list[History] = []
-
-        class Learner(LRU):
-            learns, signals = True, frozenset(Signal)
-
-            def fit(self, history: History) -> None:
-                seen.append(history)
-
-        cell = make_cell(config(trace, 1000))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("policies.registry.build", lambda name, setup, given: Learner(setup))
-            make_policy(cell)
-        return seen[0]
-
     assert_learns_from_train_requests_alone(history, tmp_path / "alone")
-    assert_learns_from_train_requests_alone(by_cell, tmp_path / "cell")
+    assert_learns_from_train_requests_alone(lambda trace: shown(trace, True)[0], tmp_path / "cell")
 
 
-class Leaky(TrainRequests):
-    """Planted: a test request among the train requests."""
-
-    def __init__(self, trace: Trace) -> None:
-        super().__init__(trace, TRAIN, set(Signal))
-        self._requests = (0, 1, 2)
+def test_a_parameter_may_decide_who_learns(trace: Trace) -> None:
+    assert (len(shown(trace, True)), shown(trace, False)) == (1, [])
 
 
 class LeakySteps(TrainRequests):
     """Planted: the last row of a prefill is one too far."""
 
-    def __init__(self, trace: Trace) -> None:
-        super().__init__(trace, TRAIN, set(Signal))
-
     def _reader(self, name: str, first: int, rows: int) -> Callable[[], Any]:
         return super()._reader(name, first, rows + 1)
 
 
-@pytest.mark.parametrize("planted", [Leaky, LeakySteps])
-def test_a_leak_is_caught(planted: Callable[[Trace], History], tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="leak"):
-        assert_learns_from_train_requests_alone(planted, tmp_path)
+def test_a_leak_is_caught(tmp_path: Path) -> None:
+    def leaky(trace: Trace) -> History:
+        found = history(trace)
+        found._requests = (0, 1, 2)  # a test request among the train requests
+        return found
+
+    for planted in (leaky, lambda trace: LeakySteps(trace, TRAIN, set(Signal))):
+        with pytest.raises(AssertionError, match="leak"):
+            assert_learns_from_train_requests_alone(planted, tmp_path / str(len(list(tmp_path.iterdir()))))
 
 
 @pytest.mark.parametrize("requests", [[1], [0, 1, 2], [2, 3]])
 def test_requests_that_are_not_for_training_are_refused(trace: Trace, requests: list[int]) -> None:
     with pytest.raises(RuntimeError, match="split is not train"):
         TrainRequests(trace, requests, set())
-
-
-# -- who learns -------------------------------------------------------------------------------------------------
-
-
-def test_a_parameter_may_decide_who_learns(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Sometimes(LRU):
-        def __init__(self, setup: Setup, wants: bool) -> None:
-            super().__init__(setup)
-            self.wants, self.fitted = wants, list[PastStep]()
-
-        def wants_history(self) -> bool:
-            return self.wants
-
-        def fit(self, history: History) -> None:
-            self.fitted = list(history.steps())
-
-    cell = make_cell(config(trace, 1000))
-    for wants in (False, True):
-        monkeypatch.setattr("policies.registry.build", lambda name, setup, given, w=wants: Sometimes(setup, w))
-        policy: Any = make_policy(cell)
-        assert len(policy.fitted) == (7 if wants else 0)

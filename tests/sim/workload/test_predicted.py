@@ -89,10 +89,14 @@ class Reader(LRU):
         self.read += event.signals.predicted(self.which).tolist()
 
 
-@pytest.fixture
-def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cell:
+@pytest.fixture(autouse=True)
+def reader(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {name: registry.find(name) for name in registry.names()}
     monkeypatch.setattr(registry, "_catalogue", lambda: known | {"reader": Reader})
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> Cell:
     cell = make_cell(config(one_layer(tmp_path / "t", [Plan((1,), 2)], [0, 1, 2]), 100, policy="reader"))
     assert cell.predicted == {}
     return with_predicted(cell, mlp="1", gru="2")
@@ -162,9 +166,7 @@ def test_a_cell_reads_what_lies_beside_the_trace(tmp_path: Path) -> None:
     assert signals.shown().predicted("mlp").tolist() == [[0, 3], [2, 0]]
 
 
-def test_a_result_names_its_predictors_and_changes_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {name: registry.find(name) for name in registry.names()}
-    monkeypatch.setattr(registry, "_catalogue", lambda: known | {"reader": Reader})
+def test_a_result_names_its_predictors_and_changes_with_them(tmp_path: Path) -> None:
     trace = two_layers(tmp_path / "t")
     said = np.array([[[1, 2], [255, 255]]] * 3)
     keys = []

@@ -86,6 +86,13 @@ def test_the_forecast_is_right_within_a_factor_of_two(now: Now, slower: float, s
     assert tried_s < max(10, took)  # the first calls' seconds are lost only once
 
 
+def test_what_is_set_up_at_each_point_counts(now: Now) -> None:
+    slow = now.part("layer", {"tokens": [1, 2, 4, 8]}, lambda t: 1e-5, setup_s=30.0)
+    costs, began = Tried(slow).costs(), now.s
+    measured(slow, Budget(1, len(costs)))
+    assert total_s(costs, 1) == pytest.approx(now.s - began, rel=0.01)
+
+
 def test_between_the_ends_times_are_of_the_axis(now: Now) -> None:
     threads = [1, 2, 4, 8, 16]
     part = now.part("cpu", {"threads": threads}, lambda n: 8.0 / n, 0.0)

@@ -42,6 +42,9 @@ def test_tables_of_the_same_shape_are_the_costs(profile: Profile) -> None:
     costs = Costs(OLMOE, HardwareProfile.from_dict(profile))
     assert [costs.expert_ns(3, n) for n in (0, 1, 2, 9, 16, 128)] == [0, 6_001, 6_001, 6_752, 7_503, 11_000]
     assert costs.copy_ns(12_582_912) == 252_000
+    curve = profile["measured"]["copy_h2d_pinned"]
+    points = zip(curve["bytes"], curve["ns"], strict=True)
+    assert costs.link_floor_ns(10**12) == min(10**12 * ns // nbytes for nbytes, ns in points), "its best measured rate"
     for tokens, context in ((1, 512), (8, 0), (64, 2048)):
         pairs = attended_pairs(tokens, context)
         assert costs.dense_ns(tokens, tokens + context, pairs) == 40_000 + 300 * tokens + 7 * context
@@ -54,13 +57,6 @@ def test_tables_of_the_same_shape_are_the_costs(profile: Profile) -> None:
         "dense": "table models.olmoe_1b_7b.dense (tokens 1 to 64, context 0 to 2048, beyond by asymptote)",
         "step": "roofline",
     }
-
-
-def test_the_floor_of_the_link_is_its_best_measured_rate(profile: Profile) -> None:
-    costs = Costs(OLMOE, HardwareProfile.from_dict(profile))
-    curve = profile["measured"]["copy_h2d_pinned"]
-    points = list(zip(curve["bytes"], curve["ns"], strict=True))
-    assert costs.link_floor_ns(10**12) == min(10**12 * ns // nbytes for nbytes, ns in points)
 
 
 def roofline(model: ModelProfile, profile: Profile, dtype: str | None = None) -> Costs:
@@ -121,7 +117,6 @@ PINNED = "measured.copy_h2d_pinned"
         ("provenance", "published", r"hardware\.provenance='published': allowed: measured"),
         ("link.h2d_gb_per_s", 50, r"link\.h2d_gb_per_s=50\.0: allowed: 50\.175, .*or hardware\.measured=null"),
         ("link.overhead_us", 0, r"link\.overhead_us=0\.0: allowed: 7\.6.*hardware\.measured=null"),
-        ("measured.date", "", r"measured\.date=''"),
         ("measured.machine", {"gpu": 3}, r"measured\.machine\.gpu=3"),
         ("measured.copy_h2d", {}, r"measured\.copy_h2d=\{\}: no such key"),
         (f"{PINNED}.bytes", [], r"length of .*copy_h2d_pinned\.bytes=0: allowed: at least one"),
@@ -129,11 +124,8 @@ PINNED = "measured.copy_h2d_pinned"
         (f"{PINNED}.bytes", [0, 1, 2, 3, 4], r"bytes\[0\]=0: allowed: a whole number of at least 1"),
         (f"{PINNED}.ns", [1, 3, 2, 4, 5], r"ns\[2\]=2: allowed: at least the value before it, 3"),
         (f"{PINNED}.ns", [1, 2], r"length of .*\.ns=2: allowed: as many values as .*bytes"),
-        (f"{PINNED}.ns", [1.5, 2, 3, 4, 5], r"ns\[0\]=1\.5: allowed: a whole number"),
         (f"{PINNED}.q1_ns", [10**9] * 5, r"median_ns\[0\]=9000: allowed: between the quartiles"),
-        (f"{PINNED}.count", None, r"count=null: allowed: a list"),
         (f"{PINNED}.mean", [1], r"copy_h2d_pinned\.mean: no such key; allowed: bytes, ns"),
-        (PINNED, [1], r"copy_h2d_pinned=\[1\]: allowed: a mapping with the keys bytes"),
         (f"{EXPERT}.tokens", [2, 3, 16, 128], r"expert\.tokens\[0\]=2: allowed: 1"),
         (f"{DENSE}.context", [1] * 9, r"dense: allowed: every pair of tokens and context once, sorted"),
         (f"{DENSE}.ns", [9, 9, 9, 1, 9, 9, 9, 9, 9], r"dense\.ns at context 0\[1\]=1"),
@@ -141,7 +133,6 @@ PINNED = "measured.copy_h2d_pinned"
         ("measured.models", {}, r"measured\.models=\{\}"),
         ("measured.noise", {"threshold": 0.2}, r"^hardware\.measured\.noise"),
         ("measured.noise", {"threshold": 2, "spread": {"x": 1}, "noisy": None}, r"^hardware\.measured\.noise"),
-        ("measured.models.olmoe_1b_7b.shape.hidden", 0, r"shape\.hidden=0"),
         ("measured.models.olmoe_1b_7b.launch_ns", -1, r"launch_ns=-1"),
     ],
 )

@@ -80,6 +80,14 @@ def test_a_load_ends_where_its_start_is_interrupted(monkeypatch: pytest.MonkeyPa
     assert set(threading.enumerate()) == before
 
 
+def test_a_load_runs_beside_and_ends() -> None:
+    ran: list[int] = []
+    with beside(ran.append):
+        pass
+    before = len(ran)
+    assert 1 <= before == len(ran)
+
+
 def test_copies_walk_through_all_of_the_memory() -> None:
     buffers = Buffers(Clock(CPU), 1 << 20)
     buffers.device.zero_()

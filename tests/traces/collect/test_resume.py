@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -152,37 +151,18 @@ def test_a_signal_after_the_end_says_so(
 
 
 def test_kill_9_and_again(saved: Path, prompts: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    """A real process, killed at random moments of its recording until it gets through."""
-    out = tmp_path / "trace"
-    # Slowed down, so that there is something to interrupt: importing torch takes longer than all of the work.
-    code = (
-        "import sys, time\n"
-        "from traces import cli\n"
-        "from traces.collect import record\n"
-        "record.CHECKPOINT_S = 0.0\n"
-        "real = record.serve\n"
-        "record.serve = lambda *args: time.sleep(0.2) or real(*args)\n"
-        "cli.main(['collect', *sys.argv[1:]])\n"
-    )
-    draw = random.Random(1)
-    kills = 0
-    for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments(saved, prompts, out)], stderr=subprocess.PIPE
-        )
-        assert process.stderr is not None
-        for line in process.stderr:
-            if b"tokens:" in line:  # the estimate: recording begins
-                break
-        time.sleep(draw.uniform(0.1, 0.5))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
-        assert process.returncode in (0, -signal.SIGKILL)
-        if out.exists():  # killed at the very end, or too late
-            break
-    assert kills
-    if not out.exists():
-        main(arguments(saved, prompts, out))
-    assert contents(out) == undisturbed
-    open_trace(out)
+    """A real process, in which nothing more runs. At any moment of its writing: tests/traces/writing/test_crash.py."""
+    code = """
+import os, sys
+from traces import cli
+from traces.collect import record
+record.CHECKPOINT_S = 0.0
+real, served = record.serve, []
+record.serve = lambda *args: os.kill(os.getpid(), 9) if len(served) == 3 else served.append(args) or real(*args)
+cli.main(["collect", *sys.argv[1:]])
+"""
+    words = arguments(saved, prompts, tmp_path / "trace")
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=False)
+    assert (done.returncode, (tmp_path / "trace").exists()) == (-signal.SIGKILL, False)
+    main(words)
+    assert contents(tmp_path / "trace") == undisturbed

@@ -263,7 +263,7 @@ def test_arrivals(tmp_path: Path, name: str, edits: list[Edit]) -> None:
 @cache
 def sglang() -> bytes:
     """A recording of five passes."""
-    from tests.traces.importers.sglang_files import record, recording
+    from tests.traces.importers.test_sglang_pt import record, recording
 
     passes: list[Any] = [(1, [0, 1, 2, 0], [3, 1]), (2, [3, 1], None), (1, [2, 3], [2])]
     passes += [(2, [4, 2, 4], None), (2, [5, 3, 5], None)]
@@ -285,7 +285,7 @@ def remade(raw: bytes, member: int, edits: list[Edit]) -> bytes:
 @given(edits=EDITS, member=st.integers(0, 14))
 def test_sglang_pt(tmp_path: Path, part: str, edits: list[Edit], member: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    from tests.traces.importers.sglang_files import here
+    from tests.traces.importers.test_sglang_pt import here
 
     monkeypatch.setattr(sglang_pt, "spawn", here)
     # The first member is the pickle.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.traces.fuzz.mutate import EDITS, FUZZ, Edit, accepted_or_refused, mutated
 from traces import open_trace
-from traces.describe.cli import as_json
+from traces.describe.inspect import as_json
 from traces.describe.stats import describe
 
 

@@ -52,17 +52,12 @@ def test_times_are_those_of_the_first_lines(tmp_path: Path, lines: list[str], ti
         (["time,tokens"], "line 1, content is b'time,tokens'; allowed: TIMESTAMP"),
         (AZURE[:3], "number of arrivals is 2; allowed: at least 3"),
         ([AZURE[0], AZURE[2], AZURE[1], AZURE[3]], "line 3, time is '0.052 s before the line above'"),
-        ([*AZURE[:3], "2023-11-17 00:00:61,1,1"], "line 4, content"),
         ([*AZURE[:3], "2023-02-30 00:00:01,1,1"], "line 4, content"),
         ([*AZURE[:3], "2023-11-17 00:00:01,1,-1"], "line 4, content"),
         ([*AZURE[:3], "2023-11-17 00:00:01,1,1" + "0" * 300], "line 4, length"),
-        ([*AZURE[:3], "2023-11-17 00:00:01\0,1,1"], "line 4, content"),
         (['{"timestamp": -1}'], "line 1, timestamp is -1"),
-        (['{"timestamp": 1.5}'], "line 1, timestamp is 1.5"),
-        (['{"timestamp": 1' + "0" * 40 + "}"], "line 1, timestamp is 1000"),
         (['{"timestamp": 1, "arrival": 2}'], "line 1, keys"),
         (['{"timestamp": 2}', '{"timestamp": 1}'], "line 2, time"),
-        (['{"timestamp": ' + "[" * 10**5], "line 1, content is 'nested too deeply'"),
     ],
 )
 def test_bad_logs_name_the_line(tmp_path: Path, lines: list[str], message: str) -> None:

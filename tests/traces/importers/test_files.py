@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,13 @@ from traces.importers.cli import OURS
 from traces.importers.counts import are_counts, is_histogram
 from traces.importers.files import json_lines
 
-ROWS = [
-    {"token": token, "layer": layer, "ids": [token, layer + 3], "phase": "decode"}
-    for token in range(3)
-    for layer in (0, 1)
+ROWS: list[dict[str, Any]] = [
+    {"model": "mine", "n_experts": 20},
+    *(
+        {"token": token, "layer": layer, "ids": [token, layer + 3], "phase": "decode"}
+        for token in range(3)
+        for layer in (0, 1)
+    ),
 ]
 LINES = [json.dumps(row) for row in ROWS]
 TEXT = "".join(f"{line}\n" for line in LINES).encode()
@@ -50,6 +54,7 @@ WRAPPED = {
 def test_a_wrapping_changes_nothing(tmp_path: Path, name: str) -> None:
     trace = take(tmp_path, "jsonl", WRAPPED[name]).trace
     assert [node for _, node in json_lines(tmp_path / "made.file")] == ROWS
+    assert (trace.manifest.model.name, trace.E) == ("mine", 20)
     assert trace.expert_ids[:, 0].tolist() == [[token, 3] for token in range(3)]
 
 
@@ -64,15 +69,15 @@ def test_lines_keep_their_numbers(tmp_path: Path, name: str) -> None:
 
 def test_an_object_of_an_array_is_named_with_its_line(tmp_path: Path) -> None:
     text = json.dumps(ROWS, indent=1).replace('"layer": 1', '"layer": -1', 1)
-    refuse(tmp_path, "jsonl", text, "made.file: line 11, object 2, layer is -1")
+    refuse(tmp_path, "jsonl", text, "made.file: line 15, object 3, layer is -1")
 
 
 @pytest.mark.parametrize(
     ("text", "number"),
     [
         (b": a comment\n" + TEXT, 1),
-        (TEXT + b"id: 7\n", 7),
-        (TEXT + b"data: " + TEXT, 7),
+        (TEXT + b"id: 7\n", 8),
+        (TEXT + b"data: " + TEXT, 8),
         (b"data: " + TEXT, 2),
     ],
 )

@@ -69,7 +69,7 @@ def test_fortran_order_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(trace.expert_ids, np.take_along_axis(EXPERTS, order, -1))
     np.testing.assert_array_equal(trace.expert_weights, np.take_along_axis(WEIGHTS, order, -1))
     # Its rows are spread over the member, which is then in memory as a whole.
-    monkeypatch.setattr("traces.importers.archive.MAX_REQUEST_IDS", 35)
+    monkeypatch.setattr("traces.importers.npz.MAX_REQUEST_IDS", 35)
     refuse(tmp_path, "npz", GOOD | turned, "experts.npy: order is 'Fortran'; allowed: C order above 35 values")
 
 

@@ -1,6 +1,5 @@
-"""Files that are nearly right: blanks before a header, -1 that wrapped around, padding, a writer at work."""
+"""Files that are nearly right: -1 that wrapped around, padding, a writer at work."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,21 +24,6 @@ def lines(rows: Any, request: int = 0) -> list[dict[str, Any]]:
         for token, row in enumerate(np.asarray(rows).tolist())
         for layer, one in enumerate(row)
     ]
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda objects: ["\n ", *objects],
-        lambda objects: json.dumps(objects, indent=1),
-        lambda objects: ": connected\n\n" + "".join(f"data: {json.dumps(one)}\n\n" for one in objects),
-    ],
-    ids=["blank lines", "an array over several lines", "a stream that begins with a comment"],
-)
-def test_a_header_is_the_first_object_wherever_it_stands(tmp_path: Path, wrap: Any) -> None:
-    head = {"model": "mine", "n_layers": 3, "n_experts": 20, "top_k": 2}
-    trace = take(tmp_path, "jsonl", wrap([head, *lines(ROWS)])).trace
-    assert (trace.manifest.model.name, trace.E, ids(trace)) == ("mine", 20, ROWS.tolist())
 
 
 def test_a_hook_writes_minus_one_and_zeros_as_servers_do(tmp_path: Path) -> None:

@@ -122,7 +122,6 @@ def without(lines: list[str], start: str) -> list[str]:
         (HEAD[:3], "line 4, line is ''; allowed: # layer=1"),
         (HEAD, "line 6, line is 'missing'"),
         ([*HEAD, "0,0,0,0,0,1,x,0,100"], "line 6"),
-        ([*HEAD, "0,2,0,0,0,1,0.5,0,100"], "line 6"),
         ([*HEAD, "0,0,0,2,0,1,0.5,0,100"], "line 6, layer is 2; allowed: 0 to 1"),
         ([*HEAD, "0,0,0,0,2,1,0.5,0,100"], "line 6, slot is 2"),
         ([*HEAD, "0,0,0,0,0,8,0.5,0,100"], "line 6, expert is 8; allowed: 0 to 7"),

@@ -91,7 +91,7 @@ def test_leading_dense_layers_are_left_out(tmp_path: Path) -> None:
         (GOOD | {"routed_experts": [[[1]], [[1, 2]]]}, "row 1 is .*1 layers of 1 ids"),
         (GOOD | {"routed_experts": [[[1]], 3]}, "row 1"),
         (GOOD | {"routed_experts": [[[1.0]]]}, "row 0 is 1.0"),
-        (GOOD | {"routed_experts": (IDS - 2).tolist()}, "row . is -2; allowed: integers, .*-1 where absent"),
+        (GOOD | {"routed_experts": (IDS - 2).tolist()}, "row . is -2; allowed: an integer, -1 to 65533"),
         (GOOD | {"routed_experts": npy(IDS - 2)}, r"token row \d, layer \d, slot \d is -2; allowed: 0 to"),
         (GOOD | {"routed_experts": npy(IDS * 0)}, "routed_experts is 'zeros alone'"),
         (GOOD | {"routed_experts": npy(IDS.astype("f4"))}, r"'floats \(<f4\)'; allowed: integers, little-endian"),
@@ -127,8 +127,6 @@ def test_more_mistakes(tmp_path: Path) -> None:
         ({"prompt_tokens": [1, 2], "a": IDS}, "prompt_tokens.npy: shape is (2,)"),
         ({"prompt_tokens": [8], "a": IDS}, "a.npy: prompt_tokens is 8"),
         ({"prompt_tokens": [4], "a": IDS[0]}, "a.npy: shape"),
-        ({"prompt_tokens": [4], "a": IDS.astype(float)}, "a.npy: dtype"),
-        ({"prompt_tokens": [4], "a": np.array([{}], object)}, "pickled objects are never read"),
     ],
 )
 def test_bad_archives(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:

@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -67,13 +67,6 @@ def test_what_all_kinds_take_is_said_once(capsys: pytest.CaptureFixture[str]) ->
     assert page.count("a number") == 1
 
 
-def ends(error: BaseException) -> Callable[[], int]:
-    def command() -> int:
-        raise error
-
-    return command
-
-
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
@@ -86,13 +79,13 @@ def ends(error: BaseException) -> Callable[[], int]:
     ],
 )
 def test_how_a_command_may_end(error: Any, status: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert guarded(ends(error)) == status
+    assert guarded(Mock(side_effect=error)) == status
     assert capsys.readouterr() == ("", said)
 
 
 def test_our_own_mistake_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
-        guarded(ends(ZeroDivisionError()))
+        guarded(Mock(side_effect=ZeroDivisionError))
 
 
 def test_a_batch_systems_signal_lets_go_of_what_is_held(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,8 @@ from traces import UserError
 from traces.kit import strict as module
 from traces.kit.strict import json_array
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
-    ["é日🙂", '"\\/\n\t\u2028', "\0"]
-)
+ODD = ["é日🙂", '"\\/\n\t\u2028', "\0"]
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(ODD)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
@@ -72,12 +71,9 @@ def test_any_block_size_finds_the_same_fault(
     ("text", "message"),
     [
         ('[{"a": 1},\n {"b": 2},\n]', "line 3, column 1: an object is expected here"),
-        ('[{"a": 1,}]', "line 1, column (9|10): "),
         ('[{"a": 1}\n{"b": 2}]', "line 2, column 1: a comma or the array's end is expected here"),
-        ('[\n{"a": 1}', "line 2, column 9: a comma or the array's end"),
         ('[{"a": 1}] x', "line 1, column 12: the array has ended before"),
         ('{"a": 1}\n{"a": 2}', "line 1, column 1: no array begins here .JSON lines go by the suffix .jsonl"),
-        ("", "line 1, column 1: no array begins here"),
         ('\n [{"a": 1}, 5]', "line 2, column 13: an object is expected here"),
         ('[\n {"a": 1, "b" 2}]', "line 2, column 15: Expecting ':' delimiter"),
         ('[{"a": "never closed}]', "line 1, column 8: Unterminated string"),
@@ -118,16 +114,12 @@ def test_a_long_object_costs_no_more_than_its_length(tmp_path: Path, monkeypatch
     assert sum(attempts) < 4 * 100_000
 
 
-def test_an_object_too_deep_is_refused(tmp_path: Path) -> None:
+def test_an_object_too_deep_or_beyond_measure_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "p.json"
     path.write_text('[{"a": ' + "[" * 100_000)
     said = "p.json, line 1, column 2: nested too deeply; allowed: one JSON array of objects"
     assert outcome(path, 1 << 20) == ([], said)
-
-
-def test_an_object_beyond_measure_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_RECORD", 1000)
-    path = tmp_path / "p.json"
     path.write_text(json.dumps([{"a": "x" * 900}, {"a": "x" * 9000}]))
     found, fault = outcome(path, 64)
     assert len(found) == 1

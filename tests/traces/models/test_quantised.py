@@ -78,9 +78,8 @@ def assert_same(model: Any, other: Any) -> None:
         assert torch.equal(mine[name], tensor), name
 
 
-def said_of(folder: Path, method: str, dtype: str, model: Any) -> str:
-    nbytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    return f"model='{folder}' is quantised as {method}: dequantised to {dtype}, {nbytes / 1e9:.1f} GB\n"
+def size_of(model: Any) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 @pytest.mark.parametrize("dtype", ["auto", "float32"])
@@ -102,8 +101,8 @@ def test_what_the_library_dequantises_is_what_it_stands_for(
     capsys.readouterr()
     for way in (lambda: load(str(folder), dtype, "cpu"), lambda: open_checkpoint(str(folder), dtype, Host())):
         model = way().model
-        spoken = "bfloat16" if dtype == "auto" else dtype
-        assert capsys.readouterr().err == said_of(folder, method, spoken, model)
+        spoken = f"{'bfloat16' if dtype == 'auto' else dtype}, {size_of(model) / 1e9:.1f} GB"
+        assert capsys.readouterr().err == f"model='{folder}' is quantised as {method}: dequantised to {spoken}\n"
         assert_same(model, expected)
         assert not getattr(model, "is_quantized", False)
         ids = torch.arange(20)[None]
@@ -133,7 +132,7 @@ def test_the_size_that_results_is_what_must_fit(tmp_path: Path) -> None:
     mxfp4(tmp_path / "model")
     stored = (tmp_path / "model/model.safetensors").stat().st_size
     model = load(str(tmp_path / "model"), "auto", "cpu").model
-    nbytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    nbytes = size_of(model)
     assert stored < 0.7 * nbytes
     with pytest.raises(UserError, match="the model's weights take"):
         open_checkpoint(str(tmp_path / "model"), "auto", Host(nbytes - 1))

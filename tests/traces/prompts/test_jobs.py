@@ -40,6 +40,9 @@ def bytewise(template: str | None = TURNS, merges: tuple[tuple[str, str], ...] =
     return tokenizer
 
 
+TOKENIZER = bytewise()
+
+
 def chat(answer: str | None = None, messages: Any = CHAT) -> Prompt:
     return Prompt(0, "p.jsonl, line 3", None, messages, answer, "p", "train", None, None)
 
@@ -52,23 +55,11 @@ def plain(text: str) -> Prompt:
 @given(st.lists(TEXTS, min_size=1, max_size=4), TEXTS)
 def test_prompt_and_answer_are_the_whole_conversation(contents: list[str], answer: str) -> None:
     messages = tuple({"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents))
-    tokenizer = TOKENIZER
-    ids, rest = encode(tokenizer, chat(answer, messages), "auto")
+    ids, rest = encode(TOKENIZER, chat(answer, messages), "auto")
     conversation = [*messages, {"role": "assistant", "content": answer}]
-    assert ids + (rest or []) == tokenizer.apply_chat_template(conversation, return_dict=False)
-    assert ids == tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
-    assert encode(tokenizer, chat(None, messages), "auto") == (ids, None)
-
-
-TOKENIZER = bytewise()
-
-
-@pytest.mark.parametrize("prompt", [chat("Ja."), chat(), plain("Hä?")])
-@pytest.mark.parametrize("mode", ["auto", "on", "off"])
-def test_a_text_begins_once(prompt: Prompt, mode: str) -> None:
-    ids, answer = encode(TOKENIZER, prompt, mode)
-    assert ids[0] == TOKENIZER.bos_token_id
-    assert (ids + (answer or [])).count(TOKENIZER.bos_token_id) == 1
+    assert ids + (rest or []) == TOKENIZER.apply_chat_template(conversation, return_dict=False)
+    assert ids == TOKENIZER.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+    assert encode(TOKENIZER, chat(None, messages), "auto") == (ids, None)
 
 
 def test_plain_text_goes_through_the_template_only_when_told() -> None:

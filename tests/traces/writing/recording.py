@@ -42,12 +42,8 @@ class Plan:
 
 
 PLAN = Plan("", (1, 0, 2))
-RECIPE: dict[str, Any] = {
-    "model": "tiny",
-    "seed": 1,
-    "decoding": {"mode": "greedy", "top_p": 1.0},
-    "prompts": ["a", "b"],
-}
+RECIPE: dict[str, Any] = {"model": "tiny", "seed": 1, "prompts": ["a", "b"]}
+RECIPE |= {"decoding": {"mode": "greedy", "top_p": 1.0}}
 
 
 def writer(path: Path, signals: tuple[str, ...] = (), **changes: Any) -> TraceWriter:

@@ -12,7 +12,6 @@ import pytest
 from tests.traces.writing.recording import Plan, contents, play, reference
 
 PLAN = Plan("", (1, 0, 2), (0, 1))
-RECIPE = {"steps": PLAN.steps}
 MODELS = tuple(itertools.product(("names that were synced", "all names"), ("bytes that were synced", "all bytes")))
 
 
@@ -95,7 +94,7 @@ def test_power_cut_at_every_fsync(
         snap()
 
     monkeypatch.setattr(os, "fsync", fsync)
-    play(plan, RECIPE, report)
+    play(plan, {}, report)
     snap()
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
@@ -106,6 +105,6 @@ def test_power_cut_at_every_fsync(
         again = replace(PLAN, folder=str(image))
         if not again.path.exists():
             after: dict[str, Any] = {}
-            play(again, RECIPE, after)
+            play(again, {}, after)
             assert after["resumed"] >= sure
         assert contents(again.path) == expected

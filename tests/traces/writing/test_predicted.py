@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +144,10 @@ def test_the_old_outputs_stay_until_the_new_are_there(
 ) -> None:
     """To replace them takes two renames; one fails."""
     home, trace = add(tiny), open_trace(tiny)
-    before, rename, calls = (home / "predictor.json").read_bytes(), Path.rename, []
+    before, rename, calls = (home / "predictor.json").read_bytes(), Path.rename, count(1)
 
     def fail_once(path: Path, target: Path) -> Path:
-        calls.append(path)
-        if len(calls) == failing:
+        if next(calls) == failing:
             raise error
         return rename(path, target)
 

@@ -4,6 +4,7 @@ import fcntl
 import gc
 import os
 import tracemalloc
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +53,13 @@ def test_without_a_checkpoint_nothing_stays(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_checkpoint_of_nothing_is_one(tmp_path: Path) -> None:
-    with interrupted(tmp_path / "trace", recipe=RECIPE) as out:
-        out.checkpoint()
-        add(out, 0, 1)
-    assert (tmp_path / ".trace.partial").exists()
-    finish_alike(tmp_path / "trace")
-
-
-def test_forgetting_to_close_is_told_and_keeps_what_is_sure(tmp_path: Path) -> None:
+def test_forgetting_to_close_is_told_and_keeps_what_is_sure_be_it_nothing(tmp_path: Path) -> None:
     out = writer(tmp_path / "trace", recipe=RECIPE)
-    add(out, 0, 1)
     out.checkpoint()
+    add(out, 0, 1)
     with pytest.raises(RuntimeError, match=r"left without close.*last checkpoint"), out:
         pass
+    assert (tmp_path / ".trace.partial").exists()
     finish_alike(tmp_path / "trace")
 
 
@@ -138,11 +132,10 @@ def test_a_folder_that_its_holder_removes_meanwhile_is_not_gone_on_with(
 @pytest.mark.parametrize("call", [1, 2, 3])
 def test_after_a_failed_write_nothing_more_is_taken(tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request of which half is written must not be followed by another, nor by a checkpoint."""
-    append, calls = GrowingFile.append, []
+    append, calls = GrowingFile.append, count(1)
 
     def full(file: GrowingFile, raw: bytes) -> None:
-        calls.append(raw)
-        if len(calls) == call + 3:
+        if next(calls) == call + 3:
             raise OSError(28, "No space left on device")
         append(file, raw)
 
@@ -161,14 +154,11 @@ def test_after_a_failed_write_nothing_more_is_taken(tmp_path: Path, call: int, m
 
 
 @pytest.mark.parametrize("call", range(6))
-def test_a_checkpoint_that_fails_leaves_the_one_before(
-    tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fsync, calls = os.fsync, []
+def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path, call: int, monkeypatch: Any) -> None:
+    fsync, calls = os.fsync, count()
 
     def failing(descriptor: int) -> None:
-        calls.append(descriptor)
-        if len(calls) == call + 1:
+        if next(calls) == call:
             raise OSError(5, "Input/output error")
         fsync(descriptor)
 
@@ -218,24 +208,20 @@ def test_an_unfinished_recording_is_no_trace(tmp_path: Path, verb: str, capsys: 
     begin(tmp_path / "trace")
     place = tmp_path / ".trace.partial"
     (place / "unfinished" / "trace.json").write_text("{}")
-    renamed = tmp_path / "renamed"
-    for folder in (place, place / "unfinished", renamed):
-        if folder == renamed:
-            place.rename(renamed)
+    for folder in (place, place / "unfinished", tmp_path / "renamed"):
+        if not folder.exists():
+            place.rename(folder)
         assert main([verb, str(folder)]) == 2
         said = f"{folder}: an unfinished recording; allowed: a trace, which the command that began it makes"
         assert capsys.readouterr() == ("", f"error: {said}\n")
 
 
-def test_one_killed_before_its_first_checkpoint_is_no_trace_either(tmp_path: Path) -> None:
+def test_one_before_its_first_checkpoint_is_no_trace_and_a_trace_may_be_called_unfinished(tmp_path: Path) -> None:
     for recipe in (RECIPE, None):
         with interrupted(tmp_path / "trace", recipe=recipe):
             (place,) = tmp_path.glob(".*.partial")
             with pytest.raises(TraceError, match="an unfinished recording"):
                 open_trace(place)
-
-
-def test_a_trace_may_be_called_unfinished(tmp_path: Path) -> None:
     (tmp_path / "journal.json").write_text("{}")
     play(Plan(str(tmp_path), PLAN.steps), None, {})
     (tmp_path / "trace").rename(tmp_path / "unfinished")
@@ -247,11 +233,6 @@ def test_a_recipe_is_json(tmp_path: Path, recipe: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         writer(tmp_path / "trace", recipe=recipe)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_recipe_of_tuples_equals_one_of_lists(tmp_path: Path) -> None:
-    begin(tmp_path / "trace")
-    finish(tmp_path / "trace", {**RECIPE, "prompts": ("a", "b")})
 
 
 @pytest.mark.parametrize(
@@ -277,7 +258,7 @@ def test_another_recipe_or_size_is_refused_by_its_first_difference(
 ) -> None:
     begin(tmp_path / "trace")
     refuse(tmp_path, message, **{"recipe": RECIPE, **change})
-    finish(tmp_path / "trace")
+    finish(tmp_path / "trace", {**RECIPE, "prompts": ("a", "b")})  # tuples are lists to JSON
 
 
 def test_another_version_of_the_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

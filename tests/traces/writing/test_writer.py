@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -95,14 +96,10 @@ def tiny(folder: Path) -> TraceWriter:
     return TraceWriter(folder / "t", n_layers=L, n_experts=E, top_k=K)
 
 
-def fails(_out: TraceWriter) -> None:
-    raise ZeroDivisionError("on purpose")
-
-
 @pytest.mark.parametrize(
     ("block", "error", "message"),
     [
-        (fails, ZeroDivisionError, "on purpose"),
+        (lambda _out: 1 / 0, ZeroDivisionError, "division"),
         (lambda _out: None, RuntimeError, "without close"),
         (lambda out: out.close(**MANIFEST), TraceError, "at least 1"),
         (lambda out: out.checkpoint(), RuntimeError, "no recipe"),
@@ -130,10 +127,7 @@ def test_a_fact_that_no_manifest_has_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_room_for_the_first_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(GrowingFile, "begin", full)
+    monkeypatch.setattr(GrowingFile, "begin", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(TraceError, match=r"cannot be written \(No space left on device\), nothing is kept"):
         write(tmp_path / "t")
     assert list(tmp_path.iterdir()) == []

@@ -23,22 +23,14 @@ from sim.experiment.sweep.job import Job, Told, heard, tally
 
 ROOT = Path(__file__).resolve().parents[4]
 GRID = ("policy=lru,fmoe", "budget=[2GB,4GB]", "seed=0,1", "limit=1", "bounds=false")
-SIXTY = (
-    "policy=lru,lfu,gate_ahead,promoe,fmoe",
-    "budget=[2GB,4GB,6GB,8GB]",
-    "seed=0,1,2",
-    "limit=1",
-    "bounds=false",
-)
+SIXTY = ("policy=lru,lfu,gate_ahead,promoe,fmoe", "budget=[2GB,4GB,6GB,8GB]", "seed=0,1,2", *GRID[-2:])
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 FAST = [pytest.param((), id="basic"), pytest.param(JOBLIB, id="joblib", marks=pytest.mark.ci)]
+STAGE = pytest.mark.skipif(not os.environ.get("LAUNCHERS"), reason="a stage of its own: bash .ci/launchers")
 SLOW = [
-    pytest.param(("hydra/launcher=submitit_local",), id="submitit"),
-    pytest.param(("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"), id="ray"),
+    pytest.param(("hydra/launcher=submitit_local",), id="submitit", marks=STAGE),
+    pytest.param(("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"), id="ray", marks=STAGE),
 ]
-for param in SLOW:  # a stage of their own: bash .ci/launchers
-    skip = pytest.mark.skipif(not os.environ.get("LAUNCHERS"), reason="bash .ci/launchers runs it")
-    SLOW[SLOW.index(param)] = pytest.param(*param.values, id=str(param.id), marks=skip)
 LAUNCHERS = [*FAST, *SLOW]
 
 
@@ -87,13 +79,6 @@ def wait_for_cells(out: Path, n: int) -> None:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     assert sweep(out, *GRID) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
-def sixty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("sixty") / "out"
-    assert sweep(out, *SIXTY) == 0
     return out
 
 
@@ -152,46 +137,31 @@ def test_any_launcher_gives_the_same_bytes(
     assert "0 run, 8 read" in printed.err
 
 
+@pytest.mark.parametrize(("grid", "moments"), [(GRID, (3,)), pytest.param(SIXTY, (7, 23, 41), marks=STAGE)], ids=len)
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_sweep_that_was_killed_goes_on(launcher: tuple[str, ...], undisturbed: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    process = begin(out, [*GRID, *launcher])
-    wait_for_cells(out, 3)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.kill()
-    process.wait()
-    finished = {p: (p.stat().st_ino, p.stat().st_mtime_ns, p.read_bytes()) for p in out.glob("[a-z]*/*")}
-    assert process.returncode == -signal.SIGKILL
-    assert 3 <= len(list(out.glob("[a-z]*/result.json"))) <= 8
-    again = begin(out, [*GRID, *launcher])
-    assert again.wait(timeout=300) == 0, (tmp_path / "said").read_text()
-    assert {p: (p.stat().st_ino, p.stat().st_mtime_ns, p.read_bytes()) for p in finished} == finished
-    assert read(tmp_path) >= sum(path.name == "result.json" for path in finished)
-    assert content(out) == content(undisturbed)
-    assert parquet(out, tmp_path) == parquet(undisturbed, tmp_path)
-    if "hydra/launcher=joblib" in launcher:
-        assert workers
-        assert not any(Path(f"/proc/{pid}").exists() for pid in workers), "workers outlive the sweep"
-
-
-@pytest.mark.skipif(not os.environ.get("LAUNCHERS"), reason="bash .ci/launchers runs it")
-@pytest.mark.parametrize("launcher", [*FAST, SLOW[1]])
-def test_sixty_cells_are_killed_again_and_again(launcher: tuple[str, ...], sixty: Path, tmp_path: Path) -> None:
-    """At three moments; no finished cell is touched, and the frame is that of an undisturbed sweep."""
+def test_a_sweep_that_was_killed_goes_on(
+    launcher: tuple[str, ...], grid: tuple[str, ...], moments: tuple[int, ...], tmp_path: Path
+) -> None:
+    """No finished cell is touched, no worker outlives it, and the frame is that of an undisturbed sweep."""
     out, seen = tmp_path / "out", dict[Path, tuple[int, int]]()
-    for cells in (7, 23, 41):
-        process = begin(out, [*SIXTY, *launcher])
+    for cells in moments:
+        process = begin(out, [*grid, *launcher])
         wait_for_cells(out, cells)
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.kill()
         assert process.wait() == -signal.SIGKILL
         assert {p: stamp(p) for p in seen} == seen
         seen = {p: stamp(p) for p in out.glob("[a-z]*/*")}
-    assert begin(out, [*SIXTY, *launcher]).wait(timeout=300) == 0, (tmp_path / "said").read_text()
+        assert cells <= len(list(out.glob("[a-z]*/result.json")))
+    assert begin(out, [*grid, *launcher]).wait(timeout=300) == 0, (tmp_path / "said").read_text()
     assert {p: stamp(p) for p in seen} == seen
-    assert read(tmp_path) >= sum(path.name == "result.json" for path in seen) >= 41
-    assert len(list(out.glob("[a-z]*/result.json"))) == 60
-    assert content(out) == content(sixty)
-    assert parquet(out, tmp_path) == parquet(sixty, tmp_path)
+    assert read(tmp_path) >= sum(path.name == "result.json" for path in seen)
+    assert sweep(tmp_path / "whole", *grid) == 0
+    assert content(out) == content(tmp_path / "whole")
+    assert parquet(out, tmp_path) == parquet(tmp_path / "whole", tmp_path)
+    if "hydra/launcher=joblib" in launcher:
+        assert workers
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers), "workers outlive the sweep"
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -242,9 +212,8 @@ def test_the_tally_is_what_was_heard(tmp_path: Path) -> None:
 
 def test_another_sweep_may_end_meanwhile(tmp_path: Path) -> None:
     (tmp_path / ".multirun").mkdir()
-    (tmp_path / ".multirun" / ".told.0123abcd.partial").symlink_to(
-        "nowhere"
-    )  # listed, and no longer there when it is looked at
+    gone = tmp_path / ".multirun" / ".told.0123abcd.partial"
+    gone.symlink_to("nowhere")  # listed, and no longer there when it is looked at
     assert sweep(tmp_path, "policy=lru", "limit=1", "bounds=false") == 0
 
 

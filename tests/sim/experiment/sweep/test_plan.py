@@ -63,6 +63,7 @@ def test_lists_are_for_axes() -> None:
         ),
         (["run", "-m", "hydra/launcher=joblib", "hydra.launcher.jobs=2"], "jobs=2: no such key; allowed: n_jobs, "),
         (["run", "-m", "experiment=budget_sweep", "colour=1"], "error: colour=1: no such key; allowed: policy, "),
+        (["run", "-m", "experiment=nosuch"], "experiment=nosuch: unknown; allowed: ablation_fmoe, "),
         (["run", "-m", "hydra/launcher=nosuch"], "hydra/launcher=nosuch: unknown; allowed: basic, joblib, ray"),
         (["run", "-m", "hydra/sweeper=nosuch"], "hydra/sweeper=nosuch: unknown; allowed: basic, optuna"),
     ],
@@ -74,15 +75,21 @@ def test_mistakes_in_a_sweep(words: list[str], named: str, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("word", "extra"),
-    [("hydra/launcher=ray", "ray"), ("hydra/launcher=submitit_slurm", "submitit"), ("hydra/sweeper=optuna", "optuna")],
+    ("given", "word", "extra"),
+    [
+        ("", "hydra/launcher=ray", "ray"),
+        ("", "hydra/launcher=submitit_slurm", "submitit"),
+        ("", "hydra/sweeper=optuna", "optuna"),
+        ("experiment=tune_fmoe", "hydra/sweeper=optuna", "optuna"),
+    ],
 )
 def test_what_is_not_installed_says_which_extra(
-    word: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    given: str, word: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     group, _, name = word.removeprefix("hydra/").partition("=")
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"][group], f"{name}.yaml", raising=False)
-    said = refused(["run", "-m", word], capsys)
+    said = refused(["run", "-m", given or word], capsys)
+    assert said.startswith(f"error: {given}: {word}" if given else f"error: {word}")
     assert f"{word}: not installed; pip install 'moe-offload-workbench[{extra}]'" in said
 
 

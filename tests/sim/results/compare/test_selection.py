@@ -104,10 +104,3 @@ def test_a_predictor_that_was_fitted_again_is_told_apart(mixed: Path, tmp_path: 
     assert caught.value.words == ("predictors=0fffffffffff",)
     chosen = compare(tmp_path / "out", selection=caught.value.words).runs
     assert list(chosen["policy"]) == ["fifo", "lru", "lru"]
-
-
-@pytest.mark.parametrize(("word", "near"), [("bach=1", "batch"), ("metrc=ttft", "metric"), ("polcy=lru", "policy")])
-def test_the_word_that_was_meant(mixed: Path, word: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
-    error = refused(["compare", str(mixed), word], capsys)
-    assert error.startswith(f"error: {word}: not understood")
-    assert error.endswith(f"; did you mean {near}?\n")

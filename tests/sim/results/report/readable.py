@@ -14,15 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 Corners = np.ndarray
-COUNTED = (
-    "MoE layer",
-    "policy",
-    "expert",
-    "measured, ms",
-    "predicted, ms",
-    "GPU memory for experts",
-    "prefetches",
-)
+COUNTED = ("MoE layer", "policy", "expert", "measured, ms", "predicted, ms", "GPU memory for experts", "prefetches")
 """Labels that are a number or a name, or say their unit without brackets."""
 
 
@@ -119,6 +111,5 @@ def _both(one: Corners, two: Corners) -> bool:
 
 
 def _shown(text: Text, ticks: set[int], drawn: set[int]) -> bool:
-    if not text.get_text().strip() or not text.get_visible():
-        return False
-    return id(text) not in ticks or id(text) in drawn
+    said = bool(text.get_text().strip()) and text.get_visible()
+    return said and (id(text) not in ticks or id(text) in drawn)

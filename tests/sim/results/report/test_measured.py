@@ -26,9 +26,8 @@ def validation(cells: int = 6) -> dict[str, Any]:
         if i == cells - 1:
             errors["tpot_ms"] = {"device": None, "simulated": None}
         errors["hit_complete"] = {"device": 0.3 + 0.1 * i, "simulated": 0.31 + 0.1 * i}
-        rows.append(
-            {"policy": {"name": ("lru", "gate_ahead")[i % 2]}, "budget": f"{25 * (1 + i // 2)}%", "errors": errors}
-        )
+        policy, budget = {"name": ("lru", "gate_ahead")[i % 2]}, f"{25 * (1 + i // 2)}%"
+        rows.append({"policy": policy, "budget": budget, "errors": errors})
     source = {"model": {"name": "tiny"}, "hardware": {"name": "here"}, "date": "2026-01-01"}
     return {"provenance": source, "cells": rows}
 
@@ -72,9 +71,8 @@ def test_both_axes_are_one(tmp_path: Path) -> None:
 
 def test_nothing_to_compare_is_said() -> None:
     document = validation(1)
-    document["cells"][0]["errors"] = {
-        name: {"device": None, "simulated": None} for name in document["cells"][0]["errors"]
-    }
+    for error in document["cells"][0]["errors"].values():
+        error |= {"device": None, "simulated": None}
     with pytest.raises(pictures.EmptyPictureError, match="no cell has a figure both predicted and measured"):
         pictures.measured(document)
 
@@ -82,8 +80,7 @@ def test_nothing_to_compare_is_said() -> None:
 def test_a_report_holds_the_validations_of_its_folder(
     grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(grid, copy)
+    copy = shutil.copytree(grid, tmp_path / "copy")
     (copy / "checked").mkdir()
     (copy / "checked" / "tiny.json").write_text(json.dumps(validation()))
     (copy / "checked" / "other.json").write_text(json.dumps({"provenance": {}, "cells": [{}]}))

@@ -4,7 +4,6 @@ import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,18 +72,14 @@ def test_no_panel_pays_for_the_legend(runs: pd.DataFrame, compared: Comparison) 
         for frame in (few, more):
             figure = draw(frame)  # type: ignore[operator]
             assert faults(figure) == []
-            panel = figure.axes[0].get_window_extent()
-            heights.append(panel.height)
+            heights.append(figure.axes[0].get_window_extent().height)
         assert heights[1] > 0.85 * heights[0], draw
 
 
 def _variants(cells: pd.DataFrame, count: int) -> pd.DataFrame:
     """Variants with long names, all alike: what they differ in is too little to be seen."""
-    own = cells[:1]
-    return pd.concat(
-        [own.assign(policy_label=f"fmoe (distance={i}, eviction=lru, search=trajectory)") for i in range(count)],
-        ignore_index=True,
-    )
+    labels = [f"fmoe (distance={i}, eviction=lru, search=trajectory)" for i in range(count)]
+    return pd.concat([cells[:1].assign(policy_label=label) for label in labels], ignore_index=True)
 
 
 def test_equal_policies_are_all_seen(runs: pd.DataFrame) -> None:
@@ -156,25 +151,19 @@ def test_the_other_pictures_can_be_read(
 
 
 def test_what_is_unreadable_is_found(runs: pd.DataFrame) -> None:
-    figure = pictures.latency(runs)
-    figure.axes[0].set_ylabel("latency")
-    assert any("without a unit" in fault for fault in faults(figure))
-    figure = pictures.latency(runs)
-    figure.axes[0].text(0.5, -0.09, "here", transform=figure.axes[0].transAxes)
-    assert any("'here' upon" in fault or "upon 'here'" in fault for fault in faults(figure))
-    figure.add_subplot(label="another")
-    assert any("empty axes" in fault for fault in faults(figure))
-    figure = pictures.latency(runs)
-    figure.axes[0].legend()
-    assert any("a legend upon axes" in fault for fault in faults(figure))
-    figure = pictures.latency(runs)
-    figure.axes[0].set_xticks([2e9, 2.05e9], ["2.00 GB", "2.05 GB"])
-    assert any("'2.00 GB' upon '2.05 GB'" in fault for fault in faults(figure))
-    figure.set_figheight(1)
-    assert any("collapsed" in fault for fault in faults(figure))
-    figure = pictures.link(runs)
-    figure.set_figwidth(5)
-    assert any(" inches" in fault for fault in faults(figure))
+    spoilt: dict[str, Callable[[Figure, Axes], object]] = {
+        "without a unit": lambda _, axes: axes.set_ylabel("latency"),
+        "'here' upon|upon 'here'": lambda _, axes: axes.text(0.5, -0.09, "here", transform=axes.transAxes),
+        "empty axes": lambda figure, _: figure.add_subplot(label="another"),
+        "a legend upon axes": lambda _, axes: axes.legend(),
+        "'2.00 GB' upon '2.05 GB'": lambda _, axes: axes.set_xticks([2e9, 2.05e9], ["2.00 GB", "2.05 GB"]),
+        "collapsed": lambda figure, _: figure.set_figheight(1),
+        " inches": lambda figure, _: figure.set_figwidth(3.5),
+    }
+    for fault, spoil in spoilt.items():
+        figure = pictures.latency(runs)
+        spoil(figure, figure.axes[0])
+        assert any(re.search(fault, found) for found in faults(figure)), fault
 
 
 def bars(axes: Axes) -> tuple[list[str], np.ndarray]:
@@ -266,7 +255,8 @@ def test_intervals_and_targets_are_drawn(runs: pd.DataFrame, compared: Compariso
     exact = cells[cells["lossless"]]
     for figure in (pictures.latency(runs, "tpot", None, cells, goal), pictures.front(cells, "tpot", None, goal)):
         axes = figure.axes[0]
-        ends = {tuple(np.round(part[:, 1], 6)) for it in axes.collections for part in map(_vertices, it.get_paths())}
+        paths = itertools.chain.from_iterable(it.get_paths() for it in axes.collections)
+        ends = {tuple(np.round(np.asarray(path.vertices)[:, 1], 6)) for path in paths}
         assert {tuple(row) for row in exact[["low", "high"]].to_numpy(dtype=float).round(6)} <= ends
         (line,) = (it for it in axes.lines if it.get_label() == "_target")
         assert set(line.get_ydata()) == {30.0}
@@ -275,10 +265,6 @@ def test_intervals_and_targets_are_drawn(runs: pd.DataFrame, compared: Compariso
     for other in ("tpot_p99<=30ms", "ttft<=30ms"):
         axes = pictures.latency(runs, "tpot", None, cells, Target.parse(other)).axes[0]
         assert not [it for it in axes.lines if it.get_label() == "_target"], "of another figure than what is drawn"
-
-
-def _vertices(path: Any) -> np.ndarray:
-    return np.asarray(path.vertices)
 
 
 def test_titles_say_what_the_frame_says(runs: pd.DataFrame) -> None:
@@ -373,26 +359,19 @@ def test_titles_of_fates_and_layers_say_of_what(runs: pd.DataFrame, layers: pd.D
 
 
 def test_there_are_no_empty_pictures(runs: pd.DataFrame, layers: pd.DataFrame, compared: Comparison) -> None:
-    lru = runs[runs["policy"] == "lru"]
+    lru, lossy = runs[runs["policy"] == "lru"], compared.cells[~compared.cells["lossless"]]
+    unstalled = {f"stall_{name}_ms_per_token": 0.0 for name in STALLS}
     for draw, frame, why in (
         (pictures.fates, lru, "no policy here prefetches"),
         (pictures.latency, lru.iloc[:1], "one figure is no picture: lru has a mean of [0-9.]+ ms"),
         (pictures.hits, lru.iloc[:1], "the same for all runs: resident in prefill: [0-9.]+ %"),
         (pictures.link, lru.iloc[:1], "the same for all runs: the link is busy [0-9.]+ % of the time"),
         (pictures.front, compared.cells[:1], "one figure is no picture: "),
-        (
-            pictures.stalls,
-            lru.assign(**{f"stall_{name}_ms_per_token": 0.0 for name in STALLS}),
-            "nothing stalls: compute is all of the time",
-        ),
+        (pictures.stalls, lru.assign(**unstalled), "nothing stalls: compute is all of the time"),
         (pictures.latency, lru.assign(tpot_ms_mean=float("nan")), "no run has tpot"),
         (pictures.hits, lru.iloc[:0], "no runs"),
         (pictures.layers, layers.assign(lookups=0), "no decode lookups"),
-        (
-            pictures.front,
-            compared.cells[~compared.cells["lossless"]].assign(quality_kept_gate_mass=float("nan")),
-            "no lossless row",
-        ),
+        (pictures.front, lossy.assign(quality_kept_gate_mass=float("nan")), "no lossless row"),
     ):
         with pytest.raises(pictures.EmptyPictureError, match=why):
             draw(frame)  # type: ignore[operator]

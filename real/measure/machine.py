@@ -1,10 +1,11 @@
-"""Is the machine fit for this: versions, memory, the CUDA paths on a tiny model. Stops the run where it is not."""
+"""The machine alone: whether it is fit for this, its copies by size, one layer by tokens, and its profile so far."""
 
 import importlib
 import platform
 import re
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
@@ -19,7 +20,11 @@ from real.words import one_run
 from sim.core.log import replay
 from sim.experiment.cell import make_cell, make_core, make_policy
 from sim.prices import shipped
-from traces.calibrate.timing import Clock, measure
+from traces.calibrate.copies import Copies
+from traces.calibrate.layers import Grids, Layer
+from traces.calibrate.machine import RATE_POINTS, assemble, clocks, describe, now, rates, write
+from traces.calibrate.tables import Rows, Sample
+from traces.calibrate.timing import Budget, Clock, measure
 from traces.kit.errors import UserError
 from traces.kit.telling import in_short, say
 from traces.kit.units import format_bytes
@@ -35,13 +40,14 @@ SLOW = ("copies overlap compute", "pinned and registered")
 """What is off by its speed alone: that is said, and measured all the same."""
 
 
-def run(bench: Bench) -> str:
-    """All checks, each reported; UserError, the last line of the report, where one is off: ``preflight.json``."""
+def preflight(bench: Bench) -> str:
+    """Versions, memory, the CUDA paths on a tiny model, each reported: ``preflight.json``. UserError where one is off,
+    the last line of the report: nothing that came after could be trusted."""
     found = []
     for name, check in _checks(bench):
         began, ok = time.monotonic(), True
         try:
-            said = check()
+            said = check() or "as it should"
         except Exception as error:  # whatever it is: the other checks are still to be heard
             ok, said = False, in_short(error, kind=True)
         found.append({"name": name, "ok": ok, "said": said, "seconds": round(time.monotonic() - began, 2)})
@@ -55,22 +61,17 @@ def run(bench: Bench) -> str:
     return f"{len(found)} checks" + (f"; off: {', '.join(slow)}" if slow else "")
 
 
-def _checks(bench: Bench) -> list[tuple[str, Callable[[], str]]]:
+def _checks(bench: Bench) -> list[tuple[str, Callable[[], str | None]]]:
     device, cuda = bench.device, bench.device.type == "cuda"
     names = [name for name in CHECKS if cuda or name not in ONLY_CUDA]
     return [
         ("versions", versions),
         ("device", lambda: _device(device)),
         ("host memory", lambda: _host(bench)),
-        *((name.replace("_", " "), partial(_checked, CHECKS[name], device)) for name in names),
+        *((name.replace("_", " "), partial(CHECKS[name], device)) for name in names),
         *([("pinned and registered", partial(_registered, device))] if cuda else []),
         ("reference model", lambda: _reference(bench)),
     ]
-
-
-def _checked(check: Callable[[torch.device], None], device: torch.device) -> str:
-    check(device)
-    return "as it should"
 
 
 def versions() -> str:
@@ -120,7 +121,7 @@ def _host(bench: Bench) -> str:
 def _registered(device: torch.device) -> str:
     """Registered memory must be copied as fast as torch's own pinned memory is."""
     target = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device)
-    clock, locks, rates = Clock(device), PageLocks(), dict[str, float]()
+    clock, locks, reached = Clock(device), PageLocks(), dict[str, float]()
     block = next(Host().blocks(COPY_BYTES, 1))
     try:
         locks.lock(block)
@@ -128,11 +129,11 @@ def _registered(device: torch.device) -> str:
             if not source.is_pinned():
                 raise UserError(f"{name} memory is not page-locked for torch")
             took = measure(lambda n, it=source: clock.device_ns(lambda _: target.copy_(it, non_blocking=True), n), 0.5)  # type: ignore[misc]
-            rates[name] = COPY_BYTES / took.median
+            reached[name] = COPY_BYTES / took.median
     finally:
         locks.close()
-    said = f"pinned {rates['pinned']:.1f} GB/s, registered {rates['registered']:.1f} GB/s"
-    if rates["registered"] < 0.8 * rates["pinned"]:
+    said = f"pinned {reached['pinned']:.1f} GB/s, registered {reached['registered']:.1f} GB/s"
+    if reached["registered"] < 0.8 * reached["pinned"]:
         raise UserError(f"{said}: registered memory is copied more slowly")
     return said
 
@@ -149,3 +150,59 @@ def _reference(bench: Bench) -> str:
     finally:
         model.store.close()
     return f"{done.outcome.generated} tokens, the replay agrees"
+
+
+def copies(bench: Bench) -> str:
+    """Bare rates, and the time of a copy by its size, alone and beside other work: ``copies.json``."""
+    size, clock = bench.size, Clock(bench.device)
+    largest, date = size.largest << 20, now()
+    every = Copies(clock, largest)
+    budget = Budget(_seconds(bench, size.copies_s), RATE_POINTS + every.visits)
+    found = rates(clock, largest, budget)
+    curves = every.measure(budget, say)
+    shown = {name: {"axes": rows.axes, "samples": [asdict(it) for it in rows.samples]} for name, rows in curves.items()}
+    machine = describe(bench.device) | clocks("after the copies")
+    bench.write("copies", {"date": date, "machine": machine, "rates": found, "curves": shown})
+    write_profile(bench)
+    pinned = curves["copy_h2d_pinned"]
+    return f"{pinned.axes['bytes'][-1] / pinned.medians[-1]:.2f} GB/s pinned, host to device"
+
+
+def layers(bench: Bench) -> str:
+    """The dense part, an expert and top-K experts of one layer of each shape by tokens: ``layers.json``."""
+    size, clock = bench.size, Clock(bench.device)
+    grids = Grids.up_to(size.max_tokens, size.max_context)
+    # Of the others' experts on the CPU one point does: a large one takes seconds there.
+    fewer = replace(grids, cpu_tokens=grids.cpu_tokens[:1], threads=grids.threads[-1:])
+    points = grids.points + (len(size.shapes) - 1) * fewer.points
+    budget = Budget(_seconds(bench, size.layers_s), points)
+    sections = dict(bench.read("layers") or {})
+    for name in size.shapes:  # each written when it ends: the first is the one that matters
+        if name not in sections:
+            dtype = next(it.dtype for it in (size.main, size.link) if it.model == name)
+            layer = Layer(name, clock, dtype, grids if name == size.shapes[0] else fewer)
+            sections[name] = layer.measure(budget, say)
+            del layer
+            bench.empty_cache()
+            bench.write("layers", sections)
+            write_profile(bench)
+    expert, dense = (sections[size.shapes[0]][part]["ns"][0] / 1e3 for part in ("expert", "dense"))
+    return f"{size.shapes[0]}: an expert {expert:.1f} us, the dense part {dense:.1f} us"
+
+
+def write_profile(bench: Bench) -> None:
+    """``profile.yaml`` of what has been measured so far: as python -m traces calibrate writes it."""
+    found, sections = bench.read("copies"), bench.read("layers") or {}
+    if found is None:
+        return
+    curves = {
+        name: Rows(it["axes"], [Sample(**sample) for sample in it["samples"]]) for name, it in found["curves"].items()
+    }
+    name = re.sub(r"[^a-z0-9]+", "_", bench.record.about["device"].lower()).strip("_").removeprefix("nvidia_")
+    measured = found["date"], found["machine"], bench.device, found["rates"]
+    write(bench.folder / "profile.yaml", assemble(f"{name}_measured", *measured, curves, sections))
+
+
+def _seconds(bench: Bench, seconds: float) -> float:
+    """Of the time that is left, no more than its share: a short run measures all points, each less often."""
+    return max(1.0, seconds * min(1.0, bench.clock.seconds / 540))

@@ -24,10 +24,8 @@ class Room:
     """A GPU's memory in bytes, and what of it experts cannot have; 0 where the model's shapes are unknown."""
 
     gpu_bytes: int
-    dense_bytes: int
-    """Attention, norms, routers and shared experts of all layers, and leading dense layers."""
-    head_bytes: int
-    """Embeddings, and the head with its norm."""
+    dense_bytes: int  # attention, norms, routers and shared experts of all layers, and leading dense layers
+    head_bytes: int  # embeddings, and the head with its norm
     kv_bytes: int
     kv_requests: int
     kv_tokens: int
@@ -58,15 +56,11 @@ class Room:
             kv_tokens=sum(longest),
         )
 
-    def document(self) -> dict[str, int]:
-        """As plain JSON."""
-        return asdict(self)
-
 
 def budget_bytes(budget: str | int, total_expert_bytes: int, room: Room, hardware: str) -> int:
     """A budget in bytes: a size, a share of all experts, or ``auto``. UserError for more than there is room for."""
     here = f"{format_bytes(room.bytes)} are there for experts"
-    why = f"{room_worded(room.document())} (activations not counted)"
+    why = f"{room_worded(asdict(room))} (activations not counted)"
     there = f"{here} on {hardware}: {why}"
     if not room.bytes:  # whatever the budget
         more = "a larger GPU, a smaller batch or shorter requests"

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from sim.cli import main
+from sim.experiment.budget import AUTO, Room, budget_bytes
 from sim.experiment.cell import Cell, make_cell
 from sim.experiment.compose import choices
 from sim.experiment.provenance import identify
-from sim.experiment.room import AUTO, Room, budget_bytes
 from sim.experiment.run import run_config
 from sim.experiment.sweep.plan import read_grid
 from sim.experiment.words import report
@@ -66,7 +66,7 @@ def test_only_what_is_served_counts_and_a_batch_counts_together(tmp_path: Path) 
 def test_up_to_the_room_and_no_byte_more() -> None:
     model = ModelProfile.from_dict(shipped("model", "olmoe_1b_7b"))
     room = Room.of(model, HardwareProfile.from_dict(shipped("hardware", "rtx_4090")), [100], 1)
-    total = model.total_expert_bytes()
+    total = model.experts * sum(model.priced())
     assert budget_bytes(room.bytes, total, room, "x") == room.bytes
     with pytest.raises(UserError, match=rf"budget={room.bytes + 1}: 23\.0 GB are there for experts on x: 24 GB"):
         budget_bytes(room.bytes + 1, total, room, "x")

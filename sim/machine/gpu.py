@@ -1,0 +1,122 @@
+"""The GPU's compute stream: what a pass takes on it, and what it waits for.
+
+Within a pass time is analytic: no other actor can act before the next decision (sim.machine.behind). Facts at the same
+time come in the order chunk, prediction, expert, gate.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
+
+from policies.api import LayerEvent
+from sim.core.core import WAIT, Core
+from sim.machine.behind import Behind
+from sim.machine.listener import LEAD, NOBODY, SpanListener
+from sim.prices.costs import Costs
+from sim.workload.passes import Pass
+
+
+class Gpu:
+    """Computes what the core gives, and waits for what is behind it. Time is a number that is handed on, in ns.
+
+    Further GPUs are further streams with a core's pools, a link and a queue each, and a layer ends with the slowest;
+    experts that the host computes run from the gate on, beside :meth:`_experts`, which then waits for them.
+    """
+
+    def __init__(
+        self, core: Core, costs: Costs, behind: Behind, listener: SpanListener, policy_ns: tuple[int, int]
+    ) -> None:
+        self.core, self.costs, self.behind, self.listener, self.policy_ns = core, costs, behind, listener, policy_ns
+        self.steps = 0
+        self._expert_done: Callable[[int, int], None] = core.expert_done if listener is NOBODY else self._shown
+        self._routes = core.routes
+        self._single_ns = [costs.expert_table(layer, 1)[1] + costs.launch_ns for layer in range(core.setup.n_layers)]
+        self._own_ns: Iterator[int] | None = None  # the policy's, of the pass
+        self._ns = 0  # of any expert of the event, with its launch
+        self._by_expert: dict[int, int] | None = None  # where they differ
+
+    def run(self, step: Pass, began: int) -> int:
+        """One forward pass: per layer the dense part, the gate, the experts. Returns when it has ended."""
+        core, costs, behind, listener = self.core, self.costs, self.behind, self.listener
+        self.steps += 1
+        accounts, waited = core.accounts, behind.waited_ns
+        stalls = accounts.stall_ns[0 if step.prefill else 1]
+        core.step_begin(self.steps, step.prefill, step.requests, step.parts, began)
+        now = behind.block(began, stalls[0])
+        lead = costs.lead_ns(step.rows, step.kv_tokens, step.pairs)
+        now += lead
+        listener.layer(now - lead, now, LEAD)
+        software = costs.layer_overhead_ns
+        dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + software
+        self._own_ns = self._charged(step)
+        for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
+            now += dense
+            listener.layer(now - dense, now - software, layer)
+            if behind.copies or behind.predictions:
+                behind.advance(now)
+            if demand:
+                event = core.gate(layer, demand, tokens, now)
+                now = self._event(step.rows, event, now, stalls[layer])
+        head = costs.head_ns(len(step.requests))
+        now += head
+        listener.layer(now - head, now, core.setup.n_layers)
+        behind.advance(now)
+        core.step_end(now)
+        accounts.compute_ns += now - began - (behind.waited_ns - waited)
+        listener.step(began, now, self.steps, step.prefill)
+        return now
+
+    def _event(self, rows: int, event: LayerEvent, now: int, stalls: list[int]) -> int:
+        """What is computed once a gate has run: the experts in the core's order. Returns when the last one has been."""
+        core, behind = self.core, self.behind
+        if core.pending or core.predictions:
+            now = behind.block(now, stalls)
+        if self._own_ns is not None:
+            now = self._decided(now, next(self._own_ns))
+        if rows == 1 and not self._routes:
+            ns, by_expert = self._single_ns[event.layer], None
+        else:
+            ns, by_expert = 0, self._prices(rows, event)
+        self._ns, self._by_expert = ns, by_expert
+        next_expert, expert_done = core.next_expert, self._expert_done
+        copies, predictions, depth = behind.copies, behind.predictions, behind.link.depth
+        while True:
+            x = next_expert()
+            if x >= 0:
+                if by_expert is not None:
+                    ns = by_expert[x]
+                now += ns
+                if predictions or (copies and copies[0][0] <= now):
+                    behind.advance(now)
+                expert_done(x, now)
+                if (core.pending and len(copies) < depth) or core.predictions:
+                    behind.go_on(now)
+            elif x == WAIT:
+                now = behind.wait_for_expert(now, stalls)
+            else:
+                return now
+
+    def _prices(self, rows: int, event: LayerEvent) -> dict[int, int]:
+        """What each expert of the event takes with its tokens, the launch within."""
+        table, launch = self.costs.expert_table(event.layer, rows), self.costs.launch_ns
+        return {x: table[n] + launch if n else 0 for x, n in zip(event.demand, event.tokens, strict=True)}
+
+    def _shown(self, x: int, now: int) -> None:
+        """As the core's ``expert_done``, for a listener."""
+        ns = self._ns if self._by_expert is None else self._by_expert[x]
+        self.listener.compute(now - ns, now, (x,))
+        self.core.expert_done(x, now)
+
+    def _decided(self, now: int, own: int) -> int:
+        """The policy's own time passes, as compute, while copies go on."""
+        self.core.accounts.policy_ns += own
+        self.listener.decide(now, now + own)
+        self.behind.advance(now + own)
+        return now + own
+
+    def _charged(self, step: Pass) -> Iterator[int] | None:
+        """The policy's own time at each layer event of the pass, the first one's with the remainder; None: no time."""
+        total = self.policy_ns[0 if step.prefill else 1]
+        if not total:
+            return None
+        own, rest = divmod(total, sum(map(bool, step.demand)) or 1)
+        return chain((own + rest,), repeat(own))

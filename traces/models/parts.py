@@ -21,9 +21,11 @@ from traces.models.quantised import AUTO, KEYS
 
 MOST_LAYERS = 1000
 """A deeper model is a slip, and would take minutes to build."""
-_SIZES = ("hidden_size", "vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim", "kv_lora_rank")
-_SIZES += ("intermediate_size", "moe_intermediate_size", "expert_ffn_hidden_size", "num_hidden_layers", "num_layers")
-_SIZES += ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_experts_per_tok")
+_SIZES = (
+    *("hidden_size", "vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim", "kv_lora_rank"),
+    *("intermediate_size", "moe_intermediate_size", "expert_ffn_hidden_size", "num_hidden_layers", "num_layers"),
+    *("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_experts_per_tok"),
+)
 _MLPS = ("mlp", "mlps", "feed_forward", "ffn", "shared_mlp", "shared_expert", "shared_experts")
 """What every token goes through, where it is a child of a layer."""
 _WITHOUT_KEYS = ("linear_attention", "mamba", "conv", "moe", "mlp", "sparse", "dense")

@@ -38,7 +38,7 @@ def profile_of(path: str | Path) -> dict[str, Any]:
     except ImportError:
         need = "pip install 'moe-offload-workbench[hf]'"
         raise UserError(f"model={path}: what a config.json describes is built with transformers: {need}") from None
-    said = quantisation_of(settings)
+    said = quantisation_of(settings) or settings.get("quantization")  # as MLX has it
     how = {**settings, **(said if isinstance(said, dict) else {})}
     try:
         stated = _dtype(settings)

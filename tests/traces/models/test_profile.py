@@ -204,6 +204,7 @@ def test_types_and_ragged_blocks(tmp_path: Path) -> None:
         (QWEN3 | {"torch_dtype": "float8"}, "dtype='float8'; allowed: bfloat16, float16, float32"),
         (QWEN3 | {"quantization_config": {"quant_method": "awq"}}, "quant_method='awq': its bytes are not known"),
         (QWEN3 | {"quantization_config": {"load_in_4bit": True}}, "quant_method='bitsandbytes': its bytes"),
+        (QWEN3 | {"quantization": {"group_size": 64, "bits": 4}}, "quant_method='unknown': its bytes are not known"),
         (QWEN3 | {"quantization_config": "awq"}, "quant_method='unknown': its bytes are not known"),
         (
             QWEN3 | {"quantization_config": {"quant_method": "fp8", "weight_block_size": None}},

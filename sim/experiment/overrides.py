@@ -84,7 +84,7 @@ def _quoted(key: str, value: str) -> str:
 
 def _store(group: str, path: Path) -> str:
     """Read a profile's file, or a model's config.json, and make it known to Hydra under a name of its own."""
-    if group == "model" and (path.suffix == ".json" or path.is_dir()):
+    if group == "model" and _is_config(path):
         node = profile_of(path)
         return _known(group, json.dumps(node), node, path)
     if not path.is_file():
@@ -100,6 +100,14 @@ def _store(group: str, path: Path) -> str:
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{group}={path}: not a profile in YAML: {' '.join(str(error).split())}") from None
     return _known(group, text, node, path)
+
+
+def _is_config(path: Path) -> bool:
+    """Whether it is a model's config.json or the folder of one, and not a profile, which may be written in JSON too."""
+    if path.suffix == ".json":
+        with suppress(OSError, ValueError, TypeError, RecursionError):
+            return "expert_bytes" not in json.loads(path.read_text(encoding="utf-8"))
+    return path.suffix == ".json" or path.is_dir()
 
 
 def _known(group: str, text: str, node: dict[str, Any], path: Path) -> str:

@@ -49,7 +49,7 @@ class ModelProfile:
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any], where: str = "model") -> Self:
-        """Read the keys above but `shapes_known`; UserError names the offending one. Those with a default may be left out."""
+        """Read the keys above but `shapes_known`; those with a default may be left out. UserError: which is wrong."""
         profile = record(cls)(mapping, where)
         if profile.top_k > profile.experts:
             raise refusal(profile.top_k, f"{where}.top_k", f"at most experts={profile.experts}")

@@ -23,15 +23,12 @@ _GROUP = 128
 def profile_of(path: str | Path) -> dict[str, Any]:
     """The model of a config.json, or of the folder that holds one, by the keys of ``conf/model``.
 
-    Parameters are those of the model that transformers builds, without its weights. A file that has the keys of
-    ``conf/model`` already is taken as it is. UserError for what is no model, cannot be priced, or wants a library that
-    is not here.
+    Parameters are those of the model that transformers builds, without its weights. UserError for what is no model,
+    cannot be priced, or wants a library that is not here.
     """
     file = Path(path)
     file = file / CONFIG if file.is_dir() else file
     settings = _read(path, file)
-    if "expert_bytes" in settings:
-        return settings
     try:
         from traces.models.parts import parts_of
         from traces.models.quantised import method_said, quantisation_of
@@ -58,7 +55,7 @@ def _read(path: str | Path, file: Path) -> dict[str, Any]:
         raise UserError(f"model={path}: {why}; allowed: a model's {CONFIG}, or a folder that holds one") from None
     except OSError as error:
         raise UserError(f"model={path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"model={path}: not JSON: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
         raise UserError(f"model={path}: holds {shown(settings)}; allowed: what a model's {CONFIG} holds, a mapping")
@@ -96,13 +93,14 @@ def _expert_bytes(
     """As which type experts are published, and the bytes of one by type; `stored`: of what is not quantised."""
     sizes = {stored: shape.params * _DTYPES[stored]}
     if method is not None:
-        kept = settings.get("modules_to_not_convert") or []
+        kept = settings.get("modules_to_not_convert")
+        kept = kept if isinstance(kept, list) else []
         if method not in ("fp8", "mxfp4"):
             more = f"or no quantization_config, which prices it in {stored}"
             raise UserError(f"quant_method={shown(method)}: its bytes are not known; allowed: fp8, mxfp4, {more}")
         if any("experts" in str(name) and "shared_expert" not in str(name) for name in kept):
             raise UserError(f"modules_to_not_convert={shown(kept)}: keeps experts as they are; allowed: all quantised")
-        if settings.get("expert_dtype", method) != method:
+        if (settings.get("expert_dtype") or method) != method:
             raise UserError(f"expert_dtype={shown(settings['expert_dtype'])}; allowed: {method}, as the rest")
     if method == "mxfp4":  # 4 bits, and a byte per 32 inputs
         return method, sizes | {method: _packed(shape, lambda out, given: out * (-(-given // 2) + -(-given // 32)))}

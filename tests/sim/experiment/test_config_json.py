@@ -62,6 +62,12 @@ def test_what_it_holds_is_in_the_cell_and_not_where_it_lies(folder: Path, tmp_pa
     assert key(read_config([*words, "model.dtype=int4"])) != key(read_config(words))
 
 
+def test_a_profile_may_be_written_in_json(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(shipped("model", "olmoe_1b_7b")))
+    assert read_config([f"model={file}"]) == read_config(["model=olmoe_1b_7b"])
+
+
 def test_a_sweep_takes_several(folder: Path) -> None:
     grid = read_grid([f"model={folder}/config.json,olmoe_1b_7b", "budget=4GB,8GB"])
     assert [it.model["name"] for it in grid] == [folder.name] * 2 + ["olmoe_1b_7b"] * 2

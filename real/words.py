@@ -125,7 +125,7 @@ def checkpoint(rest: Sequence[str], config: RunConfig) -> str:
 
 def is_checkpoint(word: str) -> bool:
     key, _, value = word.partition("=")
-    return key == "model" and value not in conf.names("model") and not value.endswith((".yaml", ".yml"))
+    return key == "model" and value not in conf.names("model") and not value.endswith((".yaml", ".yml", ".json"))
 
 
 def model_dtype(config: RunConfig) -> str:

@@ -45,11 +45,12 @@ class Room:
         """
         longest = nlargest(batch, tokens)
         lead, size = model.leading_dense_layers, model.dense_bytes_per_param
+        table = 0 if model.tied_embeddings else model.vocab * model.hidden
         per_layer = model.attention_params + model.router_params + model.shared_expert_params
         return cls(
             gpu_bytes=hardware.gpu.memory_bytes,
             dense_bytes=size * (model.moe_layers * per_layer + lead.count * lead.params_per_layer),
-            head_bytes=size * (model.vocab * model.hidden + model.head_params),
+            head_bytes=size * (table + model.head_params),
             kv_bytes=(model.moe_layers + lead.count) * model.kv_bytes_per_token * sum(longest),
             kv_requests=len(longest),
             kv_tokens=sum(longest),

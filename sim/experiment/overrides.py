@@ -1,11 +1,13 @@
 """Words of a command line as Hydra's grammar has them: what it would misread is quoted, and files get a name."""
 
 import hashlib
+import json
 import re
 import shlex
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
@@ -17,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from traces.kit import conf
 from traces.kit.errors import UserError, one_of
+from traces.models.profile import profile_of
 
 PATHS = ("trace", "model", "hardware")
 """Keys whose value may be a path as well as a name."""
@@ -42,7 +45,7 @@ def prepare(word: str, sweep: bool = False) -> str:
         return f"{key}=" + ",".join(prepare(f"{key}={v}").partition("=")[2] for v in value.split(","))
     if key == "trace":
         return _parsable(value_word(key, value))
-    looks_like_path = "/" in value or "\\" in value or value.endswith((".yaml", ".yml"))
+    looks_like_path = "/" in value or "\\" in value or value.endswith((".yaml", ".yml", ".json"))
     return f"{key}={_store(key, Path(value))}" if key in PATHS and looks_like_path else _parsable(word)
 
 
@@ -80,7 +83,10 @@ def _quoted(key: str, value: str) -> str:
 
 
 def _store(group: str, path: Path) -> str:
-    """Read a profile's file and make it known to Hydra under a name of its own."""
+    """Read a profile's file, or a model's config.json, and make it known to Hydra under a name of its own."""
+    if group == "model" and _is_config(path):
+        node = profile_of(path)
+        return _known(group, json.dumps(node), node, path)
     if not path.is_file():
         raise UserError(
             f"{group}={path}: no such file; allowed: a profile's file, or {one_of(sorted(conf.names(group)))}"
@@ -93,6 +99,18 @@ def _store(group: str, path: Path) -> str:
         OmegaConf.create(node)
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{group}={path}: not a profile in YAML: {' '.join(str(error).split())}") from None
+    return _known(group, text, node, path)
+
+
+def _is_config(path: Path) -> bool:
+    """Whether it is a model's config.json or the folder of one, and not a profile, which may be written in JSON too."""
+    if path.suffix == ".json":
+        with suppress(OSError, ValueError, TypeError, RecursionError):
+            return "expert_bytes" not in json.loads(path.read_text(encoding="utf-8"))
+    return path.suffix == ".json" or path.is_dir()
+
+
+def _known(group: str, text: str, node: dict[str, Any], path: Path) -> str:
     name = f"file_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     ConfigStore.instance().store(group=group, name=name, node=node)
     _FILES[name] = str(path)

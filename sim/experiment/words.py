@@ -21,7 +21,7 @@ KEYS = {
     "budget": "GPU bytes for experts, all included: 8GB (10^9), 8GiB, 1500000000, 50% of all experts, or auto: all that"
     " the rest of the model and the KV cache leave",
     "trace": "recorded routing: sample, or a folder that python -m traces wrote",
-    "model": "what the routing is priced as, by its name or a file:",
+    "model": "what the routing is priced as, by its name, a file or its config.json:",
     "hardware": "the machine, by its name or a file:",
     "chunks": "copy calls per expert",
     "workload.batch": "requests that are active at a time  [1]",

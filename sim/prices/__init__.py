@@ -27,8 +27,10 @@ def shipped(group: str, name: str) -> Mapping[str, Any]:
 
 
 def figures(profile: Mapping[str, Any]) -> dict[str, Any]:
-    """A profile without its title: what results depend on, and what tells two of them apart."""
-    return {key: value for key, value in profile.items() if key != "title"}
+    """A profile without its title: what results depend on, and what tells two of them apart. "Not tied" is not said."""
+    return {
+        key: value for key, value in profile.items() if key != "title" and (key, value) != ("tied_embeddings", False)
+    }
 
 
 @cache

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from traces.kit.errors import UserError, one_of
-from traces.kit.readers import Count, Params, Text, by_name, each, nullable, record, refusal, text, whole
+from traces.kit.readers import Count, Params, Text, by_name, each, nullable, record, refusal, text, truth, whole
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,13 @@ class ModelProfile:
     vocab: Params
     head_params: Params  # LM head and final norm
     dense_bytes_per_param: Count
+    tied_embeddings: Annotated[bool, truth] = False  # the head's matrix is the embeddings', in memory once
     shapes_known: bool = True  # False: built by from_manifest, the dense part costs nothing
     title: Text = ""  # what people call it; no figure, so that no cell's key and no stored profile has it
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any], where: str = "model") -> Self:
-        """Read the keys above (all but `shapes_known`; `title` may be left out); UserError names the offending one."""
+        """Read the keys above but `shapes_known`; those with a default may be left out. UserError: which is wrong."""
         profile = record(cls)(mapping, where)
         if profile.top_k > profile.experts:
             raise refusal(profile.top_k, f"{where}.top_k", f"at most experts={profile.experts}")

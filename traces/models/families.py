@@ -86,7 +86,7 @@ class MoeModel:
         config = self.model.config.get_text_config()
         sizes = {
             "hidden": _setting(config, "hidden_size"),
-            "expert_width": _width(self.layers[0]),
+            "expert_width": width_of(self.layers[0].experts, self.layers[0].way),
             "layers": _setting(config, "num_hidden_layers"),
             "heads": _setting(config, "num_attention_heads"),
             "kv_heads": _setting(config, "num_key_value_heads"),
@@ -132,11 +132,11 @@ def inspect_model(model: nn.Module) -> MoeModel:
     family = family_of(config)
     if family in REFUSED:
         raise UserError(f"model type {family!r} cannot be recorded: {REFUSED[family]}")
-    found = [(name, module, way) for name, module in model.named_modules() if (way := _way(family, module))]
+    found = [(name, module, way) for name, module in model.named_modules() if (way := way_of(family, module))]
     if not found:
         raise UserError(f"model type {family!r}: this one has no layer of experts; tested: {one_of(FAMILIES)}")
     layers = tuple(_layer(model, family, name, module, way) for name, module, way in found)
-    shapes = {(*_sizes(layer.experts), _top_k(layer.router, _block(model, layer.name))) for layer in layers}
+    shapes = {(*sizes_of(layer.experts), top_k_of(layer.router, block_of(model, layer.name))) for layer in layers}
     if len(shapes) > 1:
         pairs = sorted((experts, top_k) for experts, _, top_k in shapes)
         raise UserError(f"layers differ in (experts, top-K): {pairs}; allowed: one pair for all")
@@ -152,7 +152,7 @@ def is_experts(module: nn.Module) -> bool:
     return hasattr(module, "num_experts") and hasattr(module, "is_transposed") and hasattr(module, "has_bias")
 
 
-def _way(family: str, module: Any) -> str | None:
+def way_of(family: str, module: Any) -> str | None:
     """How `module` is handed its work, if it is experts."""
     if is_experts(module):
         return INTERFACE
@@ -161,18 +161,18 @@ def _way(family: str, module: Any) -> str | None:
     return INPUTS if family == "llama4" and type(module).__name__.endswith("Experts") else None
 
 
-def _block(model: nn.Module, name: str) -> nn.Module:
+def block_of(model: nn.Module, name: str) -> nn.Module:
     return model.get_submodule(name.rpartition(".")[0])
 
 
-def _sizes(experts: Any) -> tuple[int, int]:
+def sizes_of(experts: Any) -> tuple[int, int]:
     """(E, idle ones)."""
     if hasattr(experts, "zero_expert_num"):
         return int(experts.num_routed_experts), int(experts.zero_expert_num)
     return int(experts.num_experts), 0
 
 
-def _top_k(router: Any, block: Any) -> int | None:
+def top_k_of(router: Any, block: Any) -> int | None:
     """K, wherever the family keeps it."""
     config = getattr(router, "config", None)
     places = ((router, "top_k"), (block, "top_k"), (config, "top_k_experts"))
@@ -180,30 +180,38 @@ def _top_k(router: Any, block: Any) -> int | None:
     return next((int(top_k) for top_k in found if top_k is not None), None)
 
 
-def _width(layer: MoeLayer) -> int | None:
+def is_transposed(experts: Any, way: str) -> bool:
+    """Whether its matrices are [E, in, out], and not [E, out, in]."""
+    return way == INPUTS or bool(getattr(experts, "is_transposed", False))
+
+
+def width_of(experts: Any, way: str) -> int | None:
     """The hidden width of an expert."""
-    if not hasattr(layer.experts, "down_proj"):
-        return getattr(layer.experts, "ffn_hidden_size", None)
-    # [E, D, I], or [E, I, D] where the family stores it transposed.
-    transposed = layer.way == INPUTS or getattr(layer.experts, "is_transposed", False)
-    return int(layer.experts.down_proj.shape[1 if transposed else 2])
+    if not hasattr(experts, "down_proj"):
+        return getattr(experts, "ffn_hidden_size", None)
+    return int(experts.down_proj.shape[1 if is_transposed(experts, way) else 2])
 
 
-def _layer(model: nn.Module, family: str, name: str, experts: nn.Module, way: str) -> MoeLayer:
-    block = _block(model, name)
+def router_of(family: str, name: str, block: Any) -> Any:
+    """The router beside the experts at `name`, in their block; UserError where there is not one."""
     candidates = [getattr(block, child, None) for child in ROUTER_NAMES]
-    found = [each for each in candidates if isinstance(each, nn.Module) and _top_k(each, block) is not None]
-    where = f"model type {family!r}, {name}"
+    found = [each for each in candidates if isinstance(each, nn.Module) and top_k_of(each, block) is not None]
     if len(found) != 1:
         children = one_of(child for child, _ in block.named_children())
         need = f"one of {one_of(ROUTER_NAMES)} with a top_k, as in {one_of(FAMILIES)}"
-        raise UserError(f"{where}: {len(found)} routers among {children}; allowed: {need}")
-    router = found[0]
+        raise UserError(f"model type {family!r}, {name}: {len(found)} routers among {children}; allowed: {need}")
+    return found[0]
+
+
+def _layer(model: nn.Module, family: str, name: str, experts: nn.Module, way: str) -> MoeLayer:
+    block = block_of(model, name)
+    router = router_of(family, name, block)
+    where = f"model type {family!r}, {name}"
     if next(router.parameters()).is_meta and not any(hasattr(part, "_hf_hook") for part in router.modules()):
         raise UserError(f"{where}: its router is on the meta device; allowed: on a device, or offloaded by accelerate")
-    top_k = _top_k(router, block) or 0
+    top_k = top_k_of(router, block) or 0
     try:
-        law = law_of(family, router, block, top_k, sum(_sizes(experts)))
+        law = law_of(family, router, block, top_k, sum(sizes_of(experts)))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return MoeLayer(name, router, experts, law, reader(family, block, top_k), way)

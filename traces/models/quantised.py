@@ -20,7 +20,7 @@ COMPUTED = (torch.bfloat16, torch.float16, torch.float32)
 """The types in which kernels compute here."""
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """With which the library reads this machine alone, and runs nothing of what it reads."""
-_KEYS = ("quantization_config", "compression_config")
+KEYS = ("quantization_config", "compression_config")
 AUTO_CONFIG: Any = AutoConfig
 AUTO: Any = AutoModelForCausalLM
 
@@ -49,9 +49,18 @@ def method_of(folder: Path) -> str | None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None  # as the library will say
+    return method_said(quantisation_of(config))
+
+
+def quantisation_of(config: object) -> Any:
+    """What a config.json, or a part of it, says of how the weights are quantised; None: nothing."""
     parts = [config, *config.values()] if isinstance(config, dict) else []
-    found = (part.get(key) for part in parts if isinstance(part, dict) for key in _KEYS)
-    said = next((each for each in found if each is not None), None)
+    found = (part.get(key) for part in parts if isinstance(part, dict) for key in KEYS)
+    return next((each for each in found if each is not None), None)
+
+
+def method_said(said: Any) -> str | None:
+    """The method that :func:`quantisation_of` names, by the library's name; None: none."""
     if said is None:
         return None
     if not isinstance(said, Mapping):

@@ -53,7 +53,7 @@ def _model(given: str) -> Model:
     sizes = model_sizes(given)
     if sizes is not None:
         return Model(given, *sizes, priced_as=given)
-    if given.endswith(".json") or Path(given).is_file():
+    if given.endswith(".json") or Path(given).exists():
         from traces.models.profile import profile_of
 
         profile = profile_of(Path(given))

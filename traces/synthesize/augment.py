@@ -9,7 +9,8 @@ import numpy as np
 from traces.format.layout import SIGNALS, Array
 from traces.format.reader import Trace
 from traces.kit.errors import UserError, one_of
-from traces.synthesize.signals import MADE, REST, TOP_WEIGHT, WIDTH, check_recall, embedding, gate_ahead, scores
+from traces.synthesize.signals import REST, TOP_WEIGHT, WIDTH, check_recall, embedding, gate_ahead, scores
+from traces.synthesize.words import MADE
 from traces.writing.writer import TraceWriter
 
 
@@ -86,8 +87,7 @@ def _marks(signals: Sequence[str], recall: Sequence[float], seed: int) -> dict[s
 
 def _chances(trace: Trace) -> Array:
     """How often the tokens of the train requests choose each expert [L, E]; all alike where there are none."""
-    chosen = np.ones((trace.L, trace.E))
-    rows = 0
+    chosen: Array = np.ones((trace.L, trace.E))
     for request in trace.requests:
         if request.split != "train":
             continue
@@ -96,5 +96,4 @@ def _chances(trace: Trace) -> Array:
         for layer in range(trace.L):
             ids = np.asarray(trace.expert_ids[first:end, layer]).ravel()
             chosen[layer] += np.bincount(np.minimum(ids, trace.E), minlength=trace.E + 1)[: trace.E]
-        rows += end - first
-    return chosen / chosen.sum(axis=1, keepdims=True) * trace.K
+    return np.asarray(chosen / chosen.sum(axis=1, keepdims=True) * trace.K)

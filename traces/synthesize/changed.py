@@ -1,5 +1,6 @@
-"""Figures with one thing stated otherwise, and the rest kept."""
+"""Figures of another model's shape, or with one thing stated otherwise; the rest is kept."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,34 @@ from traces.format.layout import Array
 from traces.kit.errors import UserError
 from traces.synthesize.figures import Figures
 from traces.synthesize.law import chances_of, correlations_of, means_of, overlaps_of, resampled
+
+
+def shaped(figures: Figures, layers: int, experts: int, top_k: int) -> Figures:
+    """Figures of another shape: layers and ranks are read at evenly spaced places, correlations are as they were.
+
+    So are popularities, as means of the law (traces.synthesize.law): the chances follow from K and E.
+    """
+    if (figures.layers, figures.experts, figures.top_k) == (layers, experts, top_k):
+        return figures
+    before = _means(figures)
+    shares, kin = _shares(figures.overlap), _shares([figures.kinship])[0]
+    related = np.stack([correlations_of(row, each, figures.top_k) for row, each in zip(before, shares, strict=True)])
+    kindred = np.concatenate([correlations_of(*it, figures.top_k) for it in zip(before, kin[:, None], strict=True)])
+    means = resampled(resampled(before, experts).T, layers).T
+    correlations, of_kin = resampled(related.T, layers).T, resampled(kindred, layers)
+    chances = [chances_of(row, top_k) for row in means]
+    within = np.minimum(correlations, 0.9999)
+    overlaps = [overlaps_of(row, each, top_k) for row, each in zip(means, within, strict=True)]
+    kinship = [overlaps_of(row, np.array([each]), top_k)[0] for row, each in zip(means, of_kin, strict=True)]
+    return replace(
+        figures,
+        layers=layers,
+        experts=experts,
+        top_k=top_k,
+        popularity=tuple(tuple(map(float, np.sort(row))) for row in chances),
+        overlap=tuple(_as_before(row, row) for row in np.array(overlaps)),
+        kinship=_as_before(np.array(kinship), np.array(kinship)),
+    )
 
 
 def with_entropy(figures: Figures, share: float) -> Figures:
@@ -41,7 +70,7 @@ def with_overlap(figures: Figures, overlap: float) -> Figures:
     UserError where popularity alone makes more, or nothing makes so much.
     """
     means, K = _means(figures), figures.top_k
-    shares = np.array([[np.nan if share is None else share for share in row] for row in figures.overlap])
+    shares = _shares(figures.overlap)
     correlations = np.stack([correlations_of(row, wanted, K) for row, wanted in zip(means, shares, strict=True)])
     if not np.nanmax(correlations[:, 0]) > 0:
         correlations = np.ones_like(correlations) * 0.5 ** np.arange(correlations.shape[1])
@@ -57,7 +86,7 @@ def with_overlap(figures: Figures, overlap: float) -> Figures:
     factor = brentq(lambda at: found(np.expm1(at))[:, 0].mean() - overlap, 0.0, 14.0) if least < overlap < most else 0.0
     scale = np.expm1(factor)
     kept = tuple(_as_before(was, now) for was, now in zip(shares, found(scale), strict=True))
-    kin = np.array([np.nan if share is None else share for share in figures.kinship])
+    kin = _shares([figures.kinship])[0]
     related = [
         correlations_of(row, np.array([share]), K) * scale for row, share in zip(means, np.nan_to_num(kin), strict=True)
     ]
@@ -68,6 +97,10 @@ def with_overlap(figures: Figures, overlap: float) -> Figures:
 def _as_before(before: Array, now: Array) -> tuple[float | None, ...]:
     """``now``, but for what was not known ``before``."""
     return tuple(None if np.isnan(was) else float(value) for was, value in zip(before, now, strict=True))
+
+
+def _shares(rows: Sequence[Sequence[float | None]]) -> Array:
+    return np.array([[np.nan if share is None else share for share in row] for row in rows])
 
 
 def _means(figures: Figures) -> Array:

@@ -55,7 +55,8 @@ class Source:
             yield means + lasting + np.sqrt(new) * (sudden + noise)
 
     def _mixed(self, common: Array, own: Array) -> Array:
-        return np.sqrt(self.law.shared) * common + np.sqrt(1 - self.law.shared) * own
+        both: Array = np.sqrt(self.law.shared) * common + np.sqrt(1 - self.law.shared) * own
+        return both
 
 
 def _parts(random: np.random.Generator, rows: int) -> list[Array]:

@@ -1,4 +1,4 @@
-"""From figures to the law that has them, for a model of any shape."""
+"""From figures to the law that has them."""
 
 from collections.abc import Sequence
 
@@ -38,12 +38,6 @@ def law_of(figures: Figures) -> Law:
         shared = min(shared, MOST_SHARED)
         law = _law(figures, means, aim, kin, shared)
     return law
-
-
-def stretched(law: Law, layers: int, experts: int) -> Law:
-    """The law of another shape: its layers and experts are read at evenly spaced places of the ones there are."""
-    means = resampled(resampled(law.means, experts).T, layers).T
-    return Law(means, resampled(law.parts.T, layers).T, resampled(law.topic, layers), law.shared)
 
 
 def _law(figures: Figures, means: Array, aim: Array, kin: Array, shared: float) -> Law:

@@ -2,9 +2,9 @@
 
 In layer l the state of expert e at token t is ``mean[l, e] + noise``, the noise of variance 1. The means make experts
 popular or rare. The noise is a sum of parts, each of a time scale: one that stays for a whole request, some that fade
-over half a token to 128 tokens, and one that is new at every token; their variances decide how much of a token's experts the
-tokens before it had. Persistent parts pass through a few factors, which layers share in part: what changes, changes in
-many layers at once, as in recordings.
+over half a token to 128 tokens, and one that is new at every token; their variances decide how much of a token's
+experts the tokens before it had. Persistent parts pass through a few factors, which layers share in part: what changes,
+changes in many layers at once, as in recordings.
 
 An expert is taken to be chosen where its state is above a threshold at which K are chosen on average. Then popularity
 and overlap have closed forms (Owen's T for the bivariate normal), which are inverted here; what the
@@ -42,12 +42,12 @@ class Law:
 
 def means_of(chances: Array) -> Array:
     """The means at which experts are chosen with these ``chances`` [E], for a threshold of 0."""
-    return norm.ppf(np.clip(chances, RAREST, 1 - RAREST))
+    return np.asarray(norm.ppf(np.clip(chances, RAREST, 1 - RAREST)))
 
 
 def chances_of(means: Array, top_k: int) -> Array:
     """How often each expert is chosen, K in all. The inverse of means_of, but for a shift of all means."""
-    return norm.sf(_threshold(means, top_k) - means)
+    return np.asarray(norm.sf(_threshold(means, top_k) - means))
 
 
 def overlaps_of(means: Array, correlations: Array, top_k: int) -> Array:
@@ -55,7 +55,7 @@ def overlaps_of(means: Array, correlations: Array, top_k: int) -> Array:
     above = _threshold(means, top_k) - means
     slope = np.sqrt((1 - correlations) / (1 + correlations))
     both: Array = norm.sf(above) - 2 * owens_t(above, slope[:, None])
-    return both.sum(axis=1) / top_k
+    return np.asarray(both.sum(axis=1) / top_k)
 
 
 def correlations_of(means: Array, overlaps: Array, top_k: int) -> Array:
@@ -71,7 +71,8 @@ def parts_of(lags: Array, correlations: Array, most: float = 1.0) -> Array:
     """
     curves = np.exp(-np.asarray(lags, float)[:, None] / SCALES)
     parts, _ = nnls(np.concatenate([curves, np.ones((len(lags), 1))], axis=1), np.asarray(correlations, float))
-    return parts * min(1.0, most / max(parts.sum(), 1e-12))
+    found: Array = parts * min(1.0, most / max(parts.sum(), 1e-12))
+    return found
 
 
 def resampled(rows: Array, size: int) -> Array:

@@ -134,7 +134,7 @@ def _kinship(sums: Sums, top_k: int) -> Array:
     pairs = sum(float(rows) ** 2 for rows in sums.rows_of.values()) - sums.own_pairs
     if len(sums.by_source) < 2 or not pairs:
         return np.full(len(sums.own), np.nan)
-    return shared / pairs / top_k
+    return np.asarray(shared / pairs / top_k)
 
 
 def _popularity(chosen: Array, rows: int) -> tuple[float, ...]:

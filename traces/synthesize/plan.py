@@ -3,39 +3,40 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from traces.format.layout import Array
 from traces.importers import assign_splits
 from traces.importers.arrivals import read_log
 from traces.kit.conf import model_sizes, names
 from traces.kit.errors import UserError, allowing
-from traces.synthesize.changed import with_entropy, with_overlap
+from traces.synthesize.changed import shaped, with_entropy, with_overlap
 from traces.synthesize.figures import DEFAULT, Figures, read_figures, shipped_figures
 from traces.synthesize.fit import resampled_at
-from traces.synthesize.signals import MADE
+from traces.synthesize.signals import least_recall
 from traces.synthesize.synthesize import Drawn, Model, Plan
-
-if TYPE_CHECKING:
-    from traces.synthesize.cli import Synthesize
+from traces.synthesize.words import MADE, Synthesize
 
 
-def plan_of(options: "Synthesize") -> Plan:
+def plan_of(options: Synthesize) -> Plan:
     """What the words ask for. UserError for what no routing can be like."""
     model = _model(options.model)
     name = options.like or (options.model if options.model in shipped_figures() else DEFAULT)
-    figures, said = read_figures(name), dict[str, Any]()
+    figures, said = shaped(read_figures(name), model.layers, model.experts, model.top_k), dict[str, Any]()
     if options.entropy is not None:
         figures, said["entropy"] = with_entropy(figures, options.entropy), options.entropy
     if options.overlap is not None:
         number, times = options.overlap
         wanted = number * figures.top_k / figures.experts if times else number
         figures, said["overlap"] = with_overlap(figures, wanted), wanted
-    stated = {"together": options.together, "topics": options.topics, "prompt_rows": options.prefill}
-    stated = {key: value for key, value in stated.items() if value is not None}
+    every = {"together": options.together, "topics": options.topics, "prompt_rows": options.prefill}
+    stated: dict[str, Any] = {key: value for key, value in every.items() if value is not None}
     figures, said = replace(figures, **stated), said | stated
-    recall = options.recall or figures.gate_recall or ()
+    least = least_recall(model.experts, model.top_k)
+    own = [max(least, share) for share in figures.gate_recall or ()][: model.layers - 1]
+    recall = options.recall or tuple(own)
     signals = MADE if options.signals is None else options.signals
     if "gate_ahead" in signals and not recall:
         if options.signals is not None:
@@ -65,7 +66,7 @@ def _model(given: str) -> Model:
     raise UserError(f"model={given}: no such model; {allowing(given, known)}, or a config.json")
 
 
-def _requests(options: "Synthesize", figures: Figures) -> Sequence[Drawn]:
+def _requests(options: Synthesize, figures: Figures) -> Sequence[Drawn]:
     random = np.random.default_rng([options.seed, 2**20])
     count = options.requests
     if options.lengths is not None:
@@ -94,8 +95,9 @@ def _requests(options: "Synthesize", figures: Figures) -> Sequence[Drawn]:
 def _lengths(
     stated: tuple[int, int] | None, quantiles: Sequence[int], count: int, random: np.random.Generator
 ) -> list[int]:
-    places = random.permutation((np.arange(count) + random.random(count)) / count)
+    places: Array = random.permutation((np.arange(count) + random.random(count)) / count)
     if stated is None:
-        return resampled_at(quantiles, places).tolist()
+        return [int(length) for length in resampled_at(quantiles, places)]
     low, high = stated
-    return np.minimum(high, np.floor(np.exp(np.log(low) + places * np.log((high + 1) / low))).astype(int)).tolist()
+    found = np.floor(np.exp(np.log(low) + places * np.log((high + 1) / low)))
+    return [min(high, int(length)) for length in found]

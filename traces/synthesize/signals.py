@@ -8,8 +8,6 @@ from scipy.optimize import brentq
 from traces.format.layout import Array
 from traces.kit.errors import UserError, one_of
 
-MADE = ("expert_weights", "router_probs", "gate_ahead", "embedding")
-"""What can be made up."""
 WIDTH = 64
 """Of an embedding."""
 REST, TOP_WEIGHT = 0.3, 0.4
@@ -43,9 +41,14 @@ def foreseen(ids: Array, recall: float, chances: Array, random: np.random.Genera
     return np.where(right | ~real, ids, np.take_along_axis(order, turn, axis=1).astype(ids.dtype))
 
 
+def least_recall(experts: int, top_k: int) -> float:
+    """Of K names among E experts: some are right where there are not K others."""
+    return max(0.0, (2 * top_k - experts) / top_k)
+
+
 def check_recall(recall: Sequence[float], layers: int, experts: int, top_k: int) -> None:
     """UserError for a recall that no predictor of K ids can have, or for layers that are not there."""
-    least = max(0.0, (2 * top_k - experts) / top_k)
+    least = least_recall(experts, top_k)
     for share in recall:
         if not least <= share <= 1:
             raise UserError(
@@ -71,7 +74,8 @@ def gate_ahead(ids: Array, recall: Sequence[float], chances: Array, absent: int,
 def embedding(topic: Array, request: Array, rows: int, random: np.random.Generator) -> Array:
     """Embeddings [rows, WIDTH] of a request's tokens: two of the request are alike, and two of its topic a little."""
     lasting = np.sqrt(TOPIC) * topic + np.sqrt(REQUEST) * request
-    return lasting + np.sqrt(1 - TOPIC - REQUEST) * random.standard_normal((rows, WIDTH))
+    found: Array = lasting + np.sqrt(1 - TOPIC - REQUEST) * random.standard_normal((rows, WIDTH))
+    return found
 
 
 def steepness(states: Array, top_weight: float) -> float:

@@ -11,7 +11,7 @@ from traces.format.layout import DECODE, PREFILL, Array, Request, absent_id
 from traces.format.manifest import Prompts, Recorder
 from traces.synthesize.draw import Source, largest
 from traces.synthesize.figures import Figures
-from traces.synthesize.fit import law_of, stretched
+from traces.synthesize.fit import law_of
 from traces.synthesize.signals import WIDTH, check_recall, embedding, gate_ahead, softmax, steepness
 from traces.version import __version__
 from traces.writing.writer import TraceWriter
@@ -44,7 +44,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to draw: requests, and the signals beside their ids."""
+    """What to draw: requests like ``figures``, which are of the model's shape, and the signals beside their ids."""
 
     model: Model
     figures: Figures
@@ -70,7 +70,7 @@ def synthesize(plan: Plan, target: Path) -> Path:
     }
     signals = {name: shapes[name] for name in plan.signals}
     with TraceWriter(target, n_layers=L, n_experts=E, top_k=K, signals=signals) as out:
-        source = Source(stretched(law_of(figures), L, E), plan.seed)
+        source = Source(law_of(figures), plan.seed)
         factor = _steepness(source, figures, K)
         for number, drawn in enumerate(plan.requests):
             prefill = [(PREFILL, drawn.prompt, 0)] if figures.prompt_rows else []
@@ -101,7 +101,7 @@ def _arrays(plan: Plan, source: Source, factor: float, number: int, rows: int, t
     """All of one request."""
     model, wanted = plan.model, plan.signals
     ids = np.empty((rows, model.layers, model.top_k), np.int64)
-    found = {
+    found: dict[str, Array] = {
         "expert_weights": np.empty((rows, model.layers, model.top_k), np.float32),
         "router_probs": np.empty((rows, model.layers, model.experts), np.float16),
     }

@@ -16,10 +16,11 @@ from traces.writing.workplace import refuse_place
 @dataclass(frozen=True)
 class Describe:
     """Measures the figures of the routing in the trace of folder DIR (or sample), and
-    prints them as YAML, which synthesize like=FILE takes: how popular experts are, by
-    layer; how many of its experts a token shares with those 1, 2, 4 ... 128 before it;
-    what requests of one source have in common; how far layers change together; the
-    weight of the first expert; the recall of gates applied ahead; and the lengths.
+    prints them as YAML, which synthesize like=FILE takes: how popular experts are,
+    by layer; how many of its experts a token shares with those 1, 2, 4 ... 128
+    before it; what requests of one source have in common; how far layers change
+    together; the weight of the first expert; the recall of gates applied ahead; and
+    the lengths.
     """
 
     folder: Annotated[str, Position("DIR"), "of a trace"]
@@ -57,11 +58,11 @@ def synthesize(options: Synthesize) -> None:
 
 @dataclass(frozen=True)
 class Augment:
-    """Copies the trace in folder DIR, and makes up signals that it lacks, so that every
-    policy runs on it: gate_ahead is the true routing, some of it wrong, to the recall
-    stated for each distance; router_probs agree with the experts chosen and their
-    weights; an embedding tells the source of a request, and no more. Each is named in
-    the copy as modelled; sim says so in every table, picture and report.
+    """Copies the trace in folder DIR, and makes up signals that it lacks, so that
+    every policy runs on it: gate_ahead is the true routing, some of it wrong, to
+    the recall stated for each distance; router_probs agree with the experts chosen
+    and their weights; an embedding tells the source of a request, and no more. Each
+    is named in the copy as modelled; sim says so in every table, picture, report.
     """
 
     folder: Annotated[str, Position("DIR"), "of a trace"]

@@ -55,16 +55,16 @@ def share_or_times(value: str) -> tuple[float, bool]:
 
 @dataclass(frozen=True)
 class Synthesize:
-    """Draws a trace that nobody recorded: of any model's shape, with routing like that of
-    the figures given. Its result is the same for the same words. What a key states
+    """Draws a trace that nobody recorded: of any model's shape, with routing like
+    that of the figures given. The same words make the same bytes. What a key states
     otherwise than the figures is kept in the trace beside them, and every signal is
     named there as modelled; sim says so in every table, picture and report.
 
     {keys}
 
     Figures that are shipped: deepseek_v2_lite, default, gpt_oss_20b, mixtral_8x7b,
-    qwen3_8_flash_next, reference; others are read from a FILE of describe. Figures of
-    another shape are read at evenly spaced layers and experts.
+    qwen3_8_flash_next, reference; others are read from a FILE of describe. Figures
+    of another shape are read at evenly spaced layers and experts.
     """
 
     model: Annotated[str, "a name of conf/model, or the config.json of a model of a known family"]

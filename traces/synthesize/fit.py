@@ -1,6 +1,7 @@
 """From figures to the law that has them."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -17,6 +18,7 @@ SHARED, MOST_SHARED = 0.8, 0.95
 """How much of the factors layers share: at first, and at most."""
 
 
+@cache
 def law_of(figures: Figures) -> Law:
     """The law of ``figures``.
 

@@ -1,0 +1,92 @@
+"""What is drawn like a recording is cached like it: LRU and Belady, per layer and in one pool, and who wins."""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from traces import open_trace
+from traces.cli import main
+
+SHARES = (0.25, 0.5, 0.75)
+LAYERS = slice(0, None, 4)  # of the sample's 16, for time
+
+
+def lru(sequence: list[int], slots: int) -> float:
+    held: OrderedDict[int, None] = OrderedDict()
+    hits = 0
+    for expert in sequence:
+        if expert in held:
+            hits += 1
+            held.move_to_end(expert)
+        else:
+            held[expert] = None
+            if len(held) > slots:
+                held.popitem(last=False)
+    return hits / len(sequence)
+
+
+def fifo(sequence: list[int], slots: int) -> float:
+    held: OrderedDict[int, None] = OrderedDict()
+    hits = 0
+    for expert in sequence:
+        if expert in held:
+            hits += 1
+        else:
+            held[expert] = None
+            if len(held) > slots:
+                held.popitem(last=False)
+    return hits / len(sequence)
+
+
+def belady(sequence: list[int], slots: int) -> float:
+    after, last = [0] * len(sequence), dict[int, int]()
+    for place in range(len(sequence) - 1, -1, -1):
+        after[place] = last.get(sequence[place], len(sequence))
+        last[sequence[place]] = place
+    held, farthest, hits = dict[int, int](), list[tuple[int, int]](), 0
+    for place, expert in enumerate(sequence):
+        if expert in held:
+            hits += 1
+        elif len(held) >= slots:
+            while True:
+                next_use, victim = heapq.heappop(farthest)
+                if held.get(victim) == -next_use:
+                    del held[victim]
+                    break
+        held[expert] = after[place]
+        heapq.heappush(farthest, (-after[place], expert))
+    return hits / len(sequence)
+
+
+def hit_rates(folder: Path) -> dict[tuple[str, str, float], float]:
+    trace = open_trace(folder, "shape")
+    ids = np.asarray(trace.expert_ids)[:, LAYERS].astype(int)
+    layers, found = ids.shape[1], {}
+    pool = (ids + trace.E * np.arange(layers)[None, :, None]).ravel().tolist()
+    rules: tuple[Callable[[list[int], int], float], ...] = (lru, fifo, belady)
+    for rule in rules:
+        for share in SHARES:
+            slots = int(share * trace.E)
+            each = [rule(ids[:, layer].ravel().tolist(), slots) for layer in range(layers)]
+            found[rule.__name__, "layer", share] = float(np.mean(each))
+            found[rule.__name__, "global", share] = rule(pool, slots * layers)
+    return found
+
+
+def test_hit_rates_are_those_of_the_recording(tmp_path: Path) -> None:
+    sample = Path(__file__).resolve().parents[3] / "traces" / "sample"
+    words = ["model=reference", f"out={tmp_path / 't'}", "requests=52", "signals=none"]
+    assert main(["synthesize", *words]) == 0
+    real, drawn = hit_rates(sample), hit_rates(tmp_path / "t")
+    assert drawn == pytest.approx(real, abs=0.03)
+    for share in SHARES:
+        rows = {row[:2] for row in real if row[2] == share}
+        for one in rows:
+            for other in rows:
+                apart = real[(*one, share)] - real[(*other, share)]
+                if apart > 0.01:
+                    assert drawn[(*one, share)] > drawn[(*other, share)], (one, other, share)

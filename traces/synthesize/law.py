@@ -25,6 +25,7 @@ SCALES = (0.5, 2.0, 8.0, 32.0, 128.0)
 FACTORS = 16
 _CORRELATIONS = np.concatenate([np.linspace(0, 0.95, 96), 1 - np.geomspace(0.045, 1e-4, 32)])
 RAREST = 2e-5
+_SURELY = 1e3  # by which a sum weighs more than the correlations
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,12 @@ def parts_of(lags: Array, correlations: Array, most: float = 1.0) -> Array:
 
     Their sum is at most ``most``.
     """
-    curves = np.exp(-np.asarray(lags, float)[:, None] / SCALES)
-    parts, _ = nnls(np.concatenate([curves, np.ones((len(lags), 1))], axis=1), np.asarray(correlations, float))
-    found: Array = parts * min(1.0, most / max(parts.sum(), 1e-12))
+    lags = np.asarray(lags, float)[:, None]
+    # The last column is what is new at every token: it makes the sum, and no correlation.
+    curves = np.concatenate([np.exp(-lags / SCALES), np.ones_like(lags), np.zeros_like(lags)], axis=1)
+    whole = np.full((1, curves.shape[1]), _SURELY)
+    parts, _ = nnls(np.concatenate([curves, whole]), np.append(np.asarray(correlations, float), _SURELY * most))
+    found: Array = parts[:-1]
     return found
 
 

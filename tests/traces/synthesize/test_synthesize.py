@@ -43,7 +43,7 @@ def test_a_trace_has_the_figures_that_it_was_drawn_from(name: str, tmp_path: Pat
     assert found.gate_recall == pytest.approx((0.87, 0.7), abs=0.01)
     assert found.top_weight == pytest.approx(wanted.top_weight, abs=0.03)
     assert found.prompt_rows == wanted.prompt_rows
-    assert found.output_tokens[5] == pytest.approx(wanted.output_tokens[5], rel=0.1)
+    assert found.output_tokens[5] == pytest.approx(wanted.output_tokens[5], rel=0.2)
 
 
 def test_the_same_words_make_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:

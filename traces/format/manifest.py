@@ -15,6 +15,7 @@ RECORDINGS = ("recorded", "synthetic")
 REQUIRED_FILES = (REQUESTS_FILE, STEPS_FILE, "expert_ids.npy")
 KNOWN_FILES = (REQUESTS_FILE, STEPS_FILE, *(f"{name}.npy" for name in SIGNALS))
 MAX_MANIFEST = 16 * 2**20
+_OF_MODEL = ("revision", "expert_bytes", "shapes", "dtype", "scoring")
 _FIELDS = Fields(MANIFEST_FILE)
 _COUNT = partial(_FIELDS.integer, minimum=1)
 
@@ -90,6 +91,12 @@ class Manifest:
     counts: Counts
     files: Mapping[str, FileEntry]
     modelled: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def about(self) -> About:
+        """What a writer is told of a copy: all but counts and files."""
+        model = {key: getattr(self.model, key) for key in ("name", *_OF_MODEL)}
+        kept = ("recorder", "decoding", "recording", "prompts", "priced_as", "modelled")
+        return {**model, **{key: getattr(self, key) for key in kept}}  # type: ignore[typeddict-item]
 
     def to_json(self) -> bytes:
         document = {"schema": SCHEMA, **asdict(self)}

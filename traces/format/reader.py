@@ -83,6 +83,11 @@ class Trace:
             raise UserError(f"signal is {signal!r}; allowed: {one_of(SIGNALS)}")
         return getattr(self, signal) is not None
 
+    def rows_of(self, request: int) -> slice:
+        """Return where the rows of ``request`` lie in every array."""
+        steps = self.steps[self.steps_of(request)]
+        return slice(int(steps["first_row"][0]), int(steps["first_row"][-1] + steps["rows"][-1]))
+
     def steps_of(self, request: int) -> slice:
         """Return where the steps of ``request`` (0 to the number of requests - 1) lie in ``steps``."""
         if not 0 <= request < len(self.requests):

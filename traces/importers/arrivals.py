@@ -74,16 +74,13 @@ def add_arrivals(log: Path, source: Path, target: Path) -> Path:
     with TraceWriter(target, n_layers=trace.L, n_experts=trace.E, top_k=trace.K, signals=signals) as out:
         for request, time in zip(trace.requests, times, strict=True):
             steps = trace.steps[trace.steps_of(request.request)]
-            rows = slice(steps["first_row"][0], steps["first_row"][-1] + steps["rows"][-1])
+            rows = trace.rows_of(request.request)
             out.add_request(
                 replace(request, arrival_s=time),
                 steps=steps[["phase", "rows", "context"]].tolist(),
                 **{name: array[rows] for name, array in arrays.items()},
             )
-        kept = ("recorder", "decoding", "recording", "prompts", "priced_as")
-        of_model = ("name", "revision", "expert_bytes", "shapes", "dtype", "scoring")
-        said = {key: getattr(trace.manifest, key) for key in kept}
-        return out.close(**said, **{key: getattr(trace.manifest.model, key) for key in of_model})
+        return out.close(**trace.manifest.about())
 
 
 def _entries(source: Path) -> Iterator[tuple[Line, int, int, int]]:

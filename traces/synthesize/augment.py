@@ -47,7 +47,7 @@ def augment(trace: Trace, target: Path, signals: Sequence[str], recall: Sequence
         topics = {name: number for number, name in enumerate(sorted({request.source for request in trace.requests}))}
         for request in trace.requests:
             steps = trace.steps[trace.steps_of(request.request)]
-            rows = slice(int(steps["first_row"][0]), int(steps["first_row"][-1] + steps["rows"][-1]))
+            rows = trace.rows_of(request.request)
             arrays = {name: np.asarray(array[rows]) for name, array in there.items()}
             ids = arrays["expert_ids"]
 
@@ -65,14 +65,9 @@ def augment(trace: Trace, target: Path, signals: Sequence[str], recall: Sequence
                 of_request = random(3)
                 arrays["embedding"] = embedding(of_topic, of_request.standard_normal(WIDTH), len(ids), of_request)
             out.add_request(request, steps=steps[["phase", "rows", "context"]].tolist(), **arrays)
-        return out.close(**_said(trace), modelled=dict(trace.manifest.modelled) | _marks(signals, recall, seed))
-
-
-def _said(trace: Trace) -> Any:
-    kept = ("recorder", "decoding", "recording", "prompts", "priced_as")
-    of_model = ("name", "revision", "expert_bytes", "shapes", "dtype", "scoring")
-    said = {key: getattr(trace.manifest, key) for key in kept}
-    return said | {key: getattr(trace.manifest.model, key) for key in of_model}
+        said = trace.manifest.about()
+        said["modelled"] = {**trace.manifest.modelled, **_marks(signals, recall, seed)}
+        return out.close(**said)
 
 
 def _marks(signals: Sequence[str], recall: Sequence[float], seed: int) -> dict[str, dict[str, Any]]:
@@ -91,9 +86,8 @@ def _chances(trace: Trace) -> Array:
     for request in trace.requests:
         if request.split != "train":
             continue
-        steps = trace.steps[trace.steps_of(request.request)]
-        first, end = int(steps["first_row"][0]), int(steps["first_row"][-1] + steps["rows"][-1])
+        rows = trace.rows_of(request.request)
         for layer in range(trace.L):
-            ids = np.asarray(trace.expert_ids[first:end, layer]).ravel()
+            ids = np.asarray(trace.expert_ids[rows, layer]).ravel()
             chosen[layer] += np.bincount(np.minimum(ids, trace.E), minlength=trace.E + 1)[: trace.E]
     return np.asarray(chosen / chosen.sum(axis=1, keepdims=True) * trace.K)

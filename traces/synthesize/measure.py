@@ -108,9 +108,8 @@ def measure(trace: Trace, name: str) -> Figures:
 
 def _requests(trace: Trace) -> Iterator[tuple[str, int, Iterator[Array]]]:
     for request in trace.requests:
-        steps = trace.steps[trace.steps_of(request.request)]
-        first = int(steps["first_row"][0])
-        end = int(steps["first_row"][-1] + steps["rows"][-1])
+        rows = trace.rows_of(request.request)
+        first, end = rows.start, rows.stop
         yield (
             request.source,
             end - first,

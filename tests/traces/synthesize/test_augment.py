@@ -49,6 +49,16 @@ def test_what_was_recorded_stays_byte_for_byte(ids: np.ndarray, tmp_path: Path) 
     assert not before.modelled
 
 
+def test_a_copy_with_arrivals_still_says_what_is_modelled(ids: np.ndarray, tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    lines = [f"2023-11-16 18:15:4{second}.0,12,4" for second in range(4)]
+    log.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(lines) + "\n")
+    augmented = augment(recorded(tmp_path / "a", ids), tmp_path / "b")
+    assert main(["arrivals", str(log), str(augmented), str(tmp_path / "c")]) == 0
+    manifests = [open_trace(tmp_path / name).manifest for name in "bc"]
+    assert manifests[0].modelled == manifests[1].modelled != {}
+
+
 def test_gates_are_right_as_often_as_stated(ids: np.ndarray, tmp_path: Path) -> None:
     trace = open_trace(augment(recorded(tmp_path / "a", ids), tmp_path / "b", "recall=.9,.6", "signals=gate_ahead"))
     ahead, true = np.asarray(trace.gate_ahead), np.asarray(trace.expert_ids)

@@ -24,6 +24,7 @@ from sim.core.accounts import PHASES
 from sim.experiment.cell import Cell, make_cell, make_policy, passes_of
 from sim.experiment.compose import key_of, read_config
 from sim.experiment.words import ROOTS
+from sim.results.titles import modelled
 from sim.results.wording import room_line
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
@@ -117,6 +118,7 @@ def document(cell: Cell, curve: Curve) -> dict[str, Any]:
     return {
         "policy": "lru",
         "trace": cell.trace.sha256,
+        "recording": cell.trace.manifest.recording,
         "expert_bytes": size,
         "room_bytes": cell.room.bytes,
         "lookups": dict(zip(PHASES, curve.lookups, strict=True)),
@@ -141,5 +143,7 @@ def _print(cell: Cell, curve: Curve) -> None:
     console.print("slots: experts that the budget holds; %: lookups whose expert is there, under lru", style="dim")
     begins = f"exact from {curve.least} slots on, as many as the largest layer event demands; below, run the simulator"
     console.print(begins, style="dim")
+    if about := cell.trace.manifest.modelled.get("expert_ids"):
+        console.print(f"modelled, not recorded: {modelled({'expert_ids': about})}", style="yellow")
     if cell.room.bytes < cell.total_expert_bytes:
         console.print(f"{room_line(asdict(cell.room))}: no larger budget fits on {cell.hardware.name}", style="dim")

@@ -133,6 +133,9 @@ def fitted(cell: Cell, policy: Policy) -> dict[str, Any]:
 def _modelled(cell: Cell, policy: Policy) -> dict[str, Any]:
     """What this run rests on that nobody recorded: the routing, and signals that its policy reads; nothing if none."""
     read = {"expert_ids", *policy.needs()}
+    inputs = {cell.setup.predictors[name].about.get("input") for name in policy.predictors() & cell.predicted.keys()}
+    read |= {"router_probs"} if "routing" in inputs else set()
+    read |= {"hidden"} if "hidden" in inputs else set()
     found = {name: dict(about) for name, about in cell.trace.manifest.modelled.items() if name in read}
     return {"modelled": found} if found else {}
 

@@ -30,6 +30,7 @@ def as_json(trace: Trace, stats: Stats) -> str:
         "sources": stats.sources,
         "splits": stats.splits,
         "signals": [name for name in SIGNALS if trace.has(name)],
+        "modelled": dict(trace.manifest.modelled),
         "overlap": {"uniform": stats.uniform_overlap, "layers": _listed(stats.overlap)},
         "entropy_bits": {"uniform": math.log2(trace.E), "layers": _listed(stats.entropy_bits)},
         "load_max_over_mean": _listed(stats.load_max_over_mean),
@@ -119,7 +120,9 @@ def _facts(trace: Trace, stats: Stats) -> dict[str, str]:
         "steps": _counted(stats.steps),
         "tokens": _counted(stats.tokens),
         "sources": _counted(dict(list(stats.sources.items())[:20])) + (", ..." if len(stats.sources) > 20 else ""),
-        "signals": ", ".join(name for name in SIGNALS if trace.has(name)),
+        "signals": ", ".join(
+            f"{name} (modelled)" if name in manifest.modelled else name for name in SIGNALS if trace.has(name)
+        ),
         "repeated rows": f"{stats.repeats}{', suspicious' if stats.repeats.suspicious else ''}",
         "overlap of adjacent tokens": f"{_mean(stats.overlap)} (uniform {stats.uniform_overlap:.3f})",
         "reuse distance, median / p90": f"{_pooled(stats, 0.5)} / {_pooled(stats, 0.9)} of {trace.E - 1} other experts",

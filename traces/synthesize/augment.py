@@ -13,6 +13,10 @@ from traces.synthesize.signals import REST, TOP_WEIGHT, WIDTH, check_recall, emb
 from traces.synthesize.words import MADE
 from traces.writing.writer import TraceWriter
 
+RECALL = (0.87, 0.79, 0.74)
+_STREAMS = 2**21
+"""Where its random numbers begin: those of synthesize, of the same seed, made the routing."""
+
 
 def lacking(trace: Trace) -> tuple[str, ...]:
     """Which of the signals that can be made up ``trace`` does not have."""
@@ -52,7 +56,7 @@ def augment(trace: Trace, target: Path, signals: Sequence[str], recall: Sequence
             ids = arrays["expert_ids"]
 
             def random(purpose: int, number: int = request.request) -> np.random.Generator:
-                return np.random.default_rng([seed, purpose, number])
+                return np.random.default_rng([seed, _STREAMS + purpose, number])
 
             if "expert_weights" in signals or "router_probs" in signals:
                 probs, weights = scores(ids, arrays.get("expert_weights"), chances, random(0))

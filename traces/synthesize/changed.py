@@ -71,12 +71,15 @@ def with_overlap(figures: Figures, overlap: float) -> Figures:
     """
     means, K = _means(figures), figures.top_k
     shares = _shares(figures.overlap)
+    if np.isnan(shares[:, 0]).all():
+        raise UserError(f"overlap={overlap:g}: the figures {figures.name} know none; allowed: with figures that do")
     correlations = np.stack([correlations_of(row, wanted, K) for row, wanted in zip(means, shares, strict=True)])
     if not np.nanmax(correlations[:, 0]) > 0:
         correlations = np.ones_like(correlations) * 0.5 ** np.arange(correlations.shape[1])
 
     def found(factor: float) -> Array:
-        scaled = np.clip(np.nan_to_num(correlations) * factor, 0, 0.9999)
+        # As many steps nearer to 1 at every lag: what lasts grows with what is near, as parts that fade make it.
+        scaled = np.minimum(1 - (1 - np.nan_to_num(correlations)) ** factor, 0.9999)
         return np.stack([overlaps_of(row, each, K) for row, each in zip(means, scaled, strict=True)])
 
     least, most = float(found(0.0)[:, 0].mean()), float(found(1e6)[:, 0].mean())
@@ -87,10 +90,9 @@ def with_overlap(figures: Figures, overlap: float) -> Figures:
     scale = np.expm1(factor)
     kept = tuple(_as_before(was, now) for was, now in zip(shares, found(scale), strict=True))
     kin = _shares([figures.kinship])[0]
-    related = [
-        correlations_of(row, np.array([share]), K) * scale for row, share in zip(means, np.nan_to_num(kin), strict=True)
-    ]
-    kinship = [overlaps_of(row, np.clip(of, 0, 0.9999), K)[0] for row, of in zip(means, related, strict=True)]
+    related = np.stack([correlations_of(*it, K) for it in zip(means, np.nan_to_num(kin)[:, None], strict=True)])
+    scaled = np.minimum(1 - (1 - related) ** scale, 0.9999)
+    kinship = [overlaps_of(row, of, K)[0] for row, of in zip(means, scaled, strict=True)]
     return replace(figures, overlap=kept, kinship=_as_before(kin, np.array(kinship)))
 
 

@@ -68,13 +68,16 @@ class Augment:
     folder: Annotated[str, Position("DIR"), "of a trace"]
     out: Annotated[Path, "the new trace's folder, yet to be made"]
     signals: Annotated[tuple[str, ...] | None, signal_names, "names; by default all that it lacks"] = None
-    recall: Annotated[tuple[float, ...], recall_by_distance, "of gate_ahead, by distance"] = (0.87, 0.79, 0.74)
+    recall: Annotated[
+        tuple[float, ...] | None, recall_by_distance, "of gate_ahead, by distance; by default .87,.79,.74"
+    ] = None
     seed: Annotated[int, Between(0, MOST), "of all that is drawn"] = 0
 
 
 def augment(options: Augment) -> None:
     """Write a copy of a trace with more signals."""
-    from traces.synthesize.augment import augment, lacking
+    from traces.synthesize.augment import RECALL, augment, lacking
+    from traces.synthesize.signals import least_recall
 
     refuse_place(options.out)
     trace = open_trace(find_trace(options.folder))
@@ -82,5 +85,9 @@ def augment(options: Augment) -> None:
     if not signals:
         allowed = one_of(lacking(trace)) or "no augment, since it lacks none"
         raise UserError(f"signals=none: {options.folder} would be copied as it is; allowed: {allowed}")
-    augment(trace, options.out, signals, options.recall, options.seed)
+    least = least_recall(trace.E, trace.K)
+    recall = options.recall or tuple(max(least, share) for share in RECALL)[: trace.L - 1]
+    if not recall and options.signals is None:
+        signals = tuple(signal for signal in signals if signal != "gate_ahead")
+    augment(trace, options.out, signals, recall, options.seed)
     print(f"wrote {options.out}: {one_of(signals)} modelled", file=sys.stderr)

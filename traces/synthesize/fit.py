@@ -32,14 +32,20 @@ def law_of(figures: Figures) -> Law:
     law = _law(figures, means, aim, kin, shared)
     for _ in range(ROUNDS):
         found = _tried(Law(law.means[some], law.parts[some], law.topic[some], shared), figures)
-        with np.errstate(invalid="ignore"):
-            missed = np.nan_to_num(np.nanmean(wanted[some], axis=0) - np.nanmean(found.overlap, axis=0))
+        missed = np.nan_to_num(_mean(wanted[some]) - _mean(found.overlap))
         aim = np.clip(aim + missed, 0, 1)
         if figures.together is not None and found.together > 0:
             shared *= float(np.sqrt(max(figures.together, 0) / found.together))
         shared = min(shared, MOST_SHARED)
         law = _law(figures, means, aim, kin, shared)
     return law
+
+
+def reached(figures: Figures) -> tuple[float, float]:
+    """What requests drawn from the law of ``figures`` have: the overlap with the token before, and ``together``."""
+    law, some = law_of(figures), _some_layers(figures.layers)
+    found = _tried(Law(law.means[some], law.parts[some], law.topic[some], law.shared), figures)
+    return float(_mean(found.overlap)[0]), found.together
 
 
 def _law(figures: Figures, means: Array, aim: Array, kin: Array, shared: float) -> Law:
@@ -81,6 +87,14 @@ def lengths_of(figures: Figures, count: int) -> list[int]:
 def resampled_at(quantiles: Sequence[int], at: Array) -> Array:
     """Lengths at the shares ``at``, whole tokens."""
     return np.rint(np.interp(at, np.linspace(0, 1, len(quantiles)), quantiles)).astype(np.int64)
+
+
+def _mean(shares: Array) -> Array:
+    """Over the layers; NaN where none is known."""
+    known = ~np.isnan(shares)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Array = np.where(known, shares, 0).sum(axis=0) / known.sum(axis=0)
+    return found
 
 
 def _some_layers(layers: int) -> Array:

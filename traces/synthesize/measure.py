@@ -15,6 +15,12 @@ from traces.synthesize.law import RAREST, resampled
 PIECE = 2048
 """Rows of a request that are compared with one another: memory does not grow with its length."""
 QUANTILES = 11
+_FROM = {
+    **dict.fromkeys(("overlap", "kinship", "popularity", "together"), "expert_ids"),
+    "top_weight": "expert_weights",
+    "gate_recall": "gate_ahead",
+}
+"""The signal on which a figure rests: it is assumed where that was modelled."""
 
 
 class Sums:
@@ -79,13 +85,14 @@ def measure(trace: Trace, name: str) -> Figures:
             chosen += held.sum(axis=0, dtype=np.int64)
             sums.add_piece(held)
         sums.add_request(source, rows, chosen)
-    recall = gate_recall(trace)[1]
+    recall, made = gate_recall(trace)[1], trace.manifest.modelled
+    how = "measured on routing that was modelled" if "expert_ids" in made else "measured"
     return Figures(
         schema=SCHEMA,
         name=name,
-        source=f"measured: {trace.manifest.model.name}, {sums.rows} tokens of {len(trace.requests)} requests, "
+        source=f"{how}: {trace.manifest.model.name}, {sums.rows} tokens of {len(trace.requests)} requests, "
         f"trace {trace.sha256[:16]}",
-        assumed=(),
+        assumed=tuple(key for key, of in _FROM.items() if {"expert_ids", of} & made.keys()),
         layers=trace.L,
         experts=trace.E,
         top_k=trace.K,

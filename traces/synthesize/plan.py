@@ -1,6 +1,7 @@
 """From the words of ``traces synthesize`` to what is drawn."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from traces.kit.conf import model_sizes, names
 from traces.kit.errors import UserError, allowing
 from traces.synthesize.changed import shaped, with_entropy, with_overlap
 from traces.synthesize.figures import DEFAULT, Figures, read_figures, shipped_figures
-from traces.synthesize.fit import resampled_at
+from traces.synthesize.fit import reached, resampled_at
 from traces.synthesize.signals import least_recall
 from traces.synthesize.synthesize import Drawn, Model, Plan
 from traces.synthesize.words import MADE, Synthesize
@@ -39,14 +40,29 @@ def plan_of(options: Synthesize) -> Plan:
     recall = options.recall or tuple(own)
     signals = MADE if options.signals is None else options.signals
     if "gate_ahead" in signals and not recall:
-        if options.signals is not None:
+        if options.signals is not None and model.layers > 1:
             raise UserError(
                 f"recall=: the figures {name} have none; allowed: a recall by distance, such as .87,.79,.74"
             )
+        if options.signals is not None:
+            raise UserError("signals=gate_ahead: the model has one layer of experts, and none ahead; allowed: others")
         signals = tuple(signal for signal in signals if signal != "gate_ahead")
     if options.recall is not None:
         said["recall"] = [*options.recall]
+    said |= _missed(options, figures, said)
     return Plan(model, figures, _requests(options, figures), signals, recall, options.seed, said)
+
+
+def _missed(options: Synthesize, figures: Figures, said: Mapping[str, Any]) -> dict[str, float]:
+    """What is drawn where something was stated that the law comes near to, and no nearer; told on stderr."""
+    stated = [key for key in ("overlap", "together") if getattr(options, key) is not None]
+    if not stated:
+        return {}
+    drawn = dict(zip(("overlap", "together"), reached(figures), strict=True))
+    for key in stated:
+        if abs(drawn[key] - said[key]) > 0.05 * abs(said[key]):
+            print(f"warning: {key}={said[key]:.3g}: what is drawn has {drawn[key]:.3g}", file=sys.stderr)
+    return {f"{key}_drawn": round(drawn[key], 4) for key in stated}
 
 
 def _model(given: str) -> Model:
@@ -62,8 +78,8 @@ def _model(given: str) -> Model:
         shapes = {"hidden": profile["hidden"], "expert_width": profile["expert_width"], "vocab": profile["vocab"]}
         L, E, K = profile["moe_layers"], profile["experts"], profile["top_k"]
         return Model(profile["name"], L, E, K, None, [sizes] * L, shapes, profile["dtype"])
-    known = sorted(name for name in names("model") if model_sizes(name))
-    raise UserError(f"model={given}: no such model; {allowing(given, known)}, or a config.json")
+    known = [*sorted(name for name in names("model") if model_sizes(name)), "a config.json"]
+    raise UserError(f"model={given}: no such model; {allowing(given, known)}")
 
 
 def _requests(options: Synthesize, figures: Figures) -> Sequence[Drawn]:
@@ -72,9 +88,7 @@ def _requests(options: Synthesize, figures: Figures) -> Sequence[Drawn]:
     if options.lengths is not None:
         for key in ("prompt", "output"):
             if getattr(options, key) is not None:
-                raise UserError(
-                    f"{key}={getattr(options, key)}: the log {options.lengths} has the lengths; allowed: one of the two"
-                )
+                raise UserError(f"{key}=: the log {options.lengths} has the lengths; allowed: one of the two")
         log = read_log(options.lengths, count)
         lengths = [(entry.prompt, entry.output) for entry in log]
         arrivals: list[float | None] = [entry.arrival_s for entry in log]

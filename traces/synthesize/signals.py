@@ -16,23 +16,21 @@ TOPIC, REQUEST = 0.3, 0.2
 """Shares of an embedding's variance that a topic's requests have in common, and that a request's tokens have beside."""
 
 
-def foreseen(ids: Array, recall: float, chances: Array, random: np.random.Generator) -> Array:
+def foreseen(ids: Array, recall: float, draws: Array, keys: Array) -> Array:
     """``ids`` [rows, K] as a predictor of this ``recall`` would name them.
 
-    Each is right with probability ``recall``; in the place of a wrong one stands another expert, drawn by ``chances``
-    [E]. Absent ids, E and above, stay absent. Where fewer than K experts are left to be wrong with (2 K > E), the
-    number of wrong ones in a row is recall's, rounded at random.
+    Each is right with probability ``recall``, by ``draws`` [rows, K + 1] of 0 to 1; in the place of a wrong one stands
+    the next of the others by ``keys`` [rows, E]. Absent ids, E and above, stay absent. Where fewer than K experts are
+    left to be wrong with (2 K > E), the number of wrong ones in a row is recall's, rounded by the last of the draws.
     """
-    rows, top_k = ids.shape
-    experts = len(chances)
-    real = ids < experts
-    draws = random.random((rows, top_k))
+    (rows, top_k), experts = ids.shape, keys.shape[1]
+    real, (rounding, draws) = ids < experts, (draws[:, -1], draws[:, :-1])
     if 2 * top_k > experts:
-        wrong = np.floor((1 - recall) * real.sum(axis=1) + random.random(rows)).clip(max=experts - top_k)
+        wrong = np.floor((1 - recall) * real.sum(axis=1) + rounding).clip(max=experts - top_k)
         right = np.argsort(np.argsort(np.where(real, draws, 2), axis=1), axis=1) >= wrong[:, None]
     else:
         right = draws < recall
-    keys = np.log(np.maximum(chances, 1e-9)) + random.gumbel(size=(rows, experts))
+    keys = keys.copy()
     held = np.zeros((rows, experts + 1), bool)
     np.put_along_axis(held, np.minimum(ids, experts).astype(np.intp), values=True, axis=1)
     keys[held[:, :experts]] = -np.inf
@@ -61,13 +59,17 @@ def check_recall(recall: Sequence[float], layers: int, experts: int, top_k: int)
 
 
 def gate_ahead(ids: Array, recall: Sequence[float], chances: Array, absent: int, random: np.random.Generator) -> Array:
-    """What predictors of ``recall`` by distance say of ``ids`` [rows, L, K]: [rows, L, A, K]; ``chances`` [L, E]."""
+    """What predictors of ``recall`` by distance say of ``ids`` [rows, L, K]: [rows, L, A, K]; ``chances`` [L, E].
+
+    Of one layer, those of all distances are wrong alike, as recorded ones are: two that agree are no surer than one.
+    """
     rows, layers, top_k = ids.shape
     out = np.full((rows, layers, len(recall), top_k), absent, ids.dtype)
-    for distance, share in enumerate(recall, 1):
-        for layer in range(layers - distance):
-            later = layer + distance
-            out[:, layer, distance - 1] = foreseen(ids[:, later], share, chances[later], random)
+    for later in range(1, layers):
+        draws = random.random((rows, top_k + 1))
+        keys = np.log(np.maximum(chances[later], 1e-9)) + random.gumbel(size=(rows, chances.shape[1]))
+        for distance, share in enumerate(recall[:later], 1):
+            out[:, later - distance, distance - 1] = foreseen(ids[:, later], share, draws, keys)
     return out
 
 
@@ -105,24 +107,30 @@ def scores(ids: Array, weights: Array | None, chances: Array, random: np.random.
     Experts that were not chosen share REST of the scores by ``chances`` [L, E], times a random factor, and each has
     less than the last one chosen.
     """
-    rows, layers, top_k = ids.shape
-    experts = chances.shape[1]
-    real = ids < experts
+    experts, top_k = chances.shape[1], ids.shape[2]
     if weights is None:
-        ratio = _ratio(top_k)
-        weights = real * ratio ** np.arange(top_k)
-        weights = weights / np.maximum(weights.sum(axis=2, keepdims=True), 1e-9)
-    total = np.maximum(weights.astype(np.float64).sum(axis=2, keepdims=True), 1e-9)
-    chosen = np.where(real, (1 - REST) * weights / total, 0)
-    other = chances * random.gamma(2.0, size=(rows, layers, experts))
-    padded = np.concatenate([other, np.zeros((rows, layers, 1))], axis=2)
-    np.put_along_axis(padded, np.minimum(ids, experts).astype(np.intp), 0.0, axis=2)
-    padded *= REST / np.maximum(padded.sum(axis=2, keepdims=True), 1e-12)
-    last = np.where(real, chosen, np.inf).min(axis=2, keepdims=True)
-    padded = np.minimum(padded, 0.99 * np.where(np.isfinite(last), last, 1))
-    np.put_along_axis(padded, np.minimum(ids, experts).astype(np.intp), chosen, axis=2)
-    found = padded[..., :experts]
-    return found / np.maximum(found.sum(axis=2, keepdims=True), 1e-12), weights
+        weights = (ids < experts) * _ratio(top_k) ** np.arange(top_k)
+        weights = (weights / np.maximum(weights.sum(axis=2, keepdims=True), 1e-9)).astype(np.float32)
+    found = np.empty((len(ids), *chances.shape), np.float16)
+    for layer, own in enumerate(chances):
+        found[:, layer] = _scores(ids[:, layer], weights[:, layer].astype(np.float64), own, random)
+    return found, weights
+
+
+def _scores(ids: Array, weights: Array, chances: Array, random: np.random.Generator) -> Array:
+    """Of one layer [rows, E]."""
+    rows, experts = len(ids), len(chances)
+    real, places = ids < experts, np.minimum(ids, experts).astype(np.intp)
+    chosen = np.where(real, (1 - REST) * weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9), 0)
+    every = np.zeros((rows, experts + 1))
+    every[:, :experts] = chances * random.gamma(2.0, size=(rows, experts))
+    np.put_along_axis(every, places, 0.0, axis=1)
+    every *= REST / np.maximum(every.sum(axis=1, keepdims=True), 1e-12)
+    last = np.where(real, chosen, np.inf).min(axis=1, keepdims=True)
+    every = np.minimum(every, 0.99 * np.where(np.isfinite(last), last, 1))
+    np.put_along_axis(every, places, chosen, axis=1)
+    found: Array = every[:, :experts] / np.maximum(every[:, :experts].sum(axis=1, keepdims=True), 1e-12)
+    return found
 
 
 def _ratio(top_k: int) -> float:

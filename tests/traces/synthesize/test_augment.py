@@ -69,6 +69,15 @@ def test_gates_are_right_as_often_as_stated(ids: np.ndarray, tmp_path: Path) -> 
     assert (ahead[:, L - 1] == trace.absent).all()
 
 
+def test_two_gates_that_agree_are_no_surer_than_one(ids: np.ndarray, tmp_path: Path) -> None:
+    trace = open_trace(augment(recorded(tmp_path / "a", ids), tmp_path / "b", "recall=.8,.7", "signals=gate_ahead"))
+    true, near, far = trace.expert_ids[:, 2:], trace.gate_ahead[:, 1:-1, 0], trace.gate_ahead[:, :-2, 1]
+    both = (near[..., :, None] == far[..., None, :]).any(axis=3)
+    right = (near[..., :, None] == true[..., None, :]).any(axis=3)
+    assert right[both].mean() < 0.9
+    assert (right | (far[..., :, None] == true[..., None, :]).any(axis=3)).mean() < 0.9
+
+
 def test_the_future_changes_nothing_before_it(ids: np.ndarray, tmp_path: Path) -> None:
     other = ids.copy()
     other[500:] = (other[500:] + 5) % E
@@ -123,7 +132,7 @@ def test_recall_where_few_experts_are_left_to_be_wrong_with(top_k: int) -> None:
     ids = np.argsort(random.random((4000, 8)), axis=1)[:, :top_k]
     least = max(0.0, (2 * top_k - 8) / top_k)
     for recall in (least, (1 + least) / 2, 1.0):
-        named = foreseen(ids, recall, np.full(8, top_k / 8), random)
+        named = foreseen(ids, recall, random.random((4000, top_k + 1)), random.random((4000, 8)))
         assert all(len({*row}) == top_k for row in named.tolist())
         found = (named[:, :, None] == ids[:, None, :]).any(axis=2).mean()
         assert found == pytest.approx(recall, abs=0.02)
@@ -131,7 +140,8 @@ def test_recall_where_few_experts_are_left_to_be_wrong_with(top_k: int) -> None:
 
 def test_absent_experts_stay_absent() -> None:
     ids = np.array([[3, 1, 255], [255, 255, 255], [0, 2, 4]])
-    named = foreseen(ids, 0.0, np.full(6, 0.5), np.random.default_rng(0))
+    random = np.random.default_rng(0)
+    named = foreseen(ids, 0.0, random.random((3, 4)), random.random((3, 6)))
     assert ((named == 255) == (ids == 255)).all()
     assert not {*named[0, :2].tolist()} & {3, 1}
 

@@ -75,13 +75,22 @@ def test_scores_agree_with_the_ids_and_weights(tmp_path: Path) -> None:
     assert (np.diff(weights, axis=2) <= 0).all()
 
 
-@pytest.mark.parametrize(("word", "wanted"), [("overlap=.5", 0.5), ("overlap=3x", 0.375), ("overlap=1.2x", 0.15)])
+@pytest.mark.parametrize(
+    ("word", "wanted"), [("overlap=.5", 0.5), ("overlap=3x", 0.375), ("overlap=1.2x", 0.15), ("overlap=.8", 0.8)]
+)
 def test_an_overlap_that_is_stated(word: str, wanted: float, tmp_path: Path) -> None:
     folder = synthesize(
         tmp_path / "t", "model=reference", "requests=24", "prompt=80", "output=80", "signals=none", word
     )
     found = measure(open_trace(folder), "again")
     assert np.mean([row[0] for row in found.overlap]) == pytest.approx(wanted, rel=0.05)
+
+
+def test_what_the_law_does_not_reach_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = synthesize(tmp_path / "t", *LONG, "requests=4", "output=10", "together=.99")
+    assert "warning: together=0.99: what is drawn has 0." in capsys.readouterr().err
+    about = open_trace(folder).manifest.modelled["expert_ids"]
+    assert about["together"] == 0.99 > about["together_drawn"]
 
 
 def test_an_entropy_that_is_stated(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ def shaped(figures: Figures, layers: int, experts: int, top_k: int) -> Figures:
     """
     if (figures.layers, figures.experts, figures.top_k) == (layers, experts, top_k):
         return figures
-    before = _means(figures)
-    shares, kin = _shares(figures.overlap), _shares([figures.kinship])[0]
+    before = means_by_layer(figures)
+    shares, kin = shares_of(figures.overlap), shares_of([figures.kinship])[0]
     related = np.stack([correlations_of(row, each, figures.top_k) for row, each in zip(before, shares, strict=True)])
     kindred = np.concatenate([correlations_of(*it, figures.top_k) for it in zip(before, kin[:, None], strict=True)])
     means = resampled(resampled(before, experts).T, layers).T
@@ -42,7 +42,7 @@ def shaped(figures: Figures, layers: int, experts: int, top_k: int) -> Figures:
 
 def with_entropy(figures: Figures, share: float) -> Figures:
     """The popularity's entropy is this ``share`` of log2 E, on average over the layers; UserError where none has it."""
-    means = _means(figures)
+    means = means_by_layer(figures)
     centres = means.mean(axis=1, keepdims=True)
     if not np.ptp(means):
         means = means + resampled(np.array([-1.0, 1.0]), figures.experts)
@@ -69,8 +69,8 @@ def with_overlap(figures: Figures, overlap: float) -> Figures:
 
     UserError where popularity alone makes more, or nothing makes so much.
     """
-    means, K = _means(figures), figures.top_k
-    shares = _shares(figures.overlap)
+    means, K = means_by_layer(figures), figures.top_k
+    shares = shares_of(figures.overlap)
     if np.isnan(shares[:, 0]).all():
         raise UserError(f"overlap={overlap:g}: the figures {figures.name} know none; allowed: with figures that do")
     correlations = np.stack([correlations_of(row, wanted, K) for row, wanted in zip(means, shares, strict=True)])
@@ -89,7 +89,7 @@ def with_overlap(figures: Figures, overlap: float) -> Figures:
     factor = brentq(lambda at: found(np.expm1(at))[:, 0].mean() - overlap, 0.0, 14.0) if least < overlap < most else 0.0
     scale = np.expm1(factor)
     kept = tuple(_as_before(was, now) for was, now in zip(shares, found(scale), strict=True))
-    kin = _shares([figures.kinship])[0]
+    kin = shares_of([figures.kinship])[0]
     related = np.stack([correlations_of(*it, K) for it in zip(means, np.nan_to_num(kin)[:, None], strict=True)])
     scaled = np.minimum(1 - (1 - related) ** scale, 0.9999)
     kinship = [overlaps_of(row, of, K)[0] for row, of in zip(means, scaled, strict=True)]
@@ -101,9 +101,11 @@ def _as_before(before: Array, now: Array) -> tuple[float | None, ...]:
     return tuple(None if np.isnan(was) else float(value) for was, value in zip(before, now, strict=True))
 
 
-def _shares(rows: Sequence[Sequence[float | None]]) -> Array:
+def shares_of(rows: Sequence[Sequence[float | None]]) -> Array:
+    """[rows, shares], NaN for null."""
     return np.array([[np.nan if share is None else share for share in row] for row in rows])
 
 
-def _means(figures: Figures) -> Array:
+def means_by_layer(figures: Figures) -> Array:
+    """The means [L, E] that have the figures' popularity."""
     return np.stack([resampled(means_of(np.array(row)), figures.experts) for row in figures.popularity])

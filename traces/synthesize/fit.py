@@ -6,9 +6,10 @@ from functools import cache
 import numpy as np
 
 from traces.format.layout import Array
+from traces.synthesize.changed import means_by_layer, shares_of
 from traces.synthesize.draw import Source, largest
 from traces.synthesize.figures import Figures
-from traces.synthesize.law import Law, correlations_of, means_of, parts_of, resampled
+from traces.synthesize.law import Law, correlations_of, parts_of
 from traces.synthesize.measure import PIECE, Sums, held_by
 
 ROUNDS = 4
@@ -26,8 +27,8 @@ def law_of(figures: Figures) -> Law:
     mended: on average over the layers, the overlap at each lag is that of the figures, and so is ``together`` as far as
     the law can reach it.
     """
-    means = np.stack([resampled(means_of(np.array(row)), figures.experts) for row in figures.popularity])
-    wanted, kin = _shares(figures.overlap), _shares([figures.kinship])[0]
+    means = means_by_layer(figures)
+    wanted, kin = shares_of(figures.overlap), shares_of([figures.kinship])[0]
     aim, shared, some = wanted, SHARED, _some_layers(figures.layers)
     law = _law(figures, means, aim, kin, shared)
     for _ in range(ROUNDS):
@@ -99,7 +100,3 @@ def _mean(shares: Array) -> Array:
 
 def _some_layers(layers: int) -> Array:
     return np.unique(np.linspace(0, layers - 1, TRIED_LAYERS).round().astype(int))
-
-
-def _shares(rows: Sequence[Sequence[float | None]]) -> Array:
-    return np.array([[np.nan if share is None else share for share in row] for row in rows])

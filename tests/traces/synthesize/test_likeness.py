@@ -15,13 +15,14 @@ SHARES = (0.25, 0.5, 0.75)
 LAYERS = slice(0, None, 4)  # of the sample's 16, for time
 
 
-def lru(sequence: list[int], slots: int) -> float:
+def lru(sequence: list[int], slots: int, *, renew: bool = True) -> float:
     held: OrderedDict[int, None] = OrderedDict()
     hits = 0
     for expert in sequence:
         if expert in held:
             hits += 1
-            held.move_to_end(expert)
+            if renew:
+                held.move_to_end(expert)
         else:
             held[expert] = None
             if len(held) > slots:
@@ -30,16 +31,7 @@ def lru(sequence: list[int], slots: int) -> float:
 
 
 def fifo(sequence: list[int], slots: int) -> float:
-    held: OrderedDict[int, None] = OrderedDict()
-    hits = 0
-    for expert in sequence:
-        if expert in held:
-            hits += 1
-        else:
-            held[expert] = None
-            if len(held) > slots:
-                held.popitem(last=False)
-    return hits / len(sequence)
+    return lru(sequence, slots, renew=False)
 
 
 def belady(sequence: list[int], slots: int) -> float:

@@ -22,7 +22,7 @@ class Options(Configured):
 
     Takes all keys of python -m sim run; several values, separated by commas, make a
     grid, for which the model is loaded once. Without trace= and model= it is the
-    reference model's own sample; model= is a name of conf/model, or a checkpoint,
+    sample; model= is a name of conf/model, or a checkpoint,
     priced as it is. hardware= is the machine that is predicted; without it this one
     is measured first, in about 30 s. As many threads= as the profile was measured
     with. Beside --config (python -m sim config -m) hardware=FILE.yaml and trace=DIR

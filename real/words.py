@@ -80,7 +80,7 @@ def configuration(rest: Sequence[str], file: str) -> RunConfig:
     """The configuration: read from ``file``, or composed from the words that are left.
 
     model= names a profile of conf/model, or a checkpoint, which is priced by its own shapes (as_traced); without it it
-    is the reference model. UserError for what cannot be, and for words without Hydra.
+    is tiny-moe. UserError for what cannot be, and for words without Hydra.
     """
     if file:
         if rest:
@@ -92,7 +92,7 @@ def configuration(rest: Sequence[str], file: str) -> RunConfig:
 
 
 def read_cells(rest: Sequence[str], file: str) -> list[RunConfig]:
-    """One configuration per cell of a grid, likewise; without trace= and model= it is the reference model's sample."""
+    """One configuration per cell of a grid, likewise; without trace= and model= it is tiny-moe's sample."""
     if file:
         return [_with(config, rest, file) for config in load_configs(Path(file))]
     with _hydra():
@@ -112,8 +112,8 @@ def _hydra() -> Iterator[None]:
 
 
 def _priced(rest: Sequence[str], *unless: str) -> list[str]:
-    """The words as the simulator takes them; the reference model's ``unless`` there are words that begin so."""
-    words = list(rest) if any(word.startswith(unless) for word in rest) else [*rest, "model=reference"]
+    """The words as the simulator takes them; tiny-moe's ``unless`` there are words that begin so."""
+    words = list(rest) if any(word.startswith(unless) for word in rest) else [*rest, "model=tiny-moe"]
     return [f"model={AS_TRACED}" if is_checkpoint(word) else word for word in words]
 
 

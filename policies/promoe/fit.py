@@ -64,7 +64,7 @@ class Options(FitOptions):
     trace; a tenth of their prompts is held out to end the fit. Test requests are
     never read, and train requests with a test request's prompt are left out. Needs
     torch. Progress goes to stderr; FILE.timing.json says how long it took: some 4
-    minutes of one quiet core for 100,000 tokens of the reference model's shape (14
+    minutes of one quiet core for 100,000 tokens of tiny-moe's shape (14
     predictors, 128 inputs, 64 experts, 40 epochs). To apply it takes seconds.
     """
 

@@ -27,7 +27,7 @@ class Options:
 
     out: Annotated[Path, new_profile, "the profile, yet to be written"]
     hardware: Annotated[Path, "the profile of the device, as python -m traces calibrate writes it"]
-    model: Annotated[str, "of conf/model, or a checkpoint"] = "reference"
+    model: Annotated[str, "of conf/model, or a checkpoint"] = "tiny-moe"
     checkpoint: Checkpoint = ""
     weights: Weights = "auto"
     dtype: Annotated[

@@ -88,9 +88,9 @@ FULL = Size(
     accelerate_tokens=4,
 )
 TINY = Size(
-    Subject("reference", "auto", "float32", "sample", 1, 0),
-    Subject("reference", "auto", "float32", "link", None, 1, drawn=((4, 2), (8, 4))),
-    ("reference",),
+    Subject("tiny-moe", "auto", "float32", "sample", 1, 0),
+    Subject("tiny-moe", "auto", "float32", "link", None, 1, drawn=((4, 2), (8, 4))),
+    ("tiny-moe",),
     FULL.grid,
     FULL.link_grid,
     FULL.again[:2],

@@ -70,7 +70,7 @@ def _checks(bench: Bench) -> list[tuple[str, Callable[[], str | None]]]:
         ("host memory", lambda: _host(bench)),
         *((name.replace("_", " "), partial(CHECKS[name], device)) for name in names),
         *([("pinned and registered", partial(_registered, device))] if cuda else []),
-        ("reference model", lambda: _reference(bench)),
+        ("tiny-moe", lambda: _tiny_moe(bench)),
     ]
 
 
@@ -138,10 +138,10 @@ def _registered(device: torch.device) -> str:
     return said
 
 
-def _reference(bench: Bench) -> str:
-    """The reference model, one request under lru: the device's log, replayed, must give the device's decisions."""
-    model = Where(str(bench.device)).open("reference", "float32")
-    config = one_run("lru", "25%", shipped("model", "reference"), bench.profile(), "sample", limit=1)
+def _tiny_moe(bench: Bench) -> str:
+    """tiny-moe, one request under lru: the device's log, replayed, must give the device's decisions."""
+    model = Where(str(bench.device)).open("tiny-moe", "float32")
+    config = one_run("lru", "25%", shipped("model", "tiny-moe"), bench.profile(), "sample", limit=1)
     cell = make_cell(config, bench.inputs)
     try:
         done = run_forced(cell, model, make_policy(cell))

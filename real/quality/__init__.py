@@ -25,7 +25,7 @@ class Options(Configured):
     device's run.
 
     policy, hardware, chunks, seed, limit, warmup, workload.batch and policy.KEY are
-    those of python -m sim run. model= is reference (where none is given), a
+    those of python -m sim run. model= is tiny-moe (where none is given), a
     checkpoint's folder, or a model of the Hugging Face cache; trace= whose test
     requests are the text: recorded from this model, with token_ids (sample). Beside
     --config, budget= may still be given. With format=json it is one document, or a

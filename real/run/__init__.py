@@ -21,7 +21,7 @@ class Options(Decoded, Configured):
 
     policy, budget, hardware, chunks, seed, limit, workload.batch and policy.KEY are
     those of python -m sim run; hardware= gives the policy its prices, and the link
-    its depth. model= is reference (where none is given), a checkpoint's folder, a
+    its depth. model= is tiny-moe (where none is given), a checkpoint's folder, a
     model of the Hugging Face cache, or a name of conf/model; model.dtype= bfloat16,
     float16 or float32. trace= is whose train requests the policy learns from
     (sample).
@@ -32,7 +32,7 @@ class Options(Decoded, Configured):
     """
 
     prompts: Annotated[
-        str, "a file as python -m traces collect takes it; without it the reference model's own prompts"
+        str, "a file as python -m traces collect takes it; without it tiny-moe's own prompts"
     ] = ""
     routing: Annotated[
         str, "a trace instead of prompts: its requests, tokens and experts, whatever the model's routers say"
@@ -62,7 +62,7 @@ def main(options: Options) -> int:
     name = checkpoint(rest, config)
     if options.weights == "random" and not options.routing:
         raise UserError("weights=random: generates nothing worth reading; add routing=TRACE")
-    if not (options.prompts or options.routing or name == "reference"):
+    if not (options.prompts or options.routing or name == "tiny-moe"):
         raise UserError(f"model={name}: give prompts=FILE, or routing=TRACE")
     prepare(options.threads)
     from real.run.session import forced, live

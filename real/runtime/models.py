@@ -57,7 +57,7 @@ def open_model(name: str, dtype: str, weights: str, layers: int | None = None, *
     """A model on the CPU, in evaluation mode, its experts where a store takes them as they are, or without memory if
     their weights are random.
 
-    `name`: "reference", a folder or a model of the local cache; with ``weights=random`` also a name of conf/model.
+    `name`: "tiny-moe", a folder or a model of the local cache; with ``weights=random`` also a name of conf/model.
     `layers`: MoE layers of the trace, for a shape whose depth conf/model gives and transformers' defaults do not.
     """
     if weights == "auto":

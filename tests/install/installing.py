@@ -19,12 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 OURS = ("traces", "policies", "sim", "real", "conf")
 """What a user may call a folder of their own."""
 PARTS = (*OURS, "tests/sim/machine", "moe_offload.py", "pyproject.toml", "README.md", "LICENSE")
-MODEL = "traces/reference/model"
+MODEL = "traces/tiny_moe/model"
 FORMS = ("namespace", "package")
 
 
 def copy_of_the_project(to: Path, *more: str) -> Path:
-    """What an installation is made of, and ``more``; the large reference model by a link."""
+    """What an installation is made of, and ``more``; the large model by a link."""
     for part in (*PARTS, *more):
         place = to / part
         place.parent.mkdir(parents=True, exist_ok=True)

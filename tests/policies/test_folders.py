@@ -36,7 +36,7 @@ def test_a_folder_has_its_policies_under_its_name() -> None:
 
 @pytest.mark.ci  # it copies the project
 def test_without_the_folders_all_else_works(tmp_path: Path) -> None:
-    copy, large = tmp_path / "project", ("sample", "reference")
+    copy, large = tmp_path / "project", ("sample", "tiny_moe")
     for room in ("policies", "sim", "traces", "conf"):
         shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__", *large))
     for name in large:

@@ -48,7 +48,7 @@ import torch
 torch.set_num_threads(1)
 from real.runtime.models import Where
 from real.runtime.selfcheck import CHECKS, ONLY_CUDA
-Where("cpu").open("reference", "float32")
+Where("cpu").open("tiny-moe", "float32")
 for name in CHECKS.keys() - ONLY_CUDA:
     CHECKS[name](torch.device("cpu"))
     print(name)

@@ -27,7 +27,7 @@ class Options:
     out: Annotated[Path, new_profile, "the profile, yet to be written; the plot becomes FILE.png"]
     model: Annotated[
         str,
-        "names, comma-separated: of conf/model, reference, a model's folder, or one of the local Hugging Face cache;"
+        "names, comma-separated: of conf/model, tiny-moe, a model's folder, or one of the local Hugging Face cache;"
         " its configuration is enough. Without it only copies are measured",
     ] = ""
     device: Device = "auto"

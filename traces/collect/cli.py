@@ -39,12 +39,12 @@ class Options(Decoded):
     .json, .parquet) with "messages", "conversation" or "conversations", as chat
     data sets are distributed.
 
-      python -m traces collect model=reference prompts=questions.txt out=recorded
+      python -m traces collect model=tiny-moe prompts=questions.txt out=recorded
     """
 
     model: Annotated[
         str,
-        "reference, a folder, or a model of the local Hugging Face cache (nothing is downloaded); what is quantised as"
+        "tiny-moe, a folder, or a model of the local Hugging Face cache (nothing is downloaded); what is quantised as"
         " fp8 or mxfp4 is dequantised",
     ]
     prompts: Annotated[Path, "a file of them, see below"]

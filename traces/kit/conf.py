@@ -1,4 +1,4 @@
-"""Where what is shipped lies, in a checkout as in a wheel: the configuration, the reference model, the sample trace.
+"""Where what is shipped lies, in a checkout as in a wheel: the configuration, tiny-moe, the sample trace.
 
 It is found by file. By import name, a folder called ``conf`` in the user's own would be found in its place.
 """
@@ -10,7 +10,7 @@ import yaml
 
 _TRACES = Path(__file__).resolve().parents[1]
 FOLDER = _TRACES.parent / "conf"
-MODEL_DIR, PROMPTS_FILE = _TRACES / "reference" / "model", _TRACES / "reference" / "prompts.jsonl"
+MODEL_DIR, PROMPTS_FILE = _TRACES / "tiny_moe" / "model", _TRACES / "tiny_moe" / "prompts.jsonl"
 SAMPLE_DIR = _TRACES / "sample"
 
 

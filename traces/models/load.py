@@ -26,12 +26,12 @@ from traces.models.families import REFUSED, family_of
 from traces.models.quantised import AUTO, AUTO_CONFIG, LOCAL, check_computable, check_stored, dequantising, method_of
 from traces.version import __version__
 
-REFERENCE = "reference"
+TINY_MOE = "tiny-moe"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """`name`: as the manifest shows it, never a path; `revision`: a commit, or the reference weights' hash.
+    """`name`: as the manifest shows it, never a path; `revision`: a commit, or the hash of tiny-moe's weights.
 
     `files`: size in bytes and time of change in ns of every file of weights, by name, to tell one model from another.
     """
@@ -50,7 +50,7 @@ def load(
     max_memory: str = "",
     within: Callable[[int], AbstractContextManager[object]] = nullcontext,
 ) -> Loaded:
-    """Load `name`: "reference", a folder, or a model of the local Hugging Face cache. UserError if it fails.
+    """Load `name`: "tiny-moe", a folder, or a model of the local Hugging Face cache. UserError if it fails.
 
     `device`: cpu, cuda, cuda:N; or spread: over the GPUs, then host memory, then disk, by accelerate's device map,
     within `max_memory` if that is given; auto: the first of these that holds the weights.
@@ -88,7 +88,7 @@ def load(
         raise _not_here(name, error) from None
     own = folder == Path(name)
     # The cache names a snapshot's folder after its commit.
-    revision = weights_digest(folder) if name == REFERENCE else None if own else folder.name
+    revision = weights_digest(folder) if name == TINY_MOE else None if own else folder.name
     return Loaded(model, tokenizer, folder.resolve().name if own else name, revision, facts)
 
 
@@ -145,7 +145,7 @@ def _spread(folder: Path, how: Mapping[str, Any], allowed: Mapping[int | str, st
 
 def weights_folder(name: str) -> Path:
     """Where the files of model `name` lie; UserError if they are not on this machine."""
-    if name == REFERENCE:
+    if name == TINY_MOE:
         return MODEL_DIR
     folder = Path(name)
     if not (name and folder.is_dir()):
@@ -155,7 +155,7 @@ def weights_folder(name: str) -> Path:
             # The library's own line advises to download, which is not done here.
             raise UserError(
                 f"model={name!r} cannot be loaded from this machine: no such folder, and not in the local Hugging Face "
-                f"cache; allowed: reference, a folder, or a name in that cache{meant(name, [REFERENCE])}"
+                f"cache; allowed: {TINY_MOE}, a folder, or a name in that cache{meant(name, [TINY_MOE])}"
             ) from None
         except (HFValidationError, OSError) as error:
             raise _not_here(name, error) from None

@@ -31,19 +31,19 @@ class Block:
 
 
 def configuration(name: str) -> Any:
-    """The transformers configuration of a name of ``conf/model``, "reference", or a model on this machine."""
+    """The transformers configuration of a name of ``conf/model``, "tiny-moe", or a model on this machine."""
     if name in PUBLISHED:
         words = dict(PUBLISHED[name])
         return AutoConfig.for_model(words.pop("model_type"), **words)
-    source = str(MODEL_DIR) if name == "reference" else name
+    source = str(MODEL_DIR) if name == "tiny-moe" else name
     try:
         return AutoConfig.from_pretrained(source, **LOCAL)
     except (OSError, ValueError, StrictDataclassError) as error:
         why = "no such folder, and not in the local Hugging Face cache"
         if Path(source).exists():
             why = " ".join(str(error).split())[:200]
-        allowed = f"reference, {one_of(PUBLISHED)}, a model's folder or one of the local Hugging Face cache"
-        near = meant(name, ["reference", *PUBLISHED])
+        allowed = f"tiny-moe, {one_of(PUBLISHED)}, a model's folder or one of the local Hugging Face cache"
+        near = meant(name, ["tiny-moe", *PUBLISHED])
         raise UserError(f"model={name!r} is not known ({why}); allowed: {allowed}{near}") from None
 
 

@@ -63,7 +63,7 @@ class Synthesize:
     {keys}
 
     Figures that are shipped: deepseek_v2_lite, default, gpt_oss_20b, mixtral_8x7b,
-    qwen3_8_flash_next, reference; others are read from a FILE of describe. Figures
+    qwen3_8_flash_next, tiny-moe; others are read from a FILE of describe. Figures
     of another shape are read at evenly spaced layers and experts.
     """
 

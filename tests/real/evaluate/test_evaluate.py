@@ -82,7 +82,7 @@ def test_the_page_says_what_was_found(measured: Path, tmp_path: Path, capsys: py
     assert "3 of 3 logs give the device's decisions again" in " ".join(shown.split())
     assert "3 of 3 logs give the device's decisions again" in page
     assert "outputs are equal to the bit" in page
-    found = json.loads((tmp_path / "out" / "reference_link.json").read_text())
+    found = json.loads((tmp_path / "out" / "tiny-moe_link.json").read_text())
     assert found["criteria"] == criteria(found["cells"])
     for row in found["cells"]:
         assert row["replay"]["agrees"]
@@ -93,7 +93,7 @@ def test_the_page_says_what_was_found(measured: Path, tmp_path: Path, capsys: py
     profile = HardwareProfile.from_dict(yaml.safe_load((tmp_path / "out" / "mine.yaml").read_text()))
     assert profile.name == "mine"
     assert profile.runtime is not None
-    assert (tmp_path / "out" / "reference_link.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "tiny-moe_link.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_log_that_decides_otherwise_is_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,7 +72,7 @@ def test_the_sample_is_the_default_text(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_trace_of_another_model_is_refused(given: Any, tmp_path: Path) -> None:
     model, texts = given
-    with pytest.raises(UserError, match=r"was recorded from reference, and model=tiny-olmoe"):
+    with pytest.raises(UserError, match=r"was recorded from tiny-moe, and model=tiny-olmoe"):
         main([model, "policy=lru", "budget=50%", f"out={tmp_path}"])
     with pytest.raises(UserError, match=r"not beside prompts="):
         main([model, texts, "trace=elsewhere", "policy=lru", f"out={tmp_path}"])

@@ -111,9 +111,9 @@ def test_damage_raises_the_divergence(tmp_path: Path) -> None:
     assert scored(cell, offloaded, kept)["kl_nats"] == 0
 
 
-def test_a_smaller_budget_is_no_better_on_the_reference_model(tmp_path: Path) -> None:
+def test_a_smaller_budget_is_no_better_on_tiny_moe(tmp_path: Path) -> None:
     """Static pruning to the most important experts of the train texts."""
-    loaded = load("reference", "float32", "cpu")
+    loaded = load("tiny-moe", "float32", "cpu")
     texts = [json.loads(line)["prompt"] for line in PROMPTS_FILE.read_text().splitlines()[:9]]
     file = prompts(tmp_path / "texts.jsonl", {text: "train" if i % 3 else "test" for i, text in enumerate(texts)})
     trace = recorded(loaded, PromptFile(file), 16, 4, tmp_path / "trace")

@@ -184,7 +184,7 @@ def anonymous():
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 torch.set_num_threads(1)
-open_checkpoint("reference", "bfloat16", Host())
+open_checkpoint("tiny-moe", "bfloat16", Host())
 before = most = anonymous()
 ended = threading.Event()
 

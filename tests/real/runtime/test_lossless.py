@@ -62,9 +62,9 @@ def test_logits_in_bfloat16_do_not_either(family: str) -> None:
     same_logits(rig, (1, rig.experts // 2))
 
 
-def test_the_reference_model_too() -> None:
+def test_tiny_moe_too() -> None:
     prompts, wanted = ((5, 9, 200, 31), (77,) * 40, (1000, 2000), (8, 1, 5), (3, 4)), (4, 2, 5, 1, 3)
-    model = load("reference", "float32", "cpu").model
+    model = load("tiny-moe", "float32", "cpu").model
     expected = library(model, prompts, wanted)
     assert same_logits(Rig(Offloaded(model, CPU)), (1, 200), prompts=prompts, new_tokens=wanted).made == expected
 

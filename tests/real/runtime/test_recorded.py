@@ -18,9 +18,9 @@ from sim.experiment.compose import read_config
 
 @pytest.mark.parametrize("warmup", [0, 1])
 def test_stalls_and_passes_add_up(warmup: int) -> None:
-    words = ["policy=gate_ahead", "model=reference", "budget=25%", "limit=1", "bounds=false", f"warmup={warmup}"]
+    words = ["policy=gate_ahead", "model=tiny-moe", "budget=25%", "limit=1", "bounds=false", f"warmup={warmup}"]
     cell = make_cell(read_config(words))
-    model = Offloaded(open_model("reference", "float32", "auto"), torch.device("cpu"))
+    model = Offloaded(open_model("tiny-moe", "float32", "auto"), torch.device("cpu"))
     run = run_forced(cell, model, make_policy(cell))
     timeline, accounts = run.machine.timeline, run.outcome.accounts
     by_cause = [0] * len(accounts.stall_row())

@@ -138,7 +138,7 @@ def test_a_trace_is_priced_as_the_model_that_it_names(tmp_path: Path) -> None:
         cell = named(name)
         assert (cell.model.name, cell.model.shapes_known) == ("olmoe_1b_7b", True)
     assert named("olmoe_1b_7b", 5 * SIZE, sizes=True).setup.expert_bytes == (SIZE,) * 16
-    assert named("olmoe_1b_7b", "50%", model=shipped("model", "reference")).model.name == "reference"
+    assert named("olmoe_1b_7b", "50%", model=shipped("model", "tiny-moe")).model.name == "reference"
     with pytest.raises(UserError, match="the trace does not know the bytes of one expert of 'other'"):
         named("other")
     by_trace = named("olmoe_1b_7b", model={"name": "as_traced", "dtype": "fp8"})

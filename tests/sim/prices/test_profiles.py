@@ -21,7 +21,7 @@ PUBLISHED = {
     "qwen3_30b_a3b": 30_532_122_624,
     "gpt_oss_20b": 20_914_757_184,
     "gpt_oss_120b": 116_829_156_672,
-    "reference": 14_819_456,  # our own, counted in its files
+    "tiny-moe": 14_819_456,  # our own, counted in its files
 }
 # SYSTEMS.md 0.1: one expert in MB, all routed experts in GB, top-k per token in GB
 TABLE = {
@@ -153,7 +153,7 @@ def test_decimals_are_exact() -> None:
 
 RUNTIME = {
     "date": "2026-11-20 13:00 UTC",
-    "model": "reference",
+    "model": "tiny-moe",
     "routing": "synthetic routing",
     "method": "by hand",
     "layer_overhead_us": 80.5,
@@ -170,7 +170,7 @@ def test_a_profile_says_whose_overheads_it_holds_and_changed_ones_are_no_longer_
     for path in OVERHEADS:
         mapping = put(mapping, path, RUNTIME[path[1]])
     said = HardwareProfile.from_dict(mapping).overheads
-    assert said == "the runtime's own, measured 2026-11-20 13:00 UTC with reference on synthetic routing"
+    assert said == "the runtime's own, measured 2026-11-20 13:00 UTC with tiny-moe on synthetic routing"
     for group, key in OVERHEADS:
         changed = put(mapping, (group, key), 99)
         allowed = rf"hardware\.{group}\.{key}=.*hardware\.runtime\.{key} gives; or hardware\.runtime=null"

@@ -91,7 +91,7 @@ def test_a_device_and_the_simulator_side_by_side(tmp_path: Path, capsys: pytest.
     pytest.importorskip("torch", reason="a device's run needs the hf extra")
     from real.cli import main as real
 
-    common = ["policy=gate_ahead", "model=reference", "budget=25%", "limit=1", "timeline=true"]
+    common = ["policy=gate_ahead", "model=tiny-moe", "budget=25%", "limit=1", "timeline=true"]
     own = ("routing=sample", "device=cpu", "threads=1", f"out={tmp_path / 'device'}", "format=json")
     assert real(["run", *common, *own]) == 0
     documents = [json.loads(capsys.readouterr().out)]

@@ -38,7 +38,7 @@ def test_a_model_without_experts_is_refused(tmp_path: Path) -> None:
     wrong = write_config(tmp_path / "wrong", MIXTRAL | {"model_type": "llama", "num_attention_heads": 5})
     with pytest.raises(UserError, match=r"wrong' is not known .*not a multiple"):
         configuration(str(wrong))
-    with pytest.raises(UserError, match=r"model='nobody/nothing' is not known .* allowed: reference, olmoe_1b_7b"):
+    with pytest.raises(UserError, match=r"model='nobody/nothing' is not known .* allowed: tiny-moe, olmoe_1b_7b"):
         configuration("nobody/nothing")
 
 

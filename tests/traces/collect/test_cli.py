@@ -271,6 +271,6 @@ def test_what_is_there_already_is_kept(saved: Path, lines: Path, tmp_path: Path)
 
 def test_a_model_that_is_not_here_is_not_fetched(lines: Path, tmp_path: Path) -> None:
     said = "cannot be loaded from this machine: no such folder, and not in the local Hugging Face cache; allowed: "
-    for name, end in (("nobody/no-such-model", "that cache$"), ("referense", "did you mean reference\\?$")):
+    for name, end in (("nobody/no-such-model", "that cache$"), ("tiny_moe", "did you mean tiny-moe\\?$")):
         with pytest.raises(UserError, match=f"{said}.*{end}"):
             record(Path(name), lines, tmp_path / "t")

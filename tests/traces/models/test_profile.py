@@ -56,10 +56,10 @@ def test_a_published_config_is_the_shipped_profile(name: str) -> None:
     ModelProfile.from_dict(found)
 
 
-def test_the_reference_model_is_the_shipped_profile(tmp_path: Path) -> None:
+def test_tiny_moe_is_the_shipped_profile(tmp_path: Path) -> None:
     found = priced(tmp_path, json.loads((MODEL_DIR / "config.json").read_text()) | {"dtype": "float32"})
-    given = shipped("model", "reference")
-    assert {**found, "name": "reference", "source": ""} == {
+    given = shipped("model", "tiny-moe")
+    assert {**found, "name": "tiny-moe", "source": ""} == {
         **{key: value for key, value in given.items() if key != "title"},
         "source": "",
     }

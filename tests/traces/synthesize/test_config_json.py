@@ -18,7 +18,7 @@ def test_of_the_shape_in_a_config(tmp_path: Path) -> None:
     folder = tmp_path / "Tiny"
     folder.mkdir()
     shutil.copy(CONFIGS / "mixtral_8x7b.json", folder / "config.json")
-    words = ("like=reference", "requests=2", "prompt=8", "output=4", "signals=none")
+    words = ("like=tiny-moe", "requests=2", "prompt=8", "output=4", "signals=none")
     for name, model in (("a", folder), ("b", folder / "config.json")):
         assert main(["synthesize", f"model={model}", *words, f"out={tmp_path / name}"]) == 0
     trace, profile = open_trace(tmp_path / "a"), profile_of(folder)

@@ -29,7 +29,7 @@ def test_described_is_what_is_read(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["describe", "sample", f"out={file}", "name=mine"]) == 0
     assert main(["describe", "sample", "name=mine"]) == 0
     assert file.read_text() == capsys.readouterr().out
-    found, shipped = read_figures(str(file)), read_figures("reference")
+    found, shipped = read_figures(str(file)), read_figures("tiny-moe")
     assert (found.name, found.overlap, found.popularity) == ("mine", shipped.overlap, shipped.popularity)
 
 
@@ -61,7 +61,7 @@ def test_another_shape_keeps_correlations_and_spread() -> None:
 )
 def test_what_is_wrong_is_one_line(key: str, value: Any, said: str, tmp_path: Path) -> None:
     file = tmp_path / "f.yaml"
-    file.write_text(yaml.safe_dump({**yaml.safe_load(read_figures("reference").to_yaml()), key: value}))
+    file.write_text(yaml.safe_dump({**yaml.safe_load(read_figures("tiny-moe").to_yaml()), key: value}))
     with pytest.raises(UserError) as caught:
         read_figures(str(file))
     assert str(caught.value).startswith(f"like={file}: {said}")

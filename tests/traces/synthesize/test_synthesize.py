@@ -10,7 +10,7 @@ from traces.cli import main
 from traces.synthesize.figures import read_figures
 from traces.synthesize.measure import measure
 
-LONG = ("model=reference", "prompt=80", "signals=none")
+LONG = ("model=tiny-moe", "prompt=80", "signals=none")
 
 
 def synthesize(out: Path, *words: str) -> Path:
@@ -28,7 +28,7 @@ def chosen(folder: Path) -> np.ndarray:
     return np.stack([np.bincount(trace.expert_ids[:, layer].ravel(), minlength=trace.E) for layer in range(trace.L)])
 
 
-@pytest.mark.parametrize("name", ["reference", "gpt_oss_20b"])
+@pytest.mark.parametrize("name", ["tiny-moe", "gpt_oss_20b"])
 def test_a_trace_has_the_figures_that_it_was_drawn_from(name: str, tmp_path: Path) -> None:
     wanted = read_figures(name)
     folder = synthesize(
@@ -47,7 +47,7 @@ def test_a_trace_has_the_figures_that_it_was_drawn_from(name: str, tmp_path: Pat
 
 
 def test_the_same_words_make_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
-    words = ("model=reference", "requests=4", "prompt=8-20", "output=5")
+    words = ("model=tiny-moe", "requests=4", "prompt=8-20", "output=5")
     same = [synthesize(tmp_path / name, *words) for name in "ab"]
     other = synthesize(tmp_path / "c", *words, "seed=1")
     contents = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (*same, other)]
@@ -56,7 +56,7 @@ def test_the_same_words_make_the_same_bytes_and_another_seed_others(tmp_path: Pa
 
 
 def test_more_requests_do_not_change_the_first(tmp_path: Path) -> None:
-    words = ("model=reference", "prompt=10", "output=6", "signals=none")
+    words = ("model=tiny-moe", "prompt=10", "output=6", "signals=none")
     few, many = (synthesize(tmp_path / str(n), *words, f"requests={n}") for n in (2, 5))
     rows = 2 * 15
     assert (open_trace(few).expert_ids[:] == open_trace(many).expert_ids[:rows]).all()
@@ -80,7 +80,7 @@ def test_scores_agree_with_the_ids_and_weights(tmp_path: Path) -> None:
 )
 def test_an_overlap_that_is_stated(word: str, wanted: float, tmp_path: Path) -> None:
     folder = synthesize(
-        tmp_path / "t", "model=reference", "requests=24", "prompt=80", "output=80", "signals=none", word
+        tmp_path / "t", "model=tiny-moe", "requests=24", "prompt=80", "output=80", "signals=none", word
     )
     found = measure(open_trace(folder), "again")
     assert np.mean([row[0] for row in found.overlap]) == pytest.approx(wanted, rel=0.05)
@@ -95,15 +95,15 @@ def test_what_the_law_does_not_reach_is_told(tmp_path: Path, capsys: pytest.Capt
 
 def test_an_entropy_that_is_stated(tmp_path: Path) -> None:
     folder = synthesize(
-        tmp_path / "t", "model=reference", "requests=64", "prompt=80", "output=2", "signals=none", "entropy=.9"
+        tmp_path / "t", "model=tiny-moe", "requests=64", "prompt=80", "output=2", "signals=none", "entropy=.9"
     )
     assert normal_entropy(chosen(folder), 8).mean() == pytest.approx(0.9, rel=0.03)
 
 
 def test_requests_of_one_topic_are_alike(tmp_path: Path) -> None:
-    folder = synthesize(tmp_path / "t", "model=reference", "requests=40", "topics=4", "signals=embedding")
+    folder = synthesize(tmp_path / "t", "model=tiny-moe", "requests=40", "topics=4", "signals=embedding")
     found = measure(open_trace(folder), "again")
-    wanted = read_figures("reference")
+    wanted = read_figures("tiny-moe")
     apart = np.mean([row @ row for row in chosen(folder) / open_trace(folder).N]) / 8
     assert found.topics == 4
     assert np.mean(found.kinship) > apart * 1.15
@@ -114,18 +114,18 @@ def test_lengths_and_arrivals_of_a_log(tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     lines = ["2023-11-16 18:15:46.0,12,4", "2023-11-16 18:15:47.5,30,0", "2023-11-16 18:15:48.0,7,9"]
     log.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(lines) + "\n")
-    trace = open_trace(synthesize(tmp_path / "t", "model=reference", "requests=2", f"lengths={log}", "signals=none"))
+    trace = open_trace(synthesize(tmp_path / "t", "model=tiny-moe", "requests=2", f"lengths={log}", "signals=none"))
     assert [(r.prompt_tokens, r.output_tokens, r.arrival_s) for r in trace.requests] == [(12, 4, 0.0), (7, 9, 2.0)]
 
 
 def test_a_trace_says_what_is_modelled_and_how(tmp_path: Path) -> None:
-    words = ("model=reference", "requests=2", "prompt=4", "output=3", "recall=.9", "overlap=.3", "seed=7")
+    words = ("model=tiny-moe", "requests=2", "prompt=4", "output=3", "recall=.9", "overlap=.3", "seed=7")
     manifest = open_trace(synthesize(tmp_path / "t", *words)).manifest
     assert manifest.recording == "synthetic"
-    assert manifest.priced_as == "reference"
+    assert manifest.priced_as == "tiny-moe"
     assert set(manifest.modelled) == {"expert_ids", "expert_weights", "router_probs", "gate_ahead", "embedding"}
     assert manifest.modelled["expert_ids"]["overlap"] == 0.3
-    assert manifest.modelled["expert_ids"]["figures"] == "reference"
+    assert manifest.modelled["expert_ids"]["figures"] == "tiny-moe"
     assert manifest.modelled["gate_ahead"] == {"recall": [0.9], "seed": 7}
 
 
@@ -146,7 +146,7 @@ def test_a_trace_says_what_is_modelled_and_how(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_is_one_line(words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = [] if words.startswith("model=") else ["model=reference"]
+    model = [] if words.startswith("model=") else ["model=tiny-moe"]
     assert main(["synthesize", f"out={tmp_path / 't'}", *model, words]) == 2
     error = capsys.readouterr().err
     assert said in error

@@ -1,9 +1,9 @@
-"""Train the reference model, seeded and resumable, on a CPU or a GPU.
+"""Train tiny-moe, seeded and resumable, on a CPU or a GPU.
 
-    python -m traces.reference.train tokens=9000000 [minutes=80] [device=cuda] [seed=0] [folder=.text]
+    python -m traces.tiny_moe.train tokens=9000000 [minutes=80] [device=cuda] [seed=0] [folder=.text]
 
-reads the token arrays of `traces.reference.tokens`, keeps FOLDER/run/checkpoint.pt, and resumes from it. The
-model is exported by `traces.reference.export`, from any checkpoint.
+reads the token arrays of `traces.tiny_moe.tokens`, keeps FOLDER/run/checkpoint.pt, and resumes from it. The
+model is exported by `traces.tiny_moe.export`, from any checkpoint.
 """
 
 import json
@@ -12,7 +12,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,24 +19,26 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from transformers import OlmoeConfig, OlmoeForCausalLM
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from traces.kit.command import run_module
 from traces.kit.errors import UserError, check_range
 from traces.kit.vocabulary import MOST
 from traces.kit.whole import whole
 from traces.kit.words import Between
-from traces.reference import Folder
-from traces.reference.tokens import DOMAINS, VOCABULARY
+from traces.tiny_moe import Folder
+from traces.tiny_moe.tokens import DOMAINS, VOCABULARY
 
-BALANCE_WEIGHT = 0.01
 SAVE_EVERY_S = 240.0
-SORTED, GROUPED = "reference_sorted", "reference_grouped"
+EXPERTS, ATTENTION = "blocks", "float32"
+ROWS = 128
+LONG_FROM = 0.8
 
 
 @dataclass(frozen=True)
 class Options:
-    """Trains the reference model, seeded and resumable. minutes > 0 anneals early enough to end by then; the run then
+    """Trains tiny-moe, seeded and resumable. minutes > 0 anneals early enough to end by then; the run then
     depends on the machine's speed.
     """
 
@@ -46,14 +47,19 @@ class Options:
     seed: Annotated[int, Between(0, MOST), "of weights and batches"] = 0
     batch: Annotated[int, Between(1, MOST), "windows per step"] = 16
     length: Annotated[int, Between(1, MOST), "tokens of a window"] = 256
+    long: Annotated[int, Between(1, MOST), "tokens of a window in the last fifth of the run"] = 1024
+    balance: Annotated[float, Between(0), "the weight of the load-balancing loss"] = 5e-3
     rate: Annotated[float, Between(0), "the peak of AdamW's"] = 2e-3
     warm_up: Annotated[int, Between(0, MOST), "steps"] = 100
     decay: Annotated[float, Between(0), "of AdamW"] = 0.1
+    bfloat16: Annotated[bool, "products in bfloat16: slow on a CPU without AMX"] = True
     device: Annotated[str, "cpu | cuda | cuda:N"] = "cpu"
     folder: Folder = Path(".text")
 
     def __post_init__(self) -> None:
         check_range("tokens", self.tokens, self.batch * self.length)
+        if self.batch * self.length % self.long:
+            raise UserError(f"long={self.long} does not divide batch={self.batch} times length={self.length}")
 
 
 def build(seed: int) -> OlmoeForCausalLM:
@@ -78,39 +84,90 @@ def build(seed: int) -> OlmoeForCausalLM:
     )
 
 
-def sorted_experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Experts over rows sorted by expert: on a CPU a third faster to train than the library's.
+class Blocks(torch.autograd.Function):
+    """Experts over blocks of ROWS rows, each of one expert (as MegaBlocks does, Gale et al. 2022, section 5).
 
-    hidden [n, D], ids [n, K], weights [n, K] -> [n, D].
+    However unequal the load, shapes stay the same from step to step, so that kernels are made once; padded rows have
+    weight zero.
     """
-    rows, top_k = ids.shape
-    flat = ids.reshape(-1)
-    order = flat.argsort()
-    place = torch.empty_like(order)
-    place[order] = torch.arange(rows * top_k, device=order.device)
-    counts = torch.bincount(flat, minlength=module.num_experts).tolist()
-    # unbind and split, not indexing: the gradient of an indexed expert is a zero tensor of all experts.
-    gate_up, down = module.gate_up_proj.unbind(0), module.down_proj.unbind(0)
-    inputs = torch.split(hidden.index_select(0, order // top_k), counts)
-    inner = torch.cat([x @ w.T for x, w in zip(inputs, gate_up, strict=True)])
-    inputs = torch.split(module._apply_gate(inner), counts)
-    outputs = torch.cat([x @ w.T for x, w in zip(inputs, down, strict=True)])
-    outputs = outputs.index_select(0, place).view(rows, top_k, -1)
-    return torch.bmm(weights.unsqueeze(1), outputs).squeeze(1)
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: Tensor, ids: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """hidden [n, D], ids [n, K], weights [n, K], gate_up [E, 2W, D], down [E, D, W] -> [n, D], in `dtype`."""
+        (rows, top_k), (E, D, _), device = ids.shape, down.shape, ids.device
+        flat = ids.reshape(-1)
+        order = flat.argsort()
+        counts = torch.bincount(flat, minlength=E)
+        blocks = (counts + ROWS - 1) // ROWS
+        n_blocks = rows * top_k // ROWS + E  # never fewer than the sum of `blocks`
+        ends = blocks.cumsum(0)
+        owner = torch.searchsorted(ends, torch.arange(n_blocks, device=device), right=True).clamp(max=E - 1)
+        shift = (ends - blocks) * ROWS - (counts.cumsum(0) - counts)
+        slot = torch.arange(rows * top_k, device=device) + shift[flat[order]]
+        source = torch.zeros(n_blocks * ROWS, dtype=torch.long, device=device)
+        source[slot] = order // top_k
+        place = torch.empty_like(order)
+        place[order] = slot
+        weight = torch.zeros(n_blocks * ROWS, dtype=dtype, device=device)
+        weight[place] = weights.reshape(-1).to(dtype)
+        weight = weight.view(n_blocks, ROWS, 1)
+
+        x = hidden.to(dtype).index_select(0, source).view(n_blocks, ROWS, D)
+        of_blocks = gate_up.to(dtype).index_select(0, owner).chunk(2, 1)
+        w_gate, w_up = (half.contiguous() for half in of_blocks)
+        w_down = down.to(dtype).index_select(0, owner)
+        gate, up = torch.bmm(x, w_gate.mT), torch.bmm(x, w_up.mT)
+        sigmoid = gate.sigmoid()
+        silu = gate * sigmoid
+        inner = silu * up
+        weighted = inner * weight
+        output = torch.bmm(weighted, w_down.mT).view(-1, D)
+        ctx.save_for_backward(
+            x, w_gate, w_up, w_down, gate, up, sigmoid, silu, inner, weighted, weight, source, place, owner
+        )
+        ctx.shape = rows, top_k, E
+        return output.index_select(0, place).view(rows, top_k, D).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        """The gradients of hidden, weights, gate_up and down; those of parameters in float32."""
+        x, w_gate, w_up, w_down, gate, up, sigmoid, silu, inner, weighted, weight, source, place, owner = (
+            ctx.saved_tensors
+        )
+        rows, top_k, E = ctx.shape
+        D = x.shape[-1]
+
+        def by_expert(of_blocks: Tensor) -> Tensor:
+            zeros = torch.zeros(E, *of_blocks.shape[1:], device=grad.device)
+            return zeros.index_add_(0, owner, of_blocks.float())
+
+        grad = grad.to(x.dtype).index_select(0, source).view_as(x)
+        grad_down = by_expert(torch.bmm(grad.mT, weighted))
+        grad_inner = torch.bmm(grad, w_down)
+        grad_weight = (grad_inner * inner).sum(-1).view(-1)[place].view(rows, top_k).float()
+        grad_inner *= weight
+        grad_up = grad_inner * silu
+        grad_gate = grad_inner * up * sigmoid * (1 + gate - silu)
+        grad_gate_up = by_expert(torch.cat([torch.bmm(grad_gate.mT, x), torch.bmm(grad_up.mT, x)], 1))
+        grad_x = torch.baddbmm(torch.bmm(grad_gate, w_gate), grad_up, w_up).view(-1, D)
+        return grad_x.index_select(0, place).view(rows, top_k, D).sum(1), None, grad_weight, grad_gate_up, grad_down, None
 
 
-def grouped_experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """The library's grouped kernel on bfloat16 copies of float32 weights: autocast does not reach into it."""
-    names = ("num_experts", "has_gate", "has_bias", "has_post_expert_norm", "is_transposed")
-    narrow: Any = SimpleNamespace(
-        **{name: getattr(module, name) for name in names if hasattr(module, name)},  # of the release's asking
-        _is_expert_parallel=False,
-        _apply_gate=module._apply_gate,
-        gate_up_proj=module.gate_up_proj.bfloat16(),
-        down_proj=module.down_proj.bfloat16(),
-    )
-    output: Tensor = grouped_mm_experts_forward(narrow, hidden, ids, weights)
+def block_experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """The library's signature around `Blocks`, in autocast's dtype: hidden [n, D], ids [n, K], weights [n, K]."""
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    output: Tensor = Blocks.apply(hidden, ids, weights, module.gate_up_proj, module.down_proj, dtype)
     return output
+
+
+def float32_attention(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **_: Any) -> tuple[Tensor, None]:
+    """Causal attention in float32: on a CPU the gradient of the bfloat16 kernel takes twice as long."""
+    with torch.autocast(q.device.type, enabled=False):
+        output = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=True, enable_gqa=True)
+    return output.to(q.dtype).transpose(1, 2).contiguous(), None
 
 
 def balance_loss(router_logits: tuple[Tensor, ...], top_k: int) -> Tensor:
@@ -127,24 +184,28 @@ def balance_loss(router_logits: tuple[Tensor, ...], top_k: int) -> Tensor:
     return torch.stack(losses).mean()
 
 
-ALL_EXPERTS_FUNCTIONS.register(SORTED, sorted_experts)
-ALL_EXPERTS_FUNCTIONS.register(GROUPED, grouped_experts)
+ALL_EXPERTS_FUNCTIONS.register(EXPERTS, block_experts)
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, float32_attention)
 
 
 def training_tokens(folder: Path) -> list[np.ndarray]:
     """The token array of each domain, mapped."""
     files = [folder / "tokens" / f"{domain.name}.train.npy" for domain in DOMAINS]
     if missing := [file for file in files if not file.exists()]:
-        raise UserError(f"{missing[0]} is missing: run python -m traces.reference.tokens first")
+        raise UserError(f"{missing[0]} is missing: run python -m traces.tiny_moe.tokens first")
     return [np.load(file, mmap_mode="r") for file in files]
 
 
-def draw(tokens: list[np.ndarray], step: int, options: Options) -> Tensor:
-    """The batch of `step`, int64 [batch, length + 1], by the seed; domains with probability ~ sqrt(tokens)."""
+def draw(tokens: list[np.ndarray], step: int, options: Options, progress: float = 0.0) -> Tensor:
+    """The batch of `step`, int64 [windows, length + 1], by the seed; domains with probability ~ sqrt(tokens).
+
+    From LONG_FROM on, as many tokens come in windows of `long`: all of the run would take a fifth longer.
+    """
     rng, sizes = np.random.default_rng([options.seed, step]), np.sqrt([len(array) for array in tokens])
-    domains = rng.choice(len(tokens), size=options.batch, p=sizes / sizes.sum())
-    starts = [rng.integers(len(tokens[domain]) - options.length) for domain in domains]
-    rows = [tokens[domain][at : at + options.length + 1] for domain, at in zip(domains, starts, strict=True)]
+    length = options.long if progress >= LONG_FROM else options.length
+    domains = rng.choice(len(tokens), size=options.batch * options.length // length, p=sizes / sizes.sum())
+    starts = [rng.integers(len(tokens[domain]) - length) for domain in domains]
+    rows = [tokens[domain][at : at + length + 1] for domain, at in zip(domains, starts, strict=True)]
     return torch.from_numpy(np.stack(rows).astype(np.int64))
 
 
@@ -206,10 +267,12 @@ def train(options: Options) -> None:
     checkpoint = options.folder / "run" / "checkpoint.pt"
     checkpoint.parent.mkdir(exist_ok=True)
     texts = training_tokens(options.folder)
-    cuda = options.device.startswith("cuda")
+    kind = options.device.split(":")[0]
     model = build(options.seed)
     nn.Module.to(model, options.device)
-    model.set_experts_implementation(GROUPED if cuda else SORTED)
+    model.set_experts_implementation(EXPERTS)
+    if kind == "cpu":
+        model.set_attn_implementation(ATTENTION)
     matrices = {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": options.decay}
     vectors = {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}  # norms
     optimizer = torch.optim.AdamW([matrices, vectors], lr=options.rate, betas=(0.9, 0.95), fused=True)
@@ -220,10 +283,10 @@ def train(options: Options) -> None:
     while (progress := progress_of(run, options)) < 1.0:
         for group in optimizer.param_groups:
             group["lr"] = rate_at(progress, run.step, options)
-        batch = draw(texts, run.step, options)
-        with torch.autocast(options.device.split(":")[0], torch.bfloat16, enabled=cuda):
+        batch = draw(texts, run.step, options, progress)
+        with torch.autocast(kind, torch.bfloat16, enabled=options.bfloat16):
             text, balance = losses(model, batch.to(options.device))
-        torch.autograd.backward(text + BALANCE_WEIGHT * balance)
+        torch.autograd.backward(text + options.balance * balance)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -1,6 +1,6 @@
-"""How good the reference model is, and whether its routing is learned: on held-out text, per domain.
+"""How good tiny-moe is, and whether its routing is learned: on held-out text, per domain.
 
-python -m traces.reference.evaluate [model=DIR] [folder=.text] [windows=24]
+python -m traces.tiny_moe.evaluate [model=DIR] [folder=.text] [windows=24]
 """
 
 import json
@@ -17,8 +17,8 @@ from traces.collect.recorder import Recorder, joined
 from traces.kit.command import run_module
 from traces.models.families import inspect_model
 from traces.models.load import load
-from traces.reference import Folder, Windows
-from traces.reference.tokens import DOMAINS
+from traces.tiny_moe import Folder, Windows
+from traces.tiny_moe.tokens import DOMAINS
 
 LENGTH, BATCH = 256, 8
 
@@ -27,7 +27,7 @@ LENGTH, BATCH = 256, 8
 class Options:
     """Prints how good the reference model is, and whether its routing is learned: on held-out text, as JSON."""
 
-    model: Annotated[str, "reference, or its folder"] = "reference"
+    model: Annotated[str, "tiny-moe, or its folder"] = "tiny-moe"
     folder: Folder = Path(".text")
     windows: Windows = 24
 

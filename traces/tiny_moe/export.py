@@ -1,6 +1,6 @@
 """Turn a checkpoint into the shipped model: bfloat16 safetensors, a tokenizer and the provenance.
 
-python -m traces.reference.export [folder=.text] [out=traces/reference/model] [windows=24]
+python -m traces.tiny_moe.export [folder=.text] [out=traces/tiny_moe/model] [windows=24]
 """
 
 import json
@@ -22,10 +22,10 @@ from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
 from traces.kit.whole import write_whole
 from traces.models.load import load, weights_digest
-from traces.reference import Folder, Windows
-from traces.reference.evaluate import evaluate
-from traces.reference.tokens import END_OF_TEXT
-from traces.reference.train import BALANCE_WEIGHT, build
+from traces.tiny_moe import Folder, Windows
+from traces.tiny_moe.evaluate import evaluate
+from traces.tiny_moe.tokens import END_OF_TEXT
+from traces.tiny_moe.train import build
 
 SHARD = "15MB"
 MAX_BYTES = 30 << 20
@@ -51,7 +51,7 @@ def export(options: Options) -> None:
     folder, out = options.folder, options.out
     checkpoint = folder / "run" / "checkpoint.pt"
     if not checkpoint.exists():
-        raise UserError(f"{checkpoint} is missing: run python -m traces.reference.train first")
+        raise UserError(f"{checkpoint} is missing: run python -m traces.tiny_moe.train first")
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     model = build(seed=0)
     model.load_state_dict(state["model"])
@@ -70,9 +70,8 @@ def export(options: Options) -> None:
     tokens = run["step"] * settings["batch"] * settings["length"]
     curve = run["curve"][:: max(1, len(run["curve"]) // CURVE_POINTS)]
     record = {
-        "command": " ".join(["python -m traces.reference.train", *state["command"]]),
-        "settings": {key: value for key, value in settings.items() if key != "folder"}
-        | {"balance_weight": BALANCE_WEIGHT},
+        "command": " ".join(["python -m traces.tiny_moe.train", *state["command"]]),
+        "settings": {key: value for key, value in settings.items() if key != "folder"},
         "tokens_trained": tokens,
         "tokens_per_s": round(tokens / run["elapsed_s"]),
         "versions": {

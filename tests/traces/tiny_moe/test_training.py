@@ -9,11 +9,9 @@ import torch
 
 from tests.traces.models.tiny import tiny
 from traces.kit.errors import UserError
-from traces.reference import train as training
-from traces.reference.tokens import DOMAINS, HELD_OUT_ONE_IN, _Prose, held_out
-from traces.reference.train import GROUPED, SORTED, balance_loss
-
-BATCH = torch.arange(64).reshape(2, 32)
+from traces.tiny_moe import train as training
+from traces.tiny_moe.tokens import DOMAINS, HELD_OUT_ONE_IN, _Prose, held_out
+from traces.tiny_moe.train import ATTENTION, EXPERTS, LONG_FROM, balance_loss, draw
 
 
 def test_one_document_in_twenty_is_held_out_for_good() -> None:
@@ -31,21 +29,44 @@ def test_a_page_leaves_its_prose() -> None:
     assert page.text() == "Over view\nOne two three.\na\n  b"
 
 
-@pytest.mark.parametrize(("ours", "rtol", "atol"), [(SORTED, 1e-4, 1e-6), (GROUPED, 0.02, 0.1)])
-def test_our_experts_compute_what_the_library_computes(ours: str, rtol: float, atol: float) -> None:
+@pytest.mark.parametrize(("narrow", "rtol", "atol"), [(False, 1e-4, 1e-6), (True, 0.02, 0.1)])
+@pytest.mark.parametrize("rows", [20, 400])
+def test_our_experts_compute_what_the_library_computes(rows: int, narrow: bool, rtol: float, atol: float) -> None:
     results = []
-    for implementation in ("eager", ours):
+    for implementation in ("eager", EXPERTS):
         model = tiny("olmoe")
         model.set_experts_implementation(implementation)
         generator = torch.Generator().manual_seed(0)
-        hidden = torch.randn(20, 32, generator=generator, requires_grad=True)
-        weights, ids = torch.rand(20, 8, generator=generator).topk(3)
+        hidden = torch.randn(rows, 32, generator=generator, requires_grad=True)
+        weights, ids = torch.rand(rows, 8, generator=generator).pow(8).topk(3)  # of unequal load
+        ids[: rows // 2] = torch.tensor([5, 6, 7])
+        weights = weights.detach().requires_grad_()
         experts = model.model.layers[0].mlp.experts
-        output = experts(hidden, ids, weights)
-        output.square().mean().backward()
-        grads = (hidden.grad, experts.gate_up_proj.grad, experts.down_proj.grad)
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow and implementation == EXPERTS):
+            output = experts(hidden, ids, weights)
+        output.float().square().mean().backward()
+        grads = (hidden.grad, weights.grad, experts.gate_up_proj.grad, experts.down_proj.grad)
         results.append((output.detach().float(), *(grad / grad.std() for grad in grads)))
     torch.testing.assert_close(*results, rtol=rtol, atol=atol)
+
+
+def test_our_attention_computes_what_the_library_computes() -> None:
+    model, ids = tiny("olmoe"), torch.arange(40).reshape(2, 20)
+    found = []
+    for implementation in ("eager", ATTENTION):
+        model.set_attn_implementation(implementation)
+        found.append(model(input_ids=ids, use_cache=False).logits)
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
+def test_the_last_fifth_sees_as_many_tokens_in_longer_windows() -> None:
+    options = training.Options(tokens=10_000, batch=8, length=16, long=64)
+    texts = [np.arange(500, dtype=np.uint16)] * 3
+    assert draw(texts, 5, options, LONG_FROM - 0.01).shape == (8, 17)
+    assert draw(texts, 5, options, LONG_FROM).shape == (2, 65)
+    assert torch.equal(draw(texts, 5, options), draw(texts, 5, options))
+    with pytest.raises(UserError, match="long=60 does not divide batch=8 times length=16$"):
+        training.Options(tokens=10_000, batch=8, length=16, long=60)
 
 
 def test_a_balanced_router_loses_top_k() -> None:
@@ -70,7 +91,7 @@ def run(folder: Path, steps: int, name: str, **settings: Any) -> dict[str, Any]:
     home.mkdir(exist_ok=True)
     if not (home / "tokens").exists():
         (home / "tokens").symlink_to(folder / "tokens")
-    options = training.Options(tokens=steps * 64, batch=2, length=32, warm_up=2, folder=home, **settings)
+    options = training.Options(tokens=steps * 64, batch=2, length=32, long=64, warm_up=2, folder=home, **settings)
     training.train(options)
     state: dict[str, Any] = torch.load(home / "run" / "checkpoint.pt", weights_only=True)
     return state

@@ -1,4 +1,4 @@
-"""The reference model: a small OLMoE trained here, so that real routing is at hand without a download."""
+"""tiny-moe: a small OLMoE trained here, so that real routing is at hand without a download."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,6 +1,6 @@
 """The training text, fetched by package name and never committed; a byte-level BPE of 4,096 tokens; and token arrays.
 
-    python -m traces.reference.tokens [folder=.text]
+    python -m traces.tiny_moe.tokens [folder=.text]
 
 writes FOLDER/tokenizer.json, FOLDER/tokens/DOMAIN.{train,heldout}.npy and FOLDER/sources.json. Training needs
 nothing else, so that it can run on a machine without a network.
@@ -30,7 +30,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from traces.kit.command import run_module
 from traces.kit.strict import dump_json
 from traces.kit.whole import whole, write_whole
-from traces.reference import Folder
+from traces.tiny_moe import Folder
 
 VOCABULARY = 4096
 END_OF_TEXT = "<|endoftext|>"

@@ -12,8 +12,8 @@ from tests.commands import collect as main
 from traces import DECODE, PREFILL, Trace, open_trace
 from traces.kit.conf import MODEL_DIR, PROMPTS_FILE, SAMPLE_DIR
 from traces.models.load import load, weights_digest
-from traces.reference.evaluate import shared
-from traces.reference.export import compact
+from traces.tiny_moe.evaluate import shared
+from traces.tiny_moe.export import compact
 
 MIB = 1 << 20
 UNIFORM = 8 / 64
@@ -32,7 +32,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     lines = [json.loads(line) | {"max_new_tokens": 1} for line in PROMPTS_FILE.read_text().splitlines()]
     prompts = out.with_name("prompts.jsonl")
     prompts.write_text("\n".join(map(json.dumps, lines)))
-    main(["model=reference", f"prompts={prompts}", f"out={out}", *settings])
+    main(["model=tiny-moe", f"prompts={prompts}", f"out={out}", *settings])
     return open_trace(out)
 
 
@@ -65,7 +65,7 @@ def test_its_origin_is_stated() -> None:
 
 
 def test_it_has_the_routing_of_olmoe_and_has_learned_its_text() -> None:
-    loaded = load("reference", "float32", "cpu")
+    loaded = load("tiny-moe", "float32", "cpu")
     config = loaded.model.config
     assert (config.num_hidden_layers, config.num_local_experts, config.num_experts_per_tok) == (16, 64, 8)
     lines = [json.loads(line)["prompt"] for line in PROMPTS_FILE.read_text().splitlines()[:8]]
@@ -81,7 +81,7 @@ def test_its_routing_is_learned(fresh: Trace, sample: Trace) -> None:
 
 
 def test_the_sample_was_recorded_from_it(fresh: Trace, sample: Trace) -> None:
-    assert sample.manifest.model.name == "reference"
+    assert sample.manifest.model.name == "tiny-moe"
     assert sample.manifest.model.revision == weights_digest(MODEL_DIR)
     for here, there in zip(fresh.requests, sample.requests, strict=False):
         assert (here.prompt_tokens, here.source) == (there.prompt_tokens, there.source)

@@ -48,7 +48,7 @@ class Options:
     batch: Annotated[int, Between(1, MOST), "windows per step"] = 16
     length: Annotated[int, Between(1, MOST), "tokens of a window"] = 256
     long: Annotated[int, Between(1, MOST), "tokens of a window in the last fifth of the run"] = 1024
-    balance: Annotated[float, Between(0), "the weight of the load-balancing loss"] = 5e-3
+    balance: Annotated[float, Between(0), "the weight of the load-balancing loss"] = 2e-3
     rate: Annotated[float, Between(0), "the peak of AdamW's"] = 2e-3
     warm_up: Annotated[int, Between(0, MOST), "steps"] = 100
     decay: Annotated[float, Between(0), "of AdamW"] = 0.1

@@ -152,7 +152,8 @@ class Blocks(torch.autograd.Function):
         grad_gate = grad_inner * up * sigmoid * (1 + gate - silu)
         grad_gate_up = by_expert(torch.cat([torch.bmm(grad_gate.mT, x), torch.bmm(grad_up.mT, x)], 1))
         grad_x = torch.baddbmm(torch.bmm(grad_gate, w_gate), grad_up, w_up).view(-1, D)
-        return grad_x.index_select(0, place).view(rows, top_k, D).sum(1), None, grad_weight, grad_gate_up, grad_down, None
+        grad_hidden = grad_x.index_select(0, place).view(rows, top_k, D).sum(1)
+        return grad_hidden, None, grad_weight, grad_gate_up, grad_down, None
 
 
 def block_experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def test_the_last_fifth_sees_as_many_tokens_in_longer_windows() -> None:
     assert draw(texts, 5, options, LONG_FROM - 0.01).shape == (8, 17)
     assert draw(texts, 5, options, LONG_FROM).shape == (2, 65)
     assert torch.equal(draw(texts, 5, options), draw(texts, 5, options))
-    with pytest.raises(UserError, match="long=60 does not divide batch=8 times length=16$"):
+    with pytest.raises(UserError, match=r"long=60 does not divide batch=8 times length=16$"):
         training.Options(tokens=10_000, batch=8, length=16, long=60)
 
 

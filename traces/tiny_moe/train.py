@@ -34,6 +34,7 @@ SAVE_EVERY_S = 240.0
 EXPERTS, ATTENTION = "blocks", "float32"
 ROWS = 128
 LONG_FROM = 0.8
+BALANCED_UNTIL = 0.4
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Options:
     length: Annotated[int, Between(1, MOST), "tokens of a window"] = 256
     long: Annotated[int, Between(1, MOST), "tokens of a window in the last fifth of the run"] = 1024
     balance: Annotated[float, Between(0), "the weight of the load-balancing loss"] = 2e-3
+    balance_later: Annotated[float, Between(0), "that weight after two fifths of the run"] = 1e-4
     rate: Annotated[float, Between(0), "the peak of AdamW's"] = 2e-3
     warm_up: Annotated[int, Between(0, MOST), "steps"] = 100
     decay: Annotated[float, Between(0), "of AdamW"] = 0.1
@@ -287,7 +289,8 @@ def train(options: Options) -> None:
         batch = draw(texts, run.step, options, progress)
         with torch.autocast(kind, torch.bfloat16, enabled=options.bfloat16):
             text, balance = losses(model, batch.to(options.device))
-        torch.autograd.backward(text + options.balance * balance)
+        weight = options.balance if progress < BALANCED_UNTIL else options.balance_later
+        torch.autograd.backward(text + weight * balance)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

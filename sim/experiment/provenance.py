@@ -89,7 +89,7 @@ def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:
             "decoding": dict(manifest.decoding),
             "prompts": asdict(manifest.prompts),
         },
-        **_modelled(cell, outcome.policy),
+        **modelled(cell, outcome.policy),
         "routing_from": manifest.model.name,
         "priced_as": cell.model.name,
         "pricing": f"routing from {manifest.model.name}, priced as {'itself' if itself else cell.model.name}",
@@ -130,7 +130,7 @@ def fitted(cell: Cell, policy: Policy) -> dict[str, Any]:
     }
 
 
-def _modelled(cell: Cell, policy: Policy) -> dict[str, Any]:
+def modelled(cell: Cell, policy: Policy) -> dict[str, Any]:
     """What this run rests on that nobody recorded: the routing, and signals that its policy reads; nothing if none."""
     read = {"expert_ids", *policy.needs()}
     inputs = {cell.setup.predictors[name].about.get("input") for name in policy.predictors() & cell.predicted.keys()}

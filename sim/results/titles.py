@@ -9,6 +9,7 @@ from typing import Any
 
 from policies import registry
 from sim.prices import title_of
+from sim.results.label import label
 from traces.kit.errors import UserError, one_of
 
 ROUTING = "routing"
@@ -78,6 +79,11 @@ def rests_on(rows: Iterable[Mapping[Any, Any]]) -> str:
     return f"modelled, not recorded: {'; '.join(said)}" if said else ""
 
 
+def cells_rest_on(cells: Iterable[Mapping[str, Any]]) -> str:
+    """:func:`rests_on` of a validation's cells (``python -m real validate``)."""
+    return rests_on({"policy_label": label(it["policy"]), "modelled": modelled(it.get("modelled", {}))} for it in cells)
+
+
 def _modelled(name: str, about: Mapping[str, Any]) -> str:
     told = [
         f"{key} {one_of(it) if isinstance(it, list) else it}" for key in ("figures", "recall") if (it := about.get(key))
@@ -93,9 +99,9 @@ def _named(row: Any) -> str:
     return found if isinstance(found, str) else ""
 
 
-def policy(label: str) -> str:
+def policy(labelled: str) -> str:
     """What a policy is called, from its label (:func:`sim.results.label.label`): LRU per layer."""
-    name, _, settings = label.partition(" (")
+    name, _, settings = labelled.partition(" (")
     try:
         title = registry.find(name).title or name
     except UserError:  # of a package that is not installed here

@@ -10,6 +10,7 @@ from typing import Any
 from policies import registry
 from sim.prices import title_of
 from sim.results.label import label
+from traces.format.layout import SIGNALS
 from traces.kit.errors import UserError, one_of
 
 ROUTING = "routing"
@@ -54,7 +55,7 @@ def titles(row: Any) -> Titles:
     device = row["source"] == "device"
     profile, figures = str(_title(row, "hardware")), f"{row['figures']} figures"
     return Titles(
-        routing=title_of("model", str(row["routing_from"])) + (" (modelled)" if ROUTING in _named(row) else ""),
+        routing=title_of("model", str(row["routing_from"])) + (" (modelled)" if _parts(row, ROUTING) else ""),
         priced_as="itself" if own else str(_title(row, "model")),
         how="measured" if device else "simulated",
         machine=str(row["device"]) if device else _with(profile, figures),
@@ -71,11 +72,11 @@ def rests_on(rows: Iterable[Mapping[Any, Any]]) -> str:
     """Of rows as of :func:`titles`, in one line: what was modelled, for which policies; "" if all was recorded."""
     users: dict[str, list[str]] = {}
     for row in rows:
-        for part in filter(None, _named(row).split("; ")):
+        for part in _parts(row):
             users.setdefault(part, [])
             if row["policy_label"] not in users[part]:
                 users[part].append(str(row["policy_label"]))
-    said = [part if part.startswith(ROUTING) else f"{part} of {', '.join(of)}" for part, of in users.items()]
+    said = [part if part.startswith(f"{ROUTING} (") else f"{part} of {', '.join(of)}" for part, of in users.items()]
     return f"modelled, not recorded: {'; '.join(said)}" if said else ""
 
 
@@ -90,13 +91,16 @@ def _modelled(name: str, about: Mapping[str, Any]) -> str:
     ]
     if name == "expert_ids":
         return f"{ROUTING} ({', '.join(told)})"
+    if name not in SIGNALS:
+        return f"{name} (from {', '.join(ROUTING if signal == 'expert_ids' else signal for signal in about)})"
     return f"{name} ({told[-1]})" if about.get("recall") else name
 
 
-def _named(row: Any) -> str:
-    """Tables that were saved by an earlier version have no such column."""
+def _parts(row: Any, of: str = "") -> list[str]:
+    """What :func:`modelled` made one text of, or what of it is ``of``; [] of a table of an earlier version."""
     found = row.get("modelled")
-    return found if isinstance(found, str) else ""
+    parts = found.split("; ") if isinstance(found, str) and found else []
+    return [part for part in parts if part.startswith(f"{of} (")] if of else parts
 
 
 def policy(labelled: str) -> str:

@@ -143,6 +143,13 @@ def targets(trace: Trace, rows: Rows, layer: int, target: str) -> NDArray[np.flo
     return (said / np.where(total > 0, total, 1)).astype(np.float16)
 
 
+def modelled(trace: Trace, source: str, target: str = "chosen") -> dict[str, Any]:
+    """What is read of ``trace`` that nobody recorded, by signal, as its manifest has it; {} if all was recorded."""
+    read = {"expert_ids", "hidden" if source == "hidden" else "router_probs"}
+    read |= {"router_probs"} if target == "probs" else set()
+    return {name: dict(about) for name, about in trace.manifest.modelled.items() if name in read}
+
+
 def seen(trace: Trace, rows: Rows, *layers: int) -> Rows:
     """Those of the rows whose tokens all of these layers saw."""
     for layer in layers:

@@ -11,14 +11,24 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from policies.predictors.examples import Examples, divide, features, measured_keys, rows_of, seen, targets, width
+from policies.predictors.examples import (
+    Examples,
+    divide,
+    features,
+    measured_keys,
+    modelled,
+    rows_of,
+    seen,
+    targets,
+    width,
+)
 from policies.predictors.fitter import OF_A_RUN, FitOptions, Fitter, Name, Overwrite, fitter_of, fitters
 from policies.predictors.saved import Fitted, check_target, load, save
 from traces import Trace, open_trace
 from traces.format.npy import row_chunks
 from traces.format.predicted import Predicted
 from traces.kit.command import Choice, Command
-from traces.kit.errors import UserError
+from traces.kit.errors import UserError, one_of
 from traces.writing.predicted import refuse_existing, write_predicted
 
 
@@ -58,6 +68,8 @@ def fit(fitter: Fitter, options: FitOptions, trace: Trace, others: Sequence[Trac
     division = divide(trace, others, options.seed)
     if division.left_out:
         _say(f"{division.left_out} train requests are left out: their prompts are test prompts")
+    if made_up := modelled(trace, options.input, options.target):
+        _say(f"what it learns from is modelled, not recorded: {one_of(made_up)}")
     rows, held = (rows_of(trace, of, options.tokens, options.seed) for of in (division.fitted, division.held))
     fitted, told = [], []
     with fitter.steady(options):
@@ -85,6 +97,7 @@ def fit(fitter: Fitter, options: FitOptions, trace: Trace, others: Sequence[Trac
             "tokens": {"fitted": len(rows), "held_out": len(held)},
             "prompts_known": division.prompts is not None,
             "settings": {key: value for key, value in asdict(options).items() if key not in OF_A_RUN},
+            **({"modelled": made_up} if made_up else {}),
             **{key: [facts[key] for facts in told] for key in told[0]},
             "versions": versions,
         },
@@ -124,6 +137,11 @@ def apply(
     unknown = about["prompts"] is None or None in measured
     if unknown:
         _say(f"{home.path}: not all prompts were recorded, so that it cannot be said whether test prompts were learned")
+    # What a twin is given lies in no trace that a run reads; what it learned from, neither.
+    given = modelled(trace, about["input"]) if beside is not None else {}
+    made_up = {**given, **about["fit"].get("modelled", {})}
+    if made_up:
+        _say(f"{home.path}: what it says rests on what is modelled, not recorded: {one_of(made_up)}")
     written = write_predicted(
         home,
         _outputs(fitted, trace),
@@ -135,6 +153,7 @@ def apply(
         fit={
             "weights_sha256": fitted.sha256,
             **about["fit"],
+            **({"modelled": made_up} if made_up else {}),
             **({"applied_to": trace.sha256} if beside else {}),
             **({"test_prompts_unknown": True} if unknown else {}),
         },

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from policies.predictors.fitter import Layer, fitter_of
-from traces.format.predicted import INPUTS
+from traces.format.predicted import INPUTS, fit_facts
 from traces.kit.errors import UserError
 from traces.kit.fields import Fields
 from traces.kit.strict import dump_json, load_json
@@ -128,7 +128,7 @@ def _about(found: object, path: Path) -> dict[str, Any]:
         **sizes,
         "model": [fields.text(model[0], "model"), fields.optional(model[1], "revision", fields.text)],
         "prompts": None if prompts is None else [fields.text(key, "prompts") for key in prompts],
-        "fit": fields.mapping(top["fit"], "fit", fields.anything),
+        "fit": fit_facts(fields, top["fit"], "fit"),
     }
 
 

@@ -8,6 +8,7 @@ from real.evaluate.evaluation import GRIDS, Evaluation
 from real.validation.verdict import agrees, judgement, number, share, table
 from real.validation.writing import word, write_results
 from sim.prices import HardwareProfile
+from sim.results.titles import cells_rest_on
 from traces.calibrate.machine import write as write_profile
 from traces.kit.whole import writable, write_whole
 
@@ -74,6 +75,8 @@ def _grids(found: Evaluation) -> Iterator[str]:
             of = row["policy"]["name"], row["budget"]
             rows.append((*of, *figures, row["decides"], number(row["link"]["gb_per_s"])))
         yield table(heads, rows, 0)
+        if rests := cells_rest_on(document["cells"]):
+            yield f"{rests[0].upper()}{rests[1:]}."
         if left := document["failed"]:
             yield "\n".join(f"- not judged: {it['policy']} at {it['budget']}: {it['error']}" for it in left)
 

@@ -21,7 +21,7 @@ from real.validation.ran import runtime_digest
 from real.words import model_dtype
 from sim.experiment.cell import Cell, make_cell, make_core, make_policy
 from sim.experiment.config import RunConfig
-from sim.experiment.provenance import code_digest, identify
+from sim.experiment.provenance import code_digest, identify, modelled
 from sim.results.columns import leaves
 from sim.results.document import SCHEMA
 from sim.results.quality import quality
@@ -126,6 +126,7 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, *, recor
                 **run.machine.pool.facts(),
             },
             "hardware": {"name": cell.hardware.name, "provenance": cell.hardware.provenance},
+            **modelled(cell, policy),
             "routing": "the model's own on the device; the trace's in the simulator",
             "lossless": policy.lossless,
             "seed": cell.config.seed,

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.results.quality import SHARES
+from sim.results.titles import modelled, rests_on
 from traces.kit.telling import stdout_console
 from traces.kit.units import format_bytes
 
@@ -31,6 +32,9 @@ def show(documents: Sequence[Mapping[str, Any]]) -> None:
         ),
         sep="\n",
     )
+    if about := first["provenance"].get("modelled"):
+        rests = rests_on([{"policy_label": first["policy"]["name"], "modelled": modelled(about)}])
+        console.print(Text(f"the simulator's figures rest on what is {rests}", style="yellow"))
     console.print()
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     heads = ("perplexity", "KL nats", "max", "agree %", "kept mass %", "substituted %", "skipped %")

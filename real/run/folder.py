@@ -18,12 +18,13 @@ from real.runtime.offloaded import Offloaded
 from real.runtime.runner import DeviceRun
 from sim.core.log import save
 from sim.experiment.cell import Cell
-from sim.experiment.provenance import result_of
+from sim.experiment.provenance import learned, result_of
 from sim.results.label import label
 from sim.results.store import Store, layer_rows, request_rows
 from traces.format.layout import DECODE, PREFILL, Request
 from traces.format.manifest import Prompts
 from traces.format.manifest import Recorder as RecorderInfo
+from traces.format.reader import Trace
 from traces.kit.strict import dump_json
 from traces.models.devices import device_name
 from traces.models.families import signal_shapes
@@ -44,13 +45,27 @@ class Session:
     """What was generated, by request."""
     made: TemporaryDirectory[str] | None = field(default=None, repr=False)
     """Where the trace lies that was made, to be copied to the result."""
+    history: Trace | None = None
+    """Whose train requests a policy may learn from that served prompts."""
 
     def document(self) -> dict[str, Any]:
         """The result document of the simulator, with what is to be said of the device."""
         made = result_of(self.cell, self.run.outcome, None)
         made["nulls"]["bounds"] = made["nulls"]["reference"] = "a device's run: python -m sim run has them"
+        if rests := made["provenance"].get("modelled", {}) | self._learned():
+            made["provenance"]["modelled"] = rests
         made["provenance"]["device"] = dict(self.about)
         return made
+
+    def _learned(self) -> dict[str, Any]:
+        """What nobody recorded of that from which policy and predictors learned, where prompts were served."""
+        policy, setup = self.run.core.policy, self.run.core.setup
+        found = learned(policy, setup.predictors)
+        if self.history is not None and policy.wants_history():
+            read = {"expert_ids", *policy.needs()}
+            made = {name: dict(it) for name, it in self.history.manifest.modelled.items() if name in read}
+            found |= {"history": made} if made else {}
+        return found
 
     def keep(self, out: Path, document: Mapping[str, Any]) -> Path:
         """Write the folder of the run, whole or not at all; returns it. ``document``: its own."""

@@ -92,7 +92,7 @@ def live(
         "predictors": {it.name: it.sha256 for it in fitted},
     }
     texts = tuple(loaded.tokenizer.decode(request.made, skip_special_tokens=True) for request in requests)
-    return Session(cell, run, about, texts, made)
+    return Session(cell, run, about, texts, made, history)
 
 
 def serve(
@@ -178,7 +178,7 @@ def make_live_setup(
     costs = Costs(priced, hardware)
     known = {}
     for name, fitted in predictors.items():
-        facts = {key: fitted.about[key] for key in ("kind", "input")}
+        facts = {key: fitted.about[key] for key in ("kind", "input", "fit")}
         known[name] = Predictor(name, int(fitted.about["stride"]), int(fitted.about["top_k"]), facts)
     room = Room.of(priced, hardware, tokens, config.workload["batch"])
     setup = make_setup(config, costs, hardware, room, moe.n_experts, moe.top_k, known)

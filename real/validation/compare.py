@@ -59,6 +59,7 @@ def judge(cell: Cell, runs: Sequence[Ran], priced: Cell | None = None) -> tuple[
         },
         "simulated_digest": outcome.core.digest(),
         "first_differences": differences(logs, cell.setup.n_experts, cell.setup.chunks),
+        **{key: it for key, it in predicted["provenance"].items() if key == "modelled"},
         "device": _kept(measured) | {"slots": dict(ran.slots)},
         "simulated": _kept(predicted),
         "code": own.code,

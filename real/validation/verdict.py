@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from sim.results.label import label
+from sim.results.titles import cells_rest_on
 
 WIDE = 100
 """Columns of a terminal that has room for TTFT as well."""
@@ -109,19 +110,22 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def about(source: Mapping[str, Any]) -> list[str]:
-    """What was run on what, a line each."""
+def about(source: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was run on what, a line each, and on what it rests that nobody recorded."""
     trace, hardware, device = source["trace"], source["hardware"], source["device"]
+    modelled = " (modelled)" * ("expert_ids" in trace.get("modelled", {}))
+    rests = cells_rest_on(cells)
     return [
         f"Device: {device['device']} ({device['host']}), {source['date']}, torch {device['torch']}, transformers"
         f" {device['transformers']}",
-        f"Routing: {trace['routing_from']}, {trace['recording']}, {trace['sha256'][:16]};"
+        f"Routing: {trace['routing_from']}{modelled}, {trace['recording']}, {trace['sha256'][:16]};"
         f" {source['measured_requests']}; batch {source['workload']['batch']}",
         f"Model: {source['model']['name']} in {source['model']['dtype']}, weights={source['model']['weights']}",
         f"Profile: {hardware['name']}, {hardware['provenance']}; overheads: {hardware['overheads']}"
         + ("" if hardware["of_this_device"] else "; not measured on this device"),
         f"Experts: {_way(source['exact'])}; code: {source['code']}; each cell run {source['repeat']}"
         f" time{'s' * (source['repeat'] > 1)}" + (", the run of median time is shown" if source["repeat"] > 1 else ""),
+        *([rests[0].upper() + rests[1:]] if rests else []),
     ]
 
 
@@ -135,7 +139,7 @@ def markdown(document: Mapping[str, Any], columns: int | None = None) -> str:
     whole = columns is None
     blocks = [
         f"# Predicted against measured: {source['model']['name']} on {source['hardware']['name']}",
-        "\n".join(f"- {line}" for line in about(source)),
+        "\n".join(f"- {line}" for line in about(source, rows)),
         "Error of a time: (measured - predicted) / measured. Of a hit rate: measured - predicted.",
         table(
             ("", "median error", "worst error", "cells"),

@@ -74,6 +74,7 @@ def provenance(
             "name": cell.config.trace if not Path(cell.config.trace).is_absolute() else Path(cell.config.trace).name,
             "sha256": cell.trace.sha256,
             "recording": manifest.recording,
+            **({"modelled": dict(manifest.modelled)} if manifest.modelled else {}),
             "routing_from": manifest.model.name,
         },
         "model": {

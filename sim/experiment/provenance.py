@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from policies import registry
-from policies.api import Policy
+from policies.api import Policy, Predictor
 from sim.experiment.cell import Cell, policy_time
 from sim.prices import figures, own_title
 from sim.prices.chosen import changed, charging
@@ -89,7 +89,7 @@ def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:
             "decoding": dict(manifest.decoding),
             "prompts": asdict(manifest.prompts),
         },
-        **_modelled(cell, outcome.policy),
+        **modelled(cell, outcome.policy),
         "routing_from": manifest.model.name,
         "priced_as": cell.model.name,
         "pricing": f"routing from {manifest.model.name}, priced as {'itself' if itself else cell.model.name}",
@@ -130,14 +130,21 @@ def fitted(cell: Cell, policy: Policy) -> dict[str, Any]:
     }
 
 
-def _modelled(cell: Cell, policy: Policy) -> dict[str, Any]:
-    """What this run rests on that nobody recorded: the routing, and signals that its policy reads; nothing if none."""
+def modelled(cell: Cell, policy: Policy) -> dict[str, Any]:
+    """What this run rests on that nobody recorded: the routing, signals and predictors that its policy reads."""
     read = {"expert_ids", *policy.needs()}
     inputs = {cell.setup.predictors[name].about.get("input") for name in policy.predictors() & cell.predicted.keys()}
     read |= {"router_probs"} if "routing" in inputs else set()
     read |= {"hidden"} if "hidden" in inputs else set()
     found = {name: dict(about) for name, about in cell.trace.manifest.modelled.items() if name in read}
+    found |= learned(policy, {name: cell.setup.predictors[name] for name in cell.predicted})
     return {"modelled": found} if found else {}
+
+
+def learned(policy: Policy, predictors: Mapping[str, Predictor]) -> dict[str, Any]:
+    """Those predictors a policy reads that rest on what nobody recorded: ``predictor NAME``, with the signals."""
+    read = {name: predictors[name].about.get("fit", {}) for name in sorted(policy.predictors() & predictors.keys())}
+    return {f"predictor {name}": dict(made) for name, fit in read.items() if (made := fit.get("modelled"))}
 
 
 def _noisy(cell: Cell) -> dict[str, Any]:

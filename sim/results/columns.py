@@ -61,7 +61,7 @@ def _columns() -> Iterator[Column]:
     yield Column("measured_requests", text, "", "which, in words", "provenance.measured_requests")
     yield Column("trace", text, "SHA-256", "the trace", "config.trace")
     yield Column("recording", text, "", "recorded or synthetic", "provenance.trace.recording")
-    yield Column("modelled", text, "", "what it rests on that nobody recorded: routing, signals that its policy reads")
+    yield Column("modelled", text, "", "what nobody recorded: routing, signals and predictors that its policy reads")
     yield Column("decoding", text, "", "how it was recorded", "provenance.trace.decoding.mode")
     yield Column("routing_from", text, "", "the model whose routing it is", "provenance.routing_from")
     yield Column("model", text, "", "the model it is priced as, with what was changed")

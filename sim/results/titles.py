@@ -3,12 +3,14 @@
 Tables and commands keep the names that one types; titles are what models, machines and policies are called elsewhere.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from policies import registry
 from sim.prices import title_of
+from sim.results.label import label
+from traces.format.layout import SIGNALS
 from traces.kit.errors import UserError, one_of
 
 ROUTING = "routing"
@@ -53,7 +55,7 @@ def titles(row: Any) -> Titles:
     device = row["source"] == "device"
     profile, figures = str(_title(row, "hardware")), f"{row['figures']} figures"
     return Titles(
-        routing=title_of("model", str(row["routing_from"])) + (" (modelled)" if ROUTING in _named(row) else ""),
+        routing=title_of("model", str(row["routing_from"])) + (" (modelled)" if _parts(row, ROUTING) else ""),
         priced_as="itself" if own else str(_title(row, "model")),
         how="measured" if device else "simulated",
         machine=str(row["device"]) if device else _with(profile, figures),
@@ -67,15 +69,39 @@ def modelled(about: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def rests_on(rows: Iterable[Mapping[Any, Any]]) -> str:
-    """Of rows as of :func:`titles`, in one line: what was modelled, for which policies; "" if all was recorded."""
-    users: dict[str, list[str]] = {}
+    """Of rows as of :func:`titles`, in one line: what was modelled, for which policies; "" if all was recorded.
+
+    Signals that the same policies read stand together; so does what is told of a signal in several traces.
+    """
+    told, users, labels = dict[str, dict[str, None]](), dict[str, dict[str, None]](), dict[str, dict[str, None]]()
     for row in rows:
-        for part in filter(None, _named(row).split("; ")):
-            users.setdefault(part, [])
-            if row["policy_label"] not in users[part]:
-                users[part].append(str(row["policy_label"]))
-    said = [part if part.startswith(ROUTING) else f"{part} of {', '.join(of)}" for part, of in users.items()]
-    return f"modelled, not recorded: {'; '.join(said)}" if said else ""
+        name = str(row["policy_label"])
+        labels.setdefault(name.partition(" (")[0], {})[name] = None
+        for part in _parts(row):
+            signal, _, how = part.partition(" (")
+            users.setdefault(signal, {})[name] = None
+            told.setdefault(signal, {}).update({how.removesuffix(")"): None} if how else {})
+    groups: dict[str, list[str]] = {}
+    for signal in sorted(users, key=lambda signal: signal != ROUTING):
+        words = f"{signal} ({' or '.join(told[signal])})" if told[signal] else signal
+        who = "" if signal == ROUTING else f" of {', '.join(_together(users[signal], labels))}"
+        groups.setdefault(who, []).append(words)
+    said = "; ".join(f"{', '.join(parts)}{who}" for who, parts in groups.items())
+    return f"modelled, not recorded: {said}" if said else ""
+
+
+def _together(some: Collection[str], labels: Mapping[str, Collection[str]]) -> list[str]:
+    """The policies of ``some`` labels: by its name alone where all ``labels`` of that name are among them."""
+    found: list[str] = []
+    for name, all_of_it in labels.items():
+        its = [it for it in all_of_it if it in some]
+        found += [name] if its and len(its) == len(all_of_it) else its
+    return found
+
+
+def cells_rest_on(cells: Iterable[Mapping[str, Any]]) -> str:
+    """:func:`rests_on` of a validation's cells (``python -m real validate``)."""
+    return rests_on({"policy_label": label(it["policy"]), "modelled": modelled(it.get("modelled", {}))} for it in cells)
 
 
 def _modelled(name: str, about: Mapping[str, Any]) -> str:
@@ -83,19 +109,22 @@ def _modelled(name: str, about: Mapping[str, Any]) -> str:
         f"{key} {one_of(it) if isinstance(it, list) else it}" for key in ("figures", "recall") if (it := about.get(key))
     ]
     if name == "expert_ids":
-        return f"{ROUTING} ({', '.join(told)})"
+        return f"{ROUTING} ({', '.join(told)})" if told else ROUTING
+    if name not in SIGNALS:
+        return f"{name} (from {', '.join(ROUTING if signal == 'expert_ids' else signal for signal in about)})"
     return f"{name} ({told[-1]})" if about.get("recall") else name
 
 
-def _named(row: Any) -> str:
-    """Tables that were saved by an earlier version have no such column."""
+def _parts(row: Any, of: str = "") -> list[str]:
+    """What :func:`modelled` made one text of, or what of it is ``of``; [] of a table of an earlier version."""
     found = row.get("modelled")
-    return found if isinstance(found, str) else ""
+    parts = found.split("; ") if isinstance(found, str) and found else []
+    return [part for part in parts if part.partition(" (")[0] == of] if of else parts
 
 
-def policy(label: str) -> str:
+def policy(labelled: str) -> str:
     """What a policy is called, from its label (:func:`sim.results.label.label`): LRU per layer."""
-    name, _, settings = label.partition(" (")
+    name, _, settings = labelled.partition(" (")
     try:
         title = registry.find(name).title or name
     except UserError:  # of a package that is not installed here

@@ -59,6 +59,7 @@ def write(
     name: str = "tiny",
     revision: str | None = None,
     sizes: Sequence[int] | bool = True,
+    modelled: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Trace:
     """Write requests whose rows follow each other in ``ids`` [N, L, K] and in each of ``signals``, and open them.
 
@@ -87,6 +88,7 @@ def write(
             prompts=Prompts("made up", "CC0"),
             expert_bytes=[SIZE] * n_layers if sizes is True else sizes or None,
             priced_as=priced_as,
+            modelled=modelled or {},
         )
     assert first == len(arrays["expert_ids"]), "the plans do not cover the rows"
     return open_trace(path)

@@ -119,7 +119,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         prompts=partial(_FIELDS.record, Prompts),
         counts=partial(_FIELDS.record, Counts, requests=_COUNT, steps=_COUNT, tokens=_COUNT),
         files=_files,
-        modelled=_modelled,
+        modelled=partial(modelled_signals, _FIELDS),
     )
     for name in manifest.modelled:
         if f"{name}.npy" not in manifest.files:
@@ -149,10 +149,11 @@ def _decoding(value: object, field: str) -> dict[str, Any]:
     return decoding
 
 
-def _modelled(value: object, field: str) -> dict[str, dict[str, Any]]:
-    found = _FIELDS.mapping(value, field, lambda item, place: _FIELDS.mapping(item, place, _FIELDS.anything))
+def modelled_signals(fields: Fields, value: object, field: str) -> dict[str, dict[str, Any]]:
+    """What stands under ``modelled`` in a file: signals, each with what made it up. TraceError."""
+    found = fields.mapping(value, field, lambda item, place: fields.mapping(item, place, fields.anything))
     for name in found:
-        _FIELDS.choice(name, f"name in {field}", tuple(SIGNALS))
+        fields.choice(name, f"name in {field}", tuple(SIGNALS))
     return found
 
 

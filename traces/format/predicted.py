@@ -20,7 +20,7 @@ import numpy as np
 
 from traces.format.check import check_outputs
 from traces.format.layout import MAX_ROW, PREDICTED, ids_dtype
-from traces.format.manifest import Manifest
+from traces.format.manifest import Manifest, modelled_signals
 from traces.format.npy import check_file, map_file, open_file, row_chunks
 from traces.kit.errors import one_of, refusal
 from traces.kit.fields import Fields, FileEntry
@@ -41,7 +41,8 @@ class About:
 
     ``kind``: who makes such predictors. ``input``: hidden (what enters the gate of layer l) or routing (what the gates
     of layers 0..l said). ``trace``: SHA-256 of the ``trace.json`` that the outputs belong to. ``fit``: how it was
-    made, and on what. ``accuracy``: by split of this trace, for each layer l the share of the experts named there that
+    made, and on what; in it ``modelled``, as in Manifest: what it learned from or was given that nobody recorded.
+    ``accuracy``: by split of this trace, for each layer l the share of the experts named there that
     layer l + stride then used; None where there is nothing to count.
     """
 
@@ -122,6 +123,14 @@ def check_name(name: str) -> None:
         raise refusal(PREDICTED, "name of a predictor", name, "1 to 64 of a-z, A-Z, 0-9, _ . -, the first not . or -")
 
 
+def fit_facts(fields: Fields, value: object, field: str) -> dict[str, Any]:
+    """The entry ``fit``: whatever stands there, but for what it says is modelled. TraceError."""
+    found = fields.mapping(value, field, fields.anything)
+    if "modelled" in found:
+        modelled_signals(fields, found["modelled"], f"{field}.modelled")
+    return found
+
+
 def file_of(name: str, file: str) -> str:
     return f"{PREDICTED}/{name}/{file}"
 
@@ -154,7 +163,7 @@ def check_about(raw: bytes, name: str, manifest: Manifest, sha256: str) -> tuple
         input=partial(fields.choice, allowed=INPUTS),
         stride=partial(fields.integer, minimum=1, maximum=max(1, model.n_layers - 1)),
         top_k=partial(fields.integer, minimum=1, maximum=min(model.n_experts, MAX_ROW // model.n_layers)),
-        fit=partial(fields.mapping, item=fields.anything),
+        fit=partial(fit_facts, fields),
         accuracy=lambda v, f: fields.mapping(fields.exactly(v, f, SPLITS), f, shares),
     )
     return about, fields.file_entry(files[IDS_FILE], f"files.{IDS_FILE}")

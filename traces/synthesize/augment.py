@@ -30,11 +30,11 @@ def augment(trace: Trace, target: Path, signals: Sequence[str], recall: Sequence
     popularity among the train requests, of all experts alike where there are none; an embedding knows a request's
     source, and nothing of its routing.
     """
-    for name in signals:
-        if trace.has(name):
-            raise UserError(
-                f"signals={one_of(signals)}: the trace has {name}; allowed: {one_of(lacking(trace)) or 'none'}"
-            )
+    if not lacking(trace):
+        raise UserError(f"{trace.path}: has all that can be made up ({one_of(MADE)}); allowed: a trace that lacks some")
+    if there_already := [name for name in signals if trace.has(name)]:
+        had = one_of(there_already)
+        raise UserError(f"signals={one_of(signals)}: the trace has {had} already; allowed: {one_of(lacking(trace))}")
     if "gate_ahead" in signals:
         check_recall(recall, trace.L, trace.E, trace.K)
     shapes: Mapping[str, tuple[int, ...]] = {

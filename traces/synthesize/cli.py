@@ -82,8 +82,8 @@ def augment(options: Augment) -> None:
     refuse_place(options.out)
     trace = open_trace(find_trace(options.folder))
     signals = lacking(trace) if options.signals is None else options.signals
-    if not signals:
-        allowed = one_of(lacking(trace)) or "no augment, since it lacks none"
+    if not signals and lacking(trace):
+        allowed = one_of(lacking(trace))
         raise UserError(f"signals=none: {options.folder} would be copied as it is; allowed: {allowed}")
     least = least_recall(trace.E, trace.K)
     recall = options.recall or tuple(max(least, share) for share in RECALL)[: trace.L - 1]

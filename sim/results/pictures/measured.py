@@ -13,6 +13,7 @@ from sim.results.label import label
 from sim.results.pictures.colours import Looks, looks
 from sim.results.pictures.findings import number
 from sim.results.pictures.style import Picture, Sheet
+from sim.results.titles import cells_rest_on
 from traces.kit.drawing import GREY, INK, PALE, EmptyPictureError, dress, log_scale, short
 from traces.kit.panels import Panel
 
@@ -34,6 +35,8 @@ def measured(document: Mapping[str, Any], look: Looks | None = None) -> Sheet:
     source = document["provenance"]
     model, machine = title_of("model", source["model"]["name"]), title_of("hardware", source["hardware"]["name"])
     about = f"{model} on {machine}, measured {source['date']}; a point per cell"
+    if rests := cells_rest_on(document["cells"]):
+        about += f"; {rests}"
     # Small markers, of small budgets, last: they lie on the large ones.
     rows = sorted(document["cells"], key=lambda row: _size(document["cells"], row["budget"]), reverse=True)
     style = look or looks(label(row["policy"]) for row in rows)

@@ -6,11 +6,32 @@ from typing import Any
 import numpy as np
 import pytest
 
+from policies.predictors import saved
 from policies.predictors.examples import divide, features, prompt_keys, rows_of, targets
 from policies.predictors.saved import Fitted
 from policies.promoe.fit import MLP
-from tests.policies.predictors.conftest import PROMPT, ROWS, SPLITS, STRIDE, D, E, K, L, apply, draw, fit, write
+from sim.experiment.run import run_config
+from sim.results.columns import row
+from sim.results.titles import rests_on, titles
+from tests.policies.predictors.conftest import (
+    PROMPT,
+    ROWS,
+    SPLITS,
+    STRIDE,
+    D,
+    E,
+    K,
+    L,
+    apply,
+    by_hand,
+    draw,
+    fit,
+    save,
+    write,
+)
+from tests.sim.small_trace import ABSENT, SIZE, config
 from traces import Trace, UserError
+from traces.writing.predicted import write_predicted
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -191,3 +212,58 @@ def test_a_train_request_does_change_something(fitted: Fitted, tmp_path: Path) -
 def test_too_little_to_learn_from(tmp_path: Path, splits: tuple[str | None, ...]) -> None:
     with pytest.raises(UserError, match=r"no train requests; allowed: .*split=0.7|1 train prompts .* at least 2"):
         divide(write(tmp_path / "t", draw(), splits), (), 0)
+
+
+def test_what_learned_from_modelled_signals_says_so_wherever_it_is_applied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = {"router_probs": {"rest": 0.3}, "gate_ahead": {"recall": [0.9]}}
+    arrays = draw() | {"gate_ahead": np.full((len(SPLITS) * ROWS, L, 1, K), ABSENT)}
+    marked, plain = write(tmp_path / "made", arrays, modelled=made), write(tmp_path / "plain", draw())
+    few: Any = {"hidden": 4, "epochs": 1}
+    found = fit(marked, tmp_path / "f", **few)
+    assert found.about["fit"]["modelled"] == {"router_probs": {"rest": 0.3}}  # its target; it reads no gate_ahead
+    assert "what it learns from is modelled, not recorded: router_probs" in capsys.readouterr().err
+    assert saved.load(tmp_path / "f").about == found.about
+    assert apply(found, plain).about.fit["modelled"] == {"router_probs": {"rest": 0.3}}
+    assert "rests on what is modelled, not recorded: router_probs" in capsys.readouterr().err
+    result = run_config(config(plain, 4 * SIZE, policy="promoe"), tmp_path / "out").document
+    assert result["provenance"]["modelled"] == {"predictor promoe": {"router_probs": {"rest": 0.3}}}
+    own = row(result, "")
+    assert rests_on([own]) == "modelled, not recorded: predictor promoe (from router_probs) of promoe"
+    assert "modelled" not in str(titles(own))
+    for other in (fit(marked, tmp_path / "g", target="chosen", **few), fit(plain, tmp_path / "h", **few)):
+        assert "modelled" not in apply(other, plain, overwrite=True).about.fit
+    assert (
+        "modelled" not in run_config(config(plain, 4 * SIZE, policy="promoe"), tmp_path / "out").document["provenance"]
+    )
+
+
+def test_a_twin_whose_predictor_read_modelled_signals_says_so(tmp_path: Path) -> None:
+    made, plain = {"router_probs": {"rest": 0.3}}, write(tmp_path / "plain", draw())
+    marked = write(tmp_path / "made", draw(), modelled=made)
+    found = fit(plain, tmp_path / "f", input="routing", hidden=4, epochs=1)
+    assert "modelled" not in apply(found, marked).about.fit  # the trace itself says so
+    assert apply(found, marked, beside=plain).about.fit["modelled"] == made
+
+
+def test_what_is_said_to_be_modelled_are_signals(tmp_path: Path) -> None:
+    wrong = by_hand()
+    for found, said in (
+        ("all", "fit.modelled is 'all'; allowed: an object"),
+        ({"x": {}}, "name in fit.modelled is 'x'"),
+    ):
+        about = {**wrong.about, "fit": {"modelled": found}}
+        with pytest.raises(UserError, match=said):
+            saved.load(save(Fitted(about, wrong.layers), tmp_path / "f"))
+        with pytest.raises(UserError, match="modelled"):
+            write_predicted(
+                write(tmp_path / str(len(said)), draw()),
+                [np.full((len(SPLITS) * ROWS, L, K), ABSENT)],
+                name="n",
+                kind="x",
+                input="hidden",
+                stride=STRIDE,
+                top_k=K,
+                fit=about["fit"],
+            )

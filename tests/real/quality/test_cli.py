@@ -1,6 +1,7 @@
 """`python -m real quality` as a person uses it, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tests.commands import quality as main
 from tests.real.quality.cases import TEXTS, prompts, save_with_tokenizer, tiny
 from traces.kit.errors import UserError
 
+SAMPLE = Path(__file__).resolve().parents[3] / "traces" / "sample"
 LOSSY = ("policy=swapmoe_uniform", "policy.least=2", "workload.batch=2")
 TRAINED = {**TEXTS, "what is learned from": "train", "and a little more of it": "train"}
 
@@ -68,6 +70,20 @@ def test_the_sample_is_the_default_text(tmp_path: Path, capsys: pytest.CaptureFi
     # The first layer is routed alike; the later ones are not, which a replay cannot see.
     assert 0 < abs(simulated["kept_gate_mass"] - device["kept_gate_mass"]) < 0.1
     assert document["measured"]["kl_nats"] > 0.1
+
+
+def test_what_the_simulator_read_that_nobody_recorded_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace"
+    shutil.copytree(SAMPLE, trace, ignore=shutil.ignore_patterns("predicted"))
+    about = json.loads((trace / "trace.json").read_text())
+    (trace / "trace.json").write_text(json.dumps(about | {"modelled": {"gate_ahead": {"recall": [0.9]}}}))
+    given = [f"trace={trace}", "policy=gate_ahead", "budget=25%", "limit=1", f"out={tmp_path}"]
+    assert main(given) == 0
+    (path,) = tmp_path.glob("*/quality.json")
+    assert json.loads(path.read_text())["provenance"]["modelled"] == {"gate_ahead": {"recall": [0.9]}}
+    assert "modelled, not recorded: gate_ahead (recall 0.9) of gate_ahead" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_trace_of_another_model_is_refused(given: Any, tmp_path: Path) -> None:

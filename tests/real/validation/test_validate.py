@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from real.cli import main
+from real.evaluate.page import _grids
 from real.runtime.recorded import run_forced
 from real.runtime.runner import DeviceRun
 from real.validation import compare as comparing
@@ -19,7 +21,10 @@ from sim.core.log import NEXT_CHUNK, replay
 from sim.experiment.cell import make_cell, make_core, make_policy
 from sim.experiment.config import dump_configs
 from sim.results.label import label
+from sim.results.pictures.measured import measured
 from tests.real.validation.cases import config, tiny, words
+from traces import open_trace
+from traces.synthesize.augment import augment
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -179,6 +184,32 @@ def test_beside_a_file_only_the_machine_and_the_trace_may_be_given(
     (tmp_path / "one.yaml").write_text(dump_configs([config("policy=lru")]))
     assert main(["validate", "--config", str(tmp_path / "one.yaml"), "budget=3GB"]) == 2
     assert "budget=3GB: not beside --config" in capsys.readouterr().err
+
+
+def test_what_is_modelled_is_said_of_the_cells_that_rest_on_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = augment(open_trace(tiny()[1]), tmp_path / "trace", ["gate_ahead", "embedding"], (0.9,), seed=0)
+    given = [f"trace={trace}", *words("policy=gate_ahead,lru", "budget=40%")[1:], f"out={tmp_path}"]
+    assert main(["validate", *given]) == 0
+    found = json.loads((tmp_path / "tiny.json").read_text())
+    rows = {row["policy"]["name"]: row for row in found["cells"]}
+    assert rows["gate_ahead"]["modelled"] == {"gate_ahead": {"from": "expert_ids", "recall": [0.9], "seed": 0}}
+    assert "modelled" not in rows["lru"]
+    assert set(found["provenance"]["trace"]["modelled"]) == {"gate_ahead", "embedding"}
+    said = "odelled, not recorded: gate_ahead (recall 0.9) of gate_ahead"
+    assert f"- M{said}\n" in (tmp_path / "tiny.md").read_text()
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert f"m{said}" in measured.sheet(found).about
+    cells = [row | {"expected": None} for row in found["cells"]]
+    page = "\n".join(_grids(SimpleNamespace(documents={"cells": found | {"cells": cells}})))  # type: ignore[arg-type]
+    assert f"\nM{said}." in page
+    routed = markdown(found | {"provenance": _with_modelled_routing(found["provenance"])})
+    assert "Routing: tiny (modelled), synthetic" in routed
+
+
+def _with_modelled_routing(source: dict[str, Any]) -> dict[str, Any]:
+    return source | {"trace": source["trace"] | {"modelled": {"expert_ids": {"figures": "default"}}}}
 
 
 def _of(row: dict[str, Any], of: str) -> list[Any]:

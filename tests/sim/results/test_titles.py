@@ -15,7 +15,7 @@ from sim.experiment.run import run_config
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile, figures, shipped, title_of
 from sim.prices.chosen import changed
 from sim.results.columns import row
-from sim.results.titles import policy, titles
+from sim.results.titles import modelled, policy, rests_on, titles
 from tests.sim.small_trace import SIZE, Plan, config, write
 from traces.kit import conf
 from traces.kit.errors import UserError
@@ -92,3 +92,36 @@ def test_a_policy_is_called_as_its_paper_calls_it() -> None:
     assert policy("not_installed (a=1)") == "not_installed (a=1)"
     names = {registry.find(name).title or name for name in registry.names()}
     assert len(names) == len(registry.names()), "two policies of one title"
+
+
+Modelled = dict[str, dict[str, Any]]
+ROUTED: Modelled = {"expert_ids": {"figures": "gpt_oss_20b", "seed": 0}}
+AHEAD: Modelled = {"gate_ahead": {"recall": [0.9, 0.8], "seed": 0}}
+SCORES: Modelled = {"router_probs": {"rest": 0.3}, "embedding": {"from": "source"}}
+
+
+def said(*rows: tuple[str, Modelled]) -> str:
+    return rests_on({"policy_label": label, "modelled": modelled(about)} for label, about in rows).removeprefix(
+        "modelled, not recorded: "
+    )
+
+
+def test_what_is_modelled_is_told_in_one_short_sentence() -> None:
+    assert said(("lru", {}), ("fifo", {})) == ""
+    routing, ahead = "routing (figures gpt_oss_20b)", "gate_ahead (recall 0.9, 0.8"
+    assert said(("lru", ROUTED), ("gate_ahead", AHEAD | ROUTED)) == f"{routing}; {ahead}) of gate_ahead"
+    # Signals that the same policies read stand together, and a policy's settings are told where they matter.
+    several = (("fmoe", ROUTED | SCORES), ("fmoe (distance=2)", ROUTED | SCORES), ("lru", ROUTED))
+    assert said(*several) == f"{routing}; router_probs, embedding of fmoe"
+    one = (("promoe", ROUTED), ("promoe (predictor=routing)", ROUTED | {"router_probs": {}}))
+    assert said(*one) == f"{routing}; router_probs of promoe (predictor=routing)"
+    # And so do traces: a signal is named once.
+    less = {"gate_ahead": {"recall": [0.7]}}
+    assert said(("gate_ahead", AHEAD), ("gate_ahead", less)) == f"{ahead} or recall 0.7) of gate_ahead"
+
+
+def test_a_signal_that_is_modelled_makes_no_routing_so() -> None:
+    row_ = {"routing_from": "a", "model": "a", "source": "simulated", "figures": "published", "hardware": "b"}
+    about = {"predictor routing": {"router_probs": {}}, "router_probs": {}}
+    assert titles({**row_, "hardware_title": "b", "modelled": modelled(about)}).routing == "a"
+    assert titles({**row_, "hardware_title": "b", "modelled": modelled(ROUTED)}).routing == "a (modelled)"

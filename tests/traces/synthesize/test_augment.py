@@ -172,4 +172,16 @@ def test_a_signal_that_is_there_is_not_made_up(
 ) -> None:
     source = recorded(tmp_path / "a", ids, embedding=np.zeros((800, 3)))
     assert main(["augment", str(source), f"out={tmp_path / 'b'}", "signals=embedding"]) == 2
-    assert "the trace has embedding; allowed: expert_weights, router_probs, gate_ahead" in capsys.readouterr().err
+    said = "the trace has embedding already; allowed: expert_weights, router_probs, gate_ahead\n"
+    assert capsys.readouterr().err.endswith(f"signals=embedding: {said}")
+
+
+@pytest.mark.parametrize("words", [(), ("signals=none",), ("signals=gate_ahead",)])
+def test_a_trace_that_lacks_nothing_is_told_so(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["augment", "sample", f"out={tmp_path / 'b'}", *words]) == 2
+    error = capsys.readouterr().err
+    assert "sample: has all that can be made up (expert_weights, router_probs, gate_ahead, embedding); allowed: " in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

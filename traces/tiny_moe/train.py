@@ -34,7 +34,7 @@ SAVE_EVERY_S = 240.0
 EXPERTS, ATTENTION = "blocks", "float32"
 ROWS = 128
 LONG_FROM = 0.8
-BALANCED_UNTIL = 0.4
+BALANCED_UNTIL, SKEWED_FROM = 0.4, 0.58
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Options:
     long: Annotated[int, Between(1, MOST), "tokens of a window in the last fifth of the run"] = 1024
     balance: Annotated[float, Between(0), "the weight of the load-balancing loss"] = 2e-3
     balance_later: Annotated[float, Between(0), "that weight after two fifths of the run"] = 1e-4
+    skew_weight: Annotated[float, Between(0), "that weight at the end, when it pulls towards unequal loads"] = 5e-3
+    skew: Annotated[float, Between(0), "the standard deviation of the logarithm of these loads"] = 0.75
     rate: Annotated[float, Between(0), "the peak of AdamW's"] = 2e-3
     warm_up: Annotated[int, Between(0, MOST), "steps"] = 100
     decay: Annotated[float, Between(0), "of AdamW"] = 0.1
@@ -173,18 +175,26 @@ def float32_attention(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, *
     return output.to(q.dtype).transpose(1, 2).contiguous(), None
 
 
-def balance_loss(router_logits: tuple[Tensor, ...], top_k: int) -> Tensor:
-    """The load-balancing loss of every layer by itself, averaged; `top_k` when balanced.
+def balance_loss(router_logits: tuple[Tensor, ...], top_k: int, skew: float = 0.0) -> Tensor:
+    """The load-balancing loss of every layer by itself, averaged; `top_k` when loads are as wanted.
 
-    The library's pools the layers before it balances, so that two skewed layers may cancel out.
+    Wanted are equal loads; with `skew` log-normal ones of that standard deviation, the busiest expert of a layer to
+    have the largest. The library's loss pools the layers before it balances, so that two skewed layers may cancel out.
     """
     losses = []
     for logits in router_logits:
         probs = logits.float().softmax(-1)
         E = probs.shape[-1]
         load = torch.bincount(probs.topk(top_k).indices.reshape(-1), minlength=E) / len(probs)
-        losses.append(E * (load * probs.mean(0)).sum())
+        wanted = lognormal_shares(E, skew).to(load)[load.argsort().argsort()]
+        losses.append((load / wanted * probs.mean(0)).sum())
     return torch.stack(losses).mean()
+
+
+def lognormal_shares(count: int, deviation: float) -> Tensor:
+    """float64 [count], ascending, of sum 1: the quantiles of a log-normal distribution at (i + 1/2) / count."""
+    shares = (deviation * torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count)).exp()
+    return shares / shares.sum()
 
 
 ALL_EXPERTS_FUNCTIONS.register(EXPERTS, block_experts)
@@ -218,13 +228,20 @@ def rate_at(progress: float, step: int, options: Options) -> float:
     return options.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def losses(model: Any, batch: Tensor) -> tuple[Tensor, Tensor]:
+def balance_weight(progress: float, options: Options) -> float:
+    """Of the balance loss: first against dead experts, then next to nothing, at the end for unequal loads."""
+    if progress < BALANCED_UNTIL:
+        return options.balance
+    return options.balance_later if progress < SKEWED_FROM else options.skew_weight
+
+
+def losses(model: Any, batch: Tensor, skew: float = 0.0) -> tuple[Tensor, Tensor]:
     """Next-token loss in nats and balance loss of int64 `batch` [B, T + 1] under an OLMoE `model`."""
     inputs, targets = batch[:, :-1], batch[:, 1:]
     out = model.model(input_ids=inputs, output_router_logits=True, use_cache=False)
     logits = model.lm_head(out.last_hidden_state)
     text = F.cross_entropy(logits.flatten(0, 1).float(), targets.reshape(-1))
-    return text, balance_loss(out.router_logits, model.config.num_experts_per_tok)
+    return text, balance_loss(out.router_logits, model.config.num_experts_per_tok, skew)
 
 
 @dataclass
@@ -288,8 +305,8 @@ def train(options: Options) -> None:
             group["lr"] = rate_at(progress, run.step, options)
         batch = draw(texts, run.step, options, progress)
         with torch.autocast(kind, torch.bfloat16, enabled=options.bfloat16):
-            text, balance = losses(model, batch.to(options.device))
-        weight = options.balance if progress < BALANCED_UNTIL else options.balance_later
+            text, balance = losses(model, batch.to(options.device), options.skew if progress >= SKEWED_FROM else 0.0)
+        weight = balance_weight(progress, options)
         torch.autograd.backward(text + weight * balance)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -65,7 +65,8 @@ def titles(row: Any) -> Titles:
 
 def modelled(about: Mapping[str, Mapping[str, Any]]) -> str:
     """What a run rests on that nobody recorded: ``routing (figures gpt_oss_20b); gate_ahead (recall 0.87, 0.79)``."""
-    return "; ".join(_modelled(name, it) for name, it in about.items())
+    # Names of figures are anybody's: a semicolon in one is no end of a part.
+    return "; ".join(_modelled(name, it).replace(";", ",") for name, it in about.items())
 
 
 def rests_on(rows: Iterable[Mapping[Any, Any]]) -> str:

@@ -9,6 +9,7 @@ from scipy.stats import norm
 from traces.describe.stats import gate_recall
 from traces.format.layout import PREFILL, Array
 from traces.format.reader import Trace
+from traces.kit.errors import UserError
 from traces.synthesize.figures import DEGREES, LAGS, SCHEMA, Figures
 from traces.synthesize.law import RAREST, resampled
 
@@ -77,7 +78,9 @@ class Sums:
 
 
 def measure(trace: Trace, name: str) -> Figures:
-    """The figures of ``trace``, to be called ``name``."""
+    """The figures of ``trace``, to be called ``name``. UserError where nothing is chosen: one expert per layer."""
+    if trace.E < 2:
+        raise UserError(f"{trace.path}: has one expert per layer, and no choice to describe; allowed: two or more")
     sums = Sums(trace.L, trace.E)
     for source, rows, pieces in _requests(trace):
         chosen = np.zeros((trace.L, trace.E), np.int64)

@@ -120,6 +120,11 @@ def test_what_is_modelled_is_told_in_one_short_sentence() -> None:
     assert said(("gate_ahead", AHEAD), ("gate_ahead", less)) == f"{ahead} or recall 0.7) of gate_ahead"
 
 
+def test_no_name_of_figures_is_cut() -> None:
+    odd: Modelled = {"expert_ids": {"figures": "mine; gate_ahead (of May)"}}
+    assert said(("lru", odd)) == "routing (figures mine, gate_ahead (of May))"
+
+
 def test_a_signal_that_is_modelled_makes_no_routing_so() -> None:
     row_ = {"routing_from": "a", "model": "a", "source": "simulated", "figures": "published", "hardware": "b"}
     about = {"predictor routing": {"router_probs": {}}, "router_probs": {}}

@@ -182,6 +182,8 @@ def test_a_trace_that_lacks_nothing_is_told_so(
 ) -> None:
     assert main(["augment", "sample", f"out={tmp_path / 'b'}", *words]) == 2
     error = capsys.readouterr().err
-    assert "sample: has all that can be made up (expert_weights, router_probs, gate_ahead, embedding); allowed: " in error
+    assert (
+        "sample: has all that can be made up (expert_weights, router_probs, gate_ahead, embedding); allowed: " in error
+    )
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

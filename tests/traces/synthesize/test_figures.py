@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.traces.tiny_trace import MANIFEST
+from traces import PREFILL, Request, TraceWriter
 from traces.cli import main
 from traces.kit.errors import UserError
 from traces.synthesize.changed import shaped
@@ -73,3 +75,14 @@ def test_what_is_no_mapping_is_refused(content: bytes, tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(UserError, match=f"like={file}: "):
         read_figures(str(file))
+
+
+def test_one_expert_per_layer_has_no_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with TraceWriter(tmp_path / "t", n_layers=2, n_experts=1, top_k=1, signals={}) as out:
+        request = Request(0, 4, 1, None, None, "a")
+        out.add_request(request, steps=[(PREFILL, 4, 0)], expert_ids=np.zeros((4, 2, 1), np.int64))
+        out.close(**{**MANIFEST, "expert_bytes": [10] * 2})
+    assert main(["describe", str(tmp_path / "t")]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert "has one expert per layer, and no choice to describe; allowed: two or more" in printed.err

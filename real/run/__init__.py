@@ -31,9 +31,7 @@ class Options(Decoded, Configured):
       python -m real run policy=lru budget=50% limit=1
     """
 
-    prompts: Annotated[
-        str, "a file as python -m traces collect takes it; without it tiny-moe's own prompts"
-    ] = ""
+    prompts: Annotated[str, "a file as python -m traces collect takes it; without it tiny-moe's own prompts"] = ""
     routing: Annotated[
         str, "a trace instead of prompts: its requests, tokens and experts, whatever the model's routers say"
     ] = ""

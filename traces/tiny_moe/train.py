@@ -31,7 +31,10 @@ from traces.tiny_moe.tokens import DOMAINS, VOCABULARY
 
 SAVE_EVERY_S = 240.0
 LONG_FROM = 0.8
-BALANCED_UNTIL, SKEWED_FROM = 0.4, 0.58
+BALANCE = {0.0: 2e-3, 0.4: 1e-4, 0.58: 5e-3, 0.7625: 5e-2}
+SKEWED_FROM = 0.58
+"""The weight of the load-balancing loss from which share of the run on: first against dead experts; then next to
+nothing, which changed little; at the end for unequal loads, as real models have."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,7 @@ class Options:
     batch: Annotated[int, Between(1, MOST), "windows per step"] = 16
     length: Annotated[int, Between(1, MOST), "tokens of a window"] = 256
     long: Annotated[int, Between(1, MOST), "tokens of a window in the last fifth of the run"] = 1024
-    balance: Annotated[float, Between(0), "the weight of the load-balancing loss"] = 2e-3
-    balance_later: Annotated[float, Between(0), "that weight after two fifths of the run"] = 1e-4
-    skew_weight: Annotated[float, Between(0), "that weight at the end, when it pulls towards unequal loads"] = 5e-3
-    skew: Annotated[float, Between(0), "the standard deviation of the logarithm of these loads"] = 0.75
+    skew: Annotated[float, Between(0), "the standard deviation of the logarithm of experts' loads that is wanted at the end"] = 0.75
     rate: Annotated[float, Between(0), "the peak of AdamW's"] = 2e-3
     warm_up: Annotated[int, Between(0, MOST), "steps"] = 100
     decay: Annotated[float, Between(0), "of AdamW"] = 0.1
@@ -134,13 +134,6 @@ def rate_at(progress: float, step: int, options: Options) -> float:
     return options.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def balance_weight(progress: float, options: Options) -> float:
-    """Of the balance loss: first against dead experts, then next to nothing, at the end for unequal loads."""
-    if progress < BALANCED_UNTIL:
-        return options.balance
-    return options.balance_later if progress < SKEWED_FROM else options.skew_weight
-
-
 def losses(model: Any, batch: Tensor, skew: float = 0.0) -> tuple[Tensor, Tensor]:
     """Next-token loss in nats and balance loss of int64 `batch` [B, T + 1] under an OLMoE `model`."""
     inputs, targets = batch[:, :-1], batch[:, 1:]
@@ -212,7 +205,7 @@ def train(options: Options) -> None:
         batch = draw(texts, run.step, options, progress)
         with torch.autocast(kind, torch.bfloat16, enabled=options.bfloat16):
             text, balance = losses(model, batch.to(options.device), options.skew if progress >= SKEWED_FROM else 0.0)
-        weight = balance_weight(progress, options)
+        weight = BALANCE[max(start for start in BALANCE if start <= progress)]
         torch.autograd.backward(text + weight * balance)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -178,8 +178,8 @@ class Costs:
         return known
 
     def link_floor_ns(self, nbytes: int) -> int:
-        """Never more than the copies of `nbytes` take together, however they are cut: bytes over peak."""
-        return self._link.floor_ns(nbytes)
+        """At most how long the link copies `nbytes`, however they are cut: bytes over the peaks of all lanes."""
+        return self._link.floor_ns(nbytes) // self.hardware.link.lanes
 
     def expert_ns(self, layer: int, tokens: int) -> int:
         """One expert of `layer` on `tokens` tokens, without its launch."""

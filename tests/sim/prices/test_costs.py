@@ -104,6 +104,12 @@ def test_sizes_differ_by_layer() -> None:
     assert costs.dense_ns(8, 8, 8) == costs.lead_ns(8, 8, 8) == costs.head_ns(1) == 0
 
 
+def test_the_peak_of_a_link_is_the_sum_of_its_lanes() -> None:
+    four = Costs(OLMOE, replace(A100, link=replace(A100.link, lanes=4)))
+    assert four.copy_ns(10**6) == COSTS.copy_ns(10**6), "a lane's rate is the profile's"
+    assert four.link_floor_ns(10**9) == COSTS.link_floor_ns(10**9) // 4
+
+
 def test_efficiency_slows_down() -> None:
     half = replace(A100.gpu.efficiency, hbm=Fraction(1, 2))
     slow = Costs(OLMOE, replace(A100, gpu=replace(A100.gpu, efficiency=half)))

@@ -18,7 +18,7 @@ from real.runtime.live import AHEAD, Live
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
-from real.runtime.runner import DeviceRun, check_device, check_shape, device_machine, running
+from real.runtime.runner import DeviceRun, check_device, check_shape, depth_of, device_machine, running
 from real.words import model_dtype
 from sim.core.core import Core
 from sim.core.log import replay
@@ -111,7 +111,7 @@ def serve(
     if config.budget == AUTO:
         setup = make_live_setup(replace(config, budget=budget_there(setup, model)), model, name, fitted, tokens)
     policy = policy_of(config.policy, setup, there(config, history, fitted))
-    depth = HardwareProfile.from_dict(config.hardware).link.depth
+    depth = depth_of(HardwareProfile.from_dict(config.hardware))
     live = Live(model.moe, policy.needs(), fitted)
     with running(model, device_machine(model, policy, live.signals(policy), depth), live) as runner:
         generate(runner, live, requests, batch, ends)

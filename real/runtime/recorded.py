@@ -12,7 +12,7 @@ from policies.api import Policy
 from real.runtime.events import Feed
 from real.runtime.live import Live
 from real.runtime.offloaded import Offloaded
-from real.runtime.runner import DeviceRun, Runner, check_shape, device_machine, running
+from real.runtime.runner import DeviceRun, Runner, check_shape, depth_of, device_machine, running
 from sim.experiment.cell import Cell, make_signals, passes_of
 from sim.workload.passes import Pass
 from traces import Trace
@@ -31,7 +31,7 @@ def run_forced(
     the trace's shape.
     """
     check_shape(cell.setup, model, cell.model.name)
-    machine = device_machine(model, policy, make_signals(cell, policy), cell.hardware.link.depth)
+    machine = device_machine(model, policy, make_signals(cell, policy), depth_of(cell.hardware))
     trace, vocabulary = cell.trace, int(model.model.config.get_text_config().vocab_size)
     tokens: NDArray[np.integer[Any]] | None = trace.token_ids
     if tokens is None or int(tokens.max(initial=0)) >= vocabulary:  # none were recorded, or the model knows fewer
@@ -56,7 +56,7 @@ def run_taught(cell: Cell, model: Offloaded, policy: Policy, take: Callable[[Pas
         raise UserError(f"{trace} has token {largest}; allowed: 0 to {vocabulary - 1}, the model's")
     live = Live(model.moe, policy.needs())
     signals = live.signals(policy, {name: np.asarray(found.expert_ids) for name, found in cell.predicted.items()})
-    machine = device_machine(model, policy, signals, cell.hardware.link.depth)
+    machine = device_machine(model, policy, signals, depth_of(cell.hardware))
 
     def read(logits: Tensor) -> Tensor:
         return torch.from_numpy(*machine.read(logits.float()))

@@ -15,6 +15,7 @@ from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from sim.core.acting import stated
 from sim.core.core import Core, StepSignals
+from sim.prices import HardwareProfile
 from sim.results.document import Outcome
 from sim.workload.passes import Pass
 from traces.kit.errors import UserError
@@ -72,6 +73,14 @@ def device_machine(model: Offloaded, policy: Policy, signals: StepSignals, depth
     pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
     core = Core(policy, setup, signals)
     return Machine(core, pool, depth=depth, predictor_threads=setup.predictor_threads)
+
+
+def depth_of(hardware: HardwareProfile) -> int:
+    """Chunks that a device's link is handed at once; UserError for a link that would copy several at a time."""
+    link = hardware.link
+    if link.lanes > 1:
+        raise UserError(f"hardware.link.lanes={link.lanes}: allowed: 1 on a device, which copies on one stream")
+    return link.depth
 
 
 @contextmanager

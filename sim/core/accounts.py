@@ -42,6 +42,7 @@ class Accounts:
     stall_ns: list[list[list[int]]] = field(init=False)
     """[phase][layer][stall kind]."""
     link_busy_ns: int = 0
+    """Summed over the link's lanes."""
     start_ns: int = 0
     end_ns: int = 0
 

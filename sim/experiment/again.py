@@ -84,10 +84,10 @@ class Again:
             ]
             plain = read_config([*words, "budget=1GB"])
             for group in GROUPS:
-                usual = _settings(plain, group)
+                usual, there = _settings(plain, group), dict(leaves(getattr(plain, group), group))
                 for path, value in _settings(config, group).items():
                     if usual.get(path, ...) != value:
-                        new = "" if path in usual else "+"  # as a policy's own time in a profile that has none
+                        new = "" if path in there else "+"  # as a policy's own time in a profile that has none
                         words.append(f"{new}{path}={_text(value)}")
             found = read_config([*words, "budget=1GB"])
         except (UserError, KeyError):

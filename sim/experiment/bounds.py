@@ -17,14 +17,15 @@ class Floor:
     budget_bytes: int
     nbytes: int  # belady_bypass: the fewest bytes copied
     compute_ns: int  # of time_lower_bound: all compute at its cheapest grouping
-    link_ns: int  # of time_lower_bound: the fewest bytes at the link's peak
+    link_ns: int  # of time_lower_bound: the fewest bytes at the link's peak, of all its lanes
 
     @property
     def ns(self) -> int:
         """``time_lower_bound``: the shortest makespan. Compute and copies overlap in full, neither waits for the other.
 
         The copies counted begin and end within the run: each is handed over after the start, on a link that carries one
-        at a time, and ends before the compute that demanded its bytes.
+        at a time on each lane, and ends before the compute that demanded its bytes. So the lanes are busy for at least
+        the sum of their durations, which is at least the bytes at one lane's peak, within lanes x the makespan.
         """
         return max(self.compute_ns, self.link_ns)
 

@@ -47,9 +47,10 @@ class Room:
         lead, size = model.leading_dense_layers, model.dense_bytes_per_param
         table = 0 if model.tied_embeddings else model.vocab * model.hidden
         per_layer = model.attention_params + model.router_params + model.shared_expert_params
+        dense = size * (model.moe_layers * per_layer + lead.count * lead.params_per_layer)
         return cls(
             gpu_bytes=hardware.gpu.memory_bytes,
-            dense_bytes=size * (model.moe_layers * per_layer + lead.count * lead.params_per_layer),
+            dense_bytes=dense if model.dense_bytes is None else sum(model.dense_bytes),
             head_bytes=size * (table + model.head_params),
             kv_bytes=(model.moe_layers + lead.count) * model.kv_bytes_per_token * sum(longest),
             kv_requests=len(longest),

@@ -226,6 +226,7 @@ def make_machine(
         core,
         cell.costs,
         depth=cell.hardware.link.depth,
+        lanes=cell.hardware.link.lanes,
         predictor_threads=cell.hardware.host.predictor_threads,
         progress=progress,
         listener=timeline,

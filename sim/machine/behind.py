@@ -6,7 +6,7 @@ from heapq import heappop
 from sim.core.accounts import PREDICTOR
 from sim.core.core import Core
 from sim.core.state import CoreError
-from sim.machine.link import Link
+from sim.machine.link import Lanes, Link
 from sim.machine.listener import NOBODY, SpanListener
 from sim.machine.predictor import Predictor
 
@@ -61,12 +61,16 @@ class Behind:
     def wait_for_expert(self, now: int, stalls: list[int]) -> int:
         """Compute waits until an expert is ready: charge each nanosecond to the chunk on the link; returns when."""
         core, copies, kind, chunks = self.core, self.copies, self.core.state.kind, self.core.state.chunks
-        began = self._waiting_since = now
+        lanes = self.link if isinstance(self.link, Lanes) else None
+        began, self._waiting_since = now, None if lanes else now
         while not core.ready:
             if not copies:
                 raise CoreError("deadlock: compute waits and nothing can be copied")
             end, chunk = copies[0]
-            stalls[kind[chunk // chunks]] += end - now
+            if lanes is None:
+                stalls[kind[chunk // chunks]] += end - now
+            else:
+                end = self._wait_for_lanes(lanes, now, end, stalls)
             now = end
             if self.predictions:
                 self.advance(now)
@@ -80,6 +84,20 @@ class Behind:
         self._waiting_since = None
         self.waited_ns += now - began
         return now
+
+    def _wait_for_lanes(self, link: Lanes, now: int, end: int, stalls: list[int]) -> int:
+        """Compute waits for several lanes, of which the first ends its chunk at ``end``. Returns until when the chunks
+        on them stay the same: what a prediction calls forth may take a free lane before.
+
+        A nanosecond is charged to a demand chunk if any is on a lane, else to the rest of an upgraded load if any is.
+        """
+        kind, chunks = self.core.state.kind, self.core.state.chunks
+        cause = min(kind[chunk // chunks] for chunk in link.carried(now))
+        if self.predictions:
+            end = min(end, self.predictions[0][0])
+        stalls[cause] += end - now
+        self.listener.stall(now, end, cause)
+        return end
 
     def _shown(self, chunk: int, now: int) -> None:
         """As the core's ``chunk_done``, for a listener."""

@@ -8,7 +8,7 @@ from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.machine.behind import Behind
 from sim.machine.gpu import Gpu
-from sim.machine.link import Link
+from sim.machine.link import Lanes, Link
 from sim.machine.listener import NOBODY, SpanListener
 from sim.machine.predictor import Predictor
 from sim.machine.timings import Timings
@@ -30,13 +30,15 @@ class Machine:
         costs: Costs,
         *,
         depth: int = 1,
+        lanes: int = 1,
         predictor_threads: int = 1,
         progress: Callable[[int], None] | None = None,
         listener: SpanListener | None = None,
         policy_ns: tuple[int, int] = (0, 0),
     ) -> None:
         self.core, self.progress, self.listener = core, progress, listener or NOBODY
-        self.link = Link(core, [costs.copy_ns(b) for b in core.state.chunk_bytes], depth)
+        copy_ns = [costs.copy_ns(b) for b in core.state.chunk_bytes]
+        self.link = Link(core, copy_ns, depth) if lanes == 1 else Lanes(core, copy_ns, depth, lanes)
         behind = Behind(core, self.link, Predictor(predictor_threads, self.listener), self.listener)
         self.gpu = Gpu(core, costs, behind, self.listener, policy_ns)
         self.timings = Timings()

@@ -27,10 +27,15 @@ def shipped(group: str, name: str) -> Mapping[str, Any]:
 
 
 def figures(profile: Mapping[str, Any]) -> dict[str, Any]:
-    """A profile without its title: what results depend on, and what tells two of them apart. "Not tied" is not said."""
-    return {
-        key: value for key, value in profile.items() if key != "title" and (key, value) != ("tied_embeddings", False)
-    }
+    """A profile without its title: what results depend on, and what tells two of them apart.
+
+    What was always so, before one could say otherwise, is not said: not tied, no bytes of the dense part, one lane.
+    """
+    unsaid = ("tied_embeddings", False), ("dense_bytes", None)
+    said = {key: value for key, value in profile.items() if key != "title" and (key, value) not in unsaid}
+    if isinstance(link := said.get("link"), Mapping):
+        said["link"] = {key: value for key, value in link.items() if (key, value) != ("lanes", 1)}
+    return said
 
 
 @cache

@@ -130,6 +130,8 @@ class Costs:
         self._gpu = _roofline(hardware, model.compute_dtype)
         self.sources = dict.fromkeys(("copy", "launch", "layer_overhead", "copy_overhead"), "constants")
         self.sources |= dict.fromkeys(("experts", "dense", "step"), "roofline")
+        if model.dense_bytes is not None:
+            self.sources["dense"] = "bytes / HBM bandwidth (the trace's dense_bytes, the mean of its layers)"
         self._link = self._make_link()
         self._experts: dict[int, Callable[[int], int]] = {n: partial(self._roofline_ns, n) for n in self.expert_bytes}
         self._dense: Grid | None = None
@@ -178,8 +180,8 @@ class Costs:
         return known
 
     def link_floor_ns(self, nbytes: int) -> int:
-        """Never more than the copies of `nbytes` take together, however they are cut: bytes over peak."""
-        return self._link.floor_ns(nbytes)
+        """At most how long the link copies `nbytes`, however they are cut: bytes over the peaks of all lanes."""
+        return self._link.floor_ns(nbytes) // self.hardware.link.lanes
 
     def expert_ns(self, layer: int, tokens: int) -> int:
         """One expert of `layer` on `tokens` tokens, without its launch."""
@@ -197,13 +199,16 @@ class Costs:
 
         `tokens`: rows of the pass. `kv_tokens`: keys read, summed over its requests (context and own rows).
         `pairs`: query-key pairs, the sum of :func:`attended_pairs`. Weights and keys are read once;
-        activations and what the softmax costs are left out. 0 where the model's shapes are unknown.
+        activations and what the softmax costs are left out. Where the model's shapes are unknown: its `dense_bytes`
+        over the memory bandwidth, 0 without them.
 
         A measured table is of one request; several are priced as one that reads as many keys.
         """
         if self._dense is not None:
             return self._dense.ns(tokens, kv_tokens - tokens)
         model = self.model
+        if model.dense_bytes is not None:
+            return self._gpu.ns(0, _ceil(Fraction(sum(model.dense_bytes), len(model.dense_bytes))))
         params = model.attention_params + model.router_params + model.shared_expert_params
         return self._layer_ns(params, tokens, kv_tokens, pairs)
 

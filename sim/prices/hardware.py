@@ -50,7 +50,10 @@ class Link:
     h2d_gb_per_s: Rate  # from pinned memory
     d2h_gb_per_s: Unread = None
     overhead_us: Delay  # per copy call
-    depth: Count  # copies handed over at once; these always finish
+    depth: Count  # copies handed over at once, for each lane; these always finish
+    lanes: Threads = (
+        1  # copies under way at once, each at the rate above: the figures are of one lane while all are busy
+    )
     pageable_gb_per_s: Unread = None
 
 
@@ -140,23 +143,28 @@ class HardwareProfile:
         """Read the keys above; UserError names the offending one."""
         profile = record(cls)(mapping, where)
         if profile.measured is not None:
-            profile._check_tables(where)
+            profile._check_tables(profile.measured, where)
         if profile.runtime is not None:
             profile._check_runtime(where)
         return profile
 
-    def _check_tables(self, where: str) -> None:
-        """Tables are of a measured machine, and no constant that they replace was changed beside them."""
-        assert self.measured is not None
+    def _check_tables(self, measured: Measured, where: str) -> None:
+        """Tables are of a measured machine, and no constant that they replace was changed beside them.
+
+        Copies were timed one after the other, on one lane that had the link to itself: n of them have no n times that.
+        """
+        way_out = f"or {where}.measured=null, to price by the constants"
         if self.provenance != "measured":
             raise refusal(self.provenance, f"{where}.provenance", f"measured, as there is {where}.measured")
-        copies = self.measured.copy_h2d_pinned
+        if self.link.lanes > 1:
+            allowed = f"1, as {where}.measured.copy_h2d_pinned is of one copy at a time; {way_out}"
+            raise refusal(self.link.lanes, f"{where}.link.lanes", allowed)
+        copies = measured.copy_h2d_pinned
         best = max(n / Fraction(ns) for n, ns in zip(copies.axes["bytes"], copies.ns, strict=True))
         overhead = max(Fraction(0), copies.ns[0] - copies.axes["bytes"][0] / best) / 1000
         for key, derived in (("h2d_gb_per_s", best), ("overhead_us", overhead)):
             given: Fraction = getattr(self.link, key)
             if abs(given - derived) > derived / 1000 + Fraction(1, 1000):
-                way_out = f"or {where}.measured=null, to price by the constants"
                 allowed = f"{float(derived):.3f}, which {where}.measured.copy_h2d_pinned gives; {way_out}"
                 raise refusal(float(given), f"{where}.link.{key}", allowed)
 

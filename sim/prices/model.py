@@ -44,12 +44,16 @@ class ModelProfile:
     head_params: Params  # LM head and final norm
     dense_bytes_per_param: Count
     tied_embeddings: Annotated[bool, truth] = False  # the head's matrix is the embeddings', in memory once
-    shapes_known: bool = True  # False: built by from_manifest, the dense part costs nothing
+    shapes_known: bool = True  # False: built by from_manifest, the dense part costs nothing, or its bytes where known
+    dense_bytes: tuple[int, ...] | None = None  # per MoE layer, for from_manifest alone: all that is not experts
     title: Text = ""  # what people call it; no figure, so that no cell's key and no stored profile has it
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any], where: str = "model") -> Self:
-        """Read the keys above but `shapes_known`; those with a default may be left out. UserError: which is wrong."""
+        """Read the keys above but `shapes_known` and `dense_bytes`; those with a default may be left out.
+
+        UserError: which is wrong.
+        """
         profile = record(cls)(mapping, where)
         if profile.top_k > profile.experts:
             raise refusal(profile.top_k, f"{where}.top_k", f"at most experts={profile.experts}")
@@ -66,8 +70,10 @@ class ModelProfile:
     def from_manifest(cls, section: Mapping[str, Any]) -> Self:
         """Price a trace as its own model, from the ``model`` section of its ``trace.json`` (already checked).
 
-        What a manifest does not know costs nothing: no attention, shared experts or LM head. An expert
-        costs its bytes / HBM bandwidth, or its flops at 16 bit if ``shapes`` gives hidden and expert_width.
+        What a manifest does not know costs nothing: no attention, shared experts or LM head. Where it has
+        `dense_bytes`, a layer's dense part costs their mean over the layers / HBM bandwidth, so that the sum of a pass
+        is right. An expert costs its bytes / HBM bandwidth, or its flops at 16 bit if ``shapes`` gives hidden and
+        expert_width.
         UserError if the bytes of an expert are unknown.
         """
         name, sizes = section["name"], section["expert_bytes"]
@@ -100,6 +106,7 @@ class ModelProfile:
             head_params=0,
             dense_bytes_per_param=2,
             shapes_known=False,
+            dense_bytes=None if section.get("dense_bytes") is None else tuple(section["dense_bytes"]),
         )
 
     def priced(self, dtype: str | None = None, where: str = "dtype") -> tuple[int, ...]:

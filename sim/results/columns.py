@@ -102,7 +102,13 @@ def _columns() -> Iterator[Column]:
         for share in OF_PREDICTIONS:
             name, words = f"predicted_{phase}_{share}", share.replace("_", " ")
             yield Column(name, number, "share", f"{words} of predictions", f"prefetch.predictions.{phase}.{share}")
-    yield Column("link_utilisation", number, "share", "of the time the link was busy", "link_utilisation")
+    yield Column(
+        "link_utilisation",
+        number,
+        "share",
+        "of the time the link was busy, or on average its lanes",
+        "link_utilisation",
+    )
     yield Column("peak_bytes", whole, "B", "most of the budget in use at any instant", "memory.peak_bytes")
     yield Column("policy_bytes", whole, "B", "of it the policy's own", "memory.policy_bytes")
     for name in ("requests", "generated_tokens", "prefill_tokens", "lookups"):

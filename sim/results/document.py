@@ -107,7 +107,7 @@ def document(
             **{fate: per_token(n) for fate, n in zip(FATES, accounts.fate_bytes, strict=True)},
         },
         "prefetch": {"issued": accounts.issued, **dict(zip(FATES, accounts.fates, strict=True))},
-        "link_utilisation": _ratio(accounts.link_busy_ns, outcome.wall_ns),
+        "link_utilisation": _ratio(accounts.link_busy_ns, outcome.wall_ns * config["hardware"]["link"].get("lanes", 1)),
         "memory": {
             "budget_bytes": config["budget_bytes"],
             "peak_bytes": outcome.core.state.peak + outcome.core.own_bytes,

@@ -84,12 +84,11 @@ class Timeline(SpanListener):
     def events(self, title: str, setup: Setup) -> Iterator[Event]:
         """The events of a Chrome trace, in microseconds; ``title`` names the process."""
         n_layers, n_experts, chunks = setup.n_layers, setup.n_experts, setup.chunks
-        predictions, parts = _lanes(self.predictions), {LEAD: "leading layers", PASS: "all layers", n_layers: "head"}
+        copies, predictions = _lanes(self.copies, 4), _lanes(self.predictions, 3)
+        parts = {LEAD: "leading layers", PASS: "all layers", n_layers: "head"}
         yield _about("process_name", 0, name=title)
-        for thread in range(GPU, PREDICTOR + max((lane for *_, lane in predictions), default=0) + 1):
-            name = THREADS.get(thread, f"{THREADS[PREDICTOR]} {thread - PREDICTOR + 1}")
-            yield _about("thread_name", thread, name=name)
-            yield _about("thread_sort_index", thread, sort_index=thread)
+        links, predictors = _width(copies), _width(predictions)
+        yield from _threads(links, predictors)
         for begin, end, number, prefill in _rows(self.steps, 4):
             yield _slice("prefill" if prefill else "decode", "step", GPU, begin, end, {"step": number})
         for begin, end, layer in _rows(self.dense, 3):
@@ -103,10 +102,10 @@ class Timeline(SpanListener):
         for name, spans in (("software", self.software), ("policy", self.decisions)):
             for begin, end in _rows(spans, 2):
                 yield _slice(name, name, CPU, begin, end, {})
-        for begin, end, chunk, kind in _rows(self.copies, 4):
+        for begin, end, chunk, kind, lane in copies:
             layer, index = divmod(chunk // chunks, n_experts)
             about = {"layer": layer, "expert": index, "chunk": chunk % chunks, "kind": KINDS[kind]}
-            yield _slice(f"L{layer} E{index}", f"copy {KINDS[kind]}", LINK, begin, end, about)
+            yield _slice(f"L{layer} E{index}", f"copy {KINDS[kind]}", _of_link(lane, predictors), begin, end, about)
         for begin, end, blocking, lane in predictions:
             yield _slice("prediction", "prediction", PREDICTOR + lane, begin, end, {"blocking": bool(blocking)})
         for now, nbytes in _rows(self.used, 2):
@@ -138,12 +137,31 @@ def _rows(flat: array[int], width: int) -> Iterator[tuple[int, ...]]:
     return zip(*(flat[i::width] for i in range(width)), strict=True)
 
 
-def _lanes(predictions: array[int]) -> list[tuple[int, int, int, int]]:
-    """Predictions (begin, end, blocking), each with the first lane that is free: several may run at a time."""
+def _lanes(spans: array[int], width: int) -> list[tuple[int, ...]]:
+    """Spans (begin, end, more), each with the first lane that is free: several may be at a time."""
     free: list[int] = []
     placed = []
-    for begin, end, blocking in sorted(_rows(predictions, 3)):
+    for begin, end, *more in sorted(_rows(spans, width)):
         lane = next((i for i, until in enumerate(free) if until <= begin), len(free))
         free[lane : lane + 1] = [end]
-        placed.append((begin, end, blocking, lane))
+        placed.append((begin, end, *more, lane))
     return placed
+
+
+def _width(placed: list[tuple[int, ...]]) -> int:
+    return max((lane for *_, lane in placed), default=0) + 1
+
+
+def _of_link(lane: int, predictors: int) -> int:
+    """The thread of a lane of the link: further ones have the numbers after the predictors, and are shown before."""
+    return PREDICTOR + predictors + lane - 1 if lane else LINK
+
+
+def _threads(links: int, predictors: int) -> Iterator[Event]:
+    """Names of the threads, in the order in which they are shown."""
+    shown = [(GPU, GPU, 0), (CPU, CPU, 0)]
+    shown += [(_of_link(lane, predictors), LINK, lane) for lane in range(links)]
+    shown += [(PREDICTOR + lane, PREDICTOR, lane) for lane in range(predictors)]
+    for place, (thread, what, lane) in enumerate(shown, GPU):
+        yield _about("thread_name", thread, name=f"{THREADS[what]} {lane + 1}" if lane else THREADS[what])
+        yield _about("thread_sort_index", thread, sort_index=place)

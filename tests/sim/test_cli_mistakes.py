@@ -56,6 +56,7 @@ WORDS = [
     (["hardware=nosuch"], ["hardware", "nosuch", "rtx_4090"]),
     (["hardware.link.h2d=3"], ["hardware.link.h2d", "h2d_gb_per_s"]),
     (["hardware.link.depth=0"], ["hardware.link.depth", "0"]),
+    (["hardware.link.lanes=0"], ["hardware.link.lanes=0", "at least 1"]),
     (["hardware.link.h2d_gb_per_s=fast"], ["hardware.link.h2d_gb_per_s", "fast"]),
     (["format=xml"], ["format", "xml", "table", "json"]),
     (["budget"], ["budget", "key=value"]),

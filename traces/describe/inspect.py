@@ -22,6 +22,7 @@ def as_json(trace: Trace, stats: Stats) -> str:
         "model": model.name,
         "shape": {"layers": trace.L, "experts": trace.E, "top_k": trace.K},
         "expert_bytes": model.expert_bytes,
+        "dense_bytes": model.dense_bytes,
         "recording": trace.manifest.recording,
         "decoding": dict(trace.manifest.decoding),
         "requests": len(trace.requests),
@@ -111,10 +112,12 @@ def _sources(stats: Stats) -> Table:
 def _facts(trace: Trace, stats: Stats) -> dict[str, str]:
     manifest = trace.manifest
     sizes = sorted(set(manifest.model.expert_bytes or ()))
+    dense = manifest.model.dense_bytes
     facts = {
         "model": manifest.model.name,
         "routing": f"{trace.L} layers x {trace.E} experts, top-{trace.K}",
         "bytes per expert": " to ".join(f"{size:,}" for size in sizes[:: max(1, len(sizes) - 1)]) or "unknown",
+        **({} if dense is None else {"dense bytes per pass": f"{sum(dense):,}"}),
         "recorded": f"{manifest.recording}, by {manifest.recorder.name}, decoding {manifest.decoding['mode']}",
         "requests": f"{len(trace.requests):,} ({_counted(stats.splits)})",
         "steps": _counted(stats.steps),

@@ -15,14 +15,19 @@ RECORDINGS = ("recorded", "synthetic")
 REQUIRED_FILES = (REQUESTS_FILE, STEPS_FILE, "expert_ids.npy")
 KNOWN_FILES = (REQUESTS_FILE, STEPS_FILE, *(f"{name}.npy" for name in SIGNALS))
 MAX_MANIFEST = 16 * 2**20
-_OF_MODEL = ("revision", "expert_bytes", "shapes", "dtype", "scoring")
+OF_MODEL = ("revision", "expert_bytes", "shapes", "dtype", "scoring", "dense_bytes")
 _FIELDS = Fields(MANIFEST_FILE)
 _COUNT = partial(_FIELDS.integer, minimum=1)
 
 
 @dataclass(frozen=True)
 class Model:
-    """The model whose routing this is. ``expert_bytes``: bytes of one expert, per layer; None: unknown."""
+    """The model whose routing this is. ``expert_bytes``: bytes of one expert, per layer; None: unknown.
+
+    ``dense_bytes``: all other weights that a pass reads up to the experts of each layer (attention, norms, router,
+    shared experts, dense layers before it), in bytes; the head is not among them. A trace that does not know them need
+    not have the key.
+    """
 
     name: str
     revision: str | None
@@ -33,6 +38,7 @@ class Model:
     shapes: Mapping[str, int] | None
     dtype: str | None
     scoring: str | None
+    dense_bytes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class About(TypedDict):
     shapes: NotRequired[Mapping[str, int] | None]
     dtype: NotRequired[str | None]
     scoring: NotRequired[str | None]
+    dense_bytes: NotRequired[Sequence[int] | None]
     priced_as: NotRequired[str | None]
     modelled: NotRequired[Mapping[str, Mapping[str, Any]]]
 
@@ -94,7 +101,7 @@ class Manifest:
 
     def about(self) -> About:
         """What a writer is told of a copy: all but counts and files."""
-        model = {key: getattr(self.model, key) for key in ("name", *_OF_MODEL)}
+        model = {key: getattr(self.model, key) for key in ("name", *OF_MODEL)}
         kept = ("recorder", "decoding", "recording", "prompts", "priced_as", "modelled")
         return {**model, **{key: getattr(self, key) for key in kept}}  # type: ignore[typeddict-item]
 
@@ -102,6 +109,8 @@ class Manifest:
         document = {"schema": SCHEMA, **asdict(self)}
         if not self.modelled:
             del document["modelled"]
+        if self.model.dense_bytes is None:
+            del document["model"]["dense_bytes"]
         return dump_json(document).encode("ascii")
 
 
@@ -130,6 +139,8 @@ def parse_manifest(raw: bytes) -> Manifest:
 
 
 def _model(value: Any, field: str) -> Model:
+    if isinstance(value, dict):
+        value = {"dense_bytes": None} | value
     # The fields are read in order: what others are held against has been checked before them.
     return _FIELDS.record(
         Model,
@@ -140,6 +151,7 @@ def _model(value: Any, field: str) -> Model:
         top_k=lambda v, f: _FIELDS.integer(v, f, 1, value["n_experts"]),
         expert_bytes=lambda v, f: _FIELDS.integers(v, f, minimum=1, length=value["n_layers"]),
         shapes=partial(_FIELDS.mapping, item=_COUNT),
+        dense_bytes=lambda v, f: _FIELDS.integers(v, f, minimum=0, length=value["n_layers"]),
     )
 
 

@@ -5,7 +5,7 @@ and tells what it had to infer; the second one writes. Left out are the layers t
 in which no token of the file has an expert: nothing is demanded there, and a budget must not be shared with them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
@@ -115,6 +115,7 @@ def build(source: Path, target: Path, options: Options, file: File, read: Callab
             recording="recorded",
             prompts=Prompts(options.source, options.licence),
             expert_bytes=sizes,
+            dense_bytes=None if file.dense_bytes is None else _until_each(file.dense_bytes, kept),
             priced_as=priced_as,
         )
 
@@ -214,6 +215,13 @@ def _say(options: Options, file: File, survey: Survey, shape: tuple[int, int], n
         options.note(f"{named(zeros)} (counted from 0): every token has expert 0; {hint}")
     if survey.repeats.suspicious:
         options.note(f"warning: {warning(survey.repeats)}")
+
+
+def _until_each(nbytes: Sequence[int], kept: Array) -> list[int]:
+    """Of each layer that stays, its bytes and those of the layers left out before it; the last has those after it."""
+    ends = np.flatnonzero(kept) + 1
+    ends[-1] = len(nbytes)
+    return [sum(nbytes[begin:end]) for begin, end in pairwise([0, *ends.tolist()])]
 
 
 def _counted(number: int, noun: str) -> str:

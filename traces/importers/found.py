@@ -64,7 +64,8 @@ class Found:
 class File:
     """What a file says as a whole; None: nothing, and it is found in the requests.
 
-    ``expert_bytes``: of one expert, by layer of the file; 0 for a layer without experts. ``ids``: what the file calls
+    ``expert_bytes``: of one expert, by layer of the file; 0 for a layer without experts. ``dense_bytes``: all other
+    weights that a pass reads, by layer of the file. ``ids``: what the file calls
     the experts of a token, for errors. ``padded``: rows of zeros stand for "not recorded". ``exact``: they never do.
     """
 
@@ -74,6 +75,7 @@ class File:
     n_experts: int | None = None
     top_k: int | None = None
     expert_bytes: Sequence[int] | None = None
+    dense_bytes: Sequence[int] | None = None
     decoding: Mapping[str, Any] = field(default_factory=dict)
     ids: str = "expert ids"
     padded: bool = False

@@ -8,7 +8,8 @@ runtime computes the last layer only for the token it needs, the last of the pro
 
 Residency (2: the first use of a prefetched expert) and bytes read belong to that run of the device and not to the
 routing: checked, then left out. So does ``dropped``, which marks what the router chose and the device did not compute:
-it stays, being what the router chose, unless ``dropped=absent`` is given. ``dense_bytes`` is kept with the decoding.
+it stays, being what the router chose, unless ``dropped=absent`` is given. ``dense_bytes`` is what reading a layer's
+other weights costs (its docs on telemetry, Route trace), and becomes the model's.
 """
 
 import math
@@ -85,13 +86,13 @@ def import_trace(source: Path, target: Path, options: Options) -> Path:
     if not weighted:
         options.note("weights are left out: the file does not know them (nan); slots stay in the router's order")
     absent = options.own.get("dropped") == "absent"
-    decoding: dict[str, Any] = {"dense_bytes": list(head.dense_bytes)}
+    decoding: dict[str, Any] = {}
     if dropped:
         done = "are absent entries" if absent else "stay, as the router chose them; dropped=absent leaves them out"
         options.note(f"{dropped:,} experts that the device dropped and did not compute {done}")
         decoding |= {"dropped": "absent"} if absent else {}
     recorder, sizes = Recorder("route_trace", "1", None), (len(head.expert_bytes), head.n_experts, head.top_k)
-    file = File(recorder, head.model, *sizes, head.expert_bytes, decoding, ids="expert")
+    file = File(recorder, head.model, *sizes, head.expert_bytes, head.dense_bytes, decoding, ids="expert")
     seen = [layer for layer, size in enumerate(head.expert_bytes) if size and layer not in options.without_layers]
     found = partial(_found, head, seen=seen, weighted=weighted)
     return build(source, target, options, file, lambda: map(found, _turns(source, head, absent=absent)))

@@ -27,7 +27,7 @@ from traces.format.layout import (
     check_trailing,
     signal_dtype,
 )
-from traces.format.manifest import About, Counts, Manifest, Model, parse_manifest
+from traces.format.manifest import OF_MODEL, About, Counts, Manifest, Model, parse_manifest
 from traces.format.npy import descr_of
 from traces.format.requests import format_request
 from traces.kit.errors import TraceError, one_of, refusal
@@ -151,9 +151,9 @@ class TraceWriter:
     def close(self, **about: Unpack[About]) -> Path:
         """Write ``trace.json`` and give the folder its name; returns the path.
 
-        ``expert_bytes``: bytes of one expert, per layer. ``decoding`` needs "mode": greedy, sampled,
-        teacher_forced or unknown; ``recording``: recorded or synthetic. Raises TraceError for a trace without
-        requests or a field the format does not allow. With a recipe it makes a checkpoint first, and may be
+        ``expert_bytes``: bytes of one expert, per layer; ``dense_bytes``: as in Model. ``decoding`` needs "mode":
+        greedy, sampled, teacher_forced or unknown; ``recording``: recorded or synthetic. Raises TraceError for a trace
+        without requests or a field the format does not allow. With a recipe it makes a checkpoint first, and may be
         killed anywhere: the same command then goes on, unless the trace is there.
         """
         self._require_whole()
@@ -235,9 +235,9 @@ class TraceWriter:
     def _manifest(self, counts: Counts, files: Mapping[str, FileEntry], about: About) -> bytes:
         """Return the bytes of ``trace.json``, which open; raises TraceError."""
         rest: dict[str, Any] = {"priced_as": None, **about, "decoding": dict(about["decoding"])}
-        said = {key: rest.pop(key, None) for key in ("name", "revision", "expert_bytes", "shapes", "dtype", "scoring")}
-        if said["expert_bytes"] is not None:
-            said["expert_bytes"] = [int(size) for size in said["expert_bytes"]]
+        said = {key: rest.pop(key, None) for key in ("name", *OF_MODEL)}
+        for key in ("expert_bytes", "dense_bytes"):
+            said[key] = None if said[key] is None else [int(size) for size in said[key]]
         model = Model(**{**said, **self._sizes})
         raw = Manifest(model, counts=counts, files=files, **rest).to_json()
         parse_manifest(raw)

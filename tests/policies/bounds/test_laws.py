@@ -60,6 +60,10 @@ def test_the_time_bound_is_attained() -> None:
     sequence = [0, 1, 2, 3] * 5
     lab = one_by_one(sequence, 4, 4, expert=0, dense=0, launch=0)
     assert lab.run(POLICIES["lru"](lab.setup)).end_ns == lab.least_ns() == 4
+    lab = one_by_one([0, 1, 2, 3, 4, 5], 6, 6, expert=0, dense=0, launch=0, lanes=3)
+    together = Pass(False, (0,), [(0, 1)], 1, 1, 1, [[0, 1, 2, 3, 4, 5]], [[1] * 6])
+    lab = replace(lab, passes=[together])
+    assert lab.run(POLICIES["lru"](lab.setup)).end_ns == lab.least_ns() == 2, "six copies on three lanes"
     lab = one_by_one(sequence, 4, 4)
     lab = replace(lab, passes=lab.passes * 2)
     accounts = lab.run(POLICIES["lru"](lab.setup), warmup=len(sequence))

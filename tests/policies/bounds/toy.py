@@ -23,7 +23,10 @@ from tests.sim.machine.restless import Restless
 class ToyCosts:
     """Real link, made-up compute: an expert takes ``expert`` ns up to 4 tokens, then more with each."""
 
-    def __init__(self, *, overhead: int, bytes_per_ns: Fraction, expert: int, dense: int, launch: int) -> None:
+    def __init__(
+        self, *, overhead: int, bytes_per_ns: Fraction, expert: int, dense: int, launch: int, lanes: int = 1
+    ) -> None:
+        self.lanes = lanes
         self.link = Affine(Fraction(overhead), 1 / bytes_per_ns)
         self.expert, self.dense, self.launch_ns, self.layer_overhead_ns = expert, dense, launch, launch // 2
 
@@ -31,7 +34,7 @@ class ToyCosts:
         return self.link.ns(nbytes)
 
     def link_floor_ns(self, nbytes: int) -> int:
-        return self.link.floor_ns(nbytes)
+        return self.link.floor_ns(nbytes) // self.lanes
 
     def expert_ns(self, layer: int, tokens: int) -> int:
         return self.expert_table(layer, tokens)[tokens]
@@ -82,7 +85,8 @@ class Lab:
         if isinstance(policy, Clairvoyant):
             policy.foresee(self.future())
         core = Core(policy, self.setup, TraceSignals(None))
-        return Machine(core, self.costs, depth=self.depth).run(self.passes[:warmup], self.passes[warmup:])  # type: ignore[arg-type]
+        machine = Machine(core, self.costs, depth=self.depth, lanes=self.costs.lanes)  # type: ignore[arg-type]
+        return machine.run(self.passes[:warmup], self.passes[warmup:])
 
     def bypass(self, warmup: int = 0) -> int:
         setup = self.setup
@@ -105,7 +109,7 @@ def one_by_one(sequence: list[int], n_experts: int, budget: int, **costs: int) -
 
 
 def random_lab(rng: random.Random) -> Lab:
-    """Any sizes, chunks, depth, budget, speeds; prefill, decode and batches; some layers see no token."""
+    """Any sizes, chunks, depth, lanes, budget, speeds; prefill, decode and batches; some layers see no token."""
     L, E = rng.randint(1, 4), rng.randint(1, 8)
     K = rng.randint(1, E)
     sizes = tuple(rng.choice([5, 16, 40, 100]) for _ in range(L)) if rng.random() < 0.5 else (rng.randint(1, 60),) * L
@@ -115,6 +119,7 @@ def random_lab(rng: random.Random) -> Lab:
         expert=rng.choice([0, 3, 40]),
         dense=rng.choice([0, 5, 100]),
         launch=rng.choice([0, 5]),
+        lanes=rng.choice([1, 1, 2, 3]),
     )
     total = E * sum(sizes)
     least = max(sizes) if rng.random() < 0.5 else sum(sizes)

@@ -103,13 +103,15 @@ def simulate(
     *,
     warmup: Iterable[Pass] = (),
     depth: int = 1,
+    lanes: int = 1,
     policy_ns: tuple[int, int] = (0, 0),
     logged: bool = False,
 ) -> tuple[Accounts, Core]:
     """Run the engine."""
     core = Core(policy, setup, NoSignals())
     core = recorded(core) if logged else core
-    return Machine(core, setup.costs, depth=depth, policy_ns=policy_ns).run(warmup, passes), core  # type: ignore[arg-type]
+    machine = Machine(core, setup.costs, depth=depth, lanes=lanes, policy_ns=policy_ns)  # type: ignore[arg-type]
+    return machine.run(warmup, passes), core
 
 
 def record(

@@ -215,6 +215,8 @@ class Case:
     """Whether a policy that can is to share the budget out over layers."""
     policy_ns: tuple[int, int] = (0, 0)
     """The policy's own time per prefill and per decode pass, for who charges it."""
+    lanes: int = 1
+    """Of the link, for who has several."""
 
 
 @st.composite
@@ -240,7 +242,8 @@ def cases(draw: st.DrawFn) -> Case:
     warmup = draw(st.sampled_from([0, 0, 1, 3]))
     setup = make_setup(sizes, n_experts, budget, chunks=chunks, costs=costs, seed=seed)
     own = draw(st.tuples(*[st.sampled_from([0, 0, 1, 5, 40, 200])] * 2))
-    return Case(setup, passes[:warmup], passes[warmup:], depth, costs, by_layer, own)
+    lanes = draw(st.sampled_from([1, 1, 2, 3, 5]))
+    return Case(setup, passes[:warmup], passes[warmup:], depth, costs, by_layer, own, lanes)
 
 
 def restless(setup: Setup, case: Case) -> Restless:

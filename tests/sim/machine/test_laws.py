@@ -92,7 +92,7 @@ def test_compute_that_takes_no_time_leaves_the_sum_of_the_copies(case: Case) -> 
 def test_the_accounts_add_up_and_the_budget_holds_at_every_event(kind: type[Restless], case: Case) -> None:
     core = Ledger(kind(case.setup, by_layer=case.by_layer), case.setup)
     passes = case.warmup + case.passes
-    accounts = Machine(core, case.costs, depth=case.depth).run([], passes)  # type: ignore[arg-type]
+    accounts = Machine(core, case.costs, depth=case.depth, lanes=case.lanes).run([], passes)  # type: ignore[arg-type]
     assert core.most <= core.state.peak <= case.setup.budget  # a slot may be gone again within one question
 
     assert core.link_bytes == accounts.demand_bytes + sum(accounts.fate_bytes)
@@ -194,7 +194,8 @@ def test_a_warm_up_that_takes_no_time_is_not_measured() -> None:
 @given(cases())
 def test_a_window_is_the_rest_of_the_whole(case: Case) -> None:
     def run(warmup: list[Pass], passes: list[Pass]) -> tuple[Accounts, Core]:
-        return simulate(restless(case.setup, case), case.setup, passes, warmup=warmup, depth=case.depth)
+        policy = restless(case.setup, case)
+        return simulate(policy, case.setup, passes, warmup=warmup, depth=case.depth, lanes=case.lanes)
 
     whole, by_whole = run([], case.warmup + case.passes)
     before, _ = run([], case.warmup)

@@ -20,11 +20,19 @@ def compare(case: Case, kind: type[Policy], **parameters: object) -> None:
         made.append(kind(setup, **parameters))
         return made[-1]
 
-    slow = Textbook(make(case.setup), case.setup, NoSignals(), case.costs, case.depth, policy_ns=case.policy_ns)
+    slow = Textbook(
+        make(case.setup), case.setup, NoSignals(), case.costs, case.depth, policy_ns=case.policy_ns, lanes=case.lanes
+    )
     expected = slow.run(case.warmup, case.passes)
     expected.check()
     accounts, core = record(
-        make, case.setup, case.passes, warmup=case.warmup, depth=case.depth, policy_ns=case.policy_ns
+        make,
+        case.setup,
+        case.passes,
+        warmup=case.warmup,
+        depth=case.depth,
+        lanes=case.lanes,
+        policy_ns=case.policy_ns,
     )
     if isinstance(made[0], Told):
         for i, (by_textbook, by_engine) in enumerate(zip(made[0].told, made[1].told, strict=False)):

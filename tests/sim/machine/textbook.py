@@ -55,17 +55,18 @@ class Textbook(Events):
         depth: int = 1,
         predictor_threads: int = 1,
         policy_ns: tuple[int, int] = (0, 0),
+        lanes: int = 1,
     ) -> None:
         super().__init__(policy, setup)
-        self.signals, self.costs, self.depth = signals, costs, depth
+        self.signals, self.costs, self.depth = signals, costs, depth * lanes
         self.policy_ns = policy_ns
         self.shown = signals.shown()
         self.env = simpy.Environment()
-        self.link = simpy.PriorityResource(self.env)
+        self.link = simpy.PriorityResource(self.env, capacity=lanes)
         self.predictor = simpy.Resource(self.env, capacity=predictor_threads)
         self.outstanding = self.handed = 0
-        self.copying: Load | None = None
-        self.copying_since = 0
+        self.copying: list[Load] = []  # on a lane, not those that wait for one
+        self.charged_until = 0  # what the link did is in the accounts
 
         self.computing = False
         self.woken: simpy.Event | None = None
@@ -226,17 +227,27 @@ class Textbook(Events):
     def copy(self, load: Load, nbytes: int, number: int) -> Process:
         with self.link.request(priority=number) as turn:
             yield turn
-            self.copying, self.copying_since = load, self.env.now
+            self.charge_link()
+            self.copying.append(load)
             yield self.after(self.costs.copy_ns(nbytes), CHUNK)
         self.chunk_done(load)
 
+    def charge_link(self) -> None:
+        """What is on the lanes changes now: what they did until now, and who waited for it."""
+        now, since = self.env.now, self.charged_until
+        self.accounts.link_busy_ns += len(self.copying) * (now - since)
+        if self.copying and self.woken is not None:
+            on_lanes = [
+                QUEUEING if load.speculative else LATE_PREFETCH if load.upgraded else DEMAND_COPY
+                for load in self.copying
+            ]
+            cause = next(cause for cause in (DEMAND_COPY, LATE_PREFETCH, QUEUEING) if cause in on_lanes)
+            self.accounts.stall_ns[self.phase][self.layer][cause] += now - max(since, self.waiting_since)
+        self.charged_until = now
+
     def chunk_done(self, load: Load) -> None:
-        now = self.env.now
-        self.accounts.link_busy_ns += now - self.copying_since
-        if self.woken is not None:
-            kind = QUEUEING if load.speculative else LATE_PREFETCH if load.upgraded else DEMAND_COPY
-            self.accounts.stall_ns[self.phase][self.layer][kind] += now - max(self.copying_since, self.waiting_since)
-        self.copying = None
+        self.charge_link()
+        self.copying.remove(load)
         self.outstanding -= 1
         load.done += 1
         if load.complete:
@@ -281,12 +292,11 @@ class Textbook(Events):
         self.accounts.issued = len(open_loads)
         for load in open_loads:
             load.speculative_bytes = 0
-        self.copying_since = self.env.now
+        self.charged_until = self.env.now
         self.peak = self.used
 
     def finish(self) -> None:
-        if self.copying is not None:
-            self.accounts.link_busy_ns += self.env.now - self.copying_since
+        self.charge_link()
         for load in self.loads.values():
             if load.speculative:
                 self.meet_fate(load, USELESS if load.complete else IN_FLIGHT)

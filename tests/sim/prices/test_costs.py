@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.experiment.budget import Room
 from sim.prices import HardwareProfile, ModelProfile, shipped
 from sim.prices.costs import Affine, Costs, Roofline, attended_pairs
 from traces.kit.errors import UserError
@@ -102,6 +103,25 @@ def test_sizes_differ_by_layer() -> None:
     costs = Costs(ModelProfile.from_manifest({**section, "expert_bytes": [2039, 20390]}), A100)
     assert [costs.expert_ns(layer, 4096) for layer in (0, 1)] == [1, 10]  # bytes / HBM, whatever the tokens
     assert costs.dense_ns(8, 8, 8) == costs.lead_ns(8, 8, 8) == costs.head_ns(1) == 0
+
+
+def test_the_dense_part_of_unknown_shapes_is_its_bytes_where_the_trace_has_them() -> None:
+    section = {"name": "tiny", "n_layers": 2, "n_experts": 4, "top_k": 2, "shapes": None, "dtype": None}
+    sizes, sums = [2039, 20390], 2039 * 30
+    model = ModelProfile.from_manifest({**section, "expert_bytes": sizes, "dense_bytes": (2039 * 10, 2039 * 20)})
+    costs = Costs(model, A100)
+    assert costs.dense_ns(1, 1, 1) == costs.dense_ns(9, 900, 9) == sums // 2 // 2039 == 15, "whatever the tokens"
+    assert costs.lead_ns(8, 8, 8) == costs.head_ns(1) == 0
+    assert costs.sources["dense"] == "bytes / HBM bandwidth (the trace's dense_bytes, the mean of its layers)"
+    assert Room.of(model, A100, [3], 1).dense_bytes == sums
+    bare = ModelProfile.from_manifest({**section, "expert_bytes": sizes})
+    assert Room.of(bare, A100, [3], 1).dense_bytes == Costs(bare, A100).dense_ns(1, 1, 1) == 0
+
+
+def test_the_peak_of_a_link_is_the_sum_of_its_lanes() -> None:
+    four = Costs(OLMOE, replace(A100, link=replace(A100.link, lanes=4)))
+    assert four.copy_ns(10**6) == COSTS.copy_ns(10**6), "a lane's rate is the profile's"
+    assert four.link_floor_ns(10**9) == COSTS.link_floor_ns(10**9) // 4
 
 
 def test_efficiency_slows_down() -> None:

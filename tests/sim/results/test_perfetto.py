@@ -65,6 +65,7 @@ def test_a_folder_of_bounds_is_left_out(tmp_path: Path, capsys: pytest.CaptureFi
         ("policy=lru", "hardware.software.layer_overhead_us=10", "hardware.software.copy_overhead_us=3"),
         ("policy=lru", "+hardware.software.policy_us.lru.decode=500"),
         ("policy=fmoe", "workload.batch=2", "warmup=1"),
+        ("policy=promoe", "chunks=3", "hardware.link.lanes=2"),
         ("policy=promoe", "chunks=3", "policy.blocking=true"),
     ],
     ids=" ".join,

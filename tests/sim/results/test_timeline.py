@@ -10,7 +10,7 @@ import pytest
 
 from sim.check.synthetic import draw, setup_of
 from sim.experiment.run import run
-from sim.results.timeline import PREDICTOR, Timeline
+from sim.results.timeline import LINK, PREDICTOR, Timeline
 
 COMPUTE = ("dense", "expert", "software", "policy")
 WORDS = ("budget=4GB", "limit=2", "bounds=false", "timeline=true")
@@ -38,6 +38,7 @@ def ns(events: list[dict[str, Any]]) -> int:
         ("policy=promoe", "chunks=3"),
         ("policy=gate_ahead", "policy.latency_us=50", "policy.blocking=true"),
         ("policy=lru", "hardware.software.layer_overhead_us=10"),
+        ("policy=gate_ahead", "workload.batch=2", "hardware.link.lanes=3", "warmup=1"),
         ("policy=lru", "hardware.software.layer_overhead_us=10", "+hardware.software.policy_us.lru.decode=700.001"),
         ("policy=fmoe", "warmup=1", "chunks=3", "+hardware.software.policy_us.fmoe={prefill:3000,decode:2000}"),
     ],
@@ -55,14 +56,17 @@ def test_slices_add_up_to_the_accounts(words: tuple[str, ...], tmp_path: Path) -
     software = result.document["config"]["hardware"]["software"]["layer_overhead_us"]
     assert ns(found["software"]) == float(software) * 1000 * 16 * len(found["step"])
     assert ns(found["policy"]) == totals.get("policy_ns", 0)
-    busy = result.document["link_utilisation"] * totals["wall_ns"]
-    assert abs(ns(found["copy"]) - busy) <= 2 * max(round(1000 * e["dur"]) for e in found["copy"])  # cut at the ends
+    lanes = result.document["config"]["hardware"]["link"].get("lanes", 1)
+    busy = result.document["link_utilisation"] * totals["wall_ns"] * lanes
+    longest = max(round(1000 * e["dur"]) for e in found["copy"])
+    assert abs(ns(found["copy"]) - busy) <= 2 * lanes * longest  # cut at the ends
 
 
 def test_nothing_overlaps_on_a_stream(tmp_path: Path) -> None:
     found = slices(run("policy=gate_ahead", *WORDS, out=tmp_path).folder)
     used = [event["args"]["bytes"] for event in found["counter"]]
     assert 0 < max(used) <= 4_000_000_000, "the counter keeps the budget"
+    assert {event["tid"] for event in found["copy"]} == {LINK}
     for lane in (found["copy"], [*found["compute"], *found["stall"]], found["step"]):
         spans = sorted((round(1000 * e["ts"]), round(1000 * (e["ts"] + e["dur"]))) for e in lane)
         assert all(one[1] <= other[0] for one, other in pairwise(spans))
@@ -77,3 +81,20 @@ def test_predictions_at_a_time_have_lanes_of_their_own() -> None:
     assert lanes == {0: 0, 5: 1, 11: 0, 12: 2}
     named = [event["args"]["name"] for event in events if event["name"] == "thread_name"]
     assert named[-3:] == ["predictor", "predictor 2", "predictor 3"]
+
+
+def test_lanes_of_the_link_are_shown_apart_and_above_the_predictor() -> None:
+    timeline = Timeline()
+    for chunk, (begin, end) in enumerate(((0, 10), (0, 4), (4, 9), (10, 12))):
+        timeline.copy(begin, end, chunk, 0)
+    for begin in (0, 1):
+        timeline.predict(begin, 5, blocking=False)
+    events = list(timeline.events("it", setup_of(draw(0), 100)))
+    shown = {event["tid"]: event["args"]["sort_index"] for event in events if event["name"] == "thread_sort_index"}
+    named = {event["args"]["name"]: event["tid"] for event in events if event["name"] == "thread_name"}
+    assert len(shown) == len(set(shown.values())) == len(named) == 6
+    link = ["link, host to device", "link, host to device 2"]
+    assert sorted(named, key=lambda name: shown[named[name]])[2:] == [*link, "predictor", "predictor 2"]
+    copies = [(e["tid"], round(1000 * e["ts"])) for e in events if e.get("cat", "").startswith("copy")]
+    one, two = (named[name] for name in link)
+    assert sorted(copies) == sorted([(one, 0), (two, 0), (one, 4), (one, 10)])

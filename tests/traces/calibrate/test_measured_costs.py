@@ -116,6 +116,11 @@ PINNED = "measured.copy_h2d_pinned"
     [
         ("provenance", "published", r"hardware\.provenance='published': allowed: measured"),
         ("link.h2d_gb_per_s", 50, r"link\.h2d_gb_per_s=50\.0: allowed: 50\.175, .*or hardware\.measured=null"),
+        (
+            "link.lanes",
+            2,
+            r"link\.lanes=2: allowed: 1, as hardware\.measured\.copy_h2d_pinned is of one copy at a time; or",
+        ),
         ("link.overhead_us", 0, r"link\.overhead_us=0\.0: allowed: 7\.6.*hardware\.measured=null"),
         ("measured.machine", {"gpu": 3}, r"measured\.machine\.gpu=3"),
         ("measured.copy_h2d", {}, r"measured\.copy_h2d=\{\}: no such key"),

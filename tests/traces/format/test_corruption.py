@@ -129,6 +129,8 @@ def test_other_schema_versions(tiny: Path, schema: Any) -> None:
         (lambda d: d["model"].update(n_layers=True), "model.n_layers is True"),
         (lambda d: d["model"].update(n_experts=4), "shape of router_probs|dtype|shape"),
         (lambda d: d["model"].update(expert_bytes=[1, 2, 3.5]), r"model.expert_bytes\[2\] is 3.5"),
+        (lambda d: d["model"].update(dense_bytes=[1, 2]), "model.dense_bytes is .*; allowed: a list of 3 integers"),
+        (lambda d: d["model"].update(dense_bytes=[1, 2, -3]), r"model.dense_bytes\[2\] is -3; allowed: .* at least 0"),
         (lambda d: d["model"].update(name="a\nb"), "model.name"),
         (lambda d: d["counts"].update(tokens=14), "rows of all steps is 15; allowed: 14"),
         (lambda d: d["counts"].update(tokens=10**12), "rows of all steps is 15"),

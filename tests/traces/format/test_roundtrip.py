@@ -1,5 +1,6 @@
 """What is written is what is read."""
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,19 @@ def test_every_field_comes_back(tiny: Path) -> None:
     assert (model.name, model.expert_bytes, model.shapes) == ("tiny", (10, 20, 30), None)
     assert trace.manifest.decoding == {"mode": "greedy", "max_new_tokens": 3}
     assert sorted(path.name for path in tiny.parent.iterdir()) == ["tiny"]
+
+
+def test_bytes_of_the_dense_part_come_back_and_a_trace_without_them_has_no_such_key(tiny: Path, tmp_path: Path) -> None:
+    plain = open_trace(tiny)
+    assert plain.manifest.model.dense_bytes is None
+    assert "dense_bytes" not in json.loads((tiny / "trace.json").read_text())["model"]
+    with TraceWriter(tmp_path / "known", n_layers=L, n_experts=E, top_k=K, signals={}) as out:
+        ids = draw(np.random.default_rng(0), 1, out.absent)["expert_ids"]
+        out.add_request(Request(0, 1, 2, None, None, "x"), steps=[(DECODE, 1, 1)], expert_ids=ids)
+        out.close(**{**MANIFEST, "dense_bytes": np.array([7, 0, 9])})
+    known = open_trace(tmp_path / "known").manifest
+    assert known.model.dense_bytes == (7, 0, 9)
+    assert known.about().get("dense_bytes") == (7, 0, 9), "what a copy says of itself"
 
 
 def test_arrays_come_back_rounded_to_the_formats_dtypes(tiny: Path) -> None:

@@ -72,17 +72,18 @@ def test_without_weights_the_slots_stay_in_their_order(tmp_path: Path, all_of_th
     assert any("weights are left out" in note for note in notes)
 
 
-def test_dense_layers_are_left_out_and_dense_bytes_kept(tmp_path: Path) -> None:
+def test_dense_layers_are_left_out_and_their_bytes_kept(tmp_path: Path) -> None:
     head = [HEAD[0], HEAD[1].replace("n_layer=2", "n_layer=3"), "# layer=0 expert_bytes=0 dense_bytes=7"]
     head += ["# layer=1 expert_bytes=100 dense_bytes=5", "# layer=2 expert_bytes=200 dense_bytes=5", HEAD[4]]
     body = [",".join([*cells[:3], str(int(cells[3]) + 1), *cells[4:]]) for cells in (r.split(",") for r in rows(0))]
     trace, notes = imported(tmp_path, [*head, *body])
     assert (trace.L, trace.manifest.model.expert_bytes) == (2, (100, 200))
-    assert trace.manifest.decoding["dense_bytes"] == [7, 5, 5]
+    assert trace.manifest.model.dense_bytes == (7 + 5, 5), "what is read before a layer's experts"
     assert any("layer 0 of the 3 (counted from 0)" in note and "without_layers=0" in note for note in notes)
     # A layer that the file has may be left out, too, and its rows may then be missing.
     trace, _ = imported(tmp_path, [*head, *(r for r in body if ",2,0," not in r)], without_layers=frozenset({0, 2}))
     assert (trace.L, trace.manifest.model.expert_bytes) == (1, (100,))
+    assert trace.manifest.model.dense_bytes == (7 + 5 + 5,), "and after the last"
 
 
 def test_a_turn_may_begin_in_its_context(tmp_path: Path) -> None:
@@ -193,6 +194,9 @@ def test_the_devices_own_cache_is_reproduced(tmp_path: Path, shared_data: Path) 
     assert np.flatnonzero(~seen[:, 35]).tolist() == list(range(84))
     assert seen[:, :35].all()
     assert trace.manifest.model.expert_bytes == (13219200,) * 36
+    dense = trace.manifest.model.dense_bytes
+    assert dense is not None
+    assert (len(dense), sum(dense)) == (36, 828131328)
     capacity = 3000 * 2**20 // 13219200
     # The device recorded 2,066 hits of 6,375 lookups: the last slot of a token is the most recent one.
     assert replay_lru(trace, capacity, last_slot_recent=True) == (2066, 6375)

@@ -113,7 +113,7 @@ def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | Non
     infinite = simulate(ample, LRU(ample.setup), name="infinite", reference=True, progress=progress)
     rows = {"infinite": reference_row(infinite)}
     whole = future_of(cell, warmup=True) if cell.selection.warmup else measured
-    for name in ("belady_forced", "perfect_next_layer"):
+    for name in ("belady_forced", "perfect_next_layer", "oracle_ahead"):
         policy = make_policy(cell, name)
         if not isinstance(policy, Clairvoyant):
             raise TypeError(f"{name} is not clairvoyant")

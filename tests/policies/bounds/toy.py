@@ -7,7 +7,7 @@ from fractions import Fraction
 from policies.api import Policy, Setup
 from policies.bounds.belady_bypass import belady_bypass_bytes
 from policies.bounds.future import Clairvoyant, Future
-from policies.bounds.reference_rows import BeladyForced, PerfectNextLayer
+from policies.bounds.reference_rows import BeladyForced, OracleAhead, PerfectNextLayer
 from policies.lru import LRU
 from policies.on_demand import OnDemand
 from sim.core.accounts import Accounts
@@ -56,6 +56,7 @@ POLICIES = {
     "restless": Restless,
     "belady_forced": BeladyForced,
     "perfect_next_layer": PerfectNextLayer,
+    "oracle_ahead": OracleAhead,
 }
 
 
@@ -95,10 +96,10 @@ class Lab:
         return Floor(self.setup.budget, nbytes, compute, self.costs.link_floor_ns(nbytes)).ns
 
 
-def one_by_one(sequence: list[int], n_experts: int, budget: int, **costs: int) -> Lab:
-    """One layer, one expert of one byte per event."""
+def one_by_one(sequence: list[int], n_experts: int, budget: int, *, ns: int = 1, **costs: int) -> Lab:
+    """One layer, one expert of one byte per event; a copy takes ``ns``."""
     prices = {"overhead": 0, "expert": 3, "dense": 2, "launch": 1, **costs}
-    toy = ToyCosts(bytes_per_ns=Fraction(1), **prices)
+    toy = ToyCosts(bytes_per_ns=Fraction(1, ns), **prices)
     setup = Setup(1, n_experts, 1, (1,), 1, budget, toy)
     passes = [Pass(False, (0,), [(i, 1)], 1, i + 1, i + 1, [[x]], [[1]]) for i, x in enumerate(sequence)]
     return Lab(setup, toy, passes)

@@ -122,7 +122,12 @@ def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | Non
     content = {
         "schema": SCHEMA,
         "belady_bypass": {"bytes": floor.nbytes},
-        "time_lower_bound": {"ns": floor.ns, "compute_ns": floor.compute_ns, "link_ns": floor.link_ns},
+        "time_lower_bound": {
+            "ns": floor.ns,
+            "compute_ns": floor.compute_ns,
+            "link_ns": floor.link_ns,
+            "windows_ns": floor.windows_ns,
+        },
         "reference": rows,
     }
     store.write_json(folder, "bounds.json", content)

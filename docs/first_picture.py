@@ -154,9 +154,7 @@ def _times(axes: Axes, numbers: pd.DataFrame) -> None:
     axes.set_ylim(1.8, 85)
     log_scale(axes)
     floor = own[BOUND]
-    turn = max(budget for budget in FINE if floor[budget] > floor.min()) / GB
-    bound(axes, floor, "no lossless policy can be here:", exact=True)
-    axes.texts[-1].set_text(f"no lossless policy can be here:\nthe link forbids it up to {turn:g} GB, compute beyond")
+    bound(axes, floor, "no lossless policy can be here", exact=True)
     axes.texts[-1].set_fontsize(LABEL)
     best, least = own[BEST][AT], floor[AT]
     ends = {"arrowstyle": "<->", "color": GREY, "shrinkA": 0, "shrinkB": 3}

@@ -26,34 +26,63 @@ def belady_bypass_bytes(
     overlap, the one that ends last (Faigle and Nawijn, 1995; Carlisle and Lloyd, 1995). All bytes of an expert have
     the same gaps, so an expert may be kept in part, and unequal sizes cost nothing in exactness.
     """
-    n = future.n_all
-    size = [nbytes for nbytes in expert_bytes for _ in range(n_experts)]
-    if len(size) != n:
-        raise ValueError(f"{len(expert_bytes)} layers of {n_experts} experts for a future of {n} experts")
+    size = sizes_of(future, expert_bytes, n_experts)
     if capacity_bytes < 0:
         raise ValueError(f"capacity_bytes={capacity_bytes}: allowed: 0 or more")
-    # An expert's live entry -(next use * n + expert) is the latest; what has been used again lies below all live ones.
-    held, heap = [0] * n, list[int]()
-    if warm:  # as if an event had demanded every expert, free of charge
-        held, heap = size.copy(), [-(use * n + x) for x, use in enumerate(future.first_use.tolist())]
-        heapify(heap)
-    used, copied = sum(held), 0
+    kept = Nearest(size, capacity_bytes, future.first_use.tolist() if warm else None)
     for event, (experts, next_use) in enumerate(future.events()):
+        kept.demand(event, experts, next_use)
+    return kept.copied
+
+
+def sizes_of(future: Future, expert_bytes: Sequence[int], n_experts: int) -> list[int]:
+    """Bytes of each expert. ValueError for other layers or experts than those of ``future``."""
+    size = [nbytes for nbytes in expert_bytes for _ in range(n_experts)]
+    if len(size) != future.n_all:
+        raise ValueError(f"{len(expert_bytes)} layers of {n_experts} experts for a future of {future.n_all} experts")
+    return size
+
+
+class Nearest:
+    """The bytes with the nearest next use, as many as fit, after each of a sequence of events.
+
+    ``next_use``: of each expert, before the first event; those that are needed first are then there, free of charge.
+    None: it starts empty.
+    """
+
+    def __init__(self, size: Sequence[int], capacity: int, next_use: Sequence[int] | None) -> None:
+        self.size, self.capacity = size, capacity
+        self.held, self.used, self.copied = [0] * len(size), 0, 0
+        self.heap: list[int] = []
+        """-(next use * n + expert) of what is held; of an expert's entries the latest lies above the others."""
+        if next_use is not None:
+            for use, x in sorted(zip(next_use, range(len(size)), strict=True)):
+                if self.used == capacity:
+                    break
+                self.held[x] = min(size[x], capacity - self.used)
+                self.used += self.held[x]
+                self.heap.append(-(use * len(size) + x))
+            heapify(self.heap)
+
+    def demand(self, event: int, experts: Sequence[int], next_use: Sequence[int]) -> None:
+        """An event's gate runs: drop what is too much, and copy what is missing."""
+        heap, held, size, n = self.heap, self.held, self.size, len(self.size)
         if len(heap) > 4 * n:
-            heap = [key for key in heap if key <= -event * n]
+            heap = self.heap = [key for key in heap if key <= -event * n]
             heapify(heap)
-        while used > capacity_bytes:
+        surplus = self.used - self.capacity
+        while surplus > 0:
             x = -heap[0] % n
-            cut = min(held[x], used - capacity_bytes)
+            cut = min(held[x], surplus)
             held[x] -= cut
-            used -= cut
+            surplus -= cut
             if not held[x]:
                 heappop(heap)
+        self.used = self.capacity + surplus
         for x, use in zip(experts, next_use, strict=True):
             missing = size[x] - held[x]
             if missing:
-                copied += missing
-                used += missing
+                self.copied += missing
+                self.used += missing
                 held[x] = size[x]
             heappush(heap, -(use * n + x))
-    return copied

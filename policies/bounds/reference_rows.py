@@ -1,8 +1,9 @@
-"""Reference rows that know the future: Belady's MIN that must admit, and with it a perfect look one layer ahead."""
+"""Reference rows that know the future: Belady's MIN that must admit, and with it perfect looks ahead."""
 
 from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
 
-from policies.api import LayerEvent, Setup
+from policies.api import LayerEvent, Setup, Step
 from policies.bounds.future import Clairvoyant, Future, FutureError
 from policies.parts.pools import Ranking
 
@@ -46,7 +47,10 @@ class BeladyForced(Clairvoyant):
         self.order.discard(expert)
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        return self.order.lowest(self.view.evictable)
+        victim = self.order.lowest(self.view.evictable)
+        if victim is not None and speculative and self.next_use[victim] <= self.next_use[incoming]:
+            return None  # of those below, which prefetch: nothing goes for what is needed later
+        return victim
 
 
 class PerfectNextLayer(BeladyForced):
@@ -83,8 +87,62 @@ class PerfectNextLayer(BeladyForced):
         if expert in self.coming:  # demand needed the room; fetch it again when there is some
             self.actions.prefetch(expert, 0.0)
 
-    def victim(self, incoming: int, speculative: bool) -> int | None:
-        victim = super().victim(incoming, speculative)
-        if victim is not None and speculative and self.next_use[victim] <= self.next_use[incoming]:
-            return None
-        return victim
+
+class OracleAhead(BeladyForced):
+    """Prefetch what is absent in the order in which it will be needed, however far ahead, while there is room for it.
+
+    Whenever the link is free it gets the absent expert with the nearest next use, provided that there is room or that
+    an expert goes for it that is needed later: the algorithm "aggressive" of P. Cao et al., A study of integrated
+    prefetching and caching strategies (SIGMETRICS 1995). So the link is busy as long as anything useful can be copied;
+    demand goes first, as ever. A reference row, not a bound: who waited would sometimes know a better victim, and copy
+    less. O(log experts) per lookup and load.
+    """
+
+    name = "oracle_ahead"
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.absent: list[tuple[int, int]] = []
+        """A heap of (next use, expert): all that have neither a slot nor a load, and some that have one by now."""
+        self.waiting: set[int] = set()
+        """Asked for, and neither demanded nor given a slot since: one, or those that it was put before."""
+
+    def foresee(self, future: Future) -> None:
+        super().foresee(future)
+        self.absent = [(use, x) for x, use in enumerate(self.next_use) if use < future.n_events]
+        heapify(self.absent)
+
+    def on_step(self, step: Step) -> None:
+        self.ask()  # before the first gate, too
+
+    def on_gate(self, event: LayerEvent) -> None:
+        super().on_gate(event)
+        self.waiting.difference_update(event.demand)
+        self.ask()
+
+    def on_slot(self, expert: int) -> None:
+        if expert in self.waiting:
+            self.waiting.remove(expert)
+            self.order.add(expert)
+            self.ask()
+
+    def on_evict(self, expert: int) -> None:
+        super().on_evict(expert)
+        use = self.next_use[expert]
+        if use < self.future.n_events:
+            heappush(self.absent, (use, expert))
+            self.ask()
+
+    def ask(self) -> None:
+        """Queue the absent expert that is needed first, unless what is waiting is needed as soon."""
+        absent, next_use, view = self.absent, self.next_use, self.view
+        while absent:
+            use, x = absent[0]
+            if use != next_use[x] or view.resident(x) or view.loading(x):
+                heappop(absent)
+                continue
+            if all(use < next_use[y] for y in self.waiting):
+                heappop(absent)
+                self.waiting.add(x)
+                self.actions.prefetch(x, -float(use))
+            return

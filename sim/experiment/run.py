@@ -113,7 +113,7 @@ def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | Non
     infinite = simulate(ample, LRU(ample.setup), name="infinite", reference=True, progress=progress)
     rows = {"infinite": reference_row(infinite)}
     whole = future_of(cell, warmup=True) if cell.selection.warmup else measured
-    for name in ("belady_forced", "perfect_next_layer"):
+    for name in ("belady_forced", "perfect_next_layer", "oracle_ahead"):
         policy = make_policy(cell, name)
         if not isinstance(policy, Clairvoyant):
             raise TypeError(f"{name} is not clairvoyant")
@@ -122,7 +122,12 @@ def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | Non
     content = {
         "schema": SCHEMA,
         "belady_bypass": {"bytes": floor.nbytes},
-        "time_lower_bound": {"ns": floor.ns, "compute_ns": floor.compute_ns, "link_ns": floor.link_ns},
+        "time_lower_bound": {
+            "ns": floor.ns,
+            "compute_ns": floor.compute_ns,
+            "link_ns": floor.link_ns,
+            "windows_ns": floor.windows_ns,
+        },
         "reference": rows,
     }
     store.write_json(folder, "bounds.json", content)

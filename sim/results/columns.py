@@ -21,7 +21,7 @@ NEEDED = ("policy", "lossless", "budget_bytes", "seed", "trace")
 """Columns that no result leaves null."""
 RATES = ("recall", "resident", "complete", "bytes")
 SHARES = ("kept_gate_mass", "substituted", "skipped", "low_precision")
-REFERENCE_ROWS = ("infinite", "belady_forced", "perfect_next_layer")
+REFERENCE_ROWS = ("infinite", "belady_forced", "perfect_next_layer", "oracle_ahead")
 LATENCY_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "request": "request time"}
 LATENCIES = tuple(LATENCY_NAMES)
 SPREAD = ("mean", "p50", "p90", "p99")

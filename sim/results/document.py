@@ -225,6 +225,7 @@ def _against(bounds: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
             "ms_per_token": _ratio(floor["ns"] / NS_PER_MS, tokens),
             "compute_ms": floor["compute_ns"] / NS_PER_MS,
             "link_ms": floor["link_ns"] / NS_PER_MS,
+            "windows_ms": floor["windows_ns"] / NS_PER_MS,
             "gap": _ratio(outcome.wall_ns, floor["ns"]),
         },
     }

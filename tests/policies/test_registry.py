@@ -27,7 +27,7 @@ TYPED = (
 
 def test_policies_are_found_by_themselves() -> None:
     ours = {"fifo", "gate_ahead", "lfru", "lfu", "lfu_incache", "lru", "on_demand", "random", "static"}
-    assert ours | {"belady_forced", "perfect_next_layer"} <= set(registry.names())
+    assert ours | {"belady_forced", "perfect_next_layer", "oracle_ahead"} <= set(registry.names())
     assert registry.names() == sorted(registry.names())
     assert registry.find("lru") is LRU
     assert registry.find("belady_forced").clairvoyant

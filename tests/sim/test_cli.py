@@ -39,7 +39,7 @@ KEYS = {
     "link_utilisation": None,
     "memory": {"budget_bytes", "peak_bytes"},
     "bounds": {"belady_bypass", "time_lower_bound"},
-    "reference": {"infinite", "belady_forced", "perfect_next_layer"},
+    "reference": {"infinite", "belady_forced", "perfect_next_layer", "oracle_ahead"},
 }
 
 

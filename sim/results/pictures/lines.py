@@ -24,6 +24,7 @@ REFERENCES: dict[str, dict[str, Any]] = {
     "infinite": {"linestyle": (0, (1, 1)), "marker": "1"},
     "belady_forced": {"linestyle": (0, (4, 2)), "marker": "2"},
     "perfect_next_layer": {"linestyle": (0, (7, 2, 1, 2)), "marker": "4"},
+    "oracle_ahead": {"linestyle": (0, (9, 2, 1, 2, 1, 2)), "marker": "3"},
 }
 """Rows that cheat: grey, with markers that no policy has, since at one budget there is no line to tell them by."""
 WORDS = "no lossless policy can be here"

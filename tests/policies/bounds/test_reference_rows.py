@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.api import Setup
-from policies.bounds.reference_rows import BeladyForced, PerfectNextLayer
+from policies.bounds.reference_rows import BeladyForced, OracleAhead, PerfectNextLayer
 from sim.core.accounts import COMPLETE, LOOKUPS, RECALL
+from sim.machine.link import Link
 from sim.workload.passes import Pass
 from tests.policies.bounds.toy import Lab, ToyCosts, one_by_one, random_lab
 
@@ -121,7 +122,11 @@ class WatchedPerfect(Watched, PerfectNextLayer):
             self.refetched += 1
 
 
-@pytest.mark.parametrize("watched", [WatchedForced, WatchedPerfect])
+class WatchedAhead(Watched, OracleAhead):
+    pass
+
+
+@pytest.mark.parametrize("watched", [WatchedForced, WatchedPerfect, WatchedAhead])
 def test_victims_are_the_farthest_and_what_is_needed_next_is_fetched_again(watched: type) -> None:
     refetched = 0
     for seed in range(400):
@@ -133,3 +138,45 @@ def test_victims_are_the_farthest_and_what_is_needed_next_is_fetched_again(watch
         lab.run(policy)
         refetched += getattr(policy, "refetched", 1)
     assert refetched > 0
+
+
+def test_the_oracle_leaves_the_link_idle_only_where_nothing_is_to_be_gained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is needed next and absent then finds no room, and nothing that is needed later can go for it."""
+    idle = 0
+
+    class Watching(Link):
+        def hand_over(self, now: int) -> None:
+            super().hand_over(now)
+            state, policy = self.core.state, self.core.policy
+            uses, never = policy.next_use, policy.future.n_events
+            experts = range(len(uses))
+            absent = [x for x in experts if not state.slot[x] and not state.pinned[x] and uses[x] < never]
+            if absent and len(self.under_way) < self.depth:
+                nonlocal idle
+                idle += 1
+                first = min(uses[x] for x in absent)
+                assert not any(uses[x] == first and state.fits(x) for x in absent)
+                assert all(uses[x] <= first for x in experts if policy.view.evictable(x))
+
+    monkeypatch.setattr("sim.machine.machine.Link", Watching)
+    for seed in range(100):
+        lab = random_lab(random.Random(seed))
+        lab.run(OracleAhead(lab.setup))
+    assert idle > 100
+
+
+def test_the_oracle_hides_a_burst_that_one_layer_ahead_does_not() -> None:
+    """A pass takes 3 ns to its gate, 4 for its expert and 2 after it; a copy 20. Only the first copy is waited for."""
+    lab = one_by_one([0] * 10 + [1, 2, 3], 4, 4, ns=20)
+    ended = [lab.run(policy(lab.setup)).end_ns for policy in (OracleAhead, PerfectNextLayer, BeladyForced)]
+    assert ended[0] == 20 + 4 + 2 + 12 * 9 < ended[1] < ended[2]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 5), max_size=20), st.integers(1, 40))
+def test_with_room_for_all_the_oracle_waits_for_the_link_alone(sequence: list[int], copy: int) -> None:
+    """All that is needed is copied without a pause, in the order of need: nobody can be earlier."""
+    lab, order, now = one_by_one(sequence, 6, 6, ns=copy), list(dict.fromkeys(sequence)), 0
+    for x in sequence:
+        now = max(now + 3, copy * (order.index(x) + 1)) + 4 + 2
+    assert lab.run(OracleAhead(lab.setup)).end_ns == now

@@ -4,15 +4,18 @@ import random
 from dataclasses import dataclass
 from fractions import Fraction
 
+import pytest
+
 from policies.api import Policy, Setup
+from policies.bounds import windows
 from policies.bounds.belady_bypass import belady_bypass_bytes
 from policies.bounds.future import Clairvoyant, Future
-from policies.bounds.reference_rows import BeladyForced, PerfectNextLayer
+from policies.bounds.reference_rows import BeladyForced, OracleAhead, PerfectNextLayer
 from policies.lru import LRU
 from policies.on_demand import OnDemand
 from sim.core.accounts import Accounts
 from sim.core.core import Core
-from sim.experiment.bounds import Floor, compute_floor_ns
+from sim.experiment.bounds import Floor, floors_of
 from sim.machine.machine import Machine
 from sim.prices.costs import Affine
 from sim.workload.passes import Pass, merge
@@ -59,6 +62,7 @@ POLICIES = {
     "restless": Restless,
     "belady_forced": BeladyForced,
     "perfect_next_layer": PerfectNextLayer,
+    "oracle_ahead": OracleAhead,
 }
 
 
@@ -94,15 +98,21 @@ class Lab:
             self.future(warmup), setup.expert_bytes, setup.n_experts, setup.budget, warm=warmup > 0
         )
 
-    def least_ns(self, warmup: int = 0) -> int:
-        nbytes, compute = self.bypass(warmup), compute_floor_ns(self.passes[warmup:], self.costs)  # type: ignore[arg-type]
-        return Floor(self.setup.budget, nbytes, compute, self.costs.link_floor_ns(nbytes)).ns
+    def floor(self, warmup: int = 0, stride: int = 3, reach: int = 9) -> Floor:
+        """The bounds; with windows that begin at every ``stride``-th pass, of up to ``reach`` passes."""
+        passes, future = self.passes[warmup:], self.future(warmup)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(windows, "STRIDE", stride)
+            patch.setattr(windows, "REACH", reach)
+            budgets = [self.setup.budget]
+            (found,) = floors_of(passes, future, self.setup, self.costs, budgets, warm=warmup > 0)  # type: ignore[arg-type]
+        return found
 
 
-def one_by_one(sequence: list[int], n_experts: int, budget: int, **costs: int) -> Lab:
-    """One layer, one expert of one byte per event."""
+def one_by_one(sequence: list[int], n_experts: int, budget: int, *, ns: int = 1, **costs: int) -> Lab:
+    """One layer, one expert of one byte per event; a copy takes ``ns``."""
     prices = {"overhead": 0, "expert": 3, "dense": 2, "launch": 1, **costs}
-    toy = ToyCosts(bytes_per_ns=Fraction(1), **prices)
+    toy = ToyCosts(bytes_per_ns=Fraction(1, ns), **prices)
     setup = Setup(1, n_experts, 1, (1,), 1, budget, toy)
     passes = [Pass(False, (0,), [(i, 1)], 1, i + 1, i + 1, [[x]], [[1]]) for i, x in enumerate(sequence)]
     return Lab(setup, toy, passes)

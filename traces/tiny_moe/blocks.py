@@ -23,7 +23,7 @@ class Blocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, ids: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, dtype: torch.dtype
     ) -> Tensor:
         """hidden [n, D], ids [n, K], weights [n, K], gate_up [E, 2W, D], down [E, D, W] -> [n, D], in `dtype`."""
@@ -62,7 +62,7 @@ class Blocks(torch.autograd.Function):
         return output.index_select(0, place).view(rows, top_k, D).sum(1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         """The gradients of hidden, weights, gate_up and down; those of parameters in float32."""
         x, w_gate, w_up, w_down, gate, up, sigmoid, silu, inner, weighted, weight, source, place, owner = (
             ctx.saved_tensors
@@ -91,7 +91,8 @@ def block_experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> 
     """The library's signature around `Blocks`, in autocast's dtype: hidden [n, D], ids [n, K], weights [n, K]."""
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    output: Tensor = Blocks.apply(hidden, ids, weights, module.gate_up_proj, module.down_proj, dtype)
+    apply: Any = Blocks.apply
+    output: Tensor = apply(hidden, ids, weights, module.gate_up_proj, module.down_proj, dtype)
     return output
 
 

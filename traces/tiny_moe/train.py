@@ -49,7 +49,9 @@ class Options:
     batch: Annotated[int, Between(1, MOST), "windows per step"] = 16
     length: Annotated[int, Between(1, MOST), "tokens of a window"] = 256
     long: Annotated[int, Between(1, MOST), "tokens of a window in the last fifth of the run"] = 1024
-    skew: Annotated[float, Between(0), "the standard deviation of the logarithm of experts' loads that is wanted at the end"] = 0.75
+    skew: Annotated[
+        float, Between(0), "the standard deviation of the logarithm of experts' loads that is wanted at the end"
+    ] = 0.75
     rate: Annotated[float, Between(0), "the peak of AdamW's"] = 2e-3
     warm_up: Annotated[int, Between(0, MOST), "steps"] = 100
     decay: Annotated[float, Between(0), "of AdamW"] = 0.1
@@ -103,8 +105,8 @@ def balance_loss(router_logits: tuple[Tensor, ...], top_k: int, skew: float = 0.
 
 def lognormal_shares(count: int, deviation: float) -> Tensor:
     """float64 [count], ascending, of sum 1: the quantiles of a log-normal distribution at (i + 1/2) / count."""
-    shares = (deviation * torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count)).exp()
-    return shares / shares.sum()
+    shares: Tensor = (deviation * torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count)).exp()
+    return shares.div(shares.sum())
 
 
 def training_tokens(folder: Path) -> list[np.ndarray]:

@@ -79,9 +79,7 @@ def test_scores_agree_with_the_ids_and_weights(tmp_path: Path) -> None:
     ("word", "wanted"), [("overlap=.5", 0.5), ("overlap=3x", 0.375), ("overlap=1.6x", 0.2), ("overlap=.8", 0.8)]
 )
 def test_an_overlap_that_is_stated(word: str, wanted: float, tmp_path: Path) -> None:
-    folder = synthesize(
-        tmp_path / "t", "model=tiny-moe", "requests=24", "prompt=80", "output=80", "signals=none", word
-    )
+    folder = synthesize(tmp_path / "t", "model=tiny-moe", "requests=24", "prompt=80", "output=80", "signals=none", word)
     found = measure(open_trace(folder), "again")
     assert np.mean([row[0] for row in found.overlap]) == pytest.approx(wanted, rel=0.05)
 

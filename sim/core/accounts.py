@@ -42,6 +42,9 @@ class Accounts:
     stall_ns: list[list[list[int]]] = field(init=False)
     """[phase][layer][stall kind]."""
     link_busy_ns: int = 0
+    host_ns: int = 0
+    """What the host's workers computed, activations there and back included; no part of ``compute_ns``."""
+    host_lookups: int = 0
     start_ns: int = 0
     end_ns: int = 0
 

@@ -8,6 +8,7 @@ from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.machine.behind import Behind
 from sim.machine.gpu import Gpu
+from sim.machine.host import WithHost
 from sim.machine.link import Link
 from sim.machine.listener import NOBODY, SpanListener
 from sim.machine.predictor import Predictor
@@ -36,8 +37,13 @@ class Machine:
         policy_ns: tuple[int, int] = (0, 0),
     ) -> None:
         self.core, self.progress, self.listener = core, progress, listener or NOBODY
-        self.link = Link(core, [costs.copy_ns(b) for b in core.state.chunk_bytes], depth)
-        behind = Behind(core, self.link, Predictor(predictor_threads, self.listener), self.listener)
+        copy_ns = [costs.copy_ns(b) for b in core.state.chunk_bytes]
+        predictor = Predictor(predictor_threads, self.listener)
+        if core.places is None or core.setup.host is None:
+            behind = Behind(core, Link(core, copy_ns, depth), predictor, self.listener)
+        else:
+            behind = WithHost(core, core.setup.host, copy_ns, depth, predictor, self.listener)
+        self.link = behind.link
         self.gpu = Gpu(core, costs, behind, self.listener, policy_ns)
         self.timings = Timings()
         self.env = simpy.Environment()

@@ -31,9 +31,9 @@ class Timeline(SpanListener):
     """
 
     def __init__(self) -> None:
-        self._all = [array("q") for _ in range(9)]
+        self._all = [array("q") for _ in range(10)]
         self.copies, self.computes, self.stalls, self.dense = self._all[:4]
-        self.steps, self.used, self.software, self.predictions, self.decisions = self._all[4:]
+        self.steps, self.used, self.software, self.predictions, self.decisions, self.hosts = self._all[4:]
         self.free = 0
         """Up to here the GPU's time is shown."""
 
@@ -56,6 +56,9 @@ class Timeline(SpanListener):
         for x, span in zip(experts, pairwise(cuts), strict=True):
             self.computes.extend((*span, x))
         self.free = end
+
+    def host(self, begin: int, end: int, expert: int) -> None:
+        self.hosts.extend((begin, end, expert))
 
     def decide(self, begin: int, end: int) -> None:
         self.decisions.extend((self._until(begin), end))
@@ -84,10 +87,14 @@ class Timeline(SpanListener):
     def events(self, title: str, setup: Setup) -> Iterator[Event]:
         """The events of a Chrome trace, in microseconds; ``title`` names the process."""
         n_layers, n_experts, chunks = setup.n_layers, setup.n_experts, setup.chunks
-        predictions, parts = _lanes(self.predictions), {LEAD: "leading layers", PASS: "all layers", n_layers: "head"}
+        parts = {LEAD: "leading layers", PASS: "all layers", n_layers: "head"}
+        predictions, hosts = _lanes(self.predictions), _lanes(self.hosts)
+        host = PREDICTOR + max((lane for *_, lane in predictions), default=0) + 1
+        end_of_hosts = host + max((lane + 1 for *_, lane in hosts), default=0)
         yield _about("process_name", 0, name=title)
-        for thread in range(GPU, PREDICTOR + max((lane for *_, lane in predictions), default=0) + 1):
+        for thread in range(GPU, end_of_hosts):
             name = THREADS.get(thread, f"{THREADS[PREDICTOR]} {thread - PREDICTOR + 1}")
+            name = name if thread < host else f"experts on the host {thread - host + 1}"
             yield _about("thread_name", thread, name=name)
             yield _about("thread_sort_index", thread, sort_index=thread)
         for begin, end, number, prefill in _rows(self.steps, 4):
@@ -109,6 +116,10 @@ class Timeline(SpanListener):
             yield _slice(f"L{layer} E{index}", f"copy {KINDS[kind]}", LINK, begin, end, about)
         for begin, end, blocking, lane in predictions:
             yield _slice("prediction", "prediction", PREDICTOR + lane, begin, end, {"blocking": bool(blocking)})
+        for begin, end, expert, lane in hosts:
+            layer, index = divmod(expert, n_experts)
+            about = {"layer": layer, "expert": index}
+            yield _slice(f"L{layer} E{index}", "host expert", host + lane, begin, end, about)
         for now, nbytes in _rows(self.used, 2):
             yield {"ph": "C", "name": "experts on the GPU", "pid": 1, "ts": now / 1000, "args": {"bytes": nbytes}}
 
@@ -138,12 +149,12 @@ def _rows(flat: array[int], width: int) -> Iterator[tuple[int, ...]]:
     return zip(*(flat[i::width] for i in range(width)), strict=True)
 
 
-def _lanes(predictions: array[int]) -> list[tuple[int, int, int, int]]:
-    """Predictions (begin, end, blocking), each with the first lane that is free: several may run at a time."""
+def _lanes(spans: array[int]) -> list[tuple[int, int, int, int]]:
+    """Spans (begin, end, what), each with the first lane that is free: several may run at a time."""
     free: list[int] = []
     placed = []
-    for begin, end, blocking in sorted(_rows(predictions, 3)):
+    for begin, end, what in sorted(_rows(spans, 3)):
         lane = next((i for i, until in enumerate(free) if until <= begin), len(free))
         free[lane : lane + 1] = [end]
-        placed.append((begin, end, blocking, lane))
+        placed.append((begin, end, what, lane))
     return placed

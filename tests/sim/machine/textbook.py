@@ -9,7 +9,9 @@ resources. What happens at the same nanosecond is ordered by SimPy's own event p
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
+from fractions import Fraction
 from itertools import count
+from math import ceil
 from typing import Any
 
 import simpy
@@ -22,6 +24,7 @@ from tests.sim.machine.textbook_state import (
     BYTES_DEMANDED,
     BYTES_READY,
     COMPLETE,
+    CPU_EXPERTS,
     DEMAND_COPY,
     FETCHED,
     IN_FLIGHT,
@@ -38,7 +41,7 @@ from tests.sim.machine.textbook_state import (
 )
 
 # Facts of one instant come in this order; SimPy's own bookkeeping (0 and 1) settles between them.
-CHUNK, PREDICTION, EXPERT, GATE = 2, 3, 4, 5
+CHUNK, PREDICTION, HOST, EXPERT, GATE = 2, 3, 4, 5, 6
 
 Process = Generator[simpy.Event, Any, None]
 
@@ -66,6 +69,12 @@ class Textbook(Events):
         self.outstanding = self.handed = 0
         self.copying: Load | None = None
         self.copying_since = 0
+
+        self.workers = simpy.Resource(self.env, capacity=setup.host.workers if setup.host else 1)
+        self.hosted: list[int] = []  # not computed by the host
+        self.host_ended: simpy.Event | None = None
+        self.charged_until = 0
+        self.reading: list[tuple[int, Fraction]] = []  # until when, and how fast alone
 
         self.computing = False
         self.woken: simpy.Event | None = None
@@ -110,7 +119,8 @@ class Textbook(Events):
                     if thinks := thinking.pop():
                         self.accounts.policy_ns += thinks
                         yield self.compute(thinks, GATE)
-                    yield from self.experts(dict(zip(event.demand, event.tokens, strict=True)))
+                    yield from self.experts({x: n for x, n in self.tokens.items() if x not in self.hosted_in_all})
+                    yield from self.rest_of_the_host()
             yield self.compute(costs.head_ns(len(step.requests)), GATE)
 
     def thinking(self, step: Pass) -> list[int]:
@@ -126,7 +136,11 @@ class Textbook(Events):
         self.signals.layer = self.gated = self.layer
         expected = self.expected.pop((self.number, self.layer), set())
         self.route(event)
-        self.pinned |= set(event.demand)
+        self.tokens = dict(zip(event.demand, event.tokens, strict=True))
+        self.hosted = list(self.policy.place(event))
+        self.hosted_in_all = set(self.hosted)
+        self.accounts.host_lookups += len(self.hosted)
+        self.pinned |= set(event.demand) - self.hosted_in_all
         hits = self.accounts.hits[self.phase][self.layer]
         hits[PREDICTED] += len(expected)
         hits[FETCHED] += len([expert for expert in expected if self.complete(expert)])
@@ -139,10 +153,14 @@ class Textbook(Events):
                 hits[RECALL] += expert in expected
                 hits[RESIDENT] += load is not None and load.slot
                 hits[COMPLETE] += load is not None and load.complete
-            self.want(expert, load)
+            if expert not in self.hosted_in_all:
+                self.want(expert, load)
         self.policy.on_gate(event)
         self.set_order(event, self.policy.schedule(event) or Schedule())
         self.hand_over()
+        self.host_is_last = self.policy.serial() and len(self.hosted) < len(self.tokens)
+        if not self.host_is_last:
+            self.start_the_host()
 
     def experts(self, tokens: dict[int, int]) -> Process:
         for _ in tokens:
@@ -163,6 +181,58 @@ class Textbook(Events):
                 self.turns.remove(expert)
                 self.queue_what_is_near()
             self.hand_over()
+
+    # The host
+
+    def start_the_host(self) -> None:
+        for expert in self.hosted:
+            self.env.process(self.host_computes(expert))
+
+    def host_computes(self, expert: int) -> Process:
+        host, nbytes = self.setup.host, self.setup.expert_bytes[self.layer]
+        assert host is not None
+        with self.workers.request() as turn:
+            yield turn
+            duration = self.read(nbytes, host.expert_ns(self.layer, self.tokens[expert]))
+            self.accounts.host_ns += duration
+            yield self.after(duration, HOST)
+        self.charge_waiting()
+        self.hosted.remove(expert)
+        if not self.hosted and self.host_ended is not None:
+            self.host_ended.succeed()
+
+    def rest_of_the_host(self) -> Process:
+        if self.host_is_last:
+            self.start_the_host()
+        if self.hosted:
+            since, self.host_ended = self.env.now, self.env.event()
+            yield self.host_ended
+            self.host_ended = None
+            self.accounts.stall_ns[self.phase][self.layer][CPU_EXPERTS] += self.env.now - since
+
+    def read(self, nbytes: int, alone: int) -> int:
+        """Begin to read from the host's memory; returns how long that takes beside the others who do."""
+        dram, now = self.setup.host.dram if self.setup.host else None, self.env.now
+        if alone == 0 or dram is None:
+            return alone
+        rate = Fraction(nbytes, alone)
+        others = [other for until, other in self.reading if until > now]
+        share = min(Fraction(1), dram / (rate + sum(others))) if others else 1
+        duration = ceil(alone / share)
+        self.reading.append((now + duration, rate))
+        return duration
+
+    def charge_waiting(self) -> None:
+        """Something has ended while compute waits for an expert: whose the time until now was."""
+        load, now = self.copying, self.env.now
+        if self.woken is None or load is None:
+            return
+        kind = QUEUEING if load.speculative else LATE_PREFETCH if load.upgraded else DEMAND_COPY
+        if load.speculative and self.hosted and not self.host_is_last:
+            kind = CPU_EXPERTS
+        since = max(self.copying_since, self.waiting_since, self.charged_until)
+        self.accounts.stall_ns[self.phase][self.layer][kind] += now - since
+        self.charged_until = now
 
     def let_one_pass(self) -> None:
         """The next in turn finds no room, and nothing is under way that would make any: another one must go first."""
@@ -227,15 +297,13 @@ class Textbook(Events):
         with self.link.request(priority=number) as turn:
             yield turn
             self.copying, self.copying_since = load, self.env.now
-            yield self.after(self.costs.copy_ns(nbytes), CHUNK)
+            yield self.after(self.read(nbytes, self.costs.copy_ns(nbytes)), CHUNK)
         self.chunk_done(load)
 
     def chunk_done(self, load: Load) -> None:
         now = self.env.now
         self.accounts.link_busy_ns += now - self.copying_since
-        if self.woken is not None:
-            kind = QUEUEING if load.speculative else LATE_PREFETCH if load.upgraded else DEMAND_COPY
-            self.accounts.stall_ns[self.phase][self.layer][kind] += now - max(self.copying_since, self.waiting_since)
+        self.charge_waiting()
         self.copying = None
         self.outstanding -= 1
         load.done += 1

@@ -1,6 +1,8 @@
 """What an expert costs that the host computes, where its weights lie (policies.costs.Host)."""
 
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 
 from sim.prices.costs import Affine, Costs, Roofline, Table, find_tables
 from sim.prices.measured import Points
@@ -19,33 +21,15 @@ class HostPrices:
     each way) cross an idle link; they are in nobody's way. The memory is shared, and a worker alone has all of it.
     """
 
-    def __init__(self, costs: Costs) -> None:
-        hardware, model = costs.hardware, costs.model
-        host, measured = hardware.host, hardware.measured
-        self.workers, self.dram = host.workers, host.dram_gb_per_s  # 1 GB/s is one byte per nanosecond
-        self.source = ""
-        """Which table or constants the price is from; "": there is none, and ``lacks`` says what it would take."""
-        self.lacks = ""
-        self._costs = costs
-        self._bytes_per_token = model.hidden * BYTES[model.compute_dtype]
+    def __init__(self, costs: Costs, compute: Sequence[Callable[[int], int]], source: str) -> None:
+        hardware = costs.hardware
+        link, measured = hardware.link, hardware.measured
+        self.workers, self.dram = hardware.host.workers, hardware.host.dram_gb_per_s  # 1 GB/s is 1 byte per ns
+        self.source = source
+        """Which table or constants compute is from."""
+        self._costs, self._compute = costs, compute
+        self._bytes_per_token = costs.model.hidden * BYTES[costs.model.compute_dtype]
         self._known: dict[tuple[int, int], int] = {}
-        self._table: Table | None = None
-        self._roofline: Roofline | None = None
-        if host.cpu_threads is not None and host.workers > host.cpu_threads:
-            raise UserError(f"hardware.host.workers={host.workers}: allowed: at most cpu_threads={host.cpu_threads}")
-        name, table, _ = find_tables(model, {} if measured is None else measured.models or {})
-        if table is not None and table.dtype == costs.dtype:
-            threads, self._table = _row(table.cpu_expert, host.cpu_threads and host.cpu_threads // host.workers)
-            self.source = f"table models.{name}.cpu_expert (threads {threads})"
-        elif host.dram_gb_per_s is not None and (host.cpu_tflops is not None or not model.expert_params):
-            flops_per_ns = (host.cpu_tflops or Fraction(1)) * 1000 / host.workers
-            self._roofline = Roofline(1 / flops_per_ns, 1 / host.dram_gb_per_s)
-            self.source = "roofline"
-        else:
-            figures = {"cpu_tflops": host.cpu_tflops, "dram_gb_per_s": host.dram_gb_per_s}
-            missing = ", ".join(f"hardware.host.{key}=null" for key, figure in figures.items() if figure is None)
-            self.lacks = f"{missing}, and no measured cpu_expert of this shape and dtype"
-        link = hardware.link
         self._there: Affine | Table = Affine(link.overhead_us * 1000, 1 / (link.d2h_gb_per_s or link.h2d_gb_per_s))
         if measured is not None:
             self._there = Table(measured.copy_d2h_pinned.axes["bytes"], measured.copy_d2h_pinned.ns)
@@ -54,21 +38,41 @@ class HostPrices:
         """One expert of ``layer`` on ``tokens`` tokens by one worker, alone."""
         found = self._known.get((layer, tokens))
         if found is None:
-            found = self._known[layer, tokens] = self.compute_ns(layer, tokens) + self.activations_ns(tokens)
+            ns = self._compute[layer](tokens) + self.activations_ns(tokens)
+            found = self._known[layer, tokens] = ns
         return found
-
-    def compute_ns(self, layer: int, tokens: int) -> int:
-        """Without its activations' way."""
-        if self._table is not None:
-            return self._table.ns(tokens)
-        assert self._roofline is not None
-        nbytes = self._costs.expert_bytes[layer]
-        return self._roofline.ns(2 * self._costs.model.expert_params * tokens, nbytes) if tokens else 0
 
     def activations_ns(self, tokens: int) -> int:
         """Their way there and back, each a copy call with its overheads."""
         nbytes = tokens * self._bytes_per_token
         return self._there.ns(nbytes) + self._costs.copy_overhead_ns + self._costs.copy_ns(nbytes)
+
+
+def host_of(costs: Costs) -> HostPrices | None:
+    """The prices of a machine's host; None where its profile has neither a table nor peak and bandwidth.
+
+    UserError for more workers than threads.
+    """
+    hardware, model = costs.hardware, costs.model
+    host, measured = hardware.host, hardware.measured
+    if host.cpu_threads is not None and host.workers > host.cpu_threads:
+        raise UserError(f"hardware.host.workers={host.workers}: allowed: at most cpu_threads={host.cpu_threads}")
+    name, table, _ = find_tables(model, {} if measured is None else measured.models or {})
+    if table is not None and table.dtype == costs.dtype:
+        threads, row = _row(table.cpu_expert, host.cpu_threads and host.cpu_threads // host.workers)
+        return HostPrices(costs, [row.ns] * model.moe_layers, f"table models.{name}.cpu_expert (threads {threads})")
+    if host.dram_gb_per_s is None or (host.cpu_tflops is None and model.expert_params):
+        return None
+    # Without parameters there are no flops: bytes over bandwidth.
+    flops_per_ns = Fraction(1) if host.cpu_tflops is None else host.cpu_tflops * 1000 / host.workers
+    roofline = Roofline(1 / flops_per_ns, 1 / host.dram_gb_per_s)
+    flops = 2 * model.expert_params
+    by_layer = [partial(_roofline_ns, roofline, flops, nbytes) for nbytes in costs.expert_bytes]
+    return HostPrices(costs, by_layer, "roofline")
+
+
+def _roofline_ns(roofline: Roofline, flops_per_token: int, nbytes: int, tokens: int) -> int:
+    return roofline.ns(flops_per_token * tokens, nbytes) if tokens else 0
 
 
 def _row(points: Points, threads: int | None) -> tuple[int, Table]:

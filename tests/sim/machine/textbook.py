@@ -9,7 +9,9 @@ resources. What happens at the same nanosecond is ordered by SimPy's own event p
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
+from fractions import Fraction
 from itertools import count
+from math import ceil
 from typing import Any
 
 import simpy
@@ -22,6 +24,7 @@ from tests.sim.machine.textbook_state import (
     BYTES_DEMANDED,
     BYTES_READY,
     COMPLETE,
+    CPU_EXPERTS,
     DEMAND_COPY,
     FETCHED,
     IN_FLIGHT,
@@ -38,7 +41,7 @@ from tests.sim.machine.textbook_state import (
 )
 
 # Facts of one instant come in this order; SimPy's own bookkeeping (0 and 1) settles between them.
-CHUNK, PREDICTION, EXPERT, GATE = 2, 3, 4, 5
+CHUNK, PREDICTION, HOST, EXPERT, GATE = 2, 3, 4, 5, 6
 
 Process = Generator[simpy.Event, Any, None]
 
@@ -67,6 +70,10 @@ class Textbook(Events):
         self.outstanding = self.handed = 0
         self.copying: list[Load] = []  # on a lane, not those that wait for one
         self.charged_until = 0  # what the link did is in the accounts
+        self.workers = simpy.Resource(self.env, capacity=setup.host.workers if setup.host else 1)
+        self.hosted: list[int] = []  # not computed by the host
+        self.host_ended: simpy.Event | None = None
+        self.reading: list[tuple[int, Fraction, bool]] = []  # until when, how fast alone, and whether it is the link
 
         self.computing = False
         self.woken: simpy.Event | None = None
@@ -111,7 +118,8 @@ class Textbook(Events):
                     if thinks := thinking.pop():
                         self.accounts.policy_ns += thinks
                         yield self.compute(thinks, GATE)
-                    yield from self.experts(dict(zip(event.demand, event.tokens, strict=True)))
+                    yield from self.experts({x: n for x, n in self.tokens.items() if x not in self.hosted_in_all})
+                    yield from self.rest_of_the_host()
             yield self.compute(costs.head_ns(len(step.requests)), GATE)
 
     def thinking(self, step: Pass) -> list[int]:
@@ -127,7 +135,11 @@ class Textbook(Events):
         self.signals.layer = self.gated = self.layer
         expected = self.expected.pop((self.number, self.layer), set())
         self.route(event)
-        self.pinned |= set(event.demand)
+        self.tokens = dict(zip(event.demand, event.tokens, strict=True))
+        self.hosted = list(self.policy.place(event))
+        self.hosted_in_all = set(self.hosted)
+        self.accounts.host_lookups += len(self.hosted)
+        self.pinned |= set(event.demand) - self.hosted_in_all
         hits = self.accounts.hits[self.phase][self.layer]
         hits[PREDICTED] += len(expected)
         hits[FETCHED] += len([expert for expert in expected if self.complete(expert)])
@@ -140,10 +152,14 @@ class Textbook(Events):
                 hits[RECALL] += expert in expected
                 hits[RESIDENT] += load is not None and load.slot
                 hits[COMPLETE] += load is not None and load.complete
-            self.want(expert, load)
+            if expert not in self.hosted_in_all:
+                self.want(expert, load)
         self.policy.on_gate(event)
         self.set_order(event, self.policy.schedule(event) or Schedule())
         self.hand_over()
+        self.host_is_last = self.policy.serial() and len(self.hosted) < len(self.tokens)
+        if not self.host_is_last:
+            self.start_the_host()
 
     def experts(self, tokens: dict[int, int]) -> Process:
         for _ in tokens:
@@ -164,6 +180,50 @@ class Textbook(Events):
                 self.turns.remove(expert)
                 self.queue_what_is_near()
             self.hand_over()
+
+    # The host
+
+    def start_the_host(self) -> None:
+        for expert in self.hosted:
+            self.env.process(self.host_computes(expert))
+
+    def host_computes(self, expert: int) -> Process:
+        host, nbytes = self.setup.host, self.setup.expert_bytes[self.layer]
+        assert host is not None
+        with self.workers.request() as turn:
+            yield turn
+            duration = self.read(nbytes, host.expert_ns(self.layer, self.tokens[expert]), by_link=False)
+            self.accounts.host_ns += duration
+            yield self.after(duration, HOST)
+        self.charge()
+        self.hosted.remove(expert)
+        if not self.hosted and self.host_ended is not None:
+            self.host_ended.succeed()
+
+    def rest_of_the_host(self) -> Process:
+        if self.host_is_last:
+            self.start_the_host()
+        if self.hosted:
+            since, self.host_ended = self.env.now, self.env.event()
+            yield self.host_ended
+            self.host_ended = None
+            self.accounts.stall_ns[self.phase][self.layer][CPU_EXPERTS] += self.env.now - since
+
+    def read(self, nbytes: int, alone: int, *, by_link: bool) -> int:
+        """Begin to read from the host's memory; returns how long that takes beside the others who do.
+
+        How fast a lane of the link is alone is said of all lanes at once: among themselves they are as fast.
+        """
+        dram, now = self.setup.host.dram if self.setup.host else None, self.env.now
+        if alone == 0 or dram is None:
+            return alone
+        rate, share = Fraction(nbytes, alone), Fraction(1)
+        others = [(other, is_link) for until, other, is_link in self.reading if until > now]
+        if [1 for _, is_link in others if not (is_link and by_link)]:
+            share = min(share, dram / (rate + sum(other for other, _ in others)))
+        duration = ceil(alone / share)
+        self.reading.append((now + duration, rate, by_link))
+        return duration
 
     def let_one_pass(self) -> None:
         """The next in turn finds no room, and nothing is under way that would make any: another one must go first."""
@@ -227,13 +287,13 @@ class Textbook(Events):
     def copy(self, load: Load, nbytes: int, number: int) -> Process:
         with self.link.request(priority=number) as turn:
             yield turn
-            self.charge_link()
+            self.charge()
             self.copying.append(load)
-            yield self.after(self.costs.copy_ns(nbytes), CHUNK)
+            yield self.after(self.read(nbytes, self.costs.copy_ns(nbytes), by_link=True), CHUNK)
         self.chunk_done(load)
 
-    def charge_link(self) -> None:
-        """What is on the lanes changes now: what they did until now, and who waited for it."""
+    def charge(self) -> None:
+        """What is on the lanes or on the host changes now: what they did until now, and who waited for it."""
         now, since = self.env.now, self.charged_until
         self.accounts.link_busy_ns += len(self.copying) * (now - since)
         if self.copying and self.woken is not None:
@@ -242,11 +302,13 @@ class Textbook(Events):
                 for load in self.copying
             ]
             cause = next(cause for cause in (DEMAND_COPY, LATE_PREFETCH, QUEUEING) if cause in on_lanes)
+            if cause == QUEUEING and self.hosted and not self.host_is_last:
+                cause = CPU_EXPERTS
             self.accounts.stall_ns[self.phase][self.layer][cause] += now - max(since, self.waiting_since)
         self.charged_until = now
 
     def chunk_done(self, load: Load) -> None:
-        self.charge_link()
+        self.charge()
         self.copying.remove(load)
         self.outstanding -= 1
         load.done += 1
@@ -296,7 +358,7 @@ class Textbook(Events):
         self.peak = self.used
 
     def finish(self) -> None:
-        self.charge_link()
+        self.charge()
         for load in self.loads.values():
             if load.speculative:
                 self.meet_fate(load, USELESS if load.complete else IN_FLIGHT)

@@ -135,7 +135,8 @@ class WithHost(Behind):
         Of one instant: chunk, prediction, host expert.
         """
         core, copies, predictions, hosts = self.core, self.copies, self.predictions, self.workers.under_way
-        ends = [(queue[0][0], i) for i, queue in enumerate((copies, predictions, hosts)) if queue]
+        queues: tuple[Sequence[tuple[int, ...]], ...] = (copies, predictions, hosts)
+        ends = [(queue[0][0], i) for i, queue in enumerate(queues) if queue]
         end, which = min(ends, default=(now + 1, 0))
         if end > now:
             return False

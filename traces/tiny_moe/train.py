@@ -31,7 +31,7 @@ from traces.tiny_moe.tokens import DOMAINS, VOCABULARY
 
 SAVE_EVERY_S = 240.0
 LONG_FROM = 0.8
-BALANCE = {0.0: 2e-3, 0.4: 1e-4, 0.58: 5e-3, 0.7625: 5e-2}
+BALANCE = {0.0: 2e-3, 0.4: 1e-4, 0.58: 5e-3, 0.7625: 5e-2, 0.8493: 2e-1}
 SKEWED_FROM = 0.58
 """The weight of the load-balancing loss from which share of the run on: first against dead experts; then next to
 nothing, which changed little; at the end for unequal loads, as real models have."""

@@ -94,7 +94,7 @@ def choices(state, sequence: list[int], slots: int, copy: int) -> Iterator[tuple
             yield number, part, slot - {victim} | {x}, (x, copy)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=6), st.integers(1, 2), st.integers(1, 4))
 def test_no_schedule_at_all_is_shorter(sequence: list[int], slots: int, copy: int) -> None:
     lab = one_by_one(sequence, 3, slots, expert=1, dense=1, launch=0, ns=copy)

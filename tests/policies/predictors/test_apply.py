@@ -235,4 +235,4 @@ def test_the_shipped_outputs_are_the_samples_own() -> None:
     tested, trained = about.accuracy["test"], about.accuracy["train"]
     assert tested is not None
     assert trained is not None
-    assert all(0.8 < share < 1 for share in tested[:-2])  # type: ignore[operator]
+    assert all(0.75 < share < 1 for share in tested[:-2])  # type: ignore[operator]

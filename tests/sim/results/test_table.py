@@ -54,7 +54,7 @@ def test_without_bounds_there_are_no_multiples_of_them(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
-    return run("policy=fmoe", "budget=8GB", "limit=2", out=tmp_path_factory.mktemp("runs")).document
+    return run("policy=fmoe", "budget=8GB", "limit=6", out=tmp_path_factory.mktemp("runs")).document
 
 
 def test_the_finding_comes_first_and_says_what_it_is_of(document: Mapping[str, Any]) -> None:

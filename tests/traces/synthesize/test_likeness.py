@@ -71,7 +71,7 @@ def hit_rates(folder: Path) -> dict[tuple[str, str, float], float]:
 
 def test_hit_rates_are_those_of_the_recording(tmp_path: Path) -> None:
     sample = Path(__file__).resolve().parents[3] / "traces" / "sample"
-    words = ["model=tiny-moe", f"out={tmp_path / 't'}", "requests=52", "signals=none"]
+    words = ["model=tiny-moe", f"out={tmp_path / 't'}", "requests=75", "signals=none"]
     assert main(["synthesize", *words]) == 0
     real, drawn = hit_rates(sample), hit_rates(tmp_path / "t")
     assert drawn == pytest.approx(real, abs=0.03)

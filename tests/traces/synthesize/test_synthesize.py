@@ -28,11 +28,11 @@ def chosen(folder: Path) -> np.ndarray:
     return np.stack([np.bincount(trace.expert_ids[:, layer].ravel(), minlength=trace.E) for layer in range(trace.L)])
 
 
-@pytest.mark.parametrize("name", ["tiny-moe", "gpt_oss_20b"])
-def test_a_trace_has_the_figures_that_it_was_drawn_from(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "requests"), [("tiny-moe", 200), ("gpt_oss_20b", 48)])  # some 20,000 tokens each
+def test_a_trace_has_the_figures_that_it_was_drawn_from(name: str, requests: int, tmp_path: Path) -> None:
     wanted = read_figures(name)
     folder = synthesize(
-        tmp_path / "t", f"model={name}", "requests=48", "signals=expert_weights,gate_ahead", "recall=.87,.7"
+        tmp_path / "t", f"model={name}", f"requests={requests}", "signals=expert_weights,gate_ahead", "recall=.87,.7"
     )
     found = measure(open_trace(folder), "again")
     for lag in range(6):
@@ -76,7 +76,7 @@ def test_scores_agree_with_the_ids_and_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "wanted"), [("overlap=.5", 0.5), ("overlap=3x", 0.375), ("overlap=1.2x", 0.15), ("overlap=.8", 0.8)]
+    ("word", "wanted"), [("overlap=.5", 0.5), ("overlap=3x", 0.375), ("overlap=1.6x", 0.2), ("overlap=.8", 0.8)]
 )
 def test_an_overlap_that_is_stated(word: str, wanted: float, tmp_path: Path) -> None:
     folder = synthesize(

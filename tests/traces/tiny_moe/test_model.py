@@ -28,7 +28,7 @@ def sample() -> Trace:
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     """The sample's first prompts, recorded here: the prompt and one more token."""
     out = tmp_path_factory.mktemp("fresh") / "trace"
-    settings = ("limit=8", "dtype=float32", "threads=1", "device=cpu")
+    settings = ("max_prompt_tokens=800", "limit=8", "dtype=float32", "threads=1", "device=cpu")
     lines = [json.loads(line) | {"max_new_tokens": 1} for line in PROMPTS_FILE.read_text().splitlines()]
     prompts = out.with_name("prompts.jsonl")
     prompts.write_text("\n".join(map(json.dumps, lines)))

@@ -41,7 +41,7 @@ def test_it_can_be_read_and_says_what_it_leaves_out() -> None:
 
 
 def test_what_was_measured_here_can_be_read() -> None:
-    document = json.loads((Path(__file__).parents[4] / "real" / "results" / "cpu" / "reference.json").read_bytes())
+    document = json.loads((Path(__file__).parents[4] / "real" / "results" / "cpu" / "tiny-moe.json").read_bytes())
     assert faults(pictures.measured(document)) == []
 
 

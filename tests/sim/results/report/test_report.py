@@ -139,7 +139,7 @@ def test_the_opening_sentence_is_of_the_figures(compared: Comparison, runs: pd.D
     sure = replace(compared, cells=compared.cells.assign(low=1.0, high=9.0, bound_time_gap=np.nan))
     assert "ms (95 % interval 1.00 to 9.00)." in opening(sure).partition(". ")[0] + "."
     lossy = replace(compared, cells=compared.cells[~compared.cells["lossless"]])
-    assert "the mean TPOT of lossy swapmoe is 2." in opening(lossy)
+    assert "the mean TPOT of lossy swapmoe is 3." in opening(lossy)
     assert opening(lossy).count("GB") == 2
     one = replace(compared, cells=exact[exact["budget_bytes"] == exact["budget_bytes"].max()])
     assert opening(one).count("GB") == 1
@@ -259,7 +259,7 @@ def test_what_is_not_drawn_is_said(grid: Path, tmp_path: Path, capsys: pytest.Ca
     assert "not drawn: fates: no policy here prefetches\n" in printed
     assert "fates: no policy here prefetches" in Reader((copy / "report.html").read_text()).text
     for name in ("popularity", "reuse"):
-        assert f"not drawn: {name}: trace=sample is another one now (d4199675a015, the runs replayed fff" in printed
+        assert f"not drawn: {name}: trace=sample is another one now (ac7c4f72b3ec, the runs replayed fff" in printed
 
 
 def test_mistakes_are_one_line(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.costs import Costs as Costs
+from policies.costs import Host as Host
 from policies.signals import History as History
 from policies.signals import Needs
 from policies.signals import PastStep as PastStep
@@ -27,18 +29,6 @@ from policies.signals import Signals as Signals
 MaskedWeights = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float32]]
 """``weigh(ids, open)``: what a gate gives to the experts ``ids`` [rows, K'] (E: none, of weight 0) where it may choose
 among those that are ``open`` [E] alone, by the law of its family: the logits of the others are -inf."""
-
-
-class Costs(Protocol):
-    """Profiled costs of the machine, in whole nanoseconds."""
-
-    launch_ns: int
-
-    def copy_ns(self, nbytes: int) -> int:
-        """One copy call of ``nbytes`` from host to device."""
-
-    def expert_ns(self, layer: int, tokens: int) -> int:
-        """One expert on ``tokens`` tokens, without its launch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +58,7 @@ class Actions:
     to come, else for the next step. Drop what was predicted for a layer that has been passed."""
     predict: Callable[[int, int, bool], None]
     """``predict(tag, latency_ns, blocking)``: ``on_prediction(tag)`` comes after the latency, on the predictor's
-    thread, or on the GPU stream if ``blocking`` (only from ``on_step``, ``route``, ``on_gate`` and ``schedule``)."""
+    thread, or on the GPU stream if ``blocking`` (from ``on_step``, ``route``, ``place``, ``on_gate``, ``schedule``)."""
     evict: Callable[[int], bool]
     """``evict(expert)``: give its slot back now, as if :meth:`Policy.victim` had chosen it. False if it is not
     evictable. From any hook: one that evicts in ``victim`` and thereby makes the room may return None."""
@@ -89,6 +79,8 @@ class Setup:
     predictors: Mapping[str, Predictor] = field(default_factory=dict)  # the fitted predictors there are, by name
     predictor_threads: int = 1
     """Predictions that the machine works on at a time; what else is asked for waits its turn."""
+    host: Host | None = None
+    """Who computes what :meth:`Policy.place` names; None: this machine has no price for it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "predictors", MappingProxyType(dict(self.predictors)))
@@ -190,9 +182,10 @@ class Schedule:
     """
 
     compute: Sequence[int] | None = None
-    """All of the demand, in the order of compute, each waited for. None: complete ones first, as they complete."""
+    """All of the demand that the GPU computes, in the order of compute, each waited for. None: complete ones first, as
+    they complete."""
     copy: Sequence[int] | None = None
-    """All of the demand that is not complete, in the order of copying. None: as ``compute``, else in token order."""
+    """All of that which is not complete, in the order of copying. None: as ``compute``, else in token order."""
     ahead: int | None = None
     """With ``compute``: a missing expert is queued only when it is at most so many places behind the one that is being
     computed or waited for (0: on its turn; 1: double buffering). None: all at once. A load that was speculative, and
@@ -254,6 +247,18 @@ class Policy(Needs, ABC):
         A lossy policy that answers None is taken to have changed nothing, and to know nothing of the gate mass.
         """
         return None
+
+    def place(self, event: LayerEvent) -> Sequence[int]:
+        """After ``route``, before anything is classified: which of the demand the host computes, the first first.
+
+        Such an expert is a lookup like the others, but the event does not fetch, pin or admit it. CoreError for one
+        that the event does not demand or gives no tokens, and on a machine without :attr:`Setup.host`.
+        """
+        return ()
+
+    def serial(self) -> bool:
+        """Whether the host begins only when the GPU has computed its part of a layer; else both run at once."""
+        return False
 
     def on_gate(self, event: LayerEvent) -> None:
         """A gate has run; hits have been classified, demanded experts are pinned, missing ones queued."""

@@ -33,7 +33,9 @@ class Static(Policy):
     def fit(self, history: History) -> None:
         popularity = history.popularity().tolist()
         if not any(popularity):
-            raise UserError("policy=static: the train requests demand no expert; allowed: a trace with a train split")
+            raise UserError(
+                f"policy={self.name}: the train requests demand no expert; allowed: a trace with a train split"
+            )
         left, self.kept = self.setup.budget - self.staging_bytes, {}
         for expert in sorted(range(len(popularity)), key=lambda x: -popularity[x]):
             size = self.setup.expert_bytes[self.setup.layer_of(expert)]
@@ -47,7 +49,7 @@ class Static(Policy):
 
     def on_step(self, step: Step) -> None:
         if self.kept is None:
-            raise RuntimeError("static was not fitted")
+            raise RuntimeError(f"{self.name} was not fitted")
         if self.preload:
             self.preload = False
             for i, expert in enumerate(self.kept):

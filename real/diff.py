@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from sim.core.log import CHUNK, EXPERT, GATE, NEXT_CHUNK, NEXT_EXPERT, PREDICTION, STEP, STEP_END, entries
+from sim.core.log import CHUNK, EXPERT, GATE, HOST, PREDICTION, QUESTIONS, STEP, STEP_END, entries
 from sim.core.state import CoreError
 from traces.kit.errors import UserError
 from traces.kit.strict import dump_json
@@ -42,7 +42,7 @@ def facts(log: Sequence[int]) -> Iterator[Fact]:
     step, layer, demand = 0, -1, list[int]()
     try:
         for op, operands in entries(log):
-            if op in (NEXT_CHUNK, NEXT_EXPERT):
+            if op in QUESTIONS:
                 continue
             *told, _ = operands  # the time
             if op == GATE:
@@ -85,13 +85,13 @@ def in_words(fact: Fact | None, n_experts: int, chunks: int) -> str:
     if fact.op == GATE:
         chosen = _list("expert", [x % n_experts for x in fact.demand])
         return f"step {fact.step}: the gate of layer {fact.layer} asks for {chosen}"
-    if fact.op in (CHUNK, EXPERT):
+    if fact.op in (CHUNK, EXPERT, HOST):
         number = fact.told[0]
         x, part = divmod(number, chunks) if fact.op == CHUNK else (number, 0)
         layer, expert = divmod(x, n_experts)
         name = f"expert {expert} of layer {layer}"
-        if fact.op == EXPERT:
-            return f"{where}: {name} has been computed"
+        if fact.op != CHUNK:
+            return f"{where}: {name} has been computed{' by the host' if fact.op == HOST else ''}"
         cut = f" (part {part + 1} of {chunks})" if chunks > 1 else ""
         asked = "which this event demands" if x in fact.demand else "which this event does not demand"
         return f"{where}: the copy of {name}{cut} has ended, {asked}"

@@ -66,9 +66,12 @@ class Runner:
 def device_machine(model: Offloaded, policy: Policy, signals: StepSignals, depth: int = 1) -> Machine:
     """A machine that runs ``policy`` for a model, with slots for its budget; ``depth``: chunks on the link at once.
 
-    UserError where the device has no room for them.
+    UserError where the device has no room for them, or where the policy has experts computed elsewhere.
     """
     setup = policy.setup
+    if policy.uses("place"):
+        where = "computes experts on the host, which this runtime does not"
+        raise UserError(f"policy={policy.name}: {where}; allowed: policies that leave them to the GPU")
     check_device(setup, model)
     pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
     core = Core(policy, setup, signals)

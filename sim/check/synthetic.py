@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from fractions import Fraction
 from functools import partial, partialmethod
 from typing import Any
 
@@ -56,6 +57,18 @@ class FlatCosts:
 
     def head_ns(self, requests: int) -> int:
         return self.head
+
+
+@dataclass
+class FlatHost:
+    """Two workers, an expert's price by its tokens, and a memory that the link alone would fill."""
+
+    expert: int
+    dram: Fraction | None
+    workers: int = 2
+
+    def expert_ns(self, layer: int, tokens: int) -> int:
+        return self.expert * tokens
 
 
 FREE = FlatCosts(copy=0, expert=0, launch_ns=0, dense=0, head=0, layer_overhead_ns=0)
@@ -204,4 +217,7 @@ def setup_of(
     """A model of ``size`` bytes per expert, of the routing's shape, with its world's predictors."""
     n_layers, k = routing.ids.shape[1:]
     sizes, predictors = (size,) * n_layers, {it.name: it for it in routing.world.predictors}
-    return Setup(n_layers, routing.n_experts, k, sizes, chunks, budget, costs or FlatCosts(), 1, predictors)
+    costs = costs or FlatCosts()
+    host = FlatHost(2 * costs.expert, Fraction(size, max(1, costs.copy_ns(size))))
+    shape = (n_layers, routing.n_experts, k, sizes, chunks, budget)
+    return Setup(*shape, costs, 1, predictors, host=host)

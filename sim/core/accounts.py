@@ -43,6 +43,9 @@ class Accounts:
     """[phase][layer][stall kind]."""
     link_busy_ns: int = 0
     """Summed over the link's lanes."""
+    host_ns: int = 0
+    """What the host's workers computed, activations there and back included; no part of ``compute_ns``."""
+    host_lookups: int = 0
     start_ns: int = 0
     end_ns: int = 0
 

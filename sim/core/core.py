@@ -24,6 +24,7 @@ from sim.core.accounts import (
 )
 from sim.core.acting import Acting
 from sim.core.loads import NONE, Loads
+from sim.core.places import Places
 from sim.core.routing import discount, reroute
 from sim.core.state import ARRIVED, DEMAND, LATE, PENDING
 from sim.core.turns import Turns
@@ -53,8 +54,8 @@ class StepSignals(Protocol):
 class Core(Loads):
     """One GPU's experts. ``policy`` decides; the core keeps the rules.
 
-    Facts: step_begin, gate, prediction, chunk_done, expert_done, step_end, each with its time ``now`` for the log.
-    Questions: next_chunk, next_expert. Chunks are numbered ``expert * C + i``.
+    Facts: step_begin, gate, prediction, chunk_done, host_done, expert_done, step_end, each with its time ``now`` for
+    the log. Questions: next_chunk, next_expert, next_host. Chunks are numbered ``expert * C + i``.
     """
 
     def __init__(self, policy: Policy, setup: Setup, signals: StepSignals) -> None:
@@ -70,6 +71,9 @@ class Core(Loads):
         self._route = policy.route if policy.uses("route") or not policy.lossless else None
         self.routing: Routing | None = None
         """What the policy has put in the place of the last gate's choice."""
+        self.hosted: deque[int] = deque()
+        """Experts of the event that the host may take now; read by machines, to ask no longer than needed."""
+        self.places = Places(policy, self.hosted) if policy.uses("place") else None
         self._keep = policy.keep if policy.uses("keep") else None
         self.acting = Acting(self, self.step, self.event)
         policy.attach(self.state.view(), self.acting.actions())
@@ -111,12 +115,14 @@ class Core(Loads):
         if self._route is not None:
             self.routing = routing = self._route(event)
             self._answers.extend(reroute(routing, event, self.policy, self.accounts.quality[self.phase]))
+        if self.places is not None:
+            self._answers.extend(self.places.follow(event))
         self._classify(event, foretold)
         if self._demand or self._queue:
             self.pending = True
         self.policy.on_gate(event)
         if self._turns is not None:
-            self._turns.follow(self.policy.schedule(event), event, self._demand)
+            self._turns.follow(self.policy.schedule(event), self._on_gpu(event), self._demand)
         return event
 
     def prediction(self, tag: int, now: int) -> None:
@@ -152,11 +158,20 @@ class Core(Loads):
             self.evict(x)
         if self._turns is not None:
             self._turns.computed(x, self._demand)
+        if self.places is not None:
+            self.places.computed()
         if self._demand or self._queue:
             self.pending = True
 
+    def host_done(self, x: int, now: int) -> None:
+        """An expert that :meth:`next_host` gave has been computed by the host."""
+        assert self.places is not None
+        self.places.done(x)
+
     def step_end(self, now: int) -> None:
         """The forward pass has ended."""
+        if self.places is not None:
+            self.places.require_done()
         self._answers.flush()
 
     # -- questions ----------------------------------------------------------------------------------------------
@@ -168,6 +183,12 @@ class Core(Loads):
             self._uncomputed -= 1
         else:
             x = WAIT if self._uncomputed else END
+        self._answers.append(x)
+        return x
+
+    def next_host(self) -> int:
+        """Which expert of the event the host is to compute now, in the policy's order, or NONE."""
+        x = self.places.take() if self.places is not None and self.hosted else NONE
         self._answers.append(x)
         return x
 
@@ -195,7 +216,8 @@ class Core(Loads):
 
     def _classify(self, event: LayerEvent, foretold: set[int] | None) -> None:
         """Pin the event's demand, count its hits, give loads their fates, queue what is missing."""
-        layer, demand, state, chunks = event.layer, event.demand, self.state, self._chunks
+        layer, state, chunks = event.layer, self.state, self._chunks
+        demand = event.demand if self.places is None else self._on_gpu(event)
         done, pinned, kind, spec = state.done, state.pinned, state.kind, state.spec
         ready, queue = self.ready, self._demand
         complete = resident = bytes_ready = 0
@@ -229,12 +251,21 @@ class Core(Loads):
         row[COMPLETE] += complete
         row[BYTES_READY] += complete * size + bytes_ready
         row[BYTES_DEMANDED] += n * size
+        if self.places is not None:
+            self.places.count(row, state)
+            self.accounts.host_lookups += len(self.places.experts)
         if foretold is not None:
-            row[RECALL] += sum(x in foretold for x in demand)
+            row[RECALL] += sum(x in foretold for x in event.demand)
             row[PREDICTED] += len(foretold)
             row[FETCHED] += sum(done[x] == chunks for x in foretold)
         if self._route is not None:
             discount(row, event, state, foretold)
+
+    def _on_gpu(self, event: LayerEvent) -> Sequence[int]:
+        """What of the demand the GPU computes."""
+        if self.places is None or not (hosted := self.places.experts):
+            return event.demand
+        return [x for x in event.demand if x not in hosted]
 
     def _next_in_wave(self) -> int:
         """Where there is no room for the first in line: an upgraded load that holds its slot already, or NONE."""

@@ -79,7 +79,7 @@ class Loads:
         the facts that are the model's own: compute has ended then. CoreError for one that may not."""
         asked, self.predictions = self.predictions, []
         if not may_block and any(blocking for *_, blocking in asked):
-            hooks = "on_step, route, on_gate and schedule"
+            hooks = "on_step, route, place, on_gate and schedule"
             raise CoreError(f"policy {self.policy.name}: a prediction may block the GPU only from {hooks}")
         return asked
 

@@ -21,10 +21,11 @@ from sim.core.state import CoreError
 
 OPERATIONS = (
     *("step_begin", "gate", "prediction", "chunk_done", "expert_done", "step_end"),
-    *("next_chunk", "next_expert", "measure_from"),
+    *("next_chunk", "next_expert", "measure_from", "host_done", "next_host"),
 )
 """The core's methods, by the number that stands for each in a log."""
-STEP, GATE, PREDICTION, CHUNK, EXPERT, STEP_END, NEXT_CHUNK, NEXT_EXPERT, MEASURE = range(9)
+STEP, GATE, PREDICTION, CHUNK, EXPERT, STEP_END, NEXT_CHUNK, NEXT_EXPERT, MEASURE, HOST, NEXT_HOST = range(11)
+QUESTIONS = frozenset({NEXT_CHUNK, NEXT_EXPERT, NEXT_HOST})
 
 
 def record(core: Core) -> Core:
@@ -68,11 +69,11 @@ def entries(log: Sequence[int]) -> Iterator[tuple[int, tuple[Any, ...]]]:
 
     for op in words:
         try:
-            if op in (NEXT_CHUNK, NEXT_EXPERT):
+            if op in QUESTIONS:
                 yield op, ()
                 continue
             now = take()
-            if op in (CHUNK, EXPERT, PREDICTION):
+            if op in (CHUNK, EXPERT, PREDICTION, HOST):
                 yield op, (take(), now)
             elif op in (STEP_END, MEASURE):
                 yield op, (now,)

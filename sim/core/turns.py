@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 
-from policies.api import LayerEvent, Schedule
+from policies.api import Schedule
 from sim.core.state import LATE, CoreError, State, whole
 
 _AS_THEY_COME = Schedule()
@@ -24,12 +24,15 @@ class Turns(deque[int]):
         self._ahead = 0
         self._held: set[int] = set()  # missing, too far behind to be queued
 
-    def follow(self, schedule: Schedule | None, event: LayerEvent, queue: deque[int]) -> None:
-        """An event begins: order what may run, and the ``queue`` of its copies. CoreError for what is no such order."""
+    def follow(self, schedule: Schedule | None, demand: Sequence[int], queue: deque[int]) -> None:
+        """An event begins: order what may run of the GPU's ``demand``, and the ``queue`` of its copies.
+
+        CoreError for what is no such order.
+        """
         schedule = schedule or _AS_THEY_COME
         done, chunks = self.state.done, self.state.chunks
-        missing = [x for x in event.demand if done[x] != chunks]
-        compute = _order("computes", schedule.compute, event.demand)
+        missing = [x for x in demand if done[x] != chunks]
+        compute = _order("computes", schedule.compute, demand)
         copy = _order("copies", schedule.copy, missing)
         ahead = schedule.ahead
         if ahead is not None and (compute is None or ahead < 0):
@@ -37,7 +40,7 @@ class Turns(deque[int]):
         self.clear()
         self._line, self._out = compute, 0
         if compute is None:
-            self.extend(x for x in event.demand if done[x] == chunks)
+            self.extend(x for x in demand if done[x] == chunks)
         else:
             self._next()
         by_copy = compute if copy is None else copy

@@ -20,6 +20,7 @@ from sim.prices import HardwareProfile, ModelProfile
 from sim.prices.chosen import model_of
 from sim.prices.costs import Costs
 from sim.prices.hardware import PolicyTime
+from sim.prices.host import host_of
 from sim.results.timeline import Timeline
 from sim.workload.passes import ClosedLoop, Pass, Selection, select
 from sim.workload.signals import TraceSignals, TrainRequests
@@ -154,6 +155,7 @@ def make_setup(
         seed=config.seed,
         predictors=predictors,
         predictor_threads=hardware.host.predictor_threads,
+        host=host_of(costs),
     )
     if costs.copy_ns(max(costs.expert_bytes)) > LONGEST_COPY_NS:
         figures = (

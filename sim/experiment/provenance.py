@@ -16,6 +16,7 @@ from policies.api import Policy, Predictor
 from sim.experiment.cell import Cell, policy_time
 from sim.prices import figures, own_title
 from sim.prices.chosen import changed, charging
+from sim.prices.host import HostPrices
 from sim.results.document import Outcome, document
 from traces.kit.errors import one_of
 
@@ -109,7 +110,7 @@ def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:
             **_own_time(cell, outcome),
             **_noisy(cell),
         },
-        "costs": dict(cell.costs.sources),
+        "costs": dict(cell.costs.sources) | _host(cell, outcome),
         "predictors": fitted(cell, outcome.policy),
         "lossless": outcome.policy.lossless,
         "clairvoyant": outcome.policy.clairvoyant,
@@ -153,6 +154,12 @@ def _noisy(cell: Cell) -> dict[str, Any]:
     used = " ".join(cell.costs.sources.values())
     mine = {name: points for name, points in found.items() if f"{name} (" in used}
     return {"noisy": mine} if mine else {}
+
+
+def _host(cell: Cell, outcome: Outcome) -> dict[str, str]:
+    """What priced experts on the host; nothing for a policy that leaves it alone."""
+    host = cell.setup.host if outcome.core.places is not None else None
+    return {"host": host.source} if isinstance(host, HostPrices) else {}
 
 
 def _own_time(cell: Cell, outcome: Outcome) -> dict[str, Any]:

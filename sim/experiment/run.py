@@ -12,6 +12,7 @@ from sim.core.acting import stated
 from sim.experiment.bounds import floors, future_of
 from sim.experiment.cell import Cell, Inputs, make_cell, make_core, make_machine, make_policy, passes_of
 from sim.experiment.config import RunConfig
+from sim.experiment.host_bound import host_floor
 from sim.experiment.provenance import Identity, identify, of_bounds, result_of
 from sim.prices.chosen import changed
 from sim.results.document import SCHEMA, Outcome, reference_row
@@ -119,7 +120,7 @@ def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | Non
             raise TypeError(f"{name} is not clairvoyant")
         policy.foresee(whole)
         rows[name] = reference_row(simulate(cell, policy, reference=True, progress=progress))
-    content = {
+    content: dict[str, Any] = {
         "schema": SCHEMA,
         "belady_bypass": {"bytes": floor.nbytes},
         "time_lower_bound": {
@@ -130,5 +131,8 @@ def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | Non
         },
         "reference": rows,
     }
+    if cell.setup.host is not None:
+        passes = passes_of(cell, cell.selection.measured)
+        content["time_lower_bound_with_host"] = host_floor(passes, cell.setup, cell.costs, floor.nbytes)
     store.write_json(folder, "bounds.json", content)
     return content

@@ -1,6 +1,6 @@
 """What goes on behind the model's back: a link's copies and a predictor's answers, told to the core in time order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heappop
 
 from sim.core.accounts import PREDICTOR
@@ -14,9 +14,12 @@ from sim.machine.predictor import Predictor
 class Behind:
     """A link and a predictor, advanced lazily: nothing of them is an event of SimPy's.
 
-    A disk, host workers and further links are queues of ends beside these two, told in the order that rule 1 has for
-    equal times (:meth:`advance`), and awaited with them (:meth:`wait_for_expert`).
+    A disk and further links are queues of ends beside these two, told in the order that rule 1 has for equal times
+    (:meth:`advance`), and awaited with them (:meth:`wait_for_expert`); host workers are (sim.machine.host).
     """
+
+    hosts: Sequence[tuple[int, int, int]] = ()
+    """What the host computes now: (end, order of taking, expert)."""
 
     def __init__(self, core: Core, link: Link, predictor: Predictor, listener: SpanListener) -> None:
         self.core, self.link, self.predictor, self.listener = core, link, predictor, listener
@@ -84,6 +87,10 @@ class Behind:
         self._waiting_since = None
         self.waited_ns += now - began
         return now
+
+    def wait_for_host(self, now: int, stalls: list[int]) -> int:
+        """Compute has done its part of the layer, and waits until the host has; returns when."""
+        raise CoreError("a machine without a host that computes was asked to wait for it")
 
     def _wait_for_lanes(self, link: Lanes, now: int, end: int, stalls: list[int]) -> int:
         """Compute waits for several lanes, of which the first ends its chunk at ``end``. Returns until when the chunks

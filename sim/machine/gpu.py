@@ -1,7 +1,7 @@
 """The GPU's compute stream: what a pass takes on it, and what it waits for.
 
 Within a pass time is analytic: no other actor can act before the next decision (sim.machine.behind). Facts at the same
-time come in the order chunk, prediction, expert, gate.
+time come in the order chunk, prediction, host expert, expert, gate.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,8 +18,8 @@ from sim.workload.passes import Pass
 class Gpu:
     """Computes what the core gives, and waits for what is behind it. Time is a number that is handed on, in ns.
 
-    Further GPUs are further streams with a core's pools, a link and a queue each, and a layer ends with the slowest;
-    experts that the host computes run from the gate on, beside :meth:`_experts`, which then waits for them.
+    Further GPUs are further streams with a core's pools, a link and a queue each, and a layer ends with the slowest.
+    Experts that the host computes are behind it, too: they run from the gate on, and the layer ends when they have.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Gpu:
     def _event(self, rows: int, event: LayerEvent, now: int, stalls: list[int]) -> int:
         """What is computed once a gate has run: the experts in the core's order. Returns when the last one has been."""
         core, behind = self.core, self.behind
-        if core.pending or core.predictions:
+        if core.pending or core.predictions or core.hosted:
             now = behind.block(now, stalls)
         if self._own_ns is not None:
             now = self._decided(now, next(self._own_ns))
@@ -78,14 +78,14 @@ class Gpu:
             ns, by_expert = 0, self._prices(rows, event)
         self._ns, self._by_expert = ns, by_expert
         next_expert, expert_done = core.next_expert, self._expert_done
-        copies, predictions, depth = behind.copies, behind.predictions, behind.link.depth
+        copies, predictions, depth, hosts = behind.copies, behind.predictions, behind.link.depth, behind.hosts
         while True:
             x = next_expert()
             if x >= 0:
                 if by_expert is not None:
                     ns = by_expert[x]
                 now += ns
-                if predictions or (copies and copies[0][0] <= now):
+                if predictions or hosts or (copies and copies[0][0] <= now):
                     behind.advance(now)
                 expert_done(x, now)
                 if (core.pending and len(copies) < depth) or core.predictions:
@@ -93,7 +93,7 @@ class Gpu:
             elif x == WAIT:
                 now = behind.wait_for_expert(now, stalls)
             else:
-                return now
+                return behind.wait_for_host(now, stalls) if hosts or core.hosted else now
 
     def _prices(self, rows: int, event: LayerEvent) -> dict[int, int]:
         """What each expert of the event takes with its tokens, the launch within."""

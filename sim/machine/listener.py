@@ -22,6 +22,9 @@ class SpanListener:
     def compute(self, begin: int, end: int, experts: Sequence[int]) -> None:
         """These experts were computed, one after the other or together."""
 
+    def host(self, begin: int, end: int, expert: int) -> None:
+        """A worker of the host's computed this expert."""
+
     def decide(self, begin: int, end: int) -> None:
         """The policy's own time passed."""
 

@@ -8,6 +8,7 @@ from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.machine.behind import Behind
 from sim.machine.gpu import Gpu
+from sim.machine.host import WithHost
 from sim.machine.link import Lanes, Link
 from sim.machine.listener import NOBODY, SpanListener
 from sim.machine.predictor import Predictor
@@ -38,8 +39,13 @@ class Machine:
     ) -> None:
         self.core, self.progress, self.listener = core, progress, listener or NOBODY
         copy_ns = [costs.copy_ns(b) for b in core.state.chunk_bytes]
-        self.link = Link(core, copy_ns, depth) if lanes == 1 else Lanes(core, copy_ns, depth, lanes)
-        behind = Behind(core, self.link, Predictor(predictor_threads, self.listener), self.listener)
+        predictor = Predictor(predictor_threads, self.listener)
+        if core.places is not None and core.setup.host is not None:
+            behind: Behind = WithHost(core, core.setup.host, copy_ns, depth, lanes, predictor, self.listener)
+        else:
+            link = Link(core, copy_ns, depth) if lanes == 1 else Lanes(core, copy_ns, depth, lanes)
+            behind = Behind(core, link, predictor, self.listener)
+        self.link = behind.link
         self.gpu = Gpu(core, costs, behind, self.listener, policy_ns)
         self.timings = Timings()
         self.env = simpy.Environment()

@@ -153,7 +153,7 @@ class Costs:
         measured = self.hardware.measured
         if measured is None:
             return
-        name, table, why = _find_tables(self.model, measured.models or {})
+        name, table, why = find_tables(self.model, measured.models or {})
         if table is None:
             self.sources |= {"experts": f"roofline ({why})", "dense": f"roofline ({why})"}
             return
@@ -237,7 +237,8 @@ def attended_pairs(tokens: int, context: int) -> int:
     return tokens * context + tokens * (tokens + 1) // 2
 
 
-def _find_tables(model: ModelProfile, tables: Mapping[str, MeasuredModel]) -> tuple[str, MeasuredModel | None, str]:
+def find_tables(model: ModelProfile, tables: Mapping[str, MeasuredModel]) -> tuple[str, MeasuredModel | None, str]:
+    """The tables of this very shape: their name, they, or None and why there are none."""
     if not model.shapes_known:
         return "", None, "the model's shapes are not all known"
     for name, table in tables.items():

@@ -23,7 +23,8 @@ from traces.kit.readers import (
     whole,
 )
 
-Unread = Annotated[Fraction | None, nullable(number())]
+Optional = Annotated[Fraction | None, nullable(number())]
+Unread = Optional
 """A figure that is kept with its source, and that no price depends on as yet."""
 OwnTime = Annotated[Fraction, number(zero=True, at_most=10**9)]
 
@@ -48,7 +49,7 @@ class Gpu:
 @dataclass(frozen=True, kw_only=True)
 class Link:
     h2d_gb_per_s: Rate  # from pinned memory
-    d2h_gb_per_s: Unread = None
+    d2h_gb_per_s: Optional = None  # of the activations of experts that the host computes; null: as the other way
     overhead_us: Delay  # per copy call
     depth: Count  # copies handed over at once, for each lane; these always finish
     lanes: Threads = (
@@ -59,8 +60,10 @@ class Link:
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    dram_gb_per_s: Unread = None
-    cpu_threads: Annotated[int | None, nullable(whole(1, 2**16))] = None  # as yet no price depends on it either
+    dram_gb_per_s: Optional = None  # shared by the link and the experts that the host computes
+    cpu_threads: Annotated[int | None, nullable(whole(1, 2**16))] = None
+    cpu_tflops: Optional = None  # 10^12 flop/s of all of them, at the dtype in which models compute
+    workers: Threads = 1  # experts that they compute at a time, each by its even share of the threads
     predictor_threads: Threads
 
 
@@ -121,6 +124,7 @@ class Sources:
     overhead_us: Text
     pageable_gb_per_s: Text = ""
     dram_gb_per_s: Text = ""
+    cpu_tflops: Text = ""
 
 
 @dataclass(frozen=True)

@@ -69,10 +69,12 @@ class Found:
             window.pop(key, None)
         own = {key: window.pop(key) for key in OF_THE_POLICY}
         shared = _text([window, served])
-        floors = None if result["bounds"] is None else _floors(result["bounds"])
+        lends = result["bounds"] is not None and "host" not in source["costs"]
+        floors = _floors(result["bounds"]) if lends else None
         # The limit, as the requests that it left, is among those that were served.
         run = f"{source['code']} {_text(own)} {shared}"
-        return cls(folder, result, complete, run, shared if source["lossless"] else None, floors)
+        may_share = source["lossless"] and "host" not in source["costs"]  # another machine's bounds are its own
+        return cls(folder, result, complete, run, shared if may_share else None, floors)
 
 
 def runs(found: Iterable[Found]) -> list[Found]:

@@ -100,7 +100,8 @@ def _rows(result: Mapping[str, Any], console: Console) -> list[RenderableType]:
     if bounds is not None:
         time, belady = bounds["time_lower_bound"], bounds["belady_bypass"]
         rows.append(("cyan", "", ["time_lower_bound", "", "", "", figure(time["ms_per_token"]), "", "", "1.00x", ""]))
-        rows.append(("cyan", "", ["belady_bypass", *[""] * 5, _bytes(belady["bytes_per_token"]), "", "1.00x"]))
+        if belady["bytes"] is not None:
+            rows.append(("cyan", "", ["belady_bypass", *[""] * 5, _bytes(belady["bytes_per_token"]), "", "1.00x"]))
         for name, found in result["reference"].items():
             speed = found["throughput_tokens_per_s"]
             wall = None if speed is None else 1000 / speed
@@ -143,6 +144,9 @@ def _where(result: Mapping[str, Any]) -> list[Text]:
     parts = [f"{name.replace('_', ' ')} {figure(ms)}" for name, ms in causes.items() if ms or name == "compute"]
     said = [Text(words, style="dim") for words in (MEANING, MULTIPLES)[: 1 + (result["bounds"] is not None)]]
     said.append(Text(f"ms/token: {' + '.join(parts)}"))
+    if lookups := result["totals"].get("host_lookups"):
+        ms = figure(result["totals"]["host_ns"] / 1e6 / result["totals"]["generated_tokens"])
+        said.append(Text(f"experts on the host: {lookups:,} lookups, {ms} ms/token of its workers"))
     if (charged := result["provenance"]["hardware"].get("policy_us")) is not None:
         ms = figure(result["totals"]["policy_ns"] / 1e6 / result["totals"]["generated_tokens"])
         us = f"{charged['prefill']:,g} us per prefill pass, {charged['decode']:,g} us per decode pass"

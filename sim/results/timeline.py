@@ -20,6 +20,7 @@ from traces.kit.units import format_bytes
 KINDS = ("demand", "late prefetch", "speculative")
 GPU, CPU, LINK, PREDICTOR = 11, 12, 13, 14  # no process has such a number: Perfetto would take it for its main thread
 THREADS = {GPU: "GPU stream", CPU: "CPU, software", LINK: "link, host to device", PREDICTOR: "predictor"}
+HOST = "experts on the host"
 Event = dict[str, Any]
 
 
@@ -31,9 +32,9 @@ class Timeline(SpanListener):
     """
 
     def __init__(self) -> None:
-        self._all = [array("q") for _ in range(9)]
+        self._all = [array("q") for _ in range(10)]
         self.copies, self.computes, self.stalls, self.dense = self._all[:4]
-        self.steps, self.used, self.software, self.predictions, self.decisions = self._all[4:]
+        self.steps, self.used, self.software, self.predictions, self.decisions, self.hosts = self._all[4:]
         self.free = 0
         """Up to here the GPU's time is shown."""
 
@@ -56,6 +57,9 @@ class Timeline(SpanListener):
         for x, span in zip(experts, pairwise(cuts), strict=True):
             self.computes.extend((*span, x))
         self.free = end
+
+    def host(self, begin: int, end: int, expert: int) -> None:
+        self.hosts.extend((begin, end, expert))
 
     def decide(self, begin: int, end: int) -> None:
         self.decisions.extend((self._until(begin), end))
@@ -84,11 +88,12 @@ class Timeline(SpanListener):
     def events(self, title: str, setup: Setup) -> Iterator[Event]:
         """The events of a Chrome trace, in microseconds; ``title`` names the process."""
         n_layers, n_experts, chunks = setup.n_layers, setup.n_experts, setup.chunks
-        copies, predictions = _lanes(self.copies, 4), _lanes(self.predictions, 3)
+        copies, predictions, hosts = _lanes(self.copies, 4), _lanes(self.predictions, 3), _lanes(self.hosts, 3)
         parts = {LEAD: "leading layers", PASS: "all layers", n_layers: "head"}
         yield _about("process_name", 0, name=title)
-        links, predictors = _width(copies), _width(predictions)
-        yield from _threads(links, predictors)
+        links, predictors = _width(copies) or 1, _width(predictions) or 1
+        host = _of_link(links, predictors)
+        yield from _threads(links, predictors, _width(hosts))
         for begin, end, number, prefill in _rows(self.steps, 4):
             yield _slice("prefill" if prefill else "decode", "step", GPU, begin, end, {"step": number})
         for begin, end, layer in _rows(self.dense, 3):
@@ -108,6 +113,10 @@ class Timeline(SpanListener):
             yield _slice(f"L{layer} E{index}", f"copy {KINDS[kind]}", _of_link(lane, predictors), begin, end, about)
         for begin, end, blocking, lane in predictions:
             yield _slice("prediction", "prediction", PREDICTOR + lane, begin, end, {"blocking": bool(blocking)})
+        for begin, end, expert, lane in hosts:
+            layer, index = divmod(expert, n_experts)
+            about = {"layer": layer, "expert": index}
+            yield _slice(f"L{layer} E{index}", "host expert", host + lane, begin, end, about)
         for now, nbytes in _rows(self.used, 2):
             yield {"ph": "C", "name": "experts on the GPU", "pid": 1, "ts": now / 1000, "args": {"bytes": nbytes}}
 
@@ -149,19 +158,23 @@ def _lanes(spans: array[int], width: int) -> list[tuple[int, ...]]:
 
 
 def _width(placed: list[tuple[int, ...]]) -> int:
-    return max((lane for *_, lane in placed), default=0) + 1
+    return max((lane + 1 for *_, lane in placed), default=0)
 
 
 def _of_link(lane: int, predictors: int) -> int:
-    """The thread of a lane of the link: further ones have the numbers after the predictors, and are shown before."""
+    """The thread of a lane of the link: further ones have the numbers after the predictors, and are shown before.
+
+    Those of the host come after them.
+    """
     return PREDICTOR + predictors + lane - 1 if lane else LINK
 
 
-def _threads(links: int, predictors: int) -> Iterator[Event]:
+def _threads(links: int, predictors: int, hosts: int) -> Iterator[Event]:
     """Names of the threads, in the order in which they are shown."""
-    shown = [(GPU, GPU, 0), (CPU, CPU, 0)]
-    shown += [(_of_link(lane, predictors), LINK, lane) for lane in range(links)]
-    shown += [(PREDICTOR + lane, PREDICTOR, lane) for lane in range(predictors)]
-    for place, (thread, what, lane) in enumerate(shown, GPU):
-        yield _about("thread_name", thread, name=f"{THREADS[what]} {lane + 1}" if lane else THREADS[what])
+    shown = [(GPU, THREADS[GPU], 0), (CPU, THREADS[CPU], 0)]
+    shown += [(_of_link(lane, predictors), THREADS[LINK], lane) for lane in range(links)]
+    shown += [(PREDICTOR + lane, THREADS[PREDICTOR], lane) for lane in range(predictors)]
+    shown += [(_of_link(links, predictors) + lane, HOST, lane) for lane in range(hosts)]
+    for place, (thread, name, lane) in enumerate(shown, GPU):
+        yield _about("thread_name", thread, name=f"{name} {lane + 1}" if lane else name)
         yield _about("thread_sort_index", thread, sort_index=place)

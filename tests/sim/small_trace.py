@@ -29,7 +29,7 @@ MACHINE: Mapping[str, Any] = {
         "efficiency": {"flops": 1, "hbm": 1},
     },
     "link": {"h2d_gb_per_s": 1, "d2h_gb_per_s": 1, "overhead_us": 0, "depth": 1, "pageable_gb_per_s": None},
-    "host": {"dram_gb_per_s": None, "cpu_threads": None, "predictor_threads": 1},
+    "host": {"dram_gb_per_s": 2, "cpu_threads": None, "cpu_tflops": 1, "predictor_threads": 1},
     "software": {"layer_overhead_us": 0},
 }
 

@@ -105,7 +105,7 @@ def _stacked(it: Stack, title: str, about: str, page: int | None) -> Sheet:
     )
     panels = []
     for budget, own in frame.groupby("budget_bytes", sort=True):
-        floor = own[it.floor].mean() if it.floor else float("nan")
+        floor = own[it.floor].min() if it.floor else float("nan")
         for start in range(0, len(own), ROWS):
             rows = own.iloc[start : start + ROWS]
             more = "" if len(own) <= ROWS else f" ({start + 1} to {start + len(rows)} of {len(own)})"

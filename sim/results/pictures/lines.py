@@ -97,7 +97,7 @@ def _lines(axes: Axes, frame: pd.DataFrame, it: Figures) -> Sequence[Any]:
     unnamed = [] if name_ends(axes, lines) else lines
     if not it.floor:
         return unnamed
-    return [*unnamed, *bound(axes, frame.groupby("budget_bytes")[it.floor].mean() * it.scale, it.words)]
+    return [*unnamed, *bound(axes, frame.groupby("budget_bytes")[it.floor].min() * it.scale, it.words)]
 
 
 def target_line(axes: Axes, ms: float) -> None:
@@ -128,7 +128,7 @@ def _rows(axes: Axes, frame: pd.DataFrame, it: Figures) -> Sequence[Any]:
         style = {"color": INK, "linewidth": 1, "linestyle": (0, (6, 3))}
         found.append(axes.axvline(it.target, label=f"target: {it.target:g} ms", **style))
     if it.floor and frame[it.floor].notna().any():
-        found += bound_beside(axes, frame[it.floor].mean() * it.scale, it.words)
+        found += bound_beside(axes, frame[it.floor].min() * it.scale, it.words)
     axes.set_title(f"budget {format_bytes(int(frame['budget_bytes'].iloc[0]))}", loc="left", fontsize="medium")
     return found
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from policies.api import LayerEvent
+from policies import registry
+from policies.api import LayerEvent, Policy
 from policies.api import Routing as PolicyRouting
 from policies.lru import LRU
 from real.runtime.offloaded import Offloaded
@@ -26,9 +27,9 @@ from traces.kit import conf
 SHIPPED = [
     Variant(given.pop("name"), tuple(given.items()), title=path.stem)
     for path in sorted((conf.FOLDER / "policy").glob("*.yaml"))
-    if (given := yaml.safe_load(path.read_text()))
+    if (given := yaml.safe_load(path.read_text())) and registry.find(given["name"]).place is Policy.place
 ]
-"""Every YAML of conf/policy."""
+"""Every YAML of conf/policy, but for those that have experts computed on the host."""
 PREDICTORS = {it.name: it for variant in SHIPPED for it in variant.world.predictors}
 WORLD = World(predictors=tuple(PREDICTORS.values()))
 

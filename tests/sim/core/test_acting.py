@@ -76,7 +76,10 @@ def test_a_prediction_counts_for_the_step_that_it_was_made_for() -> None:
 @pytest.mark.parametrize("latency", [0, 5])
 @pytest.mark.parametrize(
     ("hook", "may"),
-    [*((hook, True) for hook in ("on_step", "route", "on_gate", "schedule")), ("on_complete", False), ("keep", False)],
+    [
+        *((hook, True) for hook in ("on_step", "route", "place", "on_gate", "schedule")),
+        *((hook, False) for hook in ("on_complete", "keep")),
+    ],
 )
 def test_a_prediction_may_block_only_where_compute_has_ended(hook: str, may: bool, latency: int) -> None:
     def asks(policy: LRU, *given: Any) -> Any:
@@ -88,7 +91,7 @@ def test_a_prediction_may_block_only_where_compute_has_ended(hook: str, may: boo
         accounts, _ = simulate(policy(setup), setup, decode([[[0]]], 4))
         assert accounts.stall_row()[PREDICTOR] == latency
     else:
-        with pytest.raises(CoreError, match="may block the GPU only from on_step, route, on_gate and schedule"):
+        with pytest.raises(CoreError, match="may block the GPU only from on_step, route, place, on_gate and schedule"):
             simulate(policy(setup), setup, decode([[[0]]], 4))
 
 

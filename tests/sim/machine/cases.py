@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from random import Random
 from typing import Any
 
@@ -43,6 +44,20 @@ class FlatCosts:
 
     def head_ns(self, logit_rows: int) -> int:
         return self.per_step * logit_rows
+
+
+@dataclass(frozen=True)
+class FlatHost:
+    """A host whose experts take a constant and a time per token and layer, in whole nanoseconds."""
+
+    workers: int = 1
+    dram: Fraction | None = None
+    per_expert: int = 5
+    per_token: int = 3
+    per_layer: int = 0
+
+    def expert_ns(self, layer: int, tokens: int) -> int:
+        return self.per_expert + self.per_layer * layer + self.per_token * tokens
 
 
 FREE_LINK = FlatCosts(per_copy=0, per_byte=0)

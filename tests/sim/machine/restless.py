@@ -1,7 +1,8 @@
 """Policies that exist only to try the machines, and random cases to try them on."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from random import Random
 
 from hypothesis import settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from policies.api import LayerEvent, Policy, Routing, Schedule, Setup, Step
 from sim.workload.passes import Pass
-from tests.sim.machine.cases import FlatCosts, make_pass, make_setup
+from tests.sim.machine.cases import FlatCosts, FlatHost, make_pass, make_setup
 
 EXAMPLES = settings(max_examples=150)
 
@@ -179,17 +180,45 @@ class Unruly(Restless):
         self.note("schedule", *self.about(event))
         self.stir(self.eagerness)
         self.ask(may_block=True)
-        compute = self.shuffled(event.demand)
-        copy = self.shuffled(x for x in event.demand if not self.view.complete(x))
+        mine = self.on_gpu(event)
+        compute = self.shuffled(mine)
+        copy = self.shuffled(x for x in mine if not self.view.complete(x))
         ahead = self.random.choice([None, 0, 0, 1, 2, 5])
         return self.random.choice(
             [None, Schedule(compute, copy, ahead), Schedule(compute, None, ahead), Schedule(None, copy, None)]
         )
 
+    def on_gpu(self, event: LayerEvent) -> Sequence[int]:
+        return event.demand
+
     def shuffled(self, experts: Iterable[int]) -> list[int]:
         order = list(experts)
         self.random.shuffle(order)
         return order
+
+
+class Placing(Unruly):
+    """Also has some of what has tokens computed by the host, in an order of its own; ``last``: after the GPU."""
+
+    def __init__(self, setup: Setup, *, by_layer: bool = False, eagerness: int = 2, last: bool = False) -> None:
+        super().__init__(setup, by_layer=by_layer, eagerness=eagerness)
+        self.last = last
+        self.hosted: list[int] = []
+
+    def serial(self) -> bool:
+        return self.last
+
+    def place(self, event: LayerEvent) -> Sequence[int]:
+        self.note("place", *self.about(event))
+        self.stir(self.eagerness)
+        self.ask(may_block=True)
+        able = [x for x, n in zip(event.demand, event.tokens, strict=True) if n]
+        most = self.random.choice([0, 1, len(able)])
+        self.hosted = self.random.sample(able, self.random.randint(0, min(most, len(able))))
+        return self.hosted
+
+    def on_gpu(self, event: LayerEvent) -> Sequence[int]:
+        return [x for x in event.demand if x not in self.hosted]
 
 
 class Lossy(Unruly):
@@ -244,6 +273,15 @@ def cases(draw: st.DrawFn) -> Case:
     own = draw(st.tuples(*[st.sampled_from([0, 0, 1, 5, 40, 200])] * 2))
     lanes = draw(st.sampled_from([1, 1, 2, 3, 5]))
     return Case(setup, passes[:warmup], passes[warmup:], depth, costs, by_layer, own, lanes)
+
+
+@st.composite
+def hosted_cases(draw: st.DrawFn) -> Case:
+    """Cases on machines whose host computes."""
+    case, durations = draw(cases()), st.sampled_from([0, 1, 3, 10, 50])
+    dram = draw(st.sampled_from([None, Fraction(1, 7), Fraction(1), Fraction(5, 2), Fraction(40)]))
+    host = FlatHost(draw(st.integers(1, 3)), dram, draw(durations), draw(durations), draw(durations))
+    return replace(case, setup=replace(case.setup, host=host))
 
 
 def restless(setup: Setup, case: Case) -> Restless:

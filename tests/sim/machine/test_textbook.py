@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from policies.api import Policy, Setup
 from policies.lru import LRU
 from tests.sim.machine.cases import NoSignals, record
-from tests.sim.machine.restless import EXAMPLES, Bypass, Case, Lossy, Restless, Told, Unruly, cases
+from tests.sim.machine.restless import (
+    EXAMPLES,
+    Bypass,
+    Case,
+    Lossy,
+    Placing,
+    Restless,
+    Told,
+    Unruly,
+    cases,
+    hosted_cases,
+)
 from tests.sim.machine.textbook import Textbook
 
 
@@ -62,3 +73,9 @@ def test_restless(case: Case, own_bytes: int, eagerness: int) -> None:
 @given(case=cases(), eagerness=st.integers(0, 4))
 def test_routings_and_orders(kind: type[Restless], case: Case, eagerness: int) -> None:
     compare(case, kind, by_layer=case.by_layer, eagerness=eagerness)
+
+
+@settings(EXAMPLES, max_examples=300)
+@given(case=hosted_cases(), eagerness=st.integers(0, 4), last=st.booleans())
+def test_places(case: Case, eagerness: int, last: bool) -> None:
+    compare(case, Placing, by_layer=case.by_layer, eagerness=eagerness, last=last)

@@ -8,7 +8,7 @@ resources. What happens at the same nanosecond is ordered by SimPy's own event p
 """
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Any
 
@@ -18,32 +18,24 @@ from policies.api import Actions, LayerEvent, Policy, Schedule, Setup, Step
 from sim.core.accounts import Accounts
 from sim.core.core import StepSignals
 from sim.workload.passes import Pass
+from tests.sim.machine.textbook_host import CHUNK, EXPERT, GATE, PREDICTION, Process, WithHost
 from tests.sim.machine.textbook_state import (
     BYTES_DEMANDED,
     BYTES_READY,
     COMPLETE,
-    DEMAND_COPY,
     FETCHED,
     IN_FLIGHT,
-    LATE_PREFETCH,
     LOOKUPS,
     PREDICTED,
     PREDICTOR,
-    QUEUEING,
     RECALL,
     RESIDENT,
     USELESS,
-    Events,
     Load,
 )
 
-# Facts of one instant come in this order; SimPy's own bookkeeping (0 and 1) settles between them.
-CHUNK, PREDICTION, EXPERT, GATE = 2, 3, 4, 5
 
-Process = Generator[simpy.Event, Any, None]
-
-
-class Textbook(Events):
+class Textbook(WithHost):
     """One run of one policy."""
 
     def __init__(
@@ -61,16 +53,11 @@ class Textbook(Events):
         self.signals, self.costs, self.depth = signals, costs, depth * lanes
         self.policy_ns = policy_ns
         self.shown = signals.shown()
-        self.env = simpy.Environment()
         self.link = simpy.PriorityResource(self.env, capacity=lanes)
         self.predictor = simpy.Resource(self.env, capacity=predictor_threads)
         self.outstanding = self.handed = 0
-        self.copying: list[Load] = []  # on a lane, not those that wait for one
-        self.charged_until = 0  # what the link did is in the accounts
 
         self.computing = False
-        self.woken: simpy.Event | None = None
-        self.waiting_since = 0
         self.blocking: deque[tuple[int, int, float]] = deque()
         self.asked = 0
 
@@ -111,7 +98,8 @@ class Textbook(Events):
                     if thinks := thinking.pop():
                         self.accounts.policy_ns += thinks
                         yield self.compute(thinks, GATE)
-                    yield from self.experts(dict(zip(event.demand, event.tokens, strict=True)))
+                    yield from self.experts({x: n for x, n in self.tokens.items() if x not in self.hosted_in_all})
+                    yield from self.rest_of_the_host()
             yield self.compute(costs.head_ns(len(step.requests)), GATE)
 
     def thinking(self, step: Pass) -> list[int]:
@@ -127,7 +115,11 @@ class Textbook(Events):
         self.signals.layer = self.gated = self.layer
         expected = self.expected.pop((self.number, self.layer), set())
         self.route(event)
-        self.pinned |= set(event.demand)
+        self.tokens = dict(zip(event.demand, event.tokens, strict=True))
+        self.hosted = list(self.policy.place(event))
+        self.hosted_in_all = set(self.hosted)
+        self.accounts.host_lookups += len(self.hosted)
+        self.pinned |= set(event.demand) - self.hosted_in_all
         hits = self.accounts.hits[self.phase][self.layer]
         hits[PREDICTED] += len(expected)
         hits[FETCHED] += len([expert for expert in expected if self.complete(expert)])
@@ -140,10 +132,14 @@ class Textbook(Events):
                 hits[RECALL] += expert in expected
                 hits[RESIDENT] += load is not None and load.slot
                 hits[COMPLETE] += load is not None and load.complete
-            self.want(expert, load)
+            if expert not in self.hosted_in_all:
+                self.want(expert, load)
         self.policy.on_gate(event)
         self.set_order(event, self.policy.schedule(event) or Schedule())
         self.hand_over()
+        self.host_is_last = self.policy.serial() and len(self.hosted) < len(self.tokens)
+        if not self.host_is_last:
+            self.start_the_host()
 
     def experts(self, tokens: dict[int, int]) -> Process:
         for _ in tokens:
@@ -183,12 +179,6 @@ class Textbook(Events):
         self.accounts.compute_ns += duration
         return self.after(duration, fact)
 
-    def after(self, duration: int, fact: float) -> simpy.Event:
-        event = self.env.event()
-        event._ok, event._value = True, None  # as simpy.Timeout does, which has no priority
-        self.env.schedule(event, fact, duration)
-        return event
-
     # The link
 
     def hand_over(self) -> None:
@@ -227,26 +217,13 @@ class Textbook(Events):
     def copy(self, load: Load, nbytes: int, number: int) -> Process:
         with self.link.request(priority=number) as turn:
             yield turn
-            self.charge_link()
+            self.charge()
             self.copying.append(load)
-            yield self.after(self.costs.copy_ns(nbytes), CHUNK)
+            yield self.after(self.read(nbytes, self.costs.copy_ns(nbytes), by_link=True), CHUNK)
         self.chunk_done(load)
 
-    def charge_link(self) -> None:
-        """What is on the lanes changes now: what they did until now, and who waited for it."""
-        now, since = self.env.now, self.charged_until
-        self.accounts.link_busy_ns += len(self.copying) * (now - since)
-        if self.copying and self.woken is not None:
-            on_lanes = [
-                QUEUEING if load.speculative else LATE_PREFETCH if load.upgraded else DEMAND_COPY
-                for load in self.copying
-            ]
-            cause = next(cause for cause in (DEMAND_COPY, LATE_PREFETCH, QUEUEING) if cause in on_lanes)
-            self.accounts.stall_ns[self.phase][self.layer][cause] += now - max(since, self.waiting_since)
-        self.charged_until = now
-
     def chunk_done(self, load: Load) -> None:
-        self.charge_link()
+        self.charge()
         self.copying.remove(load)
         self.outstanding -= 1
         load.done += 1
@@ -296,7 +273,7 @@ class Textbook(Events):
         self.peak = self.used
 
     def finish(self) -> None:
-        self.charge_link()
+        self.charge()
         for load in self.loads.values():
             if load.speculative:
                 self.meet_fate(load, USELESS if load.complete else IN_FLIGHT)

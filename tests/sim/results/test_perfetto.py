@@ -66,6 +66,7 @@ def test_a_folder_of_bounds_is_left_out(tmp_path: Path, capsys: pytest.CaptureFi
         ("policy=lru", "+hardware.software.policy_us.lru.decode=500"),
         ("policy=fmoe", "workload.batch=2", "warmup=1"),
         ("policy=promoe", "chunks=3", "hardware.link.lanes=2"),
+        ("policy=fiddler", "hardware.link.lanes=2", "hardware.host.workers=2"),
         ("policy=promoe", "chunks=3", "policy.blocking=true"),
     ],
     ids=" ".join,
@@ -81,7 +82,8 @@ def test_it_loads_and_adds_up(words: tuple[str, ...], tmp_path: Path) -> None:
     adds_up(found, result.document)
     lanes = {row.lane for row in found}
     assert {"GPU stream", "link, host to device"} <= lanes
-    assert ("predictor" in lanes) == (words[0] != "policy=lru")
+    assert ("predictor" in lanes) == (words[0] not in ("policy=lru", "policy=fiddler"))
+    assert ("experts on the host" in lanes) == (words[0] == "policy=fiddler")
     assert ("CPU, software" in lanes) == (words[0] == "policy=lru")
     assert any(row.category == "policy" for row in found) == ("policy_ns" in result.document["totals"])
     [used] = trace.rows(COUNTER)

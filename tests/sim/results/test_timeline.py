@@ -39,6 +39,7 @@ def ns(events: list[dict[str, Any]]) -> int:
         ("policy=gate_ahead", "policy.latency_us=50", "policy.blocking=true"),
         ("policy=lru", "hardware.software.layer_overhead_us=10"),
         ("policy=gate_ahead", "workload.batch=2", "hardware.link.lanes=3", "warmup=1"),
+        ("policy=fiddler", "hardware.link.lanes=2", "hardware.host.workers=2", "warmup=1"),
         ("policy=lru", "hardware.software.layer_overhead_us=10", "+hardware.software.policy_us.lru.decode=700.001"),
         ("policy=fmoe", "warmup=1", "chunks=3", "+hardware.software.policy_us.fmoe={prefill:3000,decode:2000}"),
     ],
@@ -56,6 +57,8 @@ def test_slices_add_up_to_the_accounts(words: tuple[str, ...], tmp_path: Path) -
     software = result.document["config"]["hardware"]["software"]["layer_overhead_us"]
     assert ns(found["software"]) == float(software) * 1000 * 16 * len(found["step"])
     assert ns(found["policy"]) == totals.get("policy_ns", 0)
+    assert ns(found["host"]) == totals.get("host_ns", 0)
+    assert bool(found["host"]) == (words[0] == "policy=fiddler")
     lanes = result.document["config"]["hardware"]["link"].get("lanes", 1)
     busy = result.document["link_utilisation"] * totals["wall_ns"] * lanes
     longest = max(round(1000 * e["dur"]) for e in found["copy"])
@@ -83,18 +86,21 @@ def test_predictions_at_a_time_have_lanes_of_their_own() -> None:
     assert named[-3:] == ["predictor", "predictor 2", "predictor 3"]
 
 
-def test_lanes_of_the_link_are_shown_apart_and_above_the_predictor() -> None:
+def test_lanes_of_the_link_are_shown_apart_and_above_predictor_and_host() -> None:
     timeline = Timeline()
     for chunk, (begin, end) in enumerate(((0, 10), (0, 4), (4, 9), (10, 12))):
         timeline.copy(begin, end, chunk, 0)
     for begin in (0, 1):
         timeline.predict(begin, 5, blocking=False)
+        timeline.host(begin, 3, 0)
     events = list(timeline.events("it", setup_of(draw(0), 100)))
     shown = {event["tid"]: event["args"]["sort_index"] for event in events if event["name"] == "thread_sort_index"}
     named = {event["args"]["name"]: event["tid"] for event in events if event["name"] == "thread_name"}
-    assert len(shown) == len(set(shown.values())) == len(named) == 6
+    assert len(shown) == len(set(shown.values())) == len(named) == 8
     link = ["link, host to device", "link, host to device 2"]
-    assert sorted(named, key=lambda name: shown[named[name]])[2:] == [*link, "predictor", "predictor 2"]
+    hosts = ["experts on the host", "experts on the host 2"]
+    assert sorted(named, key=lambda name: shown[named[name]])[2:] == [*link, "predictor", "predictor 2", *hosts]
+    assert [e["tid"] for e in events if e.get("cat") == "host expert"] == [named[name] for name in hosts]
     copies = [(e["tid"], round(1000 * e["ts"])) for e in events if e.get("cat", "").startswith("copy")]
     one, two = (named[name] for name in link)
     assert sorted(copies) == sorted([(one, 0), (two, 0), (one, 4), (one, 10)])

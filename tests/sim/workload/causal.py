@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from policies.api import Policy, Setup
 from sim.check.laws import FAST, SLOW, Witness
-from sim.check.synthetic import World, draw, some_history
+from sim.check.synthetic import FlatHost, World, draw, some_history
 from sim.check.variants import variants
 from sim.machine.machine import Machine
 from sim.workload.passes import ClosedLoop, Pass
@@ -20,6 +21,7 @@ from tests.sim.small_trace import Plan, write
 from traces import Trace
 
 L, E, K, SIZE = 3, 8, 2, 12
+HOST = FlatHost(60, Fraction(1, 5))
 MakeSignals = Callable[[Trace, Policy], Any]
 Arrays = dict[str, np.ndarray]
 PREDICTORS = {it.name: it for variant in variants() for it in variant.world.predictors}
@@ -60,7 +62,7 @@ def maker(folders: pytest.TempPathFactory) -> Callable[..., Recorded]:
             arrays = _another_future(routing.signals, passes, index, layer, rng)
             others.append(Changed(index, layer, _write(folder / f"other{number}", plans, arrays)))
         budget, costs = SIZE * (6 + seed), SLOW if seed % 2 else FAST
-        setup = Setup(layers, E, K, (SIZE,) * layers, 1 + seed % 2, budget, costs, 1, PREDICTORS)
+        setup = Setup(layers, E, K, (SIZE,) * layers, 1 + seed % 2, budget, costs, 1, PREDICTORS, host=HOST)
         return Recorded(setup, batch, trace, others)
 
     return make

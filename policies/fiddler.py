@@ -1,0 +1,45 @@
+"""Fiddler: misses are computed where that is faster, and nothing moves in for good."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from policies.api import LayerEvent, Setup
+from policies.static import Static
+
+
+class Fiddler(Static):
+    """Popular experts lie on the GPU; of another, the weights go to the GPU or the activations to the host.
+
+    Fiddler (arXiv 2402.07033), and its code: an expert on s tokens that is not on the GPU is fetched if the host takes
+    longer than copy and GPU together (its copy goes to a place that the next one takes), else the host computes it.
+    ``rule=paper``: host and GPU at once, a tie to the host. ``rule=code``: the GPU first and then the host, a tie to
+    the GPU; the code minimises the sum of all costs of a layer, which is to choose for each expert alone. The popular
+    set is that of ``static``, loaded before anything else. O(1) per lookup. Lossless; needs no signals, but train
+    requests.
+    """
+
+    name = "fiddler"
+    title = "Fiddler"
+
+    def __init__(
+        self, setup: Setup, *, rule: Literal["paper", "code"] = "paper", staging: int = 1, preload: bool = True
+    ) -> None:
+        super().__init__(setup, staging=staging, preload=preload)
+        self.rule = rule
+        self.copy_ns = [sum(setup.chunk_ns(layer)) + setup.costs.launch_ns for layer in range(setup.n_layers)]
+        """To fetch an expert of each layer, and its launch."""
+
+    def serial(self) -> bool:
+        return self.rule == "code"
+
+    def place(self, event: LayerEvent) -> Sequence[int]:
+        costs, host, layer = self.setup.costs, self.setup.host, event.layer
+        assert host is not None  # else it was not built
+        tie = self.rule == "paper"
+        found = []
+        for expert, tokens in zip(event.demand, event.tokens, strict=True):
+            if not self.view.complete(expert):
+                on_gpu = self.copy_ns[layer] + costs.expert_ns(layer, tokens)
+                if host.expert_ns(layer, tokens) < on_gpu + tie:
+                    found.append(expert)
+        return found

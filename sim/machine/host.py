@@ -1,0 +1,208 @@
+"""A host that computes: its workers, and the memory that they share with the link.
+
+An expert takes a worker for its activations' way there, its compute and their way back. Link and workers read one
+memory: whoever begins while others are under way runs at its rate alone times min(1, D / the sum of the rates alone),
+D what the memory gives; what has begun before keeps its end. A rate is bytes over the time alone. A link's lanes are
+others to a worker, and not to each other: their rate is that of all of them at once. First order: held against rates
+that are shared anew at every beginning and end (tests/sim/machine/test_contention.py).
+"""
+
+from bisect import insort
+from collections import deque
+from collections.abc import Sequence
+from fractions import Fraction
+from heapq import heappop, heappush
+from operator import itemgetter
+
+from policies.api import Host
+from sim.core.accounts import CPU_EXPERTS
+from sim.core.core import Core
+from sim.core.loads import NONE
+from sim.core.state import SPECULATIVE, CoreError
+from sim.machine.behind import Behind
+from sim.machine.link import Link
+from sim.machine.listener import SpanListener
+from sim.machine.predictor import Predictor
+
+
+class Memory:
+    """Who reads the host's memory: ``dram`` bytes per ns in all, None for as many as are wanted."""
+
+    def __init__(self, dram: Fraction | None) -> None:
+        self.dram = dram
+        self._reading: list[tuple[int, Fraction, bool]] = []  # (end, rate alone, whether by the link)
+
+    def read(self, nbytes: int, alone_ns: int, now: int, *, by_link: bool) -> int:
+        """Begin to read; returns when it ends. What takes no time alone takes none."""
+        if self.dram is None or not alone_ns:
+            return now + alone_ns
+        rate = Fraction(nbytes, alone_ns)
+        self._reading = [entry for entry in self._reading if entry[0] > now]
+        ns, together = alone_ns, rate + sum(rate for _, rate, _ in self._reading)
+        undisturbed = all(by_link and a_lane for *_, a_lane in self._reading)
+        if together > self.dram and not undisturbed:
+            slowed = alone_ns * together / self.dram
+            ns = -(-slowed.numerator // slowed.denominator)
+        self._reading.append((now + ns, rate, by_link))
+        return now + ns
+
+
+class SharedLink(Link):
+    """A link whose copies are in the way of others who read the memory: a chunk's time is known when it begins.
+
+    Under way are those that are on one of its lanes.
+    """
+
+    def __init__(self, core: Core, copy_ns: Sequence[int], depth: int, lanes: int, memory: Memory) -> None:
+        super().__init__(core, copy_ns, depth * lanes)
+        self.lanes, self.memory = lanes, memory
+        self._waiting: deque[int] = deque()  # handed over, and not begun
+        self.began: dict[int, int] = {}
+        """When each chunk that is under way began."""
+
+    def hand_over(self, now: int) -> None:
+        core, under_way, waiting = self.core, self.under_way, self._waiting
+        while core.pending and len(under_way) + len(waiting) < self.depth:
+            chunk = self._next_chunk()
+            if chunk == NONE:
+                return
+            waiting.append(chunk)
+            self.begin(now)
+
+    def begin(self, now: int) -> None:
+        """The next chunks begin, one for each lane that is free."""
+        while self._waiting and len(self.under_way) < self.lanes:
+            chunk = self._waiting.popleft()
+            end = self.memory.read(self.core.state.chunk_bytes[chunk], self.copy_ns[chunk], now, by_link=True)
+            self.busy_ns += end - now
+            self.began[chunk] = now
+            insort(self.under_way, (end, chunk), key=itemgetter(0))  # of one end, the one that began first
+
+    def busy_after(self, now: int) -> int:
+        """Nanoseconds of the copies under way that lie after ``now``, summed over the lanes."""
+        return sum(end - now for end, _ in self.under_way)
+
+
+class Workers:
+    """Compute what the core gives the host, as many at a time as there are workers, in the order of the policy."""
+
+    def __init__(self, core: Core, host: Host, memory: Memory, listener: SpanListener) -> None:
+        self.core, self.host, self.memory, self.listener = core, host, memory, listener
+        self.under_way: list[tuple[int, int, int]] = []  # a heap of (end, order of taking, expert)
+        self._taken = 0
+
+    def take(self, now: int) -> None:
+        """Take experts, as long as the core has some and a worker is free."""
+        core, setup = self.core, self.core.setup
+        while core.hosted and len(self.under_way) < self.host.workers:
+            x = core.next_host()
+            layer, event = setup.layer_of(x), core.event
+            alone_ns = self.host.expert_ns(layer, event.tokens[event.demand.index(x)])
+            end = self.memory.read(setup.expert_bytes[layer], alone_ns, now, by_link=False)
+            core.accounts.host_ns += end - now
+            self.listener.host(now, end, x)
+            self._taken += 1
+            heappush(self.under_way, (end, self._taken, x))
+
+
+class WithHost(Behind):
+    """A link, a predictor and the host's workers."""
+
+    def __init__(
+        self,
+        core: Core,
+        host: Host,
+        copy_ns: Sequence[int],
+        depth: int,
+        lanes: int,
+        predictor: Predictor,
+        listener: SpanListener,
+    ) -> None:
+        memory = Memory(host.dram)
+        self.shared = SharedLink(core, copy_ns, depth, lanes, memory)
+        self.workers = Workers(core, host, memory, listener)
+        self.hosts = self.workers.under_way
+        super().__init__(core, self.shared, predictor, listener)
+
+    def advance(self, now: int) -> None:
+        """Tell the core all that ends up to ``now``, in time order."""
+        while self._tell(now):
+            pass
+
+    def _tell(self, now: int) -> bool:
+        """Tell the core what ends first, and go on; False if nothing ends up to ``now``.
+
+        Of one instant: chunk, prediction, host expert.
+        """
+        core, copies, predictions, hosts = self.core, self.copies, self.predictions, self.workers.under_way
+        queues: tuple[Sequence[tuple[int, ...]], ...] = (copies, predictions, hosts)
+        ends = [(queue[0][0], i) for i, queue in enumerate(queues) if queue]
+        end, which = min(ends, default=(now + 1, 0))
+        if end > now:
+            return False
+        if which == 0:
+            _, chunk = copies.popleft()
+            self._chunk_done(chunk, end)
+            self.shared.begin(end)
+        elif which == 1:
+            _, _, tag = heappop(predictions)
+            core.prediction(tag, end)
+        else:
+            _, _, x = heappop(hosts)
+            core.host_done(x, end)
+        self.go_on(end)
+        return True
+
+    def go_on(self, now: int) -> None:
+        """Something has ended: what link and workers can take next, and the predictions that the policy wants now."""
+        super().go_on(now)
+        self.workers.take(now)
+
+    def block(self, now: int, stalls: list[int]) -> int:
+        """As without a host, whose workers begin at the gate, as the link does."""
+        self.link.hand_over(now)
+        self.workers.take(now)
+        return super().block(now, stalls)
+
+    def wait_for_expert(self, now: int, stalls: list[int]) -> int:
+        """Compute waits until an expert is ready, for link and host at once: a nanosecond is the host's where it works
+        and no chunk on the link is one that the event demands. Returns when."""
+        core, copies, predictions, hosts = self.core, self.copies, self.predictions, self.workers.under_way
+        kind, chunks, began = core.state.kind, core.state.chunks, now
+        # What a prediction calls forth may take a lane that is free.
+        awaited: list[Sequence[tuple[int, ...]]] = [copies, hosts]
+        if self.shared.lanes > 1:
+            awaited.append(predictions)
+        while not core.ready:
+            if not copies:
+                raise CoreError("deadlock: compute waits and nothing can be copied")
+            cause = min(kind[chunk // chunks] for _, chunk in copies)
+            if hosts and cause == SPECULATIVE:
+                cause = CPU_EXPERTS
+            now = self._wait(now, min(queue[0][0] for queue in awaited if queue), cause, stalls)
+            if predictions:
+                self.advance(now)
+            else:  # one fact, and the next question, as without a host
+                self._tell(now)
+        self.waited_ns += now - began
+        return now
+
+    def wait_for_host(self, now: int, stalls: list[int]) -> int:
+        began = now
+        self.workers.take(now)
+        while hosts := self.workers.under_way:
+            now = self._wait(now, hosts[0][0], CPU_EXPERTS, stalls)
+            self.advance(now)
+        self.waited_ns += now - began
+        return now
+
+    def _wait(self, now: int, until: int, cause: int, stalls: list[int]) -> int:
+        stalls[cause] += until - now
+        self.listener.stall(now, until, cause)
+        return until
+
+    def _shown(self, chunk: int, now: int) -> None:
+        core = self.core
+        self.listener.copy(self.shared.began[chunk], now, chunk, core.state.kind[chunk // core.state.chunks])
+        core.chunk_done(chunk, now)
+        self.listener.occupancy(now, core.state.used)

@@ -1,0 +1,96 @@
+"""The textbook machine's host: its workers, the memory that they and the link read, and who is waited for."""
+
+from collections.abc import Generator
+from fractions import Fraction
+from math import ceil
+from typing import Any
+
+import simpy
+
+from policies.api import Policy, Setup
+from tests.sim.machine.textbook_state import CPU_EXPERTS, DEMAND_COPY, LATE_PREFETCH, QUEUEING, Events, Load
+
+# Facts of one instant come in this order; SimPy's own bookkeeping (0 and 1) settles between them.
+CHUNK, PREDICTION, HOST, EXPERT, GATE = 2, 3, 4, 5, 6
+
+Process = Generator[simpy.Event, Any, None]
+
+
+class WithHost(Events):
+    """An event's experts on the host, beside a link whose lanes ``copying`` is on."""
+
+    def __init__(self, policy: Policy, setup: Setup) -> None:
+        super().__init__(policy, setup)
+        self.env = simpy.Environment()
+        self.copying: list[Load] = []  # on a lane, not those that wait for one
+        self.charged_until = 0  # what the link did is in the accounts
+        self.woken: simpy.Event | None = None
+        self.waiting_since = 0
+        self.tokens: dict[int, int] = {}  # of the event
+        self.workers = simpy.Resource(self.env, capacity=setup.host.workers if setup.host else 1)
+        self.hosted: list[int] = []  # not computed by the host
+        self.host_ended: simpy.Event | None = None
+        self.reading: list[tuple[int, Fraction, bool]] = []  # until when, how fast alone, and whether it is the link
+
+    def after(self, duration: int, fact: float) -> simpy.Event:
+        event = self.env.event()
+        event._ok, event._value = True, None  # as simpy.Timeout does, which has no priority
+        self.env.schedule(event, fact, duration)
+        return event
+
+    def start_the_host(self) -> None:
+        for expert in self.hosted:
+            self.env.process(self.host_computes(expert))
+
+    def host_computes(self, expert: int) -> Process:
+        host, nbytes = self.setup.host, self.setup.expert_bytes[self.layer]
+        assert host is not None
+        with self.workers.request() as turn:
+            yield turn
+            duration = self.read(nbytes, host.expert_ns(self.layer, self.tokens[expert]), by_link=False)
+            self.accounts.host_ns += duration
+            yield self.after(duration, HOST)
+        self.charge()
+        self.hosted.remove(expert)
+        if not self.hosted and self.host_ended is not None:
+            self.host_ended.succeed()
+
+    def rest_of_the_host(self) -> Process:
+        if self.host_is_last:
+            self.start_the_host()
+        if self.hosted:
+            since, self.host_ended = self.env.now, self.env.event()
+            yield self.host_ended
+            self.host_ended = None
+            self.accounts.stall_ns[self.phase][self.layer][CPU_EXPERTS] += self.env.now - since
+
+    def read(self, nbytes: int, alone: int, *, by_link: bool) -> int:
+        """Begin to read from the host's memory; returns how long that takes beside the others who do.
+
+        How fast a lane of the link is alone is said of all lanes at once: among themselves they are as fast.
+        """
+        dram, now = self.setup.host.dram if self.setup.host else None, self.env.now
+        if alone == 0 or dram is None:
+            return alone
+        rate, share = Fraction(nbytes, alone), Fraction(1)
+        others = [(other, is_link) for until, other, is_link in self.reading if until > now]
+        if [1 for _, is_link in others if not (is_link and by_link)]:
+            share = min(share, dram / (rate + sum(other for other, _ in others)))
+        duration = ceil(alone / share)
+        self.reading.append((now + duration, rate, by_link))
+        return duration
+
+    def charge(self) -> None:
+        """What is on the lanes or on the host changes now: what they did until now, and who waited for it."""
+        now, since = self.env.now, self.charged_until
+        self.accounts.link_busy_ns += len(self.copying) * (now - since)
+        if self.copying and self.woken is not None:
+            on_lanes = [
+                QUEUEING if load.speculative else LATE_PREFETCH if load.upgraded else DEMAND_COPY
+                for load in self.copying
+            ]
+            cause = next(cause for cause in (DEMAND_COPY, LATE_PREFETCH, QUEUEING) if cause in on_lanes)
+            if cause == QUEUEING and self.hosted and not self.host_is_last:
+                cause = CPU_EXPERTS
+            self.accounts.stall_ns[self.phase][self.layer][cause] += now - max(since, self.waiting_since)
+        self.charged_until = now

@@ -1,0 +1,132 @@
+"""Experts on the host, by hand: measured or peak and bandwidth, with activations there and back."""
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from sim.prices import HardwareProfile, ModelProfile, shipped
+from sim.prices.costs import Costs
+from sim.prices.host import HostPrices, host_of
+from sim.prices.measured import MeasuredModel, Points, Shape
+from tests.sim.prices.test_profiles import MACHINES
+from traces.kit.errors import UserError
+
+OLMOE = ModelProfile.from_dict(shipped("model", "olmoe_1b_7b"))
+A100 = HardwareProfile.from_dict(shipped("hardware", "a100"))
+
+
+def priced(hardware: HardwareProfile = A100, model: ModelProfile = OLMOE, dtype: str | None = None) -> HostPrices:
+    found = host_of(Costs(model, hardware, dtype))
+    assert found is not None
+    return found
+
+
+def with_host(**changed: Any) -> HardwareProfile:
+    return replace(A100, host=replace(A100.host, **changed))
+
+
+# A price that forgets the flops of a prompt, a way, or an overhead; 12,582,912 bytes at 93.7 GB/s, 1.2 Tflop/s.
+@pytest.mark.parametrize("tokens", [1, 7, 300])
+def test_peak_and_bandwidth_and_activations_there_and_back(tokens: int) -> None:
+    compute = math.ceil(max(Fraction(2 * 6_291_456 * tokens, 1200), Fraction(12_582_912) / Fraction("93.7")))
+    there = math.ceil(10_000 + Fraction(tokens * 2048 * 2, 23))
+    back = math.ceil(10_000 + tokens * 2048 * 2 / Fraction("26.08"))
+    assert priced().expert_ns(3, tokens) == compute + there + back
+    assert priced().source == "roofline"
+    assert (priced().workers, priced().dram) == (1, Fraction("93.7"))
+
+
+def test_workers_share_the_flops_and_not_the_memory() -> None:
+    one, three = priced(), priced(with_host(workers=3))
+    assert three.expert_ns(0, 1) == one.expert_ns(0, 1)  # bound by bytes
+    ways = one.activations_ns(900)
+    assert three.expert_ns(0, 900) - ways == pytest.approx(3 * (one.expert_ns(0, 900) - ways), abs=3)
+    with pytest.raises(UserError, match=r"hardware\.host\.workers=31: allowed: at most cpu_threads=30"):
+        priced(with_host(workers=31))
+
+
+def test_more_tokens_never_cost_less_and_fewer_bits_never_more() -> None:
+    ns = [priced().expert_ns(0, tokens) for tokens in range(1, 200)]
+    assert ns == sorted(ns)
+    assert priced(dtype="int4").expert_ns(0, 1) < priced().expert_ns(0, 1)
+
+
+def test_a_link_that_says_nothing_of_the_other_direction_is_as_fast_there() -> None:
+    same = priced(replace(A100, link=replace(A100.link, d2h_gb_per_s=None)))
+    assert same.activations_ns(1000) == 2 * (10_000 + math.ceil(1000 * 4096 / Fraction("26.08")))
+
+
+@pytest.mark.parametrize("missing", ["dram_gb_per_s", "cpu_tflops"])
+def test_without_peak_or_bandwidth_there_is_no_price(missing: str) -> None:
+    assert host_of(Costs(OLMOE, with_host(**{missing: None}))) is None
+
+
+def test_where_shapes_are_unknown_it_is_bytes_over_bandwidth() -> None:
+    section = {"name": "tiny", "n_layers": 2, "n_experts": 4, "top_k": 2, "shapes": None, "dtype": None}
+    model = ModelProfile.from_manifest({**section, "expert_bytes": [937_000, 93_700]})
+    found = priced(with_host(cpu_tflops=None), model)
+    assert [found.expert_ns(layer, 50) - 20_000 for layer in (0, 1)] == [10_000, 1_000]
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_every_shipped_machine_has_a_price_or_says_why_not(name: str) -> None:
+    hardware = HardwareProfile.from_dict(shipped("hardware", name))
+    assert hardware.sources.cpu_tflops
+    assert (host_of(Costs(OLMOE, hardware)) is None) == (name == "jetson_agx_orin")
+    assert hardware.host.dram_gb_per_s is not None
+
+
+def table(threads: tuple[int, ...], tokens: tuple[int, ...], ns: tuple[int, ...]) -> Points:
+    return Points({"threads": threads, "tokens": tokens}, ns, ns, ns, ns, (1,) * len(ns))
+
+
+def measured(cpu: Points, dtype: str = "bfloat16", **host: Any) -> HardwareProfile:
+    """The A100 with that table, as if it had been measured there; its constants stay."""
+    keys = Shape.__dataclass_fields__
+    flat = Points({"tokens": (1,)}, (1,), (1,), (1,), (1,), (1,))
+    shape = Shape(**{key: getattr(OLMOE, key) for key in keys})
+    dense = replace(flat, axes={"tokens": (1,), "context": (0,)})
+    of_model = MeasuredModel(shape, dtype, dense, flat, flat, cpu, 0, 0)
+    copies = Points({"bytes": (1000, 2000)}, (500, 900), (500, 900), (500, 900), (500, 900), (1, 1))
+
+    class Tables:
+        copy_h2d_pinned = copy_d2h_pinned = copies
+        models = {"olmoe": of_model}  # noqa: RUF012
+
+    found = with_host(**host)
+    object.__setattr__(found, "measured", Tables())
+    return found
+
+
+# A table that nobody reads, or whose row is of other threads than a worker has.
+@pytest.mark.parametrize(
+    ("host", "threads"),
+    [
+        ({"cpu_threads": None}, 8),
+        ({"cpu_threads": 8}, 8),
+        ({"cpu_threads": 30}, 8),
+        ({"cpu_threads": 7}, 2),
+        ({"cpu_threads": 8, "workers": 4}, 2),
+        ({"cpu_threads": 8, "workers": 5}, 1),
+    ],
+)
+def test_the_table_of_a_workers_threads(host: dict[str, Any], threads: int) -> None:
+    rows = table((1, 1, 2, 2, 8, 8), (1, 4, 1, 4, 1, 4), (800, 1100, 400, 700, 100, 400))
+    found = priced(measured(rows, **host))
+    assert found.source == f"table models.olmoe.cpu_expert (threads {threads})"
+    first = {1: 800, 2: 400, 8: 100}[threads]
+    ways = [found.expert_ns(0, n) - compute for n, compute in ((1, first), (2, first + 100), (4, first + 300))]
+    assert ways == [found.activations_ns(n) for n in (1, 2, 4)]
+    assert found.activations_ns(1) == 2 * math.ceil(4096 * Fraction(900, 2000))  # beyond the table at its last rate
+
+
+def test_medians_that_fall_with_the_tokens_are_pooled_and_other_dtypes_have_no_table() -> None:
+    falling = table((2, 2, 2, 2), (1, 4, 16, 64), (15, 21, 17, 22))
+    found = priced(measured(falling))
+    compute = [found.expert_ns(0, n) - found.activations_ns(n) for n in (1, 4, 16, 64)]
+    assert compute == sorted(compute)
+    assert (compute[0], compute[-1]) == (15, 22)
+    assert priced(measured(falling), dtype="int4").source == "roofline"

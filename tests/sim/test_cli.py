@@ -79,7 +79,9 @@ def test_every_policy_gives_the_whole_document_and_its_sums_hold(policy: str, tm
     assert (result["bounds"] is not None) == (result["reference"] is not None) == lossless
     assert (result["quality"] is None) == lossless
     if lossless:
-        assert result["bounds"]["belady_bypass"]["gap"] >= 1
+        least = result["bounds"]["belady_bypass"]["gap"]
+        on_the_gpu = "host_lookups" not in totals
+        assert least >= 1 if on_the_gpu else "bounds.belady_bypass" in result["nulls"] and least is None
         assert result["bounds"]["time_lower_bound"]["gap"] >= 1
     for group, keys in (
         ("hit_rate", ("recall", "resident", "complete", "bytes")),

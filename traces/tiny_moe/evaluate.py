@@ -25,7 +25,7 @@ LENGTH, BATCH = 256, 8
 
 @dataclass(frozen=True)
 class Options:
-    """Prints how good the reference model is, and whether its routing is learned: on held-out text, as JSON."""
+    """Prints how good tiny-moe is, and whether its routing is learned: on held-out text, as JSON."""
 
     model: Annotated[str, "tiny-moe, or its folder"] = "tiny-moe"
     folder: Folder = Path(".text")

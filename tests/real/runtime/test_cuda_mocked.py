@@ -267,6 +267,7 @@ def test_passes_go_through_the_gpu_s_backend(cuda: dict[str, int], monkeypatch: 
         used.append(given)
         yield
 
+    model = tiny("olmoe")  # before anything is replaced: the library reads torch.cuda.Stream as it is imported
     empty = torch.empty
     for name, replacement in (
         ("set_device", lambda device: None),
@@ -279,7 +280,7 @@ def test_passes_go_through_the_gpu_s_backend(cuda: dict[str, int], monkeypatch: 
     ):
         monkeypatch.setattr(torch.cuda, name, replacement)
     monkeypatch.setattr(torch, "empty", lambda *size, pin_memory=False, **given: empty(*size, **given))
-    rig = Rig(Offloaded(tiny("olmoe"), CPU), chunks=2, depth=2)
+    rig = Rig(Offloaded(model, CPU), chunks=2, depth=2)
     plain = serve(rig, LRU, 6, 4).check()
     rig.model.backend = backend = CudaBackend(CUDA)
     backend.device = CPU  # where the tensors are

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -237,9 +237,10 @@ def test_a_device_that_cannot_run_the_model_says_so(monkeypatch: pytest.MonkeyPa
 
 
 class _Event:
-    """An event that has ended once somebody has waited for it."""
+    """An event that has ended once somebody has waited for it, or for a later one of its stream."""
 
     made: int = 0
+    open: ClassVar[dict[Any, list["_Event"]]] = {}  # by stream, each waited for by one thread
 
     def __init__(self, blocking: bool = True) -> None:
         assert not blocking
@@ -249,13 +250,15 @@ class _Event:
 
     def record(self, stream: Any) -> None:
         self.recorded = stream
+        _Event.open.setdefault(stream, []).append(self)
 
     def query(self) -> bool:
         return self.over
 
     def synchronize(self) -> None:
         assert self.recorded is not None
-        self.over = True
+        while not self.over:
+            _Event.open[self.recorded].pop(0).over = True
 
 
 def test_passes_go_through_the_gpu_s_backend(cuda: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:

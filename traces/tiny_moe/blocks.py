@@ -1,4 +1,4 @@
-"""Experts and attention as training computes them: twice as fast on two cores as the library's.
+"""Experts and attention as training computes them: half again as fast on two cores as in float32, expert by expert.
 
 They are registered with the library under EXPERTS and ATTENTION.
 """

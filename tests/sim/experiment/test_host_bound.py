@@ -89,7 +89,7 @@ def test_a_result_has_it_and_says_why_it_has_no_bound_of_bytes(tmp_path: Path) -
     assert found["reference"].keys() == set(REFERENCE_ROWS)
     assert found["reference"] == alone["reference"]
     assert alone["bounds"]["time_lower_bound"]["windows_ms"] > 0
-    # Bounds are lent among runs of one window: of the GPU's there are none for it, and it has none to lend.
+    # Runs of one window share their bounds: those of the GPU are none for it, and its own are none for them.
     run("policy=lru", *WORDS[1:], "bounds=false", out=own)
     rows = load(own).set_index("policy")
     assert rows["bound_time_ms"].notna().to_dict() == {"fiddler": True, "lru": False}

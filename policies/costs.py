@@ -24,3 +24,6 @@ class Host(Protocol):
 
     def expert_ns(self, layer: int, tokens: int) -> int:
         """One expert on ``tokens`` tokens by one worker, alone, in whole ns: activations there and back included."""
+
+    def together(self, layer: int) -> tuple[Fraction, Fraction]:
+        """Bytes per ns of the link and of all workers while both are busy, with experts of ``layer`` on one token."""

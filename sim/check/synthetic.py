@@ -66,9 +66,13 @@ class FlatHost:
     expert: int
     dram: Fraction | None
     workers: int = 2
+    pair: tuple[Fraction, Fraction] = (Fraction(1), Fraction(1))  # of link and workers, both busy
 
     def expert_ns(self, layer: int, tokens: int) -> int:
         return self.expert * tokens
+
+    def together(self, layer: int) -> tuple[Fraction, Fraction]:
+        return self.pair
 
 
 FREE = FlatCosts(copy=0, expert=0, launch_ns=0, dense=0, head=0, layer_overhead_ns=0)

@@ -59,6 +59,20 @@ def test_a_link_that_says_nothing_of_the_other_direction_is_as_fast_there() -> N
     assert same.activations_ns(1000) == 2 * (10_000 + math.ceil(1000 * 4096 / Fraction("26.08")))
 
 
+# Two workers read as much as one, since one has the whole memory: what both want together is what is shared.
+@pytest.mark.parametrize("workers", [1, 2])
+def test_link_and_workers_share_the_memory_by_their_rates_alone(workers: int) -> None:
+    found = priced(with_host(workers=workers))
+    alone = (
+        Fraction(12_582_912, found._costs.copy_ns(12_582_912)),
+        Fraction(workers * 12_582_912, found.expert_ns(0, 1)),
+    )
+    link, host = found.together(0)
+    assert (link / host, link + host) == (alone[0] / alone[1], min(sum(alone), Fraction("93.7")))
+    roomy = priced(with_host(workers=workers, dram_gb_per_s=Fraction(1000)))
+    assert roomy.together(0)[0] == alone[0]
+
+
 @pytest.mark.parametrize("missing", ["dram_gb_per_s", "cpu_tflops"])
 def test_without_peak_or_bandwidth_there_is_no_price(missing: str) -> None:
     assert host_of(Costs(OLMOE, with_host(**{missing: None}))) is None

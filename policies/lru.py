@@ -1,6 +1,6 @@
 """Least recently used, and first in, first out."""
 
-from policies.api import LayerEvent, Setup
+from policies.api import LayerEvent, Schedule, Setup
 from policies.parts.pools import Pooled, Queue, Scope
 
 
@@ -23,6 +23,24 @@ class LRU(Pooled[Queue]):
         for expert in event.demand:
             order[expert] = None
             order.move_to_end(expert)
+
+
+class LRUCopyFirst(LRU):
+    """LRU on an engine that computes nothing of a layer before all of its experts are there.
+
+    What it loses to ``lru``, whose hits are computed while misses are copied, is what hits first are worth. Scope and
+    ties as there; where the budget cannot hold a layer's demand, it streams through. O(1) per lookup, O(pinned) per
+    victim. Lossless; needs no signals.
+    """
+
+    name = "lru_copy_first"
+    title = "LRU, copies first"
+
+    def schedule(self, event: LayerEvent) -> Schedule | None:
+        there = [x for x in event.demand if self.view.complete(x)]
+        missing = [x for x in event.demand if not self.view.complete(x)]
+        # Whoever is copied last is waited for first.
+        return Schedule(compute=[*reversed(missing), *there], copy=missing) if missing else None
 
 
 class FIFO(Pooled[Queue]):

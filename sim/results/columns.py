@@ -113,6 +113,8 @@ def _columns() -> Iterator[Column]:
     yield Column("policy_bytes", whole, "B", "of it the policy's own", "memory.policy_bytes")
     for name in ("requests", "generated_tokens", "prefill_tokens", "lookups"):
         yield Column(name, whole, name.rpartition("_")[2], "measured", f"totals.{name}")
+    yield Column("host_lookups", whole, "lookups", "of these computed on the host")
+    yield Column("host_ms_per_token", number, "ms/token", "of its workers, of generated tokens; outside compute")
     yield Column("wall_ns", whole, "ns", "the measured window", "totals.wall_ns")
     least = "belady_bypass: no lossless policy copies fewer"
     yield Column("bound_bytes", number, "B", least, "bounds.belady_bypass.bytes")
@@ -151,6 +153,10 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     made["predictors"] = _json(config["predictors"])
     made["modelled"] = titles.modelled(result["provenance"].get("modelled", {}))
     made["nulls"] = _json(result["nulls"])
+    totals = result["totals"]
+    made["host_lookups"], made["host_ms_per_token"] = totals.get("host_lookups", 0), None
+    if tokens := totals["generated_tokens"]:
+        made["host_ms_per_token"] = totals.get("host_ns", 0) / 1e6 / tokens
     for group in ("model", "hardware"):
         made[group] = titles.with_changes(result, group)
         made[f"{group}_title"] = titles.profile(result, group)

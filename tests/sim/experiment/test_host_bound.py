@@ -94,3 +94,6 @@ def test_a_result_has_it_and_says_why_it_has_no_bound_of_bytes(tmp_path: Path) -
     rows = load(own).set_index("policy")
     assert rows["bound_time_ms"].notna().to_dict() == {"fiddler": True, "lru": False}
     assert rows["bound_bytes"].isna().all()
+    assert rows["host_lookups"].to_dict() == {"fiddler": totals["host_lookups"], "lru": 0}
+    of_workers = totals["host_ns"] / 1e6 / totals["generated_tokens"]
+    assert rows["host_ms_per_token"].to_dict() == pytest.approx({"fiddler": of_workers, "lru": 0})

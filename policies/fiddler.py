@@ -15,10 +15,11 @@ class Fiddler(Static):
     longer than copy and GPU together (its copy goes to a place that the next one takes), else the host computes it.
     ``rule=paper``: host and GPU at once, a tie to the host. ``rule=code``: the GPU first and then the host, a tie to
     the GPU; the code minimises the sum of all costs of a layer, which is to choose for each expert alone. ``rule=max``,
-    which a comment of the code names: both at once, by the split of the layer's misses with the earlier end of the later
-    side; then the fewest copies, then the hotter fetched (:class:`~policies.parts.sides.Sides`; exact for 8 misses). The
-    popular set is that of ``static``, loaded before anything else. O(1) per lookup; ``max``: O(n log n) for each of up to
-    256 splits per event. Lossless; needs no signals, but train requests.
+    which a comment of the code names: both at once, and a layer's misses split so that the later side ends as early
+    as can be; of equals the fewest copies, then the hotter fetched (how a side is timed, and up to how many misses that
+    is exact: :class:`~policies.parts.sides.Sides`). The popular set is that of ``static``, loaded before anything else.
+    O(1) per lookup; ``max``: O(n log n) for each of up to 256 splits of n misses. Lossless; needs no signals, but train
+    requests.
     """
 
     name = "fiddler"

@@ -18,11 +18,11 @@ class Monde(Pooled[Queue]):
     MoNDE (arXiv 2405.18832): near-data compute in a memory device, which here is the host with other prices. Its rule
     is that of a re-implementation, Akash-N-Pai/DynaNDE-Simulator: ``rule=ratio`` gives the GPU
     ceil(share x active experts) of a layer, and keeps none. ``share=null`` is the link's part of what link and device
-    read while both are busy, with their prices' overheads (its bandwidths give 32 / (32 + 512)); at any share above 0
-    that is at least one expert, 0 is near-data compute alone. ``rule=balanced``: the number by which the later side ends
-    first (:class:`~policies.parts.sides.Sides`), of equals the least; what is fetched stays, evicted by LRU, and what is
-    there costs no load and goes first. Ties in tokens: the lower number. O(n log n) per event of n experts,
-    ``balanced`` O(n log^2 n), O(pinned) per victim. Lossless; needs no signals.
+    read while both are busy, their overheads within (by bandwidths alone 32 / (32 + 512)); at any share above 0 that
+    is at least one expert, and 0 is near-data compute alone. ``rule=balanced``: the number by which the later side ends
+    as early as can be (:class:`~policies.parts.sides.Sides`), of equals the least; what is fetched stays, evicted by
+    LRU; what is there costs no load and goes first. Ties in tokens: the lower number. O(n log n) for n active experts,
+    ``balanced`` O(n log^2 n); O(pinned) per victim. Lossless; needs no signals.
     """
 
     name = "monde"

@@ -74,6 +74,9 @@ def test_by_the_ratio_nothing_is_kept() -> None:
     assert (done.accounts.demand_bytes, done.hits, done.accounts.host_lookups) == (4 * SIZE, 0, 16)
     near = go(same, **as_shipped("monde_near_data"))
     assert (near.accounts.demand_bytes, near.accounts.host_lookups) == (0, 20)
+    setup = near.policy.setup
+    split = run(registry.build("static_split", setup, {"host_layers": 1}), same)  # all of its one layer
+    assert near.accounts.end_ns == split.accounts.end_ns == 4 * (10 + 5 * 60)
 
 
 # By hand, at 50 to fetch, 100 on the GPU and 60 in the device: of five experts one is fetched (150 and 240, not 0 and

@@ -42,12 +42,15 @@ class HostPrices:
             found = self._known[layer, tokens] = ns
         return found
 
-    def together(self, layer: int) -> tuple[Fraction, Fraction]:
-        """Bytes per ns of the link (an expert in one copy, on all lanes) and of all workers, on one token each, while
-        both are busy: their rates alone, scaled down to what the memory gives."""
+    def alone(self, layer: int) -> tuple[Fraction, Fraction]:
+        """Bytes per ns of the link (an expert in one copy, on all lanes) and of all workers, on one token each."""
         nbytes = self._costs.expert_bytes[layer]
         link = Fraction(self._costs.hardware.link.lanes * nbytes, self._costs.copy_ns(nbytes))
-        host = Fraction(self.workers * nbytes, self.expert_ns(layer, 1))
+        return link, Fraction(self.workers * nbytes, self.expert_ns(layer, 1))
+
+    def together(self, layer: int) -> tuple[Fraction, Fraction]:
+        """The same while both are busy: the rates alone, scaled down to what the memory gives."""
+        link, host = self.alone(layer)
         share = Fraction(1) if self.dram is None else min(Fraction(1), self.dram / (link + host))
         return link * share, host * share
 

@@ -68,9 +68,11 @@ def test_link_and_workers_share_the_memory_by_their_rates_alone(workers: int) ->
         Fraction(workers * 12_582_912, found.expert_ns(0, 1)),
     )
     link, host = found.together(0)
+    assert found.alone(0) == alone
     assert (link / host, link + host) == (alone[0] / alone[1], min(sum(alone), Fraction("93.7")))
     roomy = priced(with_host(workers=workers, dram_gb_per_s=Fraction(1000)))
-    assert roomy.together(0)[0] == alone[0]
+    assert roomy.together(0) == roomy.alone(0)
+    assert roomy.alone(0)[0] == alone[0]
 
 
 @pytest.mark.parametrize("missing", ["dram_gb_per_s", "cpu_tflops"])

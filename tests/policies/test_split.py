@@ -95,7 +95,10 @@ class Uneven(FlatHost):
 def test_by_layer_where_the_rates_are() -> None:
     two = script([[[0, 1], [2, 3]]])
     host = Uneven(150, None)
-    assert made(two, 8, host, prefill="demand").decided() == {"backend": "hybrid", "phi": [0.25, 0.5]}
+    policy = made(two, 8, host, prefill="demand")
+    assert policy.decided() == {"backend": "hybrid", "phi": [0.25, 0.5]}
+    desk = Desk(policy)
+    assert [list(policy.place(desk.event(layer, [8 * layer, 8 * layer + 1]))) for layer in (0, 1)] == [[0, 1], [9]]
     assert made(two, 8, host, prefill="demand", backend="auto").backend == "offload"  # 5 to 1, and then 2 to 1
 
 
@@ -203,6 +206,7 @@ def test_what_is_fetched_is_admitted_and_nothing_else(seed: int, params: dict[st
     done = run(policy, routing, core_type=Watched)
     core: Any = done.core
     assert done.accounts.host_lookups == core.n_hosted
+    assert set(policy.pools[0]) == set(held(done))
     assert (core.n_fetched > 0) == (params.get("backend") != "cpu")  # and so the host's: nothing is copied in decode
     assert (core.n_hosted > 0) == (params.get("backend") != "offload")
 

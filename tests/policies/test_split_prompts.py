@@ -6,8 +6,10 @@ Three layers of four experts of 12 bytes; unless said otherwise copies of 60 ns.
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from policies import registry
+from sim.check.laws import run
 from sim.check.synthetic import Routing, draw, setup_of
 from sim.core.accounts import COMPLETE
 from tests.policies.desk import Desk
@@ -45,6 +47,14 @@ def test_the_buffers_are_taken_from_the_cache_and_leave_nothing_in_it() -> None:
         assert sum(row[COMPLETE] for row in after.hits[1]) == len(kept)  # of the second token's lookups
         missed = go(passes(False, True, False), room, copy=10, backend="cpu")
         assert (held(missed), sum(row[COMPLETE] for row in missed.accounts.hits[1])) == ([], 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_after_a_prompt_the_cache_is_as_it_would_be_without(seed: int) -> None:
+    routing = draw(seed, k=4, n_experts=10, prompts=1)
+    tokens = replace(routing, steps=routing.steps[1:])
+    done, lru = go(routing, 20, backend="offload"), run(registry.build("lru", setup_of(tokens, 20 * SIZE), {}), tokens)
+    assert done.accounts.hits[1] == lru.accounts.hits[1]
 
 
 def test_a_prompt_may_be_split_too_or_copied_on_demand() -> None:

@@ -42,14 +42,22 @@ class HostPrices:
             found = self._known[layer, tokens] = ns
         return found
 
+    def alone(self, layer: int) -> tuple[Fraction, Fraction]:
+        """Bytes per ns of the link (an expert in one copy, on all lanes) and of all workers, on one token each, as far
+        as the memory gives them."""
+        link, host = self._wanted(layer)
+        return (link, host) if self.dram is None else (min(link, self.dram), min(host, self.dram))
+
     def together(self, layer: int) -> tuple[Fraction, Fraction]:
-        """Bytes per ns of the link (an expert in one copy, on all lanes) and of all workers, on one token each, while
-        both are busy: their rates alone, scaled down to what the memory gives."""
-        nbytes = self._costs.expert_bytes[layer]
-        link = Fraction(self._costs.hardware.link.lanes * nbytes, self._costs.copy_ns(nbytes))
-        host = Fraction(self.workers * nbytes, self.expert_ns(layer, 1))
+        """The same while both are busy: what all lanes and workers want, scaled down to what the memory gives."""
+        link, host = self._wanted(layer)
         share = Fraction(1) if self.dram is None else min(Fraction(1), self.dram / (link + host))
         return link * share, host * share
+
+    def _wanted(self, layer: int) -> tuple[Fraction, Fraction]:
+        nbytes = self._costs.expert_bytes[layer]
+        link = Fraction(self._costs.hardware.link.lanes * nbytes, self._costs.copy_ns(nbytes))
+        return link, Fraction(self.workers * nbytes, self.expert_ns(layer, 1))
 
     def activations_ns(self, tokens: int) -> int:
         """Their way there and back, each a copy call with its overheads."""

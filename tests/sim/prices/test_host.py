@@ -63,14 +63,19 @@ def test_a_link_that_says_nothing_of_the_other_direction_is_as_fast_there() -> N
 @pytest.mark.parametrize("workers", [1, 2])
 def test_link_and_workers_share_the_memory_by_their_rates_alone(workers: int) -> None:
     found = priced(with_host(workers=workers))
-    alone = (
+    wanted = (
         Fraction(12_582_912, found._costs.copy_ns(12_582_912)),
         Fraction(workers * 12_582_912, found.expert_ns(0, 1)),
     )
     link, host = found.together(0)
-    assert (link / host, link + host) == (alone[0] / alone[1], min(sum(alone), Fraction("93.7")))
+    assert found.alone(0) == (wanted[0], min(wanted[1], Fraction("93.7")))
+    assert (link / host, link + host) == (wanted[0] / wanted[1], min(sum(wanted), Fraction("93.7")))
     roomy = priced(with_host(workers=workers, dram_gb_per_s=Fraction(1000)))
-    assert roomy.together(0)[0] == alone[0]
+    assert roomy.together(0) == roomy.alone(0)
+    assert roomy.alone(0)[0] == wanted[0]
+    lanes = priced(replace(with_host(workers=workers), link=replace(A100.link, lanes=5)))
+    assert lanes.alone(0) == (Fraction("93.7"), found.alone(0)[1])
+    assert lanes.together(0)[0] / lanes.together(0)[1] == 5 * wanted[0] / wanted[1]
 
 
 @pytest.mark.parametrize("missing", ["dram_gb_per_s", "cpu_tflops"])

@@ -256,6 +256,16 @@ class Policy(Needs, ABC):
         """
         return ()
 
+    def precompute(self, event: LayerEvent) -> Mapping[int, int]:
+        """After ``place``: what the host is to begin of the next layer's event of this pass, tokens by expert, in order.
+
+        It comes after the event's own in the host's queue, and is computed from the hidden state of now: lossy. If that
+        event's ``place`` names it, with as many tokens, it is not computed again. If not, it is dropped, or of no use
+        where it has begun; its worker finishes it. CoreError for an expert of another layer, for a lossless policy, and
+        on a machine without :attr:`Setup.host`.
+        """
+        return {}
+
     def serial(self) -> bool:
         """Whether the host begins only when the GPU has computed its part of a layer; else both run at once."""
         return False

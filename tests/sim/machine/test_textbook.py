@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from policies.api import Policy, Setup
 from policies.lru import LRU
 from tests.sim.machine.cases import NoSignals, record
+from tests.sim.machine.early import Early
 from tests.sim.machine.restless import (
     EXAMPLES,
     Bypass,
@@ -79,3 +80,9 @@ def test_routings_and_orders(kind: type[Restless], case: Case, eagerness: int) -
 @given(case=hosted_cases(), eagerness=st.integers(0, 4), last=st.booleans())
 def test_places(case: Case, eagerness: int, last: bool) -> None:
     compare(case, Placing, by_layer=case.by_layer, eagerness=eagerness, last=last)
+
+
+@settings(EXAMPLES, max_examples=300)
+@given(case=hosted_cases(), eagerness=st.integers(0, 4), last=st.booleans())
+def test_what_the_host_begins_early(case: Case, eagerness: int, last: bool) -> None:
+    compare(case, Early, by_layer=case.by_layer, eagerness=eagerness, last=last)

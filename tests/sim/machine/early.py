@@ -42,6 +42,6 @@ class Early(Placing):
         self.stir(self.eagerness)
         self.ask(may_block=True)
         rows, layer = sum(event.counts), event.layer + 1
-        some = self.some_of(layer) if layer < self.setup.n_layers else []
+        some = sorted(self.some_of(layer)) if layer < self.setup.n_layers else []  # the same ones again and again
         self.asked = {x: self.random.randint(1, rows) for x in some[: self.random.choice([0, 1, 2, len(some)])]}
         return self.asked

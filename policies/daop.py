@@ -98,15 +98,14 @@ class Daop(Static):
             return Routing(event.demand, event.tokens, mass, mass, slots)
         first, probs = event.layer * self.setup.n_experts, event.signals.router_probs()
         tokens: dict[int, int] = {}
-        kept = substituted = skipped = slots = 0
-        kept_mass = 0.0
+        kept_mass, slots, substituted, skipped = 0.0, 0, 0, 0
         for row, (experts, replaced) in enumerate(self.said):
             computed = [*experts, *self._best(probs[row], replaced)]
             stays = present[row] & np.isin(ids[row], computed)
-            chosen, kept = int(present[row].sum()), int(stays.sum())
+            chosen = int(present[row].sum())
             kept_mass += float(weights[row][stays].sum())
             slots += max(chosen, len(computed))
-            substituted += len(computed) - kept
+            substituted += len(computed) - int(stays.sum())
             skipped += max(0, chosen - len(computed))
             for x in computed:
                 tokens[first + x] = tokens.pop(first + x, 0) + 1  # in order of last use, as a demand set is

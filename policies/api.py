@@ -257,7 +257,7 @@ class Policy(Needs, ABC):
         return ()
 
     def precompute(self, event: LayerEvent) -> Mapping[int, int]:
-        """After ``place``: what the host is to begin of the next layer's event of this pass, tokens by expert, in order.
+        """After ``place``: what the host is to begin of the next layer's event of this pass, in order: expert to tokens.
 
         It comes after the event's own in the host's queue, and is computed from the hidden state of now: lossy. If that
         event's ``place`` names it, with as many tokens, it is not computed again. If not, it is dropped, or of no use

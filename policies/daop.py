@@ -118,7 +118,9 @@ class Daop(Static):
         self.swapped_in = self._swap(event)
         costs, host, layer = self.setup.costs, self.setup.host, event.layer
         assert host is not None  # else it was not built
-        pairs = [x for x in zip(demand, event.tokens, strict=True) if not complete(x[0]) and x[0] not in self.swapped_in]
+        pairs = [
+            x for x in zip(demand, event.tokens, strict=True) if not complete(x[0]) and x[0] not in self.swapped_in
+        ]
         return [x for x, n in pairs if host.expert_ns(layer, n) < self.fetch_ns[layer] + costs.expert_ns(layer, n)]
 
     def precompute(self, event: LayerEvent) -> Mapping[int, int]:

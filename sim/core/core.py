@@ -188,7 +188,7 @@ class Core(Loads):
         return x
 
     def next_host(self) -> int:
-        """Which expert the host is to compute now, in the policy's order, or NONE; those of the next event come last."""
+        """Which expert the host is to compute now, in the policy's order, or NONE; those of the next event are last."""
         x = self.places.take() if self.places is not None and self.hosted else NONE
         self._answers.append(x)
         return x

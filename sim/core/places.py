@@ -12,8 +12,8 @@ from sim.core.routing import ROUTED
 from sim.core.state import CoreError, State, whole
 
 PLACED, PRECOMPUTED = ROUTED + 1, ROUTED + 2
-"""In the digest, before an event's host experts, and before those that the host begins for the next: no other answer but
-one is as low."""
+"""In the digest, before an event's host experts, and before those that the host begins for the next: but for one no other
+answer is as low."""
 
 
 class Places:
@@ -96,7 +96,7 @@ class Places:
 
     @property
     def awaited(self) -> bool:
-        """Whether the event waits for what the host has, or has before it; not for what it is to begin after the GPU."""
+        """Whether the event waits for the host, and not only for what it is to begin after the GPU."""
         return any(x not in self._held for x in self.due)
 
     def require_done(self) -> None:

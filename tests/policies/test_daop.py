@@ -36,7 +36,9 @@ def trace(ids: Ids, steps: list[tuple[bool, int]], *, said: Ids | None = None, p
         "gate_ahead": ahead,
     }
     firsts = np.cumsum([0, *(rows for _, rows in steps)]).tolist()
-    return Routing(chosen, [(prefill, at, rows) for (prefill, rows), at in zip(steps, firsts, strict=False)], E, signals)
+    return Routing(
+        chosen, [(prefill, at, rows) for (prefill, rows), at in zip(steps, firsts, strict=False)], E, signals
+    )
 
 
 class Seen(Witness):

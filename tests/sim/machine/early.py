@@ -10,7 +10,7 @@ class Early(Placing):
     """Has the host begin what it likes of the next layer, and computes some of it there, and some of it not."""
 
     lossless = False
-    asked: Mapping[int, int] = {}  # noqa: RUF012 - replaced, never changed
+    asked: Mapping[int, int] = {}
 
     def on_step(self, step: Step) -> None:
         self.asked = {}

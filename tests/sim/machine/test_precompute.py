@@ -211,7 +211,11 @@ class Moved(Foretold):
         (Foretold, [{5: 0}, {}], r"precomputes experts with \[0\] tokens; the step has 2"),
         (Foretold, [{5: 3}, {}], r"precomputes experts with \[3\] tokens; the step has 2"),
         (Foretold, [{5: 0.5}, {}], "whole numbers are wanted"),
-        (Moved, [{5: 1}, {}], r"places on the host experts \[5\], precomputed for other tokens than theirs: \[\(2, 1\)\]"),
+        (
+            Moved,
+            [{5: 1}, {}],
+            r"places on the host experts \[5\], precomputed for other tokens than theirs: \[\(2, 1\)\]",
+        ),
     ],
 )
 def test_what_cannot_be_begun_stops_in_one_line(kind: type[Foretold], asked: Asked, said: str) -> None:

@@ -257,12 +257,11 @@ class Policy(Needs, ABC):
         return ()
 
     def precompute(self, event: LayerEvent) -> Mapping[int, int]:
-        """After ``place``: what the host is to begin of the next layer's event of this pass, in order: expert to tokens.
+        """After ``place``: what of the next layer's event in this pass the host is to begin now; tokens by expert.
 
-        It comes after the event's own in the host's queue, and is computed from the hidden state of now: lossy. If that
-        event's ``place`` names it, with as many tokens, it is not computed again. If not, it is dropped, or of no use
-        where it has begun; its worker finishes it. CoreError for an expert of another layer, for a lossless policy, and
-        on a machine without :attr:`Setup.host`.
+        In this order, behind the event's own; from the hidden state of now, so lossy. What that event's ``place`` names
+        with as many tokens is not computed again. Of the rest, what has begun is finished in vain, no other begins.
+        CoreError for a lossless policy, an expert of another layer, and a machine without :attr:`Setup.host`.
         """
         return {}
 

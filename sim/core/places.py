@@ -12,8 +12,9 @@ from sim.core.routing import ROUTED
 from sim.core.state import CoreError, State, whole
 
 PLACED, PRECOMPUTED = ROUTED + 1, ROUTED + 2
-"""In the digest, before an event's host experts, and before those that the host begins for the next: but for one no other
-answer is as low."""
+"""In the digest, before an event's host experts, and before those that the host begins for the next.
+
+But for one, no other answer is as low."""
 
 
 class Places:

@@ -257,11 +257,10 @@ class Policy(Needs, ABC):
         return ()
 
     def precompute(self, event: LayerEvent) -> Mapping[int, int]:
-        """After ``place``: what of the next layer's event in this pass the host is to begin now; tokens by expert.
+        """After ``place``: what of the next layer's event in this pass the host is to begin now, tokens by expert.
 
-        In this order, behind the event's own; from the hidden state of now, so lossy. What that event's ``place`` names
-        with as many tokens is not computed again. Of the rest, what has begun is finished in vain, no other begins.
-        CoreError for a lossless policy, an expert of another layer, and a machine without :attr:`Setup.host`.
+        In this order, behind the event's own; from the hidden state of now, so lossy. What its ``place`` then names, with
+        as many tokens, is not computed again; of the rest what has begun is finished in vain, and no other begins.
         """
         return {}
 

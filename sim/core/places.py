@@ -33,8 +33,8 @@ class Places:
         self._precompute = policy.precompute if policy.uses("precompute") else None
         self._early: Mapping[int, int] = {}  # asked for before its event: tokens by expert
         self._held: list[int] = []  # until the GPU has done its part
-        self._begun: set[int] = set()  # handed out since the gate
-        self._taken: set[int] = set()  # and not computed
+        self._begun: set[int] = set()  # of these, handed out
+        self._taken: set[int] = set()  # handed out, and not computed
         self._forsaken = Counter[int]()  # handed out early, not computed, and of no use
         self._on_gpu = 0  # of the GPU's part, not computed
 
@@ -52,15 +52,18 @@ class Places:
         self.tokens = dict(zip(event.demand, event.tokens, strict=True))
         if order and (problem := self._problem(order)):
             raise CoreError(f"policy {self.policy.name} places on the host {problem}")
-        begun = self._settle(event.prefill, accounts)
-        self.due = {x for x in order if x not in begun or x in self._taken}
-        queue, answer = [x for x in order if x not in begun], [PLACED, len(order), *order] if order else []
-        if self._precompute is not None and (early := self._asked(event, self._precompute(event))):
-            self._early = early
-            self.tokens |= early
-            accounts.precomputed += len(early)
-            queue += early
-            answer += [PRECOMPUTED, len(early), *early, *early.values()]
+        answer = [PLACED, len(order), *order] if order else []
+        if self._precompute is None:
+            self.due, queue = set(order), order
+        else:
+            begun = self._settle(event.prefill, accounts)
+            self.due = {x for x in order if x not in begun or x in self._taken}
+            self._early = early = self._asked(event, self._precompute(event))
+            queue = [*(x for x in order if x not in begun), *early]
+            if early:
+                self.tokens |= early
+                accounts.precomputed += len(early)
+                answer += [PRECOMPUTED, len(early), *early, *early.values()]
         self._on_gpu = len(event.demand) - len(order)
         if self.last and self._on_gpu:
             self._held = queue
@@ -78,8 +81,9 @@ class Places:
     def take(self) -> int:
         """Hand the first in the order out."""
         x = self.waiting.popleft()
-        self._begun.add(x)
         self._taken.add(x)
+        if x in self._early:
+            self._begun.add(x)
         return x
 
     def done(self, x: int) -> None:
@@ -87,8 +91,8 @@ class Places:
 
         Of two computations of one expert that of no use began first, and is taken to have ended first.
         """
-        if self._forsaken[x]:
-            self._forsaken[x] -= 1
+        if x in self._forsaken:
+            self._forsaken -= Counter((x,))
         elif x in self._taken:
             self._taken.remove(x)
             self.due.discard(x)
@@ -98,7 +102,7 @@ class Places:
     @property
     def awaited(self) -> bool:
         """Whether the event waits for the host, and not only for what it is to begin after the GPU."""
-        return any(x not in self._held for x in self.due)
+        return bool(self.due) and not self.due.issubset(self._held)
 
     def require_done(self) -> None:
         """CoreError where the host has not computed all that it was to."""

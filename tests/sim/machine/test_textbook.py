@@ -82,7 +82,7 @@ def test_places(case: Case, eagerness: int, last: bool) -> None:
     compare(case, Placing, by_layer=case.by_layer, eagerness=eagerness, last=last)
 
 
-@settings(EXAMPLES, max_examples=150)
+@settings(EXAMPLES, max_examples=80)
 @given(case=hosted_cases(), eagerness=st.integers(0, 4), last=st.booleans(), slow=st.sampled_from([0, 0, 1, 30]))
 def test_what_the_host_begins_early(case: Case, eagerness: int, last: bool, slow: int) -> None:
     """Where it is ``slow``, what it began for an event that did not want it is under way in later passes, too."""

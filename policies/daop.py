@@ -57,11 +57,11 @@ class Daop(Static):
         if start == "index" and setup.budget >= self.staging_bytes:
             self.kept = dict.fromkeys(self.chosen([0] * (setup.n_layers * setup.n_experts)))
         self.fetch_ns = [sum(setup.chunk_ns(layer)) + setup.costs.launch_ns for layer in range(setup.n_layers)]
-        self.swapped_in: set[int] = set()  # of the event
-        self.said: list[tuple[list[int], int]] | None = None
-        """Of the next layer, by token: the experts that are to compute it, and how many of the GPU's besides."""
+        self.said_of = -1  # a layer; -1: none
+        self.said: list[tuple[list[int], int]] = []
+        """Of it, by token: the experts that are to compute it, and how many of the GPU's besides."""
         self.there: NDArray[np.bool_] = np.zeros(setup.n_experts, np.bool_)
-        """Who of the next layer was on the GPU when this was said."""
+        """Who of it was on the GPU when this was said."""
         self.early: dict[int, int] = {}  # what the host has begun of it, with its tokens
 
     def wants_history(self) -> bool:
@@ -88,13 +88,13 @@ class Daop(Static):
 
     def on_step(self, step: Step) -> None:
         super().on_step(step)
-        self.said, self.early = None, {}
+        self.said_of, self.early = -1, {}
 
     def route(self, event: LayerEvent) -> Routing:
         ids, weights = event.signals.expert_ids(), event.signals.expert_weights().astype(np.float64)
         present = ids < self.setup.n_experts
         mass, slots = float(weights[present].sum()), int(np.count_nonzero(present))
-        if self.said is None:
+        if self.said_of != event.layer:
             return Routing(event.demand, event.tokens, mass, mass, slots)
         first, probs = event.layer * self.setup.n_experts, event.signals.router_probs()
         tokens: dict[int, int] = {}
@@ -115,20 +115,19 @@ class Daop(Static):
         complete, demand = self.view.complete, event.demand
         if not event.prefill:
             return [x for x in demand if x in self.early or not complete(x)]
-        self.swapped_in = self._swap(event)
         costs, host, layer = self.setup.costs, self.setup.host, event.layer
         assert host is not None  # else it was not built
-        pairs = [
-            x for x in zip(demand, event.tokens, strict=True) if not complete(x[0]) and x[0] not in self.swapped_in
-        ]
+        come = self._swap(event)  # first: what goes is not complete any more
+        on_gpu = {x for x in demand if x in come or complete(x)}
+        pairs = [(x, n) for x, n in zip(demand, event.tokens, strict=True) if x not in on_gpu]
         return [x for x, n in pairs if host.expert_ns(layer, n) < self.fetch_ns[layer] + costs.expert_ns(layer, n)]
 
     def precompute(self, event: LayerEvent) -> Mapping[int, int]:
         setup, layer = self.setup, event.layer + 1
-        self.said, self.early = None, {}
+        self.said_of, self.early = -1, {}
         if event.prefill or not self.first_predicted <= layer < setup.n_layers:
             return self.early
-        first, self.said = layer * setup.n_experts, []
+        first, self.said_of, self.said = layer * setup.n_experts, layer, []
         there = self.there = np.array([self.view.complete(x) for x in setup.experts_of(layer)])
         for row in event.signals.gate_ahead(1).tolist():
             wanted = [x for x in row if x < setup.n_experts]

@@ -12,6 +12,7 @@ from policies.api import LayerEvent
 from policies.daop import Daop
 from sim.check.laws import Run, Witness, run
 from sim.check.synthetic import ABSENT, FlatHost, Routing, setup_of
+from sim.workload.passes import Pass
 from tests.policies.scripted import SIZE, costs, held
 from traces.kit.errors import UserError
 
@@ -161,6 +162,14 @@ def test_each_token_of_a_pass_has_its_own() -> None:
     assert (computed, on_host) == ({6: 1, 10: 2, 11: 1, 7: 2}, {10, 11})
     assert list(computed) == [6, 10, 11, 7]  # the last token's last
     assert (done.accounts.precomputed, done.accounts.stale) == (2, [0, 3])
+
+
+# A layer that no token of the pass sees: what was said of it is taken for what is said of the layer after.
+def test_what_was_said_of_a_layer_without_an_event_is_forgotten() -> None:
+    routing = trace([[[0, 1], [ABSENT, ABSENT], [2, 3]]], [(False, 1)], said=[[[0, 1], [4, 5]]])
+    routing.passes = lambda: [Pass(False, (0,), [(0, 1)], 1, 1, 1, [[0, 1], [], [14, 15]], [[1, 1], [], [1, 1]])]  # type: ignore[method-assign]
+    done = go(routing, each=2, first_predicted=1)
+    assert events(done) == [({0: 1, 1: 1}, set()), ({14: 1, 15: 1}, {14, 15})]
 
 
 # Each layer wants one of either side, and was foretold: 100 on the GPU, 105 on the host, gates 10 after the layer

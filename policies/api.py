@@ -256,6 +256,14 @@ class Policy(Needs, ABC):
         """
         return ()
 
+    def precompute(self, event: LayerEvent) -> Mapping[int, int]:
+        """After ``place``: what of the next layer's event in this pass the host is to begin now, tokens by expert.
+
+        In this order, behind the event's own; from the hidden state of now, so lossy. What ``place`` then names, with
+        as many tokens, is not computed again; of the rest what has begun is finished in vain, and no other begins.
+        """
+        return {}
+
     def serial(self) -> bool:
         """Whether the host begins only when the GPU has computed its part of a layer; else both run at once."""
         return False

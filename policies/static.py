@@ -1,7 +1,7 @@
 """A fixed set of popular experts."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from policies.api import History, Policy, Setup, Step
@@ -36,11 +36,15 @@ class Static(Policy):
             raise UserError(
                 f"policy={self.name}: the train requests demand no expert; allowed: a trace with a train split"
             )
-        left, self.kept = self.setup.budget - self.staging_bytes, {}
+        self.kept = dict.fromkeys(self.chosen(popularity))
+
+    def chosen(self, popularity: Sequence[int]) -> Iterable[int]:
+        """The experts to keep, by falling popularity."""
+        left = self.setup.budget - self.staging_bytes
         for expert in sorted(range(len(popularity)), key=lambda x: -popularity[x]):
             size = self.setup.expert_bytes[self.setup.layer_of(expert)]
             if size <= left:
-                self.kept[expert] = None
+                yield expert
                 left -= size
 
     def decided(self) -> Mapping[str, Any]:

@@ -72,6 +72,9 @@ def device_machine(model: Offloaded, policy: Policy, signals: StepSignals, depth
     if policy.uses("place"):
         where = "computes experts on the host, which this runtime does not"
         raise UserError(f"policy={policy.name}: {where}; allowed: policies that leave them to the GPU")
+    if policy.uses("precompute"):
+        where = "has the host begin experts before their gate, which this runtime does not"
+        raise UserError(f"policy={policy.name}: {where}; allowed: policies that precompute nothing")
     check_device(setup, model)
     pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
     core = Core(policy, setup, signals)

@@ -18,6 +18,7 @@ from sim.core.accounts import (
     FETCHED,
     LOOKUPS,
     PHASES,
+    PRECOMPUTED_FATES,
     PREDICTED,
     RECALL,
     RESIDENT,
@@ -123,7 +124,7 @@ def document(
             "wall_ns": outcome.wall_ns,
             "compute_ns": accounts.compute_ns,
             **({"policy_ns": accounts.policy_ns} if accounts.policy_ns else {}),
-            **({"host_ns": accounts.host_ns, "host_lookups": accounts.host_lookups} if accounts.host_lookups else {}),
+            **_on_the_host(accounts),
             "stall_ns": dict(zip(STALLS, accounts.stall_row(), strict=True)),
             "demand_bytes": accounts.demand_bytes,
             "speculative_bytes": dict(zip(FATES, accounts.fate_bytes, strict=True)),
@@ -151,6 +152,17 @@ def document(
                 nulls[f"bounds.{name}.gap"] = "the bound is 0"
     result["nulls"] = nulls
     return result
+
+
+def _on_the_host(accounts: Accounts) -> dict[str, Any]:
+    """What the host computed, and what became of that which it was to begin before its gate."""
+    found: dict[str, Any] = {}
+    if accounts.host_lookups or accounts.precomputed:
+        found |= {"host_ns": accounts.host_ns, "host_lookups": accounts.host_lookups}
+    if accounts.precomputed:
+        fates = dict(zip(PRECOMPUTED_FATES, accounts.precomputed_fates, strict=True))
+        found["precomputed"] = {"asked": accounts.precomputed, **fates}
+    return found
 
 
 def reference_row(outcome: Outcome) -> dict[str, Any]:

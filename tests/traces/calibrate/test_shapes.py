@@ -99,4 +99,7 @@ def test_a_model_is_measured_at_every_point_of_its_grids(tiny_model: Path) -> No
     assert (found["cpu_expert"]["threads"], found["cpu_expert"]["tokens"]) == ([1, 1], [1, 4])
     assert found["launch_ns"] == found["layer_overhead_ns"] == 0
     assert found["shape"]["experts"] == 8
-    assert len(lines) == 3
+    pair = found["pair"]
+    assert pair["expert_bytes"] >= 2 * found["shape"]["expert_params"]
+    assert all(table["threads"] == [1] for key, table in pair.items() if key != "expert_bytes")
+    assert len(lines) == 4

@@ -9,6 +9,7 @@ from sim.prices.costs import Affine, Costs, Roofline, Table, find_tables
 from sim.prices.measured import MeasuredModel, Pair
 from traces.calibrate.tables import pooled
 from traces.kit.errors import UserError
+from traces.kit.units import counted
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Of one activation."""
@@ -117,7 +118,7 @@ def _by_table(costs: Costs, name: str, table: MeasuredModel) -> HostPrices:
     threads = host.cpu_threads or measured[-1]
     each = threads // host.workers
     if each < measured[0]:
-        of = f"measured.{name}.cpu_expert is of {measured[0]} threads or more"
+        of = f"measured.{name}.cpu_expert is of {counted(measured[0], 'thread')} or more"
         if threads < measured[0]:
             raise UserError(f"hardware.host.cpu_threads={threads}: allowed: at least {measured[0]}, as {of}")
         most = f"at most {threads // measured[0]}, as {of} and the workers share {threads}"

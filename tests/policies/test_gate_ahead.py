@@ -140,6 +140,17 @@ def test_the_window_counts_the_lanes_of_the_link(
         assert desk.prefetched == [9, 10, 11, 12, 13, 14][:admitted], lanes
 
 
+def test_the_longest_chunk_of_a_load_counts_not_its_last() -> None:
+    """Five chunks of 3, 3, 2, 2 and 2 bytes side by side: 15, 15, 10, 10 and 10 ns."""
+    for window, admitted in ((14, []), (15, [9])):
+        prices = FlatCosts(copy=60, expert=window, launch_ns=0)
+        setup = replace(setup_of(draw(0, n_layers=4), 10_000, costs=prices, chunks=5), lanes=5)
+        desk = Desk(GateAhead(setup, overlap_aware=True, outstanding=9))
+        desk.complete.add(0)
+        desk.gate(0, [0], [[1, 2]])
+        assert desk.prefetched == admitted
+
+
 def test_what_is_admitted_on_several_lanes_has_arrived_when_the_event_ends() -> None:
     """Gate 0 of step 2 hits, and computes for 100 ns; what it says takes three chunks of 50, or 50 on three lanes."""
     routing = script([[[0], [1]], [[0], [2]]], [[[], []], [[2], []]])

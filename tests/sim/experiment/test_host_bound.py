@@ -10,11 +10,12 @@ import pytest
 
 from policies.api import LayerEvent, Setup
 from policies.lru import LRU
-from sim.experiment.host_bound import Work, best_split
+from sim.experiment.host_bound import HostBound, Work, best_split
 from sim.experiment.run import run
 from sim.results.columns import REFERENCE_ROWS
 from sim.results.load import load
-from tests.policies.bounds.toy import random_lab
+from sim.workload.passes import Pass
+from tests.policies.bounds.toy import ToyCosts, random_lab
 from tests.sim.machine.cases import FlatHost
 
 
@@ -38,6 +39,21 @@ def test_the_best_split_is_the_best_of_all(seed: int) -> None:
 
     found = best_split(nbytes, work, link_ns, host)
     assert found.ns == min(longest(h) for h in range(2000)), "beyond, all has been spared that can be"
+
+
+def test_what_a_pass_wants_of_the_gpu_by_hand() -> None:
+    """Two layers of 10 bytes and one of 100: the dearest lookup is spared by the byte, of whichever layer."""
+    costs = ToyCosts(overhead=0, bytes_per_ns=Fraction(1), expert=40, dense=100, launch=6)
+    host = FlatHost(2, None, 30, 0)
+    bound = HostBound(Setup(3, 5, 2, (10, 10, 100), 1, 100, costs, host=host), costs)  # type: ignore[arg-type]
+    step = Pass(True, (0,), [(0, 8)], 8, 60, 32, [[0, 1], [5], [14]], [[8, 3], [1], [8]])
+    bound.add(step, 1000)
+    dense = 50 + 3 * (100 + 1 + 3) + 100
+    assert bound.passes == [Work(dense, 1000, Fraction(80 + 6, 10))]  # in layers 1 and 2: 41 + 6 of 10, 82 + 6 of 100
+    assert bound.per_byte == Fraction(30, 100) / 2
+    step.tokens[:2] = [[], []]
+    bound.add(step, 1000)
+    assert bound.passes[1].spared == Fraction(82 + 6, 100)
 
 
 class Cheaper(LRU):

@@ -190,6 +190,9 @@ def test_what_both_reach_while_both_are_busy_is_as_measured(cpu_threads: int | N
     where = f"(threads {threads})"
     assert found.source == f"table models.olmoe.cpu_expert {where}, beside copies table models.olmoe.pair {where}"
     assert found.dram == 3, "the profile's own"
+    slower = replace(A100.software, copy_overhead_us=Fraction(1, 100))
+    found = priced(replace(measured(EVERY, pair=PAIR, cpu_threads=cpu_threads), software=slower))
+    assert found.together(5) == (Fraction(1000, copy + 10), Fraction(1000, cpu + found.activations_ns(1)))
 
 
 @pytest.mark.parametrize(

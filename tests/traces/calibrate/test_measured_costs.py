@@ -167,3 +167,54 @@ def test_a_profile_without_a_pair_reads_as_before(profile: Profile, written: boo
     assert measured.models is not None
     assert measured.models["olmoe_1b_7b"].pair is None
     assert measured.noisy() == {}
+
+
+NO_PRICE = (
+    "policy=fiddler: computes experts on the host, which has no price here; allowed: hardware.host.cpu_tflops and"
+)
+OF = r"as measured\.models\.olmoe_1b_7b\.cpu_expert is of 1 thread or more"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("hardware=jetson_agx_orin",), NO_PRICE),
+        (("hardware=a100", "hardware.host.cpu_tflops=null"), NO_PRICE),
+        (("hardware=a100", "hardware.host.dram_gb_per_s=null"), NO_PRICE),
+        (("hardware=a100", "hardware.host.workers=31"), r"hardware\.host\.workers=31: allowed: at most cpu_threads=30"),
+        (
+            ("hardware=a100", "hardware.host.workers=0"),
+            r"hardware\.host\.workers=0: allowed: a whole number of at least",
+        ),
+        (("hardware=a100", "hardware.host.workers=two"), r"hardware\.host\.workers='two': allowed: a whole number of"),
+        (("{file}", "hardware.host.cpu_tflops=null", "model.dtype=int4"), NO_PRICE),
+        (
+            ("{file}", "hardware.host.cpu_threads=null", "hardware.host.workers=3"),
+            f"workers=3: allowed: at most 2, {OF}",
+        ),
+        (
+            ("{file}", "hardware.host.cpu_threads=2", "hardware.host.workers=3"),
+            "workers=3: allowed: at most cpu_threads=2",
+        ),
+    ],
+)
+def test_a_host_that_cannot_be_is_named_in_one_line(
+    profile: Profile, words: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "machine.yaml"
+    file.write_text(yaml.safe_dump(profile))
+    given = [word.format(file=f"hardware={file}") for word in words]
+    with pytest.raises(UserError, match=message) as error:
+        run("policy=fiddler", "budget=4GB", "limit=1", "bounds=false", *given, out=tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_says_what_priced_the_host(profile: Profile, tmp_path: Path) -> None:
+    file = tmp_path / "machine.yaml"
+    file.write_text(yaml.safe_dump(profile))
+    words = ("policy=fiddler", "budget=4GB", "limit=1", f"hardware={file}")
+    found = run(*words, "hardware.host.cpu_threads=2", out=tmp_path).document
+    table = "models.olmoe_1b_7b.{} (threads 2)".format
+    said = f"table {table('cpu_expert')}, beside copies table {table('pair')}"
+    assert found["provenance"]["costs"]["host"] == said
+    assert found["bounds"]["time_lower_bound"]["gap"] >= 1

@@ -48,7 +48,7 @@ class HostPrices:
         if self.dram is None and pair is not None:
             self.dram = Fraction(pair.nbytes, pair.copy_ns) + Fraction(pair.nbytes, pair.cpu_ns)
         self._pair = pair if self.workers == 1 else None
-        self.source = source if self._pair is None else f"{source}, beside copies {self._pair.source}"
+        self.source = source if self._pair is None else f"{source}; both at once: {self._pair.source}"
         """Which table or constants compute is from; and which table, if one, what both reach while both are busy."""
         self._costs, self._compute = costs, compute
         self._bytes_per_token = costs.model.hidden * BYTES[costs.model.compute_dtype]
@@ -141,7 +141,7 @@ def _both(name: str, pair: Pair | None, threads: int) -> Both | None:
     if pair is None or not measured:
         return None
     row = len(measured) - 1  # they rise
-    source = f"table {name} (threads {measured[-1]})"
+    source = " and ".join(f"table {name}.{key} (threads {measured[-1]})" for key in ("copy_with_cpu", "cpu_with_copy"))
     return Both(pair.expert_bytes, pair.copy_with_cpu.ns[row], pair.cpu_with_copy.ns[row], source)
 
 

@@ -187,8 +187,9 @@ def test_what_both_reach_while_both_are_busy_is_as_measured(cpu_threads: int | N
     found = priced(measured(EVERY, pair=PAIR, cpu_threads=cpu_threads, dram_gb_per_s=Fraction(3)))
     threads, copy, cpu = (1, 2, 8)[row], PAIR.copy_with_cpu.ns[row], PAIR.cpu_with_copy.ns[row]
     assert found.together(5) == (Fraction(1000, copy), Fraction(1000, cpu + found.activations_ns(1)))
-    where = f"(threads {threads})"
-    assert found.source == f"table models.olmoe.cpu_expert {where}, beside copies table models.olmoe.pair {where}"
+    tables = ("cpu_expert", "pair.copy_with_cpu", "pair.cpu_with_copy")
+    own, beside_cpu, beside_copy = (f"table models.olmoe.{name} (threads {threads})" for name in tables)
+    assert found.source == f"{own}; both at once: {beside_cpu} and {beside_copy}"
     assert found.dram == 3, "the profile's own"
     slower = replace(A100.software, copy_overhead_us=Fraction(1, 100))
     found = priced(replace(measured(EVERY, pair=PAIR, cpu_threads=cpu_threads), software=slower))

@@ -23,7 +23,7 @@ def noisy(profile: Profile, at: int = 1) -> Profile:
     measured = profile["measured"]
     for table in (
         *(measured[name] for name in ("copy_h2d_pinned", "copy_h2d_call")),
-        measured["models"]["olmoe_1b_7b"]["pair"]["cpu"],
+        measured["models"]["olmoe_1b_7b"]["pair"]["cpu_with_copy"],
     ):
         table |= {key: list(table["median_ns"]) for key in ("q1_ns", "q3_ns")}
         table["q3_ns"][at] = table["median_ns"][at] * 5 // 4
@@ -52,7 +52,7 @@ def test_a_profile_says_which_of_its_tables_are_noisy(profile: Profile, written:
         measured["noise"] = noise_of(tables, measured["models"])
     read = HardwareProfile.from_dict(noisy(profile)).measured
     assert read is not None
-    of_pair = {"olmoe_1b_7b.pair.cpu": "1 of 2 points"}
+    of_pair = {"olmoe_1b_7b.pair.cpu_with_copy": "1 of 2 points"}
     assert read.noisy() == dict.fromkeys(("copy_h2d_pinned", "copy_h2d_call"), "1 of 5 points") | of_pair
     assert (read.noise is not None) == written
     if read.noise is not None:
@@ -75,6 +75,15 @@ def test_a_run_says_which_of_its_prices_are_noisy(profile: Profile, tmp_path: Pa
     assert said[1][0] == {"copy_h2d_pinned": "1 of 5 points"}  # the other table prices nothing
     line = "prices from noisy measurements: copy_h2d_pinned at 1 of 5 points (quartiles more than 20 % of the median"
     assert f"{line} apart)\n" in said[1][1]
+
+
+def test_a_run_with_host_compute_says_which_of_the_hosts_prices_are(profile: Profile, tmp_path: Path) -> None:
+    path, said = tmp_path / "busy.yaml", dict[str, Any]()
+    path.write_text(yaml.safe_dump(noisy(profile)))
+    for policy in ("lru", "fiddler"):
+        words = (f"policy={policy}", f"hardware={path}", "budget=4GB", "limit=1", "bounds=false")
+        said[policy] = run(*words, out=tmp_path / "out").document["provenance"]["hardware"]["noisy"]
+    assert said["fiddler"] == said["lru"] | {"olmoe_1b_7b.pair.cpu_with_copy": "1 of 2 points"}
 
 
 def test_the_command_warns(capsys: pytest.CaptureFixture[str]) -> None:

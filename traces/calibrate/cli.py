@@ -16,9 +16,9 @@ from traces.kit.words import Between
 class Options:
     """Measures copies between host and GPU memory by size, and one layer of a model
     with random weights: on the device, its experts on the CPU, and these beside
-    copies, where each slows the other down. Writes a hardware profile that python -m sim run takes
-    as hardware=FILE.yaml, with a plot beside it. On a CPU a copy is a copy within
-    memory, and the profile says so.
+    copies, where each slows the other down. Writes a hardware profile that
+    python -m sim run takes as hardware=FILE.yaml, with a plot beside it. On a CPU
+    a copy is a copy within memory, and the profile says so.
 
     {keys}
 

@@ -98,7 +98,7 @@ class Pair:
         def call(i: int) -> None:
             event = ended[i % 2]
             event.synchronize()  # at once where nothing was recorded yet
-            with torch.cuda.stream(stream):
+            with torch.cuda.stream(stream), torch.inference_mode():  # as the memory was made
                 for k in range(IN_QUEUE * i, IN_QUEUE * (i + 1)):
                     self._copies(k)
                 event.record(stream)

@@ -7,8 +7,9 @@ from itertools import accumulate
 from policies.api import Setup
 from policies.bounds.belady_bypass import belady_bypass_bytes
 from policies.bounds.future import Future
-from policies.bounds.windows import window_bytes
+from policies.bounds.windows import longest_cut, window_bytes
 from sim.experiment.cell import Cell, passes_of
+from sim.experiment.host_bound import HostBound, HostFloor
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
 
@@ -22,6 +23,7 @@ class Floor:
     compute_ns: int  # of time_lower_bound: all compute
     link_ns: int  # of time_lower_bound: the fewest bytes at the link's peak, of all its lanes
     windows_ns: int = 0  # of time_lower_bound: the longer of both, window of passes by window
+    with_host: HostFloor | None = None  # where experts may be computed on the host
 
     @property
     def ns(self) -> int:
@@ -56,21 +58,13 @@ def windows_floor_ns(
 ) -> int:
     """The best that a partition of the run into windows of passes shows of its makespan, in ns.
 
-    ``windows``: per pass those that end with it, as (first pass, bytes that must be copied within it)
-    (:func:`policies.bounds.windows.window_bytes`); ``compute_ns``: of each pass. A pass begins when the one before has
-    ended, so the makespan is the sum of the times of the windows of any partition. Each takes at least its compute,
-    which lies within its passes; and at least as long as the link needs on all of its lanes for the
+    ``windows``: as in :func:`policies.bounds.windows.longest_cut`; ``compute_ns``: of each pass. A window takes at
+    least its compute, which lies within its passes; and at least as long as the link needs on all of its lanes for the
     bytes that are handed over and complete within it. Where prompts wait for the link and single tokens do not, this is
     more than the longer of both sums. O(windows).
     """
-    best, computed = [0], [0]  # of the passes so far
-    for ending, ns in zip(windows, compute_ns, strict=True):
-        computed.append(computed[-1] + ns)
-        found = best[-1] + ns
-        for first, nbytes in ending:
-            found = max(found, best[first] + max(computed[-1] - computed[first], link_floor_ns(nbytes)))
-        best.append(found)
-    return best[-1]
+    computed = [0, *accumulate(compute_ns)]
+    return longest_cut(windows, lambda a, b, nbytes: max(computed[b] - computed[a], link_floor_ns(nbytes)))
 
 
 def future_of(cell: Cell, *, warmup: bool = False) -> Future:
@@ -80,28 +74,42 @@ def future_of(cell: Cell, *, warmup: bool = False) -> Future:
     return Future.of(demand, cell.setup.n_layers * cell.setup.n_experts)
 
 
-def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None) -> list[Floor]:
+def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None, *, with_host: bool = False) -> list[Floor]:
     """The bounds at each of ``budgets`` (bytes), whatever the cell's own; ``future``: :func:`future_of` the cell.
+
+    ``with_host``: those of policies that have the host compute experts, too, where the machine has a price for it.
 
     Demand and compute are read once. Between two budgets a bound lies on or below the straight line: what is drawn as a
     curve wants a fine grid. ValueError for a budget below 0.
     """
     passes, warm = passes_of(cell, cell.selection.measured), bool(cell.selection.warmup)
-    return floors_of(passes, future or future_of(cell), cell.setup, cell.costs, budgets, warm=warm)
+    found = future or future_of(cell)
+    return floors_of(passes, found, cell.setup, cell.costs, budgets, warm=warm, with_host=with_host)
 
 
 def floors_of(
-    passes: Iterable[Pass], future: Future, setup: Setup, costs: Costs, budgets: Iterable[int], *, warm: bool
+    passes: Iterable[Pass],
+    future: Future,
+    setup: Setup,
+    costs: Costs,
+    budgets: Iterable[int],
+    *,
+    warm: bool,
+    with_host: bool = False,
 ) -> list[Floor]:
     """The same of ``passes``, whose demand is ``future``; ``warm``: they follow a warm-up."""
+    host = HostBound(setup, costs) if with_host and setup.host is not None else None
     compute, events = list[int](), list[int]()
     for step in passes:
         compute.append(compute_floor_ns([step], costs))
         events.append(sum(map(bool, step.demand)))
+        if host is not None:
+            host.add(step, compute[-1])
     ends, found = list(accumulate(events)), []
     for budget in budgets:
         nbytes = belady_bypass_bytes(future, setup.expert_bytes, setup.n_experts, budget, warm=warm)
-        windows = window_bytes(future, setup.expert_bytes, setup.n_experts, budget, ends, warm=warm)
+        windows = list(window_bytes(future, setup.expert_bytes, setup.n_experts, budget, ends, warm=warm))
         by_window = windows_floor_ns(windows, compute, costs.link_floor_ns)
-        found.append(Floor(budget, nbytes, sum(compute), costs.link_floor_ns(nbytes), by_window))
+        beside = None if host is None else host.floor(nbytes, windows)
+        found.append(Floor(budget, nbytes, sum(compute), costs.link_floor_ns(nbytes), by_window, beside))
     return found

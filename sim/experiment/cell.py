@@ -156,6 +156,7 @@ def make_setup(
         predictors=predictors,
         predictor_threads=hardware.host.predictor_threads,
         host=host_of(costs),
+        lanes=hardware.link.lanes,
     )
     if costs.copy_ns(max(costs.expert_bytes)) > LONGEST_COPY_NS:
         figures = (

@@ -146,6 +146,7 @@ class HybriMoE(Policy):
             self.cached[layer].add(expert)
             self.held[layer] += size
             self._trim(layer, expert)
+            self._stream()  # it has left the line for the buffer
 
     def on_complete(self, expert: int) -> None:
         if expert not in self.buffered:

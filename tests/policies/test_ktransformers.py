@@ -171,6 +171,17 @@ def test_a_shorter_prompt_changes_nothing(kind: str) -> None:
     assert short.accounts == still.accounts
 
 
+# Of equals who is in stays, though others have lower numbers: nothing moves. Tokens that are generated change nothing.
+def test_equals_do_not_move_and_only_prompts_count() -> None:
+    tokens = [[[5, 0], [1, 0], [0, 1]], [[2, 1], [3, 2], [0, 1]], [[3, 4], [4, 5], [0, 1]]]
+    ids = np.array([*PROMPT, *tokens, *[[[6, 7]] * L] * 3], np.uint8)
+    trace = Routing(ids, [(True, 0, 3), (True, 3, 3), (False, 6, 3)], E, {"expert_ids": ids})
+    done = go(trace, 6, **DYNAMIC)
+    assert isinstance(done.policy, KTransformers)
+    assert mask(done.policy) == held(done) == CHANGED
+    assert done.accounts.issued == 6 + 3
+
+
 # As many experts in each layer as before, whatever the mask was.
 @pytest.mark.parametrize("kind", ["uniform", "frequency", "front", "random"])
 def test_the_numbers_per_layer_stay(kind: str) -> None:
@@ -221,7 +232,8 @@ def test_presets_and_what_they_learn_from() -> None:
         policy = registry.build("ktransformers", setup, as_shipped(title))
         assert isinstance(policy, KTransformers)
         assert (policy.mask, policy.wants_history()) == (kind, learns)
-        assert policy.dynamic == (title == "ktransformers_dynamic")
+        changes = title == "ktransformers_dynamic"
+        assert policy.dynamic == policy.uses("keep") == policy.uses("on_complete") == changes  # else they cost time
     unfitted = registry.build("ktransformers", setup, {"mask": "frequency"})
     with pytest.raises((RuntimeError, CoreError), match="was not fitted"):
         unfitted.on_step(None)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """HybriMoE: an event's experts are dealt out to GPU and host by who would be done with them first."""
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapreplace
 from typing import Any, Literal
@@ -88,7 +88,7 @@ class HybriMoE(Policy):
         self.waiting = deque[int]()  # of the next layer, not queued
         self.coming: dict[int, None] = {}  # queued for the buffer, without a slot
         self.buffered: dict[int, None] = {}
-        self.wanted: set[int] = set()  # for the event under way and the next one, of what is streamed
+        self.wanted: set[int] = set()  # for the next gate, of what is streamed
         self.prefetched: list[int] = []  # for the next gate
         self.on_gpu: list[int] = []  # of the event under way, in the order of compute
 
@@ -102,7 +102,7 @@ class HybriMoE(Policy):
     # -- hooks --------------------------------------------------------------------------------------------------
 
     def on_step(self, step: Step) -> None:
-        self._pass_by(self.setup.n_layers, ())
+        self._forget()
         self.prefill = step.prefill
 
     def place(self, event: LayerEvent) -> Sequence[int]:
@@ -122,15 +122,15 @@ class HybriMoE(Policy):
 
     def on_gate(self, event: LayerEvent) -> None:
         self._learn(event)
-        self._pass_by(event.layer, event.demand if event.prefill else ())
+        self._forget()
         later = event.layer + 1
+        if later == self.setup.n_layers:
+            return
         if event.prefill:
-            self.wanted.update(event.demand)
             self.coming.update(dict.fromkeys(x for x in event.demand if not self.view.resident(x)))
-            if later < self.setup.n_layers:
-                self.waiting.extend(self.setup.experts_of(later))
+            self.waiting.extend(self.setup.experts_of(later))
             self._stream()
-        elif self.prefetch_size and later < self.setup.n_layers:
+        elif self.prefetch_size:
             self._prefetch(later)
 
     def schedule(self, event: LayerEvent) -> Schedule | None:
@@ -194,17 +194,17 @@ class HybriMoE(Policy):
         self.worth[span] = self.alpha * top + (1 - self.alpha) * self.worth[span]
         self.cached[event.layer].stale = True
 
-    def _pass_by(self, layer: int, demand: Collection[int]) -> None:
-        """Drop what was streamed or prefetched up to ``layer`` and is not demanded now."""
-        self.waiting.clear()
-        self.wanted.clear()
+    def _forget(self) -> None:
+        """Drop what was streamed or prefetched for a gate that has run; of no effect on what the GPU waits for."""
         for expert in self.prefetched:
-            self.actions.cancel(expert)  # of no effect on one that is complete, or that the GPU waits for
-        self.prefetched = []
+            self.actions.cancel(expert)  # one that is complete stays
         for expert in [*self.coming, *self.buffered]:
-            if self.setup.layer_of(expert) <= layer and expert not in demand and not self.actions.cancel(expert):
+            if not self.actions.cancel(expert):
                 self.actions.evict(expert)
-        self.coming = {x: None for x in self.coming if x in demand}
+        self.prefetched = []
+        self.coming.clear()
+        self.wanted.clear()
+        self.waiting.clear()
 
     def _stream(self) -> None:
         """Queue what waits, as far as the buffer has places."""

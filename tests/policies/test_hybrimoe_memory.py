@@ -91,8 +91,8 @@ def test_what_the_next_layer_does_not_need_is_dropped() -> None:
     assert finished.accounts.host_lookups == 0
 
 
-# Copies of 60 ns, four tokens of 100: 0 to 5 of the second layer are there when its gate runs at 480, and go; 6 is on the
-# link until 490, and goes then. 7 is late. What stays are the layers' first, in their shares.
+# Copies of 60 ns, four tokens of 100: 0 to 5 of the second layer are there when its gate runs at 480, and go; 6 is on
+# the link until 490, and goes then. 7 is late. What stays are the layers' first, in their shares.
 def test_what_is_on_the_link_goes_when_it_has_come() -> None:
     finished = go(routing([[[0], [7]]] * 4, prompt=4), 1, copy=60, host=1)
     assert held(finished) == [0, 8]
@@ -106,13 +106,24 @@ class Blind(Routing):
         return [replace(p, demand=[*p.demand[:-1], []]) if p.prefill else p for p in super().passes()]
 
 
-# The first layer's expert comes at 70 and takes until 170; the second's 0 comes at 130, 1 at 190. The next pass begins at
-# 180, without the second layer's gate: what is queued then is dropped.
+# The first layer's expert comes at 70 and takes until 170; the second's 0 comes at 130, 1 at 190. The next pass begins
+# at 180, without the second layer's gate: what is queued then is dropped.
 def test_what_was_streamed_for_a_layer_without_tokens_is_dropped() -> None:
     told = routing([[[0], [7]]] * 2, prompt=1)
     trace = Blind(told.ids, told.steps, told.n_experts, told.signals)
     finished = go(trace, 1, copy=60, host=10**6)
     assert finished.accounts.speculative_bytes == 2 * SIZE
+
+
+# A second prompt finds its experts there. Two others of the second layer are on the link from the first gate on, and
+# still are, and have their places, when the third layer's gate runs: of its seven that lack one was not queued, and
+# never is. The first prompt has all sixteen queued.
+def test_what_has_no_place_in_time_is_not_loaded_later() -> None:
+    trace = routing([[[0]] * 3] * 8, prompt=1)
+    trace.steps[1] = (True, 1, 1)
+    setup = replace(setup_of(trace, (3 + 8) * SIZE, costs=costs(500)), host=FlatHost(10**6, None))
+    done = run(registry.build("hybrimoe", setup, {}), trace, depth=2)
+    assert done.accounts.issued == 16 + 7 + 6
 
 
 # Never more than a layer beyond the shares, at whatever price.

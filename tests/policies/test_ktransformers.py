@@ -227,7 +227,7 @@ def test_presets_and_what_they_learn_from() -> None:
         ("ktransformers_front", "front", False),
         ("ktransformers_random", "random", False),
         ("ktransformers_frequency", "frequency", True),
-        ("ktransformers_dynamic", "frequency", True),
+        ("ktransformers_dynamic", "uniform", False),
     ):
         policy = registry.build("ktransformers", setup, as_shipped(title))
         assert isinstance(policy, KTransformers)

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, OlmoeConfig
 
 from policies.api import Policy, Setup
 from policies.lru import LRU
-from real.runtime.backend import Backend, DeviceError, Ticket
+from real.runtime.backend import Backend, DeviceError, Staging, Ticket
 from real.runtime.events import Feed
 from real.runtime.generate import Served, generate
 from real.runtime.live import Live
@@ -190,6 +190,9 @@ class Counting(Backend):
     def download(self, *tensors: Tensor) -> list[NDArray[Any]]:
         self.note("downloads")
         return self.backend.download(*tensors)
+
+    def staging(self) -> Staging:
+        return self.backend.staging()
 
     def mark(self) -> Ticket:
         return _Counted(self.backend.mark(), self)

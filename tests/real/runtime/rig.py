@@ -58,6 +58,8 @@ class Rig:
     machine_type: type[Machine] = Machine
     seed: int = 0
     predictors: Any = field(default_factory=dict)
+    host: Any = None
+    """Who computes what is placed there (policies.api.Host), for a machine that has such a host."""
 
     @property
     def nbytes(self) -> int:
@@ -73,13 +75,14 @@ class Rig:
         """With room for so many experts."""
         moe, sizes = self.model.moe, (self.nbytes,) * len(self.model.moe.layers)
         shape = (len(sizes), moe.n_experts, moe.top_k, sizes, self.chunks)
-        return Setup(*shape, held * self.nbytes, FlatCosts(), self.seed, self.predictors)
+        return Setup(*shape, held * self.nbytes, FlatCosts(), self.seed, self.predictors, host=self.host)
 
     def machine(self, make: MakePolicy, held: int, signals: Any = None) -> Machine:
         policy, signals = make(self.setup(held)), signals or NoSignals()
         setup = policy.setup
         pool = self.pool_type(self.model.store, setup.budget - policy.gpu_bytes(), setup.chunks, self.model.backend)
-        return self.machine_type(self.core_type(policy, setup, signals), pool, depth=self.depth)
+        more = {} if self.host is None else {"workers": self.host.workers}
+        return self.machine_type(self.core_type(policy, setup, signals), pool, depth=self.depth, **more)
 
 
 @dataclass

@@ -73,12 +73,14 @@ def _kept(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decides(predicted: Mapping[str, Any]) -> str:
-    """What most of the predicted time is spent on: "link", where compute waits more than it works, or "software".
+    """What most of the predicted time is spent on: "link" or "host", where compute waits more than it works, by what it
+    waits for the longer; else "software".
 
     Known before anything is measured. Of a cell where the link decides, the error of a time is the link model's.
     """
     totals = predicted["totals"]
-    return "link" if 2 * sum(totals["stall_ns"].values()) > totals["wall_ns"] else "software"
+    waits, for_host = sum(totals["stall_ns"].values()), totals["stall_ns"]["cpu_experts"]
+    return "software" if 2 * waits <= totals["wall_ns"] else "host" if 2 * for_host > waits else "link"
 
 
 def link(cell: Cell, ran: Ran, outcome: Outcome) -> dict[str, float | None]:
@@ -108,7 +110,8 @@ def _replayed(cell: Cell, ran: Ran) -> tuple[str, list[str]]:
     core = make_core(cell, make_policy(cell))
     digest = replay(ran.log, core)
     again = counted(core.finish(core.accounts.start_ns))  # no nanosecond is told: a window of none
-    return digest, [key for key in COUNTED if again[key] != ran.counted[key]]
+    # Runs of before hosts computed have no count of what they did: nothing.
+    return digest, [key for key in COUNTED if again[key] != ran.counted.get(key, 0)]
 
 
 def errors(measured: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

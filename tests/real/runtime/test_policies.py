@@ -13,9 +13,10 @@ from policies import registry
 from policies.api import LayerEvent, Policy
 from policies.api import Routing as PolicyRouting
 from policies.lru import LRU
+from real.runtime.hosted import HostedMachine
 from real.runtime.offloaded import Offloaded
 from sim.check.laws import ready
-from sim.check.synthetic import Routing, World, draw
+from sim.check.synthetic import FlatHost, Routing, World, draw
 from sim.check.variants import Variant
 from sim.core.core import Core
 from sim.core.state import CoreError
@@ -27,9 +28,9 @@ from traces.kit import conf
 SHIPPED = [
     Variant(given.pop("name"), tuple(given.items()), title=path.stem)
     for path in sorted((conf.FOLDER / "policy").glob("*.yaml"))
-    if (given := yaml.safe_load(path.read_text())) and registry.find(given["name"]).place is Policy.place
+    if (given := yaml.safe_load(path.read_text()))
 ]
-"""Every YAML of conf/policy, but for those that have experts computed on the host."""
+"""Every YAML of conf/policy."""
 PREDICTORS = {it.name: it for variant in SHIPPED for it in variant.world.predictors}
 WORLD = World(predictors=tuple(PREDICTORS.values()))
 
@@ -58,6 +59,9 @@ def case_of() -> Callable[[int], Case]:
 def test_decisions_follow_from_the_log_of_facts(variant: Variant, case_of: Callable[[int], Case]) -> None:
     case = case_of(variant.world.layers)
     rig, routing = case.rig, case.routing
+    hosts = registry.find(variant.name).place is not Policy.place
+    if hosts:
+        rig = replace(rig, machine_type=HostedMachine, host=FlatHost(1, None, 2))
     for held in (rig.experts // 4, rig.experts // 2, rig.experts):
         ran = follow(rig, lambda setup: ready(variant.build(variant.roomy(setup)), routing), held, routing).check()
         policy = ran.core.policy
@@ -67,6 +71,7 @@ def test_decisions_follow_from_the_log_of_facts(variant: Variant, case_of: Calla
         assert all(scores.isfinite().all() for scores in ran.logits)
         if policy.lossless:
             assert ran.same_logits(case.whole), held
+        assert bool(ran.accounts.host_lookups) <= hosts
 
 
 # A layer that saw no token was told as an event without demand, which the simulator leaves out, and passed on what

@@ -37,7 +37,10 @@ def judge(cell: Cell, runs: Sequence[Ran], priced: Cell | None = None) -> tuple[
     ran = found[(len(found) - 1) // 2]
     replays = [_replayed(cell, it) for it in found]
     digest, unlike = replays[(len(found) - 1) // 2]
-    outcome = simulate(priced, make_policy(priced), record=True)
+    told = make_policy(priced)
+    if told.uses("place"):  # it decides by prices: as it did on the device, by those that it was told there
+        told = make_policy(cell)
+    outcome = simulate(priced, told, record=True)
     measured, predicted = ran.document, result_of(priced, outcome, None)
     own = identify(cell, outcome.policy.predictors())
     times = {name: [time for it in found if (time := _time(it.document, name)) is not None] for name in TIMES}

@@ -286,6 +286,14 @@ def test_while_a_stranger_is_on_the_link_the_host_is_waited_for(clocked: Clocked
     assert clocked.core.accounts.host_ns == 4
 
 
+def test_until_a_worker_begins_the_stranger_alone_is_waited_for(clocked: Clocked) -> None:
+    clocked.opened(ahead=5).host_ends(11)
+    clocked.at = 13
+    clocked._taken()
+    assert clocked.row() == [0, 0, 13 - 11, 0, 11 - 7]
+    assert clocked.copied(20).row() == [0, 0, 2, 0, 4 + 20 - 13]
+
+
 def test_while_what_is_demanded_is_on_the_link_it_is_waited_for(clocked: Clocked) -> None:
     assert clocked.opened(ahead=None).host_ends(11).copied(27).row() == [20, 0, 0, 0, 0]
 

@@ -151,17 +151,24 @@ def test_an_interrupt_joins_the_threads(where: str, rig: Rig, monkeypatch: pytes
     waits, rang = threading.Condition.wait, []
 
     def interrupted(condition: Any, timeout: float | None = None) -> bool:
-        if sys._getframe(1).f_code.co_name == where and threading.current_thread() is threading.main_thread():
+        caller, main = sys._getframe(1), threading.current_thread() is threading.main_thread()
+        if main and caller.f_code.co_name == where and caller.f_locals["self"]._settled:
             rang.append(where)
             raise KeyboardInterrupt
         return waits(condition, timeout)
 
     class Late(Backend):
+        """Of two workers the second is late."""
+
+        asked = 0
+
         def staging(self) -> Staging:
-            time.sleep(0.01)
+            self.asked += 1
+            time.sleep(0.02 * (self.asked % 2 == 0))
             return Staging()
 
-    rig.model.backend = Late()
+    rig.model.backend, before = Late(), torch.get_num_threads()
+    torch.set_num_threads(4)
     monkeypatch.setattr(threading.Condition, "wait", interrupted)
     for _ in range(20):  # a worker may be quicker than whoever would wait for it
         try:
@@ -170,3 +177,5 @@ def test_an_interrupt_joins_the_threads(where: str, rig: Rig, monkeypatch: pytes
             break
     monkeypatch.undo()
     assert rang
+    assert (torch.get_num_threads(), of_a_new_thread()) == (4, 4)
+    torch.set_num_threads(before)

@@ -25,7 +25,7 @@ from real.runtime.pool import Pool
 from sim.core.accounts import CPU_EXPERTS
 from sim.core.core import Core
 from sim.core.loads import NONE, Prediction
-from sim.core.state import DEMAND, SPECULATIVE, CoreError
+from sim.core.state import DEMAND, SPECULATIVE
 from traces.kit.telling import in_short
 
 
@@ -164,9 +164,9 @@ class HostedMachine(Machine):
 
     def _on_link(self) -> int:
         """What compute that waits for the link waits for now, as an index of the stalls."""
-        return (
-            self.core.state.kind[self._under_way[0][1] // self.core.setup.chunks] if self._under_way else self._awaited
-        )
+        if not self._under_way:
+            return self._awaited
+        return self.core.state.kind[self._under_way[0][1] // self.core.setup.chunks]
 
     def _charge(self, cause: int, now: int) -> None:
         """As without a host; but a nanosecond is the host's where it works and nothing demanded is on the link."""
@@ -180,8 +180,6 @@ class HostedMachine(Machine):
         try:
             yield
         except RuntimeError as error:
-            if isinstance(error, CoreError):
-                raise
             layer, expert = divmod(x, self.core.setup.n_experts)
             said = f"expert {expert} of layer {layer} failed on the host"
             raise DeviceError(f"{said}: {in_short(error)}") from error

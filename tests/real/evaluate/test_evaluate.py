@@ -21,7 +21,7 @@ from sim.core.log import NEXT_CHUNK
 from sim.prices import HardwareProfile, shipped
 
 pytestmark = pytest.mark.ci  # the rehearsal alone takes half a minute
-STEPS = "preflight,copies,layers,store,overheads,link,exact,host,profile"
+STEPS = "preflight,copies,layers,store,overheads,link,exact,profile"
 WORDS = ["rehearse=true", "device=cpu", "threads=1", "minutes=5"]
 
 
@@ -94,6 +94,21 @@ def test_the_page_says_what_was_found(measured: Path, tmp_path: Path, capsys: py
     assert profile.name == "mine"
     assert profile.runtime is not None
     assert (tmp_path / "out" / "tiny-moe_link.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_the_host_computes_is_measured_and_judged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench, "TINY", replace(bench.TINY, host_grid=(("static_split", "25%"),)))
+    assert main(["measure", f"out={folder}", "only=host", *WORDS]) == 0
+    assert main(["evaluate", str(folder), f"out={tmp_path}/out"]) == 0
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "4 of 4 logs give the device's decisions again" in page
+    assert "With most experts on the host, from the same without: largest difference 0, KL 0 nats a token" in page
+    (row,) = json.loads((tmp_path / "out" / "tiny-moe_host.json").read_text())["cells"]
+    assert row["policy"]["name"] == "static_split"
+    assert row["device"]["totals"]["host_lookups"] == row["simulated"]["totals"]["host_lookups"] > 0
+    assert [it["holds"] for it in criteria([row]) if it["name"] in ("hits_worst", "host_worst")] == [True] * 2
 
 
 def test_a_log_that_decides_otherwise_is_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, ClassVar
 
@@ -11,11 +11,9 @@ import pytest
 
 from policies.lru import LRU
 from real.runtime.backend import CudaBackend
-from real.runtime.hosted import HostedMachine
 from real.runtime.offloaded import Offloaded
 from real.runtime.tiny import Shared
-from sim.check.synthetic import FlatHost
-from tests.real.runtime.rig import CPU, Rig, serve, torch
+from tests.real.runtime.rig import CPU, Rig, hosted, serve, torch
 from tests.traces.models.tiny import tiny
 
 CUDA = torch.device("cuda", 0)
@@ -115,7 +113,7 @@ def test_activations_go_there_and_back_by_buffers_and_a_stream_of_each_worker(wo
     rig = Rig(Offloaded(tiny("olmoe"), CPU), chunks=2)
     plain = serve(rig, LRU, 6, 4).check()
     mocked(rig.model)
-    rig = replace(rig, machine_type=HostedMachine, host=FlatHost(1, None, workers))
+    rig = hosted(rig, workers)
     used.pinned.clear()
     ran = serve(rig, Shared, 6, 4).check()
     assert ran.same_logits(plain)

@@ -3,12 +3,11 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from policies.api import LayerEvent
 from policies.lru import LRU
 from real.runtime import compute
 from real.runtime.backend import Backend, DeviceError, Staging
@@ -17,15 +16,8 @@ from real.runtime.offloaded import Offloaded
 from real.runtime.runner import device_machine
 from sim.check.synthetic import FlatHost
 from sim.workload.signals import TraceSignals
-from tests.real.runtime.rig import CPU, ROUTING, Rig, follow, torch
+from tests.real.runtime.rig import CPU, ROUTING, Host, Rig, follow, hosted, torch
 from tests.traces.models.tiny import tiny
-
-
-class Host(LRU):
-    """The host computes everything."""
-
-    def place(self, event: LayerEvent) -> Sequence[int]:
-        return event.demand
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +29,7 @@ def model() -> Offloaded:
 def rig(model: Offloaded) -> Iterator[Rig]:
     """At its end no thread is left, torch has as many as before, and the model can be used again."""
     threads, before = torch.get_num_threads(), threading.active_count()
-    made = Rig(model, machine_type=HostedMachine, host=FlatHost(1, None, 2))
+    made = hosted(Rig(model), 2)
     yield made
     deadline = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < deadline:

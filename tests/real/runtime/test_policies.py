@@ -13,14 +13,13 @@ from policies import registry
 from policies.api import LayerEvent, Policy
 from policies.api import Routing as PolicyRouting
 from policies.lru import LRU
-from real.runtime.hosted import HostedMachine
 from real.runtime.offloaded import Offloaded
 from sim.check.laws import ready
-from sim.check.synthetic import FlatHost, Routing, World, draw
+from sim.check.synthetic import Routing, World, draw
 from sim.check.variants import Variant
 from sim.core.core import Core
 from sim.core.state import CoreError
-from tests.real.runtime.rig import CPU, All, Ran, Rig, follow, passes_of
+from tests.real.runtime.rig import CPU, All, Ran, Rig, follow, hosted, passes_of
 from tests.sim.machine.restless import Lossy
 from tests.traces.models.tiny import E, K, tiny
 from traces.kit import conf
@@ -61,7 +60,7 @@ def test_decisions_follow_from_the_log_of_facts(variant: Variant, case_of: Calla
     rig, routing = case.rig, case.routing
     hosts = registry.find(variant.name).place is not Policy.place
     if hosts:
-        rig = replace(rig, machine_type=HostedMachine, host=FlatHost(1, None, 2))
+        rig = hosted(rig, 2)
     for held in (rig.experts // 4, rig.experts // 2, rig.experts):
         ran = follow(rig, lambda setup: ready(variant.build(variant.roomy(setup)), routing), held, routing).check()
         policy = ran.core.policy

@@ -257,7 +257,7 @@ def _hosts(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             figures += [f"{it[side]['bytes_per_token']['demand'] / 1e6:.4g}" for side in SIDES]
             rows.append((label(it["policy"]), it["budget"], *figures))
     if rows:
-        yield "Experts on the host; its workers' time holds the way of the activations and of the threads to it."
+        yield "Experts on the host. *Workers*: from taking an expert until its rows are back."
         yield table(heads, rows)
 
 

@@ -1,12 +1,14 @@
 """From figures to the law that has them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
 from traces.format.layout import Array
-from traces.synthesize.changed import means_by_layer, shares_of
+from traces.synthesize.between import as_uneven, by_chance, drift_of
+from traces.synthesize.changed import between_in, means_by_layer, shares_of
 from traces.synthesize.draw import Source, largest
 from traces.synthesize.figures import Figures
 from traces.synthesize.law import Law, correlations_of, parts_of
@@ -14,6 +16,7 @@ from traces.synthesize.measure import PIECE, Sums, held_by
 
 ROUNDS = 4
 TRIED_TOKENS = 6144
+TRIED_ALONE = 4096
 TRIED_LAYERS = 8
 SHARED, MOST_SHARED = 0.8, 0.95
 """How much of the factors layers share: at first, and at most."""
@@ -25,9 +28,11 @@ def law_of(figures: Figures) -> Law:
 
     What the closed forms miss, since exactly K are chosen and factors are few, is measured on drawn requests and
     mended: on average over the layers, the overlap at each lag is that of the figures, and so is ``together`` as far as
-    the law can reach it.
+    the law can reach it. So is how uneven popularity is: a few factors make it more uneven than independent noise does.
     """
-    means = means_by_layer(figures)
+    K, means = figures.top_k, means_by_layer(figures)
+    evenly, popular = means, by_chance(means, K)
+    aimed = popular
     wanted, kin = shares_of(figures.overlap), shares_of([figures.kinship])[0]
     aim, shared, some = wanted, SHARED, _some_layers(figures.layers)
     law = _law(figures, means, aim, kin, shared)
@@ -38,8 +43,11 @@ def law_of(figures: Figures) -> Law:
         if figures.together is not None and found.together > 0:
             shared *= float(np.sqrt(max(figures.together, 0) / found.together))
         shared = min(shared, MOST_SHARED)
+        missing = popular[some] - _alone(law, some, K)
+        aimed = aimed + np.interp(np.arange(figures.layers), some, missing)
+        means = as_uneven(evenly, aimed, K)
         law = _law(figures, means, aim, kin, shared)
-    return law
+    return replace(law, drift=drift_of(means, law.parts[:, -1] * (1 - law.topic), between_in(figures), K))
 
 
 def reached(figures: Figures) -> tuple[float, float]:
@@ -75,6 +83,16 @@ def _tried(law: Law, figures: Figures) -> Sums:
         sums.add_piece(held_by(ids, experts))
         rows, request = rows + length, request + 1
     return sums
+
+
+def _alone(law: Law, layers: Array, top_k: int) -> Array:
+    """What tokens of two requests share in these layers, as they are drawn, over many requests."""
+    source, found = Source(law, seed=0), []
+    for layer in layers:
+        ids = largest(source.alone(layer, TRIED_ALONE), top_k)
+        chances = np.bincount(ids.ravel(), minlength=law.means.shape[1]) / TRIED_ALONE
+        found.append((chances**2).sum() / top_k - 1 / TRIED_ALONE)
+    return np.array(found)
 
 
 def lengths_of(figures: Figures, count: int) -> list[int]:

@@ -74,7 +74,7 @@ def _law(figures: Figures, means: Array, aim: Array, kin: Array, shared: float) 
 def _tried(law: Law, figures: Figures) -> Sums:
     """What requests drawn from the law are like."""
     layers, experts = law.means.shape
-    sums, source, rows, request = Sums(layers, experts), Source(law, seed=0), 0, 0
+    sums, source, rows, request = Sums(layers, experts, lags=figures.lags), Source(law, seed=0), 0, 0
     lengths = lengths_of(figures, 1 + 2 * len(figures.prompt_tokens))
     while rows < TRIED_TOKENS:
         length = min(PIECE, max(2, lengths[request % len(lengths)]))
@@ -91,7 +91,7 @@ def _alone(law: Law, layers: Array, top_k: int) -> Array:
     for layer in layers:
         ids = largest(source.alone(layer, TRIED_ALONE), top_k)
         chances = np.bincount(ids.ravel(), minlength=law.means.shape[1]) / TRIED_ALONE
-        found.append((chances**2).sum() / top_k - 1 / TRIED_ALONE)
+        found.append((TRIED_ALONE * (chances**2).sum() / top_k - 1) / (TRIED_ALONE - 1))
     return np.array(found)
 
 

@@ -1,7 +1,7 @@
 """Measure the figures of a trace's routing, a request at a time."""
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.stats import norm
@@ -27,10 +27,10 @@ _FROM = {
 class Sums:
     """What is added up of L layers of E experts: all counts are of experts, by layer. ``sources``: how many there are."""
 
-    def __init__(self, L: int, E: int, sources: int = 1) -> None:
-        self.sources = sources
+    def __init__(self, L: int, E: int, sources: int = 1, lags: Sequence[int] = LAGS) -> None:
+        self.sources, self.lags = sources, lags
         self.rows, self.chosen = 0, np.zeros((L, E), np.int64)
-        self.shared, self.possible = np.zeros((2, L, len(LAGS)), np.int64)
+        self.shared, self.possible = np.zeros((2, L, len(lags)), np.int64)
         self.pairs, self.each = 0, np.zeros(L)
         self.both = np.zeros((L, L))
         self.by_source: dict[str, Array] = {}
@@ -41,7 +41,7 @@ class Sums:
 
     def add_piece(self, held: Array) -> None:
         """Count ``held`` [rows, L, E], 1 where a token has chosen an expert: rows that follow one another."""
-        for place, lag in enumerate(LAGS):
+        for place, lag in enumerate(self.lags):
             if lag >= len(held):
                 break
             former, later = held[:-lag], held[lag:]

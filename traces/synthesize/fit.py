@@ -12,10 +12,12 @@ from traces.synthesize.changed import between_in, means_by_layer, shares_of
 from traces.synthesize.draw import Source, largest
 from traces.synthesize.figures import Figures
 from traces.synthesize.law import Law, correlations_of, parts_of
-from traces.synthesize.measure import PIECE, Sums, held_by
+from traces.synthesize.measure import Sums, held_by
 
 ROUNDS = 4
 TRIED_TOKENS = 6144
+TRIED_ROWS = 64
+"""Of a request: many that begin tell more than a few that end."""
 TRIED_ALONE = 4096
 TRIED_LAYERS = 8
 SHARED, MOST_SHARED = 0.8, 0.95
@@ -36,24 +38,26 @@ def law_of(figures: Figures) -> Law:
     wanted, kin = shares_of(figures.overlap), shares_of([figures.kinship])[0]
     aim, shared, some = wanted, SHARED, _some_layers(figures.layers)
     law = _law(figures, means, aim, kin, shared)
-    for _ in range(ROUNDS):
-        found = _tried(Law(law.means[some], law.parts[some], law.topic[some], shared), figures)
-        missed = np.nan_to_num(_mean(wanted[some]) - _mean(found.overlap))
-        aim = np.clip(aim + missed, 0, 1)
-        if figures.together is not None and found.together > 0:
-            shared *= float(np.sqrt(max(figures.together, 0) / found.together))
-        shared = min(shared, MOST_SHARED)
-        missing = popular[some] - _alone(law, some, K)
-        aimed = aimed + np.interp(np.arange(figures.layers), some, missing)
+    drift = drift_of(means, law.parts[:, -1] * (1 - law.topic), between_in(figures), K)
+    for number in range(ROUNDS):
+        # Each round's requests are others, and move the law the less, the later they come: no sample's chances stay.
+        gain = 1 / (1 + number)
+        aimed = aimed + np.interp(np.arange(figures.layers), some, popular[some] - _alone(law, some, K, number))
         means = as_uneven(evenly, aimed, K)
         law = _law(figures, means, aim, kin, shared)
-    return replace(law, drift=drift_of(means, law.parts[:, -1] * (1 - law.topic), between_in(figures), K))
+        found = _tried(Law(law.means[some], law.parts[some], law.topic[some], shared), figures, number)
+        aim = np.clip(aim + gain * _also_farther(_mean(wanted[some]) - _mean(found.overlap)), 0, 1)
+        if figures.together is not None and found.together > 0:
+            shared *= float(max(figures.together, 0) / found.together) ** (gain / 2)
+        shared = min(shared, MOST_SHARED)
+        law = _law(figures, means, aim, kin, shared)
+    return replace(law, drift=drift)
 
 
 def reached(figures: Figures) -> tuple[float, float]:
     """What requests drawn from the law of ``figures`` have: the overlap with the token before, and ``together``."""
     law, some = law_of(figures), _some_layers(figures.layers)
-    found = _tried(Law(law.means[some], law.parts[some], law.topic[some], law.shared), figures)
+    found = _tried(Law(law.means[some], law.parts[some], law.topic[some], law.shared), figures, ROUNDS)
     return float(_mean(found.overlap)[0]), found.together
 
 
@@ -71,13 +75,13 @@ def _law(figures: Figures, means: Array, aim: Array, kin: Array, shared: float) 
     return Law(means, np.stack(parts), topic, shared)
 
 
-def _tried(law: Law, figures: Figures) -> Sums:
+def _tried(law: Law, figures: Figures, seed: int) -> Sums:
     """What requests drawn from the law are like."""
     layers, experts = law.means.shape
-    sums, source, rows, request = Sums(layers, experts, lags=figures.lags), Source(law, seed=0), 0, 0
+    sums, source, rows, request = Sums(layers, experts, lags=figures.lags), Source(law, seed), 0, 0
     lengths = lengths_of(figures, 1 + 2 * len(figures.prompt_tokens))
     while rows < TRIED_TOKENS:
-        length = min(PIECE, max(2, lengths[request % len(lengths)]))
+        length = min(TRIED_ROWS, max(2, lengths[request % len(lengths)]))
         states = source.states(request, length, request % figures.topics)
         ids = np.stack([largest(state, figures.top_k) for state in states], axis=1)
         sums.add_piece(held_by(ids, experts))
@@ -85,9 +89,15 @@ def _tried(law: Law, figures: Figures) -> Sums:
     return sums
 
 
-def _alone(law: Law, layers: Array, top_k: int) -> Array:
+def _also_farther(missed: Array) -> Array:
+    """By lag; at those where it is not known, as at the nearest one where it is."""
+    known = np.flatnonzero(~np.isnan(missed))
+    return np.interp(np.arange(len(missed)), known, missed[known]) if len(known) else np.zeros(len(missed))
+
+
+def _alone(law: Law, layers: Array, top_k: int, seed: int) -> Array:
     """What tokens of two requests share in these layers, as they are drawn, over many requests."""
-    source, found = Source(law, seed=0), []
+    source, found = Source(law, seed), []
     for layer in layers:
         ids = largest(source.alone(layer, TRIED_ALONE), top_k)
         chances = np.bincount(ids.ravel(), minlength=law.means.shape[1]) / TRIED_ALONE

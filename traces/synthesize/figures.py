@@ -93,7 +93,7 @@ class Figures:
         for layer, row in enumerate(figures.popularity):
             if not 1 < len(row) <= E or list(row) != sorted(row) or not row[-1]:
                 raise refusal([*row], f"{where}popularity[{layer}]", f"2 to {E} chances, ascending, not all 0")
-        if len(figures.between or ()) > (most := 2 + REQUESTS.bit_length()):
+        if len(figures.between or ()) > (most := REQUESTS.bit_length()):
             raise refusal(len(figures.between or ()), f"{where}between, number of shares", f"at most {most}")
         for key in ("prompt_tokens", "output_tokens"):
             if not (row := getattr(figures, key)) or list(row) != sorted(row):

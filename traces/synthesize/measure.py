@@ -25,7 +25,7 @@ _FROM = {
 
 
 class Sums:
-    """What is added up of L layers of E experts: all counts are of experts, by layer. ``sources``: how many there are."""
+    """What is added up of L layers of E experts, of requests from so many ``sources``: all counts are of experts."""
 
     def __init__(self, L: int, E: int, sources: int = 1, lags: Sequence[int] = LAGS) -> None:
         self.sources, self.lags = sources, lags

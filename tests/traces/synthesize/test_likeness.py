@@ -1,7 +1,7 @@
-"""What is drawn like a recording is cached like it: LRU and Belady, per layer and in one pool, and who wins."""
+"""What is drawn like a recording is cached like it: LRU, FIFO, LFU and Belady, per layer and in one pool, and who wins."""
 
 import heapq
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +34,31 @@ def fifo(sequence: list[int], slots: int) -> float:
     return lru(sequence, slots, renew=False)
 
 
+def lfu(sequence: list[int], slots: int, *, forget: bool = False) -> float:
+    count, last, held = Counter[int](), dict[int, int](), set[int]()
+    rarest, hits = list[tuple[int, int, int]](), 0
+    for now, expert in enumerate(sequence):
+        count[expert] += 1
+        last[expert] = now
+        if expert in held:
+            hits += 1
+            continue
+        while len(held) >= slots:
+            _, _, victim = entry = heapq.heappop(rarest)
+            if entry[:2] != (now_is := (count[victim], last[victim])):
+                heapq.heappush(rarest, (*now_is, victim))
+                continue
+            held.remove(victim)
+            count[victim] *= not forget
+        held.add(expert)
+        heapq.heappush(rarest, (count[expert], now, expert))
+    return hits / len(sequence)
+
+
+def lfu_incache(sequence: list[int], slots: int) -> float:
+    return lfu(sequence, slots, forget=True)
+
+
 def belady(sequence: list[int], slots: int) -> float:
     after, last = [0] * len(sequence), dict[int, int]()
     for place in range(len(sequence) - 1, -1, -1):
@@ -59,7 +84,7 @@ def hit_rates(folder: Path) -> dict[tuple[str, str, float], float]:
     ids = np.asarray(trace.expert_ids)[:, LAYERS].astype(int)
     layers, found = ids.shape[1], {}
     pool = (ids + trace.E * np.arange(layers)[None, :, None]).ravel().tolist()
-    rules: tuple[Callable[[list[int], int], float], ...] = (lru, fifo, belady)
+    rules: tuple[Callable[[list[int], int], float], ...] = (lru, fifo, lfu, lfu_incache, belady)
     for rule in rules:
         for share in SHARES:
             slots = int(share * trace.E)
@@ -75,6 +100,10 @@ def test_hit_rates_are_those_of_the_recording(tmp_path: Path) -> None:
     assert main(["synthesize", *words]) == 0
     real, drawn = hit_rates(sample), hit_rates(tmp_path / "t")
     assert drawn == pytest.approx(real, abs=0.03)
+    assert_same_order(real, drawn)
+
+
+def assert_same_order(real: dict[tuple[str, str, float], float], drawn: dict[tuple[str, str, float], float]) -> None:
     for share in SHARES:
         rows = {row[:2] for row in real if row[2] == share}
         for one in rows:

@@ -89,7 +89,8 @@ def likeness_of(means: Array, correlations: Array, between: Between, top_k: int)
 def between_of(means: Array, correlations: Array, likenesses: Array, top_k: int) -> Array:
     """The shares [n] by ``likenesses`` [n] of what requests keep, whose variances are ``correlations`` [L]."""
     rows = [overlaps_of(*row, top_k) for row in zip(means, correlations[:, None] * likenesses, strict=True)]
-    return np.mean(rows, axis=0)
+    found: Array = np.mean(rows, axis=0)
+    return found
 
 
 def drift_of(means: Array, correlations: Array, between: Between, top_k: int) -> Array:

@@ -114,8 +114,8 @@ def lengths_of(figures: Figures, count: int) -> list[int]:
 
 
 def resampled_at(quantiles: Sequence[int], at: Array) -> Array:
-    """Lengths at the shares ``at``, whole tokens."""
-    return np.rint(np.interp(at, np.linspace(0, 1, len(quantiles)), quantiles)).astype(np.int64)
+    """Lengths at the shares ``at``, whole tokens; between two quantiles, as likely in their logarithm."""
+    return np.rint(np.exp(np.interp(at, np.linspace(0, 1, len(quantiles)), np.log(quantiles)))).astype(np.int64)
 
 
 def _mean(shares: Array) -> Array:

@@ -1,6 +1,6 @@
 """Draw the states of one request's tokens from a law, layer by layer. The same seed draws the same request."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from scipy.signal import lfilter
@@ -49,12 +49,13 @@ class Source:
         found: Array = np.tensordot(np.sqrt(drift), factors, 1)
         return found
 
-    def states(self, request: int, rows: int, topic: int) -> Iterator[Array]:
-        """Yield the state of each layer [rows, E] of a request that is about ``topic``."""
+    def states(self, request: int, rows: int, topic: int, layers: Iterable[int] | None = None) -> Iterator[Array]:
+        """Yield the state of each layer [rows, E] of a request that is about ``topic``; or of some ``layers``."""
         shared, of_topic = self._random(_REQUEST, request), self._random(_TOPIC, topic)
         common, common_topic = _parts(shared, rows), of_topic.standard_normal(FACTORS)
         drift, new_here = self._drift(request), np.sqrt(1 - self.law.drift.sum())
-        for layer, means in enumerate(self._means):
+        for layer in range(len(self._means)) if layers is None else layers:
+            means = self._means[layer]
             parts, kin = self.law.parts[layer], self.law.topic[layer]
             new = max(0.0, 1 - parts.sum())
             own = _parts(shared, rows)

@@ -12,12 +12,10 @@ from traces.synthesize.changed import between_in, means_by_layer, shares_of
 from traces.synthesize.draw import Source, largest
 from traces.synthesize.figures import Figures
 from traces.synthesize.law import Law, correlations_of, parts_of
-from traces.synthesize.measure import Sums, held_by
+from traces.synthesize.measure import PIECE, Sums, held_by
 
 ROUNDS = 4
 TRIED_TOKENS = 6144
-TRIED_ROWS = 64
-"""Of a request: many that begin tell more than a few that end."""
 TRIED_ALONE = 4096
 TRIED_LAYERS = 8
 SHARED, MOST_SHARED = 0.8, 0.95
@@ -25,12 +23,13 @@ SHARED, MOST_SHARED = 0.8, 0.95
 
 
 @cache
-def law_of(figures: Figures) -> Law:
-    """The law of ``figures``.
+def law_of(figures: Figures, seed: int) -> Law:
+    """The law of ``figures``, for requests that are drawn from ``seed``.
 
     What the closed forms miss, since exactly K are chosen and factors are few, is measured on drawn requests and
-    mended: on average over the layers, the overlap at each lag is that of the figures, and so is ``together`` as far as
-    the law can reach it. So is how uneven popularity is: a few factors make it more uneven than independent noise does.
+    mended, on those of the same seed, whose factors and topics they are: on average over the layers, the overlap at
+    each lag is that of the figures, and so is ``together`` as far as the law can reach it. So is how uneven popularity
+    is: a few factors make it more uneven than independent noise does.
     """
     K, means = figures.top_k, means_by_layer(figures)
     evenly, popular = means, by_chance(means, K)
@@ -39,25 +38,23 @@ def law_of(figures: Figures) -> Law:
     aim, shared, some = wanted, SHARED, _some_layers(figures.layers)
     law = _law(figures, means, aim, kin, shared)
     drift = drift_of(means, law.parts[:, -1] * (1 - law.topic), between_in(figures), K)
-    for number in range(ROUNDS):
-        # Each round's requests are others, and move the law the less, the later they come: no sample's chances stay.
-        gain = 1 / (1 + number)
-        aimed = aimed + np.interp(np.arange(figures.layers), some, popular[some] - _alone(law, some, K, number))
+    for _ in range(ROUNDS):
+        aimed = aimed + np.interp(np.arange(figures.layers), some, popular[some] - _alone(law, some, K, seed))
         means = as_uneven(evenly, aimed, K)
-        law = _law(figures, means, aim, kin, shared)
-        found = _tried(Law(law.means[some], law.parts[some], law.topic[some], shared), figures, number)
-        aim = np.clip(aim + gain * _also_farther(_mean(wanted[some]) - _mean(found.overlap)), 0, 1)
+        # What factors add to the overlap of strangers, they add to that of requests of one source.
+        kindred = np.clip(kin + aimed - popular, 0, 1)
+        found = _tried(_law(figures, means, aim, kindred, shared), figures, seed)
+        aim = np.clip(aim + _also_farther(_mean(wanted[some]) - _mean(found.overlap)), 0, 1)
         if figures.together is not None and found.together > 0:
-            shared *= float(max(figures.together, 0) / found.together) ** (gain / 2)
+            shared *= float(np.sqrt(max(figures.together, 0) / found.together))
         shared = min(shared, MOST_SHARED)
-        law = _law(figures, means, aim, kin, shared)
+        law = _law(figures, means, aim, kindred, shared)
     return replace(law, drift=drift)
 
 
-def reached(figures: Figures) -> tuple[float, float]:
+def reached(figures: Figures, seed: int) -> tuple[float, float]:
     """What requests drawn from the law of ``figures`` have: the overlap with the token before, and ``together``."""
-    law, some = law_of(figures), _some_layers(figures.layers)
-    found = _tried(Law(law.means[some], law.parts[some], law.topic[some], law.shared), figures, ROUNDS)
+    found = _tried(law_of(figures, seed), figures, seed)
     return float(_mean(found.overlap)[0]), found.together
 
 
@@ -77,12 +74,12 @@ def _law(figures: Figures, means: Array, aim: Array, kin: Array, shared: float) 
 
 def _tried(law: Law, figures: Figures, seed: int) -> Sums:
     """What requests drawn from the law are like."""
-    layers, experts = law.means.shape
-    sums, source, rows, request = Sums(layers, experts, lags=figures.lags), Source(law, seed), 0, 0
+    some, experts = _some_layers(figures.layers), figures.experts
+    sums, source, rows, request = Sums(len(some), experts, lags=figures.lags), Source(law, seed), 0, 0
     lengths = lengths_of(figures, 1 + 2 * len(figures.prompt_tokens))
     while rows < TRIED_TOKENS:
-        length = min(TRIED_ROWS, max(2, lengths[request % len(lengths)]))
-        states = source.states(request, length, request % figures.topics)
+        length = min(PIECE, max(2, lengths[request % len(lengths)]))
+        states = source.states(request, length, request % figures.topics, some)
         ids = np.stack([largest(state, figures.top_k) for state in states], axis=1)
         sums.add_piece(held_by(ids, experts))
         rows, request = rows + length, request + 1

@@ -58,7 +58,7 @@ def _missed(options: Synthesize, figures: Figures, said: Mapping[str, Any]) -> d
     stated = [key for key in ("overlap", "together") if getattr(options, key) is not None]
     if not stated:
         return {}
-    drawn = dict(zip(("overlap", "together"), reached(figures), strict=True))
+    drawn = dict(zip(("overlap", "together"), reached(figures, options.seed), strict=True))
     for key in stated:
         if abs(drawn[key] - said[key]) > 0.05 * abs(said[key]):
             print(f"warning: {key}={said[key]:.3g}: what is drawn has {drawn[key]:.3g}", file=sys.stderr)

@@ -70,7 +70,7 @@ def synthesize(plan: Plan, target: Path) -> Path:
     }
     signals = {name: shapes[name] for name in plan.signals}
     with TraceWriter(target, n_layers=L, n_experts=E, top_k=K, signals=signals) as out:
-        source = Source(law_of(figures), plan.seed)
+        source = Source(law_of(figures, plan.seed), plan.seed)
         factor = _steepness(source, figures, K)
         for number, drawn in enumerate(plan.requests):
             prefill = [(PREFILL, drawn.prompt, 0)] if figures.prompt_rows else []

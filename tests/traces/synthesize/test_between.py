@@ -109,7 +109,7 @@ def test_requests_drawn_are_as_alike_as_the_figures_say() -> None:
 
 def test_popularity_is_as_uneven_as_the_figures_say_though_factors_are_few() -> None:
     figures = read_figures("gpt_oss_20b")
-    law = law_of(figures)
+    law = law_of(figures, 7)
     source, drawn = Source(law, seed=7), []
     for layer in range(0, 24, 3):
         chances = np.bincount(largest(source.alone(layer, 8192), 4).ravel(), minlength=32) / 8192

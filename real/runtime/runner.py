@@ -66,9 +66,13 @@ class Runner:
 def device_machine(model: Offloaded, policy: Policy, signals: StepSignals, depth: int = 1) -> Machine:
     """A machine that runs ``policy`` for a model, with slots for its budget; ``depth``: chunks on the link at once.
 
-    UserError where the device has no room for them, or where the policy has experts computed elsewhere.
+    UserError where the device has no room for them, or where the policy wants another model, or has experts computed
+    elsewhere.
     """
     setup = policy.setup
+    if policy.modified:
+        where = "is of a modified model, whose gates choose a layer ahead, and the device's is not"
+        raise UserError(f"policy={policy.name}: {where}; allowed: policies of the model as it is")
     if policy.uses("place"):
         where = "computes experts on the host, which this runtime does not"
         raise UserError(f"policy={policy.name}: {where}; allowed: policies that leave them to the GPU")

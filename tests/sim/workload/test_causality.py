@@ -35,7 +35,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recorded
 def test_nothing_is_decided_by_what_comes_later(
     variant: Variant, seed: int, batch: int, recorded: Callable[..., Recorded]
 ) -> None:
-    given = recorded(seed, batch, variant.world.layers)
+    given = recorded(seed, batch, variant.world.layers, registry.find(variant.name).modified)
     assert_causal(variant.build, replace(given, setup=variant.roomy(given.setup)))
 
 

@@ -1,5 +1,6 @@
 """Pre-gated MoE: a model whose gates choose one layer ahead, and a double buffer that what they say is copied into."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -32,7 +33,7 @@ class Pregated(Pooled[Order]):
         share = between("cache_share", cache_share, 0, MOST, "a share of all experts")
         self.cache_bytes = int(share * setup.n_experts * sum(setup.expert_bytes))
         self.cache = cache
-        orders = {"lru": Queue, "lfu": lambda _: Ranking(self.rank), "lifo": Stack}
+        orders: dict[str, Callable[[range], Order]] = {"lru": Queue, "lfu": lambda _: Ranking(self.rank), "lifo": Stack}
         super().__init__(setup, "global", orders[cache])
         self.count = [0] * (setup.n_layers * setup.n_experts)
         self.last = [0] * len(self.count)
@@ -97,7 +98,7 @@ class Pregated(Pooled[Order]):
         if event.prefill or layer == self.setup.n_layers:
             return []
         n, ids = self.setup.n_experts, event.signals.pregate()
-        return (layer * n + np.unique(ids[ids < n]).astype(np.intp)).tolist()
+        return [layer * n + x for x in np.unique(ids[ids < n]).tolist()]
 
     def _give_up(self, past: dict[int, None]) -> None:
         """The half of the layer before is free: its experts take the place of others in the cache, or go."""

@@ -22,9 +22,13 @@ SHARES = {"substituted": SUBSTITUTED, "skipped": SKIPPED, "low_precision": LOW_P
 
 
 def quality(policy: Policy, accounts: Accounts) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    """The shares, over both phases and each apart, and why what is null in them is so; None for a lossless policy."""
+    """The shares, over both phases and each apart, and why what is null in them is so; None for a lossless policy.
+
+    And for one of a modified model, whose quality no replay of the original can know.
+    """
     if policy.lossless:
-        return None, {"quality": f"policy {policy.name} is lossless"}
+        why = "is of a modified model, which did not choose this routing" if policy.modified else "is lossless"
+        return None, {"quality": f"policy {policy.name} {why}"}
     nulls: dict[str, str] = {}
     whole: dict[str, Any] = _shares(policy.name, accounts.quality_row(), "quality", nulls)
     for i, phase in enumerate(PHASES):

@@ -165,8 +165,10 @@ def assert_causal(make: Callable[[Setup, Routing], Policy], seed: int, world: Wo
     lanes = 1 + seed % 3
     before = run(make(setup, routing), routing, lanes=lanes).core
     rng = np.random.default_rng(seed)
-    for _ in range(4):
+    for i in range(2 * (setup.n_layers + 1) if policy.modified else 4):
         step, layer = int(rng.integers(1, len(routing.steps))), int(rng.integers(-1, setup.n_layers))
+        if policy.modified:  # its window is narrow: each layer has its turn
+            layer = i % (setup.n_layers + 1) - 1
         changed = change_after(routing, step, layer, seed + 1000, pregated=policy.modified)
         after = run(make(setup, changed), changed, lanes=lanes).core
         until = next(i for i, s in enumerate(before.snapshots) if (s.step, s.layer) == (step + 1, layer))

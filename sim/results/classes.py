@@ -24,7 +24,9 @@ WHY_MODIFIED = "a row of a modified model is compared with such rows only; on th
 def output_of(result: Mapping[str, Any]) -> str:
     """The class of a result's row; results of earlier versions say of themselves only whether they are lossless."""
     source = result["provenance"]
-    return str(source.get("output") or (LOSSLESS if source["lossless"] else LOSSY))
+    if source["lossless"]:
+        return LOSSLESS
+    return MODIFIED if source.get("output") == MODIFIED else LOSSY
 
 
 def outputs(frame: pd.DataFrame) -> pd.Series[str]:

@@ -13,6 +13,7 @@ from policies import registry
 from policies.api import LayerEvent, Policy
 from policies.api import Routing as PolicyRouting
 from policies.lru import LRU
+from policies.pregated import Pregated
 from real.runtime.offloaded import Offloaded
 from sim.check.laws import ready
 from sim.check.synthetic import Routing, World, draw
@@ -23,13 +24,16 @@ from tests.real.runtime.rig import CPU, All, Ran, Rig, follow, passes_of
 from tests.sim.machine.restless import Lossy
 from tests.traces.models.tiny import E, K, tiny
 from traces.kit import conf
+from traces.kit.errors import UserError
 
 SHIPPED = [
     Variant(given.pop("name"), tuple(given.items()), title=path.stem)
     for path in sorted((conf.FOLDER / "policy").glob("*.yaml"))
-    if (given := yaml.safe_load(path.read_text())) and registry.find(given["name"]).place is Policy.place
+    if (given := yaml.safe_load(path.read_text()))
+    and (kind := registry.find(given["name"])).place is Policy.place
+    and not kind.modified
 ]
-"""Every YAML of conf/policy, but for those that have experts computed on the host."""
+"""Every YAML of conf/policy, but for those that have experts computed on the host, or want a modified model."""
 PREDICTORS = {it.name: it for variant in SHIPPED for it in variant.world.predictors}
 WORLD = World(predictors=tuple(PREDICTORS.values()))
 
@@ -89,6 +93,12 @@ def test_a_layer_that_saw_nothing_has_no_event(case_of: Callable[[int], Case]) -
         assert seen[-1].core.accounts.hit_row()[0] == lookups
         assert seen[-1].core.events == sum(bool(demand) for step in passes_of(drawn) for demand in step.demand)
         assert seen[-1].same_logits(seen[0])
+
+
+def test_a_modified_model_is_not_on_the_device(case_of: Callable[[int], Case]) -> None:
+    case = case_of(3)
+    with pytest.raises(UserError, match=r"^policy=pregated: is of a modified model, [^\n]*; allowed: [^\n]*$"):
+        follow(case.rig, Pregated, 5, case.routing)
 
 
 # -- lossy ------------------------------------------------------------------------------------------------------

@@ -70,12 +70,7 @@ def device_machine(model: Offloaded, policy: Policy, signals: StepSignals, depth
     elsewhere.
     """
     setup = policy.setup
-    if policy.modified:
-        where = "is of a modified model, whose gates choose a layer ahead, and the device's is not"
-        raise UserError(f"policy={policy.name}: {where}; allowed: policies of the model as it is")
-    if policy.uses("place"):
-        where = "computes experts on the host, which this runtime does not"
-        raise UserError(f"policy={policy.name}: {where}; allowed: policies that leave them to the GPU")
+    check_policy(policy)
     check_device(setup, model)
     pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
     core = Core(policy, setup, signals)
@@ -96,6 +91,16 @@ def running(model: Offloaded, machine: Machine, feed: Feed) -> Iterator[Runner]:
     facts = stated(machine.core.policy)
     with model.attached(machine, feed) as run, feed.attached():
         yield Runner(run, Engine(model.model, model.backend.device), facts)
+
+
+def check_policy(policy: Policy) -> None:
+    """UserError for a policy that wants another model, or has experts computed elsewhere."""
+    if policy.modified:
+        why = "is of a modified model, whose gates choose a layer ahead, and the device's is not"
+        raise UserError(f"policy={policy.name}: {why}; allowed: policies of the model as it is")
+    if policy.uses("place"):
+        why = "computes experts on the host, which this runtime does not"
+        raise UserError(f"policy={policy.name}: {why}; allowed: policies that leave them to the GPU")
 
 
 def check_device(setup: Setup, model: Offloaded) -> None:

@@ -13,7 +13,6 @@ from policies import registry
 from policies.api import LayerEvent, Policy
 from policies.api import Routing as PolicyRouting
 from policies.lru import LRU
-from policies.pregated import Pregated
 from real.runtime.offloaded import Offloaded
 from sim.check.laws import ready
 from sim.check.synthetic import Routing, World, draw
@@ -24,7 +23,6 @@ from tests.real.runtime.rig import CPU, All, Ran, Rig, follow, passes_of
 from tests.sim.machine.restless import Lossy
 from tests.traces.models.tiny import E, K, tiny
 from traces.kit import conf
-from traces.kit.errors import UserError
 
 SHIPPED = [
     Variant(given.pop("name"), tuple(given.items()), title=path.stem)
@@ -93,12 +91,6 @@ def test_a_layer_that_saw_nothing_has_no_event(case_of: Callable[[int], Case]) -
         assert seen[-1].core.accounts.hit_row()[0] == lookups
         assert seen[-1].core.events == sum(bool(demand) for step in passes_of(drawn) for demand in step.demand)
         assert seen[-1].same_logits(seen[0])
-
-
-def test_a_modified_model_is_not_on_the_device(case_of: Callable[[int], Case]) -> None:
-    case = case_of(3)
-    with pytest.raises(UserError, match=r"^policy=pregated: is of a modified model, [^\n]*; allowed: [^\n]*$"):
-        follow(case.rig, Pregated, 5, case.routing)
 
 
 # -- lossy ------------------------------------------------------------------------------------------------------

@@ -135,6 +135,27 @@ def test_no_trick_gets_the_future_out_of_the_signals(
     assert_causal(trickster, recorded(seed, batch))
 
 
+class OneLayerOn(Mover):
+    """Of a modified model, it reads the pre-gate too, here and where it would like to be."""
+
+    modified = True
+
+    @staticmethod
+    def readers(signals: Signals) -> tuple[Callable[[], Any], ...]:
+        return *Trickster.readers(signals), signals.pregate
+
+
+@SEEDS
+def test_of_a_modified_model_one_layer_more_is_known_and_nothing_else(
+    seed: int, batch: int, recorded: Callable[..., Recorded]
+) -> None:
+    assert_causal(OneLayerOn, recorded(seed, batch, L, pregated=True))
+    with pytest.raises(AssertionError, match="with knowledge of later"):  # or else the window would be of no use
+        assert_causal(OneLayerOn, recorded(seed, batch, L))
+    with pytest.raises(AssertionError, match="with knowledge of later"):
+        assert_causal(OneLayerOn, recorded(seed, batch, L, pregated=True), leaky(FakeSignals))
+
+
 class Views(FakeSignals):
     """As the signals once were: views of the whole file, where they can be."""
 

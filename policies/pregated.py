@@ -16,13 +16,13 @@ MOST = 0.9
 class Pregated(Pooled[Order]):
     """While a layer computes, copy just what the next one will demand into the other half of a double buffer.
 
-    Pre-gated MoE (arXiv 2308.12066, sections 4 and 5): the model is fine-tuned so that the gate of layer l chooses for
+    Pre-gated MoE (arXiv 2308.12066, and its code): the model is fine-tuned so that the gate of layer l chooses for
     layer l + 1; on what an unmodified model chose this is an oracle of exactly one layer. One layer is in flight at
     most, copied by index; nothing of a layer computes before all of it is there; a half is given up at the next gate.
     The first layer of a pass, and prefill, are on demand. ``cache_share`` of all experts are kept beside the buffers;
     of these the ``cache`` drops the least recent, the least frequent (counts forgotten on eviction; ties: least recent)
-    or the last come. O(rows x K log) per event, O(buffers + log residents) per victim. A modified model; reads no
-    recorded signal.
+    or the last come. O(n log n) for the n experts of an event, O(n + log residents) per victim. Of a modified model;
+    needs no recorded signal.
     """
 
     name = "pregated"
@@ -74,12 +74,9 @@ class Pregated(Pooled[Order]):
         self.count[expert] = 0
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        """The cache yields to the buffers, then what this layer has computed, and to demand what is coming."""
-        order, evictable = self.pools[0], self.view.evictable
-        found = order.lowest(lambda x: x not in self.buffered and evictable(x))
-        if found is None:
-            found = order.lowest(lambda x: x not in self.coming and evictable(x))
-        return order.lowest(evictable) if found is None and not speculative else found
+        """Of the cache and what this layer has computed; what is coming has only room that nobody else wanted."""
+        evictable = self.view.evictable
+        return self.pools[0].lowest(lambda x: x not in self.coming and evictable(x))
 
     def _touch(self, event: LayerEvent) -> None:
         for expert in event.demand:

@@ -8,6 +8,7 @@ import pytest
 from policies import registry
 from policies.api import LayerEvent
 from policies.lru import LRUCopyFirst
+from policies.pregated import Pregated
 from sim.check.laws import Witness, run
 from sim.check.synthetic import FlatCosts, draw, setup_of
 from tests.policies.scripted import SIZE, as_shipped, costs, go, held, script, sums
@@ -77,6 +78,28 @@ def test_it_copies_just_what_is_demanded_one_layer_at_a_time(seed: int) -> None:
     assert sums(done)[2] <= sums(run(OnDemand(setup), routing))[2]
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_coming_is_not_given_up_where_room_is_short(seed: int) -> None:
+    """Nothing that was copied ahead is copied again, if there is room for more than one expert or for no more."""
+    routing = draw(seed, n_layers=4, k=2 + seed % 3, decode=10)
+    for room in (1, 2, 3, 5):
+        setup = setup_of(routing, room * SIZE, chunks=1 + seed % 2, costs=costs(30))
+        done = run(registry.build("pregated", setup, {}), routing)
+        assert done.accounts.fates[2:] == [0, 0, 0]
+        assert done.accounts.demand_bytes + sum(done.accounts.fate_bytes) == SIZE * done.lookups
+
+
+def test_copies_go_by_index() -> None:
+    class Notes(Pregated):
+        def on_slot(self, expert: int) -> None:
+            super().on_slot(expert)
+            slots.append(expert)
+
+    slots: list[int] = []
+    run(Notes(setup_of(TWICE, 12 * SIZE, costs=costs(60))), TWICE)
+    assert slots == [1, 3, 4, 6, 9, 11] * 2
+
+
 def test_prefill_is_on_demand() -> None:
     routing = draw(2, n_layers=4, k=2, decode=0)
     done = run(registry.build("pregated", setup_of(routing, 40 * SIZE, costs=costs(60)), {}), routing)
@@ -86,15 +109,22 @@ def test_prefill_is_on_demand() -> None:
 
 # -- the cache --------------------------------------------------------------------------------------------------------
 
-ORDERS = script([[[0], [0]], [[0], [0]], [[1], [0]], [[2], [0]], [[3], [0]], [[3], [0]]], n_experts=4)
-"""Layer 1 always has its expert 0, which is number 4. When it is reached in step 5, the fourth of layer 0 has come."""
 
-
-@pytest.mark.parametrize(("cache", "kept"), [("lru", [1, 2, 3, 4]), ("lfu", [0, 2, 3, 4]), ("lifo", [0, 1, 3, 4])])
-def test_what_the_cache_drops(cache: str, kept: list[int]) -> None:
-    """Three are kept: of 0, 1 and 2 the least recent, the less frequent, or the last come goes for 3."""
-    done = go("pregated", ORDERS, 60, room=6, cache_share=3 / 8, cache=cache)
-    assert held(done) == kept
+@pytest.mark.parametrize(
+    ("cache", "of_layer_0", "kept"),
+    [
+        # Three are kept beside the buffers, number 4 of layer 1 in them: when 3 has come, one of 0, 1 and 2 goes.
+        ("lru", [0, 0, 1, 2, 3, 3], [1, 2, 3, 4]),  # the least recent
+        ("lru", [0, 1, 0, 2, 3, 3], [0, 2, 3, 4]),  # which is not the first that came
+        ("lfu", [0, 0, 1, 2, 3, 3], [0, 2, 3, 4]),  # the less frequent, and of these the less recent
+        ("lifo", [0, 0, 1, 2, 3, 3], [0, 1, 3, 4]),  # the last that came
+        # Two: 1 goes for 2, 2 for 1 and 1 for 2, each anew with a count of one below that of 0.
+        ("lfu", [0, 0, 1, 2, 1, 2], [0, 2, 4]),
+    ],
+)
+def test_what_the_cache_drops(cache: str, of_layer_0: list[int], kept: list[int]) -> None:
+    routing, share = script([[[x], [0]] for x in of_layer_0], n_experts=4), (len(kept) - 1) / 8
+    assert held(go("pregated", routing, 60, room=6, cache_share=share, cache=cache)) == kept
 
 
 @pytest.mark.parametrize("cache", ["lru", "lfu", "lifo"])

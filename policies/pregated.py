@@ -74,9 +74,13 @@ class Pregated(Pooled[Order]):
         self.count[expert] = 0
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
-        """Of the cache and what this layer has computed; what is coming has only room that nobody else wanted."""
-        evictable = self.view.evictable
-        return self.pools[0].lowest(lambda x: x not in self.coming and evictable(x))
+        """Of the cache and what this layer has computed.
+
+        What is coming has only room that this layer's own had no use for, but for sizes that differ: then it may go.
+        """
+        order, evictable = self.pools[0], self.view.evictable
+        found = order.lowest(lambda x: x not in self.coming and evictable(x))
+        return order.lowest(evictable) if found is None and not speculative else found
 
     def _touch(self, event: LayerEvent) -> None:
         for expert in event.demand:

@@ -76,7 +76,8 @@ class Pregated(Pooled[Order]):
     def victim(self, incoming: int, speculative: bool) -> int | None:
         """Of the cache and what this layer has computed.
 
-        What is coming has only room that this layer's own had no use for, but for sizes that differ: then it may go.
+        What is coming has only room that this layer's own had no use for; but if it was there already, and nothing
+        else can go, it goes for these.
         """
         order, evictable = self.pools[0], self.view.evictable
         found = order.lowest(lambda x: x not in self.coming and evictable(x))

@@ -89,6 +89,12 @@ def test_what_is_coming_is_not_given_up_where_room_is_short(seed: int) -> None:
         assert done.accounts.demand_bytes + sum(done.accounts.fate_bytes) == SIZE * done.lookups
 
 
+def test_what_is_coming_and_was_there_already_goes_where_nothing_else_can() -> None:
+    """Room for one: when step 2 begins, it is that of layer 1's, which comes again."""
+    done = go("pregated", script([[[0], [0]]] * 2, n_experts=4), 60, room=1)
+    assert (done.accounts.demand_bytes + sum(done.accounts.fate_bytes), done.hits) == (4 * SIZE, 0)
+
+
 def test_copies_go_by_index() -> None:
     class Notes(Pregated):
         def on_slot(self, expert: int) -> None:

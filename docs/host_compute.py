@@ -31,7 +31,7 @@ def presets() -> Iterator[str]:
     """Those of conf/policy whose output is the model's own."""
     for name in sorted(conf.names("policy")):
         text = (conf.FOLDER / "policy" / f"{name}.yaml").read_text(encoding="utf-8")
-        if registry.find(yaml.safe_load(text)["name"], name).lossless:
+        if registry.find(yaml.safe_load(text)["name"], name).output() == "lossless":
             yield name
 
 

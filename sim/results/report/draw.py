@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.core.accounts import PHASES
 from sim.results import pictures
+from sim.results.classes import LOSSY, outputs
 from sim.results.columns import REFERENCE_ROWS
 from sim.results.compare import Comparison
 from sim.results.finished import traced
@@ -44,7 +45,7 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
     runs, metric = found.runs, found.metric
     damaged = list[str]()
     validations = _validations(root)
-    lossy = found.cells[~found.cells["lossless"].astype(bool)]
+    lossy = found.cells[outputs(found.cells) == LOSSY]
     # One for the page: marker and dash of variants too are the same in every picture.
     look = looks([*runs["policy_label"], *(name for _, document in validations for name in _policies(document))])
     said = about(runs)

@@ -79,7 +79,7 @@ class HybriMoE(Policy):
         super().__init__(setup)
         self.prices = prices
         self.prefetch_size = at_least(0, "prefetch_size", prefetch_size, "experts of the next layer")
-        self.alpha = between("alpha", alpha, 0.0, 1.0, "weight of the newest scores")
+        self.alpha = between("alpha", alpha, 0, 1, "weight of the newest scores")
         self.worth: Reals = np.zeros(setup.n_layers * setup.n_experts)  # S
         self.cached = [Scores(setup.experts_of(layer), self.worth.__getitem__) for layer in range(setup.n_layers)]
         self.shares = setup.layer_budgets(max(0, setup.budget - self._buffer_bytes()))

@@ -36,7 +36,7 @@ class KTransformers(Policy):
         super().__init__(setup)
         self.mask, self.dynamic = mask, dynamic
         self.threshold = at_least(1, "threshold", threshold, "tokens of a prompt")
-        at_least(0, "mask_seed", mask_seed, "a seed")
+        draw = Generator(at_least(0, "mask_seed", mask_seed, "a seed")).random  # whose sequence Python guarantees
         self.kept: list[dict[int, None]] = []  # of each layer, once it is known
         self.waiting: list[int] | None = None  # the mask, the first to be loaded first, until it is asked for
         everything = range(setup.n_layers * setup.n_experts)
@@ -47,7 +47,6 @@ class KTransformers(Policy):
         elif mask == "front":
             self._keep(everything)
         elif mask == "random":
-            draw = Generator(mask_seed).random  # whose sequence Python guarantees
             self._keep(sorted(everything, key=lambda _: draw()))
 
     def uses(self, hook: str) -> bool:

@@ -179,6 +179,10 @@ class Costs:
             known = self._copies[nbytes] = self._link.ns(nbytes) + self.copy_overhead_ns
         return known
 
+    def crossing_ns(self, nbytes: int) -> int:
+        """`nbytes` over the link from host to GPU, without the software of a copy call."""
+        return self._link.ns(nbytes)
+
     def link_floor_ns(self, nbytes: int) -> int:
         """At most how long the link copies `nbytes`, however they are cut: bytes over the peaks of all lanes."""
         return self._link.floor_ns(nbytes) // self.hardware.link.lanes

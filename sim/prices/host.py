@@ -90,9 +90,10 @@ class HostPrices:
         return link, Fraction(self.workers * nbytes, self.expert_ns(layer, 1))
 
     def activations_ns(self, tokens: int) -> int:
-        """Their way there and back, each a copy call with its overheads."""
+        """Their way there and back, each with the link's overhead: no copy call of the experts' thread, whose software
+        is charged to experts alone."""
         nbytes = tokens * self._bytes_per_token
-        return self._there.ns(nbytes) + self._costs.copy_overhead_ns + self._costs.copy_ns(nbytes)
+        return self._there.ns(nbytes) + self._costs.crossing_ns(nbytes)
 
 
 def host_of(costs: Costs) -> HostPrices | None:

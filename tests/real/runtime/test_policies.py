@@ -20,7 +20,7 @@ from sim.check.synthetic import Routing, World, draw
 from sim.check.variants import Variant
 from sim.core.core import Core
 from sim.core.state import CoreError
-from tests.real.runtime.rig import CPU, All, Ran, Rig, follow, passes_of
+from tests.real.runtime.rig import CPU, All, Ran, Rig, follow, hosted, passes_of
 from tests.sim.machine.cases import NoSignals
 from tests.sim.machine.restless import Lossy
 from tests.traces.models.tiny import E, K, tiny
@@ -30,9 +30,9 @@ from traces.kit.errors import UserError
 SHIPPED = [
     Variant(given.pop("name"), tuple(given.items()), title=path.stem)
     for path in sorted((conf.FOLDER / "policy").glob("*.yaml"))
-    if (given := yaml.safe_load(path.read_text())) and registry.find(given["name"]).place is Policy.place
+    if registry.find((given := yaml.safe_load(path.read_text()))["name"]).precompute is Policy.precompute
 ]
-"""Every YAML of conf/policy, but for those that have experts computed on the host."""
+"""Every YAML of conf/policy that a device runs."""
 PREDICTORS = {it.name: it for variant in SHIPPED for it in variant.world.predictors}
 WORLD = World(predictors=tuple(PREDICTORS.values()))
 
@@ -61,6 +61,9 @@ def case_of() -> Callable[[int], Case]:
 def test_decisions_follow_from_the_log_of_facts(variant: Variant, case_of: Callable[[int], Case]) -> None:
     case = case_of(variant.world.layers)
     rig, routing = case.rig, case.routing
+    hosts = registry.find(variant.name).place is not Policy.place
+    if hosts:
+        rig = hosted(rig, 2)
     for held in (rig.experts // 4, rig.experts // 2, rig.experts):
         ran = follow(rig, lambda setup: ready(variant.build(variant.roomy(setup)), routing), held, routing).check()
         policy = ran.core.policy
@@ -70,6 +73,7 @@ def test_decisions_follow_from_the_log_of_facts(variant: Variant, case_of: Calla
         assert all(scores.isfinite().all() for scores in ran.logits)
         if policy.lossless:
             assert ran.same_logits(case.whole), held
+        assert bool(ran.accounts.host_lookups) <= hosts
 
 
 # A layer that saw no token was told as an event without demand, which the simulator leaves out, and passed on what

@@ -42,8 +42,8 @@ def hottest_first(event: LayerEvent, hosted: Collection[int], view: View) -> Sch
 class Sides:
     """The time from the gate to the end of either side, each as the machine prices it where nobody is in its way.
 
-    GPU: it computes first what is complete. Copies follow one another from the gate on, the hottest first, each chunk on
-    the lane of the link that is free first, and what was fetched is computed in that order, each after its copy. It
+    GPU: it computes first what is complete. Copies follow one another from the gate on, the hottest first, each chunk
+    on the lane of the link that is free first, and what was fetched is computed in that order, each after its copy. It
     keeps one of ``places`` from the beginning of its copy to the end of its compute (None: there is always room). Host:
     the worker that is free first takes the next, the hottest first. What the two take from each other at the host's
     memory is left out, and so are copies that are under way.

@@ -14,6 +14,7 @@ from policies import registry
 from policies.split import Split, fetches
 from sim.check.laws import Run, Witness, run
 from sim.check.synthetic import FlatHost, Routing, draw, setup_of
+from sim.core.accounts import COMPLETE
 from tests.policies.desk import Desk
 from tests.policies.scripted import SIZE, costs, held, script
 from traces.kit.errors import UserError
@@ -63,6 +64,20 @@ def test_no_other_number_is_sooner_and_of_equals_it_is_the_fewest() -> None:
         for m in range(15):
             slower = [max(f * (1 - phi), (m - f) * phi) for f in range(m + 1)]
             assert fetches(m, phi) == slower.index(min(slower))
+
+
+def test_a_share_of_at_most_one_in_all_misses_and_one_more_fetches_none() -> None:
+    for m in range(1, 12):
+        for phi in {Fraction(a, b) for b in range(1, 15) for a in range(b + 1)}:
+            assert (fetches(m, phi) > 0) == (phi > Fraction(1, m + 1))
+
+
+def test_what_never_fetches_never_fills_the_cache() -> None:
+    """Two of eight a token: from an empty cache two are missing, and a third is the largest share that fetches none."""
+    routing = draw(3, n_experts=8, k=2)
+    for phi, ever in ((0.33, False), (0.34, True)):
+        done = go(routing, 24, phi=phi)
+        assert (sum(row[COMPLETE] for row in done.accounts.hits[1]) > 0) == ever
 
 
 ONE = script([[[0, 1]]])

@@ -88,20 +88,18 @@ def _of_latency(runs: pd.DataFrame) -> str:
     lines = len(set(runs["budget_bytes"])) > 1
     bound = bool(runs["bound_ms_per_token"].notna().any())
     cheats = runs[[f"{name}_tpot_ms_mean" for name in REFERENCE_ROWS]].notna().any(axis=None)
-    hosted = HOSTED * bool(runs["host_lookups"].any())
-    return LATENCY + LINES * lines + (BOUND + hosted + ".") * bound + EDGE * (bound and lines) + CHEATS * bool(cheats)
+    area = HOSTED if runs["host_lookups"].any() else BOUND
+    return LATENCY + LINES * lines + area * bound + EDGE * (bound and lines) + CHEATS * bool(cheats)
 
 
 def _of_link(runs: pd.DataFrame) -> str:
-    """Whose bytes are bounded: who leaves experts to the host may copy less."""
-    hosted = bool(runs["host_lookups"].any())
-    return LINK + (BYTES + ALONE * hosted + ".") * bool(runs["bound_bytes"].notna().any())
+    return LINK + BYTES * bool(runs["bound_bytes"].notna().any())
 
 
 LATENCY = "Latency against GPU memory."
 LINES = " Lines between budgets guide the eye."
-BOUND = " Nothing lossless can lie in the grey area"
-HOSTED = ", whether the GPU computes all experts or the host some of them"
+BOUND = " Nothing lossless that computes on the GPU can lie in the grey area."
+HOSTED = " Nothing lossless can lie in the grey area, whether the GPU computes all experts or the host some of them."
 EDGE = " Its upper edge is exact at the budgets that were run; between two of them the larger one's holds."
 CHEATS = " Reference rows cheat, and show how much cheating would help (infinite has all the memory there is)."
 FRONT = "Latency against what lossy policies keep of the model's output; a larger marker for a larger budget."
@@ -112,8 +110,7 @@ STALLS = (
 HITS = "The four hit rates that papers mix up, over the lookups of each phase."
 FATES = "What became of the prefetches: useful ones were complete before they were demanded, late ones after."
 LINK = "How busy the link was, and what was copied."
-BYTES = " Nothing lossless copies less than the bound"
-ALONE = " as long as the GPU computes all experts; what the host computes need not be copied"
+BYTES = " Nothing lossless copies less than the bound where the GPU computes all experts; the host's need no copy."
 LAYERS = "Layer by layer: complete hits, and stalls"
 POPULARITY = "How often each expert was chosen, over the whole trace: orange is more often than by uniform choice."
 REUSE = (

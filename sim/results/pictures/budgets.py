@@ -208,11 +208,13 @@ def hits(runs: pd.DataFrame, look: Looks | None = None) -> Sheet:
 
 @Picture
 def link(runs: pd.DataFrame, look: Looks | None = None) -> Sheet:
-    """From ``sim.load``: how busy the link was (%), and MB copied per generated token beside ``belady_bypass``.
+    """From ``sim.load``: how busy the link was (%), and MB copied per generated token beside ``belady_bypass``,
+    which is said to be of the GPU alone where a row has the host compute.
 
     EmptyPictureError where no time passed, nothing was copied, or there is one run alone.
     """
-    wanted = ("link_utilisation", "bytes_per_token", "bound_bytes", "generated_tokens", "belady_forced_bytes_per_token")
+    forced = "belady_forced_bytes_per_token"
+    wanted = ("link_utilisation", "bytes_per_token", "bound_bytes", "generated_tokens", "host_lookups", forced)
     frame = by_budget(runs, *wanted)
     frame = frame.assign(floor=frame["bound_bytes"] / frame["generated_tokens"])
     if not frame[["link_utilisation", "bytes_per_token"]].notna().any(axis=None):
@@ -222,13 +224,15 @@ def link(runs: pd.DataFrame, look: Looks | None = None) -> Sheet:
         busy = Figures(frame, "link_utilisation", "time that the link is busy (%)", style, scale=100, share=True)
         panels.append(busy.panel(f"The link is busy {span(frame, 'link_utilisation')} of the time"))
     if differs(frame["bytes_per_token"]):
-        words = "no lossless policy copies so little"
-        cheats = {"belady_forced": wanted[-1]}
+        alone = " on the GPU alone" * bool(frame["host_lookups"].any())  # what the host computes need not be copied
+        words = f"no lossless policy{alone} copies so little"
+        cheats = {"belady_forced": forced}
         copied = Figures(
             frame, "bytes_per_token", "copied per generated token (MB)", style, MB, False, cheats, "floor", words
         )
         said = times(frame[frame["lossless"]], "bytes_per_token", "floor")
-        panels.append(copied.panel(f"The best copies {said} the bytes of the bound" if said else "Bytes over the link"))
+        title = f"The best{alone} copies {said} the bytes of the bound" if said else "Bytes over the link"
+        panels.append(copied.panel(title))
     if not panels:
         busy_, bytes_ = frame["link_utilisation"].iloc[0], frame["bytes_per_token"].iloc[0]
         raise EmptyPictureError(

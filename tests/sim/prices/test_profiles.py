@@ -32,7 +32,10 @@ TABLE = {
     "qwen3_30b_a3b": (9.44, 58.0, 3.62),
     "olmoe_1b_7b": (12.6, 12.9, 1.61),
 }
-MACHINES = ["a100", "h100", "h200", "jetson_agx_orin", "rtx_3090", "rtx_4090"]
+MACHINES = [
+    *("a100", "apple_m4_max", "h100", "h200", "jetson_agx_orin", "l40s", "mi300x", "rtx_3060", "rtx_3090", "rtx_4080"),
+    *("rtx_4090", "rtx_5090", "rtx_a6000"),
+]
 
 
 def model(name: str) -> ModelProfile:

@@ -1,0 +1,74 @@
+"""Routing for a question that nobody has recorded any for: drawn of the model's shape, once, into a cache folder."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from traces.kit.errors import UserError
+from traces.kit.whole import held, writable
+from traces.synthesize.figures import DEFAULT, shipped_figures
+from traces.synthesize.plan import plan_of
+from traces.synthesize.synthesize import synthesize
+from traces.synthesize.words import MADE, Synthesize
+from traces.version import __version__
+
+ROWS = 2048
+"""Tokens of all measured requests together: with more, a plan would take longer than people wait."""
+OUTPUT = 32
+"""Generated tokens of a request: a mean over few of them, while its prompt fills the caches."""
+OTHERS = ("deepseek_v2_lite", "gpt_oss_20b", "qwen3_8_flash_next")
+"""Kinds of routing beside the model's own, of recordings: local, likewise, and flat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """The requests that are drawn: as many are measured as are active at once (at least two), one is learned from."""
+
+    measured: int
+    prompt: int
+    output: int
+
+    @classmethod
+    def of(cls, context: int, batch: int) -> "Lengths":
+        """Of requests that fill ``context`` tokens; shorter ones where these would take too long."""
+        measured = max(2, batch)
+        whole = max(2 * OUTPUT, min(context, ROWS // measured))
+        return cls(measured, whole - OUTPUT, OUTPUT)
+
+
+def kinds(model: str) -> list[str]:
+    """Figures of the routing to draw, the model's own first, or the default where none are shipped."""
+    own = model if model in shipped_figures() else DEFAULT
+    # The default has gpt-oss-20b's popularity and overlap.
+    return [own, *(name for name in OTHERS if name != own and not (own == DEFAULT and name == "gpt_oss_20b"))]
+
+
+def draw(root: Path, model: str, kind: str, seed: int, lengths: Lengths) -> Path:
+    """The trace of these words below ``root``, drawn if it is not there. UserError where it cannot be written."""
+    words: dict[str, Any] = {
+        "like": kind,
+        "requests": lengths.measured + 1,
+        "prompt": (lengths.prompt, lengths.prompt),
+        "output": (lengths.output, lengths.output),
+        "prefill": True,
+        "signals": MADE,
+        "split": Fraction(1, lengths.measured + 1),
+        "seed": seed,
+    }
+    path = Path(model)
+    shape = path.read_text(encoding="utf-8") if path.is_file() else model
+    key = json.dumps([shape, words, __version__], default=str, sort_keys=True)
+    name = path.parent.name if path.suffix == ".json" else path.name
+    folder = root / f"{name or 'model'}-{kind}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    with writable(f"out={root.parent}"):
+        root.mkdir(parents=True, exist_ok=True)
+        with held(root / f".turn-{folder.name}"):
+            if not folder.is_dir():
+                try:
+                    synthesize(plan_of(Synthesize(model=model, out=folder, **words)), folder)
+                except UserError as error:
+                    raise UserError(f"model={model}: no routing of its shape can be drawn: {error}") from None
+    return folder

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from policies import registry
@@ -12,12 +13,15 @@ from sim.plan.question import Question, lossless, settings
 from sim.plan.search import Least, least, rungs, size, together
 from sim.prices import own_title, title_of
 from sim.prices.costs import Costs
+from sim.prices.host import BYTES
 from traces.kit.errors import UserError
 
 SHORTLIST = ("lru", "lru_layer", "lfru", "gate_ahead", "static", "static_split", "fiddler", "split", "split_prompts")
 """Policies that are tried: those shipped that lead some table of ours, or that people run under other names."""
 LOSSY = ("swapmoe_uniform",)
 """Tried at the full room, and never ranked with the others."""
+USUAL = Path("outputs")
+"""Where results go that a command says nothing of."""
 
 Answer = dict[str, Any]
 
@@ -38,7 +42,7 @@ def meets(found: Found | None, question: Question) -> bool:
 
 
 def answer(question: Question, policies: Sequence[str], traces: Mapping[str, Sequence[str]], runner: Runner) -> Answer:
-    """What is so on one machine. ``traces``: by kind of routing, one per seed; the first of all is the one to plan with.
+    """What is so on one machine. ``traces``: by kind of routing, one per seed; the plan is of the first.
 
     UserError where no policy has the latency that is asked about.
     """
@@ -64,13 +68,15 @@ def answer(question: Question, policies: Sequence[str], traces: Mapping[str, Seq
         why = next((row["why"] for row in said["policies"] if row["why"]), "")
         metric = question.goal.metric if question.goal else "tpot"
         raise UserError(why or f"target: the trace tells no {metric}; allowed: one with the steps that it is of")
+    _spread(question, [(row["policy"], row["best"]) for row in able], traces, runner)
     best = min(able, key=lambda row: (row["best"]["ms"], row["best"]["budget_bytes"]))
-    said["best"] = _winner(question, best["policy"], best["best"], traces, runner)
+    said["best"] = best["best"] | _commands(question, best["policy"], best["best"], trace, runner.out)
     met = [row for row in able if row["least"] is not None]
     said["verdict"] = "speed" if question.goal is None else "meets" if met else "misses"
     if met:
         row = min(met, key=lambda row: (row["least"]["budget_bytes"], row["least"]["ms"]))
-        said["least"] = _winner(question, row["policy"], row["least"], traces, runner)
+        _spread(question, [(row["policy"], row["least"])], traces, runner)
+        said["least"] = row["least"] | _commands(question, row["policy"], row["least"], trace, runner.out)
     if question.goal is not None and not met:
         order = [row["policy"] for row in sorted(able, key=lambda row: row["best"]["ms"])]
         said["needs"] = needs_of(question, order, [n for n in order if _on_host(cells[n])], trace, runner)
@@ -136,7 +142,7 @@ def _least(
     trace: str,
     runner: Runner,
 ) -> dict[str, Least]:
-    """The least step of the grid that meets the target, by policy; all cells that were looked at are put into ``cells``.
+    """The least step of the grid that meets the target, by policy; what was looked at is put into ``cells``.
 
     A policy that meets it with the whole room alone, and on no step, is none of these.
     """
@@ -157,9 +163,7 @@ def _least(
     return together(searches, ask)
 
 
-def _policy(
-    question: Question, name: str, cells: Mapping[int, Found], top: int, found: Least | None
-) -> Answer:
+def _policy(question: Question, name: str, cells: Mapping[int, Found], top: int, found: Least | None) -> Answer:
     """A policy's row: its cells, its best one, and the one of the least memory that meets the target."""
     shown = [_cell(cells[budget], question) for budget in sorted(cells)]
     known = [cell for cell in shown if cell is not None and cell["ms"] is not None]
@@ -194,33 +198,42 @@ def _cell(found: Found, question: Question) -> Answer | None:
     }
 
 
-def _winner(
-    question: Question, name: str, cell: Answer, traces: Mapping[str, Sequence[str]], runner: Runner
-) -> Answer:
-    """A cell with the range of its figure over seeds and kinds of routing, and what runs it."""
+def _spread(
+    question: Question,
+    each: Sequence[tuple[str, Answer]],
+    traces: Mapping[str, Sequence[str]],
+    runner: Runner,
+) -> None:
+    """Put into each cell, with the policy that it is of, the range of its figure over seeds and kinds of routing."""
     where = [(kind, seed, trace) for kind, found in traces.items() for seed, trace in enumerate(found)]
     # Of a trace that was given a seed is another order of its requests; drawn ones have theirs in what was drawn.
     orders = [seed if question.lengths is None else 0 for _, seed, _ in where]
-    configs = [
-        question.cell(name, cell["budget_bytes"], trace, order)
-        for (_, _, trace), order in zip(where, orders, strict=True)
-    ]
-    each = [
-        {"routing": kind, "seed": seed, "ms": value(found, question)}
-        for (kind, seed, _), found in zip(where, runner.run(configs), strict=True)
-    ]
-    known = [it["ms"] for it in each if it["ms"] is not None]
-    trace = where[0][2]
-    words = [f"policy={name}", f"budget={cell['budget_bytes']}", f"trace={trace}", *question.words]
+    found = runner.run(
+        [
+            question.cell(name, cell["budget_bytes"], trace, order)
+            for name, cell in each
+            for (_, _, trace), order in zip(where, orders, strict=True)
+        ]
+    )
+    for place, (_, cell) in enumerate(each):
+        own = found[place * len(where) : (place + 1) * len(where)]
+        cell["range"] = [
+            {"routing": kind, "seed": seed, "ms": value(one, question)}
+            for (kind, seed, _), one in zip(where, own, strict=True)
+        ]
+        known = [one["ms"] for one in cell["range"] if one["ms"] is not None]
+        cell["low_ms"], cell["high_ms"] = min(known), max(known)
+
+
+def _commands(question: Question, name: str, cell: Answer, trace: str, out: Path) -> Answer:
+    """What runs a cell, simulated and on a device."""
+    rest = [] if out == USUAL else [f"out={out}"]
+    words = [f"policy={name}", f"budget={cell['budget_bytes']}", f"trace={trace}", *question.words, *rest]
+    real = ["python", "-m", "real", "run", *_on_device(question, name, cell["budget_bytes"], trace)]
     return {
-        **cell,
         "policy": name,
-        "low_ms": min(known),
-        "high_ms": max(known),
-        "range": each,
-        "trace": trace,
         "run": ["python", "-m", "sim", "run", *words],
-        "real": ["python", "-m", "real", "run", *_on_device(question, name, cell["budget_bytes"], trace)],
+        "real": real if question.dtype in BYTES else None,  # no kernel there computes in others
     }
 
 
@@ -228,16 +241,15 @@ def _on_device(question: Question, name: str, budget: int, trace: str) -> list[s
     """The words of ``python -m real run``: the checkpoint by its published name, prompts of the user's own."""
     source = str(question.base.model.get("source", "")).split()
     published = source[0] if source and "/" in source[0] else "CHECKPOINT"
-    taken = ("model=", "model.dtype=", "workload.batch=")
-    rest = [word for word in question.words if not word.startswith(taken)]
-    batch = [word for word in question.words if word.startswith("workload.batch=")]
+    rest = [word for word in question.words if not word.startswith(("model=", "model.dtype=", "warmup="))]
     history = [f"trace={trace}"] if _learns(name) else []
-    return [f"policy={name}", f"budget={budget}", f"model={published}", *rest, *batch, *history, "prompts=FILE.jsonl"]
+    return [f"policy={name}", f"budget={budget}", f"model={published}", *rest, *history, "prompts=FILE.jsonl"]
 
 
 def _learns(name: str) -> bool:
     """Whether a policy learns from train requests before it begins."""
-    return registry.find(str(settings(name)["name"])).wants_history is not Policy.wants_history
+    policy = registry.find(str(settings(name)["name"]))
+    return policy.learns or policy.wants_history is not Policy.wants_history
 
 
 def _lossy(name: str, found: Found, question: Question) -> Answer:
@@ -246,9 +258,7 @@ def _lossy(name: str, found: Found, question: Question) -> Answer:
     return {"policy": name, "at_room": cell, "damage": damage, "why": found if isinstance(found, str) else None}
 
 
-def _at(
-    question: Question, names: Sequence[str], top: int, trace: str, runner: Runner
-) -> list[tuple[str, Found]]:
+def _at(question: Question, names: Sequence[str], top: int, trace: str, runner: Runner) -> list[tuple[str, Found]]:
     """The lossy policies at the full room: those that were named, or the usual one beside the shortlist."""
     lossy = list(LOSSY) if tuple(names) == SHORTLIST else [name for name in names if not lossless(name)]
     return list(zip(lossy, runner.run([question.cell(name, top, trace) for name in lossy]), strict=True))

@@ -74,7 +74,7 @@ class Question:
 
     def in_dtype(self, dtype: str) -> "Question":
         """The same question of experts in another dtype."""
-        words = tuple(word for word in self.words if not word.startswith("model.dtype=")) + (f"model.dtype={dtype}",)
+        words = (*(word for word in self.words if not word.startswith("model.dtype=")), f"model.dtype={dtype}")
         base = replace(self.base, model={**self.base.model, "dtype": dtype})
         return replace(self, words=words, base=base, dtype=dtype, model=ModelProfile.from_dict(base.model))
 
@@ -83,9 +83,7 @@ class Question:
         hardware = dict(self.base.hardware)
         for group, values in changes.items():
             hardware[group] = {**hardware[group], **values}
-        return replace(
-            self, base=replace(self.base, hardware=hardware), hardware=HardwareProfile.from_dict(hardware)
-        )
+        return replace(self, base=replace(self.base, hardware=hardware), hardware=HardwareProfile.from_dict(hardware))
 
     def cell(self, policy: str, budget: int, trace: str, seed: int = 0) -> RunConfig:
         """The configuration of a run."""
@@ -122,6 +120,8 @@ def ask(
             raise UserError(f"hardware={HERE}: there is no {hardware}, what this machine measures: {way}")
     own = [f"model={model}"] if model else []
     words = (*own, f"hardware={hardware}", *rest, *([f"workload.batch={batch}"] if batch > 1 else []))
+    # What is drawn has a request to begin with: of few tokens, a cold start would be most of what is seen.
+    words = words if trace is not None else (*words, "warmup=1")
     base = read_config([*words, "policy=lru", "budget=1GB", "bounds=false"])
     if trace is None:
         if base.model["name"] == AS_TRACED:

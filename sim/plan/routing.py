@@ -9,8 +9,10 @@ from typing import Any
 
 from traces.kit.errors import UserError
 from traces.kit.whole import held, writable
-from traces.synthesize.figures import DEFAULT, shipped_figures
+from traces.synthesize.augment import RECALL
+from traces.synthesize.figures import DEFAULT, read_figures, shipped_figures
 from traces.synthesize.plan import plan_of
+from traces.synthesize.signals import least_recall
 from traces.synthesize.synthesize import synthesize
 from traces.synthesize.words import MADE, Synthesize
 from traces.version import __version__
@@ -46,21 +48,27 @@ def kinds(model: str) -> list[str]:
     return [own, *(name for name in OTHERS if name != own and not (own == DEFAULT and name == "gpt_oss_20b"))]
 
 
-def draw(root: Path, model: str, kind: str, seed: int, lengths: Lengths) -> Path:
-    """The trace of these words below ``root``, drawn if it is not there. UserError where it cannot be written."""
+def draw(root: Path, model: str, kind: str, seed: int, lengths: Lengths, shape: tuple[int, int, int]) -> Path:
+    """The trace of these words below ``root``, drawn if it is not there. UserError where it cannot be written.
+
+    ``shape``: layers, experts, top-k. Figures that know no recall of a gate ahead get the usual one.
+    """
+    layers, experts, top_k = shape
+    recall = tuple(max(least_recall(experts, top_k), share) for share in RECALL)[: layers - 1]
     words: dict[str, Any] = {
         "like": kind,
         "requests": lengths.measured + 1,
         "prompt": (lengths.prompt, lengths.prompt),
         "output": (lengths.output, lengths.output),
         "prefill": True,
-        "signals": MADE,
+        "signals": tuple(name for name in MADE if recall or name != "gate_ahead"),
+        "recall": recall if read_figures(kind).gate_recall is None and recall else None,
         "split": Fraction(1, lengths.measured + 1),
         "seed": seed,
     }
     path = Path(model)
-    shape = path.read_text(encoding="utf-8") if path.is_file() else model
-    key = json.dumps([shape, words, __version__], default=str, sort_keys=True)
+    told = path.read_text(encoding="utf-8") if path.is_file() else model
+    key = json.dumps([told, words, __version__], default=str, sort_keys=True)
     name = path.parent.name if path.suffix == ".json" else path.name
     folder = root / f"{name or 'model'}-{kind}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     with writable(f"out={root.parent}"):

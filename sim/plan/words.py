@@ -137,7 +137,9 @@ def plan(options: Options, workers: int = 0) -> list[dict[str, Any]]:
             traces = {"given": [options.trace] * (SEEDS + 1)}
         else:
             names, seeds = kinds(options.model), range(options.seed, options.seed + SEEDS)
-            each = [(options.out / "routing", options.model, kind, seed, lengths) for kind in names for seed in seeds]
+            its = questions[0].model
+            known = (lengths, (its.moe_layers, its.experts, its.top_k))
+            each = [(options.out / "routing", options.model, kind, seed, *known) for kind in names for seed in seeds]
             drawn = [str(folder) for folder in runner.each(draw, each)]
             traces = {kind: drawn[SEEDS * i : SEEDS * (i + 1)] for i, kind in enumerate(names)}
         return [answer(it, options.policy or SHORTLIST, traces, runner) for it in questions]
@@ -156,5 +158,3 @@ def _telling() -> Iterator[Any]:
 
     with showing(state, None):
         yield note
-
-

@@ -1,5 +1,6 @@
 """The answer for one machine: what each policy needs and gives, over which range, and what would help. Plain data."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from policies import registry
 from policies.api import Policy
 from sim.plan.cells import Figures, Found, Runner
 from sim.plan.needs import needs_of
-from sim.plan.question import Question, lossless, settings
+from sim.plan.question import Question, lossless, meets, settings, value
 from sim.plan.search import Least, least, rungs, size, together
 from sim.prices import own_title, title_of
 from sim.prices.costs import Costs
@@ -24,21 +25,6 @@ USUAL = Path("outputs")
 """Where results go that a command says nothing of."""
 
 Answer = dict[str, Any]
-
-
-def value(found: Found | None, question: Question) -> float | None:
-    """The latency in ms that is asked about; None where the cell cannot be, or has none."""
-    if not isinstance(found, Figures):
-        return None
-    goal = question.goal
-    spread = found.latency_ms[goal.metric if goal else "tpot"]
-    return None if spread is None else spread[goal.part if goal else "mean"]
-
-
-def meets(found: Found | None, question: Question) -> bool:
-    """Whether a cell meets the target."""
-    ms = value(found, question)
-    return question.goal is not None and ms is not None and ms <= question.goal.ms
 
 
 def answer(question: Question, policies: Sequence[str], traces: Mapping[str, Sequence[str]], runner: Runner) -> Answer:
@@ -239,8 +225,9 @@ def _commands(question: Question, name: str, cell: Answer, trace: str, out: Path
 
 def _on_device(question: Question, name: str, budget: int, trace: str) -> list[str]:
     """The words of ``python -m real run``: the checkpoint by its published name, prompts of the user's own."""
-    source = str(question.base.model.get("source", "")).split()
-    published = source[0] if source and "/" in source[0] else "CHECKPOINT"
+    own = question.model.name
+    source = re.match(r"[\w.-]+/[\w.-]+(?= )", question.model.source)
+    published = own if own == "tiny-moe" else source[0] if source else "CHECKPOINT"
     rest = [word for word in question.words if not word.startswith(("model=", "model.dtype=", "warmup="))]
     history = [f"trace={trace}"] if _learns(name) else []
     return [f"policy={name}", f"budget={budget}", f"model={published}", *rest, *history, "prompts=FILE.jsonl"]

@@ -50,6 +50,17 @@ class Figures:
 
 Found = Figures | str
 """Of a cell that cannot be (a budget below what its policy needs, say): why not."""
+_inputs = Inputs(keep=True)
+
+
+def find(config: RunConfig, out: Path, inputs: Inputs | None = None) -> Found:
+    """One cell: its figures, or why it cannot be."""
+    try:
+        return Figures.of(dict(run_config(config, out, inputs=inputs or _inputs).document))
+    except UserError as error:
+        return str(error)
+
+
 Note = Callable[[int, int], None]
 """``note(cells done, cells asked for)``"""
 
@@ -57,8 +68,10 @@ Note = Callable[[int, int], None]
 class Runner(AbstractContextManager["Runner"]):
     """Runs cells, or reads those that are there; every one once."""
 
-    def __init__(self, out: Path, workers: int = 0, note: Note | None = None) -> None:
-        self.out, self.note = out, note
+    def __init__(
+        self, out: Path, workers: int = 0, note: Note | None = None, find: Callable[..., Found] = find
+    ) -> None:
+        self.out, self.note, self._find = out, note, find
         self.workers = workers or min(WORKERS, len(os.sched_getaffinity(0)))
         self._known: dict[str, Found] = {}
         self._inputs = Inputs(keep=True)
@@ -86,22 +99,11 @@ class Runner(AbstractContextManager["Runner"]):
 
     def _found(self, configs: list[RunConfig]) -> Iterable[Found]:
         if self.workers == 1 or (self._pool is None and len(configs) < WORTH):
-            return (find(config, self.out, self._inputs) for config in configs)
-        return self._processes().map(find, configs, [self.out] * len(configs))
+            return (self._find(config, self.out, self._inputs) for config in configs)
+        return self._processes().map(self._find, configs, [self.out] * len(configs))
 
     def _processes(self) -> ProcessPoolExecutor:
         if self._pool is None:
             # Not forked: a thread of the progress bar may hold a lock just then.
             self._pool = ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"))
         return self._pool
-
-
-_inputs = Inputs(keep=True)
-
-
-def find(config: RunConfig, out: Path, inputs: Inputs | None = None) -> Found:
-    """One cell: its figures, or why it cannot be."""
-    try:
-        return Figures.of(dict(run_config(config, out, inputs=inputs or _inputs).document))
-    except UserError as error:
-        return str(error)

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from sim.plan.cells import Figures, Runner
-from sim.plan.question import Question
+from sim.plan.question import Question, meets, value
 from sim.plan.search import COARSE, STEPS, least, rungs, size, together
 
 CANDIDATES = 3
@@ -41,12 +41,6 @@ def needs_of(
     return found
 
 
-def _meets(question: Question, found: object) -> bool:
-    from sim.plan.answer import meets  # which asks this module in turn
-
-    return meets(found if isinstance(found, Figures) else None, question)
-
-
 def _memory(question: Question, names: Sequence[str], trace: str, runner: Runner) -> Need:
     """The least GPU memory with which one of the policies meets the target, the rest of the model within."""
     room, total = question.room, question.total
@@ -55,13 +49,15 @@ def _memory(question: Question, names: Sequence[str], trace: str, runner: Runner
 
     def ask(numbers: Mapping[str, int]) -> dict[str, bool]:
         configs = [ample.cell(name, size(number, total), trace) for name, number in numbers.items()]
-        return {name: _meets(question, it) for name, it in zip(numbers, runner.run(configs), strict=True)}
+        return {name: meets(it, question) for name, it in zip(numbers, runner.run(configs), strict=True)}
 
     here = rungs(total, room.bytes)
     grid = [number for number in range(COARSE, STEPS + 1, COARSE) if number not in here]
     number, name = _first(grid, here[-1] if here else 0, STEPS, names, ask)
     if number is None:
-        return {"what": "gpu_memory", "needed_bytes": None, "most_bytes": rest + total}
+        every = runner.run([ample.cell(name, total, trace) for name in names])
+        known = [ms for it in every if (ms := value(it, question)) is not None]
+        return {"what": "gpu_memory", "needed_bytes": None, "most_bytes": rest + total, "ms": min(known, default=None)}
     needed = rest + size(number, total)
     return {"what": "gpu_memory", "needed_bytes": needed, "missing_bytes": needed - room.gpu_bytes, "policy": name}
 
@@ -74,7 +70,7 @@ def _factor(question: Question, what: str, names: Sequence[str], trace: str, run
 
     def ask(numbers: Mapping[str, int]) -> dict[str, bool]:
         configs = [faster(question, what, number).cell(name, top, trace) for name, number in numbers.items()]
-        return {name: _meets(question, it) for name, it in zip(numbers, runner.run(configs), strict=True)}
+        return {name: meets(it, question) for name, it in zip(numbers, runner.run(configs), strict=True)}
 
     most = PER_OCTAVE * OCTAVES
     number, name = _first(range(PER_OCTAVE, most + 1, PER_OCTAVE), 0, most, names, ask)
@@ -131,7 +127,7 @@ def _bits(question: Question, names: Sequence[str], trace: str, runner: Runner) 
         narrow = question.in_dtype(dtype)
         top = min(narrow.room.bytes, narrow.total)
         cells = runner.run([narrow.cell(name, top, trace) for name in names])
-        good = [(it, name) for it, name in zip(cells, names, strict=True) if _meets(question, it)]
+        good = [(it, name) for it, name in zip(cells, names, strict=True) if meets(it, question)]
         ms = [it.latency_ms["tpot"] for it in cells if isinstance(it, Figures)]
         known = [spread["mean"] for spread in ms if spread is not None]
         found.append(

@@ -10,6 +10,7 @@ from policies import registry
 from sim.experiment.budget import Room
 from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
+from sim.plan.cells import Figures, Found
 from sim.plan.routing import Lengths
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile
 from sim.prices.chosen import model_of
@@ -147,3 +148,18 @@ def ask(
         host_memory,
         Lengths.of(held, batch) if trace is None else None,
     )
+
+
+def value(found: Found | None, question: Question) -> float | None:
+    """The latency in ms that is asked about; None where the cell cannot be, or has none."""
+    if not isinstance(found, Figures):
+        return None
+    goal = question.goal
+    spread = found.latency_ms[goal.metric if goal else "tpot"]
+    return None if spread is None else spread[goal.part if goal else "mean"]
+
+
+def meets(found: Found | None, question: Question) -> bool:
+    """Whether a cell meets the target."""
+    ms = value(found, question)
+    return question.goal is not None and ms is not None and ms <= question.goal.ms

@@ -115,7 +115,8 @@ def _need(one: Mapping[str, Any], it: Mapping[str, Any]) -> str:
         return f"host memory: {needed} for the experts alone, {missing} more than there are"
     if what == "gpu_memory":
         if one["needed_bytes"] is None:
-            return f"GPU memory: none is enough, not {format_bytes(one['most_bytes'])} for all of the model"
+            most = format_bytes(one["most_bytes"])
+            return f"GPU memory: none is enough; {most}, for all of the model, give {_ms(one['ms'])}"
         needed, missing = format_bytes(one["needed_bytes"]), format_bytes(one["missing_bytes"])
         return f"GPU memory: {needed} in all, {missing} more{by}"
     if what == "bits":

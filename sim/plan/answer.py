@@ -55,16 +55,18 @@ def answer(question: Question, policies: Sequence[str], traces: Mapping[str, Seq
         metric = question.goal.metric if question.goal else "tpot"
         raise UserError(why or f"target: the trace tells no {metric}; allowed: one with the steps that it is of")
     _spread(question, [(row["policy"], row["best"]) for row in able], traces, runner)
-    best = min(able, key=lambda row: (row["best"]["ms"], row["best"]["budget_bytes"]))
+    # A recall that nobody measured is shown, and wins nothing that others can win.
+    ranked = [row for row in able if question.lengths is None or not row["reads"]] or able
+    best = min(ranked, key=lambda row: (row["best"]["ms"], row["best"]["budget_bytes"]))
     said["best"] = best["best"] | _commands(question, best["policy"], best["best"], trace, runner.out)
-    met = [row for row in able if row["least"] is not None]
+    met = [row for row in ranked if row["least"] is not None]
     said["verdict"] = "speed" if question.goal is None else "meets" if met else "misses"
     if met:
         row = min(met, key=lambda row: (row["least"]["budget_bytes"], row["least"]["ms"]))
         _spread(question, [(row["policy"], row["least"])], traces, runner)
         said["least"] = row["least"] | _commands(question, row["policy"], row["least"], trace, runner.out)
     if question.goal is not None and not met:
-        order = [row["policy"] for row in sorted(able, key=lambda row: row["best"]["ms"])]
+        order = [row["policy"] for row in sorted(ranked, key=lambda row: row["best"]["ms"])]
         said["needs"] = needs_of(question, order, [n for n in order if _on_host(cells[n])], trace, runner)
     return said
 

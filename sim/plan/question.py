@@ -65,6 +65,12 @@ class Question:
         return 0 if self.host_memory is None or self.unified else max(0, self.total - self.host_memory)
 
     @property
+    def possible(self) -> bool:
+        """Whether anything can be run: an expert has room, and the host has all of them, in some dtype."""
+        smallest = self.in_dtype(self.narrower[-1]) if self.missing and self.narrower else self
+        return not smallest.missing and self.room.bytes >= max(smallest.sizes)
+
+    @property
     def narrower(self) -> list[str]:
         """Other dtypes in which the experts are smaller, the largest first: other weights, so another output."""
         if self.base.model["name"] == AS_TRACED:

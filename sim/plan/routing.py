@@ -2,18 +2,21 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from sim.prices import ModelProfile
+from traces.kit import conf
 from traces.kit.errors import UserError
 from traces.kit.whole import held, writable
 from traces.synthesize.augment import RECALL
 from traces.synthesize.figures import DEFAULT, read_figures, shipped_figures
 from traces.synthesize.plan import plan_of
 from traces.synthesize.signals import least_recall
-from traces.synthesize.synthesize import synthesize
+from traces.synthesize.synthesize import Model, synthesize
 from traces.synthesize.words import MADE, Synthesize
 from traces.version import __version__
 
@@ -48,13 +51,21 @@ def kinds(model: str) -> list[str]:
     return [own, *(name for name in OTHERS if name != own and not (own == DEFAULT and name == "gpt_oss_20b"))]
 
 
-def draw(root: Path, model: str, kind: str, seed: int, lengths: Lengths, shape: tuple[int, int, int]) -> Path:
-    """The trace of these words below ``root``, drawn if it is not there. UserError where it cannot be written.
+def modelled(profile: ModelProfile, dtype: str) -> Model:
+    """What a drawn trace says of its model: the name of conf/model that it is priced as, or its sizes."""
+    shape = profile.moe_layers, profile.experts, profile.top_k
+    if profile.name in conf.names("model") and conf.model_sizes(profile.name) == shape:
+        return Model(profile.name, *shape, priced_as=profile.name)
+    shapes = {"hidden": profile.hidden, "expert_width": profile.expert_width, "vocab": profile.vocab}
+    return Model(profile.name, *shape, None, list(profile.priced(dtype)), shapes, dtype)
 
-    ``shape``: layers, experts, top-k. Figures that know no recall of a gate ahead get the usual one.
+
+def draw(root: Path, model: Model, kind: str, seed: int, lengths: Lengths) -> Path:
+    """The trace of ``model``'s shape below ``root``, drawn if it is not there. UserError where it cannot be.
+
+    Figures that know no recall of a gate ahead get the usual one.
     """
-    layers, experts, top_k = shape
-    recall = tuple(max(least_recall(experts, top_k), share) for share in RECALL)[: layers - 1]
+    recall = tuple(max(least_recall(model.experts, model.top_k), share) for share in RECALL)[: model.layers - 1]
     words: dict[str, Any] = {
         "like": kind,
         "requests": lengths.measured + 1,
@@ -66,17 +77,15 @@ def draw(root: Path, model: str, kind: str, seed: int, lengths: Lengths, shape: 
         "split": Fraction(1, lengths.measured + 1),
         "seed": seed,
     }
-    path = Path(model)
-    told = path.read_text(encoding="utf-8") if path.is_file() else model
-    key = json.dumps([told, words, __version__], default=str, sort_keys=True)
-    name = path.parent.name if path.suffix == ".json" else path.name
-    folder = root / f"{name or 'model'}-{kind}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    key = json.dumps([asdict(model), words, __version__], default=str, sort_keys=True)
+    name = re.sub(r"[^\w.-]", "_", model.name)
+    folder = root / f"{name}-{kind}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     with writable(f"out={root.parent}"):
         root.mkdir(parents=True, exist_ok=True)
         with held(root / f".turn-{folder.name}"):
             if not folder.is_dir():
                 try:
-                    synthesize(plan_of(Synthesize(model=model, out=folder, **words)), folder)
+                    synthesize(plan_of(Synthesize(model=model.name, out=folder, **words), model), folder)
                 except UserError as error:
-                    raise UserError(f"model={model}: no routing of its shape can be drawn: {error}") from None
+                    raise UserError(f"model={model.name}: no routing of its shape can be drawn: {error}") from None
     return folder

@@ -40,7 +40,7 @@ def policies(value: str) -> tuple[str, ...]:
     return names
 
 
-def picture(value: str) -> Path:
+def to_be_drawn(value: str) -> Path:
     """A mark: a picture to be drawn."""
     path = Path(value)
     if path.suffix not in (".svg", ".png") or not path.parent.is_dir() or path.is_dir():
@@ -56,17 +56,17 @@ def page() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Says whether a model fits on a machine, how fast it would be there under the best
-    policy, and which memory a target wants, before anything is downloaded: simulated,
-    on routing that is drawn of the model's shape unless trace= has some.
+    """Says whether a model fits on a machine, how fast it would be there under the
+    best policy, and which memory a target wants, before anything is downloaded:
+    simulated, on routing that is drawn of the model's shape unless trace= has some.
 
     {keys}
 
     Keys within model and hardware may be given as well: model.dtype=int4,
-    hardware.link.h2d_gb_per_s=12. hardware=here is this machine, as python -m traces
-    calibrate out=here.yaml measured it.
+    hardware.link.h2d_gb_per_s=12. hardware=here is this machine, as
+    python -m traces calibrate out=here.yaml measured it.
 
-      python -m sim plan model=qwen3_30b_a3b hardware=rtx_3090 target='tpot<=50ms'
+      python -m sim plan model=qwen3_30b_a3b target='tpot<=50ms'
       python -m sim plan model=gpt_oss_120b hardware=rtx_4090 host_memory=64GB
       python -m sim plan model=olmoe_1b_7b hardware=rtx_3060,rtx_4080 host=ddr4_2ch
     """
@@ -82,7 +82,7 @@ class Options:
     trace: Annotated[str, "recorded routing of the model: sample, or a folder"] = ""
     policy: Annotated[tuple[str, ...], policies, "which are tried, comma-separated; else a shortlist"] = ()
     seed: Annotated[int, Between(0, MOST), "the first of those from which routing is drawn"] = 0
-    picture: Annotated[Path | None, picture, "draw latency against memory into FILE.svg or .png"] = None
+    picture: Annotated[Path | None, to_be_drawn, "draw latency against memory into FILE.svg or .png"] = None
     out: Annotated[Out, "where routing and results are kept; what is there is read"] = Path("outputs")
     format: Annotated[Format, "json: one document on stdout"] = "table"
     rest: Annotated[tuple[str, ...], Others(REST, page), ""] = ()
@@ -109,7 +109,7 @@ def plan(options: Options, workers: int = 0) -> list[dict[str, Any]]:
     from sim.plan.answer import SHORTLIST, answer
     from sim.plan.cells import Runner
     from sim.plan.question import ask
-    from sim.plan.routing import draw, kinds
+    from sim.plan.routing import draw, kinds, modelled
     from sim.results.compare.target import Target
     from traces import find_trace, open_trace
 
@@ -135,11 +135,12 @@ def plan(options: Options, workers: int = 0) -> list[dict[str, Any]]:
         if lengths is None:
             # Seeds are orders of its requests.
             traces = {"given": [options.trace] * (SEEDS + 1)}
+        elif not any(it.possible for it in questions):
+            traces = {kinds(questions[0].model.name)[0]: [""]}  # nothing is run
         else:
-            names, seeds = kinds(options.model), range(options.seed, options.seed + SEEDS)
-            its = questions[0].model
-            known = (lengths, (its.moe_layers, its.experts, its.top_k))
-            each = [(options.out / "routing", options.model, kind, seed, *known) for kind in names for seed in seeds]
+            names, seeds = kinds(questions[0].model.name), range(options.seed, options.seed + SEEDS)
+            its = modelled(questions[0].model, questions[0].dtype)
+            each = [(options.out / "routing", its, kind, seed, lengths) for kind in names for seed in seeds]
             drawn = [str(folder) for folder in runner.each(draw, each)]
             traces = {kind: drawn[SEEDS * i : SEEDS * (i + 1)] for i, kind in enumerate(names)}
         return [answer(it, options.policy or SHORTLIST, traces, runner) for it in questions]

@@ -201,8 +201,8 @@ def table(numbers: Sequence[dict[str, str]]) -> str:
     """The cases as Markdown."""
     lines = ["| others | what | published | ours (range) | ours / theirs |", "|---|---|---|---|---|"]
     for row in numbers:
-        span = f"{figure(float(row['low']))} to {figure(float(row['high']))}"
-        own = f"{figure(float(row['ours']))} ({span})"
+        own, low, high = (figure(float(row[key])) for key in ("ours", "low", "high"))
+        own = own if low == high else f"{own} ({low} to {high})"
         lines.append(
             f"| {row['who']} | {row['what']} | {row['published']} {row['unit']} | {own} | {float(row['ratio']):.2f} |"
         )

@@ -10,15 +10,20 @@ from typing import Any
 import pytest
 import yaml
 
+from real.cli import PROGRAM as ON_DEVICE
+from real.words import checkpoint, configuration
 from sim.cli import main
+from sim.plan.answer import about
 from sim.plan.cells import Figures, Runner
+from sim.plan.question import ask
 from sim.plan.routing import OTHERS, OUTPUT, ROWS, Lengths, draw, kinds
-from sim.plan.sentences import first
+from sim.plan.sentences import facts, first
 from tests.sim.plan.small import question, trace_of
 from tests.sim.saying import refused
 from tests.sim.small_trace import MACHINE
 from traces import open_trace
 from traces.kit import conf
+from traces.kit.words import parse
 from traces.synthesize.figures import shipped_figures
 from traces.synthesize.synthesize import Model
 
@@ -153,6 +158,27 @@ def test_a_picture_is_drawn(plan: Any, world: Path) -> None:
     drawn = (world / "answer.svg").read_text(encoding="utf-8")
     for word in ("target: 1 ms", "split_prompts", "Small on Little", "Small on Large", "GPU memory for experts (GB)"):
         assert word in drawn
+
+
+def test_where_cpu_and_gpu_share_one_memory_the_experts_come_from_the_ssd() -> None:
+    for hardware in ("jetson_agx_orin", "apple_m4_max"):
+        it = ask(hardware, "gpt_oss_120b", None, None, context=None, batch=1, host_memory=10**9, rest=[])
+        said = about(it, "default")
+        assert (it.missing, said["host_memory"]) == (0, None)
+        assert "on the SSD" in " ".join(facts(said))
+    it = ask("rtx_4090", "gpt_oss_120b", None, None, context=None, batch=1, host_memory=10**9, rest=[])
+    assert it.missing == it.total - 10**9
+
+
+def test_the_command_for_a_device_is_one_that_it_takes(plan: Any) -> None:
+    (it,) = json.loads(plan("policy=static", "format=json"))["machines"]
+    *program, verb = it["best"]["real"][:4]
+    assert (program, verb) == (["python", "-m", "real"], "run")
+    options: Any = parse(ON_DEVICE.find("run").options, it["best"]["real"][4:], "")
+    config = configuration(options.rest, options.config)
+    assert (config.policy["name"], config.budget) == (it["best"]["policy"], it["best"]["budget_bytes"])
+    assert checkpoint(options.rest, config) == "CHECKPOINT"
+    assert config.hardware["name"] == "little"
 
 
 MISTAKES: list[tuple[Sequence[str], Sequence[str]]] = [

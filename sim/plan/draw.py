@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from sim.plan.sentences import NAMES, basis, first, machine
 from sim.results.pictures.colours import looks
 from sim.results.pictures.lines import target_line
-from traces.kit.drawing import GREY, INK, LABEL, EmptyPictureError, dress, log_scale, name_ends, png, svg
+from traces.kit.drawing import GREY, INK, LABEL, dress, log_scale, name_ends, png, svg
 from traces.kit.panels import Panel, together
 from traces.kit.units import format_bytes
 from traces.kit.whole import writable, write_whole
@@ -18,20 +18,23 @@ from traces.kit.whole import writable, write_whole
 GB = 1e-9
 
 
-def draw_file(answers: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write the picture. UserError where there is nothing to draw, or no place."""
+def draw_file(answers: Sequence[Mapping[str, Any]], path: Path) -> str:
+    """Write the picture, where there is anything to draw, and say so in a line. UserError where there is no place."""
     figure = draw(answers)
+    if figure is None:
+        return f"picture={path}: nothing runs, so there is nothing to draw"
     with writable(f"picture={path}"):
         write_whole(path, svg(figure) if path.suffix == ".svg" else png(figure))
+    return f"wrote {path}"
 
 
-def draw(answers: Sequence[Mapping[str, Any]]) -> Figure:
-    """A panel per machine on which something runs."""
+def draw(answers: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """A panel per machine on which something runs; None where nothing does."""
     shown = [
         found for it in answers for found in (it, it["instead"]) if found is not None and found["best"] is not None
     ]
     if not shown:
-        raise EmptyPictureError(f"picture: nothing runs: {first(answers[0])}")
+        return None
 
     def panel(it: Mapping[str, Any]) -> Panel:
         return Panel(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from traces.kit.errors import UserError, meant, one_of
 from traces.kit.strict import dump_json
-from traces.kit.telling import showing
+from traces.kit.telling import say, showing
 from traces.kit.vocabulary import MOST, Format, Out, memory
 from traces.kit.words import Between, Others
 
@@ -91,17 +91,17 @@ class Options:
 def main(options: Options) -> None:
     """Run the command."""
     answers = plan(options)
+    if options.format == "json":
+        sys.stdout.write(dump_json({"schema": SCHEMA, "machines": answers}))
+    else:
+        from sim.plan.show import show
+        from traces.kit.telling import stdout_console
+
+        show(answers, stdout_console())
     if options.picture is not None:
         from sim.plan.draw import draw_file
 
-        draw_file(answers, options.picture)
-    if options.format == "json":
-        sys.stdout.write(dump_json({"schema": SCHEMA, "machines": answers}))
-        return
-    from sim.plan.show import show
-    from traces.kit.telling import stdout_console
-
-    show(answers, stdout_console())
+        say(draw_file(answers, options.picture))
 
 
 def plan(options: Options, workers: int = 0) -> list[dict[str, Any]]:

@@ -160,6 +160,12 @@ def test_a_picture_is_drawn(plan: Any, world: Path) -> None:
         assert word in drawn
 
 
+def test_where_nothing_runs_the_question_is_answered_and_no_picture_drawn(plan: Any, world: Path) -> None:
+    page = plan("context=9000", "picture=nothing.png")
+    assert page.startswith("No: ")
+    assert not (world / "nothing.png").exists()
+
+
 def test_where_cpu_and_gpu_share_one_memory_the_experts_come_from_the_ssd() -> None:
     for hardware in ("jetson_agx_orin", "apple_m4_max"):
         it = ask(hardware, "gpt_oss_120b", None, None, context=None, batch=1, host_memory=10**9, rest=[])

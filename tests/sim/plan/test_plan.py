@@ -93,6 +93,19 @@ def test_the_winners_own_command_gives_the_figures_that_are_printed(
             assert (found["config"]["workload"]["batch"], found["config"]["warmup"]) == (2, 1)
 
 
+def test_what_rests_on_a_recall_that_was_assumed_wins_nothing_and_a_range_holds_every_run(plan: Any) -> None:
+    (it,) = json.loads(plan("policy=gate_ahead,static", "format=json"))["machines"]
+    rows = {row["policy"]: row["best"]["ms"] for row in it["policies"]}
+    assert rows["gate_ahead"] < rows["static"]
+    assert it["best"]["policy"] == "static"
+    assert json.loads(plan("policy=gate_ahead", "format=json"))["machines"][0]["best"]["policy"] == "gate_ahead"
+    for row in it["policies"]:
+        each = [one["ms"] for one in row["best"]["range"]]
+        assert (len(each), each[0]) == (4, row["best"]["ms"])
+        assert (row["best"]["low_ms"], row["best"]["high_ms"]) == (min(each), max(each))
+        assert min(each) < max(each)
+
+
 def test_it_is_read_where_it_was_found_before(plan: Any, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = plan("format=json")
     cells = {path: path.stat().st_mtime_ns for path in (world / "outputs").rglob("result.json")}

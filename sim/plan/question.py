@@ -56,8 +56,7 @@ class Question:
     @property
     def unified(self) -> bool:
         """Whether CPU and GPU share one memory: experts then come from a disk, and the host holds none."""
-        host = self.hardware.host
-        return host.cpu_tflops is None and host.dram_gb_per_s == self.hardware.gpu.hbm_gb_per_s
+        return _unified(self.hardware)
 
     @property
     def missing(self) -> int:
@@ -97,6 +96,10 @@ class Question:
         return replace(self.base, policy=settings(policy), budget=budget, trace=trace, seed=seed)
 
 
+def _unified(hardware: HardwareProfile) -> bool:
+    return hardware.host.cpu_tflops is None and hardware.host.dram_gb_per_s == hardware.gpu.hbm_gb_per_s
+
+
 @cache
 def settings(preset: str) -> Mapping[str, Any]:
     """The policy of a file of conf/policy. UserError for no such name."""
@@ -126,6 +129,10 @@ def ask(
             way = "python -m traces calibrate out=here.yaml"
             raise UserError(f"hardware={HERE}: there is no {hardware}, what this machine measures: {way}")
     own = [f"model={model}"] if model else []
+    for other in (word for word in rest if word.startswith("host=")):
+        alone = [f"hardware={hardware}", *(word for word in rest if word != other)]
+        if _unified(HardwareProfile.from_dict(read_config([*own, *alone, "policy=lru", "budget=1GB"]).hardware)):
+            raise UserError(f"{other}: hardware={hardware} has one memory for CPU and GPU; allowed: without host=")
     words = (*own, f"hardware={hardware}", *rest, *([f"workload.batch={batch}"] if batch > 1 else []))
     # What is drawn has a request to begin with: of few tokens, a cold start would be most of what is seen.
     words = words if trace is not None else (*words, "warmup=1")

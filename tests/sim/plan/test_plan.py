@@ -212,6 +212,10 @@ MISTAKES: list[tuple[Sequence[str], Sequence[str]]] = [
         ["hardware=here: there is no here.yaml", "traces calibrate out=here.yaml"],
     ),
     (["model=olmoe_1b_7b", "host=ddr5"], ["host=ddr5: unknown; allowed: ddr4_2ch, "]),
+    (
+        ["model=olmoe_1b_7b", "hardware=jetson_agx_orin", "host=ddr5_2ch"],
+        ["host=ddr5_2ch: hardware=jetson"],
+    ),
     (["model=olmoe_1b_7b", "target=tpot<50ms"], ["target=tpot<50ms: not understood; write tpot<=30ms"]),
     (["model=olmoe_1b_7b", "context=few"], ["context=few: allowed: a whole number, 64 to 16777216"]),
     (["model=olmoe_1b_7b", "batch=0"], ["batch=0: allowed: a whole number, 1 to 256"]),

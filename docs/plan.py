@@ -46,6 +46,8 @@ class Case:
     """A ratio is to this policy's."""
 
 
+SIGNALS = ("gate_ahead",)
+"""As a plan draws them."""
 QWEN = "Qwen3-30B-A3B in fp8, RTX 4090, 45 % resident"
 CASES = (
     Case(
@@ -164,7 +166,7 @@ def ours(case: Case, runner: Runner) -> list[float]:
     budget = min(it.room.bytes, it.total) if share is None else it.total * share // 100
     found = []
     for kind in kinds(it.model.name):
-        trace = str(draw(OUT / "routing", modelled(it.model, it.dtype), kind, 0, it.lengths))
+        trace = str(draw(OUT / "routing", modelled(it.model, it.dtype), kind, 0, it.lengths, SIGNALS))
         base = it.cell(case.policy, budget, trace)
         configs = [replace(base, policy={**settings(case.policy), **dict(case.settings)})]
         configs += [it.cell(case.against, budget, trace)] if case.against else []

@@ -10,7 +10,7 @@ from policies import registry
 from policies.api import Policy
 from sim.plan.cells import Figures, Found, Runner
 from sim.plan.needs import needs_of
-from sim.plan.question import Question, lossless, meets, settings, value
+from sim.plan.question import Question, lossless, meets, reads, settings, value
 from sim.plan.search import Least, least, rungs, size, together
 from sim.prices import own_title, title_of
 from sim.prices.costs import Costs
@@ -160,7 +160,7 @@ def _policy(question: Question, name: str, cells: Mapping[int, Found], top: int,
     above = [cell for cell in known if smallest and cell["budget_bytes"] > smallest["budget_bytes"]]
     return {
         "policy": name,
-        "reads": sorted(str(signal) for signal in registry.find(str(settings(name)["name"])).signals),
+        "reads": sorted(reads(name)),
         "cells": known,
         "at_room": _cell(cells[top], question),
         "best": min(known, key=lambda cell: (cell["ms"], cell["budget_bytes"]), default=None),
@@ -248,9 +248,14 @@ def _lossy(name: str, found: Found, question: Question) -> Answer:
 
 
 def _at(question: Question, names: Sequence[str], top: int, trace: str, runner: Runner) -> list[tuple[str, Found]]:
-    """The lossy policies at the full room: those that were named, or the usual one beside the shortlist."""
-    lossy = list(LOSSY) if tuple(names) == SHORTLIST else [name for name in names if not lossless(name)]
+    """The lossy policies at the full room."""
+    lossy = [name for name in tried(names) if not lossless(name)]
     return list(zip(lossy, runner.run([question.cell(name, top, trace) for name in lossy]), strict=True))
+
+
+def tried(names: Sequence[str]) -> list[str]:
+    """Those that were named, or the shortlist and the usual lossy one."""
+    return [*names, *LOSSY] if tuple(names) == SHORTLIST else [*names]
 
 
 def _on_host(cells: Mapping[int, Found]) -> bool:

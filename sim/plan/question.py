@@ -111,6 +111,11 @@ def lossless(preset: str) -> bool:
     return registry.find(str(settings(preset)["name"])).lossless
 
 
+def reads(preset: str) -> frozenset[str]:
+    """The signals that it reads."""
+    return frozenset(map(str, registry.find(str(settings(preset)["name"])).signals))
+
+
 def ask(
     hardware: str,
     model: str,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -60,10 +61,11 @@ def modelled(profile: ModelProfile, dtype: str) -> Model:
     return Model(profile.name, *shape, None, list(profile.priced(dtype)), shapes, dtype)
 
 
-def draw(root: Path, model: Model, kind: str, seed: int, lengths: Lengths) -> Path:
+def draw(root: Path, model: Model, kind: str, seed: int, lengths: Lengths, signals: Sequence[str]) -> Path:
     """The trace of ``model``'s shape below ``root``, drawn if it is not there. UserError where it cannot be.
 
-    Figures that know no recall of a gate ahead get the usual one.
+    ``signals``: those that anybody reads; all of them take many times the place of the routing itself. Figures that
+    know no recall of a gate ahead get the usual one.
     """
     recall = tuple(max(least_recall(model.experts, model.top_k), share) for share in RECALL)[: model.layers - 1]
     words: dict[str, Any] = {
@@ -72,7 +74,7 @@ def draw(root: Path, model: Model, kind: str, seed: int, lengths: Lengths) -> Pa
         "prompt": (lengths.prompt, lengths.prompt),
         "output": (lengths.output, lengths.output),
         "prefill": True,
-        "signals": tuple(name for name in MADE if recall or name != "gate_ahead"),
+        "signals": tuple(name for name in MADE if name in signals and (recall or name != "gate_ahead")),
         "recall": recall if read_figures(kind).gate_recall is None and recall else None,
         "split": Fraction(1, lengths.measured + 1),
         "seed": seed,

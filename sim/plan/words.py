@@ -29,7 +29,7 @@ def several(value: str) -> tuple[str, ...]:
     return found
 
 
-def policies(value: str) -> tuple[str, ...]:
+def known_policies(value: str) -> tuple[str, ...]:
     """A mark: files of conf/policy, or policies of other packages."""
     from sim.experiment.compose import choices
 
@@ -80,7 +80,7 @@ class Options:
     batch: Annotated[int, Between(1, 256), "requests that are active at a time"] = 1
     host_memory: Annotated[int | None, memory, "what the host has for the experts, as 64GB; else it is enough"] = None
     trace: Annotated[str, "recorded routing of the model: sample, or a folder"] = ""
-    policy: Annotated[tuple[str, ...], policies, "which are tried, comma-separated; else a shortlist"] = ()
+    policy: Annotated[tuple[str, ...], known_policies, "which are tried, comma-separated; else a shortlist"] = ()
     seed: Annotated[int, Between(0, MOST), "the first of those from which routing is drawn"] = 0
     picture: Annotated[Path | None, to_be_drawn, "draw latency against memory into FILE.svg or .png"] = None
     out: Annotated[Out, "where routing and results are kept; what is there is read"] = Path("outputs")
@@ -106,9 +106,9 @@ def main(options: Options) -> None:
 
 def plan(options: Options, workers: int = 0) -> list[dict[str, Any]]:
     """The answers, one per machine. UserError for what cannot be asked."""
-    from sim.plan.answer import SHORTLIST, answer
+    from sim.plan.answer import SHORTLIST, answer, tried
     from sim.plan.cells import Runner
-    from sim.plan.question import ask
+    from sim.plan.question import ask, lossless, reads
     from sim.plan.routing import draw, kinds, modelled
     from sim.results.compare.target import Target
     from traces import find_trace, open_trace
@@ -130,7 +130,7 @@ def plan(options: Options, workers: int = 0) -> list[dict[str, Any]]:
         )
         for name in options.hardware
     ]
-    lengths = questions[0].lengths
+    lengths, policies = questions[0].lengths, options.policy or SHORTLIST
     with _telling() as note, Runner(options.out, workers, note) as runner:
         if lengths is None:
             # Seeds are orders of its requests.
@@ -140,10 +140,14 @@ def plan(options: Options, workers: int = 0) -> list[dict[str, Any]]:
         else:
             names, seeds = kinds(questions[0].model.name), range(options.seed, options.seed + SEEDS)
             its = modelled(questions[0].model, questions[0].dtype)
-            each = [(options.out / "routing", its, kind, seed, lengths) for kind in names for seed in seeds]
+            every = tried(policies)
+            exact = frozenset[str]().union(*(reads(name) for name in every if lossless(name)))
+            each = [(options.out / "routing", its, kind, seed, lengths, exact) for kind in names for seed in seeds]
+            # Lossy policies are tried on the first alone.
+            each[0] = (*each[0][:-1], exact.union(*map(reads, every)))
             drawn = [str(folder) for folder in runner.each(draw, each)]
             traces = {kind: drawn[SEEDS * i : SEEDS * (i + 1)] for i, kind in enumerate(names)}
-        return [answer(it, options.policy or SHORTLIST, traces, runner) for it in questions]
+        return [answer(it, policies, traces, runner) for it in questions]
 
 
 @contextmanager

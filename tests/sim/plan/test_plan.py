@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -26,6 +27,7 @@ from traces.kit import conf
 from traces.kit.words import parse
 from traces.synthesize.figures import shipped_figures
 from traces.synthesize.synthesize import Model
+from traces.synthesize.words import MADE
 
 SHAPE = {"moe_layers": 3, "experts": 8, "top_k": 2}
 CARD = {"gpu": {**MACHINE["gpu"], "memory_bytes": 14_000_000, "hbm_gb_per_s": 30}, "title": "Little"}
@@ -251,14 +253,19 @@ def test_what_is_drawn_is_of_the_shape_and_the_lengths_that_are_told(tmp_path: P
     long = Lengths.of(10**6, 4)
     assert long.measured * (long.prompt + long.output) == ROWS
     model = Model("any", 6, 20, 4, expert_bytes=[8] * 6)
-    folder = draw(tmp_path, model, "gpt_oss_20b", 5, lengths)
+    folder = draw(tmp_path, model, "gpt_oss_20b", 5, lengths, MADE)
     trace = open_trace(folder)
     assert (trace.L, trace.E, trace.K) == (6, 20, 4)
     assert {(r.prompt_tokens, r.output_tokens) for r in trace.requests} == {(64, 32)}
     assert sorted(r.split or "" for r in trace.requests) == ["test"] * 3 + ["train"]
     assert trace.has("gate_ahead")
-    assert draw(tmp_path, model, "gpt_oss_20b", 5, lengths) == folder
-    assert draw(tmp_path, model, "gpt_oss_20b", 6, lengths) != folder
+    assert trace.has("router_probs")
+    bare = open_trace(draw(tmp_path, model, "gpt_oss_20b", 5, lengths, ["gate_ahead"]))
+    assert not bare.has("router_probs")
+    for name in ("expert_ids", "gate_ahead"):  # and what is there is the same
+        assert (np.asarray(getattr(bare, name)) == np.asarray(getattr(trace, name))).all()
+    assert draw(tmp_path, model, "gpt_oss_20b", 5, lengths, MADE) == folder
+    assert draw(tmp_path, model, "gpt_oss_20b", 6, lengths, MADE) != folder
 
 
 def test_a_model_has_its_own_kind_of_routing_first() -> None:

@@ -153,7 +153,7 @@ class Offloaded:
         """Run what a pass runs, without experts, and an expert's products: kernels are loaded on first use, handles and
         memory are made then, and all that takes milliseconds. DeviceError where the device cannot."""
         try:
-            with self._computed_by(lambda module, hidden, ids, weights: torch.zeros_like(hidden)):
+            with self._computed_by(_nothing):
                 engine = Engine(self.model, self.backend.device)
                 engine.prefill(0, [0, 1, 2, 3])
                 for _ in range(2):
@@ -164,6 +164,22 @@ class Offloaded:
         except RuntimeError as error:
             raise DeviceError(f"the model cannot be run on {self.backend.device}: {in_short(error)}") from error
         self._warm = True
+
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that a request's cache holds per token, in all layers: a pass without experts over
+        one token says so, whatever the family keeps. DeviceError where the device cannot."""
+        try:
+            with torch.inference_mode(), self._computed_by(_nothing):
+                engine = Engine(self.model, self.backend.device)
+                engine.prefill(0, [0])
+                return engine.cache_bytes(0)
+        except RuntimeError as error:
+            raise DeviceError(f"the model cannot be run on {self.backend.device}: {in_short(error)}") from error
+
+
+def _nothing(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """What a layer's experts give where only the rest of the model is of interest."""
+    return torch.zeros_like(hidden)
 
 
 @contextmanager

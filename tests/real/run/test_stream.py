@@ -58,7 +58,9 @@ def test_each_word_of_sampling_does_what_it_does_there(one: dict[str, Any]) -> N
     model, off = tiny("olmoe"), {"top_k": 0}
     ids = bytewise()(PROMPTS[0])["input_ids"]
     wanted = library(model, ids, 2**32 - 1, max_new_tokens=12, **off | one)
-    found = list(stream(offloaded(model), PROMPTS[:1], f"seed={2**32 - 1}", decoding="sampled", max_new_tokens=12, **one))
+    found = list(
+        stream(offloaded(model), PROMPTS[:1], f"seed={2**32 - 1}", decoding="sampled", max_new_tokens=12, **one)
+    )
     assert ids_of(found) == wanted
 
 

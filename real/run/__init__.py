@@ -10,6 +10,7 @@ from real.words import Configured, Weights, checkpoint, configuration, model_dty
 from sim.experiment.config import RunConfig
 from traces.kit.errors import Interrupted, UserError
 from traces.kit.strict import dump_json
+from traces.kit.telling import say
 from traces.kit.vocabulary import Out
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ def served(options: Options, config: RunConfig, name: str) -> None:
     history = any(word.startswith("trace=") for word in options.rest)
     serving = Serving(config, model, asked, options, options.predictor, permuted=True, history_given=history)
     page = Page(None if options.format == "json" else sys.stdout, serving.titles(), serving.places)
+    for note in serving.notes:
+        say(note)
     line, unread = Line(), None
     with Stream(serving) as stream, stoppable(stream) as stopped:
         try:

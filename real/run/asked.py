@@ -8,7 +8,6 @@ from typing import Self
 from real.run.choosing import chooser, seed_of
 from real.run.words import Generation
 from traces.kit.errors import UserError
-from traces.kit.telling import say
 from traces.models.load import Loaded
 from traces.prompts.jobs import Decoding, Job, encode, plan
 from traces.prompts.records import Prompt, parse_record
@@ -25,14 +24,15 @@ class Asked:
     prompts: tuple[Prompt, ...]
     name: str
     licences: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What whoever asks is to be told, a line each."""
 
     @classmethod
     def of_file(cls, path: Path, limit: int) -> Self:
         """The first so many of a file as ``traces collect`` takes it; 0: all. UserError."""
         found = PromptFile(path, limit=limit, split=0)
-        if found.skipped:
-            say(f"skipped {found.skipped} chats in which no user speaks before the answer")
-        return cls(tuple(found), found.name, found.licences)
+        skipped = f"skipped {found.skipped} chats in which no user speaks before the answer"
+        return cls(tuple(found), found.name, found.licences, (skipped,) if found.skipped else ())
 
     @classmethod
     def of_texts(cls, given: Sequence[str | Chat], name: str) -> Self:
@@ -40,7 +40,9 @@ class Asked:
         prompts = []
         for number, one in enumerate(given):
             where = f"{name}, number {number}" if len(given) > 1 else name
-            content = {"prompt": one} if isinstance(one, str) else {"messages": one}
+            content = (
+                {"prompt": one} if isinstance(one, str) else {"messages": list(one) if isinstance(one, tuple) else one}
+            )
             found = parse_record(where, content, name, "last")
             if found is None:
                 raise UserError(f"{where}: a chat in which no user speaks; allowed: one that a user's turn ends")
@@ -68,20 +70,22 @@ def decoding_of(how: Generation, seed: int) -> Decoding:
     return Decoding(how.decoding, new, most, how.temperature, how.top_p, seed)
 
 
-def jobs_of(asked: Asked, how: Generation, loaded: Loaded, seed: int) -> list[Job]:
-    """Each prompt's tokens, and how they go on. UserError for a prompt that cannot be, or a tokenizer without a
-    template for chats."""
+def jobs_of(asked: Asked, how: Generation, loaded: Loaded, seed: int) -> tuple[list[Job], list[str]]:
+    """Each prompt's tokens and how they go on; and what is to be told of it, a line each. UserError for a prompt that
+    cannot be, or a tokenizer without a template for chats."""
     if how.chat:
         if not getattr(loaded.tokenizer, "chat_template", None):
             raise UserError(f"chat=true: the tokenizer of {loaded.name} has no chat template; allowed: chat=false")
         asked = asked.as_chats(how.system)
     decoding = decoding_of(how, seed)
-    found = []
+    found, notes = [], [*asked.notes]
     for prompt in asked.prompts:
         job = plan(prompt, loaded, decoding)
         found.append(replace(job, choose=chooser(how, job.ids, seed_of(seed, prompt.number))))
         if len(job.ids) == how.max_prompt_tokens:  # which may be all that it has
             had = len(encode(loaded.tokenizer, prompt, decoding.chat_template)[0])
             if had > len(job.ids):
-                say(f"{prompt.where}: cut to {len(job.ids)} of {had} tokens (max_prompt_tokens={len(job.ids)})")
-    return found
+                notes.append(
+                    f"{prompt.where}: cut to {len(job.ids)} of {had} tokens (max_prompt_tokens={len(job.ids)})"
+                )
+    return found, notes

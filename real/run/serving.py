@@ -31,11 +31,12 @@ from real.runtime.live import Live
 from real.runtime.machine import Machine
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
-from real.runtime.runner import DeviceRun
+from real.runtime.runner import DeviceRun, depth_of
 from sim.core.core import Core
 from sim.core.log import replay
 from sim.experiment.cell import make_cell, policy_of
 from sim.experiment.config import RunConfig
+from sim.prices import HardwareProfile
 from traces import Trace
 from traces.kit.errors import UserError
 from traces.models.load import Loaded, end_tokens
@@ -86,7 +87,8 @@ class Serving:
         if config.measure != "test":
             raise UserError(f"measure={config.measure}: prompts are measured, no recorded requests; allowed: test")
         self.model, self.asked, self.how = model, asked, how
-        jobs = jobs_of(asked, how, model.loaded, config.seed)
+        jobs, self.notes = jobs_of(asked, how, model.loaded, config.seed)
+        depth_of(HardwareProfile.from_dict(config.hardware))  # a slip is told at once
         self.places = list(range(len(jobs)))
         """Of each request, in the order in which they are served: its prompt's place among those asked."""
         if config.seed and permuted:
@@ -101,7 +103,7 @@ class Serving:
         self.history: Trace | None = find_history(config, model.offloaded.moe, given=history_given)
         tokens, batch = [len(it.prompt) + it.new_tokens for it in self.requests], int(config.workload["batch"])
         self.config, setup = prepared(config, model.offloaded, self.name, self.predictors, tokens)
-        policy_of(self.config.policy, setup, there(config, self.history, self.predictors))  # a slip is told at once
+        policy_of(self.config.policy, setup, there(config, self.history, self.predictors))  # as here
         check_context(model.offloaded, setup.budget, tokens, batch, Host(model.where.host_memory))
         self.machine: Machine | None = None
         self._left: tuple[DeviceRun, Live] | None = None

@@ -1,4 +1,4 @@
-"""What the tests of streams share: tiny models with a tokenizer of one token per byte, and the library's own answers."""
+"""What tests of streams share: tiny models with a tokenizer of one token per byte, and the library's own answers."""
 
 from collections.abc import Sequence
 from functools import cache

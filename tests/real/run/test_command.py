@@ -166,7 +166,7 @@ def test_from_python_in_a_few_lines() -> None:
     ids = whole.tokenizer(PROMPT)["input_ids"]
     wanted = library(whole.model, ids, max_new_tokens=6)
     model = real.load(device="cpu", threads=1)
-    found = [token for token in real.generate(model, PROMPT, policy="lru", budget="50%", max_new_tokens=6)]
+    found = list(real.generate(model, PROMPT, policy="lru", budget="50%", max_new_tokens=6))
     assert ids_of(found) == wanted
     drawn = library(whole.model, ids, 3, max_new_tokens=6, top_k=0, temperature=1.5)
     again = real.generate(model, [PROMPT], decoding="sampled", temperature=1.5, seed=3, max_new_tokens=6)

@@ -65,10 +65,8 @@ def test_a_stop_string_ends_it_where_it_is_complete(first: int, length: int, oth
 
 
 def test_what_may_begin_a_stop_string_waits_and_is_told_when_it_does_not() -> None:
-    ids, pieces = bytewise()("aUsUsex User")["input_ids"], []
     answer = Answer(bytewise(), ("User:",))
-    for token in ids:
-        pieces.append(answer.add(token, None))
+    pieces = [answer.add(token, None) for token in bytewise()("aUsUsex User")["input_ids"]]
     assert pieces == ["a", "", "", "Us", "", "", "Usex", " ", "", "", "", ""]
     assert answer.rest() == "User"
 

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+from real.run.asked import Asked
 from real.run.choosing import seed_of
+from real.run.serving import Serving
 from real.run.stream import Stream
-from tests.real.run.cases import SAMPLED, bytewise, ids_of, library, offloaded, stream, text_of
+from real.run.words import Generation
+from tests.real.run.cases import SAMPLED, bytewise, config, ids_of, library, offloaded, stream, text_of
 from tests.real.runtime.test_more_families import REFUSED
 from tests.traces.models.tiny import FAMILIES, MORE, there, tiny
 from traces.kit.errors import UserError
@@ -70,6 +73,16 @@ def test_a_repetition_is_less_likely_greedily_as_well() -> None:
     wanted = library(model, ids, max_new_tokens=16, **word)
     assert wanted != library(model, ids, max_new_tokens=16)
     assert ids_of(list(stream(offloaded(model), PROMPTS[2:], max_new_tokens=16, **word))) == wanted
+
+
+def test_a_token_says_whose_it_is_in_whatever_order_they_are_served() -> None:
+    served, asked, how = offloaded(tiny("olmoe")), Asked.of_texts(PROMPTS, "prompts"), Generation(max_new_tokens=3)
+    wanted = list(Stream(Serving(config("policy=lru", "budget=30%"), served, asked, how)))
+    serving = Serving(config("policy=lru", "budget=30%", "seed=1"), served, asked, how, permuted=True)
+    assert serving.places != [0, 1, 2]
+    found = list(Stream(serving))
+    assert [token.request for token in found[::3]] == serving.places
+    assert [ids_of(found, i) for i in range(3)] == [ids_of(wanted, i) for i in range(3)]
 
 
 def test_a_slow_reader_loses_nothing() -> None:

@@ -26,7 +26,7 @@ def load(
     threads: int = 0,
 ) -> Model:
     """A checkpoint of this machine, its experts in host memory and the rest on the device, to generate with more than
-    once. UserError for what cannot be.
+    once. Nothing is fetched, now or later by this process (HF_HUB_OFFLINE). UserError for what cannot be.
 
     ``model``: tiny-moe, a folder, or a name of the local Hugging Face cache. ``dtype``: bfloat16, float16 or float32,
     else its own. ``device``: auto, cpu, cuda, cuda:N. ``exact``, ``host_memory`` (such as "110GB") and ``threads`` are

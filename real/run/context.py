@@ -29,12 +29,12 @@ def check_context(model: Offloaded, budget: int, tokens: Sequence[int], batch: i
         free, where = max(0, host.given - model.store.nbytes), "of host_memory= beside the experts"
     else:
         free, where = int(HOST_ROOM * host.free()), "of host memory"
-    needed = cache_bytes(model, tokens, batch)
-    if budget + needed <= free:
+    needed, slots = cache_bytes(model, tokens, batch), min(budget, model.store.nbytes)
+    if slots + needed <= free:
         return
-    fits = max(0, free - budget) * max(tokens) // needed
+    fits = max(0, free - slots) * max(tokens) // needed
     raise UserError(
         f"max_new_tokens=: requests of up to {max(tokens)} tokens, {min(batch, len(tokens))} at a time, take"
-        f" {format_bytes(needed)} for keys and values beside budget={budget}: {format_bytes(free)} are free {where};"
-        f" allowed: up to {fits} tokens, prompt and answer, or a smaller budget"
+        f" {format_bytes(needed)} for keys and values beside {format_bytes(slots)} of experts:"
+        f" {format_bytes(free)} are free {where}; allowed: up to {fits} tokens, prompt and answer, or a smaller budget"
     )

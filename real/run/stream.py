@@ -79,7 +79,7 @@ class _Engine:
     def stop(self) -> None:
         """No further pass begins; returns when the thread has ended."""
         self.over.set()
-        if self.thread.ident is not None:
+        if self.thread.ident is not None and self.thread is not threading.current_thread():  # as garbage of its own
             self.thread.join()
 
     def _run(self) -> None:

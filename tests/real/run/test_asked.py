@@ -94,10 +94,14 @@ def test_the_context_has_room_to_the_byte_or_not() -> None:
         assert need == model.kv_bytes_per_token() * 70 * rows
         there = budget + need + model.store.nbytes
         check_context(model, budget, tokens, batch, Host(there))
-        with pytest.raises(UserError, match=r"beside budget=1000: .*allowed: up to 69 tokens"):
+        with pytest.raises(UserError, match=r"beside .* of experts: .*allowed: up to 69 tokens"):
             check_context(model, budget, tokens, batch, Host(there - 1))
     with pytest.raises(UserError, match="allowed: up to 0 tokens"):
         check_context(model, budget, tokens, 1, Host(model.store.nbytes))
+    everything = 2 * model.store.nbytes + cache_bytes(model, tokens, 1)
+    check_context(model, 10**15, tokens, 1, Host(everything))  # no more slots than experts
+    with pytest.raises(UserError, match="max_new_tokens=: "):
+        check_context(model, 10**15, tokens, 1, Host(everything - 1))
 
 
 def test_a_run_without_room_for_its_context_does_not_begin() -> None:

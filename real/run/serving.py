@@ -55,6 +55,9 @@ class Model:
     busy: threading.Lock = field(default_factory=threading.Lock, repr=False)
     """Held while it generates."""
 
+    def __post_init__(self) -> None:
+        self.offloaded.kv_bytes_per_token()  # while nobody runs it: a pass of another would be in the middle of theirs
+
     @property
     def tokenizer(self) -> Any:
         return self.loaded.tokenizer

@@ -146,12 +146,10 @@ def test_a_stream_that_is_left_or_forgotten_ends_its_thread() -> None:
     found = stream(served, PROMPTS, max_new_tokens=60)
     assert threading.active_count() == before  # nothing runs yet
     next(found)
-    with pytest.raises(UserError, match="generates already"):
-        next(stream(served, PROMPTS))
     engine = found._engine
     del found
     assert not engine.thread.is_alive()
-    assert engine.serving.interrupted
+    assert (engine.failure, engine.serving.interrupted) == (None, True)
     assert threading.active_count() == before
     with stream(served, PROMPTS, max_new_tokens=60) as found:
         next(found)
@@ -163,6 +161,20 @@ def test_a_stream_that_is_left_or_forgotten_ends_its_thread() -> None:
     assert list(unread) == []
     with pytest.raises(UserError, match="has not ended"):
         unread.result()
+
+
+def test_who_asks_meanwhile_is_refused_and_changes_nothing() -> None:
+    """What is asked is checked before it is refused, on a model that runs."""
+    served = offloaded(tiny("olmoe"))
+    alone = [token.id for token in stream(served, PROMPTS, max_new_tokens=20)]
+    found = []
+    for token in (running := stream(served, PROMPTS, max_new_tokens=20)):
+        found.append(token.id)
+        if len(found) < 4:
+            with pytest.raises(UserError, match="generates already"):
+                next(stream(served, PROMPTS))
+    assert found == alone
+    assert running.result()["provenance"]["device"]["replay_agrees"]
 
 
 def test_an_error_of_the_run_reaches_who_reads() -> None:

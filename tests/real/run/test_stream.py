@@ -166,14 +166,22 @@ def test_a_stream_that_is_left_or_forgotten_ends_its_thread() -> None:
 def test_who_asks_meanwhile_is_refused_and_changes_nothing() -> None:
     """What is asked is checked before it is refused, on a model that runs."""
     served = offloaded(tiny("olmoe"))
-    alone = [token.id for token in stream(served, PROMPTS, max_new_tokens=20)]
-    found = []
-    for token in (running := stream(served, PROMPTS, max_new_tokens=20)):
-        found.append(token.id)
-        if len(found) < 4:
-            with pytest.raises(UserError, match="generates already"):
-                next(stream(served, PROMPTS))
-    assert found == alone
+    alone = [token.id for token in stream(served, PROMPTS, max_new_tokens=NEW)]
+    running, asked = stream(served, PROMPTS, max_new_tokens=NEW), threading.Event()
+    request = running._serving.requests[0]
+    choose = request.choose
+
+    def waiting(logits: Any) -> int:
+        if request.made:  # in the second pass
+            assert asked.wait(60)
+        return choose(logits)
+
+    request.choose = waiting
+    first = next(running)
+    with pytest.raises(UserError, match="generates already"):
+        next(stream(served, PROMPTS))
+    asked.set()
+    assert [first.id, *(token.id for token in running)] == alone
     assert running.result()["provenance"]["device"]["replay_agrees"]
 
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +28,6 @@ WORDS = ["run", "policy=lru", "budget=50%", "threads=1", "device=cpu"]
 PROMPT = "The firewall decides"
 
 
-def begun(out: Path, *words: str) -> subprocess.Popen[bytes]:
-    """The command in a process of its own."""
-    env = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "real", *WORDS, f"prompt={PROMPT}", f"out={out}", "max_new_tokens=1000", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=env)
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """At once: most of their time is the libraries' import."""
-    found = {name: begun(tmp_path_factory.mktemp("out") / name) for name in ("interrupt", "pipe")}
-    yield found
-    for process in found.values():
-        process.kill()
-        process.communicate()
-
-
 def left(out: Path) -> tuple[dict[str, Any], str]:
     """The result of the one run there, whose trace can be opened, and the text."""
     (folder,) = out.iterdir()
@@ -54,32 +36,37 @@ def left(out: Path) -> tuple[dict[str, Any], str]:
     return json.loads((folder / "result.json").read_text()), json.loads(line)["text"]
 
 
-def out_of(process: Any) -> Path:
-    return Path(next(word.removeprefix("out=") for word in process.args if word.startswith("out=")))
-
-
-def test_an_end_from_outside_leaves_what_there_is(processes: Any) -> None:
-    process = processes["interrupt"]
-    first = process.stdout.read(1)  # it has begun to answer
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+def test_ctrl_c_leaves_what_there_is(tmp_path: Path) -> None:
+    env = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    words = [*WORDS, f"prompt={PROMPT}", f"out={tmp_path}", "max_new_tokens=1000"]
+    command = [sys.executable, "-m", "real", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=env) as process:
+        assert process.stdout is not None
+        first = process.stdout.read(1)  # it has begun to answer
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in err
-    assert err.splitlines()[-1] == b"interrupted: %s has what there is" % bytes(next(out_of(process).iterdir()))
-    document, text = left(out_of(process))
+    (folder,) = tmp_path.iterdir()
+    assert err.decode().splitlines()[-1] == f"interrupted: {folder} has what there is"
+    document, text = left(tmp_path)
     assert document["provenance"]["device"]["interrupted"] == "1 of 1 requests had begun"
     assert (first + out).decode() == text + "\n\n"  # and no table behind it
 
 
-def test_whoever_reads_no_more_ends_it(processes: Any) -> None:
-    process = processes["pipe"]
-    assert process.stdout.read(1)
-    process.stdout.close()
-    err = process.stderr.read()
-    assert process.wait(60) == 141
-    assert b"Traceback" not in err
-    assert b"Exception ignored" not in err
-    assert "interrupted" in left(out_of(process))[0]["provenance"]["device"]
+def test_whoever_reads_no_more_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As ``| head`` does: a pipe whose other end is closed."""
+    ours, theirs = os.pipe()
+    threads = threading.active_count()
+    with os.fdopen(theirs, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        os.close(ours)
+        assert main([*WORDS, f"prompt={PROMPT}", f"out={tmp_path}", "max_new_tokens=1000"]) == 141
+    assert capsys.readouterr().err == f"written to {next(tmp_path.iterdir())}\n"
+    assert "interrupted" in left(tmp_path)[0]["provenance"]["device"]
+    assert threading.active_count() == threads
 
 
 def test_a_batch_system_ends_it_likewise(

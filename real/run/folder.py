@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
+from real.run.asked import Asked
 from real.runtime.generate import Served
 from real.runtime.live import AHEAD, Live
 from real.runtime.offloaded import Offloaded
@@ -29,8 +29,6 @@ from traces.kit.strict import dump_json
 from traces.models.devices import device_name
 from traces.models.families import signal_shapes
 from traces.models.load import Loaded, recorder_version
-from traces.prompts.jobs import Decoding
-from traces.prompts.source import PromptFile
 from traces.writing.writer import TraceWriter
 
 
@@ -43,8 +41,8 @@ class Session:
     about: Mapping[str, Any]
     texts: tuple[str, ...] = ()
     """What was generated, by request."""
-    made: TemporaryDirectory[str] | None = field(default=None, repr=False)
-    """Where the trace lies that was made, to be copied to the result."""
+    made: Path | None = field(default=None, repr=False)
+    """Where the trace lies that was made, to be copied to the result; it goes with the session."""
     history: Trace | None = None
     """Whose train requests a policy may learn from that served prompts."""
 
@@ -80,7 +78,7 @@ class Session:
             (temp / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
             save(run.core.log, temp / "log.npy")
             if self.made is not None:
-                shutil.copytree(Path(self.made.name) / "trace", temp / "trace")
+                shutil.copytree(self.made / "trace", temp / "trace")
             if self.texts:
                 lines = [json.dumps({"request": i, "text": text}) for i, text in enumerate(self.texts)]
                 (temp / "texts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -105,8 +103,8 @@ def write_trace(
     requests: Sequence[Served],
     loaded: Loaded,
     model: Offloaded,
-    prompts: PromptFile,
-    decoding: Decoding,
+    asked: Asked,
+    decoding: Mapping[str, Any],
     origins: Sequence[str],
 ) -> None:
     """Write the requests, in order, with what the run has kept of them; ``origins``: where each prompt is from."""
@@ -126,9 +124,9 @@ def write_trace(
             name=loaded.name,
             revision=loaded.revision,
             recorder=RecorderInfo("real.run", recorder_version(), device_name(model.backend.device)),
-            decoding=decoding.settings(loaded.tokenizer),
+            decoding=dict(decoding),
             recording="recorded",
-            prompts=Prompts(prompts.name, "; ".join(prompts.licences) or None),
+            prompts=Prompts(asked.name, "; ".join(asked.licences) or None),
             expert_bytes=[model.store.layout.nbytes] * len(moe.layers),
             shapes=model.shapes,
             dtype=str(loaded.model.dtype).removeprefix("torch."),

@@ -1,26 +1,23 @@
-"""One run on a device, from a configuration to its accounts: a trace's routing, or prompts that the model continues."""
+"""One run on a device, from a configuration to its accounts: a trace's routing, or requests that it continues."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 
 from policies.api import Predictor, Setup, Signal
 from policies.predictors.saved import Fitted
-from policies.predictors.saved import load as load_predictor
-from real.run.folder import Session, write_trace
+from real.run.context import cache_bytes
+from real.run.folder import Session
 from real.runtime.generate import Served, generate
 from real.runtime.live import AHEAD, Live
+from real.runtime.machine import Machine
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_forced
 from real.runtime.runner import DeviceRun, check_device, check_shape, depth_of, device_machine, running
 from real.words import model_dtype
-from sim.core.core import Core
 from sim.core.log import replay
 from sim.experiment.budget import AUTO, Room
 from sim.experiment.cell import Cell, make_cell, make_core, make_policy, make_setup, policy_of
@@ -34,9 +31,7 @@ from traces.calibrate.machine import now
 from traces.kit.errors import UserError
 from traces.models.devices import ROOM, device_name, free_memory
 from traces.models.families import MoeModel
-from traces.models.load import end_tokens, recorder_version
-from traces.prompts.jobs import Decoding, plan
-from traces.prompts.source import PromptFile
+from traces.models.load import recorder_version
 
 
 def forced(config: RunConfig, name: str, where: Where, weights: str) -> Session:
@@ -49,50 +44,20 @@ def forced(config: RunConfig, name: str, where: Where, weights: str) -> Session:
     return Session(cell, run, facts_of(model, run, weights, "of the trace", digest))
 
 
-def live(
+def prepared(
     config: RunConfig,
+    model: Offloaded,
     name: str,
-    where: Where,
-    prompts: PromptFile,
-    decoding: Decoding,
-    predictor: str = "",
-    *,
-    history_given: bool = False,
-) -> Session:
-    """Continue prompts. The trace of it is made, and the result is told of that trace.
-
-    ``predictor``: the file of a fitted one. ``history_given``: whether the user has said whose requests are learned
-    from. UserError for what cannot be.
-    """
-    if config.measure != "test":
-        raise UserError(f"measure={config.measure}: prompts are measured, no recorded requests; allowed: test")
-    loaded = where.load(name, model_dtype(config))
-    jobs = [plan(prompt, loaded, decoding) for prompt in prompts]
-    if config.seed:
-        jobs = [jobs[i] for i in np.random.default_rng(config.seed).permutation(len(jobs))]
-    requests = [Served(number, job.ids, job.choose, job.new_tokens) for number, job in enumerate(jobs)]
-    model = where.put(loaded.model)
-    history = find_history(config, model.moe, given=history_given)
-    fitted = [load_predictor(Path(predictor))] if predictor else []
-    predictors = {it.name: it for it in fitted}
-    run, shown = serve(config, model, loaded.name, requests, history, predictors, end_tokens(loaded))
-    setup = run.core.setup
-    fresh = policy_of(config.policy, setup, there(config, history, predictors))
-    with torch.inference_mode():
-        shown.keep_all()
-    digest = replay(run.core.log, Core(fresh, setup, shown.signals(fresh)))
-    made = TemporaryDirectory(prefix="moe-offload-")
-    folder = Path(made.name) / "trace"
-    write_trace(folder, shown, requests, loaded, model, prompts, decoding, [job.prompt.source for job in jobs])
-    # budget=auto is what it was here: the trace that was made asks for less context.
-    config = replace(config, budget=setup.budget if config.budget == AUTO else config.budget)
-    cell = make_cell(replace(config, trace=str(folder), bounds=False, warmup=0, limit=None, seed=0))
-    about = facts_of(model, run, "auto", "of the model", digest) | {
-        "history": None if history is None else history.sha256,
-        "predictors": {it.name: it.sha256 for it in fitted},
-    }
-    texts = tuple(loaded.tokenizer.decode(request.made, skip_special_tokens=True) for request in requests)
-    return Session(cell, run, about, texts, made, history)
+    predictors: Mapping[str, Fitted],
+    tokens: Sequence[int],
+) -> tuple[RunConfig, Setup]:
+    """The configuration with budget=auto as what there is on the device, and what its policy is to know. UserError."""
+    setup = make_live_setup(config, model, name, predictors, tokens)
+    if config.budget == AUTO:
+        needed = cache_bytes(model, tokens, int(config.workload["batch"]))
+        config = replace(config, budget=budget_there(setup, model, needed))
+        setup = make_live_setup(config, model, name, predictors, tokens)
+    return config, setup
 
 
 def serve(
@@ -103,18 +68,24 @@ def serve(
     history: Trace | None,
     predictors: Mapping[str, Fitted] | None = None,
     ends: Collection[int] = (),
+    tell: Callable[[Served], None] = lambda request: None,
+    over: Callable[[], bool] = lambda: False,
+    made: Callable[[Machine], None] = lambda machine: None,
 ) -> tuple[DeviceRun, Live]:
-    """Continue prompts under the configured policy: what the run has left, and what the model has shown. UserError."""
+    """Continue prompts under the configured policy: what the run has left, and what the model has shown. UserError.
+
+    ``made`` is given the machine before it runs; ``tell`` and ``over``: see :func:`real.runtime.generate.generate`.
+    """
     fitted, batch = predictors or {}, int(config.workload["batch"])
     tokens = [len(request.prompt) + request.new_tokens for request in requests]
-    setup = make_live_setup(config, model, name, fitted, tokens)
-    if config.budget == AUTO:
-        setup = make_live_setup(replace(config, budget=budget_there(setup, model)), model, name, fitted, tokens)
+    config, setup = prepared(config, model, name, fitted, tokens)
     policy = policy_of(config.policy, setup, there(config, history, fitted))
     depth = depth_of(HardwareProfile.from_dict(config.hardware))
     live = Live(model.moe, policy.needs(), fitted)
-    with running(model, device_machine(model, policy, live.signals(policy), depth), live) as runner:
-        generate(runner, live, requests, batch, ends)
+    machine = device_machine(model, policy, live.signals(policy), depth)
+    made(machine)
+    with running(model, machine, live) as runner:
+        generate(runner, live, requests, batch, ends, tell, over)
         return runner.finish(), live
 
 
@@ -142,10 +113,11 @@ def on_device(cell: Cell, model: Offloaded) -> Cell:
     return cell
 
 
-def budget_there(setup: Setup, model: Offloaded) -> int:
-    """The budget, or what a GPU has free beside the dense part for it, some left for activations and the KV cache."""
+def budget_there(setup: Setup, model: Offloaded, cached: int = 0) -> int:
+    """The budget, or what a GPU has free beside the dense part and ``cached`` bytes of keys and values for it, some
+    left for activations."""
     device = model.backend.device
-    return setup.budget if device.type != "cuda" else min(setup.budget, int(ROOM * free_memory(device)))
+    return setup.budget if device.type != "cuda" else min(setup.budget, int(ROOM * (free_memory(device) - cached)))
 
 
 def find_history(config: RunConfig, moe: MoeModel, *, given: bool) -> Trace | None:

@@ -75,6 +75,10 @@ class Engine:
         logits: Tensor = self.model(input_ids=tokens, use_cache=True, **{self._cache_key: cache}, **given).logits
         return logits
 
+    def cache_bytes(self, request: int) -> int:
+        """What a request that is in no batch holds of keys and values."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._own[request].layers)
+
     def drop(self, request: int) -> None:
         """The request has ended."""
         if request in self._batch:

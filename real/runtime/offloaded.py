@@ -79,6 +79,7 @@ class Offloaded:
             self.store.close()
             raise DeviceError(f"the model's dense part does not fit on {device}; allowed: a larger device") from None
         self._layer_of = {id(module): index for index, module in enumerate(experts)}
+        self._kv_bytes = 0  # not known yet
         self._warm = device.type == "cpu"  # nothing is loaded on first use there
 
     @contextmanager
@@ -153,7 +154,7 @@ class Offloaded:
         """Run what a pass runs, without experts, and an expert's products: kernels are loaded on first use, handles and
         memory are made then, and all that takes milliseconds. DeviceError where the device cannot."""
         try:
-            with self._computed_by(lambda module, hidden, ids, weights: torch.zeros_like(hidden)):
+            with self._computed_by(_nothing):
                 engine = Engine(self.model, self.backend.device)
                 engine.prefill(0, [0, 1, 2, 3])
                 for _ in range(2):
@@ -164,6 +165,26 @@ class Offloaded:
         except RuntimeError as error:
             raise DeviceError(f"the model cannot be run on {self.backend.device}: {in_short(error)}") from error
         self._warm = True
+
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that a request's cache holds per token, in all layers: a pass without experts over
+        one token says so, whatever the family keeps. It is run once, by the first who asks, and not within
+        :meth:`attached`. DeviceError where the device cannot."""
+        if self._kv_bytes:
+            return self._kv_bytes
+        try:
+            with torch.inference_mode(), self._computed_by(_nothing):
+                engine = Engine(self.model, self.backend.device)
+                engine.prefill(0, [0])
+                self._kv_bytes = engine.cache_bytes(0)
+                return self._kv_bytes
+        except RuntimeError as error:
+            raise DeviceError(f"the model cannot be run on {self.backend.device}: {in_short(error)}") from error
+
+
+def _nothing(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """What a layer's experts give where only the rest of the model is of interest."""
+    return torch.zeros_like(hidden)
 
 
 @contextmanager

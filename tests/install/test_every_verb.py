@@ -234,10 +234,10 @@ def test_what_two_commands_have_means_the_same() -> None:
     ("command", "said"),
     [
         ("sim check policy=lru", "policy=lru: no such key; allowed: python -m sim check NAME [NAME ...]"),
-        ("sim check lru_layr", "policy=lru_layr: unknown; allowed: belady_forced, deepspeed,"),
+        ("sim check lru_layr", "policy=lru_layr: unknown; allowed: belady_forced, daop,"),
         ("sim check lru_layr", "; did you mean lru_layer?"),
         ("sim check belady", "; did you mean belady_forced?"),
-        ("sim bench beside=fmoe,lro", "beside=fmoe,lro: allowed: deepspeed"),
+        ("sim bench beside=fmoe,lro", "beside=fmoe,lro: allowed: daop"),
         ("sim bench polcy=lru", "; did you mean policy?"),
         ("sim bench model=mixtral", "; did you mean mixtral_8x7b?"),
         ("sim curve policy.scop=layer", "policy.scop=layer: no such key; allowed: name, scope; did you mean scope?"),

@@ -13,7 +13,6 @@ from real.cli import main
 from traces import open_trace
 
 pytest.importorskip("transformers", reason="prompts are served by the extra 'hf'")
-pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")  # the trace that was made
 SAMPLE = Path(__file__).resolve().parents[3] / "traces" / "sample"
 WORDS = ["run", "budget=25%", "limit=1", "max_new_tokens=2", "format=json", "device=cpu", "threads=1"]
 MADE = {"router_probs": {"rest": 0.3}}

@@ -1,9 +1,11 @@
 """Offloading that knows layers, not experts."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from policies.api import LayerEvent, Routing, Setup
 from policies.lru import LRU
+from policies.parts.pools import least
 
 Fetch = Literal["whole_layer", "active", "next_layer"]
 Cache = Literal["lru", "mru", "none"]
@@ -30,12 +32,13 @@ class DeepSpeed(LRU):
         self.coming = self.current = -1  # the layer that is being prefetched, and the one that is computed
 
     def min_budget(self) -> int:
-        sizes, n = self.setup.expert_bytes, self.setup.n_experts
-        if self.fetch == "active":
-            return super().min_budget()
-        if self.fetch == "whole_layer" or len(sizes) == 1:
-            return n * max(sizes)
-        return n * max(size + after for size, after in zip(sizes, (*sizes[1:], sizes[0]), strict=True))
+        return super().min_budget() if self.fetch == "active" else least(self.setup, self._layers)
+
+    def _layers(self, held: Sequence[int]) -> int:
+        layers = [n * size for n, size in zip(held, self.setup.expert_bytes, strict=True)]
+        if self.fetch == "whole_layer" or len(layers) == 1:
+            return max(layers)
+        return max(nbytes + after for nbytes, after in zip(layers, (*layers[1:], layers[0]), strict=True))
 
     def route(self, event: LayerEvent) -> Routing | None:
         if self.fetch == "active":

@@ -73,6 +73,8 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
     if setup.host is None and policy.uses("place"):
         allowed = "hardware.host.cpu_tflops and dram_gb_per_s, or a measured cpu_expert of this model"
         raise UserError(f"policy={name}: computes experts on the host, which has no price here; allowed: {allowed}")
+    if setup.gpus > 1:
+        _check_several(policy, name, own)
     least = policy.min_budget()
     if setup.budget < least:
         raise UserError(
@@ -80,6 +82,16 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
             f" ({-(-least // 1000) / 1000:.3f} MB)"
         )
     return policy
+
+
+def _check_several(policy: Policy, name: str, own: str) -> None:
+    """UserError for a policy that makes no sense where experts lie on several GPUs."""
+    why = policy.one_gpu()
+    if not why and policy.uses("place"):
+        why = "it has the host compute, which no machine with several GPUs does so far"
+    if why:
+        allowed = "hardware.gpus=1, or placement=replicate or shard"
+        raise UserError(f"policy={name}{own}: not with experts on {policy.setup.gpus} GPUs: {why}; allowed: {allowed}")
 
 
 def parameters(name: str) -> dict[str, Any]:

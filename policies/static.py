@@ -14,8 +14,9 @@ class Static(Policy):
 
     The resident set of github.com/HaoningJiang-space/backbone-first-moe, and EVAL's static (arXiv 2608.07911). The set
     is the most popular that fits in the budget less ``staging`` experts of the largest size, through which the others
-    stream. It fills on first demand, or with ``preload`` by prefetching from the first step on, the most popular first.
-    Ties in popularity: lower expert number. O(1) per lookup. Lossless; needs no signals, but train requests.
+    stream; with several GPUs each has one of its own. It fills on first demand, or with ``preload`` by prefetching from
+    the first step on, the most popular first. Ties in popularity: lower expert number. O(1) per lookup. Lossless; needs
+    no signals, but train requests.
     """
 
     name = "static"
@@ -28,7 +29,7 @@ class Static(Policy):
         self.kept: dict[int, None] | None = None  # by falling popularity
 
     def min_budget(self) -> int:
-        return self.staging_bytes
+        return self.setup.gpus * self.staging_bytes
 
     def fit(self, history: History) -> None:
         popularity = history.popularity().tolist()
@@ -36,12 +37,12 @@ class Static(Policy):
             raise UserError(
                 f"policy={self.name}: the train requests demand no expert; allowed: a trace with a train split"
             )
-        left, self.kept = self.setup.budget - self.staging_bytes, {}
+        left, self.kept = [self.setup.pool_bytes() - self.staging_bytes] * self.setup.gpus, {}
         for expert in sorted(range(len(popularity)), key=lambda x: -popularity[x]):
-            size = self.setup.expert_bytes[self.setup.layer_of(expert)]
-            if size <= left:
+            size, gpu = self.setup.expert_bytes[self.setup.layer_of(expert)], self.setup.pool_of(expert)
+            if size <= left[gpu]:
                 self.kept[expert] = None
-                left -= size
+                left[gpu] -= size
 
     def decided(self) -> Mapping[str, Any]:
         layers = Counter(map(self.setup.layer_of, self.kept or ()))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 
 from policies.api import Host, Setup
+from sim.experiment.floor import dense_floor_ns
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
 
@@ -20,10 +21,7 @@ def host_floor(passes: Iterable[Pass], setup: Setup, costs: Costs, nbytes: int) 
     """
     assert setup.host is not None
     dense = 0
-    for step in passes:
-        per_layer = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
-        dense += len(step.tokens) * per_layer
-        dense += costs.lead_ns(step.rows, step.kv_tokens, step.pairs) + costs.head_ns(len(step.requests))
+    dense = sum(dense_floor_ns(step, costs) for step in passes)
     link, host = best_split(nbytes, costs.link_floor_ns, cheapest(setup, setup.host))
     return {"ns": max(link, host, dense), "compute_ns": dense, "link_ns": link, "host_ns": host}
 

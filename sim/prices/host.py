@@ -6,11 +6,9 @@ from functools import partial
 
 from sim.prices.costs import Affine, Costs, Roofline, Table, find_tables
 from sim.prices.measured import Points
+from sim.prices.peers import ACTIVATION_BYTES
 from traces.calibrate.tables import pooled
 from traces.kit.errors import UserError
-
-BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-"""Of one activation."""
 
 
 class HostPrices:
@@ -28,7 +26,7 @@ class HostPrices:
         self.source = source
         """Which table or constants compute is from."""
         self._costs, self._compute = costs, compute
-        self._bytes_per_token = costs.model.hidden * BYTES[costs.model.compute_dtype]
+        self._bytes_per_token = costs.model.hidden * ACTIVATION_BYTES[costs.model.compute_dtype]
         self._known: dict[tuple[int, int], int] = {}
         self._there: Affine | Table = Affine(link.overhead_us * 1000, 1 / (link.d2h_gb_per_s or link.h2d_gb_per_s))
         if measured is not None:

@@ -70,11 +70,11 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
     except ValueError as error:  # Python's own word for a value that will not do
         raise UserError(f"policy={name}{own}: refused by it ({' '.join(str(error).split()) or 'ValueError'})") from None
     _check_made(policy, setup)
-    if setup.host is None and policy.uses("place"):
-        allowed = "hardware.host.cpu_tflops and dram_gb_per_s, or a measured cpu_expert of this model"
-        raise UserError(f"policy={name}: computes experts on the host, which has no price here; allowed: {allowed}")
     if setup.gpus > 1:
         _check_several(policy, name, own)
+    if setup.host is None and policy.uses("place"):
+        allowed = "on one GPU, hardware.host.cpu_tflops and dram_gb_per_s, or a measured cpu_expert of this model"
+        raise UserError(f"policy={name}: computes experts on the host, which has no price here; allowed: {allowed}")
     least = policy.min_budget()
     if setup.budget < least:
         raise UserError(
@@ -86,11 +86,11 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
 
 def _check_several(policy: Policy, name: str, own: str) -> None:
     """UserError for a policy that makes no sense where experts lie on several GPUs."""
+    allowed = "hardware.gpus=1, or placement=replicate or shard"
     why = policy.one_gpu()
     if not why and policy.uses("place"):
-        why = "it has the host compute, which no machine with several GPUs does so far"
+        why, allowed = "it has the host compute, which no machine with several GPUs does so far", "hardware.gpus=1"
     if why:
-        allowed = "hardware.gpus=1, or placement=replicate or shard"
         raise UserError(f"policy={name}{own}: not with experts on {policy.setup.gpus} GPUs: {why}; allowed: {allowed}")
 
 

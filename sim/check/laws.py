@@ -21,7 +21,9 @@ from sim.core.accounts import Accounts
 from sim.core.acting import stated
 from sim.core.core import Core
 from sim.core.log import record, replay
+from sim.core.several import SeveralCore, core_of
 from sim.machine.machine import Machine
+from sim.prices.placement import WHOLE, Spread
 from traces.kit.errors import UserError
 
 
@@ -76,6 +78,23 @@ class Witness(Core):
         return answer
 
 
+class SeveralWitness(Witness, SeveralCore):
+    """Watches each GPU's part of the budget."""
+
+    def next_chunk_on(self, gpu: int) -> int:
+        answer = super().next_chunk_on(gpu)
+        state, setup, shares = self.state, self.setup, self.policy.layer_budgets()
+        each, held = (setup.budget - self.policy.gpu_bytes()) // setup.gpus, [0] * (setup.gpus * setup.n_layers)
+        for x in range(len(state.slot)):
+            held[setup.pool_of(x) * setup.n_layers + setup.layer_of(x)] += state.size[x] * state.slot[x]
+        for at in range(setup.gpus):
+            if sum(held[at * setup.n_layers : (at + 1) * setup.n_layers]) > each:
+                raise AssertionError(f"more bytes than the budget of GPU {at}")
+        if shares is not None and any(more > share for more, share in zip(held, shares, strict=True)):
+            raise AssertionError("more bytes than the budget of a layer of a GPU")
+        return answer
+
+
 @dataclass
 class Run:
     """What one replay left behind."""
@@ -105,11 +124,15 @@ def ready(policy: Policy, routing: Routing) -> Policy:
     return policy
 
 
-def run(policy: Policy, routing: Routing, *, depth: int = 1, lanes: int = 1, core_type: type[Core] = Witness) -> Run:
+def run(
+    policy: Policy, routing: Routing, *, depth: int = 1, lanes: int = 1, core_type: type[Core] | None = None
+) -> Run:
     """Replay a routing; AssertionError if the policy breaks a rule on the way."""
+    core_type = core_type or (SeveralWitness if policy.setup.gpus > 1 else Witness)
     core: Any = core_type(ready(policy, routing), policy.setup, FakeSignals(routing.signals))
-    passes = routing.passes()
-    accounts = Machine(core, policy.setup.costs, depth=depth, lanes=lanes).run((), passes)  # type: ignore[arg-type]
+    passes, costs = routing.passes(), policy.setup.costs
+    machine = Machine(core, costs, depth=depth, lanes=lanes, peer_ns=costs.copy_ns)  # type: ignore[arg-type]
+    accounts = machine.run((), passes)
     if passes != routing.passes():  # the next cell of a sweep reads the same lists
         raise AssertionError("it changed the demand that it was shown")
     return Run(policy, core, accounts)
@@ -165,10 +188,32 @@ def assert_causal(make: Callable[[Setup, Routing], Policy], seed: int, world: Wo
         _hold(alike, f"decided before step {step}, layer {layer}, with knowledge of later")
 
 
-def assert_keeps_the_rules(variant: Variant, seed: int) -> None:
+def spread(setup: Setup, seed: int) -> Setup:
+    """The same experts on two to four GPUs, which have a third more memory together."""
+    placed = Spread(WHOLE[seed % len(WHOLE)], min(2 + seed % 3, setup.n_layers))
+    homes = placed.homes(setup.n_layers, setup.n_experts)
+    return replace(setup, gpus=placed.gpus, homes=homes, budget=setup.budget * 4 // 3)
+
+
+def assert_spreads(variant: Variant, seed: int) -> None:
+    """With experts on several GPUs it keeps the rules as well, or says in a line why it cannot."""
+    setup = spread(everything(seed, variant.world)[1], seed)
+    try:
+        variant.build(replace(setup, budget=10**9))
+    except UserError as error:
+        refused = re.fullmatch(rf"policy={variant.name}\W.*GPUs: .+; allowed: .*hardware.gpus=1.*", str(error))
+        _hold(refused is not None, f"refuses several GPUs, but not in so many words: {error}")
+        return
+    roomy = variant.roomy(setup)
+    assert_keeps_the_rules(variant, seed, roomy)
+    least = variant.build(roomy).min_budget()
+    run(variant.build(replace(setup, budget=least)), everything(seed, variant.world)[0]).accounts.check()
+
+
+def assert_keeps_the_rules(variant: Variant, seed: int, setup: Setup | None = None) -> None:
     """Budget, accounts, determinism, clockless replay; a lossless policy computes what the gates chose."""
-    routing, setup = everything(seed, variant.world)
-    setup = variant.roomy(setup)
+    routing, usual = everything(seed, variant.world)
+    setup = setup or variant.roomy(usual)
     depth, lanes = 1 + seed % 2, 1 + seed // 2 % 3
     done = run(variant.build(setup), routing, depth=depth, lanes=lanes)  # the witness checks the budget at every answer
     done.accounts.check()
@@ -188,7 +233,7 @@ def assert_keeps_the_rules(variant: Variant, seed: int) -> None:
     same = again.core.log == done.core.log and again.core.digest() == done.core.digest()
     _hold(same and again.accounts == done.accounts, "another answer to the same question")
 
-    core = Core(ready(variant.build(setup), routing), setup, FakeSignals(routing.signals))
+    core = core_of(ready(variant.build(setup), routing), setup, FakeSignals(routing.signals))
     _hold(replay(done.core.log, core) == done.core.digest(), "decided otherwise where there was no clock")
     _hold(core.state.slot == done.core.state.slot, "decided otherwise where there was no clock")
 

@@ -1,7 +1,6 @@
-"""Several GPUs: the engine against the textbook machine, bit for bit; then laws."""
+"""Several GPUs: the engine against the textbook machine, bit for bit: accounts, what is told, what is seen."""
 
-from dataclasses import asdict, replace
-from fractions import Fraction
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, settings
@@ -11,23 +10,9 @@ from policies.api import Policy, Setup
 from policies.lru import LRU
 from sim.core.pools import Pools
 from tests.sim.machine.cases import NoSignals, record
-from tests.sim.machine.restless import EXAMPLES, Bypass, Case, Lossy, Restless, Told, Unruly, cases
+from tests.sim.machine.restless import EXAMPLES, Bypass, Case, Lossy, Restless, Told, Unruly
+from tests.sim.machine.several_cases import spread_cases
 from tests.sim.machine.textbook_gpus import TextbookGpus
-
-
-@st.composite
-def spread_cases(draw: st.DrawFn) -> Case:
-    """Cases whose experts lie anywhere on two to four GPUs."""
-    case, gpus = draw(cases()), draw(st.integers(2, 4))
-    n_all = case.setup.n_layers * case.setup.n_experts
-    homes = draw(st.lists(st.integers(0, gpus - 1), min_size=n_all, max_size=n_all))
-    durations = st.sampled_from([0, 0, 1, 3, 10, 50])
-    costs = replace(case.costs, per_peer=draw(durations), per_peer_token=draw(durations))
-    root = draw(st.sampled_from([None, None, Fraction(1, 7), Fraction(1), Fraction(5, 2)]))
-    budget = gpus * draw(st.integers(case.setup.budget // 2, case.setup.budget)) + draw(st.integers(0, gpus - 1))
-    setup = replace(case.setup, costs=costs, gpus=gpus, homes=homes, budget=budget)
-    least = LRU(setup, scope="layer" if case.by_layer else "global").min_budget()
-    return replace(case, setup=replace(setup, budget=max(budget, least)), costs=costs, root=root)
 
 
 def compare(case: Case, kind: type[Policy], **parameters: object) -> None:

@@ -32,7 +32,7 @@ TABLE = {
     "qwen3_30b_a3b": (9.44, 58.0, 3.62),
     "olmoe_1b_7b": (12.6, 12.9, 1.61),
 }
-MACHINES = ["a100", "h100", "h200", "jetson_agx_orin", "rtx_3090", "rtx_4090"]
+MACHINES = ["a100", "h100", "h200", "jetson_agx_orin", "rtx_3090", "rtx_3090_x2", "rtx_3090_x6", "rtx_4090"]
 
 
 def model(name: str) -> ModelProfile:

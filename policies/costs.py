@@ -25,5 +25,9 @@ class Host(Protocol):
     def expert_ns(self, layer: int, tokens: int) -> int:
         """One expert on ``tokens`` tokens by one worker, alone, in whole ns: activations there and back included."""
 
+    def alone(self, layer: int) -> tuple[Fraction, Fraction]:
+        """Bytes per ns of the link and of all workers, each while the other is idle, with experts of ``layer`` on one
+        token."""
+
     def together(self, layer: int) -> tuple[Fraction, Fraction]:
-        """Bytes per ns of the link and of all workers while both are busy, with experts of ``layer`` on one token."""
+        """The same while both are busy."""

@@ -1,5 +1,7 @@
 """The next layer's gate, applied early."""
 
+from heapq import heapreplace
+
 from policies.api import LayerEvent, Setup, Signal
 from policies.parts.foreseen import Foreseen, by_tokens
 from policies.parts.pools import Scope
@@ -12,7 +14,8 @@ class GateAhead(Foreseen):
     Speculative loading of Mixtral-Offloading (arXiv 2312.17238, section 3.2). The union over tokens, most tokens first,
     then first come (token by token, by falling score); at most ``outstanding`` speculative loads at a time. Victims are
     LRU: what is predicted and not yet passed goes last for demand, and never for a speculative load; no ties.
-    ``overlap_aware`` (MoE-Infinity pull request 180) admits a load only if it fits the link while this event computes.
+    ``overlap_aware`` (MoE-Infinity pull request 180) admits a load only if it fits the link while this event computes:
+    behind the copies that are asked for, each chunk on the lane that is free first, the last one ends in time.
     O(rows x K) per event, O(predicted + pinned) per victim. Lossless; needs gate_ahead.
     """
 
@@ -34,16 +37,15 @@ class GateAhead(Foreseen):
     ) -> None:
         super().__init__(setup, outstanding=outstanding, latency_us=latency_us, blocking=blocking, scope=scope)
         self.distance, self.overlap_aware = layers_ahead("distance", distance, setup), overlap_aware
-        self.window_ns = 0  # of the link, while the current event computes, not yet spoken for
-        copies = map(setup.chunk_ns, range(setup.n_layers))
-        self.left_ns = [[sum(chunks[i:]) for i in range(setup.chunks + 1)] for chunks in copies]
-        """Copy time of an expert of a layer once i of its chunks are done."""
+        self.window_ns = 0  # while the current event computes, from its gate on, or from when the prediction is known
+        self.lanes_ns = [0] * setup.lanes  # a heap: of the window, what is spoken for on each lane of the link
+        self.chunk_ns = [setup.chunk_ns(layer) for layer in range(setup.n_layers)]
 
     def on_gate(self, event: LayerEvent) -> None:
         super().on_gate(event)
         self.pass_by(event.layer)
         if self.overlap_aware:
-            self.window_ns = self._window_ns(event)
+            self._open_window(event)
         layer = event.layer + self.distance
         if layer < self.setup.n_layers:
             self.foresee(layer, by_tokens(event.signals.gate_ahead(self.distance), layer, self.setup.n_experts))
@@ -51,10 +53,10 @@ class GateAhead(Foreseen):
 
     def admit(self, expert: int) -> bool:
         if self.overlap_aware:
-            copy_ns = self.left_ns[self.setup.layer_of(expert)][self.view.chunks_done(expert)]
-            if copy_ns > self.window_ns:
+            lanes = self.lanes_ns.copy()
+            if self._copy(expert, lanes) > self.window_ns:
                 return False
-            self.window_ns -= copy_ns
+            self.lanes_ns = lanes
         return True
 
     def victim(self, incoming: int, speculative: bool) -> int | None:
@@ -62,9 +64,19 @@ class GateAhead(Foreseen):
         found = order.lowest(lambda x: x not in self.protected and evictable(x))
         return found if speculative or found is not None else order.lowest(evictable)
 
-    def _window_ns(self, event: LayerEvent) -> int:
+    def _open_window(self, event: LayerEvent) -> None:
+        """The event's own copies come first, then what was issued before; a prediction that is late shortens it."""
         costs, view = self.setup.costs, self.view
         compute = sum(costs.expert_ns(event.layer, n) + costs.launch_ns for n in event.tokens)
-        queued = [x for x in event.demand if not view.complete(x)] + list(self.issued)
-        copies = sum(self.left_ns[self.setup.layer_of(x)][view.chunks_done(x)] for x in queued)
-        return compute - copies - (0 if self.line.blocking else self.line.latency_ns)
+        self.window_ns = compute - (0 if self.line.blocking else self.line.latency_ns)
+        self.lanes_ns = [0] * self.setup.lanes
+        for x in [x for x in event.demand if not view.complete(x)] + list(self.issued):
+            self._copy(x, self.lanes_ns)
+
+    def _copy(self, expert: int, lanes: list[int]) -> int:
+        """Put what is left of an expert's copy on the lanes; when its last chunk ends."""
+        end = lanes[0]
+        for ns in self.chunk_ns[self.setup.layer_of(expert)][self.view.chunks_done(expert) :]:
+            end = max(end, lanes[0] + ns)
+            heapreplace(lanes, lanes[0] + ns)
+        return end

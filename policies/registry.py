@@ -88,7 +88,7 @@ def _check_several(policy: Policy, name: str, own: str) -> None:
     """UserError for a policy that makes no sense where experts lie on several GPUs."""
     allowed = "hardware.gpus=1, or placement=replicate or shard"
     why = policy.one_gpu()
-    if not why and policy.uses("place"):
+    if not why and (policy.uses("place") or policy.uses("precompute")):
         why, allowed = "it has the host compute, which no machine with several GPUs does so far", "hardware.gpus=1"
     if why:
         raise UserError(f"policy={name}{own}: not with experts on {policy.setup.gpus} GPUs: {why}; allowed: {allowed}")

@@ -32,6 +32,8 @@ class Setup:
     """Predictions that the machine works on at a time; what else is asked for waits its turn."""
     host: Host | None = None
     """Who computes what :meth:`Policy.place` names; None: this machine has no price for it."""
+    lanes: int = 1
+    """Copies that the link carries at a time, each in the time that it takes alone."""
     gpus: int = 1
     homes: Sequence[int] = ()
     """The GPU of each expert, by its number; empty: all are on the one that there is."""

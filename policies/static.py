@@ -1,7 +1,7 @@
 """A fixed set of popular experts."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from policies.api import History, Policy, Setup, Step
@@ -37,11 +37,15 @@ class Static(Policy):
             raise UserError(
                 f"policy={self.name}: the train requests demand no expert; allowed: a trace with a train split"
             )
-        left, self.kept = [self.setup.pool_bytes() - self.staging_bytes] * self.setup.gpus, {}
+        self.kept = dict.fromkeys(self.chosen(popularity))
+
+    def chosen(self, popularity: Sequence[int]) -> Iterable[int]:
+        """The experts to keep, by falling popularity."""
+        left = [self.setup.pool_bytes() - self.staging_bytes] * self.setup.gpus
         for expert in sorted(range(len(popularity)), key=lambda x: -popularity[x]):
             size, gpu = self.setup.expert_bytes[self.setup.layer_of(expert)], self.setup.pool_of(expert)
             if size <= left[gpu]:
-                self.kept[expert] = None
+                yield expert
                 left[gpu] -= size
 
     def decided(self) -> Mapping[str, Any]:

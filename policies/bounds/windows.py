@@ -1,6 +1,7 @@
-"""The fewest bytes that must be copied within windows of passes, whatever is in memory when they begin."""
+"""The fewest bytes that must be copied within windows of passes, whatever is in memory when they begin; and what the
+times of windows say of the whole run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 from policies.bounds.belady_bypass import Nearest, sizes_of
@@ -53,3 +54,19 @@ def window_bytes(
         begun = end
         alone = [(number, demanded - capacity_bytes)] if demanded > capacity_bytes else []
         yield alone + [(first, kept.copied) for first, kept in scans]
+
+
+def longest_cut(windows: Iterable[Sequence[tuple[int, int]]], time: Callable[[int, int, int], int]) -> int:
+    """The most that the times of windows add up to, over all partitions of the run into these and single passes.
+
+    ``windows``: per pass those that end with it, as (first pass, bytes that must be copied within it);
+    ``time(first, end, nbytes)``: what the passes from ``first`` on, and before ``end``, take at least. A pass begins
+    when the one before has ended, so that the makespan is the sum over any partition. O(windows).
+    """
+    best = [0]  # of the passes so far
+    for number, ending in enumerate(windows):
+        found = best[-1] + time(number, number + 1, 0)
+        for first, nbytes in ending:
+            found = max(found, best[first] + time(first, number + 1, nbytes))
+        best.append(found)
+    return best[-1]

@@ -24,7 +24,11 @@ from traces.calibrate.tables import pooled
 from traces.kit.errors import UserError, one_of
 from traces.kit.telling import in_short, say
 
-GRIDS = {"cells": "recorded routing", "link": "drawn routing on few, large experts, for the link alone"}
+GRIDS = {
+    "cells": "recorded routing",
+    "link": "drawn routing on few, large experts, for the link alone",
+    "host": "recorded routing, and experts that the host computes",
+}
 ABOUT = ("device", "host", "python", "torch", "transformers", "size", "code")
 KEYS = {
     "copies": ("date", "curves"),
@@ -203,7 +207,9 @@ def shifted(hardware: Mapping[str, Any], quartile: str) -> dict[str, Any]:
     overhead = max(Fraction(0), copies["ns"][0] - copies["bytes"][0] / best) / 1000
     link = dict(hardware["link"]) | {"h2d_gb_per_s": float(best), "overhead_us": float(overhead)}
     models = {
-        name: dict(model) | {"expert": _at(model["expert"], quartile)}
+        name: dict(model)
+        | {"expert": _at(model["expert"], quartile)}
+        | {"cpu_expert": dict(model["cpu_expert"]) | {"ns": model["cpu_expert"][quartile]}}
         for name, model in (measured["models"] or {}).items()
     }
     measured["models"] = models or None

@@ -34,7 +34,7 @@ def _finding(found: Evaluation) -> str:
         return "**No cell was run: nothing can be judged.** What each step came to stands below."
     agree = sum(map(agrees, rows))
     said = [f"{agree} of {len(rows)} logs give the device's decisions again without a clock"]
-    for kind, where in (("link", "the link decides"), ("software", "software decides")):
+    for kind, where in (("link", "the link decides"), ("host", "the host decides"), ("software", "software decides")):
         errors = [row["errors"]["tpot_ms"]["error"] for row in rows if row["decides"] == kind]
         if off := [abs(error) for error in errors if error is not None]:
             worst = f"the prediction of TPOT is off by {median(off):.1%} in the median, {max(off):.1%} at worst"
@@ -133,6 +133,11 @@ def _exact(found: Evaluation) -> Iterator[str]:
         for name, key in (("one expert at a time", "library"), ("grouped kernel", "grouped"))
     ]
     yield table(("", "largest difference", "largest logit", "same argmax"), rows, 0)
+    if host := exact.get("host"):
+        yield (
+            f"With most experts on the host, from the same without: largest difference {host['largest']:.3g}, KL"
+            f" {host['kl_mean']:.2g} nats a token, {host['kl_largest']:.2g} at most."
+        )
     ways = exact["tpot_ms"]
     yield (
         f"TPOT of one request under lru at 75 % ({ways['exact']['slots']} slots): {number(ways['exact']['mean'])} ms"

@@ -18,9 +18,10 @@ class Options:
     size, one layer of the model by tokens, what this runtime adds, then policies by
     budgets on a recorded trace's routing at OLMoE-1B-7B's size with random weights,
     the runtime beside the library and accelerate, whether outputs are equal to the
-    bit, experts of Mixtral's size (where the link decides), second runs, a profile
-    of three passes, and the policies' own time. Nothing is simulated: python -m
-    real evaluate DIR does that, on any machine, afterwards.
+    bit, experts of Mixtral's size (where the link decides), experts that the host
+    computes, second runs, a profile of three passes, and the policies' own time.
+    Nothing is simulated: python -m real evaluate DIR does that, on any machine,
+    afterwards.
 
     Each step's result is written when it ends, whole or not at all. A step that
     fails is named, and the next begins. The same command again goes on with what is

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from policies import registry
 from real.calibrate.overheads import draw
 from real.measure.clock import Clock
 from real.measure.record import Record, read_step
@@ -25,7 +26,7 @@ from traces.kit.strict import dump_json
 from traces.kit.telling import say
 from traces.kit.whole import writable, write_whole
 
-MAIN, LINK = "main", "link"
+MAIN, LINK, HOST = "main", "link", "host"
 FALLBACK = "h200"
 """The published profile that policies are told of where copies could not be measured."""
 
@@ -59,6 +60,7 @@ class Size:
     shapes: tuple[str, ...]  # models of which one layer is timed
     grid: tuple[tuple[str, str], ...]  # (policy, budget) of the cells, the most telling first
     link_grid: tuple[tuple[str, str], ...]
+    host_grid: tuple[tuple[str, str], ...]
     again: tuple[tuple[str, str], ...]
     largest: int  # MiB of a copy
     max_tokens: int
@@ -71,12 +73,17 @@ class Size:
 
 
 PROFILED = ("lru", "gate_ahead", "promoe", "fmoe")
+HOSTING = tuple(name for name in ("fiddler", "split", "static_split") if name in registry.names())
+"""They have experts computed on the host."""
+HOST_LIMIT = 2
+"""Requests of such a cell: prompts take seconds where the host computes whole layers of them."""
 FULL = Size(
     Subject("olmoe_1b_7b", "random", "bfloat16", "sample", 4, 1),
     Subject("mixtral_8x7b", "random", "bfloat16", "link", None, 1, layers=4, drawn=((8, 4), (32, 24), (96, 24))),
     ("olmoe_1b_7b", "mixtral_8x7b"),
     grid=(("on_demand", "25%"), *((policy, budget) for budget in ("25%", "50%", "75%") for policy in PROFILED)),
     link_grid=(("on_demand", "25%"), ("lru", "25%"), ("lru", "75%")),
+    host_grid=tuple((policy, budget) for budget in ("50%", "25%") for policy in HOSTING),
     again=(("on_demand", "25%"), ("lru", "25%"), ("lru", "50%"), ("lru", "75%")),
     largest=128,
     max_tokens=512,
@@ -93,6 +100,7 @@ TINY = Size(
     ("tiny-moe",),
     FULL.grid,
     FULL.link_grid,
+    FULL.host_grid,
     FULL.again[:2],
     largest=1,
     max_tokens=16,
@@ -125,7 +133,7 @@ class Bench:
         about = {key: about[key] for key in ("device", "host", "python", "torch", "transformers")}
         about |= {"size": "tiny" if self.size is TINY else "full", "code": runtime_digest()}
         with writable(f"out={self.folder}"):
-            for inner in ("", "cells", "link", "traces"):
+            for inner in ("", "cells", "link", "host", "traces"):
                 (self.folder / inner).mkdir(parents=True, exist_ok=True)
             self.record = Record(self.folder, about, list(steps))
 
@@ -143,7 +151,10 @@ class Bench:
         return read_profile(path) if path.exists() else dict(shipped("hardware", FALLBACK))
 
     def subject(self, which: str) -> Subject:
-        return self.size.link if which == LINK else self.size.main
+        main = self.size.main
+        if which == HOST:
+            return replace(main, limit=HOST_LIMIT if main.limit is None else min(main.limit, HOST_LIMIT))
+        return self.size.link if which == LINK else main
 
     def model(self, which: str) -> Offloaded:
         """A subject's model, loaded once and warmed up; another is dropped where there is no room for both."""

@@ -29,6 +29,8 @@ LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel")
 """How the names of the calls that launch a kernel begin: libraries use those of several versions."""
 EQUAL = (("on_demand", "25%"), ("lru", "25%"), ("lru", "100%"))
 """Runs whose outputs must be equal to the bit: experts come at other times, and in another order."""
+ON_HOST = ("static_split", "25%")
+"""A run in which the host computes most experts: on a GPU it rounds otherwise."""
 
 
 def peers(bench: Bench) -> str:
@@ -52,6 +54,8 @@ def exactness(bench: Bench) -> str:
     for policy, budget in EQUAL:
         cell = bench.cell(MAIN, policy, budget, limit=1, warmup=0)
         logits[f"{policy} at {budget}"] = _logits(partial(run_taught, cell, model, make_policy(cell)))
+    cell = bench.cell(MAIN, *ON_HOST, limit=1, warmup=0)
+    on_host = _logits(partial(run_taught, cell, model, make_policy(cell)))
     with resident(model) as whole:
         library = _logits(partial(_library, first, whole, bench.device))
     digests = {
@@ -63,6 +67,7 @@ def exactness(bench: Bench) -> str:
         "digests": digests,
         "equal": len(set(digests.values())) == 1,
         "library": _apart(logits["lru at 100%"], library),
+        "host": _apart(on_host, logits["lru at 100%"]) | _divergence(on_host, logits["lru at 100%"]),
     }
     with model.computing(exact=False):
         grouped = _logits(partial(run_taught, first, model, make_policy(first)))
@@ -71,7 +76,9 @@ def exactness(bench: Bench) -> str:
     bench.write("exact", found)
     if not found["equal"]:
         raise UserError("outputs depend on the policy or the budget: see exact.json")
-    return f"equal between policies; from the library's at most {found['library']['largest']:.3g} apart"
+    said = f"equal between policies; from the library's at most {found['library']['largest']:.3g} apart"
+    host = found["host"]
+    return f"{said}; with {' at '.join(ON_HOST)} {host['largest']:.3g}, KL {host['kl_mean']:.2g} nats a token"
 
 
 def profile(bench: Bench) -> str:
@@ -151,3 +158,13 @@ def _apart(ours: list[Tensor], theirs: list[Tensor]) -> dict[str, Any]:
         "same_argmax": same / rows,
         "equal": all(torch.equal(a, b) for a, b in pairs),
     }
+
+
+def _divergence(ours: list[Tensor], theirs: list[Tensor]) -> dict[str, float]:
+    """KL divergence of ours from theirs, in nats: the mean and the largest over the rows."""
+    found = []
+    for a, b in zip(ours, theirs, strict=True):
+        log_p, log_q = (it.double().log_softmax(-1) for it in (b, a))
+        found.append((log_p.exp() * (log_p - log_q)).sum(-1))
+    rows = torch.cat(found)
+    return {"kl_mean": float(rows.mean()), "kl_largest": float(rows.max())}

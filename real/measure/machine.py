@@ -16,6 +16,7 @@ from real.runtime.models import Where
 from real.runtime.recorded import run_forced
 from real.runtime.selfcheck import CHECKS, ONLY_CUDA
 from real.runtime.store import PageLocks
+from real.validation.bench import with_threads
 from real.words import one_run
 from sim.core.log import replay
 from sim.experiment.cell import make_cell, make_core, make_policy
@@ -200,7 +201,8 @@ def write_profile(bench: Bench) -> None:
     }
     name = re.sub(r"[^a-z0-9]+", "_", bench.record.about["device"].lower()).strip("_").removeprefix("nvidia_")
     measured = found["date"], found["machine"], bench.device, found["rates"]
-    write(bench.folder / "profile.yaml", assemble(f"{name}_measured", *measured, curves, sections))
+    made = assemble(f"{name}_measured", *measured, curves, sections)
+    write(bench.folder / "profile.yaml", with_threads(made))
 
 
 def _seconds(bench: Bench, seconds: float) -> float:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from real.calibrate import overheads as fitting
-from real.measure.bench import LINK, MAIN, Bench
+from real.measure.bench import HOST, LINK, MAIN, Bench
 from real.measure.clock import OutOfTimeError
 from real.runtime.recorded import run_forced
 from real.validation.ran import Ran, load, load_all, own_time, save
@@ -54,7 +54,8 @@ def again(bench: Bench) -> str:
 
 def decisions(bench: Bench) -> str:
     """The policies' own time on this host's CPU, from the logs of the grid: ``decisions.json``."""
-    runs = load_all(bench.folder / "cells", bench.folder / "traces")
+    runs = load_all(bench.folder / "host", bench.folder / "traces")
+    runs |= load_all(bench.folder / "cells", bench.folder / "traces")
     found = own_time(runs, "50%", bench.inputs)
     bench.write("decisions", {"where": "on the host of the device", "budget": "50%", "policy_us": found})
     return ", ".join(f"{name} {it.get('decode', 0) / 1000:.2f} ms a decode pass" for name, it in found.items())
@@ -63,6 +64,11 @@ def decisions(bench: Bench) -> str:
 def link(bench: Bench) -> str:
     """Experts so large that the link decides, on drawn routing: the clean test of its model."""
     return _grid(bench, LINK, bench.size.link_grid, "link", "")
+
+
+def hosted(bench: Bench) -> str:
+    """Policies that have experts computed on the host, as the main grid is run, on fewer requests: ``host/``."""
+    return _grid(bench, HOST, bench.size.host_grid, "host", "")
 
 
 def files(grid: Iterable[tuple[str, str]], folder: str, suffix: str = "") -> list[str]:

@@ -46,6 +46,7 @@ STEPS = (
     Step("peers", beside.peers, 10, 60, ("store",), _files("peers.json")),
     Step("exact", beside.exactness, 10, 45, ("store",), _files("exact.json")),
     Step("link", served.link, 15, 90, (), lambda it: served.files(it.size.link_grid, "link")),
+    Step("host", served.hosted, 10, 75, ("store",), lambda it: served.files(it.size.host_grid, "host")),
     Step("again", served.again, 10, 120, ("cells",), lambda it: served.files(it.size.again, "cells", ".2")),
     Step("profile", beside.profile, 10, 45, ("store",), _files("passes.json", "passes.json.gz")),
     Step("decisions", served.decisions, 10, 45, ("cells",), _files("decisions.json")),

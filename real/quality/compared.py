@@ -123,7 +123,7 @@ def _compared(cell: Cell, model: Offloaded, kept: Kept, loaded: Loaded, *, recor
                 "software": recorder_version(),
                 "threads": torch.get_num_threads(),
                 "experts": model.computes(run.machine.pool),
-                **run.machine.pool.facts(),
+                **run.machine.facts(),
             },
             "hardware": {"name": cell.hardware.name, "provenance": cell.hardware.provenance},
             **modelled(cell, policy),

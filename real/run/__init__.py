@@ -20,11 +20,11 @@ class Options(Decoded, Configured):
     which the simulator takes as trace=.
 
     policy, budget, hardware, chunks, seed, limit, workload.batch and policy.KEY are
-    those of python -m sim run; hardware= gives the policy its prices, and the link
-    its depth. model= is tiny-moe (where none is given), a checkpoint's folder, a
-    model of the Hugging Face cache, or a name of conf/model; model.dtype= bfloat16,
-    float16 or float32. trace= is whose train requests the policy learns from
-    (sample).
+    those of python -m sim run; hardware= gives the policy its prices, the link its
+    depth, and the host its workers. model= is tiny-moe (where none is given), a
+    checkpoint's folder, a model of the Hugging Face cache, or a name of conf/model;
+    model.dtype= bfloat16, float16 or float32. trace= is whose train requests the
+    policy learns from (sample).
 
     {keys}
 

@@ -128,7 +128,7 @@ def facts_of(model: Offloaded, run: DeviceRun, weights: str, routing: str, repla
         "weights": weights,
         "link_depth": run.machine.depth,
         "experts": model.computes(run.machine.pool),
-        **run.machine.pool.facts(),
+        **run.machine.facts(),
         "routing": routing,
         "replay_agrees": replayed == run.core.digest(),
     }

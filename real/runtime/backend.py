@@ -1,7 +1,7 @@
 """What differs between a GPU and a CPU: memory, streams, and how one waits for work. All else is one code path.
 
 Values cross between host and device here and nowhere else in a pass: :meth:`Backend.upload` never waits,
-:meth:`Backend.download` and a ticket's ``wait`` do.
+:meth:`Backend.download` and a ticket's ``wait`` do, and a :class:`Staging`, whose thread has nothing else to do.
 """
 
 from collections.abc import Callable
@@ -36,6 +36,24 @@ def upload(host: Tensor, device: torch.device) -> Tensor:
         return host
     # The allocator of page-locked memory keeps the staging tensor until the copy has ended.
     return host.pin_memory().to(device, non_blocking=True)
+
+
+class Staging:
+    """How rows come to a thread of the host that computes, and its results go back; one for each such thread.
+
+    As it stands, the device's memory is the host's: the thread reads and writes in place.
+    """
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """``rows`` [n, D] of the device's on the host, once they are there. Valid until the next call."""
+        return rows
+
+    def room(self, rows: Tensor) -> Tensor:
+        """Where on the host to put what ``rows`` [n, D] of the device's are to be. Valid until the next call."""
+        return rows
+
+    def send(self, made: Tensor, rows: Tensor) -> None:
+        """Copy what was made into ``rows`` of the device's; returns when it is there."""
 
 
 def _numpy(host: Tensor) -> NDArray[Any]:
@@ -87,6 +105,10 @@ class Backend:
         """The end of the compute that was launched so far."""
         return Ticket()
 
+    def staging(self) -> Staging:
+        """For a thread of the host that computes: what it calls this on is its own."""
+        return Staging()
+
     def synchronize(self) -> None:
         """Wait for all work."""
 
@@ -106,6 +128,49 @@ class _Event(Ticket):
 
     def wait(self) -> None:
         self._event.synchronize()
+
+
+def _recorded(stream: Any) -> Ticket:
+    event: Any = torch.cuda.Event
+    made = event(blocking=False)
+    made.record(stream)
+    return _Event(made)
+
+
+class _PinnedStaging(Staging):
+    """Page-locked buffers, one for each way, and a stream, on which copies wait for nobody's compute.
+
+    The CPU orders it: what is fetched was computed before (its event has been waited for), and what is sent is read by
+    compute that is launched after :meth:`send` has returned. So the buffers may be written again then.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        stream: Any = torch.cuda.Stream
+        self._stream = stream(device)
+        self._buffers = [torch.empty(0, dtype=torch.uint8)] * 2
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        return self._copied(self._buffer(0, rows), rows)
+
+    def room(self, rows: Tensor) -> Tensor:
+        return self._buffer(1, rows)
+
+    def send(self, made: Tensor, rows: Tensor) -> None:
+        self._copied(rows, made)
+
+    def _copied(self, target: Tensor, source: Tensor) -> Tensor:
+        with torch.cuda.stream(self._stream):
+            target.copy_(source, non_blocking=True)
+            ticket = _recorded(self._stream)
+        ticket.wait()
+        return target
+
+    def _buffer(self, way: int, rows: Tensor) -> Tensor:
+        """Host memory of the rows' shape and type. It grows in powers of two: locking pages takes long."""
+        nbytes = rows.numel() * rows.element_size()
+        if self._buffers[way].numel() < nbytes:
+            self._buffers[way] = torch.empty(1 << (nbytes - 1).bit_length(), dtype=torch.uint8, pin_memory=True)
+        return self._buffers[way][:nbytes].view(rows.dtype).view(rows.shape)
 
 
 class CudaBackend(Backend):
@@ -128,7 +193,7 @@ class CudaBackend(Backend):
     def start_copy(self, target: Tensor, source: Tensor) -> Ticket:
         with torch.cuda.stream(self._copies):
             target.copy_(source, non_blocking=True)
-            return self._record(self._copies)
+            return _recorded(self._copies)
 
     def download(self, *tensors: Tensor) -> list[NDArray[Any]]:
         hosts = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
@@ -138,20 +203,16 @@ class CudaBackend(Backend):
         return [_numpy(host) for host in hosts]
 
     def mark(self) -> Ticket:
-        return self._record(torch.cuda.current_stream(self.device))
+        return _recorded(torch.cuda.current_stream(self.device))
+
+    def staging(self) -> Staging:
+        return _PinnedStaging(self.device)
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.device)
 
     def allocated(self) -> int:
         return int(torch.cuda.memory_stats(self.device).get("requested_bytes.all.current", 0))
-
-    @staticmethod
-    def _record(stream: Any) -> Ticket:
-        event: Any = torch.cuda.Event
-        made = event(blocking=False)
-        made.record(stream)
-        return _Event(made)
 
 
 def backend_of(device: torch.device) -> Backend:

@@ -65,10 +65,14 @@ class Behind:
         """Start the threads, which share the interpreter in shorter turns until they stop."""
         self._switch = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
-        for loop in (self._copy_loop, self._predict_loop):
+        for loop in self._loops():
             thread = threading.Thread(target=self._guard, args=(loop,), daemon=True)
             self._threads.append(thread)
             thread.start()
+
+    def _loops(self) -> list[Callable[[], None]]:
+        """What the threads do, one each."""
+        return [self._copy_loop, self._predict_loop]
 
     def stop(self) -> None:
         """Tell the core nothing more, hand nothing over any more, and return when the threads have ended."""

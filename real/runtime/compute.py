@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.integrations.moe import grouped_mm_experts_forward
 
-from real.runtime.backend import Backend
+from real.runtime.backend import Backend, Staging
 from real.runtime.pool import ALIGNED, Pool
-from real.runtime.store import Layout
+from real.runtime.store import HostStore, Layout
 
 MAX_GROUPS = 1024
 """torch's grouped product on a GPU takes fewer groups than this."""
@@ -118,20 +118,61 @@ def has_fast_kernel(device: torch.device, layout: Layout, groups: int) -> bool:
     return rows and starts and all(part.dtype == torch.bfloat16 for part in layout.parts)
 
 
-class LayerCompute:
+class Experts:
+    """Some experts of one module, each in a place of its own in memory, computed where they lie.
+
+    ``weights``: name -> [places, ...]; ``each(name, transposed)``: its views of the places, made once.
+    """
+
+    def __init__(
+        self, module: Any, weights: dict[str, Tensor], each: Callable[[str, bool], tuple[Tensor, ...]]
+    ) -> None:
+        self.module = _stand_in(module, weights, len(weights["down_proj"]))
+        transposed = not module.is_transposed  # then weights are [out, in], and the product wants [in, out]
+        first = "gate_up_proj" if self.module.has_gate else "up_proj"
+        self._first, self._second = (each(name, transposed) for name in (first, "down_proj"))
+        self._biases = [each(f"{name}_bias", False) for name in (first, "down_proj")] if module.has_bias else None
+        self._act = self.module._apply_gate if self.module.has_gate else self.module.act_fn
+
+    def expert(self, place: int, x: Tensor, out: Tensor) -> None:
+        """The expert in a place on x [n, D] -> out [n, D], without its routing weight.
+
+        A bias is added to the rounded product, as the grouped kernel does: a product that has it built in rounds
+        otherwise.
+        """
+        inner = torch.mm(x, self._first[place])
+        if self._biases is not None:
+            inner.add_(self._biases[0][place])
+        torch.mm(self._act(inner), self._second[place], out=out)
+        if self._biases is not None:
+            out.add_(self._biases[1][place])
+
+
+def in_store(module: Any, layer: int, store: HostStore) -> Experts:
+    """The layer's experts where they wait: the store's own memory, of which nothing is copied."""
+    weights = store.layout.views(store.blocks[layer])
+
+    def each(name: str, transposed: bool) -> tuple[Tensor, ...]:
+        return (weights[name].mT if transposed else weights[name]).unbind(0)
+
+    return Experts(module, weights, each)
+
+
+Work = Callable[[int, Staging], None]
+"""``work(expert, staging)``: compute an expert on the host, by its number, and bring its rows to where they belong."""
+
+
+class LayerCompute(Experts):
     """One layer's experts module, with the pool's slots as its weights.
 
     ``exact``: one by one, always; otherwise in the grouped kernel, where there is a fast one (:attr:`groups`).
+    ``hosted``: the host may compute experts of it, too.
     """
 
-    def __init__(self, module: Any, layer: int, pool: Pool, exact: bool = True) -> None:
+    def __init__(self, module: Any, layer: int, pool: Pool, exact: bool = True, *, hosted: bool = False) -> None:
+        super().__init__(module, pool.weights, pool.each)
         self.pool, self.layer, self.groups = pool, layer, not exact and can_group(pool)
-        self.module = _stand_in(module, pool.weights, pool.slots)
-        transposed = not module.is_transposed  # then weights are [out, in], and the product wants [in, out]
-        first = "gate_up_proj" if self.module.has_gate else "up_proj"
-        self._first, self._second = (pool.each(name, transposed) for name in (first, "down_proj"))
-        self._biases = [pool.each(f"{name}_bias") for name in (first, "down_proj")] if module.has_bias else None
-        self._act = self.module._apply_gate if self.module.has_gate else self.module.act_fn
+        self.on_host = in_store(module, layer, pool.store) if hosted else None
         if pool.holds_all:  # each expert has a slot of its own: a layer's are as in the library's module
             begin = layer * pool.store.n_experts
             own = {name: weight[begin : begin + pool.store.n_experts] for name, weight in pool.weights.items()}
@@ -163,11 +204,13 @@ class LayerCompute:
         turns: Iterable[list[int]],
         tell: Callable[[list[int]], None] = lambda experts: None,
         every: bool = False,
+        host: Callable[[Work], None] | None = None,
     ) -> Tensor:
         """Each expert when it has its turn. hidden [n, D]; weights [n, K] -> [n, D].
 
         ``turns``: expert numbers that may be computed now, until none is left; ``tell`` is called when they have been
-        launched. ``every``: each row's expert will have its turn.
+        launched. ``every``: each row's expert will have its turn. ``host`` is given how its threads compute theirs,
+        which have been when the turns are over: their rows are their own, and are summed with all others.
         """
         n, top_k = dispatched.ids.shape
         first, slot_of, spans = self.layer * self.pool.store.n_experts, self.pool.slot_of, dispatched.spans
@@ -176,6 +219,8 @@ class LayerCompute:
         inputs = None if tokens is None else hidden.index_select(0, tokens)
         make = hidden.new_empty if every else hidden.new_zeros
         outputs = make((rows, hidden.shape[-1]))
+        if host is not None:
+            host(self._work(spans, hidden if inputs is None else inputs, outputs, whole=inputs is None))
         for batch in turns:
             for x in batch:
                 if (span := spans.get(x - first)) is not None:
@@ -187,18 +232,22 @@ class LayerCompute:
         weighted = outputs * weights.reshape(-1, 1)
         return weighted.view(n, top_k, -1).sum(dim=1).to(hidden.dtype)
 
-    def expert(self, slot: int, x: Tensor, out: Tensor) -> None:
-        """The expert in a slot on x [n, D] -> out [n, D], without its routing weight.
+    def _work(self, spans: dict[int, tuple[int, int]], inputs: Tensor, outputs: Tensor, *, whole: bool) -> Work:
+        """How a thread of the host computes an expert: ``inputs`` are all its rows if they are ``whole``, else its
+        span of them. It holds the tensors as long as it is held."""
+        experts, first = self.on_host, self.layer * self.pool.store.n_experts
+        assert experts is not None
 
-        A bias is added to the rounded product, as the grouped kernel does: a product that has it built in rounds
-        otherwise.
-        """
-        inner = torch.mm(x, self._first[slot])
-        if self._biases is not None:
-            inner.add_(self._biases[0][slot])
-        torch.mm(self._act(inner), self._second[slot], out=out)
-        if self._biases is not None:
-            out.add_(self._biases[1][slot])
+        def work(x: int, staging: Staging) -> None:
+            if (span := spans.get(x - first)) is None:
+                return
+            begin, end = span
+            rows = outputs[begin:end]
+            made = staging.room(rows)
+            experts.expert(x - first, staging.fetch(inputs if whole else inputs[begin:end]), made)
+            staging.send(made, rows)
+
+        return work
 
     def warm_up(self, rows: Iterable[int] = (1, 2, 4, 8, 16, 32, 64, 128)) -> None:
         """Launch once what a pass may launch, on whatever lies in the first slot, so that no measured pass loads

@@ -103,9 +103,10 @@ class Run:
             dispatched, weights = None, machine.backend.upload(torch.from_numpy(chosen).to(weights.dtype))
         if dispatched is None:
             (dispatched,) = self._dispatch(np.ascontiguousarray(routed)[:, None])
-        if not layer.groups or any(core.state.done[x] < core.state.chunks for x in event.demand):
-            every = dispatched.full and not core.routes
-            return layer.one_by_one(hidden, dispatched, weights, machine.turns(), machine.launched, every)
+        hosting = core.places is not None and bool(core.places.experts)
+        if hosting or not layer.groups or any(core.state.done[x] < core.state.chunks for x in event.demand):
+            every, host = dispatched.full and not core.routes, machine.host if hosting else None
+            return layer.one_by_one(hidden, dispatched, weights, machine.turns(), machine.launched, every, host)
         output = None
         for batch in machine.turns():  # one, as nothing is missing
             output = self._together(layer, hidden, dispatched, weights)

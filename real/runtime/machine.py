@@ -15,6 +15,7 @@ from torch import Tensor
 
 from policies.api import LayerEvent
 from real.runtime.behind import Behind
+from real.runtime.compute import Work
 from real.runtime.pool import Pool
 from sim.core.accounts import PREDICTOR, Accounts
 from sim.core.core import END, Core
@@ -132,6 +133,14 @@ class Machine(Behind):
                         running.wait()  # without the lock: copies go on meanwhile
                 self.wait_for_expert()
 
+    def host(self, work: Work) -> None:
+        """The event's host experts can be computed from now on, by ``work``; :meth:`turns` ends when they have been."""
+        raise CoreError("a machine without a host that computes was given work for it")
+
+    def facts(self) -> dict[str, Any]:
+        """What a result says of it."""
+        return self.pool.facts()
+
     def launched(self, experts: list[int]) -> None:
         """The experts that :meth:`turns` has given last were handed to the device."""
         with self._copying(NONE):
@@ -160,7 +169,7 @@ class Machine(Behind):
             self.timings.note(step, self._began, now)
             self._ended = now
             complete = all(n == core.state.chunks for n in core.state.done)
-            self.resident = complete and core.state.holds_all and not core.routes
+            self.resident = complete and core.state.holds_all and not core.routes and core.places is None
 
     def measure(self) -> None:
         """What has been so far was to warm up."""

@@ -101,7 +101,10 @@ class Offloaded:
         At its end the machine's threads have ended, and the memory of its pool is free: it is used once.
         """
         pool = machine.pool
-        layers = [LayerCompute(layer.experts, i, pool, self.exact) for i, layer in enumerate(self.moe.layers)]
+        hosted = machine.core.places is not None
+        layers = [
+            LayerCompute(layer.experts, i, pool, self.exact, hosted=hosted) for i, layer in enumerate(self.moe.layers)
+        ]
         run = Run(machine, feed, layers[0].groups)
 
         def experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:

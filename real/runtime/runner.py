@@ -10,6 +10,7 @@ from torch import Tensor
 from policies.api import Policy, Setup
 from real.runtime.engine import Engine
 from real.runtime.events import Feed, Run
+from real.runtime.hosted import HostedMachine
 from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
@@ -66,16 +67,19 @@ class Runner:
 def device_machine(model: Offloaded, policy: Policy, signals: StepSignals, depth: int = 1) -> Machine:
     """A machine that runs ``policy`` for a model, with slots for its budget; ``depth``: chunks on the link at once.
 
-    UserError where the device has no room for them, or where the policy has experts computed elsewhere.
+    Where the policy may leave experts to the host, it has threads for them: hardware.host.workers. UserError where the
+    device has no room.
     """
     setup = policy.setup
-    if policy.uses("place"):
-        where = "computes experts on the host, which this runtime does not"
-        raise UserError(f"policy={policy.name}: {where}; allowed: policies that leave them to the GPU")
+    if policy.uses("precompute"):
+        where = "has the host begin experts before their gate, which this runtime does not"
+        raise UserError(f"policy={policy.name}: {where}; allowed: policies that precompute nothing")
     check_device(setup, model)
     pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
-    core = Core(policy, setup, signals)
-    return Machine(core, pool, depth=depth, predictor_threads=setup.predictor_threads)
+    core, threads = Core(policy, setup, signals), setup.predictor_threads
+    if core.places is None or setup.host is None:
+        return Machine(core, pool, depth=depth, predictor_threads=threads)
+    return HostedMachine(core, pool, depth=depth, predictor_threads=threads, workers=setup.host.workers)
 
 
 def depth_of(hardware: HardwareProfile) -> int:

@@ -1,7 +1,7 @@
 """What must hold on a device before anything is measured on it.
 
-Each check is a function of a device that returns, or raises AssertionError or DeviceError with what does not hold. It
-needs torch, transformers, NumPy and PyYAML, no file and no test runner, and a second or less.
+Each check is a function of a device that returns, some with figures in a line, or raises AssertionError or DeviceError
+with what does not hold. It needs torch, transformers, NumPy and PyYAML, no file and no test runner, and a second or so.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from policies.lru import LRU
@@ -17,10 +18,11 @@ from real.runtime.backend import backend_of
 from real.runtime.compute import LayerCompute, dispatch
 from real.runtime.pool import Pool
 from real.runtime.store import PageLocks
-from real.runtime.tiny import E, K, L, Ran, count_forced, follow, speak, tiny_model
+from real.runtime.tiny import E, K, L, Ran, Shared, count_forced, follow, speak, tiny_model
 from traces.models.devices import device_of, free_memory
 
-Check = Callable[[torch.device], None]
+Check = Callable[[torch.device], str | None]
+"""Returns what there is to say beyond that it holds."""
 HALF = L * E // 2
 TOLERANCE = 0.02
 """Of the largest number: some roundings of bfloat16, whose step is 1/256."""
@@ -196,6 +198,33 @@ def _agree(ran: dict[str, Ran]) -> None:
         expect(other.same(whole), f"{name}: other bits than {first}")
 
 
+def host_passes_agree(device: torch.device) -> str:
+    """Some experts are computed on the host, of a recorded routing and of the model's own: the log's replay decides
+    alike; on a CPU no bit differs, on a GPU, which rounds otherwise, the first pass is near the exact one."""
+    cpu, said = device.type == "cpu", list[str]()
+    for run, what in ((follow, "a recorded routing"), (speak, "the model's own routing")):
+        whole = run(tiny_model(device), LRU, L * E)
+        for held in (2, HALF):
+            found = run(tiny_model(device), Shared, held)
+            accounts = found.machine.core.accounts
+            expect(found.agrees, f"{what}, {held} experts: the replay of the log decides otherwise")
+            expect(accounts.host_lookups, f"{what}, {held} experts: the host has computed nothing")
+            expect(not cpu or found.same(whole), f"{what}, {held} experts: other bits than without a host")
+            off, divergence = apart(found.logits[0], whole.logits[0])
+            expect(off < 5 * TOLERANCE, f"{what}, {held} experts: logits off by {off:.3g} of the largest")
+        said.append(f"{what}: first logits off by {off:.2g} of the largest, KL {divergence:.2g} nats")
+    return "; ".join(said)
+
+
+def apart(found: NDArray[Any], wanted: NDArray[Any]) -> tuple[float, float]:
+    """How far logits [n, V] are from those wanted, as a share of the largest; and their KL divergence, in nats, the
+    largest over n."""
+    one, other = (torch.from_numpy(it.astype(np.float64)) for it in (found, wanted))
+    logs = [it.log_softmax(-1) for it in (other, one)]
+    divergence = (logs[0].exp() * (logs[0] - logs[1])).sum(-1)
+    return float((one - other).abs().max() / other.abs().max()), float(divergence.max())
+
+
 def grouped_passes_are_near(device: torch.device) -> None:
     """By the grouped kernel: no bits are promised; the facts agree, and the first pass is near the exact one."""
     model = tiny_model(device, exact=False)
@@ -240,6 +269,7 @@ CHECKS: dict[str, Check] = {
         experts_compute,
         forced_passes_agree,
         live_passes_agree,
+        host_passes_agree,
         grouped_passes_are_near,
         passes_cross_seldom,
         cached_memory_is_free,

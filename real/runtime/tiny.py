@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForCausalLM, OlmoeConfig
 
-from policies.api import Policy, Setup
+from policies.api import LayerEvent, Policy, Setup
 from policies.lru import LRU
-from real.runtime.backend import Backend, DeviceError, Ticket
+from real.runtime.backend import Backend, DeviceError, Staging, Ticket
 from real.runtime.events import Feed
 from real.runtime.generate import Served, generate
 from real.runtime.live import Live
 from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.runner import Runner, device_machine, running
-from sim.check.synthetic import FREE
+from sim.check.synthetic import FREE, FlatHost
 from sim.core.core import Core
 from sim.core.log import replay
 from sim.workload.passes import Pass, ordered_union
@@ -36,7 +36,7 @@ from sim.workload.signals import TraceSignals
 from traces.kit.telling import in_short
 
 L, E, K, WIDTH, VOCABULARY = 3, 8, 2, 128, 128
-CHUNKS, DEPTH = 2, 2
+CHUNKS, DEPTH, WORKERS = 2, 2, 2
 _AUTO: Any = AutoModelForCausalLM
 
 
@@ -75,6 +75,13 @@ class Ran:
         return len(self.logits) == len(other.logits) and all(map(np.array_equal, self.logits, other.logits))
 
 
+class Shared(LRU):
+    """The host computes some experts, whatever is in memory: every third, by number and event."""
+
+    def place(self, event: LayerEvent) -> Sequence[int]:
+        return [x for i, x in enumerate(event.demand) if event.tokens[i] and (x + len(event.demand)) % 3 == 0]
+
+
 class Drawn(Feed):
     """The feed of a routing that is drawn: two requests, a prefill each, decode passes of both and then of one.
 
@@ -105,7 +112,7 @@ class Drawn(Feed):
 def _machine(model: Offloaded, make: type[Policy], held: int) -> Machine:
     """A machine with room for so many experts."""
     nbytes = model.store.layout.nbytes
-    setup = Setup(L, E, K, (nbytes,) * L, CHUNKS, held * nbytes, FREE)
+    setup = Setup(L, E, K, (nbytes,) * L, CHUNKS, held * nbytes, FREE, host=FlatHost(1, None, WORKERS))
     return device_machine(model, make(setup), TraceSignals(None, ()), DEPTH)
 
 
@@ -190,6 +197,9 @@ class Counting(Backend):
     def download(self, *tensors: Tensor) -> list[NDArray[Any]]:
         self.note("downloads")
         return self.backend.download(*tensors)
+
+    def staging(self) -> Staging:
+        return self.backend.staging()
 
     def mark(self) -> Ticket:
         return _Counted(self.backend.mark(), self)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from real.calibrate import overheads
 from real.run.session import on_device
 from real.runtime.models import Where
@@ -102,8 +104,13 @@ class Bench:
             device_alone.calibrate(
                 device_alone.Options(out=path, seconds=SECONDS, **plan | {"dtype": cell.costs.dtype})
             )
-            profile = read_profile(path)
+            profile = with_threads(read_profile(path))
         return overheads.measured(model, dict(cell.config.model), profile, name, shape, self.weights)
+
+
+def with_threads(profile: Mapping[str, Any]) -> dict[str, Any]:
+    """The profile of a machine whose host computes with torch's threads as they are set here, not with all cores."""
+    return dict(profile) | {"host": dict(profile["host"]) | {"cpu_threads": torch.get_num_threads()}}
 
 
 def first_cell(configs: Sequence[RunConfig]) -> Cell:

@@ -37,7 +37,10 @@ def judge(cell: Cell, runs: Sequence[Ran], priced: Cell | None = None) -> tuple[
     ran = found[(len(found) - 1) // 2]
     replays = [_replayed(cell, it) for it in found]
     digest, unlike = replays[(len(found) - 1) // 2]
-    outcome = simulate(priced, make_policy(priced), record=True)
+    told = make_policy(priced)
+    if told.uses("place"):  # it decides by prices: as it did on the device, by those that it was told there
+        told = make_policy(cell)
+    outcome = simulate(priced, told, record=True)
     measured, predicted = ran.document, result_of(priced, outcome, None)
     own = identify(cell, outcome.policy.predictors())
     times = {name: [time for it in found if (time := _time(it.document, name)) is not None] for name in TIMES}
@@ -73,12 +76,14 @@ def _kept(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decides(predicted: Mapping[str, Any]) -> str:
-    """What most of the predicted time is spent on: "link", where compute waits more than it works, or "software".
+    """What most of the predicted time is spent on: "link" or "host", where compute waits more than it works, by what it
+    waits for the longer; else "software".
 
     Known before anything is measured. Of a cell where the link decides, the error of a time is the link model's.
     """
     totals = predicted["totals"]
-    return "link" if 2 * sum(totals["stall_ns"].values()) > totals["wall_ns"] else "software"
+    waits, for_host = sum(totals["stall_ns"].values()), totals["stall_ns"]["cpu_experts"]
+    return "software" if 2 * waits <= totals["wall_ns"] else "host" if 2 * for_host > waits else "link"
 
 
 def link(cell: Cell, ran: Ran, outcome: Outcome) -> dict[str, float | None]:
@@ -108,7 +113,8 @@ def _replayed(cell: Cell, ran: Ran) -> tuple[str, list[str]]:
     core = make_core(cell, make_policy(cell))
     digest = replay(ran.log, core)
     again = counted(core.finish(core.accounts.start_ns))  # no nanosecond is told: a window of none
-    return digest, [key for key in COUNTED if again[key] != ran.counted[key]]
+    # Runs of before hosts computed have no count of what they did: nothing.
+    return digest, [key for key in COUNTED if again[key] != ran.counted.get(key, 0)]
 
 
 def errors(measured: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

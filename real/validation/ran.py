@@ -31,7 +31,8 @@ from traces.kit.strict import dump_json
 from traces.kit.telling import in_short
 from traces.kit.whole import write_whole
 
-COUNTED = ("hits", "fates", "fate_bytes", "issued", "demand_bytes", "speculative_bytes", "predicts", "quality")
+BYTES = ("fate_bytes", "demand_bytes", "speculative_bytes")
+COUNTED = ("hits", "fates", "issued", *BYTES, "predicts", "quality", "host_lookups")
 """Of the accounts: what the core counts, which a replay must count alike. Nanoseconds are the machine's."""
 
 
@@ -62,7 +63,7 @@ class Ran:
             run.core.digest(),
             counted(accounts),
             run.core.log,
-            run.machine.pool.facts(),
+            run.machine.facts(),
             {"busy_ns": accounts.link_busy_ns, "bytes": accounts.demand_bytes + accounts.speculative_bytes},
             cell.trace.sha256,
             runtime_digest(),

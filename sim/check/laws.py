@@ -124,14 +124,13 @@ def ready(policy: Policy, routing: Routing) -> Policy:
     return policy
 
 
-def run(
-    policy: Policy, routing: Routing, *, depth: int = 1, lanes: int = 1, core_type: type[Core] | None = None
-) -> Run:
+def run(policy: Policy, routing: Routing, *, depth: int = 1, core_type: type[Core] | None = None) -> Run:
     """Replay a routing; AssertionError if the policy breaks a rule on the way."""
     core_type = core_type or (SeveralWitness if policy.setup.gpus > 1 else Witness)
     core: Any = core_type(ready(policy, routing), policy.setup, FakeSignals(routing.signals))
-    passes, costs = routing.passes(), policy.setup.costs
-    machine = Machine(core, costs, depth=depth, lanes=lanes, peer_ns=costs.copy_ns)  # type: ignore[arg-type]
+    passes, setup = routing.passes(), policy.setup
+    costs: Any = setup.costs
+    machine = Machine(core, costs, depth=depth, lanes=setup.lanes, peer_ns=costs.copy_ns)
     accounts = machine.run((), passes)
     if passes != routing.passes():  # the next cell of a sweep reads the same lists
         raise AssertionError("it changed the demand that it was shown")
@@ -174,14 +173,13 @@ def assert_causal(make: Callable[[Setup, Routing], Policy], seed: int, world: Wo
     """Whatever is decided before t is the same when everything after t is changed; for several t."""
     routing, setup = everything(seed, world)
     least = make(replace(setup, budget=10_000), routing).min_budget()
-    setup = replace(setup, budget=max(setup.budget, least))
-    lanes = 1 + seed % 3
-    before = run(make(setup, routing), routing, lanes=lanes).core
+    setup = replace(setup, budget=max(setup.budget, least), lanes=1 + seed % 3)
+    before = run(make(setup, routing), routing).core
     rng = np.random.default_rng(seed)
     for _ in range(4):
         step, layer = int(rng.integers(1, len(routing.steps))), int(rng.integers(-1, setup.n_layers))
         changed = change_after(routing, step, layer, seed + 1000)
-        after = run(make(setup, changed), changed, lanes=lanes).core
+        after = run(make(setup, changed), changed).core
         until = next(i for i, s in enumerate(before.snapshots) if (s.step, s.layer) == (step + 1, layer))
         then = before.snapshots[until]
         alike = then == after.snapshots[until] and before.log[: then.told] == after.log[: then.told]
@@ -213,9 +211,9 @@ def assert_spreads(variant: Variant, seed: int) -> None:
 def assert_keeps_the_rules(variant: Variant, seed: int, setup: Setup | None = None) -> None:
     """Budget, accounts, determinism, clockless replay; a lossless policy computes what the gates chose."""
     routing, usual = everything(seed, variant.world)
-    setup = setup or variant.roomy(usual)
-    depth, lanes = 1 + seed % 2, 1 + seed // 2 % 3
-    done = run(variant.build(setup), routing, depth=depth, lanes=lanes)  # the witness checks the budget at every answer
+    depth = 1 + seed % 2
+    setup = replace(setup or variant.roomy(usual), lanes=1 + seed // 2 % 3)
+    done = run(variant.build(setup), routing, depth=depth)  # the witness checks the budget at every answer
     done.accounts.check()
     rows = sum(len(set(d)) for p in routing.passes() for d in p.demand)
     nbytes = done.accounts.hit_row()[5]
@@ -229,7 +227,7 @@ def assert_keeps_the_rules(variant: Variant, seed: int, setup: Setup | None = No
     _hold(done.core.state.peak + own <= setup.budget, "more bytes than the budget")
     _hold(done.core.own_bytes == own, "what it keeps on the GPU itself has changed on the way")
 
-    again = run(variant.build(setup), routing, depth=depth, lanes=lanes)
+    again = run(variant.build(setup), routing, depth=depth)
     same = again.core.log == done.core.log and again.core.digest() == done.core.digest()
     _hold(same and again.accounts == done.accounts, "another answer to the same question")
 

@@ -67,9 +67,13 @@ class FlatHost:
     dram: Fraction | None
     workers: int = 2
     pair: tuple[Fraction, Fraction] = (Fraction(1), Fraction(1))  # of link and workers, both busy
+    each: tuple[Fraction, Fraction] = (Fraction(1), Fraction(2))  # of both, the other idle
 
     def expert_ns(self, layer: int, tokens: int) -> int:
         return self.expert * tokens
+
+    def alone(self, layer: int) -> tuple[Fraction, Fraction]:
+        return self.each
 
     def together(self, layer: int) -> tuple[Fraction, Fraction]:
         return self.pair

@@ -7,6 +7,10 @@ HIT_KINDS = ("lookups", "recall", "resident", "complete", "bytes_ready", "bytes_
 STALLS = ("demand_copy", "late_prefetch", "queueing", "predictor", "cpu_experts")
 FATES = ("useful", "late", "useless", "cancelled", "in_flight_at_end")
 
+PRECOMPUTED_FATES = ("used", "wasted", "dropped")
+"""Of experts that the host was to begin before their gate: computed by it for their event; begun, and not wanted there;
+not begun by then, and not wanted."""
+
 QUALITY = ("kept_mass", "gate_mass", "slots", "substituted", "skipped", "low_precision", "unstated")
 
 # Indices into a hit row, in the order of HIT_KINDS. All but the last two are over lookups; ``predicted`` counts the
@@ -17,6 +21,7 @@ LOOKUPS, RECALL, RESIDENT, COMPLETE, BYTES_READY, BYTES_DEMANDED, PREDICTED, FET
 KEPT_MASS, GATE_MASS, SLOTS, SUBSTITUTED, SKIPPED, LOW_PRECISION, UNSTATED = range(7)
 PREDICTOR, CPU_EXPERTS = 3, 4
 USEFUL, LATE_FATE, USELESS, CANCELLED, IN_FLIGHT = range(5)
+USED, WASTED, DROPPED = range(3)
 
 
 @dataclass(slots=True)
@@ -79,6 +84,12 @@ class Accounts:
     """Activations on their way between GPUs, no part of ``compute_ns``."""
     by_gpu: list[GpuAccounts] = field(init=False)
     """Of several GPUs; of one there is nothing to add."""
+    precomputed: int = 0
+    """Experts that the host was to begin before their gate."""
+    precomputed_fates: list[int] = field(init=False)
+    """These by what became of them."""
+    stale: list[int] = field(init=False)
+    """[phase]: slots (token, choice) of those that were used: computed from the hidden state of the layer before."""
     start_ns: int = 0
     end_ns: int = 0
 
@@ -87,6 +98,8 @@ class Accounts:
         self.quality = [[0] * len(QUALITY) for _ in PHASES]
         self.fates = [0] * len(FATES)
         self.fate_bytes = [0] * len(FATES)
+        self.precomputed_fates = [0] * len(PRECOMPUTED_FATES)
+        self.stale = [0] * len(PHASES)
         self.stall_ns = [[[0] * len(STALLS) for _ in range(self.n_layers)] for _ in PHASES]
         self.by_gpu = [GpuAccounts() for _ in range(self.gpus)] if self.gpus > 1 else []
 
@@ -94,6 +107,7 @@ class Accounts:
         """Assert the sums of rule 5. Raises AssertionError with the two sides."""
         sides = {
             "speculative loads": (self.issued, sum(self.fates)),
+            "experts precomputed": (self.precomputed, sum(self.precomputed_fates)),
             "speculative bytes": (self.speculative_bytes, sum(self.fate_bytes)),
             "wall time": (self.wall_ns, self.compute_ns + sum(self.stall_row()) + self.peer_ns),
         }

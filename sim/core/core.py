@@ -72,8 +72,9 @@ class Core(Loads):
         self.routing: Routing | None = None
         """What the policy has put in the place of the last gate's choice."""
         self.hosted: deque[int] = deque()
-        """Experts of the event that the host may take now; read by machines, to ask no longer than needed."""
-        self.places = Places(policy, self.hosted) if policy.uses("place") else None
+        """Experts that the host may take now, the event's first; read by machines, to ask no longer than needed."""
+        places = policy.uses("place") or policy.uses("precompute")
+        self.places = Places(policy, self.hosted) if places else None
         self._keep = policy.keep if policy.uses("keep") else None
         self.acting = Acting(self, self.step, self.event)
         policy.attach(self.state.view(), self.acting.actions())
@@ -116,7 +117,7 @@ class Core(Loads):
             self.routing = routing = self._route(event)
             self._answers.extend(reroute(routing, event, self.policy, self.accounts.quality[self.phase]))
         if self.places is not None:
-            self._answers.extend(self.places.follow(event))
+            self._answers.extend(self.places.follow(event, self.accounts))
         self._classify(event, foretold)
         if self._demand or self._queue:
             self.pending = True
@@ -171,7 +172,7 @@ class Core(Loads):
     def step_end(self, now: int) -> None:
         """The forward pass has ended."""
         if self.places is not None:
-            self.places.require_done()
+            self.places.end(self.accounts, self.step.prefill)
         self._answers.flush()
 
     # -- questions ----------------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ class Core(Loads):
         return x
 
     def next_host(self) -> int:
-        """Which expert of the event the host is to compute now, in the policy's order, or NONE."""
+        """Which expert the host is to compute now, in the policy's order, or NONE; those of the next event are last."""
         x = self.places.take() if self.places is not None and self.hosted else NONE
         self._answers.append(x)
         return x

@@ -12,6 +12,7 @@ from sim.experiment.floor import Floor as Floor
 from sim.experiment.floor import compute_floor_ns as compute_floor_ns
 from sim.experiment.floor import windows_floor_ns as windows_floor_ns
 from sim.experiment.gpus_bound import gpus_floors
+from sim.experiment.host_bound import HostBound
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
 
@@ -23,8 +24,10 @@ def future_of(cell: Cell, *, warmup: bool = False) -> Future:
     return Future.of(demand, cell.setup.n_layers * cell.setup.n_experts)
 
 
-def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None) -> list[Floor]:
+def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None, *, with_host: bool = False) -> list[Floor]:
     """The bounds at each of ``budgets`` (bytes), whatever the cell's own; ``future``: :func:`future_of` the cell.
+
+    ``with_host``: those of policies that have the host compute experts, too, where the machine has a price for it.
 
     Demand and compute are read once. Between two budgets a bound lies on or below the straight line: what is drawn as a
     curve wants a fine grid. ValueError for a budget below 0.
@@ -33,9 +36,8 @@ def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None) -> 
     setup, costs = cell.setup, cell.costs
     if setup.gpus > 1:
         return gpus_floors(passes, setup, costs, costs.peers.ns, budgets, warm=warm)
-    return floors_of(
-        passes, future or future_of(cell), setup, costs, budgets, warm=warm, event_ns=costs.peers.all_reduce_ns
-    )
+    found, event_ns = future or future_of(cell), costs.peers.all_reduce_ns
+    return floors_of(passes, found, setup, costs, budgets, warm=warm, with_host=with_host, event_ns=event_ns)
 
 
 def floors_of(
@@ -46,20 +48,25 @@ def floors_of(
     budgets: Iterable[int],
     *,
     warm: bool,
+    with_host: bool = False,
     event_ns: Callable[[int], int] | None = None,
 ) -> list[Floor]:
     """The same of ``passes``, whose demand is ``future``; ``warm``: they follow a warm-up.
 
     ``event_ns``: what each layer event takes at its end, by the rows of its pass.
     """
+    host = HostBound(setup, costs) if with_host and setup.host is not None else None
     compute, events = list[int](), list[int]()
     for step in passes:
         events.append(sum(map(bool, step.demand)))
         compute.append(compute_floor_ns([step], costs) + (events[-1] * event_ns(step.rows) if event_ns else 0))
+        if host is not None:
+            host.add(step, compute[-1])
     ends, found = list(accumulate(events)), []
     for budget in budgets:
         nbytes = belady_bypass_bytes(future, setup.expert_bytes, setup.n_experts, budget, warm=warm)
-        windows = window_bytes(future, setup.expert_bytes, setup.n_experts, budget, ends, warm=warm)
+        windows = list(window_bytes(future, setup.expert_bytes, setup.n_experts, budget, ends, warm=warm))
         by_window = windows_floor_ns(windows, compute, costs.link_floor_ns)
-        found.append(Floor(budget, nbytes, sum(compute), costs.link_floor_ns(nbytes), by_window))
+        beside = None if host is None else host.floor(nbytes, windows)
+        found.append(Floor(budget, nbytes, sum(compute), costs.link_floor_ns(nbytes), by_window, beside))
     return found

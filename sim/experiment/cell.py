@@ -171,6 +171,7 @@ def make_setup(
         predictors=predictors,
         predictor_threads=hardware.host.predictor_threads,
         host=host_of(costs) if spread.gpus == 1 else None,
+        lanes=hardware.link.lanes,
         gpus=spread.pools,
         homes=homes,
     )

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
+from policies.bounds.windows import longest_cut
+from sim.experiment.host_bound import HostFloor
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
 
@@ -16,6 +19,7 @@ class Floor:
     compute_ns: int  # of time_lower_bound: all compute
     link_ns: int  # of time_lower_bound: the fewest bytes at the link's peak, of all its lanes
     windows_ns: int = 0  # of time_lower_bound: the longer of both, window of passes by window
+    with_host: HostFloor | None = None  # where experts may be computed on the host
 
     @property
     def ns(self) -> int:
@@ -46,12 +50,8 @@ def compute_floor_ns(passes: Iterable[Pass], costs: Costs) -> int:
 
 def dense_floor_ns(step: Pass, costs: Costs) -> int:
     """What a pass takes without any expert."""
-    per_layer = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
-    return (
-        len(step.tokens) * per_layer
-        + costs.lead_ns(step.rows, step.kv_tokens, step.pairs)
-        + costs.head_ns(len(step.requests))
-    )
+    total = len(step.tokens) * (costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns)
+    return total + costs.lead_ns(step.rows, step.kv_tokens, step.pairs) + costs.head_ns(len(step.requests))
 
 
 def windows_floor_ns(
@@ -59,18 +59,10 @@ def windows_floor_ns(
 ) -> int:
     """The best that a partition of the run into windows of passes shows of its makespan, in ns.
 
-    ``windows``: per pass those that end with it, as (first pass, bytes that must be copied within it)
-    (:func:`policies.bounds.windows.window_bytes`); ``compute_ns``: of each pass. A pass begins when the one before has
-    ended, so the makespan is the sum of the times of the windows of any partition. Each takes at least its compute,
-    which lies within its passes; and at least as long as the link needs on all of its lanes for the
+    ``windows``: as in :func:`policies.bounds.windows.longest_cut`; ``compute_ns``: of each pass. A window takes at
+    least its compute, which lies within its passes; and at least as long as the link needs on all of its lanes for the
     bytes that are handed over and complete within it. Where prompts wait for the link and single tokens do not, this is
     more than the longer of both sums. O(windows).
     """
-    best, computed = [0], [0]  # of the passes so far
-    for ending, ns in zip(windows, compute_ns, strict=True):
-        computed.append(computed[-1] + ns)
-        found = best[-1] + ns
-        for first, nbytes in ending:
-            found = max(found, best[first] + max(computed[-1] - computed[first], link_floor_ns(nbytes)))
-        best.append(found)
-    return best[-1]
+    computed = [0, *accumulate(compute_ns)]
+    return longest_cut(windows, lambda a, b, nbytes: max(computed[b] - computed[a], link_floor_ns(nbytes)))

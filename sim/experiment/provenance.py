@@ -84,6 +84,7 @@ def result_of(
 def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:
     manifest = cell.trace.manifest
     itself = cell.model.name == manifest.model.name
+    costs = dict(cell.costs.sources) | _host(cell, outcome)
     return {
         "trace": {
             "sha256": cell.trace.sha256,
@@ -110,9 +111,9 @@ def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:
             "changed": changed("hardware", cell.config.hardware),
             "overheads": cell.hardware.overheads,
             **_own_time(cell, outcome),
-            **_noisy(cell),
+            **_noisy(cell, costs),
         },
-        "costs": dict(cell.costs.sources) | _host(cell, outcome),
+        "costs": costs,
         "predictors": fitted(cell, outcome.policy),
         "lossless": outcome.policy.lossless,
         "clairvoyant": outcome.policy.clairvoyant,
@@ -150,10 +151,10 @@ def learned(policy: Policy, predictors: Mapping[str, Predictor]) -> dict[str, An
     return {f"predictor {name}": dict(made) for name, fit in read.items() if (made := fit.get("modelled"))}
 
 
-def _noisy(cell: Cell) -> dict[str, Any]:
-    """Of the measured tables that priced this run, those whose samples lay far apart."""
+def _noisy(cell: Cell, costs: Mapping[str, str]) -> dict[str, Any]:
+    """Of the measured tables that priced this run, those whose samples lay far apart; ``costs``: each one's source."""
     found = cell.hardware.measured.noisy() if cell.hardware.measured is not None else {}
-    used = " ".join(cell.costs.sources.values())
+    used = " ".join(costs.values())
     mine = {name: points for name, points in found.items() if f"{name} (" in used}
     return {"noisy": mine} if mine else {}
 

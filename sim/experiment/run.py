@@ -12,7 +12,6 @@ from sim.core.acting import stated
 from sim.experiment.bounds import floors, future_of
 from sim.experiment.cell import Cell, Inputs, make_cell, make_core, make_machine, make_policy, passes_of
 from sim.experiment.config import RunConfig
-from sim.experiment.host_bound import host_floor
 from sim.experiment.provenance import Identity, identify, of_bounds, result_of
 from sim.prices.chosen import changed
 from sim.results.document import SCHEMA, Outcome, reference_row
@@ -109,7 +108,7 @@ def _bounds(cell: Cell, own: Identity, store: Store, progress: Progress | None) 
 
 def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | None) -> dict[str, Any]:
     measured = future_of(cell)
-    (floor,) = floors(cell, [cell.setup.budget], measured)
+    (floor,) = floors(cell, [cell.setup.budget], measured, with_host=True)
     ample = replace(cell, setup=replace(cell.setup, budget=cell.ample_bytes))
     infinite = simulate(ample, LRU(ample.setup), name="infinite", reference=True, progress=progress)
     rows = {"infinite": reference_row(infinite)}
@@ -131,8 +130,11 @@ def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | Non
         },
         "reference": rows,
     }
-    if cell.setup.host is not None:
-        passes = passes_of(cell, cell.selection.measured)
-        content["time_lower_bound_with_host"] = host_floor(passes, cell.setup, cell.costs, floor.nbytes)
+    if (beside := floor.with_host) is not None:
+        content["time_lower_bound_with_host"] = {
+            "ns": beside.ns,
+            **asdict(beside.whole),
+            "windows_ns": beside.windows_ns,
+        }
     store.write_json(folder, "bounds.json", content)
     return content

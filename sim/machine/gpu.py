@@ -18,7 +18,7 @@ from sim.workload.passes import Pass
 class Gpu:
     """Computes what the core gives, and waits for what is behind it. Time is a number that is handed on, in ns.
 
-    Experts that the host computes are behind it, too: they run from the gate on, and the layer ends when they have.
+    Experts that the host computes are behind it, too: they run from the gate on, and the layer ends when its own have.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Gpu:
         for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
             now += dense
             listener.layer(now - dense, now - software, layer)
-            if behind.copies or behind.predictions:
+            if behind.copies or behind.predictions or behind.hosts:
                 behind.advance(now)
             if demand:
                 event = core.gate(layer, demand, tokens, now)

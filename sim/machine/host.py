@@ -103,11 +103,12 @@ class Workers:
 
     def take(self, now: int) -> None:
         """Take experts, as long as the core has some and a worker is free."""
-        core, setup = self.core, self.core.setup
+        core, setup, places = self.core, self.core.setup, self.core.places
+        assert places is not None
         while core.hosted and len(self.under_way) < self.host.workers:
             x = core.next_host()
-            layer, event = setup.layer_of(x), core.event
-            alone_ns = self.host.expert_ns(layer, event.tokens[event.demand.index(x)])
+            layer = setup.layer_of(x)
+            alone_ns = self.host.expert_ns(layer, places.tokens[x])
             end = self.memory.read(setup.expert_bytes[layer], alone_ns, now, by_link=False)
             core.accounts.host_ns += end - now
             self.listener.host(now, end, x)
@@ -128,6 +129,8 @@ class WithHost(Behind):
         predictor: Predictor,
         listener: SpanListener,
     ) -> None:
+        assert core.places is not None
+        self.places = core.places
         memory = Memory(host.dram)
         self.shared = SharedLink(core, copy_ns, depth, lanes, memory)
         self.workers = Workers(core, host, memory, listener)
@@ -187,7 +190,7 @@ class WithHost(Behind):
             if not copies:
                 raise CoreError("deadlock: compute waits and nothing can be copied")
             cause = min(kind[chunk // chunks] for _, chunk in copies)
-            if hosts and cause == SPECULATIVE:
+            if hosts and cause == SPECULATIVE and self.places.awaited:
                 cause = CPU_EXPERTS
             now = self._wait(now, min(queue[0][0] for queue in awaited if queue), cause, stalls)
             if predictions:
@@ -202,8 +205,8 @@ class WithHost(Behind):
     def wait_for_host(self, now: int, stalls: list[int]) -> int:
         began = now
         self.workers.take(now)
-        while hosts := self.workers.under_way:
-            now = self._wait(now, hosts[0][0], CPU_EXPERTS, stalls)
+        while self.places.due:
+            now = self._wait(now, self.workers.under_way[0][0], CPU_EXPERTS, stalls)
             self.advance(now)
         self.waited_ns += now - began
         return now

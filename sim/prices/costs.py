@@ -187,6 +187,10 @@ class Costs:
             known = self._copies[nbytes] = max(alone, self._at_the_root(nbytes)) + self.copy_overhead_ns
         return known
 
+    def crossing_ns(self, nbytes: int) -> int:
+        """`nbytes` over the link from host to GPU, without the software of a copy call."""
+        return self._link.ns(nbytes)
+
     def _at_the_root(self, nbytes: int) -> int:
         """How long what all GPUs copy at once takes at the root, all lanes being busy; 0 for who copies alone."""
         root, spread = self.hardware.root_gb_per_s, self.spread

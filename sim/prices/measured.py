@@ -116,6 +116,29 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Copies of one expert to the GPU, and one expert on one token on so many threads of the host: each alone, and
+    beside the other."""
+
+    expert_bytes: Count
+    copy: Annotated[Points, points("threads")]
+    cpu: Annotated[Points, points("threads")]
+    copy_with_cpu: Annotated[Points, points("threads")]
+    cpu_with_copy: Annotated[Points, points("threads")]
+
+
+def beside_each_other(value: Any, where: str) -> Pair:
+    """Four tables, by the same numbers of threads."""
+    found: Pair = record(Pair)(value, where)
+    _not_falling(found.copy.axes["threads"], f"{where}.copy.threads", strictly=True)
+    for key in ("cpu", "copy_with_cpu", "cpu_with_copy"):
+        threads = getattr(found, key).axes["threads"]
+        if threads != found.copy.axes["threads"]:
+            raise refusal(threads, f"{where}.{key}.threads", f"{found.copy.axes['threads']}, as in {where}.copy")
+    return found
+
+
+@dataclass(frozen=True)
 class MeasuredModel:
     """One layer of a model of this shape, with random weights."""
 
@@ -127,6 +150,7 @@ class MeasuredModel:
     cpu_expert: Annotated[Points, points("threads", "tokens")]
     launch_ns: Params  # what an expert takes longer when nothing runs ahead of the launches
     layer_overhead_ns: Params  # what a layer of the library's own loop takes longer than its device work
+    pair: Annotated[Pair | None, nullable(beside_each_other)] = None  # null in profiles of before it was measured
 
 
 @dataclass(frozen=True)
@@ -163,7 +187,17 @@ class Measured:
 
     def noisy(self) -> dict[str, str]:
         """The tables with noisy points, and how many: of the samples themselves, which old profiles have, too."""
-        found = {key: table for key, table in vars(self).items() if isinstance(table, Points)}
+        found = _tables("", self)
         for name, model in (self.models or {}).items():
-            found |= {f"{name}.{key}": table for key, table in vars(model).items() if isinstance(table, Points)}
+            found |= _tables(f"{name}.", model)
         return noisy({name: spreads(it.median_ns, it.q1_ns, it.q3_ns) for name, it in found.items()})
+
+
+def _tables(prefix: str, part: Measured | MeasuredModel | Pair) -> dict[str, Points]:
+    found = dict[str, Points]()
+    for key, it in vars(part).items():
+        if isinstance(it, Points):
+            found[prefix + key] = it
+        elif isinstance(it, Pair):
+            found |= _tables(f"{prefix}{key}.", it)
+    return found

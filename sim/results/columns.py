@@ -20,7 +20,7 @@ DTYPES = {"text": "string", "whole": "Int64", "number": "float64", "truth": "boo
 NEEDED = ("policy", "lossless", "budget_bytes", "seed", "trace")
 """Columns that no result leaves null."""
 RATES = ("recall", "resident", "complete", "bytes")
-SHARES = ("kept_gate_mass", "substituted", "skipped", "low_precision")
+SHARES = ("kept_gate_mass", "substituted", "skipped", "low_precision", "stale")
 REFERENCE_ROWS = ("infinite", "belady_forced", "perfect_next_layer", "oracle_ahead")
 LATENCY_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "request": "request time"}
 LATENCIES = tuple(LATENCY_NAMES)

@@ -18,6 +18,7 @@ from sim.core.accounts import (
     FETCHED,
     LOOKUPS,
     PHASES,
+    PRECOMPUTED_FATES,
     PREDICTED,
     RECALL,
     RESIDENT,
@@ -129,7 +130,7 @@ def document(
             "wall_ns": outcome.wall_ns,
             "compute_ns": accounts.compute_ns,
             **({"policy_ns": accounts.policy_ns} if accounts.policy_ns else {}),
-            **({"host_ns": accounts.host_ns, "host_lookups": accounts.host_lookups} if accounts.host_lookups else {}),
+            **_on_the_host(accounts),
             **({"peer_ns": accounts.peer_ns} if gpus > 1 else {}),
             "stall_ns": dict(zip(STALLS, accounts.stall_row(), strict=True)),
             "demand_bytes": accounts.demand_bytes,
@@ -152,12 +153,22 @@ def document(
         result["reference"] = bounds["reference"]
         if outcome.core.places is not None:
             nulls["bounds.belady_bypass"] = "experts that the host computes need no copy"
-            nulls["bounds.time_lower_bound.windows_ms"] = "the bound by windows is of what the GPU alone computes"
         for name, bound in result["bounds"].items():
             if bound["gap"] is None and f"bounds.{name}" not in nulls:
                 nulls[f"bounds.{name}.gap"] = "the bound is 0"
     result["nulls"] = nulls
     return result
+
+
+def _on_the_host(accounts: Accounts) -> dict[str, Any]:
+    """What the host computed, and what became of that which it was to begin before its gate."""
+    found: dict[str, Any] = {}
+    if accounts.host_lookups or accounts.precomputed:
+        found |= {"host_ns": accounts.host_ns, "host_lookups": accounts.host_lookups}
+    if accounts.precomputed:
+        fates = dict(zip(PRECOMPUTED_FATES, accounts.precomputed_fates, strict=True))
+        found["precomputed"] = {"asked": accounts.precomputed, **fates}
+    return found
 
 
 def reference_row(outcome: Outcome) -> dict[str, Any]:
@@ -238,7 +249,7 @@ def _against(bounds: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
             "ms_per_token": _ratio(floor["ns"] / NS_PER_MS, tokens),
             "compute_ms": floor["compute_ns"] / NS_PER_MS,
             "link_ms": floor["link_ns"] / NS_PER_MS,
-            "windows_ms": floor["windows_ns"] / NS_PER_MS if "windows_ns" in floor else None,
+            "windows_ms": floor["windows_ns"] / NS_PER_MS,
             **({"host_ms": floor["host_ns"] / NS_PER_MS} if "host_ns" in floor else {}),
             "gap": _ratio(outcome.wall_ns, floor["ns"]),
         },

@@ -22,23 +22,32 @@ SHARES = {"substituted": SUBSTITUTED, "skipped": SKIPPED, "low_precision": LOW_P
 
 
 def quality(policy: Policy, accounts: Accounts) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    """The shares, over both phases and each apart, and why what is null in them is so; None for a lossless policy."""
+    """The shares, over both phases and each apart, and why what is null in them is so; None for a lossless policy.
+
+    ``stale`` (slots that were computed from an old hidden state) is there only where the policy may precompute.
+    """
     if policy.lossless:
         return None, {"quality": f"policy {policy.name} is lossless"}
     nulls: dict[str, str] = {}
-    whole: dict[str, Any] = _shares(policy.name, accounts.quality_row(), "quality", nulls)
+    stale = accounts.stale if policy.uses("precompute") else None
+    both = None if stale is None else sum(stale)
+    whole: dict[str, Any] = _shares(policy.name, accounts.quality_row(), both, "quality", nulls)
     for i, phase in enumerate(PHASES):
-        whole[phase] = _shares(policy.name, accounts.quality_row(i), f"quality.{phase}", nulls)
+        own = None if stale is None else stale[i]
+        whole[phase] = _shares(policy.name, accounts.quality_row(i), own, f"quality.{phase}", nulls)
     return whole | {"first_order": True}, nulls
 
 
-def _shares(name: str, row: list[float], prefix: str, nulls: dict[str, str]) -> dict[str, float | None]:
+def _shares(
+    name: str, row: list[float], stale: int | None, prefix: str, nulls: dict[str, str]
+) -> dict[str, float | None]:
     slots, mass = row[SLOTS], row[GATE_MASS]
-    shares: dict[str, float | None] = dict.fromkeys(("kept_gate_mass", *SHARES))
+    known = {share: row[i] for share, i in SHARES.items()} | ({} if stale is None else {"stale": stale})
+    shares: dict[str, float | None] = dict.fromkeys(("kept_gate_mass", *known))
     if not slots:
         nulls[prefix] = f"policy {name} stated no slots here"
     else:
-        shares.update({share: row[i] / slots for share, i in SHARES.items()})
+        shares.update({share: amount / slots for share, amount in known.items()})
     if row[UNSTATED]:
         nulls[f"{prefix}.kept_gate_mass"] = f"policy {name} did not state it for {int(row[UNSTATED])} events"
     elif not mass:

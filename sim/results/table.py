@@ -147,9 +147,12 @@ def _where(result: Mapping[str, Any]) -> list[Text]:
     parts = [f"{name.replace('_', ' ')} {figure(ms)}" for name, ms in causes.items() if ms or name == "compute"]
     said = [Text(words, style="dim") for words in (MEANING, MULTIPLES)[: 1 + (result["bounds"] is not None)]]
     said.append(Text(f"ms/token: {' + '.join(parts)}"))
-    if lookups := result["totals"].get("host_lookups"):
+    if (lookups := result["totals"].get("host_lookups")) is not None:
         ms = figure(result["totals"]["host_ns"] / 1e6 / result["totals"]["generated_tokens"])
-        said.append(Text(f"experts on the host: {lookups:,} lookups, {ms} ms/token of its workers"))
+        early = result["totals"].get("precomputed", {})
+        counts = ", ".join(f"{n:,} {fate}" for fate, n in early.items() if n and fate != "asked")
+        begun = f"; {early['asked']:,} asked for before their gate: {counts}" if early else ""
+        said.append(Text(f"experts on the host: {lookups:,} lookups, {ms} ms/token of its workers{begun}"))
     if (gpus := result.get("gpus")) is not None:
         said.append(Text(_of_gpus(gpus)))
     if (charged := result["provenance"]["hardware"].get("policy_us")) is not None:

@@ -1,5 +1,6 @@
 """Traces written out by hand, and policies that are run on them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,9 @@ def script(
     return Routing(ids, [(False, i, 1) for i in range(n)], n_experts, {"expert_ids": ids, signal: shown})
 
 
-def go(name: str, routing: Routing, copy: int, *, room: int, chunks: int = 1, **params: Any) -> Run:
+def go(name: str, routing: Routing, copy: int, *, room: int, chunks: int = 1, lanes: int = 1, **params: Any) -> Run:
     """Run a policy with room for so many experts."""
-    setup = setup_of(routing, room * SIZE, chunks=chunks, costs=costs(copy))
+    setup = replace(setup_of(routing, room * SIZE, chunks=chunks, costs=costs(copy)), lanes=lanes)
     return run(registry.build(name, setup, params), routing)
 
 

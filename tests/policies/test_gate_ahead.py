@@ -3,6 +3,7 @@
 Unless said otherwise: 1 expert per token, dense part 10 ns, expert 100 ns, no overheads; a step of 3 layers.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -114,6 +115,48 @@ def test_the_window_that_overlap_aware_fills(params: dict[str, Any], missing: li
     if params:
         desk.policy.on_prediction(1)
     assert desk.prefetched == [9, 10, 11][:admitted]
+
+
+# A window whose lanes are counted as one, or added up as if a copy could be spread over them.
+@pytest.mark.parametrize(
+    ("copy", "chunks", "missing", "by_lanes"),
+    [
+        (55, 1, [], [2, 4, 6]),  # an event of 110 ns: two on each lane
+        (55, 1, [0], [1, 3, 5]),  # one of them is the event's own
+        (111, 1, [], [0, 0, 0]),  # too long for any lane, however many there are
+        (150, 3, [], [0, 1, 2]),  # chunks of 50: on two lanes to 50, 50, 100; on three to 50, and again to 100
+        (150, 3, [0], [0, 0, 1]),
+    ],
+)
+def test_the_window_counts_the_lanes_of_the_link(
+    copy: int, chunks: int, missing: list[int], by_lanes: list[int]
+) -> None:
+    for lanes, admitted in zip((1, 2, 3), by_lanes, strict=True):
+        prices = FlatCosts(copy=copy, expert=100, launch_ns=10)
+        setup = replace(setup_of(draw(0, n_layers=4), 10_000, costs=prices, chunks=chunks), lanes=lanes)
+        desk = Desk(GateAhead(setup, overlap_aware=True, outstanding=9))
+        desk.complete.update({0}.difference(missing))
+        desk.gate(0, [0], [[1, 2, 3, 4, 5, 6, 7]])
+        assert desk.prefetched == [9, 10, 11, 12, 13, 14][:admitted], lanes
+
+
+def test_the_longest_chunk_of_a_load_counts_not_its_last() -> None:
+    """Five chunks of 3, 3, 2, 2 and 2 bytes side by side: 15, 15, 10, 10 and 10 ns."""
+    for window, admitted in ((14, []), (15, [9])):
+        prices = FlatCosts(copy=60, expert=window, launch_ns=0)
+        setup = replace(setup_of(draw(0, n_layers=4), 10_000, costs=prices, chunks=5), lanes=5)
+        desk = Desk(GateAhead(setup, overlap_aware=True, outstanding=9))
+        desk.complete.add(0)
+        desk.gate(0, [0], [[1, 2]])
+        assert desk.prefetched == admitted
+
+
+def test_what_is_admitted_on_several_lanes_has_arrived_when_the_event_ends() -> None:
+    """Gate 0 of step 2 hits, and computes for 100 ns; what it says takes three chunks of 50, or 50 on three lanes."""
+    routing = script([[[0], [1]], [[0], [2]]], [[[], []], [[2], []]])
+    for lanes, issued in ((1, 0), (3, 1)):
+        done = go(routing, 150, chunks=3, lanes=lanes, overlap_aware=True)
+        assert (done.accounts.issued, done.accounts.fates[0]) == (issued, issued), lanes
 
 
 def test_what_is_under_way_for_later_layers_takes_of_the_window() -> None:

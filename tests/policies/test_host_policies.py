@@ -75,6 +75,26 @@ def test_an_expert_goes_where_it_is_done_first(rule: str, host: int, tokens: int
     assert placed(done, 0, {5: tokens}) == [5] * on_host
 
 
+# The constants of its code: 7 for each token on the host, 70 to fetch, whatever the tokens. A tie goes to the GPU.
+@pytest.mark.parametrize(("tokens", "on_host"), [(1, True), (9, True), (10, False), (11, False)])
+def test_its_code_breaks_even_at_ten_tokens(tokens: int, on_host: bool) -> None:
+    setup = setup_of(ONE, SIZE, costs=replace(costs(70), expert=0))
+    setup = replace(setup, host=FlatHost(7, None, workers=1))
+    done = run(registry.build("fiddler", setup, as_shipped("fiddler_code")), ONE)
+    assert placed(done, 0, {5: tokens}) == [5] * on_host
+
+
+# By hand, at 50 to fetch, 100 on the GPU and 110 on the host for each token: of four misses of one token each for
+# itself goes to the host (440); weighed, two are fetched (300, the second copy after the first one's compute), and the
+# host has 220. Of the tokens 1, 2, 1 the hot one is fetched (250, for 220; one of the others would leave 330).
+def test_weighed_against_each_other_they_are_split() -> None:
+    paper, most = (go("fiddler", ONE, copy=50, host=110, room=1, rule=rule) for rule in ("paper", "max"))
+    assert placed(paper, 0, dict.fromkeys((4, 5, 6, 7), 1)) == [4, 5, 6, 7]
+    assert placed(most, 0, dict.fromkeys((4, 5, 6, 7), 1)) == [6, 7]
+    assert placed(most, 0, {4: 1, 5: 2, 6: 1}) == [4, 6]
+    assert placed(most, 0, {5: 1}) == [5], "110 on the host, for 150"
+
+
 # What is on the GPU runs there, however slow; what was fetched is not kept.
 def test_the_popular_ones_stay_and_the_others_pass_through() -> None:
     done = go("fiddler", ONE, copy=50, host=10**6, room=4)

@@ -15,9 +15,10 @@ from traces.kit.words import Between
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Measures copies between host and GPU memory by size, and one layer of a model
-    with random weights, and writes a hardware profile that python -m sim run takes
-    as hardware=FILE.yaml, with a plot beside it. On a CPU a copy is a copy within
-    memory, and the profile says so.
+    with random weights: on the device, its experts on the CPU, and these beside
+    copies, where each slows the other down. Writes a hardware profile that
+    python -m sim run takes as hardware=FILE.yaml, with a plot beside it. On a CPU
+    a copy is a copy within memory, and the profile says so.
 
     {keys}
 
@@ -104,5 +105,5 @@ def _warn(noise: dict[str, Any]) -> None:
         return
     say(f"warning: noisy, with quartiles more than {100 * WIDE:g} % of the median apart:")
     for name, points in noise["noisy"].items():
-        say(f"  {name:<24} {points}, up to {100 * noise['spread'][name]:.0f} %")
+        say(f"  {name:<30} {points}, up to {100 * noise['spread'][name]:.0f} %")
     say("  The profile says so. Measure again while nothing else runs, or longer (seconds=).")

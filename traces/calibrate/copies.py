@@ -43,27 +43,28 @@ class Buffers:
 
     def copy(self, name: str, nbytes: int) -> Call:
         host = self.pageable if "pageable" in name else self.pinned
-        if name.startswith("copy_d2h"):
-            return self._walk(self.device_out, host, nbytes, asynchronous=host is self.pinned)
-        return self._walk(host, self.device, nbytes, asynchronous=host is self.pinned)
+        source, target = (self.device_out, host) if name.startswith("copy_d2h") else (host, self.device)
+        return walk(source, target, nbytes, cuda=self.cuda, asynchronous=host is self.pinned)
 
-    def _walk(self, source: Tensor, target: Tensor, nbytes: int, *, asynchronous: bool) -> Call:
-        places = self.size // nbytes
 
-        def call(i: int) -> None:
-            begin = i % places * nbytes
-            end = begin + nbytes
-            target[begin:end].copy_(source[begin:end], non_blocking=asynchronous)
+def walk(source: Tensor, target: Tensor, nbytes: int, *, cuda: bool, asynchronous: bool) -> Call:
+    """Copies of `nbytes` from the one to the other, each from and to where the one before ended."""
+    places = len(source) // nbytes
 
-        if self.cuda:
-            return call
-        to, of = target.numpy(), source.numpy()
+    def call(i: int) -> None:
+        begin = i % places * nbytes
+        end = begin + nbytes
+        target[begin:end].copy_(source[begin:end], non_blocking=asynchronous)
 
-        def plain(i: int) -> None:  # NumPy: one thread, and the interpreter's lock is given back
-            begin = i % places * nbytes
-            np.copyto(to[begin : begin + nbytes], of[begin : begin + nbytes])
+    if cuda:
+        return call
+    to, of = target.numpy(), source.numpy()
 
-        return plain
+    def plain(i: int) -> None:  # NumPy: one thread, and the interpreter's lock is given back
+        begin = i % places * nbytes
+        np.copyto(to[begin : begin + nbytes], of[begin : begin + nbytes])
+
+    return plain
 
 
 class Copies:

@@ -1,4 +1,5 @@
-"""Times of one layer of a model: its dense part, its experts on the device and on the CPU, the library's loop."""
+"""Times of one layer of a model: its dense part, its experts on the device and on the CPU, the library's loop; the
+experts' copies and the CPU's compute, both at once."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
+from traces.calibrate.pair import PAIRED, Pair
 from traces.calibrate.plan import Part, Timed, Tried, measured
 from traces.calibrate.tables import Rows, pooled_grid
 from traces.calibrate.timing import Budget, Call, Clock, measure
@@ -55,7 +57,8 @@ class Grids:
     @property
     def points(self) -> int:
         grid = len(self.dense_tokens) * len(self.contexts)
-        return grid + 2 * len(self.tokens) + len(self.cpu_tokens) * len(self.threads) + 2
+        on_cpu = (len(self.cpu_tokens) + PAIRED) * len(self.threads)
+        return grid + 2 * len(self.tokens) + on_cpu + 2
 
 
 class Layer:
@@ -76,7 +79,8 @@ class Layer:
         self.cpu = Part(
             "cpu_expert", {"threads": threads, "tokens": on_cpu}, self._on_cpu, falling=frozenset({"threads"})
         )
-        self.parts = (self.dense, self.expert, self.grouped, self.burst, self.loop, self.cpu)
+        self.pair = Pair(clock, expert_bytes(self.block.experts), grids.threads, lambda: self.cpu_experts.one(1))
+        self.parts = (self.dense, self.expert, self.grouped, self.burst, self.loop, self.cpu, *self.pair.parts)
 
     def tried(self) -> list[Tried]:
         with torch.inference_mode(), _threads_kept():
@@ -96,6 +100,7 @@ class Layer:
             device = measure(self._layer(GROUPED, 1, 0), 0) if clock.cuda else wall
             cpu = self._rows(self.cpu, budget)
             say(f"{name}: an expert on the CPU {min(cpu.medians) / 1e3:.1f} us at best")
+            pair = self.pair.measure(budget, lambda said: say(f"{name}: {said}"))
         width = len(self.grids.contexts)
         medians = [dense.medians[i * width : (i + 1) * width] for i in range(len(self.grids.dense_tokens))]
         return {
@@ -105,6 +110,7 @@ class Layer:
             "expert": expert.columns(),
             "grouped": grouped.columns(),
             "cpu_expert": cpu.columns(cpu.medians),
+            "pair": pair,
             "launch_ns": max(0, launch.median - expert.medians[0]) if clock.cuda else 0,
             "layer_overhead_ns": max(0, wall.median - device.median),
         }
@@ -202,11 +208,15 @@ def layer_call(block: Block, device: torch.device, tokens: int, context: int) ->
     return call
 
 
+def expert_bytes(experts: Any) -> int:
+    """Of one expert of a module."""
+    nbytes = sum(p.numel() * p.element_size() for p in experts.parameters())
+    return int(nbytes // experts.num_experts)
+
+
 def _on_cpu(experts: Any) -> Any:
     """The experts module with the first few experts' weights on the CPU."""
-    nbytes = sum(p.numel() * p.element_size() for p in experts.parameters()) // experts.num_experts
-    kept = min(experts.num_experts, -(-CPU_EXPERTS_BYTES // nbytes))
-
+    kept = min(experts.num_experts, -(-CPU_EXPERTS_BYTES // expert_bytes(experts)))
     asked = ("has_bias", "is_transposed", "has_gate", "act_fn", "_apply_gate")  # by expert_forward
     found = {name: getattr(experts, name) for name in asked if hasattr(experts, name)}
     return SimpleNamespace(**found, **{name: it[:kept].to("cpu") for name, it in experts.named_parameters()})

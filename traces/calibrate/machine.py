@@ -29,6 +29,10 @@ RATE_POINTS = 6
 KERNELS = 100  # launched in a row
 DEPTH = 2
 OVER_LINK = "between host and GPU memory, over the link"
+PAIR = (
+    "an expert's bytes copied from pinned memory, and an expert on one token on so many threads of the CPU: each alone,"
+    " and while the other goes on"
+)
 IN_MEMORY = "within CPU memory by one thread: no link"
 
 
@@ -178,6 +182,7 @@ def assemble(
                 "cpu_threads": "cores that this process may use",
                 "predictor_threads": "1, a choice",
                 "layer_overhead_us": overhead,
+                **({} if first is None else {"pair": PAIR if cuda else f"{PAIR}; copies take a core of their own"}),
                 "ns": "the medians; where one falls though the amount rises, neighbours are pooled to their own median",
             },
             **tables,

@@ -22,6 +22,10 @@ def draw(profile: Mapping[str, Any], path: Path) -> None:
         one = model["expert"]["median_ns"][0] / 1000
         title = f"{name}, {model['dtype']}: an expert takes {one:.3g} µs for {model['expert']['tokens'][0]} token"
         panels.append(Panel(title, partial(_model, model), 7.6, 4.2))
+        if pair := model.get("pair"):
+            both = zip(*(_speeds(pair, key)[0] for key in ("copy_with_cpu", "cpu_with_copy")), strict=True)
+            title = f"{name}: copies and the CPU's experts together reach {max(map(sum, both)):.3g} GB/s"
+            panels.append(Panel(title, partial(_pair, pair), 7.6, 4.2))
     about = f"{measured['machine']['device']}, measured {measured['date']}; {measured['copies']}; medians, quartiles"
     figure = together(panels, str(profile["name"]) if len(panels) > 1 else "", about, columns=1)
     write_whole(path, png(figure, 110))
@@ -64,6 +68,30 @@ def _model(model: Mapping[str, Any], axes: Any) -> Sequence[Any]:
     log_scale(axes, "y")
     axes.set(xlabel="tokens, log scale", ylabel="time (µs), log scale")
     return _dressed(axes, lines)
+
+
+def _pair(pair: Mapping[str, Any], axes: Any) -> Sequence[Any]:
+    from traces.kit.drawing import series
+
+    names = {
+        "copy": "copies alone",
+        "copy_with_cpu": "copies beside the CPU's experts",
+        "cpu": "the CPU's experts alone",
+        "cpu_with_copy": "these beside copies",
+    }
+    lines = []
+    for (key, label), look in zip(names.items(), series(len(names)), strict=True):
+        middle, slow, fast = _speeds(pair, key)
+        lines += axes.plot(pair[key]["threads"], middle, label=label, **look)
+        axes.fill_between(pair[key]["threads"], slow, fast, color=look["color"], alpha=0.12, linewidth=0)
+    _powers(axes, pair["copy"]["threads"])
+    axes.set(xlabel="threads that compute, log scale", ylabel="expert bytes (GB/s)", ylim=(0, None))
+    return _dressed(axes, lines)
+
+
+def _speeds(pair: Mapping[str, Any], key: str) -> list[list[float]]:
+    """GB/s by number of threads: of the medians, and of the slower and the faster quartile."""
+    return [[pair["expert_bytes"] / ns for ns in pair[key][column]] for column in ("median_ns", "q3_ns", "q1_ns")]
 
 
 def _ends(axis: Sequence[int]) -> list[tuple[int, list[int]]]:

@@ -73,17 +73,26 @@ def spreads(median: Sequence[int], q1: Sequence[int], q3: Sequence[int]) -> list
 def noise_of(tables: Mapping[str, Mapping[str, Any]], models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """``measured.noise`` of a profile: the widest spread of each table, and the tables with noisy points.
 
-    A model's table is named NAME.expert and so on.
+    A model's table is named NAME.expert, NAME.pair.copy and so on.
     """
     every = dict(tables)
     for model, section in models.items():
-        every |= {f"{model}.{key}": it for key, it in section.items() if isinstance(it, Mapping) and "median_ns" in it}
+        every |= _within(model, section)
     found = {name: spreads(table["median_ns"], table["q1_ns"], table["q3_ns"]) for name, table in every.items()}
     return {
         "threshold": WIDE,
         "spread": {name: round(max(spread), 3) for name, spread in found.items()},
         "noisy": noisy(found) or None,
     }
+
+
+def _within(name: str, section: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The tables of a section and of those within it, by their names."""
+    found = dict[str, Mapping[str, Any]]()
+    for key, it in section.items():
+        if isinstance(it, Mapping):
+            found |= {f"{name}.{key}": it} if "median_ns" in it else _within(f"{name}.{key}", it)
+    return found
 
 
 def noisy(spread: Mapping[str, Sequence[float]]) -> dict[str, str]:

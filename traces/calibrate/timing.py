@@ -129,15 +129,19 @@ def summary(spent: Sequence[float]) -> Sample:
 
 @contextmanager
 def beside(load: Call) -> Iterator[None]:
-    """Run `load` over and over in a thread of its own, as long as the block lasts."""
-    stop, started = threading.Event(), threading.Event()
+    """Run `load` over and over in a thread of its own, as long as the block lasts. What it dies of is raised here."""
+    stop, started, died = threading.Event(), threading.Event(), list[Exception]()
 
     def loop() -> None:
         i = 0
-        while not stop.is_set():
-            load(i)
+        try:
+            while not stop.is_set():
+                load(i)
+                started.set()
+                i += 1
+        except Exception as error:  # or the block would be timed alone
+            died.append(error)
             started.set()
-            i += 1
 
     thread = threading.Thread(target=loop, daemon=True)
     try:
@@ -148,6 +152,8 @@ def beside(load: Call) -> Iterator[None]:
         stop.set()
         if thread.ident is not None:
             thread.join()
+    if died:
+        raise died[0]
 
 
 def hold(ns: float) -> None:

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from sim.results.compare import Comparison
 
 PAIRED = ("diff %", "interval", "p", "hits %", "time", "bytes")
-LOSSY = ("hits %", "kept gate mass %", "substituted %", "skipped %", "low precision %")
+LOSSY = ("hits %", "kept gate mass %", "substituted %", "skipped %", "low precision %", "stale %")
 FRONT = "front"
 BASE = "base"
 NOTHING = ("", "-", BASE)
 """What a column may hold and yet say nothing."""
-GOING = {True: (5, 2, 8, 7, 6), False: (7, 6, 2, 5)}
+GOING = {True: (5, 2, 8, 7, 6), False: (7, 6, 2, 5, 8)}
 """Columns that a narrow console does without, the first one first, by class: p, interval, bytes, time, hits of the
 lossless; the last shares and the interval of the lossy."""
 

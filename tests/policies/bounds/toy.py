@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
 
 import pytest
 
@@ -17,7 +18,7 @@ from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.experiment.bounds import Floor, floors_of
 from sim.machine.machine import Machine
-from sim.prices.costs import Affine
+from sim.prices.costs import Affine, Costs
 from sim.workload.passes import Pass, merge
 from sim.workload.signals import TraceSignals
 from tests.sim.machine.restless import Restless
@@ -98,14 +99,15 @@ class Lab:
             self.future(warmup), setup.expert_bytes, setup.n_experts, setup.budget, warm=warmup > 0
         )
 
-    def floor(self, warmup: int = 0, stride: int = 3, reach: int = 9) -> Floor:
+    def floor(self, warmup: int = 0, stride: int = 3, reach: int = 9, *, with_host: bool = False) -> Floor:
         """The bounds; with windows that begin at every ``stride``-th pass, of up to ``reach`` passes."""
         passes, future = self.passes[warmup:], self.future(warmup)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(windows, "STRIDE", stride)
             patch.setattr(windows, "REACH", reach)
-            budgets = [self.setup.budget]
-            (found,) = floors_of(passes, future, self.setup, self.costs, budgets, warm=warmup > 0)  # type: ignore[arg-type]
+            budgets, costs = [self.setup.budget], cast("Costs", self.costs)
+            given = (passes, future, self.setup, costs, budgets)
+            (found,) = floors_of(*given, warm=warmup > 0, with_host=with_host)
         return found
 
 

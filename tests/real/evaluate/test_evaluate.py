@@ -96,6 +96,21 @@ def test_the_page_says_what_was_found(measured: Path, tmp_path: Path, capsys: py
     assert (tmp_path / "out" / "tiny-moe_link.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_the_host_computes_is_measured_and_judged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench, "TINY", replace(bench.TINY, host_grid=(("static_split", "25%"),)))
+    assert main(["measure", f"out={folder}", "only=host", *WORDS]) == 0
+    assert main(["evaluate", str(folder), f"out={tmp_path}/out"]) == 0
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "4 of 4 logs give the device's decisions again" in page
+    assert "With most experts on the host, from the same without: largest difference 0, KL 0 nats a token" in page
+    (row,) = json.loads((tmp_path / "out" / "tiny-moe_host.json").read_text())["cells"]
+    assert row["policy"]["name"] == "static_split"
+    assert row["device"]["totals"]["host_lookups"] == row["simulated"]["totals"]["host_lookups"] > 0
+    assert [it["holds"] for it in criteria([row]) if it["name"] in ("hits_worst", "host_worst")] == [True] * 2
+
+
 def test_a_log_that_decides_otherwise_is_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder / "link" / "lru-25.npz"
     log = np.load(path)["log"]
@@ -201,8 +216,11 @@ def test_quartiles_move_the_prices_both_ways(measured: Path) -> None:
     assert fast is not None
     assert middle is not None
     assert slow is not None
-    for low, mid, high in zip(*(it.copy_h2d_pinned.ns for it in (fast, middle, slow)), strict=True):
-        assert low <= mid <= high
+    tables = [(it.copy_h2d_pinned, (it.models or {})["tiny-moe"].cpu_expert) for it in (fast, middle, slow)]
+    for several in zip(*tables, strict=True):
+        assert len({it.ns for it in several}) > 1
+        for low, mid, high in zip(*(it.ns for it in several), strict=True):
+            assert low <= mid <= high
 
 
 def test_criteria_are_over_the_cells_that_they_name() -> None:
@@ -217,9 +235,11 @@ def test_criteria_are_over_the_cells_that_they_name() -> None:
         "tpot_median": (2, pytest.approx(0.12), False),
         "tpot_worst": (2, 0.2, False),
         "hits_worst": (2, 0.0, True),
+        "host_worst": (0, None, None),
         "tpot_software": (1, 0.9, False),
+        "tpot_host": (0, None, None),
     }
-    assert [it.judged for it in CRITERIA if it.name == "tpot_software"] == [False]
+    assert [it.name for it in CRITERIA if not it.judged] == ["tpot_software", "tpot_host"]
     assert all(it["holds"] is None and it["value"] is None for it in criteria([]))
     foreign = {it["name"]: it["judged"] for it in criteria(rows, own=False)}
-    assert [name for name, judged in foreign.items() if judged] == ["hits_worst"]
+    assert [name for name, judged in foreign.items() if judged] == ["hits_worst", "host_worst"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from policies import registry
+from policies.api import Policy
 from real.measure import served
-from real.measure.bench import FULL, LINK, MAIN, Bench
+from real.measure.bench import FULL, HOST, LINK, MAIN, TINY, Bench
 from real.measure.clock import Clock, OutOfTimeError
+from real.measure.steps import STEPS
 from real.runtime.models import Where
 from traces.kit.errors import UserError
 
@@ -62,3 +66,25 @@ def test_a_cell_is_not_begun_where_the_longest_one_would_not_end(bench: Bench) -
     bench.longest[MAIN] = 60
     with pytest.raises(OutOfTimeError):
         served.cells(bench)
+
+
+def test_the_host_s_cells_are_of_the_main_model_and_of_fewer_requests(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stub, "room", 1)
+    assert bench.model(HOST) is bench.model(MAIN)
+    for size in (FULL, TINY):
+        bench.size = size
+        main = bench.subject(MAIN).limit
+        assert main is not None
+        assert bench.subject(HOST).limit == min(main, 2)
+        assert replace(bench.subject(HOST), limit=main) == bench.subject(MAIN)
+
+
+def test_the_host_s_cells_are_of_policies_that_use_it() -> None:
+    names = {name for name, _ in FULL.host_grid}
+    assert {"fiddler", "static_split"} <= names <= {*registry.names()}
+    assert all(registry.find(name).place is not Policy.place for name in names)
+    assert names.isdisjoint(name for name, _ in FULL.grid)
+    (host,) = (step for step in STEPS if step.name == "host")
+    assert list(host.leaves(SimpleNamespace(size=FULL))) == served.files(FULL.host_grid, "host")  # type: ignore[arg-type]

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from policies.api import Policy, Setup, Step
+from policies.api import LayerEvent, Policy, Setup, Step
 from policies.lru import LRU
 from real.runtime.events import Feed, Run
 from real.runtime.generate import Served, generate
+from real.runtime.hosted import HostedMachine
 from real.runtime.live import Live
 from real.runtime.machine import Machine
 from real.runtime.offloaded import Offloaded
 from real.runtime.pool import Pool
 from real.runtime.runner import running
-from sim.check.synthetic import FakeSignals, Routing, draw
+from sim.check.synthetic import FakeSignals, FlatHost, Routing, draw
 from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.core.log import replay
@@ -46,6 +47,27 @@ class All(LRU):
             self.actions.prefetch(x, 0.0)
 
 
+class Split(LRU):
+    """The host computes every second expert, the GPU the others; ``last``: after the GPU."""
+
+    def __init__(self, setup: Setup, *, last: bool = False) -> None:
+        super().__init__(setup)
+        self.last = last
+
+    def serial(self) -> bool:
+        return self.last
+
+    def place(self, event: LayerEvent) -> Sequence[int]:
+        return [x for x in event.demand if x % 2]
+
+
+class Host(Split):
+    """The host computes everything."""
+
+    def place(self, event: LayerEvent) -> Sequence[int]:
+        return event.demand
+
+
 @dataclass
 class Rig:
     """How to run: one offloaded model, and what its machine is made of."""
@@ -58,6 +80,8 @@ class Rig:
     machine_type: type[Machine] = Machine
     seed: int = 0
     predictors: Any = field(default_factory=dict)
+    host: Any = None
+    """Who computes what is placed there (policies.api.Host), for a machine that has such a host."""
 
     @property
     def nbytes(self) -> int:
@@ -73,13 +97,19 @@ class Rig:
         """With room for so many experts."""
         moe, sizes = self.model.moe, (self.nbytes,) * len(self.model.moe.layers)
         shape = (len(sizes), moe.n_experts, moe.top_k, sizes, self.chunks)
-        return Setup(*shape, held * self.nbytes, FlatCosts(), self.seed, self.predictors)
+        return Setup(*shape, held * self.nbytes, FlatCosts(), self.seed, self.predictors, host=self.host)
 
     def machine(self, make: MakePolicy, held: int, signals: Any = None) -> Machine:
         policy, signals = make(self.setup(held)), signals or NoSignals()
         setup = policy.setup
         pool = self.pool_type(self.model.store, setup.budget - policy.gpu_bytes(), setup.chunks, self.model.backend)
-        return self.machine_type(self.core_type(policy, setup, signals), pool, depth=self.depth)
+        more = {} if self.host is None else {"workers": self.host.workers}
+        return self.machine_type(self.core_type(policy, setup, signals), pool, depth=self.depth, **more)
+
+
+def hosted(rig: Rig, workers: int = 1) -> Rig:
+    """The same with a host that computes."""
+    return replace(rig, machine_type=HostedMachine, host=FlatHost(1, None, workers))
 
 
 @dataclass

@@ -164,7 +164,8 @@ class WatchedCore(Core):
 
     def gate(self, *args: Any) -> LayerEvent:
         event = super().gate(*args)
-        assert all(self.state.pinned[x] for x in event.demand)
+        hosted = frozenset() if self.places is None else self.places.experts
+        assert all(self.state.pinned[x] for x in event.demand if x not in hosted)
         self.watch()
         return event
 
@@ -178,9 +179,9 @@ class WatchedCore(Core):
 class WatchedMachine(Machine):
     """Tells the device which experts are launched."""
 
-    def __init__(self, core: Core, pool: Pool, *, depth: int) -> None:
+    def __init__(self, core: Core, pool: Pool, **given: Any) -> None:
         core.pool = pool  # type: ignore[attr-defined]
-        super().__init__(core, pool, depth=depth)
+        super().__init__(core, pool, **given)
 
     def launched(self, experts: list[int]) -> None:
         pool = self.pool

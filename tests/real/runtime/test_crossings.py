@@ -24,7 +24,7 @@ LAYERS = 16
 """OLMoE-1B-7B's."""
 CPU = torch.device("cpu")
 RUNTIME = Path(engines.__file__).parent
-HOT = ("events", "compute", "pool", "machine", "behind", "engine", "recorded", "runner")
+HOT = ("events", "compute", "pool", "machine", "behind", "hosted", "engine", "recorded", "runner")
 """Modules that a pass runs through. What reads signals for a policy (live, offloaded) waits where the policy asks."""
 CROSSING = {"cpu", "numpy", "item", "tolist", "cuda", "nonzero", "to", "pin_memory", "is_nonzero", "unique", "type"}
 

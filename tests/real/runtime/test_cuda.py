@@ -1,11 +1,14 @@
 """What must hold on a device before anything is measured on it: on a GPU all of it, on this CPU what it has."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
-from real.runtime import selfcheck
+from real.runtime import compute, selfcheck
 from real.runtime.backend import Backend, DeviceError, Ticket
-from real.runtime.compute import LayerCompute
+from real.runtime.compute import Experts, LayerCompute, in_store
 from real.runtime.pool import Pool
 from real.runtime.selfcheck import CHECKS, ONLY_CUDA
 
@@ -60,6 +63,25 @@ def test_bits_that_depend_on_what_is_resident_are_noticed(monkeypatch: pytest.Mo
     monkeypatch.setattr(LayerCompute, "expert", rounding)
     assert "other bits than lru, 24 experts" in failing("forced_passes_agree")
     assert "other bits than lru, 24 experts" in failing("live_passes_agree")
+
+
+def test_a_host_that_rounds_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rounding(*given: Any) -> Experts:
+        experts = in_store(*given)
+        expert = experts.expert
+        monkeypatch.setattr(experts, "expert", lambda place, x, out: (expert(place, x, out), out.mul_(1.01)))
+        return experts
+
+    monkeypatch.setattr(compute, "in_store", rounding)
+    assert "other bits than without a host" in failing("host_passes_agree")
+
+
+def test_logits_apart_are_measured_by_the_largest_and_by_what_they_say() -> None:
+    wanted = np.log(np.array([[0.5, 0.25, 0.25], [0.2, 0.4, 0.4]]))
+    found = np.log(np.array([[0.25, 0.5, 0.25], [0.2, 0.4, 0.4]])) + 1
+    off, divergence = selfcheck.apart(found, wanted)
+    assert off == pytest.approx((1 + np.log(2)) / np.log(5))
+    assert divergence == pytest.approx(0.25 * np.log(2)), "a constant is of no effect"
 
 
 def test_a_wait_more_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

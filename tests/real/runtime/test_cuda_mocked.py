@@ -1,10 +1,8 @@
 """What is decided for a GPU, with torch.cuda patched: which device, how much memory, which kernel."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -231,64 +229,3 @@ def test_a_device_that_cannot_run_the_model_says_so(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(rig.model.model.model.norm, "forward", broken)
     with pytest.raises(UserError, match="the model cannot be run on cpu: CUDA error: no kernel image is available"):
         serve(rig, LRU, 6)
-
-
-# -- the backend itself -----------------------------------------------------------------------------------------
-
-
-class _Event:
-    """An event that has ended once somebody has waited for it, or for a later one of its stream."""
-
-    made: int = 0
-    open: ClassVar[dict[Any, list["_Event"]]] = {}  # by stream, each waited for by one thread
-
-    def __init__(self, blocking: bool = True) -> None:
-        assert not blocking
-        self.recorded: Any = None
-        self.over = False
-        _Event.made += 1
-
-    def record(self, stream: Any) -> None:
-        self.recorded = stream
-        _Event.open.setdefault(stream, []).append(self)
-
-    def query(self) -> bool:
-        return self.over
-
-    def synchronize(self) -> None:
-        assert self.recorded is not None
-        while not self.over:
-            _Event.open[self.recorded].pop(0).over = True
-
-
-def test_passes_go_through_the_gpu_s_backend(cuda: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own lines, over tensors of the CPU: copies are on the copies' stream, marks on the current one."""
-    used: list[str] = []
-
-    @contextmanager
-    def stream(given: Any) -> Iterator[None]:
-        used.append(given)
-        yield
-
-    model = tiny("olmoe")  # before anything is replaced: the library reads torch.cuda.Stream as it is imported
-    empty = torch.empty
-    for name, replacement in (
-        ("set_device", lambda device: None),
-        ("Stream", lambda device: "copies"),
-        ("stream", stream),
-        ("current_stream", lambda device: "compute"),
-        ("Event", _Event),
-        ("synchronize", lambda device: used.append("all")),
-        ("memory_stats", lambda device: {"requested_bytes.all.current": 0}),
-    ):
-        monkeypatch.setattr(torch.cuda, name, replacement)
-    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory=False, **given: empty(*size, **given))
-    rig = Rig(Offloaded(model, CPU), chunks=2, depth=2)
-    plain = serve(rig, LRU, 6, 4).check()
-    rig.model.backend = backend = CudaBackend(CUDA)
-    backend.device = CPU  # where the tensors are
-    ran = serve(rig, LRU, 6, 4).check()
-    assert ran.same_logits(plain)
-    assert used.count("copies") >= 2 * rig.experts
-    assert used[0] == "all", "memory is waited for where it is taken"
-    assert _Event.made > used.count("copies"), "and marks"

@@ -14,22 +14,25 @@ from policies.api import LayerEvent, Policy
 from policies.api import Routing as PolicyRouting
 from policies.lru import LRU
 from real.runtime.offloaded import Offloaded
+from real.runtime.runner import device_machine
 from sim.check.laws import ready
 from sim.check.synthetic import Routing, World, draw
 from sim.check.variants import Variant
 from sim.core.core import Core
 from sim.core.state import CoreError
-from tests.real.runtime.rig import CPU, All, Ran, Rig, follow, passes_of
+from tests.real.runtime.rig import CPU, All, Ran, Rig, follow, hosted, passes_of
+from tests.sim.machine.cases import NoSignals
 from tests.sim.machine.restless import Lossy
 from tests.traces.models.tiny import E, K, tiny
 from traces.kit import conf
+from traces.kit.errors import UserError
 
 SHIPPED = [
     Variant(given.pop("name"), tuple(given.items()), title=path.stem)
     for path in sorted((conf.FOLDER / "policy").glob("*.yaml"))
-    if (given := yaml.safe_load(path.read_text())) and registry.find(given["name"]).place is Policy.place
+    if registry.find((given := yaml.safe_load(path.read_text()))["name"]).precompute is Policy.precompute
 ]
-"""Every YAML of conf/policy, but for those that have experts computed on the host."""
+"""Every YAML of conf/policy that a device runs."""
 PREDICTORS = {it.name: it for variant in SHIPPED for it in variant.world.predictors}
 WORLD = World(predictors=tuple(PREDICTORS.values()))
 
@@ -58,6 +61,9 @@ def case_of() -> Callable[[int], Case]:
 def test_decisions_follow_from_the_log_of_facts(variant: Variant, case_of: Callable[[int], Case]) -> None:
     case = case_of(variant.world.layers)
     rig, routing = case.rig, case.routing
+    hosts = registry.find(variant.name).place is not Policy.place
+    if hosts:
+        rig = hosted(rig, 2)
     for held in (rig.experts // 4, rig.experts // 2, rig.experts):
         ran = follow(rig, lambda setup: ready(variant.build(variant.roomy(setup)), routing), held, routing).check()
         policy = ran.core.policy
@@ -67,6 +73,7 @@ def test_decisions_follow_from_the_log_of_facts(variant: Variant, case_of: Calla
         assert all(scores.isfinite().all() for scores in ran.logits)
         if policy.lossless:
             assert ran.same_logits(case.whole), held
+        assert bool(ran.accounts.host_lookups) <= hosts
 
 
 # A layer that saw no token was told as an event without demand, which the simulator leaves out, and passed on what
@@ -89,6 +96,20 @@ def test_a_layer_that_saw_nothing_has_no_event(case_of: Callable[[int], Case]) -
         assert seen[-1].core.accounts.hit_row()[0] == lookups
         assert seen[-1].core.events == sum(bool(demand) for step in passes_of(drawn) for demand in step.demand)
         assert seen[-1].same_logits(seen[0])
+
+
+# What the host is to begin before a gate would be begun after it, and be another result than the simulator's.
+def test_who_precomputes_is_refused_in_one_line(case_of: Callable[[int], Case]) -> None:
+    class Early(LRU):
+        lossless = False
+
+        def precompute(self, event: LayerEvent) -> dict[int, int]:
+            return {}
+
+    rig = case_of(3).rig
+    with pytest.raises(UserError, match=r"policy=lru: has the host begin experts before their gate.*; allowed: ") as it:
+        device_machine(rig.model, Early(rig.setup(rig.experts)), NoSignals())
+    assert "\n" not in str(it.value)
 
 
 # -- lossy ------------------------------------------------------------------------------------------------------

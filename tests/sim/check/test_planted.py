@@ -30,6 +30,15 @@ class PeeksAtTheOrder(LRU):
         return Schedule(sorted(event.demand, key=lambda x: x not in later))
 
 
+class PeeksAtWhatToBegin(LRU):
+    """Planted: the host begins what the next layer's gate will choose."""
+
+    lossless = False
+
+    def precompute(self, event: LayerEvent) -> dict[int, int]:
+        return {x: 1 for x in self.later(1) if self.setup.layer_of(x) == event.layer + 1}
+
+
 class Prefetches(LRU):
     """Planted: prefetches what comes next."""
 
@@ -47,7 +56,7 @@ class Schemes(LRU):
         return min(able, key=[x for event in self.demand for x in event].count, default=None)
 
 
-@pytest.mark.parametrize("kind", [PeeksAtTheRoute, PeeksAtTheOrder, Prefetches, Schemes])
+@pytest.mark.parametrize("kind", [PeeksAtTheRoute, PeeksAtTheOrder, PeeksAtWhatToBegin, Prefetches, Schemes])
 def test_the_law_of_causality_catches_who_peeks(kind: Any) -> None:
     class Peeks(kind):
         """It was given the demand of the whole run."""

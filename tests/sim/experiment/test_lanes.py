@@ -4,6 +4,8 @@ import shlex
 from pathlib import Path
 
 from sim.experiment.again import Again
+from sim.experiment.cell import make_cell
+from sim.experiment.compose import read_config
 from sim.experiment.run import run
 
 WORDS = ("policy=lru", "budget=4GB", "limit=1")
@@ -25,6 +27,10 @@ def test_one_lane_is_what_was_there_before_and_several_are_another_machine(tmp_p
     alone, together = (found["bounds"]["time_lower_bound"] for found in (before, after))
     assert min(alone["gap"], together["gap"]) >= 1
     assert together["link_ms"] == int(1e6 * alone["link_ms"]) // 4 / 1e6
+
+
+def test_a_policy_knows_how_many_there_are() -> None:
+    assert [make_cell(read_config([*WORDS, *more])).setup.lanes for more in ((), lanes(4))] == [1, 4]
 
 
 def lanes(number: int) -> tuple[str]:

@@ -212,10 +212,13 @@ class Placing(Unruly):
         self.note("place", *self.about(event))
         self.stir(self.eagerness)
         self.ask(may_block=True)
-        able = [x for x, n in zip(event.demand, event.tokens, strict=True) if n]
+        able = self.able(event)
         most = self.random.choice([0, 1, len(able)])
         self.hosted = self.random.sample(able, self.random.randint(0, min(most, len(able))))
         return self.hosted
+
+    def able(self, event: LayerEvent) -> list[int]:
+        return [x for x, n in zip(event.demand, event.tokens, strict=True) if n]
 
     def on_gpu(self, event: LayerEvent) -> Sequence[int]:
         return [x for x in event.demand if x not in self.hosted]

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from policies.api import Policy, Setup
 from policies.lru import LRU
-from tests.sim.machine.cases import NoSignals, record
+from tests.sim.machine.cases import FlatHost, NoSignals, record
+from tests.sim.machine.early import Early
 from tests.sim.machine.restless import (
     EXAMPLES,
     Bypass,
@@ -79,3 +80,13 @@ def test_routings_and_orders(kind: type[Restless], case: Case, eagerness: int) -
 @given(case=hosted_cases(), eagerness=st.integers(0, 4), last=st.booleans())
 def test_places(case: Case, eagerness: int, last: bool) -> None:
     compare(case, Placing, by_layer=case.by_layer, eagerness=eagerness, last=last)
+
+
+@settings(EXAMPLES, max_examples=80)
+@given(case=hosted_cases(), eagerness=st.integers(0, 4), last=st.booleans(), slow=st.sampled_from([0, 0, 1, 30]))
+def test_what_the_host_begins_early(case: Case, eagerness: int, last: bool, slow: int) -> None:
+    """Where it is ``slow``, what it began for an event that did not want it is under way in later passes, too."""
+    if slow:
+        host = FlatHost(5, per_expert=20 * slow, per_token=7 * slow)
+        case = replace(case, setup=replace(case.setup, host=host))
+    compare(case, Early, by_layer=case.by_layer, eagerness=eagerness, last=last)

@@ -101,6 +101,7 @@ class Textbook(WithHost):
                     yield from self.experts({x: n for x, n in self.tokens.items() if x not in self.hosted_in_all})
                     yield from self.rest_of_the_host()
             yield self.compute(costs.head_ns(len(step.requests)), GATE)
+            self.settle([])
 
     def thinking(self, step: Pass) -> list[int]:
         """The policy's own time at each layer event, the last event's first."""
@@ -116,9 +117,10 @@ class Textbook(WithHost):
         expected = self.expected.pop((self.number, self.layer), set())
         self.route(event)
         self.tokens = dict(zip(event.demand, event.tokens, strict=True))
-        self.hosted = list(self.policy.place(event))
-        self.hosted_in_all = set(self.hosted)
-        self.accounts.host_lookups += len(self.hosted)
+        placed = list(self.policy.place(event))
+        self.set_places(placed, dict(self.policy.precompute(event)))
+        self.hosted_in_all = set(placed)
+        self.accounts.host_lookups += len(placed)
         self.pinned |= set(event.demand) - self.hosted_in_all
         hits = self.accounts.hits[self.phase][self.layer]
         hits[PREDICTED] += len(expected)
@@ -137,7 +139,6 @@ class Textbook(WithHost):
         self.policy.on_gate(event)
         self.set_order(event, self.policy.schedule(event) or Schedule())
         self.hand_over()
-        self.host_is_last = self.policy.serial() and len(self.hosted) < len(self.tokens)
         if not self.host_is_last:
             self.start_the_host()
 

@@ -1,6 +1,7 @@
 """The textbook machine's host: its workers, the memory that they and the link read, and who is waited for."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 from typing import Any
@@ -8,12 +9,34 @@ from typing import Any
 import simpy
 
 from policies.api import Policy, Setup
-from tests.sim.machine.textbook_state import CPU_EXPERTS, DEMAND_COPY, LATE_PREFETCH, QUEUEING, Events, Load
+from tests.sim.machine.textbook_state import (
+    CPU_EXPERTS,
+    DEMAND_COPY,
+    DROPPED,
+    LATE_PREFETCH,
+    QUEUEING,
+    USED,
+    WASTED,
+    Events,
+    Load,
+)
 
 # Facts of one instant come in this order; SimPy's own bookkeeping (0 and 1) settles between them.
 CHUNK, PREDICTION, HOST, EXPERT, GATE = 2, 3, 4, 5, 6
 
 Process = Generator[simpy.Event, Any, None]
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """An expert that is to be computed by the host."""
+
+    expert: int
+    tokens: int
+    begun: bool = False
+    ended: bool = False
+    dropped: bool = False
+    """Not to be begun any more."""
 
 
 class WithHost(Events):
@@ -29,6 +52,10 @@ class WithHost(Events):
         self.tokens: dict[int, int] = {}  # of the event
         self.workers = simpy.Resource(self.env, capacity=setup.host.workers if setup.host else 1)
         self.hosted: list[int] = []  # not computed by the host
+        self.to_start: list[Job] = []  # of the event, then of the next
+        self.early: dict[int, Job] = {}  # of the next event, by expert
+        self.forsaken: list[int] = []  # begun early and not ended, and of no use
+        self.host_is_last = False
         self.host_ended: simpy.Event | None = None
         self.reading: list[tuple[int, Fraction, bool]] = []  # until when, how fast alone, and whether it is the link
 
@@ -38,22 +65,56 @@ class WithHost(Events):
         self.env.schedule(event, fact, duration)
         return event
 
-    def start_the_host(self) -> None:
-        for expert in self.hosted:
-            self.env.process(self.host_computes(expert))
+    def set_places(self, placed: Sequence[int], asked: dict[int, int]) -> None:
+        """The host's part of an event, and what it is to begin of the next."""
+        self.settle(placed)
+        self.host_is_last = self.policy.serial() and len(placed) < len(self.tokens)
+        self.accounts.precomputed += len(asked)
+        self.early = {expert: Job(expert, tokens) for expert, tokens in asked.items()}
+        self.to_start += self.early.values()
 
-    def host_computes(self, expert: int) -> Process:
-        host, nbytes = self.setup.host, self.setup.expert_bytes[self.layer]
+    def settle(self, placed: Sequence[int]) -> None:
+        """An event has these experts on the host: what was begun early is of use now or never."""
+        early, fates = self.early, self.accounts.precomputed_fates
+        for expert, job in early.items():
+            if expert in placed:
+                fates[USED] += 1
+                self.accounts.stale[self.phase] += job.tokens
+            else:
+                fates[WASTED if job.begun else DROPPED] += 1
+                if job.begun and not job.ended:
+                    self.forsaken.append(expert)
+            job.dropped = not job.begun
+        begun = [expert for expert, job in early.items() if job.begun]
+        self.hosted = [expert for expert in placed if expert not in begun or not early[expert].ended]
+        self.to_start = [Job(expert, self.tokens[expert]) for expert in placed if expert not in begun]
+        self.early = {}
+
+    def start_the_host(self) -> None:
+        for job in self.to_start:
+            self.env.process(self.host_computes(job))
+        self.to_start = []
+
+    def host_computes(self, job: Job) -> Process:
+        host, expert, layer = self.setup.host, job.expert, self.setup.layer_of(job.expert)
         assert host is not None
         with self.workers.request() as turn:
             yield turn
-            duration = self.read(nbytes, host.expert_ns(self.layer, self.tokens[expert]), by_link=False)
+            if job.dropped:
+                return
+            job.begun = True
+            duration = self.read(self.setup.expert_bytes[layer], host.expert_ns(layer, job.tokens), by_link=False)
             self.accounts.host_ns += duration
             yield self.after(duration, HOST)
         self.charge()
-        self.hosted.remove(expert)
-        if not self.hosted and self.host_ended is not None:
-            self.host_ended.succeed()
+        if expert in self.forsaken:  # whichever of the two it was
+            self.forsaken.remove(expert)
+        elif expert in self.hosted:
+            self.hosted.remove(expert)
+            if not self.hosted and self.host_ended is not None:
+                self.host_ended.succeed()
+        else:
+            self.early[expert].ended = True
 
     def rest_of_the_host(self) -> Process:
         if self.host_is_last:
@@ -90,7 +151,8 @@ class WithHost(Events):
                 for load in self.copying
             ]
             cause = next(cause for cause in (DEMAND_COPY, LATE_PREFETCH, QUEUEING) if cause in on_lanes)
-            if cause == QUEUEING and self.hosted and not self.host_is_last:
+            to_start = [job.expert for job in self.to_start]
+            if cause == QUEUEING and [expert for expert in self.hosted if expert not in to_start]:
                 cause = CPU_EXPERTS
             self.accounts.stall_ns[self.phase][self.layer][cause] += now - max(since, self.waiting_since)
         self.charged_until = now

@@ -40,6 +40,7 @@ def ns(events: list[dict[str, Any]]) -> int:
         ("policy=lru", "hardware.software.layer_overhead_us=10"),
         ("policy=gate_ahead", "workload.batch=2", "hardware.link.lanes=3", "warmup=1"),
         ("policy=fiddler", "hardware.link.lanes=2", "hardware.host.workers=2", "warmup=1"),
+        ("policy=daop", "warmup=1"),
         ("policy=lru", "hardware.software.layer_overhead_us=10", "+hardware.software.policy_us.lru.decode=700.001"),
         ("policy=fmoe", "warmup=1", "chunks=3", "+hardware.software.policy_us.fmoe={prefill:3000,decode:2000}"),
     ],
@@ -58,7 +59,7 @@ def test_slices_add_up_to_the_accounts(words: tuple[str, ...], tmp_path: Path) -
     assert ns(found["software"]) == float(software) * 1000 * 16 * len(found["step"])
     assert ns(found["policy"]) == totals.get("policy_ns", 0)
     assert ns(found["host"]) == totals.get("host_ns", 0)
-    assert bool(found["host"]) == (words[0] == "policy=fiddler")
+    assert bool(found["host"]) == (words[0] in ("policy=fiddler", "policy=daop"))
     lanes = result.document["config"]["hardware"]["link"].get("lanes", 1)
     busy = result.document["link_utilisation"] * totals["wall_ns"] * lanes
     longest = max(round(1000 * e["dur"]) for e in found["copy"])

@@ -41,6 +41,13 @@ def olmoe_tables() -> dict[str, Any]:
         "cpu_expert": table(threads, [900_000, 500_000]),
         "launch_ns": 4_000,
         "layer_overhead_ns": 90_000,
+        "pair": {
+            "expert_bytes": model["expert_params"] * 2,
+            "copy": table({"threads": [1, 2]}, [252_000, 252_000]),
+            "cpu": table({"threads": [1, 2]}, [900_000, 500_000]),
+            "copy_with_cpu": table({"threads": [1, 2]}, [270_000, 350_000]),
+            "cpu_with_copy": table({"threads": [1, 2]}, [950_000, 700_000]),
+        },
     }
 
 

@@ -14,7 +14,8 @@ from tests.traces.calibrate.tiny_configs import MIXTRAL, write_config
 from traces.cli import main
 
 TINY = ("device=cpu", "seconds=1", "largest=1", "max_tokens=4", "max_context=8", "threads=1")
-MODEL_TABLES = {f"tiny_mixtral.{table}" for table in ("dense", "expert", "grouped", "cpu_expert")}
+PAIR = ("pair.copy", "pair.cpu", "pair.copy_with_cpu", "pair.cpu_with_copy")
+MODEL_TABLES = {f"tiny_mixtral.{table}" for table in ("dense", "expert", "grouped", "cpu_expert", *PAIR)}
 ROOT = Path(__file__).resolve().parents[3]
 
 

@@ -108,6 +108,7 @@ def test_a_run_says_which_costs_are_from_tables(profile: Profile, tmp_path: Path
 
 EXPERT = "measured.models.olmoe_1b_7b.expert"
 DENSE = "measured.models.olmoe_1b_7b.dense"
+PAIR = "measured.models.olmoe_1b_7b.pair"
 PINNED = "measured.copy_h2d_pinned"
 
 
@@ -138,6 +139,11 @@ PINNED = "measured.copy_h2d_pinned"
         ("measured.models", {}, r"measured\.models=\{\}"),
         ("measured.noise", {"threshold": 0.2}, r"^hardware\.measured\.noise"),
         ("measured.noise", {"threshold": 2, "spread": {"x": 1}, "noisy": None}, r"^hardware\.measured\.noise"),
+        (PAIR, {"expert_bytes": 1}, r"olmoe_1b_7b\.pair\.copy is missing"),
+        (f"{PAIR}.expert_bytes", 0, r"pair\.expert_bytes=0: allowed: a whole number of at least 1"),
+        (f"{PAIR}.copy.threads", [2, 2], r"pair\.copy\.threads\[1\]=2: allowed: above the value before it, 2"),
+        (f"{PAIR}.cpu.threads", [1, 3], r"pair\.cpu\.threads=\(1, 3\): allowed: \(1, 2\), as in hardware\.measured"),
+        (f"{PAIR}.cpu_with_copy.tokens", [1, 1], r"cpu_with_copy\.tokens: no such key; allowed: threads, ns"),
         ("measured.models.olmoe_1b_7b.launch_ns", -1, r"launch_ns=-1"),
     ],
 )
@@ -147,3 +153,69 @@ def test_a_wrong_table_is_named_in_one_line(profile: Profile, path: str, value: 
     with pytest.raises(UserError, match=message) as error:
         HardwareProfile.from_dict(profile)
     assert "\n" not in str(error.value)
+
+
+# A profile of before there was a pair, and one in which it was not measured.
+@pytest.mark.parametrize("written", [False, True])
+def test_a_profile_without_a_pair_reads_as_before(profile: Profile, written: bool) -> None:
+    model = profile["measured"]["models"]["olmoe_1b_7b"]
+    del model["pair"]
+    if written:
+        model["pair"] = None
+    measured = HardwareProfile.from_dict(profile).measured
+    assert measured is not None
+    assert measured.models is not None
+    assert measured.models["olmoe_1b_7b"].pair is None
+    assert measured.noisy() == {}
+
+
+NO_PRICE = (
+    "policy=fiddler: computes experts on the host, which has no price here; allowed: hardware.host.cpu_tflops and"
+)
+OF = r"as measured\.models\.olmoe_1b_7b\.cpu_expert is of 1 thread or more"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("hardware=jetson_agx_orin",), NO_PRICE),
+        (("hardware=a100", "hardware.host.cpu_tflops=null"), NO_PRICE),
+        (("hardware=a100", "hardware.host.dram_gb_per_s=null"), NO_PRICE),
+        (("hardware=a100", "hardware.host.workers=31"), r"hardware\.host\.workers=31: allowed: at most cpu_threads=30"),
+        (
+            ("hardware=a100", "hardware.host.workers=0"),
+            r"hardware\.host\.workers=0: allowed: a whole number of at least",
+        ),
+        (("hardware=a100", "hardware.host.workers=two"), r"hardware\.host\.workers='two': allowed: a whole number of"),
+        (("{file}", "hardware.host.cpu_tflops=null", "model.dtype=int4"), NO_PRICE),
+        (
+            ("{file}", "hardware.host.cpu_threads=null", "hardware.host.workers=3"),
+            f"workers=3: allowed: at most 2, {OF}",
+        ),
+        (
+            ("{file}", "hardware.host.cpu_threads=2", "hardware.host.workers=3"),
+            "workers=3: allowed: at most cpu_threads=2",
+        ),
+    ],
+)
+def test_a_host_that_cannot_be_is_named_in_one_line(
+    profile: Profile, words: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "machine.yaml"
+    file.write_text(yaml.safe_dump(profile))
+    given = [word.format(file=f"hardware={file}") for word in words]
+    with pytest.raises(UserError, match=message) as error:
+        run("policy=fiddler", "budget=4GB", "limit=1", "bounds=false", *given, out=tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_says_what_priced_the_host(profile: Profile, tmp_path: Path) -> None:
+    file = tmp_path / "machine.yaml"
+    file.write_text(yaml.safe_dump(profile))
+    words = ("policy=fiddler", "budget=4GB", "limit=1", f"hardware={file}")
+    found = run(*words, "hardware.host.cpu_threads=2", out=tmp_path).document
+    host = found["provenance"]["costs"]["host"]
+    assert host.startswith(
+        "table models.olmoe_1b_7b.cpu_expert (threads 2); both at once: table models.olmoe_1b_7b.pair."
+    )
+    assert found["bounds"]["time_lower_bound"]["gap"] >= 1

@@ -91,12 +91,22 @@ def test_the_grouped_kernel_gets_k_different_experts(tiny_model: Path, monkeypat
 
 def test_a_model_is_measured_at_every_point_of_its_grids(tiny_model: Path) -> None:
     grids = Grids(tokens=(1, 2, 4), contexts=(0, 8), cpu_tokens=(1, 4), threads=(1,))
-    lines: list[str] = []
-    found = Layer(str(tiny_model), Clock(CPU), "bfloat16", grids).measure(Budget(0, grids.points), lines.append)
+    lines, asked = list[str](), list[float]()
+
+    class Counted(Budget):
+        def share(self) -> float:
+            asked.append(super().share())
+            return asked[-1]
+
+    found = Layer(str(tiny_model), Clock(CPU), "bfloat16", grids).measure(Counted(0, grids.points), lines.append)
+    assert len(asked) == grids.points
     assert found["dense"]["tokens"] == [1, 1, 4, 4]
     assert found["dense"]["context"] == [0, 8, 0, 8]
     assert found["expert"]["tokens"] == found["grouped"]["tokens"] == [1, 2, 4]
     assert (found["cpu_expert"]["threads"], found["cpu_expert"]["tokens"]) == ([1, 1], [1, 4])
     assert found["launch_ns"] == found["layer_overhead_ns"] == 0
     assert found["shape"]["experts"] == 8
-    assert len(lines) == 3
+    pair = found["pair"]
+    assert pair["expert_bytes"] >= 2 * found["shape"]["expert_params"]
+    assert all(table["threads"] == [1] for key, table in pair.items() if key != "expert_bytes")
+    assert len(lines) == 4

@@ -88,6 +88,20 @@ def test_a_load_runs_beside_and_ends() -> None:
     assert 1 <= before == len(ran)
 
 
+# What it was beside would have been measured alone, and said to be beside it.
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_load_that_dies_is_an_error(at: int) -> None:
+    over = threading.Event()
+
+    def load(i: int) -> None:
+        if i == at:
+            over.set()
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"), beside(load):
+        over.wait(10)
+
+
 def test_copies_walk_through_all_of_the_memory() -> None:
     buffers = Buffers(Clock(CPU), 1 << 20)
     buffers.device.zero_()

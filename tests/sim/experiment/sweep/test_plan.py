@@ -17,7 +17,7 @@ from traces.kit.errors import UserError
     [
         (["policy=lru,fifo", "budget=[2GB,4GB,8GB]", "seed=0,1"], 12),
         (["policy=lru", "budget=[2GB,4GB],[8GB]"], 3),
-        (["policy=glob(lru*)"], 2),
+        (["policy=glob(lru*)"], 3),
         (["experiment=first_comparison"], 27),
         (["experiment=first_comparison", "policy=lru", "budget=1GB,2GB"], 2),
         (["experiment=tune_gate_ahead", "hydra.sweeper.n_trials=4"], 12),

@@ -152,7 +152,7 @@ class Plan:
 
 def uniform(setup: Setup, room: int, frequency: int) -> Plan:
     """As many experts in each layer, in ``room`` bytes; remainders go to the lowest layers."""
-    shares = zip(setup.layer_budgets(room)[: setup.n_layers], setup.expert_bytes, strict=True)
+    shares = zip(setup.layer_budgets(room), setup.expert_bytes, strict=True)
     return Plan(frequency, tuple(share // size for share, size in shares))
 
 

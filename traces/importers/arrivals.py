@@ -50,18 +50,22 @@ class Logged:
     output: int
 
 
-def read_log(source: Path, requests: int) -> list[Logged]:
-    """The first ``requests`` of a log with a prompt and an output. TraceError as of read_arrivals, or for fewer."""
+def read_log(source: Path, requests: int, least_output: int = 1) -> list[Logged]:
+    """The first ``requests`` of a log with a prompt and ``least_output`` tokens: others are passed over.
+
+    TraceError as of read_arrivals, or for fewer.
+    """
     found: list[tuple[int, int, int]] = []
     for line, time, prompt, output in _entries(source):
         if found and time < found[-1][0]:
             raise line.refuse("time", f"{(found[-1][0] - time) / _NS} s before the line above", "ascending times")
-        if prompt and output:
+        if prompt and output >= least_output:
             found.append((time, prompt, output))
         if len(found) == requests:
             break
     if len(found) < requests:
-        raise TraceError(f"{source.name}: number of requests is {len(found)}; allowed: at least {requests}")
+        which = f"requests with a prompt and an output of {least_output} or more"
+        raise TraceError(f"{source.name}: number of {which} is {len(found)}; allowed: at least {requests}")
     return [Logged((time - found[0][0]) / _NS, prompt, output) for time, prompt, output in found]
 
 

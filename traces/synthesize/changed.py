@@ -8,6 +8,7 @@ from scipy.optimize import brentq
 
 from traces.format.layout import Array
 from traces.kit.errors import UserError
+from traces.synthesize.between import Between, between_of, far_correlations, lasting, likeness_of
 from traces.synthesize.figures import Figures
 from traces.synthesize.law import chances_of, correlations_of, means_of, overlaps_of, resampled
 
@@ -29,7 +30,7 @@ def shaped(figures: Figures, layers: int, experts: int, top_k: int) -> Figures:
     within = np.minimum(correlations, 0.9999)
     overlaps = [overlaps_of(row, each, top_k) for row, each in zip(means, within, strict=True)]
     kinship = [overlaps_of(row, np.array([each]), top_k)[0] for row, each in zip(means, of_kin, strict=True)]
-    return replace(
+    made = replace(
         figures,
         layers=layers,
         experts=experts,
@@ -38,6 +39,7 @@ def shaped(figures: Figures, layers: int, experts: int, top_k: int) -> Figures:
         overlap=tuple(_as_before(row, row) for row in np.array(overlaps)),
         kinship=_as_before(np.array(kinship), np.array(kinship)),
     )
+    return _alike_as(figures, before, made, means)
 
 
 def with_entropy(figures: Figures, share: float) -> Figures:
@@ -61,7 +63,8 @@ def with_entropy(figures: Figures, share: float) -> Figures:
             f"entropy={share:g}: cannot be with top-{figures.top_k} of {figures.experts}; allowed: {least:.3f} to 1"
         )
     factor = 0.0 if share == 1 else brentq(lambda at: entropy(at) - share, 0.0, 50.0, xtol=1e-9)
-    return replace(figures, popularity=tuple(tuple(map(float, row)) for row in rows(factor)))
+    made = replace(figures, popularity=tuple(tuple(map(float, np.sort(row))) for row in rows(factor)))
+    return _alike_as(figures, means, made, centres + factor * (means - centres))
 
 
 def with_overlap(figures: Figures, overlap: float) -> Figures:
@@ -93,7 +96,23 @@ def with_overlap(figures: Figures, overlap: float) -> Figures:
     related = np.stack([correlations_of(*it, K) for it in zip(means, np.nan_to_num(kin)[:, None], strict=True)])
     scaled = np.minimum(1 - (1 - related) ** scale, 0.9999)
     kinship = [overlaps_of(row, of, K)[0] for row, of in zip(means, scaled, strict=True)]
-    return replace(figures, overlap=kept, kinship=_as_before(kin, np.array(kinship)))
+    made = replace(
+        figures,
+        overlap=kept,
+        kinship=_as_before(kin, np.array(kinship)),
+        popularity=tuple(tuple(map(float, np.sort(chances_of(row, K)))) for row in means),
+    )
+    return _alike_as(figures, means, made, means)
+
+
+def _alike_as(figures: Figures, before: Array, made: Figures, means: Array) -> Figures:
+    """``made``, of which requests keep as much of one another as those of ``figures``. Both have their means [L, E]."""
+    was, now = between_in(figures), between_in(made)
+    if not len(was.known):
+        return made
+    likeness = likeness_of(before, far_correlations(before, was.within, figures.top_k), was, figures.top_k)
+    found = between_of(means, far_correlations(means, now.within, made.top_k), likeness, made.top_k)
+    return replace(made, between=_as_before(was.shares, found))
 
 
 def _as_before(before: Array, now: Array) -> tuple[float | None, ...]:
@@ -106,6 +125,15 @@ def shares_of(rows: Sequence[Sequence[float | None]]) -> Array:
     return np.array([[np.nan if share is None else share for share in row] for row in rows])
 
 
+def between_in(figures: Figures) -> Between:
+    """What requests have in common."""
+    overlap = shares_of(figures.overlap)
+    last = [row[~np.isnan(row)][-1:] for row in overlap]
+    within = np.array([share[0] if len(share) else np.nan for share in last])
+    return Between(shares_of([figures.between or ()])[0], within, figures.requests)
+
+
 def means_by_layer(figures: Figures) -> Array:
-    """The means [L, E] that have the figures' popularity."""
-    return np.stack([resampled(means_of(np.array(row)), figures.experts) for row in figures.popularity])
+    """The means [L, E] that have the figures' popularity in the long run."""
+    found = np.stack([resampled(means_of(np.array(row)), figures.experts) for row in figures.popularity])
+    return lasting(found, between_in(figures), figures.top_k)

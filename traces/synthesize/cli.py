@@ -17,10 +17,10 @@ from traces.writing.workplace import refuse_place
 class Describe:
     """Measures the figures of the routing in the trace of folder DIR (or sample), and
     prints them as YAML, which synthesize like=FILE takes: how popular experts are,
-    by layer; how many of its experts a token shares with those 1, 2, 4 ... 128
-    before it; what requests of one source have in common; how far layers change
-    together; the weight of the first expert; the recall of gates applied ahead; and
-    the lengths.
+    by layer; how many of its experts a token shares with those 1, 2, 4 ... 256
+    before it; what requests of one source have in common, and others by how far
+    apart they are; how far layers change together; the weight of the first expert;
+    the recall of gates applied ahead; and the lengths.
     """
 
     folder: Annotated[str, Position("DIR"), "of a trace"]

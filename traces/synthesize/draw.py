@@ -1,14 +1,14 @@
 """Draw the states of one request's tokens from a law, layer by layer. The same seed draws the same request."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from scipy.signal import lfilter
 
 from traces.format.layout import Array
-from traces.synthesize.law import FACTORS, SCALES, Law, chances_of
+from traces.synthesize.law import FACTORS, REQUEST_SCALES, SCALES, Law, chances_of
 
-_PLACES, _TOPIC, _REQUEST, _BESIDE = range(4)
+_PLACES, _TOPIC, _REQUEST, _BESIDE, _DRIFT, _ALONE = range(6)
 """What a stream of random numbers is for."""
 
 
@@ -23,6 +23,7 @@ class Source:
         # The first factors matter most, as the first principal components of recorded routing do.
         loads = random.standard_normal((layers, experts, FACTORS)) / np.sqrt(np.arange(1, FACTORS + 1))
         self._loads = loads / np.linalg.norm(loads, axis=2, keepdims=True)
+        self._drifted: tuple[int, Array] = (-1, np.zeros(0))
 
     def _random(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, *stream])
@@ -35,17 +36,33 @@ class Source:
         """How often each expert is chosen, by layer [L, E]."""
         return np.stack([chances_of(row, top_k) for row in self._means])
 
-    def states(self, request: int, rows: int, topic: int) -> Iterator[Array]:
-        """Yield the state of each layer [rows, E] of a request that is about ``topic``."""
+    def _drift(self, request: int) -> Array:
+        """What ``request`` has of those before it: of all layers, then of each, FACTORS factors of variance below 1."""
+        if not (drift := self.law.drift).any():
+            return np.zeros((1 + len(self._means), FACTORS))
+        last, factors = self._drifted if self._drifted[0] <= request else (-1, np.zeros(0))
+        left = np.exp(-1 / np.array(REQUEST_SCALES))[:, None, None]
+        for number in range(last + 1, request + 1):
+            pushes = self._random(_DRIFT, number).standard_normal((len(REQUEST_SCALES), 1 + len(self._means), FACTORS))
+            factors = left * factors + np.sqrt(1 - left**2) * pushes if number else pushes
+        self._drifted = request, factors
+        found: Array = np.tensordot(np.sqrt(drift), factors, 1)
+        return found
+
+    def states(self, request: int, rows: int, topic: int, layers: Iterable[int] | None = None) -> Iterator[Array]:
+        """Yield the state of each layer [rows, E] of a request that is about ``topic``; or of some ``layers``."""
         shared, of_topic = self._random(_REQUEST, request), self._random(_TOPIC, topic)
         common, common_topic = _parts(shared, rows), of_topic.standard_normal(FACTORS)
-        for layer, means in enumerate(self._means):
+        drift, new_here = self._drift(request), np.sqrt(1 - self.law.drift.sum())
+        for layer in range(len(self._means)) if layers is None else layers:
+            means = self._means[layer]
             parts, kin = self.law.parts[layer], self.law.topic[layer]
             new = max(0.0, 1 - parts.sum())
             own = _parts(shared, rows)
             mixed = [self._mixed(one, other) for one, other in zip(common, own, strict=True)]
             whole = np.sqrt(kin) * self._mixed(common_topic, of_topic.standard_normal(FACTORS))
-            whole = whole + np.sqrt(1 - kin) * mixed[-1]
+            beside = new_here * mixed[-1] + self._mixed(drift[0], drift[1 + layer])
+            whole = whole + np.sqrt(1 - kin) * beside
             factors = np.sqrt(parts[-1]) * whole
             for variance, part in zip(parts, mixed[1:-1], strict=False):
                 factors = factors + np.sqrt(variance) * part
@@ -53,6 +70,15 @@ class Source:
             sudden = np.sqrt(self.law.shared) * (common[0] @ self._loads[layer].T)
             noise = np.sqrt(1 - self.law.shared) * shared.standard_normal((rows, means.size))
             yield means + lasting + np.sqrt(new) * (sudden + noise)
+
+    def alone(self, layer: int, count: int) -> Array:
+        """States of a layer [count, E]: a token each of so many requests that have nothing to do with one another."""
+        random, parts = self._random(_ALONE, layer), self.law.parts[layer]
+        new = max(0.0, 1 - parts.sum())
+        factors = np.sqrt(parts.sum() + new * self.law.shared) * random.standard_normal((count, FACTORS))
+        noise = np.sqrt(new * (1 - self.law.shared)) * random.standard_normal((count, self._means.shape[1]))
+        states: Array = self._means[layer] + factors @ self._loads[layer].T + noise
+        return states
 
     def _mixed(self, common: Array, own: Array) -> Array:
         both: Array = np.sqrt(self.law.shared) * common + np.sqrt(1 - self.law.shared) * own

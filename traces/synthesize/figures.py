@@ -13,8 +13,10 @@ from traces.kit.readers import Count, Reader, Text, each, nullable, record, refu
 SCHEMA = 1
 SHIPPED = Path(__file__).with_name("figures")
 DEFAULT = "default"
-LAGS = (1, 2, 4, 8, 16, 32, 64, 128)
+LAGS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Tokens between two whose experts are compared."""
+REQUESTS = 256
+"""Requests, at most, between two whose experts are compared."""
 DEGREES = 33
 """Places between the rarest expert and the most popular one at which a layer's popularity is kept."""
 MOST_BYTES = 2**22
@@ -39,7 +41,10 @@ class Figures:
     ``popularity`` [L][n]: the chance that a token chooses an expert, from the rarest to the most popular one, at n
     evenly spaced ranks (all E where n = E). ``overlap`` [L][lags]: share of a token's experts that the token ``lag``
     before it in its request also chose; null where there are no such tokens. ``kinship`` [L]: the same of two tokens of
-    different requests from one source; null where the trace does not tell. ``together``: the correlation, over the
+    different requests from one source; null where the trace does not tell. ``between``: the same of two requests of
+    different sources (of any two where there is one source), averaged over the layers, by how far apart they are: 1, 2,
+    3 to 4, 5 to 8 and so on; null where the trace does not tell; without it, popularity is what it is in the long run,
+    and not that of ``requests``. ``together``: the correlation, over the
     tokens, of two layers' overlaps with the token before. ``top_weight``: the share of the first expert in the weights
     of the K. ``gate_recall``: by distance. ``prompt_tokens``, ``output_tokens``: quantiles over the requests, evenly
     spaced. ``prompt_rows``: whether prompts have routing. ``assumed``: keys whose figures are another model's.
@@ -64,6 +69,7 @@ class Figures:
     together: Annotated[float | None, nullable(_between(-1, 1))]
     top_weight: Annotated[float | None, nullable(_CHANCE)]
     gate_recall: Annotated[tuple[float, ...] | None, nullable(each(_CHANCE))]
+    between: Annotated[tuple[float | None, ...] | None, nullable(each(nullable(_CHANCE)))] = None
 
     @classmethod
     def from_dict(cls, mapping: Any, where: str = "") -> Self:
@@ -87,6 +93,8 @@ class Figures:
         for layer, row in enumerate(figures.popularity):
             if not 1 < len(row) <= E or list(row) != sorted(row) or not row[-1]:
                 raise refusal([*row], f"{where}popularity[{layer}]", f"2 to {E} chances, ascending, not all 0")
+        if len(figures.between or ()) > (most := REQUESTS.bit_length()):
+            raise refusal(len(figures.between or ()), f"{where}between, number of shares", f"at most {most}")
         for key in ("prompt_tokens", "output_tokens"):
             if not (row := getattr(figures, key)) or list(row) != sorted(row):
                 raise refusal([*row], f"{where}{key}", "at least one number, ascending")

@@ -1,7 +1,7 @@
 """Measure the figures of a trace's routing, a request at a time."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.stats import norm
@@ -10,14 +10,14 @@ from traces.describe.stats import gate_recall
 from traces.format.layout import PREFILL, Array
 from traces.format.reader import Trace
 from traces.kit.errors import UserError
-from traces.synthesize.figures import DEGREES, LAGS, SCHEMA, Figures
+from traces.synthesize.figures import DEGREES, LAGS, REQUESTS, SCHEMA, Figures
 from traces.synthesize.law import RAREST, resampled
 
 PIECE = 2048
 """Rows of a request that are compared with one another: memory does not grow with its length."""
 QUANTILES = 11
 _FROM = {
-    **dict.fromkeys(("overlap", "kinship", "popularity", "together"), "expert_ids"),
+    **dict.fromkeys(("overlap", "kinship", "between", "popularity", "together"), "expert_ids"),
     "top_weight": "expert_weights",
     "gate_recall": "gate_ahead",
 }
@@ -25,20 +25,23 @@ _FROM = {
 
 
 class Sums:
-    """What is added up of L layers of E experts: all counts are of experts, by layer."""
+    """What is added up of L layers of E experts, of requests from so many ``sources``: all counts are of experts."""
 
-    def __init__(self, L: int, E: int) -> None:
+    def __init__(self, L: int, E: int, sources: int = 1, lags: Sequence[int] = LAGS) -> None:
+        self.sources, self.lags = sources, lags
         self.rows, self.chosen = 0, np.zeros((L, E), np.int64)
-        self.shared, self.possible = np.zeros((2, L, len(LAGS)), np.int64)
+        self.shared, self.possible = np.zeros((2, L, len(lags)), np.int64)
         self.pairs, self.each = 0, np.zeros(L)
         self.both = np.zeros((L, L))
         self.by_source: dict[str, Array] = {}
         self.rows_of: Counter[str] = Counter()
         self.own, self.own_pairs = np.zeros(L), 0.0
+        self.before: deque[tuple[str, int, Array]] = deque(maxlen=REQUESTS)
+        self.alike, self.compared = np.zeros((2, REQUESTS))
 
     def add_piece(self, held: Array) -> None:
         """Count ``held`` [rows, L, E], 1 where a token has chosen an expert: rows that follow one another."""
-        for place, lag in enumerate(LAGS):
+        for place, lag in enumerate(self.lags):
             if lag >= len(held):
                 break
             former, later = held[:-lag], held[lag:]
@@ -75,13 +78,19 @@ class Sums:
         self.rows_of[source] += rows
         self.own += (chosen.astype(float) ** 2).sum(axis=1)
         self.own_pairs += float(rows) ** 2
+        counts = chosen.astype(float)
+        for place, (other, its_rows, its_counts) in enumerate(self.before):
+            if other != source or self.sources == 1:
+                self.alike[place] += np.vdot(counts, its_counts)
+                self.compared[place] += float(rows) * its_rows
+        self.before.appendleft((source, rows, counts))
 
 
 def measure(trace: Trace, name: str) -> Figures:
     """The figures of ``trace``, to be called ``name``. UserError where nothing is chosen: one expert per layer."""
     if trace.E < 2:
         raise UserError(f"{trace.path}: has one expert per layer, and no choice to describe; allowed: two or more")
-    sums = Sums(trace.L, trace.E)
+    sums = Sums(trace.L, trace.E, len({request.source for request in trace.requests}))
     for source, rows, pieces in _requests(trace):
         chosen = np.zeros((trace.L, trace.E), np.int64)
         for held in pieces:
@@ -113,6 +122,7 @@ def measure(trace: Trace, name: str) -> Figures:
         gate_recall=None
         if recall is None or None in recall
         else tuple(round(float(r), 4) for r in recall if r is not None),
+        between=_rounded(_between(sums, len(trace.requests), trace.L * trace.K), 4) or None,
     )
 
 
@@ -144,6 +154,20 @@ def _kinship(sums: Sums, top_k: int) -> Array:
     if len(sums.by_source) < 2 or not pairs:
         return np.full(len(sums.own), np.nan)
     return np.asarray(shared / pairs / top_k)
+
+
+def _between(sums: Sums, requests: int, chosen: int) -> Array:
+    """The overlap of tokens of two requests, by how far apart they are. ``chosen``: experts of a token, in all layers.
+
+    Only as far as half of the requests are from another one: what few pairs have, is chance.
+    """
+    found, nearest, farthest = [], 1, 1
+    while 2 * nearest <= requests and farthest <= REQUESTS:
+        apart = slice(nearest - 1, farthest)
+        pairs = sums.compared[apart].sum() * chosen
+        found.append(sums.alike[apart].sum() / pairs if pairs else np.nan)
+        nearest, farthest = farthest + 1, 2 * farthest
+    return np.array(found)
 
 
 def _popularity(chosen: Array, rows: int) -> tuple[float, ...]:

@@ -58,7 +58,7 @@ def _missed(options: Synthesize, figures: Figures, said: Mapping[str, Any]) -> d
     stated = [key for key in ("overlap", "together") if getattr(options, key) is not None]
     if not stated:
         return {}
-    drawn = dict(zip(("overlap", "together"), reached(figures), strict=True))
+    drawn = dict(zip(("overlap", "together"), reached(figures, options.seed), strict=True))
     for key in stated:
         if abs(drawn[key] - said[key]) > 0.05 * abs(said[key]):
             print(f"warning: {key}={said[key]:.3g}: what is drawn has {drawn[key]:.3g}", file=sys.stderr)
@@ -85,19 +85,23 @@ def _model(given: str) -> Model:
 def _requests(options: Synthesize, figures: Figures) -> Sequence[Drawn]:
     random = np.random.default_rng([options.seed, 2**20])
     count = options.requests
+    # The first token of an output is the prompt's: without rows for prompts, a request of one token has none at all.
+    least = 1 if figures.prompt_rows else 2
+    if options.output is not None and options.output[0] < least:
+        given = "-".join(map(str, sorted({*options.output})))
+        raise UserError(f"output={given}: without routing of prompts it is one token less; allowed: {least} or more")
     if options.lengths is not None:
         for key in ("prompt", "output"):
             if getattr(options, key) is not None:
                 raise UserError(f"{key}=: the log {options.lengths} has the lengths; allowed: one of the two")
-        log = read_log(options.lengths, count)
+        log = read_log(options.lengths, count, least)
         lengths = [(entry.prompt, entry.output) for entry in log]
         arrivals: list[float | None] = [entry.arrival_s for entry in log]
     else:
         prompts = _lengths(options.prompt, figures.prompt_tokens, count, random)
         outputs = _lengths(options.output, figures.output_tokens, count, random)
-        lengths, arrivals = list(zip(prompts, outputs, strict=True)), [None] * count
-    if not figures.prompt_rows:
-        lengths = [(prompt, max(2, output)) for prompt, output in lengths]
+        lengths = [(prompt, max(least, output)) for prompt, output in zip(prompts, outputs, strict=True)]
+        arrivals = [None] * count
     topics = np.random.default_rng([options.seed, 2**20 + 1]).integers(figures.topics, size=count).tolist()
     split = options.split if 0 < options.split < 1 and count > 1 else None
     splits = assign_splits(count, split, options.seed)

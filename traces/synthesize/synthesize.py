@@ -70,7 +70,7 @@ def synthesize(plan: Plan, target: Path) -> Path:
     }
     signals = {name: shapes[name] for name in plan.signals}
     with TraceWriter(target, n_layers=L, n_experts=E, top_k=K, signals=signals) as out:
-        source = Source(law_of(figures), plan.seed)
+        source = Source(law_of(figures, plan.seed), plan.seed)
         factor = _steepness(source, figures, K)
         for number, drawn in enumerate(plan.requests):
             prefill = [(PREFILL, drawn.prompt, 0)] if figures.prompt_rows else []
@@ -129,5 +129,5 @@ def _steepness(source: Source, figures: Figures, top_k: int) -> float:
     """The factor of states at which the scores are as uneven as the figures say."""
     if figures.top_weight is None:
         return 1.0
-    states = np.concatenate([*source.states(2**30, 512, 0)])
+    states = np.concatenate([*source.states(0, 512, 0)])
     return steepness(np.take_along_axis(states, largest(states, top_k), axis=1), figures.top_weight)

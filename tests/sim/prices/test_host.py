@@ -49,7 +49,7 @@ def test_workers_share_the_flops_and_not_the_memory() -> None:
         priced(with_host(workers=31))
 
 
-# On a device activations take no copy call of the experts' thread: charged with its software, the host was left idle.
+# A device's activations take no copy call of the experts' thread: charged with its software, Fiddler left hosts idle.
 def test_the_software_of_a_copy_call_is_of_experts_alone() -> None:
     slower = replace(A100, software=replace(A100.software, copy_overhead_us=Fraction(105)))
     assert priced(slower).expert_ns(3, 7) == priced().expert_ns(3, 7)

@@ -26,6 +26,15 @@ def test_what_is_shipped_reads_back_and_stands_on_the_page() -> None:
     assert f"Figures that are shipped: {', '.join(names)};" in page
 
 
+def test_a_file_of_before_is_read_and_drawn_from(tmp_path: Path) -> None:
+    figures = yaml.safe_load(read_figures("tiny-moe").to_yaml())
+    del figures["between"]
+    figures["lags"], figures["overlap"] = figures["lags"][:8], [row[:8] for row in figures["overlap"]]
+    (tmp_path / "f.yaml").write_text(yaml.safe_dump(figures))
+    words = ["model=tiny-moe", "requests=2", "prompt=4", "output=2", "signals=none"]
+    assert main(["synthesize", f"like={tmp_path / 'f.yaml'}", f"out={tmp_path / 't'}", *words]) == 0
+
+
 def test_described_is_what_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "f.yaml"
     assert main(["describe", "sample", f"out={file}", "name=mine"]) == 0
@@ -33,6 +42,7 @@ def test_described_is_what_is_read(tmp_path: Path, capsys: pytest.CaptureFixture
     assert file.read_text() == capsys.readouterr().out
     found, shipped = read_figures(str(file)), read_figures("tiny-moe")
     assert (found.name, found.overlap, found.popularity) == ("mine", shipped.overlap, shipped.popularity)
+    assert found.between == shipped.between
 
 
 def test_another_shape_keeps_correlations_and_spread() -> None:
@@ -57,6 +67,8 @@ def test_another_shape_keeps_correlations_and_spread() -> None:
         ("popularity", [[0.1, 0.0]] * 16, "popularity[0]=[0.1, 0.0]: allowed: 2 to 64 chances, ascending, not all 0"),
         ("kinship", [2] * 16, "kinship[0]=2: allowed: a number, 0 to 1, or null"),
         ("assumed", ["colour"], "assumed='colour': allowed: layers, experts"),
+        ("between", [0.1] * 12, "between, number of shares=12: allowed: at most 9"),
+        ("between", [2], "between[0]=2: allowed: a number, 0 to 1, or null"),
         ("prompt_tokens", [], "prompt_tokens=[]: allowed: at least one number, ascending"),
         ("colour", 1, "colour=1: no such key"),
     ],

@@ -41,15 +41,18 @@ def test_overlap_grows_from_popularity_alone_to_all(shape: tuple[int, int], spre
 
 
 def test_parts_are_those_that_the_correlations_were_made_of() -> None:
-    lags, made = np.array([1, 2, 4, 8, 16, 32, 64, 128]), np.array([0.1, 0.0, 0.2, 0.0, 0.0, 0.3])
+    lags, made = np.array([1, 2, 4, 8, 16, 32, 64, 128, 256]), np.array([0.1, 0.0, 0.2, 0.0, 0.0, 0.1, 0.3])
     curve = np.exp(-lags[:, None] / SCALES) @ made[:-1] + made[-1]
     assert parts_of(lags, curve) == pytest.approx(made, abs=1e-6)
-    assert parts_of(lags, np.full(8, 0.9), most=0.5).sum() == pytest.approx(0.5, abs=1e-4)
+    assert parts_of(lags, np.full(9, 0.9), most=0.5).sum() == pytest.approx(0.5, abs=1e-4)
+    near = parts_of(lags[:6], curve[:6])
+    assert near[[4, 5]].tolist() == [0, 0]
+    assert near[-1] > made[-1]
 
 
 def test_what_is_drawn_has_the_overlap_of_the_closed_form() -> None:
     means = np.tile(np.linspace(-0.8, 0.8, 64), (2, 1))
-    parts = np.tile([0.0, 0.0, 0.3, 0.0, 0.0, 0.2], (2, 1))
+    parts = np.tile([0.0, 0.0, 0.3, 0.0, 0.0, 0.0, 0.2], (2, 1))
     source, held = Source(Law(means, parts, np.zeros(2), 0.3), seed=1), []
     for request in range(24):
         ids = np.stack([largest(states, 8) for states in source.states(request, 400, 0)], axis=1)

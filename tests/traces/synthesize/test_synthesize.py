@@ -116,6 +116,22 @@ def test_lengths_and_arrivals_of_a_log(tmp_path: Path) -> None:
     assert [(r.prompt_tokens, r.output_tokens, r.arrival_s) for r in trace.requests] == [(12, 4, 0.0), (7, 9, 2.0)]
 
 
+def test_requests_of_a_log_that_would_have_no_row_are_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.csv"
+    lines = ["2023-11-16 18:15:46.0,12,1", "2023-11-16 18:15:47.5,30,2", "2023-11-16 18:15:48.0,7,9"]
+    log.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(lines) + "\n")
+    words = ("model=tiny-moe", f"lengths={log}", "signals=none")
+    trace = open_trace(synthesize(tmp_path / "decode", *words, "requests=2", "prefill=false"))
+    assert [(r.prompt_tokens, r.output_tokens, r.arrival_s) for r in trace.requests] == [(30, 2, 0.0), (7, 9, 0.5)]
+    every = open_trace(synthesize(tmp_path / "all", *words, "requests=3"))
+    assert [r.output_tokens for r in every.requests] == [1, 2, 9]
+    assert main(["synthesize", f"out={tmp_path / 'few'}", *words, "requests=3", "prefill=false"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith("requests with a prompt and an output of 2 or more is 2; allowed: at least 3")
+
+
 def test_a_trace_says_what_is_modelled_and_how(tmp_path: Path) -> None:
     words = ("model=tiny-moe", "requests=2", "prompt=4", "output=3", "recall=.9", "overlap=.3", "seed=7")
     manifest = open_trace(synthesize(tmp_path / "t", *words)).manifest
@@ -139,13 +155,15 @@ def test_a_trace_says_what_is_modelled_and_how(tmp_path: Path) -> None:
         ("like=nothing", "like=nothing: no such figures; allowed: "),
         ("model=nothing", "model=nothing: no such model; allowed: "),
         ("signals=hidden", "signals=hidden: allowed: none, or some of expert_weights, router_probs"),
+        ("prefill=false output=1", "output=1: without routing of prompts it is one token less; allowed: 2 or more"),
+        ("prefill=false output=1-4", "output=1-4: without routing of prompts"),
         ("prompt=9-3", "prompt=9-3: allowed: tokens, such as 200"),
         ("requests=0", "requests=0: allowed: a whole number, 1 to"),
     ],
 )
 def test_what_cannot_be_is_one_line(words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = [] if words.startswith("model=") else ["model=tiny-moe"]
-    assert main(["synthesize", f"out={tmp_path / 't'}", *model, words]) == 2
+    assert main(["synthesize", f"out={tmp_path / 't'}", *model, *words.split()]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.startswith("error: ")

@@ -58,14 +58,15 @@ class SharedLink(Link):
     def __init__(self, core: Source, copy_ns: Sequence[int], depth: int, lanes: int, memory: Memory) -> None:
         super().__init__(core, copy_ns, depth * lanes)
         self.lanes, self.memory = lanes, memory
-        self._waiting: deque[int] = deque()  # handed over, and not begun
+        self.waiting: deque[int] = deque()
+        """Handed over, and not begun."""
         self.began: dict[int, int] = {}
         """When each chunk that is under way began."""
 
     @property
     def has_place(self) -> bool:
         """Whether a chunk can be handed over."""
-        return len(self.under_way) + len(self._waiting) < self.depth
+        return len(self.under_way) + len(self.waiting) < self.depth
 
     def hand_over(self, now: int) -> None:
         self.take()
@@ -77,12 +78,12 @@ class SharedLink(Link):
             chunk = self._next_chunk()
             if chunk == NONE:
                 return
-            self._waiting.append(chunk)
+            self.waiting.append(chunk)
 
     def begin(self, now: int) -> None:
         """The next chunks begin, one for each lane that is free."""
-        while self._waiting and len(self.under_way) < self.lanes:
-            chunk = self._waiting.popleft()
+        while self.waiting and len(self.under_way) < self.lanes:
+            chunk = self.waiting.popleft()
             end = self.memory.read(self.core.state.chunk_bytes[chunk], self.copy_ns[chunk], now, by_link=True)
             self.busy_ns += end - now
             self.began[chunk] = now

@@ -23,6 +23,7 @@ from sim.workload.passes import Pass
 
 CHUNK, PREDICTION, EXPERT = range(3)
 """Facts of one instant, in their order."""
+NEVER = 1 << 62
 _BURST = 1 << 16  # rounds of questions at one instant that no policy can mean
 
 
@@ -74,6 +75,7 @@ class Gpus:
         self.core, self.costs, self.predictor, self.policy_ns = core, costs, predictor, policy_ns
         self.peer_ns = peer_ns
         self.links = [SharedLink(side, copy_ns, depth, lanes, root) for side in core.sides]
+        self._pairs = list(zip(core.sides, self.links, strict=True))
         self.predictions = predictor.under_way
         self.steps = 0
         self.streams: dict[int, Stream] = {}
@@ -121,7 +123,7 @@ class Gpus:
             self.streams[gpu] = Stream(gpu, peer_ns, now + peer_ns)
         self._charged_until = now
         while not all(stream.over for stream in self.streams.values()):
-            self._tell(*self._first(now))
+            self._tell(*self._first())
         return self._account(now, stalls)
 
     def _account(self, began: int, stalls: list[int]) -> int:
@@ -156,19 +158,24 @@ class Gpus:
 
     # -- what ends, and what follows ----------------------------------------------------------------------------
 
-    def _first(self, now: int) -> tuple[int, int, int]:
-        """What ends first: (when, which kind of fact, GPU). Long after ``now`` where nothing is under way."""
-        ends = [(link.under_way[0][0], CHUNK, gpu) for gpu, link in enumerate(self.links) if link.under_way]
-        if self.predictions:
-            ends.append((self.predictions[0][0], PREDICTION, 0))
-        ends += [(s.until, EXPERT, s.gpu) for s in self.streams.values() if s.until is not None]
-        if not ends and self.streams:
+    def _first(self) -> tuple[int, int, int]:
+        """What ends first: (when, which kind of fact, GPU); of one instant in the order of kinds, then of GPUs."""
+        first, kind, which = NEVER, CHUNK, 0
+        for gpu, link in enumerate(self.links):
+            if link.under_way and link.under_way[0][0] < first:
+                first, which = link.under_way[0][0], gpu
+        if self.predictions and self.predictions[0][0] < first:
+            first, kind = self.predictions[0][0], PREDICTION
+        for stream in self.streams.values():
+            if stream.until is not None and stream.until < first:
+                first, kind, which = stream.until, EXPERT, stream.gpu
+        if first == NEVER and self.streams:
             raise CoreError("deadlock: compute waits and nothing can be copied")
-        return min(ends, default=(now + 1, CHUNK, 0))
+        return first, kind, which
 
     def _advance(self, until: int) -> None:
         """Tell the core all that ends up to then, in its order."""
-        while (found := self._first(until))[0] <= until:
+        while (found := self._first())[0] <= until:
             self._tell(*found)
 
     def _tell(self, now: int, kind: int, gpu: int) -> None:
@@ -198,6 +205,8 @@ class Gpus:
     def _charge(self, now: int) -> None:
         """Each GPU that waits has waited for what was on its own link until now."""
         since, self._charged_until = self._charged_until, now
+        if since == now:
+            return
         kind, chunks = self.core.state.kind, self.core.state.chunks
         for stream in self.streams.values():
             if stream.waits:
@@ -212,16 +221,19 @@ class Gpus:
     def _hand_over(self, now: int) -> None:
         """Each link in turn takes what it can, and again where a question has called forth something for another; then
         they begin, in turn."""
-        links, sides = self.links, self.core.sides
         for _ in range(_BURST):
-            if not any(side.pending and link.has_place for side, link in zip(sides, links, strict=True)):
+            took = False
+            for side, link in self._pairs:
+                if side.pending and link.has_place:
+                    link.take()
+                    took = True
+            if not took:
                 break
-            for link in links:
-                link.take()
         else:
             raise CoreError(f"a policy asks for one load after the other at {now} ns, and time does not pass")
-        for link in links:
-            link.begin(now)
+        for link in self.links:
+            if link.waiting:
+                link.begin(now)
 
     def _block(self, now: int, stalls: list[int]) -> int:
         """The model itself has told a fact: compute waits for predictions that block. Returns until when."""

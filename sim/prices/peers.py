@@ -14,11 +14,15 @@ class Peers:
 
     def __init__(self, model: ModelProfile, hardware: HardwareProfile, spread: Spread) -> None:
         self.peer, self.parts = hardware.peer, spread.parts
+        self._known: dict[int, int] = {}
         self.bytes_per_token = model.hidden * ACTIVATION_BYTES[model.compute_dtype]
 
     def ns(self, tokens: int) -> int:
         """One vector per token, one way."""
-        return self._ns(tokens, Fraction(1), 1)
+        found = self._known.get(tokens)
+        if found is None:
+            found = self._known[tokens] = self._ns(tokens, Fraction(1), 1)
+        return found
 
     def all_reduce_ns(self, tokens: int) -> int:
         """What each GPU computed of its part of the experts is added up, and all have the sum: a ring, twice round."""

@@ -36,6 +36,9 @@ def figures(profile: Mapping[str, Any]) -> dict[str, Any]:
     said = {key: value for key, value in profile.items() if key != "title" and (key, value) not in unsaid}
     if isinstance(link := said.get("link"), Mapping):
         said["link"] = {key: value for key, value in link.items() if (key, value) != ("lanes", 1)}
+    if isinstance(sources := said.get("sources"), Mapping):
+        new = ("peer", ""), ("root_gb_per_s", "")
+        said["sources"] = {key: value for key, value in sources.items() if (key, value) not in new}
     return said
 
 

@@ -49,7 +49,8 @@ def test_on_one_gpu_no_placement_is_another_cell(tmp_path: Path) -> None:
     usual, placed = (run(*WORDS, *more, out=tmp_path) for more in ((), ("placement=shard", "hardware.gpus=1")))
     assert usual.folder == placed.folder
     assert "gpus" not in usual.document
-    assert not {"gpus", "peer", "root_gb_per_s"} & usual.document["config"]["hardware"].keys()
+    hardware = usual.document["config"]["hardware"]
+    assert not {"gpus", "peer", "root_gb_per_s"} & {*hardware, *hardware["sources"]}
     several = [run(*WORDS, "hardware.gpus=2", PEERS, f"placement={name}", out=tmp_path) for name in WHOLE]
     assert len({found.folder for found in several}) == 3
     assert several[0].document["provenance"]["hardware"]["changed"] == ["gpus", "peer"]

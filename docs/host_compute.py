@@ -31,7 +31,7 @@ def presets() -> Iterator[str]:
     """Those of conf/policy whose output is the model's own."""
     for name in sorted(conf.names("policy")):
         text = (conf.FOLDER / "policy" / f"{name}.yaml").read_text(encoding="utf-8")
-        if registry.find(yaml.safe_load(text)["name"], name).lossless:
+        if registry.find(yaml.safe_load(text)["name"], name).output() == "lossless":
             yield name
 
 
@@ -74,20 +74,32 @@ def on_host(numbers: pd.DataFrame) -> set[str]:
 
 
 def verdict(numbers: pd.DataFrame) -> str:
-    """What wins where, in a sentence for each machine."""
+    """What wins where: a sentence for each machine."""
+    host = numbers["preset"].isin(on_host(numbers))
     said = []
     for hardware, title in MACHINES.items():
-        rows = numbers[numbers["hardware"] == hardware].set_index(["budget", "preset"])["ms_per_token"]
-        parts = []
-        for budget in BUDGETS:
-            host = rows[budget][rows[budget].index.isin(on_host(numbers))].sort_values()
-            gpu = rows[budget][~rows[budget].index.isin(on_host(numbers))].sort_values()
-            parts.append(
-                f"{budget.replace('%', ' %')}: `{host.index[0]}` {host.iloc[0]:.3g} ms with the host against"
-                f" {gpu.iloc[0]:.3g} ms of `{gpu.index[0]}` without"
-            )
-        said.append(f"{title}: " + "; ".join(parts) + ".")
+        here = numbers["hardware"] == hardware
+        computes, copies = (_best(numbers[here & side]) for side in (host, ~host))
+        faster = [copies[budget][1] / computes[budget][1] for budget in BUDGETS]
+        said.append(
+            f"On the {title}, {_named(computes)} win with the host, {min(faster):.1f} to {max(faster):.1f} times as"
+            f" fast as the best that copy alone, {_named(copies)}."
+        )
     return "\n".join(said)
+
+
+def _best(rows: pd.DataFrame) -> dict[str, tuple[str, float]]:
+    """By budget the preset of the least time, and that time."""
+    best = rows.loc[rows.groupby("budget")["ms_per_token"].idxmin()].set_index("budget")
+    return {budget: (best["preset"][budget], best["ms_per_token"][budget]) for budget in BUDGETS}
+
+
+def _named(best: dict[str, tuple[str, float]]) -> str:
+    """Who is best at which budgets."""
+    where: dict[str, list[str]] = {}
+    for budget, (preset, _) in best.items():
+        where.setdefault(preset, []).append(budget.removesuffix("%"))
+    return " and ".join(f"`{preset}` ({', '.join(at)} %)" for preset, at in where.items())
 
 
 def table(numbers: pd.DataFrame) -> str:

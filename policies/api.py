@@ -21,6 +21,7 @@ from policies.answers import Schedule as Schedule
 from policies.costs import Costs as Costs
 from policies.costs import Host as Host
 from policies.setup import Setup as Setup
+from policies.signals import OUTPUTS as OUTPUTS
 from policies.signals import History as History
 from policies.signals import Needs
 from policies.signals import PastStep as PastStep
@@ -106,7 +107,6 @@ class Policy(Needs, ABC):
     name: ClassVar[str]
     title: ClassVar[str] = ""
     """What its paper or the field calls it, for pictures; "": its name. It is typed by its name."""
-    lossless: ClassVar[bool] = True
     clairvoyant: ClassVar[bool] = False
 
     view: View

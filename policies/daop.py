@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.api import LayerEvent, Routing, Setup, Signal, Step
+from policies.parts.lanes import alone_ns
 from policies.parts.ranges import at_least, between
 from policies.static import Static
 
@@ -56,7 +57,7 @@ class Daop(Static):
         self.start = start
         if start == "index" and setup.budget >= self.staging_bytes:
             self.kept = dict.fromkeys(self.chosen([0] * (setup.n_layers * setup.n_experts)))
-        self.fetch_ns = [sum(setup.chunk_ns(layer)) + setup.costs.launch_ns for layer in range(setup.n_layers)]
+        self.fetch_ns = [alone_ns(setup, layer) + setup.costs.launch_ns for layer in range(setup.n_layers)]
         self.said_of = -1  # a layer; -1: none
         self.said: list[tuple[list[int], int]] = []
         """Of it, by token: the experts that are to compute it, and how many of the GPU's besides."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from policies.api import LayerEvent, Schedule, Setup
+from policies.parts.lanes import alone_ns
 from policies.parts.sides import Sides, hottest_first, lookups
 from policies.static import Static
 
@@ -30,7 +31,7 @@ class Fiddler(Static):
     ) -> None:
         super().__init__(setup, staging=staging, preload=preload)
         self.rule = rule
-        self.copy_ns = [sum(setup.chunk_ns(layer)) + setup.costs.launch_ns for layer in range(setup.n_layers)]
+        self.copy_ns = [alone_ns(setup, layer) + setup.costs.launch_ns for layer in range(setup.n_layers)]
         """To fetch an expert of each layer, and its launch."""
         self.sides = Sides(setup, staging)
         self.hosted: Sequence[int] = ()  # of the event, by ``max``

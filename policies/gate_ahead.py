@@ -1,9 +1,8 @@
 """The next layer's gate, applied early."""
 
-from heapq import heapreplace
-
 from policies.api import LayerEvent, Setup, Signal
 from policies.parts.foreseen import Foreseen, by_tokens
+from policies.parts.lanes import copied
 from policies.parts.pools import Scope
 from policies.parts.ranges import layers_ahead
 
@@ -54,7 +53,7 @@ class GateAhead(Foreseen):
     def admit(self, expert: int) -> bool:
         if self.overlap_aware:
             lanes = self.lanes_ns.copy()
-            if self._copy(expert, lanes) > self.window_ns:
+            if copied(lanes, self._left(expert)) > self.window_ns:
                 return False
             self.lanes_ns = lanes
         return True
@@ -71,12 +70,8 @@ class GateAhead(Foreseen):
         self.window_ns = compute - (0 if self.line.blocking else self.line.latency_ns)
         self.lanes_ns = [0] * self.setup.lanes
         for x in [x for x in event.demand if not view.complete(x)] + list(self.issued):
-            self._copy(x, self.lanes_ns)
+            copied(self.lanes_ns, self._left(x))
 
-    def _copy(self, expert: int, lanes: list[int]) -> int:
-        """Put what is left of an expert's copy on the lanes; when its last chunk ends."""
-        end = lanes[0]
-        for ns in self.chunk_ns[self.setup.layer_of(expert)][self.view.chunks_done(expert) :]:
-            end = max(end, lanes[0] + ns)
-            heapreplace(lanes, lanes[0] + ns)
-        return end
+    def _left(self, expert: int) -> list[int]:
+        """What is left of an expert's copy, chunk by chunk."""
+        return self.chunk_ns[self.setup.layer_of(expert)][self.view.chunks_done(expert) :]

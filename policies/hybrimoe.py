@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from policies.api import LayerEvent, Policy, Schedule, Setup, Signal, Step
+from policies.parts.lanes import copied
 from policies.parts.pools import Reals, Scores
 from policies.parts.ranges import at_least, between
 
@@ -180,7 +181,7 @@ class HybriMoE(Policy):
     def _job(self, expert: int, layer: int, tokens: int) -> Job:
         setup = self.setup
         assert setup.host is not None
-        move = sum(setup.chunk_ns(layer)[self.view.chunks_done(expert) :])
+        move = copied([0] * setup.lanes, setup.chunk_ns(layer)[self.view.chunks_done(expert) :])
         gpu = setup.costs.launch_ns + setup.costs.expert_ns(layer, tokens)
         return Job(expert, gpu, setup.host.expert_ns(layer, tokens), move)
 

@@ -46,6 +46,13 @@ class Signals(Protocol):
     def gate_ahead(self, distance: int) -> NDArray[np.integer[Any]]:
         """Top-K indices that the gate of layer ``l + distance`` gives on the current hidden state, [rows, K]."""
 
+    def pregate(self) -> NDArray[np.integer[Any]]:
+        """Expert indices that the next layer will compute, [rows, K], as a pre-gate has chosen them; after the last
+        layer all are absent (the dtype's maximum).
+
+        For a policy of a :attr:`Needs.modified` model alone: no trace records it, each answers it.
+        """
+
     def hidden(self) -> NDArray[np.float16]:
         """Hidden state entering the current layer's gate, float16 [rows, D']."""
 
@@ -108,9 +115,18 @@ class History(Protocol):
         """The forward passes, in order, request by request."""
 
 
+OUTPUTS = ("lossless", "lossy", "modified")
+"""What becomes of the model's output: it is its own, it is another, or it is that of a model modified for the policy.
+Each is a class of policies, and nobody is ranked outside of his own."""
+
+
 class Needs:
     """A policy's declarations. A switch is a word of the command line, ``policy.KEY=VALUE``, or several of them."""
 
+    lossless: ClassVar[bool] = True
+    """Whether what it computes is what the gates have chosen."""
+    modified: ClassVar[bool] = False
+    """Whether it wants a model whose gates each choose for the next layer: it may read :meth:`Signals.pregate`."""
     signals: ClassVar[frozenset[Signal]] = frozenset()
     without: ClassVar[Mapping[Signal, str]] = {}
     """The switch that makes it do without a signal, where there is one."""
@@ -124,6 +140,11 @@ class Needs:
     """Whether it learns from the train requests; see :meth:`wants_history`."""
     unlearned: ClassVar[str] = ""
     """The switch that makes it do without train requests, where there is one."""
+
+    @classmethod
+    def output(cls) -> str:
+        """Its class, one of OUTPUTS."""
+        return "modified" if cls.modified else "lossless" if cls.lossless else "lossy"
 
     def needs(self) -> frozenset[Signal]:
         """The signals that it reads, with its parameters as they are."""

@@ -32,13 +32,14 @@ class Split(Layers):
 
     FreeToken (arXiv 2608.16157), and its code. Of m misses floor(phi m) or one more are fetched and admitted, whichever
     makes max(f (1 - phi), (m - f) phi) the less (a tie: the fewer); the host computes the others, which are not
-    admitted. Fetched are all that are on their way, then those demanded last (a tie: the lower number). ``phi`` is the
-    link's share of what it and the host read; null: by their rates while both are busy, or with ``rates=alone`` link /
-    host, as FreeToken takes it where it has measured no pair. ``offload``: phi = 1; ``cpu``: 0; ``auto``: ``hybrid``
-    where in every layer the host alone reads more than twice what the link does, else, or where the host has no price,
-    ``offload``. One LRU over all layers. ``prefill=layers``: a prompt streams whole layers through two buffers that are
-    taken from the cache, of whose order it changes nothing else. O(m log m) per event, O(pinned) per victim; O(E) per
-    layer of a prompt. Lossless; needs no signals.
+    admitted. With phi <= 1 / (m + 1) none is fetched, so that a cache that begins empty may stay so. Fetched are all
+    that are on their way, then those demanded last (a tie: the lower number). ``phi`` is the link's share of what it
+    and the host read; null: by their rates while both are busy, or with ``rates=alone`` link / host, as FreeToken takes
+    it where it has measured no pair. ``offload``: phi = 1; ``cpu``: 0, so that decode admits nothing; ``auto``:
+    ``hybrid`` where in every layer the host alone reads more than twice what the link does, else, or where the host has
+    no price, ``offload``. One LRU over all layers. ``prefill=layers``: a prompt streams whole layers through two
+    buffers that are taken from the cache, of whose order it changes nothing else. O(m log m) per event, O(pinned) per
+    victim; O(E) per layer of a prompt. Lossless; needs no signals.
     """
 
     name = "split"
@@ -54,13 +55,12 @@ class Split(Layers):
         prefill: Prefill = "layers",
     ) -> None:
         super().__init__(setup)
+        self.backend = backend if backend != "auto" else self._recommended()
         if phi is not None:
             between("phi", phi, 0, 1, "the share of a layer's misses that is fetched")
-            if backend in ("offload", "cpu"):
-                raise UserError(
-                    f"policy.phi={phi}: allowed: null with policy.backend={backend}, which fetches all or none"
-                )
-        self.backend = backend if backend != "auto" else self._recommended()
+            if self.backend != "hybrid":
+                why = "is offload on this machine" if backend == "auto" else "fetches all or none"
+                raise UserError(f"policy.phi={phi}: allowed: null with policy.backend={backend}, which {why}")
         self.rates, self.prefill = rates, prefill
         self.phi = [self._share(layer, phi) for layer in range(setup.n_layers)]
         self.active = [-1] * (setup.n_layers * setup.n_experts)  # the last event that demanded it

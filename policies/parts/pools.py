@@ -85,6 +85,13 @@ class Queue(OrderedDict[int, None]):
         return next(filter(allowed, self), None)
 
 
+class Stack(Queue):
+    """Last come, first to go."""
+
+    def lowest(self, allowed: Callable[[int], bool]) -> int | None:
+        return next(filter(allowed, reversed(self)), None)
+
+
 class Scores:
     """Lowest score first, the lower expert among equals, where the scores of all may change at once.
 

@@ -9,6 +9,7 @@ from math import prod
 from typing import NamedTuple
 
 from policies.api import Host, LayerEvent, Schedule, Setup, View
+from policies.parts.lanes import alone_ns, copied
 
 ASSIGNMENTS = 256
 """How many are tried one by one: all those of eight experts, and of more where few token counts differ."""
@@ -41,16 +42,16 @@ def hottest_first(event: LayerEvent, hosted: Collection[int], view: View) -> Sch
 class Sides:
     """The time from the gate to the end of either side, each as the machine prices it where nobody is in its way.
 
-    GPU: it computes first what is complete. Copies follow one another from the gate on, the hottest first, and what was
-    fetched is computed in that order, each after its copy. It keeps one of ``places`` from the beginning of its copy to
-    the end of its compute (None: there is always room). Host: the worker that is free first takes the next, the hottest
-    first. What the two take from each other at the host's memory is left out, and so are copies that are under way.
+    GPU: it computes first what is complete. Copies follow one another from the gate on, the hottest first, each chunk
+    on the lane of the link that is free first, and what was fetched is computed in that order, each after its copy. It
+    keeps one of ``places`` from the beginning of its copy to the end of its compute (None: there is always room). Host:
+    the worker that is free first takes the next, the hottest first. What the two take from each other at the host's
+    memory is left out, and so are copies that are under way.
     """
 
     def __init__(self, setup: Setup, places: int | None) -> None:
         self.setup, self.places = setup, places
-        self.copy_ns = [sum(setup.chunk_ns(layer)) for layer in range(setup.n_layers)]
-        """To fetch an expert of each layer."""
+        self.chunk_ns = [setup.chunk_ns(layer) for layer in range(setup.n_layers)]
 
     @property
     def host(self) -> Host:
@@ -66,13 +67,11 @@ class Sides:
                 now += self._computed_ns(layer, it.tokens)
             else:
                 fetched.append(it)
-        copied, places = 0, self.places or len(fetched)
+        lanes, places = [0] * self.setup.lanes, self.places or len(fetched)
         freed: list[int] = []
         for i, it in enumerate(sorted(fetched, key=lambda it: it.hotness)):
-            if i >= places:
-                copied = max(copied, freed[i - places])
-            copied += self.copy_ns[layer]
-            now = max(now, copied) + self._computed_ns(layer, it.tokens)
+            there = copied(lanes, self.chunk_ns[layer], freed[i - places] if i >= places else 0)
+            now = max(now, there) + self._computed_ns(layer, it.tokens)
             freed.append(now)
         return now
 
@@ -136,7 +135,7 @@ class Sides:
 
     def _worth(self, layer: int) -> Callable[[int], Fraction]:
         """By tokens: nanoseconds that the host is spared for each one of the GPU's side."""
-        copy, host = self.copy_ns[layer], self.host
+        copy, host = alone_ns(self.setup, layer), self.host
         return lambda n: Fraction(host.expert_ns(layer, n), max(1, copy + self._computed_ns(layer, n)))
 
     def _computed_ns(self, layer: int, tokens: int) -> int:

@@ -17,6 +17,7 @@ from real.run.session import on_device
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
 from real.runtime.recorded import run_taught
+from real.runtime.runner import check_policy
 from real.validation.ran import runtime_digest
 from real.words import model_dtype
 from sim.experiment.cell import Cell, make_cell, make_core, make_policy
@@ -60,7 +61,9 @@ def measure(
         cells = [make_cell(replace(given, budget=budget, bounds=False, log=False)) for budget in budgets]
         _check_source(cells[0], loaded)
         for cell in cells:  # a mistake in the last one shows before the first is run
-            make_core(cell, make_policy(cell))
+            policy = make_policy(cell)
+            check_policy(policy)
+            make_core(cell, policy)
         model = where.put(loaded.model)
         cells = [on_device(cell, model) for cell in cells]
         kept = full_outputs(cells[0], model)

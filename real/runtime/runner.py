@@ -68,12 +68,10 @@ def device_machine(model: Offloaded, policy: Policy, signals: StepSignals, depth
     """A machine that runs ``policy`` for a model, with slots for its budget; ``depth``: chunks on the link at once.
 
     Where the policy may leave experts to the host, it has threads for them: hardware.host.workers. UserError where the
-    device has no room.
+    device has no room, or where the policy wants another model, or the host to begin before a gate.
     """
     setup = policy.setup
-    if policy.uses("precompute"):
-        where = "has the host begin experts before their gate, which this runtime does not"
-        raise UserError(f"policy={policy.name}: {where}; allowed: policies that precompute nothing")
+    check_policy(policy)
     check_device(setup, model)
     pool = Pool(model.store, setup.budget - policy.gpu_bytes(), setup.chunks, model.backend)
     core, threads = Core(policy, setup, signals), setup.predictor_threads
@@ -98,6 +96,16 @@ def running(model: Offloaded, machine: Machine, feed: Feed) -> Iterator[Runner]:
     facts = stated(machine.core.policy)
     with model.attached(machine, feed) as run, feed.attached():
         yield Runner(run, Engine(model.model, model.backend.device), facts)
+
+
+def check_policy(policy: Policy) -> None:
+    """UserError for a policy that wants another model, or the host to begin experts before their gate."""
+    if policy.modified:
+        why = "is of a modified model, whose gates choose a layer ahead, and the device's is not"
+        raise UserError(f"policy={policy.name}: {why}; allowed: policies of the model as it is")
+    if policy.uses("precompute"):
+        why = "has the host begin experts before their gate, which this runtime does not"
+        raise UserError(f"policy={policy.name}: {why}; allowed: policies that precompute nothing")
 
 
 def check_device(setup: Setup, model: Offloaded) -> None:

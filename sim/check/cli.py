@@ -42,7 +42,8 @@ class Options:
       decided        what it states is plain JSON, the same again, and asking for it
                      changes nothing
       hash seeds     the same in processes with other hash seeds
-      docstring      the idea, its complexity O(...), lossless or lossy
+      docstring      the idea, its complexity O(...), and lossless, lossy or
+                     of a modified model
 
     {keys}
 

@@ -145,6 +145,11 @@ class FakeSignals:
     def predicted(self, name: str) -> Any:
         return self._gated(f"predicted/{name}")
 
+    def pregate(self) -> Any:
+        here = self._gated("expert_ids")
+        last = self.layer + 1 == self.arrays["expert_ids"].shape[1]
+        return np.full_like(here, ABSENT) if last else self._rows("expert_ids", self.layer + 1)
+
 
 def draw(
     seed: int,

@@ -227,7 +227,7 @@ def policy_of(given: Mapping[str, Any], setup: Setup, there: There, *, reference
 def make_signals(cell: Cell, policy: Policy) -> TraceSignals:
     """The trace's signals and the predictors' outputs, as far as the policy declares them."""
     ids = {name: np.asarray(found.expert_ids) for name, found in cell.predicted.items()}
-    return TraceSignals(cell.trace, policy.needs(), ids, policy.predictors())
+    return TraceSignals(cell.trace, policy.needs(), ids, policy.predictors(), pregated=policy.modified)
 
 
 def make_core(cell: Cell, policy: Policy, *, record: bool = False) -> Core:

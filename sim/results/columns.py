@@ -9,6 +9,7 @@ from typing import Any
 
 from sim.core.accounts import FATES, PHASES, STALLS
 from sim.results import titles
+from sim.results.classes import output_of
 from sim.results.document import OF_PREDICTIONS
 from sim.results.label import label
 
@@ -50,6 +51,7 @@ def _columns() -> Iterator[Column]:
     yield Column("policy_label", text, "", "name, with the parameters that are not at their defaults")
     yield Column("policy_params", text, "JSON", "all parameters")
     yield Column("lossless", truth, "", "false: never ranked with lossless rows by latency", "provenance.lossless")
+    yield Column("output", text, "", "lossless, lossy or modified (of a modified model): ranked within it alone")
     yield Column("budget_bytes", whole, "B", "GPU memory for experts, all included", "config.budget_bytes")
     yield Column("seed", whole, "", "order of requests and arrivals; 0: as recorded", "config.seed")
     yield Column("workload", text, "", "name", "config.workload.name")
@@ -155,6 +157,7 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     made["measure"] = config.get("measure", "test")
     made["source"] = "device" if "device" in result["provenance"] else "simulated"
     made["policy_label"] = label(policy)
+    made["output"] = output_of(result)
     made["policy_params"] = _json({key: value for key, value in policy.items() if key != "name"})
     made["predictors"] = _json(config["predictors"])
     made["modelled"] = titles.modelled(result["provenance"].get("modelled", {}))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sim.results.classes import LOSSY, output_of
 from sim.results.document import brief, read_document
 from traces.kit.errors import UserError, one_of
 from traces.kit.units import counted
@@ -73,7 +74,7 @@ class Found:
         floors = _floors(result["bounds"]) if lends else None
         # The limit, as the requests that it left, is among those that were served.
         run = f"{source['code']} {_text(own)} {shared}"
-        may_share = source["lossless"] and "host" not in source["costs"]  # another machine's bounds are its own
+        may_share = output_of(result) != LOSSY and "host" not in source["costs"]  # another machine's bounds are its own
         return cls(folder, result, complete, run, shared if may_share else None, floors)
 
 

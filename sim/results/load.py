@@ -19,7 +19,7 @@ from traces.kit.whole import whole, writable
 if TYPE_CHECKING:
     import pandas as pd
 
-RUN_KEY = ("folder", "source", "cell", "policy", "policy_label", "lossless", "budget_bytes", "seed")
+RUN_KEY = ("folder", "source", "cell", "policy", "policy_label", "lossless", "output", "budget_bytes", "seed")
 REQUEST_DTYPES = {
     "request": "int64",
     "admitted_ns": "int64",

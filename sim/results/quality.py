@@ -25,9 +25,11 @@ def quality(policy: Policy, accounts: Accounts) -> tuple[dict[str, Any] | None, 
     """The shares, over both phases and each apart, and why what is null in them is so; None for a lossless policy.
 
     ``stale`` (slots that were computed from an old hidden state) is there only where the policy may precompute.
+    None, too, for one of a modified model, whose quality no replay of the original can know.
     """
     if policy.lossless:
-        return None, {"quality": f"policy {policy.name} is lossless"}
+        why = "is of a modified model, which did not choose this routing" if policy.modified else "is lossless"
+        return None, {"quality": f"policy {policy.name} {why}"}
     nulls: dict[str, str] = {}
     stale = accounts.stale if policy.uses("precompute") else None
     both = None if stale is None else sum(stale)

@@ -8,6 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from sim.core.accounts import FATES, PHASES
+from sim.results.classes import MARKS, MODIFIED, WHY_MODIFIED, output_of
 from sim.results.columns import row
 from sim.results.compare.stats import BLOCKS, LEAST, few
 from sim.results.fitting import Row, fitted
@@ -79,8 +80,8 @@ def _finding(result: Mapping[str, Any]) -> str:
     name, budget = label(result["config"]["policy"]), format_bytes(result["memory"]["budget_bytes"])
     speed = figure(result["throughput_tokens_per_s"])
     said = f"{name} at {budget}: {figure(_wall(result))} ms per token ({speed} tokens/s)"
-    if result["quality"] is not None:
-        return f"{said}, lossy"
+    if mark := MARKS[output_of(result)]:
+        said = f"{said}, {mark}"
     gap = result["bounds"]["time_lower_bound"]["gap"] if result["bounds"] is not None else None
     return said if gap is None else f"{said}, {gap:.2f} times the bound"
 
@@ -109,8 +110,8 @@ def _rows(result: Mapping[str, Any], console: Console) -> list[RenderableType]:
             words = figures(found, wall, found["stall_ms_per_token"], found["bytes_per_token"])
             rows.append(("dim", "", [name, *words, *gaps]))
     name, style = label(result["config"]["policy"]), "bold"
-    if result["quality"] is not None:
-        name, style = f"{name}, lossy", "bold magenta"
+    if mark := MARKS[output_of(result)]:
+        name, style = f"{name}, {mark}", "bold magenta"
     rows.append((style, "", [name, *own_figures(result)]))
     return fitted(["", *(HEADS if bounds is not None else HEADS[:-2])], rows, console)
 
@@ -205,10 +206,10 @@ def _fitted(result: Mapping[str, Any]) -> list[Text]:
 
 
 def _loss(result: Mapping[str, Any]) -> list[Text]:
-    """What sets a lossy row apart (rule 8)."""
+    """What sets a row apart that is not lossless (rule 8)."""
     quality = result["quality"]
     if quality is None:
-        return []
+        return [Text(WHY_MODIFIED, style="magenta")] if output_of(result) == MODIFIED else []
     known = [f"{key.replace('_', ' ')} {100 * share:.1f}" for key, share in quality.items() if isinstance(share, float)]
     lines = (
         f"lossy, %: {', '.join(known) or 'nothing is known'}",

@@ -27,6 +27,7 @@ class Shown:
     gate_ahead: Callable[[int], NDArray[np.integer[Any]]]
     hidden: Callable[[], NDArray[np.float16]]
     predicted: Callable[[str], NDArray[np.integer[Any]]]
+    pregate: Callable[[], NDArray[np.integer[Any]]]
 
 
 class TraceSignals:
@@ -35,6 +36,7 @@ class TraceSignals:
     The core sets ``layer`` when that layer's gate has run; there is no way to name another one. ``declared``: the
     signals that the policy may read (None: all that were recorded); another one is an error that names it.
     ``predicted``: the outputs of fitted predictors, by name, [N, L, K'], of which the policy may read ``predictors``.
+    ``pregated``: whether it is one of a modified model, whose gates say who computes in the next layer.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class TraceSignals:
         declared: Collection[Signal] | None = None,
         predicted: Mapping[str, NDArray[np.integer[Any]]] | None = None,
         predictors: Collection[str] = (),
+        *,
+        pregated: bool = False,
     ) -> None:
-        self._trace = trace
+        self._trace, self._pregated = trace, pregated
         self._predicted, self._predictors = dict(predicted or {}), frozenset(predictors)
         self._declared = frozenset(Signal) if declared is None else frozenset(declared)
         self._parts: Sequence[tuple[int, int]] = ()
@@ -65,6 +69,7 @@ class TraceSignals:
             lambda distance: self._gate_ahead(distance),
             lambda: self._gated(Signal.HIDDEN),
             lambda name: self._prediction(name),
+            lambda: self._pregate(),
         )
 
     def _rows(self, name: str, *index: int) -> NDArray[Any]:
@@ -94,6 +99,14 @@ class TraceSignals:
                 f"the policy needs the predictor {name}, which was not fitted; there are: {one_of(self._predicted)}"
             )
         return self._copied(self._predicted[name], self.layer)
+
+    def _pregate(self) -> NDArray[np.integer[Any]]:
+        if not self._pregated:
+            raise RuntimeError("the policy reads pregate and does not declare that it is of a modified model")
+        here = self._gated("expert_ids")
+        if self.layer + 1 == self._trace.expert_ids.shape[1]:  # type: ignore[union-attr]
+            return np.full_like(here, np.iinfo(here.dtype).max)
+        return self._rows("expert_ids", self.layer + 1)
 
     def _gate_ahead(self, distance: int) -> NDArray[np.integer[Any]]:
         recorded = None if self._trace is None else self._trace.gate_ahead

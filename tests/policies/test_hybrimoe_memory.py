@@ -211,7 +211,7 @@ def test_what_it_needs_and_states() -> None:
     ("params", "message"),
     [
         ({"prefetch_size": -1}, r"policy\.prefetch_size=-1: allowed: at least 0 "),
-        ({"alpha": 1.5}, r"policy\.alpha=1\.5: allowed: 0\.0 to 1\.0 "),
+        ({"alpha": 1.5}, r"policy\.alpha=1\.5: allowed: 0 to 1 "),
         ({"prices": "paper"}, r"policy\.prices='paper': allowed: machine, code"),
     ],
 )

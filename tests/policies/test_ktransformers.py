@@ -244,6 +244,7 @@ def test_presets_and_what_they_learn_from() -> None:
     [
         ({"threshold": 0}, r"policy\.threshold=0: allowed: at least 1 "),
         ({"mask": "random", "mask_seed": -1}, r"policy\.mask_seed=-1: allowed: at least 0 "),
+        ({"mask": "uniform", "mask_seed": -1}, r"policy\.mask_seed=-1: allowed: at least 0 "),
         ({"mask": "popular"}, r"policy\.mask='popular': allowed: uniform, frequency, front, random"),
     ],
 )

@@ -14,6 +14,7 @@ from policies import registry
 from policies.split import Split, fetches
 from sim.check.laws import Run, Witness, run
 from sim.check.synthetic import FlatHost, Routing, draw, setup_of
+from sim.core.accounts import COMPLETE
 from tests.policies.desk import Desk
 from tests.policies.scripted import SIZE, costs, held, script
 from traces.kit.errors import UserError
@@ -63,6 +64,20 @@ def test_no_other_number_is_sooner_and_of_equals_it_is_the_fewest() -> None:
         for m in range(15):
             slower = [max(f * (1 - phi), (m - f) * phi) for f in range(m + 1)]
             assert fetches(m, phi) == slower.index(min(slower))
+
+
+def test_a_share_of_at_most_one_in_all_misses_and_one_more_fetches_none() -> None:
+    for m in range(1, 12):
+        for phi in {Fraction(a, b) for b in range(1, 15) for a in range(b + 1)}:
+            assert (fetches(m, phi) > 0) == (phi > Fraction(1, m + 1))
+
+
+def test_what_never_fetches_never_fills_the_cache() -> None:
+    """Two of eight a token: from an empty cache two are missing, and a third is the largest share that fetches none."""
+    routing = draw(3, n_experts=8, k=2)
+    for phi, ever in ((0.33, False), (0.34, True)):
+        done = go(routing, 24, phi=phi)
+        assert (sum(row[COMPLETE] for row in done.accounts.hits[1]) > 0) == ever
 
 
 ONE = script([[[0, 1]]])
@@ -123,6 +138,10 @@ def test_what_cannot_be_is_one_line() -> None:
         made(ONE, 8, host_of(), phi=1.5)
     with pytest.raises(UserError, match=r"^policy\.phi=0\.5: allowed: null with policy\.backend=cpu, .*$"):
         made(ONE, 8, host_of(), phi=0.5, backend="cpu")
+    for host in (None, host_of(each=(Fraction(1), Fraction(2)))):  # a share that nothing would read
+        with pytest.raises(UserError, match=r"^policy\.phi=0\.5: .*\.backend=auto, which is offload on this .*$"):
+            made(ONE, 8, host, phi=0.5, backend="auto")
+    assert made(ONE, 8, host_of(), phi=0.5, backend="auto").decided() == {"backend": "hybrid", "phi": 0.5}
     for backend in ("hybrid", "cpu"):
         with pytest.raises(UserError, match=r"^policy=split: .*; allowed: hardware\.host\.cpu_tflops .*$"):
             made(ONE, 8, None, backend=backend)

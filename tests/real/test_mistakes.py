@@ -15,6 +15,7 @@ BASE = ("policy=lru", "budget=25%")
 REHEARSED = ("rehearse=true", "device=cpu")
 SMALL = ("device=cpu", "host_memory=1MB")
 TOO_SMALL = ("host_memory=1 MB: the model's weights take 59.3 MB; allowed: a model that fits",)
+MODIFIED = ("policy=pregated: is of a modified model", "allowed: policies of the model as it is")
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,9 @@ TOO_SMALL = ("host_memory=1 MB: the model's weights take 59.3 MB; allowed: a mod
         (("run", "policy=lru", "--config", "{prompts}"), ("policy=lru", "config=")),
         (("run", "--config", "{prompts}"), ("prompts.jsonl", "prompt='a': no such key")),
         (("run", "--config"), ("--config",)),
+        (("run", "policy=pregated", "budget=25%", "device=cpu", "routing=sample"), MODIFIED),
+        (("validate", "policy=pregated", "hardware=a100", "budget=25%", "device=cpu"), MODIFIED),
+        (("quality", "policy=pregated", "budget=25%", "device=cpu"), MODIFIED),
         (("serve", *BASE), ("serve", "run", "validate")),
         (("validate", "name=a/b"), ("name=a/b", "letters")),
         (("validate", "--config", "nosuch.yaml"), ("config=nosuch.yaml", "No such file")),

@@ -75,10 +75,10 @@ def test_every_policy_gives_the_whole_document_and_its_sums_hold(policy: str, tm
     assert stalls.to_numpy().sum() == sum(totals["stall_ns"].values())
 
     assert result["memory"]["peak_bytes"] <= result["memory"]["budget_bytes"]
-    lossless = result["provenance"]["lossless"]
-    assert (result["bounds"] is not None) == (result["reference"] is not None) == lossless
-    assert (result["quality"] is None) == lossless
-    if lossless:
+    exact = result["provenance"]["output"] != "lossy"
+    assert (result["bounds"] is not None) == (result["reference"] is not None) == exact
+    assert (result["quality"] is None) == exact
+    if exact:
         least = result["bounds"]["belady_bypass"]["gap"]
         on_the_gpu = "host_lookups" not in totals
         assert least >= 1 if on_the_gpu else "bounds.belady_bypass" in result["nulls"] and least is None

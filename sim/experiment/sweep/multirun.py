@@ -21,6 +21,7 @@ from rich.console import Console
 from sim.experiment.overrides import shell_word, value_word
 from sim.experiment.sweep.job import Job, Told, heard, tally
 from sim.experiment.sweep.plan import Plan, make_plan
+from sim.results.classes import LOSSY, MARKS, MODIFIED, WHY_MODIFIED, marked, output_of
 from sim.results.columns import row as frame_row
 from sim.results.compare.stats import VERY_FEW, few
 from sim.results.fitting import Row, fitted
@@ -176,14 +177,14 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
     bounded = any(row["bounds"] is not None for row in rows)
     lines: list[Row] = []
     for row in rows:
-        lossy = row["quality"] is not None
+        output = output_of(row)
         words = [
-            label(row["config"]["policy"]) + (", lossy" if lossy else ""),
+            marked(label(row["config"]["policy"]), output, "{}, {}"),
             format_bytes(row["memory"]["budget_bytes"]),
             *(VARYING[key](row) for key in varying),
             *own_figures(row),
         ]
-        lines.append(("magenta" if lossy else "", "", words))
+        lines.append(("magenta" if MARKS[output] else "", "", words))
     own = [frame_row(row, "") for row in rows]
     told = [titles(row) for row in own]
     for same in ({f"{it.work}," for it in told}, {it.where for it in told}):
@@ -199,5 +200,8 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
         console.print(said, style="yellow")
     if said := rests_on(own):
         console.print(said, style="yellow")
-    if any(style for style, *_ in lines):
+    classes = set(map(output_of, rows))
+    if LOSSY in classes:
         console.print("a lossy row is compared with lossy rows only, and has no bounds", style="magenta")
+    if MODIFIED in classes:
+        console.print(WHY_MODIFIED, style="magenta")

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from policies.api import OUTPUTS
+from sim.results.classes import LOSSY, by_class, outputs
 from sim.results.columns import LATENCIES, REFERENCE_ROWS, SHARES
 from sim.results.compare import stats
 from sim.results.compare.selection import check_alike, select
@@ -38,7 +40,8 @@ class Comparison:
     """The rows of :func:`sim.load` that were compared."""
     cells: pd.DataFrame
     """A row per policy_label and budget_bytes: value with low and high, requests, seeds, AVERAGED, quality_*, front:
-    no other row of its class is as good in latency and memory (and kept gate mass, if lossy) and better in one."""
+    no other row of its class, which is its `output`, is as good in latency and memory (and kept gate mass, if lossy)
+    and better in one."""
     pairs: pd.DataFrame
     """A row per policy of the baseline's class and budget: relative difference of the metric to the baseline's with
     low and high, difference_ms, p, p_adjusted (Holm, over all rows), significant."""
@@ -131,8 +134,9 @@ def _baseline(runs: pd.DataFrame, wanted: str | None) -> str:
     """The label that is wanted; else ``lru``, or where it was not run the first: lossless, at its defaults, by name."""
     labels = sorted(set(runs["policy_label"]))
     if wanted is None:
-        rows = runs[["policy_label", "policy", "lossless"]].drop_duplicates().itertuples(index=False)
-        ranked = min((label != BASELINE, not lossless, label != policy, label) for label, policy, lossless in rows)
+        rows = runs[["policy_label", "policy"]].assign(output=outputs(runs)).drop_duplicates().itertuples(index=False)
+        order = OUTPUTS.index
+        ranked = min((label != BASELINE, order(output), label != policy, label) for label, policy, output in rows)
         return str(ranked[-1])
     found = [wanted] if wanted in labels else sorted(set(runs["policy_label"][runs["policy"] == wanted]))
     if len(found) != 1:
@@ -157,6 +161,7 @@ def _cells(runs: pd.DataFrame, values: stats.Values, metric: str, level: float) 
                 "policy_label": label,
                 "policy": of["policy"].iloc[0],
                 "lossless": bool(of["lossless"].iloc[0]),
+                "output": outputs(of).iloc[0],
                 "budget_bytes": budget,
                 "value": found.value,
                 "low": found.low,
@@ -171,19 +176,18 @@ def _cells(runs: pd.DataFrame, values: stats.Values, metric: str, level: float) 
         )
     cells = pd.DataFrame(rows).astype({"low": "float64", "high": "float64"})
     cells["front"] = False
-    for lossless, group in cells.groupby("lossless"):
+    for output, group in by_class(cells):
         axes = group[["budget_bytes", "value"]]
-        if not lossless:
+        if output == LOSSY:
             axes = axes.assign(loss=1 - group["quality_kept_gate_mass"])
         cells.loc[group.index, "front"] = stats.pareto(axes.to_numpy(dtype=float))
     return cells
 
 
 def _references(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Every lossless run of a budget and seed has the same; policies with more seeds do not count more."""
+    """Every run of a budget and seed that has them has the same; policies with more seeds do not count more."""
     columns = {f"{name}_{metric}_ms_mean": name for name in REFERENCE_ROWS}
-    lossless = runs[runs["lossless"]]
-    groups = lossless.groupby(["budget_bytes", "seed"])
+    groups = runs[outputs(runs) != LOSSY].groupby(["budget_bytes", "seed"])
     # Who leaves experts to the host has a bound of its own, below the others': the lowest holds for all of them.
     by_seed = groups[[*columns]].mean().assign(bound_ms_per_token=groups["bound_ms_per_token"].min())
     found = by_seed.groupby(level="budget_bytes", sort=True).mean().reset_index()
@@ -193,7 +197,7 @@ def _references(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 def _two_engines(runs: pd.DataFrame, metric: str) -> list[str]:
     """Reference rows do not depend on the policy: where they differ, the code changed between the policies' runs."""
     columns = [f"{name}_{metric}_ms_mean" for name in REFERENCE_ROWS]
-    known = runs.loc[runs["lossless"], ["budget_bytes", "seed", *columns]].dropna(how="all", subset=columns)
+    known = runs.loc[outputs(runs) != LOSSY, ["budget_bytes", "seed", *columns]].dropna(how="all", subset=columns)
     known = known.drop_duplicates()
     return [
         f"At {format_bytes(int(budget))} the reference rows of policies differ, which do not depend on the policy: runs"

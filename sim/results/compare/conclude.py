@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sim.results.classes import LOSSLESS, LOSSY, MODIFIED, by_class, outputs
 from sim.results.columns import LATENCY_NAMES
 from sim.results.compare import stats
 from sim.results.compare.target import answer
@@ -25,7 +26,7 @@ def conclude(found: Comparison) -> list[str]:
 
 def limits(found: Comparison) -> list[str]:
     """Sentences on what may not be concluded."""
-    return [*_power(found), _scope(found), *_lossy(found), *found.missing]
+    return [*_power(found), _scope(found), *_apart(found), *found.missing]
 
 
 def _can_be_found(frame: pd.DataFrame, level: float) -> bool:
@@ -63,8 +64,8 @@ def _clause(found: Comparison, own: pd.DataFrame, all_: Mapping[Any, Any] | None
     """What was found of one policy; "" where nothing was."""
     every = budgets(own["budget_bytes"], own["budget_bytes"])
     # A lossy policy may be faster because it computes less.
-    lossless = found.cells.set_index("policy_label")["lossless"]
-    but = "" if lossless.loc[[found.baseline]].all() else ", whatever either keeps of the quality"
+    output = outputs(found.cells)[found.cells["policy_label"] == found.baseline].iloc[0]
+    but = "" if output == LOSSLESS else ", whatever either keeps of the quality"
     than, parts = f" {LATENCY_NAMES[found.metric]} than {found.baseline}", list[str]()
     for word, sign in (("lower", -1), ("higher", 1)):
         sure = own[own["significant"] & (sign * own["difference_ms"] > 0) & own["relative"].notna()]
@@ -91,8 +92,13 @@ def _interval(row: Mapping[Any, Any]) -> str:
 
 def _front(found: Comparison) -> list[str]:
     said, name = [], LATENCY_NAMES[found.metric]
-    for lossless, axes in ((True, f"memory and {name}"), (False, f"memory, {name} and kept gate mass, lossy")):
-        of_class = found.cells[found.cells["lossless"] == lossless]
+    axes_of = {
+        LOSSLESS: f"memory and {name}",
+        LOSSY: f"memory, {name} and kept gate mass, lossy",
+        MODIFIED: f"memory and {name}, of modified models",
+    }
+    for output, of_class in by_class(found.cells):
+        axes = axes_of[output]
         front = of_class[of_class["front"]]
         if len(front):
             at = {str(label): list(own["budget_bytes"]) for label, own in front.groupby("policy_label")}
@@ -165,8 +171,11 @@ def _corrected(found: Comparison) -> list[str]:
     return said
 
 
-def _lossy(found: Comparison) -> list[str]:
-    lossy = sorted(set(found.cells["policy_label"][~found.cells["lossless"]]))
-    if not lossy:
-        return []
-    return [f"Lossy, so not ranked with the others by latency; their quality is first-order: {', '.join(lossy)}."]
+def _apart(found: Comparison) -> list[str]:
+    why = {
+        LOSSY: "Lossy, so not ranked with the others by latency; their quality is first-order",
+        MODIFIED: "Of a modified model, so not ranked with the others: it would have chosen other experts than this"
+        " trace's model has, with a quality that nobody measured here",
+    }
+    labels = {output: sorted(set(own["policy_label"])) for output, own in by_class(found.cells)}
+    return [f"{why[output]}: {', '.join(labels[output])}." for output in labels if output in why]

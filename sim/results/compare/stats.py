@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sim.results.classes import outputs
 from traces.kit.units import counted, format_bytes
 
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ def pairs(
     """``Comparison.pairs`` and ``Comparison.overall``, and what could not be compared, in words."""
     import pandas as pd
 
-    of_class = cells["lossless"] == bool(cells["lossless"][cells["policy_label"] == baseline].iloc[0])
+    output = outputs(cells)
+    of_class = output == output[cells["policy_label"] == baseline].iloc[0]
     budgets = set(cells["budget_bytes"][cells["policy_label"] == baseline])
     rows, overall, missing = [], [], []
     for label, own in cells[of_class & (cells["policy_label"] != baseline)].groupby("policy_label", sort=True):

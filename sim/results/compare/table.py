@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sim.results.classes import CAPTIONS, LOSSLESS, LOSSY, MODIFIED, by_class, outputs
 from sim.results.columns import LATENCY_NAMES, REFERENCE_ROWS, SHARES
 from sim.results.compare.conclude import conclude, limits
 from sim.results.compare.words import budgets, milliseconds, percent, signed
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
     from sim.results.compare import Comparison
 
 PAIRED = ("diff %", "interval", "p", "hits %", "time", "bytes")
-LOSSY = ("hits %", "kept gate mass %", "substituted %", "skipped %", "low precision %", "stale %")
+QUALITY = ("hits %", "kept gate mass %", "substituted %", "skipped %", "low precision %", "stale %")
 FRONT = "front"
 BASE = "base"
 NOTHING = ("", "-", BASE)
 """What a column may hold and yet say nothing."""
-GOING = {True: (5, 2, 8, 7, 6), False: (7, 6, 2, 5, 8)}
+GOING = {LOSSLESS: (5, 2, 8, 7, 6), LOSSY: (7, 6, 2, 5, 8), MODIFIED: (5, 2, 8, 7, 6)}
 """Columns that a narrow console does without, the first one first, by class: p, interval, bytes, time, hits of the
-lossless; the last shares and the interval of the lossy."""
+lossless and of a modified model; the last shares and the interval of the lossy."""
 
 
 def show(found: Comparison, console: Console) -> None:
@@ -46,10 +47,11 @@ def show(found: Comparison, console: Console) -> None:
     if modelled := rests_on(found.runs.to_dict("records")):
         console.print(modelled, style="yellow")
     _points(console, "What was found", conclude(found))
-    for lossless in (True, False):
-        if (cells["lossless"] == lossless).any():
-            console.print()
-            console.print(*_table(found, lossless, console), sep="\n")
+    for output, _ in by_class(cells):
+        console.print()
+        if output == MODIFIED:  # its columns do not tell it
+            console.print(CAPTIONS[output], style="magenta")
+        console.print(*_table(found, output, console), sep="\n")
     console.print()
     _grid(console, meanings(found), "dim")
     _points(console, "What may not be concluded", limits(found))
@@ -75,8 +77,7 @@ def meanings(found: Comparison) -> list[tuple[str, str]]:
     said = []
     if cells["low"].notna().any():
         said.append(("interval", f"{percent(found.level)}, over blocks of neighbouring requests"))
-    lossless = bool(cells.loc[cells["policy_label"] == found.baseline, "lossless"].all())
-    if len(pairs) and lossless:
+    if len(pairs) and _class_of_baseline(found) != LOSSY:
         tested = bool(pairs["p"].notna().any())
         more = ", with its interval; * significant" if tested else ""
         said.append(("diff %", f"to {found.baseline} (base) on the same requests{more}"))
@@ -86,37 +87,36 @@ def meanings(found: Comparison) -> list[tuple[str, str]]:
         if len(found.overall):
             tests = f"; {counted(len(found.overall), 'test')}, corrected apart" if tested else ""
             said.append(("together", f"the mean of the differences at these budgets{tests}"))
-    if cells["lossless"].any():
+    if (outputs(cells) != LOSSY).any():
         said.append(("hits %", "lookups whose expert was complete when the gate had run"))
         if cells["bound_time_gap"].notna().any():
             said.append(("time, bytes", "multiples of the two bounds, the least that a lossless policy needs"))
     return [*said, ("+", f"on the Pareto front: no row has less of both memory and {name}")]
 
 
-def heads_of(found: Comparison, lossless: bool) -> list[str]:
+def heads_of(found: Comparison, output: str) -> list[str]:
     """The heads of the table of one class; without any bound those of the bounds are missing."""
     paired = PAIRED if _bounded(found) else PAIRED[:-2]
-    return ["", f"{LATENCY_NAMES[found.metric]} ms", "interval", *(paired if lossless else LOSSY), FRONT]
+    return ["", f"{LATENCY_NAMES[found.metric]} ms", "interval", *(QUALITY if output == LOSSY else paired), FRONT]
 
 
-def lines_of(found: Comparison, lossless: bool) -> Iterator[tuple[str, list[str]]]:
+def lines_of(found: Comparison, output: str) -> Iterator[tuple[str, list[str]]]:
     """The rows below these heads: "group" (a budget), "reference" or "" (a policy), and the words in them."""
-    blank = [""] * len(heads_of(found, lossless))
-    own = found.cells[found.cells["lossless"] == lossless]
+    blank = [""] * len(heads_of(found, output))
+    own = found.cells[outputs(found.cells) == output]
     figures = [*own["value"], *own["low"], *own["high"]]
     least = min((value for value in figures if value > 0), default=1.0)
-    of_class = bool(found.cells["lossless"][found.cells["policy_label"] == found.baseline].iloc[0]) == lossless
-    if lossless and of_class and len(found.overall):
+    if output != LOSSY and output == _class_of_baseline(found) and len(found.overall):
         yield from _together(found, blank)
     for budget, cells in own.groupby("budget_bytes", sort=True):
         yield "group", [f"budget {format_bytes(int(str(budget)))}", *blank[1:]]
-        for row in found.references.query("budget_bytes == @budget").to_dict("records") if lossless else ():
+        for row in found.references.query("budget_bytes == @budget").to_dict("records") if output == LOSSLESS else ():
             known = [name for name in REFERENCE_ROWS if not math.isnan(row[name])]
             yield from (("reference", [name, milliseconds(row[name], least), *blank[2:]]) for name in known)
         for cell in cells.sort_values(["value", "policy_label"]).to_dict("records"):
             ends = [milliseconds(cell[end], least) for end in ("low", "high")]
             words = [str(cell["policy_label"]), milliseconds(cell["value"], least), _span(*ends)]
-            words += _paired(found, cell) if lossless else _lossy(cell)
+            words += _lossy(cell) if output == LOSSY else _paired(found, cell)
             yield "", [*words, "+" if cell["front"] else ""]
 
 
@@ -130,19 +130,23 @@ def _together(found: Comparison, blank: list[str]) -> Iterator[tuple[str, list[s
         yield "", [*words, *blank[len(words) :]]
 
 
-def _table(found: Comparison, lossless: bool, console: Console) -> list[Any]:
+def _table(found: Comparison, output: str, console: Console) -> list[Any]:
     """The table of a class as far as the console is wide; a row on the front has its mark before its name."""
-    styles = {"group": "bold", "reference": "dim", "": "" if lossless else "magenta"}
+    styles = {"group": "bold", "reference": "dim", "": "" if output == LOSSLESS else "magenta"}
     rows: list[Row] = []
-    for kind, words in lines_of(found, lossless):
+    for kind, words in lines_of(found, output):
         before = "" if kind == "group" else f"{words[-1] or ' '} "
         rows.append((styles[kind], before, words[:-1]))
-    heads = heads_of(found, lossless)[:-1]
+    heads = heads_of(found, output)[:-1]
     # Too few requests for intervals and tests: that is said once, and not by a column of nothing.
     said = [not heads[i] or any(words[i].strip() not in NOTHING for *_, words in rows) for i in range(len(heads))]
     rows = [(style, before, list(compress(words, said))) for style, before, words in rows]
-    going = [sum(said[:place]) for place in GOING[lossless] if place < len(heads) and said[place]]
+    going = [sum(said[:place]) for place in GOING[output] if place < len(heads) and said[place]]
     return fitted(list(compress(heads, said)), rows, console, going)
+
+
+def _class_of_baseline(found: Comparison) -> str:
+    return str(outputs(found.cells)[found.cells["policy_label"] == found.baseline].iloc[0])
 
 
 def _bounded(found: Comparison) -> bool:
@@ -168,7 +172,7 @@ def _difference(row: Mapping[Any, Any]) -> list[str]:
 
 
 def _lossy(cell: Mapping[Any, Any]) -> list[str]:
-    """The cells below LOSSY."""
+    """The cells below QUALITY."""
     keys = ("hit_complete", *(f"quality_{share}" for share in SHARES))
     return [_known(100 * cell[key], "{:.1f}".format) for key in keys]
 

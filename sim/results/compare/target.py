@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sim.results.classes import LOSSLESS, LOSSY, MODIFIED, by_class, outputs
 from sim.results.columns import LATENCIES, SPREAD
 from sim.results.compare.words import first, milliseconds
 from traces.kit.errors import UserError, one_of
@@ -55,7 +56,7 @@ class Target:
         """
         import pandas as pd
 
-        found = cells[["policy_label", "lossless", "budget_bytes", "value", "high"]].copy()
+        found = cells[["policy_label", "lossless", "budget_bytes", "value", "high"]].assign(output=outputs(cells))
         if self.part != "mean":
             part = runs.groupby(["policy_label", "budget_bytes"])[f"{self.metric}_ms_{self.part}"].mean()
             found["value"] = part.loc[list(zip(found["policy_label"], found["budget_bytes"], strict=True))].to_numpy()
@@ -70,6 +71,7 @@ class Target:
                 {
                     "policy_label": label,
                     "lossless": bool(best["lossless"]),
+                    "output": best["output"],
                     "budget_bytes": least["budget_bytes"],
                     "value_ms": least["value"],
                     "high_ms": least["high"],
@@ -84,13 +86,14 @@ class Target:
 
 
 def answer(goal: Target | None, targets: pd.DataFrame | None) -> list[str]:
-    """Sentences of what :meth:`Target.met` found, the smallest budget first; lossy policies have their own."""
+    """Sentences of what :meth:`Target.met` found, the smallest budget first; each class has its own."""
     if goal is None or targets is None:
         return []
     said = []
     on = "by the mean over requests" if goal.part == "mean" else "a percentile, without an interval"
-    for lossless, kind in ((True, ""), (False, "lossy policies: ")):
-        own = targets[targets["lossless"] == lossless]
+    kinds = {LOSSLESS: "", LOSSY: "lossy policies: ", MODIFIED: "policies of a modified model: "}
+    for output, own in by_class(targets):
+        kind = kinds[output]
         meets, not_ = own[own["budget_bytes"].notna()], own[own["budget_bytes"].isna()]
         if len(meets):
             by_budget = []

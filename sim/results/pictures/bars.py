@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
+from policies.api import OUTPUTS
 from sim.core.accounts import FATES, STALLS
+from sim.results.classes import MARKS, best_class, by_class
 from sim.results.pictures.colours import CAUSES, COMPUTE, ENDS
 from sim.results.pictures.findings import about, number, span
 from sim.results.pictures.style import ROWS, Picture, Sheet, by_budget, pages_of
@@ -44,8 +47,8 @@ class Stack:
 def stalls(runs: pd.DataFrame, page: int | None = 1) -> Sheet:
     """From ``sim.load``: ms per generated token, stacked; the parts add up to the whole window (rule 5).
 
-    A panel per budget, or more where there are many policies; the fastest first, beside the time lower bound; lossy
-    ones apart, below.
+    A panel per budget, or more where there are many policies; the fastest first, beside the time lower bound; other
+    classes than the lossless one apart, below.
     EmptyPictureError where no tokens were generated, where nothing stalls, and after the last page.
     """
     parts = {"compute_ms_per_token": ("compute", COMPUTE)}
@@ -60,8 +63,9 @@ def stalls(runs: pd.DataFrame, page: int | None = 1) -> Sheet:
     frame = frame.assign(total=total, note=[f"{number(ms)} ms" for ms in total])
 
     def title(own: pd.DataFrame) -> str:
-        of = ", lossy policies apart" if len(set(own["lossless"])) > 1 else ""
-        own = own[own["lossless"]] if own["lossless"].any() else own
+        others = [MARKS[output] for output, _ in by_class(own)][1:]
+        of = f", {' and '.join(others)} policies apart" if others else ""
+        own = best_class(own)[1]
         shares = own.assign(waiting=1 - own["compute_ms_per_token"] / own["total"])
         return f"{span(shares, 'waiting')} of the time is waiting{of}"
 
@@ -94,14 +98,15 @@ def fates(runs: pd.DataFrame, page: int | None = 1) -> Sheet:
 
 
 def _stacked(it: Stack, title: str, about: str, page: int | None) -> Sheet:
-    """A panel of at most ROWS bars: of one budget, sorted by length; lossless ones first, lossy ones are another class.
+    """A panel of at most ROWS bars: of one budget, sorted by length, the lossless ones first, then each other class.
 
     A budget has one scale, however many panels it takes. The panels are those of a page of at most ROWS bars, or of
     all; EmptyPictureError where there is no such page.
     """
-    frame = it.frame.assign(length=it.frame[list(it.parts)].fillna(0).sum(axis=1))
+    length, place = it.frame[list(it.parts)].fillna(0).sum(axis=1), it.frame["output"].map(OUTPUTS.index)
+    frame = it.frame.assign(length=length, place=place)
     frame = frame.sort_values(
-        ["budget_bytes", "lossless", "length", "policy_label"], ascending=[True, False, not it.largest, True]
+        ["budget_bytes", "place", "length", "policy_label"], ascending=[True, True, not it.largest, True]
     )
     panels = []
     for budget, own in frame.groupby("budget_bytes", sort=True):
@@ -111,7 +116,7 @@ def _stacked(it: Stack, title: str, about: str, page: int | None) -> Sheet:
             more = "" if len(own) <= ROWS else f" ({start + 1} to {start + len(rows)} of {len(own)})"
             draw = partial(_draw, it=it, rows=rows, widest=float(own["length"].max()), floor=float(floor))
             lines = max(1 + short(name).count("\n") for name in rows["name"])
-            high = 0.7 + (0.09 + 0.17 * lines) * (len(rows) + _gap(rows))
+            high = 0.7 + (0.09 + 0.17 * lines) * (len(rows) + _gaps(rows)[-1])
             panels.append(Panel(f"{format_bytes(int(str(budget)))}: {it.title(own)}{more}", draw, 5.8, high, len(rows)))
     pages, of = pages_of([i for i, panel in enumerate(panels) for _ in range(panel.rows)], page)
     ends = np.cumsum([panel.rows for panel in panels])
@@ -119,13 +124,14 @@ def _stacked(it: Stack, title: str, about: str, page: int | None) -> Sheet:
     return Sheet(shown, f"{title}{of}", about, columns=1, titled=True)
 
 
-def _gap(rows: pd.DataFrame) -> float:
-    """Of a bar's height, between lossless and lossy ones."""
-    return 0.7 if len(set(rows["lossless"])) > 1 else 0.0
+def _gaps(rows: pd.DataFrame) -> NDArray[np.float64]:
+    """In bars' heights, how much farther down each bar is for the gaps between classes above it."""
+    new = rows["output"] != rows["output"].shift()
+    return np.asarray(0.7 * (new.cumsum() - 1), np.float64)
 
 
 def _draw(axes: Axes, *, it: Stack, rows: pd.DataFrame, widest: float, floor: float) -> Sequence[Any]:
-    places = np.arange(len(rows)) + np.where(rows["lossless"], 0.0, _gap(rows))
+    places = np.arange(len(rows)) + _gaps(rows)
     start = np.zeros(len(rows))
     named: list[Any] = []
     for column, (label, (colour, hatch)) in it.parts.items():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from policies.api import OUTPUTS
 from sim.core.accounts import PHASES
 from sim.results.columns import LATENCIES, LATENCY_NAMES, RATES, REFERENCE_ROWS
 from sim.results.pictures.colours import Looks, looks
@@ -49,8 +50,8 @@ def latency(
 
     ``cells``: of ``sim.results.compare``, whose intervals are drawn; ``target``: drawn where it is one of this mean.
     The time lower bound is one of the whole window, so it stands in a panel of its own. Lossy policies have panels
-    of their own, with the gate mass that they keep (rule 8). EmptyPictureError where no run has the latency, and where
-    there is one figure alone.
+    of their own, with the gate mass that they keep, and so have those of a modified model (rule 8).
+    EmptyPictureError where no run has the latency, and where there is one figure alone.
     """
     if metric not in LATENCIES:
         raise UserError(f"metric={metric}: allowed: {one_of(LATENCIES)}")
@@ -70,7 +71,7 @@ def latency(
         frame = frame.join(ends, on=["policy_label", "budget_bytes"])
     style, name = look or looks(runs["policy_label"]), LATENCY_NAMES[metric]
     goal, panels = target.of_mean(metric) if target else None, list[Panel]()
-    exact, lossy = frame[frame["lossless"]], frame[~frame["lossless"]]
+    exact, lossy, modified = (frame[frame["output"] == output] for output in OUTPUTS)
 
     def means(own: pd.DataFrame, kind: str = "", **cheats: str) -> Panel:
         found = Figures(own, column, f"{name} (ms), mean", style, references=cheats, target=goal)
@@ -86,6 +87,8 @@ def latency(
         first = f"Lossy, mean {name} {same} ms{everywhere}" if same else "Lossy"
         found = Figures(lossy, MASS, "kept gate mass (%), first-order", style, scale=100, share=True)
         panels.append(found.panel(f"{first}: {span(lossy, MASS)} of the gate mass is kept"))
+    if len(modified):
+        panels.append(means(modified, "Of a modified model, not ranked with the others. "))
     if not panels:
         each = number(float(frame[column].max()))
         raise EmptyPictureError(f"all lossy, none says what gate mass it keeps, and the mean is {each} ms for all")
@@ -109,24 +112,25 @@ def front(
 ) -> Sheet:
     """From ``sim.results.compare``'s cells: the metric in ms with its interval against the budget, rings on the front.
 
-    Lossy rows: the metric against the kept gate mass (%), a larger marker for a larger budget. A lossy row that does
-    not say what mass it keeps cannot be placed; the panel's title says how many. ``about``: the subtitle.
-    EmptyPictureError where there is nothing to place, and where there is one row alone.
+    Rows of a modified model have a panel of their own. Lossy rows: the metric against the kept gate mass (%), a larger
+    marker for a larger budget; one that does not say what mass it keeps cannot be placed, and the panel's title says
+    how many. ``about``: the subtitle. EmptyPictureError where there is nothing to place, and where there is one row
+    alone.
     """
     need(cells, "policy_label", "lossless", "budget_bytes", "value", "low", "high", "front", MASS)
-    lossless = cells["lossless"].astype(bool)
-    cells = named(cells.assign(lossless=lossless))
-    exact, lossy, style = cells[lossless], cells[~lossless], look or looks(cells["policy_label"])
+    cells, style = named(cells), look or looks(cells["policy_label"])
+    exact, lossy, modified = (cells[cells["output"] == output] for output in OUTPUTS)
     known = lossy[lossy[MASS].notna()]
-    if exact.empty and known.empty:
+    if exact.empty and modified.empty and known.empty:
         raise EmptyPictureError("no lossless row, and no lossy one says what gate mass it keeps")
     wanted = target.of_mean(metric) if target else None
     panels = []
     label = f"{LATENCY_NAMES[metric]} (ms), mean"
-    if len(exact) > 1:
-        title = lowest(exact, "value", f"mean {LATENCY_NAMES[metric]}")
-        figures = Figures(exact, "value", label, style, target=wanted)
-        panels.append(Panel(title, partial(_memory, figures), high=figures.high))
+    for rows, kind in ((exact, ""), (modified, "Of a modified model. ")):
+        if len(rows) > 1:
+            title = kind + lowest(rows, "value", f"mean {LATENCY_NAMES[metric]}")
+            figures = Figures(rows, "value", label, style, target=wanted)
+            panels.append(Panel(title, partial(_memory, figures), high=figures.high))
     if len(known) and alike(known["value"]) is None:
         mass = known[MASS]
         title = f"Lossy: {number(100 * mass.min())} to {number(100 * mass.max())} % of the gate mass is kept"
@@ -134,8 +138,8 @@ def front(
             title += f" ({len(lossy) - len(known)} rows do not say what they keep)"
         panels.append(Panel(title, partial(_quality, known, label, style, wanted)))
     if not panels:
-        rows = [*exact.to_dict("records"), *known.to_dict("records")]
-        said = f"{rows[0]['name']} {number(rows[0]['value'])} ms{', and so all' * (len(rows) > 1)}"
+        each = [row for rows in (exact, modified, known) for row in rows.to_dict("records")]
+        said = f"{each[0]['name']} {number(each[0]['value'])} ms{', and so all' * (len(each) > 1)}"
         raise EmptyPictureError(f"one figure is no picture: {said}")
     return Sheet(panels, "Latency and memory, and what lossy policies give up", about)
 
@@ -204,11 +208,13 @@ def hits(runs: pd.DataFrame, look: Looks | None = None) -> Sheet:
 
 @Picture
 def link(runs: pd.DataFrame, look: Looks | None = None) -> Sheet:
-    """From ``sim.load``: how busy the link was (%), and MB copied per generated token beside ``belady_bypass``.
+    """From ``sim.load``: how busy the link was (%), and MB copied per generated token beside ``belady_bypass``,
+    which is said to be of the GPU alone where a row has the host compute.
 
     EmptyPictureError where no time passed, nothing was copied, or there is one run alone.
     """
-    wanted = ("link_utilisation", "bytes_per_token", "bound_bytes", "generated_tokens", "belady_forced_bytes_per_token")
+    forced = "belady_forced_bytes_per_token"
+    wanted = ("link_utilisation", "bytes_per_token", "bound_bytes", "generated_tokens", "host_lookups", forced)
     frame = by_budget(runs, *wanted)
     frame = frame.assign(floor=frame["bound_bytes"] / frame["generated_tokens"])
     if not frame[["link_utilisation", "bytes_per_token"]].notna().any(axis=None):
@@ -218,13 +224,15 @@ def link(runs: pd.DataFrame, look: Looks | None = None) -> Sheet:
         busy = Figures(frame, "link_utilisation", "time that the link is busy (%)", style, scale=100, share=True)
         panels.append(busy.panel(f"The link is busy {span(frame, 'link_utilisation')} of the time"))
     if differs(frame["bytes_per_token"]):
-        words = "no lossless policy copies so little"
-        cheats = {"belady_forced": wanted[-1]}
+        alone = " on the GPU alone" * bool(frame["host_lookups"].any())  # what the host computes need not be copied
+        words = f"no lossless policy{alone} copies so little"
+        cheats = {"belady_forced": forced}
         copied = Figures(
             frame, "bytes_per_token", "copied per generated token (MB)", style, MB, False, cheats, "floor", words
         )
         said = times(frame[frame["lossless"]], "bytes_per_token", "floor")
-        panels.append(copied.panel(f"The best copies {said} the bytes of the bound" if said else "Bytes over the link"))
+        title = f"The best{alone} copies {said} the bytes of the bound" if said else "Bytes over the link"
+        panels.append(copied.panel(title))
     if not panels:
         busy_, bytes_ = frame["link_utilisation"].iloc[0], frame["bytes_per_token"].iloc[0]
         raise EmptyPictureError(

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from policies.api import OUTPUTS
 from sim.core.accounts import PHASES, STALLS
+from sim.results.classes import marked, outputs
 from sim.results.pictures.findings import number
 from sim.results.pictures.style import Picture, Sheet, need, pages_of
 from traces.describe import plots
@@ -40,13 +42,13 @@ def layers(frame: pd.DataFrame, phase: str = "decode", page: int | None = 1, abo
     own = frame[frame["phase"] == phase]
     if not own["lookups"].any():
         raise EmptyPictureError(f"no {phase} lookups")
-    own = own.assign(stall=own[stalls].sum(axis=1), lossless=own["lossless"].astype(bool))
-    keys = ["lossless", "budget_bytes", "policy_label"]
+    own = own.assign(stall=own[stalls].sum(axis=1), output=outputs(own))
+    keys = ["output", "budget_bytes", "policy_label"]
     sums = own.groupby([*keys, "layer"])[["complete", "lookups", "stall", "generated_tokens"]].sum()
     seen = sums["lookups"].astype(float)
     rates = 100 * sums["complete"].astype(float) / seen.where(seen > 0)
     waits = sums["stall"].astype(float) / 1e6 / sums["generated_tokens"].astype(float)
-    ordered = sorted({key[:3] for key in sums.index}, key=lambda key: (not key[0], key[1], key[2]))
+    ordered = sorted({key[:3] for key in sums.index}, key=lambda key: (OUTPUTS.index(key[0]), key[1], key[2]))
     pages, of = pages_of([key[:2] for key in ordered], page)
     drawn = (
         (rates, f"complete hits, {phase} (% of lookups)", 100.0, "cividis", " %"),
@@ -76,12 +78,12 @@ def _finding(values: pd.Series[float], label: str, unit: str) -> str:
     return f"{what}: {ends}{of}"
 
 
-def _name(key: tuple[bool, int, str]) -> str:
-    return f"{short(key[2])}{'' if key[0] else ' (lossy)'}, {format_bytes(int(key[1]))}"
+def _name(key: tuple[str, int, str]) -> str:
+    return f"{marked(short(key[2]), key[0])}, {format_bytes(int(key[1]))}"
 
 
 def _heat(
-    axes: Axes, *, values: pd.Series[float], rows: list[tuple[bool, int, str]], label: str, most: float, colours: str
+    axes: Axes, *, values: pd.Series[float], rows: list[tuple[str, int, str]], label: str, most: float, colours: str
 ) -> Sequence[Any]:
     """Rows downwards; the lightness of the colours alone tells the values."""
     grid = values.unstack("layer").loc[rows].to_numpy(dtype=float)  # noqa: PD010 - a series

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Generic, ParamSpec
 
 from matplotlib.figure import Figure
 
+from sim.results.classes import marked, outputs
 from traces.kit.drawing import EmptyPictureError
 from traces.kit.errors import UserError, one_of
 from traces.kit.panels import Panel, together
@@ -59,19 +60,20 @@ def need(frame: pd.DataFrame, *columns: str) -> None:
 
 
 def by_budget(runs: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """Means over seeds: a row per policy_label and budget_bytes, ``columns``, and lossless as a bool; sorted.
+    """Means over seeds: a row per policy_label and budget_bytes, ``columns``, lossless as a bool, output; sorted.
 
-    ``name``: the label as it is drawn; that of a lossy policy says so.
+    ``name``: the label as it is drawn; that of a policy that is not lossless says so.
     """
     need(runs, "policy_label", "budget_bytes", "lossless", *columns)
-    frame = runs.assign(lossless=runs["lossless"].astype(bool))
-    keys = ["policy_label", "lossless", "budget_bytes"]
+    frame = runs.assign(lossless=runs["lossless"].astype(bool), output=outputs(runs))
+    keys = ["policy_label", "lossless", "output", "budget_bytes"]
     return named(frame.groupby(keys, sort=True)[list(columns)].mean().astype("float64").reset_index())
 
 
 def named(frame: pd.DataFrame) -> pd.DataFrame:
-    """With the column ``name``; ``lossless`` is to be bool."""
-    return frame.assign(name=frame["policy_label"].where(frame["lossless"], frame["policy_label"] + " (lossy)"))
+    """With the columns ``name`` and ``output``."""
+    output = outputs(frame)
+    return frame.assign(name=list(map(marked, frame["policy_label"], output)), output=output)
 
 
 def pages_of(groups: Sequence[Hashable], page: int | None) -> tuple[list[slice], str]:

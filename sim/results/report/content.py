@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim.results.classes import CAPTIONS, MARKS, best_class, by_class
 from sim.results.columns import LATENCY_NAMES, REFERENCE_ROWS
 from sim.results.compare.conclude import conclude, limits
 from sim.results.compare.table import heads_of, lines_of, meanings
 from sim.results.compare.words import milliseconds, percent
 from sim.results.pictures.findings import about
+from sim.results.pictures.style import named
 from sim.results.report.draw import draw
 from sim.results.report.page import Page
 from sim.results.titles import rests_on, titles
@@ -42,7 +44,8 @@ INTRODUCTION = (
     "A Mixture-of-Experts model that does not fit on the GPU keeps its experts in host memory. A policy decides which"
     " of them are on the GPU, within a budget of its memory, and what is prefetched. TTFT: time to the first token of"
     " a request; TPOT: time per output token after it; lower is better. Bounds are what no lossless policy can beat;"
-    " reference rows cheat, and show how much cheating would help; lossy policies change the model's output."
+    " reference rows cheat, and show how much cheating would help; lossy policies change the model's output; those of a"
+    " modified model want another model."
 )
 FIGURES = (
     ("TTFT ms", "ttft_ms_mean", 1),
@@ -88,8 +91,8 @@ def build(
     page.heading("What may not")
     page.points(limits(found))
     page.heading("Comparison")
-    for lossless in (True, False):
-        _comparison(page, found, lossless)
+    for output, _ in by_class(found.cells):
+        page.table(heads_of(found, output), lines_of(found, output), CAPTIONS[output])
     legend = [f"{head}: {meaning}" for head, meaning in meanings(found)]
     page.text("; ".join([*legend, "in italics: reference rows, which cheat."]), "quiet")
     page.heading("Pictures")
@@ -128,11 +131,10 @@ def data(found: Comparison) -> bytes:
 def opening(found: Comparison) -> str:
     """Which mean is lowest, within what interval, and how far above the bound: at the largest budget and the smallest.
 
-    Of lossless rows, if there are any.
+    Of lossless rows, if there are any; else of lossy ones, else of those of a modified model.
     """
-    cells, kind = found.cells, "lossy "
-    if cells["lossless"].any():
-        cells, kind = cells[cells["lossless"].astype(bool)], ""
+    output, cells = best_class(found.cells)
+    kind = f"{MARKS[output]} " if MARKS[output] else ""
     order = cells.sort_values(["value", "policy_label"], kind="stable")
     rows = order.drop_duplicates("budget_bytes").sort_values("budget_bytes").to_dict("records")
     name, alone = LATENCY_NAMES[found.metric], len(set(cells["policy_label"])) == 1
@@ -159,20 +161,12 @@ def _times(row: Mapping[Any, Any], bound: str) -> str:
     return "" if gap is None or math.isnan(gap) else f", {gap:.2f} times {bound}"
 
 
-def _comparison(page: Page, found: Comparison, lossless: bool) -> None:
-    """The table that ``sim compare`` prints of one class, if it has rows."""
-    if not (found.cells["lossless"] == lossless).any():
-        return
-    caption = "lossless policies" if lossless else "lossy policies: another class, not ranked with those"
-    page.table(heads_of(found, lossless), lines_of(found, lossless), caption)
-
-
 def _runs(page: Page, found: Comparison) -> None:
     """A row per run with its own figures."""
     heads = ["policy", "budget", "seed", *(head for head, _, _ in FIGURES), "folder"]
     rows = [
         ("", [*_who(run), *(_number(run[name], factor) for _, name, factor in FIGURES), str(run["folder"])])
-        for run in found.runs.to_dict("records")
+        for run in named(found.runs).to_dict("records")
     ]
     page.table(heads, rows, "one row per run; -: null; the table below says why")
 
@@ -192,7 +186,7 @@ def _origin(page: Page, found: Comparison, again: Callable[[str, str], str]) -> 
     """Where every row comes from (rule 9), and the command that makes it again: ``again`` of its folder and source."""
     rows: list[tuple[str, Sequence[str]]] = []
     commands: list[tuple[str, Sequence[str]]] = []
-    for run in found.runs.to_dict("records"):
+    for run in named(found.runs).to_dict("records"):
         predictors = ", ".join(f"{n} {sha[:12]}" for n, sha in json.loads(run["predictors"]).items()) or "none"
         source = str(run["source"]) + (f", {run['device']}, {run['device_date']}" if run["source"] == "device" else "")
         hashes = [str(run[name]) for name in ("cell", "code", "decision_digest")]
@@ -221,8 +215,7 @@ def _common(found: Comparison) -> Iterator[str]:
 
 
 def _who(run: dict[Any, Any]) -> list[str]:
-    label = f"{run['policy_label']}{'' if run['lossless'] else ' (lossy)'}"
-    return [label, format_bytes(int(run["budget_bytes"])), str(run["seed"])]
+    return [str(run["name"]), format_bytes(int(run["budget_bytes"])), str(run["seed"])]
 
 
 def _number(value: Any, factor: float) -> str:

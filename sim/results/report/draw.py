@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.core.accounts import PHASES
 from sim.results import pictures
+from sim.results.classes import LOSSY, outputs
 from sim.results.columns import REFERENCE_ROWS
 from sim.results.compare import Comparison
 from sim.results.finished import traced
@@ -44,7 +45,7 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
     runs, metric = found.runs, found.metric
     damaged = list[str]()
     validations = _validations(root)
-    lossy = found.cells[~found.cells["lossless"].astype(bool)]
+    lossy = found.cells[outputs(found.cells) == LOSSY]
     # One for the page: marker and dash of variants too are the same in every picture.
     look = looks([*runs["policy_label"], *(name for _, document in validations for name in _policies(document))])
     said = about(runs)
@@ -56,7 +57,7 @@ def draw(found: Comparison, root: Path) -> list[Drawn]:
         _draw("stalls", STALLS, partial(pictures.stalls.sheet, runs, None)),
         _draw("hits", HITS, partial(pictures.hits.sheet, runs, look)),
         _draw("fates", FATES, partial(pictures.fates.sheet, runs, None)),
-        _draw("link", LINK, partial(pictures.link.sheet, runs, look)),
+        _draw("link", _of_link(runs), partial(pictures.link.sheet, runs, look)),
     ]
     try:
         layers = load_layers(root, runs, damaged)
@@ -88,12 +89,18 @@ def _of_latency(runs: pd.DataFrame) -> str:
     lines = len(set(runs["budget_bytes"])) > 1
     bound = bool(runs["bound_ms_per_token"].notna().any())
     cheats = runs[[f"{name}_tpot_ms_mean" for name in REFERENCE_ROWS]].notna().any(axis=None)
-    return LATENCY + LINES * lines + BOUND * bound + EDGE * (bound and lines) + CHEATS * bool(cheats)
+    area = HOSTED if runs["host_lookups"].any() else BOUND
+    return LATENCY + LINES * lines + area * bound + EDGE * (bound and lines) + CHEATS * bool(cheats)
+
+
+def _of_link(runs: pd.DataFrame) -> str:
+    return LINK + BYTES * bool(runs["bound_bytes"].notna().any())
 
 
 LATENCY = "Latency against GPU memory."
 LINES = " Lines between budgets guide the eye."
 BOUND = " Nothing lossless that computes on the GPU can lie in the grey area."
+HOSTED = " Nothing lossless can lie in the grey area, whether the GPU computes all experts or the host some of them."
 EDGE = " Its upper edge is exact at the budgets that were run; between two of them the larger one's holds."
 CHEATS = " Reference rows cheat, and show how much cheating would help (infinite has all the memory there is)."
 FRONT = "Latency against what lossy policies keep of the model's output; a larger marker for a larger budget."
@@ -103,7 +110,8 @@ STALLS = (
 )
 HITS = "The four hit rates that papers mix up, over the lookups of each phase."
 FATES = "What became of the prefetches: useful ones were complete before they were demanded, late ones after."
-LINK = "How busy the link was, and what was copied. Nothing lossless copies less than the bound."
+LINK = "How busy the link was, and what was copied."
+BYTES = " Nothing lossless copies less than the bound where the GPU computes all experts; the host's need no copy."
 LAYERS = "Layer by layer: complete hits, and stalls"
 POPULARITY = "How often each expert was chosen, over the whole trace: orange is more often than by uniform choice."
 REUSE = (

@@ -1,11 +1,14 @@
 """Small machines and random passes."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from policies.api import Policy, Setup
 from policies.bounds import windows
@@ -14,6 +17,7 @@ from policies.bounds.future import Clairvoyant, Future
 from policies.bounds.reference_rows import BeladyForced, OracleAhead, PerfectNextLayer
 from policies.lru import LRU
 from policies.on_demand import OnDemand
+from policies.pregated import Pregated
 from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.experiment.bounds import Floor, floors_of
@@ -61,10 +65,28 @@ POLICIES = {
     "lru_layer": lambda setup: LRU(setup, scope="layer"),
     "on_demand": OnDemand,
     "restless": Restless,
+    "pregated": Pregated,
+    "pregated_cached": lambda setup: Pregated(setup, cache_share=0.2, cache="lru"),
     "belady_forced": BeladyForced,
     "perfect_next_layer": PerfectNextLayer,
     "oracle_ahead": OracleAhead,
 }
+
+
+class Pregates(TraceSignals):
+    """Nothing but who computes in the next layer, of passes that are of no trace."""
+
+    def __init__(self, lab: "Lab") -> None:
+        super().__init__(None)
+        self.E, self.passes = lab.setup.n_experts, iter(lab.passes)
+        self.step: Pass
+
+    def enter(self, parts: Sequence[tuple[int, int]]) -> None:
+        super().enter(parts)
+        self.step = next(self.passes)
+
+    def _pregate(self) -> NDArray[np.integer[Any]]:
+        return np.array([[x % self.E for x in self.step.demand[self.layer + 1]]], np.uint8)
 
 
 @dataclass
@@ -89,7 +111,7 @@ class Lab:
         """Replay, the first ``warmup`` passes before the window."""
         if isinstance(policy, Clairvoyant):
             policy.foresee(self.future())
-        core = Core(policy, self.setup, TraceSignals(None))
+        core = Core(policy, self.setup, Pregates(self))
         machine = Machine(core, self.costs, depth=self.depth, lanes=self.costs.lanes)  # type: ignore[arg-type]
         return machine.run(self.passes[:warmup], self.passes[warmup:])
 

@@ -113,12 +113,15 @@ class Fixed(Fiddler):
 
 
 # The oracle is the machine: no other split of the layer ends earlier on it, and this one when it was foreseen to.
-@pytest.mark.parametrize(("staging", "workers", "chunks"), [(1, 1, 1), (2, 1, 3), (3, 2, 1), (1, 2, 2)])
-def test_no_split_is_sooner_on_the_machine(staging: int, workers: int, chunks: int) -> None:
+@pytest.mark.parametrize(
+    ("staging", "workers", "chunks", "lanes"),
+    [(1, 1, 1, 1), (2, 1, 3, 1), (3, 2, 1, 1), (1, 2, 2, 1), (1, 1, 3, 2), (2, 1, 1, 2), (3, 2, 3, 2)],
+)
+def test_no_split_is_sooner_on_the_machine(staging: int, workers: int, chunks: int, lanes: int) -> None:
     for seed in range(4):
         rng = Random(seed)
         routing = routed([rng.randrange(1, 9) for _ in range(5)], 8)
-        setup = machine(rng, routing, staging, workers=workers, chunks=chunks)
+        setup = replace(machine(rng, routing, staging, workers=workers, chunks=chunks), lanes=lanes)
         params = {"rule": "max", "staging": staging}
         done = run(registry.build("fiddler", setup, params), routing)
         assert isinstance(done.policy, Fiddler)

@@ -30,9 +30,11 @@ from traces.kit.errors import UserError
 SHIPPED = [
     Variant(given.pop("name"), tuple(given.items()), title=path.stem)
     for path in sorted((conf.FOLDER / "policy").glob("*.yaml"))
-    if registry.find((given := yaml.safe_load(path.read_text()))["name"]).precompute is Policy.precompute
+    if (given := yaml.safe_load(path.read_text()))
+    and (kind := registry.find(given["name"])).precompute is Policy.precompute
+    and not kind.modified
 ]
-"""Every YAML of conf/policy that a device runs."""
+"""Every YAML of conf/policy that a device runs: none that wants a modified model, or the host to begin early."""
 PREDICTORS = {it.name: it for variant in SHIPPED for it in variant.world.predictors}
 WORLD = World(predictors=tuple(PREDICTORS.values()))
 

@@ -32,6 +32,8 @@ TABLE = {
     "qwen3_30b_a3b": (9.44, 58.0, 3.62),
     "olmoe_1b_7b": (12.6, 12.9, 1.61),
 }
+DECODERS = {"switch_base_128": 30.0, "switch_large_128": 105.6}
+"""Of these the decoder alone; GB of the whole in float32, by Pre-gated MoE (arXiv 2308.12066)."""
 MACHINES = ["a100", "h100", "h200", "jetson_agx_orin", "rtx_3090", "rtx_3090_x2", "rtx_3090_x6", "rtx_4090"]
 
 
@@ -44,7 +46,7 @@ def machine(name: str) -> HardwareProfile:
 
 
 def test_every_shipped_profile_has_its_check() -> None:
-    assert conf.names("model") == {*PUBLISHED, AS_TRACED}
+    assert conf.names("model") == {*PUBLISHED, *DECODERS, AS_TRACED}
     assert sorted(conf.names("hardware")) == MACHINES
 
 
@@ -75,6 +77,20 @@ def test_expert_sizes_follow_from_the_shapes(name: str) -> None:
     }
     assert m.expert_bytes == {dtype: sizes[dtype] for dtype in m.expert_bytes}
     assert m.priced() == (sizes[m.dtype],) * m.moe_layers
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_with_its_encoder_is_what_is_published(name: str) -> None:
+    """An encoder has as many experts, and no cross-attention, which is half of what a decoder's attention has."""
+    m = model(name)
+    assert m.expert_params == m.shared_expert_params == 2 * m.hidden * m.expert_width, "two matrices, no gate"
+    assert m.expert_bytes == {"float32": 4 * m.expert_params, "float16": 2 * m.expert_params}
+    assert m.attention_params == 2 * (8 * m.hidden**2 + 3 * m.hidden)
+    layer = m.experts * m.expert_params + m.router_params + m.shared_expert_params
+    both = m.moe_layers * (2 * layer + m.attention_params + m.attention_params // 2)
+    assert 4 * (both + m.head_params) / 1e9 == pytest.approx(DECODERS[name], rel=0.02)
+    decoder = m.moe_layers * (layer + m.attention_params) + m.head_params
+    assert f"its decoder, {decoder:,} parameters in all" in m.source
 
 
 @pytest.mark.parametrize("name", TABLE)

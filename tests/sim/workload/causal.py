@@ -47,10 +47,13 @@ class Recorded:
 
 
 def maker(folders: pytest.TempPathFactory) -> Callable[..., Recorded]:
-    """``make(seed, batch, layers=L)``: a trace with all signals, and others with another future."""
+    """``make(seed, batch, layers=L, pregated=False)``: a trace with all signals, and others with another future.
+
+    ``pregated``: after what is known where each gate has said who computes in the next layer.
+    """
 
     @cache
-    def make(seed: int, batch: int, layers: int = L) -> Recorded:
+    def make(seed: int, batch: int, layers: int = L, pregated: bool = False) -> Recorded:
         folder = folders.mktemp("traces")
         routing = draw(seed, n_layers=layers, n_experts=E, k=K, decode=5, prompts=4, world=WORLD)
         plans = [Plan((rows,), 5) for prefill, _, rows in routing.steps if prefill]
@@ -59,7 +62,7 @@ def maker(folders: pytest.TempPathFactory) -> Callable[..., Recorded]:
         rng, others = np.random.default_rng(seed), []
         for number, layer in enumerate((-1, 0, 1, 2)):
             index = int(rng.integers(1, len(passes) - 1))
-            arrays = _another_future(routing.signals, passes, index, layer, rng)
+            arrays = _another_future(routing.signals, passes, index, layer, rng, pregated=pregated)
             others.append(Changed(index, layer, _write(folder / f"other{number}", plans, arrays)))
         budget, costs = SIZE * (6 + seed), SLOW if seed % 2 else FAST
         setup = Setup(layers, E, K, (SIZE,) * layers, 1 + seed % 2, budget, costs, 1, PREDICTORS, host=HOST)
@@ -82,24 +85,30 @@ def outputs(trace: Trace) -> Arrays:
     return {name: np.load(trace.path.with_name(f"{trace.path.name}-{name}.npy"), mmap_mode="r") for name in PREDICTORS}
 
 
-def _another_future(arrays: Arrays, passes: Sequence[Pass], index: int, layer: int, rng: np.random.Generator) -> Arrays:
+def _another_future(
+    arrays: Arrays, passes: Sequence[Pass], index: int, layer: int, rng: np.random.Generator, *, pregated: bool
+) -> Arrays:
     n, layers = arrays["expert_ids"].shape[:2]
     late, begun_late = np.zeros((n, layers), bool), np.zeros(n, bool)
     for number, step in enumerate(passes[index:]):
         for first, rows in step.parts:
             late[first : first + rows, 0 if number else max(layer, 0) :] = True
             begun_late[first : first + rows] = number > 0 or layer < 0
+    unsaid = late.copy()  # by any gate
+    if pregated and layer > 0:
+        for first, rows in passes[index].parts:
+            unsaid[first : first + rows, layer] = False
     source = draw(int(rng.integers(1 << 30)), n_layers=layers, n_experts=E, k=K, decode=40, world=WORLD).signals
     rows = rng.integers(0, len(source["expert_ids"]), n)
     given = {}
     for name, old in arrays.items():
-        mask = begun_late if name in ("token_ids", "embedding") else late
+        mask = {"token_ids": begun_late, "embedding": begun_late, "expert_ids": unsaid}.get(name, late)
         given[name] = np.where(mask.reshape(*mask.shape, *[1] * (old.ndim - mask.ndim)), source[name][rows], old)
     return given
 
 
 def shipped(trace: Trace, policy: Policy) -> TraceSignals:
-    return TraceSignals(trace, policy.needs(), outputs(trace), policy.predictors())
+    return TraceSignals(trace, policy.needs(), outputs(trace), policy.predictors(), pregated=policy.modified)
 
 
 def play(policy: Policy, trace: Trace, batch: int, make_signals: MakeSignals) -> Witness:

@@ -35,7 +35,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recorded
 def test_nothing_is_decided_by_what_comes_later(
     variant: Variant, seed: int, batch: int, recorded: Callable[..., Recorded]
 ) -> None:
-    given = recorded(seed, batch, variant.world.layers)
+    given = recorded(seed, batch, variant.world.layers, registry.find(variant.name).modified)
     assert_causal(variant.build, replace(given, setup=variant.roomy(given.setup)))
 
 
@@ -133,6 +133,27 @@ def test_no_trick_gets_the_future_out_of_the_signals(
     trickster: type[Trickster], seed: int, batch: int, recorded: Callable[..., Recorded]
 ) -> None:
     assert_causal(trickster, recorded(seed, batch))
+
+
+class OneLayerOn(Mover):
+    """Of a modified model, it reads the pre-gate too, here and where it would like to be."""
+
+    modified = True
+
+    @staticmethod
+    def readers(signals: Signals) -> tuple[Callable[[], Any], ...]:
+        return *Trickster.readers(signals), signals.pregate
+
+
+@SEEDS
+def test_of_a_modified_model_one_layer_more_is_known_and_nothing_else(
+    seed: int, batch: int, recorded: Callable[..., Recorded]
+) -> None:
+    assert_causal(OneLayerOn, recorded(seed, batch, L, pregated=True))
+    with pytest.raises(AssertionError, match="with knowledge of later"):  # or else the window would be of no use
+        assert_causal(OneLayerOn, recorded(seed, batch, L))
+    with pytest.raises(AssertionError, match="with knowledge of later"):
+        assert_causal(OneLayerOn, recorded(seed, batch, L, pregated=True), leaky(FakeSignals))
 
 
 class Views(FakeSignals):

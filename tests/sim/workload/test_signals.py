@@ -158,3 +158,32 @@ def test_a_signal_that_was_not_recorded_is_an_error_that_names_it(tmp_path: Path
     with pytest.raises(UserError, match=name):
         ALL[name](bare.shown())
     assert len(bare.shown().expert_ids()) == 2
+
+
+# -- the pre-gate of a modified model -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+def test_a_pregate_says_who_computes_in_the_next_layer(trace: Trace, parts: list[tuple[int, int]]) -> None:
+    """From what every trace has; the last layer's speaks of nobody."""
+    signals = TraceSignals(trace, (), pregated=True)
+    signals.enter(parts)
+    with pytest.raises(RuntimeError, match=r"expert_ids.* before a gate"):
+        signals.shown().pregate()
+    for layer in range(L - 1):
+        signals.layer = layer
+        said = signals.shown().pregate()
+        np.testing.assert_array_equal(
+            said, [[number(row, layer + 1), number(row, layer + 1) + 1] for row in rows_of(parts)]
+        )
+        assert not np.shares_memory(said, trace.expert_ids)
+    signals.layer = L - 1
+    assert (signals.shown().pregate() == ABSENT).all()
+    assert len(signals.shown().pregate()) == len(rows_of(parts))
+
+
+def test_no_other_model_has_a_pregate(signals: TraceSignals) -> None:
+    signals.enter([(0, 2)])
+    signals.layer = 0
+    with pytest.raises(RuntimeError, match=r"pregate.*modified model"):
+        signals.shown().pregate()

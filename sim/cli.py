@@ -10,6 +10,7 @@ PROGRAM = Program(
             "sim.experiment.words:run",
             "replay a trace: latency, hits, bytes and stalls, beside the bounds that no lossless policy can beat",
         ),
+        "plan": ("sim.plan.words:main", "does it fit, and how fast, before anything is downloaded"),
         "compare": (
             "sim.results.compare.cli:main",
             "the policies in a folder of results, over budgets: which is faster, by how much, and how sure that is",
@@ -30,6 +31,7 @@ PROGRAM = Program(
     """\
   python -m sim run policy=lru budget=8GB
   python -m sim run --help
+  python -m sim plan model=qwen3_30b_a3b hardware=rtx_3090 target='tpot<=50ms'
   python -m sim compare outputs target='tpot<=30ms'
 """,
 )

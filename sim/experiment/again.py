@@ -74,6 +74,7 @@ class Again:
     def _of_groups(self, config: RunConfig) -> list[str] | None:
         """Words that compose the groups, or None: a name alone where it is enough, and what else differs."""
         from sim.experiment.compose import read_config
+        from sim.experiment.overrides import value_word
 
         try:
             self._usual = self._usual or read_config(["policy=lru", "budget=1GB"])
@@ -88,7 +89,9 @@ class Again:
                 for path, value in _settings(config, group).items():
                     if usual.get(path, ...) != value:
                         new = "" if path in there else "+"  # as a policy's own time in a profile that has none
-                        words.append(f"{new}{path}={_text(value)}")
+                        # A source is any text; other texts are names and lists.
+                        is_source = path.startswith("hardware.sources.")
+                        words.append(new + (value_word(path, value) if is_source else f"{path}={_text(value)}"))
             found = read_config([*words, "budget=1GB"])
         except (UserError, KeyError):
             return None

@@ -19,7 +19,7 @@ from sim.experiment.overrides import parse, prepare
 from traces.kit import conf
 from traces.kit.errors import UserError, allowing, one_of
 
-CHOICES = (*GROUPS, "experiment", "hydra/launcher", "hydra/sweeper")
+CHOICES = (*GROUPS, "host", "experiment", "hydra/launcher", "hydra/sweeper")
 """Keys whose value is the name of a file."""
 EXTRAS = {
     "hydra/launcher": {
@@ -154,7 +154,7 @@ def _check_names(words: Sequence[str]) -> None:
     """UserError where the name of a group's file is wanted, and something else is given."""
     for override in map(parse, words):
         group, value = override.key_or_group, override.value()
-        if group not in GROUPS or override.is_delete() or override.is_sweep_override():
+        if group not in (*GROUPS, "host") or override.is_delete() or override.is_sweep_override():
             continue
         if not isinstance(value, str) or "${" in value:
             allowed = one_of(choices(group))

@@ -23,6 +23,7 @@ KEYS = {
     "trace": "recorded routing: sample, or a folder that python -m traces wrote",
     "model": "what the routing is priced as, by its name, a file or its config.json:",
     "hardware": "the machine, by its name or a file:",
+    "host": "its memory and CPU, if others than in that profile:",
     "chunks": "copy calls per expert",
     "workload.batch": "requests that are active at a time  [1]",
     "warmup": "requests replayed first and not measured",

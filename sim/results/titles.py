@@ -145,6 +145,8 @@ def with_changes(result: Mapping[str, Any], group: str, name: str = "") -> str:
     """A run's model or hardware by its name (or ``name``), with the settings in which it is not the shipped one."""
     own = []
     for path in result["provenance"][group]["changed"]:
+        if path.startswith("sources."):  # where a figure is from is none
+            continue
         value: Any = result["config"][group]
         for part in path.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None

@@ -21,9 +21,9 @@ from traces.synthesize.synthesize import Drawn, Model, Plan
 from traces.synthesize.words import MADE, Synthesize
 
 
-def plan_of(options: Synthesize) -> Plan:
-    """What the words ask for. UserError for what no routing can be like."""
-    model = _model(options.model)
+def plan_of(options: Synthesize, model: Model | None = None) -> Plan:
+    """What the words ask for; ``model``: in the place of the one that they name. UserError for what cannot be."""
+    model = _model(options.model) if model is None else model
     name = options.like or (options.model if options.model in shipped_figures() else DEFAULT)
     figures, said = shaped(read_figures(name), model.layers, model.experts, model.top_k), dict[str, Any]()
     if options.entropy is not None:

@@ -17,8 +17,7 @@ from sim.experiment.bounds import Floor
 from sim.experiment.gpus_bound import gpus_floors
 from sim.machine.machine import Machine
 from sim.workload.passes import Pass
-from sim.workload.signals import TraceSignals
-from tests.policies.bounds.toy import POLICIES, Lab, one_by_one, random_lab
+from tests.policies.bounds.toy import POLICIES, Lab, Pregates, one_by_one, random_lab
 
 
 def spread_lab(rng: random.Random) -> Lab:
@@ -50,10 +49,12 @@ def floor(lab: Lab, warmup: int = 0) -> Floor:
 def test_no_policy_beats_the_bounds_from_the_start_or_after_a_warm_up(name: str, seed: int, share: float) -> None:
     lab = spread_lab(random.Random(seed))
     warmup = int(share * len(lab.passes))
+    least = POLICIES[name](lab.setup).min_budget()
+    lab = replace(lab, setup=replace(lab.setup, budget=max(lab.setup.budget, least)))
     policy = POLICIES[name](lab.setup)
     if isinstance(policy, Clairvoyant):
         policy.foresee(lab.future())
-    core, costs = core_of(policy, lab.setup, TraceSignals(None)), lab.costs
+    core, costs = core_of(policy, lab.setup, Pregates(lab)), lab.costs
     machine = Machine(core, costs, depth=lab.depth, lanes=costs.lanes, peer_ns=peer_ns)  # type: ignore[arg-type]
     accounts = machine.run(lab.passes[:warmup], lab.passes[warmup:])
     bound = floor(lab, warmup)

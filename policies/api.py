@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from policies.answers import Routing as Routing
 from policies.answers import Schedule as Schedule
 from policies.costs import Costs as Costs
 from policies.costs import Host as Host
+from policies.setup import Setup as Setup
 from policies.signals import OUTPUTS as OUTPUTS
 from policies.signals import History as History
 from policies.signals import Needs
@@ -65,54 +65,6 @@ class Actions:
     evict: Callable[[int], bool]
     """``evict(expert)``: give its slot back now, as if :meth:`Policy.victim` had chosen it. False if it is not
     evictable. From any hook: one that evicts in ``victim`` and thereby makes the room may return None."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What a policy knows before the first step: shapes, sizes, costs. All sizes in bytes."""
-
-    n_layers: int
-    n_experts: int
-    top_k: int
-    expert_bytes: tuple[int, ...]  # bytes of one expert, per layer [L]
-    chunks: int  # copy calls per expert
-    budget: int
-    costs: Costs
-    seed: int = 0
-    predictors: Mapping[str, Predictor] = field(default_factory=dict)  # the fitted predictors there are, by name
-    predictor_threads: int = 1
-    """Predictions that the machine works on at a time; what else is asked for waits its turn."""
-    host: Host | None = None
-    """Who computes what :meth:`Policy.place` names; None: this machine has no price for it."""
-    lanes: int = 1
-    """Copies that the link carries at a time, each in the time that it takes alone."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "predictors", MappingProxyType(dict(self.predictors)))
-
-    def layer_of(self, expert: int) -> int:
-        """Layer of an expert number."""
-        return expert // self.n_experts
-
-    def experts_of(self, layer: int) -> range:
-        """Numbers of a layer's experts."""
-        return range(layer * self.n_experts, (layer + 1) * self.n_experts)
-
-    def chunk_ns(self, layer: int) -> list[int]:
-        """Copy time of each chunk of an expert of a layer; the first ones are the larger by a byte."""
-        small, larger = divmod(self.expert_bytes[layer], self.chunks)
-        return [self.costs.copy_ns(small + (i < larger)) for i in range(self.chunks)]
-
-    def layer_budgets(self, budget: int | None = None) -> list[int]:
-        """Share the budget evenly over layers in whole experts, [L] bytes; remainders go to the lowest layers."""
-        left = self.budget if budget is None else budget
-        shares = [0] * self.n_layers
-        for _ in range(self.n_experts):
-            for layer, size in enumerate(self.expert_bytes):
-                if size <= left:
-                    shares[layer] += size
-                    left -= size
-        return shares
 
 
 @dataclass(slots=True)
@@ -173,14 +125,18 @@ class Policy(Needs, ABC):
 
     def min_budget(self) -> int:
         """Smallest budget in bytes that this policy can work with, what it keeps itself included."""
-        return self.gpu_bytes() + max(self.setup.expert_bytes)
+        return self.gpu_bytes() + self.setup.gpus * max(self.setup.expert_bytes)
 
     def gpu_bytes(self) -> int:
-        """Bytes of the budget that the policy itself keeps on the GPU (tables, staging)."""
+        """Bytes of the budget that the policy itself keeps on the GPU (tables, staging); of several, in even parts."""
         return 0
 
+    def one_gpu(self) -> str:
+        """Why it cannot work where experts are on several GPUs; "" if it can."""
+        return ""
+
     def layer_budgets(self) -> Sequence[int] | None:
-        """Bytes that each layer may hold, [L]; None for one common pool."""
+        """Bytes that each layer may hold, as :meth:`Setup.layer_budgets` has them; None for one pool per GPU."""
         return None
 
     def fit(self, history: History) -> None:

@@ -32,7 +32,7 @@ class DeepSpeed(Layers):
     def min_budget(self) -> int:
         if self.fetch == "active":
             return super().min_budget()
-        return self.two_layers() if self.fetch == "next_layer" else self.setup.n_experts * max(self.setup.expert_bytes)
+        return self.two_layers() if self.fetch == "next_layer" else self.one_layer()
 
     def route(self, event: LayerEvent) -> Routing | None:
         if self.fetch == "active":

@@ -48,6 +48,11 @@ class MixtralOffloading(Foreseen):
         self.unloaded: set[int] = set()
         """Of the current layer's demand; with buffers, nothing is speculated before it is empty."""
 
+    def one_gpu(self) -> str:
+        return (
+            "layers share its buffers, which are of one memory (policy.buffers=0 has none)" if self.buffer_bytes else ""
+        )
+
     def min_budget(self) -> int:
         return self.buffer_bytes + super().min_budget()
 
@@ -55,7 +60,7 @@ class MixtralOffloading(Foreseen):
         return None if self.buffer_bytes else super().layer_budgets()  # buffers may hold any layer: kept to here
 
     def decided(self) -> Mapping[str, Any]:
-        if not self.by_layer:
+        if not self.by_layer or self.setup.gpus > 1:
             return {}
         sizes = zip(self.shares, self.setup.expert_bytes, strict=True)
         return {"slots_per_layer": [share // size for share, size in sizes]}

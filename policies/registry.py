@@ -8,6 +8,7 @@ import math
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -66,12 +67,14 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
         raise _wrong(policy_type, f"it has no {one_of(missing)}", all_of)
     own = "".join(f", {key}={_shown(value)}" for key, value in params.items() if value != usual.get(key))
     try:
+        if setup.gpus > 1:  # asked as one that knows no others, which it need not be made for
+            _check_several(policy_type(replace(setup, gpus=1, homes=()), **params), setup.gpus, own)
         policy = policy_type(setup, **params)
     except ValueError as error:  # Python's own word for a value that will not do
         raise UserError(f"policy={name}{own}: refused by it ({' '.join(str(error).split()) or 'ValueError'})") from None
     _check_made(policy, setup)
     if setup.host is None and policy.uses("place"):
-        allowed = "hardware.host.cpu_tflops and dram_gb_per_s, or a measured cpu_expert of this model"
+        allowed = "on one GPU, hardware.host.cpu_tflops and dram_gb_per_s, or a measured cpu_expert of this model"
         raise UserError(f"policy={name}: computes experts on the host, which has no price here; allowed: {allowed}")
     least = policy.min_budget()
     if setup.budget < least:
@@ -80,6 +83,16 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
             f" ({-(-least // 1000) / 1000:.3f} MB)"
         )
     return policy
+
+
+def _check_several(policy: Policy, gpus: int, own: str) -> None:
+    """UserError for a policy that makes no sense where experts lie on several GPUs."""
+    allowed = "hardware.gpus=1, or placement=replicate or shard"
+    why = policy.one_gpu()
+    if not why and (policy.uses("place") or policy.uses("precompute")):
+        why, allowed = "it has the host compute, which no machine with several GPUs does so far", "hardware.gpus=1"
+    if why:
+        raise UserError(f"policy={policy.name}{own}: not with experts on {gpus} GPUs: {why}; allowed: {allowed}")
 
 
 def parameters(name: str) -> dict[str, Any]:

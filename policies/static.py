@@ -14,8 +14,9 @@ class Static(Policy):
 
     The resident set of github.com/HaoningJiang-space/backbone-first-moe, and EVAL's static (arXiv 2608.07911). The set
     is the most popular that fits in the budget less ``staging`` experts of the largest size, through which the others
-    stream. It fills on first demand, or with ``preload`` by prefetching from the first step on, the most popular first.
-    Ties in popularity: lower expert number. O(1) per lookup. Lossless; needs no signals, but train requests.
+    stream; with several GPUs each has one of its own. It fills on first demand, or with ``preload`` by prefetching from
+    the first step on, the most popular first. Ties in popularity: lower expert number. O(1) per lookup. Lossless; needs
+    no signals, but train requests.
     """
 
     name = "static"
@@ -28,7 +29,7 @@ class Static(Policy):
         self.kept: dict[int, None] | None = None  # by falling popularity
 
     def min_budget(self) -> int:
-        return self.staging_bytes
+        return self.setup.gpus * self.staging_bytes
 
     def fit(self, history: History) -> None:
         popularity = history.popularity().tolist()
@@ -40,12 +41,12 @@ class Static(Policy):
 
     def chosen(self, popularity: Sequence[int]) -> Iterable[int]:
         """The experts to keep, by falling popularity."""
-        left = self.setup.budget - self.staging_bytes
+        left = [self.setup.pool_bytes() - self.staging_bytes] * self.setup.gpus
         for expert in sorted(range(len(popularity)), key=lambda x: -popularity[x]):
-            size = self.setup.expert_bytes[self.setup.layer_of(expert)]
-            if size <= left:
+            size, gpu = self.setup.expert_bytes[self.setup.layer_of(expert)], self.setup.pool_of(expert)
+            if size <= left[gpu]:
                 yield expert
-                left -= size
+                left[gpu] -= size
 
     def decided(self) -> Mapping[str, Any]:
         layers = Counter(map(self.setup.layer_of, self.kept or ()))

@@ -102,27 +102,32 @@ class OracleAhead(BeladyForced):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self.absent: list[tuple[int, int]] = []
-        """A heap of (next use, expert): all that have neither a slot nor a load, and some that have one by now."""
-        self.waiting: set[int] = set()
-        """Asked for, and neither demanded nor given a slot since: one, or those that it was put before."""
+        self.absent: list[list[tuple[int, int]]] = [[] for _ in range(setup.gpus)]
+        """Of each GPU, a heap of (next use, expert): all that have neither a slot nor a load, and some that have."""
+        self.waiting: list[set[int]] = [set() for _ in range(setup.gpus)]
+        """Of each, asked for, and neither demanded nor given a slot since: one, or those that it was put before."""
 
     def foresee(self, future: Future) -> None:
         super().foresee(future)
-        self.absent = [(use, x) for x, use in enumerate(self.next_use) if use < future.n_events]
-        heapify(self.absent)
+        for x, use in enumerate(self.next_use):
+            if use < future.n_events:
+                self.absent[self.setup.pool_of(x)].append((use, x))
+        for absent in self.absent:
+            heapify(absent)
 
     def on_step(self, step: Step) -> None:
         self.ask()  # before the first gate, too
 
     def on_gate(self, event: LayerEvent) -> None:
         super().on_gate(event)
-        self.waiting.difference_update(event.demand)
+        for waiting in self.waiting:
+            waiting.difference_update(event.demand)
         self.ask()
 
     def on_slot(self, expert: int) -> None:
-        if expert in self.waiting:
-            self.waiting.remove(expert)
+        waiting = self.waiting[self.setup.pool_of(expert)]
+        if expert in waiting:
+            waiting.remove(expert)
             self.order.add(expert)
             self.ask()
 
@@ -130,19 +135,23 @@ class OracleAhead(BeladyForced):
         super().on_evict(expert)
         use = self.next_use[expert]
         if use < self.future.n_events:
-            heappush(self.absent, (use, expert))
+            heappush(self.absent[self.setup.pool_of(expert)], (use, expert))
             self.ask()
 
     def ask(self) -> None:
-        """Queue the absent expert that is needed first, unless what is waiting is needed as soon."""
-        absent, next_use, view = self.absent, self.next_use, self.view
+        """For each GPU, queue its absent expert that is needed first, unless what is waiting is needed as soon."""
+        for absent, waiting in zip(self.absent, self.waiting, strict=True):
+            self._ask(absent, waiting)
+
+    def _ask(self, absent: list[tuple[int, int]], waiting: set[int]) -> None:
+        next_use, view = self.next_use, self.view
         while absent:
             use, x = absent[0]
             if use != next_use[x] or view.resident(x) or view.loading(x):
                 heappop(absent)
                 continue
-            if all(use < next_use[y] for y in self.waiting):
+            if all(use < next_use[y] for y in waiting):
                 heappop(absent)
-                self.waiting.add(x)
+                waiting.add(x)
                 self.actions.prefetch(x, -float(use))
             return

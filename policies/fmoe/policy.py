@@ -8,7 +8,7 @@ import numpy as np
 from policies.api import History, LayerEvent, Policy, Routing, Schedule, Setup, Signal, Step
 from policies.fmoe.maps import Contexts, ExpertMaps, Prefill, Reals, Trajectory, best
 from policies.fmoe.plans import ByUrgency, Eviction, Fifo, Found, Searcher, Selection, Worth, choose
-from policies.parts.ranges import at_least, between, latency_ns, layers_ahead
+from policies.parts.ranges import at_once, between, latency_ns, layers_ahead
 from traces.kit.errors import UserError
 
 BLOCK = 256  # contexts of the train requests that are compared at once
@@ -64,7 +64,7 @@ class FMoE(Policy):
         super().__init__(setup)
         n_layers, n_experts = setup.n_layers, setup.n_experts
         self.distance, self.blocking = layers_ahead("distance", distance, setup), blocking
-        self.outstanding = at_least(1, "outstanding", outstanding, "loads")
+        self.outstanding = at_once("outstanding", outstanding, setup)
         self.by_embedding, self.by_map = search != "trajectory", search != "semantic"
         self.offline, self.updated = store != "online", store != "offline"
         self.prefill, self.at_gate, self.selection = prefill, semantic_at == "gate", selection

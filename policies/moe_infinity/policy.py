@@ -10,7 +10,7 @@ from policies.api import History, LayerEvent, Policy, Setup, Step
 from policies.lfu import LFUInCache
 from policies.moe_infinity.eam import Iteration, Matrix, Requests, by_request, shares
 from policies.parts.pools import Scores
-from policies.parts.ranges import at_least, between, latency_ns
+from policies.parts.ranges import at_least, at_once, between, latency_ns
 
 EPSILON = 1e-6
 """Alg. 1's, of which the paper gives no value: among experts that no match used, later layers go first."""
@@ -54,7 +54,7 @@ class MoEInfinity(Policy):
         super().__init__(setup)
         self.matches = at_least(1, "matches", matches, "matrices")
         self.horizon = setup.n_layers if horizon is None else at_least(1, "horizon", horizon, "layers, or null")
-        self.outstanding = at_least(1, "outstanding", outstanding, "loads")
+        self.outstanding = at_once("outstanding", outstanding, setup)
         self.top = max(1, setup.n_experts // at_least(1, "one_in", one_in, "experts"))
         self.band = at_least(0, "band", band, "layers")
         self.filled, self.online, self.blocking = filled, online, blocking

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from policies.api import Policy, Setup, Step
 from policies.lru import LRU
 from policies.parts.pools import Scope
-from policies.parts.ranges import at_least, latency_ns
+from policies.parts.ranges import at_once, latency_ns
 
 
 def by_tokens(ids: NDArray[np.integer[Any]], layer: int, n_experts: int) -> list[int]:
@@ -74,7 +74,8 @@ class PredictorLine:
 
 
 class Foreseen(LRU):
-    """An LRU cache that loads what is foreseen, at most ``outstanding`` speculative loads at a time, first come.
+    """An LRU cache that loads what is foreseen, at most ``outstanding`` speculative loads at a time, first come; with
+    several GPUs so many for each.
 
     At a gate, in this order: ``pass_by`` what has come true or not, ``foresee`` the experts of a later layer (of nearer
     layers first), ``issue`` loads. ``admit`` may hold the next one back.
@@ -84,7 +85,7 @@ class Foreseen(LRU):
         self, setup: Setup, *, outstanding: int, latency_us: float, blocking: bool, scope: Scope = "global"
     ) -> None:
         super().__init__(setup, scope=scope)
-        self.outstanding = at_least(1, "outstanding", outstanding, "loads")
+        self.outstanding = at_once("outstanding", outstanding, setup)
         self.line = PredictorLine(self, latency_ns("latency_us", latency_us), blocking, self._foretell)
         self.predicted = deque[tuple[int, list[int]]]()  # (layer, experts), gate not passed
         self.protected: set[int] = set()  # what is predicted, its gate not passed

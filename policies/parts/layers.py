@@ -1,9 +1,10 @@
 """Whole layers that stream through a cache: the next one is copied while this one is computed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from policies.api import Setup
 from policies.lru import LRU
+from policies.parts.pools import least
 
 
 class Layers(LRU):
@@ -16,12 +17,16 @@ class Layers(LRU):
         super().__init__(setup)
         self.coming = self.current = -1  # the layer that is prefetched, and the one that is computed
 
+    def one_layer(self) -> int:
+        """The least budget that holds any layer, on several GPUs each its part of it."""
+        return least(self.setup, lambda held: max(self._layers(held)))
+
     def two_layers(self) -> int:
-        """Bytes of the two that are the largest together, the first after the last; of one where there is no other."""
-        sizes, n = self.setup.expert_bytes, self.setup.n_experts
-        if len(sizes) == 1:
-            return n * sizes[0]
-        return n * max(size + after for size, after in zip(sizes, (*sizes[1:], sizes[0]), strict=True))
+        """The same of two that follow each other, the first after the last; of one where there is no other."""
+        return least(self.setup, lambda held: max(_pairs(self._layers(held))))
+
+    def _layers(self, held: Sequence[int]) -> list[int]:
+        return [n * size for n, size in zip(held, self.setup.expert_bytes, strict=True)]
 
     def reach(self, layer: int) -> None:
         """A gate has run (-1: a pass begins): what was to come for another layer, which no token saw, is dropped."""
@@ -51,3 +56,9 @@ class Layers(LRU):
             if expert // n not in (self.current, self.coming) and evictable(expert):
                 return expert
         return None if speculative else next(filter(evictable, self.pools[0]), None)
+
+
+def _pairs(nbytes: list[int]) -> list[int]:
+    if len(nbytes) == 1:
+        return nbytes
+    return [size + after for size, after in zip(nbytes, (*nbytes[1:], nbytes[0]), strict=True)]

@@ -1,7 +1,7 @@
 """Who gives up a slot for whom: pools of all experts or of a layer's, and orders in them, by entry, rank or score."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -28,6 +28,11 @@ class Order(Protocol):
         """The first that is allowed, which stays a member; None if none is."""
 
 
+def least(setup: Setup, need: Callable[[Sequence[int]], int]) -> int:
+    """The budget of which every GPU's part is enough: ``need`` of the experts of each layer that it holds, in bytes."""
+    return setup.gpus * max(map(need, setup.by_pool()))
+
+
 AnyOrder = TypeVar("AnyOrder", bound=Order)
 
 
@@ -35,7 +40,8 @@ class Pooled(Policy, Generic[AnyOrder]):
     """Evict the first evictable expert in the order of its pool; an expert enters it when it takes its slot.
 
     ``scope=global``: one pool for all layers; ``scope=layer``: one per layer, each with an even share of the budget.
-    ``order``: makes that of a pool, of these experts.
+    ``order``: makes that of a pool, of these experts. With several GPUs an order holds the experts of all of them, and
+    gives up the first on the GPU in question, as no other is evictable then.
     """
 
     def __init__(self, setup: Setup, scope: Scope, order: Callable[[range], AnyOrder]) -> None:
@@ -47,10 +53,13 @@ class Pooled(Policy, Generic[AnyOrder]):
         self.pools = [order(range(first, first + self.span)) for first in range(0, n, self.span)]
 
     def min_budget(self) -> int:
-        return self.gpu_bytes() + sum(self.setup.expert_bytes) if self.by_layer else super().min_budget()
+        return self.gpu_bytes() + least(self.setup, self._one_of_each) if self.by_layer else super().min_budget()
 
     def layer_budgets(self) -> list[int] | None:
         return self.setup.layer_budgets(self.setup.budget - self.gpu_bytes()) if self.by_layer else None
+
+    def _one_of_each(self, held: Sequence[int]) -> int:
+        return sum(size for size, n in zip(self.setup.expert_bytes, held, strict=True) if n)
 
     def on_slot(self, expert: int) -> None:
         self.pools[expert // self.span].add(expert)

@@ -31,3 +31,8 @@ def layers_ahead(key: str, value: int, setup: Setup) -> int:
 def latency_ns(key: str, value_us: float) -> int:
     """How long a prediction takes, in whole nanoseconds."""
     return round(between(key, value_us, 0, LONGEST_US, "microseconds") * 1000)
+
+
+def at_once(key: str, value: int, setup: Setup) -> int:
+    """Speculative loads at a time: so many for each GPU, to wherever they go."""
+    return at_least(1, key, value, "loads") * setup.gpus

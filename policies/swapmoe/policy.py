@@ -96,6 +96,9 @@ class SwapMoE(Policy):
     def wants_history(self) -> bool:
         return self.planner == "genetic" or self.start == "train"
 
+    def one_gpu(self) -> str:
+        return "what is swapped in takes the place of another, and its plan knows one memory"
+
     def min_budget(self) -> int:
         return self.least * sum(self.setup.expert_bytes) + self.outstanding * max(self.setup.expert_bytes)
 

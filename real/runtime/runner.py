@@ -83,6 +83,8 @@ def device_machine(model: Offloaded, policy: Policy, signals: StepSignals, depth
 def depth_of(hardware: HardwareProfile) -> int:
     """Chunks that a device's link is handed at once; UserError for a link that would copy several at a time."""
     link = hardware.link
+    if hardware.gpus > 1:
+        raise UserError(f"hardware.gpus={hardware.gpus}: allowed: 1 on a device; several are simulated only")
     if link.lanes > 1:
         raise UserError(f"hardware.link.lanes={link.lanes}: allowed: 1 on a device, which copies on one stream")
     return link.depth

@@ -16,6 +16,7 @@ from sim.check.laws import (
     assert_keeps_the_rules,
     assert_minimum,
     assert_says_what_it_is,
+    assert_spreads,
     digests,
 )
 from sim.check.variants import Variant, named
@@ -35,6 +36,7 @@ class Options:
                      moment is changed
       rules          the budget holds at every answer, accounts add up, and it does
                      the same again, also from the log without a clock
+      GPUs           so it does with experts on several GPUs, or says why it cannot
       minimum        the budget that it declares as its least is enough, and one
                      byte less is refused
       decided        what it states is plain JSON, the same again, and asking for it
@@ -110,6 +112,7 @@ def _laws(name: str, tried: Sequence[Variant]) -> dict[str, Iterator[Trial]]:
         "rules": (
             (f"{v}, seed {seed}: ", partial(assert_keeps_the_rules, v, seed)) for v in tried for seed in range(6)
         ),
+        "GPUs": ((f"{v}, seed {seed}: ", partial(assert_spreads, v, seed)) for v in tried for seed in range(3)),
         "minimum": ((f"{v}: ", partial(assert_minimum, v)) for v in tried),
         "decided": ((f"{v}: ", partial(assert_decided, v)) for v in tried),
         "hash seeds": iter([("", partial(_same_everywhere, name))]),

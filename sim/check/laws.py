@@ -6,74 +6,27 @@ what was broken.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from policies import registry
-from policies.api import LayerEvent, Policy, Setup
+from policies.api import Policy, Setup
 from policies.bounds.future import Clairvoyant, Future
 from sim.check.synthetic import PLAIN, FakeSignals, FlatCosts, Routing, World, draw, setup_of, some_history
 from sim.check.variants import Variant
+from sim.check.witness import SeveralWitness
+from sim.check.witness import Witness as Witness
 from sim.core.accounts import Accounts
 from sim.core.acting import stated
 from sim.core.core import Core
-from sim.core.log import record, replay
+from sim.core.log import replay
+from sim.core.several import core_of
 from sim.machine.machine import Machine
+from sim.prices.placement import WHOLE, Spread
 from traces.kit.errors import UserError
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All that was decided until a fact was told."""
-
-    step: int
-    layer: int  # -1: the step's start
-    told: int  # words of the log
-    digest: str
-    expected: tuple[tuple[int, ...], ...]
-    predictions: int
-
-
-class Witness(Core):
-    """Watches the budget at every answer, and notes what was decided before each step and gate."""
-
-    def __init__(self, policy: Policy, setup: Setup, signals: Any) -> None:
-        super().__init__(policy, setup, signals)
-        self.snapshots: list[Snapshot] = []
-        self.number = -1
-        self.asked = 0
-        self.demanded_bytes = 0  # of what was to be there for an event, with tokens or without
-        record(self)
-        self.listen("gate", lambda layer, *_: self.note(layer))  # the log has not heard of it yet
-        self.listen("step_begin", self._begun)
-
-    def _begun(self, number: int, *_: Any) -> None:
-        self.number = number
-        self.note(-1)
-
-    def note(self, layer: int) -> None:
-        self.asked += len(self.predictions)
-        expected = tuple(tuple(sorted(x)) for x in self.acting.expected)
-        self.snapshots.append(Snapshot(self.number, layer, len(self.log), self.digest(), expected, self.asked))
-
-    def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int], now: int) -> LayerEvent:
-        event = super().gate(layer, demand, tokens, now)
-        self.demanded_bytes += sum(map(self.state.size.__getitem__, event.demand))
-        return event
-
-    def next_chunk(self) -> int:
-        answer = super().next_chunk()
-        state, setup = self.state, self.setup
-        held = [x for x in range(len(state.slot)) if state.slot[x]]
-        if sum(state.size[x] for x in held) + self.policy.gpu_bytes() > setup.budget:
-            raise AssertionError("more bytes than the budget")
-        for layer, share in enumerate(state.layer_capacity or ()):
-            if sum(state.size[x] for x in held if setup.layer_of(x) == layer) > share:
-                raise AssertionError(f"more bytes than the budget of layer {layer}")
-        return answer
 
 
 @dataclass
@@ -105,12 +58,13 @@ def ready(policy: Policy, routing: Routing) -> Policy:
     return policy
 
 
-def run(policy: Policy, routing: Routing, *, depth: int = 1, core_type: type[Core] = Witness) -> Run:
+def run(policy: Policy, routing: Routing, *, depth: int = 1, core_type: type[Core] | None = None) -> Run:
     """Replay a routing; AssertionError if the policy breaks a rule on the way."""
+    core_type = core_type or (SeveralWitness if policy.setup.gpus > 1 else Witness)
     core: Any = core_type(ready(policy, routing), policy.setup, FakeSignals(routing.signals))
-    passes = routing.passes()
-    setup = policy.setup
-    machine = Machine(core, setup.costs, depth=depth, lanes=setup.lanes)  # type: ignore[arg-type]
+    passes, setup = routing.passes(), policy.setup
+    costs: Any = setup.costs
+    machine = Machine(core, costs, depth=depth, lanes=setup.lanes, peer_ns=costs.copy_ns)
     accounts = machine.run((), passes)
     if passes != routing.passes():  # the next cell of a sweep reads the same lists
         raise AssertionError("it changed the demand that it was shown")
@@ -178,11 +132,33 @@ def assert_causal(make: Callable[[Setup, Routing], Policy], seed: int, world: Wo
         _hold(alike, f"decided before step {step}, layer {layer}, with knowledge of later")
 
 
-def assert_keeps_the_rules(variant: Variant, seed: int) -> None:
+def spread(setup: Setup, seed: int) -> Setup:
+    """The same experts on two to four GPUs, which have a third more memory together."""
+    placed = Spread(WHOLE[seed % len(WHOLE)], min(2 + seed % 3, setup.n_layers))
+    homes = placed.homes(setup.n_layers, setup.n_experts)
+    return replace(setup, gpus=placed.gpus, homes=homes, budget=setup.budget * 4 // 3)
+
+
+def assert_spreads(variant: Variant, seed: int) -> None:
+    """With experts on several GPUs it keeps the rules as well, or says in a line why it cannot."""
+    setup = spread(everything(seed, variant.world)[1], seed)
+    try:
+        variant.build(replace(setup, budget=10**9))
+    except UserError as error:
+        refused = re.fullmatch(rf"policy={variant.name}\W.*GPUs: .+; allowed: .*hardware.gpus=1.*", str(error))
+        _hold(refused is not None, f"refuses several GPUs, but not in so many words: {error}")
+        return
+    roomy = variant.roomy(setup)
+    assert_keeps_the_rules(variant, seed, roomy)
+    least = variant.build(roomy).min_budget()
+    run(variant.build(replace(setup, budget=least)), everything(seed, variant.world)[0]).accounts.check()
+
+
+def assert_keeps_the_rules(variant: Variant, seed: int, setup: Setup | None = None) -> None:
     """Budget, accounts, determinism, clockless replay; a lossless policy computes what the gates chose."""
-    routing, setup = everything(seed, variant.world)
+    routing, usual = everything(seed, variant.world)
     depth = 1 + seed % 2
-    setup = replace(variant.roomy(setup), lanes=1 + seed // 2 % 3)
+    setup = replace(setup or variant.roomy(usual), lanes=1 + seed // 2 % 3)
     done = run(variant.build(setup), routing, depth=depth)  # the witness checks the budget at every answer
     done.accounts.check()
     rows = sum(len(set(d)) for p in routing.passes() for d in p.demand)
@@ -201,7 +177,7 @@ def assert_keeps_the_rules(variant: Variant, seed: int) -> None:
     same = again.core.log == done.core.log and again.core.digest() == done.core.digest()
     _hold(same and again.accounts == done.accounts, "another answer to the same question")
 
-    core = Core(ready(variant.build(setup), routing), setup, FakeSignals(routing.signals))
+    core = core_of(ready(variant.build(setup), routing), setup, FakeSignals(routing.signals))
     _hold(replay(done.core.log, core) == done.core.digest(), "decided otherwise where there was no clock")
     _hold(core.state.slot == done.core.state.slot, "decided otherwise where there was no clock")
 

@@ -25,10 +25,39 @@ USED, WASTED, DROPPED = range(3)
 
 
 @dataclass(slots=True)
+class GpuAccounts:
+    """What one of several GPUs did in the window. Its compute, stalls, waits for peers and idle time are all of it."""
+
+    lookups: int = 0
+    complete: int = 0
+    copied_bytes: int = 0
+    link_busy_ns: int = 0
+    """Summed over the lanes of its link."""
+    compute_ns: int = 0
+    """On GPU 0 the dense part is within."""
+    expert_ns: int = 0
+    """Of these, the experts'."""
+    stall_ns: list[int] = field(default_factory=lambda: [0] * len(STALLS))
+    peer_ns: int = 0
+    """Activations on their way to it and back."""
+    idle_ns: int = 0
+    """Nothing was asked of it, or it waited for other GPUs to end the layer."""
+
+    @property
+    def misses(self) -> int:
+        """Lookups that were not complete."""
+        return self.lookups - self.complete
+
+
+@dataclass(slots=True)
 class Accounts:
-    """Counters of one measured window. The core counts experts and bytes, the machine counts nanoseconds."""
+    """Counters of one measured window. The core counts experts and bytes, the machine counts nanoseconds.
+
+    With several GPUs, time is that of the slowest in each layer; ``by_gpu`` has what each of them did.
+    """
 
     n_layers: int
+    gpus: int = 1
     hits: list[list[list[int]]] = field(init=False)
     """[phase][layer][hit kind]."""
     quality: list[list[float]] = field(init=False)
@@ -51,6 +80,10 @@ class Accounts:
     host_ns: int = 0
     """What the host's workers computed, activations there and back included; no part of ``compute_ns``."""
     host_lookups: int = 0
+    peer_ns: int = 0
+    """Activations on their way between GPUs, no part of ``compute_ns``."""
+    by_gpu: list[GpuAccounts] = field(init=False)
+    """Of several GPUs; of one there is nothing to add."""
     precomputed: int = 0
     """Experts that the host was to begin before their gate."""
     precomputed_fates: list[int] = field(init=False)
@@ -68,6 +101,7 @@ class Accounts:
         self.precomputed_fates = [0] * len(PRECOMPUTED_FATES)
         self.stale = [0] * len(PHASES)
         self.stall_ns = [[[0] * len(STALLS) for _ in range(self.n_layers)] for _ in PHASES]
+        self.by_gpu = [GpuAccounts() for _ in range(self.gpus)] if self.gpus > 1 else []
 
     def check(self) -> None:
         """Assert the sums of rule 5. Raises AssertionError with the two sides."""
@@ -75,8 +109,16 @@ class Accounts:
             "speculative loads": (self.issued, sum(self.fates)),
             "experts precomputed": (self.precomputed, sum(self.precomputed_fates)),
             "speculative bytes": (self.speculative_bytes, sum(self.fate_bytes)),
-            "wall time": (self.end_ns - self.start_ns, self.compute_ns + sum(self.stall_row())),
+            "wall time": (self.wall_ns, self.compute_ns + sum(self.stall_row()) + self.peer_ns),
         }
+        for i, gpu in enumerate(self.by_gpu):
+            sides[f"time of GPU {i}"] = self.wall_ns, gpu.compute_ns + sum(gpu.stall_ns) + gpu.peer_ns + gpu.idle_ns
+        if self.by_gpu:
+            copied = sum(gpu.copied_bytes for gpu in self.by_gpu)
+            sides["bytes of all GPUs"] = copied, self.demand_bytes + self.speculative_bytes
+            sides["lookups of all GPUs"] = sum(gpu.lookups for gpu in self.by_gpu), self.hit_row()[LOOKUPS]
+            sides["hits of all GPUs"] = sum(gpu.complete for gpu in self.by_gpu), self.hit_row()[COMPLETE]
+            sides["copying of all GPUs"] = sum(gpu.link_busy_ns for gpu in self.by_gpu), self.link_busy_ns
         for what, (left, right) in sides.items():
             if left != right:
                 raise AssertionError(f"the accounts do not add up: {what}: {left} != {right}")
@@ -85,6 +127,11 @@ class Accounts:
             raise AssertionError(
                 f"the accounts do not add up: of {row[PREDICTED]} predicted, {row} were used and fetched"
             )
+
+    @property
+    def wall_ns(self) -> int:
+        """The measured window."""
+        return self.end_ns - self.start_ns
 
     def hit_row(self, phase: int | None = None) -> list[int]:
         """Sum of the hit rows over layers, of one phase or of both."""

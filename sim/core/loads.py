@@ -9,7 +9,8 @@ from typing import Any
 
 from policies.api import Policy, Setup
 from sim.core.accounts import CANCELLED, IN_FLIGHT, USELESS, Accounts
-from sim.core.state import ARRIVED, NO_FATE, CoreError, State
+from sim.core.pools import state_of
+from sim.core.state import ARRIVED, NO_FATE, CoreError
 
 NONE = -1
 """Answer of ``next_chunk``: nothing to copy now."""
@@ -24,10 +25,11 @@ class Loads:
     """The half of the core that knows no events."""
 
     def __init__(self, policy: Policy, setup: Setup) -> None:
-        own = policy.gpu_bytes()
-        state = State(setup.n_experts, setup.expert_bytes, setup.chunks, setup.budget - own, policy.layer_budgets())
+        self.own_bytes = own = policy.gpu_bytes()
+        """What the policy itself keeps of the budget."""
+        state = state_of(setup, setup.budget - own, policy.layer_budgets())
         self.setup, self.policy, self.state = setup, policy, state
-        self.accounts = Accounts(setup.n_layers)
+        self.accounts = Accounts(setup.n_layers, gpus=setup.gpus)
         self.pending = False
         """Whether asking next_chunk may give a chunk: something is queued and not known to be blocked."""
         self.predictions: list[Prediction] = []
@@ -45,11 +47,6 @@ class Loads:
         self._on_slot = policy.on_slot if policy.uses("on_slot") else None
         self._on_complete = policy.on_complete if policy.uses("on_complete") else None
         self._on_evict = policy.on_evict if policy.uses("on_evict") else None
-
-    @property
-    def own_bytes(self) -> int:
-        """What the policy itself keeps of the budget."""
-        return self.setup.budget - self.state.capacity
 
     @property
     def queued(self) -> bool:
@@ -110,7 +107,7 @@ class Loads:
     def measure_from(self, now: int) -> None:
         """Forget what was counted so far (warm-up). Loads without a fate are carried in, without their bytes so far."""
         carried = [x for x, fate in enumerate(self.state.spec) if fate]
-        self.accounts = Accounts(self.setup.n_layers, predicts=self.accounts.predicts, start_ns=now)
+        self.accounts = Accounts(self.setup.n_layers, self.setup.gpus, predicts=self.accounts.predicts, start_ns=now)
         self.accounts.issued = len(carried)
         for x in carried:
             self.state.spec_bytes[x] = 0

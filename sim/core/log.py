@@ -22,10 +22,13 @@ from sim.core.state import CoreError
 OPERATIONS = (
     *("step_begin", "gate", "prediction", "chunk_done", "expert_done", "step_end"),
     *("next_chunk", "next_expert", "measure_from", "host_done", "next_host"),
+    *("next_chunk_on", "next_expert_on"),
 )
-"""The core's methods, by the number that stands for each in a log."""
+"""The core's methods, by the number that stands for each in a log; the last two are those of several GPUs alone."""
 STEP, GATE, PREDICTION, CHUNK, EXPERT, STEP_END, NEXT_CHUNK, NEXT_EXPERT, MEASURE, HOST, NEXT_HOST = range(11)
+CHUNK_ON, EXPERT_ON = 11, 12
 QUESTIONS = frozenset({NEXT_CHUNK, NEXT_EXPERT, NEXT_HOST})
+OF_A_GPU = frozenset({CHUNK_ON, EXPERT_ON})
 
 
 def record(core: Core) -> Core:
@@ -36,6 +39,9 @@ def record(core: Core) -> Core:
         nonlocal latest
         if not operands:  # a question
             words.append(operation)
+            return
+        if operation in OF_A_GPU:
+            words.extend((operation, *operands))
             return
         *told, now = operands
         if now < latest:
@@ -50,7 +56,8 @@ def record(core: Core) -> Core:
         words.extend((operation, now, *told))
 
     for operation, name in enumerate(OPERATIONS):
-        core.listen(name, partial(write, operation))
+        if hasattr(core, name):
+            core.listen(name, partial(write, operation))
     return core
 
 
@@ -71,6 +78,9 @@ def entries(log: Sequence[int]) -> Iterator[tuple[int, tuple[Any, ...]]]:
         try:
             if op in QUESTIONS:
                 yield op, ()
+                continue
+            if op in OF_A_GPU:
+                yield op, (take(),)
                 continue
             now = take()
             if op in (CHUNK, EXPERT, PREDICTION, HOST):
@@ -99,5 +109,9 @@ def replay(log: Sequence[int], core: Core) -> str:
 
 def calls(log: Sequence[int], core: Core) -> Iterator[tuple[int, Callable[..., object], tuple[Any, ...]]]:
     """What a log tells and asks, in order: (operation, method of ``core``, its operands). CoreError if it is cut."""
-    methods = [getattr(core, name) for name in OPERATIONS]
+    methods = [getattr(core, name, _of_several) for name in OPERATIONS]
     return ((op, methods[op], operands) for op, operands in entries(log))
+
+
+def _of_several(gpu: int) -> None:
+    raise CoreError(f"the log asks for GPU {gpu}, and this core has one")

@@ -31,12 +31,8 @@ class Turns(deque[int]):
         """
         schedule = schedule or _AS_THEY_COME
         done, chunks = self.state.done, self.state.chunks
-        missing = [x for x in demand if done[x] != chunks]
-        compute = _order("computes", schedule.compute, demand)
-        copy = _order("copies", schedule.copy, missing)
+        compute, copy = in_order(schedule, demand, self.state)
         ahead = schedule.ahead
-        if ahead is not None and (compute is None or ahead < 0):
-            raise CoreError(f"a schedule copies {ahead} ahead; allowed: at least 0, with an order of compute")
         self.clear()
         self._line, self._out = compute, 0
         if compute is None:
@@ -71,7 +67,7 @@ class Turns(deque[int]):
         Its slot is then free, and the demand streams in waves through a budget that cannot hold it (rule 3).
         """
         line, state = self._line, self.state
-        if not line or self or state.slot[line[0]] or state.given != state.done:
+        if not line or self or state.slot[line[0]] or self._on_the_link():
             return  # one that is being computed is at the head of the line, and has its slot
         passing = next((x for x in line if state.done[x] == state.chunks), None)
         if passing is not None:
@@ -96,6 +92,9 @@ class Turns(deque[int]):
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    def _on_the_link(self) -> bool:
+        return self.state.given != self.state.done
+
     def _next(self) -> None:
         """The next in turn may run, if it is complete."""
         for x in (self._line or [])[self._out : self._out + 1]:
@@ -109,6 +108,16 @@ class Turns(deque[int]):
         ordered = sorted(queue, key=self._rank.__getitem__)
         queue.clear()
         queue.extend(ordered)
+
+
+def in_order(schedule: Schedule, demand: Sequence[int], state: State) -> tuple[list[int] | None, list[int] | None]:
+    """The orders of compute and of copies that a schedule gives; None: as they come. CoreError for what is none."""
+    missing = [x for x in demand if state.done[x] != state.chunks]
+    compute = _order("computes", schedule.compute, demand)
+    copy = _order("copies", schedule.copy, missing)
+    if schedule.ahead is not None and (compute is None or schedule.ahead < 0):
+        raise CoreError(f"a schedule copies {schedule.ahead} ahead; allowed: at least 0, with an order of compute")
+    return compute, copy
 
 
 def _order(what: str, given: Sequence[int] | None, of: Sequence[int]) -> list[int] | None:

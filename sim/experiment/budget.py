@@ -58,23 +58,29 @@ class Room:
         )
 
 
-def budget_bytes(budget: str | int, total_expert_bytes: int, room: Room, hardware: str) -> int:
-    """A budget in bytes: a size, a share of all experts, or ``auto``. UserError for more than there is room for."""
-    here = f"{format_bytes(room.bytes)} are there for experts"
+def budget_bytes(
+    budget: str | int, total_expert_bytes: int, room: Room, hardware: str, gpus: int = 1, most: int | None = None
+) -> int:
+    """A budget in bytes: a size, a share of all experts, or ``auto``. UserError for more than there is room for.
+
+    ``gpus``: share it evenly, so that each has the room of the one with the dense part, which has the least. ``most``:
+    what they can hold at all, if it is not all experts once.
+    """
+    here = f"{format_bytes(room.bytes)} are there for experts{' on each GPU' if gpus > 1 else ''}"
     why = f"{room_worded(asdict(room))} (activations not counted)"
     there = f"{here} on {hardware}: {why}"
     if not room.bytes:  # whatever the budget
         more = "a larger GPU, a smaller batch or shorter requests"
         raise UserError(f"hardware={hardware}: {here}: {why}; allowed: {more}")
     if budget == AUTO:
-        return min(room.bytes, total_expert_bytes)
+        return min(gpus * room.bytes, total_expert_bytes if most is None else most)
     try:
         nbytes = parse_bytes(budget, of=total_expert_bytes)
     except UserError as error:
         close = meant(budget, [AUTO])
         raise UserError(f"{error}, or {AUTO}{close}") from None
-    if nbytes > room.bytes:
-        raise UserError(f"budget={budget}: {there}; allowed: up to {_typed(room.bytes)}, or {AUTO}")
+    if nbytes > gpus * room.bytes:
+        raise UserError(f"budget={budget}: {there}; allowed: up to {_typed(gpus * room.bytes)}, or {AUTO}")
     return nbytes
 
 

@@ -13,6 +13,7 @@ from policies import registry
 from policies.api import Policy, Predictor, Setup, Signal
 from sim.core.core import Core
 from sim.core.log import record as recorded
+from sim.core.several import core_of
 from sim.experiment.budget import Room, budget_bytes
 from sim.experiment.config import RunConfig
 from sim.experiment.lacks import There, check
@@ -21,6 +22,7 @@ from sim.prices.chosen import model_of
 from sim.prices.costs import Costs
 from sim.prices.hardware import PolicyTime
 from sim.prices.host import host_of
+from sim.prices.placement import Spread, spread_of
 from sim.results.timeline import Timeline
 from sim.workload.passes import ClosedLoop, Pass, Selection, select
 from sim.workload.signals import TraceSignals, TrainRequests
@@ -93,6 +95,11 @@ class Cell:
         """Bytes of all experts of all layers."""
         return self.setup.n_experts * sum(self.setup.expert_bytes)
 
+    @property
+    def ample_bytes(self) -> int:
+        """A budget of the setup's with room for every expert at its home."""
+        return most_held(self.setup.expert_bytes, self.setup.n_experts, self.costs.spread) // self.costs.spread.alike
+
 
 def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
     """Open and check everything that a configuration names. UserError for the first thing that does not fit.
@@ -113,7 +120,10 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
                 " a trace is priced only as a model of its own routing shape"
             )
     hardware = HardwareProfile.from_dict(config.hardware)
-    costs = Costs(model, hardware, dtype)
+    spread = spread_of(config.placement, hardware, model)
+    if spread.gpus > 1 and config.timeline:
+        raise UserError(f"timeline=true: is of one GPU, and hardware.gpus={spread.gpus}; allowed: false")
+    costs = Costs(model, hardware, dtype, spread)
     # A predictor was fitted on the train requests, those for validation among them.
     predicted = trace.predicted if config.measure == "test" else {}
     chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup, measure=config.measure)
@@ -144,19 +154,26 @@ def make_setup(
     smallest = min(costs.expert_bytes)
     if config.chunks > smallest:
         raise UserError(f"chunks={config.chunks}: at most the bytes of one expert, {smallest}")
+    spread = costs.spread
+    homes = spread.homes(len(costs.expert_bytes), n_experts)
     setup = Setup(
         n_layers=len(costs.expert_bytes),
         n_experts=n_experts,
         top_k=top_k,
         expert_bytes=costs.expert_bytes,
         chunks=config.chunks,
-        budget=budget_bytes(config.budget, total, room, hardware.name),
+        budget=budget_bytes(
+            config.budget, total, room, hardware.name, spread.gpus, most_held(costs.expert_bytes, n_experts, spread)
+        )
+        // spread.alike,
         costs=costs,
         seed=config.seed,
         predictors=predictors,
         predictor_threads=hardware.host.predictor_threads,
-        host=host_of(costs),
+        host=host_of(costs) if spread.gpus == 1 else None,
         lanes=hardware.link.lanes,
+        gpus=spread.pools,
+        homes=homes,
     )
     if costs.copy_ns(max(costs.expert_bytes)) > LONGEST_COPY_NS:
         figures = (
@@ -164,6 +181,14 @@ def make_setup(
         )
         raise UserError(f"hardware.link ({figures}): the copy of an expert takes hours; allowed: up to 10,000 s")
     return setup
+
+
+def most_held(expert_bytes: Sequence[int], n_experts: int, spread: Spread) -> int:
+    """The budget of which each GPU's part is enough for all that it can hold: its own experts, or all of them."""
+    held = [0] * spread.pools
+    for x, gpu in enumerate(spread.homes(len(expert_bytes), n_experts) or [0] * (n_experts * len(expert_bytes))):
+        held[gpu] += expert_bytes[x // n_experts]
+    return max(held) * spread.pools * spread.alike
 
 
 def make_policy(cell: Cell, name: str | None = None) -> Policy:
@@ -207,7 +232,7 @@ def make_signals(cell: Cell, policy: Policy) -> TraceSignals:
 
 def make_core(cell: Cell, policy: Policy, *, record: bool = False) -> Core:
     """A fresh core for a policy of this cell, with the signals that the policy declares."""
-    core = Core(policy, cell.setup, make_signals(cell, policy))
+    core = core_of(policy, cell.setup, make_signals(cell, policy))
     return recorded(core) if record else core
 
 
@@ -234,6 +259,9 @@ def make_machine(
         progress=progress,
         listener=timeline,
         policy_ns=policy_time(cell.hardware, core.policy.name).ns() if charged else (0, 0),
+        root=cell.hardware.root_gb_per_s,
+        peer_ns=cell.costs.peers.ns,
+        all_reduce_ns=cell.costs.peers.all_reduce_ns if cell.costs.spread.parts > 1 else None,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import yaml
 
+from sim.prices.placement import PLACEMENTS
 from traces.kit.errors import UserError
 from traces.kit.readers import nullable, record, refusal, text, truth, whole
 
@@ -66,6 +67,8 @@ class RunConfig:
     timeline: Truth
     measure: Annotated[str, text("test", "validation")] = "test"
     """See :func:`sim.workload.passes.select`."""
+    placement: Annotated[str, text(*PLACEMENTS)] = "hash"
+    """Of experts on several GPUs; on one, all are alike."""
 
     @classmethod
     def from_dict(cls, composed: Mapping[str, Any]) -> RunConfig:

@@ -55,6 +55,8 @@ def curve_of(cell: Cell) -> Curve:
     policy, n_experts = make_policy(cell), cell.setup.n_layers * cell.setup.n_experts
     if policy.name != "lru" or getattr(policy, "by_layer", True):
         raise UserError(f"policy={cell.config.policy['name']}: the curve is LRU's; allowed: lru with scope=global")
+    if cell.setup.gpus > 1:
+        raise UserError(f"hardware.gpus={cell.setup.gpus}: the curve is of one memory; allowed: 1")
     if len(set(cell.setup.expert_bytes)) > 1:
         raise UserError(f"model={cell.model.name}: experts of several sizes; the curve is exact for one size only")
     last = np.full(n_experts, -1, np.int64)  # when an expert was last demanded

@@ -49,6 +49,7 @@ def identify(cell: Cell, predictors: Collection[str]) -> Identity:
     """Of a cell's result; ``predictors``: those that its policy declares."""
     policy = registry.normal(cell.config.policy)
     declared = sorted(cell.predicted.keys() & predictors)
+    spread = cell.costs.spread
     machine = json.loads(json.dumps(figures(asdict(cell.hardware)), default=str))  # its fractions as exact text
     resolved = {
         "trace": cell.trace.sha256,
@@ -58,7 +59,8 @@ def identify(cell: Cell, predictors: Collection[str]) -> Identity:
         "hardware": charging(machine),
         "workload": dict(cell.config.workload),
         "predictors": {name: cell.predicted[name].sha256 for name in declared},
-        "budget_bytes": cell.setup.budget,
+        "budget_bytes": cell.setup.budget * spread.alike,
+        **({"placement": spread.placement} if spread.gpus > 1 else {}),
         **{key: getattr(cell.config, key) for key in RUN_KEYS},
         "limit": cell.config.limit if cell.selection.left_out else None,
     }

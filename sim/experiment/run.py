@@ -47,7 +47,7 @@ def run_config(
     cell = make_cell(config, inputs)
     policy = make_policy(cell)
     own, store = identify(cell, policy.predictors()), Store(Path(out))
-    folder = store.folder(f"{policy.name}-{cell.setup.budget}-{own.key}")
+    folder = store.folder(f"{policy.name}-{own.resolved['budget_bytes']}-{own.key}")
 
     def result() -> dict[str, Any]:
         outcome = simulate(cell, policy, record=config.log, shown=config.timeline, progress=progress)
@@ -102,14 +102,14 @@ def simulate(
 
 def _bounds(cell: Cell, own: Identity, store: Store, progress: Progress | None) -> Mapping[str, Any]:
     """The bounds and reference rows of rule 7: one shared cell for all policies."""
-    folder = store.folder(f"bounds-{cell.setup.budget}-{of_bounds(own).key}")
+    folder = store.folder(f"bounds-{own.resolved['budget_bytes']}-{of_bounds(own).key}")
     return store.once(folder, "bounds.json", lambda: _new_bounds(cell, store, folder, progress))[0]
 
 
 def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | None) -> dict[str, Any]:
     measured = future_of(cell)
     (floor,) = floors(cell, [cell.setup.budget], measured, with_host=True)
-    ample = replace(cell, setup=replace(cell.setup, budget=cell.total_expert_bytes))
+    ample = replace(cell, setup=replace(cell.setup, budget=cell.ample_bytes))
     infinite = simulate(ample, LRU(ample.setup), name="infinite", reference=True, progress=progress)
     rows = {"infinite": reference_row(infinite)}
     whole = future_of(cell, warmup=True) if cell.selection.warmup else measured

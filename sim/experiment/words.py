@@ -28,6 +28,8 @@ KEYS = {
     "workload.batch": "requests that are active at a time  [1]",
     "warmup": "requests replayed first and not measured",
     "limit": "measure only the first so many requests",
+    "placement": "of experts on several GPUs (hardware.gpus=): hash (index modulo GPUs), round_robin, layers (runs of"
+    " layers), shard (a part of each expert on each GPU), replicate (each GPU holds the same)",
     "measure": "test, or validation: the train requests of every fifth prompt, from which the policy then does not"
     " learn",
     "seed": "0: requests in recorded order; another: in another order",

@@ -84,6 +84,7 @@ class Behind:
                 self.link.hand_over(now)
             if core.predictions:
                 self.go_on(now)
+                self.advance(now)  # what takes no time
         self._waiting_since = None
         self.waited_ns += now - began
         return now

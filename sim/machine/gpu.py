@@ -18,14 +18,20 @@ from sim.workload.passes import Pass
 class Gpu:
     """Computes what the core gives, and waits for what is behind it. Time is a number that is handed on, in ns.
 
-    Further GPUs are further streams with a core's pools, a link and a queue each, and a layer ends with the slowest.
     Experts that the host computes are behind it, too: they run from the gate on, and the layer ends when its own have.
     """
 
     def __init__(
-        self, core: Core, costs: Costs, behind: Behind, listener: SpanListener, policy_ns: tuple[int, int]
+        self,
+        core: Core,
+        costs: Costs,
+        behind: Behind,
+        listener: SpanListener,
+        policy_ns: tuple[int, int],
+        all_reduce_ns: Callable[[int], int] | None = None,
     ) -> None:
         self.core, self.costs, self.behind, self.listener, self.policy_ns = core, costs, behind, listener, policy_ns
+        self.all_reduce_ns = all_reduce_ns
         self.steps = 0
         self._expert_done: Callable[[int, int], None] = core.expert_done if listener is NOBODY else self._shown
         self._routes = core.routes
@@ -47,7 +53,9 @@ class Gpu:
         listener.layer(now - lead, now, LEAD)
         software = costs.layer_overhead_ns
         dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + software
-        self._own_ns = self._charged(step)
+        reduce_ns = 0 if self.all_reduce_ns is None else self.all_reduce_ns(step.rows)
+        peer_ns = 0
+        self._own_ns = own_times(self.policy_ns[0 if step.prefill else 1], step)
         for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
             now += dense
             listener.layer(now - dense, now - software, layer)
@@ -55,13 +63,15 @@ class Gpu:
                 behind.advance(now)
             if demand:
                 event = core.gate(layer, demand, tokens, now)
-                now = self._event(step.rows, event, now, stalls[layer])
+                now = self._event(step.rows, event, now, stalls[layer]) + reduce_ns
+                peer_ns += reduce_ns
         head = costs.head_ns(len(step.requests))
         now += head
         listener.layer(now - head, now, core.setup.n_layers)
         behind.advance(now)
         core.step_end(now)
-        accounts.compute_ns += now - began - (behind.waited_ns - waited)
+        accounts.compute_ns += now - began - (behind.waited_ns - waited) - peer_ns
+        accounts.peer_ns += peer_ns
         listener.step(began, now, self.steps, step.prefill)
         return now
 
@@ -113,10 +123,10 @@ class Gpu:
         self.behind.advance(now + own)
         return now + own
 
-    def _charged(self, step: Pass) -> Iterator[int] | None:
-        """The policy's own time at each layer event of the pass, the first one's with the remainder; None: no time."""
-        total = self.policy_ns[0 if step.prefill else 1]
-        if not total:
-            return None
-        own, rest = divmod(total, sum(map(bool, step.demand)) or 1)
-        return chain((own + rest,), repeat(own))
+
+def own_times(total: int, step: Pass) -> Iterator[int] | None:
+    """A policy's own time at each layer event of a pass, the first one's with the remainder; None: no time."""
+    if not total:
+        return None
+    own, rest = divmod(total, sum(map(bool, step.demand)) or 1)
+    return chain((own + rest,), repeat(own))

@@ -20,7 +20,7 @@ from sim.core.core import Core
 from sim.core.loads import NONE
 from sim.core.state import SPECULATIVE, CoreError
 from sim.machine.behind import Behind
-from sim.machine.link import Link
+from sim.machine.link import Link, Source
 from sim.machine.listener import SpanListener
 from sim.machine.predictor import Predictor
 
@@ -39,12 +39,14 @@ class Memory:
         rate = Fraction(nbytes, alone_ns)
         self._reading = [entry for entry in self._reading if entry[0] > now]
         ns, together = alone_ns, rate + sum(rate for _, rate, _ in self._reading)
-        undisturbed = all(by_link and a_lane for *_, a_lane in self._reading)
-        if together > self.dram and not undisturbed:
+        if together > self.dram and not self._undisturbed(by_link):
             slowed = alone_ns * together / self.dram
             ns = -(-slowed.numerator // slowed.denominator)
         self._reading.append((now + ns, rate, by_link))
         return now + ns
+
+    def _undisturbed(self, by_link: bool) -> bool:
+        return all(by_link and a_lane for *_, a_lane in self._reading)
 
 
 class SharedLink(Link):
@@ -53,26 +55,35 @@ class SharedLink(Link):
     Under way are those that are on one of its lanes.
     """
 
-    def __init__(self, core: Core, copy_ns: Sequence[int], depth: int, lanes: int, memory: Memory) -> None:
+    def __init__(self, core: Source, copy_ns: Sequence[int], depth: int, lanes: int, memory: Memory) -> None:
         super().__init__(core, copy_ns, depth * lanes)
         self.lanes, self.memory = lanes, memory
-        self._waiting: deque[int] = deque()  # handed over, and not begun
+        self.waiting: deque[int] = deque()
+        """Handed over, and not begun."""
         self.began: dict[int, int] = {}
         """When each chunk that is under way began."""
 
+    @property
+    def has_place(self) -> bool:
+        """Whether a chunk can be handed over."""
+        return len(self.under_way) + len(self.waiting) < self.depth
+
     def hand_over(self, now: int) -> None:
-        core, under_way, waiting = self.core, self.under_way, self._waiting
-        while core.pending and len(under_way) + len(waiting) < self.depth:
+        self.take()
+        self.begin(now)
+
+    def take(self) -> None:
+        """Take chunks, as long as the core has some and there is a place."""
+        while self.core.pending and self.has_place:
             chunk = self._next_chunk()
             if chunk == NONE:
                 return
-            waiting.append(chunk)
-            self.begin(now)
+            self.waiting.append(chunk)
 
     def begin(self, now: int) -> None:
         """The next chunks begin, one for each lane that is free."""
-        while self._waiting and len(self.under_way) < self.lanes:
-            chunk = self._waiting.popleft()
+        while self.waiting and len(self.under_way) < self.lanes:
+            chunk = self.waiting.popleft()
             end = self.memory.read(self.core.state.chunk_bytes[chunk], self.copy_ns[chunk], now, by_link=True)
             self.busy_ns += end - now
             self.began[chunk] = now
@@ -187,6 +198,8 @@ class WithHost(Behind):
                 self.advance(now)
             else:  # one fact, and the next question, as without a host
                 self._tell(now)
+                if predictions:  # what takes no time
+                    self.advance(now)
         self.waited_ns += now - began
         return now
 

@@ -5,21 +5,32 @@ from collections import deque
 from collections.abc import Sequence
 from heapq import heapreplace
 from operator import itemgetter
+from typing import Protocol
 
-from sim.core.core import Core
 from sim.core.loads import NONE
+from sim.core.state import State
+
+
+class Source(Protocol):
+    """What a link asks for chunks: a core, or what one of several GPUs has of it."""
+
+    pending: bool
+
+    @property
+    def state(self) -> State: ...
+
+    def next_chunk(self) -> int: ...
 
 
 class Link:
     """Copies chunks in the order that the core gives, ``depth`` of them handed over at a time; these always finish.
 
-    ``copy_ns``: of each chunk alone. A further GPU has a link of its own; who else reads the host's memory would
-    lengthen a copy where it begins, in :meth:`hand_over`.
+    ``copy_ns``: of each chunk alone.
     """
 
     lanes = 1
 
-    def __init__(self, core: Core, copy_ns: Sequence[int], depth: int) -> None:
+    def __init__(self, core: Source, copy_ns: Sequence[int], depth: int) -> None:
         self.core, self.copy_ns, self.depth = core, copy_ns, depth
         self.under_way: deque[tuple[int, int]] = deque()  # (end, chunk), the one that ends first is the first
         self.busy_ns = 0
@@ -48,7 +59,7 @@ class Lanes(Link):
     :class:`Link`, only slower.
     """
 
-    def __init__(self, core: Core, copy_ns: Sequence[int], depth: int, lanes: int) -> None:
+    def __init__(self, core: Source, copy_ns: Sequence[int], depth: int, lanes: int) -> None:
         super().__init__(core, copy_ns, depth * lanes)
         self.lanes = lanes
         self._free = [0] * lanes  # a heap of when each lane is free

@@ -1,28 +1,35 @@
 """The simulated machine, and its clock: SimPy's, which sees one timeout per pass."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
+from fractions import Fraction
 
 import simpy
 
 from sim.core.accounts import Accounts
 from sim.core.core import Core
+from sim.core.several import SeveralCore
 from sim.machine.behind import Behind
 from sim.machine.gpu import Gpu
 from sim.machine.host import WithHost
 from sim.machine.link import Lanes, Link
 from sim.machine.listener import NOBODY, SpanListener
 from sim.machine.predictor import Predictor
+from sim.machine.several import Gpus, Root
 from sim.machine.timings import Timings
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
 
 
 class Machine:
-    """Replays passes on one GPU; ``progress`` is told the rows of each pass that has ended, ``listener`` all spans.
+    """Replays passes on as many GPUs as the core has.
 
+    ``progress`` is told the rows of each pass that has ended, ``listener`` all spans (of one GPU, so far).
     ``policy_ns``: the policy's own time, per prefill and per decode pass. It is spread evenly over the pass's layer
     events, the first one's with the remainder (a pass without any has decided nothing): after each gate compute waits
     for it, within ``compute_ns``, while copies go on.
+
+    ``root``: bytes per ns that the links of several GPUs have together; ``peer_ns``: of so many tokens from one to
+    another; ``all_reduce_ns``: of so many at the end of each layer, where one stands for several.
     """
 
     def __init__(
@@ -36,17 +43,38 @@ class Machine:
         progress: Callable[[int], None] | None = None,
         listener: SpanListener | None = None,
         policy_ns: tuple[int, int] = (0, 0),
+        root: Fraction | None = None,
+        peer_ns: Callable[[int], int] = int,
+        all_reduce_ns: Callable[[int], int] | None = None,
     ) -> None:
         self.core, self.progress, self.listener = core, progress, listener or NOBODY
         copy_ns = [costs.copy_ns(b) for b in core.state.chunk_bytes]
         predictor = Predictor(predictor_threads, self.listener)
-        if core.places is not None and core.setup.host is not None:
-            behind: Behind = WithHost(core, core.setup.host, copy_ns, depth, lanes, predictor, self.listener)
+        self.gpu: Gpu | Gpus
+        self.links: Sequence[Link]
+        if isinstance(core, SeveralCore):
+            several = Gpus(
+                core,
+                costs,
+                copy_ns,
+                depth=depth,
+                lanes=lanes,
+                root=Root(root),
+                peer_ns=peer_ns,
+                predictor=predictor,
+                policy_ns=policy_ns,
+            )
+            self.gpu = several
+            self.links = several.links
         else:
-            link = Link(core, copy_ns, depth) if lanes == 1 else Lanes(core, copy_ns, depth, lanes)
-            behind = Behind(core, link, predictor, self.listener)
-        self.link = behind.link
-        self.gpu = Gpu(core, costs, behind, self.listener, policy_ns)
+            behind: Behind
+            if core.places is not None and core.setup.host is not None:
+                behind = WithHost(core, core.setup.host, copy_ns, depth, lanes, predictor, self.listener)
+            else:
+                link = Link(core, copy_ns, depth) if lanes == 1 else Lanes(core, copy_ns, depth, lanes)
+                behind = Behind(core, link, predictor, self.listener)
+            self.gpu = Gpu(core, costs, behind, self.listener, policy_ns, all_reduce_ns)
+            self.links = [behind.link]
         self.timings = Timings()
         self.env = simpy.Environment()
 
@@ -55,11 +83,15 @@ class Machine:
         start = self._replay(warmup)
         if self.gpu.steps:
             self.core.measure_from(start)
-            self.link.busy_ns = self.link.busy_after(start)
+            for link in self.links:
+                link.busy_ns = link.busy_after(start)
             self.timings = Timings()
             self.listener.start(start)
         now = self._replay(measured)
-        self.core.accounts.link_busy_ns = self.link.busy_ns - self.link.busy_after(now)
+        busy = [link.busy_ns - link.busy_after(now) for link in self.links]
+        self.core.accounts.link_busy_ns = sum(busy)
+        for gpu, busy_ns in zip(self.core.accounts.by_gpu, busy, strict=False):
+            gpu.link_busy_ns = busy_ns
         return self.core.finish(now)
 
     def _replay(self, passes: Iterable[Pass]) -> int:

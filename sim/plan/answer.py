@@ -14,7 +14,7 @@ from sim.plan.question import Question, lossless, meets, reads, settings, value
 from sim.plan.search import Least, least, rungs, size, together
 from sim.prices import own_title, title_of
 from sim.prices.costs import Costs
-from sim.prices.host import BYTES
+from sim.prices.peers import ACTIVATION_BYTES
 from traces.kit.errors import UserError
 
 SHORTLIST = ("lru", "lru_layer", "lfru", "gate_ahead", "static", "static_split", "fiddler", "split", "split_prompts")
@@ -221,7 +221,7 @@ def _commands(question: Question, name: str, cell: Answer, trace: str, out: Path
     return {
         "policy": name,
         "run": ["python", "-m", "sim", "run", *words],
-        "real": real if question.dtype in BYTES else None,  # no kernel there computes in others
+        "real": real if question.dtype in ACTIVATION_BYTES else None,  # no kernel there computes in others
     }
 
 

@@ -142,6 +142,9 @@ def ask(
     # What is drawn has a request to begin with: of few tokens, a cold start would be most of what is seen.
     words = words if trace is not None else (*words, "warmup=1")
     base = read_config([*words, "policy=lru", "budget=1GB", "bounds=false"])
+    machine = HardwareProfile.from_dict(base.hardware)
+    if machine.gpus > 1:
+        raise UserError(f"hardware.gpus={machine.gpus}: a plan is of one GPU; allowed: 1, or python -m sim run")
     if trace is None:
         if base.model["name"] == AS_TRACED:
             raise UserError(f"model={model}: is what a trace says; allowed: with trace=")
@@ -159,7 +162,7 @@ def ask(
         base,
         profile,
         profile.dtype if dtype is None else dtype,
-        HardwareProfile.from_dict(base.hardware),
+        machine,
         goal,
         held,
         batch,

@@ -18,6 +18,8 @@ from itertools import accumulate
 
 from sim.prices import HardwareProfile, ModelProfile
 from sim.prices.measured import MeasuredModel
+from sim.prices.peers import Peers
+from sim.prices.placement import Spread
 from traces.kit.errors import UserError, one_of
 
 
@@ -111,6 +113,7 @@ class Grid:
 class Costs:
     """Prices of one model on one machine, its experts held as `dtype` (None: the model's own).
 
+    With several GPUs that hold the same, or a part of each expert, they are those of all at once; else of one of them.
     UserError where the model has no size at `dtype` or the machine has no peak for the model's compute dtype.
     """
 
@@ -120,8 +123,11 @@ class Costs:
     expert_bytes: tuple[int, ...]  # of one expert, per layer
     sources: dict[str, str]  # cost -> the table, constant or model that it is from
 
-    def __init__(self, model: ModelProfile, hardware: HardwareProfile, dtype: str | None = None) -> None:
-        self.model, self.hardware = model, hardware
+    def __init__(
+        self, model: ModelProfile, hardware: HardwareProfile, dtype: str | None = None, spread: Spread | None = None
+    ) -> None:
+        self.model, self.hardware, self.spread = model, hardware, spread or Spread()
+        self.peers = Peers(model, hardware, self.spread)
         self.dtype = model.dtype if dtype is None else dtype
         self.expert_bytes = model.priced(self.dtype)
         self.launch_ns = _ceil(hardware.gpu.launch_us * 1000)
@@ -176,16 +182,26 @@ class Costs:
         """One copy call of `nbytes` from host to GPU: bytes over bandwidth, the link's overhead and the software's."""
         known = self._copies.get(nbytes)
         if known is None:
-            known = self._copies[nbytes] = self._link.ns(nbytes) + self.copy_overhead_ns
+            spread = self.spread
+            alone = self._link.ns(-(-nbytes // spread.parts))
+            known = self._copies[nbytes] = max(alone, self._at_the_root(nbytes)) + self.copy_overhead_ns
         return known
 
     def crossing_ns(self, nbytes: int) -> int:
         """`nbytes` over the link from host to GPU, without the software of a copy call."""
         return self._link.ns(nbytes)
 
+    def _at_the_root(self, nbytes: int) -> int:
+        """How long what all GPUs copy at once takes at the root, all lanes being busy; 0 for who copies alone."""
+        root, spread = self.hardware.root_gb_per_s, self.spread
+        if root is None or spread.alike == spread.parts == 1:
+            return 0
+        return _ceil(spread.alike * nbytes * self.hardware.link.lanes / root)
+
     def link_floor_ns(self, nbytes: int) -> int:
         """At most how long the link copies `nbytes`, however they are cut: bytes over the peaks of all lanes."""
-        return self._link.floor_ns(nbytes) // self.hardware.link.lanes
+        floor = self._link.floor_ns(nbytes // self.spread.parts)
+        return max(floor, self._at_the_root(nbytes)) // self.hardware.link.lanes
 
     def expert_ns(self, layer: int, tokens: int) -> int:
         """One expert of `layer` on `tokens` tokens, without its launch."""
@@ -195,7 +211,8 @@ class Costs:
         """Durations of one expert of `layer` by tokens, from 0 to at least `max_tokens`; read only."""
         table = self._tables[layer]
         if len(table) <= max_tokens:
-            table.extend(map(self._experts[self.expert_bytes[layer]], range(len(table), max_tokens + 1)))
+            whole = map(self._experts[self.expert_bytes[layer]], range(len(table), max_tokens + 1))
+            table.extend(-(-ns // self.spread.parts) for ns in whole)
         return table
 
     def dense_ns(self, tokens: int, kv_tokens: int, pairs: int) -> int:

@@ -26,6 +26,7 @@ from traces.kit.readers import (
 Optional = Annotated[Fraction | None, nullable(number())]
 Unread = Optional
 """A figure that is kept with its source, and that no price depends on as yet."""
+MOST_GPUS = 64
 OwnTime = Annotated[Fraction, number(zero=True, at_most=10**9)]
 
 
@@ -56,6 +57,14 @@ class Link:
         1  # copies under way at once, each at the rate above: the figures are of one lane while all are busy
     )
     pageable_gb_per_s: Unread = None
+
+
+@dataclass(frozen=True)
+class Peer:
+    """From one GPU to another, whichever: one figure for all pairs."""
+
+    gb_per_s: Rate
+    latency_us: Delay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +134,13 @@ class Sources:
     pageable_gb_per_s: Text = ""
     dram_gb_per_s: Text = ""
     cpu_tflops: Text = ""
+    peer: Text = ""
+    root_gb_per_s: Text = ""
 
 
 @dataclass(frozen=True)
 class HardwareProfile:
-    """One GPU, its link and its host."""
+    """A GPU, its link and its host; with ``gpus`` so many of both, all alike."""
 
     name: Text
     provenance: Annotated[str, text("published", "measured")]
@@ -140,6 +151,9 @@ class HardwareProfile:
     software: Annotated[Software, record(Software)]
     measured: Annotated[Measured | None, nullable(record(Measured))] = None  # tables, which then take precedence
     runtime: Annotated[Runtime | None, nullable(record(Runtime))] = None
+    gpus: Annotated[int, whole(1, MOST_GPUS)] = 1
+    peer: Annotated[Peer | None, nullable(record(Peer))] = None  # null: nothing goes from GPU to GPU
+    root_gb_per_s: Optional = None  # what the links of all GPUs have together; null: each has its own in full
     title: Text = ""  # what people call it; no figure, so that no cell's key and no stored profile has it
 
     @classmethod

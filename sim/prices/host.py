@@ -7,12 +7,10 @@ from functools import partial
 
 from sim.prices.costs import Affine, Costs, Roofline, Table, find_tables
 from sim.prices.measured import MeasuredModel, Pair
+from sim.prices.peers import ACTIVATION_BYTES
 from traces.calibrate.tables import pooled
 from traces.kit.errors import UserError
 from traces.kit.units import counted
-
-BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-"""Of one activation."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class HostPrices:
         self.source = source if self._pair is None else f"{source}; both at once: {self._pair.source}"
         """Which table or constants compute is from; and which table, if one, what both reach while both are busy."""
         self._costs, self._compute = costs, compute
-        self._bytes_per_token = costs.model.hidden * BYTES[costs.model.compute_dtype]
+        self._bytes_per_token = costs.model.hidden * ACTIVATION_BYTES[costs.model.compute_dtype]
         self._known: dict[tuple[int, int], int] = {}
         self._there: Affine | Table = Affine(link.overhead_us * 1000, 1 / (link.d2h_gb_per_s or link.h2d_gb_per_s))
         if measured is not None:

@@ -74,6 +74,8 @@ def _columns() -> Iterator[Column]:
     yield Column("hardware_title", text, "", "what people call it, with what was changed")
     yield Column("hardware_sha", text, "SHA-256/64", "the whole profile")
     yield Column("figures", text, "", "published or measured figures of it", "provenance.hardware.provenance")
+    yield Column("gpus", whole, "GPUs", "so many of them, with a link each")
+    yield Column("placement", text, "", "of experts on several GPUs", "config.placement")
     yield Column("compute", text, "", "how compute is priced", "provenance.compute")
     yield Column("predictors", text, "JSON", "SHA-256 of the fitted predictors, by name")
     yield Column("device", text, "", "where a device's run was measured", "provenance.device.name")
@@ -117,6 +119,10 @@ def _columns() -> Iterator[Column]:
         yield Column(name, whole, name.rpartition("_")[2], "measured", f"totals.{name}")
     yield Column("host_lookups", whole, "lookups", "of these computed on the host")
     yield Column("host_ms_per_token", number, "ms/token", "of its workers, of generated tokens; outside compute")
+    yield Column("peer_ms_per_token", number, "ms/token", "activations between GPUs, of generated tokens")
+    uneven = "of several GPUs, the largest over the mean"
+    yield Column("imbalance_misses", number, "x", f"misses {uneven}", "gpus.imbalance.misses")
+    yield Column("imbalance_expert_time", number, "x", f"expert time {uneven}", "gpus.imbalance.expert_time")
     yield Column("wall_ns", whole, "ns", "the measured window", "totals.wall_ns")
     least = "belady_bypass: no lossless policy copies fewer"
     yield Column("bound_bytes", number, "B", least, "bounds.belady_bypass.bytes")
@@ -157,9 +163,15 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
     made["modelled"] = titles.modelled(result["provenance"].get("modelled", {}))
     made["nulls"] = _json(result["nulls"])
     totals = result["totals"]
-    made["host_lookups"], made["host_ms_per_token"] = totals.get("host_lookups", 0), None
+    made["gpus"] = config["hardware"].get("gpus", 1)
+    made["host_lookups"], made["host_ms_per_token"], made["peer_ms_per_token"] = (
+        totals.get("host_lookups", 0),
+        None,
+        None,
+    )
     if tokens := totals["generated_tokens"]:
         made["host_ms_per_token"] = totals.get("host_ns", 0) / 1e6 / tokens
+        made["peer_ms_per_token"] = totals.get("peer_ns", 0) / 1e6 / tokens
     for group in ("model", "hardware"):
         made[group] = titles.with_changes(result, group)
         made[f"{group}_title"] = titles.profile(result, group)

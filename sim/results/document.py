@@ -27,6 +27,7 @@ from sim.core.accounts import (
 )
 from sim.core.core import Core
 from sim.machine.timings import Timings
+from sim.results.gpus import of_gpus
 from sim.results.quality import quality
 from sim.results.timeline import Timeline
 from traces.kit.errors import UserError
@@ -59,7 +60,7 @@ class Outcome:
     @property
     def wall_ns(self) -> int:
         """The measured window."""
-        return self.accounts.end_ns - self.accounts.start_ns
+        return self.accounts.wall_ns
 
     @property
     def link_bytes(self) -> int:
@@ -91,6 +92,10 @@ def document(
         if not accounts.hit_row(i)[LOOKUPS]:
             nulls[f"hit_rate.{phase}"] = f"no {phase} lookups"
     per_token = partial(_ratio, whole=tokens)
+    gpus, lanes = config["hardware"].get("gpus", 1), config["hardware"]["link"].get("lanes", 1)
+    of_each, of_gpus_nulls = of_gpus(config, accounts, outcome.core.state, lanes)
+    pools, alike = outcome.core.setup.gpus, gpus if config.get("placement") == "replicate" else 1
+    nulls |= of_gpus_nulls
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "config": config,
@@ -108,13 +113,14 @@ def document(
             **{fate: per_token(n) for fate, n in zip(FATES, accounts.fate_bytes, strict=True)},
         },
         "prefetch": {"issued": accounts.issued, **dict(zip(FATES, accounts.fates, strict=True))},
-        "link_utilisation": _ratio(accounts.link_busy_ns, outcome.wall_ns * config["hardware"]["link"].get("lanes", 1)),
+        "link_utilisation": _ratio(accounts.link_busy_ns, outcome.wall_ns * lanes * pools),
         "memory": {
             "budget_bytes": config["budget_bytes"],
-            "peak_bytes": outcome.core.state.peak + outcome.core.own_bytes,
-            "policy_bytes": outcome.core.own_bytes,
+            "peak_bytes": (outcome.core.state.peak + outcome.core.own_bytes) * alike,
+            "policy_bytes": outcome.core.own_bytes * alike,
             "room": room,
         },
+        **of_each,
         "totals": {
             "requests": len(outcome.timings.requests),
             "generated_tokens": tokens,
@@ -125,6 +131,7 @@ def document(
             "compute_ns": accounts.compute_ns,
             **({"policy_ns": accounts.policy_ns} if accounts.policy_ns else {}),
             **_on_the_host(accounts),
+            **({"peer_ns": accounts.peer_ns} if gpus > 1 else {}),
             "stall_ns": dict(zip(STALLS, accounts.stall_row(), strict=True)),
             "demand_bytes": accounts.demand_bytes,
             "speculative_bytes": dict(zip(FATES, accounts.fate_bytes, strict=True)),

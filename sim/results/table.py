@@ -141,7 +141,10 @@ def _gaps(bounds: Mapping[str, Any], wall_ns: float, nbytes: float) -> tuple[str
 
 def _where(result: Mapping[str, Any]) -> list[Text]:
     """What the columns are, and where the time of a token went."""
-    causes = {"compute": result["compute_ms_per_token"], **result["stall_ms_per_token"]}
+    totals = result["totals"]
+    tokens = totals["generated_tokens"]
+    peers = {"between GPUs": totals["peer_ns"] / 1e6 / tokens} if "peer_ns" in totals else {}
+    causes = {"compute": result["compute_ms_per_token"], **peers, **result["stall_ms_per_token"]}
     parts = [f"{name.replace('_', ' ')} {figure(ms)}" for name, ms in causes.items() if ms or name == "compute"]
     said = [Text(words, style="dim") for words in (MEANING, MULTIPLES)[: 1 + (result["bounds"] is not None)]]
     said.append(Text(f"ms/token: {' + '.join(parts)}"))
@@ -151,11 +154,22 @@ def _where(result: Mapping[str, Any]) -> list[Text]:
         counts = ", ".join(f"{n:,} {fate}" for fate, n in early.items() if n and fate != "asked")
         begun = f"; {early['asked']:,} asked for before their gate: {counts}" if early else ""
         said.append(Text(f"experts on the host: {lookups:,} lookups, {ms} ms/token of its workers{begun}"))
+    if (gpus := result.get("gpus")) is not None:
+        said.append(Text(_of_gpus(gpus)))
     if (charged := result["provenance"]["hardware"].get("policy_us")) is not None:
         ms = figure(result["totals"]["policy_ns"] / 1e6 / result["totals"]["generated_tokens"])
         us = f"{charged['prefill']:,g} us per prefill pass, {charged['decode']:,g} us per decode pass"
         said.append(Text(f"of compute, the policy's own decisions: {ms} ms/token ({us})"))
     return said
+
+
+def _of_gpus(gpus: Mapping[str, Any]) -> str:
+    """Who had the most to do."""
+    each = f"{gpus['count']} GPUs ({gpus['placement']}), {format_bytes(gpus['budget_bytes'])} each"
+    if gpus["imbalance"] is None:
+        return f"{each}: all do the same"
+    parts = [f"{name.replace('_', ' ')} {x:.2f}" for name, x in gpus["imbalance"].items() if x is not None]
+    return f"{each}; of the most burdened, times the mean: {', '.join(parts) or 'nothing'}"
 
 
 def _copies(result: Mapping[str, Any]) -> list[Text]:

@@ -12,7 +12,7 @@ import pytest
 
 from sim.cli import main
 from sim.experiment.run import run_config
-from tests.sim.small_trace import SIZE, Plan, config, one_layer
+from tests.sim.small_trace import MACHINE, SIZE, Plan, config, one_layer
 from traces.format.layout import PREDICTED
 from traces.format.manifest import KNOWN_FILES, MANIFEST_FILE
 
@@ -64,7 +64,8 @@ def test_the_tables_are_those_of_the_code(tmp_path: Path) -> None:
     files = [word.split("/")[0] for word in re.findall(r"^\| `(\S+)` ", SECTIONS["The trace format"], re.MULTILINE)]
     assert sorted(files) == sorted((MANIFEST_FILE, *KNOWN_FILES, PREDICTED))
     trace = one_layer(tmp_path / "t", [Plan((1,), 2)], [0, 1, 0])
-    document = run_config(config(trace, 2 * SIZE, bounds=True), tmp_path / "out").document
+    several = {"hardware": {**MACHINE, "gpus": 2}, "placement": "replicate"}
+    document = run_config(config(trace, 4 * SIZE, bounds=True, **several), tmp_path / "out").document
     heads = re.findall(r"^\| (`.+?) \| ", SECTIONS["The result"], re.MULTILINE)
     assert sorted(key for head in heads for key in re.findall(r"`(\w+)`", head)) == sorted(document)
 

@@ -18,6 +18,7 @@ from sim.check.laws import (
     assert_keeps_the_rules,
     assert_minimum,
     assert_says_what_it_is,
+    assert_spreads,
     everything,
 )
 from sim.check.synthetic import FakeSignals
@@ -39,6 +40,12 @@ def test_nothing_is_decided_by_what_comes_later(variant: Variant, seed: int) -> 
 @pytest.mark.parametrize("variant", EVERY, ids=str)
 def test_budget_accounts_determinism_and_clockless_replay(variant: Variant, seed: int) -> None:
     assert_keeps_the_rules(variant, seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("variant", EVERY, ids=str)
+def test_with_several_gpus_it_keeps_the_rules_or_says_why_it_cannot(variant: Variant, seed: int) -> None:
+    assert_spreads(variant, seed)
 
 
 @pytest.mark.parametrize("variant", EVERY, ids=str)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ALIKE = (
-    *("source", "trace", "model", "model_sha", "dtype", "hardware", "hardware_sha", "device"),
+    *("source", "trace", "model", "model_sha", "dtype", "hardware", "hardware_sha", "placement", "device"),
     *("workload", "batch", "chunks", "warmup", "measure", "limit"),
 )
 """Columns in which the runs of one comparison have one value, in the order in which differences are named."""

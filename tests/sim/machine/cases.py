@@ -11,6 +11,7 @@ from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.core.log import record as recorded
 from sim.core.log import replay
+from sim.core.several import core_of
 from sim.machine.machine import Machine
 from sim.workload.passes import Pass
 
@@ -26,6 +27,11 @@ class FlatCosts:
     per_step: int = 5
     launch_ns: int = 2
     layer_overhead_ns: int = 1
+    per_peer: int = 4
+    per_peer_token: int = 2
+
+    def peer_ns(self, tokens: int) -> int:
+        return self.per_peer + self.per_peer_token * tokens
 
     def copy_ns(self, nbytes: int) -> int:
         return self.per_copy + self.per_byte * nbytes
@@ -120,12 +126,14 @@ def simulate(
     depth: int = 1,
     lanes: int = 1,
     policy_ns: tuple[int, int] = (0, 0),
+    root: Fraction | None = None,
     logged: bool = False,
 ) -> tuple[Accounts, Core]:
     """Run the engine."""
-    core = Core(policy, setup, NoSignals())
+    core = core_of(policy, setup, NoSignals())
     core = recorded(core) if logged else core
-    machine = Machine(core, setup.costs, depth=depth, lanes=lanes, policy_ns=policy_ns)  # type: ignore[arg-type]
+    costs: Any = setup.costs
+    machine = Machine(core, costs, depth=depth, lanes=lanes, policy_ns=policy_ns, root=root, peer_ns=costs.peer_ns)
     return machine.run(warmup, passes), core
 
 
@@ -134,7 +142,7 @@ def record(
 ) -> tuple[Accounts, Core]:
     """Run the engine, and replay its log without a clock on a fresh policy: the decisions must be the same."""
     accounts, core = simulate(make_policy(setup), setup, passes, logged=True, **given)
-    again = replay(core.log, Core(make_policy(setup), setup, NoSignals()))
+    again = replay(core.log, core_of(make_policy(setup), setup, NoSignals()))
     assert again == core.digest(), "the replay of the log decides differently"
     return accounts, core
 

@@ -249,6 +249,8 @@ class Case:
     """The policy's own time per prefill and per decode pass, for who charges it."""
     lanes: int = 1
     """Of the link, for who has several."""
+    root: Fraction | None = None
+    """What the links of several GPUs lie behind."""
 
 
 @st.composite

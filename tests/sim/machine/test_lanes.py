@@ -63,8 +63,9 @@ def test_a_single_lane_is_a_link(case: Case) -> None:
         core = Core(Restless(case.setup, by_layer=case.by_layer), case.setup, NoSignals())
         machine = Machine(core, case.setup.costs, depth=case.depth)  # type: ignore[arg-type]
         if link is not None:
-            lanes = Lanes(core, machine.link.copy_ns, case.depth, 1)
-            machine.link = machine.gpu.behind.link = lanes
+            lanes = Lanes(core, machine.links[0].copy_ns, case.depth, 1)
+            machine.links = [lanes]
+            machine.gpu.behind.link = lanes
             machine.gpu.behind.copies = lanes.under_way
         found.append((machine.run(case.warmup, case.passes), core.digest()))
     assert found[0] == found[1]

@@ -229,6 +229,7 @@ MISTAKES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["model=as_traced"], ["model=as_traced: is what a trace says; allowed: with trace="]),
     (["trace=sample", "context=64"], ["context=64: the trace has a request of ", " tokens; allowed: "]),
     (["trace=nosuch", "model=olmoe_1b_7b"], ["trace=nosuch"]),
+    (["model=olmoe_1b_7b", "hardware=rtx_3090_x2"], ["hardware.gpus=2: a plan is of one GPU", "allowed: 1"]),
 ]
 
 

@@ -1,0 +1,78 @@
+"""Cores that watch the budget at every answer, and remember what was decided when."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from policies.api import LayerEvent, Policy, Setup
+from sim.core.core import Core
+from sim.core.log import record
+from sim.core.several import SeveralCore
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that was decided until a fact was told."""
+
+    step: int
+    layer: int  # -1: the step's start
+    told: int  # words of the log
+    digest: str
+    expected: tuple[tuple[int, ...], ...]
+    predictions: int
+
+
+class Witness(Core):
+    """Watches the budget at every answer, and notes what was decided before each step and gate."""
+
+    def __init__(self, policy: Policy, setup: Setup, signals: Any) -> None:
+        super().__init__(policy, setup, signals)
+        self.snapshots: list[Snapshot] = []
+        self.number = -1
+        self.asked = 0
+        self.demanded_bytes = 0  # of what was to be there for an event, with tokens or without
+        record(self)
+        self.listen("gate", lambda layer, *_: self.note(layer))  # the log has not heard of it yet
+        self.listen("step_begin", self._begun)
+
+    def _begun(self, number: int, *_: Any) -> None:
+        self.number = number
+        self.note(-1)
+
+    def note(self, layer: int) -> None:
+        self.asked += len(self.predictions)
+        expected = tuple(tuple(sorted(x)) for x in self.acting.expected)
+        self.snapshots.append(Snapshot(self.number, layer, len(self.log), self.digest(), expected, self.asked))
+
+    def gate(self, layer: int, demand: Sequence[int], tokens: Sequence[int], now: int) -> LayerEvent:
+        event = super().gate(layer, demand, tokens, now)
+        self.demanded_bytes += sum(map(self.state.size.__getitem__, event.demand))
+        return event
+
+    def next_chunk(self) -> int:
+        answer = super().next_chunk()
+        state, setup = self.state, self.setup
+        held = [x for x in range(len(state.slot)) if state.slot[x]]
+        if sum(state.size[x] for x in held) + self.policy.gpu_bytes() > setup.budget:
+            raise AssertionError("more bytes than the budget")
+        for layer, share in enumerate(state.layer_capacity or ()):
+            if sum(state.size[x] for x in held if setup.layer_of(x) == layer) > share:
+                raise AssertionError(f"more bytes than the budget of layer {layer}")
+        return answer
+
+
+class SeveralWitness(Witness, SeveralCore):
+    """Watches each GPU's part of the budget."""
+
+    def next_chunk_on(self, gpu: int) -> int:
+        answer = super().next_chunk_on(gpu)
+        state, setup, shares = self.state, self.setup, self.policy.layer_budgets()
+        each, held = (setup.budget - self.policy.gpu_bytes()) // setup.gpus, [0] * (setup.gpus * setup.n_layers)
+        for x in range(len(state.slot)):
+            held[setup.pool_of(x) * setup.n_layers + setup.layer_of(x)] += state.size[x] * state.slot[x]
+        for at in range(setup.gpus):
+            if sum(held[at * setup.n_layers : (at + 1) * setup.n_layers]) > each:
+                raise AssertionError(f"more bytes than the budget of GPU {at}")
+        if shares is not None and any(more > share for more, share in zip(held, shares, strict=True)):
+            raise AssertionError("more bytes than the budget of a layer of a GPU")
+        return answer

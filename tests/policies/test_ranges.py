@@ -10,7 +10,7 @@ from sim.check.synthetic import draw, setup_of
 from traces.kit.errors import UserError
 
 SETUP = setup_of(draw(0), 10**9)  # 4 layers of 8 experts
-TOLD = re.compile(r"allowed: (?:at least (?P<least>\d+)|(?P<low>\d+) to (?P<high>\d+)) \([^()]+\)$")
+TOLD = re.compile(r"allowed: (?:at least (?P<least>\d+)|(?P<low>\d+) to (?P<high>[\d.]+)) \([^()]+\)$")
 KINDS = {
     (name, key): kind
     for name in registry.names()

@@ -54,7 +54,7 @@ MODIFIED = ("policy=pregated: is of a modified model", "allowed: policies of the
         (("run", *BASE, "routing=nowhere"), ("routing=nowhere: no such trace", "allowed: sample")),
         (("run", "polcy=lru"), ("polcy=lru: no such key", "prompts", "budget", "did you mean policy?")),
         (("validate", "policy=lro", "budget=25%"), ("policy=lro", "did you mean lru?")),
-        (("validate", *BASE, "hardware=nosuch.yaml"), ("hardware=nosuch.yaml: no such file", "or a100, h100")),
+        (("validate", *BASE, "hardware=nosuch.yaml"), ("hardware=nosuch.yaml: no such file", "or a100, apple_m4_max")),
         (("run", *BASE, "predictor={tmp}/none.safetensors"), ("none.safetensors",)),
         (("run", "policy=lru", "budget=1B"), ("budget",)),
         (("run", "policy=lru,fmoe", "budget=25%"), ("policy=lru,fmoe",)),

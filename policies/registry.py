@@ -74,7 +74,7 @@ def build(name: str, setup: Setup, params: Mapping[str, Any]) -> Policy:
         raise UserError(f"policy={name}{own}: refused by it ({' '.join(str(error).split()) or 'ValueError'})") from None
     _check_made(policy, setup)
     if setup.host is None and policy.uses("place"):
-        allowed = "hardware.host.cpu_tflops and dram_gb_per_s, or a measured cpu_expert of this model and dtype; on one GPU"
+        allowed = "hardware.host.cpu_tflops and dram_gb_per_s, or its measured cpu_expert in this dtype; on one GPU"
         raise UserError(f"policy={name}: computes experts on the host, which has no price here; allowed: {allowed}")
     least = policy.min_budget()
     if setup.budget < least:

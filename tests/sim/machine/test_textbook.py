@@ -1,14 +1,15 @@
 """The engine against the textbook machine, bit for bit: all accounts, and all that a policy is told and sees."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.api import Policy, Setup
+from policies.api import Policy
 from policies.lru import LRU
-from tests.sim.machine.cases import FlatHost, NoSignals, record
+from tests.sim.machine.against import agree
+from tests.sim.machine.cases import FlatHost
 from tests.sim.machine.early import Early
 from tests.sim.machine.restless import (
     EXAMPLES,
@@ -17,7 +18,6 @@ from tests.sim.machine.restless import (
     Lossy,
     Placing,
     Restless,
-    Told,
     Unruly,
     cases,
     hosted_cases,
@@ -26,33 +26,7 @@ from tests.sim.machine.textbook import Textbook
 
 
 def compare(case: Case, kind: type[Policy], **parameters: object) -> None:
-    made: list[Policy] = []
-
-    def make(setup: Setup) -> Policy:
-        made.append(kind(setup, **parameters))
-        return made[-1]
-
-    slow = Textbook(
-        make(case.setup), case.setup, NoSignals(), case.costs, case.depth, policy_ns=case.policy_ns, lanes=case.lanes
-    )
-    expected = slow.run(case.warmup, case.passes)
-    expected.check()
-    accounts, core = record(
-        make,
-        case.setup,
-        case.passes,
-        warmup=case.warmup,
-        depth=case.depth,
-        lanes=case.lanes,
-        policy_ns=case.policy_ns,
-    )
-    if isinstance(made[0], Told):
-        for i, (by_textbook, by_engine) in enumerate(zip(made[0].told, made[1].told, strict=False)):
-            assert by_engine == by_textbook, i
-        assert len(made[0].told) == len(made[1].told) == len(made[2].told)
-        assert made[1].told == made[2].told
-    assert asdict(accounts) == asdict(expected)
-    assert core.state.peak == slow.peak
+    agree(Textbook, case, kind, {}, **parameters)
 
 
 @settings(EXAMPLES, max_examples=200)

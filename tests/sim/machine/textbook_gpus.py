@@ -29,14 +29,13 @@ class TextbookGpus(Textbook):
         setup: Setup,
         signals: StepSignals,
         costs: Any,
-        depth: int = 1,
-        predictor_threads: int = 1,
-        policy_ns: tuple[int, int] = (0, 0),
-        lanes: int = 1,
-        root: Fraction | None = None,
+        depth: int,
+        root: Fraction | None,
+        policy_ns: tuple[int, int],
+        lanes: int,
     ) -> None:
         self.asked_for: int | None = None  # the GPU that wants a victim
-        super().__init__(policy, setup, signals, costs, depth, predictor_threads, policy_ns, lanes)
+        super().__init__(policy, setup, signals, costs, depth, policy_ns=policy_ns, lanes=lanes)
         gpus = range(setup.gpus)
         self.gpus, self.home, self.root = gpus, list(setup.homes), root
         self.links = [simpy.PriorityResource(self.env, capacity=lanes) for _ in gpus]
@@ -59,34 +58,22 @@ class TextbookGpus(Textbook):
         return sum(sum(load.chunks) for load in mine if layer in (None, self.setup.layer_of(load.expert)))
 
     def give_slot(self, load: Load) -> bool:
-        if load.slot:
-            return True
-        gpu, layer, order, size = self.home[load.expert], self.setup.layer_of(load.expert), load.order, sum(load.chunks)
-        capacity = (self.setup.budget - self.policy.gpu_bytes()) // len(self.gpus)
+        given, gpu = super().give_slot(load), self.home[load.expert]
+        self.peaks[gpu] = max(self.peaks[gpu], self.held_on(gpu))
+        return given
 
-        def fits() -> bool:
-            if self.shares and self.held_on(gpu, layer) + size > self.shares[gpu * self.setup.n_layers + layer]:
-                return False
-            return self.held_on(gpu) + size <= capacity
+    def fits(self, load: Load) -> bool:
+        gpu, layer, size = self.home[load.expert], self.setup.layer_of(load.expert), sum(load.chunks)
+        if self.shares and self.held_on(gpu, layer) + size > self.shares[gpu * self.setup.n_layers + layer]:
+            return False
+        return self.held_on(gpu) + size <= (self.setup.budget - self.policy.gpu_bytes()) // len(self.gpus)
 
-        while not fits():
-            self.asked_for = gpu
-            victim = self.policy.victim(load.expert, load.speculative)
-            self.asked_for = None
-            if victim is not None:
-                assert self.home[victim] == gpu
-                assert self.evictable(victim)
-                self.evict(self.loads[victim])
-            elif not fits():
-                return False
-            if not self.queued_as(load, order):
-                return False
-        load.slot = True
-        self.used += size
-        self.used_by_layer[layer] += size
-        self.peak, self.peaks[gpu] = max(self.peak, self.used), max(self.peaks[gpu], self.held_on(gpu))
-        self.policy.on_slot(load.expert)
-        return load.slot
+    def victim_for(self, load: Load) -> int | None:
+        self.asked_for = self.home[load.expert]
+        victim = super().victim_for(load)
+        self.asked_for = None
+        assert victim is None or self.home[victim] == self.home[load.expert]
+        return victim
 
     def evictable(self, expert: int) -> bool:
         return self.asked_for in (None, self.setup.homes[expert]) and super().evictable(expert)

@@ -80,28 +80,31 @@ class Loads:
         """Whether the load has a slot, made now if need be. Not if the policy cancels or re-queues it meanwhile."""
         if load.slot:
             return True
-        layer, size, order = self.setup.layer_of(load.expert), sum(load.chunks), load.order
-        budget = self.setup.budget - self.policy.gpu_bytes()
-
-        def fits() -> bool:
-            in_layer = not self.shares or self.used_by_layer[layer] + size <= self.shares[layer]
-            return self.used + size <= budget and in_layer
-
-        while not fits():
-            victim = self.policy.victim(load.expert, load.speculative)
+        order = load.order
+        while not self.fits(load):
+            victim = self.victim_for(load)
             if victim is not None:
                 assert self.evictable(victim), f"{self.policy.name} evicts {victim}, which cannot go"
                 self.evict(self.loads[victim])
-            elif not fits():
+            elif not self.fits(load):
                 return False
             if not self.queued_as(load, order):
                 return False
         load.slot = True
+        size = sum(load.chunks)
         self.used += size
-        self.used_by_layer[layer] += size
+        self.used_by_layer[self.setup.layer_of(load.expert)] += size
         self.peak = max(self.peak, self.used)
         self.policy.on_slot(load.expert)
         return load.slot
+
+    def fits(self, load: Load) -> bool:
+        layer, size = self.setup.layer_of(load.expert), sum(load.chunks)
+        in_layer = not self.shares or self.used_by_layer[layer] + size <= self.shares[layer]
+        return self.used + size <= self.setup.budget - self.policy.gpu_bytes() and in_layer
+
+    def victim_for(self, load: Load) -> int | None:
+        return self.policy.victim(load.expert, load.speculative)
 
     def unqueue(self, load: Load) -> None:
         for queue in (self.demand, self.speculative):

@@ -1,0 +1,77 @@
+"""next_use: evict what is least likely to be used soon."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from policies.api import History, LayerEvent, Setup, Signal, Step
+from policies.next_use.fit import Estimate, learn
+from policies.next_use.recent import Reals, Recent
+from policies.parts.pools import Pooled, Scope, Scores
+from traces.kit.errors import UserError
+
+
+class NextUse(Pooled[Scores]):
+    """Evict the expert with the least expected discount ^ (tokens to its next use), estimated from its layer's routing.
+
+    This workbench's own. The estimate is a logistic regression on running averages of being chosen, of the router's
+    scores (``scores``), age and popularity, fitted on the train requests; it is made anew for a layer when its gate has
+    run. Layers still to come in this pass count as nearer; what is left of a prompt counts by all of its tokens, each of
+    which may choose. ``scope`` as for lru. O(features x E) per event, O(experts) per event with a miss. Lossless; needs
+    train requests, and router_probs unless ``scores`` is false.
+    """
+
+    name = "next_use"
+    title = "next use"
+    learns = True
+    without: ClassVar[Mapping[Signal, str]] = {Signal.ROUTER_PROBS: "policy.scores=false"}
+
+    def __init__(
+        self, setup: Setup, *, discount: float = 0.7, scores: bool = True, due: bool = True, scope: Scope = "global"
+    ) -> None:
+        super().__init__(setup, scope, lambda pool: Scores(pool, self.score))
+        if not 0 < discount < 1:
+            raise UserError(f"policy.discount={discount}: allowed: between 0 and 1")
+        self.discount, self.scores, self.due = discount, scores, due
+        n_layers, n_experts = setup.n_layers, setup.n_experts
+        self.recent = Recent(n_layers, n_experts, scores=scores)
+        self.estimate: Estimate | None = None
+        self.worth: Reals = np.full((n_layers, n_experts), 0.5)
+        self.layer, self.rows = -1, 1
+        ahead = (np.arange(n_layers)[None] - np.arange(n_layers)[:, None] - 1) % n_layers
+        self.nearer: Reals = discount ** (ahead / n_layers)
+        """[L now, L]: what a use in each layer is discounted by, for the layers that come before it."""
+
+    def needs(self) -> frozenset[Signal]:
+        return frozenset({Signal.ROUTER_PROBS}) if self.scores else frozenset()
+
+    def fit(self, history: History) -> None:
+        n_layers, n_experts = self.setup.n_layers, self.setup.n_experts
+        self.estimate = learn(history, n_layers, n_experts, discount=self.discount, scores=self.scores)
+
+    def decided(self) -> Mapping[str, Any]:
+        assert self.estimate is not None
+        return {"loss": round(self.estimate.loss, 6)}
+
+    def on_step(self, step: Step) -> None:
+        self.rows = step.rows if step.prefill else 1
+
+    def on_gate(self, event: LayerEvent) -> None:
+        assert self.estimate is not None
+        layer, signals = event.layer, event.signals
+        probs = signals.router_probs()[:, None] if self.scores else None
+        self.recent.see(slice(layer, layer + 1), signals.expert_ids()[:, None], probs)
+        self.worth[layer] = self.estimate.of(self.recent, layer)
+        self.layer = layer
+        for pool in self.pools:
+            pool.stale = True
+
+    def score(self, experts: slice) -> Reals:
+        worth = self.worth
+        if self.due and self.rows > 1 and self.layer + 1 < len(worth):
+            worth = worth.copy()
+            worth[self.layer + 1 :] = 1 - (1 - worth[self.layer + 1 :]) ** self.rows
+        return np.asarray((worth * self.nearer[self.layer][:, None]).ravel()[experts])

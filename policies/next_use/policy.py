@@ -9,8 +9,9 @@ import numpy as np
 
 from policies.api import History, LayerEvent, Setup, Signal, Step
 from policies.next_use.fit import Estimate, learn
-from policies.next_use.recent import Reals, Recent
+from policies.next_use.recent import Context, Reals, Recent, choices
 from policies.parts.pools import Pooled, Scope, Scores
+from policies.parts.ranges import between
 from traces.kit.errors import UserError
 
 
@@ -30,15 +31,24 @@ class NextUse(Pooled[Scores]):
     without: ClassVar[Mapping[Signal, str]] = {Signal.ROUTER_PROBS: "policy.scores=false"}
 
     def __init__(
-        self, setup: Setup, *, discount: float = 0.7, scores: bool = True, due: bool = True, scope: Scope = "global"
+        self,
+        setup: Setup,
+        *,
+        discount: float = 0.7,
+        scores: bool = True,
+        components: int = 64,
+        due: bool = True,
+        scope: Scope = "global",
     ) -> None:
         super().__init__(setup, scope, lambda pool: Scores(pool, self.score))
         if not 0 < discount < 1:
             raise UserError(f"policy.discount={discount}: allowed: between 0 and 1")
         self.discount, self.scores, self.due = discount, scores, due
+        self.components = between("components", components, 0, 1024, "components")
         n_layers, n_experts = setup.n_layers, setup.n_experts
         self.recent = Recent(n_layers, n_experts, scores=scores)
         self.estimate: Estimate | None = None
+        self.context: Context | None = None
         self.worth: Reals = np.full((n_layers, n_experts), 0.5)
         self.layer, self.rows = -1, 1
         ahead = (np.arange(n_layers)[None] - np.arange(n_layers)[:, None] - 1) % n_layers
@@ -50,11 +60,14 @@ class NextUse(Pooled[Scores]):
 
     def fit(self, history: History) -> None:
         n_layers, n_experts = self.setup.n_layers, self.setup.n_experts
-        self.estimate = learn(history, n_layers, n_experts, discount=self.discount, scores=self.scores)
+        self.estimate = learn(
+            history, n_layers, n_experts, discount=self.discount, scores=self.scores, components=self.components
+        )
+        self.context = Context(self.estimate.basis) if self.estimate.ridge is not None else None
 
     def decided(self) -> Mapping[str, Any]:
         assert self.estimate is not None
-        return {"loss": round(self.estimate.loss, 6)}
+        return {"loss": round(self.estimate.loss, 6), "ridge": self.estimate.ridge}
 
     def on_step(self, step: Step) -> None:
         self.rows = step.rows if step.prefill else 1
@@ -63,8 +76,13 @@ class NextUse(Pooled[Scores]):
         assert self.estimate is not None
         layer, signals = event.layer, event.signals
         probs = signals.router_probs()[:, None] if self.scores else None
-        self.recent.see(slice(layer, layer + 1), signals.expert_ids()[:, None], probs)
-        self.worth[layer] = self.estimate.of(self.recent, layer)
+        ids = signals.expert_ids()
+        self.recent.see(slice(layer, layer + 1), ids[:, None], probs)
+        at = np.empty(0)
+        if self.context is not None:
+            last = ids[np.cumsum(event.counts) - 1]
+            at = self.context.see(layer, choices(last, self.setup.n_experts).mean(0))
+        self.worth[layer] = self.estimate.of(self.recent, layer, at)
         self.layer = layer
         for pool in self.pools:
             pool.stale = True

@@ -21,6 +21,13 @@ NEVER = 200.0
 """The age, in tokens, of what has not been seen."""
 
 
+def choices(ids: NDArray[np.integer], n_experts: int) -> NDArray[np.bool_]:
+    """Who is named in ``ids`` [..., K], [..., E]; absent ones are none."""
+    marks = np.zeros((*ids.shape[:-1], n_experts + 1), np.bool_)
+    np.put_along_axis(marks, np.minimum(ids, n_experts).astype(np.intp), True, axis=-1)
+    return marks[..., :-1]
+
+
 class Recent:
     """The state of ``n_layers`` layers, as arrays [feature, layer, expert].
 
@@ -44,9 +51,7 @@ class Recent:
         """Rows have been routed in ``layers``: ``ids`` [rows, layers, K], ``probs`` [rows, layers, E]."""
         ids = ids[-LONGEST:]
         rows = len(ids)
-        marks = np.zeros((*ids.shape[:2], self.n_experts + 1), np.bool_)
-        np.put_along_axis(marks, np.minimum(ids, self.n_experts).astype(np.intp), True, axis=2)
-        marks = marks[..., :-1]
+        marks = choices(ids, self.n_experts)
         fade = (self.decays**rows)[:, None, None]
         weights = (1 - self.decays)[:, None] * self._kept[:, -rows:]
         self.chosen[:, layers] = fade * self.chosen[:, layers] + np.tensordot(weights, marks, 1)
@@ -64,3 +69,21 @@ class Recent:
         if self.scored is not None:
             parts += [self.scored[:, layers], self.last_score[layers][None]]
         return np.concatenate(parts)
+
+
+class Context:
+    """The last token's choices in all layers, in a few components: ``basis`` [components, L, E].
+
+    Up to the layer whose gate has run these are of this token, beyond of the one before.
+    """
+
+    def __init__(self, basis: Reals) -> None:
+        self.basis = basis
+        self.at = np.zeros(len(basis))
+        self._marks = np.zeros(basis.shape[1:])
+
+    def see(self, layer: int, marks: NDArray[np.generic]) -> Reals:
+        """A token has chosen in ``layer``, [E] (of several the mean). The components, valid until the next call."""
+        self.at += self.basis[:, layer] @ (marks - self._marks[layer])
+        self._marks[layer] = marks
+        return self.at

@@ -1,0 +1,145 @@
+"""next_use: what it sees, what it learns, and whom it evicts."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policies import registry
+from policies.api import PastStep
+from policies.next_use.fit import BEYOND, _distances, learn, regress
+from policies.next_use.policy import NextUse
+from policies.next_use.recent import Context, Recent, choices
+from sim.check.synthetic import draw, setup_of
+from sim.experiment.run import run
+from tests.policies.desk import past_step
+from traces.kit.errors import UserError
+
+L, E, K = 3, 8, 2
+
+
+class Past:
+    """Train requests of these choices, int [n, L, K], a token per pass."""
+
+    def __init__(self, ids: Any) -> None:
+        self.ids = ids
+
+    def popularity(self) -> Any:
+        raise AssertionError("not asked for")
+
+    def steps(self) -> Iterator[PastStep]:
+        for i in range(len(self.ids)):
+            yield past_step(0, False, expert_ids=self.ids[i : i + 1])
+
+
+def rows(n: int, seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    return np.stack([[rng.permutation(E)[:K] for _ in range(L)] for _ in range(n)]).astype(np.uint8)
+
+
+def test_rows_at_once_are_rows_one_by_one() -> None:
+    ids, rng = rows(40), np.random.default_rng(1)
+    probs = rng.random((40, L, E))
+    apart, at_once = Recent(L, E, scores=True), Recent(L, E, scores=True)
+    for i in range(40):
+        apart.see(slice(None), ids[i : i + 1], probs[i : i + 1])
+    at_once.see(slice(None), ids[:7], probs[:7])
+    for layer in range(L):
+        at_once.see(slice(layer, layer + 1), ids[7:, layer : layer + 1], probs[7:, layer : layer + 1])
+    np.testing.assert_allclose(at_once.features(slice(None)), apart.features(slice(None)), rtol=1e-12)
+
+
+def test_an_average_by_hand() -> None:
+    recent = Recent(1, 4, scores=False, decays=(0.5,))
+    recent.see(slice(None), np.array([[[0, 1]], [[1, 2]]]))
+    np.testing.assert_allclose(recent.chosen[0, 0], [0.25, 0.75, 0.5, 0])
+    np.testing.assert_array_equal(recent.age[0, :3], [1, 0, 0])
+
+
+def test_distances_are_those_of_a_search() -> None:
+    chosen = choices(rows(30), E)
+    found = _distances(chosen)
+    for row in range(30):
+        for layer in range(L):
+            for x in range(E):
+                later = np.flatnonzero(chosen[row + 1 :, layer, x])
+                assert found[row, layer, x] == (later[0] if len(later) else min(BEYOND, BEYOND + 29 - row))
+
+
+def test_a_regression_finds_the_law_that_made_the_labels() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 3)) * (1, 5, 0.1) + (0, 2, 0)
+    y = 1 / (1 + np.exp(-(x @ [1.5, -0.2, 4.0] - 0.5)))
+    weights, intercept, _ = regress(x, y)
+    np.testing.assert_allclose([*weights, intercept], [1.5, -0.2, 4.0, -0.5], atol=0.02)
+
+
+def test_the_context_is_that_of_the_marks_whatever_came_before() -> None:
+    rng = np.random.default_rng(0)
+    basis, context = rng.normal(size=(5, L, E)), Context(rng.normal(size=(5, L, E)))
+    context = Context(basis)
+    marks = choices(rows(4), E)
+    for row in marks:
+        for layer in range(L):
+            context.see(layer, row[layer])
+    np.testing.assert_allclose(context.at, np.einsum("rle,le->r", basis, marks[-1]), atol=1e-12)
+
+
+def test_what_other_layers_say_is_found_where_it_is_so_and_left_where_it_is_not() -> None:
+    """Layer 0 draws one of two words; the next token's layer 2 follows it, and nothing else repeats."""
+    rng, ids = np.random.default_rng(0), rows(600, seed=1)
+    word = rng.integers(0, 2, 600)
+    ids[:, 0] = np.array([[0, 1], [2, 3]])[word]
+    ids[1:, 2] = np.array([[4, 5], [6, 7]])[word[:-1]]
+    told = learn(Past(ids), L, E, discount=0.5, scores=False, components=8)
+    assert told.ridge is not None
+    context, recent = Context(told.basis), Recent(L, E, scores=False)
+    for chosen, (first, other) in (((0, 1), ((4, 5), (6, 7))), ((2, 3), ((6, 7), (4, 5)))):
+        now = ids[500].copy()
+        now[0] = chosen
+        recent.see(slice(None), now[None])
+        for layer in range(L):
+            at = context.see(layer, choices(now[layer], E))
+        worth = told.of(recent, 2, at)
+        assert min(worth[list(first)]) > max(worth[list(other)]) + 0.1
+    assert learn(Past(rows(600, seed=2)), L, E, discount=0.5, scores=False, components=8).ridge is None
+
+
+def test_it_evicts_what_has_the_least_worth_and_spares_what_a_prompt_has_still_to_do() -> None:
+    trace = draw(2, L, E, K, decode=3)
+    policy = registry.build("next_use", setup_of(trace, 10**6), {"scores": False})
+    assert isinstance(policy, NextUse)
+    policy.worth[:] = np.linspace(0.1, 0.4, L * E).reshape(L, E)
+    for x in (0, 1, E, 2 * E):
+        policy.on_slot(x)
+    policy.attach(_everything(), None)  # type: ignore[arg-type]
+    policy.layer, policy.rows, policy.pools[0].stale = 0, 1, True
+    assert policy.victim(5, False) == 0
+    policy.worth[1] = 0.05
+    policy.pools[0].stale = True
+    assert policy.victim(5, False) == E
+    policy.rows, policy.pools[0].stale = 100, True  # 1 - .95 ^ 100
+    assert policy.victim(5, False) == 0
+
+
+def _everything() -> Any:
+    from types import SimpleNamespace
+
+    return SimpleNamespace(evictable=lambda _: True)
+
+
+@pytest.mark.parametrize("words", [{"discount": 0.0}, {"discount": 1.0}, {"components": -1}, {"components": 5000}])
+def test_a_slip_is_one_line(words: dict[str, Any]) -> None:
+    trace = draw(2, L, E, K, decode=3)
+    (key,) = words
+    with pytest.raises(UserError, match=f"policy.{key}=.*allowed"):
+        registry.build("next_use", setup_of(trace, 10**6), words)
+
+
+def test_it_copies_less_than_its_peers_on_requests_that_it_has_not_seen(tmp_path: Any) -> None:
+    copied = {}
+    for policy in ("lru", "lru_layer", "lfru", "next_use"):
+        found = run(f"policy={policy}", "budget=25%", "limit=6", "bounds=false", out=tmp_path).document
+        copied[policy] = found["totals"]["demand_bytes"]
+    assert copied["next_use"] < 0.93 * min(copied["lru"], copied["lru_layer"], copied["lfru"])

@@ -22,7 +22,6 @@ from sim.core.accounts import (
     PREDICTED,
     RECALL,
     RESIDENT,
-    STALLS,
     Accounts,
 )
 from sim.core.core import Core
@@ -105,7 +104,7 @@ def document(
         "throughput_tokens_per_s": _ratio(tokens * 1e9, outcome.wall_ns),
         "hit_rate": hit_rates(accounts) | {phase: hit_rates(accounts, i) for i, phase in enumerate(PHASES)},
         "stall_ms_per_token": {
-            name: per_token(ns / NS_PER_MS) for name, ns in zip(STALLS, accounts.stall_row(), strict=True)
+            name: per_token(ns / NS_PER_MS) for name, ns in zip(accounts.causes, accounts.stall_row(), strict=False)
         },
         "compute_ms_per_token": per_token(accounts.compute_ns / NS_PER_MS),
         "bytes_per_token": {
@@ -132,7 +131,7 @@ def document(
             **({"policy_ns": accounts.policy_ns} if accounts.policy_ns else {}),
             **_on_the_host(accounts),
             **({"peer_ns": accounts.peer_ns} if gpus > 1 else {}),
-            "stall_ns": dict(zip(STALLS, accounts.stall_row(), strict=True)),
+            "stall_ns": dict(zip(accounts.causes, accounts.stall_row(), strict=False)),
             "demand_bytes": accounts.demand_bytes,
             "speculative_bytes": dict(zip(FATES, accounts.fate_bytes, strict=True)),
         },

@@ -340,6 +340,7 @@ class TieredCore(Core):
         host.given[x] = host.done[x] = host.chunks
         self.counts.returned_bytes += host.size[x]
         self.owed_bytes += host.size[x]
+        self.speculative.arrived(x)  # if it was asked for anew meanwhile
 
 
 class TieredQueue(SpeculativeQueue):
@@ -370,6 +371,7 @@ class TieredQueue(SpeculativeQueue):
         """A chunk of it has been read."""
         if self._live[expert]:
             self._put(self.heap, expert)
+            self.core.pending = True
 
     def head(self) -> int:
         while (x := super().head()) != NONE and not self.core.copyable(x):

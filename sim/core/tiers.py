@@ -35,11 +35,22 @@ class HostTier:
     exclusive: bool = False
 
 
+def filled(setup: Setup, capacity: int) -> list[int]:
+    """Who is in host memory at the start: of each layer the experts with the lowest indices, as many of each layer."""
+    found, used, n = list[int](), 0, setup.n_experts
+    for x in (layer * n + index for index in range(n) for layer in range(setup.n_layers)):
+        size = setup.expert_bytes[x // n]
+        if used + size <= capacity:
+            found.append(x)
+            used += size
+    return found
+
+
 class HostMemory(State):
     """Who has a place in host memory and how much of it was read; ``gpu``: what of it is being copied, or waits to be.
 
-    ``given`` chunks were handed to the disk, ``done`` have been read. It is full at the start: of each layer the
-    experts with the lowest indices, evenly, as a loader leaves it that has read the model once.
+    ``given`` chunks were handed to the disk, ``done`` have been read. It is full at the start (:func:`filled`), as a
+    loader leaves it that has read the model once.
     """
 
     def __init__(self, setup: Setup, capacity: int, gpu: State) -> None:
@@ -113,13 +124,11 @@ class TieredCore(Core):
         self._fill()
 
     def _fill(self) -> None:
-        host, n = self.host, self.setup.n_experts
-        for index in range(n):
-            for x in range(index, len(host.slot), n):
-                if host.fits(x):
-                    host.take(x)
-                    host.given[x] = host.done[x] = host.chunks
-                    self.keeper.on_slot(x)
+        host = self.host
+        for x in filled(self.setup, host.capacity):
+            host.take(x)
+            host.given[x] = host.done[x] = host.chunks
+            self.keeper.on_slot(x)
         self._start()
 
     def _start(self) -> None:

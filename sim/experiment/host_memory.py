@@ -60,10 +60,11 @@ def check_policy(policy: Policy, config: RunConfig) -> None:
         )
 
 
-def without_tier(config: RunConfig) -> None:
-    """UserError where a configuration is of a disk, and who asks is of none."""
+def without_tier(config: RunConfig) -> RunConfig:
+    """A configuration of a machine whose host holds all experts; UserError for another, which no device runs."""
     if config.host_memory is not None:
         raise UserError(f"host_memory={config.host_memory}: simulated only, by python -m sim run; allowed here: null")
+    return config
 
 
 def reads_of(hardware: HardwareProfile, costs: Costs, setup: Setup) -> Reads:

@@ -21,13 +21,19 @@ def _bandwidth(value: Any, where: str) -> Bandwidth:
         return found
     if not value:
         raise refusal(value, where, "GB/s, or a mapping of the bytes of a read to GB/s, {4096: 0.03, 8388608: 4}")
-    points = {whole(1, LONGEST_READ)(key, f"{where} (bytes)"): number()(value[key], f"{where}.{key}") for key in value}
+    points = {_size(key, where): number()(value[key], f"{where}.{key}") for key in value}
     found_by_size = dict(sorted(points.items()))
     for (small, slow), (large, fast) in pairwise(found_by_size.items()):
         if large / fast < small / slow:
             allowed = f"at most {float(slow * large / small):g}, so that {large} bytes take no less than {small}"
             raise refusal(float(fast), f"{where}.{large}", allowed)
     return found_by_size
+
+
+def _size(key: Any, where: str) -> int:
+    """Of a read; as text, too, as words and JSON have keys."""
+    found: int = whole(1, LONGEST_READ)(int(key) if isinstance(key, str) and key.isdecimal() else key, f"{where} (bytes)")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

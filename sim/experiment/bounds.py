@@ -42,7 +42,9 @@ def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None, *, 
     found, event_ns = future or future_of(cell), costs.peers.all_reduce_ns
     with_host = with_host and cell.tier is None
     made = floors_of(passes, found, setup, costs, budgets, warm=warm, with_host=with_host, event_ns=event_ns)
-    return made if cell.tier is None else [replace(floor, disk=_disk(cell, floor.budget_bytes, found)) for floor in made]
+    return (
+        made if cell.tier is None else [replace(floor, disk=_disk(cell, floor.budget_bytes, found)) for floor in made]
+    )
 
 
 def _disk(cell: Cell, budget: int, future: Future) -> DiskFloor:

@@ -76,7 +76,13 @@ def _columns() -> Iterator[Column]:
     yield Column("figures", text, "", "published or measured figures of it", "provenance.hardware.provenance")
     yield Column("gpus", whole, "GPUs", "so many of them, with a link each")
     yield Column("placement", text, "", "of experts on several GPUs", "config.placement")
-    yield Column("host_memory_bytes", whole, "B", "for experts in host memory, above a disk; null: all", "config.host_memory_bytes")
+    yield Column(
+        "host_memory_bytes",
+        whole,
+        "B",
+        "for experts in host memory, above a disk; null: all",
+        "config.host_memory_bytes",
+    )
     yield Column("host_policy", text, "", "who stays there", "config.host_policy")
     yield Column("host_tier", text, "", "inclusive or exclusive", "config.host_tier")
     yield Column("compute", text, "", "how compute is priced", "provenance.compute")

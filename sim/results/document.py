@@ -254,7 +254,11 @@ def _against(bounds: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
             "link_ms": floor["link_ns"] / NS_PER_MS,
             "windows_ms": floor["windows_ns"] / NS_PER_MS,
             **({"host_ms": floor["host_ns"] / NS_PER_MS} if "host_ns" in floor else {}),
-            **({"disk_ms": floor["disk_ns"] / NS_PER_MS, "disk_bytes": floor["disk_bytes"]} if "disk_ns" in floor else {}),
+            **(
+                {"disk_ms": floor["disk_ns"] / NS_PER_MS, "disk_bytes": floor["disk_bytes"]}
+                if "disk_ns" in floor
+                else {}
+            ),
             "gap": _ratio(outcome.wall_ns, floor["ns"]),
         },
     }

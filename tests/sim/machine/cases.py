@@ -86,7 +86,8 @@ class FlatDisk:
 
     def reads(self, setup: Setup) -> Reads:
         """As the engine takes them."""
-        sizes = [b for size in setup.expert_bytes for _ in range(setup.n_experts) for b in split_chunks(size, setup.chunks)]
+        every = [size for size in setup.expert_bytes for _ in range(setup.n_experts)]
+        sizes = [b for size in every for b in split_chunks(size, setup.chunks)]
         return Reads([self.read_ns(b) for b in sizes], self.back_ns, self.lanes)
 
 

@@ -62,7 +62,9 @@ class TextbookDisk(Textbook):
         self.asker = ""
         self.owed = 0
         self.most = 0
-        alone = Setup(setup.n_layers, setup.n_experts, setup.top_k, setup.expert_bytes, 1, tier.capacity, costs, setup.seed)
+        alone = Setup(
+            setup.n_layers, setup.n_experts, setup.top_k, setup.expert_bytes, 1, tier.capacity, costs, setup.seed
+        )
         self.keeper = registry.build(tier.policy, alone, {})
         view = View(self.memory.__contains__, _not_asked, _not_asked, self.may_leave, _not_asked, _not_asked)
         self.keeper.attach(view, Actions(_not_asked, _not_asked, _not_asked, _not_asked, _not_asked))

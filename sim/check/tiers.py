@@ -1,4 +1,4 @@
-"""The law of a policy above a disk: with host memory for some experts it keeps the rules, with all it does as without."""
+"""The law above a disk: with host memory for some experts a policy keeps the rules, with all it does as without."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from sim.check.laws import _hold, everything, ready, run
 from sim.check.synthetic import FakeSignals
 from sim.check.variants import Variant
 from sim.check.witness import TieredWitness
-from sim.core.several import core_of
+from sim.core.host_memory import HOST_POLICIES, HostTier
 from sim.core.log import replay
-from sim.core.tiers import HOST_POLICIES, HostTier
+from sim.core.several import core_of
 from sim.machine.disk import Reads
 from sim.machine.machine import Machine
 

@@ -12,10 +12,11 @@ from typing import cast
 from policies.api import LayerEvent, Policy, Schedule, Setup
 from sim.core.accounts import Accounts
 from sim.core.core import Core, Rows, StepSignals
+from sim.core.host_memory import HostTier
 from sim.core.loads import NONE, SpeculativeQueue
 from sim.core.pools import Pools
 from sim.core.state import CoreError, State
-from sim.core.tiers import HostTier, TieredCore
+from sim.core.tiers import TieredCore
 from sim.core.turns import Turns, in_order
 
 

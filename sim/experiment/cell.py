@@ -12,9 +12,9 @@ import numpy as np
 from policies import registry
 from policies.api import Policy, Predictor, Setup, Signal
 from sim.core.core import Core
+from sim.core.host_memory import HostTier
 from sim.core.log import record as recorded
 from sim.core.several import core_of
-from sim.core.tiers import HostTier
 from sim.experiment.budget import Room, budget_bytes
 from sim.experiment.config import RunConfig
 from sim.experiment.host_memory import check_policy, reads_of, tier_of, used

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import yaml
 
-from sim.core.tiers import HOST_POLICIES, HOST_TIERS
+from sim.core.host_memory import HOST_POLICIES, HOST_TIERS
 from sim.prices.placement import PLACEMENTS
 from traces.kit.errors import UserError
 from traces.kit.readers import nullable, record, refusal, text, truth, whole

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policies.api import Policy, Setup
+from sim.core.host_memory import HostTier
 from sim.core.state import split_chunks
-from sim.core.tiers import HostTier
 from sim.experiment.config import RunConfig
 from sim.prices import HardwareProfile
 from sim.prices.costs import Affine, Costs, Table

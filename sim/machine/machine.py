@@ -31,8 +31,8 @@ class Machine:
     for it, within ``compute_ns``, while copies go on.
 
     ``root``: bytes per ns that the links of several GPUs have together; ``peer_ns``: of so many tokens from one to
-    another; ``all_reduce_ns``: of so many at the end of each layer, where one stands for several. ``reads``: of the disk,
-    where the core has one below it.
+    another; ``all_reduce_ns``: of so many at the end of each layer, where one stands for several. ``reads``: of
+    the disk, where the core has one below it.
     """
 
     def __init__(

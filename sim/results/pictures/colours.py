@@ -41,7 +41,7 @@ _CAUSES = (
     ("#B87333", "..."),
 )
 CAUSES: Mapping[str, tuple[str, str]] = dict(zip(STALLS, _CAUSES, strict=True))
-"""Colour and hatch of each cause of a stall: slates, browns, a pale teal and copper, next to each other light and dark."""
+"""Colour and hatch of each cause of a stall: slates, browns, teal and copper, next to each other light and dark."""
 _ENDS = (("#A8D5A2", ""), ("#F3D9A4", "///"), ("#E8B4B0", "xxx"), ("#D5D3EE", "|||"), ("#FFFFFF", ""))
 ENDS: Mapping[str, tuple[str, str]] = dict(zip(FATES, _ENDS, strict=True))
 """Colour and hatch of each fate of a prefetch: pale."""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.bounds.future import Future
-from sim.core.tiers import filled
+from sim.core.host_memory import filled
 from sim.experiment.disk_bound import disk_floor
 from tests.sim.machine.cases import FlatDisk, make_setup
 
@@ -41,8 +41,8 @@ def fewest_reads(events: Sequence[Sequence[int]], gpu: int, host: int, start: He
             if not missing:
                 best = min(best, reads + least(at + 1, there, below))
                 for x in there:  # one gives its place to the host
-                    for kept in subsets(below, host - 1):
-                        todo.append((reads, there - {x}, kept | {x}, missing))
+                    back = ((reads, there - {x}, kept | {x}, missing) for kept in subsets(below, host - 1))
+                    todo.extend(back)
                 continue
             for x in missing:
                 for kept in subsets(below | there, host):

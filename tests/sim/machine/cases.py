@@ -9,11 +9,11 @@ from typing import Any
 from policies.api import Policy, Setup
 from sim.core.accounts import Accounts
 from sim.core.core import Core
+from sim.core.host_memory import HostTier
 from sim.core.log import record as recorded
 from sim.core.log import replay
 from sim.core.several import core_of
 from sim.core.state import split_chunks
-from sim.core.tiers import HostTier
 from sim.machine.disk import Reads
 from sim.machine.machine import Machine
 from sim.workload.passes import Pass

@@ -10,8 +10,8 @@ from policies.api import Policy
 from policies.bounds.future import Future
 from policies.lru import LRU
 from sim.core.accounts import STALLS
+from sim.core.host_memory import HostTier
 from sim.core.state import CoreError
-from sim.core.tiers import HostTier
 from sim.experiment.disk_bound import disk_floor
 from tests.sim.machine.against import agree
 from tests.sim.machine.cases import FREE_COMPUTE, FlatCosts, FlatDisk, decode, make_setup, simulate, some_passes
@@ -63,7 +63,7 @@ def test_a_host_that_holds_all_experts_is_no_tier(case: Case, eagerness: int) ->
 def test_nothing_is_read_faster_or_less_than_must_be(tiered: Tiered) -> None:
     case, tier, disk = tiered
     setup, reads = case.setup, disk.reads(case.setup)
-    accounts, core = simulate(
+    accounts, _ = simulate(
         LRU(setup), setup, case.passes, warmup=case.warmup, depth=case.depth, lanes=case.lanes, tier=tier, disk=disk
     )
     future = Future.of((d for step in case.passes for d in step.demand), setup.n_layers * setup.n_experts)

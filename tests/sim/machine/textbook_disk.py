@@ -14,7 +14,7 @@ from policies import registry
 from policies.api import Actions, LayerEvent, Policy, Setup, View
 from sim.core.accounts import TierAccounts
 from sim.core.core import StepSignals
-from sim.core.tiers import HostTier
+from sim.core.host_memory import HostTier
 from tests.sim.machine.cases import FlatDisk
 from tests.sim.machine.textbook import Textbook
 from tests.sim.machine.textbook_host import Process

@@ -1,7 +1,7 @@
 """The four weights of the cache's score, tuned on train requests: the least penalty of misses in a clockless cache."""
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,8 @@ from policies.api import History, PastStep, Setup
 from policies.hobbit.precision import Thresholds, least_by_expert, unimportance
 from policies.hobbit.uses import TERMS, distances, last_rows
 
+PASSES = 128
+"""Of the train requests, so many are replayed: some seconds of a large model's."""
 STEPS = 4
 """Weights are whole multiples of 1 / STEPS."""
 Event = tuple[list[int], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
@@ -22,10 +24,8 @@ def grid() -> list[tuple[float, ...]]:
     return [tuple(part / STEPS for part in it) for it in parts]
 
 
-def tuned(
-    history: History, setup: Setup, thresholds: Thresholds | None, pools: list[int], passes: int
-) -> tuple[float, ...]:
-    """The weights of :func:`grid` with which the first ``passes`` of the train requests miss the fewest bytes.
+def tuned(history: History, setup: Setup, thresholds: Thresholds | None, pools: list[int]) -> tuple[float, ...]:
+    """The weights of :func:`grid` with which the first PASSES of the train requests miss the fewest bytes.
 
     A miss costs the bytes of the version that is loaded. ``pools``: bytes of each version's. ``thresholds``: None where
     all is loaded in the model's own precision.
@@ -33,9 +33,7 @@ def tuned(
     tried = grid()
     replay = Replay(setup, np.array(tried), pools, thresholds)
     request = None
-    for number, step in enumerate(history.steps()):
-        if number == passes:
-            break
+    for step in islice(history.steps(), PASSES):
         if step.request != request:
             request = step.request
             replay.begin()
@@ -91,7 +89,7 @@ class Replay:
             return
         experts = [layer * self.n_experts + x for x in own]
         wanted = self._wanted(experts, unimportant)
-        used = np.logical_or.reduce(wanted)
+        used = wanted[0] if len(wanted) == 1 else wanted[0] | wanted[1]
         self.last[:, experts] = np.where(used, self.tokens + last, self.last[:, experts])
         self.often[:, experts] += tokens * used
         self.precise[:, experts] += tokens * wanted[0]

@@ -7,11 +7,11 @@ import numpy as np
 
 from policies.api import History, LayerEvent, Policy, Routing, Setup, Signal, Step
 from policies.hobbit.fit import tuned
-from policies.hobbit.precision import HIGH, LOW, Thresholds, least_by_expert, unimportance
+from policies.hobbit.precision import HIGH, LOW, Thresholds, least_by_expert, of_one_token, unimportance
 from policies.hobbit.uses import TERMS, Uses, last_rows, read_weights
 from policies.parts.foreseen import by_tokens
 from policies.parts.pools import Reals, Scores
-from policies.parts.ranges import at_least, between
+from policies.parts.ranges import between
 from traces.kit.errors import UserError
 
 EQUAL = "0.25/0.25/0.25/0.25"
@@ -25,10 +25,9 @@ class Cached(Policy):
     unlearned = f"policy.weights={EQUAL}"
     without: ClassVar[Mapping[Signal, str]] = {Signal.GATE_AHEAD: "policy.depth=0"}
 
-    def __init__(self, setup: Setup, depth: int, weights: str, tuned_on: int) -> None:
+    def __init__(self, setup: Setup, depth: int, weights: str) -> None:
         super().__init__(setup)
         self.depth = between("depth", depth, 0, max(1, setup.n_layers - 1), "layers ahead; 0: none")
-        self.tuned_on = at_least(1, "tuned_on", tuned_on, "passes of the train requests")
         self.weights = read_weights(weights)
         self.by_train = self.weights is None
         self.records = Uses(setup.n_layers, setup.n_experts)
@@ -49,7 +48,7 @@ class Cached(Policy):
         return self.by_train
 
     def fit(self, history: History) -> None:
-        self.weights = tuned(history, self.setup, self.thresholds(), self.pool_bytes(), self.tuned_on)
+        self.weights = tuned(history, self.setup, self.thresholds(), self.pool_bytes())
 
     def thresholds(self) -> Thresholds | None:
         """In which precision a missing expert comes; None: always in the model's own."""
@@ -159,8 +158,8 @@ class HobbitLossless(Cached):
     name = "hobbit_lossless"
     title = "HOBBIT, one precision"
 
-    def __init__(self, setup: Setup, *, depth: int = 1, weights: str = "tuned", tuned_on: int = 128) -> None:
-        super().__init__(setup, depth, weights, tuned_on)
+    def __init__(self, setup: Setup, *, depth: int = 1, weights: str = "tuned") -> None:
+        super().__init__(setup, depth, weights)
 
 
 class Hobbit(Cached):
@@ -171,7 +170,7 @@ class Hobbit(Cached):
     decides for all. Each precision has a pool of its own, ``low_share`` of the budget for the lower, in which the
     expert of the least w_lru R/T + w_lfu F/T + w_lhu H/T + w_fld (1 - d/L) goes: its last use, uses, uses in high
     precision by the T tokens of the sequence, and d how many layers ahead it is; ties: the lower number. ``weights``
-    are tuned on ``tuned_on`` passes of the train requests by the bytes that are missed. What the next ``depth`` gates
+    are tuned on the first passes of the train requests, by the bytes that are missed. What the next ``depth`` gates
     name is shielded, and loaded up to the first layer of which something is missing. O(rows x K + L E) per event,
     O(L E) per victim. Lossy; needs expert_weights, gate_ahead unless ``depth`` is 0, and train requests.
     """
@@ -193,15 +192,14 @@ class Hobbit(Cached):
         low_share: float = 0.25,
         depth: int = 1,
         weights: str = "tuned",
-        tuned_on: int = 128,
     ) -> None:
         between("t2", t2, 0, 1, "weight ranked before an expert, above which it is skipped")
         if not 0 <= t1 <= t2:
             raise UserError(f"policy.t1={t1}: allowed: 0 to t2={t2} (weight ranked before an expert that comes in low)")
         self.by_token = Thresholds(t1, t2, low is not None)
         self.low_share = between("low_share", low_share, 0, 1, "of the budget, for experts in low precision")
-        super().__init__(setup, depth, weights, tuned_on)
-        self.by_rank = np.zeros(setup.top_k)  # unimportance, the mean over the event's tokens
+        super().__init__(setup, depth, weights)
+        self.by_rank: list[float] = []  # unimportance, the mean over the event's tokens
 
     def thresholds(self) -> Thresholds:
         return self.by_token
@@ -228,12 +226,9 @@ class Hobbit(Cached):
         return {**super().decided(), "slots": slots}
 
     def route(self, event: LayerEvent) -> Routing:
-        setup, first = self.setup, event.layer * self.setup.n_experts
+        n_all, first = self.setup.n_all, event.layer * self.setup.n_experts
         ids, weights = event.signals.expert_ids(), event.signals.expert_weights()
-        present = ids < setup.n_experts
-        unimportant = unimportance(weights, present)
-        least = least_by_expert(ids, unimportant, setup.n_experts)
-        self.by_rank = unimportant.mean(axis=0)
+        least = self._judged(ids, weights)
         demand, tokens, skipped = [], [], []
         for x, n in zip(event.demand, event.tokens, strict=True):
             item = self._item(x, float(least[x - first]))
@@ -242,19 +237,27 @@ class Hobbit(Cached):
             else:
                 demand.append(item)
                 tokens.append(n)
-        low = sum(n for x, n in zip(demand, tokens, strict=True) if x >= setup.n_all)
-        gone = np.isin(ids, skipped) & present if skipped else np.zeros_like(present)
-        mass = weights.astype(np.float64)
+        gone, mass = np.isin(ids, skipped), np.where(ids < self.setup.n_experts, weights, 0).astype(np.float64)
         return Routing(
             demand,
             tokens,
-            kept_mass=float(mass[present & ~gone].sum()),
-            gate_mass=float(mass[present].sum()),
-            slots=int(present.sum()),
-            skipped=int(gone.sum()),
-            low_precision=low,
+            kept_mass=float(mass[~gone].sum()),
+            gate_mass=float(mass.sum()),
+            slots=sum(event.tokens),
+            skipped=sum(event.tokens) - sum(tokens),
+            low_precision=sum(n for x, n in zip(demand, tokens, strict=True) if x >= n_all),
             chosen=self._chosen(event, ids, gone) if skipped else None,
         )
+
+    def _judged(self, ids: Any, weights: Any) -> Any:
+        """How unimportant each expert of the layer is, by its index."""
+        n = self.setup.n_experts
+        if len(ids) == 1 and ids[0, -1] < n:
+            self.by_rank = of_one_token(weights[0].tolist())
+            return dict(zip(ids[0].tolist(), self.by_rank, strict=True))
+        unimportant = unimportance(weights, ids < n)
+        self.by_rank = unimportant.mean(axis=0).tolist()
+        return least_by_expert(ids, unimportant, n)
 
     def _chosen(self, event: LayerEvent, ids: Any, gone: Any) -> Any:
         """Who computes which token: as the gate chose, and with its weights, but for what is skipped."""
@@ -276,5 +279,8 @@ class Hobbit(Cached):
     def ready_for(self, named: list[int], ids: Any) -> list[int]:
         """Each in the version that its best rank would give it here: a later gate's weights are not recorded."""
         n = self.setup.n_experts
-        least = least_by_expert(ids, np.broadcast_to(self.by_rank, ids.shape), n)
+        if len(ids) == 1:
+            least: Any = dict(zip(ids[0].tolist(), self.by_rank, strict=True))
+        else:
+            least = least_by_expert(ids, np.broadcast_to(self.by_rank, ids.shape), n)
         return [item for x in named if (item := self._item(x, float(least[x % n]))) is not None]

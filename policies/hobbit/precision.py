@@ -24,6 +24,15 @@ def unimportance(weights: NDArray[Any], present: NDArray[np.bool_]) -> Reals:
     return before
 
 
+def of_one_token(weights: list[float]) -> list[float]:
+    """:func:`unimportance` of one token's experts, all of them present; without numpy, as most events have one."""
+    total, before, found = sum(weights), 0.0, list[float]()
+    for weight in weights:
+        found.append(before)
+        before += weight / total if total else 0.0
+    return found
+
+
 def least_by_expert(ids: Ids, unimportant: Reals, n_experts: int) -> Reals:
     """The least unimportance that any token of ``ids`` [rows, K] gives an expert, [E]; inf: nobody chose it."""
     least = np.full(n_experts + 1, np.inf)

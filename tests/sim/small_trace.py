@@ -121,7 +121,7 @@ def config(trace: Trace | Path, budget: int | str, *, policy: str = "lru", batch
 
 
 def in_two_dtypes(trace: Trace, lower: str = "int4") -> dict[str, Any]:
-    """A trace's own model, which has a size in a lower dtype as well: a quarter of its smallest expert, rounded down."""
+    """A trace's own model, which has a size in a lower dtype as well: a quarter of its smallest expert."""
     own = asdict(ModelProfile.from_manifest(asdict(trace.manifest.model)))
     known = {key: value for key, value in own.items() if key not in ("shapes_known", "dense_bytes")}
     (sizes,) = own["expert_bytes_per_layer"].values()

@@ -35,8 +35,9 @@ class Options:
 
       causality      nothing that it decides changes when everything after that
                      moment is changed
-      rules          the budget holds at every answer, accounts add up, and it does
-                     the same again, also from the log without a clock
+      rules          the budget holds at every answer, accounts add up (both also by
+                     version, where experts have several), and it does the same
+                     again, also from the log without a clock
       GPUs           so it does with experts on several GPUs, or says why it cannot
       disk           so it does where the host holds some experts and a disk the
                      others, and where the host holds all it does as without a disk

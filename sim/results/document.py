@@ -30,6 +30,7 @@ from sim.results.gpus import of_gpus
 from sim.results.host_memory import of_host_memory
 from sim.results.quality import quality
 from sim.results.timeline import Timeline
+from sim.results.versions import of_versions
 from traces.kit.errors import UserError
 
 NS_PER_MS = 1_000_000
@@ -96,7 +97,8 @@ def document(
     of_each, of_gpus_nulls = of_gpus(config, accounts, outcome.core.state, lanes)
     pools, alike = outcome.core.setup.gpus, gpus if config.get("placement") == "replicate" else 1
     of_tier, of_tier_nulls = of_host_memory(config, accounts, tokens)
-    nulls |= of_gpus_nulls | of_tier_nulls
+    of_dtypes, of_dtypes_nulls = of_versions(outcome.core.setup.versions, accounts)
+    nulls |= of_gpus_nulls | of_tier_nulls | of_dtypes_nulls
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "config": config,
@@ -123,6 +125,7 @@ def document(
         },
         **of_each,
         **of_tier,
+        **of_dtypes,
         "totals": {
             "requests": len(outcome.timings.requests),
             "generated_tokens": tokens,

@@ -121,8 +121,6 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
             )
     hardware = HardwareProfile.from_dict(config.hardware)
     spread = spread_of(config.placement, hardware, model)
-    if spread.gpus > 1 and config.timeline:
-        raise UserError(f"timeline=true: is of one GPU, and hardware.gpus={spread.gpus}; allowed: false")
     costs = Costs(model, hardware, dtype, spread)
     # A predictor was fitted on the train requests, those for validation among them.
     predicted = trace.predicted if config.measure == "test" else {}

@@ -12,6 +12,7 @@ from sim.core.core import Core
 from sim.core.log import record as recorded
 from sim.core.log import replay
 from sim.core.several import core_of
+from sim.machine.listener import SpanListener
 from sim.machine.machine import Machine
 from sim.workload.passes import Pass
 
@@ -128,12 +129,22 @@ def simulate(
     policy_ns: tuple[int, int] = (0, 0),
     root: Fraction | None = None,
     logged: bool = False,
+    listener: SpanListener | None = None,
 ) -> tuple[Accounts, Core]:
     """Run the engine."""
     core = core_of(policy, setup, NoSignals())
     core = recorded(core) if logged else core
     costs: Any = setup.costs
-    machine = Machine(core, costs, depth=depth, lanes=lanes, policy_ns=policy_ns, root=root, peer_ns=costs.peer_ns)
+    machine = Machine(
+        core,
+        costs,
+        depth=depth,
+        lanes=lanes,
+        policy_ns=policy_ns,
+        root=root,
+        peer_ns=costs.peer_ns,
+        listener=listener,
+    )
     return machine.run(warmup, passes), core
 
 

@@ -202,10 +202,12 @@ def make_policy(cell: Cell, name: str | None = None) -> Policy:
         validation=cell.config.measure == "validation",
     )
     given = cell.config.policy if name is None else {"name": name}
-    return policy_of(given, cell.setup, there, reference=name is not None)
+    return policy_of(given, cell.setup, there, cell.costs.spread, reference=name is not None)
 
 
-def policy_of(given: Mapping[str, Any], setup: Setup, there: There, *, reference: bool = False) -> Policy:
+def policy_of(
+    given: Mapping[str, Any], setup: Setup, there: There, spread: Spread | None = None, *, reference: bool = False
+) -> Policy:
     """Build a policy from its name and parameters, and let it learn. UserError if something it needs is missing.
 
     ``reference``: it may be one that sees the future.
@@ -214,8 +216,9 @@ def policy_of(given: Mapping[str, Any], setup: Setup, there: There, *, reference
     name = str(params.pop("name", None))
     if not reference and registry.find(name, "policy.name").clairvoyant:
         raise UserError(f"policy.name={name}: sees the future, so it is a reference row and not a choice")
-    policy = registry.build(name, setup, params)
-    check(policy, there, lambda other: registry.build(name, setup, {**params, **other}))
+    on = {} if spread is None else {"gpus": spread.gpus, "alike": spread.alike}
+    policy = registry.build(name, setup, params, **on)
+    check(policy, there, lambda other: registry.build(name, setup, {**params, **other}, **on))
     if policy.wants_history():
         assert there.trace is not None  # else check() has refused
         policy.fit(TrainRequests(there.trace, there.train, policy.needs()))

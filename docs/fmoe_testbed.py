@@ -1,7 +1,7 @@
 """The tables of docs/fmoe_testbed.md: fMoE's comparison on its testbed, beside what it printed.
 
-``python docs/fmoe_testbed.py`` writes ``fmoe_testbed.csv`` and what stands between the marks of ``fmoe_testbed.md``. Traces
-and cells that ``outputs/fmoe_testbed`` has are read, the others are made: some ten minutes on one core.
+``python docs/fmoe_testbed.py`` writes ``fmoe_testbed.csv`` and what stands between the marks of ``fmoe_testbed.md``.
+Traces and cells that ``outputs/fmoe_testbed`` has are read, the others are made: some ten minutes on one core.
 """
 
 import sys
@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fmoe_testbed_page as page
 import pandas as pd
-from fmoe_testbed_page import shown
 
 from sim.experiment.cell import Inputs
 from sim.experiment.compose import read_config
 from sim.experiment.run import run_config
+from sim.prices.placement import PLACEMENTS
 from traces.kit.whole import write_whole
 from traces.synthesize.plan import plan_of
 from traces.synthesize.synthesize import synthesize
@@ -23,6 +24,7 @@ from traces.synthesize.words import Synthesize
 from traces.version import __version__
 
 HERE = Path(__file__).resolve().parent
+shown = page.shown
 NUMBERS, PAGE, OUT = HERE / "fmoe_testbed.csv", HERE / "fmoe_testbed.md", HERE.parent / "outputs" / "fmoe_testbed"
 BEGIN, END = "<!-- docs/fmoe_testbed.py writes from here -->\n", "<!-- to here -->"
 MODELS = ("mixtral_8x7b", "qwen1_5_moe_a2_7b", "phi_3_5_moe")
@@ -39,18 +41,35 @@ SYSTEMS = (
 BESIDE = {"fmoe_artifact": (), "gate_ahead": ("policy.distance=3",)}
 """fMoE as its code of 2025 has it; and its mechanism with predictions as good as a gate's, three layers ahead."""
 SIX = ("hardware=rtx_3090_x6", "placement=round_robin")
+TWO = ("hardware=rtx_3090_x2",)
+NARROW = "hardware.root_gb_per_s=26"
 MACHINES = {
     "six": SIX,
-    "root": (*SIX, "hardware.root_gb_per_s=26"),
+    "six, one root": (*SIX, NARROW),
     "a100": ("hardware=a100",),
+    "one": (*TWO, "hardware.gpus=1"),
+    **{f"two, {name}": (*TWO, f"placement={name}") for name in PLACEMENTS},
+    **{f"two, {name}, one root": (*TWO, f"placement={name}", NARROW) for name in PLACEMENTS},
 }
-"""``root``: all six links behind one that has a single link's rate."""
-COLUMNS = ("machine", "model", "cache", "system", "ttft_ms", "tpot_ms", "complete", "resident", "recall", "gb_per_token")
+"""A root has all links behind one that has a single link's rate."""
+COLUMNS = (
+    "machine",
+    "model",
+    "cache",
+    "system",
+    "ttft_ms",
+    "tpot_ms",
+    "complete",
+    "resident",
+    "recall",
+    "gb_per_token",
+)
 MORE = ("link_busy", "decision_digest", "version")
 
 
 FEW = ("limit=1", "warmup=1", "bounds=false")
-"""A request after one that warms the caches: some 125 decode steps, in 24 or 32 layers each."""
+"""A request after one that warms the caches: some 125 decode steps, in 24 or 32 layers each. Recorded ones are shorter:
+three."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +85,8 @@ class Question:
     def words(self) -> tuple[str, ...]:
         """But for model and trace."""
         own = BESIDE.get(self.system, ())
-        return (f"policy={self.system}", *own, *MACHINES[self.machine], f"budget={self.cache}", *FEW)
+        few = FEW if self.model != RECORDED else ("limit=3", *FEW[1:])
+        return (f"policy={self.system}", *own, *MACHINES[self.machine], f"budget={self.cache}", *few)
 
 
 def questions() -> Iterator[Question]:
@@ -83,7 +103,10 @@ def questions() -> Iterator[Question]:
         for system in (*SYSTEMS, *BESIDE):
             yield Question("six", RECORDED, cache, system)
     for system in SYSTEMS:
-        yield Question("root", MODELS[0], CACHES[0], system)
+        yield Question("six, one root", MODELS[0], CACHES[0], system)
+    for machine in MACHINES:
+        if machine.startswith(("one", "two")):
+            yield Question(machine, RECORDED, "2GB" if machine == "one" else "4GB", "lru")
 
 
 def trace_of(model: str, out: Path = OUT) -> str:

@@ -50,7 +50,11 @@ def test_none_comes_twice_among_what_is_drawn_together() -> None:
 
 def test_kinds_of_colours_are_apart() -> None:
     """At least 10 in CIE L*a*b*, of which 2.3 can just be seen; strangers are 20 from everything."""
-    kinds = [[colour for colour, _ in POLICIES.values()], [colour for colour, _ in CAUSES.values()], [COMPUTE[0], BETWEEN[0]]]
+    kinds = [
+        [colour for colour, _ in POLICIES.values()],
+        [colour for colour, _ in CAUSES.values()],
+        [COMPUTE[0], BETWEEN[0]],
+    ]
     kinds.append([colour for colour, _ in ENDS.values()])
     for one, other in itertools.combinations(kinds, 2):
         apart = np.linalg.norm(colours._lab(one)[:, None] - colours._lab(other), axis=2)

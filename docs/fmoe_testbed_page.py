@@ -1,0 +1,222 @@
+"""What docs/fmoe_testbed.md says, from the numbers beside it (docs/fmoe_testbed.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from math import comb
+
+import pandas as pd
+
+MODELS = {"mixtral_8x7b": "Mixtral-8x7B", "qwen1_5_moe_a2_7b": "Qwen1.5-MoE", "phi_3_5_moe": "Phi-3.5-MoE"}
+EXPERTS = {"mixtral_8x7b": (8, 2), "qwen1_5_moe_a2_7b": (60, 4), "phi_3_5_moe": (16, 2)}
+"""In a layer, and of these a token's."""
+DEEPSPEED, MIXTRAL, PROMOE, INFINITY = OTHERS = (
+    "deepspeed",
+    "mixtral_offloading_as_in_finemoe",
+    "promoe_as_in_finemoe",
+    "moe_infinity_as_in_finemoe",
+)
+TITLES = {
+    "fmoe": "fMoE",
+    DEEPSPEED: "DeepSpeed",
+    MIXTRAL: "Mixtral-Offloading",
+    PROMOE: "ProMoE",
+    INFINITY: "MoE-Infinity",
+}
+NAMES = [TITLES[name] for name in OTHERS]
+ALL_THERE = {("qwen1_5_moe_a2_7b", "48GB"), *((model, "96GB") for model in MODELS)}
+"""Cells in which nothing is offloaded once the caches are warm."""
+LEAST = "6GB"
+PRINTED = (
+    ("TTFT", "ttft_ms", (-74, -67, -56, -53)),
+    ("TPOT", "tpot_ms", (-46, -38, -27, -22)),
+    ("TPOT, 6 GB", "tpot_ms", (-36, -25, -16, -29)),
+    ("hit rate", "complete", (0, 14, 37, 68)),
+)
+"""arXiv 2502.05370: by how many percent fMoE is above each of OTHERS; 0: not printed."""
+PIXELS = {
+    "mixtral_8x7b": (0.25, 0.98, 0.49, 0.35, 0.23),
+    "qwen1_5_moe_a2_7b": (0.20, 0.57, 0.31, 0.23, 0.21),
+    "phi_3_5_moe": (0.22, 0.72, 0.38, 0.29, 0.24),
+}
+"""Its TPOT on one A100 in s, as an audit (moe-speed-of-light) read it off the figure: fMoE, then OTHERS."""
+AXES = {"mixtral_8x7b": "2 to 6", "qwen1_5_moe_a2_7b": "1 to 3", "phi_3_5_moe": "1 to 4"}
+"""Of its figure 12: TPOT in s, by cache."""
+FREETOKEN = (15.63, 18.00)
+"""Tokens/s with two GPUs that copy the same, and with one (its no. 62)."""
+CAUSES: dict[tuple[str, str, str], str] = {}
+"""Why, by figure, by whom fMoE is compared with, and by verdict. {recall}: what fMoE's maps find of the experts."""
+
+Gaps = dict[tuple[str, str], float]
+"""By model and cache: percent."""
+
+
+def shown(numbers: pd.DataFrame) -> str:
+    """What the page has between its two marks."""
+    parts = (times, claims, narrowing, a100, seconds, idle, two)
+    return "\n".join(part(numbers) for part in parts)
+
+
+def pick(numbers: pd.DataFrame, metric: str, machine: str = "six") -> dict[tuple[str, str], dict[str, float]]:
+    """By model and cache, what each system has."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for row in numbers[numbers["machine"] == machine].to_dict("records"):
+        found.setdefault((row["model"], row["cache"]), {})[row["system"]] = row[metric]
+    return found
+
+
+def against(numbers: pd.DataFrame, metric: str, other: str, machine: str = "six", system: str = "fmoe") -> Gaps:
+    """By how many percent ``system`` is above ``other``, wherever both are."""
+    cells = pick(numbers, metric, machine)
+    return {key: 100 * (row[system] / row[other] - 1) for key, row in cells.items() if system in row and row[other]}
+
+
+def times(numbers: pd.DataFrame) -> str:
+    """TPOT and hits of every cell on the six."""
+    tpot, hits = pick(numbers, "tpot_ms"), pick(numbers, "complete")
+    rows = []
+    for (model, cache), row in tpot.items():
+        words = (f"{row[name]:.3g} ({100 * hits[model, cache][name]:.0f})" for name in TITLES)
+        rows.append((MODELS.get(model, "recorded"), _gb(cache), *words))
+    return _table("TPOT in ms, and hits in %", ("", "cache", *TITLES.values()), rows)
+
+
+def claims(numbers: pd.DataFrame) -> str:
+    """Each figure that the paper printed, beside ours, with the cause."""
+    rows, causes = [], []
+    recall = [row["fmoe"] for (model, _), row in pick(numbers, "recall").items() if model in MODELS]
+    found_by_maps = f"{100 * min(recall):.0f} to {100 * max(recall):.0f} %"
+    for name, metric, printed in PRINTED:
+        for other, figure in zip(OTHERS, printed, strict=True):
+            if not figure:
+                continue
+            every = against(numbers, metric, other)
+            drawn = [v for key, v in every.items() if key[0] in MODELS and key not in ALL_THERE]
+            if name.endswith(_gb(LEAST)):
+                drawn = [v for key, v in every.items() if key[0] in MODELS and key[1] == LEAST]
+            recorded = _mean(v for key, v in every.items() if key[0] not in MODELS)
+            standin = against(numbers, metric, other, system="gate_ahead")
+            with_gate = _mean(v for key, v in standin.items() if key[0] in MODELS)
+            said = verdict(figure, drawn, with_gate)
+            ours = f"{_percent(_mean(drawn))} ({_percent(min(drawn))} to {_percent(max(drawn))})"
+            words = (_percent(figure), ours, _percent(recorded), _percent(with_gate), f"*{said}*")
+            rows.append((name, TITLES[other], *words))
+            why = CAUSES[name.partition(",")[0], other, said].format(recall=found_by_maps)
+            causes.append(f"- {name}, {TITLES[other]}, {said}: {why}.")
+    columns = "", "against", "printed", "here: mean (least to most)", "recorded", "stand-in", "verdict"
+    return _table("fMoE against each", columns, rows) + "\nWhy:\n\n" + "\n".join(dict.fromkeys(causes)) + "\n"
+
+
+def verdict(printed: float, drawn: Sequence[float], standin: float) -> str:
+    """What the page says of these words."""
+    if _mean(drawn) * printed > 0:
+        return "reproduced" if min(drawn) <= printed <= max(drawn) else "cannot be said"
+    return "refuted" if standin * printed <= 0 else "cannot be said"
+
+
+def narrowing(numbers: pd.DataFrame) -> str:
+    """How far fMoE is from each, by cache."""
+    caches = [cache for model, cache in pick(numbers, "tpot_ms") if model == "mixtral_8x7b"]
+    rows = []
+    for other in OTHERS:
+        gaps = against(numbers, "tpot_ms", other)
+        means = [_mean(v for key, v in gaps.items() if key[0] in MODELS and key[1] == cache) for cache in caches]
+        rows.append((TITLES[other], *map(_percent, means)))
+    return _table("Does the gap narrow as the cache grows?", ("TPOT against", *map(_gb, caches)), rows)
+
+
+def a100(numbers: pd.DataFrame) -> str:
+    """One A100, and how many of the orders there are ours."""
+    rows, same = [], 0
+    for model, title in MODELS.items():
+        ours = [against(numbers, "tpot_ms", other, "a100")[model, "50%"] for other in OTHERS]
+        printed = [100 * (PIXELS[model][0] / its - 1) for its in PIXELS[model][1:]]
+        same += sum(a * b > 0 for a, b in zip(printed, ours, strict=True))
+        rows += [(f"{title}, read off", *map(_percent, printed)), (f"{title}, here", *map(_percent, ours))]
+    return _table("One A100", ("TPOT against", *NAMES), rows) + f"\n{same} of 12 have the same sign.\n"
+
+
+def seconds(numbers: pd.DataFrame) -> str:
+    """What their seconds are made of."""
+    tpot = pick(numbers, "tpot_ms")
+    rows = []
+    for model, title in MODELS.items():
+        rows.append((title, AXES[model], *_seconds(tpot[model, LEAST], "fmoe", DEEPSPEED, "fmoe_artifact")))
+    narrow = pick(numbers, "tpot_ms", "six, one root")["mixtral_8x7b", LEAST]
+    title = "Mixtral-8x7B, the six behind one link's 26 GB/s"
+    rows.append((title, AXES["mixtral_8x7b"], *_seconds(narrow, "fmoe", DEEPSPEED), ""))
+    columns = "TPOT in s, 6 GB", "axis of figure 12", "fMoE", "DeepSpeed", "fMoE as its code had it"
+    return _table("Their seconds", columns, rows)
+
+
+def two(numbers: pd.DataFrame) -> str:
+    """Two GPUs beside one, and the root that would explain what FreeToken measured.
+
+    Of a time without prefetches, what is waited for grows with a copy's time: a root of R GB/s makes it 2 x 26 / R.
+    """
+    own = numbers[numbers["system"] == "lru"].set_index("machine")["tpot_ms"].to_dict()
+    rows = []
+    for name in (machine for machine in own if machine.startswith("two") and not machine.endswith("root")):
+        both = (own["one"] / own[machine] for machine in (name, f"{name}, one root"))
+        rows.append((f"`{name.removeprefix('two, ')}`", *(f"{ratio:.2f}" for ratio in both)))
+    waited = own["two, replicate, one root"] / own["one"] - 1
+    root = 52 / (1 + (FREETOKEN[1] / FREETOKEN[0] - 1) / waited)
+    ratio = f"{FREETOKEN[0]} / {FREETOKEN[1]} = {FREETOKEN[0] / FREETOKEN[1]:.2f}"
+    said = f"FreeToken's {ratio} is what `replicate` has behind a root of {root:.0f} GB/s.\n"
+    columns = "tokens/s, 1 being one GPU with as much memory as each", "own links", "one root"
+    return _table("Two GPUs", columns, rows) + "\n" + said
+
+
+def idle(numbers: pd.DataFrame) -> str:
+    """How many of six links a token's experts give something to do, if each is as likely."""
+    busy = pick(numbers, "link_busy")
+    rows = []
+    for model, title in MODELS.items():
+        experts, chosen = EXPERTS[model]
+        some, most = spread(experts, chosen, 6)
+        share = f"{100 * busy[model, LEAST]['fmoe']:.0f} %"
+        rows.append(
+            (f"{title}, {chosen} of {experts}", f"{some:.1f}", f"{most:.2f}", f"{most * 6 / chosen:.1f}", share)
+        )
+    columns = "a token's experts on six GPUs", "GPUs that have any", "most on one", "times an even share", "link busy"
+    return _table("Links that idle", columns, rows)
+
+
+def spread(experts: int, chosen: int, gpus: int) -> tuple[float, float]:
+    """Over all choices of ``chosen`` of ``experts``, which GPUs share as evenly as they can: how many GPUs have any, and
+    the most on one, on average."""
+    held = [experts // gpus + (gpu < experts % gpus) for gpu in range(gpus)]
+
+    def ways(gpu: int, left: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+        if gpu == gpus:
+            yield from [(1, ())] if not left else []
+            return
+        for n in range(min(left, held[gpu]) + 1):
+            for count, rest in ways(gpu + 1, left - n):
+                yield comb(held[gpu], n) * count, (n, *rest)
+
+    every = list(ways(0, chosen))
+    some, most = (sum(count * of(counts) for count, counts in every) for of in (lambda c: sum(map(bool, c)), max))
+    return some / comb(experts, chosen), most / comb(experts, chosen)
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return f"## {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found)
+
+
+def _percent(value: float) -> str:
+    return f"{round(value):+d} %" if round(value) else "0 %"
+
+
+def _gb(cache: str) -> str:
+    return cache.replace("GB", " GB")
+
+
+def _seconds(row: dict[str, float], *systems: str) -> tuple[str, ...]:
+    return tuple(f"{row[name] / 1000:.2g}" for name in systems)

@@ -40,10 +40,10 @@ def test_every_cell_is_in_them_and_the_preset_has_those_of_its_model(script: Mod
 
 # A policy, a price or the engine has changed, and the page has not.
 def test_a_number_is_still_so(script: ModuleType, tmp_path: Path) -> None:
-    (question,) = [q for q in script.questions() if (q.model, q.cache, q.system) == ("sample", "12GB", "fmoe")]
+    (question,) = [q for q in script.questions() if (q.model, q.cache, q.system) == ("sample", "6GB", "fmoe")]
     config = read_config((*question.words, "model=as_traced", "trace=sample"))
     found = script.row(question, run_config(config, tmp_path, inputs=Inputs()).document)
-    wanted = script.read().set_index(["machine", "model", "cache", "system"]).loc["six", "sample", "12GB", "fmoe"]
+    wanted = script.read().set_index(["machine", "model", "cache", "system"]).loc["six", "sample", "6GB", "fmoe"]
     assert found["decision_digest"] == wanted["decision_digest"]
     for figure in ("ttft_ms", "tpot_ms", "complete", "gb_per_token", "link_busy"):
         assert found[figure] == pytest.approx(wanted[figure], rel=1e-4)

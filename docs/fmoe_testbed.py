@@ -18,9 +18,6 @@ from sim.experiment.compose import read_config
 from sim.experiment.run import run_config
 from sim.prices.placement import PLACEMENTS
 from traces.kit.whole import write_whole
-from traces.synthesize.plan import plan_of
-from traces.synthesize.synthesize import synthesize
-from traces.synthesize.words import Synthesize
 from traces.version import __version__
 
 HERE = Path(__file__).resolve().parent
@@ -114,6 +111,10 @@ def trace_of(model: str, out: Path = OUT) -> str:
         return RECORDED
     folder = out / model
     if not folder.is_dir():
+        from traces.synthesize.plan import plan_of  # and SciPy, which who reads the numbers need not load
+        from traces.synthesize.synthesize import synthesize
+        from traces.synthesize.words import Synthesize
+
         out.mkdir(parents=True, exist_ok=True)
         drawn = plan_of(Synthesize(model=model, out=folder, requests=40, prompt=(37, 43), output=(122, 127)))
         synthesize(drawn, folder)

@@ -216,7 +216,7 @@ def policy_of(
     name = str(params.pop("name", None))
     if not reference and registry.find(name, "policy.name").clairvoyant:
         raise UserError(f"policy.name={name}: sees the future, so it is a reference row and not a choice")
-    on = {} if spread is None else {"gpus": spread.gpus, "alike": spread.alike}
+    on = {} if spread is None or spread.gpus == 1 else {"gpus": spread.gpus, "alike": spread.alike}
     policy = registry.build(name, setup, params, **on)
     check(policy, there, lambda other: registry.build(name, setup, {**params, **other}, **on))
     if policy.wants_history():

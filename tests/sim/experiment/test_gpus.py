@@ -55,7 +55,11 @@ def test_on_one_gpu_no_placement_is_another_cell(tmp_path: Path) -> None:
     assert not {"gpus", "peer", "root_gb_per_s"} & {*hardware, *hardware["sources"]}
     several = [run(*WORDS, "hardware.gpus=2", PEERS, f"placement={name}", out=tmp_path) for name in WHOLE]
     assert len({found.folder for found in several}) == 3
-    assert several[0].document["provenance"]["hardware"]["changed"] == ["gpus", "peer"]
+    assert several[0].document["provenance"]["hardware"]["changed"] == [
+        "gpus",
+        "peer.gb_per_s",
+        "peer.latency_us",
+    ]
 
 
 def test_peers_and_a_root_are_of_several_gpus() -> None:

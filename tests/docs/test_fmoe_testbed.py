@@ -53,7 +53,9 @@ def test_a_number_is_still_so(script: ModuleType, tmp_path: Path) -> None:
     ("printed", "drawn", "standin", "said"),
     [
         (-46, [-60, -20], 5, "reproduced"),
-        (-46, [-30, -20], 5, "cannot be said"),
+        (-46, [-90, -3], -5, "reproduced"),
+        (-46, [-30, -10], -40, "cannot be said"),
+        (-20, [-50, -40], -40, "cannot be said"),
         (-46, [30, 20], -5, "cannot be said"),
         (-46, [30, 20], 5, "refuted"),
         (14, [-30, 5], -5, "refuted"),

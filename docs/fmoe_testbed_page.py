@@ -41,17 +41,17 @@ AXES = {"mixtral_8x7b": "2 to 6", "qwen1_5_moe_a2_7b": "1 to 3", "phi_3_5_moe": 
 FREETOKEN = (15.63, 18.00)
 """Tokens/s with two GPUs that copy the same, and with one (its no. 62)."""
 _MAPS = (
-    "fMoE's maps find {recall} of the experts, little more than chance, as drawn prompts resemble each other in nothing."
-    " The stand-in knows less than a gate so near, and has more time: it is ahead, but by little"
+    "fMoE's maps find {recall} of the experts, little more than chance, as drawn prompts resemble each other in"
+    " nothing. The stand-in knows less than a gate so near, and has more time: it is ahead, but by little"
 )
 CAUSES = {
     ("TTFT", DEEPSPEED, "cannot be said"): (
-        "a prompt of 40 tokens wants nearly all experts of Mixtral and of Phi, so that fMoE copies whole layers, too; of"
-        " Qwen's 60 it does not, and there fMoE gains half of what is printed and more"
+        "a prompt of 40 tokens wants nearly all experts of Mixtral and of Phi, so that fMoE copies whole layers, too;"
+        " of Qwen's 60 it does not, and there fMoE gains half of what is printed and more"
     ),
     ("TTFT", MIXTRAL, "refuted"): (
-        "the next layer's gate names nine tenths and more of what a prompt wants there, all at once; three layers ahead,"
-        " or by maps, less of it is known"
+        "the next layer's gate names nine tenths and more of what a prompt wants there, all at once; three layers"
+        " ahead, or by maps, less of it is known"
     ),
     ("TTFT", PROMOE, "cannot be said"): _MAPS,
     ("TTFT", INFINITY, "cannot be said"): "both know little of a prompt, and copy what it wants on demand",
@@ -59,25 +59,27 @@ CAUSES = {
     ("TPOT", MIXTRAL, "cannot be said"): _MAPS,
     ("TPOT", PROMOE, "cannot be said"): _MAPS,
     ("TPOT", INFINITY, "reproduced"): (
-        "it prefetches a quarter of each of six layers, and the next prefetch evicts that before it is used: its links are"
-        " busy in vain"
+        "it prefetches a quarter of each of six layers, and the next prefetch evicts that before it is used: its"
+        " links are busy in vain"
     ),
     ("hit rate", MIXTRAL, "reproduced"): (
-        "most of its prefetches are on their way when their gate runs. Where a copy that has begun is a hit (`resident`),"
-        " it is far ahead of fMoE, so all hangs on what is called one"
+        "most of its prefetches are on their way when their gate runs. Where a copy that has begun is a hit"
+        " (`resident`), it is far ahead of fMoE, so all hangs on what is called one"
     ),
     ("hit rate", PROMOE, "cannot be said"): _MAPS,
     ("hit rate", INFINITY, "reproduced"): "as for TPOT",
 }
 """Why, by figure, by whom fMoE is compared with, and by verdict. {recall}: what fMoE's maps find of the experts."""
 
-NARROWS = """*Refuted* as it is printed: whom fMoE is ahead of gains nothing by a larger cache (DeepSpeed's scan), or less
-than fMoE does, up to where all experts are there and nobody copies anything. A gap narrows only where fMoE is behind.
+NARROWS = """\
+*Refuted* as it is printed: whom fMoE is ahead of gains nothing by a larger cache (DeepSpeed's scan), or less than
+fMoE does, up to where all experts are there and nobody copies anything. A gap narrows only where fMoE is behind.
 """
-SECONDS = """*Cannot be said* of the seconds, of which the axis is all that is printed: six links have 156 GB/s together, at
-which whole layers of Mixtral take less than a second per token, and what a token wants less than that. With six links at
-one link's rate whole layers are within the axis. So either the copies of six GPUs were made one after the other, or it
-was software that took the time. A ratio of two such times is one of software, too.
+SECONDS = """\
+*Cannot be said* of the seconds, of which the axis is all that is printed. Six links have 156 GB/s together, at which
+whole layers of Mixtral take less than a second per token, and what a token wants takes less than that. With all six at
+one link's rate whole layers are within the axis. So either the copies to six GPUs were made one after the other, or
+software took the time; and a ratio of two such times is one of software, too.
 """
 Gaps = dict[tuple[str, str], float]
 """By model and cache: percent."""

@@ -126,8 +126,6 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
             )
     hardware = used(HardwareProfile.from_dict(config.hardware), config)
     spread = spread_of(config.placement, hardware, model)
-    if spread.gpus > 1 and config.timeline:
-        raise UserError(f"timeline=true: is of one GPU, and hardware.gpus={spread.gpus}; allowed: false")
     costs = Costs(model, hardware, dtype, spread)
     # A predictor was fitted on the train requests, those for validation among them.
     predicted = trace.predicted if config.measure == "test" else {}
@@ -212,12 +210,14 @@ def make_policy(cell: Cell, name: str | None = None) -> Policy:
         validation=cell.config.measure == "validation",
     )
     given = cell.config.policy if name is None else {"name": name}
-    policy = policy_of(given, cell.setup, there, reference=name is not None)
+    policy = policy_of(given, cell.setup, there, cell.costs.spread, reference=name is not None)
     check_policy(policy, cell.config)
     return policy
 
 
-def policy_of(given: Mapping[str, Any], setup: Setup, there: There, *, reference: bool = False) -> Policy:
+def policy_of(
+    given: Mapping[str, Any], setup: Setup, there: There, spread: Spread | None = None, *, reference: bool = False
+) -> Policy:
     """Build a policy from its name and parameters, and let it learn. UserError if something it needs is missing.
 
     ``reference``: it may be one that sees the future.
@@ -226,8 +226,9 @@ def policy_of(given: Mapping[str, Any], setup: Setup, there: There, *, reference
     name = str(params.pop("name", None))
     if not reference and registry.find(name, "policy.name").clairvoyant:
         raise UserError(f"policy.name={name}: sees the future, so it is a reference row and not a choice")
-    policy = registry.build(name, setup, params)
-    check(policy, there, lambda other: registry.build(name, setup, {**params, **other}))
+    on = {} if spread is None or spread.gpus == 1 else {"gpus": spread.gpus, "alike": spread.alike}
+    policy = registry.build(name, setup, params, **on)
+    check(policy, there, lambda other: registry.build(name, setup, {**params, **other}, **on))
     if policy.wants_history():
         assert there.trace is not None  # else check() has refused
         policy.fit(TrainRequests(there.trace, there.train, policy.needs()))

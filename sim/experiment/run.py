@@ -16,7 +16,7 @@ from sim.experiment.provenance import Identity, identify, of_bounds, result_of
 from sim.prices.chosen import changed
 from sim.results.document import SCHEMA, Outcome, reference_row
 from sim.results.store import Store
-from sim.results.timeline import Timeline
+from sim.results.timelines import timeline_of
 from traces.kit.errors import UserError
 from traces.kit.fields import MAX_INT
 
@@ -87,7 +87,7 @@ def simulate(
             progress(name or policy.name, done, total)
 
     decided = stated(policy)
-    timeline = Timeline() if shown else None
+    timeline = timeline_of(cell.setup.gpus) if shown else None
     machine = make_machine(cell, core, note, timeline, charged=not reference)
     accounts = machine.run(passes_of(cell, cell.selection.warmup), passes_of(cell, cell.selection.measured))
     if accounts.end_ns > MAX_INT:  # no table holds it

@@ -64,8 +64,11 @@ class Gpu:
                 behind.advance(now)
             if demand:
                 event = core.gate(layer, demand, tokens, now)
-                now = self._event(step.rows, event, now, stalls[layer]) + reduce_ns
-                peer_ns += reduce_ns
+                now = self._event(step.rows, event, now, stalls[layer])
+                if reduce_ns:
+                    listener.peer(now, now + reduce_ns)
+                    now += reduce_ns
+                    peer_ns += reduce_ns
         head = costs.head_ns(len(step.requests))
         now += head
         listener.layer(now - head, now, core.setup.n_layers)

@@ -25,7 +25,7 @@ from sim.workload.passes import Pass
 class Machine:
     """Replays passes on as many GPUs as the core has.
 
-    ``progress`` is told the rows of each pass that has ended, ``listener`` all spans (of one GPU, so far).
+    ``progress`` is told the rows of each pass that has ended, ``listener`` all spans (of each of several GPUs apart).
     ``policy_ns``: the policy's own time, per prefill and per decode pass. It is spread evenly over the pass's layer
     events, the first one's with the remainder (a pass without any has decided nothing): after each gate compute waits
     for it, within ``compute_ns``, while copies go on.
@@ -68,6 +68,7 @@ class Machine:
                 peer_ns=peer_ns,
                 predictor=predictor,
                 policy_ns=policy_ns,
+                listener=self.listener,
             )
             self.gpu = several
             self.links = several.links

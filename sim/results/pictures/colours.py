@@ -36,6 +36,8 @@ SPARE_MARKERS = ((4, 1, 0), (4, 1, 45), (3, 1, 0), (3, 1, 180), (6, 1, 0), (8, 1
 DASHES: tuple[Any, ...] = ("--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1)))
 """Of variants and of policies of other people's: a shipped one, at its defaults, has a whole line."""
 COMPUTE = ("#D9D9D9", "")
+BETWEEN = ("#C3B1DE", "...")
+"""Activations on their way between GPUs."""
 _CAUSES = (
     *(("#3D4F66", ""), ("#8497B0", "///"), ("#C9BBA8", "\\\\\\"), ("#6E5F53", "|||"), ("#96D5CE", "xxx")),
     ("#B87333", "..."),

@@ -15,6 +15,7 @@ from sim.core.log import replay
 from sim.core.several import core_of
 from sim.core.state import split_chunks
 from sim.machine.disk import Reads
+from sim.machine.listener import SpanListener
 from sim.machine.machine import Machine
 from sim.workload.passes import Pass
 
@@ -155,6 +156,7 @@ def simulate(
     tier: HostTier | None = None,
     disk: FlatDisk | None = None,
     logged: bool = False,
+    listener: SpanListener | None = None,
 ) -> tuple[Accounts, Core]:
     """Run the engine."""
     core = core_of(policy, setup, NoSignals(), tier)
@@ -162,7 +164,15 @@ def simulate(
     costs: Any = setup.costs
     reads = None if disk is None else disk.reads(setup)
     machine = Machine(
-        core, costs, depth=depth, lanes=lanes, policy_ns=policy_ns, root=root, peer_ns=costs.peer_ns, reads=reads
+        core,
+        costs,
+        depth=depth,
+        lanes=lanes,
+        policy_ns=policy_ns,
+        root=root,
+        peer_ns=costs.peer_ns,
+        reads=reads,
+        listener=listener,
     )
     return machine.run(warmup, passes), core
 

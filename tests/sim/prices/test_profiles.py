@@ -141,6 +141,22 @@ def test_shipped_machines_say_where_their_figures_are_from_and_charge_nothing_fo
     assert shipped("hardware", name)["software"]["policy_us"] == hardware.software.policy_us == {}
 
 
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_discrete_card_has_a_way_to_others_of_its_kind_through_the_host(name: str) -> None:
+    hardware = machine(name)
+    several = HardwareProfile.from_dict({**shipped("hardware", name), "gpus": 2})
+    if name in ("apple_m4_max", "jetson_agx_orin"):  # CPU and GPU share one memory
+        assert hardware.peer is None
+        assert "peer" not in several.inferred
+        return
+    assert hardware.peer is not None
+    assert hardware.link.d2h_gb_per_s is not None
+    assert hardware.peer.gb_per_s == min(hardware.link.h2d_gb_per_s, hardware.link.d2h_gb_per_s) / 2
+    assert hardware.peer.latency_us == 2 * hardware.link.overhead_us
+    assert "peer" in several.inferred
+    assert ("peer" in hardware.inferred) == (hardware.gpus > 1), "one GPU has nobody to send to"
+
+
 def test_the_unpublished_link_of_the_h200_is_marked() -> None:
     assert "h2d_gb_per_s" in machine("h200").inferred
     assert "h2d_gb_per_s" not in machine("a100").inferred

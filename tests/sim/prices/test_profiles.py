@@ -35,7 +35,8 @@ TABLE = {
 DECODERS = {"switch_base_128": 30.0, "switch_large_128": 105.6}
 """Of these the decoder alone; GB of the whole in float32, by Pre-gated MoE (arXiv 2308.12066)."""
 MACHINES = [
-    *("a100", "apple_m4_max", "h100", "h200", "jetson_agx_orin", "l40s", "mi300x", "rtx_3060", "rtx_3090"),
+    *("a100", "apple_m4_max", "apple_m5_max", "h100", "h200", "jetson_agx_orin", "jetson_agx_orin_32gb", "jetson_nano"),
+    *("l40s", "mi300x", "oneplus_15r", "rtx_3060", "rtx_3090"),
     *("rtx_3090_x2", "rtx_3090_x6", "rtx_4080", "rtx_4090", "rtx_5090", "rtx_a6000"),
 ]
 

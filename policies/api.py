@@ -139,6 +139,11 @@ class Policy(Needs, ABC):
         """Bytes that each layer may hold, as :meth:`Setup.layer_budgets` has them; None for one pool per GPU."""
         return None
 
+    def version_budgets(self) -> Sequence[int] | None:
+        """Bytes that the experts of each version may hold, [V] (Setup.versions); None for one pool. Not with
+        ``layer_budgets``. A victim for one that finds no room in its version's pool is to be of that pool."""
+        return None
+
     def fit(self, history: History) -> None:
         """Learn from the train requests. Called once, before the first fact, if it wants them."""
 

@@ -19,7 +19,7 @@ from sim.core.core import Core, StepSignals
 from sim.prices import HardwareProfile
 from sim.results.document import Outcome
 from sim.workload.passes import Pass
-from traces.kit.errors import UserError
+from traces.kit.errors import UserError, one_of
 from traces.models.devices import free_memory
 
 T = TypeVar("T")
@@ -106,6 +106,9 @@ def check_policy(policy: Policy) -> None:
     if policy.uses("precompute"):
         why = "has the host begin experts before their gate, which this runtime does not"
         raise UserError(f"policy={policy.name}: {why}; allowed: policies that precompute nothing")
+    if lower := policy.setup.versions[1:]:
+        why = f"wants experts in {one_of(lower)} as well, and a device has them in one dtype"
+        raise UserError(f"policy={policy.name}: {why}; allowed: policies of one version")
 
 
 def check_device(setup: Setup, model: Offloaded) -> None:

@@ -50,6 +50,19 @@ class GpuAccounts:
 
 
 @dataclass(slots=True)
+class VersionAccounts:
+    """What of the lookups, hits, loads and bytes was of one version, where experts have several."""
+
+    lookups: int = 0
+    complete: int = 0
+    tokens: int = 0
+    """Slots (token, choice) that were computed in it."""
+    loads: int = 0
+    """Loads whose first chunk was handed to the link in the window."""
+    copied_bytes: int = 0
+
+
+@dataclass(slots=True)
 class Accounts:
     """Counters of one measured window. The core counts experts and bytes, the machine counts nanoseconds.
 
@@ -58,6 +71,8 @@ class Accounts:
 
     n_layers: int
     gpus: int = 1
+    versions: int = 0
+    """In how many an expert is there; 0: in the model's own alone."""
     hits: list[list[list[int]]] = field(init=False)
     """[phase][layer][hit kind]."""
     quality: list[list[float]] = field(init=False)
@@ -84,6 +99,8 @@ class Accounts:
     """Activations on their way between GPUs, no part of ``compute_ns``."""
     by_gpu: list[GpuAccounts] = field(init=False)
     """Of several GPUs; of one there is nothing to add."""
+    by_version: list[VersionAccounts] = field(init=False)
+    """Of several versions, the model's own first; of one there is nothing to add."""
     precomputed: int = 0
     """Experts that the host was to begin before their gate."""
     precomputed_fates: list[int] = field(init=False)
@@ -102,6 +119,7 @@ class Accounts:
         self.stale = [0] * len(PHASES)
         self.stall_ns = [[[0] * len(STALLS) for _ in range(self.n_layers)] for _ in PHASES]
         self.by_gpu = [GpuAccounts() for _ in range(self.gpus)] if self.gpus > 1 else []
+        self.by_version = [VersionAccounts() for _ in range(self.versions)]
 
     def check(self) -> None:
         """Assert the sums of rule 5. Raises AssertionError with the two sides."""
@@ -119,6 +137,13 @@ class Accounts:
             sides["lookups of all GPUs"] = sum(gpu.lookups for gpu in self.by_gpu), self.hit_row()[LOOKUPS]
             sides["hits of all GPUs"] = sum(gpu.complete for gpu in self.by_gpu), self.hit_row()[COMPLETE]
             sides["copying of all GPUs"] = sum(gpu.link_busy_ns for gpu in self.by_gpu), self.link_busy_ns
+        if self.by_version:
+            copied, row = sum(each.copied_bytes for each in self.by_version), self.hit_row()
+            low = sum(each.tokens for each in self.by_version[1:])
+            sides["bytes of all versions"] = copied, self.demand_bytes + self.speculative_bytes
+            sides["lookups of all versions"] = sum(each.lookups for each in self.by_version), row[LOOKUPS]
+            sides["hits of all versions"] = sum(each.complete for each in self.by_version), row[COMPLETE]
+            sides["tokens in a lower precision"] = low, int(self.quality_row()[LOW_PRECISION])
         for what, (left, right) in sides.items():
             if left != right:
                 raise AssertionError(f"the accounts do not add up: {what}: {left} != {right}")

@@ -232,7 +232,7 @@ class Core(Loads):
                 ready.append(x)
                 continue
             if arrived:
-                bytes_ready += state.arrived_bytes[layer * (chunks + 1) + arrived]
+                bytes_ready += state.arrived_bytes[x // state.n_experts * (chunks + 1) + arrived]
             if state.slot[x]:
                 resident += 1
             if spec[x]:  # upgraded where it stands

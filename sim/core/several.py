@@ -16,6 +16,7 @@ from sim.core.loads import NONE, SpeculativeQueue
 from sim.core.pools import Pools
 from sim.core.state import CoreError, State
 from sim.core.turns import Turns, in_order
+from sim.core.versions import VersionedCore
 
 
 class Side:
@@ -221,5 +222,9 @@ class SharedTurns(Turns):
 
 
 def core_of(policy: Policy, setup: Setup, signals: StepSignals) -> Core:
-    """A fresh core for this many GPUs."""
-    return (SeveralCore if setup.gpus > 1 else Core)(policy, setup, signals)
+    """A fresh core for this many GPUs, or for experts in several versions. CoreError for both at once."""
+    if not setup.versions:
+        return (SeveralCore if setup.gpus > 1 else Core)(policy, setup, signals)
+    if setup.gpus > 1:
+        raise CoreError(f"policy {policy.name} has experts in several versions, on {setup.gpus} GPUs")
+    return VersionedCore(policy, setup, signals)

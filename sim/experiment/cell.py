@@ -23,6 +23,7 @@ from sim.prices.costs import Costs
 from sim.prices.hardware import PolicyTime
 from sim.prices.host import host_of
 from sim.prices.placement import Spread, spread_of
+from sim.prices.versions import in_versions
 from sim.results.timeline import Timeline
 from sim.workload.passes import ClosedLoop, Pass, Selection, select
 from sim.workload.signals import TraceSignals, TrainRequests
@@ -174,6 +175,8 @@ def make_setup(
         lanes=hardware.link.lanes,
         gpus=spread.pools,
         homes=homes,
+        dtype=costs.dtype,
+        others=costs.model.others(costs.dtype),
     )
     if costs.copy_ns(max(costs.expert_bytes)) > LONGEST_COPY_NS:
         figures = (
@@ -232,7 +235,7 @@ def make_signals(cell: Cell, policy: Policy) -> TraceSignals:
 
 def make_core(cell: Cell, policy: Policy, *, record: bool = False) -> Core:
     """A fresh core for a policy of this cell, with the signals that the policy declares."""
-    core = core_of(policy, cell.setup, make_signals(cell, policy))
+    core = core_of(policy, policy.setup, make_signals(cell, policy))
     return recorded(core) if record else core
 
 
@@ -252,7 +255,7 @@ def make_machine(
 
     return Machine(
         core,
-        cell.costs,
+        in_versions(cell.costs, core.setup.versions[1:]),
         depth=cell.hardware.link.depth,
         lanes=cell.hardware.link.lanes,
         predictor_threads=cell.hardware.host.predictor_threads,

@@ -17,6 +17,7 @@ from sim.experiment.cell import Cell, policy_time
 from sim.prices import figures, own_title
 from sim.prices.chosen import changed, charging
 from sim.prices.host import HostPrices
+from sim.prices.versions import in_versions
 from sim.results.document import Outcome, document
 from traces.kit.errors import one_of
 
@@ -84,7 +85,8 @@ def result_of(
 def _provenance(cell: Cell, outcome: Outcome, own: Identity) -> dict[str, Any]:
     manifest = cell.trace.manifest
     itself = cell.model.name == manifest.model.name
-    costs = dict(cell.costs.sources) | _host(cell, outcome)
+    priced = in_versions(cell.costs, outcome.policy.setup.versions[1:])
+    costs = dict(priced.sources) | _host(cell, outcome)
     return {
         "trace": {
             "sha256": cell.trace.sha256,

@@ -35,6 +35,7 @@ class Gpu:
         self.steps = 0
         self._expert_done: Callable[[int, int], None] = core.expert_done if listener is NOBODY else self._shown
         self._routes = core.routes
+        self._versions = bool(core.setup.versions)
         self._single_ns = [costs.expert_table(layer, 1)[1] + costs.launch_ns for layer in range(core.setup.n_layers)]
         self._own_ns: Iterator[int] | None = None  # the policy's, of the pass
         self._ns = 0  # of any expert of the event, with its launch
@@ -107,6 +108,12 @@ class Gpu:
 
     def _prices(self, rows: int, event: LayerEvent) -> dict[int, int]:
         """What each expert of the event takes with its tokens, the launch within."""
+        if self._versions:
+            costs, n_experts, launch = self.costs, self.core.setup.n_experts, self.costs.launch_ns
+            return {
+                x: costs.expert_table(x // n_experts, rows)[n] + launch if n else 0
+                for x, n in zip(event.demand, event.tokens, strict=True)
+            }
         table, launch = self.costs.expert_table(event.layer, rows), self.costs.launch_ns
         return {x: table[n] + launch if n else 0 for x, n in zip(event.demand, event.tokens, strict=True)}
 

@@ -124,16 +124,17 @@ class Textbook(WithHost):
         self.pinned |= set(event.demand) - self.hosted_in_all
         hits = self.accounts.hits[self.phase][self.layer]
         hits[PREDICTED] += len(expected)
-        hits[FETCHED] += len([expert for expert in expected if self.complete(expert)])
+        hits[FETCHED] += len([expert for expert in expected if self.any_version_complete(expert)])
         for expert, tokens in zip(event.demand, event.tokens, strict=True):
             load = self.loads.get(expert)
             if tokens:
                 hits[LOOKUPS] += 1
                 hits[BYTES_READY] += 0 if load is None else sum(load.chunks[: load.done])
-                hits[BYTES_DEMANDED] += self.setup.expert_bytes[self.layer]
-                hits[RECALL] += expert in expected
+                hits[BYTES_DEMANDED] += self.size(expert)
+                hits[RECALL] += self.plain(expert) in expected
                 hits[RESIDENT] += load is not None and load.slot
                 hits[COMPLETE] += load is not None and load.complete
+                self.count_version(expert, tokens)
             if expert not in self.hosted_in_all:
                 self.want(expert, load)
         self.policy.on_gate(event)
@@ -141,6 +142,13 @@ class Textbook(WithHost):
         self.hand_over()
         if not self.host_is_last:
             self.start_the_host()
+
+    def count_version(self, expert: int, tokens: int) -> None:
+        if self.setup.versions:
+            own = self.accounts.by_version[self.version_of(expert)]
+            own.lookups += 1
+            own.complete += self.complete(expert)
+            own.tokens += tokens
 
     def experts(self, tokens: dict[int, int]) -> Process:
         for _ in tokens:
@@ -150,7 +158,7 @@ class Textbook(WithHost):
                 yield self.woken
                 self.woken = None
             self.computing = True
-            duration = self.costs.expert_ns(self.layer, tokens[expert]) + self.costs.launch_ns
+            duration = self.costs.expert_ns(expert // self.setup.n_experts, tokens[expert]) + self.costs.launch_ns
             yield self.compute(duration if tokens[expert] else 0, EXPERT)
             self.computing = False
             self.arrived.remove(expert)
@@ -192,6 +200,10 @@ class Textbook(WithHost):
             else:
                 self.accounts.demand_bytes += nbytes
             load.handed += 1
+            if self.setup.versions:
+                own = self.accounts.by_version[self.version_of(load.expert)]
+                own.copied_bytes += nbytes
+                own.loads += load.handed == 1
             if load.handed == len(load.chunks):
                 self.unqueue(load)
             self.outstanding += 1
@@ -266,7 +278,8 @@ class Textbook(WithHost):
 
     def measure_from_here(self) -> None:
         open_loads = [load for load in self.loads.values() if load.speculative]
-        self.accounts = Accounts(self.setup.n_layers, predicts=self.accounts.predicts, start_ns=self.env.now)
+        shape, predicts = self.accounts, self.accounts.predicts
+        self.accounts = Accounts(shape.n_layers, versions=shape.versions, predicts=predicts, start_ns=self.env.now)
         self.accounts.issued = len(open_loads)
         for load in open_loads:
             load.speculative_bytes = 0

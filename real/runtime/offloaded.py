@@ -22,6 +22,7 @@ from real.runtime.host import SHOWN, Host
 from real.runtime.machine import Machine
 from real.runtime.pool import ALIGNED, Pool
 from real.runtime.store import HostStore, same_layout
+from real.runtime.versions import ItemPool, VersionedCompute
 from traces.kit.errors import UserError
 from traces.kit.telling import in_short
 from traces.models.families import INTERFACE, MoeModel, inspect_model
@@ -103,9 +104,12 @@ class Offloaded:
         """
         pool = machine.pool
         hosted = machine.core.places is not None
-        layers = [
-            LayerCompute(layer.experts, i, pool, self.exact, hosted=hosted) for i, layer in enumerate(self.moe.layers)
-        ]
+        modules = [layer.experts for layer in self.moe.layers]
+        layers: list[LayerCompute]
+        if isinstance(pool, ItemPool):
+            layers = [VersionedCompute(module, i, pool) for i, module in enumerate(modules)]
+        else:
+            layers = [LayerCompute(module, i, pool, self.exact, hosted=hosted) for i, module in enumerate(modules)]
         run = Run(machine, feed, layers[0].groups)
 
         def experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:

@@ -38,37 +38,60 @@ class Format:
         """Bytes of a matrix."""
         return sum(self.parts(outputs, inputs))
 
+    def pack(self, weights: Tensor) -> Tensor:
+        """The bytes uint8 [nbytes] of a matrix ``weights`` [outputs, inputs] of finite numbers, on its device."""
+        codes, scales, zeros = _quantise(_grouped(weights, self), self)
+        codes = codes.flatten(1)[:, : weights.shape[1]]  # without what fills up the last group
+        parts = [_joined(codes.reshape(-1), self.bits), scales.reshape(-1).view(torch.uint8)]
+        if self.group is not None:
+            parts.append(_joined(zeros.reshape(-1), self.bits))
+        return torch.cat(parts)
 
-FORMATS: Mapping[str, Format] = {"int8": Format(8, None), "int4": Format(4, GROUP), "int2": Format(2, GROUP)}
-
-
-def pack(weights: Tensor, how: Format) -> Tensor:
-    """The bytes uint8 [nbytes] of a matrix ``weights`` [outputs, inputs] of finite numbers, on its device."""
-    codes, scales, zeros = _quantise(_grouped(weights, how), how)
-    codes = codes.flatten(1)[:, : weights.shape[1]]  # without what fills up the last group
-    parts = [_joined(codes.reshape(-1), how.bits), scales.reshape(-1).view(torch.uint8)]
-    if how.group is not None:
-        parts.append(_joined(zeros.reshape(-1), how.bits))
-    return torch.cat(parts)
-
-
-def unpack(data: Tensor, outputs: int, inputs: int, how: Format, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The matrix [outputs, inputs] of :func:`pack`'s bytes, computed in float32 and rounded once to ``dtype``."""
-    n_codes, n_scales, _ = how.parts(outputs, inputs)
-    groups = how.groups(inputs)
-    codes = _split(data[:n_codes], how.bits)[: outputs * inputs].view(outputs, inputs)
-    scales = data[n_codes : n_codes + n_scales].clone().view(torch.float16).view(outputs, groups, 1).float()
-    zeros: Tensor | int = 1 << (how.bits - 1)
-    if how.group is not None:
-        zeros = _split(data[n_codes + n_scales :], how.bits)[: outputs * groups].view(outputs, groups, 1)
-    steps = _filled(codes.to(torch.int16), groups, how) - zeros
-    return (steps * scales).flatten(1)[:, :inputs].to(dtype)
+    def unpack(self, data: Tensor, outputs: int, inputs: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The matrix [outputs, inputs] of :meth:`pack`'s bytes, computed in float32 and rounded once to ``dtype``."""
+        n_codes, n_scales, _ = self.parts(outputs, inputs)
+        groups = self.groups(inputs)
+        codes = _split(data[:n_codes], self.bits)[: outputs * inputs].view(outputs, inputs)
+        scales = data[n_codes : n_codes + n_scales].clone().view(torch.float16).view(outputs, groups, 1).float()
+        zeros: Tensor | int = 1 << (self.bits - 1)
+        if self.group is not None:
+            zeros = _split(data[n_codes + n_scales :], self.bits)[: outputs * groups].view(outputs, groups, 1)
+        steps = _filled(codes.to(torch.int16), groups, self) - zeros
+        return (steps * scales).flatten(1)[:, :inputs].to(dtype)
 
 
-def fake_quantised(weights: Tensor, how: Format) -> Tensor:
-    """``weights`` [..., outputs, inputs] as they are after :func:`pack` and :func:`unpack`, in their own dtype."""
+@dataclass(frozen=True)
+class Narrow:
+    """A matrix in a narrower floating-point type."""
+
+    dtype: torch.dtype
+
+    def nbytes(self, outputs: int, inputs: int) -> int:
+        """Bytes of a matrix."""
+        return outputs * inputs * self.dtype.itemsize
+
+    def pack(self, weights: Tensor) -> Tensor:
+        """The bytes uint8 [nbytes] of a matrix ``weights`` [outputs, inputs], on its device."""
+        return weights.to(self.dtype).reshape(-1).view(torch.uint8)
+
+    def unpack(self, data: Tensor, outputs: int, inputs: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The matrix [outputs, inputs] of :meth:`pack`'s bytes."""
+        return data.clone().view(self.dtype).view(outputs, inputs).to(dtype)
+
+
+FORMATS: Mapping[str, Format | Narrow] = {
+    "bfloat16": Narrow(torch.bfloat16),
+    "float16": Narrow(torch.float16),
+    "int8": Format(8, None),
+    "int4": Format(4, GROUP),
+    "int2": Format(2, GROUP),
+}
+
+
+def fake_quantised(weights: Tensor, how: Format | Narrow) -> Tensor:
+    """``weights`` [..., outputs, inputs] as they are after packing and unpacking, in their own dtype."""
     shape = weights.shape
-    matrices = [unpack(pack(m, how), *m.shape, how, m.dtype) for m in weights.reshape(-1, *shape[-2:])]
+    matrices = [how.unpack(how.pack(m), *m.shape, m.dtype) for m in weights.reshape(-1, *shape[-2:])]
     return torch.stack(matrices).view(shape)
 
 

@@ -34,8 +34,9 @@ class Options:
 
       causality      nothing that it decides changes when everything after that
                      moment is changed
-      rules          the budget holds at every answer, accounts add up, and it does
-                     the same again, also from the log without a clock
+      rules          the budget holds at every answer, accounts add up (both also by
+                     version, where experts have several), and it does the same
+                     again, also from the log without a clock
       GPUs           so it does with experts on several GPUs, or says why it cannot
       minimum        the budget that it declares as its least is enough, and one
                      byte less is refused

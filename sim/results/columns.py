@@ -123,6 +123,11 @@ def _columns() -> Iterator[Column]:
     uneven = "of several GPUs, the largest over the mean"
     yield Column("imbalance_misses", number, "x", f"misses {uneven}", "gpus.imbalance.misses")
     yield Column("imbalance_expert_time", number, "x", f"expert time {uneven}", "gpus.imbalance.expert_time")
+    low = "in a precision below the model's own, where experts have several"
+    yield Column("low_lookups", whole, "lookups", low, "versions.lower.lookups")
+    yield Column("low_hit_complete", number, "share", f"hit rate `complete` {low}", "versions.lower.hit_rate.complete")
+    yield Column("low_loads", whole, "loads", f"begun {low}", "versions.lower.loads")
+    yield Column("bytes_low_per_token", number, "B/token", f"copied {low}; within bytes_per_token")
     yield Column("wall_ns", whole, "ns", "the measured window", "totals.wall_ns")
     least = "belady_bypass: no lossless policy copies fewer"
     yield Column("bound_bytes", number, "B", least, "bounds.belady_bypass.bytes")
@@ -169,7 +174,10 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
         None,
         None,
     )
+    lower = result.get("versions", {}).get("lower")
+    made["bytes_low_per_token"] = None
     if tokens := totals["generated_tokens"]:
+        made["bytes_low_per_token"] = None if lower is None else lower["copied_bytes"] / tokens
         made["host_ms_per_token"] = totals.get("host_ns", 0) / 1e6 / tokens
         made["peer_ms_per_token"] = totals.get("peer_ns", 0) / 1e6 / tokens
     for group in ("model", "hardware"):

@@ -30,6 +30,7 @@ from sim.machine.timings import Timings
 from sim.results.gpus import of_gpus
 from sim.results.quality import quality
 from sim.results.timeline import Timeline
+from sim.results.versions import of_versions
 from traces.kit.errors import UserError
 
 NS_PER_MS = 1_000_000
@@ -95,7 +96,8 @@ def document(
     gpus, lanes = config["hardware"].get("gpus", 1), config["hardware"]["link"].get("lanes", 1)
     of_each, of_gpus_nulls = of_gpus(config, accounts, outcome.core.state, lanes)
     pools, alike = outcome.core.setup.gpus, gpus if config.get("placement") == "replicate" else 1
-    nulls |= of_gpus_nulls
+    of_dtypes, of_dtypes_nulls = of_versions(outcome.core.setup.versions, accounts)
+    nulls |= of_gpus_nulls | of_dtypes_nulls
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "config": config,
@@ -121,6 +123,7 @@ def document(
             "room": room,
         },
         **of_each,
+        **of_dtypes,
         "totals": {
             "requests": len(outcome.timings.requests),
             "generated_tokens": tokens,

@@ -14,6 +14,7 @@ from sim.results.compare.stats import BLOCKS, LEAST, few
 from sim.results.fitting import Row, fitted
 from sim.results.label import label
 from sim.results.titles import rests_on, titles
+from sim.results.versions import versions_worded
 from sim.results.wording import decided_worded, room_line
 from traces.calibrate.tables import in_words
 from traces.kit.units import counted, figure, format_bytes
@@ -156,6 +157,8 @@ def _where(result: Mapping[str, Any]) -> list[Text]:
         said.append(Text(f"experts on the host: {lookups:,} lookups, {ms} ms/token of its workers{begun}"))
     if (gpus := result.get("gpus")) is not None:
         said.append(Text(_of_gpus(gpus)))
+    if (versions := result.get("versions")) is not None:
+        said.append(Text(versions_worded(versions)))
     if (charged := result["provenance"]["hardware"].get("policy_us")) is not None:
         ms = figure(result["totals"]["policy_ns"] / 1e6 / result["totals"]["generated_tokens"])
         us = f"{charged['prefill']:,g} us per prefill pass, {charged['decode']:,g} us per decode pass"

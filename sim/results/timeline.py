@@ -100,17 +100,20 @@ class Timeline(SpanListener):
             name = parts.get(layer) or f"L{layer} dense"
             yield _slice(name, "dense", GPU, begin, end, {} if layer in parts else {"layer": layer})
         for begin, end, expert in _rows(self.computes, 3):
-            layer, index = divmod(expert, n_experts)
-            yield _slice(f"L{layer} E{index}", "expert", GPU, begin, end, {"layer": layer, "expert": index})
+            layer, index, dtype = _of_item(expert, setup)
+            about = {"layer": layer, "expert": index, **({"dtype": dtype} if dtype else {})}
+            yield _slice(_called(layer, index, dtype), "expert", GPU, begin, end, about)
         for begin, end, cause in _rows(self.stalls, 3):
             yield _slice(f"stall: {STALLS[cause]}", "stall", GPU, begin, end, {"cause": STALLS[cause]})
         for name, spans in (("software", self.software), ("policy", self.decisions)):
             for begin, end in _rows(spans, 2):
                 yield _slice(name, name, CPU, begin, end, {})
         for begin, end, chunk, kind, lane in copies:
-            layer, index = divmod(chunk // chunks, n_experts)
+            layer, index, dtype = _of_item(chunk // chunks, setup)
             about = {"layer": layer, "expert": index, "chunk": chunk % chunks, "kind": KINDS[kind]}
-            yield _slice(f"L{layer} E{index}", f"copy {KINDS[kind]}", _of_link(lane, predictors), begin, end, about)
+            about |= {"dtype": dtype} if dtype else {}
+            name, lane = _called(layer, index, dtype), _of_link(lane, predictors)
+            yield _slice(name, f"copy {KINDS[kind]}", lane, begin, end, about)
         for begin, end, blocking, lane in predictions:
             yield _slice("prediction", "prediction", PREDICTOR + lane, begin, end, {"blocking": bool(blocking)})
         for begin, end, expert, lane in hosts:
@@ -178,3 +181,13 @@ def _threads(links: int, predictors: int, hosts: int) -> Iterator[Event]:
     for place, (thread, name, lane) in enumerate(shown, GPU):
         yield _about("thread_name", thread, name=f"{name} {lane + 1}" if lane else name)
         yield _about("thread_sort_index", thread, sort_index=place)
+
+
+def _of_item(item: int, setup: Setup) -> tuple[int, int, str]:
+    """Layer and index of an expert, and its dtype where it is not the model's own."""
+    version = setup.version_of(item)
+    return setup.layer_of(item), item % setup.n_experts, setup.versions[version] if version else ""
+
+
+def _called(layer: int, index: int, dtype: str) -> str:
+    return f"L{layer} E{index} {dtype}".rstrip()

@@ -1,0 +1,1 @@
+"""HOBBIT: an expert that is missing is loaded in the precision that its weight deserves (README.md)."""

@@ -1,0 +1,57 @@
+"""Token level: in which precision an expert is worth being loaded that is not there."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+HIGH, LOW, SKIP = 0, 1, 2
+
+Ids = NDArray[np.integer[Any]]
+Reals = NDArray[np.float64]
+
+
+def unimportance(weights: NDArray[Any], present: NDArray[np.bool_]) -> Reals:
+    """Of each slot [..., K] the sum of the weights ranked before it, of all that its token has: 0 for the first.
+
+    ``weights`` [..., K]: of the chosen experts, the largest first.
+    """
+    share = np.where(present, weights, 0).astype(np.float64)
+    share /= np.maximum(share.sum(-1, keepdims=True), np.finfo(np.float64).tiny)
+    before = np.zeros_like(share)
+    np.cumsum(share[..., :-1], axis=-1, out=before[..., 1:])
+    return before
+
+
+def of_one_token(weights: list[float]) -> list[float]:
+    """:func:`unimportance` of one token's experts, all of them present; without numpy, as most events have one."""
+    total, before, found = sum(weights), 0.0, list[float]()
+    for weight in weights:
+        found.append(before)
+        before += weight / total if total else 0.0
+    return found
+
+
+def least_by_expert(ids: Ids, unimportant: Reals, n_experts: int) -> Reals:
+    """The least unimportance that any token of ``ids`` [rows, K] gives an expert, [E]; inf: nobody chose it."""
+    least = np.full(n_experts + 1, np.inf)
+    np.minimum.at(least, np.minimum(ids, n_experts).ravel(), unimportant.ravel())
+    return least[:n_experts]
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Above ``t1`` a missing expert comes in low precision (if there is one), above ``t2`` not at all."""
+
+    t1: float
+    t2: float
+    lower: bool
+
+    def missing(self, unimportant: float) -> int:
+        """What to load of an expert that is not there."""
+        if unimportant <= self.t1:
+            return HIGH
+        if unimportant > self.t2:
+            return SKIP
+        return LOW if self.lower else HIGH

@@ -15,7 +15,7 @@ from policies.api import Policy
 from policies.lru import LRU
 from real.quality.scores import Kept, Scores
 from real.quality.uniform import Uniform
-from real.quality.versions import Held, all_in, by_version, packed_sizes, sized
+from real.quality.versions import Held, all_in, packed_sizes, sized
 from real.run.session import on_device
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
@@ -29,6 +29,7 @@ from sim.experiment.provenance import code_digest, identify, modelled
 from sim.results.columns import leaves
 from sim.results.document import SCHEMA
 from sim.results.quality import quality
+from sim.results.versions import of_versions
 from traces.collect.record import Wanted, collect
 from traces.format.layout import SIGNALS
 from traces.kit.errors import UserError
@@ -136,6 +137,8 @@ def _compared(
         for key, why in unknown.items()
     }
     measured = scores.figures()
+    versions, unseen = of_versions(run.core.setup.versions, run.outcome.accounts)
+    nulls |= unseen
     nulls |= {key: "there is no such token" for key, figure in leaves(measured, "measured") if figure is None}
     policy = run.outcome.policy
     return {
@@ -163,7 +166,7 @@ def _compared(
         },
         "policy": {"name": policy.name, "facts": dict(run.outcome.decided)},
         "memory": {"budget_bytes": cell.setup.budget, "peak_bytes": run.core.state.peak + run.core.own_bytes},
-        **by_version(run),
+        **versions,
         "measured": measured,
         "first_order": first_order,
         "nulls": nulls,

@@ -12,7 +12,6 @@ from real.quality.uniform import Uniform
 from real.runtime.host import Host
 from real.runtime.models import Where
 from real.runtime.offloaded import Offloaded
-from real.runtime.runner import DeviceRun
 from real.runtime.store import same_layout
 from real.runtime.versions import Packed, Packing, Versions
 from sim.experiment.cell import Cell
@@ -72,25 +71,3 @@ class Held:
             if dtype not in self._packed:
                 self._packed[dtype] = Packed(store, module, dtype, pinned=pinned, host=self._host)
         return Versions(store, [self._packed[dtype] for dtype in lower]) if lower else None
-
-
-def by_version(run: DeviceRun) -> dict[str, Any]:
-    """What a result says of the versions of a device's run: bytes of an expert, and what was of each."""
-    setup, accounts = run.core.setup, run.core.accounts
-    return (
-        {}
-        if not setup.versions
-        else {
-            "versions": [
-                {
-                    "dtype": dtype,
-                    "expert_bytes": setup.expert_bytes[version * setup.n_layers],
-                    "lookups": own.lookups,
-                    "complete": own.complete,
-                    "tokens": own.tokens,
-                    "copied_bytes": own.copied_bytes,
-                }
-                for version, (dtype, own) in enumerate(zip(setup.versions, accounts.by_version, strict=True))
-            ]
-        }
-    )

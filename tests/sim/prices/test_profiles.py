@@ -76,7 +76,9 @@ def test_expert_sizes_follow_from_the_shapes(name: str) -> None:
         "bfloat16": 2 * m.expert_params,
         "float32": 4 * m.expert_params,
         "fp8": weights + 4 * weights // 128**2,
+        "int8": weights + 2 * (2 * m.expert_width + m.hidden),
         "int4": weights // 2 + 5 * weights // 256,
+        "int2": weights // 4 + 9 * weights // 512,
         "mxfp4": weights // 2 + weights // 32 + 2 * biases,
     }
     assert m.expert_bytes == {dtype: sizes[dtype] for dtype in m.expert_bytes}

@@ -12,7 +12,6 @@ from policies.hobbit.uses import TERMS, Uses, last_rows, read_weights
 from policies.parts.foreseen import by_tokens
 from policies.parts.pools import Reals, Scores
 from policies.parts.ranges import between
-from traces.kit.errors import UserError
 
 EQUAL = "0.25/0.25/0.25/0.25"
 
@@ -166,8 +165,8 @@ class Hobbit(Cached):
     """A missing expert comes in low precision where its token gives it little, and not at all where next to nothing.
 
     arXiv 2411.01433, section 3. With s the normalised weights that are ranked before an expert, a missing one is loaded
-    as it is for s <= ``t1``, in ``low`` for s <= ``t2``, else skipped; of several tokens the one that needs it most
-    decides for all. Each precision has a pool of its own, ``low_share`` of the budget for the lower, in which the
+    as it is for s <= T1 of the ``thresholds``, in ``low`` for s <= T2, else skipped; of several tokens the one that
+    needs it most decides for all. Each precision has a pool, ``low_share`` of the budget for the lower, in which the
     expert of the least w_lru R/T + w_lfu F/T + w_lhu H/T + w_fld (1 - d/L) goes: its last use, uses, uses in high
     precision by the T tokens of the sequence, and d how many layers ahead it is; ties: the lower number. ``weights``
     are tuned on the first passes of the train requests, by the bytes that are missed. What the next ``depth`` gates
@@ -187,16 +186,12 @@ class Hobbit(Cached):
         setup: Setup,
         *,
         low: str | None = "int4",
-        t1: float = 0.6,
-        t2: float = 0.9,
+        thresholds: str = "0.6/0.9",
         low_share: float = 0.25,
         depth: int = 1,
         weights: str = "tuned",
     ) -> None:
-        between("t2", t2, 0, 1, "weight ranked before an expert, above which it is skipped")
-        if not 0 <= t1 <= t2:
-            raise UserError(f"policy.t1={t1}: allowed: 0 to t2={t2} (weight ranked before an expert that comes in low)")
-        self.by_token = Thresholds(t1, t2, low is not None)
+        self.by_token = Thresholds.read(thresholds, lower=low is not None)
         self.low_share = between("low_share", low_share, 0, 1, "of the budget, for experts in low precision")
         super().__init__(setup, depth, weights)
         self.by_rank: list[float] = []  # unimportance, the mean over the event's tokens

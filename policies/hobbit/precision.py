@@ -1,10 +1,12 @@
 """Token level: in which precision an expert is worth being loaded that is not there."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from traces.kit.errors import UserError
 
 HIGH, LOW, SKIP = 0, 1, 2
 
@@ -47,6 +49,19 @@ class Thresholds:
     t1: float
     t2: float
     lower: bool
+
+    @classmethod
+    def read(cls, given: str, *, lower: bool) -> Self:
+        """Of T1/T2. UserError for anything else."""
+        allowed = "two shares T1/T2 of a token's weight, 0 to 1, T1 at most T2, as 0.6/0.9"
+        try:
+            t1, t2 = (float(word) for word in given.split("/"))
+        except ValueError:
+            raise UserError(f"policy.thresholds={given}: not two numbers; allowed: {allowed}") from None
+        if not 0 <= t1 <= t2 <= 1:
+            why = "out of order" if 0 <= t2 < t1 <= 1 else "out of range"
+            raise UserError(f"policy.thresholds={given}: {why}; allowed: {allowed}")
+        return cls(t1, t2, lower)
 
     def missing(self, unimportant: float) -> int:
         """What to load of an expert that is not there."""

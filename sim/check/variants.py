@@ -124,17 +124,9 @@ def _smallest(variant: Variant, world: World) -> Policy:
 
 
 def variants() -> Iterator[Variant]:
-    """Every policy there is, with its defaults, with parameters changed to other values at hand, and as shipped.
-
-    What a policy refuses, since another parameter does not suit it, is left out.
-    """
-    alone = (variant for name in registry.names() for variant in _apt(of_one(name)))
+    """Every policy there is, with its defaults, with parameters changed to other values at hand, and as shipped."""
+    alone = (variant for name in registry.names() for variant in of_one(name))
     yield from dict.fromkeys([*alone, *shipped()])
-
-
-def _apt(found: Iterator[Variant]) -> Iterator[Variant]:
-    yield next(found)
-    yield from filter(_taken, found)
 
 
 def named(name: str) -> list[Variant]:

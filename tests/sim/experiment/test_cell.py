@@ -139,7 +139,7 @@ def other(hint: Any, default: Any) -> Any:
         return not default
     if hint in (int, float):
         return default + 1
-    if str in getattr(hint, "__args__", ()):
+    if hint is str or str in getattr(hint, "__args__", ()):
         return "another"
     if isinstance(hint, UnionType):  # something, or null
         return other(hint.__args__[0], 0) if default is None else None

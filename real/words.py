@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 
 from sim.experiment.config import RunConfig, load_config, load_configs
-from sim.experiment.host_memory import without_tier
 from sim.experiment.words import ROOTS
 from sim.prices import AS_TRACED
 from traces.kit import conf
@@ -86,19 +85,31 @@ def configuration(rest: Sequence[str], file: str) -> RunConfig:
     if file:
         if rest:
             raise UserError(f"{rest[0]}: not beside config={file}, which holds the whole configuration")
-        return without_tier(load_config(Path(file)))
+        return on_one_device(load_config(Path(file)))
     with _hydra():
         from sim.experiment.compose import read_config
-    return without_tier(read_config(_priced(rest, "model=")))
+    return on_one_device(read_config(_priced(rest, "model=")))
 
 
 def read_cells(rest: Sequence[str], file: str) -> list[RunConfig]:
     """One configuration per cell of a grid, likewise; without trace= and model= it is tiny-moe's sample."""
     if file:
-        return [without_tier(_with(config, rest, file)) for config in load_configs(Path(file))]
+        return [on_one_device(_with(config, rest, file)) for config in load_configs(Path(file))]
     with _hydra():
         from sim.experiment.sweep.plan import read_grid
-    return [without_tier(config) for config in read_grid(_priced(rest, "model=", "trace="))]
+    return [on_one_device(config) for config in read_grid(_priced(rest, "model=", "trace="))]
+
+
+def on_one_device(config: RunConfig) -> RunConfig:
+    """The configuration. UserError for several GPUs and for a disk below host memory, which are simulated alone."""
+    for key, value, allowed in (
+        ("hardware.gpus", config.hardware.get("gpus", 1), 1),
+        ("host_memory", "null" if config.host_memory is None else config.host_memory, "null"),
+    ):
+        if value != allowed:
+            more = "several" if allowed == 1 else "experts on a disk"
+            raise UserError(f"{key}={value}: allowed: {allowed} on a device; {more} are simulated only")
+    return config
 
 
 @contextmanager

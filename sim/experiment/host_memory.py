@@ -63,13 +63,6 @@ def check_policy(policy: Policy, config: RunConfig) -> None:
         raise UserError(f"{given} has experts in several dtypes ({dtypes}), and a disk's are in one; allowed: null")
 
 
-def without_tier(config: RunConfig) -> RunConfig:
-    """A configuration of a machine whose host holds all experts; UserError for another, which no device runs."""
-    if config.host_memory is not None:
-        raise UserError(f"host_memory={config.host_memory}: simulated only, by python -m sim run; allowed here: null")
-    return config
-
-
 def reads_of(hardware: HardwareProfile, costs: Costs, setup: Setup) -> Reads:
     """What the disk takes for each chunk, and the way back to the host."""
     from sim.machine.disk import Reads

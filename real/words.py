@@ -87,19 +87,19 @@ def configuration(rest: Sequence[str], file: str) -> RunConfig:
     if file:
         if rest:
             raise UserError(f"{rest[0]}: not beside config={file}, which holds the whole configuration")
-        return _throughout(load_config(Path(file)))
+        return throughout(load_config(Path(file)))
     with _hydra():
         from sim.experiment.compose import read_config
-    return _throughout(read_config(_priced(rest, "model=")))
+    return throughout(read_config(_priced(rest, "model=")))
 
 
 def read_cells(rest: Sequence[str], file: str) -> list[RunConfig]:
     """One configuration per cell of a grid, likewise; without trace= and model= it is tiny-moe's sample."""
     if file:
-        return [_throughout(_with(config, rest, file)) for config in load_configs(Path(file))]
+        return [throughout(_with(config, rest, file)) for config in load_configs(Path(file))]
     with _hydra():
         from sim.experiment.sweep.plan import read_grid
-    return [_throughout(config) for config in read_grid(_priced(rest, "model=", "trace="))]
+    return [throughout(config) for config in read_grid(_priced(rest, "model=", "trace="))]
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def model_dtype(config: RunConfig) -> str:
     return str(dtype)
 
 
-def _throughout(config: RunConfig) -> RunConfig:
+def throughout(config: RunConfig) -> RunConfig:
     """The configuration with a model that has its dtype throughout, as it has on a device: the simulator takes
     model.dtype= as the experts' alone. So the rest of it is priced, and given room, in what it is."""
     model, dtype = config.model, str(config.model.get("dtype"))

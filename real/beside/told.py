@@ -1,0 +1,62 @@
+"""What ``beside.json`` says, as a table: for a terminal, and in Markdown for a page."""
+
+from collections.abc import Mapping
+from typing import Any
+
+MB = 1e6
+HEADS = ("tokens/s, decode", "tokens/s, whole", "memory, MB", "experts' slots, MB", "tokens")
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """For a terminal: a line about the machine, a line per engine, and what is left out."""
+    device = any(row["memory"]["device"] is not None for row in found["rows"])
+    heads = ("", *_heads(device))
+    rows = [heads, *((row["name"], *_cells(row, device)) for row in found["rows"])]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    lines = [_machine(found), ""]
+    for row in rows:
+        cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        lines.append("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
+    lines += [""] * bool(found["left_out"]) + [f"no row for {name}: {why}" for name, why in found["left_out"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The same for a page."""
+    device = any(row["memory"]["device"] is not None for row in found["rows"])
+    heads = _heads(device)
+    lines = [_machine(found), "", f"| engine | {' | '.join(heads)} |", f"|---|{'--:|' * len(heads)}"]
+    lines += [f"| {row['name']} | {' | '.join(_cells(row, device))} |" for row in found["rows"]]
+    lines += [""] * bool(found["left_out"])
+    lines += [f"- No row for {name}: {why}" for name, why in found["left_out"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _machine(found: Mapping[str, Any]) -> str:
+    about = found["about"]
+    prompts = found["prompt_tokens"]
+    return (
+        f"{found['model']} in {found['dtype']} on {about['device']} ({about['host'].rpartition(', ')[0]}), torch"
+        f" {about['torch']}, transformers {about['transformers']}, {found['date']}: {len(prompts)} prompts of"
+        f" {min(prompts)} to {max(prompts)} tokens, {found['new_tokens']} tokens each, {found['repeat']} rounds."
+    )
+
+
+def _heads(device: bool) -> tuple[str, ...]:
+    return (*HEADS[:3], *(["on the GPU, MB"] if device else []), *HEADS[3:])
+
+
+def _cells(row: Mapping[str, Any], device: bool) -> tuple[str, ...]:
+    memory = row["memory"]
+    rates = [
+        f"{rate['median']:.3g} ({rate['least']:.3g} to {rate['most']:.3g})"
+        for rate in (row["decode_per_s"], row["whole_per_s"])
+    ]
+    held = [_mb(memory["peak"] if memory["answering"] is None else memory["answering"])]
+    held += [_mb(memory["device"])] if device else []
+    same = "the same" if row["same_tokens"] == 1 else f"{row['same_tokens']:.0%} the same"
+    return (*rates, *held, _mb(memory["slots"]), same)
+
+
+def _mb(nbytes: int | None) -> str:
+    return "-" if nbytes is None else f"{nbytes / MB:.3g}"

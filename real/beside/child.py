@@ -41,6 +41,8 @@ def run(job: Job) -> dict[str, Any]:
     from real.words import prepare
 
     prepare(job.threads)
+    import torch
+
     from real.beside import engines, memory
     from real.runtime.models import Where
     from sim.experiment.config import RunConfig
@@ -51,6 +53,7 @@ def run(job: Job) -> dict[str, Any]:
     device, slots = subject.device, list[int]()
     asked = engines.Asked(_prompts(job), job.new_tokens, job.repeat)
     _dry_run(job)
+    torch.zeros(1, device=device)  # what a GPU's driver takes of the host is nobody's own
     engines.settle()
     memory.forget()
     code = memory.taken()

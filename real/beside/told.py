@@ -32,13 +32,36 @@ def markdown(found: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def verdict(found: Mapping[str, Any]) -> str:
+    """What the rows say, in a sentence or two: rates beside the library's, and tokens."""
+    rows = found["rows"]
+    first, others = rows[0], rows[1:]
+    said = []
+    for kind, chosen in (
+        ("accelerate's", [r for r in others if r["engine"] != "ours"]),
+        ("ours", [r for r in others if r["engine"] == "ours"]),
+    ):
+        if chosen:
+            times = [row["decode_per_s"]["median"] / first["decode_per_s"]["median"] for row in chosen]
+            least, most = min(times), max(times)
+            said.append(f"{kind} {f'{least:.2f} to {most:.2f}' if len(times) > 1 else f'{most:.2f}'}")
+    same = all(row["same_tokens"] == 1 for row in rows)
+    tokens = "All choose the same tokens." if same else "**Not all choose the same tokens.**"
+    return f"Tokens per second in decoding, as a multiple of {first['name']}: {', '.join(said)}. {tokens}"
+
+
 def _machine(found: Mapping[str, Any]) -> str:
     about = found["about"]
-    prompts = found["prompt_tokens"]
+    each = found["prompt_tokens"]
+    prompts = (
+        f"{len(each)} prompts of {min(each)} to {max(each)} tokens"
+        if len(each) > 1
+        else f"a prompt of {each[0]} tokens"
+    )
     return (
         f"{found['model']} in {found['dtype']} on {about['device']} ({about['host'].rpartition(', ')[0]}), torch"
-        f" {about['torch']}, transformers {about['transformers']}, {found['date']}: {len(prompts)} prompts of"
-        f" {min(prompts)} to {max(prompts)} tokens, {found['new_tokens']} tokens each, {found['repeat']} rounds."
+        f" {about['torch']}, transformers {about['transformers']}, {found['date']}: {prompts},"
+        f" {found['new_tokens']} tokens {'each' if len(each) > 1 else 'generated'}, {found['repeat']} rounds."
     )
 
 

@@ -130,6 +130,7 @@ def test_it_ends_in_time(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     found = rows_of(plan, 60, lambda line: None, ask)
     assert len(found["rows"]) == 2
     assert list(found["left_out"].values()) == ["10 s were left"] * 4
+    assert list(found["left_out"])[-2:] == [OTHERS["cpu_offload"], OTHERS["disk_offload"]], "the slowest come last"
 
 
 @pytest.mark.parametrize(
@@ -248,6 +249,16 @@ def test_a_slip_is_one_line_and_nothing_is_written(
     assert printed.err.startswith(f"error: {said}")
     assert printed.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_a_budget_is_less_memory(plan: Plan) -> None:
+    found = rows_of(replace(plan, device="cuda", others=("resident", "cpu_offload")), 600, print)
+    assert not found["left_out"]
+    held = {row["name"]: row["memory"]["device"] for row in found["rows"]}
+    assert held["ours, lru at 100%"] > held["ours, lru at 25%"] >= 8 * 3 * 32 * 24 * 4
+    assert held[OTHERS["cpu_offload"]] < held[OTHERS["resident"]]
 
 
 # What it is for: processes of their own, whose memory does not begin with ours.

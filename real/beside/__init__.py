@@ -52,7 +52,7 @@ class Options:
     limit: Annotated[int, Between(1, 1 << 16), "only the first so many prompts"] = 4
     prompt_tokens: Annotated[int, Between(1, 1 << 16), "of a prompt at most"] = 128
     new_tokens: Annotated[int, Between(2, 1 << 16), "per prompt, whatever would end a text"] = 32
-    repeat: Annotated[int, Between(1, 1000), "rounds over all prompts, after one prompt to warm up"] = 5
+    repeat: Annotated[int, Between(1, 1000), "rounds over all prompts, after one prompt to warm up"] = 3
     minutes: Annotated[float, Between(0.1, 24 * 60), "about so long; rows that do not fit are left out"] = 3.0
     device: Device = "auto"
     threads: Threads = 0

@@ -52,7 +52,7 @@ class Plan:
     limit: int = 4
     prompt_tokens: int = 128
     new_tokens: int = 32
-    repeat: int = 5
+    repeat: int = 3
     others: tuple[str, ...] = tuple(OTHERS)
     offload_tokens: int | None = None
     """Instead of ``new_tokens`` where accelerate offloads, and one round: on a GPU each takes seconds."""
@@ -66,7 +66,7 @@ class Plan:
         asked = {key: getattr(self, key) for key in keys}
         for engine in self.others:
             fewer = {"new_tokens": self.offload_tokens, "repeat": 1} if self.offload_tokens and engine in SLOW else {}
-            yield {"name": OTHERS[engine], "engine": engine}, Job(engine, None, scratch="", **asked | fewer)
+            yield {"name": OTHERS[engine], "engine": engine} | fewer, Job(engine, None, scratch="", **asked | fewer)
         for name, budget in self.ours:
             config = one_run(name, budget, self.priced, self.hardware, self.history)
             config = throughout(replace(config, policy=dict(self.policies[name])))

@@ -11,7 +11,7 @@ def table(found: Mapping[str, Any]) -> str:
     """For a terminal: a line about the machine, a line per engine, and what is left out."""
     device = any(row["memory"]["device"] is not None for row in found["rows"])
     heads = ("", *_heads(device))
-    rows = [heads, *((row["name"], *_cells(row, device)) for row in found["rows"])]
+    rows = [heads, *((_name(row), *_cells(row, device)) for row in found["rows"])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     lines = [_machine(found), ""]
     for row in rows:
@@ -26,7 +26,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     device = any(row["memory"]["device"] is not None for row in found["rows"])
     heads = _heads(device)
     lines = [_machine(found), "", f"| engine | {' | '.join(heads)} |", f"|---|{'--:|' * len(heads)}"]
-    lines += [f"| {row['name']} | {' | '.join(_cells(row, device))} |" for row in found["rows"]]
+    lines += [f"| {_name(row)} | {' | '.join(_cells(row, device))} |" for row in found["rows"]]
     lines += [""] * bool(found["left_out"])
     lines += [f"- No row for {name}: {why}" for name, why in found["left_out"].items()]
     return "\n".join(lines) + "\n"
@@ -62,6 +62,15 @@ def _machine(found: Mapping[str, Any]) -> str:
         f"{found['model']} in {found['dtype']} on {about['device']} ({about['host'].rpartition(', ')[0]}), torch"
         f" {about['torch']}, transformers {about['transformers']}, {found['date']}: {prompts},"
         f" {found['new_tokens']} tokens {'each' if len(each) > 1 else 'generated'}, {found['repeat']} rounds."
+    )
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """With what was asked of this engine alone."""
+    return (
+        f"{row['name']} ({row['new_tokens']} tokens, {row['repeat']} round)"
+        if "new_tokens" in row
+        else str(row["name"])
     )
 
 

@@ -50,7 +50,7 @@ STEPS = (
     Step("again", served.again, 10, 120, ("cells",), lambda it: served.files(it.size.again, "cells", ".2")),
     Step("profile", beside.profile, 10, 45, ("store",), _files("passes.json", "passes.json.gz")),
     Step("decisions", served.decisions, 10, 45, ("cells",), _files("decisions.json")),
-    Step("beside", processes.beside, 30, 120, (), _files("beside.json")),
+    Step("beside", processes.beside, 10, 120, (), _files("beside.json")),
 )
 MINUTES = 9.0
 """What ``most_s`` is meant for; with more time each step may take longer in proportion."""

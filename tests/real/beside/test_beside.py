@@ -12,12 +12,15 @@ import torch
 
 from real.beside import Options, memory, plan_of
 from real.beside.child import Job, as_json, main, run
+from real.beside.engines import Asked, Subject, library, ours
 from real.beside.plan import OTHERS, Plan, in_a_process
 from real.beside.plan import run as rows_of
 from real.beside.told import markdown, table
 from real.cli import main as real
 from real.measure import processes
 from real.measure.bench import TINY
+from real.runtime.models import Where
+from sim.experiment.config import RunConfig
 from sim.prices import shipped
 from tests.traces.models.tiny import save_with_tokenizer, tiny
 from traces.kit.errors import UserError
@@ -63,6 +66,20 @@ def test_every_engine_chooses_the_same_tokens_at_every_round(found: dict[str, An
     assert found["prompt_tokens"] == [12, 8, 1]
 
 
+def test_answers_follow_one_another(plan: Plan, tmp_path: Path) -> None:
+    """No time is in two answers, and none of an answer in none."""
+    subject = Subject(plan.model, "float32", "auto", None, Where("cpu"))
+    config: Any = next(job.config for _, job in plan.jobs() if job.engine == "ours")
+    asked, slots = Asked([[3, 1, 4], [1]], 3, 2), list[int]()
+    for made in (library(subject, "resident", tmp_path), ours(subject, RunConfig.from_dict(config), slots.append)):
+        with made as engine:
+            answers = engine(asked)
+        times = [time for answer in answers for time in (answer.began, *answer.at)]
+        assert times == sorted(times)
+        assert [len(answer.at) for answer in answers] == [len(answer.tokens) for answer in answers] == [3] * 5
+        assert sum(answer.at[-1] - answer.began for answer in answers) <= times[-1] - times[0]
+
+
 def test_rates_and_memory_are_those_of_what_was_done(found: dict[str, Any]) -> None:
     for row in found["rows"]:
         for rate in (row["decode_per_s"], row["whole_per_s"]):
@@ -98,6 +115,7 @@ def test_a_row_is_of_its_own_tokens_and_says_where_they_differ(plan: Plan) -> No
     assert found["rows"][1]["whole_per_s"]["median"] == 2
     for shown in (table(found), markdown(found)):
         assert "67% the same" in shown
+        assert f"{OTHERS['cpu_offload']} (2 tokens, 1 round)" in shown
         assert "on the GPU" not in shown
     found["rows"][0]["memory"]["device"] = 59 * 10**6
     assert "on the GPU, MB" in table(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -71,9 +72,16 @@ def main(options: Options) -> int:
     plan = plan_of(options)
     if None in map(find_spec, ("torch", "transformers")):
         raise UserError("real needs torch and transformers: pip install 'moe-offload-workbench[hf]'")
+    new = not options.out.exists()
     with writable(f"out={options.out}"):
         options.out.mkdir(parents=True, exist_ok=True)
-    found = run(plan, 60 * options.minutes, say)
+    try:
+        found = run(plan, 60 * options.minutes, say)
+    except BaseException:
+        if new:
+            with suppress(OSError):
+                options.out.rmdir()
+        raise
     path = options.out / FILE
     with writable(f"out={options.out}"):
         write_whole(path, dump_json(found))

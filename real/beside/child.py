@@ -36,6 +36,10 @@ class Job:
     scratch: str
 
 
+class AskedError(UserError):
+    """What is wrong for every engine: the model, the prompts, the device."""
+
+
 def run(job: Job) -> dict[str, Any]:
     """Load, warm up and ask; times in seconds, memory in bytes. UserError where the engine cannot be had."""
     from real.words import prepare
@@ -50,9 +54,12 @@ def run(job: Job) -> dict[str, Any]:
 
     where = Where(job.device, job.host_memory)
     subject = engines.Subject(job.model, job.dtype, job.weights, job.layers, where)
-    device, slots = subject.device, list[int]()
-    asked = engines.Asked(_prompts(job), job.new_tokens, job.repeat)
-    _dry_run(job)
+    slots = list[int]()
+    try:
+        device, asked = subject.device, engines.Asked(_prompts(job), job.new_tokens, job.repeat)
+        _dry_run(job)
+    except UserError as error:
+        raise AskedError(str(error)) from None
     torch.zeros(1, device=device)  # what a GPU's driver takes of the host is nobody's own
     engines.settle()
     memory.forget()
@@ -148,7 +155,7 @@ def main() -> int:
     try:
         found = run(job)
     except UserError as error:
-        found = {"error": str(error)}
+        found = {"error": str(error), "of_all": isinstance(error, AskedError)}
     sys.stdout.write(f"{json.dumps(found)}\n")
     return 0
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from real.beside.child import Job, as_json
+from real.beside.child import AskedError, Job, as_json
 from real.words import one_run, throughout
 from traces.kit import conf
 from traces.kit.errors import UserError
@@ -81,7 +81,8 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def run(plan: Plan, seconds: float, say: Callable[[str], None], ask: Ask | None = None) -> dict[str, Any]:
-    """All rows that the time allows; what is left out stands in ``left_out``, with why. UserError where all are.
+    """All rows that the time allows; what is left out stands in ``left_out``, with why. UserError where all are,
+    and for what is wrong for all.
 
     ``ask``: has a job run in a process of its own, within so many seconds.
     """
@@ -97,6 +98,8 @@ def run(plan: Plan, seconds: float, say: Callable[[str], None], ask: Ask | None 
             continue
         try:
             answer = ask(job, end - began)
+        except AskedError:
+            raise
         except UserError as error:
             found["left_out"][row["name"]] = str(error)
             say(f"no row for {row['name']}: {error}")
@@ -155,5 +158,5 @@ def in_a_process(job: Job, seconds: float) -> dict[str, Any]:
         last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
         raise UserError(f"its process ended with status {done.returncode}: {last[:200]}") from None
     if "error" in found:
-        raise UserError(found["error"])
+        raise (AskedError if found.get("of_all") else UserError)(found["error"])
     return found

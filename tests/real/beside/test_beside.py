@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from real.beside import Options, memory, plan_of
-from real.beside.child import Job, as_json, main, run
+from real.beside.child import AskedError, Job, as_json, main, run
 from real.beside.engines import Asked, Subject, library, ours
 from real.beside.plan import OTHERS, Plan, in_a_process
 from real.beside.plan import run as rows_of
@@ -182,7 +182,29 @@ def test_the_process_reads_a_job_and_says_a_mistake(
     assert Job(**json.loads(as_json(job))) == job
     monkeypatch.setattr("sys.stdin", SimpleNamespace(read=lambda: as_json(job)))
     assert main() == 0
-    assert json.loads(capsys.readouterr().out)["error"].startswith("accelerate is not installed; allowed: pip")
+    said = json.loads(capsys.readouterr().out)
+    assert said["error"].startswith("accelerate is not installed; allowed: pip")
+    assert not said["of_all"]
+    wrong = replace(job, prompts=f"{plan.prompts}.none")
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(read=lambda: as_json(wrong)))
+    assert main() == 0
+    assert json.loads(capsys.readouterr().out)["of_all"], "no other engine need be tried"
+
+
+def test_what_is_wrong_for_all_ends_it_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Job] = []
+
+    def ask(job: Job, seconds: float) -> dict[str, Any]:
+        asked.append(job)
+        raise AskedError("model='nosuch' cannot be loaded")
+
+    monkeypatch.setattr("real.beside.plan.in_a_process", ask)
+    assert real(["beside", "model=nosuch", f"out={tmp_path / 'out'}"]) == 2
+    assert capsys.readouterr().err == "error: model='nosuch' cannot be loaded\n"
+    assert len(asked) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_memory_is_the_most_since_it_was_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

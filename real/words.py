@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Weights = Annotated[Literal["auto", "random"], "auto: the checkpoint's; random: of the shape of model=, without one"]
 Checkpoint = Annotated[str, "weights, where model= is a name of conf/model that ships none"]
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+"""Of a number, by the types in which kernels here compute."""
 BESIDE = ("hardware", "trace")
 """What may be given beside a file of configurations: it may lie elsewhere on the machine that reads it."""
 
@@ -101,7 +103,8 @@ def read_cells(rest: Sequence[str], file: str) -> list[RunConfig]:
 
 
 def on_one_device(config: RunConfig) -> RunConfig:
-    """The configuration. UserError for several GPUs and for a disk below host memory, which are simulated alone."""
+    """The configuration as a device has it (:func:`throughout`). UserError for several GPUs and for a disk below host
+    memory, which are simulated alone."""
     for key, value, allowed in (
         ("hardware.gpus", config.hardware.get("gpus", 1), 1),
         ("host_memory", "null" if config.host_memory is None else config.host_memory, "null"),
@@ -109,7 +112,7 @@ def on_one_device(config: RunConfig) -> RunConfig:
         if value != allowed:
             more = "several" if allowed == 1 else "experts on a disk"
             raise UserError(f"{key}={value}: allowed: {allowed} on a device; {more} are simulated only")
-    return config
+    return throughout(config)
 
 
 @contextmanager
@@ -145,8 +148,23 @@ def model_dtype(config: RunConfig) -> str:
     dtype: Any = config.model.get("dtype")
     if dtype is None:
         return "auto"
-    check_choice("model.dtype", str(dtype), ("bfloat16", "float16", "float32"))
+    check_choice("model.dtype", str(dtype), tuple(BYTES))
     return str(dtype)
+
+
+def throughout(config: RunConfig) -> RunConfig:
+    """The configuration with a model that has its dtype throughout, as it has on a device: the simulator takes
+    model.dtype= as the experts' alone. So the rest of it is priced, and given room, in what it is."""
+    model, dtype = config.model, str(config.model.get("dtype"))
+    was, cached = (model.get(key) for key in ("dense_bytes_per_param", "kv_bytes_per_token"))
+    if dtype not in BYTES or type(was) is not int or type(cached) is not int or was in (0, BYTES[dtype]):
+        return config  # also as_traced, which has neither; what is no number is told of by whoever reads the model
+    own = {
+        "compute_dtype": dtype,
+        "dense_bytes_per_param": BYTES[dtype],
+        "kv_bytes_per_token": cached * BYTES[dtype] // was,
+    }
+    return replace(config, model={**model, **own})
 
 
 def one_run(

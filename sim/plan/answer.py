@@ -6,8 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from policies import registry
-from policies.api import Policy
+from sim.experiment.declared import declared
 from sim.plan.cells import Figures, Found, Runner
 from sim.plan.needs import needs_of
 from sim.plan.question import Question, lossless, meets, reads, settings, value
@@ -231,14 +230,8 @@ def _on_device(question: Question, name: str, budget: int, trace: str) -> list[s
     source = re.match(r"[\w.-]+/[\w.-]+(?= )", question.model.source)
     published = own if own == "tiny-moe" else source[0] if source else "CHECKPOINT"
     rest = [word for word in question.words if not word.startswith(("model=", "model.dtype=", "warmup="))]
-    history = [f"trace={trace}"] if _learns(name) else []
+    history = [f"trace={trace}"] if declared(settings(name)).wants_history() else []
     return [f"policy={name}", f"budget={budget}", f"model={published}", *rest, *history, "prompts=FILE.jsonl"]
-
-
-def _learns(name: str) -> bool:
-    """Whether a policy learns from train requests before it begins."""
-    policy = registry.find(str(settings(name)["name"]))
-    return policy.learns or policy.wants_history is not Policy.wants_history
 
 
 def _lossy(name: str, found: Found, question: Question) -> Answer:

@@ -10,6 +10,7 @@ from policies import registry
 from sim.experiment.budget import Room
 from sim.experiment.compose import read_config
 from sim.experiment.config import RunConfig
+from sim.experiment.declared import declared
 from sim.plan.cells import Figures, Found
 from sim.plan.routing import Lengths
 from sim.prices import AS_TRACED, HardwareProfile, ModelProfile
@@ -111,9 +112,10 @@ def lossless(preset: str) -> bool:
     return registry.find(str(settings(preset)["name"])).lossless
 
 
+@cache
 def reads(preset: str) -> frozenset[str]:
     """The signals that it reads."""
-    return frozenset(map(str, registry.find(str(settings(preset)["name"])).signals))
+    return frozenset(map(str, declared(settings(preset)).needs()))
 
 
 def ask(

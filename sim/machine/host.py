@@ -38,7 +38,8 @@ class Memory:
             return now + alone_ns
         self._reading = [entry for entry in self._reading if entry[0] > now]
         ns, most, of = alone_ns, *self.dram.as_integer_ratio()
-        together, over = nbytes, alone_ns  # the sum of the rates alone, as a fraction: a Fraction takes many times as long
+        # The sum of the rates alone, as two whole numbers: a Fraction takes many times as long.
+        together, over = nbytes, alone_ns
         for _, others, others_ns, _ in self._reading:
             together, over = together * others_ns + others * over, over * others_ns
         if together * of > most * over and not self._undisturbed(by_link):

@@ -32,7 +32,7 @@ def answer(question: Question, policies: Sequence[str], traces: Mapping[str, Seq
     UserError where no policy has the latency that is asked about.
     """
     said = about(question, next(iter(traces)))
-    if question.missing or question.room.bytes < max(question.sizes):
+    if question.missing or question.capacity < question.least:
         said["verdict"] = "no host memory" if question.missing else "no room"
         said["needs"] = needs_of(question, [], [], next(iter(traces.values()))[0], runner)
         fits = [dtype for dtype in question.narrower if not question.in_dtype(dtype).missing]
@@ -41,9 +41,9 @@ def answer(question: Question, policies: Sequence[str], traces: Mapping[str, Seq
         return said
     trace = next(iter(traces.values()))[0]
     exact = [name for name in policies if lossless(name)]
-    grid = rungs(question.total, question.room.bytes)
-    top = min(question.room.bytes, question.total)
-    budgets = sorted({*(size(number, question.total) for number in grid), top})
+    grid = rungs(question.most, question.capacity)
+    top = min(question.capacity, question.most)
+    budgets = sorted({*(size(number, question.most) for number in grid), top})
     cells = _cells(question, exact, budgets, trace, runner)
     least_of = _least(question, exact, grid, cells, trace, runner) if question.goal else {}
     said["policies"] = [_policy(question, name, cells[name], top, least_of.get(name)) for name in exact]
@@ -73,13 +73,13 @@ def answer(question: Question, policies: Sequence[str], traces: Mapping[str, Seq
 def about(question: Question, kind: str) -> Answer:
     """What is known before anything is run."""
     hardware, model, lengths = question.hardware, question.model, question.lengths
-    costs = Costs(model, hardware, question.dtype)
+    costs = Costs(model, hardware, question.dtype, question.spread)
     drawn = 0 if lengths is None else lengths.prompt + lengths.output
     longer = costs.dense_ns(1, question.context, question.context) - costs.dense_ns(1, drawn, drawn)
     host = {"given": question.host_memory, "needed": question.total, "missing": question.missing}
     return {
         "hardware": hardware.name,
-        "machine": own_title("hardware", hardware).get("title") or title_of("hardware", hardware.name),
+        "machine": _machine(question),
         "host": next((word.partition("=")[2] for word in question.words if word.startswith("host=")), None),
         "figures": hardware.provenance,
         "inferred": list(hardware.inferred),
@@ -89,7 +89,11 @@ def about(question: Question, kind: str) -> Answer:
         "context": question.context,
         "batch": question.batch,
         "expert_bytes": question.total,
+        "gpus": hardware.gpus,
+        "placement": question.base.placement if hardware.gpus > 1 else None,
         "room": asdict(question.room),
+        "capacity_bytes": question.capacity,
+        "most_bytes": question.most,
         "host_memory": None if question.unified else host,
         "unified": question.unified,
         "routing": kind,
@@ -108,6 +112,16 @@ def about(question: Question, kind: str) -> Answer:
         "needs": [],
         "instead": None,
     }
+
+
+def _machine(question: Question) -> str:
+    """What people call it; as many of a card as were asked for by hardware.gpus=."""
+    hardware = question.hardware
+    title = own_title("hardware", hardware).get("title") or title_of("hardware", hardware.name)
+    if not any(word.startswith("hardware.gpus=") for word in question.words):
+        return title
+    one = re.sub(r"^\d+ x ", "", title)
+    return f"{hardware.gpus} x {one}" if hardware.gpus > 1 else one
 
 
 def _cells(
@@ -135,13 +149,13 @@ def _least(
     """
     searches = {}
     for name in names:
-        good = [number for number in grid if meets(cells[name][size(number, question.total)], question)]
+        good = [number for number in grid if meets(cells[name][size(number, question.most)], question)]
         if good:
             before = [number for number in grid if number < good[0]]
             searches[name] = least(before[-1] if before else 0, good[0], grid[-1])
 
     def ask(numbers: Mapping[str, int]) -> dict[str, bool]:
-        wanted = {name: size(number, question.total) for name, number in numbers.items()}
+        wanted = {name: size(number, question.most) for name, number in numbers.items()}
         found = runner.run([question.cell(name, budget, trace) for name, budget in wanted.items()])
         for (name, budget), one in zip(wanted.items(), found, strict=True):
             cells[name][budget] = one
@@ -220,7 +234,8 @@ def _commands(question: Question, name: str, cell: Answer, trace: str, out: Path
     return {
         "policy": name,
         "run": ["python", "-m", "sim", "run", *words],
-        "real": real if question.dtype in ACTIVATION_BYTES else None,  # no kernel there computes in others
+        # It has one GPU, and no kernel there computes in other dtypes.
+        "real": real if question.dtype in ACTIVATION_BYTES and question.hardware.gpus == 1 else None,
     }
 
 

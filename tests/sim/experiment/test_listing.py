@@ -24,7 +24,9 @@ def listed() -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("what", GROUPS)
-def test_every_file_has_a_line_that_is_whole(what: str, listed: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_file_has_a_line_that_is_whole(
+    what: str, listed: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     names = [entry["name"] for entry in listed[what]]
     assert set(names) >= conf.names(GROUPS[what]) - {AS_TRACED}
     assert names == sorted(set(names))

@@ -19,6 +19,7 @@ from sim.check.laws import (
     assert_spreads,
     digests,
 )
+from sim.check.tiers import assert_above_a_disk
 from sim.check.variants import Variant, named
 from traces.kit.errors import UserError
 from traces.kit.telling import in_one_line
@@ -37,6 +38,8 @@ class Options:
       rules          the budget holds at every answer, accounts add up, and it does
                      the same again, also from the log without a clock
       GPUs           so it does with experts on several GPUs, or says why it cannot
+      disk           so it does where the host holds some experts and a disk the
+                     others, and where the host holds all it does as without a disk
       minimum        the budget that it declares as its least is enough, and one
                      byte less is refused
       decided        what it states is plain JSON, the same again, and asking for it
@@ -113,6 +116,7 @@ def _laws(name: str, tried: Sequence[Variant]) -> dict[str, Iterator[Trial]]:
             (f"{v}, seed {seed}: ", partial(assert_keeps_the_rules, v, seed)) for v in tried for seed in range(6)
         ),
         "GPUs": ((f"{v}, seed {seed}: ", partial(assert_spreads, v, seed)) for v in tried for seed in range(3)),
+        "disk": ((f"{v}, seed {seed}: ", partial(assert_above_a_disk, v, seed)) for v in tried for seed in range(3)),
         "minimum": ((f"{v}: ", partial(assert_minimum, v)) for v in tried),
         "decided": ((f"{v}: ", partial(assert_decided, v)) for v in tried),
         "hash seeds": iter([("", partial(_same_everywhere, name))]),

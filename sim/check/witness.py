@@ -8,6 +8,7 @@ from policies.api import LayerEvent, Policy, Setup
 from sim.core.core import Core
 from sim.core.log import record
 from sim.core.several import SeveralCore
+from sim.core.tiers import TieredCore
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Snapshot:
 class Witness(Core):
     """Watches the budget at every answer, and notes what was decided before each step and gate."""
 
-    def __init__(self, policy: Policy, setup: Setup, signals: Any) -> None:
-        super().__init__(policy, setup, signals)
+    def __init__(self, policy: Policy, setup: Setup, signals: Any, *more: Any) -> None:
+        super().__init__(policy, setup, signals, *more)
         self.snapshots: list[Snapshot] = []
         self.number = -1
         self.asked = 0
@@ -75,4 +76,17 @@ class SeveralWitness(Witness, SeveralCore):
                 raise AssertionError(f"more bytes than the budget of GPU {at}")
         if shares is not None and any(more > share for more, share in zip(held, shares, strict=True)):
             raise AssertionError("more bytes than the budget of a layer of a GPU")
+        return answer
+
+
+class TieredWitness(Witness, TieredCore):
+    """Watches host memory, too."""
+
+    def next_read(self) -> int:
+        answer = super().next_read()
+        host, wanted = self.host, self.state
+        if sum(size for size, has in zip(host.size, host.slot, strict=True) if has) > self.tier.capacity:
+            raise AssertionError("more bytes than host memory")
+        if any(wanted.given[x] != wanted.done[x] and not host.slot[x] for x in range(len(host.slot))):
+            raise AssertionError("what is being copied has left host memory")
         return answer

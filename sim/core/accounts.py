@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 PHASES = ("prefill", "decode")
 HIT_KINDS = ("lookups", "recall", "resident", "complete", "bytes_ready", "bytes_demanded", "predicted", "fetched")
-STALLS = ("demand_copy", "late_prefetch", "queueing", "predictor", "cpu_experts")
+STALLS = ("demand_copy", "late_prefetch", "queueing", "predictor", "cpu_experts", "disk_read")
 FATES = ("useful", "late", "useless", "cancelled", "in_flight_at_end")
 
 PRECOMPUTED_FATES = ("used", "wasted", "dropped")
@@ -19,7 +19,7 @@ QUALITY = ("kept_mass", "gate_mass", "slots", "substituted", "skipped", "low_pre
 LOOKUPS, RECALL, RESIDENT, COMPLETE, BYTES_READY, BYTES_DEMANDED, PREDICTED, FETCHED = range(8)
 # Of the quality sums: the first ones are the fields of policies.api.Routing, in its order.
 KEPT_MASS, GATE_MASS, SLOTS, SUBSTITUTED, SKIPPED, LOW_PRECISION, UNSTATED = range(7)
-PREDICTOR, CPU_EXPERTS = 3, 4
+PREDICTOR, CPU_EXPERTS, DISK_READ = 3, 4, 5
 USEFUL, LATE_FATE, USELESS, CANCELLED, IN_FLIGHT = range(5)
 USED, WASTED, DROPPED = range(3)
 
@@ -47,6 +47,45 @@ class GpuAccounts:
     def misses(self) -> int:
         """Lookups that were not complete."""
         return self.lookups - self.complete
+
+
+@dataclass(slots=True)
+class TierAccounts:
+    """What went through a host memory that does not hold all experts, in the window."""
+
+    lookups: int = 0
+    """Loads, each when it first took or wanted something of the host."""
+    hits: int = 0
+    """Of these, whole in host memory then."""
+    asked_bytes: int = 0
+    """Of these loads."""
+    ready_bytes: int = 0
+    """Of these, in host memory then."""
+    demand_bytes: int = 0
+    """Handed to the disk because a gate wanted them."""
+    speculative_bytes: int = 0
+    """Because a prediction did."""
+    returned_bytes: int = 0
+    """Written back from the GPU, by its exclusive tier."""
+    dropped_bytes: int = 0
+    """Given up for others."""
+    moved_bytes: int = 0
+    """Left to the GPU, by an exclusive tier."""
+    start_bytes: int = 0
+    """There at the beginning, what was being read included."""
+    end_bytes: int = 0
+    peak_bytes: int = 0
+    busy_ns: int = 0
+    """Of the disk, summed over its lanes."""
+
+    @property
+    def read_bytes(self) -> int:
+        return self.demand_bytes + self.speculative_bytes
+
+    def sides(self) -> dict[str, tuple[int, int]]:
+        """What must be equal."""
+        came = self.start_bytes + self.read_bytes + self.returned_bytes
+        return {"bytes of host memory": (came, self.end_bytes + self.dropped_bytes + self.moved_bytes)}
 
 
 @dataclass(slots=True)
@@ -90,6 +129,8 @@ class Accounts:
     """These by what became of them."""
     stale: list[int] = field(init=False)
     """[phase]: slots (token, choice) of those that were used: computed from the hidden state of the layer before."""
+    tier: TierAccounts | None = None
+    """Where the host does not hold all experts."""
     start_ns: int = 0
     end_ns: int = 0
 
@@ -103,6 +144,11 @@ class Accounts:
         self.stall_ns = [[[0] * len(STALLS) for _ in range(self.n_layers)] for _ in PHASES]
         self.by_gpu = [GpuAccounts() for _ in range(self.gpus)] if self.gpus > 1 else []
 
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """Names of the stalls that this machine can have, a beginning of STALLS."""
+        return STALLS if self.tier is not None else STALLS[:DISK_READ]
+
     def check(self) -> None:
         """Assert the sums of rule 5. Raises AssertionError with the two sides."""
         sides = {
@@ -111,6 +157,8 @@ class Accounts:
             "speculative bytes": (self.speculative_bytes, sum(self.fate_bytes)),
             "wall time": (self.wall_ns, self.compute_ns + sum(self.stall_row()) + self.peer_ns),
         }
+        if self.tier is not None:
+            sides |= self.tier.sides()
         for i, gpu in enumerate(self.by_gpu):
             sides[f"time of GPU {i}"] = self.wall_ns, gpu.compute_ns + sum(gpu.stall_ns) + gpu.peer_ns + gpu.idle_ns
         if self.by_gpu:

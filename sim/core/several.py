@@ -15,6 +15,7 @@ from sim.core.core import Core, Rows, StepSignals
 from sim.core.loads import NONE, SpeculativeQueue
 from sim.core.pools import Pools
 from sim.core.state import CoreError, State
+from sim.core.tiers import HostTier, TieredCore
 from sim.core.turns import Turns, in_order
 
 
@@ -220,6 +221,8 @@ class SharedTurns(Turns):
         return None if experts is None else [x for x in experts if self.home[x] == side.gpu]
 
 
-def core_of(policy: Policy, setup: Setup, signals: StepSignals) -> Core:
-    """A fresh core for this many GPUs."""
+def core_of(policy: Policy, setup: Setup, signals: StepSignals, tier: HostTier | None = None) -> Core:
+    """A fresh core for this many GPUs; ``tier``: above a disk."""
+    if tier is not None:
+        return TieredCore(policy, setup, signals, tier)
     return (SeveralCore if setup.gpus > 1 else Core)(policy, setup, signals)

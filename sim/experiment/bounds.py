@@ -1,6 +1,7 @@
 """The bounds that no lossless policy on the GPU can beat (docs/design.md, rule 7), at any budgets of a cell."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import accumulate
 
 from policies.api import Setup
@@ -8,11 +9,13 @@ from policies.bounds.belady_bypass import belady_bypass_bytes
 from policies.bounds.future import Future
 from policies.bounds.windows import window_bytes
 from sim.experiment.cell import Cell, passes_of
+from sim.experiment.disk_bound import DiskFloor, disk_floor
 from sim.experiment.floor import Floor as Floor
 from sim.experiment.floor import compute_floor_ns as compute_floor_ns
 from sim.experiment.floor import windows_floor_ns as windows_floor_ns
 from sim.experiment.gpus_bound import gpus_floors
 from sim.experiment.host_bound import HostBound
+from sim.experiment.host_memory import reads_of
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
 
@@ -37,7 +40,16 @@ def floors(cell: Cell, budgets: Iterable[int], future: Future | None = None, *, 
     if setup.gpus > 1:
         return gpus_floors(passes, setup, costs, costs.peers.ns, budgets, warm=warm)
     found, event_ns = future or future_of(cell), costs.peers.all_reduce_ns
-    return floors_of(passes, found, setup, costs, budgets, warm=warm, with_host=with_host, event_ns=event_ns)
+    with_host = with_host and cell.tier is None
+    made = floors_of(passes, found, setup, costs, budgets, warm=warm, with_host=with_host, event_ns=event_ns)
+    return made if cell.tier is None else [replace(floor, disk=_disk(cell, floor.budget_bytes, found)) for floor in made]
+
+
+def _disk(cell: Cell, budget: int, future: Future) -> DiskFloor:
+    assert cell.tier is not None
+    setup, reads = replace(cell.setup, budget=budget), reads_of(cell.hardware, cell.costs, cell.setup)
+    warm = bool(cell.selection.warmup)
+    return disk_floor(future, setup, cell.tier.capacity, reads.read_ns, reads.lanes, warm=warm)
 
 
 def floors_of(

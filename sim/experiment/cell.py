@@ -14,8 +14,10 @@ from policies.api import Policy, Predictor, Setup, Signal
 from sim.core.core import Core
 from sim.core.log import record as recorded
 from sim.core.several import core_of
+from sim.core.tiers import HostTier
 from sim.experiment.budget import Room, budget_bytes
 from sim.experiment.config import RunConfig
+from sim.experiment.host_memory import check_policy, reads_of, tier_of, used
 from sim.experiment.lacks import There, check
 from sim.prices import HardwareProfile, ModelProfile
 from sim.prices.chosen import model_of
@@ -89,6 +91,8 @@ class Cell:
     predicted: Mapping[str, Predicted]
     """The outputs of fitted predictors beside the trace; those that the policy declares are part of the key."""
     inputs: Inputs
+    tier: HostTier | None = None
+    """Where the host does not hold all experts."""
 
     @property
     def total_expert_bytes(self) -> int:
@@ -119,7 +123,7 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
                 f"model={model.name}: has {key} {ours}, trace={config.trace} has {its};"
                 " a trace is priced only as a model of its own routing shape"
             )
-    hardware = HardwareProfile.from_dict(config.hardware)
+    hardware = used(HardwareProfile.from_dict(config.hardware), config)
     spread = spread_of(config.placement, hardware, model)
     if spread.gpus > 1 and config.timeline:
         raise UserError(f"timeline=true: is of one GPU, and hardware.gpus={spread.gpus}; allowed: false")
@@ -132,7 +136,8 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
     room = Room.of(model, hardware, tokens, config.workload["batch"])
     predictors = {name: _predictor(found.about) for name, found in predicted.items()}
     setup = make_setup(config, costs, hardware, room, trace.E, trace.K, predictors)
-    return Cell(config, trace, model, hardware, costs, setup, room, chosen, predicted, inputs)
+    tier = tier_of(config, hardware, setup)
+    return Cell(config, trace, model, hardware, costs, setup, room, chosen, predicted, inputs, tier)
 
 
 def _predictor(made: About) -> Predictor:
@@ -204,7 +209,9 @@ def make_policy(cell: Cell, name: str | None = None) -> Policy:
         validation=cell.config.measure == "validation",
     )
     given = cell.config.policy if name is None else {"name": name}
-    return policy_of(given, cell.setup, there, reference=name is not None)
+    policy = policy_of(given, cell.setup, there, reference=name is not None)
+    check_policy(policy, cell.config)
+    return policy
 
 
 def policy_of(given: Mapping[str, Any], setup: Setup, there: There, *, reference: bool = False) -> Policy:
@@ -232,7 +239,7 @@ def make_signals(cell: Cell, policy: Policy) -> TraceSignals:
 
 def make_core(cell: Cell, policy: Policy, *, record: bool = False) -> Core:
     """A fresh core for a policy of this cell, with the signals that the policy declares."""
-    core = core_of(policy, cell.setup, make_signals(cell, policy))
+    core = core_of(policy, cell.setup, make_signals(cell, policy), cell.tier)
     return recorded(core) if record else core
 
 
@@ -262,6 +269,7 @@ def make_machine(
         root=cell.hardware.root_gb_per_s,
         peer_ns=cell.costs.peers.ns,
         all_reduce_ns=cell.costs.peers.all_reduce_ns if cell.costs.spread.parts > 1 else None,
+        reads=reads_of(cell.hardware, cell.costs, cell.setup) if cell.tier is not None else None,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import yaml
 
+from sim.core.tiers import HOST_POLICIES, HOST_TIERS
 from sim.prices.placement import PLACEMENTS
 from traces.kit.errors import UserError
 from traces.kit.readers import nullable, record, refusal, text, truth, whole
@@ -35,6 +36,12 @@ def _workload(value: Any, where: str) -> Mapping[str, Any]:
 def _budget(value: Any, where: str) -> str | int:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise refusal(value, where, "a size, such as 8GB, 8GiB or 50%, or auto")
+    return value
+
+
+def _size(value: Any, where: str) -> str | int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise refusal(value, where, "a size, such as 32GB, 32GiB or 50%")
     return value
 
 
@@ -69,6 +76,10 @@ class RunConfig:
     """See :func:`sim.workload.passes.select`."""
     placement: Annotated[str, text(*PLACEMENTS)] = "hash"
     """Of experts on several GPUs; on one, all are alike."""
+    host_memory: Annotated[str | int | None, nullable(_size)] = None
+    """Bytes for experts in the host's memory, above ``hardware.disk``; null: the host holds all."""
+    host_policy: Annotated[str, text(*HOST_POLICIES)] = "lru"
+    host_tier: Annotated[str, text(*HOST_TIERS)] = "inclusive"
 
     @classmethod
     def from_dict(cls, composed: Mapping[str, Any]) -> RunConfig:

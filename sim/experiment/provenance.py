@@ -61,10 +61,23 @@ def identify(cell: Cell, predictors: Collection[str]) -> Identity:
         "predictors": {name: cell.predicted[name].sha256 for name in declared},
         "budget_bytes": cell.setup.budget * spread.alike,
         **({"placement": spread.placement} if spread.gpus > 1 else {}),
+        **_host_memory(cell),
         **{key: getattr(cell.config, key) for key in RUN_KEYS},
         "limit": cell.config.limit if cell.selection.left_out else None,
     }
     return Identity(resolved, code_digest(policy["name"]))
+
+
+def _host_memory(cell: Cell) -> dict[str, Any]:
+    """What the host holds; nothing where it holds all."""
+    tier = cell.tier
+    if tier is None:
+        return {}
+    return {
+        "host_memory_bytes": tier.capacity,
+        "host_policy": tier.policy,
+        "host_tier": "exclusive" if tier.exclusive else "inclusive",
+    }
 
 
 def of_bounds(own: Identity) -> Identity:

@@ -127,6 +127,7 @@ def _new_bounds(cell: Cell, store: Store, folder: Path, progress: Progress | Non
             "compute_ns": floor.compute_ns,
             "link_ns": floor.link_ns,
             "windows_ns": floor.windows_ns,
+            **({} if floor.disk is None else {"disk_ns": floor.disk.ns, "disk_bytes": floor.disk.nbytes}),
         },
         "reference": rows,
     }

@@ -30,6 +30,9 @@ KEYS = {
     "limit": "measure only the first so many requests",
     "placement": "of experts on several GPUs (hardware.gpus=): hash (index modulo GPUs), round_robin, layers (runs of"
     " layers), shard (a part of each expert on each GPU), replicate (each GPU holds the same)",
+    "host_memory": "bytes for experts in host memory, as in budget; others are read from hardware.disk. null: all",
+    "host_policy": "what decides who stays there: lru, fifo, lfu, lfu_incache, lfru, random",
+    "host_tier": "inclusive, or exclusive: an expert leaves it for the GPU, and is written back on eviction",
     "measure": "test, or validation: the train requests of every fifth prompt, from which the policy then does not"
     " learn",
     "seed": "0: requests in recorded order; another: in another order",

@@ -16,6 +16,9 @@ class SpanListener:
     def copy(self, begin: int, end: int, chunk: int, kind: int) -> None:
         """A chunk was on the link; ``kind`` as sim.core.state has it."""
 
+    def read(self, begin: int, end: int, chunk: int) -> None:
+        """A chunk was read from the disk into host memory."""
+
     def layer(self, begin: int, end: int, layer: int) -> None:
         """The dense part of a layer ran, up to its gate, or :data:`LEAD`, or the head (one past the last layer)."""
 

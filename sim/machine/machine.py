@@ -8,7 +8,9 @@ import simpy
 from sim.core.accounts import Accounts
 from sim.core.core import Core
 from sim.core.several import SeveralCore
+from sim.core.tiers import TieredCore
 from sim.machine.behind import Behind
+from sim.machine.disk import Reads, WithDisk
 from sim.machine.gpu import Gpu
 from sim.machine.host import WithHost
 from sim.machine.link import Lanes, Link
@@ -29,7 +31,8 @@ class Machine:
     for it, within ``compute_ns``, while copies go on.
 
     ``root``: bytes per ns that the links of several GPUs have together; ``peer_ns``: of so many tokens from one to
-    another; ``all_reduce_ns``: of so many at the end of each layer, where one stands for several.
+    another; ``all_reduce_ns``: of so many at the end of each layer, where one stands for several. ``reads``: of the disk,
+    where the core has one below it.
     """
 
     def __init__(
@@ -46,10 +49,12 @@ class Machine:
         root: Fraction | None = None,
         peer_ns: Callable[[int], int] = int,
         all_reduce_ns: Callable[[int], int] | None = None,
+        reads: Reads | None = None,
     ) -> None:
         self.core, self.progress, self.listener = core, progress, listener or NOBODY
         copy_ns = [costs.copy_ns(b) for b in core.state.chunk_bytes]
         predictor = Predictor(predictor_threads, self.listener)
+        self.disk: Link | None = None
         self.gpu: Gpu | Gpus
         self.links: Sequence[Link]
         if isinstance(core, SeveralCore):
@@ -68,7 +73,11 @@ class Machine:
             self.links = several.links
         else:
             behind: Behind
-            if core.places is not None and core.setup.host is not None:
+            if isinstance(core, TieredCore):
+                assert reads is not None
+                behind = WithDisk(core, copy_ns, depth, lanes, reads, predictor, self.listener)
+                self.disk = behind.disk
+            elif core.places is not None and core.setup.host is not None:
                 behind = WithHost(core, core.setup.host, copy_ns, depth, lanes, predictor, self.listener)
             else:
                 link = Link(core, copy_ns, depth) if lanes == 1 else Lanes(core, copy_ns, depth, lanes)
@@ -83,7 +92,7 @@ class Machine:
         start = self._replay(warmup)
         if self.gpu.steps:
             self.core.measure_from(start)
-            for link in self.links:
+            for link in (*self.links, *filter(None, [self.disk])):
                 link.busy_ns = link.busy_after(start)
             self.timings = Timings()
             self.listener.start(start)
@@ -92,6 +101,8 @@ class Machine:
         self.core.accounts.link_busy_ns = sum(busy)
         for gpu, busy_ns in zip(self.core.accounts.by_gpu, busy, strict=False):
             gpu.link_busy_ns = busy_ns
+        if self.disk is not None and self.core.accounts.tier is not None:
+            self.core.accounts.tier.busy_ns = self.disk.busy_ns - self.disk.busy_after(now)
         return self.core.finish(now)
 
     def _replay(self, passes: Iterable[Pass]) -> int:

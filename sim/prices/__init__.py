@@ -36,14 +36,15 @@ def figures(profile: Mapping[str, Any]) -> dict[str, Any]:
     """A profile without its title: what results depend on, and what tells two of them apart.
 
     What was always so, before one could say otherwise, is not said: not tied, no bytes of the dense part, one lane,
-    one GPU, without peers and a root.
+    one GPU, without peers and a root, no disk.
     """
     unsaid = [("tied_embeddings", False), ("dense_bytes", None), ("gpus", 1), ("peer", None), ("root_gb_per_s", None)]
+    unsaid += [("disk", None)]
     said = {key: value for key, value in profile.items() if key != "title" and (key, value) not in unsaid}
     if isinstance(link := said.get("link"), Mapping):
         said["link"] = {key: value for key, value in link.items() if (key, value) != ("lanes", 1)}
     if isinstance(sources := said.get("sources"), Mapping):
-        new = ("peer", ""), ("root_gb_per_s", "")
+        new = ("peer", ""), ("root_gb_per_s", ""), ("disk", "")
         said["sources"] = {key: value for key, value in sources.items() if (key, value) not in new}
     return said
 

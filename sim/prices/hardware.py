@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Annotated, Any, Self
 
 from policies import registry
+from sim.prices.disk import Disk
 from sim.prices.measured import Measured
 from traces.kit.readers import (
     Count,
@@ -136,6 +137,7 @@ class Sources:
     cpu_tflops: Text = ""
     peer: Text = ""
     root_gb_per_s: Text = ""
+    disk: Text = ""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ class HardwareProfile:
     gpus: Annotated[int, whole(1, MOST_GPUS)] = 1
     peer: Annotated[Peer | None, nullable(record(Peer))] = None  # null: nothing goes from GPU to GPU
     root_gb_per_s: Optional = None  # what the links of all GPUs have together; null: each has its own in full
+    disk: Annotated[Disk | None, nullable(record(Disk))] = None  # below host memory; null: the host holds all experts
     title: Text = ""  # what people call it; no figure, so that no cell's key and no stored profile has it
 
     @classmethod

@@ -76,6 +76,9 @@ def _columns() -> Iterator[Column]:
     yield Column("figures", text, "", "published or measured figures of it", "provenance.hardware.provenance")
     yield Column("gpus", whole, "GPUs", "so many of them, with a link each")
     yield Column("placement", text, "", "of experts on several GPUs", "config.placement")
+    yield Column("host_memory_bytes", whole, "B", "for experts in host memory, above a disk; null: all", "config.host_memory_bytes")
+    yield Column("host_policy", text, "", "who stays there", "config.host_policy")
+    yield Column("host_tier", text, "", "inclusive or exclusive", "config.host_tier")
     yield Column("compute", text, "", "how compute is priced", "provenance.compute")
     yield Column("predictors", text, "JSON", "SHA-256 of the fitted predictors, by name")
     yield Column("device", text, "", "where a device's run was measured", "provenance.device.name")
@@ -123,6 +126,12 @@ def _columns() -> Iterator[Column]:
     uneven = "of several GPUs, the largest over the mean"
     yield Column("imbalance_misses", number, "x", f"misses {uneven}", "gpus.imbalance.misses")
     yield Column("imbalance_expert_time", number, "x", f"expert time {uneven}", "gpus.imbalance.expert_time")
+    yield Column("host_loads", whole, "loads", "from host memory, above a disk", "totals.host_memory.lookups")
+    yield Column("host_hit", number, "share", "of these, whole there", "host_memory.hit_rate")
+    for which in ("demand", "speculative"):
+        name, path = f"disk_{which}_bytes_per_token", f"host_memory.{which}_bytes_per_token"
+        yield Column(name, number, "B/token", f"read from the disk, {which}", path)
+    yield Column("disk_utilisation", number, "share", "of the time the disk was busy", "host_memory.disk_utilisation")
     yield Column("wall_ns", whole, "ns", "the measured window", "totals.wall_ns")
     least = "belady_bypass: no lossless policy copies fewer"
     yield Column("bound_bytes", number, "B", least, "bounds.belady_bypass.bytes")
@@ -176,6 +185,8 @@ def row(result: Mapping[str, Any], folder: str) -> dict[str, Any]:
         made[group] = titles.with_changes(result, group)
         made[f"{group}_title"] = titles.profile(result, group)
         made[f"{group}_sha"] = hashlib.sha256(_json(config[group]).encode()).hexdigest()[:16]
+    if made["stall_disk_read_ms_per_token"] is None and made["compute_ms_per_token"] is not None:
+        made["stall_disk_read_ms_per_token"] = 0.0  # a run without a disk does not name it
     made["stall_ms_per_token"] = _sum(result["stall_ms_per_token"])
     made["bytes_per_token"] = _sum(result["bytes_per_token"])
     return made

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from sim.core.accounts import (
     PREDICTED,
     RECALL,
     RESIDENT,
-    STALLS,
     Accounts,
 )
 from sim.core.core import Core
 from sim.machine.timings import Timings
 from sim.results.gpus import of_gpus
+from sim.results.host_memory import of_host_memory
 from sim.results.quality import quality
 from sim.results.timeline import Timeline
 from traces.kit.errors import UserError
@@ -95,7 +95,8 @@ def document(
     gpus, lanes = config["hardware"].get("gpus", 1), config["hardware"]["link"].get("lanes", 1)
     of_each, of_gpus_nulls = of_gpus(config, accounts, outcome.core.state, lanes)
     pools, alike = outcome.core.setup.gpus, gpus if config.get("placement") == "replicate" else 1
-    nulls |= of_gpus_nulls
+    of_tier, of_tier_nulls = of_host_memory(config, accounts, tokens)
+    nulls |= of_gpus_nulls | of_tier_nulls
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "config": config,
@@ -105,7 +106,7 @@ def document(
         "throughput_tokens_per_s": _ratio(tokens * 1e9, outcome.wall_ns),
         "hit_rate": hit_rates(accounts) | {phase: hit_rates(accounts, i) for i, phase in enumerate(PHASES)},
         "stall_ms_per_token": {
-            name: per_token(ns / NS_PER_MS) for name, ns in zip(STALLS, accounts.stall_row(), strict=True)
+            name: per_token(ns / NS_PER_MS) for name, ns in zip(accounts.causes, accounts.stall_row(), strict=False)
         },
         "compute_ms_per_token": per_token(accounts.compute_ns / NS_PER_MS),
         "bytes_per_token": {
@@ -121,6 +122,7 @@ def document(
             "room": room,
         },
         **of_each,
+        **of_tier,
         "totals": {
             "requests": len(outcome.timings.requests),
             "generated_tokens": tokens,
@@ -131,8 +133,9 @@ def document(
             "compute_ns": accounts.compute_ns,
             **({"policy_ns": accounts.policy_ns} if accounts.policy_ns else {}),
             **_on_the_host(accounts),
+            **({"host_memory": asdict(accounts.tier)} if accounts.tier is not None else {}),
             **({"peer_ns": accounts.peer_ns} if gpus > 1 else {}),
-            "stall_ns": dict(zip(STALLS, accounts.stall_row(), strict=True)),
+            "stall_ns": dict(zip(accounts.causes, accounts.stall_row(), strict=False)),
             "demand_bytes": accounts.demand_bytes,
             "speculative_bytes": dict(zip(FATES, accounts.fate_bytes, strict=True)),
         },
@@ -251,6 +254,7 @@ def _against(bounds: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
             "link_ms": floor["link_ns"] / NS_PER_MS,
             "windows_ms": floor["windows_ns"] / NS_PER_MS,
             **({"host_ms": floor["host_ns"] / NS_PER_MS} if "host_ns" in floor else {}),
+            **({"disk_ms": floor["disk_ns"] / NS_PER_MS, "disk_bytes": floor["disk_bytes"]} if "disk_ns" in floor else {}),
             "gap": _ratio(outcome.wall_ns, floor["ns"]),
         },
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sim.core.accounts import HIT_KINDS, PHASES, STALLS
+from sim.core.accounts import HIT_KINDS, PHASES
 from sim.core.log import save
 from sim.results.document import Outcome, read_document
 from sim.results.label import label
@@ -124,7 +124,7 @@ def layer_rows(outcome: Outcome) -> list[dict[str, Any]]:
             "phase": phase,
             "layer": layer,
             **dict(zip(HIT_KINDS, row, strict=True)),
-            **{f"stall_{name}_ns": ns for name, ns in zip(STALLS, accounts.stall_ns[i][layer], strict=True)},
+            **{f"stall_{name}_ns": ns for name, ns in zip(accounts.causes, accounts.stall_ns[i][layer], strict=False)},
         }
         for i, phase in enumerate(PHASES)
         for layer, row in enumerate(accounts.hits[i])

@@ -154,6 +154,8 @@ def _where(result: Mapping[str, Any]) -> list[Text]:
         counts = ", ".join(f"{n:,} {fate}" for fate, n in early.items() if n and fate != "asked")
         begun = f"; {early['asked']:,} asked for before their gate: {counts}" if early else ""
         said.append(Text(f"experts on the host: {lookups:,} lookups, {ms} ms/token of its workers{begun}"))
+    if (tier := result.get("host_memory")) is not None:
+        said.append(Text(_of_host_memory(tier, totals["host_memory"], tokens)))
     if (gpus := result.get("gpus")) is not None:
         said.append(Text(_of_gpus(gpus)))
     if (charged := result["provenance"]["hardware"].get("policy_us")) is not None:
@@ -161,6 +163,19 @@ def _where(result: Mapping[str, Any]) -> list[Text]:
         us = f"{charged['prefill']:,g} us per prefill pass, {charged['decode']:,g} us per decode pass"
         said.append(Text(f"of compute, the policy's own decisions: {ms} ms/token ({us})"))
     return said
+
+
+def _of_host_memory(tier: Mapping[str, Any], totals: Mapping[str, int], tokens: int) -> str:
+    """What host memory was good for, and what was read from the disk."""
+    there, busy = tier["hit_rate"], tier["disk_utilisation"]
+    hits = "nothing loaded" if there is None else f"{100 * there:.1f} % of {totals['lookups']:,} loads there"
+    parts = [(totals["demand_bytes"], "on demand"), (totals["speculative_bytes"], "ahead")]
+    reads = " + ".join(f"{format_bytes(round(n / tokens))} {what}" for n, what in parts if n) or "nothing"
+    share = "" if busy is None else f", disk busy {100 * busy:.1f} %"
+    return (
+        f"host memory {format_bytes(tier['capacity_bytes'])} ({tier['tier']}, {tier['policy']}): {hits};"
+        f" read per token: {reads}{share}"
+    )
 
 
 def _of_gpus(gpus: Mapping[str, Any]) -> str:

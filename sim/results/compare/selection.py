@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ALIKE = (
     *("source", "trace", "model", "model_sha", "dtype", "hardware", "hardware_sha", "placement", "device"),
+    *("host_memory_bytes", "host_policy", "host_tier"),
     *("workload", "batch", "chunks", "warmup", "measure", "limit"),
 )
 """Columns in which the runs of one comparison have one value, in the order in which differences are named."""

@@ -32,12 +32,12 @@ def answer(question: Question, policies: Sequence[str], traces: Mapping[str, Seq
     UserError where no policy has the latency that is asked about.
     """
     said = about(question, next(iter(traces)))
-    if question.missing or question.capacity < question.least:
-        said["verdict"] = "no host memory" if question.missing else "no room"
+    lacking = question.missing > question.from_disk
+    if lacking or question.capacity < question.least:
+        said["verdict"] = "no host memory" if lacking else "no room"
         said["needs"] = needs_of(question, [], [], next(iter(traces.values()))[0], runner)
-        fits = [dtype for dtype in question.narrower if not question.in_dtype(dtype).missing]
-        if question.missing and fits:
-            said["instead"] = answer(question.in_dtype(fits[0]), policies, traces, runner)
+        if lacking:
+            said["instead"] = _instead(question, policies, traces, runner)
         return said
     trace = next(iter(traces.values()))[0]
     exact = [name for name in policies if lossless(name)]
@@ -64,10 +64,20 @@ def answer(question: Question, policies: Sequence[str], traces: Mapping[str, Seq
         row = min(met, key=lambda row: (row["least"]["budget_bytes"], row["least"]["ms"]))
         _spread(question, [(row["policy"], row["least"])], traces, runner)
         said["least"] = row["least"] | _commands(question, row["policy"], row["least"], trace, runner.out)
+    if question.from_disk:
+        said["instead"] = _instead(question, policies, traces, runner)
     if question.goal is not None and not met:
         order = [row["policy"] for row in sorted(ranked, key=lambda row: row["best"]["ms"])]
         said["needs"] = needs_of(question, order, [n for n in order if _on_host(cells[n])], trace, runner)
     return said
+
+
+def _instead(
+    question: Question, policies: Sequence[str], traces: Mapping[str, Sequence[str]], runner: Runner
+) -> Answer | None:
+    """The answer in the widest dtype in which the host has all experts; None where there is none."""
+    fits = [dtype for dtype in question.narrower if not question.in_dtype(dtype).missing]
+    return answer(question.in_dtype(fits[0]), policies, traces, runner) if fits else None
 
 
 def about(question: Question, kind: str) -> Answer:
@@ -96,6 +106,7 @@ def about(question: Question, kind: str) -> Answer:
         "most_bytes": question.most,
         "host_memory": None if question.unified else host,
         "unified": question.unified,
+        "from_disk": question.from_disk,
         "routing": kind,
         "lengths": None if lengths is None else asdict(lengths),
         "attention_ms_of_the_rest": None if lengths is None else longer * model.moe_layers / 1e6,
@@ -229,14 +240,18 @@ def _spread(
 def _commands(question: Question, name: str, cell: Answer, trace: str, out: Path) -> Answer:
     """What runs a cell, simulated and on a device."""
     rest = [] if out == USUAL else [f"out={out}"]
-    words = [f"policy={name}", f"budget={cell['budget_bytes']}", f"trace={trace}", *question.words, *rest]
+    words = [f"policy={name}", f"budget={cell['budget_bytes']}", f"trace={trace}", *question.run_words, *rest]
     real = ["python", "-m", "real", "run", *_on_device(question, name, cell["budget_bytes"], trace)]
     return {
         "policy": name,
         "run": ["python", "-m", "sim", "run", *words],
-        # It has one GPU, and no kernel there computes in other dtypes.
-        "real": real if question.dtype in ACTIVATION_BYTES and question.hardware.gpus == 1 else None,
+        "real": real if _runs_on_device(question) else None,
     }
+
+
+def _runs_on_device(question: Question) -> bool:
+    """It has one GPU, all experts in host memory, and no kernel there computes in other dtypes."""
+    return question.dtype in ACTIVATION_BYTES and question.hardware.gpus == 1 and not question.from_disk
 
 
 def _on_device(question: Question, name: str, budget: int, trace: str) -> list[str]:

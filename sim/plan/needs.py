@@ -27,15 +27,17 @@ def needs_of(
 
     ``names``: the policies that run here, the best first; ``on_host``: those of them that compute there.
     """
-    if question.missing:
-        return [{"what": "host_memory", "missing_bytes": question.missing, "needed_bytes": question.total}]
+    host = [{"what": "host_memory", "missing_bytes": question.missing, "needed_bytes": question.total}]
+    if question.missing > question.from_disk:
+        return host
     if not names:
         room = question.room
         own = -(-question.least // question.hardware.gpus)
         rest = room.dense_bytes + room.head_bytes + room.kv_bytes + own
         return [{"what": "gpu_memory", "missing_bytes": rest - room.gpu_bytes, "needed_bytes": rest}]
     chosen = names[:CANDIDATES]
-    found = [_memory(question, chosen, trace, runner), _factor(question, "link", chosen, trace, runner)]
+    found = host if question.from_disk else []
+    found += [_memory(question, chosen, trace, runner), _factor(question, "link", chosen, trace, runner)]
     if on_host:
         found.append(_factor(question, "host", on_host[:CANDIDATES], trace, runner))
     found += _bits(question, chosen, trace, runner)

@@ -88,8 +88,21 @@ class Question:
         return 0 if self.host_memory is None or self.unified else max(0, self.total - self.host_memory)
 
     @property
+    def from_disk(self) -> int:
+        """Bytes of experts that the host has no memory for, and reads from the machine's disk; 0 where it cannot."""
+        fits = self.hardware.disk is not None and self.hardware.gpus == 1
+        return self.missing if fits and self.host_memory is not None and self.host_memory >= max(self.sizes) else 0
+
+    @property
+    def run_words(self) -> list[str]:
+        """Of ``python -m sim run``, without policy, budget and trace."""
+        return [*self.words, *([f"host_memory={self.host_memory}"] if self.from_disk else [])]
+
+    @property
     def possible(self) -> bool:
-        """Whether anything can be run: an expert has room, and the host has all of them, in some dtype."""
+        """Whether anything can be run: an expert has room, and the host has all of them, in some dtype, or a disk."""
+        if self.from_disk and self.capacity >= self.least:
+            return True
         smallest = self.in_dtype(self.narrower[-1]) if self.missing and self.narrower else self
         return not smallest.missing and smallest.capacity >= smallest.least
 
@@ -117,7 +130,8 @@ class Question:
 
     def cell(self, policy: str, budget: int, trace: str, seed: int = 0) -> RunConfig:
         """The configuration of a run."""
-        return replace(self.base, policy=settings(policy), budget=budget, trace=trace, seed=seed)
+        held = self.host_memory if self.from_disk else None
+        return replace(self.base, policy=settings(policy), budget=budget, trace=trace, seed=seed, host_memory=held)
 
 
 def _unified(hardware: HardwareProfile) -> bool:

@@ -19,6 +19,8 @@ def first(it: Mapping[str, Any]) -> str:
 
 def _first(it: Mapping[str, Any]) -> str:
     who = f"{it['model_title']} in {it['dtype']} on {machine(it)}"
+    if it["from_disk"]:
+        who += f" with {format_bytes(it['from_disk'])} of its experts on disk"
     best, target = it["best"], it["target"]
     if it["verdict"] == "no host memory":
         host = it["host_memory"]
@@ -70,6 +72,9 @@ def facts(it: Mapping[str, Any]) -> list[str]:
         said.append(f"all experts: {total}, on the SSD: CPU and GPU share one memory, and its link is the SSD")
     elif host["given"] is None:
         said.append(f"all experts: {total}, in host memory (host_memory= says how much there is)")
+    elif it["from_disk"]:
+        given = format_bytes(host["given"])
+        said.append(f"all experts: {total}, on disk; host memory has {given} for them, and what is not there is read")
     elif not host["missing"]:
         spare = format_bytes(host["given"] - host["needed"])
         said.append(f"all experts: {total} of {format_bytes(host['given'])} host memory; {spare} are left for the rest")
@@ -112,9 +117,8 @@ def unable(it: Mapping[str, Any]) -> list[str]:
     found: dict[str, list[str]] = {}
     for row in it["policies"]:
         if row["best"] is None and row["why"]:
-            why = str(row["why"])
-            own = re.match(r"policy=[\w.-]+[^:;]*: ", why)
-            found.setdefault(why[own.end() :] if own else why, []).append(row["policy"])
+            why = re.sub(r"policy=[\w.-]+(?:, [\w.]+=[^:;,]+)*", "the policy", str(row["why"]))
+            found.setdefault(why.removeprefix("the policy: "), []).append(row["policy"])
     return [f"{', '.join(names)} cannot run here: {why}" for why, names in found.items()]
 
 
@@ -151,12 +155,17 @@ def commands(it: Mapping[str, Any]) -> list[tuple[str, str]]:
     said = []
     won = it["least"] or it["best"]
     if won is not None:
-        why = "real/ has one GPU" if it["gpus"] > 1 else f"real/ computes in 16 and 32 bit, not in {it['dtype']}"
-        on_device = shlex.join(won["real"]) if won["real"] else why
+        on_device = shlex.join(won["real"]) if won["real"] else _not_on_device(it)
         said = [("simulate it", shlex.join(won["run"])), ("run it", on_device)]
         if it["least"] is not None and it["best"]["run"] != won["run"]:
             said.append(("the fastest", shlex.join(it["best"]["run"])))
     return said
+
+
+def _not_on_device(it: Mapping[str, Any]) -> str:
+    if it["from_disk"]:
+        return "real/ has no disk below host memory"
+    return "real/ has one GPU" if it["gpus"] > 1 else f"real/ computes in 16 and 32 bit, not in {it['dtype']}"
 
 
 def _rate(cell: Mapping[str, Any]) -> str:

@@ -13,17 +13,19 @@ from traces.kit import conf
 
 SHAPE = {"moe_layers": 3, "experts": 8, "top_k": 2}
 ALONE = {"gpus": 1, "peer": None, "root_gb_per_s": None}
+DISK = {"gb_per_s": 0.2, "latency_us": 5}
 CARD = {"gpu": {**MACHINE["gpu"], "memory_bytes": 14_000_000, "hbm_gb_per_s": 30}, "title": "Little"}
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model of three layers and two cards; what is run there stays."""
+    """A folder with a model of three layers and two cards, the large one with a disk; what is run there stays."""
     folder = tmp_path_factory.mktemp("world")
     own = yaml.safe_load((conf.FOLDER / "model" / "tiny-moe.yaml").read_text(encoding="utf-8"))
     (folder / "model.yaml").write_text(yaml.safe_dump(own | SHAPE | {"name": "small", "title": "Small"}))
     for name, memory in (("little", 6_000_000), ("large", 9_000_000)):
         card = {**MACHINE, **CARD, **ALONE, "name": name, "title": name.title()}
+        card |= {"disk": DISK} if name == "large" else {}
         card["gpu"] = {**card["gpu"], "memory_bytes": memory, "tflops": {"float32": 1, "bfloat16": 2}}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(card))
     return folder

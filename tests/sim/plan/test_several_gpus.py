@@ -1,12 +1,15 @@
 """A plan of several GPUs: the room of all, the policies that run there, and commands that give what is printed."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sim.cli import main
 from tests.sim.saying import refused
+from tests.sim.small_trace import MACHINE
 
 PEER = "hardware.peer={gb_per_s: 20, latency_us: 10}"
 TWO = ("hardware.gpus=2", PEER)
@@ -68,5 +71,9 @@ def test_a_gpu_more_never_raises_the_answer(plan: Any) -> None:
 def test_a_placement_that_cannot_be_is_refused(plan: Any, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["plan", "model=model.yaml", "hardware=little.yaml", "hardware.gpus=2"]
     assert "hardware.peer=null: hardware.gpus=2 placement=hash sends activations" in refused(words, capsys)
-    error = refused([*words, "hardware.gpus=4", PEER, "placement=layers"], capsys)
+    Path("bare.yaml").write_text(yaml.safe_dump({**MACHINE, "name": "bare"}))
+    error = refused(["run", "hardware=bare.yaml", "hardware.gpus=2"], capsys)
+    assert "hardware.gpus=2: no such key; allowed: " in error
+    assert error.endswith("; a profile that does not say it takes it as +hardware.gpus=2\n")
+    error = refused([*words[:-1], "hardware.gpus=4", PEER, "placement=layers"], capsys)
     assert "a GPU would hold nothing; allowed: at most 3, the MoE layers" in error

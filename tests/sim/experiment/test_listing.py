@@ -67,3 +67,9 @@ def test_traces_are_found_here_and_one_that_is_broken_says_so(
 def test_another_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "list polices: no such list; allowed: policies, models, " in refused(["list", "polices"], capsys)
     assert "missing WHAT; usage: python -m sim list WHAT" in refused(["list"], capsys)
+
+
+def test_a_configuration_with_a_budget_that_is_no_size_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "budget='8GBB': not a positive size; allowed: " in refused(["config", "budget=8GBB"], capsys)
+    assert main(["config", "budget=auto"]) == 0
+    assert main(["config", "-m", "budget=[50%,8GiB]"]) == 0

@@ -17,7 +17,7 @@ DISK = {"gb_per_s": 0.2, "latency_us": 5}
 CARD = {"gpu": {**MACHINE["gpu"], "memory_bytes": 14_000_000, "hbm_gb_per_s": 30}, "title": "Little"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model of three layers and two cards, the large one with a disk; what is run there stays."""
     folder = tmp_path_factory.mktemp("world")
@@ -46,3 +46,11 @@ def plan(world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         return capsys.readouterr().out
 
     return call
+
+
+@pytest.fixture
+def short(plan: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``plan`` on one kind of routing and one seed of it."""
+    monkeypatch.setattr("sim.plan.routing.OTHERS", ())
+    monkeypatch.setattr("sim.plan.words.SEEDS", 1)
+    return plan

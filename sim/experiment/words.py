@@ -11,6 +11,7 @@ import yaml
 
 from traces.kit import conf
 from traces.kit.errors import UserError
+from traces.kit.fields import MAX_INT
 from traces.kit.strict import dump_json
 from traces.kit.telling import showing
 from traces.kit.vocabulary import Format, Out
@@ -164,9 +165,13 @@ class Config:
 
 def config(options: Config) -> None:
     """Print the resolved configuration: a run of it needs no Hydra."""
+    from sim.experiment.budget import AUTO, sized
     from sim.experiment.compose import read_config
     from sim.experiment.config import dump_configs
     from sim.experiment.sweep.plan import read_grid
 
     found = read_grid(options.rest) if options.multirun else [read_config(options.rest)]
+    for one in found:
+        if one.budget != AUTO:
+            sized(one.budget, MAX_INT)  # what all experts take is not known here, but how a size is written
     sys.stdout.write(dump_configs(found))

@@ -1,6 +1,7 @@
 """What is priced and on what: a model's sizes and a machine's figures."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,11 @@ def shipped(group: str, name: str) -> Mapping[str, Any]:
     names = sorted(conf.names(group) - {AS_TRACED})
     if name not in names:
         raise UserError(f"{group}={name!r}: unknown; {allowing(name, names)}")
+    return deepcopy(_read(group, name))
+
+
+@cache
+def _read(group: str, name: str) -> Mapping[str, Any]:
     loaded: Mapping[str, Any] = yaml.safe_load((conf.FOLDER / group / f"{name}.yaml").read_text(encoding="utf-8"))
     return loaded
 

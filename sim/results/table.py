@@ -197,7 +197,7 @@ def _copies(result: Mapping[str, Any]) -> list[Text]:
     said = [Text(f"link busy {share} % of the time; at most {format_bytes(result['memory']['peak_bytes'])} in use")]
     if fates["issued"]:
         counts = ", ".join(f"{fates[fate]:,} {fate.replace('_', ' ')}" for fate in FATES if fates[fate])
-        said.append(Text(f"{fates['issued']:,} prefetches: {counts}"))
+        said.append(Text(f"{counted(fates['issued'], 'prefetch', 'prefetches')}: {counts}"))
     return said
 
 

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -150,9 +150,7 @@ def _close(plan: Plan, told: Sequence[Told], out: str, broken: str | None, secon
     failed = [one for one in told if one.state == "failed"]
     lost = plan.cells - len(told)
     counts = {state: sum(one.state == state for one in told) for state in ("run", "read")}
-    for one in failed:
-        words = [*map(shell_word, one.words), *([] if out == "outputs" else [shlex.quote(f"out={out}")])]
-        sys.stderr.write(f"error: {one_line(one.error)}\n  python -m sim run {' '.join(words)}\n")
+    sys.stderr.writelines(_failures(failed, out, whole=len(failed) == plan.cells))
     if broken is not None:
         sys.stderr.write(f"error: the sweep was broken off: {broken}\n")
     parts = [f"{counts['run']} run", f"{counts['read']} read", *([f"{len(failed)} failed"] if failed else [])]
@@ -165,6 +163,18 @@ def _close(plan: Plan, told: Sequence[Told], out: str, broken: str | None, secon
     if broken is not None or lost:
         sys.stderr.write("the same command reads what is there, and runs the rest\n")
     return 2 if failed or broken is not None or lost else 0
+
+
+def _failures(failed: Sequence[Told], out: str, *, whole: bool) -> Iterator[str]:
+    """Each error once, and below it the cells that end with it; ``whole``: there are no others."""
+    alike: dict[str, list[str]] = {}
+    for one in failed:
+        words = [*map(shell_word, one.words), *([] if out == "outputs" else [shlex.quote(f"out={out}")])]
+        alike.setdefault(str(one.error), []).append(f"  python -m sim run {' '.join(words)}\n")
+    for error, commands in alike.items():
+        yield f"error: {one_line(error)}\n"
+        if len(alike) > 1 or not whole or len(commands) == 1:  # else it is the grid that cannot be, and no cell
+            yield from commands
 
 
 def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:

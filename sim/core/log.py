@@ -22,11 +22,11 @@ from sim.core.state import CoreError
 OPERATIONS = (
     *("step_begin", "gate", "prediction", "chunk_done", "expert_done", "step_end"),
     *("next_chunk", "next_expert", "measure_from", "host_done", "next_host"),
-    *("next_chunk_on", "next_expert_on"),
+    *("next_chunk_on", "next_expert_on", "prompts"),
 )
-"""The core's methods, by the number that stands for each in a log; the last two are those of several GPUs alone."""
+"""The core's methods, by the number that stands for each in a log; those ``_on`` a GPU are of several GPUs alone."""
 STEP, GATE, PREDICTION, CHUNK, EXPERT, STEP_END, NEXT_CHUNK, NEXT_EXPERT, MEASURE, HOST, NEXT_HOST = range(11)
-CHUNK_ON, EXPERT_ON = 11, 12
+CHUNK_ON, EXPERT_ON, PROMPTS = 11, 12, 13
 QUESTIONS = frozenset({NEXT_CHUNK, NEXT_EXPERT, NEXT_HOST})
 OF_A_GPU = frozenset({CHUNK_ON, EXPERT_ON})
 
@@ -53,6 +53,8 @@ def record(core: Core) -> Core:
         elif operation == GATE:
             layer, demand, tokens = told
             told = [layer, len(demand), *demand, *tokens]
+        elif operation == PROMPTS:
+            told = [len(told[0]), *told[0]]
         words.extend((operation, now, *told))
 
     for operation, name in enumerate(OPERATIONS):
@@ -87,6 +89,8 @@ def entries(log: Sequence[int]) -> Iterator[tuple[int, tuple[Any, ...]]]:
                 yield op, (take(), now)
             elif op in (STEP_END, MEASURE):
                 yield op, (now,)
+            elif op == PROMPTS:
+                yield op, (many(take()), now)
             elif op == GATE:
                 layer, n = take(), take()
                 yield op, (layer, many(n), many(n), now)

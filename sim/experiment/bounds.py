@@ -15,6 +15,7 @@ from sim.experiment.gpus_bound import gpus_floors
 from sim.experiment.host_bound import HostBound
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
+from sim.workload.pricing import reduced_ns
 
 
 def future_of(cell: Cell, *, warmup: bool = False) -> Future:
@@ -59,7 +60,7 @@ def floors_of(
     compute, events = list[int](), list[int]()
     for step in passes:
         events.append(sum(map(bool, step.demand)))
-        compute.append(compute_floor_ns([step], costs) + (events[-1] * event_ns(step.rows) if event_ns else 0))
+        compute.append(compute_floor_ns([step], costs) + (events[-1] * reduced_ns(step, event_ns) if event_ns else 0))
         if host is not None:
             host.add(step, compute[-1])
     ends, found = list(accumulate(events)), []

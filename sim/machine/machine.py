@@ -104,6 +104,7 @@ class Machine:
         for step in passes:
             began = int(self.env.now)
             ended = self.gpu.run(step, began)
+            self.core.accounts.pass_ns[step.kind] += ended - began
             yield self.env.timeout(ended - began)
             self.timings.note(step, began, ended)
             if self.progress is not None:

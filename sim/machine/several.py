@@ -20,6 +20,7 @@ from sim.machine.host import Memory, SharedLink
 from sim.machine.predictor import Predictor
 from sim.prices.costs import Costs
 from sim.workload.passes import Pass
+from sim.workload.pricing import dense_of, piece_prices
 
 CHUNK, PREDICTION, EXPERT = range(3)
 """Facts of one instant, in their order."""
@@ -85,28 +86,32 @@ class Gpus:
 
     def run(self, step: Pass, began: int) -> int:
         """One forward pass: per layer the dense part, the gate, the experts. Returns when it has ended."""
-        core, costs = self.core, self.costs
+        core, costs, prompts = self.core, self.costs, step.prompt_tokens
         self.steps += 1
-        stalls = core.accounts.stall_ns[0 if step.prefill else 1]
+        stalls = core.accounts.stall_ns[step.kind]
+        if step.prompt_rows:
+            core.prompts(step.prompt_rows, began)
         core.step_begin(self.steps, step.prefill, step.requests, step.parts, began)
         now = self._block(began, stalls[0])
-        now = self._on_the_first(now, costs.lead_ns(step.rows, step.kv_tokens, step.pairs))
-        dense = costs.dense_ns(step.rows, step.kv_tokens, step.pairs) + costs.layer_overhead_ns
+        lead, dense, software, head = dense_of(step, costs)
+        now = self._on_the_first(now, lead)
         own = own_times(self.policy_ns[0 if step.prefill else 1], step)
         for layer, (demand, tokens) in enumerate(zip(step.demand, step.tokens, strict=True)):
-            now = self._on_the_first(now, dense)
+            now = self._on_the_first(now, dense + software)
             self._advance(now)
             if demand:
+                if prompts:
+                    core.prompts(prompts[layer], now)
                 event = core.gate(layer, demand, tokens, now)
-                now = self._event(step.rows, event, self._block(now, stalls[layer]), own, stalls[layer])
-        now = self._on_the_first(now, costs.head_ns(len(step.requests)))
+                now = self._event(step, event, self._block(now, stalls[layer]), own, stalls[layer])
+        now = self._on_the_first(now, head)
         self._advance(now)
         core.step_end(now)
         return now
 
     # -- a layer event ------------------------------------------------------------------------------------------
 
-    def _event(self, rows: int, event: LayerEvent, now: int, own: Iterator[int] | None, stalls: list[int]) -> int:
+    def _event(self, step: Pass, event: LayerEvent, now: int, own: Iterator[int] | None, stalls: list[int]) -> int:
         """What is computed once a gate has run. Returns when the last GPU has ended, and its activations are back."""
         if own is not None:
             decided = next(own)
@@ -116,10 +121,13 @@ class Gpus:
         tokens = dict.fromkeys(sorted({self.core.home[x] for x in event.demand}), 0)
         for x, n in zip(event.demand, event.tokens, strict=True):
             tokens[self.core.home[x]] += n
-        table, launch = self.costs.expert_table(event.layer, rows), self.costs.launch_ns
-        self._ns = {x: table[n] + launch if n else 0 for x, n in zip(event.demand, event.tokens, strict=True)}
+        if step.pieces:
+            self._ns = piece_prices(step, event.layer, event.demand, event.tokens, self.costs)
+        else:
+            table, launch = self.costs.expert_table(event.layer, step.rows), self.costs.launch_ns
+            self._ns = {x: table[n] + launch if n else 0 for x, n in zip(event.demand, event.tokens, strict=True)}
         for gpu, n in tokens.items():  # of a token, one vector goes to a GPU, however many of its experts are there
-            peer_ns = self.peer_ns(min(n, rows)) if gpu and n else 0
+            peer_ns = self.peer_ns(min(n, step.rows)) if gpu and n else 0
             self.streams[gpu] = Stream(gpu, peer_ns, now + peer_ns)
         self._charged_until = now
         while not all(stream.over for stream in self.streams.values()):

@@ -24,7 +24,7 @@ from sim.prices.hardware import PolicyTime
 from sim.prices.host import host_of
 from sim.prices.placement import Spread, spread_of
 from sim.results.timeline import Timeline
-from sim.workload.passes import ClosedLoop, Pass, Selection, select
+from sim.workload.passes import ClosedLoop, Pass, PrefillOrder, Selection, select
 from sim.workload.signals import TraceSignals, TrainRequests
 from traces import Trace, find_trace, open_trace
 from traces.format.predicted import About, Predicted
@@ -48,7 +48,7 @@ class Inputs:
     def __init__(self, *, keep: bool = False) -> None:
         self.keep = keep
         self._traces: dict[Path, Trace] = {}
-        self._passes: dict[tuple[str, int, tuple[int, ...]], list[Pass]] = {}
+        self._passes: dict[tuple[object, ...], list[Pass]] = {}
 
     def trace(self, folder: Path) -> Trace:
         """The trace in a folder, checked; UserError if it is none."""
@@ -58,17 +58,24 @@ class Inputs:
             self._traces[folder] = open_trace(folder)
         return self._traces[folder]
 
-    def passes(self, trace: Trace, batch: int, requests: Sequence[int]) -> Iterator[Pass]:
+    def passes(
+        self,
+        trace: Trace,
+        batch: int,
+        requests: Sequence[int],
+        chunk: int | None = None,
+        order: PrefillOrder = "chunk_major",
+    ) -> Iterator[Pass]:
         """The forward passes of a closed loop over ``requests``, in order."""
-        loop = ClosedLoop(trace, batch)
+        loop = ClosedLoop(trace, batch, prefill_chunk=chunk, prefill_order=order)
         if not self.keep or trace.expert_ids.size > KEPT_CHOICES:
             return loop.passes(requests)
         if batch == 1:  # a request's passes do not depend on its neighbours, so another seed has the same
-            return (step for request in requests for step in self._kept(loop, trace, batch, (request,)))
-        return iter(self._kept(loop, trace, batch, tuple(requests)))
+            return (step for request in requests for step in self._kept(loop, (request,)))
+        return iter(self._kept(loop, tuple(requests)))
 
-    def _kept(self, loop: ClosedLoop, trace: Trace, batch: int, requests: tuple[int, ...]) -> list[Pass]:
-        key = (trace.sha256, batch, requests)
+    def _kept(self, loop: ClosedLoop, requests: tuple[int, ...]) -> list[Pass]:
+        key = (loop.trace.sha256, loop.batch, loop.chunk, loop.layer_major, requests)
         if key not in self._passes:
             self._passes[key] = list(loop.passes(requests))
         return self._passes[key]
@@ -271,5 +278,7 @@ def policy_time(hardware: HardwareProfile, policy: str) -> PolicyTime:
 
 
 def passes_of(cell: Cell, requests: Sequence[int]) -> Iterator[Pass]:
-    """The forward passes of this cell's workload."""
-    return cell.inputs.passes(cell.trace, cell.config.workload["batch"], requests)
+    """The forward passes of this cell's closed loop."""
+    workload = cell.config.workload
+    order: PrefillOrder = workload.get("prefill_order", "chunk_major")
+    return cell.inputs.passes(cell.trace, workload["batch"], requests, workload.get("prefill_chunk"), order)

@@ -42,6 +42,8 @@ def _budget(value: Any, where: str) -> str | int:
 class _ClosedLoop:
     name: Annotated[str, text("closed_loop")]
     batch: Annotated[int, whole(1)]
+    prefill_chunk: Annotated[int | None, nullable(whole(1))] = None
+    prefill_order: Annotated[str, text("chunk_major", "layer_major")] = "chunk_major"
 
 
 Group = Annotated[Mapping[str, Any], _mapping]

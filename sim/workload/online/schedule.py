@@ -87,6 +87,10 @@ class Limits:
         """KV blocks of so many tokens."""
         return -(-tokens // self.block_size)
 
+    def chunk(self, tokens: int) -> int:
+        """The most of so many tokens that one request may have in a pass, whatever the budget."""
+        return min(tokens, self.long_prefill_token_threshold or tokens)
+
 
 @dataclass(slots=True, eq=False)
 class Job:
@@ -156,10 +160,6 @@ class Scheduler(ABC):
         """Put an instance that was preempted back into the queue."""
 
     @abstractmethod
-    def waiting(self) -> int:
-        """How many are in the queue."""
-
-    @abstractmethod
     def plan(self, draft: Draft) -> None:
         """One step: hand out tokens by ``give``, ``admit`` and ``preempt``, and count nothing."""
 
@@ -211,23 +211,40 @@ class Scheduler(ABC):
             self.running = [job for job in self.running if job.arrival.id in self._jobs]
         return _ids(ended)
 
+    @property
+    def waiting(self) -> int:
+        """How many are in the queue."""
+        return len(self._jobs) - len(self.running)
+
     # What disciplines have in common.
 
     def wanted(self, job: Job, draft: Draft) -> int:
-        """How many tokens an instance may have of what is left of the budget."""
-        most = self.limits.long_prefill_token_threshold
-        return min(job.rest, most or job.rest, draft.budget)
+        """How many tokens an instance may have of what is left of the budget, which is some."""
+        rest = job.rest
+        return 1 if rest == 1 else min(self.limits.chunk(rest), draft.budget)
+
+    def must_wait(self, job: Job, draft: Draft) -> bool:
+        """Whether what is left of the budget would cut a prompt that is not to be cut."""
+        return not self.limits.enable_chunked_prefill and self.limits.chunk(job.rest) > draft.budget
 
     def give(self, draft: Draft, job: Job, tokens: int) -> bool:
         """Hand out tokens, with the KV blocks that they need; False, and nothing is done, where these are not there."""
-        more = self.limits.blocks(job.computed + tokens) - job.blocks
+        if not self.hold(job, job.computed + tokens):
+            return False
+        draft.tokens[job] = tokens
+        draft.budget -= tokens
+        return True
+
+    def hold(self, job: Job, tokens: int) -> bool:
+        """Let an instance have KV blocks for so many tokens in all; False, and nothing is done, without as many."""
+        if tokens <= job.blocks * self.limits.block_size:
+            return True
+        more = self.limits.blocks(tokens) - job.blocks
         if self.free is not None:
             if more > self.free:
                 return False
             self.free -= more
         job.blocks += more
-        draft.tokens[job] = tokens
-        draft.budget -= tokens
         return True
 
     def admit(self, draft: Draft, job: Job, tokens: int) -> bool:
@@ -257,7 +274,8 @@ class Scheduler(ABC):
     @staticmethod
     def _share(job: Job, tokens: int) -> Share:
         again = max(job.arrival.prompt_tokens, job.reached) - job.computed
-        return Share(job.arrival.id, job.computed, tokens, max(0, min(tokens, again)), tokens == job.rest)
+        rows = tokens if tokens <= again else max(0, again)
+        return Share(job.arrival.id, job.computed, tokens, rows, tokens == job.rest)
 
 
 def check_fits(arrival: Arrival, limits: Limits) -> None:
@@ -269,10 +287,11 @@ def check_fits(arrival: Arrival, limits: Limits) -> None:
             f"kv: {about} needs {needs} blocks of {limits.block_size} tokens, and there are {limits.kv_blocks};"
             " allowed: room for each request alone"
         )
-    if not limits.enable_chunked_prefill and arrival.tokens > limits.max_num_batched_tokens:
+    if not limits.enable_chunked_prefill and (most := limits.chunk(arrival.tokens)) > limits.max_num_batched_tokens:
         raise UserError(
-            f"workload.max_num_batched_tokens={limits.max_num_batched_tokens}: {about} has {arrival.tokens} tokens to"
-            f" compute after a preemption; allowed: at least {arrival.tokens}, or workload.enable_chunked_prefill=true"
+            f"workload.max_num_batched_tokens={limits.max_num_batched_tokens}: {about} has up to {most} tokens to"
+            f" compute in one pass (after a preemption, all); allowed: at least {most}, or"
+            " workload.enable_chunked_prefill=true"
         )
 
 

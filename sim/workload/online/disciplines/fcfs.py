@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from sim.workload.online.schedule import Draft, Job, Limits, Scheduler
 
@@ -26,9 +27,6 @@ class FirstComeFirstServed(Scheduler):
     def requeue(self, job: Job) -> None:
         self.queue.appendleft(job)
 
-    def waiting(self) -> int:
-        return len(self.queue)
-
     def head(self) -> Job | None:
         """Who is next in the queue."""
         return self.queue[0] if self.queue else None
@@ -42,29 +40,27 @@ class FirstComeFirstServed(Scheduler):
         return self.running[-1]
 
     def plan(self, draft: Draft) -> None:
-        self.serve_running(draft)
+        self.serve(draft, tuple(self.running))
         if not draft.stopped:
             self.admit_waiting(draft)
 
-    def serve_running(self, draft: Draft) -> None:
-        """Each running instance has its tokens, or the step ends with the first that lost its own blocks."""
-        i = 0
-        while draft.budget and i < len(self.running):
-            job = self.running[i]
+    def serve(self, draft: Draft, jobs: Iterable[Job]) -> None:
+        """Of those that run, each of ``jobs`` has its tokens; the step ends with one that has to yield itself."""
+        for job in jobs:
+            if not draft.budget:
+                return
+            if not job.blocks:  # preempted by one before it
+                continue
             tokens = self.wanted(job, draft)
             while not self.give(draft, job, tokens):
                 victim = self.victim()
-                i -= self.running.index(victim) < i
                 self.preempt(draft, victim)
                 if victim is job:
                     return
-            i += 1
 
     def admit_waiting(self, draft: Draft) -> None:
         """The queue, as far as budget, ``max_num_seqs`` and KV blocks go; the first that does not fit ends it."""
         while draft.budget and len(self.running) < self.limits.max_num_seqs and (job := self.head()) is not None:
-            if not self.limits.enable_chunked_prefill and job.rest > draft.budget:
-                return
-            if not self.admit(draft, job, self.wanted(job, draft)):
+            if self.must_wait(job, draft) or not self.admit(draft, job, self.wanted(job, draft)):
                 return
             self.leave()

@@ -49,7 +49,7 @@ class FirstComeFirstServed(Scheduler):
         for job in jobs:
             if not draft.budget:
                 return
-            if not job.blocks:  # preempted by one before it
+            if not job.blocks:  # preempted for one before it
                 continue
             tokens = self.wanted(job, draft)
             while not self.give(draft, job, tokens):

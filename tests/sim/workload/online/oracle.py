@@ -17,7 +17,7 @@ class Request:
     ever: set[str] = field(default_factory=set)
     hands: list[int] = field(default_factory=list)
     """Blocks."""
-    came: int = 0
+    turn: int = 0
 
     @property
     def id(self) -> int:
@@ -45,11 +45,10 @@ class World:
         self.queue: list[Request] = []
         self.run: list[Request] = []
         self.now: dict[int, list[str]] = {}
-        self.came = 0
+        self.ticks = 0
 
     def arrive(self, arrival: Arrival) -> None:
-        self.came += 1
-        self.queue.append(Request(arrival, [f"p{i}" for i in range(arrival.prompt_tokens)], came=self.came))
+        self.queue.append(Request(arrival, [f"p{i}" for i in range(arrival.prompt_tokens)]))
 
     def step(self) -> tuple[dict[int, list[str]], list[int], list[int]]:
         admitted: list[int] = []
@@ -86,14 +85,7 @@ class World:
                 if not gone:
                     self.admit(left, admitted)
             case "decode_first_round_robin":
-                self.run = decoding + prompts
-                left, gone = self.serve(list(self.run), left, preempted)
-                if not gone:
-                    self.admit(left, admitted)
-                served = [r for r in self.run if r.id in self.now and not r.decoding]
-                for request in served:
-                    self.run.remove(request)
-                    self.run.append(request)
+                self.take_turns(left, admitted, preempted)
             case "prefill_first":
                 fits = True
                 for request in prompts:
@@ -116,6 +108,34 @@ class World:
                         admitted.append(request.id)
                     self.now[request.id] = part
                     left -= len(part)
+
+    def take_turns(self, left: int, admitted: list[int], preempted: list[int]) -> None:
+        while self.queue and len(self.run) < self.limits.max_num_seqs:
+            self.run.append(self.queue.pop(0))
+            self.run[-1].turn = self.tick()
+        order = sorted(self.run, key=lambda r: (not r.decoding, r.turn))
+        stuck = gone = False
+        for request in order:
+            if request not in self.run:
+                continue
+            if request.hands:
+                left, lost = self.serve([request], left, preempted)
+                gone = gone or lost
+                if not request.hands:
+                    break
+            elif left and not stuck and not gone:
+                part = self.part(request, left)
+                stuck = self.cut(request, part) or not self.hand_out(request, part)
+                if not stuck:
+                    admitted.append(request.id)
+                    left -= len(part)
+        for request in order:
+            if request.id in self.now and not request.decoding:
+                request.turn = self.tick()
+
+    def tick(self) -> int:
+        self.ticks += 1
+        return self.ticks
 
     def serve(self, requests: list[Request], left: int, preempted: list[int]) -> tuple[int, bool]:
         gone: list[Request] = []
@@ -187,6 +207,10 @@ class World:
     def loser(self) -> Request:
         if self.discipline == "priority":
             return max(self.run, key=self.rank)
+        if self.discipline == "decode_first_round_robin":
+            holders = [r for r in self.run if r.hands]
+            prompts = [r for r in holders if not r.decoding]
+            return max(prompts or holders, key=lambda r: r.id)  # ids are in the order of arrival
         if self.discipline == "prefill_first":
             least = min(r.outputs for r in self.run)
             few = [r for r in self.run if r.outputs == least]

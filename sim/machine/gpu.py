@@ -80,6 +80,11 @@ class Gpu:
         listener.step(began, now, self.steps, step.prefill)
         return now
 
+    def idle(self, now: int, until: int) -> None:
+        """Nothing is to be computed, while copies go on."""
+        self.behind.advance(until)
+        self.core.accounts.idle_ns += until - now
+
     def _event(self, rows: int, event: LayerEvent, now: int, stalls: list[int]) -> int:
         """What is computed once a gate has run: the experts in the core's order. Returns when the last one has been."""
         core, behind = self.core, self.behind

@@ -109,6 +109,13 @@ class Gpus:
         core.step_end(now)
         return now
 
+    def idle(self, now: int, until: int) -> None:
+        """Nothing is to be computed, while copies go on."""
+        self._advance(until)
+        self.core.accounts.idle_ns += until - now
+        for its in self.core.accounts.by_gpu:
+            its.idle_ns += until - now
+
     # -- a layer event ------------------------------------------------------------------------------------------
 
     def _event(self, step: Pass, event: LayerEvent, now: int, own: Iterator[int] | None, stalls: list[int]) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sim.workload.online.feed import Online
 from sim.workload.passes import Pass
 
 
@@ -54,3 +55,18 @@ class Timings:
                 timing.prefill_rows += rows
             else:
                 timing.decode_steps += 1
+
+
+def served_timings(online: Online) -> Timings:
+    """Of each instance that was served: it is admitted when it arrives, and its prompt ends with its first token."""
+    made, start = Timings(), online.start or 0
+    for number, its in online.served.items():
+        tokens, arrival = its.token_ns, its.arrival
+        made.requests[number] = RequestTiming(
+            start + arrival.time_ns,
+            start + tokens[0],
+            start + tokens[-1],
+            arrival.prompt_tokens,
+            len(tokens) - 1,
+        )
+    return made

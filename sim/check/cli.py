@@ -16,6 +16,7 @@ from sim.check.laws import (
     assert_keeps_the_rules,
     assert_minimum,
     assert_says_what_it_is,
+    assert_serves,
     assert_spreads,
     digests,
 )
@@ -36,6 +37,7 @@ class Options:
                      moment is changed
       rules          the budget holds at every answer, accounts add up, and it does
                      the same again, also from the log without a clock
+      serving        so it does where passes mix prompts and output of requests
       GPUs           so it does with experts on several GPUs, or says why it cannot
       minimum        the budget that it declares as its least is enough, and one
                      byte less is refused
@@ -112,6 +114,7 @@ def _laws(name: str, tried: Sequence[Variant]) -> dict[str, Iterator[Trial]]:
         "rules": (
             (f"{v}, seed {seed}: ", partial(assert_keeps_the_rules, v, seed)) for v in tried for seed in range(6)
         ),
+        "serving": ((f"{v}, seed {seed}: ", partial(assert_serves, v, seed)) for v in tried for seed in range(2)),
         "GPUs": ((f"{v}, seed {seed}: ", partial(assert_spreads, v, seed)) for v in tried for seed in range(3)),
         "minimum": ((f"{v}: ", partial(assert_minimum, v)) for v in tried),
         "decided": ((f"{v}: ", partial(assert_decided, v)) for v in tried),

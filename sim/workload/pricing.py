@@ -27,9 +27,7 @@ def dense_of(step: Pass, costs: Costs) -> Dense:
     )
 
 
-def piece_prices(
-    step: Pass, layer: int, demand: Sequence[int], tokens: Sequence[int], costs: Costs
-) -> dict[int, int]:
+def piece_prices(step: Pass, layer: int, demand: Sequence[int], tokens: Sequence[int], costs: Costs) -> dict[int, int]:
     """What each expert of an event of a pass in pieces takes, with a launch for each piece that has tokens of it.
 
     ``demand``, ``tokens``: as they are computed. Where a policy gives an expert other tokens than the gate, no row says

@@ -156,7 +156,10 @@ class Textbook(WithHost):
         demand, tokens = self.step.demand[self.layer], self.step.tokens[self.layer]
         if expert not in demand:
             return 2
-        of_prompts, all_of_them = self.step.prompt_tokens[self.layer][demand.index(expert)], tokens[demand.index(expert)]
+        of_prompts, all_of_them = (
+            self.step.prompt_tokens[self.layer][demand.index(expert)],
+            tokens[demand.index(expert)],
+        )
         return {0: 1, all_of_them: 0}.get(of_prompts, 2)
 
     def expert_ns(self, expert: int, tokens: int) -> int:

@@ -15,8 +15,8 @@ import numpy as np
 from policies import registry
 from policies.api import Policy, Setup
 from policies.bounds.future import Clairvoyant, Future
-from sim.check.synthetic import PLAIN, FakeSignals, FlatCosts, Routing, World, draw, setup_of, some_history
 from sim.check.serving import served
+from sim.check.synthetic import PLAIN, FakeSignals, FlatCosts, Routing, World, draw, setup_of, some_history
 from sim.check.variants import Variant
 from sim.check.witness import SeveralWitness
 from sim.check.witness import Witness as Witness

@@ -1,7 +1,5 @@
 """Which rows of a trace a scheduler's batch computes, and what these demand: against a reading row by row."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 

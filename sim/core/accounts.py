@@ -67,7 +67,8 @@ class Accounts:
     hits: list[list[list[int]]] = field(init=False)
     """[class][layer][hit kind]."""
     quality: list[list[float]] = field(init=False)
-    """[phase][quality], a mixed pass being prefill: sums of what the policy states in its routings; ``unstated``: events of a lossy one without."""
+    """[phase][quality], a mixed pass being prefill: sums of what the policy states in its routings; ``unstated``:
+    events of a lossy one without."""
     fates: list[int] = field(init=False)
     """Speculative loads by fate."""
     fate_bytes: list[int] = field(init=False)

@@ -17,6 +17,7 @@ from sim.core.several import core_of
 from sim.experiment.budget import Room, budget_bytes
 from sim.experiment.config import RunConfig
 from sim.experiment.lacks import There, check
+from sim.experiment.served import arriving, room_of
 from sim.prices import HardwareProfile, ModelProfile
 from sim.prices.chosen import model_of
 from sim.prices.costs import Costs
@@ -24,6 +25,7 @@ from sim.prices.hardware import PolicyTime
 from sim.prices.host import host_of
 from sim.prices.placement import Spread, spread_of
 from sim.results.timeline import Timeline
+from sim.workload.online.arrivals import Traffic
 from sim.workload.passes import ClosedLoop, Pass, PrefillOrder, Selection, select
 from sim.workload.signals import TraceSignals, TrainRequests
 from traces import Trace, find_trace, open_trace
@@ -96,6 +98,8 @@ class Cell:
     predicted: Mapping[str, Predicted]
     """The outputs of fitted predictors beside the trace; those that the policy declares are part of the key."""
     inputs: Inputs
+    traffic: Traffic | None = None
+    """What arrives; None in a closed loop."""
 
     @property
     def total_expert_bytes(self) -> int:
@@ -136,10 +140,13 @@ def make_cell(config: RunConfig, inputs: Inputs | None = None) -> Cell:
     chosen = select(trace, seed=config.seed, limit=config.limit, warmup=config.warmup, measure=config.measure)
     served = [trace.requests[request] for request in (*chosen.warmup, *chosen.measured)]
     tokens = (request.prompt_tokens + request.output_tokens for request in served)
-    room = Room.of(model, hardware, tokens, config.workload["batch"])
+    if (arrives := arriving(config, trace, chosen)) is None:
+        room = Room.of(model, hardware, tokens, config.workload["batch"])
+    else:
+        room = room_of(config, model, hardware, arrives)
     predictors = {name: _predictor(found.about) for name, found in predicted.items()}
     setup = make_setup(config, costs, hardware, room, trace.E, trace.K, predictors)
-    return Cell(config, trace, model, hardware, costs, setup, room, chosen, predicted, inputs)
+    return Cell(config, trace, model, hardware, costs, setup, room, chosen, predicted, inputs, arrives)
 
 
 def _predictor(made: About) -> Predictor:
@@ -278,7 +285,7 @@ def policy_time(hardware: HardwareProfile, policy: str) -> PolicyTime:
 
 
 def passes_of(cell: Cell, requests: Sequence[int]) -> Iterator[Pass]:
-    """The forward passes of this cell's closed loop."""
+    """The forward passes of this cell's closed loop; where requests arrive, of those before, one after the other."""
     workload = cell.config.workload
     order: PrefillOrder = workload.get("prefill_order", "chunk_major")
-    return cell.inputs.passes(cell.trace, workload["batch"], requests, workload.get("prefill_chunk"), order)
+    return cell.inputs.passes(cell.trace, workload.get("batch", 1), requests, workload.get("prefill_chunk"), order)

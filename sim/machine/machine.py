@@ -17,7 +17,7 @@ from sim.machine.predictor import Predictor
 from sim.machine.several import Gpus, Root
 from sim.machine.timings import Timings, served_timings
 from sim.prices.costs import Costs
-from sim.workload.online.feed import Online
+from sim.workload.online.feed import Serving
 from sim.workload.passes import Pass
 
 
@@ -79,7 +79,7 @@ class Machine:
         self.timings = Timings()
         self.env = simpy.Environment()
 
-    def run(self, warmup: Iterable[Pass], measured: Iterable[Pass] | Online) -> Accounts:
+    def run(self, warmup: Iterable[Pass], measured: Iterable[Pass] | Serving) -> Accounts:
         """Replay ``warmup``, then ``measured``, or what arrives; the accounts are those of the latter."""
         start = self._replay(warmup)
         if self.gpu.steps:
@@ -95,8 +95,8 @@ class Machine:
             gpu.link_busy_ns = busy_ns
         return self.core.finish(now)
 
-    def _replay(self, passes: Iterable[Pass] | Online) -> int:
-        self.env.process(self._served(passes) if isinstance(passes, Online) else self._passes(passes))
+    def _replay(self, passes: Iterable[Pass] | Serving) -> int:
+        self.env.process(self._served(passes) if isinstance(passes, Serving) else self._passes(passes))
         self.env.run()
         return int(self.env.now)
 
@@ -111,10 +111,10 @@ class Machine:
             if self.progress is not None:
                 self.progress(step.rows)
 
-    def _served(self, online: Online) -> Generator[simpy.Event, object, None]:
+    def _served(self, serving: Serving) -> Generator[simpy.Event, object, None]:
         """What runs next is asked for when a pass has ended. While nobody is there copies and predictions go on; what
         ends at the moment of an arrival is told before the pass that begins then."""
-        while (step := online.next_pass(int(self.env.now))) is not None:
+        while (step := serving.next_pass(int(self.env.now))) is not None:
             began = int(self.env.now)
             if isinstance(step, int):
                 self.gpu.idle(began, step)
@@ -123,7 +123,7 @@ class Machine:
             ended = self.gpu.run(step, began)
             self.core.accounts.pass_ns[step.kind] += ended - began
             yield self.env.timeout(ended - began)
-            online.ended(ended)
+            serving.ended(ended)
             if self.progress is not None:
                 self.progress(step.rows)
-        self.timings = served_timings(online)
+        self.timings = served_timings(serving)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sim.workload.online.feed import Online
+from sim.workload.online.feed import Serving
 from sim.workload.passes import Pass
 
 
@@ -57,16 +57,15 @@ class Timings:
                 timing.decode_steps += 1
 
 
-def served_timings(online: Online) -> Timings:
+def served_timings(serving: Serving) -> Timings:
     """Of each instance that was served: it is admitted when it arrives, and its prompt ends with its first token."""
-    made, start = Timings(), online.start or 0
-    for number, its in online.served.items():
-        tokens, arrival = its.token_ns, its.arrival
+    made, start = Timings(), serving.start or 0
+    for number, its in serving.ledger.served.items():
         made.requests[number] = RequestTiming(
-            start + arrival.time_ns,
-            start + tokens[0],
-            start + tokens[-1],
-            arrival.prompt_tokens,
-            len(tokens) - 1,
+            start + its.arrival.time_ns,
+            start + its.token_ns[0],
+            start + its.end_ns,
+            its.arrival.prompt_tokens,
+            len(its.token_ns) - 1,
         )
     return made

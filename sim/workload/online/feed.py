@@ -2,107 +2,86 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 from sim.core.loads import Digest
+from sim.workload.online.arrivals import Traffic
+from sim.workload.online.ledger import Ledger
 from sim.workload.online.rows import Rows
-from sim.workload.online.schedule import Arrival, Batch, Scheduler
+from sim.workload.online.schedule import Batch, Scheduler
 from sim.workload.step import Pass
 
 
-@dataclass(slots=True)
-class Served:
-    """One instance, in ns since the first request could arrive."""
-
-    arrival: Arrival
-    first_ns: int | None = None
-    """When the first pass that computes something of it began."""
-    token_ns: array[int] = field(default_factory=lambda: array("q"))
-    """When each of its output tokens was there."""
-    beside_prompts: bytearray = field(default_factory=bytearray)
-    """Of each output token, whether its pass computed rows of others' prompts."""
-    preemptions: int = 0
-    recomputed: int = 0
-    """Rows that were computed again."""
-    reached: int = 0
-
-
-class Online:
+class Serving:
     """The arrivals of a run and their scheduler: asked what runs next, and told when it has ended.
 
-    ``start``: when time begins for the arrivals, on the machine's clock; the first question sets it. What was answered
-    is hashed in a digest of its own. O(instances + output tokens) memory.
+    Time begins for the arrivals with the first question. What was answered is hashed in a digest of its own, and is in
+    no log: a log has the passes themselves. Memory is that of instances and output tokens; with ``keep`` also that of
+    the batches, from which :meth:`passes_again` makes the passes anew.
     """
 
-    def __init__(self, arrivals: Sequence[Arrival], scheduler: Scheduler, rows: Rows) -> None:
-        self.arrivals, self.scheduler, self.rows = arrivals, scheduler, rows
-        self.served = {arrival.id: Served(arrival) for arrival in arrivals}
-        self.by_id = {arrival.id: arrival for arrival in arrivals}
+    def __init__(self, traffic: Traffic, scheduler: Scheduler, rows: Rows, *, keep: bool = False) -> None:
+        self.traffic, self.scheduler, self.rows = traffic, scheduler, rows
+        self.ledger = Ledger()
         self.start: int | None = None
-        self.batches: list[Batch] | None = None
-        """Kept where a list is put here."""
-        self.passes = self.rows_computed = 0
-        self._arrived = 0
+        """The machine's time when the arrivals' begins."""
+        self.passes = [0, 0, 0]
+        """By kind of pass."""
+        self.rows_computed = self.peak_blocks = 0
+        self._by_id = {arrival.id: arrival for arrival in traffic.arrivals}
+        self._arrived = 0  # so many of the arrivals
         self._batch: Batch | None = None
-        self._began = 0
+        self._batches: list[Batch] | None = [] if keep else None
         self._answers = Digest()
 
     def next_pass(self, now: int) -> Pass | int | None:
         """What runs next; a time until which there is nothing to do; None: all is done."""
         if self.start is None:
             self.start = now
-        now -= self.start
-        while self._arrived < len(self.arrivals) and self.arrivals[self._arrived].time_ns <= now:
-            self.scheduler.arrive(self.arrivals[self._arrived], now)
+        arrivals, now = self.traffic.arrivals, now - self.start
+        while self._arrived < len(arrivals) and arrivals[self._arrived].time_ns <= now:
+            self.scheduler.arrive(arrivals[self._arrived], now)
+            self.ledger.arrived(arrivals[self._arrived])
             self._arrived += 1
         batch = self._batch = self.scheduler.next_pass(now)
         if batch is None:
-            if self._arrived == len(self.arrivals):
-                return None
-            return self.arrivals[self._arrived].time_ns + self.start
-        self._began = now
-        self._note(batch)
-        return self.rows.step(batch, self.by_id)
+            return arrivals[self._arrived].time_ns + self.start if self._arrived < len(arrivals) else None
+        self.ledger.began(batch, now)
+        step = self.rows.step(batch, self._by_id)
+        self._note(batch, step)
+        return step
 
     def ended(self, now: int) -> None:
         """The pass that was answered last has ended."""
         assert self._batch is not None
         assert self.start is not None
-        batch, now = self._batch, now - self.start
-        prompts = sum(share.prompt_tokens for share in batch.shares)
-        for share in batch.shares:
-            its = self.served[share.id]
-            if its.first_ns is None:
-                its.first_ns = self._began
-            again = max(0, min(share.tokens, its.reached - share.start))
-            its.recomputed += again
-            its.reached = max(its.reached, share.start + share.tokens)
-            if share.yields:
-                its.token_ns.append(now)
-                its.beside_prompts.append(prompts > share.prompt_tokens)
-        self.scheduler.done(batch, now)
+        self.ledger.ended(self._batch, now - self.start)
+        self.scheduler.done(self._batch, now - self.start)
 
     def digest(self) -> str:
         """Hash of all passes."""
         return self._answers.hexdigest()
 
-    def _note(self, batch: Batch) -> None:
-        self.passes += 1
-        self.rows_computed += batch.tokens
-        if self.batches is not None:
-            self.batches.append(batch)
-        for preempted in batch.preempted:
-            self.served[preempted].preemptions += 1
+    @property
+    def recomputed(self) -> int:
+        """Rows that were computed again, when all is done."""
+        return self.rows_computed - sum(arrival.tokens for arrival in self.traffic.arrivals)
+
+    def passes_again(self) -> Iterator[Pass]:
+        """The passes so far, as they happened. RuntimeError if their batches were not kept."""
+        if self._batches is None:
+            raise RuntimeError("the batches were not kept")
+        return (self.rows.step(batch, self._by_id) for batch in self._batches)
+
+    def _note(self, batch: Batch, step: Pass) -> None:
+        self.passes[step.kind] += 1
+        self.rows_computed += step.rows
+        self.peak_blocks = max(self.peak_blocks, sum([job.blocks for job in self.scheduler.running]))
+        if self._batches is not None:
+            self._batches.append(batch)
         self._answers.append(len(batch.shares))
         for share in batch.shares:
             self._answers.extend(map(int, share))
         for ids in (batch.admitted, batch.preempted):
             self._answers.extend((len(ids), *ids))
         self._answers.flush()
-
-
-def passes_again(batches: Iterable[Batch], online: Online) -> Iterable[Pass]:
-    """The passes as they happened, made anew."""
-    return (online.rows.step(batch, online.by_id) for batch in batches)

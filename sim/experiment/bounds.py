@@ -86,7 +86,9 @@ def own_bounds(cell: Cell, serving: Serving, *, hosted: bool) -> OwnBounds:
     if setup.gpus > 1:
         (floor,) = gpus_floors(serving.passes_again(), setup, costs, costs.peers.ns, [setup.budget], warm=warm)
     else:
-        future = Future.of((d for step in serving.passes_again() for d in step.demand), setup.n_layers * setup.n_experts)
+        future = Future.of(
+            (d for step in serving.passes_again() for d in step.demand), setup.n_layers * setup.n_experts
+        )
         reduce_ns = costs.peers.all_reduce_ns
         (floor,) = floors_of(
             serving.passes_again(),

@@ -29,7 +29,7 @@ from sim.core.core import Core
 from sim.machine.timings import Timings
 from sim.results.gpus import of_gpus
 from sim.results.quality import quality
-from sim.results.serving.section import OwnBounds, nulls_of, section, shared_rates
+from sim.results.serving.section import OwnBounds, serve
 from sim.results.timeline import Timeline
 from sim.workload.online.feed import Serving
 from traces.kit.errors import UserError
@@ -163,19 +163,9 @@ def document(
             if bound["gap"] is None and f"bounds.{name}" not in nulls:
                 nulls[f"bounds.{name}.gap"] = "the bound is 0"
     if outcome.serving is not None:
-        nulls |= _serve(result, outcome, outcome.serving, room)
+        nulls |= serve(result, outcome.serving, accounts, outcome.own_bounds)
     result["nulls"] = nulls
     return result
-
-
-def _serve(result: dict[str, Any], outcome: Outcome, serving: Serving, room: Mapping[str, int]) -> dict[str, str]:
-    """Add what arrivals add; returns why what is null of it is so."""
-    accounts, shared = outcome.accounts, shared_rates(outcome.accounts)
-    workload = result["config"]["workload"]
-    found = section(serving, accounts, workload, outcome.own_bounds, room.get("kv_token_bytes", 0))
-    result["hit_rate"]["shared"], result["serving"] = shared, found
-    result["totals"]["idle_ns"] = accounts.idle_ns
-    return nulls_of(found, shared)
 
 
 def _on_the_host(accounts: Accounts) -> dict[str, Any]:

@@ -26,7 +26,16 @@ class OwnBounds:
     link_ns: int
 
 
-def section(
+def serve(result: dict[str, Any], serving: Serving, accounts: Accounts, bounds: OwnBounds | None) -> dict[str, str]:
+    """Add to a result what arrivals add; returns why what is null of it is so."""
+    shared, room = _shared_rates(accounts), result["memory"]["room"]
+    found = _section(serving, accounts, result["config"]["workload"], bounds, room.get("kv_token_bytes", 0))
+    result["hit_rate"]["shared"], result["serving"] = shared, found
+    result["totals"]["idle_ns"] = accounts.idle_ns
+    return _nulls(found, shared)
+
+
+def _section(
     serving: Serving, accounts: Accounts, workload: Mapping[str, Any], bounds: OwnBounds | None, token_bytes: int
 ) -> dict[str, Any]:
     """``serving`` of a result; ``token_bytes``: of one token in the KV cache, 0 where that is unknown."""
@@ -67,7 +76,7 @@ def _bounds(found: OwnBounds, accounts: Accounts) -> dict[str, Any]:
     }
 
 
-def shared_rates(accounts: Accounts) -> dict[str, float | None]:
+def _shared_rates(accounts: Accounts) -> dict[str, float | None]:
     """The four hit rates over lookups that a prompt and a decode row of one pass have in common."""
     row = accounts.hit_row(SHARED)
     lookups, demanded = row[LOOKUPS], row[BYTES_DEMANDED]
@@ -79,7 +88,7 @@ def shared_rates(accounts: Accounts) -> dict[str, float | None]:
     }
 
 
-def nulls_of(found: Mapping[str, Any], shared: Mapping[str, float | None]) -> dict[str, str]:
+def _nulls(found: Mapping[str, Any], shared: Mapping[str, float | None]) -> dict[str, str]:
     """Why what is null in a section is so."""
     why = {"bounds": WHY, "reference": WHY}
     if shared["resident"] is None:

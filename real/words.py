@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 
 from sim.experiment.config import RunConfig, load_config, load_configs
+from sim.experiment.served import of_a_device
 from sim.experiment.words import ROOTS
 from sim.prices import AS_TRACED
 from traces.kit import conf
@@ -85,19 +86,19 @@ def configuration(rest: Sequence[str], file: str) -> RunConfig:
     if file:
         if rest:
             raise UserError(f"{rest[0]}: not beside config={file}, which holds the whole configuration")
-        return load_config(Path(file))
+        return of_a_device(load_config(Path(file)))
     with _hydra():
         from sim.experiment.compose import read_config
-    return read_config(_priced(rest, "model="))
+    return of_a_device(read_config(_priced(rest, "model=")))
 
 
 def read_cells(rest: Sequence[str], file: str) -> list[RunConfig]:
     """One configuration per cell of a grid, likewise; without trace= and model= it is tiny-moe's sample."""
     if file:
-        return [_with(config, rest, file) for config in load_configs(Path(file))]
+        return [of_a_device(_with(config, rest, file)) for config in load_configs(Path(file))]
     with _hydra():
         from sim.experiment.sweep.plan import read_grid
-    return read_grid(_priced(rest, "model=", "trace="))
+    return list(map(of_a_device, read_grid(_priced(rest, "model=", "trace="))))
 
 
 @contextmanager

@@ -32,6 +32,16 @@ def closed(config: RunConfig, what: str) -> None:
         raise UserError(f"workload={NAME}: {what} is of a closed loop; allowed: workload=closed_loop")
 
 
+def of_a_device(config: RunConfig) -> RunConfig:
+    """The configuration, for a device. UserError for what no device does: it runs a closed loop, prompt by prompt."""
+    closed(config, "what a device runs")
+    for key, plain in (("prefill_chunk", None), ("prefill_order", "chunk_major")):
+        if (value := config.workload.get(key, plain)) != plain:
+            allowed = "null" if plain is None else plain
+            raise UserError(f"workload.{key}={value}: a device computes a prompt as it is; allowed: {allowed}")
+    return config
+
+
 def token_bytes(model: ModelProfile) -> int:
     """What one token takes in the KV cache, of all layers."""
     return (model.moe_layers + model.leading_dense_layers.count) * model.kv_bytes_per_token

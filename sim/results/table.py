@@ -116,6 +116,8 @@ def _rows(result: Mapping[str, Any], console: Console) -> list[RenderableType]:
     name, style = label(result["config"]["policy"]), "bold"
     if mark := MARKS[output_of(result)]:
         name, style = f"{name}, {mark}", "bold magenta"
+    if unranked(result):
+        name, style = f"{name}, not ranked", "bold magenta"
     rows.append((style, "", [name, *own_figures(result)]))
     return fitted(["", *(HEADS if bounds is not None else HEADS[:-2])], rows, console)
 

@@ -181,12 +181,12 @@ def show_grid(results: Iterable[Mapping[str, Any]], console: Console) -> None:
     for row in rows:
         output = output_of(row)
         words = [
-            marked(label(row["config"]["policy"]), output, "{}, {}"),
+            marked(label(row["config"]["policy"]), output, "{}, {}") + (", not ranked" if unranked(row) else ""),
             format_bytes(row["memory"]["budget_bytes"]),
             *(VARYING[key](row) for key in varying),
             *own_figures(row),
         ]
-        lines.append(("magenta" if MARKS[output] else "", "", words))
+        lines.append(("magenta" if MARKS[output] or unranked(row) else "", "", words))
     own = [frame_row(row, "") for row in rows]
     told = [titles(row) for row in own]
     for same in ({f"{it.work}," for it in told}, {it.where for it in told}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,16 @@ def served(workload: Mapping[str, Any]) -> str:
         return ", ".join(words)
     rate = "" if workload["rate"] is None else f", {float(workload['rate']):g}/s"
     return f"{workload['arrivals']} arrivals{rate}, {workload['discipline']}"
+
+
+def setting_of(row: Mapping[str, Any]) -> str:
+    """As :func:`setting`, of a row of ``sim.load``, in which what is not there is of no type of its own."""
+    workload: dict[str, Any] = {"name": row["workload"]}
+    if isinstance(row["served"], str):
+        workload |= json.loads(row["served"])
+    if row["workload"] != "online":
+        return setting({**workload, "batch": row["batch"]})
+    return setting({**workload, "rate": row["rate_per_s"] if row["rate_per_s"] > 0 else None})
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:

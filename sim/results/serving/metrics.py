@@ -131,4 +131,5 @@ def summary(instances: Sequence[Served], wall_ns: int, slo: Mapping[str, int] | 
         **rates(instances, wall_ns, slo),
         "concurrency": {"peak": most, "peak_running": running, "mean": area / wall_ns if wall_ns else None},
         "preemptions": sum(one.preemptions for one in instances),
+        "recomputed_tokens": sum(one.recomputed for one in instances),
     }

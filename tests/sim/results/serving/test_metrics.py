@@ -2,8 +2,10 @@
 
 import tracemalloc
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import pairwise
 from random import Random
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -23,8 +25,9 @@ from sim.results.serving.metrics import (
 )
 from sim.results.serving.slo import parse_slo
 from sim.workload.online import registry
+from sim.workload.online.arrivals import Plan, drawn
 from sim.workload.online.ledger import Ledger, Served, ended
-from sim.workload.online.schedule import Arrival, Batch, Share
+from sim.workload.online.schedule import Arrival, Batch, Limits, Share
 from tests.sim.workload.online.driving import Moment, drive, random_arrivals, random_limits
 from traces.kit.errors import UserError
 
@@ -80,7 +83,7 @@ def test_what_one_computes_again_is_beside_the_others_and_not_beside_itself() ->
         ledger.began(batch, 10 * i)
         ledger.ended(batch, 10 * i + 10)
     assert [list(it.beside) for it in ledger.served.values()] == [[0, 0, 1], [0, 0, 0]]
-    assert [it.preemptions for it in ledger.served.values()] == [0, 1]
+    assert [(it.preemptions, it.recomputed) for it in ledger.served.values()] == [(0, 0), (1, 2)]
 
 
 def test_a_summary_by_hand() -> None:
@@ -124,6 +127,8 @@ def test_laws(name: str) -> None:
         moments = list(drive(registry.build(name, random_limits(rng, arrivals)), arrivals, rng))
         served = told(moments)
         assert [len(it.token_ns) for it in served] == [it.output_tokens for it in arrivals]
+        computed = sum(m.batch.tokens for m in moments)
+        assert computed == sum(it.tokens for it in arrivals) + sum(it.recomputed for it in served)
         for it in served:
             assert 0 <= queueing_ns(it) < ttft_ns(it) <= e2el_ns(it)
             assert ttft_ns(it) + itl_ns([it]).sum() == e2el_ns(it), "nothing is lost between tokens"
@@ -153,8 +158,32 @@ def is_beside(moments: Sequence[Moment], served: Sequence[Served]) -> list[list[
     return found
 
 
+def test_waiting_times_are_those_of_a_queue_with_poisson_arrivals_and_one_server() -> None:
+    """M/D/1 (Pollaczek and Khinchine): with a load of r the mean wait is r / (2 (1 - r)) services."""
+    service, load, n = 1000, 0.5, 5_000
+    times = drawn(Plan("poisson", rate=Fraction(load) * 10**9 / service, seed=3), n)
+    scheduler, ledger, left, now = registry.build("fcfs", Limits(max_num_seqs=1)), Ledger(), iter(times), 0
+    coming = next(left, None)
+    while coming is not None or scheduler.waiting:
+        while coming is not None and coming <= now:
+            ledger.arrived(arrival := Arrival(len(ledger.served), coming, 0, 1, 1))
+            scheduler.arrive(arrival, now)
+            coming = next(left, None)
+        if (batch := scheduler.next_pass(now)) is None:
+            assert coming is not None
+            now = coming
+            continue
+        ledger.began(batch, now)
+        now += service
+        ledger.ended(batch, now)
+        scheduler.done(batch, now)
+    waits = [queueing_ns(it) for it in ledger.served.values()]
+    assert len(waits) == n
+    assert fmean(waits) / service == pytest.approx(load / (2 * (1 - load)), rel=0.15)
+
+
 def test_a_token_takes_at_most_16_bytes() -> None:
-    n = 20_000
+    n = 5_000
     ledger = Ledger()
     ledger.arrived(Arrival(0, 0, 0, 1, n))
     batch = Batch((Share(0, 0, 1, 0, True),), (0,))

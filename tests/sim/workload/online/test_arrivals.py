@@ -11,6 +11,7 @@ from statistics import fmean, pstdev
 import pytest
 
 from sim.workload.online.arrivals import NS, Plan, drawn, nearest, traffic
+from sim.workload.online.schedule import Limits
 from tests.sim.small_trace import Plan as Request
 from tests.sim.small_trace import one_layer
 from traces import Trace, open_trace
@@ -94,6 +95,13 @@ def test_requests_come_in_order_and_again_where_more_arrive(trace: Trace) -> Non
     assert {a.priority for a in found.arrivals} == {0}
     classes = traffic(Plan("constant", rate=rate(1), count=60, priority_classes=3), trace, (0, 1, 2), "t")
     assert {a.priority for a in classes.arrivals} == {0, 1, 2}
+
+
+def test_who_could_never_be_served_is_refused_before_a_run(trace: Trace) -> None:
+    found = traffic(Plan("constant", rate=rate(1)), trace, (0, 1, 2), "t")
+    found.check(Limits(block_size=2, kv_blocks=2))
+    with pytest.raises(UserError, match=r"^kv: request 0 \(3 prompt and 2 output tokens\) needs 2 blocks of 2 tokens"):
+        found.check(Limits(block_size=2, kv_blocks=1))
 
 
 def test_a_log_gives_times_and_only_where_asked_lengths(trace: Trace, log: Path) -> None:

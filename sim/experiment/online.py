@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 from sim.results.serving.slo import parse_slo
 from sim.workload.online import registry
-from sim.workload.online.arrivals import ASSIGN, DRAWN, KINDS, LENGTHS, LOGS, Plan
+from sim.workload.online.arrivals import ASSIGN, DRAWN, KINDS, LENGTHS, Plan
 from sim.workload.online.schedule import Limits
+from traces.importers.arrivals import LOGS
 from traces.kit.errors import UserError, one_of
 from traces.kit.readers import nullable, number, record, refusal, text, truth, whole
 from traces.kit.units import format_bytes, parse_bytes

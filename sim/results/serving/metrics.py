@@ -45,9 +45,10 @@ def itl_ns(instances: Iterable[Served], *, beside: bool | None = None) -> NDArra
 
     ``beside``: only those in which some pass computed a prompt of another instance (True), or none did (False).
     """
-    found = [np.empty(0, dtype=np.int64)]
+    found: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
     for one in instances:
-        gaps = np.diff(np.frombuffer(one.token_ns, dtype=np.int64))
+        times: NDArray[np.int64] = np.frombuffer(one.token_ns, dtype=np.int64)
+        gaps = times[1:] - times[:-1]
         if beside is not None:
             gaps = gaps[np.frombuffer(one.beside, dtype=np.uint8)[1:] == beside]
         found.append(gaps)
@@ -131,4 +132,5 @@ def summary(instances: Sequence[Served], wall_ns: int, slo: Mapping[str, int] | 
         **rates(instances, wall_ns, slo),
         "concurrency": {"peak": most, "peak_running": running, "mean": area / wall_ns if wall_ns else None},
         "preemptions": sum(one.preemptions for one in instances),
+        "recomputed_tokens": sum(one.recomputed for one in instances),
     }

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.workload.online.schedule import Arrival
+from sim.workload.online.schedule import Arrival, Limits, check_fits
 from traces import DECODE, PREFILL, Trace
 from traces.importers.arrivals import LOGS, Logged, read_log
 from traces.kit.errors import UserError, one_of
@@ -65,6 +65,11 @@ class Traffic:
         """Of all that a result can depend on."""
         rows = [(a.time_ns, a.request, a.prompt_tokens, a.output_tokens, a.priority) for a in self.arrivals]
         return hashlib.sha256(np.array(rows, dtype="<i8").tobytes()).hexdigest()
+
+    def check(self, limits: Limits) -> None:
+        """UserError where some arrival could never be served: before a run, rather than in the midst of it."""
+        for arrival in self.arrivals:
+            check_fits(arrival, limits)
 
     def described(self) -> dict[str, object]:
         """For documents: how many arrive, over which time, and how often requests are replayed."""

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sim.workload.online.schedule import Arrival, Batch
+from sim.workload.online.schedule import Arrival, Batch, Share
 
 
 @dataclass(slots=True)
@@ -22,6 +22,10 @@ class Served:
     """Of each gap between two of these, 1 if some pass within it computed prompt rows, or rows again, of another
     instance; aligned with ``token_ns``, whose first entry has no gap and 0."""
     preemptions: int = 0
+    recomputed: int = 0
+    """Rows that were computed again after these."""
+    reached: int = 0
+    """The most tokens that were ever computed."""
 
     @property
     def ended(self) -> bool:
@@ -61,12 +65,18 @@ class Ledger:
     def ended(self, batch: Batch, now: int) -> None:
         """That pass ends at ``now``."""
         for share in batch.shares:
+            self._computed(share)
             if share.prompt_tokens:
                 self._prefills += 1
                 self._own[share.id] = self._own.get(share.id, 0) + 1
         for share in batch.shares:
             if share.yields:
                 self._token(share.id, now)
+
+    def _computed(self, share: Share) -> None:
+        one, until = self.served[share.id], share.start + share.tokens
+        one.recomputed += max(0, min(until, one.reached) - share.start)
+        one.reached = max(one.reached, until)
 
     def _token(self, i: int, now: int) -> None:
         one = self.served[i]

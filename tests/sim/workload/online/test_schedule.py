@@ -59,9 +59,10 @@ def test_laws(name: str) -> None:
         nobody_waits_for_nothing(moments, arrivals)
         assert scheduler.free == limits.kv_blocks, "all blocks came back"
         assert not scheduler.waiting
-        if name in ("fcfs", "decode_first_round_robin", "static"):
-            first = list(dict.fromkeys(i for m in moments for i in m.batch.admitted))
-            assert first == sorted(first), "first come, first served"
+        first = list(dict.fromkeys(i for m in moments for i in m.batch.admitted))
+        for of in range(3) if name == "priority" else [None]:
+            its = [i for i in first if of in (None, arrivals[i].priority)]
+            assert its == sorted(its), "first come, first served, within a class"
 
 
 def each_is_served_once(moments: Sequence[Moment], arrivals: Sequence[Arrival]) -> None:

@@ -12,7 +12,7 @@ from sim.workload.online import registry
 from sim.workload.online.arrivals import Traffic, traffic
 from sim.workload.online.feed import Serving
 from sim.workload.online.rows import Rows
-from sim.workload.online.schedule import Limits, check_fits
+from sim.workload.online.schedule import Limits
 from sim.workload.passes import Selection
 from traces import Trace
 from traces.kit.errors import UserError
@@ -56,8 +56,7 @@ def room_of(config: RunConfig, model: ModelProfile, hardware: HardwareProfile, a
     """What is left for experts beside the KV cache of ``kv=``, or of the longest requests that can meet. UserError
     for a request that does not fit."""
     limits = limits_of(config, model)
-    for arrival in arrives.arrivals:
-        check_fits(arrival, limits)
+    arrives.check(limits)
     tokens = (arrival.prompt_tokens + arrival.output_tokens for arrival in arrives.arrivals)
     room = Room.of(model, hardware, tokens, limits.max_num_seqs)
     if config.kv is None:

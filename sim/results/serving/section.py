@@ -45,7 +45,6 @@ def _section(
     found: dict[str, Any] = {
         "arrivals": serving.traffic.described(),
         **summary(instances, accounts.wall_ns, slo),
-        "recomputed_tokens": serving.recomputed,
         "kv": {"peak_blocks": serving.peak_blocks, "peak_bytes": serving.peak_blocks * block if block else None},
         "passes": {
             kind: {

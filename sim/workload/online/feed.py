@@ -62,11 +62,6 @@ class Serving:
         """Hash of all passes."""
         return self._answers.hexdigest()
 
-    @property
-    def recomputed(self) -> int:
-        """Rows that were computed again, when all is done."""
-        return self.rows_computed - sum(arrival.tokens for arrival in self.traffic.arrivals)
-
     def passes_again(self) -> Iterator[Pass]:
         """The passes so far, as they happened. RuntimeError if their batches were not kept."""
         if self._batches is None:

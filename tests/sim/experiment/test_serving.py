@@ -112,6 +112,8 @@ def test_accounts_add_up_and_the_log_decides_the_same(trace: Trace, workload: di
     assert again.serving is not None
     assert outcome.serving is not None
     assert again.serving.digest() == outcome.serving.digest()
+    again_ = sum(it.recomputed for it in outcome.serving.ledger.served.values())
+    assert again_ == outcome.serving.rows_computed - sum(it.tokens for it in outcome.serving.traffic.arrivals)
     lookups = sum(len(d) for step in rebuilt(cell) for d in step.demand)
     assert lookups == sum(row[0] for of_class in accounts.hits for row in of_class)
 
